@@ -1,0 +1,73 @@
+"""Long-tailed data sets in memory: which images, which groups, how they are drawn and augmented."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from sharpness.data.augment import augment, mixup
+from sharpness.data.cifar import load_cifar_lt
+from sharpness.data.dataset import ImageSet, LongTailData
+from sharpness.data.digits import load_digits_lt
+from sharpness.data.groups import GROUP_CONVENTIONS, class_groups
+from sharpness.data.longtail import LongTail, select_indices
+from sharpness.data.profiles import PROFILES, class_counts
+from sharpness.data.samplers import SAMPLERS, epoch_indices
+from sharpness.errors import UserError, choose
+
+__all__ = [
+    "DATASETS",
+    "GROUP_CONVENTIONS",
+    "PROFILES",
+    "SAMPLERS",
+    "ImageSet",
+    "LongTail",
+    "LongTailData",
+    "augment",
+    "class_counts",
+    "class_groups",
+    "epoch_indices",
+    "load_cifar_lt",
+    "load_data",
+    "load_digits_lt",
+    "mixup",
+    "select_indices",
+]
+
+DATASETS: dict[str, Callable[..., LongTailData]] = {
+    "digits-lt": load_digits_lt,
+    "cifar10-lt": partial(load_cifar_lt, "cifar10"),
+    "cifar100-lt": partial(load_cifar_lt, "cifar100"),
+}
+
+_FILE_OPTIONS = ("data_root", "download")
+
+
+def load_data(name: str, **options: Any) -> LongTailData:
+    """Load a data set by name.
+
+    Args:
+        name: ``digits-lt`` (embedded), ``cifar10-lt`` or ``cifar100-lt``.
+        options: for all, ``profile``, ``imbalance``, ``subset`` and ``groups``; for CIFAR also ``data_root``
+            and ``download``. An option that is None has its data set's default.
+
+    Raises:
+        UserError: an unknown name or option, and what the loader refuses.
+
+    >>> load_data("digits-lt", imbalance=10).class_counts
+    (124, 96, 74, 57, 44, 34, 26, 20, 16, 12)
+    """
+    choose("data set", name, list(DATASETS))
+    loader = DATASETS[name]
+    known = [option for option in inspect.signature(loader).parameters if option != "name"]
+    given = {option: value for option, value in options.items() if value is not None}
+    for option in options:
+        if option in known:
+            continue
+        if option not in _FILE_OPTIONS:
+            choose(f"option of {name}", option, known)
+        if given.pop(option, False):
+            raise UserError(f"{name} needs no files, so {option} does not apply: leave it out")
+    return loader(**given)

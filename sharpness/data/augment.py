@@ -1,0 +1,102 @@
+"""Batched augmentation on tensors: random crop, random mirror, mixup.
+
+Every random number comes from a CPU generator and is moved to the images' device afterwards, so that all
+devices see the same augmentation.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from sharpness.errors import UserError, choose
+
+AUGMENTATIONS = ("crop-flip", "crop", "none")
+
+
+def random_crop(images: Tensor, padding: int, generator: Generator) -> Tensor:
+    """Crop each image at its own offset from its zero-padded self, as torchvision's RandomCrop(h, padding).
+
+    Image i becomes ``P_i[:, dy_i : dy_i + h, dx_i : dx_i + w]``, where P_i is the image padded by ``padding``
+    on each side and dy_i, dx_i are uniform on ``0 .. 2 * padding``, independent over images.
+
+    Args:
+        images: ``(n, ch, h, w)``.
+        padding: pixels on each side; 0 returns the images.
+        generator: CPU generator.
+
+    >>> images = torch.arange(16, dtype=torch.uint8).reshape(1, 1, 4, 4)
+    >>> random_crop(images, 0, Generator()) is images
+    True
+    """
+    if padding < 0:
+        raise UserError(f"padding must be at least 0, not {padding}")
+    if padding == 0:
+        return images
+    n, channels, height, width = images.shape
+    offsets = torch.randint(0, 2 * padding + 1, (2, n, 1), generator=generator).to(images.device)
+    rows = offsets[0] + torch.arange(height, device=images.device)
+    columns = offsets[1] + torch.arange(width, device=images.device)
+    image = torch.arange(n, device=images.device)[:, None, None, None]
+    channel = torch.arange(channels, device=images.device)[None, :, None, None]
+    padded = F.pad(images, (padding,) * 4)
+    return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def random_flip(images: Tensor, generator: Generator) -> Tensor:
+    """Mirror each image ``(n, ch, h, w)`` left to right with probability one half."""
+    mirrored = torch.rand(len(images), generator=generator).to(images.device) < 0.5
+    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+
+
+def augment(images: Tensor, kind: str, padding: int, generator: Generator) -> Tensor:
+    """Apply ``crop-flip``, ``crop`` or ``none`` to images ``(n, ch, h, w)``.
+
+    Raises:
+        UserError: an unknown kind.
+
+    >>> images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    >>> augment(images, "crop-flip", 1, Generator()).shape
+    torch.Size([2, 3, 8, 8])
+    """
+    choose("augmentation", kind, AUGMENTATIONS)
+    if kind == "none":
+        return images
+    cropped = random_crop(images, padding, generator)
+    return random_flip(cropped, generator) if kind == "crop-flip" else cropped
+
+
+def mixup(x: Tensor, alpha: float, generator: Generator) -> tuple[Tensor, Tensor, float]:
+    """Mix each sample with a partner of its batch (Zhang et al., mixup, ICLR 2018).
+
+    ``x~_i = lam * x_i + (1 - lam) * x_{p(i)}`` with one ``lam ~ Beta(alpha, alpha)`` per batch and a uniform
+    permutation p. The loss is ``lam * l(x~_i, y_i) + (1 - lam) * l(x~_i, y_{p(i)})``.
+
+    Args:
+        x: ``(n, ...)``, floating point.
+        alpha: above 0.
+        generator: CPU generator.
+
+    Returns:
+        Mixed samples ``(n, ...)``, the permutation ``(n,)`` int64 on x's device, and lam.
+
+    Raises:
+        UserError: alpha not positive and finite, or x not floating point.
+
+    >>> x = torch.eye(3)
+    >>> mixed, partner, lam = mixup(x, 1.0, Generator().manual_seed(0))
+    >>> torch.equal(mixed, lam * x + (1 - lam) * x[partner])
+    True
+    """
+    if not math.isfinite(alpha) or alpha <= 0:
+        raise UserError(f"mixup alpha must be a finite number above 0, not {alpha}")
+    if not x.is_floating_point():
+        raise UserError(f"mixup mixes normalised floating-point samples, not {x.dtype}")
+    seed = int(torch.randint(0, 2**63 - 1, (1,), generator=generator))
+    lam = float(np.random.default_rng(seed).beta(alpha, alpha))
+    partner = torch.randperm(len(x), generator=generator).to(x.device)
+    return lam * x + (1 - lam) * x[partner], partner, lam

@@ -1,0 +1,199 @@
+"""Images in memory: a set of them, and the pair of training and test sets with its long tail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sharpness.data.augment import AUGMENTATIONS
+from sharpness.data.groups import Groups
+from sharpness.data.longtail import LongTail, class_counts, select_indices
+from sharpness.data.profiles import check_present
+from sharpness.errors import UserError, choose
+
+
+def check_labels(labels: Tensor, num_classes: int) -> None:
+    """Raise a :class:`UserError` for the first label outside ``[0, num_classes)``.
+
+    >>> check_labels(torch.tensor([0, 2, 1]), 3)
+    """
+    wrong = torch.nonzero((labels < 0) | (labels >= num_classes)).flatten()
+    if len(wrong):
+        index = int(wrong[0])
+        raise UserError(f"label {int(labels[index])} at index {index} is outside 0..{num_classes - 1}")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ImageSet:
+    """Labelled 8-bit images and the statistics that normalise them.
+
+    Attributes:
+        images: ``(n, ch, h, w)`` uint8.
+        labels: ``(n,)`` int64.
+        mean: per channel, of pixels in [0, 1].
+        std: per channel, of pixels in [0, 1].
+
+    Raises:
+        UserError: wrong dtypes or shapes, or a standard deviation that is not positive.
+
+    >>> images = torch.full((2, 1, 4, 4), 255, dtype=torch.uint8)
+    >>> x, y = ImageSet(images, torch.tensor([0, 1]), (0.5,), (0.25,)).tensors
+    >>> x.unique().item()
+    2.0
+    """
+
+    images: Tensor
+    labels: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise UserError(
+                f"images must be uint8 (n, ch, h, w), not {self.images.dtype} {tuple(self.images.shape)}"
+            )
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+            raise UserError(
+                f"labels must be int64 ({len(self.images)},), not "
+                f"{self.labels.dtype} {tuple(self.labels.shape)}"
+            )
+        channels = self.images.shape[1]
+        if len(self.mean) != channels or len(self.std) != channels or min(self.std) <= 0:
+            raise UserError(f"mean {self.mean} and std {self.std}: give {channels} values each, std above 0")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        return f"ImageSet({len(self)} images, {' x '.join(map(str, self.images.shape[1:]))})"
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """``(x / 255 - mean) / std``, float32, for uint8 images ``(n, ch, h, w)`` on any device."""
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32, device=images.device)[:, None, None]
+            for values in (self.mean, self.std)
+        )
+        return images.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """Normalised images ``(n, ch, h, w)`` and labels ``(n,)``, as a TensorDataset names them."""
+        return self.normalize(self.images), self.labels
+
+    def to(self, device: str | torch.device) -> ImageSet:
+        """The same set on another device."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def subset(self, indices: Tensor | np.ndarray | Sequence[int]) -> ImageSet:
+        """The images at ``indices``, in that order."""
+        index = torch.as_tensor(indices, dtype=torch.int64).to(self.labels.device)
+        return replace(self, images=self.images[index], labels=self.labels[index])
+
+    def limit_per_class(self, n: int) -> ImageSet:
+        """The first ``n`` images of each class, in the order of the set.
+
+        Raises:
+            UserError: ``n`` below 1.
+        """
+        if n < 1:
+            raise UserError(f"images per class must be at least 1, not {n}")
+        order = torch.argsort(self.labels, stable=True)
+        sizes = torch.unique_consecutive(self.labels[order], return_counts=True)[1]
+        starts = torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
+        rank = torch.arange(len(self), device=self.labels.device) - starts
+        return self.subset(order[rank < n].sort().values)
+
+    def class_counts(self, num_classes: int) -> Tensor:
+        """Images per class, ``(num_classes,)`` int64.
+
+        Raises:
+            UserError: a label outside ``[0, num_classes)``.
+        """
+        check_labels(self.labels, num_classes)
+        return torch.bincount(self.labels, minlength=num_classes)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LongTailData:
+    """A long-tailed training set and a balanced test set.
+
+    Attributes:
+        longtail: what the training set is made of.
+        train: the images that training sees.
+        test: the images that accuracy is counted on.
+        augmentation: ``crop-flip``, ``crop`` or ``none``.
+        padding: pixels on each side before the random crop.
+        default_model: the registered model that fits these images.
+
+    Raises:
+        UserError: a label outside ``[0, C)``, or an unknown augmentation.
+    """
+
+    longtail: LongTail
+    train: ImageSet
+    test: ImageSet
+    augmentation: str
+    padding: int
+    default_model: str
+
+    def __post_init__(self) -> None:
+        choose("augmentation", self.augmentation, AUGMENTATIONS)
+        for part in (self.train, self.test):
+            check_labels(part.labels, self.num_classes)
+
+    @classmethod
+    def from_pool(
+        cls,
+        dataset: str,
+        pool: ImageSet,
+        test: ImageSet,
+        *,
+        class_names: tuple[str, ...],
+        profile: str,
+        imbalance: float,
+        subset: str,
+        groups: str,
+        n_max: int,
+        augmentation: str,
+        padding: int,
+        default_model: str,
+    ) -> LongTailData:
+        """Cut a long tail out of a pool of training images.
+
+        Raises:
+            UserError: a class that has fewer images than the profile asks for, and all that :class:`LongTail`
+                refuses.
+        """
+        present = pool.class_counts(len(class_names)).tolist()
+        counts = class_counts(profile, imbalance, len(class_names), n_max, class_names=class_names)
+        check_present(profile, counts, present, n_max, class_names)
+        longtail = LongTail(dataset, class_names, profile, float(imbalance), subset, counts, groups)
+        train = pool.subset(select_indices(pool.labels, counts, subset))
+        return cls(longtail, train, test, augmentation, padding, default_model)
+
+    @property
+    def class_counts(self) -> tuple[int, ...]:
+        """Training images per class, ``(C,)``."""
+        return self.longtail.class_counts
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names in label order, ``(C,)``."""
+        return self.longtail.class_names
+
+    @property
+    def groups(self) -> Groups:
+        """Class indices under ``many``, ``medium`` and ``few``."""
+        return self.longtail.groups
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self.longtail.num_classes
+
+    def __repr__(self) -> str:
+        return f"LongTailData({self.longtail!r}, {len(self.train)} training and {len(self.test)} test images)"

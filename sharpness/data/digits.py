@@ -1,0 +1,76 @@
+"""A long tail of handwritten digits that needs no download: the 8x8 digits that scikit-learn embeds.
+
+Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from sharpness.data.dataset import ImageSet, LongTailData
+from sharpness.data.longtail import check_recipe
+
+TEST_PER_CLASS = 50
+
+
+def digit_pools() -> tuple[ImageSet, ImageSet]:
+    """All 1,797 digits as (training pool, test set), one channel of 8x8.
+
+    The last 50 images of each class, in the data set's order, are the test set, and no recipe touches them.
+    Grey levels 0..16 become ``round(v * 255 / 16)``; mean and standard deviation are those of the pool's
+    pixels, so they do not depend on the long tail.
+    """
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = torch.from_numpy(np.rint(bunch.images * 255 / 16).astype(np.uint8))[:, None]
+    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    is_test = torch.zeros(len(labels), dtype=torch.bool)
+    for digit in range(10):
+        is_test[torch.nonzero(labels == digit).flatten()[-TEST_PER_CLASS:]] = True
+    pixels = images[~is_test].double() / 255
+    mean, std = (float(pixels.mean()),), (float(pixels.std(correction=0)),)
+    return (
+        ImageSet(images[~is_test], labels[~is_test], mean, std),
+        ImageSet(images[is_test], labels[is_test], mean, std),
+    )
+
+
+def load_digits_lt(
+    profile: str = "exp", imbalance: float = 30, subset: str = "ldam_seed0", groups: str = "oltr"
+) -> LongTailData:
+    """``digits-lt``: a long tail of the embedded digits with 500 balanced test images.
+
+    ``n_max`` is the size of the pool's smallest class, 124, so that every imbalance up to it is possible; the
+    default of 30 leaves the rarest digit 4 images. Augmented by a crop with padding 1 and never mirrored,
+    because a mirrored digit is another sign.
+
+    Args:
+        profile: ``exp``, ``step`` or ``exp_m2m``.
+        imbalance: ``n_max / n_min``.
+        subset: ``ldam_seed0``, ``seed:<int>`` or ``first_n``.
+        groups: the group convention.
+
+    Raises:
+        UserError: an unknown choice, or an imbalance that empties a class.
+
+    >>> load_digits_lt().class_counts
+    (124, 84, 58, 39, 27, 18, 12, 8, 6, 4)
+    """
+    check_recipe(profile, imbalance, subset, groups)
+    pool, test = digit_pools()
+    return LongTailData.from_pool(
+        "digits-lt",
+        pool,
+        test,
+        class_names=tuple(str(digit) for digit in range(10)),
+        profile=profile,
+        imbalance=imbalance,
+        subset=subset,
+        groups=groups,
+        n_max=int(pool.class_counts(10).min()),
+        augmentation="crop",
+        padding=1,
+        default_model="resnet8",
+    )

@@ -1,0 +1,126 @@
+"""Many, medium and few: the groups by which long-tailed accuracy is reported.
+
+Papers disagree about the borders, so a convention is named and recorded:
+
+* ``oltr``: many n >= 100, medium 20 < n < 100, few n <= 20 (Liu et al., CVPR 2019; CC-SAM's code),
+* ``classifier-balancing``: many n > 100, medium 20 <= n <= 100, few n < 20 (Kang et al., ICLR 2020),
+* ``mislas``: cuts by rank among the classes sorted by descending count (Zhong et al., CVPR 2021),
+* ``focal-sam``: thresholds that depend on the data set and the imbalance (Li et al., ICML 2025),
+* ``"<high>,<low>"``: many n > high, few n < low, medium between; for example ``"100,20"``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from sharpness.errors import UserError
+
+Groups = dict[str, tuple[int, ...]]
+
+_MISLAS_CUTS = {10: (3, 7), 100: (36, 71), 365: (131, 288), 1000: (390, 835), 8142: (842, 4543)}
+_FOCAL_SAM: dict[tuple[int, float], tuple[int, int]] = {
+    (10, 100): (1000, 200),
+    (10, 10): (2319, 835),
+    (100, 100): (100, 20),
+    (100, 10): (265, 99),
+}
+
+
+def _split(counts: Sequence[int], many: Callable[[int], bool], few: Callable[[int], bool]) -> Groups:
+    return {
+        "many": tuple(c for c, n in enumerate(counts) if many(n)),
+        "medium": tuple(c for c, n in enumerate(counts) if not many(n) and not few(n)),
+        "few": tuple(c for c, n in enumerate(counts) if few(n)),
+    }
+
+
+def _oltr(counts: Sequence[int], imbalance: float | None) -> Groups:
+    return _split(counts, lambda n: n >= 100, lambda n: n <= 20)
+
+
+def _classifier_balancing(counts: Sequence[int], imbalance: float | None) -> Groups:
+    return _split(counts, lambda n: n > 100, lambda n: n < 20)
+
+
+def _mislas(counts: Sequence[int], imbalance: float | None) -> Groups:
+    if len(counts) not in _MISLAS_CUTS:
+        raise UserError(
+            f"group convention 'mislas' has no cuts for {len(counts)} classes (only for "
+            f"{', '.join(map(str, _MISLAS_CUTS))}): choose 'oltr' or thresholds such as '100,20'"
+        )
+    first, second = _MISLAS_CUTS[len(counts)]
+    order = sorted(range(len(counts)), key=lambda c: -counts[c])
+    return {
+        "many": tuple(sorted(order[:first])),
+        "medium": tuple(sorted(order[first:second])),
+        "few": tuple(sorted(order[second:])),
+    }
+
+
+def _focal_sam(counts: Sequence[int], imbalance: float | None) -> Groups:
+    if imbalance is None or (len(counts), imbalance) not in _FOCAL_SAM:
+        raise UserError(
+            f"group convention 'focal-sam' has no thresholds for {len(counts)} classes at {imbalance} "
+            "(only for 10 or 100 classes at 10 or 100): choose 'oltr' or thresholds such as '100,20'"
+        )
+    high, low = _FOCAL_SAM[len(counts), imbalance]
+    return _split(counts, lambda n: n > high, lambda n: n < low)
+
+
+GROUP_CONVENTIONS: dict[str, Callable[[Sequence[int], float | None], Groups]] = {
+    "oltr": _oltr,
+    "classifier-balancing": _classifier_balancing,
+    "mislas": _mislas,
+    "focal-sam": _focal_sam,
+}
+
+
+def _thresholds(convention: str) -> tuple[float, float] | None:
+    try:
+        high, low = (float(part) for part in convention.split(","))
+    except (ValueError, AttributeError):
+        return None
+    return (high, low) if math.isfinite(high) and math.isfinite(low) else None
+
+
+def check_convention(convention: str) -> None:
+    """Raise a :class:`UserError` unless ``convention`` is a name or a pair of thresholds."""
+    if convention in GROUP_CONVENTIONS:
+        return
+    thresholds = _thresholds(convention)
+    if thresholds is None:
+        raise UserError(
+            f"unknown group convention {convention!r}: choose one of {', '.join(GROUP_CONVENTIONS)}, "
+            "or thresholds such as '100,20'"
+        )
+    if thresholds[0] < thresholds[1]:
+        raise UserError(f"group thresholds {convention!r}: give the higher one first, for example '100,20'")
+
+
+def class_groups(counts: Sequence[int], convention: str, imbalance: float | None = None) -> Groups:
+    """Class indices of each group, ascending; a group may be empty.
+
+    Args:
+        counts: training images per class, ``(C,)``.
+        convention: a name of :data:`GROUP_CONVENTIONS` or ``"<high>,<low>"``.
+        imbalance: the data's imbalance, which ``focal-sam`` needs.
+
+    Returns:
+        ``{"many": ..., "medium": ..., "few": ...}``, always with these three keys.
+
+    Raises:
+        UserError: an unknown convention, or one that does not cover these data.
+
+    >>> class_groups((500, 101, 100, 21, 20, 5), "oltr")
+    {'many': (0, 1, 2), 'medium': (3,), 'few': (4, 5)}
+    >>> class_groups((500, 101, 100, 21, 20, 5), "100,20")
+    {'many': (0, 1), 'medium': (2, 3, 4), 'few': (5,)}
+    """
+    check_convention(convention)
+    if convention in GROUP_CONVENTIONS:
+        return GROUP_CONVENTIONS[convention](counts, imbalance)
+    thresholds = _thresholds(convention)
+    assert thresholds is not None
+    high, low = thresholds
+    return _split(counts, lambda n: n > high, lambda n: n < low)

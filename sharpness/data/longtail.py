@@ -1,0 +1,174 @@
+"""What makes a long-tailed training set: its profile, which images it keeps, and its groups.
+
+Two repositories that share a profile often do not share the images. A checkpoint must be probed on the images
+it was trained on, so the recipe that picked them is part of the description (``subset``):
+
+* ``ldam_seed0``: for each class in ascending order, its ascending index list is shuffled by one
+  RandomState(0) and the first n_c are kept (LDAM-DRW, MiSLAS, GCL, RSG, Focal-SAM),
+* ``seed:<int>``: the same with another seed,
+* ``first_n``: the first n_c images of each class in file order (M2m, ImbSAM).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+
+from sharpness.data.groups import GROUP_CONVENTIONS, Groups, check_convention, class_groups
+from sharpness.data.profiles import PROFILES, check_profile, class_counts
+from sharpness.errors import UserError
+
+__all__ = [
+    "GROUP_CONVENTIONS",
+    "PROFILES",
+    "LongTail",
+    "check_recipe",
+    "class_counts",
+    "class_groups",
+    "select_indices",
+]
+
+
+def _seed(subset: str) -> int | None:
+    """The shuffle's seed, or None for ``first_n``."""
+    if subset == "first_n":
+        return None
+    if subset == "ldam_seed0":
+        return 0
+    kind, _, number = str(subset).partition(":")
+    if kind == "seed" and number.isdecimal() and int(number) < 2**32:
+        return int(number)
+    raise UserError(f"unknown subset {subset!r}: choose one of ldam_seed0, seed:<int>, first_n")
+
+
+def check_recipe(profile: str, imbalance: float, subset: str, groups: str) -> None:
+    """Raise a :class:`UserError` for what can be told wrong before any image is read."""
+    check_profile(profile, imbalance)
+    _seed(subset)
+    check_convention(groups)
+
+
+def select_indices(
+    labels: np.ndarray | torch.Tensor | Sequence[int], counts: Sequence[int], subset: str
+) -> np.ndarray:
+    """Indices ``(sum(counts),)``, int64, of the images a recipe keeps, class after class.
+
+    Args:
+        labels: labels of the pool, ``(n,)``.
+        counts: images to keep per class, ``(C,)``.
+        subset: ``ldam_seed0``, ``seed:<int>`` or ``first_n``.
+
+    Raises:
+        UserError: an unknown recipe, or a class with fewer images than asked for.
+
+    >>> select_indices([1, 0, 0, 1, 0], (2, 1), "first_n")
+    array([1, 2, 0])
+    """
+    seed = _seed(subset)
+    random = None if seed is None else np.random.RandomState(seed)
+    labels = np.asarray(labels)
+    kept = []
+    for label, count in enumerate(counts):
+        members = np.flatnonzero(labels == label).astype(np.int64)
+        if len(members) < count:
+            raise UserError(f"class {label} is asked for {count} images and has {len(members)}")
+        if random is not None:
+            random.shuffle(members)
+        kept.append(members[:count])
+    return np.concatenate(kept)
+
+
+@dataclass(frozen=True, repr=False)
+class LongTail:
+    """The description of a long-tailed training set, enough to rebuild it from the data set's files.
+
+    Attributes:
+        dataset: the name that :func:`sharpness.data.load_data` knows.
+        class_names: ``(C,)`` names in label order.
+        profile: a name of :data:`PROFILES`.
+        imbalance: the nominal ``n_max / n_min``.
+        subset: the recipe that picked the images.
+        class_counts: ``(C,)`` training images per class.
+        group_convention: how many, medium and few are told apart.
+
+    Raises:
+        UserError: unknown profile, subset or convention; imbalance below 1; a class without images.
+
+    >>> tail = LongTail("toy", ("a", "b", "c"), "exp", 100, "first_n", (200, 20, 2), "oltr")
+    >>> tail.groups["few"], tail.tail_class, tail.total
+    ((1, 2), 2, 222)
+    """
+
+    dataset: str
+    class_names: tuple[str, ...]
+    profile: str
+    imbalance: float
+    subset: str
+    class_counts: tuple[int, ...]
+    group_convention: str
+
+    def __post_init__(self) -> None:
+        check_recipe(self.profile, self.imbalance, self.subset, self.group_convention)
+        if len(self.class_names) != len(self.class_counts):
+            raise UserError(f"{len(self.class_names)} class names for {len(self.class_counts)} class counts")
+        for name, count in zip(self.class_names, self.class_counts, strict=True):
+            if count < 1:
+                raise UserError(f"class {name!r} has {count} training images: every class needs at least 1")
+        class_groups(self.class_counts, self.group_convention, self.imbalance)
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.class_counts)
+
+    @property
+    def total(self) -> int:
+        """N, the sum of the class counts."""
+        return sum(self.class_counts)
+
+    @property
+    def groups(self) -> Groups:
+        """Class indices under ``many``, ``medium`` and ``few``."""
+        return class_groups(self.class_counts, self.group_convention, self.imbalance)
+
+    @property
+    def tail_class(self) -> int:
+        """Index of the rarest class, the last one of ties."""
+        return min(range(self.num_classes), key=lambda c: (self.class_counts[c], -c))
+
+    def group_of(self, c: int) -> str:
+        """The group of class ``c``."""
+        for group, members in self.groups.items():
+            if c in members:
+                return group
+        raise UserError(f"class {c} is outside 0..{self.num_classes - 1}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only, fit for JSON; :meth:`from_dict` reads them back."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LongTail:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            UserError: missing or unknown keys, or values that describe no long tail.
+        """
+        names = [field.name for field in fields(cls)]
+        if set(values) != set(names):
+            odd = sorted(set(values) ^ set(names))
+            raise UserError(f"long-tail description: give {', '.join(names)}; wrong here: {', '.join(odd)}")
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**plain)
+
+    def __repr__(self) -> str:
+        return (
+            f"LongTail({self.dataset}, {self.profile} {self.imbalance:g}, {self.num_classes} classes, "
+            f"{max(self.class_counts)} to {min(self.class_counts)} images, N={self.total}, "
+            f"{self.subset}, groups {self.group_convention})"
+        )

@@ -1,0 +1,71 @@
+r"""The first numerical primitive: loss sums and correct answers of every class, in one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PerSampleLoss = Callable[[Tensor, Tensor], Tensor]
+#: Inputs, labels and weights of some samples.
+WeightedBatch = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class ClassSums:
+    """Weighted sums over the samples of each class, in float64. Divide once, at the end."""
+
+    loss: np.ndarray  # (C,)  sum of a_i l_i
+    weight: np.ndarray  # (C,)  sum of a_i
+    correct: np.ndarray  # (C,)  samples whose largest logit is their label's; NaN where outputs are not (n, C)
+    count: np.ndarray  # (C,)  samples
+
+    @property
+    def mean(self) -> float:
+        """Loss over all samples."""
+        return float(self.loss.sum() / self.weight.sum())
+
+    @property
+    def class_means(self) -> np.ndarray:
+        """Loss (C,) of each class, NaN for a class without samples."""
+        return ratio(self.loss, self.weight)
+
+    @property
+    def class_accuracies(self) -> np.ndarray:
+        """Share (C,) of right answers, NaN for a class without samples."""
+        return ratio(self.correct, self.count)
+
+
+def ratio(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """``sums / weights``, NaN where the weight is 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(weights > 0, sums / weights, np.nan)
+
+
+@torch.no_grad()
+def class_sums(
+    forward: Callable[[Tensor], Tensor], batches: Iterable[WeightedBatch], loss: PerSampleLoss, num_classes: int
+) -> ClassSums:
+    """Sums of ``loss(forward(x), y)`` by class.
+
+    Args:
+        forward: inputs (n, ...) to outputs, usually logits (n, C).
+        loss: outputs and labels (n,) to losses (n,).
+    """
+    total = torch.zeros(4, num_classes, dtype=torch.float64)
+    for x, y, a in batches:
+        outputs = forward(x)
+        values = loss(outputs, y)
+        if values.shape != y.shape:
+            raise ValueError(
+                f"the loss returned shape {tuple(values.shape)} for {len(y)} samples: it must return one value "
+                f"per sample, shape ({len(y)},); with torch's losses pass reduction='none'"
+            )
+        classified = outputs.ndim == 2 and outputs.shape[1] == num_classes
+        right = (outputs.argmax(1) == y).double() if classified else torch.full_like(a, torch.nan, dtype=torch.float64)
+        rows = torch.stack([a.double() * values.double(), a.double(), right, torch.ones_like(a, dtype=torch.float64)])
+        total.index_add_(1, y.cpu(), rows.cpu())
+    return ClassSums(*total.numpy())

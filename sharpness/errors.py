@@ -1,0 +1,17 @@
+"""The one kind of error that is the user's to mend."""
+
+
+class UserError(ValueError):
+    """Bad input, told in one line: what was wrong, its value, and what to do.
+
+    The command line prints the message alone and exits with code 2; every other exception is ours.
+    """
+
+
+def choose(kind: str, value: object, choices: "list[str] | tuple[str, ...]") -> None:
+    """Raise a :class:`UserError` unless ``value`` is one of ``choices``.
+
+    >>> choose("sampler", "instance", ["instance", "class_balanced"])
+    """
+    if value not in choices:
+        raise UserError(f"unknown {kind} {value!r}: choose one of {', '.join(choices)}")

@@ -1,0 +1,134 @@
+"""The step protocol: a rule perturbs the weights, evaluates, restores them and leaves a gradient to step with.
+
+A rule is asked for a gradient only; the optimiser steps afterwards with it. So any rule works with any loss, and
+with any optimiser, and a new variant of sharpness-aware minimisation is about thirty lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images with one label each, or two of them mixed: weight ``lam`` on ``first``, the rest on ``second``."""
+
+    x: Tensor  # (n, channels, h, w)
+    first: Tensor  # (n,)
+    second: Tensor | None = None  # (n,)
+    lam: float = 1.0
+
+    def rows(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The batch as plain labelled rows: indices into x (m,), labels (m,), weights (m,) that sum to n.
+
+        A mixed image is two rows, one for each of its labels.
+        """
+        index = torch.arange(len(self.x), device=self.x.device)
+        ones = torch.ones(len(self.x), device=self.x.device)
+        if self.second is None:
+            return index, self.first, ones
+        return (
+            torch.cat([index, index]),
+            torch.cat([self.first, self.second]),
+            torch.cat([self.lam * ones, (1 - self.lam) * ones]),
+        )
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a loss or a rule may know besides the batch: where training stands, and its own random numbers."""
+
+    class_counts: Tensor  # (C,) training images per class
+    epoch: int  # 1-based within the stage
+    epochs: int  # of the stage
+    generator: torch.Generator = field(default_factory=torch.Generator)
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    def features(self, model: nn.Module, x: Tensor) -> Tensor:
+        """Features (n, d) in float32, computed under autocast where training uses it."""
+        with self.autocast():
+            features = model.backbone(x)  # type: ignore[operator]
+        return features.float()
+
+
+class Loss:
+    r"""A training loss, :math:`L = \sum_i a_i \ell_i / \sum_i a_i`, given by its terms."""
+
+    def terms(self, logits: Tensor, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """Losses (n,) and weights (n,) of logits (n, C) and labels (n,); no gradient flows through the weights."""
+        raise NotImplementedError
+
+    def __call__(self, logits: Tensor, labels: Tensor, context: Context) -> Tensor:
+        losses, weights = self.terms(logits, labels, context)
+        return (weights * losses).sum() / weights.sum()
+
+    def deterministic(self) -> Loss:
+        """The loss as a probe sees it: random terms are replaced by their mean."""
+        return self
+
+
+class Rule(Protocol):
+    """Fills ``.grad`` of the trainable parameters and returns the loss, a scalar without a graph."""
+
+    def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor: ...
+
+
+def mixed_loss(logits: Tensor, batch: Batch, loss: Loss, context: Context) -> Tensor:
+    """``lam * loss(logits, first) + (1 - lam) * loss(logits, second)``; two calls, as mixup is published."""
+    value = loss(logits, batch.first, context)
+    if batch.second is None:
+        return value
+    return batch.lam * value + (1 - batch.lam) * loss(logits, batch.second, context)
+
+
+@dataclass(frozen=True)
+class PlainStep:
+    """The gradient of the loss where the weights stand: ordinary SGD."""
+
+    def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
+        value = mixed_loss(model.head(context.features(model, batch.x)), batch, loss, context)  # type: ignore[operator]
+        value.backward()
+        return value.detach()
+
+
+@contextmanager
+def perturbed(parameters: Sequence[Tensor], perturbation: Sequence[Tensor]) -> Iterator[None]:
+    """Add ``perturbation`` to the parameters in place, and put the exact old values back, whatever happens."""
+    saved = [p.detach().clone() for p in parameters]
+    try:
+        with torch.no_grad():
+            for p, e in zip(parameters, perturbation, strict=True):
+                p.add_(e)
+        yield
+    finally:
+        with torch.no_grad():
+            for p, old in zip(parameters, saved, strict=True):
+                p.copy_(old)
+
+
+@contextmanager
+def frozen_running_statistics(model: nn.Module) -> Iterator[None]:
+    """Normalise with the batch, as training does, without moving the running statistics.
+
+    Second passes at perturbed weights would otherwise count every batch twice.
+    """
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    saved = [(m.track_running_stats, m.running_mean, m.running_var, m.num_batches_tracked) for m in layers]
+    try:
+        for m in layers:
+            m.track_running_stats, m.running_mean, m.running_var, m.num_batches_tracked = False, None, None, None
+        yield
+    finally:
+        for m, (track, mean, var, batches) in zip(layers, saved, strict=True):
+            m.track_running_stats, m.running_mean, m.running_var, m.num_batches_tracked = track, mean, var, batches
+
+
+def joint_norm(tensors: Iterable[Tensor]) -> Tensor:
+    """The l2 norm of all tensors taken as one vector."""
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t) for t in tensors]))

@@ -1,0 +1,190 @@
+r"""CC-SAM's first stage on the classifier, in closed form: all classes at once, no pass per class.
+
+Take rows r (a mixed image is two of them) with feature z_r, label y_r, weight a_r and loss gradient
+:math:`D_r = \partial \ell_r / \partial u`. With :math:`E_r = a_r D_r / \sum_{s: y_s = y_r} a_s` the class
+gradient of a linear head is :math:`G_c = \sum_{r \in c} E_r z_r^\top`, of shape (C, d) for each of C classes.
+It is never formed. What training needs is its product with a feature and its norm, and both are row sums of
+(m, m) and (m, C) arrays, with S_rs = 1[y_r = y_s] and the kernel K_rs = z_r . z_s:
+
+.. math:: G_{y_r} z_r = ((S \circ K) E)_r, \qquad \|G_c\|^2 = \sum_{r \in c} E_r \cdot ((S \circ K) E)_r.
+
+For a bias read K + 1; for a cosine head see :func:`_cosine_rows`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sharpness.errors import UserError, choose
+from sharpness.flattening import Batch, Context, Loss, joint_norm, mixed_loss, optimal_radius
+from sharpness.flattening.class_conditional import MODES, TINY
+from sharpness.models import CosineHead, LinearHead
+
+
+@dataclass(frozen=True)
+class ClassConditionalHead:
+    r"""The gradient of :math:`\sum_c (A_c / A) L_c(w + \epsilon_c)`, epsilon_c in the head only.
+
+    .. math:: \epsilon_c = \text{rho\_scale} \cdot \sqrt{k}\,\rho_c^*\, g_c / \|g_c\|, \qquad
+              A_c = \sum_{r \in c} a_r, \; A = \sum_c A_c
+
+    with :math:`\rho_c^*` of :func:`~sharpness.flattening.optimal_radius`. Features receive the gradient that
+    passes through the perturbed head, and the head the one at its perturbed weights.
+
+    Args:
+        rho_scale: multiplies the radius; 1 is the paper.
+        mode: ``"full"``; ``"direction"``: length 1 along g_c; ``"magnitude"``: that length, random direction.
+        released_share: None for the paper; the f of ``(1 - f) mean + f perturbed`` for the released code.
+    """
+
+    rho_scale: float = 1.0
+    mode: str = "full"
+    released_share: float | None = None
+
+    def __post_init__(self) -> None:
+        choose("mode", self.mode, MODES)
+
+    def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
+        features = context.features(model, batch.x)
+        head = model.head
+        logits = head(features)  # type: ignore[operator]
+        if self.released_share is not None:
+            plain = mixed_loss(logits, batch, loss, context)
+            losses, weights = self._released(head, features, logits, batch, loss, context)  # type: ignore[arg-type]
+            share = self.released_share
+            value = (1 - share) * plain + share * (weights * losses).sum() / weights.sum()
+        else:
+            index, labels, mixing = batch.rows()
+            leaf = logits.detach()[index].requires_grad_(True)
+            plain_losses, weights = loss.terms(leaf, labels, context)
+            (gradient,) = torch.autograd.grad(plain_losses.sum(), leaf)
+            weights = mixing * weights
+            perturbed = self.perturbed_logits(
+                head,  # type: ignore[arg-type]
+                features[index],
+                logits[index],
+                gradient,
+                labels,
+                weights,
+                context,
+            )
+            losses, _ = loss.terms(perturbed, labels, context)
+            value = (weights * losses).sum() / weights.sum()
+        value.backward()
+        return value.detach()
+
+    def perturbed_logits(
+        self,
+        head: nn.Module,
+        features: Tensor,
+        logits: Tensor,
+        gradient: Tensor,
+        labels: Tensor,
+        weights: Tensor,
+        context: Context,
+        separate: bool = False,
+    ) -> Tensor:
+        """Logits (m, C) of every row under the head perturbed for the row's own class.
+
+        Args:
+            features: (m, d) and ``logits`` (m, C): rows with their graph.
+            gradient: (m, C), the derivative of each row's loss by its logits, without a graph.
+            labels: (m,) classes and ``weights`` (m,) of the rows.
+            separate: perturb weight and bias each by its own gradient norm, as the released code does.
+        """
+        same = (labels[:, None] == labels[None, :]).to(gradient)
+        terms = gradient * (weights / (same @ weights))[:, None]
+        parameters = [p.detach() for p in head.parameters()]
+        size = sum(p.numel() for p in parameters)
+        counts = context.class_counts.to(gradient)[labels]
+
+        def step(norm: Tensor) -> Tensor:
+            norm = norm.clamp_min(TINY)
+            if self.mode == "direction":
+                return 1 / norm
+            return self.rho_scale * size**0.5 * optimal_radius(joint_norm(parameters), norm, size, counts) / norm
+
+        if self.mode == "magnitude":
+            return self._random_direction(head, features, logits, terms, same, labels, step, context)
+        if isinstance(head, LinearHead):
+            kernel = same * (features @ features.detach().T)
+            product, bias = kernel @ terms, same @ terms
+            squares = (same @ (terms * product.detach()).sum(1), bias.square().sum(1))
+            if separate:
+                return logits + step(squares[0].sqrt())[:, None] * product + step(squares[1].sqrt())[:, None] * bias
+            return logits + step((squares[0] + squares[1]).sqrt())[:, None] * (product + bias)
+        if isinstance(head, CosineHead):
+            product, along, squares_c = _cosine_rows(head, features, terms, same)
+            factor = step(squares_c.sum(1).sqrt())[:, None]
+            directions = F.normalize(features, dim=1)
+            norm_squared = head.weight.square().sum(0) + 2 * factor * along + factor**2 * squares_c
+            return head.scale * (directions @ head.weight + factor * product) / norm_squared.sqrt()
+        raise UserError(f"CC-SAM has no closed form for a {type(head).__name__}: take scope='last_block' or 'all'")
+
+    def _released(
+        self, head: nn.Module, features: Tensor, logits: Tensor, batch: Batch, loss: Loss, context: Context
+    ) -> tuple[Tensor, Tensor]:
+        """Perturbed losses and weights of the released code: rows are images, grouped by their first label."""
+        leaf = logits.detach().requires_grad_(True)
+        losses, weights = loss.terms(leaf, batch.first, context)
+        if batch.second is not None:
+            losses = batch.lam * losses + (1 - batch.lam) * loss.terms(leaf, batch.second, context)[0]
+        (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+        perturbed = self.perturbed_logits(
+            head, features, logits, gradient, batch.first, torch.ones_like(weights), context, separate=True
+        )
+        return loss.terms(perturbed, batch.first, context)
+
+    def _random_direction(
+        self,
+        head: nn.Module,
+        features: Tensor,
+        logits: Tensor,
+        terms: Tensor,
+        same: Tensor,
+        labels: Tensor,
+        step: object,
+        context: Context,
+    ) -> Tensor:
+        """One normal direction per class, with the length that CC-SAM would have taken."""
+        if not isinstance(head, LinearHead):
+            raise UserError(f"mode='magnitude' needs a linear head, this one is a {type(head).__name__}")
+        detached = features.detach()
+        product, bias = (same * (detached @ detached.T)) @ terms, same @ terms
+        norm = (same @ (terms * product).sum(1) + bias.square().sum(1)).sqrt()
+        length = (step(norm) * norm.clamp_min(TINY))[:, None]  # type: ignore[operator]
+        out = torch.empty_like(logits)
+        for c in labels.unique().tolist():
+            noise = [torch.randn(p.shape, generator=context.generator).to(logits) for p in head.parameters()]
+            rows = labels == c
+            shift = F.linear(features[rows], noise[0], noise[1]) / joint_norm(noise)
+            out[rows] = logits[rows] + length[rows] * shift
+        return out
+
+
+def _cosine_rows(
+    head: CosineHead, features: Tensor, terms: Tensor, same: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Products of the class gradient of a cosine head, row by row, each of shape (m, C).
+
+    With directions :math:`\hat z, \hat w_j`, cosines q_rj and :math:`b_j = s / \|w_j\|`, column j of the
+    gradient of class c is :math:`G_{cj} = b_j \sum_{r \in c} E_{rj} (\hat z_r - q_{rj} \hat w_j)`. Returned are
+    :math:`\hat z_r \cdot G_{y_r j}` with the graph of the features, :math:`w_j \cdot G_{y_r j}` with the graph of
+    the weight (its value is 0, because the head does not see the length of w_j; its gradient is not), and
+    :math:`\|G_{y_r j}\|^2` without a graph.
+    """
+    directions = F.normalize(features, dim=1)
+    fixed = directions.detach()
+    columns = F.normalize(head.weight.detach(), dim=0)
+    cosines = fixed @ columns
+    scale = head.scale / head.weight.detach().norm(dim=0)
+    radial = same @ (terms * cosines)
+    product = scale * ((same * (directions @ fixed.T)) @ terms - (directions @ columns) * radial)
+    along = scale * (same @ (terms * (fixed @ head.weight)) - radial * (columns * head.weight).sum(0))
+    spread = (same * (fixed @ fixed.T)) @ terms
+    squares = scale**2 * (same @ (terms * spread) - radial**2)
+    return product, along, squares.clamp_min(0)

@@ -1,0 +1,90 @@
+r"""Gaussian clouded logits (Li, Cheung and Lu, CVPR 2022)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sharpness.data import LongTail
+from sharpness.flattening import Context, Loss
+from sharpness.methods.cross_entropy import TENTHS
+from sharpness.methods.recipe import Recipe, Stage
+from sharpness.methods.schedules import Cosine
+
+#: E|clamp(e, -1, 1)| for e ~ N(0, (1/3)^2): the folded normal below 3 sigma, and the mass clamped to 1.
+MEAN_ABSOLUTE_NOISE = math.sqrt(2 / math.pi) / 3 * (1 - math.exp(-4.5)) + math.erfc(3 / math.sqrt(2))
+
+
+def cloud_sizes(class_counts: Tensor) -> Tensor:
+    """``(log n_max - log n_c) / (log n_max - log n_min)``, shape (C,): 0 for the largest class, 1 for the rarest.
+
+    Classes of equal size have no cloud.
+    """
+    delta = class_counts.double().max().log() - class_counts.double().log()
+    return delta / delta.max() if delta.max() > 0 else delta
+
+
+@dataclass(frozen=True)
+class GCL(Loss):
+    r"""Cross-entropy of clouded logits with a margin and a focal factor.
+
+    .. math:: u'_{ic} = u_{ic} - s \kappa |\varepsilon_{ic}| \bar\delta_c - s m 1[c = y_i], \qquad
+              \varepsilon_{ic} \sim N(0, (1/3)^2) \text{ clamped to } [-1, 1]
+
+    times :math:`(1 - p_y)^\gamma`, with p detached. Every logit has noise of its own, drawn anew in each call.
+    The logits are those of a cosine head of scale s. ``noise="mean"`` replaces :math:`|\varepsilon|` by its mean.
+    """
+
+    scale: float = 30.0
+    kappa: float = 0.5
+    margin: float = 0.0
+    gamma: float = 0.0
+    noise: str = "gaussian"
+
+    def terms(self, logits: Tensor, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        if self.noise == "mean":
+            noise = torch.full_like(logits, MEAN_ABSOLUTE_NOISE)
+        else:
+            noise = torch.randn(logits.shape, generator=context.generator).div_(3).clamp_(-1, 1).abs().to(logits)
+        clouded = logits - self.scale * self.kappa * noise * cloud_sizes(context.class_counts).to(logits)
+        clouded = clouded - self.scale * self.margin * F.one_hot(labels, logits.shape[1])
+        losses = F.cross_entropy(clouded, labels, reduction="none")
+        if self.gamma:
+            losses = (1 - torch.exp(-losses.detach())) ** self.gamma * losses
+        return losses, torch.ones_like(losses)
+
+    def deterministic(self) -> Loss:
+        return replace(self, noise="mean")
+
+
+def recipe(longtail: LongTail, sampler: str = "inverse_frequency", mixup: float = 1.0, kappa: float = 0.5) -> Recipe:
+    """Both stages as released for CIFAR.
+
+    Args:
+        sampler: of stage 2; the code's default is ``"inverse_frequency"``, the paper describes ``"cben"``.
+    """
+    return Recipe(
+        method="gcl",
+        paper="Li, Cheung and Lu, Long-Tailed Visual Recognition via Gaussian Clouded Logit Adjustment, CVPR 2022",
+        head="cosine",
+        scale=30.0,
+        stages=(
+            Stage("clouded logits", 200, GCL(kappa=kappa), TENTHS, mixup=mixup, batch_size=64),
+            Stage(
+                "classifier re-balancing",
+                30,
+                GCL(scale=20.0, kappa=kappa, margin=0.1, gamma=1.0),
+                Cosine(),
+                sampler=sampler,
+                mixup=mixup,
+                lr=0.002,
+                batch_size=64,
+                trainable="head",
+                scale=20.0,
+            ),
+        ),
+    )

@@ -1,0 +1,59 @@
+"""Learning-rate schedules as data: a factor for every epoch, stretched to the epochs at hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Schedule(Protocol):
+    """``factor(epoch, epochs)`` multiplies the learning rate of epoch 1, ..., epochs."""
+
+    def factor(self, epoch: int, epochs: int) -> float: ...
+
+
+@dataclass(frozen=True)
+class MultiStep:
+    """Linear warm-up, then a factor from each milestone on, as published for ``of`` epochs.
+
+    With another number of epochs the schedule is stretched: epoch e of E stands where e * of / E stands.
+    After warm-up the factor is 1; it is ``factors[j]`` (not a product) once e > milestones[j].
+
+    >>> ldam = MultiStep(milestones=(160, 180), factors=(1e-2, 1e-4))
+    >>> [ldam.factor(e, 200) for e in (1, 5, 160, 161, 181)]
+    [0.2, 1.0, 1.0, 0.01, 0.0001]
+    """
+
+    milestones: tuple[int, ...]
+    factors: tuple[float, ...]
+    warmup: int = 5
+    warmup_start: float = 0.0
+    of: int = 200
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        position = epoch * self.of / epochs
+        if position <= self.warmup:
+            return self.warmup_start + (1 - self.warmup_start) * position / self.warmup
+        passed = [f for m, f in zip(self.milestones, self.factors, strict=True) if position > m]
+        return passed[-1] if passed else 1.0
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """``(1 + cos(pi (e - 1) / E)) / 2``: from 1 in the first epoch towards 0 after the last.
+
+    >>> [round(Cosine().factor(e, 10), 3) for e in (1, 6)]
+    [1.0, 0.5]
+    """
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        return (1 + math.cos(math.pi * (epoch - 1) / epochs)) / 2
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Always 1."""
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        return 1.0

@@ -1,0 +1,79 @@
+"""A network is a backbone and a head; the registry builds one by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from sharpness.errors import choose
+from sharpness.models.heads import CosineHead, LearnableWeightScaling, build_head
+from sharpness.models.resnet_cifar import CifarResNet
+
+BACKBONES: dict[str, Callable[[int], nn.Module]] = {
+    f"resnet{depth}": partial(CifarResNet, depth) for depth in (8, 14, 20, 32, 44, 56, 110)
+}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything that is needed to build an architecture again; plain values only."""
+
+    architecture: str
+    num_classes: int
+    in_channels: int = 3
+    head: str = "linear"
+    scale: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Classifier(nn.Module):
+    """``logits = head(backbone(x))``, calibrated: images (n, channels, h, w) to logits (n, C)."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module, spec: ModelSpec) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.spec = spec
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.backbone(x))
+
+    def rescale(self, scale: float) -> None:
+        """Change the logit scale of a cosine head, as GCL does between its stages."""
+        head = self.head.head if isinstance(self.head, LearnableWeightScaling) else self.head
+        if not isinstance(head, CosineHead):
+            raise ValueError(f"a {type(head).__name__} has no scale")
+        head.scale = float(scale)
+        self.spec = ModelSpec(**{**asdict(self.spec), "scale": float(scale)})
+
+    def add_weight_scaling(self) -> None:
+        """Put learnable weight scaling, ones at first, over the present head."""
+        factor_like = next(self.head.parameters())
+        self.head = LearnableWeightScaling(self.head, self.spec.num_classes).to(factor_like.device)
+        self.spec = ModelSpec(**{**asdict(self.spec), "head": self.spec.head + "+lws"})
+
+
+def build_model(
+    architecture: str, num_classes: int, in_channels: int = 3, head: str = "linear", scale: float | None = None
+) -> Classifier:
+    """A fresh network from the registry, initialised from torch's global generator.
+
+    Args:
+        architecture: a name in :data:`BACKBONES`, such as ``"resnet32"``.
+        head: a name in :data:`~sharpness.models.heads.HEADS`; cosine heads have a ``scale``, 30 unless given.
+
+    >>> sum(p.numel() for p in build_model("resnet32", num_classes=10).parameters())
+    464154
+    """
+    choose("model", architecture, list(BACKBONES))
+    backbone = BACKBONES[architecture](in_channels)
+    built = build_head(head, int(backbone.num_features), num_classes, scale)  # type: ignore[arg-type]
+    if scale is None and head.startswith("cosine"):
+        scale = 30.0
+    return Classifier(backbone, built, ModelSpec(architecture, num_classes, in_channels, head, scale))

@@ -1,0 +1,271 @@
+"""Training: stages of SGD over images that live on the device."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sharpness.checkpoints import save_checkpoint
+from sharpness.data import ImageSet, LongTailData, augment, epoch_indices, mixup
+from sharpness.engine import ClassSums, class_sums
+from sharpness.errors import UserError
+from sharpness.flattening import Batch, Context, PlainStep, build_operation
+from sharpness.methods import LABELS, Recipe, Stage, build_recipe
+from sharpness.models import Classifier, build_model
+from sharpness.progress import progress
+from sharpness.training.precision import autocast, resolve_precision
+from sharpness.training.state import RunFolder, RunState, epoch_generator
+
+
+def train(
+    method: str,
+    data: LongTailData,
+    out: str | Path | None = None,
+    *,
+    flatten: tuple[str, ...] = (),
+    epochs: int | None = None,
+    seed: int = 0,
+    model: str | None = None,
+    batch_size: int | None = None,
+    precision: str = "auto",
+    device: str | torch.device | None = None,
+    resume: bool = False,
+    **options: Any,
+) -> pd.DataFrame:
+    """Train a model with a method's published recipe; the result is ``OUT/last.pt``, the weights after the last epoch.
+
+    The test set is measured after every epoch and nothing is chosen by it.
+
+    Args:
+        method: a name in :data:`sharpness.methods.METHODS`.
+        data: what :func:`sharpness.load_data` returns.
+        out: the run's folder; ``runs/DATA-METHOD-seedS`` unless given. A finished identical run is reused.
+        flatten: flattening operations, such as ``("sam:0.1",)``, in the stages that step plainly.
+        epochs: of the first stage; later stages and schedules are scaled in proportion. The published ones
+            unless given.
+        seed: of initialisation, sampling, augmentation and noise.
+        model: an architecture; the data set's usual one unless given.
+        batch_size: the published one unless given, halved until an epoch has ten steps.
+        precision: ``"auto"``, ``"float32"`` or ``"bfloat16"`` (autocast).
+        resume: go on with an unfinished run in ``out``; it ends in the same weights as an uninterrupted one.
+        options: of the method, such as ``scope="all"`` for ``"cc-sam"``.
+
+    Returns:
+        The history, one row per epoch: stage, epoch, lr, training loss, test loss and accuracies (fractions):
+        overall, ``accuracy_many`` / ``_medium`` / ``_few`` and ``accuracy_class_0``, ... .
+
+    Raises:
+        UserError: unknown names, or a folder that holds something else.
+        FloatingPointError: the training loss is not finite.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    recipe = build_recipe(method, data.longtail, **options)
+    recipe = flattened(recipe, flatten).with_epochs(epochs).with_batch_size(batch_size, len(data.train))
+    precision = resolve_precision(precision, device, data.train.images.shape[-1])
+    architecture = model or data.default_model
+    network = initial_model(recipe, architecture, data, seed)
+    training = {
+        "epochs": [s.epochs for s in recipe.stages],
+        "batch_size": [s.batch_size for s in recipe.stages],
+        "seed": seed,
+        "precision": precision,
+        "flatten": list(flatten),
+    }
+    identity = {
+        "method": method,
+        "options": options,
+        "data": data.longtail.to_dict(),
+        "data_sha256": fingerprint(data.train),
+        "model": architecture,
+        **training,
+    }
+    folder = RunFolder(Path(out) if out else Path("runs") / f"{data.longtail.dataset}-{method}-seed{seed}")
+    state = folder.claim(identity, resume)
+    if state is None:
+        return folder.history()
+    data = replace(data, train=data.train.to(device), test=data.test.to(device))
+    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for index, stage in enumerate(recipe.stages):
+        enter(stage, network)
+        if index >= state.stage:
+            state.stage = index
+            run_stage(stage, network, data, state, folder, seed, precision)
+            state.epoch, state.model, state.optimizer = 0, {}, {}
+    last = state.history[-1]
+    manifest = {
+        "method": method,
+        "label": "+".join([LABELS.get(method, method), *(name.upper() for name in flatten)]),
+        "paper": recipe.paper,
+        "options": options,
+        "loss": repr(recipe.stages[-1].loss),
+        "stages": [repr(s) for s in recipe.stages],
+        "notes": list(recipe.notes),
+        "training": {**training, "torch": str(torch.__version__), "device": device.type},
+        "longtail": data.longtail.to_dict(),
+        "data_sha256": identity["data_sha256"],
+        "normalization": {"mean": list(data.train.mean), "std": list(data.train.std)},
+        "accuracy": {k: v for k, v in last.items() if k.startswith("accuracy")},
+    }
+    save_checkpoint(folder.result, network, manifest)
+    folder.finish()
+    return folder.history()
+
+
+def flattened(recipe: Recipe, names: tuple[str, ...]) -> Recipe:
+    """The recipe with a flattening operation in every stage that steps plainly."""
+    if not names:
+        return recipe
+    if len(names) > 1:
+        raise UserError(f"flatten={','.join(names)}: give one operation, two gradient rules cannot be combined")
+    rule = build_operation(names[0])
+    if not isinstance(recipe.stages[0].rule, PlainStep):
+        raise UserError(f"{recipe.method} perturbs its weights itself: {names[0]!r} cannot be added to it")
+    stages = tuple(replace(s, rule=rule) if isinstance(s.rule, PlainStep) else s for s in recipe.stages)
+    return replace(recipe, stages=stages)
+
+
+def initial_model(recipe: Recipe, architecture: str, data: LongTailData, seed: int) -> Classifier:
+    """A fresh network drawn from ``seed``, leaving torch's global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        channels = data.train.images.shape[1]
+        return build_model(architecture, data.num_classes, channels, recipe.head, recipe.scale)
+
+
+def fingerprint(images: ImageSet) -> str:
+    """SHA-256 over pixels and labels."""
+    digest = hashlib.sha256(images.images.cpu().numpy().tobytes())
+    digest.update(images.labels.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def enter(stage: Stage, network: Classifier) -> None:
+    """Change the network as a stage asks before its first epoch."""
+    if stage.add_weight_scaling:
+        network.add_weight_scaling()
+    if stage.scale is not None:
+        network.rescale(stage.scale)
+    for name, p in network.named_parameters():
+        p.requires_grad_(stage.trainable == "all" or name.startswith("head."))
+
+
+def make_optimizer(stage: Stage, network: Classifier) -> torch.optim.SGD:
+    """SGD with one group per parameter, each with its factor of the learning rate."""
+    groups = []
+    for name, p in network.named_parameters():
+        if p.requires_grad:
+            factor = next((f for prefix, f in stage.lr_factors if name.startswith(prefix)), 1.0)
+            groups.append({"params": [p], "factor": factor})
+    return torch.optim.SGD(groups, lr=stage.lr, momentum=stage.momentum, weight_decay=stage.weight_decay)
+
+
+def run_stage(
+    stage: Stage,
+    network: Classifier,
+    data: LongTailData,
+    state: RunState,
+    folder: RunFolder,
+    seed: int,
+    precision: str,
+) -> None:
+    """All remaining epochs of one stage; the state is saved after each."""
+    device = data.train.images.device
+    optimizer = make_optimizer(stage, network)
+    if state.model:
+        network.load_state_dict(state.model)
+    if state.optimizer:
+        optimizer.load_state_dict(state.optimizer)
+    counts = torch.tensor(data.class_counts, device=device)
+    cast = autocast(precision, device)
+    with progress(stage.epochs, stage.name, "epochs") as bar:
+        bar.update(state.epoch)
+        for epoch in range(state.epoch + 1, stage.epochs + 1):
+            lr = stage.lr * stage.schedule.factor(epoch, stage.epochs)
+            for group in optimizer.param_groups:
+                group["lr"] = lr * group["factor"]
+            context = Context(counts, epoch, stage.epochs, epoch_generator(seed, state.stage, epoch), cast)
+            loss = run_epoch(stage, network, optimizer, data, context)
+            row = {"stage": stage.name, "epoch": epoch, "lr": lr, "loss": loss}
+            state.history.append({**row, **accuracy_row(evaluate(network, data.test, data.num_classes, cast), data)})
+            state.epoch = epoch
+            state.model, state.optimizer = network.state_dict(), optimizer.state_dict()
+            folder.save(state)
+            bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{state.history[-1]['accuracy']:.3f}")
+            bar.update()
+
+
+def run_epoch(
+    stage: Stage, network: Classifier, optimizer: torch.optim.Optimizer, data: LongTailData, context: Context
+) -> float:
+    """One epoch of steps; the mean training loss."""
+    network.train()
+    if stage.trainable == "head" and stage.frozen_batchnorm:
+        network.backbone.eval()
+    total, seen = torch.zeros((), dtype=torch.float64), 0
+    for batch in training_batches(stage, data, context):
+        optimizer.zero_grad(set_to_none=True)
+        loss = stage.rule.backward(network, batch, stage.loss, context)
+        optimizer.step()
+        total += loss.double().cpu() * len(batch.x)
+        seen += len(batch.x)
+    mean = float(total) / seen
+    if not torch.isfinite(total):
+        raise FloatingPointError(
+            f"the training loss became {mean} in epoch {context.epoch} of stage {stage.name!r}: the state of the "
+            "epoch before is kept; try a smaller learning rate or radius"
+        )
+    return mean
+
+
+def training_batches(stage: Stage, data: LongTailData, context: Context) -> Iterator[Batch]:
+    """Sampled, augmented, normalised and mixed batches of one epoch."""
+    train, generator = data.train, context.generator
+    indices = epoch_indices(stage.sampler, train.labels.cpu(), data.num_classes, generator).to(train.labels.device)
+    for chunk in indices.split(stage.batch_size):
+        if len(chunk) < (stage.batch_size if stage.drop_last else 2):
+            continue
+        images = augment(train.images[chunk], data.augmentation, data.padding, generator)
+        x, y = train.normalize(images), train.labels[chunk]
+        if not stage.mixup:
+            yield Batch(channels_last(x), y)
+            continue
+        mixed, partner, lam = mixup(x, stage.mixup, generator)
+        yield Batch(channels_last(mixed), y, y[partner], lam)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def evaluate(network: nn.Module, images: ImageSet, num_classes: int, cast: Any, batch_size: int = 500) -> ClassSums:
+    """Cross-entropy and right answers by class in eval mode; the mode is restored."""
+
+    def forward(x: Tensor) -> Tensor:
+        with cast():
+            return network(channels_last(images.normalize(x))).float()
+
+    pairs = zip(images.images.split(batch_size), images.labels.split(batch_size), strict=True)
+    batches = ((x, y, torch.ones_like(y, dtype=torch.float32)) for x, y in pairs)
+    training = network.training
+    network.eval()
+    try:
+        return class_sums(forward, batches, lambda u, y: F.cross_entropy(u, y, reduction="none"), num_classes)
+    finally:
+        network.train(training)
+
+
+def accuracy_row(sums: ClassSums, data: LongTailData) -> dict[str, float]:
+    """Test columns of the history; group accuracies are means over the classes of the group."""
+    per_class = sums.class_accuracies
+    row = {"test_loss": sums.mean, "accuracy": float(sums.correct.sum() / sums.count.sum())}
+    for group, classes in data.groups.items():
+        row[f"accuracy_{group}"] = float(per_class[list(classes)].mean()) if classes else float("nan")
+    return row | {f"accuracy_class_{c}": float(a) for c, a in enumerate(per_class)}

@@ -1,0 +1,92 @@
+"""What a run leaves behind after every epoch, so that a killed one goes on where it was, bit for bit.
+
+All random numbers of an epoch come from a generator seeded by (seed, stage, epoch). So weights, buffers, momentum
+and the history are the whole state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from sharpness.checkpoints import read_safely
+from sharpness.errors import UserError
+from sharpness.files import write_atomically
+
+
+def epoch_generator(seed: int, stage: int, epoch: int) -> torch.Generator:
+    """The random numbers of one epoch, on the CPU whatever the device."""
+    digest = hashlib.sha256(f"{seed}/{stage}/{epoch}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+@dataclass
+class RunState:
+    """Where a run stands: ``epoch`` epochs of stage ``stage`` are done."""
+
+    stage: int = 0
+    epoch: int = 0
+    model: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class RunFolder:
+    """The folder of one run: ``run.json``, ``state.pt`` while it is under way, ``history.csv`` and ``last.pt``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.result = path / "last.pt"
+
+    def claim(self, identity: dict[str, Any], resume: bool) -> RunState | None:
+        """Make the folder this run's own; the state to go on from, or None if the run is finished.
+
+        Raises:
+            UserError: the folder holds another run, an unfinished one without ``resume``, or foreign files.
+        """
+        plan = self.path / "run.json"
+        if not plan.exists():
+            if self.path.is_dir() and any(self.path.iterdir()):
+                raise UserError(f"{self.path} is not empty and holds no run: choose another output folder")
+            self.path.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(identity, indent=1)
+            write_atomically(plan, lambda partial: partial.write_text(text + "\n"))
+            return RunState()
+        there = json.loads(plan.read_text())
+        for name, value in json.loads(json.dumps(identity)).items():
+            if there.get(name) != value:
+                raise UserError(
+                    f"{self.path} holds a different run ({name} is {there.get(name)!r}, asked for {value!r}): "
+                    "choose another output folder or delete it"
+                )
+        if self.result.exists():
+            return None
+        state = self.path / "state.pt"
+        if not state.exists():
+            return RunState()
+        saved = RunState(**read_safely(state))
+        if not resume:
+            raise UserError(
+                f"{self.path} holds this run unfinished, after epoch {len(saved.history)}: pass --resume to go on "
+                "or delete it"
+            )
+        return saved
+
+    def save(self, state: RunState) -> None:
+        """Write the state and the history."""
+        write_atomically(self.path / "state.pt", lambda partial: torch.save(vars(state), partial))
+        frame = pd.DataFrame(state.history)
+        write_atomically(self.path / "history.csv", lambda partial: frame.to_csv(partial, index=False))
+
+    def finish(self) -> None:
+        """Forget the state: ``last.pt`` has been written."""
+        (self.path / "state.pt").unlink(missing_ok=True)
+
+    def history(self) -> pd.DataFrame:
+        return pd.read_csv(self.path / "history.csv")
