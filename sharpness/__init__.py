@@ -1,0 +1,44 @@
+"""Loss-landscape sharpness of deep long-tailed recognition: how flat is this minimum, for every class?
+
+>>> import sharpness
+>>> data = sharpness.load_data("digits-lt")
+>>> data.class_counts
+(124, 84, 58, 39, 27, 18, 12, 8, 6, 4)
+"""
+
+from sharpness.checkpoints import load_checkpoint
+from sharpness.data import load_data
+from sharpness.errors import UserError
+from sharpness.objective import Objective
+from sharpness.probes import (
+    checkpoint_objective,
+    eigenvalues,
+    line,
+    measure,
+    plane,
+    random_perturbation,
+    trace,
+    worst_case,
+)
+from sharpness.results import Comparison, load_result
+from sharpness.training import train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Comparison",
+    "Objective",
+    "UserError",
+    "checkpoint_objective",
+    "eigenvalues",
+    "line",
+    "load_checkpoint",
+    "load_data",
+    "load_result",
+    "measure",
+    "plane",
+    "random_perturbation",
+    "trace",
+    "train",
+    "worst_case",
+]

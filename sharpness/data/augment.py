@@ -37,14 +37,10 @@ def random_crop(images: Tensor, padding: int, generator: Generator) -> Tensor:
         raise UserError(f"padding must be at least 0, not {padding}")
     if padding == 0:
         return images
-    n, channels, height, width = images.shape
-    offsets = torch.randint(0, 2 * padding + 1, (2, n, 1), generator=generator).to(images.device)
-    rows = offsets[0] + torch.arange(height, device=images.device)
-    columns = offsets[1] + torch.arange(width, device=images.device)
-    image = torch.arange(n, device=images.device)[:, None, None, None]
-    channel = torch.arange(channels, device=images.device)[None, :, None, None]
-    padded = F.pad(images, (padding,) * 4)
-    return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    n, _, height, width = images.shape
+    dy, dx = torch.randint(0, 2 * padding + 1, (2, n), generator=generator).to(images.device)
+    windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+    return windows[torch.arange(n, device=images.device), :, dy, dx]
 
 
 def random_flip(images: Tensor, generator: Generator) -> Tensor:

@@ -8,9 +8,9 @@ The head is class 0 and classes keep the order of their labels. With ``mu = 1 / 
 * ``exp_m2m``  ``n_c = int(n_max * (mu ** (1 / (C - 1))) ** c)`` (Kim, Jeong and Shin, M2m, CVPR 2020): the
   same curve in real numbers, but rounding often leaves the last class one image smaller.
 
-M2m takes the root with ``numpy.power``, whose last bit depends on the processor. For 10 classes at imbalance 50
-and 100 classes at 100 that bit decides about an image: there the root is rounded down on every machine, which
-gives the counts 99 and 4 of NumPy's vectorised power.
+M2m takes the root with ``numpy.power``, whose last bit depends on the processor. For 10 classes at imbalance
+50 and 100 classes at 100 that bit decides about an image: there the root is rounded down on every machine,
+which gives the counts 99 and 4 of NumPy's vectorised power.
 """
 
 from __future__ import annotations

@@ -1,0 +1,385 @@
+"""A loss of a model over fixed data, split by class: the one thing that probes probe."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
+
+from sharpness.engine import ClassSums, PerSampleLoss, class_sums, gradient_sum, hvp_sum
+from sharpness.errors import UserError, choose
+
+BATCHNORM = ("eval", "recalibrate")
+RECALIBRATION_BATCH = 250
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """``-log softmax(outputs)_target`` of every sample, shape (n,)."""
+    return F.cross_entropy(outputs, targets, reduction="none")
+
+
+class Objective:
+    r"""``L(w) = sum_i a_i l(f_w(x_i), y_i) / sum_i a_i`` over fixed samples, and its restriction to every class.
+
+    ``L_c`` is the same over the samples of class c. Sums and weights are accumulated separately, in float64, and
+    divided once, so that the batch size never changes a value. With equal weights
+    :math:`\sum_c (n_c / N) \nabla^2 L_c = \nabla^2 L`. The model is left as it was found: nothing here writes
+    to its weights (except inside :meth:`at`), buffers, ``.grad`` or mode.
+
+    Args:
+        model: any module from inputs to outputs, in eval mode if it has BatchNorm or dropout.
+        data: ``(x, y)``, an object with ``.tensors`` (an :class:`~sharpness.data.ImageSet`, a ``TensorDataset``), or
+            a map-style dataset of (input, label), read once. Inputs should carry no random augmentation.
+        loss: ``"ce"``, or a function of outputs and targets that returns one value per sample, shape (n,).
+        num_classes: C; the width of the outputs unless given.
+        weights: the a_i, shape (n,), positive; those that ``loss.weights(y)`` gives if there is such a method,
+            else 1.
+        batch_size: samples in one pass.
+        parameters: the scope: ``"all"``, ``"backbone"``, ``"classifier"``, or a shell pattern of names such as
+            ``"*layer3*"``. Parameters that are frozen or that no gradient reaches are left out.
+        batchnorm: ``"eval"`` uses the running statistics; ``"recalibrate"`` re-estimates them from this data,
+            cumulatively over batches of 250, whenever the weights have been moved by :meth:`at`.
+        groups: named sets of classes, for tables.
+        output: picks the outputs from what a model returns, if that is not a tensor.
+        class_names: names of the classes, for tables and plots.
+
+    Raises:
+        UserError: labels out of range, weights that are not positive, a model in training mode, one that does not
+            return a tensor, an empty scope.
+
+    >>> model = nn.Linear(2, 2, bias=False)
+    >>> _ = nn.init.zeros_(model.weight)
+    >>> objective = Objective(model, (torch.eye(2), torch.tensor([0, 1])))
+    >>> round(objective.loss(), 4), objective.num_parameters
+    (0.6931, 4)
+    >>> objective.gradient(class_index=0).tolist()
+    [-0.5, 0.0, 0.5, 0.0]
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Any,
+        loss: str | PerSampleLoss = "ce",
+        *,
+        num_classes: int | None = None,
+        weights: Tensor | None = None,
+        batch_size: int = 256,
+        parameters: str = "all",
+        batchnorm: str = "eval",
+        groups: dict[str, tuple[int, ...]] | None = None,
+        output: Callable[[Any], Tensor] | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        choose("batchnorm policy", batchnorm, BATCHNORM)
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size}: give at least 1")
+        if isinstance(loss, str):
+            choose("loss", loss, ("ce",))
+        self.model = model
+        self.loss_function: PerSampleLoss = cross_entropy if isinstance(loss, str) else loss
+        self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss))
+        self.batch_size = batch_size
+        self.batchnorm = batchnorm
+        self.scope = parameters
+        self._output = output
+        reference = next(model.parameters(), None)
+        if reference is None:
+            raise UserError(f"{type(model).__name__} has no parameters: there is nothing to probe")
+        self.device, self.dtype = reference.device, reference.dtype
+        _check_mode(model)
+        x, y = _tensors(data)
+        self.x = x.to(self.dtype) if x.is_floating_point() else x
+        self.y = y.long().cpu()
+        if len(self.x) != len(self.y) or not len(self.y) or self.y.ndim != 1:
+            raise UserError(f"{len(self.x)} inputs and labels of shape {tuple(y.shape)}: give one label per input")
+        self.num_classes = self._width() if num_classes is None else num_classes
+        if int(self.y.min()) < 0 or int(self.y.max()) >= self.num_classes:
+            bad = int(((self.y < 0) | (self.y >= self.num_classes)).nonzero()[0])
+            raise UserError(
+                f"label {int(self.y[bad])} of sample {bad} is outside 0..{self.num_classes - 1}: correct the labels "
+                "or num_classes"
+            )
+        if weights is None and hasattr(self.loss_function, "weights"):
+            weights = self.loss_function.weights(self.y)
+        self.weights = torch.ones(len(self.y), dtype=self.dtype) if weights is None else weights.cpu().to(self.dtype)
+        if self.weights.shape != self.y.shape or not bool((self.weights > 0).all()):
+            raise UserError(f"weights must be positive, one for each of the {len(self.y)} samples")
+        self.groups = dict(groups or {})
+        self.class_names = tuple(class_names or (str(c) for c in range(self.num_classes)))
+        self.names, self.parameters = self._in_scope(parameters)
+
+    @property
+    def num_parameters(self) -> int:
+        """k: scalars in scope that receive a gradient."""
+        return sum(p.numel() for p in self.parameters)
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.y)
+
+    @cached_property
+    def class_counts(self) -> np.ndarray:
+        """Probed samples per class, shape (C,)."""
+        return torch.bincount(self.y, minlength=self.num_classes).numpy()
+
+    def evaluate(self) -> ClassSums:
+        """Loss sums, weights and right answers per class, from one pass over the data."""
+        return class_sums(self._forward, self._batches(None), self.loss_function, self.num_classes)
+
+    def loss(self, class_index: int | None = None) -> float:
+        """L, or L_c."""
+        if class_index is None:
+            return self.evaluate().mean
+        return self.restrict(class_index).loss()
+
+    def class_losses(self) -> np.ndarray:
+        """L_c, shape (C,), from one pass; NaN for a class without samples."""
+        return self.evaluate().class_means
+
+    def gradient(self, class_index: int | None = None) -> Tensor:
+        """The gradient of L, or of L_c: flat, shape (k,), in the model's dtype."""
+        batches, total = self._batches(class_index), self._total(class_index)
+        return (gradient_sum(self._forward, self.parameters, batches, self.loss_function) / total).to(self.dtype)
+
+    def hvp(self, vector: Tensor, class_index: int | None = None) -> Tensor:
+        """The Hessian of L, or of L_c, times a vector: shapes (k,) to (k,), exact, in the model's dtype."""
+        if vector.shape != (self.num_parameters,):
+            raise UserError(f"the vector has shape {tuple(vector.shape)}: this Hessian needs ({self.num_parameters},)")
+        batches, total = self._batches(class_index), self._total(class_index)
+        vector = vector.detach().to(device=self.device, dtype=self.dtype)
+        product = hvp_sum(self._forward, self.parameters, batches, self.loss_function, vector)
+        return (product / total).to(self.dtype)
+
+    def restrict(self, what: int | Sequence[int] | np.ndarray | Tensor) -> Objective:
+        """The objective of a subset: a class (an int), or the samples at some indices.
+
+        Raises:
+            UserError: a class without samples.
+        """
+        if isinstance(what, int | np.integer):
+            indices = self._indices(int(what))
+        else:
+            indices = torch.as_tensor(what, dtype=torch.int64)
+            if not len(indices):
+                raise UserError("no samples were chosen: give at least one index")
+        other = object.__new__(Objective)
+        other.__dict__.update(self.__dict__)
+        for cached in ("class_counts", "data_sha256"):
+            other.__dict__.pop(cached, None)
+        other.x, other.y, other.weights = self.x[indices], self.y[indices], self.weights[indices]
+        return other
+
+    @contextmanager
+    def at(self, displacement: Tensor) -> Iterator[None]:
+        """The model at ``w + displacement``, flat (k,). Weights and statistics are put back exactly, whatever happens."""
+        buffers = [b for m in _batchnorms(self.model) for b in m.buffers()] if self.batchnorm == "recalibrate" else []
+        moved = [*self.parameters, *buffers]
+        saved = [t.detach().clone() for t in moved]
+        try:
+            with torch.no_grad():
+                pieces = displacement.to(self.device, self.dtype).split([p.numel() for p in self.parameters])
+                for p, d in zip(self.parameters, pieces, strict=True):
+                    p.add_(d.view_as(p))
+            if buffers:
+                self._recalibrate()
+            yield
+        finally:
+            with torch.no_grad():
+                for t, old in zip(moved, saved, strict=True):
+                    t.copy_(old)
+
+    def check(self) -> ClassSums:
+        """What every probe does first: two passes must agree and be finite. Returns the loss at the centre.
+
+        Raises:
+            UserError: the loss is random, or not finite; the message says where.
+        """
+        first, second = self.evaluate(), self.evaluate()
+        if not np.isfinite(first.loss).all():
+            bad = int(np.flatnonzero(~np.isfinite(first.loss))[0])
+            raise UserError(
+                f"the loss of class {bad} is {first.loss[bad]} before anything was perturbed: check the inputs' "
+                "normalisation and the weights for inf and nan"
+            )
+        if not np.allclose(first.loss, second.loss, rtol=1e-6, atol=1e-12):
+            raise UserError(
+                f"two passes over the same data gave losses {first.mean:.6g} and {second.mean:.6g}: the model or the "
+                "loss is random; freeze its noise or seed it in every call"
+            )
+        return first
+
+    def flatten(self, tensors: dict[str, Tensor]) -> Tensor:
+        """One flat vector (k,) from tensors by parameter name."""
+        return torch.cat([tensors[name].reshape(-1) for name in self.names]).to(self.device, self.dtype)
+
+    @cached_property
+    def filter_axes(self) -> dict[str, int]:
+        """For every parameter in scope, the axis that runs over its filters (0 unless its module says otherwise)."""
+        axes = {
+            f"{prefix}.{name}".lstrip("."): axis
+            for prefix, module in self.model.named_modules()
+            for name, axis in getattr(module, "filter_axes", {}).items()
+        }
+        return {name: axes.get(name, 0) for name in self.names}
+
+    @cached_property
+    def data_sha256(self) -> str:
+        """Of inputs, labels and weights."""
+        digest = hashlib.sha256()
+        for t in (self.x, self.y, self.weights):
+            digest.update(t.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def model_sha256(self) -> str:
+        """Of all weights and buffers as they are now."""
+        digest = hashlib.sha256()
+        for name, t in sorted(self.model.state_dict().items()):
+            digest.update(name.encode() + t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def provenance(self) -> dict[str, Any]:
+        """What a result needs to be understood and repeated; plain values."""
+        heads = [m for m in self.model.modules() if hasattr(m, "scale") and hasattr(m, "filter_axes")]
+        return {
+            "model": type(self.model).__name__,
+            "model_sha256": self.model_sha256(),
+            "data_sha256": self.data_sha256,
+            "samples": self.num_samples,
+            "class_samples": self.class_counts.tolist(),
+            "loss": self.loss_name,
+            "logit_scale": float(heads[0].scale) if heads else 1.0,  # type: ignore[arg-type]
+            "scope": self.scope,
+            "num_parameters": self.num_parameters,
+            "batchnorm": self.batchnorm,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": self.device.type,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"Objective({type(self.model).__name__}, {self.num_samples} samples, {self.num_classes} classes, "
+            f"loss={self.loss_name}, k={self.num_parameters}, batchnorm={self.batchnorm})"
+        )
+
+    def _forward(self, x: Tensor) -> Tensor:
+        outputs = self.model(x)
+        if self._output is not None:
+            outputs = self._output(outputs)
+        if not isinstance(outputs, Tensor):
+            raise UserError(
+                f"the model returned a {type(outputs).__name__}: pass output=, a function that picks the logits, "
+                "such as output=lambda r: r[0]"
+            )
+        return outputs
+
+    def _indices(self, class_index: int) -> Tensor:
+        if not 0 <= class_index < self.num_classes:
+            raise UserError(f"class {class_index} is outside 0..{self.num_classes - 1}")
+        indices = (self.y == class_index).nonzero().squeeze(1)
+        if not len(indices):
+            raise UserError(f"class {class_index} has no samples here: there is no loss to probe")
+        return indices
+
+    def _total(self, class_index: int | None) -> float:
+        weights = self.weights if class_index is None else self.weights[self._indices(class_index)]
+        return float(weights.double().sum())
+
+    def _batches(self, class_index: int | None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        indices = torch.arange(len(self.y)) if class_index is None else self._indices(class_index)
+        whole = class_index is None
+        for start in range(0, len(indices), self.batch_size):
+            part = slice(start, start + self.batch_size) if whole else indices[start : start + self.batch_size]
+            yield tuple(t[part].to(self.device) for t in (self.x, self.y, self.weights))  # type: ignore[misc]
+
+    @torch.no_grad()
+    def _width(self) -> int:
+        outputs = self._forward(self.x[:1].to(self.device))
+        if outputs.ndim != 2:
+            raise UserError(f"outputs have shape {tuple(outputs.shape)}, not (n, C): pass num_classes")
+        return outputs.shape[1]
+
+    def _in_scope(self, scope: str) -> tuple[list[str], list[Tensor]]:
+        """Names and tensors in scope that a gradient reaches."""
+        everything = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        if not everything:
+            raise UserError("all parameters are frozen (requires_grad is False): unfreeze those to be probed")
+        probe = slice(0, min(8, self.num_samples))
+        value = self.loss_function(self._forward(self.x[probe].to(self.device)), self.y[probe].to(self.device)).sum()
+        if not value.requires_grad:
+            raise UserError("the loss does not depend on any parameter: is the forward pass under no_grad?")
+        gradients = torch.autograd.grad(value, [p for _, p in everything], allow_unused=True)
+        reached = [(n, p) for (n, p), g in zip(everything, gradients, strict=True) if g is not None]
+        classifier = _classifier_prefix(self.model)
+        rules: dict[str, Callable[[str], bool]] = {
+            "all": lambda name: True,
+            "classifier": lambda name: name.startswith(classifier),
+            "backbone": lambda name: not name.startswith(classifier),
+        }
+        inside = rules.get(scope, lambda name: fnmatch.fnmatchcase(name, scope))
+        chosen = [(n, p) for n, p in reached if inside(n)]
+        if not chosen:
+            raise UserError(
+                f"parameters={scope!r} matches no parameter that receives a gradient: take 'all', 'backbone', "
+                f"'classifier' or a pattern of names such as {reached[0][0]!r}"
+            )
+        return [n for n, _ in chosen], [p for _, p in chosen]
+
+    def _recalibrate(self) -> None:
+        """Running statistics at the present weights, from this objective's own data."""
+        modes = [(m, m.training) for m in self.model.modules()]
+        try:
+            batches = [x.to(self.device) for x in self.x.split(RECALIBRATION_BATCH)]
+            update_bn(batches, self.model)
+        finally:
+            for m, mode in modes:
+                m.training = mode
+
+
+def _tensors(data: Any) -> tuple[Tensor, Tensor]:
+    """Inputs and labels of anything that can be probed."""
+    if hasattr(data, "tensors"):
+        data = data.tensors
+    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(t, Tensor | np.ndarray) for t in data):
+        return torch.as_tensor(data[0]), torch.as_tensor(data[1])
+    if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")) or not len(data):
+        raise UserError(f"data is a {type(data).__name__}: give (x, y), a TensorDataset or a map-style dataset")
+    pairs = [data[i] for i in range(len(data))]
+    if not torch.equal(torch.as_tensor(pairs[0][0]), torch.as_tensor(data[0][0])):
+        raise UserError("the first sample differs when read twice: the dataset augments at random, switch that off")
+    return torch.stack([torch.as_tensor(x) for x, _ in pairs]), torch.tensor([int(y) for _, y in pairs])
+
+
+def _batchnorms(model: nn.Module) -> list[nn.Module]:
+    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+def _check_mode(model: nn.Module) -> None:
+    noisy = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    training = [n for n, m in model.named_modules() if isinstance(m, noisy) and m.training]
+    if training:
+        raise UserError(
+            f"the model is in training mode ({len(training)} BatchNorm or dropout layers, {training[0]!r} first): "
+            "call model.eval() before probing it"
+        )
+
+
+def _classifier_prefix(model: nn.Module) -> str:
+    """The name of the classifier: ``head``, ``fc``, ... if there is one, else the last module with parameters."""
+    for name in ("head", "classifier", "fc", "linear"):
+        if name in dict(model.named_children()):
+            return name + "."
+    owners = [n for n, m in model.named_modules() if n and any(True for _ in m.parameters(recurse=False))]
+    return owners[-1] + "." if owners else ""

@@ -1,0 +1,55 @@
+"""How much a number varies between draws, model beside model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from sharpness.plots.style import color, marker, new_axes, style
+
+
+def plot_spread(
+    draws: Mapping[str, np.ndarray],
+    ax: Axes | None = None,
+    *,
+    title: str | None = None,
+    ylabel: str = "",
+    log: bool = False,
+) -> Axes:
+    """Draw ``{label: (D,)}``: every draw as a point, from the smallest to the largest as a line, the mean as a bar."""
+    with style():
+        ax = new_axes(ax)
+        for i, (label, values) in enumerate(draws.items()):
+            spread = np.linspace(-0.22, 0.22, len(values)) if len(values) > 1 else np.zeros(1)
+            ax.vlines(i, np.min(values), np.max(values), color=color(i), linewidth=0.8, alpha=0.6)
+            ax.hlines(np.mean(values), i - 0.3, i + 0.3, color=color(i), linewidth=1.6)
+            ax.plot(i + spread, values, marker(i), color=color(i), markeredgecolor="white", markeredgewidth=0.4, label=label)
+        if log:
+            ax.set_yscale("log")
+        ax.set_xticks(range(len(draws)), list(draws), rotation=20 if len(draws) > 4 else 0)
+        ax.set_xlim(-0.5, len(draws) - 0.5)
+        ax.set(ylabel=ylabel, title=title or "")
+    return ax
+
+
+def plot_rises(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+    ax: Axes | None = None,
+    *,
+    title: str | None = None,
+    xlabel: str = "Radius of the perturbation (in filter norms)",
+    ylabel: str = "Rise of the loss",
+    legend: bool = True,
+) -> Axes:
+    """Draw ``{label: (radii (R,), mean (R,), standard deviation (R,))}`` as curves with bands."""
+    with style():
+        ax = new_axes(ax)
+        for i, (label, (radii, mean, deviation)) in enumerate(curves.items()):
+            ax.fill_between(radii, mean - deviation, mean + deviation, color=color(i), alpha=0.18, linewidth=0)
+            ax.plot(radii, mean, color=color(i), marker=marker(i), label=label)
+        ax.set(xlabel=xlabel, ylabel=ylabel, title=title or "")
+        if legend:
+            ax.legend()
+    return ax

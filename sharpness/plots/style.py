@@ -1,0 +1,89 @@
+"""How every picture looks: one palette that colour-blind readers can tell apart, one set of sizes, one way to save."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+#: Widths in inches of one and of two columns of a paper.
+COLUMN, PAGE = 3.35, 6.9
+#: Okabe and Ito's colours in an order that keeps neighbours apart, also in grey.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+#: Low is light: flat minima look pale, and contour lines stand out.
+SURFACE_COLORS = "viridis"
+
+RC = {
+    **sns.axes_style("ticks"),
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "axes.titlesize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "savefig.dpi": 200,
+    "figure.dpi": 150,
+}
+
+
+def color(index: int) -> str:
+    """The colour of the ``index``-th model of a comparison."""
+    return COLORS[index % len(COLORS)]
+
+
+def marker(index: int) -> str:
+    """The marker of the ``index``-th model of a comparison."""
+    return MARKERS[index % len(MARKERS)]
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The project's settings, inside a ``with`` only: global rcParams stay as they were."""
+    with mpl.rc_context(RC):
+        yield
+
+
+def new_figure(width: float = COLUMN, height: float = 2.4) -> Figure:
+    """An empty figure that pyplot does not know of, so that it never shows or leaks."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def new_axes(ax: Axes | None, width: float = COLUMN, height: float = 2.4, **options: Any) -> Axes:
+    """``ax``, or the single Axes of a new figure; in a notebook the figure displays by itself."""
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    if mpl.is_interactive() or "inline" in mpl.get_backend():
+        return plt.figure(figsize=(width, height), layout="constrained").add_subplot(**options)
+    return new_figure(width, height).add_subplot(**options)
+
+
+def save_figure(figure: Figure, path: Path) -> list[Path]:
+    """PDF and PNG beside each other, without dates, so that equal pictures are equal files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = [path.with_suffix(".pdf"), path.with_suffix(".png")]
+    with style():
+        figure.savefig(written[0], metadata={"CreationDate": None, "ModDate": None})
+        figure.savefig(written[1], metadata={"Software": None})
+    return written

@@ -1,0 +1,18 @@
+"""Frozen results: tables, files, provenance, plots."""
+
+from sharpness.results.base import Comparison, Result, load_result
+from sharpness.results.eigenvalues import EigenvalueResult
+from sharpness.results.landscape import LineResult, PlaneResult
+from sharpness.results.measures import MeasureResult
+from sharpness.results.perturbation import PerturbationResult
+
+__all__ = [
+    "Comparison",
+    "EigenvalueResult",
+    "LineResult",
+    "MeasureResult",
+    "PerturbationResult",
+    "PlaneResult",
+    "Result",
+    "load_result",
+]

@@ -1,0 +1,158 @@
+"""What every result has in common: frozen, tabular, saved as one NetCDF file, with its provenance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from sharpness.errors import UserError
+from sharpness.files import write_atomically
+
+R = TypeVar("R", bound="Result")
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Result:
+    """Numbers of one probe of one model.
+
+    Attributes:
+        class_names: names of the C classes.
+        class_samples: (C,) samples of each class that were probed.
+        groups: named sets of class indices. A group's value is the mean of its classes' values.
+        provenance: how the numbers came about; plain values.
+    """
+
+    #: For every array, the names of its dimensions. Everything else is a plain value.
+    DIMENSIONS: ClassVar[dict[str, tuple[str, ...]]] = {"class_samples": ("class",)}
+    REGISTRY: ClassVar[dict[str, type[Result]]] = {}
+
+    class_names: tuple[str, ...]
+    class_samples: np.ndarray  # (C,)
+    groups: dict[str, tuple[int, ...]]
+    provenance: dict[str, Any]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.DIMENSIONS = {**Result.DIMENSIONS, **cls.DIMENSIONS}
+        Result.REGISTRY[cls.__name__] = cls
+
+    def to_frame(self) -> pd.DataFrame:
+        """The numbers as a tidy table."""
+        raise NotImplementedError
+
+    def plot(self, ax: Any = None, **options: Any) -> Any:
+        """Draw on ``ax`` (a new one unless given) and return it."""
+        return type(self).compare({self.label: self}, ax=ax, **options)
+
+    @classmethod
+    def compare(cls, results: Mapping[str, Any], ax: Any = None, **options: Any) -> Any:
+        """Draw several results of this kind together, on common scales."""
+        raise NotImplementedError
+
+    @property
+    def label(self) -> str:
+        return str(self.provenance.get("label", "model"))
+
+    @property
+    def rarest_class(self) -> int:
+        """The class with the fewest probed samples; the last one of several."""
+        present = np.where(self.class_samples > 0, self.class_samples, np.iinfo(np.int64).max)
+        return int(len(present) - 1 - np.argmin(present[::-1]))
+
+    def select(self, class_values: np.ndarray, subset: str | int | None, overall: np.ndarray) -> np.ndarray:
+        """Values of everything (None), of one class (an int or a class name), or of a group (a group name).
+
+        Args:
+            class_values: (C, ...), one value or array per class.
+            overall: (...), of all samples together.
+        """
+        if subset is None:
+            return overall
+        if isinstance(subset, str) and subset in self.groups:
+            classes = list(self.groups[subset])
+            return class_values[classes].mean(axis=0) if classes else np.full_like(overall, np.nan)
+        if isinstance(subset, str) and subset in self.class_names:
+            subset = self.class_names.index(subset)
+        if isinstance(subset, str) or not 0 <= subset < len(class_values):
+            known = ", ".join([*self.groups, *self.class_names])
+            raise UserError(f"unknown class or group {subset!r}: choose one of {known}, or a class index")
+        return class_values[subset]
+
+    def group_of(self, class_index: int) -> str:
+        """The group of a class, or an empty string."""
+        return next((g for g, classes in self.groups.items() if class_index in classes), "")
+
+    def to_dataset(self) -> xr.Dataset:
+        """The same numbers as an xarray data set; plain values as JSON in its attributes."""
+        arrays, plain = {}, {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name in self.DIMENSIONS and value is not None:
+                arrays[f.name] = (self.DIMENSIONS[f.name][-np.ndim(value) :], np.asarray(value))
+            else:
+                plain[f.name] = value
+        return xr.Dataset(arrays, attrs={"sharpness_result": type(self).__name__, "fields": json.dumps(plain)})
+
+    def save(self, path: str | Path) -> Path:
+        """Write one NetCDF file, which xarray opens; read it back with :func:`load_result`."""
+        path = Path(path)
+        data = self.to_dataset()
+        write_atomically(path, lambda partial: data.to_netcdf(partial, engine="scipy"))
+        return path
+
+    def __repr__(self) -> str:
+        k, n = self.provenance.get("num_parameters"), int(self.class_samples.sum())
+        return f"{type(self).__name__}({self.label}: {self._summary()}; {n} samples, k={k})"
+
+    def _summary(self) -> str:
+        return ""
+
+    def _repr_html_(self) -> str:
+        return f"<p><b>{type(self).__name__}</b> {self._summary()}</p>" + self.to_frame().head(12).to_html(index=False)
+
+
+def load_result(path: str | Path) -> Any:
+    """Read what :meth:`Result.save` wrote.
+
+    Raises:
+        UserError: no such file, or one that is not a result.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no result at {path}")
+    try:
+        with xr.open_dataset(path, engine="scipy") as opened:
+            data = opened.load()
+        kind = Result.REGISTRY[data.attrs["sharpness_result"]]
+    except Exception as error:
+        raise UserError(f"{path} is not a saved result of sharpness ({type(error).__name__})") from None
+    plain = json.loads(data.attrs["fields"])
+    for name in ("class_names", "names"):
+        if name in plain:
+            plain[name] = tuple(plain[name])
+    plain["groups"] = {g: tuple(classes) for g, classes in plain["groups"].items()}
+    return kind(**plain, **{str(name): data[name].values for name in data.variables})
+
+
+class Comparison(dict[str, R]):
+    """Results of several models by label; drawn together, tabulated together."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """The tables of all results, with the label in the first column, ``model``."""
+        return pd.concat(
+            [r.to_frame().assign(model=label) for label, r in self.items()], ignore_index=True
+        ).pipe(lambda f: f[["model", *[c for c in f.columns if c != "model"]]])
+
+    def plot(self, ax: Any = None, **options: Any) -> Any:
+        """Draw all results on common scales."""
+        return type(next(iter(self.values()))).compare(self, ax=ax, **options)
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().head(20).to_html(index=False)

@@ -1,0 +1,86 @@
+"""The per-class table: one row per class, one column per measure, with standard errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from sharpness.errors import choose
+from sharpness.plots import plot_class_values
+from sharpness.results.base import Result
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class MeasureResult(Result):
+    """Measures of all samples together and of every class.
+
+    Attributes:
+        names: of the M measures, such as ``"lambda_max"``.
+        overall: (M,) of all samples together.
+        values: (M, C), NaN for a class without samples.
+        errors: (M, C) standard errors over random probes or draws; NaN for what is not estimated.
+        overall_errors: (M,).
+        train_counts: (C,) training images, -1 where unknown.
+    """
+
+    DIMENSIONS: ClassVar = {
+        "overall": ("measure",),
+        "values": ("measure", "class"),
+        "errors": ("measure", "class"),
+        "overall_errors": ("measure",),
+        "train_counts": ("class",),
+    }
+
+    names: tuple[str, ...]
+    overall: np.ndarray
+    values: np.ndarray
+    errors: np.ndarray
+    overall_errors: np.ndarray
+    train_counts: np.ndarray
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row "all", one for each group (mean of its classes), one per class.
+
+        Standard errors stand in a column ``<measure>_se`` beside their measure.
+        """
+        rows = [self._row("all", "", None)]
+        rows += [self._row(g, g, g) for g, classes in self.groups.items() if classes]
+        rows += [self._row(name, self.group_of(c), c) for c, name in enumerate(self.class_names)]
+        return pd.DataFrame(rows)
+
+    def _row(self, name: str, group: str, subset: str | int | None) -> dict[str, Any]:
+        members = list(range(len(self.class_names)))
+        if isinstance(subset, str):
+            members = list(self.groups[subset])
+        elif subset is not None:
+            members = [subset]
+        row: dict[str, Any] = {"class": name, "group": group, "samples": int(self.class_samples[members].sum())}
+        if (self.train_counts >= 0).all():
+            row["train"] = int(self.train_counts[members].sum())
+        for m, measure in enumerate(self.names):
+            row[measure] = float(self.select(self.values[m], subset, self.overall[m]))
+            if np.isfinite(self.errors[m]).any():
+                squares = self.errors[m][members] ** 2
+                error = self.overall_errors[m] if subset is None else squares.sum() ** 0.5 / len(members)
+                row[f"{measure}_se"] = float(error)
+        return row
+
+    @classmethod
+    def compare(
+        cls, results: Mapping[str, Any], ax: Any = None, measure: str = "lambda_max", **options: Any
+    ) -> Any:
+        """One measure of every class, model beside model."""
+        first = next(iter(results.values()))
+        choose("measure", measure, first.names)
+        values = {label: r.values[r.names.index(measure)] for label, r in results.items()}
+        errors = {label: r.errors[r.names.index(measure)] for label, r in results.items()}
+        return plot_class_values(
+            values, list(first.class_names), ax=ax, errors=errors, ylabel=measure.replace("_", " "), **options
+        )
+
+    def _summary(self) -> str:
+        return ", ".join(f"{n} {v:.4g}" for n, v in zip(self.names, self.overall, strict=True))

@@ -1,0 +1,53 @@
+"""Data sets by name."""
+
+import pytest
+
+from sharpness.data import DATASETS, load_data
+from sharpness.errors import UserError
+
+
+def test_names_lead_to_their_data_sets(tmp_path, write, no_data_root):
+    write(tmp_path, "cifar10", [20] * 10)
+    write(tmp_path, "cifar100", [20] * 100)
+    for name in DATASETS:
+        root = None if name == "digits-lt" else tmp_path
+        data = load_data(name, imbalance=10, data_root=root, download=False)
+        assert data.longtail.dataset == name
+        assert data.longtail.imbalance == 10
+
+
+def test_a_description_leads_back_to_its_data():
+    data = load_data("digits-lt", profile="step", imbalance=5, subset="seed:2", groups="100,20")
+    tail = data.longtail
+    again = load_data(
+        tail.dataset,
+        profile=tail.profile,
+        imbalance=tail.imbalance,
+        subset=tail.subset,
+        groups=tail.group_convention,
+    )
+    assert again.longtail == tail
+    assert (again.train.images == data.train.images).all()
+
+
+def test_an_option_that_is_none_has_its_default():
+    options = dict.fromkeys(("profile", "imbalance", "subset", "groups", "data_root", "download"))
+    assert load_data("digits-lt", **options).longtail == load_data("digits-lt").longtail
+
+
+def test_an_unknown_name_lists_the_data_sets():
+    with pytest.raises(UserError, match="'mnist'.*digits-lt, cifar10-lt, cifar100-lt"):
+        load_data("mnist")
+
+
+@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("value", [10, None])
+def test_an_unknown_option_lists_the_options(name, value):
+    with pytest.raises(UserError, match=f"option of {name} 'imbalace'.*profile, imbalance, subset, groups"):
+        load_data(name, imbalace=value)
+
+
+@pytest.mark.parametrize("option", [{"data_root": "/data"}, {"download": True}])
+def test_digits_take_no_files(option):
+    with pytest.raises(UserError, match=f"{next(iter(option))} does not apply"):
+        load_data("digits-lt", **option)
