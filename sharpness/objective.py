@@ -24,8 +24,12 @@ RECALIBRATION_BATCH = 250
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """``-log softmax(outputs)_target`` of every sample, shape (n,)."""
-    return F.cross_entropy(outputs, targets, reduction="none")
+    """``-log softmax(outputs)_target`` of every sample, shape (n,).
+
+    In float64 whatever the outputs: where a sample is classified with confidence, its gradient is a probability minus
+    1, which float32 rounds away together with the curvature.
+    """
+    return F.cross_entropy(outputs.double(), targets, reduction="none")
 
 
 class Objective:

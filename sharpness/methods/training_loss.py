@@ -28,7 +28,7 @@ class TrainingLoss:
         return f"training loss {self.loss!r}"
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return self.loss.terms(logits, labels, self.context)[0]
+        return self.loss.terms(logits.double(), labels, self.context)[0]
 
     def weights(self, labels: Tensor) -> Tensor:
         """Weights (n,) of the samples."""

@@ -14,11 +14,15 @@ def plot_spread(
     draws: Mapping[str, np.ndarray],
     ax: Axes | None = None,
     *,
+    base: Mapping[str, float] | None = None,
     title: str | None = None,
     ylabel: str = "",
     log: bool = False,
 ) -> Axes:
-    """Draw ``{label: (D,)}``: every draw as a point, from the smallest to the largest as a line, the mean as a bar."""
+    """Draw ``{label: (D,)}``: a point per draw, a line from the smallest to the largest, the mean as a bar.
+
+    ``base``, if given, is marked by a black dash: the value without perturbation.
+    """
     with style():
         ax = new_axes(ax)
         for i, (label, values) in enumerate(draws.items()):
@@ -26,6 +30,8 @@ def plot_spread(
             ax.vlines(i, np.min(values), np.max(values), color=color(i), linewidth=0.8, alpha=0.6)
             ax.hlines(np.mean(values), i - 0.3, i + 0.3, color=color(i), linewidth=1.6)
             ax.plot(i + spread, values, marker(i), color=color(i), markeredgecolor="white", markeredgewidth=0.4, label=label)
+            if base is not None:
+                ax.plot(i, base[label], "_", color="black", markersize=14, markeredgewidth=1.2)
         if log:
             ax.set_yscale("log")
         ax.set_xticks(range(len(draws)), list(draws), rotation=20 if len(draws) > 4 else 0)

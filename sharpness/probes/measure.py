@@ -35,7 +35,8 @@ def checkpoint_objective(
     Args:
         split: ``"train"``, rebuilt by the recorded recipe, or ``"test"``.
         loss: ``"ce"`` on calibrated logits, or ``"training"``: the loss it was trained with.
-        limit_per_class: the first so many samples of every class.
+        limit_per_class: the first so many samples of every class, weighted so that the overall loss still counts
+            every class by its size.
         options: of :class:`~sharpness.Objective`.
     """
     if not isinstance(checkpoint, Checkpoint):
@@ -44,12 +45,16 @@ def checkpoint_objective(
     choose("loss", loss, ("ce", "training"))
     data = checkpoint.load_data(data_root)
     images = getattr(data, split)
+    function = "ce" if loss == "ce" else training_loss(checkpoint.manifest)
     if limit_per_class is not None:
+        counts = images.class_counts(data.num_classes)
         images = images.limit_per_class(limit_per_class)
+        weights = (counts / images.class_counts(data.num_classes))[images.labels]
+        options["weights"] = weights * (1 if loss == "ce" else function.weights(images.labels))  # type: ignore
     return Objective(
         checkpoint.model,
         images,
-        loss="ce" if loss == "ce" else training_loss(checkpoint.manifest),
+        loss=function,
         num_classes=data.num_classes,
         groups=data.groups,
         class_names=data.class_names,

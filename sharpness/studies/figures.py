@@ -1,0 +1,109 @@
+"""All figures of the talk for a list of methods: train what is missing, probe, draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from sharpness.data import LongTailData
+from sharpness.files import write_atomically
+from sharpness.plots import save_figure
+from sharpness.probes import (
+    checkpoint_objective,
+    eigenvalues,
+    line,
+    plane,
+    random_perturbation,
+    require_comparable,
+    worst_case,
+)
+from sharpness.results import Comparison
+from sharpness.studies.curvature import draw_curvature
+from sharpness.studies.motivation import RADII, draw_motivation
+from sharpness.studies.runs import measured, trained
+from sharpness.studies.summary import summary_table, to_markdown
+from sharpness.studies.visualization import draw_lines, draw_planes
+
+METHODS = ("ce", "ldam-drw", "mislas", "gcl", "cc-sam")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was drawn, and the summary."""
+
+    summary: pd.DataFrame
+    files: list[Path]
+
+
+def make_figures(
+    data: LongTailData,
+    methods: Sequence[str] = METHODS,
+    out: str | Path = "figures",
+    runs: str | Path = "runs",
+    *,
+    grid: int = 25,
+    extent: float = 0.5,
+    radii: Sequence[float] = RADII,
+    draws: int = 5,
+    split: str = "train",
+    loss: str = "ce",
+    limit_per_class: int | None = None,
+    data_root: str | None = None,
+    seed: int = 0,
+    **training: Any,
+) -> Figures:
+    """Motivation, per-class curvature, visualization and summary for a list of methods on a data set.
+
+    Every picture is a PDF and a PNG; the numbers behind it stand beside it as CSV, and the results they come from under
+    ``OUT/results``. Models and results that exist already are reused.
+
+    Args:
+        grid: points of the line, and along each side of the plane.
+        extent: half the length of line and plane, in filter norms.
+        training: of :func:`sharpness.train`: epochs, model, batch_size, precision, device.
+    """
+    out = Path(out)
+    checkpoints = trained(methods, data, Path(runs), seed, **training)
+    objectives = {
+        label: checkpoint_objective(c, split, loss, data_root, limit_per_class) for label, c in checkpoints.items()
+    }
+    if loss == "ce":
+        require_comparable(objectives)
+    store = out / "results"
+    perturbations = measured(
+        random_perturbation, objectives, store, "perturbation", radii=tuple(radii), draws=draws, seed=seed
+    )
+    classes = measured(
+        eigenvalues, objectives, store, "class-eigenvalues", which="both", per_class=True, keep_vectors=False, seed=seed
+    )
+    overall = measured(eigenvalues, objectives, store, "eigenvalues", which="both", keep_vectors=False, seed=seed)
+    worst = measured(worst_case, objectives, store, "worst-case")
+    span = (-extent, extent, grid)
+    lines = measured(line, objectives, store, "line", x=(-extent, extent, 2 * grid + 1), seed=seed)
+    planes = measured(plane, objectives, store, "plane", x=span, y=span, seed=seed)
+    pictures: dict[str, tuple[Figure, Comparison]] = {
+        "motivation": (draw_motivation(perturbations), perturbations),
+        "eigenvalues": (draw_curvature(classes, data.class_counts), classes),
+        "visualization_lines": (draw_lines(lines), lines),
+        "visualization_contours": (draw_planes(planes, "contour"), planes),
+        "visualization_surfaces": (draw_planes(planes, "surface"), planes),
+    }
+    files: list[Path] = []
+    for name, (figure, numbers) in pictures.items():
+        files += save_figure(figure, out / name)
+        if name != "visualization_surfaces":
+            files.append(_write_csv(numbers.to_frame(), out / f"{name}.csv"))
+    summary = summary_table(checkpoints, perturbations, overall, classes, worst)
+    files.append(_write_csv(summary, out / "summary.csv"))
+    write_atomically(out / "summary.md", lambda partial: partial.write_text(to_markdown(summary), encoding="utf-8"))
+    return Figures(summary, [*files, out / "summary.md"])
+
+
+def _write_csv(frame: pd.DataFrame, path: Path) -> Path:
+    write_atomically(path, lambda partial: frame.to_csv(partial, index=False, float_format="%.6g"))
+    return path
