@@ -186,7 +186,7 @@ class Objective:
 
     @contextmanager
     def at(self, displacement: Tensor) -> Iterator[None]:
-        """The model at ``w + displacement``, flat (k,). Weights and statistics are put back exactly, whatever happens."""
+        """The model at ``w + displacement``, flat (k,); weights and statistics are put back exactly, whatever happens."""
         buffers = [b for m in _batchnorms(self.model) for b in m.buffers()] if self.batchnorm == "recalibrate" else []
         moved = [*self.parameters, *buffers]
         saved = [t.detach().clone() for t in moved]

@@ -111,9 +111,7 @@ def _folder(name: str, layout: Layout, data_root: str | Path | None, fetch: bool
     if fetch and not complete:
         return download(name, root)
     if not given and not folder.is_dir():
-        raise UserError(
-            f"no {name} files: pass --data-root, set SHARPNESS_DATA to their folder, or pass --download"
-        )
+        raise UserError(f"no {name} files: pass --data-root, set SHARPNESS_DATA to their folder, or pass --download")
     if not folder.is_dir():
         raise UserError(
             f"{folder} is missing: pass --data-root or set SHARPNESS_DATA to the folder that holds "
@@ -140,9 +138,7 @@ def _read_rows(path: Path, layout: Layout, remedy: str) -> tuple[np.ndarray, np.
         raise UserError(f"{path} should hold {len(rows)} whole numbers as {layout.labels!r}: {remedy}")
     for index, label in enumerate(labels):
         if not 0 <= label < layout.num_classes:
-            raise UserError(
-                f"{path} has label {label} at index {index}, outside 0..{layout.num_classes - 1}: {remedy}"
-            )
+            raise UserError(f"{path} has label {label} at index {index}, outside 0..{layout.num_classes - 1}: {remedy}")
     return rows, np.array(labels, dtype=np.int64)
 
 

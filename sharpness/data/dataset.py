@@ -53,13 +53,10 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
-            raise UserError(
-                f"images must be uint8 (n, ch, h, w), not {self.images.dtype} {tuple(self.images.shape)}"
-            )
+            raise UserError(f"images must be uint8 (n, ch, h, w), not {self.images.dtype} {tuple(self.images.shape)}")
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
             raise UserError(
-                f"labels must be int64 ({len(self.images)},), not "
-                f"{self.labels.dtype} {tuple(self.labels.shape)}"
+                f"labels must be int64 ({len(self.images)},), not {self.labels.dtype} {tuple(self.labels.shape)}"
             )
         channels = self.images.shape[1]
         if len(self.mean) != channels or len(self.std) != channels or min(self.std) <= 0:

@@ -52,9 +52,7 @@ def check_recipe(profile: str, imbalance: float, subset: str, groups: str) -> No
     check_convention(groups)
 
 
-def select_indices(
-    labels: np.ndarray | torch.Tensor | Sequence[int], counts: Sequence[int], subset: str
-) -> np.ndarray:
+def select_indices(labels: np.ndarray | torch.Tensor | Sequence[int], counts: Sequence[int], subset: str) -> np.ndarray:
     """Indices ``(sum(counts),)``, int64, of the images a recipe keeps, class after class.
 
     Args:

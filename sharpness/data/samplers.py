@@ -54,9 +54,7 @@ def inverse_frequency(labels: Tensor, counts: Tensor, generator: Generator) -> T
 
 def effective_number(labels: Tensor, counts: Tensor, generator: Generator, beta: float = 0.9999) -> Tensor:
     """Independent draws, weight ``(1 - beta) / (1 - beta ** n_y)`` (Cui et al., CVPR 2019)."""
-    return _multinomial(
-        _effective(torch.full_like(counts, beta, dtype=torch.float64), counts), labels, generator
-    )
+    return _multinomial(_effective(torch.full_like(counts, beta, dtype=torch.float64), counts), labels, generator)
 
 
 def cben(labels: Tensor, counts: Tensor, generator: Generator) -> Tensor:
@@ -108,9 +106,7 @@ SAMPLERS: dict[str, Sampler] = {
 }
 
 
-def epoch_indices(
-    name: str, labels: Tensor, num_classes: int, generator: Generator, *, per_class: int = 1
-) -> Tensor:
+def epoch_indices(name: str, labels: Tensor, num_classes: int, generator: Generator, *, per_class: int = 1) -> Tensor:
     """Indices ``(N,)``, int64, of the images of one epoch, on the labels' device.
 
     Args:

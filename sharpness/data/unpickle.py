@@ -73,9 +73,7 @@ def read_pickle(path: Path, remedy: str) -> Any:
     try:
         return _Reader(io.BytesIO(content), encoding="bytes").load()
     except _ForbiddenGlobal as error:
-        raise UserError(
-            f"{path} names {error}, which no data file needs (nothing was run): {remedy}"
-        ) from None
+        raise UserError(f"{path} names {error}, which no data file needs (nothing was run): {remedy}") from None
     except Exception:
         # A damaged pickle can raise nearly any exception.
         raise UserError(f"{path} is truncated or no pickle of arrays: {remedy}") from None

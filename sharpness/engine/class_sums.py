@@ -47,7 +47,10 @@ def ratio(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def class_sums(
-    forward: Callable[[Tensor], Tensor], batches: Iterable[WeightedBatch], loss: PerSampleLoss, num_classes: int
+    forward: Callable[[Tensor], Tensor],
+    batches: Iterable[WeightedBatch],
+    loss: PerSampleLoss,
+    num_classes: int,
 ) -> ClassSums:
     """Sums of ``loss(forward(x), y)`` by class.
 

@@ -38,9 +38,7 @@ def hvp_sum(
     attention runs with its math kernel.
     """
     total = _zeros(parameters)
-    pieces = [
-        v.view_as(p) for p, v in zip(parameters, vector.split([p.numel() for p in parameters]), strict=True)
-    ]
+    pieces = [v.view_as(p) for p, v in zip(parameters, vector.split([p.numel() for p in parameters]), strict=True)]
     for x, y, a in batches:
         with sdpa_kernel(SDPBackend.MATH):
             value = (a * loss(forward(x), y)).sum()

@@ -23,9 +23,7 @@ MODES = ("full", "direction", "magnitude")
 TINY = 1e-12
 
 
-def optimal_radius(
-    weight_norm: Tensor, gradient_norm: Tensor, num_parameters: int, class_counts: Tensor
-) -> Tensor:
+def optimal_radius(weight_norm: Tensor, gradient_norm: Tensor, num_parameters: int, class_counts: Tensor) -> Tensor:
     r"""The radius that minimises the bound.
 
     .. math:: \rho_c^* = \Big(\frac{\|w\|_2}{2\,\|g_c\|_2}\Big)^{1/2} k^{-1/4} (n_c - 1)^{-1/4}

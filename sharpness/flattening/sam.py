@@ -48,6 +48,9 @@ class SAM:
         for p in parameters:
             p.grad = None
         context.generator.set_state(state)
-        with perturbed(parameters, [g * (self.rho / norm) for g in gradient]), frozen_running_statistics(model):
+        with (
+            perturbed(parameters, [g * (self.rho / norm) for g in gradient]),
+            frozen_running_statistics(model),
+        ):
             PlainStep().backward(model, batch, loss, context)
         return value

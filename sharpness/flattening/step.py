@@ -122,11 +122,21 @@ def frozen_running_statistics(model: nn.Module) -> Iterator[None]:
     saved = [(m.track_running_stats, m.running_mean, m.running_var, m.num_batches_tracked) for m in layers]
     try:
         for m in layers:
-            m.track_running_stats, m.running_mean, m.running_var, m.num_batches_tracked = False, None, None, None
+            m.track_running_stats, m.running_mean, m.running_var, m.num_batches_tracked = (
+                False,
+                None,
+                None,
+                None,
+            )
         yield
     finally:
         for m, (track, mean, var, batches) in zip(layers, saved, strict=True):
-            m.track_running_stats, m.running_mean, m.running_var, m.num_batches_tracked = track, mean, var, batches
+            m.track_running_stats, m.running_mean, m.running_var, m.num_batches_tracked = (
+                track,
+                mean,
+                var,
+                batches,
+            )
 
 
 def joint_norm(tensors: Iterable[Tensor]) -> Tensor:

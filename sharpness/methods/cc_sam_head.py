@@ -166,9 +166,7 @@ class ClassConditionalHead:
         return out
 
 
-def _cosine_rows(
-    head: CosineHead, features: Tensor, terms: Tensor, same: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _cosine_rows(head: CosineHead, features: Tensor, terms: Tensor, same: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     r"""Products of the class gradient of a cosine head, row by row, each of shape (m, C).
 
     With directions :math:`\hat z, \hat w_j`, cosines q_rj and :math:`b_j = s / \|w_j\|`, column j of the

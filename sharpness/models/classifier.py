@@ -60,7 +60,11 @@ class Classifier(nn.Module):
 
 
 def build_model(
-    architecture: str, num_classes: int, in_channels: int = 3, head: str = "linear", scale: float | None = None
+    architecture: str,
+    num_classes: int,
+    in_channels: int = 3,
+    head: str = "linear",
+    scale: float | None = None,
 ) -> Classifier:
     """A fresh network from the registry, initialised from torch's global generator.
 

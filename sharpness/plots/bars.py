@@ -20,11 +20,13 @@ def plot_class_values(
     xlabel: str = "Class, most to fewest training images",
     ylabel: str = "",
     log: bool = False,
+    floor: float | None = None,
     legend: bool = True,
 ) -> Axes:
     """Draw ``{label: (C,)}``: classes side by side, the models of a class next to each other.
 
-    With ``errors`` bars show 1.96 standard errors. With more than 30 classes the points become a line per model.
+    Values below ``floor`` are drawn on it as open markers. With ``errors`` bars show 1.96 standard errors. With more
+    than 30 classes the points become a line per model.
     """
     with style():
         ax = new_axes(ax, width=PAGE)
@@ -42,6 +44,10 @@ def plot_class_values(
                 elinewidth=0.8,
                 label=label,
             )
+            if floor is not None and (v < floor).any():
+                below = (position + offset)[v < floor]
+                at = np.full(len(below), floor)
+                ax.plot(below, at, marker(i), color=color(i), markerfacecolor="white", clip_on=False, zorder=5)
         if not many:
             ax.set_xticks(position, names)
             for edge in position[:-1] + 0.5:
@@ -49,6 +55,8 @@ def plot_class_values(
             ax.set_xlim(-0.5, len(names) - 0.5)
         if log:
             ax.set_yscale("log")
+        if floor is not None:
+            ax.set_ylim(bottom=floor)
         elif any(np.nanmin(v) < 0 for v in values.values() if np.isfinite(v).any()):
             ax.axhline(0, color="0.6", linewidth=0.6, zorder=0)
         ax.set(xlabel=xlabel, ylabel=ylabel, title=title or "")

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, Normalize
+from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.mplot3d.axes3d import Axes3D
 
 from sharpness.plots.style import PAGE, SURFACE_COLORS, new_axes, new_figure, style
@@ -63,7 +64,7 @@ def plot_contours(
         for ax in places[1:]:
             ax.tick_params(labelleft=False)
         if colorbar:
-            _colorbar(places, norm, levels, label)
+            _colorbar(places, norm, levels[::3], label)
     return places
 
 
@@ -76,14 +77,14 @@ def plot_surfaces(
     titles: bool = True,
     label: str = "Loss",
 ) -> list[Axes]:
-    """Surfaces of ``{label: (x, y, z)}`` on common axes and colours, cut off at the last shared level."""
+    """Surfaces of ``{label: (x, y, z)}`` on common axes and colours, cut off flat at the last shared level."""
     with style():
         places = _places(axes, len(panels), 1.9, projection="3d")
         levels = shared_levels([z for _, _, z in panels.values()]) if levels is None else levels
         norm = Normalize(levels[0], levels[-1])
         for ax, (name, (x, y, z)) in zip(places, panels.items(), strict=True):
             assert isinstance(ax, Axes3D)
-            cut = np.where(z <= levels[-1], z, np.nan)
+            cut = np.where(np.isfinite(z), np.minimum(z, levels[-1]), np.nan)
             grid_x, grid_y = np.meshgrid(x, y)
             ax.plot_surface(
                 grid_x, grid_y, cut, cmap=SURFACE_COLORS, norm=norm, rstride=1, cstride=1, linewidth=0.1,
@@ -94,13 +95,15 @@ def plot_surfaces(
             ax.set_ylim(y[0], y[-1])
             ax.view_init(elev=28, azim=-60)
             ax.tick_params(pad=-3, labelsize=5.5)
-            ax.set_box_aspect((1, 1, 0.8), zoom=0.95)
-            ax.locator_params(nbins=3)
-            ax.set_title(name if titles else "", y=0.98)
+            ax.set_box_aspect((1, 1, 0.8), zoom=1.12)
+            ax.set_xticks([(3 * x[0] + x[-1]) / 4, (x[0] + 3 * x[-1]) / 4])
+            ax.set_yticks([(3 * y[0] + y[-1]) / 4, (y[0] + 3 * y[-1]) / 4])
+            ax.zaxis.set_major_locator(MaxNLocator(4, prune="both"))
+            ax.set_title(name if titles else "", y=1.06)
             for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
-                axis.pane.set_facecolor((1, 1, 1, 0))  # type: ignore[attr-defined]
+                axis.pane.set_facecolor((1, 1, 1, 0))
         if colorbar:
-            _colorbar(places, norm, levels, label)
+            _colorbar(places, norm, np.linspace(levels[0], levels[-1], 5), label)
     return places
 
 
@@ -117,13 +120,20 @@ def _places(axes: Axes | Sequence[Axes] | None, number: int, height: float, **op
     return places
 
 
-def _colorbar(places: list[Axes], norm: Normalize, levels: np.ndarray, label: str) -> None:
+def _colorbar(places: list[Axes], norm: Normalize, ticks: np.ndarray, label: str) -> None:
     """One bar for all panels."""
-    figure = places[0].get_figure(root=True)
+    figure = places[0].get_figure(root=False)
     assert figure is not None
     bar = figure.colorbar(
-        ScalarMappable(norm, SURFACE_COLORS), ax=places, label=label, shrink=0.85, pad=0.02, aspect=25, extend="max"
+        ScalarMappable(norm, SURFACE_COLORS),
+        ax=places,
+        label=label,
+        shrink=0.85,
+        pad=0.02,
+        aspect=20,
+        extend="max",
     )
-    bar.set_ticks(levels[::3])
-    bar.set_ticklabels([f"{v:.3g}" for v in levels[::3]])
+    bar.set_ticks(ticks.tolist())
+    small = 1e-3 * float(np.abs(ticks).max())
+    bar.set_ticklabels([f"{0.0 if abs(v) < small else v:.2g}" for v in ticks])
     bar.minorticks_off()

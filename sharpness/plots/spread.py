@@ -29,13 +29,31 @@ def plot_spread(
             spread = np.linspace(-0.22, 0.22, len(values)) if len(values) > 1 else np.zeros(1)
             ax.vlines(i, np.min(values), np.max(values), color=color(i), linewidth=0.8, alpha=0.6)
             ax.hlines(np.mean(values), i - 0.3, i + 0.3, color=color(i), linewidth=1.6)
-            ax.plot(i + spread, values, marker(i), color=color(i), markeredgecolor="white", markeredgewidth=0.4, label=label)
+            ax.plot(
+                i + spread,
+                values,
+                marker(i),
+                color=color(i),
+                markeredgecolor="white",
+                markeredgewidth=0.4,
+                label=label,
+            )
             if base is not None:
-                ax.plot(i, base[label], "_", color="black", markersize=14, markeredgewidth=1.2)
+                ax.plot(
+                    i,
+                    base[label],
+                    "_",
+                    color="black",
+                    markersize=14,
+                    markeredgewidth=1.2,
+                    label="unperturbed",
+                )
         if log:
             ax.set_yscale("log")
-        ax.set_xticks(range(len(draws)), list(draws), rotation=20 if len(draws) > 4 else 0)
+        ax.set_xticks(range(len(draws)), list(draws), rotation=20 if len(draws) > 6 else 0)
         ax.set_xlim(-0.5, len(draws) - 0.5)
+        if base is not None:
+            ax.legend(*([entries[-1]] for entries in ax.get_legend_handles_labels()), loc="upper left")
         ax.set(ylabel=ylabel, title=title or "")
     return ax
 
@@ -55,6 +73,7 @@ def plot_rises(
         for i, (label, (radii, mean, deviation)) in enumerate(curves.items()):
             ax.fill_between(radii, mean - deviation, mean + deviation, color=color(i), alpha=0.18, linewidth=0)
             ax.plot(radii, mean, color=color(i), marker=marker(i), label=label)
+        ax.locator_params(axis="x", nbins=5)
         ax.set(xlabel=xlabel, ylabel=ylabel, title=title or "")
         if legend:
             ax.legend()

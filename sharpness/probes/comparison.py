@@ -25,7 +25,7 @@ def comparable(probe: Callable[..., Any]) -> Callable[..., Any]:
         if not isinstance(objective, Mapping):
             return probe(objective, *args, **options)
         require_comparable(objective)
-        results = Comparison()
+        results: Comparison = Comparison()
         for label, one in objective.items():
             results[label] = probe(one, *args, **options)
             results[label].provenance["label"] = label

@@ -40,9 +40,7 @@ def gaussian(objective: Objective, draw: int, seed: int = 0, normalization: str 
     return normalize(objective, torch.cat(pieces).to(objective.device, objective.dtype), normalization)
 
 
-def gaussian_pair(
-    objective: Objective, seed: int = 0, normalization: str | None = "filter"
-) -> tuple[Tensor, Tensor]:
+def gaussian_pair(objective: Objective, seed: int = 0, normalization: str | None = "filter") -> tuple[Tensor, Tensor]:
     """Two directions that are orthogonal: within every filter, every layer, or as a whole, as they are normalised."""
     first = gaussian(objective, 0, seed, None)
     second = gaussian(objective, 1, seed, None)

@@ -91,9 +91,7 @@ def eigenvalues(
 
 
 @comparable
-def trace(
-    objective: Objective, per_class: bool = False, probes: int = 30, seed: int = 0
-) -> MeasureResult:
+def trace(objective: Objective, per_class: bool = False, probes: int = 30, seed: int = 0) -> MeasureResult:
     """The trace of the Hessian by Hutchinson's estimator, with its standard error over ``probes`` random vectors.
 
     Per class, every class sees the same random vectors.

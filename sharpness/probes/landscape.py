@@ -144,8 +144,10 @@ def _evaluate(
             displacement = sum(float(t) * d for t, d in zip(point, directions, strict=True))
             with objective.at(displacement):  # type: ignore[arg-type]
                 sums = objective.evaluate()
-            losses[i], class_losses[:, i], accuracies[:, i] = sums.mean, sums.class_means, sums.class_accuracies
+            losses[i], class_losses[:, i], accuracies[:, i] = (
+                sums.mean,
+                sums.class_means,
+                sums.class_accuracies,
+            )
             bar.update()
     return losses, class_losses, accuracies
-
-

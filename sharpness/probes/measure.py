@@ -96,12 +96,22 @@ def measure(
     Raises:
         UserError: an unknown measure, or an eigenvalue that has not converged is *not* an error: it becomes NaN.
     """
-    settings = dict(
-        measures=measures, radius=radius, draws=draws, rho=rho, probes=probes, tol=tol,
-        max_iterations=max_iterations, seed=seed,
-    )  # fmt: skip
+    settings = {
+        "radius": radius,
+        "draws": draws,
+        "rho": rho,
+        "probes": probes,
+        "tol": tol,
+        "max_iterations": max_iterations,
+        "seed": seed,
+    }
     if isinstance(subject, Mapping):
-        return Comparison({label: measure(one, **settings, **options) for label, one in subject.items()})  # type: ignore
+        return Comparison(
+            {
+                label: measure(one, measures, train_counts=train_counts, **settings, **options)
+                for label, one in subject.items()
+            }
+        )  # type: ignore
     label = None
     if not isinstance(subject, Objective):
         checkpoint = subject if isinstance(subject, Checkpoint) else load_checkpoint(subject)
@@ -120,7 +130,7 @@ def measure(
         values=np.stack([columns[m][2] for m in names]),
         errors=np.stack([columns[m][3] for m in names]),
         train_counts=np.array(train_counts) if train_counts is not None else np.full(subject.num_classes, -1),
-        **common_fields(subject, probe="measure", **{k: v for k, v in settings.items() if k != "measures"}),
+        **common_fields(subject, probe="measure", **settings),
     )
     if label is not None:
         result.provenance["label"] = label
@@ -151,7 +161,14 @@ def _columns(
     if {"lambda_max", "lambda_min"} & set(names):
         spectra = [
             eigenvalues(
-                objective, 1, "both", per_class, tol=tol, max_iterations=max_iterations, seed=seed, keep_vectors=False
+                objective,
+                1,
+                "both",
+                per_class,
+                tol=tol,
+                max_iterations=max_iterations,
+                seed=seed,
+                keep_vectors=False,
             )
             for per_class in (False, True)
         ]

@@ -36,24 +36,24 @@ def random_perturbation(
     Raises:
         UserError: no radii, negative ones, or no draws.
     """
-    radii = np.asarray(radii, dtype=float).reshape(-1)
-    if not len(radii) or not np.isfinite(radii).all() or (radii < 0).any():
-        raise UserError(f"radii={radii.tolist()}: give finite numbers, at least 0")
+    sizes = np.asarray(radii, dtype=float).reshape(-1)
+    if not len(sizes) or not np.isfinite(sizes).all() or (sizes < 0).any():
+        raise UserError(f"radii={sizes.tolist()}: give finite numbers, at least 0")
     if draws < 1:
         raise UserError(f"draws={draws}: give at least 1")
     base = objective.check()
-    losses = np.full((len(radii), draws), np.nan)
-    class_losses = np.full((len(radii), draws, objective.num_classes), np.nan)
-    with progress(len(radii) * draws, "random perturbation", "points") as bar:
+    losses = np.full((len(sizes), draws), np.nan)
+    class_losses = np.full((len(sizes), draws, objective.num_classes), np.nan)
+    with progress(len(sizes) * draws, "random perturbation", "points") as bar:
         for j in range(draws):
             direction = gaussian(objective, j, seed, normalization)
-            for i, radius in enumerate(radii):
+            for i, radius in enumerate(sizes):
                 with objective.at(radius * direction):
                     sums = objective.evaluate()
                 losses[i, j], class_losses[i, j] = sums.mean, sums.class_means
                 bar.update()
     return PerturbationResult(
-        radii=radii,
+        radii=sizes,
         losses=losses,
         class_losses=class_losses,
         base_loss=base.mean,

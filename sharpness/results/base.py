@@ -133,12 +133,13 @@ def load_result(path: str | Path) -> Any:
         kind = Result.REGISTRY[data.attrs["sharpness_result"]]
     except Exception as error:
         raise UserError(f"{path} is not a saved result of sharpness ({type(error).__name__})") from None
-    plain = json.loads(data.attrs["fields"])
+    plain: dict[str, Any] = json.loads(data.attrs["fields"])
     for name in ("class_names", "names"):
         if name in plain:
             plain[name] = tuple(plain[name])
     plain["groups"] = {g: tuple(classes) for g, classes in plain["groups"].items()}
-    return kind(**plain, **{str(name): data[name].values for name in data.variables})
+    plain |= {str(name): data[name].values for name in data.variables}
+    return kind(**plain)
 
 
 class Comparison(dict[str, R]):
@@ -146,9 +147,9 @@ class Comparison(dict[str, R]):
 
     def to_frame(self) -> pd.DataFrame:
         """The tables of all results, with the label in the first column, ``model``."""
-        return pd.concat(
-            [r.to_frame().assign(model=label) for label, r in self.items()], ignore_index=True
-        ).pipe(lambda f: f[["model", *[c for c in f.columns if c != "model"]]])
+        return pd.concat([r.to_frame().assign(model=label) for label, r in self.items()], ignore_index=True).pipe(
+            lambda f: f[["model", *[c for c in f.columns if c != "model"]]]
+        )
 
     def plot(self, ax: Any = None, **options: Any) -> Any:
         """Draw all results on common scales."""

@@ -63,7 +63,7 @@ class EigenvalueResult(Result):
         values = np.atleast_2d(self.values)
         rows, ranks = np.indices(values.shape).reshape(2, -1)
         smallest = np.isin(self.which, ("SA", "both")) & (ranks >= values.shape[1] - self.k)
-        frame = pd.DataFrame(
+        return pd.DataFrame(
             {
                 "class": [self.class_names[i] if self.per_class else "all" for i in rows],
                 "group": [self.group_of(int(i)) if self.per_class else "" for i in rows],
@@ -75,7 +75,6 @@ class EigenvalueResult(Result):
                 "converged": np.atleast_2d(self.converged).ravel(),
             }
         )
-        return frame
 
     @classmethod
     def compare(cls, results: Mapping[str, Any], ax: Any = None, end: str = "largest", **options: Any) -> Any:

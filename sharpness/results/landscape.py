@@ -48,7 +48,9 @@ class LineResult(Result):
         return pd.DataFrame({"x": self.x, **_columns(self)})
 
     @classmethod
-    def compare(cls, results: Mapping[str, Any], ax: Any = None, subset: str | int | None = None, **options: Any) -> Any:
+    def compare(
+        cls, results: Mapping[str, Any], ax: Any = None, subset: str | int | None = None, **options: Any
+    ) -> Any:
         """The curves of all models in one panel."""
         curves = {label: (r.x, r.values(subset)) for label, r in results.items()}
         return plot_lines(curves, ax=ax, **options)
@@ -113,7 +115,9 @@ class PlaneResult(Result):
         return draw(panels, axes=ax, **options)
 
     def _summary(self) -> str:
-        return f"{len(self.y)} x {len(self.x)} points, loss {np.nanmin(self.losses):.3g} to {np.nanmax(self.losses):.3g}"
+        return (
+            f"{len(self.y)} x {len(self.x)} points, loss {np.nanmin(self.losses):.3g} to {np.nanmax(self.losses):.3g}"
+        )
 
 
 def _columns(result: LineResult | PlaneResult) -> dict[str, np.ndarray]:

@@ -58,7 +58,11 @@ class MeasureResult(Result):
             members = list(self.groups[subset])
         elif subset is not None:
             members = [subset]
-        row: dict[str, Any] = {"class": name, "group": group, "samples": int(self.class_samples[members].sum())}
+        row: dict[str, Any] = {
+            "class": name,
+            "group": group,
+            "samples": int(self.class_samples[members].sum()),
+        }
         if (self.train_counts >= 0).all():
             row["train"] = int(self.train_counts[members].sum())
         for m, measure in enumerate(self.names):
@@ -70,9 +74,7 @@ class MeasureResult(Result):
         return row
 
     @classmethod
-    def compare(
-        cls, results: Mapping[str, Any], ax: Any = None, measure: str = "lambda_max", **options: Any
-    ) -> Any:
+    def compare(cls, results: Mapping[str, Any], ax: Any = None, measure: str = "lambda_max", **options: Any) -> Any:
         """One measure of every class, model beside model."""
         first = next(iter(results.values()))
         choose("measure", measure, first.names)

@@ -10,27 +10,40 @@ from matplotlib.figure import Figure
 from sharpness.plots import PAGE, new_figure, plot_class_values, style
 from sharpness.results import EigenvalueResult
 
+#: Decades below the largest eigenvalue that the picture shows.
+DECADES = 5
+
 
 def draw_curvature(results: Mapping[str, EigenvalueResult], train_counts: Sequence[int]) -> Figure:
-    """Largest eigenvalue and size of the most negative one, on one logarithmic scale, classes by training images."""
+    """Largest eigenvalue and size of the most negative one, on one logarithmic scale, classes by training images.
+
+    What is smaller than a hundred thousandth of the largest value stands on the axis as an open marker; an end of the
+    spectrum with the other sign is left out.
+    """
     first = next(iter(results.values()))
     order = np.argsort(-np.asarray(train_counts), kind="stable")
     names = [f"{first.class_names[c]}\n{train_counts[c]}" for c in order]
-    positive = [np.abs(r.values[r.values != 0]) for r in results.values()]
-    low, high = (f(np.concatenate(positive)) for f in (np.nanmin, np.nanmax))
+    top = max(float(np.nanmax(np.abs(r.values))) for r in results.values())
+    floor = 10.0 ** np.floor(np.log10(top / 10**DECADES))
     with style():
         figure = new_figure(PAGE, 4.2)
         axes = figure.subplots(2, 1, sharex=True, sharey=True)
-        for ax, sign, label in zip(
-            axes, (1, -1), (r"$\lambda_\mathrm{max}$", r"$-\lambda_\mathrm{min}$"), strict=True
-        ):
+        for ax, sign, label in zip(axes, (1, -1), (r"$\lambda_\mathrm{max}$", r"$-\lambda_\mathrm{min}$"), strict=True):
             values = {}
             for name, r in results.items():
                 chosen = sign * (r.largest if sign > 0 else r.smallest)[order]
                 values[name] = np.where(chosen > 0, chosen, np.nan)
             plot_class_values(
-                values, names, ax, ylabel=f"Hessian {label}", log=True, legend=sign > 0,
+                values, names, ax, ylabel=f"Hessian {label}", log=True, legend=sign > 0, floor=floor,
                 xlabel="Class and its training images" if sign < 0 else "",
             )  # fmt: skip
-        axes[0].set_ylim(low / 2, high * 2)
+        axes[0].set_ylim(top=2 * top)
+        axes[1].annotate(
+            f"open markers: below {floor:g}",
+            (1, 1),
+            xycoords="axes fraction",
+            ha="right",
+            va="bottom",
+            fontsize=7,
+        )
     return figure

@@ -79,7 +79,14 @@ def make_figures(
         random_perturbation, objectives, store, "perturbation", radii=tuple(radii), draws=draws, seed=seed
     )
     classes = measured(
-        eigenvalues, objectives, store, "class-eigenvalues", which="both", per_class=True, keep_vectors=False, seed=seed
+        eigenvalues,
+        objectives,
+        store,
+        "class-eigenvalues",
+        which="both",
+        per_class=True,
+        keep_vectors=False,
+        seed=seed,
     )
     overall = measured(eigenvalues, objectives, store, "eigenvalues", which="both", keep_vectors=False, seed=seed)
     worst = measured(worst_case, objectives, store, "worst-case")

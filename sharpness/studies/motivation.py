@@ -23,7 +23,7 @@ def tail_of(result: PerturbationResult) -> tuple[str | int, str]:
 
 
 def draw_motivation(results: Mapping[str, PerturbationResult]) -> Figure:
-    """Above, the loss in every draw at the largest radius; below, its mean rise at all radii. Left all data, right the tail."""
+    """Above, the loss in every draw at the largest radius; below, its mean rise; left all data, right the tail."""
     first = next(iter(results.values()))
     tail, tail_title = tail_of(first)
     with style():
@@ -45,9 +45,7 @@ def draw_motivation(results: Mapping[str, PerturbationResult]) -> Figure:
                     np.concatenate([[0.0], rises.mean(axis=1)]),
                     np.concatenate([[0.0], rises.std(axis=1, ddof=1) if rises.shape[1] > 1 else 0 * rises[:, 0]]),
                 )
-            plot_rises(
-                curves, axes[1, column], ylabel="Rise of the loss" if column == 0 else "", legend=column == 0
-            )
+            plot_rises(curves, axes[1, column], ylabel="Rise of the loss" if column == 0 else "", legend=column == 0)
         for ax, letter in zip(axes.flat, "abcd", strict=True):
             ax.set_title(f"({letter})", loc="left", fontweight="bold")
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from sharpness.plots import PAGE, new_figure, plot_contours, plot_lines, plot_surfaces, style
@@ -15,7 +16,10 @@ def _rows(results: Mapping[str, LineResult | PlaneResult]) -> list[tuple[int | N
     first = next(iter(results.values()))
     rarest = first.rarest_class
     count = int(first.class_samples[rarest])
-    return [(None, "All training images"), (rarest, f"Rarest class ({first.class_names[rarest]}, {count} images)")]
+    return [
+        (None, "All training images"),
+        (rarest, f"Rarest class ({first.class_names[rarest]}, {count} images)"),
+    ]
 
 
 def draw_lines(results: Mapping[str, LineResult]) -> Figure:
@@ -25,7 +29,7 @@ def draw_lines(results: Mapping[str, LineResult]) -> Figure:
         axes = figure.subplots(1, 2)
         for ax, (subset, title) in zip(axes, _rows(results), strict=True):
             curves = {label: (r.x, r.values(subset)) for label, r in results.items()}
-            plot_lines(curves, ax, title=title, ylabel="Loss", log=True, legend=subset is None)
+            plot_lines(curves, ax, title=title, ylabel="Loss", legend=subset is None)
     return figure
 
 
@@ -33,15 +37,15 @@ def draw_planes(results: Mapping[str, PlaneResult], kind: str) -> Figure:
     """One column per model; above all samples, below the rarest class, each row on a scale of its own."""
     surface = kind == "surface"
     with style():
-        figure = new_figure(PAGE, 3.5 if surface else 3.3)
-        bands = figure.subfigures(2, 1)
+        figure = new_figure(PAGE, 3.4 if surface else 3.1)
+        bands = np.ravel(np.asarray(figure.subfigures(2, 1), dtype=object))
         for band, (subset, title) in zip(bands, _rows(results), strict=True):
             options = {"projection": "3d"} if surface else {}
             axes = band.subplots(1, len(results), subplot_kw=options, squeeze=False)[0]
             panels = {label: (r.x, r.y, r.values(subset)) for label, r in results.items()}
             band.suptitle(title, fontsize=8, fontweight="bold")
             if surface:
-                plot_surfaces(panels, axes)
+                plot_surfaces(panels, axes, titles=subset is None)
             else:
-                plot_contours(panels, axes)
+                plot_contours(panels, axes, titles=subset is None, xlabel="" if subset is None else "Direction 1")
     return figure

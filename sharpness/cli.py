@@ -1,0 +1,337 @@
+"""The command line, thin: options in, one call of the library, tables out.
+
+Tables go to stdout, files where ``-o`` or ``--out`` say, progress to stderr. A user's mistake ends in one line and exit
+code 2, an interruption in 130.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pandas as pd
+
+import sharpness
+from sharpness.data import DATASETS, LongTailData, load_data
+from sharpness.errors import UserError
+from sharpness.flattening import OPERATIONS
+from sharpness.methods import METHODS
+from sharpness.plots import save_figure
+from sharpness.probes import MEASURES, checkpoint_objective
+from sharpness.results import Comparison
+from sharpness.studies import METHODS as FIGURE_METHODS
+from sharpness.studies import make_figures, to_markdown
+
+Command = Callable[..., Any]
+
+
+class OneExample(click.Command):
+    """A command whose docstring may end in an example that is shown as it is."""
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        text, _, example = (self.help or "").partition("Example:")
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(text.strip())
+        if example:
+            with formatter.section("Example"):
+                for row in example.strip().splitlines():
+                    formatter.write(f"  {row.strip()}\n")
+
+
+def several(command: Command, options: list[Command]) -> Command:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def data_options(command: Command) -> Command:
+    """Options that describe a long-tailed data set."""
+    return several(
+        command,
+        [
+            click.option("--data", default="digits-lt", show_default=True, help=f"One of {', '.join(DATASETS)}."),
+            click.option("--data-root", type=click.Path(), help="Folder of the CIFAR files; else $SHARPNESS_DATA."),
+            click.option("--download", is_flag=True, help="Fetch the official CIFAR archive if it is missing."),
+            click.option("--profile", help="exp or step; exp unless given."),
+            click.option("--imbalance", type=float, help="Largest over smallest class."),
+            click.option("--subset", help="ldam_seed0, first_n or seed:<int>: which images are kept."),
+            click.option("--groups", help="Convention of many, medium and few, such as oltr or mislas."),
+        ],
+    )
+
+
+def training_options(command: Command) -> Command:
+    """Options of a training run."""
+    return several(
+        command,
+        [
+            click.option("--epochs", type=int, help="Of the first stage, later ones in proportion. [published]"),
+            click.option("--model", help="Architecture, such as resnet32. [the data set's usual one]"),
+            click.option("--batch-size", type=int, help="[published, smaller for tiny data sets]"),
+            click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16."),
+            click.option("--device", help="Such as cpu or cuda:0. [a GPU if there is one]"),
+            click.option("--seed", type=int, default=0, show_default=True),
+        ],
+    )
+
+
+def probing_options(command: Command) -> Command:
+    """Options of what is probed."""
+    return several(
+        command,
+        [
+            click.option("--split", default="train", show_default=True, help="train or test."),
+            click.option("--loss", default="ce", show_default=True, help="ce on calibrated logits, or training."),
+            click.option("--limit-per-class", type=int, help="Probe so many images of every class at most."),
+            click.option("--data-root", type=click.Path(), help="Folder of the CIFAR files; else $SHARPNESS_DATA."),
+        ],
+    )
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(sharpness.__version__, prog_name="sharpness")
+def cli() -> None:
+    """How flat is this minimum, for every class? Sharpness of deep long-tailed recognition."""
+
+
+@cli.command(cls=OneExample)
+@click.option("--method", required=True, help=f"One of {', '.join(METHODS)}.")
+@data_options
+@training_options
+@click.option("--out", type=click.Path(), help="Folder of the run. [runs/DATA-METHOD-seedS]")
+@click.option("--flatten", default="", help=f"Flattening operation, one of {', '.join(OPERATIONS)}, such as sam:0.1.")
+@click.option("--option", "-O", "pairs", multiple=True, help="Of the method, such as -O scope=all. Repeatable.")
+@click.option("--resume", is_flag=True, help="Go on with an unfinished run.")
+def train(method: str, out: str | None, flatten: str, pairs: tuple[str, ...], resume: bool, **given: Any) -> None:
+    """Train a model with a method's published recipe; the result is OUT/last.pt.
+
+    Example: sharpness train --method ldam-drw --data digits-lt --epochs 40 --out runs/ldam
+    """
+    data = _data(given)
+    names = tuple(name for name in flatten.split(",") if name)
+    folder = Path(out) if out else Path("runs") / f"{given['data']}-{method}-seed{given['seed']}"
+    options = dict(_pair(p) for p in pairs)
+    history = sharpness.train(method, data, folder, flatten=names, resume=resume, **_training(given), **options)
+    columns = ["stage", "epoch", "lr", "loss", "test_loss", *[str(c) for c in history if str(c).startswith("accuracy")]]
+    click.echo(_table(history[columns[:9]].groupby("stage", sort=False).tail(1)))
+    click.echo(f"written {folder / 'last.pt'}, {folder / 'history.csv'}")
+
+
+@cli.command(cls=OneExample)
+@click.argument("checkpoints", nargs=-1, required=True)
+@probing_options
+@click.option("--measures", default="", help=f"Comma-separated: {', '.join(MEASURES)}. [all but trace]")
+@click.option("--radius", default=0.1, show_default=True, help="Relative size of random perturbations.")
+@click.option("--rho", default=0.05, show_default=True, help="Radius of the worst case.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("-o", "--output", type=click.Path(), help="Also write the table, as .csv or .json.")
+def measure(
+    checkpoints: tuple[str, ...], measures: str, radius: float, rho: float, seed: int, as_json: bool,
+    output: str | None, split: str, loss: str, limit_per_class: int | None, data_root: str | None,
+) -> None:  # fmt: skip
+    """Print the per-class table of checkpoints: accuracy, loss, eigenvalues, rises of the loss, standard errors.
+
+    Example: sharpness measure runs/ldam/last.pt -o ldam.csv
+    """
+    if output is not None and Path(output).suffix not in (".csv", ".json"):
+        raise UserError(f"-o {output}: the name must end in .csv or .json")
+    chosen: dict[str, Any] = {"measures": measures.split(",")} if measures else {}
+    table = sharpness.measure(
+        {str(p): p for p in checkpoints}, radius=radius, rho=rho, seed=seed, split=split, loss=loss,
+        limit_per_class=limit_per_class, data_root=data_root, **chosen,
+    ).to_frame()  # fmt: skip
+    if len(checkpoints) == 1:
+        table = table.drop(columns="model")
+    click.echo(_json(table) if as_json else _table(table))
+    if output is not None:
+        text = _json(table) + "\n" if output.endswith(".json") else table.to_csv(index=False)
+        Path(output).write_text(text, encoding="utf-8")
+
+
+@cli.command(cls=OneExample)
+@click.argument("checkpoint")
+@probing_options
+@click.option("-k", default=1, show_default=True, help="Eigenvalues at each end.")
+@click.option("--per-class", is_flag=True, help="Of the Hessian of every class.")
+@click.option("--tol", default=1e-3, show_default=True, help="Relative residual.")
+@click.option("-o", "--output", type=click.Path(), help="Also write the result as NetCDF.")
+def spectrum(
+    checkpoint: str, k: int, per_class: bool, tol: float, output: str | None, split: str, loss: str,
+    limit_per_class: int | None, data_root: str | None,
+) -> None:  # fmt: skip
+    """Print the largest and smallest Hessian eigenvalues with their residuals.
+
+    Example: sharpness spectrum runs/ldam/last.pt --per-class
+    """
+    objective = checkpoint_objective(checkpoint, split, loss, data_root, limit_per_class)
+    result = sharpness.eigenvalues(objective, k, "both", per_class, tol=tol)
+    click.echo(_table(result.to_frame()))
+    click.echo(f"{result.hvp_count} Hessian-vector products, {result.sample_products} sample-products", err=True)
+    if output is not None:
+        result.save(output)
+
+
+@cli.command(cls=OneExample)
+@click.argument("checkpoints", nargs=-1, required=True)
+@probing_options
+@click.option("--plane", "points", default=25, show_default=True, help="Points along each side.")
+@click.option("--range", "extent", default=0.5, show_default=True, help="Half the side, in filter norms.")
+@click.option("--directions", default="filter", show_default=True, help="filter, layer or none (Gaussian), or hessian.")
+@click.option("--class", "subset", help="A class or a group instead of all samples.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", type=click.Path(), default="landscape", show_default=True, help="Folder for files and pictures.")
+def landscape(
+    checkpoints: tuple[str, ...], points: int, extent: float, directions: str, subset: str | None, seed: int,
+    out: str, split: str, loss: str, limit_per_class: int | None, data_root: str | None,
+) -> None:  # fmt: skip
+    """Draw the loss over a plane through each checkpoint, with shared directions and colours.
+
+    Example: sharpness landscape runs/ce/last.pt runs/ldam/last.pt --class few --out landscape
+    """
+    known = {"filter": "filter", "layer": "layer", "none": None, "hessian": None}
+    if directions not in known:
+        raise UserError(f"unknown directions {directions!r}: choose one of {', '.join(known)}")
+    objectives = {p: checkpoint_objective(p, split, loss, data_root, limit_per_class) for p in checkpoints}
+    span = (-extent, extent, points)
+    named = "hessian" if directions == "hessian" else None
+    planes: Comparison = sharpness.plane(objectives, span, span, named, known[directions], seed)
+    for i, result in enumerate(planes.values()):
+        result.save(Path(out) / f"plane-{i}.nc")
+    planes.to_frame().to_csv(Path(out) / "planes.csv", index=False)
+    for kind in ("contour", "surface"):
+        axes = planes.plot(subset=subset, kind=kind)
+        for path in save_figure(axes[0].get_figure(root=True), Path(out) / kind):
+            click.echo(path)
+
+
+@cli.command(cls=OneExample)
+@click.argument("checkpoints", nargs=-1, required=True)
+def inspect(checkpoints: tuple[str, ...]) -> None:
+    """Say what checkpoints are: method, architecture, head, data, stages, recorded accuracy.
+
+    Example: sharpness inspect runs/ldam/last.pt
+    """
+    for i, path in enumerate(checkpoints):
+        checkpoint = sharpness.load_checkpoint(path)
+        m = checkpoint.manifest
+        size = sum(p.numel() for p in checkpoint.model.parameters())
+        facts = {
+            "file": checkpoint.path,
+            "sha256": checkpoint.sha256,
+            "method": f"{m['method']} ({m['paper']})",
+            "options": m["options"] or "as published",
+            "model": f"{m['model']['architecture']}, {size:,} parameters",
+            "head": m["model"]["head"] + (f", scale {m['model']['scale']:g}" if m["model"]["scale"] else ""),
+            "data": repr(checkpoint.longtail),
+            "loss": m["loss"],
+            "training": ", ".join(f"{k} {v}" for k, v in m["training"].items()),
+            "notes": "; ".join(m["notes"]) or "none",
+            "accuracy": ", ".join(
+                f"{k.removeprefix('accuracy').strip('_') or 'all'} {100 * v:.1f} %"
+                for k, v in m["accuracy"].items()
+                if "class" not in k
+            ),
+        }
+        click.echo(("\n" if i else "") + "\n".join(f"{k:9} {v}" for k, v in facts.items()))
+
+
+@cli.command(cls=OneExample)
+@click.option("--methods", default=",".join(FIGURE_METHODS), show_default=True)
+@data_options
+@training_options
+@click.option("--out", type=click.Path(), help="Folder of the figures. [figures/DATA]")
+@click.option("--runs", type=click.Path(), default="runs", show_default=True, help="Folder of the trained models.")
+@click.option("--grid", default=25, show_default=True, help="Points along each side of a plane.")
+@click.option("--range", "extent", default=0.5, show_default=True, help="Half the side of a plane, in filter norms.")
+@click.option("--split", default="train", show_default=True, help="Probe train or test images.")
+@click.option("--loss", default="ce", show_default=True, help="ce on calibrated logits, or training.")
+@click.option("--limit-per-class", type=int, help="Probe so many images of every class at most.")
+def figures(
+    methods: str, out: str | None, runs: str, grid: int, extent: float, split: str, loss: str,
+    limit_per_class: int | None, **given: Any,
+) -> None:  # fmt: skip
+    """Recreate the talk's figures: train what is missing, probe, draw, and print the summary.
+
+    Example: sharpness figures --data cifar10-lt --epochs 10 --limit-per-class 20 --grid 15
+    """
+    _figures(
+        _data(given), methods.split(","), out or f"figures/{given['data']}", runs, grid=grid, extent=extent,
+        split=split, loss=loss, limit_per_class=limit_per_class, data_root=given["data_root"], **_training(given),
+    )  # fmt: skip
+
+
+@cli.command(cls=OneExample)
+@click.option("--epochs", default=60, show_default=True, help="Of the first stage of every method.")
+@click.option("--out", type=click.Path(), default="figures/demo", show_default=True)
+@click.option("--runs", type=click.Path(), default="runs/demo", show_default=True)
+def demo(epochs: int, out: str, runs: str) -> None:
+    """Five methods on the embedded digits: trained, probed per class and drawn, in two or three minutes.
+
+    Example: sharpness demo
+    """
+    _figures(load_data("digits-lt"), FIGURE_METHODS, out, runs, epochs=epochs)
+
+
+def _figures(data: LongTailData, methods: Any, out: str, runs: str, **options: Any) -> None:
+    drawn = make_figures(data, methods, out, runs, **options)
+    click.echo(to_markdown(drawn.summary))
+    click.echo("Accuracy in % on the test set; sharpness of the training loss; rise and worst rise: of the loss, under")
+    click.echo(
+        "random perturbation (± standard error) and after one ascent step; tail: mean of the few-shot classes.\n"
+    )
+    for path in drawn.files:
+        click.echo(path)
+
+
+def _data(given: dict[str, Any]) -> LongTailData:
+    names = ("profile", "imbalance", "subset", "groups", "data_root", "download")
+    return load_data(given["data"], **{name: given[name] for name in names})
+
+
+def _training(given: dict[str, Any]) -> dict[str, Any]:
+    return {name: given[name] for name in ("epochs", "model", "batch_size", "precision", "device", "seed")}
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    """``"key=value"`` with a Python literal or a bare word as value."""
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise UserError(f"option {text!r}: write it as name=value")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, {"true": True, "false": False}.get(value.lower(), value)
+
+
+def _table(frame: pd.DataFrame) -> str:
+    return frame.to_string(index=False, float_format=lambda v: f"{v:.4g}", na_rep="-")
+
+
+def _json(frame: pd.DataFrame) -> str:
+    return frame.to_json(orient="records", indent=1)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    try:
+        cli.main(args=arguments, prog_name="sharpness", standalone_mode=False)
+    except UserError as error:
+        click.echo(f"sharpness: {error}", err=True)
+        return 2
+    except click.ClickException as error:
+        click.echo(f"sharpness: {error.format_message()} (see --help)", err=True)
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("sharpness: interrupted; what was finished is kept, 'train' goes on with --resume", err=True)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
