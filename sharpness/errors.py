@@ -1,5 +1,7 @@
 """The one kind of error that is the user's to mend."""
 
+from collections.abc import Sequence
+
 
 class UserError(ValueError):
     """Bad input, told in one line: what was wrong, its value, and what to do.
@@ -8,10 +10,10 @@ class UserError(ValueError):
     """
 
 
-def choose(kind: str, value: object, choices: "list[str] | tuple[str, ...]") -> None:
+def choose(kind: str, value: object, choices: Sequence[str | None]) -> None:
     """Raise a :class:`UserError` unless ``value`` is one of ``choices``.
 
     >>> choose("sampler", "instance", ["instance", "class_balanced"])
     """
     if value not in choices:
-        raise UserError(f"unknown {kind} {value!r}: choose one of {', '.join(choices)}")
+        raise UserError(f"unknown {kind} {value!r}: choose one of {', '.join(map(str, choices))}")

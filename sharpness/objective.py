@@ -186,7 +186,7 @@ class Objective:
 
     @contextmanager
     def at(self, displacement: Tensor) -> Iterator[None]:
-        """The model at ``w + displacement``, flat (k,); weights and statistics are put back exactly, whatever happens."""
+        """The model at ``w + displacement``, flat (k,); weights and statistics are put back exactly, come what may."""
         buffers = [b for m in _batchnorms(self.model) for b in m.buffers()] if self.batchnorm == "recalibrate" else []
         moved = [*self.parameters, *buffers]
         saved = [t.detach().clone() for t in moved]
@@ -358,7 +358,7 @@ def _tensors(data: Any) -> tuple[Tensor, Tensor]:
         data = data.tensors
     if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(t, Tensor | np.ndarray) for t in data):
         return torch.as_tensor(data[0]), torch.as_tensor(data[1])
-    if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")) or not len(data):
+    if isinstance(data, str) or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")) or not len(data):
         raise UserError(f"data is a {type(data).__name__}: give (x, y), a TensorDataset or a map-style dataset")
     pairs = [data[i] for i in range(len(data))]
     if not torch.equal(torch.as_tensor(pairs[0][0]), torch.as_tensor(data[0][0])):

@@ -9,7 +9,7 @@ r"""Extreme eigenvalues of a symmetric linear operator by Lanczos with full re-o
         r      -= V (V' r), twice          # all earlier v: no ghost copies
         beta_j  = |r|;  v_{j+1} = r / beta_j
         (theta, s) = eigenpairs of the tridiagonal (alpha, beta); residual of pair i is beta_j |s_ji|
-        stop when the wanted pairs have residuals below tol * max |theta|
+        stop when the wanted pairs have residuals below tol * max |theta|, or when beta_j vanishes
 
 See Parlett, The Symmetric Eigenvalue Problem, chapter 13.
 """
@@ -54,17 +54,17 @@ def lanczos(
     device: torch.device | str = "cpu",
     callback: Callable[[int], None] | None = None,
 ) -> Eigenpairs:
-    """The k largest, smallest, or k largest and k smallest eigenvalues from one Krylov space.
+    """The k largest, smallest, or k largest and k smallest eigenvalues.
 
-    Memory: one vector of ``size`` per product. Where the space is exhausted early, as with repeated eigenvalues or
-    an operator of low rank, the run goes on with a fresh random vector orthogonal to it, at most k times, so that an
-    eigenvalue of multiplicity k is found k times.
+    One Krylov space sees a repeated eigenvalue once. So for more than one pair, and where a space is exhausted early,
+    the run is repeated orthogonally to the pairs it found, until nothing more extreme turns up: an eigenvalue is
+    found as often as it occurs. Memory: one vector of ``size`` per iteration.
 
     Args:
         product: v (n,) to A v (n,).
         size: n.
         tol: residual relative to the largest absolute Ritz value at which a pair is converged.
-        max_iterations: products at most, before those that check the residuals.
+        max_iterations: products of one run at most.
         generator: of the start vector; a CPU generator seeded with 0 unless given.
         callback: called with 1 after every product.
 
@@ -82,49 +82,72 @@ def lanczos(
     if tol <= 0:
         raise UserError(f"tol={tol}: give a positive relative residual, such as 1e-3")
     generator = generator or torch.Generator().manual_seed(0)
-    epsilon = torch.finfo(dtype).eps
-    limit = min(size, max_iterations)
-    basis = torch.empty(limit, size, dtype=dtype, device=device)
-    alpha: list[float] = []
-    beta: list[float] = []
-    blocks, scale = 1, 0.0
-    basis[0] = _orthonormal(basis[:0], size, generator, dtype, device)
-    theta, weights = np.zeros(1), np.ones((1, 1))
-    for j in range(limit):
-        r = product(basis[j])
+    wanted = min(2 * k if which == "both" else k, size)
+    values, vectors = np.empty(0), torch.empty(0, size, dtype=dtype, device=device)
+    products, scale = 0, 0.0
+
+    def counted(v: Tensor) -> Tensor:
+        nonlocal products
+        products += 1
+        result = product(v)
+        if not bool(torch.isfinite(result).all()):
+            raise FloatingPointError(f"product {products} with the operator is not finite: the loss overflows here")
         if callback is not None:
             callback(1)
-        if not bool(torch.isfinite(r).all()):
-            raise FloatingPointError(f"product {j + 1} with the operator is not finite: the loss overflows here")
-        alpha.append(float(basis[j] @ r))
+        return result
+
+    for _ in range(2 * k + 1):
+        theta, ritz, size_seen = _krylov(counted, vectors, k, which, tol, scale, max_iterations, generator)
+        scale = max(scale, size_seen)
+        joined, all_vectors = np.concatenate([values, theta]), torch.cat([vectors, ritz])
+        order = np.argsort(joined, kind="stable")
+        chosen = order[_ends(len(order), k, which)]
+        settled = len(values) == len(chosen) and bool(np.abs(joined[chosen] - values).max() <= tol * scale)
+        values, vectors = joined[chosen], all_vectors[torch.as_tensor(chosen, device=device)]
+        if len(values) == wanted and (k == 1 or settled or wanted == size):
+            break
+    residuals = np.array([float((counted(v) - float(t) * v).norm()) for t, v in zip(values, vectors, strict=True)])
+    bound = (tol + 10 * torch.finfo(dtype).eps * size**0.5) * scale
+    return Eigenpairs(values, vectors, residuals, residuals <= bound, products)
+
+
+def _krylov(
+    product: Callable[[Tensor], Tensor],
+    locked: Tensor,
+    k: int,
+    which: str,
+    tol: float,
+    scale: float,
+    max_iterations: int,
+    generator: torch.Generator,
+) -> tuple[np.ndarray, Tensor, float]:
+    """One run orthogonal to the ``locked`` rows: wanted values (m,), vectors (m, n), and the largest |value| seen."""
+    free = locked.shape[1] - len(locked)
+    limit = min(free, max_iterations)
+    basis = torch.cat([locked, locked.new_empty(limit, locked.shape[1])])
+    first = len(locked)
+    basis[first] = _orthonormal(locked, generator)
+    alpha: list[float] = []
+    beta: list[float] = []
+    while True:
+        last = first + len(alpha)
+        r = product(basis[last])
+        alpha.append(float(basis[last] @ r))
         for _ in range(2):
-            r = r - basis[: j + 1].T @ (basis[: j + 1] @ r)
+            r = r - basis[: last + 1].T @ (basis[: last + 1] @ r)
         norm = float(r.norm())
         theta, weights = eigh_tridiagonal(np.array(alpha), np.array(beta))
         scale = max(scale, float(np.abs(theta).max()))
-        exhausted = norm <= 10 * epsilon * np.sqrt(size) * max(scale, norm and 1e-300)
-        wanted = _ends(len(theta), k, which)
-        enough = len(theta) >= min(2 * k if which == "both" else k, size)
-        if exhausted:
-            blocks += 1
-            if blocks > k and enough:
-                break
-            norm = 0.0
-        elif enough and bool((norm * np.abs(weights[-1, wanted]) <= tol * scale).all()):
+        ends = _ends(len(theta), k, which)
+        enough = len(theta) >= min(2 * k if which == "both" else k, free)
+        small = norm <= 10 * torch.finfo(basis.dtype).eps * free**0.5 * scale
+        converged = enough and bool((norm * np.abs(weights[-1, ends]) <= tol * scale).all())
+        if small or converged or len(theta) == limit:
             break
-        if j + 1 < limit:
-            beta.append(norm)
-            basis[j + 1] = _orthonormal(basis[: j + 1], size, generator, dtype, device) if exhausted else r / norm
-    wanted = _ends(len(theta), k, which)
-    vectors = torch.as_tensor(weights[:, wanted].T, dtype=dtype, device=device) @ basis[: len(theta)]
-    vectors = vectors / vectors.norm(dim=1, keepdim=True)
-    residuals = np.empty(len(wanted))
-    for i, v in enumerate(vectors):
-        residuals[i] = float((product(v) - float(theta[wanted[i]]) * v).norm())
-        if callback is not None:
-            callback(1)
-    bound = tol * scale + 10 * epsilon * np.sqrt(size) * scale
-    return Eigenpairs(theta[wanted], vectors, residuals, residuals <= bound, len(theta) + len(wanted))
+        beta.append(norm)
+        basis[last + 1] = r / norm
+    vectors = torch.as_tensor(weights[:, ends].T).to(basis) @ basis[first : first + len(theta)]
+    return theta[ends], vectors / vectors.norm(dim=1, keepdim=True), scale
 
 
 def _ends(available: int, k: int, which: str) -> np.ndarray:
@@ -134,12 +157,10 @@ def _ends(available: int, k: int, which: str) -> np.ndarray:
     return np.array(sorted(low | high, reverse=True))
 
 
-def _orthonormal(
-    basis: Tensor, size: int, generator: torch.Generator, dtype: torch.dtype, device: torch.device | str
-) -> Tensor:
-    """A random unit vector orthogonal to the rows of ``basis``."""
-    v = torch.randn(size, generator=generator, dtype=torch.float64).to(device=device, dtype=dtype)
+def _orthonormal(locked: Tensor, generator: torch.Generator) -> Tensor:
+    """A random unit vector orthogonal to the rows of ``locked``."""
+    v = torch.randn(locked.shape[1], generator=generator, dtype=torch.float64).to(locked)
     for _ in range(2):
-        v = v - basis.T @ (basis @ v)
+        v = v - locked.T @ (locked @ v)
         v = v / v.norm()
     return v

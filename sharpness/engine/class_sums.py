@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sharpness.errors import UserError
+
 PerSampleLoss = Callable[[Tensor, Tensor], Tensor]
 #: Inputs, labels and weights of some samples.
 WeightedBatch = tuple[Tensor, Tensor, Tensor]
@@ -63,7 +65,7 @@ def class_sums(
         outputs = forward(x)
         values = loss(outputs, y)
         if values.shape != y.shape:
-            raise ValueError(
+            raise UserError(
                 f"the loss returned shape {tuple(values.shape)} for {len(y)} samples: it must return one value "
                 f"per sample, shape ({len(y)},); with torch's losses pass reduction='none'"
             )

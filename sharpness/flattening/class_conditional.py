@@ -17,7 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from sharpness.errors import choose
-from sharpness.flattening.step import Batch, Context, Loss, frozen_running_statistics, joint_norm, perturbed
+from sharpness.flattening.step import (
+    Batch,
+    Context,
+    Loss,
+    at_least_float32,
+    frozen_running_statistics,
+    joint_norm,
+    perturbed,
+)
 
 MODES = ("full", "direction", "magnitude")
 TINY = 1e-12
@@ -88,7 +96,7 @@ class ClassConditionalStep:
         def weighted_losses() -> tuple[Tensor, Tensor]:
             with context.autocast():
                 logits = upper(leaf)
-            losses, weights = loss.terms(logits.float()[index], labels, context)
+            losses, weights = loss.terms(at_least_float32(logits)[index], labels, context)
             return mixing * weights * losses, mixing * weights
 
         losses, weights = weighted_losses()
@@ -98,7 +106,7 @@ class ClassConditionalStep:
         num_parameters = sum(p.numel() for p in parameters)
         perturbations = []
         for c in present:
-            share = weights[labels == c].sum()
+            share = weights[labels == c].sum().clamp_min(TINY)
             gradient = torch.autograd.grad(losses[labels == c].sum() / share, parameters, retain_graph=True)
             norm = joint_norm(gradient)
             radius = optimal_radius(weight_norm, norm, num_parameters, context.class_counts[c])
@@ -119,7 +127,7 @@ class ClassConditionalStep:
             return lambda x: x, model, [p for p in model.parameters() if p.requires_grad]
         backbone, head = model.backbone, model.head
         if self.scope == "head":
-            return backbone, lambda h: head(h.float()), list(head.parameters())  # type: ignore
+            return backbone, lambda h: head(at_least_float32(h)), list(head.parameters())  # type: ignore
         parameters = [*backbone.last_block.parameters(), *head.parameters()]  # type: ignore
         return backbone.before_last_block, lambda h: head(backbone.from_last_block(h)), parameters  # type: ignore
 

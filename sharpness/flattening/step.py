@@ -51,10 +51,10 @@ class Context:
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def features(self, model: nn.Module, x: Tensor) -> Tensor:
-        """Features (n, d) in float32, computed under autocast where training uses it."""
+        """Features (n, d) in float32 or better, computed under autocast where training uses it."""
         with self.autocast():
             features = model.backbone(x)  # type: ignore[operator]
-        return features.float()
+        return at_least_float32(features)
 
 
 class Loss:
@@ -137,6 +137,11 @@ def frozen_running_statistics(model: nn.Module) -> Iterator[None]:
                 var,
                 batches,
             )
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or as it is where it is more precise."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def joint_norm(tensors: Iterable[Tensor]) -> Tensor:

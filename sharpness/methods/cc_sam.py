@@ -33,7 +33,7 @@ class AdversarialFeatures:
     for every sample by itself, with t = 1, ..., T the epoch of the stage.
 
     With ``released_code`` the length is :math:`\lambda q_c` and the norm is taken over all samples of class c in
-    the batch, the adversarial loss is weighted by :math:`q_c = (\log(n_{max}/n_c) + 0.01) / 2` once more, and
+    the batch, the adversarial loss is weighted by :math:`q_c = \log(n_{max}/n_c + 0.01) / 2` once more, and
     t/T stops at ``up_limit``.
     """
 
@@ -50,7 +50,7 @@ class AdversarialFeatures:
         squares = gradient.square().sum(dim=1)
         if self.released_code:
             counts = context.class_counts.to(losses)
-            factor = ((counts.max() / counts).log() + 0.01)[labels] / 2
+            factor = (counts.max() / counts + 0.01).log()[labels] / 2
             squares = torch.zeros_like(counts).index_add_(0, labels, squares)[labels]
         step = self.length * factor / squares.sqrt().clamp_min(TINY)
         adversarial, _ = loss.terms(head(features.detach() + step[:, None] * gradient), labels, context)  # type: ignore

@@ -97,7 +97,7 @@ class ClassConditionalHead:
             separate: perturb weight and bias each by its own gradient norm, as the released code does.
         """
         same = (labels[:, None] == labels[None, :]).to(gradient)
-        terms = gradient * (weights / (same @ weights))[:, None]
+        terms = gradient * (weights / (same @ weights).clamp_min(TINY))[:, None]
         parameters = [p.detach() for p in head.parameters()]
         size = sum(p.numel() for p in parameters)
         counts = context.class_counts.to(gradient)[labels]

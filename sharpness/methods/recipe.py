@@ -85,4 +85,9 @@ class Recipe:
             return published
 
         stages = tuple(replace(s, batch_size=chosen(s.batch_size)) for s in self.stages)
+        if any(s.drop_last and s.batch_size > num_samples for s in stages):
+            raise UserError(
+                f"{num_samples} images fill no batch of {stages[0].batch_size}, and {self.method} drops incomplete "
+                "ones: give a smaller batch_size"
+            )
         return replace(self, stages=stages)

@@ -59,7 +59,7 @@ def normalize(objective: Objective, direction: Tensor, normalization: str | None
 
     With ``"filter"`` and ``"layer"`` the entries of parameters with fewer than two dimensions become zero.
     """
-    choose("normalization", normalization, NORMALIZATIONS)  # type: ignore[arg-type]
+    choose("normalization", normalization, NORMALIZATIONS)
     if normalization is None:
         return direction
     weights = torch.cat([p.detach().reshape(-1) for p in objective.parameters])

@@ -94,9 +94,11 @@ def measure(
         options: of :func:`checkpoint_objective`, for checkpoints.
 
     Raises:
-        UserError: an unknown measure, or an eigenvalue that has not converged is *not* an error: it becomes NaN.
+        UserError: an unknown measure, or what the probes refuse. An eigenvalue that has not converged becomes NaN.
     """
-    settings = {
+    for name in measures:
+        choose("measure", name, MEASURES)
+    settings: dict[str, Any] = {
         "radius": radius,
         "draws": draws,
         "rho": rho,
@@ -106,12 +108,10 @@ def measure(
         "seed": seed,
     }
     if isinstance(subject, Mapping):
-        return Comparison(
-            {
-                label: measure(one, measures, train_counts=train_counts, **settings, **options)
-                for label, one in subject.items()
-            }
-        )  # type: ignore
+        tables: Comparison = Comparison()
+        for name, one in subject.items():
+            tables[name] = measure(one, measures, train_counts=train_counts, **settings, **options)
+        return tables
     label = None
     if not isinstance(subject, Objective):
         checkpoint = subject if isinstance(subject, Checkpoint) else load_checkpoint(subject)
@@ -119,8 +119,6 @@ def measure(
         subject = checkpoint_objective(checkpoint, **options)
     elif options:
         raise UserError(f"options {sorted(options)} are for checkpoints: give them to the Objective")
-    for name in measures:
-        choose("measure", name, MEASURES)
     names = tuple(m for m in MEASURES if m in measures)
     columns = _columns(subject, names, radius, draws, rho, probes, tol, max_iterations, seed)
     result = MeasureResult(

@@ -22,8 +22,8 @@ def worst_case(
     r""":math:`\max_{\|u\| \le \rho} L_c(w + T u) - L_c(w)` by projected gradient ascent, overall and per class.
 
     T is the identity, or :math:`\operatorname{diag}(|w|)` if ``adaptive`` (Kwon et al., ICML 2021). With one step
-    this is the point that SAM evaluates, :math:`u = \rho\, T g / \|T g\|_2`, or :math:`\rho \operatorname{sign}(T g)` for
-    ``"linf"``. With more, each step has length :math:`2.5 \rho / \text{steps}` (the first :math:`\rho`) and is
+    this is the point that SAM evaluates, :math:`u = \rho\, T g / \|T g\|_2`, or :math:`\rho \operatorname{sign}(T g)`
+    for ``"linf"``. With more, each step has length :math:`2.5 \rho / \text{steps}` (the first :math:`\rho`) and is
     projected onto the ball, and the largest loss on the way counts, so that the result is a lower bound of the
     maximum. At a minimum of a quadratic the maximum is :math:`\rho^2 \lambda_\max / 2`.
 

@@ -135,7 +135,7 @@ def flattened(recipe: Recipe, names: tuple[str, ...]) -> Recipe:
 def initial_model(recipe: Recipe, architecture: str, data: LongTailData, seed: int) -> Classifier:
     """A fresh network drawn from ``seed``, leaving torch's global generator as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         channels = data.train.images.shape[1]
         return build_model(architecture, data.num_classes, channels, recipe.head, recipe.scale)
 

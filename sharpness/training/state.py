@@ -52,7 +52,7 @@ class RunFolder:
         """
         plan = self.path / "run.json"
         if not plan.exists():
-            if self.path.is_dir() and any(self.path.iterdir()):
+            if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
                 raise UserError(f"{self.path} is not empty and holds no run: choose another output folder")
             self.path.mkdir(parents=True, exist_ok=True)
             text = json.dumps(identity, indent=1)
@@ -79,10 +79,10 @@ class RunFolder:
         return saved
 
     def save(self, state: RunState) -> None:
-        """Write the state and the history."""
-        write_atomically(self.path / "state.pt", lambda partial: torch.save(vars(state), partial))
+        """Write the history and the state; the state last, so that the history never lacks an epoch of it."""
         frame = pd.DataFrame(state.history)
         write_atomically(self.path / "history.csv", lambda partial: frame.to_csv(partial, index=False))
+        write_atomically(self.path / "state.pt", lambda partial: torch.save(vars(state), partial))
 
     def finish(self) -> None:
         """Forget the state: ``last.pt`` has been written."""

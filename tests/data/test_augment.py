@@ -90,9 +90,7 @@ def test_augmentation_leaves_its_input_and_the_global_generators_alone():
 
 def test_draws_repeat_with_the_generator_and_differ_without():
     original = images()
-    assert torch.equal(
-        augment(original, "crop-flip", 4, generator(1)), augment(original, "crop-flip", 4, generator(1))
-    )
+    assert torch.equal(augment(original, "crop-flip", 4, generator(1)), augment(original, "crop-flip", 4, generator(1)))
     assert not torch.equal(
         augment(original, "crop-flip", 4, generator(1)), augment(original, "crop-flip", 4, generator(2))
     )

@@ -79,9 +79,7 @@ def test_n_max_is_the_largest_class_of_the_files(tmp_path, write):
     present = class_counts("exp", 10, 10, 40)
     write(tmp_path, "cifar10", present)
     assert load(tmp_path, imbalance=10).class_counts == present
-    with pytest.raises(
-        UserError, match=r"class 'class1' is asked for 32 .* has 30: .* files allow is (9|10)"
-    ):
+    with pytest.raises(UserError, match=r"class 'class1' is asked for 32 .* has 30: .* files allow is (9|10)"):
         load(tmp_path, imbalance=7)
 
 
@@ -202,10 +200,7 @@ def test_the_real_files_hold_the_published_tail(real_root, name, total, tail):
     num_classes = data.num_classes
     assert (data.longtail.total, data.class_counts[-1]) == (total, tail)
     assert data.test.class_counts(num_classes).tolist() == [10000 // num_classes] * num_classes
-    assert (
-        data.class_names[:2]
-        == {"cifar10": ("airplane", "automobile"), "cifar100": ("apple", "aquarium_fish")}[name]
-    )
+    assert data.class_names[:2] == {"cifar10": ("airplane", "automobile"), "cifar100": ("apple", "aquarium_fish")}[name]
     x = data.test.normalize(data.test.images[:1000])
     assert torch.allclose(x.mean((0, 2, 3)), torch.zeros(3), atol=0.2)
     rough = (data.test.images[:200].float().diff(dim=-1)).abs().mean()

@@ -12,9 +12,7 @@ LABELS = torch.tensor([2, 0, 1, 0, 2, 0, 2, 2])
 
 
 def image_set(labels=LABELS, channels=3):
-    images = torch.randint(
-        0, 256, (len(labels), channels, 5, 4), dtype=torch.uint8, generator=torch.manual_seed(0)
-    )
+    images = torch.randint(0, 256, (len(labels), channels, 5, 4), dtype=torch.uint8, generator=torch.manual_seed(0))
     return ImageSet(images, labels, (0.5, 0.4, 0.3)[:channels], (0.2, 0.25, 0.3)[:channels])
 
 

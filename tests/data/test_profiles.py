@@ -76,9 +76,7 @@ def test_imbalance_one_is_balanced(profile):
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_an_emptied_class_is_named_with_the_largest_imbalance_that_works(profile):
-    with pytest.raises(
-        UserError, match=r"class 'frog' keeps 0 images at imbalance 500: .* one is (49|48.99)"
-    ):
+    with pytest.raises(UserError, match=r"class 'frog' keeps 0 images at imbalance 500: .* one is (49|48.99)"):
         class_counts(profile, 500, 3, 49, class_names=["cat", "dog", "frog"])
 
 

@@ -110,9 +110,7 @@ def test_weighted_samplers_draw_classes_and_images_with_their_probabilities(labe
 
 def test_cben_of_balanced_data_is_uniform():
     labels = torch.arange(4).repeat(50)
-    indices = torch.cat(
-        [epoch_indices("cben", labels, 4, torch.Generator().manual_seed(s)) for s in range(50)]
-    )
+    indices = torch.cat([epoch_indices("cben", labels, 4, torch.Generator().manual_seed(s)) for s in range(50)])
     assert stats.chisquare(indices.bincount(minlength=200).numpy()).pvalue > 1e-3
 
 
@@ -124,9 +122,7 @@ def test_classes_without_images_are_harmless(name):
 
 
 def test_an_unknown_sampler_lists_the_choices(labels):
-    with pytest.raises(
-        UserError, match="instance, class_balanced, inverse_frequency, effective_number, cben"
-    ):
+    with pytest.raises(UserError, match="instance, class_balanced, inverse_frequency, effective_number, cben"):
         draw("square_root", labels)
 
 

@@ -35,9 +35,7 @@ def test_arrays_and_containers_are_read_back(tmp_path, protocol):
 def test_old_numpy_and_python2_names_are_read(tmp_path):
     array = np.arange(3, dtype=np.uint8)
     old = pickle.dumps(array, 2).replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
-    assert "numpy.core.multiarray" in {
-        arg.split()[0] for op, arg, _ in pickletools.genops(old) if op.name == "GLOBAL"
-    }
+    assert "numpy.core.multiarray" in {arg.split()[0] for op, arg, _ in pickletools.genops(old) if op.name == "GLOBAL"}
     (tmp_path / "old").write_bytes(old)
     assert (read_pickle(tmp_path / "old", "again") == array).all()
     (tmp_path / "py2").write_bytes(b"\x80\x02}U\x04dataU\x03a\xffbs.")
@@ -57,9 +55,7 @@ def test_a_hostile_payload_does_not_run(tmp_path, protocol, function):
     content = pickle.dumps({"data": Payload(function, argument)}, protocol)
     path = tmp_path / "file"
     path.write_bytes(content)
-    with pytest.raises(
-        UserError, match=r"file names .*(mkdir|check_call|exec|eval).*nothing was run.*: again$"
-    ):
+    with pytest.raises(UserError, match=r"file names .*(mkdir|check_call|exec|eval).*nothing was run.*: again$"):
         read_pickle(path, "again")
     assert not mark.exists()
     pickle.loads(content)

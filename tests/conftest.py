@@ -1,0 +1,158 @@
+"""One table of cases that every exactness test shares, each with a dense float64 oracle that uses none of our code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass
+class Case:
+    """A float64 model, data of three classes of unequal size, and a loss per sample."""
+
+    name: str
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    loss: Callable[[Tensor, Tensor], Tensor] | str = "ce"
+    num_classes: int = 3
+
+    @property
+    def function(self) -> Callable[[Tensor, Tensor], Tensor]:
+        if self.loss == "ce":
+            return lambda u, y: F.cross_entropy(u, y, reduction="none")
+        return self.loss
+
+    def dense(self, weights: Tensor | None = None, rows: Tensor | None = None) -> tuple[float, Tensor, Tensor]:
+        """Loss, gradient (k,) and Hessian (k, k) by torch.func, of all samples or of some rows."""
+        parameters = {n: p.detach() for n, p in self.model.named_parameters()}
+        buffers = dict(self.model.named_buffers())
+        shapes = {n: p.shape for n, p in parameters.items()}
+        a = torch.ones(len(self.y), dtype=torch.float64) if weights is None else weights
+        rows = torch.ones(len(self.y), dtype=torch.bool) if rows is None else rows
+
+        def value(flat: Tensor) -> Tensor:
+            pieces = flat.split([s.numel() for s in shapes.values()])
+            inside = {n: p.view(s) for p, (n, s) in zip(pieces, shapes.items(), strict=True)}
+            outputs = torch.func.functional_call(self.model, {**inside, **buffers}, (self.x[rows],))
+            return (a[rows] * self.function(outputs, self.y[rows])).sum() / a[rows].sum()
+
+        flat = torch.cat([p.reshape(-1) for p in parameters.values()])
+        return float(value(flat)), torch.func.grad(value)(flat), torch.func.hessian(value)(flat)
+
+
+class Quadratic(nn.Module):
+    """``w' A_i w / 2 + b' w`` for inputs A_i (n, k, k), as outputs (n, 1)."""
+
+    def __init__(self, size: int, seed: int = 0, at_minimum: bool = False) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        start = torch.randn(size, dtype=torch.float64, generator=generator)
+        self.w = nn.Parameter(torch.zeros_like(start) if at_minimum else start)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.5 * torch.einsum("i,nij,j->n", self.w, x, self.w)[:, None]
+
+
+def first_output(outputs: Tensor, targets: Tensor) -> Tensor:
+    return outputs[:, 0]
+
+
+class Cosine(nn.Module):
+    """A cosine classifier written out here, with its weight stored as (features, classes)."""
+
+    filter_axes = {"weight": 1}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 30 * F.normalize(x, dim=1) @ F.normalize(self.weight, dim=0)
+
+
+class Attention(nn.Module):
+    """One head of attention over three tokens, and a mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(4, 12)
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return self.out(F.scaled_dot_product_attention(q, k, v).mean(dim=1))
+
+
+def make_case(name: str) -> Case:
+    torch.manual_seed(7)
+    y = torch.tensor([0] * 9 + [1] * 4 + [2] * 2)
+    n = len(y)
+    if name == "softmax regression":
+        return Case(name, nn.Linear(4, 3).double(), torch.randn(n, 4, dtype=torch.float64), y)
+    if name == "tanh network":
+        model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+        return Case(name, model, torch.randn(n, 4, dtype=torch.float64), y)
+    if name == "convolution, BatchNorm, ReLU":
+        model = nn.Sequential(
+            nn.Conv2d(1, 3, 3, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Linear(3, 3),
+        ).double()  # fmt: skip
+        x = torch.randn(n, 1, 5, 5, dtype=torch.float64)
+        model(x)
+        return Case(name, model.eval(), x, y)
+    if name == "cosine head":
+        return Case(name, Cosine(), torch.randn(n, 4, dtype=torch.float64), y)
+    if name == "attention":
+        return Case(name, Attention().double(), torch.randn(n, 3, 4, dtype=torch.float64), y)
+    if name == "indefinite quadratic":
+        a = torch.randn(n, 6, 6, dtype=torch.float64)
+        return Case(name, Quadratic(6), (a + a.mT) / 2, y, first_output)
+    raise KeyError(name)
+
+
+CASES = (
+    "softmax regression",
+    "tanh network",
+    "convolution, BatchNorm, ReLU",
+    "cosine head",
+    "attention",
+    "indefinite quadratic",
+)
+
+
+@pytest.fixture(params=CASES)
+def case(request) -> Case:
+    return make_case(request.param)
+
+
+@pytest.fixture
+def quadratic():
+    """A factory: an objective whose Hessian is the given matrix, at a random point or at its minimum."""
+    from sharpness import Objective
+
+    def build(matrices: np.ndarray, labels: list[int] | None = None, at_minimum: bool = False) -> Objective:
+        x = torch.as_tensor(np.atleast_3d(matrices) if np.ndim(matrices) == 3 else matrices[None], dtype=torch.float64)
+        y = torch.tensor(labels if labels is not None else [0] * len(x))
+        model = Quadratic(x.shape[-1], at_minimum=at_minimum)
+        return Objective(model, (x, y), loss=first_output, num_classes=int(y.max()) + 1)
+
+    return build
+
+
+def symmetric(eigenvalues, seed: int = 0) -> np.ndarray:
+    """A dense symmetric matrix with a chosen spectrum."""
+    values = np.asarray(eigenvalues, dtype=float)
+    q, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((len(values), len(values))))
+    return q @ np.diag(values) @ q.T
+
+
+@pytest.fixture(name="symmetric")
+def symmetric_fixture():
+    return symmetric

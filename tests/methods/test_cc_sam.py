@@ -1,0 +1,191 @@
+"""CC-SAM's second stage and its recipe."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from sharpness.errors import UserError
+from sharpness.flattening import Batch, ClassConditionalStep, Context, PlainStep
+from sharpness.methods import build_recipe
+from sharpness.methods.cc_sam import AdversarialFeatures
+from sharpness.methods.cc_sam_head import ClassConditionalHead
+from sharpness.methods.cross_entropy import CrossEntropy
+from sharpness.models import build_model
+
+COUNTS = [500, 60, 8, 1]
+
+
+def at(epoch, epochs=30):
+    return Context(torch.tensor(COUNTS), epoch, epochs)
+
+
+def run(rule, model, batch, context):
+    model.zero_grad(set_to_none=True)
+    value = rule.backward(model, batch, CrossEntropy(), context)
+    return [p.grad for p in model.head.parameters()], value.item()
+
+
+def heads_inputs(rule, model, batch, context):
+    """What the head is given: features, then their adversarial versions."""
+    seen = []
+    handle = model.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+    run(rule, model, batch, context)
+    handle.remove()
+    return seen
+
+
+def same(gradients, expected):
+    for one, other in zip(gradients, expected, strict=True):
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+@pytest.mark.parametrize("length", [0.1, 1.0, 5.0])
+def test_every_feature_moves_by_the_length_along_its_own_gradient(network, plain, kind, length):
+    model = network(kind)
+    features, adversarial = heads_inputs(AdversarialFeatures(length), model, plain, at(3))
+    step = adversarial - features
+    assert step.norm(dim=1).tolist() == pytest.approx([length] * 12, rel=1e-10)
+    for i, y in enumerate(plain.first):
+        z = features[i : i + 1].clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(F.cross_entropy(model.head(z), y[None]), z)
+        assert float(F.cosine_similarity(gradient, step[i : i + 1])) == pytest.approx(1, rel=1e-10)
+
+
+@pytest.mark.parametrize("epoch", [1, 15, 30])
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_the_loss_goes_over_to_the_adversarial_one_with_the_epochs(network, plain, kind, epoch):
+    model = network(kind)
+    gradients, value = run(AdversarialFeatures(0.7), model, plain, at(epoch))
+    z = model.backbone(plain.x).detach()
+    moved = []
+    for i, y in enumerate(plain.first):
+        leaf = z[i].clone().requires_grad_()
+        (g,) = torch.autograd.grad(F.cross_entropy(model.head(leaf[None]), y[None]), leaf)
+        moved.append(z[i] + 0.7 * g / g.norm())
+    clean = F.cross_entropy(model.head(z), plain.first)
+    adversarial = F.cross_entropy(model.head(torch.stack(moved)), plain.first)
+    t = epoch / 30
+    expected = (1 - t) * clean + t * adversarial
+    assert value == pytest.approx(expected.item(), rel=1e-12)
+    same(gradients, torch.autograd.grad(expected, list(model.head.parameters())))
+
+
+def test_of_length_zero_it_is_cross_entropy(network, plain):
+    model = network()
+    expected, value = run(PlainStep(), model, plain, at(10))
+    gradients, returned = run(AdversarialFeatures(0.0), model, plain, at(10))
+    same(gradients, expected)
+    assert returned == pytest.approx(value, rel=1e-14)
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_the_backbone_receives_no_gradient(network, plain, released):
+    model = network()
+    run(AdversarialFeatures(released_code=released), model, plain, at(10))
+    assert all(p.grad is None for p in model.backbone.parameters())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_running_statistics_follow_the_mode_of_the_backbone(training):
+    model = build_model("resnet8", 4, in_channels=1).train(training)
+    model.backbone.requires_grad_(False)
+    before = model.backbone.bn1.running_mean.clone()
+    x = torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    run(AdversarialFeatures(), model, Batch(x, torch.arange(12) % 4), at(10))
+    assert int(model.backbone.bn1.num_batches_tracked) == int(training)
+    assert torch.equal(model.backbone.bn1.running_mean, before) is not training
+
+
+def released_loop(model, batch, epoch, adver_reg, up_limit):
+    """The released stage 2, class by class."""
+    z = model.backbone(batch.x).detach()
+    alpha = min(epoch / 30, up_limit)
+    adversarial = []
+    for c in batch.first.unique().tolist():
+        q = math.log(max(COUNTS) / COUNTS[c] + 0.01) / 2
+        leaf = z.clone().requires_grad_()
+        rows = batch.first == c
+        (g,) = torch.autograd.grad(F.cross_entropy(model.head(leaf)[rows], batch.first[rows]), leaf)
+        moved = z + adver_reg * q * g / torch.linalg.matrix_norm(g, "fro")
+        adversarial.append(q * F.cross_entropy(model.head(moved)[rows], batch.first[rows], reduction="none"))
+    return alpha * torch.cat(adversarial).mean() + (1 - alpha) * F.cross_entropy(model.head(z), batch.first)
+
+
+@pytest.mark.parametrize("epoch", [1, 9, 10, 30])
+@pytest.mark.parametrize(("adver_reg", "up_limit"), [(1.0, 1.0), (1.0, 0.3), (4.0, 0.8)])
+def test_the_released_variant_is_the_released_loop(network, plain, epoch, adver_reg, up_limit):
+    model = network()
+    expected = released_loop(model, plain, epoch, adver_reg, up_limit)
+    rule = AdversarialFeatures(adver_reg, released_code=True, up_limit=up_limit)
+    gradients, value = run(rule, model, plain, at(epoch))
+    assert value == pytest.approx(expected.item(), rel=1e-10)
+    same(gradients, torch.autograd.grad(expected, list(model.head.parameters())))
+
+
+def test_head_classes_all_but_vanish_from_the_released_adversarial_loss(network, plain):
+    """q = log(1.01) / 2 = 0.005 for the largest class, in the step and in the loss."""
+    model = network()
+    of_head = Batch(plain.x[:5], plain.first[:5])
+    features, adversarial = heads_inputs(AdversarialFeatures(released_code=True), model, of_head, at(30))
+    assert float((adversarial - features).norm()) == pytest.approx(math.log(1.01) / 2, rel=1e-10)
+    _, value = run(AdversarialFeatures(0.0, released_code=True), model, of_head, at(30))
+    plain_value = F.cross_entropy(model(of_head.x), of_head.first).item()
+    assert value == pytest.approx(math.log(1.01) / 2 * plain_value, rel=1e-10)
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_a_sample_without_gradient_stays_where_it_is(network, plain, released):
+    model = network()
+    with torch.no_grad():
+        model.head.weight.zero_()
+    features, adversarial = heads_inputs(AdversarialFeatures(1.0, released), model, plain, at(30))
+    assert torch.equal(features, adversarial)
+
+
+def test_the_paper_is_two_stages_with_balanced_sampling_in_the_second(cifar):
+    first, second = build_recipe("cc-sam", cifar(), rho_scale=0.5).stages
+    assert first.rule == ClassConditionalHead(rho_scale=0.5, mode="full", released_share=None)
+    assert (first.mixup, first.sampler, first.drop_last, first.loss) == (1.0, "instance", False, CrossEntropy())
+    assert second.rule == AdversarialFeatures(1.0, False, 1.0)
+    assert (second.sampler, second.trainable, second.mixup, second.lr) == ("class_balanced", "head", 0, 0.01)
+    assert second.frozen_batchnorm
+
+
+@pytest.mark.parametrize(("classes", "flat_ratio", "up_limit"), [(10, 0.3, 1.0), (100, 0.5, 0.3)])
+def test_the_released_recipe_has_the_released_configuration(cifar, classes, flat_ratio, up_limit):
+    first, second = build_recipe("cc-sam", cifar(classes), released_code=True).stages
+    assert first.rule == ClassConditionalHead(rho_scale=1e-6, released_share=flat_ratio)
+    assert first.drop_last
+    assert second.rule == AdversarialFeatures(1.0, True, up_limit)
+    assert not second.frozen_batchnorm, "statistics keep moving"
+    assert (second.trainable, second.lr) == ("head", 0.01)
+
+
+@pytest.mark.parametrize("scope", ["last_block", "all"])
+def test_other_scopes_take_the_general_step(cifar, scope):
+    recipe = build_recipe("cc-sam", cifar(), scope=scope, rho_scale=0.2, mode="direction")
+    assert recipe.stages[0].rule == ClassConditionalStep(scope, 0.2, "direction")
+
+
+@pytest.mark.parametrize("wrong", [{"scope": "all"}, {"scope": "last_block"}, {"mode": "direction"}])
+def test_the_released_code_perturbs_the_classifier_only(cifar, wrong):
+    with pytest.raises(UserError, match="released_code perturbs the classifier"):
+        build_recipe("cc-sam", cifar(), released_code=True, **wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"scope": "head"}, {"mode": "random"}, {"rho_scale": -1}, {"rho_scale": math.nan}, {"rho_scale": math.inf}],
+)
+def test_wrong_options_are_refused_in_one_line(cifar, wrong):
+    (name,) = wrong
+    with pytest.raises(UserError, match=name) as caught:
+        build_recipe("cc-sam", cifar(), **wrong)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_multiple_of_the_radius_is_recorded(cifar):
+    assert any("0.25" in note for note in build_recipe("cc-sam", cifar(), rho_scale=0.25).notes)

@@ -1,0 +1,103 @@
+"""Learning rates against the rules of the papers' code, epoch by epoch."""
+
+import math
+
+import pytest
+
+from sharpness.methods import build_recipe
+from sharpness.methods.schedules import Constant, Cosine, MultiStep
+
+
+def ldam_rule(epoch, lr=0.1):
+    """``adjust_learning_rate`` of the LDAM code; epoch counts from 1."""
+    if epoch <= 5:
+        return lr * epoch / 5
+    if epoch > 180:
+        return lr * 0.0001
+    if epoch > 160:
+        return lr * 0.01
+    return lr
+
+
+def tenths_rule(epoch, lr=0.1):
+    """The same of MiSLAS and GCL, whose drops are tenths."""
+    if epoch <= 5:
+        return lr * epoch / 5
+    if epoch > 180:
+        return lr * 0.01
+    if epoch > 160:
+        return lr * 0.1
+    return lr
+
+
+def rates(stage):
+    return [stage.lr * stage.schedule.factor(e, stage.epochs) for e in range(1, stage.epochs + 1)]
+
+
+@pytest.mark.parametrize("method", ["ce", "ldam-drw"])
+def test_cross_entropy_and_ldam_follow_the_ldam_code(cifar, method):
+    (stage,) = build_recipe(method, cifar()).stages
+    assert rates(stage) == pytest.approx([ldam_rule(e) for e in range(1, 201)], rel=1e-14)
+
+
+@pytest.mark.parametrize("method", ["mislas", "gcl", "cc-sam"])
+def test_first_stages_of_the_others_drop_by_tenths(cifar, method):
+    stage = build_recipe(method, cifar()).stages[0]
+    assert rates(stage) == pytest.approx([tenths_rule(e) for e in range(1, 201)], rel=1e-14)
+
+
+def test_the_second_stage_of_mislas_is_a_cosine_from_a_tenth(cifar):
+    stage = build_recipe("mislas", cifar()).stages[1]
+    expected = [0.1 * 0.5 * (1 + math.cos(math.pi * e / 10)) for e in range(10)]
+    assert rates(stage) == pytest.approx(expected, rel=1e-14)
+
+
+def test_the_second_stage_of_gcl_starts_at_two_thousandths(cifar):
+    stage = build_recipe("gcl", cifar()).stages[1]
+    expected = [0.1 * (0.1 * 0.1 * (1 + math.cos(math.pi * e / 30))) for e in range(30)]
+    assert rates(stage) == pytest.approx(expected, rel=1e-14)
+    assert expected[0] == pytest.approx(0.002)
+
+
+def test_the_second_stage_of_cc_sam_is_constant(cifar):
+    for released in (False, True):
+        stage = build_recipe("cc-sam", cifar(), released_code=released).stages[1]
+        assert rates(stage) == pytest.approx([0.01] * 30, rel=1e-14)
+
+
+def test_released_cc_sam_steps_its_schedule_before_the_epoch(cifar):
+    """Warm-up from a third over five epochs, drops at 160 and 180, all one epoch early."""
+    stage = build_recipe("cc-sam", cifar(), released_code=True).stages[0]
+    factors = [stage.schedule.factor(e, 200) for e in range(1, 201)]
+    expected = []
+    for index in range(200):
+        steps = index + 1
+        warmup = 1 / 3 + (1 - 1 / 3) * min(steps, 5) / 5
+        expected.append(warmup * (0.01 if steps >= 180 else 0.1 if steps >= 160 else 1))
+    assert factors == pytest.approx(expected, rel=1e-14)
+    assert f"{factors[0]:.3f}" == "0.467"
+    drops = [i for i in range(1, 200) if factors[i] < factors[i - 1]]
+    assert drops == [159, 179], "counted from 0"
+
+
+@pytest.mark.parametrize("epochs", [40, 100, 400])
+def test_a_stretched_schedule_drops_at_the_same_fractions(epochs):
+    schedule = MultiStep((160, 180), (1e-2, 1e-4))
+    factors = [schedule.factor(e, epochs) for e in range(1, epochs + 1)]
+    share = {value: factors.count(value) / epochs for value in (1e-2, 1e-4)}
+    assert share == {1e-2: 0.1, 1e-4: 0.1}
+    assert factors == [ldam_rule(200 * e / epochs, 1.0) for e in range(1, epochs + 1)]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 7, 30, 200])
+def test_cosine_is_symmetric_and_never_reaches_zero(epochs):
+    factors = [Cosine().factor(e, epochs) for e in range(1, epochs + 1)]
+    assert factors[0] == 1
+    assert min(factors) > 0
+    for e in range(1, epochs):
+        assert factors[e] + factors[epochs - e] == pytest.approx(1)
+    assert factors == sorted(factors, reverse=True)
+
+
+def test_constant_is_one():
+    assert {Constant().factor(e, 30) for e in range(1, 31)} == {1.0}

@@ -1,0 +1,48 @@
+"""The loss that a probe rebuilds from a manifest."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from sharpness.flattening import Context
+from sharpness.methods.gcl import GCL
+from sharpness.methods.ldam import effective_number_weights
+from sharpness.methods.mislas import LabelAwareSmoothing
+from sharpness.methods.training_loss import training_loss
+
+
+@pytest.fixture
+def rebuilt(cifar):
+    def build(method, **options):
+        return training_loss({"method": method, "options": options, "longtail": cifar().to_dict()})
+
+    return build
+
+
+def test_cross_entropy_is_cross_entropy(rebuilt, logits10):
+    loss = rebuilt("ce")
+    assert torch.equal(loss(*logits10), F.cross_entropy(*logits10, reduction="none"))
+    assert loss.weights(logits10[1]).unique().tolist() == [1.0]
+
+
+def test_deferred_weights_are_on(rebuilt, logits10, counts10):
+    weights = rebuilt("ldam-drw").weights(logits10[1])
+    assert torch.allclose(weights.double(), effective_number_weights(counts10)[logits10[1]], rtol=1e-6)
+
+
+def test_the_last_stage_counts(rebuilt, logits10, counts10):
+    context = Context(counts10, 1, 1)
+    expected = LabelAwareSmoothing(0.3, 0.0).terms(*logits10, context)[0]
+    assert torch.equal(rebuilt("mislas")(*logits10), expected)
+    gcl = GCL(scale=20.0, kappa=1.0, margin=0.1, gamma=1.0, noise="mean").terms(*logits10, context)[0]
+    assert torch.equal(rebuilt("gcl", kappa=1.0)(*logits10), gcl)
+
+
+@pytest.mark.parametrize("method", ["ce", "ldam-drw", "mislas", "gcl", "cc-sam"])
+def test_a_probe_sees_a_deterministic_function_in_float64(rebuilt, logits10, method):
+    loss = rebuilt(method)
+    before = torch.get_rng_state()
+    first = loss(logits10[0].float(), logits10[1])
+    assert torch.equal(first, loss(logits10[0].float(), logits10[1]))
+    assert (first.shape, first.dtype) == ((40,), torch.float64)
+    assert torch.equal(torch.get_rng_state(), before)
