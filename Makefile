@@ -19,7 +19,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/step_cost.py
 
 notebooks: .venv/installed
-	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb
 
 # torch comes first and pinned, so that nothing else can pull in another build of it.
 .venv/installed: setup.cfg constraints.txt

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
-from tqdm.auto import tqdm
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # without ipywidgets tqdm warns, and falls back to text
+    from tqdm.auto import tqdm
+
+
+__all__ = ["progress", "tqdm"]
 
 
 def progress(total: int, what: str, unit: str) -> Any:

@@ -15,9 +15,8 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from sharpness.errors import UserError, choose
+from sharpness.progress import tqdm
 
 CHUNK = 1 << 18
 ATTEMPTS = 5

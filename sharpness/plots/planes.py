@@ -12,7 +12,7 @@ from matplotlib.colors import BoundaryNorm, Normalize
 from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.mplot3d.axes3d import Axes3D
 
-from sharpness.plots.style import PAGE, SURFACE_COLORS, new_axes, new_figure, style
+from sharpness.plots.style import PAGE, SURFACE_COLORS, new_axes, shown_figure, style
 
 Panel = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -112,7 +112,7 @@ def _places(axes: Axes | Sequence[Axes] | None, number: int, height: float, **op
     if axes is None:
         if number == 1:
             return [new_axes(None, height=2.6, **options)]
-        figure = new_figure(PAGE, height)
+        figure = shown_figure(min(PAGE, 1.5 + 1.8 * number), height)
         return list(np.ravel(figure.subplots(1, number, subplot_kw=options)))
     places = list(np.ravel(np.asarray(axes, dtype=object)))
     if len(places) != number:

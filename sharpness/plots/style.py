@@ -57,6 +57,10 @@ def marker(index: int) -> str:
 @contextmanager
 def style() -> Iterator[None]:
     """The project's settings, inside a ``with`` only: global rcParams stay as they were."""
+    if in_notebook():
+        import matplotlib.pyplot as plt
+
+        plt.draw_if_interactive()  # loads the backend, whose own settings would be undone at the end of the block
     with mpl.rc_context(RC):
         yield
 
@@ -68,15 +72,23 @@ def new_figure(width: float = COLUMN, height: float = 2.4) -> Figure:
     return figure
 
 
-def new_axes(ax: Axes | None, width: float = COLUMN, height: float = 2.4, **options: Any) -> Axes:
-    """``ax``, or the single Axes of a new figure; in a notebook the figure displays by itself."""
-    if ax is not None:
-        return ax
-    import matplotlib.pyplot as plt
+def in_notebook() -> bool:
+    """Whether figures are shown below the cell that made them."""
+    return "inline" in (mpl.get_backend(auto_select=False) or "")
 
-    if mpl.is_interactive() or "inline" in mpl.get_backend():
-        return plt.figure(figsize=(width, height), layout="constrained").add_subplot(**options)
-    return new_figure(width, height).add_subplot(**options)
+
+def shown_figure(width: float = COLUMN, height: float = 2.4) -> Figure:
+    """A figure that a notebook displays by itself; elsewhere one that pyplot does not know of."""
+    if in_notebook():
+        import matplotlib.pyplot as plt
+
+        return plt.figure(figsize=(width, height), layout="constrained")
+    return new_figure(width, height)
+
+
+def new_axes(ax: Axes | None, width: float = COLUMN, height: float = 2.4, **options: Any) -> Axes:
+    """``ax``, or the single Axes of a new figure."""
+    return shown_figure(width, height).add_subplot(**options) if ax is None else ax
 
 
 def save_figure(figure: Figure, path: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ SPLITS = ("train", "test")
 
 
 def checkpoint_objective(
-    checkpoint: Checkpoint | str,
+    checkpoint: Checkpoint | str | Path,
     split: str = "train",
     loss: str = "ce",
     data_root: str | None = None,
@@ -63,7 +64,7 @@ def checkpoint_objective(
 
 
 def measure(
-    subject: Objective | Checkpoint | str | Mapping[str, Any],
+    subject: Objective | Checkpoint | str | Path | Mapping[str, Any],
     measures: Sequence[str] = DEFAULT,
     *,
     train_counts: Sequence[int] | None = None,
