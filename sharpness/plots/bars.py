@@ -17,7 +17,7 @@ def plot_class_values(
     *,
     errors: Mapping[str, np.ndarray] | None = None,
     title: str | None = None,
-    xlabel: str = "Class, most to fewest training images",
+    xlabel: str = "Class, most to fewest images",
     ylabel: str = "",
     log: bool = False,
     floor: float | None = None,

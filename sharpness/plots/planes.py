@@ -112,7 +112,7 @@ def _places(axes: Axes | Sequence[Axes] | None, number: int, height: float, **op
     if axes is None:
         if number == 1:
             return [new_axes(None, height=2.6, **options)]
-        figure = shown_figure(min(PAGE, 1.5 + 1.8 * number), height)
+        figure = shown_figure(min(PAGE, 1 + 1.45 * number), height)
         return list(np.ravel(figure.subplots(1, number, subplot_kw=options)))
     places = list(np.ravel(np.asarray(axes, dtype=object)))
     if len(places) != number:

@@ -66,6 +66,10 @@ class Result:
         present = np.where(self.class_samples > 0, self.class_samples, np.iinfo(np.int64).max)
         return int(len(present) - 1 - np.argmin(present[::-1]))
 
+    def by_size(self) -> np.ndarray:
+        """Class indices (C,) from most to fewest probed samples."""
+        return np.argsort(-self.class_samples, kind="stable")
+
     def select(self, class_values: np.ndarray, subset: str | int | None, overall: np.ndarray) -> np.ndarray:
         """Values of everything (None), of one class (an int or a class name), or of a group (a group name).
 

@@ -80,8 +80,9 @@ class EigenvalueResult(Result):
     def compare(cls, results: Mapping[str, Any], ax: Any = None, end: str = "largest", **options: Any) -> Any:
         """The largest (or smallest) eigenvalue of every class, model beside model."""
         first = next(iter(results.values()))
-        names = list(first.class_names) if first.per_class else ["all classes"]
-        values = {label: np.atleast_1d(getattr(r, end)) for label, r in results.items()}
+        order = first.by_size() if first.per_class else np.zeros(1, dtype=int)
+        names = [first.class_names[c] for c in order] if first.per_class else ["all classes"]
+        values = {label: np.atleast_1d(getattr(r, end))[order] for label, r in results.items()}
         symbol = r"$\lambda_\mathrm{max}$" if end == "largest" else r"$\lambda_\mathrm{min}$"
         return plot_class_values(values, names, ax=ax, ylabel=f"Hessian {symbol}", **options)
 

@@ -78,10 +78,11 @@ class MeasureResult(Result):
         """One measure of every class, model beside model."""
         first = next(iter(results.values()))
         choose("measure", measure, first.names)
-        values = {label: r.values[r.names.index(measure)] for label, r in results.items()}
-        errors = {label: r.errors[r.names.index(measure)] for label, r in results.items()}
+        order = first.by_size()
+        values = {label: r.values[r.names.index(measure)][order] for label, r in results.items()}
+        errors = {label: r.errors[r.names.index(measure)][order] for label, r in results.items()}
         return plot_class_values(
-            values, list(first.class_names), ax=ax, errors=errors, ylabel=measure.replace("_", " "), **options
+            values, [first.class_names[c] for c in order], ax=ax, errors=errors, ylabel=measure.replace("_", " "), **options
         )
 
     def _summary(self) -> str:
