@@ -60,10 +60,8 @@ def main() -> None:
             if repeat >= 0:
                 seconds[name].append(time.perf_counter() - start)
     plain = np.array(seconds["CE"])
-    threads = torch.get_num_threads()
-    print(
-        f"ResNet-32, {args.images} images, mixup, {args.precision}, {threads} threads, {platform.processor() or platform.machine()}"
-    )
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
+    print(f"ResNet-32, {args.images} images, mixup, {args.precision}, {machine}")
     print(f"torch {torch.__version__}, {args.repeats} repeats; CE: {1e3 * np.median(plain):.0f} ms a step\n")
     print("| step | times CE | quartiles |\n| --- | ---: | ---: |")
     for name, values in seconds.items():

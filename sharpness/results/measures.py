@@ -82,7 +82,12 @@ class MeasureResult(Result):
         values = {label: r.values[r.names.index(measure)][order] for label, r in results.items()}
         errors = {label: r.errors[r.names.index(measure)][order] for label, r in results.items()}
         return plot_class_values(
-            values, [first.class_names[c] for c in order], ax=ax, errors=errors, ylabel=measure.replace("_", " "), **options
+            values,
+            [first.class_names[c] for c in order],
+            ax=ax,
+            errors=errors,
+            ylabel=measure.replace("_", " "),
+            **options,
         )
 
     def _summary(self) -> str:

@@ -21,7 +21,7 @@ from sharpness.flattening import Batch, Context, PlainStep, build_operation
 from sharpness.methods import LABELS, Recipe, Stage, build_recipe
 from sharpness.models import Classifier, build_model
 from sharpness.progress import progress
-from sharpness.training.precision import autocast, resolve_precision
+from sharpness.training.precision import autocast, resolve_device, resolve_precision
 from sharpness.training.state import RunFolder, RunState, epoch_generator
 
 
@@ -66,7 +66,7 @@ def train(
         UserError: unknown names, or a folder that holds something else.
         FloatingPointError: the training loss is not finite.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = resolve_device(device)
     recipe = build_recipe(method, data.longtail, **options)
     recipe = flattened(recipe, flatten).with_epochs(epochs).with_batch_size(batch_size, len(data.train))
     precision = resolve_precision(precision, device, data.train.images.shape[-1])
