@@ -48,7 +48,11 @@ class Checkpoint:
         return str(self.manifest.get("label") or self.manifest.get("method") or Path(self.path).stem)
 
     def load_data(self, data_root: str | None = None) -> LongTailData:
-        """The data it was trained on, rebuilt by the recorded recipe, and the matching test set."""
+        """The data it was trained on, rebuilt by the recorded recipe, and the matching test set.
+
+        Raises:
+            UserError: the files here give other training images than those it was trained on.
+        """
         t = self.longtail
         options: dict[str, Any] = {"data_root": data_root} if data_root else {}
         data = load_data(
@@ -59,10 +63,10 @@ class Checkpoint:
             groups=t.group_convention,
             **options,
         )
-        if tuple(data.class_counts) != tuple(t.class_counts):
+        if data.train.sha256() != self.manifest["data_sha256"]:
             raise UserError(
-                f"{self.path} was trained on class counts {list(t.class_counts)}, the files here give "
-                f"{list(data.class_counts)}: point --data-root at the data it was trained on"
+                f"{self.path} was trained on other images of {t.dataset} than the files here give: point --data-root "
+                "at the files it was trained on"
             )
         return data
 

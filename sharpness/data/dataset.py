@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -103,6 +104,12 @@ class ImageSet:
         starts = torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
         rank = torch.arange(len(self), device=self.labels.device) - starts
         return self.subset(order[rank < n].sort().values)
+
+    def sha256(self) -> str:
+        """Of pixels and labels."""
+        digest = hashlib.sha256(self.images.cpu().contiguous().numpy().tobytes())
+        digest.update(self.labels.cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def class_counts(self, num_classes: int) -> Tensor:
         """Images per class, ``(num_classes,)`` int64.

@@ -74,7 +74,7 @@ class Loss:
 
 
 class Rule(Protocol):
-    """Fills ``.grad`` of the trainable parameters and returns the loss, a scalar without a graph."""
+    """Fills ``.grad`` of the trainable parameters; returns the unperturbed loss, a scalar without a graph."""
 
     def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor: ...
 

@@ -55,9 +55,9 @@ class AdversarialFeatures:
         step = self.length * factor / squares.sqrt().clamp_min(TINY)
         adversarial, _ = loss.terms(head(features.detach() + step[:, None] * gradient), labels, context)  # type: ignore
         ramp = min(context.epoch / context.epochs, self.up_limit)
-        value = (weights * ((1 - ramp) * losses + ramp * factor * adversarial)).sum() / weights.sum()
-        value.backward(inputs=[p for p in head.parameters() if p.requires_grad])  # type: ignore[union-attr]
-        return value.detach()
+        objective = (weights * ((1 - ramp) * losses + ramp * factor * adversarial)).sum() / weights.sum()
+        objective.backward(inputs=[p for p in head.parameters() if p.requires_grad])  # type: ignore[union-attr]
+        return (weights * losses).sum().detach() / weights.sum()
 
 
 #: The released configurations by number of classes: share of the perturbed loss, and the limit of the ramp.

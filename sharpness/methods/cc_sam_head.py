@@ -56,13 +56,14 @@ class ClassConditionalHead:
             plain = mixed_loss(logits, batch, loss, context)
             losses, weights = self._released(head, features, logits, batch, loss, context)  # type: ignore[arg-type]
             share = self.released_share
-            value = (1 - share) * plain + share * (weights * losses).sum() / weights.sum()
+            objective = (1 - share) * plain + share * (weights * losses).sum() / weights.sum()
         else:
             index, labels, mixing = batch.rows()
             leaf = logits.detach()[index].requires_grad_(True)
             plain_losses, weights = loss.terms(leaf, labels, context)
             (gradient,) = torch.autograd.grad(plain_losses.sum(), leaf)
             weights = mixing * weights
+            plain = (weights * plain_losses).sum() / weights.sum()
             perturbed = self.perturbed_logits(
                 head,  # type: ignore[arg-type]
                 features[index],
@@ -73,9 +74,9 @@ class ClassConditionalHead:
                 context,
             )
             losses, _ = loss.terms(perturbed, labels, context)
-            value = (weights * losses).sum() / weights.sum()
-        value.backward()
-        return value.detach()
+            objective = (weights * losses).sum() / weights.sum()
+        objective.backward()
+        return plain.detach()
 
     def perturbed_logits(
         self,

@@ -1,5 +1,5 @@
 """Training: the loop, precision, and exact resume."""
 
-from sharpness.training.loop import evaluate, fingerprint, train
+from sharpness.training.loop import evaluate, train
 
-__all__ = ["evaluate", "fingerprint", "train"]
+__all__ = ["evaluate", "train"]

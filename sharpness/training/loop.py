@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -83,7 +83,7 @@ def train(
         "method": method,
         "options": options,
         "data": data.longtail.to_dict(),
-        "data_sha256": fingerprint(data.train),
+        "data_sha256": data.train.sha256(),
         "model": architecture,
         **training,
     }
@@ -140,13 +140,6 @@ def initial_model(recipe: Recipe, architecture: str, data: LongTailData, seed: i
         return build_model(architecture, data.num_classes, channels, recipe.head, recipe.scale)
 
 
-def fingerprint(images: ImageSet) -> str:
-    """SHA-256 over pixels and labels."""
-    digest = hashlib.sha256(images.images.cpu().numpy().tobytes())
-    digest.update(images.labels.cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def enter(stage: Stage, network: Classifier) -> None:
     """Change the network as a stage asks before its first epoch."""
     if stage.add_weight_scaling:
@@ -193,8 +186,14 @@ def run_stage(
                 group["lr"] = lr * group["factor"]
             context = Context(counts, epoch, stage.epochs, epoch_generator(seed, state.stage, epoch), cast)
             loss = run_epoch(stage, network, optimizer, data, context)
+            tested = evaluate(network, data.test, data.num_classes, cast)
+            if not math.isfinite(loss + tested.mean):
+                raise FloatingPointError(
+                    f"training diverged in epoch {epoch} of stage {stage.name!r} (loss {loss}, test loss "
+                    f"{tested.mean}): the epoch before is kept; try a smaller learning rate or radius"
+                )
             row = {"stage": stage.name, "epoch": epoch, "lr": lr, "loss": loss}
-            state.history.append({**row, **accuracy_row(evaluate(network, data.test, data.num_classes, cast), data)})
+            state.history.append({**row, **accuracy_row(tested, data)})
             state.epoch = epoch
             state.model, state.optimizer = network.state_dict(), optimizer.state_dict()
             folder.save(state)
@@ -216,13 +215,7 @@ def run_epoch(
         optimizer.step()
         total += loss.double().cpu() * len(batch.x)
         seen += len(batch.x)
-    mean = float(total) / seen
-    if not torch.isfinite(total):
-        raise FloatingPointError(
-            f"the training loss became {mean} in epoch {context.epoch} of stage {stage.name!r}: the state of the "
-            "epoch before is kept; try a smaller learning rate or radius"
-        )
-    return mean
+    return float(total) / seen
 
 
 def training_batches(stage: Stage, data: LongTailData, context: Context) -> Iterator[Batch]:

@@ -58,7 +58,10 @@ class RunFolder:
             text = json.dumps(identity, indent=1)
             write_atomically(plan, lambda partial: partial.write_text(text + "\n"))
             return RunState()
-        there = json.loads(plan.read_text())
+        try:
+            there = dict(json.loads(plan.read_text()))
+        except ValueError:
+            raise UserError(f"{plan} is not a run's description: delete the folder or choose another one") from None
         for name, value in json.loads(json.dumps(identity)).items():
             if there.get(name) != value:
                 raise UserError(

@@ -45,7 +45,7 @@ def length_of_cc_sam(head, gradient, n):
 
 
 def loop_over_classes(model, batch, of_one, counts, rho_scale=1.0, mode="full", generator=None):
-    """The paper's gradient of all parameters by name, and its loss."""
+    """The paper's gradient of all parameters by name, and the loss where the weights stand."""
     rows = [(i, y, batch.lam if batch.second is not None else 1.0) for i, y in enumerate(batch.first.tolist())]
     if batch.second is not None:
         rows += [(i, y, 1 - batch.lam) for i, y in enumerate(batch.second.tolist())]
@@ -70,7 +70,7 @@ def loop_over_classes(model, batch, of_one, counts, rho_scale=1.0, mode="full", 
                 p += length * t / norm(g)
         share = sum(a for _, y, a in rows if y == c) / total
         perturbed = class_loss(twin, c)
-        value += share * perturbed.item()
+        value += share * class_loss(model, c).item()
         every = torch.autograd.grad(perturbed, list(twin.parameters()))
         for (name, _), t in zip(model.named_parameters(), every, strict=True):
             gradients[name] += share * t
@@ -237,7 +237,7 @@ def released_loop(model, batch, counts, noise_ratio, flat_ratio):
     value = (1 - flat_ratio) * losses.mean() + flat_ratio * hard.mean()
     names = [name for name, _ in model.named_parameters()]
     gradients = torch.autograd.grad(value, list(model.parameters()))
-    return dict(zip(names, gradients, strict=True)), value.item()
+    return dict(zip(names, gradients, strict=True)), losses.mean().item()
 
 
 @pytest.mark.parametrize("mixing", [False, True])
