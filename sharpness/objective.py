@@ -16,7 +16,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
-from sharpness.engine import ClassSums, PerSampleLoss, class_sums, gradient_sum, hvp_sum
+from sharpness.data import as_tensors
+from sharpness.engine import (
+    ClassSums,
+    PerSampleLoss,
+    batchnorms,
+    class_sums,
+    classifier_prefix,
+    filter_axes,
+    gradient_sum,
+    hvp_sum,
+    require_eval,
+    state_sha256,
+)
 from sharpness.errors import UserError, choose
 
 BATCHNORM = ("eval", "recalibrate")
@@ -101,8 +113,8 @@ class Objective:
         if reference is None:
             raise UserError(f"{type(model).__name__} has no parameters: there is nothing to probe")
         self.device, self.dtype = reference.device, reference.dtype
-        _check_mode(model)
-        x, y = _tensors(data)
+        require_eval(model)
+        x, y = as_tensors(data)
         self.x = x.to(self.dtype) if x.is_floating_point() else x
         self.y = y.long().cpu()
         if len(self.x) != len(self.y) or not len(self.y) or self.y.ndim != 1:
@@ -187,7 +199,7 @@ class Objective:
     @contextmanager
     def at(self, displacement: Tensor) -> Iterator[None]:
         """The model at ``w + displacement``, flat (k,); weights and statistics are put back exactly, come what may."""
-        buffers = [b for m in _batchnorms(self.model) for b in m.buffers()] if self.batchnorm == "recalibrate" else []
+        buffers = [b for m in batchnorms(self.model) for b in m.buffers()] if self.batchnorm == "recalibrate" else []
         moved = [*self.parameters, *buffers]
         saved = [t.detach().clone() for t in moved]
         try:
@@ -230,11 +242,7 @@ class Objective:
     @cached_property
     def filter_axes(self) -> dict[str, int]:
         """For every parameter in scope, the axis that runs over its filters (0 unless its module says otherwise)."""
-        axes = {
-            f"{prefix}.{name}".lstrip("."): axis
-            for prefix, module in self.model.named_modules()
-            for name, axis in getattr(module, "filter_axes", {}).items()
-        }
+        axes = filter_axes(self.model)
         return {name: axes.get(name, 0) for name in self.names}
 
     @cached_property
@@ -247,10 +255,7 @@ class Objective:
 
     def model_sha256(self) -> str:
         """Of all weights and buffers as they are now."""
-        digest = hashlib.sha256()
-        for name, t in sorted(self.model.state_dict().items()):
-            digest.update(name.encode() + t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return state_sha256(self.model)
 
     def provenance(self) -> dict[str, Any]:
         """What a result needs to be understood and repeated; plain values."""
@@ -326,7 +331,7 @@ class Objective:
             raise UserError("the loss does not depend on any parameter: is the forward pass under no_grad?")
         gradients = torch.autograd.grad(value, [p for _, p in everything], allow_unused=True)
         reached = [(n, p) for (n, p), g in zip(everything, gradients, strict=True) if g is not None]
-        classifier = _classifier_prefix(self.model)
+        classifier = classifier_prefix(self.model)
         rules: dict[str, Callable[[str], bool]] = {
             "all": lambda name: True,
             "classifier": lambda name: name.startswith(classifier),
@@ -350,40 +355,3 @@ class Objective:
         finally:
             for m, mode in modes:
                 m.training = mode
-
-
-def _tensors(data: Any) -> tuple[Tensor, Tensor]:
-    """Inputs and labels of anything that can be probed."""
-    if hasattr(data, "tensors"):
-        data = data.tensors
-    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(t, Tensor | np.ndarray) for t in data):
-        return torch.as_tensor(data[0]), torch.as_tensor(data[1])
-    if isinstance(data, str) or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")) or not len(data):
-        raise UserError(f"data is a {type(data).__name__}: give (x, y), a TensorDataset or a map-style dataset")
-    pairs = [data[i] for i in range(len(data))]
-    if not torch.equal(torch.as_tensor(pairs[0][0]), torch.as_tensor(data[0][0])):
-        raise UserError("the first sample differs when read twice: the dataset augments at random, switch that off")
-    return torch.stack([torch.as_tensor(x) for x, _ in pairs]), torch.tensor([int(y) for _, y in pairs])
-
-
-def _batchnorms(model: nn.Module) -> list[nn.Module]:
-    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-
-
-def _check_mode(model: nn.Module) -> None:
-    noisy = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    training = [n for n, m in model.named_modules() if isinstance(m, noisy) and m.training]
-    if training:
-        raise UserError(
-            f"the model is in training mode ({len(training)} BatchNorm or dropout layers, {training[0]!r} first): "
-            "call model.eval() before probing it"
-        )
-
-
-def _classifier_prefix(model: nn.Module) -> str:
-    """The name of the classifier: ``head``, ``fc``, ... if there is one, else the last module with parameters."""
-    for name in ("head", "classifier", "fc", "linear"):
-        if name in dict(model.named_children()):
-            return name + "."
-    owners = [n for n, m in model.named_modules() if n and any(True for _ in m.parameters(recurse=False))]
-    return owners[-1] + "." if owners else ""

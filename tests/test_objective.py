@@ -202,6 +202,10 @@ class Tuple(nn.Module):
 X, Y = torch.randn(6, 2), torch.tensor([0, 1, 2, 0, 1, 0])
 
 
+def batchwise():
+    return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3, track_running_stats=False)).eval()
+
+
 def noisy(outputs, targets):
     return F.cross_entropy(outputs, targets, reduction="none") + torch.rand(len(targets))
 
@@ -214,6 +218,7 @@ def noisy(outputs, targets):
         (lambda: Objective(nn.Linear(2, 3), (X, Y[:4])), "one label per input"),
         (lambda: Objective(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), (X, Y)), r"model\.eval\(\)"),
         (lambda: Objective(nn.Sequential(nn.Linear(2, 3), nn.Dropout()), (X, Y)), r"model\.eval\(\)"),
+        (lambda: Objective(batchwise(), (X, Y)), "keeps no running statistics"),
         (lambda: Objective(Tuple(), (X, Y)), "pass output="),
         (lambda: Objective(nn.ReLU(), (X, Y)), "no parameters"),
         (lambda: Objective(nn.Linear(2, 3).requires_grad_(False), (X, Y)), "all parameters are frozen"),

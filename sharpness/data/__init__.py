@@ -15,6 +15,7 @@ from sharpness.data.groups import GROUP_CONVENTIONS, class_groups
 from sharpness.data.longtail import LongTail, select_indices
 from sharpness.data.profiles import PROFILES, class_counts
 from sharpness.data.samplers import SAMPLERS, epoch_indices
+from sharpness.data.tensors import as_tensors
 from sharpness.errors import UserError, choose
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "ImageSet",
     "LongTail",
     "LongTailData",
+    "as_tensors",
     "augment",
     "class_counts",
     "class_groups",

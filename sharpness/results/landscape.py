@@ -14,7 +14,41 @@ from sharpness.results.base import Result
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class LineResult(Result):
+class Landscape(Result):
+    """What lines and planes have in common; for a line the axes (ny, nx) are one, (nx,).
+
+    Attributes:
+        x: (nx,).
+        losses: (ny, nx).
+        class_losses: (C, ny, nx).
+        class_accuracies: (C, ny, nx), fractions.
+        directions: ``"gaussian"``, ``"hessian"``, ``"gradient"`` or ``"given"``.
+        normalization: of Gaussian directions.
+        seed: of Gaussian directions.
+    """
+
+    x: np.ndarray
+    losses: np.ndarray
+    class_losses: np.ndarray
+    class_accuracies: np.ndarray
+    directions: str
+    normalization: str | None
+    seed: int
+
+    def values(self, subset: str | int | None = None) -> np.ndarray:
+        """Losses overall, of a class or of a group, in the shape of ``losses``."""
+        return self.select(self.class_losses, subset, self.losses)
+
+    def loss_columns(self) -> dict[str, np.ndarray]:
+        """Flat columns: overall, groups that are not empty, classes."""
+        subsets: dict[str, str | int | None] = {"loss": None}
+        subsets |= {f"loss_{g}": g for g, classes in self.groups.items() if classes}
+        subsets |= {f"loss_class_{c}": c for c in range(len(self.class_names))}
+        return {column: self.values(subset).ravel() for column, subset in subsets.items()}
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class LineResult(Landscape):
     """``L(w + x d)`` and ``L_c(w + x d)``.
 
     Attributes:
@@ -31,21 +65,9 @@ class LineResult(Result):
         "class_accuracies": ("class", "x"),
     }
 
-    x: np.ndarray
-    losses: np.ndarray
-    class_losses: np.ndarray
-    class_accuracies: np.ndarray
-    directions: str
-    normalization: str | None
-    seed: int
-
-    def values(self, subset: str | int | None = None) -> np.ndarray:
-        """Losses (n,) overall, of a class or of a group."""
-        return self.select(self.class_losses, subset, self.losses)
-
     def to_frame(self) -> pd.DataFrame:
         """One row per point: x, loss, and a column ``loss_<group or class>`` each."""
-        return pd.DataFrame({"x": self.x, **_columns(self)})
+        return pd.DataFrame({"x": self.x, **self.loss_columns()})
 
     @classmethod
     def compare(
@@ -60,7 +82,7 @@ class LineResult(Result):
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class PlaneResult(Result):
+class PlaneResult(Landscape):
     """``L(w + x_i d1 + y_j d2)`` in cell [j, i], and the same per class.
 
     Attributes:
@@ -79,23 +101,12 @@ class PlaneResult(Result):
         "class_accuracies": ("class", "y", "x"),
     }
 
-    x: np.ndarray
     y: np.ndarray
-    losses: np.ndarray
-    class_losses: np.ndarray
-    class_accuracies: np.ndarray
-    directions: str
-    normalization: str | None
-    seed: int
-
-    def values(self, subset: str | int | None = None) -> np.ndarray:
-        """Losses (ny, nx) overall, of a class or of a group."""
-        return self.select(self.class_losses, subset, self.losses)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per cell: x, y, loss, and a column ``loss_<group or class>`` each."""
         x, y = np.meshgrid(self.x, self.y)
-        return pd.DataFrame({"x": x.ravel(), "y": y.ravel(), **_columns(self)})
+        return pd.DataFrame({"x": x.ravel(), "y": y.ravel(), **self.loss_columns()})
 
     @classmethod
     def compare(
@@ -118,11 +129,3 @@ class PlaneResult(Result):
         return (
             f"{len(self.y)} x {len(self.x)} points, loss {np.nanmin(self.losses):.3g} to {np.nanmax(self.losses):.3g}"
         )
-
-
-def _columns(result: LineResult | PlaneResult) -> dict[str, np.ndarray]:
-    """Flat loss columns: overall, groups that are not empty, classes."""
-    subsets: dict[str, str | int | None] = {"loss": None}
-    subsets |= {f"loss_{g}": g for g, classes in result.groups.items() if classes}
-    subsets |= {f"loss_class_{c}": c for c in range(len(result.class_names))}
-    return {column: result.values(subset).ravel() for column, subset in subsets.items()}

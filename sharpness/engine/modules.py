@@ -1,0 +1,62 @@
+"""What a probe must know of a module before it probes it."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import nn
+
+from sharpness.errors import UserError
+
+
+def batchnorms(model: nn.Module) -> list[nn.Module]:
+    """All BatchNorm layers."""
+    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+def require_eval(model: nn.Module) -> None:
+    """Refuse a model whose outputs depend on the batch or on chance.
+
+    Raises:
+        UserError: BatchNorm or dropout in training mode; names the first such layer.
+    """
+    noisy = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    training = [n for n, m in model.named_modules() if isinstance(m, noisy) and m.training]
+    batchwise = [n for n, m in model.named_modules() if isinstance(m, noisy[0]) and m.running_mean is None]
+    if batchwise and not training:
+        raise UserError(
+            f"BatchNorm layer {batchwise[0]!r} keeps no running statistics, so a sample's loss depends on its batch: "
+            "give it some, with track_running_stats=True and a pass over training data"
+        )
+    if training:
+        raise UserError(
+            f"the model is in training mode ({len(training)} BatchNorm or dropout layers, {training[0]!r} first): "
+            "call model.eval() before probing it"
+        )
+
+
+def classifier_prefix(model: nn.Module) -> str:
+    """The name of the classifier: ``head``, ``fc``, ... if there is one, else the last module with parameters."""
+    for name in ("head", "classifier", "fc", "linear"):
+        if name in dict(model.named_children()):
+            return name + "."
+    owners = [n for n, m in model.named_modules() if n and any(True for _ in m.parameters(recurse=False))]
+    return owners[-1] + "." if owners else ""
+
+
+def filter_axes(model: nn.Module) -> dict[str, int]:
+    """For parameters whose filters do not run along axis 0, the axis, as their modules declare it."""
+    return {
+        f"{prefix}.{name}".lstrip("."): axis
+        for prefix, module in model.named_modules()
+        for name, axis in getattr(module, "filter_axes", {}).items()
+    }
+
+
+def state_sha256(model: nn.Module) -> str:
+    """Of all weights and buffers by name."""
+    digest = hashlib.sha256()
+    for name, t in sorted(model.state_dict().items()):
+        digest.update(name.encode() + t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
