@@ -18,6 +18,7 @@ def plot_spread(
     title: str | None = None,
     ylabel: str = "",
     log: bool = False,
+    legend: bool = True,
 ) -> Axes:
     """Draw ``{label: (D,)}``: a point per draw, a line from the smallest to the largest, the mean as a bar.
 
@@ -52,8 +53,8 @@ def plot_spread(
             ax.set_yscale("log")
         ax.set_xticks(range(len(draws)), list(draws), rotation=20 if len(draws) > 6 else 0)
         ax.set_xlim(-0.5, len(draws) - 0.5)
-        if base is not None:
-            ax.legend(*([entries[-1]] for entries in ax.get_legend_handles_labels()), loc="upper left")
+        if base is not None and legend:
+            ax.legend(*([entries[-1]] for entries in ax.get_legend_handles_labels()))
         ax.set(ylabel=ylabel, title=title or "")
     return ax
 

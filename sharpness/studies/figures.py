@@ -93,19 +93,20 @@ def make_figures(
     span = (-extent, extent, grid)
     lines = measured(line, objectives, store, "line", x=(-extent, extent, 2 * grid + 1), seed=seed)
     planes = measured(plane, objectives, store, "plane", x=span, y=span, seed=seed)
+    tail = data.longtail.tail_class
     pictures: dict[str, tuple[Figure, Comparison]] = {
-        "motivation": (draw_motivation(perturbations), perturbations),
+        "motivation": (draw_motivation(perturbations, tail), perturbations),
         "eigenvalues": (draw_curvature(classes, data.class_counts), classes),
-        "visualization_lines": (draw_lines(lines), lines),
-        "visualization_contours": (draw_planes(planes, "contour"), planes),
-        "visualization_surfaces": (draw_planes(planes, "surface"), planes),
+        "visualization_lines": (draw_lines(lines, tail), lines),
+        "visualization_contours": (draw_planes(planes, tail, "contour"), planes),
+        "visualization_surfaces": (draw_planes(planes, tail, "surface"), planes),
     }
     files: list[Path] = []
     for name, (figure, numbers) in pictures.items():
         files += save_figure(figure, out / name)
         if name != "visualization_surfaces":
             files.append(_write_csv(numbers.to_frame(), out / f"{name}.csv"))
-    summary = summary_table(checkpoints, perturbations, overall, classes, worst)
+    summary = summary_table(checkpoints, perturbations, overall, classes, worst, tail)
     files.append(_write_csv(summary, out / "summary.csv"))
     write_atomically(out / "summary.md", lambda partial: partial.write_text(to_markdown(summary), encoding="utf-8"))
     return Figures(summary, [*files, out / "summary.md"])

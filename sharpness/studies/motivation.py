@@ -13,29 +13,28 @@ from sharpness.results import PerturbationResult
 RADII = (0.025, 0.05, 0.1, 0.15, 0.2)
 
 
-def tail_of(result: PerturbationResult) -> tuple[str | int, str]:
-    """What stands for the tail: the group "few" if it has classes, else the rarest class; and its name in titles."""
+def tail_of(result: PerturbationResult, tail_class: int) -> tuple[str | int, str]:
+    """What stands for the tail: the group "few" if it has classes, else one class; and its name in titles."""
     few = result.groups.get("few", ())
     if few:
         return "few", f"Few-shot classes (mean of {len(few)})"
-    c = result.rarest_class
-    return c, f"Rarest class ({result.class_names[c]})"
+    return tail_class, f"Rarest class ({result.class_names[tail_class]})"
 
 
-def draw_motivation(results: Mapping[str, PerturbationResult]) -> Figure:
+def draw_motivation(results: Mapping[str, PerturbationResult], tail_class: int) -> Figure:
     """Above, the loss in every draw at the largest radius; below, its mean rise; left all data, right the tail."""
     first = next(iter(results.values()))
-    tail, tail_title = tail_of(first)
+    tail, tail_title = tail_of(first, tail_class)
     with style():
         figure = new_figure(PAGE, 4.1)
         axes = figure.subplots(2, 2)
-        columns: list[tuple[str | int | None, str]] = [(None, "All training images"), (tail, tail_title)]
+        columns: list[tuple[str | int | None, str]] = [(None, "All classes"), (tail, tail_title)]
         for column, (subset, title) in enumerate(columns):
             draws = {label: r.draws(subset)[-1] for label, r in results.items()}
             base = {label: r.base(subset) for label, r in results.items()}
             plot_spread(
                 draws, axes[0, column], base=base, title=title,
-                ylabel=f"Loss at radius {first.radii[-1]:g}" if column == 0 else "",
+                ylabel=f"Loss at radius {first.radii[-1]:g}" if column == 0 else "", legend=column == 0,
             )  # fmt: skip
             curves = {}
             for label, r in results.items():

@@ -18,6 +18,7 @@ def summary_table(
     overall_spectra: Mapping[str, EigenvalueResult],
     class_spectra: Mapping[str, EigenvalueResult],
     worst: Mapping[str, MeasureResult],
+    tail_class: int,
 ) -> pd.DataFrame:
     """One row per method.
 
@@ -29,7 +30,7 @@ def summary_table(
     for label, checkpoint in checkpoints.items():
         accuracy = checkpoint.manifest["accuracy"]
         spectrum, classes, perturbation = overall_spectra[label], class_spectra[label], perturbations[label]
-        tail, _ = tail_of(perturbation)
+        tail, _ = tail_of(perturbation, tail_class)
         rise, error = (a[-1] for a in perturbation.rise())
         tail_rise, tail_error = (a[-1] for a in perturbation.rise(tail))
         rows.append(
