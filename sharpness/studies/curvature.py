@@ -23,8 +23,9 @@ def draw_curvature(results: Mapping[str, EigenvalueResult], train_counts: Sequen
     first = next(iter(results.values()))
     order = np.argsort(-np.asarray(train_counts), kind="stable")
     names = [f"{first.class_names[c]}\n{train_counts[c]}" for c in order]
-    top = max(float(np.nanmax(np.abs(r.values))) for r in results.values())
-    floor = 10.0 ** np.floor(np.log10(top / 10**DECADES))
+    sizes = np.abs(np.stack([r.values for r in results.values()]))
+    top, bottom = float(np.nanmax(sizes)), float(np.min(sizes[sizes > 0], initial=np.inf))
+    floor = 10.0 ** np.floor(np.log10(max(top / 10**DECADES, min(bottom, top))))
     with style():
         figure = new_figure(PAGE, 4.2)
         axes = figure.subplots(2, 1, sharex=True, sharey=True)
@@ -38,12 +39,7 @@ def draw_curvature(results: Mapping[str, EigenvalueResult], train_counts: Sequen
                 xlabel="Class and its training images" if sign < 0 else "",
             )  # fmt: skip
         axes[0].set_ylim(top=2 * top)
-        axes[1].annotate(
-            f"open markers: below {floor:g}",
-            (1, 1),
-            xycoords="axes fraction",
-            ha="right",
-            va="bottom",
-            fontsize=7,
-        )
+        if bottom < floor:
+            note = f"open markers: below {floor:g}"
+            axes[1].annotate(note, (1, 1), xycoords="axes fraction", ha="right", va="bottom", fontsize=7)
     return figure
