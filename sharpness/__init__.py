@@ -22,13 +22,13 @@ from sharpness.probes import (
 )
 from sharpness.results import Comparison, load_result
 from sharpness.training import train
-
-__version__ = "0.1.0"
+from sharpness.version import __version__
 
 __all__ = [
     "Comparison",
     "Objective",
     "UserError",
+    "__version__",
     "checkpoint_objective",
     "eigenvalues",
     "line",

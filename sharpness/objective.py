@@ -30,6 +30,7 @@ from sharpness.engine import (
     state_sha256,
 )
 from sharpness.errors import UserError, choose
+from sharpness.version import __version__
 
 BATCHNORM = ("eval", "recalibrate")
 RECALIBRATION_BATCH = 250
@@ -273,6 +274,7 @@ class Objective:
             "batchnorm": self.batchnorm,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": self.device.type,
+            "sharpness": __version__,
             "torch": str(torch.__version__),
             "python": platform.python_version(),
         }

@@ -23,6 +23,7 @@ from sharpness.models import Classifier, build_model
 from sharpness.progress import progress
 from sharpness.training.precision import autocast, resolve_device, resolve_precision
 from sharpness.training.state import RunFolder, RunState, epoch_generator
+from sharpness.version import __version__
 
 
 def train(
@@ -108,7 +109,7 @@ def train(
         "loss": repr(recipe.stages[-1].loss),
         "stages": [repr(s) for s in recipe.stages],
         "notes": list(recipe.notes),
-        "training": {**training, "torch": str(torch.__version__), "device": device.type},
+        "training": {**training, "sharpness": __version__, "torch": str(torch.__version__), "device": device.type},
         "longtail": data.longtail.to_dict(),
         "data_sha256": identity["data_sha256"],
         "normalization": {"mean": list(data.train.mean), "std": list(data.train.std)},

@@ -68,7 +68,18 @@ def test_results_are_frozen_and_say_what_they_are(result):
 
 
 def test_provenance_names_versions_data_loss_and_scope(result):
-    for key in ("torch", "model_sha256", "data_sha256", "loss", "scope", "batchnorm", "dtype", "device", "probe"):
+    for key in (
+        "sharpness",
+        "torch",
+        "model_sha256",
+        "data_sha256",
+        "loss",
+        "scope",
+        "batchnorm",
+        "dtype",
+        "device",
+        "probe",
+    ):
         assert result.provenance[key]
 
 
