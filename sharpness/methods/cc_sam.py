@@ -93,7 +93,7 @@ def recipe(
         adversarial_length: lambda of stage 2.
         released_code: the variant of the released code, which differs from the paper so:
 
-            - the radius is multiplied by 1e-6, whatever ``rho_scale``, so that the perturbation all but vanishes;
+            - the radius is multiplied by 1e-6 instead of ``rho_scale``, so that the perturbation all but vanishes;
             - weight and bias are perturbed each along its own gradient and with its own gradient norm, while the
               norm of w stays joint;
             - the perturbed loss is the cross-entropy of the image's first label, without its mixup partner, and
@@ -110,6 +110,8 @@ def recipe(
     share, up_limit = RELEASED[10 if longtail.num_classes < 50 else 100]
     if released_code and (scope != "classifier" or mode != "full"):
         raise UserError(f"released_code perturbs the classifier in full: drop scope={scope!r}, mode={mode!r}")
+    if released_code and rho_scale != RHO_SCALE:
+        raise UserError(f"released_code has its own factor of the radius, 1e-6: drop rho_scale={rho_scale}")
     if not math.isfinite(rho_scale) or rho_scale < 0:
         raise UserError(f"rho_scale={rho_scale}: give a finite number, at least 0")
     schedule, notes = TENTHS, (f"the paper's radius is multiplied by {rho_scale:g}",)

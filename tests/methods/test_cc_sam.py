@@ -176,6 +176,12 @@ def test_the_released_code_perturbs_the_classifier_only(cifar, wrong):
         build_recipe("cc-sam", cifar(), released_code=True, **wrong)
 
 
+def test_the_released_code_has_its_own_factor_of_the_radius(cifar):
+    assert build_recipe("cc-sam", cifar(), released_code=True).stages[0].rule.rho_scale == 1e-6
+    with pytest.raises(UserError, match="drop rho_scale=0.5"):
+        build_recipe("cc-sam", cifar(), released_code=True, rho_scale=0.5)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"scope": "head"}, {"mode": "random"}, {"rho_scale": -1}, {"rho_scale": math.nan}, {"rho_scale": math.inf}],
