@@ -25,7 +25,9 @@ def draw_lines(results: Mapping[str, LineResult], tail_class: int) -> Figure:
         axes = figure.subplots(1, 2)
         for ax, (subset, title) in zip(axes, _rows(results, tail_class), strict=True):
             curves = {label: (r.x, r.values(subset)) for label, r in results.items()}
-            plot_lines(curves, ax, title=title, ylabel="Loss", legend=subset is None)
+            plot_lines(curves, ax, title=title, ylabel="Loss", legend=False)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 6))
     return figure
 
 
