@@ -7,6 +7,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
+from sharpness.errors import UserError
+from sharpness.plots.labels import (
+    MANY,
+    OPEN,
+    class_label,
+    label_classes,
+    legend_above,
+    marker_size,
+    not_converged,
+    offsets,
+)
 from sharpness.plots.style import PAGE, color, marker, new_axes, style
 
 
@@ -16,8 +27,11 @@ def plot_class_values(
     ax: Axes | None = None,
     *,
     errors: Mapping[str, np.ndarray] | None = None,
+    intervals: Mapping[str, np.ndarray] | None = None,
+    flags: Mapping[str, np.ndarray] | None = None,
+    counts: np.ndarray | None = None,
     title: str | None = None,
-    xlabel: str = "Class, most to fewest images",
+    xlabel: str | None = None,
     ylabel: str = "",
     log: bool = False,
     floor: float | None = None,
@@ -25,41 +39,66 @@ def plot_class_values(
 ) -> Axes:
     """Draw ``{label: (C,)}``: classes side by side, the models of a class next to each other.
 
-    Values below ``floor`` are drawn on it as open markers. With ``errors`` bars show 1.96 standard errors. With more
-    than 30 classes the points become a line per model.
+    With more than 30 classes the points become a line per model, and error bars a band.
+
+    Args:
+        values: a value per class; what is not finite is left out.
+        names: (C,) of the classes, in the order of the values.
+        errors: ``{label: (C,)}`` standard errors; bars show 1.96 of them to each side.
+        intervals: ``{label: (2, C)}`` lower and upper bounds that bars show instead.
+        flags: ``{label: (C,)}``, True for a value that is not converged: an open marker, which the legend explains.
+        counts: (C,) training images, written below the names.
+        xlabel: of the classes; by default it says how they are ordered, or what the counts are.
+        floor: values below it are drawn on it as open markers.
+
+    Raises:
+        UserError: both ``errors`` and ``intervals``.
     """
+    if errors is not None and intervals is not None:
+        raise UserError("errors and intervals are two kinds of error bars: give one of them")
+    if errors is not None:
+        intervals = {label: v + 1.96 * np.outer((-1, 1), errors[label]) for label, v in values.items()}
+    flags = {} if flags is None else flags
+    many = len(names) > MANY
     with style():
         ax = new_axes(ax, width=PAGE)
-        position = np.arange(len(names))
-        many = len(names) > 30
-        for i, (label, v) in enumerate(values.items()):
-            offset = 0 if many else (i - (len(values) - 1) / 2) * 0.7 / max(len(values), 1)
-            bars = None if errors is None else 1.96 * np.nan_to_num(errors[label])
-            ax.errorbar(
-                position + offset,
-                v,
-                yerr=bars if bars is not None and bars.any() else None,
-                fmt="-" if many else marker(i),
-                color=color(i),
-                elinewidth=0.8,
-                label=label,
-            )
-            if floor is not None and (v < floor).any():
-                below = (position + offset)[v < floor]
-                at = np.full(len(below), floor)
-                ax.plot(below, at, marker(i), color=color(i), markerfacecolor="white", clip_on=False, zorder=5)
+        size = marker_size(ax, len(values), len(names))
+        for i, ((label, v), at) in enumerate(zip(values.items(), offsets(len(values), len(names)), strict=True)):
+            ax.plot(at, v, "-" if many else marker(i), color=color(i), markersize=size, label=label)
+            if intervals is not None:
+                draw_intervals(ax, at, intervals[label], color(i), many)
+            below = np.zeros(len(names), bool) if floor is None else v < floor
+            opened = np.asarray(flags.get(label, np.zeros(len(names))), dtype=bool) & ~below
+            if opened.any():
+                ax.plot(at[opened], v[opened], marker(i), color=color(i), markersize=size, **OPEN)
+            if below.any():
+                on_floor = np.full(below.sum(), floor)
+                ax.plot(at[below], on_floor, marker(i), color=color(i), markersize=size, clip_on=False, **OPEN)
         if not many:
-            ax.set_xticks(position, names)
-            for edge in position[:-1] + 0.5:
+            for edge in np.arange(1, len(names)) - 0.5:
                 ax.axvline(edge, color="0.92", linewidth=0.5, zorder=0)
-            ax.set_xlim(-0.5, len(names) - 0.5)
+        if not many or counts is not None:
+            label_classes(ax, names, counts, xlabel)
+        else:
+            ax.set_xlabel(class_label(counts) if xlabel is None else xlabel)
         if log:
             ax.set_yscale("log")
         if floor is not None:
             ax.set_ylim(bottom=floor)
-        elif any(np.nanmin(v) < 0 for v in values.values() if np.isfinite(v).any()):
+        elif any((v < 0).any() for v in values.values()):
             ax.axhline(0, color="0.6", linewidth=0.6, zorder=0)
-        ax.set(xlabel=xlabel, ylabel=ylabel, title=title or "")
+        ax.set(ylabel=ylabel, title=title or "")
         if legend:
-            ax.legend(ncols=min(len(values), 5), loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
+            legend_above(ax, title, [not_converged()] if any(np.any(f) for f in flags.values()) else [])
     return ax
+
+
+def draw_intervals(
+    ax: Axes, at: np.ndarray, bounds: np.ndarray, color: str, many: bool, linewidth: float = 0.8, alpha: float = 1
+) -> None:
+    """Bars, or with many classes a band, from ``bounds[0]`` to ``bounds[1]`` (2, C) where both are finite."""
+    known = np.isfinite(bounds).all(axis=0)
+    if many:
+        ax.fill_between(at, bounds[0], bounds[1], where=known, color=color, alpha=0.18, linewidth=0)
+    elif known.any():
+        ax.vlines(at[known], *bounds[:, known], color=color, linewidth=linewidth, alpha=alpha)

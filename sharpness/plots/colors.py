@@ -1,0 +1,77 @@
+"""One scale of colours for all panels of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm, Normalize
+
+from sharpness.errors import UserError
+from sharpness.plots.style import SURFACE_COLORS
+
+#: How values become colours, and the name of these.
+Scale = tuple[Normalize, str]
+#: Decades that a logarithmic scale shows at most; smaller values have the colour of its end.
+DECADES = 6
+#: Of scales that run through zero, so that the sign shows.
+SIGNED_COLORS = "RdBu_r"
+
+
+def shared_limits(values: Mapping[str, np.ndarray], log: bool = True) -> tuple[float, float]:
+    """The limits (low, high) of one scale of colours for all of ``{label: array}``, whatever their shapes.
+
+    They are the extremes of the finite values. A logarithmic scale leaves out what is not positive and shows at most
+    6 decades; a linear one that holds both signs is symmetric around zero.
+
+    >>> shared_limits({"a": np.array([[1.0, -2.0]]), "b": np.array([[np.nan, 100.0]])})
+    (1.0, 100.0)
+
+    Raises:
+        UserError: no value that the scale could show.
+    """
+    shown = _shown(list(values.values()), log)
+    if not len(shown):
+        raise UserError("no finite " + ("positive value: give log=False for a linear scale" if log else "value"))
+    low, high = float(shown.min()), float(shown.max())
+    if log:
+        low = max(low, high / 10**DECADES)
+        return (low, high) if low < high else (low / 10**0.5, high * 10**0.5)
+    if low < 0 < high:
+        return -max(-low, high), max(-low, high)
+    half = (abs(low) or 1.0) / 2
+    return (low, high) if low < high else (low - half, high + half)
+
+
+def color_scale(limits: tuple[float, float], log: bool) -> Scale:
+    """Colours from ``limits[0]`` to ``limits[1]``, diverging from zero where it lies between them.
+
+    Raises:
+        UserError: a logarithmic scale that does not begin above zero.
+    """
+    if log and limits[0] <= 0:
+        raise UserError(f"limits {limits} of a logarithmic scale: they must be positive, or give log=False")
+    if log:
+        return LogNorm(*limits), SURFACE_COLORS
+    return Normalize(*limits), SIGNED_COLORS if limits[0] < 0 < limits[1] else SURFACE_COLORS
+
+
+def color_bar(places: list[Axes], values: Sequence[np.ndarray], scale: Scale, label: str) -> None:
+    """One bar for all panels, with arrows where ``values`` lie beyond its ends."""
+    figure = places[0].get_figure(root=False)
+    assert figure is not None
+    norm, colors = scale
+    shown = _shown(values, isinstance(norm, LogNorm))
+    under, over = bool((shown < norm.vmin).any()), bool((shown > norm.vmax).any())
+    extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
+    figure.colorbar(
+        ScalarMappable(norm, colors), ax=places, label=label, pad=0.02, aspect=30, extend=extend[under, over]
+    )
+
+
+def _shown(values: Sequence[np.ndarray], log: bool) -> np.ndarray:
+    """What has a place on the scale, (n,)."""
+    flat = np.concatenate([np.empty(0), *(np.ravel(v) for v in values)])
+    return flat[np.isfinite(flat) & ((flat > 0) | (not log))]

@@ -1,0 +1,92 @@
+"""The density of a Hessian's spectrum: where all of its eigenvalues lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from sharpness.errors import choose
+from sharpness.plots.labels import grey, legend_above
+from sharpness.plots.scales import set_symlog
+from sharpness.plots.style import color, marker, new_axes, style
+
+#: Grid (g,), density (g,), and the lower and upper bound (g,) of its band.
+Curve = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+#: Decades that a picture shows at most.
+DECADES = 10
+
+
+def density_floor(curves: Mapping[str, Curve]) -> float:
+    """A power of ten that shows the lowest peak and cuts what lies further below: tails of the smoothing.
+
+    A single eigenvalue of k has a peak of 1 / k of the bulk's, so that no fixed number of decades would do. The floor
+    is a decade or more below the lowest peak, and at most 10 decades below the highest.
+    """
+    top = max((float(np.nanmax(density)) for _, density, _, _ in curves.values()), default=1.0)
+    top = top if np.isfinite(top) and top > 0 else 1.0
+    lowest = top
+    for _, d, _, _ in curves.values():
+        peaks = d[1:-1][(d[1:-1] >= d[:-2]) & (d[1:-1] > d[2:])]
+        lowest = float(np.min(peaks[peaks > top / 10**DECADES], initial=lowest))
+    return 10.0 ** np.floor(np.log10(max(lowest / 10, top / 10**DECADES)))
+
+
+def plot_density(
+    curves: Mapping[str, Curve],
+    ax: Axes | None = None,
+    *,
+    title: str | None = None,
+    xlabel: str = "Hessian eigenvalue",
+    ylabel: str = "Spectral density",
+    floor: float | None = None,
+    linthresh: float | None = None,
+    legend: bool = True,
+    marks: Mapping[str, np.ndarray] | None = None,
+) -> Axes:
+    """Draw ``{label: (grid (g,), density (g,), lower (g,), upper (g,))}`` on a logarithmic axis, with bands.
+
+    Args:
+        curves: a model each; limits are common to all.
+        floor: a curve ends where its density falls below this; by default that of :func:`density_floor`.
+        linthresh: the x axis is linear between minus this and this, and logarithmic beyond; linear throughout if None.
+        marks: ``{label: (m,)}`` exact eigenvalues to mark on the x axis, such as the largest and the smallest.
+
+    Raises:
+        UserError: marks of a label that has no curve.
+    """
+    floor = density_floor(curves) if floor is None else floor
+    order = list(curves)
+    with style():
+        ax = new_axes(ax)
+        for i, (label, (grid, density, lower, upper)) in enumerate(curves.items()):
+            ax.plot(grid, _end_on(floor, density), color=color(i), label=label)
+            ax.fill_between(
+                grid, np.maximum(lower, floor), np.maximum(upper, floor), where=upper > floor, color=color(i),
+                alpha=0.2, linewidth=0,
+            )  # fmt: skip
+        ax.set_yscale("log")
+        for label, eigenvalues in ({} if marks is None else marks).items():
+            choose("label of marks", label, order)
+            i = order.index(label)
+            ax.plot(
+                eigenvalues, np.full(len(eigenvalues), floor), marker(i), color=color(i), markeredgecolor="white",
+                markeredgewidth=0.4, clip_on=False, zorder=5,
+            )  # fmt: skip
+        if linthresh is not None:
+            set_symlog(ax, "x", linthresh)
+        ax.set_ylim(bottom=floor)
+        ax.set(xlabel=xlabel, ylabel=ylabel, title=title or "")
+        if legend:
+            legend_above(ax, title, [grey("exact eigenvalues", linestyle="", marker="o")] if marks else [])
+    return ax
+
+
+def _end_on(floor: float, density: np.ndarray) -> np.ndarray:
+    """The density where it is above the floor, the floor itself one point further, and gaps elsewhere."""
+    shown = density >= floor
+    beside = np.zeros_like(shown)
+    beside[1:] |= shown[:-1]
+    beside[:-1] |= shown[1:]
+    return np.where(shown, density, np.where(beside & ~np.isnan(density), floor, np.nan))

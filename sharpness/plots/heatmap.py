@@ -1,0 +1,142 @@
+"""A value per layer and class: where in the network a class is sharp."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from sharpness.errors import UserError
+from sharpness.plots.colors import Scale, color_bar, color_scale, shared_limits
+from sharpness.plots.labels import class_label, label_classes, short_names, size_of
+from sharpness.plots.style import PAGE, new_axes, shown_figure, style
+
+LAYERS = "Layer, input to output"
+#: Cells at or below zero on a logarithmic scale, and cells without a value.
+NOT_POSITIVE: dict[str, Any] = {"facecolor": "#F0C4DC"}
+NO_VALUE: dict[str, Any] = {"facecolor": "0.8", "edgecolor": "0.45", "hatch": "//////", "linewidth": 0}
+
+
+def plot_layer_class(
+    values: np.ndarray,
+    layer_names: Sequence[str],
+    class_names: Sequence[str],
+    ax: Axes | None = None,
+    *,
+    title: str | None = None,
+    label: str = "",
+    log: bool = True,
+    limits: tuple[float, float] | None = None,
+    colorbar: bool = True,
+    counts: np.ndarray | None = None,
+) -> Axes:
+    """Draw ``values`` (layers, classes) as colours, the first layer on top, classes in the order given.
+
+    Cells that are not finite are hatched grey. On a logarithmic scale cells at or below zero are pale pink. A key
+    above the picture says so where there are any.
+
+    Args:
+        values: rows are layers in network order; NaN for a cell without a value.
+        layer_names: (layers,) such as names of parameters, of which the common words are left out.
+        class_names: (classes,).
+        label: of the colour bar: the quantity and its unit.
+        log: whether colours are logarithmic.
+        limits: (low, high) of the colours, by default those of :func:`shared_limits`.
+        counts: (classes,) training images, written below the names.
+
+    Raises:
+        UserError: the values' shape is not that of the names, or a scale that cannot show them.
+    """
+    scale = color_scale(shared_limits({"": values}, log) if limits is None else limits, log)
+    with style():
+        ax = new_axes(ax, height=0.9 + 0.1 * max(10, len(layer_names)))
+        keys = _draw(ax, np.asarray(values, dtype=float), layer_names, class_names, scale, counts)
+        ax.set_ylabel(LAYERS)
+        ax.set_title(title or "", pad=18 if keys else None)
+        if keys:
+            ax.legend(handles=keys, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.3)
+        if colorbar:
+            color_bar([ax], [values], scale, label)
+    return ax
+
+
+def plot_layer_class_grid(
+    panels: Mapping[str, np.ndarray],
+    layer_names: Sequence[str],
+    class_names: Sequence[str],
+    *,
+    title: str | None = None,
+    label: str = "",
+    log: bool = True,
+    limits: tuple[float, float] | None = None,
+    counts: np.ndarray | None = None,
+    columns: int = 5,
+) -> Figure:
+    """A panel of :func:`plot_layer_class` for each ``{label: (layers, classes)}``, with one colour bar for all.
+
+    Options are those of :func:`plot_layer_class`; there are at most ``columns`` panels in a row.
+    """
+    scale = color_scale(shared_limits(panels, log) if limits is None else limits, log)
+    rows = -(-len(panels) // columns)
+    across = -(-len(panels) // rows)
+    with style():
+        figure = shown_figure(min(PAGE, 1.6 + 1.2 * across), rows * (1 + 0.09 * max(10, len(layer_names))))
+        axes = figure.subplots(rows, across, squeeze=False)
+        keys: dict[str, Patch] = {}
+        for i, (ax, (name, values)) in enumerate(zip(axes.flat, panels.items(), strict=False)):
+            drawn = _draw(ax, np.asarray(values, dtype=float), layer_names, class_names, scale, counts)
+            keys |= {str(key.get_label()): key for key in drawn}
+            ax.set(title=name, xlabel="")
+            if i % across:
+                ax.tick_params(labelleft=False)
+        for ax in axes.flat[len(panels) :]:
+            ax.set_axis_off()
+        color_bar(list(axes.flat), list(panels.values()), scale, label)
+        figure.supxlabel(class_label(counts), fontsize=8)
+        figure.supylabel(LAYERS, fontsize=8)
+        if title:
+            figure.suptitle(title, fontsize=8)
+        if keys:
+            figure.legend(handles=list(keys.values()), ncols=2, loc="outside upper right")
+    return figure
+
+
+def _draw(
+    ax: Axes,
+    values: np.ndarray,
+    layer_names: Sequence[str],
+    class_names: Sequence[str],
+    scale: Scale,
+    counts: np.ndarray | None,
+) -> list[Patch]:
+    """Cells and names; returned is the key to what is not on the scale of colours."""
+    if values.shape != (len(layer_names), len(class_names)):
+        raise UserError(f"values of shape {values.shape} for {len(layer_names)} layers and {len(class_names)} classes")
+    norm, colors = scale
+    missing = ~np.isfinite(values)
+    below = ~missing & (values <= 0) & isinstance(norm, LogNorm)
+    place: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest"}
+    ax.imshow(np.ma.masked_where(missing | below, values), norm=norm, cmap=colors, **place)
+    keys = []
+    if below.any():
+        pink = ListedColormap([NOT_POSITIVE["facecolor"]])
+        ax.imshow(np.ma.masked_where(~below, values), cmap=pink, **place)
+        keys.append(Patch(label=r"$\leq 0$", **NOT_POSITIVE))
+    if missing.any():
+        ax.patch.set(**NO_VALUE)  # seen through the cells that are masked
+        keys.append(Patch(label="no value", **NO_VALUE))
+    for spine in ax.spines.values():
+        spine.set_visible(True)
+    # A colour bar and the names of the layers take room.
+    label_classes(ax, class_names, counts, fontsize=6, widening=0.95)
+    pitch = size_of(ax)[1] / len(layer_names)
+    shown = range(0, len(layer_names), int(np.ceil(5.5 / pitch)))
+    names = short_names(layer_names)
+    ax.set_yticks(shown, [names[i] for i in shown], fontsize=min(6.0, max(4.5, 0.85 * pitch)))
+    ax.tick_params(length=2, pad=1.5)
+    return keys

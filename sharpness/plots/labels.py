@@ -1,0 +1,144 @@
+"""Names around a picture: classes with their training images, layers by short names, models above."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.textpath import text_to_path
+
+#: With more classes than this a picture shows one curve per model, and only some classes are named.
+MANY = 30
+#: Height of a line of text, in font sizes.
+LINE = 1.2
+#: How the marker of a value looks that is not what it seems.
+OPEN: dict[str, Any] = {"markerfacecolor": "white", "markeredgewidth": 0.8, "zorder": 5}
+
+
+def size_of(ax: Axes) -> tuple[float, float]:
+    """Width and height of the Axes in points, as they are before a layout makes room for labels."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    return ax.bbox.width / figure.dpi * 72, ax.bbox.height / figure.dpi * 72
+
+
+def class_room(ax: Axes, classes: int, widening: float = 1.15) -> float:
+    """Points that each of so many classes side by side will have, if a layout widens the Axes about so much."""
+    figure = ax.get_figure(root=True)
+    laid_out = figure is not None and figure.get_layout_engine() is not None
+    return (widening if laid_out else 1) * size_of(ax)[0] / max(classes, 1)
+
+
+def width_of(texts: Sequence[str], fontsize: float) -> float:
+    """Of the widest line in points."""
+    font = FontProperties(size=fontsize)
+    lines = {line for text in texts for line in text.split("\n")}
+    return max((text_to_path.get_text_width_height_descent(t, font, "$" in t)[0] for t in lines), default=0.0)
+
+
+def offsets(models: int, classes: int) -> np.ndarray:
+    """Places (models, classes) on the x axis: models next to each other, or on top with more than 30 classes."""
+    spread = np.zeros(models) if classes > MANY else (np.arange(models) - (models - 1) / 2) * 0.7 / max(models, 1)
+    return np.arange(classes) + spread[:, None]
+
+
+def marker_size(ax: Axes, models: int, classes: int) -> float:
+    """In points: smaller where the models of a class would cover each other."""
+    return float(np.clip(0.7 * class_room(ax, classes * models), 2, 4))
+
+
+def label_classes(
+    ax: Axes,
+    names: Sequence[str],
+    counts: np.ndarray | None = None,
+    xlabel: str | None = None,
+    fontsize: float = 7,
+    widening: float = 1.15,
+) -> None:
+    """Name the classes at 0, 1, ... on the x axis of ``ax``, with their training images ``counts`` (C,) if given.
+
+    Names stand upright where they would run into each other. Of more than 30 classes some are numbered instead,
+    from 1 in the order given; the first and the last are among them. ``xlabel`` replaces the label of the axis;
+    ``widening`` is what a layout is expected to do to the Axes.
+    """
+    room = class_room(ax, len(names), widening)
+    places, texts = list(range(len(names))), list(names)
+    if len(names) > MANY:
+        widest = width_of(["0000"], fontsize) + 2 * fontsize
+        step = next(s for s in (5, 10, 20, 25, 50, 100, 200, 500, len(names)) if s * room >= widest or s >= len(names))
+        places = [0, *range(step - 1, len(names) - step // 2 - 1, step), len(names) - 1]
+        texts = [str(place + 1) for place in places]
+        room *= step
+    if counts is not None:
+        texts = [f"{text}\n{counts[place]}" for place, text in zip(places, texts, strict=True)]
+    widths = np.array([width_of([text], fontsize) for text in texts])
+    if np.max(widths[:-1] + widths[1:], initial=0) / 2 + 0.5 * fontsize <= room:
+        ax.set_xticks(places, texts, fontsize=fontsize)
+    else:
+        lines = max((text.count("\n") + 1 for text in texts), default=1)
+        if lines * LINE * fontsize > room:
+            texts = [text.replace("\n", ", ") for text in texts]
+        ax.set_xticks(places, texts, rotation=90, fontsize=fontsize, linespacing=1, multialignment="right")
+    ax.set_xlim(-0.5, len(names) - 0.5)
+    ax.set_xlabel(class_label(counts) if xlabel is None else xlabel)
+
+
+def class_label(counts: np.ndarray | None) -> str:
+    """What the axis of the classes shows."""
+    return "Class, most to fewest images" if counts is None else "Class and its training images"
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Names of parameters without the words that half of them or more end or begin with, as long as they stay distinct.
+
+    A word that a number follows stays, because numbers alone say nothing.
+
+    >>> short_names(["backbone.conv1.weight", "backbone.layer1.0.conv1.weight", "head.weight", "head.bias"])
+    ['conv1', 'layer1.0.conv1', 'head', 'head.bias']
+    """
+    parts = [name.split(".") for name in names]
+    for last in (True, False):
+        while parts:
+            ends = [p[-1] if last else p[0] for p in parts]
+            word, times = Counter(ends).most_common(1)[0]
+            shorter = [(p[:-1] if last else p[1:]) if end == word else p for p, end in zip(parts, ends, strict=True)]
+            numbered = any(s[0].isdigit() for s in shorter if s)
+            distinct = all(shorter) and len(set(map(tuple, shorter))) == len(shorter)
+            if 2 * times < len(parts) or word[-1:].isdigit() or numbered or not distinct:
+                break
+            parts = shorter
+    return [".".join(p) for p in parts]
+
+
+def grey(text: str, **look: Any) -> Line2D:
+    """The entry of a legend that explains what holds for all models."""
+    return Line2D([], [], color="0.4", label=text, **look)
+
+
+def not_converged() -> Line2D:
+    """The entry of a legend that explains open markers."""
+    return grey("open: not converged", linestyle="", marker="o", **OPEN)
+
+
+def legend_above(ax: Axes, title: str | None = None, extra: Sequence[Line2D] = (), fontsize: float = 7) -> None:
+    """A legend over the Axes, in as few rows as fit, and ``title`` above it; ``extra`` entries come last."""
+    handles, labels = ax.get_legend_handles_labels()
+    handles, labels = [*handles, *extra], [*labels, *(str(line.get_label()) for line in extra)]
+    widths = np.array([width_of([label], fontsize) + 3 * fontsize for label in labels])  # 3 for handle and gaps
+    room = 1.1 * size_of(ax)[0] + 1.2 * fontsize  # a layout widens the Axes; no gap follows the last column
+    columns = len(labels)
+    while columns > 1 and sum(part.max() for part in np.array_split(widths, columns)) > room:
+        columns -= 1
+    rows = -(-len(labels) // max(columns, 1))
+    columns = -(-len(labels) // max(rows, 1))  # no more than these rows need, so that they are about equally long
+    if labels:
+        ax.legend(
+            handles, labels, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2,
+            handlelength=1.4, handletextpad=0.4, columnspacing=1.2, fontsize=fontsize,
+        )  # fmt: skip
+    ax.set_title(title or "", pad=6 + rows * 1.7 * fontsize)

@@ -1,0 +1,95 @@
+"""One value per class and model: every number has its place, and says how sure it is."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from sharpness.errors import UserError
+from sharpness.plots import PAGE, plot_class_values
+
+NAMES = ["airplane", "cat", "truck"]
+
+
+@pytest.fixture
+def ax():
+    return Figure(figsize=(PAGE, 2.4)).subplots()
+
+
+def bars(ax):
+    """(bars, 2) lower and upper ends of the error bars."""
+    return np.concatenate([[p.vertices[:, 1] for p in c.get_paths()] for c in ax.collections])
+
+
+def opened(ax):
+    return [line for line in ax.lines if line.get_markerfacecolor() == "white"]
+
+
+def test_models_stand_beside_each_other_within_their_class(ax):
+    plot_class_values({"a": np.arange(3.0), "b": np.arange(3.0) + 10}, NAMES, ax)
+    a, b = ax.lines[:2]
+    np.testing.assert_array_equal(b.get_ydata(), [10, 11, 12])
+    np.testing.assert_allclose((a.get_xdata() + b.get_xdata()) / 2, [0, 1, 2])
+    assert (np.abs(np.concatenate([a.get_xdata(), b.get_xdata()]) - [0, 1, 2, 0, 1, 2]) < 0.5).all()
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["a", "b"]
+    assert ax.get_xlabel() == "Class, most to fewest images"
+
+
+def test_standard_errors_are_bars_of_1_96_to_each_side(ax):
+    plot_class_values({"a": np.array([1.0, 2.0, 3.0])}, NAMES, ax, errors={"a": np.array([0.5, np.nan, 1.0])})
+    np.testing.assert_allclose(bars(ax), [[1 - 0.98, 1 + 0.98], [3 - 1.96, 3 + 1.96]])
+
+
+def test_intervals_are_drawn_as_they_are_also_where_they_do_not_hold_the_value(ax):
+    bounds = np.array([[0.9, 2.5, np.nan], [3.0, 2.8, np.nan]])
+    plot_class_values({"a": np.array([1.0, 2.0, 3.0])}, NAMES, ax, intervals={"a": bounds})
+    np.testing.assert_allclose(bars(ax), [[0.9, 3.0], [2.5, 2.8]])
+
+
+def test_errors_and_intervals_together_are_refused(ax):
+    one = {"a": np.ones(3)}
+    with pytest.raises(UserError, match="give one of them"):
+        plot_class_values(one, NAMES, ax, errors=one, intervals={"a": np.ones((2, 3))})
+
+
+def test_values_not_converged_are_open_and_the_legend_says_so(ax):
+    flags = {"a": np.array([False, True, False]), "b": np.zeros(3, bool)}
+    plot_class_values({"a": np.arange(3.0), "b": np.ones(3)}, NAMES, ax, flags=flags)
+    (line,) = opened(ax)
+    np.testing.assert_array_equal(line.get_ydata(), [1.0])
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["a", "b", "open: not converged"]
+
+
+def test_the_legend_is_silent_when_all_are_converged(ax):
+    plot_class_values({"a": np.arange(3.0)}, NAMES, ax, flags={"a": np.zeros(3, bool)})
+    assert not opened(ax)
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["a"]
+
+
+def test_a_value_below_the_floor_that_is_not_converged_stands_on_the_floor_once(ax):
+    flags = {"a": np.array([True, True, False])}
+    plot_class_values({"a": np.array([1.0, 1e-9, 2.0])}, NAMES, ax, log=True, floor=1e-3, flags=flags)
+    np.testing.assert_array_equal(np.concatenate([line.get_ydata() for line in opened(ax)]), [1.0, 1e-3])
+
+
+def test_training_images_stand_below_the_names(ax):
+    plot_class_values({"a": np.ones(3)}, NAMES, ax, counts=np.array([5000, 500, 50]))
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["airplane\n5000", "cat\n500", "truck\n50"]
+    assert ax.get_xlabel() == "Class and its training images"
+
+
+def test_of_a_hundred_classes_intervals_are_a_band_and_some_classes_have_counts(ax):
+    v, counts = np.arange(100.0), np.arange(500, 400, -1)
+    names = [str(c) for c in range(100)]
+    plot_class_values({"a": v}, names, ax, intervals={"a": np.stack([v - 1, v + 2])}, counts=counts)
+    (band,) = ax.collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (-1, 101)
+    labels = [t.get_text() for t in ax.get_xticklabels()]
+    assert labels[0] == "1\n500" and labels[-1] == "100\n401"
+    assert len(labels) < 25
+
+
+def test_the_title_clears_the_legend(ax):
+    plot_class_values({"a": np.ones(3), "b": np.ones(3)}, NAMES, ax, title="two")
+    ax.figure.draw_without_rendering()
+    assert ax.title.get_window_extent().y0 >= ax.get_legend().get_window_extent().y1

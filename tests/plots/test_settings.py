@@ -1,0 +1,28 @@
+"""No plot leaves a trace: settings, random numbers and pyplot stay as they were."""
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from sharpness import plots
+
+V, GRID = {"a": np.array([1.0, 2.0])}, np.linspace(-1, 1, 5)
+DRAW = {
+    "class_values": lambda: plots.plot_class_values(V, ["x", "y"]),
+    "density": lambda: plots.plot_density({"a": (GRID, 1 - GRID**2, GRID**2 / 2, 2 - GRID**2)}, linthresh=0.1),
+    "layer_class": lambda: plots.plot_layer_class(np.eye(2), ["u", "v"], ["x", "y"]),
+    "layer_class_grid": lambda: plots.plot_layer_class_grid({"a": np.eye(2)}, ["u", "v"], ["x", "y"]),
+    "spectrum_ends": lambda: plots.plot_spectrum_ends(V, V, ["x", "y"]),
+    "saddle_indicator": lambda: plots.plot_saddle_indicator(V, ["x", "y"]),
+}
+
+
+@pytest.mark.parametrize("name", DRAW)
+def test_drawing_on_a_new_figure_changes_nothing_global(name):
+    before, state = dict(matplotlib.rcParams), np.random.get_state()[1].copy()
+    drawn = DRAW[name]()
+    (drawn if hasattr(drawn, "savefig") else drawn.figure).canvas.draw()
+    assert dict(matplotlib.rcParams) == before
+    assert np.array_equal(np.random.get_state()[1], state)
+    assert not plt.get_fignums()
