@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -19,13 +18,18 @@ from torch.optim.swa_utils import update_bn
 from sharpness.data import as_tensors
 from sharpness.engine import (
     ClassSums,
+    CurvatureOperator,
     PerSampleLoss,
+    SecondOrder,
+    WeightedBatch,
     batchnorms,
     class_sums,
-    classifier_prefix,
+    distributed,
+    fastest_batch,
     filter_axes,
-    gradient_sum,
-    hvp_sum,
+    memory_budget,
+    parameters_in_scope,
+    quadratic_forms,
     require_eval,
     state_sha256,
 )
@@ -45,6 +49,20 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(outputs.double(), targets, reduction="none")
 
 
+class Outputs(nn.Module):
+    """A model followed by the function that picks its outputs."""
+
+    def __init__(self, model: nn.Module, output: Callable[[Any], Tensor] | None) -> None:
+        super().__init__()
+        self.training = model.training
+        self.model = model
+        self.output = output
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = self.model(x)
+        return outputs if self.output is None else self.output(outputs)
+
+
 class Objective:
     r"""``L(w) = sum_i a_i l(f_w(x_i), y_i) / sum_i a_i`` over fixed samples, and its restriction to every class.
 
@@ -61,7 +79,8 @@ class Objective:
         num_classes: C; the width of the outputs unless given.
         weights: the a_i, shape (n,), positive; those that ``loss.weights(y)`` gives if there is such a method,
             else 1.
-        batch_size: samples in one pass.
+        batch_size: samples in one pass, or ``"auto"`` for the fastest that fits in memory. Never changes a value.
+        memory: GiB that the residuals of an :meth:`operator` may take; half of what is free unless given.
         parameters: the scope: ``"all"``, ``"backbone"``, ``"classifier"``, or a shell pattern of names such as
             ``"*layer3*"``. Parameters that are frozen or that no gradient reaches are left out.
         batchnorm: ``"eval"`` uses the running statistics; ``"recalibrate"`` re-estimates them from this data,
@@ -91,25 +110,26 @@ class Objective:
         *,
         num_classes: int | None = None,
         weights: Tensor | None = None,
-        batch_size: int = 256,
+        batch_size: int | str = "auto",
         parameters: str = "all",
         batchnorm: str = "eval",
         groups: dict[str, tuple[int, ...]] | None = None,
         output: Callable[[Any], Tensor] | None = None,
         class_names: Sequence[str] | None = None,
+        memory: float | None = None,
     ) -> None:
         choose("batchnorm policy", batchnorm, BATCHNORM)
-        if batch_size < 1:
-            raise UserError(f"batch_size={batch_size}: give at least 1")
+        if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size >= 1):
+            raise UserError(f"batch_size={batch_size!r}: give at least 1, or 'auto'")
         if isinstance(loss, str):
             choose("loss", loss, ("ce",))
         self.model = model
         self.loss_function: PerSampleLoss = cross_entropy if isinstance(loss, str) else loss
         self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss))
-        self.batch_size = batch_size
+        self.memory = memory
         self.batchnorm = batchnorm
         self.scope = parameters
-        self._output = output
+        self._outputs = Outputs(model, output)
         reference = next(model.parameters(), None)
         if reference is None:
             raise UserError(f"{type(model).__name__} has no parameters: there is nothing to probe")
@@ -120,6 +140,7 @@ class Objective:
         self.y = y.long().cpu()
         if len(self.x) != len(self.y) or not len(self.y) or self.y.ndim != 1:
             raise UserError(f"{len(self.x)} inputs and labels of shape {tuple(y.shape)}: give one label per input")
+        self.batch_size = fastest_batch(model, self._first(1)) if isinstance(batch_size, str) else batch_size
         self.num_classes = self._width() if num_classes is None else num_classes
         if int(self.y.min()) < 0 or int(self.y.max()) >= self.num_classes:
             bad = int(((self.y < 0) | (self.y >= self.num_classes)).nonzero()[0])
@@ -134,7 +155,9 @@ class Objective:
             raise UserError(f"weights must be positive, one for each of the {len(self.y)} samples")
         self.groups = dict(groups or {})
         self.class_names = tuple(class_names or (str(c) for c in range(self.num_classes)))
-        self.names, self.parameters = self._in_scope(parameters)
+        value = self.loss_function(self._forward(self._first(8)), self.y[:8].to(self.device)).sum()
+        self.names, self.parameters = parameters_in_scope(model, value, parameters)
+        self._engine = SecondOrder(self._outputs, self.parameters, self.loss_function)
 
     @property
     def num_parameters(self) -> int:
@@ -152,6 +175,7 @@ class Objective:
 
     def evaluate(self) -> ClassSums:
         """Loss sums, weights and right answers per class, from one pass over the data."""
+        require_eval(self.model)
         return class_sums(self._forward, self._batches(None), self.loss_function, self.num_classes)
 
     def loss(self, class_index: int | None = None) -> float:
@@ -166,17 +190,54 @@ class Objective:
 
     def gradient(self, class_index: int | None = None) -> Tensor:
         """The gradient of L, or of L_c: flat, shape (k,), in the model's dtype."""
-        batches, total = self._batches(class_index), self._total(class_index)
-        return (gradient_sum(self._forward, self.parameters, batches, self.loss_function) / total).to(self.dtype)
+        require_eval(self.model)
+        part = self._engine.gradient_sum(self._batches(class_index))
+        return (distributed.total(part) / self._total(class_index)).to(self.dtype)
 
-    def hvp(self, vector: Tensor, class_index: int | None = None) -> Tensor:
-        """The Hessian of L, or of L_c, times a vector: shapes (k,) to (k,), exact, in the model's dtype."""
-        if vector.shape != (self.num_parameters,):
-            raise UserError(f"the vector has shape {tuple(vector.shape)}: this Hessian needs ({self.num_parameters},)")
-        batches, total = self._batches(class_index), self._total(class_index)
-        vector = vector.detach().to(device=self.device, dtype=self.dtype)
-        product = hvp_sum(self._forward, self.parameters, batches, self.loss_function, vector)
-        return (product / total).to(self.dtype)
+    def hvp(self, vector: Tensor, class_index: int | None = None, kind: str = "hessian") -> Tensor:
+        """The Hessian of L, or of L_c, times a vector: shapes (k,) to (k,), exact, in the model's dtype.
+
+        For many products with the same data take :meth:`operator`, which keeps what they have in common.
+
+        Args:
+            kind: ``"hessian"``, or ``"ggn"`` for its generalised Gauss-Newton part.
+        """
+        return self._operator(class_index, kind, 0)(vector)
+
+    @contextmanager
+    def operator(self, class_index: int | None = None, kind: str = "hessian") -> Iterator[CurvatureOperator]:
+        """The Hessian of L, or of L_c, for many products: a function, (k,) to (k,), that keeps residuals in ``memory``.
+
+        >>> model = nn.Linear(2, 2, bias=False)
+        >>> objective = Objective(model, (torch.eye(2), torch.tensor([0, 1])))
+        >>> with objective.operator() as hessian:
+        ...     product = hessian(torch.ones(4))
+        >>> hessian.size, hessian.products, hessian.samples
+        (4, 1, 2)
+        """
+        operator = self._operator(class_index, kind, memory_budget(self.device, self.memory))
+        try:
+            yield operator
+        finally:
+            operator.close()
+
+    def quadratic_forms(self, vector: Tensor, class_index: int | None = None) -> np.ndarray:
+        r""":math:`v' H_i v` of every sample, shape (n,); their weighted mean is v' H v."""
+        require_eval(self.model)
+        indices = self._chosen(class_index)
+        positions = distributed.share(torch.arange(len(indices)))
+        forms = torch.zeros(len(indices), dtype=torch.float64)
+        names = {id(p): n for n, p in self._engine.module.named_parameters()}
+
+        def forward(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
+            inside = dict(zip([names[id(p)] for p in self.parameters], parameters, strict=True))
+            return torch.func.functional_call(self._engine.module, inside, (x,))
+
+        if len(positions):
+            vector = vector.detach().to(self.device, self.dtype)
+            found = quadratic_forms(forward, self.parameters, self._batches(class_index), self.loss_function, vector)
+            forms[positions] = found.cpu()
+        return distributed.total(forms).numpy()
 
     def restrict(self, what: int | Sequence[int] | np.ndarray | Tensor) -> Objective:
         """The objective of a subset: a class (an int), or the samples at some indices.
@@ -286,9 +347,7 @@ class Objective:
         )
 
     def _forward(self, x: Tensor) -> Tensor:
-        outputs = self.model(x)
-        if self._output is not None:
-            outputs = self._output(outputs)
+        outputs = self._outputs(x)
         if not isinstance(outputs, Tensor):
             raise UserError(
                 f"the model returned a {type(outputs).__name__}: pass output=, a function that picks the logits, "
@@ -304,49 +363,39 @@ class Objective:
             raise UserError(f"class {class_index} has no samples here: there is no loss to probe")
         return indices
 
-    def _total(self, class_index: int | None) -> float:
-        weights = self.weights if class_index is None else self.weights[self._indices(class_index)]
-        return float(weights.double().sum())
+    def _chosen(self, class_index: int | None) -> Tensor:
+        return torch.arange(len(self.y)) if class_index is None else self._indices(class_index)
 
-    def _batches(self, class_index: int | None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        indices = torch.arange(len(self.y)) if class_index is None else self._indices(class_index)
-        whole = class_index is None
-        for start in range(0, len(indices), self.batch_size):
-            part = slice(start, start + self.batch_size) if whole else indices[start : start + self.batch_size]
-            yield tuple(t[part].to(self.device) for t in (self.x, self.y, self.weights))  # type: ignore[misc]
+    def _total(self, class_index: int | None) -> float:
+        return float(self.weights[self._chosen(class_index)].double().sum())
+
+    def _batches(self, class_index: int | None) -> Iterator[WeightedBatch]:
+        """This process's share of the samples."""
+        for part in distributed.share(self._chosen(class_index)).split(self.batch_size):
+            if len(part):
+                yield tuple(t[part].to(self.device) for t in (self.x, self.y, self.weights))  # type: ignore[misc]
+
+    def _operator(self, class_index: int | None, kind: str, budget: int) -> CurvatureOperator:
+        require_eval(self.model)
+        chosen = self._chosen(class_index)
+        return CurvatureOperator(
+            self._engine,
+            lambda: self._batches(class_index),
+            samples=len(chosen),
+            weight=self._total(class_index),
+            kind=kind,
+            budget=budget,
+        )
+
+    def _first(self, samples: int) -> Tensor:
+        return self.x[:samples].to(self.device)
 
     @torch.no_grad()
     def _width(self) -> int:
-        outputs = self._forward(self.x[:1].to(self.device))
+        outputs = self._forward(self._first(1))
         if outputs.ndim != 2:
             raise UserError(f"outputs have shape {tuple(outputs.shape)}, not (n, C): pass num_classes")
         return outputs.shape[1]
-
-    def _in_scope(self, scope: str) -> tuple[list[str], list[Tensor]]:
-        """Names and tensors in scope that a gradient reaches."""
-        everything = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
-        if not everything:
-            raise UserError("all parameters are frozen (requires_grad is False): unfreeze those to be probed")
-        probe = slice(0, min(8, self.num_samples))
-        value = self.loss_function(self._forward(self.x[probe].to(self.device)), self.y[probe].to(self.device)).sum()
-        if not value.requires_grad:
-            raise UserError("the loss does not depend on any parameter: is the forward pass under no_grad?")
-        gradients = torch.autograd.grad(value, [p for _, p in everything], allow_unused=True)
-        reached = [(n, p) for (n, p), g in zip(everything, gradients, strict=True) if g is not None]
-        classifier = classifier_prefix(self.model)
-        rules: dict[str, Callable[[str], bool]] = {
-            "all": lambda name: True,
-            "classifier": lambda name: name.startswith(classifier),
-            "backbone": lambda name: not name.startswith(classifier),
-        }
-        inside = rules.get(scope, lambda name: fnmatch.fnmatchcase(name, scope))
-        chosen = [(n, p) for n, p in reached if inside(n)]
-        if not chosen:
-            raise UserError(
-                f"parameters={scope!r} matches no parameter that receives a gradient: take 'all', 'backbone', "
-                f"'classifier' or a pattern of names such as {reached[0][0]!r}"
-            )
-        return [n for n, _ in chosen], [p for _, p in chosen]
 
     def _recalibrate(self) -> None:
         """Running statistics at the present weights, from this objective's own data."""

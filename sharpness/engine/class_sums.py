@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sharpness.engine import distributed
 from sharpness.errors import UserError
 
 PerSampleLoss = Callable[[Tensor, Tensor], Tensor]
@@ -54,7 +55,7 @@ def class_sums(
     loss: PerSampleLoss,
     num_classes: int,
 ) -> ClassSums:
-    """Sums of ``loss(forward(x), y)`` by class.
+    """Sums of ``loss(forward(x), y)`` by class, over the batches of all processes.
 
     Args:
         forward: inputs (n, ...) to outputs, usually logits (n, C).
@@ -73,4 +74,4 @@ def class_sums(
         right = (outputs.argmax(1) == y).double() if classified else torch.full_like(a, torch.nan, dtype=torch.float64)
         rows = torch.stack([a.double() * values.double(), a.double(), right, torch.ones_like(a, dtype=torch.float64)])
         total.index_add_(1, y.cpu(), rows.cpu())
-    return ClassSums(*total.numpy())
+    return ClassSums(*distributed.total(total).numpy())

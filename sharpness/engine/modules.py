@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sharpness.errors import UserError
 
@@ -43,6 +45,39 @@ def classifier_prefix(model: nn.Module) -> str:
             return name + "."
     owners = [n for n, m in model.named_modules() if n and any(True for _ in m.parameters(recurse=False))]
     return owners[-1] + "." if owners else ""
+
+
+def parameters_in_scope(model: nn.Module, value: Tensor, scope: str) -> tuple[list[str], list[Tensor]]:
+    """Names and tensors in scope that a gradient reaches.
+
+    Args:
+        value: a loss of the model, with its graph.
+        scope: ``"all"``, ``"backbone"``, ``"classifier"``, or a shell pattern of names.
+
+    Raises:
+        UserError: nothing is trainable, nothing is reached, or the pattern matches nothing.
+    """
+    everything = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    if not everything:
+        raise UserError("all parameters are frozen (requires_grad is False): unfreeze those to be probed")
+    if not value.requires_grad:
+        raise UserError("the loss does not depend on any parameter: is the forward pass under no_grad?")
+    gradients = torch.autograd.grad(value, [p for _, p in everything], allow_unused=True)
+    reached = [(n, p) for (n, p), g in zip(everything, gradients, strict=True) if g is not None]
+    classifier = classifier_prefix(model)
+    rules: dict[str, Callable[[str], bool]] = {
+        "all": lambda name: True,
+        "classifier": lambda name: name.startswith(classifier),
+        "backbone": lambda name: not name.startswith(classifier),
+    }
+    inside = rules.get(scope, lambda name: fnmatch.fnmatchcase(name, scope))
+    chosen = [(n, p) for n, p in reached if inside(n)]
+    if not chosen:
+        raise UserError(
+            f"parameters={scope!r} matches no parameter that receives a gradient: take 'all', 'backbone', "
+            f"'classifier' or a pattern of names such as {reached[0][0]!r}"
+        )
+    return [n for n, _ in chosen], [p for _, p in chosen]
 
 
 def filter_axes(model: nn.Module) -> dict[str, int]:

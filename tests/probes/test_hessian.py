@@ -44,7 +44,8 @@ def test_vectors_satisfy_the_eigenvalue_equation(case):
 def test_products_are_counted_in_samples():
     calls = []
     x, y = torch.randn(9, 3, dtype=torch.float64), torch.tensor([0] * 6 + [1] * 3)
-    objective = Objective(nn.Linear(3, 2).double(), (x, y), loss=lambda u, t: _counted(u, t, calls))
+    objective = Objective(nn.Linear(3, 2).double(), (x, y), loss=lambda u, t: _counted(u, t, calls), memory=0)
+    objective.hvp(torch.ones(8, dtype=torch.float64))
     calls.clear()
     result = eigenvalues(objective, per_class=True)
     seen = sum(calls) - 2 * 9

@@ -1,0 +1,53 @@
+"""How much fits: the memory that may be spent on what products have in common, and the fastest batch."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor, nn
+
+from sharpness.errors import UserError
+
+#: Bytes of the largest activation of one pass: what stays in the cache of a CPU, and what keeps a GPU busy.
+ACTIVATION = {"cpu": 2 * 2**20, "cuda": 128 * 2**20}
+LARGEST_BATCH = 1024
+
+
+def memory_budget(device: torch.device, limit: float | None = None) -> int:
+    """Bytes that residuals may take: ``limit`` in GiB, or half of what is free on the device now."""
+    if limit is not None:
+        if limit < 0:
+            raise UserError(f"memory={limit}: give GiB, 0 to keep nothing between products")
+        return int(limit * 2**30)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 2
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (ValueError, OSError, AttributeError):
+        return 2 * 2**30
+
+
+def fastest_batch(model: nn.Module, x: Tensor) -> int:
+    """The largest power of two of samples whose largest activation is at most :data:`ACTIVATION` bytes.
+
+    Worked out from one sample, not timed, so that equal calls stay equal to the last bit.
+
+    Args:
+        x: one input, shape (1, ...).
+    """
+    sizes = [x.numel() * x.element_size()]
+
+    def note(module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            sizes.append(output.numel() * output.element_size())
+
+    hooks = [m.register_forward_hook(note) for m in model.modules()]
+    try:
+        with torch.no_grad():
+            model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    target = ACTIVATION.get(x.device.type, ACTIVATION["cuda"])
+    return max(1, min(LARGEST_BATCH, 2 ** ((target // max(sizes)).bit_length() - 1) if target >= max(sizes) else 1))

@@ -1,0 +1,258 @@
+r"""Operations with the four passes that a Hessian-vector product is made of.
+
+For ``y = f(x_1, ..., x_m)``, g the derivative of the loss by y, and a dot for d/dt along the vector (Pearlmutter 1994):
+
+.. code-block:: text
+
+    forward             y    = f(x)
+    backward            g_j  = (df/dx_j)' g
+    forward_tangent     y.   = sum_j (df/dx_j) x_j.
+    backward_tangent    g_j. = (df/dx_j)' g.  +  (d/dt df/dx_j)' g
+
+The first two depend on weights and data alone. What they leave in an operation's *state* serves every later product
+on the same batch. Without a backward pass g counts as 0, and the last two passes make a Gauss-Newton product.
+
+An input is active if a parameter in scope reaches it. Derivatives by other inputs, and their tangents, are None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+#: One entry per input: a tensor, or None where it is not active.
+PerInput = list[Any]
+
+
+class State:
+    """What one operation keeps of one batch."""
+
+    __slots__ = ("carry", "gradient", "kept")
+
+    def __init__(self, *kept: Any) -> None:
+        self.kept = kept
+        self.gradient: Any = None  # g, or what replaces it; None before the backward pass
+        self.carry: Any = None  # from forward_tangent to backward_tangent of one product
+
+    def tensors(self) -> list[Tensor]:
+        """Everything that takes memory, autograd's own saved tensors apart."""
+        flat, pending = [], [*self.kept, self.gradient]
+        while pending:
+            item = pending.pop()
+            if isinstance(item, Tensor):
+                flat.append(item)
+            elif isinstance(item, list | tuple):
+                pending += item
+        return flat
+
+
+class Operation:
+    """The interface. ``active`` says for every input whether a parameter in scope reaches it."""
+
+    def __init__(self, active: Sequence[bool]) -> None:
+        self.active = tuple(active)
+
+    def forward(self, *inputs: Any) -> tuple[Tensor, State]:
+        raise NotImplementedError
+
+    def backward(self, state: State, g: Tensor) -> PerInput:
+        raise NotImplementedError
+
+    def forward_tangent(self, state: State, tangents: PerInput) -> Tensor:
+        raise NotImplementedError
+
+    def backward_tangent(self, state: State, g_dot: Tensor) -> PerInput:
+        raise NotImplementedError
+
+
+class Convolution(Operation):
+    r"""``y = x * w + b``: six convolutions a product, of which the state keeps x and g.
+
+    .. code-block:: text
+
+        y.   = x. * w + x * w. + b.
+        g_x. = g. *' w + g *' w.          g_w. = corr(x, g.) + corr(x., g)          g_b. = sum g.
+    """
+
+    def __init__(self, active: Sequence[bool], stride: Any, padding: Any, dilation: Any, groups: int) -> None:
+        super().__init__(active)
+        self.rank = len(stride)
+        self.geometry = (list(stride), list(padding), list(dilation), False, [0] * self.rank, groups)
+
+    def forward(self, x: Tensor, w: Tensor, b: Tensor | None = None) -> tuple[Tensor, State]:
+        return torch.ops.aten.convolution(x, w, b, *self.geometry), State(x, w)
+
+    def backward(self, state: State, g: Tensor) -> PerInput:
+        state.gradient = g
+        x, w = state.kept
+        return self._pull(g, x, w, self.active)
+
+    def forward_tangent(self, state: State, tangents: PerInput) -> Tensor:
+        x, w = state.kept
+        x_dot, w_dot, *rest = tangents
+        state.carry = x_dot, w_dot
+        b_dot: Any = rest[0] if rest else None
+        if x_dot is None and w_dot is None:
+            return b_dot.view(-1, *[1] * self.rank).expand_as(self.forward(x, w)[0])
+        parts = []
+        if x_dot is not None:
+            parts.append(torch.ops.aten.convolution(x_dot, w, b_dot, *self.geometry))
+        if w_dot is not None:
+            parts.append(torch.ops.aten.convolution(x, w_dot, None if parts else b_dot, *self.geometry))
+        return parts[0] if len(parts) == 1 else parts[0].add_(parts[1])
+
+    def backward_tangent(self, state: State, g_dot: Tensor) -> PerInput:
+        (x, w), (x_dot, w_dot) = state.kept, state.carry
+        state.carry = None
+        total = self._pull(g_dot, x, w, self.active)
+        if state.gradient is None:
+            return total
+        if x_dot is not None and w_dot is not None:
+            more = self._pull(state.gradient, x_dot, w_dot, (True, True))
+            total[0].add_(more[0])
+            total[1].add_(more[1])
+        return total
+
+    def _pull(self, g: Tensor, x: Tensor, w: Tensor, wanted: Sequence[bool]) -> PerInput:
+        mask = [*wanted, False][:3]
+        if not any(mask):
+            return [None] * len(wanted)
+        result = torch.ops.aten.convolution_backward(g, x, w, [w.shape[0]], *self.geometry, mask)
+        return list(result[: len(wanted)])
+
+
+class Linear(Operation):
+    """``y = x w' + b`` with x (..., d), w (m, d): six matrix products a product, of which the state keeps x and g."""
+
+    def forward(self, x: Tensor, w: Tensor, b: Tensor | None = None) -> tuple[Tensor, State]:
+        return F.linear(x, w, b), State(x, w)
+
+    def backward(self, state: State, g: Tensor) -> PerInput:
+        state.gradient = g
+        return self._pull(g, *state.kept)
+
+    def forward_tangent(self, state: State, tangents: PerInput) -> Tensor:
+        x, w = state.kept
+        x_dot, w_dot, *rest = tangents
+        state.carry = x_dot, w_dot
+        b_dot = rest[0] if rest else None
+        parts = [F.linear(*pair) for pair in ((x_dot, w), (x, w_dot)) if None not in pair]
+        if b_dot is not None:
+            parts.append(b_dot if parts else b_dot.expand(*x.shape[:-1], -1))
+        return sum(parts[1:], start=parts[0])
+
+    def backward_tangent(self, state: State, g_dot: Tensor) -> PerInput:
+        (x, w), (x_dot, w_dot) = state.kept, state.carry
+        state.carry = None
+        total = self._pull(g_dot, x, w)
+        g = state.gradient
+        if g is not None and x_dot is not None and w_dot is not None:
+            total[0] = total[0] + g @ w_dot
+            total[1] = total[1] + _rows(g).T @ _rows(x_dot)
+        return total
+
+    def _pull(self, g: Tensor, x: Tensor, w: Tensor) -> PerInput:
+        x_active, w_active, *rest = self.active
+        total = [g @ w if x_active else None, _rows(g).T @ _rows(x) if w_active else None]
+        return total + [_rows(g).sum(0) if active else None for active in rest]
+
+
+class ReLU(Operation):
+    """``y = max(x, 0)``, with derivative 0 at 0; the state is y, which the next layer keeps anyway."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, State]:
+        y = torch.relu(x)
+        return y, State(y)
+
+    def backward(self, state: State, g: Tensor) -> PerInput:
+        return [torch.ops.aten.threshold_backward(g, state.kept[0], 0)]
+
+    def forward_tangent(self, state: State, tangents: PerInput) -> Tensor:
+        return torch.ops.aten.threshold_backward(tangents[0], state.kept[0], 0)
+
+    def backward_tangent(self, state: State, g_dot: Tensor) -> PerInput:
+        return self.backward(state, g_dot)
+
+
+class Add(Operation):
+    """``y = x_1 + x_2``, broadcast."""
+
+    def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, State]:
+        return a + b, State(tuple(a.shape), tuple(b.shape))
+
+    def backward(self, state: State, g: Tensor) -> PerInput:
+        return [g.sum_to_size(shape) if on else None for shape, on in zip(state.kept, self.active, strict=True)]
+
+    def forward_tangent(self, state: State, tangents: PerInput) -> Tensor:
+        a, b = tangents
+        if a is not None and b is not None:
+            return a + b
+        one = a if a is not None else b
+        return one.expand(torch.broadcast_shapes(*state.kept))
+
+    def backward_tangent(self, state: State, g_dot: Tensor) -> PerInput:
+        return self.backward(state, g_dot)
+
+
+class Smooth(Operation):
+    r"""Any function, with one result or a tuple of them, by double backward of autograd around this one operation.
+
+    The state keeps the graph of ``G(u, x) = (df/dx)' u``, which is linear in u, at ``u = g``. One backward pass
+    through it from the tangents ``x.`` gives both ``(df/dx) x.`` (by u) and ``(d/dt df/dx)' g`` (by x).
+    """
+
+    def __init__(self, active: Sequence[bool], function: Callable[..., Any]) -> None:
+        super().__init__(active)
+        self.function = function
+
+    def forward(self, *inputs: Any) -> tuple[Any, State]:
+        leaves = [x.detach().requires_grad_() if on else x for x, on in zip(inputs, self.active, strict=True)]
+        with torch.enable_grad():
+            y = self.function(*leaves)
+        state = State([x for x, on in zip(leaves, self.active, strict=True) if on], y)
+        return tuple(t.detach() for t in y) if isinstance(y, tuple) else y.detach(), state
+
+    def backward(self, state: State, g: Any) -> PerInput:
+        leaves, y = state.kept
+        u = [t.detach().requires_grad_() for t in _several(g)]
+        with torch.enable_grad():
+            pulled = torch.autograd.grad(_several(y), leaves, u, create_graph=True, materialize_grads=True)
+        state.gradient = u, pulled
+        return self._spread([t.detach() for t in pulled])
+
+    def forward_tangent(self, state: State, tangents: PerInput) -> Any:
+        leaves, y = state.kept
+        if state.gradient is None:
+            self.backward(state, [torch.zeros_like(t) for t in _several(y)])
+        u, pulled = state.gradient
+        given = zip(pulled, (d for d in tangents if d is not None), strict=True)
+        used = [(t, d.to(t.dtype)) for t, d in given if t.requires_grad]
+        found = torch.autograd.grad(
+            [t for t, _ in used], [*u, *leaves], [d for _, d in used], retain_graph=True, allow_unused=True
+        )
+        state.carry = found[len(u) :]
+        y_dot = tuple(torch.zeros_like(t) if d is None else d for t, d in zip(u, found, strict=False))
+        return y_dot if isinstance(y, tuple) else y_dot[0]
+
+    def backward_tangent(self, state: State, g_dot: Any) -> PerInput:
+        leaves, y = state.kept
+        g_dot = [d.to(t.dtype) for t, d in zip(_several(y), _several(g_dot), strict=True)]
+        pulled = torch.autograd.grad(_several(y), leaves, g_dot, retain_graph=True, materialize_grads=True)
+        curved, state.carry = state.carry, None
+        return self._spread([p if c is None else p + c for p, c in zip(pulled, curved, strict=True)])
+
+    def _spread(self, of_active: Sequence[Tensor]) -> PerInput:
+        rest = iter(of_active)
+        return [next(rest) if on else None for on in self.active]
+
+
+def _several(y: Any) -> list[Tensor]:
+    return list(y) if isinstance(y, list | tuple) else [y]
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1])

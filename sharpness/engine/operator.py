@@ -1,0 +1,86 @@
+"""The curvature of a loss as a symmetric linear operator, for algorithms that only multiply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from sharpness.engine import distributed
+from sharpness.engine.class_sums import WeightedBatch
+from sharpness.engine.second_order import Products, SecondOrder
+from sharpness.errors import UserError
+
+
+class CurvatureOperator:
+    r""":math:`v \mapsto \frac{1}{\sum_i a_i} \sum_i a_i H_i v`, (k,) to (k,), at the weights as they are.
+
+    H_i is the Hessian of the loss of sample i, or for ``kind="ggn"`` its Gauss-Newton part
+    :math:`J_i' (\nabla_u^2 \ell_i) J_i`, which is positive semi-definite for a loss that is convex in the outputs u.
+
+    Attributes:
+        size: k.
+        products: how many were made.
+        samples: in one product, over all processes.
+    """
+
+    def __init__(
+        self,
+        engine: SecondOrder,
+        batches: Callable[[], Iterable[WeightedBatch]],
+        *,
+        samples: int,
+        weight: float,
+        kind: str = "hessian",
+        budget: int = 0,
+    ) -> None:
+        self._engine, self._batches, self._budget = engine, batches, budget
+        self.samples, self.weight, self.kind = samples, weight, kind
+        self.parameters: Sequence[Tensor] = engine.parameters
+        self.size = sum(p.numel() for p in engine.parameters)
+        self.dtype, self.device = engine.parameters[0].dtype, engine.parameters[0].device
+        self.products = 0
+        self._open()
+
+    @property
+    def kept_bytes(self) -> int:
+        """Memory that residuals take now."""
+        return self._products.kept_bytes
+
+    @property
+    def route(self) -> str:
+        """How products are made, in one line."""
+        return self._engine.route
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        """The product, in the dtype of the parameters.
+
+        Raises:
+            UserError: a vector of another shape, or a product that is not finite.
+        """
+        if vector.shape != (self.size,):
+            raise UserError(f"the vector has shape {tuple(vector.shape)}: this Hessian needs ({self.size},)")
+        if self._moved() != self._seen:
+            self._open()
+        product = distributed.total(self._products(vector.detach().to(self.device, self.dtype))) / self.weight
+        self.products += 1
+        if not bool(torch.isfinite(product).all()):
+            raise UserError("a Hessian-vector product is not finite: check inputs and weights for inf and nan")
+        return product.to(self.dtype)
+
+    def close(self) -> None:
+        """Free the residuals."""
+        self._products.close()
+
+    def _open(self) -> None:
+        self._seen = self._moved()
+        self._products = Products(self._engine, self._batches(), self.kind, self._budget)
+
+    def _moved(self) -> list[int]:
+        """Changes with every write to a weight or a buffer, so that stale residuals are never used."""
+        module = self._engine.module
+        return [t._version for t in (*module.parameters(), *module.buffers())]
+
+    def __repr__(self) -> str:
+        return f"CurvatureOperator({self.kind}, {self.size} x {self.size}, {self.samples} samples, {self.route})"

@@ -1,0 +1,283 @@
+r"""Gradients and curvature products of :math:`\sum_i a_i \ell(f_w(x_i), y_i)`, by the cheapest exact route.
+
+.. code-block:: text
+
+    once per model       trace it, fold BatchNorm, check the result against double backward on a few samples
+    once per batch       forward and backward; keep the inputs and output gradients of every layer (the residuals)
+    once per product     tangents of the folded weights from v
+        for every batch      forward_tangent, loss, backward_tangent        2 + 4 of a gradient's 3 convolutions
+                         tangents of the gradient by the original weights
+
+Residuals are kept while they fit in the memory that is given; for the batches beyond, they are made again in every
+product, which then costs a gradient's forward and backward pass more. Sums are accumulated in float64.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sharpness.engine.class_sums import PerSampleLoss, WeightedBatch
+from sharpness.engine.double_backward import flat, ggn_sum, gradient_sum, hvp_sum, split, twice_differentiable
+from sharpness.engine.operations import Smooth, State
+from sharpness.engine.program import memory
+from sharpness.engine.tracing import INPUT, Traced, Untraceable, trace
+from sharpness.errors import choose
+
+KINDS = ("hessian", "ggn")
+#: Largest relative difference from double backward, in float64, at which a traced model is trusted.
+TRUSTED = 1e-6
+logger = logging.getLogger("sharpness")
+
+
+@dataclass
+class Residuals:
+    """What one batch leaves for every product with it."""
+
+    states: list[State | None]
+    loss: Smooth
+    loss_state: State
+
+    def bytes(self) -> int:
+        return memory([*self.states, self.loss_state])
+
+
+class SecondOrder:
+    """The engine of one model: traced at the first use, then good for any data and any vector.
+
+    Args:
+        module: inputs to outputs, in eval mode.
+        parameters: those that derivatives are taken by.
+        loss: outputs and labels to losses (n,).
+    """
+
+    def __init__(self, module: nn.Module, parameters: Sequence[Tensor], loss: PerSampleLoss) -> None:
+        self.module = module
+        self.parameters = list(parameters)
+        self.loss = loss
+        self._traced: Traced | None = None
+        self._reason: str | None = None
+
+    @property
+    def route(self) -> str:
+        """How products are made, in one line."""
+        if self._traced is not None:
+            return "traced, BatchNorm folded, residuals kept"
+        return f"double backward ({self._reason or 'not traced yet'})"
+
+    def prepare(self, batch: WeightedBatch) -> None:
+        """Trace the model, once, and compare with double backward on a few samples."""
+        if self._traced is not None or self._reason is not None:
+            return
+        try:
+            with twice_differentiable():
+                traced = trace(self.module, batch[0][:2], self.parameters)
+                difference = self._difference(traced, tuple(t[:: -(-len(t) // 8)] for t in batch))
+            if not difference <= TRUSTED:
+                raise Untraceable(f"traced, it differs from double backward by {difference:.1e}")
+            self._traced = traced
+        except Untraceable as error:
+            self._reason = str(error)
+        except Exception as error:
+            self._reason = f"{type(error).__name__} while tracing: {str(error).splitlines()[0] if str(error) else ''}"
+        (logger.info if self._traced is not None else logger.warning)("curvature products: %s", self.route)
+
+    def gradient_sum(self, batches: Iterable[WeightedBatch]) -> Tensor:
+        r""":math:`\sum_i a_i \nabla_w \ell_i`, flat (k,)."""
+        return Products(self, batches, "hessian", 0).gradient_sum()
+
+    def _difference(self, traced: Traced, batch: Any) -> float:
+        """Relative difference of a traced product, and of the gradient, from double backward, in float64."""
+        x, y, a = (t.double() if t.is_floating_point() else t for t in batch)
+        leaves = [p.detach().double().requires_grad_() for p in self.parameters]
+        inside = {id(p): leaf for p, leaf in zip(self.parameters, leaves, strict=True)}
+        everything = dict([*self.module.named_parameters(), *self.module.named_buffers()])
+        doubled = {
+            n: inside.get(id(t), t.detach().double() if t.is_floating_point() else t) for n, t in everything.items()
+        }
+
+        def forward(x: Tensor) -> Tensor:
+            return torch.func.functional_call(self.module, doubled, (x,))
+
+        generator = torch.Generator().manual_seed(0)
+        v = torch.randn(sum(p.numel() for p in leaves), generator=generator, dtype=torch.float64).to(x.device)
+        run = Run(traced, self.parameters, self.loss, "hessian", torch.float64)
+        gradient = gradient_sum(forward, leaves, [(x, y, a)], self.loss)
+        product = hvp_sum(forward, leaves, [(x, y, a)], self.loss, v)
+        run.push(v)
+        run.multiply(run.residuals((x, y, a)))
+        scale = float(gradient.norm() + product.norm()) or 1.0
+        return float((run.pull(first=True) - product).norm() + (run.gradient() - gradient).norm()) / scale
+
+
+class Run:
+    """A traced model at the weights as they are now; gradients and products from batches."""
+
+    def __init__(
+        self, traced: Traced, parameters: Sequence[Tensor], loss: PerSampleLoss, kind: str, dtype: torch.dtype
+    ) -> None:
+        self.traced, self.loss, self.kind, self.dtype = traced, loss, kind, dtype
+        self.parameters = list(parameters)
+        sources = {n: t.detach().double() if t.is_floating_point() else t for n, t in traced.sources.items()}
+        self.shared = {n: self._as_used(n, t) for n, t in traced.prepare(sources).items()}
+        self.order = [n for n in traced.shared if n in traced.active]
+        self.position = {id(t): i for i, t in enumerate(traced.sources.values())}
+        wanted = {id(p) for p in self.parameters}
+
+        def prologue(*tensors: Tensor) -> tuple[Tensor, ...]:
+            made = traced.prepare(dict(zip(sources, tensors, strict=True)))
+            return tuple(made[n] for n in self.order)
+
+        self.prologue = Smooth([id(t) in wanted for t in traced.sources.values()], prologue)
+        made, self.state = self.prologue.forward(*sources.values())
+        self.gradients = {n: torch.zeros_like(t) for n, t in zip(self.order, made, strict=True)}
+        self.changes = {n: torch.zeros_like(t) for n, t in self.gradients.items()}
+
+    def residuals(self, batch: WeightedBatch, seen: bool = False) -> Residuals:
+        """Forward and, for a Hessian, backward; adds a batch that was not ``seen`` before to the gradient."""
+        x, y, a = batch
+        if x.ndim == 4 and self.traced.convolution_weights:
+            x = x.contiguous(memory_format=torch.channels_last)
+        values = {**self.shared, INPUT: x}
+        states = self.traced.body.forward(values)
+        head = Smooth([True], lambda u: (a * self.loss(u, y)).sum())
+        value, state = head.forward(values[self.traced.result])
+        (g,) = head.backward(state, torch.ones_like(value))
+        if self.kind == "hessian":
+            found = self.traced.body.backward(states, {self.traced.result: _present(g)})
+            if not seen:
+                _accumulate(self.gradients, found)
+        return Residuals(states, head, state)
+
+    def gradient(self) -> Tensor:
+        """From all batches so far: flat (k,), float64."""
+        return self._collect(self.prologue.backward(self.state, list(self.gradients.values())))
+
+    def push(self, vector: Tensor) -> None:
+        """Start a product: the tangents of what the body needs, from v."""
+        pieces = dict(
+            zip(
+                [self.position.get(id(p)) for p in self.parameters],
+                split(vector.double(), self.parameters),
+                strict=True,
+            )
+        )
+        self.along = [pieces[i] if on else None for i, on in enumerate(self.prologue.active)]
+        tangents = self.prologue.forward_tangent(self.state, self.along)
+        self.tangents = {n: self._as_used(n, t) for n, t in zip(self.order, tangents, strict=True)}
+        for t in self.changes.values():
+            t.zero_()
+
+    def multiply(self, kept: Residuals) -> None:
+        """Add one batch to the product."""
+        body, result = self.traced.body, self.traced.result
+        slope = kept.loss.forward_tangent(kept.loss_state, [body.forward_tangent(kept.states, self.tangents)[result]])
+        (g_dot,) = kept.loss.backward_tangent(kept.loss_state, torch.zeros_like(slope))
+        _accumulate(self.changes, body.backward_tangent(kept.states, {result: _present(g_dot)}))
+
+    def pull(self, first: bool) -> Tensor:
+        """Finish a product: flat (k,), float64. The ``first`` one learns the gradient after its tangents were made."""
+        if first and self.kind == "hessian":
+            self.prologue.backward(self.state, list(self.gradients.values()))
+            self.prologue.forward_tangent(self.state, self.along)
+        return self._collect(self.prologue.backward_tangent(self.state, list(self.changes.values())))
+
+    def _as_used(self, name: str, tensor: Tensor) -> Tensor:
+        if tensor.is_floating_point():
+            tensor = tensor.to(self.dtype)
+        if tensor.ndim == 4 and name in self.traced.convolution_weights:
+            tensor = tensor.contiguous(memory_format=torch.channels_last)
+        return tensor
+
+    def _collect(self, by_source: Sequence[Tensor | None]) -> Tensor:
+        pieces = []
+        for p in self.parameters:
+            found = by_source[self.position[id(p)]] if id(p) in self.position else None
+            pieces.append(torch.zeros_like(p, dtype=torch.float64) if found is None else found)
+        return flat(pieces)
+
+
+class Products:
+    """Products with the sum of Hessians (or Gauss-Newton matrices) of fixed batches, at the weights as they are.
+
+    Args:
+        budget: bytes that residuals may take.
+    """
+
+    def __init__(self, engine: SecondOrder, batches: Iterable[WeightedBatch], kind: str, budget: int) -> None:
+        choose("kind of curvature", kind, KINDS)
+        self.engine, self.kind, self.budget = engine, kind, budget
+        self.batches = list(batches)
+        self.kept: list[Residuals] = []
+        self.kept_bytes = 0
+        self._run: Run | None = None
+        self._full = budget == 0
+
+    def gradient_sum(self) -> Tensor:
+        """The gradient of the same batches, flat (k,), float64."""
+        engine, run = self.engine, self._start()
+        if run is None:
+            return gradient_sum(engine.module, engine.parameters, self.batches, engine.loss)
+        for batch in self.batches:
+            run.residuals(batch)
+        return run.gradient()
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        """(k,) to (k,), in float64."""
+        engine, first = self.engine, self._run is None
+        run = self._run or self._start()
+        if run is None:
+            route = hvp_sum if self.kind == "hessian" else ggn_sum
+            return route(engine.module, engine.parameters, self.batches, engine.loss, vector)
+        with twice_differentiable():
+            run.push(vector)
+            for i, batch in enumerate(self.batches):
+                if i < len(self.kept):
+                    run.multiply(self.kept[i])
+                    continue
+                made = run.residuals(batch, seen=not first)
+                run.multiply(made)
+                if first:
+                    self._keep(made)
+            product = run.pull(first)
+        if self.budget:
+            self._run = run
+        return product
+
+    def close(self) -> None:
+        """Free what was kept."""
+        self.kept.clear()
+        self.kept_bytes = 0
+        self._run = None
+
+    def _start(self) -> Run | None:
+        engine = self.engine
+        if not self.batches:
+            return None
+        engine.prepare(self.batches[0])
+        if engine._traced is None:
+            return None
+        return Run(engine._traced, engine.parameters, engine.loss, self.kind, engine.parameters[0].dtype)
+
+    def _keep(self, made: Residuals) -> None:
+        size = 0 if self._full else made.bytes()
+        self._full = self._full or self.kept_bytes + size > self.budget
+        if not self._full:
+            self.kept.append(made)
+            self.kept_bytes += size
+
+
+def _present(t: Tensor | None) -> Tensor:
+    assert t is not None
+    return t
+
+
+def _accumulate(totals: dict[str, Tensor], parts: dict[str, Tensor]) -> None:
+    for name, total in totals.items():
+        if name in parts:
+            total += parts[name]
