@@ -1,6 +1,22 @@
 """Algorithms on any symmetric linear operator given by its product with a vector."""
 
-from sharpness.curvature.lanczos import ENDS, Eigenpairs, lanczos
-from sharpness.curvature.trace import TraceEstimate, hutchinson
+from sharpness.curvature.density import stochastic_lanczos
+from sharpness.curvature.ends import ENDS
+from sharpness.curvature.lanczos import Eigenpairs, lanczos, lanczos_memory
+from sharpness.curvature.lanczos_state import LanczosState
+from sharpness.curvature.quadrature import DensityCurve, SpectralQuadrature
+from sharpness.curvature.trace import TraceEstimate, hutchinson, hutchpp
 
-__all__ = ["ENDS", "Eigenpairs", "TraceEstimate", "hutchinson", "lanczos"]
+__all__ = [
+    "ENDS",
+    "DensityCurve",
+    "Eigenpairs",
+    "LanczosState",
+    "SpectralQuadrature",
+    "TraceEstimate",
+    "hutchinson",
+    "hutchpp",
+    "lanczos",
+    "lanczos_memory",
+    "stochastic_lanczos",
+]

@@ -1,4 +1,14 @@
-r"""The trace of a symmetric linear operator, estimated with random signs."""
+r"""The trace of a symmetric linear operator from random signs: Hutchinson's estimator, and Hutch++.
+
+.. code-block:: text
+
+    Hutchinson:  mean of z' A z over vectors z of random signs
+    Hutch++:     Q = orthonormal basis of A S, with random signs S (n, s)      # s products
+                 t = sum of q' A q over the columns q of Q                     # s products, exact on the range of Q
+                 t + mean of y' A y with y = z - Q Q' z                        # the other products: what is left
+
+See Hutchinson, Commun. Stat. Simul. Comput. 19, 1990, and Meyer, Musco, Musco & Woodruff, Hutch++, arXiv 2010.09649.
+"""
 
 from __future__ import annotations
 
@@ -7,45 +17,138 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from sharpness.curvature.estimate import mean_and_error, student
+from sharpness.curvature.krylov import inner, length
+from sharpness.curvature.operator import Operator, Product, random_signs
 from sharpness.errors import UserError
 
 
 @dataclass(frozen=True)
 class TraceEstimate:
-    """``value`` with its standard error over probes, and the probes themselves."""
+    """``value``, the mean of independent, unbiased samples, with its standard error."""
 
     value: float
     standard_error: float
-    samples: np.ndarray  # (probes,)
+    samples: np.ndarray  # (probes,); for Hutch++ given its basis
+    products: int
+    captured: float = 0.0  # the part of every sample that is exact: tr(Q' A Q) of Hutch++
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Student's interval with one degree of freedom less than there are probes.
+
+        Fewer than about ten probes are too few where one eigenvalue dominates: samples are skewed then, and intervals
+        of 95 % from six probes of Hutchinson's estimator cover the trace in about 90 % of cases.
+
+        >>> low, high = TraceEstimate(2.0, 0.5, np.array([1.5, 2.5]), 2).interval()
+        >>> print(round(low, 2), round(high, 2))
+        -4.35 8.35
+        """
+        half = student(confidence, len(self.samples)) * self.standard_error
+        return self.value - half, self.value + half
 
 
 def hutchinson(
-    product: Callable[[Tensor], Tensor],
+    product: Product,
     size: int,
     probes: int = 30,
     *,
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
-    callback: Callable[[int], None] | None = None,
+    callback: Callable[[int], object] | None = None,
 ) -> TraceEstimate:
-    r"""The mean of ``z' A z`` over vectors z of random signs (Hutchinson 1989).
+    r"""The mean of ``z' A z`` over vectors z of random signs.
 
     Unbiased, with variance :math:`2 \sum_{i \ne j} A_{ij}^2` per probe; the standard error is the sample's
     standard deviation over the square root of the number of probes. A diagonal operator is traced exactly:
 
     >>> hutchinson(lambda v: torch.tensor([3.0, 1.0, -2.0], dtype=v.dtype) * v, 3, probes=2).value
     2.0
+
+    Args:
+        product: v (n,) to A v (n,).
+        size: n.
+        probes: vectors z, one product each.
+        generator: of the signs; a CPU generator seeded with 0 unless given.
+        callback: called with 1 after every product.
+
+    Raises:
+        UserError: fewer than 2 probes.
+        FloatingPointError: a product that is not finite.
     """
     if probes < 2:
         raise UserError(f"probes={probes}: a standard error needs at least 2")
     generator = generator or torch.Generator().manual_seed(0)
+    operator = Operator(product, callback)
     samples = np.empty(probes)
     for i in range(probes):
-        z = torch.randint(0, 2, (size,), generator=generator).mul_(2).sub_(1).to(device=device, dtype=dtype)
-        samples[i] = float(z.double() @ product(z).double())
-        if callback is not None:
-            callback(1)
-    return TraceEstimate(float(samples.mean()), float(samples.std(ddof=1) / probes**0.5), samples)
+        z = random_signs(size, generator, dtype, device)
+        samples[i] = inner(operator(z)[None], z)[0]
+    value, error = mean_and_error(samples)
+    return TraceEstimate(float(value), float(error), samples, operator.products)
+
+
+def hutchpp(
+    product: Product,
+    size: int,
+    products: int = 30,
+    *,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+    callback: Callable[[int], object] | None = None,
+) -> TraceEstimate:
+    r"""Hutch++: exact on a random sketch of the range, Hutchinson's estimator on what is left.
+
+    A third of the products goes to the sketch, a third to its trace, the rest to probes. Unbiased, also given the basis
+    Q; then the variance per probe is :math:`2 \sum_{i \ne j} B_{ij}^2` with :math:`B = (I - QQ') A (I - QQ')`. For a
+    positive operator a relative error e takes O(1/e) products instead of Hutchinson's O(1/e^2). The standard error is
+    that of the probes. An operator of rank up to a third of the products is traced exactly. Where the sketch repeats a
+    direction, the product for its trace goes to the probes.
+
+    Memory: a third of the products times ``size`` numbers.
+
+    >>> ones = hutchpp(lambda v: v.sum() * torch.ones_like(v), 50, products=6)
+    >>> round(ones.value, 9), ones.standard_error < 1e-9
+    (50.0, True)
+
+    Args:
+        product: v (n,) to A v (n,).
+        size: n.
+        products: in all, at least 6.
+        generator: of the signs; a CPU generator seeded with 0 unless given.
+        callback: called with 1 after every product.
+
+    Raises:
+        UserError: fewer than 6 products.
+        FloatingPointError: a product that is not finite.
+    """
+    if products < 6:
+        raise UserError(
+            f"products={products}: Hutch++ needs at least 6, two each for the sketch, its trace and the rest"
+        )
+    generator = generator or torch.Generator().manual_seed(0)
+    operator = Operator(product, callback)
+    sketch = min(products // 3, size)
+    basis = torch.empty(sketch, size, dtype=dtype, device=device)
+    rank, longest = 0, 0.0
+    for _ in range(sketch):
+        image = operator(random_signs(size, generator, dtype, device))
+        longest = max(longest, length(image))
+        for _ in range(2):
+            image = image - basis[:rank].T @ torch.as_tensor(inner(basis[:rank], image)).to(image)
+        remainder = length(image)
+        if remainder > 50 * torch.finfo(dtype).eps * longest:
+            basis[rank] = image / remainder
+            rank += 1
+    basis = basis[:rank]
+    captured = float(sum(inner(operator(q)[None], q)[0] for q in basis))
+    samples = np.empty(products - sketch - rank)
+    for i in range(len(samples)):
+        z = random_signs(size, generator, dtype, device)
+        for _ in range(2):
+            z = z - basis.T @ torch.as_tensor(inner(basis, z)).to(z)
+        samples[i] = captured + inner(operator(z)[None], z)[0]
+    value, error = mean_and_error(samples)
+    return TraceEstimate(float(value), float(error), samples, operator.products, captured)

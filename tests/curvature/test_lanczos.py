@@ -6,7 +6,7 @@ import torch
 from scipy.sparse.linalg import eigsh
 
 from sharpness import UserError
-from sharpness.curvature import lanczos
+from sharpness.curvature import lanczos, lanczos_memory
 
 SPECTRA = {
     "spread": np.linspace(-3, 5, 40),
@@ -44,14 +44,54 @@ def test_one_end_agrees_with_eigsh(which, symmetric):
     np.testing.assert_allclose(found.values, expected, rtol=1e-8)
 
 
-def test_residuals_are_those_of_the_returned_pairs(symmetric):
-    matrix = symmetric(np.random.default_rng(2).standard_normal(120))
-    found = lanczos(operator(matrix), 120, 2, "both", tol=1e-2)
-    for value, vector, residual in zip(found.values, found.vectors.numpy(), found.residuals, strict=True):
-        assert np.linalg.norm(matrix @ vector - value * vector) == pytest.approx(residual, rel=1e-9)
-        assert residual <= 1e-2 * np.abs(found.values).max() * 1.01
+def true_residuals(matrix, found):
+    vectors = found.vectors.double().numpy()
+    return np.linalg.norm(vectors @ matrix - found.values[:, None] * vectors, axis=1)
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("tol", [1e-1, 1e-2, 1e-6])
+@pytest.mark.parametrize(("k", "which"), [(1, "both"), (2, "both"), (4, "LA"), (3, "SA")])
+def test_residuals_are_those_of_the_operator_itself(name, tol, k, which, symmetric):
+    """Loose tolerances make pairs of the first run that a later run, orthogonal to them, must account for."""
+    matrix = symmetric(SPECTRA[name])
+    found = lanczos(operator(matrix), len(matrix), k, which, tol=tol)
+    scale = np.abs(SPECTRA[name]).max()
+    np.testing.assert_allclose(found.residuals, true_residuals(matrix, found), rtol=1e-9, atol=1e-13 * scale)
+    assert (found.residuals <= tol * scale + 1e-13 * scale).all()
+    assert found.converged.all()
     gram = found.vectors @ found.vectors.T
-    torch.testing.assert_close(gram, torch.eye(4, dtype=torch.float64), rtol=0, atol=1e-10)
+    torch.testing.assert_close(gram, torch.eye(len(gram), dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+def test_residuals_of_earlier_pairs_do_not_spoil_those_of_later_ones(symmetric):
+    """What a run leaves over comes back, summed over its pairs, in every pair that a later run finds."""
+    values = np.r_[np.linspace(4, 5, 8), np.linspace(4, 5, 8), np.linspace(-1, 1, 100)]
+    matrix = symmetric(values)
+    for seed in range(15):
+        generator = torch.Generator().manual_seed(seed)
+        assert lanczos(operator(matrix), 116, 8, tol=0.03, generator=generator).converged.all()
+
+
+def test_residuals_of_what_has_not_converged_are_true_as_well(symmetric):
+    matrix = symmetric(np.linspace(-1, 1, 200))
+    found = lanczos(operator(matrix), 200, 3, "both", max_iterations=12)
+    assert not found.converged.any()
+    assert found.products == 12
+    np.testing.assert_allclose(found.residuals, true_residuals(matrix, found), rtol=1e-10)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-5, 1e-4])
+def test_residuals_in_float32_see_the_errors_of_the_products(noise, symmetric):
+    values = np.r_[20.0, 12.0, 9.0, 8.5, np.linspace(-2, 2, 300)]
+    dense = torch.as_tensor(symmetric(values), dtype=torch.float32)
+    wrong = noise * 20 * torch.randn(304, 304, generator=torch.Generator().manual_seed(0)) / 304**0.5
+    found = lanczos(lambda v: (dense + wrong) @ v, 304, 4, "LA", dtype=torch.float32)
+    vectors = found.vectors.double()
+    exact = vectors @ (dense + wrong).double().T - torch.as_tensor(found.values)[:, None] * vectors
+    np.testing.assert_allclose(found.residuals, exact.norm(dim=1).numpy(), rtol=1e-2, atol=3e-7 * 20)
+    assert found.converged.all()
+    np.testing.assert_allclose(found.values, values[:4], atol=20 * (1e-4 + noise))
 
 
 def test_a_long_run_has_no_ghost_copies(symmetric):
@@ -80,11 +120,57 @@ def test_what_has_not_converged_is_flagged(symmetric):
     assert found.residuals[0] > 1e-10
 
 
-def test_products_are_counted(symmetric):
-    calls = []
-    product = operator(symmetric(np.linspace(-1, 2, 50)))
-    found = lanczos(lambda v: product(v), 50, 1, "both", callback=calls.append)
-    assert found.products == sum(calls)
+@pytest.mark.parametrize(("k", "which"), [(1, "LA"), (2, "both"), (3, "SA")])
+def test_products_are_counted_and_none_is_spent_on_residuals(k, which, symmetric):
+    dense = torch.as_tensor(symmetric(np.linspace(-1, 2, 50)))
+    calls, reported, seen = [], [], []
+    found = lanczos(
+        lambda v: (calls.append(v), dense @ v)[1], 50, k, which, callback=reported.append, checkpoint=seen.append
+    )
+    assert found.products == len(calls) == sum(reported) == len(seen)
+    vectors = torch.stack(calls)
+    assert torch.linalg.matrix_rank(vectors[: seen[-1].space.steps]) == min(len(calls), seen[-1].space.steps)
+
+
+def test_a_run_that_only_confirms_is_shorter_than_a_full_one(symmetric):
+    """Beyond a wide gap nothing needs to be resolved: the bound for random starts ends the run."""
+    values = np.r_[10.0, 9.5, 9.0, np.linspace(-0.1, 1, 500)]
+    matrix = symmetric(values)
+    runs = []
+    found = lanczos(operator(matrix), 503, 3, "LA", tol=1e-8, checkpoint=lambda s: runs.append(s.runs))
+    np.testing.assert_allclose(found.values, [10, 9.5, 9], rtol=1e-9)
+    assert set(runs) == {0, 1}
+    assert runs.count(1) <= 12
+
+
+def test_repeated_eigenvalues_are_found_for_every_start(symmetric):
+    """The run that confirms ends early with a chance of error of 1e-6: no seed may miss a copy."""
+    values = np.r_[5.0, 5.0, 4.0, np.linspace(-3, 3, 60), -6.0, -6.0]
+    matrix = symmetric(values)
+    for seed in range(30):
+        generator = torch.Generator().manual_seed(seed)
+        found = lanczos(operator(matrix), len(values), 2, "both", tol=1e-4, generator=generator)
+        np.testing.assert_allclose(found.values, [5, 5, -6, -6], rtol=1e-6)
+
+
+def test_a_good_start_saves_products_and_a_wrong_one_misses_nothing(symmetric):
+    values = np.r_[np.linspace(0, 1, 300), 1.2]
+    matrix = symmetric(values)
+    vectors = torch.as_tensor(np.linalg.eigh(matrix)[1].T.copy())
+    cold = lanczos(operator(matrix), 301, tol=1e-6)
+    warm = lanczos(operator(matrix), 301, tol=1e-6, start=3 * vectors[-1])
+    wrong = lanczos(operator(matrix), 301, tol=1e-6, start=vectors[100])
+    assert warm.products < cold.products
+    np.testing.assert_allclose([cold.values[0], warm.values[0], wrong.values[0]], 1.2, rtol=1e-9)
+
+
+def test_memory_is_that_of_the_basis(symmetric):
+    states = []
+    lanczos(operator(symmetric(np.linspace(0, 1, 300))), 300, tol=1e-14, max_iterations=30, checkpoint=states.append)
+    basis = sum(block.nbytes for block in states[-1].space.blocks)
+    assert len(states) == 30
+    assert lanczos_memory(300, 30) == basis + 2 * 300 * 8
+    assert lanczos_memory(300, 30, torch.float32) == lanczos_memory(300, 30) // 2
 
 
 def test_float32_reaches_its_own_accuracy(symmetric):
@@ -100,7 +186,19 @@ def test_a_product_that_overflows_is_reported():
         lanczos(lambda v: v * torch.inf, 5)
 
 
-@pytest.mark.parametrize("options", [{"k": 0}, {"which": "LM"}, {"tol": 0.0}])
+BAD = [
+    {"k": 0},
+    {"which": "LM"},
+    {"tol": 0.0},
+    {"max_iterations": 0},
+    {"dtype": torch.float16},
+    {"start": torch.ones(4)},
+    {"start": torch.zeros(5)},
+    {"start": torch.full((5,), torch.nan)},
+]
+
+
+@pytest.mark.parametrize("options", BAD, ids=str)
 def test_bad_settings_are_refused(options):
     with pytest.raises(UserError):
         lanczos(lambda v: v, 5, **options)

@@ -1,0 +1,93 @@
+r"""The spectral density of a symmetric linear operator by stochastic Lanczos quadrature.
+
+.. code-block:: text
+
+    for every run r:
+        v_1 = z / sqrt(n), z random signs
+        m steps of Lanczos with full re-orthogonalisation             # krylov.py; m products
+        nodes theta_ri = Ritz values, weights w_ri = s_1i^2           # Gauss quadrature of v_1' f(A) v_1
+    tr f(A) / n = mean over runs of sum_i w_ri f(theta_ri)
+
+A rule of m nodes integrates polynomials of degree 2 m - 1 exactly, and :math:`E\, v_1 v_1' = I / n`, so that moments up
+to that degree are unbiased. Random signs, not normalised Gaussian vectors: both are unbiased, but the first moment of
+signs is Hutchinson's estimate of the trace, with its smaller variance, and a diagonal operator has none at all.
+
+See Ubaru, Chen & Saad, SIAM J. Matrix Anal. Appl. 38, 2017, and Ghorbani, Krishnan & Xiao, arXiv 1901.10159.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from sharpness.curvature.krylov import Krylov
+from sharpness.curvature.operator import Operator, Product, random_signs
+from sharpness.curvature.quadrature import SpectralQuadrature
+from sharpness.errors import UserError
+
+
+def stochastic_lanczos(
+    product: Product,
+    size: int,
+    runs: int = 10,
+    steps: int = 80,
+    *,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+    callback: Callable[[int], object] | None = None,
+    checkpoint: Callable[[SpectralQuadrature], object] | None = None,
+    done: SpectralQuadrature | None = None,
+) -> SpectralQuadrature:
+    r"""Quadrature rules of the spectral measure, one a run; every question about the spectrum is answered from them.
+
+    Costs ``runs * steps`` products, fewer where a Krylov space is exhausted early. Memory: ``steps + 1`` vectors.
+
+    Args:
+        product: v (n,) to A v (n,).
+        size: n.
+        runs: independent start vectors, at least 2: what differs between them is the standard error.
+        steps: nodes of a rule. They resolve the ends of the spectrum best.
+        generator: of the signs; a CPU generator seeded with 0 unless given.
+        callback: called with 1 after every product.
+        checkpoint: called with the runs so far after each of them.
+        done: the first runs of an interrupted call, or of one with fewer runs, by the same generator afresh. The result
+            has the same bits as one without the interruption.
+
+    Raises:
+        UserError: too few runs or steps; ``done`` belongs to another call.
+        FloatingPointError: a product that is not finite.
+
+    >>> rule = stochastic_lanczos(lambda v: torch.tensor([3.0, 1.0, 1.0], dtype=v.dtype) * v, 3, runs=2, steps=5)
+    >>> rule.nodes[0].round(6).tolist(), rule.weights[0].round(6).tolist(), rule.products
+    ([1.0, 3.0, nan, nan, nan], [0.666667, 0.333333, 0.0, 0.0, 0.0], 4)
+    """
+    if runs < 2 or steps < 1:
+        raise UserError(f"runs={runs}, steps={steps}: give at least 2 runs, for a standard error, of at least 1 step")
+    if done is not None and (done.size != size or done.nodes.shape[1] != steps or len(done.nodes) > runs):
+        raise UserError(
+            f"{len(done.nodes)} runs of {done.nodes.shape[1]} steps on an operator of size {done.size} are done: "
+            f"they are no part of {runs} runs of {steps} steps on one of size {size}"
+        )
+    generator = generator or torch.Generator().manual_seed(0)
+    result = done or SpectralQuadrature(np.empty((0, steps)), np.empty((0, steps)), size, 0)
+    operator = Operator(product, callback, result.products)
+    for run in range(runs):
+        z = random_signs(size, generator, dtype, device)
+        if done is not None and run < len(done.nodes):
+            continue
+        space = Krylov.starting_at(z)
+        while space.steps < steps and not space.exhausted:
+            space.extend(operator(space.last))
+        theta, s = space.ritz()
+        nodes, weights = np.full((1, steps), np.nan), np.zeros((1, steps))
+        nodes[0, : len(theta)] = theta
+        weights[0, : len(theta)] = s[0] ** 2 / (s[0] ** 2).sum()
+        result = SpectralQuadrature(
+            np.concatenate([result.nodes, nodes]), np.concatenate([result.weights, weights]), size, operator.products
+        )
+        if checkpoint is not None:
+            checkpoint(result)
+    return result

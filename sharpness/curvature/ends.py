@@ -1,0 +1,93 @@
+r"""The ends of a spectrum: which Ritz values are asked for, and when a run has seen enough of them.
+
+A run that looks for what lies beyond the pairs at hand ends when what it found there has converged. If it found
+nothing, it ends when its extreme Ritz value has converged on the near side, or earlier, when m products make it
+improbable (10^-6) that a random start would not have shown an eigenvalue beyond the bar b by now: for a start that is
+uniform on the sphere in n dimensions,
+
+.. math:: P(\theta_1 < b - \epsilon (b - \lambda_{\min})) \le 1.648 \sqrt n \, e^{-\sqrt \epsilon (2 m - 1)}
+          \quad \text{if } \lambda_1 \ge b,
+
+see Kuczynski & Wozniakowski, Estimating the largest eigenvalue by the power and Lanczos algorithms with a random start,
+SIAM J. Matrix Anal. Appl. 13, 1992. The smallest Ritz value of all runs stands for the smallest eigenvalue.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from sharpness.errors import UserError, choose
+
+#: Which end of the spectrum: algebraically largest, smallest, or both.
+ENDS = ("LA", "SA", "both")
+_MISSED = 1e-6
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What is asked for, and which Ritz pairs of a run that concerns."""
+
+    size: int
+    k: int
+    which: str
+    tol: float
+    max_iterations: int
+    dtype: str
+
+    def __post_init__(self) -> None:
+        choose("end of the spectrum", self.which, ENDS)
+        choose("precision of the vectors", self.dtype, ("torch.float32", "torch.float64"))
+        if self.k < 1:
+            raise UserError(f"k={self.k}: ask for at least one eigenvalue")
+        if self.tol <= 0:
+            raise UserError(f"tol={self.tol}: give a positive relative residual, such as 1e-3")
+        if self.max_iterations < 1:
+            raise UserError(f"max_iterations={self.max_iterations}: a run needs at least one product")
+
+    @property
+    def wanted(self) -> int:
+        """Pairs of the result."""
+        return min(2 * self.k if self.which == "both" else self.k, self.size)
+
+    @property
+    def target(self) -> float:
+        """The bound, relative to the largest |Ritz value|, that leaves room for what comes on top of it."""
+        return 0.95 * self.tol / math.sqrt(1 + self.wanted if self.k > 1 else 1)
+
+    def positions(self, available: int) -> np.ndarray:
+        """Positions of the wanted values among ascending ones, in descending order of value."""
+        low = set(range(min(self.k, available))) if self.which != "LA" else set()
+        high = set(range(max(0, available - self.k), available)) if self.which != "SA" else set()
+        return np.array(sorted(low | high, reverse=True))
+
+    def look(
+        self, theta: np.ndarray, values: np.ndarray, lowest: float, highest: float
+    ) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Positions of the Ritz values that count, of those that must have converged, and whether there are enough.
+
+        Args:
+            theta: Ritz values of this run, ascending.
+            values: of the pairs at hand, descending.
+            lowest: Ritz value of all runs.
+            highest: likewise.
+        """
+        wanted, steps, free = self.positions(len(theta)), len(theta), self.size - len(values)
+        if len(values) < self.wanted:
+            return wanted, wanted, steps >= min(self.wanted, free)
+        slack = self.tol * max(abs(lowest), abs(highest))
+        low = -np.inf if self.which == "LA" else values[-self.k] - slack
+        high = np.inf if self.which == "SA" else values[self.k - 1] + slack
+        found = [i for i in wanted if not low <= theta[i] <= high]
+
+        def may_grow(gap: float, spread: float) -> bool:
+            if gap < 0 or not math.isfinite(gap):
+                return False
+            exponent = (2 * steps - 1) * math.sqrt(gap / spread) if spread > 0 else 0.0
+            return math.log(1.648) + 0.5 * math.log(free) - exponent > math.log(_MISSED)
+
+        sides = [(0, theta[0] - low, highest - low), (steps - 1, high - theta[-1], high - lowest)]
+        doubtful = [position for position, gap, spread in sides if may_grow(gap, spread)]
+        return np.array(found, dtype=int), np.array(found + doubtful, dtype=int), True

@@ -1,0 +1,131 @@
+"""An unfinished Lanczos run: everything the next product depends on, in memory or in a file."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sharpness.curvature.krylov import BLOCK, Krylov
+from sharpness.errors import UserError
+from sharpness.files import write_atomically
+
+_FORMAT = "lanczos 1"
+
+
+@dataclass(frozen=True)
+class LanczosState:
+    """What :func:`~sharpness.curvature.lanczos` stands at right after a product.
+
+    Taking one copies no vectors; a file holds all of them, ``size`` numbers for every product of the present run and
+    every pair at hand.
+
+    >>> import tempfile
+    >>> from sharpness.curvature import lanczos
+    >>> operator = lambda v: torch.arange(9, dtype=v.dtype) * v
+    >>> states = []
+    >>> whole = lanczos(operator, 9, checkpoint=states.append)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     states[2].save(Path(folder) / "state.npz")
+    ...     state = LanczosState.load(Path(folder) / "state.npz")
+    >>> rest = lanczos(operator, 9, state=state)
+    >>> state.products, rest.products == whole.products, torch.equal(rest.vectors, whole.vectors)
+    (3, True, True)
+    """
+
+    settings: dict[str, object]  # of the call; a run is only continued with the same ones
+    space: Krylov  # the present run, orthogonal to the vectors of the pairs at hand
+    values: np.ndarray  # (h,) of the pairs at hand, descending
+    residuals: np.ndarray  # (h,)
+    lowest: float  # Ritz value of all runs
+    highest: float
+    runs: int  # finished
+    products: int
+    generator: np.ndarray  # uint8
+
+    def save(self, path: Path | str) -> None:
+        """Write an ``.npz`` file of plain arrays, in one step: the file is whole or absent."""
+        space = self.space
+        arrays: dict[str, np.ndarray] = {
+            "format": np.array(_FORMAT),
+            "values": self.values,
+            "residuals": self.residuals,
+            "extent": np.array([self.lowest, self.highest, space.norm]),
+            "counts": np.array([self.runs, self.products, space.rows]),
+            "coefficients": space.coefficients(),
+            "beta": np.array(space.beta),
+            "generator": self.generator,
+            "vectors": space.locked.cpu().numpy(),
+        }
+        arrays |= {f"setting_{name}": np.array(value) for name, value in self.settings.items()}
+        for i, block in enumerate(space.blocks):
+            arrays[f"basis_{i}"] = block[: space.rows - i * BLOCK].cpu().numpy()
+
+        def write(partial: Path) -> None:
+            with partial.open("wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
+
+        write_atomically(Path(path), write)
+
+    @classmethod
+    def load(cls, path: Path | str, device: torch.device | str = "cpu") -> LanczosState:
+        """Read what :meth:`save` wrote; nothing in the file is executed.
+
+        Raises:
+            UserError: the file is missing, cut short, or something else.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                if str(file["format"]) != _FORMAT:
+                    raise ValueError(f"it says {file['format']}")
+                return cls._read(file, device)
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} is not a Lanczos state of this version: {error}") from None
+
+    @classmethod
+    def _read(cls, file: np.lib.npyio.NpzFile, device: torch.device | str) -> LanczosState:
+        def tensor(name: str) -> Tensor:
+            # A copy, because the bits of a matrix product may depend on how torch aligns its memory.
+            return torch.from_numpy(file[name]).clone().to(device)
+
+        runs, products, rows = (int(count) for count in file["counts"])
+        lowest, highest, norm = (float(end) for end in file["extent"])
+        vectors, coefficients = tensor("vectors"), file["coefficients"]
+        blocks = []
+        for i in range(-(-rows // BLOCK)):
+            filled = tensor(f"basis_{i}")
+            block = vectors.new_empty(BLOCK, vectors.shape[1])
+            block[: len(filled)] = filled
+            blocks.append(block)
+        columns = [coefficients[: len(vectors) + j + 1, j].copy() for j in range(coefficients.shape[1])]
+        prefix = "setting_"
+        return cls(
+            settings={name.removeprefix(prefix): file[name].item() for name in file.files if name.startswith(prefix)},
+            space=Krylov(vectors, norm, blocks, rows, columns, file["beta"].tolist()),
+            values=file["values"],
+            residuals=file["residuals"],
+            lowest=lowest,
+            highest=highest,
+            runs=runs,
+            products=products,
+            generator=file["generator"],
+        )
+
+    def check(self, settings: dict[str, object], device: torch.device | str) -> None:
+        """Refuse to continue a run with other settings, or on a device that its vectors are not on.
+
+        Raises:
+            UserError: names the first setting that differs.
+        """
+        if self.space.locked.device.type != torch.device(device).type:
+            raise UserError(f"the Lanczos state is on {self.space.locked.device}: load it with device={str(device)!r}")
+        for name, value in settings.items():
+            if self.settings.get(name) != value:
+                raise UserError(
+                    f"the Lanczos state was made with {name}={self.settings.get(name)}, not {value}: "
+                    "repeat that call, or start without a state"
+                )

@@ -1,0 +1,51 @@
+"""A symmetric linear operator that is nothing but its product with a vector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Product = Callable[[Tensor], Tensor]
+
+
+class Operator:
+    """Counts the products of an operator, reports each, and refuses one that is not finite.
+
+    >>> double = Operator(lambda v: 2 * v)
+    >>> double(torch.ones(2)).tolist(), double.products
+    ([2.0, 2.0], 1)
+    """
+
+    def __init__(self, product: Product, callback: Callable[[int], object] | None = None, products: int = 0) -> None:
+        """
+        Args:
+            product: v (n,) to A v (n,).
+            callback: called with 1 after every product.
+            products: made before, in an interrupted run.
+        """
+        self.product = product
+        self.callback = callback
+        self.products = products
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """A v.
+
+        Raises:
+            FloatingPointError: an entry is not finite.
+        """
+        image = self.product(v).detach()
+        if not bool(torch.isfinite(image).all()):
+            raise FloatingPointError(
+                f"product {self.products + 1} with the operator is not finite: the loss overflows here"
+            )
+        self.products += 1
+        if self.callback is not None:
+            self.callback(1)
+        return image
+
+
+def random_signs(size: int, generator: torch.Generator, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """A vector (size,) of independent signs, drawn on the CPU: the same on every device and in every precision."""
+    return torch.randint(0, 2, (size,), generator=generator).mul_(2).sub_(1).to(device=device, dtype=dtype)
