@@ -15,8 +15,9 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/installed
-	$(BIN)/python benchmarks/step_cost.py
+bench: .venv-bench/installed
+	.venv-bench/bin/python benchmarks/step_cost.py
+	.venv-bench/bin/python benchmarks/curvature.py --output benchmarks/curvature.txt
 
 notebooks: .venv/installed
 	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb
@@ -26,6 +27,14 @@ notebooks: .venv/installed
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+# The peers that the benchmarks compare with, without what they depend on: that would replace torch.
+.venv-bench/installed: setup.cfg constraints.txt benchmarks/peers.txt
+	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/peers.txt
 	touch $@
 
 clean:
