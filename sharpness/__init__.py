@@ -17,6 +17,7 @@ from sharpness.probes import (
     measure,
     plane,
     random_perturbation,
+    spectral_density,
     trace,
     worst_case,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "measure",
     "plane",
     "random_perturbation",
+    "spectral_density",
     "trace",
     "train",
     "worst_case",

@@ -25,6 +25,7 @@ from sharpness.engine import (
     batchnorms,
     class_sums,
     distributed,
+    even_batch,
     fastest_batch,
     filter_axes,
     memory_budget,
@@ -140,7 +141,8 @@ class Objective:
         self.y = y.long().cpu()
         if len(self.x) != len(self.y) or not len(self.y) or self.y.ndim != 1:
             raise UserError(f"{len(self.x)} inputs and labels of shape {tuple(y.shape)}: give one label per input")
-        self.batch_size = fastest_batch(model, self._first(1)) if isinstance(batch_size, str) else batch_size
+        self.batch_size = None if isinstance(batch_size, str) else batch_size
+        self._largest_batch = fastest_batch(model, self._first(1))
         self.num_classes = self._width() if num_classes is None else num_classes
         if int(self.y.min()) < 0 or int(self.y.max()) >= self.num_classes:
             bad = int(((self.y < 0) | (self.y >= self.num_classes)).nonzero()[0])
@@ -258,6 +260,23 @@ class Objective:
         other.x, other.y, other.weights = self.x[indices], self.y[indices], self.weights[indices]
         return other
 
+    def matched(self, samples: int, seed: int = 0) -> Objective:
+        """The objective of equally many samples of every class that has any, drawn without replacement by ``seed``.
+
+        Raises:
+            UserError: a class has fewer.
+        """
+        counts = self.class_counts
+        short = [c for c in range(self.num_classes) if 0 < counts[c] < samples]
+        if samples < 1 or short:
+            least = min(counts[counts > 0])
+            raise UserError(f"match_samples={samples}: give 1 to {least}, what the smallest class here has")
+        draw = np.random.default_rng(seed)
+        chosen = [
+            draw.choice(np.flatnonzero(self.y.numpy() == c), samples, replace=False) for c in np.flatnonzero(counts)
+        ]
+        return self.restrict(np.sort(np.concatenate(chosen)))
+
     @contextmanager
     def at(self, displacement: Tensor) -> Iterator[None]:
         """The model at ``w + displacement``, flat (k,); weights and statistics are put back exactly, come what may."""
@@ -371,7 +390,8 @@ class Objective:
 
     def _batches(self, class_index: int | None) -> Iterator[WeightedBatch]:
         """This process's share of the samples."""
-        for part in distributed.share(self._chosen(class_index)).split(self.batch_size):
+        share = distributed.share(self._chosen(class_index))
+        for part in share.split(self.batch_size or even_batch(len(share), self._largest_batch, self.device)):
             if len(part):
                 yield tuple(t[part].to(self.device) for t in (self.x, self.y, self.weights))  # type: ignore[misc]
 

@@ -13,6 +13,6 @@ with warnings.catch_warnings():
 __all__ = ["progress", "tqdm"]
 
 
-def progress(total: int, what: str, unit: str) -> Any:
-    """A bar that counts to ``total`` in ``unit``; hidden when stderr is no terminal."""
+def progress(total: int | None, what: str, unit: str) -> Any:
+    """A bar that counts to ``total`` (None: not known before) in ``unit``; hidden when stderr is no terminal."""
     return tqdm(total=total, desc=what, unit=" " + unit, disable=None, leave=False, dynamic_ncols=True)

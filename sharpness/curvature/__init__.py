@@ -2,8 +2,10 @@
 
 from sharpness.curvature.density import stochastic_lanczos
 from sharpness.curvature.ends import ENDS
+from sharpness.curvature.estimate import mean_and_error
 from sharpness.curvature.lanczos import Eigenpairs, lanczos, lanczos_memory
 from sharpness.curvature.lanczos_state import LanczosState
+from sharpness.curvature.operator import random_signs
 from sharpness.curvature.quadrature import DensityCurve, SpectralQuadrature
 from sharpness.curvature.trace import TraceEstimate, hutchinson, hutchpp
 
@@ -18,5 +20,7 @@ __all__ = [
     "hutchpp",
     "lanczos",
     "lanczos_memory",
+    "mean_and_error",
+    "random_signs",
     "stochastic_lanczos",
 ]

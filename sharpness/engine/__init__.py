@@ -3,7 +3,7 @@
 from sharpness.engine import distributed
 from sharpness.engine.class_sums import ClassSums, PerSampleLoss, WeightedBatch, class_sums, ratio
 from sharpness.engine.double_backward import quadratic_forms
-from sharpness.engine.memory import fastest_batch, memory_budget
+from sharpness.engine.memory import even_batch, fastest_batch, memory_budget
 from sharpness.engine.modules import batchnorms, filter_axes, parameters_in_scope, require_eval, state_sha256
 from sharpness.engine.operator import CurvatureOperator
 from sharpness.engine.second_order import KINDS, Products, SecondOrder
@@ -19,6 +19,7 @@ __all__ = [
     "batchnorms",
     "class_sums",
     "distributed",
+    "even_batch",
     "fastest_batch",
     "filter_axes",
     "memory_budget",

@@ -51,3 +51,10 @@ def fastest_batch(model: nn.Module, x: Tensor) -> int:
             hook.remove()
     target = ACTIVATION.get(x.device.type, ACTIVATION["cuda"])
     return max(1, min(LARGEST_BATCH, 2 ** ((target // max(sizes)).bit_length() - 1) if target >= max(sizes) else 1))
+
+
+def even_batch(samples: int, largest: int, device: torch.device) -> int:
+    """The size of equal batches of at most ``largest`` samples, as many as keep all threads of a CPU busy."""
+    workers = torch.get_num_threads() if device.type == "cpu" else 1
+    batches = workers * -(-samples // (workers * largest))
+    return max(1, -(-samples // batches))

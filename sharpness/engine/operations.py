@@ -28,6 +28,9 @@ from torch.nn import functional as F
 PerInput = list[Any]
 
 
+NO_GRADIENT: Any = (None, None, None)
+
+
 class State:
     """What one operation keeps of one batch."""
 
@@ -35,7 +38,7 @@ class State:
 
     def __init__(self, *kept: Any) -> None:
         self.kept = kept
-        self.gradient: Any = None  # g, or what replaces it; None before the backward pass
+        self.gradient: Any = None  # g and what was made of it; None before the backward pass
         self.carry: Any = None  # from forward_tangent to backward_tangent of one product
 
     def tensors(self) -> list[Tensor]:
@@ -59,7 +62,8 @@ class Operation:
     def forward(self, *inputs: Any) -> tuple[Tensor, State]:
         raise NotImplementedError
 
-    def backward(self, state: State, g: Tensor) -> PerInput:
+    def backward(self, state: State, g: Tensor, wanted: Sequence[bool]) -> PerInput:
+        """Derivatives by the inputs that are wanted; the others are only needed for the later passes."""
         raise NotImplementedError
 
     def forward_tangent(self, state: State, tangents: PerInput) -> Tensor:
@@ -84,45 +88,137 @@ class Convolution(Operation):
         self.geometry = (list(stride), list(padding), list(dilation), False, [0] * self.rank, groups)
 
     def forward(self, x: Tensor, w: Tensor, b: Tensor | None = None) -> tuple[Tensor, State]:
-        return torch.ops.aten.convolution(x, w, b, *self.geometry), State(x, w)
+        return self._convolve(x, w, b), State(x, w)
 
-    def backward(self, state: State, g: Tensor) -> PerInput:
+    def backward(self, state: State, g: Tensor, wanted: Sequence[bool]) -> PerInput:
         state.gradient = g
         x, w = state.kept
-        return self._pull(g, x, w, self.active)
+        return [*self._pull(g, x, w, wanted[:2]), *(_by_channel(g) if on else None for on in wanted[2:])]
 
     def forward_tangent(self, state: State, tangents: PerInput) -> Tensor:
         x, w = state.kept
         x_dot, w_dot, *rest = tangents
         state.carry = x_dot, w_dot
-        b_dot: Any = rest[0] if rest else None
-        if x_dot is None and w_dot is None:
-            return b_dot.view(-1, *[1] * self.rank).expand_as(self.forward(x, w)[0])
-        parts = []
-        if x_dot is not None:
-            parts.append(torch.ops.aten.convolution(x_dot, w, b_dot, *self.geometry))
-        if w_dot is not None:
-            parts.append(torch.ops.aten.convolution(x, w_dot, None if parts else b_dot, *self.geometry))
-        return parts[0] if len(parts) == 1 else parts[0].add_(parts[1])
+        return self._push(x, w, x_dot, w_dot, rest[0] if rest else None)[0]
 
     def backward_tangent(self, state: State, g_dot: Tensor) -> PerInput:
-        (x, w), (x_dot, w_dot) = state.kept, state.carry
+        (x, w), (x_dot, w_dot), g = state.kept, state.carry, state.gradient
         state.carry = None
-        total = self._pull(g_dot, x, w, self.active)
-        if state.gradient is None:
-            return total
-        if x_dot is not None and w_dot is not None:
-            more = self._pull(state.gradient, x_dot, w_dot, (True, True))
-            total[0].add_(more[0])
-            total[1].add_(more[1])
-        return total
+        total = self._pull(g_dot, x, w, self.active[:2])
+        if g is not None and x_dot is not None and w_dot is not None:
+            for sum_so_far, more in zip(total, self._pull(g, x_dot, w_dot, (True, True)), strict=True):
+                sum_so_far.add_(more)
+        return [*total, *(_by_channel(g_dot) if on else None for on in self.active[2:])]
+
+    def _convolve(self, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        return torch.ops.aten.convolution(x, w, b, *self.geometry)
+
+    def _push(
+        self, x: Tensor, w: Tensor, x_dot: Tensor | None, w_dot: Tensor | None, b_dot: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """``y.``, and the part of it that comes from ``w.``."""
+        by_weight = None if w_dot is None else self._convolve(x, w_dot, b_dot if x_dot is None else None)
+        if x_dot is not None:
+            y_dot = self._convolve(x_dot, w, b_dot)
+            return (y_dot if by_weight is None else y_dot.add_(by_weight)), by_weight
+        if by_weight is not None:
+            return by_weight, by_weight
+        return torch.zeros_like(self._convolve(x, w)).add_(_channels(b_dot, self.rank)), None
 
     def _pull(self, g: Tensor, x: Tensor, w: Tensor, wanted: Sequence[bool]) -> PerInput:
-        mask = [*wanted, False][:3]
-        if not any(mask):
-            return [None] * len(wanted)
-        result = torch.ops.aten.convolution_backward(g, x, w, [w.shape[0]], *self.geometry, mask)
-        return list(result[: len(wanted)])
+        if not any(wanted):
+            return [None, None]
+        return list(torch.ops.aten.convolution_backward(g, x, w, None, *self.geometry, [*wanted, False])[:2])
+
+
+class ScaledConvolution(Convolution):
+    r"""``y = s (x * w) + t`` by output channel, in the place of a convolution and the BatchNorm after it.
+
+    All six convolutions are with the folded weight ``s w`` or its tangent ``e = s. w + s w.``; what is left of
+    BatchNorm has the size of the weights. With ``c = corr(x, g)`` and < , > summed by output channel:
+
+    .. code-block:: text
+
+        g_w  = s c        g_s  = <c, w>                      g_t  = sum g
+        y.   = x. * (s w) + x * e + t.                       g_x. = g. *' (s w) + g *' e
+        a    = corr(x, g.) + corr(x., g)
+        g_w. = s a + s. c        g_s. = <a, w> + <c, w.>     g_t. = sum g.
+
+    Where g_w is not wanted, c is not made, a convolution less: with ``r = s. / s`` and ``b = a + r c =
+    corr(x, g. + r g) + corr(x., g)``, the sums <c, s w> = sum g (y - t) and <c, e> = sum g (x * e) are enough for
+    ``g_w. = s b`` and ``g_s. = <b, w> + <c, e> / s - 2 r <c, w>``.
+    """
+
+    #: Smallest scale, relative to the largest, that may be divided by.
+    SMALLEST = 1e-3
+
+    def forward(self, x: Tensor, w: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, State]:  # type: ignore[override]
+        folded = w * _filters(s, w)
+        y = self._convolve(x, folded, t)
+        return y, State(x, w, s, t, folded, [y])
+
+    def backward(self, state: State, g: Tensor, wanted: Sequence[bool]) -> PerInput:
+        x, w, s, t, folded, spare = state.kept
+        y = spare.pop()
+        shift = _by_channel(g)
+        direct = self.active[1] and not wanted[1] and bool(s.abs().min() > self.SMALLEST * s.abs().max())
+        c = None
+        if direct or not any(self.active[1:3]):
+            (by_input, _), by_scale = self._pull(g, x, folded, (wanted[0], False)), None
+            if self.active[2]:
+                by_scale = (_by_channel(g * y) - t * shift) / s
+        else:
+            by_input, c = self._pull(g, x, folded, (wanted[0], True))
+            by_scale = _by_filter(c * w)
+        state.gradient = g, c, by_scale
+        by_weight = c * _filters(s, w) if wanted[1] and c is not None else None
+        return [by_input, by_weight, by_scale if self.active[2] else None, shift if self.active[3] else None]
+
+    def forward_tangent(self, state: State, tangents: PerInput) -> Tensor:
+        x, w, s, _, folded, _ = state.kept
+        x_dot, w_dot, s_dot, t_dot = tangents
+        terms = [d for d in (_times(s_dot, w), _times(s, w_dot)) if d is not None]
+        e = sum(terms[1:], start=terms[0]) if terms else None
+        g, c, _ = state.gradient or NO_GRADIENT
+        if e is not None and x_dot is None and t_dot is not None:
+            y_dot, by_weight = self._push(x, folded, None, e, None)
+            y_dot = y_dot + _channels(t_dot, self.rank)
+        else:
+            y_dot, by_weight = self._push(x, folded, x_dot, e, t_dot)
+        product = None
+        if g is not None and c is None and s_dot is not None and by_weight is not None:
+            product = _by_channel(g * by_weight)
+        state.carry = x_dot, e, w_dot, s_dot, product
+        return y_dot
+
+    def backward_tangent(self, state: State, g_dot: Tensor) -> PerInput:
+        x, w, s, _, folded, _ = state.kept
+        x_dot, e, w_dot, s_dot, product = state.carry
+        g, c, by_scale = state.gradient or NO_GRADIENT
+        state.carry = None
+        weights = any(self.active[1:3])
+        ratio: Any = s_dot / s if g is not None and c is None and s_dot is not None and weights else None
+        if ratio is None:
+            by_input, a = self._pull(g_dot, x, folded, (self.active[0], weights))
+        else:
+            by_input, _ = self._pull(g_dot, x, folded, (self.active[0], False))
+            _, a = self._pull(torch.addcmul(g_dot, _channels(ratio, self.rank), g), x, folded, (False, True))
+        if g is not None and x_dot is not None and e is not None:
+            more, further = self._pull(g, x_dot, e, (True, True))
+            by_input.add_(more)
+            a.add_(further)
+        result = [by_input, None, None, _by_channel(g_dot) if self.active[3] else None]
+        if self.active[1]:
+            result[1] = a * _filters(s, w)
+            if c is not None and s_dot is not None:
+                result[1] += c * _filters(s_dot, w)
+        if self.active[2]:
+            result[2] = _by_filter(a * w)
+            if ratio is not None:
+                result[2] += product / s - 2 * ratio * by_scale
+            elif c is not None and w_dot is not None:
+                result[2] += _by_filter(c * w_dot)
+        return result
 
 
 class Linear(Operation):
@@ -131,9 +227,10 @@ class Linear(Operation):
     def forward(self, x: Tensor, w: Tensor, b: Tensor | None = None) -> tuple[Tensor, State]:
         return F.linear(x, w, b), State(x, w)
 
-    def backward(self, state: State, g: Tensor) -> PerInput:
+    def backward(self, state: State, g: Tensor, wanted: Sequence[bool]) -> PerInput:
         state.gradient = g
-        return self._pull(g, *state.kept)
+        x, w = state.kept
+        return self._pull(g, x, w, wanted)
 
     def forward_tangent(self, state: State, tangents: PerInput) -> Tensor:
         x, w = state.kept
@@ -148,15 +245,15 @@ class Linear(Operation):
     def backward_tangent(self, state: State, g_dot: Tensor) -> PerInput:
         (x, w), (x_dot, w_dot) = state.kept, state.carry
         state.carry = None
-        total = self._pull(g_dot, x, w)
+        total = self._pull(g_dot, x, w, self.active)
         g = state.gradient
         if g is not None and x_dot is not None and w_dot is not None:
             total[0] = total[0] + g @ w_dot
             total[1] = total[1] + _rows(g).T @ _rows(x_dot)
         return total
 
-    def _pull(self, g: Tensor, x: Tensor, w: Tensor) -> PerInput:
-        x_active, w_active, *rest = self.active
+    def _pull(self, g: Tensor, x: Tensor, w: Tensor, wanted: Sequence[bool]) -> PerInput:
+        x_active, w_active, *rest = wanted
         total = [g @ w if x_active else None, _rows(g).T @ _rows(x) if w_active else None]
         return total + [_rows(g).sum(0) if active else None for active in rest]
 
@@ -168,14 +265,14 @@ class ReLU(Operation):
         y = torch.relu(x)
         return y, State(y)
 
-    def backward(self, state: State, g: Tensor) -> PerInput:
+    def backward(self, state: State, g: Tensor, wanted: Sequence[bool]) -> PerInput:
         return [torch.ops.aten.threshold_backward(g, state.kept[0], 0)]
 
     def forward_tangent(self, state: State, tangents: PerInput) -> Tensor:
         return torch.ops.aten.threshold_backward(tangents[0], state.kept[0], 0)
 
     def backward_tangent(self, state: State, g_dot: Tensor) -> PerInput:
-        return self.backward(state, g_dot)
+        return self.backward(state, g_dot, self.active)
 
 
 class Add(Operation):
@@ -184,7 +281,7 @@ class Add(Operation):
     def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, State]:
         return a + b, State(tuple(a.shape), tuple(b.shape))
 
-    def backward(self, state: State, g: Tensor) -> PerInput:
+    def backward(self, state: State, g: Tensor, wanted: Sequence[bool]) -> PerInput:
         return [g.sum_to_size(shape) if on else None for shape, on in zip(state.kept, self.active, strict=True)]
 
     def forward_tangent(self, state: State, tangents: PerInput) -> Tensor:
@@ -195,7 +292,7 @@ class Add(Operation):
         return one.expand(torch.broadcast_shapes(*state.kept))
 
     def backward_tangent(self, state: State, g_dot: Tensor) -> PerInput:
-        return self.backward(state, g_dot)
+        return self.backward(state, g_dot, self.active)
 
 
 class Smooth(Operation):
@@ -216,7 +313,7 @@ class Smooth(Operation):
         state = State([x for x, on in zip(leaves, self.active, strict=True) if on], y)
         return tuple(t.detach() for t in y) if isinstance(y, tuple) else y.detach(), state
 
-    def backward(self, state: State, g: Any) -> PerInput:
+    def backward(self, state: State, g: Any, wanted: Sequence[bool] = ()) -> PerInput:
         leaves, y = state.kept
         u = [t.detach().requires_grad_() for t in _several(g)]
         with torch.enable_grad():
@@ -252,6 +349,29 @@ class Smooth(Operation):
 
 def _several(y: Any) -> list[Tensor]:
     return list(y) if isinstance(y, list | tuple) else [y]
+
+
+def _channels(v: Any, rank: int) -> Tensor:
+    """A vector over channels, to be broadcast over (n, channels, ...)."""
+    return v.view(-1, *[1] * rank)
+
+
+def _filters(v: Tensor, w: Tensor) -> Tensor:
+    """A vector over output channels, to be broadcast over weights (channels, ...)."""
+    return v.view(-1, *[1] * (w.ndim - 1))
+
+
+def _times(v: Tensor | None, w: Tensor | None) -> Tensor | None:
+    return None if v is None or w is None else w * _filters(v, w)
+
+
+def _by_channel(g: Tensor) -> Tensor:
+    """Sums over samples and positions: (n, channels, ...) to (channels,)."""
+    return g.movedim(1, -1).reshape(-1, g.shape[1]).sum(0)
+
+
+def _by_filter(w: Tensor) -> Tensor:
+    return w.flatten(1).sum(1)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sharpness.engine.operations import Operation, State
+from sharpness.engine.operations import Operation, PerInput, State
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,16 @@ class Program:
         return states
 
     @torch.no_grad()
-    def backward(self, states: Sequence[State | None], cotangents: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Derivatives by the program's inputs, from those by its results."""
-        return self._pull("backward", states, cotangents)
+    def backward(
+        self, states: Sequence[State | None], cotangents: Mapping[str, Tensor], unwanted: frozenset[str] = frozenset()
+    ) -> dict[str, Tensor]:
+        """Derivatives by the program's inputs, those ``unwanted`` left out, from the ones by its results."""
+
+        def pull(operation: Operation, state: State, g: Tensor, names: Sequence[str]) -> PerInput:
+            wanted = [on and n not in unwanted for n, on in zip(names, operation.active, strict=True)]
+            return operation.backward(state, g, wanted)
+
+        return self._pull(pull, states, cotangents)
 
     @torch.no_grad()
     def forward_tangent(self, states: Sequence[State | None], tangents: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -77,9 +84,11 @@ class Program:
     @torch.no_grad()
     def backward_tangent(self, states: Sequence[State | None], cotangents: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tangents of the derivatives by the inputs; call after :meth:`forward_tangent`."""
-        return self._pull("backward_tangent", states, cotangents)
+        return self._pull(lambda operation, state, g, _: operation.backward_tangent(state, g), states, cotangents)
 
-    def _pull(self, which: str, states: Sequence[State | None], start: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _pull(
+        self, pull: Callable[..., PerInput], states: Sequence[State | None], start: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         totals = dict(start)
         for step, state in zip(reversed(self.steps), reversed(states), strict=True):
             if step.operation is None or state is None:
@@ -87,7 +96,7 @@ class Program:
             g = totals.pop(step.output, None)
             if g is None:  # used only where no derivative passes, as under detach
                 continue
-            for name, piece in zip(step.inputs, getattr(step.operation, which)(state, g), strict=True):
+            for name, piece in zip(step.inputs, pull(step.operation, state, g, step.inputs), strict=True):
                 if piece is not None:
                     totals[name] = totals[name] + piece if name in totals else piece
         return totals

@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from sharpness.engine.class_sums import PerSampleLoss, WeightedBatch
 from sharpness.engine.double_backward import flat, ggn_sum, gradient_sum, hvp_sum, split, twice_differentiable
 from sharpness.engine.operations import Smooth, State
 from sharpness.engine.program import memory
+from sharpness.engine.threads import in_threads
 from sharpness.engine.tracing import INPUT, Traced, Untraceable, trace
 from sharpness.errors import choose
 
@@ -42,6 +44,7 @@ class Residuals:
     states: list[State | None]
     loss: Smooth
     loss_state: State
+    gradient: dict[str, Tensor]
 
     def bytes(self) -> int:
         return memory([*self.states, self.loss_state])
@@ -110,7 +113,9 @@ class SecondOrder:
         gradient = gradient_sum(forward, leaves, [(x, y, a)], self.loss)
         product = hvp_sum(forward, leaves, [(x, y, a)], self.loss, v)
         run.push(v)
-        run.multiply(run.residuals((x, y, a)))
+        made = run.residuals((x, y, a))
+        run.take(made.gradient)
+        run.add(run.multiply(made))
         scale = float(gradient.norm() + product.norm()) or 1.0
         return float((run.pull(first=True) - product).norm() + (run.gradient() - gradient).norm()) / scale
 
@@ -123,6 +128,7 @@ class Run:
     ) -> None:
         self.traced, self.loss, self.kind, self.dtype = traced, loss, kind, dtype
         self.parameters = list(parameters)
+        self.device = self.parameters[0].device
         sources = {n: t.detach().double() if t.is_floating_point() else t for n, t in traced.sources.items()}
         self.shared = {n: self._as_used(n, t) for n, t in traced.prepare(sources).items()}
         self.order = [n for n in traced.shared if n in traced.active]
@@ -138,8 +144,12 @@ class Run:
         self.gradients = {n: torch.zeros_like(t) for n, t in zip(self.order, made, strict=True)}
         self.changes = {n: torch.zeros_like(t) for n, t in self.gradients.items()}
 
-    def residuals(self, batch: WeightedBatch, seen: bool = False) -> Residuals:
-        """Forward and, for a Hessian, backward; adds a batch that was not ``seen`` before to the gradient."""
+    def residuals(self, batch: WeightedBatch, lean: bool = False) -> Residuals:
+        """Forward and, for a Hessian, backward.
+
+        Args:
+            lean: leave out what only the gradient by direct parameters needs, which a single product does not.
+        """
         x, y, a = batch
         if x.ndim == 4 and self.traced.convolution_weights:
             x = x.contiguous(memory_format=torch.channels_last)
@@ -148,11 +158,15 @@ class Run:
         head = Smooth([True], lambda u: (a * self.loss(u, y)).sum())
         value, state = head.forward(values[self.traced.result])
         (g,) = head.backward(state, torch.ones_like(value))
+        gradient = {}
         if self.kind == "hessian":
-            found = self.traced.body.backward(states, {self.traced.result: _present(g)})
-            if not seen:
-                _accumulate(self.gradients, found)
-        return Residuals(states, head, state)
+            unwanted = self.traced.direct if lean else frozenset()
+            gradient = self.traced.body.backward(states, {self.traced.result: _present(g)}, unwanted)
+        return Residuals(states, head, state, gradient)
+
+    def take(self, gradient: dict[str, Tensor]) -> None:
+        """Add a batch to the gradient."""
+        _accumulate(self.gradients, gradient)
 
     def gradient(self) -> Tensor:
         """From all batches so far: flat (k,), float64."""
@@ -173,12 +187,17 @@ class Run:
         for t in self.changes.values():
             t.zero_()
 
-    def multiply(self, kept: Residuals) -> None:
-        """Add one batch to the product."""
+    def multiply(self, kept: Residuals) -> dict[str, Tensor]:
+        """One batch of the product."""
         body, result = self.traced.body, self.traced.result
-        slope = kept.loss.forward_tangent(kept.loss_state, [body.forward_tangent(kept.states, self.tangents)[result]])
+        u_dot = body.forward_tangent(kept.states, self.tangents)[result]
+        slope = kept.loss.forward_tangent(kept.loss_state, [u_dot])
         (g_dot,) = kept.loss.backward_tangent(kept.loss_state, torch.zeros_like(slope))
-        _accumulate(self.changes, body.backward_tangent(kept.states, {result: _present(g_dot)}))
+        return body.backward_tangent(kept.states, {result: _present(g_dot)})
+
+    def add(self, change: dict[str, Tensor]) -> None:
+        """Add a batch to the product."""
+        _accumulate(self.changes, change)
 
     def pull(self, first: bool) -> Tensor:
         """Finish a product: flat (k,), float64. The ``first`` one learns the gradient after its tangents were made."""
@@ -206,25 +225,25 @@ class Products:
     """Products with the sum of Hessians (or Gauss-Newton matrices) of fixed batches, at the weights as they are.
 
     Args:
-        budget: bytes that residuals may take.
+        budget: bytes that residuals may take; with 0, every product is made as if it were the only one.
     """
 
     def __init__(self, engine: SecondOrder, batches: Iterable[WeightedBatch], kind: str, budget: int) -> None:
         choose("kind of curvature", kind, KINDS)
         self.engine, self.kind, self.budget = engine, kind, budget
         self.batches = list(batches)
-        self.kept: list[Residuals] = []
+        self.kept: dict[int, Residuals] = {}
         self.kept_bytes = 0
+        self._lock = Lock()
         self._run: Run | None = None
-        self._full = budget == 0
 
     def gradient_sum(self) -> Tensor:
         """The gradient of the same batches, flat (k,), float64."""
         engine, run = self.engine, self._start()
         if run is None:
             return gradient_sum(engine.module, engine.parameters, self.batches, engine.loss)
-        for batch in self.batches:
-            run.residuals(batch)
+        for gradient in in_threads(lambda batch: run.residuals(batch).gradient, self.batches, run.device):
+            run.take(gradient)
         return run.gradient()
 
     def __call__(self, vector: Tensor) -> Tensor:
@@ -234,16 +253,20 @@ class Products:
         if run is None:
             route = hvp_sum if self.kind == "hessian" else ggn_sum
             return route(engine.module, engine.parameters, self.batches, engine.loss, vector)
+
+        def multiply(i: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+            made = self.kept.get(i) or run.residuals(self.batches[i], lean=not self.budget)
+            change, gradient = run.multiply(made), made.gradient
+            if first and self.budget:
+                self._keep(i, made)
+            return change, gradient
+
         with twice_differentiable():
             run.push(vector)
-            for i, batch in enumerate(self.batches):
-                if i < len(self.kept):
-                    run.multiply(self.kept[i])
-                    continue
-                made = run.residuals(batch, seen=not first)
-                run.multiply(made)
+            for change, gradient in in_threads(multiply, range(len(self.batches)), run.device):
+                run.add(change)
                 if first:
-                    self._keep(made)
+                    run.take(gradient)
             product = run.pull(first)
         if self.budget:
             self._run = run
@@ -264,12 +287,13 @@ class Products:
             return None
         return Run(engine._traced, engine.parameters, engine.loss, self.kind, engine.parameters[0].dtype)
 
-    def _keep(self, made: Residuals) -> None:
-        size = 0 if self._full else made.bytes()
-        self._full = self._full or self.kept_bytes + size > self.budget
-        if not self._full:
-            self.kept.append(made)
-            self.kept_bytes += size
+    def _keep(self, i: int, made: Residuals) -> None:
+        made.gradient = {}
+        with self._lock:
+            size = made.bytes()
+            if self.kept_bytes + size <= self.budget:
+                self.kept[i] = made
+                self.kept_bytes += size
 
 
 def _present(t: Tensor | None) -> Tensor:

@@ -27,7 +27,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sharpness.engine.operations import Add, Convolution, Linear, Operation, ReLU, Smooth
+from sharpness.engine.operations import Add, Convolution, Linear, Operation, ReLU, ScaledConvolution, Smooth
 from sharpness.engine.program import Program, Step
 
 INPUT = "input"
@@ -70,6 +70,12 @@ class Traced:
     def convolution_weights(self) -> frozenset[str]:
         """Names of the values that are weights of convolutions."""
         return frozenset(s.inputs[1] for s in self.body.steps if isinstance(s.operation, Convolution))
+
+    @property
+    def direct(self) -> frozenset[str]:
+        """Names of parameters that the body uses as they are, and the prologue does not."""
+        used = {n for step in self.prologue for n in step.inputs}
+        return frozenset(n for n in self.shared if n in self.sources and n not in used)
 
 
 def trace(module: nn.Module, sample: Tensor, in_scope: Sequence[Tensor]) -> Traced:
@@ -161,12 +167,13 @@ class _Builder:
             and m.padding_mode == "zeros"
         ):
             follower = self._batchnorm_after(node)
-            if follower is None:
-                w, b = self._source(m.weight), self._parameter(m, "bias")
-            else:
-                w, b = self._fold(m, self.modules[str(follower.target)])
+            inputs = [self.names[arguments[0]], self._source(m.weight)]  # type: ignore[index]
+            if follower is not None:
+                inputs += self._scale_and_shift(self.modules[str(follower.target)], self._parameter(m, "bias"))
                 self.folded.add(follower)
-            self._convolution(node, arguments[0], w, b, m.stride, m.padding, m.dilation, m.groups)
+            elif m.bias is not None:
+                inputs.append(self._source(m.bias))
+            self._convolution(node, inputs, m.stride, m.padding, m.dilation, m.groups)
         elif node in self.folded:
             self.names[node] = self.names[node.args[0]]  # type: ignore[index]
         elif plain and isinstance(m, _BatchNorm) and m.running_mean is not None:
@@ -235,14 +242,13 @@ class _Builder:
         _, inputs, function, _ = made
         self._add(node, inputs, lambda *values: function(*values)[index])
 
-    def _convolution(self, node: fx.Node, x: Any, w: str, b: str | None, *geometry: Any) -> None:
-        inputs = (self.names[x], w) if b is None else (self.names[x], w, b)
-        stride, padding, dilation, groups = geometry
+    def _convolution(self, node: fx.Node, inputs: Sequence[str], *geometry: Any) -> None:
+        kind = ScaledConvolution if len(inputs) == 4 else Convolution
 
-        def function(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
-            return torch.convolution(x, w, b, stride, padding, dilation, False, [0] * len(stride), groups)
+        def function(*values: Any) -> Tensor:
+            return kind([False] * len(values), *geometry).forward(*values)[0]
 
-        self._add(node, inputs, function, lambda active: Convolution(active, *geometry))
+        self._add(node, tuple(inputs), function, lambda active: kind(active, *geometry))
 
     def _linear(self, node: fx.Node, x: Any, w: str, b: str | None = None) -> None:
         inputs = (self.names[x], w) if b is None else (self.names[x], w, b)
@@ -256,14 +262,6 @@ class _Builder:
         m = self.modules[str(user.target)]
         plain = isinstance(m, _BatchNorm) and m.running_mean is not None
         return user if plain and not (m._forward_hooks or m._forward_pre_hooks) else None
-
-    def _fold(self, conv: Any, norm: Any) -> tuple[str, str]:
-        """Names of the weight and the bias of a convolution with the BatchNorm after it folded in."""
-        s, t = self._scale_and_shift(norm, self._parameter(conv, "bias"))
-        w = self._source(conv.weight)
-        weight = self._fresh("folded_weight")
-        self.nodes.append((weight, (w, s), lambda w, s: w * s.view(-1, *[1] * (w.ndim - 1)), None))
-        return weight, t
 
     def _scale_and_shift(self, norm: Any, bias: str | None) -> tuple[str, str]:
         """``s = gamma / sigma`` and ``t = beta + s (bias - mu)``."""

@@ -2,10 +2,12 @@
 
 from sharpness.probes.comparison import require_comparable
 from sharpness.probes.directions import gaussian, gaussian_pair, normalize
-from sharpness.probes.hessian import eigenvalues, trace
+from sharpness.probes.eigenvalues import eigenvalues
 from sharpness.probes.landscape import line, plane
 from sharpness.probes.measure import MEASURES, checkpoint_objective, measure
 from sharpness.probes.perturbation import random_perturbation
+from sharpness.probes.spectral_density import spectral_density
+from sharpness.probes.trace import trace
 from sharpness.probes.worst_case import worst_case
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "plane",
     "random_perturbation",
     "require_comparable",
+    "spectral_density",
     "trace",
     "worst_case",
 ]

@@ -12,7 +12,7 @@ from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.comparison import common_fields, comparable
 from sharpness.probes.directions import check_direction, gaussian, gaussian_pair
-from sharpness.probes.hessian import eigenvalues
+from sharpness.probes.eigenvalues import eigenvalues
 from sharpness.progress import progress
 from sharpness.results import LineResult, PlaneResult
 

@@ -13,8 +13,9 @@ from sharpness.errors import UserError, choose
 from sharpness.methods.training_loss import training_loss
 from sharpness.objective import Objective
 from sharpness.probes.comparison import common_fields
-from sharpness.probes.hessian import eigenvalues, trace
+from sharpness.probes.eigenvalues import eigenvalues
 from sharpness.probes.perturbation import random_perturbation
+from sharpness.probes.trace import trace
 from sharpness.probes.worst_case import worst_case
 from sharpness.results import Comparison, MeasureResult
 

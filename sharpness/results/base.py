@@ -61,6 +61,11 @@ class Result:
         return str(self.provenance.get("label", "model"))
 
     @property
+    def checks(self) -> pd.DataFrame:
+        """What ``verify=True`` compared: one row per check, with what was measured and what the result implies."""
+        return pd.DataFrame(self.provenance.get("checks", []))
+
+    @property
     def rarest_class(self) -> int:
         """The class with the fewest probed samples; the last one of several."""
         present = np.where(self.class_samples > 0, self.class_samples, np.iinfo(np.int64).max)
@@ -99,7 +104,8 @@ class Result:
         for f in fields(self):
             value = getattr(self, f.name)
             if f.name in self.DIMENSIONS and value is not None:
-                arrays[f.name] = (self.DIMENSIONS[f.name][-np.ndim(value) :], np.asarray(value))
+                names = self.DIMENSIONS[f.name]
+                arrays[f.name] = (names[len(names) - np.ndim(value) :], np.asarray(value))
             else:
                 plain[f.name] = value
         return xr.Dataset(arrays, attrs={"sharpness_result": type(self).__name__, "fields": json.dumps(plain)})
@@ -138,7 +144,7 @@ def load_result(path: str | Path) -> Any:
     except Exception as error:
         raise UserError(f"{path} is not a saved result of sharpness ({type(error).__name__})") from None
     plain: dict[str, Any] = json.loads(data.attrs["fields"])
-    for name in ("class_names", "names"):
+    for name in ("class_names", "names", "layers"):
         if name in plain:
             plain[name] = tuple(plain[name])
     plain["groups"] = {g: tuple(classes) for g, classes in plain["groups"].items()}

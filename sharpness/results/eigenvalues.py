@@ -1,4 +1,4 @@
-"""Extreme eigenvalues of the Hessian, of the whole loss or of every class."""
+"""Extreme eigenvalues of the Hessian, of the whole loss, of every class or of every group."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from sharpness.plots import plot_class_values
+from sharpness.errors import UserError, choose
+from sharpness.plots import plot_class_values, plot_saddle_indicator, plot_spectrum_ends
 from sharpness.results.base import Result
+
+PICTURES = ("largest", "smallest", "both", "saddle")
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -22,7 +25,9 @@ class EigenvalueResult(Result):
         residuals: like ``values``: ``|H v - value v|``.
         converged: like ``values``, bool.
         vectors: (m, num_parameters) or (C, m, num_parameters), or None if they were not kept.
-        hvp_count: Hessian-vector products; of one class count as one, whatever its size.
+        lower, upper: like ``values``: 95 % bootstrap interval over samples, or None if it was not asked for.
+        products: () or (C,) Hessian-vector products, each with all samples of its row.
+        hvp_count: their sum.
         sample_products: Hessian-vector products times samples.
     """
 
@@ -31,18 +36,24 @@ class EigenvalueResult(Result):
         "residuals": ("class", "rank"),
         "converged": ("class", "rank"),
         "vectors": ("class", "rank", "parameter"),
+        "lower": ("class", "rank"),
+        "upper": ("class", "rank"),
+        "products": ("class",),
     }
 
     values: np.ndarray
     residuals: np.ndarray
     converged: np.ndarray
     vectors: np.ndarray | None
+    products: np.ndarray
     which: str
     k: int
     tol: float
     seed: int
     hvp_count: int
     sample_products: int
+    lower: np.ndarray | None = None
+    upper: np.ndarray | None = None
 
     @property
     def per_class(self) -> bool:
@@ -58,12 +69,20 @@ class EigenvalueResult(Result):
         """The smallest eigenvalue that was asked for: () or (C,)."""
         return self.values[..., -1]
 
+    @property
+    def saddle(self) -> np.ndarray:
+        """``max(0, -lambda_min) / lambda_max``, () or (C,): 0 at a minimum, 1 if the loss bends down as much as up."""
+        if self.which != "both":
+            raise UserError(f"which={self.which!r} has one end of the spectrum: a saddle indicator needs 'both'")
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.maximum(-self.smallest, 0) / self.largest
+
     def to_frame(self) -> pd.DataFrame:
         """One row per eigenvalue."""
         values = np.atleast_2d(self.values)
         rows, ranks = np.indices(values.shape).reshape(2, -1)
         smallest = np.isin(self.which, ("SA", "both")) & (ranks >= values.shape[1] - self.k)
-        return pd.DataFrame(
+        frame = pd.DataFrame(
             {
                 "class": [self.class_names[i] if self.per_class else "all" for i in rows],
                 "group": [self.group_of(int(i)) if self.per_class else "" for i in rows],
@@ -73,22 +92,62 @@ class EigenvalueResult(Result):
                 "value": values.ravel(),
                 "residual": np.atleast_2d(self.residuals).ravel(),
                 "converged": np.atleast_2d(self.converged).ravel(),
+                "products": np.atleast_1d(self.products)[rows].astype(int),
             }
         )
+        if self.lower is not None and self.upper is not None:
+            frame.insert(6, "lower", np.atleast_2d(self.lower).ravel())
+            frame.insert(7, "upper", np.atleast_2d(self.upper).ravel())
+        return frame
 
     @classmethod
-    def compare(cls, results: Mapping[str, Any], ax: Any = None, end: str = "largest", **options: Any) -> Any:
-        """The largest (or smallest) eigenvalue of every class, model beside model."""
+    def compare(cls, results: Mapping[str, Any], ax: Any = None, end: str | None = None, **options: Any) -> Any:
+        """Eigenvalues of every class, model beside model, from most to fewest samples.
+
+        Args:
+            end: "largest", "smallest", "both" ends in one picture, or the "saddle" indicator; what was asked for
+                unless given.
+        """
         first = next(iter(results.values()))
+        end = end or {"LA": "largest", "SA": "smallest", "both": "both"}[first.which]
+        choose("end of the spectrum to draw", end, PICTURES)
         order = first.by_size() if first.per_class else np.zeros(1, dtype=int)
         names = [first.class_names[c] for c in order] if first.per_class else ["all classes"]
-        values = {label: np.atleast_1d(getattr(r, end))[order] for label, r in results.items()}
+
+        def gather(column: int, of: Any) -> dict[str, np.ndarray]:
+            return {label: np.atleast_2d(of(r))[order, column] for label, r in results.items()}
+
+        def details(column: int) -> tuple[Any, Any]:
+            known = {label: r for label, r in results.items() if r.lower is not None}
+            intervals = {
+                label: np.stack([np.atleast_2d(side)[order, column] for side in (r.lower, r.upper)])
+                for label, r in known.items()
+            }
+            return intervals or None, gather(column, lambda r: ~r.converged & np.isfinite(r.values))
+
+        if end == "saddle":
+            ratios = {label: np.atleast_1d(r.saddle)[order] for label, r in results.items()}
+            return plot_saddle_indicator(ratios, names, ax, **options)
+        largest, smallest = gather(0, lambda r: r.values), gather(-1, lambda r: r.values)
+        if end == "both":
+            (above, open_above), (below, open_below) = details(0), details(-1)
+            pair = (above, below) if above is not None else None
+            flags = (open_above, open_below)
+            return plot_spectrum_ends(largest, smallest, names, ax, intervals=pair, flags=flags, **options)
+        intervals, flags_one = details(0 if end == "largest" else -1)
         symbol = r"$\lambda_\mathrm{max}$" if end == "largest" else r"$\lambda_\mathrm{min}$"
-        return plot_class_values(values, names, ax=ax, ylabel=f"Hessian {symbol}", **options)
+        return plot_class_values(
+            largest if end == "largest" else smallest,
+            names,
+            ax,
+            intervals=intervals,
+            flags=flags_one,
+            **{"ylabel": f"Hessian {symbol}", **options},
+        )
 
     def _summary(self) -> str:
         value = f"{np.nanmin(self.values):.4g} to {np.nanmax(self.values):.4g}"
-        missing = int((~self.converged).sum())
+        missing = int((~self.converged & np.isfinite(self.values)).sum())
         return f"{'per class, ' if self.per_class else ''}eigenvalues {value}, " + (
             "all converged" if not missing else f"{missing} not converged"
         )

@@ -25,6 +25,7 @@ class MeasureResult(Result):
         errors: (M, C) standard errors over random probes or draws; NaN for what is not estimated.
         overall_errors: (M,).
         train_counts: (C,) training images, -1 where unknown.
+        lower, upper: (M, C) 95 % bootstrap interval over samples, or None if it was not asked for.
     """
 
     DIMENSIONS: ClassVar = {
@@ -33,6 +34,8 @@ class MeasureResult(Result):
         "errors": ("measure", "class"),
         "overall_errors": ("measure",),
         "train_counts": ("class",),
+        "lower": ("measure", "class"),
+        "upper": ("measure", "class"),
     }
 
     names: tuple[str, ...]
@@ -41,6 +44,8 @@ class MeasureResult(Result):
     errors: np.ndarray
     overall_errors: np.ndarray
     train_counts: np.ndarray
+    lower: np.ndarray | None = None
+    upper: np.ndarray | None = None
 
     def to_frame(self) -> pd.DataFrame:
         """A row "all", one for each group (mean of its classes), one per class.
@@ -71,6 +76,9 @@ class MeasureResult(Result):
                 squares = self.errors[m][members] ** 2
                 error = self.overall_errors[m] if subset is None else squares.sum() ** 0.5 / len(members)
                 row[f"{measure}_se"] = float(error)
+            if self.lower is not None and self.upper is not None:
+                bounds = (b[m, subset] if isinstance(subset, int) else np.nan for b in (self.lower, self.upper))
+                row[f"{measure}_lower"], row[f"{measure}_upper"] = map(float, bounds)
         return row
 
     @classmethod
@@ -80,12 +88,20 @@ class MeasureResult(Result):
         choose("measure", measure, first.names)
         order = first.by_size()
         values = {label: r.values[r.names.index(measure)][order] for label, r in results.items()}
-        errors = {label: r.errors[r.names.index(measure)][order] for label, r in results.items()}
+        errors: dict[str, np.ndarray] | None = None
+        intervals = {
+            label: np.stack([side[r.names.index(measure)][order] for side in (r.lower, r.upper)])
+            for label, r in results.items()
+            if r.lower is not None and r.upper is not None
+        }
+        if not intervals:
+            errors = {label: r.errors[r.names.index(measure)][order] for label, r in results.items()}
         return plot_class_values(
             values,
             [first.class_names[c] for c in order],
             ax=ax,
             errors=errors,
+            intervals=intervals or None,
             ylabel=measure.replace("_", " "),
             **options,
         )

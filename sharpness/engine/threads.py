@@ -1,0 +1,33 @@
+"""Batches side by side: one thread a batch beats all threads on one batch, and gives the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def in_threads(function: Callable[[T], R], items: Sequence[T], device: torch.device) -> Iterator[R]:
+    """``map(function, items)``, in order; on a CPU each call runs in a thread of its own with one thread of torch's.
+
+    Convolutions of one thread need no barriers and find their tensors in their own core's cache: together they are a
+    quarter faster. Every item is computed in the same way however many threads there are, so sums that are taken in
+    the order of the items do not depend on it.
+    """
+    workers = min(torch.get_num_threads(), len(items)) if device.type == "cpu" else 1
+    if workers == 1:
+        yield from map(function, items)
+        return
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            torch.set_num_threads(1)
+            yield from pool.map(function, items)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)

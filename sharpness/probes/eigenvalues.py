@@ -1,0 +1,158 @@
+"""Extreme eigenvalues of the Hessian: overall, per class or group, per layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sharpness.curvature import ENDS, Eigenpairs, lanczos
+from sharpness.engine import KINDS
+from sharpness.errors import UserError, choose
+from sharpness.objective import Objective
+from sharpness.probes.bootstrap import mean_interval
+from sharpness.probes.comparison import comparable
+from sharpness.probes.layers import layer_eigenvalues
+from sharpness.probes.resume import RowStore
+from sharpness.probes.rows import rows_of
+from sharpness.probes.verification import check_eigenvalue
+from sharpness.progress import progress
+from sharpness.results import EigenvalueResult, LayerResult
+
+
+@comparable
+def eigenvalues(
+    objective: Objective,
+    k: int = 1,
+    which: str = "LA",
+    per_class: bool = False,
+    tol: float = 1e-3,
+    max_iterations: int = 100,
+    seed: int = 0,
+    keep_vectors: bool = True,
+    *,
+    kind: str = "hessian",
+    per_group: bool = False,
+    per_layer: bool = False,
+    match_samples: int | None = None,
+    bootstrap: int = 0,
+    verify: bool = False,
+    resume: str | Path | None = None,
+) -> EigenvalueResult | LayerResult:
+    r"""Algebraically largest (``"LA"``), smallest (``"SA"``) or ``"both"`` extreme eigenvalues of the Hessian.
+
+    Per class, the Hessian is that of L_c. Classes are taken one after another, and a product passes over the samples
+    of class c only, so that all classes together cost as many sample-products as one run over all data with as many
+    iterations. What the products of a class have in common is computed once, see :meth:`Objective.operator`.
+
+    Args:
+        objective: or ``{label: objective}``, to compare.
+        k: eigenvalues at each end.
+        tol: a pair is converged when ``|H v - value v| <= tol * max |value|``.
+        max_iterations: Lanczos iterations at most; pairs that are not converged by then are flagged.
+        keep_vectors: keep the eigenvectors in the result, one float per parameter and value.
+        kind: ``"hessian"``, or ``"ggn"`` for its generalised Gauss-Newton part.
+        per_group: a row for each group instead, with the Hessian of the loss over all its samples.
+        per_layer: of the diagonal block of every layer: a :class:`~sharpness.results.LayerResult`, for one end, k=1.
+        match_samples: draw so many samples of every class first, by ``seed``, so that classes of different size are
+            measured alike.
+        bootstrap: resamples of a 95 % interval over samples, of the Rayleigh quotient :math:`v' H v` with the
+            eigenvector fixed: the first-order effect of other samples, without the bias upwards of a maximum.
+        verify: compare each row's first eigenvalue with the rise of the loss along its vector, in ``result.checks``.
+        resume: a folder for unfinished work; the same call goes on there, and ends with the same bits.
+    """
+    choose("end of the spectrum", which, ENDS)
+    choose("kind of curvature", kind, KINDS)
+    if not 1 <= k <= objective.num_parameters:
+        raise UserError(f"k={k}: give a number from 1 to the {objective.num_parameters} parameters in scope")
+    if verify and kind != "hessian":
+        raise UserError(
+            "verify=True compares with the loss itself, whose curvature is the Hessian: take kind='hessian'"
+        )
+    rows = rows_of(objective, per_class, per_group, match_samples, seed)
+    settings = {"kind": kind, "max_iterations": max_iterations, "match_samples": match_samples, "bootstrap": bootstrap}
+    if per_layer:
+        if k != 1 or which == "both" or bootstrap or verify:
+            raise UserError(
+                "per_layer gives one eigenvalue a layer: take k=1, which='LA' or 'SA', no bootstrap or verify"
+            )
+        rows.whole.check()
+        return layer_eigenvalues(rows, which, tol, seed, settings, resume)
+    fields = rows.fields(probe="eigenvalues", **settings)
+    store = RowStore(resume, {**fields["provenance"], "k": k, "which": which, "tol": tol, "seed": seed})
+    rows.whole.check()
+    done: dict[int, dict[str, Any]] = {}
+    checks = []
+    with progress(None, "eigenvalues", "products") as bar:
+        for i, part in rows.present:
+            bar.set_postfix_str(rows.names[i])
+            found = store.load(i)
+            if found is None:
+                with part.operator(kind=kind) as operator:
+                    state = store.lanczos_state(i, part.device)
+                    bar.update(0 if state is None else state.products)
+                    pairs = lanczos(
+                        operator,
+                        operator.size,
+                        k,
+                        which,
+                        tol=tol,
+                        max_iterations=max_iterations,
+                        generator=torch.Generator().manual_seed(seed),
+                        dtype=part.dtype,
+                        device=part.device,
+                        callback=bar.update,
+                        checkpoint=store.lanczos_checkpoint(i),
+                        state=state,
+                    )
+                found = _numbers(part, pairs, bootstrap, seed, keep_vectors or verify)
+                store.save(i, found)
+            else:
+                bar.update(int(found["products"]))
+            if verify:
+                v = torch.as_tensor(found["vectors"][0])
+                checks.append(check_eigenvalue(part, rows.names[i], float(found["values"][0]), v))
+            done[i] = found
+    width = min(2 * k if which == "both" else k, objective.num_parameters)
+
+    def table(name: str, missing: Any, *shape: int) -> np.ndarray:
+        return rows.gather({i: f[name] for i, f in done.items()}, missing, shape)
+
+    products = table("products", 0)
+    if checks:
+        fields["provenance"]["checks"] = checks
+    return EigenvalueResult(
+        values=table("values", np.nan, width),
+        residuals=table("residuals", np.nan, width),
+        converged=table("converged", False, width),
+        vectors=table("vectors", np.nan, width, objective.num_parameters) if keep_vectors else None,
+        lower=table("lower", np.nan, width) if bootstrap else None,
+        upper=table("upper", np.nan, width) if bootstrap else None,
+        products=products,
+        which=which,
+        k=k,
+        tol=tol,
+        seed=seed,
+        hvp_count=int(products.sum()),
+        sample_products=int((np.atleast_1d(products) * rows.samples).sum()),
+        **fields,
+    )
+
+
+def _numbers(part: Objective, pairs: Eigenpairs, bootstrap: int, seed: int, keep_vectors: bool) -> dict[str, Any]:
+    """What a row contributes to the result."""
+    numbers: dict[str, Any] = {
+        "values": pairs.values,
+        "residuals": pairs.residuals,
+        "converged": pairs.converged,
+        "products": pairs.products,
+    }
+    if keep_vectors:
+        numbers["vectors"] = pairs.vectors.cpu().numpy()
+    if bootstrap:
+        weights = part.weights.double().numpy()
+        bounds = [mean_interval(part.quadratic_forms(v), weights, bootstrap, seed) for v in pairs.vectors]
+        numbers["lower"], numbers["upper"] = np.array(bounds).T
+    return numbers

@@ -1,0 +1,126 @@
+"""The spectral density of the Hessian, of the whole loss or of every class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from sharpness.curvature import DensityCurve, SpectralQuadrature
+from sharpness.errors import UserError
+from sharpness.plots import plot_density
+from sharpness.results.base import Result
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class SpectralDensityResult(Result):
+    """Quadrature rules of the spectrum. Any question about it is answered from them, without new products.
+
+    Attributes:
+        nodes: (runs, steps) or (C, runs, steps) Ritz values, NaN where there are fewer.
+        weights: likewise; those of a run sum to 1.
+        products: () or (C,) Hessian-vector products.
+        sample_products: Hessian-vector products times samples.
+    """
+
+    DIMENSIONS: ClassVar = {
+        "nodes": ("class", "run", "node"),
+        "weights": ("class", "run", "node"),
+        "products": ("class",),
+    }
+
+    nodes: np.ndarray
+    weights: np.ndarray
+    products: np.ndarray
+    sample_products: int
+
+    @property
+    def per_class(self) -> bool:
+        return self.nodes.ndim == 3
+
+    def quadrature(self, subset: str | int | None = None) -> SpectralQuadrature:
+        """The rules of all samples, or of one class by name or index: density, mass, moments, cumulative.
+
+        Raises:
+            UserError: an unknown class, one without samples, or a result that has no classes.
+        """
+        size = int(self.provenance["num_parameters"])
+        if not self.per_class:
+            if subset is not None:
+                raise UserError(f"{subset!r}: this density is of all samples; ask for per_class=True")
+            return SpectralQuadrature(self.nodes, self.weights, size, int(self.products))
+        if subset is None:
+            subset = self.rarest_class
+        index = self.class_names.index(subset) if subset in self.class_names else subset
+        if isinstance(index, str) or not 0 <= index < len(self.nodes):
+            raise UserError(f"unknown class {subset!r}: choose one of {', '.join(self.class_names)}, or an index")
+        if not self.products[index]:
+            raise UserError(f"class {self.class_names[index]} has no samples here, so no spectrum")
+        return SpectralQuadrature(self.nodes[index], self.weights[index], size, int(self.products[index]))
+
+    def density(
+        self, subset: str | int | None = None, grid: np.ndarray | None = None, width: float | None = None
+    ) -> DensityCurve:
+        """Of total mass 1, smoothed with a Gaussian of this width; per class, of the rarest class unless given."""
+        return self.quadrature(subset).density(grid, width)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for everything or for each class: moments and shares of the spectrum with their standard errors."""
+        return pd.DataFrame([self._row(c) for c in (range(len(self.class_names)) if self.per_class else [None])])
+
+    def _row(self, c: int | None) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "class": "all" if c is None else self.class_names[c],
+            "group": "" if c is None else self.group_of(c),
+            "samples": int(self.class_samples.sum() if c is None else self.class_samples[c]),
+            "products": int(self.products if c is None else self.products[c]),
+        }
+        if not row["products"]:
+            return row
+        rule = self.quadrature(c)
+        mean, error = rule.moment(1)
+        edge = 0.01 * float(np.nanmax(np.abs(rule.nodes)))
+        negative, negative_error = rule.mass(-np.inf, -edge)
+        outside, outside_error = rule.mass(edge, np.inf)
+        return row | {
+            "lowest": float(np.nanmin(rule.nodes)),
+            "highest": float(np.nanmax(rule.nodes)),
+            "trace": rule.size * mean,
+            "trace_se": rule.size * error,
+            "share_below_-1%": negative,
+            "share_below_-1%_se": negative_error,
+            "share_above_1%": outside,
+            "share_above_1%_se": outside_error,
+        }
+
+    @classmethod
+    def compare(
+        cls,
+        results: Mapping[str, Any],
+        ax: Any = None,
+        subset: str | int | None = None,
+        width: float | None = None,
+        **options: Any,
+    ) -> Any:
+        """Densities with their 95 % bands on a logarithmic axis, smoothed alike; ticks mark the extreme Ritz values.
+
+        Args:
+            subset: a class, of a result per class; its rarest unless given.
+            width: of the Gaussian; the largest of the results' own unless given.
+        """
+        rules = {label: r.quadrature(subset) for label, r in results.items()}
+        width = width or max(rule.density().width for rule in rules.values())
+        curves = {}
+        for label, rule in rules.items():
+            c = rule.density(width=width)
+            curves[label] = (c.grid, c.density, c.lower, c.upper)
+        ends = {label: np.array([np.nanmin(q.nodes), np.nanmax(q.nodes)]) for label, q in rules.items()}
+        return plot_density(curves, ax, **{"marks": ends, **options})
+
+    def _summary(self) -> str:
+        runs, steps = self.nodes.shape[-2:]
+        low, high = np.nanmin(self.nodes), np.nanmax(self.nodes)
+        return f"{'per class, ' if self.per_class else ''}{runs} runs of {steps} steps, from {low:.4g} to {high:.4g}"
