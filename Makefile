@@ -38,4 +38,4 @@ notebooks: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv runs build *.egg-info
+	rm -rf .venv .venv-bench runs build *.egg-info

@@ -74,7 +74,7 @@ class Ours(Contender):
 
     def __init__(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
         super().__init__(model, x, y)
-        self.objective = sharpness.Objective(model, (x, y), num_classes=10, batch_size=len(y))
+        self.objective = sharpness.Objective(model, (x, y), num_classes=10)
 
     def product(self, v: Tensor) -> Tensor:
         return self.objective.hvp(v)

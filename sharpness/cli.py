@@ -7,8 +7,12 @@ code 2, an interruption in 130.
 from __future__ import annotations
 
 import ast
+import logging
+import os
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,9 @@ import pandas as pd
 
 import sharpness
 from sharpness.data import DATASETS, LongTailData, load_data
+from sharpness.engine import distributed
 from sharpness.errors import UserError
+from sharpness.files import write_atomically
 from sharpness.flattening import OPERATIONS
 from sharpness.methods import METHODS
 from sharpness.plots import save_figure
@@ -89,6 +95,7 @@ def probing_options(command: Command) -> Command:
             click.option("--loss", default="ce", show_default=True, help="ce on calibrated logits, or training."),
             click.option("--limit-per-class", type=int, help="Probe so many images of every class at most."),
             click.option("--data-root", type=click.Path(), help="Folder of the CIFAR files; else $SHARPNESS_DATA."),
+            click.option("--device", help="Such as cpu or cuda:0. [a GPU if there is one]"),
         ],
     )
 
@@ -133,7 +140,7 @@ def train(method: str, out: str | None, flatten: str, pairs: tuple[str, ...], re
 @click.option("-o", "--output", type=click.Path(), help="Also write the table, as .csv or .json.")
 def measure(
     checkpoints: tuple[str, ...], measures: str, radius: float, rho: float, seed: int, as_json: bool,
-    output: str | None, split: str, loss: str, limit_per_class: int | None, data_root: str | None,
+    output: str | None, **probed: Any,
 ) -> None:  # fmt: skip
     """Print the per-class table of checkpoints: accuracy, loss, eigenvalues, rises of the loss, standard errors.
 
@@ -143,38 +150,82 @@ def measure(
         raise UserError(f"-o {output}: the name must end in .csv or .json")
     chosen: dict[str, Any] = {"measures": measures.split(",")} if measures else {}
     table = sharpness.measure(
-        {str(p): p for p in checkpoints}, radius=radius, rho=rho, seed=seed, split=split, loss=loss,
-        limit_per_class=limit_per_class, data_root=data_root, **chosen,
+        {str(p): p for p in checkpoints}, radius=radius, rho=rho, seed=seed, **probed, **chosen,
     ).to_frame()  # fmt: skip
     if len(checkpoints) == 1:
         table = table.drop(columns="model")
     click.echo(_json(table) if as_json else _table(table))
     if output is not None:
-        text = _json(table) + "\n" if output.endswith(".json") else table.to_csv(index=False)
-        Path(output).write_text(text, encoding="utf-8")
+        _write(table, Path(output))
 
 
 @cli.command(cls=OneExample)
-@click.argument("checkpoint")
+@click.argument("checkpoints", nargs=-1, required=True)
 @probing_options
-@click.option("-k", default=1, show_default=True, help="Eigenvalues at each end.")
 @click.option("--per-class", is_flag=True, help="Of the Hessian of every class.")
-@click.option("--tol", default=1e-3, show_default=True, help="Relative residual.")
-@click.option("-o", "--output", type=click.Path(), help="Also write the result as NetCDF.")
+@click.option("--per-group", is_flag=True, help="Of the Hessian of many, medium and few.")
+@click.option("--per-layer", is_flag=True, help="Largest eigenvalue of every layer's diagonal block.")
+@click.option("--density", is_flag=True, help="The whole spectrum, by stochastic Lanczos quadrature.")
+@click.option("-k", default=1, show_default=True, help="Eigenvalues at each end.")
+@click.option("--tol", default=1e-3, show_default=True, help="Relative residual of an eigenvalue.")
+@click.option("--kind", default="hessian", show_default=True, help="hessian or ggn (generalised Gauss-Newton).")
+@click.option("--scope", default="all", show_default=True, help="all, backbone, classifier or a pattern of names.")
+@click.option("--match-samples", type=int, help="Draw so many images of every class first.")
+@click.option("--bootstrap", default=0, show_default=True, help="Resamples of a 95 % interval over images.")
+@click.option("--verify", is_flag=True, help="Compare with the rise of the loss along the eigenvectors.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("-o", "--output", type=click.Path(), help="Also write the result, as .nc, .csv or .json.")
+@click.option("--figure", type=click.Path(), help="Also draw it, as PDF and PNG.")
 def spectrum(
-    checkpoint: str, k: int, per_class: bool, tol: float, output: str | None, split: str, loss: str,
-    limit_per_class: int | None, data_root: str | None,
+    checkpoints: tuple[str, ...], per_class: bool, per_group: bool, per_layer: bool, density: bool, k: int, tol: float,
+    kind: str, scope: str, match_samples: int | None, bootstrap: int, verify: bool, seed: int, as_json: bool,
+    output: str | None, figure: str | None, **probed: Any,
 ) -> None:  # fmt: skip
-    """Print the largest and smallest Hessian eigenvalues with their residuals.
+    """Print the largest and smallest Hessian eigenvalues, per class on request, with their residuals.
+
+    With -o, unfinished work is kept beside the output and the same command goes on with it. Under torchrun the images
+    are shared among the processes.
 
     Example: sharpness spectrum runs/ldam/last.pt --per-class
     """
-    objective = checkpoint_objective(checkpoint, split, loss, data_root, limit_per_class)
-    result = sharpness.eigenvalues(objective, k, "both", per_class, tol=tol)
-    click.echo(_table(result.to_frame()))
-    click.echo(f"{result.hvp_count} Hessian-vector products, {result.sample_products} sample-products", err=True)
+    suffixes = (".nc", ".csv", ".json") if len(checkpoints) == 1 else (".csv", ".json")
+    if output is not None and Path(output).suffix not in suffixes:
+        raise UserError(f"-o {output}: the name must end in {' or '.join(suffixes)}")
+    if density and (per_layer or verify or bootstrap):
+        raise UserError("--density goes with --per-class or --per-group, not with --per-layer, --verify or --bootstrap")
+    partial = Path(f"{output}.partial") if output is not None else None
+    shared: dict[str, Any] = {
+        "per_class": per_class, "per_group": per_group, "kind": kind, "match_samples": match_samples, "seed": seed,
+        "resume": partial,
+    }  # fmt: skip
+    results: Comparison = Comparison()
+    for path in checkpoints:
+        checkpoint = sharpness.load_checkpoint(path)
+        objective = checkpoint_objective(checkpoint, parameters=scope, **probed)
+        label = path if checkpoint.label in results else checkpoint.label
+        if density:
+            results[label] = sharpness.spectral_density(objective, **shared)
+        else:
+            results[label] = sharpness.eigenvalues(
+                objective, k, "LA" if per_layer else "both", tol=tol, keep_vectors=False, per_layer=per_layer,
+                bootstrap=bootstrap, verify=verify, **shared,
+            )  # fmt: skip
+        results[label].provenance["label"] = label
+    single = next(iter(results.values())) if len(results) == 1 else None
+    table = (single or results).to_frame()
+    click.echo(_json(table) if as_json else _table(table))
+    for label, result in results.items():
+        if verify:
+            click.echo(f"\n{label}\n{_table(result.checks)}")
+        click.echo(f"{label}: {result.sample_products} sample-products", err=True)
     if output is not None:
-        result.save(output)
+        _write(single if output.endswith(".nc") else table, Path(output))
+        shutil.rmtree(f"{output}.partial", ignore_errors=True)
+    if figure is not None:
+        drawn = (single or results).plot()
+        for written in save_figure(getattr(drawn, "figure", drawn), Path(figure)):
+            click.echo(written)
 
 
 @cli.command(cls=OneExample)
@@ -188,7 +239,7 @@ def spectrum(
 @click.option("--out", type=click.Path(), default="landscape", show_default=True, help="Folder for files and pictures.")
 def landscape(
     checkpoints: tuple[str, ...], points: int, extent: float, directions: str, subset: str | None, seed: int,
-    out: str, split: str, loss: str, limit_per_class: int | None, data_root: str | None,
+    out: str, **probed: Any,
 ) -> None:  # fmt: skip
     """Draw the loss over a plane through each checkpoint, with shared directions and colours.
 
@@ -197,7 +248,7 @@ def landscape(
     known = {"filter": "filter", "layer": "layer", "none": None, "hessian": None}
     if directions not in known:
         raise UserError(f"unknown directions {directions!r}: choose one of {', '.join(known)}")
-    objectives = {p: checkpoint_objective(p, split, loss, data_root, limit_per_class) for p in checkpoints}
+    objectives = {p: checkpoint_objective(p, **probed) for p in checkpoints}
     span = (-extent, extent, points)
     named = "hessian" if directions == "hessian" else None
     planes: Comparison = sharpness.plane(objectives, span, span, named, known[directions], seed)
@@ -317,10 +368,47 @@ def _json(frame: pd.DataFrame) -> str:
     return frame.to_json(orient="records", indent=1)
 
 
+def _write(what: Any, path: Path) -> None:
+    """A result as NetCDF, or a table as CSV or JSON."""
+    if path.suffix == ".nc":
+        what.save(path)
+        return
+    text = _json(what) + "\n" if path.suffix == ".json" else what.to_csv(index=False)
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+class Notices(logging.Handler):
+    """The library's one-line notices, on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(f"sharpness: {record.getMessage()}", err=True)
+
+
+@contextmanager
+def _surroundings() -> Iterator[None]:
+    """Notices are shown; under torchrun the first process alone speaks."""
+    distributed.start()
+    notices, logger = Notices(), logging.getLogger("sharpness")
+    logger.addHandler(notices)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        if distributed.rank() == 0:
+            yield
+        else:
+            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+                yield
+    finally:
+        logger.removeHandler(notices)
+        logger.setLevel(level)
+        distributed.stop()
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code."""
     try:
-        cli.main(args=arguments, prog_name="sharpness", standalone_mode=False)
+        with _surroundings():
+            cli.main(args=arguments, prog_name="sharpness", standalone_mode=False)
     except UserError as error:
         click.echo(f"sharpness: {error}", err=True)
         return 2

@@ -7,7 +7,9 @@ import sys
 import pandas as pd
 import pytest
 
+from sharpness import load_result
 from sharpness.cli import cli, main
+from sharpness.engine import CurvatureOperator
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +111,60 @@ def test_a_folder_with_another_run_is_refused_with_the_field_that_differs(run, c
 def test_the_module_is_the_command():
     done = subprocess.run([sys.executable, "-m", "sharpness", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("sharpness")
+
+
+@pytest.mark.parametrize(
+    ("options", "columns", "rows"),
+    [
+        (["--per-class"], {"class", "samples", "value", "residual", "converged", "products"}, 20),
+        (["--per-group", "-k", "2"], {"class", "rank"}, 12),
+        (["--per-layer", "--scope", "*layer3*"], {"layer", "lambda_max"}, 2),
+        (["--density", "--per-group", "--scope", "classifier"], {"trace", "trace_se"}, 3),
+        (["--per-class", "--match-samples", "4", "--bootstrap", "100", "--verify"], {"lower", "upper"}, 20),
+        (["--kind", "ggn", "--scope", "classifier"], {"value"}, 2),
+    ],
+)
+def test_a_spectrum_is_printed_and_written(options, columns, rows, run, capsys, tmp_path):
+    output, figure = tmp_path / "table.csv", tmp_path / "figure"
+    arguments = ["spectrum", str(run), *options, "-o", str(output), "--figure", str(figure)]
+    assert main(arguments) == 0
+    captured = capsys.readouterr()
+    frame = pd.read_csv(output)
+    assert columns <= set(frame.columns) and len(frame) == rows
+    assert "curvature products: traced" in captured.err and "sample-products" in captured.err
+    assert figure.with_suffix(".png").is_file() and figure.with_suffix(".pdf").is_file()
+    assert not output.with_name("table.csv.partial").exists()
+    assert ("rise along the eigenvector" in captured.out) == ("--verify" in options)
+
+
+def test_an_interrupted_spectrum_goes_on_where_it_was(run, capsys, tmp_path, monkeypatch):
+    output = tmp_path / "spectrum.nc"
+    arguments = ["spectrum", str(run), "--per-class", "-o", str(output)]
+    products, whole = [], CurvatureOperator.__call__
+
+    def counted(self, vector):
+        products.append(1)
+        if len(products) == 25:
+            raise KeyboardInterrupt
+        return whole(self, vector)
+
+    monkeypatch.setattr(CurvatureOperator, "__call__", counted)
+    assert main(arguments) == 130
+    assert list(tmp_path.glob("spectrum.nc.partial/*/row-*.npz"))
+    assert main(arguments) == 0
+    assert main(["spectrum", str(run), "--per-class", "-o", str(tmp_path / "whole.nc")]) == 0
+    resumed, uninterrupted = load_result(output), load_result(tmp_path / "whole.nc")
+    assert resumed.to_frame().equals(uninterrupted.to_frame())
+    assert len(products) < 25 + 2 * uninterrupted.hvp_count
+
+
+def test_two_processes_print_one_table(run, capsys):
+    assert main(["spectrum", str(run), "--per-group", "--json", "--scope", "classifier"]) == 0
+    alone = pd.DataFrame(json.loads(capsys.readouterr().out))
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "sharpness"]
+    arguments = ["spectrum", str(run), "--per-group", "--json", "--scope", "classifier"]
+    done = subprocess.run([sys.executable, *launch, *arguments], capture_output=True, text=True, check=True)
+    shared = pd.DataFrame(json.loads(done.stdout))
+    scale = alone["value"].abs().max()
+    assert (shared["value"] - alone["value"]).abs().max() <= 1e-4 * scale
+    assert (shared["samples"] == alone["samples"]).all()

@@ -2,6 +2,7 @@
 
 from sharpness.engine import distributed
 from sharpness.engine.class_sums import ClassSums, PerSampleLoss, WeightedBatch, class_sums, ratio
+from sharpness.engine.devices import resolve_device
 from sharpness.engine.double_backward import quadratic_forms
 from sharpness.engine.memory import even_batch, fastest_batch, memory_budget
 from sharpness.engine.modules import batchnorms, filter_axes, parameters_in_scope, require_eval, state_sha256
@@ -27,5 +28,6 @@ __all__ = [
     "quadratic_forms",
     "ratio",
     "require_eval",
+    "resolve_device",
     "state_sha256",
 ]

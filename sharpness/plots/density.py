@@ -51,7 +51,7 @@ def plot_density(
         curves: a model each; limits are common to all.
         floor: a curve ends where its density falls below this; by default that of :func:`density_floor`.
         linthresh: the x axis is linear between minus this and this, and logarithmic beyond; linear throughout if None.
-        marks: ``{label: (m,)}`` exact eigenvalues to mark on the x axis, such as the largest and the smallest.
+        marks: ``{label: (m,)}`` eigenvalues to mark on the x axis, such as the largest and the smallest.
 
     Raises:
         UserError: marks of a label that has no curve.
@@ -79,7 +79,7 @@ def plot_density(
         ax.set_ylim(bottom=floor)
         ax.set(xlabel=xlabel, ylabel=ylabel, title=title or "")
         if legend:
-            legend_above(ax, title, [grey("exact eigenvalues", linestyle="", marker="o")] if marks else [])
+            legend_above(ax, title, [grey("extreme eigenvalues", linestyle="", marker="o")] if marks else [])
     return ax
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sharpness.checkpoints import Checkpoint, load_checkpoint
+from sharpness.engine import resolve_device
 from sharpness.errors import UserError, choose
 from sharpness.methods.training_loss import training_loss
 from sharpness.objective import Objective
@@ -30,6 +31,7 @@ def checkpoint_objective(
     loss: str = "ce",
     data_root: str | None = None,
     limit_per_class: int | None = None,
+    device: str | None = None,
     **options: Any,
 ) -> Objective:
     """The objective of a checkpoint on its own data, without augmentation.
@@ -39,6 +41,7 @@ def checkpoint_objective(
         loss: ``"ce"`` on calibrated logits, or ``"training"``: the loss it was trained with.
         limit_per_class: the first so many samples of every class, weighted so that the overall loss still counts
             every class by its size.
+        device: such as ``"cuda"``; a GPU if there is one unless given.
         options: of :class:`~sharpness.Objective`.
     """
     if not isinstance(checkpoint, Checkpoint):
@@ -54,7 +57,7 @@ def checkpoint_objective(
         weights = (counts / images.class_counts(data.num_classes))[images.labels]
         options["weights"] = weights * (1 if loss == "ce" else function.weights(images.labels))  # type: ignore
     return Objective(
-        checkpoint.model,
+        checkpoint.model.to(resolve_device(device)),
         images,
         loss=function,
         num_classes=data.num_classes,

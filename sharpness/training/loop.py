@@ -15,13 +15,13 @@ from torch.nn import functional as F
 
 from sharpness.checkpoints import save_checkpoint
 from sharpness.data import ImageSet, LongTailData, augment, epoch_indices, mixup
-from sharpness.engine import ClassSums, class_sums
+from sharpness.engine import ClassSums, class_sums, resolve_device
 from sharpness.errors import UserError
 from sharpness.flattening import Batch, Context, PlainStep, build_operation
 from sharpness.methods import LABELS, Recipe, Stage, build_recipe
 from sharpness.models import Classifier, build_model
 from sharpness.progress import progress
-from sharpness.training.precision import autocast, resolve_device, resolve_precision
+from sharpness.training.precision import autocast, resolve_precision
 from sharpness.training.state import RunFolder, RunState, epoch_generator
 from sharpness.version import __version__
 

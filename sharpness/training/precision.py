@@ -1,4 +1,4 @@
-"""Where to train, and whether in bfloat16: where the hardware gains from it, and nowhere else."""
+"""Whether to train in bfloat16: where the hardware gains from it, and nowhere else."""
 
 from __future__ import annotations
 
@@ -8,23 +8,9 @@ from typing import Any
 
 import torch
 
-from sharpness.errors import UserError, choose
+from sharpness.errors import choose
 
 PRECISIONS = ("auto", "float32", "bfloat16")
-
-
-def resolve_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, else a GPU if there is one, else the CPU.
-
-    Raises:
-        UserError: no such device here.
-    """
-    try:
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {str(device)!r} is not to be had here ({str(error).splitlines()[0][:80]})") from None
-    return chosen
 
 
 def resolve_precision(precision: str, device: torch.device, image_size: int) -> str:
