@@ -157,7 +157,10 @@ class Objective:
             raise UserError(f"weights must be positive, one for each of the {len(self.y)} samples")
         self.groups = dict(groups or {})
         self.class_names = tuple(class_names or (str(c) for c in range(self.num_classes)))
-        value = self.loss_function(self._forward(self._first(8)), self.y[:8].to(self.device)).sum()
+        first = self._first(8)
+        value = self.loss_function(self._forward(first), self.y[:8].to(self.device)).sum()
+        if not torch.equal(first.nan_to_num(), self._first(8).nan_to_num()):
+            raise UserError("the model changes its inputs in place: let its forward pass start from a copy")
         self.names, self.parameters = parameters_in_scope(model, value, parameters)
         self._engine = SecondOrder(self._outputs, self.parameters, self.loss_function)
 
@@ -226,6 +229,7 @@ class Objective:
     def quadratic_forms(self, vector: Tensor, class_index: int | None = None) -> np.ndarray:
         r""":math:`v' H_i v` of every sample, shape (n,); their weighted mean is v' H v."""
         require_eval(self.model)
+        self._engine.require_parameters()
         indices = self._chosen(class_index)
         positions = distributed.share(torch.arange(len(indices)))
         forms = torch.zeros(len(indices), dtype=torch.float64)
@@ -408,7 +412,7 @@ class Objective:
         )
 
     def _first(self, samples: int) -> Tensor:
-        return self.x[:samples].to(self.device)
+        return self.x[:samples].to(self.device, copy=True)
 
     @torch.no_grad()
     def _width(self) -> int:

@@ -268,3 +268,30 @@ def test_provenance_changes_with_weights_and_data():
     second = Objective(model, (X + 1, Y)).provenance()
     assert first["model_sha256"] != second["model_sha256"]
     assert first["data_sha256"] != second["data_sha256"]
+
+
+def test_a_model_that_writes_to_its_inputs_is_refused():
+    class Shifts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x):
+            x -= 0.5
+            return self.layer(x)
+
+    x = torch.randn(6, 4)
+    before = x.clone()
+    with pytest.raises(UserError, match="in place"):
+        Objective(Shifts(), (x, torch.tensor([0, 1, 2, 0, 1, 2])))
+    assert torch.equal(x, before)
+
+
+def test_an_operator_keeps_nothing_after_its_block():
+    objective = Objective(nn.Linear(4, 3), (torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])))
+    v = torch.randn(15)
+    with objective.operator() as hessian:
+        inside = hessian(v)
+        assert hessian.kept_bytes > 0
+    torch.testing.assert_close(hessian(v), inside)
+    assert hessian.kept_bytes == 0

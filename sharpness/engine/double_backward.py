@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ def twice_differentiable() -> Iterator[None]:
             ) from error
 
 
+@torch.enable_grad()
 def gradient_sum(
     forward: Forward, parameters: Sequence[Tensor], batches: Iterable[WeightedBatch], loss: PerSampleLoss
 ) -> Tensor:
@@ -49,6 +51,7 @@ def gradient_sum(
     return total
 
 
+@torch.enable_grad()
 def hvp_sum(
     forward: Forward,
     parameters: Sequence[Tensor],
@@ -62,12 +65,14 @@ def hvp_sum(
         with twice_differentiable():
             value = (a * loss(forward(x), y)).sum()
             first = torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)
+            _require_second(value, first)
             if any(g.requires_grad for g in first):
                 second = _pull([g for g in first if g.requires_grad], parameters, pieces, first)
                 total += flat(second).double()
     return total
 
 
+@torch.enable_grad()
 def ggn_sum(
     forward: Forward,
     parameters: Sequence[Tensor],
@@ -85,6 +90,7 @@ def ggn_sum(
             u = forward(x)
             s = torch.zeros_like(u, requires_grad=True)
             pulled = torch.autograd.grad(u, parameters, s, create_graph=True, materialize_grads=True)
+            _require_second(u, pulled)
             (slope,) = _pull([g for g in pulled if g.requires_grad], [s], pieces, pulled)
             outputs = u.detach().requires_grad_()
             value = (a * loss(outputs, y)).sum()
@@ -105,23 +111,63 @@ def quadratic_forms(
 ) -> Tensor:
     r""":math:`v' \nabla_w^2 \ell_i v` of every sample, shape (n,), in float64: two derivatives along v, forward.
 
+    Torch has no second forward derivative of some operations, and a wrong one of others: ``layer_norm`` and
+    ``instance_norm`` in torch 2.13. Hence it is compared with double backward on two samples; where they disagree,
+    every sample gets a double backward of its own.
+
     Args:
         forward: of (parameters, inputs).
     """
-    pieces = tuple(split(vector, parameters))
-    start = tuple(p.detach() for p in parameters)
-    forms = []
+    forms: list[Tensor] = []
+    along = _along_twice
     for x, y, _ in batches:
-
-        def losses(*w: Tensor, x: Tensor = x, y: Tensor = y) -> Tensor:
-            return loss(forward(w, x), y)
-
-        def slopes(*w: Tensor, losses: Callable[..., Tensor] = losses) -> Tensor:
-            return torch.func.jvp(losses, w, pieces)[1]
-
-        with twice_differentiable():
-            forms.append(torch.func.jvp(slopes, start, pieces)[1].detach().double())
+        if not forms and not _trusted(forward, parameters, (x[:2], y[:2]), loss, vector):
+            along = _backward_twice
+        forms.append(along(forward, parameters, (x, y), loss, vector))
     return torch.cat(forms)
+
+
+def _along_twice(forward: Any, parameters: Any, samples: Any, loss: PerSampleLoss, vector: Tensor) -> Tensor:
+    x, y = samples
+    start, pieces = tuple(p.detach() for p in parameters), tuple(split(vector, parameters))
+
+    def losses(*w: Tensor) -> Tensor:
+        return loss(forward(w, x), y)
+
+    def slopes(*w: Tensor) -> Tensor:
+        return torch.func.jvp(losses, w, pieces)[1]
+
+    with twice_differentiable():
+        return torch.func.jvp(slopes, start, pieces)[1].detach().double()
+
+
+def _backward_twice(forward: Any, parameters: Any, samples: Any, loss: PerSampleLoss, vector: Tensor) -> Tensor:
+    leaves = [p.detach().requires_grad_() for p in parameters]
+
+    def form(x: Tensor, y: Tensor) -> Tensor:
+        one = torch.ones(len(y), dtype=vector.dtype, device=vector.device)
+        return vector.double() @ hvp_sum(lambda x: forward(leaves, x), leaves, [(x, y, one)], loss, vector)
+
+    return torch.stack([form(x, y) for x, y in zip(*(t.split(1) for t in samples), strict=True)])
+
+
+def _trusted(forward: Any, parameters: Any, samples: Any, loss: PerSampleLoss, vector: Tensor) -> bool:
+    """Whether forward and backward derivatives agree, along v and one power iteration, where terms do not cancel."""
+    leaves = [p.detach().requires_grad_() for p in parameters]
+    batch = (*samples, torch.ones(len(samples[1]), dtype=vector.dtype, device=vector.device))
+
+    def product(v: Tensor) -> Tensor:
+        return hvp_sum(lambda x: forward(leaves, x), leaves, [batch], loss, v.to(vector.dtype))
+
+    v = vector.double()
+    bent = product(v)
+    probe = v / max(float(v.norm()), 1e-300) + bent / max(float(bent.norm()), 1e-300)
+    terms = probe * product(probe)
+    try:
+        found = _along_twice(forward, parameters, samples, loss, probe.to(vector.dtype)).sum()
+    except RuntimeError:
+        return False
+    return bool((found - terms.sum()).abs() <= torch.finfo(vector.dtype).eps ** 0.5 * terms.abs().sum())
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:
@@ -133,6 +179,27 @@ def split(vector: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     """The pieces of a flat vector (k,) in the shapes of the parameters."""
     pieces = vector.split([p.numel() for p in parameters])
     return [v.view_as(p) for v, p in zip(pieces, parameters, strict=True)]
+
+
+def _require_second(value: Tensor, first: Sequence[Tensor]) -> None:
+    """Refuse a function marked ``@once_differentiable``: autograd would leave what passes through it out in silence."""
+    if not any(node.name() == "torch::autograd::Error" for node in _graph(first)):
+        return
+    functions = {getattr(type(node), "_forward_cls", None) for node in _graph([value])}
+    names = sorted(f.__name__ for f in functions if f is not None)
+    raise RuntimeError(f"{' or '.join(names)} is marked @once_differentiable")
+
+
+def _graph(tensors: Sequence[Tensor]) -> set[Any]:
+    """All nodes of the graph behind some tensors."""
+    seen: set[Any] = set()
+    pending = [t.grad_fn for t in tensors]
+    while pending:
+        node = pending.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            pending += [before for before, _ in node.next_functions]
+    return seen
 
 
 def _pull(outputs: list[Tensor], inputs: Sequence[Tensor], pieces: list[Tensor], of: Sequence[Tensor]) -> list[Tensor]:

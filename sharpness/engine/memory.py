@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 import torch
@@ -17,8 +18,8 @@ LARGEST_BATCH = 1024
 def memory_budget(device: torch.device, limit: float | None = None) -> int:
     """Bytes that residuals may take: ``limit`` in GiB, or half of what is free on the device now."""
     if limit is not None:
-        if limit < 0:
-            raise UserError(f"memory={limit}: give GiB, 0 to keep nothing between products")
+        if not isinstance(limit, int | float) or not 0 <= limit < math.inf:
+            raise UserError(f"memory={limit!r}: give GiB, 0 to keep nothing between products")
         return int(limit * 2**30)
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 2
@@ -56,5 +57,5 @@ def fastest_batch(model: nn.Module, x: Tensor) -> int:
 def even_batch(samples: int, largest: int, device: torch.device) -> int:
     """The size of equal batches of at most ``largest`` samples, as many as keep all threads of a CPU busy."""
     workers = torch.get_num_threads() if device.type == "cpu" else 1
-    batches = workers * -(-samples // (workers * largest))
+    batches = max(1, workers * -(-samples // (workers * largest)))
     return max(1, -(-samples // batches))

@@ -149,7 +149,7 @@ class ScaledConvolution(Convolution):
     ``g_w. = s b`` and ``g_s. = <b, w> + <c, e> / s - 2 r <c, w>``.
     """
 
-    #: Smallest scale, relative to the largest, that may be divided by.
+    #: Smallest scale that may be divided by, relative to the largest scale or shift: the rest cancels in y - t.
     SMALLEST = 1e-3
 
     def forward(self, x: Tensor, w: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, State]:  # type: ignore[override]
@@ -161,7 +161,8 @@ class ScaledConvolution(Convolution):
         x, w, s, t, folded, spare = state.kept
         y = spare.pop()
         shift = _by_channel(g)
-        direct = self.active[1] and not wanted[1] and bool(s.abs().min() > self.SMALLEST * s.abs().max())
+        largest = torch.maximum(s.abs().max(), t.abs().max())
+        direct = self.active[1] and not wanted[1] and bool(s.abs().min() > self.SMALLEST * largest)
         c = None
         if direct or not any(self.active[1:3]):
             (by_input, _), by_scale = self._pull(g, x, folded, (wanted[0], False)), None

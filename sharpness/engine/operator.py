@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sharpness.engine import distributed
 from sharpness.engine.class_sums import WeightedBatch
+from sharpness.engine.modules import require_eval
 from sharpness.engine.second_order import Products, SecondOrder
 from sharpness.errors import UserError
 
@@ -57,11 +58,12 @@ class CurvatureOperator:
         """The product, in the dtype of the parameters.
 
         Raises:
-            UserError: a vector of another shape, or a product that is not finite.
+            UserError: a vector of another shape, a model in training mode, or a product that is not finite.
         """
         if vector.shape != (self.size,):
             raise UserError(f"the vector has shape {tuple(vector.shape)}: this Hessian needs ({self.size},)")
-        if self._moved() != self._seen:
+        require_eval(self._engine.module)
+        if not torch.equal(self._state(), self._seen):
             self._open()
         product = distributed.total(self._products(vector.detach().to(self.device, self.dtype))) / self.weight
         self.products += 1
@@ -70,17 +72,19 @@ class CurvatureOperator:
         return product.to(self.dtype)
 
     def close(self) -> None:
-        """Free the residuals."""
-        self._products.close()
+        """Free the residuals, and keep none of further products."""
+        self._budget = 0
+        self._open()
 
     def _open(self) -> None:
-        self._seen = self._moved()
+        self._seen = self._state()
         self._products = Products(self._engine, self._batches(), self.kind, self._budget)
 
-    def _moved(self) -> list[int]:
-        """Changes with every write to a weight or a buffer, so that stale residuals are never used."""
+    @torch.no_grad()
+    def _state(self) -> Tensor:
+        """All weights and buffers, compared so that stale residuals are never used: ``p.data`` counts no versions."""
         module = self._engine.module
-        return [t._version for t in (*module.parameters(), *module.buffers())]
+        return torch.cat([t.reshape(-1) for t in (*module.parameters(), *module.buffers())])
 
     def __repr__(self) -> str:
         return f"CurvatureOperator({self.kind}, {self.size} x {self.size}, {self.samples} samples, {self.route})"

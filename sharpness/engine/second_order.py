@@ -15,6 +15,7 @@ product, which then costs a gradient's forward and backward pass more. Sums are 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from threading import Lock
@@ -28,8 +29,8 @@ from sharpness.engine.double_backward import flat, ggn_sum, gradient_sum, hvp_su
 from sharpness.engine.operations import Smooth, State
 from sharpness.engine.program import memory
 from sharpness.engine.threads import in_threads
-from sharpness.engine.tracing import INPUT, Traced, Untraceable, trace
-from sharpness.errors import choose
+from sharpness.engine.tracing import INPUT, Traced, Untraceable, first_line, structure, trace
+from sharpness.errors import UserError, choose
 
 KINDS = ("hessian", "ggn")
 #: Largest relative difference from double backward, in float64, at which a traced model is trusted.
@@ -64,7 +65,13 @@ class SecondOrder:
         self.parameters = list(parameters)
         self.loss = loss
         self._traced: Traced | None = None
+        self._structure: list[Any] = []
         self._reason: str | None = None
+
+    @property
+    def stale(self) -> bool:
+        """Whether the model's make-up, such as the scale of its head, has changed since it was traced."""
+        return self._traced is not None and structure(self.module) != self._structure
 
     @property
     def route(self) -> str:
@@ -73,21 +80,41 @@ class SecondOrder:
             return "traced, BatchNorm folded, residuals kept"
         return f"double backward ({self._reason or 'not traced yet'})"
 
+    def require_parameters(self) -> None:
+        """Refuse a model that has other parameters than those it had.
+
+        Raises:
+            UserError: some were replaced.
+        """
+        present = {id(p) for p in self.module.parameters()}
+        if any(id(p) not in present for p in self.parameters):
+            raise UserError(
+                "the model's parameters were replaced by others (a new layer, or load_state_dict with assign=True): "
+                "build the Objective again"
+            )
+
     def prepare(self, batch: WeightedBatch) -> None:
-        """Trace the model, once, and compare with double backward on a few samples."""
+        """Trace the model, once unless its make-up changes, and compare with double backward on a few samples."""
+        if self.stale:
+            self._traced = None
         if self._traced is not None or self._reason is not None:
             return
+        self._structure = structure(self.module)
         try:
             with twice_differentiable():
                 traced = trace(self.module, batch[0][:2], self.parameters)
                 difference = self._difference(traced, tuple(t[:: -(-len(t) // 8)] for t in batch))
+            if math.isnan(difference):
+                return  # no verdict on the model at weights or inputs that are not finite
             if not difference <= TRUSTED:
                 raise Untraceable(f"traced, it differs from double backward by {difference:.1e}")
+            if structure(self.module) != self._structure:
+                raise Untraceable("its attributes change with every pass")
             self._traced = traced
         except Untraceable as error:
             self._reason = str(error)
         except Exception as error:
-            self._reason = f"{type(error).__name__} while tracing: {str(error).splitlines()[0] if str(error) else ''}"
+            self._reason = f"while tracing, {first_line(error)}"
         (logger.info if self._traced is not None else logger.warning)("curvature products: %s", self.route)
 
     def gradient_sum(self, batches: Iterable[WeightedBatch]) -> Tensor:
@@ -248,7 +275,10 @@ class Products:
 
     def __call__(self, vector: Tensor) -> Tensor:
         """(k,) to (k,), in float64."""
-        engine, first = self.engine, self._run is None
+        engine = self.engine
+        if self._run is not None and (engine.stale or self._run.traced is not engine._traced):
+            self.close()
+        first = self._run is None
         run = self._run or self._start()
         if run is None:
             route = hvp_sum if self.kind == "hessian" else ggn_sum
@@ -261,13 +291,17 @@ class Products:
                 self._keep(i, made)
             return change, gradient
 
-        with twice_differentiable():
-            run.push(vector)
-            for change, gradient in in_threads(multiply, range(len(self.batches)), run.device):
-                run.add(change)
-                if first:
-                    run.take(gradient)
-            product = run.pull(first)
+        try:
+            with twice_differentiable():
+                run.push(vector)
+                for change, gradient in in_threads(multiply, range(len(self.batches)), run.device):
+                    run.add(change)
+                    if first:
+                        run.take(gradient)
+                product = run.pull(first)
+        except BaseException:
+            self.close()  # of a first product cut short, the gradient is incomplete
+            raise
         if self.budget:
             self._run = run
         return product
@@ -280,6 +314,7 @@ class Products:
 
     def _start(self) -> Run | None:
         engine = self.engine
+        engine.require_parameters()
         if not self.batches:
             return None
         engine.prepare(self.batches[0])

@@ -1,4 +1,4 @@
-"""Batches side by side: one thread a batch beats all threads on one batch, and gives the same bits."""
+"""Batches side by side, one thread each."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ R = TypeVar("R")
 def in_threads(function: Callable[[T], R], items: Sequence[T], device: torch.device) -> Iterator[R]:
     """``map(function, items)``, in order; on a CPU each call runs in a thread of its own with one thread of torch's.
 
-    Convolutions of one thread need no barriers and find their tensors in their own core's cache: together they are a
-    quarter faster. Every item is computed in the same way however many threads there are, so sums that are taken in
-    the order of the items do not depend on it.
+    A convolution of one thread needs no barriers and finds its tensors in its own core's cache. Two or more items are
+    each computed in the same way however many threads there are, so that sums in the order of the items do not depend
+    on it; a single item gets all of torch's threads.
     """
     workers = min(torch.get_num_threads(), len(items)) if device.type == "cpu" else 1
     if workers == 1:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import torch
@@ -34,10 +35,31 @@ INPUT = "input"
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 RELUS = (F.relu, torch.relu, F.relu_, torch.relu_)
 ADDS = (operator.add, operator.iadd, torch.add)
+#: ``functional_call`` swaps tensors inside the module, which must not happen in two threads at once.
+SWAPPING = Lock()
 
 
 class Untraceable(Exception):
     """Why a module cannot become a program, in a few words."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    return f"{type(error).__name__}: {str(error)}".splitlines()[0].rstrip(": ")
+
+
+def structure(module: nn.Module) -> list[Any]:
+    """All that a trace takes for granted: the submodules, their tensors and hooks, and numbers among attributes."""
+    plain = (bool, int, float, str)
+    return [
+        (
+            id(m),
+            [id(t) for t in (*m._parameters.values(), *m._buffers.values())],
+            [*m._forward_hooks, *m._forward_pre_hooks],
+            [(key, repr(value)) for key, value in vars(m).items() if isinstance(value, plain)],
+        )
+        for m in module.modules()
+    ]
 
 
 @dataclass(frozen=True)
@@ -92,7 +114,7 @@ def trace(module: nn.Module, sample: Tensor, in_scope: Sequence[Tensor]) -> Trac
     try:
         graph = fx.Tracer().trace(module)
     except Exception as error:
-        raise Untraceable(f"torch.fx cannot trace it: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+        raise Untraceable(f"torch.fx cannot trace it: {first_line(error)}") from error
     builder = _Builder(module, {id(p) for p in in_scope})
     for node in graph.nodes:
         builder.add(node)
@@ -198,7 +220,10 @@ class _Builder:
         def function(*values: Any) -> Any:
             inside = dict(zip(keys, values[: len(keys)], strict=True))
             args, kwargs = rebuild(values[len(keys) :], modified)
-            return torch.func.functional_call(m, inside, args, kwargs)
+            if not inside:
+                return m(*args, **kwargs)
+            with SWAPPING:
+                return torch.func.functional_call(m, inside, args, kwargs)
 
         self._add(node, (*map(self._source, tensors), *(self.names[n] for n in nodes)), function)
 

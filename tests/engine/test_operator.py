@@ -1,0 +1,215 @@
+"""An operator for many products: what it counts, keeps and frees, and that it never uses residuals of other weights."""
+
+import pytest
+import torch
+from torch import nn
+
+from sharpness import Objective, UserError
+
+
+def direction(objective):
+    return torch.randn(objective.num_parameters, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def test_it_counts_products_and_knows_its_size(build):
+    objective = build("ResNet-8").objective()
+    with objective.operator(1) as operator:
+        assert (operator.size, operator.samples, operator.products) == (objective.num_parameters, 2, 0)
+        for _ in range(3):
+            operator(direction(objective))
+    assert operator.products == 3
+    assert "traced" in repr(operator)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda v: v[:-1], lambda v: v[None], lambda v: torch.cat([v, v]), lambda v: v.sum()]
+)
+def test_a_vector_of_another_shape_is_refused_and_not_counted(build, change):
+    objective = build("constants").objective()
+    with objective.operator() as operator:
+        with pytest.raises(UserError, match=rf"needs \({operator.size},\)"):
+            operator(change(direction(objective)))
+        assert operator.products == 0
+
+
+def test_an_unknown_kind_is_refused(build):
+    objective = build("constants").objective()
+    with pytest.raises(UserError, match="unknown kind of curvature 'fisher'"):
+        objective.hvp(direction(objective), kind="fisher")
+
+
+def test_the_product_is_linear_and_comes_in_the_dtype_of_the_model(build, close):
+    network = build("constants")
+    objective = network.objective()
+    v = direction(objective)
+    with objective.operator() as operator:
+        close(operator(2 * v - 3), 2 * operator(v) - 3 * operator(torch.ones_like(v)), tolerance=1e-12)
+        assert operator(v.float()).dtype == torch.float64
+        assert not operator(torch.zeros_like(v)).any()
+    network.model.float()
+    network.model.mask = network.model.mask.float()
+    assert network.objective().hvp(v).dtype == torch.float32
+
+
+def sgd(network, objective):
+    optimizer = torch.optim.SGD(network.model.parameters(), lr=0.3, momentum=0.9)
+    network.loss().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def load(network, objective):
+    network.model.load_state_dict({n: t * 1.5 for n, t in network.model.state_dict().items()})
+
+
+def in_place(network, objective):
+    with torch.no_grad():
+        objective.parameters[0].view(-1)[0].add_(0.1)
+
+
+def by_data(network, objective):
+    for p in network.model.parameters():
+        p.data.mul_(1.2)
+
+
+def by_new_data(network, objective):
+    flat = nn.utils.parameters_to_vector(network.model.parameters())
+    nn.utils.vector_to_parameters(flat * 1.1, network.model.parameters())
+
+
+def statistics(network, objective):
+    network.model[1].running_var.mul_(2)
+
+
+def attribute(network, objective):
+    network.model[1].eps = 0.5
+
+
+def hook(network, objective):
+    network.model[0].register_forward_hook(lambda module, inputs, output: output.tanh())
+
+
+@pytest.mark.parametrize("change", [sgd, load, in_place, by_data, by_new_data, statistics, attribute, hook])
+@pytest.mark.parametrize("kind", ["hessian", "ggn"])
+def test_residuals_of_other_weights_are_never_used(build, close, change, kind):
+    network = build("convolution with bias, BatchNorm")
+    objective = network.objective(batch_size=2)
+    v = direction(objective)
+    oracle = network.hessian_product if kind == "hessian" else network.gauss_newton_product
+    with objective.operator(kind=kind) as operator:
+        before = operator(v)
+        change(network, objective)
+        expected = oracle(objective.parameters, v)
+        assert float((before - expected).norm()) > 1e-6 * float(expected.norm())
+        close(operator(v), expected)
+        close(operator(v), expected)
+    close(objective.hvp(v, kind=kind), expected)
+    close(objective.gradient(), network.gradient(objective.parameters))
+    assert objective._engine.route.startswith("traced")
+
+
+def test_inside_at_products_are_those_of_the_moved_weights_and_afterwards_of_the_old(build, close):
+    network = build("ResNet-8, cosine")
+    objective = network.objective()
+    v = direction(objective)
+    with objective.operator() as operator:
+        before = operator(v)
+        with objective.at(0.05 * torch.ones_like(v)):
+            close(operator(v), network.hessian_product(objective.parameters, v))
+        assert torch.equal(operator(v), before)
+
+
+def test_a_changed_logit_scale_is_seen_by_products_as_it_is_by_the_loss(build, close):
+    network = build("ResNet-8, cosine")
+    objective = network.objective()
+    v = direction(objective)
+    with objective.operator() as operator:
+        objective.gradient(), operator(v)
+        network.model.rescale(5.0)
+        close(objective.gradient(), network.gradient(objective.parameters))
+        close(operator(v), network.hessian_product(objective.parameters, v))
+        close(objective.hvp(v), network.hessian_product(objective.parameters, v))
+
+
+@pytest.mark.parametrize("traced", [True, False])
+def test_parameters_that_were_replaced_are_refused(build, traced):
+    network = build("softmax regression")
+    objective = network.objective()
+    v = direction(objective)
+    if traced:
+        objective.hvp(v)
+    network.model.load_state_dict({n: 2 * t for n, t in network.model.state_dict().items()}, assign=True)
+    for act in (lambda: objective.hvp(v), objective.gradient):
+        with pytest.raises(UserError, match="build the Objective again"):
+            act()
+
+
+def test_memory_is_kept_within_the_budget_and_freed_at_the_end(build, close):
+    network = build("ResNet-8")
+    whole = network.objective(batch_size=1)
+    v = direction(whole)
+    with whole.operator() as operator:
+        assert operator.kept_bytes == 0
+        expected = operator(v)
+        everything = operator.kept_bytes
+    assert operator.kept_bytes == 0
+    assert everything > 5 * network.x[0].numel() * 8
+    part = network.objective(batch_size=1, memory=0.5 * everything / 2**30)
+    with part.operator() as operator:
+        for _ in range(2):
+            assert torch.equal(operator(v), expected)
+            assert 0 < operator.kept_bytes <= everything // 2
+    with network.objective(batch_size=1, memory=0).operator() as operator:
+        close(operator(v), expected, tolerance=1e-12)
+        assert operator.kept_bytes == 0
+
+
+def test_memory_is_freed_when_the_body_raises(build):
+    objective = build("ResNet-8").objective()
+    with pytest.raises(KeyError), objective.operator() as operator:
+        operator(direction(objective))
+        assert operator.kept_bytes > 0
+        raise KeyError
+    assert operator.kept_bytes == 0
+
+
+def test_a_first_product_that_was_cut_short_does_not_spoil_the_next(build, close):
+    """The gradient, which a cosine head or a bias before BatchNorm needs, is learned in the first product."""
+    network = build("ResNet-8, cosine, scaled")
+    passes = []
+
+    def interrupted(u, y):
+        passes.append(len(y))
+        if len(passes) == stop:
+            raise KeyboardInterrupt
+        return nn.functional.cross_entropy(u, y, reduction="none")
+
+    stop = 0
+    objective = network.objective(batch_size=2, loss=interrupted)
+    v = direction(objective)
+    expected = objective.hvp(v)
+    with objective.operator() as operator:
+        passes.clear()
+        stop = 3
+        with pytest.raises(KeyboardInterrupt):
+            operator(v)
+        assert operator.products == operator.kept_bytes == 0
+        stop = 0
+        close(operator(v), expected, tolerance=1e-12)
+        close(operator(v), expected, tolerance=1e-12)
+
+
+def test_residuals_make_later_products_without_another_forward_pass(build):
+    network = build("ResNet-8")
+    passes = []
+
+    def counted(u, y):
+        passes.append(len(y))
+        return nn.functional.cross_entropy(u, y, reduction="none")
+
+    objective = Objective(network.model, (network.x, network.y), loss=counted, num_classes=3)
+    with objective.operator() as operator:
+        operator(direction(objective))
+        before = len(passes)
+        operator(direction(objective))
+        assert len(passes) == before
