@@ -8,6 +8,16 @@ from scipy.stats import bootstrap
 from sharpness.errors import UserError
 
 
+def require_resamples(resamples: int) -> None:
+    """Refuse, before anything is computed, a number of resamples other than 0 that has no tails to cut off.
+
+    Raises:
+        UserError: fewer than 100.
+    """
+    if resamples and resamples < 100:
+        raise UserError(f"bootstrap={resamples}: a 95 % interval needs at least 100 resamples")
+
+
 def mean_interval(
     values: np.ndarray, weights: np.ndarray, resamples: int, seed: int, confidence: float = 0.95
 ) -> tuple[float, float]:
@@ -21,8 +31,6 @@ def mean_interval(
     >>> print(round(low, 1), round(high, 1))
     1.8 2.2
     """
-    if resamples < 100:
-        raise UserError(f"bootstrap={resamples}: a 95 % interval needs at least 100 resamples")
     if len(values) < 2:
         return np.nan, np.nan
 

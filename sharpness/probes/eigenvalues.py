@@ -12,10 +12,9 @@ from sharpness.curvature import ENDS, Eigenpairs, lanczos
 from sharpness.engine import KINDS
 from sharpness.errors import UserError, choose
 from sharpness.objective import Objective
-from sharpness.probes.bootstrap import mean_interval
+from sharpness.probes.bootstrap import mean_interval, require_resamples
 from sharpness.probes.comparison import comparable
 from sharpness.probes.layers import layer_eigenvalues
-from sharpness.probes.resume import RowStore
 from sharpness.probes.rows import rows_of
 from sharpness.probes.verification import check_eigenvalue
 from sharpness.progress import progress
@@ -65,6 +64,7 @@ def eigenvalues(
     """
     choose("end of the spectrum", which, ENDS)
     choose("kind of curvature", kind, KINDS)
+    require_resamples(bootstrap)
     if not 1 <= k <= objective.num_parameters:
         raise UserError(f"k={k}: give a number from 1 to the {objective.num_parameters} parameters in scope")
     if verify and kind != "hessian":
@@ -81,8 +81,9 @@ def eigenvalues(
         rows.whole.check()
         return layer_eigenvalues(rows, which, tol, seed, settings, resume)
     fields = rows.fields(probe="eigenvalues", **settings)
-    store = RowStore(resume, {**fields["provenance"], "k": k, "which": which, "tol": tol, "seed": seed})
     rows.whole.check()
+    asked = {"k": k, "which": which, "tol": tol, "seed": seed, "vectors": keep_vectors or verify}
+    store = rows.store(resume, {**fields["provenance"], **asked})
     done: dict[int, dict[str, Any]] = {}
     checks = []
     with progress(None, "eigenvalues", "products") as bar:

@@ -17,7 +17,6 @@ from torch import Tensor
 from sharpness.curvature import lanczos
 from sharpness.errors import UserError
 from sharpness.objective import Objective
-from sharpness.probes.resume import RowStore
 from sharpness.probes.rows import Rows
 from sharpness.progress import progress
 from sharpness.results import LayerResult
@@ -47,7 +46,7 @@ def layer_eigenvalues(
     """The largest or smallest eigenvalue of every layer's block, for every row."""
     layers = layers_of(rows.whole)
     fields = layer_fields(rows, layers, probe="layer_eigenvalues", which=which, tol=tol, seed=seed, **settings)
-    store = RowStore(resume, fields["provenance"])
+    store = rows.store(resume, fields["provenance"])
     table: dict[str, list[np.ndarray]] = {"value": [], "residual": [], "converged": [], "products": []}
     with progress(None, "eigenvalues per layer", "products") as bar:
         for j, part in enumerate(rows.parts):

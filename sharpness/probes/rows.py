@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.comparison import common_fields
+from sharpness.probes.resume import RowStore
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,14 @@ class Rows:
         return np.array([0 if part is None else part.num_samples for part in self.parts])
 
     @property
+    def complete(self) -> bool:
+        """Whether every sample is in exactly one row: groups may leave classes out, or share them."""
+        if not self.grouped:
+            return True
+        classes = [c for members in self.whole.groups.values() for c in members]
+        return len(classes) == len(set(classes)) and set(np.flatnonzero(self.whole.class_counts)) <= set(classes)
+
+    @property
     def shares(self) -> np.ndarray:
         """(rows,) each row's part of the objective's total weight."""
         weights = np.array([0.0 if p is None else float(p.weights.double().sum()) for p in self.parts])
@@ -48,6 +58,18 @@ class Rows:
         """Rows by index as one array (rows, ...), or of a single row as (...)."""
         table = [np.asarray(values[i]) if i in values else np.full(shape, missing) for i in range(len(self.parts))]
         return np.stack(table) if self.several else table[0]
+
+    def store(self, folder: str | Path | None, settings: dict[str, Any]) -> RowStore:
+        """Where rows that are done are kept.
+
+        Keyed by the settings, by the samples of every row, and by the loss's value, because its name may stand for
+        another function the next time.
+        """
+        if folder is None:
+            return RowStore(None, settings)
+        data = [None if part is None else part.data_sha256 for part in self.parts]
+        of_rows = {"rows": list(self.names), "data": data, "value": f"{self.whole.loss():.4g}"}
+        return RowStore(folder, {"settings": settings, **of_rows})
 
     def fields(self, **settings: Any) -> dict[str, Any]:
         """The fields that every result has. Of groups, the rows take the place of classes."""

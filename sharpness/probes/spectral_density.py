@@ -13,7 +13,6 @@ from sharpness.engine import KINDS
 from sharpness.errors import choose
 from sharpness.objective import Objective
 from sharpness.probes.comparison import comparable
-from sharpness.probes.resume import RowStore
 from sharpness.probes.rows import rows_of
 from sharpness.progress import progress
 from sharpness.results import SpectralDensityResult
@@ -53,8 +52,8 @@ def spectral_density(
     rows = rows_of(objective, per_class, per_group, match_samples, seed)
     settings = {"kind": kind, "runs": runs, "steps": steps, "seed": seed, "match_samples": match_samples}
     fields = rows.fields(probe="spectral_density", **settings)
-    store = RowStore(resume, fields["provenance"])
     rows.whole.check()
+    store = rows.store(resume, fields["provenance"])
     done: dict[int, dict[str, Any]] = {}
     with progress(runs * steps * len(rows.present), "spectral density", "products") as bar:
         for i, part in rows.present:

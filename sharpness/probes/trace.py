@@ -13,10 +13,9 @@ from sharpness.curvature import TraceEstimate, hutchinson, hutchpp, mean_and_err
 from sharpness.engine import KINDS
 from sharpness.errors import UserError, choose
 from sharpness.objective import Objective
-from sharpness.probes.bootstrap import mean_interval
+from sharpness.probes.bootstrap import mean_interval, require_resamples
 from sharpness.probes.comparison import comparable
 from sharpness.probes.layers import layer_fields, layers_of
-from sharpness.probes.resume import RowStore
 from sharpness.probes.rows import Rows, rows_of
 from sharpness.probes.verification import check_sum, check_trace
 from sharpness.progress import progress
@@ -69,6 +68,7 @@ def trace(
         raise UserError(f"kind={kind!r}: bootstrap and verify look at the loss itself: take kind='hessian'")
     if per_layer and (bootstrap or verify):
         raise UserError("per_layer has no bootstrap or verify: ask for the trace of all layers together")
+    require_resamples(bootstrap)
     rows = rows_of(objective, per_class, per_group, match_samples, seed)
     settings = {"estimator": estimator, "kind": kind, "probes": probes, "seed": seed}
     settings |= {"match_samples": match_samples, "bootstrap": bootstrap}
@@ -76,8 +76,8 @@ def trace(
     fields = (
         layer_fields(rows, layers, probe="trace", **settings) if per_layer else rows.fields(probe="trace", **settings)
     )
-    store = RowStore(resume, fields["provenance"] | {"per_layer": per_layer})
     rows.whole.check()
+    store = rows.store(resume, fields["provenance"] | {"per_layer": per_layer})
     done: dict[int, dict[str, Any]] = {}
     with progress(probes * len(rows.present), "trace", "products") as bar:
         for i, part in rows.present:
@@ -94,7 +94,7 @@ def trace(
     fields["provenance"]["products"] = int(sum(int(f["products"]) for f in done.values()))
     if verify:
         fields["provenance"]["checks"] = _verify(rows, done, estimator, probes, seed)
-    return _result(rows, done, bool(bootstrap), estimator, fields)
+    return _result(rows, done, bootstrap, estimator, seed, fields)
 
 
 def _estimate(
@@ -110,7 +110,7 @@ def _estimate(
     """What a row contributes to the result."""
     generator = torch.Generator().manual_seed(seed)
     if bootstrap:
-        return _per_sample(part, probes, generator, bootstrap, seed, callback)
+        return _per_sample(part, probes, generator, callback)
     blocks = np.empty((len(layers), 0))
 
     with part.operator(kind=kind) as operator:
@@ -129,9 +129,7 @@ def _estimate(
     return numbers | {"samples": found.samples, "blocks": blocks}
 
 
-def _per_sample(
-    part: Objective, probes: int, generator: torch.Generator, resamples: int, seed: int, callback: Any
-) -> dict[str, Any]:
+def _per_sample(part: Objective, probes: int, generator: torch.Generator, callback: Any) -> dict[str, Any]:
     """Hutchinson's estimate for every sample, so that samples can be drawn again."""
     if probes < 2:
         raise UserError(f"probes={probes}: a standard error needs at least 2")
@@ -143,21 +141,29 @@ def _per_sample(
     table, weights = np.stack(forms), part.weights.double().numpy()
     samples = table @ weights / weights.sum()
     value, error = mean_and_error(samples)
-    low, high = mean_interval(table.mean(axis=0), weights, resamples, seed)
-    return {"value": value, "error": error, "products": probes, "samples": samples, "lower": low, "upper": high}
+    return {"value": value, "error": error, "products": probes, "samples": samples, "forms": table.mean(axis=0)}
 
 
-def _result(rows: Rows, done: dict[int, Any], bounded: bool, estimator: str, fields: dict[str, Any]) -> MeasureResult:
+def _result(
+    rows: Rows, done: dict[int, Any], resamples: int, estimator: str, seed: int, fields: dict[str, Any]
+) -> MeasureResult:
     names = [i for i, _ in rows.present]
     table = {key: np.full(len(rows.parts), np.nan) for key in ("value", "error", "lower", "upper")}
+    weights = {i: part.weights.double().numpy() for i, part in rows.present}
     for i, found in done.items():
-        for key, column in table.items():
-            column[i] = found.get(key, np.nan)
+        table["value"][i], table["error"][i] = found["value"], found["error"]
+        if resamples:
+            table["lower"][i], table["upper"][i] = mean_interval(found["forms"], weights[i], resamples, seed)
     shares = rows.shares[names]
-    if estimator == "hutchinson":
+    bounds = np.nan, np.nan
+    overall = error = np.array(np.nan)
+    if rows.complete and estimator == "hutchinson":
         overall, error = mean_and_error(sum(s * done[i]["samples"] for s, i in zip(shares, names, strict=True)))
-    else:  # the rows' estimates are dependent: the sum of their errors bounds that of the sum
+    elif rows.complete:  # the rows' estimates are dependent: the sum of their errors bounds that of the sum
         overall, error = shares @ table["value"][names], shares @ table["error"][names]
+    if resamples and rows.complete:
+        forms = np.concatenate([done[i]["forms"] for i in names])
+        bounds = mean_interval(forms, np.concatenate([weights[i] for i in names]), resamples, seed)
     empty = np.full(rows.whole.num_classes, np.nan)
     columns = table if rows.several else dict.fromkeys(table, empty)
     return MeasureResult(
@@ -167,8 +173,10 @@ def _result(rows: Rows, done: dict[int, Any], bounded: bool, estimator: str, fie
         values=columns["value"][None],
         errors=columns["error"][None],
         train_counts=np.full(columns["value"].shape, -1),
-        lower=columns["lower"][None] if bounded else None,
-        upper=columns["upper"][None] if bounded else None,
+        lower=columns["lower"][None] if resamples else None,
+        upper=columns["upper"][None] if resamples else None,
+        overall_lower=np.array([bounds[0]]) if resamples else None,
+        overall_upper=np.array([bounds[1]]) if resamples else None,
         **fields,
     )
 
@@ -193,7 +201,7 @@ def _verify(rows: Rows, done: dict[int, Any], estimator: str, probes: int, seed:
         check_trace(part, rows.names[i], float(done[i]["value"]), float(done[i]["error"]), seed=seed)
         for i, part in rows.present
     ]
-    if rows.several and estimator == "hutchinson":
+    if rows.several and rows.complete and estimator == "hutchinson":
         whole = _estimate(rows.whole, estimator, "hessian", probes, seed, 0, {}, lambda n: None)
         values = np.array([done[i]["value"] if i in done else np.nan for i in range(len(rows.parts))], dtype=float)
         checks.append(check_sum("all", values, rows.shares, float(whole["value"])))

@@ -71,11 +71,15 @@ class EigenvalueResult(Result):
 
     @property
     def saddle(self) -> np.ndarray:
-        """``max(0, -lambda_min) / lambda_max``, () or (C,): 0 at a minimum, 1 if the loss bends down as much as up."""
+        """``max(0, -lambda_min) / lambda_max``, () or (C,): 0 at a minimum, 1 if the loss bends down as much as up.
+
+        Infinite where it bends down in every direction.
+        """
         if self.which != "both":
             raise UserError(f"which={self.which!r} has one end of the spectrum: a saddle indicator needs 'both'")
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.maximum(-self.smallest, 0) / self.largest
+            ratio = np.maximum(-self.smallest, 0) / self.largest
+        return np.where(self.largest < 0, np.inf, ratio)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per eigenvalue."""
@@ -109,8 +113,9 @@ class EigenvalueResult(Result):
                 unless given.
         """
         first = next(iter(results.values()))
-        end = end or {"LA": "largest", "SA": "smallest", "both": "both"}[first.which]
-        choose("end of the spectrum to draw", end, PICTURES)
+        end_of = {"LA": "largest", "SA": "smallest", "both": "both"}
+        end = end or end_of[first.which]
+        choose("end of the spectrum to draw", end, PICTURES if first.which == "both" else (end_of[first.which],))
         order = first.by_size() if first.per_class else np.zeros(1, dtype=int)
         names = [first.class_names[c] for c in order] if first.per_class else ["all classes"]
 
@@ -118,12 +123,12 @@ class EigenvalueResult(Result):
             return {label: np.atleast_2d(of(r))[order, column] for label, r in results.items()}
 
         def details(column: int) -> tuple[Any, Any]:
-            known = {label: r for label, r in results.items() if r.lower is not None}
-            intervals = {
-                label: np.stack([np.atleast_2d(side)[order, column] for side in (r.lower, r.upper)])
-                for label, r in known.items()
-            }
-            return intervals or None, gather(column, lambda r: ~r.converged & np.isfinite(r.values))
+            intervals = None
+            if any(r.lower is not None for r in results.values()):
+                lower = gather(column, lambda r: _known(r, r.lower))
+                upper = gather(column, lambda r: _known(r, r.upper))
+                intervals = {label: np.stack([lower[label], upper[label]]) for label in results}
+            return intervals, gather(column, lambda r: ~r.converged & np.isfinite(r.values))
 
         if end == "saddle":
             ratios = {label: np.atleast_1d(r.saddle)[order] for label, r in results.items()}
@@ -151,3 +156,8 @@ class EigenvalueResult(Result):
         return f"{'per class, ' if self.per_class else ''}eigenvalues {value}, " + (
             "all converged" if not missing else f"{missing} not converged"
         )
+
+
+def _known(result: EigenvalueResult, bound: np.ndarray | None) -> np.ndarray:
+    """A bound, or NaN, which draws no bar, where none was asked for."""
+    return np.full_like(result.values, np.nan) if bound is None else bound

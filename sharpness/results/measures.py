@@ -26,6 +26,7 @@ class MeasureResult(Result):
         overall_errors: (M,).
         train_counts: (C,) training images, -1 where unknown.
         lower, upper: (M, C) 95 % bootstrap interval over samples, or None if it was not asked for.
+        overall_lower, overall_upper: (M,) likewise.
     """
 
     DIMENSIONS: ClassVar = {
@@ -36,6 +37,8 @@ class MeasureResult(Result):
         "train_counts": ("class",),
         "lower": ("measure", "class"),
         "upper": ("measure", "class"),
+        "overall_lower": ("measure",),
+        "overall_upper": ("measure",),
     }
 
     names: tuple[str, ...]
@@ -46,6 +49,8 @@ class MeasureResult(Result):
     train_counts: np.ndarray
     lower: np.ndarray | None = None
     upper: np.ndarray | None = None
+    overall_lower: np.ndarray | None = None
+    overall_upper: np.ndarray | None = None
 
     def to_frame(self) -> pd.DataFrame:
         """A row "all", one for each group (mean of its classes), one per class.
@@ -72,29 +77,37 @@ class MeasureResult(Result):
             row["train"] = int(self.train_counts[members].sum())
         for m, measure in enumerate(self.names):
             row[measure] = float(self.select(self.values[m], subset, self.overall[m]))
-            if np.isfinite(self.errors[m]).any():
+            if np.isfinite(self.errors[m]).any() or np.isfinite(self.overall_errors[m]):
                 squares = self.errors[m][members] ** 2
                 error = self.overall_errors[m] if subset is None else squares.sum() ** 0.5 / len(members)
                 row[f"{measure}_se"] = float(error)
-            if self.lower is not None and self.upper is not None:
-                bounds = (b[m, subset] if isinstance(subset, int) else np.nan for b in (self.lower, self.upper))
-                row[f"{measure}_lower"], row[f"{measure}_upper"] = map(float, bounds)
+            for side in ("lower", "upper"):
+                of_classes, of_all = getattr(self, side), getattr(self, f"overall_{side}")
+                if of_classes is None:
+                    continue
+                bound = np.nan  # a group's mean has none
+                if subset is None and of_all is not None:
+                    bound = of_all[m]
+                elif isinstance(subset, int):
+                    bound = of_classes[m, subset]
+                row[f"{measure}_{side}"] = float(bound)
         return row
 
     @classmethod
-    def compare(cls, results: Mapping[str, Any], ax: Any = None, measure: str = "lambda_max", **options: Any) -> Any:
-        """One measure of every class, model beside model."""
+    def compare(cls, results: Mapping[str, Any], ax: Any = None, measure: str | None = None, **options: Any) -> Any:
+        """One measure of every class, model beside model: ``"lambda_max"``, or the first there is, unless given."""
         first = next(iter(results.values()))
+        measure = measure or ("lambda_max" if "lambda_max" in first.names else first.names[0])
         choose("measure", measure, first.names)
         order = first.by_size()
         values = {label: r.values[r.names.index(measure)][order] for label, r in results.items()}
         errors: dict[str, np.ndarray] | None = None
-        intervals = {
-            label: np.stack([side[r.names.index(measure)][order] for side in (r.lower, r.upper)])
-            for label, r in results.items()
-            if r.lower is not None and r.upper is not None
-        }
-        if not intervals:
+        intervals = {}
+        if any(r.lower is not None for r in results.values()):
+            for label, r in results.items():
+                sides = [np.full_like(r.values, np.nan) if side is None else side for side in (r.lower, r.upper)]
+                intervals[label] = np.stack([side[r.names.index(measure)][order] for side in sides])
+        else:
             errors = {label: r.errors[r.names.index(measure)][order] for label, r in results.items()}
         return plot_class_values(
             values,

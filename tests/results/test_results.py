@@ -27,6 +27,17 @@ PROBES = {
     "perturbation": lambda o: sharpness.random_perturbation(o, (0.1, 0.2), 3),
     "eigenvalues": lambda o: sharpness.eigenvalues(o, 2, "both"),
     "class eigenvalues": lambda o: sharpness.eigenvalues(o, 1, "both", per_class=True),
+    "class eigenvalues with intervals and checks": lambda o: sharpness.eigenvalues(
+        o, 2, "both", per_class=True, bootstrap=200, verify=True, keep_vectors=False
+    ),
+    "group eigenvalues": lambda o: sharpness.eigenvalues(o, per_group=True),
+    "layer eigenvalues": lambda o: sharpness.eigenvalues(o, per_layer=True),
+    "class layer eigenvalues": lambda o: sharpness.eigenvalues(o, which="SA", per_layer=True, per_class=True),
+    "class layer traces": lambda o: sharpness.trace(o, per_layer=True, per_class=True, probes=3),
+    "density": lambda o: sharpness.spectral_density(o, runs=2, steps=4),
+    "class density": lambda o: sharpness.spectral_density(o, per_class=True, runs=2, steps=4),
+    "class traces with intervals": lambda o: sharpness.trace(o, per_class=True, probes=3, bootstrap=200, verify=True),
+    "trace of everything with an interval": lambda o: sharpness.trace(o, probes=3, bootstrap=200),
     "line": lambda o: sharpness.line(o, (-1, 1, 5)),
     "plane": lambda o: sharpness.plane(o, (-1, 1, 3), (-1, 1, 4)),
     "trace": lambda o: sharpness.trace(o, per_class=True, probes=3),

@@ -1,0 +1,73 @@
+"""The table per class: errors and intervals of classes, groups and of everything."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from sharpness import measure, trace
+
+ORDER = [1, 2, 0]
+
+
+@pytest.fixture(scope="module")
+def found(pair):
+    return trace(pair, per_class=True, probes=4, bootstrap=200)
+
+
+def test_the_frame_has_everything_groups_and_classes_with_errors_and_intervals(found):
+    a, frame = found["a"], found["a"].to_frame()
+    assert list(frame.columns) == ["class", "group", "samples", "trace", "trace_se", "trace_lower", "trace_upper"]
+    assert frame["class"].tolist() == ["all", "many", "few", "owl", "cat", "dog"]
+    assert frame.samples.tolist() == [14, 8, 6, 2, 8, 4]
+    np.testing.assert_array_equal(frame.trace[3:], a.values[0])
+    np.testing.assert_array_equal(frame.trace_se[3:], a.errors[0])
+    np.testing.assert_array_equal(frame.trace_lower[3:], a.lower[0])
+    np.testing.assert_array_equal(frame.trace_upper[3:], a.upper[0])
+    all_row = frame.iloc[0]
+    assert [all_row.trace, all_row.trace_se] == [a.overall[0], a.overall_errors[0]]
+    assert [all_row.trace_lower, all_row.trace_upper] == [a.overall_lower[0], a.overall_upper[0]]
+    few = frame.iloc[2]
+    assert few.trace == pytest.approx(a.values[0, [0, 2]].mean())
+    assert few.trace_se == pytest.approx(np.hypot(*a.errors[0, [0, 2]]) / 2)
+    assert np.isnan([few.trace_lower, few.trace_upper]).all()
+
+
+def test_the_trace_of_everything_alone_has_its_error_and_interval_too(pair):
+    result = trace(pair["a"], probes=4, bootstrap=200)
+    row = result.to_frame().iloc[0]
+    assert row.trace_se == result.overall_errors[0] > 0
+    assert row.trace_lower < row.trace < row.trace_upper
+
+
+def test_classes_are_drawn_with_their_intervals_from_most_to_fewest_samples(found):
+    ax = found.plot(Figure().subplots())
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["cat", "dog", "owl"]
+    assert ax.get_ylabel() == "trace"
+    bars = [p.vertices[:, 1].tolist() for c in ax.collections for p in c.get_paths()]
+    for label, line in zip("ab", ax.lines, strict=False):
+        np.testing.assert_array_equal(line.get_ydata(), found[label].values[0, ORDER])
+        for c in range(3):
+            assert [found[label].lower[0, c], found[label].upper[0, c]] in bars
+
+
+def test_without_intervals_bars_are_standard_errors(pair):
+    result = trace(pair["a"], per_class=True, probes=4)
+    ax = result.plot(Figure().subplots())
+    bars = [p.vertices[:, 1].tolist() for c in ax.collections for p in c.get_paths()]
+    for value, error in zip(result.values[0], result.errors[0], strict=True):
+        assert any(bar == pytest.approx([value - 1.96 * error, value + 1.96 * error]) for bar in bars)
+
+
+def test_results_without_intervals_are_drawn_beside_those_with(found, pair):
+    mixed = {"a": found["a"], "b": trace(pair["b"], per_class=True, probes=4)}
+    ax = type(found["a"]).compare(mixed, ax=Figure().subplots())
+    bars = [p.vertices[:, 1].tolist() for c in ax.collections for p in c.get_paths()]
+    assert len(bars) == 3
+
+
+def test_the_largest_eigenvalue_is_drawn_where_there_is_one_and_else_the_first_measure(pair):
+    for names, drawn in ((["loss", "lambda_max"], "lambda_max"), (["loss", "accuracy"], None)):
+        result = measure(pair["a"], names)
+        expected = result.values[result.names.index(drawn or result.names[0])]
+        ax = result.plot(Figure().subplots())
+        np.testing.assert_array_equal(ax.lines[0].get_ydata(), expected[ORDER])
