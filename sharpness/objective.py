@@ -273,8 +273,9 @@ class Objective:
         counts = self.class_counts
         short = [c for c in range(self.num_classes) if 0 < counts[c] < samples]
         if samples < 1 or short:
-            least = min(counts[counts > 0])
-            raise UserError(f"match_samples={samples}: give 1 to {least}, what the smallest class here has")
+            least = int(min(counts[counts > 0]))
+            name = self.class_names[int(np.flatnonzero(counts == least)[0])]
+            raise UserError(f"match_samples={samples}: give 1 to {least}, what class {name} has")
         draw = np.random.default_rng(seed)
         chosen = [
             draw.choice(np.flatnonzero(self.y.numpy() == c), samples, replace=False) for c in np.flatnonzero(counts)

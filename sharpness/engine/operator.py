@@ -64,6 +64,7 @@ class CurvatureOperator:
             raise UserError(f"the vector has shape {tuple(vector.shape)}: this Hessian needs ({self.size},)")
         require_eval(self._engine.module)
         if not torch.equal(self._state(), self._seen):
+            self._products.close()
             self._open()
         product = distributed.total(self._products(vector.detach().to(self.device, self.dtype))) / self.weight
         self.products += 1
@@ -73,8 +74,8 @@ class CurvatureOperator:
 
     def close(self) -> None:
         """Free the residuals, and keep none of further products."""
-        self._budget = 0
-        self._open()
+        self._products.close()
+        self._budget = self._products.budget = 0
 
     def _open(self) -> None:
         self._seen = self._state()

@@ -158,13 +158,13 @@ class Run:
         self.device = self.parameters[0].device
         sources = {n: t.detach().double() if t.is_floating_point() else t for n, t in traced.sources.items()}
         self.shared = {n: self._as_used(n, t) for n, t in traced.prepare(sources).items()}
-        self.order = [n for n in traced.shared if n in traced.active]
+        order = self.order = [n for n in traced.shared if n in traced.active]
         self.position = {id(t): i for i, t in enumerate(traced.sources.values())}
         wanted = {id(p) for p in self.parameters}
 
         def prologue(*tensors: Tensor) -> tuple[Tensor, ...]:
             made = traced.prepare(dict(zip(sources, tensors, strict=True)))
-            return tuple(made[n] for n in self.order)
+            return tuple(made[n] for n in order)  # not self.order: a cycle would keep the graph until it is collected
 
         self.prologue = Smooth([id(t) in wanted for t in traced.sources.values()], prologue)
         made, self.state = self.prologue.forward(*sources.values())

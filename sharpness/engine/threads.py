@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -19,15 +22,24 @@ def in_threads(function: Callable[[T], R], items: Sequence[T], device: torch.dev
     each computed in the same way however many threads there are, so that sums in the order of the items do not depend
     on it; a single item gets all of torch's threads.
     """
-    workers = min(torch.get_num_threads(), len(items)) if device.type == "cpu" else 1
+    threads = torch.get_num_threads()
+    workers = min(threads, len(items)) if device.type == "cpu" else 1
     if workers == 1:
         yield from map(function, items)
         return
-    threads = torch.get_num_threads()
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            torch.set_num_threads(1)
-            yield from pool.map(function, items)
-        finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)
+    futures = deque(_pool(workers, os.getpid()).submit(function, item) for item in items)
+    try:
+        torch.set_num_threads(1)
+        while futures:
+            yield futures.popleft().result()
+    finally:
+        for future in futures:
+            future.cancel()
+        wait(futures)
+        torch.set_num_threads(threads)
+
+
+@cache
+def _pool(workers: int, process: int) -> ThreadPoolExecutor:
+    """Threads that stay, because a new one starts with cold memory; a forked process needs its own."""
+    return ThreadPoolExecutor(workers, "sharpness", initializer=torch.set_num_threads, initargs=(1,))

@@ -26,7 +26,7 @@ class EigenvalueResult(Result):
         converged: like ``values``, bool.
         vectors: (m, num_parameters) or (C, m, num_parameters), or None if they were not kept.
         lower, upper: like ``values``: 95 % bootstrap interval over samples, or None if it was not asked for.
-        products: () or (C,) Hessian-vector products, each with all samples of its row.
+        products: () or (C,) Hessian-vector products, each with all samples of its row; None in files of old.
         hvp_count: their sum.
         sample_products: Hessian-vector products times samples.
     """
@@ -45,13 +45,13 @@ class EigenvalueResult(Result):
     residuals: np.ndarray
     converged: np.ndarray
     vectors: np.ndarray | None
-    products: np.ndarray
     which: str
     k: int
     tol: float
     seed: int
     hvp_count: int
     sample_products: int
+    products: np.ndarray | None = None
     lower: np.ndarray | None = None
     upper: np.ndarray | None = None
 
@@ -96,9 +96,10 @@ class EigenvalueResult(Result):
                 "value": values.ravel(),
                 "residual": np.atleast_2d(self.residuals).ravel(),
                 "converged": np.atleast_2d(self.converged).ravel(),
-                "products": np.atleast_1d(self.products)[rows].astype(int),
             }
         )
+        if self.products is not None:
+            frame["products"] = np.atleast_1d(self.products)[rows].astype(int)
         if self.lower is not None and self.upper is not None:
             frame.insert(6, "lower", np.atleast_2d(self.lower).ravel())
             frame.insert(7, "upper", np.atleast_2d(self.upper).ravel())

@@ -99,22 +99,34 @@ class MeasureResult(Result):
         first = next(iter(results.values()))
         measure = measure or ("lambda_max" if "lambda_max" in first.names else first.names[0])
         choose("measure", measure, first.names)
-        order = first.by_size()
-        values = {label: r.values[r.names.index(measure)][order] for label, r in results.items()}
-        errors: dict[str, np.ndarray] | None = None
-        intervals = {}
-        if any(r.lower is not None for r in results.values()):
+        by_class = any(np.isfinite(r.values[r.names.index(measure)]).any() for r in results.values())
+        order = first.by_size() if by_class else [0]
+
+        def pick(side: str) -> dict[str, np.ndarray]:
+            """Of every model, (C,) in the order of the picture, or (1,) of all samples; NaN for what it has not."""
+            found = {}
             for label, r in results.items():
-                sides = [np.full_like(r.values, np.nan) if side is None else side for side in (r.lower, r.upper)]
-                intervals[label] = np.stack([side[r.names.index(measure)][order] for side in sides])
-        else:
-            errors = {label: r.errors[r.names.index(measure)][order] for label, r in results.items()}
+                of_classes, of_all = {
+                    "value": (r.values, r.overall),
+                    "error": (r.errors, r.overall_errors),
+                    "lower": (r.lower, r.overall_lower),
+                    "upper": (r.upper, r.overall_upper),
+                }[side]
+                chosen = of_classes if by_class else of_all
+                numbers = np.full(len(order), np.nan)
+                if chosen is not None:
+                    numbers = np.atleast_1d(chosen[r.names.index(measure)])[order]
+                found[label] = numbers
+            return found
+
+        bounded = any(r.lower is not None for r in results.values())
+        lower, upper = pick("lower"), pick("upper")
         return plot_class_values(
-            values,
-            [first.class_names[c] for c in order],
+            pick("value"),
+            [first.class_names[c] for c in order] if by_class else ["all classes"],
             ax=ax,
-            errors=errors,
-            intervals=intervals or None,
+            errors=None if bounded else pick("error"),
+            intervals={label: np.stack([lower[label], upper[label]]) for label in results} if bounded else None,
             ylabel=measure.replace("_", " "),
             **options,
         )

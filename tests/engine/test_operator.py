@@ -1,5 +1,8 @@
 """An operator for many products: what it counts, keeps and frees, and that it never uses residuals of other weights."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -213,3 +216,17 @@ def test_residuals_make_later_products_without_another_forward_pass(build):
         before = len(passes)
         operator(direction(objective))
         assert len(passes) == before
+
+
+def test_a_process_may_end_with_an_operator_open():
+    """Cleaning up while the interpreter ends must not compute anything: torch aborts."""
+    program = (
+        "import contextlib, torch, sharpness\n"
+        "objective = sharpness.Objective(torch.nn.Linear(4, 3), (torch.randn(9, 4), torch.arange(9) % 3))\n"
+        "operator = contextlib.ExitStack().enter_context(objective.operator())\n"
+        "stack = contextlib.ExitStack()\n"
+        "operator = stack.enter_context(objective.operator())\n"
+        "operator(torch.randn(15))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
