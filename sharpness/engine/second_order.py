@@ -4,7 +4,7 @@ r"""Gradients and curvature products of :math:`\sum_i a_i \ell(f_w(x_i), y_i)`, 
 
     once per model       trace it, fold BatchNorm, check the result against double backward on a few samples
     once per batch       forward and backward; keep the inputs and output gradients of every layer (the residuals)
-    once per product     tangents of the folded weights from v
+    once per product     tangents of scales, shifts and weights from v
         for every batch      forward_tangent, loss, backward_tangent        2 + 4 of a gradient's 3 convolutions
                          tangents of the gradient by the original weights
 

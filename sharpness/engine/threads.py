@@ -41,5 +41,5 @@ def in_threads(function: Callable[[T], R], items: Sequence[T], device: torch.dev
 
 @cache
 def _pool(workers: int, process: int) -> ThreadPoolExecutor:
-    """Threads that stay, because a new one starts with cold memory; a forked process needs its own."""
+    """Threads that stay from product to product; a forked process needs its own."""
     return ThreadPoolExecutor(workers, "sharpness", initializer=torch.set_num_threads, initargs=(1,))

@@ -1,15 +1,16 @@
 r"""From a module to the programs that the engine runs.
 
 A module is traced by ``torch.fx`` and split in two: a *prologue* of what depends on parameters alone, run once per
-product, and a *body* that runs on every batch. BatchNorm in eval mode goes to the prologue: with ``s = gamma / sigma``,
+product, and a *body* that runs on every batch. BatchNorm in eval mode is folded: with ``s = gamma / sigma`` and
+``t = beta + s (b - mu)`` from the prologue,
 
 .. code-block:: text
 
-    BN(x * w + b) = x * (s w) + (beta + s (b - mu))
+    BN(x * w + b) = x * (s w) + t
 
-is one convolution whose weight and bias are smooth functions of the parameters, so that derivatives in the original
-coordinates stay exact, and the element-wise work of BatchNorm is gone from every batch. A BatchNorm that follows no
-convolution becomes ``s x + (beta - s mu)``.
+is one operation with a convolution's cost, smooth in the original parameters, so that derivatives by them stay exact
+and the element-wise work of BatchNorm is gone from every batch. A BatchNorm that follows no convolution becomes
+``s x + t``.
 
 Convolutions, linear layers, ReLU and sums have explicit rules; every other node of the graph is a
 :class:`~sharpness.engine.operations.Smooth` one. Values no parameter in scope reaches are constants.
