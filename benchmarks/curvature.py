@@ -2,13 +2,13 @@
 
     python benchmarks/curvature.py [--batch 128] [--repeats 11] [--samples-per-class 32] [--output FILE]
 
-A product is measured in gradients: ResNet-32, float32, eval mode, random 32x32 images. The contenders take turns within
-every repeat, each right after a gradient of its own (plain PyTorch, channels-last), and the median of the ratios is
-reported with its quartiles, so that a busy machine shows as spread and not as bias. Every contender gets the memory
-layout that is faster for it, tried beforehand.
+A product is measured in gradients: ResNet-32, float32, eval mode, random 32x32 images. Every contender has a process of
+its own; these take turns within every repeat, each product right after a gradient (plain PyTorch, channels-last) in the
+same process, and the median of the ratios is reported with its quartiles, so that a busy machine shows as spread and
+not as bias. Every contender gets the memory layout that is faster for it, tried beforehand.
 
     product          one product, everything from the beginning
-    further product  the second of a run at the same weights, with what the library keeps from the first
+    further product  the mean of three in a run at the same weights, with what the library keeps from the first
     error            |Hv - exact| / |exact| in a run, exact by plain double backward in float64
     MiB              peak memory above model and images, of one product and of a run: see memory.py
     lambda_max, s    seconds for the largest eigenvalues of the Hessians of ten classes at relative residual 1e-3, by
@@ -22,18 +22,16 @@ layout that is faster for it, tried beforehand.
 from __future__ import annotations
 
 import argparse
-import gc
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from contenders import Contender, Eigenpair, Ours, Plain, available, exact_quotient
 from memory import GRADIENT, peak_memory
-from torch import Tensor
-from workloads import LAYOUTS, Problem, describe, digits, exact_product, gradient, in_layout, random_images, unit_vector
+from products import faster_layout, product_seconds
+from table import spread, table
+from workloads import Problem, describe, digits, exact_product, in_layout, random_images, unit_vector
 
 TOL = 1e-3
 PRODUCT_COLUMNS = ("product", "further product", "error", "MiB", "MiB, run")
@@ -44,9 +42,9 @@ Contenders = list[type[Contender]]
 def main() -> None:
     args = arguments()
     contenders, missing = available()
-    problem = random_images(args.model, args.batch)
-    layouts = {c: faster_layout(c, problem) for c in contenders}
-    products, unit = product_cells(contenders, layouts, problem, args)
+    note("layouts")
+    layouts = {c: faster_layout(c, args.model, args.batch) for c in contenders}
+    products, unit = product_cells(layouts, args)
     own = [own_row(images, layouts[Ours], args) for images in args.sizes]
     eigenvalues, pairs = eigenvalue_cells([c for c in contenders if c is not Plain], layouts, args)
     rows = [[c.name, *products[c], *eigenvalues.get(c, [""] * len(EIGENVALUE_COLUMNS))] for c in contenders]
@@ -83,28 +81,18 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def faster_layout(contender: type[Contender], problem: Problem) -> str:
-    """The memory layout with the fastest of two products, after one to warm up."""
-    seconds = {}
-    for layout in LAYOUTS:
-        instance = contender(*in_layout(problem, layout))
-        v = unit_vector(instance.size)
-        seconds[layout] = min([timed(instance.product, v) for _ in range(3)][1:])
-    return min(LAYOUTS, key=seconds.__getitem__)
-
-
 def product_cells(
-    contenders: Contenders, layouts: dict[type[Contender], str], problem: Problem, args: argparse.Namespace
+    layouts: dict[type[Contender], str], args: argparse.Namespace
 ) -> tuple[dict[type[Contender], list[str]], str]:
     """The left half of the table, and a line about the unit."""
     note("products")
-    ratios, unit = product_costs(contenders, layouts, problem, args.repeats)
+    ratios, unit = product_costs(layouts, args.batch, args)
     note("memory")
     floor = peak_memory(GRADIENT, "alone", "channels-last", args.model, args.batch)
     cells = {}
-    for c in contenders:
-        error = product_error(c, in_layout(problem, layouts[c]))
-        memory = [peak_memory(c.name, kind, layouts[c], args.model, args.batch) for kind in ("alone", "run")]
+    for c, layout in layouts.items():
+        error = product_error(c, random_images(args.model, args.batch, layout))
+        memory = [peak_memory(c.name, kind, layout, args.model, args.batch) for kind in ("alone", "run")]
         cells[c] = [*map(spread, ratios[c]), f"{error:.1e}", *(f"{value:.0f}" for value in memory)]
     return cells, f"a gradient: {1e3 * unit:.0f} ms, {floor:.0f} MiB"
 
@@ -112,32 +100,17 @@ def product_cells(
 def own_row(images: int, layout: str, args: argparse.Namespace) -> list[str]:
     """Ours over so many images in one batch, in gradients over as many."""
     note(f"sharpness, {images} images")
-    ratios, _ = product_costs([Ours], {Ours: layout}, random_images(args.model, images), args.repeats)
+    ratios, _ = product_costs({Ours: layout}, images, args)
     return [str(images), *map(spread, ratios[Ours])]
 
 
 def product_costs(
-    contenders: Contenders, layouts: dict[type[Contender], str], problem: Problem, repeats: int
+    layouts: dict[type[Contender], str], images: int, args: argparse.Namespace
 ) -> tuple[dict[type[Contender], np.ndarray], float]:
     """Gradients per product, alone and further, (2, repeats) for every contender; and seconds per gradient."""
-    instances = {c: c(*in_layout(problem, layouts[c])) for c in contenders}
-    ratios: dict[type[Contender], list[tuple[float, float]]] = {c: [] for c in contenders}
-    units = []
-    gradient(problem)
-    for _ in range(repeats):
-        for contender, instance in instances.items():
-            v = unit_vector(instance.size)
-            units.append(timed(gradient, problem))
-            alone = timed(instance.product, v)
-            ratios[contender].append((alone / units[-1], further_product(instance, v) / units[-1]))
-    return {c: np.array(pairs).T for c, pairs in ratios.items()}, float(np.median(units))
-
-
-def further_product(instance: Contender, v: Tensor) -> float:
-    """Seconds of the second product of a run."""
-    with instance.run() as product:
-        product(v)
-        return timed(product, v)
+    seconds = product_seconds(layouts, args.model, images, args.repeats)
+    ratios = {c: np.stack([t[:, 1] / t[:, 0], t[:, 3] / t[:, 2]]) for c, t in seconds.items()}
+    return ratios, float(np.median([t[:, ::2] for t in seconds.values()]))
 
 
 def product_error(contender: type[Contender], problem: Problem) -> float:
@@ -172,27 +145,10 @@ def eigenvalue_cells(
     return cells, pairs
 
 
-def table(header: list[str], rows: list[list[str]]) -> list[str]:
-    marks = ["---", *["---:"] * (len(header) - 1)]
-    return ["| " + " | ".join(cells) + " |" for cells in (header, marks, *rows)]
-
-
-def spread(values: np.ndarray) -> str:
-    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
-
-
 def settings(pairs: list[Eigenpair]) -> str:
     """With which settings the residual was met, and in how many classes."""
     counts = Counter(pair.setting for pair in pairs)
     return "".join(f"; {setting}: {count} classes" for setting, count in counts.items())
-
-
-def timed(function: Callable[..., object], *arguments: object) -> float:
-    gc.collect()
-    start = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - start
 
 
 def note(text: str) -> None:

@@ -9,17 +9,21 @@ from __future__ import annotations
 import ast
 import logging
 import os
+import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pandas as pd
 
 import sharpness
+from sharpness.checkpoints import Checkpoint
 from sharpness.data import DATASETS, LongTailData, load_data
 from sharpness.engine import distributed
 from sharpness.errors import UserError
@@ -27,7 +31,8 @@ from sharpness.files import write_atomically
 from sharpness.flattening import OPERATIONS
 from sharpness.methods import METHODS
 from sharpness.plots import save_figure
-from sharpness.probes import MEASURES, checkpoint_objective
+from sharpness.plots.interactive import save_html
+from sharpness.probes import MEASURES, checkpoint_objective, load_directions
 from sharpness.results import Comparison
 from sharpness.studies import METHODS as FIGURE_METHODS
 from sharpness.studies import make_figures, to_markdown
@@ -114,7 +119,11 @@ def cli() -> None:
 @click.option("--flatten", default="", help=f"Flattening operation, one of {', '.join(OPERATIONS)}, such as sam:0.1.")
 @click.option("--option", "-O", "pairs", multiple=True, help="Of the method, such as -O scope=all. Repeatable.")
 @click.option("--resume", is_flag=True, help="Go on with an unfinished run.")
-def train(method: str, out: str | None, flatten: str, pairs: tuple[str, ...], resume: bool, **given: Any) -> None:
+@click.option("--snapshots", type=int, help="Keep a checkpoint every so many epochs, for trajectories.")
+def train(
+    method: str, out: str | None, flatten: str, pairs: tuple[str, ...], resume: bool, snapshots: int | None,
+    **given: Any,
+) -> None:  # fmt: skip
     """Train a model with a method's published recipe; the result is OUT/last.pt.
 
     Example: sharpness train --method ldam-drw --data digits-lt --epochs 40 --out runs/ldam
@@ -123,7 +132,8 @@ def train(method: str, out: str | None, flatten: str, pairs: tuple[str, ...], re
     names = tuple(name for name in flatten.split(",") if name)
     folder = Path(out) if out else Path("runs") / f"{given['data']}-{method}-seed{given['seed']}"
     options = dict(_pair(p) for p in pairs)
-    history = sharpness.train(method, data, folder, flatten=names, resume=resume, **_training(given), **options)
+    kept: dict[str, Any] = {"resume": resume, "snapshots": snapshots}
+    history = sharpness.train(method, data, folder, flatten=names, **kept, **_training(given), **options)
     columns = ["stage", "epoch", "lr", "loss", "test_loss", *[str(c) for c in history if str(c).startswith("accuracy")]]
     click.echo(_table(history[columns[:9]].groupby("stage", sort=False).tail(1)))
     click.echo(f"written {folder / 'last.pt'}, {folder / 'history.csv'}")
@@ -231,34 +241,109 @@ def spectrum(
 @cli.command(cls=OneExample)
 @click.argument("checkpoints", nargs=-1, required=True)
 @probing_options
-@click.option("--plane", "points", default=25, show_default=True, help="Points along each side.")
-@click.option("--range", "extent", default=0.5, show_default=True, help="Half the side, in filter norms.")
-@click.option("--directions", default="filter", show_default=True, help="filter, layer or none (Gaussian), or hessian.")
-@click.option("--class", "subset", help="A class or a group instead of all samples.")
+@click.option("--plane", "points", default=51, show_default=True, help="Points along each side; 0 for no plane.")
+@click.option("--line", "line_points", default=0, help="Also the line along the first direction, of so many points.")
+@click.option("--range", "extent", default=1.0, show_default=True, help="Half the side, in lengths of the directions.")
+@click.option(
+    "--directions",
+    default="filter",
+    show_default=True,
+    help="filter, layer or none (Gaussian, so normalised); hessian, gradient+hessian, ...; or a saved FILE.npz.",
+)
+@click.option("--adaptive", default=0.01, show_default=True, help="Interpolate to this part of the relief; 0: do not.")
+@click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16.")
+@click.option("--scope", default="all", show_default=True, help="all, backbone, classifier or a pattern of names.")
+@click.option("--batchnorm", default="eval", show_default=True, help="eval or recalibrate: statistics at each point.")
+@click.option("--class", "subsets", multiple=True, help="Draw a class or a group alone. Repeatable.")
+@click.option("--per-class", is_flag=True, help="Draw every class, too.")
+@click.option("--scale", default="clipped", show_default=True, help="Of the colours: clipped, log or linear.")
+@click.option("--interactive", is_flag=True, help="Also a surface to turn in the browser, OUT/surface.html.")
+@click.option("--resume/--no-resume", default=True, show_default=True, help="Go on with points that are done.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", type=click.Path(), default="landscape", show_default=True, help="Folder for files and pictures.")
 def landscape(
-    checkpoints: tuple[str, ...], points: int, extent: float, directions: str, subset: str | None, seed: int,
-    out: str, **probed: Any,
+    checkpoints: tuple[str, ...], points: int, line_points: int, extent: float, directions: str, adaptive: float,
+    precision: str, scope: str, batchnorm: str, subsets: tuple[str, ...], per_class: bool, scale: str,
+    interactive: bool, resume: bool, seed: int, out: str, **probed: Any,
 ) -> None:  # fmt: skip
-    """Draw the loss over a plane through each checkpoint, with shared directions and colours.
+    """Draw the loss over a plane through each checkpoint, with shared directions, levels and colours.
 
-    Example: sharpness landscape runs/ce/last.pt runs/ldam/last.pt --class few --out landscape
+    All samples, and many, medium and few, unless --class says otherwise. Beside the pictures stand the numbers: a
+    NetCDF file and a VTK file (ParaView) of every checkpoint, and one table of all. The same command goes on with
+    unfinished work. Under torchrun the points are shared among the processes.
+
+    Example: sharpness landscape runs/ce/last.pt runs/ldam/last.pt --plane 51 --range 1 --per-class --out landscape
     """
-    known = {"filter": "filter", "layer": "layer", "none": None, "hessian": None}
-    if directions not in known:
-        raise UserError(f"unknown directions {directions!r}: choose one of {', '.join(known)}")
-    objectives = {p: checkpoint_objective(p, **probed) for p in checkpoints}
-    span = (-extent, extent, points)
-    named = "hessian" if directions == "hessian" else None
-    planes: Comparison = sharpness.plane(objectives, span, span, named, known[directions], seed)
-    for i, result in enumerate(planes.values()):
-        result.save(Path(out) / f"plane-{i}.nc")
-    planes.to_frame().to_csv(Path(out) / "planes.csv", index=False)
-    for kind in ("contour", "surface"):
-        axes = planes.plot(subset=subset, kind=kind)
-        for path in save_figure(axes[0].get_figure(root=True), Path(out) / kind):
-            click.echo(path)
+    axes, normalization = _directions(directions)
+    objectives = {
+        label: checkpoint_objective(checkpoint, parameters=scope, batchnorm=batchnorm, **probed)
+        for label, checkpoint in _labelled(checkpoints).items()
+    }
+    folder, partial = Path(out), Path(out) / ".partial"
+    shared: dict[str, Any] = {
+        "directions": axes, "normalization": normalization, "seed": seed, "precision": precision,
+        "resume": partial if resume else None,
+    }  # fmt: skip
+    span = (-extent, extent)
+    if line_points:
+        _draw(sharpness.line(objectives, (*span, line_points), **shared), folder, subsets, per_class, ("line",))
+    if points:
+        grid = (*span, points)
+        planes = sharpness.plane(objectives, grid, grid, adaptive=adaptive or None, **shared)
+        for label, plane in planes.items():
+            share = plane.evaluated.mean()
+            click.echo(f"{label}: {share:.0%} of {plane.losses.size} points evaluated, {plane.precision}", err=True)
+        _draw(planes, folder, subsets, per_class, ("filled", "surface"), scale=scale)
+        if interactive:
+            click.echo(save_html(planes.plot(kind="interactive"), folder / "surface.html"))
+    if distributed.rank() == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _labelled(paths: Sequence[str]) -> dict[str, Checkpoint]:
+    """Checkpoints by what they call themselves, or by path where two call themselves the same."""
+    read = {path: sharpness.load_checkpoint(path) for path in dict.fromkeys(paths)}
+    names = Counter(checkpoint.label for checkpoint in read.values())
+    return {c.label if names[c.label] == 1 else path: c for path, c in read.items()}
+
+
+def _directions(given: str) -> tuple[Any, str | None]:
+    """What ``--directions`` stands for: directions and normalisation of a probe."""
+    gaussian = {"filter": "filter", "layer": "layer", "none": None}
+    if given in gaussian:
+        return None, gaussian[given]
+    return (load_directions(given) if given.endswith(".npz") else given), "filter"
+
+
+def _draw(
+    results: Comparison, folder: Path, subsets: Sequence[str], per_class: bool, kinds: Sequence[str], **look: Any
+) -> None:
+    """Files of some lines or planes, and a picture of each kind: rows of subsets, columns of models."""
+    if distributed.rank() != 0:
+        return
+    first = next(iter(results.values()))
+    what = "line" if kinds == ("line",) else "plane"
+    for label, result in results.items():
+        stem = f"{what}-{_file_name(label)}"
+        for suffix in (".nc", ".vtk") if what == "plane" else (".nc",):
+            click.echo(result.export(folder / f"{stem}{suffix}"))
+    _write(results.to_frame(), folder / f"{what}s.csv")
+    click.echo(folder / f"{what}s.csv")
+    groups = [g for g, classes in first.groups.items() if classes]
+    pictures: dict[str, list[str | None]] = {"": list(subsets) if subsets else [None, *groups]}
+    if per_class:
+        pictures |= {f"-class-{_file_name(name)}": [name] for name in first.class_names}
+    for suffix, rows in pictures.items():
+        for kind in kinds:
+            options = look if kind == "line" else {"kind": kind, **look}
+            drawn = results.plot(subset=rows, **options)
+            figure = np.ravel(np.asarray(drawn, dtype=object))[0].get_figure(root=True)
+            for path in save_figure(figure, folder / f"{'contour' if kind == 'filled' else kind}{suffix}"):
+                click.echo(path)
+
+
+def _file_name(label: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", label).strip("-")
 
 
 @cli.command(cls=OneExample)

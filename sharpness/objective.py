@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,25 +13,29 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.optim.swa_utils import update_bn
 
 from sharpness.data import as_tensors
 from sharpness.engine import (
     ClassSums,
     CurvatureOperator,
+    Evaluation,
+    Outputs,
     PerSampleLoss,
     SecondOrder,
+    Untraceable,
     WeightedBatch,
     batchnorms,
     class_sums,
+    cross_entropy,
     distributed,
     even_batch,
     fastest_batch,
     filter_axes,
+    forward_flops,
     memory_budget,
     parameters_in_scope,
     quadratic_forms,
+    recalibrate,
     require_eval,
     state_sha256,
 )
@@ -38,30 +43,7 @@ from sharpness.errors import UserError, choose
 from sharpness.version import __version__
 
 BATCHNORM = ("eval", "recalibrate")
-RECALIBRATION_BATCH = 250
-
-
-def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """``-log softmax(outputs)_target`` of every sample, shape (n,).
-
-    In float64 whatever the outputs: where a sample is classified with confidence, its gradient is a probability minus
-    1, which float32 rounds away together with the curvature.
-    """
-    return F.cross_entropy(outputs.double(), targets, reduction="none")
-
-
-class Outputs(nn.Module):
-    """A model followed by the function that picks its outputs."""
-
-    def __init__(self, model: nn.Module, output: Callable[[Any], Tensor] | None) -> None:
-        super().__init__()
-        self.training = model.training
-        self.model = model
-        self.output = output
-
-    def forward(self, x: Tensor) -> Tensor:
-        outputs = self.model(x)
-        return outputs if self.output is None else self.output(outputs)
+logger = logging.getLogger("sharpness")
 
 
 class Objective:
@@ -173,6 +155,16 @@ class Objective:
     def num_samples(self) -> int:
         return len(self.y)
 
+    @property
+    def precision(self) -> str:
+        """The model's own: the name of its dtype."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @cached_property
+    def flops_per_sample(self) -> int:
+        """Floating-point operations of a forward pass."""
+        return forward_flops(self._outputs, self._first(1))
+
     @cached_property
     def class_counts(self) -> np.ndarray:
         """Probed samples per class, shape (C,)."""
@@ -182,6 +174,35 @@ class Objective:
         """Loss sums, weights and right answers per class, from one pass over the data."""
         require_eval(self.model)
         return class_sums(self._forward, self._batches(None), self.loss_function, self.num_classes)
+
+    def evaluation(self, precision: str | None = None) -> Callable[[Tensor | None], ClassSums]:
+        """``displacement (k,) -> ClassSums`` at ``w + displacement``, for many points: see :class:`~engine.Evaluation`.
+
+        A model that cannot be traced, or whose statistics are recalibrated, is moved and evaluated as it is. Every
+        process evaluates all samples: points are what processes share.
+
+        Args:
+            precision: ``"bfloat16"``, for models in float32, or the model's own.
+
+        Raises:
+            UserError: another precision.
+        """
+        require_eval(self.model)
+        if precision not in (None, self.precision) and (precision, self.precision) != ("bfloat16", "float32"):
+            raise UserError(f"precision={precision!r}, but the model is in {self.precision}: convert the model")
+        dtype = torch.bfloat16 if precision == "bfloat16" else self.dtype
+        largest = self._largest_batch * self.dtype.itemsize // dtype.itemsize
+        size = self.batch_size or even_batch(len(self.y), largest, self.device)
+        batches = list(zip(self.x.split(size), self.y.split(size), self.weights.split(size), strict=True))
+        if self.batchnorm == "eval":
+            try:
+                budget = memory_budget(self.device, self.memory)
+                return Evaluation(
+                    self._outputs, self.parameters, self.loss_function, self.num_classes, batches, dtype, budget
+                )
+            except Untraceable as error:
+                logger.info("evaluation: the model itself, point by point (%s)", error)
+        return self._evaluation_in_place(batches, dtype)
 
     def loss(self, class_index: int | None = None) -> float:
         """L, or L_c."""
@@ -294,7 +315,7 @@ class Objective:
                 for p, d in zip(self.parameters, pieces, strict=True):
                     p.add_(d.view_as(p))
             if buffers:
-                self._recalibrate()
+                recalibrate(self.model, self.x, self.device)
             yield
         finally:
             with torch.no_grad():
@@ -319,6 +340,9 @@ class Objective:
                 f"two passes over the same data gave losses {first.mean:.6g} and {second.mean:.6g}: the model or the "
                 "loss is random; freeze its noise or seed it in every call"
             )
+        if self.batchnorm == "recalibrate":
+            with self.at(torch.zeros(self.num_parameters)):
+                return self.evaluate()
         return first
 
     def flatten(self, tensors: dict[str, Tensor]) -> Tensor:
@@ -357,7 +381,7 @@ class Objective:
             "scope": self.scope,
             "num_parameters": self.num_parameters,
             "batchnorm": self.batchnorm,
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype": self.precision,
             "device": self.device.type,
             "sharpness": __version__,
             "torch": str(torch.__version__),
@@ -412,6 +436,33 @@ class Objective:
             budget=budget,
         )
 
+    def _evaluation_in_place(
+        self, batches: list[WeightedBatch], dtype: torch.dtype
+    ) -> Callable[[Tensor | None], ClassSums]:
+        layout = torch.channels_last if self._takes_channels_last() else torch.preserve_format
+
+        def forward(x: Tensor) -> Tensor:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=dtype is torch.bfloat16):
+                return self._forward(x.to(memory_format=layout)).to(self.dtype)
+
+        def evaluate(displacement: Tensor | None) -> ClassSums:
+            if displacement is None:
+                displacement = torch.zeros(self.num_parameters)
+            moved = (tuple(t.to(self.device) for t in batch) for batch in batches)
+            with self.at(displacement):
+                return class_sums(forward, moved, self.loss_function, self.num_classes, shared=False)  # type: ignore
+
+        return evaluate
+
+    @torch.no_grad()
+    def _takes_channels_last(self) -> bool:
+        """Whether the model runs on inputs in that memory layout: a ``view`` inside it may not."""
+        x = self._first(2)
+        try:
+            return x.ndim == 4 and self._forward(x.to(memory_format=torch.channels_last)) is not None
+        except RuntimeError:
+            return False
+
     def _first(self, samples: int) -> Tensor:
         return self.x[:samples].to(self.device, copy=True)
 
@@ -421,13 +472,3 @@ class Objective:
         if outputs.ndim != 2:
             raise UserError(f"outputs have shape {tuple(outputs.shape)}, not (n, C): pass num_classes")
         return outputs.shape[1]
-
-    def _recalibrate(self) -> None:
-        """Running statistics at the present weights, from this objective's own data."""
-        modes = [(m, m.training) for m in self.model.modules()]
-        try:
-            batches = [x.to(self.device) for x in self.x.split(RECALIBRATION_BATCH)]
-            update_bn(batches, self.model)
-        finally:
-            for m, mode in modes:
-                m.training = mode

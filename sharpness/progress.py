@@ -13,6 +13,6 @@ with warnings.catch_warnings():
 __all__ = ["progress", "tqdm"]
 
 
-def progress(total: int | None, what: str, unit: str) -> Any:
-    """A bar that counts to ``total`` (None: not known before) in ``unit``; hidden when stderr is no terminal."""
-    return tqdm(total=total, desc=what, unit=" " + unit, disable=None, leave=False, dynamic_ncols=True)
+def progress(total: int | None, what: str, unit: str, done: int = 0) -> Any:
+    """A bar that counts from ``done`` to ``total`` (None: not known before); hidden when stderr is no terminal."""
+    return tqdm(total=total, initial=done, desc=what, unit=" " + unit, disable=None, leave=False, dynamic_ncols=True)

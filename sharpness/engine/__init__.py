@@ -1,32 +1,50 @@
 """The numerical primitives: per-class loss sums, gradients and products with the Hessian, fast and exact."""
 
 from sharpness.engine import distributed
-from sharpness.engine.class_sums import ClassSums, PerSampleLoss, WeightedBatch, class_sums, ratio
+from sharpness.engine.class_sums import ClassSums, PerSampleLoss, WeightedBatch, class_sums, cross_entropy, ratio
 from sharpness.engine.devices import resolve_device
 from sharpness.engine.double_backward import quadratic_forms
+from sharpness.engine.evaluation import Evaluation
+from sharpness.engine.flops import fast_bfloat16, forward_flops
 from sharpness.engine.memory import even_batch, fastest_batch, memory_budget
-from sharpness.engine.modules import batchnorms, filter_axes, parameters_in_scope, require_eval, state_sha256
+from sharpness.engine.modules import (
+    Outputs,
+    batchnorms,
+    filter_axes,
+    parameters_in_scope,
+    recalibrate,
+    require_eval,
+    state_sha256,
+)
 from sharpness.engine.operator import CurvatureOperator
 from sharpness.engine.second_order import KINDS, Products, SecondOrder
+from sharpness.engine.tracing import Untraceable
 
 __all__ = [
     "KINDS",
     "ClassSums",
     "CurvatureOperator",
+    "Evaluation",
+    "Outputs",
     "PerSampleLoss",
     "Products",
     "SecondOrder",
+    "Untraceable",
     "WeightedBatch",
     "batchnorms",
     "class_sums",
+    "cross_entropy",
     "distributed",
     "even_batch",
+    "fast_bfloat16",
     "fastest_batch",
     "filter_axes",
+    "forward_flops",
     "memory_budget",
     "parameters_in_scope",
     "quadratic_forms",
     "ratio",
+    "recalibrate",
     "require_eval",
     "resolve_device",
     "state_sha256",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sharpness.engine import distributed
 from sharpness.errors import UserError
@@ -42,6 +43,15 @@ class ClassSums:
         return ratio(self.correct, self.count)
 
 
+def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """``-log softmax(outputs)_target`` of every sample, shape (n,).
+
+    In float64 whatever the outputs: where a sample is classified with confidence, its gradient is a probability minus
+    1, which float32 rounds away together with the curvature.
+    """
+    return F.cross_entropy(outputs.double(), targets, reduction="none")
+
+
 def ratio(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """``sums / weights``, NaN where the weight is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -54,24 +64,34 @@ def class_sums(
     batches: Iterable[WeightedBatch],
     loss: PerSampleLoss,
     num_classes: int,
+    shared: bool = True,
 ) -> ClassSums:
-    """Sums of ``loss(forward(x), y)`` by class, over the batches of all processes.
+    """Sums of ``loss(forward(x), y)`` by class.
 
     Args:
         forward: inputs (n, ...) to outputs, usually logits (n, C).
         loss: outputs and labels (n,) to losses (n,).
+        shared: over the batches of all processes, not of this one alone.
     """
     total = torch.zeros(4, num_classes, dtype=torch.float64)
     for x, y, a in batches:
-        outputs = forward(x)
-        values = loss(outputs, y)
-        if values.shape != y.shape:
-            raise UserError(
-                f"the loss returned shape {tuple(values.shape)} for {len(y)} samples: it must return one value "
-                f"per sample, shape ({len(y)},); with torch's losses pass reduction='none'"
-            )
-        classified = outputs.ndim == 2 and outputs.shape[1] == num_classes
-        right = (outputs.argmax(1) == y).double() if classified else torch.full_like(a, torch.nan, dtype=torch.float64)
-        rows = torch.stack([a.double() * values.double(), a.double(), right, torch.ones_like(a, dtype=torch.float64)])
-        total.index_add_(1, y.cpu(), rows.cpu())
-    return ClassSums(*distributed.total(total).numpy())
+        total += class_rows(forward(x), y, a, loss, num_classes)
+    return ClassSums(*(distributed.total(total) if shared else total).numpy())
+
+
+def class_rows(outputs: Tensor, y: Tensor, a: Tensor, loss: PerSampleLoss, num_classes: int) -> Tensor:
+    """The sums of :class:`ClassSums` over one batch, (4, C) on the CPU.
+
+    Raises:
+        UserError: the loss is not one value per sample.
+    """
+    values = loss(outputs, y)
+    if values.shape != y.shape:
+        raise UserError(
+            f"the loss returned shape {tuple(values.shape)} for {len(y)} samples: it must return one value "
+            f"per sample, shape ({len(y)},); with torch's losses pass reduction='none'"
+        )
+    classified = outputs.ndim == 2 and outputs.shape[1] == num_classes
+    right = (outputs.argmax(1) == y).double() if classified else torch.full_like(a, torch.nan, dtype=torch.float64)
+    rows = torch.stack([a.double() * values.double(), a.double(), right, torch.ones_like(a, dtype=torch.float64)])
+    return torch.zeros(4, num_classes, dtype=torch.float64).index_add_(1, y.cpu(), rows.cpu())

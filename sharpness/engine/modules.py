@@ -5,16 +5,44 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from sharpness.errors import UserError
+
+RECALIBRATION_BATCH = 250
+
+
+class Outputs(nn.Module):
+    """A model followed by the function that picks its outputs."""
+
+    def __init__(self, model: nn.Module, output: Callable[[Any], Tensor] | None) -> None:
+        super().__init__()
+        self.training = model.training
+        self.model = model
+        self.output = output
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = self.model(x)
+        return outputs if self.output is None else self.output(outputs)
 
 
 def batchnorms(model: nn.Module) -> list[nn.Module]:
     """All BatchNorm layers."""
     return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+def recalibrate(model: nn.Module, x: Tensor, device: torch.device) -> None:
+    """Running statistics at the present weights, cumulatively over batches of 250 inputs; modes stay as they were."""
+    modes = [(m, m.training) for m in model.modules()]
+    try:
+        update_bn([part.to(device) for part in x.split(RECALIBRATION_BATCH)], model)
+    finally:
+        for m, mode in modes:
+            m.training = mode
 
 
 def require_eval(model: nn.Module) -> None:
@@ -81,12 +109,14 @@ def parameters_in_scope(model: nn.Module, value: Tensor, scope: str) -> tuple[li
 
 
 def filter_axes(model: nn.Module) -> dict[str, int]:
-    """For parameters whose filters do not run along axis 0, the axis, as their modules declare it."""
-    return {
-        f"{prefix}.{name}".lstrip("."): axis
-        for prefix, module in model.named_modules()
-        for name, axis in getattr(module, "filter_axes", {}).items()
-    }
+    """For parameters whose filters do not run along axis 0, the axis: of transposed convolutions (inputs, outputs,
+    ...), and as modules declare it in their own ``filter_axes``."""
+    axes = {}
+    for prefix, module in model.named_modules():
+        declared = {"weight": 1} if isinstance(module, nn.modules.conv._ConvTransposeNd) else {}
+        for name, axis in (declared | getattr(module, "filter_axes", {})).items():
+            axes[f"{prefix}.{name}".lstrip(".")] = axis
+    return axes
 
 
 def state_sha256(model: nn.Module) -> str:

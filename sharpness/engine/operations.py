@@ -62,6 +62,10 @@ class Operation:
     def forward(self, *inputs: Any) -> tuple[Tensor, State]:
         raise NotImplementedError
 
+    def value(self, *inputs: Any) -> Any:
+        """The result alone."""
+        return self.forward(*inputs)[0]
+
     def backward(self, state: State, g: Tensor, wanted: Sequence[bool]) -> PerInput:
         """Derivatives by the inputs that are wanted; the others are only needed for the later passes."""
         raise NotImplementedError
@@ -306,6 +310,9 @@ class Smooth(Operation):
     def __init__(self, active: Sequence[bool], function: Callable[..., Any]) -> None:
         super().__init__(active)
         self.function = function
+
+    def value(self, *inputs: Any) -> Any:
+        return self.function(*inputs)
 
     def forward(self, *inputs: Any) -> tuple[Any, State]:
         leaves = [x.detach().requires_grad_() if on else x for x, on in zip(inputs, self.active, strict=True)]

@@ -4,8 +4,11 @@ from sharpness.plots.bars import plot_class_values
 from sharpness.plots.colors import shared_limits
 from sharpness.plots.density import density_floor, plot_density
 from sharpness.plots.heatmap import plot_layer_class, plot_layer_class_grid
-from sharpness.plots.lines import plot_lines
-from sharpness.plots.planes import plot_contours, plot_surfaces, shared_levels
+from sharpness.plots.interactive import interactive_surfaces, save_html
+from sharpness.plots.levels import shared_levels
+from sharpness.plots.lines import plot_line_panels, plot_lines
+from sharpness.plots.panels import Marks, Panel
+from sharpness.plots.planes import plot_plane_grid, plot_planes
 from sharpness.plots.spectrum_ends import plot_saddle_indicator, plot_spectrum_ends
 from sharpness.plots.spread import plot_rises, plot_spread
 from sharpness.plots.style import COLUMN, PAGE, new_figure, save_figure, style
@@ -13,20 +16,25 @@ from sharpness.plots.style import COLUMN, PAGE, new_figure, save_figure, style
 __all__ = [
     "COLUMN",
     "PAGE",
+    "Marks",
+    "Panel",
     "density_floor",
+    "interactive_surfaces",
     "new_figure",
     "plot_class_values",
-    "plot_contours",
     "plot_density",
     "plot_layer_class",
     "plot_layer_class_grid",
+    "plot_line_panels",
     "plot_lines",
+    "plot_plane_grid",
+    "plot_planes",
     "plot_rises",
     "plot_saddle_indicator",
     "plot_spectrum_ends",
     "plot_spread",
-    "plot_surfaces",
     "save_figure",
+    "save_html",
     "shared_levels",
     "shared_limits",
     "style",

@@ -1,28 +1,44 @@
 """Probes: objective in, result out."""
 
 from sharpness.probes.comparison import require_comparable
+from sharpness.probes.direction_set import Directions, load_directions
 from sharpness.probes.directions import gaussian, gaussian_pair, normalize
 from sharpness.probes.eigenvalues import eigenvalues
 from sharpness.probes.landscape import line, plane
-from sharpness.probes.measure import MEASURES, checkpoint_objective, measure
+from sharpness.probes.measure import MEASURES, measure
+from sharpness.probes.named import named_directions
+from sharpness.probes.paths import barrier, interpolate, plane_through
 from sharpness.probes.perturbation import random_perturbation
 from sharpness.probes.spectral_density import spectral_density
+from sharpness.probes.subjects import as_objective, checkpoint_objective
+from sharpness.probes.towards import toward
 from sharpness.probes.trace import trace
+from sharpness.probes.trajectory import trajectory, trajectory_plane
 from sharpness.probes.worst_case import worst_case
 
 __all__ = [
     "MEASURES",
+    "Directions",
+    "as_objective",
+    "barrier",
     "checkpoint_objective",
     "eigenvalues",
     "gaussian",
     "gaussian_pair",
+    "interpolate",
     "line",
+    "load_directions",
     "measure",
+    "named_directions",
     "normalize",
     "plane",
+    "plane_through",
     "random_perturbation",
     "require_comparable",
     "spectral_density",
+    "toward",
     "trace",
+    "trajectory",
+    "trajectory_plane",
     "worst_case",
 ]

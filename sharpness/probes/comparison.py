@@ -8,6 +8,7 @@ from typing import Any
 
 from sharpness.errors import UserError
 from sharpness.objective import Objective
+from sharpness.probes.subjects import as_objective
 from sharpness.results import Comparison
 
 #: What must be equal for two results to be comparable.
@@ -15,19 +16,24 @@ SHARED = ("data_sha256", "scope", "batchnorm", "loss_name", "dtype")
 
 
 def comparable(probe: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a probe of one objective take ``{label: objective}`` too, and return a :class:`Comparison`.
+    """Let a probe of an objective take models and checkpoints as well, and a mapping of any of them by label.
 
-    Every model is probed with the same arguments and seed, hence the same random directions.
+    A mapping returns a :class:`Comparison`: every model is probed with the same arguments and seed, hence in the same
+    random directions. The probe gains two arguments, ``data`` and ``options``: see
+    :func:`~sharpness.probes.subjects.as_objective`.
     """
 
     @functools.wraps(probe)
-    def probe_all(objective: Objective | Mapping[str, Objective], *args: Any, **options: Any) -> Any:
+    def probe_all(
+        objective: Any, *args: Any, data: Any = None, options: Mapping[str, Any] | None = None, **settings: Any
+    ) -> Any:
         if not isinstance(objective, Mapping):
-            return probe(objective, *args, **options)
-        require_comparable(objective)
+            return probe(as_objective(objective, data, **(options or {})), *args, **settings)
+        objectives = {str(label): as_objective(one, data, **(options or {})) for label, one in objective.items()}
+        require_comparable(objectives)
         results: Comparison = Comparison()
-        for label, one in objective.items():
-            results[label] = probe(one, *args, **options)
+        for label, one in objectives.items():
+            results[label] = probe(one, *args, **settings)
             results[label].provenance["label"] = label
         return results
 

@@ -1,76 +1,84 @@
-r"""Directions in parameter space: the same noise for every model of an architecture, normalised as stated.
+r"""Gaussian directions in parameter space: the same noise for every model of an architecture, normalised as stated.
 
 Filter normalisation (Li et al., NeurIPS 2018): every output filter of the direction gets the norm of the model's
-filter, :math:`d_f \leftarrow d_f \|w_f\| / \|d_f\|`; biases, BatchNorm and other vectors are zero. For a head
-stored as (features, classes) the filters are its columns.
+filter, :math:`d_f \leftarrow d_f \|w_f\| / \|d_f\|`. A filter is an output channel of a convolution, a row of a linear
+layer, a column of a head stored as (features, classes). Biases, BatchNorm, and other parameters whose filters hold a
+single number are zero.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from sharpness.engine import filter_axes
 from sharpness.errors import UserError, choose
 from sharpness.objective import Objective
 
 NORMALIZATIONS = ("filter", "layer", None)
-TINY = 1e-10
+logger = logging.getLogger("sharpness")
 
 
-def gaussian(objective: Objective, draw: int, seed: int = 0, normalization: str | None = "filter") -> Tensor:
-    """Direction number ``draw`` of ``seed``, flat (k,).
+def gaussian(
+    objective: Objective,
+    draw: int,
+    seed: int = 0,
+    normalization: str | None = "filter",
+    orthogonal_to: Tensor | None = None,
+) -> Tensor:
+    """Direction number ``draw`` of ``seed``, flat (k,): standard normal, then normalised.
 
     The numbers of a parameter depend on seed, draw, its shape (filters first), and how many parameters of that shape
-    stand before it in the model: not on its name, layout, dtype or device, nor on the rest of the model.
+    stand before it in the model: not on its name, layout, dtype or device, nor on the scope, nor on the rest of the
+    model. All is computed in float64 on the CPU and rounded once.
+
+    Args:
+        orthogonal_to: a direction (k,), to which this one is made orthogonal within every filter, every layer, or as a
+            whole, as it is normalised.
+
+    Raises:
+        UserError: an unknown normalisation. One that leaves nothing to move gives zeros, and a warning.
+
+    >>> from torch import nn
+    >>> model = nn.Linear(3, 2, bias=False)
+    >>> objective = Objective(model, (torch.eye(3), torch.tensor([0, 1, 1])))
+    >>> direction = gaussian(objective, draw=0).view(2, 3)
+    >>> torch.allclose(direction.norm(dim=1), model.weight.norm(dim=1))
+    True
     """
-    seen: Counter[tuple[int, ...]] = Counter()
-    pieces = []
-    for name, p in zip(objective.names, objective.parameters, strict=True):
-        axis = objective.filter_axes[name]
-        shape = tuple(p.movedim(axis, 0).shape)
-        key = hashlib.sha256(f"{seed}/{draw}/{shape}/{seen[shape]}".encode()).digest()
-        seen[shape] += 1
-        generator = torch.Generator().manual_seed(int.from_bytes(key[:7], "big"))
-        noise = torch.randn(shape, generator=generator, dtype=torch.float64)
-        pieces.append(noise.movedim(0, axis).reshape(-1))
-    return normalize(objective, torch.cat(pieces).to(objective.device, objective.dtype), normalization)
+    choose("normalization", normalization, NORMALIZATIONS)
+    flat = _noise(objective, draw, seed)
+    if orthogonal_to is not None:
+        flat = _orthogonalized(objective, flat, orthogonal_to.detach().cpu().double(), normalization)
+    return _rounded(objective, _normalized(objective, flat, normalization))
 
 
 def gaussian_pair(objective: Objective, seed: int = 0, normalization: str | None = "filter") -> tuple[Tensor, Tensor]:
-    """Two directions that are orthogonal: within every filter, every layer, or as a whole, as they are normalised."""
-    first = gaussian(objective, 0, seed, None)
-    second = gaussian(objective, 1, seed, None)
-    blocks_first, blocks_second = (_blocks(objective, d, normalization) for d in (first, second))
-    for a, b in zip(blocks_first, blocks_second, strict=True):
-        if a.shape[1] > 1:
-            squares = a.square().sum(1, keepdim=True).clamp_min(TINY**2)
-            b -= (a * b).sum(1, keepdim=True) / squares * a
-    pair = (_assemble(objective, blocks, normalization) for blocks in (blocks_first, blocks_second))
-    one, two = (normalize(objective, d, normalization) for d in pair)
-    return one, two
+    """Draws 0 and 1, orthogonal within every filter, every layer, or as a whole, as they are normalised.
+
+    Raises:
+        UserError: a single parameter, or what :func:`gaussian` refuses.
+    """
+    first = gaussian(objective, 0, seed, normalization)
+    return first, gaussian(objective, 1, seed, normalization, orthogonal_to=first)
 
 
 def normalize(objective: Objective, direction: Tensor, normalization: str | None = "filter") -> Tensor:
     """A direction (k,) with the norms of the model's filters or layers, or as it is (None).
 
-    With ``"filter"`` and ``"layer"`` the entries of parameters with fewer than two dimensions become zero.
+    With ``"filter"`` and ``"layer"`` the entries of parameters whose filters hold a single number become zero. A filter
+    of the direction or of the model that is zero stays zero.
+
+    Raises:
+        UserError: an unknown normalisation.
     """
     choose("normalization", normalization, NORMALIZATIONS)
-    if normalization is None:
-        return direction
-    weights = torch.cat([p.detach().reshape(-1) for p in objective.parameters])
-    blocks = _blocks(objective, direction, normalization)
-    scaled = [
-        d * (w.norm(dim=1, keepdim=True) / (d.norm(dim=1, keepdim=True) + TINY))
-        for d, w in zip(blocks, _blocks(objective, weights, normalization), strict=True)
-    ]
-    flat = _assemble(objective, scaled, normalization)
-    kept = torch.cat([torch.full((p.numel(),), p.ndim > 1) for p in objective.parameters]).to(flat.device)
-    return torch.where(kept, flat, torch.zeros_like(flat))
+    return _rounded(objective, _normalized(objective, direction.detach().cpu().double(), normalization))
 
 
 def check_direction(objective: Objective, direction: Tensor) -> Tensor:
@@ -89,29 +97,90 @@ def check_direction(objective: Objective, direction: Tensor) -> Tensor:
     return direction
 
 
-def _blocks(objective: Objective, flat: Tensor, normalization: str | None) -> list[Tensor]:
-    """Copies of the parts of a flat vector that are normalised together, as the rows of 2-D arrays."""
-    if normalization is None:
-        return [flat.clone()[None]]
+def _noise(objective: Objective, draw: int, seed: int) -> Tensor:
+    """Standard normal numbers (k,), in float64 on the CPU."""
+    axes = filter_axes(objective.model)
+    seen: Counter[tuple[int, ...]] = Counter()
+    keys = {}
+    for name, p in objective.model.named_parameters():
+        shape = tuple(p.movedim(axes.get(name, 0), 0).shape)
+        keys[name] = shape, seen[shape]
+        seen[shape] += 1
+    pieces = []
+    for name in objective.names:
+        shape, before = keys[name]
+        digest = hashlib.sha256(f"{seed}/{draw}/{shape}/{before}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+        pieces.append(noise.movedim(0, axes.get(name, 0)).reshape(-1))
+    return torch.cat(pieces)
+
+
+def _orthogonalized(objective: Objective, flat: Tensor, other: Tensor, normalization: str | None) -> Tensor:
+    """``flat`` without its component along ``other``, block by block."""
     blocks = []
+    for b, a in zip(_blocks(objective, flat, normalization), _blocks(objective, other, normalization), strict=True):
+        squares = a.square().sum(1, keepdim=True)
+        along = torch.where(squares > 0, (a * b).sum(1, keepdim=True) / squares, 0.0)
+        blocks.append(b - along * a)
+    if normalization is None and blocks[0].shape[1] < 2:
+        raise UserError("one parameter has no two orthogonal directions: take a line instead of a plane")
+    return _assemble(objective, blocks, normalization)
+
+
+def _normalized(objective: Objective, flat: Tensor, normalization: str | None) -> Tensor:
+    if normalization is None:
+        return flat
+    moved = [p.numel() > filters for filters, p in zip(_filters(objective), objective.parameters, strict=True)]
+    if not any(moved):
+        logger.warning(
+            "normalization=%r keeps biases, BatchNorm and other vectors as they are, and parameters=%r are nothing "
+            "else, so that nothing moves: take normalization=None",
+            normalization,
+            objective.scope,
+        )
+    weights = torch.cat([p.detach().cpu().double().reshape(-1) for p in objective.parameters])
+    scaled = []
+    for d, w, moves in zip(
+        _blocks(objective, flat, normalization), _blocks(objective, weights, normalization), moved, strict=True
+    ):
+        norms = d.norm(dim=1, keepdim=True)
+        fitted = torch.where(norms > 0, d * (w.norm(dim=1, keepdim=True) / norms), 0.0)
+        scaled.append(fitted if moves else torch.zeros_like(d))
+    return _assemble(objective, scaled, normalization)
+
+
+def _rounded(objective: Objective, flat: Tensor) -> Tensor:
+    return flat.to(objective.dtype).to(objective.device)
+
+
+def _filters(objective: Objective) -> list[int]:
+    """How many filters every parameter has; a scalar is one."""
+    pairs = zip(objective.names, objective.parameters, strict=True)
+    return [p.shape[objective.filter_axes[name]] if p.ndim else 1 for name, p in pairs]
+
+
+def _blocks(objective: Objective, flat: Tensor, normalization: str | None) -> list[Tensor]:
+    """The parts of a flat vector that are normalised together, as the rows of one 2-D array per parameter."""
+    if normalization is None:
+        return [flat[None]]
     sizes = [p.numel() for p in objective.parameters]
-    for name, p, piece in zip(objective.names, objective.parameters, flat.split(sizes), strict=True):
-        if normalization == "layer":
-            blocks.append(piece.clone()[None])
-        else:
-            filters = piece.view(p.shape).movedim(objective.filter_axes[name], 0)
-            blocks.append(filters.reshape(p.shape[objective.filter_axes[name]] if p.ndim else 1, -1).clone())
-    return blocks
+    pieces = flat.split(sizes)
+    if normalization == "layer":
+        return [piece[None] for piece in pieces]
+    named = zip(objective.names, objective.parameters, pieces, _filters(objective), strict=True)
+    return [
+        piece.view(p.shape).movedim(objective.filter_axes[name], 0).reshape(filters, -1)
+        for name, p, piece, filters in named
+    ]
 
 
 def _assemble(objective: Objective, blocks: Sequence[Tensor], normalization: str | None) -> Tensor:
     """The inverse of :func:`_blocks`."""
-    if normalization is None:
-        return blocks[0][0]
+    if normalization != "filter":
+        return torch.cat([block[0] for block in blocks])
     pieces = []
     for name, p, block in zip(objective.names, objective.parameters, blocks, strict=True):
-        if normalization == "filter" and p.ndim:
-            axis = objective.filter_axes[name]
-            block = block.view(p.movedim(axis, 0).shape).movedim(0, axis)
-        pieces.append(block.reshape(-1))
+        axis = objective.filter_axes[name]
+        pieces.append(block.reshape(p.movedim(axis, 0).shape).movedim(0, axis).reshape(-1))
     return torch.cat(pieces)

@@ -2,61 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from sharpness.engine import ClassSums
 from sharpness.errors import UserError
 from sharpness.objective import Objective
+from sharpness.probes.adaptive import Refinement, refine
 from sharpness.probes.comparison import common_fields, comparable
-from sharpness.probes.directions import check_direction, gaussian, gaussian_pair
-from sharpness.probes.eigenvalues import eigenvalues
-from sharpness.progress import progress
+from sharpness.probes.direction_set import Directions
+from sharpness.probes.named import named_directions
+from sharpness.probes.points import PointTable
+from sharpness.probes.precision import landscape_precision, stands_out
 from sharpness.results import LineResult, PlaneResult
 
 #: From, to, number of points.
 Range = tuple[float, float, int]
+logger = logging.getLogger("sharpness")
 
 
 @comparable
 def line(
     objective: Objective,
     x: Range = (-1, 1, 51),
-    directions: Tensor | str | None = None,
+    directions: Tensor | str | Directions | None = None,
     normalization: str | None = "filter",
     seed: int = 0,
+    *,
+    precision: str = "auto",
+    resume: str | Path | None = None,
 ) -> LineResult:
     """``L(w + x d)`` and ``L_c(w + x d)`` at evenly spaced x.
 
     Args:
-        objective: or ``{label: objective}``, to compare along the same direction.
+        objective: or ``{label: model, checkpoint or objective}``, to compare along the same direction.
         x: from, to, number of points; both ends included.
         directions: None for a Gaussian direction; ``"gradient"`` (unit length); ``"hessian"``, the top eigenvector
-            (unit length); or a flat vector (k,), taken as it is.
+            (unit length); a flat vector (k,), taken as it is; or a
+            :class:`~sharpness.probes.direction_set.Directions`.
         normalization: ``"filter"``, ``"layer"`` or None, of Gaussian directions.
+        precision, resume: see :func:`plane`.
 
     Raises:
         UserError: an empty range, an unknown direction, or a vector of another length.
     """
     grid = _grid("x", x)
-    objective.check()
-    if directions is None:
-        name, vector = "gaussian", gaussian(objective, 0, seed, normalization)
-    elif isinstance(directions, str):
-        name, vector = directions, _named(objective, directions, 1, seed)[0]
-    else:
-        name, vector = "given", check_direction(objective, directions)
-    losses, class_losses, accuracies = _evaluate(objective, grid[:, None], [vector], "line")
+    base = objective.check()
+    found = named_directions(objective, directions, 1, seed, normalization)
+    points = grid[:, None]
+    storage = _storage("line", resume, points, found.vectors)
+    values = _evaluate(objective, base, points, found.vectors, grid.shape, precision, **storage)
     return LineResult(
         x=grid,
-        losses=losses,
-        class_losses=class_losses,
-        class_accuracies=accuracies,
-        directions=name,
-        normalization=normalization if directions is None else None,
-        seed=seed,
+        directions=found.name,
+        normalization=found.normalization,
+        seed=found.seed,
+        marks=found.marks,
+        mark_names=found.mark_names,
+        **values,
         **common_fields(objective, probe="line", evaluations=len(grid)),
     )
 
@@ -66,46 +75,55 @@ def plane(
     objective: Objective,
     x: Range = (-1, 1, 51),
     y: Range = (-1, 1, 51),
-    directions: Sequence[Tensor] | str | None = None,
+    directions: Sequence[Tensor | str] | str | Directions | None = None,
     normalization: str | None = "filter",
     seed: int = 0,
+    *,
+    adaptive: float | None = None,
+    precision: str = "auto",
+    resume: str | Path | None = None,
 ) -> PlaneResult:
     """``L(w + x_i d1 + y_j d2)`` in cell [j, i], and the same per class.
 
     Args:
-        objective: or ``{label: objective}``, to compare over the same directions.
+        objective: or ``{label: model, checkpoint or objective}``, to compare over the same directions.
         x: from, to, number of points along the first direction; both ends included.
         y: the same along the second.
         directions: None for two orthogonal Gaussian ones; ``"hessian"``, the two top eigenvectors (unit length);
-            or two flat vectors (k,), taken as they are.
+            two flat vectors (k,), taken as they are; two of these by name, such as ``"gradient+hessian"``; or a
+            :class:`~sharpness.probes.direction_set.Directions`: see
+            :func:`~sharpness.probes.named.named_directions`.
         normalization: ``"filter"``, ``"layer"`` or None, of Gaussian directions.
+        adaptive: evaluate where the surface bends and interpolate the rest to within this part of the relief, such as
+            0.01: see :func:`~sharpness.probes.adaptive.refine`. Every point is evaluated if None.
+        precision: of forward passes: ``"float32"``, ``"bfloat16"``, or ``"auto"``, bfloat16 for large work on
+            hardware made for it. The error at the centre is in the result. Where the relief of the surface, or of
+            a class, is not 100 times as large, ``"auto"`` does the work again in float32.
+        resume: a folder for points that are done; a call with the same settings goes on with them.
 
     Raises:
         UserError: an empty range, an unknown direction, or vectors of another length.
     """
     grid_x, grid_y = _grid("x", x), _grid("y", y)
-    objective.check()
-    if directions is None:
-        name, vectors = "gaussian", list(gaussian_pair(objective, seed, normalization))
-    elif isinstance(directions, str):
-        name, vectors = directions, _named(objective, directions, 2, seed)
-    elif len(directions) == 2:
-        name, vectors = "given", [check_direction(objective, d) for d in directions]
-    else:
-        raise UserError(f"{len(directions)} directions were given: a plane needs two")
+    if adaptive is not None and not 0 < adaptive < 1:
+        raise UserError(f"adaptive={adaptive!r}: give a part of the relief between 0 and 1, such as 0.01")
+    base = objective.check()
+    found = named_directions(objective, directions, 2, seed, normalization)
     points = np.stack([c.ravel() for c in np.meshgrid(grid_x, grid_y)], axis=1)
-    losses, class_losses, accuracies = _evaluate(objective, points, vectors, "plane")
     shape = (len(grid_y), len(grid_x))
+    storage = _storage("plane", resume, points, found.vectors)
+    values = _evaluate(objective, base, points, found.vectors, shape, precision, adaptive, **storage)
+    evaluations = int(values["evaluated"].sum())
     return PlaneResult(
         x=grid_x,
         y=grid_y,
-        losses=losses.reshape(shape),
-        class_losses=class_losses.reshape(-1, *shape),
-        class_accuracies=accuracies.reshape(-1, *shape),
-        directions=name,
-        normalization=normalization if directions is None else None,
-        seed=seed,
-        **common_fields(objective, probe="plane", evaluations=len(points)),
+        directions=found.name,
+        normalization=found.normalization,
+        seed=found.seed,
+        marks=found.marks,
+        mark_names=found.mark_names,
+        **values,
+        **common_fields(objective, probe="plane", evaluations=evaluations, adaptive=adaptive),
     )
 
 
@@ -120,34 +138,60 @@ def _grid(name: str, spec: Range) -> np.ndarray:
     return np.linspace(start, stop, number)
 
 
-def _named(objective: Objective, name: str, number: int, seed: int) -> list[Tensor]:
-    """Unit vectors that the loss itself suggests."""
-    if name == "hessian":
-        vectors = eigenvalues(objective, k=number, seed=seed).vectors
-        return [torch.as_tensor(v, device=objective.device) for v in vectors]
-    if name == "gradient" and number == 1:
-        gradient = objective.gradient()
-        return [gradient / gradient.norm()]
-    known = "'hessian'" + (", 'gradient'" if number == 1 else "")
-    raise UserError(f"unknown directions {name!r}: choose {known}, vectors, or None for Gaussian ones")
-
-
 def _evaluate(
-    objective: Objective, points: np.ndarray, directions: Sequence[Tensor], what: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Losses (n,), class losses (C, n) and class accuracies (C, n) at ``w + sum_j points[:, j] d_j``."""
-    losses = np.full(len(points), np.nan)
-    class_losses = np.full((objective.num_classes, len(points)), np.nan)
-    accuracies = class_losses.copy()
-    with progress(len(points), what, "points") as bar:
-        for i, point in enumerate(points):
-            displacement = sum(float(t) * d for t, d in zip(point, directions, strict=True))
-            with objective.at(displacement):  # type: ignore[arg-type]
-                sums = objective.evaluate()
-            losses[i], class_losses[:, i], accuracies[:, i] = (
-                sums.mean,
-                sums.class_means,
-                sums.class_accuracies,
-            )
-            bar.update()
-    return losses, class_losses, accuracies
+    objective: Objective,
+    base: ClassSums,
+    points: np.ndarray,
+    directions: Tensor,
+    shape: tuple[int, ...],
+    precision: str,
+    adaptive: float | None = None,
+    **storage: Any,
+) -> dict[str, Any]:
+    """The numbers of a landscape at ``w + sum_j points[:, j] d_j``, in arrays of some shape.
+
+    Args:
+        base: at w.
+    """
+    own = objective.precision
+    chosen = landscape_precision(objective, precision, len(points))
+    table = PointTable(objective, _displacement(points, directions), len(points), precision=chosen, **storage)
+    center = np.array([base.mean, *base.class_means, *base.class_accuracies])
+    if chosen == own:
+        table.fill(np.flatnonzero((points == 0).all(axis=1)), center)
+    losses = 1 + objective.num_classes
+    if adaptive is None:
+        table.evaluate()
+        found = Refinement(table.rows, np.zeros((len(table.rows), losses)), table.done)
+    else:
+        found = refine(table.evaluate, (shape[0], shape[1]), adaptive, losses)
+    error = np.abs(table.center - center)[:losses] if chosen != own else 0.0 * center[:losses]
+    if precision == "auto" and not stands_out(table.rows[table.done, :losses], error):
+        logger.warning("%s: its relief is too small for %s: once more in %s", storage["what"], chosen, own)
+        return _evaluate(objective, base, points, directions, shape, own, adaptive, **storage)
+    rows, errors = found.values.T.reshape(-1, *shape), found.errors.T.reshape(-1, *shape)
+    return {
+        "losses": rows[0],
+        "class_losses": rows[1:losses],
+        "class_accuracies": rows[losses:],
+        "errors": errors[0],
+        "class_errors": errors[1:],
+        "evaluated": found.evaluated.reshape(shape),
+        "base_loss": base.mean,
+        "base_class_losses": base.class_means,
+        "precision": chosen,
+        "precision_error": float(error[0]),
+        "class_precision_errors": error[1:],
+    }
+
+
+def _displacement(points: np.ndarray, directions: Tensor) -> Callable[[int], Tensor]:
+    """``sum_j points[i, j] d_j`` of a point i."""
+    return lambda i: sum(float(t) * d for t, d in zip(points[i], directions, strict=True))
+
+
+def _storage(what: str, resume: str | Path | None, points: np.ndarray, directions: Tensor) -> dict[str, Any]:
+    """What a landscape is called, and where and under which key its points are kept."""
+    digest = hashlib.sha256(points.tobytes())
+    digest.update(directions.detach().cpu().contiguous().numpy().tobytes())
+    return {"what": what, "folder": resume, "settings": {"displacements": digest.hexdigest()}}

@@ -9,62 +9,18 @@ from typing import Any
 import numpy as np
 
 from sharpness.checkpoints import Checkpoint, load_checkpoint
-from sharpness.engine import resolve_device
 from sharpness.errors import UserError, choose
-from sharpness.methods.training_loss import training_loss
 from sharpness.objective import Objective
 from sharpness.probes.comparison import common_fields
 from sharpness.probes.eigenvalues import eigenvalues
 from sharpness.probes.perturbation import random_perturbation
+from sharpness.probes.subjects import checkpoint_objective
 from sharpness.probes.trace import trace
 from sharpness.probes.worst_case import worst_case
 from sharpness.results import Comparison, MeasureResult
 
 MEASURES = ("accuracy", "loss", "lambda_max", "lambda_min", "trace", "random_rise", "worst_rise")
 DEFAULT = ("accuracy", "loss", "lambda_max", "lambda_min", "random_rise", "worst_rise")
-SPLITS = ("train", "test")
-
-
-def checkpoint_objective(
-    checkpoint: Checkpoint | str | Path,
-    split: str = "train",
-    loss: str = "ce",
-    data_root: str | None = None,
-    limit_per_class: int | None = None,
-    device: str | None = None,
-    **options: Any,
-) -> Objective:
-    """The objective of a checkpoint on its own data, without augmentation.
-
-    Args:
-        split: ``"train"``, rebuilt by the recorded recipe, or ``"test"``.
-        loss: ``"ce"`` on calibrated logits, or ``"training"``: the loss it was trained with.
-        limit_per_class: the first so many samples of every class, weighted so that the overall loss still counts
-            every class by its size.
-        device: such as ``"cuda"``; a GPU if there is one unless given.
-        options: of :class:`~sharpness.Objective`.
-    """
-    if not isinstance(checkpoint, Checkpoint):
-        checkpoint = load_checkpoint(checkpoint)
-    choose("split", split, SPLITS)
-    choose("loss", loss, ("ce", "training"))
-    data = checkpoint.load_data(data_root)
-    images = getattr(data, split)
-    function = "ce" if loss == "ce" else training_loss(checkpoint.manifest)
-    if limit_per_class is not None:
-        counts = images.class_counts(data.num_classes)
-        images = images.limit_per_class(limit_per_class)
-        weights = (counts / images.class_counts(data.num_classes))[images.labels]
-        options["weights"] = weights * (1 if loss == "ce" else function.weights(images.labels))  # type: ignore
-    return Objective(
-        checkpoint.model.to(resolve_device(device)),
-        images,
-        loss=function,
-        num_classes=data.num_classes,
-        groups=data.groups,
-        class_names=data.class_names,
-        **options,
-    )
 
 
 def measure(

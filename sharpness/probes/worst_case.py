@@ -2,79 +2,94 @@ r"""The largest rise of the loss within a ball around the weights."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
-from torch import Tensor
 
 from sharpness.errors import UserError, choose
 from sharpness.objective import Objective
+from sharpness.probes.ascent import NORMS, Ball
+from sharpness.probes.ascents import Ascents
 from sharpness.probes.comparison import common_fields, comparable
-from sharpness.progress import progress
+from sharpness.probes.resume import RowStore
 from sharpness.results import MeasureResult
 
-NORMS = ("l2", "linf")
+NAMES = ("loss", "worst_loss", "worst_rise", "worst_accuracy")
 
 
 @comparable
 def worst_case(
-    objective: Objective, rho: float = 0.05, steps: int = 1, norm: str = "l2", adaptive: bool = False
+    objective: Objective,
+    rho: float = 0.05,
+    steps: int = 1,
+    norm: str = "l2",
+    adaptive: bool = False,
+    *,
+    m: int | None = None,
+    seed: int = 0,
+    resume: str | Path | None = None,
 ) -> MeasureResult:
-    r""":math:`\max_{\|u\| \le \rho} L_c(w + T u) - L_c(w)` by projected gradient ascent, overall and per class.
+    r""":math:`\max_{\|u\| \le \rho} L(w + T u) - L(w)` by projected gradient ascent, overall and per class.
 
-    T is the identity, or :math:`\operatorname{diag}(|w|)` if ``adaptive`` (Kwon et al., ICML 2021). With one step
-    this is the point that SAM evaluates, :math:`u = \rho\, T g / \|T g\|_2`, or :math:`\rho \operatorname{sign}(T g)`
-    for ``"linf"``. With more, each step has length :math:`2.5 \rho / \text{steps}` (the first :math:`\rho`) and is
-    projected onto the ball, and the largest loss on the way counts, so that the result is a lower bound of the
-    maximum. At a minimum of a quadratic the maximum is :math:`\rho^2 \lambda_\max / 2`.
+    With one step this is the point that SAM evaluates (Foret et al., ICLR 2021): :math:`u = \rho\, T g / \|T g\|_2`,
+    or :math:`\rho \operatorname{sign}(T g)` for ``"linf"``. More steps climb on from there, see
+    :mod:`~sharpness.probes.ascent`. The centre is in the ball as well: a point with a smaller loss counts as no rise.
+    The numbers are lower bounds of the maxima; at a minimum of a quadratic the maximum is
+    :math:`\rho^2 \lambda_\max / 2` in l2, and of a linear loss it is :math:`\rho \|g\|_2`, or :math:`\rho \|g\|_1` for
+    ``"linf"``.
+
+    A class ascends on L_c alone. With one step all classes together take one pass over the data for gradients and
+    one for losses; the overall gradient is their weighted sum, and the overall loss takes one pass more.
+
+    Args:
+        objective: or ``{label: model, checkpoint or objective}``, to compare.
+        rho: radius.
+        steps: evaluations of the loss at most, with a gradient before each.
+        norm: ``"l2"`` or ``"linf"``, of u.
+        adaptive: :math:`T = \operatorname{diag}(|w|)` (Kwon et al., ICML 2021) over all parameters in scope; the
+            identity otherwise.
+        m: m-sharpness (Foret et al.; Andriushchenko and Flammarion, ICML 2022): the samples are split at random into
+            batches of m, the last one smaller where m does not divide their number; each ascends on its own loss, and
+            losses are averaged over the batches by their weight. A class is split into batches of its own samples,
+            all samples together into batches of any class. The maximum over one batch of all is a lower bound of
+            that with m = 1. None is one batch.
+        seed: of the batches, and of the start where the gradient is zero and there are several steps.
+        resume: a folder for unfinished work; the same call goes on there, and ends with the same bits.
 
     Returns:
-        A table of ``loss``, ``worst_loss`` and ``worst_rise``.
+        A table of ``loss``, ``worst_loss``, ``worst_rise`` and ``worst_accuracy``, the share of right answers at the
+        worst point; the number of gradients, of classes or batches, is in the provenance.
+
+    Raises:
+        UserError: a radius, steps or m that are not positive, an unknown norm, a gradient that is not finite.
+
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> data = torch.tensor([[3.0, 0.0], [0.0, 4.0]]), torch.tensor([0, 0])
+    >>> objective = Objective(model, data, loss=lambda outputs, targets: outputs[:, 0])
+    >>> [round(float(worst_case(objective, rho=2.0, m=m).overall[2]), 4) for m in (2, 1)]
+    [5.0, 7.0]
     """
     choose("norm", norm, NORMS)
     if not (np.isfinite(rho) and rho > 0) or steps < 1:
         raise UserError(f"rho={rho}, steps={steps}: give a positive radius and at least one step")
-    objective.check()
-    present = [int(c) for c in np.flatnonzero(objective.class_counts)]
-    table = np.full((3, objective.num_classes), np.nan)
-    with progress(len(present) + 1, "worst case", "ascents") as bar:
-        overall = _ascend(objective, rho, steps, norm, adaptive)
-        bar.update()
-        for c in present:
-            table[:, c] = _ascend(objective.restrict(c), rho, steps, norm, adaptive)
-            bar.update()
+    if m is not None and m < 1:
+        raise UserError(f"m={m}: give the samples of a batch, at least 1, or None for all")
+    settings = {"rho": rho, "steps": steps, "norm": norm, "adaptive": adaptive, "m": m, "seed": seed}
+    fields = common_fields(objective, probe="worst_case", **settings)
+    ascents = Ascents(objective, objective.check(), m, seed)
+    weights = torch.cat([p.detach().reshape(-1) for p in objective.parameters])
+    ball = Ball(rho, norm, weights.abs() if adaptive else None)
+    store = RowStore(resume, {**fields["provenance"], "value": f"{ascents.base.mean:.4g}"})
+    ascents.run(ball, steps, store)
+    table, overall = ascents.table()
+    fields["provenance"]["gradients"] = ascents.gradients
     return MeasureResult(
-        names=("loss", "worst_loss", "worst_rise"),
+        names=NAMES,
         overall=overall,
         values=table,
         errors=np.full_like(table, np.nan),
-        overall_errors=np.full(3, np.nan),
+        overall_errors=np.full_like(overall, np.nan),
         train_counts=np.full(objective.num_classes, -1),
-        **common_fields(objective, probe="worst_case", rho=rho, steps=steps, norm=norm, adaptive=adaptive),
+        **fields,
     )
-
-
-def _ascend(objective: Objective, rho: float, steps: int, norm: str, adaptive: bool) -> np.ndarray:
-    """Loss, worst loss and rise (3,)."""
-    base = objective.loss()
-    weights = torch.cat([p.detach().reshape(-1) for p in objective.parameters])
-    scale = weights.abs() if adaptive else torch.ones_like(weights)
-    u, worst = torch.zeros_like(weights), base
-    for i in range(steps):
-        with objective.at(scale * u):
-            gradient = scale * objective.gradient()
-        length = rho if i == 0 else 2.5 * rho / steps
-        u = _project(u + length * _steepest(gradient, norm), rho, norm)
-        with objective.at(scale * u):
-            worst = max(worst, objective.loss())
-    return np.array([base, worst, worst - base])
-
-
-def _steepest(gradient: Tensor, norm: str) -> Tensor:
-    """The unit step of the norm that raises the loss most, to first order."""
-    return gradient.sign() if norm == "linf" else gradient / gradient.norm().clamp_min(1e-12)
-
-
-def _project(u: Tensor, rho: float, norm: str) -> Tensor:
-    if norm == "linf":
-        return u.clamp(-rho, rho)
-    return u * (rho / u.norm().clamp_min(1e-12)).clamp_max(1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -141,15 +141,19 @@ def load_result(path: str | Path) -> Any:
         with xr.open_dataset(path, engine="scipy") as opened:
             data = opened.load()
         kind = Result.REGISTRY[data.attrs["sharpness_result"]]
+        plain: dict[str, Any] = json.loads(data.attrs["fields"])
     except Exception as error:
         raise UserError(f"{path} is not a saved result of sharpness ({type(error).__name__})") from None
-    plain: dict[str, Any] = json.loads(data.attrs["fields"])
-    for name in ("class_names", "names", "layers"):
+    for name in ("class_names", "names", "layers", "mark_names"):
         if name in plain:
             plain[name] = tuple(plain[name])
     plain["groups"] = {g: tuple(classes) for g, classes in plain["groups"].items()}
-    plain |= {str(name): data[name].values for name in data.variables}
-    return kind(**plain)
+    known = {f.name for f in fields(kind)}
+    plain |= {str(name): data[name].values for name in data.variables if name in known}
+    missing = [f.name for f in fields(kind) if f.name not in plain and f.default is MISSING]
+    if missing:
+        raise UserError(f"{path} is a {kind.__name__} of another version, without {', '.join(missing)}: probe again")
+    return kind(**{name: value for name, value in plain.items() if name in {f.name for f in fields(kind)}})
 
 
 class Comparison(dict[str, R]):

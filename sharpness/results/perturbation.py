@@ -21,23 +21,32 @@ class PerturbationResult(Result):
         radii: (R,).
         losses: (R, D).
         class_losses: (R, D, C).
-        base_loss: L(w).
+        class_accuracies: (R, D, C) shares of right answers; NaN where outputs are not logits.
+        base_loss: L(w), from the same arithmetic: the rise at radius 0 is exactly 0.
         base_class_losses: (C,).
+        base_class_accuracies: (C,).
+        normalization: ``"filter"``, ``"layer"`` or None.
+        distribution: ``"gaussian"``, ``"sphere"`` or ``"uniform"``.
     """
 
     DIMENSIONS: ClassVar = {
         "radii": ("radius",),
         "losses": ("radius", "draw"),
         "class_losses": ("radius", "draw", "class"),
+        "class_accuracies": ("radius", "draw", "class"),
         "base_class_losses": ("class",),
+        "base_class_accuracies": ("class",),
     }
 
     radii: np.ndarray
     losses: np.ndarray
     class_losses: np.ndarray
+    class_accuracies: np.ndarray
     base_loss: float
     base_class_losses: np.ndarray
+    base_class_accuracies: np.ndarray
     normalization: str | None
+    distribution: str
     seed: int
 
     def draws(self, subset: str | int | None = None) -> np.ndarray:
@@ -48,34 +57,59 @@ class PerturbationResult(Result):
         """The unperturbed loss overall, of a class or of a group."""
         return float(self.select(self.base_class_losses, subset, np.asarray(self.base_loss)))
 
+    def accuracies(self, subset: str | int | None = None) -> np.ndarray:
+        """Accuracies (R, D) overall (of all samples together), of a class or of a group."""
+        return self.select(np.moveaxis(self.class_accuracies, -1, 0), subset, self._overall(self.class_accuracies))
+
+    def base_accuracy(self, subset: str | int | None = None) -> float:
+        """The unperturbed accuracy overall, of a class or of a group."""
+        return float(self.select(self.base_class_accuracies, subset, self._overall(self.base_class_accuracies)))
+
     def rise(self, subset: str | int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Mean rise of the loss at every radius, and its standard error over the draws: (R,) and (R,)."""
         rises = self.draws(subset) - self.base(subset)
-        number = rises.shape[1]
-        error = rises.std(axis=1, ddof=1) / number**0.5 if number > 1 else np.full(len(rises), np.nan)
-        return rises.mean(axis=1), error
+        return rises.mean(axis=1), self.spread(subset) / rises.shape[1] ** 0.5
+
+    def spread(self, subset: str | int | None = None) -> np.ndarray:
+        """Standard deviation of the loss over the draws at every radius, (R,); NaN of a single draw."""
+        losses = self.draws(subset)
+        return losses.std(axis=1, ddof=1) if losses.shape[1] > 1 else np.full(len(losses), np.nan)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per radius, draw and subset: ``kind`` is overall, group or class."""
-        subsets: list[tuple[str, str, str | int | None]] = [("overall", "all", None)]
-        subsets += [("group", g, g) for g, classes in self.groups.items() if classes]
-        subsets += [("class", name, c) for c, name in enumerate(self.class_names)]
         frames = []
-        for kind, name, subset in subsets:
+        for kind, name, subset in self._subsets():
             losses = self.draws(subset)
             radius, draw = np.meshgrid(self.radii, np.arange(losses.shape[1]), indexing="ij")
-            frames.append(
-                pd.DataFrame(
-                    {
-                        "kind": kind,
-                        "name": name,
-                        "radius": radius.ravel(),
-                        "draw": draw.ravel(),
-                        "loss": losses.ravel(),
-                        "rise": losses.ravel() - self.base(subset),
-                    }
-                )
-            )
+            columns = {
+                "kind": kind,
+                "name": name,
+                "radius": radius.ravel(),
+                "draw": draw.ravel(),
+                "loss": losses.ravel(),
+                "rise": losses.ravel() - self.base(subset),
+                "accuracy": self.accuracies(subset).ravel(),
+            }
+            frames.append(pd.DataFrame(columns))
+        return pd.concat(frames, ignore_index=True)
+
+    def summary(self) -> pd.DataFrame:
+        """One row per radius and subset: over the draws, mean rise, standard deviation, standard error; accuracy."""
+        frames = []
+        for kind, name, subset in self._subsets():
+            mean, error = self.rise(subset)
+            columns = {
+                "kind": kind,
+                "name": name,
+                "radius": self.radii,
+                "base": self.base(subset),
+                "rise": mean,
+                "rise_std": self.spread(subset),
+                "rise_se": error,
+                "base_accuracy": self.base_accuracy(subset),
+                "accuracy": self.accuracies(subset).mean(axis=1),
+            }
+            frames.append(pd.DataFrame(columns))
         return pd.concat(frames, ignore_index=True)
 
     @classmethod
@@ -93,6 +127,18 @@ class PerturbationResult(Result):
         at = int(np.argmin(np.abs(first.radii - chosen)))
         rises = {label: r.draws(subset)[at] - r.base(subset) for label, r in results.items()}
         return plot_spread(rises, ax=ax, ylabel="Rise of the loss", **options)
+
+    def _subsets(self) -> list[tuple[str, str, str | int | None]]:
+        """Kind, name and key of everything, of the groups that have classes, and of the classes."""
+        subsets: list[tuple[str, str, str | int | None]] = [("overall", "all", None)]
+        subsets += [("group", g, g) for g, classes in self.groups.items() if classes]
+        return subsets + [("class", name, c) for c, name in enumerate(self.class_names)]
+
+    def _overall(self, class_accuracies: np.ndarray) -> np.ndarray:
+        """(..., C) to (...): every sample counts alike."""
+        present = self.class_samples > 0
+        shares = self.class_samples[present] / self.class_samples.sum()
+        return class_accuracies[..., present] @ shares
 
     def _summary(self) -> str:
         mean, error = self.rise()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ from sharpness.data import ImageSet, LongTailData, augment, epoch_indices, mixup
 from sharpness.engine import ClassSums, class_sums, resolve_device
 from sharpness.errors import UserError
 from sharpness.flattening import Batch, Context, PlainStep, build_operation
-from sharpness.methods import LABELS, Recipe, Stage, build_recipe
+from sharpness.methods import Recipe, Stage, build_recipe
 from sharpness.models import Classifier, build_model
 from sharpness.progress import progress
+from sharpness.training.manifest import manifest, present
 from sharpness.training.precision import autocast, resolve_precision
 from sharpness.training.state import RunFolder, RunState, epoch_generator
-from sharpness.version import __version__
 
 
 def train(
@@ -39,6 +39,7 @@ def train(
     precision: str = "auto",
     device: str | torch.device | None = None,
     resume: bool = False,
+    snapshots: int | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Train a model with a method's published recipe; the result is ``OUT/last.pt``, the weights after the last epoch.
@@ -57,6 +58,8 @@ def train(
         batch_size: the published one unless given, halved until an epoch has ten steps.
         precision: ``"auto"``, ``"float32"`` or ``"bfloat16"`` (autocast).
         resume: go on with an unfinished run in ``out``; it ends in the same weights as an uninterrupted one.
+        snapshots: keep a checkpoint of the start and of every so many epochs (of all stages together), as
+            ``OUT/snapshots/epoch-0001.pt``; a run that is resumed goes on keeping them.
         options: of the method, such as ``scope="all"`` for ``"cc-sam"``.
 
     Returns:
@@ -64,9 +67,11 @@ def train(
         overall, ``accuracy_many`` / ``_medium`` / ``_few`` and ``accuracy_class_0``, ... .
 
     Raises:
-        UserError: unknown names, or a folder that holds something else.
+        UserError: unknown names, or a folder that holds something else, or the same run without snapshots.
         FloatingPointError: the training loss is not finite.
     """
+    if snapshots is not None and not (isinstance(snapshots, int) and snapshots >= 1):
+        raise UserError(f"snapshots={snapshots!r}: give the epochs from one to the next, at least 1")
     device = resolve_device(device)
     recipe = build_recipe(method, data.longtail, **options)
     recipe = flattened(recipe, flatten).with_epochs(epochs).with_batch_size(batch_size, len(data.train))
@@ -87,6 +92,7 @@ def train(
         "data_sha256": data.train.sha256(),
         "model": architecture,
         **training,
+        **({"snapshots": snapshots} if snapshots else {}),
     }
     folder = RunFolder(Path(out) if out else Path("runs") / f"{data.longtail.dataset}-{method}-seed{seed}")
     state = folder.claim(identity, resume)
@@ -94,28 +100,25 @@ def train(
         return folder.history()
     data = replace(data, train=data.train.to(device), test=data.test.to(device))
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    every = folder.snapshots()
+    description = manifest(recipe, data, {**identity, "training": training}, device.type)
+
+    def keep(path: Path) -> None:
+        save_checkpoint(path, network, description | present(recipe, state))
+
+    def keep_snapshot() -> None:
+        if every and len(state.history) % every == 0:
+            keep(folder.snapshot(len(state.history)))
+
     for index, stage in enumerate(recipe.stages):
         enter(stage, network)
         if index >= state.stage:
             state.stage = index
-            run_stage(stage, network, data, state, folder, seed, precision)
+            if not state.history:
+                keep_snapshot()
+            run_stage(stage, network, data, state, folder, seed, precision, keep_snapshot)
             state.epoch, state.model, state.optimizer = 0, {}, {}
-    last = state.history[-1]
-    manifest = {
-        "method": method,
-        "label": "+".join([LABELS.get(method, method), *(name.upper() for name in flatten)]),
-        "paper": recipe.paper,
-        "options": options,
-        "loss": repr(recipe.stages[-1].loss),
-        "stages": [repr(s) for s in recipe.stages],
-        "notes": list(recipe.notes),
-        "training": {**training, "sharpness": __version__, "torch": str(torch.__version__), "device": device.type},
-        "longtail": data.longtail.to_dict(),
-        "data_sha256": identity["data_sha256"],
-        "normalization": {"mean": list(data.train.mean), "std": list(data.train.std)},
-        "accuracy": {k: v for k, v in last.items() if k.startswith("accuracy")},
-    }
-    save_checkpoint(folder.result, network, manifest)
+    keep(folder.result)
     folder.finish()
     return folder.history()
 
@@ -169,8 +172,9 @@ def run_stage(
     folder: RunFolder,
     seed: int,
     precision: str,
+    after_epoch: Callable[[], None] = lambda: None,
 ) -> None:
-    """All remaining epochs of one stage; the state is saved after each."""
+    """All remaining epochs of one stage; after each ``after_epoch()`` is called and the state saved."""
     device = data.train.images.device
     optimizer = make_optimizer(stage, network)
     if state.model:
@@ -197,6 +201,7 @@ def run_stage(
             state.history.append({**row, **accuracy_row(tested, data)})
             state.epoch = epoch
             state.model, state.optimizer = network.state_dict(), optimizer.state_dict()
+            after_epoch()
             folder.save(state)
             bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{state.history[-1]['accuracy']:.3f}")
             bar.update()

@@ -38,7 +38,9 @@ class RunState:
 
 
 class RunFolder:
-    """The folder of one run: ``run.json``, ``state.pt`` while it is under way, ``history.csv`` and ``last.pt``."""
+    """The folder of one run: ``run.json``, ``state.pt`` while it is under way, ``history.csv``, ``last.pt``, and
+    ``snapshots/`` if the run keeps them.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -90,6 +92,14 @@ class RunFolder:
     def finish(self) -> None:
         """Forget the state: ``last.pt`` has been written."""
         (self.path / "state.pt").unlink(missing_ok=True)
+
+    def snapshots(self) -> int | None:
+        """From how many epochs to the next the run in this folder keeps a snapshot; None if it keeps none."""
+        return json.loads((self.path / "run.json").read_text()).get("snapshots")
+
+    def snapshot(self, epochs: int) -> Path:
+        """Where the weights after so many epochs of all stages are kept."""
+        return self.path / "snapshots" / f"epoch-{epochs:04d}.pt"
 
     def history(self) -> pd.DataFrame:
         return pd.read_csv(self.path / "history.csv")

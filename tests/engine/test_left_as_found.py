@@ -52,6 +52,7 @@ def ask_everything(objective):
         with objective.operator(kind=kind) as operator:
             operator(v), operator(v)
     objective.quadratic_forms(v)
+    objective.evaluation()(v)
 
 
 @pytest.mark.parametrize("grads", [False, True], ids=["grad None", "grad set"])

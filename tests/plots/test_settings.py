@@ -8,7 +8,14 @@ import pytest
 from sharpness import plots
 
 V, GRID = {"a": np.array([1.0, 2.0])}, np.linspace(-1, 1, 5)
+PLANE = (GRID, GRID[:4], np.add.outer(GRID[:4] ** 2, GRID**2))
 DRAW = {
+    "lines": lambda: plots.plot_lines({"a": (GRID, GRID**2)}, log=True),
+    "line_panels": lambda: plots.plot_line_panels({"a": {"all": (GRID, GRID**2)}, "b": {"all": (GRID, GRID)}})[0],
+    **{
+        kind: lambda kind=kind: plots.plot_plane_grid({"all": {"a": PLANE}, "few": {"a": PLANE}}, kind=kind)[0]
+        for kind in ("filled", "contour", "heatmap", "surface")
+    },
     "class_values": lambda: plots.plot_class_values(V, ["x", "y"]),
     "density": lambda: plots.plot_density({"a": (GRID, 1 - GRID**2, GRID**2 / 2, 2 - GRID**2)}, linthresh=0.1),
     "layer_class": lambda: plots.plot_layer_class(np.eye(2), ["u", "v"], ["x", "y"]),

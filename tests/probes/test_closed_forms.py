@@ -1,4 +1,4 @@
-"""Curvature of losses whose Hessian can be written down."""
+"""Curvature, random and worst-case rises of losses for which they can be written down."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sharpness import Objective, eigenvalues, trace
+from sharpness import Objective, eigenvalues, random_perturbation, trace, worst_case
 from sharpness.flattening import Context
 from sharpness.methods.ldam import LDAM
 
@@ -222,3 +222,104 @@ def test_the_gauss_newton_part_is_positive_and_that_of_the_jacobian(case):
     size = np.linalg.eigvalsh(exact.numpy())[-1]
     assert ends[0] == pytest.approx(size, rel=1e-7, abs=1e-12)
     assert ends[1] >= -1e-9 * size
+
+
+def first(outputs, targets):
+    return outputs[:, 0]
+
+
+#: The largest rise of g'w in the ball, by norm and whether it is scaled by |w|.
+DUAL = {
+    ("l2", False): lambda g, w: np.linalg.norm(g),
+    ("linf", False): lambda g, w: abs(g).sum(),
+    ("l2", True): lambda g, w: np.linalg.norm(w * g),
+    ("linf", True): lambda g, w: abs(w * g).sum(),
+}
+
+
+@pytest.mark.parametrize(("norm", "adaptive"), DUAL)
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_worst_case_of_a_linear_loss_is_the_dual_norm_of_its_gradient(norm, adaptive, steps, weighted):
+    """Of all samples and of every class; with batches of one it is the weighted mean over samples of theirs."""
+    x, rho = features(), 0.3
+    a = np.random.default_rng(3).uniform(0.2, 5, len(x)) if weighted else np.ones(len(x))
+    objective, weight = linear(x, 1, first, weights=torch.from_numpy(a))
+    size = DUAL[norm, adaptive]
+    plain = worst_case(objective, rho, steps, norm, adaptive)
+    single = worst_case(objective, rho, steps, norm, adaptive, m=1)
+    for _, c in ROWS:
+        rows = np.ones(len(x), bool) if c is None else c == LABELS
+        whole, one = (r.overall if c is None else r.values[:, c] for r in (plain, single))
+        assert whole[2] == pytest.approx(rho * size(a[rows] @ x[rows] / a[rows].sum(), weight[0]), rel=1e-9)
+        of_samples = [rho * size(v, weight[0]) for v in x[rows]]
+        assert one[2] == pytest.approx(a[rows] @ of_samples / a[rows].sum(), rel=1e-9)
+        assert one[2] >= whole[2]
+
+
+@pytest.mark.parametrize("values", [SPECTRA["repeated"], SPECTRA["rank-deficient"], [8.0, 1.0, 0.5], [2.0, -1.0, -9.0]])
+def test_the_worst_case_at_a_stationary_point_is_half_the_squared_radius_times_the_top_eigenvalue(
+    quadratic, symmetric, values
+):
+    """The gradient there is exactly zero: one step stays, more leave it by a random one."""
+    objective = quadratic(symmetric(values), at_minimum=True)
+    result = worst_case(objective, rho=0.4, steps=300)
+    assert result.overall[2] == pytest.approx(0.4**2 / 2 * values[0], rel=1e-3)
+    assert result.overall[2] <= 0.4**2 / 2 * values[0] * (1 + 1e-12)
+    assert worst_case(objective, rho=0.4).overall[2] == 0
+
+
+def test_the_worst_case_at_a_maximum_is_no_rise(quadratic, symmetric):
+    for norm in ("l2", "linf"):
+        objective = quadratic(symmetric(SPECTRA["negative definite"]), at_minimum=True)
+        assert worst_case(objective, 0.4, 20, norm).overall[2] == 0
+
+
+def test_the_worst_case_of_every_class_at_its_minimum_is_that_of_its_own_matrix(quadratic, symmetric):
+    """The overall value is that of the mean matrix, hence at most the mean over classes; so is every m between."""
+    matrices = np.stack([symmetric([4.0, 1.0, 0.5, 0.1], seed) for seed in range(6)])
+    labels, rho = [0, 0, 0, 1, 1, 2], 0.2
+    objective = quadratic(matrices, labels, at_minimum=True)
+    result = worst_case(objective, rho, 200)
+    for c in range(3):
+        mean = matrices[np.array(labels) == c].mean(axis=0)
+        assert result.values[2, c] == pytest.approx(rho**2 / 2 * np.linalg.eigvalsh(mean)[-1], rel=1e-3)
+    assert result.overall[2] == pytest.approx(rho**2 / 2 * np.linalg.eigvalsh(matrices.mean(axis=0))[-1], rel=1e-3)
+    assert worst_case(objective, rho, 200, m=1).overall[2] == pytest.approx(rho**2 / 2 * 4, rel=1e-3)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_the_worst_case_at_the_minimum_of_least_squares_is_that_of_its_scaled_hessian(adaptive):
+    r"""``(x' w - y)^2`` at w with residual zero: :math:`\rho^2 / 2` times the top eigenvalue of T (2 X'X / n) T."""
+    random, rho = np.random.default_rng(1), 0.3
+    w = random.standard_normal(4)
+    across = random.standard_normal((len(LABELS), 4))
+    x = across + np.outer((LABELS - across @ w) / (w @ w), w)
+    model = nn.Linear(4, 1, bias=False).double()
+    model.weight.data.copy_(torch.from_numpy(w[None]))
+    objective = Objective(model, (torch.from_numpy(x), torch.from_numpy(LABELS)), loss=squared, num_classes=3)
+    assert objective.loss() < 1e-20
+    t = np.diag(abs(w)) if adaptive else np.eye(4)
+    result = worst_case(objective, rho, 200, adaptive=adaptive)
+    for _, c in ROWS:
+        rows = np.ones(len(x), bool) if c is None else c == LABELS
+        exact = rho**2 / 2 * np.linalg.eigvalsh(t @ (2 * x[rows].T @ x[rows] / rows.sum()) @ t)[-1]
+        found = result.overall[2] if c is None else result.values[2, c]
+        assert found == pytest.approx(exact, rel=1e-3)
+        assert found <= exact * (1 + 1e-9)
+
+
+def test_random_rises_of_every_class_are_half_the_trace_of_its_hessian():
+    """At the minimum of least squares there is no other term; each mean lies within four exact standard errors."""
+    x, sigma, draws = features(), 0.4, 1000
+    model = nn.Linear(4, 1, bias=False).double()
+    nn.init.zeros_(model.weight)
+    data = torch.from_numpy(x), torch.from_numpy(LABELS)
+    objective = Objective(model, data, loss=lambda u, y: u[:, 0].square(), num_classes=3)
+    result = random_perturbation(objective, [sigma], draws, normalization=None)
+    for _, c in ROWS:
+        rows = np.ones(len(x), bool) if c is None else c == LABELS
+        h = 2 * x[rows].T @ x[rows] / rows.sum()
+        standard_error = (sigma**4 / 2 * np.trace(h @ h) / draws) ** 0.5
+        assert abs(result.rise(c)[0][0] - sigma**2 / 2 * np.trace(h)) < 4 * standard_error
+        assert result.rise(c)[1][0] == pytest.approx(standard_error, rel=0.2)

@@ -120,3 +120,176 @@ def test_a_scalar_parameter_is_no_filter():
     named = pieces(objective, gaussian(objective, 0))
     assert named["scale"] == 0
     assert named["linear.weight"].any()
+
+
+class Renamed(nn.Module):
+    """The layers of another network in the same order under other names."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        for i, layer in enumerate(layers):
+            self.add_module(f"part{i}", layer)
+
+    def forward(self, x):
+        for part in self.children():
+            x = part(x)
+        return x
+
+
+def layers():
+    torch.manual_seed(3)
+    return [nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.Flatten(),
+            nn.Linear(24, 10)]  # fmt: skip
+
+
+def conv_objective(model=None, **options):
+    return Objective((nn.Sequential(*layers()) if model is None else model).eval(), (X, Y), **options)
+
+
+@pytest.mark.parametrize("normalization", ["filter", "layer", None])
+def test_the_scope_does_not_change_the_noise(normalization):
+    whole = conv_objective()
+    everything = pieces(whole, gaussian(whole, 2, 1, normalization))
+    for scope in ("classifier", "backbone", "4.*", "*.weight"):
+        part = conv_objective(parameters=scope)
+        drawn = pieces(part, gaussian(part, 2, 1, normalization))
+        assert 0 < len(drawn) < len(everything)
+        for name, d in drawn.items():
+            assert torch.equal(d, everything[name]), (scope, name)
+
+
+def test_frozen_parameters_do_not_change_the_noise_of_the_others():
+    whole = conv_objective()
+    everything = pieces(whole, gaussian(whole, 0))
+    whole.model[0].requires_grad_(False)
+    part = conv_objective(whole.model)
+    drawn = pieces(part, gaussian(part, 0))
+    assert "0.weight" not in drawn
+    assert all(torch.equal(d, everything[name]) for name, d in drawn.items())
+
+
+def test_names_and_memory_layout_do_not_change_the_noise():
+    plain = gaussian(conv_objective(), 0)
+    assert torch.equal(gaussian(conv_objective(Renamed(*layers())), 0), plain)
+    strided = conv_objective(nn.Sequential(*layers()).to(memory_format=torch.channels_last))
+    assert not strided.parameters[2].is_contiguous()
+    assert torch.equal(gaussian(strided, 0), plain)
+
+
+def test_layers_of_one_shape_get_different_noise():
+    objective = conv_objective()
+    drawn = pieces(objective, gaussian(objective, 0, normalization=None))
+    a, b = drawn["2.weight"].flatten(), drawn["4.weight"].flatten()
+    assert abs(float(a @ b / a.norm() / b.norm())) < 5 / len(a) ** 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_in_another_precision_the_noise_is_rounded_once(dtype):
+    exact = gaussian(network(dtype=torch.float64), 1, normalization=None)
+    model = network().model.to(dtype)
+    objective = Objective(model, (X.to(dtype), Y))
+    assert torch.equal(gaussian(objective, 1, normalization=None), exact.to(dtype))
+
+
+@pytest.mark.parametrize("normalization", ["filter", "layer"])
+@pytest.mark.parametrize("head", ["linear", "cosine"])
+def test_a_normalised_pair_is_orthogonal_in_every_block_and_as_a_whole(normalization, head):
+    objective = network(head, torch.float64)
+    one, two = (pieces(objective, d) for d in gaussian_pair(objective, 3, normalization))
+    for name, a in one.items():
+        axis = objective.filter_axes[name]
+        rows = [d.movedim(axis, 0).flatten(1) if d.ndim > 1 else d[None] for d in (a, two[name])]
+        inner = (rows[0] * rows[1]).sum(1) if normalization == "filter" else (rows[0] * rows[1]).sum()
+        assert float(inner.abs().max()) < 1e-12 * max(1.0, float(a.norm() * two[name].norm())), name
+    assert objective.filter_axes["head.weight"] == (1 if head == "cosine" else 0)
+
+
+def test_a_pair_in_float32_is_orthogonal_to_rounding():
+    one, two = gaussian_pair(network())
+    assert abs(float(one.double() @ two.double() / one.double().norm() / two.double().norm())) < 1e-7
+
+
+@pytest.mark.parametrize("normalization", ["filter", "layer"])
+def test_a_filter_that_is_zero_stays_zero(normalization):
+    objective = conv_objective()
+    with torch.no_grad():
+        objective.model[2].weight[1] = 0
+        objective.model[4].weight.zero_()
+    for d in gaussian_pair(objective, normalization=normalization):
+        named = pieces(objective, d)
+        assert bool(torch.isfinite(d).all())
+        assert not named["4.weight"].any()
+        assert bool(named["2.weight"][0].any())
+        assert bool(named["2.weight"][1].any()) == (normalization == "layer")
+    assert not normalize(objective, torch.zeros(objective.num_parameters), normalization).any()
+
+
+def test_a_scale_for_every_channel_is_no_filter_whatever_its_shape():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.scale = nn.Conv2d(1, 4, 3), nn.Parameter(torch.rand(4, 1, 1))
+
+        def forward(self, x):
+            return (self.scale * self.conv(x)).mean((2, 3))
+
+    objective = conv_objective(Scaled())
+    one, two = gaussian_pair(objective)
+    assert not pieces(objective, one)["scale"].any()
+    assert abs(float(one @ two / one.norm() / two.norm())) < 1e-6
+
+
+def rescaled(factor):
+    """Convolutions before BatchNorm, scaled with its statistics: the same function for every factor."""
+    torch.manual_seed(1)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.Conv2d(4, 5, 3, bias=False), nn.BatchNorm2d(5), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4),
+    ).double()  # fmt: skip
+    x = torch.randn(12, 1, 8, 8, dtype=torch.float64)
+    model(x)
+    with torch.no_grad():
+        for conv, bn in ((model[0], model[1]), (model[3], model[4])):
+            alpha = torch.linspace(1, factor, len(bn.weight), dtype=torch.float64)
+            conv.weight.mul_(alpha.view(-1, 1, 1, 1))
+            bn.running_mean.mul_(alpha)
+            bn.running_var.mul_(alpha**2)
+            bn.eps = 0.0
+    return Objective(model.eval(), (x, torch.arange(12) % 4))
+
+
+@pytest.mark.parametrize("factor", [0.01, 30.0])
+def test_a_filter_normalised_line_does_not_see_the_scale_of_filters_before_batchnorm(factor):
+    losses = {}
+    for alpha in (1.0, factor):
+        for normalization in ("filter", None):
+            objective = rescaled(alpha)
+            d = gaussian(objective, 0, normalization=normalization)
+            for t in (-1.0, 0.5, 2.0):
+                with objective.at(t * d):
+                    losses[alpha, normalization, t] = objective.loss()
+    for t in (-1.0, 0.5, 2.0):
+        assert losses[factor, "filter", t] == pytest.approx(losses[1.0, "filter", t], rel=1e-10)
+        assert losses[factor, None, t] != pytest.approx(losses[1.0, None, t], rel=1e-3)
+
+
+@pytest.mark.parametrize("normalization", ["filter", "layer"])
+def test_a_scope_of_vectors_alone_has_no_normalised_direction(normalization, caplog):
+    assert not gaussian(conv_objective(parameters="*.bias"), 0, normalization=normalization).any()
+    assert "take normalization=None" in caplog.messages[-1]
+    assert gaussian(conv_objective(parameters="*.bias"), 0, normalization=None).any()
+
+
+def test_one_parameter_has_no_pair():
+    objective = Objective(nn.Linear(1, 1, bias=False), (torch.ones(2, 1), torch.tensor([0, 0])))
+    with pytest.raises(UserError, match="no two orthogonal directions"):
+        gaussian_pair(objective, normalization=None)
+
+
+def test_the_model_is_left_as_it_was():
+    objective = network("cosine")
+    before = objective.model_sha256()
+    gaussian_pair(objective)
+    assert objective.model_sha256() == before
+    assert all(p.grad is None for p in objective.model.parameters())

@@ -1,0 +1,113 @@
+"""Class sums of one model over fixed data at many points of parameter space, one forward pass each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sharpness.engine.class_sums import ClassSums, PerSampleLoss, WeightedBatch, class_rows
+from sharpness.engine.inference import Inference
+from sharpness.engine.threads import in_threads
+from sharpness.engine.tracing import Untraceable, first_line, trace
+
+#: Largest relative difference of the outputs from the module's own, in float64 and in float32, at which a traced
+#: model is trusted.
+TRUSTED = {torch.float64: 1e-9, torch.float32: 1e-3}
+
+
+class Evaluation:
+    """``displacement -> ClassSums`` at ``w + displacement``, from a trace of the model; the module is never written to.
+
+    What the layers below those in scope hand on is computed once and kept, within ``budget`` bytes. Batches run side by
+    side, one thread each, and are summed in order.
+
+    Args:
+        module: inputs to outputs, in eval mode.
+        parameters: those that move, in the order of the displacement.
+        batches: inputs, labels and weights, on any device.
+        dtype: of convolutions and matrix products: the model's own, or ``torch.bfloat16``.
+
+    Raises:
+        Untraceable: the model has no trace, or outputs of the trace differ from its own.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        parameters: Sequence[Tensor],
+        loss: PerSampleLoss,
+        num_classes: int,
+        batches: Sequence[WeightedBatch],
+        dtype: torch.dtype,
+        budget: int,
+    ) -> None:
+        self.loss, self.num_classes = loss, num_classes
+        self.parameters, self.batches = list(parameters), list(batches)
+        self.device = self.parameters[0].device
+        sample = batches[0][0][:4].to(self.device)
+        try:
+            traced = trace(module, sample, list(module.parameters()))
+            self.sources = {name: t.detach().clone() for name, t in traced.sources.items()}
+            index = {id(p): i for i, p in enumerate(self.parameters)}
+            self.positions = {n: index[id(t)] for n, t in traced.sources.items() if id(t) in index}
+            self.inference = Inference(traced, sample, frozenset(self.positions), dtype)
+            for trusted in (torch.float64, *([torch.float32] if sample.dtype is torch.float32 else [])):
+                inference = Inference(traced, sample, frozenset(self.positions), trusted)
+                self._require_trust(inference, module, sample, trusted)
+        except Untraceable:
+            raise
+        except Exception as error:
+            raise Untraceable(f"while tracing, {first_line(error)}") from error
+        self._before = self.inference.before(self.sources)
+        self._kept: list[tuple[Tensor, ...] | None] = [None] * len(self.batches)
+        self._room = budget
+
+    def __call__(self, displacement: Tensor | None = None) -> ClassSums:
+        forward = self.inference.at(self._moved(displacement))
+
+        def rows(i: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+            x, y, a = (t.to(self.device) for t in self.batches[i])
+            with torch.no_grad():
+                given = self._kept[i] or self._before(x)
+                return class_rows(forward(*given), y, a, self.loss, self.num_classes), given
+
+        total = torch.zeros(4, self.num_classes, dtype=torch.float64)
+        for i, (part, given) in enumerate(in_threads(rows, range(len(self.batches)), self.device)):
+            total += part
+            self._keep(i, given)
+        return ClassSums(*total.numpy())
+
+    def _keep(self, i: int, given: tuple[Tensor, ...]) -> None:
+        """Spare later points the fixed layers of a batch, while there is room."""
+        if self._kept[i] is None:
+            size = sum(t.numel() * t.element_size() for t in given if isinstance(t, Tensor))
+            if size <= self._room:
+                self._kept[i], self._room = given, self._room - size
+
+    def _moved(self, displacement: Tensor | None) -> dict[str, Tensor]:
+        """The model's tensors at ``w + displacement``."""
+        if displacement is None:
+            return self.sources
+        pieces = displacement.split([p.numel() for p in self.parameters])
+        moved = {n: self.sources[n] + pieces[i].view_as(self.sources[n]) for n, i in self.positions.items()}
+        return self.sources | moved
+
+    @torch.no_grad()
+    def _require_trust(self, inference: Inference, module: nn.Module, x: Tensor, dtype: torch.dtype) -> None:
+        """Compare outputs with the module's own in float64."""
+        doubled, exact = (
+            {n: t.to(d) if t.is_floating_point() else t for n, t in tensors.items()}
+            for tensors, d in (
+                (self.sources, dtype),
+                (dict([*module.named_parameters(), *module.named_buffers()]), torch.float64),
+            )
+        )
+        wide = x.double() if x.is_floating_point() else x
+        expected = torch.func.functional_call(module, exact, (wide,))
+        given = x.to(dtype) if x.is_floating_point() else x
+        outputs = inference.at(doubled)(*inference.before(doubled)(given))
+        difference = float((outputs - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+        if difference > TRUSTED[dtype]:  # not so if it is NaN: that is no verdict on the trace
+            raise Untraceable(f"traced, its outputs differ by {difference:.1e} in {dtype}")

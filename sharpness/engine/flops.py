@@ -1,0 +1,25 @@
+"""How much a forward pass computes, and whether the device computes it faster in bfloat16."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@torch.no_grad()
+def forward_flops(model: nn.Module, x: Tensor) -> int:
+    """Floating-point operations of convolutions, matrix products and attention for inputs ``x``."""
+    with FlopCounterMode(display=False) as counter:
+        model(x)
+    return counter.get_total_flops()
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for products of bfloat16 numbers."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return device.type == "cpu" and any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -1,0 +1,241 @@
+r"""A traced model as forward passes at many weights, and nothing else: what a loss landscape is made of.
+
+.. code-block:: text
+
+    once per model       fuse  relu(x * w + b)  and  relu(x * w + b + z)  into one operation each
+    once per batch       the layers that no parameter in scope reaches
+    once per point       fold BatchNorm into the weights, convert them
+        for every batch  the other layers, without graph or residuals
+
+In bfloat16 all convolutions, and what lies between them, have 8 bits of mantissa; what follows the last convolution
+(pooling, normalisation, classifier) is computed in float32: logits are differences of large numbers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharpness.engine.operations import Add, Convolution, ReLU, ScaledConvolution
+from sharpness.engine.program import Step
+from sharpness.engine.tracing import INPUT, Traced
+
+Forward = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operation of a forward pass, perhaps several steps of the trace.
+
+    Attributes:
+        inputs: names of the values it takes, ``other`` (of a fused sum) not among them.
+        other: what a fused convolution adds to its result; overwritten if ``in_place``.
+        exact: in float32 whatever the precision.
+    """
+
+    step: Step
+    output: str
+    inputs: tuple[str, ...]
+    other: str | None = None
+    relu: bool = False
+    in_place: bool = False
+    exact: bool = False
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """Names of all values it takes, ``other`` last."""
+        return self.inputs if self.other is None else (*self.inputs, self.other)
+
+
+class Inference:
+    """Outputs of a traced model at given tensors.
+
+    Args:
+        traced: with all parameters in scope of the trace.
+        sample: a few inputs, from which shapes are learned.
+        moving: names of the tensors that will differ from call to call.
+        dtype: ``torch.bfloat16``, or the model's own.
+
+    Attributes:
+        frontier: names of what the fixed layers (or the inputs) hand to the moving ones.
+    """
+
+    def __init__(self, traced: Traced, sample: Tensor, moving: frozenset[str], dtype: torch.dtype) -> None:
+        self.traced, self.dtype, self.device = traced, dtype, sample.device
+        self.reduced = dtype is torch.bfloat16
+        self.own = torch.float32 if self.reduced else dtype
+        reached = set(moving)
+        for step in (*traced.prologue, *traced.body.steps):
+            if reached & set(step.inputs):
+                reached.add(step.output)
+        self.shared = frozenset(traced.shared)
+        calls = self._fuse(self._shapes(sample), reached)
+        self.fixed = [c for c in calls if c.output not in reached]
+        self.moving = [c for c in calls if c.output in reached]
+        made = {INPUT, *(c.output for c in self.fixed)}
+        used = {name for c in self.moving for name in c.takes if name in made}
+        self.frontier = tuple(sorted(used))
+
+    def before(self, sources: dict[str, Tensor]) -> Callable[[Tensor], tuple[Tensor, ...]]:
+        """From inputs (n, ...) to what :attr:`frontier` names."""
+        run = self._bind(self.fixed, self.traced.prepare(sources), frozenset(self.frontier))
+        return lambda x: tuple(map(run({INPUT: self._as_input(x)}).__getitem__, self.frontier))
+
+    def at(self, sources: dict[str, Tensor]) -> Forward:
+        """From what :attr:`frontier` names to the outputs, with these tensors as the model's, by name."""
+        result = self.traced.result
+        run = self._bind(self.moving, self.traced.prepare(sources), frozenset({result}))
+        return lambda *given: run(dict(zip(self.frontier, given, strict=True)))[result].to(self.own)
+
+    def _bind(self, calls: Sequence[Call], values: dict[str, Tensor], results: frozenset[str]) -> Any:
+        """Prepare the weights of some calls; the function from their inputs to ``results``, by name."""
+        bound = [(c, self._convolution(c, values) if _convolves(c.step) else self._other(c, values)) for c in calls]
+        last = {name: c.output for c in calls for name in c.takes}
+        dead: dict[str, list[str]] = {}
+        for name, output in last.items():
+            if name not in results:
+                dead.setdefault(output, []).append(name)
+
+        @torch.no_grad()
+        def run(known: dict[str, Any]) -> dict[str, Any]:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.reduced):
+                for call, function in bound:
+                    known[call.output] = function(*(known[name] for name in call.takes))
+                    for name in dead.get(call.output, ()):
+                        known.pop(name, None)
+            return known
+
+        return run
+
+    def _convolution(self, call: Call, values: dict[str, Tensor]) -> Forward:
+        """``relu(x * w + b + other)``, as much of it as the call has."""
+        operation = call.step.operation
+        assert isinstance(operation, Convolution)
+        w, *rest = (values[name] for name in call.step.inputs[1:])
+        b = rest[-1].to(self.dtype) if rest else None
+        if isinstance(operation, ScaledConvolution):
+            w = w * rest[0].view(-1, *[1] * (w.ndim - 1))
+        w = self._cast(w)
+        stride, padding, dilation, _, _, groups = operation.geometry
+        relu = "relu" if call.relu else "none"
+        if self._fuses(w):
+            kernels = torch.ops.mkldnn
+            geometry = (padding, stride, dilation, groups)
+            if call.other is None:
+                return lambda x: kernels._convolution_pointwise(self._cast(x), w, b, *geometry, relu, [], "")
+            binary = kernels._convolution_pointwise_.binary if call.in_place else kernels._convolution_pointwise.binary
+            ending: tuple[Any, ...] = (w, b, *geometry, "add", 1.0, relu if call.relu else None, [], None)
+            if call.in_place:
+                return lambda x, other: binary(self._cast(other), self._cast(x), *ending)
+            return lambda x, other: binary(self._cast(x), self._cast(other), *ending)
+
+        def apart(x: Tensor, other: Tensor | None = None) -> Tensor:
+            y = torch.ops.aten.convolution(self._cast(x), w, b, *operation.geometry)
+            if other is not None:
+                y.add_(other)
+            return y.relu_() if call.relu else y
+
+        return apart
+
+    def _other(self, call: Call, values: dict[str, Tensor]) -> Forward:
+        step = call.step
+        given = [values.get(name) if name in self.shared else None for name in step.inputs]
+
+        def function(*activations: Any) -> Any:
+            rest = iter(activations)
+            inputs: list[Any] = [
+                next(rest) if name not in self.shared else t for name, t in zip(step.inputs, given, strict=True)
+            ]
+            if not (call.exact and self.reduced):
+                return _value(step, inputs)
+            with torch.autocast(self.device.type, enabled=False):
+                return _value(step, [t.to(self.own) if _is_reduced(t) else t for t in inputs])
+
+        return function
+
+    def _fuse(self, shapes: dict[str, Any], reached: set[str]) -> list[Call]:
+        """The steps of the body as calls. A convolution takes in the sum and the ReLU that alone use its output."""
+        steps = list(self.traced.body.steps)
+        users: dict[str, list[Step]] = {}
+        for step in steps:
+            for name in step.inputs:
+                users.setdefault(name, []).append(step)
+        position = {step.output: i for i, step in enumerate(steps)}
+        last_convolution = max((i for i, s in enumerate(steps) if _convolves(s)), default=len(steps) - 2)
+        taken: dict[str, Call] = {}  # by the last step that a call takes in
+        absorbed: set[str] = set()
+
+        def follower(step: Step, kind: type) -> Step | None:
+            after = users.get(step.output, [])
+            if len(after) != 1 or step.output == self.traced.result or step.output in self.shared:
+                return None
+            same = (step.output in reached) == (after[0].output in reached)
+            return after[0] if isinstance(after[0].operation, kind) and same else None
+
+        for step in steps:
+            if not _convolves(step):
+                continue
+            end, other = step, None
+            added = follower(step, Add)
+            if added is not None and Counter(added.inputs)[step.output] == 1:
+                candidate = next(name for name in added.inputs if name != step.output)
+                ready = position.get(candidate, -1) < position[step.output] and candidate not in self.shared
+                if ready and shapes[candidate] == shapes[step.output] == shapes[added.output]:
+                    end, other = added, candidate
+            relu = follower(end, ReLU)
+            end = end if relu is None else relu
+            absorbed |= {step.output, added.output if added and other else step.output} - {end.output}
+            owned = other in reached and other in position and users[other][-1] is added
+            in_place = owned and other != step.inputs[0] and _makes_new(steps[position[str(other)]])
+            taken[end.output] = Call(step, end.output, step.inputs[:1], other, relu is not None, in_place)
+        calls = []
+        for i, step in enumerate(steps):
+            if step.output in taken:
+                calls.append(taken[step.output])
+            elif step.output not in absorbed:
+                inputs = tuple(n for n in step.inputs if n not in self.shared)
+                calls.append(Call(step, step.output, inputs, exact=i > last_convolution))
+        return calls
+
+    @torch.no_grad()
+    def _shapes(self, sample: Tensor) -> dict[str, torch.Size]:
+        """Of all tensors of the body, for a few inputs."""
+        values: dict[str, Any] = {INPUT: sample, **self.traced.prepare(self.traced.sources)}
+        for step in self.traced.body.steps:
+            values[step.output] = _value(step, [values[name] for name in step.inputs])
+        return {name: v.shape for name, v in values.items() if isinstance(v, Tensor)}
+
+    def _as_input(self, x: Tensor) -> Tensor:
+        return self._cast(x) if x.is_floating_point() and x.ndim == 4 else x
+
+    def _cast(self, t: Tensor) -> Tensor:
+        """In the precision of convolutions, and in their memory layout."""
+        t = t.to(self.dtype)
+        return t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t
+
+    def _fuses(self, w: Tensor) -> bool:
+        """Whether oneDNN has the fused operation."""
+        fused = hasattr(torch.ops.mkldnn, "_convolution_pointwise") and torch.backends.mkldnn.is_available()
+        return fused and w.device.type == "cpu" and w.ndim == 4 and w.dtype is not torch.float64
+
+
+def _convolves(step: Step) -> bool:
+    return isinstance(step.operation, Convolution)
+
+
+def _makes_new(step: Step) -> bool:
+    """Whether the result shares no memory with the inputs."""
+    return isinstance(step.operation, Convolution | ReLU | Add)
+
+
+def _value(step: Step, inputs: Sequence[Any]) -> Any:
+    return step.function(*inputs) if step.operation is None else step.operation.value(*inputs)
+
+
+def _is_reduced(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype is torch.bfloat16

@@ -1,0 +1,136 @@
+"""Levels that all surfaces of a picture share, also where a loss explodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from matplotlib.colors import BoundaryNorm, LogNorm, Normalize
+
+from sharpness.errors import UserError, choose
+
+#: How heights become levels, and the quantile of the heights that the last level stands at unless given.
+SCALES = {"clipped": 0.9, "linear": 1.0, "log": 1.0}
+#: Decades that a logarithmic scale shows at most.
+DECADES = 8
+#: The ends of a scale beyond which there are values.
+Extend = Literal["neither", "min", "max", "both"]
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The levels of one or several pictures.
+
+    Attributes:
+        edges: (n + 1,), rising.
+        log: whether heights and colours between them are logarithmic where they are continuous.
+        extend: ``"neither"``, ``"min"``, ``"max"`` or ``"both"``: the ends beyond which there are values.
+    """
+
+    edges: np.ndarray
+    log: bool = False
+    extend: Extend = "max"
+
+    def bands(self) -> BoundaryNorm:
+        """One colour between two levels, and one of its own beyond an end."""
+        return BoundaryNorm(self.edges, 256, extend=self.extend)
+
+    def shades(self) -> Normalize:
+        """Colours without steps."""
+        return (LogNorm if self.log else Normalize)(self.edges[0], self.edges[-1])
+
+    def heights(self, values: np.ndarray) -> np.ndarray:
+        """Heights on an axis: logarithms to base 10 on a logarithmic scale; cut off flat at both ends, NaN stays."""
+        values = np.where(np.isfinite(values), values, np.nan)
+        cut = np.clip(values, self.edges[0], self.edges[-1])
+        return np.log10(cut) if self.log else cut
+
+
+def levels_of(
+    surfaces: Sequence[np.ndarray], scale: str = "clipped", clip: float | None = None, edges: np.ndarray | None = None
+) -> Levels:
+    """The levels of surfaces (any shapes): those of :func:`shared_levels`, unless ``edges`` are given."""
+    edges = shared_levels(surfaces, clip=clip, scale=scale) if edges is None else np.asarray(edges, dtype=float)
+    if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all() or (scale == "log" and edges[0] <= 0):
+        raise UserError(f"levels {edges.tolist()}: give two or more that rise, above zero on a logarithmic scale")
+    below = any(bool((s[np.isfinite(s)] < edges[0]).any()) for s in surfaces)
+    above = any(bool((s[np.isfinite(s)] > edges[-1]).any()) for s in surfaces)
+    extend: Extend = "both" if below and above else "min" if below else "max" if above else "neither"
+    return Levels(edges, scale == "log", extend)
+
+
+def shared_levels(
+    surfaces: Sequence[np.ndarray], number: int = 12, clip: float | None = None, scale: str = "clipped"
+) -> np.ndarray:
+    """Contour levels (number + 1,) that all surfaces share, from their lowest point up to a quantile of their values.
+
+    Cells that are not finite count for nothing.
+
+    Args:
+        clip: the quantile: 0.9 of a clipped scale, so that a single steep corner does not wash out the rest, and 1, the
+            highest point, of the others.
+        scale: ``"clipped"``: evenly in the square root of the height above the lowest point, so that the bottom of the
+            bowls shows; ``"linear"``: evenly; ``"log"``: evenly in the logarithm of the value, from the smallest one
+            above zero, over 8 decades at most.
+
+    Raises:
+        UserError: an unknown scale, a quantile outside (0, 1], no finite value, or none above zero for ``"log"``.
+
+    >>> shared_levels([np.array([[0.0, 4.0]])], number=2, clip=1.0).tolist()
+    [0.0, 1.0, 4.0]
+    >>> shared_levels([np.array([[0.0, 0.01, np.inf, 100.0]])], number=2, scale="log").round(9).tolist()
+    [0.01, 1.0, 100.0]
+    """
+    choose("scale", scale, list(SCALES))
+    clip = SCALES[scale] if clip is None else clip
+    if not 0 < clip <= 1:
+        raise UserError(f"clip={clip!r}: give a quantile above 0 and up to 1")
+    values = np.concatenate([np.empty(0), *(s[np.isfinite(s)] for s in surfaces)])
+    if not len(values):
+        raise UserError("no finite value to draw")
+    if scale == "log":
+        return _logarithmic(values[values > 0], number, clip)
+    low, high = float(values.min()), float(np.quantile(values, clip))
+    if high <= low:
+        high = low + max(abs(low), 1.0) * 1e-6
+    return low + (high - low) * np.linspace(0, 1, number + 1) ** (2 if scale == "clipped" else 1)
+
+
+def _logarithmic(values: np.ndarray, number: int, clip: float) -> np.ndarray:
+    if not len(values):
+        raise UserError("scale='log': no value is above zero; take 'clipped' or 'linear'")
+    high = float(np.quantile(values, clip))
+    low = max(float(values.min()), high / 10**DECADES)
+    if high <= low * (1 + 1e-6):
+        low, high = low / 10**0.5, high * 10**0.5
+    return np.geomspace(low, high, number + 1)
+
+
+def level_labels(levels: np.ndarray) -> list[str]:
+    r"""Levels in as few digits as tell each from its neighbours, but two at least.
+
+    >>> level_labels(np.array([0.0, 0.7712, 1.5]))
+    ['0', '0.77', '1.5']
+    >>> level_labels(np.array([2.3012, 2.3034, 2.311]))
+    ['2.3012', '2.3034', '2.311']
+    >>> level_labels(np.array([0.05, 13.0, 203.0, 3.3e6]))
+    ['0.05', '13', '200', '$3.3\\times10^{6}$']
+    """
+    gaps = np.diff(levels)
+    nearest = np.minimum(np.append(gaps, np.inf), np.append(np.inf, gaps))
+    labels = []
+    for level, gap in zip(levels, nearest, strict=True):
+        digits = next((d for d in range(2, 9) if abs(float(f"{level:.{d}g}") - level) <= 0.05 * gap), 8)
+        labels.append("0" if abs(level) < 1e-3 * gap else _number(float(level), digits))
+    return labels
+
+
+def _number(value: float, digits: int) -> str:
+    """In so many digits, with a power of ten where it is far from 1."""
+    if 1e-3 <= abs(value) < 1e5:
+        return np.format_float_positional(float(f"{value:.{digits}g}"), trim="-")
+    mantissa, _, power = f"{value:.{digits - 1}e}".partition("e")
+    mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+    return rf"${mantissa}\times10^{{{int(power)}}}$"

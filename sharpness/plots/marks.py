@@ -1,0 +1,103 @@
+"""What stands on the picture of a plane: its centre, other models, a trajectory, the points that were evaluated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+
+from sharpness.plots.panels import Marks, Panel
+
+#: Of lines and letters that must be seen on any colour.
+HALO = [withStroke(linewidth=1.4, foreground="white", alpha=0.9)]
+CENTER: dict[str, Any] = {
+    "marker": "o",
+    "color": "white",
+    "markeredgecolor": "black",
+    "markersize": 3.5,
+    "markeredgewidth": 0.6,
+}
+EVALUATED: dict[str, Any] = {
+    "linestyle": "",
+    "marker": ".",
+    "color": "black",
+    "markersize": 1.5,
+    "markeredgewidth": 0,
+    "zorder": 3,
+    "label": "evaluated",
+}
+TRAJECTORY: dict[str, Any] = {
+    "marker": "o",
+    "color": "black",
+    "markersize": 1.8,
+    "markeredgewidth": 0,
+    "linewidth": 0.8,
+    "path_effects": HALO,
+    "zorder": 4,
+    "label": "trajectory",
+}
+
+
+def inside(panel: Panel, points: np.ndarray) -> np.ndarray:
+    """Which of ``points`` (m, 2) lie on the panel, (m,)."""
+    low = np.array([panel.x.min(), panel.y.min()])
+    high = np.array([panel.x.max(), panel.y.max()])
+    return np.all((points >= low) & (points <= high), axis=1)
+
+
+def shows_center(panel: Panel) -> bool:
+    """Whether the centre lies on the panel, and no mark on the centre."""
+    if panel.marks is not None:
+        near = np.abs(panel.marks.points) / [np.ptp(panel.x), np.ptp(panel.y)] < 0.01
+        if near.all(axis=1).any():
+            return False
+    return bool(inside(panel, np.zeros((1, 2))).all())
+
+
+def draw_marks(ax: Axes, panel: Panel, points: bool = False, fontsize: float = 6) -> list[Line2D]:
+    """Mark the centre, and what the panel marks; returned is the key to them, as far as names do not say it.
+
+    Args:
+        points: also draw a tiny dot wherever the panel was evaluated.
+    """
+    keys = []
+    if points and panel.evaluated is not None:
+        j, i = np.nonzero(panel.evaluated)
+        keys += ax.plot(panel.x[i], panel.y[j], gid="evaluated", **EVALUATED)
+    if shows_center(panel):
+        ax.plot([0], [0], linestyle="", zorder=5, gid="center", **CENTER)
+    if panel.marks is not None and panel.marks.connected:
+        keys += _draw_trajectory(ax, panel.marks)
+    elif panel.marks is not None:
+        _draw_models(ax, panel, panel.marks, fontsize)
+    return keys
+
+
+def _draw_trajectory(ax: Axes, marks: Marks) -> list[Line2D]:
+    """The path from an open square to a star."""
+    x, y = marks.points.T
+    look: dict[str, Any] = {"linestyle": "", "markeredgecolor": "black", "markeredgewidth": 0.6, "zorder": 6}
+    return [
+        *ax.plot(x, y, gid="trajectory", **TRAJECTORY),
+        *ax.plot(x[:1], y[:1], "s", color="white", markersize=4, gid="start", label="start", **look),
+        *ax.plot(x[-1:], y[-1:], "*", color="#E69F00", markersize=6.5, gid="end", label="end", **look),
+    ]
+
+
+def _draw_models(ax: Axes, panel: Panel, marks: Marks, fontsize: float) -> None:
+    """Diamonds, and names towards the middle of the panel."""
+    shown = inside(panel, marks.points)
+    look: dict[str, Any] = {"markersize": 3.5, "markeredgecolor": "black", "markeredgewidth": 0.6}
+    ax.plot(*marks.points[shown].T, "D", color="#E69F00", zorder=6, gid="models", **look)
+    middle = np.array([panel.x[[0, -1]].mean(), panel.y[[0, -1]].mean()])
+    for number in np.flatnonzero(shown[: len(marks.names)]):
+        point = marks.points[number]
+        right, high = point > middle
+        ax.annotate(
+            marks.names[number], point, (-3 if right else 3, -3 if high else 3), textcoords="offset points",
+            ha="right" if right else "left", va="top" if high else "bottom", fontsize=fontsize, path_effects=HALO,
+            zorder=7,
+        )  # fmt: skip

@@ -1,0 +1,120 @@
+r"""Projected ascent of one loss inside a ball of perturbations.
+
+The ball holds the displacements :math:`\epsilon = T u` with :math:`\|u\|_p \le \rho`, p = 2 or infinity. T is the
+identity, or for adaptive sharpness :math:`T_w = \operatorname{diag}(|w_1|, \dots, |w_k|)` at the centre w (Kwon et al.,
+ICML 2021), so that the ball is :math:`\|T_w^{-1} \epsilon\|_p \le \rho` on the weights that are not zero, and weights
+that are zero stay.
+
+.. code-block:: text
+
+    u = 0, length = rho
+    in every step
+        g = T gradient L(w + T u)                       unless u is where it was
+        v = project(u + length * steepest(g))           steepest: g / |g|, or sign(g) for p = infinity
+        L(w + T v) > L(w + T u)  ?  u = v  :  length = length / 2
+
+The first step is the point that SAM evaluates (Foret et al., ICLR 2021). The loss never falls, and more steps go on
+where fewer ended, so that they never find less; the best loss is a lower bound of the maximum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sharpness.engine import ClassSums
+
+NORMS = ("l2", "linf")
+#: Where there is no gradient at the centre, the ascent starts at random at this part of the radius.
+START = 0.1
+
+
+@dataclass(frozen=True)
+class Ball:
+    """``T u`` with ``|u| <= rho``.
+
+    Attributes:
+        scale: the diagonal of T, (k,), or None for the identity.
+    """
+
+    rho: float
+    norm: str = "l2"
+    scale: Tensor | None = None
+
+    def displacement(self, u: Tensor) -> Tensor:
+        return u if self.scale is None else self.scale * u
+
+    def steepest(self, gradient: Tensor) -> Tensor | None:
+        """The u of norm 1 that raises the loss most, to first order; None where all do alike, the gradient being 0.
+
+        >>> Ball(0.1).steepest(torch.tensor([3.0, -4.0])).tolist()
+        [0.6000000238418579, -0.800000011920929]
+        >>> Ball(0.1, "linf").steepest(torch.tensor([3.0, -4.0])).tolist()
+        [1.0, -1.0]
+        """
+        pulled = self.displacement(gradient).double()
+        length = pulled.norm()
+        if not bool(length > 0):
+            return None
+        return (pulled.sign() if self.norm == "linf" else pulled / length).to(gradient.dtype)
+
+    def project(self, u: Tensor) -> Tensor:
+        """The nearest point of the ball."""
+        if self.norm == "linf":
+            return u.clamp(-self.rho, self.rho)
+        length = float(u.double().norm())
+        return u if length <= self.rho else u * (self.rho / length)
+
+
+def ascend(
+    evaluate: Callable[[Tensor], ClassSums],
+    gradient: Callable[[Tensor], Tensor],
+    center: ClassSums,
+    slope: Tensor,
+    ball: Ball,
+    steps: int,
+    noise: Callable[[], Tensor],
+) -> tuple[ClassSums, int]:
+    """Climb from the centre of a ball.
+
+    Args:
+        evaluate: a displacement (k,) to the loss there.
+        gradient: a displacement (k,) to the gradient there, (k,).
+        center: the loss at the centre.
+        slope: the gradient there, (k,).
+        steps: evaluations at most; a gradient before each, if the point has moved.
+        noise: a random vector (k,), to leave a centre without gradient; asked for if there are several steps.
+
+    Returns:
+        The sums at the best point, and the number of gradients that were taken.
+    """
+    u, here, best = torch.zeros_like(slope), center, center
+    length, taken = ball.rho, 0
+    direction = ball.steepest(slope)
+    for step in range(steps):
+        if direction is None:
+            start = ball.steepest(noise()) if step == 0 and steps > 1 else None
+            if start is None:
+                break
+            u = START * ball.rho * start
+            here = evaluate(ball.displacement(u))
+            best = max(best, here, key=_mean)
+        else:
+            point = ball.project(u + length * direction)
+            there = evaluate(ball.displacement(point))
+            if not there.mean > here.mean:
+                length /= 2
+                continue
+            u, here = point, there
+            best = max(best, here, key=_mean)
+        if step + 1 < steps:
+            direction = ball.steepest(gradient(ball.displacement(u)))
+            taken += 1
+    return best, taken
+
+
+def _mean(sums: ClassSums) -> float:
+    return sums.mean

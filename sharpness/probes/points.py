@@ -1,0 +1,149 @@
+"""Numbered points of parameter space: each evaluated once, kept on disk at work, shared among processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sharpness.engine import distributed
+from sharpness.files import write_atomically
+from sharpness.objective import Objective
+from sharpness.progress import progress
+
+#: Seconds between two writes of unfinished work.
+INTERVAL = 5.0
+#: Work whose expected time, in seconds, is worth a line beforehand.
+LONG = 20.0
+logger = logging.getLogger("sharpness")
+
+
+class PointTable:
+    """Losses at ``w + displacement(i)`` for ``i < number``, filled in by :meth:`evaluate`.
+
+    Args:
+        precision: ``"bfloat16"``, or the model's own.
+        folder: where points that are done are kept, keyed by model, data, loss and ``settings``; nowhere if None.
+        settings: plain values that the displacements depend on.
+
+    Attributes:
+        losses: (number,), NaN where nothing was evaluated.
+        class_losses: (C, number).
+        class_accuracies: (C, number).
+        done: (number,) whether a point was evaluated.
+        rows: (number, 1 + 2C): the three side by side.
+        center: (1 + 2C,): the same at w.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        displacement: Callable[[int], Tensor],
+        number: int,
+        what: str,
+        precision: str,
+        folder: str | Path | None = None,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        self.objective, self.displacement, self.what = objective, displacement, what
+        self.classes = objective.num_classes
+        self.rows = np.full((number, 1 + 2 * self.classes), np.nan)
+        self.done = np.zeros(number, dtype=bool)
+        self._evaluation = objective.evaluation(precision)
+        self.center = self._row(None)
+        self._folder = None if folder is None else Path(folder) / self._key(precision, settings or {})
+        self._load()
+
+    @property
+    def losses(self) -> np.ndarray:
+        return self.rows[:, 0]
+
+    @property
+    def class_losses(self) -> np.ndarray:
+        return self.rows[:, 1 : 1 + self.classes].T
+
+    @property
+    def class_accuracies(self) -> np.ndarray:
+        return self.rows[:, 1 + self.classes :].T
+
+    def fill(self, indices: np.ndarray, row: np.ndarray) -> None:
+        """Give some points a row (1 + 2C,) that is known."""
+        self.rows[indices], self.done[indices] = row, True
+
+    def evaluate(self, indices: np.ndarray | None = None) -> np.ndarray:
+        """The rows of some points (all unless given), (m, 1 + 2C); those that are not done are evaluated."""
+        wanted = np.arange(len(self.rows)) if indices is None else np.asarray(indices)
+        todo = wanted[~self.done[wanted]]
+        processes = distributed.world_size()
+        own = todo[distributed.rank() :: processes]
+        last = time.monotonic()
+        try:
+            with progress(len(wanted), self.what, "points", done=len(wanted) - len(todo)) as bar:
+                for count, i in enumerate(own):
+                    start = time.monotonic()
+                    self.rows[i], self.done[i] = self._row(self.displacement(int(i))), True
+                    bar.update(min(processes, len(todo) - count * processes))
+                    if count == 0:
+                        self._announce(len(own), time.monotonic() - start)
+                    if time.monotonic() - last >= INTERVAL:
+                        self._save()
+                        last = time.monotonic()
+        finally:
+            self._save()
+        self._share(np.isin(np.arange(len(self.rows)), own))
+        return self.rows[wanted]
+
+    def _row(self, displacement: Tensor | None) -> np.ndarray:
+        sums = self._evaluation(displacement)
+        return np.concatenate([[sums.mean], sums.class_means, sums.class_accuracies])
+
+    def _announce(self, points: int, seconds: float) -> None:
+        expected = points * seconds
+        if expected >= LONG:
+            minutes = f"{expected / 60:.1f} minutes" if expected >= 60 else f"{expected:.0f} seconds"
+            images = self.objective.num_samples
+            logger.info("%s: %d points x %d samples, about %s", self.what, points, images, minutes)
+
+    def _key(self, precision: str, settings: dict[str, Any]) -> str:
+        """Of everything that the numbers depend on; the loss by its value, because its name may mean another one."""
+        known = self.objective.provenance() | settings
+        known |= {"precision": precision, "points": len(self.rows), "center": f"{self.center[0]:.6g}"}
+        return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def _load(self) -> None:
+        """What any process of an earlier call has left, read by the first one for all."""
+        if self._folder is None:
+            return
+        if distributed.rank() == 0:
+            for path in sorted(self._folder.glob("points-*.npz")):
+                with np.load(path, allow_pickle=False) as file:
+                    self.rows[file["indices"]] = file["rows"]
+                    self.done[file["indices"]] = True
+        self._share(self.done)
+
+    def _share(self, mine: np.ndarray) -> None:
+        """Give every process the rows of all; each point is in ``mine``, (number,), of one of them at most."""
+        if distributed.world_size() == 1:
+            return
+        known = distributed.total(torch.from_numpy(np.where(mine[:, None], self.rows, 0.0))).numpy()
+        done = distributed.total(torch.from_numpy(mine.astype(np.float64))).numpy() > 0
+        self.rows[done], self.done[done] = known[done], True
+
+    def _save(self) -> None:
+        if self._folder is None or not self.done.any():
+            return
+        indices = np.flatnonzero(self.done)
+
+        def write(partial: Path) -> None:
+            with partial.open("wb") as file:
+                np.savez(file, allow_pickle=False, indices=indices, rows=self.rows[indices])
+
+        write_atomically(self._folder / f"points-{distributed.rank()}.npz", write)

@@ -1,0 +1,51 @@
+"""What the axes of a landscape measure, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+#: Of Gaussian directions, by their normalisation.
+GAUSSIAN = {"filter": "filter norms", "layer": "layer norms", None: "standard deviations"}
+#: Of vectors of unit length.
+UNIT = {"hessian": "Eigenvector", "gradient": "Gradient", "trajectory": "Component"}
+LENGTH = "length of the step"
+
+
+def line_label(directions: str, normalization: str | None) -> str:
+    """The axis of a line.
+
+    >>> line_label("gaussian", "filter")
+    'Distance along the direction (in filter norms)'
+    >>> line_label("hessian", None)
+    'Length of the step along the eigenvector'
+    """
+    if directions == "gaussian":
+        return f"Distance along the direction (in {GAUSSIAN[normalization]})"
+    if directions in UNIT:
+        return f"Length of the step along the {UNIT[directions].lower()}"
+    return "Fraction of the way to the other model" if directions == "models" else "Multiple of the direction"
+
+
+def plane_label(directions: str, normalization: str | None, axis: int, explained: Sequence[float] | None = None) -> str:
+    """The first (0) or second (1) axis of a plane, whose directions may be two names with a plus between.
+
+    ``explained`` (2,) are the shares of a trajectory along its components.
+
+    >>> plane_label("gradient+gaussian", "layer", 0), plane_label("gradient+gaussian", "layer", 1)
+    ('Gradient (length of the step)', 'Direction 2 (in layer norms)')
+    """
+    parts = directions.split("+")
+    name = parts[min(axis, len(parts) - 1)]
+    number = "" if len(parts) > 1 and name in UNIT else f" {axis + 1}"
+    if name == "gaussian":
+        return f"Direction{number} (in {GAUSSIAN[normalization]})"
+    if name in UNIT:
+        share = f", {explained[axis]:.0%}" if name == "trajectory" and explained else ""
+        return f"{UNIT[name]}{number}{share} ({LENGTH})"
+    return f"Direction {axis + 1} ({LENGTH})" if name == "models" else f"Direction {axis + 1}"
+
+
+def plane_unit(directions: str, normalization: str | None, axis: int) -> str:
+    """The unit of that axis alone, for a file."""
+    label = plane_label(directions, normalization, axis)
+    return label.partition("(")[2].rstrip(")").removeprefix("in ") or "1"

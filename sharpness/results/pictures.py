@@ -1,0 +1,133 @@
+"""From landscapes to what the plots take: subsets of the classes, panels, curves, words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sharpness.errors import UserError, choose
+from sharpness.plots import Marks, Panel, plot_line_panels, plot_lines, plot_plane_grid, plot_planes
+from sharpness.plots.interactive import interactive_surfaces
+from sharpness.plots.lines import SUBSET_COLORS
+from sharpness.results.axes import line_label, plane_label
+
+QUANTITIES = ("loss", "accuracy")
+#: Everything (None or ``"all"``), a class (its index or name), or a group.
+Subset = str | int | None
+#: How accuracies are drawn: what is good is dark, as low losses are.
+ACCURACY_LOOK: dict[str, Any] = {"scale": "linear", "label": "Accuracy", "colors": "viridis_r"}
+
+
+def values_of(result: Any, subset: Subset, quantity: str) -> np.ndarray:
+    """Losses or accuracies, in the shape of ``result.losses``.
+
+    Raises:
+        UserError: an unknown quantity or subset, or a group without classes.
+    """
+    choose("quantity", quantity, QUANTITIES)
+    subset = plain_subset(result, subset)
+    if isinstance(subset, str) and result.groups.get(subset) == ():
+        raise UserError(f"group {subset!r} has no classes here: nothing to draw")
+    return result.values(subset) if quantity == "loss" else result.accuracies(subset)
+
+
+def plain_subset(result: Any, subset: Subset) -> Subset:
+    """None for ``"all"``, unless a group or a class has that name."""
+    taken = "all" in result.groups or "all" in result.class_names
+    return None if subset == "all" and not taken else subset
+
+
+def subset_title(result: Any, subset: Subset) -> str:
+    """What a picture calls a subset."""
+    subset = plain_subset(result, subset)
+    if subset is None:
+        return "All classes"
+    if isinstance(subset, str):
+        return f"{subset.capitalize()}-shot" if subset in ("many", "medium", "few") else subset
+    return str(result.class_names[subset]) if 0 <= subset < len(result.class_names) else str(subset)
+
+
+def several(subset: Any) -> list[Subset] | None:
+    """The subsets of a list, or None if it is a single one."""
+    return list(subset) if isinstance(subset, (list, tuple)) else None
+
+
+def draw_lines(results: Mapping[str, Any], ax: Any, subset: Any, quantity: str, options: dict[str, Any]) -> Any:
+    """Models in one panel; or subsets in one panel, or in one for each model."""
+    first = next(iter(results.values()))
+    options = {
+        "xlabel": line_label(first.directions, first.normalization),
+        "ylabel": "Accuracy" if quantity == "accuracy" else "Loss",
+        "marks": line_marks(first),
+        **options,
+    }
+    subsets = several(subset)
+    if subsets is None:
+        curves = {label: (r.x, values_of(r, subset, quantity)) for label, r in results.items()}
+        return plot_lines(curves, ax, **options)
+    panels = {
+        label: {subset_title(r, s): (r.x, values_of(r, s, quantity)) for s in subsets} for label, r in results.items()
+    }
+    others = iter(SUBSET_COLORS[1:] * (1 + len(subsets)))
+    shades = [SUBSET_COLORS[0] if plain_subset(first, s) is None else next(others) for s in subsets]
+    options = {"colors": shades, **options}
+    if len(results) == 1:
+        return plot_lines(next(iter(panels.values())), ax, **options)
+    return plot_line_panels(panels, ax, **options)
+
+
+def draw_planes(
+    results: Mapping[str, Any],
+    ax: Any,
+    subset: Any,
+    kind: str,
+    quantity: str,
+    options: dict[str, Any],
+) -> Any:
+    """Models side by side; several subsets below each other, or in the menu of an interactive picture."""
+    first = next(iter(results.values()))
+    explained = first.provenance.get("explained")
+    options = {
+        "xlabel": plane_label(first.directions, first.normalization, 0, explained),
+        "ylabel": plane_label(first.directions, first.normalization, 1, explained),
+        **(ACCURACY_LOOK if quantity == "accuracy" else {}),
+        **options,
+    }
+    subsets = several(subset)
+    if kind == "interactive":
+        if ax is not None:
+            raise UserError("an interactive picture takes no ax: it is a figure of plotly's")
+        chosen = subsets or (all_subsets(first) if subset is None else [subset])
+        return interactive_surfaces(_rows(results, chosen, quantity), **options)
+    if subsets is None:
+        panels = {label: panel_of(r, subset, quantity) for label, r in results.items()}
+        return plot_planes(panels, ax, kind=kind, **options)
+    return plot_plane_grid(_rows(results, subsets, quantity), ax, kind=kind, **options)
+
+
+def _rows(results: Mapping[str, Any], subsets: Sequence[Subset], quantity: str) -> dict[str, dict[str, Panel]]:
+    first = next(iter(results.values()))
+    return {subset_title(first, s): {label: panel_of(r, s, quantity) for label, r in results.items()} for s in subsets}
+
+
+def all_subsets(result: Any) -> list[Subset]:
+    """Everything, every group that is not empty, every class."""
+    return [None, *(g for g, classes in result.groups.items() if classes), *range(len(result.class_names))]
+
+
+def panel_of(result: Any, subset: Subset, quantity: str = "loss") -> Panel:
+    """A plane, its marks, and where it was evaluated."""
+    marks = None
+    if result.marks is not None:
+        marks = Marks(result.marks, result.mark_names, connected="trajectory" in result.directions.split("+"))
+    return Panel(result.x, result.y, values_of(result, subset, quantity), marks, result.evaluated)
+
+
+def line_marks(result: Any) -> list[tuple[str, float]]:
+    """Names and positions of the models on a line."""
+    if result.marks is None:
+        return []
+    names = [*result.mark_names, *[""] * len(result.marks)]
+    return [(name, float(x)) for name, x in zip(names, result.marks[:, 0], strict=False)]

@@ -1,0 +1,43 @@
+"""What a checkpoint says of itself: everything that a probe needs to know of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sharpness.data import LongTailData
+from sharpness.methods import LABELS, Recipe
+from sharpness.training.state import RunState
+from sharpness.version import __version__
+
+
+def manifest(recipe: Recipe, data: LongTailData, identity: dict[str, Any], device: str) -> dict[str, Any]:
+    """What does not change while a run is under way; plain values.
+
+    Args:
+        identity: what tells the run from others, with ``training`` for its settings.
+    """
+    method, training = identity["method"], identity["training"]
+    return {
+        "method": method,
+        "label": "+".join([LABELS.get(method, method), *(name.upper() for name in training["flatten"])]),
+        "paper": recipe.paper,
+        "options": identity["options"],
+        "stages": [repr(s) for s in recipe.stages],
+        "notes": list(recipe.notes),
+        "training": {**training, "sharpness": __version__, "torch": str(torch.__version__), "device": device},
+        "longtail": data.longtail.to_dict(),
+        "data_sha256": identity["data_sha256"],
+        "normalization": {"mean": list(data.train.mean), "std": list(data.train.std)},
+    }
+
+
+def present(recipe: Recipe, state: RunState) -> dict[str, Any]:
+    """What belongs to the weights as they are now."""
+    last = state.history[-1] if state.history else {}
+    return {
+        "loss": repr(recipe.stages[state.stage].loss),
+        "epoch": len(state.history),
+        "accuracy": {k: v for k, v in last.items() if k.startswith("accuracy")},
+    }
