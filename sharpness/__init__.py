@@ -11,14 +11,21 @@ from sharpness.data import load_data
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes import (
+    Directions,
+    barrier,
     checkpoint_objective,
     eigenvalues,
+    interpolate,
     line,
+    load_directions,
     measure,
     plane,
+    plane_through,
     random_perturbation,
     spectral_density,
     trace,
+    trajectory,
+    trajectory_plane,
     worst_case,
 )
 from sharpness.results import Comparison, load_result
@@ -27,20 +34,27 @@ from sharpness.version import __version__
 
 __all__ = [
     "Comparison",
+    "Directions",
     "Objective",
     "UserError",
     "__version__",
+    "barrier",
     "checkpoint_objective",
     "eigenvalues",
+    "interpolate",
     "line",
     "load_checkpoint",
     "load_data",
+    "load_directions",
     "load_result",
     "measure",
     "plane",
+    "plane_through",
     "random_perturbation",
     "spectral_density",
     "trace",
     "train",
+    "trajectory",
+    "trajectory_plane",
     "worst_case",
 ]

@@ -383,13 +383,14 @@ def inspect(checkpoints: tuple[str, ...]) -> None:
 @training_options
 @click.option("--out", type=click.Path(), help="Folder of the figures. [figures/DATA]")
 @click.option("--runs", type=click.Path(), default="runs", show_default=True, help="Folder of the trained models.")
-@click.option("--grid", default=25, show_default=True, help="Points along each side of a plane.")
+@click.option("--grid", default=51, show_default=True, help="Points along each side of a plane.")
+@click.option("--adaptive", default=0.01, show_default=True, help="Interpolate to this part of the relief; 0: do not.")
 @click.option("--range", "extent", default=0.5, show_default=True, help="Half the side of a plane, in filter norms.")
 @click.option("--split", default="train", show_default=True, help="Probe train or test images.")
 @click.option("--loss", default="ce", show_default=True, help="ce on calibrated logits, or training.")
 @click.option("--limit-per-class", type=int, help="Probe so many images of every class at most.")
 def figures(
-    methods: str, out: str | None, runs: str, grid: int, extent: float, split: str, loss: str,
+    methods: str, out: str | None, runs: str, grid: int, adaptive: float, extent: float, split: str, loss: str,
     limit_per_class: int | None, **given: Any,
 ) -> None:  # fmt: skip
     """Recreate the talk's figures: train what is missing, probe, draw, and print the summary.
@@ -398,7 +399,8 @@ def figures(
     """
     _figures(
         _data(given), methods.split(","), out or f"figures/{given['data']}", runs, grid=grid, extent=extent,
-        split=split, loss=loss, limit_per_class=limit_per_class, data_root=given["data_root"], **_training(given),
+        adaptive=adaptive or None, split=split, loss=loss, limit_per_class=limit_per_class,
+        data_root=given["data_root"], **_training(given),
     )  # fmt: skip
 
 

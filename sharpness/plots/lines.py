@@ -88,7 +88,10 @@ def plot_line_panels(
             ax.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
             ax.tick_params(labelleft=ax is places[0])
         places[0].set_ylabel(ylabel)
-        places[(number - 1) // 2].set_xlabel(xlabel)
+        if axes is None and number % 2 == 0:
+            figure.supxlabel(xlabel, fontsize=8)
+        else:
+            places[(number - 1) // 2].set_xlabel(xlabel)
         if legend and axes is None:
             figure.legend(handles=list(handles.values()), loc="outside upper center", ncols=min(len(handles), 6))
         elif legend:

@@ -134,7 +134,10 @@ def _places(axes: Axes | Sequence[Axes] | None, table: Mapping[str, Mapping[str,
     ratio = 1.1 if surface else max(1.0 if r is None else r for r in ratios)
     figure = shown_figure(width, 0.8 + down * (each * ratio + 0.1))
     if surface:
-        figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.02, wspace=0.0, hspace=0.0)
+        named = 0.25 / width if len(counts) > 1 else 0.0  # the layout does not see text beside 3-D axes
+        figure.set_layout_engine(
+            "constrained", w_pad=0.01, h_pad=0.02, wspace=0.0, hspace=0.0, rect=(named, 0, 1 - named, 1)
+        )
     else:
         figure.set_layout_engine("compressed")
     grid = figure.subplots(down, across, subplot_kw={"projection": "3d"} if surface else {}, squeeze=False)

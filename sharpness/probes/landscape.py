@@ -166,7 +166,7 @@ def _evaluate(
     else:
         found = refine(table.evaluate, (shape[0], shape[1]), adaptive, losses)
     error = np.abs(table.center - center)[:losses] if chosen != own else 0.0 * center[:losses]
-    if precision == "auto" and not stands_out(table.rows[table.done, :losses], error):
+    if precision == "auto" and not stands_out(table.rows[table.done, :losses], error, adaptive):
         logger.warning("%s: its relief is too small for %s: once more in %s", storage["what"], chosen, own)
         return _evaluate(objective, base, points, directions, shape, own, adaptive, **storage)
     rows, errors = found.values.T.reshape(-1, *shape), found.errors.T.reshape(-1, *shape)

@@ -17,7 +17,7 @@ SAME = 1e-8
 
 
 class PolyharmonicSpline:
-    r"""``s(x) = sum_i a_i |x - x_i|^3 + q(x)``, q of degree 2, with ``s(x_i) = f_i`` and ``a`` orthogonal to quadratics.
+    r"""``s(x) = sum_i a_i |x - x_i|^3 + q(x)``, q quadratic, with ``s(x_i) = f_i``; ``a`` is orthogonal to quadratics.
 
     Directions in which the centres do not vary enough for a polynomial, such as centres on a line, have none.
 

@@ -34,14 +34,16 @@ def landscape_precision(objective: Objective, precision: str, points: int) -> st
     return precision
 
 
-def stands_out(values: np.ndarray, error: np.ndarray) -> bool:
+def stands_out(values: np.ndarray, error: np.ndarray, adaptive: float | None = None) -> bool:
     """Whether every landscape's relief is at least :data:`RELIEF` times its error.
 
     Args:
         values: (n, S) losses of S subsets; columns without a finite value are left out.
         error: (S,)
+        adaptive: the part of the relief that is to be resolved; its inverse counts if it is more.
     """
+    times = max(RELIEF, 1 / (adaptive or 1.0))
     finite = np.where(np.isfinite(values), values, np.nan)
     present = ~np.isnan(finite).all(axis=0) & np.isfinite(error)
     relief = np.nanmax(finite[:, present], axis=0) - np.nanmin(finite[:, present], axis=0)
-    return bool((relief >= RELIEF * error[present]).all())
+    return bool((relief >= times * error[present]).all())

@@ -28,7 +28,7 @@ class Landscape(Result):
         x: (nx,).
         losses: (ny, nx).
         class_losses: (C, ny, nx).
-        class_accuracies: (C, ny, nx), fractions.
+        class_accuracies: (C, ny, nx), fractions. Those between evaluated points have no estimated error.
         directions: ``"gaussian"``, ``"hessian"``, ``"gradient"`` or ``"given"``.
         normalization: of Gaussian directions.
         seed: of Gaussian directions.

@@ -46,8 +46,9 @@ def make_figures(
     out: str | Path = "figures",
     runs: str | Path = "runs",
     *,
-    grid: int = 25,
+    grid: int = 51,
     extent: float = 0.5,
+    adaptive: float | None = 0.01,
     radii: Sequence[float] = RADII,
     draws: int = 5,
     split: str = "train",
@@ -63,8 +64,9 @@ def make_figures(
     ``OUT/results``. Models and results that exist already are reused.
 
     Args:
-        grid: points of the line, and along each side of the plane.
+        grid: points along each side of the plane; the line has twice as many.
         extent: half the length of line and plane, in filter norms.
+        adaptive: part of the relief to which planes are interpolated; every point is evaluated if None.
         training: of :func:`sharpness.train`: epochs, model, batch_size, precision, device.
     """
     out = Path(out)
@@ -91,14 +93,14 @@ def make_figures(
     overall = measured(eigenvalues, objectives, store, "eigenvalues", which="both", keep_vectors=False, seed=seed)
     worst = measured(worst_case, objectives, store, "worst-case")
     span = (-extent, extent, grid)
-    lines = measured(line, objectives, store, "line", x=(-extent, extent, 2 * grid + 1), seed=seed)
-    planes = measured(plane, objectives, store, "plane", x=span, y=span, seed=seed)
+    lines = measured(line, objectives, store, "line", x=(-extent, extent, 2 * grid - 1), seed=seed)
+    planes = measured(plane, objectives, store, "plane", x=span, y=span, adaptive=adaptive, seed=seed)
     tail = data.longtail.tail_class
     pictures: dict[str, tuple[Figure, Comparison]] = {
         "motivation": (draw_motivation(perturbations, tail), perturbations),
         "eigenvalues": (draw_curvature(classes, data.class_counts), classes),
         "visualization_lines": (draw_lines(lines, tail), lines),
-        "visualization_contours": (draw_planes(planes, tail, "contour"), planes),
+        "visualization_contours": (draw_planes(planes, tail, "filled"), planes),
         "visualization_surfaces": (draw_planes(planes, tail, "surface"), planes),
     }
     files: list[Path] = []

@@ -34,19 +34,25 @@ def measured(
 ) -> Comparison:
     """``probe(objective, **settings)`` of every model, one NetCDF file each.
 
-    A file is reused if model, data and settings are those it was made with.
+    A file is reused if model, data and settings are those it was made with, and this version can read it.
     """
     results: Comparison = Comparison()
     for label, objective in objectives.items():
         path = folder / f"{name}-{label.lower()}.nc"
         wanted = {**objective.provenance(), "settings": repr(sorted(settings.items())), "label": label}
-        if path.exists():
-            found = load_result(path)
-            if all(found.provenance.get(k) == v for k, v in wanted.items()):
-                results[label] = found
-                continue
+        found = _readable(path)
+        if found is not None and all(found.provenance.get(k) == v for k, v in wanted.items()):
+            results[label] = found
+            continue
         result = probe(objective, **settings)
         result.provenance.update(wanted)
         result.save(path)
         results[label] = result
     return results
+
+
+def _readable(path: Path) -> Any:
+    try:
+        return load_result(path)
+    except UserError:
+        return None

@@ -35,7 +35,7 @@ def draw_planes(results: Mapping[str, PlaneResult], tail_class: int, kind: str) 
     """One column per model; above all samples, below the rarest class, each row on a scale of its own.
 
     Args:
-        kind: ``"contour"``, which are filled, or ``"surface"``.
+        kind: ``"filled"`` contours, or ``"surface"``.
     """
     surface = kind == "surface"
     with style():
@@ -49,5 +49,5 @@ def draw_planes(results: Mapping[str, PlaneResult], tail_class: int, kind: str) 
             above = subset is None
             look: dict[str, Any] = {"titles": above, **({"xlabel": ""} if above else {})}
             band.suptitle(title, fontsize=8, fontweight="bold")
-            PlaneResult.compare(results, list(axes), subset=subset, kind="surface" if surface else "filled", **look)
+            PlaneResult.compare(results, list(axes), subset=subset, kind=kind, **look)
     return figure
