@@ -286,7 +286,9 @@ def landscape(
     }  # fmt: skip
     span = (-extent, extent)
     if line_points:
-        _draw(sharpness.line(objectives, (*span, line_points), **shared), folder, subsets, per_class, ("line",))
+        first = axes.split("+")[0] if isinstance(axes, str) else axes
+        lines = sharpness.line(objectives, (*span, line_points), **{**shared, "directions": first})
+        _draw(lines, folder, subsets, per_class, ("line",))
     if points:
         grid = (*span, points)
         planes = sharpness.plane(objectives, grid, grid, adaptive=adaptive or None, **shared)

@@ -1,12 +1,18 @@
 """The command line: tables on stdout, one line and exit code 2 for a user's mistake."""
 
 import json
+import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 
+import sharpness
 from sharpness import load_result
 from sharpness.cli import cli, main
 from sharpness.engine import CurvatureOperator
@@ -87,13 +93,56 @@ def test_spectrum_prints_values_with_residuals(run, capsys, tmp_path):
     assert (tmp_path / "s.nc").exists()
 
 
+PICTURES = {"contour.pdf", "contour.png", "surface.pdf", "surface.png"}
+
+
 def test_landscape_writes_planes_and_pictures(run, capsys, tmp_path):
     out = tmp_path / "out"
     arguments = ["--plane", "3", "--limit-per-class", "2", "--class", "few", "--out", str(out)]
     assert main(["landscape", str(run), *arguments]) == 0
-    assert {p.name for p in out.iterdir()} == {
-        "plane-0.nc", "planes.csv", "contour.pdf", "contour.png", "surface.pdf", "surface.png",
-    }  # fmt: skip
+    printed = capsys.readouterr()
+    names = {"plane-LDAM-DRW.nc", "plane-LDAM-DRW.vtk", "planes.csv", *PICTURES}
+    assert {p.name for p in out.iterdir()} == {Path(line).name for line in printed.out.splitlines()} == names
+    assert "100% of 9 points evaluated" in printed.err
+    loaded = xr.open_dataset(out / "plane-LDAM-DRW.nc", engine="scipy")
+    assert loaded.losses.dims == ("y", "x") and loaded.sizes["class"] == 10
+    assert sharpness.load_result(out / "plane-LDAM-DRW.nc").losses[1, 1] == pytest.approx(
+        sharpness.checkpoint_objective(run, limit_per_class=2).loss(), rel=1e-6
+    )
+
+
+def test_landscape_draws_lines_and_every_class_and_an_html_file(run, tmp_path):
+    pytest.importorskip("plotly")
+    out = tmp_path / "out"
+    more = ["--line", "3", "--per-class", "--interactive", "--directions", "gradient+hessian", "--adaptive", "0"]
+    assert main(["landscape", str(run), "--plane", "2", "--limit-per-class", "1", *more, "--out", str(out)]) == 0
+    names = {p.name for p in out.iterdir()}
+    assert {"line.png", "lines.csv", "line-LDAM-DRW.nc", "line-class-9.png", "surface.html", *PICTURES} <= names
+    assert {f"contour-class-{c}.png" for c in range(10)} <= names
+
+
+def test_a_killed_landscape_goes_on_and_ends_with_the_same_numbers(run, tmp_path):
+    """Killed by the system, which gives no chance to write."""
+    arguments = ["landscape", str(run), "--plane", "21", "--limit-per-class", "4", "--adaptive", "0", "--seed", "3"]
+    script = (
+        "from sharpness.probes import points; points.INTERVAL = 0.0\n"
+        f"from sharpness.cli import main; main({[*arguments, '--out', str(tmp_path / 'a')]})"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    kept = tmp_path / "a" / ".partial"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not list(kept.glob("*/points-0.npz")):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    (file,) = kept.glob("*/points-0.npz")
+    with np.load(file) as found:
+        assert 0 < len(found["indices"]) < 441
+    for folder in ("a", "b"):
+        assert main([*arguments, "--out", str(tmp_path / folder)]) == 0
+    first, second = (xr.open_dataset(tmp_path / f / "plane-LDAM-DRW.nc", engine="scipy") for f in ("a", "b"))
+    xr.testing.assert_equal(first.drop_vars("class"), second.drop_vars("class"))
+    assert not kept.exists()
 
 
 def test_inspect_names_method_head_data_and_accuracy(run, capsys):

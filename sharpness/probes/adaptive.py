@@ -67,7 +67,7 @@ def refine(
     3, which on those planes was above the true error in at least 95 % of the interpolated cells of every
     column, and 97 % for the overall loss; kinks are worst (93 % on a cone).
 
-    A column that was nowhere found negative, as cross-entropy, stays so. A cell next to one that is not finite (in any column that has values) is evaluated itself.
+    A cell next to one that is not finite (in any column that has values) is evaluated itself.
 
     Args:
         evaluate: rows (m, K) of cells (m,), numbered row by row; called once a round, never twice for a cell.
@@ -199,8 +199,7 @@ class _Surface:
         error = np.where(better, errors[1], errors[0]) + ROUNDING * np.maximum(1, found)
         if len(centers) < 2 * spline.rank:
             error[:] = np.inf
-        floor = np.where(self.low >= 0, 0.0, -np.inf)
-        self.values[np.ix_(cells, self.counting)] = np.maximum(self.low + self.relief * found, floor)
+        self.values[np.ix_(cells, self.counting)] = self.low + self.relief * found
         self.errors[np.ix_(cells, self.counting)] = self.relief * error
 
     def _spread(self, candidates: np.ndarray, limit: int) -> np.ndarray:

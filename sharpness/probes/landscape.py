@@ -169,6 +169,8 @@ def _evaluate(
     if precision == "auto" and not stands_out(table.rows[table.done, :losses], error, adaptive):
         logger.warning("%s: its relief is too small for %s: once more in %s", storage["what"], chosen, own)
         return _evaluate(objective, base, points, directions, shape, own, adaptive, **storage)
+    if objective.loss_name == "ce":  # interpolation may fall a little below zero, cross-entropy does not
+        found.values[:, :losses] = np.maximum(found.values[:, :losses], 0.0)
     rows, errors = found.values.T.reshape(-1, *shape), found.errors.T.reshape(-1, *shape)
     return {
         "losses": rows[0],
