@@ -10,6 +10,7 @@ and ratios are to the plain loop of the same repeat: medians with quartiles.
     loss-landscapes     its linear_interpolation over the same images, in one batch as its documentation shows
     sharpness, float32  Objective.evaluation, per class, exact: BatchNorm folded, ReLU and sums fused
     sharpness, bfloat16 the same in reduced precision
+    matrix product      what the hardware gives at best: nearly all of a forward pass is convolutions
     error               |loss - exact| / exact one step along the line, exact by the module in float64
 """
 
@@ -31,8 +32,10 @@ from turns import process, timed
 from workloads import Problem, describe, random_images
 
 import sharpness
+from sharpness.engine import forward_flops
 
 BATCH = 128
+SQUARE = 2048
 STEP = 0.01
 Losses = Callable[[int], list[float]]
 
@@ -99,6 +102,7 @@ def main() -> None:
     lines = [
         f"{args.model}, {args.images} images of 3x32x32, {args.points} points a turn, {args.repeats} repeats",
         *describe(["sharpness", *(["loss-landscapes"] if "loss-landscapes" in names else [])]),
+        *(bound(args.model, dtype) for dtype in (torch.float32, torch.bfloat16)),
         "",
         *table(["", "image-points a second", "of the plain loop", "error"], rows),
     ]
@@ -106,6 +110,18 @@ def main() -> None:
     print(text, end="")
     if args.output:
         args.output.write_text(text)
+
+
+def bound(model: str, dtype: torch.dtype) -> str:
+    """At the speed of a matrix product on all threads, how fast would the network be?"""
+    network, x, _ = random_images(model, 1)
+    flops = forward_flops(network, x)
+    a = torch.randn(SQUARE, SQUARE).to(dtype)
+    rate = 2 * SQUARE**3 / min(timed(torch.mm, a, a) for _ in range(20))
+    return (
+        f"matrix product in {dtype}: {rate / 1e9:.0f} GFlop/s, at which {flops / 1e6:.0f} MFlop an image-point are "
+        f"{rate / flops:.0f} a second"
+    )
 
 
 def arguments() -> argparse.Namespace:

@@ -191,7 +191,7 @@ class Objective:
         if precision not in (None, self.precision) and (precision, self.precision) != ("bfloat16", "float32"):
             raise UserError(f"precision={precision!r}, but the model is in {self.precision}: convert the model")
         dtype = torch.bfloat16 if precision == "bfloat16" else self.dtype
-        largest = self._largest_batch * self.dtype.itemsize // dtype.itemsize
+        largest = 2 * self._largest_batch * self.dtype.itemsize // dtype.itemsize  # no graph, and smaller numbers
         size = self.batch_size or even_batch(len(self.y), largest, self.device)
         batches = list(zip(self.x.split(size), self.y.split(size), self.weights.split(size), strict=True))
         if self.batchnorm == "eval":
