@@ -18,6 +18,8 @@ lint: .venv/installed
 bench: .venv-bench/installed
 	.venv-bench/bin/python benchmarks/step_cost.py
 	.venv-bench/bin/python benchmarks/curvature.py --output benchmarks/curvature.txt
+	.venv-bench/bin/python benchmarks/eigenvalues.py --output benchmarks/eigenvalues.txt
+	.venv-bench/bin/python benchmarks/landscape.py --output benchmarks/landscape.txt
 
 notebooks: .venv/installed
 	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb

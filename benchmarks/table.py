@@ -1,6 +1,8 @@
-"""Tables in Markdown."""
+"""Tables in Markdown, and notes of progress on stderr."""
 
 from __future__ import annotations
+
+import sys
 
 import numpy as np
 
@@ -13,3 +15,7 @@ def table(header: list[str], rows: list[list[str]]) -> list[str]:
 def spread(values: np.ndarray) -> str:
     low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+def note(text: str) -> None:
+    print(f"... {text}", file=sys.stderr, flush=True)

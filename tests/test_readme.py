@@ -15,12 +15,14 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_python_examples_run_in_order(capsys):
+def test_the_python_examples_run_in_order(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     names: dict = {}
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), names)
     assert len(names["table"].to_frame()) == 14
     assert names["plane"].class_losses.shape == (10, 11, 11)
+    assert names["surface"].class_losses.shape == (10, 51, 51)
 
 
 @pytest.mark.parametrize("row", [r for b in blocks("sh") for r in b.splitlines() if r.startswith("sharpness ")])

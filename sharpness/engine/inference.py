@@ -15,13 +15,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sharpness.engine.operations import Add, Convolution, ReLU, ScaledConvolution
+from sharpness.engine.operations import Add, Convolution, Linear, ReLU, ScaledConvolution
 from sharpness.engine.program import Step
 from sharpness.engine.tracing import INPUT, Traced
 
@@ -190,17 +190,25 @@ class Inference:
             relu = follower(end, ReLU)
             end = end if relu is None else relu
             absorbed |= {step.output, added.output if added and other else step.output} - {end.output}
-            owned = other in reached and other in position and users[other][-1] is added
-            in_place = owned and other != step.inputs[0] and _makes_new(steps[position[str(other)]])
-            taken[end.output] = Call(step, end.output, step.inputs[:1], other, relu is not None, in_place)
-        calls = []
+            taken[end.output] = Call(step, end.output, step.inputs[:1], other, relu is not None)
+        calls: list[Call] = []
         for i, step in enumerate(steps):
             if step.output in taken:
                 calls.append(taken[step.output])
             elif step.output not in absorbed:
                 inputs = tuple(n for n in step.inputs if n not in self.shared)
                 calls.append(Call(step, step.output, inputs, exact=i > last_convolution))
-        return calls
+        last = {name: call.output for call in calls for name in call.takes}  # a fused convolution runs where it ends
+        makers = {step.output: step for step in steps}
+
+        def spare(call: Call) -> bool:
+            """Whether nothing else needs the memory of ``other`` any more."""
+            other = call.other
+            if other not in reached or other not in makers or other == call.inputs[0] or last[other] != call.output:
+                return False
+            return all(_makes_new(step) for step in (makers[other], *users[other]))
+
+        return [replace(call, in_place=spare(call)) for call in calls]
 
     @torch.no_grad()
     def _shapes(self, sample: Tensor) -> dict[str, torch.Size]:
@@ -230,7 +238,7 @@ def _convolves(step: Step) -> bool:
 
 def _makes_new(step: Step) -> bool:
     """Whether the result shares no memory with the inputs."""
-    return isinstance(step.operation, Convolution | ReLU | Add)
+    return isinstance(step.operation, Convolution | Linear | ReLU | Add)
 
 
 def _value(step: Step, inputs: Sequence[Any]) -> Any:
