@@ -67,7 +67,7 @@ class Objective:
         parameters: the scope: ``"all"``, ``"backbone"``, ``"classifier"``, or a shell pattern of names such as
             ``"*layer3*"``. Parameters that are frozen or that no gradient reaches are left out.
         batchnorm: ``"eval"`` uses the running statistics; ``"recalibrate"`` re-estimates them from this data,
-            cumulatively over batches of 250, whenever the weights have been moved by :meth:`at`.
+            as means over equal batches of at most 250, whenever the weights have been moved by :meth:`at`.
         groups: named sets of classes, for tables.
         output: picks the outputs from what a model returns, if that is not a tensor.
         class_names: names of the classes, for tables and plots.

@@ -16,6 +16,18 @@ from sharpness.errors import UserError
 RECALIBRATION_BATCH = 250
 
 
+class Recalibrated(nn.Module):
+    """A model of which torch's ``update_bn`` sees the BatchNorm layers alone: dropout and the like stay as they are."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(batchnorms(model))
+        self.run = [model]  # in a list, which hides it from modules()
+
+    def forward(self, x: Tensor) -> Any:
+        return self.run[0](x)
+
+
 class Outputs(nn.Module):
     """A model followed by the function that picks its outputs."""
 
@@ -36,13 +48,25 @@ def batchnorms(model: nn.Module) -> list[nn.Module]:
 
 
 def recalibrate(model: nn.Module, x: Tensor, device: torch.device) -> None:
-    """Running statistics at the present weights, cumulatively over batches of 250 inputs; modes stay as they were."""
-    modes = [(m, m.training) for m in model.modules()]
+    """Running statistics at the present weights, the mean over equal batches of at most 250 inputs.
+
+    Only BatchNorm layers are in training mode meanwhile; their modes and momenta are put back, come what may.
+
+    Raises:
+        UserError: a layer gets a single value per channel, which has no variance.
+    """
+    norms: list[Any] = batchnorms(model)
+    saved = [(m, m.training, m.momentum) for m in norms]
+    batches = x.tensor_split(-(-len(x) // RECALIBRATION_BATCH))
     try:
-        update_bn([part.to(device) for part in x.split(RECALIBRATION_BATCH)], model)
+        update_bn((part.to(device) for part in batches), Recalibrated(model))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError("one sample is too few to recalibrate BatchNorm: give more, or batchnorm='eval'") from None
     finally:
-        for m, mode in modes:
-            m.training = mode
+        for m, training, momentum in saved:
+            m.training, m.momentum = training, momentum
 
 
 def require_eval(model: nn.Module) -> None:

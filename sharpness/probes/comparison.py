@@ -12,7 +12,7 @@ from sharpness.probes.subjects import as_objective
 from sharpness.results import Comparison
 
 #: What must be equal for two results to be comparable.
-SHARED = ("data_sha256", "scope", "batchnorm", "loss_name", "dtype")
+SHARED = ("dtype", "data_sha256", "scope", "batchnorm", "loss_name")
 
 
 def comparable(probe: Callable[..., Any]) -> Callable[..., Any]:
@@ -29,6 +29,9 @@ def comparable(probe: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         if not isinstance(objective, Mapping):
             return probe(as_objective(objective, data, **(options or {})), *args, **settings)
+        labels = [str(label) for label in objective]
+        if len(set(labels)) < len(labels):
+            raise UserError(f"labels {', '.join(labels)}: give every model one of its own")
         objectives = {str(label): as_objective(one, data, **(options or {})) for label, one in objective.items()}
         require_comparable(objectives)
         results: Comparison = Comparison()
@@ -53,7 +56,7 @@ def require_comparable(objectives: Mapping[str, Objective]) -> None:
         for name in SHARED:
             a, b = getattr(first, name), getattr(other, name)
             if a != b:
-                raise UserError(f"{first_label!r} and {label!r} cannot be compared: {name} is {a} and {b}")
+                raise UserError(f"{first_label!r} and {label!r} cannot be compared: {name} is {a} and {b}; make them equal")
 
 
 def common_fields(objective: Objective, **settings: Any) -> dict[str, Any]:

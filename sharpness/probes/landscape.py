@@ -24,6 +24,8 @@ from sharpness.results import LineResult, PlaneResult
 
 #: From, to, number of points.
 Range = tuple[float, float, int]
+#: A coordinate smaller than this part of the range is the centre's.
+ROUNDING = 1e-12
 logger = logging.getLogger("sharpness")
 
 
@@ -135,7 +137,8 @@ def _grid(name: str, spec: Range) -> np.ndarray:
         valid = False
     if not valid:
         raise UserError(f"{name}={spec!r}: give (from, to, number of points), such as (-1, 1, 51)")
-    return np.linspace(start, stop, number)
+    grid = np.linspace(start, stop, number)
+    return np.where(np.abs(grid) < ROUNDING * max(abs(start), abs(stop)), 0.0, grid)
 
 
 def _evaluate(

@@ -44,6 +44,6 @@ def stands_out(values: np.ndarray, error: np.ndarray, adaptive: float | None = N
     """
     times = max(RELIEF, 1 / (adaptive or 1.0))
     finite = np.where(np.isfinite(values), values, np.nan)
-    present = ~np.isnan(finite).all(axis=0) & np.isfinite(error)
+    present = ~np.isnan(finite).all(axis=0)
     relief = np.nanmax(finite[:, present], axis=0) - np.nanmin(finite[:, present], axis=0)
     return bool((relief >= times * error[present]).all())

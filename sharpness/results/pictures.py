@@ -103,8 +103,10 @@ def draw_planes(
         return interactive_surfaces(_rows(results, chosen, quantity), **options)
     if subsets is None:
         panels = {label: panel_of(r, subset, quantity) for label, r in results.items()}
-        return plot_planes(panels, ax, kind=kind, **options)
-    return plot_plane_grid(_rows(results, subsets, quantity), ax, kind=kind, **options)
+        places = plot_planes(panels, ax, kind=kind, **options)
+    else:
+        places = plot_plane_grid(_rows(results, subsets, quantity), ax, kind=kind, **options)
+    return places[0] if len(places) == 1 else places
 
 
 def _rows(results: Mapping[str, Any], subsets: Sequence[Subset], quantity: str) -> dict[str, dict[str, Panel]]:

@@ -355,10 +355,10 @@ def make(kind: type, dtype: torch.dtype = torch.float64):
     return model.to(dtype).eval(), x.to(dtype) if x.is_floating_point() else x, torch.arange(9) ** 2 % CLASSES
 
 
-def by_hand(kind: type, d: Tensor) -> np.ndarray:
+def by_hand(kind: type, names: list[str], d: Tensor) -> np.ndarray:
     """Class losses of a fresh module whose parameters have been moved one by one, in float64."""
     model, x, y = make(kind)
-    parameters = list(model.parameters())
+    parameters = [model.get_parameter(name) for name in names]
     with torch.no_grad():
         for p, piece in zip(parameters, d.split([p.numel() for p in parameters]), strict=True):
             p.add_(piece.view_as(p))
@@ -392,13 +392,13 @@ def test_losses_are_those_of_the_module_moved_by_hand(kind, dtype, tolerance, th
     for j in (0, 1, 0, 1):
         d = displacements(objective)[j]
         found = evaluation(d.to(dtype)).class_means
-        expected = by_hand(kind, d)
+        expected = by_hand(kind, objective.names, d)
         np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.nanmax(expected))
         seen.append(found)
     np.testing.assert_array_equal(seen[:2], seen[2:])
 
 
-@pytest.mark.parametrize("scope", ["backbone", "classifier", "*b.*"])
+@pytest.mark.parametrize("scope", ["backbone", "classifier", "*a.*"])
 @pytest.mark.parametrize("kind", [LateSum, Flattened, ShortcutAgain, SumTwiceUsed, SharedLayer, TwoConvolutions])
 def test_what_the_fixed_layers_hand_on_is_never_overwritten(kind, scope):
     model, x, y = make(kind, torch.float32)
@@ -422,7 +422,7 @@ def test_bfloat16_is_near_and_the_same_every_time(kind):
     evaluation = objective.evaluation("bfloat16")
     assert isinstance(evaluation, Evaluation)
     d = displacements(objective)[0]
-    found, expected = evaluation(d.float()).class_means, by_hand(kind, d)
+    found, expected = evaluation(d.float()).class_means, by_hand(kind, objective.names, d)
     np.testing.assert_allclose(found, expected, rtol=0, atol=0.05 * max(1.0, np.nanmax(expected)))
     np.testing.assert_array_equal(evaluation(d.float()).class_means, found)
 
@@ -434,7 +434,9 @@ def test_a_tied_weight_moves_in_both_places_once():
     assert names.count("a.0.weight") == 1
     assert "b.0.weight" not in names
     d = displacements(objective)[0]
-    np.testing.assert_allclose(objective.evaluation()(d).class_means, by_hand(TiedConvolutions, d), rtol=1e-10)
+    np.testing.assert_allclose(
+        objective.evaluation()(d).class_means, by_hand(TiedConvolutions, objective.names, d), rtol=1e-10
+    )
 
 
 def test_a_frozen_parameter_stays_where_it_is():
@@ -449,5 +451,5 @@ def test_a_frozen_parameter_stays_where_it_is():
     pieces = dict(zip(sizes, d.split(list(sizes.values())), strict=True))
     moved = torch.cat([pieces[n] for n in rest.names])
     pieces[frozen] = torch.zeros_like(pieces[frozen])
-    expected = by_hand(ShortcutAgain, torch.cat(list(pieces.values())))
+    expected = by_hand(ShortcutAgain, everything.names, torch.cat(list(pieces.values())))
     np.testing.assert_allclose(rest.evaluation()(moved).class_means, expected, rtol=1e-10)

@@ -104,7 +104,7 @@ def test_a_list_of_subsets_becomes_rows(planes):
 
 def test_a_class_called_all_is_that_class():
     named = make_plane(class_names=("all", "b", "c"))
-    np.testing.assert_allclose(raster(named.plot(kind="heatmap", subset="all")[0]), named.class_losses[0])
+    np.testing.assert_allclose(raster(named.plot(kind="heatmap", subset="all")), named.class_losses[0])
 
 
 @pytest.mark.parametrize("kind", ["filled", "contour", "heatmap", "surface"])
@@ -118,7 +118,7 @@ def test_planes_draw_on_given_axes_and_leave_everything_as_it_was(planes, kind):
 
 def test_filled_contours_are_what_a_plane_draws_by_itself():
     ax = Figure().subplots()
-    assert make_plane().plot(ax) == [ax]
+    assert make_plane().plot(ax) is ax
     assert ax.collections[0].filled
     assert ax.get_xlabel() == "Direction 1 (in filter norms)"
 
@@ -126,14 +126,14 @@ def test_filled_contours_are_what_a_plane_draws_by_itself():
 def test_marks_of_a_plane_are_models_or_a_trajectory():
     marks = np.array([[-0.5, 0.5], [0.5, 0.25]])
     for directions, names, gid in (("models", ("A", "B"), "models"), ("trajectory", (), "trajectory")):
-        ax = make_plane(marks=marks, mark_names=names, directions=directions, normalization=None).plot()[0]
+        ax = make_plane(marks=marks, mark_names=names, directions=directions, normalization=None).plot()
         (drawn,) = [line for line in ax.lines if line.get_gid() == gid]
         np.testing.assert_array_equal(drawn.get_xydata(), marks)
 
 
 def test_evaluated_points_are_those_of_the_result():
     result = make_plane()
-    ax = result.plot(points=True)[0]
+    ax = result.plot(points=True)
     (dots,) = [line for line in ax.lines if line.get_gid() == "evaluated"]
     assert len(dots.get_xydata()) == result.evaluated.sum()
 
@@ -193,7 +193,7 @@ def test_axes_say_what_they_measure(directions, normalization, line, first, seco
 
 def test_components_of_a_trajectory_say_how_much_of_it_they_hold():
     path = make_plane(directions="trajectory", normalization=None, provenance={"explained": [0.973, 0.02]})
-    ax = path.plot()[0]
+    ax = path.plot()
     assert ax.get_xlabel() == "Component 1, 97% (length of the step)"
     assert ax.get_ylabel().replace("\n", " ") == "Component 2, 2% (length of the step)"
 
