@@ -334,7 +334,8 @@ def _draw(
     groups = [g for g, classes in first.groups.items() if classes]
     pictures: dict[str, list[str | None]] = {"": list(subsets) if subsets else [None, *groups]}
     if per_class:
-        pictures |= {f"-class-{_file_name(name)}": [name] for name in first.class_names}
+        probed = zip(first.class_names, first.class_samples, strict=True)
+        pictures |= {f"-class-{_file_name(name)}": [name] for name, samples in probed if samples}
     for suffix, rows in pictures.items():
         for kind in kinds:
             options = look if kind == "line" else {"kind": kind, **look}

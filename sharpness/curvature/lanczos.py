@@ -8,7 +8,7 @@ r"""Extreme eigenvalues of a symmetric linear operator by Lanczos with full re-o
         for j = 1, 2, ...:
             grow the Krylov space by A v_j                    # krylov.py: orthogonal to the pairs and all earlier v
             (theta, s) = eigenpairs of the tridiagonal matrix; the bound of pair i is beta_j |s_ji|
-            stop when the bounds of the pairs looked for are small, or the space is exhausted
+            stop when the bounds of the pairs looked for are small and believed, or the space is exhausted
         keep the k most extreme of the old and the new pairs
     until one run suffices (k = 1), or a run finds nothing more extreme than the pairs at hand
 
@@ -34,6 +34,8 @@ from sharpness.errors import UserError
 
 #: Length of the random part that is added to a start vector of length 1.
 RANDOM_PART = 0.1
+#: A pair is believed at a residual of this part of its own value, or after so many products.
+OWN, PATIENCE = 0.1, 30
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,11 @@ def lanczos(
     pairs of earlier runs too. The residuals of earlier pairs reappear in those of later ones; for m pairs with
     k > 1 a run therefore stops at bounds of 0.95 tol / sqrt(m + 1), so that together they stay below tol. For k = 1 it
     stops at 0.95 tol: the rest is left to the errors of the products.
+
+    A residual says that an eigenvalue is near, not that it is the extreme one: a random vector is nearly in the null
+    space of the Hessian of a large network, where a first few products already leave a small residual. So the pairs of
+    a first run also need a residual of at most a tenth of their own value, or 30 products: an end of the spectrum that
+    is zero beside the other one takes these.
 
     Memory: one vector of ``size`` for every product of a run, see :func:`lanczos_memory`.
 
@@ -125,7 +132,9 @@ def lanczos(
         scale = max(abs(lowest), abs(highest))
         found, sought, enough = ends.look(theta, values, lowest, highest)
         bounds = space.beta[-1] * np.abs(s[-1, sought])
-        settled = space.exhausted or (enough and bool((bounds <= ends.target * scale).all()))
+        patient = runs > 0 or space.exhausted or space.steps >= PATIENCE
+        believed = patient | (bounds <= OWN * np.abs(theta[sought]))
+        settled = space.exhausted or (enough and bool((believed & (bounds <= ends.target * scale)).all()))
         if not settled and space.steps < max_iterations:
             continue
 
@@ -141,7 +150,8 @@ def lanczos(
         space = Krylov.starting_at(_start(size, generator).to(vectors), vectors, space.norm)
 
     bound = (tol + 50 * torch.finfo(dtype).eps) * scale
-    return Eigenpairs(values, vectors, residuals, residuals <= bound, operator.products)
+    converged = (residuals <= bound) & (patient | (residuals <= OWN * np.abs(values)))
+    return Eigenpairs(values, vectors, residuals, converged, operator.products)
 
 
 def lanczos_memory(size: int, iterations: int, dtype: torch.dtype = torch.float64) -> int:

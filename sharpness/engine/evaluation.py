@@ -53,7 +53,7 @@ class Evaluation:
             index = {id(p): i for i, p in enumerate(self.parameters)}
             self.positions = {n: index[id(t)] for n, t in traced.sources.items() if id(t) in index}
             self.inference = Inference(traced, sample, frozenset(self.positions), dtype)
-            for trusted in (torch.float64, *([torch.float32] if sample.dtype is torch.float32 else [])):
+            for trusted in (torch.float64, *([torch.float32] if self.parameters[0].dtype is torch.float32 else [])):
                 inference = Inference(traced, sample, frozenset(self.positions), trusted)
                 self._require_trust(inference, module, sample, trusted)
         except Untraceable:
@@ -90,7 +90,8 @@ class Evaluation:
         """The model's tensors at ``w + displacement``."""
         if displacement is None:
             return self.sources
-        pieces = displacement.detach().to(self.device, self.parameters[0].dtype).split([p.numel() for p in self.parameters])
+        displacement = displacement.detach().to(self.device, self.parameters[0].dtype)
+        pieces = displacement.split([p.numel() for p in self.parameters])
         moved = {n: self.sources[n] + pieces[i].view_as(self.sources[n]) for n, i in self.positions.items()}
         return self.sources | moved
 

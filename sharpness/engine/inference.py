@@ -123,7 +123,7 @@ class Inference:
         w = self._cast(w)
         stride, padding, dilation, _, _, groups = operation.geometry
         relu = "relu" if call.relu else "none"
-        if self._fuses(w):
+        if self._fuses(w) and not (self.reduced and groups > 1 and call.relu and call.other):  # which oneDNN lacks
             kernels = torch.ops.mkldnn
             geometry = (padding, stride, dilation, groups)
             if call.other is None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -107,7 +108,7 @@ def parameters_in_scope(model: nn.Module, value: Tensor, scope: str) -> tuple[li
         scope: ``"all"``, ``"backbone"``, ``"classifier"``, or a shell pattern of names.
 
     Raises:
-        UserError: nothing is trainable, nothing is reached, or the pattern matches nothing.
+        UserError: nothing is trainable, nothing is reached, the pattern matches nothing, or two share memory.
     """
     everything = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     if not everything:
@@ -129,7 +130,23 @@ def parameters_in_scope(model: nn.Module, value: Tensor, scope: str) -> tuple[li
             f"parameters={scope!r} matches no parameter that receives a gradient: take 'all', 'backbone', "
             f"'classifier' or a pattern of names such as {reached[0][0]!r}"
         )
+    _require_apart(chosen)
     return [n for n, _ in chosen], [p for _, p in chosen]
+
+
+def _require_apart(named: Sequence[tuple[str, Tensor]]) -> None:
+    """Refuse parameters that are views of the same memory: one could not be moved without the other.
+
+    Raises:
+        UserError: names the first two.
+    """
+    spans = [(p.data_ptr(), p.data_ptr() + p.numel() * p.element_size(), n) for n, p in named if p.is_contiguous()]
+    for (_, end, one), (start, _, other) in pairwise(sorted(spans)):
+        if start < end:
+            raise UserError(
+                f"parameters {one!r} and {other!r} are different tensors in the same memory: tie them by assigning one "
+                "to the other, or clone one"
+            )
 
 
 def filter_axes(model: nn.Module) -> dict[str, int]:

@@ -56,7 +56,8 @@ def require_comparable(objectives: Mapping[str, Objective]) -> None:
         for name in SHARED:
             a, b = getattr(first, name), getattr(other, name)
             if a != b:
-                raise UserError(f"{first_label!r} and {label!r} cannot be compared: {name} is {a} and {b}; make them equal")
+                pair = f"{first_label!r} and {label!r}"
+                raise UserError(f"{pair} cannot be compared: {name} is {a} and {b}, and must be the same")
 
 
 def common_fields(objective: Objective, **settings: Any) -> dict[str, Any]:

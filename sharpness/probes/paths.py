@@ -77,13 +77,15 @@ def barrier(line: LineResult, of: str = "loss") -> pd.DataFrame:
         UserError: the line lacks the point 0 or 1.
     """
     choose("barrier", of, QUANTITIES)
-    first, last = (int(np.abs(line.x - end).argmin()) for end in (0, 1))
-    if not np.allclose(line.x[[first, last]], [0, 1], rtol=0, atol=1e-9):
+    order = np.argsort(line.x, kind="stable")
+    x = line.x[order]
+    first, last = (int(np.abs(x - end).argmin()) for end in (0, 1))
+    if not np.allclose(x[[first, last]], [0, 1], rtol=0, atol=1e-9):
         raise UserError(
             f"the line from {line.x[0]:g} to {line.x[-1]:g} lacks the point 0 or 1, where the models are: take "
             "x=(0, 1, 25)"
         )
-    inside = slice(first, last + 1)
+    inside = order[first : last + 1]
     x = line.x[inside]
     overall, classes = line.losses, line.class_losses
     if of == "error":

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sharpness.engine import distributed
+from sharpness.errors import UserError
 from sharpness.files import write_atomically
 from sharpness.objective import Objective
 from sharpness.progress import progress
@@ -119,14 +120,26 @@ class PointTable:
         return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def _load(self) -> None:
-        """What any process of an earlier call has left, read by the first one for all."""
+        """What any process of an earlier call has left, read by the first one for all.
+
+        Raises:
+            UserError: the folder cannot be made.
+        """
         if self._folder is None:
             return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"resume={self._folder.parent}: {error.strerror}: give a folder to write to") from None
         if distributed.rank() == 0:
             for path in sorted(self._folder.glob("points-*.npz")):
-                with np.load(path, allow_pickle=False) as file:
-                    self.rows[file["indices"]] = file["rows"]
-                    self.done[file["indices"]] = True
+                try:
+                    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                        indices, rows = file["indices"], file["rows"]
+                    self.rows[indices] = rows
+                    self.done[indices] = True
+                except Exception as error:
+                    logger.warning("%s is damaged (%s): its points are evaluated again", path, type(error).__name__)
         self._share(self.done)
 
     def _share(self, mine: np.ndarray) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from sharpness.files import write_atomically
 
 #: Seconds between two writes of an unfinished row: its vectors may be gigabytes.
 INTERVAL = 60.0
+logger = logging.getLogger("sharpness")
 
 
 class RowStore:
@@ -32,12 +34,16 @@ class RowStore:
         self.folder = None if folder is None else Path(folder) / key
 
     def load(self, row: int) -> dict[str, np.ndarray] | None:
-        """The numbers of a row that is done."""
+        """The numbers of a row that is done; None where the file is damaged, with a line about it."""
         path = self._path(row, "npz")
         if path is None or not path.is_file():
             return None
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+        try:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                return dict(file)
+        except Exception as error:
+            logger.warning("%s is damaged (%s): its row is computed again", path, type(error).__name__)
+            return None
 
     def save(self, row: int, numbers: dict[str, Any]) -> None:
         """Keep a row, and drop what was written while it was at work."""

@@ -147,7 +147,8 @@ def load_result(path: str | Path) -> Any:
     for name in ("class_names", "names", "layers", "mark_names"):
         if name in plain:
             plain[name] = tuple(plain[name])
-    plain["groups"] = {g: tuple(classes) for g, classes in plain["groups"].items()}
+    if "groups" in plain:
+        plain["groups"] = {g: tuple(classes) for g, classes in plain["groups"].items()}
     known = {f.name for f in fields(kind)}
     plain |= {str(name): data[name].values for name in data.variables if name in known}
     missing = [f.name for f in fields(kind) if f.name not in plain and f.default is MISSING]

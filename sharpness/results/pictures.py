@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from sharpness.plots.lines import SUBSET_COLORS
 from sharpness.results.axes import line_label, plane_label
 
 QUANTITIES = ("loss", "accuracy")
+logger = logging.getLogger("sharpness")
 #: Everything (None or ``"all"``), a class (its index or name), or a group.
 Subset = str | int | None
 #: How accuracies are drawn: what is good is dark, as low losses are.
@@ -100,13 +102,25 @@ def draw_planes(
         if ax is not None:
             raise UserError("an interactive picture takes no ax: it is a figure of plotly's")
         chosen = subsets or (all_subsets(first) if subset is None else [subset])
-        return interactive_surfaces(_rows(results, chosen, quantity), **options)
+        return interactive_surfaces(_rows(results, drawable(results, chosen, quantity), quantity), **options)
     if subsets is None:
         panels = {label: panel_of(r, subset, quantity) for label, r in results.items()}
         places = plot_planes(panels, ax, kind=kind, **options)
     else:
-        places = plot_plane_grid(_rows(results, subsets, quantity), ax, kind=kind, **options)
+        chosen = drawable(results, subsets, quantity) if ax is None else subsets
+        places = plot_plane_grid(_rows(results, chosen, quantity), ax, kind=kind, **options)
     return places[0] if len(places) == 1 else places
+
+
+def drawable(results: Mapping[str, Any], subsets: Sequence[Subset], quantity: str) -> list[Subset]:
+    """The subsets that have a finite value, with a line about the others; all of them if none has."""
+    kept = [s for s in subsets if any(np.isfinite(values_of(r, s, quantity)).any() for r in results.values())]
+    if not kept or len(kept) == len(subsets):
+        return list(subsets)
+    first = next(iter(results.values()))
+    names = ", ".join(subset_title(first, s) for s in subsets if s not in kept)
+    logger.warning("not drawn, because no %s is finite or a class has no samples: %s", quantity, names)
+    return kept
 
 
 def _rows(results: Mapping[str, Any], subsets: Sequence[Subset], quantity: str) -> dict[str, dict[str, Panel]]:

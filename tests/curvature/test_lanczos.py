@@ -202,3 +202,15 @@ BAD = [
 def test_bad_settings_are_refused(options):
     with pytest.raises(UserError):
         lanczos(lambda v: v, 5, **options)
+
+
+@pytest.mark.parametrize("low", [-2.0, -0.5])
+def test_a_small_residual_near_the_null_space_is_not_taken_for_an_end_of_the_spectrum(low):
+    """A random vector is nearly in the null space of such a matrix: a residual of 0.05 comes with a value near 0."""
+    spectrum = 0.05 * torch.randn(50_000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    spectrum[0], spectrum[1] = 100.0, low
+    pairs = lanczos(lambda v: spectrum * v, len(spectrum), which="both", tol=1e-3)
+    assert pairs.converged.all()
+    np.testing.assert_allclose(pairs.values, [100.0, low], rtol=0.02)
+    cut = lanczos(lambda v: spectrum * v, len(spectrum), which="both", tol=1e-3, max_iterations=4)
+    assert not cut.converged[1]

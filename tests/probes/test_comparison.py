@@ -1,0 +1,133 @@
+"""Models side by side: the same directions, data and settings, or a refusal that names what differs."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from sharpness import Objective, UserError, line, load_checkpoint, load_data, plane, random_perturbation, train
+from sharpness.probes import gaussian
+
+RANGE = (-1, 1, 3)
+
+
+def model(seed=0, scale=1.0):
+    torch.manual_seed(seed)
+    found = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    with torch.no_grad():
+        for p in found.parameters():
+            p.mul_(scale)
+    return found
+
+
+@pytest.fixture
+def data():
+    torch.manual_seed(9)
+    return torch.randn(12, 4), torch.arange(12) % 3
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    longtail = load_data("digits-lt")
+    for method in ("ce", "ldam-drw"):
+        train(method, longtail, out=folder / method, epochs=1)
+    return [folder / m / "last.pt" for m in ("ce", "ldam-drw")]
+
+
+PROBES = {
+    "line": lambda what, **options: line(what, RANGE, **options),
+    "plane": lambda what, **options: plane(what, RANGE, RANGE, **options),
+    "perturbation": lambda what, **options: random_perturbation(what, [0.1], 2, **options),
+}
+
+
+@pytest.mark.parametrize("probe", PROBES.values(), ids=PROBES)
+def test_models_over_the_same_data_are_probed_as_each_alone(probe, data, tmp_path):
+    models = {"a": model(0), "b": model(1)}
+    found = probe(models, data=data, options={"class_names": ["x", "y", "z"]}, resume=tmp_path)
+    assert list(found) == ["a", "b"]
+    for label, one in models.items():
+        alone = probe(Objective(one, data, class_names=["x", "y", "z"]))
+        np.testing.assert_array_equal(found[label].losses, alone.losses)
+        assert found[label].provenance["label"] == found[label].label == label
+        assert {**alone.provenance, "label": label} == found[label].provenance
+    again = probe(models, data=data, options={"class_names": ["x", "y", "z"]}, resume=tmp_path)
+    swapped = probe(dict(reversed(models.items())), data=data, resume=tmp_path)
+    for label in models:
+        np.testing.assert_array_equal(again[label].losses, found[label].losses)
+        np.testing.assert_array_equal(swapped[label].losses, found[label].losses)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_models_of_an_architecture_meet_the_same_noise(data):
+    """Without normalisation the displacements themselves are equal, whatever the weights."""
+    one, other = Objective(model(0), data), Objective(model(1, scale=3.0), data)
+    assert torch.equal(gaussian(one, 0, 5, None), gaussian(other, 0, 5, None))
+    relative = [gaussian(o, 0, 5, "filter")[:20].view(5, 4) for o in (one, other)]
+    np.testing.assert_allclose(*(d / d.norm(dim=1, keepdim=True) for d in relative), rtol=1e-5)
+
+
+def test_tables_and_pictures_hold_every_model(data):
+    found = line({"a": model(0), "b": model(1)}, RANGE, data=data)
+    table = found.to_frame()
+    assert table.columns[0] == "model"
+    assert table.groupby("model").size().to_dict() == {"a": 3, "b": 3}
+    pd.testing.assert_frame_equal(
+        table[table.model == "b"].drop(columns="model").reset_index(drop=True), found["b"].to_frame()
+    )
+    assert len(found.plot().get_legend_handles_labels()[1]) == 2
+
+
+def test_checkpoints_paths_and_objectives_mix(runs):
+    first, second = runs
+    given = {"path": first, "text": str(second), "checkpoint": load_checkpoint(second)}
+    options = {"split": "test", "limit_per_class": 3}
+    found = line(given, RANGE, options=options)
+    np.testing.assert_array_equal(found["text"].losses, found["checkpoint"].losses)
+    assert not np.array_equal(found["path"].losses, found["text"].losses)
+    assert len({r.provenance["data_sha256"] for r in found.values()}) == 1
+    objective = Objective(load_checkpoint(first).model, load_checkpoint(first).load_data().train, num_classes=10)
+    mixed = line({"path": first, "objective": objective}, RANGE)
+    np.testing.assert_array_equal(mixed["path"].losses, mixed["objective"].losses)
+
+
+@pytest.mark.parametrize(
+    ("field", "other"),
+    [
+        ("data_sha256", lambda x, y: Objective(model(1), (x, y.flip(0)))),
+        ("data_sha256", lambda x, y: Objective(model(1), (x, y), weights=torch.full((12,), 2.0))),
+        ("scope", lambda x, y: Objective(model(1), (x, y), parameters="classifier")),
+        ("batchnorm", lambda x, y: Objective(model(1), (x, y), batchnorm="recalibrate")),
+        ("loss_name", lambda x, y: Objective(model(1), (x, y), loss=lambda u, t: u[:, 0] ** 2)),
+        ("dtype is torch.float32 and torch.float64", lambda x, y: Objective(model(1).double(), (x, y))),
+    ],
+)
+@pytest.mark.parametrize("probe", PROBES.values(), ids=PROBES)
+def test_what_differs_is_named_before_anything_is_evaluated(probe, field, other, data, monkeypatch):
+    objectives = {"a": Objective(model(0), data), "b": other(*data)}
+    monkeypatch.setattr(Objective, "evaluation", lambda self, precision=None: pytest.fail("evaluated"))
+    with pytest.raises(UserError, match=f"'a' and 'b' cannot be compared: {field}"):
+        probe(objectives)
+
+
+def test_two_models_need_two_labels(data):
+    with pytest.raises(UserError, match="labels 1, 1"):
+        line({1: model(0), "1": model(1)}, RANGE, data=data)
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda data: line({}, RANGE), "empty mapping"),
+        (lambda data: line({"a": model()}, RANGE), "model without data: pass data="),
+        (lambda data: line(Objective(model(), data), RANGE, data=data), "data= is for models: Objective has its own"),
+        (lambda data: line({"a": Objective(model(), data)}, RANGE, data=data), "Objective has its own"),
+        (lambda data: line(Objective(model(), data), RANGE, options={"loss": "ce"}), "loss: an Objective has its own"),
+        (lambda data: line({"a": 3}, RANGE), "a int cannot be probed"),
+    ],
+)
+def test_mistakes_are_told(act, message, data):
+    with pytest.raises(UserError, match=message):
+        act(data)
