@@ -47,7 +47,7 @@ class PlainDtype:
     def value(self) -> np.dtype[Any]:
         """The NumPy data type."""
         found = np.dtype(self.name)
-        return found.newbyteorder(self.order) if self.order in ("<", ">") else found
+        return found.newbyteorder(">") if self.order == ">" else found
 
 
 def _raw(content: Any) -> bytes:

@@ -16,6 +16,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
+
 from sharpness.checkpoints.numpy_values import NUMPY_GLOBALS, PlainArray, PlainDtype, encode_latin1
 
 EXPANDED = 2**20
@@ -88,6 +90,8 @@ def _parameter(data: Any, *rest: Any) -> Rebuilt:
 def _from_type(rebuild: Any, kind: Any, arguments: Any, state: Any) -> Any:
     if rebuild not in (_tensor, _parameter) or not (isinstance(kind, Inert) and kind.name == "torch.Tensor"):
         raise Refused("makes a tensor of an unknown type")
+    if type(state) is not dict or any(hasattr(torch.Tensor, str(name)) for name in state):
+        raise Refused("puts other things in the place of a tensor's own attributes")
     return rebuild(*arguments)
 
 
@@ -162,7 +166,7 @@ def globals_of(stream: Any) -> Iterator[str]:
     texts: list[str] = []
     for opcode, argument, _ in pickletools.genops(stream):
         if opcode.name in ("GLOBAL", "INST"):
-            yield full_name(*argument.split(" ", 1))
+            yield full_name(*str(argument).split(" ", 1))
         elif opcode.name == "STACK_GLOBAL":
             yield full_name(*texts[-2:]) if len(texts) > 1 else "a name made up while loading"
         elif opcode.name.startswith("EXT"):
@@ -186,13 +190,14 @@ _OPCODES = (
     "LONG_BINGET BINPUT LONG_BINPUT GLOBAL REDUCE BUILD BINPERSID"
 )
 
+_PythonUnpickler: Any = vars(pickle)["_Unpickler"]
 
-class _Rehearsal(pickle._Unpickler):  # type: ignore[name-defined, misc]
+
+class _Rehearsal(_PythonUnpickler):
     """The Python unpickler, whose memo is a dict: the C one fills an array up to any index a file names."""
 
     dispatch = {
-        getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]]  # type: ignore[attr-defined]
-        for name in _OPCODES.split()
+        getattr(pickle, name)[0]: _PythonUnpickler.dispatch[getattr(pickle, name)[0]] for name in _OPCODES.split()
     }
 
     def find_class(self, module: str, name: str) -> Any:
@@ -206,7 +211,7 @@ class _Rehearsal(pickle._Unpickler):  # type: ignore[name-defined, misc]
         instance = self.stack[-1]
         if type(instance) in (PlainArray, PlainDtype):
             instance.__setstate__(state)
-        elif type(instance) not in (OrderedDict, Rebuilt):
+        elif type(instance) is not OrderedDict:
             raise Refused(f"fills in a {type(instance).__name__}, which no checkpoint needs")
 
     dispatch[pickle.BUILD[0]] = _build

@@ -328,6 +328,12 @@ def objects(path):
     torch.save({"a": np.array([{}], dtype=object)}, path)
 
 
+def objects_for_methods(path):
+    changed = torch.ones(2)
+    changed.clone = "no method"
+    torch.save(changed, path)
+
+
 BROKEN = {
     "missing": (lambda p: None, "no such file"),
     "folder": (lambda p: p.mkdir(), "is a folder"),
@@ -355,6 +361,11 @@ BROKEN = {
     "memo of nothing": (lambda p: archive(p, b"\x80\x02h\x07."), "is it whole"),
     "extension registry": (lambda p: archive(p, b"\x80\x02\x82\x01."), "extension registry"),
     "array of objects": (objects, "arrays of"),
+    "tensor set to other numbers": (
+        lambda p: archive(p, tensor(4, (4,), (1,))[:-1] + storage("Float", "0", 4) + b"QK\0J\xff\xff\xff\x7f\x85K\1\x85tb.", FOUR),
+        "fills in a Rebuilt|is it whole",
+    ),
+    "tensor with another method": (objects_for_methods, "tensor's own attributes"),
     "whole model": (lambda p: torch.save(torch.nn.Linear(2, 2), p), "builds a whole model"),
     "terminal codes": (lambda p: archive(p, b"\x80\x02c\x1b[2J\nx\n."), "runs code of the module"),
     "state of a class": (lambda p: archive(p, b"\x80\x02cnumpy\ndtype\n}b."), "is it whole|fills in"),
@@ -423,7 +434,9 @@ TENSORS = {
     "slice": torch.arange(10)[3:7],
     "expanded": torch.tensor([2.0]).expand(4, 5),
     "parameter": torch.nn.Parameter(torch.ones(2)),
+    "marked": torch.ones(2),
 }
+TENSORS["marked"].no_weight_decay = True
 
 
 @pytest.mark.parametrize("new", [True, False], ids=["archive", "legacy"])
