@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from sharpness.checkpoints.numpy_values import NUMPY_GLOBALS, PlainArray, PlainDtype, encode_latin1
+from sharpness.errors import shown
 
 EXPANDED = 2**20
 """Bytes that a tensor may claim beyond its storage, by strides of zero."""
@@ -87,18 +88,27 @@ def _parameter(data: Any, *rest: Any) -> Rebuilt:
     return data
 
 
+def _parameter_with_state(data: Any, requires_grad: Any, hooks: Any, state: Any) -> Any:
+    _check_attributes(state)
+    return _parameter(data)
+
+
+def _check_attributes(state: Any) -> None:
+    if type(state) is not dict or any(hasattr(torch.nn.Parameter, str(name)) for name in state):
+        raise Refused("puts other things in the place of a tensor's own attributes")
+
+
 def _from_type(rebuild: Any, kind: Any, arguments: Any, state: Any) -> Any:
     if rebuild not in (_tensor, _parameter) or not (isinstance(kind, Inert) and kind.name == "torch.Tensor"):
         raise Refused("makes a tensor of an unknown type")
-    if type(state) is not dict or any(hasattr(torch.Tensor, str(name)) for name in state):
-        raise Refused("puts other things in the place of a tensor's own attributes")
+    _check_attributes(state)
     return rebuild(*arguments)
 
 
 def _bytearray(*given: Any) -> bytes:
-    if len(given) == 1 and isinstance(given[0], bytes):
-        return given[0]
-    return encode_latin1(*given) if len(given) == 2 else b""
+    if len(given) > 2 or (len(given) == 1 and not isinstance(given[0], bytes)):
+        raise Refused("makes a bytearray of something else than bytes")
+    return encode_latin1(*given) if len(given) == 2 else b"".join(given)
 
 
 CALLABLE: dict[str, Any] = {
@@ -114,7 +124,7 @@ CALLABLE: dict[str, Any] = {
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
-    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter_with_state,
     "torch._tensor._rebuild_from_type_v2": _from_type,
     **NUMPY_GLOBALS,
 }
@@ -141,11 +151,6 @@ def power(name: str) -> str:
         if ".".join(parts[:end]) in POWERS:
             return POWERS[".".join(parts[:end])]
     return f"runs code of the module {shown(parts[0])}"
-
-
-def shown(text: str) -> str:
-    """Text from a file, fit for one line of a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text[:80])
 
 
 def full_name(module: str, name: str) -> str:

@@ -89,7 +89,7 @@ def read_safely(path: str | Path, limit: int = LIMIT) -> Any:
     except Exception as error:
         # A damaged file can raise nearly any exception.
         lines = str(error).strip().splitlines()
-        _refuse(path, f"{shown(lines[0]) if lines else type(error).__name__}: is it whole?")
+        _refuse(path, f"{shown(lines[0], 160) if lines else type(error).__name__}: is it whole?")
 
 
 def _refuse(path: Path, reason: str) -> NoReturn:

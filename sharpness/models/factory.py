@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sharpness.errors import UserError
+from sharpness.errors import UserError, shown
 
 SHOWN = 4
 
@@ -107,7 +107,7 @@ def load_weights(
     >>> load_weights(nn.Linear(2, 1), {"weight": torch.ones(1, 2), "bias": torch.zeros(1)}).weight.sum().item()
     2.0
     """
-    odd = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    odd = [key for key, value in state.items() if not isinstance(value, Tensor) or not isinstance(key, str)]
     if odd:
         raise UserError(f"{where}: {_some(odd)} hold no tensors: give the state_dict itself")
     given = {key: value for key, value in state.items() if not any(key.startswith(start) for start in ignore)}
@@ -117,7 +117,7 @@ def load_weights(
     missing = [key for key in wanted if key not in given]
     unexpected = [key for key in given if key not in wanted]
     shapes = [
-        f"{key} is {_shape(given[key])}, the model's {_shape(wanted[key])}"
+        f"{shown(key)} is {_shape(given[key])}, the model's {_shape(wanted[key])}"
         for key in wanted
         if key in given and isinstance(wanted[key], Tensor) and given[key].shape != wanted[key].shape
     ]
@@ -133,11 +133,11 @@ def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a scalar"
 
 
-def _some(names: Sequence[str]) -> str:
+def _some(names: Sequence[object]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return ", ".join(shown(str(name), 120) for name in names[:SHOWN]) + more
 
 
 def _line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {shown(lines[0], 160)}" if lines else type(error).__name__

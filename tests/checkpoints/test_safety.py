@@ -214,6 +214,7 @@ HUGE = {
     "legacy storage larger than the file": lambda p: legacy(p, tensor(10**11, (4,), (1,), view=True), ["0"]),
     "legacy numbers missing": lambda p: legacy(p, tensor(4, (4,), (1,), view=True), ["0"], struct.pack("<q", 4)),
     "bytearray": lambda p: archive(p, pickle.dumps(Call(bytearray, 10**12), 2)),
+    "bytearray of a gigabyte": lambda p: archive(p, pickle.dumps(Call(bytearray, 2**30), 2)),
     "torch.Tensor of a size": lambda p: archive(p, pickle.dumps(Call(torch.Tensor, 10**11), 2)),
     "FloatTensor of a size": lambda p: archive(p, b"\x80\x02ctorch\nFloatTensor\nJ\xff\xff\xff\x7f\x85R."),
     "UntypedStorage of a size": lambda p: archive(
@@ -328,8 +329,13 @@ def objects(path):
     torch.save({"a": np.array([{}], dtype=object)}, path)
 
 
-def objects_for_methods(path):
-    changed = torch.ones(2)
+def set_again():
+    """A tensor of four numbers that is then given others, as before PyTorch 0.4."""
+    return tensor(4, (4,), (1,))[:-1] + b"(" + storage("Float", "0", 4) + b"QK\0J\xff\xff\xff\x7f\x85K\1\x85tb."
+
+
+def another_method(path, kind=torch.Tensor):
+    changed = kind(torch.ones(2))
     changed.clone = "no method"
     torch.save(changed, path)
 
@@ -361,11 +367,9 @@ BROKEN = {
     "memo of nothing": (lambda p: archive(p, b"\x80\x02h\x07."), "is it whole"),
     "extension registry": (lambda p: archive(p, b"\x80\x02\x82\x01."), "extension registry"),
     "array of objects": (objects, "arrays of"),
-    "tensor set to other numbers": (
-        lambda p: archive(p, tensor(4, (4,), (1,))[:-1] + storage("Float", "0", 4) + b"QK\0J\xff\xff\xff\x7f\x85K\1\x85tb.", FOUR),
-        "fills in a Rebuilt|is it whole",
-    ),
-    "tensor with another method": (objects_for_methods, "tensor's own attributes"),
+    "tensor set to other numbers": (lambda p: archive(p, set_again(), FOUR), "fills in a Rebuilt"),
+    "parameter with another method": (lambda p: another_method(p, torch.nn.Parameter), "tensor's own attributes"),
+    "tensor with another method": (another_method, "tensor's own attributes"),
     "whole model": (lambda p: torch.save(torch.nn.Linear(2, 2), p), "builds a whole model"),
     "terminal codes": (lambda p: archive(p, b"\x80\x02c\x1b[2J\nx\n."), "runs code of the module"),
     "state of a class": (lambda p: archive(p, b"\x80\x02cnumpy\ndtype\n}b."), "is it whole|fills in"),
@@ -436,7 +440,7 @@ TENSORS = {
     "parameter": torch.nn.Parameter(torch.ones(2)),
     "marked": torch.ones(2),
 }
-TENSORS["marked"].no_weight_decay = True
+TENSORS["parameter"].no_weight_decay = TENSORS["marked"].no_weight_decay = True
 
 
 @pytest.mark.parametrize("new", [True, False], ids=["archive", "legacy"])

@@ -143,10 +143,12 @@ def test_leftovers_are_ignored_by_name_and_counters_may_lack():
             r"1 of another shape \(3\.weight is 5x8, the model's 3x8\)",
         ),
         (lambda s: s.update({"epoch": 3}), "epoch hold no tensors: give the state_dict itself"),
+        (lambda s: s.update({"a\nb": torch.ones(1)}), r"1 unexpected \(a\?b\)$"),
+        (lambda s: s.update({7: torch.ones(1)}), "7 hold no tensors"),
         (lambda s: s.clear(), r"8 missing \(0\.weight, 0\.bias, 1\.weight, 1\.bias and 4 more\)$"),
         (lambda s: [s.update({f"module.{k}": s.pop(k)}) for k in list(s)], r"8 missing .*; 9 unexpected"),
     ],
-    ids=["missing", "unexpected", "shape", "no tensor", "nothing", "prefix"],
+    ids=["missing", "unexpected", "shape", "no tensor", "two lines", "number", "nothing", "prefix"],
 )
 def test_weights_that_do_not_fit_are_listed_and_change_nothing(change, message):
     model, state = network(), dict(network().state_dict())
