@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ USUAL_FILES = (
     "latest_model_checkpoint.pth",
 )
 FOLDERS = ("", "ckps", "checkpoint")
+
+#: Families that save some models in two files.
+TWO_FILES = ("ldam", "mislas", "oltr", "gcl-places", "pof")
 
 
 def load_checkpoint(
@@ -69,15 +73,18 @@ def load_checkpoint(
         own, manifest = read_own(content, path)
         return Checkpoint(own, manifest, str(path), sha256)
     reader = _reader(content, path, family)
-    second = _file(Path(stage2)) if stage2 is not None else _twin(path)
-    if second is None:
-        options = Options(scale=scale, num_classes=num_classes, weights=weights, model=model)
-    else:
-        options = Options(scale, read_safely(second), str(second), num_classes, weights, model)
-    reading = reader.read(content, str(path), options)
-    manifest = reading.manifest
+    if weights != "model" and reader not in (FAMILIES["swa"], FAMILIES["plain"]):
+        raise UserError(f"{path} holds no weights={weights!r}: leave weights out")
+    second = None if stage2 is None else _file(Path(stage2))
+    if second is None and reader is FAMILIES["pof"]:
+        second = _twin(path)
+    if second is not None and reader not in (FAMILIES[name] for name in TWO_FILES):
+        raise UserError(f"stage2= is for models saved in two files, and {path} holds a whole one: leave it out")
+    options = Options(scale, None, None, num_classes, weights, model)
     if second is not None:
-        manifest = {**manifest, "stage2_sha256": _sha256(second)}
+        options = replace(options, stage2=read_safely(second), stage2_path=str(second))
+    reading = reader.read(content, str(path), options)
+    manifest = reading.manifest if second is None else {**reading.manifest, "stage2_sha256": _sha256(second)}
     return Checkpoint(reading.model, manifest, str(path), sha256)
 
 

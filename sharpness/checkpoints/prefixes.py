@@ -15,7 +15,7 @@ LEFTOVERS = ("n_averaged",)
 
 
 def strip_prefixes(state: Mapping[str, T]) -> tuple[dict[str, T], str]:
-    """The state without the prefixes that all its keys share, and what was removed.
+    """The state without the prefixes that all its keys share, and what was removed: known ones, and that of ``conv1``.
 
     >>> strip_prefixes({"module._orig_mod.fc.weight": 1, "module._orig_mod.fc.bias": 2})
     ({'fc.weight': 1, 'fc.bias': 2}, 'module._orig_mod.')
@@ -25,9 +25,11 @@ def strip_prefixes(state: Mapping[str, T]) -> tuple[dict[str, T], str]:
     names = {key: value for key, value in state.items() if key not in LEFTOVERS}
     removed = ""
     while names:
-        found = next((p for p in PREFIXES if all(k.startswith(p) and len(k) > len(p) for k in names)), None)
-        if found is None:
+        first = next(iter(names)).partition(".")[0] + "."
+        known = [p for p in PREFIXES if all(k.startswith(p) and len(k) > len(p) for k in names)]
+        if not known and not (f"{first}conv1.weight" in names and all(k.startswith(first) for k in names)):
             break
+        found = known[0] if known else first
         names = {key[len(found) :]: value for key, value in names.items()}
         removed += found
     return names, removed

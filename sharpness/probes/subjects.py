@@ -65,8 +65,10 @@ def checkpoint_objective(
             raise UserError(
                 f"{', '.join(wrong)}: only for recorded or named data, the given data are taken as they are"
             )
+        if isinstance(names := getattr(data, "class_names", None), tuple):
+            options.setdefault("class_names", names)
         return Objective(model, data, **options)
-    data = checkpoint_data(checkpoint, data, data_root, imbalance, subset)
+    data = checkpoint_data(checkpoint, data, data_root, imbalance, subset, split)
     if loss == "training" and checkpoint.is_foreign:
         raise UserError(f"{checkpoint.path} does not record its training loss: pass loss='ce', or build an Objective")
     images = getattr(data, split)
@@ -93,6 +95,7 @@ def checkpoint_data(
     data_root: str | None = None,
     imbalance: float | None = None,
     subset: str | None = None,
+    split: str = "train",
 ) -> LongTailData:
     """The long-tailed data of a checkpoint: those on record, or a named set as its family cuts and normalises it.
 
@@ -102,7 +105,7 @@ def checkpoint_data(
     manifest = checkpoint.manifest
     if data is None:
         if "longtail" not in manifest:
-            known = manifest["dataset"]
+            known = manifest.get("dataset")
             remedy = f"data={known!r}" if known in DATASETS else "data=(x, y) or data='cifar10-lt'"
             raise UserError(f"{checkpoint.path} does not record the images it was trained on: pass {remedy}")
         if imbalance is not None or subset is not None:
@@ -112,6 +115,12 @@ def checkpoint_data(
         recipe = dict(manifest.get("subset") or {}) if data == manifest.get("dataset") else {}
         recipe = {k: v for k, v in recipe.items() if k in ("profile", "subset")}
         recipe |= {k: manifest[k] for k in ("profile", "imbalance") if recipe and k in manifest}
+        unknown = checkpoint.is_foreign and data == manifest["dataset"] and not recipe and subset is None
+        if unknown and split == "train":
+            raise UserError(
+                f"which images of {data} {checkpoint.path} was trained on depends on a seed that is not recorded: pass "
+                "subset='seed:<int>', or split='test'"
+            )
         recipe |= {k: v for k, v in {"imbalance": imbalance, "subset": subset}.items() if v is not None}
         choose("data set", data, list(DATASETS))
         data = load_data(data, data_root=data_root, **recipe)
@@ -119,6 +128,12 @@ def checkpoint_data(
     if classes not in (None, data.num_classes):
         raise UserError(
             f"{checkpoint.path} tells {classes} classes apart and {data.longtail.dataset} has {data.num_classes}"
+        )
+    channels = manifest["model"].get("in_channels")
+    if channels not in (None, data.train.images.shape[1]):
+        raise UserError(
+            f"{checkpoint.path} takes images of {channels} channels, those of {data.longtail.dataset} have "
+            f"{data.train.images.shape[1]}"
         )
     constants = manifest.get("normalization")
     if checkpoint.is_foreign and constants is not None and len(constants["mean"]) == data.train.images.shape[1]:
@@ -131,10 +146,10 @@ def checkpoint_data(
 def known_train_counts(checkpoint: Checkpoint, options: Mapping[str, Any]) -> tuple[int, ...] | None:
     """(C,) training images per class: on record, or of the long tail that ``options`` name; None where unknown."""
     data = options.get("data")
-    if isinstance(data, LongTailData):
-        return data.class_counts
+    if isinstance(counts := getattr(data, "class_counts", None), tuple):
+        return counts
     if isinstance(data, str):
-        chosen = {k: options[k] for k in ("data_root", "imbalance", "subset") if k in options}
+        chosen = {k: options[k] for k in ("data_root", "imbalance", "subset", "split") if k in options}
         return checkpoint_data(checkpoint, data, **chosen).class_counts
     return checkpoint.longtail.class_counts if data is None and "longtail" in checkpoint.manifest else None
 

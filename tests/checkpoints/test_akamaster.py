@@ -8,10 +8,10 @@ import torch
 
 from sharpness import UserError, checkpoint_objective, load_checkpoint, load_data
 
-FILE = Path(os.environ.get("SHARPNESS_AKAMASTER", "/work/shared/data/akamaster_resnet20-12fca82f.th"))
-DATA = os.environ.get("SHARPNESS_DATA", "")
+DATA = Path(os.environ.get("SHARPNESS_DATA", ""))
+FILE = Path(os.environ.get("SHARPNESS_AKAMASTER", DATA / "akamaster_resnet20-12fca82f.th"))
 
-pytestmark = pytest.mark.skipif(not FILE.is_file(), reason="the checkpoint is not here")
+pytestmark = pytest.mark.skipif(not FILE.is_file(), reason="needs akamaster's ResNet-20 in SHARPNESS_AKAMASTER")
 
 
 def test_it_is_recognised():
@@ -28,10 +28,10 @@ def test_it_is_recognised():
 
 def test_without_a_training_set_on_record_the_error_says_what_to_give():
     with pytest.raises(UserError, match="pass data="):
-        checkpoint_objective(load_checkpoint(FILE), data_root=DATA or None)
+        checkpoint_objective(load_checkpoint(FILE), data_root=str(DATA))
 
 
-@pytest.mark.skipif(not (Path(DATA) / "cifar-10-batches-py").is_dir(), reason="needs CIFAR-10 in SHARPNESS_DATA")
+@pytest.mark.skipif(not (DATA / "cifar-10-batches-py").is_dir(), reason="needs CIFAR-10 in SHARPNESS_DATA")
 def test_it_reaches_its_accuracy_on_the_test_set():
     checkpoint = load_checkpoint(FILE)
     objective = checkpoint_objective(checkpoint, split="test", data="cifar10-lt")

@@ -213,25 +213,39 @@ def test_b_with_numpy_scalars(tmp_path, prefix, stage):
     assert (m["stage"], m["model"]["head"]) == (stage, "linear" if stage == 1 else "linear+lws")
 
 
-@pytest.mark.parametrize("blocks", [(1, 1, 1, 1), (1, 2, 1, 3)])
-def test_b_and_i_with_a_block_apart(tmp_path, blocks):
-    s = large_state(blocks, True)
-    z = large_features(s, X, blocks, True)
-    last = f"layer4.{blocks[-1] - 1}."
-    block = {n.removeprefix(last): t for n, t in s.items() if n.startswith(last)}
+BLOCKS = (1, 2, 1, 3)
+
+
+@pytest.fixture
+def places():
+    """Backbone, its last block apart, and features."""
+    s = large_state(BLOCKS, True)
+    last = "layer4.2."
     body = {n: t for n, t in s.items() if not n.startswith(last)}
-    if blocks[-1] == 1:
-        pytest.skip("the group must keep a block")
-    w, b = State(2).random("w", C, 128)["w"], torch.zeros(C).double()
-    parts = {"state_dict_model": prefixed("module.", body), "state_dict_block": prefixed("module.", block)}
-    check(saved(tmp_path, parts | {"state_dict_classifier": {"module.fc.weight": w, "module.fc.bias": b}}), z @ w.T)
-    w = State(2).random("w", 128, C)["w"]
-    for key in ("block_state_dict", "state_dict_block"):
-        content = {"model_state_dict": prefixed("module.", body), key: prefixed("module.", block)}
-        first = saved(tmp_path, content | {"classifier_state_dict": {"module.weight": torch.ones_like(w)}})
-        second = saved(tmp_path, content | {"classifier_state_dict": {"module.weight": w}}, "second.pth")
-        check(second, cosine(z, w, 30))
-        check(first, cosine(z, w, 15), stage2=second)
+    block = {n.removeprefix(last): t for n, t in s.items() if n.startswith(last)}
+    return prefixed("module.", body), block, large_features(s, X, BLOCKS, True)
+
+
+@pytest.mark.parametrize("outer", ["", "module.", "module.layer5.", "module.block."])
+def test_b_with_a_block_apart(tmp_path, places, outer):
+    body, block, z = places
+    head = State(2).random("module.fc.weight", C, 128).random("module.fc.bias", C)
+    parts = {"state_dict_model": body, "state_dict_block": prefixed(outer, block), "state_dict_classifier": dict(head)}
+    check(saved(tmp_path, parts), linear(z, head["module.fc.weight"], head["module.fc.bias"]))
+
+
+@pytest.mark.parametrize("name", ["module.weight", "module.fc.weight"])
+def test_i_tells_its_stage_by_a_spelling(tmp_path, places, name):
+    body, block, z = places
+    block, w = prefixed("module.layer5.", block), State(2).random("w", 128, C)["w"]
+    content = {"model_state_dict": body, "classifier_state_dict": {name: w}, "best_acc1": 40.0}
+    first = saved(tmp_path, content | {"block_state_dict": block})
+    second = saved(tmp_path, content | {"state_dict_block": block, "best_acc1": 41.0}, "second.pth")
+    assert check(first, cosine(z, w, 30)).manifest["stage"] == 1
+    assert check(second, cosine(z, w, 15)).manifest["stage"] == 2
+    check(second, cosine(z, w, 25), scale=25)
+    other = saved(tmp_path, content | {"classifier_state_dict": {name: torch.ones_like(w)}}, "other.pth")
+    assert check(other, cosine(z, w, 15), stage2=second).manifest["accuracy"] == {"accuracy": 0.41}
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,28 @@
-"""GCL on Places-LT (family I): ResNet-152 without its last block, that block, and a normalised classifier, apart."""
+"""GCL on Places-LT (family I): ResNet-152 without its last block, that block, and a normalised classifier, apart.
+
+Both stages save everything, and they spell the block differently: ``block_state_dict`` is the first stage, with scale
+30 in its loss, ``state_dict_block`` the second, with scale 15.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from sharpness.checkpoints.families.mislas import last_block
-from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of, is_state
+from sharpness.checkpoints.families.mislas import last_block, require_state
+from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of
 from sharpness.checkpoints.prefixes import strip_prefixes
 from sharpness.errors import UserError
 
 FAMILY = "GCL on Places-LT"
-STAGE2_SCALE = 15.0
+SCALES = {1: 30.0, 2: 15.0}
+SPELLINGS = {
+    "model_state_dict": "model",
+    "block_state_dict": "block",
+    "state_dict_block": "block",
+    "classifier_state_dict": "classifier",
+}
+_ORDER = "check the class order against the lists: MiSLAS's loader, which this code builds on, sorts by training count"
 
 
 def matches(content: Any) -> bool:
@@ -19,22 +30,29 @@ def matches(content: Any) -> bool:
 
 
 def read(content: Any, path: str, options: Options) -> Reading:
-    """Parts of a second file replace the first one's, and the scale of the second stage, 15, its 30."""
-    if options.stage2 is not None and not isinstance(options.stage2, Mapping):
-        raise UserError(f"{options.stage2_path} is no second stage of GCL: it should hold 'classifier_state_dict'")
-    content = dict(content) | dict(options.stage2 or {})
-    for part in ("model_state_dict", "classifier_state_dict"):
-        if not is_state(content.get(part)):
-            raise UserError(f"{path} lacks {part!r}: give the file that holds it as stage2=")
-    state, prefix = strip_prefixes(content["model_state_dict"])
-    block = content.get("block_state_dict", content.get("state_dict_block"))
-    if is_state(block):
-        state |= last_block(state, block)
-    second = options.stage2 is not None
-    extra: dict[str, Any] = {"stage2": options.stage2_path} if second else {}
+    """Parts of a second file replace the first one's."""
+    parts = _parts(content)
+    known: dict[str, Any] = {"notes": [_ORDER]}
+    stage = 2 if "state_dict_block" in content or options.stage2 is not None else 1
+    if options.stage2 is not None:
+        replaced = _parts(options.stage2)
+        if not replaced:
+            raise UserError(f"{options.stage2_path} is no second stage of GCL: it has no 'classifier_state_dict'")
+        content, parts = options.stage2, parts | replaced
+        known["stage2"] = options.stage2_path
+    for part in ("model", "classifier", *(["block"] if "block" in parts else [])):
+        require_state(parts.get(part), f"{part}_state_dict", path)
+    state, prefix = strip_prefixes(parts["model"])
+    if "block" in parts:
+        state |= last_block(state, parts["block"])
     return assemble(
-        FAMILY, state, path, options, head=strip_prefixes(content["classifier_state_dict"])[0], prefix=prefix,
-        default_scale=STAGE2_SCALE if second else 30.0, stage=2 if second else None, epoch=epoch_of(content),
-        accuracy=accuracy(content.get("best_acc1"), percent=True), **extra,
-        notes=["class order: check it against the lists, MiSLAS's loader sorts classes by training count"],
+        FAMILY, state, path, options, head=strip_prefixes(parts["classifier"])[0], prefix=prefix,
+        default_scale=SCALES[stage], stage=stage, epoch=epoch_of(content),
+        accuracy=accuracy(content.get("best_acc1"), percent=True), **known,
     )  # fmt: skip
+
+
+def _parts(content: Any) -> dict[str, Any]:
+    if not isinstance(content, Mapping):
+        return {}
+    return {part: content[key] for key, part in SPELLINGS.items() if key in content}

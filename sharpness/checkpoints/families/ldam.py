@@ -11,7 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sharpness.checkpoints.families.plain import KEYS
 from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of, is_state
+from sharpness.checkpoints.networks import some
+from sharpness.checkpoints.pickles import shown
 from sharpness.checkpoints.prefixes import strip_prefixes
 from sharpness.errors import UserError
 
@@ -20,8 +23,13 @@ STAGE2_SCALE = 20.0
 
 
 def matches(content: Any) -> bool:
-    own = isinstance(content, Mapping) and is_state(content.get("state_dict"))
-    return own and bool({"best_acc1", "arch"} & set(content)) and "pytorch-lightning_version" not in content
+    """Any ``state_dict`` with this family's entries beside it, or with its normalised head."""
+    state = content.get("state_dict") if isinstance(content, Mapping) else None
+    if state is None or not is_state(state):
+        return False
+    foreign = {"pytorch-lightning_version", "best_prec1", *KEYS["ema"], *KEYS["swa"]} & set(content)
+    heads = [n.split(".")[-1] for n in state if n.split(".")[-2:-1] in (["linear"], ["fc_"])]
+    return not foreign and (bool({"best_acc1", "arch"} & set(content)) or heads == ["weight"])
 
 
 def read(content: Any, path: str, options: Options) -> Reading:
@@ -29,7 +37,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
     cut = [name for name in state if name.startswith(".") or name == "eight"]
     if cut:
         raise UserError(
-            f"{path} has names whose first 7 characters were cut off ({', '.join(cut[:3])}), which RSG's code does to "
+            f"{path} has names whose first 7 characters were cut off ({some(cut)}), which RSG's code does to "
             "models trained on one chosen GPU: which entry is which cannot be recovered"
         )
     if set(state) <= {"weight", "bias"}:
@@ -40,12 +48,14 @@ def read(content: Any, path: str, options: Options) -> Reading:
     known: dict[str, Any] = {
         "epoch": epoch_of(content),
         "accuracy": accuracy(content.get("best_acc1"), percent=True),
-        "arch": str(content["arch"]) if "arch" in content else None,
+        "arch": shown(str(content["arch"])) if "arch" in content else None,
         "stage": 1,
     }
-    imbalance = re.search(r"_(exp|step)_(0\.\d+)(_|$)", str(Path(path).resolve().parent))
+    imbalance = re.search(r"_(exp|step)_(0\.\d*[1-9])(_|$)", str(Path(path).resolve().parent))
     if imbalance:
         known["imbalance"], known["profile"] = round(1 / float(imbalance[2]), 6), imbalance[1]
+    else:
+        known["notes"] = ["the imbalance is not recorded: pass imbalance= with data="]
     if options.stage2 is None:
         return assemble(FAMILY, state, path, options, prefix=prefix, ignored=("RSG",), **known)
     second = options.stage2.get("state_dict") if isinstance(options.stage2, Mapping) else None

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from sharpness.checkpoints.families.datasets import BY_COUNT, MISLAS_INAT, Recipe, recipes
 from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of, is_state
-from sharpness.checkpoints.networks import State
+from sharpness.checkpoints.networks import State, block_counts
 from sharpness.checkpoints.prefixes import strip_prefixes
 from sharpness.errors import UserError
 
 FAMILY = "MiSLAS"
-PARTS = ("state_dict_model", "state_dict_classifier", "state_dict_block", "state_dict_lws_model")
+REQUIRED = ("state_dict_model", "state_dict_classifier")
+PARTS = (*REQUIRED, "state_dict_block", "state_dict_lws_model")
 RECIPES = recipes(large_order=BY_COUNT) | {
     8142: Recipe("inaturalist2018", MISLAS_INAT, {"list": "the published split list"}, BY_COUNT)
 }
@@ -25,31 +26,43 @@ def matches(content: Any) -> bool:
 
 
 def read(content: Any, path: str, options: Options) -> Reading:
-    """Both stages write all parts; those of a second file replace the first one's."""
-    content = dict(content) | (dict(options.stage2) if isinstance(options.stage2, Mapping) else {})
-    for part in PARTS[:2]:
-        if not is_state(content.get(part)):
-            raise UserError(f"{path} lacks {part!r}, which MiSLAS always saves: is it whole?")
-    state, prefix = strip_prefixes(content["state_dict_model"])
-    if "state_dict_block" in content:
-        state |= last_block(state, content["state_dict_block"])
-    head = strip_prefixes(content["state_dict_classifier"])[0]
-    if "state_dict_lws_model" in content:
-        head |= strip_prefixes(content["state_dict_lws_model"])[0]
-    notes = ["the best accuracy of stage 1 is kept until stage 2 beats it"] if "state_dict_lws_model" in content else []
-    extra: dict[str, Any] = {"stage2": options.stage2_path} if options.stage2_path else {}
+    """Both stages write all their parts; those of a second file replace the first one's."""
+    parts = {part: content[part] for part in PARTS if part in content}
+    known: dict[str, Any] = {}
+    if options.stage2 is not None:
+        second = options.stage2 if isinstance(options.stage2, Mapping) else {}
+        replaced = {part: second[part] for part in PARTS if part in second}
+        if not replaced:
+            raise UserError(f"{options.stage2_path} is no second stage of MiSLAS: it has none of {', '.join(PARTS)}")
+        content, parts, known = second, parts | replaced, {"stage2": options.stage2_path}
+    for part in PARTS:
+        if part in REQUIRED or part in parts:
+            require_state(parts.get(part), part, path)
+    state, prefix = strip_prefixes(parts["state_dict_model"])
+    if "state_dict_block" in parts:
+        state |= last_block(state, parts["state_dict_block"])
+    head = strip_prefixes(parts["state_dict_classifier"])[0]
+    scaled = "state_dict_lws_model" in parts
+    if scaled:
+        head |= strip_prefixes(parts["state_dict_lws_model"])[0]
+        known["notes"] = ["the recorded accuracy is stage 1's until stage 2 beats it"]
     return assemble(
-        FAMILY, state, path, options, head=head, prefix=prefix, recipes=RECIPES, notes=notes,
-        stage=2 if "state_dict_lws_model" in content else 1, epoch=epoch_of(content),
-        accuracy=accuracy(content.get("best_acc1"), percent=True), **extra,
+        FAMILY, state, path, options, head=head, prefix=prefix, recipes=RECIPES, stage=2 if scaled else 1,
+        epoch=epoch_of(content), accuracy=accuracy(content.get("best_acc1"), percent=True), **known,
     )  # fmt: skip
 
 
+def require_state(state: Any, part: str, path: str) -> None:
+    """Raise a :class:`UserError` unless a part of a file is a state dict."""
+    if not is_state(state):
+        raise UserError(f"{path} lacks {part!r}, or it holds no tensors by name: give the file that has it as stage2=")
+
+
 def last_block(state: Mapping[str, Tensor], block: Mapping[str, Tensor]) -> State:
-    """The entries of a block that was saved apart, as the next one of the last group."""
-    group = max(int(n[5 : n.index(".")]) for n in state if n.startswith("layer"))
-    index = 1 + max(int(n.split(".")[1]) for n in state if n.startswith(f"layer{group}."))
+    """The entries of a block that was saved apart (``layer5`` in the code for Places-LT), as the last group's next."""
+    counts = block_counts(state)
     names = strip_prefixes(block)[0]
-    if all(n.startswith("block.") for n in names):
-        names = {n.removeprefix("block."): t for n, t in names.items()}
-    return {f"layer{group}.{index}.{n}": t for n, t in names.items()}
+    outer = {n.partition(".")[0] for n in names}
+    if len(outer) == 1 and "conv1.weight" not in names:
+        names = {n.partition(".")[2]: t for n, t in names.items()}
+    return {f"layer{len(counts)}.{counts[-1]}.{n}": t for n, t in names.items()} if counts else {}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sharpness.checkpoints.families.datasets import recipes, with_notes
-from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of, is_state
+from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of, is_state, number_of
 from sharpness.checkpoints.prefixes import strip_prefixes
 from sharpness.errors import UserError
 
@@ -40,7 +40,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
             "give the checkpoint of stage 1, or build the model in Python"
         )
     scaled = any(name.split(".")[-1] == "scales" for name in head)
-    known: dict[str, Any] = {"best_epoch": int(content["best_epoch"])} if "best_epoch" in content else {}
+    known: dict[str, Any] = {"best_epoch": number_of(content.get("best_epoch"))}
     if options.stage2_path:
         known["stage2"] = options.stage2_path
     return assemble(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sharpness.checkpoints.families.datasets import DATASETS, IMAGENET, Recipe
 from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of, is_state
+from sharpness.checkpoints.prefixes import strip_prefixes
 from sharpness.errors import UserError
 
 KEYS = {
@@ -36,15 +37,24 @@ def read(content: Any, path: str, options: Options) -> Reading:
         raise UserError(f"{path} holds no weights={options.weights!r}: choose one of {', '.join(found)}")
     others = [kind for kind in found if kind != options.weights]
     notes = [f"the file holds other weights as well: weights={kind!r}" for kind in others]
-    state = found[options.weights]
+    state, prefix = strip_prefixes(found[options.weights])
+    if options.model is None:
+        state = _flat(state)
     lightning = "pytorch-lightning_version" in content
     akamaster = "best_prec1" in content and any(n.endswith("linear.bias") for n in state)
     family = "akamaster" if akamaster else "Lightning" if lightning else "plain state_dict"
     return assemble(
-        family, state, path, options, recipes=AKAMASTER if akamaster else RECIPES, epoch=epoch_of(content),
+        family, state, path, options, prefix=prefix, recipes=AKAMASTER if akamaster else RECIPES,
+        epoch=epoch_of(content),
         accuracy=accuracy(content.get("best_prec1"), percent=True), weights=options.weights, notes=notes,
     )  # fmt: skip
 
 
 def _states(content: Mapping[str, Any]) -> dict[str, list[Mapping[str, Tensor]]]:
     return {kind: [content[k] for k in keys if is_state(content.get(k))] for kind, keys in KEYS.items()}
+
+
+def _flat(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The names of a model whose feature extractor is its ``backbone``, ours among them, without that."""
+    flat = {n.removeprefix("backbone.").replace("head.head.", "head."): t for n, t in state.items()}
+    return flat if "backbone.conv1.weight" in state and len(flat) == len(state) else state

@@ -10,10 +10,11 @@ import numpy as np
 from torch import Tensor, nn
 
 from sharpness.checkpoints.families.datasets import DATASETS, Recipe
-from sharpness.checkpoints.networks import State, load_strictly, read_backbone, read_head, require_nothing_left
+from sharpness.checkpoints.networks import State, read_backbone, read_head, require_nothing_left
 from sharpness.checkpoints.prefixes import strip_prefixes
 from sharpness.errors import UserError
 from sharpness.models import Classifier, CosineHead, LearnableWeightScaling, ModelSpec
+from sharpness.models.factory import load_weights
 
 WEIGHTS = ("model", "ema", "swa")
 
@@ -91,45 +92,30 @@ def assemble(
     dead = [n for n in state if any(part in n for part in unused)]
     state = {n: t for n, t in state.items() if n not in dead}
     if options.model is not None:
-        return _into(options.model, family, {**state, **(head or {})}, path, prefix, options, known)
+        whole = {n: t for n, t in {**state, **(head or {})}.items() if not any(part in n for part in ignored)}
+        recipe = recipes.get(options.num_classes or 0, Recipe())
+        return _into(options.model, family, whole, path, prefix, options, recipe, known)
     architecture, backbone, rest = read_backbone(state, path, shortcut)
-    entries: State = dict(rest) if head is None else dict(head)
-    left = [] if head is None else list(rest)
-    normalised = not any(n.split(".")[-1] == "bias" for n in entries)
-    scale = options.scale if options.scale is not None or not normalised else default_scale
-    built, layout, surplus = _head(entries, backbone, scale, options.scale, path)
-    require_nothing_left([*left, *surplus], path, ignored)
+    features = int(backbone.num_features)  # type: ignore[arg-type]
+    entries: State = rest if head is None else dict(head)
+    built, layout, surplus = read_head(entries, features, options.scale, default_scale, path)
+    require_nothing_left([*surplus, *(() if head is None else rest)], path, ignored)
     inner = built.head if isinstance(built, LearnableWeightScaling) else built
-    cosine = isinstance(inner, CosineHead)
-    classes = inner.weight.shape[1 if cosine else 0]  # type: ignore[index]
+    scale = inner.scale if isinstance(inner, CosineHead) else None
+    weight = inner.get_parameter("weight")
+    classes = int(weight.shape[0 if scale is None else 1])
     if options.num_classes not in (None, classes):
         raise UserError(f"num_classes={options.num_classes} was given, but the classifier in {path} has {classes}")
-    kind = ("cosine" if cosine else "linear") + ("+lws" if inner is not built else "")
-    channels = backbone.get_parameter("conv1.weight").shape[1]
-    used = float(inner.scale) if isinstance(inner, CosineHead) else None
-    spec = ModelSpec(architecture, int(classes), int(channels), kind, used)
-    recipe = recipes.get(int(classes), Recipe())
-    notes = [*recipe.notes, *known.pop("notes", ())]
-    if cosine and options.scale is None:
-        notes.append(f"the logit scale is not in the file: {used:g} is the usual one, pass scale= for another")
-    if cosine and layout == "[d, C]" and inner.weight.shape[0] == inner.weight.shape[1]:  # type: ignore
+    kind = ("linear" if scale is None else "cosine") + ("" if inner is built else "+lws")
+    channels = int(backbone.get_parameter("conv1.weight").shape[1])
+    spec = ModelSpec(architecture, classes, channels, kind, scale)
+    notes = list(known.pop("notes", ()))
+    if scale is not None and options.scale is None:
+        notes.append(f"the logit scale is not in the file: {scale:g} is the usual one, pass scale= for another")
+    if scale is not None and weight.shape[0] == weight.shape[1]:
         notes.append("the head is square: taken as normalised because it has no bias")
-    manifest = {
-        "family": family,
-        "model": spec.to_dict(),
-        "head_layout": layout,
-        "stage": None,
-        "prefix": prefix,
-        "epoch": None,
-        "accuracy": {},
-        "class_order": recipe.class_order,
-        "dataset": recipe.dataset,
-        "normalization": recipe.normalization,
-        "subset": dict(recipe.subset) if recipe.subset else None,
-        "unused_parameters": dead,
-        "notes": notes,
-        **known,
-    }
+    recipe = recipes.get(classes, Recipe())
+    manifest = _manifest(family, spec.to_dict(), layout, prefix, recipe, dead, notes, known)
     return Reading(Classifier(backbone, built, spec).eval(), manifest)
 
 
@@ -140,28 +126,19 @@ def accuracy(value: Any, percent: bool) -> dict[str, float]:
 
 
 def number_of(value: Any) -> float | None:
-    """A number from a Python, NumPy or tensor scalar, otherwise None."""
+    """A finite number from a Python or tensor scalar, otherwise None."""
     if isinstance(value, Tensor):
         value = value.item() if value.numel() == 1 else None
-    if isinstance(value, np.ndarray):
-        value = value.item() if value.size == 1 else None
-    if isinstance(value, bool) or not isinstance(value, int | float | np.generic):
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         return None
-    return float(value)
+    number = float(value)
+    return number if abs(number) < 1e12 else None
 
 
 def epoch_of(content: Mapping[str, Any]) -> int | None:
     """The recorded epoch."""
     number = number_of(content.get("epoch"))
     return None if number is None else int(number)
-
-
-def _head(
-    entries: State, backbone: nn.Module, scale: float | None, given: float | None, path: str
-) -> tuple[nn.Module, str, State]:
-    features = int(backbone.num_features)  # type: ignore[arg-type]
-    plausible = any(n.endswith("weight") and t.ndim == 2 and t.shape[0] == features for n, t in entries.items())
-    return read_head(entries, features, scale if plausible else given, path)
 
 
 def _into(
@@ -171,11 +148,46 @@ def _into(
     path: str,
     prefix: str,
     options: Options,
+    recipe: Recipe,
     known: dict[str, Any],
 ) -> Reading:
-    load_strictly(model, state, path)
-    notes = ["the network was given, its logits are taken to be calibrated", *known.pop("notes", ())]
+    """The weights in a network that the caller built, whose own names may begin like a wrapper's."""
+    own, parts = set(model.state_dict()), prefix.split(".")[:-1]
+    kept = max(
+        ("".join(f"{part}." for part in parts[i:]) for i in range(len(parts), -1, -1)),
+        key=lambda start: len(own & {start + n for n in state}),
+    )
+    load_weights(model, {kept + n: t for n, t in state.items()}, where=path)
+    prefix = prefix.removesuffix(kept)
     facts = {"architecture": type(model).__name__, "num_classes": options.num_classes, "head": None, "scale": None}
-    blank = dict.fromkeys(("head_layout", "stage", "epoch", "class_order", "dataset", "normalization", "subset"))
-    manifest = {"family": family, "model": facts, **blank, "prefix": prefix, "accuracy": {}, "notes": notes, **known}
-    return Reading(model.eval(), {"unused_parameters": [], **manifest})
+    notes = ["the network was given, its logits are taken to be calibrated", *known.pop("notes", ())]
+    return Reading(model.eval(), _manifest(family, facts, None, prefix, recipe, [], notes, known))
+
+
+def _manifest(
+    family: str,
+    model: dict[str, Any],
+    layout: str | None,
+    prefix: str,
+    recipe: Recipe,
+    unused: list[str],
+    notes: list[str],
+    known: dict[str, Any],
+) -> dict[str, Any]:
+    """Plain values; None is unknown."""
+    return {
+        "family": family,
+        "model": model,
+        "head_layout": layout,
+        "stage": None,
+        "prefix": prefix,
+        "epoch": None,
+        "accuracy": {},
+        "class_order": recipe.class_order,
+        "dataset": recipe.dataset,
+        "normalization": dict(recipe.normalization) if recipe.normalization else None,
+        "subset": dict(recipe.subset) if recipe.subset else None,
+        "unused_parameters": unused,
+        "notes": [*recipe.notes, *notes],
+        **known,
+    }
