@@ -186,3 +186,10 @@ def test_the_bare_state_of_our_own_network(tmp_path, head):
     checkpoint = load_checkpoint(tmp_path / "file.pt")
     assert torch.equal(checkpoint.model(X), ours(X))
     assert checkpoint.manifest["model"]["head"] == head
+
+
+@pytest.mark.parametrize("odd", [10**400, float("nan"), float("inf"), "ten", None, True, torch.ones(3), [1]])
+def test_odd_values_beside_the_weights_are_unknown(tmp_path, state, odd):
+    torch.save({"state_dict": state, "epoch": odd, "best_acc1": odd}, tmp_path / "file.pt")
+    manifest = load_checkpoint(tmp_path / "file.pt").manifest
+    assert (manifest["epoch"], manifest["accuracy"]) == (None, {})

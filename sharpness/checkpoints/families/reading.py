@@ -131,6 +131,8 @@ def number_of(value: Any) -> float | None:
         value = value.item() if value.numel() == 1 else None
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         return None
+    if isinstance(value, int) and abs(value) > 10**12:
+        return None
     number = float(value)
     return number if abs(number) < 1e12 else None
 
