@@ -17,3 +17,12 @@ def choose(kind: str, value: object, choices: Sequence[str | None]) -> None:
     """
     if value not in choices:
         raise UserError(f"unknown {kind} {value!r}: choose one of {', '.join(map(str, choices))}")
+
+
+def shown(text: str, limit: int = 80) -> str:
+    """Text from a file of unknown origin, fit for one line of a terminal.
+
+    >>> shown("a\\nb\\x1b[2J")
+    'a?b?[2J'
+    """
+    return "".join(c if c.isprintable() else "?" for c in text[:limit])

@@ -1,5 +1,9 @@
-"""Saved models: our own container."""
+"""Saved models: our own container, and a reader for every foreign family."""
 
-from sharpness.checkpoints.container import Checkpoint, load_checkpoint, read_safely, save_checkpoint
+from sharpness.checkpoints.checkpoint import Checkpoint
+from sharpness.checkpoints.container import save_checkpoint
+from sharpness.checkpoints.families import FAMILIES
+from sharpness.checkpoints.load import load_checkpoint
+from sharpness.checkpoints.safety import read_safely
 
-__all__ = ["Checkpoint", "load_checkpoint", "read_safely", "save_checkpoint"]
+__all__ = ["FAMILIES", "Checkpoint", "load_checkpoint", "read_safely", "save_checkpoint"]

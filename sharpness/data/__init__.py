@@ -11,6 +11,7 @@ from sharpness.data.augment import augment, mixup
 from sharpness.data.cifar import load_cifar_lt
 from sharpness.data.dataset import ImageSet, LongTailData
 from sharpness.data.digits import load_digits_lt
+from sharpness.data.foreign import ForeignData, read_images
 from sharpness.data.groups import GROUP_CONVENTIONS, class_groups
 from sharpness.data.longtail import LongTail, select_indices
 from sharpness.data.profiles import PROFILES, class_counts
@@ -23,6 +24,7 @@ __all__ = [
     "GROUP_CONVENTIONS",
     "PROFILES",
     "SAMPLERS",
+    "ForeignData",
     "ImageSet",
     "LongTail",
     "LongTailData",
@@ -35,6 +37,7 @@ __all__ = [
     "load_data",
     "load_digits_lt",
     "mixup",
+    "read_images",
     "select_indices",
 ]
 

@@ -2,7 +2,9 @@
 
 from sharpness.models.classifier import BACKBONES, Classifier, ModelSpec, build_model
 from sharpness.models.heads import HEADS, CosineHead, LearnableWeightScaling, LinearHead, build_head
+from sharpness.models.resnet import PLANS, ResNet, build_resnet
 from sharpness.models.resnet_cifar import BasicBlock, CifarResNet
+from sharpness.models.wide_resnet import WideResNet
 
 __all__ = [
     "BACKBONES",
@@ -13,7 +15,11 @@ __all__ = [
     "CosineHead",
     "LearnableWeightScaling",
     "LinearHead",
+    "PLANS",
     "ModelSpec",
+    "ResNet",
+    "WideResNet",
     "build_head",
     "build_model",
+    "build_resnet",
 ]

@@ -11,10 +11,14 @@ from torch import Tensor, nn
 
 from sharpness.errors import choose
 from sharpness.models.heads import CosineHead, LearnableWeightScaling, build_head
+from sharpness.models.resnet import PLANS, build_resnet
 from sharpness.models.resnet_cifar import CifarResNet
 
 BACKBONES: dict[str, Callable[[int], nn.Module]] = {
-    f"resnet{depth}": partial(CifarResNet, depth) for depth in (8, 14, 20, 32, 44, 56, 110)
+    **{f"resnet{depth}": partial(CifarResNet, depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
+    "resnet32-m2m": partial(CifarResNet, 32, shortcut="end"),
+    **{name: partial(build_resnet, name) for name in PLANS},
+    **{f"{name}-cifar": partial(build_resnet, name, stem="cifar") for name in ("resnet18", "resnet34", "resnet50")},
 }
 
 

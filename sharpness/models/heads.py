@@ -18,8 +18,8 @@ from sharpness.errors import UserError, choose
 class LinearHead(nn.Linear):
     """``u = W z + b`` with W of shape (C, d), b of shape (C,)."""
 
-    def __init__(self, num_features: int, num_classes: int) -> None:
-        super().__init__(num_features, num_classes)
+    def __init__(self, num_features: int, num_classes: int, bias: bool = True) -> None:
+        super().__init__(num_features, num_classes, bias)
         nn.init.kaiming_normal_(self.weight)
 
 

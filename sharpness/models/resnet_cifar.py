@@ -2,56 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sharpness.errors import UserError
+from sharpness.errors import UserError, choose
+
+SHORTCUTS = ("both", "end")
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and an identity shortcut.
 
     Where the block halves the resolution, option A subsamples the input by 2 and pads its channels with zeros,
-    ``planes // 4`` on each side, so that the shortcut has no parameters.
+    half on each side (``planes // 4``), so that the shortcut has no parameters. With ``shortcut="end"`` all zeros
+    come after the channels of the input, as in M2m's code: same weights, another function.
     """
 
-    def __init__(self, in_planes: int, planes: int, stride: int) -> None:
+    def __init__(self, in_planes: int, planes: int, stride: int, shortcut: str = "both") -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_planes, planes, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
-        self.pad = planes // 4 if stride != 1 or in_planes != planes else 0
+        zeros = planes - in_planes
+        self.pad = (zeros // 2, zeros - zeros // 2) if shortcut == "both" else (0, zeros)
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        if self.pad:
-            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
+        if self.stride != 1 or self.pad[1]:
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, *self.pad))
         return F.relu(out + x)
 
 
 class CifarResNet(nn.Module):
-    """The feature extractor: images (n, in_channels, h, w) to features (n, 64).
+    """The feature extractor: images (n, in_channels, h, w) to features (n, 4 * width), so (n, 64).
 
     A 3x3 convolution, three groups of n blocks with 16, 32 and 64 planes and strides 1, 2, 2, and global average
     pooling. ResNet-32 has 463,504 parameters without its head.
+
+    Args:
+        depth: 6n + 2.
+        width: planes of the first group.
+        blocks: of each group, instead of three times n: ``(5, 5, 4)`` is the network of CC-SAM's code.
+        shortcut: where the zeros go, see :class:`BasicBlock`.
     """
 
-    num_features = 64
-
-    def __init__(self, depth: int, in_channels: int = 3) -> None:
+    def __init__(
+        self,
+        depth: int,
+        in_channels: int = 3,
+        *,
+        width: int = 16,
+        blocks: Sequence[int] | None = None,
+        shortcut: str = "both",
+    ) -> None:
         super().__init__()
-        if depth < 8 or (depth - 2) % 6:
+        choose("shortcut", shortcut, SHORTCUTS)
+        if blocks is None and (depth < 8 or (depth - 2) % 6):
             raise UserError(f"depth {depth} is not 6n + 2: take 8, 14, 20, 32, 44, 56 or 110")
-        self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        in_planes = 16
-        for group, (planes, stride) in enumerate([(16, 1), (32, 2), (64, 2)], start=1):
-            blocks = [BasicBlock(in_planes, planes, stride)]
-            blocks += [BasicBlock(planes, planes, 1) for _ in range((depth - 2) // 6 - 1)]
-            self.add_module(f"layer{group}", nn.Sequential(*blocks))
+        counts = [(depth - 2) // 6] * 3 if blocks is None else list(blocks)
+        self.num_features = 4 * width
+        self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        in_planes = width
+        for group, count in enumerate(counts):
+            planes, stride = width * 2**group, 2 if group else 1
+            members = [BasicBlock(in_planes, planes, stride, shortcut)]
+            members += [BasicBlock(planes, planes, 1) for _ in range(count - 1)]
+            self.add_module(f"layer{group + 1}", nn.Sequential(*members))
             in_planes = planes
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -72,7 +94,7 @@ class CifarResNet(nn.Module):
         return x
 
     def from_last_block(self, x: Tensor) -> Tensor:
-        """The input of :attr:`last_block` to features (n, 64)."""
+        """The input of :attr:`last_block` to features (n, 4 * width)."""
         return self.last_block(x).mean(dim=(2, 3))
 
     def forward(self, x: Tensor) -> Tensor:

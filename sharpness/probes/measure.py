@@ -14,7 +14,7 @@ from sharpness.objective import Objective
 from sharpness.probes.comparison import common_fields
 from sharpness.probes.eigenvalues import eigenvalues
 from sharpness.probes.perturbation import random_perturbation
-from sharpness.probes.subjects import checkpoint_objective
+from sharpness.probes.subjects import checkpoint_objective, known_train_counts
 from sharpness.probes.trace import trace
 from sharpness.probes.worst_case import worst_case
 from sharpness.results import Comparison, MeasureResult
@@ -51,7 +51,7 @@ def measure(
 
     Args:
         subject: an objective, a checkpoint (object or path), or ``{label: one of these}``, to compare.
-        train_counts: (C,) training images per class; known for checkpoints.
+        train_counts: (C,) training images per class; known for checkpoints that record them and for named data.
         options: of :func:`checkpoint_objective`, for checkpoints.
 
     Raises:
@@ -76,7 +76,9 @@ def measure(
     label = None
     if not isinstance(subject, Objective):
         checkpoint = subject if isinstance(subject, Checkpoint) else load_checkpoint(subject)
-        train_counts, label = checkpoint.longtail.class_counts, checkpoint.label
+        if train_counts is None:
+            train_counts = known_train_counts(checkpoint, options)
+        label = checkpoint.label
         subject = checkpoint_objective(checkpoint, **options)
     elif options:
         raise UserError(f"options {sorted(options)} are for checkpoints: give them to the Objective")

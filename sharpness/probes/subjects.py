@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from sharpness.checkpoints import Checkpoint, load_checkpoint
+from sharpness.data import DATASETS, LongTailData, load_data
 from sharpness.engine import resolve_device
 from sharpness.errors import UserError, choose
 from sharpness.methods.training_loss import training_loss
@@ -23,9 +26,12 @@ def checkpoint_objective(
     data_root: str | None = None,
     limit_per_class: int | None = None,
     device: str | None = None,
+    data: Any = None,
+    imbalance: float | None = None,
+    subset: str | None = None,
     **options: Any,
 ) -> Objective:
-    """The objective of a checkpoint on its own data, without augmentation.
+    """The objective of a checkpoint on its own data, or on ``data``, without augmentation.
 
     Args:
         split: ``"train"``, rebuilt by the recorded recipe, or ``"test"``.
@@ -33,13 +39,38 @@ def checkpoint_objective(
         limit_per_class: the first so many samples of every class, weighted so that the overall loss still counts
             every class by its size.
         device: such as ``"cuda"``; a GPU if there is one unless given.
+        data: what to probe on, where the file does not record it: the name of a data set, whose long tail is cut and
+            normalised as the checkpoint's family does, or anything that :class:`~sharpness.Objective` takes.
+        imbalance: of the named data set's long tail, where the file does not record it.
+        subset: recipe of the named data set's images, where the family has none of its own.
         options: of :class:`~sharpness.Objective`.
+
+    Raises:
+        UserError: no data, or settings of named data for other data.
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = load_checkpoint(checkpoint)
     choose("split", split, SPLITS)
     choose("loss", loss, ("ce", "training"))
-    data = checkpoint.load_data(data_root)
+    model = checkpoint.model.to(resolve_device(device))
+    if data is not None and not isinstance(data, str | LongTailData):
+        given: dict[str, Any] = {
+            "split": split != "train",
+            "loss": loss != "ce",
+            "limit_per_class": limit_per_class is not None,
+        }
+        given |= {"data_root": data_root, "imbalance": imbalance, "subset": subset}
+        wrong = [name for name, value in given.items() if value]
+        if wrong:
+            raise UserError(
+                f"{', '.join(wrong)}: only for recorded or named data, the given data are taken as they are"
+            )
+        if isinstance(names := getattr(data, "class_names", None), tuple):
+            options.setdefault("class_names", names)
+        return Objective(model, data, **options)
+    data = checkpoint_data(checkpoint, data, data_root, imbalance, subset, split)
+    if loss == "training" and checkpoint.is_foreign:
+        raise UserError(f"{checkpoint.path} does not record its training loss: pass loss='ce', or build an Objective")
     images = getattr(data, split)
     function = "ce" if loss == "ce" else training_loss(checkpoint.manifest)
     if limit_per_class is not None:
@@ -48,7 +79,7 @@ def checkpoint_objective(
         weights = (counts / images.class_counts(data.num_classes))[images.labels]
         options["weights"] = weights * (1 if loss == "ce" else function.weights(images.labels))  # type: ignore
     return Objective(
-        checkpoint.model.to(resolve_device(device)),
+        model,
         images,
         loss=function,
         num_classes=data.num_classes,
@@ -58,26 +89,91 @@ def checkpoint_objective(
     )
 
 
+def checkpoint_data(
+    checkpoint: Checkpoint,
+    data: str | LongTailData | None = None,
+    data_root: str | None = None,
+    imbalance: float | None = None,
+    subset: str | None = None,
+    split: str = "train",
+) -> LongTailData:
+    """The long-tailed data of a checkpoint: those on record, or a named set as its family cuts and normalises it.
+
+    Raises:
+        UserError: neither is known, or the classes are not those of the checkpoint.
+    """
+    manifest = checkpoint.manifest
+    if data is None:
+        if "longtail" not in manifest:
+            known = manifest.get("dataset")
+            remedy = f"data={known!r}" if known in DATASETS else "data=(x, y) or data='cifar10-lt'"
+            raise UserError(f"{checkpoint.path} does not record the images it was trained on: pass {remedy}")
+        if imbalance is not None or subset is not None:
+            raise UserError(f"{checkpoint.path} records its data: leave out imbalance and subset")
+        return checkpoint.load_data(data_root)
+    if isinstance(data, str):
+        recipe = dict(manifest.get("subset") or {}) if data == manifest.get("dataset") else {}
+        recipe = {k: v for k, v in recipe.items() if k in ("profile", "subset")}
+        recipe |= {k: manifest[k] for k in ("profile", "imbalance") if recipe and k in manifest}
+        unknown = checkpoint.is_foreign and data == manifest["dataset"] and not recipe and subset is None
+        if unknown and split == "train":
+            raise UserError(
+                f"which images of {data} {checkpoint.path} was trained on depends on a seed that is not recorded: pass "
+                "subset='seed:<int>', or split='test'"
+            )
+        recipe |= {k: v for k, v in {"imbalance": imbalance, "subset": subset}.items() if v is not None}
+        choose("data set", data, list(DATASETS))
+        data = load_data(data, data_root=data_root, **recipe)
+    classes = manifest["model"]["num_classes"]
+    if classes not in (None, data.num_classes):
+        raise UserError(
+            f"{checkpoint.path} tells {classes} classes apart and {data.longtail.dataset} has {data.num_classes}"
+        )
+    channels = manifest["model"].get("in_channels")
+    if channels not in (None, data.train.images.shape[1]):
+        raise UserError(
+            f"{checkpoint.path} takes images of {channels} channels, those of {data.longtail.dataset} have "
+            f"{data.train.images.shape[1]}"
+        )
+    constants = manifest.get("normalization")
+    if checkpoint.is_foreign and constants is not None and len(constants["mean"]) == data.train.images.shape[1]:
+        mean, std = tuple(constants["mean"]), tuple(constants["std"])
+        train, test = (replace(part, mean=mean, std=std) for part in (data.train, data.test))
+        data = replace(data, train=train, test=test)
+    return data
+
+
+def known_train_counts(checkpoint: Checkpoint, options: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """(C,) training images per class: on record, or of the long tail that ``options`` name; None where unknown."""
+    data = options.get("data")
+    if isinstance(counts := getattr(data, "class_counts", None), tuple):
+        return counts
+    if isinstance(data, str):
+        chosen = {k: options[k] for k in ("data_root", "imbalance", "subset", "split") if k in options}
+        return checkpoint_data(checkpoint, data, **chosen).class_counts
+    return checkpoint.longtail.class_counts if data is None and "longtail" in checkpoint.manifest else None
+
+
 def as_objective(
     subject: Objective | nn.Module | Checkpoint | str | Path, data: Any = None, **options: Any
 ) -> Objective:
     """An objective as it is, of a model over ``data``, or of a checkpoint over its own data.
 
     Args:
-        data: as :class:`~sharpness.Objective` takes it; for models.
+        data: as :class:`~sharpness.Objective` takes it, for models, or :func:`checkpoint_objective`.
         options: of :class:`~sharpness.Objective`, for models, or of :func:`checkpoint_objective`.
 
     Raises:
-        UserError: a model without data, data for something that has its own, or another type.
+        UserError: a model or a foreign checkpoint without data, data for an objective, or another type.
     """
     if isinstance(subject, nn.Module):
         if data is None:
             raise UserError(f"{type(subject).__name__} is a model without data: pass data=(x, y), or an Objective")
         return Objective(subject, data, **options)
+    if isinstance(subject, Checkpoint | str | Path):
+        return checkpoint_objective(subject, data=data, **options)
     if data is not None:
         raise UserError(f"data= is for models: {type(subject).__name__} has its own")
-    if isinstance(subject, Checkpoint | str | Path):
-        return checkpoint_objective(subject, **options)
     if not isinstance(subject, Objective):
         raise UserError(f"a {type(subject).__name__} cannot be probed: give an Objective, a model or a checkpoint")
     if options:

@@ -1,0 +1,25 @@
+"""CC-SAM's released code (family E): a bare state dict with two blocks that its forward pass never calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sharpness.checkpoints.families.datasets import recipes, with_notes
+from sharpness.checkpoints.families.reading import Options, Reading, assemble, is_state
+
+FAMILY = "CC-SAM"
+UNUSED = ("cb_block.", "rb_block.")
+RECIPES = with_notes(
+    recipes(subset="seed:42"),
+    "the images were drawn from NumPy's global generator, seeded with 42 at program start",
+    "the best file does not tell its stage",
+)
+
+
+def matches(content: Any) -> bool:
+    return is_state(content) and any("cb_block." in name for name in content)
+
+
+def read(content: Any, path: str, options: Options) -> Reading:
+    """The network has 5, 5 and 4 blocks, so it is a ResNet-30; the dead blocks are left out and listed."""
+    return assemble(FAMILY, content, path, options, unused=UNUSED, recipes=RECIPES)

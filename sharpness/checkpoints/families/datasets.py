@@ -1,0 +1,53 @@
+"""What the number of classes tells of the data: set, normalisation, class order and the images of the long tail."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sharpness.data.cifar import MEAN, STD
+
+CIFAR = {"mean": list(MEAN), "std": list(STD)}
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+M2M_CIFAR100 = {"mean": [0.5071, 0.4867, 0.4408], "std": [0.2675, 0.2565, 0.2761]}
+MISLAS_INAT = {"mean": [0.466, 0.471, 0.380], "std": [0.195, 0.194, 0.192]}
+
+LABELS = "label order"
+BY_COUNT = "descending training count"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a repository prepares one data set; None is unknown."""
+
+    dataset: str | None = None
+    normalization: Mapping[str, list[float]] | None = None
+    subset: Mapping[str, Any] | None = None
+    class_order: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def recipes(profile: str = "exp", subset: str | None = "ldam_seed0", large_order: str = LABELS) -> dict[int, Recipe]:
+    """Recipes by number of classes, with one rule for the images of CIFAR's long tails.
+
+    >>> recipes(subset="first_n")[100].subset
+    {'profile': 'exp', 'subset': 'first_n'}
+    """
+    rule = {"profile": profile, "subset": subset} if subset else None
+    lists = {"list": "the published split list"}
+    return {
+        10: Recipe("cifar10-lt", CIFAR, rule, LABELS),
+        100: Recipe("cifar100-lt", CIFAR, rule, LABELS),
+        1000: Recipe("imagenet-lt", IMAGENET, lists, large_order),
+        365: Recipe("places-lt", IMAGENET, lists, large_order),
+        8142: Recipe("inaturalist2018", IMAGENET, lists, large_order),
+    }
+
+
+def with_notes(found: Mapping[int, Recipe], *notes: str) -> dict[int, Recipe]:
+    """The same recipes with remarks for the two CIFAR sets."""
+    return {c: replace(r, notes=(*r.notes, *notes)) if c in (10, 100) else r for c, r in found.items()}
+
+
+DATASETS = recipes()

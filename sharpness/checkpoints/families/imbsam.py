@@ -1,0 +1,19 @@
+"""ImbSAM (family F): a bare state dict of a ResNet-34 for 32x32 images inside an encoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sharpness.checkpoints.families.datasets import recipes, with_notes
+from sharpness.checkpoints.families.reading import Options, Reading, assemble, is_state
+
+FAMILY = "ImbSAM"
+RECIPES = with_notes(recipes(subset="first_n"), "reported accuracies average over images and their mirror images")
+
+
+def matches(content: Any) -> bool:
+    return is_state(content) and all(name.removeprefix("module.").startswith("encoder.") for name in content)
+
+
+def read(content: Any, path: str, options: Options) -> Reading:
+    return assemble(FAMILY, content, path, options, recipes=RECIPES)

@@ -1,0 +1,60 @@
+"""Everybody else: a bare state dict, safetensors, Lightning, ``{"state_dict": ...}`` and its other spellings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from sharpness.checkpoints.families.datasets import DATASETS, IMAGENET, Recipe
+from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of, is_state
+from sharpness.checkpoints.prefixes import strip_prefixes
+from sharpness.errors import UserError
+
+KEYS = {
+    "model": ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params"),
+    "ema": ("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema"),
+    "swa": ("swa_state_dict", "state_dict_swa", "swa_model", "model_swa"),
+}
+#: Balanced data, or unknown: only the set's usual constants are known.
+RECIPES = {c: replace(r, subset=None, dataset=None, class_order=None) for c, r in DATASETS.items()}
+AKAMASTER = {10: Recipe("cifar10", IMAGENET, None, "label order")}
+
+
+def matches(content: Any) -> bool:
+    return is_state(content) or (isinstance(content, Mapping) and any(_states(content).values()))
+
+
+def read(content: Any, path: str, options: Options) -> Reading:
+    if is_state(content):
+        found: dict[str, Mapping[str, Tensor]] = {"model": content}
+        content = {}
+    else:
+        found = {kind: states[0] for kind, states in _states(content).items() if states}
+    if options.weights not in found:
+        raise UserError(f"{path} holds no weights={options.weights!r}: choose one of {', '.join(found)}")
+    others = [kind for kind in found if kind != options.weights]
+    notes = [f"the file holds other weights as well: weights={kind!r}" for kind in others]
+    state, prefix = strip_prefixes(found[options.weights])
+    if options.model is None:
+        state = _flat(state)
+    lightning = "pytorch-lightning_version" in content
+    akamaster = "best_prec1" in content and any(n.endswith("linear.bias") for n in state)
+    family = "akamaster" if akamaster else "Lightning" if lightning else "plain state_dict"
+    return assemble(
+        family, state, path, options, prefix=prefix, recipes=AKAMASTER if akamaster else RECIPES,
+        epoch=epoch_of(content),
+        accuracy=accuracy(content.get("best_prec1"), percent=True), weights=options.weights, notes=notes,
+    )  # fmt: skip
+
+
+def _states(content: Mapping[str, Any]) -> dict[str, list[Mapping[str, Tensor]]]:
+    return {kind: [content[k] for k in keys if is_state(content.get(k))] for kind, keys in KEYS.items()}
+
+
+def _flat(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The names of a model whose feature extractor is its ``backbone``, ours among them, without that."""
+    flat = {n.removeprefix("backbone.").replace("head.head.", "head."): t for n, t in state.items()}
+    return flat if "backbone.conv1.weight" in state and len(flat) == len(state) else state

@@ -1,0 +1,33 @@
+"""PoF (family H): features in ``fet_E.pth`` and classifier in ``clf_E.pth``, each under ``param``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from sharpness.checkpoints.families.reading import Options, Reading, assemble, is_state
+from sharpness.checkpoints.families.swa import RECIPES
+from sharpness.checkpoints.prefixes import strip_prefixes
+from sharpness.errors import UserError
+
+FAMILY = "PoF"
+
+
+def matches(content: Any) -> bool:
+    return isinstance(content, Mapping) and is_state(content.get("param"))
+
+
+def read(content: Any, path: str, options: Options) -> Reading:
+    """Either file first; ``stage2`` is the other one."""
+    second = options.stage2.get("param") if isinstance(options.stage2, Mapping) else None
+    if second is None or not is_state(second):
+        raise UserError(f"{path} is one of PoF's two files: give the other one, fet_E.pth or clf_E.pth, as stage2=")
+    (features, prefix), (head, _) = strip_prefixes(content["param"]), strip_prefixes(second)
+    if len(head) > len(features):
+        features, head = head, features
+    renamed = {re.sub(r"\.num_(\d+)\.", r".\1.", n).replace("bn_out.", "bn1."): t for n, t in features.items()}
+    head = {n.replace("classifiers.0.", "fc."): t for n, t in head.items()}
+    return assemble(
+        FAMILY, renamed, path, options, head=head, prefix=prefix, recipes=RECIPES, stage2=options.stage2_path
+    )

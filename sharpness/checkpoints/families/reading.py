@@ -1,0 +1,195 @@
+"""What every family's reader shares: options in, a model and its manifest out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from sharpness.checkpoints.families.datasets import DATASETS, Recipe
+from sharpness.checkpoints.networks import State, read_backbone, read_head, require_nothing_left
+from sharpness.checkpoints.prefixes import strip_prefixes
+from sharpness.errors import UserError
+from sharpness.models import Classifier, CosineHead, LearnableWeightScaling, ModelSpec
+from sharpness.models.factory import load_weights
+
+WEIGHTS = ("model", "ema", "swa")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the caller knows.
+
+    Attributes:
+        scale: s of a normalised head, which repositories keep in the loss and not in the file.
+        stage2: content of the second file, where a method has two.
+        stage2_path: its path.
+        num_classes: C, to be checked against the file.
+        weights: ``"model"``, ``"ema"`` or ``"swa"``, where the file holds several.
+        model: a network to take the weights, for architectures that are not known here.
+    """
+
+    scale: float | None = None
+    stage2: Any = None
+    stage2_path: str | None = None
+    num_classes: int | None = None
+    weights: str = "model"
+    model: nn.Module | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A model in eval mode that returns calibrated logits (n, C), and plain values about it."""
+
+    model: nn.Module
+    manifest: dict[str, Any]
+
+
+def is_state(content: object) -> bool:
+    """Whether this is a state dict: names to tensors, and not empty."""
+    return (
+        isinstance(content, Mapping)
+        and len(content) > 0
+        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
+    )
+
+
+def assemble(
+    family: str,
+    state: Mapping[str, Tensor],
+    path: str,
+    options: Options,
+    *,
+    head: Mapping[str, Tensor] | None = None,
+    prefix: str | None = None,
+    default_scale: float = 30.0,
+    shortcut: str = "both",
+    ignored: Sequence[str] = (),
+    unused: Sequence[str] = (),
+    recipes: Mapping[int, Recipe] = DATASETS,
+    **known: Any,
+) -> Reading:
+    """Backbone and head from state dicts, and the manifest.
+
+    Args:
+        state: of the backbone, and of the head if ``head`` is None.
+        head: state of the head, from elsewhere.
+        prefix: that was stripped before; otherwise it is stripped here.
+        default_scale: of a normalised head, unless ``options.scale`` is given.
+        ignored: parts of names that a family is known to leave behind.
+        unused: parts of names of parameters that the forward pass never uses; they are left out and listed.
+        recipes: what is known of the data from the number of classes.
+        known: further entries of the manifest.
+
+    Raises:
+        UserError: the entries do not make a network known here.
+    """
+    if prefix is None:
+        state, prefix = strip_prefixes(state)
+    dead = [n for n in state if any(part in n for part in unused)]
+    state = {n: t for n, t in state.items() if n not in dead}
+    if options.model is not None:
+        whole = {n: t for n, t in {**state, **(head or {})}.items() if not any(part in n for part in ignored)}
+        recipe = recipes.get(options.num_classes or 0, Recipe())
+        return _into(options.model, family, whole, path, prefix, options, recipe, known)
+    architecture, backbone, rest = read_backbone(state, path, shortcut)
+    features = int(backbone.num_features)  # type: ignore[arg-type]
+    entries: State = rest if head is None else dict(head)
+    built, layout, surplus = read_head(entries, features, options.scale, default_scale, path)
+    require_nothing_left([*surplus, *(() if head is None else rest)], path, ignored)
+    inner = built.head if isinstance(built, LearnableWeightScaling) else built
+    scale = inner.scale if isinstance(inner, CosineHead) else None
+    weight = inner.get_parameter("weight")
+    classes = int(weight.shape[0 if scale is None else 1])
+    if options.num_classes not in (None, classes):
+        raise UserError(f"num_classes={options.num_classes} was given, but the classifier in {path} has {classes}")
+    kind = ("linear" if scale is None else "cosine") + ("" if inner is built else "+lws")
+    channels = int(backbone.get_parameter("conv1.weight").shape[1])
+    spec = ModelSpec(architecture, classes, channels, kind, scale)
+    notes = list(known.pop("notes", ()))
+    if scale is not None and options.scale is None:
+        notes.append(f"the logit scale is not in the file: {scale:g} is the usual one, pass scale= for another")
+    if scale is not None and weight.shape[0] == weight.shape[1]:
+        notes.append("the head is square: taken as normalised because it has no bias")
+    recipe = recipes.get(classes, Recipe())
+    manifest = _manifest(family, spec.to_dict(), layout, prefix, recipe, dead, notes, known)
+    return Reading(Classifier(backbone, built, spec).eval(), manifest)
+
+
+def accuracy(value: Any, percent: bool) -> dict[str, float]:
+    """The recorded best accuracy as a share, if there is one."""
+    number = number_of(value)
+    return {} if number is None else {"accuracy": number / 100 if percent else number}
+
+
+def number_of(value: Any) -> float | None:
+    """A finite number from a Python or tensor scalar, otherwise None."""
+    if isinstance(value, Tensor):
+        value = value.item() if value.numel() == 1 else None
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        return None
+    if isinstance(value, int) and abs(value) > 10**12:
+        return None
+    number = float(value)
+    return number if abs(number) < 1e12 else None
+
+
+def epoch_of(content: Mapping[str, Any]) -> int | None:
+    """The recorded epoch."""
+    number = number_of(content.get("epoch"))
+    return None if number is None else int(number)
+
+
+def _into(
+    model: nn.Module,
+    family: str,
+    state: Mapping[str, Tensor],
+    path: str,
+    prefix: str,
+    options: Options,
+    recipe: Recipe,
+    known: dict[str, Any],
+) -> Reading:
+    """The weights in a network that the caller built, whose own names may begin like a wrapper's."""
+    own, parts = set(model.state_dict()), prefix.split(".")[:-1]
+    kept = max(
+        ("".join(f"{part}." for part in parts[i:]) for i in range(len(parts), -1, -1)),
+        key=lambda start: len(own & {start + n for n in state}),
+    )
+    load_weights(model, {kept + n: t for n, t in state.items()}, where=path)
+    prefix = prefix.removesuffix(kept)
+    facts = {"architecture": type(model).__name__, "num_classes": options.num_classes, "head": None, "scale": None}
+    notes = ["the network was given, its logits are taken to be calibrated", *known.pop("notes", ())]
+    return Reading(model.eval(), _manifest(family, facts, None, prefix, recipe, [], notes, known))
+
+
+def _manifest(
+    family: str,
+    model: dict[str, Any],
+    layout: str | None,
+    prefix: str,
+    recipe: Recipe,
+    unused: list[str],
+    notes: list[str],
+    known: dict[str, Any],
+) -> dict[str, Any]:
+    """Plain values; None is unknown."""
+    return {
+        "family": family,
+        "model": model,
+        "head_layout": layout,
+        "stage": None,
+        "prefix": prefix,
+        "epoch": None,
+        "accuracy": {},
+        "class_order": recipe.class_order,
+        "dataset": recipe.dataset,
+        "normalization": dict(recipe.normalization) if recipe.normalization else None,
+        "subset": dict(recipe.subset) if recipe.subset else None,
+        "unused_parameters": unused,
+        "notes": [*recipe.notes, *notes],
+        **known,
+    }

@@ -1,0 +1,36 @@
+"""Stochastic weight averaging (family G): the weights of the run and their average in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sharpness.checkpoints.families.datasets import CIFAR, LABELS, Recipe
+from sharpness.checkpoints.families.reading import Options, Reading, assemble, epoch_of, is_state
+from sharpness.errors import UserError
+
+FAMILY = "SWA"
+RECIPES = {10: Recipe("cifar10", CIFAR, None, LABELS), 100: Recipe("cifar100", CIFAR, None, LABELS)}
+
+
+def matches(content: Any) -> bool:
+    return isinstance(content, Mapping) and is_state(content.get("swa_state_dict"))
+
+
+def read(content: Any, path: str, options: Options) -> Reading:
+    """``weights="swa"`` takes the average, whose BatchNorm statistics are right only if the run updated them."""
+    if options.weights not in ("model", "swa"):
+        raise UserError(f"{path} holds no weights={options.weights!r}: choose 'model' or 'swa'")
+    averaged = options.weights == "swa"
+    state = content["swa_state_dict" if averaged else "state_dict"]
+    if not is_state(state):
+        raise UserError(f"{path} lacks 'state_dict': pass weights='swa'")
+    note = (
+        "averaged weights: their BatchNorm statistics hold only if the run recomputed them, otherwise "
+        "pass batchnorm='recalibrate'"
+        if averaged
+        else "the file holds averaged weights as well: weights='swa'"
+    )
+    return assemble(
+        FAMILY, state, path, options, recipes=RECIPES, epoch=epoch_of(content), weights=options.weights, notes=[note]
+    )

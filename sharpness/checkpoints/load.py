@@ -1,0 +1,131 @@
+"""Reading a checkpoint: ours, or that of any family known here, found out from its content."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from sharpness.checkpoints.checkpoint import Checkpoint
+from sharpness.checkpoints.container import is_own, read_own
+from sharpness.checkpoints.families import FAMILIES, Options
+from sharpness.checkpoints.families.reading import WEIGHTS
+from sharpness.checkpoints.safety import read_safely
+from sharpness.errors import UserError, choose
+
+#: What stands for a folder: our own, then what the families write, the best before the latest.
+USUAL_FILES = (
+    "last.pt",
+    "ckpt.best.pth.tar",
+    "model_best.pth.tar",
+    "final_model_checkpoint.pth",
+    "ckpt.pth.tar",
+    "current.pth.tar",
+    "latest_model_checkpoint.pth",
+)
+FOLDERS = ("", "ckps", "checkpoint")
+
+#: Families that save some models in two files.
+TWO_FILES = ("ldam", "mislas", "oltr", "gcl-places", "pof")
+
+
+def load_checkpoint(
+    path: str | Path,
+    *,
+    family: str | None = None,
+    scale: float | None = None,
+    stage2: str | Path | None = None,
+    num_classes: int | None = None,
+    weights: str = "model",
+    model: nn.Module | None = None,
+) -> Checkpoint:
+    """Read anybody's checkpoint: nothing in the file is executed (``weights_only=True``).
+
+    Ours, LDAM-DRW, RSG, Saddle-LongTail, Focal-SAM, GCL, MiSLAS, OLTR, classifier-balancing, Balanced Softmax, M2m,
+    CC-SAM, ImbSAM, SWA, PoF, Lightning, safetensors and plain state dicts are told apart by their content.
+
+    Args:
+        path: a file, or a folder with one of the usual names in it.
+        family: a name in :data:`FAMILIES`, where the content would suggest another.
+        scale: s of a normalised head, which is in no file: 30 unless given (20 in GCL's second stage).
+        stage2: the second file of a model that was saved in two, such as GCL's classifier or PoF's ``clf_E.pth``.
+        num_classes: C, to be checked.
+        weights: ``"model"``, or ``"ema"`` or ``"swa"`` where the file holds them too.
+        model: a network that takes the weights, where its architecture is not known here.
+
+    Raises:
+        UserError: the file is missing, broken, of no known kind or from a newer version, or its entries do not fit.
+    """
+    path = _file(Path(path))
+    choose("weights", weights, WEIGHTS)
+    if family is not None:
+        choose("family", family, list(FAMILIES))
+    content = read_safely(path)
+    sha256 = _sha256(path)
+    if is_own(content):
+        given = {"family": family, "scale": scale, "stage2": stage2, "model": model}
+        extra = [name for name, value in given.items() if value is not None]
+        if extra or weights != "model":
+            raise UserError(f"{path} is our own and complete: leave out {', '.join(extra or ['weights'])}")
+        own, manifest = read_own(content, path)
+        return Checkpoint(own, manifest, str(path), sha256)
+    reader = _reader(content, path, family)
+    if weights != "model" and reader not in (FAMILIES["swa"], FAMILIES["plain"]):
+        raise UserError(f"{path} holds no weights={weights!r}: leave weights out")
+    second = None if stage2 is None else _file(Path(stage2))
+    if second is None and reader is FAMILIES["pof"]:
+        second = _twin(path)
+    if second is not None and reader not in (FAMILIES[name] for name in TWO_FILES):
+        raise UserError(f"stage2= is for models saved in two files, and {path} holds a whole one: leave it out")
+    options = Options(scale, None, None, num_classes, weights, model)
+    if second is not None:
+        options = replace(options, stage2=read_safely(second), stage2_path=str(second))
+    reading = reader.read(content, str(path), options)
+    manifest = reading.manifest if second is None else {**reading.manifest, "stage2_sha256": _sha256(second)}
+    return Checkpoint(reading.model, manifest, str(path), sha256)
+
+
+def _reader(content: Any, path: Path, family: str | None) -> Any:
+    if family is not None:
+        if not FAMILIES[family].matches(content):
+            raise UserError(f"{path} is not of family {family!r}: leave family out to have it found")
+        return FAMILIES[family]
+    for reader in FAMILIES.values():
+        if reader.matches(content):
+            return reader
+    raise UserError(
+        f"{path} is not a checkpoint of 'sharpness train' nor of a family known here ({_told(content)}): build its "
+        "model in Python and pass it to sharpness.Objective(model, (x, y)) instead"
+    )
+
+
+def _file(path: Path) -> Path:
+    if path.is_dir():
+        places = [path / folder / name for folder in FOLDERS for name in USUAL_FILES]
+        path = next((p for p in places if p.is_file()), path / "last.pt")
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}: give the path of a file, or a folder with a last.pt in it")
+    return path
+
+
+def _twin(path: Path) -> Path | None:
+    """The other file of PoF, if it lies beside this one."""
+    for own, other in (("fet_", "clf_"), ("clf_", "fet_")):
+        twin = path.with_name(other + path.name.removeprefix(own))
+        if path.name.startswith(own) and path.suffix == ".pth" and twin.is_file():
+            return twin
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _told(content: Any) -> str:
+    if isinstance(content, dict):
+        return f"a dict with {', '.join(str(k)[:40] for k in list(content)[:4]) or 'nothing'}"
+    return f"a {type(content).__name__}"

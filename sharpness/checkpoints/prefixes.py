@@ -1,0 +1,35 @@
+"""Prefixes that wrappers put before every name in a state dict: removed whole, and only where every key has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+#: DataParallel, torch.compile, Lightning modules and the usual names of a wrapped network.
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "encoder.", "backbone.", "ema_model.", "param.")
+
+#: What averaging and old training loops leave in a state dict beside the network.
+LEFTOVERS = ("n_averaged",)
+
+
+def strip_prefixes(state: Mapping[str, T]) -> tuple[dict[str, T], str]:
+    """The state without the prefixes that all its keys share, and what was removed: known ones, and that of ``conv1``.
+
+    >>> strip_prefixes({"module._orig_mod.fc.weight": 1, "module._orig_mod.fc.bias": 2})
+    ({'fc.weight': 1, 'fc.bias': 2}, 'module._orig_mod.')
+    >>> strip_prefixes({"module.fc.weight": 1, "fc.bias": 2})
+    ({'module.fc.weight': 1, 'fc.bias': 2}, '')
+    """
+    names = {key: value for key, value in state.items() if key not in LEFTOVERS}
+    removed = ""
+    while names:
+        first = next(iter(names)).partition(".")[0] + "."
+        known = [p for p in PREFIXES if all(k.startswith(p) and len(k) > len(p) for k in names)]
+        if not known and not (f"{first}conv1.weight" in names and all(k.startswith(first) for k in names)):
+            break
+        found = known[0] if known else first
+        names = {key[len(found) :]: value for key, value in names.items()}
+        removed += found
+    return names, removed

@@ -1,0 +1,124 @@
+"""Labelled arrays as people keep them: an ``.npz`` file, class counts in JSON, channels first or last."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sharpness.data.dataset import check_labels
+from sharpness.errors import UserError
+
+NPZ_KEYS = (("x", "y"), ("images", "labels"), ("data", "labels"), ("x_test", "y_test"))
+LAYOUTS = ("auto", "channels first", "channels last")
+
+
+def read_npz(path: Path) -> tuple[Tensor, Tensor]:
+    """Inputs ``(n, ...)`` and labels ``(n,)`` of an ``.npz``, by the first pair of :data:`NPZ_KEYS` in it.
+
+    Raises:
+        UserError: the file is damaged, holds objects, or has none of those names.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for pair in NPZ_KEYS:
+                if all(key in file for key in pair):
+                    x, y = (file[key] for key in pair)
+                    return torch.from_numpy(x), torch.from_numpy(y.reshape(-1))
+            known = ", ".join(file)
+    except MemoryError:
+        raise UserError(f"{path} needs more memory than there is: make it smaller") from None
+    except Exception:
+        # A damaged archive can raise nearly any exception.
+        raise UserError(f"{path} is damaged, or holds other things than arrays of numbers: save it again") from None
+    raise UserError(f"{path} holds {known or 'nothing'}: name the arrays x and y, or images and labels")
+
+
+def _is_count(n: object) -> bool:
+    return isinstance(n, int | float) and not isinstance(n, bool) and n >= 0 and float(n).is_integer()
+
+
+def read_class_counts(given: Any) -> tuple[int, ...]:
+    """Class counts ``(C,)`` from a list, a mapping from label to count, or a JSON file of either.
+
+    >>> read_class_counts({"1": 3, "0": 5})
+    (5, 3)
+    """
+    values = given
+    if isinstance(given, str | Path):
+        try:
+            values = json.loads(Path(given).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "it is no JSON"
+            raise UserError(f"cannot read class counts from {given}: {reason}") from None
+    if isinstance(values, Mapping):
+        if sorted(map(str, values)) != sorted(map(str, range(len(values)))):
+            raise UserError(f"class counts by name: the keys must be the labels 0..{len(values) - 1}")
+        values = [n for _, n in sorted(values.items(), key=lambda item: int(item[0]))]
+    if isinstance(values, Tensor | np.ndarray):
+        values = values.tolist()
+    if not isinstance(values, list | tuple) or not values or not all(map(_is_count, values)):
+        raise UserError("class counts must be a list of whole numbers from 0 on, one for each class")
+    return tuple(int(n) for n in values)
+
+
+def name_classes(
+    labels: Tensor, names: Sequence[str] | None, counts: tuple[int, ...] | None
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names and counts ``(C,)`` of the classes; what is not given is numbered, or counted in ``labels``.
+
+    Raises:
+        UserError: labels that are none, lie outside, or names and counts that disagree.
+    """
+    if labels.ndim != 1 or labels.is_floating_point() or not len(labels):
+        raise UserError(f"labels are {labels.dtype} {tuple(labels.shape)}: give one class number for each sample")
+    given = names if names is not None else counts
+    known = len(given) if given is not None else int(labels.max()) + 1
+    if counts is not None and len(counts) != known:
+        raise UserError(f"{len(counts)} class counts for {known} class names")
+    check_labels(labels, known)
+    here = torch.bincount(labels, minlength=known).tolist()
+    return tuple(map(str, names if names is not None else range(known))), counts or tuple(here)
+
+
+def channels_first(images: Tensor, layout: str) -> Tensor:
+    """8-bit images as ``(n, ch, h, w)``, from that, ``(n, h, w, ch)`` or ``(n, h, w)``.
+
+    Raises:
+        UserError: another number of axes, or a shape that can be read both ways with layout ``auto``.
+
+    >>> channels_first(torch.zeros(5, 8, 9, 3), "auto").shape
+    torch.Size([5, 3, 8, 9])
+    """
+    if images.ndim == 3:
+        return images[:, None]
+    if images.ndim != 4:
+        raise UserError(
+            f"8-bit images have shape {tuple(images.shape)}: give (n, ch, h, w), (n, h, w, ch) or (n, h, w)"
+        )
+    first, last = (images.shape[axis] in (1, 3) for axis in (1, 3))
+    if layout == "auto" and first and last:
+        raise UserError(f"images of shape {tuple(images.shape)}: say layout='channels first' or 'channels last'")
+    if layout == "channels last" or (layout == "auto" and last):
+        return images.permute(0, 3, 1, 2)
+    return images
+
+
+def pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of 8-bit images ``(n, ch, h, w)``, of pixels in [0, 1].
+
+    >>> pixel_statistics(torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2))
+    ((0.5,), (0.5,))
+    """
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    histograms = [torch.bincount(channel.flatten(), minlength=256).double() for channel in images.unbind(1)]
+    means = [float(h @ levels / h.sum()) for h in histograms]
+    deviations = [float((h @ (levels - m) ** 2 / h.sum()).sqrt()) for h, m in zip(histograms, means, strict=True)]
+    if min(deviations) <= 0:
+        raise UserError("a channel of these images is constant, so its std is 0: give mean and std")
+    return tuple(means), tuple(deviations)

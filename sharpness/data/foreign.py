@@ -1,0 +1,232 @@
+"""Data of the user's own: class folders, a list of files, an ``.npz``, or any map-style dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharpness.data.arrays import (
+    LAYOUTS,
+    channels_first,
+    name_classes,
+    pixel_statistics,
+    read_class_counts,
+    read_npz,
+)
+from sharpness.data.dataset import ImageSet
+from sharpness.data.image_files import ImageFiles, class_folders, listed, read_files, to_tensor
+from sharpness.data.tensors import as_tensors
+from sharpness.errors import UserError, choose
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ForeignData:
+    """Labelled samples, what normalises them, and what is known of their classes.
+
+    An :class:`sharpness.Objective` takes it as it is.
+
+    Attributes:
+        inputs: 8-bit images ``(n, ch, h, w)``, or numbers ``(n, ...)``.
+        labels: ``(n,)`` int64.
+        mean: per channel, of pixels in [0, 1] where images are 8-bit; None leaves numbers as they are.
+        std: likewise.
+        class_names: ``(C,)``.
+        class_counts: ``(C,)`` training images per class, which need not be the counts of these samples.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    class_names: tuple[str, ...]
+    class_counts: tuple[int, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.class_names)
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """Normalised inputs ``(n, ...)`` and labels ``(n,)``."""
+        if self.inputs.dtype == torch.uint8:
+            return self.image_set.tensors
+        if self.mean is None or self.std is None:
+            return self.inputs, self.labels
+        mean, std = (self.inputs.new_tensor(v)[:, None, None] for v in (self.mean, self.std))
+        return (self.inputs - mean) / std, self.labels
+
+    @property
+    def image_set(self) -> ImageSet:
+        """The same as the package's set of 8-bit images.
+
+        Raises:
+            UserError: the samples are no 8-bit images.
+        """
+        if self.mean is None or self.std is None:
+            raise UserError("these samples are no 8-bit images: take .tensors")
+        return ImageSet(self.inputs, self.labels, self.mean, self.std)
+
+    def limit_per_class(self, n: int) -> ForeignData:
+        """The first ``n`` samples of each class; the class counts stay those of training.
+
+        Raises:
+            UserError: ``n`` below 1.
+        """
+        _check_limit(n)
+        seen = torch.zeros(self.num_classes, dtype=torch.int64)
+        rank = torch.empty_like(self.labels)
+        for i, label in enumerate(self.labels.tolist()):
+            rank[i] = seen[label]
+            seen[label] += 1
+        return replace(self, inputs=self.inputs[rank < n], labels=self.labels[rank < n])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.inputs.shape[1:]))
+        return f"ForeignData({len(self)} samples, {shape}, {self.num_classes} classes)"
+
+
+def read_images(
+    source: Any,
+    *,
+    root: str | Path | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    size: int | None = None,
+    resize: int | None = None,
+    channels: int = 3,
+    layout: str = "auto",
+    class_names: Sequence[str] | None = None,
+    class_counts: Any = None,
+    limit_per_class: int | None = None,
+) -> ForeignData:
+    """Read labelled images of one's own.
+
+    Args:
+        source: a folder with one folder of images per class (labels in the order of sorted names); a list file,
+            ``.txt`` or ``.txt.gz``, with ``path label`` a line; an ``.npz`` with ``x`` and ``y`` (or ``images`` and
+            ``labels``); ``(x, y)``; or a map-style dataset.
+        root: where the paths of a list begin; the list's folder unless given.
+        mean: per channel, of pixels in [0, 1]; that of these samples unless given, for 8-bit images. Other numbers
+            are left as they are unless it is given.
+        std: likewise.
+        size: side of the central square of image files that is kept; None keeps them whole.
+        resize: the shorter side before that crop; ``size`` unless given. ImageNet's usual protocol is 224 of 256.
+        channels: 3 or 1, of image files.
+        layout: of arrays of images: ``channels first``, ``channels last``, or ``auto``, which tells 8-bit images by
+            their shape and takes other numbers as they are.
+        class_names: in label order; folder names, ``dataset.classes`` or the numbers unless given.
+        class_counts: training images per class, a list or a JSON file; those of these samples unless given.
+        limit_per_class: read so many samples of every class at most. Unless mean and std are given, these alone
+            are what they are computed from.
+
+    Raises:
+        UserError: one line that names the file and the remedy.
+
+    >>> x = torch.tensor([[[[0, 255]]], [[[255, 255]]]], dtype=torch.uint8)
+    >>> data = read_images((x, torch.tensor([0, 1])), mean=(0.5,), std=(0.5,))
+    >>> data.tensors[0].flatten().tolist(), data.class_counts
+    ([-1.0, 1.0, 1.0, 1.0], (1, 1))
+    """
+    _check(mean, std, size, resize, channels, layout, limit_per_class)
+    files: ImageFiles | None = None
+    inputs = torch.empty(0)
+    if not isinstance(source, str | Path):
+        inputs, labels = _of_dataset(source)
+        class_names = class_names if class_names is not None else getattr(source, "classes", None)
+    elif Path(source).suffix == ".npz" and Path(source).is_file():
+        inputs, labels = read_npz(Path(source))
+    else:
+        files = _files(Path(source), root, class_names)
+        labels, class_names = torch.tensor(files.labels), files.class_names or class_names
+    if files is None and (inputs.ndim == 0 or len(inputs) != len(labels)):
+        raise UserError(f"{tuple(inputs.shape)} inputs and {tuple(labels.shape)} labels: give one label for each input")
+    labels = labels if labels.is_floating_point() else labels.long()
+    counts = None if class_counts is None else read_class_counts(class_counts)
+    names, counts = name_classes(labels, class_names, counts)
+    if files is not None:
+        files = files.limit_per_class(limit_per_class) if limit_per_class is not None else files
+        inputs = read_files(files, size=size, resize=resize, channels=channels)
+        labels = torch.tensor(files.labels)
+    elif inputs.dtype == torch.uint8 or layout != "auto":
+        inputs = channels_first(inputs, layout)
+    data = ForeignData(inputs.contiguous(), labels, None, None, names, counts)
+    if files is None and limit_per_class is not None:
+        data = data.limit_per_class(limit_per_class)
+    return _normalized(data, mean, std)
+
+
+def _check(
+    mean: Any, std: Any, size: int | None, resize: int | None, channels: int, layout: str, limit: int | None
+) -> None:
+    choose("layout", layout, LAYOUTS)
+    if channels not in (1, 3):
+        raise UserError(f"channels {channels}: choose 3 for colour or 1 for grey")
+    if limit is not None:
+        _check_limit(limit)
+    if (mean is None) != (std is None):
+        raise UserError("give mean and std together, or neither")
+    if size is not None and size < 1:
+        raise UserError(f"size {size}: give a side of at least 1 pixel")
+    if resize is not None and (size is None or resize < size):
+        raise UserError(f"resize {resize} and size {size}: give the side after the crop too, no larger than resize")
+
+
+def _files(path: Path, root: str | Path | None, class_names: Sequence[str] | None) -> ImageFiles:
+    if not path.exists():
+        raise UserError(f"there is no {path}: give a folder of class folders, a list 'path label' or an .npz")
+    return class_folders(path, class_names) if path.is_dir() else listed(path, Path(root) if root else None)
+
+
+def _check_limit(n: int) -> None:
+    if n < 1:
+        raise UserError(f"samples per class must be at least 1, not {n}")
+
+
+class _Plain:
+    """A map-style dataset, or ``(x, y)``, with its Pillow images as tensors."""
+
+    def __init__(self, source: Any) -> None:
+        self.source = source
+        if hasattr(source, "tensors"):
+            self.tensors = source.tensors
+        elif isinstance(source, tuple | list) and len(source) == 2 and not isinstance(source[0], tuple | list):
+            self.tensors = tuple(source)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        sample = self.source[index]
+        if not isinstance(sample, tuple | list) or len(sample) < 2:
+            raise UserError(f"sample {index} is a {type(sample).__name__}: a dataset must return (input, label)")
+        return (to_tensor(sample[0]) if hasattr(sample[0], "getbands") else torch.as_tensor(sample[0])), sample[1]
+
+
+def _of_dataset(source: Any) -> tuple[Tensor, Tensor]:
+    map_style = hasattr(source, "__getitem__") and hasattr(source, "__len__") and len(source)
+    try:
+        return as_tensors(_Plain(source) if map_style else source)
+    except RuntimeError as error:
+        raise UserError(f"the samples do not stack ({str(error).splitlines()[0][:120]}): make them alike") from None
+
+
+def _normalized(data: ForeignData, mean: Sequence[float] | None, std: Sequence[float] | None) -> ForeignData:
+    if data.inputs.dtype != torch.uint8 and data.inputs.dtype != torch.float64:
+        data = replace(data, inputs=data.inputs.float())
+    if mean is None or std is None:
+        if data.inputs.dtype != torch.uint8:
+            return data
+        mean, std = pixel_statistics(data.inputs)
+    channels = data.inputs.shape[1] if data.inputs.ndim == 4 else 0
+    if len(mean) != channels or len(std) != channels or min(std) <= 0:
+        raise UserError(f"mean {tuple(mean)} and std {tuple(std)}: give {channels} values each, std above 0")
+    return replace(data, mean=tuple(map(float, mean)), std=tuple(map(float, std)))

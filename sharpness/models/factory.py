@@ -1,0 +1,143 @@
+"""A model from code of the user's own: ``package.module:factory``, and weights put into it strictly."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sharpness.errors import UserError, shown
+
+SHOWN = 4
+
+
+@contextmanager
+def _current_directory_importable() -> Iterator[None]:
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
+def model_from(source: str | nn.Module | Any, arguments: Mapping[str, Any] | None = None) -> nn.Module:
+    """The model that ``package.module:factory`` names, or that a callable or an instance is, in eval mode.
+
+    Args:
+        source: ``"pkg.mod:factory"`` with a function, a class or an instance behind the colon (dots reach into
+            classes); or that function, class or instance itself. Modules of the current directory can be imported.
+        arguments: keyword arguments of the function or class.
+
+    Raises:
+        UserError: no such module or name; nothing to call and no model; it raises, or returns no ``nn.Module``.
+
+    >>> model_from("torch.nn:Linear", {"in_features": 2, "out_features": 3})
+    Linear(in_features=2, out_features=3, bias=True)
+    """
+    options = dict(arguments or {})
+    name = source if isinstance(source, str) else getattr(source, "__qualname__", type(source).__name__)
+    made = _named(source) if isinstance(source, str) else source
+    if not isinstance(made, nn.Module):
+        if not callable(made):
+            raise UserError(f"model {name}: a {type(made).__name__} is neither a model nor a function that makes one")
+        made = _called(name, made, options)
+    elif options:
+        raise UserError(f"model {name} is made already and takes no arguments: leave {', '.join(options)} out")
+    if not isinstance(made, nn.Module):
+        raise UserError(f"model {name} returned a {type(made).__name__}: return a torch.nn.Module")
+    if isinstance(made, torch.jit.ScriptModule):
+        raise UserError(f"model {name} is TorchScript, which cannot be differentiated twice: give the plain nn.Module")
+    return made.eval()
+
+
+def _named(source: str) -> Any:
+    module, colon, path = source.partition(":")
+    if not (colon and module and path):
+        raise UserError(f"model {source!r}: write it as package.module:factory, such as mynets.resnet:resnet20")
+    with _current_directory_importable():
+        try:
+            found: Any = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise UserError(f"model {source}: importing {module} needs {error.name}: install it") from None
+            raise UserError(f"model {source}: no module {error.name} here or among the installed ones") from None
+        except Exception as error:
+            raise UserError(f"model {source}: importing {module} raised {_line(error)}") from None
+    reached = module
+    for part in path.split("."):
+        if not hasattr(found, part):
+            public = [n for n, v in vars(found).items() if callable(v) and not n.startswith("_")]
+            own = [n for n in public if getattr(vars(found)[n], "__module__", module) == module] or public
+            raise UserError(f"model {source}: {reached} has no {part!r}, it has {_some(own) or 'nothing to call'}")
+        found, reached = getattr(found, part), f"{reached}.{part}"
+    return found
+
+
+def _called(name: str, factory: Any, options: Mapping[str, Any]) -> Any:
+    with _current_directory_importable():
+        try:
+            return factory(**options)
+        except Exception as error:
+            given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+            raise UserError(f"model {name}({given}) raised {_line(error)}") from None
+
+
+def load_weights(
+    model: nn.Module, state: Mapping[str, Any], *, ignore: Sequence[str] = (), where: str = "the weights"
+) -> nn.Module:
+    """Put a plain ``state_dict`` into a model, every key of one in the other; the model.
+
+    Args:
+        model: changed in place; left as it was if the weights do not fit.
+        state: tensors by name.
+        ignore: beginnings of keys of ``state`` that are left out.
+        where: what ``state`` is called in messages.
+
+    Raises:
+        UserError: missing or unexpected keys, other shapes, or values that are no tensors; the first few of each
+            and their number. ``num_batches_tracked`` may be missing, as before PyTorch 0.4.1.
+
+    >>> load_weights(nn.Linear(2, 1), {"weight": torch.ones(1, 2), "bias": torch.zeros(1)}).weight.sum().item()
+    2.0
+    """
+    odd = [key for key, value in state.items() if not isinstance(value, Tensor) or not isinstance(key, str)]
+    if odd:
+        raise UserError(f"{where}: {_some(odd)} hold no tensors: give the state_dict itself")
+    given = {key: value for key, value in state.items() if not any(key.startswith(start) for start in ignore)}
+    wanted = model.state_dict()
+    counters = [key for key in wanted if key.endswith("num_batches_tracked") and key not in given]
+    given |= {key: wanted[key] for key in counters}
+    missing = [key for key in wanted if key not in given]
+    unexpected = [key for key in given if key not in wanted]
+    shapes = [
+        f"{shown(key)} is {_shape(given[key])}, the model's {_shape(wanted[key])}"
+        for key in wanted
+        if key in given and isinstance(wanted[key], Tensor) and given[key].shape != wanted[key].shape
+    ]
+    wrong = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    if any(wrong.values()):
+        told = "; ".join(f"{len(keys)} {what} ({_some(keys)})" for what, keys in wrong.items() if keys)
+        raise UserError(f"{where} do not fit the model {type(model).__name__}: {told}")
+    model.load_state_dict(given)
+    return model
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a scalar"
+
+
+def _some(names: Sequence[object]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(shown(str(name), 120) for name in names[:SHOWN]) + more
+
+
+def _line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {shown(lines[0], 160)}" if lines else type(error).__name__

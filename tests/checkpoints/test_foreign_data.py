@@ -1,0 +1,107 @@
+"""A foreign checkpoint on data: given, or named and prepared as its family prepares them."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+import sharpness
+from sharpness import UserError, checkpoint_objective, load_checkpoint
+from sharpness.models import build_model
+
+
+@pytest.fixture(scope="module")
+def cifar(tmp_path_factory):
+    """A small CIFAR-10 in the official layout: 20 random images a class, and 3 to test on."""
+    root = tmp_path_factory.mktemp("data")
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir()
+    random = np.random.RandomState(0)
+    for name, each in [*((f"data_batch_{k}", 4) for k in range(1, 6)), ("test_batch", 3)]:
+        labels = sorted(list(range(10)) * each)
+        pixels = random.randint(0, 256, (len(labels), 3072)).astype(np.uint8)
+        (folder / name).write_bytes(pickle.dumps({"data": pixels, "labels": labels}, 2))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}, 2))
+    return root
+
+
+@pytest.fixture(scope="module")
+def state():
+    torch.manual_seed(2)
+    model = build_model("resnet8", 10)
+    model(torch.rand(20, 3, 16, 16))
+    return {n.removeprefix("backbone.").replace("head.", "linear."): t for n, t in model.state_dict().items()}
+
+
+@pytest.fixture
+def ldam(tmp_path, state):
+    torch.save({"state_dict": state, "best_acc1": 70.0, "arch": "resnet8", "epoch": 2}, tmp_path / "ckpt.pth.tar")
+    return load_checkpoint(tmp_path / "ckpt.pth.tar")
+
+
+def test_given_data_are_taken_as_they_are(ldam):
+    x, y = torch.rand(6, 3, 16, 16), torch.tensor([0, 0, 1, 5, 9, 9])
+    objective = checkpoint_objective(ldam, data=(x, y), device="cpu")
+    expected = torch.nn.functional.cross_entropy(ldam.model(x), y)
+    assert objective.loss() == pytest.approx(expected.item(), rel=1e-5)
+    assert sharpness.random_perturbation(ldam, data=(x, y), radii=[0.01], draws=1) is not None
+    with pytest.raises(UserError, match="split"):
+        checkpoint_objective(ldam, split="test", data=(x, y))
+
+
+def test_named_data_are_cut_and_normalised_as_the_family_does(ldam, cifar):
+    objective = checkpoint_objective(ldam, data="cifar10-lt", imbalance=4, data_root=str(cifar), device="cpu")
+    data = sharpness.load_data("cifar10-lt", imbalance=4, data_root=str(cifar), subset="ldam_seed0")
+    assert torch.equal(objective.y, data.train.labels)
+    assert torch.equal(objective.x, data.train.tensors[0])
+    assert objective.groups == data.groups
+
+
+def test_m2m_takes_the_first_images(tmp_path, state, cifar):
+    names = {"conv1.": "conv_a.", "bn1.": "bn_a.", "conv2.": "conv_b.", "bn2.": "bn_b."}
+    theirs = {}
+    for name, tensor in state.items():
+        if name.startswith("layer"):
+            for old, new in names.items():
+                name = name.replace(old, new)
+        else:
+            name = name.replace("conv1.", "conv_1_3x3.").replace("bn1.", "bn_1.")
+        theirs[name.replace("layer", "stage_")] = tensor
+    torch.save({"net": theirs, "rng_state": torch.ByteTensor(3), "acc": 50.0}, tmp_path / "ckpt_1.t7")
+    checkpoint = load_checkpoint(tmp_path / "ckpt_1.t7")
+    objective = checkpoint_objective(checkpoint, data="cifar10-lt", imbalance=4, data_root=str(cifar), device="cpu")
+    data = sharpness.load_data("cifar10-lt", imbalance=4, data_root=str(cifar), subset="first_n", profile="exp_m2m")
+    assert torch.equal(objective.x, data.train.tensors[0])
+
+
+def test_the_table_counts_the_training_images_of_named_data(ldam, cifar):
+    options = {"imbalance": 4, "data_root": str(cifar), "device": "cpu"}
+    table = sharpness.measure(ldam, ["loss"], data="cifar10-lt", **options)
+    data = sharpness.load_data("cifar10-lt", imbalance=4, data_root=str(cifar))
+    assert table.train_counts.tolist() == list(data.class_counts)
+    x, y = torch.rand(10, 3, 16, 16), torch.arange(10)
+    assert set(sharpness.measure(ldam, ["loss"], data=(x, y), device="cpu").train_counts.tolist()) == {-1}
+    counts = list(range(10, 0, -1))
+    given = sharpness.measure(ldam, ["loss"], data=(x, y), train_counts=counts, device="cpu")
+    assert given.train_counts.tolist() == counts
+
+
+def test_what_is_missing_is_said(ldam, cifar, tmp_path, state):
+    with pytest.raises(UserError, match="data='cifar10-lt'"):
+        checkpoint_objective(ldam)
+    with pytest.raises(UserError, match="does not record its training set"):
+        _ = ldam.longtail
+    with pytest.raises(UserError, match="channels"):
+        checkpoint_objective(ldam, data="digits-lt")
+    with pytest.raises(UserError, match="training loss"):
+        checkpoint_objective(ldam, data="cifar10-lt", data_root=str(cifar), imbalance=4, loss="training")
+    parts = {
+        "feat_model": {f"module.{n}": t for n, t in state.items() if "linear" not in n},
+        "classifier": {n.replace("linear.", "module.fc."): t for n, t in state.items() if "linear" in n},
+    }
+    torch.save({"state_dict_best": parts}, tmp_path / "final_model_checkpoint.pth")
+    with pytest.raises(UserError, match="subset='seed:<int>'"):
+        checkpoint_objective(tmp_path, data="cifar10-lt", data_root=str(cifar), imbalance=4)
+    seeded = {"subset": "seed:3", "imbalance": 4, "data_root": str(cifar)}
+    assert checkpoint_objective(tmp_path / "final_model_checkpoint.pth", data="cifar10-lt", **seeded).num_classes == 10

@@ -1,0 +1,195 @@
+"""Wrappers, prefixes and averages around one network change nothing; what does not fit is told in one line."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sharpness import UserError, load_checkpoint
+from sharpness.models import build_model
+
+X = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(5)
+    network = build_model("resnet8", 7)
+    network(torch.rand(20, 3, 16, 16))
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def state(network):
+    """With the names of akamaster and LDAM."""
+    names = {n: n.removeprefix("backbone.").replace("head.", "linear.") for n in network.state_dict()}
+    return {names[n]: t for n, t in network.state_dict().items()}
+
+
+def prefixed(prefix, state):
+    return {prefix + n: t for n, t in state.items()}
+
+
+WRAPPED = {
+    "bare": lambda s: s,
+    "module.": lambda s: prefixed("module.", s),
+    "compiled": lambda s: prefixed("_orig_mod.", s),
+    "compiled and parallel": lambda s: prefixed("module._orig_mod.", s),
+    "state_dict": lambda s: {"state_dict": s, "epoch": 3},
+    "model": lambda s: {"model": prefixed("module.", s), "optimizer": {}, "args": None},
+    "net": lambda s: {"net": s},
+    "lightning": lambda s: {
+        "state_dict": prefixed("model.", s), "pytorch-lightning_version": "2.4.0", "epoch": 3,
+        "hyper_parameters": {"lr": 0.1}, "callbacks": {}, "loops": {},
+    },
+    "without counters": lambda s: {n: t for n, t in s.items() if "tracked" not in n},
+    "another order": lambda s: {"model_state_dict": dict(reversed(list(s.items())))},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", WRAPPED)
+def test_a_wrapper_changes_nothing(tmp_path, network, state, how):
+    torch.save(WRAPPED[how](state), tmp_path / "file.pt")
+    checkpoint = load_checkpoint(tmp_path / "file.pt")
+    assert torch.equal(checkpoint.model(X), network(X))
+    assert checkpoint.manifest["model"]["architecture"] == "resnet8"
+    assert checkpoint.manifest["model"]["num_classes"] == 7
+    assert checkpoint.label == "file"
+
+
+def test_safetensors(tmp_path, network, state):
+    save_file({n: t.contiguous() for n, t in prefixed("model.", state).items()}, tmp_path / "file.safetensors")
+    checkpoint = load_checkpoint(tmp_path / "file.safetensors")
+    assert torch.equal(checkpoint.model(X), network(X))
+    assert checkpoint.manifest["prefix"] == "model."
+
+
+@pytest.mark.parametrize("key", ["state_dict_ema", "model_ema"])
+def test_averaged_weights_by_choice(tmp_path, network, state, key):
+    average = {n: 2 * t if n == "linear.bias" else t for n, t in state.items()}
+    content = {
+        "state_dict": state,
+        "arch": "resnet8",
+        key: {"n_averaged": torch.tensor(4)} | prefixed("module.", average),
+    }
+    torch.save(content, tmp_path / "file.pt")
+    path = tmp_path / "file.pt"
+    assert torch.equal(load_checkpoint(path).model(X), network(X))
+    shifted = load_checkpoint(path, weights="ema").model(X) - network(X)
+    assert torch.allclose(shifted, state["linear.bias"].expand_as(shifted), atol=1e-5)
+    with pytest.raises(UserError, match="weights='swa'"):
+        load_checkpoint(path, weights="swa")
+
+
+def test_a_shared_beginning_that_is_no_wrapper_stays(tmp_path, state):
+    """Seven characters are not what counts."""
+    some = {("module." if i % 2 else "") + n: t for i, (n, t) in enumerate(state.items())}
+    torch.save(some, tmp_path / "file.pt")
+    with pytest.raises(UserError, match="missing|no network"):
+        load_checkpoint(tmp_path / "file.pt")
+
+
+def test_a_network_of_another_kind_takes_weights_as_they_are(tmp_path):
+    torch.manual_seed(1)
+    theirs = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 9), torch.nn.Tanh(), torch.nn.Linear(9, 4))
+    torch.save({"state_dict": prefixed("module.", theirs.state_dict())}, tmp_path / "file.pt")
+    with pytest.raises(UserError, match="model="):
+        load_checkpoint(tmp_path / "file.pt")
+    blank = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 9), torch.nn.Tanh(), torch.nn.Linear(9, 4))
+    checkpoint = load_checkpoint(tmp_path / "file.pt", model=blank.train())
+    assert torch.equal(checkpoint.model(X), theirs(X))
+    assert not checkpoint.model.training
+
+
+BROKEN = {
+    "missing": (lambda s: {n: t for n, t in s.items() if n != "layer2.0.bn1.weight"}, "1 missing .layer2.0.bn1.weight"),
+    "unexpected": (lambda s: s | {"layer1.0.se.weight": torch.ones(2)}, "1 unexpected .layer1.0.se.weight"),
+    "beside": (lambda s: s | {"projector.weight": torch.ones(2)}, "1 unexpected entries: projector.weight"),
+    "shape": (lambda s: s | {"layer3.0.bn2.bias": torch.ones(3)}, "of another shape .layer3.0.bn2.bias"),
+    "no head": (lambda s: {n: t for n, t in s.items() if "linear" not in n}, "no classifier"),
+    "two heads": (lambda s: s | {"fc.weight": torch.ones(7, 64)}, "2 classifiers"),
+    "other features": (lambda s: s | {"linear.weight": torch.ones(7, 63)}, "63"),
+    "a gap": (lambda s: s | {"layer9999.9999.conv1.weight": torch.ones(1)}, "no network known here"),
+    "empty convolution": (lambda s: s | {"conv1.weight": torch.ones(0, 3, 3, 3)}, "no network known here"),
+    "a huge promise": (
+        lambda s: s | {"conv1.weight": torch.ones(1).expand(10**6, 3, 3, 3), "bn1.weight": torch.ones(1).expand(10**6)},
+        "describes a network of|cannot read",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_what_does_not_fit_is_told_in_one_line(tmp_path, state, how):
+    change, message = BROKEN[how]
+    torch.save(change(dict(state)), tmp_path / "file.pt")
+    with pytest.raises(UserError, match=message) as caught:
+        load_checkpoint(tmp_path / "file.pt")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"family": "mislas"}, "not of family 'mislas'"),
+        ({"family": "resnet"}, "unknown family 'resnet'"),
+        ({"num_classes": 10}, "num_classes=10.*has 7"),
+        ({"scale": 30}, "linear"),
+        ({"weights": "best"}, "unknown weights 'best'"),
+        ({"weights": "ema"}, "weights='ema'"),
+        ({"stage2": "file.pt"}, "stage2="),
+    ],
+)
+def test_options_that_do_not_apply_are_refused(tmp_path, state, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    torch.save(state, "file.pt")
+    with pytest.raises(UserError, match=message):
+        load_checkpoint("file.pt", **options)
+
+
+def test_reading_leaves_the_global_generator_alone(tmp_path, state):
+    torch.save(state, tmp_path / "file.pt")
+    before = torch.get_rng_state()
+    load_checkpoint(tmp_path / "file.pt")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_names_that_were_cut_by_their_saver_are_recognised(tmp_path, state):
+    cut = {n[7:]: t for n, t in state.items()}
+    torch.save({"state_dict": cut, "best_acc1": 70.0}, tmp_path / "file.pt")
+    with pytest.raises(UserError, match="first 7 characters"):
+        load_checkpoint(tmp_path / "file.pt")
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod."])
+def test_a_given_network_may_have_names_like_a_wrapper(tmp_path, prefix):
+    class Theirs(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = torch.nn.Linear(48, 4)
+
+        def forward(self, x):
+            return self.net(x[:, :, :4, :4].flatten(1))
+
+    theirs = Theirs()
+    torch.save(prefixed(prefix, theirs.state_dict()), tmp_path / "file.pt")
+    checkpoint = load_checkpoint(tmp_path / "file.pt", model=Theirs())
+    assert torch.equal(checkpoint.model(X), theirs(X))
+    assert checkpoint.manifest["prefix"] == prefix
+
+
+@pytest.mark.parametrize("head", ["linear", "cosine", "linear+lws", "cosine+lws"])
+def test_the_bare_state_of_our_own_network(tmp_path, head):
+    torch.manual_seed(0)
+    ours = build_model("resnet14", 6, head=head).eval()
+    if head.endswith("lws"):
+        torch.nn.init.uniform_(ours.head.factor)
+    torch.save(ours.state_dict(), tmp_path / "file.pt")
+    checkpoint = load_checkpoint(tmp_path / "file.pt")
+    assert torch.equal(checkpoint.model(X), ours(X))
+    assert checkpoint.manifest["model"]["head"] == head
+
+
+@pytest.mark.parametrize("odd", [10**400, float("nan"), float("inf"), "ten", None, True, torch.ones(3), [1]])
+def test_odd_values_beside_the_weights_are_unknown(tmp_path, state, odd):
+    torch.save({"state_dict": state, "epoch": odd, "best_acc1": odd}, tmp_path / "file.pt")
+    manifest = load_checkpoint(tmp_path / "file.pt").manifest
+    assert (manifest["epoch"], manifest["accuracy"]) == (None, {})
