@@ -99,6 +99,8 @@ def probing_options(command: Command) -> Command:
             click.option("--split", default="train", show_default=True, help="train or test."),
             click.option("--loss", default="ce", show_default=True, help="ce on calibrated logits, or training."),
             click.option("--limit-per-class", type=int, help="Probe so many images of every class at most."),
+            click.option("--data", help="Data set of a foreign file, which records none, such as cifar10-lt."),
+            click.option("--imbalance", type=float, help="Of that data set. [what the file's family used]"),
             click.option("--data-root", type=click.Path(), help="Folder of the CIFAR files; else $SHARPNESS_DATA."),
             click.option("--device", help="Such as cpu or cuda:0. [a GPU if there is one]"),
         ],
@@ -357,27 +359,50 @@ def inspect(checkpoints: tuple[str, ...]) -> None:
     Example: sharpness inspect runs/ldam/last.pt
     """
     for i, path in enumerate(checkpoints):
-        checkpoint = sharpness.load_checkpoint(path)
-        m = checkpoint.manifest
-        size = sum(p.numel() for p in checkpoint.model.parameters())
-        facts = {
-            "file": checkpoint.path,
-            "sha256": checkpoint.sha256,
+        facts = _facts(sharpness.load_checkpoint(path))
+        width = max(map(len, facts))
+        click.echo(("\n" if i else "") + "\n".join(f"{k:{width}} {v}" for k, v in facts.items()))
+
+
+def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a checkpoint says of itself, ours or a foreign one."""
+    m = checkpoint.manifest
+    size = sum(p.numel() for p in checkpoint.model.parameters())
+    network = m["model"]
+    facts = {
+        "file": checkpoint.path,
+        "sha256": checkpoint.sha256,
+        "model": f"{network['architecture']}, {size:,} parameters",
+        "head": f"{network['head']}" + (f", scale {network['scale']:g}" if network["scale"] else ""),
+        "notes": "; ".join(m["notes"]) or "none",
+    }
+    if "method" in m:
+        facts |= {
             "method": f"{m['method']} ({m['paper']})",
             "options": m["options"] or "as published",
-            "model": f"{m['model']['architecture']}, {size:,} parameters",
-            "head": m["model"]["head"] + (f", scale {m['model']['scale']:g}" if m["model"]["scale"] else ""),
             "data": repr(checkpoint.longtail),
             "loss": m["loss"],
             "training": ", ".join(f"{k} {v}" for k, v in m["training"].items()),
-            "notes": "; ".join(m["notes"]) or "none",
-            "accuracy": ", ".join(
-                f"{k.removeprefix('accuracy').strip('_') or 'all'} {100 * v:.1f} %"
-                for k, v in m["accuracy"].items()
-                if "class" not in k
-            ),
         }
-        click.echo(("\n" if i else "") + "\n".join(f"{k:9} {v}" for k, v in facts.items()))
+    else:
+        shown = (
+            "family",
+            "stage",
+            "prefix",
+            "epoch",
+            "head_layout",
+            "class_order",
+            "normalization",
+            "subset",
+            "unused",
+        )
+        facts |= {k: m[k] for k in shown if m.get(k) not in (None, "", [], {})}
+    recorded = (
+        f"{k.removeprefix('accuracy').strip('_') or 'all'} {100 * v:.1f} %"
+        for k, v in (m.get("accuracy") or {}).items()
+        if "class" not in k
+    )
+    return {**facts, "accuracy": ", ".join(recorded) or "not recorded"}
 
 
 @cli.command(cls=OneExample)

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import xarray as xr
 
 import sharpness
 from sharpness import load_result
 from sharpness.cli import cli, main
 from sharpness.engine import CurvatureOperator
+from sharpness.models import build_model
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +145,22 @@ def test_a_killed_landscape_goes_on_and_ends_with_the_same_numbers(run, tmp_path
     first, second = (xr.open_dataset(tmp_path / f / "plane-LDAM-DRW.nc", engine="scipy") for f in ("a", "b"))
     xr.testing.assert_equal(first.drop_vars("class"), second.drop_vars("class"))
     assert not kept.exists()
+
+
+def test_inspect_and_measure_take_a_foreign_file(tmp_path, capsys):
+    """Trained elsewhere, with the names that LDAM-DRW's repository saves."""
+    torch.manual_seed(0)
+    model = build_model("resnet20", 10, 1)
+    state = {
+        f"module.{n.replace('head.', 'linear.').replace('backbone.', '')}": t for n, t in model.state_dict().items()
+    }
+    path = tmp_path / "ckpt.best.pth.tar"
+    torch.save({"epoch": 3, "arch": "resnet20", "state_dict": state, "best_acc1": torch.tensor(12.5)}, path)
+    assert main(["inspect", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "resnet20" in printed and "module." in printed and "12.5 %" in printed
+    assert main(["measure", str(path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_inspect_names_method_head_data_and_accuracy(run, capsys):
