@@ -57,9 +57,8 @@ def refine(
 
     With m a column's minimum and R its relief, from m to its 0.9 quantile over finite cells (what a picture shows),
     the first column is to be within :math:`\mathrm{tol}\,\max(R, v - m)` of its value v in every cell, the other
-    criteria within 4 tol: a class of few images has kinks that the overall loss averages out. On 51 x 51 planes of
-    networks trained on CIFAR-10-LT (5 images per class) and digits, :math:`\mathrm{tol} = 0.01` took 6 to 30 % of the
-    points; with classes within 3 tol one of the ten planes took 37 %.
+    criteria within 4 tol: a class of few images has kinks that the overall loss averages out. What that takes:
+    ``benchmarks/adaptive.py``.
 
     Interpolation is a cubic polyharmonic spline with quadratic polynomials, in v or in :math:`\sinh^{-1}((v - m)/R)`
     (surfaces whose corners explode), whichever has the smaller leave-one-out residuals. The error of a cell is

@@ -1,0 +1,69 @@
+"""What an adaptive plane leaves out, and how far off it is: against the full plane of the same model.
+
+python benchmarks/adaptive.py runs/demo/* [--points 51] [--range 0.5] [--tol 0.01] [--output FILE]
+
+evaluated   part of the points
+error       the largest |interpolated - evaluated| of the overall loss over max(relief, height above the minimum),
+            relief being the 0.9 quantile above the minimum
+class       the same of the worst class
+covered     part of the interpolated cells whose estimated error is at least the true one, overall loss
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from table import note, table
+from workloads import describe
+
+import sharpness
+
+
+def main() -> None:
+    args = arguments()
+    span = (-args.range, args.range, args.points)
+    rows = []
+    for path in args.checkpoints:
+        note(path)
+        objective = sharpness.checkpoint_objective(path, limit_per_class=args.limit_per_class)
+        full = sharpness.plane(objective, span, span, precision=objective.precision)
+        part = sharpness.plane(objective, span, span, precision=objective.precision, adaptive=args.tol)
+        classes = [relative(a, b) for a, b in zip(part.class_losses, full.class_losses, strict=True)]
+        left = ~part.evaluated
+        covered = (part.errors >= np.abs(part.losses - full.losses))[left].mean() if left.any() else 1.0
+        numbers = relative(part.losses, full.losses), max(classes)
+        rows.append([Path(path).name, f"{part.evaluated.mean():.3f}", *(f"{v:.4f}" for v in numbers), f"{covered:.3f}"])
+    lines = [
+        f"{args.points} x {args.points} points, range {args.range:g}, tol {args.tol:g}",
+        *describe(["sharpness"]),
+        "",
+        *table(["", "evaluated", "error", "class", "covered"], rows),
+    ]
+    text = "\n".join(lines) + "\n"
+    print(text, end="")
+    if args.output:
+        args.output.write_text(text)
+
+
+def relative(found: np.ndarray, exact: np.ndarray) -> float:
+    """The largest error over the larger of relief and height."""
+    height = exact - exact.min()
+    relief = np.quantile(height, 0.9)
+    return float((np.abs(found - exact) / np.maximum(relief, height)).max())
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", nargs="+")
+    parser.add_argument("--points", type=int, default=51)
+    parser.add_argument("--range", type=float, default=0.5)
+    parser.add_argument("--tol", type=float, default=0.01)
+    parser.add_argument("--limit-per-class", type=int)
+    parser.add_argument("--output", type=Path, help="keep the table in this file, too")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
