@@ -68,6 +68,13 @@ class Loss:
         losses, weights = self.terms(logits, labels, context)
         return (weights * losses).sum() / weights.sum()
 
+    def of(self, model: nn.Module, batch: Batch, context: Context) -> Tensor:
+        """The loss of a training batch, a scalar: what every gradient rule differentiates.
+
+        Methods whose loss takes more than labelled logits, such as features or networks of their own, override it.
+        """
+        return mixed_loss(model.head(context.features(model, batch.x)), batch, self, context)  # type: ignore[operator]
+
     def deterministic(self) -> Loss:
         """The loss as a probe sees it: random terms are replaced by their mean."""
         return self
@@ -92,7 +99,7 @@ class PlainStep:
     """The gradient of the loss where the weights stand: ordinary SGD."""
 
     def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
-        value = mixed_loss(model.head(context.features(model, batch.x)), batch, loss, context)  # type: ignore[operator]
+        value = loss.of(model, batch, context)
         value.backward()
         return value.detach()
 
