@@ -190,6 +190,17 @@ def test_a_class_without_samples_is_left_out():
     assert np.isnan(found.errors[:, 2]).all()
 
 
+def test_a_class_that_no_spline_can_follow_costs_a_fifth_of_the_points_and_its_errors_say_so():
+    smooth = rotated()
+    noise = np.random.default_rng(0).uniform(size=(51, 51, 1))
+    alone, _ = run(smooth)
+    found, _ = run(np.concatenate([smooth, noise], axis=-1))
+    assert alone.evaluated.mean() < 0.1 < found.evaluated.mean() < 0.3
+    left = ~found.evaluated
+    assert np.abs(found.values - np.concatenate([smooth, noise], axis=-1).reshape(-1, 2))[left, 0].max() < TOL
+    assert (found.errors[left, 1] > 0.1).mean() > 0.9
+
+
 def test_columns_beyond_the_criteria_are_fractions_and_cost_nothing():
     x, y = axes()
     bowl = x**2 + y**2
