@@ -21,6 +21,7 @@ from sharpness.engine import (
     Evaluation,
     Outputs,
     PerSampleLoss,
+    SampleSums,
     SecondOrder,
     Untraceable,
     WeightedBatch,
@@ -37,6 +38,7 @@ from sharpness.engine import (
     quadratic_forms,
     recalibrate,
     require_eval,
+    sample_rows,
     state_sha256,
 )
 from sharpness.errors import UserError, choose
@@ -174,6 +176,18 @@ class Objective:
         """Loss sums, weights and right answers per class, from one pass over the data."""
         require_eval(self.model)
         return class_sums(self._forward, self._batches(None), self.loss_function, self.num_classes)
+
+    @torch.no_grad()
+    def evaluate_samples(self) -> SampleSums:
+        """The same, with what every sample adds to the sums."""
+        require_eval(self.model)
+        rows = torch.zeros(4, self.num_samples, dtype=torch.float64)
+        done = [
+            sample_rows(self._forward(x), y, a, self.loss_function, self.num_classes) for x, y, a in self._batches(None)
+        ]
+        if done:
+            rows[:, distributed.share(torch.arange(self.num_samples))] = torch.cat(done, dim=1)
+        return SampleSums.of(distributed.total(rows), self.y, self.num_classes)
 
     def evaluation(self, precision: str | None = None) -> Callable[[Tensor | None], ClassSums]:
         """``displacement (k,) -> ClassSums`` at ``w + displacement``, for many points: see :class:`~engine.Evaluation`.
@@ -322,13 +336,13 @@ class Objective:
                 for t, old in zip(moved, saved, strict=True):
                     t.copy_(old)
 
-    def check(self) -> ClassSums:
+    def check(self) -> SampleSums:
         """What every probe does first: two passes must agree and be finite. Returns the loss at the centre.
 
         Raises:
             UserError: the loss is random, or not finite; the message says where.
         """
-        first, second = self.evaluate(), self.evaluate()
+        first, second = self.evaluate_samples(), self.evaluate()
         if not np.isfinite(first.loss).all():
             bad = int(np.flatnonzero(~np.isfinite(first.loss))[0])
             raise UserError(
@@ -342,7 +356,7 @@ class Objective:
             )
         if self.batchnorm == "recalibrate":
             with self.at(torch.zeros(self.num_parameters)):
-                return self.evaluate()
+                return self.evaluate_samples()
         return first
 
     def flatten(self, tensors: dict[str, Tensor]) -> Tensor:

@@ -1,7 +1,17 @@
 """The numerical primitives: per-class loss sums, gradients and products with the Hessian, fast and exact."""
 
 from sharpness.engine import distributed
-from sharpness.engine.class_sums import ClassSums, PerSampleLoss, WeightedBatch, class_sums, cross_entropy, ratio
+from sharpness.engine.class_sums import (
+    ClassSums,
+    PerSampleLoss,
+    SampleSums,
+    WeightedBatch,
+    class_sums,
+    cross_entropy,
+    mean_error,
+    ratio,
+    sample_rows,
+)
 from sharpness.engine.devices import resolve_device
 from sharpness.engine.double_backward import quadratic_forms
 from sharpness.engine.evaluation import Evaluation
@@ -27,6 +37,7 @@ __all__ = [
     "Evaluation",
     "Outputs",
     "PerSampleLoss",
+    "SampleSums",
     "Products",
     "SecondOrder",
     "Untraceable",
@@ -40,10 +51,12 @@ __all__ = [
     "fastest_batch",
     "filter_axes",
     "forward_flops",
+    "mean_error",
     "memory_budget",
     "parameters_in_scope",
     "quadratic_forms",
     "ratio",
+    "sample_rows",
     "recalibrate",
     "require_eval",
     "resolve_device",

@@ -43,6 +43,45 @@ class ClassSums:
         return ratio(self.correct, self.count)
 
 
+@dataclass(frozen=True)
+class SampleSums(ClassSums):
+    """Sums by class, with what every sample adds to them."""
+
+    rows: np.ndarray  # (4, n)  a_i l_i, a_i, whether it is right, 1
+
+    @classmethod
+    def of(cls, rows: Tensor, y: Tensor, num_classes: int) -> SampleSums:
+        """From what samples add, (4, n), and their labels (n,)."""
+        loss, weight, correct, count = sum_by_class(rows, y, num_classes).numpy()
+        return cls(loss, weight, correct, count, rows.numpy())
+
+    @property
+    def losses(self) -> np.ndarray:
+        """l_i, shape (n,)."""
+        return self.rows[0] / self.rows[1]
+
+
+def mean_error(values: np.ndarray, weights: np.ndarray) -> float:
+    r"""The standard error of a weighted mean :math:`m = \sum_i a_i q_i / \sum_i a_i` over independent samples.
+
+    .. math:: \mathrm{se}^2 = \frac{n}{n - 1} \frac{\sum_i a_i^2 (q_i - m)^2}{(\sum_i a_i)^2},
+
+    the usual :math:`s / \sqrt{n}` where all weights are equal; NaN for fewer than two samples.
+
+    Args:
+        values: q, shape (n,).
+        weights: a, shape (n,).
+
+    >>> mean_error(np.array([1.0, 3.0]), np.ones(2))
+    1.0
+    """
+    n = len(values)
+    if n < 2:
+        return float("nan")
+    deviations = weights * (values - (weights * values).sum() / weights.sum())
+    return float(np.sqrt(n / (n - 1) * (deviations**2).sum()) / weights.sum())
+
+
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """``-log softmax(outputs)_target`` of every sample, shape (n,).
 
@@ -80,7 +119,17 @@ def class_sums(
 
 
 def class_rows(outputs: Tensor, y: Tensor, a: Tensor, loss: PerSampleLoss, num_classes: int) -> Tensor:
-    """The sums of :class:`ClassSums` over one batch, (4, C) on the CPU.
+    """The sums of :class:`ClassSums` over one batch, (4, C) on the CPU."""
+    return sum_by_class(sample_rows(outputs, y, a, loss, num_classes), y, num_classes)
+
+
+def sum_by_class(rows: Tensor, y: Tensor, num_classes: int) -> Tensor:
+    """(4, n) to (4, C)."""
+    return torch.zeros(4, num_classes, dtype=torch.float64).index_add_(1, y.cpu(), rows)
+
+
+def sample_rows(outputs: Tensor, y: Tensor, a: Tensor, loss: PerSampleLoss, num_classes: int) -> Tensor:
+    """What every sample of a batch adds to the sums of :class:`ClassSums`, (4, n) on the CPU, in float64.
 
     Raises:
         UserError: the loss is not one value per sample.
@@ -94,4 +143,4 @@ def class_rows(outputs: Tensor, y: Tensor, a: Tensor, loss: PerSampleLoss, num_c
     classified = outputs.ndim == 2 and outputs.shape[1] == num_classes
     right = (outputs.argmax(1) == y).double() if classified else torch.full_like(a, torch.nan, dtype=torch.float64)
     rows = torch.stack([a.double() * values.double(), a.double(), right, torch.ones_like(a, dtype=torch.float64)])
-    return torch.zeros(4, num_classes, dtype=torch.float64).index_add_(1, y.cpu(), rows.cpu())
+    return rows.cpu()

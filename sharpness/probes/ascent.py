@@ -21,12 +21,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from sharpness.engine import ClassSums
 
+S = TypeVar("S", bound=ClassSums)
 NORMS = ("l2", "linf")
 #: Where there is no gradient at the centre, the ascent starts at random at this part of the radius.
 START = 0.1
@@ -70,14 +72,14 @@ class Ball:
 
 
 def ascend(
-    evaluate: Callable[[Tensor], ClassSums],
+    evaluate: Callable[[Tensor], S],
     gradient: Callable[[Tensor], Tensor],
-    center: ClassSums,
+    center: S,
     slope: Tensor,
     ball: Ball,
     steps: int,
     noise: Callable[[], Tensor],
-) -> tuple[ClassSums, int]:
+) -> tuple[S, int]:
     """Climb from the centre of a ball.
 
     Args:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.engine import ClassSums, distributed
+from sharpness.engine import SampleSums, distributed
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.ascent import Ball, ascend
@@ -53,18 +53,18 @@ class Ascents:
     """The ascents of a worst case, classes first.
 
     Args:
-        base: the loss at the centre.
+        base: the loss at the centre, of every sample.
         m: samples of a batch, or None.
 
     Attributes:
-        numbers: (items, 6): summed loss at the centre and at the worst point, weight; right answers there, samples;
-            gradients.
+        numbers: (items, 9): summed loss at the centre and at the worst point, weight; right answers there, samples;
+            gradients; and of the rises r_i over samples, sums of a_i^2, a_i^2 r_i and (a_i r_i)^2.
         slope: (k,) the sum over classes so far of weight times gradient at the centre, float64. That of all samples,
             as one batch, needs no pass over the data.
         done: items that are.
     """
 
-    def __init__(self, objective: Objective, base: ClassSums, m: int | None, seed: int) -> None:
+    def __init__(self, objective: Objective, base: SampleSums, m: int | None, seed: int) -> None:
         self.objective, self.base, self.seed = objective, base, seed
         labels = objective.y.numpy()
         rows = {int(c): np.flatnonzero(labels == c) for c in np.flatnonzero(objective.class_counts)}
@@ -74,7 +74,7 @@ class Ascents:
             for row, indices in rows.items()
             for batch in split_batches(len(indices), m, seed)
         ]
-        self.numbers = np.full((len(self.items), 6), np.nan)
+        self.numbers = np.full((len(self.items), 9), np.nan)
         self.slope = torch.zeros(objective.num_parameters, dtype=torch.float64, device=objective.device)
         self.done = 0
 
@@ -104,12 +104,21 @@ class Ascents:
             self._save(store)
 
     def table(self) -> tuple[np.ndarray, np.ndarray]:
-        """Loss, worst loss, rise, accuracy at the worst points: of the classes (4, C), and overall (4,)."""
-        rows = np.full((self.objective.num_classes + 1, 4), np.nan)
+        """Loss, worst loss, rise, accuracy at the worst points, standard error of the rise.
+
+        Of the classes (5, C), and overall (5,). The standard error is over samples, at the points that were found, see
+        :func:`~sharpness.engine.mean_error`.
+        """
+        rows = np.full((self.objective.num_classes + 1, 5), np.nan)
         owners = np.array([item.row for item in self.items])
         for row in set(owners.tolist()):
-            loss, worst, weight, right, samples, _ = self.numbers[owners == row].sum(axis=0)
-            rows[row] = loss / weight, worst / weight, worst / weight - loss / weight, right / samples
+            loss, worst, weight, right, samples, _, squares, first, second = self.numbers[owners == row].sum(axis=0)
+            rise = worst / weight - loss / weight
+            error = np.nan
+            if samples > 1:
+                spread = max(second - 2 * rise * first + rise**2 * squares, 0.0)
+                error = np.sqrt(samples / (samples - 1) * spread) / weight
+            rows[row] = loss / weight, worst / weight, rise, right / samples, error
         return rows[:-1].T, rows[-1]
 
     def _climb(self, item: Item, ball: Ball, steps: int, update: Callable[[int], object]) -> tuple[np.ndarray, Tensor]:
@@ -117,7 +126,7 @@ class Ascents:
         objective, slope = self.objective, self.slope
         everything = self._everything(item)
         part = objective if everything else objective.restrict(item.indices)
-        center = self._center(item.row) if item.whole else part.evaluate()
+        center = self._center(item.indices)
         weight = float(center.weight.sum())
         if everything:
             gradient = (slope / weight).to(objective.dtype)
@@ -135,7 +144,7 @@ class Ascents:
             return self._at(displacement, part.gradient)
 
         best, more = ascend(
-            lambda displacement: self._at(displacement, part.evaluate),
+            lambda displacement: self._at(displacement, part.evaluate_samples),
             gradient_at,
             center,
             gradient,
@@ -144,7 +153,9 @@ class Ascents:
             lambda: gaussian(objective, 0, self.seed, None),
         )
         found = center.loss, best.loss, center.weight, best.correct, best.count
-        return np.array([*(sums.sum() for sums in found), more + (not everything)]), slope
+        squares, rises = center.rows[1] ** 2, best.losses - center.losses
+        spread = squares.sum(), (squares * rises).sum(), (squares * rises**2).sum()
+        return np.array([*(sums.sum() for sums in found), more + (not everything), *spread]), slope
 
     def _everything(self, item: Item) -> bool:
         return item.whole and item.row == self.objective.num_classes
@@ -154,12 +165,10 @@ class Ascents:
         with self.objective.at(displacement):
             return function()
 
-    def _center(self, row: int) -> ClassSums:
-        """What is known of a class, or of all."""
-        classes = self.objective.num_classes
-        chosen = np.arange(classes) == row if row < classes else np.full(classes, True)
-        base = self.base
-        return ClassSums(*(np.where(chosen, s, 0.0) for s in (base.loss, base.weight, base.correct, base.count)))
+    def _center(self, indices: np.ndarray) -> SampleSums:
+        """The loss of some samples at the centre."""
+        rows = torch.from_numpy(self.base.rows[:, indices])
+        return SampleSums.of(rows, self.objective.y[indices], self.objective.num_classes)
 
     def _load(self, store: RowStore) -> None:
         found = store.load(0)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from sharpness.curvature import ENDS, Eigenpairs, lanczos
-from sharpness.engine import KINDS
+from sharpness.engine import KINDS, mean_error
 from sharpness.errors import UserError, choose
 from sharpness.objective import Objective
 from sharpness.probes.bootstrap import mean_interval, require_resamples
@@ -37,6 +37,7 @@ def eigenvalues(
     per_layer: bool = False,
     match_samples: int | None = None,
     bootstrap: int = 0,
+    standard_errors: bool = False,
     verify: bool = False,
     resume: str | Path | None = None,
 ) -> EigenvalueResult | LayerResult:
@@ -59,6 +60,8 @@ def eigenvalues(
             measured alike.
         bootstrap: resamples of a 95 % interval over samples, of the Rayleigh quotient :math:`v' H v` with the
             eigenvector fixed: the first-order effect of other samples, without the bias upwards of a maximum.
+        standard_errors: of the same quotient over samples: :math:`v' H v` is the mean of :math:`v' H_i v`, so its
+            standard error is :math:`s / \sqrt{n}` (the infinitesimal jackknife of an eigenvalue).
         verify: compare each row's first eigenvalue with the rise of the loss along its vector, in ``result.checks``.
         resume: a folder for unfinished work; the same call goes on there, and ends with the same bits.
     """
@@ -71,18 +74,22 @@ def eigenvalues(
         raise UserError(
             "verify=True compares with the loss itself, whose curvature is the Hessian: take kind='hessian'"
         )
+    if (bootstrap or standard_errors) and kind != "hessian":
+        raise UserError(f"kind={kind!r}: bootstrap and standard_errors are of the Hessian, take kind='hessian'")
     rows = rows_of(objective, per_class, per_group, match_samples, seed)
     settings = {"kind": kind, "max_iterations": max_iterations, "match_samples": match_samples, "bootstrap": bootstrap}
     if per_layer:
-        if k != 1 or which == "both" or bootstrap or verify:
+        if k != 1 or which == "both" or bootstrap or standard_errors or verify:
             raise UserError(
-                "per_layer gives one eigenvalue a layer: take k=1, which='LA' or 'SA', no bootstrap or verify"
+                "per_layer gives one eigenvalue a layer: take k=1, which='LA' or 'SA', no bootstrap, standard_errors "
+                "or verify"
             )
         rows.whole.check()
         return layer_eigenvalues(rows, which, tol, seed, settings, resume)
     fields = rows.fields(probe="eigenvalues", **settings)
     rows.whole.check()
     asked = {"k": k, "which": which, "tol": tol, "seed": seed, "vectors": keep_vectors or verify}
+    asked["errors"] = standard_errors
     store = rows.store(resume, {**fields["provenance"], **asked})
     done: dict[int, dict[str, Any]] = {}
     checks = []
@@ -108,7 +115,7 @@ def eigenvalues(
                         checkpoint=store.lanczos_checkpoint(i),
                         state=state,
                     )
-                found = _numbers(part, pairs, bootstrap, seed, keep_vectors or verify)
+                found = _numbers(part, pairs, bootstrap, standard_errors, seed, keep_vectors or verify)
                 store.save(i, found)
             else:
                 bar.update(int(found["products"]))
@@ -131,6 +138,7 @@ def eigenvalues(
         vectors=table("vectors", np.nan, width, objective.num_parameters) if keep_vectors else None,
         lower=table("lower", np.nan, width) if bootstrap else None,
         upper=table("upper", np.nan, width) if bootstrap else None,
+        errors=table("errors", np.nan, width) if standard_errors else None,
         products=products,
         which=which,
         k=k,
@@ -142,7 +150,9 @@ def eigenvalues(
     )
 
 
-def _numbers(part: Objective, pairs: Eigenpairs, bootstrap: int, seed: int, keep_vectors: bool) -> dict[str, Any]:
+def _numbers(
+    part: Objective, pairs: Eigenpairs, bootstrap: int, standard_errors: bool, seed: int, keep_vectors: bool
+) -> dict[str, Any]:
     """What a row contributes to the result."""
     numbers: dict[str, Any] = {
         "values": pairs.values,
@@ -152,8 +162,12 @@ def _numbers(part: Objective, pairs: Eigenpairs, bootstrap: int, seed: int, keep
     }
     if keep_vectors:
         numbers["vectors"] = pairs.vectors.cpu().numpy()
-    if bootstrap:
+    if bootstrap or standard_errors:
         weights = part.weights.double().numpy()
-        bounds = [mean_interval(part.quadratic_forms(v), weights, bootstrap, seed) for v in pairs.vectors]
-        numbers["lower"], numbers["upper"] = np.array(bounds).T
+        forms = [part.quadratic_forms(v) for v in pairs.vectors]
+        if bootstrap:
+            bounds = [mean_interval(f, weights, bootstrap, seed) for f in forms]
+            numbers["lower"], numbers["upper"] = np.array(bounds).T
+        if standard_errors:
+            numbers["errors"] = np.array([mean_error(f, weights) for f in forms])
     return numbers

@@ -18,6 +18,7 @@ from sharpness.engine import distributed
 from sharpness.errors import UserError
 from sharpness.files import write_atomically
 from sharpness.objective import Objective
+from sharpness.probes.cost import announce
 from sharpness.progress import progress
 
 #: Seconds between two writes of unfinished work.
@@ -109,9 +110,7 @@ class PointTable:
     def _announce(self, points: int, seconds: float) -> None:
         expected = points * seconds
         if expected >= LONG:
-            minutes = f"{expected / 60:.1f} minutes" if expected >= 60 else f"{expected:.0f} seconds"
-            images = self.objective.num_samples
-            logger.info("%s: %d points x %d samples, about %s", self.what, points, images, minutes)
+            announce(f"{self.what}: {points} points x {self.objective.num_samples} samples", expected)
 
     def _key(self, precision: str, settings: dict[str, Any]) -> str:
         """Of everything that the numbers depend on; the loss by its value, because its name may mean another one."""

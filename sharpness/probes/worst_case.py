@@ -59,7 +59,8 @@ def worst_case(
 
     Returns:
         A table of ``loss``, ``worst_loss``, ``worst_rise`` and ``worst_accuracy``, the share of right answers at the
-        worst point; the number of gradients, of classes or batches, is in the provenance.
+        worst point; ``worst_rise`` with its standard error over samples, at the worst point of these; the number of
+        gradients, of classes or batches, is in the provenance.
 
     Raises:
         UserError: a radius, steps or m that are not positive, an unknown norm, a gradient that is not finite.
@@ -83,13 +84,15 @@ def worst_case(
     store = RowStore(resume, {**fields["provenance"], "value": f"{ascents.base.mean:.4g}"})
     ascents.run(ball, steps, store)
     table, overall = ascents.table()
+    errors, overall_errors = np.full_like(table[:4], np.nan), np.full_like(overall[:4], np.nan)
+    errors[2], overall_errors[2] = table[4], overall[4]
     fields["provenance"]["gradients"] = ascents.gradients
     return MeasureResult(
         names=NAMES,
-        overall=overall,
-        values=table,
-        errors=np.full_like(table, np.nan),
-        overall_errors=np.full_like(overall, np.nan),
+        overall=overall[:4],
+        values=table[:4],
+        errors=errors,
+        overall_errors=overall_errors,
         train_counts=np.full(objective.num_classes, -1),
         **fields,
     )

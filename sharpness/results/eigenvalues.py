@@ -26,6 +26,7 @@ class EigenvalueResult(Result):
         converged: like ``values``, bool.
         vectors: (m, num_parameters) or (C, m, num_parameters), or None if they were not kept.
         lower, upper: like ``values``: 95 % bootstrap interval over samples, or None if it was not asked for.
+        errors: like ``values``: standard error over samples, or None if it was not asked for.
         products: () or (C,) Hessian-vector products, each with all samples of its row; None in files of old.
         hvp_count: their sum.
         sample_products: Hessian-vector products times samples.
@@ -38,6 +39,7 @@ class EigenvalueResult(Result):
         "vectors": ("class", "rank", "parameter"),
         "lower": ("class", "rank"),
         "upper": ("class", "rank"),
+        "errors": ("class", "rank"),
         "products": ("class",),
     }
 
@@ -54,6 +56,7 @@ class EigenvalueResult(Result):
     products: np.ndarray | None = None
     lower: np.ndarray | None = None
     upper: np.ndarray | None = None
+    errors: np.ndarray | None = None
 
     @property
     def per_class(self) -> bool:
@@ -100,6 +103,8 @@ class EigenvalueResult(Result):
         )
         if self.products is not None:
             frame["products"] = np.atleast_1d(self.products)[rows].astype(int)
+        if self.errors is not None:
+            frame.insert(6, "se", np.atleast_2d(self.errors).ravel())
         if self.lower is not None and self.upper is not None:
             frame.insert(6, "lower", np.atleast_2d(self.lower).ravel())
             frame.insert(7, "upper", np.atleast_2d(self.upper).ravel())

@@ -22,7 +22,7 @@ class MeasureResult(Result):
         names: of the M measures, such as ``"lambda_max"``.
         overall: (M,) of all samples together.
         values: (M, C), NaN for a class without samples.
-        errors: (M, C) standard errors over random probes or draws; NaN for what is not estimated.
+        errors: (M, C) standard errors, over images, random vectors or draws; NaN for what is not estimated.
         overall_errors: (M,).
         train_counts: (C,) training images, -1 where unknown.
         lower, upper: (M, C) 95 % bootstrap interval over samples, or None if it was not asked for.

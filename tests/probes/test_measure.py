@@ -43,7 +43,98 @@ def test_the_frame_has_overall_groups_and_classes_with_standard_errors():
     few, one, two = (frame[frame["class"] == c].iloc[0] for c in ("few", "1", "2"))
     assert few["loss"] == pytest.approx((one["loss"] + two["loss"]) / 2)
     assert few["random_rise_se"] == pytest.approx((one["random_rise_se"] ** 2 + two["random_rise_se"] ** 2) ** 0.5 / 2)
-    assert "loss_se" not in frame
+
+
+def test_standard_errors_over_images_are_those_of_means():
+    """Of losses and answers; of a quotient v' H v, which is a mean as well; of the rise at one and the same point."""
+    objective = small()
+    table = sharpness.measure(objective)
+    errors = dict(zip(table.names, table.errors, strict=True))
+    logits = objective.model(objective.x)
+    losses = nn.functional.cross_entropy(logits, objective.y, reduction="none").detach().numpy()
+    right = (logits.argmax(1) == objective.y).numpy()
+    spectrum = sharpness.eigenvalues(objective, which="both", per_class=True)
+    for c in range(3):
+        chosen = (objective.y == c).numpy()
+        n, part = chosen.sum(), objective.restrict(c)
+        p = right[chosen].mean()
+        assert errors["accuracy"][c] == pytest.approx((p * (1 - p) / (n - 1)) ** 0.5)
+        assert errors["loss"][c] == pytest.approx(losses[chosen].std(ddof=1) / n**0.5)
+        g = part.gradient()
+        with objective.at(0.05 * g / g.norm()):
+            moved = nn.functional.cross_entropy(objective.model(part.x), part.y, reduction="none").detach().numpy()
+        assert errors["worst_rise"][c] == pytest.approx((moved - losses[chosen]).std(ddof=1) / n**0.5, rel=1e-6)
+        v = torch.from_numpy(spectrum.vectors[c, 0])
+        quotients = [float(v @ part.restrict([i]).hvp(v)) for i in range(n)]
+        assert errors["lambda_max"][c] == pytest.approx(np.std(quotients, ddof=1) / n**0.5, rel=1e-6)
+
+
+def test_the_standard_error_of_an_eigenvalue_is_near_what_leaving_samples_out_gives():
+    """The jackknife: sqrt((n - 1) / n * sum of squared deviations) over eigenvalues without one sample each."""
+    torch.manual_seed(1)
+    x, y = torch.randn(60, 3, dtype=torch.float64) * torch.tensor([3.0, 1.0, 0.3]), torch.arange(60) % 2
+    objective = Objective(nn.Linear(3, 2).double(), (x, y))
+    found = sharpness.eigenvalues(objective, tol=1e-9, standard_errors=True)
+    left = [objective.restrict([i for i in range(60) if i != j]) for j in range(60)]
+    values = np.array([sharpness.eigenvalues(part, tol=1e-9).values[0] for part in left])
+    jackknife = (59 / 60 * ((values - values.mean()) ** 2).sum()) ** 0.5
+    assert found.errors[0] == pytest.approx(jackknife, rel=0.1)
+
+
+def test_a_class_of_one_image_has_no_error_over_images():
+    torch.manual_seed(0)
+    objective = Objective(nn.Linear(3, 2).double(), (torch.randn(4, 3).double(), torch.tensor([0, 0, 0, 1])))
+    table = sharpness.measure(objective, ["loss", "accuracy", "lambda_max", "worst_rise"])
+    assert np.isfinite(table.errors[:, 0]).all() and np.isnan(table.errors[:, 1]).all()
+    assert np.isfinite(table.overall_errors).all()
+
+
+class Counted:
+    """Cross-entropy that counts its calls, and stops at number ``stop``."""
+
+    __name__, calls, stop = "counted", 0, np.inf
+
+    def __call__(self, outputs, targets):
+        self.calls += 1
+        if self.calls >= self.stop:
+            raise KeyboardInterrupt
+        return nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+
+def test_an_interrupted_table_goes_on_where_it_was_model_by_model(tmp_path):
+    def models(loss):
+        torch.manual_seed(0)
+        data = torch.randn(12, 3, dtype=torch.float64), torch.tensor([0] * 6 + [1] * 4 + [2] * 2)
+        return {name: Objective(nn.Linear(3, 3).double(), data, loss) for name in "ab"}
+
+    whole = Counted()
+    expected = sharpness.measure(models(whole))
+    first = Counted()
+    sharpness.measure(models(first)["a"])
+    stopped = Counted()
+    stopped.stop = first.calls + 60
+    with pytest.raises(KeyboardInterrupt):
+        sharpness.measure(models(stopped), resume=tmp_path)
+    resumed = Counted()
+    found = sharpness.measure(models(resumed), resume=tmp_path)
+    assert resumed.calls < whole.calls - first.calls
+    for name in "ab":
+        np.testing.assert_array_equal(found[name].values, expected[name].values)
+        np.testing.assert_array_equal(found[name].errors, expected[name].errors)
+    again = Counted()
+    sharpness.measure(models(again), resume=tmp_path)
+    assert again.calls < 12  # the loss at the centre, which tells one function from another
+    (tmp_path / sorted(tmp_path.glob("*.nc"))[0].name).write_bytes(b"damaged")
+    repeated = sharpness.measure(models(Counted()), resume=tmp_path)
+    np.testing.assert_array_equal(repeated["a"].values, expected["a"].values)
+
+
+def test_the_work_is_announced_with_the_time_it_should_take(caplog):
+    with caplog.at_level("INFO", logger="sharpness"):
+        sharpness.measure({"a": small(), "b": small()}, ["loss", "random_rise"])
+    said = [r.message for r in caplog.records if "measuring" in r.message]
+    assert said[0].startswith("measuring loss, random_rise of the model and 1 more on 12 samples of 3 classes, about ")
+    assert len(said) == 2
 
 
 def test_a_checkpoint_is_measured_on_the_data_it_was_trained_on(run):
@@ -81,6 +172,10 @@ def test_bad_settings_are_refused(run):
         sharpness.measure(small(), ["flatness"])
     with pytest.raises(UserError, match="unknown split"):
         sharpness.measure(str(run), split="val")
+    with pytest.raises(UserError, match="no measures: choose some of accuracy"):
+        sharpness.measure(small(), [])
+    with pytest.raises(UserError, match="train_counts of 2 classes: give one for each of the 3"):
+        sharpness.measure(small(), train_counts=[3, 4])
     with pytest.raises(UserError, match="are for checkpoints"):
         sharpness.measure(small(), split="test")
     with pytest.raises(UserError, match="no checkpoint at"):
