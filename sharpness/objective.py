@@ -189,6 +189,23 @@ class Objective:
             rows[:, distributed.share(torch.arange(self.num_samples))] = torch.cat(done, dim=1)
         return SampleSums.of(distributed.total(rows), self.y, self.num_classes)
 
+    @torch.no_grad()
+    def confusion(self) -> np.ndarray:
+        """How many samples of each class (rows) get each answer (columns), (C, C).
+
+        Raises:
+            UserError: the outputs are not (n, C).
+        """
+        require_eval(self.model)
+        classes = self.num_classes
+        counts = torch.zeros(classes * classes)
+        for x, y, _ in self._batches(None):
+            outputs = self._forward(x)
+            if outputs.ndim != 2 or outputs.shape[1] != classes:
+                raise UserError(f"outputs have shape {tuple(outputs.shape)}, not (n, {classes}): they are no logits")
+            counts += torch.bincount((classes * y + outputs.argmax(1)).cpu(), minlength=classes * classes)
+        return distributed.total(counts.double()).numpy().reshape(classes, classes).astype(int)
+
     def evaluation(self, precision: str | None = None) -> Callable[[Tensor | None], ClassSums]:
         """``displacement (k,) -> ClassSums`` at ``w + displacement``, for many points: see :class:`~engine.Evaluation`.
 

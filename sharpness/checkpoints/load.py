@@ -28,6 +28,9 @@ USUAL_FILES = (
 )
 FOLDERS = ("", "ckps", "checkpoint")
 
+#: How checkpoints end, and what a run under way keeps beside them.
+ENDINGS, UNFINISHED = (".pt", ".pth", ".th", ".tar", ".ckpt", ".safetensors"), "state.pt"
+
 #: Families that save some models in two files.
 TWO_FILES = ("ldam", "mislas", "oltr", "gcl-places", "pof")
 
@@ -88,6 +91,44 @@ def load_checkpoint(
     return Checkpoint(reading.model, manifest, str(path), sha256)
 
 
+def find_checkpoints(path: str | Path) -> list[Path]:
+    """The checkpoints that a path stands for: a file, a run's folder, or all that lie below a folder.
+
+    Below a folder, a folder with a file of one of the usual names stands for that file; elsewhere every file with the
+    ending of a checkpoint counts. Hidden folders and the state of unfinished runs are passed over.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return [_file(path)]
+    found = _below(path)
+    if not found:
+        raise UserError(f"no checkpoint in {path} nor below it: give a folder with files such as last.pt or *.pth")
+    return found
+
+
+def _below(folder: Path) -> list[Path]:
+    usual = _usual(folder)
+    if usual is not None:
+        return [usual]
+    found: list[Path] = []
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            found += _below(entry)
+        elif entry.name.endswith(ENDINGS) and entry.name != UNFINISHED:
+            found.append(entry)
+    return found
+
+
+def _usual(folder: Path) -> Path | None:
+    places = (folder / inner / name for inner in FOLDERS for name in USUAL_FILES)
+    return next((place for place in places if place.is_file()), None)
+
+
 def _reader(content: Any, path: Path, family: str | None) -> Any:
     if family is not None:
         if not FAMILIES[family].matches(content):
@@ -104,8 +145,7 @@ def _reader(content: Any, path: Path, family: str | None) -> Any:
 
 def _file(path: Path) -> Path:
     if path.is_dir():
-        places = [path / folder / name for folder in FOLDERS for name in USUAL_FILES]
-        path = next((p for p in places if p.is_file()), path / "last.pt")
+        path = _usual(path) or path / "last.pt"
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}: give the path of a file, or a folder with a last.pt in it")
     return path

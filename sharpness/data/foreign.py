@@ -37,6 +37,8 @@ class ForeignData:
         std: likewise.
         class_names: ``(C,)``.
         class_counts: ``(C,)`` training images per class, which need not be the counts of these samples.
+        class_totals: ``(C,)`` samples per class before ``limit_per_class`` took its part.
+        estimated: whether mean and std come from these samples, and not from who trained on them.
     """
 
     inputs: Tensor
@@ -45,6 +47,8 @@ class ForeignData:
     std: tuple[float, ...] | None
     class_names: tuple[str, ...]
     class_counts: tuple[int, ...]
+    class_totals: tuple[int, ...]
+    estimated: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -71,6 +75,34 @@ class ForeignData:
         if self.mean is None or self.std is None:
             raise UserError("these samples are no 8-bit images: take .tensors")
         return ImageSet(self.inputs, self.labels, self.mean, self.std)
+
+    @property
+    def weights(self) -> Tensor:
+        """How many samples each stands for, ``(n,)``: 1 unless classes were limited."""
+        here = torch.bincount(self.labels, minlength=self.num_classes)
+        return (torch.tensor(self.class_totals) / here)[self.labels]
+
+    def by_count(self) -> ForeignData:
+        """The same with classes numbered from most to fewest training images, those of equal number as before.
+
+        Raises:
+            UserError: all classes have equally many, so that their order is not known.
+        """
+        if len(set(self.class_counts)) == 1 < self.num_classes:
+            raise UserError(
+                f"every class has {self.class_counts[0]} images, and the model numbers classes by their training "
+                "images: give class_counts"
+            )
+        order = sorted(range(self.num_classes), key=lambda c: -self.class_counts[c])
+        new = torch.empty(self.num_classes, dtype=torch.int64)
+        new[torch.tensor(order)] = torch.arange(self.num_classes)
+        return replace(
+            self,
+            labels=new[self.labels],
+            class_names=tuple(self.class_names[c] for c in order),
+            class_counts=tuple(self.class_counts[c] for c in order),
+            class_totals=tuple(self.class_totals[c] for c in order),
+        )
 
     def limit_per_class(self, n: int) -> ForeignData:
         """The first ``n`` samples of each class; the class counts stay those of training.
@@ -152,13 +184,14 @@ def read_images(
     labels = labels if labels.is_floating_point() else labels.long()
     counts = None if class_counts is None else read_class_counts(class_counts)
     names, counts = name_classes(labels, class_names, counts)
+    totals = tuple(torch.bincount(labels, minlength=len(names)).tolist())
     if files is not None:
         files = files.limit_per_class(limit_per_class) if limit_per_class is not None else files
         inputs = read_files(files, size=size, resize=resize, channels=channels)
         labels = torch.tensor(files.labels)
     elif inputs.dtype == torch.uint8 or layout != "auto":
         inputs = channels_first(inputs, layout)
-    data = ForeignData(inputs.contiguous(), labels, None, None, names, counts)
+    data = ForeignData(inputs.contiguous(), labels, None, None, names, counts, totals)
     if files is None and limit_per_class is not None:
         data = data.limit_per_class(limit_per_class)
     return _normalized(data, mean, std)
@@ -222,6 +255,7 @@ def _of_dataset(source: Any) -> tuple[Tensor, Tensor]:
 def _normalized(data: ForeignData, mean: Sequence[float] | None, std: Sequence[float] | None) -> ForeignData:
     if data.inputs.dtype != torch.uint8 and data.inputs.dtype != torch.float64:
         data = replace(data, inputs=data.inputs.float())
+    estimated = mean is None or std is None
     if mean is None or std is None:
         if data.inputs.dtype != torch.uint8:
             return data
@@ -229,4 +263,4 @@ def _normalized(data: ForeignData, mean: Sequence[float] | None, std: Sequence[f
     channels = data.inputs.shape[1] if data.inputs.ndim == 4 else 0
     if len(mean) != channels or len(std) != channels or min(std) <= 0:
         raise UserError(f"mean {tuple(mean)} and std {tuple(std)}: give {channels} values each, std above 0")
-    return replace(data, mean=tuple(map(float, mean)), std=tuple(map(float, std)))
+    return replace(data, mean=tuple(map(float, mean)), std=tuple(map(float, std)), estimated=estimated)

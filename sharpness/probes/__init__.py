@@ -1,5 +1,6 @@
 """Probes: objective in, result out."""
 
+from sharpness.probes.answers import Answers, answers
 from sharpness.probes.comparison import require_comparable
 from sharpness.probes.direction_set import Directions, load_directions
 from sharpness.probes.directions import gaussian, gaussian_pair, normalize
@@ -10,7 +11,7 @@ from sharpness.probes.named import named_directions
 from sharpness.probes.paths import barrier, interpolate, plane_through
 from sharpness.probes.perturbation import random_perturbation
 from sharpness.probes.spectral_density import spectral_density
-from sharpness.probes.subjects import as_objective, checkpoint_objective
+from sharpness.probes.subjects import as_objective, checkpoint_objective, labelled_checkpoints
 from sharpness.probes.towards import toward
 from sharpness.probes.trace import trace
 from sharpness.probes.trajectory import trajectory, trajectory_plane
@@ -18,7 +19,9 @@ from sharpness.probes.worst_case import worst_case
 
 __all__ = [
     "MEASURES",
+    "Answers",
     "Directions",
+    "answers",
     "as_objective",
     "barrier",
     "checkpoint_objective",
@@ -26,6 +29,7 @@ __all__ = [
     "gaussian",
     "gaussian_pair",
     "interpolate",
+    "labelled_checkpoints",
     "line",
     "load_directions",
     "measure",

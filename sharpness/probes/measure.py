@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sharpness.checkpoints import Checkpoint, load_checkpoint
+from sharpness.checkpoints import Checkpoint, find_checkpoints, load_checkpoint
 from sharpness.engine import SampleSums, distributed, mean_error
 from sharpness.errors import UserError, choose
 from sharpness.objective import Objective
@@ -20,7 +20,7 @@ from sharpness.probes.comparison import common_fields
 from sharpness.probes.cost import Cost, announce
 from sharpness.probes.eigenvalues import eigenvalues
 from sharpness.probes.perturbation import random_perturbation
-from sharpness.probes.subjects import checkpoint_objective, known_train_counts
+from sharpness.probes.subjects import checkpoint_objective, known_train_counts, labelled_checkpoints
 from sharpness.probes.trace import trace
 from sharpness.probes.worst_case import worst_case
 from sharpness.results import Comparison, MeasureResult, load_result
@@ -81,7 +81,8 @@ def measure(
     fixed, the rise's that at the same weights.
 
     Args:
-        subject: an objective, a checkpoint (object or path), or ``{label: one of these}``, to compare.
+        subject: an objective, a checkpoint (object or path), or ``{label: one of these}``, to compare; a folder of
+            checkpoints compares all of them.
         train_counts: (C,) training images per class; known for checkpoints that record them and for named data.
         resume: a folder for finished and unfinished work; the same call goes on there, model by model and class by
             class.
@@ -97,6 +98,8 @@ def measure(
         raise UserError(f"no measures: choose some of {', '.join(MEASURES)}")
     settings = Settings(names, radius, draws, rho, probes, tol, max_iterations, seed)
     folder = None if resume is None else Path(resume)
+    if isinstance(subject, str | Path) and len(find_checkpoints(subject)) > 1:
+        subject = labelled_checkpoints([subject])
     if not isinstance(subject, Mapping):
         return _measure_one(subject, settings, train_counts, folder, options)
     tables: Comparison = Comparison()
@@ -116,14 +119,15 @@ def _measure_one(
 ) -> MeasureResult:
     """The table of one model, the first of so many."""
     label = None
-    if not isinstance(subject, Objective):
+    if isinstance(subject, Objective):
+        if options:
+            raise UserError(f"options {sorted(options)} are for checkpoints: give them to the Objective")
+    else:
         checkpoint = subject if isinstance(subject, Checkpoint) else load_checkpoint(subject)
         if train_counts is None:
             train_counts = known_train_counts(checkpoint, options)
         label = checkpoint.label
         subject = checkpoint_objective(checkpoint, **options)
-    elif options:
-        raise UserError(f"options {sorted(options)} are for checkpoints: give them to the Objective")
     counts = np.array(train_counts) if train_counts is not None else np.full(subject.num_classes, -1)
     if len(counts) != subject.num_classes:
         raise UserError(f"train_counts of {len(counts)} classes: give one for each of the {subject.num_classes}")

@@ -2,21 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from sharpness.checkpoints import Checkpoint, load_checkpoint
-from sharpness.data import DATASETS, LongTailData, load_data
+from sharpness.checkpoints import BY_COUNT, Checkpoint, find_checkpoints, load_checkpoint
+from sharpness.data import DATASETS, ForeignData, LongTailData, class_groups, load_data
 from sharpness.engine import resolve_device
 from sharpness.errors import UserError, choose
 from sharpness.methods.training_loss import training_loss
 from sharpness.objective import Objective
 
 SPLITS = ("train", "test")
+logger = logging.getLogger("sharpness")
+
+
+def labelled_checkpoints(
+    paths: Sequence[str | Path], model: Callable[[], nn.Module] | None = None, **options: Any
+) -> dict[str, Checkpoint]:
+    """Checkpoints by what they call themselves, or by path where two call themselves the same.
+
+    Args:
+        paths: files, or folders: see :func:`~sharpness.checkpoints.find_checkpoints`. A file of a folder that cannot be
+            read is passed over with a warning; one that was named itself is an error.
+        model: makes a network for each of them, where their architecture is not known here.
+        options: of :func:`~sharpness.load_checkpoint`.
+    """
+    read: dict[str, Checkpoint] = {}
+    for path in paths:
+        found = find_checkpoints(path)
+        for file in found:
+            try:
+                checkpoint = load_checkpoint(file, model=None if model is None else model(), **options)
+            except UserError as error:
+                if len(found) == 1:
+                    raise
+                logger.warning("passed over: %s", error)
+                continue
+            read[str(path) if len(found) == 1 else str(file)] = checkpoint
+    if not read:
+        raise UserError(f"{', '.join(map(str, paths))}: none of the checkpoints there can be read")
+    names = Counter(checkpoint.label for checkpoint in read.values())
+    return {c.label if names[c.label] == 1 else path: c for path, c in read.items()}
 
 
 def checkpoint_objective(
@@ -40,7 +72,8 @@ def checkpoint_objective(
             every class by its size.
         device: such as ``"cuda"``; a GPU if there is one unless given.
         data: what to probe on, where the file does not record it: the name of a data set, whose long tail is cut and
-            normalised as the checkpoint's family does, or anything that :class:`~sharpness.Objective` takes.
+            normalised as the checkpoint's family does; images of one's own, :func:`~sharpness.data.read_images`; or
+            anything else that :class:`~sharpness.Objective` takes.
         imbalance: of the named data set's long tail, where the file does not record it.
         subset: recipe of the named data set's images, where the family has none of its own.
         options: of :class:`~sharpness.Objective`.
@@ -53,6 +86,20 @@ def checkpoint_objective(
     choose("split", split, SPLITS)
     choose("loss", loss, ("ce", "training"))
     model = checkpoint.model.to(resolve_device(device))
+    if isinstance(data, ForeignData):
+        if data_root is not None or imbalance is not None or subset is not None or split != "train" or loss != "ce":
+            raise UserError("split, loss='training', data_root, imbalance and subset: only for recorded or named data")
+        images = own_images(checkpoint, data)
+        if limit_per_class is not None:
+            images = images.limit_per_class(limit_per_class)
+        return Objective(
+            model,
+            images,
+            num_classes=images.num_classes,
+            weights=images.weights,
+            class_names=images.class_names,
+            **{"groups": class_groups(images.class_counts, "oltr"), **options},
+        )
     if data is not None and not isinstance(data, str | LongTailData):
         given: dict[str, Any] = {
             "split": split != "train",
@@ -143,9 +190,33 @@ def checkpoint_data(
     return data
 
 
+def own_images(checkpoint: Checkpoint, data: ForeignData) -> ForeignData:
+    """Images of one's own as a checkpoint takes them: normalised by its constants, unless others were given, and with
+    its order of classes.
+
+    Raises:
+        UserError: they have other classes, or their order is not known.
+    """
+    manifest = checkpoint.manifest
+    classes = manifest["model"]["num_classes"]
+    if classes not in (None, data.num_classes):
+        raise UserError(
+            f"{checkpoint.path} tells {classes} classes apart and the data have {data.num_classes}: name all of them "
+            "with class_names"
+        )
+    constants = manifest.get("normalization")
+    if data.estimated and constants is not None and len(constants["mean"]) == data.inputs.shape[1]:
+        data = replace(data, mean=tuple(constants["mean"]), std=tuple(constants["std"]), estimated=False)
+    if manifest.get("class_order") == BY_COUNT:
+        data = data.by_count()
+    return data
+
+
 def known_train_counts(checkpoint: Checkpoint, options: Mapping[str, Any]) -> tuple[int, ...] | None:
     """(C,) training images per class: on record, or of the long tail that ``options`` name; None where unknown."""
     data = options.get("data")
+    if isinstance(data, ForeignData):
+        return own_images(checkpoint, data).class_counts
     if isinstance(counts := getattr(data, "class_counts", None), tuple):
         return counts
     if isinstance(data, str):
