@@ -74,11 +74,13 @@ def test_measure_prints_a_table_json_or_files(run, capsys, tmp_path):
     assert main([*arguments, "-o", str(tmp_path / "t.csv")]) == 0
     printed = capsys.readouterr().out
     assert printed.split("\n")[0].split() == ["class", "group", "samples", "train", "accuracy", "loss"]
+    assert printed.count("±") == 2 * 14 and not (tmp_path / "t.csv.partial").exists()
     assert main([*arguments, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     written = pd.read_csv(tmp_path / "t.csv")
     assert [r["class"] for r in rows] == list(written["class"])
     assert rows[0]["loss"] == pytest.approx(written.loss[0], rel=1e-6)
+    assert {"accuracy_se", "loss_se"} <= set(written)
 
 
 def test_a_wrong_output_name_or_class_is_a_mistake(run, capsys):

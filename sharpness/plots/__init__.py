@@ -11,7 +11,7 @@ from sharpness.plots.panels import Marks, Panel
 from sharpness.plots.planes import plot_plane_grid, plot_planes
 from sharpness.plots.spectrum_ends import plot_saddle_indicator, plot_spectrum_ends
 from sharpness.plots.spread import plot_rises, plot_spread
-from sharpness.plots.style import COLUMN, PAGE, new_figure, save_figure, style
+from sharpness.plots.style import COLUMN, PAGE, new_figure, save_figure, stacked_axes, style
 
 __all__ = [
     "COLUMN",
@@ -37,5 +37,6 @@ __all__ = [
     "save_html",
     "shared_levels",
     "shared_limits",
+    "stacked_axes",
     "style",
 ]

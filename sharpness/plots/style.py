@@ -91,6 +91,12 @@ def new_axes(ax: Axes | None, width: float = COLUMN, height: float = 2.4, **opti
     return shown_figure(width, height).add_subplot(**options) if ax is None else ax
 
 
+def stacked_axes(number: int, width: float = PAGE, height: float = 1.35) -> list[Axes]:
+    """Axes of a new figure, one above the other, with one x axis; ``height`` is that of each."""
+    figure = shown_figure(width, 0.7 + number * height)
+    return list(figure.subplots(number, 1, sharex=True, squeeze=False)[:, 0])
+
+
 def save_figure(figure: Figure, path: Path) -> list[Path]:
     """PDF and PNG beside each other, without dates, so that equal pictures are equal files."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -44,7 +44,7 @@ class Cost:
 
 def announce(what: str, seconds: float) -> None:
     """One line on what comes and how long it should take."""
-    span = f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{max(seconds, 1):.0f} seconds"
+    span = f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds" if seconds >= 2 else "a second"
     logger.info("%s, about %s", what, span)
 
 

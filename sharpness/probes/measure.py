@@ -132,7 +132,7 @@ def _measure_one(
     if len(counts) != subject.num_classes:
         raise UserError(f"train_counts of {len(counts)} classes: give one for each of the {subject.num_classes}")
     base = subject.check()
-    fields = common_fields(subject, probe="measure", **asdict(settings))
+    fields = common_fields(subject, probe="measure", **asdict(settings) | {"measures": list(settings.measures)})
     key = {**fields["provenance"], "groups": subject.groups, "names": subject.class_names, "train": counts.tolist()}
     stored = _stored(folder, {**key, "label": label, "value": f"{base.mean:.4g}"})
     if stored is not None and stored.is_file():

@@ -5,7 +5,7 @@ from sharpness.results.density import SpectralDensityResult
 from sharpness.results.eigenvalues import EigenvalueResult
 from sharpness.results.landscape import LineResult, PlaneResult
 from sharpness.results.layers import LayerResult
-from sharpness.results.measures import MeasureResult
+from sharpness.results.measures import MeasureResult, with_errors
 from sharpness.results.perturbation import PerturbationResult
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "Result",
     "SpectralDensityResult",
     "load_result",
+    "with_errors",
 ]

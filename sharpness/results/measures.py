@@ -9,9 +9,20 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from sharpness.errors import choose
-from sharpness.plots import plot_class_values
+from sharpness.errors import UserError, choose
+from sharpness.plots import plot_class_values, stacked_axes
 from sharpness.results.base import Result
+
+#: How pictures spell measures.
+LABELS = {
+    "accuracy": "Accuracy",
+    "loss": "Loss",
+    "lambda_max": r"$\lambda_\mathrm{max}$",
+    "lambda_min": r"$\lambda_\mathrm{min}$",
+    "trace": "Trace",
+    "random_rise": "Random rise",
+    "worst_rise": "Worst rise",
+}
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -62,6 +73,13 @@ class MeasureResult(Result):
         rows += [self._row(name, self.group_of(c), c) for c, name in enumerate(self.class_names)]
         return pd.DataFrame(rows)
 
+    def to_table(self) -> pd.DataFrame:
+        """The same to be read: every value with its standard error, ``value ± se``, in one column."""
+        return with_errors(self.to_frame())
+
+    def _repr_html_(self) -> str:
+        return f"<p><b>{type(self).__name__}</b> {self.label}</p>" + self.to_table().to_html(index=False, max_rows=40)
+
     def _row(self, name: str, group: str, subset: str | int | None) -> dict[str, Any]:
         members = list(range(len(self.class_names)))
         if isinstance(subset, str):
@@ -95,12 +113,24 @@ class MeasureResult(Result):
 
     @classmethod
     def compare(cls, results: Mapping[str, Any], ax: Any = None, measure: str | None = None, **options: Any) -> Any:
-        """One measure of every class, model beside model: ``"lambda_max"``, or the first there is, unless given."""
+        """One measure of every class, model beside model, from most to fewest images; error bars are 95 % intervals.
+
+        Args:
+            measure: ``"lambda_max"``, or the first there is, unless given; ``"all"`` draws a panel for each in a figure
+                of their own, and returns the list of Axes.
+        """
         first = next(iter(results.values()))
+        if measure == "all":
+            if ax is not None:
+                raise UserError("measure='all' draws a figure of its own: leave ax out, or choose one measure")
+            return cls._draw_all(results, **options)
         measure = measure or ("lambda_max" if "lambda_max" in first.names else first.names[0])
         choose("measure", measure, first.names)
         by_class = any(np.isfinite(r.values[r.names.index(measure)]).any() for r in results.values())
-        order = first.by_size() if by_class else [0]
+        known = bool((first.train_counts >= 0).all())
+        order = np.argsort(-first.train_counts, kind="stable") if known else first.by_size()
+        if not by_class:
+            order = np.zeros(1, dtype=int)
 
         def pick(side: str) -> dict[str, np.ndarray]:
             """Of every model, (C,) in the order of the picture, or (1,) of all samples; NaN for what it has not."""
@@ -121,15 +151,47 @@ class MeasureResult(Result):
 
         bounded = any(r.lower is not None for r in results.values())
         lower, upper = pick("lower"), pick("upper")
+        settings: dict[str, Any] = {"ylabel": LABELS.get(measure, measure.replace("_", " "))}
+        if by_class and known:
+            settings["counts"] = first.train_counts[order]
         return plot_class_values(
             pick("value"),
             [first.class_names[c] for c in order] if by_class else ["all classes"],
             ax=ax,
             errors=None if bounded else pick("error"),
             intervals={label: np.stack([lower[label], upper[label]]) for label in results} if bounded else None,
-            ylabel=measure.replace("_", " "),
-            **options,
+            **{**settings, **options},
         )
+
+    @classmethod
+    def _draw_all(cls, results: Mapping[str, Any], **options: Any) -> list[Any]:
+        names = next(iter(results.values())).names
+        axes = stacked_axes(len(names))
+        for i, (name, ax) in enumerate(zip(names, axes, strict=True)):
+            cls.compare(results, ax, name, **{"legend": i == 0, **options})
+            if i < len(names) - 1:
+                ax.set_xlabel("")
+                ax.tick_params(labelbottom=False)
+        axes[0].get_figure(root=True).align_ylabels(axes)
+        return axes
 
     def _summary(self) -> str:
         return ", ".join(f"{n} {v:.4g}" for n, v in zip(self.names, self.overall, strict=True))
+
+
+def with_errors(frame: pd.DataFrame) -> pd.DataFrame:
+    """Text for every value that has a standard error in a column ``<name>_se``, which it replaces.
+
+    >>> print(with_errors(pd.DataFrame({"loss": [0.5, 2.0], "loss_se": [0.0123, np.nan]})).to_string(index=False))
+            loss
+    0.5 ± 0.012
+              2
+    """
+    told = frame.drop(columns=[c for c in frame if str(c).removesuffix("_se") in frame and str(c).endswith("_se")])
+    for name in told:
+        if f"{name}_se" in frame:
+            told[name] = [
+                f"{v:.4g}" + (f" ± {e:.2g}" if np.isfinite(e) else "") if np.isfinite(v) else "-"
+                for v, e in zip(frame[name], frame[f"{name}_se"], strict=True)
+            ]
+    return told

@@ -42,7 +42,7 @@ def test_the_trace_of_everything_alone_has_its_error_and_interval_too(pair):
 def test_classes_are_drawn_with_their_intervals_from_most_to_fewest_samples(found):
     ax = found.plot(Figure().subplots())
     assert [t.get_text() for t in ax.get_xticklabels()] == ["cat", "dog", "owl"]
-    assert ax.get_ylabel() == "trace"
+    assert ax.get_ylabel() == "Trace"
     bars = [p.vertices[:, 1].tolist() for c in ax.collections for p in c.get_paths()]
     for label, line in zip("ab", ax.lines, strict=False):
         np.testing.assert_array_equal(line.get_ydata(), found[label].values[0, ORDER])

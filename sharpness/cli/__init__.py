@@ -1,0 +1,78 @@
+"""The command line, thin: options in, one call of the library, tables out.
+
+Tables go to stdout, files where ``-o`` or ``--out`` say, progress to stderr. A user's mistake ends in one line and exit
+code 2, an interruption in 130.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+
+import click
+
+import sharpness
+from sharpness.cli.figures import demo, figures
+from sharpness.cli.inspect import inspect
+from sharpness.cli.landscape import landscape
+from sharpness.cli.measure import measure
+from sharpness.cli.spectrum import spectrum
+from sharpness.cli.train import train
+from sharpness.engine import distributed
+from sharpness.errors import UserError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(sharpness.__version__, prog_name="sharpness")
+def cli() -> None:
+    """How flat is this minimum, for every class? Sharpness of deep long-tailed recognition."""
+
+
+for command in (train, measure, spectrum, landscape, inspect, figures, demo):
+    cli.add_command(command)
+
+
+class Notices(logging.Handler):
+    """The library's one-line notices, on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(f"sharpness: {record.getMessage()}", err=True)
+
+
+@contextmanager
+def _surroundings() -> Iterator[None]:
+    """Notices are shown; under torchrun the first process alone speaks."""
+    distributed.start()
+    notices, logger = Notices(), logging.getLogger("sharpness")
+    logger.addHandler(notices)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        if distributed.rank() == 0:
+            yield
+        else:
+            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+                yield
+    finally:
+        logger.removeHandler(notices)
+        logger.setLevel(level)
+        distributed.stop()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    try:
+        with _surroundings():
+            cli.main(args=arguments, prog_name="sharpness", standalone_mode=False)
+    except UserError as error:
+        click.echo(f"sharpness: {error}", err=True)
+        return 2
+    except click.ClickException as error:
+        click.echo(f"sharpness: {error.format_message()} (see --help)", err=True)
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("sharpness: interrupted; what was finished is kept, 'train' goes on with --resume", err=True)
+        return 130
+    return 0

@@ -1,0 +1,86 @@
+"""``sharpness inspect``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+import sharpness
+from sharpness.checkpoints import Checkpoint
+from sharpness.cli.options import OneExample
+from sharpness.cli.subjects import file_options, subjects
+from sharpness.probes import answers
+
+#: What a foreign file's manifest says beyond its network, in the order of the page.
+FOREIGN = (
+    "family", "stage", "prefix", "epoch", "head_layout", "dataset", "class_order", "normalization", "subset",
+    "unused_parameters",
+)  # fmt: skip
+
+
+@click.command(cls=OneExample)
+@click.argument("checkpoints", nargs=-1, required=True)
+@file_options
+@click.option("--accuracy", is_flag=True, help="Measure it now, on recorded data; implied by --data and --images.")
+def inspect(checkpoints: tuple[str, ...], accuracy: bool, **given: Any) -> None:
+    """Say what checkpoints are: method or family, architecture, head, scale, data, stages, recorded accuracy.
+
+    CHECKPOINTS are files or folders. Given data, their accuracy is measured, on the test split unless --split says
+    otherwise, and compared with the recorded one: a wrong normalisation, scale or order of classes shows at once.
+
+    Example: sharpness inspect runs/ldam/last.pt --accuracy
+    """
+    read, options = subjects(checkpoints, given)
+    if isinstance(options.get("data"), str) or not given["images"]:
+        options.setdefault("split", "test")
+    for i, checkpoint in enumerate(read.values()):
+        facts = _facts(checkpoint)
+        if accuracy or "data" in options:
+            facts |= _measured(checkpoint, options)
+        width = max(map(len, facts))
+        click.echo(("\n" if i else "") + "\n".join(f"{k:{width}} {v}" for k, v in facts.items()))
+
+
+def _measured(checkpoint: Checkpoint, options: dict[str, Any]) -> dict[str, str]:
+    """The accuracy now, and what is suspicious about it."""
+    objective = sharpness.checkpoint_objective(checkpoint, **options)
+    found = answers(objective)
+    recorded = (checkpoint.manifest.get("accuracy") or {}).get("accuracy") if options.get("split") == "test" else None
+    where = "the images given" if "split" not in options else f"the {options['split']} split"
+    facts = {
+        "accuracy now": f"{100 * found.accuracy:.2f} % of {objective.num_samples:,} samples of {where}, "
+        f"mean of the classes {100 * found.class_mean:.2f} %"
+    }
+    remark = found.remark(recorded)
+    return {**facts, "suspicious": remark} if remark else facts
+
+
+def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a checkpoint says of itself, ours or a foreign one."""
+    m = checkpoint.manifest
+    size = sum(p.numel() for p in checkpoint.model.parameters())
+    network = m["model"]
+    facts = {
+        "file": checkpoint.path,
+        "sha256": checkpoint.sha256,
+        "model": f"{network['architecture']}, {size:,} parameters",
+        "head": f"{network['head'] or 'unknown'}" + (f", scale {network['scale']:g}" if network["scale"] else ""),
+        "notes": "; ".join(m["notes"]) or "none",
+    }
+    if "method" in m:
+        facts |= {
+            "method": f"{m['method']} ({m['paper']})",
+            "options": m["options"] or "as published",
+            "data": repr(checkpoint.longtail),
+            "loss": m["loss"],
+            "training": ", ".join(f"{k} {v}" for k, v in m["training"].items()),
+        }
+    else:
+        facts |= {k.replace("_", " "): m[k] for k in FOREIGN if m.get(k) not in (None, "", [], {})}
+    recorded = (
+        f"{k.removeprefix('accuracy').strip('_') or 'all'} {100 * v:.1f} %"
+        for k, v in (m.get("accuracy") or {}).items()
+        if "class" not in k
+    )
+    return {**facts, "accuracy": ", ".join(recorded) or "not recorded"}

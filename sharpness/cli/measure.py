@@ -1,0 +1,67 @@
+"""``sharpness measure``."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import click
+
+import sharpness
+from sharpness.cli.options import OneExample
+from sharpness.cli.output import as_records, as_text, save_drawn, write
+from sharpness.cli.subjects import probing_options, subjects
+from sharpness.engine import distributed
+from sharpness.errors import UserError
+from sharpness.probes import MEASURES
+from sharpness.results import Comparison, with_errors
+
+
+@click.command(cls=OneExample)
+@click.argument("checkpoints", nargs=-1, required=True)
+@probing_options
+@click.option("--measures", default="", help=f"Comma-separated: {', '.join(MEASURES)}. [all but trace]")
+@click.option("--radius", default=0.1, show_default=True, help="Relative size of random perturbations.")
+@click.option("--draws", default=5, show_default=True, help="Of them.")
+@click.option("--rho", default=0.05, show_default=True, help="Radius of the worst case.")
+@click.option("--probes", default=30, show_default=True, help="Random vectors of the trace.")
+@click.option("--scope", default="all", show_default=True, help="all, backbone, classifier or a pattern of names.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("-o", "--output", type=click.Path(), help="Also write the table, as .csv or .json.")
+@click.option("--plot", "figure", type=click.Path(), help="Also draw every measure, as PDF and PNG.")
+def measure(
+    checkpoints: tuple[str, ...], measures: str, radius: float, draws: int, rho: float, probes: int, scope: str,
+    seed: int, as_json: bool, output: str | None, figure: str | None, **probed: Any,
+) -> None:  # fmt: skip
+    """Print the per-class table of checkpoints: accuracy, loss, eigenvalues, rises of the loss, standard errors.
+
+    CHECKPOINTS are files, or folders of them; anybody's, see sharpness inspect. With -o or --plot unfinished work is
+    kept beside what will be written, and the same command goes on with it.
+
+    Example: sharpness measure runs/ldam/last.pt -o ldam.csv
+    """
+    if output is not None and Path(output).suffix not in (".csv", ".json"):
+        raise UserError(f"-o {output}: the name must end in .csv or .json")
+    read, options = subjects(checkpoints, probed)
+    written = output or figure
+    partial = Path(f"{written}.partial") if written is not None else None
+    chosen: dict[str, Any] = {"measures": measures.split(",")} if measures else {}
+    results = sharpness.measure(
+        read, radius=radius, draws=draws, rho=rho, probes=probes, seed=seed, resume=partial, parameters=scope,
+        **chosen, **options,
+    )  # fmt: skip
+    assert isinstance(results, Comparison)
+    rows = results.to_frame()
+    if len(results) == 1:
+        rows = rows.drop(columns="model")
+    click.echo(as_records(rows) if as_json else as_text(with_errors(rows)))
+    if distributed.rank() != 0:
+        return
+    if output is not None:
+        write(rows, Path(output))
+    if figure is not None:
+        save_drawn(results.plot(measure="all"), Path(figure))
+    if partial is not None:
+        shutil.rmtree(partial, ignore_errors=True)

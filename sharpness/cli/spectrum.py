@@ -1,0 +1,82 @@
+"""``sharpness spectrum``."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import click
+
+import sharpness
+from sharpness.cli.options import OneExample
+from sharpness.cli.output import as_records, as_text, save_drawn, write
+from sharpness.cli.subjects import probing_options, subjects
+from sharpness.errors import UserError
+from sharpness.results import Comparison
+
+
+@click.command(cls=OneExample)
+@click.argument("checkpoints", nargs=-1, required=True)
+@probing_options
+@click.option("--per-class", is_flag=True, help="Of the Hessian of every class.")
+@click.option("--per-group", is_flag=True, help="Of the Hessian of many, medium and few.")
+@click.option("--per-layer", is_flag=True, help="Largest eigenvalue of every layer's diagonal block.")
+@click.option("--density", is_flag=True, help="The whole spectrum, by stochastic Lanczos quadrature.")
+@click.option("-k", default=1, show_default=True, help="Eigenvalues at each end.")
+@click.option("--tol", default=1e-3, show_default=True, help="Relative residual of an eigenvalue.")
+@click.option("--kind", default="hessian", show_default=True, help="hessian or ggn (generalised Gauss-Newton).")
+@click.option("--scope", default="all", show_default=True, help="all, backbone, classifier or a pattern of names.")
+@click.option("--match-samples", type=int, help="Draw so many images of every class first.")
+@click.option("--bootstrap", default=0, show_default=True, help="Resamples of a 95 % interval over images.")
+@click.option("--verify", is_flag=True, help="Compare with the rise of the loss along the eigenvectors.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("-o", "--output", type=click.Path(), help="Also write the result, as .nc, .csv or .json.")
+@click.option("--figure", type=click.Path(), help="Also draw it, as PDF and PNG.")
+def spectrum(
+    checkpoints: tuple[str, ...], per_class: bool, per_group: bool, per_layer: bool, density: bool, k: int, tol: float,
+    kind: str, scope: str, match_samples: int | None, bootstrap: int, verify: bool, seed: int, as_json: bool,
+    output: str | None, figure: str | None, **probed: Any,
+) -> None:  # fmt: skip
+    """Print the largest and smallest Hessian eigenvalues, per class on request, with their residuals.
+
+    With -o, unfinished work is kept beside the output and the same command goes on with it. Under torchrun the images
+    are shared among the processes.
+
+    Example: sharpness spectrum runs/ldam/last.pt --per-class
+    """
+    if density and (per_layer or verify or bootstrap):
+        raise UserError("--density goes with --per-class or --per-group, not with --per-layer, --verify or --bootstrap")
+    read, options = subjects(checkpoints, probed)
+    suffixes = (".nc", ".csv", ".json") if len(read) == 1 else (".csv", ".json")
+    if output is not None and Path(output).suffix not in suffixes:
+        raise UserError(f"-o {output}: the name must end in {' or '.join(suffixes)}")
+    partial = Path(f"{output}.partial") if output is not None else None
+    shared: dict[str, Any] = {
+        "per_class": per_class, "per_group": per_group, "kind": kind, "match_samples": match_samples, "seed": seed,
+        "resume": partial,
+    }  # fmt: skip
+    results: Comparison = Comparison()
+    for label, checkpoint in read.items():
+        objective = sharpness.checkpoint_objective(checkpoint, parameters=scope, **options)
+        if density:
+            results[label] = sharpness.spectral_density(objective, **shared)
+        else:
+            results[label] = sharpness.eigenvalues(
+                objective, k, "LA" if per_layer else "both", tol=tol, keep_vectors=False, per_layer=per_layer,
+                bootstrap=bootstrap, verify=verify, **shared,
+            )  # fmt: skip
+        results[label].provenance["label"] = label
+    single = next(iter(results.values())) if len(results) == 1 else None
+    rows = (single or results).to_frame()
+    click.echo(as_records(rows) if as_json else as_text(rows))
+    for label, result in results.items():
+        if verify:
+            click.echo(f"\n{label}\n{as_text(result.checks)}")
+        click.echo(f"{label}: {result.sample_products} sample-products", err=True)
+    if output is not None:
+        write(single if output.endswith(".nc") else rows, Path(output))
+        shutil.rmtree(f"{output}.partial", ignore_errors=True)
+    if figure is not None:
+        save_drawn((single or results).plot(), Path(figure))

@@ -1,0 +1,125 @@
+"""What is probed: the options that say which files, whose code and which images, and what they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from sharpness.checkpoints import FAMILIES, Checkpoint
+from sharpness.cli.options import Command, keywords, several
+from sharpness.data import read_images
+from sharpness.errors import UserError
+from sharpness.models.factory import model_from
+from sharpness.probes import labelled_checkpoints
+
+#: Options of a file, of the network behind it, and of images of one's own, by where they go.
+FILE = ("family", "stage2", "weights")
+IMAGES = ("root", "mean", "std", "size", "resize", "class_counts")
+RECORDED = ("split", "loss", "limit_per_class", "data", "imbalance", "subset", "data_root", "device")
+
+
+def file_options(command: Command) -> Command:
+    """Options of checkpoints, and of the images that they are evaluated on."""
+    numbers = "such as 0.49,0.48,0.45, of pixels in [0, 1]."
+    return several(
+        command,
+        [
+            click.option("--split", type=click.Choice(["train", "test"]), help="Of recorded or named data."),
+            click.option("--limit-per-class", type=int, help="So many images of every class at most."),
+            click.option("--data", help="Data set of a foreign file, which records none, such as cifar10-lt."),
+            click.option("--imbalance", type=float, help="Of that data set. [what the file's family used]"),
+            click.option("--subset", help="Which images of it are kept. [what the file's family kept]"),
+            click.option("--data-root", type=click.Path(), help="Folder of the CIFAR files; else $SHARPNESS_DATA."),
+            click.option("--images", type=click.Path(), help="Your own: a folder of class folders, a list, an .npz."),
+            click.option("--root", type=click.Path(), help="Where the paths of a list begin. [the list's folder]"),
+            click.option("--mean", help=f"Per channel, {numbers} [the file's, else computed]"),
+            click.option("--std", help="Likewise."),
+            click.option("--size", type=int, help="Side of the central square that is kept. [the whole image]"),
+            click.option("--resize", type=int, help="Shorter side before that. [size]"),
+            click.option("--class-counts", help="Training images per class, a JSON file. [those of the images]"),
+            click.option("--model", help="Your own network, package.module:factory. [known by the weights' names]"),
+            click.option("--model-args", multiple=True, help="Of the factory, such as 'depth=20, width=16'."),
+            click.option("--logits", help="Index or key of the logits, if the network returns several things."),
+            click.option("--family", help=f"Of the file, one of {', '.join(FAMILIES)}. [found out]"),
+            click.option(
+                "--logit-scale", type=float, help="Of a foreign cosine head, which no file tells. [usual one]"
+            ),
+            click.option("--stage2", type=click.Path(), help="Second file of a model that was saved in two."),
+            click.option("--weights", type=click.Choice(["model", "ema", "swa"]), help="Which of those in the file."),
+            click.option("--device", help="Such as cpu or cuda:0. [a GPU if there is one]"),
+        ],
+    )
+
+
+def probing_options(command: Command) -> Command:
+    """Those, and the loss that is probed."""
+    loss = click.option("--loss", default="ce", show_default=True, help="ce on calibrated logits, or training.")
+    return loss(file_options(command))
+
+
+def subjects(paths: Sequence[str], given: dict[str, Any]) -> tuple[dict[str, Checkpoint], dict[str, Any]]:
+    """Checkpoints by label, and the options of :func:`~sharpness.checkpoint_objective` for all of them.
+
+    Args:
+        paths: files and folders.
+        given: values of :func:`probing_options` by name.
+    """
+    file = _chosen(given, FILE)
+    if given["logit_scale"] is not None:
+        file["scale"] = given["logit_scale"]
+    checkpoints = labelled_checkpoints(paths, _network(given), **file)
+    options = _chosen(given, RECORDED)
+    if given["logits"] is not None:
+        options["output"] = _picker(given["logits"])
+    if given["images"] is None:
+        idle = list(_chosen(given, IMAGES))
+        if idle:
+            raise UserError(f"--{idle[0].replace('_', '-')} is for images of your own: give them with --images")
+        return checkpoints, options
+    if "data" in options:
+        raise UserError(f"--images {given['images']} and --data {options['data']}: give one of them")
+    limit = options.pop("limit_per_class", None)
+    described = _chosen(given, IMAGES)
+    for name in {"mean", "std"} & set(described):
+        described[name] = _numbers(name, described[name])
+    grey = {c.manifest["model"].get("in_channels") for c in checkpoints.values()} == {1}
+    images = read_images(given["images"], channels=1 if grey else 3, limit_per_class=limit, **described)
+    return checkpoints, {**options, "data": images}
+
+
+def _chosen(given: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The options among them that were given."""
+    return {name: given[name] for name in names if given.get(name) is not None}
+
+
+def _network(given: dict[str, Any]) -> Callable[[], Any] | None:
+    arguments: dict[str, Any] = {}
+    for text in given["model_args"]:
+        arguments |= keywords(text)
+    if given["model"] is None:
+        if arguments:
+            raise UserError("--model-args are for a network of your own: name it with --model package.module:factory")
+        return None
+    return lambda: model_from(given["model"], arguments)
+
+
+def _picker(key: str) -> Callable[[Any], Any]:
+    index: int | str = int(key) if key.lstrip("-").isdigit() else key
+
+    def pick(returned: Any) -> Any:
+        try:
+            return returned[index]
+        except (KeyError, IndexError, TypeError):
+            has = ", ".join(map(str, returned)) if isinstance(returned, dict) else type(returned).__name__
+            raise UserError(f"--logits {key}: the network returns no such thing, but {has}") from None
+
+    return pick
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--{name} {text!r}: write numbers with commas, such as 0.49,0.48,0.45") from None

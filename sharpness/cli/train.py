@@ -1,0 +1,42 @@
+"""``sharpness train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+import sharpness
+from sharpness.cli.options import OneExample, data_options, load_described, pair, training_options, training_settings
+from sharpness.cli.output import as_text
+from sharpness.flattening import OPERATIONS
+from sharpness.methods import METHODS
+
+
+@click.command(cls=OneExample)
+@click.option("--method", required=True, help=f"One of {', '.join(METHODS)}.")
+@data_options
+@training_options
+@click.option("--out", type=click.Path(), help="Folder of the run. [runs/DATA-METHOD-seedS]")
+@click.option("--flatten", default="", help=f"Flattening operation, one of {', '.join(OPERATIONS)}, such as sam:0.1.")
+@click.option("--option", "-O", "pairs", multiple=True, help="Of the method, such as -O scope=all. Repeatable.")
+@click.option("--resume", is_flag=True, help="Go on with an unfinished run.")
+@click.option("--snapshots", type=int, help="Keep a checkpoint every so many epochs, for trajectories.")
+def train(
+    method: str, out: str | None, flatten: str, pairs: tuple[str, ...], resume: bool, snapshots: int | None,
+    **given: Any,
+) -> None:  # fmt: skip
+    """Train a model with a method's published recipe; the result is OUT/last.pt.
+
+    Example: sharpness train --method ldam-drw --data digits-lt --epochs 40 --out runs/ldam
+    """
+    data = load_described(given)
+    names = tuple(name for name in flatten.split(",") if name)
+    folder = Path(out) if out else Path("runs") / f"{given['data']}-{method}-seed{given['seed']}"
+    options = dict(pair(p) for p in pairs)
+    kept: dict[str, Any] = {"resume": resume, "snapshots": snapshots}
+    history = sharpness.train(method, data, folder, flatten=names, **kept, **training_settings(given), **options)
+    columns = ["stage", "epoch", "lr", "loss", "test_loss", *[str(c) for c in history if str(c).startswith("accuracy")]]
+    click.echo(as_text(history[columns[:9]].groupby("stage", sort=False).tail(1)))
+    click.echo(f"written {folder / 'last.pt'}, {folder / 'history.csv'}")
