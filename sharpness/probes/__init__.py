@@ -1,5 +1,6 @@
 """Probes: objective in, result out."""
 
+from sharpness.probes.characteristic_radius import characteristic_radius
 from sharpness.probes.comparison import require_comparable
 from sharpness.probes.direction_set import Directions, load_directions
 from sharpness.probes.directions import gaussian, gaussian_pair, normalize
@@ -21,6 +22,7 @@ __all__ = [
     "Directions",
     "as_objective",
     "barrier",
+    "characteristic_radius",
     "checkpoint_objective",
     "eigenvalues",
     "gaussian",

@@ -78,6 +78,7 @@ def checkpoint_objective(
         images = images.limit_per_class(limit_per_class)
         weights = (counts / images.class_counts(data.num_classes))[images.labels]
         options["weights"] = weights * (1 if loss == "ce" else function.weights(images.labels))  # type: ignore
+    options.setdefault("train_counts", data.class_counts)
     return Objective(
         model,
         images,
