@@ -42,6 +42,7 @@ class BoundCurve(NamedTuple):
     complexity: np.ndarray  # (F,)
     measured: np.ndarray  # (F,) the loss itself
     best: float  # the radius where the bound is smallest
+    lowest: float  # the bound there
     used: float  # the radius that is of interest beside it
 
     @property
@@ -225,8 +226,7 @@ def _draw(ax: Axes, curve: BoundCurve) -> list[Any]:
     ax.set(xscale="log", yscale="log")
     extra = []
     if np.isfinite(curve.best) and curve.best > 0:
-        lowest = np.interp(np.log(curve.best), np.log(curve.radii), np.log(np.where(curve.bound > 0, curve.bound, 1)))
-        ax.plot(curve.best, np.exp(lowest), gid="best", **BEST)
+        ax.plot(curve.best, curve.lowest, gid="best", **BEST)
         extra.append(grey(r"minimum $\rho^*$", **BEST))
     if np.isfinite(curve.used) and curve.used > 0 and curve.used != curve.best:
         ax.axvline(curve.used, gid="used", color="0.4", **USED)

@@ -102,6 +102,7 @@ class CharacteristicRadiusResult(MeasureResult):
             complexity=self.weight_norm / (2 * radii * max(self.count(subset) - 1, 1) ** 0.5),
             measured=self.select(self.class_losses, subset, self.losses),
             best=rho,
+            lowest=self.of("bound", subset),
             used=self.scale * rho,
         )
 
