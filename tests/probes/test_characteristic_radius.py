@@ -83,9 +83,7 @@ def test_the_radius_is_where_a_search_finds_the_smallest_bound(case):
     for row in ROWS:
         loss, norm, n = result.of("loss", row), result.of("gradient_norm", row), result.count(row)
         found = minimize_scalar(
-            lambda t: bound(np.exp(t), 0.0, norm, w_norm, k, n),
-            bracket=(-10, 5),
-            options={"xtol": 1e-10},  # noqa: B023
+            lambda t, norm, n: bound(np.exp(t), 0.0, norm, w_norm, k, n), (-10, 5), args=(norm, n), tol=1e-10
         )
         assert np.exp(found.x) == pytest.approx(result.of("rho", row), rel=1e-5)
         assert loss + found.fun == pytest.approx(result.of("bound", row), rel=1e-9)
