@@ -13,6 +13,7 @@ from sharpness.objective import Objective
 from sharpness.probes import (
     Directions,
     barrier,
+    characteristic_radius,
     checkpoint_objective,
     eigenvalues,
     interpolate,
@@ -39,6 +40,7 @@ __all__ = [
     "UserError",
     "__version__",
     "barrier",
+    "characteristic_radius",
     "checkpoint_objective",
     "eigenvalues",
     "interpolate",

@@ -73,6 +73,8 @@ class Objective:
         groups: named sets of classes, for tables.
         output: picks the outputs from what a model returns, if that is not a tensor.
         class_names: names of the classes, for tables and plots.
+        train_counts: (C,) images of each class that the model was trained on, where that is known; the data here may
+            be others, or a part of them.
 
     Raises:
         UserError: labels out of range, weights that are not positive, a model in training mode, one that does not
@@ -102,6 +104,7 @@ class Objective:
         output: Callable[[Any], Tensor] | None = None,
         class_names: Sequence[str] | None = None,
         memory: float | None = None,
+        train_counts: Sequence[int] | None = None,
     ) -> None:
         choose("batchnorm policy", batchnorm, BATCHNORM)
         if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size >= 1):
@@ -141,6 +144,14 @@ class Objective:
             raise UserError(f"weights must be positive, one for each of the {len(self.y)} samples")
         self.groups = dict(groups or {})
         self.class_names = tuple(class_names or (str(c) for c in range(self.num_classes)))
+        self.train_counts = None if train_counts is None else np.asarray(train_counts)
+        if self.train_counts is not None and (
+            self.train_counts.shape != (self.num_classes,) or (self.train_counts < 0).any()
+        ):
+            raise UserError(
+                f"train_counts={list(train_counts or ())}: give one number, at least 0, for each of "
+                f"the {self.num_classes} classes"
+            )
         first = self._first(8)
         value = self.loss_function(self._forward(first), self.y[:8].to(self.device)).sum()
         if not torch.equal(first.nan_to_num(), self._first(8).nan_to_num()):

@@ -1,6 +1,13 @@
 """Drawing, from plain arrays: every function takes numbers and Axes, and returns the Axes."""
 
 from sharpness.plots.bars import plot_class_values
+from sharpness.plots.characteristic_radius import (
+    BoundCurve,
+    plot_agreement,
+    plot_bound,
+    plot_bound_panels,
+    plot_radii,
+)
 from sharpness.plots.colors import shared_limits
 from sharpness.plots.density import density_floor, plot_density
 from sharpness.plots.heatmap import plot_layer_class, plot_layer_class_grid
@@ -16,11 +23,15 @@ from sharpness.plots.style import COLUMN, PAGE, new_figure, save_figure, stacked
 __all__ = [
     "COLUMN",
     "PAGE",
+    "BoundCurve",
     "Marks",
     "Panel",
     "density_floor",
     "interactive_surfaces",
     "new_figure",
+    "plot_agreement",
+    "plot_bound",
+    "plot_bound_panels",
     "plot_class_values",
     "plot_density",
     "plot_layer_class",
@@ -29,6 +40,7 @@ __all__ = [
     "plot_lines",
     "plot_plane_grid",
     "plot_planes",
+    "plot_radii",
     "plot_rises",
     "plot_saddle_indicator",
     "plot_spectrum_ends",

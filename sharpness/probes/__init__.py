@@ -1,6 +1,7 @@
 """Probes: objective in, result out."""
 
 from sharpness.probes.answers import Answers, answers
+from sharpness.probes.characteristic_radius import characteristic_radius
 from sharpness.probes.comparison import require_comparable
 from sharpness.probes.direction_set import Directions, load_directions
 from sharpness.probes.directions import gaussian, gaussian_pair, normalize
@@ -24,6 +25,7 @@ __all__ = [
     "answers",
     "as_objective",
     "barrier",
+    "characteristic_radius",
     "checkpoint_objective",
     "eigenvalues",
     "gaussian",

@@ -20,7 +20,7 @@ from sharpness.probes.comparison import common_fields
 from sharpness.probes.cost import Cost, announce
 from sharpness.probes.eigenvalues import eigenvalues
 from sharpness.probes.perturbation import random_perturbation
-from sharpness.probes.subjects import checkpoint_objective, known_train_counts, labelled_checkpoints
+from sharpness.probes.subjects import checkpoint_objective, labelled_checkpoints
 from sharpness.probes.trace import trace
 from sharpness.probes.worst_case import worst_case
 from sharpness.results import Comparison, MeasureResult, load_result
@@ -83,7 +83,7 @@ def measure(
     Args:
         subject: an objective, a checkpoint (object or path), or ``{label: one of these}``, to compare; a folder of
             checkpoints compares all of them.
-        train_counts: (C,) training images per class; known for checkpoints that record them and for named data.
+        train_counts: (C,) training images per class; those of the objective unless given.
         resume: a folder for finished and unfinished work; the same call goes on there, model by model and class by
             class.
         options: of :func:`checkpoint_objective`, for checkpoints.
@@ -124,11 +124,10 @@ def _measure_one(
             raise UserError(f"options {sorted(options)} are for checkpoints: give them to the Objective")
     else:
         checkpoint = subject if isinstance(subject, Checkpoint) else load_checkpoint(subject)
-        if train_counts is None:
-            train_counts = known_train_counts(checkpoint, options)
         label = checkpoint.label
         subject = checkpoint_objective(checkpoint, **options)
-    counts = np.array(train_counts) if train_counts is not None else np.full(subject.num_classes, -1)
+    known = subject.train_counts if train_counts is None else train_counts
+    counts = np.full(subject.num_classes, -1) if known is None else np.asarray(known)
     if len(counts) != subject.num_classes:
         raise UserError(f"train_counts of {len(counts)} classes: give one for each of the {subject.num_classes}")
     base = subject.check()

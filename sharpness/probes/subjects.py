@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,7 @@ def checkpoint_objective(
             num_classes=images.num_classes,
             weights=images.weights,
             class_names=images.class_names,
+            train_counts=images.class_counts,
             **{"groups": class_groups(images.class_counts, "oltr"), **options},
         )
     if data is not None and not isinstance(data, str | LongTailData):
@@ -114,6 +115,8 @@ def checkpoint_objective(
             )
         if isinstance(names := getattr(data, "class_names", None), tuple):
             options.setdefault("class_names", names)
+        if isinstance(counts := getattr(data, "class_counts", None), tuple):
+            options.setdefault("train_counts", counts)
         return Objective(model, data, **options)
     data = checkpoint_data(checkpoint, data, data_root, imbalance, subset, split)
     if loss == "training" and checkpoint.is_foreign:
@@ -125,6 +128,7 @@ def checkpoint_objective(
         images = images.limit_per_class(limit_per_class)
         weights = (counts / images.class_counts(data.num_classes))[images.labels]
         options["weights"] = weights * (1 if loss == "ce" else function.weights(images.labels))  # type: ignore
+    options.setdefault("train_counts", data.class_counts)
     return Objective(
         model,
         images,
@@ -210,19 +214,6 @@ def own_images(checkpoint: Checkpoint, data: ForeignData) -> ForeignData:
     if manifest.get("class_order") == BY_COUNT:
         data = data.by_count()
     return data
-
-
-def known_train_counts(checkpoint: Checkpoint, options: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """(C,) training images per class: on record, or of the long tail that ``options`` name; None where unknown."""
-    data = options.get("data")
-    if isinstance(data, ForeignData):
-        return own_images(checkpoint, data).class_counts
-    if isinstance(counts := getattr(data, "class_counts", None), tuple):
-        return counts
-    if isinstance(data, str):
-        chosen = {k: options[k] for k in ("data_root", "imbalance", "subset", "split") if k in options}
-        return checkpoint_data(checkpoint, data, **chosen).class_counts
-    return checkpoint.longtail.class_counts if data is None and "longtail" in checkpoint.manifest else None
 
 
 def as_objective(

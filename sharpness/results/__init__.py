@@ -1,6 +1,7 @@
 """Frozen results: tables, files, provenance, plots."""
 
 from sharpness.results.base import Comparison, Result, load_result
+from sharpness.results.characteristic_radius import CharacteristicRadiusResult
 from sharpness.results.density import SpectralDensityResult
 from sharpness.results.eigenvalues import EigenvalueResult
 from sharpness.results.landscape import LineResult, PlaneResult
@@ -9,6 +10,7 @@ from sharpness.results.measures import MeasureResult, with_errors
 from sharpness.results.perturbation import PerturbationResult
 
 __all__ = [
+    "CharacteristicRadiusResult",
     "Comparison",
     "EigenvalueResult",
     "LayerResult",

@@ -172,7 +172,7 @@ class MeasureResult(Result):
             if i < len(names) - 1:
                 ax.set_xlabel("")
                 ax.tick_params(labelbottom=False)
-        axes[0].get_figure(root=True).align_ylabels(axes)
+        axes[0].figure.align_ylabels(axes)
         return axes
 
     def _summary(self) -> str:

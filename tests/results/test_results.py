@@ -42,6 +42,7 @@ PROBES = {
     "plane": lambda o: sharpness.plane(o, (-1, 1, 3), (-1, 1, 4)),
     "trace": lambda o: sharpness.trace(o, per_class=True, probes=3),
     "worst case": lambda o: sharpness.worst_case(o),
+    "characteristic radius": lambda o: sharpness.characteristic_radius(o, (30, 9, 1), steps=2),
     "measure": lambda o: sharpness.measure(o, ["loss", "random_rise"]),
 }
 

@@ -1,0 +1,112 @@
+"""The radius of CC-SAM's theorem, and the loss where it leads: do theory and landscape agree?
+
+python benchmarks/theory.py runs/demo/* [--classes CC-SAM] [--output FILE] [--figures DIR]
+
+One row per model. Of the theorem's own perturbation, for the most frequent and the rarest class: the radius rho*, the
+length of the perturbation over that of the weights, the bound. Then, medians over classes:
+
+g'Hg / lambda   curvature along the gradient over the largest eigenvalue
+at 0.01, at 1   measured rise over the first-order prediction, and over the second-order one, where the radius is
+                multiplied by that; nan if any class ends with a loss that is no number
+reach           the largest multiple of rho* on the curve where the first order is within a factor of two of the
+                measured rise, and at all smaller ones; 0 for none
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from table import note, table
+from workloads import describe
+
+import sharpness
+from sharpness.plots import save_figure
+
+SCALES = (1.0, 0.01)
+COLUMNS = (
+    "n",
+    "gradient_norm",
+    "rho",
+    "bound",
+    "step",
+    "first_order",
+    "second_order",
+    "measured",
+    "worst",
+    "lambda_max",
+)
+
+
+def main() -> None:
+    args = arguments()
+    found: dict[float, sharpness.Comparison] = {scale: sharpness.Comparison() for scale in SCALES}
+    for path in args.checkpoints:
+        checkpoint = sharpness.load_checkpoint(path)
+        for scale in SCALES:
+            note(f"{checkpoint.label}, scale {scale:g}")
+            result = sharpness.characteristic_radius(checkpoint, scale=scale, lambda_max=scale == 1)
+            result.provenance["label"] = checkpoint.label
+            found[scale][checkpoint.label] = result
+    names = ["rho* head", "tail", "step / norm of w, head", "tail", "bound head", "tail", "g'Hg / lambda"]
+    names += [f"{of} at {scale:g}" for scale in reversed(SCALES) for of in ("1st", "2nd")] + ["reach"]
+    lines = [*describe(["sharpness"]), ""]
+    lines += table(["", *names], [[label, *summary(found, label)] for label in found[1.0]])
+    for label in args.classes or []:
+        for scale in SCALES:
+            frame = found[scale][label].to_frame()
+            frame["lambda_max"] = found[1.0][label].to_frame()["lambda_max"]
+            rows = [[r["class"], *(f"{r[c]:.3g}" for c in COLUMNS)] for r in frame.to_dict("records")]
+            lines += ["", f"{label}, radius times {scale:g}", "", *table(["class", *COLUMNS], rows)]
+    text = "\n".join(lines) + "\n"
+    print(text, end="")
+    if args.output:
+        args.output.write_text(text)
+    if args.figures:
+        draw(found, args.figures, args.classes or [])
+
+
+def summary(found: dict[float, sharpness.Comparison], label: str) -> list[str]:
+    one = found[1.0][label]
+    head, tail = int(np.argmax(one.train_counts)), one.rarest_class
+    numbers = [one.of(name, c) / unit for name, unit in (("rho", 1), ("step", one.weight_norm), ("bound", 1))
+               for c in (head, tail)]  # fmt: skip
+    numbers.append(np.median(column(one, "curvature") / column(one, "lambda_max")))
+    for scale in reversed(SCALES):
+        result = found[scale][label]
+        numbers += [np.median(column(result, "measured") / column(result, p)) for p in ("first_order", "second_order")]
+    numbers.append(np.median([reach(one, c) for c in range(len(one.class_names))]))
+    return [f"{v:.2g}" for v in numbers]
+
+
+def column(result: sharpness.results.CharacteristicRadiusResult, name: str) -> np.ndarray:
+    return result.values[result.names.index(name)]
+
+
+def reach(result: sharpness.results.CharacteristicRadiusResult, c: int) -> float:
+    curve = result.curve(c)
+    ratio = (curve.measured - curve.loss) / (curve.linear - curve.loss)
+    bad = ~((ratio > 0.5) & (ratio < 2))
+    first = int(np.argmax(bad)) if bad.any() else len(bad)
+    return float(result.factors[first - 1]) if first else 0.0
+
+
+def draw(found: dict[float, sharpness.Comparison], folder: Path, classes: list[str]) -> None:
+    save_figure(found[1.0].plot(kind="radius").figure, folder / "radius")
+    save_figure(found[0.01].plot(kind="rise").figure, folder / "rise")
+    for label in classes:
+        save_figure(found[0.01][label].plot()[0].figure, folder / f"bound-{label.lower()}")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", nargs="+")
+    parser.add_argument("--classes", nargs="*", help="labels of models whose classes have a table and a picture")
+    parser.add_argument("--output", type=Path, help="keep the tables in this file, too")
+    parser.add_argument("--figures", type=Path, help="draw into this folder")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

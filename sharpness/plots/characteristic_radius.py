@@ -1,0 +1,242 @@
+"""A bound over the radius of a perturbation beside the loss that it bounds, and its radii for classes of all sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from sharpness.errors import UserError
+from sharpness.plots.labels import grey, legend_above
+from sharpness.plots.style import COLUMN, PAGE, color, marker, new_axes, shown_figure, style
+
+#: How each curve of a bound looks, from what the bound says to what is measured.
+LOOKS: dict[str, dict[str, Any]] = {
+    "bound": {"color": "0.78", "linewidth": 3.2, "label": "bound"},
+    "complexity": {"color": "black", "linestyle": ":", "label": "complexity term"},
+    "linear": {"color": "#0072B2", "linestyle": "--", "label": "loss to first order"},
+    "quadratic": {"color": "#009E73", "linestyle": "-.", "linewidth": 0.9, "label": "to second order"},
+    "measured": {"color": "#D55E00", "marker": "o", "markersize": 2.2, "linewidth": 0.9, "label": "loss, measured"},
+}
+BEST: dict[str, Any] = {
+    "linestyle": "",
+    "marker": "o",
+    "markersize": 4.5,
+    "markerfacecolor": "black",
+    "markeredgecolor": "white",
+    "markeredgewidth": 0.5,
+    "zorder": 5,
+}
+USED: dict[str, Any] = {"linestyle": (0, (1, 1)), "linewidth": 0.9, "zorder": 0.5}
+
+
+class BoundCurve(NamedTuple):
+    """A bound over radii, its terms, and the loss itself."""
+
+    radii: np.ndarray  # (F,)
+    loss: float  # without perturbation
+    linear: np.ndarray  # (F,) the loss in a perturbation of that radius, to first order
+    quadratic: np.ndarray  # (F,) to second order
+    complexity: np.ndarray  # (F,)
+    measured: np.ndarray  # (F,) the loss itself
+    best: float  # the radius where the bound is smallest
+    lowest: float  # the bound there
+    used: float  # the radius that is of interest beside it
+
+    @property
+    def bound(self) -> np.ndarray:
+        return self.linear + self.complexity
+
+
+def plot_bound(
+    curve: BoundCurve,
+    ax: Axes | None = None,
+    *,
+    title: str | None = None,
+    xlabel: str = r"Radius $\rho$",
+    ylabel: str = "Loss",
+    legend: bool = True,
+) -> Axes:
+    """Draw one bound on logarithmic axes: a dot at its minimum, a dotted line at the radius that is used, if another.
+
+    The picture ends below the loss to first order, where terms go on to zero, and above the bound, where the loss of
+    a network goes on as a power of the radius.
+    """
+    with style():
+        ax = new_axes(ax, height=2.6)
+        extra = _draw(ax, curve)
+        ax.set(xlabel=xlabel, ylabel=ylabel)
+        ax.set_ylim(*_limits([curve]))
+        if legend:
+            legend_above(ax, title, extra)
+        else:
+            ax.set_title(title or "")
+    return ax
+
+
+def plot_bound_panels(
+    panels: Mapping[str, BoundCurve],
+    axes: Axes | Sequence[Axes] | None = None,
+    *,
+    columns: int | None = None,
+    xlabel: str = r"Radius $\rho$",
+    ylabel: str = "Loss",
+    legend: bool = True,
+) -> list[Axes]:
+    """A panel of :func:`plot_bound` for each ``{title: curve}``, all with the same limits, and one legend.
+
+    Args:
+        columns: of the grid on a new figure; at most four unless given.
+
+    Raises:
+        UserError: another number of Axes than panels.
+    """
+    number = len(panels)
+    with style():
+        columns = min(number, columns or (4 if number > 6 else 3))
+        rows = -(-number // columns)
+        if axes is None:
+            figure = shown_figure(min(PAGE, 1.2 + 1.7 * columns), 0.6 + 1.35 * rows)
+            grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+            places, spare = list(grid.flat)[:number], list(grid.flat)[number:]
+            for empty in spare:
+                empty.set_axis_off()
+        else:
+            places = list(np.ravel(np.asarray(axes, dtype=object)))
+        if len(places) != number:
+            raise UserError(f"{number} panels need {number} Axes, {len(places)} were given")
+        handles: dict[str, Any] = {}
+        for i, (ax, (title, curve)) in enumerate(zip(places, panels.items(), strict=True)):
+            extra = _draw(ax, curve)
+            drawn = [*ax.get_legend_handles_labels()[0], *extra]
+            handles |= {str(handle.get_label()): handle for handle in drawn}
+            ax.set_title(title, fontsize=7, pad=3)
+            if axes is None:
+                ax.tick_params(labelbottom=i >= columns * (rows - 1), labelleft=i % columns == 0)
+        for ax in places:
+            ax.set_ylim(*_limits(list(panels.values())))
+        if axes is None:
+            figure.supxlabel(xlabel, fontsize=8)
+            figure.supylabel(ylabel, fontsize=8)
+            if legend and spare:
+                spare[-1].legend(handles=list(handles.values()), loc="center", fontsize=6.5, handlelength=1.8)
+            elif legend:
+                figure.legend(
+                    handles=list(handles.values()), loc="outside upper center", ncols=min(len(handles), 2 * columns),
+                    handlelength=1.8, columnspacing=1.2,
+                )  # fmt: skip
+        else:
+            places[0].set(xlabel=xlabel, ylabel=ylabel)
+            if legend:
+                places[-1].legend(handles=list(handles.values()))
+    return places
+
+
+def plot_radii(
+    radii: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    ax: Axes | None = None,
+    *,
+    title: str | None = None,
+    xlabel: str = "Training images $n_c$ of the class",
+    ylabel: str = r"Radius $\rho_c^*$",
+    legend: bool = True,
+) -> Axes:
+    """Draw ``{label: (n (C,), rho (C,))}`` on logarithmic axes.
+
+    A dashed line in a model's colour is what its radii would be if the classes differed in their number alone:
+    proportional to :math:`(n_c - 1)^{-1/4}`, through the geometric mean of the radii. What lies off it is the
+    gradients' doing.
+    """
+    with style():
+        ax = new_axes(ax)
+        for i, (label, (n, rho)) in enumerate(radii.items()):
+            kept = np.isfinite(rho) & (rho > 0)
+            n, rho = n[kept], rho[kept]
+            ax.plot(n, rho, marker(i), color=color(i), label=label)
+            if len(rho):
+                count = np.maximum(n - 1, 1) ** -0.25
+                level = np.exp(np.mean(np.log(rho / count)))
+                along = np.geomspace(max(n.min(), 2), max(n.max(), 2), 50)
+                ax.plot(along, level * (along - 1) ** -0.25, "--", color=color(i), linewidth=0.8, zorder=1)
+        ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
+        if legend:
+            legend_above(ax, title, [grey(r"dashed: $\propto (n_c - 1)^{-1/4}$", linestyle="--", linewidth=0.8)])
+        else:
+            ax.set_title(title or "")
+    return ax
+
+
+def plot_agreement(
+    rises: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+    ax: Axes | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    title: str | None = None,
+    xlabel: str = "Predicted rise of the loss",
+    ylabel: str = "Measured rise of the loss",
+    legend: bool = True,
+) -> Axes:
+    """Draw ``{label: (first order (C,), second order (C,), measured (C,))}`` on logarithmic axes, and where they agree.
+
+    A filled marker stands at the first-order prediction of a class, an open one at the second-order prediction, with a
+    line between them. A rise that is not positive or not finite has no place; the legend says how many are not
+    shown.
+
+    Args:
+        names: (C,) of the classes, written beside the filled markers.
+    """
+    with style():
+        ax = new_axes(ax, width=COLUMN, height=2.9)
+        lost = 0
+        for i, (label, (first, second, measured)) in enumerate(rises.items()):
+            look: dict[str, Any] = {"linestyle": "", "marker": marker(i), "color": color(i)}
+            there = np.isfinite(measured) & (first > 0) & (measured > 0)
+            lost += int((np.isfinite(first) & ~there).sum())
+            bent = there & (second > 0)
+            ax.hlines(measured[bent], first[bent], second[bent], color=color(i), linewidth=0.6, alpha=0.6)
+            ax.plot(second[bent], measured[bent], **look, markerfacecolor="white", markeredgewidth=0.8)
+            ax.plot(first[there], measured[there], **look, label=label)
+            texts = names if names is not None else []
+            for text, at in [(texts[c], (first[c], measured[c])) for c in np.flatnonzero(there)[: len(texts)]]:
+                ax.annotate(text, at, (-3, 3), textcoords="offset points", fontsize=6, color="0.3", ha="right")
+        ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
+        ax.axline((1, 1), (10, 10), color="0.5", linewidth=0.8, linestyle="--", zorder=0)
+        if legend:
+            extra = [
+                grey("first order", linestyle="", marker="o"),
+                grey("second order", linestyle="", marker="o", markerfacecolor="white", markeredgewidth=0.8),
+                grey("equal", linestyle="--", linewidth=0.8),
+            ]
+            if lost:
+                extra.append(grey(f"not shown: {lost}", linestyle=""))
+            legend_above(ax, title, extra)
+        else:
+            ax.set_title(title or "")
+    return ax
+
+
+def _draw(ax: Axes, curve: BoundCurve) -> list[Any]:
+    """Curves and marks; returned are the entries of a legend for the marks."""
+    for name, look in LOOKS.items():
+        values = getattr(curve, name)
+        kept = np.isfinite(values) & (values > 0)
+        ax.plot(curve.radii, np.where(kept, values, np.nan), **look)
+    ax.set(xscale="log", yscale="log")
+    extra = []
+    if np.isfinite(curve.best) and curve.best > 0:
+        ax.plot(curve.best, curve.lowest, gid="best", **BEST)
+        extra.append(grey(r"minimum $\rho^*$", **BEST))
+    if np.isfinite(curve.used) and curve.used > 0 and curve.used != curve.best:
+        ax.axvline(curve.used, gid="used", color="0.4", **USED)
+        extra.append(grey(r"radius used", **USED))
+    return extra
+
+
+def _limits(curves: Sequence[BoundCurve]) -> tuple[float, float]:
+    """From a third of the smallest loss to first order to a little above the bound."""
+    losses, bounds = (np.concatenate([getattr(c, name) for c in curves]) for name in ("linear", "bound"))
+    seen = losses[np.isfinite(losses) & (losses > 0)]
+    low = seen.min() / 3 if len(seen) else 1e-3
+    return float(low), float(max(2 * bounds[np.isfinite(bounds)].max(initial=low), 10 * low))

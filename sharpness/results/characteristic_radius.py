@@ -1,0 +1,226 @@
+"""The radius of a PAC-Bayes bound for every class, and the loss where it leads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from sharpness.errors import UserError, choose
+from sharpness.flattening.class_conditional import TINY
+from sharpness.plots import BoundCurve, plot_agreement, plot_bound, plot_bound_panels, plot_radii
+from sharpness.results.measures import MeasureResult
+from sharpness.results.pictures import Subset, several
+
+PICTURES = ("bound", "radius", "rise")
+#: With more panels than this all samples and three classes are drawn: the most frequent, the middle and the rarest.
+PANELS = 12
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class CharacteristicRadiusResult(MeasureResult):
+    r"""A row of numbers for all samples together and for every class.
+
+    ==============  ===========================================================================================
+    loss            L_c(w)
+    gradient_norm   :math:`\|g_c\|`
+    rho             :math:`\rho_c^*`, where the bound is smallest
+    bound           :math:`J_c(\rho_c^*)`
+    step            length of the perturbation :math:`\epsilon_c`: ``scale`` times :math:`\sqrt{k}\,\rho_c^*`
+    first_order     predicted rise, step times :math:`\|g_c\|`
+    second_order    the same and step² :math:`g_c' H_c g_c / 2 \|g_c\|^2`
+    measured        :math:`L_c(w + \epsilon_c) - L_c(w)`
+    worst           rise of L_c by projected ascent in the ball of radius ``step``, at least 0; NaN if not asked for
+    curvature       :math:`g_c' H_c g_c / \|g_c\|^2`, NaN where the gradient is 0
+    lambda_max      largest eigenvalue of the Hessian of L_c; NaN if not asked for, or not converged
+    ==============  ===========================================================================================
+
+    Attributes:
+        train_counts: (C,) the n_c of the bound.
+        factors: (F,) of the curves: the radius there over :math:`\rho_c^*`.
+        class_losses: (C, F) :math:`L_c(w + \sqrt{k}\,\rho\,g_c / \|g_c\|)` there.
+        losses: (F,) of all samples together.
+        weight_norm: of the k parameters in scope.
+        num_parameters: k.
+        scale: of the radius.
+    """
+
+    DIMENSIONS: ClassVar = {
+        **MeasureResult.DIMENSIONS,
+        "factors": ("factor",),
+        "class_losses": ("class", "factor"),
+        "losses": ("factor",),
+    }
+
+    factors: np.ndarray
+    class_losses: np.ndarray
+    losses: np.ndarray
+    weight_norm: float
+    num_parameters: int
+    scale: float
+
+    def of(self, name: str, subset: Subset = None) -> float:
+        """One number of all samples, or of a class."""
+        choose("number", name, self.names)
+        m = self.names.index(name)
+        return float(self.select(self.values[m], self._class(subset), self.overall[m]))
+
+    @property
+    def rho(self) -> np.ndarray:
+        """:math:`\\rho_c^*`, (C,)."""
+        return self.values[self.names.index("rho")]
+
+    @property
+    def step(self) -> np.ndarray:
+        """The length of :math:`\\epsilon_c`, (C,)."""
+        return self.values[self.names.index("step")]
+
+    def count(self, subset: Subset = None) -> int:
+        """The n of the bound."""
+        return int(self.select(self.train_counts, self._class(subset), self.train_counts.sum()))
+
+    def clamped(self, subset: Subset = None) -> bool:
+        """Whether n or the gradient is too small for the formula: below 2, or below 1e-12, which stand for it then."""
+        return self.count(subset) < 2 or self.of("gradient_norm", subset) < TINY
+
+    def curve(self, subset: Subset = None) -> BoundCurve:
+        r"""The bound of all samples, or of a class, and the loss itself, at the radii ``factors`` times rho*."""
+        subset = self._class(subset)
+        rho, loss, norm = (self.of(name, subset) for name in ("rho", "loss", "gradient_norm"))
+        radii = self.factors * rho
+        # A gradient that is clamped does not reach the length that its radius asks for.
+        lengths = self.num_parameters**0.5 * radii * min(norm / TINY, 1.0)
+        curvature = np.nan_to_num(self.of("curvature", subset))
+        return BoundCurve(
+            radii=radii,
+            loss=loss,
+            linear=loss + lengths * norm,
+            quadratic=loss + lengths * norm + lengths**2 * curvature / 2,
+            complexity=self.weight_norm / (2 * radii * max(self.count(subset) - 1, 1) ** 0.5),
+            measured=self.select(self.class_losses, subset, self.losses),
+            best=rho,
+            lowest=self.of("bound", subset),
+            used=self.scale * rho,
+        )
+
+    def curves(self) -> pd.DataFrame:
+        """The curves as a tidy table: one row for all samples and each class, and radius."""
+        rows: list[tuple[str, Subset]] = [("all", None), *((name, c) for c, name in enumerate(self.class_names))]
+        frames = []
+        for name, subset in rows:
+            curve = self.curve(subset)
+            columns = {
+                "class": name,
+                "factor": self.factors,
+                "rho": curve.radii,
+                "length": self.num_parameters**0.5 * curve.radii,
+                "linear": curve.linear,
+                "quadratic": curve.quadratic,
+                "complexity": curve.complexity,
+                "bound": curve.bound,
+                "measured": curve.measured,
+            }
+            frames.append(pd.DataFrame(columns))
+        return pd.concat(frames, ignore_index=True)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row "all" and one per class."""
+        subsets: list[tuple[str, str, Subset]] = [("all", "", None)]
+        subsets += [(name, self.group_of(c), c) for c, name in enumerate(self.class_names)]
+        rows = [
+            {
+                "class": name,
+                "group": group,
+                "samples": int(self.select(self.class_samples, subset, self.class_samples.sum())),
+                "n": self.count(subset),
+                "k": self.num_parameters,
+                "weight_norm": self.weight_norm,
+                **{number: self.of(number, subset) for number in self.names},
+                "clamped": self.clamped(subset),
+            }
+            for name, group, subset in subsets
+        ]
+        return pd.DataFrame(rows)
+
+    @classmethod
+    def compare(
+        cls,
+        results: Mapping[str, Any],
+        ax: Any = None,
+        measure: str | None = None,
+        kind: str | None = None,
+        subset: Subset | Sequence[Subset] = None,
+        **options: Any,
+    ) -> Any:
+        r"""Where theory and landscape agree.
+
+        Args:
+            measure: a column of the table, drawn per class as those of any table are; instead of ``kind``.
+            kind: ``"bound"``, the bound, its terms and the loss itself over the radius, a panel for each model and
+                subset; ``"radius"``, :math:`\rho_c^*` over the training images of the class; ``"rise"``, the measured
+                rise over the predicted one. The first for one model, the last for several, unless given.
+            subset: of ``"bound"``: None for all samples, a class, or several of them; on a new figure every class
+                unless given.
+
+        Returns:
+            The Axes, or a list of them.
+        """
+        if measure is not None:
+            return super().compare(results, ax, measure, **options)
+        kind = kind or ("bound" if len(results) == 1 else "rise")
+        choose("picture", kind, PICTURES)
+        if kind == "radius":
+            radii = {label: (r.train_counts, r.rho) for label, r in results.items()}
+            return plot_radii(radii, ax, **options)
+        if kind == "rise":
+            rises = {
+                label: tuple(r.values[r.names.index(name)] for name in ("first_order", "second_order", "measured"))
+                for label, r in results.items()
+            }
+            names = next(iter(results.values())).class_names if len(results) == 1 else None
+            scales = {f"{r.scale:g}" for r in results.values()}
+            at = rf" at {scales.pop()} $\rho_c^*$" if len(scales) == 1 else ""
+            labels = {"xlabel": f"Predicted rise of the loss{at}", "ylabel": "Measured rise of the loss", **options}
+            return plot_agreement(rises, ax, names=names, **labels)
+        first = next(iter(results.values()))
+        subsets = several(subset)
+        if subsets is None:
+            subsets = first.panels() if subset is None and ax is None else [subset]  # type: ignore[list-item]
+        panels = {
+            first.panel_title(s) if len(results) == 1 else f"{label}: {first.panel_title(s)}": r.curve(s)
+            for label, r in results.items()
+            for s in subsets
+        }
+        if len(panels) == 1:
+            ((title, curve),) = panels.items()
+            return plot_bound(curve, ax, **{"title": title, **options})
+        return plot_bound_panels(panels, ax, columns=len(subsets) if len(results) > 1 else None, **options)
+
+    def panels(self) -> list[Subset]:
+        """All samples and the classes that are there, from most to fewest images; three of them if there are many."""
+        order = [int(c) for c in np.argsort(-self.train_counts, kind="stable") if self.class_samples[c]]
+        if len(order) >= PANELS:
+            order = [order[0], order[len(order) // 2], order[-1]]
+        return [None, *order]
+
+    def panel_title(self, subset: Subset) -> str:
+        subset = self._class(subset)
+        name = "all" if subset is None else f"class {self.class_names[subset]}"
+        return f"{name}, n = {self.count(subset)}"
+
+    def _class(self, subset: Subset) -> int | None:
+        """The index of a class, or None. A group has no radius of its own."""
+        if subset is None:
+            return None
+        if isinstance(subset, str) and subset in self.class_names:
+            return self.class_names.index(subset)
+        if isinstance(subset, str) or not 0 <= subset < len(self.class_names):
+            raise UserError(f"no class {subset!r}: choose one of {', '.join(self.class_names)}, an index, or None")
+        return int(subset)
+
+    def _summary(self) -> str:
+        low, high = np.nanmin(self.rho), np.nanmax(self.rho)
+        return f"rho* {self.of('rho'):.3g}, of classes {low:.3g} to {high:.3g}; scale {self.scale:g}"
