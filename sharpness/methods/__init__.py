@@ -8,7 +8,20 @@ from typing import Any
 
 from sharpness.data import LongTail
 from sharpness.errors import UserError, choose
-from sharpness.methods import cc_sam, cross_entropy, gcl, ldam, mislas
+from sharpness.methods import (
+    balanced_softmax,
+    cc_sam,
+    ce_drw,
+    cross_entropy,
+    crt,
+    focal,
+    gcl,
+    ldam,
+    logit_adjustment,
+    lws,
+    mislas,
+    tau_norm,
+)
 from sharpness.methods.recipe import Recipe, Stage
 
 METHODS: dict[str, Callable[..., Recipe]] = {
@@ -17,10 +30,30 @@ METHODS: dict[str, Callable[..., Recipe]] = {
     "mislas": mislas.recipe,
     "gcl": gcl.recipe,
     "cc-sam": cc_sam.recipe,
+    "ce-drw": ce_drw.recipe,
+    "focal": focal.recipe,
+    "balanced-softmax": balanced_softmax.recipe,
+    "logit-adjustment": logit_adjustment.recipe,
+    "crt": crt.recipe,
+    "lws": lws.recipe,
+    "tau-norm": tau_norm.recipe,
 }
 
 #: How figures and tables spell them.
-LABELS = {"ce": "CE", "ldam-drw": "LDAM-DRW", "mislas": "MiSLAS", "gcl": "GCL", "cc-sam": "CC-SAM"}
+LABELS = {
+    "ce": "CE",
+    "ldam-drw": "LDAM-DRW",
+    "mislas": "MiSLAS",
+    "gcl": "GCL",
+    "cc-sam": "CC-SAM",
+    "ce-drw": "CE-DRW",
+    "focal": "Focal",
+    "balanced-softmax": "Balanced Softmax",
+    "logit-adjustment": "Logit adjustment",
+    "crt": "cRT",
+    "lws": "LWS",
+    "tau-norm": "τ-norm",
+}
 
 
 def build_recipe(method: str, longtail: LongTail, **options: Any) -> Recipe:

@@ -28,10 +28,14 @@ class CrossEntropy(Loss):
         return losses, torch.ones_like(losses)
 
 
+#: The baseline of Cao et al. 2019, and the first stage of methods that re-balance its classifier.
+BASELINE = Stage("cross-entropy", 200, CrossEntropy(), LDAM_SCHEDULE)
+
+
 def recipe(longtail: LongTail) -> Recipe:
     """200 epochs of SGD on cross-entropy, batch 128, weight decay 2e-4 (the baseline of Cao et al. 2019)."""
     return Recipe(
         method="ce",
         paper="cross-entropy baseline of Cao et al., NeurIPS 2019",
-        stages=(Stage("cross-entropy", 200, CrossEntropy(), LDAM_SCHEDULE),),
+        stages=(BASELINE,),
     )

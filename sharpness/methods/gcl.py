@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from sharpness.data import LongTail
 from sharpness.flattening import Context, Loss
+from sharpness.methods.changes import Rescale
 from sharpness.methods.cross_entropy import TENTHS
 from sharpness.methods.recipe import Recipe, Stage
 from sharpness.methods.schedules import Cosine
@@ -84,7 +85,7 @@ def recipe(longtail: LongTail, sampler: str = "inverse_frequency", mixup: float 
                 lr=0.002,
                 batch_size=64,
                 trainable="head",
-                scale=20.0,
+                enter=(Rescale(20.0),),
             ),
         ),
     )

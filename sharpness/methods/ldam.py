@@ -30,6 +30,13 @@ def effective_number_weights(class_counts: Tensor, beta: float = 0.9999) -> Tens
     return len(weights) * weights / weights.sum()
 
 
+def deferred_weights(labels: Tensor, context: Context, reweight_from: float, beta: float) -> Tensor:
+    """Weights (n,): 1, and :func:`effective_number_weights` after the share ``reweight_from`` of the epochs."""
+    if context.epoch <= reweight_from * context.epochs:
+        return torch.ones(len(labels), dtype=torch.float64, device=labels.device)
+    return effective_number_weights(context.class_counts, beta).to(labels.device)[labels]
+
+
 @dataclass(frozen=True)
 class LDAM(Loss):
     r"""Cross-entropy of ``s (cos - Delta_y 1_y)`` with deferred re-weighting.
@@ -48,9 +55,7 @@ class LDAM(Loss):
         shift = self.scale * margins(context.class_counts, self.max_margin).to(logits)[labels]
         shifted = logits - shift[:, None] * F.one_hot(labels, logits.shape[1])
         losses = F.cross_entropy(shifted, labels, reduction="none")
-        if context.epoch <= self.reweight_from * context.epochs:
-            return losses, torch.ones_like(losses)
-        return losses, effective_number_weights(context.class_counts, self.beta).to(logits)[labels]
+        return losses, deferred_weights(labels, context, self.reweight_from, self.beta).to(losses)
 
 
 def recipe(longtail: LongTail, max_margin: float = 0.5, scale: float = 30.0) -> Recipe:

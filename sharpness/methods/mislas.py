@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sharpness.data import LongTail
 from sharpness.flattening import Context, Loss
+from sharpness.methods.changes import AddWeightScaling
 from sharpness.methods.cross_entropy import TENTHS, CrossEntropy
 from sharpness.methods.recipe import Recipe, Stage
 from sharpness.methods.schedules import Cosine
@@ -78,7 +79,7 @@ def recipe(longtail: LongTail, mixup: float = 1.0, shift_batchnorm: bool | None 
                 sampler="class_balanced:4",
                 trainable="head",
                 frozen_batchnorm=not shift,
-                add_weight_scaling=True,
+                enter=(AddWeightScaling(),),
                 lr_factors=(("head.head.", lr_factor),),
             ),
         ),

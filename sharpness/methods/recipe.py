@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from sharpness.errors import UserError
 from sharpness.flattening import Loss, PlainStep, Rule
+from sharpness.methods.changes import Change
 from sharpness.methods.schedules import Schedule
 
 
@@ -13,15 +14,18 @@ from sharpness.methods.schedules import Schedule
 class Stage:
     """One uninterrupted run of SGD. Numbers are those of the paper; a run may scale ``epochs``.
 
+    A stage of 0 epochs only changes the network, and is tested like an epoch.
+
     Args:
         sampler: a name of :mod:`sharpness.data.samplers`, such as ``"class_balanced:4"``.
         mixup: alpha of the Beta distribution, 0 for none.
-        trainable: ``"all"``, or ``"head"`` with the backbone frozen.
-        frozen_batchnorm: in a stage that trains the head, whether the backbone's BatchNorm uses its running
+        nesterov: whether the momentum is Nesterov's.
+        trainable: ``"all"``, or the part of the network that learns while the rest is frozen: ``"head"``, or a
+            parameter of it such as ``"head.factor"``.
+        frozen_batchnorm: in a stage that trains a part, whether the backbone's BatchNorm uses its running
             statistics (True) or the batch's, which moves them (False: "shifted BatchNorm").
         lr_factors: (prefix of parameter names, factor of the learning rate); the first match counts.
-        add_weight_scaling: put learnable weight scaling over the head before this stage.
-        scale: set the logit scale of a cosine head before this stage.
+        enter: what happens to the network before the first epoch, in this order.
         drop_last: leave out an incomplete last batch.
     """
 
@@ -34,13 +38,13 @@ class Stage:
     rule: Rule = field(default_factory=PlainStep)
     lr: float = 0.1
     momentum: float = 0.9
+    nesterov: bool = False
     weight_decay: float = 2e-4
     batch_size: int = 128
     trainable: str = "all"
     frozen_batchnorm: bool = True
     lr_factors: tuple[tuple[str, float], ...] = ()
-    add_weight_scaling: bool = False
-    scale: float | None = None
+    enter: tuple[Change, ...] = ()
     drop_last: bool = False
 
 
@@ -56,14 +60,17 @@ class Recipe:
     notes: tuple[str, ...] = ()
 
     def with_epochs(self, epochs: int | None) -> Recipe:
-        """The recipe with ``epochs`` in its first stage and the later ones shortened in proportion, at least 1."""
+        """The recipe with ``epochs`` in its first stage and the later ones shortened in proportion, at least 1.
+
+        Stages without epochs stay so.
+        """
         if epochs is None:
             return self
         if epochs < 1:
             raise UserError(f"epochs={epochs}: give at least 1")
         first = self.stages[0].epochs
         stages = [
-            replace(s, epochs=epochs if i == 0 else max(1, round(s.epochs * epochs / first)))
+            replace(s, epochs=epochs if i == 0 else max(min(1, s.epochs), round(s.epochs * epochs / first)))
             for i, s in enumerate(self.stages)
         ]
         return replace(self, stages=tuple(stages))

@@ -52,6 +52,27 @@ class Cosine:
 
 
 @dataclass(frozen=True)
+class WarmupCosine:
+    """Linear from ``start`` to 1 over the share ``warmup`` of the epochs, then a cosine towards 0 after the last.
+
+    With t = (e - 1) / E: ``start + (1 - start) t / warmup`` below ``warmup``, then
+    ``(1 + cos(pi (t - warmup) / (1 - warmup))) / 2``.
+
+    >>> [round(WarmupCosine(0.2, 0.5).factor(e, 10), 3) for e in (1, 2, 3, 7)]
+    [0.5, 0.75, 1.0, 0.5]
+    """
+
+    warmup: float
+    start: float = 0.0
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        t = (epoch - 1) / epochs
+        if t < self.warmup:
+            return self.start + (1 - self.start) * t / self.warmup
+        return (1 + math.cos(math.pi * (t - self.warmup) / (1 - self.warmup))) / 2
+
+
+@dataclass(frozen=True)
 class Constant:
     """Always 1."""
 

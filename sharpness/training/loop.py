@@ -64,7 +64,8 @@ def train(
 
     Returns:
         The history, one row per epoch: stage, epoch, lr, training loss, test loss and accuracies (fractions):
-        overall, ``accuracy_many`` / ``_medium`` / ``_few`` and ``accuracy_class_0``, ... .
+        overall, ``accuracy_many`` / ``_medium`` / ``_few`` and ``accuracy_class_0``, ... . A stage without epochs
+        has one row, of epoch 0 and without a training loss.
 
     Raises:
         UserError: unknown names, or a folder that holds something else, or the same run without snapshots.
@@ -111,12 +112,15 @@ def train(
             keep(folder.snapshot(len(state.history)))
 
     for index, stage in enumerate(recipe.stages):
-        enter(stage, network)
+        enter(stage, network, entry_context(stage, data, seed, index))
         if index >= state.stage:
             state.stage = index
             if not state.history:
                 keep_snapshot()
-            run_stage(stage, network, data, state, folder, seed, precision, keep_snapshot)
+            if stage.epochs:
+                run_stage(stage, network, data, state, folder, seed, precision, keep_snapshot)
+            else:
+                pass_through(stage, network, data, state, folder, precision, keep_snapshot)
             state.epoch, state.model, state.optimizer = 0, {}, {}
     keep(folder.result)
     folder.finish()
@@ -144,14 +148,21 @@ def initial_model(recipe: Recipe, architecture: str, data: LongTailData, seed: i
         return build_model(architecture, data.num_classes, channels, recipe.head, recipe.scale)
 
 
-def enter(stage: Stage, network: Classifier) -> None:
-    """Change the network as a stage asks before its first epoch."""
-    if stage.add_weight_scaling:
-        network.add_weight_scaling()
-    if stage.scale is not None:
-        network.rescale(stage.scale)
+def entry_context(stage: Stage, data: LongTailData, seed: int, index: int) -> Context:
+    """What the changes before a stage's first epoch may know; they draw as epoch 0 of it."""
+    counts = torch.tensor(data.class_counts, device=data.train.images.device)
+    return Context(counts, 0, stage.epochs, epoch_generator(seed, index, 0))
+
+
+def enter(stage: Stage, network: Classifier, context: Context) -> None:
+    """Change the network as a stage asks before its first epoch.
+
+    A resumed run enters all stages up to its own again, for their structure; its weights are loaded afterwards.
+    """
+    for change in stage.enter:
+        change(network, context)
     for name, p in network.named_parameters():
-        p.requires_grad_(stage.trainable == "all" or name.startswith("head."))
+        p.requires_grad_(stage.trainable == "all" or f"{name}.".startswith(f"{stage.trainable}."))
 
 
 def make_optimizer(stage: Stage, network: Classifier) -> torch.optim.SGD:
@@ -161,7 +172,9 @@ def make_optimizer(stage: Stage, network: Classifier) -> torch.optim.SGD:
         if p.requires_grad:
             factor = next((f for prefix, f in stage.lr_factors if name.startswith(prefix)), 1.0)
             groups.append({"params": [p], "factor": factor})
-    return torch.optim.SGD(groups, lr=stage.lr, momentum=stage.momentum, weight_decay=stage.weight_decay)
+    return torch.optim.SGD(
+        groups, lr=stage.lr, momentum=stage.momentum, weight_decay=stage.weight_decay, nesterov=stage.nesterov
+    )
 
 
 def run_stage(
@@ -207,12 +220,33 @@ def run_stage(
             bar.update()
 
 
+def pass_through(
+    stage: Stage,
+    network: Classifier,
+    data: LongTailData,
+    state: RunState,
+    folder: RunFolder,
+    precision: str,
+    after_epoch: Callable[[], None] = lambda: None,
+) -> None:
+    """A stage without epochs: what entering it made of the network is tested, and the state saved."""
+    if state.model:
+        network.load_state_dict(state.model)
+        return
+    tested = evaluate(network, data.test, data.num_classes, autocast(precision, data.train.images.device))
+    row = {"stage": stage.name, "epoch": 0, "lr": 0.0, "loss": math.nan}
+    state.history.append({**row, **accuracy_row(tested, data)})
+    state.model = network.state_dict()
+    after_epoch()
+    folder.save(state)
+
+
 def run_epoch(
     stage: Stage, network: Classifier, optimizer: torch.optim.Optimizer, data: LongTailData, context: Context
 ) -> float:
     """One epoch of steps; the mean training loss."""
     network.train()
-    if stage.trainable == "head" and stage.frozen_batchnorm:
+    if stage.trainable != "all" and stage.frozen_batchnorm:
         network.backbone.eval()
     total, seen = torch.zeros((), dtype=torch.float64), 0
     for batch in training_batches(stage, data, context):

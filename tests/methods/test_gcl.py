@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from sharpness.flattening import Batch, Context, mixed_loss
 from sharpness.methods import build_recipe
+from sharpness.methods.changes import Rescale
 from sharpness.methods.gcl import GCL, MEAN_ABSOLUTE_NOISE, cloud_sizes
 
 CLOUDS = "0.000 0.111 0.222 0.333 0.445 0.556 0.667 0.778 0.890 1.000"
@@ -144,9 +145,9 @@ def test_the_stages_are_the_published_ones(cifar):
     first, second = recipe.stages
     assert (recipe.head, recipe.scale) == ("cosine", 30.0)
     assert first.loss == GCL(scale=30.0, kappa=0.5, margin=0.0, gamma=0.0)
-    assert (first.mixup, first.sampler, first.trainable, first.scale) == (1.0, "instance", "all", None)
+    assert (first.mixup, first.sampler, first.trainable, first.enter) == (1.0, "instance", "all", ())
     assert second.loss == GCL(scale=20.0, kappa=0.5, margin=0.1, gamma=1.0)
-    assert (second.mixup, second.trainable, second.scale) == (1.0, "head", 20.0)
+    assert (second.mixup, second.trainable, second.enter) == (1.0, "head", (Rescale(20.0),))
     assert (second.sampler, second.frozen_batchnorm) == ("inverse_frequency", True)
 
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from sharpness.flattening import Context
 from sharpness.methods import build_recipe
+from sharpness.methods.changes import AddWeightScaling
 from sharpness.methods.mislas import LabelAwareSmoothing, smoothing_factors
 
 SINES = "1.0000 0.8047 0.5261 0.3202 0.1877 0.1067 0.0577 0.0282 0.0105 0.0000"
@@ -77,7 +78,7 @@ def test_the_second_stage_is_the_published_one(cifar, classes, imbalance, head, 
     assert second.loss == LabelAwareSmoothing(head, tail)
     assert second.frozen_batchnorm is not shift
     assert (second.sampler, second.trainable, second.mixup) == ("class_balanced:4", "head", 0)
-    assert second.add_weight_scaling
+    assert second.enter == (AddWeightScaling(),)
     assert second.lr_factors == (("head.head.", factor),), "the classifier learns slower than its scaling"
 
 

@@ -14,7 +14,16 @@ PUBLISHED = {
     "mislas": [(200, 128), (10, 128)],
     "gcl": [(200, 64), (30, 64)],
     "cc-sam": [(200, 64), (30, 64)],
+    "ce-drw": [(200, 128)],
+    "focal": [(200, 128)],
+    "balanced-softmax": [(520, 512)],
+    "logit-adjustment": [(1241, 128)],
+    "crt": [(200, 128), (22, 128)],
+    "lws": [(200, 128), (11, 128)],
+    "tau-norm": [(200, 128), (0, 128)],
 }
+#: Where it is not 2e-4.
+WEIGHT_DECAY = {"balanced-softmax": 5e-4}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -22,7 +31,7 @@ def test_stages_have_the_published_epochs_and_batch_sizes(cifar, method):
     recipe = build_recipe(method, cifar())
     assert [(s.epochs, s.batch_size) for s in recipe.stages] == PUBLISHED[method]
     assert [s.momentum for s in recipe.stages] == [0.9] * len(recipe.stages)
-    assert [s.weight_decay for s in recipe.stages] == [2e-4] * len(recipe.stages)
+    assert [s.weight_decay for s in recipe.stages] == [WEIGHT_DECAY.get(method, 2e-4)] * len(recipe.stages)
     assert recipe.stages[0].lr == 0.1
 
 
@@ -43,7 +52,7 @@ def test_a_recipe_is_plain_data(cifar, method):
 def test_every_method_has_a_label_and_its_paper(cifar, method):
     recipe = build_recipe(method, cifar())
     assert recipe.method == method
-    assert LABELS[method].lower().replace(" ", "-") == method
+    assert LABELS[method].lower().replace(" ", "-").replace("τ", "tau") == method
     assert recipe.paper
 
 
@@ -58,6 +67,10 @@ def test_every_method_has_a_label_and_its_paper(cifar, method):
         ("gcl", 20, [20, 3]),
         ("cc-sam", 40, [40, 6]),
         ("cc-sam", None, [200, 30]),
+        ("crt", 60, [60, 7]),
+        ("lws", 1, [1, 1]),
+        ("tau-norm", 60, [60, 0]),
+        ("tau-norm", None, [200, 0]),
     ],
 )
 def test_later_stages_shorten_in_proportion(cifar, method, epochs, expected):

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from sharpness.methods import build_recipe
-from sharpness.methods.schedules import Constant, Cosine, MultiStep
+from sharpness.methods.schedules import Constant, Cosine, MultiStep, WarmupCosine
 
 
 def ldam_rule(epoch, lr=0.1):
@@ -101,3 +101,13 @@ def test_cosine_is_symmetric_and_never_reaches_zero(epochs):
 
 def test_constant_is_one():
     assert {Constant().factor(e, 30) for e in range(1, 31)} == {1.0}
+
+
+def test_a_warmed_up_cosine_is_a_line_and_then_a_cosine():
+    schedule = WarmupCosine(0.25, start=0.5)
+    factors = [schedule.factor(e, 8) for e in range(1, 9)]
+    assert factors[:2] == [0.5, 0.75]
+    assert factors[2:] == pytest.approx([Cosine().factor(e, 6) for e in range(1, 7)], rel=1e-14)
+    stretched = [schedule.factor(e, 80) for e in range(1, 81)]
+    assert stretched[::10] == pytest.approx(factors, rel=1e-14)
+    assert [WarmupCosine(0.0).factor(e, 5) for e in range(1, 6)] == [Cosine().factor(e, 5) for e in range(1, 6)]

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from sharpness.flattening import Context
+from sharpness.methods import METHODS
 from sharpness.methods.gcl import GCL
 from sharpness.methods.ldam import effective_number_weights
 from sharpness.methods.mislas import LabelAwareSmoothing
@@ -38,7 +39,30 @@ def test_the_last_stage_counts(rebuilt, logits10, counts10):
     assert torch.equal(rebuilt("gcl", kappa=1.0)(*logits10), gcl)
 
 
-@pytest.mark.parametrize("method", ["ce", "ldam-drw", "mislas", "gcl", "cc-sam"])
+def test_offsets_are_added_also_those_subtracted_after_training(rebuilt, logits10, counts10):
+    logits, labels = logits10
+    for method, options in (
+        ("balanced-softmax", {}),
+        ("balanced-softmax", {"decoupled": True}),
+        ("logit-adjustment", {}),
+        ("logit-adjustment", {"posthoc": True}),
+    ):
+        expected = F.cross_entropy(logits + counts10.double().log(), labels, reduction="none")
+        assert torch.allclose(rebuilt(method, **options)(logits, labels), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("deferred", [True, False])
+def test_class_weights_of_cross_entropy_are_on(rebuilt, logits10, counts10, deferred):
+    weights = rebuilt("ce-drw", deferred=deferred).weights(logits10[1])
+    assert torch.allclose(weights.double(), effective_number_weights(counts10)[logits10[1]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["crt", "lws", "tau-norm"])
+def test_balancing_of_the_classifier_keeps_cross_entropy(rebuilt, logits10, method):
+    assert torch.equal(rebuilt(method)(*logits10), F.cross_entropy(*logits10, reduction="none"))
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_a_probe_sees_a_deterministic_function_in_float64(rebuilt, logits10, method):
     loss = rebuilt(method)
     before = torch.get_rng_state()

@@ -1,0 +1,51 @@
+"""What happens to a network between two stages, as data: each change is called before a stage's first epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from sharpness.flattening import Context
+from sharpness.models import Classifier, build_head
+
+
+class Change(Protocol):
+    """Changes a network in place; random numbers come from ``context.generator`` only, ``context.epoch`` is 0.
+
+    What it does to the structure must not depend on the weights: a resumed run repeats it on others.
+    """
+
+    def __call__(self, network: Classifier, context: Context) -> None: ...
+
+
+@dataclass(frozen=True)
+class AddWeightScaling:
+    """Puts learnable weight scaling, ones at first, over the head (Kang et al., ICLR 2020)."""
+
+    def __call__(self, network: Classifier, context: Context) -> None:
+        network.add_weight_scaling()
+
+
+@dataclass(frozen=True)
+class Rescale:
+    """Gives a cosine head the logit scale ``scale``."""
+
+    scale: float
+
+    def __call__(self, network: Classifier, context: Context) -> None:
+        network.rescale(self.scale)
+
+
+@dataclass(frozen=True)
+class NewHead:
+    """Initialises the head anew, as that of a fresh network; what it has learnt is lost."""
+
+    def __call__(self, network: Classifier, context: Context) -> None:
+        spec = network.spec
+        seed = int(torch.randint(0, 2**63 - 1, (1,), generator=context.generator))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            fresh = build_head(spec.head, int(network.backbone.num_features), spec.num_classes, spec.scale)  # type: ignore[arg-type]
+        network.head.load_state_dict(fresh.state_dict())

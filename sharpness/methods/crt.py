@@ -1,0 +1,54 @@
+r"""Classifier re-training (cRT; Kang et al., Decoupling Representation and Classifier, ICLR 2020)."""
+
+from __future__ import annotations
+
+from sharpness.data import LongTail
+from sharpness.methods.changes import NewHead
+from sharpness.methods.cross_entropy import BASELINE, CrossEntropy
+from sharpness.methods.recipe import Recipe, Stage
+from sharpness.methods.schedules import Cosine
+
+PAPER = "Kang et al., Decoupling Representation and Classifier for Long-Tailed Recognition, ICLR 2020"
+#: What cRT, LWS and tau-normalisation have in common here.
+FIRST_STAGE = (
+    "published for large images only: 90 epochs, batch 512, learning rate 0.2; here the first stage is the "
+    "cross-entropy baseline for CIFAR, so that what differs from it is what follows"
+)
+
+
+def proportionate(epochs: int, of: int = 90) -> int:
+    """Epochs of a later stage that are to the baseline's what ``epochs`` are to the published first stage's ``of``.
+
+    >>> proportionate(10), proportionate(5)
+    (22, 11)
+    """
+    return round(BASELINE.epochs * epochs / of)
+
+
+def recipe(longtail: LongTail, shift_batchnorm: bool = False) -> Recipe:
+    """Cross-entropy, then a new linear classifier on the frozen backbone, with class-balanced sampling.
+
+    Stage 2 has 10/90 of the epochs of stage 1, and starts its cosine from the same learning rate, as published.
+
+    Args:
+        shift_batchnorm: let BatchNorm follow the balanced sampler in stage 2, as in the released code, where only
+            the parameters of the backbone are frozen.
+    """
+    return Recipe(
+        method="crt",
+        paper=PAPER,
+        stages=(
+            BASELINE,
+            Stage(
+                "classifier re-training",
+                proportionate(10),
+                CrossEntropy(),
+                Cosine(),
+                sampler="class_balanced:4",
+                trainable="head",
+                frozen_batchnorm=not shift_batchnorm,
+                enter=(NewHead(),),
+            ),
+        ),
+        notes=(FIRST_STAGE, "10 of 90 published epochs are 22 of 200"),
+    )

@@ -1,0 +1,85 @@
+r"""Logit adjustment (Menon et al., ICLR 2021), in the loss or after training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sharpness.data import LongTail
+from sharpness.errors import UserError
+from sharpness.flattening import Context, Loss
+from sharpness.methods.cross_entropy import CrossEntropy
+from sharpness.methods.recipe import Recipe, Stage
+from sharpness.methods.schedules import Constant, MultiStep
+from sharpness.models import Classifier, LinearHead
+
+
+def log_priors(class_counts: Tensor) -> Tensor:
+    """``log(n_c / N)``, shape (C,), float64."""
+    return (class_counts.double() / class_counts.sum()).log()
+
+
+@dataclass(frozen=True)
+class LogitAdjustment(Loss):
+    r"""Cross-entropy of :math:`u + \tau \log \pi`, :math:`\pi_c = n_c / N`; tau = 1 is Balanced Softmax.
+
+    The network returns u, and a test takes it as it is.
+    """
+
+    tau: float = 1.0
+
+    def terms(self, logits: Tensor, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        shifted = logits + self.tau * log_priors(context.class_counts).to(logits)
+        losses = F.cross_entropy(shifted, labels, reduction="none")
+        return losses, torch.ones_like(losses)
+
+
+@dataclass(frozen=True)
+class SubtractPriors:
+    r"""Folds :math:`-\tau \log \pi` into the bias of a linear head: the network then returns adjusted logits."""
+
+    tau: float = 1.0
+
+    def __call__(self, network: Classifier, context: Context) -> None:
+        head = network.head
+        if not isinstance(head, LinearHead):
+            raise ValueError(f"a {type(head).__name__} has no bias to adjust")
+        with torch.no_grad():
+            head.bias.sub_(self.tau * log_priors(context.class_counts).to(head.bias))
+
+
+#: By number of classes: epochs, warm-up, and where x0.1, x0.01 and x0.001 start, as released for imbalance 100.
+PUBLISHED = {10: (1241, 20, (604, 926, 1128)), 100: (1419, 22, (691, 1059, 1290))}
+
+
+def recipe(longtail: LongTail, tau: float = 1.0, posthoc: bool = False) -> Recipe:
+    r"""As released for CIFAR: 1241 epochs (1419 for CIFAR-100), Nesterov momentum, three drops by ten.
+
+    Both variants return logits whose softmax is, for tau = 1, the posterior under classes of equal size; those are
+    the ones that a probe's cross-entropy sees. ``loss="training"`` adds :math:`\tau \log \pi` again, which for
+    ``posthoc`` is the cross-entropy the network was trained with, exactly.
+
+    Args:
+        tau: strength of the adjustment, at least 0; 1 is the paper's.
+        posthoc: train with plain cross-entropy, and subtract :math:`\tau \log \pi` from its logits afterwards.
+    """
+    if not (math.isfinite(tau) and tau >= 0):
+        raise UserError(f"tau={tau}: give a finite number, at least 0")
+    of, warmup, milestones = PUBLISHED[10 if longtail.num_classes < 50 else 100]
+    schedule = MultiStep(milestones, (1e-1, 1e-2, 1e-3), warmup=warmup, of=of)
+    loss = LogitAdjustment(tau)
+    first = Stage("logit adjustment", of, loss, schedule, nesterov=True)
+    adjusted = Stage("post-hoc adjustment", 0, loss, Constant(), enter=(SubtractPriors(tau),))
+    return Recipe(
+        method="logit-adjustment",
+        paper="Menon et al., Long-Tail Learning via Logit Adjustment, ICLR 2021",
+        stages=(replace(first, name="cross-entropy", loss=CrossEntropy()), adjusted) if posthoc else (first,),
+        notes=(
+            "weight decay 2e-4 is the released penalty 1e-4 |w|^2; it acts on BatchNorm as well, unlike there",
+            "the released network is a bottleneck ResNet; here it is the data set's usual one",
+        ),
+    )

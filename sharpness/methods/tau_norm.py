@@ -1,0 +1,58 @@
+r"""tau-normalised classifier (Kang et al., Decoupling Representation and Classifier, ICLR 2020)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from sharpness.data import LongTail
+from sharpness.errors import UserError
+from sharpness.flattening import Context
+from sharpness.methods.cross_entropy import BASELINE, CrossEntropy
+from sharpness.methods.crt import FIRST_STAGE, PAPER
+from sharpness.methods.recipe import Recipe, Stage
+from sharpness.methods.schedules import Constant
+from sharpness.models import Classifier, LinearHead
+
+TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class NormalizeRows:
+    r""":math:`w_c \leftarrow w_c / \|w_c\|_2^\tau` for every row of a linear head, whose bias becomes 0.
+
+    With tau = 0 only the bias goes, with tau = 1 the rows have length 1.
+    """
+
+    tau: float = 1.0
+
+    def __call__(self, network: Classifier, context: Context) -> None:
+        head = network.head
+        if not isinstance(head, LinearHead):
+            raise ValueError(f"a {type(head).__name__} has no rows to normalise")
+        with torch.no_grad():
+            head.weight /= torch.linalg.vector_norm(head.weight, dim=1, keepdim=True).clamp_min(TINY) ** self.tau
+            head.bias.zero_()
+
+
+def recipe(longtail: LongTail, tau: float = 1.0) -> Recipe:
+    """Cross-entropy, then the classifier's rows are normalised; nothing is trained after that.
+
+    Logits are those of the normalised rows, without a temperature: with tau = 1 they are about as much smaller than
+    the trained ones as rows were longer than 1, and so is the curvature of their cross-entropy.
+
+    Args:
+        tau: at least 0. Published ones are chosen on validation images, between 0 and 2; the long tails here have
+            none, and the default is the full normalisation.
+    """
+    if not (math.isfinite(tau) and tau >= 0):
+        raise UserError(f"tau={tau}: give a finite number, at least 0")
+    normalized = Stage("tau-normalisation", 0, CrossEntropy(), Constant(), enter=(NormalizeRows(tau),))
+    return Recipe(
+        method="tau-norm",
+        paper=PAPER,
+        stages=(BASELINE, normalized),
+        notes=(FIRST_STAGE, f"tau = {tau:g} is not chosen on validation images"),
+    )
