@@ -8,7 +8,7 @@ from typing import Any
 
 from sharpness.data import LongTail
 from sharpness.errors import UserError, choose
-from sharpness.methods import cc_sam, cross_entropy, gcl, ldam, mislas
+from sharpness.methods import cc_sam, cross_entropy, gcl, ldam, m2m, mislas, rsg
 from sharpness.methods.recipe import Recipe, Stage
 
 METHODS: dict[str, Callable[..., Recipe]] = {
@@ -17,10 +17,20 @@ METHODS: dict[str, Callable[..., Recipe]] = {
     "mislas": mislas.recipe,
     "gcl": gcl.recipe,
     "cc-sam": cc_sam.recipe,
+    "m2m": m2m.recipe,
+    "rsg": rsg.recipe,
 }
 
 #: How figures and tables spell them.
-LABELS = {"ce": "CE", "ldam-drw": "LDAM-DRW", "mislas": "MiSLAS", "gcl": "GCL", "cc-sam": "CC-SAM"}
+LABELS = {
+    "ce": "CE",
+    "ldam-drw": "LDAM-DRW",
+    "mislas": "MiSLAS",
+    "gcl": "GCL",
+    "cc-sam": "CC-SAM",
+    "m2m": "M2m",
+    "rsg": "RSG",
+}
 
 
 def build_recipe(method: str, longtail: LongTail, **options: Any) -> Recipe:

@@ -3,10 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
+from torch import nn
+
+from sharpness.data import ImageSet
 from sharpness.errors import UserError
-from sharpness.flattening import Loss, PlainStep, Rule
+from sharpness.flattening import Batch, Context, Loss, PlainStep, Rule
 from sharpness.methods.schedules import Schedule
+
+
+class Transform(Protocol):
+    """Changes a batch before the step; ``images`` tells how its pixels are normalised."""
+
+    def __call__(self, network: nn.Module, batch: Batch, images: ImageSet, context: Context) -> Batch: ...
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """What changes within a stage, while momentum and learning rate run on.
+
+    Args:
+        after: the fraction of the epochs that comes before.
+        sampler: of the epochs after it.
+        transform: of their batches.
+    """
+
+    after: float
+    sampler: str
+    transform: Transform | None = None
 
 
 @dataclass(frozen=True)
@@ -23,6 +48,9 @@ class Stage:
         add_weight_scaling: put learnable weight scaling over the head before this stage.
         scale: set the logit scale of a cosine head before this stage.
         drop_last: leave out an incomplete last batch.
+        helper: a frozen network that training consults, as ``network.auxiliary``: ``"previous"`` is what the stages
+            before have trained, and a fresh network takes its place; else the path of a checkpoint.
+        deferred: another sampler and a transform of batches from some epoch on.
     """
 
     name: str
@@ -42,6 +70,12 @@ class Stage:
     add_weight_scaling: bool = False
     scale: float | None = None
     drop_last: bool = False
+    helper: str | None = None
+    deferred: Deferred | None = None
+
+    def late(self, epoch: int) -> Deferred | None:
+        """What is in force in an epoch (counted from 1) of :attr:`deferred`."""
+        return self.deferred if self.deferred and epoch > self.deferred.after * self.epochs else None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ PUBLISHED = {
     "mislas": [(200, 128), (10, 128)],
     "gcl": [(200, 64), (30, 64)],
     "cc-sam": [(200, 64), (30, 64)],
+    "m2m": [(200, 128), (200, 128)],
+    "rsg": [(200, 128)],
 }
 
 
@@ -58,6 +60,7 @@ def test_every_method_has_a_label_and_its_paper(cifar, method):
         ("gcl", 20, [20, 3]),
         ("cc-sam", 40, [40, 6]),
         ("cc-sam", None, [200, 30]),
+        ("m2m", 40, [40, 40]),
     ],
 )
 def test_later_stages_shorten_in_proportion(cifar, method, epochs, expected):
@@ -110,7 +113,7 @@ def test_dropping_the_only_batch_is_refused(cifar):
 
 def test_an_unknown_method_lists_the_known_ones(cifar):
     with pytest.raises(UserError, match="ce, ldam-drw, mislas, gcl, cc-sam"):
-        build_recipe("m2m", cifar())
+        build_recipe("nonesuch", cifar())
 
 
 @pytest.mark.parametrize(

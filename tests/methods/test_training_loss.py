@@ -38,7 +38,15 @@ def test_the_last_stage_counts(rebuilt, logits10, counts10):
     assert torch.equal(rebuilt("gcl", kappa=1.0)(*logits10), gcl)
 
 
-@pytest.mark.parametrize("method", ["ce", "ldam-drw", "mislas", "gcl", "cc-sam"])
+def test_generated_samples_are_left_out(rebuilt, logits10):
+    """What remains is the loss of real images: cross-entropy, and re-weighted margins."""
+    assert torch.equal(rebuilt("m2m", helper="runs/ce")(*logits10), rebuilt("ce")(*logits10))
+    rsg, ldam = rebuilt("rsg"), rebuilt("ldam-drw")
+    assert torch.equal(rsg(*logits10), ldam(*logits10))
+    assert torch.equal(rsg.weights(logits10[1]), ldam.weights(logits10[1]))
+
+
+@pytest.mark.parametrize("method", ["ce", "ldam-drw", "mislas", "gcl", "cc-sam", "m2m", "rsg"])
 def test_a_probe_sees_a_deterministic_function_in_float64(rebuilt, logits10, method):
     loss = rebuilt(method)
     before = torch.get_rng_state()
