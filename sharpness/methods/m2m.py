@@ -132,6 +132,10 @@ def recipe(
     released ones, which are for CIFAR-10-LT at imbalance 100; the paper tunes beta (0.9 to 0.999), gamma (0.9, 0.99)
     and the weight of the seed class, lambda (0.01 to 0.5), for every data set.
 
+    BatchNorm's running statistics follow the oversampled batches, as published. Where rare classes have a handful of
+    images that tells: with ``epochs=60`` on digits-lt accuracy is 91.6 %, and 95.8 % with the statistics estimated
+    anew on the training set (cross-entropy: 95.2 and 95.4 %).
+
     Args:
         seed_weight: lambda.
         helper: path of a checkpoint to consult, such as that of a ``ce`` run of another seed, instead of training one.

@@ -22,7 +22,7 @@ RUNS = {
     "cc-sam": ((2, 2), {}),
     "magnitude": ((1, 1), {"mode": "magnitude"}),
     "shortest": ((1, 1), {}),
-    "m2m": ((1, 2), {"beta": 0.9, "gamma": 0.2}),
+    "m2m": ((1, 2), {"beta": 0.9, "gamma": 0.2, "steps": 2}),
     "rsg": ((2,), {}),
 }
 METHOD = {"sam": "ce", "magnitude": "cc-sam", "shortest": "mislas"}
