@@ -130,7 +130,8 @@ def recipe(
 
     Until then the second stage is plain, too; afterwards images are drawn with weights 1 / n_y. The defaults are the
     released ones, which are for CIFAR-10-LT at imbalance 100; the paper tunes beta (0.9 to 0.999), gamma (0.9, 0.99)
-    and the weight of the seed class, lambda (0.01 to 0.5), for every data set.
+    and the weight of the seed class, lambda (0.01 to 0.5), for every data set. A flattening operation acts in both
+    stages, and translation comes before it, once a batch.
 
     BatchNorm's running statistics follow the oversampled batches, as published. Where rare classes have a handful of
     images that tells: with ``epochs=60`` on digits-lt accuracy is 91.6 %, and 95.8 % with the statistics estimated
