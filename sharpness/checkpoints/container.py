@@ -17,8 +17,15 @@ VERSION = 1
 
 
 def save_checkpoint(path: Path, model: nn.Module, manifest: dict[str, Any]) -> None:
-    """Write a checkpoint atomically; ``model`` must carry a ``spec`` (as :func:`build_model` makes it)."""
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    """Write a checkpoint atomically; ``model`` must carry a ``spec`` (as :func:`build_model` makes it).
+
+    What serves training alone, ``model.auxiliary``, is left out.
+    """
+    state = {
+        name: value.detach().cpu().contiguous()
+        for name, value in model.state_dict().items()
+        if not name.startswith("auxiliary.")
+    }
     content = {
         "format": FORMAT,
         "version": VERSION,

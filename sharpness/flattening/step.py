@@ -75,6 +75,13 @@ class Loss:
         """
         return mixed_loss(model.head(context.features(model, batch.x)), batch, self, context)  # type: ignore[operator]
 
+    def parts(self, model: nn.Module, class_counts: tuple[int, ...]) -> nn.Module | None:
+        """A fresh module that :meth:`of` uses, trained with the network and absent at inference; most losses have none.
+
+        Training puts it on the network as ``model.auxiliary``.
+        """
+        return None
+
     def deterministic(self) -> Loss:
         """The loss as a probe sees it: random terms are replaced by their mean."""
         return self

@@ -19,7 +19,9 @@ from sharpness.methods import (
     ldam,
     logit_adjustment,
     lws,
+    m2m,
     mislas,
+    rsg,
     tau_norm,
 )
 from sharpness.methods.recipe import Recipe, Stage
@@ -37,6 +39,8 @@ METHODS: dict[str, Callable[..., Recipe]] = {
     "crt": crt.recipe,
     "lws": lws.recipe,
     "tau-norm": tau_norm.recipe,
+    "m2m": m2m.recipe,
+    "rsg": rsg.recipe,
 }
 
 #: How figures and tables spell them.
@@ -53,6 +57,8 @@ LABELS = {
     "crt": "cRT",
     "lws": "LWS",
     "tau-norm": "τ-norm",
+    "m2m": "M2m",
+    "rsg": "RSG",
 }
 
 

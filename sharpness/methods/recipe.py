@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
+from torch import nn
+
+from sharpness.data import ImageSet
 from sharpness.errors import UserError
-from sharpness.flattening import Loss, PlainStep, Rule
+from sharpness.flattening import Batch, Context, Loss, PlainStep, Rule
 from sharpness.methods.changes import Change
 from sharpness.methods.schedules import Schedule
+
+
+class Transform(Protocol):
+    """Changes a batch before the step; ``images`` tells how its pixels are normalised."""
+
+    def __call__(self, network: nn.Module, batch: Batch, images: ImageSet, context: Context) -> Batch: ...
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """What changes within a stage, while momentum and learning rate run on.
+
+    Args:
+        after: the fraction of the epochs that comes before.
+        sampler: of the epochs after it.
+        transform: of their batches.
+    """
+
+    after: float
+    sampler: str
+    transform: Transform | None = None
 
 
 @dataclass(frozen=True)
@@ -27,6 +52,9 @@ class Stage:
         lr_factors: (prefix of parameter names, factor of the learning rate); the first match counts.
         enter: what happens to the network before the first epoch, in this order.
         drop_last: leave out an incomplete last batch.
+        helper: a frozen network that training consults, as ``network.auxiliary``: ``"previous"`` is what the stages
+            before have trained, and a fresh network takes its place; else the path of a checkpoint.
+        deferred: another sampler and a transform of batches from some epoch on.
     """
 
     name: str
@@ -46,6 +74,12 @@ class Stage:
     lr_factors: tuple[tuple[str, float], ...] = ()
     enter: tuple[Change, ...] = ()
     drop_last: bool = False
+    helper: str | None = None
+    deferred: Deferred | None = None
+
+    def late(self, epoch: int) -> Deferred | None:
+        """What is in force in an epoch (counted from 1) of :attr:`deferred`."""
+        return self.deferred if self.deferred and epoch > self.deferred.after * self.epochs else None
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
 """Networks: backbones, heads and the registry that builds them by name."""
 
 from sharpness.models.classifier import BACKBONES, Classifier, ModelSpec, build_model
+from sharpness.models.frozen import Frozen
 from sharpness.models.heads import HEADS, CosineHead, LearnableWeightScaling, LinearHead, build_head
 from sharpness.models.resnet import PLANS, ResNet, build_resnet
 from sharpness.models.resnet_cifar import BasicBlock, CifarResNet
+from sharpness.models.staged import Staged
 from sharpness.models.wide_resnet import WideResNet
 
 __all__ = [
@@ -13,11 +15,13 @@ __all__ = [
     "CifarResNet",
     "Classifier",
     "CosineHead",
+    "Frozen",
     "LearnableWeightScaling",
     "LinearHead",
     "PLANS",
     "ModelSpec",
     "ResNet",
+    "Staged",
     "WideResNet",
     "build_head",
     "build_model",

@@ -37,12 +37,18 @@ class ModelSpec:
 
 
 class Classifier(nn.Module):
-    """``logits = head(backbone(x))``, calibrated: images (n, channels, h, w) to logits (n, C)."""
+    """``logits = head(backbone(x))``, calibrated: images (n, channels, h, w) to logits (n, C).
+
+    Attributes:
+        auxiliary: what some methods train or consult beside the network; :meth:`forward` does not know it, and
+            checkpoints leave it out.
+    """
 
     def __init__(self, backbone: nn.Module, head: nn.Module, spec: ModelSpec) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.auxiliary: nn.Module | None = None
         self.spec = spec
 
     def forward(self, x: Tensor) -> Tensor:

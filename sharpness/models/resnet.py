@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sharpness.errors import choose
+from sharpness.models.staged import Staged
 
 STEMS = ("imagenet", "cifar")
 
@@ -45,7 +46,7 @@ class ResidualBlock(nn.Module):
         return F.relu(out + (x if self.downsample is None else self.downsample(x)))
 
 
-class ResNet(nn.Module):
+class ResNet(Staged):
     """The feature extractor: images (n, in_channels, h, w) to features (n, d).
 
     Args:
@@ -90,28 +91,9 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    @property
-    def last_block(self) -> nn.Module:
-        """The last residual block, the part that CC-SAM perturbs together with the head on request."""
-        return self.get_submodule(f"layer{self.num_groups}")[-1]  # type: ignore[index]
-
-    def before_last_block(self, x: Tensor) -> Tensor:
-        """Images (n, in_channels, h, w) to the input of :attr:`last_block`."""
+    def stem_output(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))
-        if self.stem == "imagenet":
-            x = F.max_pool2d(x, 3, stride=2, padding=1)
-        for group in range(1, self.num_groups + 1):
-            blocks = list(self.get_submodule(f"layer{group}"))  # type: ignore[call-overload]
-            for block in blocks[:-1] if group == self.num_groups else blocks:
-                x = block(x)
-        return x
-
-    def from_last_block(self, x: Tensor) -> Tensor:
-        """The input of :attr:`last_block` to features (n, d)."""
-        return self.last_block(x).mean(dim=(2, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.from_last_block(self.before_last_block(x))
+        return F.max_pool2d(x, 3, stride=2, padding=1) if self.stem == "imagenet" else x
 
 
 #: Blocks, bottleneck, inner width and groups of the published networks, all of width 64.

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sharpness.errors import UserError, choose
+from sharpness.models.staged import Staged
 
 SHORTCUTS = ("both", "end")
 
@@ -38,7 +39,7 @@ class BasicBlock(nn.Module):
         return F.relu(out + x)
 
 
-class CifarResNet(nn.Module):
+class CifarResNet(Staged):
     """The feature extractor: images (n, in_channels, h, w) to features (n, 4 * width), so (n, 64).
 
     A 3x3 convolution, three groups of n blocks with 16, 32 and 64 planes and strides 1, 2, 2, and global average
@@ -66,6 +67,7 @@ class CifarResNet(nn.Module):
             raise UserError(f"depth {depth} is not 6n + 2: take 8, 14, 20, 32, 44, 56 or 110")
         counts = [(depth - 2) // 6] * 3 if blocks is None else list(blocks)
         self.num_features = 4 * width
+        self.num_groups = len(counts)
         self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         in_planes = width
@@ -79,23 +81,5 @@ class CifarResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
 
-    @property
-    def last_block(self) -> nn.Module:
-        """The last residual block, the part that CC-SAM perturbs together with the head on request."""
-        return self.get_submodule("layer3")[-1]  # type: ignore[index]
-
-    def before_last_block(self, x: Tensor) -> Tensor:
-        """Images (n, in_channels, h, w) to the input of :attr:`last_block`."""
-        x = F.relu(self.bn1(self.conv1(x)))
-        for group in ("layer1", "layer2", "layer3"):
-            blocks = list(self.get_submodule(group))  # type: ignore[call-overload]
-            for block in blocks[:-1] if group == "layer3" else blocks:
-                x = block(x)
-        return x
-
-    def from_last_block(self, x: Tensor) -> Tensor:
-        """The input of :attr:`last_block` to features (n, 4 * width)."""
-        return self.last_block(x).mean(dim=(2, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.from_last_block(self.before_last_block(x))
+    def stem_output(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn1(self.conv1(x)))

@@ -22,6 +22,7 @@ from sharpness.methods import Recipe, Stage, build_recipe
 from sharpness.models import Classifier, build_model
 from sharpness.progress import progress
 from sharpness.training.manifest import manifest, present
+from sharpness.training.parts import add_parts, read_helper
 from sharpness.training.precision import autocast, resolve_precision
 from sharpness.training.state import RunFolder, RunState, epoch_generator
 
@@ -79,12 +80,14 @@ def train(
     precision = resolve_precision(precision, device, data.train.images.shape[-1])
     architecture = model or data.default_model
     network = initial_model(recipe, architecture, data, seed)
+    helper = read_helper(recipe, data)
     training = {
         "epochs": [s.epochs for s in recipe.stages],
         "batch_size": [s.batch_size for s in recipe.stages],
         "seed": seed,
         "precision": precision,
         "flatten": list(flatten),
+        **({"helper_sha256": helper.sha256} if helper else {}),
     }
     identity = {
         "method": method,
@@ -112,7 +115,9 @@ def train(
             keep(folder.snapshot(len(state.history)))
 
     for index, stage in enumerate(recipe.stages):
-        enter(stage, network, entry_context(stage, data, seed, index))
+        context = entry_context(stage, data, seed, index)
+        add_parts(stage, network, data, context.generator, helper)
+        enter(stage, network, context)
         if index >= state.stage:
             state.stage = index
             if not state.history:
@@ -250,6 +255,8 @@ def run_epoch(
         network.backbone.eval()
     total, seen = torch.zeros((), dtype=torch.float64), 0
     for batch in training_batches(stage, data, context):
+        if (late := stage.late(context.epoch)) and late.transform:
+            batch = late.transform(network, batch, data.train, context)
         optimizer.zero_grad(set_to_none=True)
         loss = stage.rule.backward(network, batch, stage.loss, context)
         optimizer.step()
@@ -261,7 +268,9 @@ def run_epoch(
 def training_batches(stage: Stage, data: LongTailData, context: Context) -> Iterator[Batch]:
     """Sampled, augmented, normalised and mixed batches of one epoch."""
     train, generator = data.train, context.generator
-    indices = epoch_indices(stage.sampler, train.labels.cpu(), data.num_classes, generator).to(train.labels.device)
+    late = stage.late(context.epoch)
+    sampler = late.sampler if late else stage.sampler
+    indices = epoch_indices(sampler, train.labels.cpu(), data.num_classes, generator).to(train.labels.device)
     for chunk in indices.split(stage.batch_size):
         if len(chunk) < (stage.batch_size if stage.drop_last else 2):
             continue

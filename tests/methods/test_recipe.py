@@ -21,6 +21,8 @@ PUBLISHED = {
     "crt": [(200, 128), (22, 128)],
     "lws": [(200, 128), (11, 128)],
     "tau-norm": [(200, 128), (0, 128)],
+    "m2m": [(200, 128), (200, 128)],
+    "rsg": [(200, 128)],
 }
 #: Where it is not 2e-4.
 WEIGHT_DECAY = {"balanced-softmax": 5e-4}
@@ -71,6 +73,7 @@ def test_every_method_has_a_label_and_its_paper(cifar, method):
         ("lws", 1, [1, 1]),
         ("tau-norm", 60, [60, 0]),
         ("tau-norm", None, [200, 0]),
+        ("m2m", 40, [40, 40]),
     ],
 )
 def test_later_stages_shorten_in_proportion(cifar, method, epochs, expected):
@@ -123,7 +126,7 @@ def test_dropping_the_only_batch_is_refused(cifar):
 
 def test_an_unknown_method_lists_the_known_ones(cifar):
     with pytest.raises(UserError, match="ce, ldam-drw, mislas, gcl, cc-sam"):
-        build_recipe("m2m", cifar())
+        build_recipe("nonesuch", cifar())
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,14 @@ def test_balancing_of_the_classifier_keeps_cross_entropy(rebuilt, logits10, meth
     assert torch.equal(rebuilt(method)(*logits10), F.cross_entropy(*logits10, reduction="none"))
 
 
+def test_generated_samples_are_left_out(rebuilt, logits10):
+    """What remains is the loss of real images: cross-entropy, and re-weighted margins."""
+    assert torch.equal(rebuilt("m2m", helper="runs/ce")(*logits10), rebuilt("ce")(*logits10))
+    rsg, ldam = rebuilt("rsg"), rebuilt("ldam-drw")
+    assert torch.equal(rsg(*logits10), ldam(*logits10))
+    assert torch.equal(rsg.weights(logits10[1]), ldam.weights(logits10[1]))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_probe_sees_a_deterministic_function_in_float64(rebuilt, logits10, method):
     loss = rebuilt(method)

@@ -99,6 +99,17 @@ def test_the_two_halves_compose_to_the_forward_pass(training, generator):
     assert torch.equal(halves, network(x))
 
 
+@pytest.mark.parametrize("group", [0, 1, 2, 3])
+def test_the_parts_on_both_sides_of_a_group_compose_to_the_forward_pass(group, generator):
+    network = CifarResNet(14, 1)
+    x = torch.randn(4, 1, 8, 8, generator=generator)
+    between = network.forward_to(x, group)
+    assert torch.equal(network.forward_from(between, group), network(x))
+    network.forward_from(between.detach().requires_grad_(), group).sum().backward()
+    above = {name.split(".")[0] for name, p in network.named_parameters() if p.grad is not None}
+    assert above == {f"layer{g}" for g in range(group + 1, 4)}
+
+
 def test_only_the_last_block_lies_above_the_cut(generator):
     network = CifarResNet(14, 1)
     hidden = network.before_last_block(torch.randn(4, 1, 8, 8, generator=generator)).detach()

@@ -342,7 +342,7 @@ def test_flattening_is_recorded_and_changes_the_weights(digits, tmp_path, weight
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("m2m", {}, "unknown method 'm2m'"),
+        ("nonesuch", {}, "unknown method 'nonesuch'"),
         ("ce", {"kappa": 1}, "unknown option 'kappa'"),
         ("ce", {"model": "vgg"}, "unknown model 'vgg'"),
         ("ce", {"precision": "float8"}, "unknown precision 'float8'"),

@@ -22,6 +22,8 @@ RUNS = {
     "cc-sam": ((2, 2), {}),
     "magnitude": ((1, 1), {"mode": "magnitude"}),
     "shortest": ((1, 1), {}),
+    "m2m": ((1, 2), {"beta": 0.9, "gamma": 0.2, "steps": 2}),
+    "rsg": ((2,), {}),
 }
 METHOD = {"sam": "ce", "magnitude": "cc-sam", "shortest": "mislas"}
 DEATHS = [(run, n) for run, (epochs, _) in RUNS.items() for n in range(1, sum(epochs) + 1)]

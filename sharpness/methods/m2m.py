@@ -1,0 +1,168 @@
+r"""M2m: rare classes are filled up with translations of frequent ones (Kim, Jeong and Shin, CVPR 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from sharpness.data import ImageSet, LongTail
+from sharpness.errors import UserError
+from sharpness.flattening import Batch, Context
+from sharpness.flattening.step import at_least_float32
+from sharpness.methods import cross_entropy
+from sharpness.methods.cross_entropy import LDAM_SCHEDULE, CrossEntropy
+from sharpness.methods.m2m_translation import Translation
+from sharpness.methods.recipe import Deferred, Recipe, Stage
+
+
+def acceptance_probabilities(class_counts: Tensor, beta: float) -> Tensor:
+    r"""``P[k0, k] = 1 - beta^max(n_k0 - n_k, 0)``, shape (C, C): how far class k0 may serve as a seed of class k.
+
+    >>> acceptance_probabilities(torch.tensor([3, 1]), 0.5).tolist()
+    [[0.0, 0.75], [0.0, 0.0]]
+    """
+    counts = class_counts.double()
+    return 1 - beta ** (counts[:, None] - counts[None, :]).clamp_min(0)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards every module is in the mode it was in."""
+    modes = [(m, m.training) for m in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@dataclass(frozen=True)
+class MajorToMinor:
+    r"""Replace images of an oversampled batch by translations of its images of more frequent classes.
+
+    g is the frozen helper, ``network.auxiliary``; f is the network that is trained; n_max the largest class.
+
+    .. code-block:: text
+
+        every image i is kept with probability n_{y_i} / n_max; the others are slots with target k = y_i
+        for each slot:
+            P_j = 1 - beta^max(n_{y_j} - n_k, 0)   for every image j of the batch
+            give the slot up if all P_j are 0; else draw one seed j with probability proportional to P_j
+            x = translation of image j from k0 = y_j to k                        # see Translation
+            accept if softmax(g(x))_k >= gamma and a coin of probability P_j says so
+        accepted slots hold x; all others what they held; labels stay
+
+    The coin does not depend on x, so it is tossed first and what it refuses is not translated. f is in eval mode
+    meanwhile and in its own modes afterwards; weights, their gradients and BatchNorm's statistics are not touched.
+    """
+
+    beta: float = 0.999
+    gamma: float = 0.9
+    translation: Translation = field(default_factory=Translation)
+
+    def __post_init__(self) -> None:
+        for name, value in (("beta", self.beta), ("gamma", self.gamma)):
+            if not 0 <= value < 1:
+                raise UserError(f"{name}={value}: give a number from 0 to below 1, such as 0.9")
+
+    def __call__(self, network: nn.Module, batch: Batch, images: ImageSet, context: Context) -> Batch:
+        helper = network.auxiliary
+        if not isinstance(helper, nn.Module) or batch.second is not None:
+            raise ValueError("M2m needs network.auxiliary and batches without mixup")
+        slots, seeds = self.draw(batch.first.cpu(), context)
+        if not len(slots):
+            return batch
+        device = batch.x.device
+        slots, seeds = slots.to(device), seeds.to(device)
+        mean, std = (
+            torch.tensor(v, dtype=batch.x.dtype, device=device)[:, None, None] for v in (images.mean, images.std)
+        )
+
+        def on_pixels(model: nn.Module) -> Callable[[Tensor], Tensor]:
+            def logits(pixels: Tensor) -> Tensor:
+                with context.autocast():
+                    return at_least_float32(model((pixels - mean) / std))
+
+            return logits
+
+        pixels = (batch.x[seeds] * std + mean).clamp(0, 1)
+        targets = batch.first[slots]
+        with evaluating(network):
+            start = self.translation.start(pixels, context.generator)
+            made = self.translation(start, batch.first[seeds], targets, on_pixels(helper), on_pixels(network))
+            with torch.no_grad():
+                confidence = on_pixels(helper)(made).softmax(1).gather(1, targets[:, None]).squeeze(1)
+        accepted = confidence >= self.gamma
+        x = batch.x.clone()
+        x[slots[accepted]] = (made[accepted] - mean) / std
+        return replace(batch, x=x)
+
+    def draw(self, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """Positions in the batch of the slots that won their coin (m,), and of their seeds (m,); all on the CPU."""
+        counts, generator = context.class_counts.cpu().double(), context.generator
+        keep = torch.rand(len(labels), generator=generator, dtype=torch.float64) < counts[labels] / counts.max()
+        slots = torch.nonzero(~keep).flatten()
+        rows = acceptance_probabilities(counts, self.beta)[labels][:, labels[slots]].T
+        possible = rows.sum(1) > 0
+        slots, rows = slots[possible], rows[possible]
+        if not len(slots):
+            return slots, slots
+        seeds = torch.multinomial(rows, 1, generator=generator)
+        coin = torch.rand(len(slots), generator=generator, dtype=torch.float64) < rows.gather(1, seeds).squeeze(1)
+        return slots[coin], seeds.squeeze(1)[coin]
+
+
+def recipe(
+    longtail: LongTail,
+    beta: float = 0.999,
+    gamma: float = 0.9,
+    seed_weight: float = 0.5,
+    step_length: float = 0.1,
+    steps: int = 10,
+    helper: str | None = None,
+) -> Recipe:
+    """A helper trained as the cross-entropy baseline, then 200 epochs that translate from epoch 161 on.
+
+    Until then the second stage is plain, too; afterwards images are drawn with weights 1 / n_y. The defaults are the
+    released ones, which are for CIFAR-10-LT at imbalance 100; the paper tunes beta (0.9 to 0.999), gamma (0.9, 0.99)
+    and the weight of the seed class, lambda (0.01 to 0.5), for every data set. A flattening operation acts in both
+    stages, and translation comes before it, once a batch.
+
+    BatchNorm's running statistics follow the oversampled batches, as published. Where rare classes have a handful of
+    images that tells: with ``epochs=60`` on digits-lt accuracy is 91.6 %, and 95.8 % with the statistics estimated
+    anew on the training set (cross-entropy: 95.2 and 95.4 %).
+
+    Args:
+        seed_weight: lambda.
+        helper: path of a checkpoint to consult, such as that of a ``ce`` run of another seed, instead of training one.
+    """
+    if helper is not None and not isinstance(helper, str):
+        raise UserError(f"helper={helper!r}: give the path of a checkpoint as text")
+    transform = MajorToMinor(beta, gamma, Translation(seed_weight, step_length, steps))
+    second = Stage(
+        "translation",
+        200,
+        CrossEntropy(),
+        LDAM_SCHEDULE,
+        helper=helper or "previous",
+        deferred=Deferred(0.8, "inverse_frequency", transform),
+    )
+    first = replace(cross_entropy.recipe(longtail).stages[0], name="helper")
+    return Recipe(
+        method="m2m",
+        paper="Kim, Jeong and Shin, M2m: Imbalanced Classification via Major-to-minor Translation, CVPR 2020",
+        stages=(second,) if helper else (first, second),
+        notes=(
+            "the noise before translation is cut to its length per image, in the released code per channel",
+            "an image is kept with probability n_y / n_max, in the released code n_y / n_0",
+            "the network of the released code appends the zeros of its shortcuts: that is model resnet32-m2m",
+            "normalisation and training images are those of the data set given; the released code takes the first "
+            "images of each class (subset first_n, profile exp_m2m) and own statistics for CIFAR-100",
+            "the last epoch counts, in the released code the best on a tenth of the test set",
+        ),
+    )

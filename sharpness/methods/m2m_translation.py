@@ -1,0 +1,82 @@
+r"""Translating images of one class into another by the gradients of two classifiers (M2m, CVPR 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from sharpness.errors import UserError
+
+TINY = 1e-10
+
+
+def per_image_norm(x: Tensor) -> Tensor:
+    """The l2 norm of each image (n, ch, h, w), shape (n, 1, 1, 1)."""
+    return torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True)
+
+
+@dataclass(frozen=True)
+class Translation:
+    r"""Move seed images of class k0 to where g sees the class k and f no longer sees k0.
+
+    .. code-block:: text
+
+        x = clamp(seed + e, 0, 1)                            # e uniform on [-1/2, 1/2], cut to the length ``noise``
+        repeat ``steps`` times:
+            d = gradient with respect to x of  CE(g(x), k) + seed_weight * f(x)[k0]
+            x = clamp(x - step_length * d / |d|, 0, 1)       # |d|: l2 norm over one image
+
+    f(x)[k0] is a logit, not a probability. Images do not see each other: g and f are in eval mode, every gradient is
+    normalised by itself, so sums over the batch serve as well as the published means.
+
+    Everything is in pixels of [0, 1], where the published step and noise are defined: x, e, d and its length. Networks
+    that take normalised images (x - m) / s, channel by channel, normalise inside g and f; the gradient with respect to
+    pixels is then that with respect to normalised values divided by s, and the clamp is one at (0 - m) / s and
+    (1 - m) / s.
+    """
+
+    seed_weight: float = 0.5
+    step_length: float = 0.1
+    steps: int = 10
+    noise: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not self.step_length > 0 or self.noise < 0 or self.seed_weight < 0:
+            raise UserError(f"{self}: steps at least 1, step_length above 0, noise and seed_weight at least 0")
+
+    def start(self, pixels: Tensor, generator: Generator) -> Tensor:
+        """The seeds (n, ch, h, w) with noise, in [0, 1]."""
+        noise = torch.rand(pixels.shape, generator=generator).to(pixels) - 0.5
+        noise = noise * (self.noise / per_image_norm(noise).clamp_min(TINY)).clamp_max(1)
+        return (pixels + noise).clamp(0, 1)
+
+    def __call__(
+        self,
+        pixels: Tensor,
+        seeds: Tensor,
+        targets: Tensor,
+        g: Callable[[Tensor], Tensor],
+        f: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """Images (n, ch, h, w) after all steps.
+
+        Args:
+            pixels: what :meth:`start` returns.
+            seeds: classes k0 (n,).
+            targets: classes k (n,).
+            g: from pixels to the logits (n, C) of the classifier that the images shall convince.
+            f: the same of the one that shall forget k0.
+        """
+        x = pixels
+        for _ in range(self.steps):
+            x = x.detach().requires_grad_(True)
+            left = f(x).gather(1, seeds[:, None]).sum()
+            objective = F.cross_entropy(g(x), targets, reduction="sum") + self.seed_weight * left
+            (gradient,) = torch.autograd.grad(objective, x)
+            step = gradient / per_image_norm(gradient).clamp_min(TINY)
+            x = (x.detach() - self.step_length * step).clamp(0, 1)
+        return x

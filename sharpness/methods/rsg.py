@@ -1,0 +1,161 @@
+r"""RSG: new samples of rare classes from the variation of frequent ones (Wang et al., CVPR 2021)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from sharpness.data import LongTail
+from sharpness.errors import UserError
+from sharpness.flattening import Batch, Context, Loss
+from sharpness.flattening.step import at_least_float32
+from sharpness.methods.ldam import LDAM
+from sharpness.methods.recipe import Recipe, Stage
+from sharpness.methods.rsg_module import RareSampleGenerator
+from sharpness.methods.schedules import MultiStep
+from sharpness.models import Staged
+
+
+def head_classes(class_counts: Tensor, share: float) -> Tensor:
+    """The largest ``int(share * C)`` classes, at least one, as a mask (C,); of equal ones the first.
+
+    >>> head_classes(torch.tensor([5, 90, 7, 7, 1]), 0.4).tolist()
+    [False, True, True, False, False]
+    """
+    number = max(1, int(share * len(class_counts)))
+    mask = torch.zeros(len(class_counts), dtype=torch.bool, device=class_counts.device)
+    mask[class_counts.argsort(descending=True, stable=True)[:number]] = True
+    return mask
+
+
+def rounds(heads: Tensor, tails: Tensor, strength: float) -> list[tuple[Tensor, Tensor]]:
+    """Which head map lends its variation to which tail map: pairs of equally many positions in the batch.
+
+    The longer list is cut, in its order, into ``max(1, int(strength * longer / shorter))`` pieces as long as the
+    shorter one, and each piece meets the whole shorter one. Without heads or without tails there is no round.
+
+    >>> rounds(torch.tensor([0, 2, 3, 5, 6]), torch.tensor([1, 4]), 1.0)
+    [(tensor([0, 2]), tensor([1, 4])), (tensor([3, 5]), tensor([1, 4]))]
+    """
+    swapped = len(heads) < len(tails)
+    longer, shorter = (tails, heads) if swapped else (heads, tails)
+    size = len(shorter)
+    if not size:
+        return []
+    number = max(1, int(strength * len(longer) / size))
+    pieces = [longer[j * size : (j + 1) * size] for j in range(number)]
+    return [(shorter, piece) if swapped else (piece, shorter) for piece in pieces]
+
+
+@dataclass(frozen=True)
+class RSG(Loss):
+    r"""LDAM-DRW on a batch that is completed by generated maps of rare classes, plus the losses of the generator.
+
+    .. math:: L = L_{LDAM}(\text{batch and generated}) + 0.1\,L_{CESC} + 0.01\,L_{MV}
+
+    .. code-block:: text
+
+        F = maps of the batch before the last group of blocks (layer2 of a ResNet-32); the generator sees them detached
+        L_CESC = sum of gamma |F - c|^2, mean over the batch       # RareSampleGenerator.center_loss
+        up to the fraction ``generate_from`` of the epochs:
+            L_CESC += cross-entropy of the pair classifier, first half of the batch with the second
+        afterwards, the pair classifier frozen:
+            for each round of head maps with tail maps:
+                new maps F_t + T(F_h - centre), labelled as F_t     # RareSampleGenerator.generate
+            L_MV = mean over the rounds
+        F and all new maps run through the rest of the network in one batch, so BatchNorm there sees both
+
+    The base loss reaches T, and the layers above the cut, through the new maps. Rules that take the loss by sample,
+    not by batch, are refused. A probe sees the base loss, without the generator.
+
+    Args:
+        base: on labelled logits, with the deferral of its weights.
+        centers: K of each class.
+        head_share: the share of classes, the most frequent ones, that lend; all others borrow.
+        transfer_strength: above 0 to 1; how many of the possible rounds are made.
+    """
+
+    base: LDAM = field(default_factory=LDAM)
+    centers: int = 15
+    head_share: float = 0.2
+    transfer_strength: float = 1.0
+    generate_from: float = 0.8
+    center_weight: float = 0.1
+    transfer_weight: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.centers < 1 or not 0 < self.head_share < 1 or not 0 < self.transfer_strength <= 1:
+            raise UserError(
+                f"centers={self.centers}, head_share={self.head_share}, transfer_strength={self.transfer_strength}: "
+                "give at least 1 centre, a share between 0 and 1 and a strength above 0 to 1"
+            )
+
+    def parts(self, model: nn.Module, class_counts: tuple[int, ...]) -> nn.Module | None:
+        backbone = self._staged(model)
+        channels = int(backbone.group(backbone.num_groups)[0].conv1.in_channels)  # type: ignore[union-attr, arg-type]
+        return RareSampleGenerator(channels, len(class_counts), self.centers)
+
+    def of(self, model: nn.Module, batch: Batch, context: Context) -> Tensor:
+        generator = model.auxiliary
+        if not isinstance(generator, RareSampleGenerator) or batch.second is not None:
+            raise ValueError("RSG needs network.auxiliary = loss.parts(network, counts) and batches without mixup")
+        backbone, labels = self._staged(model), batch.first
+        cut = backbone.num_groups - 1
+        with context.autocast():
+            hidden = backbone.forward_to(batch.x, cut)
+        maps = at_least_float32(hidden.detach())
+        center_loss, transfer_loss = generator.center_loss(maps, labels), maps.new_zeros(())
+        if context.epoch <= self.generate_from * context.epochs:
+            center_loss = center_loss + generator.pair_loss(maps, labels)
+        else:
+            is_head = head_classes(context.class_counts, self.head_share)[labels]
+            made = rounds(torch.nonzero(is_head).flatten(), torch.nonzero(~is_head).flatten(), self.transfer_strength)
+            for heads, tails in made:
+                new, loss = generator.generate(maps[heads], labels[heads], maps[tails], batch.first[tails])
+                hidden = torch.cat([hidden, new.to(hidden.dtype)])
+                labels = torch.cat([labels, batch.first[tails]])
+                transfer_loss = transfer_loss + loss / len(made)
+        with context.autocast():
+            features = backbone.forward_from(hidden, cut)
+        logits = model.head(at_least_float32(features))  # type: ignore[operator]
+        total = self.base(logits, labels, context)
+        return total + self.center_weight * center_loss + self.transfer_weight * transfer_loss
+
+    def terms(self, logits: Tensor, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        raise UserError(
+            "RSG's loss is one of whole batches: this rule, which takes it by sample, cannot be used with it"
+        )
+
+    def deterministic(self) -> Loss:
+        return self.base
+
+    def _staged(self, model: nn.Module) -> Staged:
+        if not isinstance(model.backbone, Staged) or model.backbone.num_groups < 2:
+            raise UserError(f"RSG needs a residual network with groups of blocks, not {type(model.backbone).__name__}")
+        return model.backbone
+
+
+def recipe(longtail: LongTail, centers: int = 15, head_share: float = 0.2, transfer_strength: float = 1.0) -> Recipe:
+    """RSG with LDAM-DRW as released for CIFAR: generation from epoch 161 of 200 on, drops of x0.01 at 159 and 179.
+
+    Raises:
+        UserError: all classes have the same size, so that none is rare.
+    """
+    if len(set(longtail.class_counts)) == 1:
+        raise UserError(f"RSG carries variation from frequent classes to rare ones, and all {longtail.num_classes} of "
+                        f"{longtail.dataset} have {longtail.class_counts[0]} images: take ldam-drw")  # fmt: skip
+    loss = RSG(centers=centers, head_share=head_share, transfer_strength=transfer_strength)
+    return Recipe(
+        method="rsg",
+        paper="Wang et al., RSG: A Simple but Effective Module for Learning Imbalanced Datasets, CVPR 2021",
+        head="cosine",
+        scale=loss.base.scale,
+        stages=(Stage("rare samples", 200, loss, MultiStep((159, 179), (1e-2, 1e-4)), drop_last=True),),
+        notes=(
+            "vectors of maps run over channels at a position, as in the paper; the released code reads runs of "
+            "neighbouring pixels for them",
+            "head classes are the largest fifth by count, in the released code the first fifth by number; at least one",
+        ),
+    )

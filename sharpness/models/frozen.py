@@ -1,0 +1,34 @@
+"""A network that is consulted and never changed."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor, nn
+
+
+class Frozen(nn.Module):
+    """A copy of a network whose weights are buffers and which stays in eval mode.
+
+    So no optimiser, no gradient rule and no BatchNorm statistics concern it, while ``state_dict`` of the module that
+    holds it keeps it for exact resume. Gradients with respect to its input flow.
+
+    >>> frozen = Frozen(nn.Linear(2, 1)).train()
+    >>> len(list(frozen.parameters())), frozen.network.training, sorted(frozen.state_dict())
+    (0, False, ['network.bias', 'network.weight'])
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network)
+        for module in self.network.modules():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                delattr(module, name)
+                module.register_buffer(name, parameter.detach())
+        self.eval()
+
+    def train(self, mode: bool = True) -> Frozen:
+        return super().train(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)

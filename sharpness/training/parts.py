@@ -1,0 +1,74 @@
+"""What a stage trains or consults beside the network: ``network.auxiliary``, put there before its first epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, nn
+
+from sharpness.checkpoints import load_checkpoint
+from sharpness.data import LongTailData
+from sharpness.errors import UserError
+from sharpness.methods import Recipe, Stage
+from sharpness.models import Classifier, Frozen, build_model
+
+PREVIOUS = "previous"
+
+
+@dataclass(frozen=True)
+class Helper:
+    """A network read from a file, and the file's fingerprint."""
+
+    model: nn.Module
+    sha256: str
+
+
+def read_helper(recipe: Recipe, data: LongTailData) -> Helper | None:
+    """The network that a stage of the recipe takes from a checkpoint, if one does.
+
+    Raises:
+        UserError: no such checkpoint, or one for other classes, channels or normalisation.
+    """
+    paths = [s.helper for s in recipe.stages if s.helper not in (None, PREVIOUS)]
+    if not paths:
+        return None
+    checkpoint = load_checkpoint(str(paths[0]))
+    model = checkpoint.model.float()
+    normalization = checkpoint.manifest.get("normalization")
+    own = {"mean": list(data.train.mean), "std": list(data.train.std)}
+    if normalization is not None and {k: list(v) for k, v in normalization.items()} != own:
+        raise UserError(f"helper={paths[0]} takes images normalised by {normalization}, these are by {own}: train one")
+    try:
+        with torch.no_grad():
+            classes = model(data.train.normalize(data.train.images[:2].cpu())).shape[1]
+    except RuntimeError as error:
+        raise UserError(f"helper={paths[0]} does not take these images: {str(error).splitlines()[0]}") from None
+    if classes != data.num_classes:
+        raise UserError(f"helper={paths[0]} tells {classes} classes apart, {data.longtail.dataset} has "
+                        f"{data.num_classes}: train one")  # fmt: skip
+    return Helper(model, checkpoint.sha256)
+
+
+def add_parts(
+    stage: Stage, network: Classifier, data: LongTailData, generator: Generator, helper: Helper | None
+) -> None:
+    """Give the network the helper or the parts that a stage asks for, and take off those of the stage before.
+
+    Args:
+        generator: its seed is that of fresh weights; torch's global generator stays as it was.
+        helper: what :func:`read_helper` found.
+    """
+    network.auxiliary = None
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(generator.initial_seed())
+        if stage.helper is None:
+            network.auxiliary = stage.loss.parts(network, data.class_counts)
+        elif stage.helper == PREVIOUS:
+            network.auxiliary = Frozen(network)
+            fresh = build_model(**network.spec.to_dict())
+            network.backbone, network.head = fresh.backbone, fresh.head
+        elif helper is not None:
+            network.auxiliary = Frozen(helper.model)
+    device = data.train.images.device
+    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
