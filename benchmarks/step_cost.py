@@ -12,8 +12,10 @@ pass and differentiates one of them). MP takes M gradients, 2 here, and evaluate
 step with a combination of three gradients, of two parts of the loss at w and of one of them at w + eps: that is two
 forward passes, the parts sharing one, and three backward passes, 8/3, where three gradients are published. With
 BatchNorm no backward pass can be left out, because the statistics of a batch mix its images; ImbSAM takes a plain step
-where a batch has no tail image. The methods take turns within every repeat, and
-the median of the ratios is reported with its quartiles, so that a busy machine shows as spread and not as bias.
+where a batch has no tail image.
+
+The methods take turns within every repeat, and the median of the ratios is reported with its quartiles, so that a busy
+machine shows as spread and not as bias.
 """
 
 from __future__ import annotations
