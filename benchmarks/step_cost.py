@@ -4,8 +4,18 @@
 
 A gradient is the unit. CC-SAM on the classifier adds, to one forward and backward pass, products of (m, m), (m, d) and
 (m, C) arrays, m = 2 * images with mixup: with d = 64 and m = 256 that is 10 million multiplications, against 69 million
-per image for the network's forward pass alone. So the floor is 1.00. The methods take turns within every repeat, and
-the median of the ratios is reported with its quartiles, so that a busy machine shows as spread and not as bias.
+per image for the network's forward pass alone. So the floor is 1.00.
+
+A gradient is one forward pass and a backward pass of about twice its cost. The floors of the rules in gradients: 2 for
+SAM, ASAM, GP and rwSAM, two weights at which one gradient is taken each (rwSAM reads its two losses off one forward
+pass and differentiates one of them). MP takes M gradients, 2 here, and evaluates nothing else. ImbSAM and Focal-SAM
+step with a combination of three gradients, of two parts of the loss at w and of one of them at w + eps: that is two
+forward passes, the parts sharing one, and three backward passes, 8/3, where three gradients are published. With
+BatchNorm no backward pass can be left out, because the statistics of a batch mix its images; ImbSAM takes a plain step
+where a batch has no tail image.
+
+The methods take turns within every repeat, and the median of the ratios is reported with its quartiles, so that a busy
+machine shows as spread and not as bias.
 """
 
 from __future__ import annotations
@@ -17,7 +27,7 @@ import time
 import numpy as np
 import torch
 
-from sharpness.flattening import SAM, Batch, ClassConditionalStep, Context, PlainStep
+from sharpness.flattening import LABELS, OPERATIONS, Batch, ClassConditionalStep, Context, PlainStep
 from sharpness.methods.cc_sam_head import ClassConditionalHead
 from sharpness.methods.cross_entropy import CrossEntropy
 from sharpness.models import build_model
@@ -28,7 +38,7 @@ RULES = {
     "CE": PlainStep(),
     "CC-SAM, linear head": ClassConditionalHead(),
     "CC-SAM, cosine head": ClassConditionalHead(),
-    "SAM": SAM(),
+    **{LABELS[name]: OPERATIONS[name]() for name in ("sam", "asam", "gp", "mp", "imbsam", "focal-sam", "rwsam")},
     "CC-SAM, last block": ClassConditionalStep("last_block"),
 }
 

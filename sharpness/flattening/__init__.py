@@ -1,10 +1,20 @@
 """Step rules: how a gradient to step with is made from a loss, and the operations that flatten minima."""
 
+from __future__ import annotations
+
+import inspect
 from collections.abc import Callable
+from typing import Any
 
 from sharpness.errors import UserError, choose
 from sharpness.flattening.class_conditional import ClassConditionalStep, optimal_radius
-from sharpness.flattening.sam import SAM
+from sharpness.flattening.focal_sam import FocalSAM
+from sharpness.flattening.gradient_norm import GradientNormPenalty
+from sharpness.flattening.imbsam import ImbSAM
+from sharpness.flattening.model_perturbation import ModelPerturbation
+from sharpness.flattening.passes import Gradient, Passes, ascent, reweighted, sharpen_part
+from sharpness.flattening.rwsam import ReweightedSAM
+from sharpness.flattening.sam import ASAM, SAM
 from sharpness.flattening.step import (
     Batch,
     Context,
@@ -17,39 +27,105 @@ from sharpness.flattening.step import (
     perturbed,
 )
 
-#: Operations that can be asked for with any method, by name; the argument is the radius.
-OPERATIONS: dict[str, Callable[..., Rule]] = {"sam": SAM}
+#: Operations that can be asked for with any method, by name; each names its ``paper``.
+OPERATIONS: dict[str, Callable[..., Rule]] = {
+    "sam": SAM,
+    "asam": ASAM,
+    "gp": GradientNormPenalty,
+    "mp": ModelPerturbation,
+    "imbsam": ImbSAM,
+    "focal-sam": FocalSAM,
+    "rwsam": ReweightedSAM,
+}
+
+#: How figures and tables spell them.
+LABELS = {
+    "sam": "SAM",
+    "asam": "ASAM",
+    "gp": "GP",
+    "mp": "MP",
+    "imbsam": "ImbSAM",
+    "focal-sam": "Focal-SAM",
+    "rwsam": "rwSAM",
+}
 
 
 def build_operation(name: str) -> Rule:
-    """A flattening operation from ``"name"`` or ``"name:radius"``.
+    """A flattening operation from its name and, after colons, its parameters.
+
+    The first parameter may go without its name.
+
+    Raises:
+        UserError: unknown operation or parameter, or a value that is no number; the message lists what there is.
 
     >>> build_operation("sam:0.1")
     SAM(rho=0.1)
+    >>> build_operation("focal-sam:0.3:gamma=3.2:lam=0.8")
+    FocalSAM(rho=0.3, gamma=3.2, lam=0.8)
     """
-    kind, _, argument = name.partition(":")
+    kind, *arguments = name.split(":")
     choose("flattening operation", kind, list(OPERATIONS))
+    known = inspect.signature(OPERATIONS[kind], eval_str=True).parameters
+    given: dict[str, Any] = {}
+    for position, argument in enumerate(arguments):
+        key, equals, text = argument.partition("=")
+        if not equals and position == 0 and known:
+            key, text = next(iter(known)), argument
+        if key not in known or key in given:
+            has = f"it has {', '.join(f'{p.name}={p.default}' for p in known.values())}" if known else "it has none"
+            wrong = f"{key!r} is given twice" if key in given else f"{key!r} is no parameter of {kind}"
+            raise UserError(f"flattening operation {name!r}: {wrong}, {has}")
+        given[key] = _value(name, text, known[key].annotation)
+    return OPERATIONS[kind](**given)
+
+
+def operation_label(name: str) -> str:
+    """How figures and tables spell an operation as it was asked for.
+
+    >>> operation_label("focal-sam:0.3:gamma=3.2")
+    'Focal-SAM:0.3:gamma=3.2'
+    """
+    kind, colon, arguments = name.partition(":")
+    return LABELS[kind] + colon + arguments
+
+
+def _value(name: str, text: str, annotation: Any) -> Any:
+    """Text as a parameter's annotation has it: ``str``, ``int``, and a number for everything else."""
+    if annotation is str:
+        return text
     try:
-        return OPERATIONS[kind](*([float(argument)] if argument else []))
-    except ValueError as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"flattening operation {name!r}: {argument!r} is not a number") from None
+        return int(text) if annotation is int else float(text)
+    except ValueError:
+        kind = "whole number" if annotation is int else "number"
+        raise UserError(f"flattening operation {name!r}: {text!r} is not a {kind}") from None
 
 
 __all__ = [
+    "ASAM",
+    "LABELS",
     "OPERATIONS",
     "SAM",
     "Batch",
     "ClassConditionalStep",
     "Context",
+    "FocalSAM",
+    "GradientNormPenalty",
+    "Gradient",
+    "ImbSAM",
     "Loss",
+    "ModelPerturbation",
+    "Passes",
     "PlainStep",
+    "ReweightedSAM",
     "Rule",
+    "ascent",
     "build_operation",
     "frozen_running_statistics",
     "joint_norm",
     "mixed_loss",
+    "operation_label",
     "optimal_radius",
     "perturbed",
+    "reweighted",
+    "sharpen_part",
 ]

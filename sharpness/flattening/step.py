@@ -1,7 +1,8 @@
 """The step protocol: a rule perturbs the weights, evaluates, restores them and leaves a gradient to step with.
 
 A rule is asked for a gradient only; the optimiser steps afterwards with it. So any rule works with any loss, and
-with any optimiser, and a new variant of sharpness-aware minimisation is about thirty lines.
+with any optimiser, and a new variant of sharpness-aware minimisation is about thirty lines: it says where the weights
+go and what is differentiated there, in the terms of :mod:`sharpness.flattening.passes`.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Context:
     epochs: int  # of the stage
     generator: torch.Generator = field(default_factory=torch.Generator)
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    factors: Tensor | None = None  # (K, C): a rule asks for K losses at once, see Loss.__call__
 
     def features(self, model: nn.Module, x: Tensor) -> Tensor:
         """Features (n, d) in float32 or better, computed under autocast where training uses it."""
@@ -65,13 +67,21 @@ class Loss:
         raise NotImplementedError
 
     def __call__(self, logits: Tensor, labels: Tensor, context: Context) -> Tensor:
+        r"""The loss of logits (n, C) and labels (n,), a scalar.
+
+        Where the context has ``factors`` f of shape (K, C) it is K losses, of shape (K,), that share their forward
+        pass: :math:`\sum_i f_{k y_i} a_i \ell_i / \sum_i a_i`, with the normalisation of the loss itself.
+        """
         losses, weights = self.terms(logits, labels, context)
-        return (weights * losses).sum() / weights.sum()
+        if context.factors is None:
+            return (weights * losses).sum() / weights.sum()
+        return context.factors.to(losses)[:, labels] @ (weights * losses) / weights.sum()
 
     def of(self, model: nn.Module, batch: Batch, context: Context) -> Tensor:
         """The loss of a training batch, a scalar: what every gradient rule differentiates.
 
         Methods whose loss takes more than labelled logits, such as features or networks of their own, override it.
+        They average labelled terms by calling a loss, so that ``context.factors`` reach them, and add the rest.
         """
         return mixed_loss(model.head(context.features(model, batch.x)), batch, self, context)  # type: ignore[operator]
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from sharpness.data import LongTailData
+from sharpness.flattening import operation_label
 from sharpness.methods import LABELS, Recipe
 from sharpness.training.state import RunState
 from sharpness.version import __version__
@@ -21,7 +22,7 @@ def manifest(recipe: Recipe, data: LongTailData, identity: dict[str, Any], devic
     method, training = identity["method"], identity["training"]
     return {
         "method": method,
-        "label": "+".join([LABELS.get(method, method), *(name.upper() for name in training["flatten"])]),
+        "label": "+".join([LABELS.get(method, method), *map(operation_label, training["flatten"])]),
         "paper": recipe.paper,
         "options": identity["options"],
         "stages": [repr(s) for s in recipe.stages],

@@ -1,4 +1,4 @@
-"""SAM against the widely used implementation of its two steps, written out again."""
+"""SAM against the widely used implementation of its two steps, written out again; ASAM against its formula."""
 
 import copy
 
@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from sharpness.errors import UserError
-from sharpness.flattening import SAM, PlainStep
+from sharpness.flattening import ASAM, SAM, PlainStep
 
 
 def momenta(model, value):
@@ -135,3 +135,72 @@ def test_weights_come_back_when_the_second_pass_fails(problem):
 def test_a_radius_that_is_not_positive_is_refused(rho):
     with pytest.raises(UserError, match="positive radius"):
         SAM(rho)
+
+
+def test_sam_of_every_loss_is_its_formula(case, same):
+    run, restated = case
+    _, gradients = run(SAM(0.3))
+    same(gradients, restated.gradient(restated.climbed(restated.gradient(), 0.3)))
+
+
+def test_sam_on_a_quadratic(bowls):
+    w = bowls.model.w.detach().clone()
+    g = bowls.gradient(w)
+    expected = g + 0.7 * bowls.loss.hessian @ g / g.norm()
+    torch.testing.assert_close(bowls.run(SAM(0.7)), expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(("eta", "biases"), [(0.0, "adaptive"), (0.01, "adaptive"), (0.01, "plain")])
+def test_asam_of_every_loss_is_its_formula(case, same, eta, biases):
+    run, restated = case
+    sizes = {
+        n: torch.ones_like(w) if biases == "plain" and n.endswith("bias") else w.abs() + eta
+        for n, w in restated.w.items()
+    }
+    g = restated.gradient()
+    scaled = {n: sizes[n] * g[n] for n in g}
+    length = 0.5 / restated.norm(scaled)
+    there = {n: w + length * sizes[n] ** 2 * g[n] for n, w in restated.w.items()}
+    _, gradients = run(ASAM(0.5, eta=eta, biases=biases))
+    same(gradients, restated.gradient(there))
+
+
+def test_asam_where_all_weights_are_plus_or_minus_one_is_sam(problem, same):
+    with torch.no_grad():
+        for p in problem.model.parameters():
+            p.copy_(torch.where(p < 0, -1.0, 1.0))
+    _, sam = problem.run(SAM(0.3))
+    _, asam = problem.run(ASAM(0.3))
+    same(asam, sam)
+
+
+def test_asam_does_not_see_a_change_of_scale(problem):
+    """Doubling BatchNorm's affine part and halving the head's weight leaves the function and the loss uphill."""
+
+    def loss_uphill():
+        seen = []
+        loss = problem.losses["plain"]
+        problem.losses["recorded"] = type("Recorded", (type(loss),), {"of": lambda s, *a: record(loss.of(*a), seen)})()
+        problem.run(ASAM(1.0), "recorded")
+        return seen
+
+    def record(value, seen):
+        seen.append(value.item())
+        return value
+
+    before = loss_uphill()
+    with torch.no_grad():
+        # Everything that residual branches add up doubles with it, and so do the features.
+        for m in problem.model.backbone.modules():
+            if isinstance(m, torch.nn.BatchNorm2d):
+                m.weight.mul_(2)
+                m.bias.mul_(2)
+        problem.model.head.weight.div_(2)
+    assert before[1] > before[0]
+    assert loss_uphill() == pytest.approx(before, rel=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [{"rho": 0.0}, {"eta": -0.1}, {"eta": float("nan")}, {"biases": "none"}])
+def test_wrong_options_of_asam_are_refused(wrong):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        ASAM(**wrong)

@@ -1,0 +1,75 @@
+r"""Sharpness of the rare classes alone (ImbSAM, Zhou et al., ICCV 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from sharpness.errors import UserError
+from sharpness.flattening.passes import not_negative, positive_radius, sharpen_part
+from sharpness.flattening.step import Batch, Context, Loss
+
+
+@dataclass(frozen=True)
+class ImbSAM:
+    r"""SAM on the loss of the tail classes, a plain gradient on that of the others.
+
+    .. math:: \min_w \; L_{head}(w) + \max_{\|\epsilon\| \le \rho} L_{tail}(w + \epsilon), \qquad
+              L_{tail} = \frac{1}{\sum_i a_i} \sum_{i: n_{y_i} < \eta} a_i \ell_i, \quad L_{head} = L - L_{tail}
+
+    .. code-block:: text
+
+        h   = gradient of L_head at w
+        g   = gradient of L_tail at w            # from the same forward pass
+        eps = rho * g / (|g| + 1e-12)
+        w steps with h + tail_factor * gradient of L_tail at w + eps
+
+    Both sums are divided by the weights of the whole batch, so that they add up to its loss. A batch without a tail
+    sample is a plain step; any other costs 8/3 of a gradient (:func:`~sharpness.flattening.passes.sharpen_part`; three
+    as published).
+
+    Args:
+        rho: the radius.
+        eta: tail classes have fewer training images than this; 20 is published for CIFAR-100-LT. 0: no tail.
+        share: where no class has fewer than ``eta`` images, the tail is the classes rarer than this share of them
+            is: the count that 30 % of the classes stay below is 20 on CIFAR-100-LT at imbalance 100, and 232 on
+            CIFAR-10-LT. 0: no tail then.
+        tail_factor: 1 is the formula of the paper; the released code multiplies the tail's loss by 2.
+    """
+
+    paper: ClassVar[str] = (
+        "Zhou et al., ImbSAM: A Closer Look at Sharpness-Aware Minimization in Class-Imbalanced Recognition, ICCV 2023"
+    )
+
+    rho: float = 0.05
+    eta: float = 20
+    share: float = 0.3
+    tail_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        positive_radius("ImbSAM", "rho", self.rho, usual=0.05)
+        not_negative("ImbSAM", "eta", self.eta)
+        not_negative("ImbSAM", "tail_factor", self.tail_factor)
+        if not 0 <= self.share < 1:
+            raise UserError(f"share={self.share}: ImbSAM takes a share of the classes for its tail, from 0 to below 1")
+
+    def tail(self, class_counts: Tensor) -> Tensor:
+        """Which classes are perturbed, (C,), true or false.
+
+        >>> import torch
+        >>> ImbSAM().tail(torch.tensor([500, 100, 19, 5])).tolist()
+        [False, False, True, True]
+        >>> cifar = torch.tensor([5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50])
+        >>> ImbSAM().tail(cifar).nonzero().flatten().tolist()
+        [7, 8, 9]
+        """
+        tail = class_counts < self.eta
+        if self.eta > 0 and not tail.any():
+            tail = class_counts < class_counts.sort().values[int(self.share * len(class_counts))]
+        return tail
+
+    def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
+        factor = self.tail(context.class_counts).float()
+        return sharpen_part(model, batch, loss, context, factor, self.rho, scale=self.tail_factor)

@@ -1,0 +1,92 @@
+r"""Training under random noise on the last convolutions (F2M, Shi et al., NeurIPS 2021)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sharpness.errors import UserError, choose
+from sharpness.flattening.passes import Passes, not_negative
+from sharpness.flattening.step import Batch, Context, Loss, PlainStep
+
+LEVELS = 5
+
+
+@dataclass(frozen=True)
+class ModelPerturbation:
+    r"""The mean gradient at randomly perturbed weights.
+
+    .. math:: G = \frac{1}{M} \sum_{m=1}^M \nabla L(w + b\, v_m), \qquad v_m \in [-1/2, 1/2]^k
+
+    .. code-block:: text
+
+        repeat M times:
+            v  = noise on the weights of the last convolutions, 0 elsewhere
+            G += gradient of L at w + b * v, divided by M
+        w steps with G
+
+    The weights where they stand are never evaluated, so a step costs M gradients; the value it reports is the mean
+    loss of the draws, which is what it minimises. BatchNorm's running statistics move in the first draw only, and
+    all draws see the same random numbers of the loss. A stage that trains the head alone has no convolution to
+    perturb and steps plainly.
+
+    F2M draws its five levels from a beta distribution of random shape; here they are equally likely. Its
+    prototype-fixing loss belongs to incremental learning and is left out.
+
+    Args:
+        bound: b; 0.01 for CIFAR-100 (4 layers), 0.016 for miniImageNet (8 layers), 2e-4 for CUB.
+        draws: M.
+        layers: how many of the network's last convolutions are perturbed.
+        noise: ``"levels"``: every element of v is one of -1/2, -1/4, 0, 1/4, 1/2; ``"uniform"``: uniform between.
+    """
+
+    paper: ClassVar[str] = (
+        "Shi et al., Overcoming Catastrophic Forgetting in Incremental Few-Shot Learning by Finding Flat Minima, "
+        "NeurIPS 2021"
+    )
+
+    bound: float = 0.01
+    draws: int = 2
+    layers: int = 4
+    noise: str = "levels"
+
+    def __post_init__(self) -> None:
+        not_negative("MP", "bound", self.bound)
+        choose("noise", self.noise, ("levels", "uniform"))
+        for name in ("draws", "layers"):
+            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
+                raise UserError(f"{name}={getattr(self, name)!r}: MP needs a whole number, at least 1")
+
+    def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
+        names = self.perturbed_weights(model)
+        if not names:
+            return PlainStep().backward(model, batch, loss, context)
+        weights = {name: model.get_parameter(name) for name in names}
+        noise = [{name: self._noise(w, context) for name, w in weights.items()} for _ in range(self.draws)]
+        passes, values = Passes(model, context), []
+        for perturbation in noise:
+            with passes.at(perturbation):
+                value = loss.of(model, batch, context)
+                (value / self.draws).backward()
+            values.append(value.detach())
+        return torch.stack(values).mean()
+
+    def perturbed_weights(self, model: nn.Module) -> list[str]:
+        """Names of the trainable weights among the network's last ``layers`` convolutions."""
+        convolutions = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d)]
+        return [
+            f"{layer}.{name}"
+            for layer, m in convolutions[-self.layers :]
+            for name, p in m.named_parameters()
+            if p.requires_grad and "weight" in name
+        ]
+
+    def _noise(self, weight: Tensor, context: Context) -> Tensor:
+        if self.noise == "uniform":
+            v = torch.rand(weight.shape, generator=context.generator) - 0.5
+        else:
+            v = torch.randint(LEVELS, weight.shape, generator=context.generator) / (LEVELS - 1) - 0.5
+        return self.bound * v.to(weight)

@@ -1,0 +1,133 @@
+"""The passes of one step, in the terms that rules share: where the weights go, and what is differentiated there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from sharpness.errors import UserError
+from sharpness.flattening.step import (
+    Batch,
+    Context,
+    Loss,
+    PlainStep,
+    frozen_running_statistics,
+    joint_norm,
+    perturbed,
+)
+
+#: A vector of the weight space, by the names of the parameters that it has a part in.
+Gradient = dict[str, Tensor]
+
+
+class Passes:
+    """The passes of one step: all see the same random numbers, and running statistics move in the first alone.
+
+    ``.grad`` is clear when a step begins. What ``backward()`` leaves in it during the passes adds up to the gradient
+    that the optimiser takes; :meth:`gradient` takes its own away again.
+    """
+
+    def __init__(self, model: nn.Module, context: Context) -> None:
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._model, self._generator = model, context.generator
+        self._random, self._first = context.generator.get_state(), True
+
+    @contextmanager
+    def at(self, perturbation: Gradient | None = None) -> Iterator[None]:
+        """Evaluate in here, forward and backward, with the weights moved by ``perturbation``."""
+        self._generator.set_state(self._random)
+        statistics = nullcontext() if self._first else frozen_running_statistics(self._model)
+        self._first = False
+        moved = perturbation or {}
+        with perturbed([self.parameters[name] for name in moved], list(moved.values())), statistics:
+            yield
+
+    def gradient(self, value: Tensor, retain_graph: bool = False) -> Gradient:
+        """The gradient of a scalar by the trainable parameters it depends on; ``.grad`` stays as it is."""
+        kept = {name: p.grad for name, p in self.parameters.items()}
+        for p in self.parameters.values():
+            p.grad = None
+        value.backward(retain_graph=retain_graph)
+        gradient = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
+        for name, p in self.parameters.items():
+            p.grad = kept[name]
+        return gradient
+
+
+def ascent(gradient: Gradient, rho: float) -> Gradient:
+    """``rho g / (|g| + 1e-12)`` with one norm over all parameters: the step uphill of length rho."""
+    size = rho / (joint_norm(gradient.values()) + 1e-12)
+    return {name: g * size for name, g in gradient.items()}
+
+
+def reweighted(loss: Loss, model: nn.Module, batch: Batch, context: Context, *factors: Tensor) -> tuple[Tensor, ...]:
+    r"""The loss of a batch with the terms of every class multiplied by a factor, for each of ``factors`` (C,).
+
+    One forward pass serves all. With the loss :math:`\sum_i a_i \ell_i / \sum_i a_i + R`, where R is what a method adds
+    to its labelled terms, the values are :math:`\sum_i f_{y_i} a_i \ell_i / \sum_i a_i + R`.
+
+    Raises:
+        UserError: the loss of the batch is not an average of labelled terms.
+    """
+    values = loss.of(model, batch, replace(context, factors=torch.stack(factors)))
+    if values.shape != (len(factors),):
+        raise UserError(
+            f"the loss {type(loss).__name__} is no average of labelled terms, so that its classes cannot be weighed "
+            "anew: take a flattening operation that differentiates it as it is, such as sam"
+        )
+    return values.unbind()
+
+
+def sharpen_part(
+    model: nn.Module, batch: Batch, loss: Loss, context: Context, factor: Tensor, rho: float, scale: float = 1.0
+) -> Tensor:
+    r"""Sharpness-aware minimisation of a part of the loss: the skeleton of ImbSAM and Focal-SAM.
+
+    .. code-block:: text
+
+        L = the loss;  F = its labelled terms, those of class c multiplied by factor_c, normalised as L is
+        g   = gradient of F at w
+        eps = rho * g / (|g| + 1e-12)
+        G   = gradient of L - F at w  +  scale * gradient of F at w + eps
+
+    L and F share their forward pass at w, so a step costs two forward and three backward passes: 8/3 of a gradient
+    where a backward pass costs two forward ones. Less is not possible with BatchNorm: L and F need one backward pass
+    each, because through the batch's statistics every image's activations have a part in both. A batch in which all
+    factors are 0 is a plain step.
+
+    Returns:
+        L at w, without a graph.
+    """
+    if not factor[batch.rows()[1]].any():
+        return PlainStep().backward(model, batch, loss, context)
+    ones = torch.ones_like(factor)
+
+    def whole_and_part() -> tuple[Tensor, Tensor]:
+        whole, part, rest = reweighted(loss, model, batch, context, ones, factor, 0 * ones)
+        return whole, part - rest
+
+    passes = Passes(model, context)
+    with passes.at():
+        whole, part = whole_and_part()
+        gradient = passes.gradient(part, retain_graph=True)
+        (whole - part).backward()
+    with passes.at(ascent(gradient, rho)):
+        (scale * whole_and_part()[1]).backward()
+    return whole.detach()
+
+
+def positive_radius(rule: str, name: str, value: float, usual: float) -> None:
+    """Raise a :class:`UserError` unless ``value`` is finite and above 0."""
+    if not (math.isfinite(value) and value > 0):
+        raise UserError(f"{name}={value}: {rule} needs a positive radius, usually {usual:g}")
+
+
+def not_negative(rule: str, name: str, value: float) -> None:
+    """Raise a :class:`UserError` unless ``value`` is finite and at least 0."""
+    if not (math.isfinite(value) and value >= 0):
+        raise UserError(f"{name}={value}: {rule} needs a finite number, at least 0")

@@ -1,0 +1,49 @@
+"""Focal-SAM: its formula, and the rules that it becomes at the ends of its parameters."""
+
+import pytest
+import torch
+
+from sharpness.errors import UserError
+from sharpness.flattening import SAM, FocalSAM, PlainStep
+
+
+def focal(gamma):
+    counts = torch.tensor([100.0, 30, 9, 2], dtype=torch.float64)
+    return (1 - counts / 141) ** gamma
+
+
+@pytest.mark.parametrize(("gamma", "lam"), [(3.0, 0.5), (0.8, 1.1)])
+def test_the_gradient_of_every_loss_is_the_formula(case, same, gamma, lam):
+    run, restated = case
+    part = restated.gradient(factor=focal(gamma))
+    there = restated.gradient(restated.climbed(part, 0.3), factor=focal(gamma))
+    expected = restated.combined((lam, there), (1, restated.gradient()), (-lam, part))
+    value, gradients = run(FocalSAM(0.3, gamma, lam))
+    same(gradients, expected)
+    assert float(value) == pytest.approx(float(restated.value(restated.w)), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("gamma", "lam", "rule"), [(3.0, 0.0, PlainStep()), (0.0, 1.0, SAM(0.4))], ids=["lambda=0", "gamma=0, lambda=1"]
+)
+def test_its_ends_are_the_base_loss_and_sam(kind, problem, mixed, same, gamma, lam, rule):
+    results = []
+    for each in (rule, FocalSAM(0.4, gamma, lam)):
+        problem.context.generator.manual_seed(1)
+        results.append(problem.run(each, kind, mixed))
+    same(results[1][1], results[0][1])
+
+
+def test_on_quadratics(bowls):
+    """The Hessian of the focal part is the common one times the mean of the factors."""
+    w, factor = bowls.model.w.detach().clone(), focal(2.0)
+    g = bowls.gradient(w, factor)
+    curvature = sum(share * factor[c] for c, share in bowls.shares) * bowls.loss.hessian
+    expected = bowls.gradient(w) + 0.6 * 0.7 * curvature @ g / g.norm()
+    torch.testing.assert_close(bowls.run(FocalSAM(0.7, 2.0, 0.6)), expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("wrong", [{"rho": -0.1}, {"gamma": -1.0}, {"lam": float("nan")}])
+def test_wrong_options_are_refused(wrong):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        FocalSAM(**wrong)

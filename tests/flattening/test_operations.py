@@ -1,0 +1,213 @@
+"""What holds for every gradient rule that can be asked for by name, and how it is asked for."""
+
+import copy
+import dataclasses
+import inspect
+
+import pytest
+import torch
+
+import sharpness
+from sharpness.errors import UserError
+from sharpness.flattening import (
+    ASAM,
+    LABELS,
+    OPERATIONS,
+    SAM,
+    FocalSAM,
+    GradientNormPenalty,
+    ImbSAM,
+    ModelPerturbation,
+    PlainStep,
+    ReweightedSAM,
+    build_operation,
+    operation_label,
+)
+from sharpness.training.precision import autocast
+
+RULES = {
+    "sam": SAM(0.5),
+    "asam": ASAM(0.5),
+    "gp": GradientNormPenalty(0.5, 0.5),
+    "mp": ModelPerturbation(0.5),
+    "imbsam": ImbSAM(0.5),
+    "focal-sam": FocalSAM(0.5),
+    "rwsam": ReweightedSAM(0.5),
+}
+#: Backward passes of a step, where every rule has two forward passes.
+BACKWARD = {**dict.fromkeys(RULES, 2), "imbsam": 3, "focal-sam": 3}
+
+
+@pytest.fixture(params=RULES)
+def name(request):
+    return request.param
+
+
+def snapshot(model):
+    return copy.deepcopy(model.state_dict())
+
+
+@pytest.mark.parametrize("mixing", [False, True])
+def test_passes_are_as_many_as_its_cost_says(problem, mixed, name, mixing):
+    forward, backward = [], []
+    problem.model.backbone.conv1.register_forward_hook(lambda *_: forward.append(1))
+    problem.model.backbone.bn1.register_full_backward_hook(lambda *_: backward.append(1))
+    problem.run(RULES[name], "LDAM-DRW", mixed if mixing else None)
+    assert (len(forward), len(backward)) == (2, BACKWARD[name])
+
+
+def test_weights_come_back_exactly_and_running_statistics_move_once(problem, name):
+    before, first = snapshot(problem.model), []
+    problem.model.backbone.register_forward_pre_hook(
+        lambda *_: first.append({n: p.detach().clone() for n, p in problem.model.named_parameters()})
+    )
+    twin = copy.deepcopy(problem.model)
+    twin.backbone._forward_pre_hooks.clear()
+    problem.run(RULES[name])
+    assert all(torch.equal(p, before[n]) for n, p in problem.model.named_parameters())
+    twin.load_state_dict(first[0], strict=False)
+    twin(problem.batch.x)
+    for n, buffer in problem.model.named_buffers():
+        assert torch.equal(buffer, twin.get_buffer(n)), n
+
+
+@pytest.mark.parametrize("fatal", [1, 2])
+def test_everything_comes_back_when_a_pass_fails(problem, name, fatal):
+    before, calls = snapshot(problem.model), []
+
+    def fail(module, inputs):
+        calls.append(1)
+        if len(calls) == fatal:
+            raise RuntimeError("in the middle")
+
+    problem.model.head.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        problem.run(RULES[name])
+    after = problem.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(p, before[n]) for n, p in problem.model.named_parameters())
+    assert all(m.track_running_stats for m in problem.model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+def test_frozen_parameters_are_left_alone(problem, name):
+    problem.model.backbone.requires_grad_(False)
+    seen = []
+    problem.model.head.register_forward_pre_hook(
+        lambda *_: seen.append(torch.cat([p.detach().flatten() for p in problem.model.backbone.parameters()]))
+    )
+    stale = torch.ones_like(problem.model.backbone.conv1.weight)
+    problem.model.zero_grad(set_to_none=True)
+    problem.model.backbone.conv1.weight.grad = stale
+    RULES[name].backward(problem.model, problem.batch, problem.losses["CE"], problem.context)
+    assert all(torch.equal(s, seen[0]) for s in seen)
+    assert problem.model.backbone.conv1.weight.grad is stale
+    assert (stale == 1).all()
+    assert all(p.grad is None for n, p in problem.model.backbone.named_parameters() if n != "conv1.weight")
+    assert all(p.grad is not None for p in problem.model.head.parameters())
+
+
+@pytest.mark.parametrize("rule", [r for n, r in RULES.items() if n != "mp"], ids=repr)
+def test_the_value_and_the_random_numbers_used_are_those_of_a_plain_step(problem, rule):
+    values, states = [], []
+    for each in (PlainStep(), rule):
+        problem.context.generator.manual_seed(7)
+        values.append(float(problem.run(each, "noisy")[0]))
+        states.append(problem.context.generator.get_state())
+    assert values[1] == pytest.approx(values[0], rel=1e-14)
+    assert torch.equal(states[0], states[1])
+
+
+def test_all_passes_see_the_same_noise_of_the_loss(problem, name):
+    states = []
+    problem.model.head.register_forward_pre_hook(lambda *_: states.append(problem.context.generator.get_state()))
+    problem.run(RULES[name], "noisy")
+    assert len(states) == 2
+    assert torch.equal(states[0], states[1])
+
+
+def test_no_graph_is_left(problem, name):
+    value, gradients = problem.run(RULES[name], "GCL")
+    assert not value.requires_grad
+    assert all(g is not None and not g.requires_grad for g in gradients.values())
+
+
+def test_the_global_random_numbers_do_not_move(problem, name):
+    before = torch.get_rng_state()
+    problem.run(RULES[name], "GCL")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_under_autocast_its_ends_are_still_what_they_are(problem, name):
+    """Both sides run the same passes, but what is rounded to bfloat16 may fall on either side: 8 bits are 0.004."""
+    ends = {
+        "asam": (ASAM(1e-9), PlainStep()),
+        "gp": (GradientNormPenalty(0.5, 1.0), SAM(0.5)),
+        "mp": (ModelPerturbation(0.0, draws=1), PlainStep()),
+        "imbsam": (ImbSAM(0.5, eta=1000), SAM(0.5)),
+        "focal-sam": (FocalSAM(0.5, 0.0, 1.0), SAM(0.5)),
+        "rwsam": (ReweightedSAM(0.5, 0.0), SAM(0.5)),
+        "sam": (SAM(1e-9), PlainStep()),
+    }
+    problem.model.float()
+    problem.context = dataclasses.replace(problem.context, autocast=autocast("bfloat16", torch.device("cpu")))
+    problem.batch = dataclasses.replace(problem.batch, x=problem.batch.x.float())
+    one, other = (problem.run(rule, "CE")[1] for rule in ends[name])
+    for n in one:
+        assert one[n].dtype == torch.float32
+        assert torch.isfinite(one[n]).all()
+        assert float((one[n] - other[n]).norm()) <= 0.02 * float(other[n].norm()), n
+
+
+def test_two_epochs_of_training(name, tmp_path):
+    data = sharpness.load_data("digits-lt")
+    history = sharpness.train("ldam-drw", data, tmp_path / "run", epochs=2, flatten=(name,), model="resnet8")
+    assert history.loss.notna().all()
+    manifest = sharpness.load_checkpoint(tmp_path / "run").manifest
+    assert manifest["label"] == f"LDAM-DRW+{LABELS[name]}"
+    assert repr(OPERATIONS[name]()) in manifest["stages"][0]
+
+
+def test_every_operation_has_a_spelling_and_its_paper_and_shows_every_parameter(name):
+    assert LABELS[name].replace("-", "").lower() == name.replace("-", "")
+    rule = build_operation(name)
+    assert rule == OPERATIONS[name]()
+    assert rule.paper.count(",") >= 2
+    for parameter in inspect.signature(OPERATIONS[name]).parameters:
+        assert f"{parameter}={getattr(rule, parameter)!r}" in repr(rule)
+
+
+@pytest.mark.parametrize(
+    ("asked", "rule"),
+    [
+        ("sam:0.1", SAM(0.1)),
+        ("sam:rho=0.1", SAM(0.1)),
+        ("asam:0.5:eta=0.01:biases=plain", ASAM(0.5, 0.01, "plain")),
+        ("gp:alpha=0.5:r=0.2", GradientNormPenalty(0.2, 0.5)),
+        ("mp:0.016:layers=8", ModelPerturbation(0.016, layers=8)),
+        ("imbsam:eta=100:tail_factor=2", ImbSAM(eta=100, tail_factor=2)),
+        ("focal-sam:rho=0.2:gamma=3", FocalSAM(0.2, 3)),
+        ("rwsam:p=0.5", ReweightedSAM(p=0.5)),
+    ],
+)
+def test_parameters_are_given_by_name_after_colons(asked, rule):
+    assert build_operation(asked) == rule
+    assert operation_label(asked).lower() == asked
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("sam:radius=0.1", "'radius' is no parameter of sam, it has rho=0.05"),
+        ("gp:0.1:0.8", "'0.8' is no parameter of gp, it has r=0.1, alpha=0.8"),
+        ("gp:0.1:r=0.8", "'r' is given twice, it has r=0.1, alpha=0.8"),
+        ("focal-sam:gamma=high", "'high' is not a number"),
+        ("mp:draws=1.5", "'1.5' is not a whole number"),
+        ("mp:noise=normal", "unknown noise 'normal'"),
+        ("sam:", "'' is not a number"),
+        ("sam:0", "rho=0.0: SAM needs a positive radius"),
+    ],
+)
+def test_wrong_parameters_are_refused_in_one_line(asked, message):
+    with pytest.raises(UserError, match=message.replace("+", r"\+")) as caught:
+        build_operation(asked)
+    assert "\n" not in str(caught.value)
