@@ -9,6 +9,7 @@ from sharpness.engine.flops import fast_bfloat16, forward_flops
 from sharpness.engine.memory import even_batch, fastest_batch, memory_budget
 from sharpness.engine.modules import (
     Outputs,
+    Recalibrated,
     batchnorms,
     filter_axes,
     parameters_in_scope,
@@ -28,6 +29,7 @@ __all__ = [
     "Outputs",
     "PerSampleLoss",
     "Products",
+    "Recalibrated",
     "SecondOrder",
     "Untraceable",
     "WeightedBatch",

@@ -9,6 +9,7 @@ from typing import Any
 from sharpness.data import LongTail
 from sharpness.errors import UserError, choose
 from sharpness.methods import cc_sam, cross_entropy, gcl, ldam, mislas
+from sharpness.methods.flattened import flattened
 from sharpness.methods.recipe import Recipe, Stage
 
 METHODS: dict[str, Callable[..., Recipe]] = {
@@ -38,4 +39,4 @@ def build_recipe(method: str, longtail: LongTail, **options: Any) -> Recipe:
     return METHODS[method](longtail, **options)
 
 
-__all__ = ["LABELS", "METHODS", "Recipe", "Stage", "build_recipe"]
+__all__ = ["LABELS", "METHODS", "Recipe", "Stage", "build_recipe", "flattened"]

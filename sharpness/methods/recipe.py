@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from sharpness.errors import UserError
-from sharpness.flattening import Loss, PlainStep, Rule
+from sharpness.flattening import SWA, EpochRule, Loss, PlainStep, Rule, SpectralNormalization
 from sharpness.methods.schedules import Schedule
 
 
@@ -16,13 +16,14 @@ class Stage:
     Args:
         sampler: a name of :mod:`sharpness.data.samplers`, such as ``"class_balanced:4"``.
         mixup: alpha of the Beta distribution, 0 for none.
-        trainable: ``"all"``, or ``"head"`` with the backbone frozen.
+        trainable: ``"all"``, ``"head"`` with the backbone frozen, or ``"backbone"`` with the head frozen.
         frozen_batchnorm: in a stage that trains the head, whether the backbone's BatchNorm uses its running
             statistics (True) or the batch's, which moves them (False: "shifted BatchNorm").
         lr_factors: (prefix of parameter names, factor of the learning rate); the first match counts.
         add_weight_scaling: put learnable weight scaling over the head before this stage.
         scale: set the logit scale of a cosine head before this stage.
         drop_last: leave out an incomplete last batch.
+        averaging: end in the average of the weights of the last epochs.
     """
 
     name: str
@@ -31,7 +32,7 @@ class Stage:
     schedule: Schedule
     sampler: str = "instance"
     mixup: float = 0.0
-    rule: Rule = field(default_factory=PlainStep)
+    rule: Rule | EpochRule = field(default_factory=PlainStep)
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 2e-4
@@ -42,11 +43,15 @@ class Stage:
     add_weight_scaling: bool = False
     scale: float | None = None
     drop_last: bool = False
+    averaging: SWA | None = None
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A method: its paper, its head and its stages. ``notes`` name every deviation from what was published."""
+    """A method: its paper, its head and its stages. ``notes`` name every deviation from what was published.
+
+    ``normalization`` of the weights holds for all stages.
+    """
 
     method: str
     paper: str
@@ -54,6 +59,7 @@ class Recipe:
     head: str = "linear"
     scale: float | None = None
     notes: tuple[str, ...] = ()
+    normalization: SpectralNormalization | None = None
 
     def with_epochs(self, epochs: int | None) -> Recipe:
         """The recipe with ``epochs`` in its first stage and the later ones shortened in proportion, at least 1."""

@@ -13,12 +13,12 @@ from torch.nn import functional as F
 from sharpness import load_checkpoint, load_data, train
 from sharpness.errors import UserError
 from sharpness.flattening import SAM, ClassConditionalStep, Context, Loss, PlainStep
-from sharpness.methods import METHODS, build_recipe
+from sharpness.methods import METHODS, build_recipe, flattened
 from sharpness.methods.cross_entropy import CrossEntropy
 from sharpness.models import build_model
 from sharpness.training import evaluate
 from sharpness.training import loop as loop_module
-from sharpness.training.loop import flattened, initial_model, make_optimizer, run_stage, training_batches
+from sharpness.training.loop import initial_model, make_optimizer, run_stage, training_batches
 from sharpness.training.state import RunFolder, RunState, epoch_generator
 
 
