@@ -27,7 +27,7 @@ def line_search(loss: Callable[[float], float]) -> float:
     3.0
     """
     base, end = loss(0.0), 1.0
-    while loss(end) <= base and end < LONGEST:
+    while end < LONGEST and loss(end) <= base:
         end *= 2
     steps = [end * (i + 1) / PARTS for i in range(PARTS)]
     values = [loss(step) for step in steps]

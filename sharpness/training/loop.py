@@ -66,7 +66,9 @@ def train(
 
     Returns:
         The history, one row per epoch: stage, epoch, lr, training loss, test loss and accuracies (fractions):
-        overall, ``accuracy_many`` / ``_medium`` / ``_few`` and ``accuracy_class_0``, ... .
+        overall, ``accuracy_many`` / ``_medium`` / ``_few`` and ``accuracy_class_0``, ... . With SWA the test columns
+        of the averaging stage's last epoch are those of the average, and of the epochs before those of the weights
+        that are trained.
 
     Raises:
         UserError: unknown names, or a folder that holds something else, or the same run without snapshots.

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from sharpness.methods import build_recipe
-from sharpness.methods.schedules import Constant, Cosine, MultiStep
+from sharpness.methods.schedules import Averaged, Constant, Cosine, MultiStep
 
 
 def ldam_rule(epoch, lr=0.1):
@@ -101,3 +101,36 @@ def test_cosine_is_symmetric_and_never_reaches_zero(epochs):
 
 def test_constant_is_one():
     assert {Constant().factor(e, 30) for e in range(1, 31)} == {1.0}
+
+
+def izmailov_rule(epoch, lr=0.1, swa_start=161, swa_lr=0.05):
+    """The schedule of the SWA code; epoch counts from 0."""
+    t = epoch / swa_start
+    if t <= 0.5:
+        factor = 1.0
+    elif t <= 0.9:
+        factor = 1.0 - (1.0 - swa_lr / lr) * (t - 0.5) / 0.4
+    else:
+        factor = swa_lr / lr
+    return lr * factor
+
+
+def test_averaging_has_the_rate_of_its_code_in_every_epoch():
+    schedule = Averaged(Constant(), start=0.8, final=0.05 / 0.1)
+    for epoch in range(1, 201):
+        assert 0.1 * schedule.factor(epoch, 200) == pytest.approx(izmailov_rule(epoch - 1), rel=1e-12)
+
+
+@pytest.mark.parametrize("own", [MultiStep((160, 180), (1e-2, 1e-4)), Cosine()])
+@pytest.mark.parametrize("epochs", [1, 2, 7, 40, 200])
+@pytest.mark.parametrize("start", [0.0, 0.5, 0.8])
+def test_the_own_schedule_holds_at_first_and_the_constant_where_it_is_averaged(own, epochs, start):
+    schedule = Averaged(own, start, final=0.5)
+    before = 1 + start * epochs
+    for epoch in range(1, epochs + 1):
+        if (epoch - 1) / before <= 0.5:
+            assert schedule.factor(epoch, epochs) == own.factor(epoch, epochs)
+        elif (epoch - 1) / before >= 0.9:
+            assert schedule.factor(epoch, epochs) == pytest.approx(0.5)
+    steps = [schedule.factor(e, epochs) for e in range(1, epochs + 1) if 0.5 < (e - 1) / before < 0.9]
+    assert steps in (sorted(steps), sorted(steps, reverse=True))
