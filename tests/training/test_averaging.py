@@ -1,17 +1,21 @@
 """Averaged runs against plain arithmetic, and what their checkpoints hold."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import unfold
+from torch.optim.swa_utils import AveragedModel
 
 from sharpness import load_checkpoint, train
 from sharpness.flattening import Context, frozen_running_statistics
+from sharpness.flattening.spectral_normalization import ordinary_state
 from sharpness.methods import build_recipe, flattened
 from sharpness.training import evaluate
 from sharpness.training import loop as loop_module
+from sharpness.training.averaging import end_in_average
 from sharpness.training.loop import training_batches
 from sharpness.training.state import epoch_generator
 
@@ -109,12 +113,43 @@ def test_the_manifest_names_what_was_used(digits, tmp_path):
     assert any("spectral normalisation" in note for note in saved.manifest["notes"])
 
 
-def test_normalised_weights_have_norm_one_in_the_checkpoint(digits, tmp_path, weights):
-    train("ce", digits, tmp_path / "run", epochs=4, flatten=("sn", "swa:0.5"), precision="float32")
-    # After averaging the vectors settle; before, they follow moving weights one iteration a step.
-    result = weights(tmp_path / "run")
-    norms = [float(torch.linalg.matrix_norm(w.flatten(1), 2)) for name, w in result.items() if w.ndim > 1]
-    assert norms == pytest.approx([1.0] * len(norms), rel=0.02)
+def norms(state):
+    return [float(torch.linalg.matrix_norm(w.flatten(1), 2)) for w in state.values() if w.ndim > 1]
+
+
+@pytest.mark.parametrize("operations", [("sn",), ("sn", "swa:0.5")])
+def test_normalised_weights_have_norm_one_in_the_checkpoint(digits, tmp_path, weights, operations):
+    """The vectors keep up with the weights, one iteration a step, and find those of an average."""
+    train("ce", digits, tmp_path / "run", epochs=4, flatten=operations, precision="float32")
+    found = norms(weights(tmp_path / "run"))
+    assert found == pytest.approx([1.0] * len(found), rel=0.02)
+
+
+def test_the_vectors_of_an_average_are_its_own(digits):
+    """Far from the weights that were trained last, whose vectors say nothing about it."""
+    recipe = flattened(build_recipe("ce", digits.longtail), ("sn",))
+    network = loop_module.initial_model(recipe, "resnet8", digits, 0)
+    average = AveragedModel(network)
+    average.update_parameters(network)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.copy_(0.1 * torch.randn(p.shape, generator=generator))
+    average.update_parameters(network)
+    batches = digits.train.tensors[0][:100].split(50)
+    end_in_average(network, average, iter(batches), nullcontext)
+    found = norms(ordinary_state(network))
+    assert found == pytest.approx([1.0] * len(found), rel=0.1)
+
+
+def test_snapshots_are_ordinary_networks_too(digits, tmp_path):
+    train("mislas", digits, tmp_path / "run", epochs=1, flatten=("sn", "pof"), snapshots=1)
+    kept = sorted((tmp_path / "run" / "snapshots").iterdir())
+    assert len(kept) == 4
+    for path in kept:
+        saved = load_checkpoint(path)
+        assert saved.manifest["epoch"] == kept.index(path)
+        assert not any("parametrizations" in name for name in saved.model.state_dict())
 
 
 def test_the_seed_decides_the_normalisation_and_the_global_generator_does_not(digits, tmp_path, weights, identical):
