@@ -44,7 +44,7 @@ def test_every_command_shows_an_example_to_copy(command, capsys):
         (["train", "--method", "ce", "-O", "scope=all"], "unknown option 'scope' of ce"),
         (["train", "--method", "cc-sam", "-O", "scope=half"], "unknown scope 'half'"),
         (["train", "--method", "ce", "-O", "scope"], "name=value"),
-        (["train", "--method", "ce", "--flatten", "swa"], "unknown flattening operation 'swa'"),
+        (["train", "--method", "ce", "--flatten", "swan"], "unknown flattening operation 'swan'"),
         (["train", "--method", "ce", "--epochs", "0"], "epochs=0"),
         (["train", "--method", "ce", "--model", "vgg"], "unknown model 'vgg'"),
         (["train", "--method", "ce", "--epochs", "many"], "many"),

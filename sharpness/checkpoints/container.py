@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sharpness.errors import UserError
 from sharpness.files import write_atomically
@@ -16,15 +17,18 @@ FORMAT = "sharpness-checkpoint"
 VERSION = 1
 
 
-def save_checkpoint(path: Path, model: nn.Module, manifest: dict[str, Any]) -> None:
-    """Write a checkpoint atomically; ``model`` must carry a ``spec`` (as :func:`build_model` makes it).
+def save_checkpoint(
+    path: Path, model: nn.Module, manifest: dict[str, Any], weights: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write a checkpoint atomically; what serves training alone, ``model.auxiliary``, is left out.
 
-    What serves training alone, ``model.auxiliary``, is left out.
+    Args:
+        model: must carry a ``spec`` (as :func:`build_model` makes it).
+        weights: what a model of that ``spec`` takes, if ``model`` is trained in another form.
     """
+    given = model.state_dict() if weights is None else weights
     state = {
-        name: value.detach().cpu().contiguous()
-        for name, value in model.state_dict().items()
-        if not name.startswith("auxiliary.")
+        name: value.detach().cpu().contiguous() for name, value in given.items() if not name.startswith("auxiliary.")
     }
     content = {
         "format": FORMAT,

@@ -19,7 +19,7 @@ from sharpness.methods import METHODS
 @data_options
 @training_options
 @click.option("--out", type=click.Path(), help="Folder of the run. [runs/DATA-METHOD-seedS]")
-@click.option("--flatten", default="", help=f"Flattening operation, one of {', '.join(OPERATIONS)}, such as sam:0.1.")
+@click.option("--flatten", default="", help=f"Flattening operations such as sam:0.1,swa, of {', '.join(OPERATIONS)}.")
 @click.option("--option", "-O", "pairs", multiple=True, help="Of the method, such as -O scope=all. Repeatable.")
 @click.option("--resume", is_flag=True, help="Go on with an unfinished run.")
 @click.option("--snapshots", type=int, help="Keep a checkpoint every so many epochs, for trajectories.")

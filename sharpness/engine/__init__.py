@@ -19,6 +19,7 @@ from sharpness.engine.flops import fast_bfloat16, forward_flops
 from sharpness.engine.memory import even_batch, fastest_batch, memory_budget
 from sharpness.engine.modules import (
     Outputs,
+    Recalibrated,
     batchnorms,
     filter_axes,
     parameters_in_scope,
@@ -39,6 +40,7 @@ __all__ = [
     "PerSampleLoss",
     "SampleSums",
     "Products",
+    "Recalibrated",
     "SecondOrder",
     "Untraceable",
     "WeightedBatch",

@@ -9,15 +9,19 @@ from typing import Any
 from sharpness.errors import UserError, choose
 from sharpness.flattening.class_conditional import ClassConditionalStep, optimal_radius
 from sharpness.flattening.focal_sam import FocalSAM
+from sharpness.flattening.fs_dgpm import FSDGPM
 from sharpness.flattening.gradient_norm import GradientNormPenalty
 from sharpness.flattening.imbsam import ImbSAM
 from sharpness.flattening.model_perturbation import ModelPerturbation
 from sharpness.flattening.passes import Gradient, Passes, ascent, reweighted, sharpen_part
+from sharpness.flattening.pof import PoF
 from sharpness.flattening.rwsam import ReweightedSAM
 from sharpness.flattening.sam import ASAM, SAM
+from sharpness.flattening.spectral_normalization import SpectralNormalization
 from sharpness.flattening.step import (
     Batch,
     Context,
+    EpochRule,
     Loss,
     PlainStep,
     Rule,
@@ -26,9 +30,10 @@ from sharpness.flattening.step import (
     mixed_loss,
     perturbed,
 )
+from sharpness.flattening.swa import SWA
 
 #: Operations that can be asked for with any method, by name; each names its ``paper``.
-OPERATIONS: dict[str, Callable[..., Rule]] = {
+OPERATIONS: dict[str, Callable[..., Any]] = {
     "sam": SAM,
     "asam": ASAM,
     "gp": GradientNormPenalty,
@@ -36,6 +41,10 @@ OPERATIONS: dict[str, Callable[..., Rule]] = {
     "imbsam": ImbSAM,
     "focal-sam": FocalSAM,
     "rwsam": ReweightedSAM,
+    "fs-dgpm": FSDGPM,
+    "swa": SWA,
+    "sn": SpectralNormalization,
+    "pof": PoF,
 }
 
 #: How figures and tables spell them.
@@ -47,11 +56,16 @@ LABELS = {
     "imbsam": "ImbSAM",
     "focal-sam": "Focal-SAM",
     "rwsam": "rwSAM",
+    "fs-dgpm": "FS-DGPM",
+    "swa": "SWA",
+    "sn": "SN",
+    "pof": "PoF",
 }
 
 
-def build_operation(name: str) -> Rule:
-    """A flattening operation from its name and, after colons, its parameters.
+def build_operation(name: str) -> Any:
+    """A flattening operation from its name and, after colons, its parameters: a gradient rule, or what changes a recipe
+    otherwise.
 
     The first parameter may go without its name.
 
@@ -103,8 +117,10 @@ def _value(name: str, text: str, annotation: Any) -> Any:
 __all__ = [
     "ASAM",
     "LABELS",
+    "FSDGPM",
     "OPERATIONS",
     "SAM",
+    "SWA",
     "Batch",
     "ClassConditionalStep",
     "Context",
@@ -112,6 +128,7 @@ __all__ = [
     "GradientNormPenalty",
     "Gradient",
     "ImbSAM",
+    "EpochRule",
     "Loss",
     "ModelPerturbation",
     "Passes",
@@ -119,6 +136,9 @@ __all__ = [
     "ReweightedSAM",
     "Rule",
     "ascent",
+    "PoF",
+    "Rule",
+    "SpectralNormalization",
     "build_operation",
     "frozen_running_statistics",
     "joint_norm",

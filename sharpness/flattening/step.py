@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,11 @@ class Context:
     generator: torch.Generator = field(default_factory=torch.Generator)
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     factors: Tensor | None = None  # (K, C): a rule asks for K losses at once, see Loss.__call__
+
+    def apart(self) -> Context:
+        """The same context with random numbers of its own, seeded by a draw from these."""
+        seed = int(torch.randint(2**62, (), generator=self.generator))
+        return replace(self, generator=torch.Generator().manual_seed(seed))
 
     def features(self, model: nn.Module, x: Tensor) -> Tensor:
         """Features (n, d) in float32 or better, computed under autocast where training uses it."""
@@ -101,6 +106,16 @@ class Rule(Protocol):
     """Fills ``.grad`` of the trainable parameters; returns the unperturbed loss, a scalar without a graph."""
 
     def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor: ...
+
+
+@runtime_checkable
+class EpochRule(Protocol):
+    """Makes the rule of an epoch from the network as it stands before it.
+
+    ``batches`` are training batches of the same making as those that follow, as many, and drawn apart from them.
+    """
+
+    def for_epoch(self, model: nn.Module, batches: Iterator[Batch], context: Context) -> Rule: ...
 
 
 def mixed_loss(logits: Tensor, batch: Batch, loss: Loss, context: Context) -> Tensor:

@@ -24,6 +24,7 @@ from sharpness.methods import (
     rsg,
     tau_norm,
 )
+from sharpness.methods.flattened import flattened
 from sharpness.methods.recipe import Recipe, Stage
 
 METHODS: dict[str, Callable[..., Recipe]] = {
@@ -77,4 +78,4 @@ def build_recipe(method: str, longtail: LongTail, **options: Any) -> Recipe:
     return METHODS[method](longtail, **options)
 
 
-__all__ = ["LABELS", "METHODS", "Recipe", "Stage", "build_recipe"]
+__all__ = ["LABELS", "METHODS", "Recipe", "Stage", "build_recipe", "flattened"]

@@ -99,7 +99,7 @@ class ClassConditionalHead:
         """
         same = (labels[:, None] == labels[None, :]).to(gradient)
         terms = gradient * (weights / (same @ weights).clamp_min(TINY))[:, None]
-        parameters = [p.detach() for p in head.parameters()]
+        parameters = [p.detach() for p in weights_of(head)]
         size = sum(p.numel() for p in parameters)
         counts = context.class_counts.to(gradient)[labels]
 
@@ -160,11 +160,16 @@ class ClassConditionalHead:
         length = (step(norm) * norm.clamp_min(TINY))[:, None]  # type: ignore[operator]
         out = torch.empty_like(logits)
         for c in labels.unique().tolist():
-            noise = [torch.randn(p.shape, generator=context.generator).to(logits) for p in head.parameters()]
+            noise = [torch.randn(p.shape, generator=context.generator).to(logits) for p in weights_of(head)]
             rows = labels == c
             shift = F.linear(features[rows], noise[0], noise[1]) / joint_norm(noise)
             out[rows] = logits[rows] + length[rows] * shift
         return out
+
+
+def weights_of(head: nn.Module) -> list[Tensor]:
+    """Weight and bias with which ``head`` computes its logits, whatever it may make them from."""
+    return [p for p in (getattr(head, name, None) for name in ("weight", "bias")) if p is not None]
 
 
 def _cosine_rows(head: CosineHead, features: Tensor, terms: Tensor, same: Tensor) -> tuple[Tensor, Tensor, Tensor]:

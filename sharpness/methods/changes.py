@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from torch import nn
 
 from sharpness.flattening import Context
+from sharpness.flattening.spectral_normalization import normalize, normalized_layers
 from sharpness.models import Classifier, build_head
 
 
@@ -45,7 +47,10 @@ class NewHead:
     def __call__(self, network: Classifier, context: Context) -> None:
         spec = network.spec
         seed = int(torch.randint(0, 2**63 - 1, (1,), generator=context.generator))
+        weight = next(network.head.parameters())
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             fresh = build_head(spec.head, int(network.backbone.num_features), spec.num_classes, spec.scale)  # type: ignore[arg-type]
-        network.head.load_state_dict(fresh.state_dict())
+            if normalized_layers(network.head):
+                normalize(fresh, nn.Linear)
+        network.head = fresh.to(weight.device, weight.dtype)

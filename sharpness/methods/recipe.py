@@ -9,7 +9,7 @@ from torch import nn
 
 from sharpness.data import ImageSet
 from sharpness.errors import UserError
-from sharpness.flattening import Batch, Context, Loss, PlainStep, Rule
+from sharpness.flattening import SWA, Batch, Context, EpochRule, Loss, PlainStep, Rule, SpectralNormalization
 from sharpness.methods.changes import Change
 from sharpness.methods.schedules import Schedule
 
@@ -45,9 +45,9 @@ class Stage:
         sampler: a name of :mod:`sharpness.data.samplers`, such as ``"class_balanced:4"``.
         mixup: alpha of the Beta distribution, 0 for none.
         nesterov: whether the momentum is Nesterov's.
-        trainable: ``"all"``, or the part of the network that learns while the rest is frozen: ``"head"``, or a
-            parameter of it such as ``"head.factor"``.
-        frozen_batchnorm: in a stage that trains a part, whether the backbone's BatchNorm uses its running
+        trainable: ``"all"``, or the part of the network that learns while the rest is frozen: ``"head"``, a
+            parameter of it such as ``"head.factor"``, or ``"backbone"``.
+        frozen_batchnorm: in a stage that trains of the head, whether the backbone's BatchNorm uses its running
             statistics (True) or the batch's, which moves them (False: "shifted BatchNorm").
         lr_factors: (prefix of parameter names, factor of the learning rate); the first match counts.
         enter: what happens to the network before the first epoch, in this order.
@@ -55,6 +55,7 @@ class Stage:
         helper: a frozen network that training consults, as ``network.auxiliary``: ``"previous"`` is what the stages
             before have trained, and a fresh network takes its place; else the path of a checkpoint.
         deferred: another sampler and a transform of batches from some epoch on.
+        averaging: end in the average of the weights of the last epochs.
     """
 
     name: str
@@ -63,7 +64,7 @@ class Stage:
     schedule: Schedule
     sampler: str = "instance"
     mixup: float = 0.0
-    rule: Rule = field(default_factory=PlainStep)
+    rule: Rule | EpochRule = field(default_factory=PlainStep)
     lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False
@@ -74,6 +75,7 @@ class Stage:
     lr_factors: tuple[tuple[str, float], ...] = ()
     enter: tuple[Change, ...] = ()
     drop_last: bool = False
+    averaging: SWA | None = None
     helper: str | None = None
     deferred: Deferred | None = None
 
@@ -84,7 +86,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A method: its paper, its head and its stages. ``notes`` name every deviation from what was published."""
+    """A method: its paper, its head and its stages. ``notes`` name every deviation from what was published.
+
+    ``normalization`` of the weights holds for all stages.
+    """
 
     method: str
     paper: str
@@ -92,6 +97,7 @@ class Recipe:
     head: str = "linear"
     scale: float | None = None
     notes: tuple[str, ...] = ()
+    normalization: SpectralNormalization | None = None
 
     def with_epochs(self, epochs: int | None) -> Recipe:
         """The recipe with ``epochs`` in its first stage and the later ones shortened in proportion, at least 1.

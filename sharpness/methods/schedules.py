@@ -78,3 +78,36 @@ class Constant:
 
     def factor(self, epoch: int, epochs: int) -> float:
         return 1.0
+
+
+@dataclass(frozen=True)
+class Averaged:
+    r"""The learning rate of stochastic weight averaging: a stage's own at first, then down to a constant.
+
+    .. math:: f(e) = f_{own}(e) \text{ for } t \le 0.5, \text{ linear from there to } f_{final} \text{ at } t = 0.9,
+              \text{ then } f_{final}; \qquad t = (e - 1) / (1 + s E)
+
+    with s the fraction of the epochs E before averaging. The own schedule stays where it has its warm-up, and gives way
+    where it would drop: an average of weights that no longer move is those weights.
+
+    Args:
+        own: the stage's schedule.
+        start: s.
+        final: the factor while averaging.
+
+    >>> izmailov = Averaged(Constant(), start=0.8, final=0.5)
+    >>> [round(izmailov.factor(e, 200), 3) for e in (1, 81, 114, 146, 161, 200)]
+    [1.0, 1.0, 0.748, 0.5, 0.5, 0.5]
+    """
+
+    own: Schedule
+    start: float
+    final: float
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        before = 1 + self.start * epochs
+        t = (epoch - 1) / before
+        if t <= 0.5:
+            return self.own.factor(epoch, epochs)
+        last = self.own.factor(1 + math.floor(before / 2), epochs)
+        return last + (self.final - last) * min((t - 0.5) / 0.4, 1.0)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from sharpness.data import LongTail
 from sharpness.errors import UserError
@@ -32,6 +33,8 @@ class NormalizeRows:
         head = network.head
         if not isinstance(head, LinearHead):
             raise ValueError(f"a {type(head).__name__} has no rows to normalise")
+        if is_parametrized(head, "weight"):
+            remove_parametrizations(head, "weight")  # what is trained no more needs no constraint
         with torch.no_grad():
             head.weight /= torch.linalg.vector_norm(head.weight, dim=1, keepdim=True).clamp_min(TINY) ** self.tau
             head.bias.zero_()

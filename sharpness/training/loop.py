@@ -17,10 +17,12 @@ from sharpness.checkpoints import save_checkpoint
 from sharpness.data import ImageSet, LongTailData, augment, epoch_indices, mixup
 from sharpness.engine import ClassSums, class_sums, resolve_device
 from sharpness.errors import UserError
-from sharpness.flattening import Batch, Context, PlainStep, build_operation
-from sharpness.methods import Recipe, Stage, build_recipe
+from sharpness.flattening import Batch, Context, EpochRule
+from sharpness.flattening.spectral_normalization import normalized_layers, ordinary_state, power_iteration
+from sharpness.methods import Recipe, Stage, build_recipe, flattened
 from sharpness.models import Classifier, build_model
 from sharpness.progress import progress
+from sharpness.training.averaging import end_in_average, start_average
 from sharpness.training.manifest import manifest, present
 from sharpness.training.parts import add_parts, read_helper
 from sharpness.training.precision import autocast, resolve_precision
@@ -51,7 +53,7 @@ def train(
         method: a name in :data:`sharpness.methods.METHODS`.
         data: what :func:`sharpness.load_data` returns.
         out: the run's folder; ``runs/DATA-METHOD-seedS`` unless given. A finished identical run is reused.
-        flatten: flattening operations, such as ``("sam:0.1",)``, in the stages that step plainly.
+        flatten: flattening operations, such as ``("sam:0.1", "swa")``: see :mod:`sharpness.methods.flattened`.
         epochs: of the first stage; later stages and schedules are scaled in proportion. The published ones
             unless given.
         seed: of initialisation, sampling, augmentation and noise.
@@ -66,7 +68,8 @@ def train(
     Returns:
         The history, one row per epoch: stage, epoch, lr, training loss, test loss and accuracies (fractions):
         overall, ``accuracy_many`` / ``_medium`` / ``_few`` and ``accuracy_class_0``, ... . A stage without epochs
-        has one row, of epoch 0 and without a training loss.
+        has one row, of epoch 0 and without a training loss. With SWA the test columns of the averaging stage's last
+        epoch are those of the average, and of the epochs before those of the weights that are trained.
 
     Raises:
         UserError: unknown names, or a folder that holds something else, or the same run without snapshots.
@@ -108,7 +111,7 @@ def train(
     description = manifest(recipe, data, {**identity, "training": training}, device.type)
 
     def keep(path: Path) -> None:
-        save_checkpoint(path, network, description | present(recipe, state))
+        save_checkpoint(path, network, description | present(recipe, state), ordinary_state(network))
 
     def keep_snapshot() -> None:
         if every and len(state.history) % every == 0:
@@ -116,7 +119,7 @@ def train(
 
     for index, stage in enumerate(recipe.stages):
         context = entry_context(stage, data, seed, index)
-        add_parts(stage, network, data, context.generator, helper)
+        add_parts(stage, network, data, context.generator, helper, recipe.normalization)
         enter(stage, network, context)
         if index >= state.stage:
             state.stage = index
@@ -126,23 +129,10 @@ def train(
                 run_stage(stage, network, data, state, folder, seed, precision, keep_snapshot)
             else:
                 pass_through(stage, network, data, state, folder, precision, keep_snapshot)
-            state.epoch, state.model, state.optimizer = 0, {}, {}
+            state.epoch, state.model, state.optimizer, state.average = 0, {}, {}, {}
     keep(folder.result)
     folder.finish()
     return folder.history()
-
-
-def flattened(recipe: Recipe, names: tuple[str, ...]) -> Recipe:
-    """The recipe with a flattening operation in every stage that steps plainly."""
-    if not names:
-        return recipe
-    if len(names) > 1:
-        raise UserError(f"flatten={','.join(names)}: give one operation, two gradient rules cannot be combined")
-    rule = build_operation(names[0])
-    if not isinstance(recipe.stages[0].rule, PlainStep):
-        raise UserError(f"{recipe.method} perturbs its weights itself: {names[0]!r} cannot be added to it")
-    stages = tuple(replace(s, rule=rule) if isinstance(s.rule, PlainStep) else s for s in recipe.stages)
-    return replace(recipe, stages=stages)
 
 
 def initial_model(recipe: Recipe, architecture: str, data: LongTailData, seed: int) -> Classifier:
@@ -150,7 +140,10 @@ def initial_model(recipe: Recipe, architecture: str, data: LongTailData, seed: i
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         channels = data.train.images.shape[1]
-        return build_model(architecture, data.num_classes, channels, recipe.head, recipe.scale)
+        network = build_model(architecture, data.num_classes, channels, recipe.head, recipe.scale)
+        if recipe.normalization:
+            recipe.normalization.apply(network)
+        return network
 
 
 def entry_context(stage: Stage, data: LongTailData, seed: int, index: int) -> Context:
@@ -201,6 +194,7 @@ def run_stage(
         optimizer.load_state_dict(state.optimizer)
     counts = torch.tensor(data.class_counts, device=device)
     cast = autocast(precision, device)
+    average = start_average(stage, network, state)
     with progress(stage.epochs, stage.name, "epochs") as bar:
         bar.update(state.epoch)
         for epoch in range(state.epoch + 1, stage.epochs + 1):
@@ -209,6 +203,13 @@ def run_stage(
                 group["lr"] = lr * group["factor"]
             context = Context(counts, epoch, stage.epochs, epoch_generator(seed, state.stage, epoch), cast)
             loss = run_epoch(stage, network, optimizer, data, context)
+            if average and stage.averaging and stage.averaging.averages(epoch, stage.epochs):
+                average.update_parameters(network)
+                state.average = average.state_dict()
+                if epoch == stage.epochs:
+                    after = replace(context, generator=epoch_generator(seed, state.stage, epoch + 1))
+                    whole = replace(stage, drop_last=len(data.train) >= stage.batch_size)
+                    end_in_average(network, average, (b.x for b in training_batches(whole, data, after)), cast)
             tested = evaluate(network, data.test, data.num_classes, cast)
             if not math.isfinite(loss + tested.mean):
                 raise FloatingPointError(
@@ -251,14 +252,18 @@ def run_epoch(
 ) -> float:
     """One epoch of steps; the mean training loss."""
     network.train()
-    if stage.trainable != "all" and stage.frozen_batchnorm:
+    if stage.trainable.startswith("head") and stage.frozen_batchnorm:
         network.backbone.eval()
+    rule, normalized = stage.rule, normalized_layers(network)
+    if isinstance(rule, EpochRule):
+        rule = rule.for_epoch(network, training_batches(stage, data, context.apart()), context)
     total, seen = torch.zeros((), dtype=torch.float64), 0
     for batch in training_batches(stage, data, context):
         if (late := stage.late(context.epoch)) and late.transform:
             batch = late.transform(network, batch, data.train, context)
+        power_iteration(normalized)
         optimizer.zero_grad(set_to_none=True)
-        loss = stage.rule.backward(network, batch, stage.loss, context)
+        loss = rule.backward(network, batch, stage.loss, context)
         optimizer.step()
         total += loss.double().cpu() * len(batch.x)
         seen += len(batch.x)

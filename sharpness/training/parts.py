@@ -10,6 +10,7 @@ from torch import Generator, nn
 from sharpness.checkpoints import load_checkpoint
 from sharpness.data import LongTailData
 from sharpness.errors import UserError
+from sharpness.flattening import SpectralNormalization
 from sharpness.methods import Recipe, Stage
 from sharpness.models import Classifier, Frozen, build_model
 
@@ -51,13 +52,19 @@ def read_helper(recipe: Recipe, data: LongTailData) -> Helper | None:
 
 
 def add_parts(
-    stage: Stage, network: Classifier, data: LongTailData, generator: Generator, helper: Helper | None
+    stage: Stage,
+    network: Classifier,
+    data: LongTailData,
+    generator: Generator,
+    helper: Helper | None,
+    normalization: SpectralNormalization | None = None,
 ) -> None:
     """Give the network the helper or the parts that a stage asks for, and take off those of the stage before.
 
     Args:
         generator: its seed is that of fresh weights; torch's global generator stays as it was.
         helper: what :func:`read_helper` found.
+        normalization: of the recipe, for a fresh network.
     """
     network.auxiliary = None
     with torch.random.fork_rng(devices=[]):
@@ -67,6 +74,8 @@ def add_parts(
         elif stage.helper == PREVIOUS:
             network.auxiliary = Frozen(network)
             fresh = build_model(**network.spec.to_dict())
+            if normalization:
+                normalization.apply(fresh)
             network.backbone, network.head = fresh.backbone, fresh.head
         elif helper is not None:
             network.auxiliary = Frozen(helper.model)

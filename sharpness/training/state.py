@@ -1,7 +1,7 @@
 """What a run leaves behind after every epoch, so that a killed one goes on where it was, bit for bit.
 
-All random numbers of an epoch come from a generator seeded by (seed, stage, epoch). So weights, buffers, momentum
-and the history are the whole state.
+All random numbers of an epoch come from a generator seeded by (seed, stage, epoch). So weights, buffers, momentum,
+the average of weights and the history are the whole state.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class RunState:
     epoch: int = 0
     model: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
+    average: dict[str, Any] = field(default_factory=dict)  # of the stage's weights, where it averages
     history: list[dict[str, Any]] = field(default_factory=list)
 
 

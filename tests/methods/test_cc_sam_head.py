@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
 
 from sharpness.errors import UserError
 from sharpness.flattening import SAM, Batch, ClassConditionalStep, Context, PlainStep
@@ -292,3 +293,23 @@ def test_a_dead_feature_and_a_sure_class_stay_finite(network, plain, context):
     gradients, value = run(ClassConditionalHead(), model, plain, CrossEntropy(), context)
     assert torch.isfinite(value)
     assert all(torch.isfinite(g).all() for g in gradients.values())
+
+
+@pytest.mark.parametrize("mode", ["full", "direction", "magnitude"])
+def test_a_normalised_head_is_perturbed_as_the_one_it_amounts_to(network, mixed, context, mode):
+    normalized = network()
+    spectral_norm(normalized.head).eval()
+    plain = network()
+    plain.head.load_state_dict({"weight": normalized.head.weight, "bias": normalized.head.bias})
+    rule, state = ClassConditionalHead(0.1, mode), context.generator.get_state()
+    expected = run(rule, plain, mixed, CrossEntropy(), context)
+    context.generator.set_state(state)
+    found = run(rule, normalized, mixed, CrossEntropy(), context)
+    weight = expected[0].pop("head.weight")
+    for name, gradient in expected[0].items():
+        assert torch.allclose(found[0][name], gradient, rtol=1e-10), name
+    assert found[1] == pytest.approx(expected[1])
+    # The weight's gradient passes through the division.
+    original = normalized.head.parametrizations.weight.original
+    (through,) = torch.autograd.grad((normalized.head.weight * weight).sum(), original)
+    assert torch.allclose(original.grad, through, rtol=1e-10)

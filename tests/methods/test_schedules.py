@@ -5,7 +5,7 @@ import math
 import pytest
 
 from sharpness.methods import build_recipe
-from sharpness.methods.schedules import Constant, Cosine, MultiStep, WarmupCosine
+from sharpness.methods.schedules import Averaged, Constant, Cosine, MultiStep, WarmupCosine
 
 
 def ldam_rule(epoch, lr=0.1):
@@ -111,3 +111,36 @@ def test_a_warmed_up_cosine_is_a_line_and_then_a_cosine():
     stretched = [schedule.factor(e, 80) for e in range(1, 81)]
     assert stretched[::10] == pytest.approx(factors, rel=1e-14)
     assert [WarmupCosine(0.0).factor(e, 5) for e in range(1, 6)] == [Cosine().factor(e, 5) for e in range(1, 6)]
+
+
+def izmailov_rule(epoch, lr=0.1, swa_start=161, swa_lr=0.05):
+    """The schedule of the SWA code; epoch counts from 0."""
+    t = epoch / swa_start
+    if t <= 0.5:
+        factor = 1.0
+    elif t <= 0.9:
+        factor = 1.0 - (1.0 - swa_lr / lr) * (t - 0.5) / 0.4
+    else:
+        factor = swa_lr / lr
+    return lr * factor
+
+
+def test_averaging_has_the_rate_of_its_code_in_every_epoch():
+    schedule = Averaged(Constant(), start=0.8, final=0.05 / 0.1)
+    for epoch in range(1, 201):
+        assert 0.1 * schedule.factor(epoch, 200) == pytest.approx(izmailov_rule(epoch - 1), rel=1e-12)
+
+
+@pytest.mark.parametrize("own", [MultiStep((160, 180), (1e-2, 1e-4)), Cosine()])
+@pytest.mark.parametrize("epochs", [1, 2, 7, 40, 200])
+@pytest.mark.parametrize("start", [0.0, 0.5, 0.8])
+def test_the_own_schedule_holds_at_first_and_the_constant_where_it_is_averaged(own, epochs, start):
+    schedule = Averaged(own, start, final=0.5)
+    before = 1 + start * epochs
+    for epoch in range(1, epochs + 1):
+        if (epoch - 1) / before <= 0.5:
+            assert schedule.factor(epoch, epochs) == own.factor(epoch, epochs)
+        elif (epoch - 1) / before >= 0.9:
+            assert schedule.factor(epoch, epochs) == pytest.approx(0.5)
+    steps = [schedule.factor(e, epochs) for e in range(1, epochs + 1) if 0.5 < (e - 1) / before < 0.9]
+    assert steps in (sorted(steps), sorted(steps, reverse=True))

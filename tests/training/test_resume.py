@@ -21,12 +21,28 @@ RUNS = {
     "gcl": ((2, 2), {}),
     "cc-sam": ((2, 2), {}),
     "magnitude": ((1, 1), {"mode": "magnitude"}),
+    "swa": ((3,), {"flatten": ("swa:0.3",)}),
+    "averaged": ((2, 1), {"flatten": ("swa:0", "sn"), "shift_batchnorm": True}),
+    "sn": ((2,), {"flatten": ("sam", "sn")}),
+    "pof": ((1, 1), {"flatten": ("pof", "swa", "sn")}),
+    "fs-dgpm": ((1, 1), {"flatten": ("fs-dgpm", "pof")}),
     "shortest": ((1, 1), {}),
     "m2m": ((1, 2), {"beta": 0.9, "gamma": 0.2, "steps": 2}),
     "rsg": ((2,), {}),
 }
-METHOD = {"sam": "ce", "magnitude": "cc-sam", "shortest": "mislas"}
-DEATHS = [(run, n) for run, (epochs, _) in RUNS.items() for n in range(1, sum(epochs) + 1)]
+METHOD = {
+    "swa": "ce",
+    "averaged": "mislas",
+    "sn": "ce",
+    "pof": "cc-sam",
+    "fs-dgpm": "mislas",
+    "sam": "ce",
+    "magnitude": "cc-sam",
+    "shortest": "mislas",
+}
+#: PoF adds a stage, here of one epoch.
+TOTAL = {run: sum(epochs) + ("pof" in options.get("flatten", ())) for run, (epochs, options) in RUNS.items()}
+DEATHS = [(run, n) for run, total in TOTAL.items() for n in range(1, total + 1)]
 
 
 @pytest.fixture(scope="module")

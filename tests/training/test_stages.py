@@ -82,7 +82,9 @@ def test_a_run_killed_after_any_save_ends_in_the_same_weights(
 def test_the_checkpoint_returns_the_logits_of_the_run(digits, finished, monkeypatch, start, tmp_path, name):
     expected, networks = finished(name), []
     save = loop_module.save_checkpoint
-    monkeypatch.setattr(loop_module, "save_checkpoint", lambda path, n, m: (networks.append(n), save(path, n, m)))
+    monkeypatch.setattr(
+        loop_module, "save_checkpoint", lambda path, n, *more: (networks.append(n), save(path, n, *more))
+    )
     start(name, tmp_path / "run")
     x = digits.test.tensors[0][:50]
     with torch.no_grad():

@@ -1,0 +1,200 @@
+r"""The flattening-sharpness step of FS-DGPM (Deng et al., NeurIPS 2021), outside continual learning.
+
+Its ascent stays inside a gradient projection memory (GPM, Saha et al., ICLR 2021): per layer, the space of the inputs
+that carry most of the energy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrize import is_parametrized
+
+from sharpness.errors import UserError
+from sharpness.flattening.step import (
+    Batch,
+    Context,
+    Loss,
+    Rule,
+    at_least_float32,
+    frozen_running_statistics,
+    perturbed,
+)
+
+
+def projector(moment: Tensor, threshold: float) -> Tensor:
+    r"""The orthogonal projector (g, d, d) on the fewest top eigenvectors with a share ``threshold`` of the energy.
+
+    .. math:: P = V_r V_r^T, \qquad r = \min\{r : \sum_{i \le r} \lambda_i \ge \tau \sum_i \lambda_i\}
+
+    Args:
+        moment: (g, d, d) second moments :math:`X^T X` of the inputs X, whose eigenvalues are the squares of the
+            singular values of X.
+        threshold: tau in (0, 1]; 1 keeps everything.
+
+    >>> projector(torch.diag(torch.tensor([6.0, 3.0, 1.0]))[None], threshold=0.9).diagonal(dim1=1, dim2=2)
+    tensor([[1., 1., 0.]])
+    """
+    if threshold >= 1:
+        return torch.eye(moment.shape[-1]).to(moment).expand_as(moment).clone()
+    values, vectors = torch.linalg.eigh(moment)
+    energy = values.flip(-1).clamp_min(0).cumsum(-1)
+    # The eigenvector that reaches the threshold is the last one kept.
+    kept = torch.cat([torch.zeros_like(energy[:, :1]), energy[:, :-1]], dim=1) < threshold * energy[:, -1:]
+    chosen = vectors.flip(-1) * kept[:, None, :]
+    return chosen @ chosen.mT
+
+
+def input_rows(layer: nn.Module, x: Tensor) -> Tensor:
+    """What multiplies the rows of a layer's weight, (groups, d, rows): patches of images, or features."""
+    if isinstance(layer, nn.Conv2d):
+        # "Any" because torch types these as tuples or names of paddings.
+        shape: Any = (layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+        patches = F.unfold(x, *shape)
+        return patches.unflatten(1, (layer.groups, -1)).permute(1, 2, 0, 3).flatten(2)
+    return x.flatten(0, -2).T[None]
+
+
+def weight_of(layer: nn.Module) -> Tensor:
+    """The trained weight of a layer, which a parametrisation may hide."""
+    return layer.parametrizations.weight.original if is_parametrized(layer, "weight") else layer.weight  # type: ignore
+
+
+def projected(gradient: Tensor, projection: Tensor, transposed: bool) -> Tensor:
+    """``G P`` for a weight (outputs, inputs, ...), or ``P G`` for one stored (inputs, outputs)."""
+    if transposed:
+        return projection[0] @ gradient
+    groups, width = projection.shape[:2]
+    return (gradient.reshape(groups, -1, width) @ projection).reshape(gradient.shape)
+
+
+@dataclass(frozen=True)
+class FSDGPM:
+    r"""Worst-case gradients along the layers' main input directions.
+
+    .. code-block:: text
+
+        before every epoch, for every layer: P = projector(second moment of its inputs on `samples` images, threshold)
+        for every batch, delta = 0, halves B_1, B_2 of it:
+            for j = 1, 2:
+                g      = gradient of L(B_j) at w + delta
+                delta += eta * clamp(P g, -2, 2)           # not normalised
+                G     += gradient of L(B) at w + delta, / 2
+        w steps with G
+
+    P acts on the inputs of convolutions, linear layers and cosine heads; biases and BatchNorm ascend along their whole
+    gradients, as in the released code. The inputs are those of training batches, in training mode, of the network as it
+    stands when the epoch begins. A step costs three gradients. BatchNorm's running statistics move in the first pass.
+
+    What continual learning adds is absent with its tasks: the memory is of the present data, not of past tasks; there
+    are no learnt weights of the bases (lambda is 1), no replay, and the descent G is not confined to the complement of
+    the memory. Gradients G are not clipped, as no other rule here does.
+
+    Args:
+        eta: length of the ascent; published from 1e-3 to 5e-2.
+        threshold: share of the energy that a layer's space holds; 1 is ascent along the whole gradient.
+        samples: images that P is made from, 300 in the released code.
+        inner: parts of the batch, 2 as published.
+    """
+
+    eta: float = 0.01
+    threshold: float = 0.9
+    samples: int = 300
+    inner: int = 2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.eta < math.inf:
+            raise UserError(f"eta={self.eta}: FS-DGPM needs a positive step, usually 0.01")
+        if not 0 < self.threshold <= 1:
+            raise UserError(f"threshold={self.threshold}: FS-DGPM keeps a share of the energy, above 0 and at most 1")
+        if self.samples < 2 or self.inner < 1:
+            raise UserError(f"samples={self.samples}, inner={self.inner}: FS-DGPM needs at least 2 images and 1 part")
+
+    def for_epoch(self, model: nn.Module, batches: Iterator[Batch], context: Context) -> Rule:
+        moments = input_moments(model, self._images(batches), context)
+        memory = {p: (projector(m, self.threshold).to(p.dtype), t) for p, (m, t) in moments.items()}
+        return ProjectedAscent(self.eta, int(self.inner), memory)
+
+    def _images(self, batches: Iterator[Batch]) -> Iterator[Tensor]:
+        missing = int(self.samples)
+        for batch in batches:
+            yield batch.x[:missing]
+            missing -= len(batch.x)
+            if missing < 2:  # BatchNorm cannot take a single image
+                return
+
+
+def input_moments(model: nn.Module, images: Iterable[Tensor], context: Context) -> dict[Tensor, tuple[Tensor, bool]]:
+    """Second moments (groups, d, d) of the inputs of every layer that is trained, in float64, by its weight.
+
+    The flag beside it tells whether the weight is stored (inputs, outputs).
+    """
+    moments: dict[Tensor, tuple[Tensor, bool]] = {}
+
+    def record(layer: nn.Module, inputs: tuple[Tensor, ...], transposed: bool) -> None:
+        rows = input_rows(layer, at_least_float32(inputs[0].detach()))
+        moment = (rows @ rows.mT).double()
+        before = moments.get(weight_of(layer))
+        moments[weight_of(layer)] = (moment if before is None else before[0] + moment, transposed)
+
+    hooks = []
+    for layer in model.modules():
+        transposed = getattr(layer, "filter_axes", {}).get("weight") == 1
+        if (isinstance(layer, (nn.Conv2d, nn.Linear)) or transposed) and weight_of(layer).requires_grad:
+            hooks.append(layer.register_forward_pre_hook(partial(record, transposed=transposed)))
+    try:
+        with torch.no_grad(), frozen_running_statistics(model):
+            for x in images:
+                model.head(context.features(model, x))  # type: ignore[operator]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return moments
+
+
+@dataclass(frozen=True)
+class ProjectedAscent:
+    """The step of :class:`FSDGPM` with the projectors of an epoch: by weight, (P, whether it is stored transposed)."""
+
+    eta: float
+    inner: int = 2
+    memory: Mapping[Tensor, tuple[Tensor, bool]] = field(default_factory=dict, repr=False)
+    clamp: float = 2.0
+
+    def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        parts = split(batch, self.inner)
+        offset: list[Tensor] = [torch.zeros_like(p) for p in parameters]
+        first: Tensor | None = None
+        for part in parts:
+            with perturbed(parameters, offset), nullcontext() if first is None else frozen_running_statistics(model):
+                value = loss.of(model, part, context)
+                gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+            first = value.detach() if first is None else first
+            offset = [
+                e if g is None else e + self.eta * self._projected(p, g).clamp(-self.clamp, self.clamp)
+                for e, p, g in zip(offset, parameters, gradients, strict=True)
+            ]
+            with perturbed(parameters, offset), frozen_running_statistics(model):
+                (loss.of(model, batch, context) / len(parts)).backward()
+        assert first is not None
+        return first
+
+    def _projected(self, parameter: Tensor, gradient: Tensor) -> Tensor:
+        return projected(gradient, *self.memory[parameter]) if parameter in self.memory else gradient
+
+
+def split(batch: Batch, parts: int) -> list[Batch]:
+    """The batch in ``parts`` of nearly equal size, fewer if one would hold a single image."""
+    parts = max(1, min(parts, len(batch.x) // 2))
+    seconds = [None] * parts if batch.second is None else batch.second.tensor_split(parts)
+    images, firsts = batch.x.tensor_split(parts), batch.first.tensor_split(parts)
+    return [Batch(x, one, two, batch.lam) for x, one, two in zip(images, firsts, seconds, strict=True)]

@@ -1,0 +1,46 @@
+"""Stochastic weight averaging (Izmailov et al., UAI 2018)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sharpness.errors import UserError
+
+
+@dataclass(frozen=True)
+class SWA:
+    r"""The mean of the weights after each of the last epochs of a stage, with BatchNorm measured anew.
+
+    .. code-block:: text
+
+        for epoch e = 1, ..., E:
+            train an epoch at the learning rate of sharpness.methods.schedules.Averaged
+            if e > start * E:                             # the n-th such epoch, n = 0, 1, ...
+                average += (w - average) / (n + 1)
+        w = average
+        BatchNorm's statistics = mean over one pass of training batches at w
+
+    As published: epochs 161 to 200 of 200, and a learning rate of 0.05 where training started at 0.1; the released
+    configurations for CIFAR-10 take 0.01. The average itself is torch's ``AveragedModel``; BatchNorm's statistics,
+    which belong to no average of weights, come from torch's ``update_bn``.
+
+    Args:
+        start: the fraction of a stage's epochs after which averaging begins.
+        lr: the constant learning rate while averaging, in place of the stage's own.
+
+    >>> [e for e in range(1, 11) if SWA().averages(e, 10)]
+    [9, 10]
+    """
+
+    start: float = 0.8
+    lr: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < 1:
+            raise UserError(f"start={self.start}: SWA begins after a fraction of the epochs, from 0 to below 1")
+        if not 0 < self.lr < float("inf"):
+            raise UserError(f"lr={self.lr}: SWA needs a positive learning rate, usually 0.05")
+
+    def averages(self, epoch: int, epochs: int) -> bool:
+        """Whether the weights after ``epoch`` = 1, ..., ``epochs`` enter the average."""
+        return epoch > self.start * epochs

@@ -1,0 +1,111 @@
+"""How flattening operations change a recipe, and which of them go together.
+
+===================  =====================================================  ===========================================
+operation            changes                                                goes with
+===================  =====================================================  ===========================================
+a gradient rule      the rule of every stage that steps plainly             everything but another rule
+SWA                  the last stage that trains everything: its schedule,   everything
+                     and the weights that it ends in
+spectral norm        how the network makes its weights, in all stages       everything
+PoF                  adds a last stage, of the backbone                     everything
+===================  =====================================================  ===========================================
+
+The changes concern different parts of a recipe, so their order does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import singledispatch
+from typing import Any
+
+from sharpness.errors import UserError
+from sharpness.flattening import SWA, Loss, PlainStep, PoF, SpectralNormalization, build_operation
+from sharpness.methods.recipe import Recipe
+from sharpness.methods.schedules import Averaged, Constant
+
+
+def flattened(recipe: Recipe, names: Sequence[str]) -> Recipe:
+    """The recipe with flattening operations, such as ``("sam:0.1", "swa")``.
+
+    Raises:
+        UserError: an unknown operation, one of them twice, two gradient rules, or one that the method has no stage for.
+    """
+    operations = {name: build_operation(name) for name in names}
+    asked = ",".join(names)
+    kinds = [name.partition(":")[0] for name in names]
+    for kind in kinds:
+        if kinds.count(kind) > 1:
+            raise UserError(f"flatten={asked}: {kind} is given twice, give it once")
+    rules = [
+        name for name, operation in operations.items() if applied.dispatch(type(operation)) is applied.dispatch(object)
+    ]
+    if len(rules) > 1:
+        raise UserError(f"flatten={asked}: {' and '.join(rules)} would each decide the gradient of a step, give one")
+    for name, operation in operations.items():
+        recipe = applied(operation, recipe, name)
+    return recipe
+
+
+@singledispatch
+def applied(operation: Any, recipe: Recipe, name: str) -> Recipe:
+    """The recipe with one operation: a gradient rule, unless its class is one of those below."""
+    plain = [isinstance(s.rule, PlainStep) for s in recipe.stages]
+    if not plain[0]:
+        raise UserError(f"{recipe.method} perturbs its weights itself: {name!r} cannot be added to it")
+    stages = tuple(replace(s, rule=operation) if p else s for s, p in zip(recipe.stages, plain, strict=True))
+    return replace(recipe, stages=stages)
+
+
+def _last_of_all(recipe: Recipe, name: str, why: str) -> int:
+    """The index of the last stage that trains all parameters."""
+    wholes = [i for i, s in enumerate(recipe.stages) if s.trainable == "all" and s.epochs]
+    if not wholes:
+        raise UserError(f"no stage of {recipe.method} trains its backbone: {name!r} {why}")
+    return wholes[-1]
+
+
+@applied.register
+def averaged(operation: SWA, recipe: Recipe, name: str) -> Recipe:
+    index = _last_of_all(recipe, name, "would average the weights of one that does")
+    stage = recipe.stages[index]
+    schedule = Averaged(stage.schedule, operation.start, operation.lr / stage.lr)
+    stages = (
+        *recipe.stages[:index],
+        replace(stage, averaging=operation, schedule=schedule),
+        *recipe.stages[index + 1 :],
+    )
+    note = f"{operation!r} of stage {stage.name!r}: the test columns of its last epoch are those of the average"
+    return replace(recipe, stages=stages, notes=(*recipe.notes, note))
+
+
+@applied.register
+def normalized(operation: SpectralNormalization, recipe: Recipe, name: str) -> Recipe:
+    where = "the backbone's convolutions" + (" and the head" if recipe.head.startswith("linear") else "")
+    note = f"spectral normalisation of {where}, one power iteration a step; the checkpoint holds the divided weights"
+    return replace(recipe, normalization=operation, notes=(*recipe.notes, note))
+
+
+@applied.register
+def post_trained(operation: PoF, recipe: Recipe, name: str) -> Recipe:
+    _last_of_all(recipe, name, "would train one on")
+    last = recipe.stages[-1]
+    stage = replace(
+        last,
+        name="post-training of the backbone",
+        epochs=max(1, round(operation.share * recipe.stages[0].epochs)),
+        rule=operation,
+        lr=operation.lr,
+        schedule=Constant(),
+        trainable="backbone",
+        lr_factors=(),
+        enter=(),
+        averaging=None,
+        loss=last.loss if type(last.loss).of is Loss.of else last.loss.deterministic(),
+        sampler=last.deferred.sampler if last.deferred else last.sampler,
+        helper=None,
+        deferred=None,
+    )
+    note = f"{operation!r} as its paper describes it, not as released; data and loss of stage {last.name!r}"
+    return replace(recipe, stages=(*recipe.stages, stage), notes=(*recipe.notes, note))

@@ -1,0 +1,45 @@
+"""The average of a stage's weights, kept beside the network and put in its place at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, update_bn
+
+from sharpness.engine import Recalibrated
+from sharpness.flattening.spectral_normalization import SETTLING, normalized_layers, power_iteration
+from sharpness.methods import Stage
+from sharpness.models import Classifier
+from sharpness.training.state import RunState
+
+
+def start_average(stage: Stage, network: Classifier, state: RunState) -> AveragedModel | None:
+    """Torch's running average of a stage that averages, as far as ``state`` has it; None for other stages."""
+    if stage.averaging is None:
+        return None
+    average = AveragedModel(network)
+    if state.average:
+        average.load_state_dict(state.average)
+    return average
+
+
+def end_in_average(
+    network: Classifier,
+    average: AveragedModel,
+    images: Iterator[Tensor],
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> None:
+    """Give the network the averaged weights, and BatchNorm the mean statistics of ``images`` (equal batches) at them.
+
+    Only BatchNorm is in training mode meanwhile. Spectral normalisation first finds the singular vectors of the
+    averaged weights.
+    """
+    network.load_state_dict(average.module.state_dict())
+    power_iteration(normalized_layers(network), SETTLING)
+    network.eval()
+    with autocast(), torch.no_grad():
+        update_bn(images, Recalibrated(network))
