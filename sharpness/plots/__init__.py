@@ -3,6 +3,7 @@
 from sharpness.plots.bars import plot_class_values
 from sharpness.plots.colors import shared_limits
 from sharpness.plots.density import density_floor, plot_density
+from sharpness.plots.dots import DotColumn, plot_dots
 from sharpness.plots.heatmap import plot_layer_class, plot_layer_class_grid
 from sharpness.plots.interactive import interactive_surfaces, save_html
 from sharpness.plots.levels import shared_levels
@@ -16,6 +17,7 @@ from sharpness.plots.style import COLUMN, PAGE, new_figure, save_figure, style
 __all__ = [
     "COLUMN",
     "PAGE",
+    "DotColumn",
     "Marks",
     "Panel",
     "density_floor",
@@ -23,6 +25,7 @@ __all__ = [
     "new_figure",
     "plot_class_values",
     "plot_density",
+    "plot_dots",
     "plot_layer_class",
     "plot_layer_class_grid",
     "plot_line_panels",
