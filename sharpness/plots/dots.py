@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullLocator
 
 from sharpness.errors import UserError
-from sharpness.plots.labels import grey
+from sharpness.plots.labels import OPEN, grey
 from sharpness.plots.style import COLUMN, color, marker, shown_figure, style
 
 #: Height in inches of one series in one row, and of what stands around the panels.
@@ -22,8 +23,8 @@ MISSING: dict[str, Any] = {"linestyle": "", "marker": "x", "markersize": 3, "mar
 class DotColumn(NamedTuple):
     """Panels above each other that share their scale.
 
-    ``panels[title][series]`` is (3, R): value, lower and upper end of every row; an interval that is not finite is
-    left out, and a value that is not finite is a cross at the left end.
+    ``panels[title][series]`` is (3, R): value, lower and upper end of every row; a value without a finite interval is
+    an open marker, and one that is not finite itself a cross at the left end.
     """
 
     xlabel: str
@@ -48,10 +49,10 @@ def plot_dots(columns: Sequence[DotColumn], rows: Sequence[str], width: float = 
         tall = max(len(series) * STEP + 0.05, 0.15) * len(rows) + 0.22
         figure = shown_figure(width, heights.pop() * tall + AROUND)
         axes = figure.subplots(len(columns[0].panels), len(columns), sharex="col", sharey=True, squeeze=False)
-        lost = False
+        keys: dict[str, Line2D] = {}
         for places, column in zip(axes.T, columns, strict=True):
             for ax, (title, numbers) in zip(places, column.panels.items(), strict=True):
-                lost |= _draw(ax, numbers, column)
+                keys |= {str(key.get_label()): key for key in _draw(ax, numbers, column)}
                 ax.set_title(title, loc="left", pad=2)
             _scale(places, column)
         for ax in axes[:, 0]:
@@ -62,30 +63,31 @@ def plot_dots(columns: Sequence[DotColumn], rows: Sequence[str], width: float = 
             for edge in np.arange(1, len(rows)) - 0.5:
                 ax.axhline(edge, color="0.9", linewidth=0.5, zorder=0)
         figure.align_xlabels()
-        keys = [axes[0, 0].get_legend_handles_labels()[0], [grey("no value", **MISSING)] if lost else []]
-        handles = [handle for part in keys for handle in part]
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 5), columnspacing=1.0,
+        handles = [*axes[0, 0].get_legend_handles_labels()[0], *keys.values()]
+        figure.legend(handles=handles, loc="outside upper center", ncols=4 if len(handles) > 5 else len(handles), columnspacing=1.0,
                       handletextpad=0.2)  # fmt: skip
     return list(axes.flat)
 
 
-def _draw(ax: Axes, numbers: Mapping[str, np.ndarray], column: DotColumn) -> bool:
-    """The series of a panel below each other within their rows; whether a value is missing."""
+def _draw(ax: Axes, numbers: Mapping[str, np.ndarray], column: DotColumn) -> list[Line2D]:
+    """The series of a panel below each other within their rows; the legend's entries for what is missing."""
     if column.reference is not None:
         ax.axvline(column.reference, color="0.45", linewidth=0.7, zorder=0.5, gid="reference")
-    lost = False
+    keys = []
     for i, (label, (value, low, high)) in enumerate(numbers.items()):
         at = np.arange(len(value)) + (i - (len(numbers) - 1) / 2) * 0.76 / len(numbers)
-        bounded = np.isfinite(low) & np.isfinite(high)
+        known, bounded = np.isfinite(value), np.isfinite(low) & np.isfinite(high)
         ax.hlines(at[bounded], low[bounded], high[bounded], color=color(i), linewidth=0.9)
         ax.plot(value, at, marker(i), color=color(i), markersize=3.2, markeredgewidth=0, label=label)
-        missing = ~np.isfinite(value)
-        if missing.any():
-            lost = True
-            at_left = ax.get_yaxis_transform()
-            ax.plot(np.full(missing.sum(), 0.03), at[missing], color=color(i), transform=at_left, gid="no value",
-                    **MISSING)  # fmt: skip
-    return lost
+        if (alone := known & ~bounded).any():
+            ax.plot(value[alone], at[alone], marker(i), color=color(i), markersize=3.2, gid="no spread", **OPEN)
+            keys.append(grey("open: one seed", linestyle="", marker="o", **OPEN))
+        if not known.all():
+            at_left = np.full((~known).sum(), 0.03)
+            look: dict[str, Any] = {"color": color(i), "transform": ax.get_yaxis_transform(), "gid": "no value"}
+            ax.plot(at_left, at[~known], **look, **MISSING)
+            keys.append(grey("no value", **MISSING))
+    return keys
 
 
 def _scale(places: Sequence[Axes], column: DotColumn) -> None:
@@ -97,9 +99,12 @@ def _scale(places: Sequence[Axes], column: DotColumn) -> None:
         last.locator_params(axis="x", nbins=5, steps=[1, 2, 5, 10])
         return
     last.set_xscale("log")
-    low, high = last.get_xlim()
-    decades = np.log10(high / low)
-    within: tuple[int, ...] = (1, 2, 5) if decades < 1.2 else (1, 3) if decades < 2.4 else (1,)
-    last.xaxis.set_major_locator(LogLocator(subs=within, numticks=6))
-    last.xaxis.set_major_formatter(LogFormatterSciNotation() if decades > 5 else lambda x, _: f"{x:g}")
+    low, high = np.log10(last.get_xlim())
+    step = max(1, int(np.ceil((high - low) / 4.5)))
+    exponents = step * np.arange(np.ceil(low / step), np.floor(high / step) + 1)
+    if high - low < 2.4:
+        last.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high - low < 1.2 else (1, 3)))
+    else:
+        last.set_xticks(10.0**exponents)
+    last.xaxis.set_major_formatter(LogFormatterSciNotation() if high - low > 4.5 else lambda x, _: f"{x:g}")
     last.xaxis.set_minor_locator(NullLocator())

@@ -28,11 +28,13 @@ SHARPNESS_PANELS = {
     "rise": "Mean rise, all",
     "rise tail": "Mean rise, tail",
 }
-NOTE = """Accuracy in % on the test set. Sharpness of {loss} on {split} images{limit}: extreme eigenvalues of its
-Hessian, its mean rise under random perturbation at radius {radius:g}, and its rise after one ascent step; tail: mean of
-the few-shot classes, or the rarest class where there are none. Means ± standard deviations over seeds; a dash: no
-value. The figure shows differences of accuracy and ratios of sharpness to {reference} with the same seed, means ± one
-standard deviation."""
+NOTE = """\
+Accuracy in % on the test set. Sharpness of {loss} on {split} images{limit}: extreme eigenvalues of its Hessian, its
+mean rise under random perturbation at radius {radius:g}, and its rise after one ascent step; tail: mean of the few-shot
+classes, or the rarest class where there are none. Means ± standard deviations over seeds; a dash: no value.
+
+The figure shows changes against {reference} with the same seed: differences of accuracy and ratios of sharpness, means
+± one standard deviation."""
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,15 @@ def test_a_missing_value_is_a_cross_that_the_legend_explains(axes):
     assert [t.get_text() for t in axes[0].get_figure().legends[0].get_texts()] == ["a", "b", "no value"]
 
 
+def test_a_value_without_a_spread_is_open():
+    one = numbers([1, 2, 3])
+    one[1:, 1] = np.nan
+    (ax,) = plot_dots([DotColumn("points", {"all": {"a": one}}, 0)], ROWS)
+    (line,) = [line for line in ax.lines if line.get_gid() == "no spread"]
+    assert (line.get_xdata(), line.get_markerfacecolor()) == ([2], "white")
+    assert [t.get_text() for t in ax.get_figure().legends[0].get_texts()] == ["a", "open: one seed"]
+
+
 def test_series_are_told_apart_by_colour_and_by_marker(axes):
     a, b = dots(axes[0]).values()
     assert a.get_color() != b.get_color() and a.get_marker() != b.get_marker()
