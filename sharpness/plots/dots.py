@@ -64,8 +64,10 @@ def plot_dots(columns: Sequence[DotColumn], rows: Sequence[str], width: float = 
                 ax.axhline(edge, color="0.9", linewidth=0.5, zorder=0)
         figure.align_xlabels()
         handles = [*axes[0, 0].get_legend_handles_labels()[0], *keys.values()]
-        figure.legend(handles=handles, loc="outside upper center", ncols=4 if len(handles) > 5 else len(handles), columnspacing=1.0,
-                      handletextpad=0.2)  # fmt: skip
+        columns_of_keys = len(handles) if len(handles) < 6 else 4
+        figure.legend(
+            handles=handles, loc="outside upper center", ncols=columns_of_keys, columnspacing=1.0, handletextpad=0.2
+        )
     return list(axes.flat)
 
 

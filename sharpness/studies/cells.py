@@ -49,10 +49,10 @@ class Cell:
         """What tells the run from others on the same data.
 
         >>> Cell("ldam-drw", "sam:0.1", seed=2).name, Cell("cc-sam", options=(("stage2", False),)).name
-        ('ldam-drw+sam-0.1-seed2', 'cc-sam-stage2=False-seed0')
+        ('ldam-drw+sam-0.1-seed2', 'cc-sam-stage2=false-seed0')
         """
         words = ["+".join([self.method, *self.flatten]).replace(":", "-"), *(f"{k}={v}" for k, v in self.options)]
-        return "-".join([*words, f"seed{self.seed}"])
+        return "-".join([*words, f"seed{self.seed}"]).lower()
 
 
 @dataclass(frozen=True)

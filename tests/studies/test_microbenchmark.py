@@ -6,6 +6,7 @@ import pytest
 from sharpness import UserError, load_checkpoint, load_data
 from sharpness.methods import build_recipe
 from sharpness.studies import make_microbenchmark
+from sharpness.studies.cells import Settings, is_done
 from sharpness.studies.microbenchmark import variants
 
 
@@ -27,11 +28,18 @@ def test_every_first_stage_stands_with_and_without_the_second():
     assert recipes["full", "then stage 2"] == build_recipe("cc-sam", longtail)
 
 
+def test_what_is_done_is_known_by_its_files(study):
+    folder, _ = study
+    data, settings = load_data("digits-lt"), Settings(folder / "runs")
+    assert all(is_done(cell, data, settings) for cell in variants((3,)))
+    assert not any(is_done(cell, data, settings) for cell in variants((4,)))
+
+
 def test_runs_are_told_apart_by_their_options(study):
     folder, made = study
-    assert (folder / "runs" / "digits-lt-cc-sam-mode=direction-stage2=False-seed3" / "last.pt").exists()
+    assert (folder / "runs" / "digits-lt-cc-sam-mode=direction-stage2=false-seed3" / "last.pt").exists()
     assert len(list((folder / "runs").iterdir())) == len(made.cells) == 8
-    checkpoint = load_checkpoint(folder / "runs" / "digits-lt-cc-sam-mode=plain-stage2=True-seed3")
+    checkpoint = load_checkpoint(folder / "runs" / "digits-lt-cc-sam-mode=plain-stage2=true-seed3")
     assert checkpoint.manifest["options"] == {"mode": "plain", "stage2": True}
 
 
