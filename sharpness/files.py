@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a file beside ``path``, then move it there in one step."""
@@ -16,3 +18,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_csv(frame: pd.DataFrame, path: Path) -> Path:
+    """A table with six significant digits, without its index; returns ``path``."""
+    write_atomically(path, lambda partial: frame.to_csv(partial, index=False, float_format="%.6g"))
+    return path

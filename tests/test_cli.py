@@ -55,6 +55,15 @@ def test_every_command_shows_an_example_to_copy(command, capsys):
         (["measure", "nowhere.pt"], "nowhere.pt"),
         (["measure"], "CHECKPOINTS"),
         (["figures", "--methods", "ce,ce"], "only once"),
+        (["figures", "--study", "trace"], "unknown study 'trace'"),
+        (["figures", "--study", "flattening", "--methods", "ce,ce"], "only once"),
+        (["figures", "--study", "flattening", "--operations", "sam"], "'none'"),
+        (["figures", "--study", "flattening", "--operations", "none,melt"], "'melt'"),
+        (["figures", "--study", "flattening", "--grid", "5"], "--grid is no option of --study flattening"),
+        (["figures", "--study", "flattening", "--seed", "1"], "--seed is no option"),
+        (["figures", "--study", "microbenchmark", "--methods", "ce"], "--methods is no option"),
+        (["figures", "--study", "microbenchmark", "--seeds", "0;1"], "--seeds 0;1"),
+        (["figures", "--seeds", "0,1"], "only of flattening and microbenchmark"),
         (["fly"], "fly"),
     ],
 )
@@ -237,3 +246,13 @@ def test_two_processes_print_one_table(run, capsys):
     scale = alone["value"].abs().max()
     assert (shared["value"] - alone["value"]).abs().max() <= 1e-4 * scale
     assert (shared["samples"] == alone["samples"]).all()
+
+
+def test_figures_of_a_study_prints_its_table_and_files(capsys, tmp_path):
+    arguments = ["--epochs", "1", "--limit-per-class", "2", "--seeds", "0", "--operations", "none,sam", "--jobs", "1"]
+    folders = ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
+    assert main(["figures", "--study", "flattening", "--methods", "ce", *arguments, *folders]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("| method | operation | seeds | acc |")
+    assert {Path(line).name for line in printed.out.splitlines()[-6:]} == {p.name for p in (tmp_path / "out").iterdir()}
+    assert "flattening on digits-lt: 2 cells, 0 done, 2 to do" in printed.err

@@ -5,19 +5,46 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from sharpness.cli.options import OneExample, data_options, load_described, training_options, training_settings
 from sharpness.data import LongTailData, load_data
+from sharpness.errors import UserError, choose
 from sharpness.studies import METHODS as FIGURE_METHODS
-from sharpness.studies import make_figures, to_markdown
+from sharpness.studies import OPERATIONS as STUDY_OPERATIONS
+from sharpness.studies import make_figures, make_flattening_study, make_microbenchmark, to_markdown
+from sharpness.studies.flattening import METHODS as STUDY_METHODS
+
+STUDIES = ("motivation", "flattening", "microbenchmark")
+#: Options of ``figures`` that only some studies have.
+STUDY_OPTIONS = {
+    "methods": ("motivation", "flattening"),
+    "operations": ("flattening",),
+    "seeds": ("flattening", "microbenchmark"),
+    "jobs": ("flattening", "microbenchmark"),
+    "seed": ("motivation",),
+    "grid": ("motivation",),
+    "adaptive": ("motivation",),
+    "extent": ("motivation",),
+}
 
 
 @click.command(cls=OneExample)
-@click.option("--methods", default=",".join(FIGURE_METHODS), show_default=True)
+@click.option(
+    "--study",
+    default="motivation",
+    show_default=True,
+    help="motivation (with curvature and visualization), flattening (do operations help?) or microbenchmark "
+    "(direction or magnitude?).",
+)
+@click.option("--methods", help=f"[{','.join(FIGURE_METHODS)}; flattening: {','.join(STUDY_METHODS)}]")
+@click.option("--operations", default=",".join(STUDY_OPERATIONS), show_default=True, help="Of flattening.")
+@click.option("--seeds", default="0,1,2", show_default=True, help="Of flattening and microbenchmark.")
+@click.option("--jobs", type=int, help="Trainings at a time. [one per processor, up to 4; 1 with a GPU]")
 @data_options
 @training_options
 @click.option("--out", type=click.Path(), help="Folder of the figures. [figures/DATA]")
-@click.option("--runs", type=click.Path(), default="runs", show_default=True, help="Folder of the trained models.")
+@click.option("--runs", type=click.Path(), help="Folder of the trained models. [runs, or runs/STUDY]")
 @click.option("--grid", default=51, show_default=True, help="Points along each side of a plane.")
 @click.option("--adaptive", default=0.01, show_default=True, help="Interpolate to this part of the relief; 0: do not.")
 @click.option("--range", "extent", default=0.5, show_default=True, help="Half the side of a plane, in filter norms.")
@@ -25,18 +52,47 @@ from sharpness.studies import make_figures, to_markdown
 @click.option("--loss", default="ce", show_default=True, help="ce on calibrated logits, or training.")
 @click.option("--limit-per-class", type=int, help="Probe so many images of every class at most.")
 def figures(
-    methods: str, out: str | None, runs: str, grid: int, adaptive: float, extent: float, split: str, loss: str,
-    limit_per_class: int | None, **given: Any,
+    study: str, methods: str | None, operations: str, seeds: str, jobs: int | None, out: str | None, runs: str | None,
+    grid: int, adaptive: float, extent: float, split: str, loss: str, limit_per_class: int | None, **given: Any,
 ) -> None:  # fmt: skip
     """Recreate the talk's figures: train what is missing, probe, draw, and print the summary.
 
+    The same command goes on with unfinished work.
+
     Example: sharpness figures --data cifar10-lt --epochs 10 --limit-per-class 20 --grid 15
     """
-    _figures(
-        load_described(given), methods.split(","), out or f"figures/{given['data']}", runs, grid=grid, extent=extent,
-        adaptive=adaptive or None, split=split, loss=loss, limit_per_class=limit_per_class,
-        data_root=given["data_root"], **training_settings(given),
-    )  # fmt: skip
+    choose("study", study, STUDIES)
+    context = click.get_current_context()
+    for name, studies in STUDY_OPTIONS.items():
+        if study not in studies and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = "range" if name == "extent" else name
+            raise UserError(f"--{option} is no option of --study {study}, only of {' and '.join(studies)}")
+    data, out = load_described(given), out or f"figures/{given['data']}"
+    probed: dict[str, Any] = {"split": split, "loss": loss, "limit_per_class": limit_per_class}
+    training = training_settings(given)
+    chosen = methods.split(",") if methods else list(STUDY_METHODS if study == "flattening" else FIGURE_METHODS)
+    if study == "motivation":
+        _figures(
+            data, chosen, out, runs or "runs", grid=grid, extent=extent, adaptive=adaptive or None,
+            data_root=given["data_root"], **probed, **training,
+        )  # fmt: skip
+        return
+    del training["seed"]
+    shared = {"runs": runs or f"runs/{study}", "jobs": jobs, **probed, **training}
+    if study == "flattening":
+        drawn = make_flattening_study(data, chosen, operations.split(","), _integers(seeds), out, **shared)
+    else:
+        drawn = make_microbenchmark(data, _integers(seeds), out, **shared)
+    click.echo(drawn.text)
+    for path in drawn.files:
+        click.echo(path)
+
+
+def _integers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"--seeds {text}: give whole numbers, such as 0,1,2") from None
 
 
 @click.command(cls=OneExample)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from sharpness.data import LongTail
 from sharpness.errors import UserError, choose
-from sharpness.flattening import Batch, ClassConditionalStep, Context, Loss, Rule
+from sharpness.flattening import Batch, ClassConditionalStep, Context, Loss, PlainStep, Rule
+from sharpness.flattening.class_conditional import MODES
 from sharpness.methods.cc_sam_head import ClassConditionalHead
 from sharpness.methods.cross_entropy import TENTHS, CrossEntropy
 from sharpness.methods.recipe import Recipe, Stage
@@ -78,9 +79,10 @@ def recipe(
     mode: str = "full",
     mixup: float = 1.0,
     adversarial_length: float = 1.0,
+    stage2: bool = True,
     released_code: bool = False,
 ) -> Recipe:
-    r"""CC-SAM, both stages, as in the paper, or as in the code its authors released.
+    r"""CC-SAM, both stages or one, as in the paper, or as in the code its authors released.
 
     Stage 1: 200 epochs, batch 64, mixup, every class perturbed by its own
     :math:`\rho_c^* = (\|w\| / (2 \|g_c\|))^{1/2} k^{-1/4} (n_c - 1)^{-1/4}`.
@@ -89,8 +91,10 @@ def recipe(
     Args:
         scope: what is perturbed in stage 1: ``"classifier"``, ``"last_block"`` or ``"all"``.
         rho_scale: multiplies the radius: 1 is the formula as it stands, see :data:`RHO_SCALE` for the default.
-        mode: ``"full"``, or the micro-benchmark's ``"direction"`` and ``"magnitude"``.
+        mode: of stage 1: ``"full"``, the micro-benchmark's ``"direction"`` and ``"magnitude"``, or ``"plain"`` for
+            mixup without a perturbation, which leaves stage 2 alone.
         adversarial_length: lambda of stage 2.
+        stage2: whether there is one; False leaves stage 1 alone.
         released_code: the variant of the released code, which differs from the paper so:
 
             - the radius is multiplied by 1e-6 instead of ``rho_scale``, so that the perturbation all but vanishes;
@@ -107,6 +111,9 @@ def recipe(
             picking the best epoch of stage 1 on the test set: stage 2 starts from the last one.
     """
     choose("scope", scope, ("classifier", "last_block", "all"))
+    choose("mode", mode, (*MODES, "plain"))
+    if not isinstance(stage2, bool):
+        raise UserError(f"stage2={stage2!r}: give true or false")
     share, up_limit = RELEASED[10 if longtail.num_classes < 50 else 100]
     if released_code and (scope != "classifier" or mode != "full"):
         raise UserError(f"released_code perturbs the classifier in full: drop scope={scope!r}, mode={mode!r}")
@@ -114,41 +121,43 @@ def recipe(
         raise UserError(f"released_code has its own factor of the radius, 1e-6: drop rho_scale={rho_scale}")
     if not math.isfinite(rho_scale) or rho_scale < 0:
         raise UserError(f"rho_scale={rho_scale}: give a finite number, at least 0")
-    schedule, notes = TENTHS, (f"the paper's radius is multiplied by {rho_scale:g}",)
+    schedule: MultiStep = TENTHS
+    notes: tuple[str, ...] = (f"the paper's radius is multiplied by {rho_scale:g}",)
     if released_code:
         rule: Rule = ClassConditionalHead(rho_scale=1e-6, released_share=share)
         schedule = MultiStep((159, 179), (1e-1, 1e-2), warmup_start=1 / 3)
         notes = ("released variant: stage 2 starts from the last epoch of stage 1, not from the best on the test set",)
+    elif mode == "plain":
+        rule, notes = PlainStep(), ("stage 1 is mixup without a perturbation",)
     elif scope == "classifier":
         rule = ClassConditionalHead(rho_scale=rho_scale, mode=mode)
     else:
         rule = ClassConditionalStep(scope=scope, rho_scale=rho_scale, mode=mode)
+    first = Stage(
+        "mixup" if mode == "plain" else "class-conditional SAM",
+        200,
+        CrossEntropy(),
+        schedule,
+        mixup=mixup,
+        rule=rule,
+        batch_size=64,
+        drop_last=released_code,
+    )
+    second = Stage(
+        "adversarial features",
+        30,
+        CrossEntropy(),
+        Constant(),
+        sampler="class_balanced",
+        rule=AdversarialFeatures(adversarial_length, released_code, up_limit if released_code else 1.0),
+        lr=0.01,
+        batch_size=64,
+        trainable="head",
+        frozen_batchnorm=not released_code,
+    )
     return Recipe(
         method="cc-sam",
         paper="Zhou et al., Class-Conditional Sharpness-Aware Minimization for Deep Long-Tailed Recognition, CVPR 2023",
-        stages=(
-            Stage(
-                "class-conditional SAM",
-                200,
-                CrossEntropy(),
-                schedule,
-                mixup=mixup,
-                rule=rule,
-                batch_size=64,
-                drop_last=released_code,
-            ),
-            Stage(
-                "adversarial features",
-                30,
-                CrossEntropy(),
-                Constant(),
-                sampler="class_balanced",
-                rule=AdversarialFeatures(adversarial_length, released_code, up_limit if released_code else 1.0),
-                lr=0.01,
-                batch_size=64,
-                trainable="head",
-                frozen_batchnorm=not released_code,
-            ),
-        ),
+        stages=(first, second) if stage2 else (first,),
         notes=notes,
     )

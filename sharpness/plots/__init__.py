@@ -10,6 +10,7 @@ from sharpness.plots.characteristic_radius import (
 )
 from sharpness.plots.colors import shared_limits
 from sharpness.plots.density import density_floor, plot_density
+from sharpness.plots.dots import DotColumn, plot_dots
 from sharpness.plots.heatmap import plot_layer_class, plot_layer_class_grid
 from sharpness.plots.interactive import interactive_surfaces, save_html
 from sharpness.plots.levels import shared_levels
@@ -24,6 +25,7 @@ __all__ = [
     "COLUMN",
     "PAGE",
     "BoundCurve",
+    "DotColumn",
     "Marks",
     "Panel",
     "density_floor",
@@ -34,6 +36,7 @@ __all__ = [
     "plot_bound_panels",
     "plot_class_values",
     "plot_density",
+    "plot_dots",
     "plot_layer_class",
     "plot_layer_class_grid",
     "plot_line_panels",

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sharpness.data import LongTailData
-from sharpness.files import write_atomically
+from sharpness.files import write_atomically, write_csv
 from sharpness.plots import save_figure
 from sharpness.probes import (
     checkpoint_objective,
@@ -107,13 +107,8 @@ def make_figures(
     for name, (figure, numbers) in pictures.items():
         files += save_figure(figure, out / name)
         if name != "visualization_surfaces":
-            files.append(_write_csv(numbers.to_frame(), out / f"{name}.csv"))
+            files.append(write_csv(numbers.to_frame(), out / f"{name}.csv"))
     summary = summary_table(checkpoints, perturbations, overall, classes, worst, tail)
-    files.append(_write_csv(summary, out / "summary.csv"))
+    files.append(write_csv(summary, out / "summary.csv"))
     write_atomically(out / "summary.md", lambda partial: partial.write_text(to_markdown(summary), encoding="utf-8"))
     return Figures(summary, [*files, out / "summary.md"])
-
-
-def _write_csv(frame: pd.DataFrame, path: Path) -> Path:
-    write_atomically(path, lambda partial: frame.to_csv(partial, index=False, float_format="%.6g"))
-    return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def measured(
     """
     results: Comparison = Comparison()
     for label, objective in objectives.items():
-        path = folder / f"{name}-{label.lower()}.nc"
+        path = folder / f"{name}-{slug(label)}.nc"
         wanted = {**objective.provenance(), "settings": repr(sorted(settings.items())), "label": label}
         found = _readable(path)
         if found is not None and all(found.provenance.get(k) == v for k, v in wanted.items()):
@@ -49,6 +50,15 @@ def measured(
         result.save(path)
         results[label] = result
     return results
+
+
+def slug(label: str) -> str:
+    """A label as part of a file name.
+
+    >>> slug("Balanced Softmax+SAM:0.1")
+    'balanced-softmax+sam-0.1'
+    """
+    return re.sub(r"[^\w.+=-]+", "-", label.lower()).strip("-")
 
 
 def _readable(path: Path) -> Any:

@@ -57,22 +57,29 @@ def _tail_mean(result: EigenvalueResult, values: np.ndarray, tail: str | int) ->
     return float(result.select(values, tail, values.mean()))
 
 
-def to_markdown(table: pd.DataFrame) -> str:
-    """The table as Markdown: per cent with one decimal, the rest with three significant digits, ± standard errors."""
-    columns = [c for c in table.columns if not c.endswith(" se")]
-    lines = [columns, ["---" if i == 0 else "---:" for i in range(len(columns))]]
+def to_markdown(table: pd.DataFrame, spread: str = "se") -> str:
+    """The table as Markdown: per cent with one decimal, the rest with three significant digits, a dash for no number.
+
+    A column ``<name> <spread>``, of standard errors unless said otherwise, stands behind a ± in the column ``<name>``,
+    with one digit.
+    """
+    columns = [c for c in table.columns if not c.endswith(f" {spread}")]
+    words = [c for c in columns if not pd.api.types.is_numeric_dtype(table[c])]
+    lines = [columns, ["---" if c in words else "---:" for c in columns]]
     for _, row in table.iterrows():
         cells = []
         for c in columns:
-            if isinstance(row[c], str):
-                cells.append(row[c])
-            elif not np.isfinite(row[c]):
-                cells.append("–")
-            elif c.startswith("acc"):
-                cells.append(f"{row[c]:.1f}")
-            elif f"{c} se" in table.columns:
-                cells.append(f"{row[c]:.3g} ± {row[c + ' se']:.1g}")
-            else:
-                cells.append(f"{row[c]:.3g}")
+            if c in words:
+                cells.append(str(row[c]))
+                continue
+            error = row.get(f"{c} {spread}", np.nan)
+            text = _rounded(row[c], 3, per_cent=c.startswith("acc")) if np.isfinite(row[c]) else "–"
+            known = np.isfinite(error) and np.isfinite(row[c])
+            cells.append(f"{text} ± {_rounded(error, 1, per_cent=c.startswith('acc'))}" if known else text)
         lines.append(cells)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
+
+
+def _rounded(value: float, digits: int, per_cent: bool) -> str:
+    """Per cent with one decimal, others with so many significant digits, without an exponent below a million."""
+    return f"{value:.1f}" if per_cent else f"{float(f'{value:.{digits}g}'):g}"

@@ -1,15 +1,17 @@
 """CC-SAM's second stage and its recipe."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from sharpness import load_checkpoint, load_data, train
 from sharpness.errors import UserError
 from sharpness.flattening import Batch, ClassConditionalStep, Context, PlainStep
 from sharpness.methods import build_recipe
-from sharpness.methods.cc_sam import AdversarialFeatures
+from sharpness.methods.cc_sam import RHO_SCALE, AdversarialFeatures
 from sharpness.methods.cc_sam_head import ClassConditionalHead
 from sharpness.methods.cross_entropy import CrossEntropy
 from sharpness.models import build_model
@@ -195,3 +197,43 @@ def test_wrong_options_are_refused_in_one_line(cifar, wrong):
 
 def test_the_multiple_of_the_radius_is_recorded(cifar):
     assert any("0.25" in note for note in build_recipe("cc-sam", cifar(), rho_scale=0.25).notes)
+
+
+def test_each_stage_can_stand_alone_and_is_otherwise_the_same(cifar):
+    both = build_recipe("cc-sam", cifar()).stages
+    assert build_recipe("cc-sam", cifar(), stage2=False).stages == both[:1]
+    plain, second = build_recipe("cc-sam", cifar(), mode="plain").stages
+    assert second == both[1]
+    assert plain == replace(both[0], name="mixup", rule=PlainStep())
+    assert build_recipe("cc-sam", cifar(), mode="plain", stage2=False).stages == (plain,)
+
+
+@pytest.mark.parametrize("mode", ["direction", "magnitude", "full"])
+def test_without_the_second_stage_the_first_keeps_its_perturbation(cifar, mode):
+    (only,) = build_recipe("cc-sam", cifar(), mode=mode, stage2=False).stages
+    assert only.rule == ClassConditionalHead(rho_scale=RHO_SCALE, mode=mode)
+
+
+def test_a_first_stage_without_perturbation_claims_no_radius(cifar):
+    notes = build_recipe("cc-sam", cifar(), mode="plain").notes
+    assert not any("radius" in note for note in notes) and any("without a perturbation" in note for note in notes)
+
+
+def test_the_second_stage_alone_starts_from_plain_mixup_and_moves_the_head_only(tmp_path):
+    """Stage 1 of both runs is the same, so that what differs between their results is what stage 2 does."""
+    data = load_data("digits-lt")
+    for name, stage2 in (("baseline", False), ("second", True)):
+        train("cc-sam", data, tmp_path / name, epochs=1, mode="plain", stage2=stage2)
+    baseline, second = (load_checkpoint(tmp_path / name).model.state_dict() for name in ("baseline", "second"))
+    moved = {name for name in baseline if not torch.equal(baseline[name], second[name])}
+    assert moved == {"head.weight", "head.bias"}
+
+
+def test_the_released_code_has_no_plain_mode(cifar):
+    with pytest.raises(UserError, match="released_code perturbs the classifier"):
+        build_recipe("cc-sam", cifar(), released_code=True, mode="plain")
+
+
+def test_a_second_stage_is_there_or_not(cifar):
+    with pytest.raises(UserError, match="stage2='no': give true or false"):
+        build_recipe("cc-sam", cifar(), stage2="no")

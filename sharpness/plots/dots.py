@@ -1,0 +1,112 @@
+"""Dots with intervals: several quantities of the rows of a table, each in a panel of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullLocator
+
+from sharpness.errors import UserError
+from sharpness.plots.labels import OPEN, grey
+from sharpness.plots.style import COLUMN, color, marker, shown_figure, style
+
+#: Height in inches of one series in one row, and of what stands around the panels.
+STEP, AROUND = 0.062, 0.75
+#: Where there is no number.
+MISSING: dict[str, Any] = {"linestyle": "", "marker": "x", "markersize": 3, "markeredgewidth": 0.8}
+
+
+class DotColumn(NamedTuple):
+    """Panels above each other that share their scale.
+
+    ``panels[title][series]`` is (3, R): value, lower and upper end of every row; a value without a finite interval is
+    an open marker, and one that is not finite itself a cross at the left end.
+    """
+
+    xlabel: str
+    panels: Mapping[str, Mapping[str, np.ndarray]]
+    reference: float | None = None  # where a line stands
+    log: bool = False
+
+
+def plot_dots(columns: Sequence[DotColumn], rows: Sequence[str], width: float = COLUMN) -> list[Axes]:
+    """Draw the panels of all columns, with the names of the R rows at the left; the first row is on top.
+
+    Raises:
+        UserError: columns with different numbers of panels, or no row.
+    """
+    heights = {len(column.panels) for column in columns}
+    if len(heights) != 1 or not rows:
+        raise UserError(
+            f"{len(rows)} rows, columns of {sorted(heights)} panels: give a row, and columns of equal height"
+        )
+    series = list(next(iter(columns[0].panels.values())))
+    with style():
+        tall = max(len(series) * STEP + 0.05, 0.15) * len(rows) + 0.22
+        figure = shown_figure(width, heights.pop() * tall + AROUND)
+        axes = figure.subplots(len(columns[0].panels), len(columns), sharex="col", sharey=True, squeeze=False)
+        keys: dict[str, Line2D] = {}
+        for places, column in zip(axes.T, columns, strict=True):
+            for ax, (title, numbers) in zip(places, column.panels.items(), strict=True):
+                keys |= {str(key.get_label()): key for key in _draw(ax, numbers, column)}
+                ax.set_title(title, loc="left", pad=2)
+            _scale(places, column)
+        for ax in axes[:, 0]:
+            ax.set_yticks(range(len(rows)), rows)
+            ax.set_ylim(len(rows) - 0.5, -0.5)
+        for ax in axes.flat:
+            ax.tick_params(axis="y", length=0)
+            for edge in np.arange(1, len(rows)) - 0.5:
+                ax.axhline(edge, color="0.9", linewidth=0.5, zorder=0)
+        figure.align_xlabels()
+        handles = [*axes[0, 0].get_legend_handles_labels()[0], *keys.values()]
+        columns_of_keys = len(handles) if len(handles) < 6 else 4
+        figure.legend(
+            handles=handles, loc="outside upper center", ncols=columns_of_keys, columnspacing=1.0, handletextpad=0.2
+        )
+    return list(axes.flat)
+
+
+def _draw(ax: Axes, numbers: Mapping[str, np.ndarray], column: DotColumn) -> list[Line2D]:
+    """The series of a panel below each other within their rows; the legend's entries for what is missing."""
+    if column.reference is not None:
+        ax.axvline(column.reference, color="0.45", linewidth=0.7, zorder=0.5, gid="reference")
+    keys = []
+    for i, (label, (value, low, high)) in enumerate(numbers.items()):
+        at = np.arange(len(value)) + (i - (len(numbers) - 1) / 2) * 0.76 / len(numbers)
+        known, bounded = np.isfinite(value), np.isfinite(low) & np.isfinite(high)
+        ax.hlines(at[bounded], low[bounded], high[bounded], color=color(i), linewidth=0.9)
+        ax.plot(value, at, marker(i), color=color(i), markersize=3.2, markeredgewidth=0, label=label)
+        if (alone := known & ~bounded).any():
+            ax.plot(value[alone], at[alone], marker(i), color=color(i), markersize=3.2, gid="no spread", **OPEN)
+            keys.append(grey("open: one seed", linestyle="", marker="o", **OPEN))
+        if not known.all():
+            at_left = np.full((~known).sum(), 0.03)
+            look: dict[str, Any] = {"color": color(i), "transform": ax.get_yaxis_transform(), "gid": "no value"}
+            ax.plot(at_left, at[~known], **look, **MISSING)
+            keys.append(grey("no value", **MISSING))
+    return keys
+
+
+def _scale(places: Sequence[Axes], column: DotColumn) -> None:
+    """The shared x axis of a column, with few ticks."""
+    last = places[-1]
+    last.set_xlabel(column.xlabel, fontsize=7)
+    if not column.log:
+        last.margins(x=0.08)
+        last.locator_params(axis="x", nbins=5, steps=[1, 2, 5, 10])
+        return
+    last.set_xscale("log")
+    low, high = np.log10(last.get_xlim())
+    step = max(1, int(np.ceil((high - low) / 4.5)))
+    exponents = step * np.arange(np.ceil(low / step), np.floor(high / step) + 1)
+    if high - low < 2.4:
+        last.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high - low < 1.2 else (1, 3)))
+    else:
+        last.set_xticks(10.0**exponents)
+    last.xaxis.set_major_formatter(LogFormatterSciNotation() if high - low > 4.5 else lambda x, _: f"{x:g}")
+    last.xaxis.set_minor_locator(NullLocator())

@@ -1,0 +1,165 @@
+"""A cell of a study: one training run and what is measured of it, kept in the run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sharpness.checkpoints import load_checkpoint
+from sharpness.data import LongTailData
+from sharpness.errors import UserError
+from sharpness.flattening import operation_label
+from sharpness.methods import LABELS, build_recipe, flattened
+from sharpness.probes import checkpoint_objective, eigenvalues, random_perturbation, worst_case
+from sharpness.studies.motivation import RADII
+from sharpness.studies.runs import measured
+from sharpness.studies.summary import summary_table
+from sharpness.training import train
+
+#: The operation that does nothing.
+NONE = "none"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run of a study.
+
+    Args:
+        method: a name in :data:`sharpness.methods.METHODS`.
+        operation: a flattening operation such as ``"sam:0.1"``, or ``"none"``.
+        options: (name, value) pairs, of the method.
+        row, column: what the cell is called in tables and pictures.
+    """
+
+    method: str
+    operation: str = NONE
+    options: tuple[tuple[str, Any], ...] = ()
+    seed: int = 0
+    row: str = ""
+    column: str = ""
+
+    @property
+    def flatten(self) -> tuple[str, ...]:
+        return () if self.operation == NONE else (self.operation,)
+
+    @property
+    def name(self) -> str:
+        """What tells the run from others on the same data.
+
+        >>> Cell("ldam-drw", "sam:0.1", seed=2).name, Cell("cc-sam", options=(("stage2", False),)).name
+        ('ldam-drw+sam-0.1-seed2', 'cc-sam-stage2=false-seed0')
+        """
+        words = ["+".join([self.method, *self.flatten]).replace(":", "-"), *(f"{k}={v}" for k, v in self.options)]
+        return "-".join([*words, f"seed{self.seed}"]).lower()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all cells of a study have in common.
+
+    Args:
+        runs: folder of the runs.
+        split, loss, limit_per_class: of :func:`sharpness.checkpoint_objective`.
+        draws: of random perturbations.
+        max_iterations: of Lanczos' algorithm, for each spectrum.
+        training: of :func:`sharpness.train`: epochs, model, batch_size, precision, device.
+    """
+
+    runs: Path
+    split: str = "train"
+    loss: str = "ce"
+    limit_per_class: int | None = None
+    draws: int = 5
+    max_iterations: int = 100
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def probes(self) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
+        """Probes of a cell with their settings, by the names of their files; directions are the same for all cells."""
+        ends = {"which": "both", "keep_vectors": False, "seed": 0, "max_iterations": self.max_iterations}
+        return {
+            "perturbation": (random_perturbation, {"radii": RADII, "draws": self.draws, "seed": 0}),
+            "eigenvalues": (eigenvalues, ends),
+            "class-eigenvalues": (eigenvalues, {**ends, "per_class": True}),
+            "worst-case": (worst_case, {}),
+        }
+
+
+def grid(methods: Sequence[str], operations: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
+    """Every method with every operation and every seed, all cells of a seed before those of the next.
+
+    Raises:
+        UserError: nothing or something twice in a list, or not both ``"none"`` and an operation.
+    """
+    for what, given in (("methods", methods), ("operations", operations), ("seeds", seeds)):
+        if len(set(given)) < len(given) or not given:
+            raise UserError(f"{what} {','.join(map(str, given))!r}: name at least one, and each only once")
+    if NONE not in operations or len(operations) == 1:
+        raise UserError(f"operations {','.join(operations)!r}: give {NONE!r} and at least one to compare with it")
+    return [
+        Cell(
+            m,
+            operation,
+            seed=seed,
+            row=LABELS.get(m, m),
+            column=NONE if operation == NONE else operation_label(operation),
+        )
+        for seed in seeds
+        for m in methods
+        for operation in operations
+    ]
+
+
+def check_cells(cells: Sequence[Cell], data: LongTailData) -> None:
+    """Raise a :class:`UserError` before anything is trained if a cell's recipe cannot be made."""
+    for cell in cells:
+        flattened(build_recipe(cell.method, data.longtail, **dict(cell.options)), cell.flatten)
+
+
+def folder_of(cell: Cell, data: LongTailData, settings: Settings) -> Path:
+    return settings.runs / f"{data.longtail.dataset}-{cell.name}"
+
+
+def is_done(cell: Cell, data: LongTailData, settings: Settings) -> bool:
+    """Whether there are a finished run and results of all probes; whether they fit shows when they are read."""
+    folder = folder_of(cell, data, settings)
+    files = [folder / "last.pt", *(folder / "probes" / f"{name}-{cell.name}.nc" for name in settings.probes())]
+    return all(file.exists() for file in files)
+
+
+def run_cell(cell: Cell, data: LongTailData, settings: Settings) -> dict[str, Any]:
+    """Train and probe what is missing; the row of the cell, with the measures of :func:`summary_table`.
+
+    A run that diverges, or a model that cannot be probed, is a finding and no mistake: the row says so in ``status``
+    (``"diverged"`` or ``"not probed"``; else ``"done"``) and ``reason``, and lacks what could not be measured.
+    """
+    row: dict[str, Any] = {
+        "row": cell.row, "column": cell.column, "method": cell.method, "operation": cell.operation,
+        "options": " ".join(f"{k}={v}" for k, v in cell.options), "seed": cell.seed, "status": "done", "reason": "",
+    }  # fmt: skip
+    folder = folder_of(cell, data, settings)
+    try:
+        train(
+            cell.method, data, folder, flatten=cell.flatten, seed=cell.seed, resume=True,
+            **settings.training, **dict(cell.options),
+        )  # fmt: skip
+    except FloatingPointError as error:
+        return row | {"status": "diverged", "reason": str(error)}
+    checkpoint = load_checkpoint(folder)
+    accuracy = checkpoint.manifest["accuracy"]
+    row |= {f"acc {g}".strip(): 100 * accuracy[f"accuracy_{g}".strip("_")] for g in ("", "many", "medium", "few")}
+    objective = checkpoint_objective(
+        checkpoint, settings.split, settings.loss, limit_per_class=settings.limit_per_class, data=data,
+        device=settings.training.get("device"),
+    )  # fmt: skip
+    try:
+        perturbation, overall, classes, worst = (
+            measured(probe, {cell.name: objective}, folder / "probes", name, **options)
+            for name, (probe, options) in settings.probes().items()
+        )
+    except (FloatingPointError, UserError) as error:
+        return row | {"status": "not probed", "reason": str(error)}
+    tail = data.longtail.tail_class
+    summary = summary_table({cell.name: checkpoint}, perturbation, overall, classes, worst, tail)
+    return row | {str(name): summary[name].item() for name in summary if name != "method"}

@@ -1,0 +1,70 @@
+"""Direction or magnitude? What the perturbation of CC-SAM's first stage, and its second stage, contribute."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sharpness.data import LongTailData
+from sharpness.errors import UserError
+from sharpness.studies.cells import Cell, Settings
+from sharpness.studies.grid import Study, default_epochs, write_study
+from sharpness.studies.seeds import changes
+from sharpness.studies.workers import run_cells
+
+#: The first stage, by the option ``mode`` of CC-SAM.
+STAGE_1 = ("plain", "direction", "magnitude", "full")
+#: The second stage, by the option ``stage2``.
+STAGE_2 = {False: "stage 1 alone", True: "then stage 2"}
+
+
+def variants(seeds: Sequence[int]) -> list[Cell]:
+    """Every first stage with and without the second one; CC-SAM is ``full`` with it, stage 2 alone ``plain`` with it.
+
+    Raises:
+        UserError: no seed, or one twice.
+    """
+    if len(set(seeds)) < len(seeds) or not seeds:
+        raise UserError(f"seeds {','.join(map(str, seeds))!r}: name at least one, and each only once")
+    return [
+        Cell("cc-sam", options=(("mode", mode), ("stage2", second)), seed=seed, row=mode, column=column)
+        for seed in seeds
+        for mode in STAGE_1
+        for second, column in STAGE_2.items()
+    ]
+
+
+def make_microbenchmark(
+    data: LongTailData,
+    seeds: Sequence[int] = (0, 1, 2),
+    out: str | Path = "figures",
+    runs: str | Path = "runs",
+    *,
+    epochs: int | None = None,
+    split: str = "train",
+    loss: str = "ce",
+    limit_per_class: int | None = None,
+    draws: int = 5,
+    max_iterations: int = 100,
+    jobs: int | None = 1,
+    **training: Any,
+) -> Study:
+    """CC-SAM taken apart: the first stage with all, half or nothing of its perturbation, with and without the second.
+
+    Perturbed are the weights of the classifier, for every class c
+
+    - ``full``: by the recommended length along the class gradient g_c,
+    - ``direction``: by length 1 along g_c,
+    - ``magnitude``: by the recommended length in a random direction,
+    - ``plain``: not at all, which is mixup.
+
+    Drawn is how each variant differs from the plain first stage alone, paired by seed.
+
+    Args: those of :func:`~sharpness.studies.flattening.make_flattening_study`.
+    """
+    training = {"epochs": default_epochs(data, epochs), **training}
+    settings = Settings(Path(runs), split, loss, limit_per_class, draws, max_iterations, training)
+    cells = run_cells("microbenchmark", variants(seeds), data, settings, jobs)
+    numbers, names = changes(cells, STAGE_2[False], STAGE_1[0]), ("stage 1", "stage 2")
+    return write_study(Path(out), "microbenchmark", cells, numbers, names, "a plain first stage alone", settings)

@@ -1,0 +1,101 @@
+r"""The cells of a study over their seeds: means, spreads, and changes against a reference of the same seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+#: Measures that are compared by their difference, in points of per cent.
+ACCURACIES = ("acc", "acc many", "acc medium", "acc few")
+#: Measures that are compared by their ratio.
+SHARPNESS = ("λmax", "λmax tail", "rise", "rise tail", "worst rise", "worst rise tail")
+#: Measures of both signs, which are tabulated only.
+SIGNED = ("λmin", "λmin tail")
+MEASURES = (*ACCURACIES, *SHARPNESS[:2], *SIGNED, *SHARPNESS[2:])
+
+
+def over_seeds(cells: pd.DataFrame) -> pd.DataFrame:
+    """One row per row and column of the study, in the order of the cells.
+
+    Of every measure there is the mean over the seeds that have it and, in ``<measure> sd``, their standard deviation
+    (n - 1 in the denominator; NaN of a single seed). ``seeds`` is the number of cells that are done, ``asked`` of all.
+    """
+    rows = []
+    for (row, column), part in cells.groupby(["row", "column"], sort=False):
+        summary: dict[str, Any] = {
+            "row": row,
+            "column": column,
+            "seeds": int((part.status == "done").sum()),
+            "asked": len(part),
+        }
+        for measure in MEASURES:
+            values = _series(part, measure).dropna()
+            summary[measure] = values.mean() if len(values) else np.nan
+            summary[f"{measure} sd"] = values.std(ddof=1) if len(values) > 1 else np.nan
+        rows.append(summary)
+    return pd.DataFrame(rows)
+
+
+def changes(cells: pd.DataFrame, column: str, row: str | None = None) -> pd.DataFrame:
+    r"""How the cells of a study differ from those of a reference: one row per row, column and measure.
+
+    Runs of one seed are compared with each other, because they share initialisation and order of the images:
+
+    .. math:: d_s = a_s - a_s^{ref} \text{ (accuracies)}, \qquad d_s = \log(v_s / v_s^{ref}) \text{ (sharpness)}.
+
+    ``value`` is the mean of the d_s, ``low`` and ``high`` are one standard deviation (n - 1) below and above, NaN of a
+    single seed; of sharpness all three are the exponentials, that is a geometric mean of ratios. A ratio of numbers
+    that are not both positive does not count. ``seeds`` is the number of d_s.
+
+    Args:
+        column: of the reference, in the same row, which is left out.
+        row: of a single reference for all cells, which is listed with the others.
+    """
+    entries = []
+    for name, part in cells.groupby("row", sort=False):
+        base = cells[(cells.column == column) & (cells.row == (name if row is None else row))].set_index("seed")
+        shown = part[part.column != column] if row is None else part
+        for other, of_seeds in shown.groupby("column", sort=False):
+            of_seeds = of_seeds.set_index("seed")
+            for measure in (*ACCURACIES, *SHARPNESS):
+                differences = _scaled(of_seeds, measure) - _scaled(base, measure).reindex(of_seeds.index)
+                entries.append(_entry(name, other, measure, differences.to_numpy()))
+    return pd.DataFrame(entries)
+
+
+def _scaled(part: pd.DataFrame, measure: str) -> pd.Series:
+    """A measure of every cell, of sharpness its logarithm; NaN where there is none."""
+    values = _series(part, measure)
+    return np.log(values.where(values > 0)) if measure in SHARPNESS else values
+
+
+def _entry(row: Any, column: Any, measure: str, values: np.ndarray) -> dict[str, Any]:
+    """Mean and spread of what :func:`_scaled` gave for several seeds, as they are read."""
+    values = values[np.isfinite(values)]
+    mean = values.mean() if len(values) else np.nan
+    spread = values.std(ddof=1) if len(values) > 1 else np.nan
+    numbers = np.array([mean, mean - spread, mean + spread])
+    numbers = np.exp(numbers) if measure in SHARPNESS else numbers
+    named = dict(zip(("value", "low", "high"), numbers.tolist(), strict=True))
+    return {"row": row, "column": column, "measure": measure, "seeds": len(values), **named}
+
+
+def failures(cells: pd.DataFrame) -> list[str]:
+    """One line for every cell that is not done."""
+    lost = cells[cells.status != "done"]
+    return [f"{c.row}, {c.column}, seed {c.seed}: {c.status}: {c.reason}" for c in lost.itertuples()]
+
+
+def table_of(summary: pd.DataFrame, names: Sequence[str], measures: Sequence[str] = MEASURES) -> pd.DataFrame:
+    """The columns of a summary that are read, row and column under ``names``, and of how many seeds."""
+    seeds = [f"{n}" if n == asked else f"{n} of {asked}" for n, asked in zip(summary.seeds, summary.asked, strict=True)]
+    table = summary.rename(columns=dict(zip(("row", "column"), names, strict=True))).assign(seeds=seeds)
+    return table[[*names, "seeds", *(c for m in measures for c in (m, f"{m} sd"))]]
+
+
+def _series(part: pd.DataFrame, measure: str) -> pd.Series:
+    """A column, NaN where no cell has it: all of them may have diverged."""
+    return part[measure].astype(float) if measure in part else pd.Series(np.nan, index=part.index)

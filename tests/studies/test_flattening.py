@@ -1,0 +1,189 @@
+"""The grid of methods and operations at its smallest: told, drawn, resumed, and not stopped by a run that diverges."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sharpness import UserError, load_data
+from sharpness.studies import cells as cells_module
+from sharpness.studies import make_flattening_study
+from sharpness.training import loop
+
+METHODS, OPERATIONS, SEEDS = ("ce", "ldam-drw"), ("none", "sam"), (0, 1)
+SMALL = {"epochs": 1, "limit_per_class": 2, "draws": 2, "max_iterations": 3}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_data("digits-lt")
+
+
+@pytest.fixture(scope="module")
+def study(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    made = make_flattening_study(data, METHODS, OPERATIONS, SEEDS, folder / "out", folder / "runs", **SMALL)
+    return folder, made
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """Methods and operations of the runs that are asked for, in the order of asking."""
+    asked = []
+
+    def counted(method, *arguments, **options):
+        asked.append((method, *options["flatten"], options["seed"]))
+        return train(method, *arguments, **options)
+
+    train = cells_module.train
+    monkeypatch.setattr(cells_module, "train", counted)
+    return asked
+
+
+def again(data, folder, **options):
+    return make_flattening_study(
+        data, METHODS, OPERATIONS, SEEDS, folder / "out", folder / "runs", **{**SMALL, **options}
+    )
+
+
+def test_every_cell_is_a_run_in_a_folder_that_tells_what_it_is(study):
+    folder, made = study
+    names = {f"digits-lt-{m}{o}-seed{s}" for m in METHODS for o in ("", "+sam") for s in SEEDS}
+    assert {p.name for p in (folder / "runs").iterdir()} == names
+    assert len(made.cells) == 8 and (made.cells.status == "done").all()
+
+
+def test_accuracy_and_sharpness_stand_side_by_side(study):
+    _, made = study
+    assert list(zip(made.summary.row, made.summary.column, strict=True)) == [
+        ("CE", "none"), ("CE", "SAM"), ("LDAM-DRW", "none"), ("LDAM-DRW", "SAM"),
+    ]  # fmt: skip
+    shown = made.text.splitlines()[0]
+    assert all(f"| {c} |" in shown for c in ("acc", "acc few", "λmax", "λmax tail", "rise", "rise tail", "worst rise"))
+    assert "of cross-entropy on training images, 2 of every class at most" in made.text
+
+
+def test_a_cell_has_the_accuracies_of_its_run(study):
+    folder, made = study
+    history = pd.read_csv(folder / "runs" / "digits-lt-ce+sam-seed1" / "history.csv")
+    cell = made.cells[(made.cells.row == "CE") & (made.cells.column == "SAM") & (made.cells.seed == 1)].iloc[0]
+    last = history.iloc[-1]
+    assert [cell.acc, cell["acc few"]] == pytest.approx([100 * last.accuracy, 100 * last.accuracy_few])
+
+
+def test_the_files_hold_the_cells_the_changes_the_summary_and_the_picture(study):
+    folder, made = study
+    names = {f"flattening{s}" for s in (".pdf", ".png", ".csv", "_cells.csv", "_summary.csv", "_summary.md")}
+    assert {p.name for p in made.files} == {p.name for p in (folder / "out").iterdir()} == names
+    assert len(pd.read_csv(folder / "out" / "flattening_cells.csv")) == 8
+    drawn = pd.read_csv(folder / "out" / "flattening.csv")
+    acc = made.cells.pivot(index="seed", columns=["row", "column"], values="acc")
+    change = (acc["CE", "SAM"] - acc["CE", "none"]).mean()
+    assert drawn[(drawn.row == "CE") & (drawn.measure == "acc")].value.item() == pytest.approx(change, rel=1e-5)
+
+
+def test_what_is_there_is_read_and_not_made_again(study, data, monkeypatch):
+    folder, made = study
+    before = {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*") if p.is_file()}
+    monkeypatch.setattr(loop, "run_stage", lambda *a, **k: pytest.fail("trained again"))
+    for probe in ("random_perturbation", "eigenvalues", "worst_case"):
+        monkeypatch.setattr(cells_module, probe, lambda *a, **k: pytest.fail("measured again"))
+    pd.testing.assert_frame_equal(again(data, folder).cells, made.cells)
+    assert {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*") if p.is_file()} == before
+
+
+def test_an_interrupted_study_makes_only_what_is_missing(data, tmp_path, trainings, monkeypatch):
+    arguments = (data, ("ce",), OPERATIONS, SEEDS, tmp_path / "out", tmp_path / "runs")
+    measured, run_stage, trained = cells_module.measured, loop.run_stage, []
+
+    def killed_in_the_third(probe, objectives, folder, *rest, **options):
+        if folder.parent.name == "digits-lt-ce-seed1":
+            raise KeyboardInterrupt
+        return measured(probe, objectives, folder, *rest, **options)
+
+    with monkeypatch.context() as m:
+        m.setattr(cells_module, "measured", killed_in_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            make_flattening_study(*arguments, **SMALL)
+    assert trainings == [("ce", 0), ("ce", "sam", 0), ("ce", 1)]
+
+    def counted(stage, network, data, state, folder, seed, *rest):
+        trained.append(folder.path.name)
+        return run_stage(stage, network, data, state, folder, seed, *rest)
+
+    monkeypatch.setattr(loop, "run_stage", counted)
+    made = make_flattening_study(*arguments, **SMALL)
+    assert trained == ["digits-lt-ce+sam-seed1"]
+    assert (made.cells.status == "done").all()
+
+
+def test_the_plan_says_what_is_done_and_what_is_left(study, data, caplog):
+    folder, _ = study
+    with caplog.at_level("INFO", logger="sharpness"):
+        again(data, folder)
+    assert "flattening on digits-lt: 8 cells, 8 done, 0 to do" in caplog.messages
+    assert not any("minutes" in m for m in caplog.messages)
+
+
+def test_a_run_that_diverges_is_a_dash_with_its_reason_and_stops_nothing(study, data, monkeypatch):
+    folder, made = study
+    train = cells_module.train
+
+    def diverging(method, *arguments, **options):
+        if (method, options["flatten"]) == ("ldam-drw", ("sam",)):
+            raise FloatingPointError("training diverged in epoch 1 (loss nan)")
+        return train(method, *arguments, **options)
+
+    monkeypatch.setattr(cells_module, "train", diverging)
+    told = again(data, folder)
+    assert list(told.cells.status) == ["done", "done", "done", "diverged"] * 2
+    row = next(line for line in told.text.splitlines() if line.startswith("| LDAM-DRW | SAM |"))
+    assert set(row.split(" | ")[2:]) == {"0 of 2", "–", "– |"}
+    assert "- LDAM-DRW, SAM, seed 1: diverged: training diverged in epoch 1 (loss nan)" in told.text
+    kept = told.summary[told.summary.row == "CE"].drop(columns=["seeds", "asked"])
+    pd.testing.assert_frame_equal(kept, made.summary[made.summary.row == "CE"].drop(columns=["seeds", "asked"]))
+
+
+def test_a_model_that_cannot_be_probed_keeps_its_accuracy(study, data, monkeypatch):
+    folder, made = study
+
+    def failing(*arguments, **options):
+        raise FloatingPointError("product 3 with the operator is not finite")
+
+    monkeypatch.setattr(cells_module, "measured", failing)
+    told = again(data, folder)
+    assert (told.cells.status == "not probed").all()
+    np.testing.assert_array_equal(told.cells.acc, made.cells.acc)
+    assert math.isnan(told.summary["λmax"].iloc[0]) and "product 3" in told.text
+
+
+def test_processes_give_the_same_numbers(study, data):
+    folder, made = study
+    pd.testing.assert_frame_equal(again(data, folder, jobs=2).cells, made.cells)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"methods": ("ce", "ce")}, "only once"),
+        ({"methods": ("sgd",)}, "unknown method 'sgd'"),
+        ({"operations": ("sam",)}, "give 'none'"),
+        ({"operations": ("none",)}, "at least one to compare"),
+        ({"operations": ("none", "melt")}, "'melt'"),
+        ({"methods": ("ce", "cc-sam")}, "perturbs its weights itself"),
+        ({"seeds": ()}, "name at least one"),
+        ({"jobs": 0}, "jobs=0"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_trained(data, tmp_path, trainings, wrong, message):
+    given = {"methods": METHODS, "operations": OPERATIONS, "seeds": SEEDS, **wrong}
+    with pytest.raises(UserError, match=message):
+        make_flattening_study(data, out=tmp_path / "out", runs=tmp_path / "runs", **SMALL, **given)
+    assert not trainings and not list(tmp_path.iterdir())
+
+
+def test_a_folder_with_another_run_stops_the_study(study, data):
+    folder, _ = study
+    with pytest.raises(UserError, match="holds a different run"):
+        again(data, folder, epochs=2)

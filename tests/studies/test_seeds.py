@@ -1,0 +1,118 @@
+"""Means, spreads and changes over seeds, against numbers worked out by hand."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sharpness.studies.seeds import ACCURACIES, MEASURES, SHARPNESS, changes, failures, over_seeds, table_of
+from sharpness.studies.summary import to_markdown
+
+
+def cell(row, column, seed, status="done", reason="", **numbers):
+    return {"row": row, "column": column, "seed": seed, "status": status, "reason": reason, **numbers}
+
+
+@pytest.fixture
+def cells():
+    """One method, three seeds; SAM of seed 2 diverged, and seed 1 of the reference rises by less than nothing."""
+    return pd.DataFrame(
+        [
+            cell("CE", "none", 0, acc=90.0, λmax=4.0, rise=0.2),
+            cell("CE", "none", 1, acc=92.0, λmax=8.0, rise=-0.1),
+            cell("CE", "none", 2, acc=94.0, λmax=6.0, rise=0.3),
+            cell("CE", "SAM", 0, acc=91.0, λmax=2.0, rise=0.1),
+            cell("CE", "SAM", 1, acc=95.0, λmax=1.0, rise=0.1),
+            cell("CE", "SAM", 2, "diverged", "training diverged in epoch 3"),
+        ]
+    )
+
+
+def entry(table, measure, column="SAM"):
+    found = table[(table.measure == measure) & (table.column == column)]
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+def test_means_and_standard_deviations_over_the_seeds_that_are_there(cells):
+    none, sam = (over_seeds(cells).iloc[i] for i in (0, 1))
+    assert (none.seeds, none.asked, none.acc, none["acc sd"]) == (3, 3, 92.0, 2.0)
+    assert (none["λmax"], none["λmax sd"]) == (6.0, 2.0)
+    assert (sam.seeds, sam.asked, sam.acc) == (2, 3, 93.0)
+    assert sam["acc sd"] == pytest.approx(math.sqrt(8))
+    assert math.isnan(sam["worst rise"]), "no cell has it"
+
+
+def test_accuracies_change_by_the_difference_of_runs_of_one_seed(cells):
+    acc = entry(changes(cells, "none"), "acc")
+    assert (acc.seeds, acc.value) == (2, 2.0)  # (91 - 90, 95 - 92)
+    assert [acc.low, acc.high] == pytest.approx([2 - math.sqrt(2), 2 + math.sqrt(2)])
+
+
+def test_sharpness_changes_by_the_geometric_mean_of_ratios(cells):
+    top = entry(changes(cells, "none"), "λmax")
+    logs = [math.log(2 / 4), math.log(1 / 8)]
+    assert top.value == pytest.approx(1 / 4)  # sqrt(1/2 * 1/8)
+    assert top.high / top.value == pytest.approx(math.exp(abs(logs[0] - logs[1]) / math.sqrt(2)))
+    assert top.value / top.low == pytest.approx(top.high / top.value)
+
+
+def test_a_ratio_to_a_negative_number_does_not_count(cells):
+    rise = entry(changes(cells, "none"), "rise")
+    assert (rise.seeds, rise.value) == (1, pytest.approx(0.5))
+    assert math.isnan(rise.low) and math.isnan(rise.high), "one seed has no spread"
+
+
+def test_every_measure_of_every_column_but_the_reference_is_compared(cells):
+    table = changes(cells, "none")
+    assert list(table.measure) == [*ACCURACIES, *SHARPNESS]
+    assert set(table.column) == {"SAM"}
+
+
+def test_the_order_of_the_cells_does_not_matter(cells):
+    shuffled = pd.concat([cells[cells.column == "none"].iloc[::-1], cells[cells.column == "SAM"]])
+    pd.testing.assert_frame_equal(changes(shuffled, "none"), changes(cells, "none"))
+
+
+def test_one_reference_for_all_rows_is_listed_with_no_change():
+    cells = pd.DataFrame(
+        [
+            cell("plain", "alone", 0, acc=80.0, λmax=4.0),
+            cell("plain", "both", 0, acc=83.0, λmax=4.0),
+            cell("full", "alone", 0, acc=85.0, λmax=1.0),
+        ]
+    )
+    table = changes(cells, "alone", "plain").set_index(["row", "column", "measure"])
+    assert table.value["plain", "alone", "acc"] == 0
+    assert table.value["plain", "both", "acc"] == 3
+    assert table.value["full", "alone", "acc"] == 5
+    assert table.value["full", "alone", "λmax"] == 0.25
+
+
+def test_a_study_of_which_every_cell_diverged_is_a_table_of_dashes():
+    cells = pd.DataFrame([cell("CE", c, 0, "diverged", "at once") for c in ("none", "SAM")])
+    summary = over_seeds(cells)
+    assert summary[list(MEASURES)].isna().all(axis=None)
+    text = to_markdown(table_of(summary, ("method", "operation")), "sd")
+    assert text.splitlines()[2] == "| CE | none | 0 of 1 | " + " | ".join(["–"] * len(MEASURES)) + " |"
+    assert np.isnan(changes(cells, "none").value).all()
+
+
+def test_the_table_shows_means_spreads_and_of_how_many_seeds(cells):
+    text = to_markdown(table_of(over_seeds(cells), ("method", "operation"), ("acc", "λmax")), "sd")
+    assert text.splitlines() == [
+        "| method | operation | seeds | acc | λmax |",
+        "| --- | --- | --- | ---: | ---: |",
+        "| CE | none | 3 | 92.0 ± 2.0 | 6 ± 2 |",
+        "| CE | SAM | 2 of 3 | 93.0 ± 2.8 | 1.5 ± 0.7 |",
+    ]
+
+
+def test_what_failed_is_told_with_its_reason(cells):
+    assert failures(cells) == ["CE, SAM, seed 2: diverged: training diverged in epoch 3"]
+
+
+def test_large_numbers_have_no_exponent():
+    table = pd.DataFrame([{"a": 1234.5, "a sd": 160.0, "b": 2.57e-7, "b sd": 4.4e-7}])
+    assert to_markdown(table, "sd").splitlines()[2] == "| 1230 ± 200 | 2.57e-07 ± 4e-07 |"
