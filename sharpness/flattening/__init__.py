@@ -100,7 +100,7 @@ def operation_label(name: str) -> str:
     'Focal-SAM:0.3:gamma=3.2'
     """
     kind, colon, arguments = name.partition(":")
-    return LABELS[kind] + colon + arguments
+    return LABELS.get(kind, kind) + colon + arguments
 
 
 def _value(name: str, text: str, annotation: Any) -> Any:
