@@ -191,7 +191,7 @@ def with_errors(frame: pd.DataFrame) -> pd.DataFrame:
     for name in told:
         if f"{name}_se" in frame:
             told[name] = [
-                f"{v:.4g}" + (f" ± {e:.2g}" if np.isfinite(e) else "") if np.isfinite(v) else "-"
+                f"{v:.4g}" + (f" ± {float(f'{e:.2g}'):g}" if np.isfinite(e) else "") if np.isfinite(v) else "-"
                 for v, e in zip(frame[name], frame[f"{name}_se"], strict=True)
             ]
     return told
