@@ -19,7 +19,7 @@ from sharpness.probes.comparison import common_fields, comparable
 from sharpness.probes.direction_set import Directions
 from sharpness.probes.named import named_directions
 from sharpness.probes.points import PointTable
-from sharpness.probes.precision import landscape_precision, stands_out
+from sharpness.probes.precision import landscape_precision, spread_points, stands_out
 from sharpness.results import LineResult, PlaneResult
 
 #: From, to, number of points.
@@ -99,8 +99,9 @@ def plane(
         adaptive: evaluate where the surface bends and interpolate the rest to within this part of the relief, such as
             0.01: see :func:`~sharpness.probes.adaptive.refine`. Every point is evaluated if None.
         precision: of forward passes: ``"float32"``, ``"bfloat16"``, or ``"auto"``, bfloat16 for large work on
-            hardware made for it. The error at the centre is in the result. Where the relief of the surface, or of
-            a class, is not 100 times as large, ``"auto"`` does the work again in float32.
+            hardware made for it. The error at the centre is in the result. ``"auto"`` compares both at nine points
+            (three of a line), and takes float32 where the relief of the surface, or of a class, is not 100 times
+            as large as the error, or the tolerance of ``adaptive`` not 10 times.
         resume: a folder for points that are done; a call with the same settings goes on with them.
 
     Raises:
@@ -160,18 +161,21 @@ def _evaluate(
     chosen = landscape_precision(objective, precision, len(points))
     table = PointTable(objective, _displacement(points, directions), len(points), precision=chosen, **storage)
     center = np.array([base.mean, *base.class_means, *base.class_accuracies])
+    losses = 1 + objective.num_classes
+    if precision == "auto" and chosen != own:
+        exact = PointTable(objective, _displacement(points, directions), len(points), precision=own, **storage)
+        some = spread_points(shape)
+        if not stands_out(table.evaluate(some)[:, :losses], exact.evaluate(some)[:, :losses], adaptive):
+            logger.info("%s: its relief is too small for %s, it is taken in %s", storage["what"], chosen, own)
+            table, chosen = exact, own
     if chosen == own:
         table.fill(np.flatnonzero((points == 0).all(axis=1)), center)
-    losses = 1 + objective.num_classes
     if adaptive is None:
         table.evaluate()
         found = Refinement(table.rows, np.zeros((len(table.rows), losses)), table.done)
     else:
         found = refine(table.evaluate, (shape[0], shape[1]), adaptive, losses)
     error = np.abs(table.center - center)[:losses] if chosen != own else 0.0 * center[:losses]
-    if precision == "auto" and not stands_out(table.rows[table.done, :losses], error, adaptive):
-        logger.warning("%s: its relief is too small for %s: once more in %s", storage["what"], chosen, own)
-        return _evaluate(objective, base, points, directions, shape, own, adaptive, **storage)
     if objective.loss_name == "ce":  # interpolation may fall a little below zero, cross-entropy does not
         found.values[:, :losses] = np.maximum(found.values[:, :losses], 0.0)
     rows, errors = found.values.T.reshape(-1, *shape), found.errors.T.reshape(-1, *shape)

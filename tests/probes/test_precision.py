@@ -78,16 +78,27 @@ def test_an_unknown_precision_is_refused(objective):
         ([1.0, np.nan], [0.0, np.nan], None, True),
         ([1.0, 1.0], [np.nan, 0.0], None, False),
         ([1.0, np.inf], [0.0, 0.0], None, True),
-        ([1.0, 1.0], [0.99e-3, 0.0], 0.001, True),
-        ([1.0, 1.0], [1.01e-3, 0.0], 0.001, False),
+        ([1.0, 1.0], [0.99e-3, 0.0], 0.01, True),
+        ([1.0, 1.0], [1.01e-3, 0.0], 0.01, False),
+        ([1.0, 1.0], [0.0, 3.99e-3], 0.01, True),
+        ([1.0, 1.0], [0.0, 4.01e-3], 0.01, False),
         ([1.0, 1.0], [1.01 / RELIEF, 0.0], 0.5, False),
         ([0.0, 0.0], [0.0, 0.0], None, True),
     ],
 )
-def test_a_relief_stands_out_from_a_hundred_times_the_error(relief, error, adaptive, expected):
-    values = np.stack([np.full(2, 2.0), 2.0 + np.array(relief)])
-    values[:, np.isnan(relief)] = np.nan
-    assert stands_out(values, np.array(error), adaptive) is expected
+def test_a_relief_stands_out_from_the_error_and_so_does_a_tolerance(relief, error, adaptive, expected):
+    exact = np.stack([np.full(2, 2.0), 2.0 + np.array(relief)])
+    exact[:, np.isnan(relief)] = np.nan
+    reduced = exact + np.array([[1.0], [-1.0]]) * np.array(error)
+    assert stands_out(reduced, exact, adaptive) is expected
+
+
+def test_the_error_is_the_root_mean_square_over_points():
+    exact = np.linspace(0, 1, 9)[:, None]
+    off = np.zeros((9, 1))
+    off[4] = 3 * 0.99 / RELIEF  # of one point among nine
+    assert stands_out(exact + off, exact)
+    assert not stands_out(exact + 1.03 * off, exact)
 
 
 def test_a_plane_in_bfloat16_says_so_and_by_how_much_it_is_off(objective, worthwhile, tmp_path):
@@ -113,18 +124,18 @@ def test_values_in_bfloat16_are_off_by_a_few_of_its_rounding_errors(objective):
 
 
 @pytest.mark.parametrize("adaptive", [None, 0.01])
-def test_a_relief_below_the_error_is_found_again_in_float32_exactly(objective, worthwhile, adaptive, caplog):
+def test_a_relief_below_the_error_is_taken_in_float32_exactly(objective, worthwhile, adaptive, caplog):
     flat = ((-1e-4, 1e-4, 5), (-1e-4, 1e-4, 3))
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         found = plane(objective, *flat, adaptive=adaptive)
-    assert "plane: its relief is too small for bfloat16: once more in float32" in caplog.text
+    assert "plane: its relief is too small for bfloat16, it is taken in float32" in caplog.text
     caplog.clear()
     exact = plane(objective, *flat, adaptive=adaptive, precision="float32")
-    assert not caplog.text
+    assert "relief" not in caplog.text
     assert found.to_dataset().identical(exact.to_dataset())
 
 
-def test_what_is_asked_for_is_never_found_again(objective, worthwhile, caplog):
+def test_what_is_asked_for_is_never_replaced(objective, worthwhile, caplog):
     found = plane(objective, (-1e-4, 1e-4, 3), (-1e-4, 1e-4, 3), precision="bfloat16")
     assert found.precision == "bfloat16"
     assert not caplog.text
