@@ -19,7 +19,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 bench: .venv-bench/installed
-	.venv-bench/bin/python benchmarks/step_cost.py
+	.venv-bench/bin/python benchmarks/step_cost.py --output benchmarks/step_cost.txt
 	.venv-bench/bin/python benchmarks/curvature.py --output benchmarks/curvature.txt
 	.venv-bench/bin/python benchmarks/eigenvalues.py --output benchmarks/eigenvalues.txt
 	.venv-bench/bin/python benchmarks/landscape.py --output benchmarks/landscape.txt

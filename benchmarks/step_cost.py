@@ -1,83 +1,165 @@
 """What a training step costs, in steps of plain cross-entropy on the same network and batch.
 
-    python benchmarks/step_cost.py [--images 128] [--repeats 15] [--precision float32|bfloat16]
+    python benchmarks/step_cost.py [--images 128] [--repeats 15] [--precision float32|bfloat16] [--output FILE]
 
-A gradient is the unit. CC-SAM on the classifier adds, to one forward and backward pass, products of (m, m), (m, d) and
-(m, C) arrays, m = 2 * images with mixup: with d = 64 and m = 256 that is 10 million multiplications, against 69 million
-per image for the network's forward pass alone. So the floor is 1.00.
+A gradient is the unit: one forward pass, and a backward pass of about twice its cost. The column "floor" has what a
+step takes at least, in gradients:
 
-A gradient is one forward pass and a backward pass of about twice its cost. The floors of the rules in gradients: 2 for
-SAM, ASAM, GP and rwSAM, two weights at which one gradient is taken each (rwSAM reads its two losses off one forward
-pass and differentiates one of them). MP takes M gradients, 2 here, and evaluates nothing else. ImbSAM and Focal-SAM
-step with a combination of three gradients, of two parts of the loss at w and of one of them at w + eps: that is two
-forward passes, the parts sharing one, and three backward passes, 8/3, where three gradients are published. With
-BatchNorm no backward pass can be left out, because the statistics of a batch mix its images; ImbSAM takes a plain step
-where a batch has no tail image.
+    CC-SAM on the classifier: 1. It adds to one gradient products of (m, m), (m, d) and (m, C) arrays, m = 2 * images
+    with mixup: with d = 64 and m = 256 that is 10 million multiplications, against 69 million per image for the
+    network's forward pass alone.
 
-The methods take turns within every repeat, and the median of the ratios is reported with its quartiles, so that a busy
-machine shows as spread and not as bias.
+    SAM, ASAM, GP and rwSAM: 2, two weights at which one gradient is taken each (rwSAM reads its two losses off one
+    forward pass and differentiates one of them).
+
+    MP: M, its draws; nothing else is evaluated.
+
+    ImbSAM and Focal-SAM: 8/3. They step with a combination of three gradients, of two parts of the loss at w and of one
+    of them at w + eps: two forward passes, the parts sharing one, and three backward passes, where three gradients are
+    published. With BatchNorm no backward pass can be left out, because the statistics of a batch mix its images; ImbSAM
+    takes a plain step where a batch has no tail image.
+
+    FS-DGPM: 3, the gradients of two halves of the batch and two of the whole.
+
+    PoF: 4/3, a gradient of the backbone, and a forward pass of another batch for the shift of the classifier.
+
+    SN: 1. A power iteration is two matrix-vector products per weight, as much as a fully connected layer would cost for
+    two images.
+
+    CC-SAM on the last block takes as many passes of that block as there are classes in the batch; below it, one
+    gradient.
+
+What happens once an epoch is listed apart, in steps too: SWA adds up k weights, and FS-DGPM takes a forward pass of 300
+images and an eigendecomposition per layer. At the end of a stage SWA makes one more forward pass over the training
+images, 1/3 of an epoch's gradients.
+
+The contenders take turns within every repeat, and the median of the ratios is reported with its quartiles, so that a
+busy machine shows as spread and not as bias.
 """
 
 from __future__ import annotations
 
 import argparse
 import platform
-import time
+from collections.abc import Callable
+from itertools import repeat
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from table import spread, table
+from torch.optim.swa_utils import AveragedModel
+from turns import timed
 
-from sharpness.flattening import LABELS, OPERATIONS, Batch, ClassConditionalStep, Context, PlainStep
+from sharpness.flattening import FSDGPM, LABELS, OPERATIONS, Batch, ClassConditionalStep, Context, EpochRule, PlainStep
+from sharpness.flattening.model_perturbation import ModelPerturbation
+from sharpness.flattening.pof import PoF
+from sharpness.flattening.spectral_normalization import SpectralNormalization, normalized_layers, power_iteration
 from sharpness.methods.cc_sam_head import ClassConditionalHead
 from sharpness.methods.cross_entropy import CrossEntropy
-from sharpness.models import build_model
+from sharpness.models import Classifier, build_model
 from sharpness.training.precision import autocast
 
 COUNTS = torch.tensor([5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50])
-RULES = {
-    "CE": PlainStep(),
-    "CC-SAM, linear head": ClassConditionalHead(),
-    "CC-SAM, cosine head": ClassConditionalHead(),
-    **{LABELS[name]: OPERATIONS[name]() for name in ("sam", "asam", "gp", "mp", "imbsam", "focal-sam", "rwsam")},
-    "CC-SAM, last block": ClassConditionalStep("last_block"),
+WARM_UP = 2
+#: By name: a rule and what a step of it takes at least, in gradients.
+STEPS: dict[str, tuple[Any, str]] = {
+    "CE": (PlainStep(), "1"),
+    "CC-SAM, linear head": (ClassConditionalHead(), "1"),
+    "CC-SAM, cosine head": (ClassConditionalHead(), "1"),
+    "CC-SAM, last block": (ClassConditionalStep("last_block"), "–"),
+    **{LABELS[name]: (OPERATIONS[name](), "2") for name in ("sam", "asam", "gp", "rwsam")},
+    **{f"MP, M = {draws}": (ModelPerturbation(draws=draws), str(draws)) for draws in (1, 2)},
+    **{LABELS[name]: (OPERATIONS[name](), "8/3") for name in ("imbsam", "focal-sam")},
+    LABELS["fs-dgpm"]: (FSDGPM(), "3"),
+    LABELS["pof"]: (PoF(), "4/3"),
+    LABELS["sn"]: (PlainStep(), "1"),
 }
 
 
 def main() -> None:
+    args = arguments()
+    torch.manual_seed(0)
+    batch = random_batch(args.images)
+    context = Context(COUNTS, 1, 1, autocast=autocast(args.precision, torch.device("cpu")))
+    steps = {name: prepared(name, rule, batch, context) for name, (rule, _) in STEPS.items()}
+    seconds = turns({**steps, **once_an_epoch(batch, context)}, args.repeats)
+    plain = seconds["CE"]
+    rows = [[name, floor, spread(seconds[name] / plain)] for name, (_, floor) in STEPS.items()]
+    others = [[name, spread(values / plain)] for name, values in seconds.items() if name not in STEPS]
+    lines = [
+        f"ResNet-32, {args.images} images, mixup, {args.precision}, {platform.machine()}, "
+        f"{torch.get_num_threads()} threads",
+        f"torch {torch.__version__}, {args.repeats} repeats; CE: {1e3 * np.median(plain):.0f} ms a step",
+        "",
+        *table(["step", "floor", "times CE"], rows),
+        "",
+        *table(["once an epoch", "steps of CE"], others),
+    ]
+    text = "\n".join(lines) + "\n"
+    print(text, end="")
+    if args.output:
+        args.output.write_text(text)
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
-    args = parser.parse_args()
-    torch.manual_seed(0)
-    x = torch.randn(args.images, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    parser.add_argument("--output", type=Path, help="keep the tables in this file, too")
+    return parser.parse_args()
+
+
+def random_batch(images: int) -> Batch:
+    x = torch.randn(images, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     shares = COUNTS / COUNTS.sum()
-    first, second = (torch.multinomial(shares, args.images, replacement=True) for _ in range(2))
-    batch = Batch(x, first, second, 0.6)
-    context = Context(COUNTS, 1, 1, autocast=autocast(args.precision, torch.device("cpu")))
-    seconds: dict[str, list[float]] = {name: [] for name in RULES}
-    models = {}
-    for name in RULES:
-        head = "cosine" if "cosine" in name else "linear"
-        models[name] = build_model("resnet32", 10, head=head).to(memory_format=torch.channels_last).train()
-    for repeat in range(-2, args.repeats):
-        for name, rule in RULES.items():
-            model = models[name]
-            optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
-            start = time.perf_counter()
-            rule.backward(model, batch, CrossEntropy(), context)
-            optimizer.step()
-            if repeat >= 0:
-                seconds[name].append(time.perf_counter() - start)
-    plain = np.array(seconds["CE"])
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
-    print(f"ResNet-32, {args.images} images, mixup, {args.precision}, {machine}")
-    print(f"torch {torch.__version__}, {args.repeats} repeats; CE: {1e3 * np.median(plain):.0f} ms a step\n")
-    print("| step | times CE | quartiles |\n| --- | ---: | ---: |")
-    for name, values in seconds.items():
-        ratios = np.array(values) / plain
-        low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-        print(f"| {name} | {middle:.2f} | {low:.2f} to {high:.2f} |")
+    first, second = (torch.multinomial(shares, images, replacement=True) for _ in range(2))
+    return Batch(x, first, second, 0.6)
+
+
+def network(name: str) -> Classifier:
+    """ResNet-32 with the head, the normalisation and the trained part that a contender has."""
+    model = build_model("resnet32", 10, head="cosine" if "cosine" in name else "linear")
+    if name == LABELS["sn"]:
+        SpectralNormalization().apply(model)
+    model.head.requires_grad_(name != LABELS["pof"])
+    return model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+
+
+def prepared(name: str, rule: Any, batch: Batch, context: Context) -> Callable[[], None]:
+    """A function that takes one step, as the training loop does."""
+    model = network(name)
+    normalized = normalized_layers(model)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1e-3, momentum=0.9)
+    if isinstance(rule, EpochRule):
+        rule = rule.for_epoch(model, repeat(batch), context)
+
+    def step() -> None:
+        power_iteration(normalized)
+        optimizer.zero_grad(set_to_none=True)
+        rule.backward(model, batch, CrossEntropy(), context)
+        optimizer.step()
+
+    return step
+
+
+def once_an_epoch(batch: Batch, context: Context) -> dict[str, Callable[[], object]]:
+    """What an epoch of SWA and one of FS-DGPM do beside their steps."""
+    model = network("CE")
+    average = AveragedModel(model)
+    average.update_parameters(model)
+    return {
+        "SWA, one averaging": lambda: average.update_parameters(model),
+        "FS-DGPM, its memory": lambda: FSDGPM().for_epoch(model, repeat(batch), context),
+    }
+
+
+def turns(contenders: dict[str, Callable[[], object]], repeats: int) -> dict[str, np.ndarray]:
+    """Seconds (repeats,) of every contender, which take turns."""
+    seconds = [[timed(run) for run in contenders.values()] for _ in range(WARM_UP + repeats)]
+    return dict(zip(contenders, np.array(seconds[WARM_UP:]).T, strict=True))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 """What the README tells a newcomer to type works as it stands."""
 
+import inspect
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
+from sharpness import load_data
 from sharpness.cli import cli
+from sharpness.flattening import OPERATIONS, build_operation
+from sharpness.methods import METHODS
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -35,3 +39,35 @@ def test_every_command_line_parses(row):
 def test_every_picture_and_page_exists():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (Path(__file__).parent.parent / target).exists(), target
+
+
+def table(first: str) -> list[list[str]]:
+    """Cells of the rows of the table of methods or operations, whose first heading is ``first``."""
+    section = README[README.index("## Methods") :]
+    rows = section[section.index(f"\n| {first} |") :].strip().split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+@pytest.mark.parametrize(("first", "known"), [("method", METHODS), ("operation", OPERATIONS)])
+def test_the_tables_have_every_method_and_operation_with_file_and_command(first, known):
+    rows = table(first)
+    assert sorted(row[0].strip("`") for row in rows) == sorted(known)
+    for name, _, file, _, _, command in rows:
+        assert inspect.getsourcefile(known[name.strip("`")]).endswith(re.search(r"\((.*)\)", file)[1])
+        _, *words = shlex.split(command.strip("`"))
+        context = cli.commands[words[0]].make_context(words[0], words[1:])
+        asked = [context.params["method"], *(build_operation(o).__class__ for o in [context.params["flatten"]] if o)]
+        assert asked[-1] == (name.strip("`") if first == "method" else known[name.strip("`")])
+
+
+def test_the_tables_name_the_papers_of_the_code_and_the_options_of_a_method():
+    longtail = load_data("digits-lt").longtail
+    for name, paper, _, _, options, _ in table("method"):
+        method = METHODS[name.strip("`")]
+        known = [p for p in inspect.signature(method).parameters if p != "longtail"]
+        assert re.findall(r"`(\w+)`", options) == known
+        assert all(part in method(longtail).paper for part in paper.split(" et al., ")), paper
+    for name, paper, *_ in table("operation"):
+        author, venue = paper.split(" et al., ")
+        told = OPERATIONS[name.strip("`")].paper
+        assert told.startswith(author) and told.endswith(venue), paper

@@ -66,21 +66,30 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "sha256": checkpoint.sha256,
         "model": f"{network['architecture']}, {size:,} parameters",
         "head": f"{network['head'] or 'unknown'}" + (f", scale {network['scale']:g}" if network["scale"] else ""),
-        "notes": "; ".join(m["notes"]) or "none",
     }
     if "method" in m:
         facts |= {
             "method": f"{m['method']} ({m['paper']})",
             "options": m["options"] or "as published",
+            "flattening": "; ".join(m.get("flattening") or m["training"].get("flatten", ())) or "none",
             "data": repr(checkpoint.longtail),
-            "loss": m["loss"],
+            # Checkpoints older than the card have stages as they are written in Python.
+            **{f"stage {i}": _block(s) for i, s in enumerate(m.get("card") or m["stages"], start=1)},
             "training": ", ".join(f"{k} {v}" for k, v in m["training"].items()),
         }
     else:
         facts |= {k.replace("_", " "): m[k] for k in FOREIGN if m.get(k) not in (None, "", [], {})}
+    facts["notes"] = "\n    ".join(["", *m["notes"]]) if len(m["notes"]) > 1 else "".join(m["notes"]) or "none"
     recorded = (
         f"{k.removeprefix('accuracy').strip('_') or 'all'} {100 * v:.1f} %"
         for k, v in (m.get("accuracy") or {}).items()
         if "class" not in k
     )
     return {**facts, "accuracy": ", ".join(recorded) or "not recorded"}
+
+
+def _block(stage: dict[str, str] | str) -> str:
+    """A stage's card: its name, and what is said of it on lines of their own."""
+    if isinstance(stage, str):
+        return stage
+    return "\n    ".join([stage["stage"], *(f"{k:9} {v}" for k, v in stage.items() if k != "stage")])

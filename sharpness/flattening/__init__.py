@@ -32,7 +32,7 @@ from sharpness.flattening.step import (
 )
 from sharpness.flattening.swa import SWA
 
-#: Operations that can be asked for with any method, by name; each names its ``paper``.
+#: Operations that can be asked for with any method, by name; each names its ``paper`` and its ``deviations`` from it.
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "sam": SAM,
     "asam": ASAM,
@@ -133,11 +133,10 @@ __all__ = [
     "ModelPerturbation",
     "Passes",
     "PlainStep",
+    "PoF",
     "ReweightedSAM",
     "Rule",
     "ascent",
-    "PoF",
-    "Rule",
     "SpectralNormalization",
     "build_operation",
     "frozen_running_statistics",

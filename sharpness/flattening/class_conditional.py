@@ -56,7 +56,7 @@ def optimal_radius(weight_norm: Tensor, gradient_norm: Tensor, num_parameters: i
 
 @dataclass(frozen=True)
 class ClassConditionalStep:
-    r"""CC-SAM's first stage with the perturbation on the last block and the head, or on all parameters.
+    r"""The gradient of sum_c (A_c / A) L_c(w + eps_c), |eps_c| = rho_scale sqrt(k) rho_c*, eps_c in the scope.
 
     .. code-block:: text
 

@@ -13,7 +13,7 @@ from sharpness.flattening.step import Batch, Context, Loss
 
 @dataclass(frozen=True)
 class FocalSAM:
-    r"""The loss and lambda times the sharpness of a focal part of it.
+    r"""The loss and lambda times the sharpness of a focal part of it, with class c weighed by (1 - n_c / N)^gamma.
 
     .. math:: \min_w \; L(w) + \lambda \Big[\max_{\|\epsilon\| \le \rho} L^\gamma(w + \epsilon) - L^\gamma(w)\Big],
               \qquad L^\gamma = \frac{\sum_i (1 - \pi_{y_i})^\gamma a_i \ell_i}{\sum_i a_i}, \quad \pi_c = n_c / N
@@ -37,6 +37,7 @@ class FocalSAM:
     paper: ClassVar[str] = (
         "Li et al., Focal-SAM: Focal Sharpness-Aware Minimization for Long-Tailed Classification, ICML 2025"
     )
+    deviations: ClassVar[tuple[str, ...]] = ()
 
     rho: float = 0.2
     gamma: float = 3.0

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +78,7 @@ def projected(gradient: Tensor, projection: Tensor, transposed: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class FSDGPM:
-    r"""Worst-case gradients along the layers' main input directions.
+    r"""Gradients after an ascent eta P g, with P the projector on the main directions of the layers' inputs.
 
     .. code-block:: text
 
@@ -104,6 +104,15 @@ class FSDGPM:
         samples: images that P is made from, 300 in the released code.
         inner: parts of the batch, 2 as published.
     """
+
+    paper: ClassVar[str] = (
+        "Deng et al., Flattening Sharpness for Dynamic Gradient Projection Memory Benefits Continual Learning, "
+        "NeurIPS 2021"
+    )
+    deviations: ClassVar[tuple[str, ...]] = (
+        "FS-DGPM's memory is of the present data; what belongs to a sequence of tasks (past memory, learnt weights of "
+        "its bases, replay, projected descent) and the clipping of gradients are left out",
+    )
 
     eta: float = 0.01
     threshold: float = 0.9

@@ -38,6 +38,9 @@ class GradientNormPenalty:
         "Zhao, Zhang and Hu, Penalizing Gradient Norm for Efficiently Improving Generalization in Deep Learning, "
         "ICML 2022"
     )
+    deviations: ClassVar[tuple[str, ...]] = (
+        "GP mixes the gradients as its paper does; with one flag of the released code the first is normalised",
+    )
 
     r: float = 0.1
     alpha: float = 0.8

@@ -42,6 +42,9 @@ class ImbSAM:
     paper: ClassVar[str] = (
         "Zhou et al., ImbSAM: A Closer Look at Sharpness-Aware Minimization in Class-Imbalanced Recognition, ICCV 2023"
     )
+    deviations: ClassVar[tuple[str, ...]] = (
+        "ImbSAM weighs the tail as its paper does unless tail_factor is given; the released code doubles it",
+    )
 
     rho: float = 0.05
     eta: float = 20

@@ -17,7 +17,7 @@ LEVELS = 5
 
 @dataclass(frozen=True)
 class ModelPerturbation:
-    r"""The mean gradient at randomly perturbed weights.
+    r"""The mean gradient at w + b v, with v random noise in [-1/2, 1/2] on the weights of the last convolutions.
 
     .. math:: G = \frac{1}{M} \sum_{m=1}^M \nabla L(w + b\, v_m), \qquad v_m \in [-1/2, 1/2]^k
 
@@ -46,6 +46,10 @@ class ModelPerturbation:
     paper: ClassVar[str] = (
         "Shi et al., Overcoming Catastrophic Forgetting in Incremental Few-Shot Learning by Finding Flat Minima, "
         "NeurIPS 2021"
+    )
+    deviations: ClassVar[tuple[str, ...]] = (
+        "MP's levels of noise are equally likely, F2M draws them from a beta distribution of random shape; there is no "
+        "prototype-fixing loss, which belongs to incremental learning",
     )
 
     bound: float = 0.01

@@ -1,10 +1,11 @@
-r"""Post-training of the feature extractor (PoF, Sato et al., NeurIPS 2022)."""
+r"""Post-training of the feature extractor (PoF, Sato et al., ICML 2022)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ def line_search(loss: Callable[[float], float]) -> float:
 
 @dataclass(frozen=True)
 class PoF:
-    r"""A stage after the last one in which the backbone learns features that suit classifiers beside its own.
+    r"""A last stage in which the backbone alone learns, under classifiers theta - kappa eta* g beside its own.
 
     .. code-block:: text
 
@@ -57,6 +58,14 @@ class PoF:
         share: epochs of the stage in those of the method's first: 50 of 200.
         lr: the learning rate, constant.
     """
+
+    paper: ClassVar[str] = (
+        "Sato et al., PoF: Post-Training of Feature Extractor for Improving Generalization, ICML 2022"
+    )
+    deviations: ClassVar[tuple[str, ...]] = (
+        "PoF is as its paper describes it, not as released: that steps the classifier's optimiser alone; the other "
+        "batch is of the size of the first, in the released code 256 images",
+    )
 
     gamma: float = 2.0
     share: float = 0.25

@@ -13,7 +13,7 @@ from sharpness.flattening.step import Batch, Context, Loss
 
 @dataclass(frozen=True)
 class ReweightedSAM:
-    r"""SAM whose perturbation comes from the loss with rare classes weighed up.
+    r"""SAM whose perturbation comes from the loss with class c weighed by n_c^-p: uphill by that, downhill by the loss.
 
     .. code-block:: text
 
@@ -35,6 +35,10 @@ class ReweightedSAM:
     """
 
     paper: ClassVar[str] = "Liu et al., Self-Supervised Learning Is More Robust to Dataset Imbalance, ICLR 2022"
+    deviations: ClassVar[tuple[str, ...]] = (
+        "rwSAM weighs classes by their size; published for self-supervised learning, with densities of features and "
+        "an adaptive radius",
+    )
 
     rho: float = 0.05
     p: float = 1.0

@@ -14,7 +14,7 @@ from sharpness.flattening.step import Batch, Context, Loss, joint_norm
 
 @dataclass(frozen=True)
 class SAM:
-    r"""The gradient at the worst point nearby, to first order.
+    r"""The gradient at w + rho g / |g|, with g the gradient at w: the worst point nearby, to first order.
 
     .. code-block:: text
 
@@ -33,6 +33,7 @@ class SAM:
     paper: ClassVar[str] = (
         "Foret et al., Sharpness-Aware Minimization for Efficiently Improving Generalization, ICLR 2021"
     )
+    deviations: ClassVar[tuple[str, ...]] = ()
 
     rho: float = 0.05
 
@@ -51,7 +52,7 @@ class SAM:
 
 @dataclass(frozen=True)
 class ASAM:
-    r"""SAM in a ball that scales with the weights, element by element, so that re-scaling a layer changes nothing.
+    r"""SAM at w + rho T^2 g / |T g|, T = |w| + eta: in a ball that scales with every weight, and so with every layer.
 
     .. code-block:: text
 
@@ -75,6 +76,7 @@ class ASAM:
         "Kwon et al., ASAM: Adaptive Sharpness-Aware Minimization for Scale-Invariant Learning of Deep Neural "
         "Networks, ICML 2021"
     )
+    deviations: ClassVar[tuple[str, ...]] = ()
 
     rho: float = 2.0
     eta: float = 0.0

@@ -10,7 +10,7 @@ iteration a step.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +68,9 @@ class SpectralNormalization:
     sharpness see and filter-normalised ones do not. A linear head is what the constraint binds, by bounding the logits;
     a cosine head is left alone.
     """
+
+    paper: ClassVar[str] = "Miyato et al., Spectral Normalization for Generative Adversarial Networks, ICLR 2018"
+    deviations: ClassVar[tuple[str, ...]] = ()
 
     def apply(self, model: nn.Module) -> None:
         """Parametrise a fresh ``model`` (with ``backbone`` and ``head``) in place, from torch's global generator."""

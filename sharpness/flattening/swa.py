@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from sharpness.errors import UserError
 
@@ -31,6 +32,11 @@ class SWA:
     >>> [e for e in range(1, 11) if SWA().averages(e, 10)]
     [9, 10]
     """
+
+    paper: ClassVar[str] = (
+        "Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, UAI 2018"
+    )
+    deviations: ClassVar[tuple[str, ...]] = ()
 
     start: float = 0.8
     lr: float = 0.05

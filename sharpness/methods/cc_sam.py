@@ -26,12 +26,12 @@ TINY = 1e-12
 
 @dataclass(frozen=True)
 class AdversarialFeatures:
-    r"""Stage 2: train the head on features and on their adversarial versions.
+    r"""The loss of features z times 1 - t/T plus that of adversarial ones, z + lambda d/|d| with d = dL/dz, times t/T.
 
     .. math:: z' = z + \lambda \nabla_z \ell / \|\nabla_z \ell\|_2, \qquad
               L = (1 - t/T)\,\overline{\ell(z)} + (t/T)\,\overline{\ell(z')}
 
-    for every sample by itself, with t = 1, ..., T the epoch of the stage.
+    for every sample by itself, with t = 1, ..., T the epoch of the stage; the head alone learns.
 
     With ``released_code`` the length is :math:`\lambda q_c` and the norm is taken over all samples of class c in
     the batch, the adversarial loss is weighted by :math:`q_c = \log(n_{max}/n_c + 0.01) / 2` once more, and

@@ -47,10 +47,9 @@ class NewHead:
     def __call__(self, network: Classifier, context: Context) -> None:
         spec = network.spec
         seed = int(torch.randint(0, 2**63 - 1, (1,), generator=context.generator))
-        weight = next(network.head.parameters())
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             fresh = build_head(spec.head, int(network.backbone.num_features), spec.num_classes, spec.scale)  # type: ignore[arg-type]
             if normalized_layers(network.head):
                 normalize(fresh, nn.Linear)
-        network.head = fresh.to(weight.device, weight.dtype)
+        network.head.load_state_dict(fresh.state_dict())

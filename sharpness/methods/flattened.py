@@ -45,6 +45,7 @@ def flattened(recipe: Recipe, names: Sequence[str]) -> Recipe:
         raise UserError(f"flatten={asked}: {' and '.join(rules)} would each decide the gradient of a step, give one")
     for name, operation in operations.items():
         recipe = applied(operation, recipe, name)
+        recipe = recipe.noted(*operation.deviations)
     return recipe
 
 
@@ -77,14 +78,14 @@ def averaged(operation: SWA, recipe: Recipe, name: str) -> Recipe:
         *recipe.stages[index + 1 :],
     )
     note = f"{operation!r} of stage {stage.name!r}: the test columns of its last epoch are those of the average"
-    return replace(recipe, stages=stages, notes=(*recipe.notes, note))
+    return replace(recipe, stages=stages).noted(note)
 
 
 @applied.register
 def normalized(operation: SpectralNormalization, recipe: Recipe, name: str) -> Recipe:
     where = "the backbone's convolutions" + (" and the head" if recipe.head.startswith("linear") else "")
     note = f"spectral normalisation of {where}, one power iteration a step; the checkpoint holds the divided weights"
-    return replace(recipe, normalization=operation, notes=(*recipe.notes, note))
+    return replace(recipe, normalization=operation).noted(note)
 
 
 @applied.register
@@ -107,5 +108,5 @@ def post_trained(operation: PoF, recipe: Recipe, name: str) -> Recipe:
         helper=None,
         deferred=None,
     )
-    note = f"{operation!r} as its paper describes it, not as released; data and loss of stage {last.name!r}"
-    return replace(recipe, stages=(*recipe.stages, stage), notes=(*recipe.notes, note))
+    note = f"{operation!r}: data and loss are those of stage {last.name!r}"
+    return replace(recipe, stages=(*recipe.stages, stage)).noted(note)

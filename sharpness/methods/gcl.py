@@ -31,7 +31,7 @@ def cloud_sizes(class_counts: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class GCL(Loss):
-    r"""Cross-entropy of clouded logits with a margin and a focal factor.
+    r"""Cross-entropy of logits s (cos - kappa |noise| delta_c - m 1_y), clouded with a margin, times (1 - p_y)^gamma.
 
     .. math:: u'_{ic} = u_{ic} - s \kappa |\varepsilon_{ic}| \bar\delta_c - s m 1[c = y_i], \qquad
               \varepsilon_{ic} \sim N(0, (1/3)^2) \text{ clamped to } [-1, 1]

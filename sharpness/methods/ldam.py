@@ -39,7 +39,7 @@ def deferred_weights(labels: Tensor, context: Context, reweight_from: float, bet
 
 @dataclass(frozen=True)
 class LDAM(Loss):
-    r"""Cross-entropy of ``s (cos - Delta_y 1_y)`` with deferred re-weighting.
+    r"""Cross-entropy of ``s (cos - Delta_y 1_y)``, ``Delta_c = M (n_min / n_c)^(1/4)``, with deferred re-weighting.
 
     The logits are those of a cosine head, ``s cos``, so that the margin enters as ``s Delta_y``. From the fraction
     ``reweight_from`` of the epochs on, a sample of class c weighs :func:`effective_number_weights`; before, 1.

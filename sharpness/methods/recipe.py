@@ -99,6 +99,10 @@ class Recipe:
     notes: tuple[str, ...] = ()
     normalization: SpectralNormalization | None = None
 
+    def noted(self, *notes: str) -> Recipe:
+        """The recipe with more notes."""
+        return replace(self, notes=(*self.notes, *notes))
+
     def with_epochs(self, epochs: int | None) -> Recipe:
         """The recipe with ``epochs`` in its first stage and the later ones shortened in proportion, at least 1.
 
@@ -113,7 +117,10 @@ class Recipe:
             replace(s, epochs=epochs if i == 0 else max(min(1, s.epochs), round(s.epochs * epochs / first)))
             for i, s in enumerate(self.stages)
         ]
-        return replace(self, stages=tuple(stages))
+        shortened = replace(self, stages=tuple(stages))
+        if epochs == first:
+            return shortened
+        return shortened.noted(f"{epochs} epochs instead of {first}, later stages and all schedules in proportion")
 
     def with_batch_size(self, batch_size: int | None, num_samples: int) -> Recipe:
         """The recipe with another batch size.
@@ -137,4 +144,6 @@ class Recipe:
                 f"{num_samples} images fill no batch of {stages[0].batch_size}, and {self.method} drops incomplete "
                 "ones: give a smaller batch_size"
             )
-        return replace(self, stages=stages)
+        changed = {(old.batch_size, new.batch_size) for old, new in zip(self.stages, stages, strict=True) if new.epochs}
+        told = (f"batches of {new} instead of {old}" for old, new in sorted(changed) if new != old)
+        return replace(self, stages=stages).noted(*told)

@@ -51,7 +51,7 @@ def rounds(heads: Tensor, tails: Tensor, strength: float) -> list[tuple[Tensor, 
 
 @dataclass(frozen=True)
 class RSG(Loss):
-    r"""LDAM-DRW on a batch that is completed by generated maps of rare classes, plus the losses of the generator.
+    r"""LDAM-DRW on a batch completed by generated maps of rare classes, + 0.1 L_CESC + 0.01 L_MV of the generator.
 
     .. math:: L = L_{LDAM}(\text{batch and generated}) + 0.1\,L_{CESC} + 0.01\,L_{MV}
 

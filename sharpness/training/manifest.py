@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from sharpness.data import LongTailData
-from sharpness.flattening import operation_label
+from sharpness.flattening import build_operation, operation_label
 from sharpness.methods import LABELS, Recipe
+from sharpness.methods.card import stage_card
 from sharpness.training.state import RunState
 from sharpness.version import __version__
 
@@ -25,7 +26,9 @@ def manifest(recipe: Recipe, data: LongTailData, identity: dict[str, Any], devic
         "label": "+".join([LABELS.get(method, method), *map(operation_label, training["flatten"])]),
         "paper": recipe.paper,
         "options": identity["options"],
+        "flattening": [f"{o!r}: {o.paper}" for o in map(build_operation, training["flatten"])],
         "stages": [repr(s) for s in recipe.stages],
+        "card": [stage_card(s) for s in recipe.stages],
         "notes": list(recipe.notes),
         "training": {**training, "sharpness": __version__, "torch": str(torch.__version__), "device": device},
         "longtail": data.longtail.to_dict(),

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from sharpness.flattening import Context
+from sharpness.flattening import Context, SpectralNormalization
+from sharpness.flattening.spectral_normalization import normalized_layers
 from sharpness.methods.changes import AddWeightScaling, NewHead, Rescale
 from sharpness.models import HEADS, build_model
 
@@ -57,3 +58,16 @@ def test_a_new_head_keeps_type_and_precision():
     network = build_model("resnet8", 10, 1).double()
     NewHead()(network, context())
     assert network.head.weight.dtype == torch.float64
+
+
+def test_a_new_head_under_spectral_normalisation_is_the_same_one_normalised():
+    plain, normalized = build_model("resnet8", 10, 1), build_model("resnet8", 10, 1)
+    SpectralNormalization().apply(normalized)
+    vector = normalized.head.parametrizations.weight[0].norm._u.clone()
+    NewHead()(plain, context(3))
+    NewHead()(normalized, context(3))
+    assert "head" in normalized_layers(normalized)
+    assert torch.equal(normalized.head.parametrizations.weight.original, plain.head.weight)
+    assert not torch.equal(normalized.head.parametrizations.weight[0].norm._u, vector)
+    largest = float(torch.linalg.matrix_norm(normalized.head.weight.detach(), 2))
+    assert largest == pytest.approx(1, rel=0.05), "torch takes 15 power iterations for fresh vectors"

@@ -109,6 +109,7 @@ def test_the_manifest_names_what_was_used(digits, tmp_path):
     train("ldam-drw", digits, tmp_path / "run", epochs=1, flatten=("swa", "sn"))
     saved = load_checkpoint(tmp_path / "run")
     assert saved.label == "LDAM-DRW+SWA+SN"
+    assert saved.manifest["card"][0]["ends in"] == "SWA(start=0.8, lr=0.05)"
     assert "averaging=SWA(start=0.8, lr=0.05)" in saved.manifest["stages"][0]
     assert any("spectral normalisation" in note for note in saved.manifest["notes"])
 
@@ -123,6 +124,24 @@ def test_normalised_weights_have_norm_one_in_the_checkpoint(digits, tmp_path, we
     train("ce", digits, tmp_path / "run", epochs=4, flatten=operations, precision="float32")
     found = norms(weights(tmp_path / "run"))
     assert found == pytest.approx([1.0] * len(found), rel=0.02)
+
+
+@pytest.mark.parametrize("method", ["crt", "m2m"])
+def test_what_takes_the_place_of_a_normalised_part_is_normalised_too(digits, tmp_path, weights, method):
+    """cRT's new head, and the network that M2m trains after its helper."""
+    options = {"steps": 1} if method == "m2m" else {}
+    train(method, digits, tmp_path / "run", epochs=4, flatten=("sn",), precision="float32", **options)
+    found = norms(weights(tmp_path / "run"))
+    assert found == pytest.approx([1.0] * len(found), rel=0.03)
+
+
+def test_rows_of_a_normalised_head_are_given_length_one_for_good(digits, tmp_path, weights):
+    train("tau-norm", digits, tmp_path / "run", epochs=2, flatten=("sn",), precision="float32", snapshots=1)
+    before = torch.load(tmp_path / "run" / "snapshots" / "epoch-0002.pt", weights_only=True)["state_dict"]
+    after = weights(tmp_path / "run")
+    assert after.keys() == before.keys()
+    assert torch.allclose(after["head.weight"], nn.functional.normalize(before["head.weight"], dim=1), rtol=1e-5)
+    assert not after["head.bias"].any()
 
 
 def test_the_vectors_of_an_average_are_its_own(digits):

@@ -29,6 +29,11 @@ RUNS = {
     "shortest": ((1, 1), {}),
     "m2m": ((1, 2), {"beta": 0.9, "gamma": 0.2, "steps": 2}),
     "rsg": ((2,), {}),
+    "crt, sn": ((1, 1), {"flatten": ("sn",)}),
+    "tau-norm, sn": ((1, 0), {"flatten": ("sn",)}),
+    "m2m, sn": ((1, 1), {"beta": 0.9, "gamma": 0.2, "steps": 1, "flatten": ("sn",)}),
+    "rsg, swa": ((2,), {"flatten": ("swa:0",)}),
+    "rsg, pof": ((1,), {"flatten": ("pof",)}),
 }
 METHOD = {
     "swa": "ce",
@@ -40,8 +45,11 @@ METHOD = {
     "magnitude": "cc-sam",
     "shortest": "mislas",
 }
-#: PoF adds a stage, here of one epoch.
-TOTAL = {run: sum(epochs) + ("pof" in options.get("flatten", ())) for run, (epochs, options) in RUNS.items()}
+#: Saves: PoF adds a stage, here of one epoch, and a stage without epochs is saved as well.
+TOTAL = {
+    run: sum(max(1, e) for e in epochs) + ("pof" in options.get("flatten", ()))
+    for run, (epochs, options) in RUNS.items()
+}
 DEATHS = [(run, n) for run, total in TOTAL.items() for n in range(1, total + 1)]
 
 
@@ -55,7 +63,7 @@ def unbroken(tmp_path_factory):
 def start(digits, shorten):
     def run(name, out, **more):
         epochs, options = RUNS[name]
-        method = METHOD.get(name, name)
+        method = METHOD.get(name, name.partition(",")[0])
         shorten(method, *epochs)
         return train(method, digits, out, seed=2, **options, **more)
 

@@ -1,0 +1,78 @@
+"""What a stage of training did, in words: formula, data, schedule; a checkpoint's model card keeps them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+from sharpness.methods.recipe import Stage
+
+#: Values of ``Stage.trainable`` and ``Stage.helper`` that are not names of something.
+WORDS = {"all": "all parameters", "previous": "what the stages before have trained, frozen; a fresh network learns"}
+
+
+def formula(part: Any) -> str:
+    """A loss or a rule with all its hyper-parameters, and the first sentence of its documentation: what it computes.
+
+    >>> from sharpness.methods.focal import Focal
+    >>> formula(Focal(2.0))[:54]
+    'Focal(gamma=2.0): (1 - p_y)^gamma (-log p_y) with p th'
+    """
+    told = inspect.cleandoc(type(part).__doc__ or "").split("\n\n")[0].replace("\n", " ")
+    return f"{part!r}: {re.sub(r':[a-z]+:(?=`)|`', '', told).replace(chr(92), '')}"
+
+
+def stage_card(stage: Stage) -> dict[str, str]:
+    """What a stage does, by what the words are about; everything of it that has an effect is in them.
+
+    >>> from sharpness.methods.cross_entropy import BASELINE
+    >>> for about, words in stage_card(BASELINE).items():
+    ...     print(f"{about:9} {words}")
+    stage     cross-entropy
+    loss      CrossEntropy(): -log softmax(u)_y, every sample alike.
+    step      PlainStep(): The gradient of the loss where the weights stand: ordinary SGD.
+    data      200 epochs, batches of 128, sampler instance
+    optimiser SGD, lr 0.1, momentum 0.9, weight decay 0.0002
+    schedule  MultiStep(milestones=(160, 180), factors=(0.01, 0.0001), warmup=5, warmup_start=0.0, of=200)
+    trained   all parameters
+    """
+    card = {"stage": stage.name, "before": ", ".join(map(repr, stage.enter)), "loss": formula(stage.loss)}
+    if stage.epochs:
+        card |= {
+            "step": formula(stage.rule),
+            "data": _data(stage),
+            "later": _later(stage),
+            "optimiser": _optimiser(stage),
+            "schedule": repr(stage.schedule),
+            "trained": _trained(stage),
+            "consults": WORDS.get(stage.helper or "", stage.helper or ""),
+            "ends in": repr(stage.averaging) if stage.averaging else "",
+        }
+    return {about: words for about, words in card.items() if words}
+
+
+def _data(stage: Stage) -> str:
+    incomplete = " (incomplete ones dropped)" if stage.drop_last else ""
+    mixup = f", mixup with lam ~ Beta({stage.mixup:g}, {stage.mixup:g})" if stage.mixup else ""
+    return f"{stage.epochs} epochs, batches of {stage.batch_size}{incomplete}, sampler {stage.sampler}{mixup}"
+
+
+def _later(stage: Stage) -> str:
+    if not (late := stage.deferred):
+        return ""
+    transform = f", {late.transform!r}" if late.transform else ""
+    return f"after {late.after:.0%} of the epochs sampler {late.sampler}{transform}"
+
+
+def _optimiser(stage: Stage) -> str:
+    nesterov = "Nesterov " if stage.nesterov else ""
+    factors = "".join(f", lr of {prefix}* times {factor:g}" for prefix, factor in stage.lr_factors)
+    return f"SGD, lr {stage.lr:g}{factors}, {nesterov}momentum {stage.momentum:g}, weight decay {stage.weight_decay:g}"
+
+
+def _trained(stage: Stage) -> str:
+    part = WORDS.get(stage.trainable, stage.trainable)
+    if not stage.trainable.startswith("head"):
+        return part
+    return part + (", BatchNorm frozen" if stage.frozen_batchnorm else ", BatchNorm follows the batches")
