@@ -100,6 +100,7 @@ def operation_label(name: str) -> str:
     'Focal-SAM:0.3:gamma=3.2'
     """
     kind, colon, arguments = name.partition(":")
+    choose("flattening operation", kind, list(LABELS))
     return LABELS[kind] + colon + arguments
 
 

@@ -20,13 +20,6 @@ from sharpness.engine import CurvatureOperator
 from sharpness.models import build_model
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cli") / "run"
-    assert main(["train", "--method", "ldam-drw", "--epochs", "1", "--out", str(folder)]) == 0
-    return folder
-
-
 @pytest.mark.parametrize("command", sorted(cli.commands))
 def test_every_command_shows_an_example_to_copy(command, capsys):
     assert main([command, "--help"]) == 0
