@@ -52,8 +52,8 @@ def labelled_checkpoints(
             read[str(path) if len(found) == 1 else str(file)] = checkpoint
     if not read:
         raise UserError(f"none of {len(broken)} files can be read; the first: {broken[0]}")
-    for error in broken:
-        logger.warning("passed over: %s", error)
+    for one in broken:
+        logger.warning("passed over: %s", one)
     names = Counter(checkpoint.label for checkpoint in read.values())
     return {c.label if names[c.label] == 1 else path: c for path, c in read.items()}
 

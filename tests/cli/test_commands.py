@@ -23,7 +23,11 @@ from sharpness.models import build_model
 @pytest.mark.parametrize("command", sorted(cli.commands))
 def test_every_command_shows_an_example_to_copy(command, capsys):
     assert main([command, "--help"]) == 0
-    assert f"sharpness {command}" in capsys.readouterr().out.split("Example:")[1]
+    told, _, example = capsys.readouterr().out.partition("Example:")
+    assert f"sharpness {command}" in example
+    paragraphs = [line for line in told.splitlines()[1:] if line]
+    assert paragraphs and all(line.startswith("  ") and "  " not in line.strip() for line in paragraphs)
+    assert not any(line.startswith("   ") for line in paragraphs)
 
 
 @pytest.mark.parametrize(

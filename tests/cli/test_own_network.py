@@ -96,15 +96,7 @@ def test_a_quick_look_counts_classes_by_what_they_have(stranger, rows):
 
 
 def test_grey_images_for_a_network_that_takes_grey_ones(stranger, rows, tmp_path):
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 8), torch.nn.Flatten(), torch.nn.Linear(2, 3))
-    torch.save(model.state_dict(), tmp_path / "grey.pt")
-    (tmp_path / "grey_networks.py").write_text(
-        "from torch import nn\ndef grey():\n    return nn.Sequential(nn.Conv2d(1, 2, 8), nn.Flatten(), nn.Linear(2, 3))\n"
-    )
-    (stranger.folder / "grey_networks.py").write_text((tmp_path / "grey_networks.py").read_text())
-    found, _ = rows(
-        "measure", tmp_path / "grey.pt", "--model", "grey_networks:grey", "--images", "pictures", "--mean", "0.5",
-        "--std", "0.25", *QUICK,
-    )  # fmt: skip
+    torch.save(stranger.networks["grey"]().state_dict(), tmp_path / "grey.pt")
+    arguments = ("--model", "their_networks:grey", "--images", "pictures", "--mean", "0.5", "--std", "0.25", *QUICK)
+    found, _ = rows("measure", tmp_path / "grey.pt", *arguments)
     assert found["all"]["samples"] == 28
