@@ -27,7 +27,7 @@ def inspect(checkpoints: tuple[str, ...], accuracy: bool, **given: Any) -> None:
     """Say what checkpoints are: method or family, architecture, head, scale, data, stages, recorded accuracy.
 
     CHECKPOINTS are files or folders. Given data, their accuracy is measured, on the test split unless --split says
-    otherwise, and compared with the recorded one: a wrong normalisation, scale or order of classes is seen at once.
+    otherwise, and compared with the recorded one: a wrong normalisation or order of classes is seen at once.
 
     Example: sharpness inspect runs/ldam/last.pt --accuracy
     """

@@ -69,7 +69,7 @@ class Answers:
                 "number them as the model does"
             )
         if recorded is not None and self.accuracy < recorded - MARGIN:
-            return f"the file records {100 * recorded:.1f} %: check the data, their normalisation and the head's scale"
+            return f"the file records {100 * recorded:.1f} %: check the data and their normalisation"
         if classes > 1 and self.class_mean < 1 / classes + min(0.5 / classes, MARGIN):
             return f"{100 * self.class_mean:.1f} % is near chance: check the data and their normalisation"
         return ""

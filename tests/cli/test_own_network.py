@@ -1,9 +1,15 @@
 """A stranger's network and images, each measured with one command."""
 
+import re
+import shlex
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+
+from sharpness.cli import cli
 
 MODEL = ("--model", "their_networks:TheirResNet")
 QUICK = ("--measures", "accuracy,loss")
@@ -100,3 +106,12 @@ def test_grey_images_for_a_network_that_takes_grey_ones(stranger, rows, tmp_path
     arguments = ("--model", "their_networks:grey", "--images", "pictures", "--mean", "0.5", "--std", "0.25", *QUICK)
     found, _ = rows("measure", tmp_path / "grey.pt", *arguments)
     assert found["all"]["samples"] == 28
+
+
+def test_the_commands_of_the_page_parse():
+    page = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text()
+    blocks = "".join(re.findall(r"```sh\n(.*?)```", page, re.DOTALL)).replace("\\\n", "")
+    assert len(blocks.splitlines()) == 7
+    for row in blocks.splitlines():
+        name, *words = shlex.split(row)[1:]
+        cli.commands[name].make_context(name, words)
