@@ -153,7 +153,13 @@ class Objective:
                 f"the {self.num_classes} classes"
             )
         first = self._first(8)
-        value = self.loss_function(self._forward(first), self.y[:8].to(self.device)).sum()
+        outputs = self._forward(first)
+        if isinstance(loss, str) and (outputs.ndim != 2 or outputs.shape[1] != self.num_classes):
+            raise UserError(
+                f"the model returns outputs of shape {tuple(outputs.shape)} for {len(first)} inputs, and there are "
+                f"{self.num_classes} classes: cross-entropy takes one logit for each class"
+            )
+        value = self.loss_function(outputs, self.y[:8].to(self.device)).sum()
         if not torch.equal(first.nan_to_num(), self._first(8).nan_to_num()):
             raise UserError("the model changes its inputs in place: let its forward pass start from a copy")
         self.names, self.parameters = parameters_in_scope(model, value, parameters)
@@ -209,13 +215,14 @@ class Objective:
         """
         require_eval(self.model)
         classes = self.num_classes
-        counts = torch.zeros(classes * classes)
+        cells = [torch.empty(0, dtype=torch.int64)]
         for x, y, _ in self._batches(None):
             outputs = self._forward(x)
             if outputs.ndim != 2 or outputs.shape[1] != classes:
                 raise UserError(f"outputs have shape {tuple(outputs.shape)}, not (n, {classes}): they are no logits")
-            counts += torch.bincount((classes * y + outputs.argmax(1)).cpu(), minlength=classes * classes)
-        return distributed.total(counts.double()).numpy().reshape(classes, classes).astype(int)
+            cells.append((classes * y.to(self.device) + outputs.argmax(1)).cpu())
+        counts = torch.bincount(torch.cat(cells), minlength=classes * classes)
+        return distributed.total(counts).numpy().reshape(classes, classes)
 
     def evaluation(self, precision: str | None = None) -> Callable[[Tensor | None], ClassSums]:
         """``displacement (k,) -> ClassSums`` at ``w + displacement``, for many points: see :class:`~engine.Evaluation`.
@@ -441,7 +448,7 @@ class Objective:
         if not isinstance(outputs, Tensor):
             raise UserError(
                 f"the model returned a {type(outputs).__name__}: pass output=, a function that picks the logits, "
-                "such as output=lambda r: r[0]"
+                "such as output=lambda r: r[0] (--logits 0 on the command line)"
             )
         return outputs
 

@@ -39,8 +39,8 @@ def read_backbone(state: Mapping[str, Tensor], path: str, shortcut: str = "both"
     convolutions = [body.get(f"{n}conv1.weight", torch.empty(0)) for n in ("", "layer1.0.")]
     if any(t.ndim != 4 or not t.numel() for t in convolutions) or 0 in blocks or sum(blocks) > len(body):
         raise UserError(
-            f"{path} holds no network known here (its names: {some(state)}): build the model in Python and pass it as "
-            "load_checkpoint(path, model=...)"
+            f"{path} holds no network known here (its names: {some(state)}): give the network that takes these "
+            "weights, model= in Python, --model package.module:factory on the command line"
         )
     name, build = _plan(body, blocks, shortcut)
     return name, _filled(build, body, path), rest

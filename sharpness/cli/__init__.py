@@ -73,6 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
         click.echo(f"sharpness: {error.format_message()} (see --help)", err=True)
         return 2
     except (KeyboardInterrupt, click.Abort):
-        click.echo("sharpness: interrupted; what was finished is kept, 'train' goes on with --resume", err=True)
+        click.echo(
+            "sharpness: interrupted; what writes files goes on with the same command ('train': --resume)",
+            err=True,
+        )
         return 130
     return 0

@@ -22,21 +22,22 @@ FOREIGN = (
 @click.command(cls=OneExample)
 @click.argument("checkpoints", nargs=-1, required=True)
 @file_options
-@click.option("--accuracy", is_flag=True, help="Measure it now, on recorded data; implied by --data and --images.")
+@click.option("--accuracy", is_flag=True, help="Measure it now, on recorded data; implied by every option of data.")
 def inspect(checkpoints: tuple[str, ...], accuracy: bool, **given: Any) -> None:
     """Say what checkpoints are: method or family, architecture, head, scale, data, stages, recorded accuracy.
 
     CHECKPOINTS are files or folders. Given data, their accuracy is measured, on the test split unless --split says
-    otherwise, and compared with the recorded one: a wrong normalisation, scale or order of classes shows at once.
+    otherwise, and compared with the recorded one: a wrong normalisation or order of classes is seen at once.
 
     Example: sharpness inspect runs/ldam/last.pt --accuracy
     """
     read, options = subjects(checkpoints, given)
-    if isinstance(options.get("data"), str) or not given["images"]:
+    accuracy = accuracy or bool(options)
+    if given["images"] is None:
         options.setdefault("split", "test")
     for i, checkpoint in enumerate(read.values()):
         facts = _facts(checkpoint)
-        if accuracy or "data" in options:
+        if accuracy:
             facts |= _measured(checkpoint, options)
         width = max(map(len, facts))
         click.echo(("\n" if i else "") + "\n".join(f"{k:{width}} {v}" for k, v in facts.items()))
@@ -46,7 +47,7 @@ def _measured(checkpoint: Checkpoint, options: dict[str, Any]) -> dict[str, str]
     """The accuracy now, and what is suspicious about it."""
     objective = sharpness.checkpoint_objective(checkpoint, **options)
     found = answers(objective)
-    recorded = (checkpoint.manifest.get("accuracy") or {}).get("accuracy") if options.get("split") == "test" else None
+    recorded = (checkpoint.manifest.get("accuracy") or {}).get("accuracy")
     where = "the images given" if "split" not in options else f"the {options['split']} split"
     facts = {
         "accuracy now": f"{100 * found.accuracy:.2f} % of {objective.num_samples:,} samples of {where}, "

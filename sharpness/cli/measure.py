@@ -62,6 +62,6 @@ def measure(
     if output is not None:
         write(rows, Path(output))
     if figure is not None:
-        save_drawn(results.plot(measure="all"), Path(figure))
+        save_drawn(results.plot(measure="all"), Path(figure), err=True)
     if partial is not None:
         shutil.rmtree(partial, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ class OneExample(click.Command):
     """A command whose docstring may end in an example that is shown as it is."""
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        text, _, example = (self.help or "").partition("Example:")
+        text, _, example = inspect.cleandoc(self.help or "").partition("Example:")
         formatter.write_paragraph()
         with formatter.indentation():
             formatter.write_text(text.strip())

@@ -30,8 +30,8 @@ def write(what: Any, path: Path) -> None:
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
-def save_drawn(drawn: Any, path: Path) -> None:
-    """The figure of one Axes or of several, as PDF and PNG; prints their names."""
+def save_drawn(drawn: Any, path: Path, err: bool = False) -> None:
+    """The figure of one Axes or of several, as PDF and PNG; prints their names, on stderr where stdout has a table."""
     figure = np.ravel(np.asarray(drawn, dtype=object))[0].get_figure(root=True)
     for written in save_figure(figure, path):
-        click.echo(written)
+        click.echo(written, err=err)

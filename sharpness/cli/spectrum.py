@@ -79,4 +79,4 @@ def spectrum(
         write(single if output.endswith(".nc") else rows, Path(output))
         shutil.rmtree(f"{output}.partial", ignore_errors=True)
     if figure is not None:
-        save_drawn((single or results).plot(), Path(figure))
+        save_drawn((single or results).plot(), Path(figure), err=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
+from torch import Tensor, nn
 
 from sharpness.checkpoints import FAMILIES, Checkpoint
 from sharpness.cli.options import Command, keywords, several
@@ -26,20 +27,36 @@ def file_options(command: Command) -> Command:
     return several(
         command,
         [
-            click.option("--split", type=click.Choice(["train", "test"]), help="Of recorded or named data."),
-            click.option("--limit-per-class", type=int, help="So many images of every class at most."),
+            click.option(
+                "--split",
+                type=click.Choice(["train", "test"]),
+                help="Of recorded or named data. [train; inspect: test]",
+            ),
+            click.option(
+                "--limit-per-class", type=int, help="At most so many images of every class, for a quick look."
+            ),
             click.option("--data", help="Data set of a foreign file, which records none, such as cifar10-lt."),
             click.option("--imbalance", type=float, help="Of that data set. [what the file's family used]"),
             click.option("--subset", help="Which images of it are kept. [what the file's family kept]"),
             click.option("--data-root", type=click.Path(), help="Folder of the CIFAR files; else $SHARPNESS_DATA."),
-            click.option("--images", type=click.Path(), help="Your own: a folder of class folders, a list, an .npz."),
+            click.option(
+                "--images",
+                type=click.Path(),
+                help="Your own: a folder with one folder for each class, a list with 'path label' a line, or an .npz.",
+            ),
             click.option("--root", type=click.Path(), help="Where the paths of a list begin. [the list's folder]"),
-            click.option("--mean", help=f"Per channel, {numbers} [the file's, else computed]"),
+            click.option("--mean", help=f"Per channel, {numbers} [known of the file, else computed]"),
             click.option("--std", help="Likewise."),
             click.option("--size", type=int, help="Side of the central square that is kept. [the whole image]"),
             click.option("--resize", type=int, help="Shorter side before that. [size]"),
-            click.option("--class-counts", help="Training images per class, a JSON file. [those of the images]"),
-            click.option("--model", help="Your own network, package.module:factory. [known by the weights' names]"),
+            click.option(
+                "--class-counts",
+                help='A JSON file with the training images of each class, [30, 4] or {"cat": 30, "dog": 4}. [counted]',
+            ),
+            click.option(
+                "--model",
+                help="Your own network, package.module:factory; here or installed. [told from the weights]",
+            ),
             click.option("--model-args", multiple=True, help="Of the factory, such as 'depth=20, width=16'."),
             click.option("--logits", help="Index or key of the logits, if the network returns several things."),
             click.option("--family", help=f"Of the file, one of {', '.join(FAMILIES)}. [found out]"),
@@ -56,7 +73,7 @@ def file_options(command: Command) -> Command:
 def probing_options(command: Command) -> Command:
     """Those, and the loss that is probed."""
     loss = click.option("--loss", default="ce", show_default=True, help="ce on calibrated logits, or training.")
-    return loss(file_options(command))
+    return file_options(loss(command))
 
 
 def subjects(paths: Sequence[str], given: dict[str, Any]) -> tuple[dict[str, Checkpoint], dict[str, Any]]:
@@ -84,7 +101,7 @@ def subjects(paths: Sequence[str], given: dict[str, Any]) -> tuple[dict[str, Che
     described = _chosen(given, IMAGES)
     for name in {"mean", "std"} & set(described):
         described[name] = _numbers(name, described[name])
-    grey = {c.manifest["model"].get("in_channels") for c in checkpoints.values()} == {1}
+    grey = all(_takes_grey(checkpoint.model) for checkpoint in checkpoints.values())
     images = read_images(given["images"], channels=1 if grey else 3, limit_per_class=limit, **described)
     return checkpoints, {**options, "data": images}
 
@@ -92,6 +109,11 @@ def subjects(paths: Sequence[str], given: dict[str, Any]) -> tuple[dict[str, Che
 def _chosen(given: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """The options among them that were given."""
     return {name: given[name] for name in names if given.get(name) is not None}
+
+
+def _takes_grey(model: nn.Module) -> bool:
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    return first is not None and first.in_channels == 1
 
 
 def _network(given: dict[str, Any]) -> Callable[[], Any] | None:
@@ -109,10 +131,13 @@ def _picker(key: str) -> Callable[[Any], Any]:
     index: int | str = int(key) if key.lstrip("-").isdigit() else key
 
     def pick(returned: Any) -> Any:
+        if isinstance(returned, Tensor):
+            raise UserError(f"--logits {key}: the network returns a single tensor: leave it out")
         try:
             return returned[index]
         except (KeyError, IndexError, TypeError):
-            has = ", ".join(map(str, returned)) if isinstance(returned, dict) else type(returned).__name__
+            has = ", ".join(map(str, returned)) if isinstance(returned, dict) else f"a {type(returned).__name__}"
+            has += f" of {len(returned)}" if isinstance(returned, tuple | list) else ""
             raise UserError(f"--logits {key}: the network returns no such thing, but {has}") from None
 
     return pick

@@ -43,12 +43,19 @@ def _is_count(n: object) -> bool:
     return isinstance(n, int | float) and not isinstance(n, bool) and n >= 0 and float(n).is_integer()
 
 
-def read_class_counts(given: Any) -> tuple[int, ...]:
-    """Class counts ``(C,)`` from a list, a mapping from label to count, or a JSON file of either.
+def read_class_counts(given: Any) -> tuple[tuple[int, ...], tuple[str, ...] | None]:
+    """Class counts ``(C,)`` and, where they are told by name, the sorted names.
 
-    >>> read_class_counts({"1": 3, "0": 5})
-    (5, 3)
+    Args:
+        given: a list, a mapping from label or name to count, or a JSON file of either.
+
+    Raises:
+        UserError: it is none of these.
+
+    >>> read_class_counts({"1": 3, "0": 5}), read_class_counts({"dog": 2, "cat": 4})
+    (((5, 3), None), ((4, 2), ('cat', 'dog')))
     """
+    names: tuple[str, ...] | None = None
     values = given
     if isinstance(given, str | Path):
         try:
@@ -57,14 +64,17 @@ def read_class_counts(given: Any) -> tuple[int, ...]:
             reason = getattr(error, "strerror", None) or "it is no JSON"
             raise UserError(f"cannot read class counts from {given}: {reason}") from None
     if isinstance(values, Mapping):
-        if sorted(map(str, values)) != sorted(map(str, range(len(values)))):
-            raise UserError(f"class counts by name: the keys must be the labels 0..{len(values) - 1}")
-        values = [n for _, n in sorted(values.items(), key=lambda item: int(item[0]))]
+        by_name = {str(key): n for key, n in values.items()}
+        keys = [str(c) for c in range(len(by_name))]
+        if set(keys) != set(by_name):
+            keys = sorted(by_name)
+            names = tuple(keys)
+        values = [by_name[key] for key in keys]
     if isinstance(values, Tensor | np.ndarray):
         values = values.tolist()
     if not isinstance(values, list | tuple) or not values or not all(map(_is_count, values)):
         raise UserError("class counts must be a list of whole numbers from 0 on, one for each class")
-    return tuple(int(n) for n in values)
+    return tuple(int(n) for n in values), names
 
 
 def name_classes(

@@ -156,7 +156,8 @@ def read_images(
         layout: of arrays of images: ``channels first``, ``channels last``, or ``auto``, which tells 8-bit images by
             their shape and takes other numbers as they are.
         class_names: in label order; folder names, ``dataset.classes`` or the numbers unless given.
-        class_counts: training images per class, a list or a JSON file; those of these samples unless given.
+        class_counts: training images per class, a list, ``{folder: images}``, which may name more classes than have
+            images here, or a JSON file of either; those of these samples unless given.
         limit_per_class: read so many samples of every class at most. Unless mean and std are given, these alone
             are what they are computed from.
 
@@ -169,6 +170,7 @@ def read_images(
     ([-1.0, 1.0, 1.0, 1.0], (1, 1))
     """
     _check(mean, std, size, resize, channels, layout, limit_per_class)
+    counts, named = (None, None) if class_counts is None else read_class_counts(class_counts)
     files: ImageFiles | None = None
     inputs = torch.empty(0)
     if not isinstance(source, str | Path):
@@ -177,12 +179,16 @@ def read_images(
     elif Path(source).suffix == ".npz" and Path(source).is_file():
         inputs, labels = read_npz(Path(source))
     else:
-        files = _files(Path(source), root, class_names)
+        files = _files(Path(source), root, class_names or named)
         labels, class_names = torch.tensor(files.labels), files.class_names or class_names
     if files is None and (inputs.ndim == 0 or len(inputs) != len(labels)):
         raise UserError(f"{tuple(inputs.shape)} inputs and {tuple(labels.shape)} labels: give one label for each input")
     labels = labels if labels.is_floating_point() else labels.long()
-    counts = None if class_counts is None else read_class_counts(class_counts)
+    if counts is not None and named is not None:
+        known = tuple(map(str, class_names or ()))
+        if sorted(known) != list(named):
+            raise UserError(f"class counts of {', '.join(named[:3])}, ... and other classes here: take labels as keys")
+        counts = tuple(counts[named.index(name)] for name in known)
     names, counts = name_classes(labels, class_names, counts)
     totals = tuple(torch.bincount(labels, minlength=len(names)).tolist())
     if files is not None:

@@ -32,7 +32,7 @@ from sharpness.flattening.step import (
 )
 from sharpness.flattening.swa import SWA
 
-#: Operations that can be asked for with any method, by name; each names its ``paper`` and its ``deviations`` from it.
+#: Operations that can be asked for with any method, by name; each names its ``paper``.
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "sam": SAM,
     "asam": ASAM,
@@ -100,7 +100,8 @@ def operation_label(name: str) -> str:
     'Focal-SAM:0.3:gamma=3.2'
     """
     kind, colon, arguments = name.partition(":")
-    return LABELS.get(kind, kind) + colon + arguments
+    choose("flattening operation", kind, list(LABELS))
+    return LABELS[kind] + colon + arguments
 
 
 def _value(name: str, text: str, annotation: Any) -> Any:
@@ -133,10 +134,11 @@ __all__ = [
     "ModelPerturbation",
     "Passes",
     "PlainStep",
-    "PoF",
     "ReweightedSAM",
     "Rule",
     "ascent",
+    "PoF",
+    "Rule",
     "SpectralNormalization",
     "build_operation",
     "frozen_running_statistics",

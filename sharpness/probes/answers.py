@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from scipy.stats import random_table
 
 from sharpness.objective import Objective
 
-#: By how much another order of the classes must be better to be worth a remark.
+#: By how much accuracies must differ to be worth a remark.
 MARGIN = 0.1
+#: Draws of answers that know nothing, to tell how well some order of the classes fits even them.
+DRAWS = 5
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,22 @@ class Answers:
 
     @property
     def reordered(self) -> float:
-        """Share of right answers if the model's outputs stood for the classes in the best order.
+        """:attr:`class_mean` if the model's outputs stood for the classes in the order that fits best.
 
-        Far above :attr:`accuracy`, it says that the data number the classes differently than the model does.
+        Far above :attr:`class_mean`, it says that the data number the classes differently than the model does. A model
+        that gives one answer to everything gets 1 / C in any order.
 
-        >>> swapped = Answers(np.array([[0, 9], [8, 1]]))
-        >>> round(swapped.accuracy, 3), round(swapped.reordered, 3)
-        (0.056, 0.944)
+        >>> swapped = Answers(np.array([[0, 9], [8, 2]]))
+        >>> swapped.class_mean, swapped.reordered
+        (0.1, 0.9)
         """
-        rows, columns = linear_sum_assignment(self.confusion, maximize=True)
-        return float(self.confusion[rows, columns].sum() / self.confusion.sum())
+        return _best_order(self.confusion)
+
+    @property
+    def by_chance(self) -> float:
+        """What :attr:`reordered` reaches if the same answers are dealt to the samples at random, at most."""
+        dealt = random_table(self.confusion.sum(axis=1), self.confusion.sum(axis=0), seed=np.random.default_rng(0))
+        return max(_best_order(table) for table in dealt.rvs(DRAWS))
 
     def remark(self, recorded: float | None = None) -> str:
         """What is suspicious, in one line, or nothing.
@@ -53,16 +62,24 @@ class Answers:
         Args:
             recorded: the accuracy that the file tells.
         """
-        if self.reordered > self.accuracy + MARGIN:
+        reordered, classes = self.reordered, len(self.confusion)
+        if reordered > self.class_mean + MARGIN and reordered > self.by_chance + MARGIN:
             return (
-                f"with the classes in another order {100 * self.reordered:.1f} % would be right: the data do not "
+                f"with the classes in another order {100 * reordered:.1f} % would be right: the data seem not to "
                 "number them as the model does"
             )
         if recorded is not None and self.accuracy < recorded - MARGIN:
-            return f"the file records {100 * recorded:.1f} %: check the data, their normalisation and the head's scale"
-        if self.class_mean < 1.5 / len(self.confusion):
+            return f"the file records {100 * recorded:.1f} %: check the data and their normalisation"
+        if classes > 1 and self.class_mean < 1 / classes + min(0.5 / classes, MARGIN):
             return f"{100 * self.class_mean:.1f} % is near chance: check the data and their normalisation"
         return ""
+
+
+def _best_order(confusion: np.ndarray) -> float:
+    """Mean share of right answers of the classes that have samples, under the best one-to-one naming of the answers."""
+    samples = confusion.sum(axis=1, keepdims=True)
+    shares = confusion[samples[:, 0] > 0] / samples[samples[:, 0] > 0]
+    return float(shares[linear_sum_assignment(shares, maximize=True)].mean())
 
 
 def answers(objective: Objective) -> Answers:

@@ -98,8 +98,9 @@ def measure(
         raise UserError(f"no measures: choose some of {', '.join(MEASURES)}")
     settings = Settings(names, radius, draws, rho, probes, tol, max_iterations, seed)
     folder = None if resume is None else Path(resume)
-    if isinstance(subject, str | Path) and len(find_checkpoints(subject)) > 1:
-        subject = labelled_checkpoints([subject])
+    if isinstance(subject, str | Path):
+        found = find_checkpoints(subject)
+        subject = labelled_checkpoints([subject]) if len(found) > 1 else found[0]
     if not isinstance(subject, Mapping):
         return _measure_one(subject, settings, train_counts, folder, options)
     tables: Comparison = Comparison()

@@ -32,21 +32,28 @@ def labelled_checkpoints(
             read is passed over with a warning; one that was named itself is an error.
         model: makes a network for each of them, where their architecture is not known here.
         options: of :func:`~sharpness.load_checkpoint`.
+
+    Raises:
+        UserError: a path without checkpoints, a named file or all files of the folders that cannot be read.
     """
     read: dict[str, Checkpoint] = {}
+    broken: list[UserError] = []
     for path in paths:
         found = find_checkpoints(path)
         for file in found:
+            network = None if model is None else model()
             try:
-                checkpoint = load_checkpoint(file, model=None if model is None else model(), **options)
+                checkpoint = load_checkpoint(file, model=network, **options)
             except UserError as error:
                 if len(found) == 1:
                     raise
-                logger.warning("passed over: %s", error)
+                broken.append(error)
                 continue
             read[str(path) if len(found) == 1 else str(file)] = checkpoint
     if not read:
-        raise UserError(f"{', '.join(map(str, paths))}: none of the checkpoints there can be read")
+        raise UserError(f"none of {len(broken)} files can be read; the first: {broken[0]}")
+    for one in broken:
+        logger.warning("passed over: %s", one)
     names = Counter(checkpoint.label for checkpoint in read.values())
     return {c.label if names[c.label] == 1 else path: c for path, c in read.items()}
 
@@ -157,8 +164,10 @@ def checkpoint_data(
     if data is None:
         if "longtail" not in manifest:
             known = manifest.get("dataset")
-            remedy = f"data={known!r}" if known in DATASETS else "data=(x, y) or data='cifar10-lt'"
-            raise UserError(f"{checkpoint.path} does not record the images it was trained on: pass {remedy}")
+            remedy = f"data={known!r}" if known in DATASETS else "data='cifar10-lt', or images of your own"
+            raise UserError(
+                f"{checkpoint.path} does not record the images it was trained on: pass {remedy} (--data or --images)"
+            )
         if imbalance is not None or subset is not None:
             raise UserError(f"{checkpoint.path} records its data: leave out imbalance and subset")
         return checkpoint.load_data(data_root)
@@ -196,7 +205,7 @@ def checkpoint_data(
 
 def own_images(checkpoint: Checkpoint, data: ForeignData) -> ForeignData:
     """Images of one's own as a checkpoint takes them: normalised by its constants, unless others were given, and with
-    its order of classes.
+    its order of classes. A notice says which constants were taken.
 
     Raises:
         UserError: they have other classes, or their order is not known.
@@ -205,15 +214,23 @@ def own_images(checkpoint: Checkpoint, data: ForeignData) -> ForeignData:
     classes = manifest["model"]["num_classes"]
     if classes not in (None, data.num_classes):
         raise UserError(
-            f"{checkpoint.path} tells {classes} classes apart and the data have {data.num_classes}: name all of them "
-            "with class_names"
+            f"{checkpoint.path} tells {classes} classes apart and the data have {data.num_classes}: name the others, "
+            "too, in class_counts"
         )
     constants = manifest.get("normalization")
     if data.estimated and constants is not None and len(constants["mean"]) == data.inputs.shape[1]:
         data = replace(data, mean=tuple(constants["mean"]), std=tuple(constants["std"]), estimated=False)
+        _tell(data, f"as the code behind {checkpoint.path} does")
+    elif data.estimated:
+        _tell(data, "computed from them; give those of the training, if you know them")
     if manifest.get("class_order") == BY_COUNT:
         data = data.by_count()
     return data
+
+
+def _tell(data: ForeignData, whence: str) -> None:
+    mean, std = (", ".join(f"{v:.3f}" for v in values or ()) for values in (data.mean, data.std))
+    logger.info("images are normalised by mean %s and std %s, %s", mean, std, whence)
 
 
 def as_objective(

@@ -8,6 +8,8 @@ import torch
 
 import sharpness
 from sharpness import UserError, checkpoint_objective, load_checkpoint
+from sharpness.checkpoints import BY_COUNT
+from sharpness.data import read_images
 from sharpness.models import build_model
 
 
@@ -105,3 +107,72 @@ def test_what_is_missing_is_said(ldam, cifar, tmp_path, state):
         checkpoint_objective(tmp_path, data="cifar10-lt", data_root=str(cifar), imbalance=4)
     seeded = {"subset": "seed:3", "imbalance": 4, "data_root": str(cifar)}
     assert checkpoint_objective(tmp_path / "final_model_checkpoint.pth", data="cifar10-lt", **seeded).num_classes == 10
+
+
+@pytest.fixture
+def pictures():
+    """8-bit images of ten classes, 3 of class 0 and 2 of the others, with labels."""
+    labels = torch.tensor([0, *range(10), *range(10)])
+    return torch.randint(0, 256, (21, 3, 16, 16), dtype=torch.uint8), labels
+
+
+def plain_loss(checkpoint, pictures, mean, std):
+    x, y = pictures
+    mean, std = (torch.tensor(v)[:, None, None] for v in (mean, std))
+    with torch.no_grad():
+        return torch.nn.functional.cross_entropy(checkpoint.model((x / 255 - mean) / std), y).item()
+
+
+def test_own_images_are_normalised_as_the_code_behind_the_file_does(ldam, pictures, caplog):
+    known = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+    with caplog.at_level("INFO", logger="sharpness"):
+        objective = checkpoint_objective(ldam, data=read_images(pictures), device="cpu")
+    assert objective.loss() == pytest.approx(plain_loss(ldam, pictures, *known), rel=1e-5)
+    assert "normalised by mean 0.491, 0.482, 0.447 and std 0.202" in caplog.text and ldam.path in caplog.text
+
+
+def test_given_constants_are_respected(ldam, pictures, caplog):
+    given = {"mean": (0.5, 0.4, 0.3), "std": (0.25, 0.5, 0.75)}
+    with caplog.at_level("INFO", logger="sharpness"):
+        objective = checkpoint_objective(ldam, data=read_images(pictures, **given), device="cpu")
+    assert objective.loss() == pytest.approx(plain_loss(ldam, pictures, **given), rel=1e-5)
+    assert "normalised" not in caplog.text
+
+
+def test_numbers_are_left_as_they_are(ldam, pictures):
+    x, y = pictures[0] / 255, pictures[1]
+    objective = checkpoint_objective(ldam, data=read_images((x, y)), device="cpu")
+    assert objective.loss() == pytest.approx(plain_loss(ldam, pictures, (0.0,) * 3, (1.0,) * 3), rel=1e-5)
+
+
+def test_limited_images_count_classes_by_what_they_have(ldam, pictures):
+    data = read_images(pictures)
+    for objective in (
+        checkpoint_objective(ldam, data=data, limit_per_class=1, device="cpu"),
+        checkpoint_objective(ldam, data=read_images(pictures, limit_per_class=1), device="cpu"),
+    ):
+        assert objective.num_samples == 10
+        shares = torch.bincount(pictures[1]).numpy() / 21
+        assert objective.loss() == pytest.approx(shares @ objective.class_losses(), rel=1e-6)
+        assert objective.train_counts.tolist() == [3, *[2] * 9]
+
+
+def test_a_model_that_numbers_classes_by_their_images_gets_them_so(ldam, pictures):
+    """As MiSLAS does for the large sets: image by image, the label is the rank of its class."""
+    ldam.manifest["class_order"] = BY_COUNT
+    counts = [5, 90, 7, 80, 3, 70, 2, 60, 1, 50]
+    objective = checkpoint_objective(ldam, data=read_images(pictures, class_counts=counts), device="cpu")
+    rank = np.argsort(np.argsort(-np.array(counts)))
+    assert objective.y.tolist() == rank[pictures[1].numpy()].tolist()
+    assert objective.train_counts.tolist() == sorted(counts, reverse=True)
+    assert objective.class_names == tuple("1357920468")
+    with pytest.raises(UserError, match="every class has 5 images.*give class_counts"):
+        checkpoint_objective(ldam, data=read_images(pictures, class_counts=[5] * 10))
+
+
+def test_images_of_other_classes_are_told(ldam, pictures):
+    x, y = pictures
+    with pytest.raises(UserError, match="tells 10 classes apart and the data have 4: name the others, too"):
+        checkpoint_objective(ldam, data=read_images((x, y % 4)))
+    with pytest.raises(UserError, match="imbalance and subset: only for recorded or named data"):
+        checkpoint_objective(ldam, data=read_images(pictures), split="test")

@@ -114,6 +114,35 @@ def test_grey_images_get_a_channel(tmp_path):
     assert torch.equal(read_images(tmp_path / "pictures").inputs, planes(grey[:1]).expand(-1, 3, -1, -1))
 
 
+def test_counts_by_name_may_name_more_classes_than_have_images(folder, tmp_path):
+    counts = {"dog": 7, "bee": 30, "cat": 20, "ant": 10}
+    data = read_images(folder, class_counts=counts)
+    assert data.class_names == ("ant", "bee", "cat", "dog") and data.class_counts == (10, 30, 20, 7)
+    assert data.class_totals == (1, 3, 2, 0) and data.labels.tolist() == [0, 1, 1, 1, 2, 2]
+    (tmp_path / "counts.json").write_text(json.dumps(counts))
+    named = read_images(folder, class_counts=tmp_path / "counts.json", class_names=("dog", "cat", "bee", "ant"))
+    assert named.class_counts == (7, 20, 30, 10)
+
+
+def test_limited_classes_weigh_what_they_had(folder):
+    data = read_images(folder, limit_per_class=1)
+    assert data.labels.tolist() == [0, 1, 2] and data.weights.tolist() == [1, 3, 2]
+    later = read_images(folder).limit_per_class(2)
+    assert later.weights.tolist() == [1, 1.5, 1.5, 1, 1] and later.class_counts == (1, 3, 2)
+
+
+def test_classes_numbered_by_their_training_images(folder, images):
+    """From most to fewest, equal ones in the order they had; labels, names, counts and totals move together."""
+    data = read_images(folder, class_counts=(5, 2, 5)).by_count()
+    assert data.class_names == ("ant", "cat", "bee") and data.class_counts == (5, 5, 2)
+    assert data.labels.tolist() == [0, 2, 2, 2, 1, 1] and data.class_totals == (1, 2, 3)
+    assert torch.equal(data.inputs, planes(images[[3, 0, 1, 2, 4, 5]]))
+    limited = read_images(folder, class_counts=(5, 2, 9), limit_per_class=1).by_count()
+    assert limited.labels.tolist() == [1, 2, 0] and limited.weights.tolist() == [1, 3, 2]
+    with pytest.raises(UserError, match="every class has 4 images.*give class_counts"):
+        read_images(folder, class_counts=(4, 4, 4)).by_count()
+
+
 class Pictures:
     """What torchvision's data sets look like without a transform."""
 
@@ -307,7 +336,8 @@ def test_a_damaged_npz_is_told(tmp_path):
         ({"class_counts": (1, 2, -1)}, "whole numbers from 0 on"),
         ({"class_counts": (1, 2, 0.5)}, "whole numbers from 0 on"),
         ({"class_counts": 7}, "whole numbers from 0 on"),
-        ({"class_counts": {"ant": 1}}, "the keys must be the labels"),
+        ({"class_counts": {"ant": 1}}, "bee is none of the 1 classes named"),
+        ({"class_counts": {"ant": 1}, "class_names": ("ant", "bee", "cat")}, "take labels as keys"),
         ({"class_counts": "nowhere.json"}, "cannot read class counts from nowhere.json"),
     ],
 )

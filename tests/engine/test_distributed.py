@@ -37,7 +37,8 @@ def answers():
     """What probes ask for, of all samples, of a class of three and of a class of one."""
     probed = objective()
     v = torch.randn(probed.num_parameters, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    found = {"class losses": probed.class_losses(), "loss": probed.loss()}
+    found = {"class losses": probed.class_losses(), "loss": probed.loss(), "confusion": probed.confusion()}
+    found["samples"] = probed.evaluate_samples().rows
     for c in (None, 1, 2):
         found[f"gradient {c}"] = probed.gradient(c)
         found[f"forms {c}"] = probed.quadratic_forms(v, c)

@@ -1,5 +1,7 @@
 """The per-class table agrees with the probes it is made of."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -180,3 +182,12 @@ def test_bad_settings_are_refused(run):
         sharpness.measure(small(), split="test")
     with pytest.raises(UserError, match="no checkpoint at"):
         sharpness.measure("nowhere.pt")
+
+
+def test_a_folder_stands_for_the_checkpoints_in_it(run, tmp_path):
+    """One under a name of its own, or several by what they call themselves and where they lie."""
+    shutil.copy(run / "last.pt", tmp_path / "mine.pt")
+    alone = sharpness.measure(tmp_path, ["loss"])
+    assert alone.overall == sharpness.measure(run, ["loss"]).overall
+    shutil.copy(run / "last.pt", tmp_path / "other.pt")
+    assert list(sharpness.measure(tmp_path, ["loss"])) == [str(tmp_path / "mine.pt"), str(tmp_path / "other.pt")]

@@ -20,17 +20,14 @@ from sharpness.engine import CurvatureOperator
 from sharpness.models import build_model
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cli") / "run"
-    assert main(["train", "--method", "ldam-drw", "--epochs", "1", "--out", str(folder)]) == 0
-    return folder
-
-
 @pytest.mark.parametrize("command", sorted(cli.commands))
 def test_every_command_shows_an_example_to_copy(command, capsys):
     assert main([command, "--help"]) == 0
-    assert f"sharpness {command}" in capsys.readouterr().out.split("Example:")[1]
+    told, _, example = capsys.readouterr().out.partition("Example:")
+    assert f"sharpness {command}" in example
+    paragraphs = [line for line in told.splitlines()[1:] if line]
+    assert paragraphs and all(line.startswith("  ") and "  " not in line.strip() for line in paragraphs)
+    assert not any(line.startswith("   ") for line in paragraphs)
 
 
 @pytest.mark.parametrize(

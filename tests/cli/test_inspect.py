@@ -1,0 +1,66 @@
+"""What a file is, and whether its answers are what they should be."""
+
+import pytest
+
+import sharpness
+from sharpness.cli import main
+
+MODEL = ("--model", "their_networks:TheirResNet")
+
+
+@pytest.fixture
+def page(capsys):
+    """The facts that inspect prints, by name."""
+
+    def call(*arguments):
+        code = main(["inspect", *map(str, arguments)])
+        captured = capsys.readouterr()
+        assert code == 0, captured.err
+        lines = captured.out.splitlines()
+        width = lines[0].index(lines[0].split()[1])
+        return {line[:width].strip(): line[width:].strip() for line in lines}
+
+    return call
+
+
+def test_the_accuracy_of_a_run_of_ours_is_the_recorded_one(run, page):
+    recorded = sharpness.load_checkpoint(run).manifest["accuracy"]["accuracy"]
+    facts = page(run, "--accuracy")
+    assert facts["accuracy now"].startswith(f"{100 * recorded:.2f} % of ")
+    assert "of the test split" in facts["accuracy now"] and "another order" not in facts.get("suspicious", "")
+    assert facts["accuracy"].startswith(f"all {100 * recorded:.1f} %")
+    assert "accuracy now" not in page(run)
+
+
+@pytest.mark.parametrize("option", [("--split", "train"), ("--limit-per-class", "3")])
+def test_every_option_of_data_has_the_accuracy_measured(run, page, option):
+    assert option[1] in page(run, *option)["accuracy now"] or option[0] == "--limit-per-class"
+
+
+def test_a_strangers_file(stranger, page):
+    facts = page("wrapped.pth", *MODEL)
+    assert facts["model"].startswith("TheirResNet, ") and facts["epoch"] == "3"
+    assert facts["family"] == "plain state_dict" and facts["accuracy"] == "not recorded"
+    measured = page("wrapped.pth", *MODEL, "--images", "pictures")
+    _, right = stranger.losses(stranger.network())
+    assert right.float().mean() > 0.9
+    assert measured["accuracy now"].startswith(f"{100 * right.double().mean():.2f} % of 28 samples of the images given")
+    assert "suspicious" not in measured
+
+
+def test_another_order_of_the_classes_is_told(stranger, page):
+    remark = page("bare.pt", *MODEL, "--images", "rotated.txt")["suspicious"]
+    _, right = stranger.losses(stranger.network())
+    mean = sum(stranger.by_class(right.double())) / 3
+    assert f"with the classes in another order {100 * mean:.1f} % would be right" in remark
+
+
+def test_a_wrong_normalisation_is_told(stranger, page):
+    facts = page("bare.pt", *MODEL, "--images", "pictures", "--mean", "9,9,9", "--std", "0.1,0.1,0.1")
+    assert "near chance" in facts["suspicious"] and "normalisation" in facts["suspicious"]
+
+
+def test_several_files_are_parted_by_a_line(stranger, capsys):
+    assert main(["inspect", "bare.pt", "wrapped.pth", *MODEL]) == 0
+    first, second = capsys.readouterr().out.split("\n\n")
+    assert "bare.pt" in first and "wrapped.pth" in second

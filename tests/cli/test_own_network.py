@@ -1,0 +1,117 @@
+"""A stranger's network and images, each measured with one command."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from sharpness.cli import cli
+
+MODEL = ("--model", "their_networks:TheirResNet")
+QUICK = ("--measures", "accuracy,loss")
+CLASSES = ("ant", "bee", "cat")
+
+
+def assert_measured(found, stranger, losses, right, names):
+    assert [found[name]["samples"] for name in names] == [16, 8, 4]
+    for measure, values in (("loss", losses), ("accuracy", right.double())):
+        assert [found[name][measure] for name in names] == pytest.approx(stranger.by_class(values), rel=1e-4)
+        assert found["all"][measure] == pytest.approx(values.double().mean().item(), rel=1e-4)
+        errors = [values[stranger.labels == c].double().std().item() / n**0.5 for c, n in enumerate((16, 8, 4))]
+        assert [found[name][f"{measure}_se"] for name in names] == pytest.approx(errors, rel=1e-3, abs=1e-12)
+
+
+@pytest.mark.parametrize("file", ["wrapped.pth", "bare.pt"])
+@pytest.mark.parametrize(
+    ("source", "names"), [("pictures", CLASSES), ("list.txt", tuple("012")), ("images.npz", tuple("012"))]
+)
+def test_a_strangers_resnet_on_their_images(stranger, rows, file, source, names):
+    found, said = rows("measure", file, *MODEL, "--images", source, *QUICK)
+    assert_measured(found, stranger, *stranger.losses(stranger.network()), names)
+    assert [found[name]["train"] for name in names] == [16, 8, 4]
+    assert "computed from them" in said and "measuring accuracy, loss of" in said
+
+
+def test_given_constants_and_counts(stranger, rows):
+    constants = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.25, 0.3)}
+    given = [w for k, v in constants.items() for w in (f"--{k}", ",".join(map(str, v)))]
+    found, said = rows(
+        "measure", "bare.pt", *MODEL, "--images", "pictures", *given, "--class-counts", "counts.json", *QUICK
+    )
+    assert_measured(found, stranger, *stranger.losses(stranger.network(), **constants), CLASSES)
+    assert [found[name]["train"] for name in CLASSES] == [160, 80, 4]
+    assert [found[name]["group"] for name in CLASSES] == ["many", "medium", "few"]
+    assert "normalised" not in said
+
+
+def test_all_measures_with_their_errors_and_a_picture(stranger, capsys, rows, tmp_path):
+    found, said = rows(
+        "measure", "wrapped.pth", *MODEL, "--images", "pictures", "-o", tmp_path / "t.csv", "--plot", tmp_path / "t"
+    )
+    measures = {"accuracy", "loss", "lambda_max", "lambda_min", "random_rise", "worst_rise"}
+    assert measures | {f"{m}_se" for m in measures} <= set(found["ant"])
+    assert all(np.isfinite(found[name][f"{m}_se"]) for name in CLASSES for m in measures)
+    assert "about a second" in said
+    assert {p.name for p in tmp_path.iterdir()} == {"t.csv", "t.pdf", "t.png"}
+    assert list(pd.read_csv(tmp_path / "t.csv")["class"]) == list(found)
+
+
+def test_arguments_of_their_network(stranger, rows, mistake):
+    arguments = ("--model-args", "num_classes=3, width=6", "--images", "pictures", *QUICK)
+    found, _ = rows("measure", "wide.pt", *MODEL, *arguments)
+    assert_measured(found, stranger, *stranger.losses(stranger.network("wide.pt", width=6)), CLASSES)
+    assert "do not fit the model TheirResNet" in mistake("measure", "wide.pt", *MODEL, "--images", "pictures")
+
+
+@pytest.mark.parametrize(("returns", "logits"), [("dict", "logits"), ("tuple", "1"), ("tuple", "-1")])
+def test_a_network_that_returns_several_things(stranger, rows, returns, logits):
+    measured = ("--images", "images.npz", "--measures", "loss,lambda_max,worst_rise", "--limit-per-class", "2")
+    plain, _ = rows("measure", "bare.pt", *MODEL, *measured)
+    found, _ = rows("measure", "bare.pt", *MODEL, "--model-args", f"returns={returns}", "--logits", logits, *measured)
+    for name, row in plain.items():
+        for measure in ("loss", "lambda_max", "worst_rise"):
+            assert found[name][measure] == pytest.approx(row[measure], rel=1e-4), (name, measure)
+
+
+def test_a_network_that_views_its_images(stranger, rows):
+    """The eigenvalue is that of the dense Hessian."""
+    model = stranger.networks["Viewed"]()
+    model.load_state_dict(torch.load("viewed.pt", weights_only=True))
+    model, x = model.double(), stranger.inputs().double()
+    names, values = zip(*((n, p.detach()) for n, p in model.named_parameters()), strict=True)
+
+    def loss(flat):
+        pieces = flat.split([v.numel() for v in values])
+        inside = {n: p.view(v.shape) for n, p, v in zip(names, pieces, values, strict=True)}
+        return torch.nn.functional.cross_entropy(torch.func.functional_call(model, inside, (x,)), stranger.labels)
+
+    dense = torch.autograd.functional.hessian(loss, torch.cat([v.flatten() for v in values]))
+    found, _ = rows("measure", "viewed.pt", "--model", "their_networks:Viewed", "--images", "pictures")
+    assert found["all"]["lambda_max"] == pytest.approx(torch.linalg.eigvalsh(dense)[-1].item(), rel=1e-3)
+
+
+def test_a_quick_look_counts_classes_by_what_they_have(stranger, rows):
+    found, _ = rows("measure", "bare.pt", *MODEL, "--images", "list.txt", "--limit-per-class", "2", *QUICK)
+    assert [found[c]["samples"] for c in "012"] == [2, 2, 2]
+    shares = np.array([16, 8, 4]) / 28
+    assert found["all"]["loss"] == pytest.approx(shares @ [found[c]["loss"] for c in "012"], rel=1e-6)
+
+
+def test_grey_images_for_a_network_that_takes_grey_ones(stranger, rows, tmp_path):
+    torch.save(stranger.networks["grey"]().state_dict(), tmp_path / "grey.pt")
+    arguments = ("--model", "their_networks:grey", "--images", "pictures", "--mean", "0.5", "--std", "0.25", *QUICK)
+    found, _ = rows("measure", tmp_path / "grey.pt", *arguments)
+    assert found["all"]["samples"] == 28
+
+
+def test_the_commands_of_the_page_parse():
+    page = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text()
+    blocks = "".join(re.findall(r"```sh\n(.*?)```", page, re.DOTALL)).replace("\\\n", "")
+    assert len(blocks.splitlines()) == 7
+    for row in blocks.splitlines():
+        name, *words = shlex.split(row)[1:]
+        cli.commands[name].make_context(name, words)

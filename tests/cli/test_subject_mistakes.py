@@ -1,0 +1,57 @@
+"""Every mistake about files, networks and images of one's own ends in one line that says what to do."""
+
+import json
+
+import pytest
+
+MODEL = ("--model", "their_networks:TheirResNet")
+GIVEN = (*MODEL, "--images", "pictures")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("bare.pt",), "--model package.module:factory"),
+        (("bare.pt", *MODEL), "does not record the images it was trained on"),
+        (("bare.pt", *MODEL, "--mean", "0.5"), "--mean is for images of your own: give them with --images"),
+        (("bare.pt", *MODEL, "--class-counts", "counts.json"), "--class-counts is for images of your own"),
+        (("bare.pt", *GIVEN, "--data", "cifar10-lt"), "--images pictures and --data cifar10-lt: give one of them"),
+        (("bare.pt", "--images", "pictures", "--model-args", "width=2"), "--model-args are for a network of your own"),
+        (("bare.pt", *GIVEN, "--model-args", "width"), "write them as name=value"),
+        (("bare.pt", *GIVEN, "--model-args", "width=print('x')"), "TheirResNet(width=\"print('x')\") raised TypeError"),
+        (("bare.pt", *GIVEN, "--model-args", "depth=2"), "depth"),
+        (("bare.pt", *GIVEN, "--mean", "0.5,half,0.5", "--std", "1,1,1"), "--mean '0.5,half,0.5'"),
+        (("bare.pt", *GIVEN, "--mean", "0.5,0.5,0.5"), "give mean and std together"),
+        (("bare.pt", *GIVEN, "--mean", "0.5", "--std", "1"), "give 3 values each"),
+        (("bare.pt", *GIVEN, "--split", "test"), "only for recorded or named data"),
+        (("bare.pt", *GIVEN, "--imbalance", "10"), "only for recorded or named data"),
+        (("bare.pt", *GIVEN, "--limit-per-class", "0"), "at least 1, not 0"),
+        (("bare.pt", *GIVEN, "--logits", "0"), "returns a single tensor"),
+        (("bare.pt", *GIVEN, "--model-args", "returns=dict"), "--logits"),
+        (("bare.pt", *GIVEN, "--model-args", "returns=dict", "--logits", "logit"), "features, logits"),
+        (("bare.pt", *GIVEN, "--model-args", "returns=tuple", "--logits", "2"), "a tuple of 2"),
+        (("bare.pt", *GIVEN, "--model-args", "returns=tuple", "--logits", "logits"), "a tuple of 2"),
+        (("bare.pt", *MODEL, "--images", "nowhere"), "there is no nowhere"),
+        (("bare.pt", *MODEL, "--images", "counts.json"), "line 1"),
+        (("bare.pt", *GIVEN, "--class-counts", "four.json"), "takes one logit for each class"),
+        (("bare.pt", *GIVEN, "--class-counts", "two.json"), "2"),
+        (("bare.pt", "--model", "their_networks", "--images", "pictures"), "write it as package.module:factory"),
+        (("bare.pt", "--model", "their_networks:fails", "--images", "pictures"), "OSError: no such disk"),
+        (("bare.pt", *GIVEN, "--weights", "ema"), "weights='ema'"),
+        (("bare.pt", *GIVEN, "--weights", "best"), "best"),
+        (("bare.pt", *GIVEN, "--family", "resnet"), "unknown family 'resnet'"),
+        (("bare.pt", *GIVEN, "--loss", "training"), "loss='training'"),
+        (("bare.pt", *GIVEN, "-o", "table.txt"), ".csv or .json"),
+        (("bare.pt", *GIVEN, "--measures", "loss,flatness"), "unknown measure 'flatness'"),
+        (("nowhere.pt", *GIVEN), "no checkpoint at nowhere.pt"),
+    ],
+)
+def test_one_line_and_exit_code_2(stranger, mistake, arguments, message):
+    (stranger.folder / "four.json").write_text(json.dumps({"ant": 9, "bee": 4, "cat": 2, "dog": 1}))
+    (stranger.folder / "two.json").write_text("[9, 4]")
+    assert message in mistake("measure", *arguments)
+
+
+def test_our_own_files_are_complete(run, stranger, mistake):
+    assert "is our own and complete: leave out model" in mistake("measure", run, *GIVEN)
+    assert "is our own and complete: leave out scale" in mistake("inspect", run, "--logit-scale", "3")
