@@ -96,10 +96,14 @@ def build_operation(name: str) -> Any:
 def operation_label(name: str) -> str:
     """How figures and tables spell an operation as it was asked for.
 
+    Raises:
+        UserError: an unknown one.
+
     >>> operation_label("focal-sam:0.3:gamma=3.2")
     'Focal-SAM:0.3:gamma=3.2'
     """
     kind, colon, arguments = name.partition(":")
+    choose("flattening operation", kind, list(OPERATIONS))
     return LABELS[kind] + colon + arguments
 
 
