@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from table import note, table
+from table import note, report, table
 from workloads import describe
 
 import sharpness
@@ -41,10 +41,7 @@ def main() -> None:
         "",
         *table(["", "evaluated", "error", "class", "covered"], rows),
     ]
-    text = "\n".join(lines) + "\n"
-    print(text, end="")
-    if args.output:
-        args.output.write_text(text)
+    report(lines, args.output)
 
 
 def relative(found: np.ndarray, exact: np.ndarray) -> float:

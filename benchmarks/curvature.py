@@ -22,7 +22,7 @@ import numpy as np
 from contenders import Contender, Ours, Plain, available
 from memory import GRADIENT, peak_memory
 from products import faster_layout, product_seconds
-from table import note, spread, table
+from table import note, report, spread, table
 from workloads import Problem, describe, exact_product, random_images, unit_vector
 
 COLUMNS = ("product", "further product", "error", "MiB", "MiB, run")
@@ -47,10 +47,7 @@ def main() -> None:
         "",
         *(f"{c.name}: {layout}" for c, layout in layouts.items()),
     ]
-    text = "\n".join(lines) + "\n"
-    print(text, end="")
-    if args.output:
-        args.output.write_text(text)
+    report(lines, args.output)
 
 
 def arguments() -> argparse.Namespace:

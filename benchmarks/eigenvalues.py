@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from contenders import Contender, Eigenpair, Ours, Plain, available, exact_quotient
-from table import note, table
+from table import note, report, table
 from workloads import Problem, describe, digits, exact_product, in_layout
 
 TOL = 1e-3
@@ -47,10 +47,7 @@ def main() -> None:
         *(f"{c.name}: {settings(pairs[c])}" for c in contenders),
         "lambda_max by class: " + ", ".join(f"{pair.value:.4g}" for pair in pairs[Ours]),
     ]
-    text = "\n".join(lines) + "\n"
-    print(text, end="")
-    if args.output:
-        args.output.write_text(text)
+    report(lines, args.output)
 
 
 def arguments() -> argparse.Namespace:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from table import spread, table
+from table import report, spread, table
 from torch import Tensor
 from torch.nn import functional as F
 from turns import process, timed
@@ -106,10 +106,7 @@ def main() -> None:
         "",
         *table(["", "image-points a second", "of the plain loop", "error"], rows),
     ]
-    text = "\n".join(lines) + "\n"
-    print(text, end="")
-    if args.output:
-        args.output.write_text(text)
+    report(lines, args.output)
 
 
 def bound(model: str, dtype: torch.dtype) -> str:

@@ -48,7 +48,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from table import spread, table
+from table import report, spread, table
 from torch.optim.swa_utils import AveragedModel
 from turns import timed
 
@@ -97,10 +97,7 @@ def main() -> None:
         "",
         *table(["once an epoch", "steps of CE"], others),
     ]
-    text = "\n".join(lines) + "\n"
-    print(text, end="")
-    if args.output:
-        args.output.write_text(text)
+    report(lines, args.output)
 
 
 def arguments() -> argparse.Namespace:

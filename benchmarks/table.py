@@ -1,8 +1,9 @@
-"""Tables in Markdown, and notes of progress on stderr."""
+"""Tables in Markdown, where they go, and notes of progress on stderr."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +16,14 @@ def table(header: list[str], rows: list[list[str]]) -> list[str]:
 def spread(values: np.ndarray) -> str:
     low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+def report(lines: list[str], output: Path | None) -> None:
+    """Print the lines, and keep them in a file if there is one."""
+    text = "\n".join(lines) + "\n"
+    print(text, end="")
+    if output:
+        output.write_text(text)
 
 
 def note(text: str) -> None:

@@ -18,7 +18,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from table import note, table
+from table import note, report, table
 from workloads import describe
 
 import sharpness
@@ -59,10 +59,7 @@ def main() -> None:
             frame["lambda_max"] = found[1.0][label].to_frame()["lambda_max"]
             rows = [[r["class"], *(f"{r[c]:.3g}" for c in COLUMNS)] for r in frame.to_dict("records")]
             lines += ["", f"{label}, radius times {scale:g}", "", *table(["class", *COLUMNS], rows)]
-    text = "\n".join(lines) + "\n"
-    print(text, end="")
-    if args.output:
-        args.output.write_text(text)
+    report(lines, args.output)
     if args.figures:
         draw(found, args.figures, args.classes or [])
 

@@ -32,7 +32,7 @@ from sharpness.flattening.step import (
 )
 from sharpness.flattening.swa import SWA
 
-#: Operations that can be asked for with any method, by name; each names its ``paper``.
+#: Operations that can be asked for with any method, by name; each names its ``paper`` and its ``deviations`` from it.
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "sam": SAM,
     "asam": ASAM,
@@ -96,11 +96,14 @@ def build_operation(name: str) -> Any:
 def operation_label(name: str) -> str:
     """How figures and tables spell an operation as it was asked for.
 
+    Raises:
+        UserError: an unknown one.
+
     >>> operation_label("focal-sam:0.3:gamma=3.2")
     'Focal-SAM:0.3:gamma=3.2'
     """
     kind, colon, arguments = name.partition(":")
-    choose("flattening operation", kind, list(LABELS))
+    choose("flattening operation", kind, list(OPERATIONS))
     return LABELS[kind] + colon + arguments
 
 
@@ -134,11 +137,10 @@ __all__ = [
     "ModelPerturbation",
     "Passes",
     "PlainStep",
+    "PoF",
     "ReweightedSAM",
     "Rule",
     "ascent",
-    "PoF",
-    "Rule",
     "SpectralNormalization",
     "build_operation",
     "frozen_running_statistics",

@@ -81,6 +81,7 @@ def recipe(longtail: LongTail, decoupled: bool = False) -> Recipe:
         stages=(first, second) if decoupled else (first,),
         notes=(
             "augmented as every method here, not by AutoAugment and Cutout: published accuracies are not comparable",
+            "without the learnt sampler (Meta Sampler) of the whole method: Balanced Softmax alone",
             "published steps are turned into whole epochs, and the learning rate changes once an epoch",
         ),
     )

@@ -88,4 +88,5 @@ def recipe(longtail: LongTail, sampler: str = "inverse_frequency", mixup: float 
                 enter=(Rescale(20.0),),
             ),
         ),
+        notes=() if sampler == "cben" else (f"stage 2 draws images by {sampler}; the paper describes cben",),
     )
