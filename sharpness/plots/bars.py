@@ -18,6 +18,7 @@ from sharpness.plots.labels import (
     not_converged,
     offsets,
 )
+from sharpness.plots.scales import set_symlog
 from sharpness.plots.style import PAGE, color, marker, new_axes, style
 
 
@@ -35,6 +36,7 @@ def plot_class_values(
     ylabel: str = "",
     log: bool = False,
     floor: float | None = None,
+    linthresh: float | None = None,
     legend: bool = True,
 ) -> Axes:
     """Draw ``{label: (C,)}``: classes side by side, the models of a class next to each other.
@@ -50,6 +52,7 @@ def plot_class_values(
         counts: (C,) training images, written below the names.
         xlabel: of the classes; by default it says how they are ordered, or what the counts are.
         floor: values below it are drawn on it as open markers.
+        linthresh: the axis is linear between minus this and this, and logarithmic beyond; bars may leave it.
 
     Raises:
         UserError: both ``errors`` and ``intervals``.
@@ -87,6 +90,9 @@ def plot_class_values(
             ax.set_ylim(bottom=floor)
         elif any((v < 0).any() for v in values.values()):
             ax.axhline(0, color="0.6", linewidth=0.6, zorder=0)
+        if linthresh is not None:
+            ax.relim()  # of the values alone: bars that reach across zero would take up most of the axis
+            set_symlog(ax, "y", linthresh)
         ax.set(ylabel=ylabel, title=title or "")
         if legend:
             legend_above(ax, title, [not_converged()] if any(np.any(f) for f in flags.values()) else [])

@@ -18,7 +18,7 @@ COLUMN, PAGE = 3.35, 6.9
 #: Okabe and Ito's colours in an order that keeps neighbours apart, also in grey.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-#: Low is light: flat minima look pale, and contour lines stand out.
+#: Perceptually uniform, also for colour-blind readers and in grey.
 SURFACE_COLORS = "viridis"
 
 RC = {
@@ -93,8 +93,9 @@ def new_axes(ax: Axes | None, width: float = COLUMN, height: float = 2.4, **opti
 
 def stacked_axes(number: int, width: float = PAGE, height: float = 1.35) -> list[Axes]:
     """Axes of a new figure, one above the other, with one x axis; ``height`` is that of each."""
-    figure = shown_figure(width, 0.7 + number * height)
-    return list(figure.subplots(number, 1, sharex=True, squeeze=False)[:, 0])
+    with style():
+        figure = shown_figure(width, 0.7 + number * height)
+        return list(figure.subplots(number, 1, sharex=True, squeeze=False)[:, 0])
 
 
 def save_figure(figure: Figure, path: Path) -> list[Path]:

@@ -15,6 +15,7 @@ from sharpness.checkpoints import BY_COUNT, Checkpoint, find_checkpoints, load_c
 from sharpness.data import DATASETS, ForeignData, LongTailData, class_groups, load_data
 from sharpness.engine import resolve_device
 from sharpness.errors import UserError, choose
+from sharpness.methods import METHODS
 from sharpness.methods.training_loss import training_loss
 from sharpness.objective import Objective
 
@@ -28,8 +29,10 @@ def labelled_checkpoints(
     """Checkpoints by what they call themselves, or by path where two call themselves the same.
 
     Args:
-        paths: files, or folders: see :func:`~sharpness.checkpoints.find_checkpoints`. A file of a folder that cannot be
-            read is passed over with a warning; one that was named itself is an error.
+        paths: files, or folders: see :func:`~sharpness.checkpoints.find_checkpoints`. Those of a folder come in the
+            order of :data:`~sharpness.methods.METHODS`, so that a method has the same colour in every figure, then by
+            path. A file of a folder that cannot be read is passed over with a warning; one that was named itself is an
+            error.
         model: makes a network for each of them, where their architecture is not known here.
         options: of :func:`~sharpness.load_checkpoint`.
 
@@ -40,6 +43,7 @@ def labelled_checkpoints(
     broken: list[UserError] = []
     for path in paths:
         found = find_checkpoints(path)
+        known: dict[str, Checkpoint] = {}
         for file in found:
             network = None if model is None else model()
             try:
@@ -49,13 +53,20 @@ def labelled_checkpoints(
                     raise
                 broken.append(error)
                 continue
-            read[str(path) if len(found) == 1 else str(file)] = checkpoint
+            known[str(path) if len(found) == 1 else str(file)] = checkpoint
+        read |= dict(sorted(known.items(), key=lambda item: _rank(item[1])))
     if not read:
         raise UserError(f"none of {len(broken)} files can be read; the first: {broken[0]}")
     for one in broken:
         logger.warning("passed over: %s", one)
     names = Counter(checkpoint.label for checkpoint in read.values())
     return {c.label if names[c.label] == 1 else path: c for path, c in read.items()}
+
+
+def _rank(checkpoint: Checkpoint) -> int:
+    """Where its method stands among those known here; others come after them."""
+    method = checkpoint.manifest.get("method")
+    return list(METHODS).index(method) if method in METHODS else len(METHODS)
 
 
 def checkpoint_objective(

@@ -25,6 +25,10 @@ LABELS = {
 }
 
 
+#: Of both signs and any size: beside each other on an axis that is logarithmic from a hundredth of the largest on.
+CURVATURES = ("lambda_max", "lambda_min", "trace")
+
+
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class MeasureResult(Result):
     """Measures of all samples together and of every class.
@@ -168,7 +172,8 @@ class MeasureResult(Result):
         names = next(iter(results.values())).names
         axes = stacked_axes(len(names))
         for i, (name, ax) in enumerate(zip(names, axes, strict=True)):
-            cls.compare(results, ax, name, **{"legend": i == 0, **options})
+            settings = {"linthresh": _linthresh(results, name)} if name in CURVATURES else {}
+            cls.compare(results, ax, name, **{"legend": i == 0, **settings, **options})
             if i < len(names) - 1:
                 ax.set_xlabel("")
                 ax.tick_params(labelbottom=False)
@@ -177,6 +182,13 @@ class MeasureResult(Result):
 
     def _summary(self) -> str:
         return ", ".join(f"{n} {v:.4g}" for n, v in zip(self.names, self.overall, strict=True))
+
+
+def _linthresh(results: Mapping[str, Any], measure: str) -> float | None:
+    """Where the logarithmic part of an axis begins: a power of ten, two or three below the largest value."""
+    found = [r.values[r.names.index(measure)] for r in results.values()]
+    largest = max(np.abs(v).max(initial=0, where=np.isfinite(v)) for v in found)
+    return float(10.0 ** (np.floor(np.log10(largest)) - 2)) if largest > 0 else None
 
 
 def with_errors(frame: pd.DataFrame) -> pd.DataFrame:

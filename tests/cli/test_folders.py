@@ -4,8 +4,10 @@ import pandas as pd
 import pytest
 import torch
 
+from sharpness import load_data, train
 from sharpness.cli import main
 from sharpness.engine import CurvatureOperator
+from sharpness.probes.subjects import labelled_checkpoints
 
 OPTIONS = ("--model", "their_networks:TheirResNet", "--images", "images.npz")
 QUICK = ("--measures", "loss")
@@ -70,3 +72,11 @@ def test_an_interrupted_table_goes_on_with_the_same_command(folder, tmp_path, mo
     assert len(products) < 0.75 * needed
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "t.csv"), pd.read_csv(tmp_path / "whole.csv"))
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_folder_comes_in_the_order_of_the_methods_so_that_colours_stay(tmp_path):
+    data = load_data("digits-lt")
+    for name, method in (("a", "gcl"), ("b", "ce"), ("c", "ldam-drw")):
+        train(method, data, tmp_path / "runs" / name, epochs=1)
+    assert list(labelled_checkpoints([tmp_path / "runs"])) == ["CE", "LDAM-DRW", "GCL"]
+    assert list(labelled_checkpoints([tmp_path / "runs" / name for name in "abc"])) == ["GCL", "CE", "LDAM-DRW"]

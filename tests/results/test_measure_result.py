@@ -71,3 +71,21 @@ def test_the_largest_eigenvalue_is_drawn_where_there_is_one_and_else_the_first_m
         expected = result.values[result.names.index(drawn or result.names[0])]
         ax = result.plot(Figure().subplots())
         np.testing.assert_array_equal(ax.lines[0].get_ydata(), expected[ORDER])
+
+
+def test_curvatures_of_many_models_share_a_signed_logarithmic_axis_that_shows_every_value(pair):
+    results = measure(pair, ["accuracy", "lambda_max", "lambda_min"])
+    axes = results.plot(measure="all")
+    assert [ax.get_yscale() for ax in axes] == ["linear", "symlog", "symlog"]
+    for ax, name in zip(axes[1:], ("lambda_max", "lambda_min"), strict=True):
+        values = np.concatenate([r.values[r.names.index(name)] for r in results.values()])
+        low, high = ax.get_ylim()
+        assert (values >= low).all() and (values <= high).all()
+        largest, linthresh = np.abs(values).max(), ax.yaxis.get_transform().linthresh
+        assert 1e-3 < linthresh / largest <= 1e-2
+
+
+def test_panels_above_each_other_look_as_single_ones_do(pair):
+    result = measure(pair["a"], ["loss", "accuracy"])
+    for ax in [*result.plot(measure="all"), result.plot(measure="loss")]:
+        assert not ax.spines["top"].get_visible() and ax.yaxis.label.get_fontsize() == 8
