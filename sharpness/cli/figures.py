@@ -22,6 +22,7 @@ STUDY_OPTIONS = {
     "operations": ("flattening",),
     "seeds": ("flattening", "microbenchmark"),
     "jobs": ("flattening", "microbenchmark"),
+    "rho_scale": ("microbenchmark",),
     "seed": ("motivation",),
     "grid": ("motivation",),
     "adaptive": ("motivation",),
@@ -41,19 +42,23 @@ STUDY_OPTIONS = {
 @click.option("--operations", default=",".join(STUDY_OPERATIONS), show_default=True, help="Of flattening.")
 @click.option("--seeds", default="0,1,2", show_default=True, help="Of flattening and microbenchmark.")
 @click.option("--jobs", type=int, help="Trainings at a time. [one per processor, up to 4; 1 with a GPU]")
+@click.option("--rho-scale", type=float, help="Factor of CC-SAM's length, of microbenchmark. [0.01]")
 @data_options
 @training_options
 @click.option("--out", type=click.Path(), help="Folder of the figures. [figures/DATA]")
 @click.option("--runs", type=click.Path(), help="Folder of the trained models. [runs, or runs/STUDY]")
-@click.option("--grid", default=51, show_default=True, help="Points along each side of a plane.")
-@click.option("--adaptive", default=0.01, show_default=True, help="Interpolate to this part of the relief; 0: do not.")
-@click.option("--range", "extent", default=0.5, show_default=True, help="Half the side of a plane, in filter norms.")
+@click.option("--grid", default=51, show_default=True, help="Points along each side of a plane, of motivation.")
+@click.option(
+    "--adaptive", default=0.01, show_default=True, help="Interpolate its planes to this part of the relief; 0: do not."
+)
+@click.option("--range", "extent", default=0.5, show_default=True, help="Half the side of its planes, in filter norms.")
 @click.option("--split", default="train", show_default=True, help="Probe train or test images.")
 @click.option("--loss", default="ce", show_default=True, help="ce on calibrated logits, or training.")
 @click.option("--limit-per-class", type=int, help="Probe so many images of every class at most.")
 def figures(
     study: str, methods: str | None, operations: str, seeds: str, jobs: int | None, out: str | None, runs: str | None,
-    grid: int, adaptive: float, extent: float, split: str, loss: str, limit_per_class: int | None, **given: Any,
+    rho_scale: float | None, grid: int, adaptive: float, extent: float, split: str, loss: str,
+    limit_per_class: int | None, **given: Any,
 ) -> None:  # fmt: skip
     """Recreate the talk's figures: train what is missing, probe, draw, and print the summary.
 
@@ -65,7 +70,7 @@ def figures(
     context = click.get_current_context()
     for name, studies in STUDY_OPTIONS.items():
         if study not in studies and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            option = "range" if name == "extent" else name
+            option = "range" if name == "extent" else name.replace("_", "-")
             raise UserError(f"--{option} is no option of --study {study}, only of {' and '.join(studies)}")
     data, out = load_described(given), out or f"figures/{given['data']}"
     probed: dict[str, Any] = {"split": split, "loss": loss, "limit_per_class": limit_per_class}
@@ -82,7 +87,7 @@ def figures(
     if study == "flattening":
         drawn = make_flattening_study(data, chosen, operations.split(","), _integers(seeds), out, **shared)
     else:
-        drawn = make_microbenchmark(data, _integers(seeds), out, **shared)
+        drawn = make_microbenchmark(data, _integers(seeds), out, rho_scale=rho_scale, **shared)
     click.echo(drawn.text)
     for path in drawn.files:
         click.echo(path)

@@ -12,13 +12,15 @@ from sharpness.cli.options import OneExample, data_options, load_described, pair
 from sharpness.cli.output import as_text
 from sharpness.flattening import OPERATIONS
 from sharpness.methods import METHODS
+from sharpness.studies.cells import NONE
+from sharpness.training import run_name
 
 
 @click.command(cls=OneExample)
 @click.option("--method", required=True, help=f"One of {', '.join(METHODS)}.")
 @data_options
 @training_options
-@click.option("--out", type=click.Path(), help="Folder of the run. [runs/DATA-METHOD-seedS]")
+@click.option("--out", type=click.Path(), help="Folder of the run. [runs/DATA-METHOD+OPERATIONS-seedS]")
 @click.option("--flatten", default="", help=f"Flattening operations such as sam:0.1,swa, of {', '.join(OPERATIONS)}.")
 @click.option("--option", "-O", "pairs", multiple=True, help="Of the method, such as -O scope=all. Repeatable.")
 @click.option("--resume", is_flag=True, help="Go on with an unfinished run.")
@@ -32,9 +34,10 @@ def train(
     Example: sharpness train --method ldam-drw --data digits-lt --epochs 40 --out runs/ldam
     """
     data = load_described(given)
-    names = tuple(name for name in flatten.split(",") if name)
-    folder = Path(out) if out else Path("runs") / f"{given['data']}-{method}-seed{given['seed']}"
+    names = tuple(name.strip() for name in flatten.split(",") if name.strip() not in ("", NONE))
     options = dict(pair(p) for p in pairs)
+    name = f"{given['data']}-{run_name(method, names, options, given['seed'])}"
+    folder = Path(out) if out else Path("runs") / name
     kept: dict[str, Any] = {"resume": resume, "snapshots": snapshots}
     history = sharpness.train(method, data, folder, flatten=names, **kept, **training_settings(given), **options)
     columns = ["stage", "epoch", "lr", "loss", "test_loss", *[str(c) for c in history if str(c).startswith("accuracy")]]

@@ -135,7 +135,7 @@ class ClassConditionalStep:
         self, gradient: tuple[Tensor, ...], norm: Tensor, length: Tensor, context: Context
     ) -> list[Tensor]:
         if self.mode == "magnitude":
-            noise = [torch.randn(g.shape, generator=context.generator).to(g) for g in gradient]
+            noise = [torch.randn(g.shape, generator=context.noise).to(g) for g in gradient]
             gradient, norm = tuple(noise), joint_norm(noise)
         size = 1.0 if self.mode == "direction" else self.rho_scale * length
         return [g * (size / norm.clamp_min(TINY)) for g in gradient]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
@@ -19,15 +18,8 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized
 
 from sharpness.errors import UserError
-from sharpness.flattening.step import (
-    Batch,
-    Context,
-    Loss,
-    Rule,
-    at_least_float32,
-    frozen_running_statistics,
-    perturbed,
-)
+from sharpness.flattening.passes import Gradient, Passes
+from sharpness.flattening.step import Batch, Context, Loss, Rule, at_least_float32, frozen_running_statistics
 
 
 def projector(moment: Tensor, threshold: float) -> Tensor:
@@ -92,7 +84,8 @@ class FSDGPM:
 
     P acts on the inputs of convolutions, linear layers and cosine heads; biases and BatchNorm ascend along their whole
     gradients, as in the released code. The inputs are those of training batches, in training mode, of the network as it
-    stands when the epoch begins. A step costs three gradients. BatchNorm's running statistics move in the first pass.
+    stands when the epoch begins. A step costs three gradients. BatchNorm's running statistics move in the first pass;
+    the value reported is that of B_1, the only loss at w.
 
     What continual learning adds is absent with its tasks: the memory is of the present data, not of past tasks; there
     are no learnt weights of the bases (lambda is 1), no replay, and the descent G is not confined to the complement of
@@ -128,7 +121,8 @@ class FSDGPM:
             raise UserError(f"samples={self.samples}, inner={self.inner}: FS-DGPM needs at least 2 images and 1 part")
 
     def for_epoch(self, model: nn.Module, batches: Iterator[Batch], context: Context) -> Rule:
-        moments = input_moments(model, self._images(batches), context)
+        images = list(self._images(batches))  # before any layer is watched: making them may evaluate the network
+        moments = input_moments(model, images, context)
         memory = {p: (projector(m, self.threshold).to(p.dtype), t) for p, (m, t) in moments.items()}
         return ProjectedAscent(self.eta, int(self.inner), memory)
 
@@ -179,26 +173,22 @@ class ProjectedAscent:
     clamp: float = 2.0
 
     def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        parts = split(batch, self.inner)
-        offset: list[Tensor] = [torch.zeros_like(p) for p in parameters]
-        first: Tensor | None = None
+        passes, parts = Passes(model, context), split(batch, self.inner)
+        offset: Gradient = {}
+        values = []
         for part in parts:
-            with perturbed(parameters, offset), nullcontext() if first is None else frozen_running_statistics(model):
+            with passes.at(offset):
                 value = loss.of(model, part, context)
-                gradients = torch.autograd.grad(value, parameters, allow_unused=True)
-            first = value.detach() if first is None else first
-            offset = [
-                e if g is None else e + self.eta * self._projected(p, g).clamp(-self.clamp, self.clamp)
-                for e, p, g in zip(offset, parameters, gradients, strict=True)
-            ]
-            with perturbed(parameters, offset), frozen_running_statistics(model):
+                gradient = passes.gradient(value)
+            values.append(value.detach())
+            offset = {n: offset.get(n, 0) + self._ascent(passes.parameters[n], g) for n, g in gradient.items()}
+            with passes.at(offset):
                 (loss.of(model, batch, context) / len(parts)).backward()
-        assert first is not None
-        return first
+        return values[0]
 
-    def _projected(self, parameter: Tensor, gradient: Tensor) -> Tensor:
-        return projected(gradient, *self.memory[parameter]) if parameter in self.memory else gradient
+    def _ascent(self, parameter: Tensor, gradient: Tensor) -> Tensor:
+        along = projected(gradient, *self.memory[parameter]) if parameter in self.memory else gradient
+        return self.eta * along.clamp(-self.clamp, self.clamp)
 
 
 def split(batch: Batch, parts: int) -> list[Batch]:

@@ -27,8 +27,8 @@ class ImbSAM:
         w steps with h + tail_factor * gradient of L_tail at w + eps
 
     Both sums are divided by the weights of the whole batch, so that they add up to its loss. A batch without a tail
-    sample is a plain step; any other costs 8/3 of a gradient (:func:`~sharpness.flattening.passes.sharpen_part`; three
-    as published).
+    sample is a plain step, and so is every batch of classes that are all alike; any other costs 8/3 of a gradient
+    (:func:`~sharpness.flattening.passes.sharpen_part`; three as published).
 
     Args:
         rho: the radius.
@@ -44,6 +44,8 @@ class ImbSAM:
     )
     deviations: ClassVar[tuple[str, ...]] = (
         "ImbSAM weighs the tail as its paper does unless tail_factor is given; the released code doubles it",
+        "where no class has fewer than eta images, ImbSAM's tail is the classes that are rarer than a share of them, "
+        "which is not published",
     )
 
     rho: float = 0.05

@@ -31,7 +31,7 @@ class ModelPerturbation:
     The weights where they stand are never evaluated, so a step costs M gradients; the value it reports is the mean
     loss of the draws, which is what it minimises. BatchNorm's running statistics move in the first draw only, and
     all draws see the same random numbers of the loss. A stage that trains the head alone has no convolution to
-    perturb and steps plainly.
+    perturb and steps plainly. Under spectral normalisation the noise is added to the weights before they are divided.
 
     F2M draws its five levels from a beta distribution of random shape; here they are equally likely. Its
     prototype-fixing loss belongs to incremental learning and is left out.
@@ -79,8 +79,12 @@ class ModelPerturbation:
         return torch.stack(values).mean()
 
     def perturbed_weights(self, model: nn.Module) -> list[str]:
-        """Names of the trainable weights among the network's last ``layers`` convolutions."""
-        convolutions = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d)]
+        """Names of the trainable weights among the network's last ``layers`` convolutions.
+
+        Parts that serve training alone (``model.auxiliary``) are not of the network.
+        """
+        own = ((name, m) for name, m in model.named_modules() if name.split(".")[0] != "auxiliary")
+        convolutions = [(name, m) for name, m in own if isinstance(m, nn.Conv2d)]
         return [
             f"{layer}.{name}"
             for layer, m in convolutions[-self.layers :]
@@ -90,7 +94,7 @@ class ModelPerturbation:
 
     def _noise(self, weight: Tensor, context: Context) -> Tensor:
         if self.noise == "uniform":
-            v = torch.rand(weight.shape, generator=context.generator) - 0.5
+            v = torch.rand(weight.shape, generator=context.noise) - 0.5
         else:
-            v = torch.randint(LEVELS, weight.shape, generator=context.generator) / (LEVELS - 1) - 0.5
+            v = torch.randint(LEVELS, weight.shape, generator=context.noise) / (LEVELS - 1) - 0.5
         return self.bound * v.to(weight)

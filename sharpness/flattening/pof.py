@@ -93,26 +93,27 @@ class ShiftedClassifier:
 
     def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
         context = replace(context, epoch=context.epochs)
-        head, other, state = model.head, next(self.batches), context.generator.get_state()
+        head, other, search = model.head, next(self.batches), context.apart()
+        states = [c.generator.get_state() for c in (search, context)]
         classifier = {name: p.detach().requires_grad_(True) for name, p in head.named_parameters()}  # type: ignore
         with torch.no_grad(), frozen_running_statistics(model):
             others = context.features(model, other.x)
 
-        def value(parameters: dict[str, Tensor], features: Tensor, labelled: Batch) -> Tensor:
-            # The same random numbers for every classifier: the loss along the line is one function.
-            context.generator.set_state(state)
-            return mixed_loss(functional_call(head, parameters, (features,)), labelled, loss, context)  # type: ignore
+        def value(parameters: dict[str, Tensor], features: Tensor) -> Tensor:
+            """Of this batch, or of the other one: with the same random numbers for every classifier, one function."""
+            at, labelled, state = (search, other, states[0]) if features is others else (context, batch, states[1])
+            at.generator.set_state(state)
+            return mixed_loss(functional_call(head, parameters, (features,)), labelled, loss, at)  # type: ignore
 
-        gradient = torch.autograd.grad(value(classifier, others, other), list(classifier.values()))
+        gradient = torch.autograd.grad(value(classifier, others), list(classifier.values()))
 
         def shifted(step: float) -> dict[str, Tensor]:
             return {n: p.detach() - step * g for (n, p), g in zip(classifier.items(), gradient, strict=True)}
 
         with torch.no_grad():
-            best = line_search(lambda step: float(value(shifted(step), others, other)))
-        kappa = self.gamma * float(torch.rand((), generator=context.generator))
-        state = context.generator.get_state()
+            best = line_search(lambda step: float(value(shifted(step), others)))
+        kappa = self.gamma * float(torch.rand((), generator=context.noise))
         features = context.features(model, batch.x)
-        value(shifted(kappa * best), features, batch).backward()
+        value(shifted(kappa * best), features).backward()
         with torch.no_grad():
-            return value(shifted(0.0), features, batch)
+            return value(shifted(0.0), features)

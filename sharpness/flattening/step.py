@@ -43,19 +43,25 @@ class Batch:
 
 @dataclass(frozen=True)
 class Context:
-    """What a loss or a rule may know besides the batch: where training stands, and its own random numbers."""
+    """What a loss or a rule may know besides the batch: where training stands, and random numbers.
+
+    Batches and losses draw from ``generator``, rules from ``noise``: two runs of one seed that differ in their rule see
+    the same images, crops and mixtures.
+    """
 
     class_counts: Tensor  # (C,) training images per class
     epoch: int  # 1-based within the stage
     epochs: int  # of the stage
     generator: torch.Generator = field(default_factory=torch.Generator)
+    noise: torch.Generator = field(default_factory=torch.Generator)
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     factors: Tensor | None = None  # (K, C): a rule asks for K losses at once, see Loss.__call__
 
     def apart(self) -> Context:
-        """The same context with random numbers of its own, seeded by a draw from these."""
-        seed = int(torch.randint(2**62, (), generator=self.generator))
-        return replace(self, generator=torch.Generator().manual_seed(seed))
+        """The same context with random numbers of its own, seeded by draws of the rule's."""
+        seeds = torch.randint(2**62, (2,), generator=self.noise).tolist()
+        generator, noise = (torch.Generator().manual_seed(seed) for seed in seeds)
+        return replace(self, generator=generator, noise=noise)
 
     def features(self, model: nn.Module, x: Tensor) -> Tensor:
         """Features (n, d) in float32 or better, computed under autocast where training uses it."""

@@ -36,7 +36,10 @@ class SWA:
     paper: ClassVar[str] = (
         "Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, UAI 2018"
     )
-    deviations: ClassVar[tuple[str, ...]] = ()
+    deviations: ClassVar[tuple[str, ...]] = (
+        "SWA's learning rate is the published one for CIFAR-100, 0.05, unless lr is given; other configurations take "
+        "0.01",
+    )
 
     start: float = 0.8
     lr: float = 0.05

@@ -90,7 +90,8 @@ def recipe(
 
     Args:
         scope: what is perturbed in stage 1: ``"classifier"``, ``"last_block"`` or ``"all"``.
-        rho_scale: multiplies the radius: 1 is the formula as it stands, see :data:`RHO_SCALE` for the default.
+        rho_scale: multiplies the radius: 1 is the formula as it stands, see :data:`RHO_SCALE` for the default. All
+            parameters move further than the classifier alone: with scope="all" 0.003 leaves more of rare classes.
         mode: of stage 1: ``"full"``, the micro-benchmark's ``"direction"`` and ``"magnitude"``, or ``"plain"`` for
             mixup without a perturbation, which leaves stage 2 alone.
         adversarial_length: lambda of stage 2.
@@ -155,6 +156,14 @@ def recipe(
         trainable="head",
         frozen_batchnorm=not released_code,
     )
+    if min(longtail.class_counts) < 2 and mode != "plain":
+        notes += ("a class of one image takes the radius of one of two, where the formula has none",)
+    if not released_code:
+        notes += (
+            "a mixed image counts as two labelled ones, of weights lam and 1 - lam; in the released code the perturbed "
+            "loss is that of its first label",
+            "BatchNorm is frozen in stage 2; in the released code its statistics keep moving",
+        )
     return Recipe(
         method="cc-sam",
         paper="Zhou et al., Class-Conditional Sharpness-Aware Minimization for Deep Long-Tailed Recognition, CVPR 2023",

@@ -160,7 +160,7 @@ class ClassConditionalHead:
         length = (step(norm) * norm.clamp_min(TINY))[:, None]  # type: ignore[operator]
         out = torch.empty_like(logits)
         for c in labels.unique().tolist():
-            noise = [torch.randn(p.shape, generator=context.generator).to(logits) for p in weights_of(head)]
+            noise = [torch.randn(p.shape, generator=context.noise).to(logits) for p in weights_of(head)]
             rows = labels == c
             shift = F.linear(features[rows], noise[0], noise[1]) / joint_norm(noise)
             out[rows] = logits[rows] + length[rows] * shift

@@ -16,6 +16,11 @@ FIRST_STAGE = (
 )
 
 
+def batchnorm_note(shifted: bool) -> tuple[str, ...]:
+    """What to say of BatchNorm in the second stage."""
+    return () if shifted else ("BatchNorm is frozen with the backbone; in the released code it follows the batches",)
+
+
 def proportionate(epochs: int, of: int = 90) -> int:
     """Epochs of a later stage that are to the baseline's what ``epochs`` are to the published first stage's ``of``.
 
@@ -50,5 +55,5 @@ def recipe(longtail: LongTail, shift_batchnorm: bool = False) -> Recipe:
                 enter=(NewHead(),),
             ),
         ),
-        notes=(FIRST_STAGE, "10 of 90 published epochs are 22 of 200"),
+        notes=(FIRST_STAGE, "10 of 90 published epochs are 22 of 200", *batchnorm_note(shift_batchnorm)),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sharpness.data import LongTail
 from sharpness.methods.changes import AddWeightScaling
 from sharpness.methods.cross_entropy import BASELINE, CrossEntropy
-from sharpness.methods.crt import FIRST_STAGE, PAPER, proportionate
+from sharpness.methods.crt import FIRST_STAGE, PAPER, batchnorm_note, proportionate
 from sharpness.methods.recipe import Recipe, Stage
 from sharpness.methods.schedules import Cosine
 
@@ -36,5 +36,5 @@ def recipe(longtail: LongTail, shift_batchnorm: bool = False) -> Recipe:
                 enter=(AddWeightScaling(),),
             ),
         ),
-        notes=(FIRST_STAGE, "5 of 90 published epochs are 11 of 200"),
+        notes=(FIRST_STAGE, "5 of 90 published epochs are 11 of 200", *batchnorm_note(shift_batchnorm)),
     )

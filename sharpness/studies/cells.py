@@ -16,7 +16,7 @@ from sharpness.probes import checkpoint_objective, eigenvalues, random_perturbat
 from sharpness.studies.motivation import RADII
 from sharpness.studies.runs import measured
 from sharpness.studies.summary import summary_table
-from sharpness.training import train
+from sharpness.training import run_name, train
 
 #: The operation that does nothing.
 NONE = "none"
@@ -46,13 +46,8 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """What tells the run from others on the same data.
-
-        >>> Cell("ldam-drw", "sam:0.1", seed=2).name, Cell("cc-sam", options=(("stage2", False),)).name
-        ('ldam-drw+sam-0.1-seed2', 'cc-sam-stage2=false-seed0')
-        """
-        words = ["+".join([self.method, *self.flatten]).replace(":", "-"), *(f"{k}={v}" for k, v in self.options)]
-        return "-".join([*words, f"seed{self.seed}"]).lower()
+        """What tells the run from others on the same data."""
+        return run_name(self.method, self.flatten, dict(self.options), self.seed)
 
 
 @dataclass(frozen=True)

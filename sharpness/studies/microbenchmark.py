@@ -19,16 +19,19 @@ STAGE_1 = ("plain", "direction", "magnitude", "full")
 STAGE_2 = {False: "stage 1 alone", True: "then stage 2"}
 
 
-def variants(seeds: Sequence[int]) -> list[Cell]:
+def variants(seeds: Sequence[int], rho_scale: float | None = None) -> list[Cell]:
     """Every first stage with and without the second one; CC-SAM is ``full`` with it, stage 2 alone ``plain`` with it.
+
+    ``rho_scale`` multiplies the recommended length, where it is not the recipe's own factor.
 
     Raises:
         UserError: no seed, or one twice.
     """
     if len(set(seeds)) < len(seeds) or not seeds:
         raise UserError(f"seeds {','.join(map(str, seeds))!r}: name at least one, and each only once")
+    scale = () if rho_scale is None else (("rho_scale", rho_scale),)
     return [
-        Cell("cc-sam", options=(("mode", mode), ("stage2", second)), seed=seed, row=mode, column=column)
+        Cell("cc-sam", options=(("mode", mode), ("stage2", second), *scale), seed=seed, row=mode, column=column)
         for seed in seeds
         for mode in STAGE_1
         for second, column in STAGE_2.items()
@@ -41,6 +44,7 @@ def make_microbenchmark(
     out: str | Path = "figures",
     runs: str | Path = "runs",
     *,
+    rho_scale: float | None = None,
     epochs: int | None = None,
     split: str = "train",
     loss: str = "ce",
@@ -61,10 +65,13 @@ def make_microbenchmark(
 
     Drawn is how each variant differs from the plain first stage alone, paired by seed.
 
-    Args: those of :func:`~sharpness.studies.flattening.make_flattening_study`.
+    Args:
+        rho_scale: factor of the recommended length; that of the recipe, 0.01, unless given.
+
+    The others are those of :func:`~sharpness.studies.flattening.make_flattening_study`.
     """
     training = {"epochs": default_epochs(data, epochs), **training}
     settings = Settings(Path(runs), split, loss, limit_per_class, draws, max_iterations, training)
-    cells = run_cells("microbenchmark", variants(seeds), data, settings, jobs)
+    cells = run_cells("microbenchmark", variants(seeds, rho_scale), data, settings, jobs)
     numbers, names = changes(cells, STAGE_2[False], STAGE_1[0]), ("stage 1", "stage 2")
     return write_study(Path(out), "microbenchmark", cells, numbers, names, "a plain first stage alone", settings)

@@ -1,5 +1,6 @@
 """Training: the loop, precision, and exact resume."""
 
 from sharpness.training.loop import evaluate, train
+from sharpness.training.state import run_name
 
-__all__ = ["evaluate", "train"]
+__all__ = ["evaluate", "run_name", "train"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from sharpness.training.averaging import end_in_average, start_average
 from sharpness.training.manifest import manifest, present
 from sharpness.training.parts import add_parts, read_helper
 from sharpness.training.precision import autocast, resolve_precision
-from sharpness.training.state import RunFolder, RunState, epoch_generator
+from sharpness.training.state import RunFolder, RunState, epoch_generator, run_name
 
 
 def train(
@@ -52,7 +53,8 @@ def train(
     Args:
         method: a name in :data:`sharpness.methods.METHODS`.
         data: what :func:`sharpness.load_data` returns.
-        out: the run's folder; ``runs/DATA-METHOD-seedS`` unless given. A finished identical run is reused.
+        out: the run's folder; unless given ``runs/DATA-METHOD-seedS``, with operations and options in the name where
+            there are any. A finished identical run is reused.
         flatten: flattening operations, such as ``("sam:0.1", "swa")``: see :mod:`sharpness.methods.flattened`.
         epochs: of the first stage; later stages and schedules are scaled in proportion. The published ones
             unless given.
@@ -101,7 +103,8 @@ def train(
         **training,
         **({"snapshots": snapshots} if snapshots else {}),
     }
-    folder = RunFolder(Path(out) if out else Path("runs") / f"{data.longtail.dataset}-{method}-seed{seed}")
+    name = f"{data.longtail.dataset}-{run_name(method, flatten, options, seed)}"
+    folder = RunFolder(Path(out) if out else Path("runs") / name)
     state = folder.claim(identity, resume)
     if state is None:
         return folder.history()
@@ -201,15 +204,16 @@ def run_stage(
             lr = stage.lr * stage.schedule.factor(epoch, stage.epochs)
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["factor"]
-            context = Context(counts, epoch, stage.epochs, epoch_generator(seed, state.stage, epoch), cast)
+            context = epoch_context(counts, stage, epoch, seed, state.stage, cast)
             loss = run_epoch(stage, network, optimizer, data, context)
             if average and stage.averaging and stage.averaging.averages(epoch, stage.epochs):
                 average.update_parameters(network)
                 state.average = average.state_dict()
                 if epoch == stage.epochs:
-                    after = replace(context, generator=epoch_generator(seed, state.stage, epoch + 1))
+                    after = epoch_context(counts, stage, epoch + 1, seed, state.stage, cast)
                     whole = replace(stage, drop_last=len(data.train) >= stage.batch_size)
-                    end_in_average(network, average, (b.x for b in training_batches(whole, data, after)), cast)
+                    batches = training_batches(whole, deepcopy(network), data, after)
+                    end_in_average(network, average, (b.x for b in batches), cast)
             tested = evaluate(network, data.test, data.num_classes, cast)
             if not math.isfinite(loss + tested.mean):
                 raise FloatingPointError(
@@ -256,11 +260,9 @@ def run_epoch(
         network.backbone.eval()
     rule, normalized = stage.rule, normalized_layers(network)
     if isinstance(rule, EpochRule):
-        rule = rule.for_epoch(network, training_batches(stage, data, context.apart()), context)
+        rule = rule.for_epoch(network, training_batches(stage, network, data, context.apart()), context)
     total, seen = torch.zeros((), dtype=torch.float64), 0
-    for batch in training_batches(stage, data, context):
-        if (late := stage.late(context.epoch)) and late.transform:
-            batch = late.transform(network, batch, data.train, context)
+    for batch in training_batches(stage, network, data, context):
         power_iteration(normalized)
         optimizer.zero_grad(set_to_none=True)
         loss = rule.backward(network, batch, stage.loss, context)
@@ -270,8 +272,14 @@ def run_epoch(
     return float(total) / seen
 
 
-def training_batches(stage: Stage, data: LongTailData, context: Context) -> Iterator[Batch]:
-    """Sampled, augmented, normalised and mixed batches of one epoch."""
+def epoch_context(counts: Tensor, stage: Stage, epoch: int, seed: int, index: int, cast: Any) -> Context:
+    """What a loss and a rule may know in an epoch of stage number ``index``."""
+    generator, noise = epoch_generator(seed, index, epoch), epoch_generator(seed, index, epoch, "/rule")
+    return Context(counts, epoch, stage.epochs, generator, noise, cast)
+
+
+def training_batches(stage: Stage, network: nn.Module, data: LongTailData, context: Context) -> Iterator[Batch]:
+    """Sampled, augmented, normalised, mixed and transformed batches of one epoch; transforms consult the network."""
     train, generator = data.train, context.generator
     late = stage.late(context.epoch)
     sampler = late.sampler if late else stage.sampler
@@ -281,11 +289,14 @@ def training_batches(stage: Stage, data: LongTailData, context: Context) -> Iter
             continue
         images = augment(train.images[chunk], data.augmentation, data.padding, generator)
         x, y = train.normalize(images), train.labels[chunk]
-        if not stage.mixup:
-            yield Batch(channels_last(x), y)
-            continue
-        mixed, partner, lam = mixup(x, stage.mixup, generator)
-        yield Batch(channels_last(mixed), y, y[partner], lam)
+        batch = Batch(channels_last(x), y)
+        if stage.mixup:
+            mixed, partner, lam = mixup(x, stage.mixup, generator)
+            batch = Batch(channels_last(mixed), y, y[partner], lam)
+        if late and late.transform:
+            with torch.enable_grad():
+                batch = late.transform(network, batch, train, context)
+        yield batch
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """What a run leaves behind after every epoch, so that a killed one goes on where it was, bit for bit.
 
-All random numbers of an epoch come from a generator seeded by (seed, stage, epoch). So weights, buffers, momentum,
+All random numbers of an epoch come from generators seeded by (seed, stage, epoch). So weights, buffers, momentum,
 the average of weights and the history are the whole state.
 """
 
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,20 @@ from sharpness.errors import UserError
 from sharpness.files import write_atomically
 
 
-def epoch_generator(seed: int, stage: int, epoch: int) -> torch.Generator:
-    """The random numbers of one epoch, on the CPU whatever the device."""
-    digest = hashlib.sha256(f"{seed}/{stage}/{epoch}".encode()).digest()
+def epoch_generator(seed: int, stage: int, epoch: int, of: str = "") -> torch.Generator:
+    """The random numbers of one epoch, on the CPU whatever the device; with ``of`` others of the same epoch."""
+    digest = hashlib.sha256(f"{seed}/{stage}/{epoch}{of}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def run_name(method: str, flatten: Sequence[str] = (), options: Mapping[str, Any] | None = None, seed: int = 0) -> str:
+    """What tells a run from others on the same data, as the name of a folder.
+
+    >>> run_name("ldam-drw", ["sam:0.1", "swa"], seed=2), run_name("cc-sam", options={"stage2": False})
+    ('ldam-drw+sam-0.1+swa-seed2', 'cc-sam-stage2=false-seed0')
+    """
+    words = ["+".join([method, *flatten]), *(f"{k}={v}" for k, v in (options or {}).items()), f"seed{seed}"]
+    return re.sub(r"[^\w.+=-]", "-", "-".join(words).lower())
 
 
 @dataclass

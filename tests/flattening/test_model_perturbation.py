@@ -6,6 +6,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from sharpness.errors import UserError
 from sharpness.flattening import ModelPerturbation, PlainStep
+from sharpness.models import build_model
 
 LAST = ["layer2.0.conv2", "layer3.0.conv1", "layer3.0.conv2"]
 LAST_WEIGHTS = [f"backbone.{layer}.weight" for layer in LAST]
@@ -24,14 +25,8 @@ def draws(problem):
 @pytest.mark.parametrize("noise", ["levels", "uniform"])
 def test_the_gradient_of_every_loss_is_the_mean_over_the_draws(case, problem, draws, same, noise):
     run, restated = case
-    states = []
-    problem.model.backbone.register_forward_pre_hook(lambda *_: states.append(problem.context.generator.get_state()))
     value, gradients = run(ModelPerturbation(0.5, draws=3, layers=2, noise=noise))
     assert len(draws) == 3
-    # The noise of GCL is drawn after that of the weights.
-    twin = torch.Generator()
-    twin.set_state(states[0])
-    restated.noise = [(torch.randn(11, 4, generator=twin) / 3).clamp(-1, 1).abs().double() for _ in range(2)]
     same(gradients, restated.combined(*((1 / 3, restated.gradient(w)) for w in draws)))
     assert float(value) == pytest.approx(sum(float(restated.value(w)) for w in draws) / 3, rel=1e-12)
 
@@ -84,3 +79,11 @@ def test_normalised_convolutions_are_perturbed_where_their_weights_are_stored(pr
 def test_wrong_options_are_refused(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         ModelPerturbation(**wrong)
+
+
+def test_parts_that_serve_training_alone_are_not_of_the_network(problem):
+    expected = ModelPerturbation().perturbed_weights(problem.model)
+    for auxiliary in (build_model("resnet8", 4, in_channels=1), torch.nn.Conv2d(3, 3, 3)):
+        problem.model.auxiliary = auxiliary
+        assert ModelPerturbation().perturbed_weights(problem.model) == expected
+        assert all(name.startswith("backbone.") for name in expected) and len(expected) == 4

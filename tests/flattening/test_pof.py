@@ -69,10 +69,11 @@ def rule(problem, other, gamma=2.0):
 
 def test_the_backbones_gradient_is_that_under_the_shifted_classifier(problem, other, same):
     twin = copy.deepcopy(problem.model)
-    state = problem.context.generator.get_state()
+    state = problem.context.noise.get_state()
     value, gradients = problem.run(rule(problem, other))
-    problem.context.generator.set_state(state)
-    kappa = 2 * float(torch.rand((), generator=problem.context.generator))
+    problem.context.noise.set_state(state)
+    problem.context.apart()  # of the line search
+    kappa = 2 * float(torch.rand((), generator=problem.context.noise))
 
     features = twin.backbone(other.x).detach()
     head = twin.head

@@ -121,7 +121,7 @@ def test_magnitude_is_the_length_of_cc_sam_along_one_random_direction_a_class(
 ):
     model, batch = network("linear"), mixed if mixing else plain
     ours, of_one = LOSSES[loss]
-    context.generator.manual_seed(9)
+    context.noise.manual_seed(9)
     expected, _ = loop_over_classes(
         model,
         batch,
@@ -149,7 +149,7 @@ def test_magnitude_is_the_length_of_cc_sam_along_one_random_direction_a_class(
 def test_the_loop_of_the_general_step_gives_the_same(network, mixed, context, kind, mode, loss):
     model, results = network(kind), []
     for rule in (ClassConditionalHead(0.7, mode), ClassConditionalStep("head", 0.7, mode)):
-        context.generator.manual_seed(2)
+        context.noise.manual_seed(2)
         results.append(run(rule, model, mixed, LOSSES[loss][0], context)[0])
     same(results[0], results[1])
 
@@ -301,9 +301,9 @@ def test_a_normalised_head_is_perturbed_as_the_one_it_amounts_to(network, mixed,
     spectral_norm(normalized.head).eval()
     plain = network()
     plain.head.load_state_dict({"weight": normalized.head.weight, "bias": normalized.head.bias})
-    rule, state = ClassConditionalHead(0.1, mode), context.generator.get_state()
+    rule, state = ClassConditionalHead(0.1, mode), context.noise.get_state()
     expected = run(rule, plain, mixed, CrossEntropy(), context)
-    context.generator.set_state(state)
+    context.noise.set_state(state)
     found = run(rule, normalized, mixed, CrossEntropy(), context)
     weight = expected[0].pop("head.weight")
     for name, gradient in expected[0].items():

@@ -71,7 +71,7 @@ def test_batchnorm_has_the_mean_statistics_of_a_pass_of_training_batches(digits,
         layer.register_forward_pre_hook(lambda _, x, name=name: inputs.setdefault(name, []).append(x[0].double()))
         layer.train()
     with torch.no_grad(), frozen_running_statistics(model):
-        for batch in training_batches(stage, digits, context):
+        for batch in training_batches(stage, model, digits, context):
             model(batch.x)
     assert len(inputs["backbone.bn1"]) == 380 // 50
     for name, layer in layers.items():

@@ -21,6 +21,20 @@ PLAIN = ("ce", "focal")
 BASE = "ldam-drw"
 #: Operations whose papers say that they serve rare classes; SAM as in the study of saddle points of tail losses.
 FOR_RARE = ("sam", "imbsam", "focal-sam", "rwsam")
+#: Options that make another method of one, and an operation on the two methods that train with parts of their own.
+VARIANTS = [
+    ("ce-drw", (), {"deferred": False}),
+    ("balanced-softmax", (), {"decoupled": True}),
+    ("logit-adjustment", (), {"posthoc": True}),
+    ("crt", (), {"shift_batchnorm": True}),
+    ("lws", (), {"shift_batchnorm": True}),
+    ("cc-sam", (), {"scope": "last_block"}),
+    ("cc-sam", (), {"scope": "all", "rho_scale": 0.003}),
+    ("cc-sam", (), {"released_code": True}),
+    ("m2m", ("mp",), {}),
+    ("rsg", ("mp",), {}),
+    ("m2m", ("swa",), {}),
+]
 GROUPS = ("accuracy", "accuracy_many", "accuracy_medium", "accuracy_few")
 
 
@@ -65,6 +79,12 @@ def test_every_group_is_recognised_five_times_as_often_as_by_chance(last, method
 def test_with_every_operation_as_well(last, operation, group):
     """Rare classes are six here, of 300 test images: the standard error of chance is 1.7 %."""
     assert last(BASE, operation)[group] > 0.5
+
+
+@pytest.mark.parametrize(("method", "flatten", "options"), VARIANTS)
+def test_in_its_variants_as_well(data, tmp_path, method, flatten, options):
+    row = train(method, data, tmp_path / "run", epochs=EPOCHS, flatten=flatten, **options).iloc[-1]
+    assert all(row[group] > 0.5 for group in GROUPS)
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m not in PLAIN])

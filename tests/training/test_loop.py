@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from sharpness import load_checkpoint, load_data, train
@@ -15,6 +16,7 @@ from sharpness.errors import UserError
 from sharpness.flattening import ClassConditionalStep, Context, Loss, PlainStep
 from sharpness.methods import METHODS, build_recipe
 from sharpness.methods.cross_entropy import CrossEntropy
+from sharpness.methods.recipe import Deferred
 from sharpness.models import build_model
 from sharpness.training import evaluate
 from sharpness.training import loop as loop_module
@@ -148,7 +150,7 @@ def test_evaluation_restores_the_mode_and_does_not_depend_on_batches(digits):
 
 def batch_sizes(digits, stage):
     context = Context(torch.tensor(digits.class_counts), 1, 1)
-    return [len(batch.x) for batch in training_batches(stage, digits, context)]
+    return [len(batch.x) for batch in training_batches(stage, nn.Module(), digits, context)]
 
 
 def test_incomplete_batches_are_kept_unless_dropped(digits):
@@ -166,7 +168,7 @@ def test_a_batch_of_one_is_left_out_because_batchnorm_cannot_take_it(digits):
 def test_an_epoch_without_mixup_shows_every_image_once_with_its_label(digits):
     data = replace(digits, augmentation="none")
     stage = build_recipe("ce", digits.longtail).stages[0]
-    batches = list(training_batches(stage, data, Context(torch.tensor(digits.class_counts), 1, 1)))
+    batches = list(training_batches(stage, nn.Module(), data, Context(torch.tensor(digits.class_counts), 1, 1)))
     seen = {(tuple(x.flatten().tolist()), int(y)) for b in batches for x, y in zip(b.x, b.first, strict=True)}
     every = {(tuple(x.flatten().tolist()), int(y)) for x, y in zip(*digits.train.tensors, strict=True)}
     assert seen == every
@@ -177,7 +179,7 @@ def test_mixup_mixes_images_with_their_partners(digits):
     data = replace(digits, augmentation="none")
     stage = build_recipe("gcl", digits.longtail).stages[0]
     images, labels = digits.train.tensors
-    batch = next(training_batches(stage, data, Context(torch.tensor(digits.class_counts), 1, 1)))
+    batch = next(training_batches(stage, nn.Module(), data, Context(torch.tensor(digits.class_counts), 1, 1)))
     assert 0 < batch.lam < 1
     for x, first, second in zip(batch.x[:5], batch.first, batch.second, strict=False):
         # x - lam * image is a share of some image of the partner's class, for some image of the first class.
@@ -410,3 +412,20 @@ def test_rules_are_those_of_the_recipe(digits, tmp_path, monkeypatch):
         )
     train("cc-sam", digits, tmp_path / "run", epochs=1, scope="last_block", batch_size=95)
     assert calls == [ClassConditionalStep] * 4
+
+
+def test_a_transform_is_part_of_how_batches_are_made_and_may_differentiate(digits):
+    """So that whoever takes batches of a stage, BatchNorm of an average for one, sees what training sees."""
+
+    def doubled(network, batch, images, context):
+        x = batch.x.clone().requires_grad_(True)
+        return replace(batch, x=torch.autograd.grad(x.square().sum(), x)[0])
+
+    data = replace(digits, augmentation="none")
+    plain = build_recipe("ce", digits.longtail).stages[0]
+    late = replace(plain, deferred=Deferred(0.5, plain.sampler, doubled))
+    network, counts = nn.Module(), torch.tensor(digits.class_counts)
+    for epoch, factor in ((100, 1), (101, 2)):
+        with torch.no_grad():
+            one, other = (next(training_batches(s, network, data, Context(counts, epoch, 200))) for s in (plain, late))
+        assert torch.equal(other.x, factor * one.x)
