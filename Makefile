@@ -19,7 +19,8 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 bench: .venv-bench/installed
-	.venv-bench/bin/python benchmarks/step_cost.py --output benchmarks/step_cost.txt
+	.venv-bench/bin/python benchmarks/step_cost.py --output benchmarks/step_cost-float32.txt
+	.venv-bench/bin/python benchmarks/step_cost.py --precision bfloat16 --output benchmarks/step_cost-bfloat16.txt
 	.venv-bench/bin/python benchmarks/curvature.py --output benchmarks/curvature.txt
 	.venv-bench/bin/python benchmarks/eigenvalues.py --output benchmarks/eigenvalues.txt
 	.venv-bench/bin/python benchmarks/landscape.py --output benchmarks/landscape.txt
