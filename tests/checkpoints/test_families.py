@@ -341,6 +341,10 @@ def test_g_has_two_sets_of_weights(tmp_path):
         check(path, expected, weights=weights)
     with pytest.raises(UserError, match="weights='ema'"):
         load_checkpoint(path, weights="ema")
+    alone = saved(tmp_path, {"swa_state_dict": average}, "alone.pth")
+    check(alone, expected, weights="swa")
+    with pytest.raises(UserError, match="lacks 'state_dict'.*--weights swa"):
+        load_checkpoint(alone)
 
 
 def test_h_in_two_files_that_find_each_other(tmp_path):

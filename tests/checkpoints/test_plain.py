@@ -1,10 +1,13 @@
 """Wrappers, prefixes and averages around one network change nothing; what does not fit is told in one line."""
 
+import threading
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from sharpness import UserError, load_checkpoint
+from sharpness.checkpoints import FAMILIES
 from sharpness.models import build_model
 
 X = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -174,6 +177,53 @@ def test_a_given_network_may_have_names_like_a_wrapper(tmp_path, prefix):
     checkpoint = load_checkpoint(tmp_path / "file.pt", model=Theirs())
     assert torch.equal(checkpoint.model(X), theirs(X))
     assert checkpoint.manifest["prefix"] == prefix
+
+
+class Nest(torch.nn.Module):
+    def __init__(self, width=4):
+        super().__init__()
+        self.body = torch.nn.Linear(48, width)
+
+    def forward(self, x):
+        return self.body(x[:, :, :4, :4].flatten(1))
+
+
+KEPT = Nest()
+GIVEN = {"instance": Nest(), "class": Nest, "function": lambda: KEPT, "name": f"{__name__}:KEPT"}
+
+
+@pytest.mark.parametrize("how", GIVEN)
+def test_every_checkpoint_fills_a_network_of_its_own(tmp_path, how):
+    before = {n: t.clone() for n, t in KEPT.state_dict().items()}
+    states = []
+    for i in range(2):
+        torch.manual_seed(i)
+        states.append(Nest().state_dict())
+        torch.save(states[-1], tmp_path / f"{i}.pt")
+    read = [load_checkpoint(tmp_path / f"{i}.pt", model=GIVEN[how]).model for i in range(2)]
+    for model, state in zip(read, states, strict=True):
+        assert all(torch.equal(model.state_dict()[n], t) for n, t in state.items())
+    assert all(torch.equal(KEPT.state_dict()[n], t) for n, t in before.items())
+
+
+def test_a_network_that_cannot_be_copied_is_told(tmp_path):
+    torch.save(Nest().state_dict(), tmp_path / "file.pt")
+    held = Nest()
+    held.lock = threading.Lock()
+    with pytest.raises(UserError, match="model Nest cannot be copied .TypeError: cannot pickle"):
+        load_checkpoint(tmp_path / "file.pt", model=held)
+
+
+def test_a_reader_that_stumbles_over_a_file_says_so(tmp_path, state, monkeypatch):
+    def stumbles(*args):
+        raise KeyError("momentum")
+
+    torch.save(state, tmp_path / "file.pt")
+    monkeypatch.setattr(FAMILIES["plain"], "read", stumbles)
+    with pytest.raises(
+        UserError, match="file.pt looks like a file of family 'plain' and does not.*KeyError: 'momentum'"
+    ):
+        load_checkpoint(tmp_path / "file.pt")
 
 
 @pytest.mark.parametrize("head", ["linear", "cosine", "linear+lws", "cosine+lws"])

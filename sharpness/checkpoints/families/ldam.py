@@ -48,7 +48,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
     known: dict[str, Any] = {
         "epoch": epoch_of(content),
         "accuracy": accuracy(content.get("best_acc1"), percent=True),
-        "arch": shown(str(content["arch"])) if "arch" in content else None,
+        "arch": shown(content["arch"]) if isinstance(content.get("arch"), str) else None,
         "stage": 1,
     }
     imbalance = re.search(r"_(exp|step)_(0\.\d*[1-9])(_|$)", str(Path(path).resolve().parent))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ class Options:
         num_classes: C, to be checked against the file.
         weights: ``"model"``, ``"ema"`` or ``"swa"``, where the file holds several.
         model: a network to take the weights, for architectures that are not known here.
+        named: whether the caller named the family, rather than the content.
     """
 
     scale: float | None = None
@@ -38,6 +39,7 @@ class Options:
     num_classes: int | None = None
     weights: str = "model"
     model: nn.Module | None = None
+    named: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Reading:
     manifest: dict[str, Any]
 
 
-def is_state(content: object) -> bool:
+def is_state(content: object) -> TypeGuard[Mapping[str, Tensor]]:
     """Whether this is a state dict: names to tensors, and not empty."""
     return (
         isinstance(content, Mapping)
