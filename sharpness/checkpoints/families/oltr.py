@@ -31,7 +31,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
         parts |= second
     for part in ("feat_model", "classifier"):
         if not is_state(parts.get(part)):
-            raise UserError(f"{path} has no {part!r}: give the other file of this model as stage2=")
+            raise UserError(f"{path} has no {part!r}: give the other file of this model as stage2= (--stage2)")
     state, prefix = strip_prefixes(parts["feat_model"])
     head = strip_prefixes(parts["classifier"])[0]
     if any(name.startswith(META_EMBEDDING) for name in head):

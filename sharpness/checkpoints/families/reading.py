@@ -10,9 +10,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from sharpness.checkpoints.families.datasets import DATASETS, Recipe
-from sharpness.checkpoints.networks import State, read_backbone, read_head, require_nothing_left
-from sharpness.checkpoints.prefixes import strip_prefixes
-from sharpness.errors import UserError
+from sharpness.checkpoints.networks import State, read_backbone, read_head, require_nothing_left, some
+from sharpness.checkpoints.prefixes import covering_prefixes, strip_prefixes
+from sharpness.errors import UserError, shown
 from sharpness.models import Classifier, CosineHead, LearnableWeightScaling, ModelSpec
 from sharpness.models.factory import load_weights
 
@@ -95,8 +95,7 @@ def assemble(
     state = {n: t for n, t in state.items() if n not in dead}
     if options.model is not None:
         whole = {n: t for n, t in {**state, **(head or {})}.items() if not any(part in n for part in ignored)}
-        recipe = recipes.get(options.num_classes or 0, Recipe())
-        return _into(options.model, family, whole, path, prefix, options, recipe, known)
+        return _into(options.model, family, whole, path, prefix, options, known)
     architecture, backbone, rest = read_backbone(state, path, shortcut)
     features = int(backbone.num_features)  # type: ignore[arg-type]
     entries: State = rest if head is None else dict(head)
@@ -152,20 +151,28 @@ def _into(
     path: str,
     prefix: str,
     options: Options,
-    recipe: Recipe,
     known: dict[str, Any],
 ) -> Reading:
     """The weights in a network that the caller built, whose own names may begin like a wrapper's."""
-    own, parts = set(model.state_dict()), prefix.split(".")[:-1]
-    kept = max(
-        ("".join(f"{part}." for part in parts[i:]) for i in range(len(parts), -1, -1)),
-        key=lambda start: len(own & {start + n for n in state}),
-    )
-    load_weights(model, {kept + n: t for n, t in state.items()}, where=path)
-    prefix = prefix.removesuffix(kept)
-    facts = {"architecture": type(model).__name__, "num_classes": options.num_classes, "head": None, "scale": None}
+    given = {"scale (--logit-scale)": options.scale, "num_classes": options.num_classes}
+    idle = [name for name, value in given.items() if value is not None]
+    if idle:
+        raise UserError(f"{' and '.join(idle)}: the network for {path} is given, which settles that: leave it out")
+    whole = {prefix + n: t for n, t in state.items()}
+    starts = covering_prefixes(whole, model.state_dict())
+    if len(starts) > 1:
+        told = ", ".join(shown(start) or "no prefix" for start in starts)
+        raise UserError(
+            f"{path} holds all weights of {type(model).__name__} {len(starts)} times ({told}): save one alone"
+        )
+    prefix = starts[0] if starts else prefix
+    load_weights(model, {n.removeprefix(prefix): t for n, t in whole.items() if n.startswith(prefix)}, where=path)
+    beside = [n for n in whole if not n.startswith(prefix)]
+    facts = {"architecture": type(model).__name__, "num_classes": None, "head": None, "scale": None}
     notes = ["the network was given, its logits are taken to be calibrated", *known.pop("notes", ())]
-    return Reading(model.eval(), _manifest(family, facts, None, prefix, recipe, [], notes, known))
+    if beside:
+        notes.append(f"{len(beside)} entries outside {shown(prefix)} belong to other things: {some(beside)}")
+    return Reading(model.eval(), _manifest(family, facts, None, prefix, Recipe(), [], notes, known))
 
 
 def _manifest(
