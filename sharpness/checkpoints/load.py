@@ -79,6 +79,9 @@ def load_checkpoint(
         if extra or weights != "model":
             raise UserError(f"{path} is our own and complete: leave out {', '.join(extra or ['weights'])}")
         own, manifest = read_own(content, path)
+        classes = manifest["model"]["num_classes"]
+        if num_classes not in (None, classes):
+            raise UserError(f"num_classes={num_classes} was given, but {path} tells {classes} apart")
         return Checkpoint(own, manifest, str(path), sha256)
     reader = _reader(content, path, family)
     if weights != "model" and reader not in (FAMILIES["swa"], FAMILIES["plain"]):

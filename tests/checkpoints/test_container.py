@@ -251,6 +251,13 @@ def test_a_manifest_that_unfolds_without_end_is_told(saved):
     refused(path, "describes no model")
 
 
+def test_the_number_of_classes_is_checked(saved):
+    path, _ = saved
+    assert load_checkpoint(path, num_classes=10).manifest["model"]["num_classes"] == 10
+    with pytest.raises(UserError, match="num_classes=7 was given, but .*last.pt tells 10 apart"):
+        load_checkpoint(path, num_classes=7)
+
+
 def test_reading_leaves_the_global_generator_alone(saved):
     before = torch.get_rng_state()
     load_checkpoint(saved[0])

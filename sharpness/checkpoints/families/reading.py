@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -13,7 +13,7 @@ from sharpness.checkpoints.families.datasets import DATASETS, Recipe
 from sharpness.checkpoints.networks import State, read_backbone, read_head, require_nothing_left, some
 from sharpness.checkpoints.prefixes import covering_prefixes, strip_prefixes
 from sharpness.errors import UserError, shown
-from sharpness.models import Classifier, CosineHead, LearnableWeightScaling, ModelSpec
+from sharpness.models import Classifier, CosineHead, LearnableWeightScaling, MetaEmbeddingHead, ModelSpec
 from sharpness.models.factory import load_weights
 
 WEIGHTS = ("model", "ema", "swa")
@@ -72,6 +72,8 @@ def assemble(
     ignored: Sequence[str] = (),
     unused: Sequence[str] = (),
     recipes: Mapping[int, Recipe] = DATASETS,
+    refine: Callable[[nn.Module, State, str], tuple[nn.Module, State]] | None = None,
+    classifier: Callable[..., tuple[nn.Module, str, State]] = read_head,
     **known: Any,
 ) -> Reading:
     """Backbone and head from state dicts, and the manifest.
@@ -84,6 +86,8 @@ def assemble(
         ignored: parts of names that a family is known to leave behind.
         unused: parts of names of parameters that the forward pass never uses; they are left out and listed.
         recipes: what is known of the data from the number of classes.
+        refine: makes the family's feature extractor of the usual one, the entries beside it, and ``path``.
+        classifier: reads the head in the place of :func:`~sharpness.checkpoints.networks.read_head`.
         known: further entries of the manifest.
 
     Raises:
@@ -97,23 +101,26 @@ def assemble(
         whole = {n: t for n, t in {**state, **(head or {})}.items() if not any(part in n for part in ignored)}
         return _into(options.model, family, whole, path, prefix, options, known)
     architecture, backbone, rest = read_backbone(state, path, shortcut)
+    channels = int(backbone.get_parameter("conv1.weight").shape[1])
+    if refine is not None:
+        backbone, rest = refine(backbone, rest, path)
     features = int(backbone.num_features)  # type: ignore[arg-type]
     entries: State = rest if head is None else dict(head)
-    built, layout, surplus = read_head(entries, features, options.scale, default_scale, path)
+    built, layout, surplus = classifier(entries, features, options.scale, default_scale, path)
     require_nothing_left([*surplus, *(() if head is None else rest)], path, ignored)
     inner = built.head if isinstance(built, LearnableWeightScaling) else built
-    scale = inner.scale if isinstance(inner, CosineHead) else None
+    scale = inner.scale if isinstance(inner, CosineHead | MetaEmbeddingHead) else None
     weight = inner.get_parameter("weight")
-    classes = int(weight.shape[0 if scale is None else 1])
+    classes = int(weight.shape[1 if isinstance(inner, CosineHead) else 0])
     if options.num_classes not in (None, classes):
         raise UserError(f"num_classes={options.num_classes} was given, but the classifier in {path} has {classes}")
-    kind = ("linear" if scale is None else "cosine") + ("" if inner is built else "+lws")
-    channels = int(backbone.get_parameter("conv1.weight").shape[1])
+    kinds = {CosineHead: "cosine", MetaEmbeddingHead: "meta-embedding"}
+    kind = kinds.get(type(inner), "linear") + ("" if inner is built else "+lws")
     spec = ModelSpec(architecture, classes, channels, kind, scale)
     notes = list(known.pop("notes", ()))
     if scale is not None and options.scale is None:
         notes.append(f"the logit scale is not in the file: {scale:g} is the usual one, pass scale= for another")
-    if scale is not None and weight.shape[0] == weight.shape[1]:
+    if kind.startswith("cosine") and weight.shape[0] == weight.shape[1]:
         notes.append("the head is square: taken as normalised because it has no bias")
     recipe = recipes.get(classes, Recipe())
     manifest = _manifest(family, spec.to_dict(), layout, prefix, recipe, dead, notes, known)
