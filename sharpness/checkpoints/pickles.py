@@ -18,7 +18,9 @@ from typing import Any
 
 import torch
 
+from sharpness.checkpoints.keys import check_key, with_keys
 from sharpness.checkpoints.plain_values import PLAIN_GLOBALS, PlainArray, PlainDtype, PlainNamespace, encode_latin1
+from sharpness.checkpoints.powers import power
 from sharpness.errors import shown
 
 EXPANDED = 2**20
@@ -30,26 +32,6 @@ ITEM_SIZES |= dict.fromkeys(("Byte", "Char", "Bool", "QInt8", "QUInt8", "Untyped
 
 INSTRUCTIONS = 2**20
 """Most instructions of a pickle that is read: each may take a hundred bytes of memory, and a tensor takes about 35."""
-
-RUNS_CODE = "can run any code"
-HARMLESS = "is harmless, but no weights need it"
-POWERS: dict[str, str] = {
-    **{f"builtins.{name}": HARMLESS for name in ("int", "float", "bool", "str", "list", "dict", "tuple", "frozenset")},
-    **{f"builtins.{name}": HARMLESS for name in ("slice", "range", "object")},
-    **{f"pathlib.{name}Path": HARMLESS for name in ("", "Posix", "Windows", "PurePosix", "PureWindows")},
-    **dict.fromkeys(["collections.defaultdict", "collections.deque", "types.SimpleNamespace", "datetime"], HARMLESS),
-    **dict.fromkeys(["builtins.eval", "builtins.exec", "builtins.compile", "builtins.__import__"], RUNS_CODE),
-    **dict.fromkeys(["os", "posix", "nt", "subprocess", "pty", "commands"], "can run any command"),
-    **dict.fromkeys(["builtins.open", "io", "shutil", "pathlib", "tempfile", "codecs.open"], "can change any file"),
-    **dict.fromkeys(["socket", "urllib", "http", "requests", "ftplib", "webbrowser"], "can reach the network"),
-    **dict.fromkeys(["builtins.getattr", "builtins.setattr", "operator", "functools", "types"], "can reach any code"),
-    **dict.fromkeys(["importlib", "runpy", "pickle", "_pickle", "marshal", "dill", "cloudpickle"], RUNS_CODE),
-    **dict.fromkeys(["torch.load", "torch.hub", "torch.jit", "torch.package", "numpy.load"], RUNS_CODE),
-    **dict.fromkeys(["ctypes", "sys", "signal", "gc", "builtins"], "can change the running program"),
-    **dict.fromkeys(["codecs", "_codecs", "zlib", "bz2", "lzma"], "can unpack hidden content"),
-    "torch.nn": "builds a whole model, which is code rather than weights",
-    "torch._utils": "builds a kind of tensor that no network's weights need",
-}
 
 
 class Refused(Exception):
@@ -120,9 +102,9 @@ def _bytearray(*given: Any) -> bytes:
 
 
 CALLABLE: dict[str, Any] = {
-    "collections.OrderedDict": OrderedDict,
-    "collections.Counter": Counter,
-    "builtins.set": set,
+    "collections.OrderedDict": with_keys(OrderedDict, lambda pair: pair[0]),
+    "collections.Counter": with_keys(Counter),
+    "builtins.set": with_keys(set),
     "builtins.complex": complex,
     "builtins.bytearray": _bytearray,
     "_codecs.encode": encode_latin1,
@@ -150,15 +132,6 @@ def stand_in(name: str) -> Any:
     if dtype:
         return Inert(name, int(dtype[1] or dtype[2] or 0) // 8)
     return Inert(name) if name in ("torch.Tensor", "torch.nn.parameter.Parameter") else None
-
-
-def power(name: str) -> str:
-    """One clause: what a global could do."""
-    parts = name.split(".")
-    for end in range(len(parts), 0, -1):
-        if ".".join(parts[:end]) in POWERS:
-            return POWERS[".".join(parts[:end])]
-    return f"runs code of the module {shown(parts[0])}"
 
 
 def full_name(module: str, name: str) -> str:
@@ -258,6 +231,18 @@ class _Rehearsal(_PythonUnpickler):
         elif type(instance) is not OrderedDict:
             raise Refused(f"fills in a {type(instance).__name__}, which no checkpoint needs")
 
+    def _set_item(self) -> None:
+        check_key(self.stack[-2])
+        self.load_setitem()
+
+    def _set_items(self) -> None:
+        # What the instruction takes, from the mark on, is the stack now.
+        for key in self.stack[::2]:
+            check_key(key)
+        self.load_setitems()
+
+    dispatch[pickle.SETITEM[0]] = _set_item
+    dispatch[pickle.SETITEMS[0]] = _set_items
     dispatch[pickle.NEWOBJ[0]] = _new
     dispatch[pickle.BUILD[0]] = _build
 

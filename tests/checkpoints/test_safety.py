@@ -235,6 +235,33 @@ def test_arguments_that_hold_themselves_are_read(tmp_path):
     assert read["self"] is read
 
 
+def doubled(levels=60):
+    """Tuples, each of which holds the one before it twice, one after the other."""
+    steps = (b"h" + bytes([i]) + b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(levels - 1))
+    return b"K\x01q\0" + b"".join(steps)
+
+
+KEYS = {
+    "keys of a dict": b"}(" + doubled() + b"u.",
+    "a key of a dict": b"(" + doubled() + b"t}h\x3bK\x01s.",
+    "set": b"cbuiltins\nset\n](" + doubled() + b"e\x85R.",
+    "counter": b"ccollections\nCounter\n](" + doubled() + b"e\x85R.",
+    "ordered dict": b"(" + doubled() + b"tccollections\nOrderedDict\n]]h\x3baK\x01aa\x85R.",
+}
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["archive", "legacy"])
+@pytest.mark.parametrize("name", KEYS)
+def test_keys_whose_hash_takes_for_ever_are_not_hashed(tmp_path, name, new):
+    (archive if new else legacy)(tmp_path / "a.pt", b"\x80\x02" + KEYS[name])
+    assert "tuples of tuples are used as keys" in told(tmp_path / "a.pt")
+
+
+def test_values_that_unfold_without_end_are_read(tmp_path):
+    archive(tmp_path / "a.pt", b"\x80\x02]((" + doubled() + b"te.")
+    assert len(read_safely(tmp_path / "a.pt")[0]) == 60
+
+
 def test_many_globals_are_counted(tmp_path):
     functions = [os.mkdir, os.rmdir, os.remove, os.chdir, os.link, os.stat]
     archive(tmp_path / "evil.pt", pickle.dumps([Call(f, "x") for f in functions], 2))
