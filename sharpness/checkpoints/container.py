@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sharpness.errors import UserError
+from sharpness.checkpoints.families.reading import is_state
+from sharpness.checkpoints.networks import filled
+from sharpness.errors import UserError, choose, shown
 from sharpness.files import write_atomically
-from sharpness.models import ModelSpec, build_model
+from sharpness.models import BACKBONES, HEADS, ModelSpec, build_model
 
 FORMAT = "sharpness-checkpoint"
 VERSION = 1
@@ -48,11 +52,32 @@ def read_own(content: dict[str, Any], path: Path) -> tuple[nn.Module, dict[str, 
     """The model in eval mode and the manifest of a file that ``sharpness train`` wrote.
 
     Raises:
-        UserError: it is from a newer version.
+        UserError: it is from a newer version, or damaged: an entry is missing or odd, or does not fit the others.
     """
-    if content["version"] > VERSION:
-        raise UserError(f"{path} has format version {content['version']}, this release reads {VERSION}: upgrade")
-    manifest = content["manifest"]
-    model = build_model(**ModelSpec(**manifest["model"]).to_dict())
-    model.load_state_dict(content["state_dict"])
-    return model.eval(), manifest
+    version, manifest, state = (content.get(name) for name in ("version", "manifest", "state_dict"))
+    if type(version) is not int:
+        raise UserError(f"{path} is damaged: its format version is {shown(reprlib.repr(version))}, not a whole number")
+    if version > VERSION:
+        raise UserError(f"{path} has format version {version}, this release reads {VERSION}: upgrade")
+    if not isinstance(manifest, dict) or not is_state(state):
+        raise UserError(f"{path} is damaged: it lacks its manifest or its weights")
+    spec = _spec(manifest.get("model"), path)
+    return filled(partial(build_model, **spec.to_dict()), state, str(path)).eval(), manifest
+
+
+def _spec(given: Any, path: Path) -> ModelSpec:
+    """The network that a manifest describes, if it describes one."""
+    try:
+        spec = ModelSpec(**given)
+    except TypeError:
+        raise UserError(f"{path} is damaged: its manifest describes no model ({shown(reprlib.repr(given))})") from None
+    sizes, words = (spec.num_classes, spec.in_channels), (spec.architecture, spec.head)
+    whole = all(type(n) is int and n > 0 for n in sizes) and all(isinstance(w, str) for w in words)
+    if not whole or not isinstance(spec.scale, int | float | None):
+        raise UserError(f"{path} is damaged: its manifest describes the model as {shown(reprlib.repr(given), 160)}")
+    try:
+        choose("model", spec.architecture, list(BACKBONES))
+        choose("head", spec.head, HEADS)
+    except UserError as error:
+        raise UserError(f"{path} is damaged, or from a newer release: {shown(str(error), 160)}") from None
+    return spec

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,11 @@ from torch import nn
 
 from sharpness.checkpoints.checkpoint import Checkpoint
 from sharpness.checkpoints.container import is_own, read_own
-from sharpness.checkpoints.families import FAMILIES, Options
+from sharpness.checkpoints.families import FAMILIES, Options, Reading
 from sharpness.checkpoints.families.reading import WEIGHTS
 from sharpness.checkpoints.safety import read_safely
-from sharpness.errors import UserError, choose
+from sharpness.errors import UserError, choose, shown
+from sharpness.models.factory import model_from
 
 #: What stands for a folder: our own, then what the families write, the best before the latest.
 USUAL_FILES = (
@@ -43,7 +46,7 @@ def load_checkpoint(
     stage2: str | Path | None = None,
     num_classes: int | None = None,
     weights: str = "model",
-    model: nn.Module | None = None,
+    model: nn.Module | Callable[[], nn.Module] | str | None = None,
 ) -> Checkpoint:
     """Read anybody's checkpoint: nothing in the file is executed (``weights_only=True``).
 
@@ -57,10 +60,12 @@ def load_checkpoint(
         stage2: the second file of a model that was saved in two, such as GCL's classifier or PoF's ``clf_E.pth``.
         num_classes: C, to be checked.
         weights: ``"model"``, or ``"ema"`` or ``"swa"`` where the file holds them too.
-        model: a network that takes the weights, where its architecture is not known here.
+        model: what takes the weights, where the architecture is not known here: a network, of which a copy is filled;
+            a class or function that makes one; or ``"package.module:factory"``.
 
     Raises:
-        UserError: the file is missing, broken, of no known kind or from a newer version, or its entries do not fit.
+        UserError: the file is missing, broken, of no known kind or from a newer version, or its entries do not fit;
+            an option that does not apply to it.
     """
     path = _file(Path(path))
     choose("weights", weights, WEIGHTS)
@@ -74,6 +79,9 @@ def load_checkpoint(
         if extra or weights != "model":
             raise UserError(f"{path} is our own and complete: leave out {', '.join(extra or ['weights'])}")
         own, manifest = read_own(content, path)
+        classes = manifest["model"]["num_classes"]
+        if num_classes not in (None, classes):
+            raise UserError(f"num_classes={num_classes} was given, but {path} tells {classes} apart")
         return Checkpoint(own, manifest, str(path), sha256)
     reader = _reader(content, path, family)
     if weights != "model" and reader not in (FAMILIES["swa"], FAMILIES["plain"]):
@@ -82,11 +90,14 @@ def load_checkpoint(
     if second is None and reader is FAMILIES["pof"]:
         second = _twin(path)
     if second is not None and reader not in (FAMILIES[name] for name in TWO_FILES):
-        raise UserError(f"stage2= is for models saved in two files, and {path} holds a whole one: leave it out")
-    options = Options(scale, None, None, num_classes, weights, model)
+        raise UserError(
+            f"stage2= (--stage2) is for models saved in two files, and {path} holds a whole one: leave it out"
+        )
+    network = None if model is None else _own_copy(model)
+    options = Options(scale, None, None, num_classes, weights, network, named=family is not None)
     if second is not None:
         options = replace(options, stage2=read_safely(second), stage2_path=str(second))
-    reading = reader.read(content, str(path), options)
+    reading = _read(reader, content, path, options)
     manifest = reading.manifest if second is None else {**reading.manifest, "stage2_sha256": _sha256(second)}
     return Checkpoint(reading.model, manifest, str(path), sha256)
 
@@ -95,7 +106,8 @@ def find_checkpoints(path: str | Path) -> list[Path]:
     """The checkpoints that a path stands for: a file, a run's folder, or all that lie below a folder.
 
     Below a folder, a folder with a file of one of the usual names stands for that file; elsewhere every file with the
-    ending of a checkpoint counts. Hidden folders and the state of unfinished runs are passed over.
+    ending of a checkpoint counts. Hidden folders and the state of unfinished runs are passed over. Links are followed,
+    and what can be reached in several ways is there once, by its own path rather than by a link beside it.
 
     Raises:
         UserError: there is none.
@@ -103,24 +115,28 @@ def find_checkpoints(path: str | Path) -> list[Path]:
     path = Path(path)
     if not path.is_dir():
         return [_file(path)]
-    found = _below(path)
+    found = _below(path, set(path.resolve().parents))
     if not found:
         raise UserError(f"no checkpoint in {path} nor below it: give a folder with files such as last.pt or *.pth")
     return found
 
 
-def _below(folder: Path) -> list[Path]:
-    usual = _usual(folder)
+def _below(path: Path, seen: set[Path]) -> list[Path]:
+    """Checkpoints at or below a path whose real paths are not among those seen, which grow."""
+    real = path.resolve()
+    if real in seen:
+        return []
+    seen.add(real)
+    if not path.is_dir():
+        return [path]
+    usual = _usual(path)
     if usual is not None:
-        return [usual]
+        return _below(usual, seen)
     found: list[Path] = []
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            found += _below(entry)
-        elif entry.name.endswith(ENDINGS) and entry.name != UNFINISHED:
-            found.append(entry)
+    for entry in sorted(path.iterdir(), key=lambda entry: (entry.is_symlink(), entry)):
+        counts = entry.name.endswith(ENDINGS) and entry.name != UNFINISHED
+        if not entry.name.startswith(".") and (counts or entry.is_dir()):
+            found += _below(entry, seen)
     return found
 
 
@@ -141,6 +157,30 @@ def _reader(content: Any, path: Path, family: str | None) -> Any:
         f"{path} is not a checkpoint of 'sharpness train' nor of a family known here ({_told(content)}): build its "
         "model in Python and pass it to sharpness.Objective(model, (x, y)) instead"
     )
+
+
+def _own_copy(model: nn.Module | Callable[[], nn.Module] | str) -> nn.Module:
+    """A network that no other checkpoint fills: an instance, and what a factory keeps, may be asked for again."""
+    made = model_from(model)
+    try:
+        return copy.deepcopy(made)
+    except Exception as error:
+        # A network of anybody's may hold anything.
+        told = f"{type(error).__name__}: {shown(str(error).strip().partition(chr(10))[0], 120)}"
+        raise UserError(f"model {type(made).__name__} cannot be copied ({told}), which every file needs") from None
+
+
+def _read(reader: Any, content: Any, path: Path, options: Options) -> Reading:
+    try:
+        return reader.read(content, str(path), options)
+    except UserError:
+        raise
+    except Exception as error:
+        # A file may hold anything where its family has something else.
+        family = next(name for name, known in FAMILIES.items() if known is reader)
+        lines = str(error).strip().splitlines()
+        told = type(error).__name__ + (f": {shown(lines[0], 120)}" if lines else "")
+        raise UserError(f"{path} looks like a file of family {family!r} and does not fit it ({told})") from error
 
 
 def _file(path: Path) -> Path:

@@ -43,7 +43,7 @@ def read_backbone(state: Mapping[str, Tensor], path: str, shortcut: str = "both"
             "weights, model= in Python, --model package.module:factory on the command line"
         )
     name, build = _plan(body, blocks, shortcut)
-    return name, _filled(build, body, path), rest
+    return name, filled(build, body, path), rest
 
 
 def read_head(
@@ -77,7 +77,7 @@ def read_head(
         build = partial(LinearHead, num_features, classes, "bias" in own)
     else:
         raise UserError(f"the classifier in {path} has shape {shape} and the features are {num_features}")
-    head = _filled(build, {part: state[name] for part, name in own.items()}, path)
+    head = filled(build, {part: state[name] for part, name in own.items()}, path)
     used_names = set(own.values())
     factor = next((n for n in state if n.split(".")[-1] in _FACTORS), None)
     if factor is not None:
@@ -144,17 +144,20 @@ def _plan_name(blocks: tuple[int, ...], bottleneck: bool, width: int, inner: int
     return f"{kind}{depth} ({'-'.join(map(str, blocks))} blocks, width {width})"
 
 
-def _filled(build: Callable[[], nn.Module], state: State, path: str) -> nn.Module:
+def filled(build: Callable[[], nn.Module], state: Mapping[str, Tensor], path: str) -> nn.Module:
     """The module with its weights, in the precision of the file (half precision becomes float32).
 
     It is made without memory first: a few bytes can describe a network that no machine holds.
+
+    Raises:
+        UserError: no network, one that is larger than the file, or one with other entries.
     """
     try:
         with torch.device("meta"):
             module = build()
-    except UserError:
-        raise
-    except (ValueError, RuntimeError):
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (ValueError, TypeError, RuntimeError, OverflowError):
         raise UserError(f"{path}: the shapes of its entries make no network (its names: {some(state)})") from None
     numbers = next((t for t in state.values() if t.is_floating_point()), None)
     if numbers is not None and numbers.dtype == torch.float64:

@@ -18,7 +18,9 @@ from typing import Any
 
 import torch
 
-from sharpness.checkpoints.numpy_values import NUMPY_GLOBALS, PlainArray, PlainDtype, encode_latin1
+from sharpness.checkpoints.keys import check_key, with_keys
+from sharpness.checkpoints.plain_values import PLAIN_GLOBALS, PlainArray, PlainDtype, PlainNamespace, encode_latin1
+from sharpness.checkpoints.powers import power
 from sharpness.errors import shown
 
 EXPANDED = 2**20
@@ -28,20 +30,8 @@ ITEM_SIZES = dict.fromkeys(("Double", "Long", "ComplexFloat"), 8) | dict.fromkey
 ITEM_SIZES |= dict.fromkeys(("Half", "BFloat16", "Short"), 2) | {"ComplexDouble": 16}
 ITEM_SIZES |= dict.fromkeys(("Byte", "Char", "Bool", "QInt8", "QUInt8", "Untyped"), 1)
 
-RUNS_CODE = "can run any code"
-POWERS: dict[str, str] = {
-    **dict.fromkeys(["builtins.eval", "builtins.exec", "builtins.compile", "builtins.__import__"], RUNS_CODE),
-    **dict.fromkeys(["os", "posix", "nt", "subprocess", "pty", "commands"], "can run any command"),
-    **dict.fromkeys(["builtins.open", "io", "shutil", "pathlib", "tempfile", "codecs.open"], "can change any file"),
-    **dict.fromkeys(["socket", "urllib", "http", "requests", "ftplib", "webbrowser"], "can reach the network"),
-    **dict.fromkeys(["builtins.getattr", "builtins.setattr", "operator", "functools", "types"], "can reach any code"),
-    **dict.fromkeys(["importlib", "runpy", "pickle", "_pickle", "marshal", "dill", "cloudpickle"], RUNS_CODE),
-    **dict.fromkeys(["torch.load", "torch.hub", "torch.jit", "torch.package", "numpy.load"], RUNS_CODE),
-    **dict.fromkeys(["ctypes", "sys", "signal", "gc", "builtins"], "can change the running program"),
-    **dict.fromkeys(["codecs", "_codecs", "zlib", "bz2", "lzma"], "can unpack hidden content"),
-    "torch.nn": "builds a whole model, which is code rather than weights",
-    "torch._utils": "builds a kind of tensor that no network's weights need",
-}
+INSTRUCTIONS = 2**20
+"""Most instructions of a pickle that is read: each may take a hundred bytes of memory, and a tensor takes about 35."""
 
 
 class Refused(Exception):
@@ -112,9 +102,9 @@ def _bytearray(*given: Any) -> bytes:
 
 
 CALLABLE: dict[str, Any] = {
-    "collections.OrderedDict": OrderedDict,
-    "collections.Counter": Counter,
-    "builtins.set": set,
+    "collections.OrderedDict": with_keys(OrderedDict, lambda pair: pair[0]),
+    "collections.Counter": with_keys(Counter),
+    "builtins.set": with_keys(set),
     "builtins.complex": complex,
     "builtins.bytearray": _bytearray,
     "_codecs.encode": encode_latin1,
@@ -126,7 +116,7 @@ CALLABLE: dict[str, Any] = {
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter_with_state,
     "torch._tensor._rebuild_from_type_v2": _from_type,
-    **NUMPY_GLOBALS,
+    **PLAIN_GLOBALS,
 }
 _STORAGE = re.compile(r"torch\.(?:cuda\.|storage\.)?(\w+)Storage")
 _DTYPE = re.compile(r"torch\.(?:bool|bfloat16|half|float|double|u?int(8|16|32|64)|(?:float|complex)(16|32|64|128))")
@@ -144,15 +134,6 @@ def stand_in(name: str) -> Any:
     return Inert(name) if name in ("torch.Tensor", "torch.nn.parameter.Parameter") else None
 
 
-def power(name: str) -> str:
-    """One clause: what a global could do."""
-    parts = name.split(".")
-    for end in range(len(parts), 0, -1):
-        if ".".join(parts[:end]) in POWERS:
-            return POWERS[".".join(parts[:end])]
-    return f"runs code of the module {shown(parts[0])}"
-
-
 def full_name(module: str, name: str) -> str:
     """The name of today for one that Python 2 may have written."""
     if (module, name) in _compat_pickle.NAME_MAPPING:
@@ -162,22 +143,37 @@ def full_name(module: str, name: str) -> str:
     return f"{module}.{name}"
 
 
+_PUTS = ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT")
+_GETS = ("GET", "BINGET", "LONG_BINGET")
+
+
 def globals_of(stream: Any) -> Iterator[str]:
     """Names that one pickle of ``stream`` asks for, in order.
 
     Raises:
         ValueError: the instructions end early or are none.
+        Refused: there are more than :data:`INSTRUCTIONS`.
     """
     texts: list[str] = []
-    for opcode, argument, _ in pickletools.genops(stream):
+    memo: dict[Any, str | None] = {}
+    top: str | None = None
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        if count >= INSTRUCTIONS:
+            raise Refused(f"holds a pickle of more than {INSTRUCTIONS:,} instructions, which no weights need")
+        if opcode.name in _PUTS:
+            memo[len(memo) if argument is None else argument] = top
+            continue
+        if opcode.name == "FRAME":
+            continue
+        top = memo.get(argument) if opcode.name in _GETS else argument if isinstance(argument, str) else None
         if opcode.name in ("GLOBAL", "INST"):
             yield full_name(*str(argument).split(" ", 1))
         elif opcode.name == "STACK_GLOBAL":
             yield full_name(*texts[-2:]) if len(texts) > 1 else "a name made up while loading"
         elif opcode.name.startswith("EXT"):
             yield "a name of the extension registry"
-        elif isinstance(argument, str):
-            texts.append(argument)
+        elif top is not None:
+            texts.append(top)
 
 
 def refuse_globals(names: Iterator[str]) -> None:
@@ -192,18 +188,28 @@ def refuse_globals(names: Iterator[str]) -> None:
 _OPCODES = (
     "PROTO STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINSTRING TUPLE "
     "TUPLE1 TUPLE2 TUPLE3 EMPTY_TUPLE EMPTY_LIST EMPTY_DICT EMPTY_SET APPEND APPENDS SETITEM SETITEMS BINGET "
-    "LONG_BINGET BINPUT LONG_BINPUT GLOBAL REDUCE BUILD BINPERSID"
+    "LONG_BINGET BINPUT LONG_BINPUT GLOBAL NEWOBJ REDUCE BUILD BINPERSID"
 )
 
 _PythonUnpickler: Any = vars(pickle)["_Unpickler"]
 
 
+class _Instructions(dict[int, Any]):
+    """What each instruction does, of those that ``torch.save`` writes."""
+
+    def __missing__(self, code: int) -> Any:
+        name = next(opcode.name for opcode in pickletools.opcodes if ord(opcode.code) == code)
+        raise Refused(
+            f"uses the pickle instruction {name}, which torch.save does not with its usual pickle_protocol, 2"
+        )
+
+
 class _Rehearsal(_PythonUnpickler):
     """The Python unpickler, whose memo is a dict: the C one fills an array up to any index a file names."""
 
-    dispatch = {
-        getattr(pickle, name)[0]: _PythonUnpickler.dispatch[getattr(pickle, name)[0]] for name in _OPCODES.split()
-    }
+    dispatch = _Instructions(
+        (getattr(pickle, name)[0], _PythonUnpickler.dispatch[getattr(pickle, name)[0]]) for name in _OPCODES.split()
+    )
 
     def find_class(self, module: str, name: str) -> Any:
         found = stand_in(full_name(module, name))
@@ -211,14 +217,33 @@ class _Rehearsal(_PythonUnpickler):
             raise Refused(f"needs {shown(full_name(module, name))}, and nothing in it was run")
         return found
 
+    def _new(self) -> None:
+        arguments, made = self.stack.pop(), self.stack.pop()
+        if made is not PlainNamespace or arguments != ():
+            raise Refused("makes an object of a class, which no checkpoint needs")
+        self.stack.append(PlainNamespace())
+
     def _build(self) -> None:
         state = self.stack.pop()
         instance = self.stack[-1]
-        if type(instance) in (PlainArray, PlainDtype):
+        if type(instance) in (PlainArray, PlainDtype, PlainNamespace):
             instance.__setstate__(state)
         elif type(instance) is not OrderedDict:
             raise Refused(f"fills in a {type(instance).__name__}, which no checkpoint needs")
 
+    def _set_item(self) -> None:
+        check_key(self.stack[-2])
+        self.load_setitem()
+
+    def _set_items(self) -> None:
+        # What the instruction takes, from the mark on, is the stack now.
+        for key in self.stack[::2]:
+            check_key(key)
+        self.load_setitems()
+
+    dispatch[pickle.SETITEM[0]] = _set_item
+    dispatch[pickle.SETITEMS[0]] = _set_items
+    dispatch[pickle.NEWOBJ[0]] = _new
     dispatch[pickle.BUILD[0]] = _build
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -33,3 +33,15 @@ def strip_prefixes(state: Mapping[str, T]) -> tuple[dict[str, T], str]:
         names = {key[len(found) :]: value for key, value in names.items()}
         removed += found
     return names, removed
+
+
+def covering_prefixes(names: Iterable[str], wanted: Iterable[str]) -> list[str]:
+    """Beginnings under which ``names`` has every one that is ``wanted``, counters of batches aside.
+
+    >>> covering_prefixes(["net.weight", "net.bias", "loss.weight"], ["weight", "bias"])
+    ['net.']
+    """
+    known, needed = list(names), [n for n in wanted if not n.endswith("num_batches_tracked")]
+    starts = [n.removesuffix(needed[0]) for n in known if n.endswith(needed[0])] if needed else []
+    have = set(known)
+    return [s for s in starts if (not s or s.endswith(".")) and all(s + n in have for n in needed)]

@@ -1,8 +1,8 @@
 """Read a file of weights that anybody may have written, and run nothing of what it says.
 
 ``torch.load`` is always called with ``weights_only=True`` and only after the file was seen to be what it says it is:
-an archive that does not unfold into more than its own size, a pickle that names nothing but containers, tensors and
-NumPy values, and tensors that fit into their storages. There is no way to ask for more trust.
+an archive that does not unfold into more than its own size, a short pickle that names nothing but containers, tensors,
+NumPy values and parsed arguments, and tensors that fit into their storages. There is no way to ask for more trust.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import IO, Any, NoReturn
 
 import torch
 
-from sharpness.checkpoints.numpy_values import NUMPY_GLOBALS, with_arrays
 from sharpness.checkpoints.pickles import Refused, Storage, globals_of, refuse_globals, rehearse, shown
+from sharpness.checkpoints.plain_values import PLAIN_GLOBALS, as_plain
 from sharpness.errors import UserError
 
 LIMIT = 64 * 2**30
@@ -28,6 +28,9 @@ LIMIT = 64 * 2**30
 
 MAPPED = 256 * 2**20
 """Archives from this size on are mapped, so that an optimizer's state is never read."""
+
+PICKLE = 8 * 2**20
+"""Largest pickle that is read, in bytes: it holds names and plain values, and the numbers lie beside it."""
 
 REMEDY = "save the weights alone, torch.save(model.state_dict(), PATH), where you trust it"
 LEGACY_PICKLES = 5
@@ -59,7 +62,8 @@ def read_safely(path: str | Path, limit: int = LIMIT) -> Any:
         limit: the largest size in bytes that is read.
 
     Returns:
-        What was saved, on the CPU, with NumPy scalars as Python values; of a safetensors file :class:`Tensors`.
+        What was saved, on the CPU, with NumPy scalars as Python values and ``argparse.Namespace`` as a dict; of a
+        safetensors file :class:`Tensors`.
 
     Raises:
         UserError: one line that says why the file is not read; nothing in it was run.
@@ -130,6 +134,9 @@ def _check_archive(file: IO[bytes], size: int) -> None:
     with zipfile.ZipFile(file) as archive:
         records = archive.infolist()
         names = Counter(record.filename for record in records)
+        folder = records[0].filename.split("/")[0] if records else ""
+        if f"{folder}/constants.pkl" in names:
+            raise Refused(f"is a TorchScript archive, which holds code: {REMEDY}")
         if any(record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1 for record in records):
             raise Refused("is a compressed archive, which torch.save never writes: unpack it, or save it again")
         if any(record.file_size != record.compress_size for record in records):
@@ -138,12 +145,11 @@ def _check_archive(file: IO[bytes], size: int) -> None:
             raise Refused(f"unfolds into more than the {size:,} bytes of the file")
         if max(names.values(), default=0) > 1:
             raise Refused("holds two entries of one name")
-        folder = records[0].filename.split("/")[0] if records else ""
-        if f"{folder}/constants.pkl" in names:
-            raise Refused(f"is a TorchScript archive, which holds code: {REMEDY}")
         if f"{folder}/data.pkl" not in names:
             raise Refused("is an archive, and not one of torch.save")
         sizes = {record.filename: record.file_size for record in records}
+        if sizes[f"{folder}/data.pkl"] > PICKLE:
+            _refuse_length()
         pickled = archive.read(f"{folder}/data.pkl")
 
     def storage(saved: tuple[Any, ...]) -> Storage:
@@ -157,6 +163,10 @@ def _check_archive(file: IO[bytes], size: int) -> None:
 
     refuse_globals(globals_of(pickled))
     rehearse(io.BytesIO(pickled), storage)
+
+
+def _refuse_length() -> NoReturn:
+    raise Refused(f"holds a pickle of more than {PICKLE:,} bytes beside its numbers, which no weights need: {REMEDY}")
 
 
 def _storage_id(saved: Any, length: int) -> tuple[Any, Any, int]:
@@ -188,9 +198,16 @@ def _check_legacy(content: mmap.mmap, size: int) -> None:
     saved: Any = None
     for i in range(LEGACY_PICKLES):
         start = content.tell()
-        refuse_globals(globals_of(content))
-        content.seek(start)
-        saved = rehearse(content, storage)
+        stream = io.BytesIO(content[start : start + PICKLE])
+        try:
+            refuse_globals(globals_of(stream))
+        except (ValueError, UnicodeDecodeError):
+            if stream.tell() == PICKLE:
+                _refuse_length()
+            raise
+        stream.seek(0)
+        saved = rehearse(stream, storage)
+        content.seek(start + stream.tell())
         if i == 0 and saved != torch.serialization.MAGIC_NUMBER:
             raise Refused(f"is a pickle, but not of torch.save: {REMEDY}")
     held = size - content.tell()
@@ -199,10 +216,10 @@ def _check_legacy(content: mmap.mmap, size: int) -> None:
 
 
 def _load(path: Path, mapped: bool) -> Any:
-    numpy_values: list[Any] = [(stand_in, name) for name, stand_in in NUMPY_GLOBALS.items()]
-    with warnings.catch_warnings(), torch.serialization.safe_globals(numpy_values):
+    allowed: list[Any] = [(stand_in, name) for name, stand_in in PLAIN_GLOBALS.items()]
+    with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
         warnings.simplefilter("ignore")
-        return with_arrays(torch.load(path, map_location="cpu", weights_only=True, mmap=mapped or None))
+        return as_plain(torch.load(path, map_location="cpu", weights_only=True, mmap=mapped or None))
 
 
 def _read_safetensors(path: Path) -> Tensors:

@@ -17,7 +17,7 @@ from sharpness.probes import labelled_checkpoints
 
 #: Options of a file, of the network behind it, and of images of one's own, by where they go.
 FILE = ("family", "stage2", "weights")
-IMAGES = ("root", "mean", "std", "size", "resize", "class_counts")
+IMAGES = ("root", "mean", "std", "size", "resize", "layout", "class_counts")
 RECORDED = ("split", "loss", "limit_per_class", "data", "imbalance", "subset", "data_root", "device")
 
 
@@ -49,6 +49,11 @@ def file_options(command: Command) -> Command:
             click.option("--std", help="Likewise."),
             click.option("--size", type=int, help="Side of the central square that is kept. [the whole image]"),
             click.option("--resize", type=int, help="Shorter side before that. [size]"),
+            click.option(
+                "--layout",
+                type=click.Choice(["channels-first", "channels-last"]),
+                help="Of the images in an .npz. [told from 8- or 16-bit ones, other numbers as they are]",
+            ),
             click.option(
                 "--class-counts",
                 help='A JSON file with the training images of each class, [30, 4] or {"cat": 30, "dog": 4}. [counted]',
@@ -101,6 +106,8 @@ def subjects(paths: Sequence[str], given: dict[str, Any]) -> tuple[dict[str, Che
     described = _chosen(given, IMAGES)
     for name in {"mean", "std"} & set(described):
         described[name] = _numbers(name, described[name])
+    if "layout" in described:
+        described["layout"] = described["layout"].replace("-", " ")
     grey = all(_takes_grey(checkpoint.model) for checkpoint in checkpoints.values())
     images = read_images(given["images"], channels=1 if grey else 3, limit_per_class=limit, **described)
     return checkpoints, {**options, "data": images}

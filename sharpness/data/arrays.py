@@ -15,6 +15,8 @@ from sharpness.data.dataset import check_labels
 from sharpness.errors import UserError
 
 NPZ_KEYS = (("x", "y"), ("images", "labels"), ("data", "labels"), ("x_test", "y_test"))
+#: A larger label is a mistake, and every class costs memory.
+MOST_CLASSES = 10**6
 LAYOUTS = ("auto", "channels first", "channels last")
 
 
@@ -88,12 +90,26 @@ def name_classes(
     if labels.ndim != 1 or labels.is_floating_point() or not len(labels):
         raise UserError(f"labels are {labels.dtype} {tuple(labels.shape)}: give one class number for each sample")
     given = names if names is not None else counts
+    if given is None and int(labels.max()) >= MOST_CLASSES:
+        worst = int(labels.argmax())
+        raise UserError(
+            f"label {int(labels[worst])} at index {worst} is not below {MOST_CLASSES:,}: number the classes from 0"
+        )
     known = len(given) if given is not None else int(labels.max()) + 1
     if counts is not None and len(counts) != known:
         raise UserError(f"{len(counts)} class counts for {known} class names")
     check_labels(labels, known)
     here = torch.bincount(labels, minlength=known).tolist()
     return tuple(map(str, names if names is not None else range(known))), counts or tuple(here)
+
+
+def eight_bit(images: Tensor) -> Tensor:
+    """16-bit pixels, 0 to 65535, as the nearest of 8 bits.
+
+    >>> eight_bit(torch.tensor([0, 128, 129, 257, 65535]))
+    tensor([  0,   0,   1,   1, 255], dtype=torch.uint8)
+    """
+    return ((images.int() + 128) // 257).to(torch.uint8)
 
 
 def channels_first(images: Tensor, layout: str) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from sharpness.data.arrays import (
     LAYOUTS,
     channels_first,
+    eight_bit,
     name_classes,
     pixel_statistics,
     read_class_counts,
@@ -140,7 +141,7 @@ def read_images(
     class_counts: Any = None,
     limit_per_class: int | None = None,
 ) -> ForeignData:
-    """Read labelled images of one's own.
+    """Read labelled images of one's own; those of 16 bits are brought to 8.
 
     Args:
         source: a folder with one folder of images per class (labels in the order of sorted names); a list file,
@@ -153,8 +154,8 @@ def read_images(
         size: side of the central square of image files that is kept; None keeps them whole.
         resize: the shorter side before that crop; ``size`` unless given. ImageNet's usual protocol is 224 of 256.
         channels: 3 or 1, of image files.
-        layout: of arrays of images: ``channels first``, ``channels last``, or ``auto``, which tells 8-bit images by
-            their shape and takes other numbers as they are.
+        layout: of arrays of images: ``channels first``, ``channels last``, or ``auto``, which tells images of 8 or 16
+            bits by their shape and takes other numbers as they are.
         class_names: in label order; folder names, ``dataset.classes`` or the numbers unless given.
         class_counts: training images per class, a list, ``{folder: images}``, which may name more classes than have
             images here, or a JSON file of either; those of these samples unless given.
@@ -195,6 +196,8 @@ def read_images(
         files = files.limit_per_class(limit_per_class) if limit_per_class is not None else files
         inputs = read_files(files, size=size, resize=resize, channels=channels)
         labels = torch.tensor(files.labels)
+    elif inputs.dtype == torch.uint16 and inputs.ndim in (3, 4):
+        inputs = channels_first(eight_bit(inputs), layout)
     elif inputs.dtype == torch.uint8 or layout != "auto":
         inputs = channels_first(inputs, layout)
     data = ForeignData(inputs.contiguous(), labels, None, None, names, counts, totals)

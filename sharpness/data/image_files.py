@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sharpness.data.arrays import MOST_CLASSES, eight_bit
 from sharpness.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
@@ -82,6 +83,10 @@ def listed(path: Path, root: Path | None = None) -> ImageFiles:
         name, _, label = line.strip().replace("\t", " ").rpartition(" ")
         if not name or not label.isdecimal():
             raise UserError(f"{path} line {number} is {line.strip()[:60]!r}: write 'path label' with a label from 0 on")
+        if len(label) > 20 or int(label) >= MOST_CLASSES:
+            raise UserError(
+                f"{path} line {number}: label {label[:24]} is not below {MOST_CLASSES:,}: number the classes from 0"
+            )
         found = base / name.strip()
         if not paths and not found.is_file():
             raise UserError(f"{path} line {number}: no image {found}: say with root= where the list's paths begin")
@@ -133,7 +138,9 @@ def _open(path: Path, size: int | None, resize: int | None, channels: int) -> Te
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                return to_tensor(_fit(image.convert(MODES[channels]), size, resize))
+                return to_tensor(_fit(_eight_bit(image).convert(MODES[channels]), size, resize))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise UserError(f"there is no image {path}: restore it, or leave it out of the list") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -156,7 +163,29 @@ def _fit(image: Any, size: int | None, resize: int | None) -> Any:
     return image.crop((left, top, left + size, top + size))
 
 
+def _eight_bit(image: Any) -> Any:
+    """A Pillow image with 8 bits a channel: 16 bits are scaled, where Pillow would cut at 255.
+
+    Raises:
+        UserError: whole numbers of 32 bits, or floating-point ones, whose black and white are not known.
+    """
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(eight_bit(torch.from_numpy(np.array(image).astype(np.int32))).numpy())
+    if image.mode in ("I", "F"):
+        raise UserError(
+            f"pixels of mode {image.mode!r} have no known black and white: save it with 8 or 16 bits, or give an .npz "
+            "of numbers"
+        )
+    return image.convert({"1": "L", "P": "RGB"}.get(image.mode, image.mode))
+
+
 def to_tensor(image: Any) -> Tensor:
-    """``(ch, h, w)`` uint8 of a Pillow image."""
-    pixels = np.array(image, dtype=np.uint8)
+    """``(ch, h, w)`` uint8 of a Pillow image.
+
+    Raises:
+        UserError: pixels whose black and white are not known.
+    """
+    pixels = np.array(_eight_bit(image), dtype=np.uint8)
     return torch.from_numpy(pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1)))

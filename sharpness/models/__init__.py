@@ -3,6 +3,7 @@
 from sharpness.models.classifier import BACKBONES, Classifier, ModelSpec, build_model
 from sharpness.models.frozen import Frozen
 from sharpness.models.heads import HEADS, CosineHead, LearnableWeightScaling, LinearHead, build_head
+from sharpness.models.oltr import MetaEmbeddingHead, ModulatedAttention, OltrFeatures
 from sharpness.models.resnet import PLANS, ResNet, build_resnet
 from sharpness.models.resnet_cifar import BasicBlock, CifarResNet
 from sharpness.models.staged import Staged
@@ -18,8 +19,11 @@ __all__ = [
     "Frozen",
     "LearnableWeightScaling",
     "LinearHead",
+    "MetaEmbeddingHead",
+    "ModulatedAttention",
     "PLANS",
     "ModelSpec",
+    "OltrFeatures",
     "ResNet",
     "Staged",
     "WideResNet",

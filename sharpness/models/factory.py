@@ -19,11 +19,14 @@ SHOWN = 4
 
 @contextmanager
 def _current_directory_importable() -> Iterator[None]:
-    here = str(Path.cwd())
+    """And the command line's arguments hidden, which are ours: code that parses them on import gets its defaults."""
+    here, arguments = str(Path.cwd()), sys.argv
     sys.path.insert(0, here)
+    sys.argv = arguments[:1]
     try:
         yield
     finally:
+        sys.argv = arguments
         sys.path.remove(here)
 
 
@@ -68,7 +71,7 @@ def _named(source: str) -> Any:
             if error.name is None or not f"{module}.".startswith(f"{error.name}."):
                 raise UserError(f"model {source}: importing {module} needs {error.name}: install it") from None
             raise UserError(f"model {source}: no module {error.name} here or among the installed ones") from None
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(f"model {source}: importing {module} raised {_line(error)}") from None
     reached = module
     for part in path.split("."):
@@ -84,7 +87,7 @@ def _called(name: str, factory: Any, options: Mapping[str, Any]) -> Any:
     with _current_directory_importable():
         try:
             return factory(**options)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             given = ", ".join(f"{key}={value!r}" for key, value in options.items())
             raise UserError(f"model {name}({given}) raised {_line(error)}") from None
 
@@ -138,6 +141,8 @@ def _some(names: Sequence[object]) -> str:
     return ", ".join(shown(str(name), 120) for name in names[:SHOWN]) + more
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"SystemExit {error.code}: put what runs as a program under if __name__ == '__main__'"
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {shown(lines[0], 160)}" if lines else type(error).__name__

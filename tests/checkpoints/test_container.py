@@ -208,6 +208,62 @@ def test_a_newer_version_asks_for_an_upgrade(saved):
     refused(path, f"format version {VERSION + 1}, this release reads {VERSION}: upgrade")
 
 
+NETWORK = {"architecture": "resnet8", "num_classes": 10, "in_channels": 1, "head": "linear", "scale": None}
+DAMAGE = {
+    "no version": ({"version": None}, "format version is None"),
+    "version of text": ({"version": "x"}, "format version is 'x'"),
+    "no manifest": ({"manifest": None}, "lacks its manifest"),
+    "no model": ({"manifest": {}}, "describes no model"),
+    "model of text": ({"manifest": {"model": "resnet8"}}, "describes no model"),
+    "another field": ({"manifest": {"model": NETWORK | {"depth": 3}}}, "describes no model"),
+    "unknown architecture": ({"manifest": {"model": NETWORK | {"architecture": "../x"}}}, "unknown model"),
+    "unknown head": ({"manifest": {"model": NETWORK | {"head": "round"}}}, "unknown head"),
+    "negative classes": ({"manifest": {"model": NETWORK | {"num_classes": -1}}}, "describes the model as"),
+    "classes of text": ({"manifest": {"model": NETWORK | {"num_classes": "10"}}}, "describes the model as"),
+    "scale below zero": ({"manifest": {"model": NETWORK | {"head": "cosine", "scale": -1.0}}}, "scale"),
+    "scale of a linear head": ({"manifest": {"model": NETWORK | {"scale": 30.0}}}, "scale=30.0"),
+    "a billion classes": ({"manifest": {"model": NETWORK | {"num_classes": 10**9}}}, "describes a network of .* bytes"),
+    "more classes than numbers": ({"manifest": {"model": NETWORK | {"num_classes": 10**30}}}, "make no network"),
+    "other classes": (
+        {"manifest": {"model": NETWORK | {"num_classes": 9}}},
+        "of another shape .head.weight is 10x64, the model.s 9x64",
+    ),
+    "no weights": ({"state_dict": {}}, "lacks its manifest or its weights"),
+    "weights of text": ({"state_dict": {"weight": "text"}}, "lacks its manifest or its weights"),
+    "other weights": ({"state_dict": {"weight": torch.ones(2)}}, "missing .*; 1 unexpected .weight"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_is_damaged_is_told_in_one_line(saved, damage):
+    path, _ = saved
+    changed, message = DAMAGE[damage]
+    torch.save({**content(path), **changed}, path)
+    refused(path, message)
+
+
+def test_a_manifest_that_unfolds_without_end_is_told(saved):
+    path, _ = saved
+    unfolding = []
+    for _ in range(60):
+        unfolding = [unfolding, unfolding]
+    torch.save({**content(path), "manifest": {"model": unfolding}}, path)
+    refused(path, "describes no model")
+
+
+def test_the_number_of_classes_is_checked(saved):
+    path, _ = saved
+    assert load_checkpoint(path, num_classes=10).manifest["model"]["num_classes"] == 10
+    with pytest.raises(UserError, match="num_classes=7 was given, but .*last.pt tells 10 apart"):
+        load_checkpoint(path, num_classes=7)
+
+
+def test_reading_leaves_the_global_generator_alone(saved):
+    before = torch.get_rng_state()
+    load_checkpoint(saved[0])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_reading_keeps_plain_values(tmp_path):
     plain = {"a": [1, 2.5, None, True], "b": ("x", {"c": torch.arange(3)})}
     torch.save(plain, tmp_path / "plain.pt")

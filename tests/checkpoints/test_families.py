@@ -266,6 +266,132 @@ def test_c(tmp_path, blocks, bottleneck, groups, key):
     assert check(path, scales * expected, stage2=second).manifest["model"]["head"] == "linear+lws"
 
 
+LARGER = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+PLAIN = (1, 1, 1, 1)
+
+
+def oltr_state(attention, layer):
+    """A backbone of 32 planes, with 2x2 maps of LARGER, and OLTR's own parts."""
+    s, planes = large_state(PLAIN, False), 32
+    if attention:
+        for name in ("g", "theta", "phi"):
+            s.conv(f"modulatedatt.{name}", 16, planes, 1, True)
+        s.conv("modulatedatt.conv_mask", planes, 16, 1)
+        s.random("modulatedatt.fc_spatial.weight", 4, 4 * planes).random("modulatedatt.fc_spatial.bias", 4)
+    if layer:
+        s.random("fc_add.weight", 6, planes).random("fc_add.bias", 6)
+    return s
+
+
+def oltr_features(s, monkeypatch):
+    """Sample by sample and position by position, on the maps before the pooling."""
+    with monkeypatch.context() as context:
+        context.setattr(torch.Tensor, "mean", lambda x, axis: x)
+        maps = large_features(s, LARGER, PLAIN, False)
+    rows = []
+    for m in maps:
+        if "modulatedatt.g.weight" in s:
+            g, theta, phi = (
+                s[f"modulatedatt.{n}.weight"][:, :, 0, 0] @ m + s[f"modulatedatt.{n}.bias"][:, None]
+                for n in ("g", "theta", "phi")
+            )
+            attended = torch.stack([g @ torch.softmax(theta[:, i] @ phi, 0) for i in range(4)], dim=1)
+            mask = s["modulatedatt.conv_mask.weight"][:, :, 0, 0] @ attended
+            spatial = s["modulatedatt.fc_spatial.weight"] @ m.flatten() + s["modulatedatt.fc_spatial.bias"]
+            m = m + torch.softmax(spatial, 0) * mask
+        z = m.sum(1) / 4
+        rows.append((s["fc_add.weight"] @ z + s["fc_add.bias"]).clamp_min(0) if "fc_add.weight" in s else z)
+    return torch.stack(rows)
+
+
+def meta_embedding(head, centroids, features, scale):
+    """Sample by sample: memory, selector, reachability, embedding, and the cosine classifier with its squashed norm."""
+    logits = []
+    for z in features:
+        memory = torch.softmax(head["fc_hallucinator.weight"] @ z + head["fc_hallucinator.bias"], 0) @ centroids
+        selector = torch.tanh(head["fc_selector.weight"] @ z + head["fc_selector.bias"])
+        reach = 10 / min(((z - c) ** 2).sum() ** 0.5 for c in centroids)
+        v = reach * (z + selector * memory)
+        length = (v**2).sum() ** 0.5
+        v = length / (1 + length) * v / length
+        logits.append([scale * v @ w / (w**2).sum() ** 0.5 for w in head["cosnorm_classifier.weight"]])
+    return torch.tensor(logits, dtype=torch.float64)
+
+
+@pytest.fixture
+def oltr_head():
+    head = State(2).random("fc_hallucinator.weight", C, 6).random("fc_hallucinator.bias", C)
+    head.random("fc_selector.weight", 6, 6).random("fc_selector.bias", 6)
+    return head.random("cosnorm_classifier.weight", C, 6), State(3).random("c", C, 6)["c"]
+
+
+@pytest.mark.parametrize(("attention", "layer"), [(True, False), (False, True), (True, True)])
+def test_c_with_oltrs_parts_of_the_backbone(tmp_path, monkeypatch, attention, layer):
+    s = oltr_state(attention, layer)
+    z = oltr_features(s, monkeypatch)
+    head = State(2).random("fc.weight", C, z.shape[1]).random("fc.bias", C)
+    parts = {"feat_model": prefixed("module.", s), "classifier": prefixed("module.", head)}
+    model = load_checkpoint(saved(tmp_path, {"state_dict_best": parts, "centroids": None})).model
+    assert torch.allclose(model(LARGER), linear(z, head["fc.weight"], head["fc.bias"]), rtol=0, atol=1e-10)
+    if attention:
+        with pytest.raises(
+            UserError, match=r"maps of 2x2 and gets 1x1: give images of 64x64 pixels, size=64 \(--size\)"
+        ):
+            model(X)
+
+
+@pytest.mark.parametrize("scale", [None, 10.0])
+def test_c_with_a_meta_embedding(tmp_path, monkeypatch, oltr_head, scale):
+    s, (head, centroids) = oltr_state(True, True), oltr_head
+    expected = meta_embedding(head, centroids, oltr_features(s, monkeypatch), scale or 16)
+    parts = {"feat_model": prefixed("module.", s), "classifier": prefixed("module.", head)}
+    path = saved(tmp_path, {"state_dict_best": parts, "centroids": centroids, "best_acc": 0.35})
+    checkpoint = load_checkpoint(path, scale=scale)
+    assert torch.allclose(checkpoint.model(LARGER), expected, rtol=0, atol=1e-10)
+    m = checkpoint.manifest
+    assert (m["model"]["head"], m["model"]["scale"], m["model"]["num_classes"]) == ("meta-embedding", scale or 16, C)
+    assert (m["stage"], m["head_layout"], m["accuracy"]) == (2, "[C, d]", {"accuracy": 0.35})
+    assert any("the logit scale is not in the file: 16" in n for n in m["notes"]) is (scale is None)
+    first = State(5).random("fc.weight", C, 6).random("fc.bias", C)
+    one = saved(tmp_path, {"state_dict_best": {**parts, "classifier": prefixed("module.", first)}}, "one.pth")
+    two = saved(tmp_path, {"state_dict_best": {"classifier": parts["classifier"]}, "centroids": centroids}, "two.pth")
+    assert torch.allclose(load_checkpoint(one, stage2=two, scale=scale).model(LARGER), expected, rtol=0, atol=1e-10)
+
+
+def test_the_centroids_of_a_meta_embedding_are_no_weights_and_it_has_curvature(tmp_path, oltr_head):
+    s, (head, centroids) = oltr_state(False, True), oltr_head
+    parts = {"feat_model": prefixed("module.", s), "classifier": prefixed("module.", head)}
+    model = load_checkpoint(saved(tmp_path, {"state_dict_best": parts, "centroids": centroids})).model
+    objective = Objective(model, (X, torch.arange(4)), num_classes=C, parameters="classifier")
+    assert objective.num_parameters == sum(t.numel() for t in head.values())
+    v = torch.randn(objective.num_parameters, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weights, step = list(model.head.parameters()), 1e-5
+    gradients = []
+    for sign in (1, -1):
+        moves = [
+            sign * step * d.view_as(p) for p, d in zip(weights, v.split([p.numel() for p in weights]), strict=True)
+        ]
+        for p, move in zip(weights, moves, strict=True):
+            p.data += move
+        gradients.append(objective.gradient())
+        for p, move in zip(weights, moves, strict=True):
+            p.data -= move
+    difference = (gradients[0] - gradients[1]) / (2 * step)
+    assert torch.allclose(objective.hvp(v), difference, rtol=1e-5, atol=1e-7) and difference.norm() > 1e-3
+
+
+def test_a_meta_embedding_that_does_not_fit_is_told(tmp_path, oltr_head):
+    s, (head, centroids) = oltr_state(False, True), oltr_head
+    parts = {"feat_model": prefixed("module.", s), "classifier": prefixed("module.", head)}
+    with pytest.raises(UserError, match=r"no 'centroids'.*final_model_checkpoint\.pth"):
+        load_checkpoint(saved(tmp_path, {"epoch": 3, "state_dict": parts}))
+    with pytest.raises(UserError, match="centroids is 4x6, the model's 5x6"):
+        load_checkpoint(saved(tmp_path, {"state_dict_best": parts, "centroids": centroids[:4]}))
+    del parts["classifier"]["module.cosnorm_classifier.weight"]
+    with pytest.raises(UserError, match="lacks the weight of a part of OLTR's network"):
+        load_checkpoint(saved(tmp_path, {"state_dict_best": parts, "centroids": centroids}))
+
+
 def test_d_appends_its_zeros(tmp_path):
     s = cifar_state((2, 1, 1))
     names = {"conv1.": "conv_1_3x3.", "bn1.": "bn_1.", ".conv_1_3x3.": ".conv_a.", ".bn_1.": ".bn_a.",
@@ -341,6 +467,10 @@ def test_g_has_two_sets_of_weights(tmp_path):
         check(path, expected, weights=weights)
     with pytest.raises(UserError, match="weights='ema'"):
         load_checkpoint(path, weights="ema")
+    alone = saved(tmp_path, {"swa_state_dict": average}, "alone.pth")
+    check(alone, expected, weights="swa")
+    with pytest.raises(UserError, match="lacks 'state_dict'.*--weights swa"):
+        load_checkpoint(alone)
 
 
 def test_h_in_two_files_that_find_each_other(tmp_path):

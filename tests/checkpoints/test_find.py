@@ -37,3 +37,18 @@ def test_folders_without_one(tree):
             find_checkpoints(tree / name)
     with pytest.raises(UserError, match="no checkpoint at"):
         find_checkpoints(tree / "nowhere")
+
+
+def test_links_lead_to_every_file_once(tree):
+    """A cycle, a way out and up, the latest of some runs, and one file under two names."""
+    plain = find_checkpoints(tree)
+    (tree / "loose" / "again").symlink_to(tree / "loose")
+    (tree / "runs" / "up").symlink_to(tree.parent)
+    (tree / "runs" / "a0-latest").symlink_to("a")
+    (tree / "loose" / "best.pth").symlink_to("two.pth")
+    assert find_checkpoints(tree) == plain
+    (tree.parent / "elsewhere").mkdir()
+    (tree.parent / "elsewhere" / "far.pt").touch()
+    (tree / "runs" / "disk").symlink_to(tree.parent / "elsewhere")
+    assert find_checkpoints(tree) == [*plain, tree / "runs" / "disk" / "far.pt"]
+    assert find_checkpoints(tree / "runs" / "a0-latest") == [tree / "runs" / "a0-latest" / "last.pt"]

@@ -39,7 +39,7 @@ def state():
 @pytest.fixture
 def ldam(tmp_path, state):
     torch.save({"state_dict": state, "best_acc1": 70.0, "arch": "resnet8", "epoch": 2}, tmp_path / "ckpt.pth.tar")
-    return load_checkpoint(tmp_path / "ckpt.pth.tar")
+    return load_checkpoint(tmp_path / "ckpt.pth.tar", family="ldam")
 
 
 def test_given_data_are_taken_as_they_are(ldam):

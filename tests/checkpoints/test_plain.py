@@ -1,10 +1,13 @@
 """Wrappers, prefixes and averages around one network change nothing; what does not fit is told in one line."""
 
+import threading
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from sharpness import UserError, load_checkpoint
+from sharpness.checkpoints import FAMILIES
 from sharpness.models import build_model
 
 X = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -174,6 +177,145 @@ def test_a_given_network_may_have_names_like_a_wrapper(tmp_path, prefix):
     checkpoint = load_checkpoint(tmp_path / "file.pt", model=Theirs())
     assert torch.equal(checkpoint.model(X), theirs(X))
     assert checkpoint.manifest["prefix"] == prefix
+
+
+class Nest(torch.nn.Module):
+    def __init__(self, width=4):
+        super().__init__()
+        self.body = torch.nn.Linear(48, width)
+
+    def forward(self, x):
+        return self.body(x[:, :, :4, :4].flatten(1))
+
+
+KEPT = Nest()
+GIVEN = {"instance": Nest(), "class": Nest, "function": lambda: KEPT, "name": f"{__name__}:KEPT"}
+
+
+@pytest.mark.parametrize("how", GIVEN)
+def test_every_checkpoint_fills_a_network_of_its_own(tmp_path, how):
+    before = {n: t.clone() for n, t in KEPT.state_dict().items()}
+    states = []
+    for i in range(2):
+        torch.manual_seed(i)
+        states.append(Nest().state_dict())
+        torch.save(states[-1], tmp_path / f"{i}.pt")
+    read = [load_checkpoint(tmp_path / f"{i}.pt", model=GIVEN[how]).model for i in range(2)]
+    for model, state in zip(read, states, strict=True):
+        assert all(torch.equal(model.state_dict()[n], t) for n, t in state.items())
+    assert all(torch.equal(KEPT.state_dict()[n], t) for n, t in before.items())
+
+
+BESIDE = {
+    "loss": {"loss_fn.weight": torch.ones(7), "lr": torch.tensor(0.1)},
+    "part of another": {"teacher.body.weight": torch.ones(4, 48)},
+    "longer start": {"network.body.weight": torch.ones(4, 48)},
+}
+
+
+@pytest.mark.parametrize("beside", BESIDE)
+@pytest.mark.parametrize("prefix", ["net.", "module.net.", "anything.model."])
+def test_a_given_network_is_found_among_other_entries(tmp_path, prefix, beside):
+    theirs = Nest()
+    content = prefixed("module." * prefix.startswith("module."), BESIDE[beside]) | prefixed(prefix, theirs.state_dict())
+    torch.save({"state_dict": content, "pytorch-lightning_version": "2.1.0"}, tmp_path / "file.ckpt")
+    checkpoint = load_checkpoint(tmp_path / "file.ckpt", model=Nest)
+    assert torch.equal(checkpoint.model(X), theirs(X))
+    assert checkpoint.manifest["prefix"] == prefix
+    (note,) = [n for n in checkpoint.manifest["notes"] if "entries outside" in n]
+    assert note.startswith(f"{len(BESIDE[beside])} entries outside {prefix} ") and next(iter(BESIDE[beside])) in note
+
+
+def test_a_given_network_that_is_there_twice_or_not_at_all_is_told(tmp_path):
+    state = Nest().state_dict()
+    torch.save(prefixed("net.", state) | prefixed("teacher.", state), tmp_path / "twice.pt")
+    with pytest.raises(UserError, match=r"all weights of Nest 2 times \(net\., teacher\.\)"):
+        load_checkpoint(tmp_path / "twice.pt", model=Nest)
+    torch.save(prefixed("net.", state | {"body.extra": torch.ones(1)}), tmp_path / "more.pt")
+    with pytest.raises(UserError, match="1 unexpected .body.extra"):
+        load_checkpoint(tmp_path / "more.pt", model=Nest)
+    torch.save(prefixed("net.", {"body.weight": state["body.weight"]}), tmp_path / "less.pt")
+    with pytest.raises(UserError, match="1 missing .body.bias"):
+        load_checkpoint(tmp_path / "less.pt", model=Nest)
+
+
+@pytest.mark.parametrize("option", [{"scale": 20.0}, {"num_classes": 4}])
+def test_what_a_given_network_settles_is_refused(tmp_path, option):
+    torch.save(Nest().state_dict(), tmp_path / "file.pt")
+    with pytest.raises(UserError, match=f"{next(iter(option))}.*the network for .*file.pt is given"):
+        load_checkpoint(tmp_path / "file.pt", model=Nest, **option)
+
+
+def example(classes, **more):
+    """What PyTorch's ImageNet example and the scripts made from it write, with a linear head."""
+    torch.manual_seed(3)
+    state = {n.removeprefix("backbone."): t for n, t in build_model("resnet8", classes).state_dict().items()}
+    state = {n.replace("head.", "linear."): t for n, t in state.items()}
+    return {
+        "epoch": 9,
+        "arch": "resnet8",
+        "state_dict": state,
+        "best_acc1": torch.tensor(70.0),
+        "optimizer": {},
+        **more,
+    }
+
+
+def test_an_example_of_pytorch_is_nobodys_family(tmp_path):
+    torch.save(example(10), tmp_path / "model_best.pth.tar")
+    manifest = load_checkpoint(tmp_path / "model_best.pth.tar").manifest
+    assert (manifest["family"], manifest["dataset"], manifest["subset"]) == ("plain state_dict", None, None)
+    assert (manifest["epoch"], manifest["accuracy"]) == (9, {"accuracy": pytest.approx(0.7)})
+    assert any("--family ldam" in note for note in manifest["notes"])
+    named = load_checkpoint(tmp_path / "model_best.pth.tar", family="ldam").manifest
+    assert (named["dataset"], named["subset"]["subset"]) == ("cifar10-lt", "ldam_seed0")
+
+
+def test_a_folder_named_as_ldams_code_does_tells_the_family(tmp_path):
+    (folder := tmp_path / "cifar10_resnet8_CE_None_exp_0.01_0").mkdir()
+    torch.save(example(10), folder / "ckpt.best.pth.tar")
+    manifest = load_checkpoint(folder).manifest
+    assert (manifest["dataset"], manifest["imbalance"]) == ("cifar10-lt", 100)
+    large = build_model("resnet18", 10)
+    state = {n.removeprefix("backbone.").replace("head.", "fc."): t for n, t in large.state_dict().items()}
+    torch.save(example(10, state_dict=state), folder / "ckpt.best.pth.tar")
+    assert load_checkpoint(folder).manifest["dataset"] is None, "its networks for large images are not LDAM's"
+
+
+def test_a_linear_head_without_bias_is_nobodys_family(tmp_path):
+    content = example(10)
+    del content["state_dict"]["linear.bias"]
+    torch.save(content, tmp_path / "file.pt")
+    manifest = load_checkpoint(tmp_path / "file.pt").manifest
+    assert (manifest["family"], manifest["head_layout"]) == ("plain state_dict", "[C, d]")
+
+
+def test_a_guessed_normalisation_is_called_a_guess(tmp_path, state):
+    for classes, guessed in ((10, True), (7, False)):
+        torch.save(example(classes)["state_dict"], tmp_path / "file.pt")
+        manifest = load_checkpoint(tmp_path / "file.pt").manifest
+        assert (manifest["normalization"] is not None) is guessed
+        assert any(f"guess from the number of classes ({classes})" in n for n in manifest["notes"]) is guessed
+
+
+def test_a_network_that_cannot_be_copied_is_told(tmp_path):
+    torch.save(Nest().state_dict(), tmp_path / "file.pt")
+    held = Nest()
+    held.lock = threading.Lock()
+    with pytest.raises(UserError, match="model Nest cannot be copied .TypeError: cannot pickle"):
+        load_checkpoint(tmp_path / "file.pt", model=held)
+
+
+def test_a_reader_that_stumbles_over_a_file_says_so(tmp_path, state, monkeypatch):
+    def stumbles(*args):
+        raise KeyError("momentum")
+
+    torch.save(state, tmp_path / "file.pt")
+    monkeypatch.setattr(FAMILIES["plain"], "read", stumbles)
+    with pytest.raises(
+        UserError, match="file.pt looks like a file of family 'plain' and does not.*KeyError: 'momentum'"
+    ):
+        load_checkpoint(tmp_path / "file.pt")
 
 
 @pytest.mark.parametrize("head", ["linear", "cosine", "linear+lws", "cosine+lws"])

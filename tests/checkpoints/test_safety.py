@@ -1,6 +1,7 @@
 """Files that anybody may have written: what is harmless is read as it was saved, all else gives one line and runs
 nothing, and no file takes more memory than it has bytes."""
 
+import argparse
 import errno
 import functools
 import gzip
@@ -11,6 +12,8 @@ import marshal
 import operator
 import os
 import pickle
+import pickletools
+import re
 import struct
 import subprocess
 import sys
@@ -18,8 +21,9 @@ import tarfile
 import time
 import timeit
 import zipfile
-from collections import Counter, OrderedDict
-from pathlib import Path
+from collections import Counter, OrderedDict, defaultdict
+from datetime import date
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -27,7 +31,8 @@ import torch
 from safetensors.torch import save_file
 
 from sharpness.checkpoints import read_safely
-from sharpness.checkpoints.safety import LIMIT
+from sharpness.checkpoints.pickles import INSTRUCTIONS
+from sharpness.checkpoints.safety import LIMIT, PICKLE
 from sharpness.errors import UserError
 
 SYS_INFO = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
@@ -177,6 +182,86 @@ def test_a_refusal_names_the_global_and_what_it_could_do(tmp_path, function, nam
         read_safely(tmp_path / "evil.pt")
 
 
+@pytest.mark.parametrize("kept", [slice(1), int, range(3), defaultdict(list), PurePosixPath("a"), date(2020, 1, 1)])
+def test_harmless_things_are_not_called_dangerous(tmp_path, kept):
+    archive(tmp_path / "odd.pt", pickle.dumps({"kept": kept}, 2))
+    assert "is harmless, but no weights need it" in told(tmp_path / "odd.pt")
+
+
+def test_names_in_the_memo_are_told_as_they_are(tmp_path):
+    """Protocol 4 writes a module once and then refers to it."""
+    archive(tmp_path / "a.pt", pickle.dumps([Call(os.mkdir, "x"), Call(os.rmdir, "x")], 4))
+    assert "posix.mkdir" in (line := told(tmp_path / "a.pt")) and "posix.rmdir" in line
+    torch.save({"a": np.float64(2), "b": np.arange(3)}, tmp_path / "a.pt", pickle_protocol=4)
+    assert "which torch.save does not with its usual pickle_protocol, 2" in told(tmp_path / "a.pt")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_torchscript_is_told_as_such(tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "a.pt")
+    assert "is a TorchScript archive" in told(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["archive", "legacy"])
+def test_parsed_arguments_are_read_as_dicts(tmp_path, new):
+    inner = argparse.Namespace(sizes=[1, 2], mean=np.float64(0.5))
+    both = argparse.Namespace(lr=0.1, inner=inner, again=(inner, None), weight=torch.ones(2))
+    torch.save({"args": both}, tmp_path / "a.pt", _use_new_zipfile_serialization=new)
+    args = read_safely(tmp_path / "a.pt")["args"]
+    assert type(args) is dict and torch.equal(args.pop("weight"), torch.ones(2))
+    assert args == {"lr": 0.1, "inner": vars(inner), "again": (vars(inner), None)}
+
+
+ODD_ARGUMENTS = {
+    "called": b"cargparse\nNamespace\nK\x01\x85R.",
+    "made with arguments": b"cargparse\nNamespace\nK\x01\x85\x81.",
+    "filled with a list": b"cargparse\nNamespace\n)\x81]b.",
+    "filled by number": b"cargparse\nNamespace\n)\x81}K\x01K\x02sb.",
+    "another class": b"ccollections\nOrderedDict\n)\x81.",
+}
+
+
+@pytest.mark.parametrize("name", ODD_ARGUMENTS)
+def test_odd_arguments_are_told(tmp_path, name):
+    archive(tmp_path / "a.pt", b"\x80\x02" + ODD_ARGUMENTS[name])
+    told(tmp_path / "a.pt")
+
+
+def test_arguments_that_hold_themselves_are_read(tmp_path):
+    args = argparse.Namespace()
+    args.self = args
+    torch.save({"args": args}, tmp_path / "a.pt")
+    read = read_safely(tmp_path / "a.pt")["args"]
+    assert read["self"] is read
+
+
+def doubled(levels=60):
+    """Tuples, each of which holds the one before it twice, one after the other."""
+    steps = (b"h" + bytes([i]) + b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(levels - 1))
+    return b"K\x01q\0" + b"".join(steps)
+
+
+KEYS = {
+    "keys of a dict": b"}(" + doubled() + b"u.",
+    "a key of a dict": b"(" + doubled() + b"t}h\x3bK\x01s.",
+    "set": b"cbuiltins\nset\n](" + doubled() + b"e\x85R.",
+    "counter": b"ccollections\nCounter\n](" + doubled() + b"e\x85R.",
+    "ordered dict": b"(" + doubled() + b"tccollections\nOrderedDict\n]]h\x3baK\x01aa\x85R.",
+}
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["archive", "legacy"])
+@pytest.mark.parametrize("name", KEYS)
+def test_keys_whose_hash_takes_for_ever_are_not_hashed(tmp_path, name, new):
+    (archive if new else legacy)(tmp_path / "a.pt", b"\x80\x02" + KEYS[name])
+    assert "tuples of tuples are used as keys" in told(tmp_path / "a.pt")
+
+
+def test_values_that_unfold_without_end_are_read(tmp_path):
+    archive(tmp_path / "a.pt", b"\x80\x02]((" + doubled() + b"te.")
+    assert len(read_safely(tmp_path / "a.pt")[0]) == 60
+
+
 def test_many_globals_are_counted(tmp_path):
     functions = [os.mkdir, os.rmdir, os.remove, os.chdir, os.link, os.stat]
     archive(tmp_path / "evil.pt", pickle.dumps([Call(f, "x") for f in functions], 2))
@@ -230,8 +315,32 @@ HUGE = {
     "entries that overlap": lambda p: overlapping(p),
     "safetensors header of 2**40": lambda p: p.write_bytes(struct.pack("<Q", 2**40) + b"{" + bytes(100)),
     "safetensors tensor of 2**40": lambda p: safetensors(p, [2**40], [0, 2**42]),
+    "millions of lists": lambda p: archive(p, b"\x80\x02" + b"]" * (PICKLE - 3) + b"."),
+    "legacy millions of lists": lambda p: p.write_bytes(b"\x80\x02" + b"]" * (PICKLE - 3) + b"."),
+    "long pickle": lambda p: archive(p, b"\x80\x02X" + text("a" * PICKLE) + b"."),
+    "legacy long pickle": lambda p: p.write_bytes(b"\x80\x02X" + text("a" * PICKLE) + b"."),
+    "name without end": lambda p: p.write_bytes(b"\x80\x02c" + b"a" * PICKLE),
     "nested lists": lambda p: archive(p, b"\x80\x02" + b"(" * 10**5 + b"l" * 10**5 + b"."),
 }
+
+
+@pytest.mark.parametrize("name", [name for name in HUGE if "millions" in name or "long pickle" in name])
+def test_a_long_pickle_is_told_with_its_limit(tmp_path, name):
+    HUGE[name](tmp_path / "huge.pt")
+    assert re.search(r"holds a pickle of more than [\d,]+ (bytes|instructions)", told(tmp_path / "huge.pt"))
+
+
+def test_the_state_of_an_optimizer_is_far_from_the_limits(tmp_path):
+    """Adam's for a ResNet-152 with its 467 parameters takes under a tenth of either."""
+    weights = [torch.nn.Parameter(torch.ones(1)) for _ in range(467)]
+    adam = torch.optim.AdamW(weights)
+    sum(weights).backward()
+    adam.step()
+    torch.save({"model": dict(enumerate(weights)), "optimizer": adam.state_dict()}, tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as file:
+        pickled = file.read("a/data.pkl")
+    assert len(pickled) < PICKLE / 10 and sum(1 for _ in pickletools.genops(pickled)) < INSTRUCTIONS / 10
+    assert read_safely(tmp_path / "a.pt").keys() == {"model", "optimizer"}
 
 
 def big_array():

@@ -67,6 +67,32 @@ def test_arguments_of_their_network(stranger, rows, mistake):
     assert "do not fit the model TheirResNet" in mistake("measure", "wide.pt", *MODEL, "--images", "pictures")
 
 
+def test_a_network_that_is_made_already_is_filled_anew_for_every_file(stranger, rows, tmp_path, monkeypatch):
+    (tmp_path / "made_already.py").write_text("import their_networks\nnetwork = their_networks.TheirResNet()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    other = {n: -t if n.startswith("fc.") else t for n, t in torch.load("bare.pt").items()}
+    torch.save(other, tmp_path / "other.pt")
+    files, images = ("bare.pt", tmp_path / "other.pt"), ("--images", "pictures", *QUICK)
+    found, _ = rows("measure", *files, "--model", "made_already:network", *images)
+    for file, label in zip(files, ("bare", "other"), strict=True):
+        alone, _ = rows("measure", file, *MODEL, *images)
+        assert {name: row["loss"] for name, row in alone.items()} == {
+            name: row["loss"] for (model, name), row in found.items() if model == label
+        }
+    assert found["bare", "all"]["loss"] != found["other", "all"]["loss"]
+
+
+def test_numbers_with_channels_last_are_said_to_be(stranger, rows, tmp_path):
+    with np.load("images.npz") as file:
+        x, y = (file[name] for name in file)
+    last = x if x.shape[-1] == 3 else x.transpose(0, 2, 3, 1)
+    np.savez(tmp_path / "last.npz", x=(last / 255).astype(np.float32), y=y)
+    np.savez(tmp_path / "first.npz", x=(last.transpose(0, 3, 1, 2) / 255).astype(np.float32), y=y)
+    first, _ = rows("measure", "bare.pt", *MODEL, "--images", tmp_path / "first.npz", *QUICK)
+    said = ("--layout", "channels-last")
+    assert rows("measure", "bare.pt", *MODEL, "--images", tmp_path / "last.npz", *said, *QUICK)[0] == first
+
+
 @pytest.mark.parametrize(("returns", "logits"), [("dict", "logits"), ("tuple", "1"), ("tuple", "-1")])
 def test_a_network_that_returns_several_things(stranger, rows, returns, logits):
     measured = ("--images", "images.npz", "--measures", "loss,lambda_max,worst_rise", "--limit-per-class", "2")

@@ -200,6 +200,55 @@ def test_other_numbers_are_normalised_only_when_asked():
     assert torch.equal(last.tensors[0], x)
 
 
+LEVELS = np.arange(0, 65536, 97, dtype=np.uint16)[:675].reshape(3, 15, 15)
+
+
+def nearest(levels):
+    """Of 255 steps between black and white, the nearest to a level of 65535 steps."""
+    return torch.from_numpy(np.rint(levels / 65535 * 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_16_bit_image_files_are_scaled(tmp_path, ending):
+    (tmp_path / "p" / "a").mkdir(parents=True)
+    for i, levels in enumerate(LEVELS):
+        Image.fromarray(levels).save(tmp_path / "p" / "a" / f"{i}.{ending}")
+    expected = nearest(LEVELS)[:, None]
+    assert torch.equal(read_images(tmp_path / "p", channels=1).inputs, expected)
+    assert torch.equal(read_images(tmp_path / "p").inputs, expected.expand(-1, 3, -1, -1))
+    pictures = [(Image.open(tmp_path / "p" / "a" / f"{i}.{ending}"), 0) for i in range(3)]
+    assert torch.equal(read_images(pictures).inputs, expected)
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2, 3), (0, 2, 3, 1)])
+def test_16_bit_arrays_are_scaled(tmp_path, axes):
+    levels = LEVELS.reshape(1, 3, 15, 15)
+    x = np.ascontiguousarray(levels.transpose(axes))
+    np.savez(tmp_path / "a.npz", x=x, y=np.zeros(1, int))
+    assert torch.equal(read_images(tmp_path / "a.npz").inputs, nearest(levels))
+    assert torch.equal(read_images((x, np.zeros(1, int))).inputs, nearest(levels))
+    table = read_images((LEVELS[0], np.zeros(15, int))).tensors[0]
+    assert torch.equal(table, torch.from_numpy(LEVELS[0].astype(np.float32))), "numbers that are no image stay"
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_pixels_without_black_and_white_are_told(tmp_path, kind):
+    (tmp_path / "p" / "a").mkdir(parents=True)
+    Image.fromarray(np.ones((4, 4), kind)).save(path := tmp_path / "p" / "a" / "0.tif")
+    for source in (tmp_path / "p", [(Image.open(path), 0)]):
+        assert "save it with 8 or 16 bits" in told(source)
+    assert "a/0.tif: pixels of mode" in told(tmp_path / "p")
+
+
+def test_pixels_of_two_colours_and_of_a_palette(tmp_path):
+    colours = np.array([[[0, 0, 0], [255, 255, 255]], [[255, 255, 255], [0, 0, 0]]], np.uint8)
+    for mode, expected in (("1", colours[:, :, :1]), ("P", colours)):
+        data = read_images(
+            [(Image.fromarray(colours).convert(mode), 0)], mean=(0,) * expected.shape[2], std=(1,) * expected.shape[2]
+        )
+        assert torch.equal(data.inputs, planes(expected[None]))
+
+
 def test_the_centre_is_cropped(tmp_path):
     wide = pixels(1, 6, 10)
     save(tmp_path / "p" / "a" / "0.png", wide[0])
@@ -272,6 +321,9 @@ def test_an_image_of_too_many_pixels_is_named(folder, monkeypatch):
         ("pictures/bee/0.png one", "line 2 is"),
         ("pictures/bee/0.png -1", "line 2 is"),
         ("pictures/bee/none.png 0", "there is no image"),
+        ("pictures/bee/0.png 1000000", "line 2: label 1000000 is not below 1,000,000"),
+        ("pictures/bee/0.png 3000000000", "line 2: label 3000000000 is not below"),
+        ("pictures/bee/0.png " + "9" * 5000, "line 2: label 999999999999999999999999 is not below"),
     ],
 )
 def test_a_bad_line_is_named(folder, line, message):
@@ -305,6 +357,7 @@ def test_class_folders_that_do_not_fit_are_named(folder):
         ({"x": np.ones((3, 2)), "y": np.zeros(2, int)}, "give one label for each input"),
         ({"x": np.ones((3, 2)), "y": np.zeros(3)}, "labels are torch.float64"),
         ({"x": np.ones((3, 2)), "y": np.array([0, -1, 1])}, "label -1 at index 1"),
+        ({"x": np.ones((3, 2)), "y": np.array([0, 3 * 10**9, 1])}, "label 3000000000 at index 1 is not below"),
         ({"x": np.ones((3, 2), np.uint8), "y": np.zeros(3, int)}, "8-bit images have shape"),
         ({"x": np.ones((3, 3, 5, 3), np.uint8), "y": np.zeros(3, int)}, "say layout="),
         ({"x": np.ones((3, 5, 5, 3), np.uint8), "y": np.zeros(3, int)}, "channel of these images is constant"),

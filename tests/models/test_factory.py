@@ -102,6 +102,20 @@ def test_what_names_no_model_is_told(name, source, message):
     assert "\n" not in str(caught.value)
 
 
+def test_code_that_parses_arguments_on_import_gets_its_defaults(name, tmp_path, monkeypatch):
+    parses = "import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument({!r}, default=3, type=int)\n"
+    parses += "args = parser.parse_args()\nimport torch\nNet = lambda: torch.nn.Linear(2, args.width)\n"
+    for kind, argument in (("optional", "--width"), ("required", "width")):
+        (tmp_path / f"{kind}_{name}.py").write_text(parses.format(argument))
+    monkeypatch.setattr(sys, "argv", given := ["sharpness", "measure", "a.pt", "--model", f"optional_{name}:Net"])
+    assert model_from(f"optional_{name}:Net").out_features == 3
+    with pytest.raises(UserError, match="raised SystemExit 2: put what runs as a program under if __name__"):
+        model_from(f"required_{name}:Net")
+    with pytest.raises(UserError, match="raised SystemExit done"):
+        model_from(lambda: sys.exit("done"))
+    assert sys.argv is given
+
+
 @pytest.mark.parametrize(
     ("path", "arguments", "message"),
     [

@@ -2,6 +2,10 @@
 
 ``{"epoch", "arch", "state_dict", "best_acc1", "optimizer"}``. A head without bias is normalised and its scale, 30,
 is in the loss. GCL's second stage saves the classifier alone: give it as ``stage2``; its scale is 20.
+
+PyTorch's ImageNet example, and the many scripts made from it, write the same entries. So a file with a linear head is
+this family's only if its folder is named as this code names it, and the network is for small images; or if the caller
+says so. Otherwise nothing is known of its data.
 """
 
 from __future__ import annotations
@@ -11,15 +15,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sharpness.checkpoints.families.plain import KEYS
+from torch import Tensor
+
+from sharpness.checkpoints.families import plain
 from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of, is_state
-from sharpness.checkpoints.networks import some
+from sharpness.checkpoints.networks import block_counts, some
 from sharpness.checkpoints.pickles import shown
 from sharpness.checkpoints.prefixes import strip_prefixes
 from sharpness.errors import UserError
 
 FAMILY = "LDAM-DRW, RSG, Saddle-LongTail, Focal-SAM or GCL"
 STAGE2_SCALE = 20.0
+_DOUBT = "LDAM-DRW and its relatives write such files as well: family='ldam' (--family ldam) takes it as theirs"
 
 
 def matches(content: Any) -> bool:
@@ -27,7 +34,7 @@ def matches(content: Any) -> bool:
     state = content.get("state_dict") if isinstance(content, Mapping) else None
     if state is None or not is_state(state):
         return False
-    foreign = {"pytorch-lightning_version", "best_prec1", *KEYS["ema"], *KEYS["swa"]} & set(content)
+    foreign = {"pytorch-lightning_version", "best_prec1", *plain.KEYS["ema"], *plain.KEYS["swa"]} & set(content)
     heads = [n.split(".")[-1] for n in state if n.split(".")[-2:-1] in (["linear"], ["fc_"])]
     return not foreign and (bool({"best_acc1", "arch"} & set(content)) or heads == ["weight"])
 
@@ -43,15 +50,18 @@ def read(content: Any, path: str, options: Options) -> Reading:
     if set(state) <= {"weight", "bias"}:
         raise UserError(
             f"{path} holds a classifier alone, as GCL's second stage saves it: "
-            "load_checkpoint(STAGE_1_FILE, stage2=THIS_FILE)"
+            "load_checkpoint(STAGE_1_FILE, stage2=THIS_FILE), or STAGE_1_FILE --stage2 THIS_FILE"
         )
+    imbalance = re.search(r"_(exp|step)_(0\.\d*[1-9])(_|$)", str(Path(path).resolve().parent))
+    told = options.named or options.stage2 is not None or _is_normalised(state) or any("RSG" in n for n in state)
+    if not told and not (imbalance and _is_for_small_images(state)):
+        return plain.read(content, path, options, [_DOUBT])
     known: dict[str, Any] = {
         "epoch": epoch_of(content),
         "accuracy": accuracy(content.get("best_acc1"), percent=True),
-        "arch": shown(str(content["arch"])) if "arch" in content else None,
+        "arch": shown(content["arch"]) if isinstance(content.get("arch"), str) else None,
         "stage": 1,
     }
-    imbalance = re.search(r"_(exp|step)_(0\.\d*[1-9])(_|$)", str(Path(path).resolve().parent))
     if imbalance:
         known["imbalance"], known["profile"] = round(1 / float(imbalance[2]), 6), imbalance[1]
     else:
@@ -68,3 +78,16 @@ def read(content: Any, path: str, options: Options) -> Reading:
     return assemble(
         FAMILY, body, path, options, head=head, prefix=prefix, default_scale=STAGE2_SCALE, ignored=("RSG",), **known
     )
+
+
+def _is_normalised(state: Mapping[str, Tensor]) -> bool:
+    """Whether the head is stored as ``[d, C]`` without bias; d is the width of the last, widest convolutions."""
+    features = max((len(t) for t in state.values() if t.ndim == 4), default=0)
+    heads = {n: t for n, t in state.items() if n.rpartition(".")[0] in ("linear", "fc", "fc_")}
+    weights = [t for n, t in heads.items() if n.endswith(".weight")]
+    return len(heads) == len(weights) == 1 and weights[0].ndim == 2 and len(weights[0]) == features
+
+
+def _is_for_small_images(state: Mapping[str, Tensor]) -> bool:
+    """Whether this is a ResNet of three groups of blocks whose shortcuts have no parameters."""
+    return len(block_counts(state)) == 3 and not any(part in n for n in state for part in ("downsample", "shortcut"))

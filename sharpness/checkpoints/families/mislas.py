@@ -55,7 +55,9 @@ def read(content: Any, path: str, options: Options) -> Reading:
 def require_state(state: Any, part: str, path: str) -> None:
     """Raise a :class:`UserError` unless a part of a file is a state dict."""
     if not is_state(state):
-        raise UserError(f"{path} lacks {part!r}, or it holds no tensors by name: give the file that has it as stage2=")
+        raise UserError(
+            f"{path} lacks {part!r}, or it holds no tensors by name: give the file that has it as stage2= (--stage2)"
+        )
 
 
 def last_block(state: Mapping[str, Tensor], block: Mapping[str, Tensor]) -> State:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
+
+from torch import Tensor, nn
 
 from sharpness.checkpoints.families.datasets import recipes, with_notes
 from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of, is_state, number_of
+from sharpness.checkpoints.networks import State, filled, read_head, some
 from sharpness.checkpoints.prefixes import strip_prefixes
 from sharpness.errors import UserError
+from sharpness.models import MetaEmbeddingHead, ModulatedAttention, OltrFeatures, ResNet
+from sharpness.models.oltr import SCALE
 
 FAMILY = "OLTR, classifier-balancing or Balanced Meta-Softmax"
 RECIPES = with_notes(
     recipes(subset=None), "the images of CIFAR's long tail depend on NumPy's global seed, which is not recorded"
 )
+ATTENTION, LAYER = "modulatedatt.", "fc_add."
 META_EMBEDDING = ("fc_hallucinator.", "fc_selector.", "cosnorm_classifier.")
 
 
@@ -22,23 +29,31 @@ def matches(content: Any) -> bool:
 
 
 def read(content: Any, path: str, options: Options) -> Reading:
-    """What a second file holds, usually the classifier of a second stage, replaces what the first one holds."""
+    """What a second file holds, usually the classifier of a second stage, replaces what the first one holds.
+
+    OLTR's own second stage saves a meta-embedding classifier, and beside the networks the centroids of its memory.
+    """
     parts = dict(_nested(content) or {})
+    second: Mapping[str, Any] = {}
     if options.stage2 is not None:
-        second = _nested(options.stage2)
-        if second is None:
+        second = _nested(options.stage2) or {}
+        if not second:
             raise UserError(f"{options.stage2_path} holds no classifier under 'state_dict_best' or 'state_dict'")
         parts |= second
     for part in ("feat_model", "classifier"):
         if not is_state(parts.get(part)):
-            raise UserError(f"{path} has no {part!r}: give the other file of this model as stage2=")
+            raise UserError(f"{path} has no {part!r}: give the other file of this model as stage2= (--stage2)")
     state, prefix = strip_prefixes(parts["feat_model"])
     head = strip_prefixes(parts["classifier"])[0]
-    if any(name.startswith(META_EMBEDDING) for name in head):
-        raise UserError(
-            f"{path} has OLTR's meta-embedding classifier, whose logits depend on the centroids of its memory: "
-            "give the checkpoint of stage 1, or build the model in Python"
-        )
+    embedded = any(name.startswith(META_EMBEDDING) for name in head)
+    if embedded and options.model is None:
+        latest = options.stage2 if isinstance(options.stage2, Mapping) and "classifier" in second else content
+        if not isinstance(latest.get("centroids"), Tensor):
+            raise UserError(
+                f"{path} has OLTR's meta-embedding classifier and no 'centroids', the memory that its logits depend "
+                "on: give the final_model_checkpoint.pth, which has them"
+            )
+        head["centroids"] = latest["centroids"]
     scaled = any(name.split(".")[-1] == "scales" for name in head)
     known: dict[str, Any] = {"best_epoch": number_of(content.get("best_epoch"))}
     if options.stage2_path:
@@ -46,8 +61,40 @@ def read(content: Any, path: str, options: Options) -> Reading:
     return assemble(
         FAMILY, state, path, options, head=head, prefix=prefix, recipes=RECIPES, epoch=epoch_of(content),
         accuracy=accuracy(content.get("best_acc"), percent=False),
-        stage=2 if scaled or options.stage2 is not None else None, **known,
+        stage=2 if scaled or embedded or options.stage2 is not None else None,
+        refine=_refined, classifier=_meta_embedding if embedded else read_head, **known,
     )  # fmt: skip
+
+
+def _refined(backbone: nn.Module, rest: State, path: str) -> tuple[nn.Module, State]:
+    """With OLTR's attention and its layer behind the pooling, where the file has them."""
+    parts = (ATTENTION, LAYER)
+    attention, fc = ({n.removeprefix(p): t for n, t in rest.items() if n.startswith(p)} for p in parts)
+    if not (attention or fc) or not isinstance(backbone, ResNet):
+        return backbone, rest
+    built: dict[str, Any] = {"modulatedatt": None, "fc_add": None}
+    if attention:
+        inner, positions = (_outputs(attention, f"{name}.weight", path) for name in ("g", "fc_spatial"))
+        make: Callable[[], nn.Module] = partial(ModulatedAttention, backbone.num_features, inner, positions)
+        built["modulatedatt"] = filled(make, attention, path)
+    if fc:
+        built["fc_add"] = filled(partial(nn.Linear, backbone.num_features, _outputs(fc, "weight", path)), fc, path)
+    return OltrFeatures(backbone, **built), {n: t for n, t in rest.items() if not n.startswith(parts)}
+
+
+def _meta_embedding(
+    state: Mapping[str, Tensor], num_features: int, scale: float | None, default_scale: float, path: str
+) -> tuple[nn.Module, str, State]:
+    """OLTR's classifier of the second stage, whose scale is in its code."""
+    own = {n.replace("cosnorm_classifier.", ""): t for n, t in state.items()}
+    make = partial(MetaEmbeddingHead, num_features, _outputs(own, "weight", path), SCALE if scale is None else scale)
+    return filled(make, own, path), "[C, d]", {}
+
+
+def _outputs(state: Mapping[str, Tensor], name: str, path: str) -> int:
+    if name not in state or not state[name].ndim:
+        raise UserError(f"{path} lacks the {name} of a part of OLTR's network (it has {some(state)})")
+    return len(state[name])
 
 
 def _nested(content: Any) -> Mapping[str, Any] | None:

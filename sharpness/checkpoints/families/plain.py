@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,8 +18,11 @@ KEYS = {
     "ema": ("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema"),
     "swa": ("swa_state_dict", "state_dict_swa", "swa_model", "model_swa"),
 }
+_GUESS = "the normalisation is a guess from the number of classes ({}): give mean and std if others were used"
 #: Balanced data, or unknown: only the set's usual constants are known.
-RECIPES = {c: replace(r, subset=None, dataset=None, class_order=None) for c, r in DATASETS.items()}
+RECIPES = {
+    c: replace(r, subset=None, dataset=None, class_order=None, notes=(_GUESS.format(c),)) for c, r in DATASETS.items()
+}
 AKAMASTER = {10: Recipe("cifar10", IMAGENET, None, "label order")}
 
 
@@ -27,7 +30,8 @@ def matches(content: Any) -> bool:
     return is_state(content) or (isinstance(content, Mapping) and any(_states(content).values()))
 
 
-def read(content: Any, path: str, options: Options) -> Reading:
+def read(content: Any, path: str, options: Options, also: Sequence[str] = ()) -> Reading:
+    """With further notes, ``also``."""
     if is_state(content):
         found: dict[str, Mapping[str, Tensor]] = {"model": content}
         content = {}
@@ -36,7 +40,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
     if options.weights not in found:
         raise UserError(f"{path} holds no weights={options.weights!r}: choose one of {', '.join(found)}")
     others = [kind for kind in found if kind != options.weights]
-    notes = [f"the file holds other weights as well: weights={kind!r}" for kind in others]
+    notes = [*also, *(f"the file holds other weights as well: weights={kind!r}" for kind in others)]
     state, prefix = strip_prefixes(found[options.weights])
     if options.model is None:
         state = _flat(state)
@@ -45,8 +49,8 @@ def read(content: Any, path: str, options: Options) -> Reading:
     family = "akamaster" if akamaster else "Lightning" if lightning else "plain state_dict"
     return assemble(
         family, state, path, options, prefix=prefix, recipes=AKAMASTER if akamaster else RECIPES,
-        epoch=epoch_of(content),
-        accuracy=accuracy(content.get("best_prec1"), percent=True), weights=options.weights, notes=notes,
+        epoch=epoch_of(content), weights=options.weights, notes=notes,
+        accuracy=accuracy(content.get("best_prec1", content.get("best_acc1")), percent=True),
     )  # fmt: skip
 
 

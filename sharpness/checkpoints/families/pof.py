@@ -22,7 +22,9 @@ def read(content: Any, path: str, options: Options) -> Reading:
     """Either file first; ``stage2`` is the other one."""
     second = options.stage2.get("param") if isinstance(options.stage2, Mapping) else None
     if second is None or not is_state(second):
-        raise UserError(f"{path} is one of PoF's two files: give the other one, fet_E.pth or clf_E.pth, as stage2=")
+        raise UserError(
+            f"{path} is one of PoF's two files: give the other one, fet_E.pth or clf_E.pth, as stage2= (--stage2)"
+        )
     (features, prefix), (head, _) = strip_prefixes(content["param"]), strip_prefixes(second)
     if len(head) > len(features):
         features, head = head, features

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from torch import Tensor, nn
 
 from sharpness.checkpoints.families.datasets import DATASETS, Recipe
-from sharpness.checkpoints.networks import State, read_backbone, read_head, require_nothing_left
-from sharpness.checkpoints.prefixes import strip_prefixes
-from sharpness.errors import UserError
-from sharpness.models import Classifier, CosineHead, LearnableWeightScaling, ModelSpec
+from sharpness.checkpoints.networks import State, read_backbone, read_head, require_nothing_left, some
+from sharpness.checkpoints.prefixes import covering_prefixes, strip_prefixes
+from sharpness.errors import UserError, shown
+from sharpness.models import Classifier, CosineHead, LearnableWeightScaling, MetaEmbeddingHead, ModelSpec
 from sharpness.models.factory import load_weights
 
 WEIGHTS = ("model", "ema", "swa")
@@ -30,6 +30,7 @@ class Options:
         num_classes: C, to be checked against the file.
         weights: ``"model"``, ``"ema"`` or ``"swa"``, where the file holds several.
         model: a network to take the weights, for architectures that are not known here.
+        named: whether the caller named the family, rather than the content.
     """
 
     scale: float | None = None
@@ -38,6 +39,7 @@ class Options:
     num_classes: int | None = None
     weights: str = "model"
     model: nn.Module | None = None
+    named: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Reading:
     manifest: dict[str, Any]
 
 
-def is_state(content: object) -> bool:
+def is_state(content: object) -> TypeGuard[Mapping[str, Tensor]]:
     """Whether this is a state dict: names to tensors, and not empty."""
     return (
         isinstance(content, Mapping)
@@ -70,6 +72,8 @@ def assemble(
     ignored: Sequence[str] = (),
     unused: Sequence[str] = (),
     recipes: Mapping[int, Recipe] = DATASETS,
+    refine: Callable[[nn.Module, State, str], tuple[nn.Module, State]] | None = None,
+    classifier: Callable[..., tuple[nn.Module, str, State]] = read_head,
     **known: Any,
 ) -> Reading:
     """Backbone and head from state dicts, and the manifest.
@@ -82,6 +86,8 @@ def assemble(
         ignored: parts of names that a family is known to leave behind.
         unused: parts of names of parameters that the forward pass never uses; they are left out and listed.
         recipes: what is known of the data from the number of classes.
+        refine: makes the family's feature extractor of the usual one, the entries beside it, and ``path``.
+        classifier: reads the head in the place of :func:`~sharpness.checkpoints.networks.read_head`.
         known: further entries of the manifest.
 
     Raises:
@@ -93,26 +99,28 @@ def assemble(
     state = {n: t for n, t in state.items() if n not in dead}
     if options.model is not None:
         whole = {n: t for n, t in {**state, **(head or {})}.items() if not any(part in n for part in ignored)}
-        recipe = recipes.get(options.num_classes or 0, Recipe())
-        return _into(options.model, family, whole, path, prefix, options, recipe, known)
+        return _into(options.model, family, whole, path, prefix, options, known)
     architecture, backbone, rest = read_backbone(state, path, shortcut)
+    channels = int(backbone.get_parameter("conv1.weight").shape[1])
+    if refine is not None:
+        backbone, rest = refine(backbone, rest, path)
     features = int(backbone.num_features)  # type: ignore[arg-type]
     entries: State = rest if head is None else dict(head)
-    built, layout, surplus = read_head(entries, features, options.scale, default_scale, path)
+    built, layout, surplus = classifier(entries, features, options.scale, default_scale, path)
     require_nothing_left([*surplus, *(() if head is None else rest)], path, ignored)
     inner = built.head if isinstance(built, LearnableWeightScaling) else built
-    scale = inner.scale if isinstance(inner, CosineHead) else None
+    scale = inner.scale if isinstance(inner, CosineHead | MetaEmbeddingHead) else None
     weight = inner.get_parameter("weight")
-    classes = int(weight.shape[0 if scale is None else 1])
+    classes = int(weight.shape[1 if isinstance(inner, CosineHead) else 0])
     if options.num_classes not in (None, classes):
         raise UserError(f"num_classes={options.num_classes} was given, but the classifier in {path} has {classes}")
-    kind = ("linear" if scale is None else "cosine") + ("" if inner is built else "+lws")
-    channels = int(backbone.get_parameter("conv1.weight").shape[1])
+    kinds = {CosineHead: "cosine", MetaEmbeddingHead: "meta-embedding"}
+    kind = kinds.get(type(inner), "linear") + ("" if inner is built else "+lws")
     spec = ModelSpec(architecture, classes, channels, kind, scale)
     notes = list(known.pop("notes", ()))
     if scale is not None and options.scale is None:
         notes.append(f"the logit scale is not in the file: {scale:g} is the usual one, pass scale= for another")
-    if scale is not None and weight.shape[0] == weight.shape[1]:
+    if kind.startswith("cosine") and weight.shape[0] == weight.shape[1]:
         notes.append("the head is square: taken as normalised because it has no bias")
     recipe = recipes.get(classes, Recipe())
     manifest = _manifest(family, spec.to_dict(), layout, prefix, recipe, dead, notes, known)
@@ -150,20 +158,28 @@ def _into(
     path: str,
     prefix: str,
     options: Options,
-    recipe: Recipe,
     known: dict[str, Any],
 ) -> Reading:
     """The weights in a network that the caller built, whose own names may begin like a wrapper's."""
-    own, parts = set(model.state_dict()), prefix.split(".")[:-1]
-    kept = max(
-        ("".join(f"{part}." for part in parts[i:]) for i in range(len(parts), -1, -1)),
-        key=lambda start: len(own & {start + n for n in state}),
-    )
-    load_weights(model, {kept + n: t for n, t in state.items()}, where=path)
-    prefix = prefix.removesuffix(kept)
-    facts = {"architecture": type(model).__name__, "num_classes": options.num_classes, "head": None, "scale": None}
+    given = {"scale (--logit-scale)": options.scale, "num_classes": options.num_classes}
+    idle = [name for name, value in given.items() if value is not None]
+    if idle:
+        raise UserError(f"{' and '.join(idle)}: the network for {path} is given, which settles that: leave it out")
+    whole = {prefix + n: t for n, t in state.items()}
+    starts = covering_prefixes(whole, model.state_dict())
+    if len(starts) > 1:
+        told = ", ".join(shown(start) or "no prefix" for start in starts)
+        raise UserError(
+            f"{path} holds all weights of {type(model).__name__} {len(starts)} times ({told}): save one alone"
+        )
+    prefix = starts[0] if starts else prefix
+    load_weights(model, {n.removeprefix(prefix): t for n, t in whole.items() if n.startswith(prefix)}, where=path)
+    beside = [n for n in whole if not n.startswith(prefix)]
+    facts = {"architecture": type(model).__name__, "num_classes": None, "head": None, "scale": None}
     notes = ["the network was given, its logits are taken to be calibrated", *known.pop("notes", ())]
-    return Reading(model.eval(), _manifest(family, facts, None, prefix, recipe, [], notes, known))
+    if beside:
+        notes.append(f"{len(beside)} entries outside {shown(prefix)} belong to other things: {some(beside)}")
+    return Reading(model.eval(), _manifest(family, facts, None, prefix, Recipe(), [], notes, known))
 
 
 def _manifest(

@@ -22,9 +22,9 @@ def read(content: Any, path: str, options: Options) -> Reading:
     if options.weights not in ("model", "swa"):
         raise UserError(f"{path} holds no weights={options.weights!r}: choose 'model' or 'swa'")
     averaged = options.weights == "swa"
-    state = content["swa_state_dict" if averaged else "state_dict"]
+    state = content.get("swa_state_dict" if averaged else "state_dict")
     if not is_state(state):
-        raise UserError(f"{path} lacks 'state_dict': pass weights='swa'")
+        raise UserError(f"{path} lacks 'state_dict': take the average, weights='swa' (--weights swa)")
     note = (
         "averaged weights: their BatchNorm statistics hold only if the run recomputed them, otherwise "
         "pass batchnorm='recalibrate'"

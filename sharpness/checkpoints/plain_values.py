@@ -1,4 +1,4 @@
-"""NumPy scalars and arrays in a pickle, rebuilt here: their own unpickling trusts what a file says of them."""
+"""NumPy values and parsed arguments in a pickle, rebuilt here: their own unpickling trusts what a file says of them."""
 
 from __future__ import annotations
 
@@ -91,32 +91,47 @@ class _NeverCalled:
         raise ValueError("an array made from its shape alone")
 
 
+class PlainNamespace:
+    """Parsed arguments, ``argparse.Namespace``, that training scripts save beside the weights: a dict under way."""
+
+    def __init__(self) -> None:
+        self.value: dict[str, Any] = {}
+
+    def __setstate__(self, state: Any) -> None:
+        if type(state) is not dict or not all(isinstance(name, str) for name in state):
+            raise ValueError("parsed arguments without names")
+        self.value = state
+
+
 _MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
-NUMPY_GLOBALS: dict[str, Any] = {
+PLAIN_GLOBALS: dict[str, Any] = {
+    "argparse.Namespace": PlainNamespace,
     "builtins.bytes": no_bytes,
     "numpy.dtype": PlainDtype,
     "numpy.ndarray": _NeverCalled,
     **{f"{module}.scalar": plain_scalar for module in _MODULES},
     **{f"{module}._reconstruct": PlainArray for module in _MODULES},
 }
-"""NumPy's names and what stands in for them, in a rehearsal and in ``torch.load``."""
+"""Names and what stands in for them, in a rehearsal and in ``torch.load``."""
 
 
-def with_arrays(content: Any, seen: dict[int, Any] | None = None) -> Any:
-    """The same containers with each :class:`PlainArray` replaced by its array."""
+def as_plain(content: Any, seen: dict[int, Any] | None = None) -> Any:
+    """The same containers with each :class:`PlainArray` and :class:`PlainNamespace` replaced by what it holds."""
     seen = {} if seen is None else seen
     if isinstance(content, PlainArray):
         return content.value
+    if isinstance(content, PlainNamespace):
+        content = content.value
     if id(content) in seen:
         return seen[id(content)]
     if isinstance(content, dict):
         seen[id(content)] = content
         for key, value in content.items():
-            content[key] = with_arrays(value, seen)
+            content[key] = as_plain(value, seen)
     elif isinstance(content, list):
         seen[id(content)] = content
-        content[:] = [with_arrays(value, seen) for value in content]
+        content[:] = [as_plain(value, seen) for value in content]
     elif type(content) is tuple:
-        seen[id(content)] = tuple(with_arrays(value, seen) for value in content)
+        seen[id(content)] = tuple(as_plain(value, seen) for value in content)
         return seen[id(content)]
     return content

@@ -1,0 +1,35 @@
+"""What a name that a pickle asks for could do, for the line that refuses it."""
+
+from __future__ import annotations
+
+from sharpness.errors import shown
+
+RUNS_CODE = "can run any code"
+HARMLESS = "is harmless, but no weights need it"
+POWERS: dict[str, str] = {
+    **{f"builtins.{name}": HARMLESS for name in ("int", "float", "bool", "str", "list", "dict", "tuple", "frozenset")},
+    **{f"builtins.{name}": HARMLESS for name in ("slice", "range", "object")},
+    **{f"pathlib.{name}Path": HARMLESS for name in ("", "Posix", "Windows", "PurePosix", "PureWindows")},
+    **{f"pathlib._local.{name}Path": HARMLESS for name in ("", "Posix", "Windows", "PurePosix", "PureWindows")},
+    **dict.fromkeys(["collections.defaultdict", "collections.deque", "types.SimpleNamespace", "datetime"], HARMLESS),
+    **dict.fromkeys(["builtins.eval", "builtins.exec", "builtins.compile", "builtins.__import__"], RUNS_CODE),
+    **dict.fromkeys(["os", "posix", "nt", "subprocess", "pty", "commands"], "can run any command"),
+    **dict.fromkeys(["builtins.open", "io", "shutil", "pathlib", "tempfile", "codecs.open"], "can change any file"),
+    **dict.fromkeys(["socket", "urllib", "http", "requests", "ftplib", "webbrowser"], "can reach the network"),
+    **dict.fromkeys(["builtins.getattr", "builtins.setattr", "operator", "functools", "types"], "can reach any code"),
+    **dict.fromkeys(["importlib", "runpy", "pickle", "_pickle", "marshal", "dill", "cloudpickle"], RUNS_CODE),
+    **dict.fromkeys(["torch.load", "torch.hub", "torch.jit", "torch.package", "numpy.load"], RUNS_CODE),
+    **dict.fromkeys(["ctypes", "sys", "signal", "gc", "builtins"], "can change the running program"),
+    **dict.fromkeys(["codecs", "_codecs", "zlib", "bz2", "lzma"], "can unpack hidden content"),
+    "torch.nn": "builds a whole model, which is code rather than weights",
+    "torch._utils": "builds a kind of tensor that no network's weights need",
+}
+
+
+def power(name: str) -> str:
+    """One clause: what a global could do."""
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        if ".".join(parts[:end]) in POWERS:
+            return POWERS[".".join(parts[:end])]
+    return f"runs code of the module {shown(parts[0])}"
