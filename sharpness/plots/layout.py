@@ -88,7 +88,8 @@ def fit_height(places: Sequence[Axes]) -> None:
     assert isinstance(figure, Figure)
     engine = figure.get_layout_engine()
     assert engine is not None
-    engine.execute(figure)
+    for _ in range(2):  # names of rows find their place once the numbers have theirs
+        engine.execute(figure)
     width, height = figure.get_size_inches()
     spare: dict[int, list[float]] = {}
     for ax in places:

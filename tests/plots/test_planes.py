@@ -98,7 +98,7 @@ def test_names_lie_inside_the_figure_and_on_no_axes_and_on_no_other_name(bowl, k
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(1, 3), (1, 8), (2, 6)])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 3), (1, 8), (2, 6), (4, 1)])
 def test_panels_fill_the_width_of_the_figure(bowl, rows, columns):
     square = bowl._replace(y=np.array([-1.0, -0.5, 0.0, 1.0]))
     axes = plot_plane_grid({str(r): {str(c): square for c in range(columns)} for r in range(rows)})
