@@ -22,7 +22,9 @@ from table import note, report, table
 from workloads import describe
 
 import sharpness
+from sharpness.methods import METHODS
 from sharpness.plots import save_figure
+from sharpness.probes.subjects import labelled_checkpoints
 
 SCALES = (1.0, 0.01)
 COLUMNS = (
@@ -42,13 +44,13 @@ COLUMNS = (
 def main() -> None:
     args = arguments()
     found: dict[float, sharpness.Comparison] = {scale: sharpness.Comparison() for scale in SCALES}
-    for path in args.checkpoints:
-        checkpoint = sharpness.load_checkpoint(path)
+    checkpoints = labelled_checkpoints(args.checkpoints)
+    for label in sorted(checkpoints, key=lambda label: rank(checkpoints[label])):
         for scale in SCALES:
-            note(f"{checkpoint.label}, scale {scale:g}")
-            result = sharpness.characteristic_radius(checkpoint, scale=scale, lambda_max=scale == 1)
-            result.provenance["label"] = checkpoint.label
-            found[scale][checkpoint.label] = result
+            note(f"{label}, scale {scale:g}")
+            result = sharpness.characteristic_radius(checkpoints[label], scale=scale, lambda_max=scale == 1)
+            result.provenance["label"] = label
+            found[scale][label] = result
     names = ["rho* head", "tail", "step / norm of w, head", "tail", "bound head", "tail", "g'Hg / lambda"]
     names += [f"{of} at {scale:g}" for scale in reversed(SCALES) for of in ("1st", "2nd")] + ["reach"]
     lines = [*describe(["sharpness"]), ""]
@@ -62,6 +64,12 @@ def main() -> None:
     report(lines, args.output)
     if args.figures:
         draw(found, args.figures, args.classes or [])
+
+
+def rank(checkpoint: sharpness.Checkpoint) -> int:
+    """Where its method stands among all, so that it has the colour that it has in other figures."""
+    method = checkpoint.manifest.get("method")
+    return list(METHODS).index(method) if method in METHODS else len(METHODS)
 
 
 def summary(found: dict[float, sharpness.Comparison], label: str) -> list[str]:

@@ -29,6 +29,7 @@ def plot_class_values(
     *,
     errors: Mapping[str, np.ndarray] | None = None,
     intervals: Mapping[str, np.ndarray] | None = None,
+    bounds: tuple[float, float] | None = None,
     flags: Mapping[str, np.ndarray] | None = None,
     counts: np.ndarray | None = None,
     title: str | None = None,
@@ -48,6 +49,7 @@ def plot_class_values(
         names: (C,) of the classes, in the order of the values.
         errors: ``{label: (C,)}`` standard errors; bars show 1.96 of them to each side.
         intervals: ``{label: (2, C)}`` lower and upper bounds that bars show instead.
+        bounds: of what the values can be, such as (0, 1) of accuracies: bars end there.
         flags: ``{label: (C,)}``, True for a value that is not converged: an open marker, which the legend explains.
         counts: (C,) training images, written below the names.
         xlabel: of the classes; by default it says how they are ordered, or what the counts are.
@@ -61,6 +63,8 @@ def plot_class_values(
         raise UserError("errors and intervals are two kinds of error bars: give one of them")
     if errors is not None:
         intervals = {label: v + 1.96 * np.outer((-1, 1), errors[label]) for label, v in values.items()}
+    if intervals is not None and bounds is not None:
+        intervals = {label: np.clip(interval, *bounds) for label, interval in intervals.items()}
     flags = {} if flags is None else flags
     many = len(names) > MANY
     with style():

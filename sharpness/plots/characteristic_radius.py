@@ -162,7 +162,7 @@ def plot_radii(
                 ax.plot(along, level * (along - 1) ** -0.25, "--", color=color(i), linewidth=0.8, zorder=1)
         ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
         if legend:
-            legend_above(ax, title, [grey(r"dashed: $\propto (n_c - 1)^{-1/4}$", linestyle="--", linewidth=0.8)])
+            legend_above(ax, title, [grey(r"$\propto (n_c - 1)^{-1/4}$", linestyle="--", linewidth=0.8)])
         else:
             ax.set_title(title or "")
     return ax

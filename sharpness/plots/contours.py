@@ -64,12 +64,17 @@ def draw_contours(ax: Axes, panel: Panel, levels: Levels, colors: str) -> list[P
             panel.x, panel.y, z, levels=between, norm=levels.shades(), cmap=line_colors(colors), zorder=2,
             linewidths=np.where(strong, 1.0, 0.5).tolist(),
         )  # fmt: skip
-        texts = dict(zip(named, level_labels(named), strict=True))
+        texts = dict(zip(named, level_labels(named, levels.log), strict=True))
         if strong.any():
             ax.clabel(drawn, between[strong], fmt=texts, fontsize=5.5 if narrow else 6, inline_spacing=2, zorder=2.5)
     elif np.isfinite(panel.z).any():
         ax.annotate(
-            _height(lines, panel.z), (0.5, 0.05), xycoords="axes fraction", ha="center", fontsize=5.5, color="0.3"
+            _height(lines, panel.z, levels.log),
+            (0.5, 0.05),
+            xycoords="axes fraction",
+            ha="center",
+            fontsize=5.5,
+            color="0.3",
         )
     top = float(levels.edges[-1])
     if _has_area(z) and bool((z > top).any()):
@@ -84,9 +89,9 @@ def draw_heatmap(ax: Axes, panel: Panel, levels: Levels, colors: str) -> list[Pa
     return _draw_not_finite(ax, panel, whole=True)
 
 
-def _height(lines: np.ndarray, z: np.ndarray) -> str:
+def _height(lines: np.ndarray, z: np.ndarray, log: bool) -> str:
     """Between which lines a surface lies that crosses none."""
-    texts = level_labels(lines)
+    texts = level_labels(lines, log)
     above = int(np.searchsorted(lines, np.nanmax(np.where(np.isfinite(z), z, np.nan))))
     return f"above {texts[-1]}" if above == len(lines) else f"{texts[max(above - 1, 0)]} to {texts[max(above, 1)]}"
 

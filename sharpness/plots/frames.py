@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.mplot3d.axes3d import Axes3D
 
 from sharpness.plots.labels import size_of, width_of
-from sharpness.plots.levels import Levels, level_labels
+from sharpness.plots.levels import Levels, decade_ticks, level_labels
 from sharpness.plots.panels import Panel, cell_edges
 
 #: Sides whose lengths differ by more than this are not drawn to one scale.
@@ -45,70 +47,146 @@ def height_ratio(panel: Panel) -> float | None:
 def frame_plane(ax: Axes, panel: Panel, whole: bool = False) -> None:
     """Limits at the outermost points, or at the ends of their cells if ``whole``; equal scales unless oblong."""
     x, y = np.sort(cell_edges(panel.x, whole)), np.sort(cell_edges(panel.y, whole))
-    narrow = size_of(ax)[0] < NARROW
     ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
-    ax.set_xticks(inner_ticks(x[0], x[-1], narrow))
-    ax.set_yticks(inner_ticks(y[0], y[-1], False))
     ax.set_aspect("auto" if height_ratio(panel) is None else "equal")
+    ax.apply_aspect()
+    ax.tick_params(labelsize=7)
+    narrow = size_of(ax)[0] < NARROW
+    set_ticks(ax.xaxis, inner_ticks(x[0], x[-1], narrow))
+    set_ticks(ax.yaxis, inner_ticks(y[0], y[-1], False))
     for spine in ax.spines.values():
         spine.set_visible(True)
+
+
+def set_ticks(axis: Axis, ticks: np.ndarray) -> None:
+    """Ticks whose powers of ten, if any, stand beside each number: at the end of the axis they lie on other text."""
+    largest = float(np.abs(ticks).max(initial=0))
+    plain = 1e-3 <= largest < 1e5 or not largest
+    axis.set_ticks(ticks, None if plain else level_labels(ticks))
 
 
 def frame_surface(ax: Axes3D, panel: Panel, levels: Levels) -> None:
     """The box around a surface: common heights, few ticks, no walls."""
     narrow = size_of(ax)[0] < 1.4 * NARROW
     floor, top = levels.heights(levels.edges[[0, -1]])
-    ax.set(xlim=panel.x[[0, -1]], ylim=panel.y[[0, -1]], zlim=(floor, top))
+    fontsize = 5.5 if narrow else 6
+    ax.set(xlim=np.sort(panel.x[[0, -1]]), ylim=np.sort(panel.y[[0, -1]]), zlim=(floor, top))
     ax.view_init(elev=28, azim=-60)
-    ax.tick_params(pad=-3.5, labelsize=5.5 if narrow else 6)
+    ax.tick_params(pad=-3.5, labelsize=fontsize)
     ax.set_box_aspect((1, 1, 0.8), zoom=1.08 if narrow else 0.93)
-    ax.set_xticks(inner_ticks(panel.x.min(), panel.x.max(), narrow))
-    ax.set_yticks(inner_ticks(panel.y.min(), panel.y.max(), narrow))
-    ax.zaxis.set_major_locator(MaxNLocator(4, prune="both"))
+    set_ticks(ax.xaxis, inner_ticks(panel.x.min(), panel.x.max(), narrow))
+    set_ticks(ax.yaxis, inner_ticks(panel.y.min(), panel.y.max(), narrow))
     if levels.log:
-        powers = np.arange(np.ceil(floor), np.floor(top) + 1)
-        powers = powers[:: max(1, -(-len(powers) // 4))]
-        ticks = powers if len(powers) >= 2 else np.linspace(floor, top, 5)[1:-1]
-        texts = [f"$10^{{{p:.0f}}}$" for p in powers] if len(powers) >= 2 else level_labels(10**ticks)
-        ax.set_zticks(ticks, texts)
+        ticks, texts = decade_ticks(levels.edges[0], levels.edges[-1], most=4)
+        ticks = np.log10(ticks)
+    else:
+        ticks = np.asarray(MaxNLocator(4, prune="both").tick_values(floor, top))
+        ticks = ticks[(ticks > floor) & (ticks < top)]
+        texts = level_labels(ticks)
+    ax.set_zticks(ticks, texts)
+    # Numbers are centred on their place, so that long ones would reach over the axis.
+    ax.tick_params(axis="z", pad=-4 + width_of(texts, fontsize) / 3)
     for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
         axis.pane.set_facecolor((1, 1, 1, 0))
 
 
-def name_axes(places: Sequence[Axes], columns: int, xlabel: str, ylabel: str, bottom: bool) -> None:
-    """Names and numbers below the last row of panels, if it is at the ``bottom``, and left of the first column.
-
-    An odd number of columns has the lower name in the middle only; a unit in brackets wraps where there is no room.
-    Narrow surfaces have no room for names.
-    """
-    middle = columns // 2 if columns % 2 else None
+def number_axes(places: Sequence[Axes], columns: int, bottom: bool) -> None:
+    """Numbers below panels that have no other below them, if they are at the ``bottom``, and left of the first."""
     for number, ax in enumerate(places):
-        first, last = number % columns == 0, number + columns >= len(places)
+        if not isinstance(ax, Axes3D):
+            last = number + columns >= len(places)
+            ax.tick_params(labelleft=number % columns == 0, labelbottom=last and bottom)
+
+
+def name_axes(places: Sequence[Axes], columns: int, xlabel: str, ylabel: str, bottom: bool) -> None:
+    """Names below the last row of panels, if it is at the ``bottom``, and left of the first column.
+
+    Where there is no room for a name below each panel, one stands in the middle of the row; a unit in brackets wraps
+    where that helps. Narrow surfaces have no room for names.
+    """
+    for number, ax in enumerate(places):
+        column, last = number % columns, number + columns >= len(places)
         width, height = size_of(ax)
         if isinstance(ax, Axes3D):
             if width >= 1.4 * NARROW:
-                ax.set_xlabel(_wrapped(xlabel, 0), labelpad=-2, fontsize=7, linespacing=1)
-                ax.set_ylabel(_wrapped(ylabel, 0), labelpad=-2, fontsize=7, linespacing=1)
+                ax.set_xlabel(wrapped(xlabel, 0), labelpad=-2, fontsize=7, linespacing=1)
+                ax.set_ylabel(wrapped(ylabel, 0), labelpad=-2, fontsize=7, linespacing=1)
             continue
-        ax.tick_params(labelleft=first, labelbottom=last and bottom)
-        if last and bottom and middle is None:
-            ax.set_xlabel(_wrapped(xlabel, width))
-        elif last and bottom and number % columns == middle:
-            ax.set_xlabel(xlabel)
-        if first:
-            ax.set_ylabel(_wrapped(ylabel, min(width, height)))
+        below = wrapped(xlabel, width)
+        each = columns % 2 == 0 and width_of([below], 8) <= 1.15 * width
+        if last and bottom and each:
+            ax.set_xlabel(below, fontsize=8)
+        elif last and bottom and column == (columns - 1) // 2:
+            gap = 0.0 if columns % 2 else _pitch(places) / 2  # between the two panels in the middle
+            ax.set_xlabel(xlabel, x=0.5 + gap, fontsize=8)
+        if column == 0:
+            ax.set_ylabel(wrapped(ylabel, min(width, height)), fontsize=8)
+
+
+def _pitch(places: Sequence[Axes]) -> float:
+    """From a panel to the next in widths of a panel."""
+    one, other = (ax.get_position(original=True) for ax in places[:2])
+    return float((other.x0 - one.x0) / one.width)
+
+
+def surface_names(xlabel: str, ylabel: str) -> str:
+    """What the horizontal axes of surfaces are, in a line; a unit of both stands once.
+
+    >>> surface_names("Direction 1 (in filter norms)", "Direction 2 (in filter norms)")
+    'Horizontal axes: direction 1 in front, direction 2 on the right (in filter norms)'
+    """
+    (x, _, unit), (y, _, other) = (label.partition(" (") for label in (xlabel, ylabel))
+    x, y, unit = (x, y, f" ({unit}") if unit and unit == other else (xlabel, ylabel, "")
+    named = [f"{lower_first(n)} {where}" for n, where in ((x, "in front"), (y, "on the right")) if n]
+    return f"Horizontal axes: {', '.join(named)}{unit}" if named else ""
+
+
+def lower_first(text: str) -> str:
+    """A label within a sentence; acronyms and symbols stay.
+
+    >>> lower_first("Loss"), lower_first("PCA 1")
+    ('loss', 'PCA 1')
+    """
+    return text[:1].lower() + text[1:] if text[1:2].islower() else text
+
+
+def title_panel(ax: Axes, title: str, y: float | None = None) -> None:
+    """A title no wider than the panel: on two lines, then smaller, where it has no room."""
+    room = 1.15 * size_of(ax)[0]
+    if width_of([title], 8) > room:
+        title = halved(title)
+    ax.set_title(title, y=y, fontsize=float(np.clip(8 * room / max(width_of([title], 8), 1), 5, 8)), linespacing=1)
+
+
+def halved(text: str) -> str:
+    """On two lines about equally long.
+
+    >>> halved("LDAM-DRW + SAM")
+    'LDAM-DRW\\n+ SAM'
+    """
+    spaces = [i for i, letter in enumerate(text) if letter == " "]
+    at = min(spaces, key=lambda i: abs(2 * i - len(text)), default=len(text))
+    return f"{text[:at]}\n{text[at + 1 :]}".rstrip()
 
 
 def name_row(ax: Axes, name: str) -> None:
-    """A name for the row that ``ax`` begins, upright on its left."""
+    """A name for the row that ``ax`` begins, upright on its left; what stands in brackets wraps."""
+    bold = 1.15  # wider than the letters that are measured
+    name = wrapped(name, size_of(ax)[1] / bold)
+    fontsize = float(np.clip(8 * size_of(ax)[1] / max(bold * width_of([name], 8), 1), 5, 8))
+    look: dict[str, Any] = {
+        "rotation": 90, "ha": "right", "va": "center", "weight": "bold", "fontsize": fontsize, "linespacing": 1.1,
+        "multialignment": "center",
+    }  # fmt: skip
     if isinstance(ax, Axes3D):
-        ax.text2D(-0.04, 0.5, name, transform=ax.transAxes, rotation=90, ha="right", va="center", weight="bold")
+        ax.text2D(-0.04, 0.5, name, transform=ax.transAxes, **look)
         return
     ax.annotate(
-        name, (0, 0.5), (-4, 0), xycoords=(ax.yaxis.label, "axes fraction"), textcoords="offset points", rotation=90,
-        ha="right", va="center", weight="bold", annotation_clip=False,
+        name, (0, 0.5), (-4, 0), xycoords=(ax.yaxis.label, "axes fraction"), textcoords="offset points",
+        annotation_clip=False, **look,
     )  # fmt: skip
 
 
-def _wrapped(text: str, room: float, fontsize: float = 8) -> str:
+def wrapped(text: str, room: float, fontsize: float = 8) -> str:
+    """With the unit in brackets on a line of its own where there are fewer than so many points."""
     return text.replace(" (", "\n(", 1) if width_of([text], fontsize) > 1.05 * room else text

@@ -97,7 +97,7 @@ def _ticks(levels: Levels) -> dict[str, Any]:
     """Positions on the axis of heights, and the values there; the last one is what the surfaces are cut off at."""
     low, high = levels.edges[[0, -1]]
     values = np.geomspace(low, high, 6) if levels.log else np.linspace(low, high, 6)
-    texts = level_labels(values)
+    texts = level_labels(values, levels.log)
     if levels.extend in ("max", "both"):
         texts[-1] = f"≥ {texts[-1]}"
     if levels.extend in ("min", "both"):

@@ -13,7 +13,8 @@ from sharpness.errors import UserError, choose
 
 #: How heights become levels, and the quantile of the heights that the last level stands at unless given.
 SCALES = {"clipped": 0.9, "linear": 1.0, "log": 1.0}
-#: Decades that a logarithmic scale shows at most.
+#: A logarithmic scale begins at most so many decades below 1, or below the highest value if that is less: losses in
+#: single precision resolve no more.
 DECADES = 8
 #: The ends of a scale beyond which there are values.
 Extend = Literal["neither", "min", "max", "both"]
@@ -73,7 +74,7 @@ def shared_levels(
             highest point, of the others.
         scale: ``"clipped"``: evenly in the square root of the height above the lowest point, so that the bottom of the
             bowls shows; ``"linear"``: evenly; ``"log"``: evenly in the logarithm of the value, from the smallest one
-            above zero, over 8 decades at most.
+            above zero, but no lower than 1e-8 times the highest one or, if that is above 1, than 1e-8.
 
     Raises:
         UserError: an unknown scale, a quantile outside (0, 1], no finite value, or none above zero for ``"log"``.
@@ -102,29 +103,60 @@ def _logarithmic(values: np.ndarray, number: int, clip: float) -> np.ndarray:
     if not len(values):
         raise UserError("scale='log': no value is above zero; take 'clipped' or 'linear'")
     high = float(np.quantile(values, clip))
-    low = max(float(values.min()), high / 10**DECADES)
+    low = max(float(values.min()), min(high, 1.0) / 10**DECADES)
     if high <= low * (1 + 1e-6):
         low, high = low / 10**0.5, high * 10**0.5
     return np.geomspace(low, high, number + 1)
 
 
-def level_labels(levels: np.ndarray) -> list[str]:
-    r"""Levels in as few digits as tell each from its neighbours, but two at least.
+def level_labels(levels: np.ndarray, log: bool = False) -> list[str]:
+    r"""Levels with the same number of decimals, as few as tell each from its neighbours.
+
+    Where that would take more than six digits, each has as few digits as it needs, and a power of ten; ``log`` levels
+    always.
 
     >>> level_labels(np.array([0.0, 0.7712, 1.5]))
-    ['0', '0.77', '1.5']
+    ['0.0', '0.8', '1.5']
     >>> level_labels(np.array([2.3012, 2.3034, 2.311]))
-    ['2.3012', '2.3034', '2.311']
+    ['2.3012', '2.3034', '2.3110']
     >>> level_labels(np.array([0.05, 13.0, 203.0, 3.3e6]))
     ['0.05', '13', '200', '$3.3\\times10^{6}$']
     """
     gaps = np.diff(levels)
-    nearest = np.minimum(np.append(gaps, np.inf), np.append(np.inf, gaps))
+    room = 0.05 * np.minimum(np.append(gaps, np.inf), np.append(np.inf, gaps))
+    largest = float(np.abs(levels).max(initial=0))
+    before = len(f"{largest:.0f}")
+    for decimals in range(7 - before if largest >= 1e-3 and not log else 0):
+        rounded = np.round(levels, decimals) + 0.0  # no minus before a zero
+        if (np.abs(rounded - levels) <= room).all():
+            return [f"{level:.{decimals}f}".replace("-", "\N{MINUS SIGN}") for level in rounded]
     labels = []
-    for level, gap in zip(levels, nearest, strict=True):
-        digits = next((d for d in range(2, 9) if abs(float(f"{level:.{d}g}") - level) <= 0.05 * gap), 8)
-        labels.append("0" if abs(level) < 1e-3 * gap else _number(float(level), digits))
+    for level, within in zip(levels, room, strict=True):
+        digits = next((d for d in range(2, 9) if abs(float(f"{level:.{d}g}") - level) <= within), 8)
+        labels.append("0" if abs(level) < 0.02 * within and not log else _number(float(level), digits))
     return labels
+
+
+def decade_ticks(low: float, high: float, most: int = 5) -> tuple[np.ndarray, list[str]]:
+    """Positions and labels of powers of ten between two values; of 1, 2 and 5 times these, or of even ratios, if few.
+
+    >>> decade_ticks(0.02, 3e12)[1]
+    ['$10^{-1}$', '$10^{2}$', '$10^{5}$', '$10^{8}$', '$10^{11}$']
+    >>> decade_ticks(0.3, 12.0)[1]
+    ['0.5', '1', '2', '5', '10']
+    """
+    first, last = np.floor(np.log10(low)), np.floor(np.log10(high) + 1e-9)
+    powers = 10.0 ** np.arange(np.ceil(np.log10(low) - 1e-9), last + 1)
+    if len(powers) >= 3:
+        powers = powers[:: -(-len(powers) // most)]
+        return powers, [f"$10^{{{np.log10(p):.0f}}}$" for p in powers]
+    ticks = np.outer(10.0 ** np.arange(first, last + 1), [1, 2, 5]).ravel()
+    ticks = ticks[(ticks >= low * (1 - 1e-9)) & (ticks <= high * (1 + 1e-9))]
+    if len(ticks) >= 3:
+        ticks = ticks[:: -(-len(ticks) // most)]
+        return ticks, [_number(float(t), 1) for t in ticks]
+    ticks = np.geomspace(low, high, most)
+    return ticks, level_labels(ticks, log=True)
 
 
 def _number(value: float, digits: int) -> str:

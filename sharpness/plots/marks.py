@@ -39,6 +39,10 @@ TRAJECTORY: dict[str, Any] = {
     "zorder": 4,
     "label": "trajectory",
 }
+EDGED: dict[str, Any] = {"markeredgecolor": "black", "markeredgewidth": 0.6, "zorder": 6}
+PATH_START: dict[str, Any] = {"marker": "s", "color": "white", "markersize": 4, **EDGED}
+PATH_END: dict[str, Any] = {"marker": "*", "color": "#E69F00", "markersize": 6.5, **EDGED}
+MODEL: dict[str, Any] = {"marker": "D", "color": "#E69F00", "markersize": 3.5, **EDGED}
 
 
 def inside(panel: Panel, points: np.ndarray) -> np.ndarray:
@@ -79,19 +83,17 @@ def draw_marks(ax: Axes, panel: Panel, points: bool = False, fontsize: float = 6
 def _draw_trajectory(ax: Axes, marks: Marks) -> list[Line2D]:
     """The path from an open square to a star."""
     x, y = marks.points.T
-    look: dict[str, Any] = {"linestyle": "", "markeredgecolor": "black", "markeredgewidth": 0.6, "zorder": 6}
     return [
         *ax.plot(x, y, gid="trajectory", **TRAJECTORY),
-        *ax.plot(x[:1], y[:1], "s", color="white", markersize=4, gid="start", label="start", **look),
-        *ax.plot(x[-1:], y[-1:], "*", color="#E69F00", markersize=6.5, gid="end", label="end", **look),
+        *ax.plot(x[:1], y[:1], linestyle="", gid="start", label="start", **PATH_START),
+        *ax.plot(x[-1:], y[-1:], linestyle="", gid="end", label="end", **PATH_END),
     ]
 
 
 def _draw_models(ax: Axes, panel: Panel, marks: Marks, fontsize: float) -> None:
     """Diamonds, and names towards the middle of the panel."""
     shown = inside(panel, marks.points)
-    look: dict[str, Any] = {"markersize": 3.5, "markeredgecolor": "black", "markeredgewidth": 0.6}
-    ax.plot(*marks.points[shown].T, "D", color="#E69F00", zorder=6, gid="models", **look)
+    ax.plot(*marks.points[shown].T, linestyle="", gid="models", **MODEL)
     middle = np.array([panel.x[[0, -1]].mean(), panel.y[[0, -1]].mean()])
     for number in np.flatnonzero(shown[: len(marks.names)]):
         point = marks.points[number]

@@ -164,6 +164,7 @@ class MeasureResult(Result):
             ax=ax,
             errors=None if bounded else pick("error"),
             intervals={label: np.stack([lower[label], upper[label]]) for label in results} if bounded else None,
+            bounds=(0, 1) if measure == "accuracy" else None,
             **{**settings, **options},
         )
 

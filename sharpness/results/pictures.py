@@ -46,9 +46,11 @@ def subset_title(result: Any, subset: Subset) -> str:
     subset = plain_subset(result, subset)
     if subset is None:
         return "All classes"
-    if isinstance(subset, str):
+    if isinstance(subset, str) and subset in result.groups:
         return f"{subset.capitalize()}-shot" if subset in ("many", "medium", "few") else subset
-    return str(result.class_names[subset]) if 0 <= subset < len(result.class_names) else str(subset)
+    known = isinstance(subset, int) and 0 <= subset < len(result.class_names)
+    name = str(result.class_names[subset] if known else subset)
+    return f"Class {name}" if name.isdigit() else name
 
 
 def several(subset: Any) -> list[Subset] | None:

@@ -2,52 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from sharpness.plots import PAGE, new_figure, style
+from sharpness.plots import PAGE, Panel, new_figure, plot_plane_grid, style
+from sharpness.plots.frames import lower_first
 from sharpness.results import LineResult, PlaneResult
+from sharpness.results.axes import plane_label
+from sharpness.results.pictures import subset_title
+
+#: What planes show: how flat a model is does not depend on where its loss begins.
+RISE = "Rise of the loss"
 
 
 def _rows(results: Mapping[str, LineResult | PlaneResult], tail_class: int) -> list[tuple[int | None, str]]:
     """All samples, and the rarest class."""
     first = next(iter(results.values()))
-    name, probed = first.class_names[tail_class], int(first.class_samples[tail_class])
-    return [(None, "All classes"), (tail_class, f"Rarest class ({name}, {probed} images probed)")]
+    name, probed = lower_first(subset_title(first, tail_class)), int(first.class_samples[tail_class])
+    return [(None, "All classes"), (tail_class, f"Rarest: {name} ({probed} images)")]
+
+
+def rise_of(result: PlaneResult, subset: int | None) -> np.ndarray:
+    """``L(w + x d1 + y d2) - L(w)`` of all samples or of a class, (ny, nx)."""
+    base = result.base_loss if subset is None else result.base_class_losses[subset]
+    return result.values(subset) - base
+
+
+def rise_levels(rises: Sequence[np.ndarray], number: int = 12) -> np.ndarray:
+    """About so many levels for all of these: squares of even steps, up and down from a band around zero.
+
+    They go from the lowest rise to nine tenths of all, as those of a clipped scale do. Zero is within a band, because
+    a level would trace the noise of a flat model.
+
+    >>> rise_levels([np.array([-4.0, 6.25, 6.25, 6.25])], number=5).tolist()
+    [-6.25, -2.25, -0.25, 0.25, 2.25, 6.25]
+    """
+    found = np.concatenate([r[np.isfinite(r)] for r in rises])
+    high = max(float(np.quantile(found, 0.9)), 1e-6)
+    down, up = np.sqrt([max(-float(found.min()), 0.0), high])
+    above = max(2, round((number + 1) * up / (up + down)))
+    step = up / (above - 0.5)
+    below = max(1, np.ceil(down / step + 0.5 - 1e-9))
+    edges = (np.arange(-below, above) + 0.5) * step
+    return np.sign(edges) * edges**2
 
 
 def draw_lines(results: Mapping[str, LineResult], tail_class: int) -> Figure:
-    """Losses along one direction: left of all samples, right of the rarest class."""
+    """Losses along one direction, on one scale: left of all samples, right of the rarest class."""
     with style():
         figure = new_figure(PAGE, 2.4)
-        axes = figure.subplots(1, 2)
+        axes = figure.subplots(1, 2, sharey=True)
         for ax, (subset, title) in zip(axes, _rows(results, tail_class), strict=True):
             LineResult.compare(results, ax, subset=subset, title=title, legend=False)
+        axes[1].set_ylabel("")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 6))
     return figure
 
 
 def draw_planes(results: Mapping[str, PlaneResult], tail_class: int, kind: str) -> Figure:
-    """One column per model; above all samples, below the rarest class, each row on a scale of its own.
+    """How far the loss rises above each model's own, :func:`rise_of`; one column per model.
+
+    Above are all samples, below is the rarest class, each row on a scale of its own.
 
     Args:
         kind: ``"filled"`` contours, or ``"surface"``.
     """
-    surface = kind == "surface"
-    with style():
-        figure = new_figure(PAGE, 3.4 if surface else 3.35)
-        if surface:
-            figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.02, wspace=0.0, hspace=0.0)
-        bands = np.ravel(np.asarray(figure.subfigures(2, 1), dtype=object))
-        for band, (subset, title) in zip(bands, _rows(results, tail_class), strict=True):
-            options = {"projection": "3d"} if surface else {}
-            axes = band.subplots(1, len(results), subplot_kw=options, squeeze=False)[0]
-            above = subset is None
-            look: dict[str, Any] = {"titles": above, **({"xlabel": ""} if above else {})}
-            band.suptitle(title, fontsize=8, fontweight="bold")
-            PlaneResult.compare(results, list(axes), subset=subset, kind=kind, **look)
+    first = next(iter(results.values()))
+    explained = first.provenance.get("explained")
+    xlabel, ylabel = (plane_label(first.directions, first.normalization, axis, explained) for axis in (0, 1))
+    rows = {
+        title: {label: Panel(r.x, r.y, rise_of(r, subset)) for label, r in results.items()}
+        for subset, title in _rows(results, tail_class)
+    }
+    levels = {title: rise_levels([panel.z for panel in panels.values()]) for title, panels in rows.items()}
+    places = plot_plane_grid(rows, kind=kind, levels=levels, label=RISE, xlabel=xlabel, ylabel=ylabel)
+    figure = places[0].get_figure(root=True)
+    assert isinstance(figure, Figure)
     return figure

@@ -93,3 +93,8 @@ def test_the_title_clears_the_legend(ax):
     plot_class_values({"a": np.ones(3), "b": np.ones(3)}, NAMES, ax, title="two")
     ax.figure.draw_without_rendering()
     assert ax.title.get_window_extent().y0 >= ax.get_legend().get_window_extent().y1
+
+
+def test_bars_end_at_the_bounds_of_what_values_can_be(ax):
+    plot_class_values({"a": np.array([0.1, 0.5, 1.0])}, NAMES, ax, errors={"a": np.full(3, 0.1)}, bounds=(0, 1))
+    np.testing.assert_allclose(bars(ax), [[0, 0.296], [0.304, 0.696], [0.804, 1]])

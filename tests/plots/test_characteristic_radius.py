@@ -118,3 +118,10 @@ def test_rises_that_are_not_finite_are_counted_and_classes_without_samples_are_n
     nan = np.nan
     plot_agreement({"a": (np.array([1.0, 1, nan]), np.array([1.0, 1, nan]), np.array([1.0, nan, nan]))}, ax)
     assert ax.get_legend().get_texts()[-1].get_text() == "not shown: 1"
+
+
+def test_the_legend_of_five_models_stays_on_the_page():
+    names = ["CE", "LDAM-DRW", "MiSLAS", "GCL", "CC-SAM"]
+    figure = plot_radii({name: (np.array([100, 10]), np.array([0.1, 0.2])) for name in names}).figure
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_legend().get_window_extent().x1 < figure.bbox.x1 - 2 / 72 * figure.dpi

@@ -45,7 +45,7 @@ def test_contour_lines_of_a_slope_are_where_it_has_their_level(ax):
 def test_lines_carry_their_values(ax, bowl):
     plot_planes({"a": bowl}, ax, kind="contour", levels=np.linspace(0, 3, 13))
     labels = {text.get_text() for text in ax.texts}
-    assert labels and labels <= {"0.75", "1.5", "2.25"}
+    assert labels and labels <= {"0.75", "1.50", "2.25"}
 
 
 def test_narrow_panels_have_every_second_line(bowl):

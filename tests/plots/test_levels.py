@@ -8,7 +8,7 @@ from matplotlib.colors import LogNorm
 
 from sharpness.errors import UserError
 from sharpness.plots import shared_levels
-from sharpness.plots.levels import level_labels, levels_of
+from sharpness.plots.levels import decade_ticks, level_labels, levels_of
 
 
 def test_levels_are_shared_span_the_data_and_grow_from_the_bottom():
@@ -31,9 +31,11 @@ def test_linear_levels_are_even_and_logarithmic_ones_have_equal_ratios():
     np.testing.assert_allclose(logarithmic, [0.5, 2, 8, 32])
 
 
-def test_logarithmic_levels_leave_out_zeros_and_end_after_eight_decades():
+def test_logarithmic_levels_leave_out_zeros_and_begin_eight_decades_below_the_top_or_one():
     np.testing.assert_allclose(shared_levels([np.array([0.0, 1e-3, 1.0])], 3, scale="log"), [1e-3, 1e-2, 1e-1, 1])
-    assert shared_levels([np.array([0.0, 1e-300, 1e4])], scale="log")[0] == pytest.approx(1e-4)
+    assert shared_levels([np.array([0.0, 1e-300, 1e-4])], scale="log")[0] == pytest.approx(1e-12)
+    assert shared_levels([np.array([0.0, 1e-300, 1e4])], scale="log")[0] == pytest.approx(1e-8)
+    assert shared_levels([np.array([0.003, 1e13])], scale="log")[0] == pytest.approx(0.003), "the centre stays"
 
 
 @pytest.mark.parametrize("scale", ["clipped", "linear", "log"])
@@ -98,3 +100,23 @@ def test_labels_are_close_to_what_they_stand_for():
     gap = np.diff(levels).min()
     for level, text in zip(levels, level_labels(levels), strict=True):
         assert abs(float(text) - level) <= 0.05 * np.abs(levels - level)[np.abs(levels - level) >= gap].min() + 1e-12
+
+
+@pytest.mark.parametrize("top", [0.03, 1.74, 26.5, 940.0])
+def test_labels_of_one_scale_have_the_same_number_of_decimals(top):
+    for levels in (shared_levels([np.array([0.0, top])], clip=1.0)[::3], np.linspace(0, top, 5)):
+        assert len({len(text.partition(".")[2]) for text in level_labels(levels)}) == 1
+
+
+def test_logarithmic_labels_keep_their_first_digits():
+    assert level_labels(np.array([53.0, 8.9e5, 1.5e10]), log=True)[0] == "53"
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.003, 1e13), (1e-8, 1e-5), (0.5, 32), (0.9, 1.1), (1.0, 1e3)])
+def test_logarithmic_ticks_are_powers_of_ten_where_these_are_many(low, high):
+    ticks, texts = decade_ticks(low, high)
+    assert 2 <= len(ticks) == len(texts) <= 7
+    assert (ticks >= low * 0.999).all() and (ticks <= high * 1.001).all()
+    if high / low >= 1e3:
+        assert texts == [f"$10^{{{round(np.log10(t))}}}$" for t in ticks]
+        np.testing.assert_allclose(np.log10(ticks), np.round(np.log10(ticks)))

@@ -4,10 +4,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from sharpness.errors import UserError
 from sharpness.plots import Marks, Panel, plot_plane_grid, plot_planes
 from sharpness.plots.frames import inner_ticks
+from sharpness.plots.levels import Levels
+from sharpness.plots.scale_bars import bar_ticks
 
 
 def scaled(panel, factor):
@@ -47,18 +50,108 @@ def test_titles_stand_above_the_first_row_and_rows_are_named(bowl):
     assert [[t.get_text() for t in ax.texts] for ax in axes] == [["All"], [], ["Few"], []]
 
 
-def test_axes_are_named_once_where_there_are_three_columns(bowl):
-    axes = plot_planes(dict.fromkeys("abc", bowl), xlabel="X (unit)", ylabel="Y")
-    assert [ax.get_xlabel() for ax in axes] == ["", "X (unit)", ""]
-    assert [ax.get_ylabel() for ax in axes] == ["Y", "", ""]
+@pytest.mark.parametrize("number", [2, 3, 7])
+def test_axes_are_named_once(bowl, number):
+    axes = plot_planes({str(n): bowl for n in range(number)}, xlabel="X (unit)", ylabel="Y")
+    assert not any(ax.get_xlabel() or ax.get_ylabel() for ax in axes)
+    assert (axes[0].figure.get_supxlabel(), axes[0].figure.get_supylabel()) == ("X (unit)", "Y")
 
 
-def test_more_than_six_models_go_on_below(bowl):
-    axes = plot_planes({str(n): bowl for n in range(8)})
-    rows = [round(ax.get_subplotspec().rowspan.start) for ax in axes]
-    assert rows == [0] * 6 + [1] * 2
-    assert len(axes[0].figure.axes) == 9, "eight panels and a bar"
-    assert [bool(ax.get_ylabel()) for ax in axes] == [True, *[False] * 5, True, False]
+@pytest.mark.parametrize(("number", "rows"), [(6, [6]), (7, [4, 3]), (8, [4, 4]), (13, [5, 5, 3])])
+def test_more_than_six_models_go_on_below_in_rows_about_equally_long(bowl, number, rows):
+    axes = plot_planes({str(n): bowl for n in range(number)})
+    starts = [ax.get_subplotspec().rowspan.start for ax in axes]
+    assert [starts.count(row) for row in range(len(rows))] == rows
+    assert len(axes[0].figure.axes) == number + 1, "and a bar"
+    numbered = [ax for ax in axes if ax.xaxis.get_tick_params()["labelbottom"]]
+    assert numbered == axes[-rows[0] :], "those that have no panel below"
+
+
+def texts_of(figure):
+    """Every text that is drawn with its box."""
+    figure.draw_without_rendering()
+    found = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip()]
+    axes = {ax: [t for t in ax.findobj(Text) if t in found] for ax in figure.axes}
+    return [t for t in found if not any(t in own for own in axes.values())], axes
+
+
+@pytest.mark.parametrize("kind", ["filled", "contour", "surface"])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (4, 1), (1, 5), (1, 8), (2, 6)])
+def test_names_lie_inside_the_figure_and_on_no_axes_and_on_no_other_name(bowl, kind, rows, columns):
+    models = {f"LDAM-DRW + SAM {n}": bowl for n in range(columns)}
+    table = {"" if rows == 1 else f"Medium-shot {n}": models for n in range(rows)}
+    units = {"xlabel": "Direction 1 (in filter norms)", "ylabel": "Direction 2 (in filter norms)"}
+    figure = plot_plane_grid(table, kind=kind, **units)[0].figure
+    texts, own = texts_of(figure)
+    assert texts or (rows, columns) == (1, 1)
+    legends = [t for legend in figure.legends for t in legend.get_texts()]
+    names = [t for t in texts if t not in legends]
+    titles = [ax.title for ax in figure.axes if ax.get_title()]
+    labels = [t for ax in figure.axes for t in (ax.xaxis.label, ax.yaxis.label) if t.get_text()]
+    page = figure.bbox
+    for name in [*names, *titles, *labels, *legends]:
+        box = name.get_window_extent()
+        assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1, name
+    for name in [*names, *legends]:
+        assert not any(name.get_window_extent().overlaps(ax.bbox) for ax in figure.axes), name
+    boxes = [t.get_window_extent() for t in [*names, *titles, *labels, *legends]]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 3), (1, 8), (2, 6), (4, 1)])
+def test_panels_fill_the_width_of_the_figure(bowl, rows, columns):
+    square = bowl._replace(y=np.array([-1.0, -0.5, 0.0, 1.0]))
+    axes = plot_plane_grid({str(r): {str(c): square for c in range(columns)} for r in range(rows)})
+    axes[0].figure.draw_without_rendering()
+    used = axes[0].figure.get_tightbbox()
+    width, height = axes[0].figure.get_size_inches()
+    assert used.width > 0.97 * width and used.height > 0.93 * height
+
+
+def test_bars_of_several_rows_have_their_names_above_each_other(bowl):
+    axes = plot_plane_grid({"a": {"m": bowl}, "b": {"m": scaled(bowl, 1e3)}, "c": {"m": scaled(bowl, 1e9)}})
+    figure = axes[0].figure
+    figure.draw_without_rendering()
+    bars = [ax for ax in figure.axes if ax not in axes]
+    places = [ax.yaxis.label.get_window_extent().x0 for ax in bars]
+    assert len(places) == 3 and np.ptp(places) < 2 / 72 * figure.dpi
+
+
+def test_a_bar_takes_the_room_of_given_axes_and_is_as_high_as_they_are(bowl):
+    figure = Figure(figsize=(6.9, 2.6))
+    left, right = figure.subplots(1, 2)
+    room = left.get_position()
+    plot_planes({"a": bowl}, left)
+    plot_planes({"b": bowl}, right)
+    figure.draw_without_rendering()
+    bar = figure.axes[2]
+    assert bar.get_position().y0 == pytest.approx(left.get_position().y0)
+    assert bar.get_position().y1 == pytest.approx(left.get_position().y1)
+    assert left.get_position().x1 < bar.get_position().x0
+    assert bar.get_tightbbox().x1 < figure.bbox.width * room.x1
+    assert not bar.get_tightbbox().overlaps(right.get_tightbbox())
+
+
+def test_a_power_of_ten_stands_on_a_bar_of_bands_where_its_logarithm_is():
+    ticks, texts = bar_ticks(Levels(np.geomspace(0.1, 1e5, 5), log=True), bands=True)
+    place = np.interp(ticks, np.geomspace(0.1, 1e5, 5), np.arange(5))
+    powers = np.array([int(text[5:-2]) for text in texts])
+    np.testing.assert_allclose(place, (powers + 1) / 6 * 4)
+
+
+@pytest.mark.parametrize("kind", ["filled", "surface"])
+def test_no_axis_has_a_factor_at_its_end(kind):
+    x = np.linspace(-2e8, 2e8, 5)
+    axes = plot_planes({"a": Panel(x, x, 1e10 * np.add.outer((x / 1e8) ** 2, (x / 1e8) ** 2))}, kind=kind)
+    axes[0].figure.draw_without_rendering()
+    for ax in axes[0].figure.axes:
+        for axis in (ax.xaxis, ax.yaxis, *([ax.zaxis] if hasattr(ax, "zaxis") else [])):
+            assert not axis.get_offset_text().get_text()
+
+
+def test_lines_say_what_their_numbers_are(bowl):
+    figure = plot_planes({"a": bowl}, kind="contour", label="Rise of the loss")[0].figure
+    assert figure.legends[0].get_texts()[0].get_text() == "lines: rise of the loss"
 
 
 @pytest.mark.parametrize("kind", ["filled", "heatmap", "surface"])

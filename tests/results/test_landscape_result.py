@@ -15,6 +15,7 @@ from sharpness import load_result
 from sharpness.errors import UserError
 from sharpness.results import Comparison, LineResult, PlaneResult
 from sharpness.results.axes import line_label, plane_label
+from sharpness.results.pictures import subset_title
 
 NAMES = ("cat", "pickup truck", "owl")
 X, Y = np.linspace(-1, 1, 6), np.array([-0.5, 0.0, 0.25, 1.0])
@@ -100,6 +101,11 @@ def test_a_list_of_subsets_becomes_rows(planes):
     for ax, values in zip(axes, shown, strict=True):
         np.testing.assert_allclose(raster(ax), values)
     assert [ax.texts[0].get_text() for ax in axes[::2]] == ["All classes", "Few-shot", "cat"]
+
+
+@pytest.mark.parametrize(("subset", "title"), [(1, "Class 9"), ("9", "Class 9"), (0, "cat"), ("few", "Few-shot")])
+def test_classes_that_are_numbers_are_called_classes(subset, title):
+    assert subset_title(make_plane(class_names=("cat", "9", "owl")), subset) == title
 
 
 def test_a_class_called_all_is_that_class():

@@ -1,5 +1,7 @@
 """The table per class: errors and intervals of classes, groups and of everything."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -89,3 +91,10 @@ def test_panels_above_each_other_look_as_single_ones_do(pair):
     result = measure(pair["a"], ["loss", "accuracy"])
     for ax in [*result.plot(measure="all"), result.plot(measure="loss")]:
         assert not ax.spines["top"].get_visible() and ax.yaxis.label.get_fontsize() == 8
+
+
+def test_error_bars_of_accuracies_end_at_zero_and_one(pair):
+    result = measure(pair["a"], ["accuracy"])
+    wide = replace(result, errors=np.full_like(result.errors, 2.0))
+    ends = np.concatenate([p.vertices[:, 1] for c in wide.plot().collections for p in c.get_paths()])
+    assert (ends.min(), ends.max()) == (0, 1)

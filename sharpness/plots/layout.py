@@ -1,0 +1,101 @@
+"""Panels on a new figure: rows that are about equally long, names of the axes once, a height that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sharpness.plots.frames import halved, height_ratio, surface_names, wrapped
+from sharpness.plots.labels import width_of
+from sharpness.plots.panels import Panel
+from sharpness.plots.style import COLUMN, PAGE, shown_figure
+
+#: Panels of a single row before the next one begins.
+ACROSS = 6
+#: Inches between numbers and the name below them, which a tight layout would not leave.
+GAP = 0.06
+
+
+class Grid(NamedTuple):
+    """A new figure's Axes, row by row."""
+
+    places: list[Axes]
+    columns: int
+
+
+def columns_of(counts: Sequence[int]) -> int:
+    """Columns for rows of so many panels; a single row is broken into rows about equally long, of six at most.
+
+    >>> [columns_of([n]) for n in (1, 6, 7, 8, 13)], columns_of([7, 7])
+    ([1, 6, 4, 4, 5], 7)
+    """
+    if len(counts) > 1:
+        return max(counts)
+    rows = -(-counts[0] // ACROSS)
+    return -(-counts[0] // rows)
+
+
+def new_grid(rows: Mapping[str, Mapping[str, Panel]], kind: str) -> Grid:
+    """Axes for every panel; those of planes are too high until :func:`fit_height`."""
+    counts = [len(row) for row in rows.values()]
+    number, across = sum(counts), columns_of(counts)
+    down = -(-number // across)
+    width = COLUMN if across == 1 else min(PAGE, 1 + 1.9 * across)
+    beside = 0.75 + (0.2 if len(counts) > 1 else 0) + (0 if kind == "contour" else 0.75)
+    each = (width - beside) / across - 0.1
+    surface = kind == "surface"
+    ratios = [height_ratio(panel) for row in rows.values() for panel in row.values()]
+    ratio = 0.98 if surface else max(1.0 if r is None else r for r in ratios)
+    spare = 0.0 if surface or None in ratios else 0.5 + 0.4 * down
+    below = 0.25 if surface else 0.0
+    figure = shown_figure(width, 0.8 + below + down * (each * ratio + 0.1) + spare)
+    if surface:
+        lines = 0 if "" in rows else 1 + any(" (" in name for name in rows)
+        named = (0.11 + 0.14 * lines) / width if lines else 0.0  # the layout does not see text beside 3-D axes
+        figure.set_layout_engine(
+            "constrained", w_pad=0.01, h_pad=0.02, wspace=0.0, hspace=0.0, rect=(named, 0, 1 - named, 1)
+        )
+    grid = figure.subplots(down, across, subplot_kw={"projection": "3d"} if surface else {}, squeeze=False)
+    for ax in grid.flat[number:]:
+        ax.remove()
+    return Grid(list(grid.flat[:number]), across)
+
+
+def name_once(places: Sequence[Axes], xlabel: str, ylabel: str, kind: str) -> None:
+    """Names of the axes of all panels: below and left of them; those of surfaces in one line below."""
+    figure = places[0].get_figure(root=False)
+    assert figure is not None
+    if kind == "surface":
+        room = 72 / figure.dpi * figure.bbox.width
+        text = surface_names(xlabel, ylabel)
+        text = halved(text) if width_of([text], 7) > 0.95 * room else text
+        figure.supxlabel(text, fontsize=float(min(7, 7 * 0.95 * room / max(width_of([text], 7), 1))))
+        return
+    x = [edge for ax in places for edge in (ax.get_position().x0, ax.get_position().x1)]
+    y = [edge for ax in places for edge in (ax.get_position().y0, ax.get_position().y1)]
+    room = 72 / figure.dpi * np.array(figure.bbox.size) * [np.ptp(x), np.ptp(y)]
+    figure.supxlabel(wrapped(xlabel, room[0]), fontsize=8)
+    figure.supylabel(wrapped(ylabel, room[1]), fontsize=8, multialignment="center")
+
+
+def fit_height(places: Sequence[Axes]) -> None:
+    """Take away the height that panels of equal scales do not use."""
+    figure = places[0].get_figure(root=True)
+    assert isinstance(figure, Figure)
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    for _ in range(2):  # names of rows find their place once the numbers have theirs
+        engine.execute(figure)
+    width, height = figure.get_size_inches()
+    spare: dict[int, list[float]] = {}
+    for ax in places:
+        place, needed = ax.get_subplotspec(), ax.get_tightbbox()
+        assert place is not None and needed is not None
+        cell = ax.get_position(original=True).height * height
+        spare.setdefault(place.rowspan.start, []).append(cell - needed.height / figure.dpi)
+    figure.set_size_inches(width, height + GAP - sum(max(0.0, min(row)) for row in spare.values()))
+    figure.set_layout_engine("compressed")

@@ -1,0 +1,70 @@
+"""The talk's visualization: one scale for lines side by side, and flatness apart from where a loss begins."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sharpness.results import LineResult, PlaneResult
+from sharpness.studies.visualization import draw_lines, draw_planes, rise_levels, rise_of
+
+X = np.linspace(-0.5, 0.5, 5)
+
+
+def common(losses):
+    shape = losses.shape
+    classes = np.stack([losses, 3 * losses])
+    middle = tuple(n // 2 for n in shape)
+    return {
+        "class_names": ("cat", "9"), "class_samples": np.array([8, 2]), "groups": {}, "provenance": {"label": "m"},
+        "x": X, "losses": losses, "class_losses": classes, "class_accuracies": np.zeros_like(classes),
+        "directions": "gaussian", "normalization": "filter", "seed": 0, "evaluated": np.ones(shape, bool),
+        "errors": np.zeros(shape), "class_errors": np.zeros_like(classes), "base_loss": float(losses[middle]),
+        "base_class_losses": classes[(slice(None), *middle)], "precision": "float32", "precision_error": 0.0,
+        "class_precision_errors": np.zeros(2),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def bowl():
+    return PlaneResult(y=X, **common(1 + np.add.outer(X**2, 2 * X**2)))
+
+
+def test_a_rise_does_not_depend_on_where_the_loss_begins(bowl):
+    lifted = replace(bowl, losses=bowl.losses + 5, base_loss=bowl.base_loss + 5)
+    np.testing.assert_allclose(rise_of(bowl, None), np.add.outer(X**2, 2 * X**2), atol=1e-12)
+    np.testing.assert_allclose(rise_of(lifted, None), rise_of(bowl, None))
+    np.testing.assert_allclose(rise_of(bowl, 1), 3 * rise_of(bowl, None), atol=1e-12)
+
+
+@pytest.mark.parametrize("low", [0.0, -1e-6, -0.4, -3.0])
+def test_levels_of_rises_hold_all_but_the_highest_and_none_is_zero(low):
+    rises = [np.linspace(low, 1.0, 50), np.array([np.nan, 7.0])]
+    levels = rise_levels(rises)
+    assert levels[0] <= low and levels[-1] == pytest.approx(np.quantile([*rises[0], 7.0], 0.9))
+    assert (np.diff(levels) > 0).all() and 10 <= len(levels) <= 15
+    assert min(abs(levels)) > 0
+    assert levels[levels < 0][-1] == pytest.approx(-levels[levels > 0][0])
+
+
+@pytest.mark.parametrize("kind", ["filled", "surface"])
+def test_planes_show_rises_of_all_and_of_the_rarest_class(bowl, kind):
+    lifted = replace(bowl, losses=bowl.losses + 5, base_loss=bowl.base_loss + 5)
+    figure = draw_planes({"a": bowl, "b": lifted}, 1, kind)
+    names = {t.get_text() for ax in figure.axes for t in ax.texts}
+    assert {"All classes", "Rarest: class 9\n(2 images)"} == {n.replace("9 (", "9\n(") for n in names}
+    bars = [ax for ax in figure.axes if ax.get_ylabel() == "Rise of the loss"]
+    assert len(bars) == 2
+    assert "in filter norms" in figure.get_supxlabel()
+    if kind == "filled":
+        first, second = (ax.collections[0] for ax in figure.axes[:2])
+        for a, b in zip(first.get_paths(), second.get_paths(), strict=True):
+            np.testing.assert_allclose(a.vertices, b.vertices, atol=1e-9)
+
+
+def test_lines_side_by_side_have_one_scale():
+    line = LineResult(**common(1 + X**2))
+    axes = draw_lines({"a": line}, 1).axes
+    assert axes[0].get_ylim() == axes[1].get_ylim()
+    assert axes[0].get_ylim()[1] >= 3 * 1.25, "the highest of both"
+    assert axes[1].get_title() == "Rarest: class 9 (2 images)"
