@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from sharpness.checkpoints import BY_COUNT, Checkpoint, find_checkpoints, load_checkpoint
-from sharpness.data import DATASETS, ForeignData, LongTailData, class_groups, load_data
+from sharpness.data import DATASETS, ForeignData, LongTailData, load_data
 from sharpness.engine import resolve_device
 from sharpness.errors import UserError, choose
 from sharpness.methods import METHODS
@@ -110,15 +110,7 @@ def checkpoint_objective(
         images = own_images(checkpoint, data)
         if limit_per_class is not None:
             images = images.limit_per_class(limit_per_class)
-        return Objective(
-            model,
-            images,
-            num_classes=images.num_classes,
-            weights=images.weights,
-            class_names=images.class_names,
-            train_counts=images.class_counts,
-            **{"groups": class_groups(images.class_counts, "oltr"), **options},
-        )
+        return Objective(model, images, **options)
     if data is not None and not isinstance(data, str | LongTailData):
         given: dict[str, Any] = {
             "split": split != "train",
