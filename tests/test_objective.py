@@ -308,9 +308,7 @@ def test_a_network_that_cannot_take_the_inputs_is_told_with_their_shape():
             return self.head(x.flatten(1))
 
     y = torch.tensor([0, 1])
-    with pytest.raises(
-        UserError, match=r"^Flat raised RuntimeError: .* on inputs of shape \(1, 3, 5, 5\): check size,"
-    ):
+    with pytest.raises(UserError, match=r"^Flat raised RuntimeError: .* on inputs of shape \(1, 3, 5, 5\): check"):
         Objective(Flat(), (torch.randn(2, 3, 5, 5), y))
     with pytest.raises(UserError, match=r"^Conv2d raised RuntimeError: .*\(1, 8, 8, 3\): check size, channels and"):
         Objective(nn.Conv2d(3, 2, 3), (torch.randn(2, 8, 8, 3), y))

@@ -10,10 +10,9 @@ import click
 
 import sharpness
 from sharpness.cli.options import OneExample
-from sharpness.cli.output import as_records, as_text, save_drawn, write
+from sharpness.cli.output import as_records, as_text, require_file, require_picture, save_drawn, write
 from sharpness.cli.subjects import probing_options, subjects
 from sharpness.engine import distributed
-from sharpness.errors import UserError
 from sharpness.probes import MEASURES
 from sharpness.results import Comparison, with_errors
 
@@ -45,8 +44,8 @@ def measure(
 
     Example: sharpness measure runs/ldam/last.pt -o ldam.csv
     """
-    if output is not None and Path(output).suffix not in (".csv", ".json"):
-        raise UserError(f"-o {output}: the name must end in .csv or .json")
+    require_file("-o", output, (".csv", ".json"))
+    require_picture("--plot", figure)
     read, options = subjects(checkpoints, probed)
     written = output or figure
     partial = Path(f"{written}.partial") if written is not None else None
