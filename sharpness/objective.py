@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sharpness.data import as_tensors
+from sharpness.data import ForeignData, as_tensors, class_groups
 from sharpness.engine import (
     ClassSums,
     CurvatureOperator,
@@ -32,6 +32,7 @@ from sharpness.engine import (
     even_batch,
     fastest_batch,
     filter_axes,
+    first_line,
     forward_flops,
     memory_budget,
     parameters_in_scope,
@@ -59,11 +60,13 @@ class Objective:
     Args:
         model: any module from inputs to outputs, in eval mode if it has BatchNorm or dropout.
         data: ``(x, y)``, an object with ``.tensors`` (an :class:`~sharpness.data.ImageSet`, a ``TensorDataset``), or
-            a map-style dataset of (input, label), read once. Inputs should carry no random augmentation.
+            a map-style dataset of (input, label), read once. Inputs should carry no random augmentation. What a
+            :class:`~sharpness.data.ForeignData` knows of its classes (number, names, training images, groups by the
+            convention "oltr") and the weights of limited ones are taken from it, unless given.
         loss: ``"ce"``, or a function of outputs and targets that returns one value per sample, shape (n,).
         num_classes: C; the width of the outputs unless given.
         weights: the a_i, shape (n,), positive; those that ``loss.weights(y)`` gives if there is such a method,
-            else 1.
+            else 1. Losses and accuracies of all samples count them alike.
         batch_size: samples in one pass, or ``"auto"`` for the fastest that fits in memory. Never changes a value.
         memory: GiB that the residuals of an :meth:`operator` may take; half of what is free unless given.
         parameters: the scope: ``"all"``, ``"backbone"``, ``"classifier"``, or a shell pattern of names such as
@@ -123,13 +126,24 @@ class Objective:
             raise UserError(f"{type(model).__name__} has no parameters: there is nothing to probe")
         self.device, self.dtype = reference.device, reference.dtype
         require_eval(model)
+        if isinstance(data, ForeignData):
+            num_classes = data.num_classes if num_classes is None else num_classes
+            groups = class_groups(data.class_counts, "oltr") if groups is None else groups
+            class_names = data.class_names if class_names is None else class_names
+            train_counts = data.class_counts if train_counts is None else train_counts
         x, y = as_tensors(data)
         self.x = x.to(self.dtype) if x.is_floating_point() else x
         self.y = y.long().cpu()
         if len(self.x) != len(self.y) or not len(self.y) or self.y.ndim != 1:
             raise UserError(f"{len(self.x)} inputs and labels of shape {tuple(y.shape)}: give one label per input")
         self.batch_size = None if isinstance(batch_size, str) else batch_size
-        self._largest_batch = fastest_batch(model, self._first(1))
+        try:
+            self._largest_batch = fastest_batch(model, self._first(1))
+        except Exception as error:
+            raise UserError(
+                f"{type(model).__name__} raised {first_line(error)} on inputs of shape "
+                f"{(1, *self.x.shape[1:])}: check size, channels and layout"
+            ) from error
         self.num_classes = self._width() if num_classes is None else num_classes
         if int(self.y.min()) < 0 or int(self.y.max()) >= self.num_classes:
             bad = int(((self.y < 0) | (self.y >= self.num_classes)).nonzero()[0])
@@ -137,13 +151,17 @@ class Objective:
                 f"label {int(self.y[bad])} of sample {bad} is outside 0..{self.num_classes - 1}: correct the labels "
                 "or num_classes"
             )
-        if weights is None and hasattr(self.loss_function, "weights"):
-            weights = self.loss_function.weights(self.y)
-        self.weights = torch.ones(len(self.y), dtype=self.dtype) if weights is None else weights.cpu().to(self.dtype)
+        if weights is None:
+            weights = data.weights.to(self.dtype) if isinstance(data, ForeignData) else torch.ones(len(self.y))
+            if hasattr(self.loss_function, "weights"):
+                weights = weights * self.loss_function.weights(self.y).cpu()
+        self.weights = weights.cpu().to(self.dtype)
         if self.weights.shape != self.y.shape or not bool((self.weights > 0).all()):
             raise UserError(f"weights must be positive, one for each of the {len(self.y)} samples")
         self.groups = dict(groups or {})
         self.class_names = tuple(class_names or (str(c) for c in range(self.num_classes)))
+        if len(self.class_names) != self.num_classes:
+            raise UserError(f"{len(self.class_names)} class_names and {self.num_classes} classes: give one for each")
         self.train_counts = None if train_counts is None else np.asarray(train_counts)
         if self.train_counts is not None and (
             self.train_counts.shape != (self.num_classes,) or (self.train_counts < 0).any()
@@ -188,6 +206,11 @@ class Objective:
     def class_counts(self) -> np.ndarray:
         """Probed samples per class, shape (C,)."""
         return torch.bincount(self.y, minlength=self.num_classes).numpy()
+
+    @cached_property
+    def class_weights(self) -> np.ndarray:
+        """Sum of the weights of each class's samples, shape (C,)."""
+        return torch.bincount(self.y, self.weights.double(), self.num_classes).numpy()
 
     def evaluate(self) -> ClassSums:
         """Loss sums, weights and right answers per class, from one pass over the data."""
@@ -329,7 +352,7 @@ class Objective:
                 raise UserError("no samples were chosen: give at least one index")
         other = object.__new__(Objective)
         other.__dict__.update(self.__dict__)
-        for cached in ("class_counts", "data_sha256"):
+        for cached in ("class_counts", "class_weights", "data_sha256"):
             other.__dict__.pop(cached, None)
         other.x, other.y, other.weights = self.x[indices], self.y[indices], self.weights[indices]
         return other

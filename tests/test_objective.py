@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, TensorDataset
 
 from sharpness import Objective, UserError
+from sharpness.data import read_images
 
 
 def build(case, **options):
@@ -295,3 +296,38 @@ def test_an_operator_keeps_nothing_after_its_block():
         assert hessian.kept_bytes > 0
     torch.testing.assert_close(hessian(v), inside)
     assert hessian.kept_bytes == 0
+
+
+def test_a_network_that_cannot_take_the_inputs_is_told_with_their_shape():
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(3 * 4 * 4, 2)
+
+        def forward(self, x):
+            return self.head(x.flatten(1))
+
+    y = torch.tensor([0, 1])
+    with pytest.raises(UserError, match=r"^Flat raised RuntimeError: .* on inputs of shape \(1, 3, 5, 5\): check"):
+        Objective(Flat(), (torch.randn(2, 3, 5, 5), y))
+    with pytest.raises(UserError, match=r"^Conv2d raised RuntimeError: .*\(1, 8, 8, 3\): check size, channels and"):
+        Objective(nn.Conv2d(3, 2, 3), (torch.randn(2, 8, 8, 3), y))
+
+
+def test_what_images_of_ones_own_know_of_their_classes_is_taken_from_them():
+    torch.manual_seed(0)
+    x, y = torch.randn(9, 3), torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 2])
+    data = read_images((x, y), class_names=["ant", "bee", "cat"], class_counts=[300, 50, 7], limit_per_class=2)
+    model = nn.Linear(3, 3)
+    objective = Objective(model, data)
+    assert objective.class_names == ("ant", "bee", "cat") and objective.train_counts.tolist() == [300, 50, 7]
+    assert objective.groups == {"many": (0,), "medium": (1,), "few": (2,)}
+    losses = nn.functional.cross_entropy(model(data.inputs), data.labels, reduction="none").detach()
+    assert objective.loss() == pytest.approx(float(torch.tensor([3.0, 3, 1, 1, 1]) @ losses) / 9, rel=1e-5)
+    given = Objective(
+        model, data, groups={}, class_names="abc", train_counts=[1, 2, 3], weights=torch.ones(5), num_classes=3
+    )
+    assert given.class_names == ("a", "b", "c") and given.groups == {} and given.train_counts.tolist() == [1, 2, 3]
+    assert given.loss() == pytest.approx(float(losses.mean()), rel=1e-5)
+    with pytest.raises(UserError, match="2 class_names and 3 classes: give one for each"):
+        Objective(model, data, class_names="ab")

@@ -61,21 +61,21 @@ class Checkpoint:
             given = folder.parent.name if folder.name in ("ckps", "checkpoint") else folder.name
         return str(given or path.stem)
 
-    def load_data(self, data_root: str | None = None) -> LongTailData:
+    def load_data(self, data_root: str | None = None, download: bool = False) -> LongTailData:
         """The data it was trained on, rebuilt by the recorded recipe, and the matching test set.
 
         Raises:
             UserError: the training set is not recorded, or the files here give other training images.
         """
         t = self.longtail
-        options: dict[str, Any] = {"data_root": data_root} if data_root else {}
         data = load_data(
             t.dataset,
             profile=t.profile,
             imbalance=t.imbalance,
             subset=t.subset,
             groups=t.group_convention,
-            **options,
+            data_root=data_root,
+            download=download,
         )
         if data.train.sha256() != self.manifest["data_sha256"]:
             raise UserError(

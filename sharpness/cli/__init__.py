@@ -35,10 +35,17 @@ for command in (train, measure, spectrum, landscape, inspect, figures, demo):
 
 
 class Notices(logging.Handler):
-    """The library's one-line notices, on stderr."""
+    """The library's one-line notices, on stderr; what is said of every model alike is said once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(f"sharpness: {record.getMessage()}", err=True)
+        message = record.getMessage()
+        if message not in self.said:
+            self.said.add(message)
+            click.echo(f"sharpness: {message}", err=True)
 
 
 @contextmanager

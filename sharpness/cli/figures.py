@@ -8,6 +8,7 @@ import click
 from click.core import ParameterSource
 
 from sharpness.cli.options import OneExample, data_options, load_described, training_options, training_settings
+from sharpness.cli.output import require_folder
 from sharpness.data import LongTailData, load_data
 from sharpness.errors import UserError, choose
 from sharpness.studies import METHODS as FIGURE_METHODS
@@ -72,6 +73,8 @@ def figures(
         if study not in studies and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             option = "range" if name == "extent" else name.replace("_", "-")
             raise UserError(f"--{option} is no option of --study {study}, only of {' and '.join(studies)}")
+    require_folder("--out", out)
+    require_folder("--runs", runs)
     data, out = load_described(given), out or f"figures/{given['data']}"
     probed: dict[str, Any] = {"split": split, "loss": loss, "limit_per_class": limit_per_class}
     training = training_settings(given)
@@ -109,6 +112,8 @@ def demo(epochs: int, out: str, runs: str) -> None:
 
     Example: sharpness demo
     """
+    require_folder("--out", out)
+    require_folder("--runs", runs)
     _figures(load_data("digits-lt"), FIGURE_METHODS, out, runs, epochs=epochs)
 
 

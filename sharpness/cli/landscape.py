@@ -12,7 +12,7 @@ import click
 
 import sharpness
 from sharpness.cli.options import OneExample
-from sharpness.cli.output import save_drawn, write
+from sharpness.cli.output import require_folder, save_drawn, write
 from sharpness.cli.subjects import probing_options, subjects
 from sharpness.engine import distributed
 from sharpness.plots.interactive import save_html
@@ -55,6 +55,7 @@ def landscape(
 
     Example: sharpness landscape runs/ce/last.pt runs/ldam/last.pt --plane 51 --range 1 --per-class --out landscape
     """
+    require_folder("--out", out)
     axes, normalization = _directions(directions)
     read, options = subjects(checkpoints, probed)
     objectives = {

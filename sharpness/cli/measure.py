@@ -10,10 +10,9 @@ import click
 
 import sharpness
 from sharpness.cli.options import OneExample
-from sharpness.cli.output import as_records, as_text, save_drawn, write
+from sharpness.cli.output import as_records, as_text, require_file, require_picture, save_drawn, write
 from sharpness.cli.subjects import probing_options, subjects
 from sharpness.engine import distributed
-from sharpness.errors import UserError
 from sharpness.probes import MEASURES
 from sharpness.results import Comparison, with_errors
 
@@ -26,14 +25,17 @@ from sharpness.results import Comparison, with_errors
 @click.option("--draws", default=5, show_default=True, help="Of them.")
 @click.option("--rho", default=0.05, show_default=True, help="Radius of the worst case.")
 @click.option("--probes", default=30, show_default=True, help="Random vectors of the trace.")
+@click.option("--tol", default=1e-3, show_default=True, help="Relative residual of an eigenvalue.")
+@click.option("--max-iterations", default=100, show_default=True, help="Products for each end of a spectrum at most.")
 @click.option("--scope", default="all", show_default=True, help="all, backbone, classifier or a pattern of names.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("-o", "--output", type=click.Path(), help="Also write the table, as .csv or .json.")
 @click.option("--plot", "figure", type=click.Path(), help="Also draw every measure, as PDF and PNG.")
 def measure(
-    checkpoints: tuple[str, ...], measures: str, radius: float, draws: int, rho: float, probes: int, scope: str,
-    seed: int, as_json: bool, output: str | None, figure: str | None, **probed: Any,
+    checkpoints: tuple[str, ...], measures: str, radius: float, draws: int, rho: float, probes: int,
+    tol: float, max_iterations: int, scope: str, seed: int, as_json: bool, output: str | None, figure: str | None,
+    **probed: Any,
 ) -> None:  # fmt: skip
     """Print the per-class table of checkpoints: accuracy, loss, eigenvalues, rises of the loss, standard errors.
 
@@ -42,15 +44,15 @@ def measure(
 
     Example: sharpness measure runs/ldam/last.pt -o ldam.csv
     """
-    if output is not None and Path(output).suffix not in (".csv", ".json"):
-        raise UserError(f"-o {output}: the name must end in .csv or .json")
+    require_file("-o", output, (".csv", ".json"))
+    require_picture("--plot", figure)
     read, options = subjects(checkpoints, probed)
     written = output or figure
     partial = Path(f"{written}.partial") if written is not None else None
-    chosen: dict[str, Any] = {"measures": measures.split(",")} if measures else {}
+    chosen: dict[str, Any] = {"measures": measures} if measures else {}
     results = sharpness.measure(
-        read, radius=radius, draws=draws, rho=rho, probes=probes, seed=seed, resume=partial, parameters=scope,
-        **chosen, **options,
+        read, radius=radius, draws=draws, rho=rho, probes=probes, tol=tol, max_iterations=max_iterations, seed=seed,
+        resume=partial, parameters=scope, **chosen, **options,
     )  # fmt: skip
     assert isinstance(results, Comparison)
     rows = results.to_frame()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import click
 import numpy as np
 import pandas as pd
 
+from sharpness.errors import UserError
 from sharpness.files import write_atomically
 from sharpness.plots import save_figure
 
@@ -19,6 +22,42 @@ def as_text(frame: pd.DataFrame) -> str:
 
 def as_records(frame: pd.DataFrame) -> str:
     return frame.to_json(orient="records", indent=1)
+
+
+def require_file(option: str, path: str | Path | None, suffixes: Sequence[str] = ()) -> None:
+    """Say before hours are spent that a file cannot be written. None is no file.
+
+    Raises:
+        UserError: another suffix, a folder of that name, or a folder that cannot be made or written to.
+    """
+    if path is None:
+        return
+    path = Path(path)
+    if suffixes and path.suffix not in suffixes:
+        raise UserError(f"{option} {path}: the name must end in {' or '.join(suffixes)}")
+    if path.is_dir():
+        raise UserError(f"{option} {path}: that is a folder, give the name of a file")
+    require_folder(option, path.parent)
+
+
+def require_folder(option: str, path: str | Path | None) -> None:
+    """The same of a folder, which need not exist."""
+    if path is None:
+        return
+    nearest = next(p for p in (Path(path), *Path(path).absolute().parents) if p.exists())
+    if not nearest.is_dir():
+        raise UserError(f"{option} {path}: {nearest} is a file, give a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"{option} {path}: {nearest} may not be written to, give another folder")
+
+
+def require_picture(option: str, path: str | None) -> None:
+    """The same of both files of a figure."""
+    if path is not None:
+        if not Path(path).name:
+            raise UserError(f"{option} {path}: give the name of a file")
+        for suffix in (".pdf", ".png"):
+            require_file(option, Path(path).with_suffix(suffix))
 
 
 def write(what: Any, path: Path) -> None:

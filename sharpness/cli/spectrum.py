@@ -10,7 +10,7 @@ import click
 
 import sharpness
 from sharpness.cli.options import OneExample
-from sharpness.cli.output import as_records, as_text, save_drawn, write
+from sharpness.cli.output import as_records, as_text, require_file, require_picture, save_drawn, write
 from sharpness.cli.subjects import probing_options, subjects
 from sharpness.errors import UserError
 from sharpness.results import Comparison
@@ -50,8 +50,8 @@ def spectrum(
         raise UserError("--density goes with --per-class or --per-group, not with --per-layer, --verify or --bootstrap")
     read, options = subjects(checkpoints, probed)
     suffixes = (".nc", ".csv", ".json") if len(read) == 1 else (".csv", ".json")
-    if output is not None and Path(output).suffix not in suffixes:
-        raise UserError(f"-o {output}: the name must end in {' or '.join(suffixes)}")
+    require_file("-o", output, suffixes)
+    require_picture("--figure", figure)
     partial = Path(f"{output}.partial") if output is not None else None
     shared: dict[str, Any] = {
         "per_class": per_class, "per_group": per_group, "kind": kind, "match_samples": match_samples, "seed": seed,

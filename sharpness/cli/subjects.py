@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 import click
@@ -18,7 +20,7 @@ from sharpness.probes import labelled_checkpoints
 #: Options of a file, of the network behind it, and of images of one's own, by where they go.
 FILE = ("family", "stage2", "weights")
 IMAGES = ("root", "mean", "std", "size", "resize", "layout", "class_counts")
-RECORDED = ("split", "loss", "limit_per_class", "data", "imbalance", "subset", "data_root", "device")
+RECORDED = ("split", "loss", "limit_per_class", "data", "imbalance", "subset", "data_root", "download", "device")
 
 
 def file_options(command: Command) -> Command:
@@ -39,6 +41,7 @@ def file_options(command: Command) -> Command:
             click.option("--imbalance", type=float, help="Of that data set. [what the file's family used]"),
             click.option("--subset", help="Which images of it are kept. [what the file's family kept]"),
             click.option("--data-root", type=click.Path(), help="Folder of the CIFAR files; else $SHARPNESS_DATA."),
+            click.option("--download", is_flag=True, default=None, help="Fetch the CIFAR archive if it is missing."),
             click.option(
                 "--images",
                 type=click.Path(),
@@ -95,21 +98,22 @@ def subjects(paths: Sequence[str], given: dict[str, Any]) -> tuple[dict[str, Che
     options = _chosen(given, RECORDED)
     if given["logits"] is not None:
         options["output"] = _picker(given["logits"])
+    described = _chosen(given, IMAGES)
+    constants: dict[str, Any] = {name: _numbers(name, described[name]) for name in ("mean", "std") if name in described}
     if given["images"] is None:
-        idle = list(_chosen(given, IMAGES))
+        idle = [name for name in described if name not in constants or "data" not in options]
         if idle:
-            raise UserError(f"--{idle[0].replace('_', '-')} is for images of your own: give them with --images")
-        return checkpoints, options
+            other = " or named data: give --images or --data" if idle[0] in constants else ": give them with --images"
+            raise UserError(f"--{idle[0].replace('_', '-')} is for images of your own{other}")
+        return checkpoints, {**options, **constants}
     if "data" in options:
         raise UserError(f"--images {given['images']} and --data {options['data']}: give one of them")
     limit = options.pop("limit_per_class", None)
-    described = _chosen(given, IMAGES)
-    for name in {"mean", "std"} & set(described):
-        described[name] = _numbers(name, described[name])
     if "layout" in described:
         described["layout"] = described["layout"].replace("-", " ")
     grey = all(_takes_grey(checkpoint.model) for checkpoint in checkpoints.values())
-    images = read_images(given["images"], channels=1 if grey else 3, limit_per_class=limit, **described)
+    channels = 1 if grey else 3
+    images = read_images(given["images"], channels=channels, limit_per_class=limit, **described | constants)
     return checkpoints, {**options, "data": images}
 
 
@@ -131,7 +135,12 @@ def _network(given: dict[str, Any]) -> Callable[[], Any] | None:
         if arguments:
             raise UserError("--model-args are for a network of your own: name it with --model package.module:factory")
         return None
-    return lambda: model_from(given["model"], arguments)
+
+    def make() -> nn.Module:
+        with redirect_stdout(sys.stderr):  # stdout is for tables and JSON, whatever their code prints
+            return model_from(given["model"], arguments)
+
+    return make
 
 
 def _picker(key: str) -> Callable[[Any], Any]:

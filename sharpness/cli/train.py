@@ -9,7 +9,7 @@ import click
 
 import sharpness
 from sharpness.cli.options import OneExample, data_options, load_described, pair, training_options, training_settings
-from sharpness.cli.output import as_text
+from sharpness.cli.output import as_text, require_folder
 from sharpness.flattening import OPERATIONS
 from sharpness.methods import METHODS
 from sharpness.studies.cells import NONE
@@ -33,6 +33,7 @@ def train(
 
     Example: sharpness train --method ldam-drw --data digits-lt --epochs 40 --out runs/ldam
     """
+    require_folder("--out", out)
     data = load_described(given)
     names = tuple(name.strip() for name in flatten.split(",") if name.strip() not in ("", NONE))
     options = dict(pair(p) for p in pairs)

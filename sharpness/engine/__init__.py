@@ -11,6 +11,7 @@ from sharpness.engine.class_sums import (
     mean_error,
     ratio,
     sample_rows,
+    share_error,
 )
 from sharpness.engine.devices import resolve_device
 from sharpness.engine.double_backward import quadratic_forms
@@ -29,7 +30,7 @@ from sharpness.engine.modules import (
 )
 from sharpness.engine.operator import CurvatureOperator
 from sharpness.engine.second_order import KINDS, Products, SecondOrder
-from sharpness.engine.tracing import Untraceable
+from sharpness.engine.tracing import Untraceable, first_line
 
 __all__ = [
     "KINDS",
@@ -52,6 +53,7 @@ __all__ = [
     "fast_bfloat16",
     "fastest_batch",
     "filter_axes",
+    "first_line",
     "forward_flops",
     "mean_error",
     "memory_budget",
@@ -59,6 +61,7 @@ __all__ = [
     "quadratic_forms",
     "ratio",
     "sample_rows",
+    "share_error",
     "recalibrate",
     "require_eval",
     "resolve_device",

@@ -24,13 +24,18 @@ class ClassSums:
 
     loss: np.ndarray  # (C,)  sum of a_i l_i
     weight: np.ndarray  # (C,)  sum of a_i
-    correct: np.ndarray  # (C,)  samples whose largest logit is their label's; NaN where outputs are not (n, C)
+    correct: np.ndarray  # (C,)  sum of a_i where the largest logit is the label's; NaN where outputs are not (n, C)
     count: np.ndarray  # (C,)  samples
 
     @property
     def mean(self) -> float:
         """Loss over all samples."""
         return float(self.loss.sum() / self.weight.sum())
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers over all samples, weighted as the loss is."""
+        return float(self.correct.sum() / self.weight.sum())
 
     @property
     def class_means(self) -> np.ndarray:
@@ -40,14 +45,14 @@ class ClassSums:
     @property
     def class_accuracies(self) -> np.ndarray:
         """Share (C,) of right answers, NaN for a class without samples."""
-        return ratio(self.correct, self.count)
+        return ratio(self.correct, self.weight)
 
 
 @dataclass(frozen=True)
 class SampleSums(ClassSums):
     """Sums by class, with what every sample adds to them."""
 
-    rows: np.ndarray  # (4, n)  a_i l_i, a_i, whether it is right, 1
+    rows: np.ndarray  # (4, n)  a_i l_i, a_i, a_i where it is right and else 0, 1
 
     @classmethod
     def of(cls, rows: Tensor, y: Tensor, num_classes: int) -> SampleSums:
@@ -59,6 +64,11 @@ class SampleSums(ClassSums):
     def losses(self) -> np.ndarray:
         """l_i, shape (n,)."""
         return self.rows[0] / self.rows[1]
+
+    @property
+    def answers(self) -> np.ndarray:
+        """1 where a sample's answer is right, else 0, shape (n,)."""
+        return self.rows[2] / self.rows[1]
 
 
 def mean_error(values: np.ndarray, weights: np.ndarray) -> float:
@@ -80,6 +90,25 @@ def mean_error(values: np.ndarray, weights: np.ndarray) -> float:
         return float("nan")
     deviations = weights * (values - (weights * values).sum() / weights.sum())
     return float(np.sqrt(n / (n - 1) * (deviations**2).sum()) / weights.sum())
+
+
+def share_error(right: np.ndarray, weights: np.ndarray) -> float:
+    r"""The standard error of a weighted share of right answers, which is not 0 if they are all alike.
+
+    :func:`mean_error` with one sample more, of mean weight, that is half right. Where all weights are equal this is
+    half the length of the Wilson interval of one standard deviation,
+    :math:`\sqrt{n p (1 - p) + 1/4} / (n + 1)`. NaN for fewer than two samples.
+
+    Args:
+        right: 1 or 0, shape (n,).
+        weights: a, shape (n,).
+
+    >>> share_error(np.ones(3), np.ones(3))
+    0.125
+    """
+    if len(right) < 2:
+        return float("nan")
+    return mean_error(np.append(right, 0.5), np.append(weights, weights.mean()))
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -142,5 +171,5 @@ def sample_rows(outputs: Tensor, y: Tensor, a: Tensor, loss: PerSampleLoss, num_
         )
     classified = outputs.ndim == 2 and outputs.shape[1] == num_classes
     right = (outputs.argmax(1) == y).double() if classified else torch.full_like(a, torch.nan, dtype=torch.float64)
-    rows = torch.stack([a.double() * values.double(), a.double(), right, torch.ones_like(a, dtype=torch.float64)])
-    return rows.cpu()
+    a = a.double()
+    return torch.stack([a * values.double(), a, a * right, torch.ones_like(a)]).cpu()

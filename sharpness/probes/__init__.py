@@ -2,12 +2,13 @@
 
 from sharpness.probes.answers import Answers, answers
 from sharpness.probes.characteristic_radius import characteristic_radius
+from sharpness.probes.columns import MEASURES
 from sharpness.probes.comparison import require_comparable
 from sharpness.probes.direction_set import Directions, load_directions
 from sharpness.probes.directions import gaussian, gaussian_pair, normalize
 from sharpness.probes.eigenvalues import eigenvalues
 from sharpness.probes.landscape import line, plane
-from sharpness.probes.measure import MEASURES, measure
+from sharpness.probes.measure import measure
 from sharpness.probes.named import named_directions
 from sharpness.probes.paths import barrier, interpolate, plane_through
 from sharpness.probes.perturbation import random_perturbation

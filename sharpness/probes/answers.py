@@ -8,10 +8,13 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import random_table
 
+from sharpness.engine import ratio
 from sharpness.objective import Objective
 
 #: By how much accuracies must differ to be worth a remark.
 MARGIN = 0.1
+#: Samples of most classes below which the order of their answers is not judged.
+ENOUGH = 8
 #: Draws of answers that know nothing, to tell how well some order of the classes fits even them.
 DRAWS = 5
 
@@ -22,20 +25,32 @@ class Answers:
 
     Attributes:
         confusion: (C, C) samples of each class (rows) by answer (columns).
+        weights: (C,) how much each class counts in :attr:`accuracy`; as many as it has samples, if None.
     """
 
     confusion: np.ndarray
+    weights: np.ndarray | None = None
+
+    @property
+    def samples(self) -> np.ndarray:
+        """(C,) of every class."""
+        return self.confusion.sum(axis=1)
+
+    @property
+    def class_accuracies(self) -> np.ndarray:
+        """Shares of right answers, (C,); NaN for a class without samples."""
+        return ratio(np.diag(self.confusion), self.samples)
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers."""
-        return float(np.trace(self.confusion) / self.confusion.sum())
+        """Share of right answers; where classes were limited, every sample counts as many as it stands for."""
+        weights = self.samples if self.weights is None else self.weights
+        return float(np.nansum(weights * self.class_accuracies) / weights.sum())
 
     @property
     def class_mean(self) -> float:
         """Mean of the accuracies of the classes that have samples."""
-        samples = self.confusion.sum(axis=1)
-        return float((np.diag(self.confusion)[samples > 0] / samples[samples > 0]).mean())
+        return float(np.nanmean(self.class_accuracies))
 
     @property
     def reordered(self) -> float:
@@ -63,15 +78,17 @@ class Answers:
             recorded: the accuracy that the file tells.
         """
         reordered, classes = self.reordered, len(self.confusion)
-        if reordered > self.class_mean + MARGIN and reordered > self.by_chance + MARGIN:
+        enough = np.median(self.samples[self.samples > 0]) >= ENOUGH
+        if enough and reordered > self.class_mean + MARGIN and reordered > self.by_chance + MARGIN:
             return (
-                f"with the classes in another order {100 * reordered:.1f} % would be right: the data seem not to "
-                "number them as the model does"
+                f"with the classes in another order {100 * reordered:.1f} % would be right: check which numbers the "
+                "classes had in training, and the normalisation, which can mix classes up as well"
             )
+        remedy = "check the data, their normalisation and the order of the classes"
         if recorded is not None and self.accuracy < recorded - MARGIN:
-            return f"the file records {100 * recorded:.1f} %: check the data and their normalisation"
+            return f"the file records {100 * recorded:.1f} %: {remedy}"
         if classes > 1 and self.class_mean < 1 / classes + min(0.5 / classes, MARGIN):
-            return f"{100 * self.class_mean:.1f} % is near chance: check the data and their normalisation"
+            return f"{100 * self.class_mean:.1f} % is near chance: {remedy}"
         return ""
 
 
@@ -84,4 +101,4 @@ def _best_order(confusion: np.ndarray) -> float:
 
 def answers(objective: Objective) -> Answers:
     """The answers of an objective's model on its samples."""
-    return Answers(objective.confusion())
+    return Answers(objective.confusion(), objective.class_weights)

@@ -118,7 +118,7 @@ class Ascents:
             if samples > 1:
                 spread = max(second - 2 * rise * first + rise**2 * squares, 0.0)
                 error = np.sqrt(samples / (samples - 1) * spread) / weight
-            rows[row] = loss / weight, worst / weight, rise, right / samples, error
+            rows[row] = loss / weight, worst / weight, rise, right / weight, error
         return rows[:-1].T, rows[-1]
 
     def _climb(self, item: Item, ball: Ball, steps: int, update: Callable[[int], object]) -> tuple[np.ndarray, Tensor]:

@@ -65,6 +65,7 @@ def common_fields(objective: Objective, **settings: Any) -> dict[str, Any]:
     return {
         "class_names": objective.class_names,
         "class_samples": objective.class_counts,
+        "class_weights": objective.class_weights,
         "groups": objective.groups,
         "provenance": {**objective.provenance(), **settings},
     }

@@ -25,11 +25,12 @@ class Cost:
     product: float
 
     @classmethod
-    def of(cls, objective: Objective, curvature: bool = True) -> Cost:
-        """Timed on samples spread over the data; without ``curvature`` products are not, and count 0."""
+    def of(cls, objective: Objective, curvature: bool = True, gradients: bool = True) -> Cost:
+        """Timed on samples spread over the data; what is not asked for is not timed, and counts 0."""
         chosen = torch.linspace(0, objective.num_samples - 1, min(SAMPLES, objective.num_samples)).long().unique()
         part = objective.restrict(chosen)
-        forward, gradient, product = _seconds(part.evaluate), _seconds(part.gradient), 0.0
+        forward, product = _seconds(part.evaluate), 0.0
+        gradient = _seconds(part.gradient) if gradients else 0.0
         if curvature:
             vector = torch.ones(part.num_parameters, dtype=part.dtype, device=part.device)
             with part.operator() as operator:

@@ -90,8 +90,7 @@ def barrier(line: LineResult, of: str = "loss") -> pd.DataFrame:
     overall, classes = line.losses, line.class_losses
     if of == "error":
         classes = 1 - line.class_accuracies
-        present = line.class_samples > 0
-        overall = np.average(classes[present], axis=0, weights=line.class_samples[present])
+        overall = line.pooled(classes)
     subsets: list[tuple[str, str | int | None]] = [("overall", None)]
     subsets += [(g, g) for g, members in line.groups.items() if members]
     subsets += [(name, c) for c, name in enumerate(line.class_names)]

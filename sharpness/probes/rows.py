@@ -75,7 +75,8 @@ class Rows:
         """The fields that every result has. Of groups, the rows take the place of classes."""
         common = common_fields(self.whole, rows="groups" if self.grouped else "classes", **settings)
         if self.grouped:
-            common |= {"class_names": self.names, "class_samples": self.samples, "groups": {}}
+            weights = np.array([0.0 if part is None else part.class_weights.sum() for part in self.parts])
+            common |= {"class_names": self.names, "class_samples": self.samples, "class_weights": weights, "groups": {}}
         return common
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from sharpness.checkpoints import BY_COUNT, Checkpoint, find_checkpoints, load_checkpoint
-from sharpness.data import DATASETS, ForeignData, LongTailData, class_groups, load_data
+from sharpness.data import DATASETS, ForeignData, LongTailData, load_data
 from sharpness.engine import resolve_device
 from sharpness.errors import UserError, choose
 from sharpness.methods import METHODS
@@ -79,6 +79,9 @@ def checkpoint_objective(
     data: Any = None,
     imbalance: float | None = None,
     subset: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    download: bool = False,
     **options: Any,
 ) -> Objective:
     """The objective of a checkpoint on its own data, or on ``data``, without augmentation.
@@ -94,6 +97,9 @@ def checkpoint_objective(
             anything else that :class:`~sharpness.Objective` takes.
         imbalance: of the named data set's long tail, where the file does not record it.
         subset: recipe of the named data set's images, where the family has none of its own.
+        mean: per channel, of pixels in [0, 1]: normalises named data in place of what the checkpoint's family does.
+        std: likewise.
+        download: fetch the files of recorded or named data if they are missing.
         options: of :class:`~sharpness.Objective`.
 
     Raises:
@@ -104,39 +110,28 @@ def checkpoint_objective(
     choose("split", split, SPLITS)
     choose("loss", loss, ("ce", "training"))
     model = checkpoint.model.to(resolve_device(device))
-    if isinstance(data, ForeignData):
-        if data_root is not None or imbalance is not None or subset is not None or split != "train" or loss != "ce":
-            raise UserError("split, loss='training', data_root, imbalance and subset: only for recorded or named data")
-        images = own_images(checkpoint, data)
-        if limit_per_class is not None:
-            images = images.limit_per_class(limit_per_class)
-        return Objective(
-            model,
-            images,
-            num_classes=images.num_classes,
-            weights=images.weights,
-            class_names=images.class_names,
-            train_counts=images.class_counts,
-            **{"groups": class_groups(images.class_counts, "oltr"), **options},
-        )
+    named = {"data_root": data_root, "imbalance": imbalance, "subset": subset, "mean": mean, "std": std}
+    named |= {"download": download or None, "split": split if split != "train" else None}
+    named |= {f"loss={loss!r}": loss if loss != "ce" else None}
     if data is not None and not isinstance(data, str | LongTailData):
-        given: dict[str, Any] = {
-            "split": split != "train",
-            "loss": loss != "ce",
-            "limit_per_class": limit_per_class is not None,
-        }
-        given |= {"data_root": data_root, "imbalance": imbalance, "subset": subset}
-        wrong = [name for name, value in given.items() if value]
+        limit = None if isinstance(data, ForeignData) else limit_per_class
+        wrong = [name for name, value in {**named, "limit_per_class": limit}.items() if value is not None]
         if wrong:
             raise UserError(
                 f"{', '.join(wrong)}: only for recorded or named data, the given data are taken as they are"
             )
+    if isinstance(data, ForeignData):
+        images = own_images(checkpoint, data)
+        if limit_per_class is not None:
+            images = images.limit_per_class(limit_per_class)
+        return Objective(model, images, **options)
+    if data is not None and not isinstance(data, str | LongTailData):
         if isinstance(names := getattr(data, "class_names", None), tuple):
             options.setdefault("class_names", names)
         if isinstance(counts := getattr(data, "class_counts", None), tuple):
             options.setdefault("train_counts", counts)
         return Objective(model, data, **options)
-    data = checkpoint_data(checkpoint, data, data_root, imbalance, subset, split)
+    data = checkpoint_data(checkpoint, data, data_root, imbalance, subset, split, mean, std, download)
     if loss == "training" and checkpoint.is_foreign:
         raise UserError(f"{checkpoint.path} does not record its training loss: pass loss='ce', or build an Objective")
     images = getattr(data, split)
@@ -165,6 +160,9 @@ def checkpoint_data(
     imbalance: float | None = None,
     subset: str | None = None,
     split: str = "train",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    download: bool = False,
 ) -> LongTailData:
     """The long-tailed data of a checkpoint: those on record, or a named set as its family cuts and normalises it.
 
@@ -179,9 +177,11 @@ def checkpoint_data(
             raise UserError(
                 f"{checkpoint.path} does not record the images it was trained on: pass {remedy} (--data or --images)"
             )
-        if imbalance is not None or subset is not None:
-            raise UserError(f"{checkpoint.path} records its data: leave out imbalance and subset")
-        return checkpoint.load_data(data_root)
+        given = {"imbalance": imbalance, "subset": subset, "mean": mean, "std": std}
+        idle = [name for name, value in given.items() if value is not None]
+        if idle:
+            raise UserError(f"{checkpoint.path} records its data: leave out {', '.join(idle)}")
+        return checkpoint.load_data(data_root, download)
     if isinstance(data, str):
         recipe = dict(manifest.get("subset") or {}) if data == manifest.get("dataset") else {}
         recipe = {k: v for k, v in recipe.items() if k in ("profile", "subset")}
@@ -192,9 +192,17 @@ def checkpoint_data(
                 f"which images of {data} {checkpoint.path} was trained on depends on a seed that is not recorded: pass "
                 "subset='seed:<int>', or split='test'"
             )
-        recipe |= {k: v for k, v in {"imbalance": imbalance, "subset": subset}.items() if v is not None}
+        told = {k: v for k, v in {"imbalance": imbalance, "subset": subset}.items() if v is not None}
         choose("data set", data, list(DATASETS))
-        data = load_data(data, data_root=data_root, **recipe)
+        data = load_data(data, data_root=data_root, download=download, **recipe | told)
+        told |= {"imbalance": recipe["imbalance"]} if "imbalance" in recipe else {}
+        assumed = [name for name in ("imbalance", "subset") if name not in told]
+        if checkpoint.is_foreign and assumed:
+            tail, options = data.longtail, ", ".join(f"--{name}" for name in assumed)
+            logger.info(
+                "data: %s, imbalance %g, images of subset %s (the file does not tell its %s, the usual is assumed: %s)",
+                tail.dataset, tail.imbalance, tail.subset, " and ".join(assumed), options,
+            )  # fmt: skip
     classes = manifest["model"]["num_classes"]
     if classes not in (None, data.num_classes):
         raise UserError(
@@ -206,10 +214,13 @@ def checkpoint_data(
             f"{checkpoint.path} takes images of {channels} channels, those of {data.longtail.dataset} have "
             f"{data.train.images.shape[1]}"
         )
+    if (mean is None) != (std is None):
+        raise UserError("give mean and std together, or neither")
     constants = manifest.get("normalization")
-    if checkpoint.is_foreign and constants is not None and len(constants["mean"]) == data.train.images.shape[1]:
-        mean, std = tuple(constants["mean"]), tuple(constants["std"])
-        train, test = (replace(part, mean=mean, std=std) for part in (data.train, data.test))
+    if mean is None and checkpoint.is_foreign and constants and len(constants["mean"]) == data.train.images.shape[1]:
+        mean, std = constants["mean"], constants["std"]
+    if mean is not None and std is not None:
+        train, test = (replace(part, mean=tuple(mean), std=tuple(std)) for part in (data.train, data.test))
         data = replace(data, train=train, test=test)
     return data
 
@@ -234,6 +245,8 @@ def own_images(checkpoint: Checkpoint, data: ForeignData) -> ForeignData:
         _tell(data, f"as the code behind {checkpoint.path} does")
     elif data.estimated:
         _tell(data, "computed from them; give those of the training, if you know them")
+    if data.class_counts == data.class_totals:
+        logger.info("training images of each class are taken to be the images given; class counts tell others")
     if manifest.get("class_order") == BY_COUNT:
         data = data.by_count()
     return data

@@ -177,8 +177,25 @@ def _result(
         upper=columns["upper"][None] if resamples else None,
         overall_lower=np.array([bounds[0]]) if resamples else None,
         overall_upper=np.array([bounds[1]]) if resamples else None,
+        group_errors=_group_errors(rows, done, estimator),
         **fields,
     )
+
+
+def _group_errors(rows: Rows, done: dict[int, Any], estimator: str) -> np.ndarray | None:
+    """Of the means of the groups' classes, (1, G): their estimates share the random vectors, and so depend."""
+    groups = rows.whole.groups
+    if not rows.several or rows.grouped or not groups:
+        return None
+    errors = np.full(len(groups), np.nan)
+    for g, classes in enumerate(groups.values()):
+        if not classes or not set(classes) <= set(done):
+            continue
+        if estimator == "hutchinson":
+            _, errors[g] = mean_and_error(np.mean([done[c]["samples"] for c in classes], axis=0))
+        else:  # a bound, as of everything
+            errors[g] = np.mean([done[c]["error"] for c in classes])
+    return errors[None]
 
 
 def _by_layer(rows: Rows, done: dict[int, Any], fields: dict[str, Any]) -> LayerResult:

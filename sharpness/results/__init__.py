@@ -1,12 +1,12 @@
 """Frozen results: tables, files, provenance, plots."""
 
-from sharpness.results.base import Comparison, Result, load_result
+from sharpness.results.base import Comparison, Result, load_result, with_errors
 from sharpness.results.characteristic_radius import CharacteristicRadiusResult
 from sharpness.results.density import SpectralDensityResult
 from sharpness.results.eigenvalues import EigenvalueResult
 from sharpness.results.landscape import LineResult, PlaneResult
 from sharpness.results.layers import LayerResult
-from sharpness.results.measures import MeasureResult, with_errors
+from sharpness.results.measures import MeasureResult
 from sharpness.results.perturbation import PerturbationResult
 
 __all__ = [

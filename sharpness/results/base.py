@@ -25,18 +25,22 @@ class Result:
     Attributes:
         class_names: names of the C classes.
         class_samples: (C,) samples of each class that were probed.
+        class_weights: (C,) the sum of their weights; None in files from before it was kept, which had equal ones.
         groups: named sets of class indices. A group's value is the mean of its classes' values.
         provenance: how the numbers came about; plain values.
     """
 
     #: For every array, the names of its dimensions. Everything else is a plain value.
-    DIMENSIONS: ClassVar[dict[str, tuple[str, ...]]] = {"class_samples": ("class",)}
+    DIMENSIONS: ClassVar[dict[str, tuple[str, ...]]] = {"class_samples": ("class",), "class_weights": ("class",)}
     REGISTRY: ClassVar[dict[str, type[Result]]] = {}
+    #: Rows of a table that a notebook shows.
+    ROWS: ClassVar[int] = 20
 
     class_names: tuple[str, ...]
     class_samples: np.ndarray  # (C,)
     groups: dict[str, tuple[int, ...]]
     provenance: dict[str, Any]
+    class_weights: np.ndarray | None = None  # (C,)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -46,6 +50,10 @@ class Result:
     def to_frame(self) -> pd.DataFrame:
         """The numbers as a tidy table."""
         raise NotImplementedError
+
+    def to_table(self) -> pd.DataFrame:
+        """The same to be read: every value with its standard error, ``value ± se``, in one column."""
+        return with_errors(self.to_frame())
 
     def plot(self, ax: Any = None, **options: Any) -> Any:
         """Draw on ``ax`` (a new one unless given) and return it."""
@@ -94,6 +102,12 @@ class Result:
             raise UserError(f"unknown class or group {subset!r}: choose one of {known}, or a class index")
         return class_values[subset]
 
+    def pooled(self, class_means: np.ndarray) -> np.ndarray:
+        """Means over all samples (...) from those of every class (C, ...): a class counts by its samples' weights."""
+        present = self.class_samples > 0
+        weights = (self.class_samples if self.class_weights is None else self.class_weights)[present]
+        return np.tensordot(weights / weights.sum(), class_means[present], 1)
+
     def group_of(self, class_index: int) -> str:
         """The group of a class, or an empty string."""
         return next((g for g, classes in self.groups.items() if class_index in classes), "")
@@ -125,7 +139,9 @@ class Result:
         return ""
 
     def _repr_html_(self) -> str:
-        return f"<p><b>{type(self).__name__}</b> {self._summary()}</p>" + self.to_frame().head(12).to_html(index=False)
+        return f"<p><b>{type(self).__name__}</b> {self.label}: {self._summary()}</p>" + as_html(
+            self.to_table(), self.ROWS
+        )
 
 
 def load_result(path: str | Path) -> Any:
@@ -170,5 +186,34 @@ class Comparison(dict[str, R]):
         """Draw all results on common scales."""
         return type(next(iter(self.values()))).compare(self, ax=ax, **options)
 
+    def to_table(self) -> pd.DataFrame:
+        """The same to be read, see :meth:`Result.to_table`."""
+        return with_errors(self.to_frame())
+
     def _repr_html_(self) -> str:
-        return self.to_frame().head(20).to_html(index=False)
+        return as_html(self.to_table(), max((r.ROWS for r in self.values()), default=0)) if self else "no results"
+
+
+def with_errors(frame: pd.DataFrame) -> pd.DataFrame:
+    """Text for every value that has a standard error in a column ``<name>_se``, which it replaces.
+
+    >>> print(with_errors(pd.DataFrame({"loss": [0.5, 2.0], "loss_se": [0.0123, np.nan]})).to_string(index=False))
+            loss
+    0.5 ± 0.012
+              2
+    """
+    told = frame.drop(columns=[c for c in frame if str(c).removesuffix("_se") in frame and str(c).endswith("_se")])
+    for name in told:
+        if f"{name}_se" in frame:
+            told[name] = [
+                f"{v:.4g}" + (f" ± {float(f'{e:.2g}'):g}" if np.isfinite(e) else "") if np.isfinite(v) else "-"
+                for v, e in zip(frame[name], frame[f"{name}_se"], strict=True)
+            ]
+    return told
+
+
+def as_html(table: pd.DataFrame, rows: int) -> str:
+    """The first rows of a table, and a line that says how many more there are."""
+    left = len(table) - rows
+    more = f"<p>{left} more of {len(table)} rows: see <code>.to_frame()</code></p>" if left > 0 else ""
+    return table.head(rows).to_html(index=False) + more

@@ -73,11 +73,8 @@ class Landscape(Result):
         return self.select(self.class_losses, subset, self.losses)
 
     def accuracies(self, subset: str | int | None = None) -> np.ndarray:
-        """Accuracies overall, ``sum_c n_c a_c / N``, of a class or of a group (the mean of its classes)."""
-        present = np.flatnonzero(self.class_samples)
-        shares = self.class_samples[present] / self.class_samples.sum()
-        overall = np.tensordot(shares, self.class_accuracies[present], 1)
-        return self.select(self.class_accuracies, subset, overall)
+        """Accuracies overall (of all samples, by their weights), of a class or of a group (the mean of its classes)."""
+        return self.select(self.class_accuracies, subset, self.pooled(self.class_accuracies))
 
     def _extent(self) -> str:
         finite = self.losses[np.isfinite(self.losses)]
@@ -107,6 +104,7 @@ class Landscape(Result):
             "base_class_losses": ("loss of every class at the centre", loss),
             "class_precision_errors": ("error of the precision at the centre", loss),
             "class_samples": ("samples of every class", "1"),
+            "class_weights": ("weight of the samples of every class", "1"),
             "marks": ("positions of models", "1"),
         }
         for axis, name in enumerate(("x", "y")):

@@ -39,6 +39,8 @@ class MeasureResult(Result):
         values: (M, C), NaN for a class without samples.
         errors: (M, C) standard errors, over images, random vectors or draws; NaN for what is not estimated.
         overall_errors: (M,).
+        group_errors: (M, G) of the groups' means, in the order of ``groups``; NaN, or None in files from before they
+            were kept, where classes are independent, so that their errors add up in squares.
         train_counts: (C,) training images, -1 where unknown.
         lower, upper: (M, C) 95 % bootstrap interval over samples, or None if it was not asked for.
         overall_lower, overall_upper: (M,) likewise.
@@ -49,12 +51,15 @@ class MeasureResult(Result):
         "values": ("measure", "class"),
         "errors": ("measure", "class"),
         "overall_errors": ("measure",),
+        "group_errors": ("measure", "group"),
         "train_counts": ("class",),
         "lower": ("measure", "class"),
         "upper": ("measure", "class"),
         "overall_lower": ("measure",),
         "overall_upper": ("measure",),
     }
+
+    ROWS: ClassVar[int] = 200
 
     names: tuple[str, ...]
     overall: np.ndarray
@@ -66,6 +71,7 @@ class MeasureResult(Result):
     upper: np.ndarray | None = None
     overall_lower: np.ndarray | None = None
     overall_upper: np.ndarray | None = None
+    group_errors: np.ndarray | None = None
 
     def to_frame(self) -> pd.DataFrame:
         """A row "all", one for each group (mean of its classes), one per class.
@@ -76,13 +82,6 @@ class MeasureResult(Result):
         rows += [self._row(g, g, g) for g, classes in self.groups.items() if classes]
         rows += [self._row(name, self.group_of(c), c) for c, name in enumerate(self.class_names)]
         return pd.DataFrame(rows)
-
-    def to_table(self) -> pd.DataFrame:
-        """The same to be read: every value with its standard error, ``value ± se``, in one column."""
-        return with_errors(self.to_frame())
-
-    def _repr_html_(self) -> str:
-        return f"<p><b>{type(self).__name__}</b> {self.label}</p>" + self.to_table().to_html(index=False, max_rows=40)
 
     def _row(self, name: str, group: str, subset: str | int | None) -> dict[str, Any]:
         members = list(range(len(self.class_names)))
@@ -100,9 +99,7 @@ class MeasureResult(Result):
         for m, measure in enumerate(self.names):
             row[measure] = float(self.select(self.values[m], subset, self.overall[m]))
             if np.isfinite(self.errors[m]).any() or np.isfinite(self.overall_errors[m]):
-                squares = self.errors[m][members] ** 2
-                error = self.overall_errors[m] if subset is None else squares.sum() ** 0.5 / len(members)
-                row[f"{measure}_se"] = float(error)
+                row[f"{measure}_se"] = self._error(m, subset)
             for side in ("lower", "upper"):
                 of_classes, of_all = getattr(self, side), getattr(self, f"overall_{side}")
                 if of_classes is None:
@@ -114,6 +111,19 @@ class MeasureResult(Result):
                     bound = of_classes[m, subset]
                 row[f"{measure}_{side}"] = float(bound)
         return row
+
+    def _error(self, m: int, subset: str | int | None) -> float:
+        """The standard error of measure m: of everything, of a group's mean, or of a class."""
+        if subset is None:
+            return float(self.overall_errors[m])
+        if not isinstance(subset, str):
+            return float(self.errors[m, subset])
+        if self.group_errors is not None and np.isfinite(
+            known := self.group_errors[m, list(self.groups).index(subset)]
+        ):
+            return float(known)
+        squares = self.errors[m, list(self.groups[subset])] ** 2
+        return float(squares.sum() ** 0.5 / len(squares))
 
     @classmethod
     def compare(cls, results: Mapping[str, Any], ax: Any = None, measure: str | None = None, **options: Any) -> Any:
@@ -190,21 +200,3 @@ def _linthresh(results: Mapping[str, Any], measure: str) -> float | None:
     found = [r.values[r.names.index(measure)] for r in results.values()]
     largest = max(np.abs(v).max(initial=0, where=np.isfinite(v)) for v in found)
     return float(10.0 ** (np.floor(np.log10(largest)) - 2)) if largest > 0 else None
-
-
-def with_errors(frame: pd.DataFrame) -> pd.DataFrame:
-    """Text for every value that has a standard error in a column ``<name>_se``, which it replaces.
-
-    >>> print(with_errors(pd.DataFrame({"loss": [0.5, 2.0], "loss_se": [0.0123, np.nan]})).to_string(index=False))
-            loss
-    0.5 ± 0.012
-              2
-    """
-    told = frame.drop(columns=[c for c in frame if str(c).removesuffix("_se") in frame and str(c).endswith("_se")])
-    for name in told:
-        if f"{name}_se" in frame:
-            told[name] = [
-                f"{v:.4g}" + (f" ± {float(f'{e:.2g}'):g}" if np.isfinite(e) else "") if np.isfinite(v) else "-"
-                for v, e in zip(frame[name], frame[f"{name}_se"], strict=True)
-            ]
-    return told

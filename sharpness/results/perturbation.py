@@ -58,12 +58,13 @@ class PerturbationResult(Result):
         return float(self.select(self.base_class_losses, subset, np.asarray(self.base_loss)))
 
     def accuracies(self, subset: str | int | None = None) -> np.ndarray:
-        """Accuracies (R, D) overall (of all samples together), of a class or of a group."""
-        return self.select(np.moveaxis(self.class_accuracies, -1, 0), subset, self._overall(self.class_accuracies))
+        """Accuracies (R, D) overall (of all samples, by their weights), of a class or of a group."""
+        classes = np.moveaxis(self.class_accuracies, -1, 0)
+        return self.select(classes, subset, self.pooled(classes))
 
     def base_accuracy(self, subset: str | int | None = None) -> float:
         """The unperturbed accuracy overall, of a class or of a group."""
-        return float(self.select(self.base_class_accuracies, subset, self._overall(self.base_class_accuracies)))
+        return float(self.select(self.base_class_accuracies, subset, self.pooled(self.base_class_accuracies)))
 
     def rise(self, subset: str | int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Mean rise of the loss at every radius, and its standard error over the draws: (R,) and (R,)."""
@@ -133,12 +134,6 @@ class PerturbationResult(Result):
         subsets: list[tuple[str, str, str | int | None]] = [("overall", "all", None)]
         subsets += [("group", g, g) for g, classes in self.groups.items() if classes]
         return subsets + [("class", name, c) for c, name in enumerate(self.class_names)]
-
-    def _overall(self, class_accuracies: np.ndarray) -> np.ndarray:
-        """(..., C) to (...): every sample counts alike."""
-        present = self.class_samples > 0
-        shares = self.class_samples[present] / self.class_samples.sum()
-        return class_accuracies[..., present] @ shares
 
     def _summary(self) -> str:
         mean, error = self.rise()

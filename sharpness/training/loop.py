@@ -323,7 +323,7 @@ def evaluate(network: nn.Module, images: ImageSet, num_classes: int, cast: Any, 
 def accuracy_row(sums: ClassSums, data: LongTailData) -> dict[str, float]:
     """Test columns of the history; group accuracies are means over the classes of the group."""
     per_class = sums.class_accuracies
-    row = {"test_loss": sums.mean, "accuracy": float(sums.correct.sum() / sums.count.sum())}
+    row = {"test_loss": sums.mean, "accuracy": sums.accuracy}
     for group, classes in data.groups.items():
         row[f"accuracy_{group}"] = float(per_class[list(classes)].mean()) if classes else float("nan")
     return row | {f"accuracy_class_{c}": float(a) for c, a in enumerate(per_class)}

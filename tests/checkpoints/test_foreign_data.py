@@ -89,6 +89,53 @@ def test_the_table_counts_the_training_images_of_named_data(ldam, cifar):
     assert given.train_counts.tolist() == counts
 
 
+def test_constants_of_named_data_can_be_corrected(ldam, cifar):
+    options = {"data": "cifar10-lt", "imbalance": 4, "data_root": str(cifar), "device": "cpu"}
+    objective = checkpoint_objective(ldam, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), **options)
+    data = sharpness.load_data("cifar10-lt", imbalance=4, data_root=str(cifar), subset="ldam_seed0")
+    std = torch.tensor([0.5, 0.6, 0.7])[:, None, None]
+    expected = (data.train.images / 255 - torch.tensor([0.1, 0.2, 0.3])[:, None, None]) / std
+    torch.testing.assert_close(objective.x, expected)
+    with pytest.raises(UserError, match="give mean and std together"):
+        checkpoint_objective(ldam, mean=(0.1, 0.2, 0.3), **options)
+    with pytest.raises(UserError, match="give 3 values each"):
+        checkpoint_objective(ldam, mean=(0.1,), std=(0.5,), **options)
+
+
+def test_files_that_are_missing_can_be_fetched(ldam, cifar, tmp_path, monkeypatch):
+    fetched = []
+
+    def fetch(name, root):
+        fetched.append((name, root))
+        return cifar / "cifar-10-batches-py"
+
+    monkeypatch.setattr("sharpness.data.cifar.download", fetch)
+    options = {"data": "cifar10-lt", "imbalance": 4, "device": "cpu"}
+    with pytest.raises(UserError, match="or pass --download"):
+        checkpoint_objective(ldam, data_root=str(tmp_path), **options)
+    found = checkpoint_objective(ldam, data_root=str(tmp_path), download=True, **options)
+    assert fetched == [("cifar10", tmp_path)]
+    assert torch.equal(found.x, checkpoint_objective(ldam, data_root=str(cifar), **options).x)
+
+
+def test_what_is_assumed_of_the_training_data_is_said(ldam, cifar, pictures, caplog):
+    caplog.set_level("INFO", logger="sharpness")
+    options = {"data": "cifar10-lt", "data_root": str(cifar), "device": "cpu"}
+    with pytest.raises(UserError, match="give"):
+        checkpoint_objective(ldam, imbalance=0.5, **options)
+    checkpoint_objective(ldam, imbalance=4, **options)
+    assert caplog.messages[-1].startswith("data: cifar10-lt, imbalance 4, images of subset ldam_seed0 (")
+    assert "does not tell its subset, the usual is assumed: --subset)" in caplog.messages[-1]
+    caplog.clear()
+    checkpoint_objective(ldam, imbalance=4, subset="first_n", **options)
+    assert not [m for m in caplog.messages if "assumed" in m]
+    checkpoint_objective(ldam, data=read_images(pictures), device="cpu")
+    assert any("taken to be the images given" in m for m in caplog.messages)
+    caplog.clear()
+    checkpoint_objective(ldam, data=read_images(pictures, class_counts=list(range(10, 20))), device="cpu")
+    assert not any("taken to be" in m for m in caplog.messages)
+
+
 def test_what_is_missing_is_said(ldam, cifar, tmp_path, state):
     with pytest.raises(UserError, match="data='cifar10-lt'"):
         checkpoint_objective(ldam)
@@ -174,5 +221,5 @@ def test_images_of_other_classes_are_told(ldam, pictures):
     x, y = pictures
     with pytest.raises(UserError, match="tells 10 classes apart and the data have 4: name the others, too"):
         checkpoint_objective(ldam, data=read_images((x, y % 4)))
-    with pytest.raises(UserError, match="imbalance and subset: only for recorded or named data"):
+    with pytest.raises(UserError, match="split: only for recorded or named data"):
         checkpoint_objective(ldam, data=read_images(pictures), split="test")

@@ -22,6 +22,9 @@ def assert_measured(found, stranger, losses, right, names):
         assert [found[name][measure] for name in names] == pytest.approx(stranger.by_class(values), rel=1e-4)
         assert found["all"][measure] == pytest.approx(values.double().mean().item(), rel=1e-4)
         errors = [values[stranger.labels == c].double().std().item() / n**0.5 for c, n in enumerate((16, 8, 4))]
+        if measure == "accuracy":  # Wilson's interval, at one standard deviation
+            shares = zip(stranger.by_class(values), (16, 8, 4), strict=True)
+            errors = [(n * p * (1 - p) + 0.25) ** 0.5 / (n + 1) for p, n in shares]
         assert [found[name][f"{measure}_se"] for name in names] == pytest.approx(errors, rel=1e-3, abs=1e-12)
 
 
@@ -101,6 +104,19 @@ def test_a_network_that_returns_several_things(stranger, rows, returns, logits):
     for name, row in plain.items():
         for measure in ("loss", "lambda_max", "worst_rise"):
             assert found[name][measure] == pytest.approx(row[measure], rel=1e-4), (name, measure)
+
+
+def test_what_their_code_prints_is_not_in_the_table(stranger, rows):
+    plain, _ = rows("measure", "bare.pt", *MODEL, "--images", "pictures", *QUICK)
+    found, said = rows("measure", "bare.pt", "--model", "their_networks:talks", "--images", "pictures", *QUICK)
+    assert found == plain and "three layers" in said
+
+
+def test_eigenvalues_that_do_not_converge_are_named(stranger, rows):
+    asked = ("--images", "pictures", "--measures", "lambda_max", "--max-iterations", "2", "--tol", "1e-6")
+    found, said = rows("measure", "bare.pt", *MODEL, *asked)
+    assert found["ant"]["lambda_max"] is None
+    assert "bare: not converged to tol=1e-06 in max_iterations=2, and left out: eigenvalues of all samples, ant" in said
 
 
 def test_a_network_that_views_its_images(stranger, rows):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 MODEL = ("--model", "their_networks:TheirResNet")
 GIVEN = (*MODEL, "--images", "pictures")
@@ -13,7 +14,10 @@ GIVEN = (*MODEL, "--images", "pictures")
     [
         (("bare.pt",), "--model package.module:factory"),
         (("bare.pt", *MODEL), "does not record the images it was trained on"),
-        (("bare.pt", *MODEL, "--mean", "0.5"), "--mean is for images of your own: give them with --images"),
+        (
+            ("bare.pt", *MODEL, "--mean", "0.5"),
+            "own or named data: give --images or --data",
+        ),
         (("bare.pt", *MODEL, "--class-counts", "counts.json"), "--class-counts is for images of your own"),
         (("bare.pt", *GIVEN, "--data", "cifar10-lt"), "--images pictures and --data cifar10-lt: give one of them"),
         (("bare.pt", "--images", "pictures", "--model-args", "width=2"), "--model-args are for a network of your own"),
@@ -50,6 +54,46 @@ def test_one_line_and_exit_code_2(stranger, mistake, arguments, message):
     (stranger.folder / "four.json").write_text(json.dumps({"ant": 9, "bee": 4, "cat": 2, "dog": 1}))
     (stranger.folder / "two.json").write_text("[9, 4]")
     assert message in mistake("measure", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("measure", "-o", "pictures.csv"), "-o pictures.csv: that is a folder, give the name of a file"),
+        (("measure", "-o", "list.txt/table.csv"), "list.txt is a file, give a folder"),
+        (("measure", "--plot", "pictures"), "--plot pictures.png: that is a folder"),
+        (("measure", "--plot", "list.txt/all"), "list.txt is a file, give a folder"),
+        (("spectrum", "-o", "pictures.csv"), "-o pictures.csv: that is a folder"),
+        (("spectrum", "--figure", "pictures"), "--figure pictures.png: that is a folder"),
+        (("landscape", "--out", "list.txt"), "list.txt is a file, give a folder"),
+        (("landscape", "--out", "list.txt/below"), "list.txt is a file, give a folder"),
+    ],
+)
+def test_where_nothing_can_be_written_is_told_before_anything_is_measured(
+    stranger, mistake, monkeypatch, arguments, message
+):
+    for name in ("pictures.csv", "pictures.png"):
+        (stranger.folder / name).mkdir(exist_ok=True)
+    monkeypatch.setattr("sharpness.checkpoint_objective", None)
+    monkeypatch.setattr("sharpness.measure", None)
+    command, *options = arguments
+    assert message in mistake(command, "bare.pt", *GIVEN, *options)
+
+
+def test_a_folder_for_figures_can_be_made(stranger, mistake):
+    for command in ("figures", "demo"):
+        for option in ("--out", "--runs"):
+            assert "list.txt is a file, give a folder" in mistake(command, option, "list.txt/figures")
+    assert "list.txt is a file, give a folder" in mistake("train", "--method", "ce", "--out", "list.txt")
+
+
+@pytest.mark.parametrize("command", ["measure", "inspect"])
+def test_a_network_that_cannot_take_the_images_is_told_with_their_shape(stranger, mistake, tmp_path, command):
+    torch.save(stranger.networks["Viewed"]().state_dict(), tmp_path / "viewed.pt")
+    words = ("--model", "their_networks:Viewed", "--images", "pictures", "--size", "6")
+    told = mistake(command, tmp_path / "viewed.pt", *words)
+    assert "Viewed raised RuntimeError" in told
+    assert told.endswith("on inputs of shape (1, 3, 6, 6): check size, channels and layout")
 
 
 def test_our_own_files_are_complete(run, stranger, mistake):

@@ -82,12 +82,13 @@ def test_a_whole_resnet_in_float32_agrees_with_float64(name, head):
     np.testing.assert_allclose(half, exact, rtol=0, atol=0.02 * exact.max())
 
 
-def test_right_answers_are_counted(build):
+def test_right_answers_are_added_up_by_their_weights(build):
     network = build("ResNet-8")
-    objective = network.objective()
     right = (network.outputs().argmax(1) == network.y).double()
-    found = objective.evaluation()(None)
-    np.testing.assert_array_equal(found.correct, [float(right[network.y == c].sum()) for c in range(3)])
+    a = torch.tensor([0.5, 2.0, 1.0, 4.0, 0.25], dtype=torch.float64)
+    found = network.objective(weights=a).evaluation()(None)
+    np.testing.assert_array_equal(found.correct, [float((a * right)[network.y == c].sum()) for c in range(3)])
+    assert found.accuracy == float((a * right).sum() / a.sum())
     np.testing.assert_array_equal(found.count, [2, 2, 1])
 
 

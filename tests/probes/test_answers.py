@@ -61,6 +61,12 @@ def test_answers_that_know_nothing_are_no_other_order(samples):
     assert not any("another order" in remark for remark in told)
 
 
+def test_few_samples_name_no_order():
+    mixed = np.array([[0, 7, 0, 0], [7, 0, 0, 0], [0, 0, 0, 7], [0, 0, 8, 0]])
+    assert "another order" not in Answers(mixed).remark() and "the order of the classes" in Answers(mixed).remark()
+    assert "normalisation" in Answers(10 * mixed).remark() and "another order" in Answers(10 * mixed).remark()
+
+
 def test_a_record_that_is_not_reached():
     half = Answers(np.array([[6, 2, 2], [2, 6, 2], [2, 2, 6]]))
     assert half.remark() == half.remark(0.69) == "" and "the file records 75.0 %" in half.remark(0.75)

@@ -1,14 +1,18 @@
 """The per-class table agrees with the probes it is made of."""
 
+import dataclasses
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 import sharpness
 from sharpness import Objective, UserError
+from sharpness.probes import answers
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,41 @@ def test_the_frame_has_overall_groups_and_classes_with_standard_errors():
     assert list(frame["train"]) == [120, 60, 60, 60, 40, 20]
     few, one, two = (frame[frame["class"] == c].iloc[0] for c in ("few", "1", "2"))
     assert few["loss"] == pytest.approx((one["loss"] + two["loss"]) / 2)
-    assert few["random_rise_se"] == pytest.approx((one["random_rise_se"] ** 2 + two["random_rise_se"] ** 2) ** 0.5 / 2)
+    assert few["loss_se"] == pytest.approx((one["loss_se"] ** 2 + two["loss_se"] ** 2) ** 0.5 / 2)
+    rise, error = sharpness.random_perturbation(small(), [0.1]).rise("few")
+    assert (few["random_rise"], few["random_rise_se"]) == (pytest.approx(rise[0]), pytest.approx(error[0]))
+
+
+def test_errors_of_groups_are_the_spread_over_seeds(tmp_path):
+    """All classes see the same draws and random vectors, so that errors of classes do not add up in squares."""
+    objective = small()
+    tables = [sharpness.measure(objective, "trace, random_rise", probes=6, seed=seed) for seed in range(40)]
+    frames = [table.to_frame().set_index("class").loc["few"] for table in tables]
+    for name in ("trace", "random_rise"):
+        found = np.array([[row[name], row[f"{name}_se"]] for row in frames])
+        assert (found[:, 1] ** 2).mean() ** 0.5 == pytest.approx(found[:, 0].std(ddof=1), rel=0.3)
+    kept = sharpness.load_result(tables[0].save(tmp_path / "table.nc"))
+    pd.testing.assert_frame_equal(kept.to_frame(), tables[0].to_frame())
+    older = dataclasses.replace(kept, group_errors=None).to_frame().set_index("class")["trace_se"]
+    assert older["few"] == pytest.approx(np.hypot(older["1"], older["2"]) / 2)
+
+
+def test_overall_accuracy_counts_samples_as_the_loss_does():
+    """One right and two wrong of a class that stands for 100 each, two right that stand for 1 each."""
+    model = nn.Linear(2, 2, bias=False).double()
+    nn.init.eye_(model.weight)
+    x = torch.tensor([[1.0, 0], [0, 1], [0, 1], [0, 1], [0, 1]], dtype=torch.float64)
+    objective = Objective(model, (x, torch.tensor([0, 0, 0, 1, 1])), weights=torch.tensor([100, 100, 100, 1, 1]))
+    share = 102 / 302
+    table = sharpness.measure(objective, ["accuracy"])
+    assert table.overall[0] == pytest.approx(share)
+    np.testing.assert_allclose(table.values[0], [1 / 3, 1])
+    assert answers(objective).accuracy == pytest.approx(share)
+    assert sharpness.random_perturbation(objective, [0.0], 1, None).base_accuracy() == pytest.approx(share)
+    assert sharpness.random_perturbation(objective, [0.0], 1, None).accuracies()[0, 0] == pytest.approx(share)
+    plane = sharpness.plane(objective, x=(0, 0, 1), y=(0, 0, 1), normalization=None)
+    assert plane.accuracies()[0, 0] == pytest.approx(share)
+    assert sharpness.worst_case(objective, 1e-9).overall[3] == pytest.approx(share)
 
 
 def test_standard_errors_over_images_are_those_of_means():
@@ -59,8 +97,8 @@ def test_standard_errors_over_images_are_those_of_means():
     for c in range(3):
         chosen = (objective.y == c).numpy()
         n, part = chosen.sum(), objective.restrict(c)
-        p = right[chosen].mean()
-        assert errors["accuracy"][c] == pytest.approx((p * (1 - p) / (n - 1)) ** 0.5)
+        wilson = stats.binomtest(int(right[chosen].sum()), int(n)).proportion_ci(stats.chi2.cdf(1, 1), "wilson")
+        assert errors["accuracy"][c] == pytest.approx((wilson.high - wilson.low) / 2)
         assert errors["loss"][c] == pytest.approx(losses[chosen].std(ddof=1) / n**0.5)
         g = part.gradient()
         with objective.at(0.05 * g / g.norm()):
@@ -134,9 +172,52 @@ def test_an_interrupted_table_goes_on_where_it_was_model_by_model(tmp_path):
 def test_the_work_is_announced_with_the_time_it_should_take(caplog):
     with caplog.at_level("INFO", logger="sharpness"):
         sharpness.measure({"a": small(), "b": small()}, ["loss", "random_rise"])
-    said = [r.message for r in caplog.records if "measuring" in r.message]
-    assert said[0].startswith("measuring loss, random_rise of the model and 1 more on 12 samples of 3 classes, about ")
-    assert len(said) == 2
+    said = [r.message for r in caplog.records]
+    assert said[0].startswith("measuring loss, random_rise of a and 1 more on 12 samples of 3 classes, about ")
+    assert len(said) == 2  # of curvature products, which are not needed, nothing
+
+
+def test_what_has_not_converged_is_named_once_a_model(caplog):
+    table = sharpness.measure({"mine": small()}, ["lambda_max", "lambda_min"], max_iterations=1)["mine"]
+    (said,) = [r.message for r in caplog.records if "converged" in r.message]
+    missing = [name for name, gone in zip("012", np.isnan(table.values).any(0), strict=True) if gone]
+    assert np.isnan(table.overall).any() and missing
+    assert said.startswith("mine: not converged to tol=0.001 in max_iterations=1")
+    assert said.endswith("eigenvalues of " + ", ".join(["all samples", *missing]))
+
+
+def test_models_and_mappings_of_them_are_measured_on_data():
+    objective = small()
+    expected = sharpness.measure(objective, ["loss"]).values
+    data = {"data": (objective.x, objective.y), "batch_size": 5}
+    np.testing.assert_allclose(sharpness.measure(objective.model, "loss", **data).values, expected)
+    both = sharpness.measure({"a": objective.model, "b": objective.model}, "loss", **data)
+    assert [table.label for table in both.values()] == ["a", "b"]
+    with pytest.raises(UserError, match="Linear is a model without data"):
+        sharpness.measure(objective.model)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"draws": 0}, "draws=0: give a whole number, at least 2"),
+        ({"draws": 1}, "draws=1: give a whole number, at least 2, for a standard error"),
+        ({"draws": 2.5}, "draws=2.5: give a whole number"),
+        ({"probes": 1}, "probes=1: give a whole number, at least 2"),
+        ({"max_iterations": 0}, "max_iterations=0: give a whole number, at least 1"),
+        ({"radius": float("nan")}, "radius=nan: give a finite number above 0"),
+        ({"radius": -0.1}, "radius=-0.1: give"),
+        ({"rho": -1.0}, "rho=-1.0: give"),
+        ({"tol": float("inf")}, "tol=inf: give"),
+    ],
+)
+def test_settings_are_checked_before_any_work(setting, message):
+    loss = Counted()
+    objective = Objective(nn.Linear(3, 3).double(), (torch.randn(4, 3).double(), torch.tensor([0, 1, 2, 0])), loss)
+    before = loss.calls
+    with pytest.raises(UserError, match=message):
+        sharpness.measure(objective, **setting)
+    assert loss.calls == before
 
 
 def test_a_checkpoint_is_measured_on_the_data_it_was_trained_on(run):
@@ -178,7 +259,7 @@ def test_bad_settings_are_refused(run):
         sharpness.measure(small(), [])
     with pytest.raises(UserError, match="train_counts of 2 classes: give one for each of the 3"):
         sharpness.measure(small(), train_counts=[3, 4])
-    with pytest.raises(UserError, match="are for checkpoints"):
+    with pytest.raises(UserError, match="split: an Objective has its own, give them when it is made"):
         sharpness.measure(small(), split="test")
     with pytest.raises(UserError, match="no checkpoint at"):
         sharpness.measure("nowhere.pt")

@@ -7,6 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from sharpness import measure, trace
+from sharpness.results import Comparison
 
 ORDER = [1, 2, 0]
 
@@ -30,7 +31,7 @@ def test_the_frame_has_everything_groups_and_classes_with_errors_and_intervals(f
     assert [all_row.trace_lower, all_row.trace_upper] == [a.overall_lower[0], a.overall_upper[0]]
     few = frame.iloc[2]
     assert few.trace == pytest.approx(a.values[0, [0, 2]].mean())
-    assert few.trace_se == pytest.approx(np.hypot(*a.errors[0, [0, 2]]) / 2)
+    assert few.trace_se == a.group_errors[0, 1]
     assert np.isnan([few.trace_lower, few.trace_upper]).all()
 
 
@@ -85,6 +86,15 @@ def test_curvatures_of_many_models_share_a_signed_logarithmic_axis_that_shows_ev
         assert (values >= low).all() and (values <= high).all()
         largest, linthresh = np.abs(values).max(), ax.yaxis.get_transform().linthresh
         assert 1e-3 < linthresh / largest <= 1e-2
+
+
+def test_a_notebook_shows_values_with_errors_and_says_how_many_rows_it_leaves_out(pair):
+    table = measure(pair["a"], ["loss"])
+    few = Comparison({str(i): table for i in range(9)})._repr_html_()
+    assert few.count("<tr") == 1 + 9 * 6 and "±" in few and "_se" not in few and "more of" not in few
+    many = Comparison({str(i): table for i in range(40)})._repr_html_()
+    assert many.count("<tr") == 1 + 200 and "40 more of 240 rows" in many
+    assert table._repr_html_().count("<tr") == 1 + 6
 
 
 def test_panels_above_each_other_look_as_single_ones_do(pair):
