@@ -17,6 +17,7 @@ from sharpness.plots import save_html
 from sharpness.results.axes import plane_unit
 from sharpness.results.base import Result
 from sharpness.results.pictures import Subset, draw_lines, draw_planes
+from sharpness.results.same import noise_fields, require_same
 from sharpness.results.vtk import write_vtk
 
 
@@ -184,6 +185,8 @@ class LineResult(Landscape):
             quantity: ``"loss"`` or ``"accuracy"``.
             options: of :func:`~sharpness.plots.plot_lines`, such as ``log=True``.
         """
+        first = next(iter(results.values()))
+        require_same(results, noise_fields(first.directions, ("directions", "x")))
         return draw_lines(results, ax, subset, quantity, options)
 
     def _summary(self) -> str:
@@ -242,6 +245,8 @@ class PlaneResult(Landscape):
             options: of :func:`~sharpness.plots.plot_plane_grid`, such as ``scale="log"``, ``share="all"`` or
                 ``points=True``, or of :func:`~sharpness.plots.interactive_surfaces`.
         """
+        first = next(iter(results.values()))
+        require_same(results, noise_fields(first.directions, ("directions", "x", "y")))
         return draw_planes(results, ax, subset, kind, quantity, options)
 
     def interactive(self, subset: Subset | Sequence[Subset] = None, **options: Any) -> Any:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from sharpness.plots import plot_spread
 from sharpness.results.base import Result
+from sharpness.results.same import require_same
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -122,6 +123,7 @@ class PerturbationResult(Result):
         **options: Any,
     ) -> Any:
         """The rise of the loss in every draw at one radius (the largest unless given), model beside model."""
+        require_same(results, ("radii", "normalization", "distribution", "seed"))
         first = next(iter(results.values()))
         chosen = first.radii[-1] if radius is None else radius
         at = int(np.argmin(np.abs(first.radii - chosen)))

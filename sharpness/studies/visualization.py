@@ -1,4 +1,7 @@
-"""The talk's visualization: lines, contours and surfaces of every model on shared directions, range and colours."""
+"""The talk's visualization: lines, contours and surfaces of every model on shared directions, range and colours.
+
+Unlike ``LineResult.compare``, pictures also show every model on the loss that it was trained with.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sharpness.plots import PAGE, new_figure, style
-from sharpness.results import LineResult, PlaneResult
+from sharpness.results import LineResult, PlaneResult, pictures
 
 
 def _rows(results: Mapping[str, LineResult | PlaneResult], tail_class: int) -> list[tuple[int | None, str]]:
@@ -25,7 +28,7 @@ def draw_lines(results: Mapping[str, LineResult], tail_class: int) -> Figure:
         figure = new_figure(PAGE, 2.4)
         axes = figure.subplots(1, 2)
         for ax, (subset, title) in zip(axes, _rows(results, tail_class), strict=True):
-            LineResult.compare(results, ax, subset=subset, title=title, legend=False)
+            pictures.draw_lines(results, ax, subset, "loss", {"title": title, "legend": False})
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 6))
     return figure
@@ -49,5 +52,5 @@ def draw_planes(results: Mapping[str, PlaneResult], tail_class: int, kind: str) 
             above = subset is None
             look: dict[str, Any] = {"titles": above, **({"xlabel": ""} if above else {})}
             band.suptitle(title, fontsize=8, fontweight="bold")
-            PlaneResult.compare(results, list(axes), subset=subset, kind=kind, **look)
+            pictures.draw_planes(results, list(axes), subset, kind, "loss", look)
     return figure
