@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,43 @@ INTERVAL = 5.0
 #: Work whose expected time, in seconds, is worth a line beforehand.
 LONG = 20.0
 logger = logging.getLogger("sharpness")
+
+
+class WorkFolder:
+    """Where unfinished work is kept, one folder for each key, until whoever asked for it has the result.
+
+    Attributes:
+        used: the folders of this work; others are work of somebody else's.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.used: list[Path] = []
+
+    def of(self, key: str) -> Path:
+        """The folder of a key, made if it is not there.
+
+        Raises:
+            UserError: it cannot be made.
+        """
+        folder = self.path / key
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"resume={self.path}: {error.strerror}: give a folder to write to") from None
+        self.used.append(folder)
+        return folder
+
+    def clear(self) -> None:
+        """Remove what was used, and the whole if nothing else is in it."""
+        for folder in self.used:
+            shutil.rmtree(folder, ignore_errors=True)
+        if self.path.is_dir() and not any(self.path.iterdir()):
+            self.path.rmdir()
+
+
+#: A folder of unfinished work as callers may give it.
+Resume = str | Path | WorkFolder | None
 
 
 class PointTable:
@@ -52,7 +90,7 @@ class PointTable:
         number: int,
         what: str,
         precision: str,
-        folder: str | Path | None = None,
+        folder: Resume = None,
         settings: dict[str, Any] | None = None,
     ) -> None:
         self.objective, self.displacement, self.what = objective, displacement, what
@@ -61,7 +99,9 @@ class PointTable:
         self.done = np.zeros(number, dtype=bool)
         self._evaluation = objective.evaluation(precision)
         self.center = self._row(None)
-        self._folder = None if folder is None else Path(folder) / self._key(precision, settings or {})
+        if isinstance(folder, str | Path):
+            folder = WorkFolder(folder)
+        self._folder = None if folder is None else folder.of(self._key(precision, settings or {}))
         self._load()
 
     @property
@@ -119,17 +159,9 @@ class PointTable:
         return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def _load(self) -> None:
-        """What any process of an earlier call has left, read by the first one for all.
-
-        Raises:
-            UserError: the folder cannot be made.
-        """
+        """What any process of an earlier call has left, read by the first one for all."""
         if self._folder is None:
             return
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"resume={self._folder.parent}: {error.strerror}: give a folder to write to") from None
         if distributed.rank() == 0:
             for path in sorted(self._folder.glob("points-*.npz")):
                 try:
