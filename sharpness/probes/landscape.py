@@ -171,9 +171,10 @@ def _evaluate(
         table.fill(np.flatnonzero((points == 0).all(axis=1)), center)
     if adaptive is None:
         table.evaluate()
-        found = Refinement(table.rows, np.zeros((len(table.rows), losses)), table.done)
+        found = Refinement(table.rows, np.zeros_like(table.rows), table.done)
     else:
-        found = refine(table.evaluate, (shape[0], shape[1]), adaptive, losses)
+        with table.rounds():
+            found = refine(table.evaluate, (shape[0], shape[1]), adaptive, losses)
     error = np.abs(table.center - center)[:losses] if chosen != own else 0.0 * center[:losses]
     if objective.loss_name == "ce":  # interpolation may fall a little below zero, cross-entropy does not
         found.values[:, :losses] = np.maximum(found.values[:, :losses], 0.0)
@@ -183,7 +184,8 @@ def _evaluate(
         "class_losses": rows[1:losses],
         "class_accuracies": rows[losses:],
         "errors": errors[0],
-        "class_errors": errors[1:],
+        "class_errors": errors[1:losses],
+        "class_accuracy_errors": errors[losses:],
         "evaluated": found.evaluated.reshape(shape),
         "base_loss": base.mean,
         "base_class_losses": base.class_means,

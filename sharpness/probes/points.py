@@ -7,7 +7,8 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from sharpness.progress import progress
 INTERVAL = 5.0
 #: Work whose expected time, in seconds, is worth a line beforehand.
 LONG = 20.0
+#: The part of all points that interpolation usually asks for.
+USUAL = 1 / 3
 logger = logging.getLogger("sharpness")
 
 
@@ -102,6 +105,7 @@ class PointTable:
         if isinstance(folder, str | Path):
             folder = WorkFolder(folder)
         self._folder = None if folder is None else folder.of(self._key(precision, settings or {}))
+        self._bar: Any = None
         self._load()
 
     @property
@@ -128,7 +132,7 @@ class PointTable:
         own = todo[distributed.rank() :: processes]
         last = time.monotonic()
         try:
-            with progress(len(wanted), self.what, "points", done=len(wanted) - len(todo)) as bar:
+            with self._watched(len(wanted), len(wanted) - len(todo)) as bar:
                 for count, i in enumerate(own):
                     start = time.monotonic()
                     self.rows[i], self.done[i] = self._row(self.displacement(int(i))), True
@@ -147,10 +151,30 @@ class PointTable:
         sums = self._evaluation(displacement)
         return np.concatenate([[sums.mean], sums.class_means, sums.class_accuracies])
 
+    @contextmanager
+    def rounds(self) -> Iterator[None]:
+        """One bar and one estimate for all calls of :meth:`evaluate` inside, which need not come to all points."""
+        done = int(self.done.sum())
+        self._left = -(-(len(self.rows) - done) // distributed.world_size())
+        with progress(len(self.rows), f"{self.what}, at most", "points", done=done) as self._bar:
+            try:
+                yield
+            finally:
+                self._bar = None
+
+    def _watched(self, total: int, done: int) -> Any:
+        return progress(total, self.what, "points", done=done) if self._bar is None else nullcontext(self._bar)
+
     def _announce(self, points: int, seconds: float) -> None:
-        expected = points * seconds
-        if expected >= LONG:
-            announce(f"{self.what}: {points} points x {self.objective.num_samples} samples", expected)
+        """What a point took, said of all of them if that is long."""
+        number, share, usually = points, 1.0, ""
+        if self._bar is not None:
+            number, share, usually = self._left, USUAL, ", usually a third"
+            self._left = 0  # once for all rounds
+        expected = number * share * seconds
+        if number and expected >= LONG:
+            up_to = "up to " if usually else ""
+            announce(f"{self.what}: {up_to}{number} points x {self.objective.num_samples} samples{usually}", expected)
 
     def _key(self, precision: str, settings: dict[str, Any]) -> str:
         """Of everything that the numbers depend on; the loss by its value, because its name may mean another one."""

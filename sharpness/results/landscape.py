@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,10 @@ from sharpness.results.pictures import Subset, draw_lines, draw_planes
 from sharpness.results.same import noise_fields, require_same
 from sharpness.results.vtk import write_vtk
 
+#: Columns of planes alone: every point of a line is evaluated.
+INTERPOLATED = ("error", "accuracy_error", "evaluated")
+logger = logging.getLogger("sharpness")
+
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Landscape(Result):
@@ -29,13 +34,14 @@ class Landscape(Result):
         x: (nx,).
         losses: (ny, nx).
         class_losses: (C, ny, nx).
-        class_accuracies: (C, ny, nx), fractions. Those between evaluated points have no estimated error.
+        class_accuracies: (C, ny, nx), fractions.
         directions: ``"gaussian"``, ``"hessian"``, ``"gradient"`` or ``"given"``.
         normalization: of Gaussian directions.
         seed: of Gaussian directions.
         evaluated: (ny, nx) True where the loss was evaluated, False where it is interpolated.
         errors: (ny, nx) estimated errors of interpolated losses, 0 where evaluated.
         class_errors: (C, ny, nx).
+        class_accuracy_errors: (C, ny, nx) of interpolated accuracies, or None in files of an earlier version.
         base_loss: L(w), in the model's own precision.
         base_class_losses: (C,).
         precision: of the forward passes.
@@ -68,6 +74,7 @@ class Landscape(Result):
     class_precision_errors: np.ndarray
     marks: np.ndarray | None = None
     mark_names: tuple[str, ...] = ()
+    class_accuracy_errors: np.ndarray | None = None
 
     def values(self, subset: str | int | None = None) -> np.ndarray:
         """Losses overall, of a class or of a group, in the shape of ``losses``."""
@@ -75,10 +82,23 @@ class Landscape(Result):
 
     def accuracies(self, subset: str | int | None = None) -> np.ndarray:
         """Accuracies overall, ``sum_c n_c a_c / N``, of a class or of a group (the mean of its classes)."""
+        return self.select(self.class_accuracies, subset, self._weighted(self.class_accuracies))
+
+    def accuracy_errors(self, subset: str | int | None = None) -> np.ndarray:
+        """Estimated errors of :meth:`accuracies`: of several classes their mean, as if all were off to the same side.
+
+        0 where evaluated; NaN elsewhere in files of an earlier version, which do not tell.
+        """
+        errors = self.class_accuracy_errors
+        if errors is None:
+            errors = np.where(self.evaluated, 0.0 * self.class_accuracies, np.nan)
+        return self.select(errors, subset, self._weighted(errors))
+
+    def _weighted(self, class_values: np.ndarray) -> np.ndarray:
+        """Of all samples together, every one of which counts alike."""
         present = np.flatnonzero(self.class_samples)
         shares = self.class_samples[present] / self.class_samples.sum()
-        overall = np.tensordot(shares, self.class_accuracies[present], 1)
-        return self.select(self.class_accuracies, subset, overall)
+        return np.tensordot(shares, class_values[present], 1)
 
     def _extent(self) -> str:
         finite = self.losses[np.isfinite(self.losses)]
@@ -87,12 +107,16 @@ class Landscape(Result):
         lost = self.losses.size - len(finite)
         return f"loss {finite.min():.3g} to {finite.max():.3g}" + (f", {lost} not finite" if lost else "")
 
-    def loss_columns(self) -> dict[str, np.ndarray]:
-        """Flat columns: overall, groups that are not empty, classes."""
-        subsets: dict[str, str | int | None] = {"loss": None}
-        subsets |= {f"loss_{g}": g for g, classes in self.groups.items() if classes}
-        subsets |= {f"loss_class_{c}": c for c in range(len(self.class_names))}
-        return {column: self.values(subset).ravel() for column, subset in subsets.items()}
+    def columns(self) -> dict[str, np.ndarray]:
+        """Flat columns: losses and accuracies of everything, of groups that are not empty, of classes; their errors."""
+        subsets: dict[str, str | int | None] = {"": None}
+        subsets |= {f"_{g}": g for g, classes in self.groups.items() if classes}
+        subsets |= {f"_class_{c}": c for c in range(len(self.class_names))}
+        columns = {f"loss{name}": self.values(subset) for name, subset in subsets.items()}
+        columns |= {f"accuracy{name}": self.accuracies(subset) for name, subset in subsets.items()}
+        columns |= {"error": self.errors, "accuracy_error": self.accuracy_errors()}
+        columns["evaluated"] = np.asarray(self.evaluated, dtype=bool)
+        return {name: values.ravel() for name, values in columns.items()}
 
     def to_dataset(self) -> xr.Dataset:
         """The numbers as an xarray data set; every array says what it is, and its unit."""
@@ -104,6 +128,7 @@ class Landscape(Result):
             "class_accuracies": ("accuracy of every class", "1"),
             "errors": ("estimated error of an interpolated loss", loss),
             "class_errors": ("estimated error of an interpolated loss of a class", loss),
+            "class_accuracy_errors": ("estimated error of an interpolated accuracy of a class", "1"),
             "evaluated": ("whether the loss was evaluated here", "1"),
             "base_class_losses": ("loss of every class at the centre", loss),
             "class_precision_errors": ("error of the precision at the centre", loss),
@@ -161,12 +186,14 @@ class LineResult(Landscape):
         "evaluated": ("x",),
         "errors": ("x",),
         "class_errors": ("class", "x"),
+        "class_accuracy_errors": ("class", "x"),
         **Landscape.SHARED_DIMENSIONS,
     }
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per point: x, loss, and a column ``loss_<group or class>`` each."""
-        return pd.DataFrame({"x": self.x, **self.loss_columns()})
+        """One row per point: x, losses, and accuracies, in columns ``loss_<group or class>``."""
+        known = {n: v for n, v in self.columns().items() if n not in INTERPOLATED}
+        return pd.DataFrame({"x": self.x, **known})
 
     @classmethod
     def compare(
@@ -214,15 +241,18 @@ class PlaneResult(Landscape):
         "evaluated": ("y", "x"),
         "errors": ("y", "x"),
         "class_errors": ("class", "y", "x"),
+        "class_accuracy_errors": ("class", "y", "x"),
         **Landscape.SHARED_DIMENSIONS,
     }
 
     y: np.ndarray
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per cell: x, y, loss, and a column ``loss_<group or class>`` each."""
+        """One row per cell: x, y; ``loss`` and ``accuracy``, ``loss_<group or class>`` and so on; whether the cell was
+        ``evaluated``, and the estimated ``error`` and ``accuracy_error`` where it was not.
+        """
         x, y = np.meshgrid(self.x, self.y)
-        return pd.DataFrame({"x": x.ravel(), "y": y.ravel(), **self.loss_columns()})
+        return pd.DataFrame({"x": x.ravel(), "y": y.ravel(), **self.columns()})
 
     @classmethod
     def compare(
@@ -247,6 +277,8 @@ class PlaneResult(Landscape):
         """
         first = next(iter(results.values()))
         require_same(results, noise_fields(first.directions, ("directions", "x", "y")))
+        if quantity == "accuracy":
+            _tell_interpolated(results)
         return draw_planes(results, ax, subset, kind, quantity, options)
 
     def interactive(self, subset: Subset | Sequence[Subset] = None, **options: Any) -> Any:
@@ -266,14 +298,15 @@ class PlaneResult(Landscape):
     def to_vtk(self, path: str | Path) -> Path:
         """Write a grid that ParaView opens, of points ``(x_i, y_j, 0)``; "Warp By Scalar" raises it.
 
-        Point data are the columns of :meth:`to_frame`, with class names in place of numbers, accuracies, the estimated
-        error, and whether a point was evaluated. NaN and infinities stay what they are.
+        Point data are the columns of :meth:`to_frame`, with class names in place of numbers. NaN and infinities stay
+        what they are.
         """
-        names = {f"loss_class_{c}": f"loss_class_{name}" for c, name in enumerate(self.class_names)}
-        arrays = {names.get(k, k): v.reshape(self.losses.shape) for k, v in self.loss_columns().items()}
-        arrays |= {"accuracy": self.accuracies()}
-        arrays |= {f"accuracy_class_{n}": a for n, a in zip(self.class_names, self.class_accuracies, strict=True)}
-        arrays |= {"error": self.errors, "evaluated": np.asarray(self.evaluated, dtype=bool)}
+        names = {
+            f"{what}_class_{c}": f"{what}_class_{name}"
+            for what in ("loss", "accuracy")
+            for c, name in enumerate(self.class_names)
+        }
+        arrays = {names.get(k, k): v.reshape(self.losses.shape) for k, v in self.columns().items()}
         path = Path(path)
         write_vtk(path, self.x, self.y, arrays, f"sharpness plane of {self.label}")
         return path
@@ -283,3 +316,14 @@ class PlaneResult(Landscape):
 
     def _summary(self) -> str:
         return f"{len(self.y)} x {len(self.x)} points, {self._extent()}"
+
+
+def _tell_interpolated(results: Mapping[str, Any]) -> None:
+    """A line about accuracies between evaluated points: their errors are not those that the tolerance is for."""
+    share = np.mean([1 - r.evaluated.mean() for r in results.values()])
+    if share > 0:
+        worst = max(np.nanmax(r.accuracy_errors(), initial=0) for r in results.values())
+        logger.info(
+            "accuracy of %.0f %% of the cells is interpolated, overall off by up to about %.2g and more in classes "
+            "(accuracy_errors()); adaptive=None evaluates all", 100 * share, worst,
+        )  # fmt: skip

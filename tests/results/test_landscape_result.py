@@ -276,12 +276,45 @@ def test_the_vtk_file_holds_every_point_at_its_place(plane, tmp_path):
         np.testing.assert_equal(arrays["loss"][number], plane.losses[j, i])
         np.testing.assert_equal(arrays["loss_class_pickup truck"][number], plane.class_losses[1, j, i])
         assert arrays["loss_few"][number] == plane.values("few")[j, i]
+        assert arrays["accuracy_few"][number] == plane.accuracies("few")[j, i]
         assert arrays["accuracy"][number] == plane.accuracies()[j, i]
         assert arrays["accuracy_class_owl"][number] == plane.class_accuracies[2, j, i]
         assert arrays["evaluated"][number] == plane.evaluated[j, i]
         assert arrays["error"][number] == plane.errors[j, i]
     assert next(iter(arrays)) == "loss", "what ParaView shows first"
     assert [p.name for p in tmp_path.iterdir()] == ["plane.vtk"]
+
+
+def test_the_table_of_a_plane_has_accuracies_and_how_far_off_everything_may_be():
+    plane = make_plane(class_accuracy_errors=np.random.default_rng(5).random((3, 4, 6)))
+    table = plane.to_frame().set_index(["y", "x"])
+    assert len(table) == 24
+    for j, i in [(0, 0), (3, 5), (1, 4)]:
+        row = table.loc[(Y[j], X[i])]
+        assert row["accuracy"] == plane.accuracies()[j, i]
+        assert row["accuracy_few"] == plane.class_accuracies[1:, j, i].mean()
+        assert row["accuracy_class_1"] == plane.class_accuracies[1, j, i]
+        assert (row["evaluated"], row["error"]) == (plane.evaluated[j, i], plane.errors[j, i])
+        assert row["accuracy_error"] == pytest.approx(plane.class_accuracy_errors[:, j, i] @ [0.6, 0.3, 0.1])
+    assert {"accuracy", "accuracy_few", "accuracy_class_2"} <= set(make_line().to_frame())
+
+
+def test_a_file_that_does_not_tell_the_errors_of_its_accuracies_has_none():
+    plane = make_plane()
+    np.testing.assert_array_equal(np.isnan(plane.accuracy_errors()), ~plane.evaluated)
+    assert not plane.accuracy_errors("few")[plane.evaluated].any()
+
+
+def test_accuracies_between_evaluated_points_are_drawn_with_a_line_about_their_error(caplog):
+    errors = np.zeros((3, 4, 6))
+    errors[:, 2, 3] = 0.25
+    evaluated = errors[0] == 0
+    with caplog.at_level("INFO", "sharpness"):
+        make_plane(class_accuracy_errors=errors, evaluated=evaluated).plot(quantity="accuracy")
+        make_plane(class_accuracy_errors=errors, evaluated=evaluated).plot()
+        make_plane(evaluated=np.ones((4, 6), dtype=bool)).plot(quantity="accuracy")
+    (line,) = caplog.messages
+    assert line.startswith("accuracy of 4 % of the cells is interpolated, overall off by up to about 0.25")
 
 
 def test_the_suffix_says_how_to_export(plane, tmp_path):
