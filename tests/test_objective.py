@@ -295,3 +295,23 @@ def test_an_operator_keeps_nothing_after_its_block():
         assert hessian.kept_bytes > 0
     torch.testing.assert_close(hessian(v), inside)
     assert hessian.kept_bytes == 0
+
+
+class NoisyStatistics(nn.Module):
+    """Deterministic in eval mode, while its BatchNorm sees other noise in every recalibration."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.head = nn.BatchNorm1d(4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.norm(x + torch.randn_like(x) if self.norm.training else x))
+
+
+def test_with_recalibrated_statistics_it_is_these_that_must_repeat():
+    torch.manual_seed(0)
+    data = torch.randn(30, 4), torch.arange(30) % 3
+    model = NoisyStatistics().eval()
+    Objective(model, data).check()
+    with pytest.raises(UserError, match="two passes over the same data gave losses"):
+        Objective(model, data, batchnorm="recalibrate").check()
