@@ -23,6 +23,7 @@ from sharpness.plots.interactive import save_html
 from sharpness.plots.levels import SCALES
 from sharpness.probes import WorkFolder
 from sharpness.results import Comparison
+from sharpness.results.pictures import QUANTITIES
 
 
 @click.command(cls=OneExample)
@@ -43,15 +44,16 @@ from sharpness.results import Comparison
 @click.option("--batchnorm", default="eval", show_default=True, help="eval or recalibrate: statistics at each point.")
 @click.option("--class", "subsets", multiple=True, help="Draw a class or a group alone. Repeatable.")
 @click.option("--per-class", is_flag=True, help="Draw every class, too.")
-@click.option("--scale", default="clipped", show_default=True, help="Of the colours: clipped, log or linear.")
+@click.option("--quantity", default="loss", show_default=True, help="loss, its rise above the model's own, accuracy.")
+@click.option("--scale", help="Of the colours: clipped, log or linear. [clipped; linear of accuracies]")
 @click.option("--interactive", is_flag=True, help="Also a surface to turn in the browser, OUT/surface.html.")
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Go on with points that are done.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", type=click.Path(), default="landscape", show_default=True, help="Folder for files and pictures.")
 def landscape(
     checkpoints: tuple[str, ...], points: int, line_points: int, extent: float, directions: str, adaptive: float,
-    precision: str, scope: str, batchnorm: str, subsets: tuple[str, ...], per_class: bool, scale: str,
-    interactive: bool, resume: bool, seed: int, out: str, **probed: Any,
+    precision: str, scope: str, batchnorm: str, subsets: tuple[str, ...], per_class: bool, quantity: str,
+    scale: str | None, interactive: bool, resume: bool, seed: int, out: str, **probed: Any,
 ) -> None:  # fmt: skip
     """Draw the loss over a plane through each checkpoint, with shared directions, levels and colours.
 
@@ -61,7 +63,7 @@ def landscape(
 
     Example: sharpness landscape runs/ce/last.pt runs/ldam/last.pt --plane 51 --range 1 --per-class --out landscape
     """
-    _require_drawable(points, line_points, extent, adaptive, scale, interactive)
+    _require_drawable(points, line_points, extent, adaptive, quantity, scale, interactive)
     axes, normalization = _directions(directions)
     read, options = subjects(checkpoints, probed)
     objectives = {
@@ -79,22 +81,24 @@ def landscape(
     if line_points:
         first = axes.split("+")[0] if isinstance(axes, str) else axes
         lines = sharpness.line(objectives, (*span, line_points), **{**shared, "directions": first})
-        _draw(lines, folder, subsets, per_class, ("line",))
+        _draw(lines, folder, subsets, per_class, quantity, ("line",))
     if points:
         grid = (*span, points)
         planes = sharpness.plane(objectives, grid, grid, adaptive=adaptive or None, **shared)
         for label, plane in planes.items():
             share = plane.evaluated.mean()
             click.echo(f"{label}: {share:.0%} of {plane.losses.size} points evaluated, {plane.precision}", err=True)
-        _draw(planes, folder, subsets, per_class, ("filled", "surface"), scale=scale)
+        look = {} if scale is None else {"scale": scale}
+        _draw(planes, folder, subsets, per_class, quantity, ("filled", "surface"), **look)
         if interactive:
-            click.echo(save_html(planes.plot(kind="interactive"), folder / "surface.html"))
+            drawn = planes.plot(kind="interactive", quantity=quantity, **look)
+            click.echo(save_html(drawn, folder / f"surface{_of(quantity)}.html"))
     if distributed.rank() == 0:
         work.clear()
 
 
 def _require_drawable(
-    points: int, line_points: int, extent: float, adaptive: float, scale: str, interactive: bool
+    points: int, line_points: int, extent: float, adaptive: float, quantity: str, scale: str | None, interactive: bool
 ) -> None:
     """Refuse, before anything is evaluated, what could not be drawn afterwards."""
     for option, number, what in ("--plane", points, "plane"), ("--line", line_points, "line"):
@@ -106,7 +110,9 @@ def _require_drawable(
         raise UserError(f"--range {extent:g}: give a number above 0, such as 1")
     if not 0 <= adaptive < 1:
         raise UserError(f"--adaptive {adaptive:g}: give a part of the relief below 1, such as 0.01, or 0")
-    choose("--scale", scale, list(SCALES))
+    choose("--quantity", quantity, QUANTITIES)
+    if scale is not None:
+        choose("--scale", scale, list(SCALES))
     if interactive:
         if not points:
             raise UserError("--interactive draws a plane: leave out --plane 0")
@@ -134,8 +140,9 @@ def _directions(given: str) -> tuple[Any, str | None]:
 
 
 def _draw(
-    results: Comparison, folder: Path, subsets: Sequence[str], per_class: bool, kinds: Sequence[str], **look: Any
-) -> None:
+    results: Comparison, folder: Path, subsets: Sequence[str], per_class: bool, quantity: str, kinds: Sequence[str],
+    **look: Any,
+) -> None:  # fmt: skip
     """Files of some lines or planes, and a picture of each kind: rows of subsets, columns of models."""
     if distributed.rank() != 0:
         return
@@ -154,8 +161,13 @@ def _draw(
     for suffix, rows in pictures.items():
         for kind in kinds:
             options = look if kind == "line" else {"kind": kind, **look}
-            drawn = results.plot(subset=rows, **options)
-            save_drawn(drawn, folder / f"{'contour' if kind == 'filled' else kind}{suffix}")
+            drawn = results.plot(subset=rows, quantity=quantity, **options)
+            save_drawn(drawn, folder / f"{'contour' if kind == 'filled' else kind}{_of(quantity)}{suffix}")
+
+
+def _of(quantity: str) -> str:
+    """What the name of a picture says of what it shows."""
+    return "" if quantity == "loss" else f"-{quantity}"
 
 
 def _file_names(labels: Sequence[str]) -> list[str]:

@@ -14,6 +14,7 @@ SMALL = ("--plane", "3", "--limit-per-class", "1", "--adaptive", "0")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--quantity", "error"], "unknown --quantity 'error': choose one of loss, rise, accuracy"),
         (["--scale", "foo"], "unknown --scale 'foo': choose one of clipped, linear, log"),
         (["--class", "nope"], "unknown --class 'nope': choose one of many, medium, few, 0, 1"),
         (["--plane", "1"], "--plane 1: give two points or more, or 0 for no plane"),
@@ -60,3 +61,10 @@ def test_labels_that_look_alike_have_files_of_their_own(run, tmp_path, monkeypat
     files = sorted(tmp_path.glob("plane-*.nc"))
     assert sorted(load_result(f).label for f in files) == sorted(labels)
     assert len({f.name.casefold() for f in files}) == len(labels)
+
+
+@pytest.mark.parametrize("quantity", ["rise", "accuracy"])
+def test_pictures_of_another_quantity_have_names_of_their_own(quantity, run, tmp_path):
+    assert main(["landscape", str(run), *SMALL, "--line", "3", "--quantity", quantity, "--out", str(tmp_path)]) == 0
+    drawn = {p.stem for p in tmp_path.iterdir() if p.suffix == ".png"}
+    assert drawn == {f"{kind}-{quantity}" for kind in ("line", "contour", "surface")}

@@ -317,6 +317,58 @@ def test_accuracies_between_evaluated_points_are_drawn_with_a_line_about_their_e
     assert line.startswith("accuracy of 4 % of the cells is interpolated, overall off by up to about 0.25")
 
 
+@pytest.mark.parametrize(("subset", "base"), [(None, 0.5), ("pickup truck", 2.0), ("few", 2.5)])
+def test_rises_are_over_the_models_own_loss_whatever_its_size(subset, base):
+    """Two surfaces of one shape, a thousand apart: one scale for both."""
+    low, high = make_plane(), make_plane()
+    own = {"base_loss": 0.5, "base_class_losses": np.array([1.0, 2.0, 3.0])}
+    low = dataclasses.replace(low, **own)
+    high = dataclasses.replace(
+        high, losses=low.losses + 1000, class_losses=low.class_losses + 1000,
+        base_loss=1000.5, base_class_losses=own["base_class_losses"] + 1000,
+    )  # fmt: skip
+    np.testing.assert_allclose(low.rises(subset), low.values(subset) - base)
+    axes = Comparison({"low": low, "high": high}).plot(kind="heatmap", quantity="rise", subset=subset)
+    for ax in axes:
+        np.testing.assert_allclose(raster(ax), low.values(subset) - base, atol=1e-9)
+    bar = next(ax for ax in axes[0].figure.axes if ax not in axes)
+    assert bar.get_ylabel() == "Rise of the loss"
+    line = make_line(**own)
+    ax = line.plot(quantity="rise", subset=subset)
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), line.values(subset) - base)
+    assert ax.get_ylabel() == "Rise of the loss"
+
+
+def with_an_empty_class(make):
+    """Class "owl" has no samples, hence no numbers."""
+    result = make()
+    empty = {"class_samples": np.array([6, 3, 0])}
+    for name in ("class_losses", "class_accuracies"):
+        empty[name] = getattr(result, name).copy()
+        empty[name][2] = np.nan
+    return dataclasses.replace(result, **empty)
+
+
+@pytest.mark.parametrize("make", [make_line, make_plane])
+def test_a_group_is_the_mean_of_its_classes_that_have_samples(make):
+    result = with_an_empty_class(make)
+    np.testing.assert_array_equal(result.values("few"), result.class_losses[1])
+    np.testing.assert_array_equal(result.accuracies("few"), result.class_accuracies[1])
+    result.plot(subset="few")
+
+
+@pytest.mark.parametrize("make", [make_line, make_plane])
+def test_a_class_without_samples_is_named_where_it_cannot_be_drawn(make):
+    result = with_an_empty_class(make)
+    for subset in ("owl", 2, ["owl"]):
+        with pytest.raises(UserError, match="owl: no samples here, there is nothing to draw"):
+            result.plot(subset=subset)
+    result.plot(subset=["all", "owl"])
+    alone = dataclasses.replace(result, groups={"few": (2,)})
+    with pytest.raises(UserError, match="Few-shot: no samples here"):
+        alone.plot(subset="few")
+
+
 def test_the_suffix_says_how_to_export(plane, tmp_path):
     assert plane.export(tmp_path / "p.vtk").read_bytes() == plane.to_vtk(tmp_path / "q.vtk").read_bytes()
     assert load_result(plane.export(tmp_path / "p.nc")).to_frame().equals(plane.to_frame())
