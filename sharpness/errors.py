@@ -1,6 +1,7 @@
 """The one kind of error that is the user's to mend."""
 
 from collections.abc import Sequence
+from numbers import Integral
 
 
 class UserError(ValueError):
@@ -17,6 +18,15 @@ def choose(kind: str, value: object, choices: Sequence[str | None]) -> None:
     """
     if value not in choices:
         raise UserError(f"unknown {kind} {value!r}: choose one of {', '.join(map(str, choices))}")
+
+
+def require_whole(name: str, value: object, least: int = 0) -> None:
+    """Raise a :class:`UserError` unless ``value`` is a whole number, at least so large.
+
+    >>> require_whole("steps", 3, least=1)
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise UserError(f"{name}={value!r}: give a whole number, at least {least}")
 
 
 def shown(text: str, limit: int = 80) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +26,7 @@ from sharpness.engine import (
     Untraceable,
     WeightedBatch,
     batchnorms,
+    buffers_kept,
     class_sums,
     cross_entropy,
     distributed,
@@ -138,7 +139,8 @@ class Objective:
             raise UserError(f"{len(self.x)} inputs and labels of shape {tuple(y.shape)}: give one label per input")
         self.batch_size = None if isinstance(batch_size, str) else batch_size
         try:
-            self._largest_batch = fastest_batch(model, self._first(1))
+            with buffers_kept(model):
+                self._largest_batch = fastest_batch(model, self._first(1))
         except Exception as error:
             raise UserError(
                 f"{type(model).__name__} raised {first_line(error)} on inputs of shape "
@@ -200,7 +202,8 @@ class Objective:
     @cached_property
     def flops_per_sample(self) -> int:
         """Floating-point operations of a forward pass."""
-        return forward_flops(self._outputs, self._first(1))
+        with buffers_kept(self.model):
+            return forward_flops(self._outputs, self._first(1))
 
     @cached_property
     def class_counts(self) -> np.ndarray:
@@ -269,9 +272,10 @@ class Objective:
         if self.batchnorm == "eval":
             try:
                 budget = memory_budget(self.device, self.memory)
-                return Evaluation(
-                    self._outputs, self.parameters, self.loss_function, self.num_classes, batches, dtype, budget
-                )
+                with buffers_kept(self.model):
+                    return Evaluation(
+                        self._outputs, self.parameters, self.loss_function, self.num_classes, batches, dtype, budget
+                    )
             except Untraceable as error:
                 logger.info("evaluation: the model itself, point by point (%s)", error)
         return self._evaluation_in_place(batches, dtype)
@@ -289,7 +293,8 @@ class Objective:
     def gradient(self, class_index: int | None = None) -> Tensor:
         """The gradient of L, or of L_c: flat, shape (k,), in the model's dtype."""
         require_eval(self.model)
-        part = self._engine.gradient_sum(self._batches(class_index))
+        with buffers_kept(self.model):
+            part = self._engine.gradient_sum(self._batches(class_index))
         return (distributed.total(part) / self._total(class_index)).to(self.dtype)
 
     def hvp(self, vector: Tensor, class_index: int | None = None, kind: str = "hessian") -> Tensor:
@@ -300,7 +305,8 @@ class Objective:
         Args:
             kind: ``"hessian"``, or ``"ggn"`` for its generalised Gauss-Newton part.
         """
-        return self._operator(class_index, kind, 0)(vector)
+        with buffers_kept(self.model):
+            return self._operator(class_index, kind, 0)(vector)
 
     @contextmanager
     def operator(self, class_index: int | None = None, kind: str = "hessian") -> Iterator[CurvatureOperator]:
@@ -315,7 +321,8 @@ class Objective:
         """
         operator = self._operator(class_index, kind, memory_budget(self.device, self.memory))
         try:
-            yield operator
+            with buffers_kept(self.model):
+                yield operator
         finally:
             operator.close()
 
@@ -330,7 +337,8 @@ class Objective:
 
         def forward(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
             inside = dict(zip([names[id(p)] for p in self.parameters], parameters, strict=True))
-            return torch.func.functional_call(self._engine.module, inside, (x,))
+            with buffers_kept(self.model):
+                return torch.func.functional_call(self._engine.module, inside, (x,))
 
         if len(positions):
             vector = vector.detach().to(self.device, self.dtype)
@@ -400,7 +408,10 @@ class Objective:
         Raises:
             UserError: the loss is random, or not finite; the message says where.
         """
-        first, second = self.evaluate_samples(), self.evaluate()
+        with self._statistics():
+            first = self.evaluate_samples()
+        with self._statistics():
+            second = self.evaluate()
         if not np.isfinite(first.loss).all():
             bad = int(np.flatnonzero(~np.isfinite(first.loss))[0])
             raise UserError(
@@ -412,10 +423,11 @@ class Objective:
                 f"two passes over the same data gave losses {first.mean:.6g} and {second.mean:.6g}: the model or the "
                 "loss is random; freeze its noise or seed it in every call"
             )
-        if self.batchnorm == "recalibrate":
-            with self.at(torch.zeros(self.num_parameters)):
-                return self.evaluate_samples()
         return first
+
+    def _statistics(self) -> AbstractContextManager[None]:
+        """BatchNorm's statistics as probes see them at w."""
+        return self.at(torch.zeros(self.num_parameters)) if self.batchnorm == "recalibrate" else nullcontext()
 
     def flatten(self, tensors: dict[str, Tensor]) -> Tensor:
         """One flat vector (k,) from tensors by parameter name."""
@@ -467,7 +479,8 @@ class Objective:
         )
 
     def _forward(self, x: Tensor) -> Tensor:
-        outputs = self._outputs(x)
+        with buffers_kept(self.model):
+            outputs = self._outputs(x)
         if not isinstance(outputs, Tensor):
             raise UserError(
                 f"the model returned a {type(outputs).__name__}: pass output=, a function that picks the logits, "

@@ -331,3 +331,23 @@ def test_what_images_of_ones_own_know_of_their_classes_is_taken_from_them():
     assert given.loss() == pytest.approx(float(losses.mean()), rel=1e-5)
     with pytest.raises(UserError, match="2 class_names and 3 classes: give one for each"):
         Objective(model, data, class_names="ab")
+
+
+class NoisyStatistics(nn.Module):
+    """Deterministic in eval mode, while its BatchNorm sees other noise in every recalibration."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.head = nn.BatchNorm1d(4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.norm(x + torch.randn_like(x) if self.norm.training else x))
+
+
+def test_with_recalibrated_statistics_it_is_these_that_must_repeat():
+    torch.manual_seed(0)
+    data = torch.randn(30, 4), torch.arange(30) % 3
+    model = NoisyStatistics().eval()
+    Objective(model, data).check()
+    with pytest.raises(UserError, match="two passes over the same data gave losses"):
+        Objective(model, data, batchnorm="recalibrate").check()

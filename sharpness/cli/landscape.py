@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import re
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 import sharpness
 from sharpness.cli.options import OneExample
 from sharpness.cli.output import require_folder, save_drawn, write
 from sharpness.cli.subjects import probing_options, subjects
 from sharpness.engine import distributed
+from sharpness.errors import UserError, choose
+from sharpness.objective import Objective
 from sharpness.plots.interactive import save_html
+from sharpness.plots.levels import SCALES
+from sharpness.probes import WorkFolder
 from sharpness.results import Comparison
+from sharpness.results.pictures import QUANTITIES
 
 
 @click.command(cls=OneExample)
@@ -37,15 +44,16 @@ from sharpness.results import Comparison
 @click.option("--batchnorm", default="eval", show_default=True, help="eval or recalibrate: statistics at each point.")
 @click.option("--class", "subsets", multiple=True, help="Draw a class or a group alone. Repeatable.")
 @click.option("--per-class", is_flag=True, help="Draw every class, too.")
-@click.option("--scale", default="clipped", show_default=True, help="Of the colours: clipped, log or linear.")
+@click.option("--quantity", default="loss", show_default=True, help="loss, its rise above the model's own, accuracy.")
+@click.option("--scale", help="Of the colours: clipped, log or linear. [clipped; linear of accuracies]")
 @click.option("--interactive", is_flag=True, help="Also a surface to turn in the browser, OUT/surface.html.")
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Go on with points that are done.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", type=click.Path(), default="landscape", show_default=True, help="Folder for files and pictures.")
 def landscape(
     checkpoints: tuple[str, ...], points: int, line_points: int, extent: float, directions: str, adaptive: float,
-    precision: str, scope: str, batchnorm: str, subsets: tuple[str, ...], per_class: bool, scale: str,
-    interactive: bool, resume: bool, seed: int, out: str, **probed: Any,
+    precision: str, scope: str, batchnorm: str, subsets: tuple[str, ...], per_class: bool, quantity: str,
+    scale: str | None, interactive: bool, resume: bool, seed: int, out: str, **probed: Any,
 ) -> None:  # fmt: skip
     """Draw the loss over a plane through each checkpoint, with shared directions, levels and colours.
 
@@ -56,33 +64,72 @@ def landscape(
     Example: sharpness landscape runs/ce/last.pt runs/ldam/last.pt --plane 51 --range 1 --per-class --out landscape
     """
     require_folder("--out", out)
+    _require_drawable(points, line_points, extent, adaptive, quantity, scale, interactive)
     axes, normalization = _directions(directions)
     read, options = subjects(checkpoints, probed)
     objectives = {
         label: sharpness.checkpoint_objective(checkpoint, parameters=scope, batchnorm=batchnorm, **options)
         for label, checkpoint in read.items()
     }
-    folder, partial = Path(out), Path(out) / ".partial"
+    _require_subsets(objectives, subsets)
+    folder = Path(out)
+    work = WorkFolder(folder / ".partial")
     shared: dict[str, Any] = {
         "directions": axes, "normalization": normalization, "seed": seed, "precision": precision,
-        "resume": partial if resume else None,
+        "resume": work if resume else None,
     }  # fmt: skip
     span = (-extent, extent)
     if line_points:
         first = axes.split("+")[0] if isinstance(axes, str) else axes
         lines = sharpness.line(objectives, (*span, line_points), **{**shared, "directions": first})
-        _draw(lines, folder, subsets, per_class, ("line",))
+        _draw(lines, folder, subsets, per_class, quantity, ("line",))
     if points:
         grid = (*span, points)
         planes = sharpness.plane(objectives, grid, grid, adaptive=adaptive or None, **shared)
         for label, plane in planes.items():
             share = plane.evaluated.mean()
             click.echo(f"{label}: {share:.0%} of {plane.losses.size} points evaluated, {plane.precision}", err=True)
-        _draw(planes, folder, subsets, per_class, ("filled", "surface"), scale=scale)
+        look = {} if scale is None else {"scale": scale}
+        _draw(planes, folder, subsets, per_class, quantity, ("filled", "surface"), **look)
         if interactive:
-            click.echo(save_html(planes.plot(kind="interactive"), folder / "surface.html"))
+            drawn = planes.plot(kind="interactive", quantity=quantity, **look)
+            click.echo(save_html(drawn, folder / f"surface{_of(quantity)}.html"))
     if distributed.rank() == 0:
-        shutil.rmtree(partial, ignore_errors=True)
+        work.clear()
+
+
+def _require_drawable(
+    points: int, line_points: int, extent: float, adaptive: float, quantity: str, scale: str | None, interactive: bool
+) -> None:
+    """Refuse, before anything is evaluated, what could not be drawn afterwards."""
+    for option, number, what in ("--plane", points, "plane"), ("--line", line_points, "line"):
+        if number < 0 or number == 1:
+            raise UserError(f"{option} {number}: give two points or more, or 0 for no {what}")
+    if not points and not line_points:
+        raise UserError("--plane 0 --line 0: there is nothing to draw; give one of them two points or more")
+    if not (math.isfinite(extent) and extent > 0):
+        raise UserError(f"--range {extent:g}: give a number above 0, such as 1")
+    if not 0 <= adaptive < 1:
+        raise UserError(f"--adaptive {adaptive:g}: give a part of the relief below 1, such as 0.01, or 0")
+    choose("--quantity", quantity, QUANTITIES)
+    if scale is not None:
+        choose("--scale", scale, list(SCALES))
+    if interactive:
+        if not points:
+            raise UserError("--interactive draws a plane: leave out --plane 0")
+        if find_spec("plotly") is None:
+            raise UserError("--interactive: plotly is not installed: pip install 'sharpness[interactive]'")
+
+
+def _require_subsets(objectives: Mapping[str, Objective], subsets: Sequence[str]) -> None:
+    """Refuse classes and groups that there are not, or that have no samples."""
+    first = next(iter(objectives.values()))
+    names = [*first.groups, *first.class_names, "all"]
+    for subset in subsets:
+        choose("--class", subset, names)
+        members = first.groups.get(subset, (first.class_names.index(subset),) if subset in first.class_names else None)
+        if members is not None and not any(first.class_counts[c] for c in members):
+            raise UserError(f"--class {subset}: it has no samples here, there is nothing to draw")
 
 
 def _directions(given: str) -> tuple[Any, str | None]:
@@ -94,30 +141,50 @@ def _directions(given: str) -> tuple[Any, str | None]:
 
 
 def _draw(
-    results: Comparison, folder: Path, subsets: Sequence[str], per_class: bool, kinds: Sequence[str], **look: Any
-) -> None:
+    results: Comparison, folder: Path, subsets: Sequence[str], per_class: bool, quantity: str, kinds: Sequence[str],
+    **look: Any,
+) -> None:  # fmt: skip
     """Files of some lines or planes, and a picture of each kind: rows of subsets, columns of models."""
     if distributed.rank() != 0:
         return
     first = next(iter(results.values()))
     what = "line" if kinds == ("line",) else "plane"
-    for label, result in results.items():
-        stem = f"{what}-{_file_name(label)}"
+    for result, name in zip(results.values(), _file_names(list(results)), strict=True):
         for suffix in (".nc", ".vtk") if what == "plane" else (".nc",):
-            click.echo(result.export(folder / f"{stem}{suffix}"))
+            click.echo(result.export(folder / f"{what}-{name}{suffix}"))
     write(results.to_frame(), folder / f"{what}s.csv")
     click.echo(folder / f"{what}s.csv")
     groups = [g for g, classes in first.groups.items() if classes]
-    pictures: dict[str, list[str | None]] = {"": list(subsets) if subsets else [None, *groups]}
+    pictures: dict[str, list[str | int | None]] = {"": list(subsets) if subsets else [None, *groups]}
     if per_class:
-        probed = zip(first.class_names, first.class_samples, strict=True)
-        pictures |= {f"-class-{_file_name(name)}": [name] for name, samples in probed if samples}
+        names = _file_names(first.class_names)
+        pictures |= {f"-class-{names[c]}": [int(c)] for c in np.flatnonzero(first.class_samples)}
     for suffix, rows in pictures.items():
         for kind in kinds:
             options = look if kind == "line" else {"kind": kind, **look}
-            drawn = results.plot(subset=rows, **options)
-            save_drawn(drawn, folder / f"{'contour' if kind == 'filled' else kind}{suffix}")
+            drawn = results.plot(subset=rows, quantity=quantity, **options)
+            save_drawn(drawn, folder / f"{'contour' if kind == 'filled' else kind}{_of(quantity)}{suffix}")
 
 
-def _file_name(label: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", label).strip("-")
+def _of(quantity: str) -> str:
+    """What the name of a picture says of what it shows."""
+    return "" if quantity == "loss" else f"-{quantity}"
+
+
+def _file_names(labels: Sequence[str]) -> list[str]:
+    """Names fit for files, different on disks that take no notice of capitals, too.
+
+    >>> _file_names(["C++", "C", "c", "a b/c", ""])
+    ['C', 'C-2', 'c-3', 'a-b-c', 'unnamed']
+    """
+    names: list[str] = []
+    taken: set[str] = set()
+    for label in labels:
+        plain = name = re.sub(r"[^\w.-]+", "-", label).strip("-") or "unnamed"
+        number = 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{plain}-{number}"
+        names.append(name)
+        taken.add(name.casefold())
+    return names

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -46,6 +47,29 @@ class Outputs(nn.Module):
 def batchnorms(model: nn.Module) -> list[nn.Module]:
     """All BatchNorm layers."""
     return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Put back what a forward pass writes to buffers: counters and the like, also where it replaces them.
+
+    Statistics of BatchNorm are left out: in eval mode no pass writes to them, and recalibration is to.
+    """
+    saved = [
+        (m, name, t, t.detach().clone(), t._version)
+        for m in model.modules()
+        if not isinstance(m, nn.modules.batchnorm._BatchNorm)
+        for name, t in m._buffers.items()
+        if t is not None
+    ]
+    try:
+        yield
+    finally:
+        for m, name, tensor, old, version in saved:
+            m._buffers[name] = tensor
+            if tensor._version != version:
+                with torch.no_grad():
+                    tensor.copy_(old)
 
 
 def recalibrate(model: nn.Module, x: Tensor, device: torch.device) -> None:

@@ -12,6 +12,7 @@ from sharpness.probes.measure import measure
 from sharpness.probes.named import named_directions
 from sharpness.probes.paths import barrier, interpolate, plane_through
 from sharpness.probes.perturbation import random_perturbation
+from sharpness.probes.points import WorkFolder
 from sharpness.probes.spectral_density import spectral_density
 from sharpness.probes.subjects import as_objective, checkpoint_objective, labelled_checkpoints
 from sharpness.probes.towards import toward
@@ -23,6 +24,7 @@ __all__ = [
     "MEASURES",
     "Answers",
     "Directions",
+    "WorkFolder",
     "answers",
     "as_objective",
     "barrier",

@@ -15,6 +15,7 @@ from scipy.ndimage import binary_dilation
 from scipy.spatial import cKDTree
 
 from sharpness.engine import distributed
+from sharpness.probes.piecewise import interpolate_linearly
 from sharpness.probes.polyharmonic import PolyharmonicSpline
 
 #: Cells between two points of the first lattice, and how many points an axis has at least.
@@ -43,7 +44,7 @@ class Refinement:
 
     Attributes:
         values: (n, K) evaluated or interpolated.
-        errors: (n, criteria) estimated absolute errors; 0 where evaluated, NaN for a column without values.
+        errors: (n, K) estimated absolute errors; 0 where evaluated, NaN for a column without values.
         evaluated: (n,) bool.
     """
 
@@ -69,14 +70,16 @@ def refine(
     3, which on those planes was above the true error in at least 95 % of the interpolated cells of every
     column, and 97 % for the overall loss; kinks are worst (93 % on a cone).
 
+    Columns beyond the criteria are fractions, shares of right answers, which are steps: these are interpolated linearly
+    between evaluated points, and their error is estimated as the spread of those nearby.
+
     A cell next to one that is not finite (in any column that has values) is evaluated itself.
 
     Args:
         evaluate: rows (m, K) of cells (m,), numbered row by row; called once a round, never twice for a cell.
         shape: (ny, nx).
         tol: part of the relief.
-        criteria: how many columns count, the first ones; a column that is NaN everywhere is left out. The other
-            columns are fractions.
+        criteria: how many columns count, the first ones; a column that is NaN everywhere is left out.
 
     >>> x = np.linspace(-1, 1, 51)
     >>> bowl = (x**2 + x[:, None] ** 2).reshape(-1, 1)
@@ -148,10 +151,15 @@ class _Surface:
         return beside | self._spread(candidates, limit)
 
     def result(self) -> Refinement:
-        self.values[:, self.criteria :] = np.where(
-            self.done[:, None], self.values[:, self.criteria :], self.values[:, self.criteria :].clip(0, 1)
-        )
-        errors = np.where(self.present[: self.criteria], self.errors, np.nan)
+        errors = np.full_like(self.values, np.nan)
+        errors[:, : self.criteria] = np.where(self.present[: self.criteria], self.errors, np.nan)
+        fractions = np.flatnonzero(self.present[self.criteria :]) + self.criteria
+        errors[:, fractions] = 0.0
+        rest = np.flatnonzero(~self.done)
+        if len(rest) and len(fractions):
+            known = np.flatnonzero(self.done & np.isfinite(self.values[:, fractions]).all(axis=1))
+            found = interpolate_linearly(self.points[known], self.values[np.ix_(known, fractions)], self.points[rest])
+            self.values[np.ix_(rest, fractions)], errors[np.ix_(rest, fractions)] = found
         return Refinement(self.values, errors, self.done)
 
     def _tolerated(self, cells: np.ndarray) -> np.ndarray:
@@ -188,9 +196,7 @@ class _Surface:
             return
         spline = PolyharmonicSpline(self.points[centers])
         height = (self.values[centers][:, self.counting] - self.low) / self.relief
-        fractions = np.flatnonzero(self.present[self.criteria :]) + self.criteria
-        plain, power = spline(self.points[cells], np.hstack([height, self.values[centers][:, fractions]]))
-        self.values[np.ix_(cells, fractions)] = plain[:, len(self.counting) :]
+        plain, power = spline(self.points[cells], height)
         curved, _ = spline(self.points[cells], np.arcsinh(height))
         curved = np.sinh(curved.clip(-700, 700))
         near = cKDTree(self.points[centers]).query(self.points[cells], k=min(NEARBY, len(centers)))[1]
@@ -203,7 +209,7 @@ class _Surface:
             scale = np.sqrt(np.square(standardised)[near].mean(axis=1))
             errors.append(SAFETY * scale * power[:, None] * steep_there)
         better = scores[1] < scores[0]
-        found = np.where(better, curved, plain[:, : len(self.counting)])
+        found = np.where(better, curved, plain)
         error = np.where(better, errors[1], errors[0]) + ROUNDING * np.maximum(1, found)
         if len(centers) < 2 * spline.rank:
             error[:] = np.inf

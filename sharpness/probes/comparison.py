@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,9 +11,11 @@ from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.subjects import as_objective
 from sharpness.results import Comparison
+from sharpness.results.same import SHARED, SPLIT, require_equal
 
-#: What must be equal for two results to be comparable.
-SHARED = ("dtype", "data_sha256", "scope", "batchnorm", "loss_name")
+#: Attributes of an objective that have another name in its provenance.
+ATTRIBUTES = {"loss": "loss_name", "dtype": "precision"}
+logger = logging.getLogger("sharpness")
 
 
 def comparable(probe: Callable[..., Any]) -> Callable[..., Any]:
@@ -38,26 +41,45 @@ def comparable(probe: Callable[..., Any]) -> Callable[..., Any]:
         for label, one in objectives.items():
             results[label] = probe(one, *args, **settings)
             results[label].provenance["label"] = label
+            if len(results) == 1 and _is_random(results[label]):
+                _warn_of_shapes(objectives)
         return results
 
     return probe_all
 
 
 def require_comparable(objectives: Mapping[str, Objective]) -> None:
-    """Refuse objectives that differ in data, scope, BatchNorm policy, loss or precision.
+    """Refuse objectives that differ in data, scope, BatchNorm policy, loss, precision, classes or groups.
 
     Raises:
         UserError: names the field that differs, and both values.
     """
     if not objectives:
         raise UserError("an empty mapping of objectives: there is nothing to compare")
+    described: dict[str, dict[str, Any]] = {}
+    for label, one in objectives.items():
+        described[label] = {name: getattr(one, ATTRIBUTES.get(name, name)) for name in (*SHARED, *SPLIT)}
+        if one.loss_name == "<lambda>":  # the name of any such function
+            described[label]["loss"] = one.loss_function
+    require_equal(described)
+
+
+def _is_random(result: Any) -> bool:
+    """Whether Gaussian noise has moved the weights."""
+    names = getattr(result, "directions", "gaussian" if hasattr(result, "distribution") else "")
+    return "gaussian" in names.split("+")
+
+
+def _warn_of_shapes(objectives: Mapping[str, Objective]) -> None:
+    """Models of different architectures may be compared, as by Li et al., yet not under the same noise."""
     (first_label, first), *rest = objectives.items()
-    for label, other in rest:
-        for name in SHARED:
-            a, b = getattr(first, name), getattr(other, name)
-            if a != b:
-                pair = f"{first_label!r} and {label!r}"
-                raise UserError(f"{pair} cannot be compared: {name} is {a} and {b}, and must be the same")
+    shapes = [p.shape for p in first.parameters]
+    others = [repr(label) for label, one in rest if [p.shape for p in one.parameters] != shapes]
+    if others:
+        logger.warning(
+            "the noise is not the same: parameters of %s have other shapes than those of %r, so that their random "
+            "directions have nothing in common", ", ".join(others), first_label,
+        )  # fmt: skip
 
 
 def common_fields(objective: Objective, **settings: Any) -> dict[str, Any]:

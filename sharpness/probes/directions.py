@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sharpness.engine import filter_axes
-from sharpness.errors import UserError, choose
+from sharpness.errors import UserError, choose, require_whole
 from sharpness.objective import Objective
 
 NORMALIZATIONS = ("filter", "layer", None)
@@ -42,7 +42,8 @@ def gaussian(
             whole, as it is normalised.
 
     Raises:
-        UserError: an unknown normalisation. One that leaves nothing to move gives zeros, and a warning.
+        UserError: an unknown normalisation, or a seed that is no whole number. A normalisation that leaves nothing to
+            move gives zeros, and a warning.
 
     >>> from torch import nn
     >>> model = nn.Linear(3, 2, bias=False)
@@ -52,6 +53,7 @@ def gaussian(
     True
     """
     choose("normalization", normalization, NORMALIZATIONS)
+    require_whole("seed", seed)
     flat = _noise(objective, draw, seed)
     if orthogonal_to is not None:
         flat = _orthogonalized(objective, flat, orthogonal_to.detach().cpu().double(), normalization)

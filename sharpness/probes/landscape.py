@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from sharpness.probes.adaptive import Refinement, refine
 from sharpness.probes.comparison import common_fields, comparable
 from sharpness.probes.direction_set import Directions
 from sharpness.probes.named import named_directions
-from sharpness.probes.points import PointTable
+from sharpness.probes.points import PointTable, Resume
 from sharpness.probes.precision import landscape_precision, spread_points, stands_out
 from sharpness.results import LineResult, PlaneResult
 
@@ -38,7 +37,7 @@ def line(
     seed: int = 0,
     *,
     precision: str = "auto",
-    resume: str | Path | None = None,
+    resume: Resume = None,
 ) -> LineResult:
     """``L(w + x d)`` and ``L_c(w + x d)`` at evenly spaced x.
 
@@ -83,7 +82,7 @@ def plane(
     *,
     adaptive: float | None = None,
     precision: str = "auto",
-    resume: str | Path | None = None,
+    resume: Resume = None,
 ) -> PlaneResult:
     """``L(w + x_i d1 + y_j d2)`` in cell [j, i], and the same per class.
 
@@ -172,9 +171,10 @@ def _evaluate(
         table.fill(np.flatnonzero((points == 0).all(axis=1)), center)
     if adaptive is None:
         table.evaluate()
-        found = Refinement(table.rows, np.zeros((len(table.rows), losses)), table.done)
+        found = Refinement(table.rows, np.zeros_like(table.rows), table.done)
     else:
-        found = refine(table.evaluate, (shape[0], shape[1]), adaptive, losses)
+        with table.rounds():
+            found = refine(table.evaluate, (shape[0], shape[1]), adaptive, losses)
     error = np.abs(table.center - center)[:losses] if chosen != own else 0.0 * center[:losses]
     if objective.loss_name == "ce":  # interpolation may fall a little below zero, cross-entropy does not
         found.values[:, :losses] = np.maximum(found.values[:, :losses], 0.0)
@@ -184,7 +184,8 @@ def _evaluate(
         "class_losses": rows[1:losses],
         "class_accuracies": rows[losses:],
         "errors": errors[0],
-        "class_errors": errors[1:],
+        "class_errors": errors[1:losses],
+        "class_accuracy_errors": errors[losses:],
         "evaluated": found.evaluated.reshape(shape),
         "base_loss": base.mean,
         "base_class_losses": base.class_means,
@@ -199,7 +200,7 @@ def _displacement(points: np.ndarray, directions: Tensor) -> Callable[[int], Ten
     return lambda i: sum(float(t) * d for t, d in zip(points[i], directions, strict=True))
 
 
-def _storage(what: str, resume: str | Path | None, points: np.ndarray, directions: Tensor) -> dict[str, Any]:
+def _storage(what: str, resume: Resume, points: np.ndarray, directions: Tensor) -> dict[str, Any]:
     """What a landscape is called, and where and under which key its points are kept."""
     digest = hashlib.sha256(points.tobytes())
     digest.update(directions.detach().cpu().contiguous().numpy().tobytes())

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpness.errors import UserError, choose
+from sharpness.errors import UserError, choose, require_whole
 from sharpness.objective import Objective
 from sharpness.probes.direction_set import Directions
 from sharpness.probes.directions import NORMALIZATIONS, check_direction, gaussian
@@ -67,7 +67,7 @@ def named_directions(
         normalization: of Gaussian directions: ``"filter"``, ``"layer"`` or None.
 
     Raises:
-        UserError: an unknown name, another number or length of vectors, vectors that are parallel, or a
+        UserError: an unknown name, another number or length of vectors, vectors that are zero or parallel, or a
             :class:`Directions` for other parameters.
 
     >>> from torch import nn
@@ -77,8 +77,11 @@ def named_directions(
     ('gradient+gaussian', True)
     """
     choose("normalization", normalization, NORMALIZATIONS)
+    require_whole("seed", seed)
     if isinstance(spec, Directions):
-        return spec.fit(objective, number)
+        fitted = spec.fit(objective, number)
+        _require_span([v for v in fitted.vectors if spec.name == "given"])
+        return fitted
     parts = _parts(spec, number)
     names = [p if isinstance(p, str) else "given" for p in parts]
     for part in parts:
@@ -86,6 +89,7 @@ def named_directions(
             known = ", ".join(repr(n) for n in ("gaussian", *SUGGESTED))
             raise UserError(f"unknown directions {part!r}: choose {known}, or give vectors")
     found: dict[int, Tensor] = {i: check_direction(objective, p) for i, p in enumerate(parts) if names[i] == "given"}
+    _require_span([found[i] for i in sorted(found)])
     suggested = {n: iter(SUGGESTED[n](objective, names.count(n), seed)) for n in dict.fromkeys(names) if n in SUGGESTED}
     for i, name in enumerate(names):
         if name in suggested:
@@ -117,6 +121,16 @@ def _parts(spec: Any, number: int) -> list[Any]:
             f"{len(parts)} directions were given: a {'line needs one' if number == 1 else 'plane needs two'}"
         )
     return parts
+
+
+def _require_span(given: list[Tensor]) -> None:
+    """Refuse one vector or two that are zero or parallel."""
+    wide = [v.detach().cpu().double() for v in given]
+    if not all(bool(v.any()) for v in wide):
+        raise UserError("a given direction is zero: nothing moves along it")
+    units = [v / v.norm() for v in wide]
+    if len(units) == 2 and float((units[1] - (units[0] @ units[1]) * units[0]).norm()) < INDEPENDENT:
+        raise UserError("the given directions are parallel: a plane needs two that are not")
 
 
 def _orthogonal(vector: Tensor, others: list[Tensor], name: str) -> Tensor:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,46 @@ from sharpness.progress import progress
 INTERVAL = 5.0
 #: Work whose expected time, in seconds, is worth a line beforehand.
 LONG = 20.0
+#: The part of all points that interpolation usually asks for.
+USUAL = 1 / 3
 logger = logging.getLogger("sharpness")
+
+
+class WorkFolder:
+    """Where unfinished work is kept, one folder for each key, until whoever asked for it has the result.
+
+    Attributes:
+        used: the folders of this work; others are work of somebody else's.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.used: list[Path] = []
+
+    def of(self, key: str) -> Path:
+        """The folder of a key, made if it is not there.
+
+        Raises:
+            UserError: it cannot be made.
+        """
+        folder = self.path / key
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"resume={self.path}: {error.strerror}: give a folder to write to") from None
+        self.used.append(folder)
+        return folder
+
+    def clear(self) -> None:
+        """Remove what was used, and the whole if nothing else is in it."""
+        for folder in self.used:
+            shutil.rmtree(folder, ignore_errors=True)
+        if self.path.is_dir() and not any(self.path.iterdir()):
+            self.path.rmdir()
+
+
+#: A folder of unfinished work as callers may give it.
+Resume = str | Path | WorkFolder | None
 
 
 class PointTable:
@@ -52,7 +93,7 @@ class PointTable:
         number: int,
         what: str,
         precision: str,
-        folder: str | Path | None = None,
+        folder: Resume = None,
         settings: dict[str, Any] | None = None,
     ) -> None:
         self.objective, self.displacement, self.what = objective, displacement, what
@@ -61,7 +102,10 @@ class PointTable:
         self.done = np.zeros(number, dtype=bool)
         self._evaluation = objective.evaluation(precision)
         self.center = self._row(None)
-        self._folder = None if folder is None else Path(folder) / self._key(precision, settings or {})
+        if isinstance(folder, str | Path):
+            folder = WorkFolder(folder)
+        self._folder = None if folder is None else folder.of(self._key(precision, settings or {}))
+        self._bar: Any = None
         self._load()
 
     @property
@@ -88,7 +132,7 @@ class PointTable:
         own = todo[distributed.rank() :: processes]
         last = time.monotonic()
         try:
-            with progress(len(wanted), self.what, "points", done=len(wanted) - len(todo)) as bar:
+            with self._watched(len(wanted), len(wanted) - len(todo)) as bar:
                 for count, i in enumerate(own):
                     start = time.monotonic()
                     self.rows[i], self.done[i] = self._row(self.displacement(int(i))), True
@@ -107,10 +151,30 @@ class PointTable:
         sums = self._evaluation(displacement)
         return np.concatenate([[sums.mean], sums.class_means, sums.class_accuracies])
 
+    @contextmanager
+    def rounds(self) -> Iterator[None]:
+        """One bar and one estimate for all calls of :meth:`evaluate` inside, which need not come to all points."""
+        done = int(self.done.sum())
+        self._left = -(-(len(self.rows) - done) // distributed.world_size())
+        with progress(len(self.rows), f"{self.what}, at most", "points", done=done) as self._bar:
+            try:
+                yield
+            finally:
+                self._bar = None
+
+    def _watched(self, total: int, done: int) -> Any:
+        return progress(total, self.what, "points", done=done) if self._bar is None else nullcontext(self._bar)
+
     def _announce(self, points: int, seconds: float) -> None:
-        expected = points * seconds
-        if expected >= LONG:
-            announce(f"{self.what}: {points} points x {self.objective.num_samples} samples", expected)
+        """What a point took, said of all of them if that is long."""
+        number, share, usually = points, 1.0, ""
+        if self._bar is not None:
+            number, share, usually = self._left, USUAL, ", usually a third"
+            self._left = 0  # once for all rounds
+        expected = number * share * seconds
+        if number and expected >= LONG:
+            up_to = "up to " if usually else ""
+            announce(f"{self.what}: {up_to}{number} points x {self.objective.num_samples} samples{usually}", expected)
 
     def _key(self, precision: str, settings: dict[str, Any]) -> str:
         """Of everything that the numbers depend on; the loss by its value, because its name may mean another one."""
@@ -119,17 +183,9 @@ class PointTable:
         return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def _load(self) -> None:
-        """What any process of an earlier call has left, read by the first one for all.
-
-        Raises:
-            UserError: the folder cannot be made.
-        """
+        """What any process of an earlier call has left, read by the first one for all."""
         if self._folder is None:
             return
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"resume={self._folder.parent}: {error.strerror}: give a folder to write to") from None
         if distributed.rank() == 0:
             for path in sorted(self._folder.glob("points-*.npz")):
                 try:

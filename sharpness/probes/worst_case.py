@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sharpness.errors import UserError, choose
+from sharpness.errors import UserError, choose, require_whole
 from sharpness.objective import Objective
 from sharpness.probes.ascent import NORMS, Ball
 from sharpness.probes.ascents import Ascents
@@ -72,10 +72,12 @@ def worst_case(
     [5.0, 7.0]
     """
     choose("norm", norm, NORMS)
-    if not (np.isfinite(rho) and rho > 0) or steps < 1:
-        raise UserError(f"rho={rho}, steps={steps}: give a positive radius and at least one step")
-    if m is not None and m < 1:
-        raise UserError(f"m={m}: give the samples of a batch, at least 1, or None for all")
+    if not (np.isfinite(rho) and rho > 0):
+        raise UserError(f"rho={rho}: give a positive radius, such as 0.05")
+    require_whole("steps", steps, least=1)
+    require_whole("seed", seed)
+    if m is not None:
+        require_whole("m", m, least=1)
     settings = {"rho": rho, "steps": steps, "norm": norm, "adaptive": adaptive, "m": m, "seed": seed}
     fields = common_fields(objective, probe="worst_case", **settings)
     ascents = Ascents(objective, objective.check(), m, seed)

@@ -4,10 +4,11 @@ from sharpness.results.base import Comparison, Result, load_result, with_errors
 from sharpness.results.characteristic_radius import CharacteristicRadiusResult
 from sharpness.results.density import SpectralDensityResult
 from sharpness.results.eigenvalues import EigenvalueResult
-from sharpness.results.landscape import LineResult, PlaneResult
 from sharpness.results.layers import LayerResult
+from sharpness.results.line import LineResult
 from sharpness.results.measures import MeasureResult
 from sharpness.results.perturbation import PerturbationResult
+from sharpness.results.plane import PlaneResult
 
 __all__ = [
     "CharacteristicRadiusResult",

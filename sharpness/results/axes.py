@@ -11,6 +11,15 @@ UNIT = {"hessian": "Eigenvector", "gradient": "Gradient", "trajectory": "Compone
 LENGTH = "length of the step"
 
 
+def radius_unit(normalization: str | None, distribution: str) -> str:
+    """What the radius of a random perturbation is measured in.
+
+    >>> radius_unit("filter", "gaussian"), radius_unit(None, "sphere")
+    ('in filter norms', 'length of the step')
+    """
+    return LENGTH if normalization is None and distribution == "sphere" else f"in {GAUSSIAN[normalization]}"
+
+
 def line_label(directions: str, normalization: str | None) -> str:
     """The axis of a line.
 

@@ -26,7 +26,7 @@ class Result:
         class_names: names of the C classes.
         class_samples: (C,) samples of each class that were probed.
         class_weights: (C,) the sum of their weights; None in files from before it was kept, which had equal ones.
-        groups: named sets of class indices. A group's value is the mean of its classes' values.
+        groups: named sets of class indices. A group's value is the mean of the values of its classes that have samples.
         provenance: how the numbers came about; plain values.
     """
 
@@ -93,7 +93,7 @@ class Result:
         if subset is None:
             return overall
         if isinstance(subset, str) and subset in self.groups:
-            classes = list(self.groups[subset])
+            classes = [c for c in self.groups[subset] if self.class_samples[c]]
             return class_values[classes].mean(axis=0) if classes else np.full_like(overall, np.nan)
         if isinstance(subset, str) and subset in self.class_names:
             subset = self.class_names.index(subset)

@@ -1,23 +1,20 @@
-"""Loss along a line and over a plane of parameter space."""
+"""What the loss along a line and over a plane of parameter space have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
-from sharpness.errors import choose
+from sharpness.errors import UserError, choose
 from sharpness.files import write_atomically
-from sharpness.plots import save_html
 from sharpness.results.axes import plane_unit
 from sharpness.results.base import Result
-from sharpness.results.pictures import Subset, draw_lines, draw_planes
-from sharpness.results.vtk import write_vtk
+from sharpness.results.pictures import plain_subset, several, subset_title
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -28,13 +25,14 @@ class Landscape(Result):
         x: (nx,).
         losses: (ny, nx).
         class_losses: (C, ny, nx).
-        class_accuracies: (C, ny, nx), fractions. Those between evaluated points have no estimated error.
+        class_accuracies: (C, ny, nx), fractions.
         directions: ``"gaussian"``, ``"hessian"``, ``"gradient"`` or ``"given"``.
         normalization: of Gaussian directions.
         seed: of Gaussian directions.
         evaluated: (ny, nx) True where the loss was evaluated, False where it is interpolated.
         errors: (ny, nx) estimated errors of interpolated losses, 0 where evaluated.
         class_errors: (C, ny, nx).
+        class_accuracy_errors: (C, ny, nx) of interpolated accuracies, or None in files of an earlier version.
         base_loss: L(w), in the model's own precision.
         base_class_losses: (C,).
         precision: of the forward passes.
@@ -67,14 +65,29 @@ class Landscape(Result):
     class_precision_errors: np.ndarray
     marks: np.ndarray | None = None
     mark_names: tuple[str, ...] = ()
+    class_accuracy_errors: np.ndarray | None = None
 
     def values(self, subset: str | int | None = None) -> np.ndarray:
         """Losses overall, of a class or of a group, in the shape of ``losses``."""
         return self.select(self.class_losses, subset, self.losses)
 
+    def rises(self, subset: str | int | None = None) -> np.ndarray:
+        """Losses less the unperturbed one of the same subset."""
+        return self.values(subset) - self.select(self.base_class_losses, subset, np.asarray(self.base_loss))
+
     def accuracies(self, subset: str | int | None = None) -> np.ndarray:
         """Accuracies overall (of all samples, by their weights), of a class or of a group (the mean of its classes)."""
         return self.select(self.class_accuracies, subset, self.pooled(self.class_accuracies))
+
+    def accuracy_errors(self, subset: str | int | None = None) -> np.ndarray:
+        """Estimated errors of :meth:`accuracies`: of several classes their mean, as if all were off to the same side.
+
+        0 where evaluated; NaN elsewhere in files of an earlier version, which do not tell.
+        """
+        errors = self.class_accuracy_errors
+        if errors is None:
+            errors = np.where(self.evaluated, 0.0 * self.class_accuracies, np.nan)
+        return self.select(errors, subset, self.pooled(errors))
 
     def _extent(self) -> str:
         finite = self.losses[np.isfinite(self.losses)]
@@ -83,12 +96,16 @@ class Landscape(Result):
         lost = self.losses.size - len(finite)
         return f"loss {finite.min():.3g} to {finite.max():.3g}" + (f", {lost} not finite" if lost else "")
 
-    def loss_columns(self) -> dict[str, np.ndarray]:
-        """Flat columns: overall, groups that are not empty, classes."""
-        subsets: dict[str, str | int | None] = {"loss": None}
-        subsets |= {f"loss_{g}": g for g, classes in self.groups.items() if classes}
-        subsets |= {f"loss_class_{c}": c for c in range(len(self.class_names))}
-        return {column: self.values(subset).ravel() for column, subset in subsets.items()}
+    def columns(self) -> dict[str, np.ndarray]:
+        """Flat columns: losses and accuracies of everything, of groups that are not empty, of classes; their errors."""
+        subsets: dict[str, str | int | None] = {"": None}
+        subsets |= {f"_{g}": g for g, classes in self.groups.items() if classes}
+        subsets |= {f"_class_{c}": c for c in range(len(self.class_names))}
+        columns = {f"loss{name}": self.values(subset) for name, subset in subsets.items()}
+        columns |= {f"accuracy{name}": self.accuracies(subset) for name, subset in subsets.items()}
+        columns |= {"error": self.errors, "accuracy_error": self.accuracy_errors()}
+        columns["evaluated"] = np.asarray(self.evaluated, dtype=bool)
+        return {name: values.ravel() for name, values in columns.items()}
 
     def to_dataset(self) -> xr.Dataset:
         """The numbers as an xarray data set; every array says what it is, and its unit."""
@@ -100,6 +117,7 @@ class Landscape(Result):
             "class_accuracies": ("accuracy of every class", "1"),
             "errors": ("estimated error of an interpolated loss", loss),
             "class_errors": ("estimated error of an interpolated loss of a class", loss),
+            "class_accuracy_errors": ("estimated error of an interpolated accuracy of a class", "1"),
             "evaluated": ("whether the loss was evaluated here", "1"),
             "base_class_losses": ("loss of every class at the centre", loss),
             "class_precision_errors": ("error of the precision at the centre", loss),
@@ -139,140 +157,12 @@ class Landscape(Result):
         }
 
 
-@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class LineResult(Landscape):
-    """``L(w + x d)`` and ``L_c(w + x d)``.
-
-    Attributes:
-        x: (n,).
-        losses: (n,).
-        class_losses: (C, n).
-        class_accuracies: (C, n), fractions.
-    """
-
-    DIMENSIONS: ClassVar = {
-        "x": ("x",),
-        "losses": ("x",),
-        "class_losses": ("class", "x"),
-        "class_accuracies": ("class", "x"),
-        "evaluated": ("x",),
-        "errors": ("x",),
-        "class_errors": ("class", "x"),
-        **Landscape.SHARED_DIMENSIONS,
-    }
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row per point: x, loss, and a column ``loss_<group or class>`` each."""
-        return pd.DataFrame({"x": self.x, **self.loss_columns()})
-
-    @classmethod
-    def compare(
-        cls,
-        results: Mapping[str, Any],
-        ax: Any = None,
-        subset: Subset | Sequence[Subset] = None,
-        quantity: str = "loss",
-        **options: Any,
-    ) -> Any:
-        """The curves of all models in one panel; or, of a list of subsets, a panel of these for each model.
-
-        Args:
-            ax: an Axes; for several models and a list of subsets, as many as there are models.
-            subset: everything (None or ``"all"``), a class, a group, or a list of them.
-            quantity: ``"loss"`` or ``"accuracy"``.
-            options: of :func:`~sharpness.plots.plot_lines`, such as ``log=True``.
-        """
-        return draw_lines(results, ax, subset, quantity, options)
-
-    def _summary(self) -> str:
-        return f"{len(self.x)} points, {self._extent()}"
-
-
-@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class PlaneResult(Landscape):
-    """``L(w + x_i d1 + y_j d2)`` in cell [j, i], and the same per class.
-
-    Attributes:
-        x: (nx,).
-        y: (ny,).
-        losses: (ny, nx).
-        class_losses: (C, ny, nx).
-        class_accuracies: (C, ny, nx), fractions.
-    """
-
-    DIMENSIONS: ClassVar = {
-        "x": ("x",),
-        "y": ("y",),
-        "losses": ("y", "x"),
-        "class_losses": ("class", "y", "x"),
-        "class_accuracies": ("class", "y", "x"),
-        "evaluated": ("y", "x"),
-        "errors": ("y", "x"),
-        "class_errors": ("class", "y", "x"),
-        **Landscape.SHARED_DIMENSIONS,
-    }
-
-    y: np.ndarray
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row per cell: x, y, loss, and a column ``loss_<group or class>`` each."""
-        x, y = np.meshgrid(self.x, self.y)
-        return pd.DataFrame({"x": x.ravel(), "y": y.ravel(), **self.loss_columns()})
-
-    @classmethod
-    def compare(
-        cls,
-        results: Mapping[str, Any],
-        ax: Any = None,
-        subset: Subset | Sequence[Subset] = None,
-        kind: str = "filled",
-        quantity: str = "loss",
-        **options: Any,
-    ) -> Any:
-        """A panel for each model, with common levels and colours; a list of subsets becomes rows.
-
-        Args:
-            ax: with a single panel an Axes; with several, a list of as many, row by row.
-            subset: everything (None or ``"all"``), a class, a group, or a list of them.
-            kind: ``"filled"`` contours, ``"contour"`` lines with their values, ``"heatmap"``, ``"surface"``, or
-                ``"interactive"``, a plotly Figure, in which a menu chooses among the subsets.
-            quantity: ``"loss"`` or ``"accuracy"``.
-            options: of :func:`~sharpness.plots.plot_plane_grid`, such as ``scale="log"``, ``share="all"`` or
-                ``points=True``, or of :func:`~sharpness.plots.interactive_surfaces`.
-        """
-        return draw_planes(results, ax, subset, kind, quantity, options)
-
-    def interactive(self, subset: Subset | Sequence[Subset] = None, **options: Any) -> Any:
-        """A plotly Figure to turn and to hover over; unless ``subset`` is given, a menu offers all of them.
-
-        Several models go side by side with ``Comparison.plot(kind="interactive")``.
-
-        Raises:
-            UserError: plotly is not installed.
-        """
-        return self.plot(kind="interactive", subset=subset, **options)
-
-    def save_html(self, path: str | Path, subset: Subset | Sequence[Subset] = None, **options: Any) -> Path:
-        """Write :meth:`interactive` as one HTML file that works without a network."""
-        return save_html(self.interactive(subset, **options), path)
-
-    def to_vtk(self, path: str | Path) -> Path:
-        """Write a grid that ParaView opens, of points ``(x_i, y_j, 0)``; "Warp By Scalar" raises it.
-
-        Point data are the columns of :meth:`to_frame`, with class names in place of numbers, accuracies, the estimated
-        error, and whether a point was evaluated. NaN and infinities stay what they are.
-        """
-        names = {f"loss_class_{c}": f"loss_class_{name}" for c, name in enumerate(self.class_names)}
-        arrays = {names.get(k, k): v.reshape(self.losses.shape) for k, v in self.loss_columns().items()}
-        arrays |= {"accuracy": self.accuracies()}
-        arrays |= {f"accuracy_class_{n}": a for n, a in zip(self.class_names, self.class_accuracies, strict=True)}
-        arrays |= {"error": self.errors, "evaluated": np.asarray(self.evaluated, dtype=bool)}
-        path = Path(path)
-        write_vtk(path, self.x, self.y, arrays, f"sharpness plane of {self.label}")
-        return path
-
-    def _writers(self) -> dict[str, Callable[[Path], object]]:
-        return {**super()._writers(), ".vtk": self.to_vtk, ".html": self.save_html}
-
-    def _summary(self) -> str:
-        return f"{len(self.y)} x {len(self.x)} points, {self._extent()}"
+def require_samples(result: Any, subset: Any) -> None:
+    """Refuse subsets none of which has a sample, by name: there is nothing but NaN to draw."""
+    empty, chosen = [], several(subset)
+    for one in [subset] if chosen is None else chosen:
+        samples = result.class_samples.astype(float)
+        if result.groups.get(one) == () or result.select(samples, plain_subset(result, one), samples.sum()) > 0:
+            return
+        empty.append(subset_title(result, one))
+    raise UserError(f"{', '.join(empty)}: no samples here, there is nothing to draw")

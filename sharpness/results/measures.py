@@ -122,7 +122,7 @@ class MeasureResult(Result):
             known := self.group_errors[m, list(self.groups).index(subset)]
         ):
             return float(known)
-        squares = self.errors[m, list(self.groups[subset])] ** 2
+        squares = self.errors[m, [c for c in self.groups[subset] if self.class_samples[c]]] ** 2
         return float(squares.sum() ** 0.5 / len(squares))
 
     @classmethod
@@ -130,15 +130,15 @@ class MeasureResult(Result):
         """One measure of every class, model beside model, from most to fewest images; error bars are 95 % intervals.
 
         Args:
-            measure: ``"lambda_max"``, or the first there is, unless given; ``"all"`` draws a panel for each in a figure
-                of their own, and returns the list of Axes.
+            measure: ``"lambda_max"``, else ``"worst_rise"``, else the first there is, unless given; ``"all"`` draws a
+                panel for each in a figure of their own, and returns the list of Axes.
         """
         first = next(iter(results.values()))
         if measure == "all":
             if ax is not None:
                 raise UserError("measure='all' draws a figure of its own: leave ax out, or choose one measure")
             return cls._draw_all(results, **options)
-        measure = measure or ("lambda_max" if "lambda_max" in first.names else first.names[0])
+        measure = measure or next((n for n in ("lambda_max", "worst_rise") if n in first.names), first.names[0])
         choose("measure", measure, first.names)
         by_class = any(np.isfinite(r.values[r.names.index(measure)]).any() for r in results.values())
         known = bool((first.train_counts >= 0).all())

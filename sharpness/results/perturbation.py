@@ -9,8 +9,13 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from sharpness.plots import plot_spread
+from sharpness.errors import UserError, choose
+from sharpness.plots import plot_rises, plot_spread
+from sharpness.results.axes import radius_unit
 from sharpness.results.base import Result
+from sharpness.results.same import require_same
+
+KINDS = ("draws", "radii")
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -119,15 +124,46 @@ class PerturbationResult(Result):
         results: Mapping[str, Any],
         ax: Any = None,
         subset: str | int | None = None,
+        kind: str = "draws",
         radius: float | None = None,
         **options: Any,
     ) -> Any:
-        """The rise of the loss in every draw at one radius (the largest unless given), model beside model."""
+        """The rise of the loss, model beside model.
+
+        Args:
+            subset: everything (None), a class, or a group.
+            kind: ``"draws"``: every draw at one radius; ``"radii"``: mean and standard deviation at all radii.
+            radius: one of ``radii``, for ``"draws"``; the largest unless given.
+            options: of :func:`~sharpness.plots.plot_spread` or :func:`~sharpness.plots.plot_rises`.
+
+        Raises:
+            UserError: an unknown kind, a radius that was not probed, or results that cannot be compared.
+        """
+        choose("kind of picture", kind, KINDS)
+        require_same(results, ("radii", "normalization", "distribution", "seed"))
         first = next(iter(results.values()))
-        chosen = first.radii[-1] if radius is None else radius
-        at = int(np.argmin(np.abs(first.radii - chosen)))
+        unit = radius_unit(first.normalization, first.distribution)
+        if kind == "radii":
+            if radius is not None:
+                raise UserError(f"radius={radius:g}: kind='radii' draws all of them, leave it out")
+            curves = {label: (r.radii, r.rise(subset)[0], r.spread(subset)) for label, r in results.items()}
+            return plot_rises(curves, ax, **{"xlabel": f"Radius of the perturbation ({unit})", **options})
+        at = first.index_of(first.radii.max() if radius is None else radius)
         rises = {label: r.draws(subset)[at] - r.base(subset) for label, r in results.items()}
-        return plot_spread(rises, ax=ax, ylabel="Rise of the loss", **options)
+        label = f"Rise of the loss at radius {first.radii[at]:g} ({unit})"
+        return plot_spread(rises, ax, **{"ylabel": label, **options})
+
+    def index_of(self, radius: float) -> int:
+        """Where a radius stands in ``radii``.
+
+        Raises:
+            UserError: it was not probed.
+        """
+        found = np.flatnonzero(np.isclose(self.radii, radius, rtol=1e-6, atol=0))
+        if not len(found):
+            known = ", ".join(f"{r:g}" for r in self.radii)
+            raise UserError(f"radius={radius:g} was not probed: choose one of {known}")
+        return int(found[0])
 
     def _subsets(self) -> list[tuple[str, str, str | int | None]]:
         """Kind, name and key of everything, of the groups that have classes, and of the classes."""

@@ -14,7 +14,8 @@ from sharpness.plots.interactive import interactive_surfaces
 from sharpness.plots.lines import SUBSET_COLORS
 from sharpness.results.axes import line_label, plane_label
 
-QUANTITIES = ("loss", "accuracy")
+QUANTITIES = ("loss", "rise", "accuracy")
+LABELS = {"loss": "Loss", "rise": "Rise of the loss", "accuracy": "Accuracy"}
 logger = logging.getLogger("sharpness")
 #: Everything (None or ``"all"``), a class (its index or name), or a group.
 Subset = str | int | None
@@ -23,7 +24,7 @@ ACCURACY_LOOK: dict[str, Any] = {"scale": "linear", "label": "Accuracy", "colors
 
 
 def values_of(result: Any, subset: Subset, quantity: str) -> np.ndarray:
-    """Losses or accuracies, in the shape of ``result.losses``.
+    """Losses, their rises or accuracies, in the shape of ``result.losses``.
 
     Raises:
         UserError: an unknown quantity or subset, or a group without classes.
@@ -32,7 +33,7 @@ def values_of(result: Any, subset: Subset, quantity: str) -> np.ndarray:
     subset = plain_subset(result, subset)
     if isinstance(subset, str) and result.groups.get(subset) == ():
         raise UserError(f"group {subset!r} has no classes here: nothing to draw")
-    return result.values(subset) if quantity == "loss" else result.accuracies(subset)
+    return {"loss": result.values, "rise": result.rises, "accuracy": result.accuracies}[quantity](subset)
 
 
 def plain_subset(result: Any, subset: Subset) -> Subset:
@@ -63,7 +64,7 @@ def draw_lines(results: Mapping[str, Any], ax: Any, subset: Any, quantity: str, 
     first = next(iter(results.values()))
     options = {
         "xlabel": line_label(first.directions, first.normalization),
-        "ylabel": "Accuracy" if quantity == "accuracy" else "Loss",
+        "ylabel": LABELS.get(quantity),
         "marks": line_marks(first),
         **options,
     }
@@ -96,7 +97,7 @@ def draw_planes(
     options = {
         "xlabel": plane_label(first.directions, first.normalization, 0, explained),
         "ylabel": plane_label(first.directions, first.normalization, 1, explained),
-        **(ACCURACY_LOOK if quantity == "accuracy" else {}),
+        **(ACCURACY_LOOK if quantity == "accuracy" else {"label": LABELS.get(quantity)}),
         **options,
     }
     subsets = several(subset)

@@ -1,4 +1,7 @@
-"""The talk's visualization: lines, contours and surfaces of every model on shared directions, range and colours."""
+"""The talk's visualization: lines, contours and surfaces of every model on shared directions, range and colours.
+
+Unlike ``LineResult.compare``, pictures also show every model on the loss that it was trained with.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from matplotlib.figure import Figure
 
 from sharpness.plots import PAGE, Panel, new_figure, plot_plane_grid, style
 from sharpness.plots.frames import lower_first
-from sharpness.results import LineResult, PlaneResult
+from sharpness.results import LineResult, PlaneResult, pictures
 from sharpness.results.axes import plane_label
 from sharpness.results.pictures import subset_title
 
@@ -22,12 +25,6 @@ def _rows(results: Mapping[str, LineResult | PlaneResult], tail_class: int) -> l
     first = next(iter(results.values()))
     name, probed = lower_first(subset_title(first, tail_class)), int(first.class_samples[tail_class])
     return [(None, "All classes"), (tail_class, f"Rarest: {name} ({probed} images)")]
-
-
-def rise_of(result: PlaneResult, subset: int | None) -> np.ndarray:
-    """``L(w + x d1 + y d2) - L(w)`` of all samples or of a class, (ny, nx)."""
-    base = result.base_loss if subset is None else result.base_class_losses[subset]
-    return result.values(subset) - base
 
 
 def rise_levels(rises: Sequence[np.ndarray], number: int = 12) -> np.ndarray:
@@ -55,7 +52,7 @@ def draw_lines(results: Mapping[str, LineResult], tail_class: int) -> Figure:
         figure = new_figure(PAGE, 2.4)
         axes = figure.subplots(1, 2, sharey=True)
         for ax, (subset, title) in zip(axes, _rows(results, tail_class), strict=True):
-            LineResult.compare(results, ax, subset=subset, title=title, legend=False)
+            pictures.draw_lines(results, ax, subset, "loss", {"title": title, "legend": False})
         axes[1].set_ylabel("")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 6))
@@ -63,7 +60,7 @@ def draw_lines(results: Mapping[str, LineResult], tail_class: int) -> Figure:
 
 
 def draw_planes(results: Mapping[str, PlaneResult], tail_class: int, kind: str) -> Figure:
-    """How far the loss rises above each model's own, :func:`rise_of`; one column per model.
+    """How far the loss rises above each model's own; one column per model.
 
     Above are all samples, below is the rarest class, each row on a scale of its own.
 
@@ -74,7 +71,7 @@ def draw_planes(results: Mapping[str, PlaneResult], tail_class: int, kind: str) 
     explained = first.provenance.get("explained")
     xlabel, ylabel = (plane_label(first.directions, first.normalization, axis, explained) for axis in (0, 1))
     rows = {
-        title: {label: Panel(r.x, r.y, rise_of(r, subset)) for label, r in results.items()}
+        title: {label: Panel(r.x, r.y, r.rises(subset)) for label, r in results.items()}
         for subset, title in _rows(results, tail_class)
     }
     levels = {title: rise_levels([panel.z for panel in panels.values()]) for title, panels in rows.items()}

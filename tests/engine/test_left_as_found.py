@@ -122,3 +122,37 @@ def test_a_model_in_training_mode_is_refused_before_its_statistics_move(build):
     with pytest.raises(UserError):
         ask_everything(objective)
     assert_same(before, snapshot(network.model))
+
+
+class Counts(nn.Module):
+    """Counts its passes in a buffer, in place or by a new one."""
+
+    def __init__(self, in_place):
+        super().__init__()
+        self.in_place, self.body = in_place, nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, x):
+        if self.in_place:
+            self.passes += 1
+        else:
+            self.passes = self.passes + 1
+        return self.body(x)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_buffer_that_the_forward_pass_changes_is_put_back(in_place):
+    torch.manual_seed(0)
+    model = Counts(in_place)
+    model(torch.zeros(1, 4))
+    before = snapshot(model)
+    objective = Objective(model, (torch.randn(9, 4), torch.arange(9) % 3))
+    objective.check()
+    ask_everything(objective)
+    with objective.at(torch.ones(objective.num_parameters)):
+        objective.evaluate_samples()
+    objective.confusion(), objective.flops_per_sample
+    after = snapshot(model)
+    for part in ("values", "identities"):
+        assert_same(before[part], after[part])
+    assert float(model.passes) == 1

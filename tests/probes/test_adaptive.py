@@ -206,11 +206,40 @@ def test_columns_beyond_the_criteria_are_fractions_and_cost_nothing():
     bowl = x**2 + y**2
     surface = np.stack([bowl, bowl < 0.2, np.where(bowl < 0.5, 1.0, 0.3)], axis=-1)
     found, recorder = run(surface, criteria=1)
-    assert found.errors.shape == (51 * 51, 1)
+    assert found.errors.shape == (51 * 51, 3)
     assert found.evaluated.mean() < 0.05
-    assert found.values[:, 1:].min() >= 0
-    assert found.values[:, 1:].max() <= 1
+    assert found.values[:, 1].min() == 0 and found.values[:, 1].max() == 1
+    assert found.values[:, 2].min() >= 0.3 - 1e-12 and found.values[:, 2].max() <= 1 + 1e-12
     np.testing.assert_array_equal(found.values[found.evaluated], recorder.rows[found.evaluated])
+
+
+def accuracies(ny=51, nx=51, scale=10.0):
+    """Losses of :func:`logistic`, and shares of right answers of its model overall and of 3 classes, (ny, nx, 8)."""
+    rng = np.random.default_rng(1)
+    slopes, offsets, labels = rng.normal(size=(30, 2, 3)), rng.normal(size=(30, 3)), np.arange(30) % 3
+    logits = scale * np.einsum("nac,ayx->yxnc", slopes, np.stack(axes(ny, nx))) + offsets
+    right = logits.argmax(-1) == labels
+    shares = np.stack([right.mean(-1), *(right[..., labels == c].mean(-1) for c in range(3))], axis=-1)
+    return np.concatenate([logistic(ny, nx, scale), shares], axis=-1)
+
+
+@pytest.mark.parametrize("scale", [5.0, 10.0, 20.0])
+def test_fractions_carry_an_error_that_is_above_the_true_one_in_nine_of_ten_cells(scale):
+    found, recorder = run(accuracies(scale=scale), criteria=4)
+    rest = ~found.evaluated
+    missed = np.abs(found.values - recorder.rows)[rest, 4:]
+    assert (missed <= found.errors[rest, 4:]).mean(axis=0).min() >= 0.9
+    assert missed.mean() < 0.03
+    assert not found.errors[found.evaluated].any()
+
+
+@pytest.mark.parametrize("shape", [(1, 200), (60, 2), (200, 1), (30, 44)])
+def test_fractions_between_their_neighbours_on_any_shape(shape):
+    y, x = np.meshgrid(*(np.linspace(0, 1, n) if n > 1 else np.zeros(1) for n in shape), indexing="ij")
+    surface = np.stack([(x - y) ** 2, x / 2 + y / 3], axis=-1)
+    found, recorder = run(surface, criteria=1)
+    assert not found.evaluated.all()
+    np.testing.assert_allclose(found.values[:, 1], recorder.rows[:, 1], atol=1e-12)
 
 
 def test_a_flat_surface_is_flat():

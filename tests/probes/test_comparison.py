@@ -12,9 +12,9 @@ from sharpness.probes import gaussian
 RANGE = (-1, 1, 3)
 
 
-def model(seed=0, scale=1.0):
+def model(seed=0, scale=1.0, width=5, classes=3):
     torch.manual_seed(seed)
-    found = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    found = nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, classes))
     with torch.no_grad():
         for p in found.parameters():
             p.mul_(scale)
@@ -88,7 +88,8 @@ def test_checkpoints_paths_and_objectives_mix(runs):
     np.testing.assert_array_equal(found["text"].losses, found["checkpoint"].losses)
     assert not np.array_equal(found["path"].losses, found["text"].losses)
     assert len({r.provenance["data_sha256"] for r in found.values()}) == 1
-    objective = Objective(load_checkpoint(first).model, load_checkpoint(first).load_data().train, num_classes=10)
+    kept = load_checkpoint(first).load_data()
+    objective = Objective(load_checkpoint(first).model, kept.train, class_names=kept.class_names, groups=kept.groups)
     mixed = line({"path": first, "objective": objective}, RANGE)
     np.testing.assert_array_equal(mixed["path"].losses, mixed["objective"].losses)
 
@@ -100,8 +101,11 @@ def test_checkpoints_paths_and_objectives_mix(runs):
         ("data_sha256", lambda x, y: Objective(model(1), (x, y), weights=torch.full((12,), 2.0))),
         ("scope", lambda x, y: Objective(model(1), (x, y), parameters="classifier")),
         ("batchnorm", lambda x, y: Objective(model(1), (x, y), batchnorm="recalibrate")),
-        ("loss_name", lambda x, y: Objective(model(1), (x, y), loss=lambda u, t: u[:, 0] ** 2)),
-        ("dtype is torch.float32 and torch.float64", lambda x, y: Objective(model(1).double(), (x, y))),
+        ("dtype is float32 and float64", lambda x, y: Objective(model(1).double(), (x, y))),
+        ("loss is ce and <function", lambda x, y: Objective(model(1), (x, y), loss=lambda u, t: u[:, 0])),
+        ("class_names", lambda x, y: Objective(model(1), (x, y), class_names="abc")),
+        ("class_names", lambda x, y: Objective(model(1, classes=4), (x, y))),
+        ("groups is {} and {'few'", lambda x, y: Objective(model(1), (x, y), groups={"few": (2,)})),
     ],
 )
 @pytest.mark.parametrize("probe", PROBES.values(), ids=PROBES)
@@ -110,6 +114,30 @@ def test_what_differs_is_named_before_anything_is_evaluated(probe, field, other,
     monkeypatch.setattr(Objective, "evaluation", lambda self, precision=None: pytest.fail("evaluated"))
     with pytest.raises(UserError, match=f"'a' and 'b' cannot be compared: {field}"):
         probe(objectives)
+
+
+def test_lambdas_are_told_apart_by_what_they_are(data):
+    square, first = (lambda u, t: u[:, 0] ** 2), (lambda u, t: u[:, 0])
+    a, b, other = (Objective(model(seed), data, loss) for seed, loss in ((0, square), (1, square), (1, first)))
+    assert list(line({"a": a, "b": b}, RANGE)) == ["a", "b"]
+    with pytest.raises(UserError, match="loss is <function .*<lambda>.* and <function .*<lambda>"):
+        line({"a": a, "b": other}, RANGE)
+
+
+@pytest.mark.parametrize("probe", PROBES.values(), ids=PROBES)
+def test_models_of_several_architectures_are_compared_with_one_warning(probe, data, caplog):
+    found = probe({"a": model(0), "b": model(1), "wide": model(2, width=7)}, data=data)
+    assert list(found) == ["a", "b", "wide"]
+    (warning,) = caplog.messages
+    assert "the noise is not the same: parameters of 'wide'" in warning and "'a'" in warning
+    caplog.clear()
+    probe({"a": model(0), "b": model(1)}, data=data)
+    assert not caplog.messages
+
+
+def test_without_noise_there_is_nothing_to_warn_of(data, caplog):
+    line({"a": model(0), "wide": model(2, width=7)}, RANGE, "gradient", data=data)
+    assert not caplog.messages
 
 
 def test_two_models_need_two_labels(data):

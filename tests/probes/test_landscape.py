@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sharpness import Objective, UserError, line, plane
-from sharpness.probes import gaussian
+from sharpness.probes import Directions, gaussian
 
 
 def test_a_rectangular_plane_of_a_quadratic_is_exact_cell_by_cell(quadratic, symmetric):
@@ -119,6 +119,14 @@ def test_cells_that_overflow_stay_what_they_are():
         (lambda o: line(o, (-1, 1, 3), torch.ones(7)), r"needs \(2,\)"),
         (lambda o: plane(o, (-1, 1, 3), (-1, 1, 3), (torch.ones(2),)), "a plane needs two"),
         (lambda o: plane(o, (-1, 1, 3), (-1, 1, 3), (torch.ones(2), torch.tensor([1, torch.nan]))), "not finite"),
+        (lambda o: plane(o, directions=(torch.ones(2), torch.ones(2))), "parallel: a plane needs two"),
+        (lambda o: plane(o, directions=(torch.ones(2), -2 * torch.ones(2))), "parallel"),
+        (lambda o: plane(o, directions=(torch.ones(2), torch.zeros(2))), "a given direction is zero"),
+        (lambda o: plane(o, directions=Directions.of(o, [torch.ones(2)] * 2, "given")), "parallel"),
+        (lambda o: plane(o, directions=(torch.zeros(2), "gradient")), "a given direction is zero"),
+        (lambda o: line(o, directions=torch.zeros(2)), "a given direction is zero"),
+        (lambda o: line(o, seed="a"), "seed='a': give a whole number, at least 0"),
+        (lambda o: line(o, directions="hessian", seed=0.5), "seed=0.5: give a whole number"),
     ],
 )
 def test_bad_settings_are_refused(quadratic, symmetric, act, message):

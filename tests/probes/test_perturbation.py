@@ -263,3 +263,32 @@ def test_calls_with_other_settings_do_not_read_what_was_kept(case, tmp_path, cha
 def test_bad_settings_are_refused(quadratic, symmetric, options, match):
     with pytest.raises(UserError, match=match):
         random_perturbation(quadratic(symmetric([1.0, 2.0])), **options)
+
+
+@pytest.fixture
+def drawn_result():
+    torch.manual_seed(0)
+    objective = Objective(nn.Linear(4, 3), (torch.randn(9, 4), torch.arange(9) % 3))
+    return random_perturbation(objective, [0.05, 0.2, 0.1], 4)
+
+
+def test_draws_are_drawn_at_the_radius_that_was_asked_for_and_it_is_told(drawn_result):
+    for radius, at in ((0.05, 0), (0.1 + 1e-9, 2), (None, 1)):
+        ax = drawn_result.plot(radius=radius)
+        np.testing.assert_allclose(ax.lines[0].get_ydata(), drawn_result.losses[at] - drawn_result.base_loss)
+        assert ax.get_ylabel() == f"Rise of the loss at radius {drawn_result.radii[at]:g} (in filter norms)"
+    for radius in (0.07, 0.0, 1.0):
+        with pytest.raises(UserError, match=f"radius={radius:g} was not probed: choose one of 0.05, 0.2, 0.1"):
+            drawn_result.plot(radius=radius)
+
+
+def test_all_radii_are_a_kind_of_picture(drawn_result):
+    ax = drawn_result.plot(kind="radii", subset=1)
+    rises = drawn_result.class_losses[..., 1] - drawn_result.base_class_losses[1]
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), rises.mean(axis=1))
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), drawn_result.radii)
+    assert ax.get_xlabel() == "Radius of the perturbation (in filter norms)"
+    with pytest.raises(UserError, match="unknown kind of picture 'violin'"):
+        drawn_result.plot(kind="violin")
+    with pytest.raises(UserError, match="draws all of them"):
+        drawn_result.plot(kind="radii", radius=0.1)

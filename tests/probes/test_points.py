@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -173,3 +174,43 @@ def test_a_plane_goes_on_where_it_stood(objective, tmp_path, monkeypatch):
     np.testing.assert_array_equal(first.losses, second.losses)
     plane(objective, *ranges, seed=1, resume=tmp_path)
     assert len(calls) == made + 1 + 13
+
+
+class Bar:
+    """What progress was shown."""
+
+    shown: ClassVar[list] = []
+
+    def __init__(self, total, what, unit, done=0):
+        self.total, self.what, self.done = total, what, done
+        Bar.shown.append(self)
+
+    def update(self, number):
+        self.done += number
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return False
+
+
+def test_an_adaptive_plane_has_one_bar_and_one_estimate_beforehand(objective, monkeypatch, caplog, tmp_path):
+    monkeypatch.setattr(Bar, "shown", [])
+    monkeypatch.setattr(module, "progress", Bar)
+    monkeypatch.setattr(module, "LONG", 0.0)
+    with caplog.at_level("INFO", "sharpness"):
+        result = plane(objective, (-3, 3, 25), (-3, 3, 21), adaptive=0.05)
+    (bar,) = Bar.shown
+    assert (bar.total, bar.what) == (525, "plane, at most")
+    assert bar.done == result.evaluated.sum() < 525
+    (line,) = [m for m in caplog.messages if "samples" in m]
+    assert line.startswith("plane: up to 524 points x 9 samples, usually a third, about ")
+
+
+def test_a_plane_that_goes_on_counts_from_where_it_was(objective, monkeypatch, tmp_path):
+    plane(objective, (-3, 3, 25), (-3, 3, 21), adaptive=0.05, resume=tmp_path)
+    monkeypatch.setattr(Bar, "shown", [])
+    monkeypatch.setattr(module, "progress", Bar)
+    result = plane(objective, (-3, 3, 25), (-3, 3, 21), adaptive=0.05, resume=tmp_path)
+    assert [bar.done for bar in Bar.shown] == [result.evaluated.sum()]

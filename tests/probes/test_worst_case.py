@@ -147,8 +147,19 @@ def test_a_gradient_that_is_not_finite_is_refused():
         ({"steps": 0}, "steps=0"),
         ({"norm": "l1"}, "unknown norm 'l1'"),
         ({"m": 0}, "m=0"),
+        ({"m": 2.5}, "m=2.5: give a whole number, at least 1"),
+        ({"steps": 1.5}, "steps=1.5: give a whole number, at least 1"),
+        ({"seed": "a"}, "seed='a': give a whole number, at least 0"),
     ],
 )
 def test_bad_settings_are_refused(quadratic, symmetric, options, match):
     with pytest.raises(UserError, match=match):
         worst_case(quadratic(symmetric([1.0, 2.0])), **options)
+
+
+def test_by_itself_a_worst_case_draws_the_worst_rise(case):
+    result = worst_case(Objective(case.model, (case.x, case.y), case.loss, num_classes=3), 0.1)
+    ax = result.plot()
+    assert ax.get_ylabel() == "Worst rise"
+    drawn = np.concatenate([line.get_ydata() for line in ax.lines])
+    assert np.isin(result.values[result.names.index("worst_rise")], drawn).all()

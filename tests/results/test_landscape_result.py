@@ -282,12 +282,97 @@ def test_the_vtk_file_holds_every_point_at_its_place(plane, tmp_path):
         np.testing.assert_equal(arrays["loss"][number], plane.losses[j, i])
         np.testing.assert_equal(arrays["loss_class_pickup truck"][number], plane.class_losses[1, j, i])
         assert arrays["loss_few"][number] == plane.values("few")[j, i]
+        assert arrays["accuracy_few"][number] == plane.accuracies("few")[j, i]
         assert arrays["accuracy"][number] == plane.accuracies()[j, i]
         assert arrays["accuracy_class_owl"][number] == plane.class_accuracies[2, j, i]
         assert arrays["evaluated"][number] == plane.evaluated[j, i]
         assert arrays["error"][number] == plane.errors[j, i]
     assert next(iter(arrays)) == "loss", "what ParaView shows first"
     assert [p.name for p in tmp_path.iterdir()] == ["plane.vtk"]
+
+
+def test_the_table_of_a_plane_has_accuracies_and_how_far_off_everything_may_be():
+    plane = make_plane(class_accuracy_errors=np.random.default_rng(5).random((3, 4, 6)))
+    table = plane.to_frame().set_index(["y", "x"])
+    assert len(table) == 24
+    for j, i in [(0, 0), (3, 5), (1, 4)]:
+        row = table.loc[(Y[j], X[i])]
+        assert row["accuracy"] == plane.accuracies()[j, i]
+        assert row["accuracy_few"] == plane.class_accuracies[1:, j, i].mean()
+        assert row["accuracy_class_1"] == plane.class_accuracies[1, j, i]
+        assert (row["evaluated"], row["error"]) == (plane.evaluated[j, i], plane.errors[j, i])
+        assert row["accuracy_error"] == pytest.approx(plane.class_accuracy_errors[:, j, i] @ [0.6, 0.3, 0.1])
+    assert {"accuracy", "accuracy_few", "accuracy_class_2"} <= set(make_line().to_frame())
+
+
+def test_a_file_that_does_not_tell_the_errors_of_its_accuracies_has_none():
+    plane = make_plane()
+    np.testing.assert_array_equal(np.isnan(plane.accuracy_errors()), ~plane.evaluated)
+    assert not plane.accuracy_errors("few")[plane.evaluated].any()
+
+
+def test_accuracies_between_evaluated_points_are_drawn_with_a_line_about_their_error(caplog):
+    errors = np.zeros((3, 4, 6))
+    errors[:, 2, 3] = 0.25
+    evaluated = errors[0] == 0
+    with caplog.at_level("INFO", "sharpness"):
+        make_plane(class_accuracy_errors=errors, evaluated=evaluated).plot(quantity="accuracy")
+        make_plane(class_accuracy_errors=errors, evaluated=evaluated).plot()
+        make_plane(evaluated=np.ones((4, 6), dtype=bool)).plot(quantity="accuracy")
+    (line,) = caplog.messages
+    assert line.startswith("accuracy of 4 % of the cells is interpolated, overall within an estimated 0.25 on average")
+
+
+@pytest.mark.parametrize(("subset", "base"), [(None, 0.5), ("pickup truck", 2.0), ("few", 2.5)])
+def test_rises_are_over_the_models_own_loss_whatever_its_size(subset, base):
+    """Two surfaces of one shape, a thousand apart: one scale for both."""
+    low, high = make_plane(), make_plane()
+    own = {"base_loss": 0.5, "base_class_losses": np.array([1.0, 2.0, 3.0])}
+    low = dataclasses.replace(low, **own)
+    high = dataclasses.replace(
+        high, losses=low.losses + 1000, class_losses=low.class_losses + 1000,
+        base_loss=1000.5, base_class_losses=own["base_class_losses"] + 1000,
+    )  # fmt: skip
+    np.testing.assert_allclose(low.rises(subset), low.values(subset) - base)
+    axes = Comparison({"low": low, "high": high}).plot(kind="heatmap", quantity="rise", subset=subset)
+    for ax in axes:
+        np.testing.assert_allclose(raster(ax), low.values(subset) - base, atol=1e-9)
+    bar = next(ax for ax in axes[0].figure.axes if ax not in axes)
+    assert bar.get_ylabel() == "Rise of the loss"
+    line = make_line(**own)
+    ax = line.plot(quantity="rise", subset=subset)
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), line.values(subset) - base)
+    assert ax.get_ylabel() == "Rise of the loss"
+
+
+def with_an_empty_class(make):
+    """Class "owl" has no samples, hence no numbers."""
+    result = make()
+    empty = {"class_samples": np.array([6, 3, 0])}
+    for name in ("class_losses", "class_accuracies"):
+        empty[name] = getattr(result, name).copy()
+        empty[name][2] = np.nan
+    return dataclasses.replace(result, **empty)
+
+
+@pytest.mark.parametrize("make", [make_line, make_plane])
+def test_a_group_is_the_mean_of_its_classes_that_have_samples(make):
+    result = with_an_empty_class(make)
+    np.testing.assert_array_equal(result.values("few"), result.class_losses[1])
+    np.testing.assert_array_equal(result.accuracies("few"), result.class_accuracies[1])
+    result.plot(subset="few")
+
+
+@pytest.mark.parametrize("make", [make_line, make_plane])
+def test_a_class_without_samples_is_named_where_it_cannot_be_drawn(make):
+    result = with_an_empty_class(make)
+    for subset in ("owl", 2, ["owl"]):
+        with pytest.raises(UserError, match="owl: no samples here, there is nothing to draw"):
+            result.plot(subset=subset)
+    result.plot(subset=["all", "owl"])
+    alone = dataclasses.replace(result, groups={"few": (2,)})
+    with pytest.raises(UserError, match="Few-shot: no samples here"):
+        alone.plot(subset="few")
 
 
 def test_the_suffix_says_how_to_export(plane, tmp_path):

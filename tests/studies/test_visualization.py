@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sharpness.results import LineResult, PlaneResult
-from sharpness.studies.visualization import draw_lines, draw_planes, rise_levels, rise_of
+from sharpness.studies.visualization import draw_lines, draw_planes, rise_levels
 
 X = np.linspace(-0.5, 0.5, 5)
 
@@ -32,9 +32,9 @@ def bowl():
 
 def test_a_rise_does_not_depend_on_where_the_loss_begins(bowl):
     lifted = replace(bowl, losses=bowl.losses + 5, base_loss=bowl.base_loss + 5)
-    np.testing.assert_allclose(rise_of(bowl, None), np.add.outer(X**2, 2 * X**2), atol=1e-12)
-    np.testing.assert_allclose(rise_of(lifted, None), rise_of(bowl, None))
-    np.testing.assert_allclose(rise_of(bowl, 1), 3 * rise_of(bowl, None), atol=1e-12)
+    np.testing.assert_allclose(bowl.rises(), np.add.outer(X**2, 2 * X**2), atol=1e-12)
+    np.testing.assert_allclose(lifted.rises(), bowl.rises())
+    np.testing.assert_allclose(bowl.rises(1), 3 * bowl.rises(), atol=1e-12)
 
 
 @pytest.mark.parametrize("low", [0.0, -1e-6, -0.4, -3.0])

@@ -1,0 +1,70 @@
+"""Loss along a line of parameter space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pandas as pd
+
+from sharpness.results.landscape import Landscape, require_samples
+from sharpness.results.pictures import Subset, draw_lines
+from sharpness.results.same import noise_fields, require_same
+
+#: Columns of planes alone: every point of a line is evaluated.
+INTERPOLATED = ("error", "accuracy_error", "evaluated")
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class LineResult(Landscape):
+    """``L(w + x d)`` and ``L_c(w + x d)``.
+
+    Attributes:
+        x: (n,).
+        losses: (n,).
+        class_losses: (C, n).
+        class_accuracies: (C, n), fractions.
+    """
+
+    DIMENSIONS: ClassVar = {
+        "x": ("x",),
+        "losses": ("x",),
+        "class_losses": ("class", "x"),
+        "class_accuracies": ("class", "x"),
+        "evaluated": ("x",),
+        "errors": ("x",),
+        "class_errors": ("class", "x"),
+        "class_accuracy_errors": ("class", "x"),
+        **Landscape.SHARED_DIMENSIONS,
+    }
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per point: x, losses, and accuracies, in columns ``loss_<group or class>``."""
+        known = {n: v for n, v in self.columns().items() if n not in INTERPOLATED}
+        return pd.DataFrame({"x": self.x, **known})
+
+    @classmethod
+    def compare(
+        cls,
+        results: Mapping[str, Any],
+        ax: Any = None,
+        subset: Subset | Sequence[Subset] = None,
+        quantity: str = "loss",
+        **options: Any,
+    ) -> Any:
+        """The curves of all models in one panel; or, of a list of subsets, a panel of these for each model.
+
+        Args:
+            ax: an Axes; for several models and a list of subsets, as many as there are models.
+            subset: everything (None or ``"all"``), a class, a group, or a list of them.
+            quantity: ``"loss"``, ``"rise"`` above the model's own unperturbed loss, or ``"accuracy"``.
+            options: of :func:`~sharpness.plots.plot_lines`, such as ``log=True``.
+        """
+        first = next(iter(results.values()))
+        require_same(results, noise_fields(first.directions, ("directions", "x")))
+        require_samples(first, subset)
+        return draw_lines(results, ax, subset, quantity, options)
+
+    def _summary(self) -> str:
+        return f"{len(self.x)} points, {self._extent()}"

@@ -1,0 +1,131 @@
+"""Loss over a plane of parameter space."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from sharpness.plots import save_html
+from sharpness.results.landscape import Landscape, require_samples
+from sharpness.results.pictures import Subset, draw_planes
+from sharpness.results.same import noise_fields, require_same
+from sharpness.results.vtk import write_vtk
+
+logger = logging.getLogger("sharpness")
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class PlaneResult(Landscape):
+    """``L(w + x_i d1 + y_j d2)`` in cell [j, i], and the same per class.
+
+    Attributes:
+        x: (nx,).
+        y: (ny,).
+        losses: (ny, nx).
+        class_losses: (C, ny, nx).
+        class_accuracies: (C, ny, nx), fractions.
+    """
+
+    DIMENSIONS: ClassVar = {
+        "x": ("x",),
+        "y": ("y",),
+        "losses": ("y", "x"),
+        "class_losses": ("class", "y", "x"),
+        "class_accuracies": ("class", "y", "x"),
+        "evaluated": ("y", "x"),
+        "errors": ("y", "x"),
+        "class_errors": ("class", "y", "x"),
+        "class_accuracy_errors": ("class", "y", "x"),
+        **Landscape.SHARED_DIMENSIONS,
+    }
+
+    y: np.ndarray
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per cell: x, y; ``loss`` and ``accuracy``, ``loss_<group or class>`` and so on; whether the cell was
+        ``evaluated``, and the estimated ``error`` and ``accuracy_error`` where it was not.
+        """
+        x, y = np.meshgrid(self.x, self.y)
+        return pd.DataFrame({"x": x.ravel(), "y": y.ravel(), **self.columns()})
+
+    @classmethod
+    def compare(
+        cls,
+        results: Mapping[str, Any],
+        ax: Any = None,
+        subset: Subset | Sequence[Subset] = None,
+        kind: str = "filled",
+        quantity: str = "loss",
+        **options: Any,
+    ) -> Any:
+        """A panel for each model, with common levels and colours; a list of subsets becomes rows.
+
+        Args:
+            ax: with a single panel an Axes; with several, a list of as many, row by row.
+            subset: everything (None or ``"all"``), a class, a group, or a list of them.
+            kind: ``"filled"`` contours, ``"contour"`` lines with their values, ``"heatmap"``, ``"surface"``, or
+                ``"interactive"``, a plotly Figure, in which a menu chooses among the subsets.
+            quantity: ``"loss"``; ``"rise"`` above the model's own unperturbed loss, which shows flatness where losses
+                are far apart; or ``"accuracy"``.
+            options: of :func:`~sharpness.plots.plot_plane_grid`, such as ``scale="log"``, ``share="all"`` or
+                ``points=True``, or of :func:`~sharpness.plots.interactive_surfaces`.
+        """
+        first = next(iter(results.values()))
+        require_same(results, noise_fields(first.directions, ("directions", "x", "y")))
+        require_samples(first, subset)
+        if quantity == "accuracy":
+            _tell_interpolated(results)
+        return draw_planes(results, ax, subset, kind, quantity, options)
+
+    def interactive(self, subset: Subset | Sequence[Subset] = None, **options: Any) -> Any:
+        """A plotly Figure to turn and to hover over; unless ``subset`` is given, a menu offers all of them.
+
+        Several models go side by side with ``Comparison.plot(kind="interactive")``.
+
+        Raises:
+            UserError: plotly is not installed.
+        """
+        return self.plot(kind="interactive", subset=subset, **options)
+
+    def save_html(self, path: str | Path, subset: Subset | Sequence[Subset] = None, **options: Any) -> Path:
+        """Write :meth:`interactive` as one HTML file that works without a network."""
+        return save_html(self.interactive(subset, **options), path)
+
+    def to_vtk(self, path: str | Path) -> Path:
+        """Write a grid that ParaView opens, of points ``(x_i, y_j, 0)``; "Warp By Scalar" raises it.
+
+        Point data are the columns of :meth:`to_frame`, with class names in place of numbers. NaN and infinities stay
+        what they are.
+        """
+        names = {
+            f"{what}_class_{c}": f"{what}_class_{name}"
+            for what in ("loss", "accuracy")
+            for c, name in enumerate(self.class_names)
+        }
+        arrays = {names.get(k, k): v.reshape(self.losses.shape) for k, v in self.columns().items()}
+        path = Path(path)
+        write_vtk(path, self.x, self.y, arrays, f"sharpness plane of {self.label}")
+        return path
+
+    def _writers(self) -> dict[str, Callable[[Path], object]]:
+        return {**super()._writers(), ".vtk": self.to_vtk, ".html": self.save_html}
+
+    def _summary(self) -> str:
+        return f"{len(self.y)} x {len(self.x)} points, {self._extent()}"
+
+
+def _tell_interpolated(results: Mapping[str, Any]) -> None:
+    """A line about accuracies between evaluated points: their errors are not those that the tolerance is for."""
+    share = np.mean([1 - r.evaluated.mean() for r in results.values()])
+    if share > 0:
+        off = np.concatenate([r.accuracy_errors()[~r.evaluated] for r in results.values()])
+        logger.info(
+            "accuracy of %.0f %% of the cells is interpolated, overall within an estimated %.2g on average, in classes "
+            "within more (accuracy_errors()); adaptive=None evaluates all", 100 * share, off.mean(),
+        )  # fmt: skip

@@ -1,0 +1,70 @@
+"""``sharpness landscape``: mistakes come before the work, files do not overwrite each other, other work stays."""
+
+import sys
+
+import pytest
+
+import sharpness
+from sharpness import Objective, load_result
+from sharpness.cli import main
+
+SMALL = ("--plane", "3", "--limit-per-class", "1", "--adaptive", "0")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--quantity", "error"], "unknown --quantity 'error': choose one of loss, rise, accuracy"),
+        (["--scale", "foo"], "unknown --scale 'foo': choose one of clipped, linear, log"),
+        (["--class", "nope"], "unknown --class 'nope': choose one of many, medium, few, 0, 1"),
+        (["--plane", "1"], "--plane 1: give two points or more, or 0 for no plane"),
+        (["--plane", "-3"], "--plane -3: give two points"),
+        (["--line", "1"], "--line 1: give two points or more, or 0 for no line"),
+        (["--range", "0"], "--range 0: give a number above 0"),
+        (["--range", "nan"], "--range nan: give a number above 0"),
+        (["--adaptive", "1"], "--adaptive 1: give a part of the relief below 1"),
+        (["--plane", "0"], "there is nothing to draw"),
+        (["--plane", "0", "--line", "5", "--interactive"], "--interactive draws a plane"),
+        (["--interactive"], "plotly is not installed"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_before_anything_is_evaluated(options, message, run, mistake, monkeypatch):
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    for evaluates in ("evaluation", "check"):
+        monkeypatch.setattr(Objective, evaluates, lambda *_: pytest.fail("evaluated"))
+    assert message in mistake("landscape", run, *options)
+
+
+def test_other_unfinished_work_in_the_folder_stays(run, tmp_path, monkeypatch):
+    with monkeypatch.context() as killed:
+        module = sys.modules["sharpness.cli.landscape"]
+        killed.setattr(module, "_draw", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        for seed in ("1", "2"):
+            assert main(["landscape", str(run), *SMALL, "--seed", seed, "--out", str(tmp_path)]) == 130
+    kept = tmp_path / ".partial"
+    before = {p.name for p in kept.iterdir()}
+    assert len(before) == 2
+    assert main(["landscape", str(run), *SMALL, "--seed", "1", "--out", str(tmp_path)]) == 0
+    (left,) = (p.name for p in kept.iterdir())
+    assert left in before
+    assert main(["landscape", str(run), *SMALL, "--seed", "3", "--no-resume", "--out", str(tmp_path)]) == 0
+    assert [p.name for p in kept.iterdir()] == [left]
+    assert main(["landscape", str(run), *SMALL, "--seed", "2", "--out", str(tmp_path)]) == 0
+    assert not kept.exists()
+
+
+def test_labels_that_look_alike_have_files_of_their_own(run, tmp_path, monkeypatch):
+    read = sharpness.load_checkpoint(run)
+    labels = ["x y/a", "x-y/a", "X-Y-A"]
+    monkeypatch.setattr("sharpness.cli.subjects.labelled_checkpoints", lambda *_, **__: dict.fromkeys(labels, read))
+    assert main(["landscape", str(run), *SMALL, "--out", str(tmp_path)]) == 0
+    files = sorted(tmp_path.glob("plane-*.nc"))
+    assert sorted(load_result(f).label for f in files) == sorted(labels)
+    assert len({f.name.casefold() for f in files}) == len(labels)
+
+
+@pytest.mark.parametrize("quantity", ["rise", "accuracy"])
+def test_pictures_of_another_quantity_have_names_of_their_own(quantity, run, tmp_path):
+    assert main(["landscape", str(run), *SMALL, "--line", "3", "--quantity", quantity, "--out", str(tmp_path)]) == 0
+    drawn = {p.stem for p in tmp_path.iterdir() if p.suffix == ".png"}
+    assert drawn == {f"{kind}-{quantity}" for kind in ("line", "contour", "surface")}
