@@ -103,18 +103,19 @@ def test_a_class_without_samples_is_nan_and_nothing_else_is(objective, adaptive,
     assert np.isfinite(found.class_losses[:3]).all()
     assert np.isfinite(found.accuracies()).all()
     table = found.to_frame()
-    assert table["loss_class_3"].isna().all()
-    assert table.drop(columns=["loss_class_3", "loss_tail"]).notna().all(axis=None)
+    assert table[["loss_class_3", "accuracy_class_3"]].isna().all(axis=None)
+    assert table.drop(columns=["loss_class_3", "accuracy_class_3"]).notna().all(axis=None)
+    np.testing.assert_array_equal(table["loss_tail"], table["loss_class_2"])  # its other class has no samples
     assert "loss" in repr(found)
     assert "<table" in found._repr_html_()
     heights = barrier(interpolate(objective, network(5), (0, 1, 5))).set_index("subset")["barrier"]
-    assert heights.isna()[heights.isna()].index.tolist() == ["tail", "3"]
+    assert heights.isna()[heights.isna()].index.tolist() == ["3"]
     for subset in (None, "many", 0):
         assert found.plot(subset=subset).has_data()
     with caplog.at_level(logging.WARNING):
-        assert [ax.has_data() for ax in found.plot(subset=[None, "tail", "few", 3])] == [True, True]
-    assert caplog.text.strip().endswith("tail, 3")
-    with pytest.raises(UserError, match="no finite value"):
+        assert [ax.has_data() for ax in found.plot(subset=[None, "tail", "few", 3])] == [True, True, True]
+    assert caplog.text.strip().endswith("3")
+    with pytest.raises(UserError, match="no samples here"):
         found.plot(subset=3)
 
 
