@@ -12,7 +12,17 @@ from sharpness.cli import cli
 from sharpness.flattening import OPERATIONS, build_operation
 from sharpness.methods import METHODS
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+#: Pages, and the files of which they show the first table.
+TABLES = [
+    ("README.md", "figures/demo/summary.md"),
+    ("README.md", "figures/cifar10-lt/summary.md"),
+    ("README.md", "benchmarks/landscape.txt"),
+    ("docs/landscapes.md", "benchmarks/landscape.txt"),
+    ("docs/landscapes.md", "benchmarks/adaptive.txt"),
+    ("docs/theory.md", "benchmarks/theory.txt"),
+]
 
 
 def blocks(language: str) -> list[str]:
@@ -38,7 +48,29 @@ def test_every_command_line_parses(row):
 
 def test_every_picture_and_page_exists():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (Path(__file__).parent.parent / target).exists(), target
+        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize(("page", "source"), TABLES)
+def test_tables_are_those_that_commands_have_written(page, source):
+    shown = set((ROOT / page).read_text().splitlines())
+    rows = re.search(r"(^\|.*\n)+", (ROOT / source).read_text(), re.MULTILINE)[0].splitlines()[2:]
+    assert rows and not [row for row in rows if row not in shown]
+
+
+def test_the_costs_of_steps_are_those_of_the_benchmark():
+    tables = [
+        dict(re.findall(r"^\| (.*? \| .*?) \| (.*?) \|$", (ROOT / f"benchmarks/step_cost-{p}.txt").read_text(), re.M))
+        for p in ("float32", "bfloat16")
+    ]
+    steps = [step for step in tables[0] if not step.startswith(("step", "---"))]
+    assert len(steps) > 10 and all(f"| {s} | {tables[0][s]} | {tables[1][s]} |" in README for s in steps)
+
+
+def test_the_studies_tables_are_those_of_their_figures():
+    for name in ("flattening", "microbenchmark"):
+        rows = re.findall(r"^\| (.*)", (ROOT / f"figures/digits-lt/{name}_summary.md").read_text(), re.M)
+        assert [row for row in rows[2:] if row in README], name
 
 
 def table(first: str) -> list[list[str]]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from sharpness.errors import UserError
 from sharpness.objective import Objective
+from sharpness.probes.directions import noise_keys
 from sharpness.probes.subjects import as_objective
 from sharpness.results import Comparison
 from sharpness.results.same import SHARED, SPLIT, require_equal
@@ -71,15 +73,20 @@ def _is_random(result: Any) -> bool:
 
 
 def _warn_of_shapes(objectives: Mapping[str, Objective]) -> None:
-    """Models of different architectures may be compared, as by Li et al., yet not under the same noise."""
+    """Models of different architectures may be compared, as by Li et al., yet not under the same noise.
+
+    Vectors are left out: filter normalisation does not move them, and a linear head has a bias where others have none.
+    """
     (first_label, first), *rest = objectives.items()
-    shapes = [p.shape for p in first.parameters]
-    others = [repr(label) for label, one in rest if [p.shape for p in one.parameters] != shapes]
-    if others:
-        logger.warning(
-            "the noise is not the same: parameters of %s have other shapes than those of %r, so that their random "
-            "directions have nothing in common", ", ".join(others), first_label,
-        )  # fmt: skip
+    known = set(noise_keys(first).values())
+    for label, one in rest:
+        sizes = {key: math.prod(key[0]) for key in noise_keys(one).values() if len(key[0]) > 1}
+        own = sum(size for key, size in sizes.items() if key not in known)
+        if own:
+            logger.warning(
+                "the noise is not the same: %.0f %% of the weights of %r have shapes that %r has not, and noise of "
+                "their own", max(1.0, 100 * own / sum(sizes.values())), label, first_label,
+            )  # fmt: skip
 
 
 def common_fields(objective: Objective, **settings: Any) -> dict[str, Any]:

@@ -99,8 +99,11 @@ def check_direction(objective: Objective, direction: Tensor) -> Tensor:
     return direction
 
 
-def _noise(objective: Objective, draw: int, seed: int) -> Tensor:
-    """Standard normal numbers (k,), in float64 on the CPU."""
+def noise_keys(objective: Objective) -> dict[str, tuple[tuple[int, ...], int]]:
+    """What the noise of each parameter in scope depends on besides seed and draw, by name.
+
+    It is the shape, filters first, and how many parameters of that shape stand before it in the model.
+    """
     axes = filter_axes(objective.model)
     seen: Counter[tuple[int, ...]] = Counter()
     keys = {}
@@ -108,9 +111,14 @@ def _noise(objective: Objective, draw: int, seed: int) -> Tensor:
         shape = tuple(p.movedim(axes.get(name, 0), 0).shape)
         keys[name] = shape, seen[shape]
         seen[shape] += 1
+    return {name: keys[name] for name in objective.names}
+
+
+def _noise(objective: Objective, draw: int, seed: int) -> Tensor:
+    """Standard normal numbers (k,), in float64 on the CPU."""
+    axes = filter_axes(objective.model)
     pieces = []
-    for name in objective.names:
-        shape, before = keys[name]
+    for name, (shape, before) in noise_keys(objective).items():
         digest = hashlib.sha256(f"{seed}/{draw}/{shape}/{before}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         noise = torch.randn(shape, generator=generator, dtype=torch.float64)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from sharpness import Objective, UserError, line, load_checkpoint, load_data, plane, random_perturbation, train
+from sharpness.models import build_model
 from sharpness.probes import gaussian
 
 RANGE = (-1, 1, 3)
@@ -129,10 +130,18 @@ def test_models_of_several_architectures_are_compared_with_one_warning(probe, da
     found = probe({"a": model(0), "b": model(1), "wide": model(2, width=7)}, data=data)
     assert list(found) == ["a", "b", "wide"]
     (warning,) = caplog.messages
-    assert "the noise is not the same: parameters of 'wide'" in warning and "'a'" in warning
+    assert "the noise is not the same: 100 % of the weights of 'wide' have shapes that 'a' has not" in warning
     caplog.clear()
     probe({"a": model(0), "b": model(1)}, data=data)
     assert not caplog.messages
+
+
+def test_heads_of_other_kinds_meet_the_same_noise_without_a_warning(caplog):
+    """A cosine head is stored with its filters last, and has no bias."""
+    torch.manual_seed(0)
+    data = torch.randn(6, 1, 8, 8), torch.arange(6) % 3
+    found = line({h: build_model("resnet8", 3, 1, h).eval() for h in ("linear", "cosine")}, RANGE, data=data)
+    assert list(found) == ["linear", "cosine"] and not caplog.messages
 
 
 def test_without_noise_there_is_nothing_to_warn_of(data, caplog):
