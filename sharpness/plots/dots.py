@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullLocator
 
 from sharpness.errors import UserError
-from sharpness.plots.labels import OPEN, grey
+from sharpness.plots.labels import OPEN, grey, legend_columns
 from sharpness.plots.style import COLUMN, color, marker, shown_figure, style
 
 #: Height in inches of one series in one row, and of what stands around the panels.
@@ -64,10 +64,8 @@ def plot_dots(columns: Sequence[DotColumn], rows: Sequence[str], width: float = 
                 ax.axhline(edge, color="0.9", linewidth=0.5, zorder=0)
         figure.align_xlabels()
         handles = [*axes[0, 0].get_legend_handles_labels()[0], *keys.values()]
-        columns_of_keys = len(handles) if len(handles) < 6 else 4
-        figure.legend(
-            handles=handles, loc="outside upper center", ncols=columns_of_keys, columnspacing=1.0, handletextpad=0.2
-        )
+        ncols = legend_columns([str(h.get_label()) for h in handles], 72 * width)
+        figure.legend(handles=handles, loc="outside upper center", ncols=ncols, columnspacing=1.0, handletextpad=0.2)
     return list(axes.flat)
 
 

@@ -125,17 +125,23 @@ def not_converged() -> Line2D:
     return grey("open: not converged", linestyle="", marker="o", **OPEN)
 
 
-def legend_above(ax: Axes, title: str | None = None, extra: Sequence[Line2D] = (), fontsize: float = 7) -> None:
-    """A legend over the Axes, in as few rows as fit, and ``title`` above it; ``extra`` entries come last."""
-    handles, labels = ax.get_legend_handles_labels()
-    handles, labels = [*handles, *extra], [*labels, *(str(line.get_label()) for line in extra)]
+def legend_columns(labels: Sequence[str], room: float, fontsize: float = 7) -> int:
+    """Columns of a legend that is at most ``room`` points wide: as few rows as fit, about equally long."""
     widths = np.array([width_of([label], fontsize) + 3 * fontsize for label in labels])  # 3 for handle and gaps
-    room = 1.1 * size_of(ax)[0] + 1.2 * fontsize  # a layout widens the Axes; no gap follows the last column
     columns = len(labels)
     while columns > 1 and sum(part.max() for part in np.array_split(widths, columns)) > room:
         columns -= 1
     rows = -(-len(labels) // max(columns, 1))
-    columns = -(-len(labels) // max(rows, 1))  # no more than these rows need, so that they are about equally long
+    return -(-len(labels) // max(rows, 1))
+
+
+def legend_above(ax: Axes, title: str | None = None, extra: Sequence[Line2D] = (), fontsize: float = 7) -> None:
+    """A legend over the Axes, in as few rows as fit, and ``title`` above it; ``extra`` entries come last."""
+    handles, labels = ax.get_legend_handles_labels()
+    handles, labels = [*handles, *extra], [*labels, *(str(line.get_label()) for line in extra)]
+    room = 1.1 * size_of(ax)[0] + 1.2 * fontsize  # a layout widens the Axes; no gap follows the last column
+    columns = legend_columns(labels, room, fontsize)
+    rows = -(-len(labels) // max(columns, 1))
     if labels:
         ax.legend(
             handles, labels, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2,

@@ -85,3 +85,12 @@ def test_columns_of_unequal_height_or_no_row_are_refused():
         plot_dots([DotColumn("", one), DotColumn("", two)], ["CE"])
     with pytest.raises(UserError, match="0 rows"):
         plot_dots([DotColumn("", one)], [])
+
+
+@pytest.mark.parametrize("names", [["SWA:0.8:lr=0.05", "Focal-SAM:0.3:gamma=3.2:lam=0.8"], list("abcdefg")])
+def test_the_legend_lies_within_the_figure_whatever_the_names(names):
+    numbers = {name: np.array([[1.0, 2.0], [0.5, 1.5], [1.5, 2.5]]) for name in names}
+    figure = plot_dots([DotColumn("x", {"panel": numbers})], ["one", "two"])[0].get_figure()
+    figure.canvas.draw()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
