@@ -67,12 +67,6 @@ def test_the_costs_of_steps_are_those_of_the_benchmark():
     assert len(steps) > 10 and all(f"| {s} | {tables[0][s]} | {tables[1][s]} |" in README for s in steps)
 
 
-def test_the_studies_tables_are_those_of_their_figures():
-    for name in ("flattening", "microbenchmark"):
-        rows = re.findall(r"^\| (.*)", (ROOT / f"figures/digits-lt/{name}_summary.md").read_text(), re.M)
-        assert [row for row in rows[2:] if row in README], name
-
-
 def table(first: str) -> list[list[str]]:
     """Cells of the rows of the table of methods or operations, whose first heading is ``first``."""
     section = README[README.index("## Methods") :]
