@@ -158,12 +158,13 @@ def recipe(
     )
     if min(longtail.class_counts) < 2 and mode != "plain":
         notes += ("a class of one image takes the radius of one of two, where the formula has none",)
-    if not released_code:
+    if mixup and mode != "plain" and not released_code:
         notes += (
             "a mixed image counts as two labelled ones, of weights lam and 1 - lam; in the released code the perturbed "
             "loss is that of its first label",
-            "BatchNorm is frozen in stage 2; in the released code its statistics keep moving",
         )
+    if stage2 and not released_code:
+        notes += ("BatchNorm is frozen in stage 2; in the released code its statistics keep moving",)
     return Recipe(
         method="cc-sam",
         paper="Zhou et al., Class-Conditional Sharpness-Aware Minimization for Deep Long-Tailed Recognition, CVPR 2023",
