@@ -20,13 +20,13 @@ def choose(kind: str, value: object, choices: Sequence[str | None]) -> None:
         raise UserError(f"unknown {kind} {value!r}: choose one of {', '.join(map(str, choices))}")
 
 
-def require_whole(name: str, value: object, least: int = 0) -> None:
-    """Raise a :class:`UserError` unless ``value`` is a whole number, at least so large.
+def require_whole(name: str, value: object, least: int = 0, why: str = "") -> None:
+    """Raise a :class:`UserError` unless ``value`` is a whole number, at least so large; ``why`` ends the message.
 
     >>> require_whole("steps", 3, least=1)
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise UserError(f"{name}={value!r}: give a whole number, at least {least}")
+        raise UserError(f"{name}={value!r}: give a whole number, at least {least}{why}")
 
 
 def shown(text: str, limit: int = 80) -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 
 from sharpness.engine import SampleSums, mean_error, share_error
-from sharpness.errors import UserError, choose
+from sharpness.errors import UserError, choose, require_whole
 from sharpness.objective import Objective
 from sharpness.probes.eigenvalues import eigenvalues
 from sharpness.probes.perturbation import random_perturbation
@@ -51,14 +50,10 @@ class Settings:
         for name in ("radius", "rho", "tol"):
             if not 0 < getattr(found, name) < np.inf:
                 raise UserError(f"{name}={getattr(found, name)}: give a finite number above 0")
-        for name, least, why in (
-            ("draws", 2, ", for a standard error"),
-            ("probes", 2, ", for a standard error"),
-            ("max_iterations", 1, ""),
-        ):
-            value = getattr(found, name)
-            if not isinstance(value, Integral) or value < least:
-                raise UserError(f"{name}={value}: give a whole number, at least {least}{why}")
+        for name in ("draws", "probes"):
+            require_whole(name, getattr(found, name), 2, ", for a standard error")
+        require_whole("max_iterations", found.max_iterations, 1)
+        require_whole("seed", found.seed)
         return found
 
 

@@ -188,8 +188,9 @@ def _group_errors(rows: Rows, done: dict[int, Any], estimator: str) -> np.ndarra
     if not rows.several or rows.grouped or not groups:
         return None
     errors = np.full(len(groups), np.nan)
-    for g, classes in enumerate(groups.values()):
-        if not classes or not set(classes) <= set(done):
+    for g, members in enumerate(groups.values()):
+        classes = [c for c in members if c in done]
+        if not classes:
             continue
         if estimator == "hutchinson":
             _, errors[g] = mean_and_error(np.mean([done[c]["samples"] for c in classes], axis=0))
