@@ -1,6 +1,6 @@
 """The radius of CC-SAM's theorem, and the loss where it leads: do theory and landscape agree?
 
-python benchmarks/theory.py runs/demo/* [--classes CC-SAM] [--output FILE] [--figures DIR]
+python benchmarks/theory.py runs/demo [--classes CC-SAM] [--output FILE] [--figures DIR]
 
 One row per model. Of the theorem's own perturbation, for the most frequent and the rarest class: the radius rho*, the
 length of the perturbation over that of the weights, the bound. Then, medians over classes:
@@ -22,7 +22,6 @@ from table import note, report, table
 from workloads import describe
 
 import sharpness
-from sharpness.methods import METHODS
 from sharpness.plots import save_figure
 from sharpness.probes.subjects import labelled_checkpoints
 
@@ -44,11 +43,10 @@ COLUMNS = (
 def main() -> None:
     args = arguments()
     found: dict[float, sharpness.Comparison] = {scale: sharpness.Comparison() for scale in SCALES}
-    checkpoints = labelled_checkpoints(args.checkpoints)
-    for label in sorted(checkpoints, key=lambda label: rank(checkpoints[label])):
+    for label, checkpoint in labelled_checkpoints(args.checkpoints).items():
         for scale in SCALES:
             note(f"{label}, scale {scale:g}")
-            result = sharpness.characteristic_radius(checkpoints[label], scale=scale, lambda_max=scale == 1)
+            result = sharpness.characteristic_radius(checkpoint, scale=scale, lambda_max=scale == 1)
             result.provenance["label"] = label
             found[scale][label] = result
     names = ["rho* head", "tail", "step / norm of w, head", "tail", "bound head", "tail", "g'Hg / lambda"]
@@ -64,12 +62,6 @@ def main() -> None:
     report(lines, args.output)
     if args.figures:
         draw(found, args.figures, args.classes or [])
-
-
-def rank(checkpoint: sharpness.Checkpoint) -> int:
-    """Where its method stands among all, so that it has the colour that it has in other figures."""
-    method = checkpoint.manifest.get("method")
-    return list(METHODS).index(method) if method in METHODS else len(METHODS)
 
 
 def summary(found: dict[float, sharpness.Comparison], label: str) -> list[str]:
