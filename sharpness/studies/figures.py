@@ -22,12 +22,11 @@ from sharpness.probes import (
     require_comparable,
     worst_case,
 )
-from sharpness.results import Comparison
 from sharpness.studies.curvature import draw_curvature
 from sharpness.studies.motivation import RADII, draw_motivation
 from sharpness.studies.runs import measured, trained
 from sharpness.studies.summary import summary_table, to_markdown
-from sharpness.studies.visualization import draw_lines, draw_planes
+from sharpness.studies.visualization import draw_lines, draw_planes, drawn_numbers
 
 METHODS = ("ce", "ldam-drw", "mislas", "gcl", "cc-sam")
 
@@ -96,18 +95,18 @@ def make_figures(
     lines = measured(line, objectives, store, "line", x=(-extent, extent, 2 * grid - 1), seed=seed)
     planes = measured(plane, objectives, store, "plane", x=span, y=span, adaptive=adaptive, seed=seed)
     tail = data.longtail.tail_class
-    pictures: dict[str, tuple[Figure, Comparison]] = {
-        "motivation": (draw_motivation(perturbations, tail), perturbations),
-        "eigenvalues": (draw_curvature(classes, data.class_counts), classes),
-        "visualization_lines": (draw_lines(lines, tail), lines),
-        "visualization_contours": (draw_planes(planes, tail, "filled"), planes),
-        "visualization_surfaces": (draw_planes(planes, tail, "surface"), planes),
+    pictures: dict[str, tuple[Figure, pd.DataFrame | None]] = {
+        "motivation": (draw_motivation(perturbations, tail), perturbations.to_frame()),
+        "eigenvalues": (draw_curvature(classes, data.class_counts), classes.to_frame()),
+        "visualization_lines": (draw_lines(lines, tail), lines.to_frame()),
+        "visualization_contours": (draw_planes(planes, tail, "filled"), drawn_numbers(planes, tail)),
+        "visualization_surfaces": (draw_planes(planes, tail, "surface"), None),  # those of the contours
     }
     files: list[Path] = []
     for name, (figure, numbers) in pictures.items():
         files += save_figure(figure, out / name)
-        if name != "visualization_surfaces":
-            files.append(write_csv(numbers.to_frame(), out / f"{name}.csv"))
+        if numbers is not None:
+            files.append(write_csv(numbers, out / f"{name}.csv"))
     summary = summary_table(checkpoints, perturbations, overall, classes, worst, tail)
     files.append(write_csv(summary, out / "summary.csv"))
     write_atomically(out / "summary.md", lambda partial: partial.write_text(to_markdown(summary), encoding="utf-8"))

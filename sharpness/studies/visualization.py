@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from sharpness.plots import PAGE, Panel, new_figure, plot_plane_grid, style
@@ -57,6 +58,17 @@ def draw_lines(results: Mapping[str, LineResult], tail_class: int) -> Figure:
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 6))
     return figure
+
+
+def drawn_numbers(results: Mapping[str, PlaneResult], tail_class: int) -> pd.DataFrame:
+    """What :func:`draw_planes` draws: a row per model and cell, of all samples and of the rarest class."""
+    frames = []
+    for label, r in results.items():
+        x, y = np.meshgrid(r.x, r.y)
+        columns = {"x": x, "y": y, "loss": r.losses, "rise": r.rises()}
+        columns |= {"loss_tail": r.values(tail_class), "rise_tail": r.rises(tail_class), "evaluated": r.evaluated}
+        frames.append(pd.DataFrame({"model": label, **{name: v.ravel() for name, v in columns.items()}}))
+    return pd.concat(frames, ignore_index=True)
 
 
 def draw_planes(results: Mapping[str, PlaneResult], tail_class: int, kind: str) -> Figure:

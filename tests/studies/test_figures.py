@@ -32,6 +32,8 @@ def test_the_numbers_beside_a_picture_are_those_of_the_results(drawn):
     table = pd.read_csv(folder / "out" / "visualization_contours.csv")
     plane = load_result(folder / "out" / "results" / "plane-gcl.nc")
     np.testing.assert_allclose(table[table.model == "GCL"].loss, plane.losses.ravel(), rtol=1e-5)
+    tail = plane.class_losses[9] - plane.base_class_losses[9]
+    np.testing.assert_allclose(table[table.model == "GCL"].rise_tail, tail.ravel(), rtol=1e-5, atol=1e-6)
 
 
 def test_models_share_directions_ranges_and_samples(drawn):
