@@ -16,6 +16,7 @@ from sharpness.checkpoints.container import is_own, read_own
 from sharpness.checkpoints.families import FAMILIES, Options, Reading
 from sharpness.checkpoints.families.reading import WEIGHTS
 from sharpness.checkpoints.safety import read_safely
+from sharpness.data.class_orders import check_class_order
 from sharpness.errors import UserError, choose, shown
 from sharpness.models.factory import model_from
 
@@ -47,6 +48,7 @@ def load_checkpoint(
     num_classes: int | None = None,
     weights: str = "model",
     model: nn.Module | Callable[[], nn.Module] | str | None = None,
+    class_order: Any = None,
 ) -> Checkpoint:
     """Read anybody's checkpoint: nothing in the file is executed (``weights_only=True``).
 
@@ -62,6 +64,8 @@ def load_checkpoint(
         weights: ``"model"``, or ``"ema"`` or ``"swa"`` where the file holds them too.
         model: what takes the weights, where the architecture is not known here: a network, of which a copy is filled;
             a class or function that makes one; or ``"package.module:factory"``.
+        class_order: how the model numbers classes, as :func:`sharpness.data.class_order` takes it, where its family
+            does it otherwise; images of one's own (:func:`sharpness.data.read_images`) are renumbered so.
 
     Raises:
         UserError: the file is missing, broken, of no known kind or from a newer version, or its entries do not fit;
@@ -74,7 +78,7 @@ def load_checkpoint(
     content = read_safely(path)
     sha256 = _sha256(path)
     if is_own(content):
-        given = {"family": family, "scale": scale, "stage2": stage2, "model": model}
+        given = {"family": family, "scale": scale, "stage2": stage2, "model": model, "class_order": class_order}
         extra = [name for name, value in given.items() if value is not None]
         if extra or weights != "model":
             raise UserError(f"{path} is our own and complete: leave out {', '.join(extra or ['weights'])}")
@@ -93,12 +97,13 @@ def load_checkpoint(
         raise UserError(
             f"stage2= (--stage2) is for models saved in two files, and {path} holds a whole one: leave it out"
         )
+    order = {} if class_order is None else {"class_order": check_class_order(class_order)}
     network = None if model is None else _own_copy(model)
     options = Options(scale, None, None, num_classes, weights, network, named=family is not None)
     if second is not None:
         options = replace(options, stage2=read_safely(second), stage2_path=str(second))
     reading = _read(reader, content, path, options)
-    manifest = reading.manifest if second is None else {**reading.manifest, "stage2_sha256": _sha256(second)}
+    manifest = reading.manifest | order | ({} if second is None else {"stage2_sha256": _sha256(second)})
     return Checkpoint(reading.model, manifest, str(path), sha256)
 
 

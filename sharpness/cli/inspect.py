@@ -10,6 +10,7 @@ import sharpness
 from sharpness.checkpoints import Checkpoint
 from sharpness.cli.options import OneExample
 from sharpness.cli.subjects import file_options, subjects
+from sharpness.data.class_orders import describe_order
 from sharpness.probes import answers
 
 #: What a foreign file's manifest says beyond its network, in the order of the page.
@@ -80,6 +81,8 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
         }
     else:
         facts |= {k.replace("_", " "): m[k] for k in FOREIGN if m.get(k) not in (None, "", [], {})}
+        if m.get("class_order"):
+            facts["class order"] = describe_order(m["class_order"])
     facts["notes"] = "\n    ".join(["", *m["notes"]]) if len(m["notes"]) > 1 else "".join(m["notes"]) or "none"
     recorded = (
         f"{k.removeprefix('accuracy').strip('_') or 'all'} {100 * v:.1f} %"
