@@ -205,8 +205,8 @@ def checkpoint_data(
             )  # fmt: skip
     if manifest.get("class_order") not in (None, "label"):
         raise UserError(
-            f"{checkpoint.path} numbers its classes otherwise than {data.longtail.dataset}: class_order (--class-order) "
-            "is for images of your own (--images), leave it out"
+            f"{checkpoint.path} numbers its classes otherwise than {data.longtail.dataset}: class_order "
+            "(--class-order) is for images of your own (--images), leave it out"
         )
     classes = manifest["model"]["num_classes"]
     if classes not in (None, data.num_classes):
