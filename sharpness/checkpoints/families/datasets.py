@@ -14,7 +14,6 @@ M2M_CIFAR100 = {"mean": [0.5071, 0.4867, 0.4408], "std": [0.2675, 0.2565, 0.2761
 MISLAS_INAT = {"mean": [0.466, 0.471, 0.380], "std": [0.195, 0.194, 0.192]}
 
 
-
 _INTROSORT = (
     "classes are numbered as NumPy before 1.25 sorted their counts, which released weights were trained with; later "
     "ones sort ties otherwise: class_order= (--class-order) takes a .json list"
