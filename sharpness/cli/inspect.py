@@ -12,6 +12,7 @@ from sharpness.cli.options import OneExample
 from sharpness.cli.subjects import file_options, subjects
 from sharpness.data.class_orders import describe_order
 from sharpness.probes import answers
+from sharpness.probes.answers import MARGIN
 
 #: What a foreign file's manifest says beyond its network, in the order of the page.
 FOREIGN = (
@@ -55,6 +56,15 @@ def _measured(checkpoint: Checkpoint, options: dict[str, Any]) -> dict[str, str]
         f"mean of the classes {100 * found.class_mean:.2f} %"
     }
     remark = found.remark(recorded)
+    best = ("", found.class_mean)
+    for reading, other in checkpoint.readings().items():
+        read = sharpness.checkpoint_objective(other, **options)
+        seen = answers(read)
+        facts[f"as {reading}"] = f"{100 * seen.accuracy:.2f} %, loss {read.loss():.4g}"
+        best = max(best, (reading, seen.class_mean), key=lambda pair: pair[1])
+    if best[1] > found.class_mean + MARGIN:
+        kind = best[0].partition(", scale")[0]
+        remark = f"with its head read as {best[0]} {100 * best[1]:.1f} % would be right: --head '{kind}'"
     return {**facts, "suspicious": remark} if remark else facts
 
 

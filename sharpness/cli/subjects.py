@@ -11,6 +11,7 @@ import click
 from torch import Tensor, nn
 
 from sharpness.checkpoints import FAMILIES, Checkpoint
+from sharpness.checkpoints.heads import UNITS
 from sharpness.cli.options import Command, keywords, several
 from sharpness.data import CLASS_ORDERS, read_images
 from sharpness.errors import UserError
@@ -18,7 +19,7 @@ from sharpness.models.factory import model_from
 from sharpness.probes import labelled_checkpoints
 
 #: Options of a file, of the network behind it, and of images of one's own, by where they go.
-FILE = ("family", "stage2", "weights", "class_order")
+FILE = ("family", "head", "stage2", "weights", "class_order")
 IMAGES = ("root", "mean", "std", "size", "resize", "layout", "class_counts")
 RECORDED = ("split", "loss", "limit_per_class", "data", "imbalance", "subset", "data_root", "download", "device")
 
@@ -68,6 +69,9 @@ def file_options(command: Command) -> Command:
             click.option("--model-args", multiple=True, help="Of the factory, such as 'depth=20, width=16'."),
             click.option("--logits", help="Index or key of the logits, if the network returns several things."),
             click.option("--family", help=f"Of the file, one of {', '.join(FAMILIES)}. [found out]"),
+            click.option(
+                "--head", help=f"What a foreign head was trained as, where the file leaves it open: {', '.join(UNITS)}."
+            ),
             click.option(
                 "--logit-scale", type=float, help="Of a foreign cosine head, which no file tells. [usual one]"
             ),

@@ -12,11 +12,12 @@ from typing import Any
 from sharpness.checkpoints.families.datasets import recipes
 from sharpness.checkpoints.families.mislas import last_block, require_state
 from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of
+from sharpness.checkpoints.heads import COLUMNS, HeadHabits
 from sharpness.checkpoints.prefixes import strip_prefixes
 from sharpness.errors import UserError
 
 FAMILY = "GCL on Places-LT"
-SCALES = {1: 30.0, 2: 15.0}
+HEADS = {stage: HeadHabits(columns="cosine", square=COLUMNS, scale=scale) for stage, scale in ((1, 30.0), (2, 15.0))}
 SPELLINGS = {
     "model_state_dict": "model",
     "block_state_dict": "block",
@@ -48,7 +49,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
         state |= last_block(state, parts["block"])
     return assemble(
         FAMILY, state, path, options, head=strip_prefixes(parts["classifier"])[0], prefix=prefix,
-        recipes=RECIPES, default_scale=SCALES[stage], stage=stage, epoch=epoch_of(content),
+        recipes=RECIPES, habits=HEADS[stage], stage=stage, epoch=epoch_of(content),
         accuracy=accuracy(content.get("best_acc1"), percent=True), **known,
     )  # fmt: skip
 
