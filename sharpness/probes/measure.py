@@ -22,6 +22,7 @@ from sharpness.probes.columns import MEASURES, Settings, columns_of
 from sharpness.probes.comparison import common_fields
 from sharpness.probes.cost import Cost, announce
 from sharpness.probes.subjects import as_objective, labelled_checkpoints
+from sharpness.probes.trainings import Training, compared, trainings
 from sharpness.results import Comparison, MeasureResult, load_result
 
 DEFAULT = ("accuracy", "loss", "lambda_max", "lambda_min", "random_rise", "worst_rise")
@@ -70,7 +71,8 @@ def measure(
 
     Args:
         subject: an objective, a model (with data), a checkpoint (object or path), or ``{label: one of these}``, to
-            compare; a folder of checkpoints compares all of them.
+            compare; a list under a label is several trainings of one model. A folder of checkpoints compares all of
+            them; those that differ in their seed alone are trainings of one model.
         given: data, measures, or both, without their names: ``measure(model, (x, y))``,
             ``measure(objective, "accuracy,loss")``.
         data: of models, as :class:`~sharpness.Objective` takes it, and of checkpoints, as
@@ -101,11 +103,13 @@ def measure(
         subject = labelled_checkpoints([subject]) if len(found) > 1 else found[0]
     if not isinstance(subject, Mapping):
         return _measure_one(subject, settings, usual, train_counts, folder, options)
-    tables: Comparison = Comparison()
-    for name, one in subject.items():
-        models = len(subject) - len(tables)
-        tables[str(name)] = _measure_one(one, settings, usual, train_counts, folder, options, models, str(name))
-    return tables
+    models = trainings(subject)
+    left = iter(range(len(models), 0, -1))
+
+    def table(one: Training) -> MeasureResult:
+        return _measure_one(one.subject, settings, usual, train_counts, folder, options, next(left), one.label, one.run)
+
+    return compared(models, table)
 
 
 def _told_apart(given: Sequence[Any], data: Any, measures: Any) -> tuple[Any, Any]:
@@ -140,6 +144,7 @@ def _measure_one(
     options: dict[str, Any],
     models: int = 1,
     label: str | None = None,
+    run: str | None = None,
 ) -> MeasureResult:
     """The table of one model, the first of so many; of the ``usual`` measures, those that it has."""
     if isinstance(subject, str | Path):
@@ -159,7 +164,7 @@ def _measure_one(
     base = subject.check()
     fields = common_fields(subject, probe="measure", **asdict(settings) | {"measures": list(settings.measures)})
     key = {**fields["provenance"], "groups": subject.groups, "names": subject.class_names, "train": counts.tolist()}
-    stored = _stored(folder, {**key, "label": label, "value": f"{base.mean:.4g}"})
+    stored = _stored(folder, {**key, "label": label, "run": run, "value": f"{base.mean:.4g}"})
     if stored is not None and stored.is_file():
         try:
             return load_result(stored)
