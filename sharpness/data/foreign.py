@@ -260,11 +260,10 @@ class _Plain:
 
 
 def _of_dataset(source: Any) -> tuple[Tensor, Tensor]:
+    """Inputs and labels, which some keep as (n, 1)."""
     map_style = hasattr(source, "__getitem__") and hasattr(source, "__len__") and len(source)
-    try:
-        return as_tensors(_Plain(source) if map_style else source)
-    except RuntimeError as error:
-        raise UserError(f"the samples do not stack ({str(error).splitlines()[0][:120]}): make them alike") from None
+    x, y = as_tensors(_Plain(source) if map_style else source)
+    return x, y.reshape(-1) if y.shape == (len(y), 1) else y
 
 
 def _normalized(data: ForeignData, mean: Sequence[float] | None, std: Sequence[float] | None) -> ForeignData:

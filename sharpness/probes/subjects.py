@@ -112,7 +112,8 @@ def checkpoint_objective(
         mean: per channel, of pixels in [0, 1]: normalises named data in place of what the checkpoint's family does.
         std: likewise.
         download: fetch the files of recorded or named data if they are missing.
-        options: of :class:`~sharpness.Objective`.
+        options: of :class:`~sharpness.Objective`; given ``classes`` or ``group_by``, what is known of the data's own
+            classes does not apply.
 
     Raises:
         UserError: no data, or settings of named data for other data.
@@ -137,11 +138,11 @@ def checkpoint_objective(
         if limit_per_class is not None:
             images = images.limit_per_class(limit_per_class)
         return Objective(model, images, **options)
+    split_otherwise = options.get("classes") is not None or options.get("group_by") is not None
     if data is not None and not isinstance(data, str | LongTailData):
-        if isinstance(names := getattr(data, "class_names", None), tuple):
-            options.setdefault("class_names", names)
-        if isinstance(counts := getattr(data, "class_counts", None), tuple):
-            options.setdefault("train_counts", counts)
+        for name, attribute in {"class_names": "class_names", "train_counts": "class_counts"}.items():
+            if not split_otherwise and isinstance(known := getattr(data, attribute, None), tuple):
+                options.setdefault(name, known)
         return Objective(model, data, **options)
     data = checkpoint_data(checkpoint, data, data_root, imbalance, subset, split, mean, std, download)
     if loss == "training" and checkpoint.is_foreign:
@@ -153,16 +154,10 @@ def checkpoint_objective(
         images = images.limit_per_class(limit_per_class)
         weights = (counts / images.class_counts(data.num_classes))[images.labels]
         options["weights"] = weights * (1 if loss == "ce" else function.weights(images.labels))  # type: ignore
-    options.setdefault("train_counts", data.class_counts)
-    return Objective(
-        model,
-        images,
-        loss=function,
-        num_classes=data.num_classes,
-        groups=data.groups,
-        class_names=data.class_names,
-        **options,
-    )
+    if not split_otherwise:
+        described = {"train_counts": data.class_counts, "num_classes": data.num_classes}
+        options = {**described, "groups": data.groups, "class_names": data.class_names, **options}
+    return Objective(model, images, loss=function, **options)
 
 
 def checkpoint_data(

@@ -88,6 +88,20 @@ def test_the_table_counts_the_training_images_of_named_data(ldam, cifar):
     assert given.train_counts.tolist() == counts
 
 
+def test_the_name_of_the_data_may_follow_the_checkpoint_and_classes_be_others(ldam, cifar):
+    options = {"imbalance": 4, "data_root": str(cifar), "device": "cpu"}
+    plain = sharpness.measure(ldam, data="cifar10-lt", measures="loss", **options)
+    assert sharpness.measure(ldam, "cifar10-lt", "loss", **options).to_frame().equals(plain.to_frame())
+    odd = checkpoint_objective(ldam, data="cifar10-lt", group_by=lambda x, y: y % 2, **options)
+    assert odd.class_names == ("0", "1")
+    assert odd.groups == {}
+    assert odd.train_counts is None
+    losses = [np.average(plain.values[0][c::2], weights=plain.class_weights[c::2]) for c in (0, 1)]
+    np.testing.assert_allclose(odd.class_losses(), losses, rtol=1e-6)
+    own = checkpoint_objective(ldam, data="cifar10-lt", groups={"first": (0,)}, **options)
+    assert own.groups == {"first": (0,)}
+
+
 def test_constants_of_named_data_can_be_corrected(ldam, cifar):
     options = {"data": "cifar10-lt", "imbalance": 4, "data_root": str(cifar), "device": "cpu"}
     objective = checkpoint_objective(ldam, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), **options)
