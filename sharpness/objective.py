@@ -181,13 +181,13 @@ class Objective:
                 f"the model returns outputs of shape {tuple(outputs.shape)} for {len(first)} inputs, and there are "
                 f"{self.num_classes} classes: cross-entropy takes one logit for each class"
             )
+        few = few_samples(self.y)
+        require_independent(self._outputs, self.loss_function, *(t[few].to(self.device) for t in (self.x, self.y)))
         value = self.loss_function(outputs, self.y[:8].to(self.device)).sum()
         if not torch.equal(first.nan_to_num(), self._first(8).nan_to_num()):
             raise UserError("the model changes its inputs in place: let its forward pass start from a copy")
         self.names, self.parameters = parameters_in_scope(model, value, parameters)
         self._engine = SecondOrder(self._outputs, self.parameters, self.loss_function)
-        few = few_samples(self.y)
-        require_independent(self._outputs, self.loss_function, *(t[few].to(self.device) for t in (self.x, self.y)))
 
     @property
     def num_parameters(self) -> int:

@@ -133,11 +133,14 @@ def _told(module: nn.Module, x: Tensor, y: Tensor) -> str:
 
 
 def first_difference(module: nn.Module, one: Tensor, other: Tensor, rows: Tensor | None = None) -> str | None:
-    """The innermost layer that first gives a sample something else in another pass, in words; None if none does.
+    """The innermost layer that is given the same for a sample in another pass and returns something else, in words.
 
     Args:
         one, other: inputs of the passes.
         rows: which of ``one`` the samples of ``other`` are; all unless given.
+
+    Returns:
+        None where there is no such layer.
     """
     passes: list[list[Call]] = []
     for x in (one, other):
@@ -146,10 +149,15 @@ def first_difference(module: nn.Module, one: Tensor, other: Tensor, rows: Tensor
         passes.append(made)
     if len(passes[0]) != len(passes[1]):
         return "the model, which does not take the same way every time,"
+    limit = ROUNDING.get(_dtype(module), HALF)
+
+    def differ(first: Any, second: Any) -> bool:
+        pairs = zip(_tensors(first), _tensors(second), strict=False)
+        return any(_differ(a, b, len(one), rows, limit) for a, b in pairs)
+
     for first, second in zip(*passes, strict=True):
-        limit = ROUNDING.get(_dtype(module), HALF)
-        pairs = zip(_tensors(first.output), _tensors(second.output), strict=False)
-        if any(_differ(a, b, len(one), rows, limit) for a, b in pairs):
+        given = differ((first.args, first.kwargs), (second.args, second.kwargs))
+        if not given and differ(first.output, second.output):
             return layer(first.name, first.module)
     return None
 

@@ -245,9 +245,9 @@ class SecondOrder:
                 f"differ by {verdict.error:.1%} from differences of gradients" if verdict.error else "are not symmetric"
             )
         self._refusals["hessian"] = UserError(
-            f"the second derivative of {where} is wrong: products with the Hessian {how}; write it with torch's own"
-            " operations (a backward may save inputs and outputs, nothing between), or take the parameters up to it out "
-            "of scope with parameters="
+            f"the second derivative of {where} is wrong: products with the Hessian {how}; write it with torch's own "
+            "operations (a backward may save inputs and outputs, nothing between), or take the parameters up to it "
+            "out of scope with parameters="
         )
 
     def _in_float64(
