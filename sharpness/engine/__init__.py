@@ -10,6 +10,7 @@ from sharpness.engine.class_sums import (
     cross_entropy,
     mean_error,
     ratio,
+    require_one_each,
     sample_rows,
     share_error,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "memory_budget",
     "parameters_in_scope",
     "ratio",
+    "require_one_each",
     "sample_rows",
     "share_error",
     "recalibrate",

@@ -128,7 +128,7 @@ def _told(module: nn.Module, x: Tensor, y: Tensor) -> str:
             "freeze it first (observers of quantisation: model.apply(torch.ao.quantization.disable_observer))"
         )
     training = any(m.training for m in module.modules())
-    remedy = "call model.eval() first" if training else "let it use statistics that are fixed (running ones), or none"
+    remedy = ("call model.eval(), or " if training else "") + "let it use fixed statistics (running ones), or none"
     return f"a sample's loss depends on which others are in its batch: {where} mixes samples; {remedy}"
 
 
