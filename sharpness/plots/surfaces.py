@@ -54,7 +54,9 @@ class Relief:
     def __init__(self, panel: Panel, height: np.ndarray) -> None:
         x, y = np.argsort(panel.x), np.argsort(panel.y)
         grid = panel.y[y], panel.x[x]
-        self._at = scipy.interpolate.RegularGridInterpolator(grid, height[y][:, x], bounds_error=False, fill_value=np.nan)
+        self._at = scipy.interpolate.RegularGridInterpolator(
+            grid, height[y][:, x], bounds_error=False, fill_value=np.nan
+        )
         size = np.array([np.ptp(panel.x), np.ptp(panel.y), np.ptp(height[np.isfinite(height)])])
         self.size = np.where(size > 0, size, 1.0)
 

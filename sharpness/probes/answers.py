@@ -67,7 +67,9 @@ class Answers:
     @property
     def by_chance(self) -> float:
         """What :attr:`reordered` reaches if the same answers are dealt to the samples at random, at most."""
-        dealt = scipy.stats.random_table(self.confusion.sum(axis=1), self.confusion.sum(axis=0), seed=np.random.default_rng(0))
+        dealt = scipy.stats.random_table(
+            self.confusion.sum(axis=1), self.confusion.sum(axis=0), seed=np.random.default_rng(0)
+        )
         return max(_best_order(table) for table in dealt.rvs(DRAWS))
 
     def remark(self, recorded: float | None = None) -> str:

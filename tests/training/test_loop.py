@@ -26,8 +26,8 @@ from sharpness.training.state import RunFolder, RunState, epoch_generator
 
 @pytest.mark.parametrize("method", METHODS)
 def test_digits_are_learnt_well_above_chance(digits, tmp_path, method):
-    """Over six seeds and all methods accuracies are 0.44 to 0.84, of one method within 0.03; the loss of epoch 4 is 0.19 to
-    0.72 of that of epoch 1, of one method within 0.07.
+    """Over six seeds and all methods accuracies are 0.44 to 0.84 (deviation of one method: 0.03), and the loss of
+    epoch 4 is 0.19 to 0.72 of that of epoch 1 (deviation 0.07).
 
     From epoch 5 on deferred weights make another loss of it (LDAM-DRW's last is 0.74 to 1.06 of its first), which says
     nothing about learning.
