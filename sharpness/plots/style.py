@@ -44,7 +44,7 @@ RC = {
 
 
 @cache
-def settings() -> dict[str, Any]:
+def settings() -> dict[Any, Any]:
     """Those of seaborn's ``ticks``, with ours. Seaborn takes a second to load, so whoever draws nothing never does."""
     import seaborn
 
