@@ -7,6 +7,7 @@ import logging
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import copy
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sharpness.data import ForeignData, as_tensors, class_groups
+from sharpness.data import Content, ForeignData, SampleIdentity, as_tensors, class_groups
 from sharpness.engine import (
     ClassSums,
     CurvatureOperator,
@@ -79,6 +80,11 @@ class Objective:
         class_names: names of the classes, for tables and plots.
         train_counts: (C,) images of each class that the model was trained on, where that is known; the data here may
             be others, or a part of them.
+        names: whatever tells the samples apart, such as paths, (n,): samples of other objectives are the same where
+            names and labels are. Pixels do unless given, where they are known, else inputs as they stand.
+        mean: per channel, of pixels in [0, 1]: what was subtracted from inputs that are tensors, so that 8-bit pixels
+            tell the samples apart, however they were normalised. An :class:`~sharpness.data.ImageSet` knows its own.
+        std: likewise, what they were divided by.
 
     Raises:
         UserError: labels out of range, weights that are not positive, a model in training mode, one that does not
@@ -109,6 +115,9 @@ class Objective:
         class_names: Sequence[str] | None = None,
         memory: float | None = None,
         train_counts: Sequence[int] | None = None,
+        names: Sequence[Any] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> None:
         choose("batchnorm policy", batchnorm, BATCHNORM)
         if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size >= 1):
@@ -137,6 +146,7 @@ class Objective:
         self.y = y.long().cpu()
         if len(self.x) != len(self.y) or not len(self.y) or self.y.ndim != 1:
             raise UserError(f"{len(self.x)} inputs and labels of shape {tuple(y.shape)}: give one label per input")
+        self._content = Content.of(data, x, names, mean, std)
         self.batch_size = None if isinstance(batch_size, str) else batch_size
         try:
             with buffers_kept(model):
@@ -360,28 +370,42 @@ class Objective:
                 raise UserError("no samples were chosen: give at least one index")
         other = object.__new__(Objective)
         other.__dict__.update(self.__dict__)
-        for cached in ("class_counts", "class_weights", "data_sha256"):
+        for cached in ("class_counts", "class_weights", "data_sha256", "identity"):
             other.__dict__.pop(cached, None)
         other.x, other.y, other.weights = self.x[indices], self.y[indices], self.weights[indices]
+        other._content = self._content.take(indices)
         return other
 
     def matched(self, samples: int, seed: int = 0) -> Objective:
         """The objective of equally many samples of every class that has any, drawn without replacement by ``seed``.
 
+        The same samples are drawn whatever their order, and whatever normalises them.
+
         Raises:
             UserError: a class has fewer.
         """
-        counts = self.class_counts
+        counts, digests = self.class_counts, self.identity.digests
         short = [c for c in range(self.num_classes) if 0 < counts[c] < samples]
         if samples < 1 or short:
             least = int(min(counts[counts > 0]))
             name = self.class_names[int(np.flatnonzero(counts == least)[0])]
             raise UserError(f"match_samples={samples}: give 1 to {least}, what class {name} has")
         draw = np.random.default_rng(seed)
-        chosen = [
-            draw.choice(np.flatnonzero(self.y.numpy() == c), samples, replace=False) for c in np.flatnonzero(counts)
-        ]
+        chosen = []
+        for c in np.flatnonzero(counts):
+            members = np.flatnonzero(self.y.numpy() == c)
+            chosen.append(draw.choice(members[np.argsort(digests[members], kind="stable")], samples, replace=False))
         return self.restrict(np.sort(np.concatenate(chosen)))
+
+    def in_order_of(self, other: Objective) -> Objective:
+        """The same with its samples in the order of an objective that has the same ones; equal inputs are shared."""
+        if self is other or self.data_sha256 != other.data_sha256:
+            order = other.identity.order_of(self.identity)
+            return self if order is None else self.restrict(order)
+        twin = copy(self)
+        twin.__dict__.pop("identity", None)
+        twin.x, twin._content = other.x, other._content
+        return twin
 
     @contextmanager
     def at(self, displacement: Tensor) -> Iterator[None]:
@@ -441,11 +465,22 @@ class Objective:
 
     @cached_property
     def data_sha256(self) -> str:
-        """Of inputs, labels and weights."""
+        """Of inputs, labels and weights, bit by bit and in their order: what unfinished work is kept under."""
         digest = hashlib.sha256()
         for t in (self.x, self.y, self.weights):
             digest.update(t.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+    @cached_property
+    def identity(self) -> SampleIdentity:
+        """Which samples these are, whatever their order and whatever they were normalised by."""
+        return SampleIdentity.of(self._content, self.y, self.weights)
+
+    @property
+    def image_constants(self) -> dict[str, list[float]] | None:
+        """``mean`` and ``std`` of the inputs per channel; None where they are not known."""
+        mean, std = self._content.mean, self._content.std
+        return None if mean is None or std is None else {"mean": list(mean), "std": list(std)}
 
     def model_sha256(self) -> str:
         """Of all weights and buffers as they are now."""

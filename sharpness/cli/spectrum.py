@@ -13,6 +13,7 @@ from sharpness.cli.options import OneExample
 from sharpness.cli.output import as_records, as_text, require_file, require_picture, save_drawn, write
 from sharpness.cli.subjects import probing_options, subjects
 from sharpness.errors import UserError
+from sharpness.probes import side_by_side
 from sharpness.results import Comparison
 
 
@@ -58,8 +59,11 @@ def spectrum(
         "resume": partial,
     }  # fmt: skip
     results: Comparison = Comparison()
-    for label, checkpoint in read.items():
-        objective = sharpness.checkpoint_objective(checkpoint, parameters=scope, **options)
+    own_losses = options.get("loss") == "training"
+    objectives = side_by_side(
+        read, lambda one: sharpness.checkpoint_objective(one, parameters=scope, **options), own_losses
+    )
+    for label, objective in objectives.items():
         if density:
             results[label] = sharpness.spectral_density(objective, **shared)
         else:

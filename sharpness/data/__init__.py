@@ -13,6 +13,7 @@ from sharpness.data.dataset import ImageSet, LongTailData
 from sharpness.data.digits import load_digits_lt
 from sharpness.data.foreign import ForeignData, read_images
 from sharpness.data.groups import GROUP_CONVENTIONS, class_groups
+from sharpness.data.identity import Content, SampleIdentity
 from sharpness.data.longtail import LongTail, select_indices
 from sharpness.data.profiles import PROFILES, class_counts
 from sharpness.data.samplers import SAMPLERS, epoch_indices
@@ -24,10 +25,12 @@ __all__ = [
     "GROUP_CONVENTIONS",
     "PROFILES",
     "SAMPLERS",
+    "Content",
     "ForeignData",
     "ImageSet",
     "LongTail",
     "LongTailData",
+    "SampleIdentity",
     "as_tensors",
     "augment",
     "class_counts",

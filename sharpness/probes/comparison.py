@@ -13,7 +13,7 @@ from sharpness.objective import Objective
 from sharpness.probes.directions import noise_keys
 from sharpness.probes.subjects import as_objective
 from sharpness.results import Comparison
-from sharpness.results.same import SHARED, SPLIT, require_equal
+from sharpness.results.same import SHARED, SPLIT, Probed, require_equal, require_same_samples
 
 #: Attributes of an objective that have another name in its provenance.
 ATTRIBUTES = {"loss": "loss_name", "dtype": "precision"}
@@ -37,8 +37,7 @@ def comparable(probe: Callable[..., Any]) -> Callable[..., Any]:
         labels = [str(label) for label in objective]
         if len(set(labels)) < len(labels):
             raise UserError(f"labels {', '.join(labels)}: give every model one of its own")
-        objectives = {str(label): as_objective(one, data, **(options or {})) for label, one in objective.items()}
-        require_comparable(objectives)
+        objectives = side_by_side(objective, lambda one: as_objective(one, data, **(options or {})))
         results: Comparison = Comparison()
         for label, one in objectives.items():
             results[label] = probe(one, *args, **settings)
@@ -50,18 +49,51 @@ def comparable(probe: Callable[..., Any]) -> Callable[..., Any]:
     return probe_all
 
 
-def require_comparable(objectives: Mapping[str, Objective]) -> None:
-    """Refuse objectives that differ in data, scope, BatchNorm policy, loss, precision, classes or groups.
+def side_by_side(
+    subjects: Mapping[str, Any], build: Callable[[Any], Objective], own_losses: bool = False
+) -> dict[str, Objective]:
+    """Objectives that can be compared, with their samples in the order of the first one's.
+
+    The order decides nothing but which samples a resampling draws and which ones share a batch; so these are the same
+    for all models, too.
+
+    Args:
+        build: makes the objective of a subject; the first that cannot be compared ends it.
+        own_losses: see :func:`require_comparable`.
 
     Raises:
-        UserError: names the field that differs, and both values.
+        UserError: see :func:`require_comparable`.
     """
-    if not objectives:
+    if not subjects:
         raise UserError("an empty mapping of objectives: there is nothing to compare")
+    found: dict[str, Objective] = {}
+    for label, subject in subjects.items():
+        one = build(subject)
+        for first_label, first in list(found.items())[:1]:
+            require_comparable({first_label: first, str(label): one}, own_losses)
+            one = one.in_order_of(first)
+        found[str(label)] = one
+    return found
+
+
+def require_comparable(objectives: Mapping[str, Objective], own_losses: bool = False) -> None:
+    """Refuse objectives that differ in samples, scope, BatchNorm policy, loss, precision, classes or groups.
+
+    Samples are told apart by what :class:`Objective` says: their order and what normalises them may differ.
+
+    Args:
+        own_losses: every model is probed on the loss that it was trained with, and weighs classes as that does.
+
+    Raises:
+        UserError: tells how many samples differ and which, or names the field that differs, and both values.
+    """
+    probed = {label: Probed(o.identity, o.data_sha256, o.class_names) for label, o in objectives.items()}
+    require_same_samples(probed, weights=not own_losses)
+    fields = [name for name in (*SHARED, *SPLIT) if not (own_losses and name == "loss")]
     described: dict[str, dict[str, Any]] = {}
     for label, one in objectives.items():
-        described[label] = {name: getattr(one, ATTRIBUTES.get(name, name)) for name in (*SHARED, *SPLIT)}
-        if one.loss_name == "<lambda>":  # the name of any such function
+        described[label] = {name: getattr(one, ATTRIBUTES.get(name, name)) for name in fields}
+        if one.loss_name == "<lambda>" and not own_losses:  # the name of any such function
             described[label]["loss"] = one.loss_function
     require_equal(described)
 
@@ -91,10 +123,14 @@ def _warn_of_shapes(objectives: Mapping[str, Objective]) -> None:
 
 def common_fields(objective: Objective, **settings: Any) -> dict[str, Any]:
     """The fields that every result has, with the probe's settings in the provenance."""
+    identity = objective.identity
+    images = {"images": identity.by, "images_sha256": identity.sha256, "image_constants": objective.image_constants}
     return {
         "class_names": objective.class_names,
         "class_samples": objective.class_counts,
         "class_weights": objective.class_weights,
         "groups": objective.groups,
-        "provenance": {**objective.provenance(), **settings},
+        "sample_ids": identity.words,
+        "sample_weights": identity.weights,
+        "provenance": {**objective.provenance(), **images, **settings},
     }

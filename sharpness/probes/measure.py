@@ -18,7 +18,7 @@ from sharpness.engine import distributed
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.columns import Settings, columns_of
-from sharpness.probes.comparison import common_fields
+from sharpness.probes.comparison import common_fields, side_by_side
 from sharpness.probes.cost import Cost, announce
 from sharpness.probes.subjects import as_objective, labelled_checkpoints
 from sharpness.results import Comparison, MeasureResult, load_result
@@ -77,8 +77,8 @@ def measure(
             checkpoints.
 
     Raises:
-        UserError: an unknown measure, a setting out of range, or what the probes refuse. An eigenvalue that has not
-            converged becomes NaN, with a warning.
+        UserError: an unknown measure, a setting out of range, what the probes refuse, or models that cannot be compared
+            (other images, scope, loss, ...). An eigenvalue that has not converged becomes NaN, with a warning.
     """
     settings = Settings.of(measures, radius, draws, rho, probes, tol, max_iterations, seed)
     folder = None if resume is None else Path(resume)
@@ -86,29 +86,30 @@ def measure(
         found = find_checkpoints(subject)
         subject = labelled_checkpoints([subject]) if len(found) > 1 else found[0]
     if not isinstance(subject, Mapping):
-        return _measure_one(subject, settings, train_counts, folder, options)
+        label = None
+        if isinstance(subject, str | Path):
+            subject = load_checkpoint(subject)
+        if isinstance(subject, Checkpoint):
+            label = subject.label
+        return _measure_one(as_objective(subject, **options), settings, train_counts, folder, label)
+    own_losses = options.get("loss") == "training"
+    objectives = side_by_side(subject, lambda one: as_objective(one, **options), own_losses)
     tables: Comparison = Comparison()
-    for name, one in subject.items():
-        models = len(subject) - len(tables)
-        tables[str(name)] = _measure_one(one, settings, train_counts, folder, options, models, str(name))
+    for name, objective in objectives.items():
+        models = len(objectives) - len(tables)
+        tables[name] = _measure_one(objective, settings, train_counts, folder, name, models)
     return tables
 
 
 def _measure_one(
-    subject: Any,
+    subject: Objective,
     settings: Settings,
     train_counts: Sequence[int] | None,
     folder: Path | None,
-    options: dict[str, Any],
+    label: str | None,
     models: int = 1,
-    label: str | None = None,
 ) -> MeasureResult:
     """The table of one model, the first of so many."""
-    if isinstance(subject, str | Path):
-        subject = load_checkpoint(subject)
-    if label is None and isinstance(subject, Checkpoint):
-        label = subject.label
-    subject = as_objective(subject, **options)
     known = subject.train_counts if train_counts is None else train_counts
     counts = np.full(subject.num_classes, -1) if known is None else np.asarray(known)
     if len(counts) != subject.num_classes:

@@ -12,8 +12,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from sharpness.data.identity import VALUES, SampleIdentity
 from sharpness.errors import UserError
 from sharpness.files import write_atomically
+from sharpness.results.same import Probed, require_same
 
 R = TypeVar("R", bound="Result")
 
@@ -28,10 +30,18 @@ class Result:
         class_weights: (C,) the sum of their weights; None in files from before it was kept, which had equal ones.
         groups: named sets of class indices. A group's value is the mean of the values of its classes that have samples.
         provenance: how the numbers came about; plain values.
+        sample_ids: (n, 3) class and content of every sample, see :class:`~sharpness.data.SampleIdentity`; None in files
+            from before they were kept.
+        sample_weights: (n,) weights of the samples, or None where all count alike.
     """
 
     #: For every array, the names of its dimensions. Everything else is a plain value.
-    DIMENSIONS: ClassVar[dict[str, tuple[str, ...]]] = {"class_samples": ("class",), "class_weights": ("class",)}
+    DIMENSIONS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "class_samples": ("class",),
+        "class_weights": ("class",),
+        "sample_ids": ("sample", "word"),
+        "sample_weights": ("sample",),
+    }
     REGISTRY: ClassVar[dict[str, type[Result]]] = {}
     #: Rows of a table that a notebook shows.
     ROWS: ClassVar[int] = 20
@@ -41,6 +51,8 @@ class Result:
     groups: dict[str, tuple[int, ...]]
     provenance: dict[str, Any]
     class_weights: np.ndarray | None = None  # (C,)
+    sample_ids: np.ndarray | None = None  # (n, 3)
+    sample_weights: np.ndarray | None = None  # (n,)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -67,6 +79,16 @@ class Result:
     @property
     def label(self) -> str:
         return str(self.provenance.get("label", "model"))
+
+    @property
+    def probed(self) -> Probed:
+        """Which samples were probed, as far as is known."""
+        identity = None
+        if self.sample_ids is not None:
+            by = str(self.provenance.get("images", VALUES))
+            identity = SampleIdentity.of_words(by, self.sample_ids, self.sample_weights)
+        grouped = self.provenance.get("rows") == "groups"  # whose names stand in the place of those of classes
+        return Probed(identity, self.provenance.get("data_sha256"), () if grouped else self.class_names)
 
     @property
     def checks(self) -> pd.DataFrame:
@@ -177,7 +199,12 @@ class Comparison(dict[str, R]):
     """Results of several models by label; drawn together, tabulated together."""
 
     def to_frame(self) -> pd.DataFrame:
-        """The tables of all results, with the label in the first column, ``model``."""
+        """The tables of all results, with the label in the first column, ``model``.
+
+        Raises:
+            UserError: they are of other images, or of other classes or groups.
+        """
+        require_same(self, shared=())
         return pd.concat([r.to_frame().assign(model=label) for label, r in self.items()], ignore_index=True).pipe(
             lambda f: f[["model", *[c for c in f.columns if c != "model"]]]
         )

@@ -14,6 +14,7 @@ from sharpness.flattening.class_conditional import TINY
 from sharpness.plots import BoundCurve, plot_agreement, plot_bound, plot_bound_panels, plot_radii
 from sharpness.results.measures import MeasureResult
 from sharpness.results.pictures import Subset, several
+from sharpness.results.same import require_same
 
 PICTURES = ("bound", "radius", "rise")
 #: With more panels than this all samples and three classes are drawn: the most frequent, the middle and the rarest.
@@ -170,6 +171,7 @@ class CharacteristicRadiusResult(MeasureResult):
         """
         if measure is not None:
             return super().compare(results, ax, measure, **options)
+        require_same(results, shared=())
         kind = kind or ("bound" if len(results) == 1 else "rise")
         choose("picture", kind, PICTURES)
         if kind == "radius":

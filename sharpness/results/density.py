@@ -13,6 +13,7 @@ from sharpness.curvature import DensityCurve, SpectralQuadrature
 from sharpness.errors import UserError
 from sharpness.plots import plot_density
 from sharpness.results.base import Result
+from sharpness.results.same import require_same
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -111,6 +112,7 @@ class SpectralDensityResult(Result):
             subset: a class, of a result per class; its rarest unless given.
             width: of the Gaussian; the largest of the results' own unless given.
         """
+        require_same(results, shared=())
         rules = {label: r.quadrature(subset) for label, r in results.items()}
         width = width or max(rule.density().width for rule in rules.values())
         curves = {}

@@ -12,6 +12,7 @@ import pandas as pd
 from sharpness.errors import UserError, choose
 from sharpness.plots import plot_class_values, plot_saddle_indicator, plot_spectrum_ends
 from sharpness.results.base import Result
+from sharpness.results.same import require_same
 
 PICTURES = ("largest", "smallest", "both", "saddle")
 
@@ -118,6 +119,7 @@ class EigenvalueResult(Result):
             end: "largest", "smallest", "both" ends in one picture, or the "saddle" indicator; what was asked for
                 unless given.
         """
+        require_same(results, shared=())
         first = next(iter(results.values()))
         end_of = {"LA": "largest", "SA": "smallest", "both": "both"}
         end = end or end_of[first.which]

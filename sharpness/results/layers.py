@@ -11,6 +11,7 @@ import pandas as pd
 
 from sharpness.plots import plot_layer_class, plot_layer_class_grid
 from sharpness.results.base import Result
+from sharpness.results.same import require_same
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -69,6 +70,7 @@ class LayerResult(Result):
         Returns:
             The Axes, or of several models the Figure.
         """
+        require_same(results, shared=())
         first = next(iter(results.values()))
         order = first.by_size() if first.per_class else np.zeros(1, dtype=int)
         names = [first.class_names[c] for c in order] if first.per_class else ["all"]
