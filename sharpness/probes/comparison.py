@@ -12,7 +12,7 @@ from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.directions import noise_keys
 from sharpness.probes.subjects import as_objective
-from sharpness.results import Comparison
+from sharpness.probes.trainings import Training, compared, named, trainings
 from sharpness.results.same import SHARED, SPLIT, Probed, require_equal, require_same_samples
 
 #: Attributes of an objective that have another name in its provenance.
@@ -24,7 +24,8 @@ def comparable(probe: Callable[..., Any]) -> Callable[..., Any]:
     """Let a probe of an objective take models and checkpoints as well, and a mapping of any of them by label.
 
     A mapping returns a :class:`Comparison`: every model is probed with the same arguments and seed, hence in the same
-    random directions. The probe gains two arguments, ``data`` and ``options``: see
+    random directions. A list under a label is several trainings of one model, whose results are :class:`Runs`.
+    The probe gains two arguments, ``data`` and ``options``: see
     :func:`~sharpness.probes.subjects.as_objective`.
     """
 
@@ -34,45 +35,44 @@ def comparable(probe: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         if not isinstance(objective, Mapping):
             return probe(as_objective(objective, data, **(options or {})), *args, **settings)
-        labels = [str(label) for label in objective]
-        if len(set(labels)) < len(labels):
-            raise UserError(f"labels {', '.join(labels)}: give every model one of its own")
-        objectives = side_by_side(objective, lambda one: as_objective(one, data, **(options or {})))
-        results: Comparison = Comparison()
-        for label, one in objectives.items():
-            results[label] = probe(one, *args, **settings)
-            results[label].provenance["label"] = label
-            if len(results) == 1 and _is_random(results[label]):
-                _warn_of_shapes(objectives)
-        return results
+        given = dict(options or {})
+        models = side_by_side(objective, lambda one: as_objective(one, data, **given), given.get("loss") == "training")
+
+        def probed(one: Training) -> Any:
+            result = probe(one.subject, *args, **settings)
+            if one is models[0] and _is_random(result):
+                _warn_of_shapes({named(model): model.subject for model in models})
+            return result
+
+        return compared(models, probed)
 
     return probe_all
 
 
 def side_by_side(
-    subjects: Mapping[str, Any], build: Callable[[Any], Objective], own_losses: bool = False
-) -> dict[str, Objective]:
-    """Objectives that can be compared, with their samples in the order of the first one's.
+    subjects: Mapping[Any, Any], build: Callable[[Any], Objective], own_losses: bool = False
+) -> list[Training]:
+    """The models of a mapping, as objectives that can be compared, with samples in the order of the first one's.
 
     The order decides nothing but which samples a resampling draws and which ones share a batch; so these are the same
     for all models, too.
 
     Args:
-        build: makes the objective of a subject; the first that cannot be compared ends it.
+        subjects: see :func:`~sharpness.probes.trainings.trainings`.
+        build: makes an objective of a model; the first that cannot be compared ends it.
         own_losses: see :func:`require_comparable`.
 
     Raises:
         UserError: see :func:`require_comparable`.
     """
-    if not subjects:
-        raise UserError("an empty mapping of objectives: there is nothing to compare")
-    found: dict[str, Objective] = {}
-    for label, subject in subjects.items():
-        one = build(subject)
-        for first_label, first in list(found.items())[:1]:
-            require_comparable({first_label: first, str(label): one}, own_losses)
-            one = one.in_order_of(first)
-        found[str(label)] = one
+    found: list[Training] = []
+    for model in trainings(subjects):
+        one = build(model.subject)
+        if found:
+            first = found[0]
+            require_comparable({named(first): first.subject, named(model): one}, own_losses)
+            one = one.in_order_of(first.subject)
+        found.append(model._replace(subject=one))
     return found
 
 
@@ -87,6 +87,8 @@ def require_comparable(objectives: Mapping[str, Objective], own_losses: bool = F
     Raises:
         UserError: tells how many samples differ and which, or names the field that differs, and both values.
     """
+    if not objectives:
+        raise UserError("an empty mapping of objectives: there is nothing to compare")
     probed = {label: Probed(o.identity, o.data_sha256, o.class_names) for label, o in objectives.items()}
     require_same_samples(probed, weights=not own_losses)
     fields = [name for name in (*SHARED, *SPLIT) if not (own_losses and name == "loss")]

@@ -21,6 +21,7 @@ from sharpness.probes.columns import Settings, columns_of
 from sharpness.probes.comparison import common_fields, side_by_side
 from sharpness.probes.cost import Cost, announce
 from sharpness.probes.subjects import as_objective, labelled_checkpoints
+from sharpness.probes.trainings import compared
 from sharpness.results import Comparison, MeasureResult, load_result
 
 DEFAULT = ("accuracy", "loss", "lambda_max", "lambda_min", "random_rise", "worst_rise")
@@ -68,7 +69,8 @@ def measure(
 
     Args:
         subject: an objective, a model (with ``data=``), a checkpoint (object or path), or ``{label: one of these}``, to
-            compare; a folder of checkpoints compares all of them.
+            compare; a list under a label is several trainings of one model. A folder of checkpoints compares all of
+            them; those that differ in their seed alone are trainings of one model.
         measures: some of the above, a list or text with commas.
         train_counts: (C,) training images per class; those of the objective unless given.
         resume: a folder for finished and unfinished work; the same call goes on there, model by model and class by
@@ -86,19 +88,16 @@ def measure(
         found = find_checkpoints(subject)
         subject = labelled_checkpoints([subject]) if len(found) > 1 else found[0]
     if not isinstance(subject, Mapping):
-        label = None
         if isinstance(subject, str | Path):
             subject = load_checkpoint(subject)
-        if isinstance(subject, Checkpoint):
-            label = subject.label
-        return _measure_one(as_objective(subject, **options), settings, train_counts, folder, label)
+        label = subject.label if isinstance(subject, Checkpoint) else None
+        return _measure_one(as_objective(subject, **options), settings, train_counts, folder, label=label)
     own_losses = options.get("loss") == "training"
-    objectives = side_by_side(subject, lambda one: as_objective(one, **options), own_losses)
-    tables: Comparison = Comparison()
-    for name, objective in objectives.items():
-        models = len(objectives) - len(tables)
-        tables[name] = _measure_one(objective, settings, train_counts, folder, name, models)
-    return tables
+    models = side_by_side(subject, lambda one: as_objective(one, **options), own_losses)
+    left = iter(range(len(models), 0, -1))
+    return compared(
+        models, lambda one: _measure_one(one.subject, settings, train_counts, folder, next(left), one.label, one.run)
+    )
 
 
 def _measure_one(
@@ -106,8 +105,9 @@ def _measure_one(
     settings: Settings,
     train_counts: Sequence[int] | None,
     folder: Path | None,
-    label: str | None,
     models: int = 1,
+    label: str | None = None,
+    run: str | None = None,
 ) -> MeasureResult:
     """The table of one model, the first of so many."""
     known = subject.train_counts if train_counts is None else train_counts
@@ -117,7 +117,7 @@ def _measure_one(
     base = subject.check()
     fields = common_fields(subject, probe="measure", **asdict(settings) | {"measures": list(settings.measures)})
     key = {**fields["provenance"], "groups": subject.groups, "names": subject.class_names, "train": counts.tolist()}
-    stored = _stored(folder, {**key, "label": label, "value": f"{base.mean:.4g}"})
+    stored = _stored(folder, {**key, "label": label, "run": run, "value": f"{base.mean:.4g}"})
     if stored is not None and stored.is_file():
         try:
             return load_result(stored)

@@ -52,7 +52,9 @@ def require_same(results: Mapping[str, Result], fields: Sequence[str] = (), shar
     kinds = {type(r).__name__ for r in results.values()}
     if len(kinds) > 1:
         raise UserError(f"{' and '.join(sorted(kinds))} cannot be compared: give results of one kind")
-    require_same_samples({label: r.probed for label, r in results.items()})
+    losses = {r.provenance.get("loss") for r in results.values()}
+    weights = len(losses) == 1 or "loss" in shared  # every loss has weights of its own
+    require_same_samples({label: r.probed for label, r in results.items()}, weights)
     require_equal({
         label: {name: r.provenance[name] for name in shared if name in r.provenance}
         | {name: getattr(r, name) for name in (*SPLIT, *fields)}

@@ -19,7 +19,7 @@ from sharpness.probes import (
     line,
     plane,
     random_perturbation,
-    side_by_side,
+    require_comparable,
     worst_case,
 )
 from sharpness.studies.curvature import draw_curvature
@@ -70,11 +70,10 @@ def make_figures(
     """
     out = Path(out)
     checkpoints = trained(methods, data, Path(runs), seed, **training)
-    objectives = side_by_side(
-        checkpoints,
-        lambda one: checkpoint_objective(one, split, loss, data_root, limit_per_class),
-        own_losses=loss == "training",
-    )
+    objectives = {
+        label: checkpoint_objective(c, split, loss, data_root, limit_per_class) for label, c in checkpoints.items()
+    }
+    require_comparable(objectives, own_losses=loss == "training")
     store = out / "results"
     perturbations = measured(
         random_perturbation, objectives, store, "perturbation", radii=tuple(radii), draws=draws, seed=seed
