@@ -6,16 +6,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
+from sharpness.data import ONE_CLASS
+from sharpness.data.identity import VALUES, SampleIdentity
 from sharpness.errors import UserError
 from sharpness.files import write_atomically
-
-R = TypeVar("R", bound="Result")
+from sharpness.results.same import Probed
+from sharpness.results.tables import as_html, with_errors
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -28,10 +30,18 @@ class Result:
         class_weights: (C,) the sum of their weights; None in files from before it was kept, which had equal ones.
         groups: named sets of class indices. A group's value is the mean of the values of its classes that have samples.
         provenance: how the numbers came about; plain values.
+        sample_ids: (n, 3) class and content of every sample, see :class:`~sharpness.data.SampleIdentity`; None in files
+            from before they were kept.
+        sample_weights: (n,) weights of the samples, or None where all count alike.
     """
 
     #: For every array, the names of its dimensions. Everything else is a plain value.
-    DIMENSIONS: ClassVar[dict[str, tuple[str, ...]]] = {"class_samples": ("class",), "class_weights": ("class",)}
+    DIMENSIONS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "class_samples": ("class",),
+        "class_weights": ("class",),
+        "sample_ids": ("sample", "word"),
+        "sample_weights": ("sample",),
+    }
     REGISTRY: ClassVar[dict[str, type[Result]]] = {}
     #: Rows of a table that a notebook shows.
     ROWS: ClassVar[int] = 20
@@ -41,6 +51,8 @@ class Result:
     groups: dict[str, tuple[int, ...]]
     provenance: dict[str, Any]
     class_weights: np.ndarray | None = None  # (C,)
+    sample_ids: np.ndarray | None = None  # (n, 3)
+    sample_weights: np.ndarray | None = None  # (n,)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -69,9 +81,24 @@ class Result:
         return str(self.provenance.get("label", "model"))
 
     @property
+    def probed(self) -> Probed:
+        """Which samples were probed, as far as is known."""
+        identity = None
+        if self.sample_ids is not None:
+            by = str(self.provenance.get("images", VALUES))
+            identity = SampleIdentity.of_words(by, self.sample_ids, self.sample_weights)
+        grouped = self.provenance.get("rows") == "groups"  # whose names stand in the place of those of classes
+        return Probed(identity, self.provenance.get("data_sha256"), () if grouped else self.class_names)
+
+    @property
     def checks(self) -> pd.DataFrame:
         """What ``verify=True`` compared: one row per check, with what was measured and what the result implies."""
         return pd.DataFrame(self.provenance.get("checks", []))
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether answers are split at all: what is said of the only class "all" is said of all samples already."""
+        return self.class_names != ONE_CLASS
 
     @property
     def rarest_class(self) -> int:
@@ -144,22 +171,14 @@ class Result:
         )
 
 
-def load_result(path: str | Path) -> Any:
-    """Read what :meth:`Result.save` wrote.
+def result_of(data: xr.Dataset, path: str | Path) -> Any:
+    """The result that a data set of :meth:`Result.to_dataset` holds.
 
     Raises:
-        UserError: no such file, or one that is not a result.
+        UserError: another version wrote it, without what this one needs.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no result at {path}")
-    try:
-        with xr.open_dataset(path, engine="scipy") as opened:
-            data = opened.load()
-        kind = Result.REGISTRY[data.attrs["sharpness_result"]]
-        plain: dict[str, Any] = json.loads(data.attrs["fields"])
-    except Exception as error:
-        raise UserError(f"{path} is not a saved result of sharpness ({type(error).__name__})") from None
+    kind = Result.REGISTRY[data.attrs["sharpness_result"]]
+    plain: dict[str, Any] = json.loads(data.attrs["fields"])
     for name in ("class_names", "names", "layers", "mark_names"):
         if name in plain:
             plain[name] = tuple(plain[name])
@@ -170,50 +189,4 @@ def load_result(path: str | Path) -> Any:
     missing = [f.name for f in fields(kind) if f.name not in plain and f.default is MISSING]
     if missing:
         raise UserError(f"{path} is a {kind.__name__} of another version, without {', '.join(missing)}: probe again")
-    return kind(**{name: value for name, value in plain.items() if name in {f.name for f in fields(kind)}})
-
-
-class Comparison(dict[str, R]):
-    """Results of several models by label; drawn together, tabulated together."""
-
-    def to_frame(self) -> pd.DataFrame:
-        """The tables of all results, with the label in the first column, ``model``."""
-        return pd.concat([r.to_frame().assign(model=label) for label, r in self.items()], ignore_index=True).pipe(
-            lambda f: f[["model", *[c for c in f.columns if c != "model"]]]
-        )
-
-    def plot(self, ax: Any = None, **options: Any) -> Any:
-        """Draw all results on common scales."""
-        return type(next(iter(self.values()))).compare(self, ax=ax, **options)
-
-    def to_table(self) -> pd.DataFrame:
-        """The same to be read, see :meth:`Result.to_table`."""
-        return with_errors(self.to_frame())
-
-    def _repr_html_(self) -> str:
-        return as_html(self.to_table(), max((r.ROWS for r in self.values()), default=0)) if self else "no results"
-
-
-def with_errors(frame: pd.DataFrame) -> pd.DataFrame:
-    """Text for every value that has a standard error in a column ``<name>_se``, which it replaces.
-
-    >>> print(with_errors(pd.DataFrame({"loss": [0.5, 2.0], "loss_se": [0.0123, np.nan]})).to_string(index=False))
-            loss
-    0.5 ± 0.012
-              2
-    """
-    told = frame.drop(columns=[c for c in frame if str(c).removesuffix("_se") in frame and str(c).endswith("_se")])
-    for name in told:
-        if f"{name}_se" in frame:
-            told[name] = [
-                f"{v:.4g}" + (f" ± {float(f'{e:.2g}'):g}" if np.isfinite(e) else "") if np.isfinite(v) else "-"
-                for v, e in zip(frame[name], frame[f"{name}_se"], strict=True)
-            ]
-    return told
-
-
-def as_html(table: pd.DataFrame, rows: int) -> str:
-    """The first rows of a table, and a line that says how many more there are."""
-    left = len(table) - rows
-    more = f"<p>{left} more of {len(table)} rows: see <code>.to_frame()</code></p>" if left > 0 else ""
-    return table.head(rows).to_html(index=False) + more
+    return kind(**{name: value for name, value in plain.items() if name in known})
