@@ -9,10 +9,12 @@ from typing import Any
 
 from sharpness.data.augment import augment, mixup
 from sharpness.data.cifar import load_cifar_lt
+from sharpness.data.class_orders import CLASS_ORDERS, class_order
 from sharpness.data.dataset import ImageSet, LongTailData
 from sharpness.data.digits import load_digits_lt
 from sharpness.data.foreign import ForeignData, read_images
 from sharpness.data.groups import CONVENTION, GROUP_CONVENTIONS, class_groups, named_groups, training_counts
+from sharpness.data.identity import Content, SampleIdentity
 from sharpness.data.longtail import LongTail, select_indices
 from sharpness.data.profiles import PROFILES, class_counts
 from sharpness.data.samplers import SAMPLERS, epoch_indices
@@ -31,6 +33,7 @@ from sharpness.data.tensors import as_tensors, is_data
 from sharpness.errors import UserError, choose
 
 __all__ = [
+    "CLASS_ORDERS",
     "CONVENTION",
     "DATASETS",
     "GROUP_CONVENTIONS",
@@ -38,16 +41,19 @@ __all__ = [
     "PROFILES",
     "SAMPLERS",
     "Classes",
+    "Content",
     "ForeignData",
     "ImageSet",
     "LongTail",
     "LongTailData",
+    "SampleIdentity",
     "answers_of",
     "are_labels",
     "as_tensors",
     "augment",
     "class_counts",
     "class_groups",
+    "class_order",
     "classes_of",
     "cross_entropy_targets",
     "epoch_indices",

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from sharpness.checkpoints import BY_COUNT, Checkpoint, find_checkpoints, load_checkpoint
+from sharpness.checkpoints import Checkpoint, find_checkpoints, load_checkpoint
 from sharpness.data import DATASETS, ForeignData, LongTailData, load_data
 from sharpness.engine import PerSampleLoss, resolve_device
 from sharpness.errors import UserError, choose
@@ -213,6 +213,11 @@ def checkpoint_data(
                 "data: %s, imbalance %g, images of subset %s (the file does not tell its %s, the usual is assumed: %s)",
                 tail.dataset, tail.imbalance, tail.subset, " and ".join(assumed), options,
             )  # fmt: skip
+    if manifest.get("class_order") not in (None, "label"):
+        raise UserError(
+            f"{checkpoint.path} numbers its classes otherwise than {data.longtail.dataset}: class_order "
+            "(--class-order) is for images of your own (--images), leave it out"
+        )
     classes = manifest["model"]["num_classes"]
     if classes not in (None, data.num_classes):
         raise UserError(
@@ -257,9 +262,7 @@ def own_images(checkpoint: Checkpoint, data: ForeignData) -> ForeignData:
         _tell(data, "computed from them; give those of the training, if you know them")
     if data.class_counts == data.class_totals:
         logger.info("training images of each class are taken to be the images given; class counts tell others")
-    if manifest.get("class_order") == BY_COUNT:
-        data = data.by_count()
-    return data
+    return data.in_class_order(manifest.get("class_order") or "label")
 
 
 def _tell(data: ForeignData, whence: str) -> None:
