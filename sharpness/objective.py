@@ -135,6 +135,8 @@ class Objective:
     (1.25, ('Bern', 'Oslo'), [2.25, 0.25])
     """
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def __init__(
         self,
         model: nn.Module,

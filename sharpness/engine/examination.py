@@ -92,6 +92,21 @@ class Examination:
             return self._witness.verdict(None)
         return self._witness.verdict(lambda v: route(self.loss, self.batch, v)[1])
 
+    def faithful(self, verdict: Verdict) -> bool:
+        """Whether what speaks against a product can be believed: gradients belong to the weights that are given.
+
+        A part that runs again in the backward pass (activation checkpointing) sees the module's own weights there, so
+        that its gradients are right at these and wrong elsewhere.
+        """
+        if verdict.product is not False and verdict.symmetric:
+            return True
+        generator = torch.Generator().manual_seed(2)
+        moved = [
+            t.detach() * (1 + 0.1 * torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.device))
+            for t in self.leaves
+        ]
+        return Witness(self.value, moved, self.magnitude).verdict(None).gradient is not False
+
     def gauss_newton(self, product: Callable[[Tensor], Tensor]) -> bool | None:
         """Whether ``product`` is ``J'(d2l/du2)J v``, with ``J v`` by differences of the outputs."""
         votes: list[bool] = []

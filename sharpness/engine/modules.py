@@ -177,7 +177,13 @@ def parameters_in_scope(model: nn.Module, value: Tensor, scope: str) -> tuple[li
         raise UserError("all parameters are frozen (requires_grad is False): unfreeze those to be probed")
     if not value.requires_grad:
         raise UserError("the loss does not depend on any parameter: is the forward pass under no_grad?")
-    gradients = torch.autograd.grad(value, [p for _, p in everything], allow_unused=True)
+    try:
+        gradients = torch.autograd.grad(value, [p for _, p in everything], allow_unused=True)
+    except RuntimeError as error:
+        told = str(error).splitlines()[0]
+        if "use_reentrant" in told:
+            told = "activation checkpointing allows none: give torch.utils.checkpoint use_reentrant=False"
+        raise UserError(f"the gradient of the loss by the parameters cannot be taken: {told}") from error
     reached = [(n, p) for (n, p), g in zip(everything, gradients, strict=True) if g is not None]
     classifier = classifier_prefix(model)
     rules: dict[str, Callable[[str], bool]] = {

@@ -141,10 +141,11 @@ class SecondOrder:
             self._reason = str(error)
         except Exception as error:
             self._reason = f"while tracing, {first_line(error)}"
-        if examination is not None:
-            self._judge(examination, traced)
-        else:
-            logger.debug("derivatives were not examined: %s", self._reason)
+        try:
+            if examination is not None:
+                self._judge(examination, traced)
+        except Exception as error:  # such as of operations that do not exist in float64
+            logger.debug("derivatives were not examined: %s", first_line(error))
         (logger.info if self._traced is not None else logger.warning)("curvature products: %s", self.route)
 
     def require(self, kind: str) -> None:
@@ -201,9 +202,11 @@ class SecondOrder:
         except (RuntimeError, UserError) as error:  # no second derivative: products will say so
             logger.debug("second derivatives were not examined: %s", first_line(error))
             verdict = examination.verdict(None)
-        self._examination = examination if verdict.gradient else None
-        if verdict.gradient is False and self._surrogate(examination):
+        if verdict.gradient is False:
+            self._surrogate(examination)
+        if self._refusals or (verdict.gradient is not False and not examination.faithful(verdict)):
             return
+        self._examination = examination if verdict.gradient else None
         if verdict.product is not False and verdict.symmetric:
             if verdict.product is None and verdict.gradient is None and examination.exact:
                 self._refuse(examination, examination.culprit().wrong_product(leaves=True), None)
@@ -216,7 +219,7 @@ class SecondOrder:
                 return
         self._refuse(examination, examination.culprit().wrong_product(), verdict)
 
-    def _surrogate(self, examination: Examination) -> bool:
+    def _surrogate(self, examination: Examination) -> None:
         """The gradient is not the derivative of the loss: say so, and refuse it if a function is to blame."""
         call, mistaken = examination.culprit().wrong_gradient()
         where = "the loss" if call is None else call.told
@@ -231,7 +234,6 @@ class SecondOrder:
                 "detach): gradients and curvature are those that training sees, not those of the loss",
                 where,
             )
-        return mistaken
 
     def _refuse(self, examination: Examination, call: Call | None, verdict: Verdict | None) -> None:
         if call is None and verdict is None:
