@@ -184,7 +184,7 @@ class Objective:
             num_classes = data.num_classes if num_classes is None else num_classes
             class_names = data.class_names if class_names is None else class_names
             train_counts = data.class_counts if train_counts is None else train_counts
-        x, y = as_tensors(data)
+        x, y = (t.clone() if t.is_inference() else t for t in as_tensors(data))
         self.x = x.to(self.dtype) if x.is_floating_point() else x
         self._content = Content.of(data, x, names, mean, std)
         self.batch_size = None if isinstance(batch_size, str) else batch_size
@@ -388,6 +388,7 @@ class Objective:
         """L_c, shape (C,), from one pass; NaN for a class without samples."""
         return self.evaluate().class_means
 
+    @torch.inference_mode(False)
     def gradient(self, class_index: int | None = None) -> Tensor:
         """The gradient of L, or of L_c: flat, shape (k,), in the model's dtype."""
         require_eval(self.model)
@@ -424,6 +425,7 @@ class Objective:
         finally:
             operator.close()
 
+    @torch.inference_mode(False)
     def quadratic_forms(self, vector: Tensor, class_index: int | None = None) -> np.ndarray:
         r""":math:`v' H_i v` of every sample, shape (n,); their weighted mean is v' H v."""
         require_eval(self.model)
@@ -431,7 +433,7 @@ class Objective:
         positions = distributed.share(torch.arange(len(indices)))
         forms = torch.zeros(len(indices), dtype=torch.float64)
         if len(positions):
-            vector = vector.detach().to(self.device, self.dtype)
+            vector = vector.detach().to(self.device, self.dtype, copy=vector.is_inference())
             with buffers_kept(self.model):
                 forms[positions] = self._engine.quadratic_forms(self._batches(class_index), vector).cpu()
         return distributed.total(forms).numpy()

@@ -37,7 +37,7 @@ def fastest_batch(model: nn.Module, x: Tensor) -> int:
     Args:
         x: one input, shape (1, ...).
     """
-    sizes = [x.numel() * x.element_size()]
+    sizes = [max(1, x.numel() * x.element_size())]
 
     def note(module: nn.Module, inputs: object, output: object) -> None:
         if isinstance(output, Tensor):

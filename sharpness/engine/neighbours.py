@@ -55,10 +55,9 @@ def require_independent(module: nn.Module, loss: PerSampleLoss, x: Tensor, y: Te
         mixed = _mixed(module, module, loss, x, y)
         if mixed <= ROUNDING.get(_dtype(module), HALF):
             return
-        wide = doubled(module)
 
-        def run(x: Tensor) -> Tensor:
-            return torch.func.functional_call(module, wide, (x.double() if x.is_floating_point() else x,))
+        def run(x: Tensor) -> Tensor:  # with tensors of its own every time, because a pass may write to them
+            return torch.func.functional_call(module, doubled(module), (x.double() if x.is_floating_point() else x,))
 
         try:
             confirmed = _mixed(module, run, loss, x, y) > CONFIRMED
@@ -110,26 +109,23 @@ def parts(n: int) -> list[Tensor]:
 
 
 def _told(module: nn.Module, x: Tensor, y: Tensor) -> str:
-    n = len(y)
-    rows = torch.arange(0, n, 2)
-    where = first_difference(module, x, x[rows], rows)
-    if where is None:
-        rows = torch.arange(n).flip(0)
-        where = first_difference(module, x, x[rows], rows)
+    where = None
+    for rows in parts(len(y)):
+        if len(rows) > 1 or len(y) == 2:
+            where = where or first_difference(module, x, x[rows], rows)
     if where is None:
         return (
             "the loss of a sample depends on which others are in its batch: the loss function mixes samples (a "
             "contrast, or a mean or normalisation over the batch): give one that takes each sample alone"
         )
     writer = written_by(module, x)
-    if writer is not None:
-        return (
-            f"a sample's loss depends on which others are in its batch: {writer} updates its state in every pass; "
-            "freeze it first (observers of quantisation: model.apply(torch.ao.quantization.disable_observer))"
-        )
-    training = any(m.training for m in module.modules())
-    remedy = ("call model.eval(), or " if training else "") + "let it use fixed statistics (running ones), or none"
-    return f"a sample's loss depends on which others are in its batch: {where} mixes samples; {remedy}"
+    what = f"{where} mixes samples" if writer is None else f"{writer} updates its state in every pass"
+    remedy = "call model.eval(), or " if any(m.training for m in module.modules()) else ""
+    if writer is None:
+        remedy += "let it use fixed statistics (running ones), or none"
+    else:
+        remedy += "freeze it (observers of quantisation: model.apply(torch.ao.quantization.disable_observer))"
+    return f"a sample's loss depends on which others are in its batch: {what}; {remedy}"
 
 
 def first_difference(module: nn.Module, one: Tensor, other: Tensor, rows: Tensor | None = None) -> str | None:

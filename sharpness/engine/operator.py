@@ -54,6 +54,7 @@ class CurvatureOperator:
         """How products are made, in one line."""
         return self._engine.route
 
+    @torch.inference_mode(False)
     def __call__(self, vector: Tensor) -> Tensor:
         """The product, in the dtype of the parameters.
 
@@ -66,7 +67,10 @@ class CurvatureOperator:
         if not torch.equal(self._state(), self._seen):
             self._products.close()
             self._open()
-        product = distributed.total(self._products(vector.detach().to(self.device, self.dtype))) / self.weight
+        product = (
+            distributed.total(self._products(vector.detach().to(self.device, self.dtype, copy=vector.is_inference())))
+            / self.weight
+        )
         self.products += 1
         if not bool(torch.isfinite(product).all()):
             raise UserError("a Hessian-vector product is not finite: check inputs and weights for inf and nan")
@@ -77,6 +81,7 @@ class CurvatureOperator:
         self._products.close()
         self._budget = self._products.budget = 0
 
+    @torch.inference_mode(False)
     def _open(self) -> None:
         self._seen = self._state()
         self._products = Products(self._engine, self._batches(), self.kind, self._budget)

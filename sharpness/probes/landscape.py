@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sharpness.engine import ClassSums
@@ -203,5 +204,5 @@ def _displacement(points: np.ndarray, directions: Tensor) -> Callable[[int], Ten
 def _storage(what: str, resume: Resume, points: np.ndarray, directions: Tensor) -> dict[str, Any]:
     """What a landscape is called, and where and under which key its points are kept."""
     digest = hashlib.sha256(points.tobytes())
-    digest.update(directions.detach().cpu().contiguous().numpy().tobytes())
+    digest.update(directions.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return {"what": what, "folder": resume, "settings": {"displacements": digest.hexdigest()}}

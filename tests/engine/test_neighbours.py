@@ -1,0 +1,159 @@
+"""A sample's loss that depends on the samples beside it is refused, by the model or by the loss; rounding is not."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import sharpness
+from sharpness import Objective, UserError
+from sharpness.models import build_model
+
+
+class BatchStatistics(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 6, 3), nn.Linear(6, 3)
+        self.register_buffer("mean", torch.zeros(6))
+        self.register_buffer("variance", torch.ones(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = F.batch_norm(self.conv(x), self.mean, self.variance, training=self.training)
+        return self.fc(torch.relu(z).mean((2, 3)))
+
+
+class Centred(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0)
+
+
+class Mixed(nn.Module):
+    """What a function makes of the outputs of a linear layer."""
+
+    def __init__(self, mix) -> None:
+        super().__init__()
+        self.fc, self.mix = nn.Linear(5, 3), mix
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(self.fc(x))
+
+
+def contrastive(u: Tensor, y: Tensor) -> Tensor:
+    z = F.normalize(u)
+    alike = (y[:, None] == y) & ~torch.eye(len(y), dtype=torch.bool)
+    others = (z @ z.T / 0.1).masked_fill(torch.eye(len(y), dtype=torch.bool), -1e9)
+    return -(others.log_softmax(1) * alike).sum(1) / alike.sum(1).clamp_min(1)
+
+
+def ce(u: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(u, y, reduction="none")
+
+
+LOSSES = {
+    "supervised contrast": contrastive,
+    "times the batch": lambda u, y: ce(u, y) * len(y),
+    "centred": lambda u, y: ce(u, y) - ce(u, y).mean(),
+    "weighed by counts of the batch": lambda u, y: ce(u, y) / torch.bincount(y, minlength=3)[y],
+    "the mean for everyone": lambda u, y: ce(u, y).mean().expand(len(y)),
+}
+MODELS = {
+    "a layer": (nn.Sequential(nn.Linear(5, 4), Centred(), nn.Linear(4, 3)), r"layer '1' \(Centred\) mixes samples"),
+    "softmax over the batch": (Mixed(lambda z: z.softmax(0)), r"the model \(Mixed\) itself mixes samples"),
+    "only the order counts": (Mixed(lambda z: z + z.roll(1, 0)), r"the model \(Mixed\) itself mixes samples"),
+}
+
+
+def data(n: int = 20, dtype=torch.float32) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    return torch.randn(n, 5, dtype=dtype), torch.arange(n) % 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [2, 3, 20])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_that_mixes_samples_is_refused_by_layer(name, n, dtype):
+    model, message = MODELS[name]
+    with pytest.raises(UserError, match=message) as told:
+        Objective(model.to(dtype), data(n, dtype), num_classes=3)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_that_mixes_samples_is_refused(name):
+    with pytest.raises(UserError, match="the loss function mixes samples"):
+        Objective(nn.Linear(5, 3), data(), loss=LOSSES[name])
+
+
+def test_statistics_of_the_batch_are_refused_with_the_remedy_that_works():
+    torch.manual_seed(0)
+    model, x, y = BatchStatistics(), torch.randn(20, 1, 6, 6), torch.arange(20) % 3
+    for batch_size in (1, 8, "auto"):
+        with pytest.raises(UserError, match=r"call model\.eval\(\)"):
+            Objective(model, (x, y), batch_size=batch_size)
+    assert torch.equal(model.mean, torch.zeros(6)) and torch.equal(model.variance, torch.ones(6))
+    model.eval()
+    losses = [Objective(model, (x, y), batch_size=b).loss() for b in (1, 8, "auto")]
+    assert losses == pytest.approx([float(ce(model(x), y).double().mean())] * 3, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_rounding_that_differs_with_the_batch_is_no_mixing(dtype, scale):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 300), nn.ReLU(), nn.Linear(300, 300), nn.ReLU(), nn.Linear(300, 3)).to(dtype)
+    with torch.no_grad():
+        model[4].weight.mul_(scale)
+    Objective(model, data(64, dtype))
+
+
+def test_a_deep_network_and_squeezed_batches_are_no_mixing():
+    torch.manual_seed(0)
+    Objective(build_model("resnet32", 10, 3).eval(), (torch.randn(16, 3, 32, 32), torch.arange(16) % 10))
+    Objective(Mixed(lambda z: z.squeeze()), data())
+    Objective(nn.Linear(5, 3), data(1), num_classes=3)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_observers_of_quantisation_are_named_and_put_back():
+    torch.manual_seed(0)
+    x, y = data()
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
+    model.qconfig = torch.ao.quantization.get_default_qat_qconfig("fbgemm")
+    model = torch.ao.quantization.prepare_qat(model.train())
+    model(x)
+    model.eval()
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    try:  # whether one sample moves them enough to tell depends on the data
+        sharpness.line(Objective(model, (x, y)), x=(-1, 1, 3))
+    except UserError as error:
+        assert "disable_observer" in str(error)
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+    model.apply(torch.ao.quantization.disable_observer)
+    objective = Objective(model, (x, y))
+    assert objective.loss() == pytest.approx(float(ce(model(x), y).double().mean()), rel=1e-6)
+    assert np.isfinite(sharpness.eigenvalues(objective).values).all()
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items() if not n.endswith("observer_enabled"))
+
+
+class Observed(nn.Module):
+    """Scales by the largest input so far, which it keeps in a buffer that counts no version, or in an attribute."""
+
+    def __init__(self, attribute: bool) -> None:
+        super().__init__()
+        if attribute:
+            self.largest = torch.zeros(())
+        else:
+            self.register_buffer("largest", torch.zeros(()), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.largest.data.copy_(torch.maximum(self.largest, x.detach().abs().max()))
+        return x / self.largest
+
+
+@pytest.mark.parametrize("attribute", [False, True])
+def test_a_state_that_every_pass_changes_is_named_and_put_back(attribute):
+    model = nn.Sequential(nn.Linear(5, 4), Observed(attribute), nn.Linear(4, 3)).eval()
+    with pytest.raises(UserError, match=r"layer '1' \(Observed\) updates its state in every pass"):
+        Objective(model, data())
+    assert float(model[1].largest) == 0
