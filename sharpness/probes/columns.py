@@ -103,7 +103,7 @@ def columns_of(
 
 def _over_samples(objective: Objective, base: SampleSums, independent: np.ndarray) -> dict[str, Column]:
     """Loss and accuracy."""
-    labels, weights = objective.y.numpy(), base.rows[1]
+    labels, weights = objective.classes.numpy(), base.rows[1]
     errors = np.full((2, objective.num_classes), np.nan)
     for c in np.flatnonzero(objective.class_counts):
         chosen = labels == c
