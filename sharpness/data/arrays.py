@@ -30,6 +30,7 @@ def read_npz(path: Path) -> tuple[Tensor, Tensor]:
     Raises:
         UserError: the file is damaged, holds objects, or has none of those names.
     """
+
     def pair(names: Sequence[str]) -> tuple[str, str]:
         found = next((keys for keys in NPZ_KEYS if all(key in names for key in keys)), None)
         if found is None:

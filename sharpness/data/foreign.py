@@ -20,7 +20,8 @@ from sharpness.data.arrays import (
     read_npz,
 )
 from sharpness.data.dataset import ImageSet
-from sharpness.data.image_files import ImageFiles, class_folders, listed, read_files, to_tensor
+from sharpness.data.image_files import ImageFiles, class_folders, listed, read_files
+from sharpness.data.pictures import to_tensor
 from sharpness.data.tensors import as_tensors
 from sharpness.errors import UserError, choose
 

@@ -48,13 +48,13 @@ def read_arrays(path: Path, choose: Callable[[Sequence[str]], Sequence[str]]) ->
     with file:
         if size == 0:
             raise Refused("is empty")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            entries = {entry.name.removesuffix(".npy"): entry for entry in archive_entries(content)}
-            allowance = Allowance(FREE + FACTOR * size)
-            return [_array(_unfolded(content, entries[name], allowance)) for name in choose(list(entries))]
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    entries = {entry.name.removesuffix(".npy"): entry for entry in archive_entries(content)}
+    allowance = Allowance(FREE + FACTOR * size)
+    return [_array(_unfolded(memoryview(content), entries[name], allowance)) for name in choose(list(entries))]
 
 
-def _unfolded(content: mmap.mmap, entry: Entry, allowance: Allowance) -> bytes:
+def _unfolded(content: memoryview, entry: Entry, allowance: Allowance) -> bytes | memoryview:
     try:
         allowance.take(entry.size)
     except Refused:
@@ -66,14 +66,14 @@ def _unfolded(content: mmap.mmap, entry: Entry, allowance: Allowance) -> bytes:
     return unfolded
 
 
-def _array(content: bytes) -> np.ndarray[Any, Any]:
+def _array(content: bytes | memoryview) -> np.ndarray[Any, Any]:
     stream = io.BytesIO(content[:HEADER])
     version = np.lib.format.read_magic(stream)
     if version not in READERS:
-        raise Refused("holds an array with other values than numbers")
+        raise Refused("holds other things than arrays of numbers")
     shape, fortran, dtype = READERS[version](stream)
     if dtype.kind not in "biuf" or dtype.itemsize > 8 or dtype.fields or dtype.subdtype or not is_shape(shape):
-        raise Refused("holds an array with other values than numbers")
+        raise Refused("holds other things than arrays of numbers")
     start = stream.tell()
     if math.prod(shape) * dtype.itemsize != len(content) - start:
         raise Refused("holds an array of another shape than it has numbers for")
