@@ -7,8 +7,12 @@ from numbers import Integral
 class UserError(ValueError):
     """Bad input, told in one line: what was wrong, its value, and what to do.
 
-    The command line prints the message alone and exits with code 2; every other exception is ours.
+    The command line prints the message alone and exits with code 2; every other exception is ours. What a file or a
+    name puts into a message cannot act on a terminal.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 def choose(kind: str, value: object, choices: Sequence[str | None]) -> None:
@@ -35,4 +39,14 @@ def shown(text: str, limit: int = 80) -> str:
     >>> shown("a\\nb\\x1b[2J")
     'a?b?[2J'
     """
-    return "".join(c if c.isprintable() else "?" for c in text[:limit])
+    return printable(text[:limit])
+
+
+def printable(text: str, kept: str = "") -> str:
+    """The text with a question mark for every character that acts on a terminal or hides: controls, escapes, overrides
+    of the direction of writing; but those of ``kept``.
+
+    >>> printable("a\\nb\\u202e"), printable("a\\tb", kept="\\t")
+    ('a?b?', 'a\\tb')
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() or c in kept else "?" for c in text)

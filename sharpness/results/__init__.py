@@ -1,6 +1,6 @@
 """Frozen results: tables, files, provenance, plots."""
 
-from sharpness.results.base import Comparison, Result, load_result, with_errors
+from sharpness.results.base import Comparison, Result, with_errors
 from sharpness.results.characteristic_radius import CharacteristicRadiusResult
 from sharpness.results.density import SpectralDensityResult
 from sharpness.results.eigenvalues import EigenvalueResult
@@ -9,6 +9,7 @@ from sharpness.results.line import LineResult
 from sharpness.results.measures import MeasureResult
 from sharpness.results.perturbation import PerturbationResult
 from sharpness.results.plane import PlaneResult
+from sharpness.results.saved import load_result
 
 __all__ = [
     "CharacteristicRadiusResult",

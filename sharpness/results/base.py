@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
+from html import escape
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -12,8 +13,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from sharpness.errors import UserError
+from sharpness.errors import UserError, printable
 from sharpness.files import write_atomically
+from sharpness.untrusted.refused import Refused
 
 R = TypeVar("R", bound="Result")
 
@@ -32,6 +34,8 @@ class Result:
 
     #: For every array, the names of its dimensions. Everything else is a plain value.
     DIMENSIONS: ClassVar[dict[str, tuple[str, ...]]] = {"class_samples": ("class",), "class_weights": ("class",)}
+    #: The first dimension, where a result of this kind may be of everything together and arrays lack it.
+    OPTIONAL_DIMENSION: ClassVar[str | None] = None
     REGISTRY: ClassVar[dict[str, type[Result]]] = {}
     #: Rows of a table that a notebook shows.
     ROWS: ClassVar[int] = 20
@@ -125,52 +129,34 @@ class Result:
         return xr.Dataset(arrays, attrs={"sharpness_result": type(self).__name__, "fields": json.dumps(plain)})
 
     def save(self, path: str | Path) -> Path:
-        """Write one NetCDF file, which xarray opens; read it back with :func:`load_result`."""
+        """Write one NetCDF file, which xarray opens; read it back with :func:`~sharpness.load_result`."""
         path = Path(path)
         data = self.to_dataset()
         write_atomically(path, lambda partial: data.to_netcdf(partial, engine="scipy"))
         return path
 
+    def validate(self) -> None:
+        """Check plain values as a file gives them.
+
+        Raises:
+            Refused: they make no sense, or do not fit the arrays.
+        """
+        k, checks = self.provenance.get("num_parameters"), self.provenance.get("checks", [])
+        if k is not None and type(k) is not int:
+            raise Refused("counts parameters that are no number: probe again")
+        if not isinstance(checks, list) or not all(isinstance(check, dict) for check in checks):
+            raise Refused("has checks that are none: probe again")
+
     def __repr__(self) -> str:
         k, n = self.provenance.get("num_parameters"), int(self.class_samples.sum())
-        return f"{type(self).__name__}({self.label}: {self._summary()}; {n} samples, k={k})"
+        return f"{type(self).__name__}({printable(self.label)}: {self._summary()}; {n} samples, k={k})"
 
     def _summary(self) -> str:
         return ""
 
     def _repr_html_(self) -> str:
-        return f"<p><b>{type(self).__name__}</b> {self.label}: {self._summary()}</p>" + as_html(
-            self.to_table(), self.ROWS
-        )
-
-
-def load_result(path: str | Path) -> Any:
-    """Read what :meth:`Result.save` wrote.
-
-    Raises:
-        UserError: no such file, or one that is not a result.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no result at {path}")
-    try:
-        with xr.open_dataset(path, engine="scipy") as opened:
-            data = opened.load()
-        kind = Result.REGISTRY[data.attrs["sharpness_result"]]
-        plain: dict[str, Any] = json.loads(data.attrs["fields"])
-    except Exception as error:
-        raise UserError(f"{path} is not a saved result of sharpness ({type(error).__name__})") from None
-    for name in ("class_names", "names", "layers", "mark_names"):
-        if name in plain:
-            plain[name] = tuple(plain[name])
-    if "groups" in plain:
-        plain["groups"] = {g: tuple(classes) for g, classes in plain["groups"].items()}
-    known = {f.name for f in fields(kind)}
-    plain |= {str(name): data[name].values for name in data.variables if name in known}
-    missing = [f.name for f in fields(kind) if f.name not in plain and f.default is MISSING]
-    if missing:
-        raise UserError(f"{path} is a {kind.__name__} of another version, without {', '.join(missing)}: probe again")
-    return kind(**{name: value for name, value in plain.items() if name in {f.name for f in fields(kind)}})
+        told = f"<p><b>{type(self).__name__}</b> {escape(f'{self.label}: {self._summary()}')}</p>"
+        return told + as_html(self.to_table(), self.ROWS)
 
 
 class Comparison(dict[str, R]):
@@ -213,7 +199,11 @@ def with_errors(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def as_html(table: pd.DataFrame, rows: int) -> str:
-    """The first rows of a table, and a line that says how many more there are."""
+    """The first rows of a table, and a line that says how many more there are; labels and names are shown as they are.
+
+    >>> "<b>" in as_html(pd.DataFrame({"<b>": ["<b>"]}), 1)
+    False
+    """
     left = len(table) - rows
     more = f"<p>{left} more of {len(table)} rows: see <code>.to_frame()</code></p>" if left > 0 else ""
-    return table.head(rows).to_html(index=False) + more
+    return table.head(rows).to_html(index=False, escape=True, render_links=False) + more

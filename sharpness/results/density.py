@@ -13,6 +13,7 @@ from sharpness.curvature import DensityCurve, SpectralQuadrature
 from sharpness.errors import UserError
 from sharpness.plots import plot_density
 from sharpness.results.base import Result
+from sharpness.untrusted.refused import Refused
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -26,6 +27,7 @@ class SpectralDensityResult(Result):
         sample_products: Hessian-vector products times samples.
     """
 
+    OPTIONAL_DIMENSION: ClassVar = "class"
     DIMENSIONS: ClassVar = {
         "nodes": ("class", "run", "node"),
         "weights": ("class", "run", "node"),
@@ -36,6 +38,11 @@ class SpectralDensityResult(Result):
     weights: np.ndarray
     products: np.ndarray
     sample_products: int
+
+    def validate(self) -> None:
+        super().validate()
+        if "num_parameters" not in self.provenance:
+            raise Refused("does not count the parameters: probe again")
 
     @property
     def per_class(self) -> bool:

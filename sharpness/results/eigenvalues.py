@@ -12,6 +12,7 @@ import pandas as pd
 from sharpness.errors import UserError, choose
 from sharpness.plots import plot_class_values, plot_saddle_indicator, plot_spectrum_ends
 from sharpness.results.base import Result
+from sharpness.untrusted.refused import Refused
 
 PICTURES = ("largest", "smallest", "both", "saddle")
 
@@ -32,6 +33,7 @@ class EigenvalueResult(Result):
         sample_products: Hessian-vector products times samples.
     """
 
+    OPTIONAL_DIMENSION: ClassVar = "class"
     DIMENSIONS: ClassVar = {
         "values": ("class", "rank"),
         "residuals": ("class", "rank"),
@@ -57,6 +59,11 @@ class EigenvalueResult(Result):
     lower: np.ndarray | None = None
     upper: np.ndarray | None = None
     errors: np.ndarray | None = None
+
+    def validate(self) -> None:
+        super().validate()
+        if self.which not in ("LA", "SA", "both") or self.k * (1 + (self.which == "both")) != self.values.shape[-1]:
+            raise Refused("has other eigenvalues than it says: probe again")
 
     @property
     def per_class(self) -> bool:

@@ -11,9 +11,10 @@ import pandas as pd
 
 from sharpness.errors import UserError, choose
 from sharpness.plots import plot_rises, plot_spread
-from sharpness.results.axes import radius_unit
+from sharpness.results.axes import GAUSSIAN, radius_unit
 from sharpness.results.base import Result
 from sharpness.results.same import require_same
+from sharpness.untrusted.refused import Refused
 
 KINDS = ("draws", "radii")
 
@@ -53,6 +54,11 @@ class PerturbationResult(Result):
     normalization: str | None
     distribution: str
     seed: int
+
+    def validate(self) -> None:
+        super().validate()
+        if self.normalization not in GAUSSIAN:
+            raise Refused("normalises its directions in an unknown way: probe again")
 
     def draws(self, subset: str | int | None = None) -> np.ndarray:
         """Losses (R, D) overall, of a class or of a group."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from sharpness.methods import LABELS
 from sharpness.objective import Objective
 from sharpness.results import Comparison, load_result
 from sharpness.training import train
+
+logger = logging.getLogger("sharpness")
 
 
 def trained(
@@ -62,7 +65,10 @@ def slug(label: str) -> str:
 
 
 def _readable(path: Path) -> Any:
+    if not path.exists():
+        return None
     try:
         return load_result(path)
-    except UserError:
+    except UserError as error:
+        logger.warning("%s: its model is probed again", error)
         return None
