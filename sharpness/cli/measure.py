@@ -14,7 +14,7 @@ from sharpness.cli.output import as_records, as_text, require_file, require_pict
 from sharpness.cli.subjects import probing_options, subjects
 from sharpness.engine import distributed
 from sharpness.probes import MEASURES
-from sharpness.results import Comparison, with_errors
+from sharpness.results import Comparison
 
 
 @click.command(cls=OneExample)
@@ -39,7 +39,9 @@ def measure(
 ) -> None:  # fmt: skip
     """Print the per-class table of checkpoints: accuracy, loss, eigenvalues, rises of the loss, standard errors.
 
-    CHECKPOINTS are files, or folders of them; anybody's, see sharpness inspect. With -o or --plot unfinished work is
+    CHECKPOINTS are files, or folders of them; anybody's, see sharpness inspect. Runs that differ in their seed alone
+    are one model: mean ± standard deviation over them, in brackets the standard error of one; files and JSON have a row
+    for each. With -o or --plot unfinished work is
     kept beside what will be written, and the same command goes on with it.
 
     Example: sharpness measure runs/ldam/last.pt -o ldam.csv
@@ -55,10 +57,10 @@ def measure(
         resume=partial, parameters=scope, **chosen, **options,
     )  # fmt: skip
     assert isinstance(results, Comparison)
-    rows = results.to_frame()
+    rows, table = results.to_frame(), results.to_table()
     if len(results) == 1:
-        rows = rows.drop(columns="model")
-    click.echo(as_records(rows) if as_json else as_text(with_errors(rows)))
+        rows, table = rows.drop(columns="model"), table.drop(columns="model")
+    click.echo(as_records(rows) if as_json else as_text(table))
     if distributed.rank() != 0:
         return
     if output is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -11,14 +11,15 @@ import click
 from torch import Tensor, nn
 
 from sharpness.checkpoints import FAMILIES, Checkpoint
+from sharpness.checkpoints.heads import UNITS
 from sharpness.cli.options import Command, keywords, several
-from sharpness.data import read_images
+from sharpness.data import CLASS_ORDERS, read_images
 from sharpness.errors import UserError
 from sharpness.models.factory import model_from
 from sharpness.probes import labelled_checkpoints
 
 #: Options of a file, of the network behind it, and of images of one's own, by where they go.
-FILE = ("family", "stage2", "weights")
+FILE = ("family", "head", "stage2", "weights", "class_order")
 IMAGES = ("root", "mean", "std", "size", "resize", "layout", "class_counts")
 RECORDED = ("split", "loss", "limit_per_class", "data", "imbalance", "subset", "data_root", "download", "device")
 
@@ -69,7 +70,14 @@ def file_options(command: Command) -> Command:
             click.option("--logits", help="Index or key of the logits, if the network returns several things."),
             click.option("--family", help=f"Of the file, one of {', '.join(FAMILIES)}. [found out]"),
             click.option(
+                "--head", help=f"What a foreign head was trained as, where the file leaves it open: {', '.join(UNITS)}."
+            ),
+            click.option(
                 "--logit-scale", type=float, help="Of a foreign cosine head, which no file tells. [usual one]"
+            ),
+            click.option(
+                "--class-order",
+                help=f"How the model numbers classes: {', '.join(CLASS_ORDERS)}, or a .json list. [the family's]",
             ),
             click.option("--stage2", type=click.Path(), help="Second file of a model that was saved in two."),
             click.option("--weights", type=click.Choice(["model", "ema", "swa"]), help="Which of those in the file."),
@@ -79,13 +87,20 @@ def file_options(command: Command) -> Command:
 
 
 def probing_options(command: Command) -> Command:
-    """Those, and the loss that is probed."""
+    """Those, the loss that is probed, and what counts as one model."""
     loss = click.option("--loss", default="ce", show_default=True, help="ce on calibrated logits, or training.")
-    return file_options(loss(command))
+    each = click.option(
+        "--each", is_flag=True, help="Keep runs apart that differ in their seed alone. [one model, with its spread]"
+    )
+    return file_options(loss(each(command)))
 
 
-def subjects(paths: Sequence[str], given: dict[str, Any]) -> tuple[dict[str, Checkpoint], dict[str, Any]]:
+def subjects(
+    paths: Sequence[str], given: dict[str, Any]
+) -> tuple[dict[str, Checkpoint | list[Checkpoint]], dict[str, Any]]:
     """Checkpoints by label, and the options of :func:`~sharpness.checkpoint_objective` for all of them.
+
+    Several trainings of one model are a list, unless every file is to be kept apart.
 
     Args:
         paths: files and folders.
@@ -94,7 +109,7 @@ def subjects(paths: Sequence[str], given: dict[str, Any]) -> tuple[dict[str, Che
     file = _chosen(given, FILE)
     if given["logit_scale"] is not None:
         file["scale"] = given["logit_scale"]
-    checkpoints = labelled_checkpoints(paths, _network(given), **file)
+    checkpoints = labelled_checkpoints(paths, _network(given), given.get("each", True), **file)
     options = _chosen(given, RECORDED)
     if given["logits"] is not None:
         options["output"] = _picker(given["logits"])
@@ -111,10 +126,15 @@ def subjects(paths: Sequence[str], given: dict[str, Any]) -> tuple[dict[str, Che
     limit = options.pop("limit_per_class", None)
     if "layout" in described:
         described["layout"] = described["layout"].replace("-", " ")
-    grey = all(_takes_grey(checkpoint.model) for checkpoint in checkpoints.values())
+    grey = all(_takes_grey(checkpoint.model) for checkpoint in single(checkpoints))
     channels = 1 if grey else 3
     images = read_images(given["images"], channels=channels, limit_per_class=limit, **described | constants)
     return checkpoints, {**options, "data": images}
+
+
+def single(checkpoints: Mapping[str, Checkpoint | list[Checkpoint]]) -> list[Checkpoint]:
+    """Every checkpoint, whatever its label."""
+    return [one for entry in checkpoints.values() for one in (entry if isinstance(entry, list) else [entry])]
 
 
 def _chosen(given: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from sharpness.plots.labels import (
 )
 from sharpness.plots.scales import set_symlog
 from sharpness.plots.style import PAGE, color, marker, new_axes, style
+from sharpness.plots.trainings import draw_trainings, trainings_key
 
 
 def plot_class_values(
@@ -29,6 +30,7 @@ def plot_class_values(
     *,
     errors: Mapping[str, np.ndarray] | None = None,
     intervals: Mapping[str, np.ndarray] | None = None,
+    trainings: Mapping[str, np.ndarray] | None = None,
     bounds: tuple[float, float] | None = None,
     flags: Mapping[str, np.ndarray] | None = None,
     counts: np.ndarray | None = None,
@@ -49,6 +51,8 @@ def plot_class_values(
         names: (C,) of the classes, in the order of the values.
         errors: ``{label: (C,)}`` standard errors; bars show 1.96 of them to each side.
         intervals: ``{label: (2, C)}`` lower and upper bounds that bars show instead.
+        trainings: ``{label: (S, C)}`` of models that were trained several times: a pale bar of one standard deviation
+            around their mean, which is the value, and a dot for each.
         bounds: of what the values can be, such as (0, 1) of accuracies: bars end there.
         flags: ``{label: (C,)}``, True for a value that is not converged: an open marker, which the legend explains.
         counts: (C,) training images, written below the names.
@@ -72,6 +76,8 @@ def plot_class_values(
         size = marker_size(ax, len(values), len(names))
         for i, ((label, v), at) in enumerate(zip(values.items(), offsets(len(values), len(names)), strict=True)):
             ax.plot(at, v, "-" if many else marker(i), color=color(i), markersize=size, label=label)
+            if trainings is not None and label in trainings:
+                draw_trainings(ax, at, trainings[label], color(i), size, many)
             if intervals is not None:
                 draw_intervals(ax, at, intervals[label], color(i), many)
             below = np.zeros(len(names), bool) if floor is None else v < floor
@@ -99,7 +105,8 @@ def plot_class_values(
             set_symlog(ax, "y", linthresh)
         ax.set(ylabel=ylabel, title=title or "")
         if legend:
-            legend_above(ax, title, [not_converged()] if any(np.any(f) for f in flags.values()) else [])
+            extra = [not_converged()] if any(np.any(f) for f in flags.values()) else []
+            legend_above(ax, title, [*trainings_key((trainings or {}).values(), dots=not many), *extra])
     return ax
 
 

@@ -11,6 +11,7 @@ from sharpness.plots.bars import draw_intervals, plot_class_values
 from sharpness.plots.labels import MANY, OPEN, grey, label_classes, legend_above, marker_size, not_converged, offsets
 from sharpness.plots.scales import set_symlog
 from sharpness.plots.style import PAGE, color, marker, new_axes, style
+from sharpness.plots.trainings import draw_trainings, trainings_key
 
 Values = Mapping[str, np.ndarray]
 
@@ -22,6 +23,7 @@ def plot_spectrum_ends(
     ax: Axes | None = None,
     *,
     intervals: tuple[Values, Values] | None = None,
+    trainings: tuple[Values, Values] | None = None,
     flags: tuple[Values, Values] | None = None,
     counts: np.ndarray | None = None,
     title: str | None = None,
@@ -39,6 +41,8 @@ def plot_spectrum_ends(
         smallest: ``{label: (C,)}`` smallest eigenvalues of the same models.
         names: (C,) of the classes, in the order of the values.
         intervals: of the largest and of the smallest, each ``{label: (2, C)}`` lower and upper bounds.
+        trainings: of the largest and of the smallest, each ``{label: (S, C)}`` of models that were trained several
+            times: a pale bar of one standard deviation around their mean, which is the value, and a dot for each.
         flags: of the largest and of the smallest, each ``{label: (C,)}``, True where not converged: open markers.
         counts: (C,) training images, written below the names.
         linthresh: the axis is linear between minus this and this, and logarithmic beyond; linear throughout if None.
@@ -55,6 +59,8 @@ def plot_spectrum_ends(
                     at, values, ("-", "--")[end] if many else marker(i), color=color(i), markersize=size,
                     label=None if end else label,
                 )  # fmt: skip
+                if trainings is not None and label in trainings[end]:
+                    draw_trainings(ax, at, trainings[end][label], color(i), size, many)
                 if intervals is not None:
                     draw_intervals(ax, at, intervals[end][label], color(i), many, linewidth=0.6 * size, alpha=0.4)
                 if flags is not None and np.any(flags[end][label]):
@@ -69,7 +75,8 @@ def plot_spectrum_ends(
             set_symlog(ax, "y", linthresh)
         ax.set(ylabel=ylabel, title=title or "")
         if legend:
-            extra = [grey(r"dashed: $\lambda_\mathrm{min}$", linestyle="--")] if many else []
+            extra = trainings_key(trainings[0].values() if trainings else [], dots=not many)
+            extra += [grey(r"dashed: $\lambda_\mathrm{min}$", linestyle="--")] if many else []
             if flags is not None and any(np.any(f) for end in flags for f in end.values()):
                 extra.append(not_converged())
             legend_above(ax, title, extra)
@@ -82,6 +89,7 @@ def plot_saddle_indicator(
     ax: Axes | None = None,
     *,
     intervals: Values | None = None,
+    trainings: Values | None = None,
     flags: Values | None = None,
     counts: np.ndarray | None = None,
     title: str | None = None,
@@ -96,8 +104,8 @@ def plot_saddle_indicator(
     """
     with style():
         ax = plot_class_values(
-            ratio, names, ax, intervals=intervals, flags=flags, counts=counts, title=title, xlabel=xlabel,
-            ylabel=ylabel, legend=legend,
+            ratio, names, ax, intervals=intervals, trainings=trainings, flags=flags, counts=counts, title=title,
+            xlabel=xlabel, ylabel=ylabel, legend=legend,
         )  # fmt: skip
         label_classes(ax, names, counts, xlabel)
         top = max(1.0, ax.get_ylim()[1])

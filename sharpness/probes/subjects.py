@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from sharpness.checkpoints import BY_COUNT, Checkpoint, find_checkpoints, load_checkpoint
+from sharpness.checkpoints import Checkpoint, find_checkpoints, load_checkpoint
 from sharpness.data import DATASETS, ForeignData, LongTailData, load_data
 from sharpness.engine import resolve_device
 from sharpness.errors import UserError, choose
 from sharpness.methods import METHODS
 from sharpness.methods.training_loss import training_loss
 from sharpness.objective import Objective
+from sharpness.probes.trainings import run_names, trainings_by_path
 
 SPLITS = ("train", "test")
 logger = logging.getLogger("sharpness")
 
 
 def labelled_checkpoints(
-    paths: Sequence[str | Path], model: Callable[[], nn.Module] | None = None, **options: Any
-) -> dict[str, Checkpoint]:
+    paths: Sequence[str | Path], model: Callable[[], nn.Module] | None = None, each: bool = False, **options: Any
+) -> dict[str, Checkpoint | list[Checkpoint]]:
     """Checkpoints by what they call themselves, or by path where two call themselves the same.
+
+    Runs of one method, data and settings that differ in the seed alone are one label, with a list of them in the order
+    of their seeds; that is told by what the files record, wherever they lie.
 
     Args:
         paths: files, or folders: see :func:`~sharpness.checkpoints.find_checkpoints`. Those of a folder come in the
@@ -34,6 +38,7 @@ def labelled_checkpoints(
             path. A file of a folder that cannot be read is passed over with a warning; one that was named itself is an
             error.
         model: makes a network for each of them, where their architecture is not known here.
+        each: keep every file apart, whatever differs.
         options: of :func:`~sharpness.load_checkpoint`.
 
     Raises:
@@ -59,8 +64,15 @@ def labelled_checkpoints(
         raise UserError(f"none of {len(broken)} files can be read; the first: {broken[0]}")
     for one in broken:
         logger.warning("passed over: %s", one)
-    names = Counter(checkpoint.label for checkpoint in read.values())
-    return {c.label if names[c.label] == 1 else path: c for path, c in read.items()}
+    groups = {path: [path] for path in read} if each else trainings_by_path(read)
+    names = Counter(read[members[0]].label for members in groups.values())
+    labelled: dict[str, Checkpoint | list[Checkpoint]] = {}
+    for common, members in groups.items():
+        first = read[members[0]]
+        labelled[first.label if names[first.label] == 1 else common] = (
+            first if len(members) == 1 else [read[path] for path in members]
+        )
+    return labelled
 
 
 def _rank(checkpoint: Checkpoint) -> int:
@@ -100,7 +112,8 @@ def checkpoint_objective(
         mean: per channel, of pixels in [0, 1]: normalises named data in place of what the checkpoint's family does.
         std: likewise.
         download: fetch the files of recorded or named data if they are missing.
-        options: of :class:`~sharpness.Objective`.
+        options: of :class:`~sharpness.Objective`; given ``classes`` or ``group_by``, what is known of the data's own
+            classes does not apply.
 
     Raises:
         UserError: no data, or settings of named data for other data.
@@ -125,11 +138,11 @@ def checkpoint_objective(
         if limit_per_class is not None:
             images = images.limit_per_class(limit_per_class)
         return Objective(model, images, **options)
+    split_otherwise = options.get("classes") is not None or options.get("group_by") is not None
     if data is not None and not isinstance(data, str | LongTailData):
-        if isinstance(names := getattr(data, "class_names", None), tuple):
-            options.setdefault("class_names", names)
-        if isinstance(counts := getattr(data, "class_counts", None), tuple):
-            options.setdefault("train_counts", counts)
+        for name, attribute in {"class_names": "class_names", "train_counts": "class_counts"}.items():
+            if not split_otherwise and isinstance(known := getattr(data, attribute, None), tuple):
+                options.setdefault(name, known)
         return Objective(model, data, **options)
     data = checkpoint_data(checkpoint, data, data_root, imbalance, subset, split, mean, std, download)
     if loss == "training" and checkpoint.is_foreign:
@@ -141,16 +154,10 @@ def checkpoint_objective(
         images = images.limit_per_class(limit_per_class)
         weights = (counts / images.class_counts(data.num_classes))[images.labels]
         options["weights"] = weights * (1 if loss == "ce" else function.weights(images.labels))  # type: ignore
-    options.setdefault("train_counts", data.class_counts)
-    return Objective(
-        model,
-        images,
-        loss=function,
-        num_classes=data.num_classes,
-        groups=data.groups,
-        class_names=data.class_names,
-        **options,
-    )
+    if not split_otherwise:
+        described = {"train_counts": data.class_counts, "num_classes": data.num_classes}
+        options = {**described, "groups": data.groups, "class_names": data.class_names, **options}
+    return Objective(model, images, loss=function, **options)
 
 
 def checkpoint_data(
@@ -203,6 +210,11 @@ def checkpoint_data(
                 "data: %s, imbalance %g, images of subset %s (the file does not tell its %s, the usual is assumed: %s)",
                 tail.dataset, tail.imbalance, tail.subset, " and ".join(assumed), options,
             )  # fmt: skip
+    if manifest.get("class_order") not in (None, "label"):
+        raise UserError(
+            f"{checkpoint.path} numbers its classes otherwise than {data.longtail.dataset}: class_order "
+            "(--class-order) is for images of your own (--images), leave it out"
+        )
     classes = manifest["model"]["num_classes"]
     if classes not in (None, data.num_classes):
         raise UserError(
@@ -247,14 +259,30 @@ def own_images(checkpoint: Checkpoint, data: ForeignData) -> ForeignData:
         _tell(data, "computed from them; give those of the training, if you know them")
     if data.class_counts == data.class_totals:
         logger.info("training images of each class are taken to be the images given; class counts tell others")
-    if manifest.get("class_order") == BY_COUNT:
-        data = data.by_count()
-    return data
+    return data.in_class_order(manifest.get("class_order") or "label")
 
 
 def _tell(data: ForeignData, whence: str) -> None:
     mean, std = (", ".join(f"{v:.3f}" for v in values or ()) for values in (data.mean, data.std))
     logger.info("images are normalised by mean %s and std %s, %s", mean, std, whence)
+
+
+def labelled_objectives(
+    checkpoints: Mapping[str, Checkpoint | list[Checkpoint]], **options: Any
+) -> dict[str, Objective | dict[str, Objective]]:
+    """The objective of every checkpoint, those of several trainings by their names.
+
+    Args:
+        options: of :func:`checkpoint_objective`.
+    """
+    found: dict[str, Objective | dict[str, Objective]] = {}
+    for label, entry in checkpoints.items():
+        if isinstance(entry, Checkpoint):
+            found[label] = checkpoint_objective(entry, **options)
+        else:
+            made = [checkpoint_objective(one, **options) for one in entry]
+            found[label] = dict(zip(run_names(entry), made, strict=True))
+    return found
 
 
 def as_objective(

@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from html import escape
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
+from sharpness.data import ONE_CLASS
 from sharpness.errors import UserError, printable
 from sharpness.files import write_atomically
+from sharpness.results.tables import as_html, with_errors
 from sharpness.untrusted.refused import Refused
-
-R = TypeVar("R", bound="Result")
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -76,6 +76,11 @@ class Result:
     def checks(self) -> pd.DataFrame:
         """What ``verify=True`` compared: one row per check, with what was measured and what the result implies."""
         return pd.DataFrame(self.provenance.get("checks", []))
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether answers are split at all: what is said of the only class "all" is said of all samples already."""
+        return self.class_names != ONE_CLASS
 
     @property
     def rarest_class(self) -> int:
@@ -157,53 +162,3 @@ class Result:
     def _repr_html_(self) -> str:
         told = f"<p><b>{type(self).__name__}</b> {escape(f'{self.label}: {self._summary()}')}</p>"
         return told + as_html(self.to_table(), self.ROWS)
-
-
-class Comparison(dict[str, R]):
-    """Results of several models by label; drawn together, tabulated together."""
-
-    def to_frame(self) -> pd.DataFrame:
-        """The tables of all results, with the label in the first column, ``model``."""
-        return pd.concat([r.to_frame().assign(model=label) for label, r in self.items()], ignore_index=True).pipe(
-            lambda f: f[["model", *[c for c in f.columns if c != "model"]]]
-        )
-
-    def plot(self, ax: Any = None, **options: Any) -> Any:
-        """Draw all results on common scales."""
-        return type(next(iter(self.values()))).compare(self, ax=ax, **options)
-
-    def to_table(self) -> pd.DataFrame:
-        """The same to be read, see :meth:`Result.to_table`."""
-        return with_errors(self.to_frame())
-
-    def _repr_html_(self) -> str:
-        return as_html(self.to_table(), max((r.ROWS for r in self.values()), default=0)) if self else "no results"
-
-
-def with_errors(frame: pd.DataFrame) -> pd.DataFrame:
-    """Text for every value that has a standard error in a column ``<name>_se``, which it replaces.
-
-    >>> print(with_errors(pd.DataFrame({"loss": [0.5, 2.0], "loss_se": [0.0123, np.nan]})).to_string(index=False))
-            loss
-    0.5 ± 0.012
-              2
-    """
-    told = frame.drop(columns=[c for c in frame if str(c).removesuffix("_se") in frame and str(c).endswith("_se")])
-    for name in told:
-        if f"{name}_se" in frame:
-            told[name] = [
-                f"{v:.4g}" + (f" ± {float(f'{e:.2g}'):g}" if np.isfinite(e) else "") if np.isfinite(v) else "-"
-                for v, e in zip(frame[name], frame[f"{name}_se"], strict=True)
-            ]
-    return told
-
-
-def as_html(table: pd.DataFrame, rows: int) -> str:
-    """The first rows of a table, and a line that says how many more there are; labels and names are shown as they are.
-
-    >>> "<b>" in as_html(pd.DataFrame({"<b>": ["<b>"]}), 1)
-    False
-    """
-    left = len(table) - rows
-    more = f"<p>{left} more of {len(table)} rows: see <code>.to_frame()</code></p>" if left > 0 else ""
-    return table.head(rows).to_html(index=False, escape=True, render_links=False) + more

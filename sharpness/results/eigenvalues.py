@@ -12,6 +12,7 @@ import pandas as pd
 from sharpness.errors import UserError, choose
 from sharpness.plots import plot_class_values, plot_saddle_indicator, plot_spectrum_ends
 from sharpness.results.base import Result
+from sharpness.results.comparison import each, first_of, means, spreads, stacked
 from sharpness.untrusted.refused import Refused
 
 PICTURES = ("largest", "smallest", "both", "saddle")
@@ -121,37 +122,42 @@ class EigenvalueResult(Result):
     def compare(cls, results: Mapping[str, Any], ax: Any = None, end: str | None = None, **options: Any) -> Any:
         """Eigenvalues of every class, model beside model, from most to fewest samples.
 
+        Of several trainings mean and spread; intervals over images are those of one training, on average.
+
         Args:
             end: "largest", "smallest", "both" ends in one picture, or the "saddle" indicator; what was asked for
                 unless given.
         """
-        first = next(iter(results.values()))
+        first = first_of(results)
         end_of = {"LA": "largest", "SA": "smallest", "both": "both"}
         end = end or end_of[first.which]
         choose("end of the spectrum to draw", end, PICTURES if first.which == "both" else (end_of[first.which],))
         order = first.by_size() if first.per_class else np.zeros(1, dtype=int)
         names = [first.class_names[c] for c in order] if first.per_class else ["all classes"]
 
-        def gather(column: int, of: Any) -> dict[str, np.ndarray]:
-            return {label: np.atleast_2d(of(r))[order, column] for label, r in results.items()}
+        def at(column: int, of: Any) -> Any:
+            return lambda r: np.atleast_2d(of(r))[order, column]
 
         def details(column: int) -> tuple[Any, Any]:
             intervals = None
-            if any(r.lower is not None for r in results.values()):
-                lower = gather(column, lambda r: _known(r, r.lower))
-                upper = gather(column, lambda r: _known(r, r.upper))
+            if any(r.lower is not None for r in each(results).values()):
+                lower = means(results, at(column, lambda r: _known(r, r.lower)))
+                upper = means(results, at(column, lambda r: _known(r, r.upper)))
                 intervals = {label: np.stack([lower[label], upper[label]]) for label in results}
-            return intervals, gather(column, lambda r: ~r.converged & np.isfinite(r.values))
+            flags = stacked(results, at(column, lambda r: ~r.converged & np.isfinite(r.values)))
+            return intervals, {label: f.reshape(-1, len(order)).any(axis=0) for label, f in flags.items()}
 
         if end == "saddle":
-            ratios = {label: np.atleast_1d(r.saddle)[order] for label, r in results.items()}
-            return plot_saddle_indicator(ratios, names, ax, **options)
-        largest, smallest = gather(0, lambda r: r.values), gather(-1, lambda r: r.values)
+            ratios = means(results, lambda r: np.atleast_1d(r.saddle)[order])
+            trainings: Any = spreads(results, lambda r: np.atleast_1d(r.saddle)[order])
+            return plot_saddle_indicator(ratios, names, ax, **{"trainings": trainings, **options})
+        largest, smallest = (means(results, at(column, lambda r: r.values)) for column in (0, -1))
+        trainings = tuple(spreads(results, at(column, lambda r: r.values)) for column in (0, -1))
         if end == "both":
             (above, open_above), (below, open_below) = details(0), details(-1)
             pair = (above, below) if above is not None else None
-            flags = (open_above, open_below)
-            return plot_spectrum_ends(largest, smallest, names, ax, intervals=pair, flags=flags, **options)
+            shared = {"trainings": trainings, "flags": (open_above, open_below), "intervals": pair}
+            return plot_spectrum_ends(largest, smallest, names, ax, **{**shared, **options})
         intervals, flags_one = details(0 if end == "largest" else -1)
         symbol = r"$\lambda_\mathrm{max}$" if end == "largest" else r"$\lambda_\mathrm{min}$"
         return plot_class_values(
@@ -159,6 +165,7 @@ class EigenvalueResult(Result):
             names,
             ax,
             intervals=intervals,
+            trainings=trainings[0 if end == "largest" else 1],
             flags=flags_one,
             **{"ylabel": f"Hessian {symbol}", **options},
         )

@@ -12,6 +12,7 @@ import pandas as pd
 from sharpness.errors import UserError, choose
 from sharpness.plots import plot_class_values, stacked_axes
 from sharpness.results.base import Result
+from sharpness.results.comparison import each, first_of, means, spreads
 
 #: How pictures spell measures.
 LABELS = {
@@ -80,7 +81,8 @@ class MeasureResult(Result):
         """
         rows = [self._row("all", "", None)]
         rows += [self._row(g, g, g) for g, classes in self.groups.items() if classes]
-        rows += [self._row(name, self.group_of(c), c) for c, name in enumerate(self.class_names)]
+        if self.has_classes:
+            rows += [self._row(name, self.group_of(c), c) for c, name in enumerate(self.class_names)]
         return pd.DataFrame(rows)
 
     def _row(self, name: str, group: str, subset: str | int | None) -> dict[str, Any]:
@@ -129,27 +131,29 @@ class MeasureResult(Result):
     def compare(cls, results: Mapping[str, Any], ax: Any = None, measure: str | None = None, **options: Any) -> Any:
         """One measure of every class, model beside model, from most to fewest images; error bars are 95 % intervals.
 
+        Of several trainings mean and spread, beside the error bars of one training, on average.
+
         Args:
             measure: ``"lambda_max"``, else ``"worst_rise"``, else the first there is, unless given; ``"all"`` draws a
                 panel for each in a figure of their own, and returns the list of Axes.
         """
-        first = next(iter(results.values()))
+        first = first_of(results)
         if measure == "all":
             if ax is not None:
                 raise UserError("measure='all' draws a figure of its own: leave ax out, or choose one measure")
             return cls._draw_all(results, **options)
         measure = measure or next((n for n in ("lambda_max", "worst_rise") if n in first.names), first.names[0])
         choose("measure", measure, first.names)
-        by_class = any(np.isfinite(r.values[r.names.index(measure)]).any() for r in results.values())
+        by_class = any(np.isfinite(r.values[r.names.index(measure)]).any() for r in each(results).values())
         known = bool((first.train_counts >= 0).all())
         order = np.argsort(-first.train_counts, kind="stable") if known else first.by_size()
         if not by_class:
             order = np.zeros(1, dtype=int)
 
-        def pick(side: str) -> dict[str, np.ndarray]:
-            """Of every model, (C,) in the order of the picture, or (1,) of all samples; NaN for what it has not."""
-            found = {}
-            for label, r in results.items():
+        def side_of(side: str) -> Any:
+            """Of a result, (C,) in the order of the picture, or (1,) of all samples; NaN for what it has not."""
+
+            def pick(r: Any) -> np.ndarray:
                 of_classes, of_all = {
                     "value": (r.values, r.overall),
                     "error": (r.errors, r.overall_errors),
@@ -157,13 +161,17 @@ class MeasureResult(Result):
                     "upper": (r.upper, r.overall_upper),
                 }[side]
                 chosen = of_classes if by_class else of_all
-                numbers = np.full(len(order), np.nan)
-                if chosen is not None:
-                    numbers = np.atleast_1d(chosen[r.names.index(measure)])[order]
-                found[label] = numbers
-            return found
+                if chosen is None:
+                    return np.full(len(order), np.nan)
+                return np.atleast_1d(chosen[r.names.index(measure)])[order]
 
-        bounded = any(r.lower is not None for r in results.values())
+            return pick
+
+        def pick(side: str) -> dict[str, np.ndarray]:
+            """Of every model; of several trainings their mean, of errors that of one training on average."""
+            return means(results, side_of(side))
+
+        bounded = any(r.lower is not None for r in each(results).values())
         lower, upper = pick("lower"), pick("upper")
         settings: dict[str, Any] = {"ylabel": LABELS.get(measure, measure.replace("_", " "))}
         if by_class and known:
@@ -174,13 +182,14 @@ class MeasureResult(Result):
             ax=ax,
             errors=None if bounded else pick("error"),
             intervals={label: np.stack([lower[label], upper[label]]) for label in results} if bounded else None,
+            trainings=spreads(results, side_of("value")),
             bounds=(0, 1) if measure == "accuracy" else None,
             **{**settings, **options},
         )
 
     @classmethod
     def _draw_all(cls, results: Mapping[str, Any], **options: Any) -> list[Any]:
-        names = next(iter(results.values())).names
+        names = first_of(results).names
         axes = stacked_axes(len(names))
         for i, (name, ax) in enumerate(zip(names, axes, strict=True)):
             settings = {"linthresh": _linthresh(results, name)} if name in CURVATURES else {}
@@ -197,6 +206,6 @@ class MeasureResult(Result):
 
 def _linthresh(results: Mapping[str, Any], measure: str) -> float | None:
     """Where the logarithmic part of an axis begins: a power of ten, two or three below the largest value."""
-    found = [r.values[r.names.index(measure)] for r in results.values()]
+    found = [r.values[r.names.index(measure)] for r in each(results).values()]
     largest = max(np.abs(v).max(initial=0, where=np.isfinite(v)) for v in found)
     return float(10.0 ** (np.floor(np.log10(largest)) - 2)) if largest > 0 else None

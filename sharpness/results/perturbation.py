@@ -13,6 +13,8 @@ from sharpness.errors import UserError, choose
 from sharpness.plots import plot_rises, plot_spread
 from sharpness.results.axes import GAUSSIAN, radius_unit
 from sharpness.results.base import Result
+from sharpness.results.comparison import each, first_of, means, spreads, stacked
+from sharpness.results.pictures import has_answers
 from sharpness.results.same import require_same
 from sharpness.untrusted.refused import Refused
 
@@ -100,8 +102,9 @@ class PerturbationResult(Result):
                 "draw": draw.ravel(),
                 "loss": losses.ravel(),
                 "rise": losses.ravel() - self.base(subset),
-                "accuracy": self.accuracies(subset).ravel(),
             }
+            if has_answers(self):
+                columns["accuracy"] = self.accuracies(subset).ravel()
             frames.append(pd.DataFrame(columns))
         return pd.concat(frames, ignore_index=True)
 
@@ -118,9 +121,12 @@ class PerturbationResult(Result):
                 "rise": mean,
                 "rise_std": self.spread(subset),
                 "rise_se": error,
-                "base_accuracy": self.base_accuracy(subset),
-                "accuracy": self.accuracies(subset).mean(axis=1),
             }
+            if has_answers(self):
+                columns |= {
+                    "base_accuracy": self.base_accuracy(subset),
+                    "accuracy": self.accuracies(subset).mean(axis=1),
+                }
             frames.append(pd.DataFrame(columns))
         return pd.concat(frames, ignore_index=True)
 
@@ -134,11 +140,12 @@ class PerturbationResult(Result):
         radius: float | None = None,
         **options: Any,
     ) -> Any:
-        """The rise of the loss, model beside model.
+        """The rise of the loss, model beside model; of several trainings with their mean and spread.
 
         Args:
             subset: everything (None), a class, or a group.
-            kind: ``"draws"``: every draw at one radius; ``"radii"``: mean and standard deviation at all radii.
+            kind: ``"draws"``: every draw at one radius; ``"radii"``: mean and standard deviation at all radii, of
+                several trainings over these, with bars of one standard error over draws.
             radius: one of ``radii``, for ``"draws"``; the largest unless given.
             options: of :func:`~sharpness.plots.plot_spread` or :func:`~sharpness.plots.plot_rises`.
 
@@ -146,16 +153,21 @@ class PerturbationResult(Result):
             UserError: an unknown kind, a radius that was not probed, or results that cannot be compared.
         """
         choose("kind of picture", kind, KINDS)
-        require_same(results, ("radii", "normalization", "distribution", "seed"))
-        first = next(iter(results.values()))
+        require_same(each(results), ("radii", "normalization", "distribution", "seed"))
+        first = first_of(results)
         unit = radius_unit(first.normalization, first.distribution)
         if kind == "radii":
             if radius is not None:
                 raise UserError(f"radius={radius:g}: kind='radii' draws all of them, leave it out")
-            curves = {label: (r.radii, r.rise(subset)[0], r.spread(subset)) for label, r in results.items()}
-            return plot_rises(curves, ax, **{"xlabel": f"Radius of the perturbation ({unit})", **options})
+            rise = means(results, lambda r: r.rise(subset)[0])
+            trainings = spreads(results, lambda r: r.rise(subset)[0])
+            over_draws = means(results, lambda r: r.spread(subset))
+            over_draws |= {label: means(results, lambda r: r.rise(subset)[1])[label] for label in trainings}
+            curves = {label: (first.radii, rise[label], over_draws[label]) for label in results}
+            options = {"xlabel": f"Radius of the perturbation ({unit})", **options}
+            return plot_rises(curves, ax, **{"trainings": trainings, **options})
         at = first.index_of(first.radii.max() if radius is None else radius)
-        rises = {label: r.draws(subset)[at] - r.base(subset) for label, r in results.items()}
+        rises = stacked(results, lambda r: r.draws(subset)[at] - r.base(subset))
         label = f"Rise of the loss at radius {first.radii[at]:g} ({unit})"
         return plot_spread(rises, ax, **{"ylabel": label, **options})
 
@@ -175,7 +187,7 @@ class PerturbationResult(Result):
         """Kind, name and key of everything, of the groups that have classes, and of the classes."""
         subsets: list[tuple[str, str, str | int | None]] = [("overall", "all", None)]
         subsets += [("group", g, g) for g, classes in self.groups.items() if classes]
-        return subsets + [("class", name, c) for c, name in enumerate(self.class_names)]
+        return subsets + [("class", name, c) for c, name in enumerate(self.class_names) if self.has_classes]
 
     def _summary(self) -> str:
         mean, error = self.rise()

@@ -13,6 +13,7 @@ from sharpness.plots import Marks, Panel, plot_line_panels, plot_lines, plot_pla
 from sharpness.plots.interactive import interactive_surfaces
 from sharpness.plots.lines import SUBSET_COLORS
 from sharpness.results.axes import line_label, plane_label
+from sharpness.results.comparison import first_of, means, spreads
 
 QUANTITIES = ("loss", "rise", "accuracy")
 LABELS = {"loss": "Loss", "rise": "Rise of the loss", "accuracy": "Accuracy"}
@@ -27,18 +28,25 @@ def values_of(result: Any, subset: Subset, quantity: str) -> np.ndarray:
     """Losses, their rises or accuracies, in the shape of ``result.losses``.
 
     Raises:
-        UserError: an unknown quantity or subset, or a group without classes.
+        UserError: an unknown quantity or subset, a group without classes, or accuracy where no answer is right.
     """
     choose("quantity", quantity, QUANTITIES)
+    if quantity == "accuracy" and not has_answers(result):
+        raise UserError("no accuracy here, because targets are no labels or outputs no logits: draw loss or rise")
     subset = plain_subset(result, subset)
     if isinstance(subset, str) and result.groups.get(subset) == ():
         raise UserError(f"group {subset!r} has no classes here: nothing to draw")
     return {"loss": result.values, "rise": result.rises, "accuracy": result.accuracies}[quantity](subset)
 
 
+def has_answers(result: Any) -> bool:
+    """Whether a result has accuracies: they are NaN where targets are no labels or outputs no logits."""
+    return bool(np.isfinite(result.class_accuracies).any())
+
+
 def plain_subset(result: Any, subset: Subset) -> Subset:
     """None for ``"all"``, unless a group or a class has that name."""
-    taken = "all" in result.groups or "all" in result.class_names
+    taken = "all" in result.groups or (result.has_classes and "all" in result.class_names)
     return None if subset == "all" and not taken else subset
 
 
@@ -46,7 +54,7 @@ def subset_title(result: Any, subset: Subset) -> str:
     """What a picture calls a subset."""
     subset = plain_subset(result, subset)
     if subset is None:
-        return "All classes"
+        return "All classes" if result.has_classes else "All samples"
     if isinstance(subset, str) and subset in result.groups:
         return f"{subset.capitalize()}-shot" if subset in ("many", "medium", "few") else subset
     known = isinstance(subset, int) and 0 <= subset < len(result.class_names)
@@ -60,27 +68,40 @@ def several(subset: Any) -> list[Subset] | None:
 
 
 def draw_lines(results: Mapping[str, Any], ax: Any, subset: Any, quantity: str, options: dict[str, Any]) -> Any:
-    """Models in one panel; or subsets in one panel, or in one for each model."""
-    first = next(iter(results.values()))
+    """Models in one panel; or subsets in one panel, or in one for each model. Of several trainings mean and spread."""
+    first = first_of(results)
     options = {
         "xlabel": line_label(first.directions, first.normalization),
         "ylabel": LABELS.get(quantity),
         "marks": line_marks(first),
         **options,
     }
+
+    def curves(subset: Subset) -> dict[str, np.ndarray]:
+        return means(results, lambda r: values_of(r, subset, quantity))
+
+    def trainings(subset: Subset) -> dict[str, np.ndarray]:
+        return spreads(results, lambda r: values_of(r, subset, quantity))
+
     subsets = several(subset)
     if subsets is None:
-        curves = {label: (r.x, values_of(r, subset, quantity)) for label, r in results.items()}
-        return plot_lines(curves, ax, **options)
-    panels = {
-        label: {subset_title(r, s): (r.x, values_of(r, s, quantity)) for s in subsets} for label, r in results.items()
-    }
+        drawn = {label: (first.x, y) for label, y in curves(subset).items()}
+        return plot_lines(drawn, ax, **{"trainings": trainings(subset), **options})
+    panels: dict[str, dict[str, Any]] = {label: {} for label in results}
+    bands: dict[str, dict[str, Any]] = {label: {} for label in results}
+    for one in subsets:
+        title = subset_title(first, one)
+        for label, y in curves(one).items():
+            panels[label][title] = (first.x, y)
+        for label, y in trainings(one).items():
+            bands[label][title] = y
     others = iter(SUBSET_COLORS[1:] * (1 + len(subsets)))
     shades = [SUBSET_COLORS[0] if plain_subset(first, s) is None else next(others) for s in subsets]
     options = {"colors": shades, **options}
     if len(results) == 1:
-        return plot_lines(next(iter(panels.values())), ax, **options)
-    return plot_line_panels(panels, ax, **options)
+        ((label, panel),) = panels.items()
+        return plot_lines(panel, ax, **{"trainings": bands[label], **options})
+    return plot_line_panels(panels, ax, **{"trainings": bands, **options})
 
 
 def draw_planes(
@@ -132,8 +153,9 @@ def _rows(results: Mapping[str, Any], subsets: Sequence[Subset], quantity: str) 
 
 
 def all_subsets(result: Any) -> list[Subset]:
-    """Everything, every group that is not empty, every class."""
-    return [None, *(g for g, classes in result.groups.items() if classes), *range(len(result.class_names))]
+    """Everything, every group that is not empty, every class if there are several."""
+    classes = range(len(result.class_names)) if result.has_classes else ()
+    return [None, *(g for g, members in result.groups.items() if members), *classes]
 
 
 def panel_of(result: Any, subset: Subset, quantity: str = "loss") -> Panel:

@@ -13,6 +13,7 @@ import xarray as xr
 
 from sharpness.errors import UserError, printable
 from sharpness.results.base import Result
+from sharpness.results.runs import RUN, Runs
 from sharpness.untrusted.plain_json import parse_json
 from sharpness.untrusted.refused import Refused
 from sharpness.untrusted.regular_files import open_regular
@@ -29,7 +30,7 @@ FINITE = ("class_samples", "class_weights", "x", "y", "radii", "factors")
 
 
 def load_result(path: str | Path) -> Any:
-    """Read what :meth:`Result.save` wrote.
+    """Read what :meth:`Result.save` or :meth:`Runs.save` wrote.
 
     Raises:
         UserError: no such file, or one that is not a result: damaged, of another version, or with values, types or
@@ -39,7 +40,12 @@ def load_result(path: str | Path) -> Any:
     if not path.is_file():
         raise UserError(f"no result at {path}")
     try:
-        return _result(*_content(path))
+        data = _content(path)
+        if "trainings" not in data.attrs:
+            return _result(data, data.attrs["fields"])
+        return _runs(data)
+    except UserError:
+        raise
     except Refused as error:
         raise UserError(f"{path} is not a saved result of sharpness: it {error}") from None
     except OSError as error:
@@ -49,25 +55,36 @@ def load_result(path: str | Path) -> Any:
         raise UserError(f"{path} is not a saved result of sharpness ({type(error).__name__}): probe again") from None
 
 
-def _content(path: Path) -> tuple[type[Result], dict[str, Any], Mapping[str, Any]]:
-    """What kind of result a file holds, its plain values and its arrays."""
+def _content(path: Path) -> xr.Dataset:
     file, _ = open_regular(path, LIMIT)
     with file:
         if file.read(3) != b"CDF":
             raise Refused("does not start as a NetCDF file")
         file.seek(0)
         with xr.open_dataset(file, engine="scipy", decode_times=False, decode_timedelta=False) as opened:
-            data = opened.load()
+            return opened.load()
+
+
+def _runs(data: xr.Dataset) -> Runs[Any]:
+    """The results of several trainings."""
+    names = parse_json(str(data.attrs["trainings"]))
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise Refused("names its trainings oddly: probe again")
+    if len(names) != data.sizes.get(RUN):
+        raise Refused(f"has {data.sizes.get(RUN)} trainings and {len(names)} names: probe again")
+    found = [_result(data.isel({RUN: i}), data.attrs[f"fields_{i}"]) for i in range(len(names))]
+    return Runs(found, list(map(printable, names)))
+
+
+def _result(data: xr.Dataset, described: Any) -> Result:
+    """The result that a data set of :meth:`Result.to_dataset` holds, whose plain values are ``described``."""
     kind = Result.REGISTRY.get(str(data.attrs.get("sharpness_result"))[:80])
     if kind is None:
         raise Refused("names no kind of result")
-    plain = parse_json(str(data.attrs["fields"]))
+    plain = parse_json(str(described))
     if not isinstance(plain, dict):
         raise Refused("has fields without names")
-    return kind, plain, {str(name): value for name, value in data.variables.items()}
-
-
-def _result(kind: type[Result], plain: dict[str, Any], arrays: Mapping[str, Any]) -> Result:
+    arrays = {str(name): value for name, value in data.variables.items()}
     hints = get_type_hints(kind)
     known = {f.name: f for f in fields(kind)}
     given = {name: _typed(name, value, hints[name]) for name, value in plain.items() if name in known}
