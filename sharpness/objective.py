@@ -15,15 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from sharpness.data import (
+    CONVENTION,
+    Content,
     ForeignData,
+    SampleIdentity,
+    answers_of,
     are_labels,
     as_tensors,
-    class_groups,
     classes_of,
     cross_entropy_targets,
+    named_groups,
+    number_of,
     plain_targets,
     told_of,
-    within,
+    training_counts,
 )
 from sharpness.engine import (
     ClassSums,
@@ -54,12 +59,10 @@ from sharpness.engine import (
     sample_rows,
     state_sha256,
 )
-from sharpness.errors import UserError, choose, shown
+from sharpness.errors import UserError, choose
 from sharpness.version import __version__
 
 BATCHNORM = ("eval", "recalibrate")
-#: How classes are many, medium and few by their training images, unless groups are given.
-CONVENTION = "oltr"
 logger = logging.getLogger("sharpness")
 
 
@@ -98,12 +101,17 @@ class Objective:
             ``"*layer3*"``. Parameters that are frozen or that no gradient reaches are left out.
         batchnorm: ``"eval"`` uses the running statistics; ``"recalibrate"`` re-estimates them from this data,
             as means over equal batches of at most 250, whenever the weights have been moved by :meth:`at`.
-        groups: named sets of classes, for tables; or a convention by which ``train_counts`` are many, medium and few,
-            see :func:`~sharpness.data.class_groups`: "oltr" unless given, where there are ``train_counts``.
+        groups: named sets of classes (indices, or names), for tables; or a convention by which ``train_counts`` make
+            many, medium and few, see :func:`~sharpness.data.class_groups`: "oltr" unless groups are given.
         output: picks the outputs from what a model returns, if that is not a tensor.
         class_names: names of the classes, for tables and plots.
         train_counts: (C,) images of each class that the model was trained on, where that is known; the data here may
             be others, or a part of them.
+        names: whatever tells the samples apart, such as paths, (n,): samples of other objectives are the same where
+            names and labels are. Pixels do unless given, where they are known, else inputs as they stand.
+        mean: per channel, of pixels in [0, 1]: what was subtracted from inputs that are tensors, so that 8-bit pixels
+            tell the samples apart, however they were normalised. An :class:`~sharpness.data.ImageSet` knows its own.
+        std: likewise, what they were divided by.
 
     Raises:
         UserError: labels out of range, targets that the loss does not take, a loss that is not one value per sample,
@@ -138,11 +146,14 @@ class Objective:
         batch_size: int | str = "auto",
         parameters: str = "all",
         batchnorm: str = "eval",
-        groups: Mapping[str, Sequence[int]] | str | None = None,
+        groups: Mapping[str, Sequence[int | str]] | str | None = None,
         output: Callable[[Any], Tensor] | None = None,
         class_names: Sequence[str] | None = None,
         memory: float | None = None,
         train_counts: Sequence[int] | None = None,
+        names: Sequence[Any] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise UserError(
@@ -171,6 +182,7 @@ class Objective:
             train_counts = data.class_counts if train_counts is None else train_counts
         x, y = as_tensors(data)
         self.x = x.to(self.dtype) if x.is_floating_point() else x
+        self._content = Content.of(data, x, names, mean, std)
         self.batch_size = None if isinstance(batch_size, str) else batch_size
         try:
             with buffers_kept(model):
@@ -188,46 +200,23 @@ class Objective:
         self.y = plain_targets(y, self.dtype)
         if isinstance(loss, str):
             self.y = cross_entropy_targets(y.cpu(), outputs.shape)
-        names = None if class_names is None else tuple(class_names)
+        titles = None if class_names is None else tuple(class_names)
         found = classes_of(
-            x, self.y, width, num_classes=num_classes, classes=classes, group_by=group_by, class_names=names
+            x, self.y, width, num_classes=num_classes, classes=classes, group_by=group_by, class_names=titles
         )
         self.classes, self.num_classes, self.classes_from = found.index, found.number, found.source
-        self._answers = self._require_labels(isinstance(loss, str), width)
-        self.class_names = names or found.names or tuple(str(c) for c in range(self.num_classes))
+        self._answers = answers_of(self.y, width, found, every=isinstance(loss, str))
+        self.class_names = titles or found.names or tuple(str(c) for c in range(self.num_classes))
         if len(self.class_names) != self.num_classes:
             raise UserError(
-                f"{len(self.class_names)} class_names and {self.num_classes} classes: give one for each"
+                f"{len(self.class_names)} class_names and {number_of(self.num_classes)}: give one for each"
                 + (", and say with classes= or group_by= which samples are whose" if found.source == "none" else "")
             )
         self.weights = self._weights_of(data, weights)
-        self.train_counts: np.ndarray | None = None
-        self.groups: dict[str, tuple[int, ...]] = {}
-        self.group_convention: str | None = None
         self._describe(train_counts, groups)
         value = self._first_losses(outputs).sum()
         self.names, self.parameters = parameters_in_scope(model, value, parameters)
         self._engine = SecondOrder(self._outputs, self.parameters, self.loss_function)
-
-    def _require_labels(self, cross_entropy: bool, width: int | None) -> int | None:
-        """The width of logits over the labels, None where targets are no labels or outputs no logits.
-
-        Raises:
-            UserError: cross-entropy, and labels that are not in it.
-        """
-        if not are_labels(self.y):
-            return None
-        classes = self.num_classes if self.classes_from == "labels" else width
-        if cross_entropy and width is not None:
-            if width != classes:
-                raise UserError(
-                    f"the model returns outputs of shape (n, {width}), and there are {classes} classes: cross-entropy "
-                    "takes one logit for each class"
-                )
-            within(self.y, width, "label", "the model has no such output, correct the labels")
-        if width is None or width != classes or width < 2:
-            return None
-        return width if int(self.y.min()) >= 0 and int(self.y.max()) < width else None
 
     def _weights_of(self, data: Any, weights: Any) -> Tensor:
         """The a_i: those given, or of the data and of the loss.
@@ -244,34 +233,13 @@ class Objective:
             raise UserError(f"weights must be positive, one for each of the {len(self.y)} samples")
         return weights
 
-    def _describe(self, train_counts: Any, groups: Mapping[str, Sequence[int]] | str | None) -> None:
-        """Take what is known of the classes: training images, and groups, which these make unless they are given.
-
-        Raises:
-            UserError: counts of other classes, a convention without counts, a group of other classes.
-        """
-        if train_counts is not None:
-            counts = np.asarray(train_counts)
-            if counts.shape != (self.num_classes,) or (counts < 0).any():
-                raise UserError(
-                    f"train_counts={shown(str(counts.tolist()))}: give one number, at least 0, for each of the "
-                    f"{self.num_classes} classes"
-                )
-            self.train_counts = counts
+    def _describe(self, train_counts: Any, groups: Mapping[str, Sequence[int | str]] | str | None) -> None:
+        """Take what is known of the classes: training images, and groups, which these make unless they are given."""
+        self.train_counts = None if train_counts is None else training_counts(train_counts, self.num_classes)
         if groups is None and self.train_counts is not None:
             groups = CONVENTION
-        if isinstance(groups, str):
-            if self.train_counts is None:
-                raise UserError(f"groups={groups!r} are by training images: give train_counts=, or {{name: classes}}")
-            self.groups = dict(class_groups(self.train_counts.tolist(), groups))
-            self.group_convention = groups
-        elif groups is not None:
-            self.groups = {str(name): tuple(int(c) for c in members) for name, members in groups.items()}
-            self.group_convention = None
-            for name, members in self.groups.items():
-                wrong = [c for c in members if not 0 <= c < self.num_classes]
-                if wrong:
-                    raise UserError(f"group {name!r} has class {wrong[0]}, outside 0..{self.num_classes - 1}")
+        self.groups = named_groups(groups, self.train_counts, self.class_names)
+        self.group_convention = groups if isinstance(groups, str) else None
 
     def counted(self, train_counts: Sequence[int]) -> Objective:
         """The same with other training images per class, (C,), and groups by them where groups were not given.
@@ -483,35 +451,46 @@ class Objective:
                 raise UserError("no samples were chosen: give at least one index")
         other = self._copy()
         other.x, other.y, other.weights = self.x[indices], self.y[indices], self.weights[indices]
-        other.classes = self.classes[indices]
+        other.classes, other._content = self.classes[indices], self._content.take(indices)
         return other
 
     def _copy(self) -> Objective:
         """The same objective, for other samples or other words about them."""
         other = object.__new__(Objective)
         other.__dict__.update(self.__dict__)
-        for cached in ("class_counts", "class_weights", "data_sha256"):
+        for cached in ("class_counts", "class_weights", "data_sha256", "identity"):
             other.__dict__.pop(cached, None)
         return other
 
     def matched(self, samples: int, seed: int = 0) -> Objective:
         """The objective of equally many samples of every class that has any, drawn without replacement by ``seed``.
 
+        The same samples are drawn whatever their order, and whatever normalises them.
+
         Raises:
             UserError: a class has fewer.
         """
-        counts = self.class_counts
+        counts, digests = self.class_counts, self.identity.digests
         short = [c for c in range(self.num_classes) if 0 < counts[c] < samples]
         if samples < 1 or short:
             least = int(min(counts[counts > 0]))
             name = self.class_names[int(np.flatnonzero(counts == least)[0])]
             raise UserError(f"match_samples={samples}: give 1 to {least}, what class {name} has")
         draw = np.random.default_rng(seed)
-        chosen = [
-            draw.choice(np.flatnonzero(self.classes.numpy() == c), samples, replace=False)
-            for c in np.flatnonzero(counts)
-        ]
+        chosen = []
+        for c in np.flatnonzero(counts):
+            members = np.flatnonzero(self.classes.numpy() == c)
+            chosen.append(draw.choice(members[np.argsort(digests[members], kind="stable")], samples, replace=False))
         return self.restrict(np.sort(np.concatenate(chosen)))
+
+    def in_order_of(self, other: Objective) -> Objective:
+        """The same with its samples in the order of an objective that has the same ones; equal inputs are shared."""
+        if self is other or self.data_sha256 != other.data_sha256:
+            order = other.identity.order_of(self.identity)
+            return self if order is None else self.restrict(order)
+        twin = self._copy()
+        twin.x, twin._content = other.x, other._content
+        return twin
 
     @contextmanager
     def at(self, displacement: Tensor) -> Iterator[None]:
@@ -571,12 +550,24 @@ class Objective:
 
     @cached_property
     def data_sha256(self) -> str:
-        """Of inputs, targets, weights, and classes that are not the labels."""
+        """Of inputs, targets, weights, and classes that are not the labels, bit by bit: the key of unfinished work."""
         digest = hashlib.sha256()
         told = () if self.classes_from in ("labels", "none") else (self.classes,)
         for t in (self.x, self.y, self.weights, *told):
             digest.update(t.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+    @cached_property
+    def identity(self) -> SampleIdentity:
+        """Which samples these are, whatever their order and whatever they were normalised by."""
+        targets = None if self.classes_from == "labels" else self.y
+        return SampleIdentity.of(self._content, self.classes, self.weights, targets)
+
+    @property
+    def image_constants(self) -> dict[str, list[float]] | None:
+        """``mean`` and ``std`` of the inputs per channel; None where they are not known."""
+        mean, std = self._content.mean, self._content.std
+        return None if mean is None or std is None else {"mean": list(mean), "std": list(std)}
 
     def model_sha256(self) -> str:
         """Of all weights and buffers as they are now."""
@@ -608,7 +599,7 @@ class Objective:
 
     def __repr__(self) -> str:
         return (
-            f"Objective({type(self.model).__name__}, {self.num_samples} samples, {self.num_classes} classes, "
+            f"Objective({type(self.model).__name__}, {self.num_samples} samples, {number_of(self.num_classes)}, "
             f"loss={self.loss_name}, k={self.num_parameters}, batchnorm={self.batchnorm})"
         )
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -141,8 +142,8 @@ def _lines(path: Path) -> Iterator[str]:
         raise UserError(f"cannot read the list {path}: {reason}") from None
 
 
-def read_files(files: ImageFiles, *, size: int | None, resize: int | None, channels: int) -> Tensor:
-    """All images, ``(n, channels, h, w)`` uint8.
+def read_files(files: ImageFiles, *, size: int | None, resize: int | None, channels: int) -> tuple[Tensor, np.ndarray]:
+    """All images, ``(n, channels, h, w)`` uint8, and digests ``(n,)`` of their pixels as the files have them.
 
     Args:
         files: which.
@@ -154,9 +155,10 @@ def read_files(files: ImageFiles, *, size: int | None, resize: int | None, chann
         UserError: a file that is missing or no image, or images of different sizes without ``size``.
     """
     images: Tensor | None = None
+    digests = np.empty(len(files.names), dtype=np.uint64)
     for i in range(len(files.names)):
         path = files.path(i)
-        image = read_picture(path, size, resize, channels)
+        image, digests[i] = read_picture(path, size, resize, channels)
         if images is None:
             images = _room(len(files.names), image)
         if image.shape != images.shape[1:]:
@@ -164,7 +166,7 @@ def read_files(files: ImageFiles, *, size: int | None, resize: int | None, chann
             raise UserError(f"{path} is {here} pixels and {files.path(0)} is {first}: give size= to make them alike")
         images[i] = image
     assert images is not None
-    return images
+    return images, digests
 
 
 def _room(n: int, image: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sharpness.data.arrays import eight_bit
+from sharpness.data.identity import pixel_digests
 from sharpness.errors import UserError
 from sharpness.untrusted.refused import Refused
 from sharpness.untrusted.regular_files import open_regular
@@ -22,8 +23,8 @@ FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
 MODES = {1: "L", 3: "RGB"}
 
 FILE = 2**30
-MEMORY = 448 * 10**6
-"""Bytes that one image may take while it is read."""
+MEMORY, FACTOR = 448 * 10**6, 32
+"""Bytes that one image may take while it is read: so many, and so many times those of its file."""
 
 DECODER = {"JPEG": 6, "MPO": 6, "WEBP": 12, "TIFF": 4, "GIF": 4}
 """Bytes a pixel that a decoder takes beside the image."""
@@ -35,8 +36,10 @@ STRETCHED = 16
 """From this ratio of its sides on, only the part of an image that is kept is scaled."""
 
 
-def read_picture(path: Path, size: int | None, resize: int | None, channels: int) -> Tensor:
-    """One image file, ``(channels, h, w)`` uint8; see :func:`~sharpness.data.image_files.read_files`.
+def read_picture(path: Path, size: int | None, resize: int | None, channels: int) -> tuple[Tensor, np.uint64]:
+    """One image file, ``(channels, h, w)`` uint8, and the digest of all its pixels.
+
+    The arguments are those of :func:`~sharpness.data.image_files.read_files`.
 
     Raises:
         UserError: it is missing, damaged, no image of one of :data:`FORMATS`, or too large.
@@ -44,14 +47,17 @@ def read_picture(path: Path, size: int | None, resize: int | None, channels: int
     from PIL import Image
 
     try:
-        opened, _ = open_regular(path, FILE)
+        opened, bytes_of_file = open_regular(path, FILE)
         with opened, warnings.catch_warnings():
             # Of damaged metadata, which nobody reads here; of too many pixels an error is made.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(opened, formats=FORMATS) as image:
-                _require_memory(image, size, channels)
-                return to_tensor(_fit(_converted(_eight_bit(image), MODES[channels]), size, resize))
+                _require_memory(image, bytes_of_file)
+                whole = _eight_bit(image)
+                whole = _converted(whole, "L" if whole.mode == "L" else "RGB")
+                digest = pixel_digests(to_tensor(whole)[None])[0]
+                return to_tensor(_fit(_converted(whole, MODES[channels]), size, resize)), digest
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except Refused as error:
@@ -69,16 +75,14 @@ def read_picture(path: Path, size: int | None, resize: int | None, channels: int
         ) from None  # fmt: skip
 
 
-def _require_memory(image: Any, size: int | None, channels: int) -> None:
+def _require_memory(image: Any, bytes_of_file: int) -> None:
     """Refuse an image before it is decoded, which a small file may be of a huge one."""
-    each = PIXEL.get(image.mode, 4) + DECODER.get(image.format, 0)
-    if image.mode != MODES[channels]:
-        each += PIXEL.get(MODES[channels], 4)
-    if size is None:
-        each += 2 * channels
-    pixels = math.prod(image.size)
-    if pixels * each > MEMORY:
-        raise UserError(f"{pixels:,} pixels of mode {image.mode!r} are more than {MEMORY // each:,}: make it smaller")
+    grey = image.mode in ("1", "L") or image.mode.startswith("I")
+    converted = 0 if grey or image.mode == "RGB" else 4
+    each = PIXEL.get(image.mode, 4) + converted + max(DECODER.get(image.format, 0), 2 if grey else 6)
+    pixels, most = math.prod(image.size), (MEMORY + FACTOR * bytes_of_file) // each
+    if pixels > most:
+        raise UserError(f"{pixels:,} pixels of mode {image.mode!r} are more than {most:,}: make it smaller")
 
 
 def _fit(image: Any, size: int | None, resize: int | None) -> Any:

@@ -14,8 +14,10 @@ import pandas as pd
 import xarray as xr
 
 from sharpness.data import ONE_CLASS
+from sharpness.data.identity import VALUES, SampleIdentity
 from sharpness.errors import UserError, printable
 from sharpness.files import write_atomically
+from sharpness.results.same import Probed
 from sharpness.results.tables import as_html, with_errors
 from sharpness.untrusted.refused import Refused
 
@@ -30,10 +32,18 @@ class Result:
         class_weights: (C,) the sum of their weights; None in files from before it was kept, which had equal ones.
         groups: named sets of class indices. A group's value is the mean of the values of its classes that have samples.
         provenance: how the numbers came about; plain values.
+        sample_ids: (n, 3) class and content of every sample, see :class:`~sharpness.data.SampleIdentity`; None in files
+            from before they were kept.
+        sample_weights: (n,) weights of the samples, or None where all count alike.
     """
 
     #: For every array, the names of its dimensions. Everything else is a plain value.
-    DIMENSIONS: ClassVar[dict[str, tuple[str, ...]]] = {"class_samples": ("class",), "class_weights": ("class",)}
+    DIMENSIONS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "class_samples": ("class",),
+        "class_weights": ("class",),
+        "sample_ids": ("sample", "word"),
+        "sample_weights": ("sample",),
+    }
     #: The first dimension, where a result of this kind may be of everything together and arrays lack it.
     OPTIONAL_DIMENSION: ClassVar[str | None] = None
     REGISTRY: ClassVar[dict[str, type[Result]]] = {}
@@ -45,6 +55,8 @@ class Result:
     groups: dict[str, tuple[int, ...]]
     provenance: dict[str, Any]
     class_weights: np.ndarray | None = None  # (C,)
+    sample_ids: np.ndarray | None = None  # (n, 3)
+    sample_weights: np.ndarray | None = None  # (n,)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -71,6 +83,16 @@ class Result:
     @property
     def label(self) -> str:
         return str(self.provenance.get("label", "model"))
+
+    @property
+    def probed(self) -> Probed:
+        """Which samples were probed, as far as is known."""
+        identity = None
+        if self.sample_ids is not None:
+            by = str(self.provenance.get("images", VALUES))
+            identity = SampleIdentity.of_words(by, self.sample_ids, self.sample_weights)
+        grouped = self.provenance.get("rows") == "groups"  # whose names stand in the place of those of classes
+        return Probed(identity, self.provenance.get("data_sha256"), () if grouped else self.class_names)
 
     @property
     def checks(self) -> pd.DataFrame:
@@ -149,6 +171,8 @@ class Result:
         k, checks = self.provenance.get("num_parameters"), self.provenance.get("checks", [])
         if k is not None and type(k) is not int:
             raise Refused("counts parameters that are no number: probe again")
+        if self.sample_ids is not None and self.sample_ids.shape[1] != 3:
+            raise Refused("tells its samples apart in an unknown way: probe again")
         if not isinstance(checks, list) or not all(isinstance(check, dict) for check in checks):
             raise Refused("has checks that are none: probe again")
 

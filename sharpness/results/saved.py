@@ -24,9 +24,9 @@ LIMIT = 64 * 2**30
 LENGTHS = {"class": "class_names", "group": "groups", "measure": "names", "layer": "layers", "mark": "mark_names"}
 """Dimensions that are as long as something that is told by name."""
 
-WHOLE = ("class_samples", "train_counts", "products", "layer_parameters")
+WHOLE = ("class_samples", "train_counts", "products", "layer_parameters", "sample_ids")
 TRUE_OR_FALSE = ("evaluated", "converged")
-FINITE = ("class_samples", "class_weights", "x", "y", "radii", "factors")
+FINITE = ("class_samples", "class_weights", "x", "y", "radii", "factors", "sample_weights")
 
 
 def load_result(path: str | Path) -> Any:
@@ -158,5 +158,5 @@ def _check_numbers(name: str, values: np.ndarray[Any, Any]) -> None:
         raise Refused(f"has {name} of type {values.dtype}: probe again")
     if name in FINITE and not np.isfinite(values).all():
         raise Refused(f"has {name} that are no numbers: probe again")
-    if name in ("class_samples", "class_weights") and (values < 0).any():
+    if name in ("class_samples", "class_weights", "sample_weights") and (values < 0).any():
         raise Refused(f"has {name} below 0: probe again")
