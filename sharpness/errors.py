@@ -1,5 +1,6 @@
 """The one kind of error that is the user's to mend."""
 
+import logging
 from collections.abc import Sequence
 from numbers import Integral
 
@@ -13,6 +14,17 @@ class UserError(ValueError):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(printable(message))
+
+
+class _Printable(logging.Filter):
+    """Keeps what the library says of foreign files from acting on the terminal where it ends up."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = printable(record.getMessage()), ()
+        return True
+
+
+logging.getLogger("sharpness").addFilter(_Printable())
 
 
 def choose(kind: str, value: object, choices: Sequence[str | None]) -> None:

@@ -8,7 +8,7 @@ import click
 from click.core import ParameterSource
 
 from sharpness.cli.options import OneExample, data_options, load_described, training_options, training_settings
-from sharpness.cli.output import require_folder
+from sharpness.cli.output import require_folder, say
 from sharpness.data import LongTailData, load_data
 from sharpness.errors import UserError, choose
 from sharpness.studies import METHODS as FIGURE_METHODS
@@ -91,9 +91,9 @@ def figures(
         drawn = make_flattening_study(data, chosen, operations.split(","), _integers(seeds), out, **shared)
     else:
         drawn = make_microbenchmark(data, _integers(seeds), out, rho_scale=rho_scale, **shared)
-    click.echo(drawn.text)
+    say(drawn.text)
     for path in drawn.files:
-        click.echo(path)
+        say(path)
 
 
 def _integers(text: str) -> list[int]:
@@ -119,10 +119,8 @@ def demo(epochs: int, out: str, runs: str) -> None:
 
 def _figures(data: LongTailData, methods: Any, out: str, runs: str, **options: Any) -> None:
     drawn = make_figures(data, methods, out, runs, **options)
-    click.echo(to_markdown(drawn.summary))
-    click.echo("Accuracy in % on the test set; sharpness of the training loss; rise and worst rise: of the loss, under")
-    click.echo(
-        "random perturbation (± standard error) and after one ascent step; tail: mean of the few-shot classes.\n"
-    )
+    say(to_markdown(drawn.summary))
+    say("Accuracy in % on the test set; sharpness of the training loss; rise and worst rise: of the loss, under")
+    say("random perturbation (± standard error) and after one ascent step; tail: mean of the few-shot classes.\n")
     for path in drawn.files:
-        click.echo(path)
+        say(path)

@@ -9,7 +9,7 @@ import click
 
 import sharpness
 from sharpness.cli.options import OneExample, data_options, load_described, pair, training_options, training_settings
-from sharpness.cli.output import as_text, require_folder
+from sharpness.cli.output import as_text, require_folder, say
 from sharpness.flattening import OPERATIONS
 from sharpness.methods import METHODS
 from sharpness.studies.cells import NONE
@@ -42,5 +42,5 @@ def train(
     kept: dict[str, Any] = {"resume": resume, "snapshots": snapshots}
     history = sharpness.train(method, data, folder, flatten=names, **kept, **training_settings(given), **options)
     columns = ["stage", "epoch", "lr", "loss", "test_loss", *[str(c) for c in history if str(c).startswith("accuracy")]]
-    click.echo(as_text(history[columns[:9]].groupby("stage", sort=False).tail(1)))
-    click.echo(f"written {folder / 'last.pt'}, {folder / 'history.csv'}")
+    say(as_text(history[columns[:9]].groupby("stage", sort=False).tail(1)))
+    say(f"written {folder / 'last.pt'}, {folder / 'history.csv'}")

@@ -91,7 +91,7 @@ def _result(data: xr.Dataset, described: Any) -> Result:
     found = {name: value for name, value in arrays.items() if name in known}
     missing = [n for n, f in known.items() if n not in given and n not in found and f.default is MISSING]
     if missing:
-        raise Refused(f"is a {kind.__name__} of another version, without {', '.join(missing)}: probe again")
+        raise Refused(f"is a {kind.__name__} of another version, without {', '.join(missing[:4])}: probe again")
     _check_shapes(kind, given, found)
     for name, value in found.items():
         _check_numbers(name, value.values)
