@@ -17,7 +17,9 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from generate import CANARY, generate, png
+from data_files import png
+from generate import generate
+from programs import CANARY
 
 import sharpness
 from sharpness.checkpoints import load_checkpoint, read_safely
