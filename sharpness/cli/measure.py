@@ -10,11 +10,11 @@ import click
 
 import sharpness
 from sharpness.cli.options import OneExample
-from sharpness.cli.output import as_records, as_text, require_file, require_picture, save_drawn, write
+from sharpness.cli.output import as_noted, as_records, require_file, require_picture, save_drawn, write
 from sharpness.cli.subjects import probing_options, subjects
 from sharpness.engine import distributed
 from sharpness.probes import MEASURES
-from sharpness.results import Comparison, with_errors
+from sharpness.results import Comparison
 
 
 @click.command(cls=OneExample)
@@ -58,7 +58,7 @@ def measure(
     rows = results.to_frame()
     if len(results) == 1:
         rows = rows.drop(columns="model")
-    click.echo(as_records(rows) if as_json else as_text(with_errors(rows)))
+    click.echo(as_records(rows) if as_json else as_noted(results))
     if distributed.rank() != 0:
         return
     if output is not None:

@@ -10,7 +10,7 @@ import click
 
 import sharpness
 from sharpness.cli.options import OneExample
-from sharpness.cli.output import as_records, as_text, require_file, require_picture, save_drawn, write
+from sharpness.cli.output import as_noted, as_records, as_text, require_file, require_picture, save_drawn, write
 from sharpness.cli.subjects import probing_options, subjects
 from sharpness.errors import UserError
 from sharpness.results import Comparison
@@ -70,7 +70,7 @@ def spectrum(
         results[label].provenance["label"] = label
     single = next(iter(results.values())) if len(results) == 1 else None
     rows = (single or results).to_frame()
-    click.echo(as_records(rows) if as_json else as_text(rows))
+    click.echo(as_records(rows) if as_json else as_noted(results))
     for label, result in results.items():
         if verify:
             click.echo(f"\n{label}\n{as_text(result.checks)}")

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from sharpness.errors import choose
-from sharpness.plots.labels import grey, legend_above
+from sharpness.plots.labels import bars_key, grey, legend_above
 from sharpness.plots.scales import set_symlog
 from sharpness.plots.style import color, marker, new_axes, style
 
@@ -79,7 +79,10 @@ def plot_density(
         ax.set_ylim(bottom=floor)
         ax.set(xlabel=xlabel, ylabel=ylabel, title=title or "")
         if legend:
-            legend_above(ax, title, [grey("extreme eigenvalues", linestyle="", marker="o")] if marks else [])
+            extra = [grey("extreme eigenvalues", linestyle="", marker="o")] if marks else []
+            if any(np.isfinite(upper).any() for _, _, _, upper in curves.values()):
+                extra.append(bars_key("random vectors", "bands"))
+            legend_above(ax, title, extra)
     return ax
 
 

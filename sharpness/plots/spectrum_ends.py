@@ -7,8 +7,20 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from sharpness.plots.bars import draw_intervals, plot_class_values
-from sharpness.plots.labels import MANY, OPEN, grey, label_classes, legend_above, marker_size, not_converged, offsets
+from sharpness.plots.bars import draw_intervals, limit_bars, plot_class_values
+from sharpness.plots.labels import (
+    MANY,
+    OPEN,
+    bars_key,
+    doubtful_key,
+    draw_doubtful,
+    grey,
+    label_classes,
+    legend_above,
+    marker_size,
+    not_converged,
+    offsets,
+)
 from sharpness.plots.scales import set_symlog
 from sharpness.plots.style import PAGE, color, marker, new_axes, style
 
@@ -22,6 +34,8 @@ def plot_spectrum_ends(
     ax: Axes | None = None,
     *,
     intervals: tuple[Values, Values] | None = None,
+    over: str = "",
+    doubtful: tuple[Values, Values] | None = None,
     flags: tuple[Values, Values] | None = None,
     counts: np.ndarray | None = None,
     title: str | None = None,
@@ -38,7 +52,9 @@ def plot_spectrum_ends(
         largest: ``{label: (C,)}`` largest eigenvalues, NaN for none.
         smallest: ``{label: (C,)}`` smallest eigenvalues of the same models.
         names: (C,) of the classes, in the order of the values.
-        intervals: of the largest and of the smallest, each ``{label: (2, C)}`` lower and upper bounds.
+        intervals: of the largest and of the smallest, each ``{label: (2, C)}`` lower and upper ends of 95 %.
+        over: what the intervals are over, for the legend.
+        doubtful: of both, each ``{label: (C,)}``, True within two errors of zero: a white dot in the marker.
         flags: of the largest and of the smallest, each ``{label: (C,)}``, True where not converged: open markers.
         counts: (C,) training images, written below the names.
         linthresh: the axis is linear between minus this and this, and logarithmic beyond; linear throughout if None.
@@ -47,6 +63,7 @@ def plot_spectrum_ends(
     with style():
         ax = new_axes(ax, width=PAGE, height=2.8)
         size = marker_size(ax, len(largest), len(names))
+        extra = [grey(r"dashed: $\lambda_\mathrm{min}$", linestyle="--")] if many else []
         for i, (label, at) in enumerate(zip(largest, offsets(len(largest), len(names)), strict=True)):
             if not many:
                 ax.vlines(at, smallest[label], largest[label], color=color(i), linewidth=0.8, alpha=0.7)
@@ -57,6 +74,9 @@ def plot_spectrum_ends(
                 )  # fmt: skip
                 if intervals is not None:
                     draw_intervals(ax, at, intervals[end][label], color(i), many, linewidth=0.6 * size, alpha=0.4)
+                if doubtful is not None and not many:
+                    if draw_doubtful(ax, at, values, doubtful[end][label], size):
+                        extra.append(doubtful_key())
                 if flags is not None and np.any(flags[end][label]):
                     opened = np.asarray(flags[end][label], dtype=bool)
                     ax.plot(at[opened], values[opened], marker(i), color=color(i), markersize=size, **OPEN)
@@ -68,11 +88,14 @@ def plot_spectrum_ends(
         if linthresh is not None:
             set_symlog(ax, "y", linthresh)
         ax.set(ylabel=ylabel, title=title or "")
+        if intervals is not None and linthresh is None:
+            limit_bars(ax, [*largest.values(), *smallest.values()])
         if legend:
-            extra = [grey(r"dashed: $\lambda_\mathrm{min}$", linestyle="--")] if many else []
             if flags is not None and any(np.any(f) for end in flags for f in end.values()):
                 extra.append(not_converged())
-            legend_above(ax, title, extra)
+            if intervals is not None:
+                extra.append(bars_key(over, "bands" if many else "bars"))
+            legend_above(ax, title, list({str(key.get_label()): key for key in extra}.values()))
     return ax
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.axes import Axes
 
+from sharpness.plots.labels import grey
 from sharpness.plots.style import color, marker, new_axes, style
 
 
@@ -16,6 +17,7 @@ def plot_spread(
     *,
     base: Mapping[str, float] | None = None,
     title: str | None = None,
+    xlabel: str = "dots: draws, bar: their mean, line: their range",
     ylabel: str = "",
     log: bool = False,
     legend: bool = True,
@@ -56,6 +58,7 @@ def plot_spread(
         if base is not None and legend:
             ax.legend(*([entries[-1]] for entries in ax.get_legend_handles_labels()))
         ax.set(ylabel=ylabel, title=title or "")
+        ax.set_xlabel(xlabel, fontsize=7)
     return ax
 
 
@@ -66,9 +69,10 @@ def plot_rises(
     title: str | None = None,
     xlabel: str = "Radius of the perturbation (in filter norms)",
     ylabel: str = "Rise of the loss",
+    band: str = "band: ± one deviation of draws",
     legend: bool = True,
 ) -> Axes:
-    """Draw ``{label: (radii (R,), mean (R,), standard deviation (R,))}`` as curves with bands."""
+    """Draw ``{label: (radii (R,), mean (R,), standard deviation (R,))}`` as curves with bands, which the legend names."""
     with style():
         ax = new_axes(ax)
         for i, (label, (radii, mean, deviation)) in enumerate(curves.items()):
@@ -77,5 +81,6 @@ def plot_rises(
         ax.locator_params(axis="x", nbins=5)
         ax.set(xlabel=xlabel, ylabel=ylabel, title=title or "")
         if legend:
-            ax.legend()
+            key = grey(band, linewidth=3, alpha=0.6)
+            ax.legend(handles=[*ax.get_legend_handles_labels()[0], *([key] if band else [])])
     return ax

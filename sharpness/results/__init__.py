@@ -22,5 +22,4 @@ __all__ = [
     "Result",
     "SpectralDensityResult",
     "load_result",
-    "with_errors",
 ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
+from html import escape
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -14,6 +15,7 @@ import xarray as xr
 
 from sharpness.errors import UserError
 from sharpness.files import write_atomically
+from sharpness.results.words import with_errors
 
 R = TypeVar("R", bound="Result")
 
@@ -52,8 +54,13 @@ class Result:
         raise NotImplementedError
 
     def to_table(self) -> pd.DataFrame:
-        """The same to be read: every value with its standard error, ``value ± se``, in one column."""
+        """The same to be read: every value in one column with its interval, see :func:`with_errors`."""
         return with_errors(self.to_frame())
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines below the table: what its marks mean, and what to be careful about."""
+        return []
 
     def plot(self, ax: Any = None, **options: Any) -> Any:
         """Draw on ``ax`` (a new one unless given) and return it."""
@@ -139,9 +146,8 @@ class Result:
         return ""
 
     def _repr_html_(self) -> str:
-        return f"<p><b>{type(self).__name__}</b> {self.label}: {self._summary()}</p>" + as_html(
-            self.to_table(), self.ROWS
-        )
+        title = f"<p><b>{type(self).__name__}</b> {self.label}: {self._summary()}</p>"
+        return title + as_html(self.to_table(), self.ROWS, self.notes)
 
 
 def load_result(path: str | Path) -> Any:
@@ -160,7 +166,7 @@ def load_result(path: str | Path) -> Any:
         plain: dict[str, Any] = json.loads(data.attrs["fields"])
     except Exception as error:
         raise UserError(f"{path} is not a saved result of sharpness ({type(error).__name__})") from None
-    for name in ("class_names", "names", "layers", "mark_names"):
+    for name in ("class_names", "names", "layers", "mark_names", "over"):
         if name in plain:
             plain[name] = tuple(plain[name])
     if "groups" in plain:
@@ -188,32 +194,26 @@ class Comparison(dict[str, R]):
 
     def to_table(self) -> pd.DataFrame:
         """The same to be read, see :meth:`Result.to_table`."""
-        return with_errors(self.to_frame())
+        return pd.concat([r.to_table().assign(model=label) for label, r in self.items()], ignore_index=True).pipe(
+            lambda f: f[["model", *[c for c in f.columns if c != "model"]]]
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        """The lines below the tables of all results, each once; what concerns one model has its label."""
+        lines: dict[str, list[str]] = {}
+        for label, result in self.items():
+            for line in result.notes:
+                lines.setdefault(line, []).append(label)
+        return [line if len(on) == len(self) else f"{', '.join(on)}: {line}" for line, on in lines.items()]
 
     def _repr_html_(self) -> str:
-        return as_html(self.to_table(), max((r.ROWS for r in self.values()), default=0)) if self else "no results"
+        rows = max((r.ROWS for r in self.values()), default=0)
+        return as_html(self.to_table(), rows, self.notes) if self else "no results"
 
 
-def with_errors(frame: pd.DataFrame) -> pd.DataFrame:
-    """Text for every value that has a standard error in a column ``<name>_se``, which it replaces.
-
-    >>> print(with_errors(pd.DataFrame({"loss": [0.5, 2.0], "loss_se": [0.0123, np.nan]})).to_string(index=False))
-            loss
-    0.5 ± 0.012
-              2
-    """
-    told = frame.drop(columns=[c for c in frame if str(c).removesuffix("_se") in frame and str(c).endswith("_se")])
-    for name in told:
-        if f"{name}_se" in frame:
-            told[name] = [
-                f"{v:.4g}" + (f" ± {float(f'{e:.2g}'):g}" if np.isfinite(e) else "") if np.isfinite(v) else "-"
-                for v, e in zip(frame[name], frame[f"{name}_se"], strict=True)
-            ]
-    return told
-
-
-def as_html(table: pd.DataFrame, rows: int) -> str:
-    """The first rows of a table, and a line that says how many more there are."""
+def as_html(table: pd.DataFrame, rows: int, notes: Sequence[str] = ()) -> str:
+    """The first rows of a table, a line that says how many more there are, and the table's notes."""
     left = len(table) - rows
     more = f"<p>{left} more of {len(table)} rows: see <code>.to_frame()</code></p>" if left > 0 else ""
-    return table.head(rows).to_html(index=False) + more
+    return table.head(rows).to_html(index=False) + more + "".join(f"<p>{escape(note)}</p>" for note in notes)

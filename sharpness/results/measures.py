@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from sharpness.curvature import interval
 from sharpness.errors import UserError, choose
 from sharpness.plots import plot_class_values, stacked_axes
 from sharpness.results.base import Result
+from sharpness.results.words import near_zero, notes_on
 
 #: How pictures spell measures.
 LABELS = {
@@ -42,8 +44,10 @@ class MeasureResult(Result):
         group_errors: (M, G) of the groups' means, in the order of ``groups``; NaN, or None in files from before they
             were kept, where classes are independent, so that their errors add up in squares.
         train_counts: (C,) training images, -1 where unknown.
-        lower, upper: (M, C) 95 % bootstrap interval over samples, or None if it was not asked for.
+        lower, upper: (M, C) ends of 95 % intervals; None in files from before they were kept.
         overall_lower, overall_upper: (M,) likewise.
+        group_lower, group_upper: (M, G) likewise, of the groups' means.
+        over: (M,) what errors and intervals are over, such as "images" or "5 draws"; empty in files of old.
     """
 
     DIMENSIONS: ClassVar = {
@@ -57,6 +61,8 @@ class MeasureResult(Result):
         "upper": ("measure", "class"),
         "overall_lower": ("measure",),
         "overall_upper": ("measure",),
+        "group_lower": ("measure", "group"),
+        "group_upper": ("measure", "group"),
     }
 
     ROWS: ClassVar[int] = 200
@@ -72,11 +78,15 @@ class MeasureResult(Result):
     overall_lower: np.ndarray | None = None
     overall_upper: np.ndarray | None = None
     group_errors: np.ndarray | None = None
+    group_lower: np.ndarray | None = None
+    group_upper: np.ndarray | None = None
+    over: tuple[str, ...] = ()
 
     def to_frame(self) -> pd.DataFrame:
         """A row "all", one for each group (mean of its classes), one per class.
 
-        Standard errors stand in a column ``<measure>_se`` beside their measure.
+        Standard errors stand in a column ``<measure>_se`` beside their measure, ends of intervals of 95 % in
+        ``<measure>_lower`` and ``<measure>_upper``.
         """
         rows = [self._row("all", "", None)]
         rows += [self._row(g, g, g) for g, classes in self.groups.items() if classes]
@@ -102,13 +112,13 @@ class MeasureResult(Result):
                 row[f"{measure}_se"] = self._error(m, subset)
             for side in ("lower", "upper"):
                 of_classes, of_all = getattr(self, side), getattr(self, f"overall_{side}")
-                if of_classes is None:
+                if of_classes is None or not (np.isfinite(of_classes[m]).any() or np.isfinite(of_all[m])):
                     continue
-                bound = np.nan  # a group's mean has none
-                if subset is None and of_all is not None:
-                    bound = of_all[m]
-                elif isinstance(subset, int):
-                    bound = of_classes[m, subset]
+                if isinstance(subset, str):
+                    of_groups = getattr(self, f"group_{side}")
+                    bound = np.nan if of_groups is None else of_groups[m, list(self.groups).index(subset)]
+                else:
+                    bound = of_all[m] if subset is None else of_classes[m, subset]
                 row[f"{measure}_{side}"] = float(bound)
         return row
 
@@ -125,9 +135,13 @@ class MeasureResult(Result):
         squares = self.errors[m, [c for c in self.groups[subset] if self.class_samples[c]]] ** 2
         return float(squares.sum() ** 0.5 / len(squares))
 
+    @property
+    def notes(self) -> list[str]:
+        return notes_on(self.to_frame(), dict(zip(self.names, self.over or ["samples or draws"] * 99, strict=False)))
+
     @classmethod
     def compare(cls, results: Mapping[str, Any], ax: Any = None, measure: str | None = None, **options: Any) -> Any:
-        """One measure of every class, model beside model, from most to fewest images; error bars are 95 % intervals.
+        """One measure of every class, model beside model, from most to fewest images; bars are 95 % intervals.
 
         Args:
             measure: ``"lambda_max"``, else ``"worst_rise"``, else the first there is, unless given; ``"all"`` draws a
@@ -146,35 +160,31 @@ class MeasureResult(Result):
         if not by_class:
             order = np.zeros(1, dtype=int)
 
-        def pick(side: str) -> dict[str, np.ndarray]:
-            """Of every model, (C,) in the order of the picture, or (1,) of all samples; NaN for what it has not."""
-            found = {}
-            for label, r in results.items():
-                of_classes, of_all = {
-                    "value": (r.values, r.overall),
-                    "error": (r.errors, r.overall_errors),
-                    "lower": (r.lower, r.overall_lower),
-                    "upper": (r.upper, r.overall_upper),
-                }[side]
-                chosen = of_classes if by_class else of_all
-                numbers = np.full(len(order), np.nan)
-                if chosen is not None:
-                    numbers = np.atleast_1d(chosen[r.names.index(measure)])[order]
-                found[label] = numbers
-            return found
+        def pick(r: MeasureResult, side: str) -> np.ndarray:
+            """(C,) in the order of the picture, or (1,) of all samples."""
+            chosen = getattr(r, side if by_class else f"overall_{side}".replace("_values", ""))
+            return np.atleast_1d(chosen[r.names.index(measure)])[order]
 
-        bounded = any(r.lower is not None for r in results.values())
-        lower, upper = pick("lower"), pick("upper")
+        values = {label: pick(r, "values") for label, r in results.items()}
+        errors = {label: pick(r, "errors") for label, r in results.items()}
+        intervals = {
+            # Files of old have errors alone.
+            label: interval(values[label], errors[label])
+            if r.lower is None
+            else np.stack([pick(r, "lower"), pick(r, "upper")])
+            for label, r in results.items()
+        }
         settings: dict[str, Any] = {"ylabel": LABELS.get(measure, measure.replace("_", " "))}
         if by_class and known:
             settings["counts"] = first.train_counts[order]
+        over = first.over[first.names.index(measure)] if first.over else "samples or draws"
         return plot_class_values(
-            pick("value"),
+            values,
             [first.class_names[c] for c in order] if by_class else ["all classes"],
             ax=ax,
-            errors=None if bounded else pick("error"),
-            intervals={label: np.stack([lower[label], upper[label]]) for label in results} if bounded else None,
-            bounds=(0, 1) if measure == "accuracy" else None,
+            intervals=intervals,
+            over=over,
+            doubtful={label: near_zero(values[label], errors[label]) for label in results},
             **{**settings, **options},
         )
 
