@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sharpness.data import ForeignData, as_tensors, class_groups
+from sharpness.data import (
+    ForeignData,
+    are_labels,
+    as_tensors,
+    class_groups,
+    classes_of,
+    cross_entropy_targets,
+    plain_targets,
+    told_of,
+    within,
+)
 from sharpness.engine import (
     ClassSums,
     CurvatureOperator,
@@ -40,18 +50,24 @@ from sharpness.engine import (
     quadratic_forms,
     recalibrate,
     require_eval,
+    require_one_each,
     sample_rows,
     state_sha256,
 )
-from sharpness.errors import UserError, choose
+from sharpness.errors import UserError, choose, shown
 from sharpness.version import __version__
 
 BATCHNORM = ("eval", "recalibrate")
+#: How classes are many, medium and few by their training images, unless groups are given.
+CONVENTION = "oltr"
 logger = logging.getLogger("sharpness")
 
 
 class Objective:
     r"""``L(w) = sum_i a_i l(f_w(x_i), y_i) / sum_i a_i`` over fixed samples, and its restriction to every class.
+
+    A target y_i is whatever the loss takes; the class of a sample, by which answers are split, is its integer label
+    unless ``classes`` or ``group_by`` tell another. Where there is neither, there is one class, named "all".
 
     ``L_c`` is the same over the samples of class c. Sums and weights are accumulated separately, in float64, and
     divided once, so that the batch size never changes a value. With equal weights
@@ -61,11 +77,19 @@ class Objective:
     Args:
         model: any module from inputs to outputs, in eval mode if it has BatchNorm or dropout.
         data: ``(x, y)``, an object with ``.tensors`` (an :class:`~sharpness.data.ImageSet`, a ``TensorDataset``), or
-            a map-style dataset of (input, label), read once. Inputs should carry no random augmentation. What a
-            :class:`~sharpness.data.ForeignData` knows of its classes (number, names, training images, groups by the
-            convention "oltr") and the weights of limited ones are taken from it, unless given.
-        loss: ``"ce"``, or a function of outputs and targets that returns one value per sample, shape (n,).
-        num_classes: C; the width of the outputs unless given.
+            a map-style dataset of (input, target), read once. Inputs should carry no random augmentation. Targets are
+            labels (n,), or anything else with samples along the first axis that the loss takes: numbers, several
+            labels at once, probabilities, masks, sequences. What a :class:`~sharpness.data.ForeignData` knows of its
+            classes (number, names, training images, groups by the convention "oltr") and the weights of limited ones
+            are taken from it, unless given.
+        loss: ``"ce"``, of labels or of class probabilities (n, C), or a function of outputs and targets that returns
+            one value per sample, shape (n,). It gets integers in int64, other numbers in the model's dtype.
+        num_classes: C; the width of the outputs, or what ``classes`` or ``group_by`` tell, unless given.
+        classes: (n,) a whole number from 0 on for every sample, whatever its target is: a subpopulation, a quantile.
+            Accuracy still compares answers with labels, where targets are labels.
+        group_by: (n,) a value of any kind for every sample, such as the name of its domain or annotator, or a function
+            of all inputs and all targets that gives them. The sorted values become classes and their names, unless
+            ``class_names`` give another order, or more of them.
         weights: the a_i, shape (n,), positive; those that ``loss.weights(y)`` gives if there is such a method,
             else 1. Losses and accuracies of all samples count them alike.
         batch_size: samples in one pass, or ``"auto"`` for the fastest that fits in memory. Never changes a value.
@@ -74,15 +98,16 @@ class Objective:
             ``"*layer3*"``. Parameters that are frozen or that no gradient reaches are left out.
         batchnorm: ``"eval"`` uses the running statistics; ``"recalibrate"`` re-estimates them from this data,
             as means over equal batches of at most 250, whenever the weights have been moved by :meth:`at`.
-        groups: named sets of classes, for tables.
+        groups: named sets of classes, for tables; or a convention by which ``train_counts`` are many, medium and few,
+            see :func:`~sharpness.data.class_groups`: "oltr" unless given, where there are ``train_counts``.
         output: picks the outputs from what a model returns, if that is not a tensor.
         class_names: names of the classes, for tables and plots.
         train_counts: (C,) images of each class that the model was trained on, where that is known; the data here may
             be others, or a part of them.
 
     Raises:
-        UserError: labels out of range, weights that are not positive, a model in training mode, one that does not
-            return a tensor, an empty scope.
+        UserError: labels out of range, targets that the loss does not take, a loss that is not one value per sample,
+            weights that are not positive, a model in training mode, one that does not return a tensor, an empty scope.
 
     >>> model = nn.Linear(2, 2, bias=False)
     >>> _ = nn.init.zeros_(model.weight)
@@ -91,6 +116,13 @@ class Objective:
     (0.6931, 4)
     >>> objective.gradient(class_index=0).tolist()
     [-0.5, 0.0, 0.5, 0.0]
+
+    A regression, of which two sites are told apart:
+
+    >>> data, squares = (torch.eye(2), torch.tensor([0.5, 1.5])), lambda u, t: (u.sum(1) - t) ** 2
+    >>> objective = Objective(model, data, squares, group_by=["Oslo", "Bern"])
+    >>> objective.loss(), objective.class_names, objective.class_losses().tolist()
+    (1.25, ('Bern', 'Oslo'), [2.25, 0.25])
     """
 
     def __init__(
@@ -100,16 +132,22 @@ class Objective:
         loss: str | PerSampleLoss = "ce",
         *,
         num_classes: int | None = None,
+        classes: Any = None,
+        group_by: Any = None,
         weights: Tensor | None = None,
         batch_size: int | str = "auto",
         parameters: str = "all",
         batchnorm: str = "eval",
-        groups: dict[str, tuple[int, ...]] | None = None,
+        groups: Mapping[str, Sequence[int]] | str | None = None,
         output: Callable[[Any], Tensor] | None = None,
         class_names: Sequence[str] | None = None,
         memory: float | None = None,
         train_counts: Sequence[int] | None = None,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise UserError(
+                f"the model is a {type(model).__name__}: give the torch.nn.Module, whose weights are to be moved"
+            )
         choose("batchnorm policy", batchnorm, BATCHNORM)
         if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size >= 1):
             raise UserError(f"batch_size={batch_size!r}: give at least 1, or 'auto'")
@@ -127,16 +165,12 @@ class Objective:
             raise UserError(f"{type(model).__name__} has no parameters: there is nothing to probe")
         self.device, self.dtype = reference.device, reference.dtype
         require_eval(model)
-        if isinstance(data, ForeignData):
+        if isinstance(data, ForeignData) and classes is None and group_by is None:
             num_classes = data.num_classes if num_classes is None else num_classes
-            groups = class_groups(data.class_counts, "oltr") if groups is None else groups
             class_names = data.class_names if class_names is None else class_names
             train_counts = data.class_counts if train_counts is None else train_counts
         x, y = as_tensors(data)
         self.x = x.to(self.dtype) if x.is_floating_point() else x
-        self.y = y.long().cpu()
-        if len(self.x) != len(self.y) or not len(self.y) or self.y.ndim != 1:
-            raise UserError(f"{len(self.x)} inputs and labels of shape {tuple(y.shape)}: give one label per input")
         self.batch_size = None if isinstance(batch_size, str) else batch_size
         try:
             with buffers_kept(model):
@@ -146,44 +180,126 @@ class Objective:
                 f"{type(model).__name__} raised {first_line(error)} on inputs of shape "
                 f"{(1, *self.x.shape[1:])}: check size, channels and layout"
             ) from error
-        self.num_classes = self._width() if num_classes is None else num_classes
-        if int(self.y.min()) < 0 or int(self.y.max()) >= self.num_classes:
-            bad = int(((self.y < 0) | (self.y >= self.num_classes)).nonzero()[0])
-            raise UserError(
-                f"label {int(self.y[bad])} of sample {bad} is outside 0..{self.num_classes - 1}: correct the labels "
-                "or num_classes"
-            )
-        if weights is None:
-            weights = data.weights.to(self.dtype) if isinstance(data, ForeignData) else torch.ones(len(self.y))
-            if hasattr(self.loss_function, "weights"):
-                weights = weights * self.loss_function.weights(self.y).cpu()
-        self.weights = weights.cpu().to(self.dtype)
-        if self.weights.shape != self.y.shape or not bool((self.weights > 0).all()):
-            raise UserError(f"weights must be positive, one for each of the {len(self.y)} samples")
-        self.groups = dict(groups or {})
-        self.class_names = tuple(class_names or (str(c) for c in range(self.num_classes)))
-        if len(self.class_names) != self.num_classes:
-            raise UserError(f"{len(self.class_names)} class_names and {self.num_classes} classes: give one for each")
-        self.train_counts = None if train_counts is None else np.asarray(train_counts)
-        if self.train_counts is not None and (
-            self.train_counts.shape != (self.num_classes,) or (self.train_counts < 0).any()
-        ):
-            raise UserError(
-                f"train_counts={list(train_counts or ())}: give one number, at least 0, for each of "
-                f"the {self.num_classes} classes"
-            )
         first = self._first(8)
         outputs = self._forward(first)
-        if isinstance(loss, str) and (outputs.ndim != 2 or outputs.shape[1] != self.num_classes):
-            raise UserError(
-                f"the model returns outputs of shape {tuple(outputs.shape)} for {len(first)} inputs, and there are "
-                f"{self.num_classes} classes: cross-entropy takes one logit for each class"
-            )
-        value = self.loss_function(outputs, self.y[:8].to(self.device)).sum()
         if not torch.equal(first.nan_to_num(), self._first(8).nan_to_num()):
             raise UserError("the model changes its inputs in place: let its forward pass start from a copy")
+        width = outputs.shape[1] if outputs.ndim == 2 else None
+        self.y = plain_targets(y, self.dtype)
+        if isinstance(loss, str):
+            self.y = cross_entropy_targets(y.cpu(), outputs.shape)
+        names = None if class_names is None else tuple(class_names)
+        found = classes_of(
+            x, self.y, width, num_classes=num_classes, classes=classes, group_by=group_by, class_names=names
+        )
+        self.classes, self.num_classes, self.classes_from = found.index, found.number, found.source
+        self._answers = self._require_labels(isinstance(loss, str), width)
+        self.class_names = names or found.names or tuple(str(c) for c in range(self.num_classes))
+        if len(self.class_names) != self.num_classes:
+            raise UserError(
+                f"{len(self.class_names)} class_names and {self.num_classes} classes: give one for each"
+                + (", and say with classes= or group_by= which samples are whose" if found.source == "none" else "")
+            )
+        self.weights = self._weights_of(data, weights)
+        self.train_counts: np.ndarray | None = None
+        self.groups: dict[str, tuple[int, ...]] = {}
+        self.group_convention: str | None = None
+        self._describe(train_counts, groups)
+        value = self._first_losses(outputs).sum()
         self.names, self.parameters = parameters_in_scope(model, value, parameters)
         self._engine = SecondOrder(self._outputs, self.parameters, self.loss_function)
+
+    def _require_labels(self, cross_entropy: bool, width: int | None) -> int | None:
+        """The width of logits over the labels, None where targets are no labels or outputs no logits.
+
+        Raises:
+            UserError: cross-entropy, and labels that are not in it.
+        """
+        if not are_labels(self.y):
+            return None
+        classes = self.num_classes if self.classes_from == "labels" else width
+        if cross_entropy and width is not None:
+            if width != classes:
+                raise UserError(
+                    f"the model returns outputs of shape (n, {width}), and there are {classes} classes: cross-entropy "
+                    "takes one logit for each class"
+                )
+            within(self.y, width, "label", "the model has no such output, correct the labels")
+        if width is None or width != classes or width < 2:
+            return None
+        return width if int(self.y.min()) >= 0 and int(self.y.max()) < width else None
+
+    def _weights_of(self, data: Any, weights: Any) -> Tensor:
+        """The a_i: those given, or of the data and of the loss.
+
+        Raises:
+            UserError: they are not positive, or not one for each sample.
+        """
+        if weights is None:
+            weights = data.weights.to(self.dtype) if isinstance(data, ForeignData) else torch.ones(len(self.y))
+            if callable(of_loss := getattr(self.loss_function, "weights", None)):
+                weights = weights * of_loss(self.y).cpu()
+        weights = torch.as_tensor(weights).cpu().to(self.dtype)
+        if weights.shape != (len(self.y),) or not bool((weights > 0).all()):
+            raise UserError(f"weights must be positive, one for each of the {len(self.y)} samples")
+        return weights
+
+    def _describe(self, train_counts: Any, groups: Mapping[str, Sequence[int]] | str | None) -> None:
+        """Take what is known of the classes: training images, and groups, which these make unless they are given.
+
+        Raises:
+            UserError: counts of other classes, a convention without counts, a group of other classes.
+        """
+        if train_counts is not None:
+            counts = np.asarray(train_counts)
+            if counts.shape != (self.num_classes,) or (counts < 0).any():
+                raise UserError(
+                    f"train_counts={shown(str(counts.tolist()))}: give one number, at least 0, for each of the "
+                    f"{self.num_classes} classes"
+                )
+            self.train_counts = counts
+        if groups is None and self.train_counts is not None:
+            groups = CONVENTION
+        if isinstance(groups, str):
+            if self.train_counts is None:
+                raise UserError(f"groups={groups!r} are by training images: give train_counts=, or {{name: classes}}")
+            self.groups = dict(class_groups(self.train_counts.tolist(), groups))
+            self.group_convention = groups
+        elif groups is not None:
+            self.groups = {str(name): tuple(int(c) for c in members) for name, members in groups.items()}
+            self.group_convention = None
+            for name, members in self.groups.items():
+                wrong = [c for c in members if not 0 <= c < self.num_classes]
+                if wrong:
+                    raise UserError(f"group {name!r} has class {wrong[0]}, outside 0..{self.num_classes - 1}")
+
+    def counted(self, train_counts: Sequence[int]) -> Objective:
+        """The same with other training images per class, (C,), and groups by them where groups were not given.
+
+        Raises:
+            UserError: they are of other classes.
+        """
+        other = self._copy()
+        other._describe(train_counts, (self.group_convention or self.groups or None))
+        return other
+
+    def _first_losses(self, outputs: Tensor) -> Tensor:
+        """The losses of the first samples, with their graph.
+
+        Raises:
+            UserError: the loss does not take outputs and targets as they are, or is not one value per sample.
+        """
+        y = self.y[: len(outputs)].to(self.device)
+        try:
+            values = self.loss_function(outputs, y)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"the loss raised {first_line(error)} on outputs of shape {tuple(outputs.shape)} and targets "
+                f"{told_of(y)}: let it convert them, such as t.to(u), or give targets of the dtype that it takes"
+            ) from error
+        return require_one_each(values, outputs, y)
 
     @property
     def num_parameters(self) -> int:
@@ -208,17 +324,16 @@ class Objective:
     @cached_property
     def class_counts(self) -> np.ndarray:
         """Probed samples per class, shape (C,)."""
-        return torch.bincount(self.y, minlength=self.num_classes).numpy()
+        return torch.bincount(self.classes, minlength=self.num_classes).numpy()
 
     @cached_property
     def class_weights(self) -> np.ndarray:
         """Sum of the weights of each class's samples, shape (C,)."""
-        return torch.bincount(self.y, self.weights.double(), self.num_classes).numpy()
+        return torch.bincount(self.classes, self.weights.double(), self.num_classes).numpy()
 
     def evaluate(self) -> ClassSums:
         """Loss sums, weights and right answers per class, from one pass over the data."""
-        require_eval(self.model)
-        return class_sums(self._forward, self._batches(None), self.loss_function, self.num_classes)
+        return self.evaluate_samples()
 
     @torch.no_grad()
     def evaluate_samples(self) -> SampleSums:
@@ -226,27 +341,34 @@ class Objective:
         require_eval(self.model)
         rows = torch.zeros(4, self.num_samples, dtype=torch.float64)
         done = [
-            sample_rows(self._forward(x), y, a, self.loss_function, self.num_classes) for x, y, a in self._batches(None)
+            sample_rows(self._forward(x), y, a, self.loss_function, self._answers) for x, y, a in self._batches(None)
         ]
         if done:
             rows[:, distributed.share(torch.arange(self.num_samples))] = torch.cat(done, dim=1)
-        return SampleSums.of(distributed.total(rows), self.y, self.num_classes)
+        return SampleSums.of(distributed.total(rows), self.classes, self.num_classes)
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether the largest of the outputs is an answer that is right or wrong: targets are labels of theirs."""
+        return self._answers is not None
 
     @torch.no_grad()
     def confusion(self) -> np.ndarray:
-        """How many samples of each class (rows) get each answer (columns), (C, C).
+        """How many samples of each label (rows) get each answer (columns), (C, C).
 
         Raises:
-            UserError: the outputs are not (n, C).
+            UserError: targets are no labels, or the outputs are not (n, C).
         """
         require_eval(self.model)
-        classes = self.num_classes
+        if self._answers is None:
+            shape = tuple(self._forward(self._first(8)).shape)
+            if are_labels(self.y):
+                raise UserError(f"outputs have shape {shape}, not (n, {self.num_classes}): they are no logits")
+            raise UserError(f"targets {told_of(self.y)} are no labels: no answer is right or wrong")
+        classes = self._answers
         cells = [torch.empty(0, dtype=torch.int64)]
         for x, y, _ in self._batches(None):
-            outputs = self._forward(x)
-            if outputs.ndim != 2 or outputs.shape[1] != classes:
-                raise UserError(f"outputs have shape {tuple(outputs.shape)}, not (n, {classes}): they are no logits")
-            cells.append((classes * y.to(self.device) + outputs.argmax(1)).cpu())
+            cells.append((classes * y.to(self.device) + self._forward(x).argmax(1)).cpu())
         counts = torch.bincount(torch.cat(cells), minlength=classes * classes)
         return distributed.total(counts).numpy().reshape(classes, classes)
 
@@ -274,8 +396,9 @@ class Objective:
                 budget = memory_budget(self.device, self.memory)
                 with buffers_kept(self.model):
                     return Evaluation(
-                        self._outputs, self.parameters, self.loss_function, self.num_classes, batches, dtype, budget
-                    )
+                        self._outputs, self.parameters, self.loss_function, self.classes, self.num_classes,
+                        self._answers, batches, dtype, budget,
+                    )  # fmt: skip
             except Untraceable as error:
                 logger.info("evaluation: the model itself, point by point (%s)", error)
         return self._evaluation_in_place(batches, dtype)
@@ -358,11 +481,17 @@ class Objective:
             indices = torch.as_tensor(what, dtype=torch.int64)
             if not len(indices):
                 raise UserError("no samples were chosen: give at least one index")
+        other = self._copy()
+        other.x, other.y, other.weights = self.x[indices], self.y[indices], self.weights[indices]
+        other.classes = self.classes[indices]
+        return other
+
+    def _copy(self) -> Objective:
+        """The same objective, for other samples or other words about them."""
         other = object.__new__(Objective)
         other.__dict__.update(self.__dict__)
         for cached in ("class_counts", "class_weights", "data_sha256"):
             other.__dict__.pop(cached, None)
-        other.x, other.y, other.weights = self.x[indices], self.y[indices], self.weights[indices]
         return other
 
     def matched(self, samples: int, seed: int = 0) -> Objective:
@@ -379,7 +508,8 @@ class Objective:
             raise UserError(f"match_samples={samples}: give 1 to {least}, what class {name} has")
         draw = np.random.default_rng(seed)
         chosen = [
-            draw.choice(np.flatnonzero(self.y.numpy() == c), samples, replace=False) for c in np.flatnonzero(counts)
+            draw.choice(np.flatnonzero(self.classes.numpy() == c), samples, replace=False)
+            for c in np.flatnonzero(counts)
         ]
         return self.restrict(np.sort(np.concatenate(chosen)))
 
@@ -441,10 +571,11 @@ class Objective:
 
     @cached_property
     def data_sha256(self) -> str:
-        """Of inputs, labels and weights."""
+        """Of inputs, targets, weights, and classes that are not the labels."""
         digest = hashlib.sha256()
-        for t in (self.x, self.y, self.weights):
-            digest.update(t.cpu().contiguous().numpy().tobytes())
+        told = () if self.classes_from in ("labels", "none") else (self.classes,)
+        for t in (self.x, self.y, self.weights, *told):
+            digest.update(t.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     def model_sha256(self) -> str:
@@ -461,6 +592,9 @@ class Objective:
             "samples": self.num_samples,
             "class_samples": self.class_counts.tolist(),
             "loss": self.loss_name,
+            "targets": "labels" if are_labels(self.y) else told_of(self.y),
+            "classes": self.classes_from,
+            "group_convention": self.group_convention,
             "logit_scale": float(heads[0].scale) if heads else 1.0,  # type: ignore[arg-type]
             "scope": self.scope,
             "num_parameters": self.num_parameters,
@@ -491,7 +625,7 @@ class Objective:
     def _indices(self, class_index: int) -> Tensor:
         if not 0 <= class_index < self.num_classes:
             raise UserError(f"class {class_index} is outside 0..{self.num_classes - 1}")
-        indices = (self.y == class_index).nonzero().squeeze(1)
+        indices = (self.classes == class_index).nonzero().squeeze(1)
         if not len(indices):
             raise UserError(f"class {class_index} has no samples here: there is no loss to probe")
         return indices
@@ -533,9 +667,16 @@ class Objective:
         def evaluate(displacement: Tensor | None) -> ClassSums:
             if displacement is None:
                 displacement = torch.zeros(self.num_parameters)
-            moved = (tuple(t.to(self.device) for t in batch) for batch in batches)
+            moved = ((x.to(self.device), y.to(self.device), a.to(self.device)) for x, y, a in batches)
             with self.at(displacement):
-                return class_sums(forward, moved, self.loss_function, self.num_classes, shared=False)  # type: ignore
+                return class_sums(
+                    forward,
+                    moved,
+                    self.loss_function,
+                    self.classes,
+                    self.num_classes,
+                    self._answers,
+                )
 
         return evaluate
 
@@ -550,10 +691,3 @@ class Objective:
 
     def _first(self, samples: int) -> Tensor:
         return self.x[:samples].to(self.device, copy=True)
-
-    @torch.no_grad()
-    def _width(self) -> int:
-        outputs = self._forward(self._first(1))
-        if outputs.ndim != 2:
-            raise UserError(f"outputs have shape {tuple(outputs.shape)}, not (n, C): pass num_classes")
-        return outputs.shape[1]

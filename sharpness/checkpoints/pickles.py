@@ -1,16 +1,13 @@
-"""What a pickle would do, told without doing it.
+"""What the pickle of a checkpoint would do, told without doing it.
 
-A pickle is a program. :func:`globals_of` reads the names it asks for off its instructions; :func:`rehearse` then runs
-it with stand-ins that build nothing, call nothing and allocate nothing, so that a tensor which claims more bytes than
-its storage holds is seen before ``torch.load`` reads a byte of it.
+:func:`rehearse` runs it with stand-ins that build nothing, call nothing and allocate nothing, so that a tensor which
+claims more bytes than its storage holds is seen before ``torch.load`` reads a byte of it.
 """
 
 from __future__ import annotations
 
-import _compat_pickle
 import math
 import pickle
-import pickletools
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
@@ -18,10 +15,12 @@ from typing import Any
 
 import torch
 
-from sharpness.checkpoints.keys import check_key, with_keys
-from sharpness.checkpoints.plain_values import PLAIN_GLOBALS, PlainArray, PlainDtype, PlainNamespace, encode_latin1
 from sharpness.checkpoints.powers import power
 from sharpness.errors import shown
+from sharpness.untrusted.keys import with_keys
+from sharpness.untrusted.machine import Machine, globals_of, instructions
+from sharpness.untrusted.plain_values import PLAIN_GLOBALS, PlainNamespace, encode_latin1, is_shape
+from sharpness.untrusted.refused import Refused
 
 EXPANDED = 2**20
 """Bytes that a tensor may claim beyond its storage, by strides of zero."""
@@ -30,12 +29,9 @@ ITEM_SIZES = dict.fromkeys(("Double", "Long", "ComplexFloat"), 8) | dict.fromkey
 ITEM_SIZES |= dict.fromkeys(("Half", "BFloat16", "Short"), 2) | {"ComplexDouble": 16}
 ITEM_SIZES |= dict.fromkeys(("Byte", "Char", "Bool", "QInt8", "QUInt8", "Untyped"), 1)
 
-INSTRUCTIONS = 2**20
-"""Most instructions of a pickle that is read: each may take a hundred bytes of memory, and a tensor takes about 35."""
 
-
-class Refused(Exception):
-    """A pickle asks for what no checkpoint needs; the message completes ``cannot read FILE: it ...``."""
+TOLD = 160
+"""Most characters of what a file asks for in the line that refuses it."""
 
 
 class Inert:
@@ -53,29 +49,34 @@ class Storage:
 
 
 class Rebuilt:
-    """Stands for a tensor that passed its checks."""
+    """Stands for a tensor that passed its checks, of so many bytes beyond those that were counted already."""
+
+    def __init__(self, claimed: int = 0) -> None:
+        self.claimed = claimed
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Rebuilt:
-    numbers = [offset, *size, *stride]
-    if not isinstance(storage, Storage) or len(size) != len(stride) or any(type(n) is not int for n in numbers):
+    if not isinstance(storage, Storage) or not is_shape((offset,)):
         raise Refused("describes a tensor that is none")
-    if min(numbers) < 0 or max(numbers) >= 2**62:
-        raise Refused(f"describes a tensor of shape {tuple(size)}, which is none")
+    size, stride = (tuple(n) if isinstance(n, list) else n for n in (size, stride))
+    if not is_shape(size) or not is_shape(stride) or len(size) != len(stride):
+        raise Refused("describes a tensor whose shape or strides are none")
     item = next((r.item_size for r in rest if isinstance(r, Inert) and r.item_size), storage.item_size)
     reach = offset + 1 + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) if all(size) else offset
     claimed = item * math.prod(max(n, 1) for n in size)
     if reach * item > storage.size or claimed > max(storage.size, EXPANDED):
-        raise Refused(
-            f"declares a tensor of shape {tuple(size)} ({claimed:,} bytes) and holds {storage.size:,} bytes of it"
-        )
-    return Rebuilt()
+        raise Refused(f"declares a tensor of {_number(claimed)} bytes and holds {storage.size:,} bytes of it")
+    return Rebuilt(claimed)
+
+
+def _number(n: int) -> str:
+    return f"{n:,}" if n < 2**62 else "over 2^62"
 
 
 def _parameter(data: Any, *rest: Any) -> Rebuilt:
     if not isinstance(data, Rebuilt):
         raise Refused("makes a parameter of something that is no tensor")
-    return data
+    return Rebuilt()
 
 
 def _parameter_with_state(data: Any, requires_grad: Any, hooks: Any, state: Any) -> Any:
@@ -84,7 +85,7 @@ def _parameter_with_state(data: Any, requires_grad: Any, hooks: Any, state: Any)
 
 
 def _check_attributes(state: Any) -> None:
-    if type(state) is not dict or any(hasattr(torch.nn.Parameter, str(name)) for name in state):
+    if type(state) is not dict or any(type(n) is not str or hasattr(torch.nn.Parameter, n) for n in state):
         raise Refused("puts other things in the place of a tensor's own attributes")
 
 
@@ -134,55 +135,15 @@ def stand_in(name: str) -> Any:
     return Inert(name) if name in ("torch.Tensor", "torch.nn.parameter.Parameter") else None
 
 
-def full_name(module: str, name: str) -> str:
-    """The name of today for one that Python 2 may have written."""
-    if (module, name) in _compat_pickle.NAME_MAPPING:
-        module, name = _compat_pickle.NAME_MAPPING[module, name]
-    elif module in _compat_pickle.IMPORT_MAPPING:
-        module = _compat_pickle.IMPORT_MAPPING[module]
-    return f"{module}.{name}"
-
-
-_PUTS = ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT")
-_GETS = ("GET", "BINGET", "LONG_BINGET")
-
-
-def globals_of(stream: Any) -> Iterator[str]:
-    """Names that one pickle of ``stream`` asks for, in order.
-
-    Raises:
-        ValueError: the instructions end early or are none.
-        Refused: there are more than :data:`INSTRUCTIONS`.
-    """
-    texts: list[str] = []
-    memo: dict[Any, str | None] = {}
-    top: str | None = None
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-        if count >= INSTRUCTIONS:
-            raise Refused(f"holds a pickle of more than {INSTRUCTIONS:,} instructions, which no weights need")
-        if opcode.name in _PUTS:
-            memo[len(memo) if argument is None else argument] = top
-            continue
-        if opcode.name == "FRAME":
-            continue
-        top = memo.get(argument) if opcode.name in _GETS else argument if isinstance(argument, str) else None
-        if opcode.name in ("GLOBAL", "INST"):
-            yield full_name(*str(argument).split(" ", 1))
-        elif opcode.name == "STACK_GLOBAL":
-            yield full_name(*texts[-2:]) if len(texts) > 1 else "a name made up while loading"
-        elif opcode.name.startswith("EXT"):
-            yield "a name of the extension registry"
-        elif top is not None:
-            texts.append(top)
-
-
 def refuse_globals(names: Iterator[str]) -> None:
     """Raise :class:`Refused` with the first few names that no checkpoint needs."""
     unknown = list(dict.fromkeys(name for name in names if stand_in(name) is None))
     if unknown:
-        told = ", ".join(f"{shown(name)} ({power(name)})" for name in unknown[:4])
-        more = f" and {len(unknown) - 4} more" if len(unknown) > 4 else ""
-        raise Refused(f"needs {told}{more}, and nothing in it was run")
+        clauses = [f"{shown(name, 60)} ({power(name)})" for name in unknown[:4]]
+        while len(clauses) > 1 and sum(map(len, clauses)) > TOLD:
+            clauses.pop()
+        more = f" and {len(unknown) - len(clauses)} more" if len(unknown) > len(clauses) else ""
+        raise Refused(f"needs {', '.join(clauses)}{more}, and nothing in it was run")
 
 
 _OPCODES = (
@@ -191,31 +152,13 @@ _OPCODES = (
     "LONG_BINGET BINPUT LONG_BINPUT GLOBAL NEWOBJ REDUCE BUILD BINPERSID"
 )
 
-_PythonUnpickler: Any = vars(pickle)["_Unpickler"]
 
+class _Rehearsal(Machine):
+    dispatch = instructions(_OPCODES, "which torch.save does not with its usual pickle_protocol, 2")
+    storage: Callable[[tuple[Any, ...]], Storage]
 
-class _Instructions(dict[int, Any]):
-    """What each instruction does, of those that ``torch.save`` writes."""
-
-    def __missing__(self, code: int) -> Any:
-        name = next(opcode.name for opcode in pickletools.opcodes if ord(opcode.code) == code)
-        raise Refused(
-            f"uses the pickle instruction {name}, which torch.save does not with its usual pickle_protocol, 2"
-        )
-
-
-class _Rehearsal(_PythonUnpickler):
-    """The Python unpickler, whose memo is a dict: the C one fills an array up to any index a file names."""
-
-    dispatch = _Instructions(
-        (getattr(pickle, name)[0], _PythonUnpickler.dispatch[getattr(pickle, name)[0]]) for name in _OPCODES.split()
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        found = stand_in(full_name(module, name))
-        if found is None:
-            raise Refused(f"needs {shown(full_name(module, name))}, and nothing in it was run")
-        return found
+    def persistent_load(self, saved: Any) -> Storage:
+        return self.storage(saved)
 
     def _new(self) -> None:
         arguments, made = self.stack.pop(), self.stack.pop()
@@ -223,40 +166,50 @@ class _Rehearsal(_PythonUnpickler):
             raise Refused("makes an object of a class, which no checkpoint needs")
         self.stack.append(PlainNamespace())
 
+    def _call(self) -> None:
+        self.call()
+        if isinstance(self.stack[-1], Rebuilt):
+            self.allowance.take(self.stack[-1].claimed)
+
     def _build(self) -> None:
-        state = self.stack.pop()
-        instance = self.stack[-1]
-        if type(instance) in (PlainArray, PlainDtype, PlainNamespace):
-            instance.__setstate__(state)
-        elif type(instance) is not OrderedDict:
-            raise Refused(f"fills in a {type(instance).__name__}, which no checkpoint needs")
+        instance = self.stack[-2]
+        if type(instance) is PlainNamespace:
+            instance.__setstate__(self.stack.pop())
+        elif type(instance) is OrderedDict:
+            state = self.stack.pop()
+            # Anything else could take the place of the dict's own methods.
+            if type(state) is not dict or state.keys() != {"_metadata"}:
+                raise Refused("gives a dict other attributes than those of a state dict")
+        else:
+            self.build()
 
-    def _set_item(self) -> None:
-        check_key(self.stack[-2])
-        self.load_setitem()
-
-    def _set_items(self) -> None:
-        # What the instruction takes, from the mark on, is the stack now.
-        for key in self.stack[::2]:
-            check_key(key)
-        self.load_setitems()
-
-    dispatch[pickle.SETITEM[0]] = _set_item
-    dispatch[pickle.SETITEMS[0]] = _set_items
     dispatch[pickle.NEWOBJ[0]] = _new
+    dispatch[pickle.REDUCE[0]] = _call
     dispatch[pickle.BUILD[0]] = _build
 
 
-def rehearse(stream: Any, storage: Callable[[tuple[Any, ...]], Storage]) -> Any:
-    """Run one pickle of ``stream`` with stand-ins; ``storage`` answers for each storage that it names.
+def rehearse(stream: Any, storage: Callable[[tuple[Any, ...]], Storage], size: int) -> Any:
+    """Run one pickle of ``stream`` with stand-ins.
+
+    Args:
+        stream: what is read.
+        storage: answers for each storage that the pickle names.
+        size: bytes of the file, which bound what it may make of itself.
 
     Raises:
         Refused: something that no checkpoint needs.
         Exception: nearly any, of a damaged pickle.
     """
-    rehearsal = _Rehearsal(stream, encoding="utf-8")
-    rehearsal.persistent_load = storage
+    rehearsal = _Rehearsal(stream, _stand_in, size, encoding="utf-8")
+    rehearsal.storage = storage
     return rehearsal.load()
 
 
-__all__ = ["Refused", "Storage", "globals_of", "refuse_globals", "rehearse", "shown"]
+def _stand_in(name: str) -> Any:
+    found = stand_in(name)
+    if found is None:
+        raise Refused(f"needs {shown(name)}, and nothing in it was run")
+    return found
+
+
+__all__ = ["Inert", "Refused", "Storage", "globals_of", "refuse_globals", "rehearse", "shown"]

@@ -32,4 +32,4 @@ def power(name: str) -> str:
     for end in range(len(parts), 0, -1):
         if ".".join(parts[:end]) in POWERS:
             return POWERS[".".join(parts[:end])]
-    return f"runs code of the module {shown(parts[0])}"
+    return f"runs code of the module {shown(parts[0], 40)}"

@@ -1,33 +1,36 @@
 """Read a file of weights that anybody may have written, and run nothing of what it says.
 
 ``torch.load`` is always called with ``weights_only=True`` and only after the file was seen to be what it says it is:
-an archive that does not unfold into more than its own size, a short pickle that names nothing but containers, tensors,
-NumPy values and parsed arguments, and tensors that fit into their storages. There is no way to ask for more trust.
+an archive every byte of which belongs to one entry or the one directory, a short pickle that names nothing but
+containers, tensors, NumPy values and parsed arguments, and tensors that fit into their storages. What is checked is
+what is loaded: the same bytes in memory, or the same opened file. There is no way to ask for more trust.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import mmap
 import os
-import stat
 import warnings
-import zipfile
-from collections import Counter
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import torch
 
-from sharpness.checkpoints.pickles import Refused, Storage, globals_of, refuse_globals, rehearse, shown
-from sharpness.checkpoints.plain_values import PLAIN_GLOBALS, as_plain
-from sharpness.errors import UserError
+from sharpness.checkpoints.pickles import Inert, Storage, globals_of, refuse_globals, rehearse
+from sharpness.errors import UserError, shown
+from sharpness.untrusted.archives import archive_entries
+from sharpness.untrusted.plain_values import PLAIN_GLOBALS
+from sharpness.untrusted.refused import Refused
+from sharpness.untrusted.regular_files import open_regular
+from sharpness.untrusted.unfolding import as_plain
 
 LIMIT = 64 * 2**30
 """Largest file that is read, in bytes."""
 
 MAPPED = 256 * 2**20
-"""Archives from this size on are mapped, so that an optimizer's state is never read."""
+"""Files from this size on are mapped rather than read, so that an optimizer's state in an archive is never read."""
 
 PICKLE = 8 * 2**20
 """Largest pickle that is read, in bytes: it holds names and plain values, and the numbers lie beside it."""
@@ -70,14 +73,14 @@ def read_safely(path: str | Path, limit: int = LIMIT) -> Any:
     """
     path = Path(path)
     try:
-        size = _size(path, limit)
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            kind = _kind(path, content)
-            if kind == "archive":
-                _check_archive(file, size)
-            elif kind == "pickle":
-                _check_legacy(content, size)
-        return _read_safetensors(path) if kind == "safetensors" else _load(path, kind == "archive" and size >= MAPPED)
+        file, size = open_regular(path, limit)
+        with file:
+            if size == 0:
+                raise Refused("is empty")
+            if size < MAPPED:
+                return _read(path, file, file.read(size))
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                return _read(path, file, content)
     except UserError:
         raise
     except Refused as error:
@@ -86,34 +89,50 @@ def read_safely(path: str | Path, limit: int = LIMIT) -> Any:
         _refuse(path, "there is no such file")
     except MemoryError:
         _refuse(path, "it needs more memory than there is")
-    except OSError as error:
-        _refuse(path, error.strerror or str(error))
     except RecursionError:
         _refuse(path, "it is nested too deeply")
+    except OSError as error:
+        _refuse(path, error.strerror or type(error).__name__)
     except Exception as error:
         # A damaged file can raise nearly any exception.
-        lines = str(error).strip().splitlines()
-        _refuse(path, f"{shown(lines[0], 160) if lines else type(error).__name__}: is it whole?")
+        _refuse(path, f"{_told(error)}: is it whole?")
+
+
+def _told(error: Exception) -> str:
+    """What an exception says, unless that has to be made first, of values that may unfold without end."""
+    text = error.args[0] if len(error.args) == 1 and type(error.args[0]) is str else ""
+    return shown((text.strip().splitlines() or [""])[0], 120) or type(error).__name__
 
 
 def _refuse(path: Path, reason: str) -> NoReturn:
-    raise UserError(f"cannot read {''.join(c if c.isprintable() else '?' for c in str(path))}: {reason}") from None
+    raise UserError(f"cannot read {path}: {reason}") from None
 
 
-def _size(path: Path, limit: int) -> int:
-    found = os.stat(path)
-    if stat.S_ISDIR(found.st_mode):
-        raise Refused("is a folder: give the file in it")
-    if not stat.S_ISREG(found.st_mode):
-        raise Refused("is no regular file")
-    if found.st_size == 0:
-        raise Refused("is empty")
-    if found.st_size > limit:
-        raise Refused(f"has {found.st_size:,} bytes and the limit is {limit:,}: pass a larger one if that is right")
-    return found.st_size
+def _read(path: Path, file: BinaryIO, content: bytes | mmap.mmap) -> Any:
+    """Check a file, and load what was checked."""
+    before = os.fstat(file.fileno())
+    kind = _kind(path, content)
+    if kind == "archive":
+        _check_archive(content)
+    elif kind == "pickle":
+        _check_legacy(content)
+    else:
+        _check_safetensors(content)
+    if isinstance(content, bytes):
+        return _load_safetensors(content) if kind == "safetensors" else _load(io.BytesIO(content))
+    file.seek(0)
+    opened = f"/dev/fd/{file.fileno()}" if os.path.exists("/dev/fd") else path
+    try:
+        if kind == "safetensors":
+            return _open_safetensors(opened)
+        return _load(opened, mmap=True) if kind == "archive" else _load(file)
+    finally:
+        after = os.fstat(file.fileno())
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise Refused("was changed while it was read: read it again")
 
 
-def _kind(path: Path, content: mmap.mmap) -> str:
+def _kind(path: Path, content: bytes | mmap.mmap) -> str:
     start = content[:512]
     if start[:2] == b"PK":
         return "archive"
@@ -130,39 +149,35 @@ def _kind(path: Path, content: mmap.mmap) -> str:
     raise Refused("is no checkpoint: it starts like " + ("text" if start.isascii() else "no known kind of file"))
 
 
-def _check_archive(file: IO[bytes], size: int) -> None:
-    with zipfile.ZipFile(file) as archive:
-        records = archive.infolist()
-        names = Counter(record.filename for record in records)
-        folder = records[0].filename.split("/")[0] if records else ""
-        if f"{folder}/constants.pkl" in names:
-            raise Refused(f"is a TorchScript archive, which holds code: {REMEDY}")
-        if any(record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1 for record in records):
-            raise Refused("is a compressed archive, which torch.save never writes: unpack it, or save it again")
-        if any(record.file_size != record.compress_size for record in records):
-            raise Refused("is an archive whose entries claim other sizes than they have")
-        if sum(record.file_size for record in records) > size:
-            raise Refused(f"unfolds into more than the {size:,} bytes of the file")
-        if max(names.values(), default=0) > 1:
-            raise Refused("holds two entries of one name")
-        if f"{folder}/data.pkl" not in names:
-            raise Refused("is an archive, and not one of torch.save")
-        sizes = {record.filename: record.file_size for record in records}
-        if sizes[f"{folder}/data.pkl"] > PICKLE:
-            _refuse_length()
-        pickled = archive.read(f"{folder}/data.pkl")
+def _check_archive(content: bytes | mmap.mmap) -> None:
+    entries = {entry.name: entry for entry in archive_entries(content)}
+    # PyTorch finds entries without regard to the case of letters.
+    if len({name.lower() for name in entries}) < len(entries):
+        raise Refused("holds two entries of one name")
+    folder = next(iter(entries), "").split("/")[0]
+    if f"{folder}/constants.pkl" in entries:
+        raise Refused(f"is a TorchScript archive, which holds code: {REMEDY}")
+    if not all(entry.stored for entry in entries.values()):
+        raise Refused("is a compressed archive, which torch.save never writes: unpack it, or save it again")
+    if f"{folder}/data.pkl" not in entries:
+        raise Refused("is an archive, and not one of torch.save")
+    found = entries[f"{folder}/data.pkl"]
+    if found.size > PICKLE:
+        _refuse_length()
+    pickled = content[found.offset : found.offset + found.size]
 
     def storage(saved: tuple[Any, ...]) -> Storage:
         kind, key, claimed = _storage_id(saved, 5)
-        held = sizes.get(f"{folder}/data/{key}")
-        if held is None:
+        entry = entries.get(f"{folder}/data/{key}")
+        if entry is None:
             raise Refused(f"lacks the numbers of storage {shown(str(key))}: is it whole?")
+        held = entry.size
         if claimed > held:
             raise Refused(f"declares a tensor of {claimed:,} bytes and holds {held:,} bytes of it")
         return Storage(kind.item_size, claimed)
 
     refuse_globals(globals_of(pickled))
-    rehearse(io.BytesIO(pickled), storage)
+    rehearse(io.BytesIO(pickled), storage, len(content))
 
 
 def _refuse_length() -> NoReturn:
@@ -174,13 +189,16 @@ def _storage_id(saved: Any, length: int) -> tuple[Any, Any, int]:
     if not isinstance(saved, tuple) or len(saved) != length or saved[0] != "storage":
         raise Refused(f"holds a whole model or an unknown reference: {REMEDY}")
     kind, key, count = saved[1], saved[2], saved[4]
-    if not getattr(kind, "item_size", 0) or type(count) is not int or count < 0 or not isinstance(key, str | int):
+    if not isinstance(kind, Inert) or not kind.item_size or type(key) not in (str, int):
         raise Refused("names a storage that is none")
+    if type(count) is not int or not 0 <= count < 2**60:
+        raise Refused("names a storage whose size is none")
     return kind, key, kind.item_size * count
 
 
-def _check_legacy(content: mmap.mmap, size: int) -> None:
+def _check_legacy(content: bytes | mmap.mmap) -> None:
     """The five pickles of ``torch.save`` before 1.6, and that the storages after them are there."""
+    size, position = len(content), 0
     sizes: dict[Any, int] = {}
 
     def storage(saved: tuple[Any, ...]) -> Storage:
@@ -190,15 +208,16 @@ def _check_legacy(content: mmap.mmap, size: int) -> None:
         sizes[key] = max(claimed, sizes.get(key, 0))
         if saved[5] is not None:
             _, offset, count = saved[5]
-            if min(offset, count) < 0 or (offset + count) * kind.item_size > claimed:
+            if type(offset) is not int or type(count) is not int or min(offset, count) < 0:
+                raise Refused("names a part of a storage that is none")
+            if (offset + count) * kind.item_size > claimed:
                 raise Refused("names a part of a storage that is not in it")
             claimed = count * kind.item_size
         return Storage(kind.item_size, claimed)
 
     saved: Any = None
     for i in range(LEGACY_PICKLES):
-        start = content.tell()
-        stream = io.BytesIO(content[start : start + PICKLE])
+        stream = io.BytesIO(content[position : position + PICKLE])
         try:
             refuse_globals(globals_of(stream))
         except (ValueError, UnicodeDecodeError):
@@ -206,26 +225,49 @@ def _check_legacy(content: mmap.mmap, size: int) -> None:
                 _refuse_length()
             raise
         stream.seek(0)
-        saved = rehearse(stream, storage)
-        content.seek(start + stream.tell())
-        if i == 0 and saved != torch.serialization.MAGIC_NUMBER:
+        saved = rehearse(stream, storage, size)
+        position += stream.tell()
+        if i == 0 and (type(saved) is not int or saved != torch.serialization.MAGIC_NUMBER):
             raise Refused(f"is a pickle, but not of torch.save: {REMEDY}")
-    held = size - content.tell()
+    if type(saved) is not list or not all(type(key) in (str, int) for key in saved):
+        raise Refused("does not say which storages it holds: is it whole?")
+    held = size - position
     if sum(sizes.get(key, 0) + 8 for key in saved) > held:
         raise Refused(f"declares {sum(sizes.values()):,} bytes of numbers and holds {held:,}: is it whole?")
 
 
-def _load(path: Path, mapped: bool) -> Any:
+def _load(source: Any, mmap: bool | None = None) -> Any:
     allowed: list[Any] = [(stand_in, name) for name, stand_in in PLAIN_GLOBALS.items()]
     with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
         warnings.simplefilter("ignore")
-        return as_plain(torch.load(path, map_location="cpu", weights_only=True, mmap=mapped or None))
+        return as_plain(torch.load(source, map_location="cpu", weights_only=True, mmap=mmap))
 
 
-def _read_safetensors(path: Path) -> Tensors:
+def _check_safetensors(content: bytes | mmap.mmap) -> None:
+    if len(content) < 8 or (length := int.from_bytes(content[:8], "little")) > len(content) - 8:
+        raise Refused("has the form of safetensors and ends within its header: is it whole?")
+    if length > PICKLE:
+        raise Refused(f"has a header of {length:,} bytes, and at most {PICKLE:,} are read")
+
+
+def _load_safetensors(content: bytes) -> Tensors:
+    from safetensors.torch import load
+
+    tensors = Tensors(load(content))
+    tensors.metadata = _metadata(content)
+    return tensors
+
+
+def _open_safetensors(path: str | Path) -> Tensors:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt", device="cpu") as file:
         tensors = Tensors((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
         tensors.metadata = dict(file.metadata() or {})
     return tensors
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """The texts in a header that was read already."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return dict(header.get("__metadata__") or {})

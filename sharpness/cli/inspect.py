@@ -9,7 +9,7 @@ import click
 import sharpness
 from sharpness.checkpoints import Checkpoint
 from sharpness.cli.options import OneExample
-from sharpness.cli.subjects import file_options, subjects
+from sharpness.cli.subjects import file_options, single, subjects
 from sharpness.probes import answers
 
 #: What a foreign file's manifest says beyond its network, in the order of the page.
@@ -35,7 +35,7 @@ def inspect(checkpoints: tuple[str, ...], accuracy: bool, **given: Any) -> None:
     accuracy = accuracy or bool(options)
     if given["images"] is None:
         options.setdefault("split", "test")
-    for i, checkpoint in enumerate(read.values()):
+    for i, checkpoint in enumerate(single(read)):
         facts = _facts(checkpoint)
         if accuracy:
             facts |= _measured(checkpoint, options)

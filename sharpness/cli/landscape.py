@@ -21,7 +21,7 @@ from sharpness.errors import UserError, choose
 from sharpness.objective import Objective
 from sharpness.plots.interactive import save_html
 from sharpness.plots.levels import SCALES
-from sharpness.probes import WorkFolder
+from sharpness.probes import WorkFolder, labelled_objectives
 from sharpness.results import Comparison
 from sharpness.results.pictures import QUANTITIES
 
@@ -58,7 +58,8 @@ def landscape(
     """Draw the loss over a plane through each checkpoint, with shared directions, levels and colours.
 
     All samples, and many, medium and few, unless --class says otherwise. Beside the pictures stand the numbers: a
-    NetCDF file and a VTK file (ParaView) of every checkpoint, and one table of all. The same command goes on with
+    NetCDF file and a VTK file (ParaView) of every checkpoint, and one table of all. Of runs that differ in their seed
+    alone a line shows mean and spread, a plane the first, unless --each keeps them apart. The same command goes on with
     unfinished work. Under torchrun the points are shared among the processes.
 
     Example: sharpness landscape runs/ce/last.pt runs/ldam/last.pt --plane 51 --range 1 --per-class --out landscape
@@ -67,10 +68,7 @@ def landscape(
     _require_drawable(points, line_points, extent, adaptive, quantity, scale, interactive)
     axes, normalization = _directions(directions)
     read, options = subjects(checkpoints, probed)
-    objectives = {
-        label: sharpness.checkpoint_objective(checkpoint, parameters=scope, batchnorm=batchnorm, **options)
-        for label, checkpoint in read.items()
-    }
+    objectives = labelled_objectives(read, parameters=scope, batchnorm=batchnorm, **options)
     _require_subsets(objectives, subsets)
     folder = Path(out)
     work = WorkFolder(folder / ".partial")
@@ -85,8 +83,9 @@ def landscape(
         _draw(lines, folder, subsets, per_class, quantity, ("line",))
     if points:
         grid = (*span, points)
-        planes = sharpness.plane(objectives, grid, grid, adaptive=adaptive or None, **shared)
-        for label, plane in planes.items():
+        drawn_ones = {k: dict([next(iter(v.items()))]) if isinstance(v, dict) else v for k, v in objectives.items()}
+        planes = sharpness.plane(drawn_ones, grid, grid, adaptive=adaptive or None, **shared)
+        for label, plane in planes.each().items():
             share = plane.evaluated.mean()
             click.echo(f"{label}: {share:.0%} of {plane.losses.size} points evaluated, {plane.precision}", err=True)
         look = {} if scale is None else {"scale": scale}
@@ -121,9 +120,10 @@ def _require_drawable(
             raise UserError("--interactive: plotly is not installed: pip install 'sharpness[interactive]'")
 
 
-def _require_subsets(objectives: Mapping[str, Objective], subsets: Sequence[str]) -> None:
+def _require_subsets(objectives: Mapping[str, Objective | dict[str, Objective]], subsets: Sequence[str]) -> None:
     """Refuse classes and groups that there are not, or that have no samples."""
     first = next(iter(objectives.values()))
+    first = next(iter(first.values())) if isinstance(first, Mapping) else first
     names = [*first.groups, *first.class_names, "all"]
     for subset in subsets:
         choose("--class", subset, names)
@@ -147,9 +147,10 @@ def _draw(
     """Files of some lines or planes, and a picture of each kind: rows of subsets, columns of models."""
     if distributed.rank() != 0:
         return
-    first = next(iter(results.values()))
+    single = results.each()
+    first = next(iter(single.values()))
     what = "line" if kinds == ("line",) else "plane"
-    for result, name in zip(results.values(), _file_names(list(results)), strict=True):
+    for result, name in zip(single.values(), _file_names(list(single)), strict=True):
         for suffix in (".nc", ".vtk") if what == "plane" else (".nc",):
             click.echo(result.export(folder / f"{what}-{name}{suffix}"))
     write(results.to_frame(), folder / f"{what}s.csv")

@@ -39,7 +39,9 @@ def measure(
 ) -> None:  # fmt: skip
     """Print the per-class table of checkpoints: accuracy, loss, eigenvalues, rises of the loss, standard errors.
 
-    CHECKPOINTS are files, or folders of them; anybody's, see sharpness inspect. With -o or --plot unfinished work is
+    CHECKPOINTS are files, or folders of them; anybody's, see sharpness inspect. Runs that differ in their seed alone
+    are one model: mean ± standard deviation over them, in brackets the standard error of one; files and JSON have a row
+    for each. With -o or --plot unfinished work is
     kept beside what will be written, and the same command goes on with it.
 
     Example: sharpness measure runs/ldam/last.pt -o ldam.csv

@@ -13,7 +13,6 @@ from sharpness.cli.options import OneExample
 from sharpness.cli.output import as_noted, as_records, as_text, require_file, require_picture, save_drawn, write
 from sharpness.cli.subjects import probing_options, subjects
 from sharpness.errors import UserError
-from sharpness.results import Comparison
 
 
 @click.command(cls=OneExample)
@@ -57,26 +56,23 @@ def spectrum(
         "per_class": per_class, "per_group": per_group, "kind": kind, "match_samples": match_samples, "seed": seed,
         "resume": partial,
     }  # fmt: skip
-    results: Comparison = Comparison()
-    for label, checkpoint in read.items():
-        objective = sharpness.checkpoint_objective(checkpoint, parameters=scope, **options)
-        if density:
-            results[label] = sharpness.spectral_density(objective, **shared)
-        else:
-            results[label] = sharpness.eigenvalues(
-                objective, k, "LA" if per_layer else "both", tol=tol, keep_vectors=False, per_layer=per_layer,
-                bootstrap=bootstrap, verify=verify, **shared,
-            )  # fmt: skip
-        results[label].provenance["label"] = label
-    single = next(iter(results.values())) if len(results) == 1 else None
-    rows = (single or results).to_frame()
+    objectives = {"parameters": scope, **options}
+    if density:
+        results = sharpness.spectral_density(read, options=objectives, **shared)
+    else:
+        results = sharpness.eigenvalues(
+            read, k, "LA" if per_layer else "both", tol=tol, keep_vectors=False, per_layer=per_layer,
+            bootstrap=bootstrap, verify=verify, options=objectives, **shared,
+        )  # fmt: skip
+    shown = next(iter(results.values())) if len(results) == 1 else results
+    rows = shown.to_frame()
     click.echo(as_records(rows) if as_json else as_noted(results))
-    for label, result in results.items():
+    for label, result in results.each().items():
         if verify:
             click.echo(f"\n{label}\n{as_text(result.checks)}")
         click.echo(f"{label}: {result.sample_products} sample-products", err=True)
     if output is not None:
-        write(single if output.endswith(".nc") else rows, Path(output))
+        write(shown if output.endswith(".nc") else rows, Path(output))
         shutil.rmtree(f"{output}.partial", ignore_errors=True)
     if figure is not None:
-        save_drawn((single or results).plot(), Path(figure), err=True)
+        save_drawn(shown.plot(), Path(figure), err=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -79,13 +79,20 @@ def file_options(command: Command) -> Command:
 
 
 def probing_options(command: Command) -> Command:
-    """Those, and the loss that is probed."""
+    """Those, the loss that is probed, and what counts as one model."""
     loss = click.option("--loss", default="ce", show_default=True, help="ce on calibrated logits, or training.")
-    return file_options(loss(command))
+    each = click.option(
+        "--each", is_flag=True, help="Keep runs apart that differ in their seed alone. [one model, with its spread]"
+    )
+    return file_options(loss(each(command)))
 
 
-def subjects(paths: Sequence[str], given: dict[str, Any]) -> tuple[dict[str, Checkpoint], dict[str, Any]]:
+def subjects(
+    paths: Sequence[str], given: dict[str, Any]
+) -> tuple[dict[str, Checkpoint | list[Checkpoint]], dict[str, Any]]:
     """Checkpoints by label, and the options of :func:`~sharpness.checkpoint_objective` for all of them.
+
+    Several trainings of one model are a list, unless every file is to be kept apart.
 
     Args:
         paths: files and folders.
@@ -94,7 +101,7 @@ def subjects(paths: Sequence[str], given: dict[str, Any]) -> tuple[dict[str, Che
     file = _chosen(given, FILE)
     if given["logit_scale"] is not None:
         file["scale"] = given["logit_scale"]
-    checkpoints = labelled_checkpoints(paths, _network(given), **file)
+    checkpoints = labelled_checkpoints(paths, _network(given), given.get("each", True), **file)
     options = _chosen(given, RECORDED)
     if given["logits"] is not None:
         options["output"] = _picker(given["logits"])
@@ -111,10 +118,15 @@ def subjects(paths: Sequence[str], given: dict[str, Any]) -> tuple[dict[str, Che
     limit = options.pop("limit_per_class", None)
     if "layout" in described:
         described["layout"] = described["layout"].replace("-", " ")
-    grey = all(_takes_grey(checkpoint.model) for checkpoint in checkpoints.values())
+    grey = all(_takes_grey(checkpoint.model) for checkpoint in single(checkpoints))
     channels = 1 if grey else 3
     images = read_images(given["images"], channels=channels, limit_per_class=limit, **described | constants)
     return checkpoints, {**options, "data": images}
+
+
+def single(checkpoints: Mapping[str, Checkpoint | list[Checkpoint]]) -> list[Checkpoint]:
+    """Every checkpoint, whatever its label."""
+    return [one for entry in checkpoints.values() for one in (entry if isinstance(entry, list) else [entry])]
 
 
 def _chosen(given: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -16,29 +16,48 @@ from sharpness.data.groups import GROUP_CONVENTIONS, class_groups
 from sharpness.data.longtail import LongTail, select_indices
 from sharpness.data.profiles import PROFILES, class_counts
 from sharpness.data.samplers import SAMPLERS, epoch_indices
-from sharpness.data.tensors import as_tensors
+from sharpness.data.targets import (
+    ONE_CLASS,
+    Classes,
+    are_labels,
+    classes_of,
+    cross_entropy_targets,
+    plain_targets,
+    told_of,
+    within,
+)
+from sharpness.data.tensors import as_tensors, is_data
 from sharpness.errors import UserError, choose
 
 __all__ = [
     "DATASETS",
     "GROUP_CONVENTIONS",
+    "ONE_CLASS",
     "PROFILES",
     "SAMPLERS",
+    "Classes",
     "ForeignData",
     "ImageSet",
     "LongTail",
     "LongTailData",
+    "are_labels",
     "as_tensors",
     "augment",
     "class_counts",
     "class_groups",
+    "classes_of",
+    "cross_entropy_targets",
     "epoch_indices",
+    "is_data",
     "load_cifar_lt",
     "load_data",
     "load_digits_lt",
     "mixup",
+    "plain_targets",
     "read_images",
     "select_indices",
+    "told_of",
+    "within",
 ]
 
 DATASETS: dict[str, Callable[..., LongTailData]] = {

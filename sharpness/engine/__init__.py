@@ -10,6 +10,7 @@ from sharpness.engine.class_sums import (
     cross_entropy,
     mean_error,
     ratio,
+    require_one_each,
     sample_rows,
     share_error,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "parameters_in_scope",
     "quadratic_forms",
     "ratio",
+    "require_one_each",
     "sample_rows",
     "share_error",
     "recalibrate",

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sharpness.engine import distributed
 from sharpness.errors import UserError
 
 PerSampleLoss = Callable[[Tensor, Tensor], Tensor]
-#: Inputs, labels and weights of some samples.
+#: Inputs, targets and weights of some samples.
 WeightedBatch = tuple[Tensor, Tensor, Tensor]
 
 
@@ -24,8 +23,13 @@ class ClassSums:
 
     loss: np.ndarray  # (C,)  sum of a_i l_i
     weight: np.ndarray  # (C,)  sum of a_i
-    correct: np.ndarray  # (C,)  sum of a_i where the largest logit is the label's; NaN where outputs are not (n, C)
+    correct: np.ndarray  # (C,)  sum of a_i where the largest logit is the label's; NaN where there are no labels
     count: np.ndarray  # (C,)  samples
+
+    @classmethod
+    def of(cls, rows: Tensor, classes: Tensor, num_classes: int) -> ClassSums:
+        """From what samples add, (4, n), and their classes (n,)."""
+        return ClassSums(*sum_by_class(rows, classes, num_classes).numpy())
 
     @property
     def mean(self) -> float:
@@ -55,9 +59,9 @@ class SampleSums(ClassSums):
     rows: np.ndarray  # (4, n)  a_i l_i, a_i, a_i where it is right and else 0, 1
 
     @classmethod
-    def of(cls, rows: Tensor, y: Tensor, num_classes: int) -> SampleSums:
-        """From what samples add, (4, n), and their labels (n,)."""
-        loss, weight, correct, count = sum_by_class(rows, y, num_classes).numpy()
+    def of(cls, rows: Tensor, classes: Tensor, num_classes: int) -> SampleSums:
+        """From what samples add, (4, n), and their classes (n,)."""
+        loss, weight, correct, count = sum_by_class(rows, classes, num_classes).numpy()
         return cls(loss, weight, correct, count, rows.numpy())
 
     @property
@@ -112,12 +116,17 @@ def share_error(right: np.ndarray, weights: np.ndarray) -> float:
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """``-log softmax(outputs)_target`` of every sample, shape (n,).
+    r"""``-log softmax(outputs)_target`` of every sample, shape (n,); of probabilities q, :math:`-\sum_c q_c \log p_c`.
 
     In float64 whatever the outputs: where a sample is classified with confidence, its gradient is a probability minus
     1, which float32 rounds away together with the curvature.
+
+    Args:
+        outputs: logits (n, C).
+        targets: labels (n,), or the probabilities of all classes (n, C).
     """
-    return F.cross_entropy(outputs.double(), targets, reduction="none")
+    probabilities = targets.is_floating_point()
+    return F.cross_entropy(outputs.double(), targets.double() if probabilities else targets, reduction="none")
 
 
 def ratio(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -131,45 +140,59 @@ def class_sums(
     forward: Callable[[Tensor], Tensor],
     batches: Iterable[WeightedBatch],
     loss: PerSampleLoss,
+    classes: Tensor,
     num_classes: int,
-    shared: bool = True,
+    answers: int | None,
 ) -> ClassSums:
-    """Sums of ``loss(forward(x), y)`` by class.
+    """Sums of ``loss(forward(x), y)`` by class, over these batches.
 
     Args:
         forward: inputs (n, ...) to outputs, usually logits (n, C).
-        loss: outputs and labels (n,) to losses (n,).
-        shared: over the batches of all processes, not of this one alone.
+        loss: outputs and targets to losses (n,).
+        classes: (N,) of all samples, in the order of the batches.
+        answers: width of the logits among which the largest is the answer; None where targets are no labels.
     """
-    total = torch.zeros(4, num_classes, dtype=torch.float64)
-    for x, y, a in batches:
-        total += class_rows(forward(x), y, a, loss, num_classes)
-    return ClassSums(*(distributed.total(total) if shared else total).numpy())
+    rows = [sample_rows(forward(x), y, a, loss, answers) for x, y, a in batches]
+    total = torch.cat(rows, dim=1) if rows else torch.zeros(4, 0, dtype=torch.float64)
+    return ClassSums.of(total, classes, num_classes)
 
 
-def class_rows(outputs: Tensor, y: Tensor, a: Tensor, loss: PerSampleLoss, num_classes: int) -> Tensor:
-    """The sums of :class:`ClassSums` over one batch, (4, C) on the CPU."""
-    return sum_by_class(sample_rows(outputs, y, a, loss, num_classes), y, num_classes)
-
-
-def sum_by_class(rows: Tensor, y: Tensor, num_classes: int) -> Tensor:
+def sum_by_class(rows: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     """(4, n) to (4, C)."""
-    return torch.zeros(4, num_classes, dtype=torch.float64).index_add_(1, y.cpu(), rows)
+    return torch.zeros(4, num_classes, dtype=torch.float64).index_add_(1, classes.cpu(), rows)
 
 
-def sample_rows(outputs: Tensor, y: Tensor, a: Tensor, loss: PerSampleLoss, num_classes: int) -> Tensor:
+def sample_rows(outputs: Tensor, y: Tensor, a: Tensor, loss: PerSampleLoss, answers: int | None) -> Tensor:
     """What every sample of a batch adds to the sums of :class:`ClassSums`, (4, n) on the CPU, in float64.
 
     Raises:
         UserError: the loss is not one value per sample.
     """
-    values = loss(outputs, y)
-    if values.shape != y.shape:
-        raise UserError(
-            f"the loss returned shape {tuple(values.shape)} for {len(y)} samples: it must return one value "
-            f"per sample, shape ({len(y)},); with torch's losses pass reduction='none'"
-        )
-    classified = outputs.ndim == 2 and outputs.shape[1] == num_classes
-    right = (outputs.argmax(1) == y).double() if classified else torch.full_like(a, torch.nan, dtype=torch.float64)
+    values = require_one_each(loss(outputs, y), outputs, y)
+    if answers is not None and outputs.ndim == 2 and outputs.shape[1] == answers:
+        right = (outputs.argmax(1) == y).double()
+    else:
+        right = torch.full_like(a, torch.nan, dtype=torch.float64)
     a = a.double()
     return torch.stack([a * values.double(), a, a * right, torch.ones_like(a)]).cpu()
+
+
+def require_one_each(values: Tensor, outputs: Tensor, y: Tensor) -> Tensor:
+    """The losses of some samples, if they are one for each.
+
+    Raises:
+        UserError: they are not; says what to change.
+    """
+    n = len(y)
+    if isinstance(values, Tensor) and values.shape == (n,):
+        return values
+    if not isinstance(values, Tensor):
+        raise UserError(f"the loss returned a {type(values).__name__}: it must return a tensor of shape (n,)")
+    remedy = "with torch's losses pass reduction='none'"
+    if values.ndim > 1 and len(values) == n:
+        remedy += f", and average what is left, .flatten(1).mean(1); outputs are {tuple(outputs.shape)} and targets "
+        remedy += f"{tuple(y.shape)}: if both should be of one shape, squeeze one"
+    raise UserError(
+        f"the loss returned shape {tuple(values.shape)} for {n} samples: it must return one value per sample, "
+        f"shape ({n},); {remedy}"
+    )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sharpness.engine.class_sums import ClassSums, PerSampleLoss, WeightedBatch, class_rows
+from sharpness.engine.class_sums import ClassSums, PerSampleLoss, WeightedBatch, sample_rows
 from sharpness.engine.inference import Inference
 from sharpness.engine.threads import in_threads
 from sharpness.engine.tracing import Untraceable, first_line, trace
@@ -26,7 +26,9 @@ class Evaluation:
     Args:
         module: inputs to outputs, in eval mode.
         parameters: those that move, in the order of the displacement.
-        batches: inputs, labels and weights, on any device.
+        batches: inputs, targets and weights, on any device.
+        classes: (N,) of all their samples, in order.
+        answers: see :func:`~sharpness.engine.class_sums.class_sums`.
         dtype: of convolutions and matrix products: the model's own, or ``torch.bfloat16``.
 
     Raises:
@@ -38,12 +40,15 @@ class Evaluation:
         module: nn.Module,
         parameters: Sequence[Tensor],
         loss: PerSampleLoss,
+        classes: Tensor,
         num_classes: int,
+        answers: int | None,
         batches: Sequence[WeightedBatch],
         dtype: torch.dtype,
         budget: int,
     ) -> None:
-        self.loss, self.num_classes = loss, num_classes
+        self.loss, self.answers = loss, answers
+        self.classes, self.num_classes = classes, num_classes
         self.parameters, self.batches = list(parameters), list(batches)
         self.device = self.parameters[0].device
         sample = batches[0][0][:4].to(self.device)
@@ -71,13 +76,13 @@ class Evaluation:
             x, y, a = (t.to(self.device) for t in self.batches[i])
             with torch.no_grad():
                 given = self._kept[i] or self._before(x)
-                return class_rows(forward(*given), y, a, self.loss, self.num_classes), given
+                return sample_rows(forward(*given), y, a, self.loss, self.answers), given
 
-        total = torch.zeros(4, self.num_classes, dtype=torch.float64)
+        parts = []
         for i, (part, given) in enumerate(in_threads(rows, range(len(self.batches)), self.device)):
-            total += part
+            parts.append(part)
             self._keep(i, given)
-        return ClassSums(*total.numpy())
+        return ClassSums.of(torch.cat(parts, dim=1), self.classes, self.num_classes)
 
     def _keep(self, i: int, given: tuple[Tensor, ...]) -> None:
         """Spare later points the fixed layers of a batch, while there is room."""

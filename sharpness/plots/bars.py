@@ -22,6 +22,7 @@ from sharpness.plots.labels import (
 )
 from sharpness.plots.scales import set_symlog
 from sharpness.plots.style import PAGE, color, marker, new_axes, style
+from sharpness.plots.trainings import draw_trainings, trainings_key
 
 
 def plot_class_values(
@@ -31,6 +32,7 @@ def plot_class_values(
     *,
     intervals: Mapping[str, np.ndarray] | None = None,
     over: str = "",
+    trainings: Mapping[str, np.ndarray] | None = None,
     flags: Mapping[str, np.ndarray] | None = None,
     doubtful: Mapping[str, np.ndarray] | None = None,
     counts: np.ndarray | None = None,
@@ -52,6 +54,8 @@ def plot_class_values(
         intervals: ``{label: (2, C)}`` lower and upper ends of intervals of 95 %, which bars show; they may leave the
             picture where they are longer than all values together.
         over: what the intervals are over, for the legend.
+        trainings: ``{label: (S, C)}`` of models that were trained several times: a pale bar of one standard deviation
+            around their mean, which is the value, and a dot for each.
         flags: ``{label: (C,)}``, True for a value that is not converged: an open marker, which the legend explains.
         doubtful: ``{label: (C,)}``, True for a value within two errors of zero: a white dot in its marker.
         counts: (C,) training images, written below the names.
@@ -67,6 +71,8 @@ def plot_class_values(
         keys = []
         for i, ((label, v), at) in enumerate(zip(values.items(), offsets(len(values), len(names)), strict=True)):
             ax.plot(at, v, "-" if many else marker(i), color=color(i), markersize=size, label=label)
+            if trainings is not None and label in trainings:
+                draw_trainings(ax, at, trainings[label], color(i), size, many)
             if intervals is not None:
                 draw_intervals(ax, at, intervals[label], color(i), many)
             below = np.zeros(len(names), bool) if floor is None else v < floor
@@ -102,6 +108,7 @@ def plot_class_values(
                 keys.append(not_converged())
             if intervals is not None and any(np.isfinite(ends).all(axis=0).any() for ends in intervals.values()):
                 keys.append(bars_key(over, "bands" if many else "bars"))
+            keys = [*trainings_key((trainings or {}).values(), dots=not many), *keys]
             legend_above(ax, title, list({str(key.get_label()): key for key in keys}.values()))
     return ax
 

@@ -11,6 +11,7 @@ from sharpness.errors import choose
 from sharpness.plots.labels import bars_key, grey, legend_above
 from sharpness.plots.scales import set_symlog
 from sharpness.plots.style import color, marker, new_axes, style
+from sharpness.plots.trainings import spread_ends, trainings_key
 
 #: Grid (g,), density (g,), and the lower and upper bound (g,) of its band.
 Curve = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -44,6 +45,7 @@ def plot_density(
     linthresh: float | None = None,
     legend: bool = True,
     marks: Mapping[str, np.ndarray] | None = None,
+    trainings: Mapping[str, np.ndarray] | None = None,
 ) -> Axes:
     """Draw ``{label: (grid (g,), density (g,), lower (g,), upper (g,))}`` on a logarithmic axis, with bands.
 
@@ -52,6 +54,8 @@ def plot_density(
         floor: a curve ends where its density falls below this; by default that of :func:`density_floor`.
         linthresh: the x axis is linear between minus this and this, and logarithmic beyond; linear throughout if None.
         marks: ``{label: (m,)}`` eigenvalues to mark on the x axis, such as the largest and the smallest.
+        trainings: ``{label: (S, g)}`` of models that were trained several times: the band is one standard deviation
+            over them.
 
     Raises:
         UserError: marks of a label that has no curve.
@@ -62,6 +66,8 @@ def plot_density(
         ax = new_axes(ax)
         for i, (label, (grid, density, lower, upper)) in enumerate(curves.items()):
             ax.plot(grid, _end_on(floor, density), color=color(i), label=label)
+            if trainings is not None and label in trainings:
+                lower, upper = spread_ends(trainings[label])
             ax.fill_between(
                 grid, np.maximum(lower, floor), np.maximum(upper, floor), where=upper > floor, color=color(i),
                 alpha=0.2, linewidth=0,
@@ -82,7 +88,7 @@ def plot_density(
             extra = [grey("extreme eigenvalues", linestyle="", marker="o")] if marks else []
             if any(np.isfinite(upper).any() for _, _, _, upper in curves.values()):
                 extra.append(bars_key("random vectors", "bands"))
-            legend_above(ax, title, extra)
+            legend_above(ax, title, [*trainings_key((trainings or {}).values(), dots=False), *extra])
     return ax
 
 

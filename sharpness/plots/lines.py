@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from sharpness.errors import UserError
 from sharpness.plots.labels import grey, legend_above
 from sharpness.plots.style import COLORS, PAGE, color, new_axes, shown_figure, style
+from sharpness.plots.trainings import draw_spread_band, trainings_key
 
 #: x (n,) and y (n,).
 Curve = tuple[np.ndarray, np.ndarray]
@@ -31,6 +32,7 @@ def plot_lines(
     legend: bool = True,
     marks: Sequence[tuple[str, float]] = (),
     colors: Sequence[str] | None = None,
+    trainings: Mapping[str, np.ndarray] | None = None,
 ) -> Axes:
     """Draw ``{label: (x (n,), y (n,))}``.
 
@@ -40,10 +42,12 @@ def plot_lines(
     Args:
         marks: names and positions x of models, which have a line each, with their name at its top.
         colors: of the curves; by default those of models.
+        trainings: ``{label: (S, n)}`` curves of models that were trained several times: a band of one standard
+            deviation around their mean, which is the curve.
     """
     with style():
         ax = new_axes(ax)
-        handles = _draw(ax, curves, log, marks, colors)
+        handles = _draw(ax, curves, log, marks, colors, trainings)
         ax.set(xlabel=xlabel, ylabel=ylabel)
         ax.set_title(title or "")
         ax.locator_params(axis="x", nbins=6, steps=[1, 2, 5, 10])
@@ -62,6 +66,7 @@ def plot_line_panels(
     legend: bool = True,
     marks: Sequence[tuple[str, float]] = (),
     colors: Sequence[str] = SUBSET_COLORS,
+    trainings: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> list[Axes]:
     """A panel of :func:`plot_lines` for each ``{title: curves}``, all with the same limits, and one legend.
 
@@ -79,7 +84,7 @@ def plot_line_panels(
             raise UserError(f"{number} panels need {number} Axes, {len(places)} were given")
         handles: dict[str, Any] = {}
         for ax, (title, curves) in zip(places, panels.items(), strict=True):
-            drawn = _draw(ax, curves, log, marks, colors)
+            drawn = _draw(ax, curves, log, marks, colors, (trainings or {}).get(title))
             handles |= {str(handle.get_label()): handle for handle in drawn}
             ax.set_title(title)
             ax.locator_params(axis="x", nbins=4, steps=[1, 2, 5, 10])
@@ -100,7 +105,12 @@ def plot_line_panels(
 
 
 def _draw(
-    ax: Axes, curves: Mapping[str, Curve], log: bool, marks: Sequence[tuple[str, float]], colors: Sequence[str] | None
+    ax: Axes,
+    curves: Mapping[str, Curve],
+    log: bool,
+    marks: Sequence[tuple[str, float]],
+    colors: Sequence[str] | None,
+    trainings: Mapping[str, np.ndarray] | None = None,
 ) -> list[Any]:
     """Curves, crosses and marks; returned are the entries of a legend."""
     handles: list[Any] = []
@@ -108,6 +118,8 @@ def _draw(
     for i, (label, (x, y)) in enumerate(curves.items()):
         shade = color(i) if colors is None else colors[i % len(colors)]
         handles += ax.plot(x, np.where(np.isfinite(y), y, np.nan), color=shade, label=label)
+        if trainings is not None and label in trainings:
+            draw_spread_band(ax, x, trainings[label], shade)
         missing = ~np.isfinite(y)
         if missing.any():
             lost = True
@@ -124,4 +136,5 @@ def _draw(
             name, (position, 1), (2, 0), xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
             fontsize=6, color="0.3",
         )  # fmt: skip
+    handles += trainings_key((trainings or {}).values(), dots=False)
     return [*handles, grey("not finite", **NOT_FINITE)] if lost else handles

@@ -23,6 +23,7 @@ from sharpness.plots.labels import (
 )
 from sharpness.plots.scales import set_symlog
 from sharpness.plots.style import PAGE, color, marker, new_axes, style
+from sharpness.plots.trainings import draw_trainings, trainings_key
 
 Values = Mapping[str, np.ndarray]
 
@@ -36,6 +37,7 @@ def plot_spectrum_ends(
     intervals: tuple[Values, Values] | None = None,
     over: str = "",
     doubtful: tuple[Values, Values] | None = None,
+    trainings: tuple[Values, Values] | None = None,
     flags: tuple[Values, Values] | None = None,
     counts: np.ndarray | None = None,
     title: str | None = None,
@@ -55,6 +57,8 @@ def plot_spectrum_ends(
         intervals: of the largest and of the smallest, each ``{label: (2, C)}`` lower and upper ends of 95 %.
         over: what the intervals are over, for the legend.
         doubtful: of both, each ``{label: (C,)}``, True within two errors of zero: a white dot in the marker.
+        trainings: of the largest and of the smallest, each ``{label: (S, C)}`` of models that were trained several
+            times: a pale bar of one standard deviation around their mean, which is the value, and a dot for each.
         flags: of the largest and of the smallest, each ``{label: (C,)}``, True where not converged: open markers.
         counts: (C,) training images, written below the names.
         linthresh: the axis is linear between minus this and this, and logarithmic beyond; linear throughout if None.
@@ -72,6 +76,8 @@ def plot_spectrum_ends(
                     at, values, ("-", "--")[end] if many else marker(i), color=color(i), markersize=size,
                     label=None if end else label,
                 )  # fmt: skip
+                if trainings is not None and label in trainings[end]:
+                    draw_trainings(ax, at, trainings[end][label], color(i), size, many)
                 if intervals is not None:
                     draw_intervals(ax, at, intervals[end][label], color(i), many, linewidth=0.6 * size, alpha=0.4)
                 if doubtful is not None and not many:
@@ -91,6 +97,7 @@ def plot_spectrum_ends(
         if intervals is not None and linthresh is None:
             limit_bars(ax, [*largest.values(), *smallest.values()])
         if legend:
+            extra = [*trainings_key(trainings[0].values() if trainings else [], dots=not many), *extra]
             if flags is not None and any(np.any(f) for end in flags for f in end.values()):
                 extra.append(not_converged())
             if intervals is not None:
@@ -105,6 +112,7 @@ def plot_saddle_indicator(
     ax: Axes | None = None,
     *,
     intervals: Values | None = None,
+    trainings: Values | None = None,
     flags: Values | None = None,
     counts: np.ndarray | None = None,
     title: str | None = None,
@@ -119,8 +127,8 @@ def plot_saddle_indicator(
     """
     with style():
         ax = plot_class_values(
-            ratio, names, ax, intervals=intervals, flags=flags, counts=counts, title=title, xlabel=xlabel,
-            ylabel=ylabel, legend=legend,
+            ratio, names, ax, intervals=intervals, trainings=trainings, flags=flags, counts=counts, title=title,
+            xlabel=xlabel, ylabel=ylabel, legend=legend,
         )  # fmt: skip
         label_classes(ax, names, counts, xlabel)
         top = max(1.0, ax.get_ylim()[1])

@@ -9,13 +9,14 @@ from matplotlib.axes import Axes
 
 from sharpness.plots.labels import grey
 from sharpness.plots.style import color, marker, new_axes, style
+from sharpness.plots.trainings import BAR, draw_spread_band, spread_ends, trainings_key
 
 
 def plot_spread(
     draws: Mapping[str, np.ndarray],
     ax: Axes | None = None,
     *,
-    base: Mapping[str, float] | None = None,
+    base: Mapping[str, float | np.ndarray] | None = None,
     title: str | None = None,
     xlabel: str = "dots: draws, bar: their mean, line: their range",
     ylabel: str = "",
@@ -24,39 +25,45 @@ def plot_spread(
 ) -> Axes:
     """Draw ``{label: (D,)}``: a point per draw, a line from the smallest to the largest, the mean as a bar.
 
-    ``base``, if given, is marked by a black dash: the value without perturbation.
+    Several trainings of a model, (S, D), stand beside each other; a wide bar is the mean of their means, and a pale box
+    around it one standard deviation over the trainings. ``base``, a number or (S,), if given, is marked by a black
+    dash: the value without perturbation.
     """
     with style():
         ax = new_axes(ax)
+        several = [values for values in draws.values() if values.ndim == 2 and len(values) > 1]
         for i, (label, values) in enumerate(draws.items()):
-            spread = np.linspace(-0.22, 0.22, len(values)) if len(values) > 1 else np.zeros(1)
-            ax.vlines(i, np.min(values), np.max(values), color=color(i), linewidth=0.8, alpha=0.6)
-            ax.hlines(np.mean(values), i - 0.3, i + 0.3, color=color(i), linewidth=1.6)
-            ax.plot(
-                i + spread,
-                values,
-                marker(i),
-                color=color(i),
-                markeredgecolor="white",
-                markeredgewidth=0.4,
-                label=label,
-            )
+            rows = np.atleast_2d(values)
+            means, number = rows.mean(axis=1), len(rows)
+            width = 0.44 if number == 1 else 0.8 / number * 0.6
+            places = i + np.linspace(-0.8, 0.8, 2 * number + 1)[1::2] / 2
+            if number > 1:
+                ax.fill_between([i - 0.42, i + 0.42], *spread_ends(means), color=color(i), linewidth=0, **BAR)
+            ax.hlines(means.mean(), i - 0.42, i + 0.42, color=color(i), linewidth=1.6, zorder=1.6)
+            for k, (place, row) in enumerate(zip(places, rows, strict=True)):
+                across = np.linspace(-width / 2, width / 2, len(row)) if len(row) > 1 else np.zeros(1)
+                ax.vlines(place, np.min(row), np.max(row), color=color(i), linewidth=0.8, alpha=0.6)
+                ax.plot(
+                    place + across, row, marker(i), color=color(i), markeredgecolor="white", markeredgewidth=0.4,
+                    markersize=4 if number == 1 else 3, label=None if k else label,
+                )  # fmt: skip
             if base is not None:
                 ax.plot(
-                    i,
-                    base[label],
-                    "_",
-                    color="black",
-                    markersize=14,
-                    markeredgewidth=1.2,
-                    label="unperturbed",
-                )
+                    places, np.broadcast_to(base[label], places.shape), "_", color="black",
+                    markersize=14 if number == 1 else 7, markeredgewidth=1.2, label="unperturbed",
+                )  # fmt: skip
         if log:
             ax.set_yscale("log")
         ax.set_xticks(range(len(draws)), list(draws), rotation=20 if len(draws) > 6 else 0)
         ax.set_xlim(-0.5, len(draws) - 0.5)
-        if base is not None and legend:
-            ax.legend(*([entries[-1]] for entries in ax.get_legend_handles_labels()))
+        handles = [] if base is None else [ax.get_legend_handles_labels()[0][-1]]
+        if several:
+            handles += [
+                *trainings_key([v[:, 0] for v in several], dots=False),
+                grey("a column: one training, a point: a draw"),
+            ]
+        if legend and handles:
+            ax.legend(handles=handles)
         ax.set(ylabel=ylabel, title=title or "")
         ax.set_xlabel(xlabel, fontsize=7)
     return ax
@@ -66,21 +73,31 @@ def plot_rises(
     curves: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
     ax: Axes | None = None,
     *,
+    trainings: Mapping[str, np.ndarray] | None = None,
     title: str | None = None,
     xlabel: str = "Radius of the perturbation (in filter norms)",
     ylabel: str = "Rise of the loss",
     band: str = "band: ± one deviation of draws",
     legend: bool = True,
 ) -> Axes:
-    """Draw ``{label: (radii (R,), mean (R,), standard deviation (R,))}`` as curves with bands, which the legend names."""
+    """Draw ``{label: (radii (R,), mean (R,), deviation (R,))}`` as curves with bands of one deviation.
+
+    Of models that were trained several times, ``trainings`` are ``{label: (S, R)}`` their means over draws: the band is
+    one standard deviation over trainings, and the deviation a bar.
+    """
     with style():
         ax = new_axes(ax)
         for i, (label, (radii, mean, deviation)) in enumerate(curves.items()):
-            ax.fill_between(radii, mean - deviation, mean + deviation, color=color(i), alpha=0.18, linewidth=0)
+            if trainings is not None and label in trainings:
+                draw_spread_band(ax, radii, trainings[label], color(i))
+                ax.errorbar(radii, mean, deviation, color=color(i), linestyle="", elinewidth=0.8)
+            else:
+                ax.fill_between(radii, mean - deviation, mean + deviation, color=color(i), alpha=0.18, linewidth=0)
             ax.plot(radii, mean, color=color(i), marker=marker(i), label=label)
         ax.locator_params(axis="x", nbins=5)
         ax.set(xlabel=xlabel, ylabel=ylabel, title=title or "")
         if legend:
             key = grey(band, linewidth=3, alpha=0.6)
-            ax.legend(handles=[*ax.get_legend_handles_labels()[0], *([key] if band else [])])
+            keys = trainings_key((trainings or {}).values(), dots=False) or ([key] if band else [])
+            ax.legend(handles=[*ax.get_legend_handles_labels()[0], *keys])
     return ax

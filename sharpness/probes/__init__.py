@@ -14,7 +14,7 @@ from sharpness.probes.paths import barrier, interpolate, plane_through
 from sharpness.probes.perturbation import random_perturbation
 from sharpness.probes.points import WorkFolder
 from sharpness.probes.spectral_density import spectral_density
-from sharpness.probes.subjects import as_objective, checkpoint_objective, labelled_checkpoints
+from sharpness.probes.subjects import as_objective, checkpoint_objective, labelled_checkpoints, labelled_objectives
 from sharpness.probes.towards import toward
 from sharpness.probes.trace import trace
 from sharpness.probes.trajectory import trajectory, trajectory_plane
@@ -35,6 +35,7 @@ __all__ = [
     "gaussian_pair",
     "interpolate",
     "labelled_checkpoints",
+    "labelled_objectives",
     "line",
     "load_directions",
     "measure",

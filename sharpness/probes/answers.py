@@ -25,7 +25,7 @@ class Answers:
 
     Attributes:
         confusion: (C, C) samples of each class (rows) by answer (columns).
-        weights: (C,) how much each class counts in :attr:`accuracy`; as many as it has samples, if None.
+        weights: (C,) how much each label counts in :attr:`accuracy`; as many as it has samples, if None.
     """
 
     confusion: np.ndarray
@@ -100,5 +100,6 @@ def _best_order(confusion: np.ndarray) -> float:
 
 
 def answers(objective: Objective) -> Answers:
-    """The answers of an objective's model on its samples."""
-    return Answers(objective.confusion(), objective.class_weights)
+    """The answers of an objective's model on its samples, by their labels."""
+    confusion = objective.confusion()
+    return Answers(confusion, np.bincount(objective.y, objective.weights.double(), len(confusion)))

@@ -66,7 +66,7 @@ class Ascents:
 
     def __init__(self, objective: Objective, base: SampleSums, m: int | None, seed: int) -> None:
         self.objective, self.base, self.seed = objective, base, seed
-        labels = objective.y.numpy()
+        labels = objective.classes.numpy()
         rows = {int(c): np.flatnonzero(labels == c) for c in np.flatnonzero(objective.class_counts)}
         rows[objective.num_classes] = np.arange(len(labels))
         self.items = [
@@ -168,7 +168,7 @@ class Ascents:
     def _center(self, indices: np.ndarray) -> SampleSums:
         """The loss of some samples at the centre."""
         rows = torch.from_numpy(self.base.rows[:, indices])
-        return SampleSums.of(rows, self.objective.y[indices], self.objective.num_classes)
+        return SampleSums.of(rows, self.objective.classes[indices], self.objective.num_classes)
 
     def _load(self, store: RowStore) -> None:
         found = store.load(0)

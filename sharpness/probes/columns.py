@@ -101,7 +101,7 @@ class Column:
             np.stack([both(classes.lower, overall.overall_lower), both(classes.upper, overall.overall_upper)]),
             classes.over[m],
             known,
-            np.stack([np.reshape(side, (-1, len(known)))[m] for side in (classes.group_lower, classes.group_upper)]),
+            np.full((2, 0), np.nan) if not len(known) else np.stack([classes.group_lower[m], classes.group_upper[m]]),  # type: ignore
         )
 
 
@@ -138,7 +138,7 @@ def columns_of(
 
 def _over_samples(objective: Objective, base: SampleSums) -> dict[str, Column]:
     """Loss and accuracy."""
-    labels, weights = objective.y.numpy(), base.rows[1]
+    labels, weights = objective.classes.numpy(), base.rows[1]
     rows = [labels == c for c in range(objective.num_classes)] + [np.ones(len(labels), dtype=bool)]
     errors = np.array([mean_error(base.losses[r], weights[r]) for r in rows])
     share_errors = np.array([share_error(base.answers[r], weights[r]) for r in rows])

@@ -12,7 +12,7 @@ from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.directions import noise_keys
 from sharpness.probes.subjects import as_objective
-from sharpness.results import Comparison
+from sharpness.probes.trainings import Training, compared, trainings
 from sharpness.results.same import SHARED, SPLIT, require_equal
 
 #: Attributes of an objective that have another name in its provenance.
@@ -24,7 +24,8 @@ def comparable(probe: Callable[..., Any]) -> Callable[..., Any]:
     """Let a probe of an objective take models and checkpoints as well, and a mapping of any of them by label.
 
     A mapping returns a :class:`Comparison`: every model is probed with the same arguments and seed, hence in the same
-    random directions. The probe gains two arguments, ``data`` and ``options``: see
+    random directions. A list under a label is several trainings of one model, whose results are :class:`Runs`.
+    The probe gains two arguments, ``data`` and ``options``: see
     :func:`~sharpness.probes.subjects.as_objective`.
     """
 
@@ -34,18 +35,19 @@ def comparable(probe: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         if not isinstance(objective, Mapping):
             return probe(as_objective(objective, data, **(options or {})), *args, **settings)
-        labels = [str(label) for label in objective]
-        if len(set(labels)) < len(labels):
-            raise UserError(f"labels {', '.join(labels)}: give every model one of its own")
-        objectives = {str(label): as_objective(one, data, **(options or {})) for label, one in objective.items()}
+        models = [
+            one._replace(subject=as_objective(one.subject, data, **(options or {}))) for one in trainings(objective)
+        ]
+        objectives = {one.label if one.run is None else f"{one.label}, {one.run}": one.subject for one in models}
         require_comparable(objectives)
-        results: Comparison = Comparison()
-        for label, one in objectives.items():
-            results[label] = probe(one, *args, **settings)
-            results[label].provenance["label"] = label
-            if len(results) == 1 and _is_random(results[label]):
+
+        def probed(one: Training) -> Any:
+            result = probe(one.subject, *args, **settings)
+            if one is models[0] and _is_random(result):
                 _warn_of_shapes(objectives)
-        return results
+            return result
+
+        return compared(models, probed)
 
     return probe_all
 

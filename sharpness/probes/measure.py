@@ -21,6 +21,7 @@ from sharpness.probes.columns import Settings, columns_of
 from sharpness.probes.comparison import common_fields
 from sharpness.probes.cost import Cost, announce
 from sharpness.probes.subjects import as_objective, labelled_checkpoints
+from sharpness.probes.trainings import compared, trainings
 from sharpness.results import Comparison, MeasureResult, load_result
 
 DEFAULT = ("accuracy", "loss", "lambda_max", "lambda_min", "random_rise", "worst_rise")
@@ -72,7 +73,8 @@ def measure(
 
     Args:
         subject: an objective, a model (with ``data=``), a checkpoint (object or path), or ``{label: one of these}``, to
-            compare; a folder of checkpoints compares all of them.
+            compare; a list under a label is several trainings of one model. A folder of checkpoints compares all of
+            them; those that differ in their seed alone are trainings of one model.
         measures: some of the above, a list or text with commas.
         train_counts: (C,) training images per class; those of the objective unless given.
         resume: a folder for finished and unfinished work; the same call goes on there, model by model and class by
@@ -91,11 +93,12 @@ def measure(
         subject = labelled_checkpoints([subject]) if len(found) > 1 else found[0]
     if not isinstance(subject, Mapping):
         return _measure_one(subject, settings, train_counts, folder, options)
-    tables: Comparison = Comparison()
-    for name, one in subject.items():
-        models = len(subject) - len(tables)
-        tables[str(name)] = _measure_one(one, settings, train_counts, folder, options, models, str(name))
-    return tables
+    models = trainings(subject)
+    left = iter(range(len(models), 0, -1))
+    return compared(
+        models,
+        lambda one: _measure_one(one.subject, settings, train_counts, folder, options, next(left), one.label, one.run),
+    )
 
 
 def _measure_one(
@@ -106,6 +109,7 @@ def _measure_one(
     options: dict[str, Any],
     models: int = 1,
     label: str | None = None,
+    run: str | None = None,
 ) -> MeasureResult:
     """The table of one model, the first of so many."""
     if isinstance(subject, str | Path):
@@ -120,7 +124,7 @@ def _measure_one(
     base = subject.check()
     fields = common_fields(subject, probe="measure", **asdict(settings) | {"measures": list(settings.measures)})
     key = {**fields["provenance"], "groups": subject.groups, "names": subject.class_names, "train": counts.tolist()}
-    stored = _stored(folder, {**key, "label": label, "value": f"{base.mean:.4g}"})
+    stored = _stored(folder, {**key, "label": label, "run": run, "value": f"{base.mean:.4g}"})
     if stored is not None and stored.is_file():
         try:
             return load_result(stored)

@@ -100,7 +100,7 @@ def rows_of(
             raise UserError("per_group=True, but this objective has no groups: give it groups={name: classes}")
         parts = []
         for classes in objective.groups.values():
-            indices = torch.isin(objective.y, torch.tensor(classes, dtype=torch.int64)).nonzero().squeeze(1)
+            indices = torch.isin(objective.classes, torch.tensor(classes, dtype=torch.int64)).nonzero().squeeze(1)
             parts.append(objective.restrict(indices) if len(indices) else None)
         return Rows(objective, tuple(parts), tuple(objective.groups), several=True, grouped=True)
     if per_class:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,19 @@ from sharpness.errors import UserError, choose
 from sharpness.methods import METHODS
 from sharpness.methods.training_loss import training_loss
 from sharpness.objective import Objective
+from sharpness.probes.trainings import run_names, trainings_by_path
 
 SPLITS = ("train", "test")
 logger = logging.getLogger("sharpness")
 
 
 def labelled_checkpoints(
-    paths: Sequence[str | Path], model: Callable[[], nn.Module] | None = None, **options: Any
-) -> dict[str, Checkpoint]:
+    paths: Sequence[str | Path], model: Callable[[], nn.Module] | None = None, each: bool = False, **options: Any
+) -> dict[str, Checkpoint | list[Checkpoint]]:
     """Checkpoints by what they call themselves, or by path where two call themselves the same.
+
+    Runs of one method, data and settings that differ in the seed alone are one label, with a list of them in the order
+    of their seeds; that is told by what the files record, wherever they lie.
 
     Args:
         paths: files, or folders: see :func:`~sharpness.checkpoints.find_checkpoints`. Those of a folder come in the
@@ -34,6 +38,7 @@ def labelled_checkpoints(
             path. A file of a folder that cannot be read is passed over with a warning; one that was named itself is an
             error.
         model: makes a network for each of them, where their architecture is not known here.
+        each: keep every file apart, whatever differs.
         options: of :func:`~sharpness.load_checkpoint`.
 
     Raises:
@@ -59,8 +64,15 @@ def labelled_checkpoints(
         raise UserError(f"none of {len(broken)} files can be read; the first: {broken[0]}")
     for one in broken:
         logger.warning("passed over: %s", one)
-    names = Counter(checkpoint.label for checkpoint in read.values())
-    return {c.label if names[c.label] == 1 else path: c for path, c in read.items()}
+    groups = {path: [path] for path in read} if each else trainings_by_path(read)
+    names = Counter(read[members[0]].label for members in groups.values())
+    labelled: dict[str, Checkpoint | list[Checkpoint]] = {}
+    for common, members in groups.items():
+        first = read[members[0]]
+        labelled[first.label if names[first.label] == 1 else common] = (
+            first if len(members) == 1 else [read[path] for path in members]
+        )
+    return labelled
 
 
 def _rank(checkpoint: Checkpoint) -> int:
@@ -255,6 +267,24 @@ def own_images(checkpoint: Checkpoint, data: ForeignData) -> ForeignData:
 def _tell(data: ForeignData, whence: str) -> None:
     mean, std = (", ".join(f"{v:.3f}" for v in values or ()) for values in (data.mean, data.std))
     logger.info("images are normalised by mean %s and std %s, %s", mean, std, whence)
+
+
+def labelled_objectives(
+    checkpoints: Mapping[str, Checkpoint | list[Checkpoint]], **options: Any
+) -> dict[str, Objective | dict[str, Objective]]:
+    """The objective of every checkpoint, those of several trainings by their names.
+
+    Args:
+        options: of :func:`checkpoint_objective`.
+    """
+    found: dict[str, Objective | dict[str, Objective]] = {}
+    for label, entry in checkpoints.items():
+        if isinstance(entry, Checkpoint):
+            found[label] = checkpoint_objective(entry, **options)
+        else:
+            made = [checkpoint_objective(one, **options) for one in entry]
+            found[label] = dict(zip(run_names(entry), made, strict=True))
+    return found
 
 
 def as_objective(

@@ -169,11 +169,14 @@ def _result(
         forms = {i: (done[i]["forms"], part.weights.double().numpy()) for i, part in rows.present}
         for i, (q, a) in forms.items():
             ends[:, i] = mean_interval(q, a, resamples, seed)
-        together = [np.concatenate(parts) for parts in zip(*forms.values(), strict=True)]
-        overall_ends = np.array(mean_interval(*together, resamples, seed)) if rows.complete else overall_ends
+        q, a = (np.concatenate(parts) for parts in zip(*forms.values(), strict=True))
+        overall_ends = np.array(mean_interval(q, a, resamples, seed)) if rows.complete else np.full(2, np.nan)
         of_groups = group_ends(rows.whole, table["value"], ends) if len(means) else of_groups
     if not rows.several:
-        table, ends = {key: np.full(rows.whole.num_classes, np.nan) for key in table}, np.full((2, rows.whole.num_classes), np.nan)
+        table, ends = (
+            {key: np.full(rows.whole.num_classes, np.nan) for key in table},
+            np.full((2, rows.whole.num_classes), np.nan),
+        )
     return MeasureResult(
         names=("trace",),
         overall=np.array([overall]),

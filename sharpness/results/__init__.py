@@ -1,7 +1,8 @@
 """Frozen results: tables, files, provenance, plots."""
 
-from sharpness.results.base import Comparison, Result, load_result, with_errors
+from sharpness.results.base import Result
 from sharpness.results.characteristic_radius import CharacteristicRadiusResult
+from sharpness.results.comparison import Comparison
 from sharpness.results.density import SpectralDensityResult
 from sharpness.results.eigenvalues import EigenvalueResult
 from sharpness.results.layers import LayerResult
@@ -9,6 +10,8 @@ from sharpness.results.line import LineResult
 from sharpness.results.measures import MeasureResult
 from sharpness.results.perturbation import PerturbationResult
 from sharpness.results.plane import PlaneResult
+from sharpness.results.runs import Runs, load_result
+from sharpness.results.tables import with_errors
 
 __all__ = [
     "CharacteristicRadiusResult",
@@ -20,6 +23,8 @@ __all__ = [
     "PerturbationResult",
     "PlaneResult",
     "Result",
+    "Runs",
     "SpectralDensityResult",
     "load_result",
+    "with_errors",
 ]

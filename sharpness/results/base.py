@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from html import escape
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -15,9 +14,7 @@ import xarray as xr
 
 from sharpness.errors import UserError
 from sharpness.files import write_atomically
-from sharpness.results.words import with_errors
-
-R = TypeVar("R", bound="Result")
+from sharpness.results.tables import as_html, with_errors
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -54,12 +51,16 @@ class Result:
         raise NotImplementedError
 
     def to_table(self) -> pd.DataFrame:
-        """The same to be read: every value in one column with its interval, see :func:`with_errors`."""
+        """The same to be read: every value in one column with its interval, ``value [lower, upper]``."""
         return with_errors(self.to_frame())
 
     @property
     def notes(self) -> list[str]:
         """Lines below the table: what its marks mean, and what to be careful about."""
+        return self.notes_on(self.to_frame())
+
+    def notes_on(self, frame: pd.DataFrame) -> list[str]:
+        """The same of a table that looks like this result's, such as the means over several trainings."""
         return []
 
     def plot(self, ax: Any = None, **options: Any) -> Any:
@@ -150,22 +151,14 @@ class Result:
         return title + as_html(self.to_table(), self.ROWS, self.notes)
 
 
-def load_result(path: str | Path) -> Any:
-    """Read what :meth:`Result.save` wrote.
+def result_of(data: xr.Dataset, path: str | Path) -> Any:
+    """The result that a data set of :meth:`Result.to_dataset` holds.
 
     Raises:
-        UserError: no such file, or one that is not a result.
+        UserError: another version wrote it, without what this one needs.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no result at {path}")
-    try:
-        with xr.open_dataset(path, engine="scipy") as opened:
-            data = opened.load()
-        kind = Result.REGISTRY[data.attrs["sharpness_result"]]
-        plain: dict[str, Any] = json.loads(data.attrs["fields"])
-    except Exception as error:
-        raise UserError(f"{path} is not a saved result of sharpness ({type(error).__name__})") from None
+    kind = Result.REGISTRY[data.attrs["sharpness_result"]]
+    plain: dict[str, Any] = json.loads(data.attrs["fields"])
     for name in ("class_names", "names", "layers", "mark_names", "over"):
         if name in plain:
             plain[name] = tuple(plain[name])
@@ -176,44 +169,4 @@ def load_result(path: str | Path) -> Any:
     missing = [f.name for f in fields(kind) if f.name not in plain and f.default is MISSING]
     if missing:
         raise UserError(f"{path} is a {kind.__name__} of another version, without {', '.join(missing)}: probe again")
-    return kind(**{name: value for name, value in plain.items() if name in {f.name for f in fields(kind)}})
-
-
-class Comparison(dict[str, R]):
-    """Results of several models by label; drawn together, tabulated together."""
-
-    def to_frame(self) -> pd.DataFrame:
-        """The tables of all results, with the label in the first column, ``model``."""
-        return pd.concat([r.to_frame().assign(model=label) for label, r in self.items()], ignore_index=True).pipe(
-            lambda f: f[["model", *[c for c in f.columns if c != "model"]]]
-        )
-
-    def plot(self, ax: Any = None, **options: Any) -> Any:
-        """Draw all results on common scales."""
-        return type(next(iter(self.values()))).compare(self, ax=ax, **options)
-
-    def to_table(self) -> pd.DataFrame:
-        """The same to be read, see :meth:`Result.to_table`."""
-        return pd.concat([r.to_table().assign(model=label) for label, r in self.items()], ignore_index=True).pipe(
-            lambda f: f[["model", *[c for c in f.columns if c != "model"]]]
-        )
-
-    @property
-    def notes(self) -> list[str]:
-        """The lines below the tables of all results, each once; what concerns one model has its label."""
-        lines: dict[str, list[str]] = {}
-        for label, result in self.items():
-            for line in result.notes:
-                lines.setdefault(line, []).append(label)
-        return [line if len(on) == len(self) else f"{', '.join(on)}: {line}" for line, on in lines.items()]
-
-    def _repr_html_(self) -> str:
-        rows = max((r.ROWS for r in self.values()), default=0)
-        return as_html(self.to_table(), rows, self.notes) if self else "no results"
-
-
-def as_html(table: pd.DataFrame, rows: int, notes: Sequence[str] = ()) -> str:
-    """The first rows of a table, a line that says how many more there are, and the table's notes."""
-    left = len(table) - rows
-    more = f"<p>{left} more of {len(table)} rows: see <code>.to_frame()</code></p>" if left > 0 else ""
-    return table.head(rows).to_html(index=False) + more + "".join(f"<p>{escape(note)}</p>" for note in notes)
+    return kind(**{name: value for name, value in plain.items() if name in known})

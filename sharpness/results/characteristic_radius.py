@@ -12,6 +12,7 @@ import pandas as pd
 from sharpness.errors import UserError, choose
 from sharpness.flattening.class_conditional import TINY
 from sharpness.plots import BoundCurve, plot_agreement, plot_bound, plot_bound_panels, plot_radii
+from sharpness.results.comparison import one_training
 from sharpness.results.measures import MeasureResult
 from sharpness.results.pictures import Subset, several
 
@@ -153,6 +154,7 @@ class CharacteristicRadiusResult(MeasureResult):
         measure: str | None = None,
         kind: str | None = None,
         subset: Subset | Sequence[Subset] = None,
+        run: str | None = None,
         **options: Any,
     ) -> Any:
         r"""Where theory and landscape agree.
@@ -164,6 +166,7 @@ class CharacteristicRadiusResult(MeasureResult):
                 rise over the predicted one. The first for one model, the last for several, unless given.
             subset: of ``"bound"``: None for all samples, a class, or several of them; on a new figure every class
                 unless given.
+            run: which of several trainings of a model these three show; the first unless given.
 
         Returns:
             The Axes, or a list of them.
@@ -172,6 +175,7 @@ class CharacteristicRadiusResult(MeasureResult):
             return super().compare(results, ax, measure, **options)
         kind = kind or ("bound" if len(results) == 1 else "rise")
         choose("picture", kind, PICTURES)
+        results = one_training(results, run)
         if kind == "radius":
             radii = {label: (r.train_counts, r.rho) for label, r in results.items()}
             return plot_radii(radii, ax, **options)

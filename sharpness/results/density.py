@@ -13,7 +13,8 @@ from sharpness.curvature import DensityCurve, SpectralQuadrature, interval
 from sharpness.errors import UserError
 from sharpness.plots import plot_density
 from sharpness.results.base import Result
-from sharpness.results.words import notes_on
+from sharpness.results.comparison import trainings_of
+from sharpness.results.words import marks_in
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -91,13 +92,14 @@ class SpectralDensityResult(Result):
         shares = {"share_below_-1%": rule.mass(-np.inf, -edge), "share_above_1%": rule.mass(edge, np.inf)}
         for name, (value, spread) in {"trace": trace, **shares}.items():
             ends = interval(value, spread, len(rule.nodes) - 1, keeps_sign=name in shares)
-            row |= dict(zip((name, f"{name}_se", f"{name}_lower", f"{name}_upper"), (value, spread, *ends), strict=True))
+            row |= dict(
+                zip((name, f"{name}_se", f"{name}_lower", f"{name}_upper"), (value, spread, *ends), strict=True)
+            )
         return row
 
-    @property
-    def notes(self) -> list[str]:
+    def notes_on(self, frame: pd.DataFrame) -> list[str]:
         names = ("trace", "share_below_-1%", "share_above_1%")
-        return notes_on(self.to_frame(), dict.fromkeys(names, f"{self.nodes.shape[-2]} random vectors"))
+        return marks_in(frame, dict.fromkeys(names, f"{self.nodes.shape[-2]} random vectors"))
 
     @classmethod
     def compare(
@@ -110,18 +112,27 @@ class SpectralDensityResult(Result):
     ) -> Any:
         """Densities with their 95 % bands on a logarithmic axis, smoothed alike; ticks mark the extreme Ritz values.
 
+        Of several trainings the curve is their mean and the band one standard deviation over them; the marks are those
+        of each.
+
         Args:
             subset: a class, of a result per class; its rarest unless given.
             width: of the Gaussian; the largest of the results' own unless given.
         """
-        rules = {label: r.quadrature(subset) for label, r in results.items()}
-        width = width or max(rule.density().width for rule in rules.values())
-        curves = {}
-        for label, rule in rules.items():
-            c = rule.density(width=width)
-            curves[label] = (c.grid, c.density, c.lower, c.upper)
-        ends = {label: np.array([np.nanmin(q.nodes), np.nanmax(q.nodes)]) for label, q in rules.items()}
-        return plot_density(curves, ax, **{"marks": ends, **options})
+        rules = {label: [r.quadrature(subset) for r in trainings_of(entry)] for label, entry in results.items()}
+        width = width or max(q.density().width for of_model in rules.values() for q in of_model)
+        curves, trainings, ends = {}, {}, {}
+        for label, of_model in rules.items():
+            grids = [q.density(width=width).grid for q in of_model]
+            grid = grids[0]
+            if len(of_model) > 1:
+                grid = np.linspace(min(g[0] for g in grids), max(g[-1] for g in grids), max(map(len, grids)))
+                trainings[label] = np.stack([q.density(grid, width).density for q in of_model])
+            found = [q.density(grid, width) for q in of_model]
+            mean = [np.mean([getattr(c, name) for c in found], axis=0) for name in ("density", "lower", "upper")]
+            curves[label] = (grid, mean[0], mean[1], mean[2])
+            ends[label] = np.ravel([(np.nanmin(q.nodes), np.nanmax(q.nodes)) for q in of_model])
+        return plot_density(curves, ax, **{"marks": ends, "trainings": trainings, **options})
 
     def _summary(self) -> str:
         runs, steps = self.nodes.shape[-2:]

@@ -13,7 +13,8 @@ from sharpness.curvature import interval
 from sharpness.errors import UserError, choose
 from sharpness.plots import plot_class_values, plot_saddle_indicator, plot_spectrum_ends
 from sharpness.results.base import Result
-from sharpness.results.words import near_zero, notes_on, with_errors
+from sharpness.results.comparison import each, first_of, means, spreads, stacked
+from sharpness.results.words import marks_in, near_zero
 
 #: A share of one image in v'Hv from which on a note says so.
 OWNED = 0.5
@@ -127,69 +128,67 @@ class EigenvalueResult(Result):
             frame.insert(6 + place, name, np.atleast_2d(numbers).ravel())
         return frame
 
-    def to_table(self) -> pd.DataFrame:
-        """The same to be read, values with their intervals in one column."""
-        return with_errors(self._of_value())
-
     @property
-    def notes(self) -> list[str]:
-        """What brackets and rings mean, and which eigenvalues are those of one image above all."""
-        notes = notes_on(self._of_value(), {"value": "images (bootstrap)" if self.lower is not None else "images"})
-        if self.top_share is None:
-            return notes
-        frame = self.to_frame()
-        few = [
-            f"{row['class']} ({row['end']}{f' {row.rank}' if self.k > 1 else ''}, {100 * row.top_share:.0f} %)"
-            for _, row in frame[(frame.top_share >= OWNED) & (frame.samples > 1)].iterrows()
-        ]
-        if few:
-            notes.append(f"one image makes half of v'Hv or more: {', '.join(few)}")
-        return notes
+    def over(self) -> str:
+        """What intervals are over."""
+        return "images" if self.lower is None else f"images ({self.provenance.get('bootstrap', 'some')} resamples)"
 
-    def _of_value(self) -> pd.DataFrame:
-        return self.to_frame().rename(columns={name: f"value_{name}" for name in ("se", "lower", "upper")})
+    def notes_on(self, frame: pd.DataFrame) -> list[str]:
+        """What marks mean, and which eigenvalues are those of one image above all."""
+        notes = marks_in(frame, {"value": self.over})
+        if "top_share" not in frame:
+            return notes
+        owned = frame[(frame.top_share >= OWNED) & (frame.samples > 1)]
+        few = [
+            f"{row['class']} ({row['end']}{f' {row.rank}' if self.k > 1 else ''}: {100 * row.top_share:.0f} %)"
+            for _, row in owned.iterrows()
+        ]
+        return notes + ([f"one image makes half of v'Hv or more: {', '.join(few)}"] if few else [])
 
     @classmethod
     def compare(cls, results: Mapping[str, Any], ax: Any = None, end: str | None = None, **options: Any) -> Any:
         """Eigenvalues of every class, model beside model, from most to fewest samples.
 
+        Of several trainings mean and spread; intervals over images are those of one training, on average.
+
         Args:
             end: "largest", "smallest", "both" ends in one picture, or the "saddle" indicator; what was asked for
                 unless given.
         """
-        first = next(iter(results.values()))
+        first = first_of(results)
         end_of = {"LA": "largest", "SA": "smallest", "both": "both"}
         end = end or end_of[first.which]
         choose("end of the spectrum to draw", end, PICTURES if first.which == "both" else (end_of[first.which],))
         order = first.by_size() if first.per_class else np.zeros(1, dtype=int)
         names = [first.class_names[c] for c in order] if first.per_class else ["all classes"]
 
-        def gather(column: int, of: Any) -> dict[str, np.ndarray]:
-            return {label: np.atleast_2d(of(r))[order, column] for label, r in results.items()}
+        def at(column: int, of: Any) -> Any:
+            return lambda r: np.atleast_2d(of(r))[order, column]
 
-        def details(column: int) -> tuple[Any, Any, Any]:
-            """Intervals, which values could be zero, and which have not converged."""
-            bounded = any(r.lower is not None or r.errors is not None for r in results.values())
-            sides = [gather(column, lambda r, side=side: r.intervals[side]) for side in (0, 1)]
-            intervals = {label: np.stack([side[label] for side in sides]) for label in results} if bounded else None
-            doubtful = gather(column, lambda r: near_zero(r.values, _known(r, r.errors)))
-            return intervals, doubtful, gather(column, lambda r: ~r.converged & np.isfinite(r.values))
+        def details(column: int) -> dict[str, Any]:
+            """Intervals, which values could be zero, which have not converged, and those of all trainings."""
+            found: dict[str, Any] = {"trainings": spreads(results, at(column, lambda r: r.values))}
+            if any(r.lower is not None or r.errors is not None for r in each(results).values()):
+                sides = [means(results, at(column, lambda r, s=side: r.intervals[s])) for side in (0, 1)]
+                found["intervals"] = {label: np.stack([side[label] for side in sides]) for label in results}
+            errors = means(results, at(column, lambda r: _known(r, r.errors)))
+            values = means(results, at(column, lambda r: r.values))
+            found["doubtful"] = {label: near_zero(values[label], errors[label]) for label in results}
+            flags = stacked(results, at(column, lambda r: ~r.converged & np.isfinite(r.values)))
+            return found | {"flags": {label: f.reshape(-1, len(order)).any(axis=0) for label, f in flags.items()}}
 
         if end == "saddle":
-            ratios = {label: np.atleast_1d(r.saddle)[order] for label, r in results.items()}
-            return plot_saddle_indicator(ratios, names, ax, **options)
-        largest, smallest = gather(0, lambda r: r.values), gather(-1, lambda r: r.values)
-        over = "images" if first.lower is None else "images (bootstrap)"
+            ratios = means(results, lambda r: np.atleast_1d(r.saddle)[order])
+            trainings: Any = spreads(results, lambda r: np.atleast_1d(r.saddle)[order])
+            return plot_saddle_indicator(ratios, names, ax, **{"trainings": trainings, **options})
+        largest, smallest = (means(results, at(column, lambda r: r.values)) for column in (0, -1))
         if end == "both":
             above, below = details(0), details(-1)
-            pairs = [(a, b) if a is not None else None for a, b in zip(above, below, strict=True)]
-            settings = dict(zip(("intervals", "doubtful", "flags"), pairs, strict=True))
-            return plot_spectrum_ends(largest, smallest, names, ax, **{**settings, "over": over, **options})
-        settings = dict(zip(("intervals", "doubtful", "flags"), details(0 if end == "largest" else -1), strict=True))
+            pairs = {name: (above[name], below[name]) for name in above}
+            return plot_spectrum_ends(largest, smallest, names, ax, **{**pairs, "over": first.over, **options})
         symbol = r"$\lambda_\mathrm{max}$" if end == "largest" else r"$\lambda_\mathrm{min}$"
-        values = largest if end == "largest" else smallest
-        look = {"ylabel": f"Hessian {symbol}", "over": over}
-        return plot_class_values(values, names, ax, **{**settings, **look, **options})
+        settings = {"ylabel": f"Hessian {symbol}", "over": first.over, **details(0 if end == "largest" else -1)}
+        return plot_class_values(largest if end == "largest" else smallest, names, ax, **{**settings, **options})
 
     def _summary(self) -> str:
         value = f"{np.nanmin(self.values):.4g} to {np.nanmax(self.values):.4g}"

@@ -11,6 +11,7 @@ import pandas as pd
 
 from sharpness.plots import plot_layer_class, plot_layer_class_grid
 from sharpness.results.base import Result
+from sharpness.results.comparison import first_of, means
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -66,15 +67,17 @@ class LayerResult(Result):
     def compare(cls, results: Mapping[str, Any], ax: Any = None, **options: Any) -> Any:
         """A heat map of layers and classes; of several models, a panel each with one scale of colours.
 
+        Of several trainings of a model the cells are means; their spread is in the table.
+
         Returns:
             The Axes, or of several models the Figure.
         """
-        first = next(iter(results.values()))
+        first = first_of(results)
         order = first.by_size() if first.per_class else np.zeros(1, dtype=int)
         names = [first.class_names[c] for c in order] if first.per_class else ["all"]
         symbols = {"lambda_max": r"$\lambda_\mathrm{max}$", "lambda_min": r"$\lambda_\mathrm{min}$", "trace": "trace"}
         options = {"label": f"Hessian {symbols[first.measure]}", "log": first.measure != "lambda_min", **options}
-        values = {label: r.values[:, order] for label, r in results.items()}
+        values = means(results, lambda r: r.values[:, order])
         if len(values) == 1:
             return plot_layer_class(next(iter(values.values())), first.layers, names, ax, **options)
         return plot_layer_class_grid(values, first.layers, names, **options)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
+from sharpness.results.comparison import each, first_of
 from sharpness.results.landscape import Landscape, require_samples
 from sharpness.results.pictures import Subset, draw_lines
 from sharpness.results.same import noise_fields, require_same
@@ -55,14 +56,16 @@ class LineResult(Landscape):
     ) -> Any:
         """The curves of all models in one panel; or, of a list of subsets, a panel of these for each model.
 
+        Of several trainings the curve is their mean, with a band of one standard deviation.
+
         Args:
             ax: an Axes; for several models and a list of subsets, as many as there are models.
             subset: everything (None or ``"all"``), a class, a group, or a list of them.
             quantity: ``"loss"``, ``"rise"`` above the model's own unperturbed loss, or ``"accuracy"``.
             options: of :func:`~sharpness.plots.plot_lines`, such as ``log=True``.
         """
-        first = next(iter(results.values()))
-        require_same(results, noise_fields(first.directions, ("directions", "x")))
+        first = first_of(results)
+        require_same(each(results), noise_fields(first.directions, ("directions", "x")))
         require_samples(first, subset)
         return draw_lines(results, ax, subset, quantity, options)
 

@@ -13,7 +13,8 @@ from sharpness.curvature import interval
 from sharpness.errors import UserError, choose
 from sharpness.plots import plot_class_values, stacked_axes
 from sharpness.results.base import Result
-from sharpness.results.words import near_zero, notes_on
+from sharpness.results.comparison import each, first_of, means, spreads
+from sharpness.results.words import marks_in, near_zero
 
 #: How pictures spell measures.
 LABELS = {
@@ -27,6 +28,8 @@ LABELS = {
 }
 
 
+#: What errors in files of old are over, which do not say it.
+UNKNOWN = "images, draws or vectors"
 #: Of both signs and any size: beside each other on an axis that is logarithmic from a hundredth of the largest on.
 CURVATURES = ("lambda_max", "lambda_min", "trace")
 
@@ -135,62 +138,77 @@ class MeasureResult(Result):
         squares = self.errors[m, [c for c in self.groups[subset] if self.class_samples[c]]] ** 2
         return float(squares.sum() ** 0.5 / len(squares))
 
-    @property
-    def notes(self) -> list[str]:
-        return notes_on(self.to_frame(), dict(zip(self.names, self.over or ["samples or draws"] * 99, strict=False)))
+    def notes_on(self, frame: pd.DataFrame) -> list[str]:
+        return marks_in(frame, dict.fromkeys(self.names, UNKNOWN) | dict(zip(self.names, self.over, strict=False)))
+
+    def _ends(self, m: int) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper ends of the intervals of measure m: of the classes (2, C), and of everything (2,)."""
+        if self.lower is None or self.upper is None or self.overall_lower is None or self.overall_upper is None:
+            return interval(self.values[m], self.errors[m]), interval(self.overall[m], self.overall_errors[m])
+        classes, overall = (self.lower, self.upper), (self.overall_lower, self.overall_upper)
+        return np.stack([side[m] for side in classes]), np.stack([side[m] for side in overall])
 
     @classmethod
     def compare(cls, results: Mapping[str, Any], ax: Any = None, measure: str | None = None, **options: Any) -> Any:
         """One measure of every class, model beside model, from most to fewest images; bars are 95 % intervals.
 
+        Of several trainings mean and spread, beside the error bars of one training, on average.
+
         Args:
             measure: ``"lambda_max"``, else ``"worst_rise"``, else the first there is, unless given; ``"all"`` draws a
                 panel for each in a figure of their own, and returns the list of Axes.
         """
-        first = next(iter(results.values()))
+        first = first_of(results)
         if measure == "all":
             if ax is not None:
                 raise UserError("measure='all' draws a figure of its own: leave ax out, or choose one measure")
             return cls._draw_all(results, **options)
         measure = measure or next((n for n in ("lambda_max", "worst_rise") if n in first.names), first.names[0])
         choose("measure", measure, first.names)
-        by_class = any(np.isfinite(r.values[r.names.index(measure)]).any() for r in results.values())
+        by_class = any(np.isfinite(r.values[r.names.index(measure)]).any() for r in each(results).values())
         known = bool((first.train_counts >= 0).all())
         order = np.argsort(-first.train_counts, kind="stable") if known else first.by_size()
         if not by_class:
             order = np.zeros(1, dtype=int)
 
-        def pick(r: MeasureResult, side: str) -> np.ndarray:
-            """(C,) in the order of the picture, or (1,) of all samples."""
-            chosen = getattr(r, side if by_class else f"overall_{side}".replace("_values", ""))
-            return np.atleast_1d(chosen[r.names.index(measure)])[order]
+        def side_of(side: str) -> Any:
+            """Of a result, (C,) in the order of the picture, or (1,) of all samples."""
 
-        values = {label: pick(r, "values") for label, r in results.items()}
-        errors = {label: pick(r, "errors") for label, r in results.items()}
-        intervals = {
-            # Files of old have errors alone.
-            label: interval(values[label], errors[label])
-            if r.lower is None
-            else np.stack([pick(r, "lower"), pick(r, "upper")])
-            for label, r in results.items()
-        }
+            def pick(r: Any) -> np.ndarray:
+                m = r.names.index(measure)
+                of_classes, of_all = r._ends(m)
+                chosen = {
+                    "value": (r.values[m], r.overall[m]),
+                    "error": (r.errors[m], r.overall_errors[m]),
+                    "lower": (of_classes[0], of_all[0]),
+                    "upper": (of_classes[1], of_all[1]),
+                }[side]
+                return np.atleast_1d(chosen[0 if by_class else 1])[order]
+
+            return pick
+
+        def pick(side: str) -> dict[str, np.ndarray]:
+            """Of every model; of several trainings their mean, of errors that of one training on average."""
+            return means(results, side_of(side))
+
+        values, errors, lower, upper = (pick(side) for side in ("value", "error", "lower", "upper"))
         settings: dict[str, Any] = {"ylabel": LABELS.get(measure, measure.replace("_", " "))}
+        settings["over"] = first.over[first.names.index(measure)] if first.over else UNKNOWN
         if by_class and known:
             settings["counts"] = first.train_counts[order]
-        over = first.over[first.names.index(measure)] if first.over else "samples or draws"
         return plot_class_values(
             values,
             [first.class_names[c] for c in order] if by_class else ["all classes"],
             ax=ax,
-            intervals=intervals,
-            over=over,
+            intervals={label: np.stack([lower[label], upper[label]]) for label in results},
             doubtful={label: near_zero(values[label], errors[label]) for label in results},
+            trainings=spreads(results, side_of("value")),
             **{**settings, **options},
         )
 
     @classmethod
     def _draw_all(cls, results: Mapping[str, Any], **options: Any) -> list[Any]:
-        names = next(iter(results.values())).names
+        names = first_of(results).names
         axes = stacked_axes(len(names))
         for i, (name, ax) in enumerate(zip(names, axes, strict=True)):
             settings = {"linthresh": _linthresh(results, name)} if name in CURVATURES else {}
@@ -207,6 +225,6 @@ class MeasureResult(Result):
 
 def _linthresh(results: Mapping[str, Any], measure: str) -> float | None:
     """Where the logarithmic part of an axis begins: a power of ten, two or three below the largest value."""
-    found = [r.values[r.names.index(measure)] for r in results.values()]
+    found = [r.values[r.names.index(measure)] for r in each(results).values()]
     largest = max(np.abs(v).max(initial=0, where=np.isfinite(v)) for v in found)
     return float(10.0 ** (np.floor(np.log10(largest)) - 2)) if largest > 0 else None

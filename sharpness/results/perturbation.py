@@ -14,8 +14,9 @@ from sharpness.errors import UserError, choose
 from sharpness.plots import plot_rises, plot_spread
 from sharpness.results.axes import radius_unit
 from sharpness.results.base import Result
-from sharpness.results.words import bracketed
+from sharpness.results.comparison import each, first_of, means, spreads, stacked
 from sharpness.results.same import require_same
+from sharpness.results.words import bracketed
 
 KINDS = ("draws", "radii")
 
@@ -107,7 +108,7 @@ class PerturbationResult(Result):
         return pd.concat(frames, ignore_index=True)
 
     def summary(self) -> pd.DataFrame:
-        """One row per radius and subset: over the draws, mean rise, deviation, standard error, 95 % interval; accuracy."""
+        """One row per radius and subset: mean rise over the draws, deviation, error, 95 % interval; accuracy."""
         frames = []
         for kind, name, subset in self._subsets():
             mean, error = self.rise(subset)
@@ -138,11 +139,12 @@ class PerturbationResult(Result):
         radius: float | None = None,
         **options: Any,
     ) -> Any:
-        """The rise of the loss, model beside model.
+        """The rise of the loss, model beside model; of several trainings with their mean and spread.
 
         Args:
             subset: everything (None), a class, or a group.
-            kind: ``"draws"``: every draw at one radius; ``"radii"``: mean and standard deviation at all radii.
+            kind: ``"draws"``: every draw at one radius; ``"radii"``: mean and standard deviation at all radii, of
+                several trainings over these, with bars of one standard error over draws.
             radius: one of ``radii``, for ``"draws"``; the largest unless given.
             options: of :func:`~sharpness.plots.plot_spread` or :func:`~sharpness.plots.plot_rises`.
 
@@ -150,16 +152,21 @@ class PerturbationResult(Result):
             UserError: an unknown kind, a radius that was not probed, or results that cannot be compared.
         """
         choose("kind of picture", kind, KINDS)
-        require_same(results, ("radii", "normalization", "distribution", "seed"))
-        first = next(iter(results.values()))
+        require_same(each(results), ("radii", "normalization", "distribution", "seed"))
+        first = first_of(results)
         unit = radius_unit(first.normalization, first.distribution)
         if kind == "radii":
             if radius is not None:
                 raise UserError(f"radius={radius:g}: kind='radii' draws all of them, leave it out")
-            curves = {label: (r.radii, r.rise(subset)[0], r.spread(subset)) for label, r in results.items()}
-            return plot_rises(curves, ax, **{"xlabel": f"Radius of the perturbation ({unit})", **options})
+            rise = means(results, lambda r: r.rise(subset)[0])
+            trainings = spreads(results, lambda r: r.rise(subset)[0])
+            over_draws = means(results, lambda r: r.spread(subset))
+            over_draws |= {label: means(results, lambda r: r.rise(subset)[1])[label] for label in trainings}
+            curves = {label: (first.radii, rise[label], over_draws[label]) for label in results}
+            options = {"xlabel": f"Radius of the perturbation ({unit})", **options}
+            return plot_rises(curves, ax, **{"trainings": trainings, **options})
         at = first.index_of(first.radii.max() if radius is None else radius)
-        rises = {label: r.draws(subset)[at] - r.base(subset) for label, r in results.items()}
+        rises = stacked(results, lambda r: r.draws(subset)[at] - r.base(subset))
         label = f"Rise of the loss at radius {first.radii[at]:g} ({unit})"
         return plot_spread(rises, ax, **{"ylabel": label, **options})
 
@@ -183,5 +190,5 @@ class PerturbationResult(Result):
 
     def _summary(self) -> str:
         mean, (lower, upper) = self.rise()[0], self.interval()
-        told = bracketed(mean[-1], lower[-1], upper[-1])
-        return f"rise {told} at radius {self.radii[-1]:g}, [95 % over {self.losses.shape[1]} draws]"
+        told = f"{mean[-1]:.3g}{bracketed(lower[-1], upper[-1])}"
+        return f"rise {told} at radius {self.radii[-1]:g} ([95 %], {self.losses.shape[1]} draws)"

@@ -13,6 +13,7 @@ from sharpness.plots import Marks, Panel, plot_line_panels, plot_lines, plot_pla
 from sharpness.plots.interactive import interactive_surfaces
 from sharpness.plots.lines import SUBSET_COLORS
 from sharpness.results.axes import line_label, plane_label
+from sharpness.results.comparison import first_of, means, spreads
 
 QUANTITIES = ("loss", "rise", "accuracy")
 LABELS = {"loss": "Loss", "rise": "Rise of the loss", "accuracy": "Accuracy"}
@@ -60,27 +61,40 @@ def several(subset: Any) -> list[Subset] | None:
 
 
 def draw_lines(results: Mapping[str, Any], ax: Any, subset: Any, quantity: str, options: dict[str, Any]) -> Any:
-    """Models in one panel; or subsets in one panel, or in one for each model."""
-    first = next(iter(results.values()))
+    """Models in one panel; or subsets in one panel, or in one for each model. Of several trainings mean and spread."""
+    first = first_of(results)
     options = {
         "xlabel": line_label(first.directions, first.normalization),
         "ylabel": LABELS.get(quantity),
         "marks": line_marks(first),
         **options,
     }
+
+    def curves(subset: Subset) -> dict[str, np.ndarray]:
+        return means(results, lambda r: values_of(r, subset, quantity))
+
+    def trainings(subset: Subset) -> dict[str, np.ndarray]:
+        return spreads(results, lambda r: values_of(r, subset, quantity))
+
     subsets = several(subset)
     if subsets is None:
-        curves = {label: (r.x, values_of(r, subset, quantity)) for label, r in results.items()}
-        return plot_lines(curves, ax, **options)
-    panels = {
-        label: {subset_title(r, s): (r.x, values_of(r, s, quantity)) for s in subsets} for label, r in results.items()
-    }
+        drawn = {label: (first.x, y) for label, y in curves(subset).items()}
+        return plot_lines(drawn, ax, **{"trainings": trainings(subset), **options})
+    panels: dict[str, dict[str, Any]] = {label: {} for label in results}
+    bands: dict[str, dict[str, Any]] = {label: {} for label in results}
+    for one in subsets:
+        title = subset_title(first, one)
+        for label, y in curves(one).items():
+            panels[label][title] = (first.x, y)
+        for label, y in trainings(one).items():
+            bands[label][title] = y
     others = iter(SUBSET_COLORS[1:] * (1 + len(subsets)))
     shades = [SUBSET_COLORS[0] if plain_subset(first, s) is None else next(others) for s in subsets]
     options = {"colors": shades, **options}
     if len(results) == 1:
-        return plot_lines(next(iter(panels.values())), ax, **options)
-    return plot_line_panels(panels, ax, **options)
+        ((label, panel),) = panels.items()
+        return plot_lines(panel, ax, **{"trainings": bands[label], **options})
+    return plot_line_panels(panels, ax, **{"trainings": bands, **options})
 
 
 def draw_planes(

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from sharpness.plots import save_html
+from sharpness.results.comparison import first_of, one_training
 from sharpness.results.landscape import Landscape, require_samples
 from sharpness.results.pictures import Subset, draw_planes
 from sharpness.results.same import noise_fields, require_same
@@ -62,6 +63,7 @@ class PlaneResult(Landscape):
         subset: Subset | Sequence[Subset] = None,
         kind: str = "filled",
         quantity: str = "loss",
+        run: str | None = None,
         **options: Any,
     ) -> Any:
         """A panel for each model, with common levels and colours; a list of subsets becomes rows.
@@ -73,10 +75,13 @@ class PlaneResult(Landscape):
                 ``"interactive"``, a plotly Figure, in which a menu chooses among the subsets.
             quantity: ``"loss"``; ``"rise"`` above the model's own unperturbed loss, which shows flatness where losses
                 are far apart; or ``"accuracy"``.
+            run: which of several trainings of a model is shown, such as ``"seed 1"``; the first unless given. Its name
+                stands in the title.
             options: of :func:`~sharpness.plots.plot_plane_grid`, such as ``scale="log"``, ``share="all"`` or
                 ``points=True``, or of :func:`~sharpness.plots.interactive_surfaces`.
         """
-        first = next(iter(results.values()))
+        results = one_training(results, run)
+        first = first_of(results)
         require_same(results, noise_fields(first.directions, ("directions", "x", "y")))
         require_samples(first, subset)
         if quantity == "accuracy":

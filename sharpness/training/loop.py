@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -315,7 +316,8 @@ def evaluate(network: nn.Module, images: ImageSet, num_classes: int, cast: Any, 
     training = network.training
     network.eval()
     try:
-        return class_sums(forward, batches, lambda u, y: F.cross_entropy(u, y, reduction="none"), num_classes)
+        loss = partial(F.cross_entropy, reduction="none")
+        return class_sums(forward, batches, loss, images.labels, num_classes, num_classes)
     finally:
         network.train(training)
 

@@ -248,7 +248,7 @@ def test_a_manifest_that_unfolds_without_end_is_told(saved):
     for _ in range(60):
         unfolding = [unfolding, unfolding]
     torch.save({**content(path), "manifest": {"model": unfolding}}, path)
-    refused(path, "describes no model")
+    refused(path, "unfolds into far more")
 
 
 def test_the_number_of_classes_is_checked(saved):

@@ -97,5 +97,5 @@ def test_a_file_that_is_no_pickle_is_told(tmp_path, content):
 def test_a_missing_file_or_a_folder_is_told(tmp_path):
     with pytest.raises(UserError, match="nothing is missing: again"):
         read_pickle(tmp_path / "nothing", "again")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="is a folder"):
         read_pickle(tmp_path, "again")

@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from sharpness.untrusted.refused import Refused
+
 
 def check_key(key: Any) -> None:
     """Let everything pass but tuples of tuples.
 
     Raises:
-        ValueError: a tuple of tuples.
+        Refused: a tuple of tuples.
     """
     if type(key) is tuple and any(type(part) is tuple for part in key):
-        raise ValueError("tuples of tuples are used as keys")
+        raise Refused("uses tuples of tuples as keys")
 
 
 def with_keys(kind: Callable[..., Any], key: Callable[[Any], Any] = lambda item: item) -> Callable[..., Any]:

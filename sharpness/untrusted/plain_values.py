@@ -8,6 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from sharpness.untrusted.refused import Refused
+
+DIMENSIONS = 64
+"""Most dimensions of an array, NumPy's and PyTorch's own limit."""
+
 _NUMBERS_AND_TEXT = re.compile(r"[|<>=]?([biufc])([0-9]{1,2})|[|<>=]?([SU])([0-9]{1,4})")
 
 
@@ -17,14 +22,25 @@ def encode_latin1(text: str, encoding: str = "latin1") -> bytes:
     >>> encode_latin1("a\\xff")
     b'a\\xff'
     """
-    if encoding not in ("latin1", "latin-1"):
-        raise ValueError(f"bytes encoded as {encoding!r}")
+    if type(text) is not str or encoding not in ("latin1", "latin-1"):
+        raise Refused("holds bytes in an unknown encoding")
     return text.encode("latin1")
 
 
 def no_bytes() -> bytes:
     """How protocol 2 spells no bytes, those of an empty array."""
     return b""
+
+
+def is_shape(shape: Any) -> bool:
+    """Whether this is the shape of an array: few whole numbers, none of which takes long to multiply.
+
+    >>> is_shape((2, 3)), is_shape((2.0, 3)), is_shape([1])
+    (True, False, False)
+    """
+    return (
+        isinstance(shape, tuple) and len(shape) <= DIMENSIONS and all(type(n) is int and 0 <= n < 2**62 for n in shape)
+    )
 
 
 class PlainDtype:
@@ -35,14 +51,15 @@ class PlainDtype:
     """
 
     def __init__(self, name: Any, align: Any = False, copy: Any = True) -> None:
-        if not isinstance(name, str) or not _NUMBERS_AND_TEXT.fullmatch(name):
-            raise ValueError(f"arrays of {str(name)[:20]!r}")
-        self.name, self.order = name, ""
+        self.name, self.order = _ascii(name), ""
+        if not _NUMBERS_AND_TEXT.fullmatch(self.name):
+            raise Refused(f"holds arrays of {self.name[:20]!r}, which are neither numbers nor text")
 
     def __setstate__(self, state: Any) -> None:
-        if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
-            raise ValueError("a data type without byte order")
-        self.order = state[1]
+        order = _ascii(state[1]) if isinstance(state, tuple) and len(state) > 1 else ""
+        if order not in ("<", ">", "|", "="):
+            raise Refused("holds a data type without byte order")
+        self.order = order
 
     def value(self) -> np.dtype[Any]:
         """The NumPy data type."""
@@ -50,8 +67,17 @@ class PlainDtype:
         return found.newbyteorder(">") if self.order == ">" else found
 
 
+def _ascii(text: Any) -> str:
+    """A short name, which a pickle of Python 2 may spell in bytes."""
+    if not isinstance(text, str | bytes) or len(text) > 20:
+        raise Refused(f"names a data type by a {type(text).__name__}")
+    return text.decode("latin1") if isinstance(text, bytes) else text
+
+
 def _raw(content: Any) -> bytes:
-    return content.encode("latin1") if isinstance(content, str) else bytes(memoryview(content))
+    if not isinstance(content, str | bytes | bytearray):
+        raise Refused(f"holds a {type(content).__name__} where numbers should be")
+    return content.encode("latin1") if isinstance(content, str) else bytes(content)
 
 
 def plain_scalar(dtype: Any, content: Any) -> Any:
@@ -61,10 +87,11 @@ def plain_scalar(dtype: Any, content: Any) -> Any:
     5
     """
     if not isinstance(dtype, PlainDtype):
-        raise ValueError("a scalar without data type")
-    values = np.frombuffer(_raw(content), dtype.value())
-    if len(values) != 1:
-        raise ValueError(f"a scalar of {len(values)} values")
+        raise Refused("holds a scalar without data type")
+    raw, found = _raw(content), dtype.value()
+    if not found.itemsize or len(raw) != found.itemsize:
+        raise Refused(f"holds a scalar of {found.itemsize} bytes in {len(raw):,}")
+    values = np.frombuffer(raw, found)
     return values[0].item()
 
 
@@ -75,20 +102,22 @@ class PlainArray:
         self.value: np.ndarray[Any, Any] = np.empty(0)
 
     def __setstate__(self, state: Any) -> None:
+        if type(state) is not tuple or len(state) != 5:
+            raise Refused("holds an array that is none")
         _, shape, dtype, fortran, content = state
-        if not isinstance(dtype, PlainDtype) or any(type(n) is not int or n < 0 for n in shape):
-            raise ValueError("an array without data type or shape")
+        if not isinstance(dtype, PlainDtype) or not is_shape(shape):
+            raise Refused("holds an array without data type or shape")
         raw, found = _raw(content), dtype.value()
-        if math.prod(shape) * found.itemsize != len(raw):
-            raise ValueError(f"an array of shape {tuple(shape)} with {len(raw)} bytes")
-        self.value = np.frombuffer(raw, found).reshape(shape, order="F" if fortran else "C").copy()
+        if math.prod(shape) * found.itemsize != len(raw) or not found.itemsize:
+            raise Refused(f"holds an array of {math.prod(shape):,} values in {len(raw):,} bytes")
+        self.value = np.frombuffer(raw, found).reshape(shape, order="F" if fortran is True else "C").copy()
 
 
 class _NeverCalled:
     """``numpy.ndarray``, which a pickle only names."""
 
     def __new__(cls, *given: Any) -> _NeverCalled:
-        raise ValueError("an array made from its shape alone")
+        raise Refused("makes an array from its shape alone")
 
 
 class PlainNamespace:
@@ -99,7 +128,7 @@ class PlainNamespace:
 
     def __setstate__(self, state: Any) -> None:
         if type(state) is not dict or not all(isinstance(name, str) for name in state):
-            raise ValueError("parsed arguments without names")
+            raise Refused("holds parsed arguments without names")
         self.value = state
 
 
@@ -113,25 +142,3 @@ PLAIN_GLOBALS: dict[str, Any] = {
     **{f"{module}._reconstruct": PlainArray for module in _MODULES},
 }
 """Names and what stands in for them, in a rehearsal and in ``torch.load``."""
-
-
-def as_plain(content: Any, seen: dict[int, Any] | None = None) -> Any:
-    """The same containers with each :class:`PlainArray` and :class:`PlainNamespace` replaced by what it holds."""
-    seen = {} if seen is None else seen
-    if isinstance(content, PlainArray):
-        return content.value
-    if isinstance(content, PlainNamespace):
-        content = content.value
-    if id(content) in seen:
-        return seen[id(content)]
-    if isinstance(content, dict):
-        seen[id(content)] = content
-        for key, value in content.items():
-            content[key] = as_plain(value, seen)
-    elif isinstance(content, list):
-        seen[id(content)] = content
-        content[:] = [as_plain(value, seen) for value in content]
-    elif type(content) is tuple:
-        seen[id(content)] = tuple(as_plain(value, seen) for value in content)
-        return seen[id(content)]
-    return content

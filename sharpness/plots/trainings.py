@@ -1,0 +1,72 @@
+"""Several trainings of one model: their mean, their spread, and each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.lines import Line2D
+
+from sharpness.plots.labels import grey
+
+#: The bar or band of a spread, and the point of a training.
+BAR: dict[str, Any] = {"alpha": 0.3, "zorder": 1.5}
+DOT: dict[str, Any] = {"linestyle": "", "marker": ".", "markeredgewidth": 0, "alpha": 0.9, "zorder": 2.5}
+
+
+def spread_ends(trainings: np.ndarray) -> np.ndarray:
+    """One standard deviation (n - 1) below and above the mean over trainings (S, ...): (2, ...), NaN of fewer than two.
+
+    Of values that are all positive the lower end is positive, too: it is at least the smallest of them where one
+    standard deviation would lead to zero or below.
+
+    >>> spread_ends(np.array([1.0, 2.0, 3.0])).tolist(), spread_ends(np.array([0.1, 0.1, 10.0]))[0].tolist()
+    ([1.0, 3.0], 0.1)
+    """
+    known = ~np.isnan(trainings)
+    number = known.sum(axis=0)
+    filled = np.where(known, trainings, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = filled.sum(axis=0) / number
+        deviation = np.sqrt((np.where(known, trainings - mean, 0.0) ** 2).sum(axis=0) / (number - 1))
+    deviation = np.where(number > 1, deviation, np.nan)
+    low, high = mean - deviation, mean + deviation
+    least = np.where(known, trainings, np.inf).min(axis=0)
+    return np.stack([np.where((least > 0) & (low <= 0), least, low), high])
+
+
+def draw_trainings(
+    ax: Axes, at: np.ndarray, trainings: np.ndarray, color: str, size: float, many: bool = False
+) -> None:
+    """At every place (C,) a pale bar of one standard deviation around the mean of (S, C), and a dot for each training.
+
+    ``size`` is that of the mean's marker in points. With ``many`` places the bars become a band without dots.
+    """
+    low, high = spread_ends(trainings)
+    known = np.isfinite(low) & np.isfinite(high)
+    if many:
+        ax.fill_between(at, low, high, where=known, color=color, linewidth=0, gid="spread", **BAR)
+        return
+    if known.any():
+        ax.vlines(at[known], low[known], high[known], color=color, linewidth=1.1 * size, gid="spread", **BAR)
+    for values in trainings:
+        ax.plot(at, values, color=color, markersize=max(0.8 * size, 1.6), gid="training", **DOT)
+
+
+def draw_spread_band(ax: Axes, x: np.ndarray, trainings: np.ndarray, color: str) -> PolyCollection:
+    """A band of one standard deviation around the mean of curves (S, n)."""
+    low, high = spread_ends(trainings)
+    return ax.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0, gid="spread")
+
+
+def trainings_key(trainings: Iterable[np.ndarray], dots: bool = True) -> list[Line2D]:
+    """Entries of a legend that say what bars, bands and dots of several trainings are."""
+    numbers = sorted({len(values) for values in trainings if len(values) > 1})
+    if not numbers:
+        return []
+    told = f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+    entries = [grey(f"± 1 sd over {told} trainings", linewidth=4, alpha=0.35)]
+    return [*entries, grey("one training", **{**DOT, "markersize": 5})] if dots else entries

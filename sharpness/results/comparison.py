@@ -1,0 +1,129 @@
+"""Results of several models side by side, each of one training or of several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from sharpness.errors import UserError
+from sharpness.results.base import Result
+from sharpness.results.runs import Entry, Runs
+from sharpness.results.tables import as_html, with_errors
+
+R = TypeVar("R", bound=Result | Runs[Any])
+
+
+class Comparison(dict[str, R]):
+    """Results of several models by label, or :class:`Runs`; drawn together, tabulated together."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """The tables of all results, with the label in the first column, ``model``, and in the second, where a model
+        was trained several times, the name of the training, ``run``.
+        """
+        return _joined({label: entry.to_frame() for label, entry in self.items()})
+
+    def summary(self) -> pd.DataFrame:
+        """The same with means over the trainings of a model and their spread, see :meth:`Runs.summary`."""
+        return _joined({k: v.summary() if isinstance(v, Runs) else v.to_frame() for k, v in self.items()})
+
+    def to_table(self) -> pd.DataFrame:
+        """That to be read: ``value [lower, upper]``, or ``mean ± sd [lower, upper]`` with a spread over trainings."""
+        return with_errors(self.summary())
+
+    @property
+    def notes(self) -> list[str]:
+        """The lines below the tables of all models, each once; what concerns some of them alone has their labels."""
+        lines: dict[str, list[str]] = {}
+        for label, entry in self.items():
+            for line in entry.notes:
+                lines.setdefault(line, []).append(label)
+        return [line if len(on) == len(self) else f"{', '.join(on)}: {line}" for line, on in lines.items()]
+
+    def each(self) -> dict[str, Any]:
+        """Single results: those of several trainings as ``"<label>, <training>"``."""
+        return each(self)
+
+    def plot(self, ax: Any = None, **options: Any) -> Any:
+        """Draw all results on common scales."""
+        return type(first_of(self)).compare(self, ax=ax, **options)
+
+    def _repr_html_(self) -> str:
+        rows = max((r.ROWS for r in each(self).values()), default=0)
+        return as_html(self.to_table(), rows, self.notes) if self else "no results"
+
+
+def _joined(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Tables below each other; an empty ``run`` where there is a single one."""
+    frame = pd.concat([f.assign(model=label) for label, f in frames.items()], ignore_index=True)
+    first = ["model", "run"] if "run" in frame else ["model"]
+    if "run" in frame:
+        frame["run"] = frame["run"].fillna("")
+    return frame[[*first, *[c for c in frame.columns if c not in first]]]
+
+
+def trainings_of(entry: Entry) -> list[Any]:
+    """The results of all trainings of a model."""
+    return list(entry) if isinstance(entry, Runs) else [entry]
+
+
+def each(results: Mapping[str, Entry]) -> dict[str, Any]:
+    """Single results: those of several trainings as ``"<label>, <training>"``."""
+    found: dict[str, Any] = {}
+    for label, entry in results.items():
+        if isinstance(entry, Runs):
+            found |= {f"{label}, {name}": result for name, result in zip(entry.names, entry, strict=True)}
+        else:
+            found[label] = entry
+    return found
+
+
+def one_training(results: Mapping[str, Entry], run: str | None = None) -> dict[str, Any]:
+    """A single result for each label, which names its training where there are several: the first unless told.
+
+    Raises:
+        UserError: no label has a training of that name.
+    """
+    names = dict.fromkeys(n for entry in results.values() if isinstance(entry, Runs) for n in entry.names)
+    if run is not None and run not in names:
+        raise UserError(f"run={run!r}: " + (f"choose one of {', '.join(names)}" if names else "there is one of each"))
+    found: dict[str, Any] = {}
+    for label, entry in results.items():
+        if isinstance(entry, Runs):
+            name = run if run in entry.names else entry.names[0]
+            found[f"{label}, {name}"] = entry[str(name)]
+        else:
+            found[label] = entry
+    return found
+
+
+def first_of(results: Mapping[str, Entry]) -> Any:
+    """Any result: what all of them have in common can be read from it."""
+    return trainings_of(next(iter(results.values())))[0]
+
+
+def means(results: Mapping[str, Entry], of: Callable[[Any], Any]) -> dict[str, np.ndarray]:
+    """``of(result)`` of every model, of several trainings the mean over those that have a value."""
+    return {label: _mean(np.stack([np.asarray(of(r)) for r in trainings_of(v)])) for label, v in results.items()}
+
+
+def spreads(results: Mapping[str, Entry], of: Callable[[Any], Any]) -> dict[str, np.ndarray]:
+    """``of(result)`` of every training, stacked, of the models that have several."""
+    return {label: entry.over(of) for label, entry in results.items() if isinstance(entry, Runs) and len(entry) > 1}
+
+
+def stacked(results: Mapping[str, Entry], of: Callable[[Any], Any]) -> dict[str, np.ndarray]:
+    """``of(result)`` of every model, of several trainings stacked."""
+    return {label: np.asarray(of(first_of({label: v}))) for label, v in results.items()} | spreads(results, of)
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Over the first axis, of what is a number, NaN where nothing is; a single value stays what it is."""
+    if len(values) == 1:
+        return values[0]
+    known = ~np.isnan(values)
+    count = known.sum(axis=0)
+    total = np.where(known, values, 0.0).sum(axis=0)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)

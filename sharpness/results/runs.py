@@ -1,0 +1,174 @@
+"""Results of several trainings of one model: the spread over seeds, beside the errors that every result has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from sharpness.errors import UserError
+from sharpness.files import write_atomically
+from sharpness.results.base import Result, result_of
+from sharpness.results.tables import as_html, over_trainings, with_errors
+
+R = TypeVar("R", bound=Result)
+#: The dimension of trainings in a data set.
+RUN = "training"
+
+
+class Runs(Sequence[R]):
+    """Results of one probe of several trainings, which differ in their seed, in the order of the seeds.
+
+    Items are the single results, by number or by name. Everything that a :class:`Comparison` takes for one model it
+    also takes for several trainings of it.
+
+    Args:
+        results: of one kind, one for each training.
+        names: of the trainings, such as ``"seed 0"``; what the results say they are unless given.
+
+    Raises:
+        UserError: no result, results of several kinds, or one name twice.
+    """
+
+    def __init__(self, results: Sequence[R], names: Sequence[str] | None = None) -> None:
+        self.results = tuple(results)
+        if not self.results:
+            raise UserError("no result: give those of one training at least")
+        if len(kinds := sorted({type(r).__name__ for r in self.results})) > 1:
+            raise UserError(f"{' and '.join(kinds)} cannot be trainings of one model: give results of one kind")
+        told = [r.provenance.get("run") for r in self.results]
+        numbered = None in told or len(set(told)) < len(told)
+        self.names = tuple(names or ([f"run {i + 1}" for i in range(len(told))] if numbered else map(str, told)))
+        if len(set(self.names)) < len(self.names) or len(self.names) != len(self.results):
+            raise UserError(f"names {', '.join(self.names)}: give each of {len(self.results)} results one of its own")
+
+    @overload
+    def __getitem__(self, key: int | str) -> R: ...
+    @overload
+    def __getitem__(self, key: slice) -> Runs[R]: ...
+    def __getitem__(self, key: int | str | slice) -> R | Runs[R]:
+        if isinstance(key, slice):
+            return Runs(self.results[key], self.names[key])
+        if isinstance(key, str):
+            if key not in self.names:
+                raise UserError(f"no training {key!r}: choose one of {', '.join(self.names)}")
+            return self.results[self.names.index(key)]
+        return self.results[key]
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __iter__(self) -> Iterator[R]:
+        return iter(self.results)
+
+    @property
+    def label(self) -> str:
+        return self.results[0].label
+
+    def over(self, of: Callable[[R], Any]) -> np.ndarray:
+        """``of(result)`` of every training, stacked along a first axis."""
+        return np.stack([np.asarray(of(r)) for r in self.results])
+
+    @property
+    def mean(self) -> xr.Dataset:
+        """The mean over trainings of every array of the results, by the name it has there."""
+        return self._numbers().mean(RUN)
+
+    @property
+    def spread(self) -> xr.Dataset:
+        """The standard deviation over trainings (n - 1 in the denominator), NaN of a single one."""
+        numbers = self._numbers()
+        return numbers.std(RUN, ddof=1) if len(self) > 1 else numbers.mean(RUN) * np.nan
+
+    def _numbers(self) -> xr.Dataset:
+        data = self.to_dataset().drop_vars("vectors", errors="ignore")  # a mean of eigenvectors means nothing
+        return data.drop_vars([name for name, array in data.data_vars.items() if array.dtype.kind != "f"])
+
+    def to_frame(self) -> pd.DataFrame:
+        """The tables of all trainings, with the name of the training in the first column, ``run``."""
+        frames = [r.to_frame() for r in self.results]
+        for frame, name in zip(frames, self.names, strict=True):
+            frame.insert(0, "run", name)
+        return pd.concat(frames, ignore_index=True)
+
+    def summary(self) -> pd.DataFrame:
+        """One row for every row of a result's table: means over trainings, their spread in columns ``<name>_sd``.
+
+        A column ``<name>_se`` is the mean of the single results' standard errors, over images or draws; flags are True
+        where they are in all trainings; counts that differ are added up. Values that a training has not are left out.
+        """
+        return over_trainings([r.to_frame() for r in self.results])
+
+    def to_table(self) -> pd.DataFrame:
+        """The same to be read: ``mean ± standard deviation over trainings [interval of one, on average]``."""
+        return with_errors(self.summary())
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines below that table, see :attr:`Result.notes`."""
+        return self.results[0].notes_on(self.summary())
+
+    def plot(self, ax: Any = None, **options: Any) -> Any:
+        """Means and spread over trainings; what has room for one training alone shows the first and names it."""
+        return type(self.results[0]).compare({self.label: self}, ax=ax, **options)
+
+    def to_dataset(self) -> xr.Dataset:
+        """All results in one data set; ``training`` is the first dimension of every array."""
+        parts = [r.to_dataset() for r in self.results]
+        if len({tuple(sorted((str(n), p[n].shape) for n in p.variables)) for p in parts}) > 1:
+            raise UserError(f"{self.label}: its trainings have arrays of other names or sizes: take one at a time")
+        data = xr.concat(parts, RUN, data_vars="all", coords="minimal", compat="override", join="override")
+        described = {f"fields_{i}": part.attrs["fields"] for i, part in enumerate(parts)}
+        kind = parts[0].attrs["sharpness_result"]
+        data.attrs = {"sharpness_result": kind, "trainings": json.dumps(self.names), **described}
+        return data
+
+    @classmethod
+    def of_dataset(cls, data: xr.Dataset, path: str | Path) -> Runs[Any]:
+        """What :meth:`to_dataset` gave."""
+        names = json.loads(data.attrs["trainings"])
+        parts = [data.isel({RUN: i}).assign_attrs(fields=data.attrs[f"fields_{i}"]) for i in range(len(names))]
+        return cls([result_of(part, path) for part in parts], names)
+
+    def save(self, path: str | Path) -> Path:
+        """Write one NetCDF file; read it back with :func:`load_result`."""
+        path, data = Path(path), self.to_dataset()
+        write_atomically(path, lambda partial: data.to_netcdf(partial, engine="scipy"))
+        return path
+
+    def __repr__(self) -> str:
+        return f"Runs({self.label}: {', '.join(self.names)} of {type(self.results[0]).__name__})"
+
+    def _repr_html_(self) -> str:
+        return f"<p><b>{type(self.results[0]).__name__}</b> {self.label}: {', '.join(self.names)}</p>" + as_html(
+            self.to_table(), self.results[0].ROWS, self.notes
+        )
+
+
+#: What a label of a comparison stands for.
+Entry = Result | Runs[Any]
+
+
+def load_result(path: str | Path) -> Any:
+    """Read what :meth:`Result.save` or :meth:`Runs.save` wrote.
+
+    Raises:
+        UserError: no such file, or one that is not a result.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no result at {path}")
+    try:
+        with xr.open_dataset(path, engine="scipy") as opened:
+            data = opened.load()
+        several = "trainings" in data.attrs
+        return Runs.of_dataset(data, path) if several else result_of(data, path)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path} is not a saved result of sharpness ({type(error).__name__})") from None

@@ -1,0 +1,1 @@
+"""What reads files of unknown origin: each says what it expects, bounds what it takes, and runs nothing."""
