@@ -107,7 +107,7 @@ def effective_samples(weights: np.ndarray) -> float:
 def mean_interval_of(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
     r"""The interval of a plain mean of G independent estimates from theirs, which need not be symmetric.
 
-    Each side adds in squares, which is exact where the estimates are normal ("MOVER", Zou & Donner, Stat. Med. 27, 2008):
+    Each side adds in squares, which is exact for normal estimates ("MOVER", Zou & Donner, Stat. Med. 27, 2008):
 
     .. math:: \bar m - \tfrac1G \sqrt{\textstyle\sum_g (m_g - l_g)^2}, \quad
               \bar m + \tfrac1G \sqrt{\textstyle\sum_g (u_g - m_g)^2}.

@@ -104,10 +104,10 @@ def plot_class_values(
             set_symlog(ax, "y", linthresh)
         ax.set(ylabel=ylabel, title=title or "")
         if legend:
-            if any(np.any(f) for f in flags.values()):
-                keys.append(not_converged())
             if intervals is not None and any(np.isfinite(ends).all(axis=0).any() for ends in intervals.values()):
                 keys.append(bars_key(over, "bands" if many else "bars"))
+            if any(np.any(f) for f in flags.values()):
+                keys.append(not_converged())
             keys = [*trainings_key((trainings or {}).values(), dots=not many), *keys]
             legend_above(ax, title, list({str(key.get_label()): key for key in keys}.values()))
     return ax

@@ -80,9 +80,9 @@ def plot_spectrum_ends(
                     draw_trainings(ax, at, trainings[end][label], color(i), size, many)
                 if intervals is not None:
                     draw_intervals(ax, at, intervals[end][label], color(i), many, linewidth=0.6 * size, alpha=0.4)
-                if doubtful is not None and not many:
-                    if draw_doubtful(ax, at, values, doubtful[end][label], size):
-                        extra.append(doubtful_key())
+                could_be_zero = None if doubtful is None or many else doubtful[end][label]
+                if could_be_zero is not None and draw_doubtful(ax, at, values, could_be_zero, size):
+                    extra.append(doubtful_key())
                 if flags is not None and np.any(flags[end][label]):
                     opened = np.asarray(flags[end][label], dtype=bool)
                     ax.plot(at[opened], values[opened], marker(i), color=color(i), markersize=size, **OPEN)

@@ -108,8 +108,8 @@ def worst_case(
         upper=bounds[1, :, :-1],
         overall_lower=bounds[0, :, -1],
         overall_upper=bounds[1, :, -1],
-        group_lower=of_groups[0],
-        group_upper=of_groups[1],
+        group_lower=of_groups[0] if objective.groups else None,
+        group_upper=of_groups[1] if objective.groups else None,
         over=("images",) * len(NAMES),
         **fields,
     )

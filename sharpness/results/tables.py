@@ -25,7 +25,7 @@ def with_errors(frame: pd.DataFrame) -> pd.DataFrame:
     >>> print(with_errors(pd.DataFrame(losses)).to_string(index=False))
                  loss
     0.5 [0.15, 1.6] °
-    >>> print(with_errors(pd.DataFrame({"loss": [0.5, 2.0], "loss_se": [0.0123, np.nan]})).to_string(index=False))
+    >>> print(with_errors(pd.DataFrame({"loss": [0.5, 2.0], "loss_se": [0.0123, None]})).to_string(index=False))
            loss
     0.5 ± 0.012
               2
