@@ -9,10 +9,12 @@ from typing import Any
 
 from sharpness.data.augment import augment, mixup
 from sharpness.data.cifar import load_cifar_lt
+from sharpness.data.class_orders import CLASS_ORDERS, class_order
 from sharpness.data.dataset import ImageSet, LongTailData
 from sharpness.data.digits import load_digits_lt
 from sharpness.data.foreign import ForeignData, read_images
 from sharpness.data.groups import GROUP_CONVENTIONS, class_groups
+from sharpness.data.identity import Content, SampleIdentity
 from sharpness.data.longtail import LongTail, select_indices
 from sharpness.data.profiles import PROFILES, class_counts
 from sharpness.data.samplers import SAMPLERS, epoch_indices
@@ -30,21 +32,25 @@ from sharpness.data.tensors import as_tensors, is_data
 from sharpness.errors import UserError, choose
 
 __all__ = [
+    "CLASS_ORDERS",
     "DATASETS",
     "GROUP_CONVENTIONS",
     "ONE_CLASS",
     "PROFILES",
     "SAMPLERS",
     "Classes",
+    "Content",
     "ForeignData",
     "ImageSet",
     "LongTail",
     "LongTailData",
+    "SampleIdentity",
     "are_labels",
     "as_tensors",
     "augment",
     "class_counts",
     "class_groups",
+    "class_order",
     "classes_of",
     "cross_entropy_targets",
     "epoch_indices",

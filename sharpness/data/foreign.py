@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +20,9 @@ from sharpness.data.arrays import (
     read_class_counts,
     read_npz,
 )
+from sharpness.data.class_orders import check_class_order, class_order
 from sharpness.data.dataset import ImageSet
+from sharpness.data.identity import PIXELS, VALUES, Content, pixel_digests, undone, value_digests
 from sharpness.data.image_files import ImageFiles, class_folders, listed, read_files, to_tensor
 from sharpness.data.tensors import as_tensors
 from sharpness.errors import UserError, choose
@@ -40,6 +43,7 @@ class ForeignData:
         class_counts: ``(C,)`` training images per class, which need not be the counts of these samples.
         class_totals: ``(C,)`` samples per class before ``limit_per_class`` took its part.
         estimated: whether mean and std come from these samples, and not from who trained on them.
+        digests: ``(n,)`` uint64, of the pixels of image files before they were resized and cropped; None of others.
     """
 
     inputs: Tensor
@@ -50,6 +54,7 @@ class ForeignData:
     class_counts: tuple[int, ...]
     class_totals: tuple[int, ...]
     estimated: bool = False
+    digests: np.ndarray | None = None
 
     @property
     def num_classes(self) -> int:
@@ -78,23 +83,41 @@ class ForeignData:
         return ImageSet(self.inputs, self.labels, self.mean, self.std)
 
     @property
+    def content(self) -> Content:
+        """What tells the samples apart: pixels as the files have them, or numbers before they are normalised."""
+        pixels, known = self.inputs, self.digests
+        if known is not None:
+            return Content(PIXELS, lambda: known, self.mean, self.std)
+        if pixels.dtype != torch.uint8:
+            try:
+                pixels = undone(pixels, (0.0,), (1.0,))
+            except UserError:
+                return Content(VALUES, lambda: value_digests(self.inputs), self.mean, self.std)
+        return Content(PIXELS, lambda: pixel_digests(pixels), self.mean, self.std)
+
+    @property
     def weights(self) -> Tensor:
         """How many samples each stands for, ``(n,)``: 1 unless classes were limited."""
         here = torch.bincount(self.labels, minlength=self.num_classes)
         return (torch.tensor(self.class_totals) / here)[self.labels]
 
-    def by_count(self) -> ForeignData:
-        """The same with classes numbered from most to fewest training images, those of equal number as before.
+    def in_class_order(self, kind: Any = "introsort") -> ForeignData:
+        """The same with its classes numbered as :func:`~sharpness.data.class_order` orders them.
+
+        Args:
+            kind: as that function takes it.
 
         Raises:
-            UserError: all classes have equally many, so that their order is not known.
+            UserError: all classes have equally many images, so that an order by their number is not known.
         """
-        if len(set(self.class_counts)) == 1 < self.num_classes:
+        kind = check_class_order(kind)
+        by_count = isinstance(kind, str) and kind != "label"
+        if by_count and len(set(self.class_counts)) == 1 < self.num_classes:
             raise UserError(
                 f"every class has {self.class_counts[0]} images, and the model numbers classes by their training "
-                "images: give class_counts"
+                "images: give class_counts (--class-counts), or class_order='label' (--class-order label)"
             )
-        order = sorted(range(self.num_classes), key=lambda c: -self.class_counts[c])
+        order = class_order(self.class_counts, kind)
         new = torch.empty(self.num_classes, dtype=torch.int64)
         new[torch.tensor(order)] = torch.arange(self.num_classes)
         return replace(
@@ -117,7 +140,9 @@ class ForeignData:
         for i, label in enumerate(self.labels.tolist()):
             rank[i] = seen[label]
             seen[label] += 1
-        return replace(self, inputs=self.inputs[rank < n], labels=self.labels[rank < n])
+        kept = rank < n
+        digests = None if self.digests is None else self.digests[kept.numpy()]
+        return replace(self, inputs=self.inputs[kept], labels=self.labels[kept], digests=digests)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -173,6 +198,7 @@ def read_images(
     _check(mean, std, size, resize, channels, layout, limit_per_class)
     counts, named = (None, None) if class_counts is None else read_class_counts(class_counts)
     files: ImageFiles | None = None
+    digests: np.ndarray | None = None
     inputs = torch.empty(0)
     if not isinstance(source, str | Path):
         inputs, labels = _of_dataset(source)
@@ -194,13 +220,13 @@ def read_images(
     totals = tuple(torch.bincount(labels, minlength=len(names)).tolist())
     if files is not None:
         files = files.limit_per_class(limit_per_class) if limit_per_class is not None else files
-        inputs = read_files(files, size=size, resize=resize, channels=channels)
+        inputs, digests = read_files(files, size=size, resize=resize, channels=channels)
         labels = torch.tensor(files.labels)
     elif inputs.dtype == torch.uint16 and inputs.ndim in (3, 4):
         inputs = channels_first(eight_bit(inputs), layout)
     elif inputs.dtype == torch.uint8 or layout != "auto":
         inputs = channels_first(inputs, layout)
-    data = ForeignData(inputs.contiguous(), labels, None, None, names, counts, totals)
+    data = ForeignData(inputs.contiguous(), labels, None, None, names, counts, totals, digests=digests)
     if files is None and limit_per_class is not None:
         data = data.limit_per_class(limit_per_class)
     return _normalized(data, mean, std)
@@ -254,11 +280,10 @@ class _Plain:
 
 
 def _of_dataset(source: Any) -> tuple[Tensor, Tensor]:
+    """Inputs and labels, which some keep as (n, 1)."""
     map_style = hasattr(source, "__getitem__") and hasattr(source, "__len__") and len(source)
-    try:
-        return as_tensors(_Plain(source) if map_style else source)
-    except RuntimeError as error:
-        raise UserError(f"the samples do not stack ({str(error).splitlines()[0][:120]}): make them alike") from None
+    x, y = as_tensors(_Plain(source) if map_style else source)
+    return x, y.reshape(-1) if y.shape == (len(y), 1) else y
 
 
 def _normalized(data: ForeignData, mean: Sequence[float] | None, std: Sequence[float] | None) -> ForeignData:

@@ -14,6 +14,7 @@ from sharpness.errors import UserError, choose
 from sharpness.plots import plot_class_values, stacked_axes
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means, spreads
+from sharpness.results.same import require_same
 from sharpness.results.words import marks_in, near_zero
 
 #: How pictures spell measures.
@@ -93,7 +94,8 @@ class MeasureResult(Result):
         """
         rows = [self._row("all", "", None)]
         rows += [self._row(g, g, g) for g, classes in self.groups.items() if classes]
-        rows += [self._row(name, self.group_of(c), c) for c, name in enumerate(self.class_names)]
+        if self.has_classes:
+            rows += [self._row(name, self.group_of(c), c) for c, name in enumerate(self.class_names)]
         return pd.DataFrame(rows)
 
     def _row(self, name: str, group: str, subset: str | int | None) -> dict[str, Any]:
@@ -158,6 +160,7 @@ class MeasureResult(Result):
             measure: ``"lambda_max"``, else ``"worst_rise"``, else the first there is, unless given; ``"all"`` draws a
                 panel for each in a figure of their own, and returns the list of Axes.
         """
+        require_same(each(results), shared=())
         first = first_of(results)
         if measure == "all":
             if ax is not None:

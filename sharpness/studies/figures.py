@@ -73,8 +73,7 @@ def make_figures(
     objectives = {
         label: checkpoint_objective(c, split, loss, data_root, limit_per_class) for label, c in checkpoints.items()
     }
-    if loss == "ce":
-        require_comparable(objectives)
+    require_comparable(objectives, own_losses=loss == "training")
     store = out / "results"
     perturbations = measured(
         random_perturbation, objectives, store, "perturbation", radii=tuple(radii), draws=draws, seed=seed
