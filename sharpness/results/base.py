@@ -68,8 +68,17 @@ class Result:
         raise NotImplementedError
 
     def to_table(self) -> pd.DataFrame:
-        """The same to be read: every value with its standard error, ``value ± se``, in one column."""
+        """The same to be read: every value in one column with its interval, ``value [lower, upper]``."""
         return with_errors(self.to_frame())
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines below the table: what its marks mean, and what to be careful about."""
+        return self.notes_on(self.to_frame())
+
+    def notes_on(self, frame: pd.DataFrame) -> list[str]:
+        """The same of a table that looks like this result's, such as the means over several trainings."""
+        return []
 
     def plot(self, ax: Any = None, **options: Any) -> Any:
         """Draw on ``ax`` (a new one unless given) and return it."""
@@ -185,4 +194,4 @@ class Result:
 
     def _repr_html_(self) -> str:
         told = f"<p><b>{type(self).__name__}</b> {escape(f'{self.label}: {self._summary()}')}</p>"
-        return told + as_html(self.to_table(), self.ROWS)
+        return told + as_html(self.to_table(), self.ROWS, self.notes)
