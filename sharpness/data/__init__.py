@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any
 
 from sharpness.data.augment import augment, mixup
-from sharpness.data.cifar import load_cifar_lt
+from sharpness.data.cifar import load_cifar, load_cifar_lt
 from sharpness.data.class_orders import CLASS_ORDERS, class_order
 from sharpness.data.dataset import ImageSet, LongTailData
 from sharpness.data.digits import load_digits_lt
 from sharpness.data.foreign import ForeignData, read_images
-from sharpness.data.groups import GROUP_CONVENTIONS, class_groups
+from sharpness.data.groups import CONVENTION, GROUP_CONVENTIONS, class_groups, named_groups, training_counts
 from sharpness.data.identity import Content, SampleIdentity
 from sharpness.data.longtail import LongTail, select_indices
 from sharpness.data.profiles import PROFILES, class_counts
@@ -21,18 +21,20 @@ from sharpness.data.samplers import SAMPLERS, epoch_indices
 from sharpness.data.targets import (
     ONE_CLASS,
     Classes,
+    answers_of,
     are_labels,
     classes_of,
     cross_entropy_targets,
+    number_of,
     plain_targets,
     told_of,
-    within,
 )
 from sharpness.data.tensors import as_tensors, is_data
 from sharpness.errors import UserError, choose
 
 __all__ = [
     "CLASS_ORDERS",
+    "CONVENTION",
     "DATASETS",
     "GROUP_CONVENTIONS",
     "ONE_CLASS",
@@ -45,6 +47,7 @@ __all__ = [
     "LongTail",
     "LongTailData",
     "SampleIdentity",
+    "answers_of",
     "are_labels",
     "as_tensors",
     "augment",
@@ -55,21 +58,26 @@ __all__ = [
     "cross_entropy_targets",
     "epoch_indices",
     "is_data",
+    "load_cifar",
     "load_cifar_lt",
     "load_data",
     "load_digits_lt",
     "mixup",
+    "named_groups",
+    "number_of",
     "plain_targets",
     "read_images",
     "select_indices",
     "told_of",
-    "within",
+    "training_counts",
 ]
 
 DATASETS: dict[str, Callable[..., LongTailData]] = {
     "digits-lt": load_digits_lt,
     "cifar10-lt": partial(load_cifar_lt, "cifar10"),
     "cifar100-lt": partial(load_cifar_lt, "cifar100"),
+    "cifar10": partial(load_cifar, "cifar10"),
+    "cifar100": partial(load_cifar, "cifar100"),
 }
 
 _FILE_OPTIONS = ("data_root", "download")
@@ -79,7 +87,7 @@ def load_data(name: str, **options: Any) -> LongTailData:
     """Load a data set by name.
 
     Args:
-        name: ``digits-lt`` (embedded), ``cifar10-lt`` or ``cifar100-lt``.
+        name: ``digits-lt`` (embedded), ``cifar10-lt`` or ``cifar100-lt``, and the whole ``cifar10`` or ``cifar100``.
         options: for all, ``profile``, ``imbalance``, ``subset`` and ``groups``; for CIFAR also ``data_root``
             and ``download``. An option that is None has its data set's default.
 
