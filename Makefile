@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-faults lint bench notebooks clean
+.PHONY: demo test test-slow test-faults matrix lint bench notebooks clean
 
 demo: .venv/installed
 	$(BIN)/sharpness demo
@@ -16,6 +16,9 @@ test-slow: .venv/installed
 # A thousand hostile files, where `make test` tries a few hundred.
 test-faults: .venv/installed
 	HOSTILE_FILES=1000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/hostile
+
+matrix: .venv/installed
+	tests/matrix.sh
 
 lint: .venv/installed
 	$(BIN)/ruff check .
