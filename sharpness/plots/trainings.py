@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,7 @@ def draw_spread_band(ax: Axes, x: np.ndarray, trainings: np.ndarray, color: str)
     return ax.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0, gid="spread")
 
 
-def trainings_key(trainings: Iterable[np.ndarray], dots: bool = True) -> list[Line2D]:
+def trainings_key(trainings: Iterable[Sized], dots: bool = True) -> list[Line2D]:
     """Entries of a legend that say what bars, bands and dots of several trainings are."""
     numbers = sorted({len(values) for values in trainings if len(values) > 1})
     if not numbers:
