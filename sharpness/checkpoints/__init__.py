@@ -3,12 +3,10 @@
 from sharpness.checkpoints.checkpoint import Checkpoint
 from sharpness.checkpoints.container import save_checkpoint
 from sharpness.checkpoints.families import FAMILIES
-from sharpness.checkpoints.families.datasets import BY_COUNT
 from sharpness.checkpoints.load import find_checkpoints, load_checkpoint
 from sharpness.checkpoints.safety import read_safely
 
 __all__ = [
-    "BY_COUNT",
     "FAMILIES",
     "Checkpoint",
     "find_checkpoints",

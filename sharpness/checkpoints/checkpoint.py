@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from sharpness.checkpoints.heads import HeadReading, reread
 from sharpness.data import LongTail, LongTailData, load_data
 from sharpness.errors import UserError
+from sharpness.models import Classifier
 
 #: File names that say nothing about the model; its folder does.
 _USUAL_NAMES = ("ckpt", "model_best", "current", "last", "best", "final_model_checkpoint", "latest_model_checkpoint")
@@ -26,6 +28,7 @@ class Checkpoint:
             ``training`` (epochs, seed, ...) and ``accuracy``. Those of foreign files hold ``family``, ``model``,
             ``head_layout``, ``stage``, ``prefix``, ``epoch``, ``accuracy``, ``class_order``, ``dataset``,
             ``normalization``, ``subset``, ``unused_parameters`` and ``notes``; what is not known is None.
+            ``head_readings`` are the kinds that the head may have, the one taken first, where the file leaves it open.
         path: where it was read from.
         sha256: of the file.
     """
@@ -60,6 +63,19 @@ class Checkpoint:
             folder = path.resolve().parent
             given = folder.parent.name if folder.name in ("ckps", "checkpoint") else folder.name
         return str(given or path.stem)
+
+    def readings(self) -> dict[str, Checkpoint]:
+        """The same checkpoint with its head read as the file allows it, by reading; empty where it is settled."""
+        found = [HeadReading(**reading) for reading in self.manifest.get("head_readings", ())]
+        if not found or not isinstance(self.model, Classifier):
+            return {}
+        square = len({reading.layout for reading in found}) > 1
+        made = {}
+        for reading in found:
+            name = (str(reading) if square else reading.kind) + (f", scale {reading.scale:g}" * (reading.scale != 1))
+            head = reread(self.model.head, found[0], reading, self.path)
+            made[name] = replace(self, model=Classifier(self.model.backbone, head, self.model.spec).eval())
+        return made
 
     def load_data(self, data_root: str | None = None, download: bool = False) -> LongTailData:
         """The data it was trained on, rebuilt by the recorded recipe, and the matching test set.

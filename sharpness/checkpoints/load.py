@@ -15,7 +15,9 @@ from sharpness.checkpoints.checkpoint import Checkpoint
 from sharpness.checkpoints.container import is_own, read_own
 from sharpness.checkpoints.families import FAMILIES, Options, Reading
 from sharpness.checkpoints.families.reading import WEIGHTS
+from sharpness.checkpoints.heads import parse_head
 from sharpness.checkpoints.safety import read_safely
+from sharpness.data.class_orders import check_class_order
 from sharpness.errors import UserError, choose, shown
 from sharpness.models.factory import model_from
 
@@ -42,11 +44,13 @@ def load_checkpoint(
     path: str | Path,
     *,
     family: str | None = None,
+    head: str | None = None,
     scale: float | None = None,
     stage2: str | Path | None = None,
     num_classes: int | None = None,
     weights: str = "model",
     model: nn.Module | Callable[[], nn.Module] | str | None = None,
+    class_order: Any = None,
 ) -> Checkpoint:
     """Read anybody's checkpoint: nothing in the file is executed (``weights_only=True``).
 
@@ -56,12 +60,17 @@ def load_checkpoint(
     Args:
         path: a file, or a folder with one of the usual names in it.
         family: a name in :data:`FAMILIES`, where the content would suggest another.
-        scale: s of a normalised head, which is in no file: 30 unless given (20 in GCL's second stage).
+        head: ``"linear"``, ``"cosine"``, ``"unit-features"`` or ``"unit-weights"``, also with ``" [C, d]"`` or
+            ``" [d, C]"`` behind it, where the file leaves it open or its family does it otherwise.
+        scale: s of a normalised head, which is in no file: 30 unless given (20 in GCL's second stage); with
+            ``head="linear"``, the inverse of a temperature.
         stage2: the second file of a model that was saved in two, such as GCL's classifier or PoF's ``clf_E.pth``.
         num_classes: C, to be checked.
         weights: ``"model"``, or ``"ema"`` or ``"swa"`` where the file holds them too.
         model: what takes the weights, where the architecture is not known here: a network, of which a copy is filled;
             a class or function that makes one; or ``"package.module:factory"``.
+        class_order: how the model numbers classes, as :func:`sharpness.data.class_order` takes it, where its family
+            does it otherwise; images of one's own (:func:`sharpness.data.read_images`) are renumbered so.
 
     Raises:
         UserError: the file is missing, broken, of no known kind or from a newer version, or its entries do not fit;
@@ -74,7 +83,8 @@ def load_checkpoint(
     content = read_safely(path)
     sha256 = _sha256(path)
     if is_own(content):
-        given = {"family": family, "scale": scale, "stage2": stage2, "model": model}
+        given = {"family": family, "head": head, "scale": scale, "stage2": stage2, "model": model}
+        given["class_order"] = class_order
         extra = [name for name, value in given.items() if value is not None]
         if extra or weights != "model":
             raise UserError(f"{path} is our own and complete: leave out {', '.join(extra or ['weights'])}")
@@ -93,12 +103,15 @@ def load_checkpoint(
         raise UserError(
             f"stage2= (--stage2) is for models saved in two files, and {path} holds a whole one: leave it out"
         )
+    if head is not None:
+        parse_head(head)
+    order = {} if class_order is None else {"class_order": check_class_order(class_order)}
     network = None if model is None else _own_copy(model)
-    options = Options(scale, None, None, num_classes, weights, network, named=family is not None)
+    options = Options(scale, None, None, num_classes, weights, network, family is not None, head)
     if second is not None:
         options = replace(options, stage2=read_safely(second), stage2_path=str(second))
     reading = _read(reader, content, path, options)
-    manifest = reading.manifest if second is None else {**reading.manifest, "stage2_sha256": _sha256(second)}
+    manifest = reading.manifest | order | ({} if second is None else {"stage2_sha256": _sha256(second)})
     return Checkpoint(reading.model, manifest, str(path), sha256)
 
 

@@ -1,4 +1,4 @@
-"""From a state dict to the network it belongs to: depth, width and head are read off names and shapes."""
+"""From a state dict to the network it belongs to: depth and width are read off names and shapes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sharpness.checkpoints.pickles import shown
-from sharpness.errors import UserError
-from sharpness.models import PLANS, CifarResNet, CosineHead, LearnableWeightScaling, LinearHead, ResNet, WideResNet
+from sharpness.errors import UserError, shown
+from sharpness.models import PLANS, CifarResNet, ResNet, WideResNet
 from sharpness.models.factory import load_weights
 
 State = dict[str, Tensor]
 
 _BODY = re.compile(r"(conv1|bn1|layer\d+)\.")
 _BLOCK = re.compile(r"layer(\d{1,4})\.(\d{1,4})\.")
-_HEADS = ("", "fc.", "fc_.", "linear.", "classifier.", "classifier.fc.", "head.")
-_FACTORS = ("learned_norm", "scales", "factor")
 
 
 def read_backbone(state: Mapping[str, Tensor], path: str, shortcut: str = "both") -> tuple[str, nn.Module, State]:
@@ -44,49 +41,6 @@ def read_backbone(state: Mapping[str, Tensor], path: str, shortcut: str = "both"
         )
     name, build = _plan(body, blocks, shortcut)
     return name, filled(build, body, path), rest
-
-
-def read_head(
-    state: Mapping[str, Tensor], num_features: int, scale: float | None, default_scale: float, path: str
-) -> tuple[nn.Module, str, State]:
-    """The classifier among the entries of a state, its layout, and the entries that are not its own.
-
-    With a bias it is linear, ``[C, d]``; without, and stored as ``[d, C]``, it is normalised. C = d is normalised.
-
-    Args:
-        scale: of a normalised head, as the caller knows it.
-        default_scale: otherwise.
-
-    Raises:
-        UserError: no classifier, several, or one for other features; a scale for a linear one.
-    """
-    found = [p for p in _HEADS if f"{p}weight" in state and state[f"{p}weight"].ndim == 2]
-    if len(found) != 1:
-        what = "no classifier" if not found else f"{len(found)} classifiers"
-        raise UserError(f"{path} holds {what} that is known here (names beside the backbone: {some(state)})")
-    own = {part: f"{found[0]}{part}" for part in ("weight", "bias") if f"{found[0]}{part}" in state}
-    shape = tuple(state[own["weight"]].shape)
-    build: Callable[[], nn.Module]
-    if "bias" not in own and shape[0] == num_features:
-        classes, layout, used = shape[1], "[d, C]", default_scale if scale is None else scale
-        build = partial(CosineHead, num_features, classes, used)
-    elif shape[1] == num_features:
-        if scale is not None:
-            raise UserError(f"scale={scale} was given, but the head in {path} is linear: only normalised ones have one")
-        classes, layout = shape[0], "[C, d]"
-        build = partial(LinearHead, num_features, classes, "bias" in own)
-    else:
-        raise UserError(f"the classifier in {path} has shape {shape} and the features are {num_features}")
-    head = filled(build, {part: state[name] for part, name in own.items()}, path)
-    used_names = set(own.values())
-    factor = next((n for n in state if n.split(".")[-1] in _FACTORS), None)
-    if factor is not None:
-        if state[factor].numel() != classes:
-            raise UserError(f"{shown(factor)} in {path} has {state[factor].numel()} factors for {classes} classes")
-        head = LearnableWeightScaling(head, classes).to(next(head.parameters()).dtype)
-        head.factor.data.copy_(state[factor].flatten())
-        used_names.add(factor)
-    return head, layout, {n: t for n, t in state.items() if n not in used_names}
 
 
 def require_nothing_left(rest: Iterable[str], path: str, ignored: Iterable[str] = ()) -> None:

@@ -10,7 +10,9 @@ import sharpness
 from sharpness.checkpoints import Checkpoint
 from sharpness.cli.options import OneExample
 from sharpness.cli.subjects import file_options, single, subjects
+from sharpness.data.class_orders import describe_order
 from sharpness.probes import answers
+from sharpness.probes.answers import MARGIN
 
 #: What a foreign file's manifest says beyond its network, in the order of the page.
 FOREIGN = (
@@ -54,6 +56,15 @@ def _measured(checkpoint: Checkpoint, options: dict[str, Any]) -> dict[str, str]
         f"mean of the classes {100 * found.class_mean:.2f} %"
     }
     remark = found.remark(recorded)
+    best = ("", found.class_mean)
+    for reading, other in checkpoint.readings().items():
+        read = sharpness.checkpoint_objective(other, **options)
+        seen = answers(read)
+        facts[f"as {reading}"] = f"{100 * seen.accuracy:.2f} %, loss {read.loss():.4g}"
+        best = max(best, (reading, seen.class_mean), key=lambda pair: pair[1])
+    if best[1] > found.class_mean + MARGIN:
+        kind = best[0].partition(", scale")[0]
+        remark = f"with its head read as {best[0]} {100 * best[1]:.1f} % would be right: --head '{kind}'"
     return {**facts, "suspicious": remark} if remark else facts
 
 
@@ -80,6 +91,8 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
         }
     else:
         facts |= {k.replace("_", " "): m[k] for k in FOREIGN if m.get(k) not in (None, "", [], {})}
+        if m.get("class_order"):
+            facts["class order"] = describe_order(m["class_order"])
     facts["notes"] = "\n    ".join(["", *m["notes"]]) if len(m["notes"]) > 1 else "".join(m["notes"]) or "none"
     recorded = (
         f"{k.removeprefix('accuracy').strip('_') or 'all'} {100 * v:.1f} %"

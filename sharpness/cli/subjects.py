@@ -11,14 +11,15 @@ import click
 from torch import Tensor, nn
 
 from sharpness.checkpoints import FAMILIES, Checkpoint
+from sharpness.checkpoints.heads import UNITS
 from sharpness.cli.options import Command, keywords, several
-from sharpness.data import read_images
+from sharpness.data import CLASS_ORDERS, read_images
 from sharpness.errors import UserError
 from sharpness.models.factory import model_from
 from sharpness.probes import labelled_checkpoints
 
 #: Options of a file, of the network behind it, and of images of one's own, by where they go.
-FILE = ("family", "stage2", "weights")
+FILE = ("family", "head", "stage2", "weights", "class_order")
 IMAGES = ("root", "mean", "std", "size", "resize", "layout", "class_counts")
 RECORDED = ("split", "loss", "limit_per_class", "data", "imbalance", "subset", "data_root", "download", "device")
 
@@ -69,7 +70,14 @@ def file_options(command: Command) -> Command:
             click.option("--logits", help="Index or key of the logits, if the network returns several things."),
             click.option("--family", help=f"Of the file, one of {', '.join(FAMILIES)}. [found out]"),
             click.option(
+                "--head", help=f"What a foreign head was trained as, where the file leaves it open: {', '.join(UNITS)}."
+            ),
+            click.option(
                 "--logit-scale", type=float, help="Of a foreign cosine head, which no file tells. [usual one]"
+            ),
+            click.option(
+                "--class-order",
+                help=f"How the model numbers classes: {', '.join(CLASS_ORDERS)}, or a .json list. [the family's]",
             ),
             click.option("--stage2", type=click.Path(), help="Second file of a model that was saved in two."),
             click.option("--weights", type=click.Choice(["model", "ema", "swa"]), help="Which of those in the file."),

@@ -9,6 +9,7 @@ from typing import Any
 
 from sharpness.data.augment import augment, mixup
 from sharpness.data.cifar import load_cifar_lt
+from sharpness.data.class_orders import CLASS_ORDERS, class_order
 from sharpness.data.dataset import ImageSet, LongTailData
 from sharpness.data.digits import load_digits_lt
 from sharpness.data.foreign import ForeignData, read_images
@@ -30,6 +31,7 @@ from sharpness.data.tensors import as_tensors, is_data
 from sharpness.errors import UserError, choose
 
 __all__ = [
+    "CLASS_ORDERS",
     "DATASETS",
     "GROUP_CONVENTIONS",
     "ONE_CLASS",
@@ -45,6 +47,7 @@ __all__ = [
     "augment",
     "class_counts",
     "class_groups",
+    "class_order",
     "classes_of",
     "cross_entropy_targets",
     "epoch_indices",

@@ -19,6 +19,7 @@ from sharpness.data.arrays import (
     read_class_counts,
     read_npz,
 )
+from sharpness.data.class_orders import check_class_order, class_order
 from sharpness.data.dataset import ImageSet
 from sharpness.data.image_files import ImageFiles, class_folders, listed, read_files, to_tensor
 from sharpness.data.tensors import as_tensors
@@ -83,18 +84,23 @@ class ForeignData:
         here = torch.bincount(self.labels, minlength=self.num_classes)
         return (torch.tensor(self.class_totals) / here)[self.labels]
 
-    def by_count(self) -> ForeignData:
-        """The same with classes numbered from most to fewest training images, those of equal number as before.
+    def in_class_order(self, kind: Any = "introsort") -> ForeignData:
+        """The same with its classes numbered as :func:`~sharpness.data.class_order` orders them.
+
+        Args:
+            kind: as that function takes it.
 
         Raises:
-            UserError: all classes have equally many, so that their order is not known.
+            UserError: all classes have equally many images, so that an order by their number is not known.
         """
-        if len(set(self.class_counts)) == 1 < self.num_classes:
+        kind = check_class_order(kind)
+        by_count = isinstance(kind, str) and kind != "label"
+        if by_count and len(set(self.class_counts)) == 1 < self.num_classes:
             raise UserError(
                 f"every class has {self.class_counts[0]} images, and the model numbers classes by their training "
-                "images: give class_counts"
+                "images: give class_counts (--class-counts), or class_order='label' (--class-order label)"
             )
-        order = sorted(range(self.num_classes), key=lambda c: -self.class_counts[c])
+        order = class_order(self.class_counts, kind)
         new = torch.empty(self.num_classes, dtype=torch.int64)
         new[torch.tensor(order)] = torch.arange(self.num_classes)
         return replace(
@@ -254,11 +260,10 @@ class _Plain:
 
 
 def _of_dataset(source: Any) -> tuple[Tensor, Tensor]:
+    """Inputs and labels, which some keep as (n, 1)."""
     map_style = hasattr(source, "__getitem__") and hasattr(source, "__len__") and len(source)
-    try:
-        return as_tensors(_Plain(source) if map_style else source)
-    except RuntimeError as error:
-        raise UserError(f"the samples do not stack ({str(error).splitlines()[0][:120]}): make them alike") from None
+    x, y = as_tensors(_Plain(source) if map_style else source)
+    return x, y.reshape(-1) if y.shape == (len(y), 1) else y
 
 
 def _normalized(data: ForeignData, mean: Sequence[float] | None, std: Sequence[float] | None) -> ForeignData:

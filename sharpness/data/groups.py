@@ -4,7 +4,8 @@ Papers disagree about the borders, so a convention is named and recorded:
 
 * ``oltr``: many n >= 100, medium 20 < n < 100, few n <= 20 (Liu et al., CVPR 2019; CC-SAM's code),
 * ``classifier-balancing``: many n > 100, medium 20 <= n <= 100, few n < 20 (Kang et al., ICLR 2020),
-* ``mislas``: cuts by rank among the classes sorted by descending count (Zhong et al., CVPR 2021),
+* ``mislas``: cuts by rank among the classes sorted by descending count, ties as its code leaves them (Zhong et al.,
+  CVPR 2021; :mod:`~sharpness.data.class_orders`),
 * ``focal-sam``: thresholds that depend on the data set and the imbalance (Li et al., ICML 2025),
 * ``"<high>,<low>"``: many n > high, few n < low, medium between; for example ``"100,20"``.
 """
@@ -13,7 +14,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
+from sharpness.data.class_orders import class_order
 from sharpness.errors import UserError
 
 Groups = dict[str, tuple[int, ...]]
@@ -50,7 +53,10 @@ def _mislas(counts: Sequence[int], imbalance: float | None) -> Groups:
             f"{', '.join(map(str, _MISLAS_CUTS))}): choose 'oltr' or thresholds such as '100,20'"
         )
     first, second = _MISLAS_CUTS[len(counts)]
-    order = sorted(range(len(counts)), key=lambda c: -counts[c])
+    # The cuts of the large sets lie inside ties: what they part depends on how MiSLAS's code orders those. Classes
+    # that are numbered by rank already, as that code's own are, must not be ordered anew.
+    ranked = all(n >= m for n, m in pairwise(counts))
+    order = range(len(counts)) if ranked else class_order(counts, "introsort")
     return {
         "many": tuple(sorted(order[:first])),
         "medium": tuple(sorted(order[first:second])),

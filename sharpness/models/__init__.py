@@ -6,6 +6,7 @@ from sharpness.models.heads import HEADS, CosineHead, LearnableWeightScaling, Li
 from sharpness.models.oltr import MetaEmbeddingHead, ModulatedAttention, OltrFeatures
 from sharpness.models.resnet import PLANS, ResNet, build_resnet
 from sharpness.models.resnet_cifar import BasicBlock, CifarResNet
+from sharpness.models.scaled_head import ScaledHead
 from sharpness.models.staged import Staged
 from sharpness.models.wide_resnet import WideResNet
 
@@ -25,6 +26,7 @@ __all__ = [
     "ModelSpec",
     "OltrFeatures",
     "ResNet",
+    "ScaledHead",
     "Staged",
     "WideResNet",
     "build_head",

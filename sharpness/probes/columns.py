@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +55,20 @@ class Settings:
         require_whole("max_iterations", found.max_iterations, 1)
         require_whole("seed", found.seed)
         return found
+
+    def of_answers(self, has_answers: bool, usual: bool) -> Settings:
+        """The same without accuracy, where no answer is right or wrong and it was not asked for by name.
+
+        Raises:
+            UserError: it was.
+        """
+        if has_answers or "accuracy" not in self.measures:
+            return self
+        if not usual:
+            raise UserError(
+                "no accuracy: it compares the largest of several outputs with an integer label; leave it out"
+            )
+        return replace(self, measures=tuple(m for m in self.measures if m != "accuracy"))
 
 
 @dataclass(frozen=True)

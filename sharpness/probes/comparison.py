@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sharpness.data import DATASETS, is_data
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.directions import noise_keys
@@ -25,7 +26,7 @@ def comparable(probe: Callable[..., Any]) -> Callable[..., Any]:
 
     A mapping returns a :class:`Comparison`: every model is probed with the same arguments and seed, hence in the same
     random directions. A list under a label is several trainings of one model, whose results are :class:`Runs`.
-    The probe gains two arguments, ``data`` and ``options``: see
+    The probe gains two arguments, ``data``, which may also follow the model without its name, and ``options``: see
     :func:`~sharpness.probes.subjects.as_objective`.
     """
 
@@ -33,6 +34,8 @@ def comparable(probe: Callable[..., Any]) -> Callable[..., Any]:
     def probe_all(
         objective: Any, *args: Any, data: Any = None, options: Mapping[str, Any] | None = None, **settings: Any
     ) -> Any:
+        if data is None and args and (is_data(args[0]) or (isinstance(args[0], str) and args[0] in DATASETS)):
+            data, *args = args  # type: ignore[assignment]
         if not isinstance(objective, Mapping):
             return probe(as_objective(objective, data, **(options or {})), *args, **settings)
         models = [

@@ -14,14 +14,15 @@ import numpy as np
 from torch import nn
 
 from sharpness.checkpoints import Checkpoint, find_checkpoints, load_checkpoint
+from sharpness.data import DATASETS
 from sharpness.engine import distributed
 from sharpness.errors import UserError
 from sharpness.objective import Objective
-from sharpness.probes.columns import Settings, columns_of
+from sharpness.probes.columns import MEASURES, Settings, columns_of
 from sharpness.probes.comparison import common_fields
 from sharpness.probes.cost import Cost, announce
 from sharpness.probes.subjects import as_objective, labelled_checkpoints
-from sharpness.probes.trainings import compared, trainings
+from sharpness.probes.trainings import Training, compared, trainings
 from sharpness.results import Comparison, MeasureResult, load_result
 
 DEFAULT = ("accuracy", "loss", "lambda_max", "lambda_min", "random_rise", "worst_rise")
@@ -32,8 +33,9 @@ logger = logging.getLogger("sharpness")
 
 def measure(
     subject: Objective | nn.Module | Checkpoint | str | Path | Mapping[str, Any],
-    measures: str | Sequence[str] = DEFAULT,
-    *,
+    *given: Any,
+    data: Any = None,
+    measures: str | Sequence[str] | None = None,
     train_counts: Sequence[int] | None = None,
     radius: float = 0.1,
     draws: int = 5,
@@ -50,7 +52,7 @@ def measure(
     ==============  =========================================================================  ====================
     measure                                                                                    standard error over
     ==============  =========================================================================  ====================
-    accuracy        share of right answers                                                     images
+    accuracy        share of right answers, where targets are labels                           images
     loss            L_c                                                                        images
     lambda_max      largest eigenvalue of the Hessian of L_c                                   images
     lambda_min      smallest (most negative) eigenvalue of the Hessian of L_c                  images
@@ -68,38 +70,75 @@ def measure(
     error takes into account that all classes share draws and random vectors, but not images.
 
     Args:
-        subject: an objective, a model (with ``data=``), a checkpoint (object or path), or ``{label: one of these}``, to
+        subject: an objective, a model (with data), a checkpoint (object or path), or ``{label: one of these}``, to
             compare; a list under a label is several trainings of one model. A folder of checkpoints compares all of
             them; those that differ in their seed alone are trainings of one model.
-        measures: some of the above, a list or text with commas.
-        train_counts: (C,) training images per class; those of the objective unless given.
+        given: data, measures, or both, without their names: ``measure(model, (x, y))``,
+            ``measure(objective, "accuracy,loss")``.
+        data: of models, as :class:`~sharpness.Objective` takes it, and of checkpoints, as
+            :func:`checkpoint_objective` does, such as ``"cifar10-lt"``.
+        measures: some of the above, a list or text with commas; all but the trace unless given.
+        train_counts: (C,) training images per class; those of the objective unless given. They make the groups many,
+            medium and few where no groups were given.
         resume: a folder for finished and unfinished work; the same call goes on there, model by model and class by
             class.
-        options: ``data`` and those of :class:`~sharpness.Objective` for models, or of :func:`checkpoint_objective` for
-            checkpoints.
+        options: of :class:`~sharpness.Objective` for models, or of :func:`checkpoint_objective` for checkpoints.
 
     Raises:
         UserError: an unknown measure, a setting out of range, or what the probes refuse. An eigenvalue that has not
             converged becomes NaN, with a warning.
+
+    >>> model, data = nn.Linear(2, 2), ([[1.0, 0.0], [0.0, 1.0]], [0, 1])
+    >>> measure(model, data, "accuracy, loss").names
+    ('accuracy', 'loss')
     """
-    settings = Settings.of(measures, radius, draws, rho, probes, tol, max_iterations, seed)
+    data, measures = _told_apart(given, data, measures)
+    usual = measures is None
+    chosen = DEFAULT if measures is None else measures
+    settings = Settings.of(chosen, radius, draws, rho, probes, tol, max_iterations, seed)
+    options |= {"data": data}
     folder = None if resume is None else Path(resume)
     if isinstance(subject, str | Path):
         found = find_checkpoints(subject)
         subject = labelled_checkpoints([subject]) if len(found) > 1 else found[0]
     if not isinstance(subject, Mapping):
-        return _measure_one(subject, settings, train_counts, folder, options)
+        return _measure_one(subject, settings, usual, train_counts, folder, options)
     models = trainings(subject)
     left = iter(range(len(models), 0, -1))
-    return compared(
-        models,
-        lambda one: _measure_one(one.subject, settings, train_counts, folder, options, next(left), one.label, one.run),
-    )
+
+    def table(one: Training) -> MeasureResult:
+        return _measure_one(one.subject, settings, usual, train_counts, folder, options, next(left), one.label, one.run)
+
+    return compared(models, table)
+
+
+def _told_apart(given: Sequence[Any], data: Any, measures: Any) -> tuple[Any, Any]:
+    """Data and measures, of which some were given without their names.
+
+    Raises:
+        UserError: one of them is there twice, or text is neither.
+    """
+    found = {"data": data, "measures": measures}
+    for value in given:
+        parts = value.split(",") if isinstance(value, str) else value
+        words = isinstance(parts, list | tuple) and all(isinstance(part, str) for part in parts)
+        named = words and not (isinstance(value, str) and value in DATASETS)
+        if isinstance(value, str) and named and not {part.strip() for part in parts} & set(MEASURES):
+            raise UserError(
+                f"{value!r} is no measure and no data set: choose some of {', '.join(MEASURES)}, or one of "
+                f"{', '.join(DATASETS)}"
+            )
+        what = "measures" if named else "data"
+        if found[what] is not None:
+            raise UserError(f"{what} are given twice: leave one out")
+        found[what] = value
+    return found["data"], found["measures"]
 
 
 def _measure_one(
     subject: Any,
     settings: Settings,
+    usual: bool,
     train_counts: Sequence[int] | None,
     folder: Path | None,
     options: dict[str, Any],
@@ -107,16 +146,21 @@ def _measure_one(
     label: str | None = None,
     run: str | None = None,
 ) -> MeasureResult:
-    """The table of one model, the first of so many."""
+    """The table of one model, the first of so many; of the ``usual`` measures, those that it has."""
     if isinstance(subject, str | Path):
         subject = load_checkpoint(subject)
     if label is None and isinstance(subject, Checkpoint):
         label = subject.label
     subject = as_objective(subject, **options)
-    known = subject.train_counts if train_counts is None else train_counts
-    counts = np.full(subject.num_classes, -1) if known is None else np.asarray(known)
-    if len(counts) != subject.num_classes:
-        raise UserError(f"train_counts of {len(counts)} classes: give one for each of the {subject.num_classes}")
+    if train_counts is not None:
+        if len(train_counts) != subject.num_classes:
+            raise UserError(
+                f"train_counts of {len(train_counts)} classes: give one for each of the {subject.num_classes}"
+            )
+        subject = subject.counted(train_counts)
+    known = subject.train_counts
+    counts = np.full(subject.num_classes, -1) if known is None else known
+    settings = settings.of_answers(subject.has_answers, usual)
     base = subject.check()
     fields = common_fields(subject, probe="measure", **asdict(settings) | {"measures": list(settings.measures)})
     key = {**fields["provenance"], "groups": subject.groups, "names": subject.class_names, "train": counts.tolist()}

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from sharpness.checkpoints import BY_COUNT, Checkpoint, find_checkpoints, load_checkpoint
+from sharpness.checkpoints import Checkpoint, find_checkpoints, load_checkpoint
 from sharpness.data import DATASETS, ForeignData, LongTailData, load_data
 from sharpness.engine import resolve_device
 from sharpness.errors import UserError, choose
@@ -112,7 +112,8 @@ def checkpoint_objective(
         mean: per channel, of pixels in [0, 1]: normalises named data in place of what the checkpoint's family does.
         std: likewise.
         download: fetch the files of recorded or named data if they are missing.
-        options: of :class:`~sharpness.Objective`.
+        options: of :class:`~sharpness.Objective`; given ``classes`` or ``group_by``, what is known of the data's own
+            classes does not apply.
 
     Raises:
         UserError: no data, or settings of named data for other data.
@@ -137,11 +138,11 @@ def checkpoint_objective(
         if limit_per_class is not None:
             images = images.limit_per_class(limit_per_class)
         return Objective(model, images, **options)
+    split_otherwise = options.get("classes") is not None or options.get("group_by") is not None
     if data is not None and not isinstance(data, str | LongTailData):
-        if isinstance(names := getattr(data, "class_names", None), tuple):
-            options.setdefault("class_names", names)
-        if isinstance(counts := getattr(data, "class_counts", None), tuple):
-            options.setdefault("train_counts", counts)
+        for name, attribute in {"class_names": "class_names", "train_counts": "class_counts"}.items():
+            if not split_otherwise and isinstance(known := getattr(data, attribute, None), tuple):
+                options.setdefault(name, known)
         return Objective(model, data, **options)
     data = checkpoint_data(checkpoint, data, data_root, imbalance, subset, split, mean, std, download)
     if loss == "training" and checkpoint.is_foreign:
@@ -153,16 +154,10 @@ def checkpoint_objective(
         images = images.limit_per_class(limit_per_class)
         weights = (counts / images.class_counts(data.num_classes))[images.labels]
         options["weights"] = weights * (1 if loss == "ce" else function.weights(images.labels))  # type: ignore
-    options.setdefault("train_counts", data.class_counts)
-    return Objective(
-        model,
-        images,
-        loss=function,
-        num_classes=data.num_classes,
-        groups=data.groups,
-        class_names=data.class_names,
-        **options,
-    )
+    if not split_otherwise:
+        described = {"train_counts": data.class_counts, "num_classes": data.num_classes}
+        options = {**described, "groups": data.groups, "class_names": data.class_names, **options}
+    return Objective(model, images, loss=function, **options)
 
 
 def checkpoint_data(
@@ -215,6 +210,11 @@ def checkpoint_data(
                 "data: %s, imbalance %g, images of subset %s (the file does not tell its %s, the usual is assumed: %s)",
                 tail.dataset, tail.imbalance, tail.subset, " and ".join(assumed), options,
             )  # fmt: skip
+    if manifest.get("class_order") not in (None, "label"):
+        raise UserError(
+            f"{checkpoint.path} numbers its classes otherwise than {data.longtail.dataset}: class_order "
+            "(--class-order) is for images of your own (--images), leave it out"
+        )
     classes = manifest["model"]["num_classes"]
     if classes not in (None, data.num_classes):
         raise UserError(
@@ -259,9 +259,7 @@ def own_images(checkpoint: Checkpoint, data: ForeignData) -> ForeignData:
         _tell(data, "computed from them; give those of the training, if you know them")
     if data.class_counts == data.class_totals:
         logger.info("training images of each class are taken to be the images given; class counts tell others")
-    if manifest.get("class_order") == BY_COUNT:
-        data = data.by_count()
-    return data
+    return data.in_class_order(manifest.get("class_order") or "label")
 
 
 def _tell(data: ForeignData, whence: str) -> None:

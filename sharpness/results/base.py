@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from sharpness.data import ONE_CLASS
 from sharpness.errors import UserError
 from sharpness.files import write_atomically
 from sharpness.results.tables import as_html, with_errors
@@ -71,6 +72,11 @@ class Result:
     def checks(self) -> pd.DataFrame:
         """What ``verify=True`` compared: one row per check, with what was measured and what the result implies."""
         return pd.DataFrame(self.provenance.get("checks", []))
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether answers are split at all: what is said of the only class "all" is said of all samples already."""
+        return self.class_names != ONE_CLASS
 
     @property
     def rarest_class(self) -> int:

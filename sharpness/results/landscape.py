@@ -14,7 +14,7 @@ from sharpness.errors import UserError, choose
 from sharpness.files import write_atomically
 from sharpness.results.axes import plane_unit
 from sharpness.results.base import Result
-from sharpness.results.pictures import plain_subset, several, subset_title
+from sharpness.results.pictures import has_answers, plain_subset, several, subset_title
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -97,13 +97,15 @@ class Landscape(Result):
         return f"loss {finite.min():.3g} to {finite.max():.3g}" + (f", {lost} not finite" if lost else "")
 
     def columns(self) -> dict[str, np.ndarray]:
-        """Flat columns: losses and accuracies of everything, of groups that are not empty, of classes; their errors."""
+        """Flat columns: losses of everything, of groups that are not empty, of classes; accuracies, if any; errors."""
         subsets: dict[str, str | int | None] = {"": None}
         subsets |= {f"_{g}": g for g, classes in self.groups.items() if classes}
-        subsets |= {f"_class_{c}": c for c in range(len(self.class_names))}
-        columns = {f"loss{name}": self.values(subset) for name, subset in subsets.items()}
-        columns |= {f"accuracy{name}": self.accuracies(subset) for name, subset in subsets.items()}
-        columns |= {"error": self.errors, "accuracy_error": self.accuracy_errors()}
+        if self.has_classes:
+            subsets |= {f"_class_{c}": c for c in range(len(self.class_names))}
+        columns = {f"loss{name}": self.values(subset) for name, subset in subsets.items()} | {"error": self.errors}
+        if has_answers(self):
+            columns |= {f"accuracy{name}": self.accuracies(subset) for name, subset in subsets.items()}
+            columns["accuracy_error"] = self.accuracy_errors()
         columns["evaluated"] = np.asarray(self.evaluated, dtype=bool)
         return {name: values.ravel() for name, values in columns.items()}
 

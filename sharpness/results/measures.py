@@ -81,7 +81,8 @@ class MeasureResult(Result):
         """
         rows = [self._row("all", "", None)]
         rows += [self._row(g, g, g) for g, classes in self.groups.items() if classes]
-        rows += [self._row(name, self.group_of(c), c) for c, name in enumerate(self.class_names)]
+        if self.has_classes:
+            rows += [self._row(name, self.group_of(c), c) for c, name in enumerate(self.class_names)]
         return pd.DataFrame(rows)
 
     def _row(self, name: str, group: str, subset: str | int | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from sharpness.plots import plot_rises, plot_spread
 from sharpness.results.axes import radius_unit
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means, spreads, stacked
+from sharpness.results.pictures import has_answers
 from sharpness.results.same import require_same
 
 KINDS = ("draws", "radii")
@@ -95,8 +96,9 @@ class PerturbationResult(Result):
                 "draw": draw.ravel(),
                 "loss": losses.ravel(),
                 "rise": losses.ravel() - self.base(subset),
-                "accuracy": self.accuracies(subset).ravel(),
             }
+            if has_answers(self):
+                columns["accuracy"] = self.accuracies(subset).ravel()
             frames.append(pd.DataFrame(columns))
         return pd.concat(frames, ignore_index=True)
 
@@ -113,9 +115,12 @@ class PerturbationResult(Result):
                 "rise": mean,
                 "rise_std": self.spread(subset),
                 "rise_se": error,
-                "base_accuracy": self.base_accuracy(subset),
-                "accuracy": self.accuracies(subset).mean(axis=1),
             }
+            if has_answers(self):
+                columns |= {
+                    "base_accuracy": self.base_accuracy(subset),
+                    "accuracy": self.accuracies(subset).mean(axis=1),
+                }
             frames.append(pd.DataFrame(columns))
         return pd.concat(frames, ignore_index=True)
 
@@ -176,7 +181,7 @@ class PerturbationResult(Result):
         """Kind, name and key of everything, of the groups that have classes, and of the classes."""
         subsets: list[tuple[str, str, str | int | None]] = [("overall", "all", None)]
         subsets += [("group", g, g) for g, classes in self.groups.items() if classes]
-        return subsets + [("class", name, c) for c, name in enumerate(self.class_names)]
+        return subsets + [("class", name, c) for c, name in enumerate(self.class_names) if self.has_classes]
 
     def _summary(self) -> str:
         mean, error = self.rise()

@@ -28,18 +28,25 @@ def values_of(result: Any, subset: Subset, quantity: str) -> np.ndarray:
     """Losses, their rises or accuracies, in the shape of ``result.losses``.
 
     Raises:
-        UserError: an unknown quantity or subset, or a group without classes.
+        UserError: an unknown quantity or subset, a group without classes, or accuracy where no answer is right.
     """
     choose("quantity", quantity, QUANTITIES)
+    if quantity == "accuracy" and not has_answers(result):
+        raise UserError("no accuracy here, because targets are no labels or outputs no logits: draw loss or rise")
     subset = plain_subset(result, subset)
     if isinstance(subset, str) and result.groups.get(subset) == ():
         raise UserError(f"group {subset!r} has no classes here: nothing to draw")
     return {"loss": result.values, "rise": result.rises, "accuracy": result.accuracies}[quantity](subset)
 
 
+def has_answers(result: Any) -> bool:
+    """Whether a result has accuracies: they are NaN where targets are no labels or outputs no logits."""
+    return bool(np.isfinite(result.class_accuracies).any())
+
+
 def plain_subset(result: Any, subset: Subset) -> Subset:
     """None for ``"all"``, unless a group or a class has that name."""
-    taken = "all" in result.groups or "all" in result.class_names
+    taken = "all" in result.groups or (result.has_classes and "all" in result.class_names)
     return None if subset == "all" and not taken else subset
 
 
@@ -47,7 +54,7 @@ def subset_title(result: Any, subset: Subset) -> str:
     """What a picture calls a subset."""
     subset = plain_subset(result, subset)
     if subset is None:
-        return "All classes"
+        return "All classes" if result.has_classes else "All samples"
     if isinstance(subset, str) and subset in result.groups:
         return f"{subset.capitalize()}-shot" if subset in ("many", "medium", "few") else subset
     known = isinstance(subset, int) and 0 <= subset < len(result.class_names)
@@ -146,8 +153,9 @@ def _rows(results: Mapping[str, Any], subsets: Sequence[Subset], quantity: str) 
 
 
 def all_subsets(result: Any) -> list[Subset]:
-    """Everything, every group that is not empty, every class."""
-    return [None, *(g for g, classes in result.groups.items() if classes), *range(len(result.class_names))]
+    """Everything, every group that is not empty, every class if there are several."""
+    classes = range(len(result.class_names)) if result.has_classes else ()
+    return [None, *(g for g, members in result.groups.items() if members), *classes]
 
 
 def panel_of(result: Any, subset: Subset, quantity: str = "loss") -> Panel:

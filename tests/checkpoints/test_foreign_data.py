@@ -8,7 +8,6 @@ import torch
 
 import sharpness
 from sharpness import UserError, checkpoint_objective, load_checkpoint
-from sharpness.checkpoints import BY_COUNT
 from sharpness.data import read_images
 from sharpness.models import build_model
 
@@ -87,6 +86,20 @@ def test_the_table_counts_the_training_images_of_named_data(ldam, cifar):
     counts = list(range(10, 0, -1))
     given = sharpness.measure(ldam, ["loss"], data=(x, y), train_counts=counts, device="cpu")
     assert given.train_counts.tolist() == counts
+
+
+def test_the_name_of_the_data_may_follow_the_checkpoint_and_classes_be_others(ldam, cifar):
+    options = {"imbalance": 4, "data_root": str(cifar), "device": "cpu"}
+    plain = sharpness.measure(ldam, data="cifar10-lt", measures="loss", **options)
+    assert sharpness.measure(ldam, "cifar10-lt", "loss", **options).to_frame().equals(plain.to_frame())
+    odd = checkpoint_objective(ldam, data="cifar10-lt", group_by=lambda x, y: y % 2, **options)
+    assert odd.class_names == ("0", "1")
+    assert odd.groups == {}
+    assert odd.train_counts is None
+    losses = [np.average(plain.values[0][c::2], weights=plain.class_weights[c::2]) for c in (0, 1)]
+    np.testing.assert_allclose(odd.class_losses(), losses, rtol=1e-6)
+    own = checkpoint_objective(ldam, data="cifar10-lt", groups={"first": (0,)}, **options)
+    assert own.groups == {"first": (0,)}
 
 
 def test_constants_of_named_data_can_be_corrected(ldam, cifar):
@@ -206,7 +219,7 @@ def test_limited_images_count_classes_by_what_they_have(ldam, pictures):
 
 def test_a_model_that_numbers_classes_by_their_images_gets_them_so(ldam, pictures):
     """As MiSLAS does for the large sets: image by image, the label is the rank of its class."""
-    ldam.manifest["class_order"] = BY_COUNT
+    ldam.manifest["class_order"] = "introsort"
     counts = [5, 90, 7, 80, 3, 70, 2, 60, 1, 50]
     objective = checkpoint_objective(ldam, data=read_images(pictures, class_counts=counts), device="cpu")
     rank = np.argsort(np.argsort(-np.array(counts)))

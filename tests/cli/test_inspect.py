@@ -1,5 +1,7 @@
 """What a file is, and whether its answers are what they should be."""
 
+from pathlib import Path
+
 import pytest
 
 import sharpness
@@ -64,3 +66,17 @@ def test_several_files_are_parted_by_a_line(stranger, capsys):
     assert main(["inspect", "bare.pt", "wrapped.pth", *MODEL]) == 0
     first, second = capsys.readouterr().out.split("\n\n")
     assert "bare.pt" in first and "wrapped.pth" in second
+
+
+def test_an_order_of_the_classes_can_be_given(stranger, page):
+    """The same images under rotated labels: a list in a file undoes it, a name that knows no such order does not."""
+    Path("order.json").write_text("[1, 2, 0]")
+    _, right = stranger.losses(stranger.network())
+    mean = f"mean of the classes {100 * sum(stranger.by_class(right.double())) / 3:.2f} %"
+    facts = page("bare.pt", *MODEL, "--images", "rotated.txt", "--class-order", "order.json")
+    other = page("bare.pt", *MODEL, "--images", "rotated.txt", "--class-order", "label")
+    Path("order.json").write_text("[2, 0, 1]")
+    back = page("bare.pt", *MODEL, "--images", "rotated.txt", "--class-order", "order.json")
+    assert [mean in f["accuracy now"] for f in (facts, other, back)].count(True) == 1
+    assert mean not in other["accuracy now"] and other["class order"] == "label order"
+    assert facts["class order"] == "as given: 1, 2, 0"

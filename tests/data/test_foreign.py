@@ -133,14 +133,14 @@ def test_limited_classes_weigh_what_they_had(folder):
 
 def test_classes_numbered_by_their_training_images(folder, images):
     """From most to fewest, equal ones in the order they had; labels, names, counts and totals move together."""
-    data = read_images(folder, class_counts=(5, 2, 5)).by_count()
+    data = read_images(folder, class_counts=(5, 2, 5)).in_class_order("stable")
     assert data.class_names == ("ant", "cat", "bee") and data.class_counts == (5, 5, 2)
     assert data.labels.tolist() == [0, 2, 2, 2, 1, 1] and data.class_totals == (1, 2, 3)
     assert torch.equal(data.inputs, planes(images[[3, 0, 1, 2, 4, 5]]))
-    limited = read_images(folder, class_counts=(5, 2, 9), limit_per_class=1).by_count()
+    limited = read_images(folder, class_counts=(5, 2, 9), limit_per_class=1).in_class_order("stable")
     assert limited.labels.tolist() == [1, 2, 0] and limited.weights.tolist() == [1, 3, 2]
     with pytest.raises(UserError, match="every class has 4 images.*give class_counts"):
-        read_images(folder, class_counts=(4, 4, 4)).by_count()
+        read_images(folder, class_counts=(4, 4, 4)).in_class_order("stable")
 
 
 class Pictures:

@@ -1,6 +1,7 @@
 """One reader for every family of checkpoints, asked in this order: the most telling containers first."""
 
 from sharpness.checkpoints.families import (
+    bagoftricks,
     cc_sam,
     gcl_places,
     imbsam,
@@ -22,6 +23,7 @@ FAMILIES = {
     "swa": swa,
     "gcl-places": gcl_places,
     "pof": pof,
+    "bagoftricks": bagoftricks,
     "ldam": ldam,
     "cc-sam": cc_sam,
     "imbsam": imbsam,

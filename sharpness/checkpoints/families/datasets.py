@@ -13,8 +13,11 @@ IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 M2M_CIFAR100 = {"mean": [0.5071, 0.4867, 0.4408], "std": [0.2675, 0.2565, 0.2761]}
 MISLAS_INAT = {"mean": [0.466, 0.471, 0.380], "std": [0.195, 0.194, 0.192]}
 
-LABELS = "label order"
-BY_COUNT = "descending training count"
+
+_INTROSORT = (
+    "classes are numbered as NumPy before 1.25 sorted their counts, which released weights were trained with; later "
+    "ones sort ties otherwise: class_order= (--class-order) takes a .json list"
+)
 
 
 @dataclass(frozen=True)
@@ -24,24 +27,26 @@ class Recipe:
     dataset: str | None = None
     normalization: Mapping[str, list[float]] | None = None
     subset: Mapping[str, Any] | None = None
-    class_order: str | None = None
+    class_order: str | None = None  # a name of sharpness.data.CLASS_ORDERS
     notes: tuple[str, ...] = ()
 
 
-def recipes(profile: str = "exp", subset: str | None = "ldam_seed0", large_order: str = LABELS) -> dict[int, Recipe]:
-    """Recipes by number of classes, with one rule for the images of CIFAR's long tails.
+def recipes(profile: str = "exp", subset: str | None = "ldam_seed0", large_order: str = "label") -> dict[int, Recipe]:
+    """Recipes by number of classes, with one rule for the images of CIFAR's long tails, and one order of the classes of
+    the large sets.
 
     >>> recipes(subset="first_n")[100].subset
     {'profile': 'exp', 'subset': 'first_n'}
     """
     rule = {"profile": profile, "subset": subset} if subset else None
     lists = {"list": "the published split list"}
+    notes = (_INTROSORT,) if large_order == "introsort" else ()
     return {
-        10: Recipe("cifar10-lt", CIFAR, rule, LABELS),
-        100: Recipe("cifar100-lt", CIFAR, rule, LABELS),
-        1000: Recipe("imagenet-lt", IMAGENET, lists, large_order),
-        365: Recipe("places-lt", IMAGENET, lists, large_order),
-        8142: Recipe("inaturalist2018", IMAGENET, lists, large_order),
+        10: Recipe("cifar10-lt", CIFAR, rule, "label"),
+        100: Recipe("cifar100-lt", CIFAR, rule, "label"),
+        1000: Recipe("imagenet-lt", IMAGENET, lists, large_order, notes),
+        365: Recipe("places-lt", IMAGENET, lists, large_order, notes),
+        8142: Recipe("inaturalist2018", IMAGENET, lists, large_order, notes),
     }
 
 

@@ -9,20 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sharpness.checkpoints.families.datasets import recipes
 from sharpness.checkpoints.families.mislas import last_block, require_state
 from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of
+from sharpness.checkpoints.heads import COLUMNS, HeadHabits
 from sharpness.checkpoints.prefixes import strip_prefixes
 from sharpness.errors import UserError
 
 FAMILY = "GCL on Places-LT"
-SCALES = {1: 30.0, 2: 15.0}
+HEADS = {stage: HeadHabits(columns="cosine", square=COLUMNS, scale=scale) for stage, scale in ((1, 30.0), (2, 15.0))}
 SPELLINGS = {
     "model_state_dict": "model",
     "block_state_dict": "block",
     "state_dict_block": "block",
     "classifier_state_dict": "classifier",
 }
-_ORDER = "check the class order against the lists: MiSLAS's loader, which this code builds on, sorts by training count"
+RECIPES = recipes(large_order="introsort")
 
 
 def matches(content: Any) -> bool:
@@ -32,7 +34,7 @@ def matches(content: Any) -> bool:
 def read(content: Any, path: str, options: Options) -> Reading:
     """Parts of a second file replace the first one's."""
     parts = _parts(content)
-    known: dict[str, Any] = {"notes": [_ORDER]}
+    known: dict[str, Any] = {}
     stage = 2 if "state_dict_block" in content or options.stage2 is not None else 1
     if options.stage2 is not None:
         replaced = _parts(options.stage2)
@@ -47,7 +49,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
         state |= last_block(state, parts["block"])
     return assemble(
         FAMILY, state, path, options, head=strip_prefixes(parts["classifier"])[0], prefix=prefix,
-        default_scale=SCALES[stage], stage=stage, epoch=epoch_of(content),
+        recipes=RECIPES, habits=HEADS[stage], stage=stage, epoch=epoch_of(content),
         accuracy=accuracy(content.get("best_acc1"), percent=True), **known,
     )  # fmt: skip
 

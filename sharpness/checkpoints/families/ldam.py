@@ -12,20 +12,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from sharpness.checkpoints.families import plain
+from sharpness.checkpoints.families.datasets import recipes
 from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of, is_state
+from sharpness.checkpoints.heads import COLUMNS, HeadHabits
 from sharpness.checkpoints.networks import block_counts, some
 from sharpness.checkpoints.pickles import shown
 from sharpness.checkpoints.prefixes import strip_prefixes
 from sharpness.errors import UserError
 
 FAMILY = "LDAM-DRW, RSG, Saddle-LongTail, Focal-SAM or GCL"
-STAGE2_SCALE = 20.0
+HEADS = HeadHabits(columns="cosine", square=COLUMNS)
+STAGE2_HEADS = replace(HEADS, scale=20.0)
+#: RSG reads the large sets in label order, Saddle-LongTail sorts their classes as MiSLAS does.
+RECIPES = recipes()
+SORTED = RECIPES | {
+    classes: replace(recipe, notes=(*recipe.notes, "this order is Saddle-LongTail's: --class-order label for others"))
+    for classes, recipe in recipes(large_order="introsort").items()
+    if classes in (1000, 8142)
+}
 _DOUBT = "LDAM-DRW and its relatives write such files as well: family='ldam' (--family ldam) takes it as theirs"
 
 
@@ -66,8 +77,10 @@ def read(content: Any, path: str, options: Options) -> Reading:
         known["imbalance"], known["profile"] = round(1 / float(imbalance[2]), 6), imbalance[1]
     else:
         known["notes"] = ["the imbalance is not recorded: pass imbalance= with data="]
+    rsg = any("RSG" in name or name.startswith("fc_.") for name in state)
+    known["recipes"] = RECIPES if rsg else SORTED
     if options.stage2 is None:
-        return assemble(FAMILY, state, path, options, prefix=prefix, ignored=("RSG",), **known)
+        return assemble(FAMILY, state, path, options, prefix=prefix, habits=HEADS, ignored=("RSG",), **known)
     second = options.stage2.get("state_dict") if isinstance(options.stage2, Mapping) else None
     if second is None or not is_state(second):
         raise UserError(f"{options.stage2_path} is no second stage of GCL: it should hold 'state_dict'")
@@ -76,7 +89,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
     known |= {"stage": 2, "epoch": epoch_of(options.stage2), "stage2": options.stage2_path}
     known["accuracy"] = accuracy(options.stage2.get("best_acc1"), percent=True)
     return assemble(
-        FAMILY, body, path, options, head=head, prefix=prefix, default_scale=STAGE2_SCALE, ignored=("RSG",), **known
+        FAMILY, body, path, options, head=head, prefix=prefix, habits=STAGE2_HEADS, ignored=("RSG",), **known
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from sharpness.checkpoints.families.datasets import BY_COUNT, MISLAS_INAT, Recipe, recipes
+from sharpness.checkpoints.families.datasets import MISLAS_INAT, recipes
 from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of, is_state
 from sharpness.checkpoints.networks import State, block_counts
 from sharpness.checkpoints.prefixes import strip_prefixes
@@ -16,9 +17,8 @@ from sharpness.errors import UserError
 FAMILY = "MiSLAS"
 REQUIRED = ("state_dict_model", "state_dict_classifier")
 PARTS = (*REQUIRED, "state_dict_block", "state_dict_lws_model")
-RECIPES = recipes(large_order=BY_COUNT) | {
-    8142: Recipe("inaturalist2018", MISLAS_INAT, {"list": "the published split list"}, BY_COUNT)
-}
+_RANKED = recipes(large_order="introsort")
+RECIPES = _RANKED | {8142: replace(_RANKED[8142], normalization=MISLAS_INAT)}
 
 
 def matches(content: Any) -> bool:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from sharpness.checkpoints.families.datasets import recipes, with_notes
 from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of, is_state, number_of
-from sharpness.checkpoints.networks import State, filled, read_head, some
+from sharpness.checkpoints.heads import ROWS, Head, HeadHabits, HeadReading, read_head
+from sharpness.checkpoints.networks import State, filled, some
 from sharpness.checkpoints.prefixes import strip_prefixes
 from sharpness.errors import UserError
 from sharpness.models import MetaEmbeddingHead, ModulatedAttention, OltrFeatures, ResNet
@@ -83,12 +84,16 @@ def _refined(backbone: nn.Module, rest: State, path: str) -> tuple[nn.Module, St
 
 
 def _meta_embedding(
-    state: Mapping[str, Tensor], num_features: int, scale: float | None, default_scale: float, path: str
-) -> tuple[nn.Module, str, State]:
+    state: Mapping[str, Tensor], num_features: int, path: str, asked: str | None, scale: float | None, _: HeadHabits
+) -> Head:
     """OLTR's classifier of the second stage, whose scale is in its code."""
+    if asked is not None:
+        raise UserError(f"head={asked!r} was given, and {path} has OLTR's meta-embedding classifier: leave head out")
     own = {n.replace("cosnorm_classifier.", ""): t for n, t in state.items()}
-    make = partial(MetaEmbeddingHead, num_features, _outputs(own, "weight", path), SCALE if scale is None else scale)
-    return filled(make, own, path), "[C, d]", {}
+    used = SCALE if scale is None else scale
+    notes = () if scale is not None else (f"the logit scale is not in the file: {SCALE:g} is the usual one",)
+    made = filled(partial(MetaEmbeddingHead, num_features, _outputs(own, "weight", path), used), own, path)
+    return Head(made, HeadReading("meta-embedding", ROWS, used), (), "", notes, {})
 
 
 def _outputs(state: Mapping[str, Tensor], name: str, path: str) -> int:

@@ -23,7 +23,7 @@ _GUESS = "the normalisation is a guess from the number of classes ({}): give mea
 RECIPES = {
     c: replace(r, subset=None, dataset=None, class_order=None, notes=(_GUESS.format(c),)) for c, r in DATASETS.items()
 }
-AKAMASTER = {10: Recipe("cifar10", IMAGENET, None, "label order")}
+AKAMASTER = {10: Recipe("cifar10", IMAGENET, None, "label")}
 
 
 def matches(content: Any) -> bool:

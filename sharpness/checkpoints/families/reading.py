@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeGuard
 
 import numpy as np
 from torch import Tensor, nn
 
 from sharpness.checkpoints.families.datasets import DATASETS, Recipe
-from sharpness.checkpoints.networks import State, read_backbone, read_head, require_nothing_left, some
+from sharpness.checkpoints.heads import UNKNOWN, Head, HeadHabits, read_head
+from sharpness.checkpoints.networks import State, read_backbone, require_nothing_left, some
 from sharpness.checkpoints.prefixes import covering_prefixes, strip_prefixes
 from sharpness.errors import UserError, shown
-from sharpness.models import Classifier, CosineHead, LearnableWeightScaling, MetaEmbeddingHead, ModelSpec
+from sharpness.models import Classifier, CosineHead, LearnableWeightScaling, ModelSpec
 from sharpness.models.factory import load_weights
 
 WEIGHTS = ("model", "ema", "swa")
+logger = logging.getLogger("sharpness")
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Options:
 
     Attributes:
         scale: s of a normalised head, which repositories keep in the loss and not in the file.
+        head: ``"linear"``, ``"cosine"``, ... where the file leaves it open, see :mod:`~sharpness.checkpoints.heads`.
         stage2: content of the second file, where a method has two.
         stage2_path: its path.
         num_classes: C, to be checked against the file.
@@ -40,6 +44,7 @@ class Options:
     weights: str = "model"
     model: nn.Module | None = None
     named: bool = False
+    head: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,13 +72,13 @@ def assemble(
     *,
     head: Mapping[str, Tensor] | None = None,
     prefix: str | None = None,
-    default_scale: float = 30.0,
+    habits: HeadHabits = UNKNOWN,
     shortcut: str = "both",
     ignored: Sequence[str] = (),
     unused: Sequence[str] = (),
     recipes: Mapping[int, Recipe] = DATASETS,
     refine: Callable[[nn.Module, State, str], tuple[nn.Module, State]] | None = None,
-    classifier: Callable[..., tuple[nn.Module, str, State]] = read_head,
+    classifier: Callable[..., Head] = read_head,
     **known: Any,
 ) -> Reading:
     """Backbone and head from state dicts, and the manifest.
@@ -82,12 +87,12 @@ def assemble(
         state: of the backbone, and of the head if ``head`` is None.
         head: state of the head, from elsewhere.
         prefix: that was stripped before; otherwise it is stripped here.
-        default_scale: of a normalised head, unless ``options.scale`` is given.
+        habits: what the family does with heads that may be linear or normalised.
         ignored: parts of names that a family is known to leave behind.
         unused: parts of names of parameters that the forward pass never uses; they are left out and listed.
         recipes: what is known of the data from the number of classes.
         refine: makes the family's feature extractor of the usual one, the entries beside it, and ``path``.
-        classifier: reads the head in the place of :func:`~sharpness.checkpoints.networks.read_head`.
+        classifier: reads the head in the place of :func:`~sharpness.checkpoints.heads.read_head`.
         known: further entries of the manifest.
 
     Raises:
@@ -106,25 +111,24 @@ def assemble(
         backbone, rest = refine(backbone, rest, path)
     features = int(backbone.num_features)  # type: ignore[arg-type]
     entries: State = rest if head is None else dict(head)
-    built, layout, surplus = classifier(entries, features, options.scale, default_scale, path)
-    require_nothing_left([*surplus, *(() if head is None else rest)], path, ignored)
-    inner = built.head if isinstance(built, LearnableWeightScaling) else built
-    scale = inner.scale if isinstance(inner, CosineHead | MetaEmbeddingHead) else None
-    weight = inner.get_parameter("weight")
-    classes = int(weight.shape[1 if isinstance(inner, CosineHead) else 0])
+    found = classifier(entries, features, path, options.head, options.scale, habits)
+    require_nothing_left([*found.rest, *(() if head is None else rest)], path, ignored)
+    scaled = isinstance(found.module, LearnableWeightScaling)
+    inner = found.module.head if isinstance(found.module, LearnableWeightScaling) else found.module
+    classes = int(inner.get_parameter("weight").shape[1 if isinstance(inner, CosineHead) else 0])
     if options.num_classes not in (None, classes):
         raise UserError(f"num_classes={options.num_classes} was given, but the classifier in {path} has {classes}")
-    kinds = {CosineHead: "cosine", MetaEmbeddingHead: "meta-embedding"}
-    kind = kinds.get(type(inner), "linear") + ("" if inner is built else "+lws")
-    spec = ModelSpec(architecture, classes, channels, kind, scale)
-    notes = list(known.pop("notes", ()))
-    if scale is not None and options.scale is None:
-        notes.append(f"the logit scale is not in the file: {scale:g} is the usual one, pass scale= for another")
-    if kind.startswith("cosine") and weight.shape[0] == weight.shape[1]:
-        notes.append("the head is square: taken as normalised because it has no bias")
+    kind, scale = found.reading.kind, found.reading.scale
+    spec = ModelSpec(
+        architecture, classes, channels, kind + "+lws" * scaled, None if (kind, scale) == ("linear", 1) else scale
+    )
+    if found.doubt:
+        logger.warning("%s: %s", path, found.doubt)
+    notes = [*known.pop("notes", ()), *filter(None, [found.doubt]), *found.notes]
+    known["head_readings"] = [asdict(reading) for reading in found.open]
     recipe = recipes.get(classes, Recipe())
-    manifest = _manifest(family, spec.to_dict(), layout, prefix, recipe, dead, notes, known)
-    return Reading(Classifier(backbone, built, spec).eval(), manifest)
+    manifest = _manifest(family, spec.to_dict(), found.reading.layout, prefix, recipe, dead, notes, known)
+    return Reading(Classifier(backbone, found.module, spec).eval(), manifest)
 
 
 def accuracy(value: Any, percent: bool) -> dict[str, float]:
@@ -161,7 +165,7 @@ def _into(
     known: dict[str, Any],
 ) -> Reading:
     """The weights in a network that the caller built, whose own names may begin like a wrapper's."""
-    given = {"scale (--logit-scale)": options.scale, "num_classes": options.num_classes}
+    given = {"scale (--logit-scale)": options.scale, "num_classes": options.num_classes, "head (--head)": options.head}
     idle = [name for name, value in given.items() if value is not None]
     if idle:
         raise UserError(f"{' and '.join(idle)}: the network for {path} is given, which settles that: leave it out")

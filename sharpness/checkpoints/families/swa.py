@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sharpness.checkpoints.families.datasets import CIFAR, LABELS, Recipe
+from sharpness.checkpoints.families.datasets import CIFAR, Recipe
 from sharpness.checkpoints.families.reading import Options, Reading, assemble, epoch_of, is_state
 from sharpness.errors import UserError
 
 FAMILY = "SWA"
-RECIPES = {10: Recipe("cifar10", CIFAR, None, LABELS), 100: Recipe("cifar100", CIFAR, None, LABELS)}
+RECIPES = {10: Recipe("cifar10", CIFAR, None, "label"), 100: Recipe("cifar100", CIFAR, None, "label")}
 
 
 def matches(content: Any) -> bool:

@@ -1,0 +1,101 @@
+"""How the classes of foreign files are numbered, by family, and where the user says so."""
+
+import numpy as np
+import pytest
+import torch
+
+from sharpness import UserError, checkpoint_objective, load_checkpoint
+from sharpness.data import read_images
+from sharpness.models import ResNet, build_model
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Save a file's content; its path."""
+
+    def save(content):
+        torch.save(content, tmp_path / "file.pth")
+        return tmp_path / "file.pth"
+
+    return save
+
+
+def small():
+    """Weights of a ResNet for small images, of 64 features."""
+    return build_model("resnet8", 10).backbone.state_dict()
+
+
+def mislas(classes):
+    head = {"fc.weight": torch.randn(classes, 64), "fc.bias": torch.zeros(classes)}
+    return {"state_dict_model": small(), "state_dict_classifier": head, "best_acc1": 1.0}
+
+
+@pytest.mark.parametrize(("classes", "order"), [(10, "label"), (100, "label"), (365, "introsort"), (1000, "introsort")])
+def test_mislas(saved, classes, order):
+    manifest = load_checkpoint(saved(mislas(classes))).manifest
+    assert manifest["class_order"] == order
+    assert any("NumPy before 1.25" in note for note in manifest["notes"]) == (order == "introsort")
+
+
+def test_gcl_on_places(saved):
+    whole = ResNet((1, 1, 1, 2), True, width=4, inner=4).state_dict()
+    body = {n: t for n, t in whole.items() if not n.startswith("layer4.1.")}
+    block = {n.removeprefix("layer4.1."): t for n, t in whole.items() if n.startswith("layer4.1.")}
+    parts = {"model_state_dict": body, "block_state_dict": block}
+    path = saved({**parts, "classifier_state_dict": {"module.weight": torch.randn(128, 365)}})
+    assert load_checkpoint(path).manifest["class_order"] == "introsort"
+
+
+@pytest.mark.parametrize(("head", "order"), [("linear", "introsort"), ("fc_", "label")])
+def test_saddle_longtail_sorts_and_rsg_does_not(saved, head, order):
+    path = saved({"state_dict": {**small(), f"{head}.weight": torch.randn(64, 1000)}, "best_acc1": 1.0})
+    assert load_checkpoint(path).manifest["class_order"] == order
+
+
+COUNTS = [40, 40, 90, 7, 40, 7, 60, 7, 7, 40, 7, 60, 7, 7, 40, 90, 7, 40, 40, 7]
+
+
+@pytest.fixture
+def pictures():
+    """Two 8-bit images of each of twenty classes, whose training counts are full of ties."""
+    labels = torch.arange(40) % 20
+    images = torch.randint(0, 256, (40, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return read_images((images, labels), class_counts=COUNTS)
+
+
+@pytest.mark.parametrize("kind", ["introsort", "stable", "label", list(range(19, -1, -1))])
+def test_class_order_decides(saved, pictures, kind):
+    checkpoint = load_checkpoint(saved(mislas(20)), class_order=kind)
+    objective = checkpoint_objective(checkpoint, data=pictures, device="cpu")
+    # NumPy's own introsort, which extended floating point still goes through on every processor.
+    minus = -np.array(COUNTS)
+    order = {
+        "introsort": np.argsort(minus.astype(np.longdouble)),
+        "stable": np.argsort(minus, kind="stable"),
+        "label": np.arange(20),
+    }
+    ranks = np.argsort(order[kind] if isinstance(kind, str) else kind)
+    assert objective.y.tolist() == ranks[pictures.labels.numpy()].tolist()
+    assert objective.train_counts[ranks].tolist() == COUNTS
+
+
+def test_the_orders_differ_here():
+    minus = -np.array(COUNTS)
+    assert np.argsort(minus.astype(np.longdouble)).tolist() != np.argsort(minus, kind="stable").tolist()
+
+
+def test_a_network_of_ones_own_can_be_numbered_by_count(saved, pictures):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 20))
+    checkpoint = load_checkpoint(saved(network.state_dict()), model=network, class_order="stable")
+    rank = np.argsort(np.argsort(-np.array(COUNTS), kind="stable"))
+    objective = checkpoint_objective(checkpoint, data=pictures, device="cpu")
+    assert objective.y.tolist() == rank[pictures.labels.numpy()].tolist()
+
+
+def test_where_it_does_not_apply(saved):
+    path = saved(mislas(10))
+    with pytest.raises(UserError, match="unknown class order 'count'"):
+        load_checkpoint(path, class_order="count")
+    checkpoint = load_checkpoint(path, class_order="introsort")
+    with pytest.raises(UserError, match=r"class_order \(--class-order\) is for images of your own"):
+        checkpoint_objective(checkpoint, data="digits-lt")
