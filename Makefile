@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint bench notebooks clean
+.PHONY: demo test test-slow lint bench gallery notebooks clean
 
 demo: .venv/installed
 	$(BIN)/sharpness demo
@@ -25,6 +25,11 @@ bench: .venv-bench/installed
 	.venv-bench/bin/python benchmarks/eigenvalues.py --output benchmarks/eigenvalues.txt
 	.venv-bench/bin/python benchmarks/landscape.py --output benchmarks/landscape.txt
 
+# For maintainers: the pictures and tables in figures/, and the table in the README, from trainings of their own.
+gallery: .venv/installed
+	rm -rf $(addprefix runs/gallery/,$(or $(PARTS),demo))
+	$(BIN)/python docs/gallery.py $(PARTS)
+
 notebooks: .venv/installed
 	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb
 
@@ -44,4 +49,4 @@ notebooks: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-bench runs build *.egg-info
+	rm -rf .venv .venv-bench runs out build *.egg-info

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from sharpness.plots.labels import grey
 from sharpness.plots.style import color, marker, new_axes, style
@@ -30,7 +32,6 @@ def plot_spread(
     """
     with style():
         ax = new_axes(ax)
-        several = [values for values in draws.values() if values.ndim == 2 and len(values) > 1]
         for i, (label, values) in enumerate(draws.items()):
             rows = np.atleast_2d(values)
             means, number = rows.mean(axis=1), len(rows)
@@ -49,22 +50,36 @@ def plot_spread(
             if base is not None:
                 ax.plot(
                     places, np.broadcast_to(base[label], places.shape), "_", color="black",
-                    markersize=14 if number == 1 else 7, markeredgewidth=1.2, label="unperturbed",
+                    markersize=14 if number == 1 else 7, markeredgewidth=1.2,
                 )  # fmt: skip
         if log:
             ax.set_yscale("log")
         ax.set_xticks(range(len(draws)), list(draws), rotation=20 if len(draws) > 6 else 0)
         ax.set_xlim(-0.5, len(draws) - 0.5)
-        handles = [] if base is None else [ax.get_legend_handles_labels()[0][-1]]
-        if several:
-            handles += [
-                *trainings_key([v[:, 0] for v in several], dots=False),
-                grey("a column: one training, a point: a draw"),
-            ]
-        if legend and handles:
-            ax.legend(handles=handles)
-        ax.set(ylabel=ylabel, title=title or "")
+        handles = spread_key(draws, base is not None) if legend else []
+        above = len(handles) > 1  # among the points there is no room for them
+        if handles:
+            ax.legend(handles=handles, **({"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3} if above else {}))
+        ax.set(ylabel=ylabel)
+        ax.set_title(title or "", pad=20 if above else None)
     return ax
+
+
+def spread_key(draws: Mapping[str, np.ndarray], base: bool) -> list[Line2D]:
+    """Entries of a legend that explain a picture of draws, with or without what is unperturbed."""
+    several = [values for values in draws.values() if values.ndim == 2 and len(values) > 1]
+    dash: dict[str, Any] = {"color": "black", "linestyle": "", "markersize": 8, "markeredgewidth": 1.2}
+    handles = [Line2D([], [], marker="_", label="unperturbed", **dash)] if base else []
+    if several:
+        column = grey("column: a training, point: a draw", marker="o", markersize=3, linewidth=0.8)
+        handles += [*trainings_key(several, dots=False), column]
+    return handles
+
+
+def rises_key(trainings: Mapping[str, Sized] | None) -> list[Line2D]:
+    """Entries of a legend that explain bands and bars of rises, where models were trained several times."""
+    entries = trainings_key((trainings or {}).values(), dots=False)
+    return [*entries, grey("bar: ± 1 se over draws", linewidth=0.8)] if entries else []
 
 
 def plot_rises(
@@ -94,6 +109,5 @@ def plot_rises(
         ax.locator_params(axis="x", nbins=5)
         ax.set(xlabel=xlabel, ylabel=ylabel, title=title or "")
         if legend:
-            handles = [*ax.get_legend_handles_labels()[0], *trainings_key((trainings or {}).values(), dots=False)]
-            ax.legend(handles=handles)
+            ax.legend(handles=[*ax.get_legend_handles_labels()[0], *rises_key(trainings)])
     return ax

@@ -214,9 +214,14 @@ def difference_text(pairs: pd.DataFrame, level: float = 0.05) -> str:
     """The pairs that the seeds tell apart, measure by measure; all others are within the spread over training."""
     tested = int(pairs.p.notna().sum())
     told = DIFFERENCES.format(level=level, apart=int(pairs.apart.sum()), tested=tested, chance=level * tested)
-    lines = []
+    lines, none = [], []
     for measure, part in pairs.groupby("measure", sort=False):
         apart = part[part.apart]
         found = ", ".join(f"{high} > {low}" for high, low in zip(apart.higher, apart.lower, strict=True))
-        lines.append(f"- {measure}: {found or 'none'}\n")
+        if found:
+            lines.append(f"- {measure}: {found}\n")
+        else:
+            none.append(str(measure))
+    if none:
+        lines.append(f"- no pair: {', '.join(none)}\n")
     return fill(told, 120) + "\n\n" + "".join(lines)
