@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from sharpness.data import (
+    Content,
     ForeignData,
+    SampleIdentity,
     are_labels,
     as_tensors,
     class_groups,
@@ -104,6 +106,11 @@ class Objective:
         class_names: names of the classes, for tables and plots.
         train_counts: (C,) images of each class that the model was trained on, where that is known; the data here may
             be others, or a part of them.
+        names: whatever tells the samples apart, such as paths, (n,): samples of other objectives are the same where
+            names and labels are. Pixels do unless given, where they are known, else inputs as they stand.
+        mean: per channel, of pixels in [0, 1]: what was subtracted from inputs that are tensors, so that 8-bit pixels
+            tell the samples apart, however they were normalised. An :class:`~sharpness.data.ImageSet` knows its own.
+        std: likewise, what they were divided by.
 
     Raises:
         UserError: labels out of range, targets that the loss does not take, a loss that is not one value per sample,
@@ -143,6 +150,9 @@ class Objective:
         class_names: Sequence[str] | None = None,
         memory: float | None = None,
         train_counts: Sequence[int] | None = None,
+        names: Sequence[Any] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise UserError(
@@ -171,6 +181,7 @@ class Objective:
             train_counts = data.class_counts if train_counts is None else train_counts
         x, y = as_tensors(data)
         self.x = x.to(self.dtype) if x.is_floating_point() else x
+        self._content = Content.of(data, x, names, mean, std)
         self.batch_size = None if isinstance(batch_size, str) else batch_size
         try:
             with buffers_kept(model):
@@ -188,13 +199,13 @@ class Objective:
         self.y = plain_targets(y, self.dtype)
         if isinstance(loss, str):
             self.y = cross_entropy_targets(y.cpu(), outputs.shape)
-        names = None if class_names is None else tuple(class_names)
+        titles = None if class_names is None else tuple(class_names)
         found = classes_of(
-            x, self.y, width, num_classes=num_classes, classes=classes, group_by=group_by, class_names=names
+            x, self.y, width, num_classes=num_classes, classes=classes, group_by=group_by, class_names=titles
         )
         self.classes, self.num_classes, self.classes_from = found.index, found.number, found.source
         self._answers = self._require_labels(isinstance(loss, str), width)
-        self.class_names = names or found.names or tuple(str(c) for c in range(self.num_classes))
+        self.class_names = titles or found.names or tuple(str(c) for c in range(self.num_classes))
         if len(self.class_names) != self.num_classes:
             raise UserError(
                 f"{len(self.class_names)} class_names and {self.num_classes} classes: give one for each"
@@ -483,35 +494,46 @@ class Objective:
                 raise UserError("no samples were chosen: give at least one index")
         other = self._copy()
         other.x, other.y, other.weights = self.x[indices], self.y[indices], self.weights[indices]
-        other.classes = self.classes[indices]
+        other.classes, other._content = self.classes[indices], self._content.take(indices)
         return other
 
     def _copy(self) -> Objective:
         """The same objective, for other samples or other words about them."""
         other = object.__new__(Objective)
         other.__dict__.update(self.__dict__)
-        for cached in ("class_counts", "class_weights", "data_sha256"):
+        for cached in ("class_counts", "class_weights", "data_sha256", "identity"):
             other.__dict__.pop(cached, None)
         return other
 
     def matched(self, samples: int, seed: int = 0) -> Objective:
         """The objective of equally many samples of every class that has any, drawn without replacement by ``seed``.
 
+        The same samples are drawn whatever their order, and whatever normalises them.
+
         Raises:
             UserError: a class has fewer.
         """
-        counts = self.class_counts
+        counts, digests = self.class_counts, self.identity.digests
         short = [c for c in range(self.num_classes) if 0 < counts[c] < samples]
         if samples < 1 or short:
             least = int(min(counts[counts > 0]))
             name = self.class_names[int(np.flatnonzero(counts == least)[0])]
             raise UserError(f"match_samples={samples}: give 1 to {least}, what class {name} has")
         draw = np.random.default_rng(seed)
-        chosen = [
-            draw.choice(np.flatnonzero(self.classes.numpy() == c), samples, replace=False)
-            for c in np.flatnonzero(counts)
-        ]
+        chosen = []
+        for c in np.flatnonzero(counts):
+            members = np.flatnonzero(self.classes.numpy() == c)
+            chosen.append(draw.choice(members[np.argsort(digests[members], kind="stable")], samples, replace=False))
         return self.restrict(np.sort(np.concatenate(chosen)))
+
+    def in_order_of(self, other: Objective) -> Objective:
+        """The same with its samples in the order of an objective that has the same ones; equal inputs are shared."""
+        if self is other or self.data_sha256 != other.data_sha256:
+            order = other.identity.order_of(self.identity)
+            return self if order is None else self.restrict(order)
+        twin = self._copy()
+        twin.x, twin._content = other.x, other._content
+        return twin
 
     @contextmanager
     def at(self, displacement: Tensor) -> Iterator[None]:
@@ -571,12 +593,24 @@ class Objective:
 
     @cached_property
     def data_sha256(self) -> str:
-        """Of inputs, targets, weights, and classes that are not the labels."""
+        """Of inputs, targets, weights, and classes that are not the labels, bit by bit: the key of unfinished work."""
         digest = hashlib.sha256()
         told = () if self.classes_from in ("labels", "none") else (self.classes,)
         for t in (self.x, self.y, self.weights, *told):
             digest.update(t.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+    @cached_property
+    def identity(self) -> SampleIdentity:
+        """Which samples these are, whatever their order and whatever they were normalised by."""
+        targets = None if self.classes_from == "labels" else self.y
+        return SampleIdentity.of(self._content, self.classes, self.weights, targets)
+
+    @property
+    def image_constants(self) -> dict[str, list[float]] | None:
+        """``mean`` and ``std`` of the inputs per channel; None where they are not known."""
+        mean, std = self._content.mean, self._content.std
+        return None if mean is None or std is None else {"mean": list(mean), "std": list(std)}
 
     def model_sha256(self) -> str:
         """Of all weights and buffers as they are now."""

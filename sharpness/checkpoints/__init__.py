@@ -3,7 +3,8 @@
 from sharpness.checkpoints.checkpoint import Checkpoint
 from sharpness.checkpoints.container import save_checkpoint
 from sharpness.checkpoints.families import FAMILIES
-from sharpness.checkpoints.load import find_checkpoints, load_checkpoint
+from sharpness.checkpoints.find import find_checkpoints
+from sharpness.checkpoints.load import load_checkpoint
 from sharpness.checkpoints.safety import read_safely
 
 __all__ = [

@@ -15,26 +15,12 @@ from sharpness.checkpoints.checkpoint import Checkpoint
 from sharpness.checkpoints.container import is_own, read_own
 from sharpness.checkpoints.families import FAMILIES, Options, Reading
 from sharpness.checkpoints.families.reading import WEIGHTS
+from sharpness.checkpoints.find import file_of
 from sharpness.checkpoints.heads import parse_head
 from sharpness.checkpoints.safety import read_safely
 from sharpness.data.class_orders import check_class_order
 from sharpness.errors import UserError, choose, shown
 from sharpness.models.factory import model_from
-
-#: What stands for a folder: our own, then what the families write, the best before the latest.
-USUAL_FILES = (
-    "last.pt",
-    "ckpt.best.pth.tar",
-    "model_best.pth.tar",
-    "final_model_checkpoint.pth",
-    "ckpt.pth.tar",
-    "current.pth.tar",
-    "latest_model_checkpoint.pth",
-)
-FOLDERS = ("", "ckps", "checkpoint")
-
-#: How checkpoints end, and what a run under way keeps beside them.
-ENDINGS, UNFINISHED = (".pt", ".pth", ".th", ".tar", ".ckpt", ".safetensors"), "state.pt"
 
 #: Families that save some models in two files.
 TWO_FILES = ("ldam", "mislas", "oltr", "gcl-places", "pof")
@@ -76,7 +62,7 @@ def load_checkpoint(
         UserError: the file is missing, broken, of no known kind or from a newer version, or its entries do not fit;
             an option that does not apply to it.
     """
-    path = _file(Path(path))
+    path = file_of(Path(path))
     choose("weights", weights, WEIGHTS)
     if family is not None:
         choose("family", family, list(FAMILIES))
@@ -96,7 +82,7 @@ def load_checkpoint(
     reader = _reader(content, path, family)
     if weights != "model" and reader not in (FAMILIES["swa"], FAMILIES["plain"]):
         raise UserError(f"{path} holds no weights={weights!r}: leave weights out")
-    second = None if stage2 is None else _file(Path(stage2))
+    second = None if stage2 is None else file_of(Path(stage2))
     if second is None and reader is FAMILIES["pof"]:
         second = _twin(path)
     if second is not None and reader not in (FAMILIES[name] for name in TWO_FILES):
@@ -113,49 +99,6 @@ def load_checkpoint(
     reading = _read(reader, content, path, options)
     manifest = reading.manifest | order | ({} if second is None else {"stage2_sha256": _sha256(second)})
     return Checkpoint(reading.model, manifest, str(path), sha256)
-
-
-def find_checkpoints(path: str | Path) -> list[Path]:
-    """The checkpoints that a path stands for: a file, a run's folder, or all that lie below a folder.
-
-    Below a folder, a folder with a file of one of the usual names stands for that file; elsewhere every file with the
-    ending of a checkpoint counts. Hidden folders and the state of unfinished runs are passed over. Links are followed,
-    and what can be reached in several ways is there once, by its own path rather than by a link beside it.
-
-    Raises:
-        UserError: there is none.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        return [_file(path)]
-    found = _below(path, set(path.resolve().parents))
-    if not found:
-        raise UserError(f"no checkpoint in {path} nor below it: give a folder with files such as last.pt or *.pth")
-    return found
-
-
-def _below(path: Path, seen: set[Path]) -> list[Path]:
-    """Checkpoints at or below a path whose real paths are not among those seen, which grow."""
-    real = path.resolve()
-    if real in seen:
-        return []
-    seen.add(real)
-    if not path.is_dir():
-        return [path]
-    usual = _usual(path)
-    if usual is not None:
-        return _below(usual, seen)
-    found: list[Path] = []
-    for entry in sorted(path.iterdir(), key=lambda entry: (entry.is_symlink(), entry)):
-        counts = entry.name.endswith(ENDINGS) and entry.name != UNFINISHED
-        if not entry.name.startswith(".") and (counts or entry.is_dir()):
-            found += _below(entry, seen)
-    return found
-
-
-def _usual(folder: Path) -> Path | None:
-    places = (folder / inner / name for inner in FOLDERS for name in USUAL_FILES)
-    return next((place for place in places if place.is_file()), None)
 
 
 def _reader(content: Any, path: Path, family: str | None) -> Any:
@@ -194,14 +137,6 @@ def _read(reader: Any, content: Any, path: Path, options: Options) -> Reading:
         lines = str(error).strip().splitlines()
         told = type(error).__name__ + (f": {shown(lines[0], 120)}" if lines else "")
         raise UserError(f"{path} looks like a file of family {family!r} and does not fit it ({told})") from error
-
-
-def _file(path: Path) -> Path:
-    if path.is_dir():
-        path = _usual(path) or path / "last.pt"
-    if not path.is_file():
-        raise UserError(f"no checkpoint at {path}: give the path of a file, or a folder with a last.pt in it")
-    return path
 
 
 def _twin(path: Path) -> Path | None:

@@ -14,6 +14,7 @@ from sharpness.data.dataset import ImageSet, LongTailData
 from sharpness.data.digits import load_digits_lt
 from sharpness.data.foreign import ForeignData, read_images
 from sharpness.data.groups import GROUP_CONVENTIONS, class_groups
+from sharpness.data.identity import Content, SampleIdentity
 from sharpness.data.longtail import LongTail, select_indices
 from sharpness.data.profiles import PROFILES, class_counts
 from sharpness.data.samplers import SAMPLERS, epoch_indices
@@ -38,10 +39,12 @@ __all__ = [
     "PROFILES",
     "SAMPLERS",
     "Classes",
+    "Content",
     "ForeignData",
     "ImageSet",
     "LongTail",
     "LongTailData",
+    "SampleIdentity",
     "are_labels",
     "as_tensors",
     "augment",

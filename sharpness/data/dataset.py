@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sharpness.data.augment import AUGMENTATIONS
 from sharpness.data.groups import Groups
+from sharpness.data.identity import PIXELS, Content, pixel_digests
 from sharpness.data.longtail import LongTail, class_counts, select_indices
 from sharpness.data.profiles import check_present
 from sharpness.errors import UserError, choose
@@ -81,6 +82,11 @@ class ImageSet:
     def tensors(self) -> tuple[Tensor, Tensor]:
         """Normalised images ``(n, ch, h, w)`` and labels ``(n,)``, as a TensorDataset names them."""
         return self.normalize(self.images), self.labels
+
+    @property
+    def content(self) -> Content:
+        """What tells the images apart: their pixels."""
+        return Content(PIXELS, lambda: pixel_digests(self.images), self.mean, self.std)
 
     def to(self, device: str | torch.device) -> ImageSet:
         """The same set on another device."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from sharpness.data.arrays import (
 )
 from sharpness.data.class_orders import check_class_order, class_order
 from sharpness.data.dataset import ImageSet
+from sharpness.data.identity import PIXELS, VALUES, Content, pixel_digests, undone, value_digests
 from sharpness.data.image_files import ImageFiles, class_folders, listed, read_files, to_tensor
 from sharpness.data.tensors import as_tensors
 from sharpness.errors import UserError, choose
@@ -41,6 +43,7 @@ class ForeignData:
         class_counts: ``(C,)`` training images per class, which need not be the counts of these samples.
         class_totals: ``(C,)`` samples per class before ``limit_per_class`` took its part.
         estimated: whether mean and std come from these samples, and not from who trained on them.
+        digests: ``(n,)`` uint64, of the pixels of image files before they were resized and cropped; None of others.
     """
 
     inputs: Tensor
@@ -51,6 +54,7 @@ class ForeignData:
     class_counts: tuple[int, ...]
     class_totals: tuple[int, ...]
     estimated: bool = False
+    digests: np.ndarray | None = None
 
     @property
     def num_classes(self) -> int:
@@ -77,6 +81,19 @@ class ForeignData:
         if self.mean is None or self.std is None:
             raise UserError("these samples are no 8-bit images: take .tensors")
         return ImageSet(self.inputs, self.labels, self.mean, self.std)
+
+    @property
+    def content(self) -> Content:
+        """What tells the samples apart: pixels as the files have them, or numbers before they are normalised."""
+        pixels, known = self.inputs, self.digests
+        if known is not None:
+            return Content(PIXELS, lambda: known, self.mean, self.std)
+        if pixels.dtype != torch.uint8:
+            try:
+                pixels = undone(pixels, (0.0,), (1.0,))
+            except UserError:
+                return Content(VALUES, lambda: value_digests(self.inputs), self.mean, self.std)
+        return Content(PIXELS, lambda: pixel_digests(pixels), self.mean, self.std)
 
     @property
     def weights(self) -> Tensor:
@@ -123,7 +140,9 @@ class ForeignData:
         for i, label in enumerate(self.labels.tolist()):
             rank[i] = seen[label]
             seen[label] += 1
-        return replace(self, inputs=self.inputs[rank < n], labels=self.labels[rank < n])
+        kept = rank < n
+        digests = None if self.digests is None else self.digests[kept.numpy()]
+        return replace(self, inputs=self.inputs[kept], labels=self.labels[kept], digests=digests)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -179,6 +198,7 @@ def read_images(
     _check(mean, std, size, resize, channels, layout, limit_per_class)
     counts, named = (None, None) if class_counts is None else read_class_counts(class_counts)
     files: ImageFiles | None = None
+    digests: np.ndarray | None = None
     inputs = torch.empty(0)
     if not isinstance(source, str | Path):
         inputs, labels = _of_dataset(source)
@@ -200,13 +220,13 @@ def read_images(
     totals = tuple(torch.bincount(labels, minlength=len(names)).tolist())
     if files is not None:
         files = files.limit_per_class(limit_per_class) if limit_per_class is not None else files
-        inputs = read_files(files, size=size, resize=resize, channels=channels)
+        inputs, digests = read_files(files, size=size, resize=resize, channels=channels)
         labels = torch.tensor(files.labels)
     elif inputs.dtype == torch.uint16 and inputs.ndim in (3, 4):
         inputs = channels_first(eight_bit(inputs), layout)
     elif inputs.dtype == torch.uint8 or layout != "auto":
         inputs = channels_first(inputs, layout)
-    data = ForeignData(inputs.contiguous(), labels, None, None, names, counts, totals)
+    data = ForeignData(inputs.contiguous(), labels, None, None, names, counts, totals, digests=digests)
     if files is None and limit_per_class is not None:
         data = data.limit_per_class(limit_per_class)
     return _normalized(data, mean, std)

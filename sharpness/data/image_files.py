@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sharpness.data.arrays import MOST_CLASSES, eight_bit
+from sharpness.data.identity import pixel_digests
 from sharpness.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
@@ -106,8 +107,8 @@ def _lines(path: Path) -> Iterator[str]:
         raise UserError(f"cannot read the list {path}: {reason}") from None
 
 
-def read_files(files: ImageFiles, *, size: int | None, resize: int | None, channels: int) -> Tensor:
-    """All images, ``(n, channels, h, w)`` uint8.
+def read_files(files: ImageFiles, *, size: int | None, resize: int | None, channels: int) -> tuple[Tensor, np.ndarray]:
+    """All images, ``(n, channels, h, w)`` uint8, and digests ``(n,)`` of their pixels as the files have them.
 
     Args:
         files: which.
@@ -119,8 +120,9 @@ def read_files(files: ImageFiles, *, size: int | None, resize: int | None, chann
         UserError: a file that is missing or no image, or images of different sizes without ``size``.
     """
     images: Tensor | None = None
+    digests = np.empty(len(files.paths), dtype=np.uint64)
     for i, path in enumerate(files.paths):
-        image = _open(path, size, resize, channels)
+        image, digests[i] = _open(path, size, resize, channels)
         if images is None:
             images = torch.empty((len(files.paths), *image.shape), dtype=torch.uint8)
         if image.shape != images.shape[1:]:
@@ -128,17 +130,19 @@ def read_files(files: ImageFiles, *, size: int | None, resize: int | None, chann
             raise UserError(f"{path} is {here} pixels and {files.paths[0]} is {first}: give size= to make them alike")
         images[i] = image
     assert images is not None
-    return images
+    return images, digests
 
 
-def _open(path: Path, size: int | None, resize: int | None, channels: int) -> Tensor:
+def _open(path: Path, size: int | None, resize: int | None, channels: int) -> tuple[Tensor, np.uint64]:
     from PIL import Image
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                return to_tensor(_fit(_eight_bit(image).convert(MODES[channels]), size, resize))
+                whole = _eight_bit(image)
+                digest = pixel_digests(to_tensor(whole if whole.mode == "L" else whole.convert("RGB"))[None])[0]
+                return to_tensor(_fit(whole.convert(MODES[channels]), size, resize)), digest
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except FileNotFoundError:

@@ -59,7 +59,8 @@ def plot_spread(
         handles = spread_key(draws, base is not None) if legend else []
         above = len(handles) > 1  # among the points there is no room for them
         if handles:
-            ax.legend(handles=handles, **({"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3} if above else {}))
+            place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3} if above else {}
+            ax.legend(handles=handles, **place)
         ax.set(ylabel=ylabel)
         ax.set_title(title or "", pad=20 if above else None)
     return ax

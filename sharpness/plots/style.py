@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -22,7 +22,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 SURFACE_COLORS = "viridis"
 
 RC = {
-    **sns.axes_style("ticks"),
     "font.size": 8,
     "axes.labelsize": 8,
     "axes.titlesize": 8,
@@ -44,6 +43,14 @@ RC = {
 }
 
 
+@cache
+def settings() -> dict[Any, Any]:
+    """Those of seaborn's ``ticks``, with ours. Seaborn takes a second to load, so whoever draws nothing never does."""
+    import seaborn
+
+    return {**seaborn.axes_style("ticks"), **RC}
+
+
 def color(index: int) -> str:
     """The colour of the ``index``-th model of a comparison."""
     return COLORS[index % len(COLORS)]
@@ -61,7 +68,7 @@ def style() -> Iterator[None]:
         import matplotlib.pyplot as plt
 
         plt.draw_if_interactive()  # loads the backend, whose own settings would be undone at the end of the block
-    with mpl.rc_context(RC):
+    with mpl.rc_context(settings()):
         yield
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import scipy
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 from mpl_toolkits.mplot3d.axes3d import Axes3D
-from scipy.interpolate import RegularGridInterpolator
 
 from sharpness.errors import UserError
 from sharpness.plots.frames import frame_surface
@@ -54,7 +54,9 @@ class Relief:
     def __init__(self, panel: Panel, height: np.ndarray) -> None:
         x, y = np.argsort(panel.x), np.argsort(panel.y)
         grid = panel.y[y], panel.x[x]
-        self._at = RegularGridInterpolator(grid, height[y][:, x], bounds_error=False, fill_value=np.nan)
+        self._at = scipy.interpolate.RegularGridInterpolator(
+            grid, height[y][:, x], bounds_error=False, fill_value=np.nan
+        )
         size = np.array([np.ptp(panel.x), np.ptp(panel.y), np.ptp(height[np.isfinite(height)])])
         self.size = np.where(size > 0, size, 1.0)
 

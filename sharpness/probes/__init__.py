@@ -3,7 +3,7 @@
 from sharpness.probes.answers import Answers, answers
 from sharpness.probes.characteristic_radius import characteristic_radius
 from sharpness.probes.columns import MEASURES
-from sharpness.probes.comparison import require_comparable
+from sharpness.probes.comparison import require_comparable, side_by_side
 from sharpness.probes.direction_set import Directions, load_directions
 from sharpness.probes.directions import gaussian, gaussian_pair, normalize
 from sharpness.probes.eigenvalues import eigenvalues
@@ -45,6 +45,7 @@ __all__ = [
     "plane_through",
     "random_perturbation",
     "require_comparable",
+    "side_by_side",
     "spectral_density",
     "toward",
     "trace",

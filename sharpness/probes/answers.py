@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from scipy.stats import random_table
+import scipy
 
 from sharpness.engine import ratio
 from sharpness.objective import Objective
@@ -68,7 +67,9 @@ class Answers:
     @property
     def by_chance(self) -> float:
         """What :attr:`reordered` reaches if the same answers are dealt to the samples at random, at most."""
-        dealt = random_table(self.confusion.sum(axis=1), self.confusion.sum(axis=0), seed=np.random.default_rng(0))
+        dealt = scipy.stats.random_table(
+            self.confusion.sum(axis=1), self.confusion.sum(axis=0), seed=np.random.default_rng(0)
+        )
         return max(_best_order(table) for table in dealt.rvs(DRAWS))
 
     def remark(self, recorded: float | None = None) -> str:
@@ -96,7 +97,7 @@ def _best_order(confusion: np.ndarray) -> float:
     """Mean share of right answers of the classes that have samples, under the best one-to-one naming of the answers."""
     samples = confusion.sum(axis=1, keepdims=True)
     shares = confusion[samples[:, 0] > 0] / samples[samples[:, 0] > 0]
-    return float(shares[linear_sum_assignment(shares, maximize=True)].mean())
+    return float(shares[scipy.optimize.linear_sum_assignment(shares, maximize=True)].mean())
 
 
 def answers(objective: Objective) -> Answers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import bootstrap
+import scipy
 
 from sharpness.errors import UserError
 
@@ -37,7 +37,7 @@ def mean_interval(
     def ratio(q: np.ndarray, a: np.ndarray, axis: int) -> np.ndarray:
         return (q * a).sum(axis=axis) / a.sum(axis=axis)
 
-    found = bootstrap(
+    found = scipy.stats.bootstrap(
         (values, weights),
         ratio,
         paired=True,

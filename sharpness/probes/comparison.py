@@ -13,8 +13,8 @@ from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.directions import noise_keys
 from sharpness.probes.subjects import as_objective
-from sharpness.probes.trainings import Training, compared, trainings
-from sharpness.results.same import SHARED, SPLIT, require_equal
+from sharpness.probes.trainings import Training, compared, named, trainings
+from sharpness.results.same import SHARED, SPLIT, Probed, require_equal, require_same_samples
 
 #: Attributes of an objective that have another name in its provenance.
 ATTRIBUTES = {"loss": "loss_name", "dtype": "precision"}
@@ -38,16 +38,13 @@ def comparable(probe: Callable[..., Any]) -> Callable[..., Any]:
             data, *args = args  # type: ignore[assignment]
         if not isinstance(objective, Mapping):
             return probe(as_objective(objective, data, **(options or {})), *args, **settings)
-        models = [
-            one._replace(subject=as_objective(one.subject, data, **(options or {}))) for one in trainings(objective)
-        ]
-        objectives = {one.label if one.run is None else f"{one.label}, {one.run}": one.subject for one in models}
-        require_comparable(objectives)
+        given = dict(options or {})
+        models = side_by_side(objective, lambda one: as_objective(one, data, **given), given.get("loss") == "training")
 
         def probed(one: Training) -> Any:
             result = probe(one.subject, *args, **settings)
             if one is models[0] and _is_random(result):
-                _warn_of_shapes(objectives)
+                _warn_of_shapes({named(model): model.subject for model in models})
             return result
 
         return compared(models, probed)
@@ -55,18 +52,53 @@ def comparable(probe: Callable[..., Any]) -> Callable[..., Any]:
     return probe_all
 
 
-def require_comparable(objectives: Mapping[str, Objective]) -> None:
-    """Refuse objectives that differ in data, scope, BatchNorm policy, loss, precision, classes or groups.
+def side_by_side(
+    subjects: Mapping[Any, Any], build: Callable[[Any], Objective], own_losses: bool = False
+) -> list[Training]:
+    """The models of a mapping, as objectives that can be compared, with samples in the order of the first one's.
+
+    The order decides nothing but which samples a resampling draws and which ones share a batch; so these are the same
+    for all models, too.
+
+    Args:
+        subjects: see :func:`~sharpness.probes.trainings.trainings`.
+        build: makes an objective of a model; the first that cannot be compared ends it.
+        own_losses: see :func:`require_comparable`.
 
     Raises:
-        UserError: names the field that differs, and both values.
+        UserError: see :func:`require_comparable`.
+    """
+    found: list[Training] = []
+    for model in trainings(subjects):
+        one = build(model.subject)
+        if found:
+            first = found[0]
+            require_comparable({named(first): first.subject, named(model): one}, own_losses)
+            one = one.in_order_of(first.subject)
+        found.append(model._replace(subject=one))
+    return found
+
+
+def require_comparable(objectives: Mapping[str, Objective], own_losses: bool = False) -> None:
+    """Refuse objectives that differ in samples, scope, BatchNorm policy, loss, precision, classes or groups.
+
+    Samples are told apart by what :class:`Objective` says: their order and what normalises them may differ.
+
+    Args:
+        own_losses: every model is probed on the loss that it was trained with, and weighs classes as that does.
+
+    Raises:
+        UserError: tells how many samples differ and which, or names the field that differs, and both values.
     """
     if not objectives:
         raise UserError("an empty mapping of objectives: there is nothing to compare")
+    probed = {label: Probed(o.identity, o.data_sha256, o.class_names) for label, o in objectives.items()}
+    require_same_samples(probed, weights=not own_losses)
+    fields = [name for name in (*SHARED, *SPLIT) if not (own_losses and name == "loss")]
     described: dict[str, dict[str, Any]] = {}
     for label, one in objectives.items():
-        described[label] = {name: getattr(one, ATTRIBUTES.get(name, name)) for name in (*SHARED, *SPLIT)}
-        if one.loss_name == "<lambda>":  # the name of any such function
+        described[label] = {name: getattr(one, ATTRIBUTES.get(name, name)) for name in fields}
+        if one.loss_name == "<lambda>" and not own_losses:  # the name of any such function
             described[label]["loss"] = one.loss_function
     require_equal(described)
 
@@ -96,10 +128,14 @@ def _warn_of_shapes(objectives: Mapping[str, Objective]) -> None:
 
 def common_fields(objective: Objective, **settings: Any) -> dict[str, Any]:
     """The fields that every result has, with the probe's settings in the provenance."""
+    identity = objective.identity
+    images = {"images": identity.by, "images_sha256": identity.sha256, "image_constants": objective.image_constants}
     return {
         "class_names": objective.class_names,
         "class_samples": objective.class_counts,
         "class_weights": objective.class_weights,
         "groups": objective.groups,
-        "provenance": {**objective.provenance(), **settings},
+        "sample_ids": identity.words,
+        "sample_weights": identity.weights,
+        "provenance": {**objective.provenance(), **images, **settings},
     }

@@ -19,10 +19,10 @@ from sharpness.engine import distributed
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.columns import MEASURES, Settings, columns_of
-from sharpness.probes.comparison import common_fields
+from sharpness.probes.comparison import common_fields, side_by_side
 from sharpness.probes.cost import Cost, announce
 from sharpness.probes.subjects import as_objective, labelled_checkpoints
-from sharpness.probes.trainings import Training, compared, trainings
+from sharpness.probes.trainings import Training, compared
 from sharpness.results import Comparison, MeasureResult, load_result
 
 DEFAULT = ("accuracy", "loss", "lambda_max", "lambda_min", "random_rise", "worst_rise")
@@ -85,8 +85,8 @@ def measure(
         options: of :class:`~sharpness.Objective` for models, or of :func:`checkpoint_objective` for checkpoints.
 
     Raises:
-        UserError: an unknown measure, a setting out of range, or what the probes refuse. An eigenvalue that has not
-            converged becomes NaN, with a warning.
+        UserError: an unknown measure, a setting out of range, what the probes refuse, or models that cannot be compared
+            (other images, scope, loss, ...). An eigenvalue that has not converged becomes NaN, with a warning.
 
     >>> model, data = nn.Linear(2, 2), ([[1.0, 0.0], [0.0, 1.0]], [0, 1])
     >>> measure(model, data, "accuracy, loss").names
@@ -102,12 +102,16 @@ def measure(
         found = find_checkpoints(subject)
         subject = labelled_checkpoints([subject]) if len(found) > 1 else found[0]
     if not isinstance(subject, Mapping):
-        return _measure_one(subject, settings, usual, train_counts, folder, options)
-    models = trainings(subject)
+        if isinstance(subject, str | Path):
+            subject = load_checkpoint(subject)
+        label = subject.label if isinstance(subject, Checkpoint) else None
+        return _measure_one(as_objective(subject, **options), settings, usual, train_counts, folder, label=label)
+    own_losses = options.get("loss") == "training"
+    models = side_by_side(subject, lambda one: as_objective(one, **options), own_losses)
     left = iter(range(len(models), 0, -1))
 
     def table(one: Training) -> MeasureResult:
-        return _measure_one(one.subject, settings, usual, train_counts, folder, options, next(left), one.label, one.run)
+        return _measure_one(one.subject, settings, usual, train_counts, folder, next(left), one.label, one.run)
 
     return compared(models, table)
 
@@ -136,22 +140,16 @@ def _told_apart(given: Sequence[Any], data: Any, measures: Any) -> tuple[Any, An
 
 
 def _measure_one(
-    subject: Any,
+    subject: Objective,
     settings: Settings,
     usual: bool,
     train_counts: Sequence[int] | None,
     folder: Path | None,
-    options: dict[str, Any],
     models: int = 1,
     label: str | None = None,
     run: str | None = None,
 ) -> MeasureResult:
     """The table of one model, the first of so many; of the ``usual`` measures, those that it has."""
-    if isinstance(subject, str | Path):
-        subject = load_checkpoint(subject)
-    if label is None and isinstance(subject, Checkpoint):
-        label = subject.label
-    subject = as_objective(subject, **options)
     if train_counts is not None:
         if len(train_counts) != subject.num_classes:
             raise UserError(

@@ -28,6 +28,11 @@ class Training(NamedTuple):
     subject: Any
 
 
+def named(model: Training) -> str:
+    """What messages call it."""
+    return model.label if model.run is None else f"{model.label}, {model.run}"
+
+
 def trainings(subjects: Mapping[Any, Any]) -> list[Training]:
     """Every model of a mapping ``{label: model}``, ``{label: [trainings of it]}`` or ``{label: {name: training}}``.
 

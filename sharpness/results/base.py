@@ -13,8 +13,10 @@ import pandas as pd
 import xarray as xr
 
 from sharpness.data import ONE_CLASS
+from sharpness.data.identity import VALUES, SampleIdentity
 from sharpness.errors import UserError
 from sharpness.files import write_atomically
+from sharpness.results.same import Probed
 from sharpness.results.tables import as_html, with_errors
 
 
@@ -28,10 +30,18 @@ class Result:
         class_weights: (C,) the sum of their weights; None in files from before it was kept, which had equal ones.
         groups: named sets of class indices. A group's value is the mean of the values of its classes that have samples.
         provenance: how the numbers came about; plain values.
+        sample_ids: (n, 3) class and content of every sample, see :class:`~sharpness.data.SampleIdentity`; None in files
+            from before they were kept.
+        sample_weights: (n,) weights of the samples, or None where all count alike.
     """
 
     #: For every array, the names of its dimensions. Everything else is a plain value.
-    DIMENSIONS: ClassVar[dict[str, tuple[str, ...]]] = {"class_samples": ("class",), "class_weights": ("class",)}
+    DIMENSIONS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "class_samples": ("class",),
+        "class_weights": ("class",),
+        "sample_ids": ("sample", "word"),
+        "sample_weights": ("sample",),
+    }
     REGISTRY: ClassVar[dict[str, type[Result]]] = {}
     #: Rows of a table that a notebook shows.
     ROWS: ClassVar[int] = 20
@@ -41,6 +51,8 @@ class Result:
     groups: dict[str, tuple[int, ...]]
     provenance: dict[str, Any]
     class_weights: np.ndarray | None = None  # (C,)
+    sample_ids: np.ndarray | None = None  # (n, 3)
+    sample_weights: np.ndarray | None = None  # (n,)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -67,6 +79,16 @@ class Result:
     @property
     def label(self) -> str:
         return str(self.provenance.get("label", "model"))
+
+    @property
+    def probed(self) -> Probed:
+        """Which samples were probed, as far as is known."""
+        identity = None
+        if self.sample_ids is not None:
+            by = str(self.provenance.get("images", VALUES))
+            identity = SampleIdentity.of_words(by, self.sample_ids, self.sample_weights)
+        grouped = self.provenance.get("rows") == "groups"  # whose names stand in the place of those of classes
+        return Probed(identity, self.provenance.get("data_sha256"), () if grouped else self.class_names)
 
     @property
     def checks(self) -> pd.DataFrame:

@@ -12,9 +12,10 @@ import pandas as pd
 from sharpness.errors import UserError, choose
 from sharpness.flattening.class_conditional import TINY
 from sharpness.plots import BoundCurve, plot_agreement, plot_bound, plot_bound_panels, plot_radii
-from sharpness.results.comparison import one_training
+from sharpness.results.comparison import each, one_training
 from sharpness.results.measures import MeasureResult
 from sharpness.results.pictures import Subset, several
+from sharpness.results.same import require_same
 
 PICTURES = ("bound", "radius", "rise")
 #: With more panels than this all samples and three classes are drawn: the most frequent, the middle and the rarest.
@@ -173,6 +174,7 @@ class CharacteristicRadiusResult(MeasureResult):
         """
         if measure is not None:
             return super().compare(results, ax, measure, **options)
+        require_same(each(results), shared=())
         kind = kind or ("bound" if len(results) == 1 else "rise")
         choose("picture", kind, PICTURES)
         results = one_training(results, run)

@@ -11,6 +11,7 @@ import pandas as pd
 from sharpness.errors import UserError
 from sharpness.results.base import Result
 from sharpness.results.runs import Entry, Runs
+from sharpness.results.same import require_same
 from sharpness.results.tables import as_html, with_errors
 
 R = TypeVar("R", bound=Result | Runs[Any])
@@ -22,11 +23,16 @@ class Comparison(dict[str, R]):
     def to_frame(self) -> pd.DataFrame:
         """The tables of all results, with the label in the first column, ``model``, and in the second, where a model
         was trained several times, the name of the training, ``run``.
+
+        Raises:
+            UserError: they are of other images, or of other classes or groups.
         """
+        require_same(self.each(), shared=())
         return _joined({label: entry.to_frame() for label, entry in self.items()})
 
     def summary(self) -> pd.DataFrame:
         """The same with means over the trainings of a model and their spread, see :meth:`Runs.summary`."""
+        require_same(self.each(), shared=())
         return _joined({k: v.summary() if isinstance(v, Runs) else v.to_frame() for k, v in self.items()})
 
     def to_table(self) -> pd.DataFrame:

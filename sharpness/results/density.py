@@ -13,7 +13,8 @@ from sharpness.curvature import DensityCurve, SpectralQuadrature
 from sharpness.errors import UserError
 from sharpness.plots import plot_density
 from sharpness.results.base import Result
-from sharpness.results.comparison import trainings_of
+from sharpness.results.comparison import each, trainings_of
+from sharpness.results.same import require_same
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -115,6 +116,7 @@ class SpectralDensityResult(Result):
             subset: a class, of a result per class; its rarest unless given.
             width: of the Gaussian; the largest of the results' own unless given.
         """
+        require_same(each(results), shared=())
         rules = {label: [r.quadrature(subset) for r in trainings_of(entry)] for label, entry in results.items()}
         width = width or max(q.density().width for of_model in rules.values() for q in of_model)
         curves, trainings, ends = {}, {}, {}

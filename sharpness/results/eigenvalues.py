@@ -13,6 +13,7 @@ from sharpness.errors import UserError, choose
 from sharpness.plots import plot_class_values, plot_saddle_indicator, plot_spectrum_ends
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means, spreads, stacked
+from sharpness.results.same import require_same
 
 PICTURES = ("largest", "smallest", "both", "saddle")
 
@@ -121,6 +122,7 @@ class EigenvalueResult(Result):
             end: "largest", "smallest", "both" ends in one picture, or the "saddle" indicator; what was asked for
                 unless given.
         """
+        require_same(each(results), shared=())
         first = first_of(results)
         end_of = {"LA": "largest", "SA": "smallest", "both": "both"}
         end = end or end_of[first.which]

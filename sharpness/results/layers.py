@@ -11,7 +11,8 @@ import pandas as pd
 
 from sharpness.plots import plot_layer_class, plot_layer_class_grid
 from sharpness.results.base import Result
-from sharpness.results.comparison import first_of, means
+from sharpness.results.comparison import each, first_of, means
+from sharpness.results.same import require_same
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -72,6 +73,7 @@ class LayerResult(Result):
         Returns:
             The Axes, or of several models the Figure.
         """
+        require_same(each(results), shared=())
         first = first_of(results)
         order = first.by_size() if first.per_class else np.zeros(1, dtype=int)
         names = [first.class_names[c] for c in order] if first.per_class else ["all"]

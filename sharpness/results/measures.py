@@ -13,6 +13,7 @@ from sharpness.errors import UserError, choose
 from sharpness.plots import plot_class_values, stacked_axes
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means, spreads
+from sharpness.results.same import require_same
 
 #: How pictures spell measures.
 LABELS = {
@@ -137,6 +138,7 @@ class MeasureResult(Result):
             measure: ``"lambda_max"``, else ``"worst_rise"``, else the first there is, unless given; ``"all"`` draws a
                 panel for each in a figure of their own, and returns the list of Axes.
         """
+        require_same(each(results), shared=())
         first = first_of(results)
         if measure == "all":
             if ax is not None:

@@ -2,36 +2,80 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from sharpness.data.identity import NAMES, VALUES, SampleIdentity
 from sharpness.errors import UserError, shown
-from sharpness.results.base import Result
+
+if TYPE_CHECKING:
+    from sharpness.results.base import Result
 
 #: How numbers came about, by their names in a provenance.
-SHARED = ("dtype", "data_sha256", "scope", "batchnorm", "loss")
+SHARED = ("dtype", "scope", "batchnorm", "loss")
 #: What tables and pictures are split by.
 SPLIT = ("class_names", "groups")
+#: Classes that a refusal names.
+NAMED = 4
+TENSORS = (
+    "; tensors are compared as they stand: if these are the same images, say how they were normalised, "
+    "Objective(..., mean=, std=), or which they are, names= with one for each sample"
+)
+REMEDIES = {VALUES: TENSORS, NAMES: "; give both the same samples"}
+SAME = "; give both the same data, split and limit"
 
 
-def require_same(results: Mapping[str, Result], fields: Sequence[str]) -> None:
-    """Refuse results of other data, scope, BatchNorm policy, loss, precision, classes or groups, or other ``fields``.
+class Probed(NamedTuple):
+    """What was probed: which samples, where that is known; the digest of inputs, labels and weights; class names."""
+
+    identity: SampleIdentity | None
+    data_sha256: str | None
+    class_names: Sequence[str]
+
+
+def require_same(results: Mapping[str, Result], fields: Sequence[str] = (), shared: Sequence[str] = SHARED) -> None:
+    """Refuse results of other samples, scope, BatchNorm policy, loss, precision, classes, groups, or other ``fields``.
 
     What a provenance does not tell is not compared.
 
+    Args:
+        fields: attributes of the results.
+        shared: what must agree of their provenances.
+
     Raises:
-        UserError: names the field that differs, and both values; or results of several kinds.
+        UserError: tells how many samples differ and which, or names the field that differs, and both values; or
+            results of several kinds.
     """
     kinds = {type(r).__name__ for r in results.values()}
     if len(kinds) > 1:
         raise UserError(f"{' and '.join(sorted(kinds))} cannot be compared: give results of one kind")
+    losses = {r.provenance.get("loss") for r in results.values()}
+    weights = len(losses) == 1 or "loss" in shared  # every loss has weights of its own
+    require_same_samples({label: r.probed for label, r in results.items()}, weights)
     require_equal({
-        label: {name: r.provenance[name] for name in SHARED if name in r.provenance}
+        label: {name: r.provenance[name] for name in shared if name in r.provenance}
         | {name: getattr(r, name) for name in (*SPLIT, *fields)}
         for label, r in results.items()
     })  # fmt: skip
+
+
+def require_same_samples(probed: Mapping[str, Probed], weights: bool = True) -> None:
+    """Refuse other samples than the first one's: another order, or another normalisation, is no difference.
+
+    Args:
+        weights: whether samples must count alike, too, up to a common factor.
+
+    Raises:
+        UserError: tells how many differ, of which classes, and the first of them.
+    """
+    (first_label, first), *rest = probed.items()
+    for label, other in rest:
+        told = _difference(first, other, repr(first_label), repr(label), weights)
+        if told:
+            raise UserError(f"{first_label!r} and {label!r} cannot be compared: {told}")
 
 
 def require_equal(described: Mapping[str, Mapping[str, Any]]) -> None:
@@ -51,6 +95,80 @@ def require_equal(described: Mapping[str, Mapping[str, Any]]) -> None:
 def noise_fields(names: str, fields: Sequence[str]) -> tuple[str, ...]:
     """``fields``, and normalisation and seed where Gaussian directions are among the ``names`` with a plus between."""
     return (*fields, "normalization", "seed") if "gaussian" in names.split("+") else tuple(fields)
+
+
+def _difference(a: Probed, b: Probed, of_a: str, of_b: str, weights: bool) -> str | None:
+    """What differs between the samples of two, in words."""
+    same_bits = a.data_sha256 == b.data_sha256
+    if a.identity is None or b.identity is None:
+        if same_bits or None in (a.data_sha256, b.data_sha256):
+            return None
+        old = " and ".join(name for name, one in ((of_a, a), (of_b, b)) if one.identity is None)
+        return (
+            f"data_sha256 is {str(a.data_sha256)[:12]}... and {str(b.data_sha256)[:12]}..., and {old} does not tell "
+            "whether that is the images, their order or what normalises them, as results of today do: probe again"
+        )
+    if a.identity.by != b.identity.by:
+        if same_bits:
+            return None
+        return f"{of_a} tells its samples apart by {a.identity.by} and {of_b} by {b.identity.by}" + (
+            TENSORS if VALUES in (a.identity.by, b.identity.by) else ": give both names=, or neither"
+        )
+    mine, theirs = a.identity.missing_in(b.identity), b.identity.missing_in(a.identity)
+    if len(mine) or len(theirs):
+        return _of_samples(a, b, mine, theirs, of_a, of_b)
+    if weights:
+        pair = a.identity.relative_weights(), b.identity.relative_weights()
+        off = ~np.isclose(*pair, rtol=1e-5, atol=0)
+        if off.any():
+            i = int(np.flatnonzero(off)[0])
+            return (
+                f"weights of {int(off.sum())} of {len(a.identity)} images differ (relative to their mean, for instance "
+                f"{pair[0][i]:.4g} and {pair[1][i]:.4g}): give both the same weights and limit"
+            )
+    return None
+
+
+def _of_samples(a: Probed, b: Probed, mine: np.ndarray, theirs: np.ndarray, of_a: str, of_b: str) -> str:
+    """How many samples differ, which, and what to do: ``mine`` of a are not in b, ``theirs`` of b not in a."""
+    assert a.identity is not None and b.identity is not None
+    total, remedy = len(a.identity), REMEDIES.get(a.identity.by, SAME)
+    if len(mine) != len(theirs):
+        parts = [
+            f"{len(lacking)} of the {len(one.identity)} images of {of_one} are not in {of_other} "
+            f"({_classes(one, lacking)}; first: index {lacking[0]})"
+            for one, lacking, of_one, of_other in ((a, mine, of_a, of_b), (b, theirs, of_b, of_a))
+            if one.identity is not None and len(lacking)
+        ]
+        return ", and ".join(parts) + remedy
+    i = int(mine[0])
+    if len(a.identity.missing_in(b.identity, classes=False)):
+        which = f"first: index {i} of {of_a} is not in {of_b}"
+        return f"{len(mine)} of {total} images differ ({_classes(a, mine)}; {which}){remedy}"
+    other = b.identity.classes[np.flatnonzero(b.identity.digests == a.identity.digests[i])[0]]
+    which = f"first: index {i}, {_name(a, a.identity.classes[i])} in {of_a} and {_name(b, other)} in {of_b}"
+    return f"labels of {len(mine)} of {total} images differ ({_classes(a, mine)}; {which}): give both the same labels"
+
+
+def _classes(probed: Probed, indices: np.ndarray) -> str:
+    """Of which classes some samples are, the most frequent ones first.
+
+    >>> from sharpness.data.identity import PIXELS
+    >>> seen = SampleIdentity(PIXELS, np.array([0, 1, 1]), np.arange(3, dtype=np.uint64))
+    >>> _classes(Probed(seen, None, ("cat", "dog")), np.arange(3))
+    'classes dog 2, cat 1'
+    """
+    assert probed.identity is not None
+    found = Counter(probed.identity.classes[indices].tolist()).most_common()
+    named = [f"{_name(probed, c)} {count}" for c, count in found[:NAMED]]
+    more = [f"{len(found) - NAMED} more"] if len(found) > NAMED else []
+    return f"class{'es' if len(found) > 1 else ''} {', '.join([*named, *more])}"
+
+
+def _name(probed: Probed, index: int) -> str:
+    """What a class is called; its number where it has no name."""
+    names = probed.class_names
+    return shown(str(names[index])) if 0 <= index < len(names) else str(index)
 
 
 def _equal(a: Any, b: Any) -> bool:

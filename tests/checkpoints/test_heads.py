@@ -249,3 +249,22 @@ def test_inspect_shows_what_each_reading_gives(tmp_path, body, capsys):
     assert main([*arguments, "--head", "cosine"]) == 0
     captured = capsys.readouterr()
     assert "100.00 %" in captured.out and "as linear" not in captured.out and "does not tell" not in captured.err
+
+
+def test_counters_of_thop_are_left_out(tmp_path, body):
+    """``thop.profile`` leaves two buffers in every module; a network that has such buffers itself keeps them."""
+    state = {**body.state_dict(), "fc.weight": rows(), "fc.bias": B}
+    modules = {name.rpartition(".")[0] for name in state} | {""}
+    counters = {f"{m}.{n}".lstrip("."): torch.zeros(1).double() for m in modules for n in ("total_ops", "total_params")}
+    torch.save({"state_dict": {f"module.{n}": t for n, t in {**state, **counters}.items()}}, tmp_path / "f.pth")
+    checkpoint = load_checkpoint(tmp_path / "f.pth")
+    torch.testing.assert_close(checkpoint.model(X), right(body, "linear", rows(), 1.0, B))
+    assert any(f"{len(counters)} counters that thop.profile left" in note for note in checkpoint.manifest["notes"])
+    network = torch.nn.Linear(2, 3)
+    torch.save({**network.state_dict(), "total_ops": torch.ones(1)}, tmp_path / "own.pth")
+    read = load_checkpoint(tmp_path / "own.pth", model=torch.nn.Linear(2, 3))
+    assert torch.equal(read.model.weight, network.weight) and "thop" in str(read.manifest["notes"])
+    network.register_buffer("total_ops", torch.full((1,), 5.0))
+    torch.save(network.state_dict(), tmp_path / "own.pth")
+    read = load_checkpoint(tmp_path / "own.pth", model=network)
+    assert read.model.total_ops == 5 and "thop" not in str(read.manifest["notes"])

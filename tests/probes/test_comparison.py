@@ -98,8 +98,9 @@ def test_checkpoints_paths_and_objectives_mix(runs):
 @pytest.mark.parametrize(
     ("field", "other"),
     [
-        ("data_sha256", lambda x, y: Objective(model(1), (x, y.flip(0)))),
-        ("data_sha256", lambda x, y: Objective(model(1), (x, y), weights=torch.full((12,), 2.0))),
+        ("12 of 12 images differ", lambda x, y: Objective(model(1), (x + 1, y))),
+        ("labels of 8 of 12 images differ", lambda x, y: Objective(model(1), (x, y.flip(0)))),
+        ("weights of 12 of 12 images differ", lambda x, y: Objective(model(1), (x, y), weights=1 + torch.arange(12.0))),
         ("scope", lambda x, y: Objective(model(1), (x, y), parameters="classifier")),
         ("batchnorm", lambda x, y: Objective(model(1), (x, y), batchnorm="recalibrate")),
         ("dtype is float32 and float64", lambda x, y: Objective(model(1).double(), (x, y))),

@@ -101,7 +101,11 @@ def assemble(
     if prefix is None:
         state, prefix = strip_prefixes(state)
     dead = [n for n in state if any(part in n for part in unused)]
-    state = {n: t for n, t in state.items() if n not in dead}
+    counters = [n for n in state if _is_counter(n, state[n])] if _counts(options.model) == 0 else []
+    state = {n: t for n, t in state.items() if n not in dead and n not in counters}
+    if counters:
+        told = f"{len(counters)} counters that thop.profile left (total_ops, total_params) are left out"
+        known["notes"] = [*known.get("notes", ()), told]
     if options.model is not None:
         whole = {n: t for n, t in {**state, **(head or {})}.items() if not any(part in n for part in ignored)}
         return _into(options.model, family, whole, path, prefix, options, known)
@@ -129,6 +133,16 @@ def assemble(
     recipe = recipes.get(classes, Recipe())
     manifest = _manifest(family, spec.to_dict(), found.reading.layout, prefix, recipe, dead, notes, known)
     return Reading(Classifier(backbone, found.module, spec).eval(), manifest)
+
+
+def _is_counter(name: str, value: Tensor) -> bool:
+    """Whether this is a count of operations or parameters that ``thop.profile`` keeps as a buffer of every module."""
+    return name.rpartition(".")[2] in ("total_ops", "total_params") and value.numel() == 1
+
+
+def _counts(model: nn.Module | None) -> int:
+    """How many such buffers a given network has itself."""
+    return 0 if model is None else sum(_is_counter(n, t) for n, t in model.state_dict().items())
 
 
 def accuracy(value: Any, percent: bool) -> dict[str, float]:

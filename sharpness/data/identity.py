@@ -1,0 +1,239 @@
+"""Which samples these are, by their content: whatever their order, and whatever normalises them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sharpness.errors import UserError
+
+#: What tells samples apart: 8-bit pixels, inputs as they stand, or the user's own names.
+PIXELS, VALUES, NAMES = "pixels", "values", "names"
+#: How far beside a whole pixel an undone normalisation may lead: half precision leaves a tenth, others any part.
+SLACK = 0.25
+CHUNK = 1024
+
+
+class Content:
+    """A digest of the content of every sample, computed when it is asked for.
+
+    Attributes:
+        by: :data:`PIXELS`, :data:`VALUES` or :data:`NAMES`.
+        mean: per channel, of pixels in [0, 1]; None if it is not known.
+        std: likewise.
+    """
+
+    def __init__(
+        self,
+        by: str,
+        compute: Callable[[], np.ndarray],
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+    ) -> None:
+        self.by, self.mean, self.std = by, mean, std
+        self._compute = compute
+
+    @cached_property
+    def digests(self) -> np.ndarray:
+        """(n,) uint64."""
+        return self._compute()
+
+    def take(self, indices: Tensor) -> Content:
+        """That of the samples at some indices."""
+        return Content(self.by, lambda: self.digests[indices.cpu().numpy()], self.mean, self.std)
+
+    @classmethod
+    def of(cls, data: Any, x: Tensor, names: Sequence[Any] | None = None, mean: Any = None, std: Any = None) -> Content:
+        """Of data that know it (with ``.content``), or of inputs.
+
+        Args:
+            x: the inputs, (n, ...), before they are brought to a model's precision.
+            names: (n,) whatever tells the samples apart, in place of their inputs.
+            mean: per channel, of pixels in [0, 1], what was subtracted from the inputs.
+            std: per channel, what they were divided by.
+
+        Raises:
+            UserError: mean and std of data that know theirs, or that do not lead back to 8-bit pixels; names that are
+                not as many as samples.
+        """
+        known: Content | None = getattr(data, "content", None)
+        if known is not None and (mean is not None or std is not None):
+            raise UserError(f"mean, std: a {type(data).__name__} knows its own, leave them out")
+        constants = _constants(mean, std) if known is None else (known.mean, known.std)
+        if names is not None:
+            if isinstance(names, str | bytes) or len(names) != len(x):
+                raise UserError(f"names: {len(names)} for {len(x)} samples: give one for each")
+            listed = [str(name) for name in (names.tolist() if hasattr(names, "tolist") else names)]
+            return cls(NAMES, lambda: _digests([name.encode() for name in listed]), *constants)
+        if known is not None:
+            return known
+        means, stds = constants
+        if means is not None and stds is not None:
+            undone(x[:16], means, stds)  # what cannot be right is told before any work
+            return cls(PIXELS, lambda: _by_chunk(x, lambda part: _pixels(undone(part, means, stds))), means, stds)
+        if x.dtype == torch.uint8:
+            return cls(PIXELS, lambda: pixel_digests(x))
+        return cls(VALUES, lambda: value_digests(x))
+
+
+def pixel_digests(images: Tensor) -> np.ndarray:
+    """Of every 8-bit image ``(n, ...)``, uint64; of three equal channels one counts, as grey images have it.
+
+    >>> grey = torch.arange(12, dtype=torch.uint8).view(2, 1, 2, 3)
+    >>> bool((pixel_digests(grey) == pixel_digests(grey.expand(2, 3, 2, 3))).all())
+    True
+    """
+    return _by_chunk(images, _pixels)
+
+
+def value_digests(values: Tensor) -> np.ndarray:
+    """Of every row of numbers ``(n, ...)``, uint64, in single precision: a copy of another dtype has the same.
+
+    >>> x = torch.tensor([[0.0, 1.5], [-0.0, 1.5]])
+    >>> len(set(value_digests(x).tolist()) | set(value_digests(x.double()).tolist()))
+    1
+    """
+    return _by_chunk(values, lambda part: list(_plain(part).reshape(len(part), -1).numpy()))
+
+
+@dataclass(frozen=True, eq=False)
+class SampleIdentity:
+    """Which samples were probed, in the order they had.
+
+    Attributes:
+        by: what tells them apart, see :class:`Content`.
+        classes: (n,) class indices.
+        digests: (n,) uint64.
+        weights: (n,), or None where all count alike.
+    """
+
+    by: str
+    classes: np.ndarray
+    digests: np.ndarray
+    weights: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, content: Content, classes: Tensor, weights: Tensor, targets: Tensor | None = None) -> SampleIdentity:
+        """Of content, classes and weights, (n,) each, and of targets (n, ...) that are something else than classes."""
+        digests = content.digests
+        if targets is not None:
+            digests = digests * np.uint64(3) + value_digests(targets)
+        equal = bool((weights == weights[0]).all())
+        return cls(content.by, classes.numpy(), digests, None if equal else weights.double().numpy())
+
+    @classmethod
+    def of_words(cls, by: str, words: np.ndarray, weights: np.ndarray | None) -> SampleIdentity:
+        """What :attr:`words` holds."""
+        words = np.ascontiguousarray(words, dtype="<i4")
+        digests = np.ascontiguousarray(words[:, 1:]).view("<u8")[:, 0]
+        return cls(by, words[:, 0], digests, weights)
+
+    @property
+    def words(self) -> np.ndarray:
+        """(n, 3) int32, for files: class, and the digest in two halves."""
+        halves = np.ascontiguousarray(self.digests, dtype="<u8").view("<i4").reshape(-1, 2)
+        return np.column_stack([self.classes, halves]).astype("<i4")
+
+    @property
+    def keys(self) -> np.ndarray:
+        """(n,) uint64: content and class in one number."""
+        return self.digests + (self.classes.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+
+    @property
+    def sha256(self) -> str:
+        """Of content and classes, whatever the order."""
+        return hashlib.sha256(np.sort(self.keys).astype("<u8").tobytes()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    def missing_in(self, other: SampleIdentity, classes: bool = True) -> np.ndarray:
+        """Indices of samples that the other has not, or not as often; only their content counts without ``classes``."""
+        mine, theirs = (self.keys, other.keys) if classes else (self.digests, other.digests)
+        kinds, inverse = np.unique(np.concatenate([mine, theirs]), return_inverse=True)
+        there = np.bincount(inverse[len(mine) :], minlength=len(kinds))
+        order = np.argsort(inverse[: len(mine)], kind="stable")
+        ranked = inverse[order]
+        rank = np.arange(len(mine)) - np.searchsorted(ranked, ranked)
+        return np.sort(order[rank >= there[ranked]])
+
+    def order_of(self, other: SampleIdentity) -> np.ndarray | None:
+        """Indices that bring the other's samples, which are the same, into this order; None where they have it."""
+        if np.array_equal(self.keys, other.keys):
+            return None
+        indices = np.empty(len(self), dtype=np.int64)
+        indices[self._sorted()] = other._sorted()
+        return indices
+
+    def relative_weights(self) -> np.ndarray:
+        """(n,) of mean 1, in the order of the keys."""
+        weights = np.ones(len(self)) if self.weights is None else self.weights
+        return (weights / weights.mean())[self._sorted()]
+
+    def _sorted(self) -> np.ndarray:
+        return np.argsort(self.keys, kind="stable") if self.weights is None else np.lexsort((self.weights, self.keys))
+
+
+def _by_chunk(rows: Tensor, convert: Callable[[Tensor], Sequence[Any]]) -> np.ndarray:
+    """In pieces, so that a large set is never in memory twice."""
+    return np.concatenate([_digests(convert(part.detach().cpu())) for part in rows.split(CHUNK)])
+
+
+def _digests(contents: Sequence[Any]) -> np.ndarray:
+    return np.frombuffer(b"".join(hashlib.sha256(one).digest()[:8] for one in contents), dtype="<u8").astype(np.uint64)
+
+
+def _pixels(images: Tensor) -> list[np.ndarray]:
+    if images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
+        images = images.movedim(3, 1)
+    table = images.reshape(len(images), -1).numpy()
+    rows = list(table)
+    if images.ndim > 2 and images.shape[1] == 3:
+        parts = table.reshape(len(images), 3, -1)
+        for i in np.flatnonzero((parts[:, :1] == parts[:, 1:]).all((1, 2))):
+            rows[i] = parts[i, 0]
+    return rows
+
+
+def _plain(values: Tensor) -> Tensor:
+    if values.is_complex():
+        values = torch.view_as_real(values)
+    return values.float() + 0.0 if values.is_floating_point() else values.long()  # + 0.0: there is one zero
+
+
+def _constants(mean: Any, std: Any) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    if mean is None and std is None:
+        return None, None
+    if mean is None or std is None:
+        raise UserError("give mean and std together, or neither")
+    means, stds = (tuple(np.asarray(v, dtype=float).reshape(-1).tolist()) for v in (mean, std))
+    if len(means) != len(stds) or not means or not min(stds) > 0:
+        raise UserError(f"mean {means} and std {stds}: give one of each for every channel, std above 0")
+    return means, stds
+
+
+def undone(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """The 8-bit pixels behind normalised inputs: (n, ch, h w), or in their own shape where channels share a mean."""
+    channels = len(mean)
+    if x.ndim > 2 and x.shape[1] != channels and x.shape[-1] == channels:
+        x = x.movedim(-1, 1)
+    numbers = x.reshape(len(x), -1)
+    if numbers.shape[1] % channels:
+        raise UserError(f"mean of {channels} channels and inputs of shape {tuple(x.shape[1:])}: give one each")
+    m, s = (torch.tensor(v, dtype=torch.float64)[:, None] for v in (mean, std))
+    raw = (numbers.double().reshape(len(x), channels, -1) * s + m) * 255
+    whole = raw.round().clamp(0, 255)
+    off = float((raw - whole).abs().max())
+    if not off <= SLACK:
+        raise UserError(
+            f"mean {mean} and std {std} do not lead from the inputs back to 8-bit pixels, but up to {off:.3g} of a "
+            "grey level beside: give those that were applied, or, where inputs are no such images, names=, one for each"
+        )
+    return whole.to(torch.uint8).reshape(x.shape if channels == 1 else (len(x), channels, -1))
