@@ -59,8 +59,8 @@ def plot_spread(
         handles = spread_key(draws, base is not None) if legend else []
         above = len(handles) > 1  # among the points there is no room for them
         if handles:
-            place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3} if above else {}
-            ax.legend(handles=handles, **place)
+            where: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3} if above else {}
+            ax.legend(handles=handles, **where)
         ax.set(ylabel=ylabel)
         ax.set_title(title or "", pad=20 if above else None)
     return ax

@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import ttest_ind
 
 from sharpness import UserError, load_data, load_result
+from sharpness.probes import labelled_checkpoints
 from sharpness.results import PlaneResult
 from sharpness.studies import make_figures
 from sharpness.studies.figures import difference_text
@@ -84,6 +85,13 @@ def test_the_summary_is_mean_and_spread_of_the_runs(drawn):
     assert all("±" in cell for cell in first) and sum("(" in cell for cell in first) == 2
     assert "over 2 trainings (seeds 0, 1)" in figures.text.replace("\n", " ")
     assert (folder / "out" / "summary.md").read_text() == figures.text
+
+
+def test_the_folder_of_the_runs_is_read_as_trainings_of_each_method(drawn):
+    found = labelled_checkpoints([drawn[1] / "runs"])
+    assert {label: [c.manifest["training"]["seed"] for c in entry] for label, entry in found.items()} == {
+        "CE": [0, 1], "GCL": [0, 1],
+    }  # fmt: skip
 
 
 def test_what_was_trained_and_measured_is_reused(drawn, monkeypatch):
