@@ -15,17 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from sharpness.data import (
+    CONVENTION,
     Content,
     ForeignData,
     SampleIdentity,
+    answers_of,
     are_labels,
     as_tensors,
-    class_groups,
     classes_of,
     cross_entropy_targets,
+    named_groups,
+    number_of,
     plain_targets,
     told_of,
-    within,
+    training_counts,
 )
 from sharpness.engine import (
     ClassSums,
@@ -44,24 +47,24 @@ from sharpness.engine import (
     distributed,
     even_batch,
     fastest_batch,
+    few_samples,
     filter_axes,
+    first_difference,
     first_line,
     forward_flops,
     memory_budget,
     parameters_in_scope,
-    quadratic_forms,
     recalibrate,
     require_eval,
+    require_independent,
     require_one_each,
     sample_rows,
     state_sha256,
 )
-from sharpness.errors import UserError, choose, shown
+from sharpness.errors import UserError, choose
 from sharpness.version import __version__
 
 BATCHNORM = ("eval", "recalibrate")
-#: How classes are many, medium and few by their training images, unless groups are given.
-CONVENTION = "oltr"
 logger = logging.getLogger("sharpness")
 
 
@@ -100,8 +103,8 @@ class Objective:
             ``"*layer3*"``. Parameters that are frozen or that no gradient reaches are left out.
         batchnorm: ``"eval"`` uses the running statistics; ``"recalibrate"`` re-estimates them from this data,
             as means over equal batches of at most 250, whenever the weights have been moved by :meth:`at`.
-        groups: named sets of classes, for tables; or a convention by which ``train_counts`` are many, medium and few,
-            see :func:`~sharpness.data.class_groups`: "oltr" unless given, where there are ``train_counts``.
+        groups: named sets of classes (indices, or names), for tables; or a convention by which ``train_counts`` make
+            many, medium and few, see :func:`~sharpness.data.class_groups`: "oltr" unless groups are given.
         output: picks the outputs from what a model returns, if that is not a tensor.
         class_names: names of the classes, for tables and plots.
         train_counts: (C,) images of each class that the model was trained on, where that is known; the data here may
@@ -145,7 +148,7 @@ class Objective:
         batch_size: int | str = "auto",
         parameters: str = "all",
         batchnorm: str = "eval",
-        groups: Mapping[str, Sequence[int]] | str | None = None,
+        groups: Mapping[str, Sequence[int | str]] | str | None = None,
         output: Callable[[Any], Tensor] | None = None,
         class_names: Sequence[str] | None = None,
         memory: float | None = None,
@@ -204,41 +207,21 @@ class Objective:
             x, self.y, width, num_classes=num_classes, classes=classes, group_by=group_by, class_names=titles
         )
         self.classes, self.num_classes, self.classes_from = found.index, found.number, found.source
-        self._answers = self._require_labels(isinstance(loss, str), width)
+        self._answers = answers_of(self.y, width, found, every=isinstance(loss, str))
         self.class_names = titles or found.names or tuple(str(c) for c in range(self.num_classes))
         if len(self.class_names) != self.num_classes:
             raise UserError(
-                f"{len(self.class_names)} class_names and {self.num_classes} classes: give one for each"
+                f"{len(self.class_names)} class_names and {number_of(self.num_classes)}: give one for each"
                 + (", and say with classes= or group_by= which samples are whose" if found.source == "none" else "")
             )
         self.weights = self._weights_of(data, weights)
-        self.train_counts: np.ndarray | None = None
-        self.groups: dict[str, tuple[int, ...]] = {}
-        self.group_convention: str | None = None
         self._describe(train_counts, groups)
-        value = self._first_losses(outputs).sum()
+        values = self._first_losses(outputs)
+        few = few_samples(self.y)
+        require_independent(self._outputs, self.loss_function, *(t[few].to(self.device) for t in (self.x, self.y)))
+        value = values.sum()
         self.names, self.parameters = parameters_in_scope(model, value, parameters)
         self._engine = SecondOrder(self._outputs, self.parameters, self.loss_function)
-
-    def _require_labels(self, cross_entropy: bool, width: int | None) -> int | None:
-        """The width of logits over the labels, None where targets are no labels or outputs no logits.
-
-        Raises:
-            UserError: cross-entropy, and labels that are not in it.
-        """
-        if not are_labels(self.y):
-            return None
-        classes = self.num_classes if self.classes_from == "labels" else width
-        if cross_entropy and width is not None:
-            if width != classes:
-                raise UserError(
-                    f"the model returns outputs of shape (n, {width}), and there are {classes} classes: cross-entropy "
-                    "takes one logit for each class"
-                )
-            within(self.y, width, "label", "the model has no such output, correct the labels")
-        if width is None or width != classes or width < 2:
-            return None
-        return width if int(self.y.min()) >= 0 and int(self.y.max()) < width else None
 
     def _weights_of(self, data: Any, weights: Any) -> Tensor:
         """The a_i: those given, or of the data and of the loss.
@@ -255,34 +238,13 @@ class Objective:
             raise UserError(f"weights must be positive, one for each of the {len(self.y)} samples")
         return weights
 
-    def _describe(self, train_counts: Any, groups: Mapping[str, Sequence[int]] | str | None) -> None:
-        """Take what is known of the classes: training images, and groups, which these make unless they are given.
-
-        Raises:
-            UserError: counts of other classes, a convention without counts, a group of other classes.
-        """
-        if train_counts is not None:
-            counts = np.asarray(train_counts)
-            if counts.shape != (self.num_classes,) or (counts < 0).any():
-                raise UserError(
-                    f"train_counts={shown(str(counts.tolist()))}: give one number, at least 0, for each of the "
-                    f"{self.num_classes} classes"
-                )
-            self.train_counts = counts
+    def _describe(self, train_counts: Any, groups: Mapping[str, Sequence[int | str]] | str | None) -> None:
+        """Take what is known of the classes: training images, and groups, which these make unless they are given."""
+        self.train_counts = None if train_counts is None else training_counts(train_counts, self.num_classes)
         if groups is None and self.train_counts is not None:
             groups = CONVENTION
-        if isinstance(groups, str):
-            if self.train_counts is None:
-                raise UserError(f"groups={groups!r} are by training images: give train_counts=, or {{name: classes}}")
-            self.groups = dict(class_groups(self.train_counts.tolist(), groups))
-            self.group_convention = groups
-        elif groups is not None:
-            self.groups = {str(name): tuple(int(c) for c in members) for name, members in groups.items()}
-            self.group_convention = None
-            for name, members in self.groups.items():
-                wrong = [c for c in members if not 0 <= c < self.num_classes]
-                if wrong:
-                    raise UserError(f"group {name!r} has class {wrong[0]}, outside 0..{self.num_classes - 1}")
+        self.groups = named_groups(groups, self.train_counts, self.class_names)
+        self.group_convention = groups if isinstance(groups, str) else None
 
     def counted(self, train_counts: Sequence[int]) -> Objective:
         """The same with other training images per class, (C,), and groups by them where groups were not given.
@@ -463,21 +425,13 @@ class Objective:
     def quadratic_forms(self, vector: Tensor, class_index: int | None = None) -> np.ndarray:
         r""":math:`v' H_i v` of every sample, shape (n,); their weighted mean is v' H v."""
         require_eval(self.model)
-        self._engine.require_parameters()
         indices = self._chosen(class_index)
         positions = distributed.share(torch.arange(len(indices)))
         forms = torch.zeros(len(indices), dtype=torch.float64)
-        names = {id(p): n for n, p in self._engine.module.named_parameters()}
-
-        def forward(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
-            inside = dict(zip([names[id(p)] for p in self.parameters], parameters, strict=True))
-            with buffers_kept(self.model):
-                return torch.func.functional_call(self._engine.module, inside, (x,))
-
         if len(positions):
             vector = vector.detach().to(self.device, self.dtype)
-            found = quadratic_forms(forward, self.parameters, self._batches(class_index), self.loss_function, vector)
-            forms[positions] = found.cpu()
+            with buffers_kept(self.model):
+                forms[positions] = self._engine.quadratic_forms(self._batches(class_index), vector).cpu()
         return distributed.total(forms).numpy()
 
     def restrict(self, what: int | Sequence[int] | np.ndarray | Tensor) -> Objective:
@@ -571,9 +525,11 @@ class Objective:
                 "normalisation and the weights for inf and nan"
             )
         if not np.allclose(first.loss, second.loss, rtol=1e-6, atol=1e-12):
+            x = self._first(8)
+            where = first_difference(self._outputs, x, x) or "the model or the loss"
             raise UserError(
-                f"two passes over the same data gave losses {first.mean:.6g} and {second.mean:.6g}: the model or the "
-                "loss is random; freeze its noise or seed it in every call"
+                f"two passes over the same data gave losses {first.mean:.6g} and {second.mean:.6g}: {where} is random, "
+                "or keeps a state; freeze it, or seed it in every call"
             )
         return first
 
@@ -642,7 +598,7 @@ class Objective:
 
     def __repr__(self) -> str:
         return (
-            f"Objective({type(self.model).__name__}, {self.num_samples} samples, {self.num_classes} classes, "
+            f"Objective({type(self.model).__name__}, {self.num_samples} samples, {number_of(self.num_classes)}, "
             f"loss={self.loss_name}, k={self.num_parameters}, batchnorm={self.batchnorm})"
         )
 

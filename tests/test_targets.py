@@ -276,11 +276,17 @@ SQUARE = lambda u, t: (u.squeeze(1) - t) ** 2  # noqa: E731
         (lambda: Objective(mlp(1), (X, HALF), SQUARE, group_by="domain"), "group_by= is a str"),
         (lambda: Objective(mlp(1), (X, HALF), SQUARE, group_by=[1.0, float("nan")] * 3), "nan for sample 1"),
         (lambda: Objective(mlp(1), (X, HALF), SQUARE, group_by=list("abcabc"), class_names=["a", "b"]), "'c', which"),
-        (lambda: Objective(mlp(1), (X, HALF), SQUARE, class_names=["a", "b"]), "2 class_names and 1 class.*group_by="),
+        (lambda: Objective(mlp(1), (X, HALF), SQUARE, class_names=["a", "b"]), "2 class_names and 1 class: .*say with"),
         (lambda: Objective(mlp(1), (X, HALF), SQUARE, num_classes=4), "say with classes= or group_by="),
-        (lambda: Objective(mlp(1), (X, HALF), SQUARE, train_counts=[3, 4]), "each of the 1 classes"),
+        (lambda: Objective(mlp(1), (X, HALF), SQUARE, train_counts=[3, 4]), "for each of the 1 "),
         (lambda: Objective(mlp(3), (X, Y), groups={"few": (2, 3)}), "group 'few' has class 3, outside 0..2"),
+        (lambda: Objective(mlp(3), (X, Y), groups={"few": ["cat"]}), "group 'few' has class 'cat', outside 0..2"),
+        (lambda: Objective(mlp(3), (X, Y), groups={"few": 2}), "group 'few' is 2: give a list"),
         (lambda: Objective(mlp(3), (X, Y), groups="oltr"), "give train_counts="),
+        (lambda: Objective(mlp(3), (X, Y), train_counts=["a", "b", "c"]), "train_counts=.*give one number"),
+        (lambda: Objective(mlp(1), (X, HALF), SQUARE, group_by={"a": 0}), "group_by= is a dict"),
+        (lambda: Objective(Tokens(), (torch.ones(6, 4).long(), torch.ones(6, 4).long()), lambda u, t: F.cross_entropy(
+            u.flatten(0, 1), t.flatten(), reduction="none")), r"\(24,\) for 6 samples: .* \.view\(len\(t\), -1\)"),
         (lambda: Objective(mlp(3).forward, (X, Y)), "the model is a method"),
         (lambda: Objective(mlp(1), (X, HALF), SQUARE).confusion(), "are no labels: no answer is right or wrong"),
     ],
@@ -299,7 +305,7 @@ def test_training_counts_make_groups_by_the_convention_of_the_house_unless_they_
     other = Objective(mlp(3), (X, Y), train_counts=counts, groups="99,98")
     assert other.groups == {"many": (0,), "medium": (1,), "few": (2,)}
     assert other.group_convention == "99,98"
-    own = Objective(mlp(3), (X, Y), train_counts=counts, groups={"tail": [1, 2]})
+    own = Objective(mlp(3), (X, Y), train_counts=counts, groups={"tail": ["dog", 2]}, class_names=["cat", "dog", "owl"])
     assert own.groups == {"tail": (1, 2)}
     assert own.group_convention is None
     table = sharpness.measure(mlp(3), (X, Y), "loss", train_counts=counts)

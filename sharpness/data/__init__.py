@@ -13,7 +13,7 @@ from sharpness.data.class_orders import CLASS_ORDERS, class_order
 from sharpness.data.dataset import ImageSet, LongTailData
 from sharpness.data.digits import load_digits_lt
 from sharpness.data.foreign import ForeignData, read_images
-from sharpness.data.groups import GROUP_CONVENTIONS, class_groups
+from sharpness.data.groups import CONVENTION, GROUP_CONVENTIONS, class_groups, named_groups, training_counts
 from sharpness.data.identity import Content, SampleIdentity
 from sharpness.data.longtail import LongTail, select_indices
 from sharpness.data.profiles import PROFILES, class_counts
@@ -21,18 +21,20 @@ from sharpness.data.samplers import SAMPLERS, epoch_indices
 from sharpness.data.targets import (
     ONE_CLASS,
     Classes,
+    answers_of,
     are_labels,
     classes_of,
     cross_entropy_targets,
+    number_of,
     plain_targets,
     told_of,
-    within,
 )
 from sharpness.data.tensors import as_tensors, is_data
 from sharpness.errors import UserError, choose
 
 __all__ = [
     "CLASS_ORDERS",
+    "CONVENTION",
     "DATASETS",
     "GROUP_CONVENTIONS",
     "ONE_CLASS",
@@ -45,6 +47,7 @@ __all__ = [
     "LongTail",
     "LongTailData",
     "SampleIdentity",
+    "answers_of",
     "are_labels",
     "as_tensors",
     "augment",
@@ -59,11 +62,13 @@ __all__ = [
     "load_data",
     "load_digits_lt",
     "mixup",
+    "named_groups",
+    "number_of",
     "plain_targets",
     "read_images",
     "select_indices",
     "told_of",
-    "within",
+    "training_counts",
 ]
 
 DATASETS: dict[str, Callable[..., LongTailData]] = {

@@ -13,13 +13,18 @@ Papers disagree about the borders, so a convention is named and recorded:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
+
+import numpy as np
 
 from sharpness.data.class_orders import class_order
-from sharpness.errors import UserError
+from sharpness.errors import UserError, shown
 
 Groups = dict[str, tuple[int, ...]]
+#: The convention of training images that come without any.
+CONVENTION = "oltr"
 
 _MISLAS_CUTS = {10: (3, 7), 100: (36, 71), 365: (131, 288), 1000: (390, 835), 8142: (842, 4543)}
 _FOCAL_SAM: dict[tuple[int, float], tuple[int, int]] = {
@@ -130,3 +135,44 @@ def class_groups(counts: Sequence[int], convention: str, imbalance: float | None
     assert thresholds is not None
     high, low = thresholds
     return _split(counts, lambda n: n > high, lambda n: n < low)
+
+
+def training_counts(given: Any, classes: int) -> np.ndarray:
+    """Training images per class, (C,).
+
+    Raises:
+        UserError: they are not one number, at least 0, for each class.
+    """
+    counts = np.asarray(given)
+    if counts.shape != (classes,) or counts.dtype.kind not in "iuf" or not (counts >= 0).all():
+        told = shown(str(counts.tolist()))
+        raise UserError(f"train_counts={told}: give one number, at least 0, for each of the {classes} classes")
+    return counts
+
+
+def named_groups(
+    groups: Mapping[str, Sequence[int | str]] | str | None, counts: np.ndarray | None, class_names: Sequence[str]
+) -> Groups:
+    """Class indices of each group: of those told by indices or names, or by a convention from training images.
+
+    Raises:
+        UserError: a convention without training images, a group of other classes.
+
+    >>> named_groups({"pets": ["cat", 1]}, None, ("cat", "dog", "ship"))
+    {'pets': (0, 1)}
+    """
+    if isinstance(groups, str):
+        if counts is None:
+            raise UserError(f"groups={groups!r} are by training images: give train_counts=, or {{name: classes}}")
+        return class_groups(counts.tolist(), groups)
+    return {str(name): _members(str(name), classes, class_names) for name, classes in (groups or {}).items()}
+
+
+def _members(group: str, classes: Any, class_names: Sequence[str]) -> tuple[int, ...]:
+    if isinstance(classes, str) or not hasattr(classes, "__iter__"):
+        raise UserError(f"group {group!r} is {classes!r}: give a list of classes")
+    found = [class_names.index(c) if isinstance(c, str) and c in class_names else c for c in classes]
+    for c in found:
+        if isinstance(c, str) or not 0 <= int(c) < len(class_names):
+            raise UserError(f"group {group!r} has class {c!r}, outside 0..{len(class_names) - 1}: correct groups")
+    return tuple(int(c) for c in found)

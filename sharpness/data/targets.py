@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,12 +158,37 @@ def classes_of(
     return Classes(within(y, number, "label", remedy), number, None, "labels")
 
 
+def answers_of(y: Tensor, width: int | None, classes: Classes, every: bool) -> int | None:
+    """The width of outputs that are logits over labels; None where targets are no labels, or outputs no logits.
+
+    Args:
+        y: targets as the loss gets them.
+        width: of outputs (n, width), None of others.
+        every: whether labels must be among them, because the loss is cross-entropy.
+
+    Raises:
+        UserError: they must, and are not.
+    """
+    if width is None or not are_labels(y):
+        return None
+    known = classes.number if classes.source == "labels" else width
+    if every and width != known:
+        raise UserError(
+            f"the model returns outputs of shape (n, {width}), and there are {number_of(known)}: cross-entropy takes "
+            "one logit for each class"
+        )
+    if every:
+        within(y, width, "label", "the model has no such output, correct the labels")
+    inside = int(y.long().min()) >= 0 and int(y.long().max()) < width
+    return width if inside and width == known and width > 1 else None
+
+
 def _grouped(
     x: Tensor, y: Tensor, group_by: Any, num_classes: int | None, class_names: Sequence[str] | None
 ) -> Classes:
     """By values of any kind: names of domains, of annotators."""
     values = group_by(x, y) if isinstance(group_by, Callable) else group_by  # type: ignore[arg-type]
-    if isinstance(values, str) or not hasattr(values, "__len__"):
+    if isinstance(values, str | Mapping) or not hasattr(values, "__len__"):
         raise UserError(f"group_by= is a {type(values).__name__}: give one value per sample, or a function of "
                         "(inputs, targets) that does")  # fmt: skip
     if hasattr(values, "tolist"):
@@ -221,3 +246,8 @@ def told_of(y: Tensor) -> str:
     '(n, 3) of float32'
     """
     return f"({', '.join(['n', *map(str, y.shape[1:])])}{',' * (y.ndim == 1)}) of {str(y.dtype).removeprefix('torch.')}"
+
+
+def number_of(classes: int) -> str:
+    """A number of classes in words."""
+    return "1 class" if classes == 1 else f"{classes} classes"

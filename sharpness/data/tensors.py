@@ -141,7 +141,9 @@ def _read(data: Any) -> tuple[Tensor, Tensor]:
     if not len(data):
         raise UserError(f"data is a {type(data).__name__} without samples: give at least one")
     samples = [_sample(data[i], i) for i in range(len(data))]
-    first, again = (s[0].nan_to_num() for s in (samples[0], _sample(data[0], 0)))
+    first, again = samples[0][0], _sample(data[0], 0)[0]
+    if first.is_floating_point():
+        first, again = first.nan_to_num(), again.nan_to_num()
     if not torch.equal(first, again):
         raise UserError("the first sample differs when read twice: the dataset augments at random, switch that off")
     x = _stack([s[0] for s in samples], "inputs")

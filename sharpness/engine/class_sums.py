@@ -192,6 +192,8 @@ def require_one_each(values: Tensor, outputs: Tensor, y: Tensor) -> Tensor:
     if values.ndim > 1 and len(values) == n:
         remedy += f", and average what is left, .flatten(1).mean(1); outputs are {tuple(outputs.shape)} and targets "
         remedy += f"{tuple(y.shape)}: if both should be of one shape, squeeze one"
+    if values.ndim == 1 and len(values) > n and len(values) % n == 0:
+        remedy = "average over what belongs to a sample, .view(len(t), -1).mean(1)"
     raise UserError(
         f"the loss returned shape {tuple(values.shape)} for {n} samples: it must return one value per sample, "
         f"shape ({n},); {remedy}"

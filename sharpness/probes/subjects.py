@@ -13,7 +13,7 @@ from torch import nn
 
 from sharpness.checkpoints import Checkpoint, find_checkpoints, load_checkpoint
 from sharpness.data import DATASETS, ForeignData, LongTailData, load_data
-from sharpness.engine import resolve_device
+from sharpness.engine import PerSampleLoss, resolve_device
 from sharpness.errors import UserError, choose
 from sharpness.methods import METHODS
 from sharpness.methods.training_loss import training_loss
@@ -84,7 +84,7 @@ def _rank(checkpoint: Checkpoint) -> int:
 def checkpoint_objective(
     checkpoint: Checkpoint | str | Path,
     split: str = "train",
-    loss: str = "ce",
+    loss: str | PerSampleLoss = "ce",
     data_root: str | None = None,
     limit_per_class: int | None = None,
     device: str | None = None,
@@ -100,7 +100,8 @@ def checkpoint_objective(
 
     Args:
         split: ``"train"``, rebuilt by the recorded recipe, or ``"test"``.
-        loss: ``"ce"`` on calibrated logits, or ``"training"``: the loss it was trained with.
+        loss: ``"ce"`` on calibrated logits, ``"training"``: the loss it was trained with, or a function, as
+            :class:`~sharpness.Objective` takes it.
         limit_per_class: the first so many samples of every class, weighted so that the overall loss still counts
             every class by its size.
         device: such as ``"cuda"``; a GPU if there is one unless given.
@@ -121,11 +122,12 @@ def checkpoint_objective(
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = load_checkpoint(checkpoint)
     choose("split", split, SPLITS)
-    choose("loss", loss, ("ce", "training"))
+    if isinstance(loss, str):
+        choose("loss", loss, ("ce", "training"))
     model = checkpoint.model.to(resolve_device(device))
     named = {"data_root": data_root, "imbalance": imbalance, "subset": subset, "mean": mean, "std": std}
     named |= {"download": download or None, "split": split if split != "train" else None}
-    named |= {f"loss={loss!r}": loss if loss != "ce" else None}
+    named |= {"loss='training'": loss if loss == "training" else None}
     if data is not None and not isinstance(data, str | LongTailData):
         limit = None if isinstance(data, ForeignData) else limit_per_class
         wrong = [name for name, value in {**named, "limit_per_class": limit}.items() if value is not None]
@@ -137,23 +139,24 @@ def checkpoint_objective(
         images = own_images(checkpoint, data)
         if limit_per_class is not None:
             images = images.limit_per_class(limit_per_class)
-        return Objective(model, images, **options)
+        return Objective(model, images, loss, **options)
     split_otherwise = options.get("classes") is not None or options.get("group_by") is not None
     if data is not None and not isinstance(data, str | LongTailData):
         for name, attribute in {"class_names": "class_names", "train_counts": "class_counts"}.items():
             if not split_otherwise and isinstance(known := getattr(data, attribute, None), tuple):
                 options.setdefault(name, known)
-        return Objective(model, data, **options)
+        return Objective(model, data, loss, **options)
     data = checkpoint_data(checkpoint, data, data_root, imbalance, subset, split, mean, std, download)
     if loss == "training" and checkpoint.is_foreign:
         raise UserError(f"{checkpoint.path} does not record its training loss: pass loss='ce', or build an Objective")
     images = getattr(data, split)
-    function = "ce" if loss == "ce" else training_loss(checkpoint.manifest)
+    function = training_loss(checkpoint.manifest) if loss == "training" else loss
     if limit_per_class is not None:
         counts = images.class_counts(data.num_classes)
         images = images.limit_per_class(limit_per_class)
         weights = (counts / images.class_counts(data.num_classes))[images.labels]
-        options["weights"] = weights * (1 if loss == "ce" else function.weights(images.labels))  # type: ignore
+        of_loss = getattr(function, "weights", None)
+        options["weights"] = weights * (of_loss(images.labels) if callable(of_loss) else 1)
     if not split_otherwise:
         described = {"train_counts": data.class_counts, "num_classes": data.num_classes}
         options = {**described, "groups": data.groups, "class_names": data.class_names, **options}

@@ -102,6 +102,12 @@ def test_the_name_of_the_data_may_follow_the_checkpoint_and_classes_be_others(ld
     assert own.groups == {"first": (0,)}
 
 
+def test_a_checkpoint_takes_a_loss_and_targets_of_ones_own(ldam):
+    x, y = torch.rand(6, 3, 16, 16), torch.rand(6, 10)
+    found = sharpness.measure(ldam, (x, y), "loss", loss=lambda u, t: ((u - t) ** 2).mean(1), device="cpu")
+    assert found.overall[0] == pytest.approx(((ldam.model(x) - y) ** 2).mean().item(), rel=1e-5)
+
+
 def test_constants_of_named_data_can_be_corrected(ldam, cifar):
     options = {"data": "cifar10-lt", "imbalance": 4, "data_root": str(cifar), "device": "cpu"}
     objective = checkpoint_objective(ldam, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), **options)
