@@ -77,7 +77,7 @@ def plot_class_values(
         for i, ((label, v), at) in enumerate(zip(values.items(), offsets(len(values), len(names)), strict=True)):
             ax.plot(at, v, "-" if many else marker(i), color=color(i), markersize=size, label=label)
             if trainings is not None and label in trainings:
-                draw_trainings(ax, at, trainings[label], color(i), size, many)
+                draw_trainings(ax, at, trainings[label], color(i), size, many, bounds)
             if intervals is not None:
                 draw_intervals(ax, at, intervals[label], color(i), many)
             below = np.zeros(len(names), bool) if floor is None else v < floor
