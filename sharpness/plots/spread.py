@@ -13,6 +13,10 @@ from sharpness.plots.labels import grey
 from sharpness.plots.style import color, marker, new_axes, style
 from sharpness.plots.trainings import BAR, draw_spread_band, spread_ends, trainings_key
 
+#: What a picture of single trainings shows.
+ONE_COLUMN = "dots: draws, bar: their mean, line: their range"
+BAND = "band: ± one deviation of draws"
+
 
 def plot_spread(
     draws: Mapping[str, np.ndarray],
@@ -20,6 +24,7 @@ def plot_spread(
     *,
     base: Mapping[str, float | np.ndarray] | None = None,
     title: str | None = None,
+    xlabel: str | None = None,
     ylabel: str = "",
     log: bool = False,
     legend: bool = True,
@@ -28,7 +33,8 @@ def plot_spread(
 
     Several trainings of a model, (S, D), stand beside each other; a wide bar is the mean of their means, and a pale box
     around it one standard deviation over the trainings. ``base``, a number or (S,), if given, is marked by a black
-    dash: the value without perturbation.
+    dash: the value without perturbation. ``xlabel`` says what dots and bars are unless given; where a model has several
+    trainings the legend does.
     """
     with style():
         ax = new_axes(ax)
@@ -63,12 +69,18 @@ def plot_spread(
             ax.legend(handles=handles, **where)
         ax.set(ylabel=ylabel)
         ax.set_title(title or "", pad=20 if above else None)
+        ax.set_xlabel(ONE_COLUMN if xlabel is None and not columns_of(draws) else xlabel or "", fontsize=7)
     return ax
+
+
+def columns_of(draws: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The draws of models that were trained several times, (S, D) each."""
+    return [values for values in draws.values() if values.ndim == 2 and len(values) > 1]
 
 
 def spread_key(draws: Mapping[str, np.ndarray], base: bool) -> list[Line2D]:
     """Entries of a legend that explain a picture of draws, with or without what is unperturbed."""
-    several = [values for values in draws.values() if values.ndim == 2 and len(values) > 1]
+    several = columns_of(draws)
     dash: dict[str, Any] = {"color": "black", "linestyle": "", "markersize": 8, "markeredgewidth": 1.2}
     handles = [Line2D([], [], marker="_", label="unperturbed", **dash)] if base else []
     if several:
@@ -77,10 +89,12 @@ def spread_key(draws: Mapping[str, np.ndarray], base: bool) -> list[Line2D]:
     return handles
 
 
-def rises_key(trainings: Mapping[str, Sized] | None) -> list[Line2D]:
-    """Entries of a legend that explain bands and bars of rises, where models were trained several times."""
+def rises_key(trainings: Mapping[str, Sized] | None, band: str = BAND) -> list[Line2D]:
+    """Entries of a legend that explain bands, and bars where models were trained several times."""
     entries = trainings_key((trainings or {}).values(), dots=False)
-    return [*entries, grey("bar: ± 1 se over draws", linewidth=0.8)] if entries else []
+    if entries:
+        return [*entries, grey("bar: ± 1 se over draws", linewidth=0.8)]
+    return [grey(band, linewidth=3, alpha=0.6)] if band else []
 
 
 def plot_rises(
@@ -91,6 +105,7 @@ def plot_rises(
     title: str | None = None,
     xlabel: str = "Radius of the perturbation (in filter norms)",
     ylabel: str = "Rise of the loss",
+    band: str = BAND,
     legend: bool = True,
 ) -> Axes:
     """Draw ``{label: (radii (R,), mean (R,), deviation (R,))}`` as curves with bands of one deviation.
@@ -110,5 +125,5 @@ def plot_rises(
         ax.locator_params(axis="x", nbins=5)
         ax.set(xlabel=xlabel, ylabel=ylabel, title=title or "")
         if legend:
-            ax.legend(handles=[*ax.get_legend_handles_labels()[0], *rises_key(trainings)])
+            ax.legend(handles=[*ax.get_legend_handles_labels()[0], *rises_key(trainings, band)])
     return ax
