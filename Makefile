@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow matrix lint bench gallery notebooks clean
+.PHONY: demo test test-slow test-faults matrix lint bench gallery notebooks clean
 
 demo: .venv/installed
 	$(BIN)/sharpness demo
@@ -15,6 +15,10 @@ test-slow: .venv/installed
 
 matrix: .venv/installed
 	tests/matrix.sh
+
+# A thousand hostile files, where `make test` tries a few hundred.
+test-faults: .venv/installed
+	HOSTILE_FILES=1000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/hostile
 
 lint: .venv/installed
 	$(BIN)/ruff check .

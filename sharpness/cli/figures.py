@@ -8,7 +8,7 @@ import click
 from click.core import ParameterSource
 
 from sharpness.cli.options import OneExample, data_options, load_described, training_options, training_settings
-from sharpness.cli.output import require_folder
+from sharpness.cli.output import require_folder, say
 from sharpness.data import load_data
 from sharpness.errors import UserError, choose
 from sharpness.studies import METHODS as FIGURE_METHODS
@@ -90,9 +90,9 @@ def figures(
 
 def _tell(drawn: Any) -> None:
     """The text of a study, and its files."""
-    click.echo(drawn.text)
+    say(drawn.text)
     for path in drawn.files:
-        click.echo(path)
+        say(path)
 
 
 def whole(text: str) -> list[int]:

@@ -9,7 +9,7 @@ import click
 
 import sharpness
 from sharpness.cli.options import OneExample, data_options, load_described, pair, training_options, training_settings
-from sharpness.cli.output import as_text, require_folder
+from sharpness.cli.output import as_text, require_folder, say
 from sharpness.flattening import OPERATIONS
 from sharpness.methods import METHODS
 from sharpness.studies.cells import NONE
@@ -45,5 +45,5 @@ def train(
         method, data, folder, flatten=names, seed=seed, **kept, **training_settings(given), **options
     )
     columns = ["stage", "epoch", "lr", "loss", "test_loss", *[str(c) for c in history if str(c).startswith("accuracy")]]
-    click.echo(as_text(history[columns[:9]].groupby("stage", sort=False).tail(1)))
-    click.echo(f"written {folder / 'last.pt'}, {folder / 'history.csv'}")
+    say(as_text(history[columns[:9]].groupby("stage", sort=False).tail(1)))
+    say(f"written {folder / 'last.pt'}, {folder / 'history.csv'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.results import load_result
+
+logger = logging.getLogger("sharpness")
 
 
 def measured(probe: Callable[..., Any], objective: Objective, label: str, path: Path, **settings: Any) -> Any:
@@ -27,7 +30,10 @@ def measured(probe: Callable[..., Any], objective: Objective, label: str, path: 
 
 
 def _readable(path: Path) -> Any:
+    if not path.exists():
+        return None
     try:
         return load_result(path)
-    except UserError:
+    except UserError as error:
+        logger.warning("%s: its model is probed again", error)
         return None
