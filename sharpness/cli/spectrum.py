@@ -56,13 +56,13 @@ def spectrum(
         "per_class": per_class, "per_group": per_group, "kind": kind, "match_samples": match_samples, "seed": seed,
         "resume": partial,
     }  # fmt: skip
-    objectives = {"parameters": scope, **options}
+    shared |= {"data": options.pop("data", None), "options": {"parameters": scope, **options}}
     if density:
-        results = sharpness.spectral_density(read, options=objectives, **shared)
+        results = sharpness.spectral_density(read, **shared)
     else:
         results = sharpness.eigenvalues(
             read, k, "LA" if per_layer else "both", tol=tol, keep_vectors=False, per_layer=per_layer,
-            bootstrap=bootstrap, verify=verify, options=objectives, **shared,
+            bootstrap=bootstrap, verify=verify, **shared,
         )  # fmt: skip
     shown = next(iter(results.values())) if len(results) == 1 else results
     rows = shown.to_frame()
