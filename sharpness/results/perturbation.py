@@ -178,7 +178,7 @@ class PerturbationResult(Result):
             return plot_rises(curves, ax, **{"trainings": trainings, **options})
         at = first.index_of(first.radii.max() if radius is None else radius)
         rises = stacked(results, lambda r: r.draws(subset)[at] - r.base(subset))
-        label = f"Rise of the loss at radius {first.radii[at]:g} ({unit})"
+        label = f"Rise of the loss\nat radius {first.radii[at]:g} ({unit})"
         return plot_spread(rises, ax, **{"ylabel": label, **options})
 
     def index_of(self, radius: float) -> int:
