@@ -10,7 +10,7 @@ import click
 
 import sharpness
 from sharpness.cli.options import OneExample
-from sharpness.cli.output import as_noted, as_records, as_text, require_file, require_picture, save_drawn, write
+from sharpness.cli.output import as_noted, as_records, as_text, require_file, require_picture, save_drawn, say, write
 from sharpness.cli.subjects import probing_options, subjects
 from sharpness.errors import UserError
 
@@ -66,11 +66,11 @@ def spectrum(
         )  # fmt: skip
     shown = next(iter(results.values())) if len(results) == 1 else results
     rows = shown.to_frame()
-    click.echo(as_records(rows) if as_json else as_noted(results))
+    say(as_records(rows) if as_json else as_noted(results))
     for label, result in results.each().items():
         if verify:
-            click.echo(f"\n{label}\n{as_text(result.checks)}")
-        click.echo(f"{label}: {result.sample_products} sample-products", err=True)
+            say(f"\n{label}\n{as_text(result.checks)}")
+        say(f"{label}: {result.sample_products} sample-products", err=True)
     if output is not None:
         write(shown if output.endswith(".nc") else rows, Path(output))
         shutil.rmtree(f"{output}.partial", ignore_errors=True)
