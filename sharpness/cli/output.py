@@ -11,13 +11,25 @@ import click
 import numpy as np
 import pandas as pd
 
-from sharpness.errors import UserError
+from sharpness.errors import UserError, printable
 from sharpness.files import write_atomically
 from sharpness.plots import save_figure
+from sharpness.results import Comparison
+
+
+def say(what: object, err: bool = False) -> None:
+    """Print what may hold names and texts of foreign files, of which no character acts on the terminal."""
+    click.echo(printable(str(what), kept="\n"), err=err)
 
 
 def as_text(frame: pd.DataFrame) -> str:
     return frame.to_string(index=False, float_format=lambda v: f"{v:.4g}", na_rep="-")
+
+
+def as_noted(results: Comparison) -> str:
+    """The table of one model or several to be read, and below it what its marks mean."""
+    shown = next(iter(results.values())) if len(results) == 1 else results
+    return "\n".join([as_text(shown.to_table()), *shown.notes])
 
 
 def as_records(frame: pd.DataFrame) -> str:
@@ -73,4 +85,4 @@ def save_drawn(drawn: Any, path: Path, err: bool = False) -> None:
     """The figure of one Axes or of several, as PDF and PNG; prints their names, on stderr where stdout has a table."""
     figure = np.ravel(np.asarray(drawn, dtype=object))[0].get_figure(root=True)
     for written in save_figure(figure, path):
-        click.echo(written, err=err)
+        say(written, err=err)
