@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint bench notebooks clean
+.PHONY: demo test test-slow matrix lint bench notebooks clean
 
 demo: .venv/installed
 	$(BIN)/sharpness demo
@@ -12,6 +12,9 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+
+matrix: .venv/installed
+	tests/matrix.sh
 
 lint: .venv/installed
 	$(BIN)/ruff check .
