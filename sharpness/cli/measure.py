@@ -52,7 +52,7 @@ def measure(
     read, options = subjects(checkpoints, probed)
     for checkpoint in single(read):
         if told := unseen(checkpoint, **options):
-            click.echo(f"sharpness: {checkpoint.path}: suspicious: {told}", err=True)
+            say(f"sharpness: {checkpoint.path}: suspicious: {told}", err=True)
     written = output or figure
     partial = Path(f"{written}.partial") if written is not None else None
     chosen: dict[str, Any] = {"measures": measures} if measures else {}
