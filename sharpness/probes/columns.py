@@ -96,11 +96,13 @@ def columns_of(
     if {"lambda_max", "lambda_min"} & names:
         columns |= _ends(objective, settings, resume, label, independent)
     if "trace" in names:
-        overall, classes = (trace(objective, c, settings.probes, settings.seed, resume=resume) for c in (False, True))
+        classes = trace(objective, True, settings.probes, settings.seed, resume=resume)
         shared = independent if classes.group_errors is None else classes.group_errors[0]
-        columns["trace"] = Column(
-            float(overall.overall[0]), float(overall.overall_errors[0]), classes.values[0], classes.errors[0], shared
-        )
+        number, its_error = classes.values[0, 0], classes.errors[0, 0]
+        if objective.num_classes > 1:
+            overall = trace(objective, False, settings.probes, settings.seed, resume=resume)
+            number, its_error = overall.overall[0], overall.overall_errors[0]
+        columns["trace"] = Column(float(number), float(its_error), classes.values[0], classes.errors[0], shared)
     if "random_rise" in names:
         found = random_perturbation(objective, [settings.radius], settings.draws, seed=settings.seed, resume=resume)
         mean, error = (float(numbers[0]) for numbers in found.rise())
@@ -134,7 +136,8 @@ def _ends(
     objective: Objective, settings: Settings, resume: Path | None, label: str | None, independent: np.ndarray
 ) -> dict[str, Column]:
     """The largest and the smallest eigenvalue; what has not converged is NaN, and named in a warning."""
-    overall, classes = (
+    split = (False, True) if objective.num_classes > 1 else (True,)  # one class is all samples
+    found = [
         eigenvalues(
             objective,
             1,
@@ -147,9 +150,10 @@ def _ends(
             standard_errors=True,
             resume=resume,
         )
-        for per_class in (False, True)
-    )
-    present = np.flatnonzero(objective.class_counts)
+        for per_class in split
+    ]
+    overall, classes = found[0], found[-1]
+    present = np.flatnonzero(objective.class_counts) if len(found) > 1 else ()
     missing = [] if overall.converged.all() else ["all samples"]
     missing += [objective.class_names[c] for c in present if not classes.converged[c].all()]
     if missing:
@@ -163,7 +167,6 @@ def _ends(
     columns = {}
     for name, end in (("lambda_max", 0), ("lambda_min", -1)):
         value, values = (np.where(s.converged, s.values, np.nan)[..., end] for s in (overall, classes))
-        columns[name] = Column(
-            float(value), float(overall.errors[..., end]), values, classes.errors[..., end], independent
-        )
+        error = overall.errors[..., end].item()
+        columns[name] = Column(value.item(), error, values, classes.errors[..., end], independent)
     return columns
