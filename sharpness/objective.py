@@ -47,14 +47,16 @@ from sharpness.engine import (
     distributed,
     even_batch,
     fastest_batch,
+    few_samples,
     filter_axes,
+    first_difference,
     first_line,
     forward_flops,
     memory_budget,
     parameters_in_scope,
-    quadratic_forms,
     recalibrate,
     require_eval,
+    require_independent,
     require_one_each,
     sample_rows,
     state_sha256,
@@ -216,7 +218,10 @@ class Objective:
             )
         self.weights = self._weights_of(data, weights)
         self._describe(train_counts, groups)
-        value = self._first_losses(outputs).sum()
+        values = self._first_losses(outputs)
+        few = few_samples(self.y)
+        require_independent(self._outputs, self.loss_function, *(t[few].to(self.device) for t in (self.x, self.y)))
+        value = values.sum()
         self.names, self.parameters = parameters_in_scope(model, value, parameters)
         self._engine = SecondOrder(self._outputs, self.parameters, self.loss_function)
 
@@ -422,21 +427,13 @@ class Objective:
     def quadratic_forms(self, vector: Tensor, class_index: int | None = None) -> np.ndarray:
         r""":math:`v' H_i v` of every sample, shape (n,); their weighted mean is v' H v."""
         require_eval(self.model)
-        self._engine.require_parameters()
         indices = self._chosen(class_index)
         positions = distributed.share(torch.arange(len(indices)))
         forms = torch.zeros(len(indices), dtype=torch.float64)
-        names = {id(p): n for n, p in self._engine.module.named_parameters()}
-
-        def forward(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
-            inside = dict(zip([names[id(p)] for p in self.parameters], parameters, strict=True))
-            with buffers_kept(self.model):
-                return torch.func.functional_call(self._engine.module, inside, (x,))
-
         if len(positions):
             vector = vector.detach().to(self.device, self.dtype)
-            found = quadratic_forms(forward, self.parameters, self._batches(class_index), self.loss_function, vector)
-            forms[positions] = found.cpu()
+            with buffers_kept(self.model):
+                forms[positions] = self._engine.quadratic_forms(self._batches(class_index), vector).cpu()
         return distributed.total(forms).numpy()
 
     def restrict(self, what: int | Sequence[int] | np.ndarray | Tensor) -> Objective:
@@ -530,9 +527,11 @@ class Objective:
                 "normalisation and the weights for inf and nan"
             )
         if not np.allclose(first.loss, second.loss, rtol=1e-6, atol=1e-12):
+            x = self._first(8)
+            where = first_difference(self._outputs, x, x) or "the model or the loss"
             raise UserError(
-                f"two passes over the same data gave losses {first.mean:.6g} and {second.mean:.6g}: the model or the "
-                "loss is random; freeze its noise or seed it in every call"
+                f"two passes over the same data gave losses {first.mean:.6g} and {second.mean:.6g}: {where} is random, "
+                "or keeps a state; freeze it, or seed it in every call"
             )
         return first
 

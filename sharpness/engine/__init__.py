@@ -15,7 +15,6 @@ from sharpness.engine.class_sums import (
     share_error,
 )
 from sharpness.engine.devices import resolve_device
-from sharpness.engine.double_backward import quadratic_forms
 from sharpness.engine.evaluation import Evaluation
 from sharpness.engine.flops import fast_bfloat16, forward_flops
 from sharpness.engine.memory import even_batch, fastest_batch, memory_budget
@@ -30,6 +29,7 @@ from sharpness.engine.modules import (
     require_eval,
     state_sha256,
 )
+from sharpness.engine.neighbours import few_samples, first_difference, require_independent
 from sharpness.engine.operator import CurvatureOperator
 from sharpness.engine.second_order import KINDS, Products, SecondOrder
 from sharpness.engine.tracing import Untraceable, first_line
@@ -55,19 +55,21 @@ __all__ = [
     "even_batch",
     "fast_bfloat16",
     "fastest_batch",
+    "few_samples",
     "filter_axes",
+    "first_difference",
     "first_line",
     "forward_flops",
     "mean_error",
     "memory_budget",
     "parameters_in_scope",
-    "quadratic_forms",
     "ratio",
     "require_one_each",
     "sample_rows",
     "share_error",
     "recalibrate",
     "require_eval",
+    "require_independent",
     "resolve_device",
     "state_sha256",
 ]

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sharpness.engine.class_sums import PerSampleLoss, WeightedBatch
+from sharpness.engine.formulas import WrittenOut
 from sharpness.errors import UserError
 
 Forward = Callable[[Tensor], Tensor]
@@ -21,12 +22,13 @@ Forward = Callable[[Tensor], Tensor]
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
-    """Attention by its math kernel, because fused attention has no double backward.
+    """Attention by its math kernel, because fused attention has no double backward, and functions that have a wrong
+    one by their formulas.
 
     Raises:
         UserError: an operation has no second derivative; the message names it.
     """
-    with sdpa_kernel(SDPBackend.MATH):
+    with sdpa_kernel(SDPBackend.MATH), WrittenOut():
         try:
             yield
         except RuntimeError as error:
@@ -108,22 +110,29 @@ def quadratic_forms(
     batches: Iterable[WeightedBatch],
     loss: PerSampleLoss,
     vector: Tensor,
+    product: Callable[[WeightedBatch, Tensor], Tensor],
 ) -> Tensor:
     r""":math:`v' \nabla_w^2 \ell_i v` of every sample, shape (n,), in float64: two derivatives along v, forward.
 
     Torch has no second forward derivative of some operations, and a wrong one of others: ``layer_norm`` and
-    ``instance_norm`` in torch 2.13. Hence it is compared with double backward on two samples; where they disagree,
-    every sample gets a double backward of its own.
+    ``instance_norm`` in torch 2.13. Hence it is compared with a product on two samples; where they disagree, every
+    sample gets a product of its own.
 
     Args:
         forward: of (parameters, inputs).
+        product: of (batch, vector), summed over the batch.
     """
     forms: list[Tensor] = []
-    along = _along_twice
-    for x, y, _ in batches:
-        if not forms and not _trusted(forward, parameters, (x[:2], y[:2]), loss, vector):
-            along = _backward_twice
-        forms.append(along(forward, parameters, (x, y), loss, vector))
+    trusted = True
+    for x, y, a in batches:
+        one = torch.ones_like(a)
+        if not forms:
+            trusted = _trusted(forward, parameters, (x[:2], y[:2], one[:2]), loss, vector, product)
+        if trusted:
+            forms.append(_along_twice(forward, parameters, (x, y), loss, vector))
+        else:
+            alone = zip(x.split(1), y.split(1), one.split(1), strict=True)
+            forms.append(torch.stack([vector.double() @ product(sample, vector) for sample in alone]))
     return torch.cat(forms)
 
 
@@ -141,30 +150,21 @@ def _along_twice(forward: Any, parameters: Any, samples: Any, loss: PerSampleLos
         return torch.func.jvp(slopes, start, pieces)[1].detach().double()
 
 
-def _backward_twice(forward: Any, parameters: Any, samples: Any, loss: PerSampleLoss, vector: Tensor) -> Tensor:
-    leaves = [p.detach().requires_grad_() for p in parameters]
-
-    def form(x: Tensor, y: Tensor) -> Tensor:
-        one = torch.ones(len(y), dtype=vector.dtype, device=vector.device)
-        return vector.double() @ hvp_sum(lambda x: forward(leaves, x), leaves, [(x, y, one)], loss, vector)
-
-    return torch.stack([form(x, y) for x, y in zip(*(t.split(1) for t in samples), strict=True)])
-
-
-def _trusted(forward: Any, parameters: Any, samples: Any, loss: PerSampleLoss, vector: Tensor) -> bool:
+def _trusted(
+    forward: Any,
+    parameters: Any,
+    batch: WeightedBatch,
+    loss: PerSampleLoss,
+    vector: Tensor,
+    product: Callable[[WeightedBatch, Tensor], Tensor],
+) -> bool:
     """Whether forward and backward derivatives agree, along v and one power iteration, where terms do not cancel."""
-    leaves = [p.detach().requires_grad_() for p in parameters]
-    batch = (*samples, torch.ones(len(samples[1]), dtype=vector.dtype, device=vector.device))
-
-    def product(v: Tensor) -> Tensor:
-        return hvp_sum(lambda x: forward(leaves, x), leaves, [batch], loss, v.to(vector.dtype))
-
     v = vector.double()
-    bent = product(v)
+    bent = product(batch, vector)
     probe = v / max(float(v.norm()), 1e-300) + bent / max(float(bent.norm()), 1e-300)
-    terms = probe * product(probe)
+    terms = probe * product(batch, probe.to(vector.dtype))
     try:
-        found = _along_twice(forward, parameters, samples, loss, probe.to(vector.dtype)).sum()
+        found = _along_twice(forward, parameters, batch[:2], loss, probe.to(vector.dtype)).sum()
     except RuntimeError:
         return False
     return bool((found - terms.sum()).abs() <= torch.finfo(vector.dtype).eps ** 0.5 * terms.abs().sum())
@@ -183,14 +183,14 @@ def split(vector: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
 
 def _require_second(value: Tensor, first: Sequence[Tensor]) -> None:
     """Refuse a function marked ``@once_differentiable``: autograd would leave what passes through it out in silence."""
-    if not any(node.name() == "torch::autograd::Error" for node in _graph(first)):
+    if not any(node.name() == "torch::autograd::Error" for node in graph(first)):
         return
-    functions = {getattr(type(node), "_forward_cls", None) for node in _graph([value])}
+    functions = {getattr(type(node), "_forward_cls", None) for node in graph([value])}
     names = sorted(f.__name__ for f in functions if f is not None)
     raise RuntimeError(f"{' or '.join(names)} is marked @once_differentiable")
 
 
-def _graph(tensors: Sequence[Tensor]) -> set[Any]:
+def graph(tensors: Sequence[Tensor]) -> set[Any]:
     """All nodes of the graph behind some tensors."""
     seen: set[Any] = set()
     pending = [t.grad_fn for t in tensors]

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+logger = logging.getLogger("sharpness")
+
 
 @torch.no_grad()
 def forward_flops(model: nn.Module, x: Tensor) -> int:
-    """Floating-point operations of convolutions, matrix products and attention for inputs ``x``."""
-    with FlopCounterMode(display=False) as counter:
-        model(x)
-    return counter.get_total_flops()
+    """Floating-point operations of convolutions, matrix products and attention for inputs ``x``, as far as counted.
+
+    The counter of torch follows modules through the graph of autograd, and fails where there are none to follow. The
+    number is for estimates alone, so that two for every parameter and input, as in a linear layer, do where it fails.
+    """
+    try:
+        with FlopCounterMode(display=False) as counter:
+            model(x)
+        return counter.get_total_flops()
+    except Exception as error:
+        logger.debug("operations were not counted: %s", error)
+        return 2 * len(x) * sum(p.numel() for p in model.parameters())
 
 
 def fast_bfloat16(device: torch.device) -> bool:

@@ -51,25 +51,63 @@ def batchnorms(model: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
-    """Put back what a forward pass writes to buffers: counters and the like, also where it replaces them.
+    """Put back what a forward pass writes to buffers and to tensors among attributes, also where it replaces them.
 
+    Values are compared, because fused observers of quantisation-aware networks write without counting a version.
     Statistics of BatchNorm are left out: in eval mode no pass writes to them, and recalibration is to.
     """
     saved = [
-        (m, name, t, t.detach().clone(), t._version)
+        (state, name, t, t.detach().clone())
         for m in model.modules()
         if not isinstance(m, nn.modules.batchnorm._BatchNorm)
-        for name, t in m._buffers.items()
-        if t is not None
+        for state in (m._buffers, vars(m))
+        for name, t in state.items()
+        if isinstance(t, Tensor)
     ]
     try:
         yield
     finally:
-        for m, name, tensor, old, version in saved:
-            m._buffers[name] = tensor
-            if tensor._version != version:
+        for state, name, tensor, old in saved:
+            state[name] = tensor
+            if tensor.layout is torch.strided and not torch.equal(tensor, old):
                 with torch.no_grad():
-                    tensor.copy_(old)
+                    (tensor if tensor.shape == old.shape else tensor.resize_(old.shape)).copy_(old)
+
+
+@torch.no_grad()
+def written_by(model: nn.Module, x: Tensor) -> str | None:
+    """The first layer of which a forward pass changes a buffer or a tensor among the attributes, in words."""
+    with buffers_kept(model):
+        before = {n: {k: t.clone() for k, t in _state(m).items()} for n, m in model.named_modules()}
+        model(x)
+        for name, m in model.named_modules():
+            now = _state(m)
+            if any(not torch.equal(t, now[k]) for k, t in before[name].items() if k in now):
+                return layer(name, m)
+    return None
+
+
+def _state(m: nn.Module) -> dict[str, Tensor]:
+    return {k: t for k, t in (m._buffers | vars(m)).items() if isinstance(t, Tensor)}
+
+
+def layer(name: str, module: nn.Module) -> str:
+    """A layer in words, by its name in :class:`Outputs`.
+
+    >>> layer("model.0.norm", nn.LayerNorm(2)), layer("model", nn.Tanh())
+    ("layer '0.norm' (LayerNorm)", "the model (Tanh) itself")
+    """
+    if isinstance(module, Outputs):
+        return "the function output="
+    name = name.removeprefix("model").removeprefix(".")
+    kind = type(module).__name__
+    return f"layer {name!r} ({kind})" if name else f"the model ({kind}) itself"
+
+
+def doubled(module: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers by name, in float64 where they are real numbers."""
+    everything = [*module.named_parameters(), *module.named_buffers()]
+    return {n: t.detach().double() if t.is_floating_point() else t.detach() for n, t in everything}
 
 
 def recalibrate(model: nn.Module, x: Tensor, device: torch.device) -> None:

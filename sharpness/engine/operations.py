@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sharpness.engine.formulas import WrittenOut
+
 #: One entry per input: a tensor, or None where it is not active.
 PerInput = list[Any]
 
@@ -316,7 +318,7 @@ class Smooth(Operation):
 
     def forward(self, *inputs: Any) -> tuple[Any, State]:
         leaves = [x.detach().requires_grad_() if on else x for x, on in zip(inputs, self.active, strict=True)]
-        with torch.enable_grad():
+        with torch.enable_grad(), WrittenOut():  # again: batches may be in threads of their own
             y = self.function(*leaves)
         state = State([x for x, on in zip(leaves, self.active, strict=True) if on], y)
         return tuple(t.detach() for t in y) if isinstance(y, tuple) else y.detach(), state

@@ -18,6 +18,7 @@ import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -25,16 +26,30 @@ import torch
 from torch import Tensor, nn
 
 from sharpness.engine.class_sums import PerSampleLoss, WeightedBatch
-from sharpness.engine.double_backward import flat, ggn_sum, gradient_sum, hvp_sum, split, twice_differentiable
+from sharpness.engine.culprit import Call
+from sharpness.engine.double_backward import (
+    flat,
+    ggn_sum,
+    gradient_sum,
+    hvp_sum,
+    quadratic_forms,
+    split,
+    twice_differentiable,
+)
+from sharpness.engine.examination import Examination
+from sharpness.engine.modules import buffers_kept
 from sharpness.engine.operations import Smooth, State
 from sharpness.engine.program import memory
 from sharpness.engine.threads import in_threads
 from sharpness.engine.tracing import INPUT, Traced, Untraceable, first_line, structure, trace
+from sharpness.engine.witness import Verdict
 from sharpness.errors import UserError, choose
 
 KINDS = ("hessian", "ggn")
 #: Largest relative difference from double backward, in float64, at which a traced model is trusted.
 TRUSTED = 1e-6
+#: Samples that a model is examined on.
+SAMPLES = 4
 logger = logging.getLogger("sharpness")
 
 
@@ -67,11 +82,14 @@ class SecondOrder:
         self._traced: Traced | None = None
         self._structure: list[Any] = []
         self._reason: str | None = None
+        self._refusals: dict[str, UserError] = {}
+        self._examination: Examination | None = None
 
     @property
     def stale(self) -> bool:
         """Whether the model's make-up, such as the scale of its head, has changed since it was traced."""
-        return self._traced is not None and structure(self.module) != self._structure
+        judged = self._traced is not None or bool(self._refusals)
+        return judged and structure(self.module) != self._structure
 
     @property
     def route(self) -> str:
@@ -94,57 +112,162 @@ class SecondOrder:
             )
 
     def prepare(self, batch: WeightedBatch) -> None:
-        """Trace the model, once unless its make-up changes, and compare with double backward on a few samples."""
+        """Trace the model, once unless its make-up changes, and find the route whose products are right.
+
+        On a few samples, in float64, the traced products are compared with double backward, and the ones to be used
+        with differences of gradients (:mod:`~sharpness.engine.witness`).
+        """
         if self.stale:
-            self._traced = None
-        if self._traced is not None or self._reason is not None:
+            self._traced, self._refusals = None, {}
+        elif self._traced is not None or self._reason is not None or self._refusals:
             return
         self._structure = structure(self.module)
+        few = tuple(t[:: -(-len(t) // SAMPLES)] for t in batch)
+        traced, examination = None, None
         try:
+            examination = Examination(self.module, self.parameters, self.loss, few)  # type: ignore[arg-type]
             with twice_differentiable():
                 traced = trace(self.module, batch[0][:2], self.parameters)
-                difference = self._difference(traced, tuple(t[:: -(-len(t) // 8)] for t in batch))
+                difference = examination.difference(partial(self._in_float64, traced), examination.plain)
             if math.isnan(difference):
                 return  # no verdict on the model at weights or inputs that are not finite
             if not difference <= TRUSTED:
                 raise Untraceable(f"traced, it differs from double backward by {difference:.1e}")
             if structure(self.module) != self._structure:
+                traced = None
                 raise Untraceable("its attributes change with every pass")
             self._traced = traced
         except Untraceable as error:
             self._reason = str(error)
         except Exception as error:
             self._reason = f"while tracing, {first_line(error)}"
+        if examination is not None:
+            self._judge(examination, traced)
+        else:
+            logger.debug("derivatives were not examined: %s", self._reason)
         (logger.info if self._traced is not None else logger.warning)("curvature products: %s", self.route)
+
+    def require(self, kind: str) -> None:
+        """Refuse what the examination of the prepared model found wrong.
+
+        Args:
+            kind: ``"gradient"``, or one of :data:`KINDS`.
+
+        Raises:
+            UserError: names the layer.
+        """
+        if kind == "ggn" and self._examination is not None:
+            examination, self._examination = self._examination, None
+            products = examination.plain_gauss_newton
+            if self._traced is not None:
+                products = partial(self._gauss_newton_in_float64, self._traced, examination)
+            if examination.gauss_newton(products) is False:
+                self._refusals["ggn"] = UserError(
+                    "products with the Gauss-Newton matrix differ from differences of the outputs: an operation of the "
+                    "model has a wrong second derivative; write it with torch's own operations"
+                )
+        for name in ("gradient", kind):
+            if name in self._refusals:
+                raise self._refusals[name]
+
+    def quadratic_forms(self, batches: Iterable[WeightedBatch], vector: Tensor) -> Tensor:
+        r""":math:`v' \nabla_w^2 \ell_i v` of every sample, shape (n,), in float64."""
+        self.require_parameters()
+        batches = list(batches)
+        self.prepare(batches[0])
+        self.require("hessian")
+        names = {id(p): n for n, p in self.module.named_parameters()}
+        keys = [names[id(p)] for p in self.parameters]
+
+        def forward(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
+            with buffers_kept(self.module):
+                inside = dict(zip(keys, parameters, strict=True))
+                return torch.func.functional_call(self.module, inside, (x,))
+
+        def product(batch: WeightedBatch, v: Tensor) -> Tensor:
+            return Products(self, [batch], "hessian", 0)(v)
+
+        return quadratic_forms(forward, self.parameters, batches, self.loss, vector, product)
 
     def gradient_sum(self, batches: Iterable[WeightedBatch]) -> Tensor:
         r""":math:`\sum_i a_i \nabla_w \ell_i`, flat (k,)."""
         return Products(self, batches, "hessian", 0).gradient_sum()
 
-    def _difference(self, traced: Traced, batch: Any) -> float:
-        """Relative difference of a traced product, and of the gradient, from double backward, in float64."""
-        x, y, a = (t.double() if t.is_floating_point() else t for t in batch)
-        leaves = [p.detach().double().requires_grad_() for p in self.parameters]
-        inside = {id(p): leaf for p, leaf in zip(self.parameters, leaves, strict=True)}
-        everything = dict([*self.module.named_parameters(), *self.module.named_buffers()])
-        doubled = {
-            n: inside.get(id(t), t.detach().double() if t.is_floating_point() else t) for n, t in everything.items()
-        }
+    def _judge(self, examination: Examination, traced: Traced | None) -> None:
+        """Take the route that the witness confirms, or remember why there is none."""
+        in_use = partial(self._in_float64, self._traced) if self._traced is not None else examination.plain
+        try:
+            verdict = examination.verdict(in_use)
+        except (RuntimeError, UserError) as error:  # no second derivative: products will say so
+            logger.debug("second derivatives were not examined: %s", first_line(error))
+            verdict = examination.verdict(None)
+        self._examination = examination if verdict.gradient else None
+        if verdict.gradient is False and self._surrogate(examination):
+            return
+        if verdict.product is not False and verdict.symmetric:
+            if verdict.product is None and verdict.gradient is None and examination.exact:
+                self._refuse(examination, examination.culprit().wrong_product(leaves=True), None)
+            return
+        if traced is not None and self._traced is None:
+            other = examination.verdict(partial(self._in_float64, traced))
+            if other.product and other.symmetric:
+                self._traced = traced
+                logger.info("double backward of the model is wrong: the traced products agree with differences")
+                return
+        self._refuse(examination, examination.culprit().wrong_product(), verdict)
 
-        def forward(x: Tensor) -> Tensor:
-            return torch.func.functional_call(self.module, doubled, (x,))
+    def _surrogate(self, examination: Examination) -> bool:
+        """The gradient is not the derivative of the loss: say so, and refuse it if a function is to blame."""
+        call, mistaken = examination.culprit().wrong_gradient()
+        where = "the loss" if call is None else call.told
+        if mistaken:
+            self._refusals["gradient"] = UserError(
+                f"the gradient of {where} is not the derivative of what it computes: correct its backward, or take the "
+                "parameters up to it out of scope with parameters="
+            )
+        else:
+            logger.warning(
+                "the gradient of %s is not the derivative of what it computes (a straight-through estimator, or "
+                "detach): gradients and curvature are those that training sees, not those of the loss",
+                where,
+            )
+        return mistaken
 
-        generator = torch.Generator().manual_seed(0)
-        v = torch.randn(sum(p.numel() for p in leaves), generator=generator, dtype=torch.float64).to(x.device)
-        run = Run(traced, self.parameters, self.loss, "hessian", torch.float64)
-        gradient = gradient_sum(forward, leaves, [(x, y, a)], self.loss)
-        product = hvp_sum(forward, leaves, [(x, y, a)], self.loss, v)
-        run.push(v)
-        made = run.residuals((x, y, a))
-        run.take(made.gradient)
-        run.add(run.multiply(made))
-        scale = float(gradient.norm() + product.norm()) or 1.0
-        return float((run.pull(first=True) - product).norm() + (run.gradient() - gradient).norm()) / scale
+    def _refuse(self, examination: Examination, call: Call | None, verdict: Verdict | None) -> None:
+        if call is None and verdict is None:
+            return
+        where = "the model" if call is None else call.told
+        if call is None and verdict is not None and examination.loss_is_wrong():
+            where = "the loss"
+        how = "differ from differences of its gradients"
+        if verdict is not None:
+            how = (
+                f"differ by {verdict.error:.1%} from differences of gradients" if verdict.error else "are not symmetric"
+            )
+        self._refusals["hessian"] = UserError(
+            f"the second derivative of {where} is wrong: products with the Hessian {how}; write it with torch's own "
+            "operations (a backward may save inputs and outputs, nothing between), or take the parameters up to it "
+            "out of scope with parameters="
+        )
+
+    def _in_float64(
+        self, traced: Traced, loss: PerSampleLoss, batch: WeightedBatch, vector: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Gradient and product of a traced model."""
+        with twice_differentiable():
+            run = Run(traced, self.parameters, loss, "hessian", torch.float64)
+            run.push(vector)
+            made = run.residuals(batch)
+            run.take(made.gradient)
+            run.add(run.multiply(made))
+            return run.gradient(), run.pull(first=True)
+
+    def _gauss_newton_in_float64(self, traced: Traced, examination: Examination, vector: Tensor) -> Tensor:
+        with twice_differentiable():
+            run = Run(traced, self.parameters, self.loss, "ggn", torch.float64)
+            run.push(vector)
+            run.add(run.multiply(run.residuals(examination.batch)))
+            return run.pull(first=True)
 
 
 class Run:
@@ -266,7 +389,7 @@ class Products:
 
     def gradient_sum(self) -> Tensor:
         """The gradient of the same batches, flat (k,), float64."""
-        engine, run = self.engine, self._start()
+        engine, run = self.engine, self._start("gradient")
         if run is None:
             return gradient_sum(engine.module, engine.parameters, self.batches, engine.loss)
         for gradient in in_threads(lambda batch: run.residuals(batch).gradient, self.batches, run.device):
@@ -279,7 +402,7 @@ class Products:
         if self._run is not None and (engine.stale or self._run.traced is not engine._traced):
             self.close()
         first = self._run is None
-        run = self._run or self._start()
+        run = self._run or self._start(self.kind)
         if run is None:
             route = hvp_sum if self.kind == "hessian" else ggn_sum
             return route(engine.module, engine.parameters, self.batches, engine.loss, vector)
@@ -312,12 +435,13 @@ class Products:
         self.kept_bytes = 0
         self._run = None
 
-    def _start(self) -> Run | None:
+    def _start(self, kind: str) -> Run | None:
         engine = self.engine
         engine.require_parameters()
         if not self.batches:
             return None
         engine.prepare(self.batches[0])
+        engine.require(kind)
         if engine._traced is None:
             return None
         return Run(engine._traced, engine.parameters, engine.loss, self.kind, engine.parameters[0].dtype)

@@ -45,8 +45,9 @@ class Network:
         return flat(torch.autograd.grad(self.loss(**options), parameters))
 
     def hessian_product(self, parameters: list[Tensor], v: Tensor, **options: Any) -> Tensor:
-        """By two plain backward passes through the model as it is."""
-        with sdpa_kernel(SDPBackend.MATH):
+        """By two plain backward passes through the model as it is, weight normalisation written out."""
+        with sdpa_kernel(SDPBackend.MATH), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "_weight_norm", normalised)
             first = torch.autograd.grad(self.loss(**options), parameters, create_graph=True)
             return flat(torch.autograd.grad(flat(first) @ v, parameters, materialize_grads=True))
 
@@ -61,6 +62,11 @@ class Network:
         p = u.detach().softmax(1)
         bent = p * slope - p * (p * slope).sum(1, keepdim=True)
         return torch.einsum("nck,nc->k", jacobian, bent) / len(u)
+
+
+def normalised(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """``g v / |v|``; the function of torch has a wrong second derivative on a CPU."""
+    return g * v / v.square().sum([i for i in range(v.ndim) if i != dim % v.ndim], keepdim=True).sqrt()
 
 
 def flat(tensors: Any) -> Tensor:

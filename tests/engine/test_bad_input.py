@@ -136,7 +136,7 @@ def test_dropout_that_eval_does_not_stop_is_found_by_the_check(wrap):
         def forward(self, x: Tensor) -> Tensor:
             return F.dropout(self.fc(x), training=True)
 
-    with pytest.raises(UserError, match="the model or the loss is random"):
+    with pytest.raises(UserError, match="is random, or keeps a state"):
         wrap(Noisy(), torch.randn(5, 4)).objective().check()
 
 

@@ -1,0 +1,184 @@
+"""Which layer of a model, or which ``autograd.Function`` in it, has a derivative that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from sharpness.engine.modules import layer
+from sharpness.engine.witness import Verdict, Witness, double_backward
+
+
+@dataclass(frozen=True)
+class Call:
+    """What was called, with what, and what it returned.
+
+    Attributes:
+        name: of the module that was called, or in whose forward pass the function was.
+        function: an ``autograd.Function``; None where the module itself was called.
+    """
+
+    name: str
+    module: nn.Module
+    function: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+
+    @property
+    def told(self) -> str:
+        """In words."""
+        where = layer(self.name, self.module)
+        return where if self.function is None else f"autograd.Function {self.function.__name__!r} in {where}"
+
+    @property
+    def leaf(self) -> bool:
+        return self.function is not None or next(self.module.children(), None) is None
+
+
+@contextmanager
+def calls(model: nn.Module) -> Iterator[list[Call]]:
+    """The calls of modules and functions while a model runs, in the order in which they end: innermost ones first."""
+    made: list[Call] = []
+    names = {m: name for name, m in model.named_modules()}
+    running = [model]
+    apply = torch.autograd.Function.__dict__["apply"]
+
+    def enter(module: nn.Module, args: Any) -> None:
+        running.append(module)
+
+    def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        running.pop()
+        made.append(Call(names[module], module, None, args, kwargs, output))
+
+    def applied(function: Any, *args: Any, **kwargs: Any) -> Any:
+        output = apply.__func__(function, *args, **kwargs)
+        made.append(Call(names[running[-1]], running[-1], function, args, kwargs, output))
+        return output
+
+    hooks = [m.register_forward_pre_hook(enter) for m in names]
+    hooks += [m.register_forward_hook(leave, with_kwargs=True) for m in names]
+    torch.autograd.Function.apply = classmethod(applied)  # type: ignore[method-assign, assignment]
+    try:
+        yield made
+    finally:
+        torch.autograd.Function.apply = apply  # type: ignore[method-assign]
+        for hook in hooks:
+            hook.remove()
+
+
+class Culprit:
+    """The innermost layer of which a derivative is wrong by a witness of its own.
+
+    Args:
+        run: runs the model in float64, with a graph.
+        tensors: of the model in float64, by name, as ``run`` uses them.
+    """
+
+    def __init__(self, model: nn.Module, run: Callable[[], Any], tensors: dict[str, Tensor]) -> None:
+        self.tensors = tensors
+        with calls(model) as self.calls, torch.enable_grad():
+            run()
+
+    def wrong_gradient(self) -> tuple[Call | None, bool]:
+        """The call whose gradient is not the derivative of what it computes, and whether the mistake is in it.
+
+        What is locally constant and has a gradient all the same (rounding with a straight-through estimator) means to,
+        and so does who leaves out a part by ``detach``.
+        """
+        for call in self.calls:
+            alone = self._alone(call)
+            if alone is None or alone.judge(second=False).gradient is not False:
+                continue
+            return call, call.function is not None and not alone.constant_in_one()
+        return None, False
+
+    def wrong_product(self, leaves: bool = False) -> Call | None:
+        """The call whose second derivative is wrong, or has no symmetry.
+
+        Args:
+            leaves: look at functions and at layers without layers inside them alone.
+        """
+        for call in self.calls:
+            alone = self._alone(call) if call.leaf or not leaves else None
+            if alone is None:
+                continue
+            try:
+                verdict = alone.judge(second=True)
+            except Exception:
+                continue  # what cannot be run alone is part of something that can
+            if verdict.product is False:
+                return call
+        return None
+
+    def _alone(self, call: Call) -> _Alone | None:
+        try:
+            return _Alone(call, self.tensors)
+        except Exception:
+            return None
+
+
+class _Alone:
+    """One call as a function of all tensors in it that a gradient passes, contracted with fixed random numbers."""
+
+    def __init__(self, call: Call, tensors: dict[str, Tensor]) -> None:
+        self.call = call
+        self.given, self.layout = tree_flatten((call.args, call.kwargs))
+        module = call.module
+        own = [] if call.function is not None else [*module.named_parameters(), *module.named_buffers()]
+        self.own = {n: tensors[f"{call.name}.{n}" if call.name else n] for n, _ in own}
+        self.inputs = [i for i, t in enumerate(self.given) if _differentiable(t)]
+        self.keys = [n for n, t in self.own.items() if _differentiable(t)]
+        self.at = [*(self.given[i].detach() for i in self.inputs), *(self.own[n].detach() for n in self.keys)]
+        results = tree_flatten(call.output)[0]
+        generator = torch.Generator().manual_seed(0)
+        self.tilts = {
+            i: torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.device)
+            for i, t in enumerate(results)
+            if _differentiable(t)
+        }
+        if not self.tilts or not self.at:
+            raise ValueError("no gradient passes here")
+        self.magnitude = sum(float((results[i].detach() * c).abs().sum()) for i, c in self.tilts.items())
+
+    def judge(self, second: bool) -> Verdict:
+        """The witness's verdict, of second derivatives or of first ones alone."""
+        product = double_backward(self.value, self.at) if second else None
+        return Witness(self.value, self.at, self.magnitude).verdict(product)
+
+    def constant_in_one(self) -> bool:
+        """Whether it does not change with one of its tensors, although a gradient says so."""
+        for i in range(len(self.at)):
+
+            def value(moved: Sequence[Tensor], i: int = i) -> Tensor:
+                return self.value([*self.at[:i], moved[0], *self.at[i + 1 :]])
+
+            witness = Witness(value, [self.at[i]], self.magnitude)
+            if witness.finite and float(witness.gradient.norm()) and all(witness.look(k).slope == 0 for k in (0, 1)):
+                return True
+        return False
+
+    def value(self, tensors: Sequence[Tensor]) -> Tensor:
+        """The contracted result."""
+        filled = [t.detach() if isinstance(t, Tensor) else t for t in self.given]
+        for i, t in zip(self.inputs, tensors, strict=False):
+            filled[i] = t * 1  # a layer may write to its inputs, which a leaf forbids
+        args, kwargs = tree_unflatten(filled, self.layout)
+        if self.call.function is not None:
+            returned = self.call.function.apply(*args, **kwargs)
+        else:
+            rest = dict(zip(self.keys, tensors[len(self.inputs) :], strict=True))
+            inside = {n: t.detach() for n, t in self.own.items()} | rest
+            returned = torch.func.functional_call(self.call.module, inside, args, kwargs)
+        results = tree_flatten(returned)[0]
+        return torch.stack([(results[i] * c).sum() for i, c in self.tilts.items()]).sum()
+
+
+def _differentiable(t: Any) -> bool:
+    return isinstance(t, Tensor) and t.is_floating_point() and t.requires_grad

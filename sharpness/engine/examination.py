@@ -1,0 +1,155 @@
+"""A few samples of an objective in float64, on which derivatives are examined before they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sharpness.engine.class_sums import PerSampleLoss, WeightedBatch
+from sharpness.engine.culprit import Culprit
+from sharpness.engine.double_backward import flat, ggn_sum, gradient_sum, graph, hvp_sum, split, twice_differentiable
+from sharpness.engine.modules import doubled
+from sharpness.engine.witness import LOOKS, PRODUCT, Verdict, Witness, double_backward
+
+#: Relative steps of a difference of outputs, whose rounding is divided by the step once.
+GAUSS_NEWTON_STEPS = (1e-6, 1e-7, 1e-8, 1e-7)
+#: (loss, batch, vector) to the gradient and the product, all in float64.
+Route = Callable[[PerSampleLoss, WeightedBatch, Tensor], tuple[Tensor, Tensor]]
+
+
+class Examination:
+    """Of ``sum_i a_i (l(u_i, y_i) + c_i'u_i)`` with random numbers c.
+
+    The second term keeps the network's own derivatives in view where the loss is flat: at saturated outputs.
+
+    Raises:
+        Exception: whatever the model raises in float64.
+    """
+
+    def __init__(
+        self, module: nn.Module, parameters: Sequence[Tensor], loss: PerSampleLoss, batch: WeightedBatch
+    ) -> None:
+        self.module = module
+        x, y, a = (t.double() if t.is_floating_point() else t for t in batch)
+        self.batch: WeightedBatch = (x, y, a)
+        self.leaves = [p.detach().double().requires_grad_() for p in parameters]
+        names = {id(p): n for n, p in module.named_parameters()}
+        self.names = [names[id(p)] for p in parameters]
+        self.tensors = doubled(module) | dict(zip(self.names, self.leaves, strict=True))
+        with torch.enable_grad(), twice_differentiable():
+            u = self.forward(x)
+            outputs = u.detach().requires_grad_()
+            values = a * loss(outputs, y)
+            (slope,) = torch.autograd.grad(values.sum(), outputs, allow_unused=True, materialize_grads=True)
+            behind = graph([u, values])
+        self.exact = u.dtype is torch.float64 and not any(n.name() == "ToCopyBackward0" for n in behind)
+        size = max(float(a.mean()), float(slope.square().mean().sqrt()))
+        generator = torch.Generator().manual_seed(1)
+        tilt = torch.randn(u.shape, generator=generator, dtype=torch.float64).to(u.device) * size
+        self.magnitude = float((tilt * u.detach()).abs().sum()) + float(values.detach().abs().sum())
+
+        def tilted(u: Tensor, y: Tensor) -> Tensor:
+            return loss(u, y) + (tilt * u).reshape(len(u), -1).sum(1) / a
+
+        self.loss = tilted
+        self.plain_loss = loss
+        self._witness: Witness | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The outputs, with a graph to the leaves."""
+        return torch.func.functional_call(self.module, self.tensors, (x,))
+
+    def value(self, tensors: Sequence[Tensor]) -> Tensor:
+        """What is examined, as a function of the parameters."""
+        _, y, a = self.batch
+        return (a * self.loss(self._outputs(tensors), y)).sum()
+
+    def plain(self, loss: PerSampleLoss, batch: WeightedBatch, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """The route of double backward."""
+        gradient = gradient_sum(self.forward, self.leaves, [batch], loss)
+        return gradient, hvp_sum(self.forward, self.leaves, [batch], loss, vector)
+
+    def difference(self, one: Route, other: Route) -> float:
+        """Relative difference of two routes, in gradient and product."""
+        generator = torch.Generator().manual_seed(0)
+        v = torch.randn(sum(p.numel() for p in self.leaves), generator=generator, dtype=torch.float64)
+        v = v.to(self.leaves[0].device)
+        (gradient, product), (other_gradient, other_product) = (
+            route(self.loss, self.batch, v) for route in (one, other)
+        )
+        scale = float(gradient.norm() + product.norm()) or 1.0
+        return float((product - other_product).norm() + (gradient - other_gradient).norm()) / scale
+
+    def verdict(self, route: Route | None) -> Verdict:
+        """The witness's verdict on a route; without one, on the gradient."""
+        if not self.exact:
+            return Verdict(None, None, True)
+        if self._witness is None:
+            self._witness = Witness(self.value, self.leaves, self.magnitude)
+        if route is None:
+            return self._witness.verdict(None)
+        return self._witness.verdict(lambda v: route(self.loss, self.batch, v)[1])
+
+    def gauss_newton(self, product: Callable[[Tensor], Tensor]) -> bool | None:
+        """Whether ``product`` is ``J'(d2l/du2)J v``, with ``J v`` by differences of the outputs."""
+        votes: list[bool] = []
+        sizes = [float(t.detach().square().mean().sqrt()) or 1.0 for t in self.leaves]
+        scale = flat([torch.full_like(t, s) for t, s in zip(self.leaves, sizes, strict=True)]).detach()
+        for seed, step in enumerate(GAUSS_NEWTON_STEPS if self.exact else ()):
+            generator = torch.Generator().manual_seed(seed)
+            v = scale * torch.randn(len(scale), generator=generator, dtype=torch.float64).to(scale.device)
+            u, slope, doubt = self._slope(v, step)
+            if not doubt <= PRODUCT:
+                continue  # a kink lies between
+            expected, found = scale * self._bent(u, slope), scale * product(v)
+            size = max(float(expected.norm()), float(found.norm()))
+            votes.append(float((expected - found).norm()) <= (PRODUCT + 20 * doubt) * size)
+            if max(votes.count(True), votes.count(False)) >= LOOKS:
+                break
+        return votes.count(True) >= votes.count(False) if votes else None
+
+    def _slope(self, v: Tensor, step: float) -> tuple[Tensor, Tensor, float]:
+        """The outputs, their derivative along v, and how far that is in doubt."""
+        with torch.no_grad(), twice_differentiable():
+            u, up, down, up2, down2 = (
+                self._outputs([p + s * d for p, d in zip(self.leaves, split(v, self.leaves), strict=True)])
+                for s in (0.0, step, -step, step / 2, -step / 2)
+            )
+        slope = (up - down) / (2 * step)
+        apart = max(float((slope - (up2 - down2) / step).norm()), float(((up + down - 2 * u) / step).norm()))
+        return u, slope, apart / max(float(slope.norm()), 1e-300)
+
+    def _bent(self, u: Tensor, slope: Tensor) -> Tensor:
+        """``J'(d2l/du2) slope``."""
+        outputs = [u.detach().requires_grad_()]
+        bent = hvp_sum(lambda _: outputs[0], outputs, [self.batch], self.plain_loss, slope.reshape(-1))
+        with torch.enable_grad(), twice_differentiable():
+            pulled = torch.autograd.grad(
+                self._outputs(self.leaves), self.leaves, bent.view_as(u), materialize_grads=True
+            )
+        return flat(pulled)
+
+    def plain_gauss_newton(self, vector: Tensor) -> Tensor:
+        """By autograd alone."""
+        return ggn_sum(self.forward, self.leaves, [self.batch], self.plain_loss, vector)
+
+    def loss_is_wrong(self) -> bool:
+        """Whether the mistake is in the second derivative of the loss by the outputs."""
+        _, y, a = self.batch
+        u = self._outputs(self.leaves).detach()
+
+        def value(tensors: Sequence[Tensor]) -> Tensor:
+            return (a * self.plain_loss(tensors[0], y)).sum()
+
+        verdict = Witness(value, [u], float(value([u]).abs())).verdict(double_backward(value, [u]))
+        return verdict.product is False
+
+    def culprit(self) -> Culprit:
+        """Who to blame."""
+        return Culprit(self.module, lambda: self.forward(self.batch[0]), self.tensors)
+
+    def _outputs(self, tensors: Sequence[Tensor]) -> Tensor:
+        moved = dict(zip(self.names, tensors, strict=True))
+        return torch.func.functional_call(self.module, self.tensors | moved, (self.batch[0],))

@@ -1,0 +1,176 @@
+"""Whether a sample's loss depends on the samples that it is evaluated with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from sharpness.engine.class_sums import PerSampleLoss
+from sharpness.engine.culprit import Call, calls
+from sharpness.engine.modules import buffers_kept, doubled, layer, written_by
+from sharpness.errors import UserError
+
+#: Differences, relative to the largest loss or output, that may be rounding: kernels differ with the batch.
+ROUNDING = {torch.float64: 1e-9, torch.float32: 2e-5}
+HALF = 2e-2
+#: What is more than that is looked at in float64, where this is no rounding, even if parts round to float32 on the way.
+CONFIRMED = 1e-5
+#: What no rounding makes, of models that do not run in float64.
+CERTAIN = 0.1
+logger = logging.getLogger("sharpness")
+
+Run = Callable[[Tensor], Tensor]
+
+
+def few_samples(y: Tensor, count: int = 6) -> Tensor:
+    """Indices of a few samples spread over the data, among them two of one target where there are."""
+    n = len(y)
+    chosen = torch.linspace(0, n - 1, min(n, count - 1)).long().unique()
+    first = y[chosen[0]]
+    same = [i for i in range(min(n, 4096)) if i != int(chosen[0]) and torch.equal(y[i], first)]
+    return torch.cat([chosen, torch.tensor(same[:1], dtype=torch.int64)]).unique()
+
+
+@torch.no_grad()
+def require_independent(module: nn.Module, loss: PerSampleLoss, x: Tensor, y: Tensor) -> None:
+    """Evaluate a few samples together and apart, and refuse a loss that depends on which.
+
+    A difference that may be rounding in the model's own dtype is looked at in float64. Where two passes over the same
+    samples differ, the loss is random, which is another matter (:meth:`~sharpness.Objective.check`).
+
+    Args:
+        x, y: the samples, at least two.
+
+    Raises:
+        UserError: says whether the model or the loss mixes samples, and which layer.
+    """
+    if len(y) < 2:
+        return
+    with buffers_kept(module):
+        mixed = _mixed(module, module, loss, x, y)
+        if mixed <= ROUNDING.get(_dtype(module), HALF):
+            return
+        wide = doubled(module)
+
+        def run(x: Tensor) -> Tensor:
+            return torch.func.functional_call(module, wide, (x.double() if x.is_floating_point() else x,))
+
+        try:
+            confirmed = _mixed(module, run, loss, x, y) > CONFIRMED
+        except Exception as error:
+            logger.debug("neighbours were not examined in float64: %s", error)
+            confirmed = mixed > CERTAIN
+        if confirmed:
+            raise UserError(_told(module, x, y))
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next(iter(module.parameters())).dtype
+
+
+def _mixed(module: nn.Module, run: Run, loss: PerSampleLoss, x: Tensor, y: Tensor) -> float:
+    """The largest difference between losses together and apart, relative to the largest loss or output."""
+    size = 1.0
+
+    def losses(rows: Tensor) -> Tensor:
+        nonlocal size
+        with buffers_kept(module):
+            u = run(x[rows].clone())
+            values = loss(u, y[rows]).double()
+        size = max(size, float(u.abs().max()), float(values.abs().max()))
+        return values
+
+    everything = torch.arange(len(y), device=x.device)
+    together, again = losses(everything), losses(everything)
+    if together.shape != y.shape[:1] or not torch.equal(together, again):
+        return 0.0  # not one loss per sample, not finite, or random: others say so
+    largest = 0.0
+    for rows in parts(len(y)):
+        try:
+            apart = losses(rows.to(x.device))
+        except Exception:
+            if len(rows) > 1:
+                raise
+            continue  # a batch of one may be too small for a model, and is not needed to tell
+        off = (apart - together[rows]).abs().nan_to_num(float("inf")) if apart.shape == rows.shape else torch.zeros(1)
+        largest = max(largest, float(off.max()))
+    return largest / size
+
+
+def parts(n: int) -> list[Tensor]:
+    """Ways to see n samples with other neighbours: turned round, every other one, in pairs, and one alone."""
+    rows = torch.arange(n)
+    pairs = [rows[i : i + 2] for i in range(0, n - 1, 2)] + ([rows[-2:]] if n % 2 else [])
+    return [rows.flip(0), rows[::2], *(pairs if n > 2 else []), rows[:1]]
+
+
+def _told(module: nn.Module, x: Tensor, y: Tensor) -> str:
+    n = len(y)
+    rows = torch.arange(0, n, 2)
+    where = first_difference(module, x, x[rows], rows)
+    if where is None:
+        rows = torch.arange(n).flip(0)
+        where = first_difference(module, x, x[rows], rows)
+    if where is None:
+        return (
+            "the loss of a sample depends on which others are in its batch: the loss function mixes samples (a "
+            "contrast, or a mean or normalisation over the batch): give one that takes each sample alone"
+        )
+    writer = written_by(module, x)
+    if writer is not None:
+        return (
+            f"a sample's loss depends on which others are in its batch: {writer} updates its state in every pass; "
+            "freeze it first (observers of quantisation: model.apply(torch.ao.quantization.disable_observer))"
+        )
+    training = any(m.training for m in module.modules())
+    remedy = ("call model.eval(), or " if training else "") + "let it use fixed statistics (running ones), or none"
+    return f"a sample's loss depends on which others are in its batch: {where} mixes samples; {remedy}"
+
+
+def first_difference(module: nn.Module, one: Tensor, other: Tensor, rows: Tensor | None = None) -> str | None:
+    """The innermost layer that is given the same for a sample in another pass and returns something else, in words.
+
+    Args:
+        one, other: inputs of the passes.
+        rows: which of ``one`` the samples of ``other`` are; all unless given.
+
+    Returns:
+        None where there is no such layer.
+    """
+    passes: list[list[Call]] = []
+    for x in (one, other):
+        with buffers_kept(module), calls(module) as made:
+            module(x.clone())
+        passes.append(made)
+    if len(passes[0]) != len(passes[1]):
+        return "the model, which does not take the same way every time,"
+    limit = ROUNDING.get(_dtype(module), HALF)
+
+    def differ(first: Any, second: Any) -> bool:
+        pairs = zip(_tensors(first), _tensors(second), strict=False)
+        return any(_differ(a, b, len(one), rows, limit) for a, b in pairs)
+
+    for first, second in zip(*passes, strict=True):
+        given = differ((first.args, first.kwargs), (second.args, second.kwargs))
+        if not given and differ(first.output, second.output):
+            return layer(first.name, first.module)
+    return None
+
+
+def _tensors(output: Any) -> Sequence[Tensor]:
+    return [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
+
+
+def _differ(a: Tensor, b: Tensor, samples: int, rows: Tensor | None, limit: float) -> bool:
+    if rows is not None and len(rows) != samples and a.shape == b.shape:
+        return bool((a - b).abs().max() > limit * a.abs().max().clamp_min(1e-30))  # such as a weight, made on the way
+    if a.ndim == 0 or len(a) % samples:
+        return False
+    if rows is not None:
+        a = a.unflatten(0, (samples, -1))[rows.to(a.device)].flatten(0, 1)
+    return a.shape == b.shape and bool((a - b).abs().max() > limit * a.abs().max().clamp_min(1e-30))

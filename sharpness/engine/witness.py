@@ -1,0 +1,190 @@
+r"""What differences of a function and of its gradient say of its first and second derivatives; never a product itself.
+
+Along a direction v, with a step h so small that the third derivative and, mostly, kinks do not matter in float64:
+
+.. math::
+
+    v' \nabla f \approx \frac{f(w + hv) - f(w - hv)}{2h}, \qquad
+    \nabla^2 f \, v \approx \frac{\nabla f(w + hv) - \nabla f(w - hv)}{2h}.
+
+Both are taken at h and h / 2, and on either side of w alone. Where these disagree a kink lies between the points, at w
+itself if on one side alone, and nothing is decided: another direction and another step are tried. Nor does a gradient
+that is not the slope of f at this very step decide anything of second derivatives: straight-through estimators,
+detached values, and functions that round to fewer digits than float64 has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sharpness.engine.double_backward import flat, hvp_sum, split, twice_differentiable
+
+#: Steps relative to the size of every tensor. A step of 1e-7 crosses a kink of one in ten million units.
+STEPS = (1e-7, 1e-8, 1e-9, 1e-8, 1e-9)
+#: Looks that must agree on a verdict.
+LOOKS = 2
+#: Relative errors of slopes and of products that are no rounding.
+SLOPE, PRODUCT, SKEW = 1e-4, 1e-4, 1e-3
+EPS = torch.finfo(torch.float64).eps
+
+Value = Callable[[Sequence[Tensor]], Tensor]
+Product = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """None where nothing was decided.
+
+    Attributes:
+        gradient: whether the gradient is the derivative of the function.
+        product: whether products with the Hessian are derivatives of the gradient.
+        symmetric: whether ``a'Hb = b'Ha``.
+        error: relative error of the worst product.
+    """
+
+    gradient: bool | None
+    product: bool | None
+    symmetric: bool
+    error: float = 0.0
+
+
+@dataclass(frozen=True)
+class Look:
+    """Along one direction: coordinates are relative to the size of the tensors, so that all of them count alike."""
+
+    direction: Tensor
+    slope: float
+    slope_right: bool | None
+    difference: Tensor
+    doubt: Tensor
+    noise: float
+
+
+class Witness:
+    """Of a function of float64 tensors, at these.
+
+    Args:
+        value: tensors to a number, differentiable.
+        at: where.
+        magnitude: of the terms that the number is a sum of, to tell rounding.
+    """
+
+    def __init__(self, value: Value, at: Sequence[Tensor], magnitude: float) -> None:
+        self.value, self.at, self.magnitude = value, [t.detach() for t in at], magnitude
+        sizes = [float(t.square().mean().sqrt()) if t.numel() else 0.0 for t in self.at]
+        usual = max(sizes, default=0.0) or 1.0
+        self.scale = flat([torch.full_like(t, s or usual) for t, s in zip(self.at, sizes, strict=True)])
+        self.f, self.gradient = self._at(torch.zeros_like(self.scale))
+        self._looks: list[Look] = []
+
+    @property
+    def finite(self) -> bool:
+        return bool(self.gradient.isfinite().all()) and abs(self.f) < float("inf")
+
+    def verdict(self, product: Product | None) -> Verdict:
+        """On ``product``, Hessian times a flat vector; None asks for the gradient alone."""
+        if not self.finite or not self.scale.numel():
+            return Verdict(None, None, True)
+        slopes: list[bool] = []
+        right: list[bool] = []
+        made: list[tuple[Tensor, Tensor]] = []
+        error = 0.0
+        for i in range(len(STEPS)):
+            look = self.look(i)
+            if look.slope_right is not None:
+                slopes.append(look.slope_right)
+            if product is not None and (slopes.count(False) < LOOKS or len(made) < 2):
+                found = self.scale * product(self.scale * look.direction)
+                made.append((look.direction, found))
+                if look.slope_right:
+                    off, judged = self._compare(look, found)
+                    if judged is not None:
+                        right.append(judged)
+                    error = error if judged is not False else max(error, off)
+            enough = max(right.count(True), right.count(False)) >= LOOKS or product is None
+            if max(slopes.count(True), slopes.count(False)) >= LOOKS and (enough or slopes.count(False) >= LOOKS):
+                break
+        return Verdict(_agreed(slopes), _agreed(right), _symmetric(made), error)
+
+    def look(self, i: int) -> Look:
+        """Number i: first a random direction, then random ones turned towards where the curvature is."""
+        while len(self._looks) <= i:
+            self._looks.append(self._look(len(self._looks)))
+        return self._looks[i]
+
+    def _look(self, i: int) -> Look:
+        generator = torch.Generator().manual_seed(i)
+        z = torch.randn(len(self.scale), generator=generator, dtype=torch.float64).to(self.scale.device)
+        if i % 2 and bool(self._looks[-1].difference.isfinite().all()):
+            bent = self._looks[-1].difference
+            z = z + bent * (z.norm() / bent.norm().clamp_min(1e-300))
+        h = STEPS[i] * len(z) ** 0.5 / max(float(z.norm()), 1e-300)
+        (above, up), (below, down) = self._at(h * self.scale * z), self._at(-h * self.scale * z)
+        (near, up2), (nearby, down2) = self._at(h / 2 * self.scale * z), self._at(-h / 2 * self.scale * z)
+        expected = self.scale * z * self.gradient
+        slope = (above - below) / (2 * h)
+        apart = max(abs(slope - (near - nearby) / h), abs((above - self.f) - (self.f - below)) / h)
+        noise = 256 * EPS * max(abs(self.f), self.magnitude) / h
+        within = SLOPE * max(abs(slope), float(expected.norm())) + noise
+        told = apart <= within and noise <= 1e-2 * max(abs(slope), float(expected.norm()))
+        slope_right = abs(slope - float(expected.sum())) <= within if told else None
+        difference = self.scale * (up - down) / (2 * h)
+        doubt = (difference - self.scale * (up2 - down2) / h).abs()
+        doubt = torch.maximum(doubt, (self.scale * (up + down - 2 * self.gradient) / h).abs())
+        rounding = 16 * EPS * float((self.scale * self.gradient).norm()) / h
+        return Look(z, slope, slope_right, difference, doubt, rounding)
+
+    def _compare(self, look: Look, found: Tensor) -> tuple[float, bool | None]:
+        """Relative error of a product in the tensor where it is largest, and what it says of the product."""
+        doubt = float(look.doubt.norm())
+        worst, wrong = 0.0, False
+        for d, p, u in zip(*(split(t, self.at) for t in (look.difference, found, look.doubt)), strict=True):
+            off, size = float((d - p).norm()), max(float(d.norm()), float(p.norm()))
+            share = (d.numel() / len(found)) ** 0.5
+            if off > PRODUCT * size + 20 * (float(u.norm()) + share * doubt) + look.noise:
+                wrong, worst = True, max(worst, off / max(size, 1e-300))
+        if wrong:
+            return worst, False
+        return 0.0, True if doubt <= 1e-3 * float(look.difference.norm()) + look.noise else None
+
+    def _at(self, displacement: Tensor) -> tuple[float, Tensor]:
+        moved = [t + d for t, d in zip(self.at, split(displacement, self.at), strict=True)]
+        leaves = [t.detach().requires_grad_() for t in moved]
+        with torch.enable_grad(), twice_differentiable():
+            value = self.value(leaves)
+            if not value.requires_grad:
+                return float(value), torch.zeros_like(displacement)
+            gradient = flat(torch.autograd.grad(value, leaves, materialize_grads=True))
+        return float(value.detach()), gradient.double()
+
+
+def double_backward(value: Value, at: Sequence[Tensor]) -> Product:
+    """Products with the Hessian of a function of tensors, as autograd makes them."""
+    leaves = [t.detach().requires_grad_() for t in at]
+    one = torch.ones((), dtype=torch.float64)
+
+    def product(vector: Tensor) -> Tensor:
+        return hvp_sum(lambda _: value(leaves), leaves, [(one, one, one)], lambda u, _: u, vector)
+
+    return product
+
+
+def _agreed(votes: Sequence[bool]) -> bool | None:
+    """One look that says no may be a coincidence."""
+    if votes.count(False) >= LOOKS:
+        return False
+    return True if votes.count(True) > votes.count(False) else None
+
+
+def _symmetric(made: Sequence[tuple[Tensor, Tensor]]) -> bool:
+    for i, (a, ha) in enumerate(made):
+        for b, hb in made[:i]:
+            terms = (a * hb, b * ha)
+            size = sum(float(t.norm()) for t in terms)
+            if not float((terms[0] - terms[1]).sum().abs()) <= SKEW * size and torch.isfinite(terms[0].sum()):
+                return False
+    return True
