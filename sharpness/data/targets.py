@@ -73,7 +73,7 @@ def cross_entropy_targets(y: Tensor, outputs: Sequence[int]) -> Tensor:
     if len(outputs) != 2:
         raise UserError(f"the model returns {got}: cross-entropy takes one logit for each class, (n, C); pass another "
                         "loss, or output= that picks the logits")  # fmt: skip
-    if outputs[1] == 1:
+    if outputs[1] == 1 and bool((y != 0).any()):
         raise UserError(
             f"the model returns {got}: cross-entropy of a single logit is always 0; for two classes pass loss=lambda "
             "u, t: F.binary_cross_entropy_with_logits(u.squeeze(1), t.to(u), reduction='none'), for numbers "
@@ -153,7 +153,7 @@ def classes_of(
                 f"integer targets from {int(y.min())} to {int(y.max())} and outputs that are not (n, C): are they "
                 "labels? then pass num_classes=; if they are numbers, make them floats, y.float()"
             )
-        width = 2
+        width = int(y.long().max()) + 1  # of one logit: no and yes
     number = num_classes if num_classes is not None else int(width or 0)
     return Classes(within(y, number, "label", remedy), number, None, "labels")
 

@@ -58,9 +58,9 @@ def worst_case(
         resume: a folder for unfinished work; the same call goes on there, and ends with the same bits.
 
     Returns:
-        A table of ``loss``, ``worst_loss``, ``worst_rise`` and, where targets are labels, ``worst_accuracy``, the share
-        of right answers at the worst point; ``worst_rise`` with its standard error over samples, at the worst point of
-        these; the number of gradients, of classes or batches, is in the provenance.
+        A table of ``loss``, ``worst_loss``, ``worst_rise`` and ``worst_accuracy``, the share of right answers at the
+        worst point, NaN where targets are no labels; ``worst_rise`` with its standard error over samples, at the worst
+        point of these; the number of gradients, of classes or batches, is in the provenance.
 
     Raises:
         UserError: a radius, steps or m that are not positive, an unknown norm, a gradient that is not finite.
@@ -88,14 +88,13 @@ def worst_case(
     table, overall = ascents.table()
     errors, overall_errors = np.full_like(table[:4], np.nan), np.full_like(overall[:4], np.nan)
     errors[2], overall_errors[2] = table[4], overall[4]
-    told = len(NAMES) if objective.has_answers else NAMES.index("worst_accuracy")
     fields["provenance"]["gradients"] = ascents.gradients
     return MeasureResult(
-        names=NAMES[:told],
-        overall=overall[:told],
-        values=table[:told],
-        errors=errors[:told],
-        overall_errors=overall_errors[:told],
+        names=NAMES,
+        overall=overall[:4],
+        values=table[:4],
+        errors=errors,
+        overall_errors=overall_errors,
         train_counts=np.full(objective.num_classes, -1),
         **fields,
     )
