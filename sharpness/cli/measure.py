@@ -10,7 +10,7 @@ import click
 
 import sharpness
 from sharpness.cli.options import OneExample
-from sharpness.cli.output import as_records, as_text, require_file, require_picture, save_drawn, write
+from sharpness.cli.output import as_noted, as_records, require_file, require_picture, save_drawn, write
 from sharpness.cli.subjects import probing_options, subjects
 from sharpness.engine import distributed
 from sharpness.probes import MEASURES
@@ -57,10 +57,10 @@ def measure(
         resume=partial, parameters=scope, **chosen, **options,
     )  # fmt: skip
     assert isinstance(results, Comparison)
-    rows, table = results.to_frame(), results.to_table()
+    rows = results.to_frame()
     if len(results) == 1:
-        rows, table = rows.drop(columns="model"), table.drop(columns="model")
-    click.echo(as_records(rows) if as_json else as_text(table))
+        rows = rows.drop(columns="model")
+    click.echo(as_records(rows) if as_json else as_noted(results))
     if distributed.rank() != 0:
         return
     if output is not None:

@@ -14,10 +14,17 @@ import pandas as pd
 from sharpness.errors import UserError
 from sharpness.files import write_atomically
 from sharpness.plots import save_figure
+from sharpness.results import Comparison
 
 
 def as_text(frame: pd.DataFrame) -> str:
     return frame.to_string(index=False, float_format=lambda v: f"{v:.4g}", na_rep="-")
+
+
+def as_noted(results: Comparison) -> str:
+    """The table of one model or several to be read, and below it what its marks mean."""
+    shown = next(iter(results.values())) if len(results) == 1 else results
+    return "\n".join([as_text(shown.to_table()), *shown.notes])
 
 
 def as_records(frame: pd.DataFrame) -> str:

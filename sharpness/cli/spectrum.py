@@ -10,10 +10,9 @@ import click
 
 import sharpness
 from sharpness.cli.options import OneExample
-from sharpness.cli.output import as_records, as_text, require_file, require_picture, save_drawn, write
+from sharpness.cli.output import as_noted, as_records, as_text, require_file, require_picture, save_drawn, write
 from sharpness.cli.subjects import probing_options, subjects
 from sharpness.errors import UserError
-from sharpness.results import with_errors
 
 
 @click.command(cls=OneExample)
@@ -67,7 +66,7 @@ def spectrum(
         )  # fmt: skip
     shown = next(iter(results.values())) if len(results) == 1 else results
     rows = shown.to_frame()
-    click.echo(as_records(rows) if as_json else as_text(with_errors(shown.summary()) if "run" in rows else rows))
+    click.echo(as_records(rows) if as_json else as_noted(results))
     for label, result in results.each().items():
         if verify:
             click.echo(f"\n{label}\n{as_text(result.checks)}")

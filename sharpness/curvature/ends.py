@@ -1,4 +1,9 @@
-r"""The ends of a spectrum: which Ritz values are asked for, and when a run has seen enough of them.
+r"""The ends of a spectrum: which Ritz values are asked for, how exact each must be, and when a run has seen enough.
+
+Either end is exact relative to itself. A value whose residual is r lies within r of an eigenvalue, and the smallest
+eigenvalue of a loss is often a thousandth of the largest, so that a residual must be small beside its own value. An end
+that is zero beside the other one has no digits of its own: within a hundredth of the tolerance of zero, relative to the
+largest absolute eigenvalue, it counts as zero.
 
 A run that looks for what lies beyond the pairs at hand ends when what it found there has converged. If it found
 nothing, it ends when its extreme Ritz value has converged on the near side, or earlier, when m products make it
@@ -18,12 +23,17 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from sharpness.errors import UserError, choose
 
 #: Which end of the spectrum: algebraically largest, smallest, or both.
 ENDS = ("LA", "SA", "both")
 _MISSED = 1e-6
+#: Allowed residual of a value, in tolerances of itself, and never more than the second number of itself.
+OWN, AT_MOST = 5.0, 0.1
+#: What counts as zero beside the largest absolute eigenvalue, in tolerances.
+ZERO = 0.01
 
 
 @dataclass(frozen=True)
@@ -53,9 +63,22 @@ class Ends:
         return min(2 * self.k if self.which == "both" else self.k, self.size)
 
     @property
-    def target(self) -> float:
-        """The bound, relative to the largest |Ritz value|, that leaves room for what comes on top of it."""
-        return 0.95 * self.tol / math.sqrt(1 + self.wanted if self.k > 1 else 1)
+    def margin(self) -> float:
+        """The part of the allowed residual that a bound may take: it leaves room for what comes on top of it."""
+        return 0.95 / math.sqrt(1 + self.wanted if self.k > 1 else 1)
+
+    def allowed(self, values: np.ndarray, scale: float, patient: bool = True) -> np.ndarray:
+        """The residuals (m,) at which Ritz values (m,) are converged.
+
+        Args:
+            scale: the largest |Ritz value|.
+            patient: whether a value near zero may be believed to be the end of the spectrum by now.
+        """
+        rounding = 50 * torch.finfo(getattr(torch, self.dtype.removeprefix("torch."))).eps
+        zero = max(ZERO * self.tol, rounding) * scale
+        own = np.minimum(min(OWN * self.tol, AT_MOST) * np.abs(values), self.tol * scale)
+        near = np.abs(values) <= zero
+        return np.where(near, zero if patient else 0.0, np.maximum(own, rounding * np.abs(values)))
 
     def positions(self, available: int) -> np.ndarray:
         """Positions of the wanted values among ascending ones, in descending order of value."""
@@ -77,9 +100,9 @@ class Ends:
         wanted, steps, free = self.positions(len(theta)), len(theta), self.size - len(values)
         if len(values) < self.wanted:
             return wanted, wanted, steps >= min(self.wanted, free)
-        slack = self.tol * max(abs(lowest), abs(highest))
-        low = -np.inf if self.which == "LA" else values[-self.k] - slack
-        high = np.inf if self.which == "SA" else values[self.k - 1] + slack
+        slack = self.allowed(values, max(abs(lowest), abs(highest)))
+        low = -np.inf if self.which == "LA" else values[-self.k] - slack[-self.k]
+        high = np.inf if self.which == "SA" else values[self.k - 1] + slack[self.k - 1]
         found = [i for i in wanted if not low <= theta[i] <= high]
 
         def may_grow(gap: float, spread: float) -> bool:

@@ -1,11 +1,16 @@
-"""Means of independent samples, with Student's intervals."""
+"""Means of independent samples, their standard errors, and intervals of 95 %."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 from sharpness.errors import UserError
+
+#: Of the law whose quantile bounds an interval of 95 %.
+_TAIL = 0.975
 
 
 def mean_and_error(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -35,3 +40,84 @@ def student(confidence: float, samples: int) -> float:
     if not 0 < confidence < 1:
         raise UserError(f"confidence={confidence}: give a number between 0 and 1, such as 0.95")
     return float(stdtrit(samples - 1, 0.5 + confidence / 2)) if samples > 1 else float("nan")
+
+
+def interval(value: Any, error: Any, freedom: Any = np.inf, keeps_sign: bool = False) -> np.ndarray:
+    r"""Student's interval of 95 % of estimates with standard errors, lower ends and upper ends (2, ...).
+
+    .. math:: m \pm t \, \mathrm{se}, \qquad\text{or}\qquad m \, e^{\pm t \, \mathrm{se} / |m|}
+
+    with t the 97.5 % quantile of Student's law.
+
+    Args:
+        value: m, shape (...).
+        error: se, likewise; NaN gives no interval.
+        freedom: degrees of freedom, one less than there are samples; infinitely many give the 1.96 of the normal law.
+        keeps_sign: of a quantity that has one sign whatever the samples, as a loss: the interval is symmetric on a
+            logarithmic scale then, by the delta method, and does not reach zero.
+
+    >>> interval(1.0, 0.5, 4).round(3), interval(1.0, 0.5, 4, keeps_sign=True).round(3)
+    (array([-0.388,  2.388]), array([0.25 , 4.008]))
+    """
+    value, error = np.broadcast_arrays(np.asarray(value, dtype=float), np.asarray(error, dtype=float))
+    known = np.where(np.asarray(freedom) > 0, freedom, np.nan)
+    half = np.where(np.isinf(known), ndtri(_TAIL), stdtrit(known, _TAIL)) * error
+    ends = np.stack([value - half, value + half])
+    if keeps_sign:
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            factor = np.exp(half / np.abs(value))
+            scaled = np.sort(np.stack([value / factor, value * factor]), axis=0)
+        ends = np.where((value != 0) & np.isfinite(half), scaled, ends)
+    return ends
+
+
+def wilson(share: Any, samples: Any) -> np.ndarray:
+    r"""Wilson's interval of 95 % of a share of right answers, lower ends and upper ends (2, ...).
+
+    .. math:: \frac{p + z^2 / 2n \pm z \sqrt{p (1 - p) / n + z^2 / 4n^2}}{1 + z^2 / n}
+
+    It stays within [0, 1], and has a length where every answer is right.
+
+    Args:
+        share: p, shape (...).
+        samples: n, likewise; of weighted samples :func:`effective_samples`.
+
+    >>> wilson(1.0, 10).round(3)
+    array([0.722, 1.   ])
+    """
+    p, n = np.asarray(share, dtype=float), np.asarray(samples, dtype=float)
+    z = ndtri(_TAIL)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+        half = z * np.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2) / (1 + z**2 / n)
+    ends = np.stack([np.minimum(middle - half, p), np.maximum(middle + half, p)])  # rounding of 0 and 1
+    return np.where(n > 0, ends, np.nan)
+
+
+def effective_samples(weights: np.ndarray) -> float:
+    r"""Kish's number of equally weighted samples that say as much: :math:`(\sum_i a_i)^2 / \sum_i a_i^2`.
+
+    >>> effective_samples(np.array([2.0, 2.0, 2.0])), effective_samples(np.array([1.0, 0.0]))
+    (3.0, 1.0)
+    """
+    squares = float((weights**2).sum())
+    return float(weights.sum()) ** 2 / squares if squares > 0 else 0.0
+
+
+def mean_interval_of(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    r"""The interval of a plain mean of G independent estimates from theirs, which need not be symmetric.
+
+    Each side adds in squares, which is exact for normal estimates ("MOVER", Zou & Donner, Stat. Med. 27, 2008):
+
+    .. math:: \bar m - \tfrac1G \sqrt{\textstyle\sum_g (m_g - l_g)^2}, \quad
+              \bar m + \tfrac1G \sqrt{\textstyle\sum_g (u_g - m_g)^2}.
+
+    Args:
+        values: m, shape (G,).
+        ends: lower ends l and upper ends u, (2, G).
+
+    >>> mean_interval_of(np.array([1.0, 3.0]), np.array([[0.0, 3.0], [4.0, 7.0]]))
+    array([1.5, 4.5])
+    """
+    halves = np.sqrt(((ends - values) ** 2).sum(axis=1)) / len(values)
+    return values.mean() + np.array([-1.0, 1.0]) * halves

@@ -8,7 +8,7 @@ r"""Extreme eigenvalues of a symmetric linear operator by Lanczos with full re-o
         for j = 1, 2, ...:
             grow the Krylov space by A v_j                    # krylov.py: orthogonal to the pairs and all earlier v
             (theta, s) = eigenpairs of the tridiagonal matrix; the bound of pair i is beta_j |s_ji|
-            stop when the bounds of the pairs looked for are small and believed, or the space is exhausted
+            stop when the bounds of the pairs looked for are small beside their values, or the space is exhausted
         keep the k most extreme of the old and the new pairs
     until one run suffices (k = 1), or a run finds nothing more extreme than the pairs at hand
 
@@ -34,8 +34,8 @@ from sharpness.errors import UserError
 
 #: Length of the random part that is added to a start vector of length 1.
 RANDOM_PART = 0.1
-#: A pair is believed at a residual of this part of its own value, or after so many products.
-OWN, PATIENCE = 0.1, 30
+#: Products after which a value near zero is believed to be an end of the spectrum.
+PATIENCE = 30
 
 
 @dataclass(frozen=True)
@@ -72,20 +72,22 @@ def lanczos(
 
     Residuals are those of A itself, at no product: every coefficient that orthogonalisation took off is kept, those on
     pairs of earlier runs too. The residuals of earlier pairs reappear in those of later ones; for m pairs with
-    k > 1 a run therefore stops at bounds of 0.95 tol / sqrt(m + 1), so that together they stay below tol. For k = 1 it
-    stops at 0.95 tol: the rest is left to the errors of the products.
+    k > 1 a run therefore stops at bounds of 0.95 / sqrt(m + 1) of what is allowed, so that together they stay below it.
+    For k = 1 it stops at 0.95: the rest is left to the errors of the products.
 
     A residual says that an eigenvalue is near, not that it is the extreme one: a random vector is nearly in the null
-    space of the Hessian of a large network, where a first few products already leave a small residual. So the pairs of
-    a first run also need a residual of at most a tenth of their own value, or 30 products: an end of the spectrum that
-    is zero beside the other one takes these.
+    space of the Hessian of a large network, where a first few products already leave a residual that is small beside
+    the other end. That it must be small beside its own value keeps such pairs out; an end of the spectrum that counts
+    as zero takes 30 products.
 
     Memory: one vector of ``size`` for every product of a run, see :func:`lanczos_memory`.
 
     Args:
         product: v (n,) to A v (n,).
         size: n.
-        tol: residual relative to the largest absolute Ritz value at which a pair is converged.
+        tol: a pair is converged at a residual of ``tol`` times the largest absolute Ritz value and of ``5 tol`` times
+            its own, which is therefore within 0.5 % of an eigenvalue at 1e-3. A value below ``tol / 100`` of the
+            largest counts as zero, and is converged at a residual of as much. What float32 cannot tell is flagged.
         max_iterations: products of one run at most. If that ends the run, what has not converged is flagged, and no
             further run follows.
         generator: of the start vectors; a CPU generator seeded with 0 unless given.
@@ -133,8 +135,8 @@ def lanczos(
         found, sought, enough = ends.look(theta, values, lowest, highest)
         bounds = space.beta[-1] * np.abs(s[-1, sought])
         patient = runs > 0 or space.exhausted or space.steps >= PATIENCE
-        believed = patient | (bounds <= OWN * np.abs(theta[sought]))
-        settled = space.exhausted or (enough and bool((believed & (bounds <= ends.target * scale)).all()))
+        allowed = ends.margin * ends.allowed(theta[sought], scale, patient)
+        settled = space.exhausted or (enough and bool((bounds <= allowed).all()))
         if not settled and space.steps < max_iterations:
             continue
 
@@ -149,8 +151,7 @@ def lanczos(
             break
         space = Krylov.starting_at(_start(size, generator).to(vectors), vectors, space.norm)
 
-    bound = (tol + 50 * torch.finfo(dtype).eps) * scale
-    converged = (residuals <= bound) & (patient | (residuals <= OWN * np.abs(values)))
+    converged = residuals <= ends.allowed(values, scale, patient)
     return Eigenpairs(values, vectors, residuals, converged, operator.products)
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from sharpness.data.augment import augment, mixup
-from sharpness.data.cifar import load_cifar_lt
+from sharpness.data.cifar import load_cifar, load_cifar_lt
 from sharpness.data.class_orders import CLASS_ORDERS, class_order
 from sharpness.data.dataset import ImageSet, LongTailData
 from sharpness.data.digits import load_digits_lt
@@ -58,6 +58,7 @@ __all__ = [
     "cross_entropy_targets",
     "epoch_indices",
     "is_data",
+    "load_cifar",
     "load_cifar_lt",
     "load_data",
     "load_digits_lt",
@@ -75,6 +76,8 @@ DATASETS: dict[str, Callable[..., LongTailData]] = {
     "digits-lt": load_digits_lt,
     "cifar10-lt": partial(load_cifar_lt, "cifar10"),
     "cifar100-lt": partial(load_cifar_lt, "cifar100"),
+    "cifar10": partial(load_cifar, "cifar10"),
+    "cifar100": partial(load_cifar, "cifar100"),
 }
 
 _FILE_OPTIONS = ("data_root", "download")
@@ -84,7 +87,7 @@ def load_data(name: str, **options: Any) -> LongTailData:
     """Load a data set by name.
 
     Args:
-        name: ``digits-lt`` (embedded), ``cifar10-lt`` or ``cifar100-lt``.
+        name: ``digits-lt`` (embedded), ``cifar10-lt`` or ``cifar100-lt``, and the whole ``cifar10`` or ``cifar100``.
         options: for all, ``profile``, ``imbalance``, ``subset`` and ``groups``; for CIFAR also ``data_root``
             and ``download``. An option that is None has its data set's default.
 

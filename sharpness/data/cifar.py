@@ -1,4 +1,4 @@
-"""CIFAR-10-LT and CIFAR-100-LT from the official python files.
+"""CIFAR-10 and CIFAR-100, and their long tails, from the official python files.
 
 Source: Krizhevsky 2009 (the images); Cui et al., CVPR 2019 and Cao et al., NeurIPS 2019 (the long tails).
 Normalisation and augmentation are LDAM-DRW's, with the statistics of CIFAR-10 for both data sets.
@@ -6,7 +6,9 @@ Normalisation and augmentation are LDAM-DRW's, with the statistics of CIFAR-10 f
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,17 +17,24 @@ import numpy as np
 import torch
 
 from sharpness.data.dataset import ImageSet, LongTailData
-from sharpness.data.download import ARCHIVES, download
-from sharpness.data.longtail import check_recipe
+from sharpness.data.download import ARCHIVES, download, md5_of
+from sharpness.data.longtail import LongTail, check_recipe
 from sharpness.data.unpickle import read_pickle
 from sharpness.errors import UserError, choose
+
+logger = logging.getLogger("sharpness")
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where one release keeps what: file names, keys, and the group convention its papers use."""
+    """Where one release keeps what: file names, keys, its size, and the group convention its papers use.
+
+    Attributes:
+        per_class: training images of each class of the official release.
+        md5: of its files of images.
+    """
 
     train: tuple[str, ...]
     test: str
@@ -34,6 +43,8 @@ class Layout:
     names: str
     num_classes: int
     groups: str
+    per_class: int
+    md5: Mapping[str, str]
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -45,8 +56,27 @@ LAYOUTS: dict[str, Layout] = {
         "label_names",
         10,
         "mislas",
+        5000,
+        {
+            "data_batch_1": "c99cafc152244af753f735de768cd75f",
+            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+            "data_batch_4": "634d18415352ddfa80567beed471001a",
+            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+            "test_batch": "40351d587109b95175f43aff81a1287e",
+        },
     ),
-    "cifar100": Layout(("train",), "test", "meta", "fine_labels", "fine_label_names", 100, "oltr"),
+    "cifar100": Layout(
+        ("train",),
+        "test",
+        "meta",
+        "fine_labels",
+        "fine_label_names",
+        100,
+        "oltr",
+        500,
+        {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
+    ),
 }
 
 
@@ -82,14 +112,12 @@ def load_cifar_lt(
     layout = LAYOUTS[name]
     groups = layout.groups if groups is None else groups
     check_recipe(profile, imbalance, subset, groups)
-    folder = _folder(name, layout, data_root, download)
-    remedy = f"unpack {ARCHIVES[name].url} again in {folder.parent}, or delete the file and pass --download"
-    pool = _read_split([folder / file for file in layout.train], layout, remedy)
+    pool, test, names = _read(name, layout, data_root, download)
     return LongTailData.from_pool(
         f"{name}-lt",
         pool,
-        _read_split([folder / layout.test], layout, remedy),
-        class_names=_read_names(folder / layout.meta, layout, remedy),
+        test,
+        class_names=names,
         profile=profile,
         imbalance=imbalance,
         subset=subset,
@@ -99,6 +127,78 @@ def load_cifar_lt(
         padding=4,
         default_model="resnet32",
     )
+
+
+def load_cifar(
+    name: str,
+    data_root: str | Path | None = None,
+    profile: str = "exp",
+    imbalance: float = 1,
+    subset: str = "first_n",
+    groups: str | None = None,
+    download: bool = False,
+) -> LongTailData:
+    """``cifar10`` or ``cifar100``: the whole training files, in their order, and the whole test file.
+
+    All classes are many-shot unless ``groups`` says otherwise. ``profile``, ``imbalance`` and ``subset`` are those of a
+    set that keeps everything, by which it is on record.
+
+    Args:
+        name: ``cifar10`` or ``cifar100``.
+        data_root: as of :func:`load_cifar_lt`.
+        groups: the group convention, ``oltr`` by default.
+        download: fetch the official archive if files are missing.
+
+    Raises:
+        UserError: another profile, imbalance or subset; files that :func:`load_cifar_lt` refuses.
+    """
+    choose("CIFAR data set", name, list(LAYOUTS))
+    if (profile, imbalance, subset) != ("exp", 1, "first_n"):
+        given = {"profile": (profile, "exp"), "imbalance": (imbalance, 1), "subset": (subset, "first_n")}
+        told = ", ".join(f"{option}={value!r}" for option, (value, own) in given.items() if value != own)
+        raise UserError(f"{name} is the whole set, balanced: leave {told} out, or take the long tail {name}-lt")
+    groups = "oltr" if groups is None else groups
+    check_recipe(profile, imbalance, subset, groups)
+    layout = LAYOUTS[name]
+    pool, test, names = _read(name, layout, data_root, download)
+    counts = tuple(pool.class_counts(layout.num_classes).tolist())
+    whole = LongTail(name, names, profile, float(imbalance), subset, counts, groups)
+    return LongTailData(whole, pool, test, augmentation="crop-flip", padding=4, default_model="resnet32")
+
+
+def _read(
+    name: str, layout: Layout, data_root: str | Path | None, download: bool
+) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
+    """All training and test images, and the names of the classes."""
+    folder = _folder(name, layout, data_root, download)
+    remedy = f"unpack {ARCHIVES[name].url} again in {folder.parent}, or delete the file and pass --download"
+    pool = _read_split([folder / file for file in layout.train], layout, remedy)
+    test = _read_split([folder / layout.test], layout, remedy)
+    names = _read_names(folder / layout.meta, layout, remedy)
+    _tell_unless_official(folder, layout, len(pool))
+    return pool, test, names
+
+
+_told: set[Path] = set()
+
+
+def _tell_unless_official(folder: Path, layout: Layout, images: int) -> None:
+    """Say once of a folder that its images are others than the official ones, or come in another order."""
+    if folder in _told:
+        return
+    _told.add(folder)
+    official = layout.num_classes * layout.per_class
+    if images != official:
+        told = f"it has {images:,} training images, and that has {official:,}"
+    else:
+        other = [name for name, md5 in layout.md5.items() if md5_of(folder / name) != md5]
+        if not other:
+            return
+        told = f"{', '.join(other)} differ, in their images or the order of these"
+    logger.warning(
+        "%s is not the official archive: %s: a long tail cut from it has other images than published checkpoints saw",
+        folder, told,
+    )  # fmt: skip
 
 
 def _folder(name: str, layout: Layout, data_root: str | Path | None, fetch: bool) -> Path:

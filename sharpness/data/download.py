@@ -72,10 +72,10 @@ def download(name: str, root: Path) -> Path:
     target = root / archive.filename
     try:
         root.mkdir(parents=True, exist_ok=True)
-        if not (target.is_file() and _md5(target) == archive.md5):
+        if not (target.is_file() and md5_of(target) == archive.md5):
             part = root / f"{archive.filename}.part"
             _fetch(archive, part, root)
-            if _md5(part) != archive.md5:
+            if md5_of(part) != archive.md5:
                 part.unlink()
                 raise UserError(f"{archive.url} has a wrong checksum, discarded: {_by_hand(archive, root)}")
             os.replace(part, target)
@@ -90,7 +90,8 @@ def _by_hand(archive: Archive, root: Path) -> str:
     return f"fetch {archive.url} by hand and unpack it so that {root / archive.folder} exists"
 
 
-def _md5(path: Path) -> str:
+def md5_of(path: Path) -> str:
+    """The checksum that the archives and their files are published with."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from sharpness.errors import UserError
 from sharpness.plots.labels import (
     MANY,
     OPEN,
+    bars_key,
     class_label,
+    doubtful_key,
+    draw_doubtful,
     label_classes,
     legend_above,
     marker_size,
@@ -28,11 +30,11 @@ def plot_class_values(
     names: Sequence[str],
     ax: Axes | None = None,
     *,
-    errors: Mapping[str, np.ndarray] | None = None,
     intervals: Mapping[str, np.ndarray] | None = None,
+    over: str = "",
     trainings: Mapping[str, np.ndarray] | None = None,
-    bounds: tuple[float, float] | None = None,
     flags: Mapping[str, np.ndarray] | None = None,
+    doubtful: Mapping[str, np.ndarray] | None = None,
     counts: np.ndarray | None = None,
     title: str | None = None,
     xlabel: str | None = None,
@@ -49,31 +51,24 @@ def plot_class_values(
     Args:
         values: a value per class; what is not finite is left out.
         names: (C,) of the classes, in the order of the values.
-        errors: ``{label: (C,)}`` standard errors; bars show 1.96 of them to each side.
-        intervals: ``{label: (2, C)}`` lower and upper bounds that bars show instead.
+        intervals: ``{label: (2, C)}`` lower and upper ends of intervals of 95 %, which bars show; they may leave the
+            picture where they are longer than all values together.
+        over: what the intervals are over, for the legend.
         trainings: ``{label: (S, C)}`` of models that were trained several times: a pale bar of one standard deviation
             around their mean, which is the value, and a dot for each.
-        bounds: of what the values can be, such as (0, 1) of accuracies: bars end there.
         flags: ``{label: (C,)}``, True for a value that is not converged: an open marker, which the legend explains.
+        doubtful: ``{label: (C,)}``, True for a value within two errors of zero: a white dot in its marker.
         counts: (C,) training images, written below the names.
         xlabel: of the classes; by default it says how they are ordered, or what the counts are.
         floor: values below it are drawn on it as open markers.
         linthresh: the axis is linear between minus this and this, and logarithmic beyond; bars may leave it.
-
-    Raises:
-        UserError: both ``errors`` and ``intervals``.
     """
-    if errors is not None and intervals is not None:
-        raise UserError("errors and intervals are two kinds of error bars: give one of them")
-    if errors is not None:
-        intervals = {label: v + 1.96 * np.outer((-1, 1), errors[label]) for label, v in values.items()}
-    if intervals is not None and bounds is not None:
-        intervals = {label: np.clip(interval, *bounds) for label, interval in intervals.items()}
     flags = {} if flags is None else flags
     many = len(names) > MANY
     with style():
         ax = new_axes(ax, width=PAGE)
         size = marker_size(ax, len(values), len(names))
+        keys = []
         for i, ((label, v), at) in enumerate(zip(values.items(), offsets(len(values), len(names)), strict=True)):
             ax.plot(at, v, "-" if many else marker(i), color=color(i), markersize=size, label=label)
             if trainings is not None and label in trainings:
@@ -84,6 +79,8 @@ def plot_class_values(
             opened = np.asarray(flags.get(label, np.zeros(len(names))), dtype=bool) & ~below
             if opened.any():
                 ax.plot(at[opened], v[opened], marker(i), color=color(i), markersize=size, **OPEN)
+            if doubtful is not None and not many and draw_doubtful(ax, at, v, doubtful[label] & ~below, size):
+                keys.append(doubtful_key())
             if below.any():
                 on_floor = np.full(below.sum(), floor)
                 ax.plot(at[below], on_floor, marker(i), color=color(i), markersize=size, clip_on=False, **OPEN)
@@ -96,6 +93,8 @@ def plot_class_values(
             ax.set_xlabel(class_label(counts) if xlabel is None else xlabel)
         if log:
             ax.set_yscale("log")
+        elif intervals is not None and linthresh is None:
+            limit_bars(ax, list(values.values()))
         if floor is not None:
             ax.set_ylim(bottom=floor)
         elif any((v < 0).any() for v in values.values()):
@@ -105,9 +104,25 @@ def plot_class_values(
             set_symlog(ax, "y", linthresh)
         ax.set(ylabel=ylabel, title=title or "")
         if legend:
-            extra = [not_converged()] if any(np.any(f) for f in flags.values()) else []
-            legend_above(ax, title, [*trainings_key((trainings or {}).values(), dots=not many), *extra])
+            if intervals is not None and any(np.isfinite(ends).all(axis=0).any() for ends in intervals.values()):
+                keys.append(bars_key(over, "bands" if many else "bars"))
+            if any(np.any(f) for f in flags.values()):
+                keys.append(not_converged())
+            keys = [*trainings_key((trainings or {}).values(), dots=not many), *keys]
+            legend_above(ax, title, list({str(key.get_label()): key for key in keys}.values()))
     return ax
+
+
+def limit_bars(ax: Axes, values: Sequence[np.ndarray]) -> None:
+    """Let bars leave the picture beyond twice the range of the values and of zero, so that values can be told apart."""
+    known = np.concatenate([np.ravel(v)[np.isfinite(np.ravel(v))] for v in values])
+    if not len(known):
+        return
+    low, high = min(known.min(), 0.0), max(known.max(), 0.0)
+    room = high - low
+    bottom, top = ax.get_ylim()
+    if room > 0:
+        ax.set_ylim(max(bottom, low - room), min(top, high + room))
 
 
 def draw_intervals(

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from sharpness.errors import choose
-from sharpness.plots.labels import grey, legend_above
+from sharpness.plots.labels import bars_key, grey, legend_above
 from sharpness.plots.scales import set_symlog
 from sharpness.plots.style import color, marker, new_axes, style
 from sharpness.plots.trainings import spread_ends, trainings_key
@@ -86,6 +86,8 @@ def plot_density(
         ax.set(xlabel=xlabel, ylabel=ylabel, title=title or "")
         if legend:
             extra = [grey("extreme eigenvalues", linestyle="", marker="o")] if marks else []
+            if any(np.isfinite(upper).any() for _, _, _, upper in curves.values()):
+                extra.append(bars_key("random vectors", "bands"))
             legend_above(ax, title, [*trainings_key((trainings or {}).values(), dots=False), *extra])
     return ax
 

@@ -18,6 +18,8 @@ MANY = 30
 LINE = 1.2
 #: How the marker of a value looks that is not what it seems.
 OPEN: dict[str, Any] = {"markerfacecolor": "white", "markeredgewidth": 0.8, "zorder": 5}
+#: The same of a value that could be zero, in a legend.
+DOTTED: dict[str, Any] = {"markerfacecolor": "white", "markeredgewidth": 1.3}
 
 
 def size_of(ax: Axes) -> tuple[float, float]:
@@ -123,6 +125,25 @@ def grey(text: str, **look: Any) -> Line2D:
 def not_converged() -> Line2D:
     """The entry of a legend that explains open markers."""
     return grey("open: not converged", linestyle="", marker="o", **OPEN)
+
+
+def doubtful_key() -> Line2D:
+    """The entry of a legend that explains the white dots of :func:`draw_doubtful`."""
+    return grey("white dot: within 2 errors of zero", linestyle="", marker="o", markersize=4, **DOTTED)
+
+
+def bars_key(over: str, what: str = "bars") -> Line2D:
+    """The entry of a legend that says what bars, or bands, are."""
+    return grey(f"{what}: 95 %{f' over {over}' if over else ''}", linewidth=0.8 if what == "bars" else 3, alpha=0.6)
+
+
+def draw_doubtful(ax: Axes, at: np.ndarray, values: np.ndarray, doubtful: Any, size: float) -> bool:
+    """A white dot in the markers of values (C,) within two errors of zero; whether there is any."""
+    chosen = np.asarray(doubtful, dtype=bool) & np.isfinite(values)
+    if chosen.any():
+        look: dict[str, Any] = {"color": "white", "markeredgewidth": 0, "markersize": 0.45 * size, "zorder": 6}
+        ax.plot(at[chosen], values[chosen], "o", gid="near zero", **look)
+    return bool(chosen.any())
 
 
 def legend_columns(labels: Sequence[str], room: float, fontsize: float = 7) -> int:

@@ -7,8 +7,20 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from sharpness.plots.bars import draw_intervals, plot_class_values
-from sharpness.plots.labels import MANY, OPEN, grey, label_classes, legend_above, marker_size, not_converged, offsets
+from sharpness.plots.bars import draw_intervals, limit_bars, plot_class_values
+from sharpness.plots.labels import (
+    MANY,
+    OPEN,
+    bars_key,
+    doubtful_key,
+    draw_doubtful,
+    grey,
+    label_classes,
+    legend_above,
+    marker_size,
+    not_converged,
+    offsets,
+)
 from sharpness.plots.scales import set_symlog
 from sharpness.plots.style import PAGE, color, marker, new_axes, style
 from sharpness.plots.trainings import draw_trainings, trainings_key
@@ -23,6 +35,8 @@ def plot_spectrum_ends(
     ax: Axes | None = None,
     *,
     intervals: tuple[Values, Values] | None = None,
+    over: str = "",
+    doubtful: tuple[Values, Values] | None = None,
     trainings: tuple[Values, Values] | None = None,
     flags: tuple[Values, Values] | None = None,
     counts: np.ndarray | None = None,
@@ -40,7 +54,9 @@ def plot_spectrum_ends(
         largest: ``{label: (C,)}`` largest eigenvalues, NaN for none.
         smallest: ``{label: (C,)}`` smallest eigenvalues of the same models.
         names: (C,) of the classes, in the order of the values.
-        intervals: of the largest and of the smallest, each ``{label: (2, C)}`` lower and upper bounds.
+        intervals: of the largest and of the smallest, each ``{label: (2, C)}`` lower and upper ends of 95 %.
+        over: what the intervals are over, for the legend.
+        doubtful: of both, each ``{label: (C,)}``, True within two errors of zero: a white dot in the marker.
         trainings: of the largest and of the smallest, each ``{label: (S, C)}`` of models that were trained several
             times: a pale bar of one standard deviation around their mean, which is the value, and a dot for each.
         flags: of the largest and of the smallest, each ``{label: (C,)}``, True where not converged: open markers.
@@ -51,6 +67,7 @@ def plot_spectrum_ends(
     with style():
         ax = new_axes(ax, width=PAGE, height=2.8)
         size = marker_size(ax, len(largest), len(names))
+        extra = [grey(r"dashed: $\lambda_\mathrm{min}$", linestyle="--")] if many else []
         for i, (label, at) in enumerate(zip(largest, offsets(len(largest), len(names)), strict=True)):
             if not many:
                 ax.vlines(at, smallest[label], largest[label], color=color(i), linewidth=0.8, alpha=0.7)
@@ -63,6 +80,9 @@ def plot_spectrum_ends(
                     draw_trainings(ax, at, trainings[end][label], color(i), size, many)
                 if intervals is not None:
                     draw_intervals(ax, at, intervals[end][label], color(i), many, linewidth=0.6 * size, alpha=0.4)
+                could_be_zero = None if doubtful is None or many else doubtful[end][label]
+                if could_be_zero is not None and draw_doubtful(ax, at, values, could_be_zero, size):
+                    extra.append(doubtful_key())
                 if flags is not None and np.any(flags[end][label]):
                     opened = np.asarray(flags[end][label], dtype=bool)
                     ax.plot(at[opened], values[opened], marker(i), color=color(i), markersize=size, **OPEN)
@@ -74,12 +94,15 @@ def plot_spectrum_ends(
         if linthresh is not None:
             set_symlog(ax, "y", linthresh)
         ax.set(ylabel=ylabel, title=title or "")
+        if intervals is not None and linthresh is None:
+            limit_bars(ax, [*largest.values(), *smallest.values()])
         if legend:
-            extra = trainings_key(trainings[0].values() if trainings else [], dots=not many)
-            extra += [grey(r"dashed: $\lambda_\mathrm{min}$", linestyle="--")] if many else []
+            extra = [*trainings_key(trainings[0].values() if trainings else [], dots=not many), *extra]
             if flags is not None and any(np.any(f) for end in flags for f in end.values()):
                 extra.append(not_converged())
-            legend_above(ax, title, extra)
+            if intervals is not None:
+                extra.append(bars_key(over, "bands" if many else "bars"))
+            legend_above(ax, title, list({str(key.get_label()): key for key in extra}.values()))
     return ax
 
 

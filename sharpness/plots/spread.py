@@ -18,6 +18,7 @@ def plot_spread(
     *,
     base: Mapping[str, float | np.ndarray] | None = None,
     title: str | None = None,
+    xlabel: str = "dots: draws, bar: their mean, line: their range",
     ylabel: str = "",
     log: bool = False,
     legend: bool = True,
@@ -64,6 +65,7 @@ def plot_spread(
         if legend and handles:
             ax.legend(handles=handles)
         ax.set(ylabel=ylabel, title=title or "")
+        ax.set_xlabel(xlabel, fontsize=7)
     return ax
 
 
@@ -75,6 +77,7 @@ def plot_rises(
     title: str | None = None,
     xlabel: str = "Radius of the perturbation (in filter norms)",
     ylabel: str = "Rise of the loss",
+    band: str = "band: ± one deviation of draws",
     legend: bool = True,
 ) -> Axes:
     """Draw ``{label: (radii (R,), mean (R,), deviation (R,))}`` as curves with bands of one deviation.
@@ -94,6 +97,7 @@ def plot_rises(
         ax.locator_params(axis="x", nbins=5)
         ax.set(xlabel=xlabel, ylabel=ylabel, title=title or "")
         if legend:
-            handles = [*ax.get_legend_handles_labels()[0], *trainings_key((trainings or {}).values(), dots=False)]
-            ax.legend(handles=handles)
+            key = grey(band, linewidth=3, alpha=0.6)
+            keys = trainings_key((trainings or {}).values(), dots=False) or ([key] if band else [])
+            ax.legend(handles=[*ax.get_legend_handles_labels()[0], *keys])
     return ax

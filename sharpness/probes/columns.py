@@ -6,16 +6,20 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from sharpness.curvature import effective_samples, interval, wilson
 from sharpness.engine import SampleSums, mean_error, share_error
 from sharpness.errors import UserError, choose, require_whole
 from sharpness.objective import Objective
 from sharpness.probes.eigenvalues import eigenvalues
+from sharpness.probes.intervals import group_ends, sample_freedom
 from sharpness.probes.perturbation import random_perturbation
 from sharpness.probes.trace import trace
 from sharpness.probes.worst_case import worst_case
+from sharpness.results import MeasureResult
 
 MEASURES = ("accuracy", "loss", "lambda_max", "lambda_min", "trace", "random_rise", "worst_rise")
 logger = logging.getLogger("sharpness")
@@ -73,13 +77,46 @@ class Settings:
 
 @dataclass(frozen=True)
 class Column:
-    """One measure: of everything, of every class (C,), and the standard errors of these and of every group's mean."""
+    """One measure, of every class and, last, of everything: (C + 1,).
 
-    overall: float
-    overall_error: float
+    Attributes:
+        ends: lower and upper ends of their intervals of 95 %, (2, C + 1).
+        over: what errors and intervals are over, in words.
+        group_errors: standard errors (G,) of the groups' means, NaN where classes are independent.
+        group_ends: likewise (2, G).
+    """
+
     values: np.ndarray
     errors: np.ndarray
-    group_errors: np.ndarray  # (G,), NaN where classes are independent
+    ends: np.ndarray
+    over: str
+    group_errors: np.ndarray
+    group_ends: np.ndarray
+
+    @classmethod
+    def of(
+        cls, objective: Objective, values: np.ndarray, errors: np.ndarray, ends: np.ndarray, over: str = "images"
+    ) -> Column:
+        """One whose classes are independent."""
+        unknown = np.full(len(objective.groups), np.nan)
+        return cls(values, errors, ends, over, unknown, group_ends(objective, values, ends))
+
+    @classmethod
+    def joined(cls, overall: MeasureResult, classes: MeasureResult, m: int = 0) -> Column:
+        """Measure m of the classes, and of everything, which another result or the same one has."""
+
+        def both(of_classes: Any, of_all: Any) -> np.ndarray:
+            return np.append(of_classes[m], of_all[m])
+
+        known = np.full(len(classes.groups), np.nan) if classes.group_errors is None else classes.group_errors[m]
+        return cls(
+            both(classes.values, overall.overall),
+            both(classes.errors, overall.overall_errors),
+            np.stack([both(classes.lower, overall.overall_lower), both(classes.upper, overall.overall_upper)]),
+            classes.over[m],
+            known,
+            np.full((2, 0), np.nan) if not len(known) else np.stack([classes.group_lower[m], classes.group_upper[m]]),  # type: ignore
+        )
 
 
 def columns_of(
@@ -91,53 +128,46 @@ def columns_of(
         base: the losses and answers at the centre.
         label: of the model, for warnings.
     """
-    names, independent = set(settings.measures), np.full(len(objective.groups), np.nan)
-    columns = _over_samples(objective, base, independent)
+    names = set(settings.measures)
+    columns = _over_samples(objective, base)
     if {"lambda_max", "lambda_min"} & names:
-        columns |= _ends(objective, settings, resume, label, independent)
+        columns |= _ends(objective, settings, resume, label)
     if "trace" in names:
-        classes = trace(objective, True, settings.probes, settings.seed, resume=resume)
-        shared = independent if classes.group_errors is None else classes.group_errors[0]
-        number, its_error = classes.values[0, 0], classes.errors[0, 0]
-        if objective.num_classes > 1:
-            overall = trace(objective, False, settings.probes, settings.seed, resume=resume)
-            number, its_error = overall.overall[0], overall.overall_errors[0]
-        columns["trace"] = Column(float(number), float(its_error), classes.values[0], classes.errors[0], shared)
+        overall, classes = (trace(objective, c, settings.probes, settings.seed, resume=resume) for c in (False, True))
+        columns["trace"] = Column.joined(overall, classes)
     if "random_rise" in names:
         found = random_perturbation(objective, [settings.radius], settings.draws, seed=settings.seed, resume=resume)
-        mean, error = (float(numbers[0]) for numbers in found.rise())
-        rises = np.array([found.rise(c) for c in range(objective.num_classes)])[..., 0]
-        shared = np.array([found.rise(group)[1][0] for group in objective.groups])
-        columns["random_rise"] = Column(mean, error, rises[:, 0], rises[:, 1], shared)
+        subsets = [*range(objective.num_classes), None, *objective.groups]
+        mean, error, *ends = np.array([[*found.rise(s), *found.interval(s)] for s in subsets])[..., 0].T
+        groups = objective.num_classes + 1
+        columns["random_rise"] = Column(
+            mean[:groups], error[:groups], np.stack(ends)[:, :groups], f"{settings.draws} draws",
+            error[groups:], np.stack(ends)[:, groups:],
+        )  # fmt: skip
     if "worst_rise" in names:
         worst = worst_case(objective, settings.rho, resume=resume)
-        columns["worst_rise"] = Column(
-            float(worst.overall[2]), float(worst.overall_errors[2]), worst.values[2], worst.errors[2], independent
-        )
+        columns["worst_rise"] = Column.joined(worst, worst, m=2)
     return columns
 
 
-def _over_samples(objective: Objective, base: SampleSums, independent: np.ndarray) -> dict[str, Column]:
+def _over_samples(objective: Objective, base: SampleSums) -> dict[str, Column]:
     """Loss and accuracy."""
     labels, weights = objective.classes.numpy(), base.rows[1]
-    errors = np.full((2, objective.num_classes), np.nan)
-    for c in np.flatnonzero(objective.class_counts):
-        chosen = labels == c
-        errors[0, c] = mean_error(base.losses[chosen], weights[chosen])
-        errors[1, c] = share_error(base.answers[chosen], weights[chosen])
-    loss, accuracy = mean_error(base.losses, weights), share_error(base.answers, weights)
+    rows = [labels == c for c in range(objective.num_classes)] + [np.ones(len(labels), dtype=bool)]
+    errors = np.array([mean_error(base.losses[r], weights[r]) for r in rows])
+    share_errors = np.array([share_error(base.answers[r], weights[r]) for r in rows])
+    loss, accuracy = np.append(base.class_means, base.mean), np.append(base.class_accuracies, base.accuracy)
+    shares = wilson(accuracy, [effective_samples(weights[r]) for r in rows])
+    losses = interval(loss, errors, sample_freedom(objective), keeps_sign=bool((base.losses >= 0).all()))
     return {
-        "loss": Column(base.mean, loss, base.class_means, errors[0], independent),
-        "accuracy": Column(base.accuracy, accuracy, base.class_accuracies, errors[1], independent),
+        "loss": Column.of(objective, loss, errors, losses),
+        "accuracy": Column.of(objective, accuracy, share_errors, shares),
     }
 
 
-def _ends(
-    objective: Objective, settings: Settings, resume: Path | None, label: str | None, independent: np.ndarray
-) -> dict[str, Column]:
+def _ends(objective: Objective, settings: Settings, resume: Path | None, label: str | None) -> dict[str, Column]:
     """The largest and the smallest eigenvalue; what has not converged is NaN, and named in a warning."""
-    split = (False, True) if objective.num_classes > 1 else (True,)  # one class is all samples
-    found = [
+    overall, classes = (
         eigenvalues(
             objective,
             1,
@@ -150,10 +180,9 @@ def _ends(
             standard_errors=True,
             resume=resume,
         )
-        for per_class in split
-    ]
-    overall, classes = found[0], found[-1]
-    present = np.flatnonzero(objective.class_counts) if len(found) > 1 else ()
+        for per_class in (False, True)
+    )
+    present = np.flatnonzero(objective.class_counts)
     missing = [] if overall.converged.all() else ["all samples"]
     missing += [objective.class_names[c] for c in present if not classes.converged[c].all()]
     if missing:
@@ -166,7 +195,13 @@ def _ends(
         )
     columns = {}
     for name, end in (("lambda_max", 0), ("lambda_min", -1)):
-        value, values = (np.where(s.converged, s.values, np.nan)[..., end] for s in (overall, classes))
-        error = overall.errors[..., end].item()
-        columns[name] = Column(value.item(), error, values, classes.errors[..., end], independent)
+        values, errors = (
+            np.append(c[..., end], o[..., end])
+            for c, o in (
+                [np.where(s.converged, s.values, np.nan) for s in (classes, overall)],
+                [classes.errors, overall.errors],
+            )
+        )
+        bounds = interval(values, errors, sample_freedom(objective), keeps_sign=True)
+        columns[name] = Column.of(objective, values, errors, bounds)
     return columns

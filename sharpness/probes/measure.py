@@ -47,7 +47,7 @@ def measure(
     resume: str | Path | None = None,
     **options: Any,
 ) -> MeasureResult | Comparison[MeasureResult]:
-    r"""One row per class, one column per measure, each with its standard error.
+    r"""One row per class, one column per measure, each with its standard error and an interval of 95 %.
 
     ==============  =========================================================================  ====================
     measure                                                                                    standard error over
@@ -64,10 +64,14 @@ def measure(
 
     Over images: how much the number would change with other images of the class,
     :func:`~sharpness.engine.mean_error`; NaN for a class of one image. An eigenvalue's is that of :math:`v' H v` with v
-    fixed, the rise's that at the same weights, an accuracy's half a Wilson interval,
-    :func:`~sharpness.engine.share_error`, which is not 0 where every answer is right. Over all samples, loss and
-    accuracy alike weigh every sample by its weight in the objective. A group's number is the mean of its classes'; its
-    error takes into account that all classes share draws and random vectors, but not images.
+    fixed, the rise's that at the same weights, an accuracy's :func:`~sharpness.engine.share_error`, which is not 0
+    where every answer is right. Over all samples, loss and accuracy alike weigh every sample by its weight in the
+    objective. A group's number is the mean of its classes'; its error takes into account that all classes share draws
+    and random vectors, but not images.
+
+    Intervals are of 95 %: Wilson's for accuracies; Student's, with one degree of freedom less than there are images,
+    draws or vectors, for the rest, on a logarithmic scale for what keeps its sign: losses, both ends of a spectrum, the
+    worst rise. See :mod:`sharpness.curvature.estimate`.
 
     Args:
         subject: an objective, a model (with data), a checkpoint (object or path), or ``{label: one of these}``, to
@@ -173,11 +177,18 @@ def _measure_one(
     chosen = [columns[m] for m in settings.measures]
     result = MeasureResult(
         names=settings.measures,
-        overall=np.array([c.overall for c in chosen]),
-        overall_errors=np.array([c.overall_error for c in chosen]),
-        values=np.stack([c.values for c in chosen]),
-        errors=np.stack([c.errors for c in chosen]),
+        overall=np.array([c.values[-1] for c in chosen]),
+        overall_errors=np.array([c.errors[-1] for c in chosen]),
+        overall_lower=np.array([c.ends[0, -1] for c in chosen]),
+        overall_upper=np.array([c.ends[1, -1] for c in chosen]),
+        values=np.stack([c.values[:-1] for c in chosen]),
+        errors=np.stack([c.errors[:-1] for c in chosen]),
+        lower=np.stack([c.ends[0, :-1] for c in chosen]),
+        upper=np.stack([c.ends[1, :-1] for c in chosen]),
         group_errors=np.stack([c.group_errors for c in chosen]) if subject.groups else None,
+        group_lower=np.stack([c.group_ends[0] for c in chosen]) if subject.groups else None,
+        group_upper=np.stack([c.group_ends[1] for c in chosen]) if subject.groups else None,
+        over=tuple(c.over for c in chosen),
         train_counts=counts,
         **fields,
     )

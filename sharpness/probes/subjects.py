@@ -13,11 +13,13 @@ from torch import nn
 
 from sharpness.checkpoints import Checkpoint, find_checkpoints, load_checkpoint
 from sharpness.data import DATASETS, ForeignData, LongTailData, load_data
+from sharpness.data.cifar import LAYOUTS
 from sharpness.engine import PerSampleLoss, resolve_device
 from sharpness.errors import UserError, choose
 from sharpness.methods import METHODS
 from sharpness.methods.training_loss import training_loss
 from sharpness.objective import Objective
+from sharpness.probes.trained_on import training_set
 from sharpness.probes.trainings import run_names, trainings_by_path
 
 SPLITS = ("train", "test")
@@ -158,8 +160,11 @@ def checkpoint_objective(
         of_loss = getattr(function, "weights", None)
         options["weights"] = weights * (of_loss(images.labels) if callable(of_loss) else 1)
     if not split_otherwise:
-        described = {"train_counts": data.class_counts, "num_classes": data.num_classes}
-        options = {**described, "groups": data.groups, "class_names": data.class_names, **options}
+        described: dict[str, Any] = {"num_classes": data.num_classes, "class_names": data.class_names}
+        trained = training_set(checkpoint, data.longtail)
+        if trained is not None and options.get("train_counts") is None:
+            described |= {"train_counts": trained.class_counts, "groups": trained.groups}
+        options = {**described, **options}
     return Objective(model, images, loss=function, **options)
 
 
@@ -196,7 +201,8 @@ def checkpoint_data(
         recipe = dict(manifest.get("subset") or {}) if data == manifest.get("dataset") else {}
         recipe = {k: v for k, v in recipe.items() if k in ("profile", "subset")}
         recipe |= {k: manifest[k] for k in ("profile", "imbalance") if recipe and k in manifest}
-        unknown = checkpoint.is_foreign and data == manifest["dataset"] and not recipe and subset is None
+        cut = data not in LAYOUTS
+        unknown = checkpoint.is_foreign and data == manifest["dataset"] and not recipe and subset is None and cut
         if unknown and split == "train":
             raise UserError(
                 f"which images of {data} {checkpoint.path} was trained on depends on a seed that is not recorded: pass "
@@ -206,8 +212,14 @@ def checkpoint_data(
         choose("data set", data, list(DATASETS))
         data = load_data(data, data_root=data_root, download=download, **recipe | told)
         told |= {"imbalance": recipe["imbalance"]} if "imbalance" in recipe else {}
-        assumed = [name for name in ("imbalance", "subset") if name not in told]
-        if checkpoint.is_foreign and assumed:
+        assumed = [name for name in ("imbalance", "subset") if name not in told and cut]
+        saw = manifest.get("dataset") or data.longtail.dataset
+        if checkpoint.is_foreign and saw != data.longtail.dataset:
+            logger.info(
+                "data: %s; %s was trained on %s, which training images and groups are of",
+                data.longtail.dataset, checkpoint.path, saw,
+            )  # fmt: skip
+        elif checkpoint.is_foreign and assumed:
             tail, options = data.longtail, ", ".join(f"--{name}" for name in assumed)
             logger.info(
                 "data: %s, imbalance %g, images of subset %s (the file does not tell its %s, the usual is assumed: %s)",
@@ -260,7 +272,10 @@ def own_images(checkpoint: Checkpoint, data: ForeignData) -> ForeignData:
         _tell(data, f"as the code behind {checkpoint.path} does")
     elif data.estimated:
         _tell(data, "computed from them; give those of the training, if you know them")
-    if data.class_counts == data.class_totals:
+    trained = training_set(checkpoint)
+    if data.class_counts == data.class_totals and trained is not None and trained.num_classes == data.num_classes:
+        data = replace(data, class_counts=trained.class_counts)
+    elif data.class_counts == data.class_totals:
         logger.info("training images of each class are taken to be the images given; class counts tell others")
     return data.in_class_order(manifest.get("class_order") or "label")
 

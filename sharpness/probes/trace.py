@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.curvature import TraceEstimate, hutchinson, hutchpp, mean_and_error, random_signs
+from sharpness.curvature import TraceEstimate, hutchinson, hutchpp, interval, mean_and_error, random_signs
 from sharpness.engine import KINDS
 from sharpness.errors import UserError, choose
 from sharpness.objective import Objective
 from sharpness.probes.bootstrap import mean_interval, require_resamples
 from sharpness.probes.comparison import comparable
+from sharpness.probes.intervals import group_ends
 from sharpness.probes.layers import layer_fields, layers_of
 from sharpness.probes.rows import Rows, rows_of
 from sharpness.probes.verification import check_sum, check_trace
@@ -148,55 +149,66 @@ def _result(
     rows: Rows, done: dict[int, Any], resamples: int, estimator: str, seed: int, fields: dict[str, Any]
 ) -> MeasureResult:
     names = [i for i, _ in rows.present]
-    table = {key: np.full(len(rows.parts), np.nan) for key in ("value", "error", "lower", "upper")}
-    weights = {i: part.weights.double().numpy() for i, part in rows.present}
+    keeps_sign = fields["provenance"]["kind"] == "ggn"  # semidefinite for convex losses of the outputs
+    vectors = int(fields["provenance"]["probes"])
+    freedom = max((len(found["samples"]) for found in done.values()), default=0) - 1
+    table = {key: np.full(len(rows.parts), np.nan) for key in ("value", "error")}
     for i, found in done.items():
         table["value"][i], table["error"][i] = found["value"], found["error"]
-        if resamples:
-            table["lower"][i], table["upper"][i] = mean_interval(found["forms"], weights[i], resamples, seed)
     shares = rows.shares[names]
-    bounds = np.nan, np.nan
     overall = error = np.array(np.nan)
     if rows.complete and estimator == "hutchinson":
         overall, error = mean_and_error(sum(s * done[i]["samples"] for s, i in zip(shares, names, strict=True)))
     elif rows.complete:  # the rows' estimates are dependent: the sum of their errors bounds that of the sum
         overall, error = shares @ table["value"][names], shares @ table["error"][names]
-    if resamples and rows.complete:
-        forms = np.concatenate([done[i]["forms"] for i in names])
-        bounds = mean_interval(forms, np.concatenate([weights[i] for i in names]), resamples, seed)
-    empty = np.full(rows.whole.num_classes, np.nan)
-    columns = table if rows.several else dict.fromkeys(table, empty)
+    ends = interval(table["value"], table["error"], freedom, keeps_sign)
+    overall_ends = interval(overall, error, freedom, keeps_sign)
+    means, group_errors = _groups(rows, done, estimator)
+    of_groups = interval(means, group_errors, freedom, keeps_sign)
+    if resamples:
+        forms = {i: (done[i]["forms"], part.weights.double().numpy()) for i, part in rows.present}
+        for i, (q, a) in forms.items():
+            ends[:, i] = mean_interval(q, a, resamples, seed)
+        q, a = (np.concatenate(parts) for parts in zip(*forms.values(), strict=True))
+        overall_ends = np.array(mean_interval(q, a, resamples, seed)) if rows.complete else np.full(2, np.nan)
+        of_groups = group_ends(rows.whole, table["value"], ends) if len(means) else of_groups
+    if not rows.several:
+        table, ends = (
+            {key: np.full(rows.whole.num_classes, np.nan) for key in table},
+            np.full((2, rows.whole.num_classes), np.nan),
+        )
     return MeasureResult(
         names=("trace",),
         overall=np.array([overall]),
         overall_errors=np.array([error]),
-        values=columns["value"][None],
-        errors=columns["error"][None],
-        train_counts=np.full(columns["value"].shape, -1),
-        lower=columns["lower"][None] if resamples else None,
-        upper=columns["upper"][None] if resamples else None,
-        overall_lower=np.array([bounds[0]]) if resamples else None,
-        overall_upper=np.array([bounds[1]]) if resamples else None,
-        group_errors=_group_errors(rows, done, estimator),
+        values=table["value"][None],
+        errors=table["error"][None],
+        train_counts=np.full(len(table["value"]), -1),
+        lower=ends[:1],
+        upper=ends[1:],
+        overall_lower=overall_ends[:1],
+        overall_upper=overall_ends[1:],
+        group_errors=group_errors[None] if len(means) else None,
+        group_lower=of_groups[:1] if len(means) else None,
+        group_upper=of_groups[1:] if len(means) else None,
+        over=(f"images ({resamples} resamples)" if resamples else f"{vectors} random vectors",),
         **fields,
     )
 
 
-def _group_errors(rows: Rows, done: dict[int, Any], estimator: str) -> np.ndarray | None:
-    """Of the means of the groups' classes, (1, G): their estimates share the random vectors, and so depend."""
-    groups = rows.whole.groups
-    if not rows.several or rows.grouped or not groups:
-        return None
-    errors = np.full(len(groups), np.nan)
+def _groups(rows: Rows, done: dict[int, Any], estimator: str) -> tuple[np.ndarray, np.ndarray]:
+    """Means of the groups' classes, (G,), and their errors: the estimates share the random vectors, and so depend."""
+    groups = rows.whole.groups if rows.several and not rows.grouped else {}
+    found = np.full((2, len(groups)), np.nan)
     for g, members in enumerate(groups.values()):
         classes = [c for c in members if c in done]
         if not classes:
             continue
         if estimator == "hutchinson":
-            _, errors[g] = mean_and_error(np.mean([done[c]["samples"] for c in classes], axis=0))
+            found[:, g] = mean_and_error(np.mean([done[c]["samples"] for c in classes], axis=0))
         else:  # a bound, as of everything
-            errors[g] = np.mean([done[c]["error"] for c in classes])
-    return errors[None]
+            found[:, g] = np.mean([(done[c]["value"], done[c]["error"]) for c in classes], axis=0)
+    return found[0], found[1]
 
 
 def _by_layer(rows: Rows, done: dict[int, Any], fields: dict[str, Any]) -> LayerResult:

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sharpness.curvature import interval
 from sharpness.errors import UserError, choose, require_whole
 from sharpness.objective import Objective
 from sharpness.probes.ascent import NORMS, Ball
 from sharpness.probes.ascents import Ascents
 from sharpness.probes.comparison import common_fields, comparable
+from sharpness.probes.intervals import group_ends, sample_freedom
 from sharpness.probes.resume import RowStore
 from sharpness.results import MeasureResult
 
@@ -89,6 +91,12 @@ def worst_case(
     errors, overall_errors = np.full_like(table[:4], np.nan), np.full_like(overall[:4], np.nan)
     errors[2], overall_errors[2] = table[4], overall[4]
     fields["provenance"]["gradients"] = ascents.gradients
+    # The worst rise is at least 0 by its definition, whatever the samples.
+    bounds = np.full((2, len(NAMES), objective.num_classes + 1), np.nan)
+    rises, spread = np.append(table[2], overall[2]), np.append(errors[2], overall_errors[2])
+    bounds[:, 2] = interval(rises, spread, sample_freedom(objective), keeps_sign=True)
+    of_groups = np.full((2, len(NAMES), len(objective.groups)), np.nan)
+    of_groups[:, 2] = group_ends(objective, rises, bounds[:, 2])
     return MeasureResult(
         names=NAMES,
         overall=overall[:4],
@@ -96,5 +104,12 @@ def worst_case(
         errors=errors,
         overall_errors=overall_errors,
         train_counts=np.full(objective.num_classes, -1),
+        lower=bounds[0, :, :-1],
+        upper=bounds[1, :, :-1],
+        overall_lower=bounds[0, :, -1],
+        overall_upper=bounds[1, :, -1],
+        group_lower=of_groups[0] if objective.groups else None,
+        group_upper=of_groups[1] if objective.groups else None,
+        over=("images",) * len(NAMES),
         **fields,
     )

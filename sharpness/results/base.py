@@ -64,8 +64,17 @@ class Result:
         raise NotImplementedError
 
     def to_table(self) -> pd.DataFrame:
-        """The same to be read: every value with its standard error, ``value ± se``, in one column."""
+        """The same to be read: every value in one column with its interval, ``value [lower, upper]``."""
         return with_errors(self.to_frame())
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines below the table: what its marks mean, and what to be careful about."""
+        return self.notes_on(self.to_frame())
+
+    def notes_on(self, frame: pd.DataFrame) -> list[str]:
+        """The same of a table that looks like this result's, such as the means over several trainings."""
+        return []
 
     def plot(self, ax: Any = None, **options: Any) -> Any:
         """Draw on ``ax`` (a new one unless given) and return it."""
@@ -99,6 +108,11 @@ class Result:
     def has_classes(self) -> bool:
         """Whether answers are split at all: what is said of the only class "all" is said of all samples already."""
         return self.class_names != ONE_CLASS
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether targets were labels: of others no answer is right or wrong, and tables leave accuracies out."""
+        return self.provenance.get("targets", "labels") == "labels"
 
     @property
     def rarest_class(self) -> int:
@@ -166,9 +180,8 @@ class Result:
         return ""
 
     def _repr_html_(self) -> str:
-        return f"<p><b>{type(self).__name__}</b> {self.label}: {self._summary()}</p>" + as_html(
-            self.to_table(), self.ROWS
-        )
+        title = f"<p><b>{type(self).__name__}</b> {self.label}: {self._summary()}</p>"
+        return title + as_html(self.to_table(), self.ROWS, self.notes)
 
 
 def result_of(data: xr.Dataset, path: str | Path) -> Any:
@@ -179,7 +192,7 @@ def result_of(data: xr.Dataset, path: str | Path) -> Any:
     """
     kind = Result.REGISTRY[data.attrs["sharpness_result"]]
     plain: dict[str, Any] = json.loads(data.attrs["fields"])
-    for name in ("class_names", "names", "layers", "mark_names"):
+    for name in ("class_names", "names", "layers", "mark_names", "over"):
         if name in plain:
             plain[name] = tuple(plain[name])
     if "groups" in plain:

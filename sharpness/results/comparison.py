@@ -36,8 +36,17 @@ class Comparison(dict[str, R]):
         return _joined({k: v.summary() if isinstance(v, Runs) else v.to_frame() for k, v in self.items()})
 
     def to_table(self) -> pd.DataFrame:
-        """That to be read: ``value ± se``, or ``mean ± sd (se)`` where there is a spread over trainings."""
+        """That to be read: ``value [lower, upper]``, or ``mean ± sd [lower, upper]`` with a spread over trainings."""
         return with_errors(self.summary())
+
+    @property
+    def notes(self) -> list[str]:
+        """The lines below the tables of all models, each once; what concerns some of them alone has their labels."""
+        lines: dict[str, list[str]] = {}
+        for label, entry in self.items():
+            for line in entry.notes:
+                lines.setdefault(line, []).append(label)
+        return [line if len(on) == len(self) else f"{', '.join(on)}: {line}" for line, on in lines.items()]
 
     def each(self) -> dict[str, Any]:
         """Single results: those of several trainings as ``"<label>, <training>"``."""
@@ -48,7 +57,8 @@ class Comparison(dict[str, R]):
         return type(first_of(self)).compare(self, ax=ax, **options)
 
     def _repr_html_(self) -> str:
-        return as_html(self.to_table(), max((r.ROWS for r in each(self).values()), default=0)) if self else "no results"
+        rows = max((r.ROWS for r in each(self).values()), default=0)
+        return as_html(self.to_table(), rows, self.notes) if self else "no results"
 
 
 def _joined(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

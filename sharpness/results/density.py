@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from sharpness.curvature import DensityCurve, SpectralQuadrature
+from sharpness.curvature import DensityCurve, SpectralQuadrature, interval
 from sharpness.errors import UserError
 from sharpness.plots import plot_density
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, trainings_of
 from sharpness.results.same import require_same
+from sharpness.results.words import marks_in
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -87,16 +88,19 @@ class SpectralDensityResult(Result):
         edge = 0.01 * float(np.nanmax(np.abs(rule.nodes)))
         negative, negative_error = rule.mass(-np.inf, -edge)
         outside, outside_error = rule.mass(edge, np.inf)
-        return row | {
-            "lowest": float(np.nanmin(rule.nodes)),
-            "highest": float(np.nanmax(rule.nodes)),
-            "trace": rule.size * mean,
-            "trace_se": rule.size * error,
-            "share_below_-1%": negative,
-            "share_below_-1%_se": negative_error,
-            "share_above_1%": outside,
-            "share_above_1%_se": outside_error,
-        }
+        row |= {"lowest": float(np.nanmin(rule.nodes)), "highest": float(np.nanmax(rule.nodes))}
+        trace = rule.size * mean, rule.size * error
+        shares = {"share_below_-1%": rule.mass(-np.inf, -edge), "share_above_1%": rule.mass(edge, np.inf)}
+        for name, (value, spread) in {"trace": trace, **shares}.items():
+            ends = interval(value, spread, len(rule.nodes) - 1, keeps_sign=name in shares)
+            row |= dict(
+                zip((name, f"{name}_se", f"{name}_lower", f"{name}_upper"), (value, spread, *ends), strict=True)
+            )
+        return row
+
+    def notes_on(self, frame: pd.DataFrame) -> list[str]:
+        names = ("trace", "share_below_-1%", "share_above_1%")
+        return marks_in(frame, dict.fromkeys(names, f"{self.nodes.shape[-2]} random vectors"))
 
     @classmethod
     def compare(

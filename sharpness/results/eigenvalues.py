@@ -9,12 +9,16 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from sharpness.curvature import interval
 from sharpness.errors import UserError, choose
 from sharpness.plots import plot_class_values, plot_saddle_indicator, plot_spectrum_ends
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means, spreads, stacked
 from sharpness.results.same import require_same
+from sharpness.results.words import marks_in, near_zero
 
+#: A share of one image in v'Hv from which on a note says so.
+OWNED = 0.5
 PICTURES = ("largest", "smallest", "both", "saddle")
 
 
@@ -28,7 +32,9 @@ class EigenvalueResult(Result):
         converged: like ``values``, bool.
         vectors: (m, num_parameters) or (C, m, num_parameters), or None if they were not kept.
         lower, upper: like ``values``: 95 % bootstrap interval over samples, or None if it was not asked for.
-        errors: like ``values``: standard error over samples, or None if it was not asked for.
+        errors: like ``values``: standard error over samples of ``v' H v`` with the vector fixed, or None likewise.
+        top_share: like ``values``: the part of the most influential sample in the sum of ``a_i |v' H_i v|``, None with
+            neither of them.
         products: () or (C,) Hessian-vector products, each with all samples of its row; None in files of old.
         hvp_count: their sum.
         sample_products: Hessian-vector products times samples.
@@ -42,6 +48,7 @@ class EigenvalueResult(Result):
         "lower": ("class", "rank"),
         "upper": ("class", "rank"),
         "errors": ("class", "rank"),
+        "top_share": ("class", "rank"),
         "products": ("class",),
     }
 
@@ -59,6 +66,7 @@ class EigenvalueResult(Result):
     lower: np.ndarray | None = None
     upper: np.ndarray | None = None
     errors: np.ndarray | None = None
+    top_share: np.ndarray | None = None
 
     @property
     def per_class(self) -> bool:
@@ -86,6 +94,17 @@ class EigenvalueResult(Result):
             ratio = np.maximum(-self.smallest, 0) / self.largest
         return np.where(self.largest < 0, np.inf, ratio)
 
+    @property
+    def intervals(self) -> np.ndarray:
+        """Lower and upper ends of intervals of 95 % (2, ...): the bootstrap's, or Student's from the standard errors.
+
+        The latter are symmetric on a logarithmic scale: an end of a spectrum keeps its sign. NaN with neither.
+        """
+        if self.lower is not None and self.upper is not None:
+            return np.stack([self.lower, self.upper])
+        samples = self.class_samples[:, None] if self.per_class else self.class_samples.sum()
+        return interval(self.values, _known(self, self.errors), samples - 1, keeps_sign=True)
+
     def to_frame(self) -> pd.DataFrame:
         """One row per eigenvalue."""
         values = np.atleast_2d(self.values)
@@ -105,12 +124,27 @@ class EigenvalueResult(Result):
         )
         if self.products is not None:
             frame["products"] = np.atleast_1d(self.products)[rows].astype(int)
-        if self.errors is not None:
-            frame.insert(6, "se", np.atleast_2d(self.errors).ravel())
-        if self.lower is not None and self.upper is not None:
-            frame.insert(6, "lower", np.atleast_2d(self.lower).ravel())
-            frame.insert(7, "upper", np.atleast_2d(self.upper).ravel())
+        beside = {"se": self.errors, "lower": self.lower, "upper": self.upper, "top_share": self.top_share}
+        for place, (name, numbers) in enumerate((n, v) for n, v in beside.items() if v is not None):
+            frame.insert(6 + place, name, np.atleast_2d(numbers).ravel())
         return frame
+
+    @property
+    def over(self) -> str:
+        """What intervals are over."""
+        return "images" if self.lower is None else f"images ({self.provenance.get('bootstrap', 'some')} resamples)"
+
+    def notes_on(self, frame: pd.DataFrame) -> list[str]:
+        """What marks mean, and which eigenvalues are those of one image above all."""
+        notes = marks_in(frame, {"value": self.over})
+        if "top_share" not in frame:
+            return notes
+        owned = frame[(frame.top_share >= OWNED) & (frame.samples > 1)]
+        few = [
+            f"{row['class']} ({row['end']}{f' {row.rank}' if self.k > 1 else ''}: {100 * row.top_share:.0f} %)"
+            for _, row in owned.iterrows()
+        ]
+        return notes + ([f"one image makes half of v'Hv or more: {', '.join(few)}"] if few else [])
 
     @classmethod
     def compare(cls, results: Mapping[str, Any], ax: Any = None, end: str | None = None, **options: Any) -> Any:
@@ -133,37 +167,30 @@ class EigenvalueResult(Result):
         def at(column: int, of: Any) -> Any:
             return lambda r: np.atleast_2d(of(r))[order, column]
 
-        def details(column: int) -> tuple[Any, Any]:
-            intervals = None
-            if any(r.lower is not None for r in each(results).values()):
-                lower = means(results, at(column, lambda r: _known(r, r.lower)))
-                upper = means(results, at(column, lambda r: _known(r, r.upper)))
-                intervals = {label: np.stack([lower[label], upper[label]]) for label in results}
+        def details(column: int) -> dict[str, Any]:
+            """Intervals, which values could be zero, which have not converged, and those of all trainings."""
+            found: dict[str, Any] = {"trainings": spreads(results, at(column, lambda r: r.values))}
+            if any(r.lower is not None or r.errors is not None for r in each(results).values()):
+                sides = [means(results, at(column, lambda r, s=side: r.intervals[s])) for side in (0, 1)]
+                found["intervals"] = {label: np.stack([side[label] for side in sides]) for label in results}
+            errors = means(results, at(column, lambda r: _known(r, r.errors)))
+            values = means(results, at(column, lambda r: r.values))
+            found["doubtful"] = {label: near_zero(values[label], errors[label]) for label in results}
             flags = stacked(results, at(column, lambda r: ~r.converged & np.isfinite(r.values)))
-            return intervals, {label: f.reshape(-1, len(order)).any(axis=0) for label, f in flags.items()}
+            return found | {"flags": {label: f.reshape(-1, len(order)).any(axis=0) for label, f in flags.items()}}
 
         if end == "saddle":
             ratios = means(results, lambda r: np.atleast_1d(r.saddle)[order])
             trainings: Any = spreads(results, lambda r: np.atleast_1d(r.saddle)[order])
             return plot_saddle_indicator(ratios, names, ax, **{"trainings": trainings, **options})
         largest, smallest = (means(results, at(column, lambda r: r.values)) for column in (0, -1))
-        trainings = tuple(spreads(results, at(column, lambda r: r.values)) for column in (0, -1))
         if end == "both":
-            (above, open_above), (below, open_below) = details(0), details(-1)
-            pair = (above, below) if above is not None else None
-            shared = {"trainings": trainings, "flags": (open_above, open_below), "intervals": pair}
-            return plot_spectrum_ends(largest, smallest, names, ax, **{**shared, **options})
-        intervals, flags_one = details(0 if end == "largest" else -1)
+            above, below = details(0), details(-1)
+            pairs = {name: (above[name], below[name]) for name in above}
+            return plot_spectrum_ends(largest, smallest, names, ax, **{**pairs, "over": first.over, **options})
         symbol = r"$\lambda_\mathrm{max}$" if end == "largest" else r"$\lambda_\mathrm{min}$"
-        return plot_class_values(
-            largest if end == "largest" else smallest,
-            names,
-            ax,
-            intervals=intervals,
-            trainings=trainings[0 if end == "largest" else 1],
-            flags=flags_one,
-            **{"ylabel": f"Hessian {symbol}", **options},
-        )
+        settings = {"ylabel": f"Hessian {symbol}", "over": first.over, **details(0 if end == "largest" else -1)}
+        return plot_class_values(largest if end == "largest" else smallest, names, ax, **{**settings, **options})
 
     def _summary(self) -> str:
         value = f"{np.nanmin(self.values):.4g} to {np.nanmax(self.values):.4g}"

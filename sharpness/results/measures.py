@@ -9,11 +9,13 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from sharpness.curvature import interval
 from sharpness.errors import UserError, choose
 from sharpness.plots import plot_class_values, stacked_axes
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means, spreads
 from sharpness.results.same import require_same
+from sharpness.results.words import marks_in, near_zero
 
 #: How pictures spell measures.
 LABELS = {
@@ -27,6 +29,8 @@ LABELS = {
 }
 
 
+#: What errors in files of old are over, which do not say it.
+UNKNOWN = "images, draws or vectors"
 #: Of both signs and any size: beside each other on an axis that is logarithmic from a hundredth of the largest on.
 CURVATURES = ("lambda_max", "lambda_min", "trace")
 
@@ -44,8 +48,10 @@ class MeasureResult(Result):
         group_errors: (M, G) of the groups' means, in the order of ``groups``; NaN, or None in files from before they
             were kept, where classes are independent, so that their errors add up in squares.
         train_counts: (C,) training images, -1 where unknown.
-        lower, upper: (M, C) 95 % bootstrap interval over samples, or None if it was not asked for.
+        lower, upper: (M, C) ends of 95 % intervals; None in files from before they were kept.
         overall_lower, overall_upper: (M,) likewise.
+        group_lower, group_upper: (M, G) likewise, of the groups' means.
+        over: (M,) what errors and intervals are over, such as "images" or "5 draws"; empty in files of old.
     """
 
     DIMENSIONS: ClassVar = {
@@ -59,6 +65,8 @@ class MeasureResult(Result):
         "upper": ("measure", "class"),
         "overall_lower": ("measure",),
         "overall_upper": ("measure",),
+        "group_lower": ("measure", "group"),
+        "group_upper": ("measure", "group"),
     }
 
     ROWS: ClassVar[int] = 200
@@ -74,11 +82,15 @@ class MeasureResult(Result):
     overall_lower: np.ndarray | None = None
     overall_upper: np.ndarray | None = None
     group_errors: np.ndarray | None = None
+    group_lower: np.ndarray | None = None
+    group_upper: np.ndarray | None = None
+    over: tuple[str, ...] = ()
 
     def to_frame(self) -> pd.DataFrame:
         """A row "all", one for each group (mean of its classes), one per class.
 
-        Standard errors stand in a column ``<measure>_se`` beside their measure.
+        Standard errors stand in a column ``<measure>_se`` beside their measure, ends of intervals of 95 % in
+        ``<measure>_lower`` and ``<measure>_upper``.
         """
         rows = [self._row("all", "", None)]
         rows += [self._row(g, g, g) for g, classes in self.groups.items() if classes]
@@ -105,13 +117,13 @@ class MeasureResult(Result):
                 row[f"{measure}_se"] = self._error(m, subset)
             for side in ("lower", "upper"):
                 of_classes, of_all = getattr(self, side), getattr(self, f"overall_{side}")
-                if of_classes is None:
+                if of_classes is None or not (np.isfinite(of_classes[m]).any() or np.isfinite(of_all[m])):
                     continue
-                bound = np.nan  # a group's mean has none
-                if subset is None and of_all is not None:
-                    bound = of_all[m]
-                elif isinstance(subset, int):
-                    bound = of_classes[m, subset]
+                if isinstance(subset, str):
+                    of_groups = getattr(self, f"group_{side}")
+                    bound = np.nan if of_groups is None else of_groups[m, list(self.groups).index(subset)]
+                else:
+                    bound = of_all[m] if subset is None else of_classes[m, subset]
                 row[f"{measure}_{side}"] = float(bound)
         return row
 
@@ -128,9 +140,19 @@ class MeasureResult(Result):
         squares = self.errors[m, [c for c in self.groups[subset] if self.class_samples[c]]] ** 2
         return float(squares.sum() ** 0.5 / len(squares))
 
+    def notes_on(self, frame: pd.DataFrame) -> list[str]:
+        return marks_in(frame, dict.fromkeys(self.names, UNKNOWN) | dict(zip(self.names, self.over, strict=False)))
+
+    def _ends(self, m: int) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper ends of the intervals of measure m: of the classes (2, C), and of everything (2,)."""
+        if self.lower is None or self.upper is None or self.overall_lower is None or self.overall_upper is None:
+            return interval(self.values[m], self.errors[m]), interval(self.overall[m], self.overall_errors[m])
+        classes, overall = (self.lower, self.upper), (self.overall_lower, self.overall_upper)
+        return np.stack([side[m] for side in classes]), np.stack([side[m] for side in overall])
+
     @classmethod
     def compare(cls, results: Mapping[str, Any], ax: Any = None, measure: str | None = None, **options: Any) -> Any:
-        """One measure of every class, model beside model, from most to fewest images; error bars are 95 % intervals.
+        """One measure of every class, model beside model, from most to fewest images; bars are 95 % intervals.
 
         Of several trainings mean and spread, beside the error bars of one training, on average.
 
@@ -153,19 +175,18 @@ class MeasureResult(Result):
             order = np.zeros(1, dtype=int)
 
         def side_of(side: str) -> Any:
-            """Of a result, (C,) in the order of the picture, or (1,) of all samples; NaN for what it has not."""
+            """Of a result, (C,) in the order of the picture, or (1,) of all samples."""
 
             def pick(r: Any) -> np.ndarray:
-                of_classes, of_all = {
-                    "value": (r.values, r.overall),
-                    "error": (r.errors, r.overall_errors),
-                    "lower": (r.lower, r.overall_lower),
-                    "upper": (r.upper, r.overall_upper),
+                m = r.names.index(measure)
+                of_classes, of_all = r._ends(m)
+                chosen = {
+                    "value": (r.values[m], r.overall[m]),
+                    "error": (r.errors[m], r.overall_errors[m]),
+                    "lower": (of_classes[0], of_all[0]),
+                    "upper": (of_classes[1], of_all[1]),
                 }[side]
-                chosen = of_classes if by_class else of_all
-                if chosen is None:
-                    return np.full(len(order), np.nan)
-                return np.atleast_1d(chosen[r.names.index(measure)])[order]
+                return np.atleast_1d(chosen[0 if by_class else 1])[order]
 
             return pick
 
@@ -173,19 +194,18 @@ class MeasureResult(Result):
             """Of every model; of several trainings their mean, of errors that of one training on average."""
             return means(results, side_of(side))
 
-        bounded = any(r.lower is not None for r in each(results).values())
-        lower, upper = pick("lower"), pick("upper")
+        values, errors, lower, upper = (pick(side) for side in ("value", "error", "lower", "upper"))
         settings: dict[str, Any] = {"ylabel": LABELS.get(measure, measure.replace("_", " "))}
+        settings["over"] = first.over[first.names.index(measure)] if first.over else UNKNOWN
         if by_class and known:
             settings["counts"] = first.train_counts[order]
         return plot_class_values(
-            pick("value"),
+            values,
             [first.class_names[c] for c in order] if by_class else ["all classes"],
             ax=ax,
-            errors=None if bounded else pick("error"),
-            intervals={label: np.stack([lower[label], upper[label]]) for label in results} if bounded else None,
+            intervals={label: np.stack([lower[label], upper[label]]) for label in results},
+            doubtful={label: near_zero(values[label], errors[label]) for label in results},
             trainings=spreads(results, side_of("value")),
-            bounds=(0, 1) if measure == "accuracy" else None,
             **{**settings, **options},
         )
 

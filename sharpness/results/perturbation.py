@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from sharpness.curvature import interval
 from sharpness.errors import UserError, choose
 from sharpness.plots import plot_rises, plot_spread
 from sharpness.results.axes import radius_unit
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means, spreads, stacked
-from sharpness.results.pictures import has_answers
 from sharpness.results.same import require_same
+from sharpness.results.words import bracketed
 
 KINDS = ("draws", "radii")
 
@@ -78,6 +79,11 @@ class PerturbationResult(Result):
         rises = self.draws(subset) - self.base(subset)
         return rises.mean(axis=1), self.spread(subset) / rises.shape[1] ** 0.5
 
+    def interval(self, subset: str | int | None = None) -> np.ndarray:
+        """Student's interval of 95 % of the mean rise at every radius, over the draws: lower and upper ends (2, R)."""
+        mean, error = self.rise(subset)
+        return interval(mean, error, self.losses.shape[1] - 1)
+
     def spread(self, subset: str | int | None = None) -> np.ndarray:
         """Standard deviation of the loss over the draws at every radius, (R,); NaN of a single draw."""
         losses = self.draws(subset)
@@ -97,16 +103,17 @@ class PerturbationResult(Result):
                 "loss": losses.ravel(),
                 "rise": losses.ravel() - self.base(subset),
             }
-            if has_answers(self):
+            if self.has_labels:
                 columns["accuracy"] = self.accuracies(subset).ravel()
             frames.append(pd.DataFrame(columns))
         return pd.concat(frames, ignore_index=True)
 
     def summary(self) -> pd.DataFrame:
-        """One row per radius and subset: over the draws, mean rise, standard deviation, standard error; accuracy."""
+        """One row per radius and subset: mean rise over the draws, deviation, error, 95 % interval; accuracy."""
         frames = []
         for kind, name, subset in self._subsets():
             mean, error = self.rise(subset)
+            lower, upper = self.interval(subset)
             columns = {
                 "kind": kind,
                 "name": name,
@@ -115,8 +122,10 @@ class PerturbationResult(Result):
                 "rise": mean,
                 "rise_std": self.spread(subset),
                 "rise_se": error,
+                "rise_lower": lower,
+                "rise_upper": upper,
             }
-            if has_answers(self):
+            if self.has_labels:
                 columns |= {
                     "base_accuracy": self.base_accuracy(subset),
                     "accuracy": self.accuracies(subset).mean(axis=1),
@@ -184,5 +193,6 @@ class PerturbationResult(Result):
         return subsets + [("class", name, c) for c, name in enumerate(self.class_names) if self.has_classes]
 
     def _summary(self) -> str:
-        mean, error = self.rise()
-        return f"rise {mean[-1]:.3g} ± {error[-1]:.1g} at radius {self.radii[-1]:g}, {self.losses.shape[1]} draws"
+        mean, (lower, upper) = self.rise()[0], self.interval()
+        told = f"{mean[-1]:.3g}{bracketed(lower[-1], upper[-1])}"
+        return f"rise {told} at radius {self.radii[-1]:g} ([95 %], {self.losses.shape[1]} draws)"

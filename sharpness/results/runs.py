@@ -105,8 +105,13 @@ class Runs(Sequence[R]):
         return over_trainings([r.to_frame() for r in self.results])
 
     def to_table(self) -> pd.DataFrame:
-        """The same to be read: ``mean ± standard deviation over trainings (standard error of one)``."""
+        """The same to be read: ``mean ± standard deviation over trainings [interval of one, on average]``."""
         return with_errors(self.summary())
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines below that table, see :attr:`Result.notes`."""
+        return self.results[0].notes_on(self.summary())
 
     def plot(self, ax: Any = None, **options: Any) -> Any:
         """Means and spread over trainings; what has room for one training alone shows the first and names it."""
@@ -141,7 +146,7 @@ class Runs(Sequence[R]):
 
     def _repr_html_(self) -> str:
         return f"<p><b>{type(self.results[0]).__name__}</b> {self.label}: {', '.join(self.names)}</p>" + as_html(
-            self.to_table(), self.results[0].ROWS
+            self.to_table(), self.results[0].ROWS, self.notes
         )
 
 

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
-import numpy as np
 import pandas as pd
+
+from sharpness.results.words import estimates, named_errors, told_with
 
 #: Columns of an estimate's own error, which have no spread of their own.
 OWN_ERRORS = ("se", "lower", "upper", "residual", "error", "accuracy_error")
 
 
 def with_errors(frame: pd.DataFrame) -> pd.DataFrame:
-    """Text for every value that has a standard error in a column ``<name>_se``, or a spread over trainings in a column
-    ``<name>_sd``, which it replaces: ``value ± se``, or ``mean ± sd (se)`` in a table with spreads.
+    """Text for every value that has an interval, an error or a spread over trainings in columns of its own.
 
-    >>> print(with_errors(pd.DataFrame({"loss": [0.5, 2.0], "loss_se": [0.0123, np.nan]})).to_string(index=False))
-            loss
+    Those are ``<name>_lower`` and ``<name>_upper``, ``<name>_se``, ``<name>_sd``, or without the name for a column
+    ``value``. The text is ``value [lower, upper]``, or ``value ± se`` without an interval, and in a table with spreads
+    ``mean ± sd [lower, upper]`` or ``mean ± sd (se)``. A ring follows a value within two standard errors of zero.
+
+    >>> losses = {"loss": [0.5], "loss_se": [0.3], "loss_lower": [0.15], "loss_upper": [1.6]}
+    >>> print(with_errors(pd.DataFrame(losses)).to_string(index=False))
+                 loss
+    0.5 [0.15, 1.6] °
+    >>> print(with_errors(pd.DataFrame({"loss": [0.5, 2.0], "loss_se": [0.0123, None]})).to_string(index=False))
+           loss
     0.5 ± 0.012
               2
     >>> spread = pd.DataFrame({"loss": [0.5], "loss_sd": [0.1], "loss_se": [0.0123]})
@@ -25,37 +34,21 @@ def with_errors(frame: pd.DataFrame) -> pd.DataFrame:
                   loss
     0.5 ± 0.1 (0.012)
     """
-    ends = ("_se", "_sd")
-    told = frame.drop(columns=[c for c in frame if str(c)[-3:] in ends and str(c)[:-3] in frame])
-    spread = any(f"{name}_sd" in frame for name in told)
-    nothing = np.full(len(frame), np.nan)
+    frame = named_errors(frame)
+    parts = {f"{name}_{end}" for name in frame for end in ("se", "sd", "lower", "upper")}
+    told = frame.drop(columns=[name for name in frame if name in parts])
     for name in told:
-        if not any(f"{name}{end}" in frame for end in ends):
-            continue
-        errors, spreads = (frame.get(f"{name}{end}", nothing) for end in ends)
-        told[name] = [
-            _told(value, sd, f" ({_short(se)})" if np.isfinite(se) else "") if spread else _told(value, se)
-            for value, se, sd in zip(frame[name], errors, spreads, strict=True)
-        ]
+        if any(f"{name}_{end}" in frame for end in ("se", "sd", "lower")):
+            spread = any(str(column).endswith("_sd") for column in frame)
+            told[name] = [told_with(*row, in_spreads=spread) for row in estimates(frame, str(name))]
     return told
 
 
-def _told(value: float, plus_minus: float, more: str = "") -> str:
-    if not np.isfinite(value):
-        return "-"
-    return f"{value:.4g}" + (f" ± {_short(plus_minus)}" if np.isfinite(plus_minus) else "") + more
-
-
-def _short(error: float) -> str:
-    """Two digits."""
-    return f"{float(f'{error:.2g}'):g}"
-
-
-def as_html(table: pd.DataFrame, rows: int) -> str:
-    """The first rows of a table, and a line that says how many more there are."""
+def as_html(table: pd.DataFrame, rows: int, notes: Sequence[str] = ()) -> str:
+    """The first rows of a table, a line that says how many more there are, and the table's notes."""
     left = len(table) - rows
     more = f"<p>{left} more of {len(table)} rows: see <code>.to_frame()</code></p>" if left > 0 else ""
-    return table.head(rows).to_html(index=False) + more
+    return table.head(rows).to_html(index=False) + more + "".join(f"<p>{escape(note)}</p>" for note in notes)
 
 
 def over_trainings(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -11,9 +11,10 @@ def test_names_lead_to_their_data_sets(tmp_path, write, no_data_root):
     write(tmp_path, "cifar100", [20] * 100)
     for name in DATASETS:
         root = None if name == "digits-lt" else tmp_path
-        data = load_data(name, imbalance=10, data_root=root, download=False)
+        imbalance = 10 if name.endswith("-lt") else 1
+        data = load_data(name, imbalance=imbalance, data_root=root, download=False)
         assert data.longtail.dataset == name
-        assert data.longtail.imbalance == 10
+        assert data.longtail.imbalance == imbalance
 
 
 def test_a_description_leads_back_to_its_data():

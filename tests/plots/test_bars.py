@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from sharpness.errors import UserError
 from sharpness.plots import PAGE, plot_class_values
 
 NAMES = ["airplane", "cat", "truck"]
@@ -34,21 +33,10 @@ def test_models_stand_beside_each_other_within_their_class(ax):
     assert ax.get_xlabel() == "Class, most to fewest images"
 
 
-def test_standard_errors_are_bars_of_1_96_to_each_side(ax):
-    plot_class_values({"a": np.array([1.0, 2.0, 3.0])}, NAMES, ax, errors={"a": np.array([0.5, np.nan, 1.0])})
-    np.testing.assert_allclose(bars(ax), [[1 - 0.98, 1 + 0.98], [3 - 1.96, 3 + 1.96]])
-
-
 def test_intervals_are_drawn_as_they_are_also_where_they_do_not_hold_the_value(ax):
     bounds = np.array([[0.9, 2.5, np.nan], [3.0, 2.8, np.nan]])
     plot_class_values({"a": np.array([1.0, 2.0, 3.0])}, NAMES, ax, intervals={"a": bounds})
     np.testing.assert_allclose(bars(ax), [[0.9, 3.0], [2.5, 2.8]])
-
-
-def test_errors_and_intervals_together_are_refused(ax):
-    one = {"a": np.ones(3)}
-    with pytest.raises(UserError, match="give one of them"):
-        plot_class_values(one, NAMES, ax, errors=one, intervals={"a": np.ones((2, 3))})
 
 
 def test_values_not_converged_are_open_and_the_legend_says_so(ax):
@@ -95,6 +83,15 @@ def test_the_title_clears_the_legend(ax):
     assert ax.title.get_window_extent().y0 >= ax.get_legend().get_window_extent().y1
 
 
-def test_bars_end_at_the_bounds_of_what_values_can_be(ax):
-    plot_class_values({"a": np.array([0.1, 0.5, 1.0])}, NAMES, ax, errors={"a": np.full(3, 0.1)}, bounds=(0, 1))
-    np.testing.assert_allclose(bars(ax), [[0, 0.296], [0.304, 0.696], [0.804, 1]])
+def test_the_legend_says_what_bars_are_over(ax):
+    ends = {"a": np.array([[0.5, 1.0, 2.0], [1.5, 3.0, 4.0]])}
+    plot_class_values({"a": np.array([1.0, 2.0, 3.0])}, NAMES, ax, intervals=ends, over="5 draws")
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["a", "bars: 95 % over 5 draws"]
+
+
+def test_bars_that_are_much_longer_than_the_values_leave_the_picture(ax):
+    ends = {"a": np.array([[0.5, 1.0, 1e-3], [1.5, 3.0, 1e4]])}
+    plot_class_values({"a": np.array([1.0, 2.0, 3.0])}, NAMES, ax, intervals=ends)
+    low, high = ax.get_ylim()
+    assert low <= 0.0 and 3 < high <= 6
+    np.testing.assert_allclose(bars(ax)[2], [1e-3, 1e4])

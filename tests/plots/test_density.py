@@ -66,7 +66,12 @@ def test_marks_stand_on_the_axis_in_the_colour_of_their_model(ax):
     np.testing.assert_array_equal(mark.get_xdata(), [-1.5, 100.0])
     np.testing.assert_array_equal(mark.get_ydata(), [1e-6, 1e-6])
     assert mark.get_color() == ax.lines[1].get_color() != ax.lines[0].get_color()
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["a", "b", "extreme eigenvalues"]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == [
+        "a",
+        "b",
+        "extreme eigenvalues",
+        "bands: 95 % over random vectors",
+    ]
 
 
 def test_marks_of_an_unknown_model_are_refused(ax):

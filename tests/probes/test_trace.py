@@ -79,7 +79,7 @@ def test_by_sample_and_by_product_the_estimate_is_the_same(case):
         for name in ("values", "errors", "overall", "overall_errors"):
             a_b = getattr(products, name), getattr(samples, name)
             np.testing.assert_allclose(*a_b, rtol=1e-8, atol=1e-10)
-    assert products.lower is None and products.overall_lower is None
+    assert products.over == ("4 random vectors",) and samples.over == ("images (200 resamples)",)
 
 
 @SOFTMAX

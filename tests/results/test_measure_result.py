@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from scipy import stats
 
 from sharpness import measure, trace
 from sharpness.results import Comparison
@@ -32,7 +33,10 @@ def test_the_frame_has_everything_groups_and_classes_with_errors_and_intervals(f
     few = frame.iloc[2]
     assert few.trace == pytest.approx(a.values[0, [0, 2]].mean())
     assert few.trace_se == a.group_errors[0, 1]
-    assert np.isnan([few.trace_lower, few.trace_upper]).all()
+    # Images of different classes are independent: each side of the interval adds in squares.
+    sides = np.stack([a.values[0] - a.lower[0], a.upper[0] - a.values[0]])[:, [0, 2]]
+    np.testing.assert_allclose([few.trace - few.trace_lower, few.trace_upper - few.trace], np.hypot(*sides.T) / 2)
+    assert found.notes[0].startswith("[ ]: 95 % intervals, over images (200 resamples)")
 
 
 def test_the_trace_of_everything_alone_has_its_error_and_interval_too(pair):
@@ -47,25 +51,60 @@ def test_classes_are_drawn_with_their_intervals_from_most_to_fewest_samples(foun
     assert [t.get_text() for t in ax.get_xticklabels()] == ["cat", "dog", "owl"]
     assert ax.get_ylabel() == "Trace"
     bars = [p.vertices[:, 1].tolist() for c in ax.collections for p in c.get_paths()]
-    for label, line in zip("ab", ax.lines, strict=False):
+    lines = [line for line in ax.lines if line.get_gid() is None]
+    for label, line in zip("ab", lines, strict=False):
         np.testing.assert_array_equal(line.get_ydata(), found[label].values[0, ORDER])
         for c in range(3):
             assert [found[label].lower[0, c], found[label].upper[0, c]] in bars
 
 
-def test_without_intervals_bars_are_standard_errors(pair):
+@pytest.mark.parametrize("old", [False, True])
+def test_bars_over_random_vectors_are_students_and_those_of_files_without_intervals_normal(pair, old):
     result = trace(pair["a"], per_class=True, probes=4)
+    times = stats.t.ppf(0.975, 3)
+    if old:
+        nothing = dict.fromkeys(("lower", "upper", "overall_lower", "overall_upper", "group_lower", "group_upper"))
+        result, times = replace(result, **nothing, over=()), stats.norm.ppf(0.975)
     ax = result.plot(Figure().subplots())
     bars = [p.vertices[:, 1].tolist() for c in ax.collections for p in c.get_paths()]
     for value, error in zip(result.values[0], result.errors[0], strict=True):
-        assert any(bar == pytest.approx([value - 1.96 * error, value + 1.96 * error]) for bar in bars)
+        assert any(bar == pytest.approx([value - times * error, value + times * error]) for bar in bars)
+    told = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert ("bars: 95 % over 4 random vectors" in told) == (not old)
 
 
-def test_results_without_intervals_are_drawn_beside_those_with(found, pair):
-    mixed = {"a": found["a"], "b": trace(pair["b"], per_class=True, probes=4)}
-    ax = type(found["a"]).compare(mixed, ax=Figure().subplots())
-    bars = [p.vertices[:, 1].tolist() for c in ax.collections for p in c.get_paths()]
-    assert len(bars) == 3
+def test_values_within_two_errors_of_zero_are_marked_in_picture_and_table(pair):
+    result = trace(pair["a"], per_class=True, probes=4)
+    result = replace(result, values=np.array([[1.0, -1.0, 4.0]]), errors=np.array([[1.0, 0.6, 1.0]]))
+    ax = result.plot(Figure().subplots())
+    (dots,) = (line for line in ax.lines if line.get_gid() == "near zero")
+    assert sorted(dots.get_ydata()) == [-1.0, 1.0]
+    assert "white dot: within 2 errors of zero" in [text.get_text() for text in ax.get_legend().get_texts()]
+    ringed = result.to_table().set_index("class")["trace"].str.contains("°")
+    assert ringed[["owl", "cat", "dog"]].tolist() == [True, True, False]
+    assert "°: within two standard errors of zero" in result.notes[0]
+
+
+def test_intervals_are_wilsons_for_shares_and_keep_the_sign_of_losses_and_ends(pair):
+    result = measure(pair["a"], ["accuracy", "loss", "lambda_max", "lambda_min", "random_rise"], draws=5)
+    frame = result.to_frame().set_index("class")
+    for name, samples in (("owl", 2), ("cat", 8), ("dog", 4), ("all", 14)):
+        row = frame.loc[name]
+        right = round(row.accuracy * samples)
+        wilson = stats.binomtest(right, samples).proportion_ci(method="wilson")
+        np.testing.assert_allclose([row.accuracy_lower, row.accuracy_upper], wilson, atol=1e-12)
+        for measured in ("loss", "lambda_max", "lambda_min"):
+            factor = np.exp(stats.t.ppf(0.975, samples - 1) * row[f"{measured}_se"] / abs(row[measured]))
+            ends = sorted([row[measured] / factor, row[measured] * factor])
+            np.testing.assert_allclose([row[f"{measured}_lower"], row[f"{measured}_upper"]], ends)
+        half = stats.t.ppf(0.975, 4) * row.random_rise_se
+        np.testing.assert_allclose([row.random_rise_lower, row.random_rise_upper], row.random_rise + [-half, half])
+    few, owl, dog = (frame.loc[name] for name in ("few", "owl", "dog"))
+    below = np.hypot(owl.accuracy - owl.accuracy_lower, dog.accuracy - dog.accuracy_lower) / 2
+    assert few.accuracy_lower == pytest.approx(few.accuracy - below)
+    assert (
+        "of accuracy and loss and lambda_max and lambda_min over images, of random_rise over 5 draws" in result.notes[0]
+    )
 
 
 def test_the_largest_eigenvalue_is_drawn_where_there_is_one_and_else_the_first_measure(pair):
@@ -91,7 +130,12 @@ def test_curvatures_of_many_models_share_a_signed_logarithmic_axis_that_shows_ev
 def test_a_notebook_shows_values_with_errors_and_says_how_many_rows_it_leaves_out(pair):
     table = measure(pair["a"], ["loss"])
     few = Comparison({str(i): table for i in range(9)})._repr_html_()
-    assert few.count("<tr") == 1 + 9 * 6 and "±" in few and "_se" not in few and "more of" not in few
+    assert (
+        few.count("<tr") == 1 + 9 * 6
+        and "[ ]: 95 % intervals, over images</p>" in few
+        and "_se" not in few
+        and "more of" not in few
+    )
     many = Comparison({str(i): table for i in range(40)})._repr_html_()
     assert many.count("<tr") == 1 + 200 and "40 more of 240 rows" in many
     assert table._repr_html_().count("<tr") == 1 + 6
