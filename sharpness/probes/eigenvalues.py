@@ -61,7 +61,7 @@ def eigenvalues(
         match_samples: draw so many samples of every class first, by ``seed``, so that classes of different size are
             measured alike.
         bootstrap: resamples of a 95 % interval over samples: the eigenvalues of every resample are found anew, in the
-            Krylov space of the run, see :mod:`~sharpness.probes.resampling`. Takes up to 160 products more.
+            Krylov space of the run, see :mod:`~sharpness.probes.resampling`. Takes up to 240 products more.
         standard_errors: over samples, of :math:`v' H v` with v fixed, which is the mean of :math:`v' H_i v`: its
             standard error is :math:`s / \sqrt{n}` (the infinitesimal jackknife of an eigenvalue).
         verify: compare each row's first eigenvalue with the rise of the loss along its vector, in ``result.checks``.

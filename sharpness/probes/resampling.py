@@ -25,7 +25,7 @@ from sharpness.engine import CurvatureOperator
 from sharpness.objective import Objective
 
 #: Of the basis, where the Krylov space has as many.
-DIMENSIONS = 80
+DIMENSIONS = 120
 #: Resamples whose matrices are in memory at a time.
 _BATCH = 64
 
