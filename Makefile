@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint bench notebooks clean
+.PHONY: demo test test-slow test-faults matrix lint bench gallery notebooks clean
 
 demo: .venv/installed
 	$(BIN)/sharpness demo
@@ -12,6 +12,13 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+
+matrix: .venv/installed
+	tests/matrix.sh
+
+# A thousand hostile files, where `make test` tries a few hundred.
+test-faults: .venv/installed
+	HOSTILE_FILES=1000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/hostile
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -24,6 +31,11 @@ bench: .venv-bench/installed
 	.venv-bench/bin/python benchmarks/curvature.py --output benchmarks/curvature.txt
 	.venv-bench/bin/python benchmarks/eigenvalues.py --output benchmarks/eigenvalues.txt
 	.venv-bench/bin/python benchmarks/landscape.py --output benchmarks/landscape.txt
+
+# For maintainers: the pictures and tables in figures/, and the table in the README, from trainings of their own.
+gallery: .venv/installed
+	rm -rf $(addprefix runs/gallery/,$(or $(PARTS),demo))
+	$(BIN)/python docs/gallery.py $(PARTS)
 
 notebooks: .venv/installed
 	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb
@@ -44,4 +56,4 @@ notebooks: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-bench runs build *.egg-info
+	rm -rf .venv .venv-bench runs out build *.egg-info

@@ -1,6 +1,6 @@
 """What an adaptive plane leaves out, and how far off it is: against the full plane of the same model.
 
-python benchmarks/adaptive.py runs/demo/* [--points 51] [--range 0.5] [--tol 0.01] [--output FILE]
+python benchmarks/adaptive.py runs/demo/*/seed-0 [--points 51] [--range 0.5] [--tol 0.01] [--output FILE]
 
 evaluated   part of the points
 error       the largest |interpolated - evaluated| of the overall loss over max(relief, height above the minimum),
@@ -34,7 +34,7 @@ def main() -> None:
         left = ~part.evaluated
         covered = (part.errors >= np.abs(part.losses - full.losses))[left].mean() if left.any() else 1.0
         numbers = relative(part.losses, full.losses), max(classes)
-        rows.append([Path(path).name, f"{part.evaluated.mean():.3f}", *(f"{v:.4f}" for v in numbers), f"{covered:.3f}"])
+        rows.append([path, f"{part.evaluated.mean():.3f}", *(f"{v:.4f}" for v in numbers), f"{covered:.3f}"])
     lines = [
         f"{args.points} x {args.points} points, range {args.range:g}, tol {args.tol:g}",
         *describe(["sharpness"]),

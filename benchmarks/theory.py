@@ -1,6 +1,6 @@
 """The radius of CC-SAM's theorem, and the loss where it leads: do theory and landscape agree?
 
-python benchmarks/theory.py runs/demo [--classes CC-SAM] [--output FILE] [--figures DIR]
+python benchmarks/theory.py runs/demo/*/seed-0 [--classes CC-SAM] [--output FILE] [--figures DIR]
 
 One row per model. Of the theorem's own perturbation, for the most frequent and the rarest class: the radius rho*, the
 length of the perturbation over that of the weights, the bound. Then, medians over classes:
@@ -43,7 +43,7 @@ COLUMNS = (
 def main() -> None:
     args = arguments()
     found: dict[float, sharpness.Comparison] = {scale: sharpness.Comparison() for scale in SCALES}
-    for label, checkpoint in labelled_checkpoints(args.checkpoints).items():
+    for label, checkpoint in labelled_checkpoints(args.checkpoints, each=True).items():
         for scale in SCALES:
             note(f"{label}, scale {scale:g}")
             result = sharpness.characteristic_radius(checkpoint, scale=scale, lambda_max=scale == 1)

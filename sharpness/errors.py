@@ -1,5 +1,6 @@
 """The one kind of error that is the user's to mend."""
 
+import logging
 from collections.abc import Sequence
 from numbers import Integral
 
@@ -7,8 +8,23 @@ from numbers import Integral
 class UserError(ValueError):
     """Bad input, told in one line: what was wrong, its value, and what to do.
 
-    The command line prints the message alone and exits with code 2; every other exception is ours.
+    The command line prints the message alone and exits with code 2; every other exception is ours. What a file or a
+    name puts into a message cannot act on a terminal.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
+
+
+class _Printable(logging.Filter):
+    """Keeps what the library says of foreign files from acting on the terminal where it ends up."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = printable(record.getMessage()), ()
+        return True
+
+
+logging.getLogger("sharpness").addFilter(_Printable())
 
 
 def choose(kind: str, value: object, choices: Sequence[str | None]) -> None:
@@ -35,4 +51,14 @@ def shown(text: str, limit: int = 80) -> str:
     >>> shown("a\\nb\\x1b[2J")
     'a?b?[2J'
     """
-    return "".join(c if c.isprintable() else "?" for c in text[:limit])
+    return printable(text[:limit])
+
+
+def printable(text: str, kept: str = "") -> str:
+    """The text with a question mark for every character that acts on a terminal or hides: controls, escapes, overrides
+    of the direction of writing; but those of ``kept``.
+
+    >>> printable("a\\nb\\u202e"), printable("a\\tb", kept="\\t")
+    ('a?b?', 'a\\tb')
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() or c in kept else "?" for c in text)

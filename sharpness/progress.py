@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from sharpness.errors import printable
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # without ipywidgets tqdm warns, and falls back to text
     from tqdm.auto import tqdm
@@ -15,4 +17,6 @@ __all__ = ["progress", "tqdm"]
 
 def progress(total: int | None, what: str, unit: str, done: int = 0) -> Any:
     """A bar that counts from ``done`` to ``total`` (None: not known before); hidden when stderr is no terminal."""
-    return tqdm(total=total, initial=done, desc=what, unit=" " + unit, disable=None, leave=False, dynamic_ncols=True)
+    return tqdm(
+        total=total, initial=done, desc=printable(what), unit=" " + unit, disable=None, leave=False, dynamic_ncols=True
+    )

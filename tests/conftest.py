@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+
+# Read when torch is loaded. Tests share the cores: threads that spin while they wait take them from each other.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+#: Rooms whose tests train or compare numbers, which ``tests/matrix.sh`` runs under several vector units.
+NUMERIC = (
+    "checkpoints", "cli", "curvature", "engine", "flattening", "methods", "models", "probes", "studies", "training",
+    "test_objective.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here) and item.path.relative_to(here).parts[0] in NUMERIC:
+            item.add_marker(pytest.mark.numeric)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def settings_of_pictures():
+    """The real ones; in tests PDFs draw their letters: to cut fonts to size takes half of the time of a picture."""
+    module = importlib.import_module("sharpness.plots.style")
+    settings = module.settings
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "settings", lambda: {**settings(), "pdf.fonttype": 3})
+        yield settings
 
 
 @dataclass

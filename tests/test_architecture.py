@@ -7,7 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "sharpness"
 FLOORS = {
-    **dict.fromkeys(["errors", "files", "progress", "untrusted", "version"], 0),
+    "errors": -1,
+    **dict.fromkeys(["files", "progress", "untrusted", "version"], 0),
     **dict.fromkeys(["flattening", "data", "models", "engine", "curvature", "plots"], 1),
     **dict.fromkeys(["methods", "checkpoints", "objective", "results"], 2),
     **dict.fromkeys(["training", "probes"], 3),

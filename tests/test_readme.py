@@ -3,6 +3,7 @@
 import inspect
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,24 @@ def test_tables_are_those_that_commands_have_written(page, source):
     shown = set((ROOT / page).read_text().splitlines())
     rows = re.search(r"(^\|.*\n)+", (ROOT / source).read_text(), re.MULTILINE)[0].splitlines()[2:]
     assert rows and not [row for row in rows if row not in shown]
+
+
+def test_the_first_table_is_the_whole_summary_of_the_gallery():
+    name = "figures/demo/summary.md"
+    (block,) = re.findall(f"<!-- {name} -->\n(.*?)<!-- end of {name} -->\n", README, re.DOTALL)
+    assert block == (ROOT / name).read_text()
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no clone")
+@pytest.mark.parametrize("command", ["demo", "figures"])
+def test_what_a_users_command_writes_is_ignored_by_git(command):
+    context = cli.commands[command].make_context(command, [])
+    folders = [context.params[name] for name in ("out", "runs")]
+    if command == "figures":
+        assert folders == [None, None]
+        folders = ["out/digits-lt", "runs/digits-lt", "runs/flattening"]
+    for folder in folders:
+        subprocess.run(["git", "check-ignore", "-q", f"{folder}/summary.md"], cwd=ROOT, check=True)
 
 
 def test_the_costs_of_steps_are_those_of_the_benchmark():

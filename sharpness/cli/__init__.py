@@ -18,6 +18,7 @@ from sharpness.cli.figures import demo, figures
 from sharpness.cli.inspect import inspect
 from sharpness.cli.landscape import landscape
 from sharpness.cli.measure import measure
+from sharpness.cli.output import say
 from sharpness.cli.spectrum import spectrum
 from sharpness.cli.train import train
 from sharpness.engine import distributed
@@ -45,7 +46,7 @@ class Notices(logging.Handler):
         message = record.getMessage()
         if message not in self.said:
             self.said.add(message)
-            click.echo(f"sharpness: {message}", err=True)
+            say(f"sharpness: {message}", err=True)
 
 
 @contextmanager
@@ -74,13 +75,13 @@ def main(arguments: list[str] | None = None) -> int:
         with _surroundings():
             cli.main(args=arguments, prog_name="sharpness", standalone_mode=False)
     except UserError as error:
-        click.echo(f"sharpness: {error}", err=True)
+        say(f"sharpness: {error}", err=True)
         return 2
     except click.ClickException as error:
-        click.echo(f"sharpness: {error.format_message()} (see --help)", err=True)
+        say(f"sharpness: {error.format_message()} (see --help)", err=True)
         return 2
     except (KeyboardInterrupt, click.Abort):
-        click.echo(
+        say(
             "sharpness: interrupted; what writes files goes on with the same command ('train': --resume)",
             err=True,
         )

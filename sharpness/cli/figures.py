@@ -8,12 +8,12 @@ import click
 from click.core import ParameterSource
 
 from sharpness.cli.options import OneExample, data_options, load_described, training_options, training_settings
-from sharpness.cli.output import require_folder
-from sharpness.data import LongTailData, load_data
+from sharpness.cli.output import require_folder, say
+from sharpness.data import load_data
 from sharpness.errors import UserError, choose
 from sharpness.studies import METHODS as FIGURE_METHODS
 from sharpness.studies import OPERATIONS as STUDY_OPERATIONS
-from sharpness.studies import make_figures, make_flattening_study, make_microbenchmark, to_markdown
+from sharpness.studies import make_figures, make_flattening_study, make_microbenchmark
 from sharpness.studies.flattening import METHODS as STUDY_METHODS
 
 STUDIES = ("motivation", "flattening", "microbenchmark")
@@ -21,10 +21,7 @@ STUDIES = ("motivation", "flattening", "microbenchmark")
 STUDY_OPTIONS = {
     "methods": ("motivation", "flattening"),
     "operations": ("flattening",),
-    "seeds": ("flattening", "microbenchmark"),
-    "jobs": ("flattening", "microbenchmark"),
     "rho_scale": ("microbenchmark",),
-    "seed": ("motivation",),
     "grid": ("motivation",),
     "adaptive": ("motivation",),
     "extent": ("motivation",),
@@ -41,13 +38,13 @@ STUDY_OPTIONS = {
 )
 @click.option("--methods", help=f"[{','.join(FIGURE_METHODS)}; flattening: {','.join(STUDY_METHODS)}]")
 @click.option("--operations", default=",".join(STUDY_OPERATIONS), show_default=True, help="Of flattening.")
-@click.option("--seeds", default="0,1,2", show_default=True, help="Of flattening and microbenchmark.")
+@click.option("--seeds", default="0,1,2", show_default=True, help="Of the trainings of every method.")
 @click.option("--jobs", type=int, help="Trainings at a time. [one per processor, up to 4; 1 with a GPU]")
 @click.option("--rho-scale", type=float, help="Factor of CC-SAM's length, of microbenchmark. [0.01]")
 @data_options
 @training_options
-@click.option("--out", type=click.Path(), help="Folder of the figures. [figures/DATA]")
-@click.option("--runs", type=click.Path(), help="Folder of the trained models. [runs, or runs/STUDY]")
+@click.option("--out", type=click.Path(), help="Folder of the figures. [out/DATA]")
+@click.option("--runs", type=click.Path(), help="Folder of the trained models. [runs/DATA, or runs/STUDY]")
 @click.option("--grid", default=51, show_default=True, help="Points along each side of a plane, of motivation.")
 @click.option(
     "--adaptive", default=0.01, show_default=True, help="Interpolate its planes to this part of the relief; 0: do not."
@@ -75,28 +72,31 @@ def figures(
             raise UserError(f"--{option} is no option of --study {study}, only of {' and '.join(studies)}")
     require_folder("--out", out)
     require_folder("--runs", runs)
-    data, out = load_described(given), out or f"figures/{given['data']}"
-    probed: dict[str, Any] = {"split": split, "loss": loss, "limit_per_class": limit_per_class}
-    training = training_settings(given)
+    data, out = load_described(given), out or f"out/{given['data']}"
     chosen = methods.split(",") if methods else list(STUDY_METHODS if study == "flattening" else FIGURE_METHODS)
+    usual = f"runs/{given['data'] if study == 'motivation' else study}"
+    shared: dict[str, Any] = {"out": out, "runs": runs or usual, "jobs": jobs, "split": split, "loss": loss}
+    shared |= {"limit_per_class": limit_per_class, **training_settings(given)}
     if study == "motivation":
-        _figures(
-            data, chosen, out, runs or "runs", grid=grid, extent=extent, adaptive=adaptive or None,
-            data_root=given["data_root"], **probed, **training,
-        )  # fmt: skip
-        return
-    del training["seed"]
-    shared = {"runs": runs or f"runs/{study}", "jobs": jobs, **probed, **training}
-    if study == "flattening":
-        drawn = make_flattening_study(data, chosen, operations.split(","), _integers(seeds), out, **shared)
+        drawn: Any = make_figures(
+            data, chosen, whole(seeds), grid=grid, extent=extent, adaptive=adaptive or None, **shared
+        )
+    elif study == "flattening":
+        drawn = make_flattening_study(data, chosen, operations.split(","), whole(seeds), **shared)
     else:
-        drawn = make_microbenchmark(data, _integers(seeds), out, rho_scale=rho_scale, **shared)
-    click.echo(drawn.text)
+        drawn = make_microbenchmark(data, whole(seeds), rho_scale=rho_scale, **shared)
+    _tell(drawn)
+
+
+def _tell(drawn: Any) -> None:
+    """The text of a study, and its files."""
+    say(drawn.text)
     for path in drawn.files:
-        click.echo(path)
+        say(path)
 
 
-def _integers(text: str) -> list[int]:
+def whole(text: str) -> list[int]:
+    """Seeds with commas between."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
@@ -104,25 +104,17 @@ def _integers(text: str) -> list[int]:
 
 
 @click.command(cls=OneExample)
-@click.option("--epochs", default=60, show_default=True, help="Of the first stage of every method.")
-@click.option("--out", type=click.Path(), default="figures/demo", show_default=True)
+@click.option("--epochs", default=40, show_default=True, help="Of the first stage of every method.")
+@click.option("--seeds", default="0,1,2", show_default=True, help="Of the trainings of every method.")
+@click.option("--jobs", type=int, help="Trainings at a time. [one per processor, up to 4; 1 with a GPU]")
+@click.option("--out", type=click.Path(), default="out/demo", show_default=True)
 @click.option("--runs", type=click.Path(), default="runs/demo", show_default=True)
-def demo(epochs: int, out: str, runs: str) -> None:
-    """Five methods on the embedded digits: trained, probed per class and drawn, in two or three minutes.
+def demo(epochs: int, seeds: str, jobs: int | None, out: str, runs: str) -> None:
+    """Five methods on the embedded digits, three seeds each: trained, probed per class and drawn, in three minutes.
 
     Example: sharpness demo
     """
     require_folder("--out", out)
     require_folder("--runs", runs)
-    _figures(load_data("digits-lt"), FIGURE_METHODS, out, runs, epochs=epochs)
-
-
-def _figures(data: LongTailData, methods: Any, out: str, runs: str, **options: Any) -> None:
-    drawn = make_figures(data, methods, out, runs, **options)
-    click.echo(to_markdown(drawn.summary))
-    click.echo("Accuracy in % on the test set; sharpness of the training loss; rise and worst rise: of the loss, under")
-    click.echo(
-        "random perturbation (± standard error) and after one ascent step; tail: mean of the few-shot classes.\n"
-    )
-    for path in drawn.files:
-        click.echo(path)
+    data = load_data("digits-lt")
+    _tell(make_figures(data, FIGURE_METHODS, whole(seeds), out, runs, epochs=epochs, jobs=jobs))

@@ -9,6 +9,7 @@ import click
 import sharpness
 from sharpness.checkpoints import Checkpoint
 from sharpness.cli.options import OneExample
+from sharpness.cli.output import say
 from sharpness.cli.subjects import file_options, single, subjects
 from sharpness.data.class_orders import describe_order
 from sharpness.probes import answers
@@ -42,7 +43,7 @@ def inspect(checkpoints: tuple[str, ...], accuracy: bool, **given: Any) -> None:
         if accuracy:
             facts |= _measured(checkpoint, options)
         width = max(map(len, facts))
-        click.echo(("\n" if i else "") + "\n".join(f"{k:{width}} {v}" for k, v in facts.items()))
+        say(("\n" if i else "") + "\n".join(f"{k:{width}} {v}" for k, v in facts.items()))
 
 
 def _measured(checkpoint: Checkpoint, options: dict[str, Any]) -> dict[str, str]:

@@ -14,7 +14,7 @@ import numpy as np
 
 import sharpness
 from sharpness.cli.options import OneExample
-from sharpness.cli.output import require_folder, save_drawn, write
+from sharpness.cli.output import require_folder, save_drawn, say, write
 from sharpness.cli.subjects import probing_options, subjects
 from sharpness.engine import distributed
 from sharpness.errors import UserError, choose
@@ -87,12 +87,12 @@ def landscape(
         planes = sharpness.plane(drawn_ones, grid, grid, adaptive=adaptive or None, **shared)
         for label, plane in planes.each().items():
             share = plane.evaluated.mean()
-            click.echo(f"{label}: {share:.0%} of {plane.losses.size} points evaluated, {plane.precision}", err=True)
+            say(f"{label}: {share:.0%} of {plane.losses.size} points evaluated, {plane.precision}", err=True)
         look = {} if scale is None else {"scale": scale}
         _draw(planes, folder, subsets, per_class, quantity, ("filled", "surface"), **look)
         if interactive:
             drawn = planes.plot(kind="interactive", quantity=quantity, **look)
-            click.echo(save_html(drawn, folder / f"surface{_of(quantity)}.html"))
+            say(save_html(drawn, folder / f"surface{_of(quantity)}.html"))
     if distributed.rank() == 0:
         work.clear()
 
@@ -152,9 +152,9 @@ def _draw(
     what = "line" if kinds == ("line",) else "plane"
     for result, name in zip(single.values(), _file_names(list(single)), strict=True):
         for suffix in (".nc", ".vtk") if what == "plane" else (".nc",):
-            click.echo(result.export(folder / f"{what}-{name}{suffix}"))
+            say(result.export(folder / f"{what}-{name}{suffix}"))
     write(results.to_frame(), folder / f"{what}s.csv")
-    click.echo(folder / f"{what}s.csv")
+    say(folder / f"{what}s.csv")
     groups = [g for g, classes in first.groups.items() if classes]
     pictures: dict[str, list[str | int | None]] = {"": list(subsets) if subsets else [None, *groups]}
     if per_class:

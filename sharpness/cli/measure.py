@@ -10,7 +10,7 @@ import click
 
 import sharpness
 from sharpness.cli.options import OneExample
-from sharpness.cli.output import as_noted, as_records, require_file, require_picture, save_drawn, write
+from sharpness.cli.output import as_noted, as_records, require_file, require_picture, save_drawn, say, write
 from sharpness.cli.subjects import probing_options, subjects
 from sharpness.engine import distributed
 from sharpness.probes import MEASURES
@@ -60,7 +60,7 @@ def measure(
     rows = results.to_frame()
     if len(results) == 1:
         rows = rows.drop(columns="model")
-    click.echo(as_records(rows) if as_json else as_noted(results))
+    say(as_records(rows) if as_json else as_noted(results))
     if distributed.rank() != 0:
         return
     if output is not None:

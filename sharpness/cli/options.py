@@ -52,7 +52,7 @@ def data_options(command: Command) -> Command:
 
 
 def training_options(command: Command) -> Command:
-    """Options of a training run."""
+    """Options of training runs, but their seeds."""
     return several(
         command,
         [
@@ -61,7 +61,6 @@ def training_options(command: Command) -> Command:
             click.option("--batch-size", type=int, help="[published, smaller for tiny data sets]"),
             click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16."),
             click.option("--device", help="Such as cpu or cuda:0. [a GPU if there is one]"),
-            click.option("--seed", type=int, default=0, show_default=True),
         ],
     )
 
@@ -72,7 +71,7 @@ def load_described(given: dict[str, Any]) -> LongTailData:
 
 
 def training_settings(given: dict[str, Any]) -> dict[str, Any]:
-    return {name: given[name] for name in ("epochs", "model", "batch_size", "precision", "device", "seed")}
+    return {name: given[name] for name in ("epochs", "model", "batch_size", "precision", "device")}
 
 
 def pair(text: str) -> tuple[str, Any]:

@@ -11,10 +11,15 @@ import click
 import numpy as np
 import pandas as pd
 
-from sharpness.errors import UserError
+from sharpness.errors import UserError, printable
 from sharpness.files import write_atomically
 from sharpness.plots import save_figure
 from sharpness.results import Comparison
+
+
+def say(what: object, err: bool = False) -> None:
+    """Print what may hold names and texts of foreign files, of which no character acts on the terminal."""
+    click.echo(printable(str(what), kept="\n"), err=err)
 
 
 def as_text(frame: pd.DataFrame) -> str:
@@ -80,4 +85,4 @@ def save_drawn(drawn: Any, path: Path, err: bool = False) -> None:
     """The figure of one Axes or of several, as PDF and PNG; prints their names, on stderr where stdout has a table."""
     figure = np.ravel(np.asarray(drawn, dtype=object))[0].get_figure(root=True)
     for written in save_figure(figure, path):
-        click.echo(written, err=err)
+        say(written, err=err)

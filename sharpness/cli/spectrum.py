@@ -10,7 +10,7 @@ import click
 
 import sharpness
 from sharpness.cli.options import OneExample
-from sharpness.cli.output import as_noted, as_records, as_text, require_file, require_picture, save_drawn, write
+from sharpness.cli.output import as_noted, as_records, as_text, require_file, require_picture, save_drawn, say, write
 from sharpness.cli.subjects import probing_options, subjects
 from sharpness.errors import UserError
 
@@ -56,21 +56,21 @@ def spectrum(
         "per_class": per_class, "per_group": per_group, "kind": kind, "match_samples": match_samples, "seed": seed,
         "resume": partial,
     }  # fmt: skip
-    objectives = {"parameters": scope, **options}
+    shared |= {"data": options.pop("data", None), "options": {"parameters": scope, **options}}
     if density:
-        results = sharpness.spectral_density(read, options=objectives, **shared)
+        results = sharpness.spectral_density(read, **shared)
     else:
         results = sharpness.eigenvalues(
             read, k, "LA" if per_layer else "both", tol=tol, keep_vectors=False, per_layer=per_layer,
-            bootstrap=bootstrap, verify=verify, options=objectives, **shared,
+            bootstrap=bootstrap, verify=verify, **shared,
         )  # fmt: skip
     shown = next(iter(results.values())) if len(results) == 1 else results
     rows = shown.to_frame()
-    click.echo(as_records(rows) if as_json else as_noted(results))
+    say(as_records(rows) if as_json else as_noted(results))
     for label, result in results.each().items():
         if verify:
-            click.echo(f"\n{label}\n{as_text(result.checks)}")
-        click.echo(f"{label}: {result.sample_products} sample-products", err=True)
+            say(f"\n{label}\n{as_text(result.checks)}")
+        say(f"{label}: {result.sample_products} sample-products", err=True)
     if output is not None:
         write(shown if output.endswith(".nc") else rows, Path(output))
         shutil.rmtree(f"{output}.partial", ignore_errors=True)

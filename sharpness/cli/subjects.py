@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from typing import Any
 
 import click
 from torch import Tensor, nn
 
-from sharpness.checkpoints import FAMILIES, Checkpoint
+from sharpness.checkpoints import FAMILIES, Checkpoint, find_checkpoints
 from sharpness.checkpoints.heads import UNITS
 from sharpness.cli.options import Command, keywords, several
 from sharpness.data import CLASS_ORDERS, read_images
@@ -49,8 +50,12 @@ def file_options(command: Command) -> Command:
                 help="Your own: a folder with one folder for each class, a list with 'path label' a line, or an .npz.",
             ),
             click.option("--root", type=click.Path(), help="Where the paths of a list begin. [the list's folder]"),
-            click.option("--mean", help=f"Per channel, {numbers} [known of the file, else computed]"),
-            click.option("--std", help="Likewise."),
+            click.option(
+                "--mean",
+                multiple=True,
+                help=f"Per channel, {numbers} Once for all files, or for each. [known of the file, else computed]",
+            ),
+            click.option("--std", multiple=True, help="Likewise."),
             click.option("--size", type=int, help="Side of the central square that is kept. [the whole image]"),
             click.option("--resize", type=int, help="Shorter side before that. [size]"),
             click.option(
@@ -113,8 +118,16 @@ def subjects(
     options = _chosen(given, RECORDED)
     if given["logits"] is not None:
         options["output"] = _picker(given["logits"])
-    described = _chosen(given, IMAGES)
-    constants: dict[str, Any] = {name: _numbers(name, described[name]) for name in ("mean", "std") if name in described}
+    several_times = {name: given[name] or None for name in ("mean", "std")}
+    described = _chosen({**given, **several_times}, IMAGES)
+    if max(len(given["mean"]), len(given["std"])) > 1:
+        checkpoints = _each_normalized(checkpoints, paths, given["mean"], given["std"])
+        described = {name: value for name, value in described.items() if name not in ("mean", "std")}
+        if given["images"] is None and "data" not in options:
+            raise UserError("--mean is for images of your own or named data: give --images or --data")
+    constants: dict[str, Any] = {
+        name: _numbers(name, described[name][0]) for name in ("mean", "std") if name in described
+    }
     if given["images"] is None:
         idle = [name for name in described if name not in constants or "data" not in options]
         if idle:
@@ -130,6 +143,46 @@ def subjects(
     channels = 1 if grey else 3
     images = read_images(given["images"], channels=channels, limit_per_class=limit, **described | constants)
     return checkpoints, {**options, "data": images}
+
+
+def _each_normalized(
+    checkpoints: Mapping[str, Checkpoint | list[Checkpoint]],
+    paths: Sequence[str],
+    means: Sequence[str],
+    stds: Sequence[str],
+) -> dict[str, Checkpoint | list[Checkpoint]]:
+    """The checkpoints with constants that are given one by one, in the order of the paths, in place of what is known.
+
+    Raises:
+        UserError: they are not as many as paths, or a path stands for several files.
+    """
+    if not len(means) == len(stds) == len(paths):
+        raise UserError(
+            f"--mean is given {len(means)} times and --std {len(stds)} times for {len(paths)} paths: give each once "
+            "for all, or once for each path in their order, - where what is known of a file is right"
+        )
+    known: dict[str, dict[str, list[float]]] = {}
+    for path, mean, std in zip(paths, means, stds, strict=True):
+        files = find_checkpoints(path)
+        if len(files) > 1:
+            raise UserError(f"--mean for each path, and {path} stands for {len(files)} files: name them one by one")
+        if (mean, std) != ("-", "-"):
+            known[str(files[0])] = {"mean": list(_numbers("mean", mean)), "std": list(_numbers("std", std))}
+
+    def normalized(one: Checkpoint) -> Checkpoint:
+        if one.path not in known:
+            return one
+        if not one.is_foreign:
+            raise UserError(f"{one.path} records what its images are normalised by: give --mean - and --std - for it")
+        channels, constants = one.manifest["model"].get("in_channels"), known[one.path]
+        if any(channels not in (None, len(values)) for values in constants.values()):
+            raise UserError(f"--mean and --std of {one.path}: give {channels} numbers each, one for each channel")
+        return replace(one, manifest={**one.manifest, "normalization": constants})
+
+    return {
+        label: [normalized(one) for one in entry] if isinstance(entry, list) else normalized(entry)
+        for label, entry in checkpoints.items()
+    }
 
 
 def single(checkpoints: Mapping[str, Checkpoint | list[Checkpoint]]) -> list[Checkpoint]:

@@ -9,7 +9,7 @@ import click
 
 import sharpness
 from sharpness.cli.options import OneExample, data_options, load_described, pair, training_options, training_settings
-from sharpness.cli.output import as_text, require_folder
+from sharpness.cli.output import as_text, require_folder, say
 from sharpness.flattening import OPERATIONS
 from sharpness.methods import METHODS
 from sharpness.studies.cells import NONE
@@ -20,13 +20,14 @@ from sharpness.training import run_name
 @click.option("--method", required=True, help=f"One of {', '.join(METHODS)}.")
 @data_options
 @training_options
+@click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=click.Path(), help="Folder of the run. [runs/DATA-METHOD+OPERATIONS-seedS]")
 @click.option("--flatten", default="", help=f"Flattening operations such as sam:0.1,swa, of {', '.join(OPERATIONS)}.")
 @click.option("--option", "-O", "pairs", multiple=True, help="Of the method, such as -O scope=all. Repeatable.")
 @click.option("--resume", is_flag=True, help="Go on with an unfinished run.")
 @click.option("--snapshots", type=int, help="Keep a checkpoint every so many epochs, for trajectories.")
 def train(
-    method: str, out: str | None, flatten: str, pairs: tuple[str, ...], resume: bool, snapshots: int | None,
+    method: str, seed: int, out: str | None, flatten: str, pairs: tuple[str, ...], resume: bool, snapshots: int | None,
     **given: Any,
 ) -> None:  # fmt: skip
     """Train a model with a method's published recipe; the result is OUT/last.pt.
@@ -37,10 +38,12 @@ def train(
     data = load_described(given)
     names = tuple(name.strip() for name in flatten.split(",") if name.strip() not in ("", NONE))
     options = dict(pair(p) for p in pairs)
-    name = f"{given['data']}-{run_name(method, names, options, given['seed'])}"
+    name = f"{given['data']}-{run_name(method, names, options, seed)}"
     folder = Path(out) if out else Path("runs") / name
     kept: dict[str, Any] = {"resume": resume, "snapshots": snapshots}
-    history = sharpness.train(method, data, folder, flatten=names, **kept, **training_settings(given), **options)
+    history = sharpness.train(
+        method, data, folder, flatten=names, seed=seed, **kept, **training_settings(given), **options
+    )
     columns = ["stage", "epoch", "lr", "loss", "test_loss", *[str(c) for c in history if str(c).startswith("accuracy")]]
-    click.echo(as_text(history[columns[:9]].groupby("stage", sort=False).tail(1)))
-    click.echo(f"written {folder / 'last.pt'}, {folder / 'history.csv'}")
+    say(as_text(history[columns[:9]].groupby("stage", sort=False).tail(1)))
+    say(f"written {folder / 'last.pt'}, {folder / 'history.csv'}")

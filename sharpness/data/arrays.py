@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,12 @@ import torch
 from torch import Tensor
 
 from sharpness.data.dataset import check_labels
-from sharpness.errors import UserError
+from sharpness.errors import UserError, shown
+from sharpness.untrusted.npz import read_arrays
+from sharpness.untrusted.plain_json import LIMIT as JSON_LIMIT
+from sharpness.untrusted.plain_json import parse_json
+from sharpness.untrusted.refused import Refused
+from sharpness.untrusted.regular_files import read_regular
 
 NPZ_KEYS = (("x", "y"), ("images", "labels"), ("data", "labels"), ("x_test", "y_test"))
 #: A larger label is a mistake, and every class costs memory.
@@ -26,23 +30,31 @@ def read_npz(path: Path) -> tuple[Tensor, Tensor]:
     Raises:
         UserError: the file is damaged, holds objects, or has none of those names.
     """
+
+    def pair(names: Sequence[str]) -> tuple[str, str]:
+        found = next((keys for keys in NPZ_KEYS if all(key in names for key in keys)), None)
+        if found is None:
+            known = shown(", ".join(names), 120)
+            raise UserError(f"{path} holds {known or 'nothing'}: name the arrays x and y, or images and labels")
+        return found
+
     try:
-        with np.load(path, allow_pickle=False) as file:
-            for pair in NPZ_KEYS:
-                if all(key in file for key in pair):
-                    x, y = (file[key] for key in pair)
-                    return torch.from_numpy(x), torch.from_numpy(y.reshape(-1))
-            known = ", ".join(file)
+        x, y = read_arrays(path, pair)
+        return torch.from_numpy(x), torch.from_numpy(y.reshape(-1))
+    except UserError:
+        raise
+    except Refused as error:
+        remedy = "" if ": " in str(error) else ": save it again with numpy.savez"
+        raise UserError(f"{path} {error}{remedy}") from None
     except MemoryError:
         raise UserError(f"{path} needs more memory than there is: make it smaller") from None
     except Exception:
         # A damaged archive can raise nearly any exception.
         raise UserError(f"{path} is damaged, or holds other things than arrays of numbers: save it again") from None
-    raise UserError(f"{path} holds {known or 'nothing'}: name the arrays x and y, or images and labels")
 
 
 def _is_count(n: object) -> bool:
-    return isinstance(n, int | float) and not isinstance(n, bool) and n >= 0 and float(n).is_integer()
+    return isinstance(n, int | float) and not isinstance(n, bool) and 0 <= n < 2**53 and float(n).is_integer()
 
 
 def read_class_counts(given: Any) -> tuple[tuple[int, ...], tuple[str, ...] | None]:
@@ -61,10 +73,11 @@ def read_class_counts(given: Any) -> tuple[tuple[int, ...], tuple[str, ...] | No
     values = given
     if isinstance(given, str | Path):
         try:
-            values = json.loads(Path(given).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "it is no JSON"
-            raise UserError(f"cannot read class counts from {given}: {reason}") from None
+            values = parse_json(read_regular(given, JSON_LIMIT))
+        except Refused as error:
+            raise UserError(f"cannot read class counts from {given}: it {error}") from None
+        except OSError as error:
+            raise UserError(f"cannot read class counts from {given}: {error.strerror}") from None
     if isinstance(values, Mapping):
         by_name = {str(key): n for key, n in values.items()}
         keys = [str(c) for c in range(len(by_name))]

@@ -23,7 +23,8 @@ from sharpness.data.arrays import (
 from sharpness.data.class_orders import check_class_order, class_order
 from sharpness.data.dataset import ImageSet
 from sharpness.data.identity import PIXELS, VALUES, Content, pixel_digests, undone, value_digests
-from sharpness.data.image_files import ImageFiles, class_folders, listed, read_files, to_tensor
+from sharpness.data.image_files import ImageFiles, class_folders, listed, read_files
+from sharpness.data.pictures import to_tensor
 from sharpness.data.tensors import as_tensors
 from sharpness.errors import UserError, choose
 

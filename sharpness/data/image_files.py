@@ -3,32 +3,46 @@
 from __future__ import annotations
 
 import gzip
-import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.data.arrays import MOST_CLASSES, eight_bit
-from sharpness.data.identity import pixel_digests
-from sharpness.errors import UserError
+from sharpness.data.arrays import MOST_CLASSES
+from sharpness.data.pictures import read_picture
+from sharpness.errors import UserError, shown
+from sharpness.untrusted.refused import Refused
+from sharpness.untrusted.regular_files import open_regular
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
-MODES = {1: "L", 3: "RGB"}
+
+LIST = 2**30
+"""Longest list that is read, in bytes."""
+
+FREE, FACTOR = 16 * 2**20, 16
+"""Bytes that a compressed list may unfold into: so many, and so many times its own."""
+
+BLOCK = 2**16
+MOST_IMAGES = 2**21
+"""Most lines of a list: each takes a hundred bytes before an image is read."""
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Paths ``(n,)`` and labels ``(n,)`` of image files, and the names of the classes where they are known."""
+    """Names ``(n,)`` in a folder and labels ``(n,)`` of image files, and the names of the classes where known."""
 
-    paths: tuple[Path, ...]
-    labels: tuple[int, ...]
+    base: Path
+    names: Sequence[str]
+    labels: Sequence[int]
     class_names: tuple[str, ...] | None = None
+
+    def path(self, index: int) -> Path:
+        """Where one of them is."""
+        return self.base / self.names[index]
 
     def limit_per_class(self, n: int) -> ImageFiles:
         """The first ``n`` files of each class, in the order of the list."""
@@ -38,9 +52,7 @@ class ImageFiles:
             seen[label] = seen.get(label, 0) + 1
             if seen[label] <= n:
                 kept.append(i)
-        return ImageFiles(
-            tuple(self.paths[i] for i in kept), tuple(self.labels[i] for i in kept), self.class_names
-        )  # fmt: skip
+        return ImageFiles(self.base, [self.names[i] for i in kept], [self.labels[i] for i in kept], self.class_names)
 
 
 def class_folders(folder: Path, class_names: Sequence[str] | None = None) -> ImageFiles:
@@ -56,7 +68,7 @@ def class_folders(folder: Path, class_names: Sequence[str] | None = None) -> Ima
     strange = [name for name in folders if name not in names]
     if strange:
         raise UserError(f"{folder / strange[0]} is none of the {len(names)} classes named: {', '.join(names[:5])}, ...")
-    paths: list[Path] = []
+    files: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(names):
         if name not in folders:
@@ -64,9 +76,9 @@ def class_folders(folder: Path, class_names: Sequence[str] | None = None) -> Ima
         found = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         if not found:
             raise UserError(f"{folder / name} holds no images ({', '.join(SUFFIXES[:4])}, ...): add some or remove it")
-        paths += found
+        files += [str(p.relative_to(folder)) for p in found]
         labels += [label] * len(found)
-    return ImageFiles(tuple(paths), tuple(labels), names)
+    return ImageFiles(folder, files, labels, names)
 
 
 def listed(path: Path, root: Path | None = None) -> ImageFiles:
@@ -76,32 +88,55 @@ def listed(path: Path, root: Path | None = None) -> ImageFiles:
         UserError: a line that is not that, no lines, or a file that is not there; the line is named.
     """
     base = root if root is not None else path.parent
-    paths: list[Path] = []
+    names: list[str] = []
     labels: list[int] = []
+    known: dict[str, str] = {}
     for number, line in enumerate(_lines(path), 1):
+        if number > MOST_IMAGES:
+            raise UserError(f"{path} has more than {MOST_IMAGES:,} lines: split it")
         if not line.strip():
             continue
         name, _, label = line.strip().replace("\t", " ").rpartition(" ")
-        if not name or not label.isdecimal():
-            raise UserError(f"{path} line {number} is {line.strip()[:60]!r}: write 'path label' with a label from 0 on")
+        if not name or "\0" in name or not (label.isdecimal() and label.isascii()):
+            told = shown(line.strip(), 60)
+            raise UserError(f"{path} line {number} is {told!r}: write 'path label' with a label from 0 on")
         if len(label) > 20 or int(label) >= MOST_CLASSES:
             raise UserError(
                 f"{path} line {number}: label {label[:24]} is not below {MOST_CLASSES:,}: number the classes from 0"
             )
-        found = base / name.strip()
-        if not paths and not found.is_file():
-            raise UserError(f"{path} line {number}: no image {found}: say with root= where the list's paths begin")
-        paths.append(found)
+        name = name.strip()
+        if not names and not (base / name).is_file():
+            raise UserError(
+                f"{path} line {number}: no image {shown(str(base / name), 120)}: say with root= where the list's "
+                "paths begin"
+            )
+        # A line that is there often takes its memory once.
+        names.append(known.setdefault(name, name))
         labels.append(int(label))
-    if not paths:
+    if not names:
         raise UserError(f"{path} lists no images: write 'path label' on each line")
-    return ImageFiles(tuple(paths), tuple(labels))
+    return ImageFiles(base, names, labels)
 
 
 def _lines(path: Path) -> Iterator[str]:
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as file:
-            yield from file
+        file, size = open_regular(path, LIST)
+        compressed = path.suffix == ".gz"
+        left = FREE + FACTOR * size if compressed else size
+        with file, gzip.open(file) if compressed else file as lines:
+            rest = b""
+            while block := lines.read(BLOCK):
+                left -= len(block)
+                if left < 0:
+                    raise Refused("unfolds into far more than it holds: unpack it")
+                *whole, rest = (rest + block).split(b"\n")
+                if len(rest) > BLOCK:
+                    raise Refused(f"has a line of more than {BLOCK:,} bytes")
+                for line in whole:
+                    yield line.decode("utf-8")
+            yield rest.decode("utf-8")
+    except Refused as error:
+        raise UserError(f"cannot read the list {path}: it {error}") from None
     except (UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise UserError(f"cannot read the list {path}: {reason}") from None
@@ -120,76 +155,27 @@ def read_files(files: ImageFiles, *, size: int | None, resize: int | None, chann
         UserError: a file that is missing or no image, or images of different sizes without ``size``.
     """
     images: Tensor | None = None
-    digests = np.empty(len(files.paths), dtype=np.uint64)
-    for i, path in enumerate(files.paths):
-        image, digests[i] = _open(path, size, resize, channels)
+    digests = np.empty(len(files.names), dtype=np.uint64)
+    for i in range(len(files.names)):
+        path = files.path(i)
+        image, digests[i] = read_picture(path, size, resize, channels)
         if images is None:
-            images = torch.empty((len(files.paths), *image.shape), dtype=torch.uint8)
+            images = _room(len(files.names), image)
         if image.shape != images.shape[1:]:
             here, first = ("x".join(map(str, s)) for s in (image.shape[1:], images.shape[2:]))
-            raise UserError(f"{path} is {here} pixels and {files.paths[0]} is {first}: give size= to make them alike")
+            raise UserError(f"{path} is {here} pixels and {files.path(0)} is {first}: give size= to make them alike")
         images[i] = image
     assert images is not None
     return images, digests
 
 
-def _open(path: Path, size: int | None, resize: int | None, channels: int) -> tuple[Tensor, np.uint64]:
-    from PIL import Image
-
+def _room(n: int, image: Tensor) -> Tensor:
+    """For so many images like this one."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                whole = _eight_bit(image)
-                digest = pixel_digests(to_tensor(whole if whole.mode == "L" else whole.convert("RGB"))[None])[0]
-                return to_tensor(_fit(whole.convert(MODES[channels]), size, resize)), digest
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    except FileNotFoundError:
-        raise UserError(f"there is no image {path}: restore it, or leave it out of the list") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UserError(f"{path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels: make it smaller") from None
-    except Exception:
-        # Decoders raise nearly anything at damaged files.
-        raise UserError(f"{path} is damaged or no image: replace it, or leave it out") from None
-
-
-def _fit(image: Any, size: int | None, resize: int | None) -> Any:
-    if size is None:
-        return image
-    side, (width, height) = resize or size, image.size
-    short = min(width, height)
-    if short != side:
-        from PIL import Image
-
-        image = image.resize((side * width // short, side * height // short), Image.Resampling.BILINEAR)
-    left, top = round((image.size[0] - size) / 2), round((image.size[1] - size) / 2)
-    return image.crop((left, top, left + size, top + size))
-
-
-def _eight_bit(image: Any) -> Any:
-    """A Pillow image with 8 bits a channel: 16 bits are scaled, where Pillow would cut at 255.
-
-    Raises:
-        UserError: whole numbers of 32 bits, or floating-point ones, whose black and white are not known.
-    """
-    from PIL import Image
-
-    if image.mode.startswith("I;16"):
-        return Image.fromarray(eight_bit(torch.from_numpy(np.array(image).astype(np.int32))).numpy())
-    if image.mode in ("I", "F"):
+        return torch.empty((n, *image.shape), dtype=torch.uint8)
+    except RuntimeError:
+        needed = n * image.numel() / 2**30
         raise UserError(
-            f"pixels of mode {image.mode!r} have no known black and white: save it with 8 or 16 bits, or give an .npz "
-            "of numbers"
-        )
-    return image.convert({"1": "L", "P": "RGB"}.get(image.mode, image.mode))
-
-
-def to_tensor(image: Any) -> Tensor:
-    """``(ch, h, w)`` uint8 of a Pillow image.
-
-    Raises:
-        UserError: pixels whose black and white are not known.
-    """
-    pixels = np.array(_eight_bit(image), dtype=np.uint8)
-    return torch.from_numpy(pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+            f"{n:,} images of {tuple(image.shape)} take {needed:,.0f} GiB, more than there is: give size=, or fewer "
+            "with limit_per_class="
+        ) from None

@@ -34,6 +34,7 @@ def plot_class_values(
     intervals: Mapping[str, np.ndarray] | None = None,
     over: str = "",
     trainings: Mapping[str, np.ndarray] | None = None,
+    bounds: tuple[float, float] | None = None,
     flags: Mapping[str, np.ndarray] | None = None,
     doubtful: Mapping[str, np.ndarray] | None = None,
     counts: np.ndarray | None = None,
@@ -58,6 +59,7 @@ def plot_class_values(
         over: what the intervals are over, for the legend.
         trainings: ``{label: (S, C)}`` of models that were trained several times: a pale bar of one standard deviation
             around their mean, which is the value, and a dot for each.
+        bounds: of what the values can be, such as (0, 1) of accuracies: bars of a spread end there.
         flags: ``{label: (C,)}``, True for a value that is not converged: an open marker, which the legend explains.
         doubtful: ``{label: (C,)}``, True for a value within two errors of zero: a white dot in its marker.
         counts: (C,) training images, written below the names.
@@ -75,7 +77,7 @@ def plot_class_values(
         for i, ((label, v), at) in enumerate(zip(values.items(), offsets(len(values), len(names)), strict=True)):
             ax.plot(at, v, "-" if many else marker(i), color=color(i), markersize=size, label=label)
             if trainings is not None and label in trainings:
-                draw_trainings(ax, at, trainings[label], color(i), size, many)
+                draw_trainings(ax, at, trainings[label], color(i), size, many, bounds)
             if intervals is not None:
                 draw_intervals(ax, at, intervals[label], color(i), many)
             below = np.zeros(len(names), bool) if floor is None else v < floor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from html import escape
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -111,7 +112,7 @@ def _layout(
     low, high = _ends(levels)
     width = 1 / len(models)
     layout: dict[str, Any] = {
-        "title": {"text": title},
+        "title": {"text": escape(title)},
         "template": "plotly_white",
         "margin": {"l": 0, "r": 0, "b": 0, "t": 80},
         "coloraxis": {
@@ -121,7 +122,7 @@ def _layout(
             "colorbar": {"title": {"text": label}, "len": 0.7, **_ticks(levels)},
         },
         "annotations": [
-            {"text": name, "x": (i + 0.5) * width, "y": 1, "xref": "paper", "yref": "paper", "showarrow": False,
+            {"text": escape(name), "x": (i + 0.5) * width, "y": 1, "xref": "paper", "yref": "paper", "showarrow": False,
              "xanchor": "center", "yanchor": "bottom", "font": {"size": 14}} for i, name in enumerate(models)
         ],
     }  # fmt: skip
@@ -149,5 +150,5 @@ def _menu(names: list[str], shown: list[str], scales: Mapping[str, Levels], scen
             change[f"{scene}.zaxis.range"] = [low, high]
             change |= {f"{scene}.zaxis.{key}": value for key, value in ticks.items()}
         visible = {"visible": [subset == name for subset in shown]}
-        entries.append({"label": name, "method": "update", "args": [visible, change]})
+        entries.append({"label": escape(name), "method": "update", "args": [visible, change]})
     return {"buttons": entries, "x": 0.01, "y": 1.0, "xanchor": "left", "yanchor": "bottom", "pad": {"b": 24}}

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from sharpness.plots.labels import grey
 from sharpness.plots.style import color, marker, new_axes, style
 from sharpness.plots.trainings import BAR, draw_spread_band, spread_ends, trainings_key
+
+#: What a picture of single trainings shows.
+ONE_COLUMN = "dots: draws, bar: their mean, line: their range"
+BAND = "band: ± one deviation of draws"
 
 
 def plot_spread(
@@ -18,7 +24,7 @@ def plot_spread(
     *,
     base: Mapping[str, float | np.ndarray] | None = None,
     title: str | None = None,
-    xlabel: str = "dots: draws, bar: their mean, line: their range",
+    xlabel: str | None = None,
     ylabel: str = "",
     log: bool = False,
     legend: bool = True,
@@ -27,11 +33,11 @@ def plot_spread(
 
     Several trainings of a model, (S, D), stand beside each other; a wide bar is the mean of their means, and a pale box
     around it one standard deviation over the trainings. ``base``, a number or (S,), if given, is marked by a black
-    dash: the value without perturbation.
+    dash: the value without perturbation. ``xlabel`` says what dots and bars are unless given; where a model has several
+    trainings the legend does.
     """
     with style():
         ax = new_axes(ax)
-        several = [values for values in draws.values() if values.ndim == 2 and len(values) > 1]
         for i, (label, values) in enumerate(draws.items()):
             rows = np.atleast_2d(values)
             means, number = rows.mean(axis=1), len(rows)
@@ -50,23 +56,45 @@ def plot_spread(
             if base is not None:
                 ax.plot(
                     places, np.broadcast_to(base[label], places.shape), "_", color="black",
-                    markersize=14 if number == 1 else 7, markeredgewidth=1.2, label="unperturbed",
+                    markersize=14 if number == 1 else 7, markeredgewidth=1.2,
                 )  # fmt: skip
         if log:
             ax.set_yscale("log")
         ax.set_xticks(range(len(draws)), list(draws), rotation=20 if len(draws) > 6 else 0)
         ax.set_xlim(-0.5, len(draws) - 0.5)
-        handles = [] if base is None else [ax.get_legend_handles_labels()[0][-1]]
-        if several:
-            handles += [
-                *trainings_key([v[:, 0] for v in several], dots=False),
-                grey("a column: one training, a point: a draw"),
-            ]
-        if legend and handles:
-            ax.legend(handles=handles)
-        ax.set(ylabel=ylabel, title=title or "")
-        ax.set_xlabel(xlabel, fontsize=7)
+        handles = spread_key(draws, base is not None) if legend else []
+        above = len(handles) > 1  # among the points there is no room for them
+        if handles:
+            where: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3} if above else {}
+            ax.legend(handles=handles, **where)
+        ax.set(ylabel=ylabel)
+        ax.set_title(title or "", pad=20 if above else None)
+        ax.set_xlabel(ONE_COLUMN if xlabel is None and not columns_of(draws) else xlabel or "", fontsize=7)
     return ax
+
+
+def columns_of(draws: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The draws of models that were trained several times, (S, D) each."""
+    return [values for values in draws.values() if values.ndim == 2 and len(values) > 1]
+
+
+def spread_key(draws: Mapping[str, np.ndarray], base: bool) -> list[Line2D]:
+    """Entries of a legend that explain a picture of draws, with or without what is unperturbed."""
+    several = columns_of(draws)
+    dash: dict[str, Any] = {"color": "black", "linestyle": "", "markersize": 8, "markeredgewidth": 1.2}
+    handles = [Line2D([], [], marker="_", label="unperturbed", **dash)] if base else []
+    if several:
+        column = grey("column: a training, point: a draw", marker="o", markersize=3, linewidth=0.8)
+        handles += [*trainings_key(several, dots=False), column]
+    return handles
+
+
+def rises_key(trainings: Mapping[str, Sized] | None, band: str = BAND) -> list[Line2D]:
+    """Entries of a legend that explain bands, and bars where models were trained several times."""
+    entries = trainings_key((trainings or {}).values(), dots=False)
+    if entries:
+        return [*entries, grey("bar: ± 1 se over draws", linewidth=0.8)]
+    return [grey(band, linewidth=3, alpha=0.6)] if band else []
 
 
 def plot_rises(
@@ -77,7 +105,7 @@ def plot_rises(
     title: str | None = None,
     xlabel: str = "Radius of the perturbation (in filter norms)",
     ylabel: str = "Rise of the loss",
-    band: str = "band: ± one deviation of draws",
+    band: str = BAND,
     legend: bool = True,
 ) -> Axes:
     """Draw ``{label: (radii (R,), mean (R,), deviation (R,))}`` as curves with bands of one deviation.
@@ -97,7 +125,5 @@ def plot_rises(
         ax.locator_params(axis="x", nbins=5)
         ax.set(xlabel=xlabel, ylabel=ylabel, title=title or "")
         if legend:
-            key = grey(band, linewidth=3, alpha=0.6)
-            keys = trainings_key((trainings or {}).values(), dots=False) or ([key] if band else [])
-            ax.legend(handles=[*ax.get_legend_handles_labels()[0], *keys])
+            ax.legend(handles=[*ax.get_legend_handles_labels()[0], *rises_key(trainings, band)])
     return ax

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from typing import Any
 
 import numpy as np
@@ -20,32 +20,38 @@ DOT: dict[str, Any] = {"linestyle": "", "marker": ".", "markeredgewidth": 0, "al
 def spread_ends(trainings: np.ndarray) -> np.ndarray:
     """One standard deviation (n - 1) below and above the mean over trainings (S, ...): (2, ...), NaN of fewer than two.
 
-    Of values that are all positive the lower end is positive, too: it is at least the smallest of them where one
-    standard deviation would lead to zero or below.
+    Values of one sign have ends of that sign: where one standard deviation would lead to zero or beyond, the end is at
+    the value that is nearest to zero.
 
     >>> spread_ends(np.array([1.0, 2.0, 3.0])).tolist(), spread_ends(np.array([0.1, 0.1, 10.0]))[0].tolist()
     ([1.0, 3.0], 0.1)
     """
     known = ~np.isnan(trainings)
     number = known.sum(axis=0)
-    filled = np.where(known, trainings, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean = filled.sum(axis=0) / number
+        mean = np.where(known, trainings, 0.0).sum(axis=0) / number
         deviation = np.sqrt((np.where(known, trainings - mean, 0.0) ** 2).sum(axis=0) / (number - 1))
-    deviation = np.where(number > 1, deviation, np.nan)
-    low, high = mean - deviation, mean + deviation
-    least = np.where(known, trainings, np.inf).min(axis=0)
-    return np.stack([np.where((least > 0) & (low <= 0), least, low), high])
+        deviation = np.where(number > 1, deviation, np.nan)
+        low, high = mean - deviation, mean + deviation
+    least, most = np.where(known, trainings, np.inf).min(axis=0), np.where(known, trainings, -np.inf).max(axis=0)
+    return np.stack([np.where((least > 0) & (low <= 0), least, low), np.where((most < 0) & (high >= 0), most, high)])
 
 
 def draw_trainings(
-    ax: Axes, at: np.ndarray, trainings: np.ndarray, color: str, size: float, many: bool = False
+    ax: Axes,
+    at: np.ndarray,
+    trainings: np.ndarray,
+    color: str,
+    size: float,
+    many: bool = False,
+    bounds: tuple[float, float] | None = None,
 ) -> None:
     """At every place (C,) a pale bar of one standard deviation around the mean of (S, C), and a dot for each training.
 
-    ``size`` is that of the mean's marker in points. With ``many`` places the bars become a band without dots.
+    ``size`` is that of the mean's marker in points. With ``many`` places the bars become a band without dots. Bars end
+    at the ``bounds`` of what the values can be.
     """
-    low, high = spread_ends(trainings)
+    low, high = spread_ends(trainings) if bounds is None else np.clip(spread_ends(trainings), *bounds)
     known = np.isfinite(low) & np.isfinite(high)
     if many:
         ax.fill_between(at, low, high, where=known, color=color, linewidth=0, gid="spread", **BAR)
@@ -62,7 +68,7 @@ def draw_spread_band(ax: Axes, x: np.ndarray, trainings: np.ndarray, color: str)
     return ax.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0, gid="spread")
 
 
-def trainings_key(trainings: Iterable[np.ndarray], dots: bool = True) -> list[Line2D]:
+def trainings_key(trainings: Iterable[Sized], dots: bool = True) -> list[Line2D]:
     """Entries of a legend that say what bars, bands and dots of several trainings are."""
     numbers = sorted({len(values) for values in trainings if len(values) > 1})
     if not numbers:

@@ -169,9 +169,13 @@ def _measure_one(
     stored = _stored(folder, {**key, "label": label, "run": run, "value": f"{base.mean:.4g}"})
     if stored is not None and stored.is_file():
         try:
-            return load_result(stored)
+            found = load_result(stored)
         except UserError as error:
             logger.warning("%s: its model is measured again", error)
+        else:
+            if type(found) is MeasureResult and found.names == settings.measures:
+                return found
+            logger.warning("%s holds another result: its model is measured again", stored)
     _tell(subject, settings, models, label)
     columns = columns_of(subject, base, settings, folder, label)
     chosen = [columns[m] for m in settings.measures]

@@ -10,7 +10,8 @@ from sharpness.results.line import LineResult
 from sharpness.results.measures import MeasureResult
 from sharpness.results.perturbation import PerturbationResult
 from sharpness.results.plane import PlaneResult
-from sharpness.results.runs import Runs, load_result
+from sharpness.results.runs import Runs
+from sharpness.results.saved import load_result
 from sharpness.results.tables import with_errors
 
 __all__ = [

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
+from html import escape
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,10 +15,11 @@ import xarray as xr
 
 from sharpness.data import ONE_CLASS
 from sharpness.data.identity import VALUES, SampleIdentity
-from sharpness.errors import UserError
+from sharpness.errors import UserError, printable
 from sharpness.files import write_atomically
 from sharpness.results.same import Probed
 from sharpness.results.tables import as_html, with_errors
+from sharpness.untrusted.refused import Refused
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -42,6 +44,8 @@ class Result:
         "sample_ids": ("sample", "word"),
         "sample_weights": ("sample",),
     }
+    #: The first dimension, where a result of this kind may be of everything together and arrays lack it.
+    OPTIONAL_DIMENSION: ClassVar[str | None] = None
     REGISTRY: ClassVar[dict[str, type[Result]]] = {}
     #: Rows of a table that a notebook shows.
     ROWS: ClassVar[int] = 20
@@ -161,40 +165,33 @@ class Result:
         return xr.Dataset(arrays, attrs={"sharpness_result": type(self).__name__, "fields": json.dumps(plain)})
 
     def save(self, path: str | Path) -> Path:
-        """Write one NetCDF file, which xarray opens; read it back with :func:`load_result`."""
+        """Write one NetCDF file, which xarray opens; read it back with :func:`~sharpness.load_result`."""
         path = Path(path)
         data = self.to_dataset()
         write_atomically(path, lambda partial: data.to_netcdf(partial, engine="scipy"))
         return path
 
+    def validate(self) -> None:
+        """Check plain values as a file gives them.
+
+        Raises:
+            Refused: they make no sense, or do not fit the arrays.
+        """
+        k, checks = self.provenance.get("num_parameters"), self.provenance.get("checks", [])
+        if k is not None and type(k) is not int:
+            raise Refused("counts parameters that are no number: probe again")
+        if self.sample_ids is not None and self.sample_ids.shape[1] != 3:
+            raise Refused("tells its samples apart in an unknown way: probe again")
+        if not isinstance(checks, list) or not all(isinstance(check, dict) for check in checks):
+            raise Refused("has checks that are none: probe again")
+
     def __repr__(self) -> str:
         k, n = self.provenance.get("num_parameters"), int(self.class_samples.sum())
-        return f"{type(self).__name__}({self.label}: {self._summary()}; {n} samples, k={k})"
+        return f"{type(self).__name__}({printable(self.label)}: {self._summary()}; {n} samples, k={k})"
 
     def _summary(self) -> str:
         return ""
 
     def _repr_html_(self) -> str:
-        title = f"<p><b>{type(self).__name__}</b> {self.label}: {self._summary()}</p>"
-        return title + as_html(self.to_table(), self.ROWS, self.notes)
-
-
-def result_of(data: xr.Dataset, path: str | Path) -> Any:
-    """The result that a data set of :meth:`Result.to_dataset` holds.
-
-    Raises:
-        UserError: another version wrote it, without what this one needs.
-    """
-    kind = Result.REGISTRY[data.attrs["sharpness_result"]]
-    plain: dict[str, Any] = json.loads(data.attrs["fields"])
-    for name in ("class_names", "names", "layers", "mark_names", "over"):
-        if name in plain:
-            plain[name] = tuple(plain[name])
-    if "groups" in plain:
-        plain["groups"] = {g: tuple(classes) for g, classes in plain["groups"].items()}
-    known = {f.name for f in fields(kind)}
-    plain |= {str(name): data[name].values for name in data.variables if name in known}
-    missing = [f.name for f in fields(kind) if f.name not in plain and f.default is MISSING]
-    if missing:
-        raise UserError(f"{path} is a {kind.__name__} of another version, without {', '.join(missing)}: probe again")
-    return kind(**{name: value for name, value in plain.items() if name in known})
+        told = f"<p><b>{type(self).__name__}</b> {escape(f'{self.label}: {self._summary()}')}</p>"
+        return told + as_html(self.to_table(), self.ROWS, self.notes)

@@ -16,7 +16,9 @@ from sharpness.results.comparison import each, one_training
 from sharpness.results.measures import MeasureResult
 from sharpness.results.pictures import Subset, several
 from sharpness.results.same import require_same
+from sharpness.untrusted.refused import Refused
 
+NEEDED = ("loss", "rho", "bound", "step", "first_order", "second_order", "measured", "worst")
 PICTURES = ("bound", "radius", "rise")
 #: With more panels than this all samples and three classes are drawn: the most frequent, the middle and the rarest.
 PANELS = 12
@@ -63,6 +65,11 @@ class CharacteristicRadiusResult(MeasureResult):
     weight_norm: float
     num_parameters: int
     scale: float
+
+    def validate(self) -> None:
+        super().validate()
+        if lacking := [name for name in NEEDED if name not in self.names]:
+            raise Refused(f"lacks {', '.join(lacking)}: probe again")
 
     def of(self, name: str, subset: Subset = None) -> float:
         """One number of all samples, or of a class."""

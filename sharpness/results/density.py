@@ -16,6 +16,7 @@ from sharpness.results.base import Result
 from sharpness.results.comparison import each, trainings_of
 from sharpness.results.same import require_same
 from sharpness.results.words import marks_in
+from sharpness.untrusted.refused import Refused
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -29,6 +30,7 @@ class SpectralDensityResult(Result):
         sample_products: Hessian-vector products times samples.
     """
 
+    OPTIONAL_DIMENSION: ClassVar = "class"
     DIMENSIONS: ClassVar = {
         "nodes": ("class", "run", "node"),
         "weights": ("class", "run", "node"),
@@ -39,6 +41,11 @@ class SpectralDensityResult(Result):
     weights: np.ndarray
     products: np.ndarray
     sample_products: int
+
+    def validate(self) -> None:
+        super().validate()
+        if "num_parameters" not in self.provenance:
+            raise Refused("does not count the parameters: probe again")
 
     @property
     def per_class(self) -> bool:

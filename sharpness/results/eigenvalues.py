@@ -16,6 +16,7 @@ from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means, spreads, stacked
 from sharpness.results.same import require_same
 from sharpness.results.words import marks_in, near_zero
+from sharpness.untrusted.refused import Refused
 
 #: A share of one image in v'Hv from which on a note says so.
 OWNED = 0.5
@@ -40,6 +41,7 @@ class EigenvalueResult(Result):
         sample_products: Hessian-vector products times samples.
     """
 
+    OPTIONAL_DIMENSION: ClassVar = "class"
     DIMENSIONS: ClassVar = {
         "values": ("class", "rank"),
         "residuals": ("class", "rank"),
@@ -67,6 +69,11 @@ class EigenvalueResult(Result):
     upper: np.ndarray | None = None
     errors: np.ndarray | None = None
     top_share: np.ndarray | None = None
+
+    def validate(self) -> None:
+        super().validate()
+        if self.which not in ("LA", "SA", "both") or self.k * (1 + (self.which == "both")) != self.values.shape[-1]:
+            raise Refused("has other eigenvalues than it says: probe again")
 
     @property
     def per_class(self) -> bool:

@@ -12,9 +12,10 @@ import xarray as xr
 
 from sharpness.errors import UserError, choose
 from sharpness.files import write_atomically
-from sharpness.results.axes import plane_unit
+from sharpness.results.axes import GAUSSIAN, plane_unit
 from sharpness.results.base import Result
 from sharpness.results.pictures import has_answers, plain_subset, several, subset_title
+from sharpness.untrusted.refused import Refused
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -108,6 +109,18 @@ class Landscape(Result):
             columns["accuracy_error"] = self.accuracy_errors()
         columns["evaluated"] = np.asarray(self.evaluated, dtype=bool)
         return {name: values.ravel() for name, values in columns.items()}
+
+    def validate(self) -> None:
+        super().validate()
+        if self.normalization not in GAUSSIAN:
+            raise Refused("normalises its directions in an unknown way: probe again")
+        axes, explained = (2 if hasattr(self, "y") else 1), self.provenance.get("explained")
+        if self.marks is not None and self.marks.shape[1] != axes:
+            raise Refused("marks points that are not in its picture: probe again")
+        if explained is not None and not (
+            isinstance(explained, list) and len(explained) >= axes and all(type(e) in (int, float) for e in explained)
+        ):
+            raise Refused("tells the shares of its axes oddly: probe again")
 
     def to_dataset(self) -> xr.Dataset:
         """The numbers as an xarray data set; every array says what it is, and its unit."""

@@ -13,6 +13,7 @@ from sharpness.plots import plot_layer_class, plot_layer_class_grid
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means
 from sharpness.results.same import require_same
+from sharpness.untrusted.refused import Refused
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -45,6 +46,12 @@ class LayerResult(Result):
     converged: np.ndarray
     per_class: bool
     sample_products: int
+
+    def validate(self) -> None:
+        super().validate()
+        columns = len(self.class_names) if self.per_class else 1
+        if self.measure not in ("lambda_max", "lambda_min", "trace") or self.values.shape[1] != columns:
+            raise Refused("has another measure or other classes than it says: probe again")
 
     def to_frame(self) -> pd.DataFrame:
         """One row per layer and class."""

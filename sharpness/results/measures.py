@@ -207,6 +207,7 @@ class MeasureResult(Result):
             intervals={label: np.stack([lower[label], upper[label]]) for label in results},
             doubtful={label: near_zero(values[label], errors[label]) for label in results},
             trainings=spreads(results, side_of("value")),
+            bounds=(0, 1) if measure == "accuracy" else None,
             **{**settings, **options},
         )
 

@@ -12,12 +12,13 @@ import pandas as pd
 from sharpness.curvature import interval
 from sharpness.errors import UserError, choose
 from sharpness.plots import plot_rises, plot_spread
-from sharpness.results.axes import radius_unit
+from sharpness.results.axes import GAUSSIAN, radius_unit
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means, spreads, stacked
 from sharpness.results.pictures import has_answers
 from sharpness.results.same import require_same
 from sharpness.results.words import bracketed
+from sharpness.untrusted.refused import Refused
 
 KINDS = ("draws", "radii")
 
@@ -57,6 +58,11 @@ class PerturbationResult(Result):
     normalization: str | None
     distribution: str
     seed: int
+
+    def validate(self) -> None:
+        super().validate()
+        if self.normalization not in GAUSSIAN:
+            raise Refused("normalises its directions in an unknown way: probe again")
 
     def draws(self, subset: str | int | None = None) -> np.ndarray:
         """Losses (R, D) overall, of a class or of a group."""
@@ -172,7 +178,7 @@ class PerturbationResult(Result):
             return plot_rises(curves, ax, **{"trainings": trainings, **options})
         at = first.index_of(first.radii.max() if radius is None else radius)
         rises = stacked(results, lambda r: r.draws(subset)[at] - r.base(subset))
-        label = f"Rise of the loss at radius {first.radii[at]:g} ({unit})"
+        label = f"Rise of the loss\nat radius {first.radii[at]:g} ({unit})"
         return plot_spread(rises, ax, **{"ylabel": label, **options})
 
     def index_of(self, radius: float) -> int:

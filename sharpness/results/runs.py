@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -11,9 +12,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from sharpness.errors import UserError
+from sharpness.errors import UserError, printable
 from sharpness.files import write_atomically
-from sharpness.results.base import Result, result_of
+from sharpness.results.base import Result
 from sharpness.results.tables import as_html, over_trainings, with_errors
 
 R = TypeVar("R", bound=Result)
@@ -128,47 +129,22 @@ class Runs(Sequence[R]):
         data.attrs = {"sharpness_result": kind, "trainings": json.dumps(self.names), **described}
         return data
 
-    @classmethod
-    def of_dataset(cls, data: xr.Dataset, path: str | Path) -> Runs[Any]:
-        """What :meth:`to_dataset` gave."""
-        names = json.loads(data.attrs["trainings"])
-        parts = [data.isel({RUN: i}).assign_attrs(fields=data.attrs[f"fields_{i}"]) for i in range(len(names))]
-        return cls([result_of(part, path) for part in parts], names)
-
     def save(self, path: str | Path) -> Path:
-        """Write one NetCDF file; read it back with :func:`load_result`."""
+        """Write one NetCDF file; read it back with :func:`~sharpness.load_result`."""
         path, data = Path(path), self.to_dataset()
         write_atomically(path, lambda partial: data.to_netcdf(partial, engine="scipy"))
         return path
 
     def __repr__(self) -> str:
-        return f"Runs({self.label}: {', '.join(self.names)} of {type(self.results[0]).__name__})"
+        return f"Runs({printable(self._told())} of {type(self.results[0]).__name__})"
 
     def _repr_html_(self) -> str:
-        return f"<p><b>{type(self.results[0]).__name__}</b> {self.label}: {', '.join(self.names)}</p>" + as_html(
-            self.to_table(), self.results[0].ROWS, self.notes
-        )
+        told = f"<p><b>{type(self.results[0]).__name__}</b> {escape(self._told())}</p>"
+        return told + as_html(self.to_table(), self.results[0].ROWS, self.notes)
+
+    def _told(self) -> str:
+        return f"{self.label}: {', '.join(self.names)}"
 
 
 #: What a label of a comparison stands for.
 Entry = Result | Runs[Any]
-
-
-def load_result(path: str | Path) -> Any:
-    """Read what :meth:`Result.save` or :meth:`Runs.save` wrote.
-
-    Raises:
-        UserError: no such file, or one that is not a result.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no result at {path}")
-    try:
-        with xr.open_dataset(path, engine="scipy") as opened:
-            data = opened.load()
-        several = "trainings" in data.attrs
-        return Runs.of_dataset(data, path) if several else result_of(data, path)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{path} is not a saved result of sharpness ({type(error).__name__})") from None

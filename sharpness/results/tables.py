@@ -45,10 +45,16 @@ def with_errors(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def as_html(table: pd.DataFrame, rows: int, notes: Sequence[str] = ()) -> str:
-    """The first rows of a table, a line that says how many more there are, and the table's notes."""
+    """The first rows of a table, a line that says how many more there are, and the table's notes; labels and names are
+    shown as they are.
+
+    >>> "<b>" in as_html(pd.DataFrame({"<b>": ["<b>"]}), 1)
+    False
+    """
     left = len(table) - rows
     more = f"<p>{left} more of {len(table)} rows: see <code>.to_frame()</code></p>" if left > 0 else ""
-    return table.head(rows).to_html(index=False) + more + "".join(f"<p>{escape(note)}</p>" for note in notes)
+    told = table.head(rows).to_html(index=False, escape=True, render_links=False)
+    return told + more + "".join(f"<p>{escape(note)}</p>" for note in notes)
 
 
 def over_trainings(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:

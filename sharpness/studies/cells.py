@@ -15,11 +15,13 @@ from sharpness.methods import LABELS, build_recipe, flattened
 from sharpness.probes import checkpoint_objective, eigenvalues, random_perturbation, worst_case
 from sharpness.studies.motivation import RADII
 from sharpness.studies.runs import measured
-from sharpness.studies.summary import summary_table
+from sharpness.studies.summary import accuracies, summary_row
 from sharpness.training import run_name, train
 
 #: The operation that does nothing.
 NONE = "none"
+#: Probes whose results the row of a cell tells.
+SUMMARISED = ("perturbation", "eigenvalues", "class-eigenvalues", "worst-case")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Cell:
         operation: a flattening operation such as ``"sam:0.1"``, or ``"none"``.
         options: (name, value) pairs, of the method.
         row, column: what the cell is called in tables and pictures.
+        path: the run's folder below that of all runs; ``DATA-NAME`` unless given.
     """
 
     method: str
@@ -39,6 +42,7 @@ class Cell:
     seed: int = 0
     row: str = ""
     column: str = ""
+    path: str = ""
 
     @property
     def flatten(self) -> tuple[str, ...]:
@@ -60,6 +64,7 @@ class Settings:
         draws: of random perturbations.
         max_iterations: of Lanczos' algorithm, for each spectrum.
         training: of :func:`sharpness.train`: epochs, model, batch_size, precision, device.
+        radii: of random perturbations.
     """
 
     runs: Path
@@ -69,12 +74,13 @@ class Settings:
     draws: int = 5
     max_iterations: int = 100
     training: dict[str, Any] = field(default_factory=dict)
+    radii: tuple[float, ...] = RADII
 
-    def probes(self) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
+    def probes(self, cell: Cell) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         """Probes of a cell with their settings, by the names of their files; directions are the same for all cells."""
         ends = {"which": "both", "keep_vectors": False, "seed": 0, "max_iterations": self.max_iterations}
         return {
-            "perturbation": (random_perturbation, {"radii": RADII, "draws": self.draws, "seed": 0}),
+            "perturbation": (random_perturbation, {"radii": self.radii, "draws": self.draws, "seed": 0}),
             "eigenvalues": (eigenvalues, ends),
             "class-eigenvalues": (eigenvalues, {**ends, "per_class": True}),
             "worst-case": (worst_case, {}),
@@ -113,18 +119,23 @@ def check_cells(cells: Sequence[Cell], data: LongTailData) -> None:
 
 
 def folder_of(cell: Cell, data: LongTailData, settings: Settings) -> Path:
-    return settings.runs / f"{data.longtail.dataset}-{cell.name}"
+    return settings.runs / (cell.path or f"{data.longtail.dataset}-{cell.name}")
+
+
+def result_file(cell: Cell, data: LongTailData, settings: Settings, name: str) -> Path:
+    """Where the result of a probe is kept."""
+    return folder_of(cell, data, settings) / "probes" / f"{name}-{cell.name}.nc"
 
 
 def is_done(cell: Cell, data: LongTailData, settings: Settings) -> bool:
     """Whether there are a finished run and results of all probes; whether they fit shows when they are read."""
-    folder = folder_of(cell, data, settings)
-    files = [folder / "last.pt", *(folder / "probes" / f"{name}-{cell.name}.nc" for name in settings.probes())]
+    results = [result_file(cell, data, settings, name) for name in settings.probes(cell)]
+    files = [folder_of(cell, data, settings) / "last.pt", *results]
     return all(file.exists() for file in files)
 
 
 def run_cell(cell: Cell, data: LongTailData, settings: Settings) -> dict[str, Any]:
-    """Train and probe what is missing; the row of the cell, with the measures of :func:`summary_table`.
+    """Train and probe what is missing; the row of the cell, with the measures of :func:`summary_row`.
 
     A run that diverges, or a model that cannot be probed, is a finding and no mistake: the row says so in ``status``
     (``"diverged"`` or ``"not probed"``; else ``"done"``) and ``reason``, and lacks what could not be measured.
@@ -142,19 +153,17 @@ def run_cell(cell: Cell, data: LongTailData, settings: Settings) -> dict[str, An
     except FloatingPointError as error:
         return row | {"status": "diverged", "reason": str(error)}
     checkpoint = load_checkpoint(folder)
-    accuracy = checkpoint.manifest["accuracy"]
-    row |= {f"acc {g}".strip(): 100 * accuracy[f"accuracy_{g}".strip("_")] for g in ("", "many", "medium", "few")}
+    row |= accuracies(checkpoint)
     objective = checkpoint_objective(
         checkpoint, settings.split, settings.loss, limit_per_class=settings.limit_per_class, data=data,
         device=settings.training.get("device"),
     )  # fmt: skip
     try:
-        perturbation, overall, classes, worst = (
-            measured(probe, {cell.name: objective}, folder / "probes", name, **options)
-            for name, (probe, options) in settings.probes().items()
-        )
+        found = {
+            name: measured(probe, objective, cell.name, result_file(cell, data, settings, name), **options)
+            for name, (probe, options) in settings.probes(cell).items()
+        }
     except (FloatingPointError, UserError) as error:
         return row | {"status": "not probed", "reason": str(error)}
-    tail = data.longtail.tail_class
-    summary = summary_table({cell.name: checkpoint}, perturbation, overall, classes, worst, tail)
-    return row | {str(name): summary[name].item() for name in summary if name != "method"}
+    perturbation, spectrum, classes, worst = (found[name] for name in SUMMARISED)
+    return row | summary_row(checkpoint, perturbation, spectrum, classes, worst, data.longtail.tail_class)

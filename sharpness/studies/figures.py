@@ -1,48 +1,97 @@
-"""All figures of the talk for a list of methods: train what is missing, probe, draw."""
+"""All figures of the talk for a list of methods: train what is missing, several seeds a method, probe, draw."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from sharpness.data import LongTailData
+from sharpness.errors import UserError
 from sharpness.files import write_atomically, write_csv
+from sharpness.methods import LABELS
 from sharpness.plots import save_figure
-from sharpness.probes import (
-    checkpoint_objective,
-    eigenvalues,
-    line,
-    plane,
-    random_perturbation,
-    require_comparable,
-    worst_case,
-)
+from sharpness.probes import line, plane
+from sharpness.results import Comparison, Runs, load_result
+from sharpness.studies.cells import Cell, Settings, result_file
 from sharpness.studies.curvature import draw_curvature
 from sharpness.studies.motivation import RADII, draw_motivation
-from sharpness.studies.runs import measured, trained
-from sharpness.studies.summary import summary_table, to_markdown
+from sharpness.studies.seeds import MEASURES, failures, over_seeds, told_apart
+from sharpness.studies.summary import to_markdown
 from sharpness.studies.visualization import draw_lines, draw_planes, drawn_numbers
+from sharpness.studies.workers import run_cells
 
 METHODS = ("ce", "ldam-drw", "mislas", "gcl", "cc-sam")
+NOTE = (
+    "Accuracy in % on the test set. Sharpness of {loss} on {split} images{limit}: extreme eigenvalues of its Hessian, "
+    "its mean rise under {draws} random perturbations at radius {radius:g}, and its rise after one ascent step of "
+    "length 0.05; tail: mean of the few-shot classes, or the rarest class where there are none. {spread}"
+)
+ONE_SEED = (
+    "One training each, with seed {seeds}; ± standard error over draws. What another seed would change is not known."
+)
+SPREAD = (
+    "Means ± standard deviations over {number} trainings (seeds {seeds}); in brackets the standard error over draws of "
+    "one training."
+)
+DIFFERENCES = (
+    "Which methods differ by more than the spread over training explains (Welch's t-test over seeds, of sharpness on "
+    "logarithms, p < {level:g}): {apart} of {tested} pairs, of which about {chance:.0f} would by chance. All others "
+    "are within the spread."
+)
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What was drawn, and the summary."""
+    """What was drawn, and the summary.
 
+    Attributes:
+        cells: one row per training.
+        summary: one row per method, see :func:`sharpness.studies.seeds.over_seeds`.
+        text: the summary as Markdown, with what the numbers are, and which differences the seeds tell apart.
+        files: what was written.
+    """
+
+    cells: pd.DataFrame
     summary: pd.DataFrame
+    text: str
     files: list[Path]
+
+
+@dataclass(frozen=True)
+class FigureSettings(Settings):
+    """Those of a study, and of its landscapes.
+
+    Args:
+        grid: points along each side of the plane; the line has twice as many.
+        extent: half the length of line and plane, in filter norms.
+        adaptive: part of the relief to which planes are interpolated; every point is evaluated if None.
+        shown: the seed whose planes are drawn.
+    """
+
+    grid: int = 51
+    extent: float = 0.5
+    adaptive: float | None = 0.01
+    shown: int = 0
+
+    def probes(self, cell: Cell) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
+        span = (-self.extent, self.extent, self.grid)
+        found = {**super().probes(cell), "line": (line, {"x": (*span[:2], 2 * self.grid - 1), "seed": 0})}
+        if cell.seed == self.shown:
+            found["plane"] = (plane, {"x": span, "y": span, "adaptive": self.adaptive, "seed": 0})
+        return found
 
 
 def make_figures(
     data: LongTailData,
     methods: Sequence[str] = METHODS,
-    out: str | Path = "figures",
+    seeds: Sequence[int] = (0, 1, 2),
+    out: str | Path = "out",
     runs: str | Path = "runs",
     *,
     grid: int = 51,
@@ -53,60 +102,126 @@ def make_figures(
     split: str = "train",
     loss: str = "ce",
     limit_per_class: int | None = None,
-    data_root: str | None = None,
-    seed: int = 0,
+    jobs: int | None = 1,
     **training: Any,
 ) -> Figures:
     """Motivation, per-class curvature, visualization and summary for a list of methods on a data set.
 
-    Every picture is a PDF and a PNG; the numbers behind it stand beside it as CSV, and the results they come from under
-    ``OUT/results``. Models and results that exist already are reused.
+    Every method is trained with every seed; tables and pictures show mean and spread over seeds, contours and surfaces
+    the first seed. All models are moved in the same random directions. Every picture is a PDF and a PNG, with the
+    numbers behind it beside it as CSV. Runs that exist already, and the results of their probes in them, are reused, so
+    that an interrupted call goes on; a run that diverges is told and left out.
 
     Args:
-        grid: points along each side of the plane; the line has twice as many.
-        extent: half the length of line and plane, in filter norms.
-        adaptive: part of the relief to which planes are interpolated; every point is evaluated if None.
+        out: folder of tables and pictures.
+        runs: folder of the runs, ``RUNS/METHOD/seed-N``.
+        grid, extent, adaptive: of the landscapes, see :class:`FigureSettings`.
+        radii, draws: of random perturbations.
+        split, loss, limit_per_class: of :func:`sharpness.checkpoint_objective`.
+        jobs: trainings at a time, see :func:`sharpness.studies.workers.run_cells`.
         training: of :func:`sharpness.train`: epochs, model, batch_size, precision, device.
+
+    Raises:
+        UserError: nothing or something twice in a list, an unknown method, or no run that could be probed.
     """
-    out = Path(out)
-    checkpoints = trained(methods, data, Path(runs), seed, **training)
-    objectives = {
-        label: checkpoint_objective(c, split, loss, data_root, limit_per_class) for label, c in checkpoints.items()
+    for what, given in (("methods", methods), ("seeds", seeds)):
+        if len(set(given)) < len(given) or not given:
+            raise UserError(f"{what} {','.join(map(str, given))!r}: name at least one, and each only once")
+    settings = FigureSettings(
+        Path(runs), split, loss, limit_per_class, draws, training=training, radii=tuple(radii), grid=grid,
+        extent=extent, adaptive=adaptive, shown=seeds[0],
+    )  # fmt: skip
+    grid_of_runs = [
+        Cell(method, seed=seed, row=LABELS.get(method, method), path=f"{method}/seed-{seed}")
+        for seed in seeds
+        for method in methods
+    ]
+    cells = run_cells("figures", grid_of_runs, data, settings, jobs)
+    done = [cell for cell, status in zip(grid_of_runs, cells.status, strict=True) if status == "done"]
+    if not done:
+        raise UserError(f"no run could be probed: {'; '.join(failures(cells))}")
+    found = {
+        name: _results(name, done, data, settings) for name in ("perturbation", "class-eigenvalues", "line", "plane")
     }
-    require_comparable(objectives, own_losses=loss == "training")
-    store = out / "results"
-    perturbations = measured(
-        random_perturbation, objectives, store, "perturbation", radii=tuple(radii), draws=draws, seed=seed
-    )
-    classes = measured(
-        eigenvalues,
-        objectives,
-        store,
-        "class-eigenvalues",
-        which="both",
-        per_class=True,
-        keep_vectors=False,
-        seed=seed,
-    )
-    overall = measured(eigenvalues, objectives, store, "eigenvalues", which="both", keep_vectors=False, seed=seed)
-    worst = measured(worst_case, objectives, store, "worst-case")
-    span = (-extent, extent, grid)
-    lines = measured(line, objectives, store, "line", x=(-extent, extent, 2 * grid - 1), seed=seed)
-    planes = measured(plane, objectives, store, "plane", x=span, y=span, adaptive=adaptive, seed=seed)
     tail = data.longtail.tail_class
+    perturbations, classes, lines, planes = found.values()
     pictures: dict[str, tuple[Figure, pd.DataFrame | None]] = {
         "motivation": (draw_motivation(perturbations, tail), perturbations.to_frame()),
         "eigenvalues": (draw_curvature(classes, data.class_counts), classes.to_frame()),
         "visualization_lines": (draw_lines(lines, tail), lines.to_frame()),
-        "visualization_contours": (draw_planes(planes, tail, "filled"), drawn_numbers(planes, tail)),
-        "visualization_surfaces": (draw_planes(planes, tail, "surface"), None),  # those of the contours
     }
-    files: list[Path] = []
+    if planes:
+        pictures |= {
+            "visualization_contours": (draw_planes(planes, tail, "filled"), drawn_numbers(planes, tail)),
+            "visualization_surfaces": (draw_planes(planes, tail, "surface"), None),  # those of the contours
+        }
+    out, files = Path(out), []
     for name, (figure, numbers) in pictures.items():
         files += save_figure(figure, out / name)
         if numbers is not None:
             files.append(write_csv(numbers, out / f"{name}.csv"))
-    summary = summary_table(checkpoints, perturbations, overall, classes, worst, tail)
-    files.append(write_csv(summary, out / "summary.csv"))
-    write_atomically(out / "summary.md", lambda partial: partial.write_text(to_markdown(summary), encoding="utf-8"))
-    return Figures(summary, [*files, out / "summary.md"])
+    summary = over_seeds(cells)
+    text = summary_text(cells, summary, settings)
+    files += [write_csv(cells, out / "runs.csv"), write_csv(table_of_methods(summary), out / "summary.csv")]
+    write_atomically(out / "summary.md", lambda partial: partial.write_text(text, encoding="utf-8"))
+    return Figures(cells, summary, text, [*files, out / "summary.md"])
+
+
+def _results(name: str, cells: Sequence[Cell], data: LongTailData, settings: Settings) -> Comparison[Any]:
+    """What a probe found, by method and seed, of the cells that have it."""
+    found: dict[str, list[tuple[str, Any]]] = {}
+    for cell in cells:
+        if name in settings.probes(cell):
+            result = load_result(result_file(cell, data, settings, name))
+            result.provenance.update(label=cell.row, run=f"seed {cell.seed}")
+            found.setdefault(cell.row, []).append((f"seed {cell.seed}", result))
+    results: Comparison[Any] = Comparison()
+    for label, of_label in found.items():
+        names, members = zip(*of_label, strict=True)
+        results[label] = Runs(members, names)
+    return results
+
+
+def table_of_methods(summary: pd.DataFrame) -> pd.DataFrame:
+    """Method, and of every measure mean, standard deviation over seeds and standard error over draws, if there are."""
+    columns = [f"{m}{end}" for m in MEASURES for end in ("", " sd", " se") if f"{m}{end}" in summary]
+    return summary.rename(columns={"row": "method"})[["method", *columns]].dropna(axis="columns", how="all")
+
+
+def summary_text(cells: pd.DataFrame, summary: pd.DataFrame, settings: Settings) -> str:
+    """The table, what its numbers are, and which methods the seeds tell apart."""
+    seeds = sorted(set(cells.seed))
+    limit, named = settings.limit_per_class, ", ".join(map(str, seeds))
+    several = len(seeds) > 1
+    note = NOTE.format(
+        loss="cross-entropy" if settings.loss == "ce" else "the loss of training",
+        split="training" if settings.split == "train" else "test",
+        limit="" if limit is None else f", {limit} of every class at most",
+        draws=settings.draws,
+        radius=settings.radii[-1],
+        spread=(SPREAD if several else ONE_SEED).format(number=len(seeds), seeds=named),
+    )
+    table = table_of_methods(summary)
+    parts = [to_markdown(table, "sd", "se") if several else to_markdown(table, "se"), fill(note, 120) + "\n"]
+    if several and summary.row.nunique() > 1:
+        parts.append(difference_text(told_apart(cells)))
+    if lost := failures(cells):
+        parts.append("Left out:\n\n" + "".join(f"- {line}\n" for line in lost))
+    return "\n".join(parts)
+
+
+def difference_text(pairs: pd.DataFrame, level: float = 0.05) -> str:
+    """The pairs that the seeds tell apart, measure by measure; all others are within the spread over training."""
+    tested = int(pairs.p.notna().sum())
+    told = DIFFERENCES.format(level=level, apart=int(pairs.apart.sum()), tested=tested, chance=level * tested)
+    lines, none = [], []
+    for measure, part in pairs.groupby("measure", sort=False):
+        apart = part[part.apart]
+        found = ", ".join(f"{high} > {low}" for high, low in zip(apart.higher, apart.lower, strict=True))
+        if found:
+            lines.append(f"- {measure}: {found}\n")
+        else:
+            none.append(str(measure))
+    if none:
+        lines.append(f"- no pair: {', '.join(none)}\n")
+    return fill(told, 120) + "\n\n" + "".join(lines)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from sharpness.plots import PAGE, new_figure, plot_rises, plot_spread, style
-from sharpness.results import PerturbationResult
+from sharpness.plots import PAGE, new_figure, plot_spread, style
+from sharpness.plots.spread import rises_key, spread_key
+from sharpness.results import PerturbationResult, Runs
+from sharpness.results.comparison import first_of, stacked
 
 RADII = (0.025, 0.05, 0.1, 0.15, 0.2)
 
@@ -21,30 +25,37 @@ def tail_of(result: PerturbationResult, tail_class: int) -> tuple[str | int, str
     return tail_class, f"Rarest class ({result.class_names[tail_class]})"
 
 
-def draw_motivation(results: Mapping[str, PerturbationResult], tail_class: int) -> Figure:
-    """Above, the loss in every draw at the largest radius; below, its mean rise; left all data, right the tail."""
-    first = next(iter(results.values()))
+def draw_motivation(results: Mapping[str, Any], tail_class: int) -> Figure:
+    """Above, the loss in every draw at the largest radius; below, its mean rise; left all data, right the tail.
+
+    Of several trainings of a model both show mean and spread over them, beside the draws.
+    """
+    first = first_of(results)
     tail, tail_title = tail_of(first, tail_class)
     with style():
-        figure = new_figure(PAGE, 4.1)
+        figure = new_figure(PAGE, 4.6)
         axes = figure.subplots(2, 2)
         columns: list[tuple[str | int | None, str]] = [(None, "All classes"), (tail, tail_title)]
         for column, (subset, title) in enumerate(columns):
-            draws = {label: r.draws(subset)[-1] for label, r in results.items()}
-            base = {label: r.base(subset) for label, r in results.items()}
+            draws, base = partial(_draws, subset=subset), partial(PerturbationResult.base, subset=subset)
             plot_spread(
-                draws, axes[0, column], base=base, title=title,
-                ylabel=f"Loss at radius {first.radii[-1]:g}" if column == 0 else "", legend=column == 0,
+                stacked(results, draws), axes[0, column], base=stacked(results, base), title=title,
+                ylabel=f"Loss at radius {first.radii[-1]:g}" if column == 0 else "", legend=False,
             )  # fmt: skip
-            curves = {}
-            for label, r in results.items():
-                rises = r.draws(subset) - r.base(subset)
-                curves[label] = (
-                    np.concatenate([[0.0], r.radii]),
-                    np.concatenate([[0.0], rises.mean(axis=1)]),
-                    np.concatenate([[0.0], rises.std(axis=1, ddof=1) if rises.shape[1] > 1 else 0 * rises[:, 0]]),
-                )
-            plot_rises(curves, axes[1, column], ylabel="Rise of the loss" if column == 0 else "", legend=column == 0)
+            PerturbationResult.compare(
+                results, axes[1, column], subset, "radii", xlabel="Radius of the perturbation (in filter norms)",
+                ylabel="Rise of the loss" if column == 0 else "", legend=False,
+            )  # fmt: skip
+        rise = {label: r for label, r in results.items() if isinstance(r, Runs)}
+        keys = {str(h.get_label()): h for h in [*spread_key(stacked(results, _draws), True), *rises_key(rise)]}
+        models = axes[1, 0].get_legend_handles_labels()[0]
+        handles = [*models, *keys.values()]
+        figure.legend(handles=handles, loc="outside upper center", ncols=-(-len(handles) // 2))
         for ax, letter in zip(axes.flat, "abcd", strict=True):
             ax.set_title(f"({letter})", loc="left", fontweight="bold")
     return figure
+
+
+def _draws(result: PerturbationResult, subset: str | int | None = None) -> np.ndarray:
+    """Losses at the largest radius."""
+    return result.draws(subset)[-1]

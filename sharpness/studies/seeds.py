@@ -2,11 +2,14 @@ r"""The cells of a study over their seeds: means, spreads, and changes against a
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import ttest_ind
 
 #: Measures that are compared by their difference, in points of per cent.
 ACCURACIES = ("acc", "acc many", "acc medium", "acc few")
@@ -21,7 +24,8 @@ def over_seeds(cells: pd.DataFrame) -> pd.DataFrame:
     """One row per row and column of the study, in the order of the cells.
 
     Of every measure there is the mean over the seeds that have it and, in ``<measure> sd``, their standard deviation
-    (n - 1 in the denominator; NaN of a single seed). ``seeds`` is the number of cells that are done, ``asked`` of all.
+    (n - 1 in the denominator; NaN of a single seed). ``<measure> se`` is the mean of the standard errors over draws, of
+    the measures that have one. ``seeds`` is the number of cells that are done, ``asked`` of all.
     """
     rows = []
     for (row, column), part in cells.groupby(["row", "column"], sort=False):
@@ -35,6 +39,8 @@ def over_seeds(cells: pd.DataFrame) -> pd.DataFrame:
             values = _series(part, measure).dropna()
             summary[measure] = values.mean() if len(values) else np.nan
             summary[f"{measure} sd"] = values.std(ddof=1) if len(values) > 1 else np.nan
+            if f"{measure} se" in part:
+                summary[f"{measure} se"] = part[f"{measure} se"].mean()
         rows.append(summary)
     return pd.DataFrame(rows)
 
@@ -81,6 +87,28 @@ def _entry(row: Any, column: Any, measure: str, values: np.ndarray) -> dict[str,
     numbers = np.exp(numbers) if measure in SHARPNESS else numbers
     named = dict(zip(("value", "low", "high"), numbers.tolist(), strict=True))
     return {"row": row, "column": column, "measure": measure, "seeds": len(values), **named}
+
+
+def told_apart(cells: pd.DataFrame, level: float = 0.05) -> pd.DataFrame:
+    """Which rows of the study differ by more than the spread over seeds explains: one row per measure and pair.
+
+    ``p`` is that of Welch's t-test of the seeds, of sharpness on logarithms; NaN where a row has fewer than two values.
+    ``higher`` and ``lower`` are ordered by the means of what is tested, ``apart`` is ``p < level``.
+    """
+    entries = []
+    rows = {str(name): part for name, part in cells.groupby("row", sort=False)}
+    for measure in MEASURES:
+        values = {name: _scaled(part, measure).dropna().to_numpy() for name, part in rows.items()}
+        for first, second in combinations(rows, 2):
+            a, b = values[first], values[second]
+            p = np.nan
+            if len(a) > 1 and len(b) > 1:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", RuntimeWarning)  # equal values: there is no spread
+                    p = float(ttest_ind(a, b, equal_var=False).pvalue)
+            ordered = (first, second) if not len(b) or (len(a) and a.mean() >= b.mean()) else (second, first)
+            entries.append({"measure": measure, "higher": ordered[0], "lower": ordered[1], "p": p, "apart": p < level})
+    return pd.DataFrame(entries)
 
 
 def failures(cells: pd.DataFrame) -> list[str]:

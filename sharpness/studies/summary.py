@@ -1,8 +1,6 @@
-"""The summary table: accuracy and sharpness of every method."""
+"""The summary of a training, accuracy and sharpness, and tables of summaries."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -12,58 +10,56 @@ from sharpness.results import EigenvalueResult, MeasureResult, PerturbationResul
 from sharpness.studies.motivation import tail_of
 
 
-def summary_table(
-    checkpoints: Mapping[str, Checkpoint],
-    perturbations: Mapping[str, PerturbationResult],
-    overall_spectra: Mapping[str, EigenvalueResult],
-    class_spectra: Mapping[str, EigenvalueResult],
-    worst: Mapping[str, MeasureResult],
+def accuracies(checkpoint: Checkpoint) -> dict[str, float]:
+    """On the test set, in per cent: of all images and of the groups, as the run recorded them."""
+    known = checkpoint.manifest["accuracy"]
+    return {f"acc {g}".strip(): 100 * known[f"accuracy_{g}".strip("_")] for g in ("", "many", "medium", "few")}
+
+
+def summary_row(
+    checkpoint: Checkpoint,
+    perturbation: PerturbationResult,
+    spectrum: EigenvalueResult,
+    classes: EigenvalueResult,
+    worst: MeasureResult,
     tail_class: int,
-) -> pd.DataFrame:
-    """One row per method.
+) -> dict[str, float]:
+    """The measures of one training.
 
     Accuracies are of the test set, in per cent. Sharpness is of the training loss: eigenvalues, the mean rise at the
     largest radius with its standard error over draws, and the rise after one ascent step; of all images and of the
     tail (the mean over few-shot classes, or the rarest class where there are none).
     """
-    rows = []
-    for label, checkpoint in checkpoints.items():
-        accuracy = checkpoint.manifest["accuracy"]
-        spectrum, classes, perturbation = overall_spectra[label], class_spectra[label], perturbations[label]
-        tail, _ = tail_of(perturbation, tail_class)
-        rise, error = (a[-1] for a in perturbation.rise())
-        tail_rise, tail_error = (a[-1] for a in perturbation.rise(tail))
-        rows.append(
-            {
-                "method": label,
-                "acc": 100 * accuracy["accuracy"],
-                **{f"acc {g}": 100 * accuracy[f"accuracy_{g}"] for g in ("many", "medium", "few")},
-                "λmax": float(spectrum.largest),
-                "λmin": float(spectrum.smallest),
-                "λmax tail": _tail_mean(classes, classes.largest, tail),
-                "λmin tail": _tail_mean(classes, classes.smallest, tail),
-                "rise": rise,
-                "rise se": error,
-                "rise tail": tail_rise,
-                "rise tail se": tail_error,
-                "worst rise": worst[label].overall[2],
-                "worst rise tail": worst[label].select(worst[label].values[2], tail, worst[label].overall[2]),
-            }
-        )
-    return pd.DataFrame(rows)
+    tail, _ = tail_of(perturbation, tail_class)
+    rise, error = (a[-1] for a in perturbation.rise())
+    tail_rise, tail_error = (a[-1] for a in perturbation.rise(tail))
+    return {
+        **accuracies(checkpoint),
+        "λmax": float(spectrum.largest),
+        "λmin": float(spectrum.smallest),
+        "λmax tail": _tail_mean(classes, classes.largest, tail),
+        "λmin tail": _tail_mean(classes, classes.smallest, tail),
+        "rise": rise,
+        "rise se": error,
+        "rise tail": tail_rise,
+        "rise tail se": tail_error,
+        "worst rise": worst.overall[2],
+        "worst rise tail": worst.select(worst.values[2], tail, worst.overall[2]),
+    }
 
 
 def _tail_mean(result: EigenvalueResult, values: np.ndarray, tail: str | int) -> float:
     return float(result.select(values, tail, values.mean()))
 
 
-def to_markdown(table: pd.DataFrame, spread: str = "se") -> str:
+def to_markdown(table: pd.DataFrame, spread: str = "se", error: str | None = None) -> str:
     """The table as Markdown: per cent with one decimal, the rest with three significant digits, a dash for no number.
 
     A column ``<name> <spread>``, of standard errors unless said otherwise, stands behind a ± in the column ``<name>``,
-    with one digit.
+    with one digit, and a column ``<name> <error>`` in brackets behind that.
     """
-    columns = [c for c in table.columns if not c.endswith(f" {spread}")]
+    ends = tuple(f" {end}" for end in (spread, error) if end)
+    columns = [c for c in table.columns if not c.endswith(ends)]
     words = [c for c in columns if not pd.api.types.is_numeric_dtype(table[c])]
     lines = [columns, ["---" if c in words else "---:" for c in columns]]
     for _, row in table.iterrows():
@@ -72,10 +68,13 @@ def to_markdown(table: pd.DataFrame, spread: str = "se") -> str:
             if c in words:
                 cells.append(str(row[c]))
                 continue
-            error = row.get(f"{c} {spread}", np.nan)
-            text = _rounded(row[c], 3, per_cent=c.startswith("acc")) if np.isfinite(row[c]) else "–"
-            known = np.isfinite(error) and np.isfinite(row[c])
-            cells.append(f"{text} ± {_rounded(error, 1, per_cent=c.startswith('acc'))}" if known else text)
+            per_cent = c.startswith("acc")
+            beside, behind = (row.get(f"{c} {end}", np.nan) for end in (spread, error))
+            text = _rounded(row[c], 3, per_cent) if np.isfinite(row[c]) else "–"
+            if np.isfinite(row[c]):
+                text += f" ± {_rounded(beside, 1, per_cent)}" if np.isfinite(beside) else ""
+                text += f" ({_rounded(behind, 1, per_cent)})" if np.isfinite(behind) else ""
+            cells.append(text)
         lines.append(cells)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
 

@@ -6,6 +6,7 @@ Unlike ``LineResult.compare``, pictures also show every model on the loss that i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,17 +14,19 @@ from matplotlib.figure import Figure
 
 from sharpness.plots import PAGE, Panel, new_figure, plot_plane_grid, style
 from sharpness.plots.frames import lower_first
-from sharpness.results import LineResult, PlaneResult, pictures
+from sharpness.plots.trainings import trainings_key
+from sharpness.results import Runs, pictures
 from sharpness.results.axes import plane_label
+from sharpness.results.comparison import first_of, one_training
 from sharpness.results.pictures import subset_title
 
 #: What planes show: how flat a model is does not depend on where its loss begins.
 RISE = "Rise of the loss"
 
 
-def _rows(results: Mapping[str, LineResult | PlaneResult], tail_class: int) -> list[tuple[int | None, str]]:
+def _rows(results: Mapping[str, Any], tail_class: int) -> list[tuple[int | None, str]]:
     """All samples, and the rarest class."""
-    first = next(iter(results.values()))
+    first = first_of(results)
     name, probed = lower_first(subset_title(first, tail_class)), int(first.class_samples[tail_class])
     return [(None, "All classes"), (tail_class, f"Rarest: {name} ({probed} images)")]
 
@@ -47,23 +50,27 @@ def rise_levels(rises: Sequence[np.ndarray], number: int = 12) -> np.ndarray:
     return np.sign(edges) * edges**2
 
 
-def draw_lines(results: Mapping[str, LineResult], tail_class: int) -> Figure:
-    """Losses along one direction, on one scale: left of all samples, right of the rarest class."""
+def draw_lines(results: Mapping[str, Any], tail_class: int) -> Figure:
+    """Losses along one direction, on one scale: left of all samples, right of the rarest class.
+
+    Of several trainings of a model mean and spread.
+    """
     with style():
         figure = new_figure(PAGE, 2.4)
         axes = figure.subplots(1, 2, sharey=True)
         for ax, (subset, title) in zip(axes, _rows(results, tail_class), strict=True):
             pictures.draw_lines(results, ax, subset, "loss", {"title": title, "legend": False})
         axes[1].set_ylabel("")
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 6))
+        handles, _ = axes[0].get_legend_handles_labels()
+        handles += trainings_key([entry for entry in results.values() if isinstance(entry, Runs)], dots=False)
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 6))
     return figure
 
 
-def drawn_numbers(results: Mapping[str, PlaneResult], tail_class: int) -> pd.DataFrame:
+def drawn_numbers(results: Mapping[str, Any], tail_class: int) -> pd.DataFrame:
     """What :func:`draw_planes` draws: a row per model and cell, of all samples and of the rarest class."""
     frames = []
-    for label, r in results.items():
+    for label, r in one_training(results).items():
         x, y = np.meshgrid(r.x, r.y)
         columns = {"x": x, "y": y, "loss": r.losses, "rise": r.rises()}
         columns |= {"loss_tail": r.values(tail_class), "rise_tail": r.rises(tail_class), "evaluated": r.evaluated}
@@ -71,15 +78,16 @@ def drawn_numbers(results: Mapping[str, PlaneResult], tail_class: int) -> pd.Dat
     return pd.concat(frames, ignore_index=True)
 
 
-def draw_planes(results: Mapping[str, PlaneResult], tail_class: int, kind: str) -> Figure:
-    """How far the loss rises above each model's own; one column per model.
+def draw_planes(results: Mapping[str, Any], tail_class: int, kind: str) -> Figure:
+    """How far the loss rises above each model's own; one column per model, whose title names the training.
 
     Above are all samples, below is the rarest class, each row on a scale of its own.
 
     Args:
         kind: ``"filled"`` contours, or ``"surface"``.
     """
-    first = next(iter(results.values()))
+    results = one_training(results)
+    first = first_of(results)
     explained = first.provenance.get("explained")
     xlabel, ylabel = (plane_label(first.directions, first.normalization, axis, explained) for axis in (0, 1))
     rows = {

@@ -41,6 +41,7 @@ class Entry:
         held: bytes there.
         size: bytes that they unfold into, ``held`` if the entry is stored as it is.
         stored: whether it is.
+        checksum: CRC-32 of what they unfold into.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Entry:
     held: int
     size: int
     stored: bool
+    checksum: int
 
 
 def archive_entries(content: Any) -> list[Entry]:
@@ -145,7 +147,7 @@ def _entry(content: Any, at: int, end: int) -> tuple[Entry, tuple[int, int, tupl
         described and not any((checksum_here, held_here, size_here))
     ):
         _broken()
-    entry = Entry(_text(name, flags), offset, held, size, method == STORED)
+    entry = Entry(_text(name, flags), offset, held, size, method == STORED, checksum)
     return entry, (header, offset + held, claims if described else None), after
 
 

@@ -57,10 +57,10 @@ def test_every_command_shows_an_example_to_copy(command, capsys):
         (["figures", "--study", "flattening", "--operations", "sam"], "'none'"),
         (["figures", "--study", "flattening", "--operations", "none,melt"], "'melt'"),
         (["figures", "--study", "flattening", "--grid", "5"], "--grid is no option of --study flattening"),
-        (["figures", "--study", "flattening", "--seed", "1"], "--seed is no option"),
+        (["figures", "--seed", "1"], "--seed"),
+        (["figures", "--seeds", "1,1"], "seeds '1,1'"),
         (["figures", "--study", "microbenchmark", "--methods", "ce"], "--methods is no option"),
         (["figures", "--study", "microbenchmark", "--seeds", "0;1"], "--seeds 0;1"),
-        (["figures", "--seeds", "0,1"], "only of flattening and microbenchmark"),
         (["fly"], "fly"),
     ],
 )

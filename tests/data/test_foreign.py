@@ -370,7 +370,7 @@ def test_arrays_that_do_not_fit_are_told(tmp_path, arrays, message):
 
 def test_a_damaged_npz_is_told(tmp_path):
     (tmp_path / "a.npz").write_bytes(b"PK\3\4 nothing")
-    assert "a.npz is damaged" in told(tmp_path / "a.npz")
+    assert "a.npz is an archive that does not end as one" in told(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """No plot leaves a trace: settings, random numbers and pyplot stay as they were."""
 
+import importlib
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,6 +25,13 @@ DRAW = {
     "spectrum_ends": lambda: plots.plot_spectrum_ends(V, V, ["x", "y"]),
     "saddle_indicator": lambda: plots.plot_saddle_indicator(V, ["x", "y"]),
 }
+
+
+def test_pdfs_hold_fonts_that_journals_take(settings_of_pictures, monkeypatch, tmp_path):
+    """TrueType, not drawings of letters (Type 3)."""
+    monkeypatch.setattr(importlib.import_module("sharpness.plots.style"), "settings", settings_of_pictures)
+    path, _ = plots.save_figure(DRAW["lines"]().figure, tmp_path / "picture")
+    assert b"/FontFile2" in path.read_bytes() and b"/Type3" not in path.read_bytes()
 
 
 @pytest.mark.parametrize("name", DRAW)

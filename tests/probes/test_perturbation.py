@@ -276,7 +276,7 @@ def test_draws_are_drawn_at_the_radius_that_was_asked_for_and_it_is_told(drawn_r
     for radius, at in ((0.05, 0), (0.1 + 1e-9, 2), (None, 1)):
         ax = drawn_result.plot(radius=radius)
         np.testing.assert_allclose(ax.lines[0].get_ydata(), drawn_result.losses[at] - drawn_result.base_loss)
-        assert ax.get_ylabel() == f"Rise of the loss at radius {drawn_result.radii[at]:g} (in filter norms)"
+        assert ax.get_ylabel() == f"Rise of the loss\nat radius {drawn_result.radii[at]:g} (in filter norms)"
     for radius in (0.07, 0.0, 1.0):
         with pytest.raises(UserError, match=f"radius={radius:g} was not probed: choose one of 0.05, 0.2, 0.1"):
             drawn_result.plot(radius=radius)

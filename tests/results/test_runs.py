@@ -8,6 +8,8 @@ from torch import nn
 
 import sharpness
 from sharpness import Objective, UserError, load_result
+from sharpness.plots import plot_class_values
+from sharpness.plots.trainings import spread_ends
 from sharpness.results import Comparison, PerturbationResult, Runs
 
 LABELS = {"CE": 3, "GCL": 2, "one": None}
@@ -118,6 +120,18 @@ def test_a_picture_of_classes_shows_one_standard_deviation_and_each_training(mod
     dots = [line.get_ydata() for line in ax.lines if line.get_gid() == "training"]
     np.testing.assert_allclose(dots, losses)
     assert "± 1 sd over 3 trainings" in [t.get_text() for t in ax.get_legend().get_texts()]
+
+
+def test_bars_of_a_spread_stay_where_values_can_be():
+    values = np.array([[0.01, -0.01, -1.0, 1.0], [0.02, -0.02, 2.0, 1.0], [9.0, -9.0, 3.0, 0.4]])
+    low, high = spread_ends(values)
+    mean, sd = values.mean(axis=0), values.std(axis=0, ddof=1)
+    np.testing.assert_allclose(low, [0.01, (mean - sd)[1], (mean - sd)[2], (mean - sd)[3]])
+    np.testing.assert_allclose(high, [(mean + sd)[0], -0.01, (mean + sd)[2], (mean + sd)[3]])
+    ax = plot_class_values({"m": mean}, list("abcd"), trainings={"m": values}, bounds=(-5, 1))
+    ends = np.array([path.vertices[:, 1] for path in spread_bars(ax)[0].get_paths()])
+    assert ends.min() == -5 and ends.max() == 1
+    assert np.isnan(spread_ends(values[:1])).all()
 
 
 def test_a_line_is_the_mean_in_a_band_of_one_standard_deviation(models):

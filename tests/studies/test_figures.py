@@ -1,21 +1,32 @@
-"""The main job at its smallest: everything is drawn, tabulated, and reused the second time."""
+"""The main job at its smallest: everything is drawn, tabulated with its spread over seeds, and reused afterwards."""
+
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import ttest_ind
 
-import sharpness.studies.runs
 from sharpness import UserError, load_data, load_result
-from sharpness.studies import make_figures, to_markdown
+from sharpness.probes import labelled_checkpoints
+from sharpness.results import PlaneResult
+from sharpness.studies import make_figures
+from sharpness.studies.figures import difference_text
+from sharpness.studies.seeds import told_apart
 
 SMALL = {"epochs": 1, "grid": 3, "radii": (0.05, 0.1), "draws": 2, "limit_per_class": 3}
+SEEDS = (1, 0)
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     data = load_data("digits-lt")
-    return data, folder, make_figures(data, ("ce", "gcl"), folder / "out", folder / "runs", **SMALL)
+    return data, folder, make_figures(data, ("ce", "gcl"), SEEDS, folder / "out", folder / "runs", **SMALL)
+
+
+def result(folder, method, seed, name):
+    return load_result(folder / "runs" / method / f"seed-{seed}" / "probes" / f"{name}-{method}-seed{seed}.nc")
 
 
 def test_every_picture_has_a_pdf_a_png_and_its_numbers(drawn):
@@ -23,34 +34,64 @@ def test_every_picture_has_a_pdf_a_png_and_its_numbers(drawn):
     names = {p.name for p in figures.files}
     for picture in ("motivation", "eigenvalues", "visualization_lines", "visualization_contours"):
         assert {f"{picture}.pdf", f"{picture}.png", f"{picture}.csv"} <= names
-    assert {"visualization_surfaces.pdf", "visualization_surfaces.png", "summary.csv", "summary.md"} <= names
+    assert {
+        "visualization_surfaces.pdf",
+        "visualization_surfaces.png",
+        "runs.csv",
+        "summary.csv",
+        "summary.md",
+    } <= names
     assert all(p.stat().st_size > 100 for p in figures.files)
+    assert {p.name for p in (folder / "out").iterdir()} == names, "and nothing else"
 
 
 def test_the_numbers_beside_a_picture_are_those_of_the_results(drawn):
     _, folder, _ = drawn
     table = pd.read_csv(folder / "out" / "visualization_contours.csv")
-    plane = load_result(folder / "out" / "results" / "plane-gcl.nc")
-    np.testing.assert_allclose(table[table.model == "GCL"].loss, plane.losses.ravel(), rtol=1e-5)
+    assert list(dict.fromkeys(table.model)) == ["CE, seed 1", "GCL, seed 1"], "a plane names its seed, the first one"
+    plane = result(folder, "gcl", 1, "plane")
+    np.testing.assert_allclose(table[table.model == "GCL, seed 1"].loss, plane.losses.ravel(), rtol=1e-5)
     tail = plane.class_losses[9] - plane.base_class_losses[9]
-    np.testing.assert_allclose(table[table.model == "GCL"].rise_tail, tail.ravel(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(table[table.model == "GCL, seed 1"].rise_tail, tail.ravel(), rtol=1e-5, atol=1e-6)
+    lines = pd.read_csv(folder / "out" / "visualization_lines.csv")
+    assert set(zip(lines.model, lines.run, strict=True)) == {(m, f"seed {s}") for m in ("CE", "GCL") for s in SEEDS}
 
 
 def test_models_share_directions_ranges_and_samples(drawn):
     _, folder, _ = drawn
-    a, b = (load_result(folder / "out" / "results" / f"plane-{m}.nc") for m in ("ce", "gcl"))
+    a, b = (result(folder, method, seed, "line") for method, seed in (("ce", 0), ("gcl", 1)))
     np.testing.assert_array_equal(a.x, b.x)
     assert a.provenance["data_sha256"] == b.provenance["data_sha256"]
     assert a.seed == b.seed
+    assert isinstance(result(folder, "ce", 1, "plane"), PlaneResult)
+    assert not list(folder.glob("runs/*/seed-0/probes/plane-*")), "planes of the seed that is drawn alone"
 
 
-def test_the_summary_has_accuracy_by_group_and_sharpness_of_all_and_of_the_tail(drawn):
-    table = drawn[2].summary
-    assert list(table.method) == ["CE", "GCL"]
-    assert {"acc", "acc many", "acc medium", "acc few", "λmax", "λmin tail", "rise tail", "worst rise"} <= set(table)
-    text = to_markdown(table)
-    assert text.count("\n") == 4
-    assert "±" in text
+def test_the_summary_is_mean_and_spread_of_the_runs(drawn):
+    _, folder, figures = drawn
+    assert list(figures.summary.row) == ["CE", "GCL"]
+    for method, row in zip(("ce", "gcl"), figures.summary.to_dict("records"), strict=True):
+        spectra = [result(folder, method, seed, "eigenvalues") for seed in SEEDS]
+        largest = [float(r.largest) for r in spectra]
+        assert row["λmax"] == pytest.approx(np.mean(largest)) and row["λmax sd"] == pytest.approx(
+            np.std(largest, ddof=1)
+        )
+        rises, errors = zip(*(result(folder, method, seed, "perturbation").rise("few") for seed in SEEDS), strict=True)
+        assert row["rise tail"] == pytest.approx(np.mean(rises, axis=0)[-1])
+        assert row["rise tail sd"] == pytest.approx(np.std(rises, axis=0, ddof=1)[-1])
+        assert row["rise tail se"] == pytest.approx(np.mean(errors, axis=0)[-1])
+    assert {"acc", "acc many", "acc medium", "acc few", "λmax", "λmin tail", "rise tail"} <= set(figures.summary)
+    first = re.search(r"\| CE \| (.*) \|", figures.text)[1].split(" | ")
+    assert all("±" in cell for cell in first) and sum("(" in cell for cell in first) == 2
+    assert "over 2 trainings (seeds 0, 1)" in figures.text.replace("\n", " ")
+    assert (folder / "out" / "summary.md").read_text() == figures.text
+
+
+def test_the_folder_of_the_runs_is_read_as_trainings_of_each_method(drawn):
+    found = labelled_checkpoints([drawn[1] / "runs"])
+    assert {label: [c.manifest["training"]["seed"] for c in entry] for label, entry in found.items()} == {
+        "CE": [0, 1], "GCL": [0, 1],
+    }  # fmt: skip
 
 
 def test_what_was_trained_and_measured_is_reused(drawn, monkeypatch):
@@ -59,23 +100,55 @@ def test_what_was_trained_and_measured_is_reused(drawn, monkeypatch):
     def fail(*args, **options):
         raise AssertionError("measured again")
 
-    for probe in ("line", "plane", "eigenvalues", "random_perturbation", "worst_case"):
-        monkeypatch.setattr(f"sharpness.studies.figures.{probe}", fail)
-    again = make_figures(data, ("ce", "gcl"), folder / "out", folder / "runs", **SMALL)
+    for module, probes in (
+        ("figures", ("line", "plane")),
+        ("cells", ("eigenvalues", "random_perturbation", "worst_case")),
+    ):
+        for probe in probes:
+            monkeypatch.setattr(f"sharpness.studies.{module}.{probe}", fail)
+    again = make_figures(data, ("ce", "gcl"), SEEDS, folder / "out", folder / "runs", **SMALL)
     pd.testing.assert_frame_equal(again.summary, first.summary)
 
 
-def test_another_setting_is_measured_again(drawn, monkeypatch):
+def test_another_setting_is_measured_again_and_a_single_seed_says_so(drawn, monkeypatch):
     data, folder, _ = drawn
     with monkeypatch.context() as m:
         m.setattr("sharpness.studies.figures.plane", lambda *a, **o: (_ for _ in ()).throw(RuntimeError("anew")))
         with pytest.raises(RuntimeError, match="anew"):
-            make_figures(data, ("ce", "gcl"), folder / "out", folder / "runs", **{**SMALL, "grid": 5})
+            make_figures(data, ("ce",), SEEDS, folder / "out2", folder / "runs", **{**SMALL, "grid": 5})
+    one = make_figures(data, ("ce",), (1,), folder / "one", folder / "runs", **SMALL)
+    text = one.text.replace("\n", " ")
+    assert "One training each, with seed 1" in text and "is not known" in text
+    assert one.text.splitlines()[2].count("±") == 2, "over draws"
 
 
-def test_methods_must_be_named_once(drawn):
-    data, folder, _ = drawn
-    with pytest.raises(UserError, match="only once"):
-        sharpness.studies.runs.trained(("ce", "ce"), data, folder / "runs")
-    with pytest.raises(UserError, match="unknown method"):
-        sharpness.studies.runs.trained(("sgd",), data, folder / "runs")
+@pytest.mark.parametrize(
+    ("methods", "seeds", "message"),
+    [(("ce", "ce"), (0,), "only once"), (("ce",), (0, 0), "only once"), (("ce",), (), "at least one"),
+     (("sgd",), (0,), "unknown method")],
+)  # fmt: skip
+def test_methods_and_seeds_must_be_named_once(methods, seeds, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        make_figures(load_data("digits-lt"), methods, seeds, tmp_path / "out", tmp_path / "runs")
+    assert not list(tmp_path.iterdir())
+
+
+def test_differences_are_those_that_welch_s_test_finds():
+    rng = np.random.default_rng(0)
+    shared = {"column": "", "status": "done", "λmin": -1.0}
+    cells = pd.DataFrame([
+        {"row": row, "seed": seed, "acc": mean + rng.normal(), "λmax": 10.0**mean * scale, **shared}
+        for row, mean in (("a", 1.0), ("b", 1.5), ("c", 9.0)) for seed, scale in enumerate((0.5, 1.0, 2.0))
+    ])  # fmt: skip
+    pairs = told_apart(cells).set_index(["measure", "higher", "lower"])
+    values = dict(iter(cells.groupby("row")))
+    for (measure, high, low), pair in pairs.iterrows():
+        if measure not in ("acc", "λmax"):
+            assert not pair.apart
+            continue
+        a, b = (values[row][measure] if measure == "acc" else np.log(values[row][measure]) for row in (high, low))
+        assert pair.p == pytest.approx(ttest_ind(a, b, equal_var=False).pvalue) and a.mean() >= b.mean()
+        assert pair.apart == (pair.p < 0.05)
+    assert pairs.apart["λmax", "c", "a"] and not pairs.apart["λmax", "b", "a"]
+    text = difference_text(told_apart(cells))
+    assert "λmax: c > a, c > b" in text and "within the spread" in text

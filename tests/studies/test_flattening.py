@@ -97,10 +97,10 @@ def test_an_interrupted_study_makes_only_what_is_missing(data, tmp_path, trainin
     arguments = (data, ("ce",), OPERATIONS, SEEDS, tmp_path / "out", tmp_path / "runs")
     measured, run_stage, trained = cells_module.measured, loop.run_stage, []
 
-    def killed_in_the_third(probe, objectives, folder, *rest, **options):
-        if folder.parent.name == "digits-lt-ce-seed1":
+    def killed_in_the_third(probe, objective, label, path, **options):
+        if path.parent.parent.name == "digits-lt-ce-seed1":
             raise KeyboardInterrupt
-        return measured(probe, objectives, folder, *rest, **options)
+        return measured(probe, objective, label, path, **options)
 
     with monkeypatch.context() as m:
         m.setattr(cells_module, "measured", killed_in_the_third)

@@ -1,0 +1,84 @@
+"""The pictures and tables that the repository shows, and the tables that its pages quote: `make gallery`.
+
+python docs/gallery.py [demo] [studies] [cifar10-lt]
+
+demo        figures/demo and the README's first table: the two commands of a user, on fresh trainings (four minutes)
+studies     figures/digits-lt: flattening operations, and CC-SAM taken apart (ten minutes)
+cifar10-lt  figures/cifar10-lt, a single seed, which needs $SHARPNESS_DATA (hours)
+
+The demo alone unless others are named. What users draw goes to out/, which git ignores; here it is drawn below
+runs/gallery, and what a reader looks at is copied. Numbers differ from one processor to another: a training is chaotic.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from sharpness.cli import main
+
+ROOT = Path(__file__).parent.parent
+WORK = ROOT / "runs" / "gallery"
+#: Of a folder that was drawn: pictures that pages show, and tables short enough to be read.
+KEPT = ("*.png", "*summary.*", "runs.csv", "eigenvalues.csv", "measure.csv")
+CIFAR = ("--data", "cifar10-lt", "--epochs", "6", "--limit-per-class", "20", "--seeds", "0")
+
+
+def call(*arguments: str | Path) -> None:
+    """A command of the user's; the first that fails ends this."""
+    if code := main([str(argument) for argument in arguments]):
+        sys.exit(code)
+
+
+def keep(drawn: Path, name: str) -> None:
+    """Replace the pictures and tables of ``figures/name``."""
+    folder = ROOT / "figures" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for pattern in KEPT:
+        for file in sorted(drawn.glob(pattern)):
+            shutil.copy(file, folder)
+
+
+def quoted(page: str, name: str, text: str) -> str:
+    """``page`` with ``text`` between the two comments that name the file it is from."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+    found, number = re.subn(
+        f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: begin + text + end, page, flags=re.DOTALL
+    )
+    if number != 1:
+        raise SystemExit(f"{name} is quoted {number} times: put the two comments around one place")
+    return found
+
+
+def demo() -> None:
+    runs, out = WORK / "demo", WORK / "out" / "demo"
+    call("demo", "--runs", runs, "--out", out)
+    call("measure", runs, "-o", out / "measure.csv", "--plot", out / "measure")
+    keep(out, "demo")
+    readme, source = ROOT / "README.md", "figures/demo/summary.md"
+    readme.write_text(quoted(readme.read_text(), source, (ROOT / source).read_text()))
+
+
+def studies() -> None:
+    out = WORK / "out" / "digits-lt"
+    for study in ("flattening", "microbenchmark"):
+        call("figures", "--study", study, "--runs", WORK / study, "--out", out)
+    for file in out.iterdir():
+        shutil.copy(file, ROOT / "figures" / "digits-lt")
+
+
+def cifar10_lt() -> None:
+    call("figures", *CIFAR, "--runs", WORK / "cifar10-lt", "--out", ROOT / "figures" / "cifar10-lt")
+
+
+PARTS = {"demo": demo, "studies": studies, "cifar10-lt": cifar10_lt}
+
+if __name__ == "__main__":
+    parts = sys.argv[1:] or ["demo"]
+    if wrong := [part for part in parts if part not in PARTS]:
+        raise SystemExit(f"{', '.join(wrong)}: choose among {', '.join(PARTS)}")
+    for part in parts:
+        PARTS[part]()

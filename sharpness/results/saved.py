@@ -1,0 +1,162 @@
+"""Read a saved result back, and believe of its file only what fits together."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+import xarray as xr
+
+from sharpness.errors import UserError, printable
+from sharpness.results.base import Result
+from sharpness.results.runs import RUN, Runs
+from sharpness.untrusted.plain_json import parse_json
+from sharpness.untrusted.refused import Refused
+from sharpness.untrusted.regular_files import open_regular
+
+LIMIT = 64 * 2**30
+"""Largest file that is read, in bytes: eigenvectors are as long as the network."""
+
+LENGTHS = {"class": "class_names", "group": "groups", "measure": "names", "layer": "layers", "mark": "mark_names"}
+"""Dimensions that are as long as something that is told by name."""
+
+WHOLE = ("class_samples", "train_counts", "products", "layer_parameters", "sample_ids")
+TRUE_OR_FALSE = ("evaluated", "converged")
+FINITE = ("class_samples", "class_weights", "x", "y", "radii", "factors", "sample_weights")
+
+
+def load_result(path: str | Path) -> Any:
+    """Read what :meth:`Result.save` or :meth:`Runs.save` wrote.
+
+    Raises:
+        UserError: no such file, or one that is not a result: damaged, of another version, or with values, types or
+            shapes that contradict each other.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no result at {path}")
+    try:
+        data = _content(path)
+        if "trainings" not in data.attrs:
+            return _result(data, data.attrs["fields"])
+        return _runs(data)
+    except UserError:
+        raise
+    except Refused as error:
+        raise UserError(f"{path} is not a saved result of sharpness: it {error}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or 'it is damaged'}: probe again") from None
+    except Exception as error:
+        # A damaged file can raise nearly any exception.
+        raise UserError(f"{path} is not a saved result of sharpness ({type(error).__name__}): probe again") from None
+
+
+def _content(path: Path) -> xr.Dataset:
+    file, _ = open_regular(path, LIMIT)
+    with file:
+        if file.read(3) != b"CDF":
+            raise Refused("does not start as a NetCDF file")
+        file.seek(0)
+        with xr.open_dataset(file, engine="scipy", decode_times=False, decode_timedelta=False) as opened:
+            return opened.load()
+
+
+def _runs(data: xr.Dataset) -> Runs[Any]:
+    """The results of several trainings."""
+    names = parse_json(str(data.attrs["trainings"]))
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise Refused("names its trainings oddly: probe again")
+    if len(names) != data.sizes.get(RUN):
+        raise Refused(f"has {data.sizes.get(RUN)} trainings and {len(names)} names: probe again")
+    found = [_result(data.isel({RUN: i}), data.attrs[f"fields_{i}"]) for i in range(len(names))]
+    return Runs(found, list(map(printable, names)))
+
+
+def _result(data: xr.Dataset, described: Any) -> Result:
+    """The result that a data set of :meth:`Result.to_dataset` holds, whose plain values are ``described``."""
+    kind = Result.REGISTRY.get(str(data.attrs.get("sharpness_result"))[:80])
+    if kind is None:
+        raise Refused("names no kind of result")
+    plain = parse_json(str(described))
+    if not isinstance(plain, dict):
+        raise Refused("has fields without names")
+    arrays = {str(name): value for name, value in data.variables.items()}
+    hints = get_type_hints(kind)
+    known = {f.name: f for f in fields(kind)}
+    given = {name: _typed(name, value, hints[name]) for name, value in plain.items() if name in known}
+    found = {name: value for name, value in arrays.items() if name in known}
+    missing = [n for n, f in known.items() if n not in given and n not in found and f.default is MISSING]
+    if missing:
+        raise Refused(f"is a {kind.__name__} of another version, without {', '.join(missing[:4])}: probe again")
+    _check_shapes(kind, given, found)
+    for name, value in found.items():
+        _check_numbers(name, value.values)
+    classes = range(len(given["class_names"]))
+    if any(c not in classes for group in given["groups"].values() for c in group):
+        raise Refused("has groups of classes that it does not name")
+    result = kind(**given | {name: value.values for name, value in found.items()})
+    result.validate()
+    return result
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """A plain value of the type that a field has, lists as tuples and texts without control characters."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is ClassVar or hint is Any:
+        return _clean(value)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in inner:
+            return None
+        return _typed(name, value, next(i for i in inner if i is not type(None)))
+    if origin is tuple and isinstance(value, list):
+        return tuple(_typed(name, one, inner[0]) for one in value)
+    if origin is dict and isinstance(value, dict):
+        return {printable(key): _typed(name, one, inner[1]) for key, one in value.items()}
+    if hint is str and isinstance(value, str):
+        return printable(value)
+    if hint is float and type(value) in (int, float):
+        return value
+    if origin is None and hint is not np.ndarray and type(value) is hint:
+        return value
+    raise Refused(f"has a {type(value).__name__} as {name}: probe again")
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [_clean(one) for one in value]
+    return {printable(key): _clean(one) for key, one in value.items()} if isinstance(value, dict) else value
+
+
+def _check_shapes(kind: type[Result], plain: dict[str, Any], arrays: Mapping[str, Any]) -> None:
+    """Every array has the dimensions of its kind, and they are as long as what is told by name."""
+    leading = set()
+    for name, array in arrays.items():
+        wanted = kind.DIMENSIONS.get(name, ())
+        short = wanted[1:] if wanted[:1] == (kind.OPTIONAL_DIMENSION,) and name not in Result.DIMENSIONS else wanted
+        if array.dims not in (wanted, short):
+            raise Refused(f"has {name} of shape {array.shape}, which is none of a {kind.__name__}: probe again")
+        if short != wanted:
+            leading.add(array.dims == wanted)
+        for dimension, length in zip(array.dims, array.shape, strict=True):
+            told = plain.get(LENGTHS.get(dimension, ""))
+            nameless = dimension == "mark" and not told
+            if length == 0 or (told is not None and len(told) != length and not nameless):
+                raise Refused(f"has {name} of shape {array.shape}, which its names do not fit: probe again")
+    if len(leading) > 1:
+        raise Refused("has arrays with and without classes: probe again")
+
+
+def _check_numbers(name: str, values: np.ndarray[Any, Any]) -> None:
+    kinds = "iu" if name in WHOLE else "b" if name in TRUE_OR_FALSE else "biuf"
+    if values.dtype.kind not in kinds:
+        raise Refused(f"has {name} of type {values.dtype}: probe again")
+    if name in FINITE and not np.isfinite(values).all():
+        raise Refused(f"has {name} that are no numbers: probe again")
+    if name in ("class_samples", "class_weights", "sample_weights") and (values < 0).any():
+        raise Refused(f"has {name} below 0: probe again")

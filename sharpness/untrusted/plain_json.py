@@ -1,0 +1,39 @@
+"""JSON of a bounded size, whose numbers and nesting are bounded too."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sharpness.untrusted.refused import Refused
+from sharpness.untrusted.unfolding import as_plain
+
+LIMIT = 16 * 2**20
+"""Longest text that is read, in bytes."""
+
+DIGITS = 20
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The values of a JSON text.
+
+    Raises:
+        Refused: it is none, is too long or nested too deeply, or holds a number of more than :data:`DIGITS` digits.
+
+    >>> parse_json('{"a": [1, 2.5, null]}')
+    {'a': [1, 2.5, None]}
+    """
+    if len(text) > LIMIT:
+        raise Refused(f"holds JSON of {len(text):,} bytes, and at most {LIMIT:,} are read")
+    try:
+        return as_plain(json.loads(text, parse_int=_whole))
+    except RecursionError:
+        raise Refused("holds JSON that is nested too deeply") from None
+    except ValueError:
+        raise Refused("is no JSON") from None
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > DIGITS:
+        raise Refused(f"holds a whole number of {len(digits):,} digits")
+    return int(digits)
