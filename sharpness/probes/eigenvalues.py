@@ -120,7 +120,8 @@ def eigenvalues(
                     found = _numbers(part, pairs, bootstrap, standard_errors, keep_vectors or verify)
                     if bootstrap:
                         ends, more = resampled_ends(part, operator, pairs, which, k, bootstrap, seed)
-                        found |= {"lower": ends[0], "upper": ends[1], "products": pairs.products + more}
+                        found |= dict(zip(("lower", "upper"), ends, strict=True))
+                        found["products"] = pairs.products + more
                         bar.update(more)
                 store.save(i, found)
             else:
