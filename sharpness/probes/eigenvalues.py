@@ -98,7 +98,7 @@ def eigenvalues(
     with progress(None, "eigenvalues", "products") as bar:
         for i, part in rows.present:
             bar.set_postfix_str(rows.names[i])
-            found = store.load(i)
+            found: dict[str, Any] | None = store.load(i)
             if found is None:
                 with part.operator(kind=kind) as operator:
                     state = store.lanczos_state(i, part.device)
