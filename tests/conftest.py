@@ -26,6 +26,8 @@ NUMERIC = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
+    # The longest comes first: last, it would leave the other cores without work.
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
     for item in items:
         if item.path.is_relative_to(here) and item.path.relative_to(here).parts[0] in NUMERIC:
             item.add_marker(pytest.mark.numeric)

@@ -40,7 +40,7 @@ class _Reader(Machine):
 
 def _resolve(name: str) -> Any:
     if name not in ALLOWED:
-        raise Refused(f"names {shown(name)}, which no data file needs (nothing was run)")
+        raise Refused(f"names {shown(name, 48)}, which no data file needs (nothing was run)")
     return ALLOWED[name]
 
 

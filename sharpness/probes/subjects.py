@@ -112,7 +112,8 @@ def checkpoint_objective(
             anything else that :class:`~sharpness.Objective` takes.
         imbalance: of the named data set's long tail, where the file does not record it.
         subset: recipe of the named data set's images, where the family has none of its own.
-        mean: per channel, of pixels in [0, 1]: normalises named data in place of what the checkpoint's family does.
+        mean: per channel, of pixels in [0, 1]: normalises named data in place of what the checkpoint's family does; of
+            tensors, what they were normalised by, see :class:`~sharpness.Objective`.
         std: likewise.
         download: fetch the files of recorded or named data if they are missing.
         options: of :class:`~sharpness.Objective`; given ``classes`` or ``group_by``, what is known of the data's own
@@ -127,12 +128,13 @@ def checkpoint_objective(
     if isinstance(loss, str):
         choose("loss", loss, ("ce", "training"))
     model = checkpoint.model.to(resolve_device(device))
-    named = {"data_root": data_root, "imbalance": imbalance, "subset": subset, "mean": mean, "std": std}
+    named: dict[str, Any] = {"data_root": data_root, "imbalance": imbalance, "subset": subset, "mean": mean, "std": std}
     named |= {"download": download or None, "split": split if split != "train" else None}
     named |= {"loss='training'": loss if loss == "training" else None}
     if data is not None and not isinstance(data, str | LongTailData):
-        limit = None if isinstance(data, ForeignData) else limit_per_class
-        wrong = [name for name, value in {**named, "limit_per_class": limit}.items() if value is not None]
+        if not isinstance(data, ForeignData):
+            named |= {"mean": None, "std": None, "limit_per_class": limit_per_class}
+        wrong = [name for name, value in named.items() if value is not None]
         if wrong:
             raise UserError(
                 f"{', '.join(wrong)}: only for recorded or named data, the given data are taken as they are"
@@ -147,7 +149,7 @@ def checkpoint_objective(
         for name, attribute in {"class_names": "class_names", "train_counts": "class_counts"}.items():
             if not split_otherwise and isinstance(known := getattr(data, attribute, None), tuple):
                 options.setdefault(name, known)
-        return Objective(model, data, loss, **options)
+        return Objective(model, data, loss, mean=mean, std=std, **options)
     data = checkpoint_data(checkpoint, data, data_root, imbalance, subset, split, mean, std, download)
     if loss == "training" and checkpoint.is_foreign:
         raise UserError(f"{checkpoint.path} does not record its training loss: pass loss='ce', or build an Objective")

@@ -218,6 +218,22 @@ def test_they_do_on_the_command_line(published, tmp_path, capsys):
     assert len(type(next(iter(saved.values()))).compare(saved)) == 4
 
 
+def test_tensors_of_their_own_are_told_by_what_normalised_them(published):
+    files, networks, _, pixels, labels = published
+    own = {
+        label: sharpness.checkpoint_objective(
+            files[label], data=(normalised(pixels, constants), labels), mean=constants[0], std=constants[1]
+        )
+        for label, (constants, _) in networks.items()
+    }
+    found = sharpness.line(own, GRID)
+    for label in own:
+        np.testing.assert_allclose(found[label].class_losses[:, 1], losses(published, label), rtol=1e-4)
+    wrong = {"data": (normalised(pixels, HALF), labels), "mean": CIFAR[0], "std": CIFAR[1]}
+    with pytest.raises(sharpness.UserError, match="do not lead from the inputs back to 8-bit pixels"):
+        sharpness.checkpoint_objective(files["somebody"], **wrong)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -65,7 +65,7 @@ def start(digits, shorten):
         epochs, options = RUNS[name]
         method = METHOD.get(name, name.partition(",")[0])
         shorten(method, *epochs)
-        return train(method, digits, out, seed=2, **options, **more)
+        return train(method, digits, out, seed=2, batch_size=95, **options, **more)
 
     return run
 

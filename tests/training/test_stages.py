@@ -37,7 +37,7 @@ def start(digits, shorten):
     def run(name, out, **more):
         method, options, epochs = RUNS[name]
         shorten(method, *epochs)
-        return train(method, digits, out, seed=2, **options, **more)
+        return train(method, digits, out, seed=2, batch_size=95, **options, **more)
 
     return run
 
