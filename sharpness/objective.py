@@ -168,6 +168,8 @@ class Objective:
             raise UserError(f"batch_size={batch_size!r}: give at least 1, or 'auto'")
         if isinstance(loss, str):
             choose("loss", loss, ("ce",))
+        elif isinstance(loss, type) or not callable(loss):
+            raise UserError(f"loss={loss!r}: give 'ce', or a function such as torch.nn.MSELoss(reduction='none')")
         self.model = model
         self.loss_function: PerSampleLoss = cross_entropy if isinstance(loss, str) else loss
         self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss))

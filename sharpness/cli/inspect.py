@@ -14,6 +14,7 @@ from sharpness.cli.subjects import file_options, single, subjects
 from sharpness.data.class_orders import describe_order
 from sharpness.probes import answers
 from sharpness.probes.answers import MARGIN
+from sharpness.probes.unseen import unseen
 
 #: What a foreign file's manifest says beyond its network, in the order of the page.
 FOREIGN = (
@@ -56,7 +57,7 @@ def _measured(checkpoint: Checkpoint, options: dict[str, Any]) -> dict[str, str]
         "accuracy now": f"{100 * found.accuracy:.2f} % of {objective.num_samples:,} samples of {where}, "
         f"mean of the classes {100 * found.class_mean:.2f} %"
     }
-    remark = found.remark(recorded)
+    remark = found.remark(recorded) or unseen(checkpoint, **options)
     best = ("", found.class_mean)
     for reading, other in checkpoint.readings().items():
         read = sharpness.checkpoint_objective(other, **options)

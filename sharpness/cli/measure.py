@@ -11,9 +11,10 @@ import click
 import sharpness
 from sharpness.cli.options import OneExample
 from sharpness.cli.output import as_noted, as_records, require_file, require_picture, save_drawn, say, write
-from sharpness.cli.subjects import probing_options, subjects
+from sharpness.cli.subjects import probing_options, single, subjects
 from sharpness.engine import distributed
 from sharpness.probes import MEASURES
+from sharpness.probes.unseen import unseen
 from sharpness.results import Comparison
 
 
@@ -49,6 +50,9 @@ def measure(
     require_file("-o", output, (".csv", ".json"))
     require_picture("--plot", figure)
     read, options = subjects(checkpoints, probed)
+    for checkpoint in single(read):
+        if told := unseen(checkpoint, **options):
+            say(f"sharpness: {checkpoint.path}: suspicious: {told}", err=True)
     written = output or figure
     partial = Path(f"{written}.partial") if written is not None else None
     chosen: dict[str, Any] = {"measures": measures} if measures else {}

@@ -47,6 +47,7 @@ class Eigenpairs:
     residuals: np.ndarray  # (m,)  |A v - value v|, from the recurrence
     converged: np.ndarray  # (m,) bool
     products: int  # with the operator, those before an interruption included
+    space: Krylov  # of the last run, orthogonal to ``space.locked``, the pairs of the runs before
 
 
 def lanczos(
@@ -152,7 +153,7 @@ def lanczos(
         space = Krylov.starting_at(_start(size, generator).to(vectors), vectors, space.norm)
 
     converged = residuals <= ends.allowed(values, scale, patient)
-    return Eigenpairs(values, vectors, residuals, converged, operator.products)
+    return Eigenpairs(values, vectors, residuals, converged, operator.products, space)
 
 
 def lanczos_memory(size: int, iterations: int, dtype: torch.dtype = torch.float64) -> int:

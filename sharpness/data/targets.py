@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sharpness.data.tensors import column
-from sharpness.errors import UserError
+from sharpness.errors import UserError, shown
 
 #: The only class where targets are no labels and nobody tells classes.
 ONE_CLASS = ("all",)
@@ -73,7 +73,7 @@ def cross_entropy_targets(y: Tensor, outputs: Sequence[int]) -> Tensor:
     if len(outputs) != 2:
         raise UserError(f"the model returns {got}: cross-entropy takes one logit for each class, (n, C); pass another "
                         "loss, or output= that picks the logits")  # fmt: skip
-    if outputs[1] == 1:
+    if outputs[1] == 1 and bool((y != 0).any()):
         raise UserError(
             f"the model returns {got}: cross-entropy of a single logit is always 0; for two classes pass loss=lambda "
             "u, t: F.binary_cross_entropy_with_logits(u.squeeze(1), t.to(u), reduction='none'), for numbers "
@@ -150,10 +150,10 @@ def classes_of(
     if num_classes is None and (width is None or width == 1):
         if int(y.long().min()) < 0 or int(y.long().max()) > 1:
             raise UserError(
-                f"integer targets up to {int(y.max())} and outputs that are not (n, C): are they labels? then pass "
-                "num_classes=; if they are numbers, make them floats, y.float()"
+                f"integer targets from {int(y.min())} to {int(y.max())} and outputs that are not (n, C): are they "
+                "labels? then pass num_classes=; if they are numbers, make them floats, y.float()"
             )
-        width = 2
+        width = int(y.long().max()) + 1  # of one logit: no and yes
     number = num_classes if num_classes is not None else int(width or 0)
     return Classes(within(y, number, "label", remedy), number, None, "labels")
 
@@ -187,7 +187,13 @@ def _grouped(
     x: Tensor, y: Tensor, group_by: Any, num_classes: int | None, class_names: Sequence[str] | None
 ) -> Classes:
     """By values of any kind: names of domains, of annotators."""
-    values = group_by(x, y) if isinstance(group_by, Callable) else group_by  # type: ignore[arg-type]
+    values = group_by
+    if callable(group_by):
+        try:
+            values = group_by(x, y)
+        except Exception as error:
+            told = shown(f"{type(error).__name__}: {error}")
+            raise UserError(f"group_by= raised {told}: give a function of (inputs, targets), of all samples") from error
     if isinstance(values, str | Mapping) or not hasattr(values, "__len__"):
         raise UserError(f"group_by= is a {type(values).__name__}: give one value per sample, or a function of "
                         "(inputs, targets) that does")  # fmt: skip

@@ -51,9 +51,9 @@ def as_tensors(data: Any) -> tuple[Tensor, Tensor]:
 
 
 def is_data(value: Any) -> bool:
-    """Whether a positional argument can only be meant as data: ``(x, y)`` with samples in rows, or a data set.
+    """Whether a positional argument can only be meant as data: ``(x, y)`` of equal length, samples, or a data set.
 
-    >>> is_data((torch.zeros(4, 2), [0, 1, 0, 1])), is_data((-1, 1, 51)), is_data([torch.zeros(4), torch.zeros(4)])
+    >>> is_data((torch.zeros(4, 2), [0, 1, 0, 1])), is_data((-1, 1, 51)), is_data([0.1, 0.2])
     (True, False, False)
     """
     if isinstance(value, Dataset | DataLoader) or isinstance(getattr(value, "tensors", None), tuple):
@@ -63,7 +63,8 @@ def is_data(value: Any) -> bool:
     first = value[0]
     if _is_sample(first):
         return isinstance(first[0], ARRAYS)
-    return len(value) == 2 and isinstance(first, ARRAYS) and first.ndim > 1 and hasattr(value[1], "__len__")
+    sized = all(hasattr(column, "__len__") and not isinstance(column, str | Mapping) for column in value)
+    return len(value) == 2 and sized and len(value[0]) == len(value[1])
 
 
 def column(values: Any, what: str) -> Tensor:
@@ -75,7 +76,13 @@ def column(values: Any, what: str) -> Tensor:
     """
     if isinstance(values, Tensor):
         return values
-    if isinstance(values, Mapping) or (isinstance(values, tuple) and all(isinstance(v, ARRAYS) for v in values)):
+    several = isinstance(values, tuple) and all(isinstance(v, ARRAYS) for v in values)
+    if what == "targets" and (isinstance(values, Mapping) or several):
+        raise UserError(
+            f"targets are a {type(values).__name__} of several tensors: put what the loss needs into one tensor, the "
+            "samples along its first axis, and take it apart in the loss"
+        )
+    if isinstance(values, Mapping) or several:
         raise UserError(
             f"{what} are a {type(values).__name__} of several tensors: stack them into one, torch.stack([a, b], 1), "
             "and probe a small module whose forward(x) calls your model with x[:, 0], x[:, 1]"
@@ -98,7 +105,7 @@ def column(values: Any, what: str) -> Tensor:
     if array.dtype.kind not in "biufc":
         raise UserError(f"{what} hold {type(array.flat[0]).__name__ if array.size else 'nothing'}: give numbers")
     try:
-        return torch.as_tensor(array)
+        return torch.as_tensor(array if array.flags.writeable else array.copy())
     except (TypeError, ValueError) as error:
         raise UserError(f"{what} of dtype {array.dtype} are no tensor ({shown(str(error))}): convert them") from None
 
@@ -137,7 +144,8 @@ def _read(data: Any) -> tuple[Tensor, Tensor]:
     if hasattr(data, "train") and hasattr(data, "test"):
         raise UserError(f"data is a {type(data).__name__} of two parts: give data.train or data.test")
     if isinstance(data, str | Mapping) or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
-        raise UserError(f"data is a {type(data).__name__}: give (x, y), a TensorDataset or a map-style dataset")
+        raise UserError(f"data is a {type(data).__name__}: give (x, y), a TensorDataset or a map-style dataset, such "
+                        "as load_data('digits-lt').train")  # fmt: skip
     if not len(data):
         raise UserError(f"data is a {type(data).__name__} without samples: give at least one")
     samples = [_sample(data[i], i) for i in range(len(data))]

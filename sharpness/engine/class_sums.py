@@ -190,8 +190,11 @@ def require_one_each(values: Tensor, outputs: Tensor, y: Tensor) -> Tensor:
         raise UserError(f"the loss returned a {type(values).__name__}: it must return a tensor of shape (n,)")
     remedy = "with torch's losses pass reduction='none'"
     if values.ndim > 1 and len(values) == n:
-        remedy += f", and average what is left, .flatten(1).mean(1); outputs are {tuple(outputs.shape)} and targets "
-        remedy += f"{tuple(y.shape)}: if both should be of one shape, squeeze one"
+        remedy += ", and average what is left of a sample, .flatten(1).mean(1)"
+        if outputs.shape != y.shape:
+            remedy += (
+                f"; outputs are {tuple(outputs.shape)} and targets {tuple(y.shape)}: if they should match, squeeze one"
+            )
     if values.ndim == 1 and len(values) > n and len(values) % n == 0:
         remedy = "average over what belongs to a sample, .view(len(t), -1).mean(1)"
     raise UserError(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from sharpness.plots.labels import (
     MANY,
@@ -44,6 +45,7 @@ def plot_class_values(
     floor: float | None = None,
     linthresh: float | None = None,
     legend: bool = True,
+    keys: Sequence[Line2D] = (),
 ) -> Axes:
     """Draw ``{label: (C,)}``: classes side by side, the models of a class next to each other.
 
@@ -63,6 +65,7 @@ def plot_class_values(
         counts: (C,) training images, written below the names.
         xlabel: of the classes; by default it says how they are ordered, or what the counts are.
         floor: values below it are drawn on it as open markers.
+        keys: more entries of the legend, such as for what other panels show.
         linthresh: the axis is linear between minus this and this, and logarithmic beyond; bars may leave it.
     """
     flags = {} if flags is None else flags
@@ -70,7 +73,7 @@ def plot_class_values(
     with style():
         ax = new_axes(ax, width=PAGE)
         size = marker_size(ax, len(values), len(names))
-        keys = []
+        explained = list(keys)
         for i, ((label, v), at) in enumerate(zip(values.items(), offsets(len(values), len(names)), strict=True)):
             ax.plot(at, v, "-" if many else marker(i), color=color(i), markersize=size, label=label)
             if trainings is not None and label in trainings:
@@ -82,7 +85,7 @@ def plot_class_values(
             if opened.any():
                 ax.plot(at[opened], v[opened], marker(i), color=color(i), markersize=size, **OPEN)
             if doubtful is not None and not many and draw_doubtful(ax, at, v, doubtful[label] & ~below, size):
-                keys.append(doubtful_key())
+                explained.append(doubtful_key())
             if below.any():
                 on_floor = np.full(below.sum(), floor)
                 ax.plot(at[below], on_floor, marker(i), color=color(i), markersize=size, clip_on=False, **OPEN)
@@ -107,11 +110,11 @@ def plot_class_values(
         ax.set(ylabel=ylabel, title=title or "")
         if legend:
             if intervals is not None and any(np.isfinite(ends).all(axis=0).any() for ends in intervals.values()):
-                keys.append(bars_key(over, "bands" if many else "bars"))
+                explained.append(bars_key(over, "bands" if many else "bars"))
             if any(np.any(f) for f in flags.values()):
-                keys.append(not_converged())
-            keys = [*trainings_key((trainings or {}).values(), dots=not many), *keys]
-            legend_above(ax, title, list({str(key.get_label()): key for key in keys}.values()))
+                explained.append(not_converged())
+            explained = [*trainings_key((trainings or {}).values(), dots=not many), *explained]
+            legend_above(ax, title, list({str(key.get_label()): key for key in explained}.values()))
     return ax
 
 

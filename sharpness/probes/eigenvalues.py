@@ -12,9 +12,10 @@ from sharpness.curvature import ENDS, Eigenpairs, lanczos
 from sharpness.engine import KINDS, mean_error
 from sharpness.errors import UserError, choose
 from sharpness.objective import Objective
-from sharpness.probes.bootstrap import mean_interval, require_resamples
+from sharpness.probes.bootstrap import require_resamples
 from sharpness.probes.comparison import comparable
 from sharpness.probes.layers import layer_eigenvalues
+from sharpness.probes.resampling import resampled_ends
 from sharpness.probes.rows import rows_of
 from sharpness.probes.verification import check_eigenvalue
 from sharpness.progress import progress
@@ -50,7 +51,8 @@ def eigenvalues(
     Args:
         objective: or ``{label: objective}``, to compare.
         k: eigenvalues at each end.
-        tol: a pair is converged when ``|H v - value v| <= tol * max |value|``.
+        tol: a pair is converged when ``|H v - value v|`` is at most ``tol`` times the largest absolute value and
+            ``5 tol`` times its own, see :func:`~sharpness.curvature.lanczos`.
         max_iterations: Lanczos iterations at most; pairs that are not converged by then are flagged.
         keep_vectors: keep the eigenvectors in the result, one float per parameter and value.
         kind: ``"hessian"``, or ``"ggn"`` for its generalised Gauss-Newton part.
@@ -58,9 +60,9 @@ def eigenvalues(
         per_layer: of the diagonal block of every layer: a :class:`~sharpness.results.LayerResult`, for one end, k=1.
         match_samples: draw so many samples of every class first, by ``seed``, so that classes of different size are
             measured alike.
-        bootstrap: resamples of a 95 % interval over samples, of the Rayleigh quotient :math:`v' H v` with the
-            eigenvector fixed: the first-order effect of other samples, without the bias upwards of a maximum.
-        standard_errors: of the same quotient over samples: :math:`v' H v` is the mean of :math:`v' H_i v`, so its
+        bootstrap: resamples of a 95 % interval over samples: the eigenvalues of every resample are found anew, in the
+            Krylov space of the run, see :mod:`~sharpness.probes.resampling`. Takes up to 240 products more.
+        standard_errors: over samples, of :math:`v' H v` with v fixed, which is the mean of :math:`v' H_i v`: its
             standard error is :math:`s / \sqrt{n}` (the infinitesimal jackknife of an eigenvalue).
         verify: compare each row's first eigenvalue with the rise of the loss along its vector, in ``result.checks``.
         resume: a folder for unfinished work; the same call goes on there, and ends with the same bits.
@@ -96,7 +98,7 @@ def eigenvalues(
     with progress(None, "eigenvalues", "products") as bar:
         for i, part in rows.present:
             bar.set_postfix_str(rows.names[i])
-            found = store.load(i)
+            found: dict[str, Any] | None = store.load(i)
             if found is None:
                 with part.operator(kind=kind) as operator:
                     state = store.lanczos_state(i, part.device)
@@ -115,7 +117,12 @@ def eigenvalues(
                         checkpoint=store.lanczos_checkpoint(i),
                         state=state,
                     )
-                found = _numbers(part, pairs, bootstrap, standard_errors, seed, keep_vectors or verify)
+                    found = _numbers(part, pairs, bootstrap, standard_errors, keep_vectors or verify)
+                    if bootstrap:
+                        ends, more = resampled_ends(part, operator, pairs, which, k, bootstrap, seed)
+                        found |= dict(zip(("lower", "upper"), ends, strict=True))
+                        found["products"] = pairs.products + more
+                        bar.update(more)
                 store.save(i, found)
             else:
                 bar.update(int(found["products"]))
@@ -138,7 +145,8 @@ def eigenvalues(
         vectors=table("vectors", np.nan, width, objective.num_parameters) if keep_vectors else None,
         lower=table("lower", np.nan, width) if bootstrap else None,
         upper=table("upper", np.nan, width) if bootstrap else None,
-        errors=table("errors", np.nan, width) if standard_errors else None,
+        errors=table("errors", np.nan, width) if standard_errors or bootstrap else None,
+        top_share=table("top_share", np.nan, width) if standard_errors or bootstrap else None,
         products=products,
         which=which,
         k=k,
@@ -151,7 +159,7 @@ def eigenvalues(
 
 
 def _numbers(
-    part: Objective, pairs: Eigenpairs, bootstrap: int, standard_errors: bool, seed: int, keep_vectors: bool
+    part: Objective, pairs: Eigenpairs, bootstrap: int, standard_errors: bool, keep_vectors: bool
 ) -> dict[str, Any]:
     """What a row contributes to the result."""
     numbers: dict[str, Any] = {
@@ -165,9 +173,8 @@ def _numbers(
     if bootstrap or standard_errors:
         weights = part.weights.double().numpy()
         forms = [part.quadratic_forms(v) for v in pairs.vectors]
-        if bootstrap:
-            bounds = [mean_interval(f, weights, bootstrap, seed) for f in forms]
-            numbers["lower"], numbers["upper"] = np.array(bounds).T
-        if standard_errors:
-            numbers["errors"] = np.array([mean_error(f, weights) for f in forms])
+        numbers["errors"] = np.array([mean_error(f, weights) for f in forms])
+        sizes = np.abs(forms) * weights
+        with np.errstate(invalid="ignore"):
+            numbers["top_share"] = sizes.max(axis=1) / sizes.sum(axis=1)
     return numbers

@@ -138,7 +138,7 @@ def _told_apart(given: Sequence[Any], data: Any, measures: Any) -> tuple[Any, An
             )
         what = "measures" if named else "data"
         if found[what] is not None:
-            raise UserError(f"{what} are given twice: leave one out")
+            raise UserError(f"{what} are given twice: give them once, data as (x, y)")
         found[what] = value
     return found["data"], found["measures"]
 

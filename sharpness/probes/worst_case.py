@@ -60,9 +60,9 @@ def worst_case(
         resume: a folder for unfinished work; the same call goes on there, and ends with the same bits.
 
     Returns:
-        A table of ``loss``, ``worst_loss``, ``worst_rise`` and, where targets are labels, ``worst_accuracy``, the share
-        of right answers at the worst point; ``worst_rise`` with its standard error over samples, at the worst point of
-        these; the number of gradients, of classes or batches, is in the provenance.
+        A table of ``loss``, ``worst_loss``, ``worst_rise`` and ``worst_accuracy``, the share of right answers at the
+        worst point, NaN where targets are no labels; ``worst_rise`` with its standard error over samples, at the worst
+        point of these; the number of gradients, of classes or batches, is in the provenance.
 
     Raises:
         UserError: a radius, steps or m that are not positive, an unknown norm, a gradient that is not finite.
@@ -90,7 +90,6 @@ def worst_case(
     table, overall = ascents.table()
     errors, overall_errors = np.full_like(table[:4], np.nan), np.full_like(overall[:4], np.nan)
     errors[2], overall_errors[2] = table[4], overall[4]
-    told = len(NAMES) if objective.has_answers else NAMES.index("worst_accuracy")
     fields["provenance"]["gradients"] = ascents.gradients
     # The worst rise is at least 0 by its definition, whatever the samples.
     bounds = np.full((2, len(NAMES), objective.num_classes + 1), np.nan)
@@ -99,11 +98,11 @@ def worst_case(
     of_groups = np.full((2, len(NAMES), len(objective.groups)), np.nan)
     of_groups[:, 2] = group_ends(objective, rises, bounds[:, 2])
     return MeasureResult(
-        names=NAMES[:told],
-        overall=overall[:told],
-        values=table[:told],
-        errors=errors[:told],
-        overall_errors=overall_errors[:told],
+        names=NAMES,
+        overall=overall[:4],
+        values=table[:4],
+        errors=errors,
+        overall_errors=overall_errors,
         train_counts=np.full(objective.num_classes, -1),
         lower=bounds[0, :, :-1],
         upper=bounds[1, :, :-1],

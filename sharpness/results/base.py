@@ -114,6 +114,11 @@ class Result:
         return self.class_names != ONE_CLASS
 
     @property
+    def has_labels(self) -> bool:
+        """Whether targets were labels: of others no answer is right or wrong, and tables leave accuracies out."""
+        return self.provenance.get("targets", "labels") == "labels"
+
+    @property
     def rarest_class(self) -> int:
         """The class with the fewest probed samples; the last one of several."""
         present = np.where(self.class_samples > 0, self.class_samples, np.iinfo(np.int64).max)

@@ -131,7 +131,8 @@ class EigenvalueResult(Result):
         )
         if self.products is not None:
             frame["products"] = np.atleast_1d(self.products)[rows].astype(int)
-        beside = {"se": self.errors, "lower": self.lower, "upper": self.upper, "top_share": self.top_share}
+        lower, upper = (None, None) if self.errors is None and self.lower is None else self.intervals
+        beside = {"lower": lower, "upper": upper, "se": self.errors, "top_share": self.top_share}
         for place, (name, numbers) in enumerate((n, v) for n, v in beside.items() if v is not None):
             frame.insert(6 + place, name, np.atleast_2d(numbers).ravel())
         return frame

@@ -14,7 +14,7 @@ from sharpness.errors import UserError, choose
 from sharpness.files import write_atomically
 from sharpness.results.axes import GAUSSIAN, plane_unit
 from sharpness.results.base import Result
-from sharpness.results.pictures import has_answers, plain_subset, several, subset_title
+from sharpness.results.pictures import plain_subset, several, subset_title
 from sharpness.untrusted.refused import Refused
 
 
@@ -104,7 +104,7 @@ class Landscape(Result):
         if self.has_classes:
             subsets |= {f"_class_{c}": c for c in range(len(self.class_names))}
         columns = {f"loss{name}": self.values(subset) for name, subset in subsets.items()} | {"error": self.errors}
-        if has_answers(self):
+        if self.has_labels:
             columns |= {f"accuracy{name}": self.accuracies(subset) for name, subset in subsets.items()}
             columns["accuracy_error"] = self.accuracy_errors()
         columns["evaluated"] = np.asarray(self.evaluated, dtype=bool)

@@ -12,6 +12,7 @@ import pandas as pd
 from sharpness.curvature import interval
 from sharpness.errors import UserError, choose
 from sharpness.plots import plot_class_values, stacked_axes
+from sharpness.plots.labels import doubtful_key
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means, spreads
 from sharpness.results.same import require_same
@@ -212,12 +213,19 @@ class MeasureResult(Result):
 
     @classmethod
     def _draw_all(cls, results: Mapping[str, Any], **options: Any) -> list[Any]:
-        names = first_of(results).names
-        axes = stacked_axes(len(names))
-        for i, (name, ax) in enumerate(zip(names, axes, strict=True)):
-            settings = {"linthresh": _linthresh(results, name)} if name in CURVATURES else {}
-            cls.compare(results, ax, name, **{"legend": i == 0, **settings, **options})
-            if i < len(names) - 1:
+        first = first_of(results)
+        axes = stacked_axes(len(first.names))
+        # From the last to the first, whose legend explains what is in any of them.
+        for i, (name, ax) in reversed(list(enumerate(zip(first.names, axes, strict=True)))):
+            settings: dict[str, Any] = {"legend": i == 0}
+            if name in CURVATURES:
+                settings["linthresh"] = _linthresh(results, name)
+            if first.over and first.over[i] != first.over[0]:
+                settings["ylabel"] = f"{LABELS.get(name, name)}\n(over {first.over[i]})"
+            if i == 0 and any(line.get_gid() == "near zero" for other in axes[1:] for line in other.lines):
+                settings["keys"] = [doubtful_key()]
+            cls.compare(results, ax, name, **{**settings, **options})
+            if i < len(axes) - 1:
                 ax.set_xlabel("")
                 ax.tick_params(labelbottom=False)
         axes[0].figure.align_ylabels(axes)

@@ -15,7 +15,6 @@ from sharpness.plots import plot_rises, plot_spread
 from sharpness.results.axes import GAUSSIAN, radius_unit
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means, spreads, stacked
-from sharpness.results.pictures import has_answers
 from sharpness.results.same import require_same
 from sharpness.results.words import bracketed
 from sharpness.untrusted.refused import Refused
@@ -110,7 +109,7 @@ class PerturbationResult(Result):
                 "loss": losses.ravel(),
                 "rise": losses.ravel() - self.base(subset),
             }
-            if has_answers(self):
+            if self.has_labels:
                 columns["accuracy"] = self.accuracies(subset).ravel()
             frames.append(pd.DataFrame(columns))
         return pd.concat(frames, ignore_index=True)
@@ -132,7 +131,7 @@ class PerturbationResult(Result):
                 "rise_lower": lower,
                 "rise_upper": upper,
             }
-            if has_answers(self):
+            if self.has_labels:
                 columns |= {
                     "base_accuracy": self.base_accuracy(subset),
                     "accuracy": self.accuracies(subset).mean(axis=1),

@@ -31,17 +31,12 @@ def values_of(result: Any, subset: Subset, quantity: str) -> np.ndarray:
         UserError: an unknown quantity or subset, a group without classes, or accuracy where no answer is right.
     """
     choose("quantity", quantity, QUANTITIES)
-    if quantity == "accuracy" and not has_answers(result):
+    if quantity == "accuracy" and not np.isfinite(result.class_accuracies).any():
         raise UserError("no accuracy here, because targets are no labels or outputs no logits: draw loss or rise")
     subset = plain_subset(result, subset)
     if isinstance(subset, str) and result.groups.get(subset) == ():
         raise UserError(f"group {subset!r} has no classes here: nothing to draw")
     return {"loss": result.values, "rise": result.rises, "accuracy": result.accuracies}[quantity](subset)
-
-
-def has_answers(result: Any) -> bool:
-    """Whether a result has accuracies: they are NaN where targets are no labels or outputs no logits."""
-    return bool(np.isfinite(result.class_accuracies).any())
 
 
 def plain_subset(result: Any, subset: Subset) -> Subset:

@@ -83,7 +83,7 @@ def _over(names: Iterable[str], over: Mapping[str, str]) -> str:
         kinds.setdefault(over[name], []).append(name)
     if len(kinds) == 1:
         return f"over {next(iter(kinds))}"
-    return ", ".join(f"of {' and '.join(members)} over {kind}" for kind, members in kinds.items())
+    return "; ".join(f"{', '.join(members)} over {kind}" for kind, members in kinds.items())
 
 
 def _short(error: float) -> str:

@@ -1,6 +1,7 @@
 """Whatever people keep samples in becomes two tensors of the right values, or is refused in one line."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -37,6 +38,13 @@ def test_labels_and_inputs_however_they_are_kept(data):
     assert torch.equal(x.float(), X)
     assert y.dtype == torch.int64
     assert torch.equal(y, Y)
+
+
+def test_tables_are_read_without_a_warning(recwarn):
+    x, y = as_tensors((pd.DataFrame(X.numpy()), pd.Series(Y.numpy(), index=[7, 8, 9, 10])))
+    assert torch.equal(x, X)
+    assert torch.equal(y, Y)
+    assert not [w for w in recwarn if "writable" in str(w.message)]
 
 
 @pytest.mark.parametrize(
@@ -87,6 +95,8 @@ def test_what_follows_a_plain_target_is_left_out_with_a_warning(data, caplog):
         (Samples([{"ids": X[0]}], [0]), "input of sample 0 is a dict"),
         (({"ids": X, "mask": X}, Y), "inputs are a dict of several tensors: stack them"),
         (((X, X), Y), "inputs are a tuple of several tensors: stack them"),
+        ((X, {"boxes": X}), "targets are a dict of several tensors: put what the loss needs into one"),
+        ((X, (Y, Y)), "targets are a tuple of several tensors"),
         (TensorDataset(X, X, Y), "which is the target"),
         (Samples(X, X, Y), "which is the target"),
         ((X, Y[:3]), "one label per input"),
@@ -108,17 +118,7 @@ def test_images_of_ones_own_want_labels_and_take_them_in_a_column():
 
 
 def test_arguments_of_probes_are_not_taken_for_data():
-    assert all(map(is_data, [(X, Y), (X, Y.tolist()), Samples(X, Y), [(X[0], 0)], TensorDataset(X, Y)]))
-    others = [
-        (-1, 1, 51),
-        [0.1, 0.2],
-        [X[0], X[1]],
-        3,
-        None,
-        "cifar10-lt",
-        {"w": X},
-        [{"w": X}],
-        (3, 4),
-        torch.nn.Linear(2, 2),
-    ]
-    assert not any(map(is_data, others))
+    columns = [(X, Y), (X, Y.tolist()), (X.tolist(), [0, 1, 2, 0]), TensorDataset(X, Y)]
+    assert all(map(is_data, [*columns, Samples(X, Y), [(X[0], 0)]]))
+    others = [(-1, 1, 51), [0.1, 0.2], 3, None, "cifar10-lt", ["accuracy", "loss"], {"w": X}, [{"w": X}], (3, 4)]
+    assert not any(map(is_data, [*others, torch.nn.ReLU(), [{"w": X}, {"w": X}], ["a.pt", "b.pt"]]))

@@ -35,8 +35,8 @@ def test_the_frame_has_a_row_for_every_value_with_its_interval(found):
     frame = found.to_frame()
     assert len(frame) == 2 * 3 * 4
     assert list(frame.columns) == [
-        "model", "class", "group", "samples", "end", "rank", "value", "lower", "upper", "residual", "converged",
-        "products",
+        "model", "class", "group", "samples", "end", "rank", "value", "lower", "upper", "se",
+        "top_share", "residual", "converged", "products",
     ]  # fmt: skip
     row = frame[(frame.model == "b") & (frame["class"] == "dog") & (frame.end == "smallest") & (frame["rank"] == 1)]
     b = found["b"]

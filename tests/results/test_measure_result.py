@@ -102,9 +102,7 @@ def test_intervals_are_wilsons_for_shares_and_keep_the_sign_of_losses_and_ends(p
     few, owl, dog = (frame.loc[name] for name in ("few", "owl", "dog"))
     below = np.hypot(owl.accuracy - owl.accuracy_lower, dog.accuracy - dog.accuracy_lower) / 2
     assert few.accuracy_lower == pytest.approx(few.accuracy - below)
-    assert (
-        "of accuracy and loss and lambda_max and lambda_min over images, of random_rise over 5 draws" in result.notes[0]
-    )
+    assert "accuracy, loss, lambda_max, lambda_min over images; random_rise over 5 draws" in result.notes[0]
 
 
 def test_the_largest_eigenvalue_is_drawn_where_there_is_one_and_else_the_first_measure(pair):

@@ -1,0 +1,81 @@
+r"""The ends of a spectrum for other images of the same class: every resample is solved again, on one basis.
+
+.. code-block:: text
+
+    V = basis of the Krylov space of H = sum_i a_i H_i / sum_i a_i, grown to DIMENSIONS vectors
+    M_i = V' H_i V                                              # for every image i, by products with it alone
+    lambda(resample) = extreme eigenvalues of sum_i c_i a_i M_i / sum_i c_i a_i      # c: how often i was drawn
+
+A quotient v'Hv with the eigenvector fixed would not do: it is below the largest eigenvalue of every resample, and
+above the smallest one, by far where one image dominates the class and is not drawn. On the basis the eigenvector moves.
+What it does not span is left out, so that a largest eigenvalue is still at most that of the resample itself.
+
+The largest eigenvalue of resamples is larger than that of the sample on average, as a maximum is: with few images the
+interval may not hold the value.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from sharpness.curvature import Eigenpairs
+from sharpness.curvature.krylov import inner
+from sharpness.engine import CurvatureOperator
+from sharpness.objective import Objective
+
+#: Of the basis, where the Krylov space has as many.
+DIMENSIONS = 120
+#: Resamples whose matrices are in memory at a time.
+_BATCH = 64
+
+
+def resampled_ends(
+    part: Objective, operator: CurvatureOperator, pairs: Eigenpairs, which: str, k: int, resamples: int, seed: int
+) -> tuple[np.ndarray, int]:
+    """Percentile intervals of 95 % of all ``pairs.values``, lower and upper ends (2, m), and the products they took.
+
+    Those are products with all images: the Krylov space is grown, and then every image takes one with every vector of
+    the basis. NaN for fewer than two images.
+    """
+    nothing = np.full((2, len(pairs.values)), np.nan)
+    if part.num_samples < 2:
+        return nothing, 0
+    space = pairs.space.snapshot()
+    grown = 0
+    while space.steps + len(space.locked) < DIMENSIONS and not space.exhausted:
+        space.extend(operator(space.last))
+        grown += 1
+    basis = torch.cat([space.locked, *space.blocks])[: len(space.locked) + space.steps]
+    forms = np.stack([_forms(part.restrict([i]), basis) for i in range(part.num_samples)])
+    found = projected_ends(forms, part.weights.double().numpy(), which, k, resamples, seed)
+    return np.quantile(found, [0.025, 0.975], axis=0), grown + len(basis)
+
+
+def projected_ends(forms: np.ndarray, weights: np.ndarray, which: str, k: int, resamples: int, seed: int) -> np.ndarray:
+    """Of every resample the k largest, smallest, or k of each, in descending order, (resamples, m).
+
+    Args:
+        forms: M, shape (n, p, p), symmetric.
+        weights: a, shape (n,).
+    """
+    n, p, _ = forms.shape
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    drawn = counts * weights
+    # A resample of images that weigh nothing has no Hessian.
+    drawn = drawn / np.where(drawn.sum(axis=1) > 0, drawn.sum(axis=1), np.nan)[:, None]
+    low = set(range(min(k, p))) if which != "LA" else set()
+    high = set(range(max(0, p - k), p)) if which != "SA" else set()
+    places = sorted(low | high, reverse=True)
+    found = [
+        np.linalg.eigvalsh((part @ forms.reshape(n, -1)).reshape(-1, p, p))[:, places]
+        for part in np.array_split(drawn[~np.isnan(drawn).any(axis=1)], max(1, -(-resamples // _BATCH)))
+    ]
+    return np.concatenate(found)
+
+
+def _forms(one: Objective, basis: torch.Tensor) -> np.ndarray:
+    """V' H V of the only image of an objective, (p, p), for orthonormal rows V (p, k)."""
+    with one.operator() as operator:
+        matrix = np.stack([inner(basis, operator(v)) for v in basis])
+    return (matrix + matrix.T) / 2
