@@ -131,9 +131,16 @@ def classes_of(
     if group_by is not None:
         return _grouped(x, y, group_by, num_classes, class_names)
     if classes is not None:
+        if _are_names(classes):
+            raise UserError(f"classes= are names, such as {next(iter(classes))!r}: give them as group_by=")
         index = column(classes, "classes")
         if not are_labels(index):
             raise UserError(f"classes= are {told_of(index)}: give one whole number per sample; for names, group_by=")
+        if int(index.min()) < 0:
+            raise UserError(
+                f"class {int(index.min())} of sample {int(index.argmin())} in classes= is below 0: number the classes "
+                "from 0, and leave samples of no class out of the data"
+            )
         _require_one_each("classes=", len(index), len(y))
         known = len(class_names) if class_names is not None else None
         number = num_classes if num_classes is not None else known or int(index.max()) + 1
@@ -181,6 +188,11 @@ def answers_of(y: Tensor, width: int | None, classes: Classes, every: bool) -> i
         within(y, width, "label", "the model has no such output, correct the labels")
     inside = int(y.long().min()) >= 0 and int(y.long().max()) < width
     return width if inside and width == known and width > 1 else None
+
+
+def _are_names(values: Any) -> bool:
+    """Whether these are texts in a list or an array."""
+    return hasattr(values, "__len__") and len(values) > 0 and isinstance(next(iter(values)), str)
 
 
 def _grouped(
