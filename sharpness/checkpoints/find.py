@@ -28,7 +28,7 @@ FOLDERS = ("", "ckps", "checkpoint")
 ENDINGS = (".pt", ".pth", ".th", ".tar", ".ckpt", ".safetensors")
 
 #: What a run of ours keeps beside its result.
-COMPANIONS, SNAPSHOTS = ("state.pt", "history.csv"), "snapshots"
+COMPANIONS, INSIDE = ("state.pt", "run.json", "history.csv"), ("snapshots", "probes")
 
 #: How many bytes tell what a file is, and how many names a line has.
 HEAD, SHOWN = 512, 4
@@ -107,7 +107,7 @@ class _Search:
         usual = next((name for name in USUAL_FILES if (folder / name).is_file()), None)
         found: list[Path] = []
         for entry in entries:
-            if entry.name.startswith(".") or (usual == USUAL_FILES[0] and entry.name == SNAPSHOTS):
+            if entry.name.startswith(".") or (usual == USUAL_FILES[0] and entry.name in INSIDE):
                 continue
             if entry.is_dir():
                 found += self.below(entry)

@@ -36,6 +36,14 @@ def test_a_run_and_its_snapshots(tree):
     assert find_checkpoints(str(tree / "runs" / "a" / "state.pt")) == [tree / "runs" / "a" / "state.pt"]
 
 
+def test_what_a_run_of_ours_keeps_beside_its_result_is_no_news(tree, caplog):
+    (tree / "runs" / "a" / "probes").mkdir()
+    for name in ("run.json", "history.csv", "probes/plane.nc"):
+        (tree / "runs" / "a" / name).write_text("{}")
+    assert find_checkpoints(tree / "runs") == [tree / "runs/a/last.pt", tree / "runs/c/ckps/ckpt.best.pth.tar"]
+    assert not [told for told in caplog.messages if "/runs/a" in told or "run.json" in told]
+
+
 def test_folders_without_one(tree):
     for name in ("runs/b", "runs/.partial/none"):
         (tree / name).mkdir(exist_ok=True)
