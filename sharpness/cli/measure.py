@@ -26,7 +26,12 @@ from sharpness.results import Comparison
 @click.option("--draws", default=5, show_default=True, help="Of them.")
 @click.option("--rho", default=0.05, show_default=True, help="Radius of the worst case.")
 @click.option("--probes", default=30, show_default=True, help="Random vectors of the trace.")
-@click.option("--tol", default=1e-3, show_default=True, help="Residual of an eigenvalue, relative to the largest; 5 times that to itself.")
+@click.option(
+    "--tol",
+    default=1e-3,
+    show_default=True,
+    help="Residual of an eigenvalue, relative to the largest; 5 times that to itself.",
+)
 @click.option("--max-iterations", default=100, show_default=True, help="Products for each end of a spectrum at most.")
 @click.option("--scope", default="all", show_default=True, help="all, backbone, classifier or a pattern of names.")
 @click.option("--seed", default=0, show_default=True)

@@ -23,7 +23,12 @@ from sharpness.errors import UserError
 @click.option("--per-layer", is_flag=True, help="Largest eigenvalue of every layer's diagonal block.")
 @click.option("--density", is_flag=True, help="The whole spectrum, by stochastic Lanczos quadrature.")
 @click.option("-k", default=1, show_default=True, help="Eigenvalues at each end.")
-@click.option("--tol", default=1e-3, show_default=True, help="Residual of an eigenvalue, relative to the largest; 5 times that to itself.")
+@click.option(
+    "--tol",
+    default=1e-3,
+    show_default=True,
+    help="Residual of an eigenvalue, relative to the largest; 5 times that to itself.",
+)
 @click.option("--kind", default="hessian", show_default=True, help="hessian or ggn (generalised Gauss-Newton).")
 @click.option("--scope", default="all", show_default=True, help="all, backbone, classifier or a pattern of names.")
 @click.option("--match-samples", type=int, help="Draw so many images of every class first.")

@@ -95,7 +95,7 @@ def layer(name: str, module: nn.Module) -> str:
     """A layer in words, by its name in :class:`Outputs`.
 
     >>> layer("model.0.norm", nn.LayerNorm(2)), layer("model", nn.Tanh())
-    ("layer '0.norm' (LayerNorm)", "the model (Tanh) itself")
+    ("layer '0.norm' (LayerNorm)", 'the model (Tanh) itself')
     """
     if isinstance(module, Outputs):
         return "the function output="

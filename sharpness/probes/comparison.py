@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sharpness.data import DATASETS, is_data
@@ -72,11 +72,37 @@ def side_by_side(
     for model in trainings(subjects):
         one = build(model.subject)
         if found:
+            _share_groups(found, model, one)
             first = found[0]
             require_comparable({named(first): first.subject, named(model): one}, own_losses)
             one = one.in_order_of(first.subject)
         found.append(model._replace(subject=one))
     return found
+
+
+def _share_groups(found: Sequence[Training], model: Training, one: Objective) -> None:
+    """Give models that were trained on balanced data, whose classes are one group, the groups of the others.
+
+    Rare classes are what a comparison with models of a long tail asks about; whose they are is told.
+    """
+    groups = [trained.subject.groups for trained in found]
+    if not _splits(one.groups):
+        mine = [(model, one)] if one.groups else []
+        theirs, whose = groups[0], named(found[0])
+    else:
+        mine = [(trained, trained.subject) for trained in found if trained.subject.groups]
+        mine = [] if any(map(_splits, groups)) else mine
+        theirs, whose = one.groups, named(model)
+    if not _splits(theirs):
+        return
+    for balanced, objective in mine:
+        logger.warning("%s was trained on balanced classes: groups are those of %s", named(balanced), whose)
+        objective.groups = dict(theirs)
+
+
+def _splits(groups: Mapping[str, Sequence[int]]) -> bool:
+    """Whether classes are in several groups."""
+    return sum(len(classes) > 0 for classes in groups.values()) > 1
 
 
 def require_comparable(objectives: Mapping[str, Objective], own_losses: bool = False) -> None:

@@ -153,7 +153,7 @@ def test_grey_images_for_a_network_that_takes_grey_ones(stranger, rows, tmp_path
 def test_the_commands_of_the_page_parse():
     page = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text()
     blocks = "".join(re.findall(r"```sh\n(.*?)```", page, re.DOTALL)).replace("\\\n", "")
-    assert len(blocks.splitlines()) == 7
+    assert len(blocks.splitlines()) == 8
     for row in blocks.splitlines():
         name, *words = shlex.split(row)[1:]
         cli.commands[name].make_context(name, words)

@@ -169,3 +169,13 @@ def test_two_models_need_two_labels(data):
 def test_mistakes_are_told(act, message, data):
     with pytest.raises(UserError, match=message):
         act(data)
+
+
+@pytest.mark.parametrize("first", ["balanced", "long tail"])
+def test_a_model_of_balanced_classes_is_compared_in_the_groups_of_the_long_tail(first, caplog):
+    x, y = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
+    seen = {"balanced": {"many": (0, 1, 2), "few": ()}, "long tail": {"many": (0,), "few": (1, 2)}}
+    order = [first, *(set(seen) - {first})]
+    found = worst_case({label: Objective(nn.Linear(3, 3), (x, y), groups=seen[label]) for label in order})
+    assert all(found[label].groups == seen["long tail"] for label in order)
+    assert "balanced was trained on balanced classes: groups are those of long tail" in caplog.messages

@@ -199,7 +199,7 @@ def test_models_are_compared_under_the_same_noise():
 def test_what_cannot_be_compared_is_refused_with_the_field_that_differs():
     x, y = torch.randn(6, 3), torch.tensor([0, 1, 0, 1, 0, 1])
     model = nn.Linear(3, 2)
-    with pytest.raises(UserError, match="'a' and 'b' cannot be compared: data_sha256"):
+    with pytest.raises(UserError, match="'a' and 'b' cannot be compared: 6 of 6 images differ"):
         random_perturbation({"a": Objective(model, (x, y)), "b": Objective(model, (x + 1, y))})
     with pytest.raises(UserError, match="scope is all and classifier"):
         random_perturbation({"a": Objective(model, (x, y)), "b": Objective(model, (x, y), parameters="classifier")})

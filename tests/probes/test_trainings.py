@@ -100,7 +100,7 @@ def test_the_commands_show_spread_and_each_keeps_runs_apart(runs, tmp_path, caps
     two = [str(runs / "x"), str(runs / "a"), str(runs / "c")]
     assert main(["measure", *two, *QUICK, "-o", str(tmp_path / "t.csv"), "--plot", str(tmp_path / "t")]) == 0
     text = capsys.readouterr().out
-    assert "± " in text and "(" in text
+    assert "± " in text and "[" in text and "±: one standard deviation over trainings" in text
     table = pd.read_csv(tmp_path / "t.csv", keep_default_na=False)
     assert {(m, r) for m, r in zip(table.model, table.run, strict=True)} == {
         ("CE", "seed 0"), ("CE", "seed 7"), ("LDAM-DRW", ""),
