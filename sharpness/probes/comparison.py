@@ -6,6 +6,7 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 from sharpness.data import DATASETS, is_data
@@ -70,34 +71,28 @@ def side_by_side(
     """
     found: list[Training] = []
     for model in trainings(subjects):
-        one = build(model.subject)
+        model = model._replace(subject=build(model.subject))
         if found:
-            _share_groups(found, model, one)
-            first = found[0]
-            require_comparable({named(first): first.subject, named(model): one}, own_losses)
-            one = one.in_order_of(first.subject)
-        found.append(model._replace(subject=one))
+            found = [_in_groups_of(model, earlier) for earlier in found]
+            model, first = _in_groups_of(found[0], model), found[0]
+            require_comparable({named(first): first.subject, named(model): model.subject}, own_losses)
+            model = model._replace(subject=model.subject.in_order_of(first.subject))
+        found.append(model)
     return found
 
 
-def _share_groups(found: Sequence[Training], model: Training, one: Objective) -> None:
-    """Give models that were trained on balanced data, whose classes are one group, the groups of the others.
+def _in_groups_of(other: Training, model: Training) -> Training:
+    """A model in the groups of another, if it was trained on balanced classes, which are one group, and that was not.
 
     Rare classes are what a comparison with models of a long tail asks about; whose they are is told.
     """
-    groups = [trained.subject.groups for trained in found]
-    if not _splits(one.groups):
-        mine = [(model, one)] if one.groups else []
-        theirs, whose = groups[0], named(found[0])
-    else:
-        mine = [(trained, trained.subject) for trained in found if trained.subject.groups]
-        mine = [] if any(map(_splits, groups)) else mine
-        theirs, whose = one.groups, named(model)
-    if not _splits(theirs):
-        return
-    for balanced, objective in mine:
-        logger.warning("%s was trained on balanced classes: groups are those of %s", named(balanced), whose)
-        objective.groups = dict(theirs)
+    theirs = other.subject.groups
+    if not model.subject.groups or _splits(model.subject.groups) or not _splits(theirs):
+        return model
+    logger.warning("%s was trained on balanced classes: groups are those of %s", named(model), named(other))
+    one = copy(model.subject)
+    one.groups = dict(theirs)
+    return model._replace(subject=one)
 
 
 def _splits(groups: Mapping[str, Sequence[int]]) -> bool:

@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from sharpness import Objective, UserError, line, load_checkpoint, load_data, plane, random_perturbation, train
+from sharpness import (
+    Objective,
+    UserError,
+    line,
+    load_checkpoint,
+    load_data,
+    plane,
+    random_perturbation,
+    train,
+    worst_case,
+)
 from sharpness.models import build_model
 from sharpness.probes import gaussian
 
@@ -176,6 +186,8 @@ def test_a_model_of_balanced_classes_is_compared_in_the_groups_of_the_long_tail(
     x, y = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
     seen = {"balanced": {"many": (0, 1, 2), "few": ()}, "long tail": {"many": (0,), "few": (1, 2)}}
     order = [first, *(set(seen) - {first})]
-    found = worst_case({label: Objective(nn.Linear(3, 3), (x, y), groups=seen[label]) for label in order})
+    objectives = {label: Objective(nn.Linear(3, 3), (x, y), groups=seen[label]) for label in order}
+    found = worst_case(objectives)
+    assert all(objectives[label].groups == seen[label] for label in order)
     assert all(found[label].groups == seen["long tail"] for label in order)
     assert "balanced was trained on balanced classes: groups are those of long tail" in caplog.messages
