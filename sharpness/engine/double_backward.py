@@ -6,7 +6,7 @@ Everything is a sum over samples, accumulated in float64.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -21,14 +21,17 @@ Forward = Callable[[Tensor], Tensor]
 
 
 @contextmanager
-def twice_differentiable() -> Iterator[None]:
+def twice_differentiable(written_out: bool = True) -> Iterator[None]:
     """Attention by its math kernel, because fused attention has no double backward, and functions that have a wrong
     one by their formulas.
+
+    Args:
+        written_out: the latter; it costs a call of Python for every operation inside.
 
     Raises:
         UserError: an operation has no second derivative; the message names it.
     """
-    with sdpa_kernel(SDPBackend.MATH), WrittenOut():
+    with sdpa_kernel(SDPBackend.MATH), WrittenOut() if written_out else nullcontext():
         try:
             yield
         except RuntimeError as error:

@@ -417,7 +417,7 @@ class Products:
             return change, gradient
 
         try:
-            with twice_differentiable():
+            with twice_differentiable(written_out=False):  # the traced operations see to it themselves
                 run.push(vector)
                 for change, gradient in in_threads(multiply, range(len(self.batches)), run.device):
                     run.add(change)
