@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import copy
+import sys
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from elsewhere import pretence
 
 from sharpness import Objective, load_data
 from sharpness.models import build_model
@@ -15,10 +20,25 @@ from sharpness.models import build_model
 ABSENT = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
 
-@pytest.fixture(params=[pytest.param("cuda", marks=[pytest.mark.cuda, ABSENT])])
+#: What pretending tensors run in every test run; the rest takes them minutes.
+QUICK = ("-random]", "-worst case]", "-plane, adaptive]", "-density]", "-ends of Gauss-Newton]", "-gradient+gaussian]",
+         "data_may_lie", "between_models", "method[elsewhere-ce]", "method[elsewhere-cc-sam]")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "[elsewhere" in item.name and not any(part in item.nodeid for part in QUICK):
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(params=["elsewhere", pytest.param("cuda", marks=[pytest.mark.cuda, ABSENT])])
 def device(request):
-    """Where to compute what the CPU is compared with."""
-    return torch.device(request.param)
+    """Where to compute what the CPU is compared with: tensors that pretend, or a GPU."""
+    if request.param == "cuda":
+        yield torch.device("cuda")
+    else:
+        with pretence() as device:
+            yield device
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from sharpness import train
 from sharpness.data import ImageSet
 from sharpness.flattening import OPERATIONS
 from sharpness.methods import METHODS
+from sharpness.training.state import RunFolder
 
 #: Weights after ten steps, relative to their length: rounding of 1e-16 grows a thousandfold a few times over.
 TOLERANCE = 1e-7
@@ -78,8 +79,6 @@ def test_an_epoch_in_reduced_precision(method, tmp_path, few_digits, device):
 
 def test_a_run_is_resumed_on_the_device(tmp_path, few_digits, device, monkeypatch):
     """Its state, momentum and average included, is read back to where it was."""
-    from sharpness.training.state import RunFolder
-
     settings = {"epochs": 3, "batch_size": 76, "device": device, "precision": "float32", "flatten": ("swa:0.3",)}
     train("ldam-drw", few_digits, tmp_path / "whole", **settings)
     save = RunFolder.save
