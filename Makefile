@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-faults matrix lint bench gallery notebooks clean
+.PHONY: demo test test-slow test-faults matrix lint bench bench-gpu gallery notebooks clean
 
 demo: .venv/installed
 	$(BIN)/sharpness demo
@@ -31,6 +31,10 @@ bench: .venv-bench/installed
 	.venv-bench/bin/python benchmarks/curvature.py --output benchmarks/curvature.txt
 	.venv-bench/bin/python benchmarks/eigenvalues.py --output benchmarks/eigenvalues.txt
 	.venv-bench/bin/python benchmarks/landscape.py --output benchmarks/landscape.txt
+
+# The tests marked cuda and the table of the card at hand, in benchmarks/gpu-CARD.txt.
+bench-gpu: .venv/installed
+	$(BIN)/python benchmarks/gpu.py
 
 # For maintainers: the pictures and tables in figures/, and the table in the README, from trainings of their own.
 gallery: .venv/installed

@@ -34,16 +34,21 @@ def random_images(model_name: str, images: int, layout: str = "channels-last") -
     return in_layout((model.eval(), x, y), layout)
 
 
-def digits(model_name: str, per_class: int, size: int, epochs: int) -> Problem:
-    """A network trained briefly on the embedded long tail of digits, over the first test images of every class.
+def digits(
+    model_name: str, per_class: int, size: int, epochs: int, device: torch.device | str = "cpu", part: str = "test"
+) -> Problem:
+    """A network trained briefly on the embedded long tail of digits, over the first images of every class.
 
-    The 8x8 digits are upsampled to ``size``. SGD with momentum 0.9 and learning rate 0.05 in batches of 64.
+    The 8x8 digits are upsampled to ``size``. SGD with momentum 0.9 and learning rate 0.05 in batches of 64. There are
+    50 test images of a class; for more the images are those of the whole training set (``part="train"``), 124 of each.
     """
     torch.manual_seed(0)
     data = sharpness.load_data("digits-lt")
-    (train_x, train_y), (x, y) = data.train.tensors, data.test.tensors
+    train_x, train_y = data.train.tensors
+    x, y = data.test.tensors if part == "test" else sharpness.load_data("digits-lt", imbalance=1).train.tensors
     train_x, x = (F.interpolate(t, size=(size, size), mode="bilinear", antialias=True) for t in (train_x, x))
-    model = build_model(model_name, num_classes=10, in_channels=1).train()
+    train_x, train_y, x, y = (t.to(device) for t in (train_x, train_y, x, y))
+    model = build_model(model_name, num_classes=10, in_channels=1).train().to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     for _ in range(epochs):
         for batch in torch.randperm(len(train_y)).split(64):

@@ -52,6 +52,7 @@ from sharpness.engine import (
     first_difference,
     first_line,
     forward_flops,
+    full_precision,
     memory_budget,
     parameters_in_scope,
     recalibrate,
@@ -137,6 +138,7 @@ class Objective:
 
     @torch.inference_mode(False)
     @torch.enable_grad()
+    @full_precision()
     def __init__(
         self,
         model: nn.Module,
@@ -313,6 +315,7 @@ class Objective:
         return self.evaluate_samples()
 
     @torch.no_grad()
+    @full_precision()
     def evaluate_samples(self) -> SampleSums:
         """The same, with what every sample adds to the sums."""
         require_eval(self.model)
@@ -321,7 +324,7 @@ class Objective:
             sample_rows(self._forward(x), y, a, self.loss_function, self._answers) for x, y, a in self._batches(None)
         ]
         if done:
-            rows[:, distributed.share(torch.arange(self.num_samples))] = torch.cat(done, dim=1)
+            rows[:, distributed.share(torch.arange(self.num_samples))] = torch.cat(done, dim=1).cpu()
         return SampleSums.of(distributed.total(rows), self.classes, self.num_classes)
 
     @property
@@ -330,6 +333,7 @@ class Objective:
         return self._answers is not None
 
     @torch.no_grad()
+    @full_precision()
     def confusion(self) -> np.ndarray:
         """How many samples of each label (rows) get each answer (columns), (C, C).
 
@@ -349,6 +353,7 @@ class Objective:
         counts = torch.bincount(torch.cat(cells), minlength=classes * classes)
         return distributed.total(counts).numpy().reshape(classes, classes)
 
+    @full_precision()
     def evaluation(self, precision: str | None = None) -> Callable[[Tensor | None], ClassSums]:
         """``displacement (k,) -> ClassSums`` at ``w + displacement``, for many points: see :class:`~engine.Evaluation`.
 
@@ -391,6 +396,7 @@ class Objective:
         return self.evaluate().class_means
 
     @torch.inference_mode(False)
+    @full_precision()
     def gradient(self, class_index: int | None = None) -> Tensor:
         """The gradient of L, or of L_c: flat, shape (k,), in the model's dtype."""
         require_eval(self.model)
@@ -428,6 +434,7 @@ class Objective:
             operator.close()
 
     @torch.inference_mode(False)
+    @full_precision()
     def quadratic_forms(self, vector: Tensor, class_index: int | None = None) -> np.ndarray:
         r""":math:`v' H_i v` of every sample, shape (n,); their weighted mean is v' H v."""
         require_eval(self.model)
@@ -514,6 +521,7 @@ class Objective:
                 for t, old in zip(moved, saved, strict=True):
                     t.copy_(old)
 
+    @full_precision()
     def check(self) -> SampleSums:
         """What every probe does first: two passes must agree and be finite. Returns the loss at the centre.
 
@@ -660,6 +668,7 @@ class Objective:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=dtype is torch.bfloat16):
                 return self._forward(x.to(memory_format=layout)).to(self.dtype)
 
+        @full_precision()
         def evaluate(displacement: Tensor | None) -> ClassSums:
             if displacement is None:
                 displacement = torch.zeros(self.num_parameters)

@@ -14,7 +14,7 @@ from sharpness.engine.class_sums import (
     sample_rows,
     share_error,
 )
-from sharpness.engine.devices import resolve_device
+from sharpness.engine.devices import full_precision, resolve_device
 from sharpness.engine.evaluation import Evaluation
 from sharpness.engine.flops import fast_bfloat16, forward_flops
 from sharpness.engine.memory import even_batch, fastest_batch, memory_budget
@@ -60,6 +60,7 @@ __all__ = [
     "first_difference",
     "first_line",
     "forward_flops",
+    "full_precision",
     "mean_error",
     "memory_budget",
     "parameters_in_scope",

@@ -153,7 +153,7 @@ def class_sums(
         answers: width of the logits among which the largest is the answer; None where targets are no labels.
     """
     rows = [sample_rows(forward(x), y, a, loss, answers) for x, y, a in batches]
-    total = torch.cat(rows, dim=1) if rows else torch.zeros(4, 0, dtype=torch.float64)
+    total = torch.cat(rows, dim=1).cpu() if rows else torch.zeros(4, 0, dtype=torch.float64)
     return ClassSums.of(total, classes, num_classes)
 
 
@@ -163,7 +163,9 @@ def sum_by_class(rows: Tensor, classes: Tensor, num_classes: int) -> Tensor:
 
 
 def sample_rows(outputs: Tensor, y: Tensor, a: Tensor, loss: PerSampleLoss, answers: int | None) -> Tensor:
-    """What every sample of a batch adds to the sums of :class:`ClassSums`, (4, n) on the CPU, in float64.
+    """What every sample of a batch adds to the sums of :class:`ClassSums`, (4, n), in float64.
+
+    Where the outputs are: to bring them to the CPU would wait for a GPU, batch by batch.
 
     Raises:
         UserError: the loss is not one value per sample.
@@ -174,7 +176,7 @@ def sample_rows(outputs: Tensor, y: Tensor, a: Tensor, loss: PerSampleLoss, answ
     else:
         right = torch.full_like(a, torch.nan, dtype=torch.float64)
     a = a.double()
-    return torch.stack([a * values.double(), a, a * right, torch.ones_like(a)]).cpu()
+    return torch.stack([a * values.double(), a, a * right, torch.ones_like(a)])
 
 
 def require_one_each(values: Tensor, outputs: Tensor, y: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpness.engine.class_sums import ClassSums, PerSampleLoss, WeightedBatch, sample_rows
+from sharpness.engine.devices import full_precision
 from sharpness.engine.inference import Inference
 from sharpness.engine.threads import in_threads
 from sharpness.engine.tracing import Untraceable, first_line, trace
@@ -49,8 +50,9 @@ class Evaluation:
     ) -> None:
         self.loss, self.answers = loss, answers
         self.classes, self.num_classes = classes, num_classes
-        self.parameters, self.batches = list(parameters), list(batches)
+        self.parameters = list(parameters)
         self.device = self.parameters[0].device
+        self.batches = [(x, y.to(self.device), a.to(self.device)) for x, y, a in batches]
         sample = batches[0][0][:4].to(self.device)
         try:
             traced = trace(module, sample, list(module.parameters()))
@@ -69,20 +71,21 @@ class Evaluation:
         self._kept: list[tuple[Tensor, ...] | None] = [None] * len(self.batches)
         self._room = budget
 
+    @full_precision()
     def __call__(self, displacement: Tensor | None = None) -> ClassSums:
         forward = self.inference.at(self._moved(displacement))
 
         def rows(i: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-            x, y, a = (t.to(self.device) for t in self.batches[i])
+            x, y, a = self.batches[i]
             with torch.no_grad():
-                given = self._kept[i] or self._before(x)
+                given = self._kept[i] or self._before(x.to(self.device))
                 return sample_rows(forward(*given), y, a, self.loss, self.answers), given
 
         parts = []
         for i, (part, given) in enumerate(in_threads(rows, range(len(self.batches)), self.device)):
             parts.append(part)
             self._keep(i, given)
-        return ClassSums.of(torch.cat(parts, dim=1), self.classes, self.num_classes)
+        return ClassSums.of(torch.cat(parts, dim=1).cpu(), self.classes, self.num_classes)
 
     def _keep(self, i: int, given: tuple[Tensor, ...]) -> None:
         """Spare later points the fixed layers of a batch, while there is room."""

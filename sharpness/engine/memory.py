@@ -22,7 +22,8 @@ def memory_budget(device: torch.device, limit: float | None = None) -> int:
             raise UserError(f"memory={limit!r}: give GiB, 0 to keep nothing between products")
         return int(limit * 2**30)
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] // 2
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own, to be reused
+        return (torch.cuda.mem_get_info(device)[0] + unused) // 2
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     except (ValueError, OSError, AttributeError):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sharpness.engine import distributed
 from sharpness.engine.class_sums import WeightedBatch
+from sharpness.engine.devices import full_precision
 from sharpness.engine.modules import require_eval
 from sharpness.engine.second_order import Products, SecondOrder
 from sharpness.errors import UserError
@@ -55,6 +56,7 @@ class CurvatureOperator:
         return self._engine.route
 
     @torch.inference_mode(False)
+    @full_precision()
     def __call__(self, vector: Tensor) -> Tensor:
         """The product, in the dtype of the parameters.
 

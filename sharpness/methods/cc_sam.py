@@ -223,6 +223,10 @@ def recipe(
         )
     if stage2 and not released_code:
         notes += ("BatchNorm is frozen in stage 2; in the released code its statistics keep moving",)
+    notes += (
+        "published for CIFAR-10-LT at imbalance 100: 83.92 with AutoAugment and Cutout (augmentation "
+        "autoaugment-cutout) and mixup=0, 82.42 without them",
+    )
     return Recipe(
         method="cc-sam",
         paper="Zhou et al., Class-Conditional Sharpness-Aware Minimization for Deep Long-Tailed Recognition, CVPR 2023",
