@@ -1,4 +1,4 @@
-"""Which radius of CC-SAM? Its factor, its cap and mixup, by accuracy on images that training leaves out and by flatness.
+"""Which radius of CC-SAM? Its factor, its cap and mixup, by accuracy on images that training leaves out and flatness.
 
 python benchmarks/radius.py [--factors 0.01,0.1] [--caps 0.02,none] [--mixup 1,0] [--seeds 0] [--output FILE]
 
