@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from sharpness.data import LongTail
 from sharpness.flattening import Context, Loss
 from sharpness.methods.changes import NewHead
-from sharpness.methods.cross_entropy import CrossEntropy
+from sharpness.methods.cross_entropy import LINEAR_HEAD, CrossEntropy
 from sharpness.methods.recipe import Recipe, Stage
 from sharpness.methods.schedules import Cosine, WarmupCosine
 
@@ -82,6 +82,7 @@ def recipe(longtail: LongTail, decoupled: bool = False) -> Recipe:
         notes=(
             "published with AutoAugment and Cutout: accuracies compare with augmentation autoaugment-cutout alone",
             "without the learnt sampler (Meta Sampler) of the whole method: Balanced Softmax alone",
+            LINEAR_HEAD,
             "published steps are turned into whole epochs, and the learning rate changes once an epoch",
         ),
     )

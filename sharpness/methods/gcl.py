@@ -88,5 +88,8 @@ def recipe(longtail: LongTail, sampler: str = "inverse_frequency", mixup: float 
                 enter=(Rescale(20.0),),
             ),
         ),
-        notes=() if sampler == "cben" else (f"stage 2 draws images by {sampler}; the paper describes cben",),
+        notes=(
+            "stage 2 starts from the last epoch of stage 1, in the released code from the best on the test set",
+            *(() if sampler == "cben" else (f"stage 2 draws images by {sampler}; the paper describes cben",)),
+        ),
     )
