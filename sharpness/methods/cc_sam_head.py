@@ -48,6 +48,11 @@ class ClassConditionalHead:
     def __post_init__(self) -> None:
         choose("mode", self.mode, MODES)
 
+    @property
+    def capturable(self) -> bool:
+        """Whether a CUDA graph may replay the step: random directions are drawn for the classes of the batch."""
+        return self.mode != "magnitude"
+
     def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
         features = context.features(model, batch.x)
         head = model.head

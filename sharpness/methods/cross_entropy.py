@@ -23,6 +23,8 @@ TENTHS = MultiStep(milestones=(160, 180), factors=(1e-1, 1e-2))
 class CrossEntropy(Loss):
     """``-log softmax(u)_y``, every sample alike."""
 
+    capturable = True
+
     def terms(self, logits: Tensor, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         losses = F.cross_entropy(logits, labels, reduction="none")
         return losses, torch.ones_like(losses)
