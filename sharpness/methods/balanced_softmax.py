@@ -82,7 +82,7 @@ def recipe(longtail: LongTail, decoupled: bool = False) -> Recipe:
         paper="Ren et al., Balanced Meta-Softmax for Long-Tailed Visual Recognition, NeurIPS 2020",
         stages=(first, second) if decoupled else (first,),
         notes=(
-            "augmented as every method here, not by AutoAugment and Cutout: published accuracies are not comparable",
+            "published with AutoAugment and Cutout: accuracies compare with augmentation autoaugment-cutout alone",
             "without the learnt sampler (Meta Sampler) of the whole method: Balanced Softmax alone",
             "published steps are turned into whole epochs, and the learning rate changes once an epoch",
         ),

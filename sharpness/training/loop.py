@@ -48,6 +48,7 @@ def train(
     batch_size: int | None = None,
     precision: str = "auto",
     device: str | torch.device | None = None,
+    augmentation: str | None = None,
     resume: bool = False,
     snapshots: int | None = None,
     **options: Any,
@@ -68,6 +69,8 @@ def train(
         model: an architecture; the data set's usual one unless given.
         batch_size: the published one unless given, halved until an epoch has ten steps.
         precision: ``"auto"``, ``"float32"`` or ``"bfloat16"`` (autocast).
+        augmentation: a name of :data:`sharpness.data.AUGMENTATIONS`, such as ``"autoaugment-cutout"``; the data set's
+            usual one unless given. Another one is part of the run's name and label.
         resume: go on with an unfinished run in ``out``; it ends in the same weights as an uninterrupted one.
         snapshots: keep a checkpoint of the start and of every so many epochs (of all stages together), as
             ``OUT/snapshots/epoch-0001.pt``; a run that is resumed goes on keeping them.
@@ -86,6 +89,7 @@ def train(
     if snapshots is not None and not (isinstance(snapshots, int) and snapshots >= 1):
         raise UserError(f"snapshots={snapshots!r}: give the epochs from one to the next, at least 1")
     device = resolve_device(device)
+    data = data.augmented(augmentation)
     recipe = build_recipe(method, data.longtail, **options)
     recipe = flattened(recipe, flatten).with_epochs(epochs).with_batch_size(batch_size, len(data.train))
     precision = resolve_precision(precision, device, data.train.images.shape[-1])
@@ -99,6 +103,7 @@ def train(
         "precision": precision,
         "flatten": list(flatten),
         **({"helper_sha256": helper.sha256} if helper else {}),
+        **({"augmentation": data.other_augmentation} if data.other_augmentation else {}),
     }
     identity = {
         "method": method,
@@ -109,7 +114,7 @@ def train(
         **training,
         **({"snapshots": snapshots} if snapshots else {}),
     }
-    name = f"{data.longtail.dataset}-{run_name(method, flatten, options, seed)}"
+    name = f"{data.longtail.dataset}-{run_name(method, flatten, options, seed, data.other_augmentation)}"
     folder = RunFolder(Path(out) if out else Path("runs") / name)
     state = folder.claim(identity, resume)
     if state is None:
