@@ -1,4 +1,4 @@
-"""Transfers from the CPU to a device that do not make the CPU wait."""
+"""Small tensors on their way to the device."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor on ``device``.
+def to_device(tensor: Tensor, device: str | torch.device) -> Tensor:
+    """``tensor`` on a device; to a GPU from pinned memory, so that the host does not wait for what it has queued there.
 
-    From pageable memory a copy to a GPU ends only when all that was asked of the GPU before is done; from pinned memory
-    it takes its place in the queue.
+    >>> to_device(torch.arange(3), "cpu")
+    tensor([0, 1, 2])
     """
-    if device.type != "cuda":
+    device = torch.device(device)
+    if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

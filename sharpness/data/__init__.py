@@ -30,7 +30,6 @@ from sharpness.data.targets import (
     told_of,
 )
 from sharpness.data.tensors import as_tensors, is_data
-from sharpness.data.transfer import to_device
 from sharpness.errors import UserError, choose
 
 __all__ = [
@@ -71,7 +70,6 @@ __all__ = [
     "plain_targets",
     "read_images",
     "select_indices",
-    "to_device",
     "told_of",
     "training_counts",
 ]

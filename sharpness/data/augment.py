@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from sharpness.data.autoaugment import autoaugment_cutout
-from sharpness.data.transfer import to_device
 from sharpness.errors import UserError, choose
+from sharpness.transfer import to_device
 
 AUGMENTATIONS = ("crop-flip", "crop", "none", "autoaugment-cutout")
 
