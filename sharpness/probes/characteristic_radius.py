@@ -14,7 +14,7 @@ from torch import Tensor
 from sharpness.engine import ClassSums
 from sharpness.errors import UserError
 from sharpness.flattening import optimal_radius
-from sharpness.flattening.class_conditional import TINY
+from sharpness.flattening.class_radius import TINY
 from sharpness.objective import Objective
 from sharpness.probes.ascent import Ball, ascend
 from sharpness.probes.comparison import common_fields, comparable
