@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from sharpness.data.augment import AUGMENTATIONS, augment, augmentation_label, mixup
+from sharpness.data.augment import AUGMENTATIONS, augment, augment_batches, augmentation_label, mixup
 from sharpness.data.cifar import load_cifar, load_cifar_lt
 from sharpness.data.class_orders import CLASS_ORDERS, class_order
 from sharpness.data.dataset import ImageSet, LongTailData
@@ -52,6 +52,7 @@ __all__ = [
     "are_labels",
     "as_tensors",
     "augment",
+    "augment_batches",
     "augmentation_label",
     "class_counts",
     "class_groups",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sharpness.checkpoints import save_checkpoint
-from sharpness.data import ImageSet, LongTailData, augment, epoch_indices, mixup
+from sharpness.data import ImageSet, LongTailData, augment_batches, epoch_indices, mixup
 from sharpness.engine import ClassSums, class_sums, resolve_device
 from sharpness.errors import UserError
 from sharpness.flattening import Batch, Context, EpochRule
@@ -306,10 +306,10 @@ def training_batches(stage: Stage, network: nn.Module, data: LongTailData, conte
     late = stage.late(context.epoch)
     sampler = late.sampler if late else stage.sampler
     indices = epoch_indices(sampler, train.labels.cpu(), data.num_classes, generator).to(train.labels.device)
-    for chunk in indices.split(stage.batch_size):
-        if len(chunk) < (stage.batch_size if stage.drop_last else 2):
-            continue
-        images = augment(train.images[chunk], data.augmentation, data.padding, generator)
+    smallest = stage.batch_size if stage.drop_last else 2
+    chunks = [chunk for chunk in indices.split(stage.batch_size) if len(chunk) >= smallest]
+    pixels = augment_batches(train.images, chunks, data.augmentation, data.padding, generator)
+    for chunk, images in zip(chunks, pixels, strict=True):
         x, y = train.normalize(images), train.labels[chunk]
         batch = Batch(channels_last(x), y)
         if stage.mixup:
