@@ -61,7 +61,7 @@ def test_replayed_steps_end_in_the_same_weights(method, digits, tmp_path, identi
 
 
 def test_a_graph_lasts_while_nothing_it_has_fixed_changes(digits, tmp_path, replaying):
-    """Cross-entropy for ten epochs: the learning rate warms up in the first (5 of 200 are 0.25 of 10) and drops after the
+    """Cross-entropy for ten epochs: the learning rate warms up in the first (5 of 200 are 0.25 of 10), drops after the
     eighth and ninth, and the incomplete batch is captured beside the full one.
     """
     train("ce", digits, tmp_path / "run", epochs=10, batch_size=64)
