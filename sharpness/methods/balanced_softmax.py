@@ -31,6 +31,8 @@ class BalancedSoftmax(Loss):
     The network returns u, whose softmax is the posterior under classes of equal size; a test takes u as it is.
     """
 
+    capturable = True
+
     def terms(self, logits: Tensor, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         shifted = logits + context.class_counts.double().log().to(logits)
         losses = F.cross_entropy(shifted, labels, reduction="none")

@@ -41,6 +41,7 @@ class AdversarialFeatures:
     length: float = 1.0
     released_code: bool = False
     up_limit: float = 1.0
+    capturable = True
 
     def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
         features = context.features(model, batch.x).detach().requires_grad_(True)

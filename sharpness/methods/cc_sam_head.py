@@ -57,6 +57,11 @@ class ClassConditionalHead:
         if self.per_tensor and self.released_share is None:
             raise UserError("per_tensor=True: norms of single tensors are of the released code, give released_share")
 
+    @property
+    def capturable(self) -> bool:
+        """Whether a CUDA graph may replay the step: random directions are drawn for the classes of the batch."""
+        return self.mode != "magnitude"
+
     def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
         features = context.features(model, batch.x)
         head = model.head

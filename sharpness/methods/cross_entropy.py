@@ -28,6 +28,8 @@ LINEAR_HEAD = (
 class CrossEntropy(Loss):
     """``-log softmax(u)_y``, every sample alike."""
 
+    capturable = True
+
     def terms(self, logits: Tensor, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         losses = F.cross_entropy(logits, labels, reduction="none")
         return losses, torch.ones_like(losses)

@@ -31,6 +31,7 @@ class LogitAdjustment(Loss):
     """
 
     tau: float = 1.0
+    capturable = True
 
     def terms(self, logits: Tensor, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         shifted = logits + self.tau * log_priors(context.class_counts).to(logits)
