@@ -11,6 +11,8 @@ test_*      the same on the test set: reported only
 rise        of the training loss of the rare classes (the group few), their mean: the largest within an l2 ball of
             radius 0.1 around all weights, by five steps of ascent
 lambda_max  their Hessians' largest eigenvalue, likewise
+*_equal     both at equal confidence: logits are divided by the temperature that is best on the images left out
+bound       share of labelled rows in training whose step is at its limit; 1 is a fixed length relative to the weights
 head_norm   of the classifier's weights
 collapsed   held-out accuracy more than 10 points below that of plain of the same mixup and seed
 """
@@ -20,16 +22,22 @@ from __future__ import annotations
 import argparse
 import itertools
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 import sharpness
 from sharpness.data import ImageSet, LongTailData, select_indices
 from sharpness.data.digits import digit_pools
 from sharpness.flattening import joint_norm
+from sharpness.flattening.class_radius import Perturbation, longest_step
 from sharpness.methods.cc_sam_head import weights_of
 
 EPOCHS, RADIUS, STEPS = 40, 0.1, 5
@@ -65,23 +73,55 @@ def numbers(data: LongTailData, held: ImageSet, factor: str, cap: str, mixup: fl
     options = {"mode": "plain"} if factor == "plain" else {"rho_scale": float(factor)}
     options |= {"cap": None if cap == "none" else float(cap), "mixup": mixup}
     few, found = list(data.groups["few"]), {}
-    with tempfile.TemporaryDirectory() as folder:
-        history = sharpness.train("cc-sam", data, folder, epochs=EPOCHS, seed=seed, **options)
-        objective = sharpness.checkpoint_objective(Path(folder))
-        model = objective.model
-        with torch.no_grad():
-            right = (model.eval()(held.tensors[0]).argmax(1) == held.labels).numpy()
-        of_class = np.array([right[held.labels.numpy() == c].mean() for c in range(data.num_classes)])
-        found["held_accuracy"] = of_class.mean()
-        found |= {f"held_{group}": of_class[list(classes)].mean() for group, classes in data.groups.items()}
-        last = history.iloc[-1]
-        found |= {f"test_{name}": last[name] for name in ("accuracy", "accuracy_few")}
+    with tempfile.TemporaryDirectory() as folder, limits() as bound:
+        last = sharpness.train("cc-sam", data, folder, epochs=EPOCHS, seed=seed, **options).iloc[-1]
+        checkpoint = sharpness.load_checkpoint(folder)
+    with torch.no_grad():
+        logits, labels = checkpoint.model.eval()(held.tensors[0]), held.labels
+    right = (logits.argmax(1) == labels).numpy()
+    of_class = np.array([right[labels.numpy() == c].mean() for c in range(data.num_classes)])
+    found["held_accuracy"] = of_class.mean()
+    found |= {f"held_{group}": of_class[list(classes)].mean() for group, classes in data.groups.items()}
+    found |= {f"test_{name}": last[name] for name in ("accuracy", "accuracy_few")}
+    found["temperature"] = temperature(logits, labels)
+    for name, divisor in (("", 1.0), ("_equal", found["temperature"])):
+        objective = sharpness.checkpoint_objective(checkpoint, loss=partial(cross_entropy, divisor=divisor))
         worst = sharpness.worst_case(objective, rho=RADIUS, steps=STEPS)
-        found["rise"] = worst.values[worst.names.index("worst_rise")][few].mean()
         ends = [sharpness.eigenvalues(objective.restrict(c), keep_vectors=False).values[0] for c in few]
-        found["lambda_max"] = float(np.mean(ends))
-        found["head_norm"] = float(joint_norm(p.detach() for p in weights_of(model.head)))
+        found[f"rise{name}"] = worst.values[worst.names.index("worst_rise")][few].mean()
+        found[f"lambda_max{name}"] = float(np.mean(ends))
+    found["bound"] = float(np.mean(bound)) if bound else 0.0
+    found["head_norm"] = float(joint_norm(p.detach() for p in weights_of(checkpoint.model.head)))
     return {name: round(float(value), 4) for name, value in found.items()}
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, divisor: float) -> Tensor:
+    return F.cross_entropy(logits / divisor, labels, reduction="none")
+
+
+def temperature(logits: Tensor, labels: Tensor) -> float:
+    """What to divide logits by for the smallest cross-entropy, mean over classes, to a percent."""
+    weight = 1 / labels.bincount().float()
+    grid = np.exp(np.arange(-2, 4, 0.01))
+    return float(min(grid, key=lambda t: float(F.cross_entropy(logits / float(t), labels, weight))))
+
+
+@contextmanager
+def limits() -> Iterator[list[float]]:
+    """Shares of rows at their limit, step by step, while training goes on inside."""
+    bound, length = [], Perturbation.length
+
+    def watched(self: Perturbation, w: Tensor, g: Tensor, k: int, counts: Tensor, rarest: Tensor) -> Tensor:
+        found = length(self, w, g, k, counts, rarest)
+        if self.cap is not None:
+            bound.append(float((found == longest_step(self.cap, w, counts, rarest)).float().mean()))
+        return found
+
+    Perturbation.length = watched  # type: ignore[method-assign]
+    try:
+        yield bound
+    finally:
+        Perturbation.length = length  # type: ignore[method-assign]
 
 
 def arguments() -> argparse.Namespace:
