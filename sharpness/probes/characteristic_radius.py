@@ -95,7 +95,7 @@ def characteristic_radius(
             the losses and gradients are theirs, while n stays that of training.
         class_counts: (C,) the n_c: training images of each class. Unless given those that the objective knows
             (``Objective(train_counts=)``, any checkpoint that records them), else its own samples.
-        scale: of the perturbation: 1 is the theorem, 0.01 what :mod:`sharpness.methods.cc_sam` trains with before its cap.
+        scale: of the perturbation: 1 is the theorem, 0.01 that of :mod:`sharpness.methods.cc_sam` before its cap.
         factors: radii of the curve, over rho*.
         steps: of the ascent, evaluations at most; 0 for none.
         lambda_max: whether to compute eigenvalues.
