@@ -72,7 +72,8 @@ def figures(
             raise UserError(f"--{option} is no option of --study {study}, only of {' and '.join(studies)}")
     require_folder("--out", out)
     require_folder("--runs", runs)
-    data, out = load_described(given), out or f"out/{given['data']}"
+    data = load_described(given)
+    out = out or "/".join(["out", given["data"], *([data.other_augmentation] if data.other_augmentation else [])])
     chosen = methods.split(",") if methods else list(STUDY_METHODS if study == "flattening" else FIGURE_METHODS)
     usual = f"runs/{given['data'] if study == 'motivation' else study}"
     shared: dict[str, Any] = {"out": out, "runs": runs or usual, "jobs": jobs, "split": split, "loss": loss}

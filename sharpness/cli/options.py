@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from sharpness.data import DATASETS, LongTailData, load_data
+from sharpness.data import AUGMENTATIONS, DATASETS, LongTailData, load_data
 from sharpness.errors import UserError
 
 Command = Callable[..., Any]
@@ -61,13 +61,14 @@ def training_options(command: Command) -> Command:
             click.option("--batch-size", type=int, help="[published, smaller for tiny data sets]"),
             click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16."),
             click.option("--device", help="Such as cpu or cuda:0. [a GPU if there is one]"),
+            click.option("--augmentation", help=f"Of {', '.join(AUGMENTATIONS)}. [the data set's usual one]"),
         ],
     )
 
 
 def load_described(given: dict[str, Any]) -> LongTailData:
     names = ("profile", "imbalance", "subset", "groups", "data_root", "download")
-    return load_data(given["data"], **{name: given[name] for name in names})
+    return load_data(given["data"], **{name: given[name] for name in names}).augmented(given.get("augmentation"))
 
 
 def training_settings(given: dict[str, Any]) -> dict[str, Any]:

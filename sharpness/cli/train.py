@@ -38,7 +38,7 @@ def train(
     data = load_described(given)
     names = tuple(name.strip() for name in flatten.split(",") if name.strip() not in ("", NONE))
     options = dict(pair(p) for p in pairs)
-    name = f"{given['data']}-{run_name(method, names, options, seed)}"
+    name = f"{given['data']}-{run_name(method, names, options, seed, data.other_augmentation)}"
     folder = Path(out) if out else Path("runs") / name
     kept: dict[str, Any] = {"resume": resume, "snapshots": snapshots}
     history = sharpness.train(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from sharpness.data.augment import augment, mixup
+from sharpness.data.augment import AUGMENTATIONS, augment, augment_batches, augmentation_label, mixup
 from sharpness.data.cifar import load_cifar, load_cifar_lt
 from sharpness.data.class_orders import CLASS_ORDERS, class_order
 from sharpness.data.dataset import ImageSet, LongTailData
@@ -33,6 +33,7 @@ from sharpness.data.tensors import as_tensors, is_data
 from sharpness.errors import UserError, choose
 
 __all__ = [
+    "AUGMENTATIONS",
     "CLASS_ORDERS",
     "CONVENTION",
     "DATASETS",
@@ -51,6 +52,8 @@ __all__ = [
     "are_labels",
     "as_tensors",
     "augment",
+    "augment_batches",
+    "augmentation_label",
     "class_counts",
     "class_groups",
     "class_order",

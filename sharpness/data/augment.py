@@ -1,4 +1,4 @@
-"""Batched augmentation on tensors: random crop, random mirror, mixup.
+"""Batched augmentation on tensors: random crop, random mirror, AutoAugment with Cutout, mixup.
 
 Every random number comes from a CPU generator and is moved to the images' device afterwards, so that all
 devices see the same augmentation.
@@ -7,15 +7,25 @@ devices see the same augmentation.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from sharpness.data.autoaugment import autoaugment_cutout
 from sharpness.errors import UserError, choose
+from sharpness.transfer import to_device
 
-AUGMENTATIONS = ("crop-flip", "crop", "none")
+AUGMENTATIONS = ("crop-flip", "crop", "none", "autoaugment-cutout")
+#: AutoAugment takes some 300 small steps however many images there are; it shares them among batches of so many pixels.
+PIXELS_AT_ONCE = 2**21
+
+
+def augmentation_label(kind: str) -> str:
+    """What cards and labels call it."""
+    return "no augmentation" if kind == "none" else kind
 
 
 def random_crop(images: Tensor, padding: int, generator: Generator) -> Tensor:
@@ -38,22 +48,26 @@ def random_crop(images: Tensor, padding: int, generator: Generator) -> Tensor:
     if padding == 0:
         return images
     n, _, height, width = images.shape
-    dy, dx = torch.randint(0, 2 * padding + 1, (2, n), generator=generator).to(images.device)
+    dy, dx = to_device(torch.randint(0, 2 * padding + 1, (2, n), generator=generator), images.device)
     windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
     return windows[torch.arange(n, device=images.device), :, dy, dx]
 
 
 def random_flip(images: Tensor, generator: Generator) -> Tensor:
     """Mirror each image ``(n, ch, h, w)`` left to right with probability one half."""
-    mirrored = torch.rand(len(images), generator=generator).to(images.device) < 0.5
+    mirrored = to_device(torch.rand(len(images), generator=generator) < 0.5, images.device)
     return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
 
 
 def augment(images: Tensor, kind: str, padding: int, generator: Generator) -> Tensor:
-    """Apply ``crop-flip``, ``crop`` or ``none`` to images ``(n, ch, h, w)``.
+    """Augment images ``(n, ch, h, w)`` before they are normalised.
+
+    ``crop-flip`` is the random crop and mirror, ``crop`` the crop alone, ``none`` nothing. ``autoaugment-cutout`` is
+    crop and mirror, AutoAugment's CIFAR-10 policy and Cutout, in the order of the code that CC-SAM and Balanced Softmax
+    were published with; Cutout comes before the normalisation there, so that its square is black and not the mean.
 
     Raises:
-        UserError: an unknown kind.
+        UserError: an unknown kind, or AutoAugment of images that are neither grey nor RGB.
 
     >>> images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     >>> augment(images, "crop-flip", 1, Generator()).shape
@@ -63,7 +77,30 @@ def augment(images: Tensor, kind: str, padding: int, generator: Generator) -> Te
     if kind == "none":
         return images
     cropped = random_crop(images, padding, generator)
-    return random_flip(cropped, generator) if kind == "crop-flip" else cropped
+    if kind == "crop":
+        return cropped
+    flipped = random_flip(cropped, generator)
+    return flipped if kind == "crop-flip" else autoaugment_cutout(flipped, generator)
+
+
+def augment_batches(
+    images: Tensor, batches: Sequence[Tensor], kind: str, padding: int, generator: Generator
+) -> Iterator[Tensor]:
+    """``augment(images[batch], ...)`` of one batch of indices after another.
+
+    With AutoAugment the batches of :data:`PIXELS_AT_ONCE` are augmented together, at the first of them.
+
+    >>> images = torch.arange(6, dtype=torch.uint8).reshape(6, 1, 1, 1)
+    >>> [x.flatten().tolist() for x in augment_batches(images, torch.arange(6).split(4), "none", 0, Generator())]
+    [[0, 1, 2, 3], [4, 5]]
+    """
+    group = 1
+    if kind == "autoaugment-cutout" and batches:
+        group = max(1, PIXELS_AT_ONCE // (max(map(len, batches)) * images.shape[2] * images.shape[3]))
+    for start in range(0, len(batches), group):
+        together = batches[start : start + group]
+        chosen = together[0] if len(together) == 1 else torch.cat(list(together))
+        yield from augment(images[chosen], kind, padding, generator).split([len(batch) for batch in together])
 
 
 def mixup(x: Tensor, alpha: float, generator: Generator) -> tuple[Tensor, Tensor, float]:
@@ -94,5 +131,5 @@ def mixup(x: Tensor, alpha: float, generator: Generator) -> tuple[Tensor, Tensor
         raise UserError(f"mixup mixes normalised floating-point samples, not {x.dtype}")
     seed = int(torch.randint(0, 2**63 - 1, (1,), generator=generator))
     lam = float(np.random.default_rng(seed).beta(alpha, alpha))
-    partner = torch.randperm(len(x), generator=generator).to(x.device)
+    partner = to_device(torch.randperm(len(x), generator=generator), x.device)
     return lam * x + (1 - lam) * x[partner], partner, lam

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -27,6 +28,13 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
     if len(wrong):
         index = int(wrong[0])
         raise UserError(f"label {int(labels[index])} at index {index} is outside 0..{num_classes - 1}")
+
+
+@lru_cache(maxsize=64)
+def channel_values(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """One number per channel, (ch, 1, 1), float32, made once per device: a copy to a GPU would wait for it."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -72,10 +80,7 @@ class ImageSet:
 
     def normalize(self, images: Tensor) -> Tensor:
         """``(x / 255 - mean) / std``, float32, for uint8 images ``(n, ch, h, w)`` on any device."""
-        mean, std = (
-            torch.tensor(values, dtype=torch.float32, device=images.device)[:, None, None]
-            for values in (self.mean, self.std)
-        )
+        mean, std = (channel_values(tuple(values), images.device) for values in (self.mean, self.std))
         return images.to(torch.float32).div_(255).sub_(mean).div_(std)
 
     @property
@@ -135,9 +140,10 @@ class LongTailData:
         longtail: what the training set is made of.
         train: the images that training sees.
         test: the images that accuracy is counted on.
-        augmentation: ``crop-flip``, ``crop`` or ``none``.
+        augmentation: of training images, a name of :data:`sharpness.data.AUGMENTATIONS`.
         padding: pixels on each side before the random crop.
         default_model: the registered model that fits these images.
+        usual_augmentation: that of these images where nobody chose another; what they were made with.
 
     Raises:
         UserError: a label outside ``[0, C)``, or an unknown augmentation.
@@ -149,9 +155,12 @@ class LongTailData:
     augmentation: str
     padding: int
     default_model: str
+    usual_augmentation: str = ""
 
     def __post_init__(self) -> None:
         choose("augmentation", self.augmentation, AUGMENTATIONS)
+        if not self.usual_augmentation:
+            object.__setattr__(self, "usual_augmentation", self.augmentation)
         for part in (self.train, self.test):
             check_labels(part.labels, self.num_classes)
 
@@ -184,6 +193,15 @@ class LongTailData:
         longtail = LongTail(dataset, class_names, profile, float(imbalance), subset, counts, groups)
         train = pool.subset(select_indices(pool.labels, counts, subset))
         return cls(longtail, train, test, augmentation, padding, default_model)
+
+    def augmented(self, augmentation: str | None) -> LongTailData:
+        """The same images, augmented otherwise in training; as they are for None."""
+        return self if augmentation is None else replace(self, augmentation=augmentation)
+
+    @property
+    def other_augmentation(self) -> str | None:
+        """The augmentation, if it is not the usual one: a setting that a run's name and identity tell."""
+        return None if self.augmentation == self.usual_augmentation else self.augmentation
 
     @property
     def class_counts(self) -> tuple[int, ...]:

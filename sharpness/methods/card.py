@@ -6,6 +6,7 @@ import inspect
 import re
 from typing import Any
 
+from sharpness.data import augmentation_label
 from sharpness.methods.recipe import Stage
 
 #: Values of ``Stage.trainable`` and ``Stage.helper`` that are not names of something.
@@ -23,8 +24,11 @@ def formula(part: Any) -> str:
     return f"{part!r}: {re.sub(r':[a-z]+:(?=`)|`', '', told).replace(chr(92), '')}"
 
 
-def stage_card(stage: Stage) -> dict[str, str]:
+def stage_card(stage: Stage, augmentation: str | None = None) -> dict[str, str]:
     """What a stage does, by what the words are about; everything of it that has an effect is in them.
+
+    Args:
+        augmentation: of the run's training images, which is no part of a stage.
 
     >>> from sharpness.methods.cross_entropy import BASELINE
     >>> for about, words in stage_card(BASELINE).items():
@@ -42,6 +46,7 @@ def stage_card(stage: Stage) -> dict[str, str]:
         card |= {
             "step": formula(stage.rule),
             "data": _data(stage),
+            "augmented": f"by {augmentation_label(augmentation)}" if augmentation else "",
             "later": _later(stage),
             "optimiser": _optimiser(stage),
             "schedule": repr(stage.schedule),

@@ -158,7 +158,8 @@ def recipe(
         paper="Kim, Jeong and Shin, M2m: Imbalanced Classification via Major-to-minor Translation, CVPR 2020",
         stages=(second,) if helper else (first, second),
         notes=(
-            "the noise before translation is cut to its length per image, in the released code per channel",
+            "the noise before translation is cut to length 0.5 per image; in the released code per channel over all "
+            "images that a batch translates, so that one image's is about 0.87 / sqrt(images), 0.09 for 100",
             "an image is kept with probability n_y / n_max, in the released code n_y / n_0",
             "the network of the released code appends the zeros of its shortcuts: that is model resnet32-m2m",
             "normalisation and training images are those of the data set given; the released code takes the first "

@@ -16,7 +16,7 @@ from sharpness.results import Comparison, Runs
 #: What a run's settings hold that says nothing of how it was trained.
 CIRCUMSTANCES = ("seed", "sharpness", "torch", "device")
 #: What two trainings of one model cannot differ in.
-METHOD = ("method", "options", "flattening")
+METHOD = ("method", "options", "flattening", "augmentation")
 logger = logging.getLogger("sharpness")
 
 
@@ -88,7 +88,8 @@ def settings_of(checkpoint: Checkpoint) -> dict[str, Any] | None:
     m = checkpoint.manifest
     if seed_of(checkpoint) is None or "method" not in m:
         return None
-    training = {k: v for k, v in _training(m).items() if k not in CIRCUMSTANCES}
+    # Only another augmentation than the data set's usual one is among a run's settings.
+    training = {"augmentation": "usual"} | {k: v for k, v in _training(m).items() if k not in CIRCUMSTANCES}
     kept = {k: m.get(k) for k in (*METHOD, "longtail", "data_sha256", "normalization", "model", "epoch")}
     return {**kept, **training}
 

@@ -50,7 +50,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """What tells the run from others on the same data."""
+        """What tells the run from others on the same data, augmented alike."""
         return run_name(self.method, self.flatten, dict(self.options), self.seed)
 
 
@@ -119,7 +119,9 @@ def check_cells(cells: Sequence[Cell], data: LongTailData) -> None:
 
 
 def folder_of(cell: Cell, data: LongTailData, settings: Settings) -> Path:
-    return settings.runs / (cell.path or f"{data.longtail.dataset}-{cell.name}")
+    other = data.other_augmentation
+    name = run_name(cell.method, cell.flatten, dict(cell.options), cell.seed, other)
+    return settings.runs / (other or "" if cell.path else "") / (cell.path or f"{data.longtail.dataset}-{name}")
 
 
 def result_file(cell: Cell, data: LongTailData, settings: Settings, name: str) -> Path:

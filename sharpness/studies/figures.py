@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sharpness.data import LongTailData
+from sharpness.data import LongTailData, augmentation_label
 from sharpness.errors import UserError
 from sharpness.files import write_atomically, write_csv
 from sharpness.methods import LABELS
@@ -30,7 +30,8 @@ METHODS = ("ce", "ldam-drw", "mislas", "gcl", "cc-sam")
 NOTE = (
     "Accuracy in % on the test set. Sharpness of {loss} on {split} images{limit}: extreme eigenvalues of its Hessian, "
     "its mean rise under {draws} random perturbations at radius {radius:g}, and its rise after one ascent step of "
-    "length 0.05; tail: mean of the few-shot classes, or the rarest class where there are none. {spread}"
+    "length 0.05; tail: mean of the few-shot classes, or the rarest class where there are none. Trained with "
+    "{augmentation}. {spread}"
 )
 ONE_SEED = (
     "One training each, with seed {seeds}; ± standard error over draws. What another seed would change is not known."
@@ -103,6 +104,7 @@ def make_figures(
     loss: str = "ce",
     limit_per_class: int | None = None,
     jobs: int | None = 1,
+    augmentation: str | None = None,
     **training: Any,
 ) -> Figures:
     """Motivation, per-class curvature, visualization and summary for a list of methods on a data set.
@@ -119,6 +121,7 @@ def make_figures(
         radii, draws: of random perturbations.
         split, loss, limit_per_class: of :func:`sharpness.checkpoint_objective`.
         jobs: trainings at a time, see :func:`sharpness.studies.workers.run_cells`.
+        augmentation: of all trainings, see :func:`sharpness.train`.
         training: of :func:`sharpness.train`: epochs, model, batch_size, precision, device.
 
     Raises:
@@ -127,6 +130,7 @@ def make_figures(
     for what, given in (("methods", methods), ("seeds", seeds)):
         if len(set(given)) < len(given) or not given:
             raise UserError(f"{what} {','.join(map(str, given))!r}: name at least one, and each only once")
+    data = data.augmented(augmentation)
     settings = FigureSettings(
         Path(runs), split, loss, limit_per_class, draws, training=training, radii=tuple(radii), grid=grid,
         extent=extent, adaptive=adaptive, shown=seeds[0],
@@ -161,7 +165,7 @@ def make_figures(
         if numbers is not None:
             files.append(write_csv(numbers, out / f"{name}.csv"))
     summary = over_seeds(cells)
-    text = summary_text(cells, summary, settings)
+    text = summary_text(cells, summary, settings, data.augmentation)
     files += [write_csv(cells, out / "runs.csv"), write_csv(table_of_methods(summary), out / "summary.csv")]
     write_atomically(out / "summary.md", lambda partial: partial.write_text(text, encoding="utf-8"))
     return Figures(cells, summary, text, [*files, out / "summary.md"])
@@ -188,7 +192,7 @@ def table_of_methods(summary: pd.DataFrame) -> pd.DataFrame:
     return summary.rename(columns={"row": "method"})[["method", *columns]].dropna(axis="columns", how="all")
 
 
-def summary_text(cells: pd.DataFrame, summary: pd.DataFrame, settings: Settings) -> str:
+def summary_text(cells: pd.DataFrame, summary: pd.DataFrame, settings: Settings, augmentation: str) -> str:
     """The table, what its numbers are, and which methods the seeds tell apart."""
     seeds = sorted(set(cells.seed))
     limit, named = settings.limit_per_class, ", ".join(map(str, seeds))
@@ -197,6 +201,7 @@ def summary_text(cells: pd.DataFrame, summary: pd.DataFrame, settings: Settings)
         loss="cross-entropy" if settings.loss == "ce" else "the loss of training",
         split="training" if settings.split == "train" else "test",
         limit="" if limit is None else f", {limit} of every class at most",
+        augmentation=augmentation_label(augmentation),
         draws=settings.draws,
         radius=settings.radii[-1],
         spread=(SPREAD if several else ONE_SEED).format(number=len(seeds), seeds=named),

@@ -32,6 +32,7 @@ def make_flattening_study(
     draws: int = 5,
     max_iterations: int = 100,
     jobs: int | None = 1,
+    augmentation: str | None = None,
     **training: Any,
 ) -> Study:
     """Train every method with every flattening operation and every seed, and compare accuracy and sharpness.
@@ -48,11 +49,12 @@ def make_flattening_study(
         draws: of random perturbations.
         max_iterations: of Lanczos' algorithm, for each spectrum.
         jobs: cells at a time, see :func:`sharpness.studies.workers.run_cells`.
+        augmentation: of all trainings, see :func:`sharpness.train`.
         training: of :func:`sharpness.train`: model, batch_size, precision, device.
     """
-    training = {"epochs": default_epochs(data, epochs), **training}
+    data, training = data.augmented(augmentation), {"epochs": default_epochs(data, epochs), **training}
     settings = Settings(Path(runs), split, loss, limit_per_class, draws, max_iterations, training)
     cells = run_cells("flattening", grid(methods, operations, seeds), data, settings, jobs)
     numbers, names = changes(cells, NONE), ("method", "operation")
     reference = "the method without an operation"
-    return write_study(Path(out), "flattening", cells, numbers, names, reference, settings)
+    return write_study(Path(out), "flattening", cells, numbers, names, reference, settings, data.augmentation)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sharpness.data import LongTailData
+from sharpness.data import LongTailData, augmentation_label
 from sharpness.files import write_atomically, write_csv
 from sharpness.plots import DotColumn, plot_dots, save_figure
 from sharpness.studies.cells import Settings
@@ -31,7 +31,8 @@ SHARPNESS_PANELS = {
 NOTE = """\
 Accuracy in % on the test set. Sharpness of {loss} on {split} images{limit}: extreme eigenvalues of its Hessian, its
 mean rise under random perturbation at radius {radius:g}, and its rise after one ascent step; tail: mean of the few-shot
-classes, or the rarest class where there are none. Means ± standard deviations over seeds; a dash: no value.
+classes, or the rarest class where there are none. Means ± standard deviations over seeds; a dash: no value. Trained
+with {augmentation}.
 
 The figure shows changes against {reference} with the same seed: differences of accuracy and ratios of sharpness, means
 ± one standard deviation."""
@@ -91,6 +92,7 @@ def write_study(
     names: tuple[str, str],
     reference: str,
     settings: Settings,
+    augmentation: str,
 ) -> Study:
     """The files of a study: cells, what is drawn, the summary as CSV and Markdown, and the picture.
 
@@ -98,6 +100,7 @@ def write_study(
         numbers: what is drawn, from :func:`sharpness.studies.seeds.changes`.
         names: what rows and columns are, such as ``("method", "operation")``.
         reference: what the cells are compared with, in words.
+        augmentation: of all trainings.
     """
     summary = over_seeds(cells)
     table = table_of(summary, names)
@@ -109,6 +112,7 @@ def write_study(
         limit="" if limit is None else f", {limit} of every class at most",
         radius=RADII[-1],
         reference=reference,
+        augmentation=augmentation_label(augmentation),
     )
     text = to_markdown(table, "sd") + f"\n{note}\n" + "".join(f"\n- {line}" for line in lost) + ("\n" if lost else "")
     files = [

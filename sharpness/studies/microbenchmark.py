@@ -52,6 +52,7 @@ def make_microbenchmark(
     draws: int = 5,
     max_iterations: int = 100,
     jobs: int | None = 1,
+    augmentation: str | None = None,
     **training: Any,
 ) -> Study:
     """CC-SAM taken apart: the first stage with all, half or nothing of its perturbation, with and without the second.
@@ -70,8 +71,10 @@ def make_microbenchmark(
 
     The others are those of :func:`~sharpness.studies.flattening.make_flattening_study`.
     """
-    training = {"epochs": default_epochs(data, epochs), **training}
+    data, training = data.augmented(augmentation), {"epochs": default_epochs(data, epochs), **training}
     settings = Settings(Path(runs), split, loss, limit_per_class, draws, max_iterations, training)
     cells = run_cells("microbenchmark", variants(seeds, rho_scale), data, settings, jobs)
     numbers, names = changes(cells, STAGE_2[False], STAGE_1[0]), ("stage 1", "stage 2")
-    return write_study(Path(out), "microbenchmark", cells, numbers, names, "a plain first stage alone", settings)
+    return write_study(
+        Path(out), "microbenchmark", cells, numbers, names, "a plain first stage alone", settings, data.augmentation
+    )

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sharpness.data import LongTailData
+from sharpness.data import LongTailData, augmentation_label
 from sharpness.flattening import build_operation, operation_label
 from sharpness.methods import LABELS, Recipe
 from sharpness.methods.card import stage_card
@@ -20,15 +20,16 @@ def manifest(recipe: Recipe, data: LongTailData, identity: dict[str, Any], devic
     Args:
         identity: what tells the run from others, with ``training`` for its settings.
     """
-    method, training = identity["method"], identity["training"]
+    method, training, other = identity["method"], identity["training"], data.other_augmentation
     return {
         "method": method,
-        "label": "+".join([LABELS.get(method, method), *map(operation_label, training["flatten"])]),
+        "label": "+".join([LABELS.get(method, method), *map(operation_label, training["flatten"])])
+        + (f" ({augmentation_label(other)})" if other else ""),
         "paper": recipe.paper,
         "options": identity["options"],
         "flattening": [f"{o!r}: {o.paper}" for o in map(build_operation, training["flatten"])],
         "stages": [repr(s) for s in recipe.stages],
-        "card": [stage_card(s) for s in recipe.stages],
+        "card": [stage_card(s, data.augmentation) for s in recipe.stages],
         "notes": list(recipe.notes),
         "training": {**training, "sharpness": __version__, "torch": str(torch.__version__), "device": device},
         "longtail": data.longtail.to_dict(),

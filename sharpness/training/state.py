@@ -28,13 +28,23 @@ def epoch_generator(seed: int, stage: int, epoch: int, of: str = "") -> torch.Ge
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def run_name(method: str, flatten: Sequence[str] = (), options: Mapping[str, Any] | None = None, seed: int = 0) -> str:
+def run_name(
+    method: str,
+    flatten: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    augmentation: str | None = None,
+) -> str:
     """What tells a run from others on the same data, as the name of a folder.
+
+    Args:
+        augmentation: where it is not the data set's usual one.
 
     >>> run_name("ldam-drw", ["sam:0.1", "swa"], seed=2), run_name("cc-sam", options={"stage2": False})
     ('ldam-drw+sam-0.1+swa-seed2', 'cc-sam-stage2=false-seed0')
     """
-    words = ["+".join([method, *flatten]), *(f"{k}={v}" for k, v in (options or {}).items()), f"seed{seed}"]
+    told = [*(f"{k}={v}" for k, v in (options or {}).items()), *([augmentation] if augmentation else [])]
+    words = ["+".join([method, *flatten]), *told, f"seed{seed}"]
     return re.sub(r"[^\w.+=-]", "-", "-".join(words).lower())
 
 
@@ -77,10 +87,12 @@ class RunFolder:
             there = dict(json.loads(plan.read_text()))
         except ValueError:
             raise UserError(f"{plan} is not a run's description: delete the folder or choose another one") from None
-        for name, value in json.loads(json.dumps(identity)).items():
-            if there.get(name) != value:
+        asked = json.loads(json.dumps(identity))
+        for name in [*asked, *(name for name in there if name not in (*asked, "snapshots"))]:
+            held, wanted = there.get(name), asked.get(name)
+            if held != wanted:
                 raise UserError(
-                    f"{self.path} holds a different run ({name} is {there.get(name)!r}, asked for {value!r}): "
+                    f"{self.path} holds a different run ({name} is {held!r}, asked for {wanted!r}): "
                     "choose another output folder or delete it"
                 )
         if self.result.exists():
