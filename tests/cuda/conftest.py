@@ -73,9 +73,10 @@ def few_digits():
 
 
 def numbers(result) -> dict[str, np.ndarray]:
-    """All arrays and numbers of a result by name; not the eigenvectors, which have no sign, nor how long it took."""
+    """All arrays and numbers of a result by name; not the eigenvectors, which have no sign, their
+    residuals, which are rounding, nor how long it took."""
     assert is_dataclass(result)
-    found = {f.name: getattr(result, f.name) for f in fields(result) if f.name != "vectors"}
+    found = {f.name: getattr(result, f.name) for f in fields(result) if f.name not in ("vectors", "residuals")}
     return {n: np.asarray(v) for n, v in found.items() if isinstance(v, np.ndarray | float | int)}
 
 
