@@ -22,7 +22,8 @@ ABSENT = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
 #: What pretending tensors run in every test run; the rest takes them minutes.
 QUICK = ("-random]", "-worst case]", "-plane, adaptive]", "-density]", "-ends of Gauss-Newton]", "-gradient+gaussian]",
-         "data_may_lie", "between_models", "method[elsewhere-ce]", "method[elsewhere-cc-sam]")  # fmt: skip
+         "data_may_lie", "between_models", "images_are_those",
+         "method[elsewhere-ce]", "method[elsewhere-cc-sam]")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
