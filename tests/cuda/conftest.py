@@ -22,7 +22,8 @@ ABSENT = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
 #: What pretending tensors run in every test run; the rest takes them minutes.
 QUICK = ("-random]", "-worst case]", "-plane, adaptive]", "-density]", "-ends of Gauss-Newton]", "-gradient+gaussian]",
-         "data_may_lie", "between_models", "method[elsewhere-ce]", "method[elsewhere-cc-sam]")  # fmt: skip
+         "data_may_lie", "between_models", "images_are_those",
+         "method[elsewhere-ce]", "method[elsewhere-cc-sam]")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -73,9 +74,10 @@ def few_digits():
 
 
 def numbers(result) -> dict[str, np.ndarray]:
-    """All arrays and numbers of a result by name; not the eigenvectors, which have no sign, nor how long it took."""
+    """All arrays and numbers of a result by name; not the eigenvectors, which have no sign, their
+    residuals, which are rounding, nor how long it took."""
     assert is_dataclass(result)
-    found = {f.name: getattr(result, f.name) for f in fields(result) if f.name != "vectors"}
+    found = {f.name: getattr(result, f.name) for f in fields(result) if f.name not in ("vectors", "residuals")}
     return {n: np.asarray(v) for n, v in found.items() if isinstance(v, np.ndarray | float | int)}
 
 
