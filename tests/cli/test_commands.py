@@ -1,7 +1,6 @@
 """The command line: tables on stdout, one line and exit code 2 for a user's mistake."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -132,20 +131,19 @@ def test_landscape_draws_lines_and_every_class_and_an_html_file(run, tmp_path):
     assert {f"contour-class-{c}.png" for c in range(10)} <= names
 
 
-def test_a_killed_landscape_goes_on_and_ends_with_the_same_numbers(run, tmp_path):
+def test_a_killed_landscape_goes_on_and_ends_with_the_same_numbers(run, forked, tmp_path):
     """Killed by the system, which gives no chance to write."""
     arguments = ["landscape", str(run), "--plane", "21", "--limit-per-class", "4", "--adaptive", "0", "--seed", "3"]
     script = (
         "from sharpness.probes import points; points.INTERVAL = 0.0\n"
         f"from sharpness.cli import main; main({[*arguments, '--out', str(tmp_path / 'a')]})"
     )
-    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = forked(script)
     kept = tmp_path / "a" / ".partial"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not list(kept.glob("*/points-0.npz")):
         time.sleep(0.01)
     process.kill()
-    process.wait()
     (file,) = kept.glob("*/points-0.npz")
     with np.load(file) as found:
         assert 0 < len(found["indices"]) < 441
@@ -234,13 +232,13 @@ def test_an_interrupted_spectrum_goes_on_where_it_was(run, capsys, tmp_path, mon
     assert len(products) < 25 + 2 * uninterrupted.hvp_count
 
 
-def test_two_processes_print_one_table(run, capsys):
-    assert main(["spectrum", str(run), "--per-group", "--json", "--scope", "classifier"]) == 0
-    alone = pd.DataFrame(json.loads(capsys.readouterr().out))
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "sharpness"]
+def test_two_processes_print_one_table(run, capsys, in_two_processes):
     arguments = ["spectrum", str(run), "--per-group", "--json", "--scope", "classifier"]
-    done = subprocess.run([sys.executable, *launch, *arguments], capture_output=True, text=True, check=True)
-    shared = pd.DataFrame(json.loads(done.stdout))
+    assert main(arguments) == 0
+    alone = pd.DataFrame(json.loads(capsys.readouterr().out))
+    first, second = in_two_processes("from sharpness.cli import main; sys.exit(main(sys.argv[1:]))", *arguments)
+    assert second == ""
+    shared = pd.DataFrame(json.loads(first))
     scale = alone["value"].abs().max()
     assert (shared["value"] - alone["value"]).abs().max() <= 1e-4 * scale
     assert (shared["samples"] == alone["samples"]).all()
