@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,11 @@ class Forked:
     def kill(self) -> None:
         self.process.kill()
         self.process.join()
+
+    def killed(self, timeout: float = 300) -> None:
+        """Wait for it to be killed."""
+        self.process.join(timeout)
+        assert self.process.exitcode == -signal.SIGKILL, self._errors.read_text()[-2000:]
 
     def end(self, timeout: float = 300) -> str:
         """Wait for it, and return what it printed; an error if it failed."""
