@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "sharpness"
 FLOORS = {
     "errors": -1,
-    **dict.fromkeys(["files", "progress", "untrusted", "version"], 0),
+    **dict.fromkeys(["files", "progress", "transfer", "untrusted", "version"], 0),
     **dict.fromkeys(["flattening", "data", "models", "engine", "curvature", "plots"], 1),
     **dict.fromkeys(["methods", "checkpoints", "objective", "results"], 2),
     **dict.fromkeys(["training", "probes"], 3),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from sharpness.data.augment import AUGMENTATIONS, augment, augmentation_label, mixup
+from sharpness.data.augment import AUGMENTATIONS, augment, augment_batches, augmentation_label, mixup
 from sharpness.data.cifar import load_cifar, load_cifar_lt
 from sharpness.data.class_orders import CLASS_ORDERS, class_order
 from sharpness.data.dataset import ImageSet, LongTailData
@@ -30,7 +30,6 @@ from sharpness.data.targets import (
     told_of,
 )
 from sharpness.data.tensors import as_tensors, is_data
-from sharpness.data.transfer import to_device
 from sharpness.errors import UserError, choose
 
 __all__ = [
@@ -53,6 +52,7 @@ __all__ = [
     "are_labels",
     "as_tensors",
     "augment",
+    "augment_batches",
     "augmentation_label",
     "class_counts",
     "class_groups",
@@ -71,7 +71,6 @@ __all__ = [
     "plain_targets",
     "read_images",
     "select_indices",
-    "to_device",
     "told_of",
     "training_counts",
 ]

@@ -7,6 +7,7 @@ devices see the same augmentation.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,10 +15,12 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from sharpness.data.autoaugment import autoaugment_cutout
-from sharpness.data.transfer import to_device
 from sharpness.errors import UserError, choose
+from sharpness.transfer import to_device
 
 AUGMENTATIONS = ("crop-flip", "crop", "none", "autoaugment-cutout")
+#: AutoAugment takes some 300 small steps however many images there are; it shares them among batches of so many pixels.
+PIXELS_AT_ONCE = 2**21
 
 
 def augmentation_label(kind: str) -> str:
@@ -78,6 +81,26 @@ def augment(images: Tensor, kind: str, padding: int, generator: Generator) -> Te
         return cropped
     flipped = random_flip(cropped, generator)
     return flipped if kind == "crop-flip" else autoaugment_cutout(flipped, generator)
+
+
+def augment_batches(
+    images: Tensor, batches: Sequence[Tensor], kind: str, padding: int, generator: Generator
+) -> Iterator[Tensor]:
+    """``augment(images[batch], ...)`` of one batch of indices after another.
+
+    With AutoAugment the batches of :data:`PIXELS_AT_ONCE` are augmented together, at the first of them.
+
+    >>> images = torch.arange(6, dtype=torch.uint8).reshape(6, 1, 1, 1)
+    >>> [x.flatten().tolist() for x in augment_batches(images, torch.arange(6).split(4), "none", 0, Generator())]
+    [[0, 1, 2, 3], [4, 5]]
+    """
+    group = 1
+    if kind == "autoaugment-cutout" and batches:
+        group = max(1, PIXELS_AT_ONCE // (max(map(len, batches)) * images.shape[2] * images.shape[3]))
+    for start in range(0, len(batches), group):
+        together = batches[start : start + group]
+        chosen = together[0] if len(together) == 1 else torch.cat(list(together))
+        yield from augment(images[chosen], kind, padding, generator).split([len(batch) for batch in together])
 
 
 def mixup(x: Tensor, alpha: float, generator: Generator) -> tuple[Tensor, Tensor, float]:

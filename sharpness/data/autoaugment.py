@@ -17,8 +17,8 @@ import torch
 from torch import Generator, Tensor
 
 from sharpness.data import operations as op
-from sharpness.data.transfer import to_device
 from sharpness.errors import UserError
+from sharpness.transfer import to_device
 
 #: (probability, operation, level) twice for every sub-policy.
 POLICY = (

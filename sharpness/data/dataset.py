@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -27,6 +28,13 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
     if len(wrong):
         index = int(wrong[0])
         raise UserError(f"label {int(labels[index])} at index {index} is outside 0..{num_classes - 1}")
+
+
+@lru_cache(maxsize=64)
+def channel_values(values: tuple[float, ...], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """One number per channel, (ch, 1, 1), made once per device: a copy to a GPU would wait for what runs there."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -72,10 +80,7 @@ class ImageSet:
 
     def normalize(self, images: Tensor) -> Tensor:
         """``(x / 255 - mean) / std``, float32, for uint8 images ``(n, ch, h, w)`` on any device."""
-        mean, std = (
-            torch.tensor(values, dtype=torch.float32, device=images.device)[:, None, None]
-            for values in (self.mean, self.std)
-        )
+        mean, std = (channel_values(tuple(values), images.device) for values in (self.mean, self.std))
         return images.to(torch.float32).div_(255).sub_(mean).div_(std)
 
     @property

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from sharpness.errors import UserError, choose
-from sharpness.flattening.class_conditional import ClassConditionalStep, optimal_radius
+from sharpness.flattening.class_conditional import ClassConditionalStep
+from sharpness.flattening.class_radius import optimal_radius
 from sharpness.flattening.focal_sam import FocalSAM
 from sharpness.flattening.fs_dgpm import FSDGPM
 from sharpness.flattening.gradient_norm import GradientNormPenalty

@@ -37,7 +37,9 @@ class FocalSAM:
     paper: ClassVar[str] = (
         "Li et al., Focal-SAM: Focal Sharpness-Aware Minimization for Long-Tailed Classification, ICML 2025"
     )
-    deviations: ClassVar[tuple[str, ...]] = ()
+    deviations: ClassVar[tuple[str, ...]] = (
+        "BatchNorm's running statistics move once a step, in the released code of Focal-SAM in all passes",
+    )
 
     rho: float = 0.2
     gamma: float = 3.0

@@ -46,6 +46,7 @@ class ImbSAM:
         "ImbSAM weighs the tail as its paper does unless tail_factor is given; the released code doubles it",
         "where no class has fewer than eta images, ImbSAM's tail is the classes that are rarer than a share of them, "
         "which is not published",
+        "BatchNorm's running statistics move once a step, in the released code of ImbSAM in both passes",
     )
 
     rho: float = 0.05

@@ -65,6 +65,9 @@ class PoF:
     deviations: ClassVar[tuple[str, ...]] = (
         "PoF is as its paper describes it, not as released: that steps the classifier's optimiser alone; the other "
         "batch is of the size of the first, in the released code 256 images",
+        "PoF's classifier gradients leave BatchNorm's running statistics alone and the optimiser is that of the stage "
+        "before; in the released code they move in that pass too, weight decay is 5e-4 and momentum Nesterov's; its "
+        "README trains for 50 epochs, its default is 100",
     )
 
     gamma: float = 2.0

@@ -33,7 +33,10 @@ class SAM:
     paper: ClassVar[str] = (
         "Foret et al., Sharpness-Aware Minimization for Efficiently Improving Generalization, ICLR 2021"
     )
-    deviations: ClassVar[tuple[str, ...]] = ()
+    deviations: ClassVar[tuple[str, ...]] = (
+        "BatchNorm's running statistics move once a step, in the released code of Saddle-LongTail (Rangwani et al.) in "
+        "both passes",
+    )
 
     rho: float = 0.05
 
@@ -76,7 +79,9 @@ class ASAM:
         "Kwon et al., ASAM: Adaptive Sharpness-Aware Minimization for Scale-Invariant Learning of Deep Neural "
         "Networks, ICML 2021"
     )
-    deviations: ClassVar[tuple[str, ...]] = ()
+    deviations: ClassVar[tuple[str, ...]] = (
+        "BatchNorm's running statistics move once a step, in the released code of ASAM in both passes",
+    )
 
     rho: float = 2.0
     eta: float = 0.0

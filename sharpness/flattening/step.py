@@ -15,6 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from sharpness.transfer import to_device
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -23,7 +25,7 @@ class Batch:
     x: Tensor  # (n, channels, h, w)
     first: Tensor  # (n,)
     second: Tensor | None = None  # (n,)
-    lam: float = 1.0
+    lam: float | Tensor = 1.0  # a scalar
 
     def rows(self) -> tuple[Tensor, Tensor, Tensor]:
         """The batch as plain labelled rows: indices into x (m,), labels (m,), weights (m,) that sum to n.
@@ -41,6 +43,11 @@ class Batch:
         )
 
 
+def draw_normal(shape: torch.Size, generator: torch.Generator, device: torch.device) -> Tensor:
+    """Standard normal numbers of a CPU generator, float32, on a device."""
+    return to_device(torch.randn(shape, generator=generator), device)
+
+
 @dataclass(frozen=True)
 class Context:
     """What a loss or a rule may know besides the batch: where training stands, and random numbers.
@@ -56,6 +63,15 @@ class Context:
     noise: torch.Generator = field(default_factory=torch.Generator)
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     factors: Tensor | None = None  # (K, C): a rule asks for K losses at once, see Loss.__call__
+    draw: Callable[[torch.Size, torch.Generator, torch.device], Tensor] = draw_normal
+    replayed: Callable[..., Any] | None = None  # calls a function of tensors, see sharpness.training.steps.Replays
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Standard normal numbers of the shape and on the device of ``like``, float32, from ``generator``.
+
+        What is drawn in another way inside a loss cannot be drawn anew when a step is replayed as a CUDA graph.
+        """
+        return self.draw(like.shape, self.generator, like.device)
 
     def apart(self) -> Context:
         """The same context with random numbers of its own, seeded by draws of the rule's."""
@@ -71,7 +87,14 @@ class Context:
 
 
 class Loss:
-    r"""A training loss, :math:`L = \sum_i a_i \ell_i / \sum_i a_i`, given by its terms."""
+    r"""A training loss, :math:`L = \sum_i a_i \ell_i / \sum_i a_i`, given by its terms.
+
+    Attributes:
+        capturable: whether a step with this loss can be replayed as a CUDA graph: its operations do not depend on the
+            values of tensors, it draws by :meth:`Context.normal` alone, and all else that changes it is the epoch.
+    """
+
+    capturable: bool = False
 
     def terms(self, logits: Tensor, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Losses (n,) and weights (n,) of logits (n, C) and labels (n,); no gradient flows through the weights."""
@@ -109,7 +132,10 @@ class Loss:
 
 
 class Rule(Protocol):
-    """Fills ``.grad`` of the trainable parameters; returns the unperturbed loss, a scalar without a graph."""
+    """Fills ``.grad`` of the trainable parameters; returns the unperturbed loss, a scalar without a graph.
+
+    A rule with the attribute ``capturable = True`` can be replayed as a CUDA graph, see :class:`Loss`.
+    """
 
     def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor: ...
 
@@ -135,6 +161,8 @@ def mixed_loss(logits: Tensor, batch: Batch, loss: Loss, context: Context) -> Te
 @dataclass(frozen=True)
 class PlainStep:
     """The gradient of the loss where the weights stand: ordinary SGD."""
+
+    capturable = True
 
     def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
         value = loss.of(model, batch, context)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from sharpness.data import LongTail
 from sharpness.flattening import Context, Loss
 from sharpness.methods.changes import NewHead
-from sharpness.methods.cross_entropy import CrossEntropy
+from sharpness.methods.cross_entropy import LINEAR_HEAD, CrossEntropy
 from sharpness.methods.recipe import Recipe, Stage
 from sharpness.methods.schedules import Cosine, WarmupCosine
 
@@ -30,6 +30,8 @@ class BalancedSoftmax(Loss):
 
     The network returns u, whose softmax is the posterior under classes of equal size; a test takes u as it is.
     """
+
+    capturable = True
 
     def terms(self, logits: Tensor, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         shifted = logits + context.class_counts.double().log().to(logits)
@@ -82,6 +84,7 @@ def recipe(longtail: LongTail, decoupled: bool = False) -> Recipe:
         notes=(
             "published with AutoAugment and Cutout: accuracies compare with augmentation autoaugment-cutout alone",
             "without the learnt sampler (Meta Sampler) of the whole method: Balanced Softmax alone",
+            LINEAR_HEAD,
             "published steps are turned into whole epochs, and the learning rate changes once an epoch",
         ),
     )

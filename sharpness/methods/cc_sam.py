@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from sharpness.data import LongTail
 from sharpness.errors import UserError, choose
 from sharpness.flattening import Batch, ClassConditionalStep, Context, Loss, PlainStep, Rule
-from sharpness.flattening.class_conditional import MODES
+from sharpness.flattening.class_radius import MODES
 from sharpness.methods.cc_sam_head import ClassConditionalHead
-from sharpness.methods.cross_entropy import TENTHS, CrossEntropy
+from sharpness.methods.cross_entropy import LINEAR_HEAD, TENTHS, CrossEntropy
 from sharpness.methods.recipe import Recipe, Stage
 from sharpness.methods.schedules import Constant, MultiStep
 
@@ -41,6 +41,7 @@ class AdversarialFeatures:
     length: float = 1.0
     released_code: bool = False
     up_limit: float = 1.0
+    capturable = True
 
     def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
         features = context.features(model, batch.x).detach().requires_grad_(True)
@@ -61,15 +62,55 @@ class AdversarialFeatures:
         return (weights * losses).sum().detach() / weights.sum()
 
 
-#: The released configurations by number of classes: share of the perturbed loss, and the limit of the ramp.
-RELEASED = {10: (0.3, 1.0), 100: (0.5, 0.3)}
+@dataclass(frozen=True)
+class Released:
+    """A configuration of the authors' repository for CIFAR.
+
+    Args:
+        mixup: alpha, 0 for none.
+        share: of the perturbed loss, ``flat_ratio``.
+        rho_scale: factor of the radius, ``noise_ratio``.
+        up_limit: where the ramp of the adversarial loss stops.
+        per_tensor: whether the code beside it takes the norm of each tensor for that of w, instead of the joint one.
+    """
+
+    source: str
+    mixup: float
+    share: float
+    rho_scale: float
+    up_limit: float
+    per_tensor: bool = False
+
+
+#: By number of classes and imbalance: the last configuration that the authors had for it.
+RELEASED = {
+    (10, 100): Released("commit 9d5ba5e of March 2023", 0.0, 1.0, 1e-2, 0.8, per_tensor=True),
+    (10, 200): Released("the last commit", 1.0, 0.3, 1e-6, 1.0),
+    (100, 100): Released("commit 9d5ba5e of March 2023", 1.0, 0.2, 1e-7, 0.3, per_tensor=True),
+    (100, 200): Released("the last commit", 1.0, 0.5, 1e-6, 0.3),
+}
+
+
+def released(longtail: LongTail) -> tuple[Released, str]:
+    """The configuration whose data are nearest, CIFAR-10-LT or CIFAR-100-LT at imbalance 100 or 200, and a note.
+
+    Other imbalances and data sets take the nearest, because the authors' tables have results for more of them than
+    their repository has configurations.
+    """
+    classes = 10 if longtail.num_classes < 50 else 100
+    imbalance = 100 if longtail.imbalance < 100 * math.sqrt(2) else 200
+    found = RELEASED[classes, imbalance]
+    note = f"released configuration of CIFAR-{classes}-LT at imbalance {imbalance} ({found.source})"
+    if (longtail.dataset, longtail.imbalance) != (f"cifar{classes}-lt", imbalance):
+        note += f": the nearest, there is none for {longtail.dataset} at imbalance {longtail.imbalance:g}"
+    return found, note
 
 
 #: Multiplies the paper's radius. With 1 the perturbation of a model that fits its data is longer than the head itself,
-#: and training collapses: accuracy 20 % on digits-lt with ``epochs=40``, 13 % on CIFAR-10-LT with ``epochs=8``. The
-#: authors' code multiplies it by 0.01 in its configuration for CIFAR-10-LT at imbalance 100 that perturbs the whole
-#: loss, as the paper does.
+#: and training collapses: accuracy 20 % on digits-lt with ``epochs=40``, 13 % on CIFAR-10-LT with ``epochs=8``.
 RHO_SCALE = 0.01
+#: Bounds the perturbation of the rarest class, as a share of the norm of the perturbed weights.
+CAP: float | None = 0.05
 
 
 def recipe(
@@ -77,10 +118,11 @@ def recipe(
     scope: str = "classifier",
     rho_scale: float = RHO_SCALE,
     mode: str = "full",
-    mixup: float = 1.0,
+    mixup: float | None = None,
     adversarial_length: float = 1.0,
     stage2: bool = True,
     released_code: bool = False,
+    cap: float | str | None = CAP,
 ) -> Recipe:
     r"""CC-SAM, both stages or one, as in the paper, or as in the code its authors released.
 
@@ -90,50 +132,70 @@ def recipe(
 
     Args:
         scope: what is perturbed in stage 1: ``"classifier"``, ``"last_block"`` or ``"all"``.
-        rho_scale: multiplies the radius: 1 is the formula as it stands, see :data:`RHO_SCALE` for the default. All
-            parameters move further than the classifier alone: with scope="all" 0.003 leaves more of rare classes.
+        rho_scale: multiplies the radius: 1 is the formula as it stands, :data:`RHO_SCALE` unless given. All
+            parameters move further than the classifier alone.
+        cap: bounds the perturbation of the rarest class by that share of the norm of the perturbed weights, and
+            those of the others by less (:func:`~sharpness.flattening.class_radius.longest_step`); :data:`CAP` unless
+            given, ``"none"`` or None for the bare formula.
         mode: of stage 1: ``"full"``, the micro-benchmark's ``"direction"`` and ``"magnitude"``, or ``"plain"`` for
             mixup without a perturbation, which leaves stage 2 alone.
+        mixup: alpha, 1 unless given; 0 for none.
         adversarial_length: lambda of stage 2.
         stage2: whether there is one; False leaves stage 1 alone.
         released_code: the variant of the released code, which differs from the paper so:
 
-            - the radius is multiplied by 1e-6 instead of ``rho_scale``, so that the perturbation all but vanishes;
+            - mixup, the factor of the radius, the share f of the perturbed loss and the limit of the ramp of stage 2
+              are those of the authors' configuration for the data set and its imbalance (:data:`RELEASED`), or of
+              the nearest;
             - weight and bias are perturbed each along its own gradient and with its own gradient norm, while the
-              norm of w stays joint;
+              norm of w is joint (imbalance 200) or each tensor's own (100, as in the code beside that configuration);
             - the perturbed loss is the cross-entropy of the image's first label, without its mixup partner, and
               class gradients are those of the mixed loss grouped by the first label;
-            - the loss is (1 - f) mean + f perturbed, with f = 0.3 (10 classes) or 0.5 (100 classes);
+            - the loss is (1 - f) mean + f perturbed;
             - incomplete batches are dropped; warm-up starts at a third; the drops come one epoch earlier;
             - in stage 2 BatchNorm normalises with the batch and its statistics keep moving;
             - the adversarial step and its loss are both weighted by class (:class:`AdversarialFeatures`).
 
-            Not reproduced: the network (ten residual blocks called of sixteen stored), data-parallel training, and
-            picking the best epoch of stage 1 on the test set: stage 2 starts from the last one.
+            Not reproduced: the network, which calls 14 residual blocks (5 + 5 + 4) of the 16 that it stores,
+            data-parallel training, and picking the best epoch of either stage on the test set: both end in their last.
+
+    Raises:
+        UserError: options out of range, or such as have no effect beside another.
     """
     choose("scope", scope, ("classifier", "last_block", "all"))
     choose("mode", mode, (*MODES, "plain"))
     if not isinstance(stage2, bool):
         raise UserError(f"stage2={stage2!r}: give true or false")
-    share, up_limit = RELEASED[10 if longtail.num_classes < 50 else 100]
+    cap = None if cap == "none" else cap
     if released_code and (scope != "classifier" or mode != "full"):
         raise UserError(f"released_code perturbs the classifier in full: drop scope={scope!r}, mode={mode!r}")
-    if released_code and rho_scale != RHO_SCALE:
-        raise UserError(f"released_code has its own factor of the radius, 1e-6: drop rho_scale={rho_scale}")
+    if released_code and (rho_scale != RHO_SCALE or cap not in (CAP, None)):
+        drop = f"rho_scale={rho_scale}" if rho_scale != RHO_SCALE else f"cap={cap}"
+        raise UserError(f"released_code has its own factor of the radius and no cap: drop {drop}")
     if not math.isfinite(rho_scale) or rho_scale < 0:
         raise UserError(f"rho_scale={rho_scale}: give a finite number, at least 0")
+    if isinstance(cap, str):
+        raise UserError(f"cap={cap!r}: give a positive share of the norm of the weights, such as 0.05, or none")
+    authors, told = released(longtail)
+    if mixup is None:
+        mixup = authors.mixup if released_code else 1.0
     schedule: MultiStep = TENTHS
-    notes: tuple[str, ...] = (f"the paper's radius is multiplied by {rho_scale:g}",)
+    notes: tuple[str, ...] = (_length_note(mode, rho_scale, cap),)
     if released_code:
-        rule: Rule = ClassConditionalHead(rho_scale=1e-6, released_share=share)
+        rule: Rule = ClassConditionalHead(
+            rho_scale=authors.rho_scale, released_share=authors.share, per_tensor=authors.per_tensor
+        )
         schedule = MultiStep((159, 179), (1e-1, 1e-2), warmup_start=1 / 3)
-        notes = ("released variant: stage 2 starts from the last epoch of stage 1, not from the best on the test set",)
+        notes = (
+            told,
+            "the network is the data set's usual one; the released one calls 5 + 5 + 4 residual blocks of 16 it stores",
+        )
     elif mode == "plain":
-        rule, notes = PlainStep(), ("stage 1 is mixup without a perturbation",)
+        rule = PlainStep()
     elif scope == "classifier":
-        rule = ClassConditionalHead(rho_scale=rho_scale, mode=mode)
+        rule = ClassConditionalHead(rho_scale=rho_scale, mode=mode, cap=cap)
     else:
-        rule = ClassConditionalStep(scope=scope, rho_scale=rho_scale, mode=mode)
+        rule = ClassConditionalStep(scope=scope, rho_scale=rho_scale, mode=mode, cap=cap)
     first = Stage(
         "mixup" if mode == "plain" else "class-conditional SAM",
         200,
@@ -150,7 +212,7 @@ def recipe(
         CrossEntropy(),
         Constant(),
         sampler="class_balanced",
-        rule=AdversarialFeatures(adversarial_length, released_code, up_limit if released_code else 1.0),
+        rule=AdversarialFeatures(adversarial_length, released_code, authors.up_limit if released_code else 1.0),
         lr=0.01,
         batch_size=64,
         trainable="head",
@@ -166,6 +228,8 @@ def recipe(
     if stage2 and not released_code:
         notes += ("BatchNorm is frozen in stage 2; in the released code its statistics keep moving",)
     notes += (
+        "every stage ends in its last epoch, in the released code in the best on the test set",
+        f"{LINEAR_HEAD}; here the first radii of CC-SAM are 1.6 times longer",
         "published for CIFAR-10-LT at imbalance 100: 83.92 with AutoAugment and Cutout (augmentation "
         "autoaugment-cutout) and mixup=0, 82.42 without them",
     )
@@ -175,3 +239,14 @@ def recipe(
         stages=(first, second) if stage2 else (first,),
         notes=notes,
     )
+
+
+def _length_note(mode: str, rho_scale: float, cap: float | None) -> str:
+    """How long the perturbation of the first stage is, beside the formula of the paper."""
+    if mode == "plain":
+        return "stage 1 is without a perturbation"
+    length = "the perturbation has length 1" if mode == "direction" else f"the paper's radius times {rho_scale:g}"
+    if cap is None:
+        return f"{length}, unbounded"
+    others = "each class" if mode == "direction" else "the rarest class, and less by the paper's ratio for the others"
+    return f"{length}, at most {cap:g} of the norm of the perturbed weights for {others}"

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sharpness.errors import UserError, choose
-from sharpness.flattening import Batch, Context, Loss, joint_norm, mixed_loss, optimal_radius
-from sharpness.flattening.class_conditional import MODES, TINY
+from sharpness.errors import UserError
+from sharpness.flattening import Batch, Context, Loss, joint_norm, mixed_loss
+from sharpness.flattening.class_radius import TINY, Perturbation
 from sharpness.models import CosineHead, LinearHead
 
 
@@ -29,24 +29,38 @@ from sharpness.models import CosineHead, LinearHead
 class ClassConditionalHead:
     r"""The gradient of :math:`\sum_c (A_c / A) L_c(w + \epsilon_c)`, epsilon_c in the head only.
 
-    .. math:: \epsilon_c = \text{rho\_scale} \cdot \sqrt{k}\,\rho_c^*\, g_c / \|g_c\|, \qquad
+    .. math:: \epsilon_c = \min(\text{rho\_scale} \cdot \sqrt{k}\,\rho_c^*, \text{limit}_c)\, g_c / \|g_c\|, \qquad
               A_c = \sum_{r \in c} a_r, \; A = \sum_c A_c
 
-    with :math:`\rho_c^*` of :func:`~sharpness.flattening.optimal_radius`. Features receive the gradient that
+    with :math:`\rho_c^*` and the limit of :mod:`sharpness.flattening.class_radius`. Features receive the gradient that
     passes through the perturbed head, and the head the one at its perturbed weights.
 
     Args:
         rho_scale: multiplies the radius; 1 is the paper.
         mode: ``"full"``; ``"direction"``: length 1 along g_c; ``"magnitude"``: that length, random direction.
         released_share: None for the paper; the f of ``(1 - f) mean + f perturbed`` for the released code.
+        per_tensor: of the released code: the norm of w is that of the weight for the weight, and of the bias for the
+            bias, as in its first version, instead of the joint one.
+        cap: of the limit; None for the bare formula, as in the released code.
     """
 
     rho_scale: float = 1.0
     mode: str = "full"
     released_share: float | None = None
+    per_tensor: bool = False
+    cap: float | None = None
 
     def __post_init__(self) -> None:
-        choose("mode", self.mode, MODES)
+        Perturbation(self.rho_scale, self.mode, self.cap)  # refuses what is wrong
+        if self.released_share is not None and self.cap is not None:
+            raise UserError(f"cap={self.cap}: the released code bounds no step, drop cap or released_share")
+        if self.per_tensor and self.released_share is None:
+            raise UserError("per_tensor=True: norms of single tensors are of the released code, give released_share")
+
+    @property
+    def capturable(self) -> bool:
+        """Whether a CUDA graph may replay the step: random directions are drawn for the classes of the batch."""
+        return self.mode != "magnitude"
 
     def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
         features = context.features(model, batch.x)
@@ -97,17 +111,18 @@ class ClassConditionalHead:
             labels: (m,) classes and ``weights`` (m,) of the rows.
             separate: perturb weight and bias each by its own gradient norm, as the released code does.
         """
+        if not isinstance(head, LinearHead | CosineHead):
+            raise UserError(f"CC-SAM has no closed form for a {type(head).__name__}: take scope='last_block' or 'all'")
         same = (labels[:, None] == labels[None, :]).to(gradient)
         terms = gradient * (weights / (same @ weights).clamp_min(TINY))[:, None]
         parameters = [p.detach() for p in weights_of(head)]
         size = sum(p.numel() for p in parameters)
-        counts = context.class_counts.to(gradient)[labels]
+        counts, rarest = context.class_counts[labels], context.class_counts.min()
+        of_class, joint = Perturbation(self.rho_scale, self.mode, self.cap), joint_norm(parameters)
 
-        def step(norm: Tensor) -> Tensor:
+        def step(norm: Tensor, weight_norm: Tensor = joint) -> Tensor:
             norm = norm.clamp_min(TINY)
-            if self.mode == "direction":
-                return 1 / norm
-            return self.rho_scale * size**0.5 * optimal_radius(joint_norm(parameters), norm, size, counts) / norm
+            return of_class.length(weight_norm, norm, size, counts, rarest) / norm
 
         if self.mode == "magnitude":
             return self._random_direction(head, features, logits, terms, same, labels, step, context)
@@ -116,15 +131,15 @@ class ClassConditionalHead:
             product, bias = kernel @ terms, same @ terms
             squares = (same @ (terms * product.detach()).sum(1), bias.square().sum(1))
             if separate:
-                return logits + step(squares[0].sqrt())[:, None] * product + step(squares[1].sqrt())[:, None] * bias
+                norms = (joint_norm([p]) if self.per_tensor else joint for p in parameters)
+                steps = [step(s.sqrt(), norm)[:, None] for s, norm in zip(squares, norms, strict=True)]
+                return logits + steps[0] * product + steps[1] * bias
             return logits + step((squares[0] + squares[1]).sqrt())[:, None] * (product + bias)
-        if isinstance(head, CosineHead):
-            product, along, squares_c = _cosine_rows(head, features, terms, same)
-            factor = step(squares_c.sum(1).sqrt())[:, None]
-            directions = F.normalize(features, dim=1)
-            norm_squared = head.weight.square().sum(0) + 2 * factor * along + factor**2 * squares_c
-            return head.scale * (directions @ head.weight + factor * product) / norm_squared.sqrt()
-        raise UserError(f"CC-SAM has no closed form for a {type(head).__name__}: take scope='last_block' or 'all'")
+        product, along, squares_c = _cosine_rows(head, features, terms, same)
+        factor = step(squares_c.sum(1).sqrt())[:, None]
+        directions = F.normalize(features, dim=1)
+        norm_squared = head.weight.square().sum(0) + 2 * factor * along + factor**2 * squares_c
+        return head.scale * (directions @ head.weight + factor * product) / norm_squared.sqrt()
 
     def _released(
         self, head: nn.Module, features: Tensor, logits: Tensor, batch: Batch, loss: Loss, context: Context

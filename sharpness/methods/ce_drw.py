@@ -27,6 +27,7 @@ class ReweightedCrossEntropy(Loss):
 
     reweight_from: float = 0.8
     beta: float = 0.9999
+    capturable = True
 
     def terms(self, logits: Tensor, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         losses = F.cross_entropy(logits, labels, reduction="none")

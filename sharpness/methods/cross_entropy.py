@@ -17,11 +17,18 @@ from sharpness.methods.schedules import MultiStep
 LDAM_SCHEDULE = MultiStep(milestones=(160, 180), factors=(1e-2, 1e-4))
 #: The drops of MiSLAS, GCL and CC-SAM.
 TENTHS = MultiStep(milestones=(160, 180), factors=(1e-1, 1e-2))
+#: A note for methods whose released code starts its classifier as ``nn.Linear`` does.
+LINEAR_HEAD = (
+    "the classifier's weights start normal with variance 2 / features (He et al.), in the released code uniform with "
+    "variance 1 / (3 features)"
+)
 
 
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
     """``-log softmax(u)_y``, every sample alike."""
+
+    capturable = True
 
     def terms(self, logits: Tensor, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         losses = F.cross_entropy(logits, labels, reduction="none")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sharpness.data import LongTail
 from sharpness.methods.changes import NewHead
-from sharpness.methods.cross_entropy import BASELINE, CrossEntropy
+from sharpness.methods.cross_entropy import BASELINE, LINEAR_HEAD, CrossEntropy
 from sharpness.methods.recipe import Recipe, Stage
 from sharpness.methods.schedules import Cosine
 
@@ -55,5 +55,5 @@ def recipe(longtail: LongTail, shift_batchnorm: bool = False) -> Recipe:
                 enter=(NewHead(),),
             ),
         ),
-        notes=(FIRST_STAGE, "10 of 90 published epochs are 22 of 200", *batchnorm_note(shift_batchnorm)),
+        notes=(FIRST_STAGE, LINEAR_HEAD, "10 of 90 published epochs are 22 of 200", *batchnorm_note(shift_batchnorm)),
     )

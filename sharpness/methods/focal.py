@@ -25,6 +25,7 @@ class Focal(Loss):
     """
 
     gamma: float = 1.0
+    capturable = True
 
     def __post_init__(self) -> None:
         if self.gamma != 0 and not (math.isfinite(self.gamma) and self.gamma >= 1):

@@ -50,6 +50,7 @@ class LDAM(Loss):
     max_margin: float = 0.5
     reweight_from: float = 0.8
     beta: float = 0.9999
+    capturable = True
 
     def terms(self, logits: Tensor, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         shift = self.scale * margins(context.class_counts, self.max_margin).to(logits)[labels]

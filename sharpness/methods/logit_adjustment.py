@@ -31,6 +31,7 @@ class LogitAdjustment(Loss):
     """
 
     tau: float = 1.0
+    capturable = True
 
     def terms(self, logits: Tensor, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         shifted = logits + self.tau * log_priors(context.class_counts).to(logits)
@@ -81,5 +82,9 @@ def recipe(longtail: LongTail, tau: float = 1.0, posthoc: bool = False) -> Recip
         notes=(
             "weight decay 2e-4 is the released penalty 1e-4 |w|^2; it acts on BatchNorm as well, unlike there",
             "the released network is a bottleneck ResNet; here it is the data set's usual one",
+            "images are cropped and normalised as for the other methods; in the released code crops come from "
+            "2 pixels of padding a side, added after x / 255 - 0.5, with no normalisation by channel",
+            "incomplete batches are trained on and the warm-up rises once an epoch; in the released code they are "
+            "dropped and it rises at every step",
         ),
     )

@@ -26,9 +26,9 @@ def smoothing_factors(class_counts: Tensor, head: float, tail: float) -> Tensor:
     """
     counts = class_counts.double()
     spread = counts.max() - counts.min()
-    if spread == 0:
-        return torch.full_like(counts, head)
-    return tail + (head - tail) * torch.sin(math.pi / 2 * (counts - counts.min()) / spread)
+    # No branch on a value, which a CUDA graph cannot take: of classes of equal size each stands at the largest.
+    position = torch.where(spread > 0, (counts - counts.min()) / spread.clamp_min(1), 1.0)
+    return tail + (head - tail) * torch.sin(math.pi / 2 * position)
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class LabelAwareSmoothing(Loss):
 
     head: float = 0.3
     tail: float = 0.0
+    capturable = True
 
     def terms(self, logits: Tensor, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         factor = smoothing_factors(context.class_counts, self.head, self.tail).to(logits)[labels]

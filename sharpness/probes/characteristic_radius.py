@@ -14,7 +14,7 @@ from torch import Tensor
 from sharpness.engine import ClassSums
 from sharpness.errors import UserError
 from sharpness.flattening import optimal_radius
-from sharpness.flattening.class_conditional import TINY
+from sharpness.flattening.class_radius import TINY
 from sharpness.objective import Objective
 from sharpness.probes.ascent import Ball, ascend
 from sharpness.probes.comparison import common_fields, comparable
@@ -95,7 +95,7 @@ def characteristic_radius(
             the losses and gradients are theirs, while n stays that of training.
         class_counts: (C,) the n_c: training images of each class. Unless given those that the objective knows
             (``Objective(train_counts=)``, any checkpoint that records them), else its own samples.
-        scale: of the perturbation: 1 is the theorem, 0.01 what :mod:`sharpness.methods.cc_sam` trains with.
+        scale: of the perturbation: 1 is the theorem, 0.01 that of :mod:`sharpness.methods.cc_sam` before its cap.
         factors: radii of the curve, over rho*.
         steps: of the ascent, evaluations at most; 0 for none.
         lambda_max: whether to compute eigenvalues.

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sharpness.errors import UserError, choose
-from sharpness.flattening.class_conditional import TINY
+from sharpness.flattening.class_radius import TINY
 from sharpness.plots import BoundCurve, plot_agreement, plot_bound, plot_bound_panels, plot_radii
 from sharpness.results.comparison import each, one_training
 from sharpness.results.measures import MeasureResult

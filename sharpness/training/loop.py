@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sharpness.checkpoints import save_checkpoint
-from sharpness.data import ImageSet, LongTailData, augment, epoch_indices, mixup
+from sharpness.data import ImageSet, LongTailData, augment_batches, epoch_indices, mixup
 from sharpness.engine import ClassSums, class_sums, resolve_device
 from sharpness.errors import UserError
 from sharpness.flattening import Batch, Context, EpochRule
@@ -29,6 +30,10 @@ from sharpness.training.manifest import manifest, present
 from sharpness.training.parts import add_parts, read_helper
 from sharpness.training.precision import autocast, resolve_precision
 from sharpness.training.state import RunFolder, RunState, epoch_generator, run_name
+from sharpness.training.steps import Replays, Steps, side_stream, stage_steps
+
+#: On a GPU, where an epoch takes less time than saving it ten times, what an interruption may cost.
+SECONDS_LOST = 2.0
 
 
 def train(
@@ -126,19 +131,20 @@ def train(
         if every and len(state.history) % every == 0:
             keep(folder.snapshot(len(state.history)))
 
-    for index, stage in enumerate(recipe.stages):
-        context = entry_context(stage, data, seed, index)
-        add_parts(stage, network, data, context.generator, helper, recipe.normalization)
-        enter(stage, network, context)
-        if index >= state.stage:
-            state.stage = index
-            if not state.history:
-                keep_snapshot()
-            if stage.epochs:
-                run_stage(stage, network, data, state, folder, seed, precision, keep_snapshot)
-            else:
-                pass_through(stage, network, data, state, folder, precision, keep_snapshot)
-            state.epoch, state.model, state.optimizer, state.average = 0, {}, {}, {}
+    with side_stream(device):
+        for index, stage in enumerate(recipe.stages):
+            context = entry_context(stage, data, seed, index)
+            add_parts(stage, network, data, context.generator, helper, recipe.normalization)
+            enter(stage, network, context)
+            if index >= state.stage:
+                state.stage = index
+                if not state.history:
+                    keep_snapshot()
+                if stage.epochs:
+                    run_stage(stage, network, data, state, folder, seed, precision, keep_snapshot)
+                else:
+                    pass_through(stage, network, data, state, folder, precision, keep_snapshot)
+                state.epoch, state.model, state.optimizer, state.average = 0, {}, {}, {}
     keep(folder.result)
     folder.finish()
     return folder.history()
@@ -173,15 +179,26 @@ def enter(stage: Stage, network: Classifier, context: Context) -> None:
 
 
 def make_optimizer(stage: Stage, network: Classifier) -> torch.optim.SGD:
-    """SGD with one group per parameter, each with its factor of the learning rate."""
-    groups = []
+    """SGD with one group of parameters for each factor of the learning rate."""
+    groups: dict[float, list[nn.Parameter]] = {}
     for name, p in network.named_parameters():
         if p.requires_grad:
             factor = next((f for prefix, f in stage.lr_factors if name.startswith(prefix)), 1.0)
-            groups.append({"params": [p], "factor": factor})
+            groups.setdefault(factor, []).append(p)
     return torch.optim.SGD(
-        groups, lr=stage.lr, momentum=stage.momentum, weight_decay=stage.weight_decay, nesterov=stage.nesterov
-    )
+        [{"params": parameters, "factor": factor} for factor, parameters in groups.items()],
+        lr=stage.lr, momentum=stage.momentum, weight_decay=stage.weight_decay, nesterov=stage.nesterov,
+    )  # fmt: skip
+
+
+def regrouped(saved: dict[str, Any], optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Any]:
+    """The saved state of an optimizer; earlier ones had a group for every parameter."""
+    if len(saved["param_groups"]) == len(optimizer.param_groups):
+        return saved
+    number = {p: i for i, p in enumerate(p for p in network.parameters() if p.requires_grad)}
+    ordered = [number[p] for group in optimizer.param_groups for p in group["params"]]
+    state = {new: saved["state"][old] for new, old in enumerate(ordered) if old in saved["state"]}
+    return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
 
 
 def run_stage(
@@ -200,18 +217,21 @@ def run_stage(
     if state.model:
         network.load_state_dict(state.model)
     if state.optimizer:
-        optimizer.load_state_dict(state.optimizer)
+        optimizer.load_state_dict(regrouped(state.optimizer, optimizer, network))
     counts = torch.tensor(data.class_counts, device=device)
     cast = autocast(precision, device)
     average = start_average(stage, network, state)
+    steps = stage_steps(network, optimizer, stage.loss, stage.rule, device)
+    replays = Replays() if device.type == "cuda" else None
+    saved = time.monotonic()
     with progress(stage.epochs, stage.name, "epochs") as bar:
         bar.update(state.epoch)
         for epoch in range(state.epoch + 1, stage.epochs + 1):
             lr = stage.lr * stage.schedule.factor(epoch, stage.epochs)
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["factor"]
-            context = epoch_context(counts, stage, epoch, seed, state.stage, cast)
-            loss = run_epoch(stage, network, optimizer, data, context)
+            context = replace(epoch_context(counts, stage, epoch, seed, state.stage, cast), replayed=replays)
+            loss = run_epoch(stage, network, steps, data, context)
             if average and stage.averaging and stage.averaging.averages(epoch, stage.epochs):
                 average.update_parameters(network)
                 state.average = average.state_dict()
@@ -224,14 +244,16 @@ def run_stage(
             if not math.isfinite(loss + tested.mean):
                 raise FloatingPointError(
                     f"training diverged in epoch {epoch} of stage {stage.name!r} (loss {loss}, test loss "
-                    f"{tested.mean}): the epoch before is kept; try a smaller learning rate or radius"
+                    f"{tested.mean}): what was saved before is kept; try a smaller learning rate or radius"
                 )
             row = {"stage": stage.name, "epoch": epoch, "lr": lr, "loss": loss}
             state.history.append({**row, **accuracy_row(tested, data)})
             state.epoch = epoch
             state.model, state.optimizer = network.state_dict(), optimizer.state_dict()
             after_epoch()
-            folder.save(state)
+            if device.type == "cpu" or epoch == stage.epochs or time.monotonic() > saved + SECONDS_LOST:
+                folder.save(state)
+                saved = time.monotonic()
             bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{state.history[-1]['accuracy']:.3f}")
             bar.update()
 
@@ -257,9 +279,7 @@ def pass_through(
     folder.save(state)
 
 
-def run_epoch(
-    stage: Stage, network: Classifier, optimizer: torch.optim.Optimizer, data: LongTailData, context: Context
-) -> float:
+def run_epoch(stage: Stage, network: Classifier, steps: Steps, data: LongTailData, context: Context) -> float:
     """One epoch of steps; the mean training loss."""
     network.train()
     if stage.trainable.startswith("head") and stage.frozen_batchnorm:
@@ -267,13 +287,10 @@ def run_epoch(
     rule, normalized = stage.rule, normalized_layers(network)
     if isinstance(rule, EpochRule):
         rule = rule.for_epoch(network, training_batches(stage, network, data, context.apart()), context)
-    total, seen = torch.zeros((), dtype=torch.float64), 0
+    total, seen = torch.zeros((), dtype=torch.float64, device=data.train.images.device), 0
     for batch in training_batches(stage, network, data, context):
         power_iteration(normalized)
-        optimizer.zero_grad(set_to_none=True)
-        loss = rule.backward(network, batch, stage.loss, context)
-        optimizer.step()
-        total += loss.double().cpu() * len(batch.x)
+        total += steps(rule, batch, context).double() * len(batch.x)
         seen += len(batch.x)
     return float(total) / seen
 
@@ -290,10 +307,10 @@ def training_batches(stage: Stage, network: nn.Module, data: LongTailData, conte
     late = stage.late(context.epoch)
     sampler = late.sampler if late else stage.sampler
     indices = epoch_indices(sampler, train.labels.cpu(), data.num_classes, generator).to(train.labels.device)
-    for chunk in indices.split(stage.batch_size):
-        if len(chunk) < (stage.batch_size if stage.drop_last else 2):
-            continue
-        images = augment(train.images[chunk], data.augmentation, data.padding, generator)
+    smallest = stage.batch_size if stage.drop_last else 2
+    chunks = [chunk for chunk in indices.split(stage.batch_size) if len(chunk) >= smallest]
+    pixels = augment_batches(train.images, chunks, data.augmentation, data.padding, generator)
+    for chunk, images in zip(chunks, pixels, strict=True):
         x, y = train.normalize(images), train.labels[chunk]
         batch = Batch(channels_last(x), y)
         if stage.mixup:
@@ -309,8 +326,11 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def evaluate(network: nn.Module, images: ImageSet, num_classes: int, cast: Any, batch_size: int = 500) -> ClassSums:
+def evaluate(
+    network: nn.Module, images: ImageSet, num_classes: int, cast: Any, batch_size: int | None = None
+) -> ClassSums:
     """Cross-entropy and right answers by class in eval mode; the mode is restored."""
+    batch_size = batch_size or (500 if images.images.device.type == "cpu" else 2500)
 
     def forward(x: Tensor) -> Tensor:
         with cast():

@@ -3,11 +3,14 @@
 In float64, where rounding is far below what any mistake of a device would make.
 """
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
 from sharpness import (
+    Objective,
     characteristic_radius,
     eigenvalues,
     interpolate,
@@ -77,13 +80,8 @@ def test_settings_of_an_objective(objectives, agree):
 
 def test_data_may_lie_on_the_device(problem, device, agree):
     """As labels, and as targets that are none."""
-    from sharpness import Objective
-
     model, x, y = problem
-    moved = [model, x, y]
     for where in ("cpu", device):
-        import copy
-
         moved = copy.deepcopy(model).to(where), x.to(where), y.to(where)
         labelled = Objective(moved[0], moved[1:], weights=torch.ones(23).to(where))
         numbers = Objective(moved[0], (moved[1], moved[2].double()), lambda u, t: (u.sum(1) - t) ** 2, group_by=y % 2)

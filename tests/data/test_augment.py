@@ -1,12 +1,14 @@
 """Augmentation by property."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from scipy import stats
 
-from sharpness.data.augment import augment, mixup, random_crop, random_flip
+from sharpness.data.augment import AUGMENTATIONS, augment, augment_batches, mixup, random_crop, random_flip
 from sharpness.errors import UserError
 
 
@@ -129,3 +131,20 @@ def test_mixup_refuses_an_impossible_alpha(alpha):
 def test_mixup_refuses_integers():
     with pytest.raises(UserError, match="uint8"):
         mixup(images(), 1.0, generator())
+
+
+@pytest.mark.parametrize("kind", AUGMENTATIONS)
+@pytest.mark.parametrize("at_once", [1, 70, 1000])
+def test_batches_are_augmented_each_with_the_draws_of_its_images(kind, at_once, monkeypatch):
+    """One after another, but for AutoAugment, whose batches of so many pixels share their draws."""
+    monkeypatch.setattr(sys.modules["sharpness.data.augment"], "PIXELS_AT_ONCE", at_once * 30)
+    original = images(100)
+    batches = list(torch.randperm(100, generator=generator(1)).split(32))
+    found = list(augment_batches(original, batches, kind, 2, generator(4)))
+    draws, group = generator(4), max(1, at_once // 32) if kind == "autoaugment-cutout" else 1
+    expected = []
+    for i in range(0, len(batches), group):
+        expected.append(augment(original[torch.cat(batches[i : i + group])], kind, 2, draws))
+    assert [len(x) for x in found] == [32, 32, 32, 4]
+    assert torch.equal(torch.cat(found), torch.cat(expected))
+    assert list(augment_batches(original, [], kind, 2, generator())) == []

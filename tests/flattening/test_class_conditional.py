@@ -28,7 +28,7 @@ def labelled_rows(batch):
     return rows
 
 
-def loop_over_classes(model, batch, scope, rho_scale=1.0, mode="full", weighted=False):
+def loop_over_classes(model, batch, scope, rho_scale=1.0, mode="full", weighted=False, cap=None):
     """Gradients by name, and the perturbation's length by class, from the text of the paper."""
     rows = [(i, y, a * (1 + y if weighted else 1)) for i, y, a in labelled_rows(batch)]
     total = sum(a for _, _, a in rows)
@@ -49,6 +49,9 @@ def loop_over_classes(model, batch, scope, rho_scale=1.0, mode="full", weighted=
         g_norm = sum(float(t.square().sum()) for t in g) ** 0.5
         rho = (w_norm / (2 * g_norm)) ** 0.5 * k**-0.25 * max(COUNTS[c] - 1, 1) ** -0.25
         lengths[c] = 1.0 if mode == "direction" else rho_scale * k**0.5 * rho
+        if cap is not None:
+            ratio = 1.0 if mode == "direction" else (max(min(COUNTS) - 1, 1) / max(COUNTS[c] - 1, 1)) ** 0.25
+            lengths[c] = min(lengths[c], cap * w_norm * ratio)
         for p, d in zip(parameters, g, strict=True):
             p.data.add_(lengths[c] * d / g_norm)
         share = sum(a for _, y, a in rows if y == c) / total
@@ -66,6 +69,27 @@ def test_the_gradient_is_that_of_a_loop_over_classes(problem, mixed, same, scope
     expected, _ = loop_over_classes(problem.model, batch, scope, rho_scale=0.3, mode=mode)
     _, gradients = problem.run(ClassConditionalStep(scope, rho_scale=0.3, mode=mode), batch=batch)
     same(gradients, expected)
+
+
+@pytest.mark.parametrize("cap", [0.001, 0.05, 0.2, 1e6])
+@pytest.mark.parametrize("mode", ["full", "direction"])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_with_a_cap_it_is_the_loop_with_bounded_lengths(problem, mixed, same, scope, mode, cap):
+    expected, lengths = loop_over_classes(problem.model, mixed, scope, 0.3, mode, cap=cap)
+    rule = ClassConditionalStep(scope, 0.3, mode, cap)
+    _, gradients = problem.run(rule, batch=mixed)
+    same(gradients, expected)
+    size = sum(float(p.detach().square().sum()) for p in in_scope(problem.model, scope)) ** 0.5
+    seen = [float(s.norm()) for s in perturbations_seen(problem, rule, mixed)[1:]]
+    assert seen == pytest.approx(list(lengths.values()), rel=1e-10)
+    assert max(seen) <= cap * size * (1 + 1e-10)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_random_direction_has_the_bounded_length(problem, mixed, scope):
+    _, lengths = loop_over_classes(problem.model, mixed, scope, rho_scale=0.3, cap=0.05)
+    seen = perturbations_seen(problem, ClassConditionalStep(scope, 0.3, "magnitude", 0.05), mixed)
+    assert [float(s.norm()) for s in seen[1:]] == pytest.approx(list(lengths.values()), rel=1e-10)
 
 
 @pytest.mark.parametrize("scope", SCOPES)

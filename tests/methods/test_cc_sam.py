@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from sharpness import load_checkpoint, load_data, train
 from sharpness.errors import UserError
 from sharpness.flattening import Batch, ClassConditionalStep, Context, PlainStep
+from sharpness.flattening.class_radius import MODES
 from sharpness.methods import build_recipe
-from sharpness.methods.cc_sam import RHO_SCALE, AdversarialFeatures
+from sharpness.methods.cc_sam import CAP, RHO_SCALE, AdversarialFeatures
 from sharpness.methods.cc_sam_head import ClassConditionalHead
 from sharpness.methods.cross_entropy import CrossEntropy
 from sharpness.models import build_model
@@ -149,27 +150,62 @@ def test_a_sample_without_gradient_stays_where_it_is(network, plain, released):
 
 def test_the_paper_is_two_stages_with_balanced_sampling_in_the_second(cifar):
     first, second = build_recipe("cc-sam", cifar(), rho_scale=0.5).stages
-    assert first.rule == ClassConditionalHead(rho_scale=0.5, mode="full", released_share=None)
+    assert first.rule == ClassConditionalHead(rho_scale=0.5, mode="full", released_share=None, cap=CAP)
     assert (first.mixup, first.sampler, first.drop_last, first.loss) == (1.0, "instance", False, CrossEntropy())
     assert second.rule == AdversarialFeatures(1.0, False, 1.0)
     assert (second.sampler, second.trainable, second.mixup, second.lr) == ("class_balanced", "head", 0, 0.01)
     assert second.frozen_batchnorm
 
 
-@pytest.mark.parametrize(("classes", "flat_ratio", "up_limit"), [(10, 0.3, 1.0), (100, 0.5, 0.3)])
-def test_the_released_recipe_has_the_released_configuration(cifar, classes, flat_ratio, up_limit):
-    first, second = build_recipe("cc-sam", cifar(classes), released_code=True).stages
-    assert first.rule == ClassConditionalHead(rho_scale=1e-6, released_share=flat_ratio)
+#: Section 9 of the authors' last commit and their only configurations of imbalance 100, of commit 9d5ba5e.
+RELEASED = {
+    (10, 200): (1.0, 0.3, 1e-6, 1.0, False),
+    (100, 200): (1.0, 0.5, 1e-6, 0.3, False),
+    (10, 100): (0.0, 1.0, 1e-2, 0.8, True),
+    (100, 100): (1.0, 0.2, 1e-7, 0.3, True),
+}
+
+
+@pytest.mark.parametrize(("classes", "imbalance"), RELEASED)
+def test_the_released_recipe_has_the_configuration_of_the_data_and_the_imbalance(cifar, classes, imbalance):
+    recipe = build_recipe("cc-sam", cifar(classes, imbalance), released_code=True)
+    first, second = recipe.stages
+    mixup, flat_ratio, noise_ratio, up_limit, per_tensor = RELEASED[classes, imbalance]
+    assert first.rule == ClassConditionalHead(rho_scale=noise_ratio, released_share=flat_ratio, per_tensor=per_tensor)
+    assert first.mixup == mixup
     assert first.drop_last
     assert second.rule == AdversarialFeatures(1.0, True, up_limit)
     assert not second.frozen_batchnorm, "statistics keep moving"
     assert (second.trainable, second.lr) == ("head", 0.01)
+    told = f"released configuration of CIFAR-{classes}-LT at imbalance {imbalance} ("
+    assert any(note.startswith(told) and "nearest" not in note for note in recipe.notes)
+
+
+@pytest.mark.parametrize(("imbalance", "nearest"), [(1, 100), (10, 100), (50, 100), (141, 100), (142, 200), (256, 200)])
+def test_another_imbalance_takes_the_nearest_released_configuration_and_says_so(cifar, imbalance, nearest):
+    tail = replace(cifar(10, 100), imbalance=float(imbalance))
+    recipe, there = (build_recipe("cc-sam", t, released_code=True) for t in (tail, cifar(10, nearest)))
+    assert recipe.stages == there.stages
+    assert any(
+        f"imbalance {nearest} (" in note and f"none for cifar10-lt at imbalance {imbalance}" in note
+        for note in recipe.notes
+    )
+
+
+def test_another_data_set_takes_the_nearest_released_configuration_and_says_so():
+    recipe = build_recipe("cc-sam", load_data("digits-lt").longtail, released_code=True)
+    assert any("CIFAR-10-LT at imbalance 100" in n and "none for digits-lt at imbalance 30" in n for n in recipe.notes)
+
+
+def test_mixup_that_is_given_stands_in_the_released_recipe_too(cifar):
+    assert build_recipe("cc-sam", cifar(), released_code=True, mixup=0.4).stages[0].mixup == 0.4
+    assert build_recipe("cc-sam", cifar(), released_code=False).stages[0].mixup == 1.0
 
 
 @pytest.mark.parametrize("scope", ["last_block", "all"])
 def test_other_scopes_take_the_general_step(cifar, scope):
     recipe = build_recipe("cc-sam", cifar(), scope=scope, rho_scale=0.2, mode="direction")
-    assert recipe.stages[0].rule == ClassConditionalStep(scope, 0.2, "direction")
+    assert recipe.stages[0].rule == ClassConditionalStep(scope, 0.2, "direction", CAP)
 
 
 @pytest.mark.parametrize("wrong", [{"scope": "all"}, {"scope": "last_block"}, {"mode": "direction"}])
@@ -178,15 +214,41 @@ def test_the_released_code_perturbs_the_classifier_only(cifar, wrong):
         build_recipe("cc-sam", cifar(), released_code=True, **wrong)
 
 
-def test_the_released_code_has_its_own_factor_of_the_radius(cifar):
-    assert build_recipe("cc-sam", cifar(), released_code=True).stages[0].rule.rho_scale == 1e-6
-    with pytest.raises(UserError, match="drop rho_scale=0.5"):
-        build_recipe("cc-sam", cifar(), released_code=True, rho_scale=0.5)
+@pytest.mark.parametrize(("wrong", "drop"), [({"rho_scale": 0.5}, "rho_scale=0.5"), ({"cap": 0.3}, "cap=0.3")])
+def test_the_released_code_has_its_own_factor_of_the_radius_and_no_cap(cifar, wrong, drop):
+    with pytest.raises(UserError, match=f"drop {drop}"):
+        build_recipe("cc-sam", cifar(), released_code=True, **wrong)
+    assert build_recipe("cc-sam", cifar(), released_code=True, cap="none").stages[0].rule.cap is None
+
+
+@pytest.mark.parametrize("mode", [*MODES, "plain"])
+@pytest.mark.parametrize("scope", ["classifier", "last_block", "all"])
+@pytest.mark.parametrize("cap", [None, "none", 0.07, 1])
+def test_the_cap_reaches_the_rule_and_the_notes(cifar, scope, mode, cap):
+    recipe = build_recipe("cc-sam", cifar(), scope=scope, mode=mode, cap=cap)
+    if mode == "plain":
+        assert recipe.stages[0].rule == PlainStep()
+        assert not any("norm of the perturbed weights" in note for note in recipe.notes)
+    else:
+        assert recipe.stages[0].rule.cap == (None if cap in (None, "none") else cap)
+        told = "unbounded" if cap in (None, "none") else f"at most {cap:g} of the norm of the perturbed weights"
+        assert sum(told in note for note in recipe.notes) == 1
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"scope": "head"}, {"mode": "random"}, {"rho_scale": -1}, {"rho_scale": math.nan}, {"rho_scale": math.inf}],
+    [
+        {"scope": "head"},
+        {"mode": "random"},
+        {"rho_scale": -1},
+        {"rho_scale": math.nan},
+        {"rho_scale": math.inf},
+        {"cap": 0},
+        {"cap": -0.1},
+        {"cap": math.nan},
+        {"cap": "small"},
+        {"cap": True},
+    ],
 )
 def test_wrong_options_are_refused_in_one_line(cifar, wrong):
     (name,) = wrong
@@ -211,7 +273,7 @@ def test_each_stage_can_stand_alone_and_is_otherwise_the_same(cifar):
 @pytest.mark.parametrize("mode", ["direction", "magnitude", "full"])
 def test_without_the_second_stage_the_first_keeps_its_perturbation(cifar, mode):
     (only,) = build_recipe("cc-sam", cifar(), mode=mode, stage2=False).stages
-    assert only.rule == ClassConditionalHead(rho_scale=RHO_SCALE, mode=mode)
+    assert only.rule == ClassConditionalHead(rho_scale=RHO_SCALE, mode=mode, cap=CAP)
 
 
 def test_a_first_stage_without_perturbation_claims_no_radius(cifar):

@@ -45,7 +45,15 @@ def length_of_cc_sam(head, gradient, n):
     return k**0.5 * rho
 
 
-def loop_over_classes(model, batch, of_one, counts, rho_scale=1.0, mode="full", generator=None):
+def bounded(head, length, n, rarest, mode, cap):
+    """At most cap |w| for the rarest class, and less by the published ratio for the others."""
+    if cap is None:
+        return length
+    ratio = 1.0 if mode == "direction" else (max(rarest - 1, 1) / max(n - 1, 1)) ** 0.25
+    return min(length, cap * norm(head.parameters()) * ratio)
+
+
+def loop_over_classes(model, batch, of_one, counts, rho_scale=1.0, mode="full", generator=None, cap=None):
     """The paper's gradient of all parameters by name, and the loss where the weights stand."""
     rows = [(i, y, batch.lam if batch.second is not None else 1.0) for i, y in enumerate(batch.first.tolist())]
     if batch.second is not None:
@@ -63,6 +71,7 @@ def loop_over_classes(model, batch, of_one, counts, rho_scale=1.0, mode="full", 
     for c in sorted({y for _, y, _ in rows}):
         g = torch.autograd.grad(class_loss(model, c), list(model.head.parameters()))
         length = 1.0 if mode == "direction" else rho_scale * length_of_cc_sam(model.head, g, counts[c])
+        length = bounded(model.head, length, counts[c], min(counts), mode, cap)
         if mode == "magnitude":
             g = [torch.randn(t.shape, generator=generator).to(t) for t in g]
         twin = copy.deepcopy(model)
@@ -114,6 +123,43 @@ def test_direction_is_a_step_of_length_one(network, plain, mixed, context, kind,
     same(gradients, expected)
 
 
+@pytest.mark.parametrize("cap", [0.05, 0.4, 50.0])
+@pytest.mark.parametrize(
+    ("kind", "mode"), [*((kind, mode) for kind in HEADS for mode in ("full", "direction")), ("linear", "magnitude")]
+)
+def test_with_a_cap_it_is_the_loop_with_bounded_lengths(network, mixed, context, kind, mode, cap):
+    """0.05 binds for every class, 0.4 for some, 50 for none."""
+    model, counts = network(kind), context.class_counts.tolist()
+    context.noise.manual_seed(9)
+    generator = torch.Generator().manual_seed(9)
+    expected, _ = loop_over_classes(model, mixed, ce_of_one, counts, 0.4, mode, generator, cap)
+    gradients, _ = run(ClassConditionalHead(0.4, mode, cap=cap), model, mixed, CrossEntropy(), context)
+    same(gradients, expected)
+
+
+def test_a_cap_that_never_binds_changes_no_bit(network, mixed, context):
+    model = network()
+    bare, _ = run(ClassConditionalHead(0.4), model, mixed, CrossEntropy(), context)
+    capped, _ = run(ClassConditionalHead(0.4, cap=1e6), model, mixed, CrossEntropy(), context)
+    assert all(torch.equal(bare[name], capped[name]) for name in bare)
+
+
+@pytest.mark.parametrize("mixing", [False, True])
+@pytest.mark.parametrize("cap", [None, 0.05])
+@pytest.mark.parametrize("mode", ["full", "direction"])
+@pytest.mark.parametrize("kind", HEADS)
+def test_no_value_is_looked_at_on_the_host(network, plain, mixed, context, kind, mode, cap, mixing):
+    """On the meta device there are no values: whatever waits for one, or has a shape that depends on one, fails."""
+    batch = mixed if mixing else plain
+    second = batch.second.to("meta") if mixing else None
+    batch = Batch(batch.x.to("meta"), batch.first.to("meta"), second, batch.lam)
+    context = replace(context, class_counts=context.class_counts.to("meta"))
+    gradients, _ = run(
+        ClassConditionalHead(mode=mode, cap=cap), network(kind).to("meta"), batch, CrossEntropy(), context
+    )
+    assert all(g.is_meta for g in gradients.values())
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("mixing", [False, True])
 def test_magnitude_is_the_length_of_cc_sam_along_one_random_direction_a_class(
@@ -146,9 +192,10 @@ def test_magnitude_is_the_length_of_cc_sam_along_one_random_direction_a_class(
     ],
 )
 @pytest.mark.parametrize("loss", LOSSES)
-def test_the_loop_of_the_general_step_gives_the_same(network, mixed, context, kind, mode, loss):
+@pytest.mark.parametrize("cap", [None, 0.3])
+def test_the_loop_of_the_general_step_gives_the_same(network, mixed, context, kind, mode, loss, cap):
     model, results = network(kind), []
-    for rule in (ClassConditionalHead(0.7, mode), ClassConditionalStep("head", 0.7, mode)):
+    for rule in (ClassConditionalHead(0.7, mode, cap=cap), ClassConditionalStep("head", 0.7, mode, cap)):
         context.noise.manual_seed(2)
         results.append(run(rule, model, mixed, LOSSES[loss][0], context)[0])
     same(results[0], results[1])
@@ -210,7 +257,7 @@ def test_running_statistics_move_once(context):
     assert all(torch.equal(buffer, twin.get_buffer(name)) for name, buffer in model.named_buffers())
 
 
-def released_loop(model, batch, counts, noise_ratio, flat_ratio):
+def released_loop(model, batch, counts, noise_ratio, flat_ratio, per_tensor=False):
     """The released stage 1, class by class; the perturbation is a constant of the graph."""
     head = model.head
     f = model.backbone(batch.x)
@@ -229,9 +276,10 @@ def released_loop(model, batch, counts, noise_ratio, flat_ratio):
         rows = batch.first == c
         gradients = torch.autograd.grad(losses[rows].mean(), [head.weight, head.bias], retain_graph=True)
         noise = []
-        for g in gradients:
+        for p, g in zip((head.weight, head.bias), gradients, strict=True):
             size = float(g.norm())
-            rho = noise_ratio * theta**0.5 / (2**0.5 * size**0.5 * max(counts[c] - 1, 1) ** 0.25 * k**0.25)
+            length = float(p.detach().norm()) if per_tensor else theta
+            rho = noise_ratio * length**0.5 / (2**0.5 * size**0.5 * max(counts[c] - 1, 1) ** 0.25 * k**0.25)
             noise.append(k**0.5 * rho * g / size)
         perturbed = F.linear(f[rows], head.weight + noise[0], head.bias + noise[1])
         hard = hard.index_put((torch.nonzero(rows).flatten(),), ce(perturbed, batch.first[rows]))
@@ -243,10 +291,13 @@ def released_loop(model, batch, counts, noise_ratio, flat_ratio):
 
 @pytest.mark.parametrize("mixing", [False, True])
 @pytest.mark.parametrize(("noise_ratio", "flat_ratio"), [(1e-6, 0.3), (0.3, 0.5), (1.0, 1.0)])
-def test_the_released_variant_is_the_released_loop(network, plain, mixed, context, mixing, noise_ratio, flat_ratio):
+@pytest.mark.parametrize("per_tensor", [False, True])
+def test_the_released_variant_is_the_released_loop(
+    network, plain, mixed, context, mixing, noise_ratio, flat_ratio, per_tensor
+):
     model, batch = network(), mixed if mixing else plain
-    expected, value = released_loop(model, batch, context.class_counts.tolist(), noise_ratio, flat_ratio)
-    rule = ClassConditionalHead(rho_scale=noise_ratio, released_share=flat_ratio)
+    expected, value = released_loop(model, batch, context.class_counts.tolist(), noise_ratio, flat_ratio, per_tensor)
+    rule = ClassConditionalHead(rho_scale=noise_ratio, released_share=flat_ratio, per_tensor=per_tensor)
     gradients, returned = run(rule, model, batch, CrossEntropy(), context)
     same(gradients, expected)
     assert float(returned) == pytest.approx(value, rel=1e-12)
@@ -281,6 +332,10 @@ def test_what_has_no_closed_form_is_refused(network, plain, context):
         run(ClassConditionalHead(), scaled, plain, CrossEntropy(), context)
     with pytest.raises(UserError, match="mode"):
         ClassConditionalHead(mode="random")
+    with pytest.raises(UserError, match=r"cap=0.1: the released code bounds no step"):
+        ClassConditionalHead(released_share=0.3, cap=0.1)
+    with pytest.raises(UserError, match="give released_share"):
+        ClassConditionalHead(per_tensor=True)
 
 
 def test_a_dead_feature_and_a_sure_class_stay_finite(network, plain, context):

@@ -29,8 +29,8 @@ def runs(tmp_path_factory, digits):
 
 def test_batches_are_augmented_by_what_is_asked_for(digits, tmp_path, monkeypatch):
     seen = []
-    augment = loop.augment
-    monkeypatch.setattr(loop, "augment", lambda x, kind, *rest: seen.append(kind) or augment(x, kind, *rest))
+    batches = loop.augment_batches
+    monkeypatch.setattr(loop, "augment_batches", lambda *given: seen.append(given[2]) or batches(*given))
     train("ce", digits, tmp_path / "a", epochs=1, augmentation="none")
     assert set(seen) == {"none"}
     seen.clear()

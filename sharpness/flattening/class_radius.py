@@ -1,0 +1,113 @@
+r"""How far class-conditional sharpness-aware minimisation moves the weights for each class (CC-SAM, CVPR 2023).
+
+The perturbative PAC-Bayes bound with posterior and prior of standard deviation rho, to first order in the
+perturbation and with w the k perturbed weights,
+
+.. math:: J_c(\rho) = L_c(w) + \sqrt{k}\,\rho\,\|g_c\| + \frac{\|w\|}{2 \rho \sqrt{n_c - 1}},
+          \qquad g_c = \nabla L_c(w),
+
+is smallest at the radius below, which is larger the rarer the class.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sharpness.errors import UserError, choose
+
+MODES = ("full", "direction", "magnitude")
+TINY = 1e-12
+
+
+def optimal_radius(weight_norm: Tensor, gradient_norm: Tensor, num_parameters: int, class_counts: Tensor) -> Tensor:
+    r"""The radius that minimises the bound.
+
+    .. math:: \rho_c^* = \Big(\frac{\|w\|_2}{2\,\|g_c\|_2}\Big)^{1/2} k^{-1/4} (n_c - 1)^{-1/4}
+
+    The perturbation of CC-SAM has length :math:`\sqrt{k}\,\rho_c^*`. A class of one image is treated as one
+    of two (``max(n_c - 1, 1)``), and gradient norms below 1e-12 as 1e-12.
+
+    Args:
+        weight_norm: norm of the perturbed weights, a scalar.
+        gradient_norm: (C,) norms of the class gradients.
+        num_parameters: k.
+        class_counts: (C,) training images of each class.
+
+    >>> counts = torch.tensor([5000.0, 50.0])
+    >>> rho = optimal_radius(torch.tensor(1.0), torch.ones(2), 16, counts)
+    >>> round(float(rho[1] / rho[0]), 2)
+    3.18
+    """
+    ratio = weight_norm / (2 * gradient_norm.clamp_min(TINY))
+    return ratio.sqrt() * num_parameters**-0.25 * (class_counts.to(ratio) - 1).clamp_min(1) ** -0.25
+
+
+def longest_step(cap: float, weight_norm: Tensor, class_counts: Tensor, rarest: Tensor) -> Tensor:
+    r"""The longest perturbation of a class: ``cap`` times the norm of w for the rarest, less for the others.
+
+    .. math:: \text{cap}\,\|w\| \Big(\frac{n_{min} - 1}{n_c - 1}\Big)^{1/4}
+
+    The radius grows without bound as a class's gradient vanishes, but the first order that it is derived from holds
+    near w alone. What grows is the factor :math:`\|g_c\|^{-1/2}`. The limit bounds that factor, by one number for all
+    classes as if no gradient were shorter than some length, and leaves :math:`(n_c - 1)^{-1/4}` as it is: two
+    steps at their limits have the ratio that was published. A bare ``cap * |w|`` would make them equal. One factor for
+    all classes of a batch would keep every ratio, but then one class that is sure of its images takes the
+    perturbation away from all others.
+
+    Args:
+        weight_norm: norm of the perturbed weights, a scalar.
+        class_counts: (C,) training images of each class; 1 counts as 2.
+        rarest: images of the rarest class of the training set, whether or not a batch has it, a scalar.
+
+    >>> counts = torch.tensor([5000, 50])
+    >>> limit = longest_step(0.05, torch.tensor(2.0), counts, counts.min())
+    >>> round(float(limit[1]), 3), round(float(limit[1] / limit[0]), 2)
+    (0.1, 3.18)
+    """
+    ratio = (rarest.to(weight_norm) - 1).clamp_min(1) / (class_counts.to(weight_norm) - 1).clamp_min(1)
+    return cap * weight_norm * ratio**0.25
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    r"""The length of a class's perturbation, :math:`\min(\text{rho\_scale} \sqrt{k}\,\rho_c^*, \text{limit}_c)`.
+
+    Args:
+        rho_scale: multiplies the radius; 1 is the paper.
+        mode: ``"full"`` and ``"magnitude"`` have the length above; ``"direction"`` has length 1, or ``cap * |w|`` if
+            that is less, for every class alike.
+        cap: of the limit, see :func:`longest_step`; None for the bare formula.
+
+    >>> count, w = torch.tensor(17), torch.tensor(2.0)
+    >>> [round(float(Perturbation(cap=cap).length(w, torch.tensor(1e-8), 16, count, count)), 2) for cap in (None, 0.05)]
+    [10000.0, 0.1]
+    """
+
+    rho_scale: float = 1.0
+    mode: str = "full"
+    cap: float | None = None
+
+    def __post_init__(self) -> None:
+        choose("mode", self.mode, MODES)
+        number = isinstance(self.cap, int | float) and not isinstance(self.cap, bool)
+        if self.cap is not None and not (number and 0 < self.cap < math.inf):
+            raise UserError(
+                f"cap={self.cap!r}: give a positive share of the norm of the weights, such as 0.05, or none"
+            )
+
+    def length(
+        self, weight_norm: Tensor, gradient_norm: Tensor, num_parameters: int, class_counts: Tensor, rarest: Tensor
+    ) -> Tensor:
+        """The lengths, of the shape of ``gradient_norm`` and ``class_counts``; no value is looked at on the host."""
+        if self.mode == "direction":
+            one = torch.ones_like(gradient_norm)
+            return one if self.cap is None else torch.minimum(one, self.cap * weight_norm)
+        radius = optimal_radius(weight_norm, gradient_norm, num_parameters, class_counts)
+        length = self.rho_scale * num_parameters**0.5 * radius
+        if self.cap is None:
+            return length
+        return torch.minimum(length, longest_step(self.cap, weight_norm, class_counts, rarest))

@@ -1,0 +1,203 @@
+"""Training steps: a gradient and a move of the weights, one kernel after the other or replayed as one CUDA graph."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Generator, Tensor, nn
+
+from sharpness.flattening import Batch, Context, Loss, Rule
+
+logger = logging.getLogger("sharpness")
+T = TypeVar("T")
+
+
+class Steps:
+    """The steps of a stage, an operation at a time.
+
+    Args:
+        loss: what the stage minimises.
+    """
+
+    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss) -> None:
+        self.network, self.optimizer, self.loss = network, optimizer, loss
+
+    def __call__(self, rule: Rule, batch: Batch, context: Context) -> Tensor:
+        """Move the weights by a batch; the loss before the move, a scalar without a graph."""
+        self.optimizer.zero_grad(set_to_none=True)
+        value = rule.backward(self.network, batch, self.loss, context)
+        self.optimizer.step()
+        return value
+
+
+def stage_steps(
+    network: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, rule: Any, device: torch.device
+) -> Steps:
+    """Replayed steps where device, loss and rule allow it, plain ones elsewhere."""
+    replayed = device.type == "cuda" and loss.capturable and getattr(rule, "capturable", False)
+    return (ReplayedSteps if replayed else Steps)(network, optimizer, loss)
+
+
+@contextmanager
+def side_stream(device: torch.device) -> Iterator[None]:
+    """On a GPU, work in a stream of its own, as a capture needs it; elsewhere nothing."""
+    if device.type != "cuda":
+        yield
+        return
+    with torch.cuda.device(device):
+        before, stream = torch.cuda.current_stream(), torch.cuda.Stream()
+        stream.wait_stream(before)
+        with torch.cuda.stream(stream):
+            yield
+        before.wait_stream(stream)
+
+
+@dataclass(frozen=True)
+class WatchedContext(Context):
+    """A context that notes whether the epoch was looked at: a step that depends on it is captured anew in each."""
+
+    looked: set[str] = field(default_factory=set)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "epoch":
+            object.__getattribute__(self, "looked").add(name)
+        return super().__getattribute__(name)
+
+
+@dataclass
+class Capture:
+    """A captured step: where its input goes, what starts it and where the loss is to be found."""
+
+    key: tuple[Any, ...]
+    batch: Batch
+    noise: list[Tensor]
+    replay: Callable[[], None]
+    loss: Tensor
+
+
+class ReplayedSteps(Steps):
+    r"""The steps of a stage as replays of a CUDA graph: the same kernels on the same numbers, without their launches.
+
+    A ResNet-32 on batches of 64 or 128 small images is some 700 kernels of 3 us each; launching them one by one takes
+    four times as long as running them. What differs from capturing a step once and for all:
+
+    1. The first batch of every size is computed as it is. It makes what a graph cannot make, such as the buffers of the
+       momentum, and shows which random numbers the loss draws.
+    2. Random numbers are drawn on the CPU, by the same generator in the same order as in plain steps, before each
+       replay, into memory of their own. Memory that is taken during the capture would not do: a graph may have used it
+       for something else before the numbers are read.
+    3. Learning rates are constants of a graph, and so is all that a loss makes of the epoch. A graph is captured anew
+       when a learning rate has changed, and in every epoch if the epoch was looked at.
+    4. Batches that come once an epoch, such as an incomplete last one, are not captured if that would be in every
+       epoch.
+    """
+
+    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss) -> None:
+        super().__init__(network, optimizer, loss)
+        self._shapes: dict[int, list[torch.Size]] = {}  # of the random numbers that a batch of a size needs
+        self._captures: dict[int, Capture] = {}
+        self._by_epoch = self._refused = False
+
+    def __call__(self, rule: Rule, batch: Batch, context: Context) -> Tensor:
+        size = len(batch.x)
+        if size not in self._shapes:
+            return self._noted(rule, batch, context)
+        rates = tuple(group["lr"] for group in self.optimizer.param_groups)
+        key = (rates, id(rule), context.epoch if self._by_epoch else None)
+        capture = self._captures.get(size)
+        if capture is None or capture.key != key:
+            if self._refused or (self._by_epoch and size < max(self._shapes)):
+                return super().__call__(rule, batch, context)
+            try:
+                capture = self._captures[size] = self.capture(key, rule, batch, context)
+            except RuntimeError as error:
+                logger.warning("steps are not replayed but launched one by one: %s", str(error).splitlines()[0])
+                self._refused = True
+                return super().__call__(rule, batch, context)
+        into = capture.batch
+        into.x.copy_(batch.x)
+        into.first.copy_(batch.first)
+        if into.second is not None and batch.second is not None and isinstance(into.lam, Tensor):
+            into.second.copy_(batch.second)
+            into.lam.fill_(batch.lam)
+        for noise in capture.noise:
+            noise.copy_(context.draw(noise.shape, context.generator, noise.device))
+        capture.replay()
+        return capture.loss
+
+    def _noted(self, rule: Rule, batch: Batch, context: Context) -> Tensor:
+        """A plain step that shows what the loss draws, and whether it depends on the epoch."""
+        shapes: list[torch.Size] = []
+
+        def draw(shape: torch.Size, generator: Generator, device: torch.device) -> Tensor:
+            shapes.append(shape)
+            return context.draw(shape, generator, device)
+
+        watched = WatchedContext(**{**vars(context), "draw": draw})
+        value = super().__call__(rule, batch, watched)
+        self._by_epoch |= bool(watched.looked)
+        self._shapes[len(batch.x)] = shapes
+        return value
+
+    def capture(self, key: tuple[Any, ...], rule: Rule, like: Batch, context: Context) -> Capture:
+        """Capture a step on batches of the shape of ``like``; nothing is computed."""
+        device = like.x.device
+        batch = replace(like, x=torch.empty_like(like.x), first=torch.empty_like(like.first))
+        if like.second is not None:
+            lam = torch.empty((), dtype=torch.float64, device=device)
+            batch = replace(batch, second=torch.empty_like(like.second), lam=lam)
+        noise = [torch.empty(shape, device=device) for shape in self._shapes[len(like.x)]]
+
+        def step() -> Tensor:
+            left = iter(noise)
+            inside = replace(context, draw=lambda shape, generator, on: next(left))
+            return Steps.__call__(self, rule, batch, inside)
+
+        self.optimizer.zero_grad(set_to_none=True)  # gradients are made in the memory of the graph
+        replay, loss = record(step, device)
+        return Capture(key, batch, noise, replay, loss)
+
+
+class Replays:
+    """Calls of functions of tensors, each as a CUDA graph from its second call on.
+
+    For what is computed between steps on weights that stay where they are, as M2m's translations: of fixed shapes,
+    without random numbers, and the same operations whatever the values.
+    """
+
+    def __init__(self) -> None:
+        self._called: set[tuple[Any, ...]] = set()
+        self._captures: dict[tuple[Any, ...], tuple[Any, Callable[[], None], tuple[Tensor, ...]]] = {}
+
+    def __call__(self, name: Hashable, function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> Any:
+        """``function(*inputs)``; what it returns is overwritten by the next call of the same name and shapes."""
+        key = (name, *(t.shape for t in inputs))
+        if key not in self._called:  # what is made on the first use of a kernel cannot be captured
+            self._called.add(key)
+            return function(*inputs)
+        if key not in self._captures:
+            kept = [t.clone() for t in inputs]
+            self._captures[key] = kept, *record(lambda: function(*kept), inputs[0].device)
+        kept, replay, outputs = self._captures[key]
+        for into, t in zip(kept, inputs, strict=True):
+            into.copy_(t)
+        replay()
+        return outputs
+
+
+def record(function: Callable[[], T], device: torch.device) -> tuple[Callable[[], None], T]:
+    """Capture a call as a CUDA graph: what replays it, and where its result is then to be found."""
+    torch.cuda.synchronize(device)
+    graph = torch.cuda.CUDAGraph()
+    # Not torch.cuda.graph(): it collects garbage and gives all cached memory back, at every capture.
+    graph.capture_begin(capture_error_mode="thread_local")
+    try:
+        result = function()
+    finally:
+        graph.capture_end()
+    return graph.replay, result
