@@ -31,10 +31,10 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
 
 
 @lru_cache(maxsize=64)
-def channel_values(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """One number per channel, (ch, 1, 1), float32, made once per device: a copy to a GPU would wait for it."""
+def channel_values(values: tuple[float, ...], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """One number per channel, (ch, 1, 1), made once per device: a copy to a GPU would wait for what runs there."""
     with torch.inference_mode(False):
-        return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
+        return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

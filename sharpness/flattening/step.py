@@ -64,6 +64,7 @@ class Context:
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     factors: Tensor | None = None  # (K, C): a rule asks for K losses at once, see Loss.__call__
     draw: Callable[[torch.Size, torch.Generator, torch.device], Tensor] = draw_normal
+    replayed: Callable[..., Any] | None = None  # calls a function of tensors, see sharpness.training.steps.Replays
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal numbers of the shape and on the device of ``like``, float32, from ``generator``.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpness.data import ImageSet, LongTail
+from sharpness.data.dataset import channel_values
 from sharpness.errors import UserError
 from sharpness.flattening import Batch, Context
 from sharpness.flattening.step import at_least_float32
@@ -79,9 +80,7 @@ class MajorToMinor:
             return batch
         device = batch.x.device
         slots, seeds = slots.to(device), seeds.to(device)
-        mean, std = (
-            torch.tensor(v, dtype=batch.x.dtype, device=device)[:, None, None] for v in (images.mean, images.std)
-        )
+        mean, std = (channel_values(tuple(v), device, batch.x.dtype) for v in (images.mean, images.std))
 
         def on_pixels(model: nn.Module) -> Callable[[Tensor], Tensor]:
             def logits(pixels: Tensor) -> Tensor:
@@ -90,13 +89,20 @@ class MajorToMinor:
 
             return logits
 
-        pixels = (batch.x[seeds] * std + mean).clamp(0, 1)
-        targets = batch.first[slots]
-        with evaluating(network):
-            start = self.translation.start(pixels, context.generator)
-            made = self.translation(start, batch.first[seeds], targets, on_pixels(helper), on_pixels(network))
+        def translate(start: Tensor, classes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+            made = self.translation(start, classes, targets, on_pixels(helper), on_pixels(network))
             with torch.no_grad():
-                confidence = on_pixels(helper)(made).softmax(1).gather(1, targets[:, None]).squeeze(1)
+                return made, on_pixels(helper)(made).softmax(1).gather(1, targets[:, None]).squeeze(1)
+
+        pixels = (batch.x[seeds] * std + mean).clamp(0, 1)
+        with evaluating(network):
+            inputs = self.translation.start(pixels, context.generator), batch.first[seeds], batch.first[slots]
+            if context.replayed is None:
+                made, confidence = translate(*inputs)
+            else:  # always as many as the batch has: images do not see each other, and a graph has one shape
+                fill = len(batch.x) - len(slots)
+                full = (torch.cat([t, t[:1].expand(fill, *t.shape[1:])]) for t in inputs)
+                made, confidence = (t[: len(slots)] for t in context.replayed(self, translate, *full))
         accepted = confidence >= self.gamma
         x = batch.x.clone()
         x[slots[accepted]] = (made[accepted] - mean) / std

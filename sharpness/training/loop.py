@@ -30,7 +30,7 @@ from sharpness.training.manifest import manifest, present
 from sharpness.training.parts import add_parts, read_helper
 from sharpness.training.precision import autocast, resolve_precision
 from sharpness.training.state import RunFolder, RunState, epoch_generator, run_name
-from sharpness.training.steps import Steps, side_stream, stage_steps
+from sharpness.training.steps import Replays, Steps, side_stream, stage_steps
 
 #: On a GPU, where an epoch takes less time than saving it ten times, what an interruption may cost.
 SECONDS_LOST = 2.0
@@ -222,6 +222,7 @@ def run_stage(
     cast = autocast(precision, device)
     average = start_average(stage, network, state)
     steps = stage_steps(network, optimizer, stage.loss, stage.rule, device)
+    replays = Replays() if device.type == "cuda" else None
     saved = time.monotonic()
     with progress(stage.epochs, stage.name, "epochs") as bar:
         bar.update(state.epoch)
@@ -229,7 +230,7 @@ def run_stage(
             lr = stage.lr * stage.schedule.factor(epoch, stage.epochs)
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["factor"]
-            context = epoch_context(counts, stage, epoch, seed, state.stage, cast)
+            context = replace(epoch_context(counts, stage, epoch, seed, state.stage, cast), replayed=replays)
             loss = run_epoch(stage, network, steps, data, context)
             if average and stage.averaging and stage.averaging.averages(epoch, stage.epochs):
                 average.update_parameters(network)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from sharpness.flattening import Batch, Context, Loss, Rule
 
 logger = logging.getLogger("sharpness")
+T = TypeVar("T")
 
 
 class Steps:
@@ -157,18 +158,46 @@ class ReplayedSteps(Steps):
             inside = replace(context, draw=lambda shape, generator, on: next(left))
             return Steps.__call__(self, rule, batch, inside)
 
-        replay, loss = self.record(step, device)
+        self.optimizer.zero_grad(set_to_none=True)  # gradients are made in the memory of the graph
+        replay, loss = record(step, device)
         return Capture(key, batch, noise, replay, loss)
 
-    def record(self, step: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], None], Tensor]:
-        """A replayable ``step`` and what it returns."""
-        self.optimizer.zero_grad(set_to_none=True)  # gradients are made in the memory of the graph
-        torch.cuda.synchronize(device)
-        graph = torch.cuda.CUDAGraph()
-        # Not torch.cuda.graph(): it collects garbage and gives all cached memory back, at every capture.
-        graph.capture_begin(capture_error_mode="thread_local")
-        try:
-            loss = step()
-        finally:
-            graph.capture_end()
-        return graph.replay, loss
+
+class Replays:
+    """Calls of functions of tensors, each as a CUDA graph from its second call on.
+
+    For what is computed between steps on weights that stay where they are, as M2m's translations: of fixed shapes,
+    without random numbers, and the same operations whatever the values.
+    """
+
+    def __init__(self) -> None:
+        self._called: set[tuple[Any, ...]] = set()
+        self._captures: dict[tuple[Any, ...], tuple[Any, Callable[[], None], tuple[Tensor, ...]]] = {}
+
+    def __call__(self, name: Hashable, function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> Any:
+        """``function(*inputs)``; what it returns is overwritten by the next call of the same name and shapes."""
+        key = (name, *(t.shape for t in inputs))
+        if key not in self._called:  # what is made on the first use of a kernel cannot be captured
+            self._called.add(key)
+            return function(*inputs)
+        if key not in self._captures:
+            kept = [t.clone() for t in inputs]
+            self._captures[key] = kept, *record(lambda: function(*kept), inputs[0].device)
+        kept, replay, outputs = self._captures[key]
+        for into, t in zip(kept, inputs, strict=True):
+            into.copy_(t)
+        replay()
+        return outputs
+
+
+def record(function: Callable[[], T], device: torch.device) -> tuple[Callable[[], None], T]:
+    """Capture a call as a CUDA graph: what replays it, and where its result is then to be found."""
+    torch.cuda.synchronize(device)
+    graph = torch.cuda.CUDAGraph()
+    # Not torch.cuda.graph(): it collects garbage and gives all cached memory back, at every capture.
+    graph.capture_begin(capture_error_mode="thread_local")
+    try:
+        result = function()
+    finally:
+        graph.capture_end()
+    return graph.replay, result

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import copy
+import sys
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from elsewhere import pretence
 
 from sharpness import Objective, load_data
 from sharpness.models import build_model
@@ -15,10 +20,26 @@ from sharpness.models import build_model
 ABSENT = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
 
-@pytest.fixture(params=[pytest.param("cuda", marks=[pytest.mark.cuda, ABSENT])])
+#: What pretending tensors run in every test run; the rest takes them minutes.
+QUICK = ("-random]", "-worst case]", "-plane, adaptive]", "-density]", "-ends of Gauss-Newton]", "-gradient+gaussian]",
+         "data_may_lie", "between_models", "images_are_those",
+         "method[elsewhere-ce]", "method[elsewhere-cc-sam]")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "[elsewhere" in item.name and not any(part in item.nodeid for part in QUICK):
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(params=["elsewhere", pytest.param("cuda", marks=[pytest.mark.cuda, ABSENT])])
 def device(request):
-    """Where to compute what the CPU is compared with."""
-    return torch.device(request.param)
+    """Where to compute what the CPU is compared with: tensors that pretend, or a GPU."""
+    if request.param == "cuda":
+        yield torch.device("cuda")
+    else:
+        with pretence() as device:
+            yield device
 
 
 @pytest.fixture(scope="session")
@@ -53,9 +74,10 @@ def few_digits():
 
 
 def numbers(result) -> dict[str, np.ndarray]:
-    """All arrays and numbers of a result by name; not the eigenvectors, which have no sign, nor how long it took."""
+    """All arrays and numbers of a result by name; not the eigenvectors, which have no sign, their
+    residuals, which are rounding, nor how long it took."""
     assert is_dataclass(result)
-    found = {f.name: getattr(result, f.name) for f in fields(result) if f.name != "vectors"}
+    found = {f.name: getattr(result, f.name) for f in fields(result) if f.name not in ("vectors", "residuals")}
     return {n: np.asarray(v) for n, v in found.items() if isinstance(v, np.ndarray | float | int)}
 
 

@@ -9,7 +9,11 @@ from sharpness import train
 from sharpness.data import ImageSet
 from sharpness.flattening import OPERATIONS
 from sharpness.methods import METHODS
+from sharpness.training import loop
+from sharpness.training.state import RunFolder
 
+#: Torch takes the device that pretending tensors name for one without numbers.
+pytestmark = pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
 #: Weights after ten steps, relative to their length: rounding of 1e-16 grows a thousandfold a few times over.
 TOLERANCE = 1e-7
 VARIANTS = [
@@ -76,10 +80,12 @@ def test_an_epoch_in_reduced_precision(method, tmp_path, few_digits, device):
     assert all(math.isfinite(loss) for loss in [*losses, *history.test_loss])
 
 
-def test_a_run_is_resumed_on_the_device(tmp_path, few_digits, device, monkeypatch):
-    """Its state, momentum and average included, is read back to where it was."""
-    from sharpness.training.state import RunFolder
+def test_a_run_is_resumed_on_the_device(tmp_path, few_digits, device, monkeypatch, in_float64):
+    """Its state, momentum and average included, is read back to where it was.
 
+    In double precision: two runs of one seed differ by rounding there, where atomic sums come in any order, and in
+    float32 that grows to a hundredth within three epochs.
+    """
     settings = {"epochs": 3, "batch_size": 76, "device": device, "precision": "float32", "flatten": ("swa:0.3",)}
     train("ldam-drw", few_digits, tmp_path / "whole", **settings)
     save = RunFolder.save
@@ -90,9 +96,10 @@ def test_a_run_is_resumed_on_the_device(tmp_path, few_digits, device, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "save", dying)
+        patch.setattr(loop, "SECONDS_LOST", 0.0)
         with pytest.raises(KeyboardInterrupt):
             train("ldam-drw", few_digits, tmp_path / "parts", **settings)
     train("ldam-drw", few_digits, tmp_path / "parts", resume=True, **settings)
     whole, parts = (torch.load(tmp_path / n / "last.pt", weights_only=True)["state_dict"] for n in ("whole", "parts"))
     for name, t in whole.items():
-        torch.testing.assert_close(parts[name], t, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(parts[name], t, rtol=0, atol=1e-6)

@@ -5,58 +5,59 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sharpness import train
-from sharpness.flattening import PlainStep
+from sharpness import load_data, train
+from sharpness.flattening import Batch, Context, PlainStep
 from sharpness.methods import build_recipe
 from sharpness.methods.cc_sam_head import ClassConditionalHead
 from sharpness.methods.cross_entropy import CrossEntropy
+from sharpness.methods.m2m import MajorToMinor
 from sharpness.methods.rsg import RSG
-from sharpness.training import loop
-from sharpness.training.loop import regrouped
-from sharpness.training.steps import ReplayedSteps, Steps, stage_steps
-
-
-class OnCPU(ReplayedSteps):
-    """A replay computes the step anew, from the memory that a graph would read."""
-
-    made: list[str] = []
-
-    def record(self, step, device):
-        value = torch.zeros(())
-        self.made.append("capture")
-
-        def replay():
-            self.made.append("replay")
-            self.optimizer.zero_grad(set_to_none=True)
-            value.copy_(step())
-
-        return replay, value
+from sharpness.models import Frozen
+from sharpness.training import loop, steps
+from sharpness.training.loop import initial_model, regrouped
+from sharpness.training.steps import ReplayedSteps, Replays, Steps, stage_steps
 
 
 @pytest.fixture
-def replaying(monkeypatch):
-    OnCPU.made = []
+def made(monkeypatch):
+    """What is captured and replayed, in order. A replay calls the function anew, on what a graph would read."""
+    made = []
+
+    def record(function, device):
+        value = torch.zeros(())
+        made.append("capture")
+
+        def replay():
+            made.append("replay")
+            value.copy_(function())
+
+        return replay, value
+
+    monkeypatch.setattr(steps, "record", record)
+    return made
+
+
+@pytest.fixture
+def replaying(monkeypatch, made):
+    """Training replays its steps as on a GPU."""
 
     def choose(network, optimizer, loss, rule, device):
         capturable = loss.capturable and getattr(rule, "capturable", False)
-        return (OnCPU if capturable else Steps)(network, optimizer, loss)
+        return (ReplayedSteps if capturable else Steps)(network, optimizer, loss)
 
     monkeypatch.setattr(loop, "stage_steps", choose)
-    return OnCPU.made
+    return made
 
 
 @pytest.mark.parametrize("method", ["ce", "ldam-drw", "mislas", "gcl", "cc-sam", "balanced-softmax", "focal"])
-def test_replayed_steps_end_in_the_same_weights(method, digits, tmp_path, identical, weights, monkeypatch):
+def test_replayed_steps_end_in_the_same_weights(method, digits, tmp_path, identical, weights, monkeypatch, made):
     """GCL draws in its loss, LDAM-DRW and adversarial features depend on the epoch, mixup mixes by a number of a batch,
     and 380 images leave an incomplete batch.
     """
     train(method, digits, tmp_path / "plain", epochs=7, batch_size=64)
-    OnCPU.made = []
-    monkeypatch.setattr(
-        loop, "stage_steps", lambda network, optimizer, loss, rule, device: OnCPU(network, optimizer, loss)
-    )
+    monkeypatch.setattr(loop, "stage_steps", lambda *given: ReplayedSteps(*given[:3]))
     train(method, digits, tmp_path / "replayed", epochs=7, batch_size=64)
-    assert OnCPU.made.count("replay") > 25
+    assert made.count("replay") > 25
     identical(weights(tmp_path / "plain"), weights(tmp_path / "replayed"))
 
 
@@ -77,14 +78,12 @@ def test_a_loss_that_looks_at_the_epoch_is_captured_in_each(digits, tmp_path, re
 
 
 def test_what_cannot_be_captured_is_launched_as_it_is(digits, tmp_path, identical, weights, monkeypatch, caplog):
-    class Refusing(ReplayedSteps):
-        def record(self, step, device):
-            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+    def refuse(function, device):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     train("gcl", digits, tmp_path / "plain", epochs=2)
-    monkeypatch.setattr(
-        loop, "stage_steps", lambda network, optimizer, loss, rule, device: Refusing(network, optimizer, loss)
-    )
+    monkeypatch.setattr(steps, "record", refuse)
+    monkeypatch.setattr(loop, "stage_steps", lambda *given: ReplayedSteps(*given[:3]))
     train("gcl", digits, tmp_path / "refused", epochs=2)
     identical(weights(tmp_path / "plain"), weights(tmp_path / "refused"))
     told = [r.message for r in caplog.records if "launched one by one" in r.message]
@@ -121,3 +120,34 @@ def test_an_earlier_state_with_a_group_for_every_parameter_is_read(digits):
     assert [group["factor"] for group in optimizer.param_groups] == [1.0, 0.5, 2.0]
     for i, p in enumerate(network.parameters()):
         assert (optimizer.state[p]["momentum_buffer"] == i).all()
+
+
+def test_calls_are_replayed_from_the_second_on(monkeypatch):
+    """M2m's translations of a batch are those that are computed for its slots alone, however many there are."""
+    captured = []
+
+    def record(function, device):
+        outputs = function()
+        captured.append(len(outputs[0]))
+
+        def replay():
+            for into, result in zip(outputs, function(), strict=True):
+                into.copy_(result)
+
+        return replay, outputs
+
+    monkeypatch.setattr(steps, "record", record)
+    data = load_data("digits-lt")
+    network = initial_model(build_recipe("ce", data.longtail), "resnet8", data, 0).double()
+    network.auxiliary = Frozen(initial_model(build_recipe("ce", data.longtail), "resnet8", data, 1).double())
+    network.train()
+    counts, replays, transform = torch.tensor(data.class_counts), Replays(), MajorToMinor(gamma=0.0)
+    for seed in range(3):
+        chosen = torch.randint(len(data.train), (24,), generator=torch.Generator().manual_seed(seed))
+        batch = Batch(data.train.normalize(data.train.images[chosen]).double(), data.train.labels[chosen])
+
+        contexts = [Context(counts, 1, 1, torch.Generator().manual_seed(seed), replayed=r) for r in (None, replays)]
+        alone, replayed = (transform(network, batch, data.train, context).x for context in contexts)
+        assert not torch.equal(alone, batch.x)
+        torch.testing.assert_close(replayed, alone, rtol=1e-9, atol=1e-9)
+    assert captured == [24]
