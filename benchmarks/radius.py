@@ -1,12 +1,14 @@
 """Which radius of CC-SAM? Its factor, its cap and mixup, by accuracy on images that training leaves out and flatness.
 
 python benchmarks/radius.py [--factors 0.01,0.1] [--caps 0.02,none] [--mixup 1,0] [--seeds 0] [--output FILE]
+python benchmarks/radius.py --checkpoints RUN ...
 
-Every setting trains CC-SAM on digits-lt for 40 epochs, both stages, and adds one row to the file; rows that are there
-are not made again, so that the same command goes on after an interruption. ``plain`` is mode=plain: no perturbation.
+Every setting trains CC-SAM for 40 epochs, both stages, and adds one row to the file; rows that are there are not made
+again, so that the same command goes on after an interruption. ``plain`` is mode=plain: no perturbation. ``--data
+cifar10-lt --epochs 30`` does the same there; ``--checkpoints`` measures runs that are there, with their folder as key.
 
-held_*      mean accuracy over classes, on the images of the training pool that the long tail leaves out (917; of the
-            most frequent class 4): what a setting is chosen by
+held_*      mean accuracy over classes, on the images of the training pool that the long tail leaves out (of the digits
+            917, and 4 of the most frequent class, of CIFAR-10 none of it): what a setting is chosen by
 test_*      the same on the test set: reported only
 rise        of the training loss of the rare classes (the group few), their mean: the largest within an l2 ball of
             radius 0.1 around all weights, by five steps of ascent
@@ -24,6 +26,7 @@ import itertools
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -34,63 +37,81 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import sharpness
-from sharpness.data import ImageSet, LongTailData, select_indices
+from sharpness.checkpoints import Checkpoint
+from sharpness.data import ImageSet, LongTailData, load_data, select_indices
 from sharpness.data.digits import digit_pools
 from sharpness.flattening import joint_norm
 from sharpness.flattening.class_radius import Perturbation, longest_step
 from sharpness.methods.cc_sam_head import weights_of
 
-EPOCHS, RADIUS, STEPS = 40, 0.1, 5
+RADIUS, STEPS = 0.1, 5
 KEY = ["factor", "cap", "mixup", "seed"]
 
 
 def main() -> None:
     args = arguments()
-    data, held = sharpness.load_data("digits-lt"), left_out()
+    data = sharpness.load_data(args.data, **{"data_root": args.data_root} if args.data_root else {})
+    held = left_out(data, args.data_root)
+    for path in args.checkpoints:
+        print(path, measured(sharpness.load_checkpoint(path), held, data), flush=True)
+    if args.checkpoints:
+        return
     grid = [("plain", "none"), *itertools.product(args.factors.split(","), args.caps.split(","))]
     for seed, mixup, (factor, cap) in itertools.product(args.seeds.split(","), args.mixup.split(","), grid):
         key = dict(zip(KEY, (factor, cap, mixup, seed), strict=True))
-        rows = pd.read_csv(args.output, dtype=str) if args.output.exists() else pd.DataFrame(columns=KEY)
-        if (rows[KEY] == pd.Series(key)).all(axis=1).any():
+        rows = pd.read_csv(args.output, dtype=str, keep_default_na=False) if args.output.exists() else pd.DataFrame()
+        if len(rows) and (rows[KEY] == pd.Series(key)).all(axis=1).any():
             continue
-        row = key | numbers(data, held, factor, cap, float(mixup), int(seed))
-        plain = rows[(rows.factor == "plain") & (rows.mixup == mixup) & (rows.seed == seed)]
+        row = key | trained(data, held, factor, cap, float(mixup), int(seed), args.epochs)
+        plain = rows[(rows.factor == "plain") & (rows.mixup == mixup) & (rows.seed == seed)] if len(rows) else rows
         best = float(plain.held_accuracy.iloc[0]) if len(plain) else row["held_accuracy"]
         row["collapsed"] = row["held_accuracy"] < best - 0.1
-        pd.DataFrame([row]).to_csv(args.output, mode="a", header=not args.output.exists(), index=False)
+        columns = list(rows.columns) or list(row)
+        pd.DataFrame([row])[columns].to_csv(args.output, mode="a", header=not args.output.exists(), index=False)
         print(pd.DataFrame([row]).to_string(index=False, header=False), flush=True)
 
 
-def left_out() -> ImageSet:
-    """The training images of the digits that are not in the long tail."""
-    pool, longtail = digit_pools()[0], sharpness.load_data("digits-lt").longtail
-    kept = select_indices(pool.labels, longtail.class_counts, longtail.subset)
-    return pool.subset(np.setdiff1d(np.arange(len(pool)), kept))
+def left_out(data: LongTailData, data_root: str | None = None) -> ImageSet:
+    """The training images of a data set that are not in its long tail."""
+    name, tail = data.longtail.dataset, data.longtail
+    pool = digit_pools()[0] if name == "digits-lt" else load_data(name.removesuffix("-lt"), data_root=data_root).train
+    kept = select_indices(pool.labels, tail.class_counts, tail.subset)
+    return replace(pool.subset(np.setdiff1d(np.arange(len(pool)), kept)), mean=data.train.mean, std=data.train.std)
 
 
-def numbers(data: LongTailData, held: ImageSet, factor: str, cap: str, mixup: float, seed: int) -> dict[str, float]:
+def trained(
+    data: LongTailData, held: ImageSet, factor: str, cap: str, mixup: float, seed: int, epochs: int
+) -> dict[str, float]:
     """Train one setting, and measure it."""
     options = {"mode": "plain"} if factor == "plain" else {"rho_scale": float(factor)}
     options |= {"cap": None if cap == "none" else float(cap), "mixup": mixup}
-    few, found = list(data.groups["few"]), {}
     with tempfile.TemporaryDirectory() as folder, limits() as bound:
-        last = sharpness.train("cc-sam", data, folder, epochs=EPOCHS, seed=seed, **options).iloc[-1]
-        checkpoint = sharpness.load_checkpoint(folder)
+        last = sharpness.train("cc-sam", data, folder, epochs=epochs, seed=seed, **options).iloc[-1]
+        found = measured(sharpness.load_checkpoint(folder), held, data)
+    tests = {f"test_{name}": round(last[name], 4) for name in ("accuracy", "accuracy_few")}
+    return found | tests | {"bound": round(float(np.mean(bound)), 4) if bound else 0.0}
+
+
+def measured(checkpoint: Checkpoint, held: ImageSet, data: LongTailData) -> dict[str, float]:
+    """Accuracy on the images left out, and the sharpness of the rare classes."""
+    few, found = list(data.groups["few"]), {}
+    batches = (held.normalize(images) for images in held.images.split(500))
     with torch.no_grad():
-        logits, labels = checkpoint.model.eval()(held.tensors[0]), held.labels
-    right = (logits.argmax(1) == labels).numpy()
-    of_class = np.array([right[labels.numpy() == c].mean() for c in range(data.num_classes)])
-    found["held_accuracy"] = of_class.mean()
-    found |= {f"held_{group}": of_class[list(classes)].mean() for group, classes in data.groups.items()}
-    found |= {f"test_{name}": last[name] for name in ("accuracy", "accuracy_few")}
+        logits, labels = torch.cat([checkpoint.model.eval()(x) for x in batches]), held.labels
+    right = (logits.argmax(1) == labels).double()
+    counts = held.class_counts(data.num_classes)
+    of_class = (torch.zeros(data.num_classes).double().index_add_(0, labels, right) / counts).numpy()
+    found["held_accuracy"] = np.nanmean(of_class)
+    found |= {f"held_{group}": np.nanmean(of_class[list(classes)]) for group, classes in data.groups.items()}
     found["temperature"] = temperature(logits, labels)
     for name, divisor in (("", 1.0), ("_equal", found["temperature"])):
-        objective = sharpness.checkpoint_objective(checkpoint, loss=partial(cross_entropy, divisor=divisor))
-        worst = sharpness.worst_case(objective, rho=RADIUS, steps=STEPS)
-        ends = [sharpness.eigenvalues(objective.restrict(c), keep_vectors=False).values[0] for c in few]
-        found[f"rise{name}"] = worst.values[worst.names.index("worst_rise")][few].mean()
+        loss = partial(cross_entropy, divisor=divisor)
+        objective = sharpness.checkpoint_objective(checkpoint, data=data, loss=loss)
+        parts = [objective.restrict(c) for c in few]
+        rises = [sharpness.worst_case(part, rho=RADIUS, steps=STEPS) for part in parts]
+        ends = [sharpness.eigenvalues(part, keep_vectors=False).values[0] for part in parts]
+        found[f"rise{name}"] = np.mean([r.overall[r.names.index("worst_rise")] for r in rises])
         found[f"lambda_max{name}"] = float(np.mean(ends))
-    found["bound"] = float(np.mean(bound)) if bound else 0.0
     found["head_norm"] = float(joint_norm(p.detach() for p in weights_of(checkpoint.model.head)))
     return {name: round(float(value), 4) for name, value in found.items()}
 
@@ -101,7 +122,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, divisor: float) -> Tensor:
 
 def temperature(logits: Tensor, labels: Tensor) -> float:
     """What to divide logits by for the smallest cross-entropy, mean over classes, to a percent."""
-    weight = 1 / labels.bincount().float()
+    weight = 1 / labels.bincount(minlength=logits.shape[1]).clamp_min(1).float()
     grid = np.exp(np.arange(-2, 4, 0.01))
     return float(min(grid, key=lambda t: float(F.cross_entropy(logits / float(t), labels, weight))))
 
@@ -130,6 +151,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--caps", default="none,0.02,0.05,0.1")
     parser.add_argument("--mixup", default="1,0")
     parser.add_argument("--seeds", default="0")
+    parser.add_argument("--data", default="digits-lt")
+    parser.add_argument("--data-root")
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--checkpoints", type=Path, nargs="*", default=[])
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
     return parser.parse_args()
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +43,84 @@ def settings_of_pictures():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "settings", lambda: {**settings(), "pdf.fonttype": 3})
         yield settings
+
+
+#: Set by a process of :func:`forked` before anything else, so that what it prints is in a file.
+_OPENING = """
+import os, sys
+os.environ.update({environment!r})
+sys.argv[1:] = {arguments!r}
+for number in (1, 2):
+    os.dup2(os.open({folder!r} + "/" + {names!r}[number - 1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+import torch
+torch.set_num_threads(1)
+"""
+
+
+class Forked:
+    """A process that runs ``code``, with ``arguments`` in ``sys.argv[1:]``; what it prints goes to files."""
+
+    def __init__(self, code: str, arguments: list[str], folder: Path, environment: Mapping[str, str]) -> None:
+        names = [f"{stream}-{environment.get('RANK', '')}" for stream in ("printed", "errors")]
+        opening = _OPENING.format(
+            environment=dict(environment), arguments=[*map(str, arguments)], folder=str(folder), names=names
+        )
+        self._printed, self._errors = (folder / name for name in names)
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["sharpness.cli", "sharpness.plots", "scipy.stats", "torch.distributed"])
+        self.process = context.Process(target=exec, args=(opening + code, {"__name__": "__main__"}), daemon=True)
+        self.process.start()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+    def killed(self, timeout: float = 300) -> None:
+        """Wait for it to be killed."""
+        self.process.join(timeout)
+        assert self.process.exitcode == -signal.SIGKILL, self._errors.read_text()[-2000:]
+
+    def end(self, timeout: float = 300) -> str:
+        """Wait for it, and return what it printed; an error if it failed."""
+        self.process.join(timeout)
+        if self.process.is_alive():
+            self.kill()
+        assert self.process.exitcode == 0, self._errors.read_text()[-2000:]
+        return self._printed.read_text()
+
+
+@pytest.fixture
+def forked(tmp_path):
+    """A factory of processes that have the package loaded, as copies of one that does nothing else.
+
+    To load it takes longer than what most of them have to do. A copy has what a new process has: no threads, no
+    gradient computed, nothing but imported modules.
+    """
+    started = []
+
+    def start(code: str, *arguments: object, **environment: str) -> Forked:
+        started.append(Forked(code, list(arguments), tmp_path, environment))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.kill()
+
+
+@pytest.fixture
+def in_two_processes(forked):
+    """A factory: what two processes print that run one program, told of each other as torchrun tells it."""
+
+    def run(code: str, *arguments: object) -> list[str]:
+        store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        common = {
+            "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+        }  # fmt: skip
+        ranks = [forked(code, *arguments, RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in range(2)]
+        return [rank.end() for rank in ranks]
+
+    return run
 
 
 @dataclass

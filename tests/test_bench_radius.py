@@ -24,7 +24,8 @@ def radius():
 
 
 def test_accuracy_is_on_every_training_image_that_the_long_tail_leaves_out_and_on_no_other(radius):
-    pool, data, held = digit_pools()[0], sharpness.load_data("digits-lt"), radius.left_out()
+    pool, data = digit_pools()[0], sharpness.load_data("digits-lt")
+    held = radius.left_out(data)
     assert len(held) + len(data.train) == len(pool)
     assert (held.class_counts(10) + torch.tensor(data.class_counts)).tolist() == pool.class_counts(10).tolist()
     together = sorted(image.numpy().tobytes() for image in torch.cat([held.images, data.train.images]))
@@ -54,11 +55,11 @@ def test_the_share_of_rows_at_their_limit_is_counted(radius):
 def test_rows_that_are_there_are_not_made_again(radius, monkeypatch, tmp_path):
     made = []
 
-    def numbers(data, held, factor, cap, mixup, seed):
+    def trained(data, held, factor, cap, mixup, seed, epochs):
         made.append((factor, cap, mixup, seed))
         return {"held_accuracy": 0.9 if factor == "plain" else 0.85 if cap == "0.1" else 0.7}
 
-    monkeypatch.setattr(radius, "numbers", numbers)
+    monkeypatch.setattr(radius, "trained", trained)
     out = tmp_path / "rows.csv"
     for factors in ("0.01", "0.01,0.1"):
         monkeypatch.setattr(

@@ -5,6 +5,10 @@ Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Mach
 
 from __future__ import annotations
 
+import gzip
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -21,11 +25,9 @@ def digit_pools() -> tuple[ImageSet, ImageSet]:
     Grey levels 0..16 become ``round(v * 255 / 16)``; mean and standard deviation are those of the pool's
     pixels, so they do not depend on the long tail.
     """
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    images = torch.from_numpy(np.rint(bunch.images * 255 / 16).astype(np.uint8))[:, None]
-    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    table = _table()
+    images = torch.from_numpy(np.rint(table[:, :-1] * 255 / 16).astype(np.uint8).reshape(-1, 1, 8, 8))
+    labels = torch.from_numpy(table[:, -1].astype(np.int64))
     is_test = torch.zeros(len(labels), dtype=torch.bool)
     for digit in range(10):
         is_test[torch.nonzero(labels == digit).flatten()[-TEST_PER_CLASS:]] = True
@@ -35,6 +37,23 @@ def digit_pools() -> tuple[ImageSet, ImageSet]:
         ImageSet(images[~is_test], labels[~is_test], mean, std),
         ImageSet(images[is_test], labels[is_test], mean, std),
     )
+
+
+def _table() -> np.ndarray:
+    """64 grey levels and the label of every digit, (1797, 65).
+
+    Read from scikit-learn's file: to import ``sklearn.datasets`` takes two seconds, in every process.
+    """
+    package = find_spec("sklearn")
+    folders = package.submodule_search_locations if package and package.submodule_search_locations else []
+    for folder in folders:
+        if (file := Path(folder) / "datasets" / "data" / "digits.csv.gz").is_file():
+            with gzip.open(file, "rt", encoding="utf-8") as lines:
+                return np.loadtxt(lines, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    return np.column_stack([images, labels])
 
 
 def load_digits_lt(

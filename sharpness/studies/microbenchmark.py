@@ -22,14 +22,14 @@ STAGE_2 = {False: "stage 1 alone", True: "then stage 2"}
 def variants(seeds: Sequence[int], rho_scale: float | None = None) -> list[Cell]:
     """Every first stage with and without the second one; CC-SAM is ``full`` with it, stage 2 alone ``plain`` with it.
 
-    ``rho_scale`` multiplies the recommended length, where it is not the recipe's own factor.
+    ``rho_scale`` multiplies the recommended length, where it is not the recipe's own factor, and has no cap.
 
     Raises:
         UserError: no seed, or one twice.
     """
     if len(set(seeds)) < len(seeds) or not seeds:
         raise UserError(f"seeds {','.join(map(str, seeds))!r}: name at least one, and each only once")
-    scale = () if rho_scale is None else (("rho_scale", rho_scale),)
+    scale = () if rho_scale is None else (("rho_scale", rho_scale), ("cap", "none"))
     return [
         Cell("cc-sam", options=(("mode", mode), ("stage2", second), *scale), seed=seed, row=mode, column=column)
         for seed in seeds
@@ -67,7 +67,7 @@ def make_microbenchmark(
     Drawn is how each variant differs from the plain first stage alone, paired by seed.
 
     Args:
-        rho_scale: factor of the recommended length; that of the recipe, 0.01, unless given.
+        rho_scale: factor of the recommended length, unbounded; unless given those of the recipe, 0.01 with its cap.
 
     The others are those of :func:`~sharpness.studies.flattening.make_flattening_study`.
     """

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import ttest_ind
+import scipy
 
 #: Measures that are compared by their difference, in points of per cent.
 ACCURACIES = ("acc", "acc many", "acc medium", "acc few")
@@ -105,7 +105,7 @@ def told_apart(cells: pd.DataFrame, level: float = 0.05) -> pd.DataFrame:
             if len(a) > 1 and len(b) > 1:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", RuntimeWarning)  # equal values: there is no spread
-                    p = float(ttest_ind(a, b, equal_var=False).pvalue)
+                    p = float(scipy.stats.ttest_ind(a, b, equal_var=False).pvalue)
             ordered = (first, second) if not len(b) or (len(a) and a.mean() >= b.mean()) else (second, first)
             entries.append({"measure": measure, "higher": ordered[0], "lower": ordered[1], "p": p, "apart": p < level})
     return pd.DataFrame(entries)

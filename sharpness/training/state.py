@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch.utils._pytree import tree_map_only
 
 from sharpness.checkpoints import read_safely
 from sharpness.errors import UserError
@@ -112,7 +113,8 @@ class RunFolder:
         """Write the history and the state; the state last, so that the history never lacks an epoch of it."""
         frame = pd.DataFrame(state.history)
         write_atomically(self.path / "history.csv", lambda partial: frame.to_csv(partial, index=False))
-        write_atomically(self.path / "state.pt", lambda partial: torch.save(vars(state), partial))
+        kept = tree_map_only(torch.Tensor, torch.Tensor.cpu, vars(state))  # a file names no device
+        write_atomically(self.path / "state.pt", lambda partial: torch.save(kept, partial))
 
     def finish(self) -> None:
         """Forget the state: ``last.pt`` has been written."""

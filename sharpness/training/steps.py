@@ -172,6 +172,7 @@ class Replays:
 
     def __init__(self) -> None:
         self._called: set[tuple[Any, ...]] = set()
+        self._refused = False
         self._captures: dict[tuple[Any, ...], tuple[Any, Callable[[], None], tuple[Tensor, ...]]] = {}
 
     def __call__(self, name: Hashable, function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> Any:
@@ -181,8 +182,15 @@ class Replays:
             self._called.add(key)
             return function(*inputs)
         if key not in self._captures:
+            if self._refused:
+                return function(*inputs)
             kept = [t.clone() for t in inputs]
-            self._captures[key] = kept, *record(lambda: function(*kept), inputs[0].device)
+            try:
+                self._captures[key] = kept, *record(lambda: function(*kept), inputs[0].device)
+            except RuntimeError as error:
+                logger.warning("calls are not replayed but launched one by one: %s", str(error).splitlines()[0])
+                self._refused = True
+                return function(*inputs)
         kept, replay, outputs = self._captures[key]
         for into, t in zip(kept, inputs, strict=True):
             into.copy_(t)

@@ -46,6 +46,9 @@ class Elsewhere(Tensor):
     def numpy(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("a tensor that is elsewhere is no array: call .cpu() first")
 
+    def tolist(self) -> Any:
+        return self.inner.tolist()
+
     def data_ptr(self) -> int:
         return self.inner.data_ptr()
 

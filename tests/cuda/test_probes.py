@@ -4,6 +4,7 @@ In float64, where rounding is far below what any mistake of a device would make.
 """
 
 import copy
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from sharpness import (
     trajectory_plane,
     worst_case,
 )
+from sharpness.engine import CurvatureOperator, Evaluation
 from sharpness.probes import named_directions
 
 #: What a probe is, with settings that keep it small.
@@ -124,19 +126,36 @@ def test_between_models(problem, objectives, agree):
         agree(probe(on_device), probe(on_cpu))
 
 
-@pytest.mark.parametrize("probe", ["eigenvalues", "plane"])
-def test_unfinished_work_is_resumed(probe, objectives, tmp_path, agree, monkeypatch):
-    """Files of unfinished work hold what lay on the device."""
+@pytest.mark.parametrize(
+    "call, owner",
+    [
+        (lambda o, folder: eigenvalues(o, per_class=True, tol=1e-8, resume=folder), CurvatureOperator),
+        (lambda o, folder: plane(o, (-1, 1, 4), (-1, 1, 4), resume=folder), Evaluation),
+    ],
+    ids=["eigenvalues", "plane"],
+)
+def test_interrupted_work_goes_on(call, owner, objectives, tmp_path, agree, monkeypatch):
+    """What lay on the device is in the files, and comes back to where it was."""
     monkeypatch.setattr("sharpness.probes.points.INTERVAL", 0.0)
-    monkeypatch.setattr("sharpness.probes.resume.INTERVAL", 0.0, raising=False)
+    monkeypatch.setattr("sharpness.probes.resume.INTERVAL", 0.0)
     on_device = objectives()[1]
-    call = {
-        "eigenvalues": lambda folder: eigenvalues(on_device, per_class=True, resume=folder),
-        "plane": lambda folder: plane(on_device, (-1, 1, 3), (-1, 1, 3), resume=folder),
-    }[probe]
-    whole = call(None)
-    agree(call(tmp_path / "work"), whole, 1e-12)
-    agree(call(tmp_path / "work"), whole, 1e-12)
+    counts, compute = Counter(), owner.__call__
+
+    def counted(self, *args):
+        counts["made"] += 1
+        if counts["made"] == counts["limit"]:
+            raise KeyboardInterrupt
+        return compute(self, *args)
+
+    monkeypatch.setattr(owner, "__call__", counted)
+    whole = call(on_device, None)
+    needed = counts["made"]
+    counts.update(made=-needed, limit=needed // 2)
+    with pytest.raises(KeyboardInterrupt):
+        call(on_device, tmp_path / "work")
+    counts.update(made=-counts["made"], limit=-counts["limit"])
+    agree(call(on_device, tmp_path / "work"), whole, 1e-12)
+    assert counts["made"] < needed, "what was done is not done again"
 
 
 def test_float32_is_float32(objectives, agree):

@@ -12,6 +12,8 @@ from sharpness.methods import METHODS
 from sharpness.training import loop
 from sharpness.training.state import RunFolder
 
+#: Torch takes the device that pretending tensors name for one without numbers.
+pytestmark = pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
 #: Weights after ten steps, relative to their length: rounding of 1e-16 grows a thousandfold a few times over.
 TOLERANCE = 1e-7
 VARIANTS = [

@@ -18,6 +18,13 @@ def test_the_test_set_is_the_last_fifty_of_each_class():
     assert (test.images[:, 0].numpy() == grey).all()
 
 
+def test_without_the_file_they_are_those_of_the_library(monkeypatch):
+    known = digit_pools()
+    monkeypatch.setattr("sharpness.data.digits.find_spec", lambda name: None)
+    for read, again in zip(known, digit_pools(), strict=True):
+        assert torch.equal(read.images, again.images) and torch.equal(read.labels, again.labels)
+
+
 def test_pool_and_test_split_the_digits():
     pool, test = digit_pools()
     assert len(pool) + len(test) == 1797

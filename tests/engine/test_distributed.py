@@ -1,8 +1,6 @@
 """Two processes on one machine against a single one."""
 
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,14 +12,13 @@ from sharpness.models import build_model
 RANK = """
 import sys
 import torch
-import torch.distributed as dist
-sys.path.insert(0, {folder!r})
+from sharpness.engine import distributed
+sys.path.insert(0, sys.argv[1])
 import test_distributed as test
 
-dist.init_process_group("gloo", init_method="file://{rendezvous}", rank=int(sys.argv[1]), world_size=2)
-torch.save(test.answers(), f"{{sys.argv[2]}}/{{sys.argv[1]}}.pt")
-dist.barrier()
-dist.destroy_process_group()
+distributed.start()
+torch.save(test.answers(), f"{sys.argv[2]}/{distributed.rank()}.pt")
+distributed.stop()
 """
 
 
@@ -53,22 +50,9 @@ def answers():
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without torch.distributed")
-def test_two_processes_find_what_a_single_one_finds(tmp_path):
-    """They meet at a file, so that no port can clash; the class of one sample leaves the second without work."""
-    script = RANK.format(folder=os.path.dirname(__file__), rendezvous=tmp_path / "meet")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, str(rank), str(tmp_path)], env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    try:
-        ends = [rank.communicate(timeout=120) for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(error[-2000:] for _, error in ends)
+def test_two_processes_find_what_a_single_one_finds(in_two_processes, tmp_path):
+    """The class of one sample leaves the second without work."""
+    in_two_processes(RANK, os.path.dirname(__file__), tmp_path)
     expected = answers()
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt")

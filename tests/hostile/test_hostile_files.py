@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-WORKERS = 2
+#: Beside another worker of the tests' own a second one would only wait for a processor.
+WORKERS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
 FILES = int(os.environ.get("HOSTILE_FILES", 360))
 SECONDS, MEGABYTES, CHARACTERS = 10, 512, 300
 

@@ -205,7 +205,7 @@ def test_mixup_that_is_given_stands_in_the_released_recipe_too(cifar):
 @pytest.mark.parametrize("scope", ["last_block", "all"])
 def test_other_scopes_take_the_general_step(cifar, scope):
     recipe = build_recipe("cc-sam", cifar(), scope=scope, rho_scale=0.2, mode="direction")
-    assert recipe.stages[0].rule == ClassConditionalStep(scope, 0.2, "direction", CAP)
+    assert recipe.stages[0].rule == ClassConditionalStep(scope, 0.2, "direction")
 
 
 @pytest.mark.parametrize("wrong", [{"scope": "all"}, {"scope": "last_block"}, {"mode": "direction"}])
@@ -221,18 +221,29 @@ def test_the_released_code_has_its_own_factor_of_the_radius_and_no_cap(cifar, wr
     assert build_recipe("cc-sam", cifar(), released_code=True, cap="none").stages[0].rule.cap is None
 
 
-@pytest.mark.parametrize("mode", [*MODES, "plain"])
+@pytest.mark.parametrize("scope", ["classifier", "all"])
+@pytest.mark.parametrize("mode", MODES)
+def test_the_formula_is_bounded_and_the_length_of_one_is_one_unless_a_cap_is_given(cifar, mode, scope):
+    rule = build_recipe("cc-sam", cifar(), mode=mode, scope=scope).stages[0].rule
+    assert rule.cap == (None if mode == "direction" else CAP)
+    assert build_recipe("cc-sam", cifar(), mode=mode, scope=scope, cap=0.02).stages[0].rule.cap == 0.02
+
+
+def test_a_stage_without_perturbation_has_nothing_to_bound(cifar):
+    with pytest.raises(UserError, match="mode=plain bounds no step: drop cap=0.1"):
+        build_recipe("cc-sam", cifar(), mode="plain", cap=0.1)
+    notes = {build_recipe("cc-sam", cifar(), mode="plain", cap=cap).notes for cap in (None, "none", "auto")}
+    assert len(notes) == 1 and not any("norm of the perturbed weights" in note for note in notes.pop())
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("scope", ["classifier", "last_block", "all"])
 @pytest.mark.parametrize("cap", [None, "none", 0.07, 1])
 def test_the_cap_reaches_the_rule_and_the_notes(cifar, scope, mode, cap):
     recipe = build_recipe("cc-sam", cifar(), scope=scope, mode=mode, cap=cap)
-    if mode == "plain":
-        assert recipe.stages[0].rule == PlainStep()
-        assert not any("norm of the perturbed weights" in note for note in recipe.notes)
-    else:
-        assert recipe.stages[0].rule.cap == (None if cap in (None, "none") else cap)
-        told = "unbounded" if cap in (None, "none") else f"at most {cap:g} of the norm of the perturbed weights"
-        assert sum(told in note for note in recipe.notes) == 1
+    assert recipe.stages[0].rule.cap == (None if cap in (None, "none") else cap)
+    told = "unbounded" if cap in (None, "none") else f"at most {cap:g} of the norm of the perturbed weights"
+    assert sum(told in note for note in recipe.notes) == 1
 
 
 @pytest.mark.parametrize(
@@ -273,7 +284,7 @@ def test_each_stage_can_stand_alone_and_is_otherwise_the_same(cifar):
 @pytest.mark.parametrize("mode", ["direction", "magnitude", "full"])
 def test_without_the_second_stage_the_first_keeps_its_perturbation(cifar, mode):
     (only,) = build_recipe("cc-sam", cifar(), mode=mode, stage2=False).stages
-    assert only.rule == ClassConditionalHead(rho_scale=RHO_SCALE, mode=mode, cap=CAP)
+    assert only.rule == ClassConditionalHead(rho_scale=RHO_SCALE, mode=mode, cap=None if mode == "direction" else CAP)
 
 
 def test_a_first_stage_without_perturbation_claims_no_radius(cifar):

@@ -1,8 +1,6 @@
 """Which samples ascend together, how often they are visited, and what is left behind."""
 
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,14 +13,13 @@ from sharpness.probes.ascents import split_batches
 RANK = """
 import sys
 import torch
-import torch.distributed as dist
-sys.path.insert(0, {folder!r})
+from sharpness.engine import distributed
+sys.path.insert(0, sys.argv[1])
 import test_ascents as test
 
-dist.init_process_group("gloo", init_method="file://{rendezvous}", rank=int(sys.argv[1]), world_size=2)
-torch.save(test.answers(), f"{{sys.argv[2]}}/{{sys.argv[1]}}.pt")
-dist.barrier()
-dist.destroy_process_group()
+distributed.start()
+torch.save(test.answers(), f"{sys.argv[2]}/{distributed.rank()}.pt")
+distributed.stop()
 """
 
 
@@ -211,21 +208,8 @@ def answers():
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without torch.distributed")
-def test_two_processes_find_what_a_single_one_finds(tmp_path):
-    script = RANK.format(folder=os.path.dirname(__file__), rendezvous=tmp_path / "meet")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, str(rank), str(tmp_path)], env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    try:
-        ends = [rank.communicate(timeout=120) for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(error[-2000:] for _, error in ends)
+def test_two_processes_find_what_a_single_one_finds(in_two_processes, tmp_path):
+    in_two_processes(RANK, os.path.dirname(__file__), tmp_path)
     expected = answers()
     for rank in range(2):
         for name, table in torch.load(tmp_path / f"{rank}.pt").items():

@@ -1,8 +1,6 @@
 """Points that are done stay done: after an interruption, in another process, under other settings not."""
 
 import os
-import subprocess
-import sys
 from typing import ClassVar
 
 import numpy as np
@@ -17,17 +15,16 @@ from sharpness.probes.points import PointTable
 RANK = """
 import sys
 import torch
-import torch.distributed as dist
-sys.path.insert(0, {folder!r})
+from sharpness.engine import distributed
+sys.path.insert(0, sys.argv[1])
 import test_points as test
 
-dist.init_process_group("gloo", init_method="file://{rendezvous}", rank=int(sys.argv[1]), world_size=2)
-table = test.table(test.make_objective(), {store!r})
+distributed.start()
+table = test.table(test.make_objective(), sys.argv[3])
 table.evaluate(test.SOME)
 table.evaluate()
-torch.save([torch.from_numpy(table.rows), torch.from_numpy(table.own)], f"{{sys.argv[2]}}/{{sys.argv[1]}}.pt")
-dist.barrier()
-dist.destroy_process_group()
+torch.save([torch.from_numpy(table.rows), torch.from_numpy(table.own)], f"{sys.argv[2]}/{distributed.rank()}.pt")
+distributed.stop()
 """
 SOME = np.array([1, 4, 5])
 
@@ -143,14 +140,11 @@ def test_unfinished_work_is_written_now_and_then(objective, tmp_path, monkeypatc
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without torch.distributed")
 @pytest.mark.parametrize("started", [False, True], ids=["from the beginning", "half done"])
-def test_two_processes_share_the_points(objective, tmp_path, started):
+def test_two_processes_share_the_points(objective, in_two_processes, tmp_path, started):
     store = tmp_path / "store"
     if started:
         table(objective, store).evaluate(np.array([0, 1, 6]))
-    script = RANK.format(folder=os.path.dirname(__file__), rendezvous=tmp_path / "meet", store=str(store))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ranks = [subprocess.Popen([sys.executable, "-c", script, str(r), str(tmp_path)], env=environment) for r in (0, 1)]
-    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    in_two_processes(RANK, os.path.dirname(__file__), tmp_path, store)
     whole = table(objective)
     whole.evaluate()
     rows, own = zip(*(torch.load(tmp_path / f"{r}.pt") for r in (0, 1)), strict=True)

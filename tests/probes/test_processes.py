@@ -13,7 +13,7 @@ from sharpness.cli import main
 from sharpness.probes import checkpoint_objective
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
-LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "sharpness"]
 SCRIPT = """
 import sys
 import sharpness
@@ -35,14 +35,6 @@ def run(tmp_path_factory):
     return folder
 
 
-def in_two_processes(*arguments):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *LAUNCH, *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-
-
 def assert_equal(found, alone):
     for name, values in alone.to_dataset().variables.items():
         if values.dtype.kind == "f":
@@ -59,16 +51,18 @@ def test_a_landscape_on_the_command_line_has_the_numbers_of_one_process(run, tmp
         "--split", "test", "--device", "cpu", "--class", "0",
     ]  # fmt: skip
     assert main([*common, "--out", str(tmp_path / "one")]) == 0
-    in_two_processes("-m", "sharpness", *common, "--out", tmp_path / "two")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    arguments = [*LAUNCH, *common, "--out", str(tmp_path / "two")]
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
     for path in (tmp_path / "one").glob("*.nc"):
         assert_equal(load_result(tmp_path / "two" / path.name), load_result(path))
     assert len(list((tmp_path / "two").glob("*.nc"))) == 2
     assert not (tmp_path / "two" / ".partial").exists()
 
 
-def test_every_process_has_all_draws_of_a_perturbation(run, tmp_path):
-    (tmp_path / "script.py").write_text(SCRIPT)
-    in_two_processes(tmp_path / "script.py", run, tmp_path)
+def test_every_process_has_all_draws_of_a_perturbation(run, in_two_processes, tmp_path):
+    in_two_processes(SCRIPT, run, tmp_path)
     for policy in ("eval", "recalibrate"):
         objective = checkpoint_objective(run, split="test", limit_per_class=4, device="cpu", batchnorm=policy)
         alone = random_perturbation(objective, [0.0, 0.1], 3)

@@ -33,9 +33,9 @@ def test_another_factor_of_the_length_makes_other_runs_of_other_recipes():
     usual, longer = (
         {c.row: c for c in variants((0,), factor) if c.column == "stage 1 alone"} for factor in (None, 1.0)
     )
-    assert all(longer[row].name == usual[row].name.replace("-seed0", "-rho_scale=1.0-seed0") for row in usual)
+    assert all(longer[row].name == usual[row].name.replace("-seed0", "-rho_scale=1.0-cap=none-seed0") for row in usual)
     rule = build_recipe("cc-sam", longtail, **dict(longer["full"].options)).stages[0].rule
-    assert rule.rho_scale == 1.0
+    assert (rule.rho_scale, rule.cap) == (1.0, None), "the formula as it stands"
 
 
 def test_what_is_done_is_known_by_its_files(study):
