@@ -21,6 +21,9 @@ from sharpness.probes.verification import check_eigenvalue
 from sharpness.progress import progress
 from sharpness.results import EigenvalueResult, LayerResult
 
+#: Quadratic forms below this part of the largest eigenvalue are rounding.
+SEEN = 1e-6
+
 
 @comparable
 def eigenvalues(
@@ -175,6 +178,9 @@ def _numbers(
         forms = [part.quadratic_forms(v) for v in pairs.vectors]
         numbers["errors"] = np.array([mean_error(f, weights) for f in forms])
         sizes = np.abs(forms) * weights
-        with np.errstate(invalid="ignore"):
-            numbers["top_share"] = sizes.max(axis=1) / sizes.sum(axis=1)
+        total = sizes.sum(axis=1)
+        # Along a direction that no sample sees, such as a shift of all logits, they are rounding: nobody has a share.
+        seen = total > SEEN * weights.sum() * np.abs(pairs.values).max()
+        with np.errstate(invalid="ignore", divide="ignore"):
+            numbers["top_share"] = np.where(seen, sizes.max(axis=1) / total, np.nan)
     return numbers

@@ -34,8 +34,8 @@ class EigenvalueResult(Result):
         vectors: (m, num_parameters) or (C, m, num_parameters), or None if they were not kept.
         lower, upper: like ``values``: 95 % bootstrap interval over samples, or None if it was not asked for.
         errors: like ``values``: standard error over samples of ``v' H v`` with the vector fixed, or None likewise.
-        top_share: like ``values``: the part of the most influential sample in the sum of ``a_i |v' H_i v|``, None with
-            neither of them.
+        top_share: like ``values``: the part of the most influential sample in the sum of ``a_i |v' H_i v|``, NaN where
+            all of them are rounding, None with neither of them.
         products: () or (C,) Hessian-vector products, each with all samples of its row; None in files of old.
         hvp_count: their sum.
         sample_products: Hessian-vector products times samples.

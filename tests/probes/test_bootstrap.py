@@ -171,6 +171,17 @@ def test_the_share_of_the_most_influential_image_is_told(case):
     assert any("one image makes half of v'Hv or more: all (largest: 82 %)" in note for note in result.notes)
 
 
+def test_along_a_direction_that_no_image_sees_nobody_has_a_share(case):
+    """The same shift of all biases changes no softmax: the smallest eigenvalue of a linear classifier is 0."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(12, 4, dtype=torch.float64, generator=generator)
+    objective = Objective(nn.Linear(4, 3).double(), (x, torch.arange(12) % 3))
+    result = eigenvalues(objective, which="both", standard_errors=True)
+    assert 0 < result.top_share[0] < 1
+    assert abs(result.values[1]) < 1e-9
+    assert np.isnan(result.top_share[1])
+
+
 def test_one_sample_has_no_interval():
     assert np.isnan(mean_interval(np.array([1.0]), np.ones(1), RESAMPLES, 0)).all()
     objective = Objective(nn.Linear(3, 3).double(), (torch.randn(5, 3), torch.tensor([0, 0, 2, 0, 0])))
