@@ -4,34 +4,41 @@
 >>> data = sharpness.load_data("digits-lt")
 >>> data.class_counts
 (124, 84, 58, 39, 27, 18, 12, 8, 6, 4)
+
+The package is empty until something of it is used: the first use of a name imports what it needs (PEP 562).
 """
 
-from sharpness.checkpoints import load_checkpoint
-from sharpness.data import load_data
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from sharpness.errors import UserError
-from sharpness.objective import Objective
-from sharpness.probes import (
-    Directions,
-    barrier,
-    characteristic_radius,
-    checkpoint_objective,
-    eigenvalues,
-    interpolate,
-    line,
-    load_directions,
-    measure,
-    plane,
-    plane_through,
-    random_perturbation,
-    spectral_density,
-    trace,
-    trajectory,
-    trajectory_plane,
-    worst_case,
-)
-from sharpness.results import Comparison, load_result
-from sharpness.training import train
 from sharpness.version import __version__
+
+if TYPE_CHECKING:
+    from sharpness.checkpoints import load_checkpoint
+    from sharpness.data import load_data
+    from sharpness.objective import Objective
+    from sharpness.probes import (
+        Directions,
+        barrier,
+        characteristic_radius,
+        checkpoint_objective,
+        eigenvalues,
+        interpolate,
+        line,
+        load_directions,
+        measure,
+        plane,
+        plane_through,
+        random_perturbation,
+        spectral_density,
+        trace,
+        trajectory,
+        trajectory_plane,
+        worst_case,
+    )
+    from sharpness.results import Comparison, load_result
+    from sharpness.training import train
 
 __all__ = [
     "Comparison",
@@ -60,3 +67,25 @@ __all__ = [
     "trajectory_plane",
     "worst_case",
 ]
+
+#: Where the names live that are not of the probes.
+_ROOMS = {
+    "Comparison": "results",
+    "Objective": "objective",
+    "load_checkpoint": "checkpoints",
+    "load_data": "data",
+    "load_result": "results",
+    "train": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'sharpness' has no attribute {name!r}")
+    value = getattr(import_module(f"sharpness.{_ROOMS.get(name, 'probes')}"), name)
+    globals()[name] = value  # the next use does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +22,11 @@ from sharpness.checkpoints.safety import read_safely
 from sharpness.data.class_orders import check_class_order
 from sharpness.errors import UserError, choose, shown
 from sharpness.models.factory import model_from
+from sharpness.untrusted.passed_over import PickledNetwork, passed_over
 
 #: Families that save some models in two files.
 TWO_FILES = ("ldam", "mislas", "oltr", "gcl-places", "pof")
+logger = logging.getLogger("sharpness")
 
 
 def load_checkpoint(
@@ -54,7 +57,8 @@ def load_checkpoint(
         num_classes: C, to be checked.
         weights: ``"model"``, or ``"ema"`` or ``"swa"`` where the file holds them too.
         model: what takes the weights, where the architecture is not known here: a network, of which a copy is filled;
-            a class or function that makes one; or ``"package.module:factory"``.
+            a class or function that makes one; or ``"package.module:factory"``. What the file leaves out must be
+            frozen in it (``requires_grad_(False)``) and stays as it is.
         class_order: how the model numbers classes, as :func:`sharpness.data.class_order` takes it, where its family
             does it otherwise; images of one's own (:func:`sharpness.data.read_images`) are renumbered so.
 
@@ -66,9 +70,12 @@ def load_checkpoint(
     choose("weights", weights, WEIGHTS)
     if family is not None:
         choose("family", family, list(FAMILIES))
-    content = read_safely(path)
+    content = read_safely(path, foreign=True)
     sha256 = _sha256(path)
+    passed = passed_over(content)
     if is_own(content):
+        if passed:
+            raise UserError(f"{path} is damaged: {shown(', '.join(passed), 160)} are of classes that we never write")
         given = {"family": family, "head": head, "scale": scale, "stage2": stage2, "model": model}
         given["class_order"] = class_order
         extra = [name for name, value in given.items() if value is not None]
@@ -95,8 +102,9 @@ def load_checkpoint(
     network = None if model is None else _own_copy(model)
     options = Options(scale, None, None, num_classes, weights, network, family is not None, head)
     if second is not None:
-        options = replace(options, stage2=read_safely(second), stage2_path=str(second))
+        options = replace(options, stage2=read_safely(second, foreign=True), stage2_path=str(second))
     reading = _read(reader, content, path, options)
+    reading.manifest["notes"] = [*reading.manifest["notes"], *_foreign_notes(content, passed, path)]
     manifest = reading.manifest | order | ({} if second is None else {"stage2_sha256": _sha256(second)})
     return Checkpoint(reading.model, manifest, str(path), sha256)
 
@@ -110,9 +118,24 @@ def _reader(content: Any, path: Path, family: str | None) -> Any:
         if reader.matches(content):
             return reader
     raise UserError(
-        f"{path} is not a checkpoint of 'sharpness train' nor of a family known here ({_told(content)}): build its "
-        "model in Python and pass it to sharpness.Objective(model, (x, y)) instead"
+        f"{path} is not a checkpoint of 'sharpness train' nor of a family known here ({_told(content)}): save the "
+        "weights alone where you trust it, torch.save(model.state_dict(), PATH), or build its model in Python and pass "
+        "it to sharpness.Objective(model, (x, y))"
     )
+
+
+def _foreign_notes(content: Any, passed: list[str], path: Path) -> list[str]:
+    """What is to be said of objects of others' classes; of what was passed over a notice is given."""
+    notes = []
+    entries = content.values() if isinstance(content, dict) and not isinstance(content, PickledNetwork) else [content]
+    for network in entries:
+        if isinstance(network, PickledNetwork):
+            notes.append(f"its weights are those of a pickled {shown(network.name)}, of which nothing was run")
+    if passed:
+        told = shown(", ".join(passed), 160)
+        notes.append(f"passed over, as objects of classes that are not known here: {told}; nothing of them was run")
+        logger.info("%s: passed over: %s", path, told)
+    return notes
 
 
 def _own_copy(model: nn.Module | Callable[[], nn.Module] | str) -> nn.Module:

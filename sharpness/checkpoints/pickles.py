@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
-from sharpness.checkpoints.powers import power
+from sharpness.checkpoints.powers import may_be_passed_over, power
 from sharpness.errors import shown
 from sharpness.untrusted.keys import with_keys
 from sharpness.untrusted.machine import Machine, globals_of, instructions
+from sharpness.untrusted.passed_over import PassedOver, rehearsed
 from sharpness.untrusted.plain_values import PLAIN_GLOBALS, PlainNamespace, encode_latin1, is_shape
 from sharpness.untrusted.refused import Refused
 
@@ -29,6 +30,11 @@ ITEM_SIZES = dict.fromkeys(("Double", "Long", "ComplexFloat"), 8) | dict.fromkey
 ITEM_SIZES |= dict.fromkeys(("Half", "BFloat16", "Short"), 2) | {"ComplexDouble": 16}
 ITEM_SIZES |= dict.fromkeys(("Byte", "Char", "Bool", "QInt8", "QUInt8", "Untyped"), 1)
 
+
+FOREIGN = 64
+"""Most classes of others that are passed over in one file."""
+
+REMEDY = "save the weights alone, torch.save(model.state_dict(), PATH), where you trust it"
 
 TOLD = 160
 """Most characters of what a file asks for in the line that refuses it."""
@@ -135,15 +141,39 @@ def stand_in(name: str) -> Any:
     return Inert(name) if name in ("torch.Tensor", "torch.nn.parameter.Parameter") else None
 
 
-def refuse_globals(names: Iterator[str]) -> None:
-    """Raise :class:`Refused` with the first few names that no checkpoint needs."""
-    unknown = list(dict.fromkeys(name for name in names if stand_in(name) is None))
-    if unknown:
-        clauses = [f"{shown(name, 60)} ({power(name)})" for name in unknown[:4]]
-        while len(clauses) > 1 and sum(map(len, clauses)) > TOLD:
-            clauses.pop()
-        more = f" and {len(unknown) - len(clauses)} more" if len(unknown) > len(clauses) else ""
-        raise Refused(f"needs {', '.join(clauses)}{more}, and nothing in it was run")
+class Names:
+    """The globals that a pickle may name, and what each becomes in a rehearsal.
+
+    Args:
+        foreign: whether objects of classes that are not known here are passed over, rather than refused.
+    """
+
+    def __init__(self, foreign: bool = False) -> None:
+        self.foreign = foreign
+        self.passed: dict[str, type[PassedOver]] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        found = self.passed.get(name) or stand_in(name)
+        if found is None and self.foreign and may_be_passed_over(name) and len(self.passed) < FOREIGN:
+            found = self.passed[name] = rehearsed(name)
+        if found is None:
+            raise Refused(f"needs {shown(name)}, and nothing in it was run: {REMEDY}")
+        return found
+
+    def require(self, names: Iterator[str]) -> None:
+        """Raise :class:`Refused` with the first few names that no checkpoint needs."""
+        unknown = []
+        for name in dict.fromkeys(names):
+            try:
+                self[name]
+            except Refused:
+                unknown.append(name)
+        if unknown:
+            clauses = [f"{shown(name, 60)} ({power(name)})" for name in unknown[:4]]
+            while len(clauses) > 1 and sum(map(len, clauses)) > TOLD:
+                clauses.pop()
+            more = f" and {len(unknown) - len(clauses)} more" if len(unknown) > len(clauses) else ""
+            raise Refused(f"needs {', '.join(clauses)}{more}, and nothing in it was run: {REMEDY}")
 
 
 _OPCODES = (
@@ -162,18 +192,25 @@ class _Rehearsal(Machine):
 
     def _new(self) -> None:
         arguments, made = self.stack.pop(), self.stack.pop()
+        if _is_passed_over(made) and type(arguments) is tuple:
+            self.stack.append(made())
+            return
         if made is not PlainNamespace or arguments != ():
             raise Refused("makes an object of a class, which no checkpoint needs")
         self.stack.append(PlainNamespace())
 
     def _call(self) -> None:
+        function, arguments = self.stack[-2:]
+        odd = type(arguments) is tuple and any(isinstance(a, PassedOver) or _is_passed_over(a) for a in arguments)
+        if odd and not _is_passed_over(function):
+            raise Refused(f"makes a tensor or a container of an object of a class that is not known here: {REMEDY}")
         self.call()
         if isinstance(self.stack[-1], Rebuilt):
             self.allowance.take(self.stack[-1].claimed)
 
     def _build(self) -> None:
         instance = self.stack[-2]
-        if type(instance) is PlainNamespace:
+        if type(instance) is PlainNamespace or isinstance(instance, PassedOver):
             instance.__setstate__(self.stack.pop())
         elif type(instance) is OrderedDict:
             state = self.stack.pop()
@@ -183,33 +220,35 @@ class _Rehearsal(Machine):
         else:
             self.build()
 
+    def _check_target(self, target: Any, *kinds: type) -> None:
+        if not isinstance(target, PassedOver):
+            super()._check_target(target, *kinds)
+
     dispatch[pickle.NEWOBJ[0]] = _new
     dispatch[pickle.REDUCE[0]] = _call
     dispatch[pickle.BUILD[0]] = _build
 
 
-def rehearse(stream: Any, storage: Callable[[tuple[Any, ...]], Storage], size: int) -> Any:
+def _is_passed_over(made: Any) -> bool:
+    return isinstance(made, type) and issubclass(made, PassedOver)
+
+
+def rehearse(stream: Any, storage: Callable[[tuple[Any, ...]], Storage], size: int, names: Names) -> Any:
     """Run one pickle of ``stream`` with stand-ins.
 
     Args:
         stream: what is read.
         storage: answers for each storage that the pickle names.
         size: bytes of the file, which bound what it may make of itself.
+        names: what stands for what the pickle names.
 
     Raises:
         Refused: something that no checkpoint needs.
         Exception: nearly any, of a damaged pickle.
     """
-    rehearsal = _Rehearsal(stream, _stand_in, size, encoding="utf-8")
+    rehearsal = _Rehearsal(stream, names.__getitem__, size, encoding="utf-8")
     rehearsal.storage = storage
     return rehearsal.load()
 
 
-def _stand_in(name: str) -> Any:
-    found = stand_in(name)
-    if found is None:
-        raise Refused(f"needs {shown(name)}, and nothing in it was run")
-    return found
-
-
-__all__ = ["Inert", "Refused", "Storage", "globals_of", "refuse_globals", "rehearse", "shown"]
+__all__ = ["REMEDY", "Inert", "Names", "Refused", "Storage", "globals_of", "rehearse", "shown"]

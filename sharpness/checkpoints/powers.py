@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import sys
+
 from sharpness.errors import shown
 
 RUNS_CODE = "can run any code"
@@ -12,6 +15,7 @@ POWERS: dict[str, str] = {
     **{f"pathlib.{name}Path": HARMLESS for name in ("", "Posix", "Windows", "PurePosix", "PureWindows")},
     **{f"pathlib._local.{name}Path": HARMLESS for name in ("", "Posix", "Windows", "PurePosix", "PureWindows")},
     **dict.fromkeys(["collections.defaultdict", "collections.deque", "types.SimpleNamespace", "datetime"], HARMLESS),
+    **dict.fromkeys(["decimal", "fractions", "uuid", "logging", "re._compile"], HARMLESS),
     **dict.fromkeys(["builtins.eval", "builtins.exec", "builtins.compile", "builtins.__import__"], RUNS_CODE),
     **dict.fromkeys(["os", "posix", "nt", "subprocess", "pty", "commands"], "can run any command"),
     **dict.fromkeys(["builtins.open", "io", "shutil", "pathlib", "tempfile", "codecs.open"], "can change any file"),
@@ -33,3 +37,24 @@ def power(name: str) -> str:
         if ".".join(parts[:end]) in POWERS:
             return POWERS[".".join(parts[:end])]
     return f"runs code of the module {shown(parts[0], 40)}"
+
+
+#: Names that stand for nothing but settings and parts of networks, though their packages hold more than that.
+_PARTS = ("torch.nn.modules.", "torch.nn.parallel.", "torch.nn.functional.", "torch.optim.", "functools.partial")
+_FOREIGN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+
+
+def may_be_passed_over(name: str) -> bool:
+    """Whether a global is of the kind that training scripts save beside weights: a class of their own, a path, a part
+    of a network or of an optimizer. It is never imported; what can act, or could hide what acts, ends the reading.
+
+    >>> may_be_passed_over("parse_config.ConfigParser"), may_be_passed_over("os.system")
+    (True, False)
+    """
+    if not _FOREIGN.fullmatch(name) or len(name) > 200:
+        return False
+    if power(name) == HARMLESS or name.startswith(_PARTS[:-1]) or name == _PARTS[-1]:
+        return True
+    top = name.partition(".")[0]
+    known = {*(known.partition(".")[0] for known in POWERS), "torch", "numpy", "joblib", "__builtin__"}
+    return top not in known and top not in sys.stdlib_module_names

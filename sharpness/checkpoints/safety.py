@@ -18,9 +18,10 @@ from typing import Any, BinaryIO, NoReturn
 
 import torch
 
-from sharpness.checkpoints.pickles import Inert, Storage, globals_of, refuse_globals, rehearse
+from sharpness.checkpoints.pickles import REMEDY, Inert, Names, Storage, globals_of, rehearse
 from sharpness.errors import UserError, shown
 from sharpness.untrusted.archives import archive_entries
+from sharpness.untrusted.passed_over import loaded
 from sharpness.untrusted.plain_values import PLAIN_GLOBALS
 from sharpness.untrusted.refused import Refused
 from sharpness.untrusted.regular_files import open_regular
@@ -35,7 +36,6 @@ MAPPED = 256 * 2**20
 PICKLE = 8 * 2**20
 """Largest pickle that is read, in bytes: it holds names and plain values, and the numbers lie beside it."""
 
-REMEDY = "save the weights alone, torch.save(model.state_dict(), PATH), where you trust it"
 LEGACY_PICKLES = 5
 
 SIGNATURES: dict[bytes, str] = {
@@ -57,12 +57,15 @@ class Tensors(dict[str, torch.Tensor]):
     metadata: dict[str, str]
 
 
-def read_safely(path: str | Path, limit: int = LIMIT) -> Any:
+def read_safely(path: str | Path, limit: int = LIMIT, foreign: bool = False) -> Any:
     """The tensors and plain values of a file: of ``torch.save`` (archive or old pickle) or safetensors.
 
     Args:
         path: the file.
         limit: the largest size in bytes that is read.
+        foreign: pass objects of classes that are not known here over, as
+            :class:`~sharpness.untrusted.passed_over.PassedOver`, where they are of the kind that training scripts
+            save beside weights; of a pickled network its tensors are taken.
 
     Returns:
         What was saved, on the CPU, with NumPy scalars as Python values and ``argparse.Namespace`` as a dict; of a
@@ -78,9 +81,9 @@ def read_safely(path: str | Path, limit: int = LIMIT) -> Any:
             if size == 0:
                 raise Refused("is empty")
             if size < MAPPED:
-                return _read(path, file, file.read(size))
+                return _read(path, file, file.read(size), Names(foreign))
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                return _read(path, file, content)
+                return _read(path, file, content, Names(foreign))
     except UserError:
         raise
     except Refused as error:
@@ -108,24 +111,24 @@ def _refuse(path: Path, reason: str) -> NoReturn:
     raise UserError(f"cannot read {path}: {reason}") from None
 
 
-def _read(path: Path, file: BinaryIO, content: bytes | mmap.mmap) -> Any:
+def _read(path: Path, file: BinaryIO, content: bytes | mmap.mmap, names: Names) -> Any:
     """Check a file, and load what was checked."""
     before = os.fstat(file.fileno())
     kind = _kind(path, content)
     if kind == "archive":
-        _check_archive(content)
+        _check_archive(content, names)
     elif kind == "pickle":
-        _check_legacy(content)
+        _check_legacy(content, names)
     else:
         _check_safetensors(content)
     if isinstance(content, bytes):
-        return _load_safetensors(content) if kind == "safetensors" else _load(io.BytesIO(content))
+        return _load_safetensors(content) if kind == "safetensors" else _load(io.BytesIO(content), names)
     file.seek(0)
     opened = f"/dev/fd/{file.fileno()}" if os.path.exists("/dev/fd") else path
     try:
         if kind == "safetensors":
             return _open_safetensors(opened)
-        return _load(opened, mmap=True) if kind == "archive" else _load(file)
+        return _load(opened, names, mmap=True) if kind == "archive" else _load(file, names)
     finally:
         after = os.fstat(file.fileno())
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
@@ -149,7 +152,7 @@ def _kind(path: Path, content: bytes | mmap.mmap) -> str:
     raise Refused("is no checkpoint: it starts like " + ("text" if start.isascii() else "no known kind of file"))
 
 
-def _check_archive(content: bytes | mmap.mmap) -> None:
+def _check_archive(content: bytes | mmap.mmap, names: Names) -> None:
     entries = {entry.name: entry for entry in archive_entries(content)}
     # PyTorch finds entries without regard to the case of letters.
     if len({name.lower() for name in entries}) < len(entries):
@@ -176,8 +179,8 @@ def _check_archive(content: bytes | mmap.mmap) -> None:
             raise Refused(f"declares a tensor of {claimed:,} bytes and holds {held:,} bytes of it")
         return Storage(kind.item_size, claimed)
 
-    refuse_globals(globals_of(pickled))
-    rehearse(io.BytesIO(pickled), storage, len(content))
+    names.require(globals_of(pickled))
+    rehearse(io.BytesIO(pickled), storage, len(content), names)
 
 
 def _refuse_length() -> NoReturn:
@@ -196,7 +199,7 @@ def _storage_id(saved: Any, length: int) -> tuple[Any, Any, int]:
     return kind, key, kind.item_size * count
 
 
-def _check_legacy(content: bytes | mmap.mmap) -> None:
+def _check_legacy(content: bytes | mmap.mmap, names: Names) -> None:
     """The five pickles of ``torch.save`` before 1.6, and that the storages after them are there."""
     size, position = len(content), 0
     sizes: dict[Any, int] = {}
@@ -219,13 +222,13 @@ def _check_legacy(content: bytes | mmap.mmap) -> None:
     for i in range(LEGACY_PICKLES):
         stream = io.BytesIO(content[position : position + PICKLE])
         try:
-            refuse_globals(globals_of(stream))
+            names.require(globals_of(stream))
         except (ValueError, UnicodeDecodeError):
             if stream.tell() == PICKLE:
                 _refuse_length()
             raise
         stream.seek(0)
-        saved = rehearse(stream, storage, size)
+        saved = rehearse(stream, storage, size, names)
         position += stream.tell()
         if i == 0 and (type(saved) is not int or saved != torch.serialization.MAGIC_NUMBER):
             raise Refused(f"is a pickle, but not of torch.save: {REMEDY}")
@@ -236,8 +239,9 @@ def _check_legacy(content: bytes | mmap.mmap) -> None:
         raise Refused(f"declares {sum(sizes.values()):,} bytes of numbers and holds {held:,}: is it whole?")
 
 
-def _load(source: Any, mmap: bool | None = None) -> Any:
-    allowed: list[Any] = [(stand_in, name) for name, stand_in in PLAIN_GLOBALS.items()]
+def _load(source: Any, names: Names, mmap: bool | None = None) -> Any:
+    stand_ins = PLAIN_GLOBALS | {name: loaded(seen) for name, seen in names.passed.items()}
+    allowed: list[Any] = [(stand_in, name) for name, stand_in in stand_ins.items()]
     with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
         warnings.simplefilter("ignore")
         return as_plain(torch.load(source, map_location="cpu", weights_only=True, mmap=mmap))

@@ -21,7 +21,6 @@ from sharpness.cli.measure import measure
 from sharpness.cli.output import say
 from sharpness.cli.spectrum import spectrum
 from sharpness.cli.train import train
-from sharpness.engine import distributed
 from sharpness.errors import UserError
 
 
@@ -52,13 +51,17 @@ class Notices(logging.Handler):
 @contextmanager
 def _surroundings() -> Iterator[None]:
     """Notices are shown; under torchrun the first process alone speaks."""
-    distributed.start()
+    parallel = "RANK" in os.environ
+    if parallel:  # anything else need not load torch to say what is wrong with it
+        from sharpness.engine import distributed
+
+        distributed.start()
     notices, logger = Notices(), logging.getLogger("sharpness")
     logger.addHandler(notices)
     level = logger.level
     logger.setLevel(logging.INFO)
     try:
-        if distributed.rank() == 0:
+        if not parallel or distributed.rank() == 0:
             yield
         else:
             with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
@@ -66,7 +69,8 @@ def _surroundings() -> Iterator[None]:
     finally:
         logger.removeHandler(notices)
         logger.setLevel(level)
-        distributed.stop()
+        if parallel:
+            distributed.stop()
 
 
 def main(arguments: list[str] | None = None) -> int:

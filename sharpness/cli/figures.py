@@ -7,14 +7,11 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+import sharpness
+from sharpness.cli.names import FIGURE_METHODS, STUDY_METHODS, STUDY_OPERATIONS
 from sharpness.cli.options import OneExample, data_options, load_described, training_options, training_settings
 from sharpness.cli.output import require_folder, say
-from sharpness.data import load_data
 from sharpness.errors import UserError, choose
-from sharpness.studies import METHODS as FIGURE_METHODS
-from sharpness.studies import OPERATIONS as STUDY_OPERATIONS
-from sharpness.studies import make_figures, make_flattening_study, make_microbenchmark
-from sharpness.studies.flattening import METHODS as STUDY_METHODS
 
 STUDIES = ("motivation", "flattening", "microbenchmark")
 #: Options of ``figures`` that only some studies have.
@@ -64,6 +61,8 @@ def figures(
 
     Example: sharpness figures --data cifar10-lt --epochs 10 --limit-per-class 20 --grid 15
     """
+    from sharpness.studies import make_figures, make_flattening_study, make_microbenchmark
+
     choose("study", study, STUDIES)
     context = click.get_current_context()
     for name, studies in STUDY_OPTIONS.items():
@@ -117,5 +116,8 @@ def demo(epochs: int, seeds: str, jobs: int | None, out: str, runs: str) -> None
     """
     require_folder("--out", out)
     require_folder("--runs", runs)
-    data = load_data("digits-lt")
+
+    from sharpness.studies import make_figures
+
+    data = sharpness.load_data("digits-lt")
     _tell(make_figures(data, FIGURE_METHODS, whole(seeds), out, runs, epochs=epochs, jobs=jobs))

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import sharpness
-from sharpness.checkpoints import Checkpoint
-from sharpness.cli.options import OneExample
+from sharpness.cli.options import OneExample, file_options
 from sharpness.cli.output import say
-from sharpness.cli.subjects import file_options, single, subjects
-from sharpness.data.class_orders import describe_order
-from sharpness.probes import answers
-from sharpness.probes.answers import MARGIN
-from sharpness.probes.unseen import unseen
+
+if TYPE_CHECKING:
+    from sharpness.checkpoints import Checkpoint
 
 #: What a foreign file's manifest says beyond its network, in the order of the page.
 FOREIGN = (
@@ -35,6 +32,8 @@ def inspect(checkpoints: tuple[str, ...], accuracy: bool, **given: Any) -> None:
 
     Example: sharpness inspect runs/ldam/last.pt --accuracy
     """
+    from sharpness.cli.subjects import single, subjects
+
     read, options = subjects(checkpoints, given)
     accuracy = accuracy or bool(options)
     if given["images"] is None:
@@ -49,6 +48,10 @@ def inspect(checkpoints: tuple[str, ...], accuracy: bool, **given: Any) -> None:
 
 def _measured(checkpoint: Checkpoint, options: dict[str, Any]) -> dict[str, str]:
     """The accuracy now, and what is suspicious about it."""
+    from sharpness.probes import answers
+    from sharpness.probes.answers import MARGIN
+    from sharpness.probes.unseen import unseen
+
     objective = sharpness.checkpoint_objective(checkpoint, **options)
     found = answers(objective)
     recorded = (checkpoint.manifest.get("accuracy") or {}).get("accuracy")
@@ -72,6 +75,8 @@ def _measured(checkpoint: Checkpoint, options: dict[str, Any]) -> dict[str, str]
 
 def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
     """What a checkpoint says of itself, ours or a foreign one."""
+    from sharpness.data.class_orders import describe_order
+
     m = checkpoint.manifest
     size = sum(p.numel() for p in checkpoint.model.parameters())
     network, training = m["model"], m.get("training", {})

@@ -7,23 +7,18 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 import sharpness
-from sharpness.cli.options import OneExample
+from sharpness.cli.options import OneExample, probing_options
 from sharpness.cli.output import require_folder, save_drawn, say, write
-from sharpness.cli.subjects import probing_options, subjects
-from sharpness.engine import distributed
 from sharpness.errors import UserError, choose
-from sharpness.objective import Objective
-from sharpness.plots.interactive import save_html
-from sharpness.plots.levels import SCALES
-from sharpness.probes import WorkFolder, labelled_objectives
-from sharpness.results import Comparison
-from sharpness.results.pictures import QUANTITIES
+
+if TYPE_CHECKING:
+    from sharpness.objective import Objective
+    from sharpness.results import Comparison
 
 
 @click.command(cls=OneExample)
@@ -64,6 +59,11 @@ def landscape(
 
     Example: sharpness landscape runs/ce/last.pt runs/ldam/last.pt --plane 51 --range 1 --per-class --out landscape
     """
+    from sharpness.cli.subjects import subjects
+    from sharpness.engine import distributed
+    from sharpness.plots.interactive import save_html
+    from sharpness.probes import WorkFolder, labelled_objectives
+
     require_folder("--out", out)
     _require_drawable(points, line_points, extent, adaptive, quantity, scale, interactive)
     axes, normalization = _directions(directions)
@@ -101,6 +101,9 @@ def _require_drawable(
     points: int, line_points: int, extent: float, adaptive: float, quantity: str, scale: str | None, interactive: bool
 ) -> None:
     """Refuse, before anything is evaluated, what could not be drawn afterwards."""
+    from sharpness.plots.levels import SCALES
+    from sharpness.results.pictures import QUANTITIES
+
     for option, number, what in ("--plane", points, "plane"), ("--line", line_points, "line"):
         if number < 0 or number == 1:
             raise UserError(f"{option} {number}: give two points or more, or 0 for no {what}")
@@ -145,6 +148,10 @@ def _draw(
     **look: Any,
 ) -> None:  # fmt: skip
     """Files of some lines or planes, and a picture of each kind: rows of subsets, columns of models."""
+    import numpy as np
+
+    from sharpness.engine import distributed
+
     if distributed.rank() != 0:
         return
     single = results.each()

@@ -9,13 +9,9 @@ from typing import Any
 import click
 
 import sharpness
-from sharpness.cli.options import OneExample
+from sharpness.cli.names import MEASURES
+from sharpness.cli.options import OneExample, probing_options
 from sharpness.cli.output import as_noted, as_records, require_file, require_picture, save_drawn, say, write
-from sharpness.cli.subjects import probing_options, single, subjects
-from sharpness.engine import distributed
-from sharpness.probes import MEASURES
-from sharpness.probes.unseen import unseen
-from sharpness.results import Comparison
 
 
 @click.command(cls=OneExample)
@@ -52,6 +48,11 @@ def measure(
 
     Example: sharpness measure runs/ldam/last.pt -o ldam.csv
     """
+    from sharpness.cli.subjects import single, subjects
+    from sharpness.engine import distributed
+    from sharpness.probes.unseen import unseen
+    from sharpness.results import Comparison
+
     require_file("-o", output, (".csv", ".json"))
     require_picture("--plot", figure)
     read, options = subjects(checkpoints, probed)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from sharpness.data import AUGMENTATIONS, DATASETS, LongTailData, load_data
+import sharpness
+from sharpness.cli.names import AUGMENTATIONS, CLASS_ORDERS, DATASETS, FAMILIES, UNITS
 from sharpness.errors import UserError
+
+if TYPE_CHECKING:
+    from sharpness.data import LongTailData
 
 Command = Callable[..., Any]
 
@@ -51,6 +55,81 @@ def data_options(command: Command) -> Command:
     )
 
 
+def file_options(command: Command) -> Command:
+    """Options of checkpoints, and of the images that they are evaluated on."""
+    numbers = "such as 0.49,0.48,0.45, of pixels in [0, 1]."
+    return several(
+        command,
+        [
+            click.option(
+                "--split",
+                type=click.Choice(["train", "test"]),
+                help="Of recorded or named data. [train; inspect: test]",
+            ),
+            click.option(
+                "--limit-per-class", type=int, help="At most so many images of every class, for a quick look."
+            ),
+            click.option("--data", help="Data set of a foreign file, which records none, such as cifar10-lt."),
+            click.option("--imbalance", type=float, help="Of that data set. [what the file's family used]"),
+            click.option("--subset", help="Which images of it are kept. [what the file's family kept]"),
+            click.option("--data-root", type=click.Path(), help="Folder of the CIFAR files; else $SHARPNESS_DATA."),
+            click.option("--download", is_flag=True, default=None, help="Fetch the CIFAR archive if it is missing."),
+            click.option(
+                "--images",
+                type=click.Path(),
+                help="Your own: a folder with one folder for each class, a list with 'path label' a line, or an .npz.",
+            ),
+            click.option("--root", type=click.Path(), help="Where the paths of a list begin. [the list's folder]"),
+            click.option(
+                "--mean",
+                multiple=True,
+                help=f"Per channel, {numbers} Once for all files, or for each. [known of the file, else computed]",
+            ),
+            click.option("--std", multiple=True, help="Likewise."),
+            click.option("--size", type=int, help="Side of the central square that is kept. [the whole image]"),
+            click.option("--resize", type=int, help="Shorter side before that. [size]"),
+            click.option(
+                "--layout",
+                type=click.Choice(["channels-first", "channels-last"]),
+                help="Of the images in an .npz. [told from 8- or 16-bit ones, other numbers as they are]",
+            ),
+            click.option(
+                "--class-counts",
+                help='A JSON file with the training images of each class, [30, 4] or {"cat": 30, "dog": 4}. [counted]',
+            ),
+            click.option(
+                "--model",
+                help="Your own network, package.module:factory; here or installed. [told from the weights]",
+            ),
+            click.option("--model-args", multiple=True, help="Of the factory, such as 'depth=20, width=16'."),
+            click.option("--logits", help="Index or key of the logits, if the network returns several things."),
+            click.option("--family", help=f"Of the file, one of {', '.join(FAMILIES)}. [found out]"),
+            click.option(
+                "--head", help=f"What a foreign head was trained as, where the file leaves it open: {', '.join(UNITS)}."
+            ),
+            click.option(
+                "--logit-scale", type=float, help="Of a foreign cosine head, which no file tells. [usual one]"
+            ),
+            click.option(
+                "--class-order",
+                help=f"How the model numbers classes: {', '.join(CLASS_ORDERS)}, or a .json list. [the family's]",
+            ),
+            click.option("--stage2", type=click.Path(), help="Second file of a model that was saved in two."),
+            click.option("--weights", type=click.Choice(["model", "ema", "swa"]), help="Which of those in the file."),
+            click.option("--device", help="Such as cpu or cuda:0. [a GPU if there is one]"),
+        ],
+    )
+
+
+def probing_options(command: Command) -> Command:
+    """Those, the loss that is probed, and what counts as one model."""
+    loss = click.option("--loss", default="ce", show_default=True, help="ce on calibrated logits, or training.")
+    each = click.option(
+        "--each", is_flag=True, help="Keep runs apart that differ in their seed alone. [one model, with its spread]"
+    )
+    return file_options(loss(each(command)))
+
+
 def training_options(command: Command) -> Command:
     """Options of training runs, but their seeds."""
     return several(
@@ -68,7 +147,9 @@ def training_options(command: Command) -> Command:
 
 def load_described(given: dict[str, Any]) -> LongTailData:
     names = ("profile", "imbalance", "subset", "groups", "data_root", "download")
-    return load_data(given["data"], **{name: given[name] for name in names}).augmented(given.get("augmentation"))
+    return sharpness.load_data(given["data"], **{name: given[name] for name in names}).augmented(
+        given.get("augmentation")
+    )
 
 
 def training_settings(given: dict[str, Any]) -> dict[str, Any]:

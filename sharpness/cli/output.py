@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
-import pandas as pd
 
 from sharpness.errors import UserError, printable
 from sharpness.files import write_atomically
-from sharpness.plots import save_figure
-from sharpness.results import Comparison
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sharpness.results import Comparison
 
 
 def say(what: object, err: bool = False) -> None:
@@ -83,6 +84,10 @@ def write(what: Any, path: Path) -> None:
 
 def save_drawn(drawn: Any, path: Path, err: bool = False) -> None:
     """The figure of one Axes or of several, as PDF and PNG; prints their names, on stderr where stdout has a table."""
+    import numpy as np
+
+    from sharpness.plots import save_figure
+
     figure = np.ravel(np.asarray(drawn, dtype=object))[0].get_figure(root=True)
     for written in save_figure(figure, path):
         say(written, err=err)

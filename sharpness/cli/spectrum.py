@@ -9,9 +9,8 @@ from typing import Any
 import click
 
 import sharpness
-from sharpness.cli.options import OneExample
+from sharpness.cli.options import OneExample, probing_options
 from sharpness.cli.output import as_noted, as_records, as_text, require_file, require_picture, save_drawn, say, write
-from sharpness.cli.subjects import probing_options, subjects
 from sharpness.errors import UserError
 
 
@@ -50,6 +49,8 @@ def spectrum(
 
     Example: sharpness spectrum runs/ldam/last.pt --per-class
     """
+    from sharpness.cli.subjects import subjects
+
     if density and (per_layer or verify or bootstrap):
         raise UserError("--density goes with --per-class or --per-group, not with --per-layer, --verify or --bootstrap")
     read, options = subjects(checkpoints, probed)

@@ -1,4 +1,4 @@
-"""What is probed: the options that say which files, whose code and which images, and what they stand for."""
+"""What is probed: what the options stand for that say which files, whose code and which images."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from contextlib import redirect_stdout
 from dataclasses import replace
 from typing import Any
 
-import click
 from torch import Tensor, nn
 
-from sharpness.checkpoints import FAMILIES, Checkpoint, find_checkpoints
-from sharpness.checkpoints.heads import UNITS
-from sharpness.cli.options import Command, keywords, several
-from sharpness.data import CLASS_ORDERS, read_images
+from sharpness.checkpoints import Checkpoint, find_checkpoints
+from sharpness.cli.options import keywords
+from sharpness.data import read_images
 from sharpness.errors import UserError
 from sharpness.models.factory import model_from
 from sharpness.probes import labelled_checkpoints
@@ -23,81 +21,6 @@ from sharpness.probes import labelled_checkpoints
 FILE = ("family", "head", "stage2", "weights", "class_order")
 IMAGES = ("root", "mean", "std", "size", "resize", "layout", "class_counts")
 RECORDED = ("split", "loss", "limit_per_class", "data", "imbalance", "subset", "data_root", "download", "device")
-
-
-def file_options(command: Command) -> Command:
-    """Options of checkpoints, and of the images that they are evaluated on."""
-    numbers = "such as 0.49,0.48,0.45, of pixels in [0, 1]."
-    return several(
-        command,
-        [
-            click.option(
-                "--split",
-                type=click.Choice(["train", "test"]),
-                help="Of recorded or named data. [train; inspect: test]",
-            ),
-            click.option(
-                "--limit-per-class", type=int, help="At most so many images of every class, for a quick look."
-            ),
-            click.option("--data", help="Data set of a foreign file, which records none, such as cifar10-lt."),
-            click.option("--imbalance", type=float, help="Of that data set. [what the file's family used]"),
-            click.option("--subset", help="Which images of it are kept. [what the file's family kept]"),
-            click.option("--data-root", type=click.Path(), help="Folder of the CIFAR files; else $SHARPNESS_DATA."),
-            click.option("--download", is_flag=True, default=None, help="Fetch the CIFAR archive if it is missing."),
-            click.option(
-                "--images",
-                type=click.Path(),
-                help="Your own: a folder with one folder for each class, a list with 'path label' a line, or an .npz.",
-            ),
-            click.option("--root", type=click.Path(), help="Where the paths of a list begin. [the list's folder]"),
-            click.option(
-                "--mean",
-                multiple=True,
-                help=f"Per channel, {numbers} Once for all files, or for each. [known of the file, else computed]",
-            ),
-            click.option("--std", multiple=True, help="Likewise."),
-            click.option("--size", type=int, help="Side of the central square that is kept. [the whole image]"),
-            click.option("--resize", type=int, help="Shorter side before that. [size]"),
-            click.option(
-                "--layout",
-                type=click.Choice(["channels-first", "channels-last"]),
-                help="Of the images in an .npz. [told from 8- or 16-bit ones, other numbers as they are]",
-            ),
-            click.option(
-                "--class-counts",
-                help='A JSON file with the training images of each class, [30, 4] or {"cat": 30, "dog": 4}. [counted]',
-            ),
-            click.option(
-                "--model",
-                help="Your own network, package.module:factory; here or installed. [told from the weights]",
-            ),
-            click.option("--model-args", multiple=True, help="Of the factory, such as 'depth=20, width=16'."),
-            click.option("--logits", help="Index or key of the logits, if the network returns several things."),
-            click.option("--family", help=f"Of the file, one of {', '.join(FAMILIES)}. [found out]"),
-            click.option(
-                "--head", help=f"What a foreign head was trained as, where the file leaves it open: {', '.join(UNITS)}."
-            ),
-            click.option(
-                "--logit-scale", type=float, help="Of a foreign cosine head, which no file tells. [usual one]"
-            ),
-            click.option(
-                "--class-order",
-                help=f"How the model numbers classes: {', '.join(CLASS_ORDERS)}, or a .json list. [the family's]",
-            ),
-            click.option("--stage2", type=click.Path(), help="Second file of a model that was saved in two."),
-            click.option("--weights", type=click.Choice(["model", "ema", "swa"]), help="Which of those in the file."),
-            click.option("--device", help="Such as cpu or cuda:0. [a GPU if there is one]"),
-        ],
-    )
-
-
-def probing_options(command: Command) -> Command:
-    """Those, the loss that is probed, and what counts as one model."""
-    loss = click.option("--loss", default="ce", show_default=True, help="ce on calibrated logits, or training.")
-    each = click.option(
-        "--each", is_flag=True, help="Keep runs apart that differ in their seed alone. [one model, with its spread]"
-    )
-    return file_options(loss(each(command)))
 
 
 def subjects(

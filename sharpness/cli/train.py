@@ -8,12 +8,9 @@ from typing import Any
 import click
 
 import sharpness
+from sharpness.cli.names import METHODS, OPERATIONS
 from sharpness.cli.options import OneExample, data_options, load_described, pair, training_options, training_settings
 from sharpness.cli.output import as_text, require_folder, say
-from sharpness.flattening import OPERATIONS
-from sharpness.methods import METHODS
-from sharpness.studies.cells import NONE
-from sharpness.training import run_name
 
 
 @click.command(cls=OneExample)
@@ -34,6 +31,9 @@ def train(
 
     Example: sharpness train --method ldam-drw --data digits-lt --epochs 40 --out runs/ldam
     """
+    from sharpness.studies.cells import NONE
+    from sharpness.training import run_name
+
     require_folder("--out", out)
     data = load_described(given)
     names = tuple(name.strip() for name in flatten.split(",") if name.strip() not in ("", NONE))

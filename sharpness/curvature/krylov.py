@@ -141,8 +141,8 @@ class Krylov:
 
 
 def inner(rows: Tensor, v: Tensor) -> np.ndarray:
-    """Inner products (r,) in float64 of rows (r, n) with v (n,)."""
-    total = torch.zeros(len(rows), dtype=torch.float64, device=v.device)
+    """Inner products in float64 of rows (r, n) with v: (r,) of (n,), (r, m) of (n, m)."""
+    total = torch.zeros(len(rows), *v.shape[1:], dtype=torch.float64, device=v.device)
     for i in range(0, len(v), _CHUNK):
         total += rows[:, i : i + _CHUNK] @ v[i : i + _CHUNK]
     return total.cpu().numpy()

@@ -78,6 +78,35 @@ def hvp_sum(
 
 
 @torch.enable_grad()
+def hvp_rows(
+    forward: Forward,
+    parameters: Sequence[Tensor],
+    batches: Iterable[WeightedBatch],
+    loss: PerSampleLoss,
+    vectors: Tensor,
+) -> Tensor:
+    r""":math:`\sum_i a_i \nabla_w^2 \ell_i \, v` for every row v of ``vectors``, (p, k) to (p, k), in one pass.
+
+    Raises:
+        RuntimeError: an operation of the model has no vectorised derivative.
+    """
+    total = torch.zeros_like(vectors)
+    pieces = [
+        v.view(len(vectors), *p.shape)
+        for v, p in zip(vectors.split([p.numel() for p in parameters], dim=1), parameters, strict=True)
+    ]
+    for x, y, a in batches:
+        with twice_differentiable():
+            value = (a * loss(forward(x), y)).sum()
+            first = torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)
+            _require_second(value, first)
+            if any(g.requires_grad for g in first):
+                second = _pull([g for g in first if g.requires_grad], parameters, pieces, first, rows=True)
+                total += torch.cat([s.reshape(len(vectors), -1) for s in second], dim=1)
+    return total
+
+
+@torch.enable_grad()
 def ggn_sum(
     forward: Forward,
     parameters: Sequence[Tensor],
@@ -205,9 +234,13 @@ def graph(tensors: Sequence[Tensor]) -> set[Any]:
     return seen
 
 
-def _pull(outputs: list[Tensor], inputs: Sequence[Tensor], pieces: list[Tensor], of: Sequence[Tensor]) -> list[Tensor]:
+def _pull(
+    outputs: list[Tensor], inputs: Sequence[Tensor], pieces: list[Tensor], of: Sequence[Tensor], rows: bool = False
+) -> list[Tensor]:
     along = [v for v, g in zip(pieces, of, strict=True) if g.requires_grad]
-    return list(torch.autograd.grad(outputs, inputs, along, materialize_grads=True, allow_unused=True))
+    return list(
+        torch.autograd.grad(outputs, inputs, along, materialize_grads=True, allow_unused=True, is_grads_batched=rows)
+    )
 
 
 def _zeros(parameters: Sequence[Tensor]) -> Tensor:

@@ -168,8 +168,8 @@ def recipe(
     choose("mode", mode, (*MODES, "plain"))
     if not isinstance(stage2, bool):
         raise UserError(f"stage2={stage2!r}: give true or false")
-    if released_code and cap not in ("auto", "none", None):
-        raise UserError(f"released_code bounds no step: drop cap={cap}")
+    if cap not in ("auto", "none", None) and (released_code or mode == "plain"):
+        raise UserError(f"{'released_code' if released_code else 'mode=plain'} bounds no step: drop cap={cap}")
     if cap in ("auto", "none"):
         cap = CAP if cap == "auto" and mode != "direction" else None
     if released_code and (scope != "classifier" or mode != "full"):

@@ -129,7 +129,8 @@ class ClassConditionalHead:
         if isinstance(head, LinearHead):
             kernel = same * (features @ features.detach().T)
             product, bias = kernel @ terms, same @ terms
-            squares = (same @ (terms * product.detach()).sum(1), bias.square().sum(1))
+            # Rounding may leave the square of a gradient that vanishes below zero.
+            squares = ((same @ (terms * product.detach()).sum(1)).clamp_min(0), bias.square().sum(1))
             if separate:
                 norms = (joint_norm([p]) if self.per_tensor else joint for p in parameters)
                 steps = [step(s.sqrt(), norm)[:, None] for s, norm in zip(squares, norms, strict=True)]
@@ -171,7 +172,7 @@ class ClassConditionalHead:
             raise UserError(f"mode='magnitude' needs a linear head, this one is a {type(head).__name__}")
         detached = features.detach()
         product, bias = (same * (detached @ detached.T)) @ terms, same @ terms
-        norm = (same @ (terms * product).sum(1) + bias.square().sum(1)).sqrt()
+        norm = ((same @ (terms * product).sum(1)).clamp_min(0) + bias.square().sum(1)).sqrt()
         length = (step(norm) * norm.clamp_min(TINY))[:, None]  # type: ignore[operator]
         out = torch.empty_like(logits)
         for c in labels.unique().tolist():

@@ -46,7 +46,7 @@ def interpolate(
         UserError: another architecture, the same weights, or BatchNorm statistics that differ while the objective's
             policy is ``"eval"``.
     """
-    other = read_subject(other)
+    other = read_subject(objective, other)
     direction = toward(objective, other)
     if not bool(direction.any()):
         raise UserError("the other model has the same weights: there is no line between them")
@@ -132,7 +132,7 @@ def plane_through(
     Raises:
         UserError: models on one line, or what :func:`interpolate` refuses.
     """
-    others = [read_subject(second), read_subject(third)]
+    others = [read_subject(objective, other) for other in (second, third)]
     found = replace(model_axes(objective, *others), mark_names=_names(names, (objective, *others)))
     for other in others:
         require_reachable(objective, other)

@@ -26,6 +26,8 @@ from sharpness.objective import Objective
 
 #: Of the basis, where the Krylov space has as many.
 DIMENSIONS = 120
+#: Products that are made at a time, with so many entries at most.
+ROWS, _ENTRIES = 60, 2**27
 #: Resamples whose matrices are in memory at a time.
 _BATCH = 64
 
@@ -76,6 +78,7 @@ def projected_ends(forms: np.ndarray, weights: np.ndarray, which: str, k: int, r
 
 def _forms(one: Objective, basis: torch.Tensor) -> np.ndarray:
     """V' H V of the only image of an objective, (p, p), for orthonormal rows V (p, k)."""
+    number = max(1, min(ROWS, _ENTRIES // basis.shape[1]))
     with one.operator() as operator:
-        matrix = np.stack([inner(basis, operator(v)) for v in basis])
+        matrix = np.hstack([inner(basis, operator.rows(some).T) for some in basis.split(number)])
     return (matrix + matrix.T) / 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from sharpness.checkpoints import Checkpoint, load_checkpoint
 from sharpness.engine import batchnorms
 from sharpness.errors import UserError
+from sharpness.models import Classifier
 from sharpness.objective import Objective
 from sharpness.probes.direction_set import parameter_shapes, require_shapes
 
@@ -24,7 +26,7 @@ def toward(objective: Objective, other: Subject) -> Tensor:
 
     Args:
         other: a model of the same architecture, a checkpoint or its path, an objective, or a state dict. Parameters
-            are matched by name and shape.
+            are matched by name and shape. A file may be one of the objective's own network, whatever that is.
 
     Raises:
         UserError: a parameter in scope that the other has not, or in another shape; names the first.
@@ -35,12 +37,8 @@ def toward(objective: Objective, other: Subject) -> Tensor:
     ...     bool(a.weight.allclose(b.weight))
     True
     """
-    state = state_of(other)
-    require_shapes(
-        {name: tuple(state[name].shape) for name in objective.names if name in state},
-        parameter_shapes(objective),
-        "the other model is",
-    )
+    state = state_of(read_subject(objective, other))
+    _require_names(objective, state)
     pieces = [
         (state[n].detach().cpu().double() - p.detach().cpu().double()).reshape(-1)
         for n, p in zip(objective.names, objective.parameters, strict=True)
@@ -58,10 +56,12 @@ def require_reachable(objective: Objective, other: Subject) -> None:
         UserError: running statistics, a parameter out of scope, a buffer or a logit scale that differs; names the
             first.
     """
+    other = read_subject(objective, other)
     ours, theirs = objective.model.state_dict(), state_of(other)
-    statistics = _statistics(objective.model)
+    statistics, moved = _statistics(objective.model), {id(p) for p in objective.parameters}
+    tied = {n for n, p in objective.model.named_parameters(remove_duplicate=False) if id(p) in moved}
     for name, value in ours.items():
-        if name in objective.names or name.endswith("num_batches_tracked"):
+        if name in tied or name.endswith("num_batches_tracked"):
             continue
         if name in theirs and _equal(value, theirs[name]):
             continue
@@ -86,11 +86,11 @@ def require_reachable(objective: Objective, other: Subject) -> None:
                 )
 
 
-def state_of(subject: Subject) -> Mapping[str, Tensor]:
+def state_of(subject: Any) -> Mapping[str, Tensor]:
     """Parameters and buffers by name.
 
     Raises:
-        UserError: a path without a checkpoint, or another type.
+        UserError: another type.
     """
     model = _module_of(subject)
     if model is not None:
@@ -100,13 +100,38 @@ def state_of(subject: Subject) -> Mapping[str, Tensor]:
     raise UserError(f"a {type(subject).__name__} has no weights: give a model, a checkpoint, an Objective or a path")
 
 
-def read_subject(subject: Subject) -> Any:
-    """A path as the checkpoint it leads to, so that it is read once; everything else as it is."""
-    return load_checkpoint(subject) if isinstance(subject, str | Path) else subject
+def read_subject(objective: Objective, subject: Subject) -> Any:
+    """A path as the checkpoint it leads to, so that it is read once; everything else as it is.
+
+    A file of a network that is not known here is one of the objective's own, of which a copy takes the weights.
+
+    Raises:
+        UserError: neither takes them.
+    """
+    if not isinstance(subject, str | Path):
+        return subject
+    here = isinstance(objective.model, Classifier)
+    ways: list[dict[str, Any]] = [{}, {"model": lambda: copy.deepcopy(objective.model)}]
+    refusals = []
+    for options in ways if here else reversed(ways):
+        try:
+            found = load_checkpoint(subject, **options)
+            _require_names(objective, found.model.state_dict())
+            return found
+        except UserError as error:
+            refusals.append(error)
+    raise refusals[0]
+
+
+def _require_names(objective: Objective, state: Mapping[str, Tensor]) -> None:
+    require_shapes(
+        {name: tuple(state[name].shape) for name in objective.names if name in state},
+        parameter_shapes(objective),
+        "the other model is",
+    )
 
 
 def _module_of(subject: Subject) -> nn.Module | None:
-    subject = read_subject(subject)
     if isinstance(subject, Checkpoint | Objective):
         return subject.model
     return subject if isinstance(subject, nn.Module) else None

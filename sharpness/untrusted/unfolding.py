@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
+from sharpness.untrusted.passed_over import PassedOver, PickledNetwork
 from sharpness.untrusted.plain_values import PlainArray, PlainNamespace
 from sharpness.untrusted.refused import Refused
 
@@ -16,7 +17,8 @@ DEPTH = 100
 
 
 def as_plain(content: Any) -> Any:
-    """The same containers with each :class:`PlainArray` and :class:`PlainNamespace` replaced by what it holds.
+    """The same containers with each :class:`PlainArray` and :class:`PlainNamespace` replaced by what it holds, and each
+    network that was passed over by its tensors, a :class:`PickledNetwork`.
 
     Raises:
         Refused: there are more than :data:`VALUES` values, or they are nested deeper than :data:`DEPTH`.
@@ -33,12 +35,17 @@ class _Walk:
 
     def __init__(self) -> None:
         self.seen: dict[int, tuple[Any, int]] = {}
+        self.networks: dict[int, PickledNetwork] = {}
 
     def plain(self, content: Any, depth: int) -> tuple[Any, int]:
         if isinstance(content, PlainArray):
             return content.value, 1
         if isinstance(content, PlainNamespace):
             content = content.value
+        if isinstance(content, type) and issubclass(content, PassedOver):
+            return object.__new__(content), 1
+        if isinstance(content, PassedOver) and content.modules:
+            content = self._network(content)
         if isinstance(content, str | bytes):
             return content, 1 + len(content) // 16
         if not isinstance(content, dict | list | tuple | set):
@@ -54,6 +61,13 @@ class _Walk:
             raise Refused("unfolds into far more than it holds")
         self.seen[id(content)] = result, count
         return result, count
+
+    def _network(self, content: PassedOver) -> PickledNetwork:
+        network = self.networks.get(id(content))
+        if network is None:
+            network = self.networks[id(content)] = PickledNetwork(content.tensors())
+            network.name = content.name
+        return network
 
     def _inside(self, content: Any, depth: int) -> tuple[Any, int]:
         count = 1
@@ -76,6 +90,9 @@ class _Walk:
 
     def _metadata(self, content: Any, depth: int) -> int:
         """A state dict's own notes: versions of modules by name, which ``load_state_dict`` believes."""
+        if "_metadata" not in vars(content):  # attributes of a dict of a class that was passed over
+            vars(content).clear()
+            return 0
         notes = vars(content).get("_metadata")
         if vars(content).keys() != {"_metadata"} or not isinstance(notes, dict):
             raise Refused("gives a dict other attributes than those of a state dict")

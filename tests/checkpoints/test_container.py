@@ -200,9 +200,11 @@ def test_foreign_content_is_refused(tmp_path, foreign):
     refused(tmp_path / "foreign.pt", "is not a checkpoint of 'sharpness train'")
 
 
-def test_a_whole_model_is_refused(tmp_path):
-    torch.save(build_model("resnet8", 3, 1), tmp_path / "module.pt")
-    refused(tmp_path / "module.pt", "cannot read")
+def test_of_a_whole_model_the_weights_are_read(tmp_path):
+    torch.save(model := build_model("resnet8", 3, 1), tmp_path / "module.pt")
+    read = load_checkpoint(tmp_path / "module.pt")
+    assert all(map(torch.equal, read.model.state_dict().values(), model.state_dict().values()))
+    assert "of which nothing was run" in " ".join(read.manifest["notes"])
 
 
 def test_a_newer_version_asks_for_an_upgrade(saved):

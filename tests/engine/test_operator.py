@@ -230,3 +230,47 @@ def test_a_process_may_end_with_an_operator_open():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kind", ["hessian", "ggn"])
+def test_rows_are_the_products_one_by_one(case, kind):
+    objective = Objective(case.model, (case.x, case.y), case.loss, num_classes=3)
+    vectors = torch.randn(5, objective.num_parameters, generator=torch.Generator().manual_seed(3)).double()
+    with objective.operator(kind=kind) as operator:
+        found, expected = operator.rows(vectors), torch.stack([operator(v) for v in vectors])
+        assert operator.products == 10
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+    if kind == "hessian":
+        torch.testing.assert_close(found, vectors @ case.dense()[2], rtol=1e-8, atol=1e-10)
+
+
+class OneByOne(torch.autograd.Function):
+    """x squared, whose derivative looks at a number, which has no vectorised form."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return 2 * x * g if float(g.sum()) is not None else None
+
+
+def test_rows_of_an_operation_without_a_vectorised_derivative():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(4, 3).double()
+
+        def forward(self, x):
+            return OneByOne.apply(self.inner(x))
+
+    torch.manual_seed(0)
+    objective = Objective(Model(), (torch.randn(6, 4).double(), torch.tensor([0, 1, 2, 0, 1, 2])))
+    vectors = torch.eye(15).double()
+    with objective.operator() as operator:
+        found = operator.rows(vectors)
+        torch.testing.assert_close(found, torch.stack([operator(v) for v in vectors]), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(found, found.T)

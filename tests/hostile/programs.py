@@ -23,9 +23,12 @@ GLOBALS = (
     b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch._utils\n_rebuild_parameter\n", b"ctorch\nfloat32\n",
     b"ctorch._tensor\n_rebuild_from_type_v2\n", b"ctorch\nTensor\n", b"cnumpy\nndarray\n", b"cnumpy\ndtype\n",
     b"cnumpy.core.multiarray\n_reconstruct\n", b"cnumpy._core.multiarray\nscalar\n", b"cargparse\nNamespace\n",
+    b"cmine\nConfig\n", b"cmine\nConfig\n", b"cpathlib\nPosixPath\n", b"cfunctools\npartial\n", b"c__main__\nNet\n",
+    b"ctorch.nn.modules.linear\nLinear\n",
 )  # fmt: skip
 INSTRUCTIONS = tuple(bytes([c]) for c in b"(.0123NQRbde})]lorstu2\x81\x85\x86\x87\x88\x89\x8f\x90\x91\x92\x93\x94a")
-TEXTS = ("latin1", "_metadata", "storage", "0", "cpu", CANARY, "__class__", "keys", "f8", "i4", "O", "\x1b[2J\u202e")
+TEXTS = ("latin1", "_metadata", "storage", "0", "cpu", CANARY, "__class__", "keys", "f8", "i4", "O", "\x1b[2J\u202e",
+         "_parameters", "_buffers", "_modules")  # fmt: skip
 NUMBERS = (0, 1, -1, 2, 4, 255, 2**31 - 1, -(2**31), 2**62, 2**63, -(2**70), 10**100)
 
 

@@ -229,18 +229,21 @@ def test_the_formula_is_bounded_and_the_length_of_one_is_one_unless_a_cap_is_giv
     assert build_recipe("cc-sam", cifar(), mode=mode, scope=scope, cap=0.02).stages[0].rule.cap == 0.02
 
 
-@pytest.mark.parametrize("mode", [*MODES, "plain"])
+def test_a_stage_without_perturbation_has_nothing_to_bound(cifar):
+    with pytest.raises(UserError, match="mode=plain bounds no step: drop cap=0.1"):
+        build_recipe("cc-sam", cifar(), mode="plain", cap=0.1)
+    notes = {build_recipe("cc-sam", cifar(), mode="plain", cap=cap).notes for cap in (None, "none", "auto")}
+    assert len(notes) == 1 and not any("norm of the perturbed weights" in note for note in notes.pop())
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("scope", ["classifier", "last_block", "all"])
 @pytest.mark.parametrize("cap", [None, "none", 0.07, 1])
 def test_the_cap_reaches_the_rule_and_the_notes(cifar, scope, mode, cap):
     recipe = build_recipe("cc-sam", cifar(), scope=scope, mode=mode, cap=cap)
-    if mode == "plain":
-        assert recipe.stages[0].rule == PlainStep()
-        assert not any("norm of the perturbed weights" in note for note in recipe.notes)
-    else:
-        assert recipe.stages[0].rule.cap == (None if cap in (None, "none") else cap)
-        told = "unbounded" if cap in (None, "none") else f"at most {cap:g} of the norm of the perturbed weights"
-        assert sum(told in note for note in recipe.notes) == 1
+    assert recipe.stages[0].rule.cap == (None if cap in (None, "none") else cap)
+    told = "unbounded" if cap in (None, "none") else f"at most {cap:g} of the norm of the perturbed weights"
+    assert sum(told in note for note in recipe.notes) == 1
 
 
 @pytest.mark.parametrize(

@@ -60,12 +60,12 @@ def unbroken(tmp_path_factory):
 
 
 @pytest.fixture
-def start(digits, shorten):
+def start(few_digits, shorten):
     def run(name, out, **more):
         epochs, options = RUNS[name]
         method = METHOD.get(name, name.partition(",")[0])
         shorten(method, *epochs)
-        return train(method, digits, out, seed=2, batch_size=95, **options, **more)
+        return train(method, few_digits, out, seed=2, batch_size=30, **options, **more)
 
     return run
 

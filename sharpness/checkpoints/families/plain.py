@@ -9,8 +9,17 @@ from typing import Any
 from torch import Tensor
 
 from sharpness.checkpoints.families.datasets import DATASETS, IMAGENET, Recipe
-from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of, is_state
-from sharpness.checkpoints.prefixes import strip_prefixes
+from sharpness.checkpoints.families.reading import (
+    Options,
+    Reading,
+    accuracy,
+    assemble,
+    epoch_of,
+    is_state,
+    trained_names,
+)
+from sharpness.checkpoints.networks import some
+from sharpness.checkpoints.prefixes import covering_prefixes, strip_prefixes
 from sharpness.errors import UserError
 
 KEYS = {
@@ -27,7 +36,9 @@ AKAMASTER = {10: Recipe("cifar10", IMAGENET, None, "label")}
 
 
 def matches(content: Any) -> bool:
-    return is_state(content) or (isinstance(content, Mapping) and any(_states(content).values()))
+    if not isinstance(content, Mapping):
+        return False
+    return is_state(content) or any(_states(content).values()) or bool(_parts(content))
 
 
 def read(content: Any, path: str, options: Options, also: Sequence[str] = ()) -> Reading:
@@ -37,6 +48,19 @@ def read(content: Any, path: str, options: Options, also: Sequence[str] = ()) ->
         content = {}
     else:
         found = {kind: states[0] for kind, states in _states(content).items() if states}
+    parts = _parts(content)
+    if parts and options.model is None and "model" not in found:
+        raise UserError(
+            f"{path} holds parts of a network ({some(parts)}): give the network that takes them, model= in Python, "
+            "--model package.module:factory on the command line"
+        )
+    if parts and options.model is not None and options.weights == "model":
+        joined = {f"{part}.{n}": t for part, state in parts.items() for n, t in _unwrapped(state).items()}
+        needed = trained_names(options.model)
+        if "model" not in found or (
+            not covering_prefixes(found["model"], needed) and covering_prefixes(joined, needed)
+        ):
+            found["model"] = joined
     if options.weights not in found:
         raise UserError(f"{path} holds no weights={options.weights!r}: choose one of {', '.join(found)}")
     others = [kind for kind in found if kind != options.weights]
@@ -56,6 +80,17 @@ def read(content: Any, path: str, options: Options, also: Sequence[str] = ()) ->
 
 def _states(content: Mapping[str, Any]) -> dict[str, list[Mapping[str, Tensor]]]:
     return {kind: [content[k] for k in keys if is_state(content.get(k))] for kind, keys in KEYS.items()}
+
+
+def _parts(content: Mapping[str, Any]) -> dict[str, Mapping[str, Tensor]]:
+    """State dicts of parts of a network, by the names of the parts: LIFT's ``{"tuner": ..., "head": ...}``."""
+    return {k: v for k, v in content.items() if isinstance(k, str) and is_state(v)}
+
+
+def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the prefix of DataParallel."""
+    wrapped = all(n.startswith("module.") for n in state)
+    return {n.removeprefix("module.") if wrapped else n: t for n, t in state.items()}
 
 
 def _flat(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -145,6 +145,18 @@ def _counts(model: nn.Module | None) -> int:
     return 0 if model is None else sum(_is_counter(n, t) for n, t in model.state_dict().items())
 
 
+def trained_names(model: nn.Module) -> list[str]:
+    """Entries of a network that a file must bring: not frozen parameters, nor buffers beside none that are trained."""
+    names = []
+    for prefix, module in model.named_modules():
+        own = {f"{prefix}.{n}".lstrip("."): p for n, p in module.named_parameters(recurse=False)}
+        trained = [n for n, p in own.items() if p.requires_grad]
+        names += trained
+        if trained:
+            names += [f"{prefix}.{n}".lstrip(".") for n, _ in module.named_buffers(recurse=False)]
+    return [n for n in model.state_dict() if n in set(names)]
+
+
 def accuracy(value: Any, percent: bool) -> dict[str, float]:
     """The recorded best accuracy as a share, if there is one."""
     number = number_of(value)
@@ -184,17 +196,28 @@ def _into(
     if idle:
         raise UserError(f"{' and '.join(idle)}: the network for {path} is given, which settles that: leave it out")
     whole = {prefix + n: t for n, t in state.items()}
-    starts = covering_prefixes(whole, model.state_dict())
+    starts = covering_prefixes(whole, model.state_dict()) or covering_prefixes(whole, trained_names(model))
     if len(starts) > 1:
         told = ", ".join(shown(start) or "no prefix" for start in starts)
         raise UserError(
             f"{path} holds all weights of {type(model).__name__} {len(starts)} times ({told}): save one alone"
         )
     prefix = starts[0] if starts else prefix
-    load_weights(model, {n.removeprefix(prefix): t for n, t in whole.items() if n.startswith(prefix)}, where=path)
+    own = {n.removeprefix(prefix): t for n, t in whole.items() if n.startswith(prefix)}
+    kept = [n for n in model.state_dict() if n not in own and not n.endswith("num_batches_tracked")] if starts else []
+    lacks = [n for n in trained_names(model) if n not in own]
+    if lacks and own.keys() <= model.state_dict().keys():
+        raise UserError(
+            f"{path} does not fit the model {type(model).__name__}: {len(lacks)} missing ({some(lacks)}); what a "
+            "file leaves out on purpose must be frozen in the network given, requires_grad_(False)"
+        )
+    load_weights(model, own | {n: model.state_dict()[n] for n in kept}, where=path)
     beside = [n for n in whole if not n.startswith(prefix)]
     facts = {"architecture": type(model).__name__, "num_classes": None, "head": None, "scale": None}
     notes = ["the network was given, its logits are taken to be calibrated", *known.pop("notes", ())]
+    if kept:
+        notes.append(f"the file leaves {len(kept)} frozen entries of the network as they were given: {some(kept)}")
+        logger.info("%s: %s", path, notes[-1])
     if beside:
         notes.append(f"{len(beside)} entries outside {shown(prefix)} belong to other things: {some(beside)}")
     return Reading(model.eval(), _manifest(family, facts, None, prefix, Recipe(), [], notes, known))

@@ -1,0 +1,150 @@
+"""What stands for an object of a class that is not known here: nothing of it is imported, made or called.
+
+Training scripts save a ``config`` of their own class, paths, parsed settings or the whole network beside the weights.
+A :class:`PassedOver` takes the arguments, items and state that a pickle hands to such an object and drops them. Of a
+network it keeps the tables of tensors, which are data: :meth:`PassedOver.tensors`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from sharpness.untrusted.refused import Refused
+
+MODULES, DEEPEST = 2**16, 100
+"""Most modules of a pickled network, and how deep they may be in each other."""
+
+ITEMS, VALUES, STATE = "items", "values", "state"
+
+
+class PassedOver:
+    """One class of these stands for each class that a file names.
+
+    Attributes:
+        name: full name of what it stands for.
+        uses: what a rehearsal saw done to its objects: :data:`ITEMS` as of a dict, :data:`VALUES` as of a list,
+            :data:`STATE`.
+    """
+
+    name = ""
+    uses: set[str]
+    modules: Mapping[str, Any] = MappingProxyType({})
+
+    def __new__(cls, *given: Any) -> Any:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        self.uses.add(STATE)
+        if type(state) is dict and {"_parameters", "_buffers", "_modules"} <= state.keys():
+            self.modules = state
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.uses.add(ITEMS)
+
+    def append(self, value: Any) -> None:
+        self.uses.add(VALUES)
+
+    def __repr__(self) -> str:
+        return f"<{self.name}, passed over>"
+
+    def tensors(self) -> OrderedDict[str, Any]:
+        """Parameters and lasting buffers of a network by name, as its ``state_dict()`` has them; of others none.
+
+        Raises:
+            Refused: it holds itself, or far more modules than it is long.
+        """
+        found: OrderedDict[str, Any] = OrderedDict()
+        left = [("", self, 0)]
+        for _ in range(MODULES):
+            if not left:
+                return found
+            prefix, module, depth = left.pop()
+            if depth > DEEPEST:
+                raise Refused(f"holds a network nested more than {DEEPEST} levels deep")
+            passing = module.modules.get("_non_persistent_buffers_set")
+            passing = passing if type(passing) is set else set()
+            for table in ("_parameters", "_buffers"):
+                for name, value in _table(module.modules.get(table)):
+                    if value is not None and not (table == "_buffers" and name in passing):
+                        found[prefix + name] = value
+            inner = [(f"{prefix}{n}.", m, depth + 1) for n, m in _table(module.modules.get("_modules"))]
+            left += [entry for entry in reversed(inner) if isinstance(entry[1], PassedOver)]
+        raise Refused("unfolds into far more modules than it holds")
+
+
+class PickledNetwork(OrderedDict[str, Any]):
+    """Tensors by name out of a pickled network, whose class has a ``name`` and was not made."""
+
+    name = ""
+
+
+class _Dict(PassedOver):
+    """Stands for a class whose objects a pickle fills like a dict: they become one."""
+
+    def __new__(cls, *given: Any) -> Any:
+        return OrderedDict()
+
+
+class _List(PassedOver):
+    """Likewise like a list."""
+
+    def __new__(cls, *given: Any) -> Any:
+        return []
+
+
+def rehearsed(name: str) -> type[PassedOver]:
+    """The class that stands for ``name`` in a rehearsal, where nothing was seen of it yet."""
+    return type("PassedOver", (PassedOver,), {"name": name, "uses": set()})
+
+
+def loaded(seen: type[PassedOver]) -> type[PassedOver]:
+    """The class that stands for the same in ``torch.load``, which fills plain dicts and lists alone.
+
+    Raises:
+        Refused: no plain container can take what the pickle does to it.
+    """
+    if seen.uses <= {STATE}:
+        return seen
+    if VALUES in seen.uses and len(seen.uses) > 1:
+        raise Refused(f"fills a {seen.name} like a list and otherwise, which cannot be passed over")
+    return type("PassedOver", (_List if VALUES in seen.uses else _Dict,), {"name": seen.name, "uses": set()})
+
+
+def passed_over(content: Any) -> list[str]:
+    """Entries of a file that hold what was passed over, in words, the outermost dict's by their keys.
+
+    >>> stand_in = rehearsed("parse_config.ConfigParser")
+    >>> passed_over({"epoch": 3, "config": [stand_in()]})
+    ['config (parse_config.ConfigParser)']
+    """
+    entries = content.items() if isinstance(content, dict) else [("all of it", content)]
+    found = []
+    for key, value in entries:
+        names = list(dict.fromkeys(_names(value)))
+        if names:
+            more = ", ..." if len(names) > 2 else ""
+            found.append(f"{key if isinstance(key, str) else type(key).__name__} ({', '.join(names[:2])}{more})")
+    return found
+
+
+def _names(content: Any) -> list[str]:
+    """Of all that was passed over in nested values; each container is looked into once."""
+    names, left, seen = [], [content], set()
+    while left:
+        value = left.pop()
+        if isinstance(value, PassedOver):
+            names.append(value.name)
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            left += reversed(list(value.values()) if isinstance(value, dict) else value)
+    return names
+
+
+def _table(given: Any) -> list[tuple[str, Any]]:
+    """Entries of one of a module's own dicts, if that is what it is."""
+    if not isinstance(given, dict) or not all(type(name) is str for name in given):
+        return []
+    return list(given.items())
