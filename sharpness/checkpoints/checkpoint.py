@@ -77,11 +77,12 @@ class Checkpoint:
             made[name] = replace(self, model=Classifier(self.model.backbone, head, self.model.spec).eval())
         return made
 
-    def load_data(self, data_root: str | None = None, download: bool = False) -> LongTailData:
+    def load_data(self, data_root: str | None = None, download: bool = False, split: str = "train") -> LongTailData:
         """The data it was trained on, rebuilt by the recorded recipe, and the matching test set.
 
         Raises:
-            UserError: the training set is not recorded, or the files here give other training images.
+            UserError: the training set is not recorded, or the files here give other training images and ``split`` is
+                not ``"test"``, for which that does not matter.
         """
         t = self.longtail
         data = load_data(

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import reprlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from sharpness.checkpoints.families.reading import is_state
 from sharpness.checkpoints.networks import filled
 from sharpness.checkpoints.own_manifest import check_manifest
+from sharpness.checkpoints.safety import Tensors
 from sharpness.errors import UserError, choose, shown
-from sharpness.files import write_archive
+from sharpness.files import write_archive, write_atomically
 from sharpness.models import BACKBONES, HEADS, ModelSpec, build_model
 from sharpness.untrusted.checksums import is_whole, sealed
 
@@ -28,6 +31,8 @@ def save_checkpoint(
     """Write a checkpoint atomically; what serves training alone, ``model.auxiliary``, is left out.
 
     Args:
+        path: with the ending ``.safetensors`` it is a file of that kind, which holds the manifest as a text of its
+            metadata; with any other one of ``torch.save``.
         model: must carry a ``spec`` (as :func:`build_model` makes it).
         weights: what a model of that ``spec`` takes, if ``model`` is trained in another form.
     """
@@ -41,12 +46,23 @@ def save_checkpoint(
         "manifest": {**manifest, "model": model.spec.to_dict()},  # type: ignore[operator, union-attr]
         "state_dict": state,
     }
-    write_archive(sealed(content), path)
+    if path.suffix != ".safetensors":
+        write_archive(sealed(content), path)
+        return
+    described = sealed(content | {"state_dict": dict(sorted(state.items()))})  # as they are read
+    metadata = {FORMAT: json.dumps({name: value for name, value in described.items() if name != "state_dict"})}
+    write_atomically(path, lambda partial: partial.write_bytes(save(state, metadata)))
 
 
-def is_own(content: object) -> bool:
-    """Whether this is the content of our own file."""
-    return isinstance(content, dict) and content.get("format") == FORMAT
+def own_content(content: Any) -> dict[str, Any] | None:
+    """The content of our own file, of either kind; None of any other."""
+    if isinstance(content, Tensors):
+        try:
+            described = json.loads(content.metadata.get(FORMAT, "null"))
+        except (ValueError, RecursionError):
+            described = None
+        content = {**described, "state_dict": dict(sorted(content.items()))} if isinstance(described, dict) else None
+    return content if isinstance(content, dict) and content.get("format") == FORMAT else None
 
 
 def read_own(content: dict[str, Any], path: Path) -> tuple[nn.Module, dict[str, Any]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sharpness.checkpoints.safety import LIMIT
+from sharpness.checkpoints.zoo import from_zoo
 from sharpness.errors import UserError, shown
 from sharpness.untrusted.refused import Refused
 from sharpness.untrusted.regular_files import open_regular
@@ -39,11 +40,12 @@ logger = logging.getLogger("sharpness")
 
 
 def file_of(path: Path) -> Path:
-    """The file that a path is, or that stands for a folder.
+    """The file that a path is, or that stands for a folder or for a model of the zoo.
 
     Raises:
         UserError: there is none.
     """
+    path = from_zoo(path)
     if path.is_dir():
         places = (path / inner / name for inner in FOLDERS for name in USUAL_FILES)
         path = next((place for place in places if place.is_file()), path / "last.pt")
@@ -63,7 +65,7 @@ def find_checkpoints(path: str | Path) -> list[Path]:
     Raises:
         UserError: there is none.
     """
-    path = Path(path)
+    path = from_zoo(path)
     if not path.is_dir():
         return [file_of(path)]
     search = _Search(set(path.resolve().parents))

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from sharpness.checkpoints.checkpoint import Checkpoint
-from sharpness.checkpoints.container import is_own, read_own
+from sharpness.checkpoints.container import own_content, read_own
 from sharpness.checkpoints.families import FAMILIES, Options, Reading
 from sharpness.checkpoints.families.reading import WEIGHTS
 from sharpness.checkpoints.find import file_of
@@ -47,7 +47,8 @@ def load_checkpoint(
     CC-SAM, ImbSAM, SWA, PoF, Lightning, safetensors and plain state dicts are told apart by their content.
 
     Args:
-        path: a file, or a folder with one of the usual names in it.
+        path: a file, or a folder with one of the usual names in it; or ``"zoo:METHOD"``, a model that comes with the
+            package (:mod:`sharpness.checkpoints.zoo`).
         family: a name in :data:`FAMILIES`, where the content would suggest another.
         head: ``"linear"``, ``"cosine"``, ``"unit-features"`` or ``"unit-weights"``, also with ``" [C, d]"`` or
             ``" [d, C]"`` behind it, where the file leaves it open or its family does it otherwise.
@@ -73,7 +74,7 @@ def load_checkpoint(
     content = read_safely(path, foreign=True)
     sha256 = _sha256(path)
     passed = passed_over(content)
-    if is_own(content):
+    if (described := own_content(content)) is not None:
         if passed:
             raise UserError(f"{path} is damaged: {shown(', '.join(passed), 160)} are of classes that we never write")
         given = {"family": family, "head": head, "scale": scale, "stage2": stage2, "model": model}
@@ -81,7 +82,7 @@ def load_checkpoint(
         extra = [name for name, value in given.items() if value is not None]
         if extra or weights != "model":
             raise UserError(f"{path} is our own and complete: leave out {', '.join(extra or ['weights'])}")
-        own, manifest = read_own(content, path)
+        own, manifest = read_own(described, path)
         classes = manifest["model"]["num_classes"]
         if num_classes not in (None, classes):
             raise UserError(f"num_classes={num_classes} was given, but {path} tells {classes} apart")

@@ -198,7 +198,7 @@ def checkpoint_data(
         idle = [name for name, value in given.items() if value is not None]
         if idle:
             raise UserError(f"{checkpoint.path} records its data: leave out {', '.join(idle)}")
-        return checkpoint.load_data(data_root, download)
+        return checkpoint.load_data(data_root, download, split)
     if isinstance(data, str):
         recipe = dict(manifest.get("subset") or {}) if data == manifest.get("dataset") else {}
         recipe = {k: v for k, v in recipe.items() if k in ("profile", "subset")}

@@ -1,0 +1,84 @@
+"""The models that come with the package: whole, described, and as good as their cards say."""
+
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from sharpness import checkpoint_objective, load_checkpoint
+from sharpness.checkpoints import find_checkpoints, save_checkpoint
+from sharpness.checkpoints.zoo import FOLDER, zoo
+from sharpness.cli import main
+from sharpness.errors import UserError
+from sharpness.methods import METHODS
+
+MODELS = ["cc-sam", "ce", "gcl", "ldam-drw", "mislas"]
+
+
+def test_the_zoo_is_small_and_complete():
+    assert list(zoo()) == MODELS
+    assert find_checkpoints("zoo:") == [FOLDER / f"{name}.safetensors" for name in MODELS]
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 12 * 2**20
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_of_the_zoo_is_described(name):
+    checkpoint = load_checkpoint(f"zoo:{name}")
+    manifest = checkpoint.manifest
+    assert manifest["method"] == name in METHODS
+    assert manifest["training"]["epochs"][0] == 200
+    assert checkpoint.longtail.imbalance == 100
+    assert manifest["model"]["architecture"] == "resnet32"
+    assert all(bool(t.isfinite().all()) for t in checkpoint.model.state_dict().values())
+    with torch.no_grad():
+        assert checkpoint.model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.skipif("SHARPNESS_DATA" not in os.environ, reason="SHARPNESS_DATA names no folder of CIFAR files")
+@pytest.mark.parametrize("name", MODELS)
+def test_its_accuracy_is_that_of_its_card(name):
+    """To 0.1 points, which another order of summation may move. The test set is the same whatever the tail is cut from."""
+    checkpoint = load_checkpoint(f"zoo:{name}")
+    objective = checkpoint_objective(checkpoint, split="test")
+    assert objective.evaluate().accuracy == pytest.approx(checkpoint.manifest["accuracy"]["accuracy"], abs=1e-3)
+
+
+def test_a_model_of_the_zoo_is_inspected_like_any_other(capsys):
+    assert main(["inspect", "zoo:ldam-drw"]) == 0
+    out = capsys.readouterr().out
+    assert "LDAM-DRW" in out or "ldam-drw" in out
+    assert "resnet32" in out
+
+
+@pytest.mark.parametrize("path", ["zoo:ldam", "zoo:../ce", "zoo:ce.safetensors"])
+def test_what_is_not_in_the_zoo_is_said(path):
+    with pytest.raises(UserError, match="unknown model of the zoo .*choose one of cc-sam, ce, gcl, ldam-drw, mislas"):
+        load_checkpoint(path)
+
+
+def test_a_file_of_that_name_comes_first(tmp_path, monkeypatch):
+    checkpoint = load_checkpoint("zoo:ce")
+    monkeypatch.chdir(tmp_path)
+    save_checkpoint(tmp_path / "zoo:ce", checkpoint.model, {**checkpoint.manifest, "label": "mine"})
+    assert load_checkpoint("zoo:ce").label == "mine"
+
+
+def test_a_safetensors_file_of_ours_is_believed_only_whole(tmp_path):
+    checkpoint = load_checkpoint("zoo:ce")
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, checkpoint.model, checkpoint.manifest)
+    again = load_checkpoint(path)
+    assert again.manifest == checkpoint.manifest
+    for name, tensor in checkpoint.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], tensor)
+    content = path.read_bytes()
+    tensors = load(content)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+    tensors["head.bias"] = tensors["head.bias"] + 1e-3
+    path.write_bytes(save(tensors, header))
+    with pytest.raises(UserError, match="altered"):
+        load_checkpoint(path)
+    path.write_bytes(save(load(content), {"sharpness-checkpoint": "[" * 100_000}))
+    assert load_checkpoint(path).is_foreign
