@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,6 +151,13 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli") / "run"
     assert main(["train", "--method", "ldam-drw", "--epochs", "1", "--out", str(folder)]) == 0
     return folder
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """``sharpness landscape`` without its pictures, for what they have no part in: they take most of its time."""
+    monkeypatch.setattr("sharpness.results.Comparison.plot", lambda *_, **__: None)
+    monkeypatch.setattr(sys.modules["sharpness.cli.landscape"], "save_drawn", lambda *_: None)
 
 
 @pytest.fixture

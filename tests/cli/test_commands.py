@@ -130,7 +130,7 @@ def test_landscape_draws_lines_and_every_class_and_an_html_file(run, tmp_path):
     assert {f"contour-class-{c}.png" for c in range(10)} <= names
 
 
-def test_a_killed_landscape_goes_on_and_ends_with_the_same_numbers(run, forked, tmp_path):
+def test_a_killed_landscape_goes_on_and_ends_with_the_same_numbers(run, forked, undrawn, tmp_path):
     """Killed by the system, which gives no chance to write, with its twentieth point in hand."""
     arguments = ["landscape", str(run), "--plane", "9", "--limit-per-class", "4", "--adaptive", "0", "--seed", "3"]
     script = """

@@ -35,7 +35,7 @@ def test_what_cannot_be_drawn_is_refused_before_anything_is_evaluated(options, m
     assert message in mistake("landscape", run, *options)
 
 
-def test_other_unfinished_work_in_the_folder_stays(run, tmp_path, monkeypatch):
+def test_other_unfinished_work_in_the_folder_stays(run, undrawn, tmp_path, monkeypatch):
     with monkeypatch.context() as killed:
         module = sys.modules["sharpness.cli.landscape"]
         killed.setattr(module, "_draw", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -53,7 +53,7 @@ def test_other_unfinished_work_in_the_folder_stays(run, tmp_path, monkeypatch):
     assert not kept.exists()
 
 
-def test_labels_that_look_alike_have_files_of_their_own(run, tmp_path, monkeypatch):
+def test_labels_that_look_alike_have_files_of_their_own(run, undrawn, tmp_path, monkeypatch):
     read = sharpness.load_checkpoint(run)
     labels = ["x y/a", "x-y/a", "X-Y-A"]
     monkeypatch.setattr("sharpness.cli.subjects.labelled_checkpoints", lambda *_, **__: dict.fromkeys(labels, read))

@@ -1,6 +1,7 @@
 """The grid of methods and operations at its smallest: told, drawn, resumed, and not stopped by a run that diverges."""
 
 import math
+import multiprocessing
 
 import numpy as np
 import pandas as pd
@@ -158,8 +159,12 @@ def test_a_model_that_cannot_be_probed_keeps_its_accuracy(study, data, monkeypat
     assert math.isnan(told.summary["λmax"].iloc[0]) and "product 3" in told.text
 
 
-def test_processes_give_the_same_numbers(study, data):
+def test_processes_give_the_same_numbers(study, data, monkeypatch):
+    """Copies of a process that has the package loaded, which get what new ones would get: pickled."""
     folder, made = study
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sharpness.studies.workers"])
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: {"spawn": context}[method])
     pd.testing.assert_frame_equal(again(data, folder, jobs=2).cells, made.cells)
 
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from sharpness import load_data
+from sharpness.data import LongTailData
+from sharpness.data.digits import digit_pools
 from sharpness.methods import METHODS
 from sharpness.training.state import RunFolder
 
@@ -13,6 +15,17 @@ from sharpness.training.state import RunFolder
 @pytest.fixture(scope="session")
 def digits():
     return load_data("digits-lt")
+
+
+@pytest.fixture(scope="session")
+def few_digits(digits):
+    """A third of them, for what does not hang on how many there are: 131 for training, 60 for the test."""
+    pool, test = digit_pools()
+    rows = torch.cat([(test.labels == c).nonzero().flatten()[:6] for c in range(10)])
+    return LongTailData.from_pool(
+        "digits-lt", pool, test.subset(rows), class_names=digits.class_names, profile="exp", imbalance=20,
+        subset="ldam_seed0", groups="oltr", n_max=40, augmentation="crop", padding=1, default_model="resnet8",
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sharpness import load_checkpoint, load_data, train
+from sharpness import load_checkpoint, train
 from sharpness.errors import UserError
 from sharpness.flattening import OPERATIONS
 from sharpness.methods import LABELS, METHODS, build_recipe, flattened
@@ -21,9 +21,10 @@ FAST = {"m2m": {"steps": 1, "beta": 0.9, "gamma": 0.2}}
 
 
 @pytest.fixture(scope="module")
-def data():
-    """304 images: three steps of 128 an epoch, the last of them incomplete."""
-    return load_data("digits-lt", imbalance=62)
+def data(few_digits):
+    """Three steps of 50 an epoch, the last of them incomplete."""
+    assert 100 < len(few_digits.train) < 150
+    return few_digits
 
 
 RUNS = [
@@ -35,9 +36,7 @@ RUNS = [
 
 @pytest.mark.parametrize(("method", "operations"), RUNS, ids=lambda v: v if isinstance(v, str) else "+".join(v))
 def test_two_epochs_of_training(data, tmp_path, method, operations):
-    history = train(
-        method, data, tmp_path / "run", epochs=2, flatten=operations, batch_size=128, **FAST.get(method, {})
-    )
+    history = train(method, data, tmp_path / "run", epochs=2, flatten=operations, batch_size=50, **FAST.get(method, {}))
     saved = load_checkpoint(tmp_path / "run")
     assert math.isfinite(history.iloc[-1].test_loss)
     assert all(torch.isfinite(t).all() for t in saved.model.state_dict().values())
