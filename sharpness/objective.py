@@ -523,7 +523,6 @@ class Objective:
     @contextmanager
     def at(self, displacement: Tensor) -> Iterator[None]:
         """The model at ``w + displacement``, flat (k,); weights and statistics are put back exactly, come what may."""
-<<<<<<< HEAD
         with undisturbed(), buffers_kept(self.model):
             norms = batchnorms(self.model) if self.batchnorm == "recalibrate" else []
             buffers = [b for m in norms for b in m.buffers()]
@@ -535,29 +534,12 @@ class Objective:
                     for p, d in zip(self.parameters, pieces, strict=True):
                         p.add_(d.view_as(p))
                 if buffers:
-                    recalibrate(self.model, self.x, self.device)
+                    recalibrate(self._called, self.x, self.device)
                 yield
             finally:
                 with torch.no_grad():
                     for t, old in zip(moved, saved, strict=True):
                         t.copy_(old)
-=======
-        buffers = [b for m in batchnorms(self.model) for b in m.buffers()] if self.batchnorm == "recalibrate" else []
-        moved = [*self.parameters, *buffers]
-        saved = [t.detach().clone() for t in moved]
-        try:
-            with torch.no_grad():
-                pieces = displacement.to(self.device, self.dtype).split([p.numel() for p in self.parameters])
-                for p, d in zip(self.parameters, pieces, strict=True):
-                    p.add_(d.view_as(p))
-            if buffers:
-                recalibrate(self._called, self.x, self.device)
-            yield
-        finally:
-            with torch.no_grad():
-                for t, old in zip(moved, saved, strict=True):
-                    t.copy_(old)
->>>>>>> main
 
     @full_precision()
     def check(self) -> SampleSums:

@@ -9,12 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from typing import Any
 
-<<<<<<< HEAD
-from sharpness.data import DATASETS, is_data
-from sharpness.engine import undisturbed
-=======
 from sharpness.data import DATASETS, is_data, read_once
->>>>>>> main
+from sharpness.engine import undisturbed
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.directions import noise_keys
