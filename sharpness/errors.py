@@ -16,6 +16,13 @@ class UserError(ValueError):
         super().__init__(printable(message))
 
 
+class SystemRefusal(UserError):
+    """The system did not do what was asked of it: a full disk, a folder that may not be written to, a closed pipe.
+
+    Unlike other mistakes it says nothing about what was asked for, so that nothing may be concluded from it.
+    """
+
+
 class _Printable(logging.Filter):
     """Keeps what the library says of foreign files from acting on the terminal where it ends up."""
 

@@ -1,28 +1,215 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, also after a power cut, and folders in which one process works at a time."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from sharpness.errors import SystemRefusal
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked, and nothing of a killed process removed
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     import pandas as pd
 
+#: Bytes of a name that is used as part of a longer one; file systems take 255.
+NAME_BYTES = 180
+_numbers = itertools.count()
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, then move it there in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Let ``write`` fill a file beside ``path``, bring it to the disk, then move it there in one step.
+
+    What killed processes left of the same file is removed.
+
+    Raises:
+        SystemRefusal: a full disk, a folder that may not be written to, a name that is too long.
+    """
     try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(path.parent, path.name)
+        with _partial(path) as partial:
+            write(partial)
+            _sync(partial)
+            os.replace(partial, path)
+            _sync(path.parent)
+    except OSError as error:
+        raise refusal(f"cannot write {path}", error) from error
+
+
+def write_archive(content: Any, path: Path) -> None:
+    """Write what ``torch.save`` takes; equal contents give equal files.
+
+    ``torch.save`` puts the name of the file that it is given into the archive, and tells a full disk in words of its
+    own: it is given an opened one.
+    """
+    import torch
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:
+            opened = _Remembering(file)
+            try:
+                torch.save(content, opened)  # type: ignore[arg-type]
+            except Exception as error:
+                raise opened.error or error from None
+            if opened.error:
+                raise opened.error
+
+    write_atomically(path, write)
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> Path:
     """A table with six significant digits, without its index; returns ``path``."""
     write_atomically(path, lambda partial: frame.to_csv(partial, index=False, float_format="%.6g"))
     return path
+
+
+def refusal(what: str, error: OSError) -> SystemRefusal:
+    """Why the system did not do something, with what to do about it."""
+    remedies = {
+        errno.ENOSPC: "make room, then give the same command again",
+        errno.EDQUOT: "make room, then give the same command again",
+        errno.ENAMETOOLONG: "give a shorter name",
+        errno.EROFS: "give another folder",
+        errno.EACCES: "give another folder",
+        errno.EPERM: "give another folder",
+        errno.ENOTDIR: "give another folder",
+        errno.EMFILE: "allow more open files (ulimit -n)",
+    }
+    remedy = remedies.get(error.errno or 0)
+    told = error.strerror or str(error) or type(error).__name__
+    return SystemRefusal(": ".join([what, told, *([remedy] if remedy else [])]))
+
+
+def remove_abandoned(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes left of a file that was being written, or of every file in a folder."""
+    if fcntl is None or not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        found = [Path(entry) for entry in entries if is_partial(entry.name, name)]
+    for partial in found:
+        with suppress(OSError):
+            descriptor = os.open(partial, os.O_RDWR)
+            try:
+                # Whoever writes holds the lock, and the system lets go of it however the process ends.
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not _at_work(partial.name):
+                    partial.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def is_partial(found: str, name: str | None = None) -> bool:
+    """Whether a file of this name is one that is being written, of ``name`` or of any other.
+
+    >>> is_partial(".run.json.4711.part"), is_partial(".a.csv.1-2.part", "a.csv"), is_partial("movie.part")
+    (True, True, False)
+    """
+    middle, _, number = found.removesuffix(".part").removeprefix(".").rpartition(".")
+    if not (found.startswith(".") and found.endswith(".part") and middle and number.replace("-", "", 1).isdecimal()):
+        return False
+    return name is None or middle == shortened(name)
+
+
+def shortened(name: str) -> str:
+    """A name that more can be put behind; a long one ends in its fingerprint."""
+    if len(os.fsencode(name)) <= NAME_BYTES:
+        return name
+    return f"{os.fsencode(name)[:100].decode(errors='ignore')}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
+
+
+@contextmanager
+def only_process(folder: Path, what: str) -> Iterator[None]:
+    """Keep other processes, and threads, from ``what`` in a folder, which must exist.
+
+    Where the file system has no locks nothing is kept.
+
+    Raises:
+        SystemRefusal: another one is at it.
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemRefusal(f"{folder}: another process {what} here: wait for it, or take another folder") from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _partial(path: Path) -> Iterator[Path]:
+    """A new file beside ``path``, locked while it is written and gone afterwards."""
+    partial = path.with_name(f".{shortened(path.name)}.{os.getpid()}-{next(_numbers)}.part")
+    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if fcntl is not None:
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield partial
+    finally:
+        os.close(descriptor)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _at_work(partial: str) -> bool:
+    """Whether the process that a partial file names may be about to lock it."""
+    number = int(partial.removesuffix(".part").rpartition(".")[2].partition("-")[0])
+    if number == os.getpid():
+        return False
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk; some file systems do not for folders."""
+    if path.is_dir() and fcntl is None:
+        return
+    descriptor = os.open(path, os.O_RDONLY if fcntl is not None else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+class _Remembering:
+    """A file whose first error is kept: torch tells it as one of its own."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.error = file, None
+
+    error: OSError | None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()

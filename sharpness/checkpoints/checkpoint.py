@@ -93,7 +93,7 @@ class Checkpoint:
             data_root=data_root,
             download=download,
         )
-        if data.train.sha256() != self.manifest["data_sha256"]:
+        if data.train.sha256() != self.manifest.get("data_sha256", data.train.sha256()):
             raise UserError(
                 f"{self.path} was trained on other images of {t.dataset} than the files here give: point --data-root "
                 "at the files it was trained on"

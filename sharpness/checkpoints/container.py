@@ -8,14 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sharpness.checkpoints.families.reading import is_state
 from sharpness.checkpoints.networks import filled
+from sharpness.checkpoints.own_manifest import check_manifest
 from sharpness.errors import UserError, choose, shown
-from sharpness.files import write_atomically
+from sharpness.files import write_archive
 from sharpness.models import BACKBONES, HEADS, ModelSpec, build_model
+from sharpness.untrusted.checksums import is_whole, sealed
 
 FORMAT = "sharpness-checkpoint"
 VERSION = 1
@@ -40,7 +41,7 @@ def save_checkpoint(
         "manifest": {**manifest, "model": model.spec.to_dict()},  # type: ignore[operator, union-attr]
         "state_dict": state,
     }
-    write_atomically(path, lambda partial: torch.save(content, partial))
+    write_archive(sealed(content), path)
 
 
 def is_own(content: object) -> bool:
@@ -51,8 +52,11 @@ def is_own(content: object) -> bool:
 def read_own(content: dict[str, Any], path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The model in eval mode and the manifest of a file that ``sharpness train`` wrote.
 
+    Files of earlier versions have no checksum, and are believed as far as their entries fit together.
+
     Raises:
-        UserError: it is from a newer version, or damaged: an entry is missing or odd, or does not fit the others.
+        UserError: it is from a newer version, or damaged: it is not what its checksum says, or an entry is missing or
+            odd, or does not fit the others.
     """
     version, manifest, state = (content.get(name) for name in ("version", "manifest", "state_dict"))
     if type(version) is not int:
@@ -61,7 +65,10 @@ def read_own(content: dict[str, Any], path: Path) -> tuple[nn.Module, dict[str, 
         raise UserError(f"{path} has format version {version}, this release reads {VERSION}: upgrade")
     if not isinstance(manifest, dict) or not is_state(state):
         raise UserError(f"{path} is damaged: it lacks its manifest or its weights")
+    if not is_whole(content):
+        raise UserError(f"{path} is damaged: it was altered afterwards: take 'checksum' out if you meant that")
     spec = _spec(manifest.get("model"), path)
+    check_manifest(manifest, path)
     return filled(partial(build_model, **spec.to_dict()), state, str(path)).eval(), manifest
 
 

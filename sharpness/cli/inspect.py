@@ -79,7 +79,7 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
 
     m = checkpoint.manifest
     size = sum(p.numel() for p in checkpoint.model.parameters())
-    network = m["model"]
+    network, training = m["model"], m.get("training", {})
     facts = {
         "file": checkpoint.path,
         "sha256": checkpoint.sha256,
@@ -88,19 +88,20 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
     }
     if "method" in m:
         facts |= {
-            "method": f"{m['method']} ({m['paper']})",
-            "options": m["options"] or "as published",
-            "flattening": "; ".join(m.get("flattening") or m["training"].get("flatten", ())) or "none",
-            "data": repr(checkpoint.longtail),
+            "method": f"{m['method']} ({m['paper']})" if "paper" in m else m["method"],
+            "options": m.get("options") or "as published",
+            "flattening": "; ".join(m.get("flattening") or training.get("flatten", ())) or "none",
+            "data": repr(checkpoint.longtail) if "longtail" in m else "not recorded",
             # Checkpoints older than the card have stages as they are written in Python.
-            **{f"stage {i}": _block(s) for i, s in enumerate(m.get("card") or m["stages"], start=1)},
-            "training": ", ".join(f"{k} {v}" for k, v in m["training"].items()),
+            **{f"stage {i}": _block(s) for i, s in enumerate(m.get("card") or m.get("stages", ()), start=1)},
+            "training": ", ".join(f"{k} {v}" for k, v in training.items()) or "not recorded",
         }
     else:
         facts |= {k.replace("_", " "): m[k] for k in FOREIGN if m.get(k) not in (None, "", [], {})}
         if m.get("class_order"):
             facts["class order"] = describe_order(m["class_order"])
-    facts["notes"] = "\n    ".join(["", *m["notes"]]) if len(m["notes"]) > 1 else "".join(m["notes"]) or "none"
+    notes = m.get("notes") or []
+    facts["notes"] = "\n    ".join(["", *notes]) if len(notes) > 1 else "".join(notes) or "none"
     recorded = (
         f"{k.removeprefix('accuracy').strip('_') or 'all'} {100 * v:.1f} %"
         for k, v in (m.get("accuracy") or {}).items()
@@ -113,4 +114,4 @@ def _block(stage: dict[str, str] | str) -> str:
     """A stage's card: its name, and what is said of it on lines of their own."""
     if isinstance(stage, str):
         return stage
-    return "\n    ".join([stage["stage"], *(f"{k:9} {v}" for k, v in stage.items() if k != "stage")])
+    return "\n    ".join([str(stage.get("stage", "")), *(f"{k:9} {v}" for k, v in stage.items() if k != "stage")])

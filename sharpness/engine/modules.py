@@ -31,16 +31,26 @@ class Recalibrated(nn.Module):
 
 
 class Outputs(nn.Module):
-    """A model followed by the function that picks its outputs."""
+    """A model followed by the function that picks its outputs.
 
-    def __init__(self, model: nn.Module, output: Callable[[Any], Tensor] | None) -> None:
+    Args:
+        call: what the model returns of a tensor that holds several inputs, ``call(model, x)``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        output: Callable[[Any], Tensor] | None,
+        call: Callable[[nn.Module, Tensor], Any] | None = None,
+    ) -> None:
         super().__init__()
         self.training = model.training
         self.model = model
         self.output = output
+        self.call = call
 
     def forward(self, x: Tensor) -> Tensor:
-        outputs = self.model(x)
+        outputs = self.model(x) if self.call is None else self.call(self.model, x)
         return outputs if self.output is None else self.output(outputs)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sharpness.data import LongTail
+from sharpness.errors import UserError
 from sharpness.flattening import Context, Loss
 
 
@@ -37,9 +38,17 @@ class TrainingLoss:
 
 
 def training_loss(manifest: Mapping[str, Any]) -> TrainingLoss:
-    """From a checkpoint's manifest: its method's recipe with the options it was trained with."""
+    """From a checkpoint's manifest: its method's recipe with the options it was trained with.
+
+    Raises:
+        UserError: it does not record them, or they are none of the method's.
+    """
     from sharpness.methods import build_recipe
 
+    if missing := [name for name in ("longtail", "method", "options") if name not in manifest]:
+        raise UserError(
+            f"the checkpoint does not record its {missing[0]}, which its training loss depends on: loss='ce'"
+        )
     longtail = LongTail.from_dict(manifest["longtail"])
     recipe = build_recipe(manifest["method"], longtail, **manifest["options"])
     return TrainingLoss(recipe.stages[-1].loss, longtail)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from typing import Any
 
-from sharpness.data import DATASETS, is_data
+from sharpness.data import DATASETS, is_data, read_once
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.directions import noise_keys
@@ -37,6 +37,7 @@ def comparable(probe: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         if data is None and args and (is_data(args[0]) or (isinstance(args[0], str) and args[0] in DATASETS)):
             data, *args = args  # type: ignore[assignment]
+        data = read_once(data)
         if not isinstance(objective, Mapping):
             return probe(as_objective(objective, data, **(options or {})), *args, **settings)
         given = dict(options or {})

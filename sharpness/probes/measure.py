@@ -14,7 +14,7 @@ import numpy as np
 from torch import nn
 
 from sharpness.checkpoints import Checkpoint, find_checkpoints, load_checkpoint
-from sharpness.data import DATASETS
+from sharpness.data import DATASETS, read_once
 from sharpness.engine import distributed
 from sharpness.errors import UserError
 from sharpness.objective import Objective
@@ -100,7 +100,7 @@ def measure(
     usual = measures is None
     chosen = DEFAULT if measures is None else measures
     settings = Settings.of(chosen, radius, draws, rho, probes, tol, max_iterations, seed)
-    options |= {"data": data}
+    options |= {"data": read_once(data)}
     folder = None if resume is None else Path(resume)
     if isinstance(subject, str | Path):
         found = find_checkpoints(subject)

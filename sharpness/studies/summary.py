@@ -12,8 +12,9 @@ from sharpness.studies.motivation import tail_of
 
 def accuracies(checkpoint: Checkpoint) -> dict[str, float]:
     """On the test set, in per cent: of all images and of the groups, as the run recorded them."""
-    known = checkpoint.manifest["accuracy"]
-    return {f"acc {g}".strip(): 100 * known[f"accuracy_{g}".strip("_")] for g in ("", "many", "medium", "few")}
+    known = checkpoint.manifest.get("accuracy", {})
+    names = {f"acc {g}".strip(): f"accuracy_{g}".strip("_") for g in ("", "many", "medium", "few")}
+    return {name: 100 * known.get(recorded, float("nan")) for name, recorded in names.items()}
 
 
 def summary_row(

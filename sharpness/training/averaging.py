@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,15 +15,17 @@ from sharpness.engine import Recalibrated
 from sharpness.flattening.spectral_normalization import SETTLING, normalized_layers, power_iteration
 from sharpness.methods import Stage
 from sharpness.models import Classifier
+from sharpness.training.believed import check_tensors
 from sharpness.training.state import RunState
 
 
-def start_average(stage: Stage, network: Classifier, state: RunState) -> AveragedModel | None:
-    """Torch's running average of a stage that averages, as far as ``state`` has it; None for other stages."""
+def start_average(stage: Stage, network: Classifier, state: RunState, path: Path) -> AveragedModel | None:
+    """Torch's running average of a stage that averages, as far as ``state``, of ``path``, has it; None for others."""
     if stage.averaging is None:
         return None
     average = AveragedModel(network)
     if state.average:
+        check_tensors(state.average, average.state_dict(), path, "average")
         average.load_state_dict(state.average)
     return average
 

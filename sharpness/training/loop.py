@@ -26,8 +26,9 @@ from sharpness.methods import Recipe, Stage, build_recipe, flattened
 from sharpness.models import Classifier, build_model
 from sharpness.progress import progress
 from sharpness.training.averaging import end_in_average, start_average
+from sharpness.training.believed import check_finished, check_optimizer, check_progress, check_tensors, damaged
 from sharpness.training.manifest import manifest, present
-from sharpness.training.parts import add_parts, read_helper
+from sharpness.training.parts import Helper, add_parts, read_helper
 from sharpness.training.precision import autocast, resolve_precision
 from sharpness.training.state import RunFolder, RunState, epoch_generator, run_name
 from sharpness.training.steps import Replays, Steps, side_stream, stage_steps
@@ -116,16 +117,37 @@ def train(
     }
     name = f"{data.longtail.dataset}-{run_name(method, flatten, options, seed, data.other_augmentation)}"
     folder = RunFolder(Path(out) if out else Path("runs") / name)
-    state = folder.claim(identity, resume)
-    if state is None:
+    with folder.held():
+        state = folder.claim(identity, resume)
+        if state is None:
+            history = check_finished(folder.path, folder.result, identity, training)
+            folder.finish()
+            return history
+        if vars(state) != vars(RunState()):
+            check_progress(state, recipe, folder.path / "state.pt")
+        moved = replace(data, train=data.train.to(device), test=data.test.to(device))
+        network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        description = manifest(recipe, data, {**identity, "training": training}, device.type)
+        carry_out(recipe, network, moved, state, folder, seed, precision, helper, description)
         return folder.history()
-    data = replace(data, train=data.train.to(device), test=data.test.to(device))
-    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    every = folder.snapshots()
-    description = manifest(recipe, data, {**identity, "training": training}, device.type)
 
-    def keep(path: Path) -> None:
-        save_checkpoint(path, network, description | present(recipe, state), ordinary_state(network))
+
+def carry_out(
+    recipe: Recipe,
+    network: Classifier,
+    data: LongTailData,
+    state: RunState,
+    folder: RunFolder,
+    seed: int,
+    precision: str,
+    helper: Helper | None,
+    description: dict[str, Any],
+) -> None:
+    """All remaining stages of a recipe, and the files of the finished run."""
+    device, every = data.train.images.device, folder.snapshots()
+
+    def keep(path: Path, **more: Any) -> None:
+        save_checkpoint(path, network, description | present(recipe, state) | more, ordinary_state(network))
 
     def keep_snapshot() -> None:
         if every and len(state.history) % every == 0:
@@ -145,9 +167,8 @@ def train(
                 else:
                     pass_through(stage, network, data, state, folder, precision, keep_snapshot)
                 state.epoch, state.model, state.optimizer, state.average = 0, {}, {}, {}
-    keep(folder.result)
+    keep(folder.result, history_sha256=folder.save_history(state))
     folder.finish()
-    return folder.history()
 
 
 def initial_model(recipe: Recipe, architecture: str, data: LongTailData, seed: int) -> Classifier:
@@ -201,6 +222,23 @@ def regrouped(saved: dict[str, Any], optimizer: torch.optim.Optimizer, network: 
     return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
 
 
+def put_back(state: RunState, network: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> None:
+    """Give a network and its optimizer what a state, read from ``path``, holds of them, if it fits.
+
+    Raises:
+        UserError: it does not.
+    """
+    check_tensors(state.model, network.state_dict(), path, "model")
+    network.load_state_dict(state.model)
+    try:
+        saved = regrouped(state.optimizer, optimizer, network)
+    except (KeyError, TypeError, AttributeError, IndexError):
+        raise damaged(path, "its optimizer does not fit this stage") from None
+    ordered = [p for group in optimizer.param_groups for p in group["params"]]
+    check_optimizer(saved, optimizer.state_dict(), ordered, path)
+    optimizer.load_state_dict(saved)
+
+
 def run_stage(
     stage: Stage,
     network: Classifier,
@@ -215,12 +253,10 @@ def run_stage(
     device = data.train.images.device
     optimizer = make_optimizer(stage, network)
     if state.model:
-        network.load_state_dict(state.model)
-    if state.optimizer:
-        optimizer.load_state_dict(regrouped(state.optimizer, optimizer, network))
+        put_back(state, network, optimizer, folder.path / "state.pt")
     counts = torch.tensor(data.class_counts, device=device)
     cast = autocast(precision, device)
-    average = start_average(stage, network, state)
+    average = start_average(stage, network, state, folder.path / "state.pt")
     steps = stage_steps(network, optimizer, stage.loss, stage.rule, device)
     replays = Replays() if device.type == "cuda" else None
     saved = time.monotonic()
@@ -269,6 +305,7 @@ def pass_through(
 ) -> None:
     """A stage without epochs: what entering it made of the network is tested, and the state saved."""
     if state.model:
+        check_tensors(state.model, network.state_dict(), folder.path / "state.pt", "model")
         network.load_state_dict(state.model)
         return
     tested = evaluate(network, data.test, data.num_classes, autocast(precision, data.train.images.device))

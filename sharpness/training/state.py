@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,16 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 from sharpness.checkpoints import read_safely
-from sharpness.errors import UserError
-from sharpness.files import write_atomically
+from sharpness.errors import UserError, shown
+from sharpness.files import only_process, refusal, remove_abandoned, write_archive, write_atomically
+from sharpness.training.believed import damaged
+from sharpness.untrusted.checksums import checksum, is_whole, sealed
+from sharpness.untrusted.plain_json import parse_json
+from sharpness.untrusted.refused import Refused
+from sharpness.untrusted.regular_files import read_regular
+
+#: Largest description of a run that is read, in bytes.
+DESCRIPTION = 2**20
 
 
 def epoch_generator(seed: int, stage: int, epoch: int, of: str = "") -> torch.Generator:
@@ -70,38 +79,55 @@ class RunFolder:
         self.path = path
         self.result = path / "last.pt"
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the folder if it is not there, and keep others from training in it.
+
+        Raises:
+            UserError: it cannot be made, or another process trains in it.
+        """
+        if self.path.is_file():
+            raise UserError(f"{self.path} is not empty and holds no run: choose another output folder")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise refusal(f"cannot make {self.path}", error) from None
+        with only_process(self.path, "trains"):
+            yield
+
     def claim(self, identity: dict[str, Any], resume: bool) -> RunState | None:
         """Make the folder this run's own; the state to go on from, or None if the run is finished.
 
         Raises:
-            UserError: the folder holds another run, an unfinished one without ``resume``, or foreign files.
+            UserError: the folder holds another run, an unfinished one without ``resume``, foreign files, or a damaged
+                description or state.
         """
         plan = self.path / "run.json"
+        asked = json.loads(json.dumps(identity))
         if not plan.exists():
-            if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
+            # A process that was killed while it wrote the description has left no run.
+            remove_abandoned(self.path, plan.name)
+            if self.path.is_dir() and any(self.path.iterdir()):
                 raise UserError(f"{self.path} is not empty and holds no run: choose another output folder")
-            self.path.mkdir(parents=True, exist_ok=True)
             text = json.dumps(identity, indent=1)
             write_atomically(plan, lambda partial: partial.write_text(text + "\n"))
             return RunState()
-        try:
-            there = dict(json.loads(plan.read_text()))
-        except ValueError:
-            raise UserError(f"{plan} is not a run's description: delete the folder or choose another one") from None
-        asked = json.loads(json.dumps(identity))
+        there = self._description()
         for name in [*asked, *(name for name in there if name not in (*asked, "snapshots"))]:
             held, wanted = there.get(name), asked.get(name)
             if held != wanted:
+                told = f"{shown(name)} is {shown(repr(held), 200)}, asked for {shown(repr(wanted), 200)}"
                 raise UserError(
-                    f"{self.path} holds a different run ({name} is {held!r}, asked for {wanted!r}): "
-                    "choose another output folder or delete it"
+                    f"{self.path} holds a different run ({told}): choose another output folder or delete it"
                 )
+        for folder in (self.path, self.path / "snapshots"):
+            remove_abandoned(folder)
         if self.result.exists():
             return None
         state = self.path / "state.pt"
         if not state.exists():
             return RunState()
-        saved = RunState(**read_safely(state))
+        saved = self._saved(state, there)
         if not resume:
             raise UserError(
                 f"{self.path} holds this run unfinished, after epoch {len(saved.history)}: pass --resume to go on "
@@ -109,12 +135,46 @@ class RunFolder:
             )
         return saved
 
+    def _description(self) -> dict[str, Any]:
+        """What ``run.json`` says."""
+        plan = self.path / "run.json"
+        try:
+            there = parse_json(read_regular(plan, DESCRIPTION).decode())
+            if not isinstance(there, dict):
+                raise Refused("is none")
+            every = there.get("snapshots", 1)
+            if type(every) is not int or every < 1:
+                raise Refused("has odd snapshots")
+            return there
+        except (ValueError, Refused):
+            raise UserError(f"{plan} is not a run's description: delete the folder or choose another one") from None
+        except OSError as error:
+            raise refusal(f"cannot read {plan}", error) from None
+
+    def _saved(self, path: Path, identity: dict[str, Any]) -> RunState:
+        """The state in the folder, if it is whole and this run's; those of earlier versions only say what they hold."""
+        content = read_safely(path)
+        names = [f.name for f in fields(RunState)]
+        if not isinstance(content, dict) or not {*names} <= content.keys():
+            raise damaged(path, "it lacks a part")
+        if content.keys() != {*names}:
+            if content.keys() != {*names, "run", "checksum"} or not is_whole(content):
+                raise damaged(path, "it was altered after it was written")
+            if content["run"] != checksum(identity):
+                raise damaged(path, "it is of another run")
+        return RunState(**{name: content[name] for name in names})
+
     def save(self, state: RunState) -> None:
         """Write the history and the state; the state last, so that the history never lacks an epoch of it."""
-        frame = pd.DataFrame(state.history)
-        write_atomically(self.path / "history.csv", lambda partial: frame.to_csv(partial, index=False))
+        self.save_history(state)
         kept = tree_map_only(torch.Tensor, torch.Tensor.cpu, vars(state))  # a file names no device
-        write_atomically(self.path / "state.pt", lambda partial: torch.save(kept, partial))
+        write_archive(sealed({**kept, "run": checksum(self._description())}), self.path / "state.pt")
+
+    def save_history(self, state: RunState) -> str:
+        """Write the table alone; its fingerprint."""
+        text = pd.DataFrame(state.history).to_csv(index=False)
+        write_atomically(self.path / "history.csv", lambda partial: partial.write_bytes(text.encode()))
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def finish(self) -> None:
         """Forget the state: ``last.pt`` has been written."""
@@ -122,7 +182,7 @@ class RunFolder:
 
     def snapshots(self) -> int | None:
         """From how many epochs to the next the run in this folder keeps a snapshot; None if it keeps none."""
-        return json.loads((self.path / "run.json").read_text()).get("snapshots")
+        return self._description().get("snapshots")
 
     def snapshot(self, epochs: int) -> Path:
         """Where the weights after so many epochs of all stages are kept."""

@@ -7,9 +7,10 @@ import zipfile
 import pytest
 import torch
 
-from sharpness import load_checkpoint, load_data
+from sharpness import checkpoint_objective, load_checkpoint, load_data, train
 from sharpness.checkpoints import read_safely, save_checkpoint
 from sharpness.checkpoints.container import FORMAT, VERSION
+from sharpness.cli import main
 from sharpness.errors import UserError
 from sharpness.models import HEADS, build_model
 
@@ -33,7 +34,8 @@ def saved(tmp_path, data):
 
 
 def content(path):
-    return torch.load(path, weights_only=True)
+    """What an earlier version wrote, whose files have no checksum."""
+    return {k: v for k, v in torch.load(path, weights_only=True).items() if k != "checksum"}
 
 
 def refused(path, message):
@@ -77,6 +79,7 @@ def test_the_file_holds_tensors_and_plain_values_only(saved):
     path, model = saved
     whole = content(path)
     assert whole.keys() == {"format", "version", "manifest", "state_dict"}
+    assert type(torch.load(path, weights_only=True)["checksum"]) is str
     assert (whole["format"], whole["version"]) == (FORMAT, VERSION)
     assert {type(tensor) for tensor in whole["state_dict"].values()} == {torch.Tensor}
     assert not any(tensor.requires_grad for tensor in whole["state_dict"].values())
@@ -126,12 +129,12 @@ def test_saving_replaces_a_file_as_a_whole_or_not_at_all(saved, monkeypatch):
     path, model = saved
     before = path.read_bytes()
 
-    def half(content, partial):
-        partial.write_bytes(b"half")
+    def half(content, file):
+        file.write(b"half")
         raise OSError("no space left")
 
     monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(UserError, match="cannot write .*last.pt: no space left"):
         save_checkpoint(path, model, {})
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == [path.name]
@@ -272,3 +275,55 @@ def test_reading_keeps_plain_values(tmp_path):
     read = read_safely(tmp_path / "plain.pt")
     assert torch.equal(read["b"][1].pop("c"), torch.arange(3))
     assert read == {"a": [1, 2.5, None, True], "b": ("x", {})}
+
+
+ODD = [None, "x", -1, 2**70, float("nan"), float("inf"), [], {}, [None], {"x": None}, True, "\x1b[2J"]
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["method", "label", "options", "stages", "card", "notes", "training", "longtail", "data_sha256", "normalization",
+     "accuracy", "epoch", "loss", "paper", "flattening", "family", "head_readings", "class_order"],
+)  # fmt: skip
+def test_odd_fields_of_a_manifest_end_in_one_line(tmp_path, data, trained, field, capsys):
+    """All commands that read manifests, of a file without and with the field."""
+    for number, odd in enumerate([*ODD, "missing"]):
+        whole = content(trained)
+        whole["manifest"] = {k: v for k, v in whole["manifest"].items() if odd != "missing" or k != field}
+        if odd != "missing":
+            whole["manifest"][field] = odd
+        path = tmp_path / f"{number}.pt"
+        torch.save(whole, path)
+        assert main(["inspect", str(path)]) in (0, 2)
+        told = capsys.readouterr().err.strip()
+        assert told.count("\n") == 0 and "Traceback" not in told
+        for loss in ("ce", "training"):
+            try:
+                checkpoint_objective(path, loss=loss, limit_per_class=1)
+            except UserError as error:
+                assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("parent", ["longtail", "training", "normalization", "accuracy"])
+def test_odd_values_inside_a_manifest_end_in_one_line(tmp_path, trained, parent, capsys):
+    for field in content(trained)["manifest"][parent]:
+        for number, odd in enumerate([*ODD, "missing"]):
+            whole = content(trained)
+            inside = dict(whole["manifest"][parent])
+            inside.pop(field)
+            whole["manifest"][parent] = inside if odd == "missing" else {**inside, field: odd}
+            path = tmp_path / f"{number}.pt"
+            torch.save(whole, path)
+            assert main(["inspect", str(path)]) in (0, 2), (field, odd)
+            assert capsys.readouterr().err.strip().count("\n") == 0
+            try:
+                checkpoint_objective(path, loss="training", limit_per_class=1)
+            except UserError as error:
+                assert "\n" not in str(error)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("trained")
+    train("ldam-drw", load_data("digits-lt"), out / "run", epochs=1, seed=1)
+    return out / "run" / "last.pt"

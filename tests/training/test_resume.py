@@ -1,5 +1,6 @@
 """A run that dies and goes on ends as if it had not died; a folder belongs to one run."""
 
+import errno
 import json
 import os
 from dataclasses import replace
@@ -10,7 +11,6 @@ import torch
 
 from sharpness import load_data, train
 from sharpness.errors import UserError
-from sharpness.training import state as state_module
 from sharpness.training.state import RunFolder
 
 #: Method, epochs of its stages, options.
@@ -116,22 +116,22 @@ def test_a_run_killed_between_any_two_files_ends_with_the_same_weights_and_histo
 ):
     name, expected = "shortest", reference("shortest")
     written = []
-    write = state_module.write_atomically
-    monkeypatch.setattr(state_module, "write_atomically", lambda path, how: (written.append(path), write(path, how)))
+    replace_file = os.replace
+    monkeypatch.setattr(os, "replace", lambda part, path: (written.append(path), replace_file(part, path)))
     start(name, tmp_path / "counted")
     for n in range(1, len(written) + 1):
         out, calls = tmp_path / f"run{n}", []
 
-        def dying(path, how, n=n, calls=calls):
-            write(path, how)
+        def dying(part, path, n=n, calls=calls):
+            replace_file(part, path)
             calls.append(path)
             if len(calls) == n:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(state_module, "write_atomically", dying)
+        monkeypatch.setattr(os, "replace", dying)
         with pytest.raises(KeyboardInterrupt):
             start(name, out)
-        monkeypatch.setattr(state_module, "write_atomically", write)
+        monkeypatch.setattr(os, "replace", replace_file)
         history = start(name, out, resume=True)
         identical(weights(out), weights(expected))
         pd.testing.assert_frame_equal(history, pd.read_csv(expected / "history.csv"), check_exact=True)
@@ -143,12 +143,12 @@ def test_a_write_that_dies_leaves_the_state_before(start, tmp_path, monkeypatch,
         start("ldam-drw", out)
     before = (out / "state.pt").read_bytes()
 
-    def half(content, path):
-        path.write_bytes(b"half a file")
-        raise OSError("no space left")
+    def half(content, file):
+        file.write(b"half a file")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(UserError, match="cannot write .*state.pt: No space left on device: make room"):
         start("ldam-drw", out, resume=True)
     assert (out / "state.pt").read_bytes() == before
     assert not list(out.glob(".*"))

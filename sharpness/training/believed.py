@@ -1,0 +1,156 @@
+"""What is believed of the files of a run: what fits the recipe, the network and each other.
+
+Files with a checksum have shown before that they are whole. Those of earlier versions have none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from torch import Tensor
+
+from sharpness.checkpoints import load_checkpoint
+from sharpness.errors import UserError
+from sharpness.methods import Recipe
+from sharpness.untrusted.regular_files import read_regular
+
+if TYPE_CHECKING:
+    from sharpness.training.state import RunState
+
+#: Largest history that is read, in bytes.
+HISTORY = 2**30
+#: What makes a group of parameters of an optimizer.
+SETTINGS = {"params", "factor", "momentum", "weight_decay", "nesterov"}
+
+
+def damaged(path: Path, why: str) -> UserError:
+    """A file of a run that is not believed; without it the run starts again."""
+    return UserError(f"{path} is damaged: {why}: delete it, and the run starts again")
+
+
+def check_progress(state: RunState, recipe: Recipe, path: Path) -> None:
+    """Refuse a state that is none of this recipe's: the history has a row of every epoch up to where it stands.
+
+    Raises:
+        UserError: which part does not fit.
+    """
+    whole = all(type(number) is int and number >= 0 for number in (state.stage, state.epoch))
+    if not whole or state.stage >= len(recipe.stages) or state.epoch > recipe.stages[state.stage].epochs:
+        raise damaged(path, "it stands at no epoch of this run")
+    stage = recipe.stages[state.stage]
+    done = [(s.name, e) for s in recipe.stages[: state.stage] for e in range(min(1, s.epochs), s.epochs + 1)]
+    done += [(stage.name, e) for e in range(min(1, stage.epochs), state.epoch + 1)]
+    rows = state.history if isinstance(state.history, list) else []
+    if [(r.get("stage"), r.get("epoch")) if isinstance(r, dict) else None for r in rows] != done or not done:
+        raise damaged(path, "its history does not fit the epoch at which it stands")
+    plain = all(type(k) is str and type(v) in (int, float, str) for row in rows for k, v in row.items())
+    if not plain or any(row.keys() != rows[0].keys() for row in rows):
+        raise damaged(path, "its history is no table")
+    averaging = stage.averaging
+    averaged = averaging is not None and any(averaging.averages(e, stage.epochs) for e in range(1, state.epoch + 1))
+    for name, wanted in (("model", True), ("optimizer", stage.epochs > 0), ("average", averaged)):
+        value = getattr(state, name)
+        if not isinstance(value, dict) or bool(value) != wanted:
+            raise damaged(path, f"its {name} does not fit the epoch at which it stands")
+
+
+def check_tensors(saved: Mapping[str, Any], own: Mapping[str, Tensor], path: Path, what: str) -> None:
+    """Refuse weights with other names, shapes or types than those of the network.
+
+    Raises:
+        UserError: names the first that differs.
+    """
+    for name in [*own, *saved]:
+        a, b = saved.get(name), own.get(name)
+        if not isinstance(a, Tensor) or b is None or (a.shape, a.dtype, a.layout) != (b.shape, b.dtype, b.layout):
+            raise damaged(path, f"its {what} does not fit the network at {name!r}")
+
+
+def check_optimizer(saved: Mapping[str, Any], own: Mapping[str, Any], parameters: list[Tensor], path: Path) -> None:
+    """Refuse an optimizer's state with other groups, settings or buffers than those of this stage.
+
+    Args:
+        saved, own: state dicts, of the file and of a fresh optimizer.
+        parameters: in the order of the optimizer's numbers.
+
+    Raises:
+        UserError: it is none, or does not fit.
+    """
+    told = damaged(path, "its optimizer does not fit this stage")
+    groups, buffers = saved.get("param_groups"), saved.get("state")
+    if not isinstance(groups, list) or not isinstance(buffers, dict) or len(groups) != len(own["param_groups"]):
+        raise told
+    for group, fresh in zip(groups, own["param_groups"], strict=True):
+        if not isinstance(group, dict) or not group.keys() >= SETTINGS:
+            raise told
+        # The rate is set before every epoch; what only one version of torch knows is left out.
+        if any(
+            type(group[k]) is not type(fresh[k]) or group[k] != fresh[k] for k in group.keys() & fresh.keys() - {"lr"}
+        ):
+            raise told
+    if not buffers and any(group["momentum"] for group in groups):
+        raise told
+    for number, kept in buffers.items():
+        if type(number) is not int or not 0 <= number < len(parameters) or not isinstance(kept, dict):
+            raise told
+        buffer, p = kept.get("momentum_buffer"), parameters[number]
+        if buffer is not None and not (
+            isinstance(buffer, Tensor) and (buffer.shape, buffer.dtype) == (p.shape, p.dtype)
+        ):
+            raise told
+
+
+def check_finished(
+    folder: Path, result: Path, identity: Mapping[str, Any], training: Mapping[str, Any]
+) -> pd.DataFrame:
+    """The history of a finished run whose files are whole, agree with each other, and are of this run.
+
+    Args:
+        identity: what tells the run from others.
+        training: its settings.
+
+    Raises:
+        UserError: the file that is damaged, or of another run.
+    """
+    manifest = load_checkpoint(result).manifest
+    wanted = {"method": identity["method"], "options": identity["options"], "longtail": identity["data"]}
+    wanted |= {"data_sha256": identity["data_sha256"]}
+    found = {name: manifest.get(name) for name in wanted}
+    found |= {"model": manifest["model"]["architecture"]}
+    kept = manifest.get("training") or {}
+    found |= {"training": {name: kept.get(name) for name in training}}
+    if _plain(found) != _plain({**wanted, "model": identity["model"], "training": dict(training)}):
+        raise damaged(result, "it is of another run")
+    table = folder / "history.csv"
+    told = UserError(f"{table} is damaged: it is not what this run wrote: delete {folder} to train again")
+    try:
+        content = read_regular(table, HISTORY)
+        history = pd.read_csv(io.BytesIO(content))
+    except Exception:
+        # A damaged table can raise nearly any exception.
+        raise told from None
+    recorded = manifest.get("history_sha256")
+    if recorded is not None and hashlib.sha256(content).hexdigest() != recorded:
+        raise told
+    rows = sum(max(1, epochs) for epochs in training["epochs"])
+    if manifest.get("epoch", rows) != rows:
+        raise damaged(result, f"it holds the weights after {manifest['epoch']} epochs of {rows}")
+    if len(history) != rows or not {"stage", "epoch", "lr", "loss", "accuracy"} <= set(history):
+        raise told
+    last = history.iloc[-1]
+    for name, share in (manifest.get("accuracy") or {}).items():
+        same = name in history and (last[name] == share or (math.isnan(share) and pd.isna(last[name])))
+        if not same:
+            raise told
+    return history
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
