@@ -56,6 +56,7 @@ from sharpness.engine import (
     first_line,
     forward_flops,
     full_precision,
+    in_full_precision,
     memory_budget,
     parameters_in_scope,
     recalibrate,
@@ -84,7 +85,8 @@ class Objective:
     to its weights (except inside :meth:`at`), buffers, ``.grad`` or mode.
 
     Args:
-        model: any module from inputs to outputs, in eval mode if it has BatchNorm or dropout.
+        model: any module from inputs to outputs, in eval mode if it has BatchNorm or dropout. One in half precision is
+            measured in float32, in a copy made now; a notice says so.
         data: ``(x, y)``, an object with ``.tensors`` (an :class:`~sharpness.data.ImageSet`, a ``TensorDataset``), a
             map-style dataset, a ``DataLoader``, or a list or another iterable of samples or of batches: (input, target)
             or dicts with usual names, read once and in order. Several inputs are a tuple or a dict of tensors, for
@@ -179,7 +181,7 @@ class Objective:
             choose("loss", loss, ("ce",))
         elif isinstance(loss, type) or not callable(loss):
             raise UserError(f"loss={loss!r}: give 'ce', or a function such as torch.nn.MSELoss(reduction='none')")
-        self.model = model
+        self.model = model = in_full_precision(model)
         self.loss_function: PerSampleLoss = cross_entropy if isinstance(loss, str) else loss
         self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss))
         self.memory = memory

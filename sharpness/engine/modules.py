@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -13,9 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from sharpness.errors import UserError
+from sharpness.errors import UserError, shown
 
 RECALIBRATION_BATCH = 250
+HALF = (torch.float16, torch.bfloat16)
+logger = logging.getLogger("sharpness")
 
 
 class Recalibrated(nn.Module):
@@ -52,6 +56,36 @@ class Outputs(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         outputs = self.model(x) if self.call is None else self.call(self.model, x)
         return outputs if self.output is None else self.output(outputs)
+
+
+def in_full_precision(model: nn.Module) -> nn.Module:
+    """The model, or a copy in float32 of one with weights or buffers in half precision.
+
+    With the 8 or 11 bits of half precision a rise of the loss, and a Hessian most of all, is rounding.
+
+    Raises:
+        UserError: it cannot be copied, or it was made under ``torch.inference_mode()``, which no gradient passes.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(t.is_inference() for t in tensors):
+        raise UserError(
+            "the model's weights were made under torch.inference_mode(), and no gradient can be taken by them: make "
+            "the model outside of it, or give copy.deepcopy(model), taken outside of it"
+        )
+    found = next((t.dtype for t in tensors if t.dtype in HALF), None)
+    if found is None:
+        return model
+    name = str(found).removeprefix("torch.")
+    try:
+        twin = copy.deepcopy(model)
+    except Exception as error:
+        # A network of anybody's may hold anything.
+        told = f"{type(error).__name__}: {shown(str(error).strip().partition(chr(10))[0], 120)}"
+        raise UserError(f"the model is in {name} and cannot be copied ({told}): give model.float()") from None
+    for module in twin.modules():
+        module._apply(lambda t: t.float() if t.dtype in HALF else t, recurse=False)
+    logger.warning("the model is in %s: measured in float32, in a copy with the same weights", name)
+    return twin
 
 
 def batchnorms(model: nn.Module) -> list[nn.Module]:
