@@ -56,6 +56,7 @@ from sharpness.engine import (
     first_line,
     forward_flops,
     full_precision,
+    hidden_noticed,
     in_full_precision,
     memory_budget,
     parameters_in_scope,
@@ -214,7 +215,8 @@ class Objective:
                 f"{_shapes(self.x[:1], layout)}: check size, channels and layout"
             ) from error
         first = self._first(8)
-        outputs = self._forward(first)
+        with hidden_noticed() as hidden:
+            outputs = self._forward(first)
         if not torch.equal(first.nan_to_num(), self._first(8).nan_to_num()):
             raise UserError("the model changes its inputs in place: let its forward pass start from a copy")
         width = outputs.shape[1] if outputs.ndim == 2 else None
@@ -245,7 +247,7 @@ class Objective:
         few = few_samples(self.y)
         require_independent(self._outputs, self.loss_function, *(t[few].to(self.device) for t in (self.x, self.y)))
         value = values.sum()
-        self.names, self.parameters = parameters_in_scope(model, value, parameters)
+        self.names, self.parameters = parameters_in_scope(model, value, parameters, bool(hidden))
         self._engine = SecondOrder(self._outputs, self.parameters, self.loss_function)
 
     def _weights_of(self, data: Any, weights: Any) -> Tensor:

@@ -6,6 +6,7 @@ import copy
 import fnmatch
 import hashlib
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -18,6 +19,7 @@ from torch.optim.swa_utils import update_bn
 from sharpness.errors import UserError, shown
 
 RECALIBRATION_BATCH = 250
+_REENTRANT = "give torch.utils.checkpoint use_reentrant=False"
 HALF = (torch.float16, torch.bfloat16)
 logger = logging.getLogger("sharpness")
 
@@ -206,12 +208,32 @@ def classifier_prefix(model: nn.Module) -> str:
     return owners[-1] + "." if owners else ""
 
 
-def parameters_in_scope(model: nn.Module, value: Tensor, scope: str) -> tuple[list[str], list[Tensor]]:
+@contextmanager
+def hidden_noticed() -> Iterator[list[str]]:
+    """What a forward pass says of checkpointing that hides parameters from gradients; other warnings come as ever.
+
+    Reentrant checkpointing of a part whose inputs need no gradient cuts its parameters off, with a warning alone.
+    """
+    found: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield found
+    for w in caught:
+        if "None of the inputs have requires_grad=True" in str(w.message):
+            found.append(str(w.message))
+        else:
+            warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
+
+
+def parameters_in_scope(
+    model: nn.Module, value: Tensor, scope: str, hidden: bool = False
+) -> tuple[list[str], list[Tensor]]:
     """Names and tensors in scope that a gradient reaches.
 
     Args:
         value: a loss of the model, with its graph.
         scope: ``"all"``, ``"backbone"``, ``"classifier"``, or a shell pattern of names.
+        hidden: whether checkpointing is known to cut off what a gradient does not reach.
 
     Raises:
         UserError: nothing is trainable, nothing is reached, the pattern matches nothing, or two share memory.
@@ -219,6 +241,8 @@ def parameters_in_scope(model: nn.Module, value: Tensor, scope: str) -> tuple[li
     everything = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     if not everything:
         raise UserError("all parameters are frozen (requires_grad is False): unfreeze those to be probed")
+    if hidden and not value.requires_grad:
+        raise UserError(f"activation checkpointing hides all parameters from gradients: {_REENTRANT}")
     if not value.requires_grad:
         raise UserError("the loss does not depend on any parameter: is the forward pass under no_grad?")
     try:
@@ -226,9 +250,12 @@ def parameters_in_scope(model: nn.Module, value: Tensor, scope: str) -> tuple[li
     except RuntimeError as error:
         told = str(error).splitlines()[0]
         if "use_reentrant" in told:
-            told = "activation checkpointing allows none: give torch.utils.checkpoint use_reentrant=False"
+            told = f"activation checkpointing allows none: {_REENTRANT}"
         raise UserError(f"the gradient of the loss by the parameters cannot be taken: {told}") from error
     reached = [(n, p) for (n, p), g in zip(everything, gradients, strict=True) if g is not None]
+    if hidden and len(reached) < len(everything):
+        first = next(n for n, g in zip([n for n, _ in everything], gradients, strict=True) if g is None)
+        raise UserError(f"activation checkpointing hides parameters from gradients, {first!r} first: {_REENTRANT}")
     classifier = classifier_prefix(model)
     rules: dict[str, Callable[[str], bool]] = {
         "all": lambda name: True,
