@@ -66,6 +66,7 @@ from sharpness.engine import (
     require_one_each,
     sample_rows,
     state_sha256,
+    undisturbed,
 )
 from sharpness.errors import UserError, choose
 from sharpness.version import __version__
@@ -526,21 +527,23 @@ class Objective:
     @contextmanager
     def at(self, displacement: Tensor) -> Iterator[None]:
         """The model at ``w + displacement``, flat (k,); weights and statistics are put back exactly, come what may."""
-        buffers = [b for m in batchnorms(self.model) for b in m.buffers()] if self.batchnorm == "recalibrate" else []
-        moved = [*self.parameters, *buffers]
-        saved = [t.detach().clone() for t in moved]
-        try:
-            with torch.no_grad():
-                pieces = displacement.to(self.device, self.dtype).split([p.numel() for p in self.parameters])
-                for p, d in zip(self.parameters, pieces, strict=True):
-                    p.add_(d.view_as(p))
-            if buffers:
-                recalibrate(self._called, self.x, self.device)
-            yield
-        finally:
-            with torch.no_grad():
-                for t, old in zip(moved, saved, strict=True):
-                    t.copy_(old)
+        with undisturbed(), buffers_kept(self.model):
+            norms = batchnorms(self.model) if self.batchnorm == "recalibrate" else []
+            buffers = [b for m in norms for b in m.buffers()]
+            moved = [*self.parameters, *buffers]
+            saved = [t.detach().clone() for t in moved]
+            try:
+                with torch.no_grad():
+                    pieces = displacement.to(self.device, self.dtype).split([p.numel() for p in self.parameters])
+                    for p, d in zip(self.parameters, pieces, strict=True):
+                        p.add_(d.view_as(p))
+                if buffers:
+                    recalibrate(self._called, self.x, self.device)
+                yield
+            finally:
+                with torch.no_grad():
+                    for t, old in zip(moved, saved, strict=True):
+                        t.copy_(old)
 
     @full_precision()
     def check(self) -> SampleSums:

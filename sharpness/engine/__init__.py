@@ -35,6 +35,7 @@ from sharpness.engine.neighbours import few_samples, first_difference, require_i
 from sharpness.engine.operator import CurvatureOperator
 from sharpness.engine.second_order import KINDS, Products, SecondOrder
 from sharpness.engine.tracing import Untraceable, first_line
+from sharpness.engine.undisturbed import seeded, undisturbed, without_autocast
 
 __all__ = [
     "KINDS",
@@ -76,5 +77,8 @@ __all__ = [
     "require_eval",
     "require_independent",
     "resolve_device",
+    "seeded",
+    "undisturbed",
+    "without_autocast",
     "state_sha256",
 ]

@@ -100,7 +100,8 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
     """Put back what a forward pass writes to buffers and to tensors among attributes, also where it replaces them.
 
     Values are compared, because fused observers of quantisation-aware networks write without counting a version.
-    Statistics of BatchNorm are left out: in eval mode no pass writes to them, and recalibration is to.
+    Statistics of BatchNorm are left out: in eval mode no pass writes to them, and recalibration is to. Embeddings with
+    ``max_norm`` write to their weights, which are put back as well.
     """
     saved = [
         (state, name, t, t.detach().clone())
@@ -109,6 +110,11 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
         for state in (m._buffers, vars(m))
         for name, t in state.items()
         if isinstance(t, Tensor)
+    ]
+    saved += [
+        (m._parameters, "weight", m.weight, m.weight.detach().clone())
+        for m in model.modules()
+        if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.max_norm is not None and "weight" in m._parameters
     ]
     try:
         yield

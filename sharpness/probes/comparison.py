@@ -10,6 +10,7 @@ from copy import copy
 from typing import Any
 
 from sharpness.data import DATASETS, is_data, read_once
+from sharpness.engine import undisturbed
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.directions import noise_keys
@@ -32,6 +33,7 @@ def comparable(probe: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @functools.wraps(probe)
+    @undisturbed()
     def probe_all(
         objective: Any, *args: Any, data: Any = None, options: Mapping[str, Any] | None = None, **settings: Any
     ) -> Any:

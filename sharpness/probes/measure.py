@@ -15,7 +15,7 @@ from torch import nn
 
 from sharpness.checkpoints import Checkpoint, find_checkpoints, load_checkpoint
 from sharpness.data import DATASETS, read_once
-from sharpness.engine import distributed
+from sharpness.engine import distributed, undisturbed
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.columns import MEASURES, Settings, columns_of
@@ -31,6 +31,7 @@ PRODUCTS = 40
 logger = logging.getLogger("sharpness")
 
 
+@undisturbed()
 def measure(
     subject: Objective | nn.Module | Checkpoint | str | Path | Mapping[str, Any],
     *given: Any,
