@@ -56,6 +56,8 @@ from sharpness.engine import (
     first_line,
     forward_flops,
     full_precision,
+    hidden_noticed,
+    in_full_precision,
     memory_budget,
     parameters_in_scope,
     recalibrate,
@@ -85,7 +87,8 @@ class Objective:
     to its weights (except inside :meth:`at`), buffers, ``.grad`` or mode.
 
     Args:
-        model: any module from inputs to outputs, in eval mode if it has BatchNorm or dropout.
+        model: any module from inputs to outputs, in eval mode if it has BatchNorm or dropout. One in half precision is
+            measured in float32, in a copy made now; a notice says so.
         data: ``(x, y)``, an object with ``.tensors`` (an :class:`~sharpness.data.ImageSet`, a ``TensorDataset``), a
             map-style dataset, a ``DataLoader``, or a list or another iterable of samples or of batches: (input, target)
             or dicts with usual names, read once and in order. Several inputs are a tuple or a dict of tensors, for
@@ -180,7 +183,7 @@ class Objective:
             choose("loss", loss, ("ce",))
         elif isinstance(loss, type) or not callable(loss):
             raise UserError(f"loss={loss!r}: give 'ce', or a function such as torch.nn.MSELoss(reduction='none')")
-        self.model = model
+        self.model = model = in_full_precision(model)
         self.loss_function: PerSampleLoss = cross_entropy if isinstance(loss, str) else loss
         self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss))
         self.memory = memory
@@ -213,7 +216,8 @@ class Objective:
                 f"{_shapes(self.x[:1], layout)}: check size, channels and layout"
             ) from error
         first = self._first(8)
-        outputs = self._forward(first)
+        with hidden_noticed() as hidden:
+            outputs = self._forward(first)
         if not torch.equal(first.nan_to_num(), self._first(8).nan_to_num()):
             raise UserError("the model changes its inputs in place: let its forward pass start from a copy")
         width = outputs.shape[1] if outputs.ndim == 2 else None
@@ -244,7 +248,7 @@ class Objective:
         few = few_samples(self.y)
         require_independent(self._outputs, self.loss_function, *(t[few].to(self.device) for t in (self.x, self.y)))
         value = values.sum()
-        self.names, self.parameters = parameters_in_scope(model, value, parameters)
+        self.names, self.parameters = parameters_in_scope(model, value, parameters, bool(hidden))
         self._engine = SecondOrder(self._outputs, self.parameters, self.loss_function)
 
     def _weights_of(self, data: Any, weights: Any) -> Tensor:
