@@ -8,6 +8,7 @@ import types
 from collections import OrderedDict, defaultdict, deque
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -88,6 +89,8 @@ OTHERS = {
     "a call": lambda m: m.Touch(),
     "a loss": lambda m: nn.BCEWithLogitsLoss(pos_weight=torch.ones(3)),
     "inside a tuple": lambda m: (1, [m.ConfigParser()]),
+    "in a set": lambda m: {m.ConfigParser(), 1},
+    "a generator of NumPy": lambda m: np.random.default_rng(0),
     "as a key": lambda m: {m.ConfigParser(): 1},
 }
 
@@ -103,6 +106,8 @@ def test_weights_beside_foreign_objects_are_read(tmp_path, foreign, kind, legacy
     sys.modules.pop("parse_config")
     checkpoint = load_checkpoint(tmp_path / "a.pt", model=Experts)
     assert same(checkpoint, model) and checkpoint.manifest["epoch"] == 3
+    named = any("config (" in note or "under config" in note for note in checkpoint.manifest["notes"])
+    assert named != (kind in ("a dict of attributes", "a list of its own", "a queue"))  # these are plain then
     assert "parse_config" not in sys.modules
     with pytest.raises(UserError, match="nothing in it was run: save the weights alone"):
         read_safely(tmp_path / "a.pt")
