@@ -234,7 +234,7 @@ def test_an_interrupted_spectrum_goes_on_where_it_was(run, capsys, tmp_path, mon
 
     monkeypatch.setattr(CurvatureOperator, "__call__", counted)
     assert main(arguments) == 130
-    assert list(tmp_path.glob("spectrum.nc.partial/*/row-*.npz"))
+    assert list(tmp_path.glob("spectrum.nc.partial/*/*/row-*.npz"))
     assert main(arguments) == 0
     assert main([*common, "-o", str(tmp_path / "whole.nc")]) == 0
     resumed, uninterrupted = load_result(output), load_result(tmp_path / "whole.nc")
