@@ -236,6 +236,14 @@ def test_a_part_that_is_not_frozen_must_be_there(tmp_path):
         load_checkpoint(tmp_path / "a.pt")
 
 
+def test_an_average_alone_is_no_part(tmp_path):
+    model = network()
+    torch.save({"ema": model.state_dict(), "epoch": 2}, tmp_path / "a.pt")
+    assert same(load_checkpoint(tmp_path / "a.pt", model=Experts, weights="ema"), model)
+    with pytest.raises(UserError, match="holds no weights='model': choose one of ema"):
+        load_checkpoint(tmp_path / "a.pt", model=Experts)
+
+
 def test_files_of_ones_own_network_are_steps_and_ends(tmp_path):
     data = torch.randn(12, 1, 6, 6), torch.arange(12) % 3
     models = [network(s) for s in range(4)]
