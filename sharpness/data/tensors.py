@@ -137,6 +137,8 @@ def column(values: Any, what: str, class_names: Sequence[str] | None = None) -> 
         if class_names is not None and array.ndim == 1:
             return _positions(array.tolist(), class_names)
         names = ", ".join(sorted(set(map(str, array.ravel()[:50].tolist())))[:3])
+        if what != "targets":
+            raise UserError(f"{what} are text ({names}, ...): give numbers")
         raise UserError(
             f"{what} are text ({names}, ...): give numbers, or class_names= in the order of the model's outputs; "
             "of class names the position in the order of the model's outputs, which alphabetical order gives as "
