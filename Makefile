@@ -16,9 +16,9 @@ test-slow: .venv/installed
 matrix: .venv/installed
 	tests/matrix.sh
 
-# A thousand hostile files, where `make test` tries a few hundred.
+# A thousand hostile files and a hundred faults of every long command, where `make test` tries a few of each.
 test-faults: .venv/installed
-	HOSTILE_FILES=1000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/hostile
+	HOSTILE_FILES=1000 FAULTS=100 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/hostile tests/faults
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -128,10 +128,13 @@ def shortened(name: str) -> str:
 
 
 @contextmanager
-def only_process(folder: Path, what: str) -> Iterator[None]:
+def only_process(folder: Path, what: str, made: bool = False) -> Iterator[None]:
     """Keep other processes, and threads, from ``what`` in a folder, which must exist.
 
     Where the file system has no locks nothing is kept.
+
+    Args:
+        made: ``folder`` is the name of a file instead, which is made, and removed in the end.
 
     Raises:
         SystemRefusal: another one is at it.
@@ -139,16 +142,23 @@ def only_process(folder: Path, what: str) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDWR | os.O_CREAT if made else os.O_RDONLY, 0o666)
+    held = False
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            held = True
+            if made and not os.path.samestat(os.fstat(descriptor), os.stat(folder)):
+                raise BlockingIOError
+        except (BlockingIOError, FileNotFoundError):
             raise SystemRefusal(f"{folder}: another process {what} here: wait for it, or take another folder") from None
         except OSError:
             pass
         yield
     finally:
+        if made and held:
+            with suppress(OSError):
+                os.unlink(folder)
         os.close(descriptor)
 
 

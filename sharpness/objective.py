@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import logging
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,15 +19,17 @@ from sharpness.data import (
     CONVENTION,
     Content,
     ForeignData,
+    Layout,
     SampleIdentity,
     answers_of,
     are_labels,
-    as_tensors,
     classes_of,
     cross_entropy_targets,
     named_groups,
     number_of,
+    pack,
     plain_targets,
+    read_samples,
     told_of,
     training_counts,
 )
@@ -53,6 +56,8 @@ from sharpness.engine import (
     first_line,
     forward_flops,
     full_precision,
+    hidden_noticed,
+    in_full_precision,
     memory_budget,
     parameters_in_scope,
     recalibrate,
@@ -61,6 +66,7 @@ from sharpness.engine import (
     require_one_each,
     sample_rows,
     state_sha256,
+    undisturbed,
 )
 from sharpness.errors import UserError, choose
 from sharpness.version import __version__
@@ -81,9 +87,12 @@ class Objective:
     to its weights (except inside :meth:`at`), buffers, ``.grad`` or mode.
 
     Args:
-        model: any module from inputs to outputs, in eval mode if it has BatchNorm or dropout.
-        data: ``(x, y)``, an object with ``.tensors`` (an :class:`~sharpness.data.ImageSet`, a ``TensorDataset``), or
-            a map-style dataset of (input, target), read once. Inputs should carry no random augmentation. Targets are
+        model: any module from inputs to outputs, in eval mode if it has BatchNorm or dropout. One in half precision is
+            measured in float32, in a copy made now; a notice says so.
+        data: ``(x, y)``, an object with ``.tensors`` (an :class:`~sharpness.data.ImageSet`, a ``TensorDataset``), a
+            map-style dataset, a ``DataLoader``, or a list or another iterable of samples or of batches: (input, target)
+            or dicts with usual names, read once and in order. Several inputs are a tuple or a dict of tensors, for
+            ``model(*inputs)`` or ``model(**inputs)``. Inputs should carry no random augmentation. Targets are
             labels (n,), or anything else with samples along the first axis that the loss takes: numbers, several
             labels at once, probabilities, masks, sequences. What a :class:`~sharpness.data.ForeignData` knows of its
             classes (number, names, training images, groups by the convention "oltr") and the weights of limited ones
@@ -115,6 +124,7 @@ class Objective:
         mean: per channel, of pixels in [0, 1]: what was subtracted from inputs that are tensors, so that 8-bit pixels
             tell the samples apart, however they were normalised. An :class:`~sharpness.data.ImageSet` knows its own.
         std: likewise, what they were divided by.
+        batch: makes ``(inputs, targets)`` of a sample or a batch as the data hand it out, where that is not plain.
 
     Raises:
         UserError: labels out of range, targets that the loss does not take, a loss that is not one value per sample,
@@ -160,6 +170,7 @@ class Objective:
         names: Sequence[Any] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        batch: Callable[[Any], Any] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise UserError(
@@ -172,13 +183,12 @@ class Objective:
             choose("loss", loss, ("ce",))
         elif isinstance(loss, type) or not callable(loss):
             raise UserError(f"loss={loss!r}: give 'ce', or a function such as torch.nn.MSELoss(reduction='none')")
-        self.model = model
+        self.model = model = in_full_precision(model)
         self.loss_function: PerSampleLoss = cross_entropy if isinstance(loss, str) else loss
         self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss))
         self.memory = memory
         self.batchnorm = batchnorm
         self.scope = parameters
-        self._outputs = Outputs(model, output)
         reference = next(model.parameters(), None)
         if reference is None:
             raise UserError(f"{type(model).__name__} has no parameters: there is nothing to probe")
@@ -188,20 +198,26 @@ class Objective:
             num_classes = data.num_classes if num_classes is None else num_classes
             class_names = data.class_names if class_names is None else class_names
             train_counts = data.class_counts if train_counts is None else train_counts
-        x, y = (t.clone() if t.is_inference() else t for t in as_tensors(data))
+        inputs, y = read_samples(data, batch, _arguments(model), class_names)
+        x, layout = pack(inputs, self.dtype)
+        x, y = (t.clone() if t.is_inference() else t for t in (x, y))
+        call = None if layout is None else layout.call
+        self._called = model if call is None else Outputs(model, None, call)
+        self._outputs = Outputs(model, output, call)
         self.x = x.to(self.dtype) if x.is_floating_point() else x
         self._content = Content.of(data, x, names, mean, std)
         self.batch_size = None if isinstance(batch_size, str) else batch_size
         try:
             with buffers_kept(model):
-                self._largest_batch = fastest_batch(model, self._first(1))
+                self._largest_batch = fastest_batch(self._called, self._first(1))
         except Exception as error:
             raise UserError(
                 f"{type(model).__name__} raised {first_line(error)} on inputs of shape "
-                f"{(1, *self.x.shape[1:])}: check size, channels and layout"
+                f"{_shapes(self.x[:1], layout)}: check size, channels and layout"
             ) from error
         first = self._first(8)
-        outputs = self._forward(first)
+        with hidden_noticed() as hidden:
+            outputs = self._forward(first)
         if not torch.equal(first.nan_to_num(), self._first(8).nan_to_num()):
             raise UserError("the model changes its inputs in place: let its forward pass start from a copy")
         width = outputs.shape[1] if outputs.ndim == 2 else None
@@ -210,7 +226,13 @@ class Objective:
             self.y = cross_entropy_targets(y.cpu(), outputs.shape)
         titles = None if class_names is None else tuple(class_names)
         found = classes_of(
-            x, self.y, width, num_classes=num_classes, classes=classes, group_by=group_by, class_names=titles
+            x if layout is None else layout.as_given(x),
+            self.y,
+            width,
+            num_classes=num_classes,
+            classes=classes,
+            group_by=group_by,
+            class_names=titles,
         )
         self.classes, self.num_classes, self.classes_from = found.index, found.number, found.source
         self._answers = answers_of(self.y, width, found, every=isinstance(loss, str))
@@ -226,7 +248,7 @@ class Objective:
         few = few_samples(self.y)
         require_independent(self._outputs, self.loss_function, *(t[few].to(self.device) for t in (self.x, self.y)))
         value = values.sum()
-        self.names, self.parameters = parameters_in_scope(model, value, parameters)
+        self.names, self.parameters = parameters_in_scope(model, value, parameters, bool(hidden))
         self._engine = SecondOrder(self._outputs, self.parameters, self.loss_function)
 
     def _weights_of(self, data: Any, weights: Any) -> Tensor:
@@ -505,21 +527,23 @@ class Objective:
     @contextmanager
     def at(self, displacement: Tensor) -> Iterator[None]:
         """The model at ``w + displacement``, flat (k,); weights and statistics are put back exactly, come what may."""
-        buffers = [b for m in batchnorms(self.model) for b in m.buffers()] if self.batchnorm == "recalibrate" else []
-        moved = [*self.parameters, *buffers]
-        saved = [t.detach().clone() for t in moved]
-        try:
-            with torch.no_grad():
-                pieces = displacement.to(self.device, self.dtype).split([p.numel() for p in self.parameters])
-                for p, d in zip(self.parameters, pieces, strict=True):
-                    p.add_(d.view_as(p))
-            if buffers:
-                recalibrate(self.model, self.x, self.device)
-            yield
-        finally:
-            with torch.no_grad():
-                for t, old in zip(moved, saved, strict=True):
-                    t.copy_(old)
+        with undisturbed(), buffers_kept(self.model):
+            norms = batchnorms(self.model) if self.batchnorm == "recalibrate" else []
+            buffers = [b for m in norms for b in m.buffers()]
+            moved = [*self.parameters, *buffers]
+            saved = [t.detach().clone() for t in moved]
+            try:
+                with torch.no_grad():
+                    pieces = displacement.to(self.device, self.dtype).split([p.numel() for p in self.parameters])
+                    for p, d in zip(self.parameters, pieces, strict=True):
+                        p.add_(d.view_as(p))
+                if buffers:
+                    recalibrate(self._called, self.x, self.device)
+                yield
+            finally:
+                with torch.no_grad():
+                    for t, old in zip(moved, saved, strict=True):
+                        t.copy_(old)
 
     @full_precision()
     def check(self) -> SampleSums:
@@ -696,3 +720,16 @@ class Objective:
 
     def _first(self, samples: int) -> Tensor:
         return self.x[:samples].to(self.device, copy=True)
+
+
+def _arguments(model: nn.Module) -> tuple[str, ...]:
+    """Names of what the model's forward pass takes."""
+    try:
+        return tuple(inspect.signature(model.forward).parameters)
+    except (TypeError, ValueError):
+        return ()
+
+
+def _shapes(x: Tensor, layout: Layout | None) -> str:
+    parts = [x] if layout is None else layout.unpack(x)
+    return " and ".join(str(tuple(part.shape)) for part in parts)

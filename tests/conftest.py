@@ -19,10 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: Rooms whose tests train or compare numbers, which ``tests/matrix.sh`` runs under several vector units.
+#: Rooms and files whose tests train or compare numbers, which ``tests/matrix.sh`` runs under several vector units.
 NUMERIC = (
-    "checkpoints", "cli", "curvature", "engine", "flattening", "methods", "models", "probes", "studies", "training",
-    "test_objective.py",
+    "checkpoints/test_akamaster.py", "checkpoints/test_families.py", "checkpoints/test_foreign_data.py",
+    "checkpoints/test_heads.py", "checkpoints/test_plain.py", "cli/test_own_network.py",
+    "cli/test_public_checkpoints.py", "curvature", "engine", "flattening", "methods", "models", "probes",
+    "studies/test_flattening.py", "training", "test_objective.py", "test_targets.py",
 )  # fmt: skip
 
 
@@ -31,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # The longest comes first: last, it would leave the other cores without work.
     items.sort(key=lambda item: item.path.name != "test_notebooks.py")
     for item in items:
-        if item.path.is_relative_to(here) and item.path.relative_to(here).parts[0] in NUMERIC:
+        if any(item.path.is_relative_to(here / name) for name in NUMERIC):
             item.add_marker(pytest.mark.numeric)
 
 

@@ -22,7 +22,7 @@ from sharpness.checkpoints.safety import read_safely
 from sharpness.data.class_orders import check_class_order
 from sharpness.errors import UserError, choose, shown
 from sharpness.models.factory import model_from
-from sharpness.untrusted.passed_over import PickledNetwork, passed_over
+from sharpness.untrusted.passed_over import PassedOver, PickledNetwork, passed_over
 
 #: Families that save some models in two files.
 TWO_FILES = ("ldam", "mislas", "oltr", "gcl-places", "pof")
@@ -104,6 +104,7 @@ def load_checkpoint(
     options = Options(scale, None, None, num_classes, weights, network, family is not None, head)
     if second is not None:
         options = replace(options, stage2=read_safely(second, foreign=True), stage2_path=str(second))
+        passed += passed_over(options.stage2)
     reading = _read(reader, content, path, options)
     reading.manifest["notes"] = [*reading.manifest["notes"], *_foreign_notes(content, passed, path)]
     manifest = reading.manifest | order | ({} if second is None else {"stage2_sha256": _sha256(second)})
@@ -128,10 +129,11 @@ def _reader(content: Any, path: Path, family: str | None) -> Any:
 def _foreign_notes(content: Any, passed: list[str], path: Path) -> list[str]:
     """What is to be said of objects of others' classes; of what was passed over a notice is given."""
     notes = []
-    entries = content.values() if isinstance(content, dict) and not isinstance(content, PickledNetwork) else [content]
-    for network in entries:
+    entries = {"": content} if isinstance(content, PickledNetwork) or not isinstance(content, dict) else content
+    for key, network in entries.items():
         if isinstance(network, PickledNetwork):
-            notes.append(f"its weights are those of a pickled {shown(network.name)}, of which nothing was run")
+            what = f"a pickled {shown(network.name)}" + (f" under {shown(str(key), 40)}" if key else "")
+            notes.append(f"{what} is read for its weights alone, and nothing of it was run")
     if passed:
         told = shown(", ".join(passed), 160)
         notes.append(f"passed over, as objects of classes that are not known here: {told}; nothing of them was run")
@@ -180,4 +182,6 @@ def _sha256(path: Path) -> str:
 def _told(content: Any) -> str:
     if isinstance(content, dict):
         return f"a dict with {', '.join(str(k)[:40] for k in list(content)[:4]) or 'nothing'}"
+    if isinstance(content, PassedOver):
+        return f"an object of {shown(content.name)}"
     return f"a {type(content).__name__}"

@@ -40,7 +40,7 @@ def power(name: str) -> str:
 
 
 #: Names that stand for nothing but settings and parts of networks, though their packages hold more than that.
-_PARTS = ("torch.nn.modules.", "torch.nn.parallel.", "torch.nn.functional.", "torch.optim.", "functools.partial")
+_PARTS = ("torch.nn.modules.", "torch.nn.parallel.", "torch.nn.functional.", "torch.optim.", "numpy.random.")
 _FOREIGN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
@@ -53,7 +53,7 @@ def may_be_passed_over(name: str) -> bool:
     """
     if not _FOREIGN.fullmatch(name) or len(name) > 200:
         return False
-    if power(name) == HARMLESS or name.startswith(_PARTS[:-1]) or name == _PARTS[-1]:
+    if power(name) == HARMLESS or name.startswith(_PARTS) or name == "functools.partial":
         return True
     top = name.partition(".")[0]
     known = {*(known.partition(".")[0] for known in POWERS), "torch", "numpy", "joblib", "__builtin__"}

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 
 import click
 
@@ -22,6 +23,7 @@ from sharpness.cli.output import say
 from sharpness.cli.spectrum import spectrum
 from sharpness.cli.train import train
 from sharpness.errors import UserError
+from sharpness.files import refusal
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -73,13 +75,35 @@ def _surroundings() -> Iterator[None]:
             distributed.stop()
 
 
+def _discard_output() -> None:
+    """Let nothing more be printed to a closed pipe or a full disk, not even when the interpreter ends."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code."""
+    if sys.stdout is None:
+        say(
+            "sharpness: stdout is closed: there is nowhere to print to, redirect it, such as with > /dev/null", err=True
+        )
+        return 2
     try:
         with _surroundings():
             cli.main(args=arguments, prog_name="sharpness", standalone_mode=False)
-    except UserError as error:
+            sys.stdout.flush()
+    except (UserError, FloatingPointError) as error:
+        _discard_output()
         say(f"sharpness: {error}", err=True)
+        return 2
+    except OSError as error:
+        # What is written to files says which one; what is left is what was printed, or read.
+        where = error.filename if isinstance(error.filename, str) else "stdout" if error.filename is None else "a file"
+        _discard_output()
+        say(f"sharpness: {refusal(f'{where} cannot be used', error)}", err=True)
         return 2
     except click.ClickException as error:
         say(f"sharpness: {error.format_message()} (see --help)", err=True)

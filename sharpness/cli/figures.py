@@ -74,6 +74,7 @@ def figures(
     data = load_described(given)
     out = out or "/".join(["out", given["data"], *([data.other_augmentation] if data.other_augmentation else [])])
     chosen = methods.split(",") if methods else list(STUDY_METHODS if study == "flattening" else FIGURE_METHODS)
+    require_folder("--out", out)
     usual = f"runs/{given['data'] if study == 'motivation' else study}"
     shared: dict[str, Any] = {"out": out, "runs": runs or usual, "jobs": jobs, "split": split, "loss": loss}
     shared |= {"limit_per_class": limit_per_class, **training_settings(given)}

@@ -14,7 +14,9 @@ import click
 import sharpness
 from sharpness.cli.options import OneExample, probing_options
 from sharpness.cli.output import require_folder, save_drawn, say, write
+from sharpness.cli.work import finish, work_of
 from sharpness.errors import UserError, choose
+from sharpness.files import shortened
 
 if TYPE_CHECKING:
     from sharpness.objective import Objective
@@ -60,9 +62,8 @@ def landscape(
     Example: sharpness landscape runs/ce/last.pt runs/ldam/last.pt --plane 51 --range 1 --per-class --out landscape
     """
     from sharpness.cli.subjects import subjects
-    from sharpness.engine import distributed
     from sharpness.plots.interactive import save_html
-    from sharpness.probes import WorkFolder, labelled_objectives
+    from sharpness.probes import labelled_objectives
 
     require_folder("--out", out)
     _require_drawable(points, line_points, extent, adaptive, quantity, scale, interactive)
@@ -71,7 +72,7 @@ def landscape(
     objectives = labelled_objectives(read, parameters=scope, batchnorm=batchnorm, **options)
     _require_subsets(objectives, subsets)
     folder = Path(out)
-    work = WorkFolder(folder / ".partial")
+    work = work_of(folder / ".partial")
     shared: dict[str, Any] = {
         "directions": axes, "normalization": normalization, "seed": seed, "precision": precision,
         "resume": work if resume else None,
@@ -93,8 +94,7 @@ def landscape(
         if interactive:
             drawn = planes.plot(kind="interactive", quantity=quantity, **look)
             say(save_html(drawn, folder / f"surface{_of(quantity)}.html"))
-    if distributed.rank() == 0:
-        work.clear()
+    finish(work)
 
 
 def _require_drawable(
@@ -188,7 +188,7 @@ def _file_names(labels: Sequence[str]) -> list[str]:
     names: list[str] = []
     taken: set[str] = set()
     for label in labels:
-        plain = name = re.sub(r"[^\w.-]+", "-", label).strip("-") or "unnamed"
+        plain = name = shortened(re.sub(r"[^\w.-]+", "-", label).strip("-") or "unnamed")
         number = 1
         while name.casefold() in taken:
             number += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import sharpness
 from sharpness.cli.names import MEASURES
 from sharpness.cli.options import OneExample, probing_options
 from sharpness.cli.output import as_noted, as_records, require_file, require_picture, save_drawn, say, write
+from sharpness.cli.work import finish, work_beside
 
 
 @click.command(cls=OneExample)
@@ -60,7 +60,7 @@ def measure(
         if told := unseen(checkpoint, **options):
             say(f"sharpness: {checkpoint.path}: suspicious: {told}", err=True)
     written = output or figure
-    partial = Path(f"{written}.partial") if written is not None else None
+    work, partial = work_beside(written) if written is not None else (None, None)
     chosen: dict[str, Any] = {"measures": measures} if measures else {}
     results = sharpness.measure(
         read, radius=radius, draws=draws, rho=rho, probes=probes, tol=tol, max_iterations=max_iterations, seed=seed,
@@ -70,12 +70,10 @@ def measure(
     rows = results.to_frame()
     if len(results) == 1:
         rows = rows.drop(columns="model")
-    say(as_records(rows) if as_json else as_noted(results))
-    if distributed.rank() != 0:
-        return
-    if output is not None:
+    # What took hours is on the disk before anything is printed to a pipe that may be closed.
+    if output is not None and distributed.rank() == 0:
         write(rows, Path(output))
-    if figure is not None:
+    if figure is not None and distributed.rank() == 0:
         save_drawn(results.plot(measure="all"), Path(figure), err=True)
-    if partial is not None:
-        shutil.rmtree(partial, ignore_errors=True)
+    finish(work)
+    say(as_records(rows) if as_json else as_noted(results))

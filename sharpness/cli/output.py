@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sharpness.errors import UserError, printable
-from sharpness.files import write_atomically
+from sharpness.errors import UserError, printable, shown
+from sharpness.files import refusal, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,8 +19,16 @@ if TYPE_CHECKING:
 
 
 def say(what: object, err: bool = False) -> None:
-    """Print what may hold names and texts of foreign files, of which no character acts on the terminal."""
-    click.echo(printable(str(what), kept="\n"), err=err)
+    """Print what may hold names and texts of foreign files, of which no character acts on the terminal.
+
+    Raises:
+        SystemRefusal: stdout takes nothing more; where stderr does not, there is nobody to tell.
+    """
+    try:
+        click.echo(printable(str(what), kept="\n"), err=err)
+    except OSError as error:
+        if not err:
+            raise refusal("stdout cannot be used", error) from None
 
 
 def as_text(frame: pd.DataFrame) -> str:
@@ -48,6 +56,13 @@ def require_file(option: str, path: str | Path | None, suffixes: Sequence[str] =
     path = Path(path)
     if suffixes and path.suffix not in suffixes:
         raise UserError(f"{option} {path}: the name must end in {' or '.join(suffixes)}")
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        told = getattr(error, "strerror", None) or "it has a zero byte"
+        raise UserError(f"{option} {shown(str(path))}: {told}: give another name") from None
     if path.is_dir():
         raise UserError(f"{option} {path}: that is a folder, give the name of a file")
     require_folder(option, path.parent)
@@ -57,7 +72,11 @@ def require_folder(option: str, path: str | Path | None) -> None:
     """The same of a folder, which need not exist."""
     if path is None:
         return
-    nearest = next(p for p in (Path(path), *Path(path).absolute().parents) if p.exists())
+    try:
+        nearest = next(p for p in (Path(path), *Path(path).absolute().parents) if p.exists())
+    except (OSError, ValueError) as error:
+        told = getattr(error, "strerror", None) or "it has a zero byte"
+        raise UserError(f"{option} {shown(str(path))}: {told}: give another name") from None
     if not nearest.is_dir():
         raise UserError(f"{option} {path}: {nearest} is a file, give a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import click
 import sharpness
 from sharpness.cli.options import OneExample, probing_options
 from sharpness.cli.output import as_noted, as_records, as_text, require_file, require_picture, save_drawn, say, write
+from sharpness.cli.work import finish, work_beside
 from sharpness.errors import UserError
 
 
@@ -50,6 +50,7 @@ def spectrum(
     Example: sharpness spectrum runs/ldam/last.pt --per-class
     """
     from sharpness.cli.subjects import subjects
+    from sharpness.engine import distributed
 
     if density and (per_layer or verify or bootstrap):
         raise UserError("--density goes with --per-class or --per-group, not with --per-layer, --verify or --bootstrap")
@@ -57,7 +58,7 @@ def spectrum(
     suffixes = (".nc", ".csv", ".json") if len(read) == 1 else (".csv", ".json")
     require_file("-o", output, suffixes)
     require_picture("--figure", figure)
-    partial = Path(f"{output}.partial") if output is not None else None
+    work, partial = work_beside(output) if output is not None else (None, None)
     shared: dict[str, Any] = {
         "per_class": per_class, "per_group": per_group, "kind": kind, "match_samples": match_samples, "seed": seed,
         "resume": partial,
@@ -72,13 +73,13 @@ def spectrum(
         )  # fmt: skip
     shown = next(iter(results.values())) if len(results) == 1 else results
     rows = shown.to_frame()
+    if output is not None and distributed.rank() == 0:
+        write(shown if output.endswith(".nc") else rows, Path(output))
+    if figure is not None and distributed.rank() == 0:
+        save_drawn(shown.plot(), Path(figure), err=True)
+    finish(work)
     say(as_records(rows) if as_json else as_noted(results))
     for label, result in results.each().items():
         if verify:
             say(f"\n{label}\n{as_text(result.checks)}")
         say(f"{label}: {result.sample_products} sample-products", err=True)
-    if output is not None:
-        write(shown if output.endswith(".nc") else rows, Path(output))
-        shutil.rmtree(f"{output}.partial", ignore_errors=True)
-    if figure is not None:
-        save_drawn(shown.plot(), Path(figure), err=True)

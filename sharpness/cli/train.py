@@ -40,6 +40,7 @@ def train(
     options = dict(pair(p) for p in pairs)
     name = f"{given['data']}-{run_name(method, names, options, seed, data.other_augmentation)}"
     folder = Path(out) if out else Path("runs") / name
+    require_folder("--out", folder)
     kept: dict[str, Any] = {"resume": resume, "snapshots": snapshots}
     history = sharpness.train(
         method, data, folder, flatten=names, seed=seed, **kept, **training_settings(given), **options

@@ -15,6 +15,7 @@ from sharpness.data.digits import load_digits_lt
 from sharpness.data.foreign import ForeignData, read_images
 from sharpness.data.groups import CONVENTION, GROUP_CONVENTIONS, class_groups, named_groups, training_counts
 from sharpness.data.identity import Content, SampleIdentity
+from sharpness.data.inputs import Layout, pack
 from sharpness.data.longtail import LongTail, select_indices
 from sharpness.data.profiles import PROFILES, class_counts
 from sharpness.data.samplers import SAMPLERS, epoch_indices
@@ -29,7 +30,7 @@ from sharpness.data.targets import (
     plain_targets,
     told_of,
 )
-from sharpness.data.tensors import as_tensors, is_data
+from sharpness.data.tensors import as_tensors, is_data, read_once, read_samples
 from sharpness.errors import UserError, choose
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "SampleIdentity",
     "answers_of",
     "are_labels",
+    "Layout",
     "as_tensors",
     "augment",
     "augment_batches",
@@ -61,6 +63,9 @@ __all__ = [
     "cross_entropy_targets",
     "epoch_indices",
     "is_data",
+    "pack",
+    "read_once",
+    "read_samples",
     "load_cifar",
     "load_cifar_lt",
     "load_data",

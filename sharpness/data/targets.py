@@ -107,7 +107,7 @@ def cross_entropy_targets(y: Tensor, outputs: Sequence[int]) -> Tensor:
 
 
 def classes_of(
-    x: Tensor,
+    x: Any,
     y: Tensor,
     width: int | None,
     *,
@@ -119,6 +119,7 @@ def classes_of(
     """The class of every sample: by ``classes`` or ``group_by``, else by labels, else all in one.
 
     Args:
+        x: inputs, as they were given, for a function ``group_by``.
         y: targets as the loss gets them.
         width: of outputs (n, width), None of others.
         classes, group_by, num_classes, class_names: see :class:`~sharpness.Objective`.
@@ -195,9 +196,7 @@ def _are_names(values: Any) -> bool:
     return hasattr(values, "__len__") and len(values) > 0 and isinstance(next(iter(values)), str)
 
 
-def _grouped(
-    x: Tensor, y: Tensor, group_by: Any, num_classes: int | None, class_names: Sequence[str] | None
-) -> Classes:
+def _grouped(x: Any, y: Tensor, group_by: Any, num_classes: int | None, class_names: Sequence[str] | None) -> Classes:
     """By values of any kind: names of domains, of annotators."""
     values = group_by
     if callable(group_by):
@@ -253,6 +252,8 @@ def within(index: Tensor, number: int, what: str, remedy: str) -> Tensor:
     outside = (index < 0) | (index >= number)
     if bool(outside.any()):
         bad = int(outside.nonzero()[0])
+        if what == "label" and int(index.min()) == 1 and int(index.max()) == number:
+            remedy = "labels are counted from 1, give y - 1"
         raise UserError(f"{what} {int(index[bad])} of sample {bad} is outside 0..{number - 1}: {remedy}")
     return index
 

@@ -3,50 +3,82 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from sharpness.data.batches import are_batches, joined, read_loader, require_repeatable, stacked
+from sharpness.data.inputs import Inputs
+from sharpness.data.records import ARRAYS, Batch, Record, is_image, is_record, pixels, split
 from sharpness.errors import UserError, shown
 
-#: What a column of numbers may be.
-ARRAYS = (Tensor, np.ndarray)
 logger = logging.getLogger("sharpness")
 
 
 def as_tensors(data: Any) -> tuple[Tensor, Tensor]:
-    """Inputs and targets (n, ...), dtypes as given, of ``(x, y)``, an object with ``.tensors`` or a map-style dataset.
-
-    Python numbers become int64 or float64. What comes after the target, such as an index or a path, is left out, with
-    a warning, where the target is one number per sample.
+    """Inputs and targets (n, ...), dtypes as given, of anything that :func:`read_samples` takes, one input for each.
 
     Raises:
-        UserError: something else, targets that are no numbers, samples that do not stack, or a dataset whose samples
-            change when they are read twice.
+        UserError: what that refuses, or several inputs for each sample.
 
     >>> as_tensors(([[1.0], [2.0]], [0, 1]))[1]
     tensor([0, 1])
     >>> as_tensors([(torch.zeros(3), 0.25), (torch.ones(3), 0.5)])[1]
     tensor([0.2500, 0.5000], dtype=torch.float64)
     """
+    x, y = read_samples(data)
+    if not isinstance(x, Tensor):
+        raise UserError(f"inputs are a {type(x).__name__} of several tensors: give one for each sample")
+    return x, y
+
+
+def read_samples(
+    data: Any, batch: Batch | None = None, takes: Collection[str] = (), class_names: Sequence[str] | None = None
+) -> tuple[Inputs, Tensor]:
+    """Inputs and targets of all samples, in the order in which they are read, once.
+
+    Python numbers become int64 or float64. What comes after the target, such as an index or a path, is left out, with
+    a warning, where the target is one number per sample.
+
+    Args:
+        data: ``(x, y)``, where x may be a tuple or a dict of several inputs; a dict of columns; an object with
+            ``.tensors``; a map-style dataset or a list of samples; a ``DataLoader``, or a list or another iterable of
+            batches. Samples and batches are ``(input, target, ...)`` or dicts.
+        batch: makes ``(inputs, targets)`` of a sample, or of a batch.
+        takes: names of the network's arguments, which tell inputs from other entries of a dict.
+        class_names: in the order of the outputs, where targets are such names.
+
+    Raises:
+        UserError: something else, targets that are no numbers, samples that do not stack, or a dataset whose samples
+            change when they are read twice.
+
+    >>> batches = [{"x": torch.zeros(2, 3), "y": torch.tensor([0, 1])}, {"x": torch.ones(1, 3), "y": torch.tensor([1])}]
+    >>> read_samples(batches)[1]
+    tensor([0, 1, 1])
+    """
     data = getattr(data, "tensors", data)
     if isinstance(data, tuple) and len(data) == 1 and isinstance(data[0], ARRAYS):
         raise UserError("data are one tensor without targets: give (x, y)")
-    if _are_columns(data):
-        x, y = (column(values, what) for values, what in zip(data, ("inputs", "targets"), strict=False))
-        if len(data) > 2:
-            _leave_out(len(data) - 2, y.ndim == 1)
+    x: Inputs
+    if batch is None and is_record(data):
+        record = split(data, "data", takes=takes)
+        _leave_out(record.more, "data", True)
+        x, y = record.inputs, column(record.target, "targets", class_names)
+    elif batch is None and not _is_list_of_batches(data) and _are_columns(data):
+        x, y = _inputs(data[0]), column(data[1], "targets", class_names)
+        _leave_out(len(data) - 2, "each sample", y.ndim == 1)
     else:
-        x, y = _read(data)
-    if x.ndim == 0 or y.ndim == 0 or len(x) != len(y) or not len(y):
-        raise UserError(
-            f"inputs of shape {tuple(x.shape)} and targets of shape {tuple(y.shape)}: give one label per input "
-            "(or one target of any shape), with the samples along the first axis of both"
-        )
+        x, y = _read(data, batch, takes, class_names)
+    for part in [x] if isinstance(x, Tensor) else x.values() if isinstance(x, dict) else x:
+        if part.ndim == 0 or y.ndim == 0 or len(part) != len(y) or not len(y):
+            raise UserError(
+                f"inputs of shape {tuple(part.shape)} and targets of shape {tuple(y.shape)}: give one label per input "
+                "(or one target of any shape), with the samples along the first axis of both"
+            )
     return x, y.detach()
 
 
@@ -58,18 +90,29 @@ def is_data(value: Any) -> bool:
     """
     if isinstance(value, Dataset | DataLoader) or isinstance(getattr(value, "tensors", None), tuple):
         return True
+    if is_record(value):
+        return True
     if not isinstance(value, tuple | list) or not len(value):
         return False
     first = value[0]
+    if is_record(first) or _is_list_of_batches(value):
+        return True
+    if isinstance(first, Mapping) and len(value) == 2:
+        return bool(first) and all(isinstance(v, ARRAYS) for v in first.values()) and not isinstance(value[1], Mapping)
     if _is_sample(first):
-        return isinstance(first[0], ARRAYS)
+        return isinstance(first[0], ARRAYS) or is_image(first[0])
     sized = all(hasattr(column, "__len__") and not isinstance(column, str | Mapping) for column in value)
     return len(value) == 2 and sized and len(value[0]) == len(value[1])
 
 
-def column(values: Any, what: str) -> Tensor:
+def read_once(data: Any) -> Any:
+    """What can be read again: an iterator, which several models would use up, as a list."""
+    return list(data) if hasattr(data, "__next__") else data
+
+
+def column(values: Any, what: str, class_names: Sequence[str] | None = None) -> Tensor:
     """One tensor of numbers, the samples along its first axis, from a tensor, an array, or a list of either or of
-    numbers.
+    numbers; of names of classes, where these are known, their positions.
 
     Raises:
         UserError: text, several inputs for each sample, or things that do not stack.
@@ -82,11 +125,6 @@ def column(values: Any, what: str) -> Tensor:
             f"targets are a {type(values).__name__} of several tensors: put what the loss needs into one tensor, the "
             "samples along its first axis, and take it apart in the loss"
         )
-    if isinstance(values, Mapping) or several:
-        raise UserError(
-            f"{what} are a {type(values).__name__} of several tensors: stack them into one, torch.stack([a, b], 1), "
-            "and probe a small module whose forward(x) calls your model with x[:, 0], x[:, 1]"
-        )
     if isinstance(values, tuple | list) and any(isinstance(v, Tensor) for v in values):
         return _stack(values, what)
     try:
@@ -96,9 +134,13 @@ def column(values: Any, what: str) -> Tensor:
     if array.dtype == object:  # as pandas keeps text, and torch's tensors in lists of lists
         array = np.array(array.tolist()) if array.ndim == 1 and not hasattr(array[0], "__len__") else array
     if array.dtype.kind in "US" or (array.dtype == object and isinstance(array.flat[0], str)):
+        if class_names is not None and array.ndim == 1:
+            return _positions(array.tolist(), class_names)
         names = ", ".join(sorted(set(map(str, array.ravel()[:50].tolist())))[:3])
+        if what != "targets":
+            raise UserError(f"{what} are text ({names}, ...): give numbers")
         raise UserError(
-            f"{what} are text ({names}, ...): give numbers; "
+            f"{what} are text ({names}, ...): give numbers, or class_names= in the order of the model's outputs; "
             "of class names the position in the order of the model's outputs, which alphabetical order gives as "
             "numpy.unique(labels, return_inverse=True)[1]"
         )
@@ -112,7 +154,7 @@ def column(values: Any, what: str) -> Tensor:
 
 def _are_columns(data: Any) -> bool:
     """Whether these are inputs of all samples, targets of all samples and maybe more, and not samples in a list."""
-    if not isinstance(data, tuple | list) or len(data) < 2:
+    if not isinstance(data, tuple | list) or len(data) < 2 or any(map(is_record, data)):
         return False
     if len(data) == 2:
         return not (_is_sample(data[0]) and _is_sample(data[1]))
@@ -135,61 +177,92 @@ def _stack(values: Any, what: str) -> Tensor:
         raise UserError(f"the samples do not stack ({what}: {told}): make them alike") from None
 
 
-def _read(data: Any) -> tuple[Tensor, Tensor]:
-    """A map-style dataset, read once."""
-    if isinstance(data, DataLoader):
-        raise UserError("data is a DataLoader: give the dataset behind it, loader.dataset")
+def _is_list_of_batches(data: Any) -> bool:
+    """Whether these are ``(inputs, targets)`` of several samples each."""
+    if not isinstance(data, tuple | list) or not len(data):
+        return False
+    if not all(isinstance(b, tuple | list) and len(b) > 1 and _are_inputs(b[0]) for b in data):
+        return False
+    return are_batches([Record(b[0], b[1]) for b in data])
+
+
+def _are_inputs(value: Any) -> bool:
+    """Whether these are tensors: one, or several by place or by name."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else [value]
+    return all(isinstance(v, Tensor) for v in parts) and len(parts) > 0
+
+
+def _inputs(values: Any) -> Inputs:
+    """Inputs of all samples, several where they are in a tuple or a dict."""
+    if isinstance(values, Mapping):
+        return {str(name): _inputs_of_one(v, f"input {name}") for name, v in values.items()}
+    if isinstance(values, tuple) and len(values) > 1 and all(isinstance(v, ARRAYS) for v in values):
+        return tuple(_inputs_of_one(v, f"input {i}") for i, v in enumerate(values))
+    return _inputs_of_one(values, "inputs")
+
+
+def _inputs_of_one(values: Any, what: str) -> Tensor:
+    if isinstance(values, tuple | list) and len(values) and is_image(values[0]):
+        return _stack([pixels(image) for image in values], what)
+    return column(values, what)
+
+
+def _positions(names: Sequence[str], class_names: Sequence[str]) -> Tensor:
+    """Of names of classes among those in the order of the outputs."""
+    position = {str(name): i for i, name in enumerate(class_names)}
+    unknown = next((n for n in names if str(n) not in position), None)
+    if unknown is not None:
+        raise UserError(
+            f"target {shown(str(unknown), 60)!r} is none of the class_names: give all, in the order of the outputs"
+        )
+    return torch.tensor([position[str(n)] for n in names])
+
+
+def _read(
+    data: Any, batch: Batch | None, takes: Collection[str], class_names: Sequence[str] | None
+) -> tuple[Inputs, Tensor]:
+    """A loader, a map-style dataset, or anything that hands out samples or batches, read once."""
     if isinstance(data, ARRAYS):
         raise UserError(f"data is a {type(data).__name__} of shape {tuple(data.shape)} without targets: give (x, y)")
     if hasattr(data, "train") and hasattr(data, "test"):
         raise UserError(f"data is a {type(data).__name__} of two parts: give data.train or data.test")
-    if isinstance(data, str | Mapping) or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
-        raise UserError(f"data is a {type(data).__name__}: give (x, y), a TensorDataset or a map-style dataset, such "
-                        "as load_data('digits-lt').train")  # fmt: skip
-    if not len(data):
+    rows = hasattr(data, "__getitem__") and hasattr(data, "__len__")
+    if isinstance(data, str | Mapping | nn.Module) or not (rows or hasattr(data, "__iter__")):
+        raise UserError(f"data is a {type(data).__name__}: give (x, y), a TensorDataset, a DataLoader or a map-style "
+                        "dataset, such as load_data('digits-lt').train")  # fmt: skip
+    if rows and not len(data):
         raise UserError(f"data is a {type(data).__name__} without samples: give at least one")
-    samples = [_sample(data[i], i) for i in range(len(data))]
-    first, again = samples[0][0], _sample(data[0], 0)[0]
-    if first.is_floating_point():
-        first, again = first.nan_to_num(), again.nan_to_num()
-    if not torch.equal(first, again):
-        raise UserError("the first sample differs when read twice: the dataset augments at random, switch that off")
-    x = _stack([s[0] for s in samples], "inputs")
-    y = column([s[1] for s in samples], "targets")
-    if (more := max(len(s) for s in samples) - 2) > 0:
-        _leave_out(more, y.numel() == len(y))
+    loaded = isinstance(data, DataLoader)
+    if isinstance(data, DataLoader):
+        records = read_loader(data, batch, takes)
+    else:
+        found = [data[i] for i in range(len(data))] if rows else list(data)
+        records = [split(one, f"sample {i}", batch, takes) for i, one in enumerate(found)]
+        if not records:
+            raise UserError(f"data is a {type(data).__name__} without samples: give at least one")
+        if rows:
+            require_repeatable(data)
+    if (loaded and data.batch_sampler is not None) or are_batches(records):
+        x, targets = joined(records)
+        if not loaded:
+            logger.info("data: %d batches, of %d samples in all", len(records), len(targets))
+    else:
+        x, targets = stacked(records)
+    y = column(targets, "targets", class_names)
+    _leave_out(max(r.more for r in records), "each sample", y.numel() == len(y))
     return x, y
 
 
-def _sample(sample: Any, index: int) -> tuple[Any, ...]:
-    """One sample with its input as a tensor.
-
-    Raises:
-        UserError: it is no (input, target), or its input is no tensor.
-    """
-    if not isinstance(sample, tuple | list) or len(sample) < 2:
-        raise UserError(f"sample {index} is a {type(sample).__name__}: a dataset must return (input, target)")
-    given = sample[0]
-    if isinstance(given, Tensor):
-        return tuple(sample)
-    try:
-        return (torch.as_tensor(np.asarray(given) if isinstance(given, tuple | list) else given), *sample[1:])
-    except (RuntimeError, TypeError, ValueError):
-        raise UserError(
-            f"the input of sample {index} is a {type(given).__name__}: let the dataset return one tensor for each "
-            "sample (images through ToTensor; several inputs stacked, and taken apart in a small module)"
-        ) from None
-
-
-def _leave_out(more: int, plain: bool) -> None:
-    """Say that entries behind the target are not used.
+def _leave_out(more: int, whose: str, plain: bool) -> None:
+    """Say that entries beside input and target are not used.
 
     Raises:
         UserError: the second entry may be another input.
     """
-    if not plain:
+    if more > 0 and not plain:
         raise UserError(
-            f"{more + 2} entries for each sample, and the second is not one number: which is the target? give (x, y)"
+            f"{more + 2} entries for {whose}, and the second is not one number: which is the target? give (x, y), or "
+            "batch=lambda b: (inputs, targets) for what a dataset returns"
         )
-    logger.warning("data: the first two of %d entries of each sample are its input and target, the others are left out",
-                   more + 2)  # fmt: skip
+    if more > 0:
+        logger.warning("data: of %s input and target are taken, its other %d entries are left out", whose, more)

@@ -24,6 +24,8 @@ from sharpness.engine.modules import (
     batchnorms,
     buffers_kept,
     filter_axes,
+    hidden_noticed,
+    in_full_precision,
     parameters_in_scope,
     recalibrate,
     require_eval,
@@ -33,6 +35,7 @@ from sharpness.engine.neighbours import few_samples, first_difference, require_i
 from sharpness.engine.operator import CurvatureOperator
 from sharpness.engine.second_order import KINDS, Products, SecondOrder
 from sharpness.engine.tracing import Untraceable, first_line
+from sharpness.engine.undisturbed import seeded, undisturbed, without_autocast
 
 __all__ = [
     "KINDS",
@@ -62,6 +65,8 @@ __all__ = [
     "forward_flops",
     "full_precision",
     "mean_error",
+    "hidden_noticed",
+    "in_full_precision",
     "memory_budget",
     "parameters_in_scope",
     "ratio",
@@ -72,5 +77,8 @@ __all__ = [
     "require_eval",
     "require_independent",
     "resolve_device",
+    "seeded",
+    "undisturbed",
+    "without_autocast",
     "state_sha256",
 ]

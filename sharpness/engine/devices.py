@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sharpness.engine.undisturbed import undisturbed
 from sharpness.errors import UserError
 
 
@@ -27,15 +28,22 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Compute float32 with all of its digits on a GPU, and equal calls to the same bits; settings are put back.
+    """Compute float32 with all of its digits, undisturbed, and equal calls to the same bits; settings are put back.
 
     Torch lets convolutions round float32 to the 10 bits of TF32 unless told otherwise, which is an error of 1e-3 in a
     Hessian-vector product, and choose kernels that add up in the order in which threads happen to end. Wraps functions
     as well.
     """
-    if not torch.cuda.is_initialized():
-        yield
-        return
+    with undisturbed():
+        if torch.cuda.is_initialized():
+            with _exact_kernels():
+                yield
+        else:
+            yield
+
+
+@contextmanager
+def _exact_kernels() -> Iterator[None]:
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
     formats = _formats()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import hashlib
+import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -13,9 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from sharpness.errors import UserError
+from sharpness.errors import UserError, shown
 
 RECALIBRATION_BATCH = 250
+_REENTRANT = "give torch.utils.checkpoint use_reentrant=False"
+HALF = (torch.float16, torch.bfloat16)
+logger = logging.getLogger("sharpness")
 
 
 class Recalibrated(nn.Module):
@@ -31,17 +37,57 @@ class Recalibrated(nn.Module):
 
 
 class Outputs(nn.Module):
-    """A model followed by the function that picks its outputs."""
+    """A model followed by the function that picks its outputs.
 
-    def __init__(self, model: nn.Module, output: Callable[[Any], Tensor] | None) -> None:
+    Args:
+        call: what the model returns of a tensor that holds several inputs, ``call(model, x)``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        output: Callable[[Any], Tensor] | None,
+        call: Callable[[nn.Module, Tensor], Any] | None = None,
+    ) -> None:
         super().__init__()
         self.training = model.training
         self.model = model
         self.output = output
+        self.call = call
 
     def forward(self, x: Tensor) -> Tensor:
-        outputs = self.model(x)
+        outputs = self.model(x) if self.call is None else self.call(self.model, x)
         return outputs if self.output is None else self.output(outputs)
+
+
+def in_full_precision(model: nn.Module) -> nn.Module:
+    """The model, or a copy in float32 of one with weights or buffers in half precision.
+
+    With the 8 or 11 bits of half precision a rise of the loss, and a Hessian most of all, is rounding.
+
+    Raises:
+        UserError: it cannot be copied, or it was made under ``torch.inference_mode()``, which no gradient passes.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(t.is_inference() for t in tensors):
+        raise UserError(
+            "the model's weights were made under torch.inference_mode(), and no gradient can be taken by them: make "
+            "the model outside of it, or give copy.deepcopy(model), taken outside of it"
+        )
+    found = next((t.dtype for t in tensors if t.dtype in HALF), None)
+    if found is None:
+        return model
+    name = str(found).removeprefix("torch.")
+    try:
+        twin = copy.deepcopy(model)
+    except Exception as error:
+        # A network of anybody's may hold anything.
+        told = f"{type(error).__name__}: {shown(str(error).strip().partition(chr(10))[0], 120)}"
+        raise UserError(f"the model is in {name} and cannot be copied ({told}): give model.float()") from None
+    for module in twin.modules():
+        module._apply(lambda t: t.float() if t.dtype in HALF else t, recurse=False)
+    logger.warning("the model is in %s: measured in float32, in a copy with the same weights", name)
+    return twin
 
 
 def batchnorms(model: nn.Module) -> list[nn.Module]:
@@ -54,7 +100,8 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
     """Put back what a forward pass writes to buffers and to tensors among attributes, also where it replaces them.
 
     Values are compared, because fused observers of quantisation-aware networks write without counting a version.
-    Statistics of BatchNorm are left out: in eval mode no pass writes to them, and recalibration is to.
+    Statistics of BatchNorm are left out: in eval mode no pass writes to them, and recalibration is to. Embeddings with
+    ``max_norm`` write to their weights, which are put back as well.
     """
     saved = [
         (state, name, t, t.detach().clone())
@@ -63,6 +110,11 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
         for state in (m._buffers, vars(m))
         for name, t in state.items()
         if isinstance(t, Tensor)
+    ]
+    saved += [
+        (m._parameters, "weight", m.weight, m.weight.detach().clone())
+        for m in model.modules()
+        if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.max_norm is not None and "weight" in m._parameters
     ]
     try:
         yield
@@ -162,12 +214,32 @@ def classifier_prefix(model: nn.Module) -> str:
     return owners[-1] + "." if owners else ""
 
 
-def parameters_in_scope(model: nn.Module, value: Tensor, scope: str) -> tuple[list[str], list[Tensor]]:
+@contextmanager
+def hidden_noticed() -> Iterator[list[str]]:
+    """What a forward pass says of checkpointing that hides parameters from gradients; other warnings come as ever.
+
+    Reentrant checkpointing of a part whose inputs need no gradient cuts its parameters off, with a warning alone.
+    """
+    found: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield found
+    for w in caught:
+        if "None of the inputs have requires_grad=True" in str(w.message):
+            found.append(str(w.message))
+        else:
+            warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
+
+
+def parameters_in_scope(
+    model: nn.Module, value: Tensor, scope: str, hidden: bool = False
+) -> tuple[list[str], list[Tensor]]:
     """Names and tensors in scope that a gradient reaches.
 
     Args:
         value: a loss of the model, with its graph.
         scope: ``"all"``, ``"backbone"``, ``"classifier"``, or a shell pattern of names.
+        hidden: whether checkpointing is known to cut off what a gradient does not reach.
 
     Raises:
         UserError: nothing is trainable, nothing is reached, the pattern matches nothing, or two share memory.
@@ -175,6 +247,8 @@ def parameters_in_scope(model: nn.Module, value: Tensor, scope: str) -> tuple[li
     everything = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     if not everything:
         raise UserError("all parameters are frozen (requires_grad is False): unfreeze those to be probed")
+    if hidden and not value.requires_grad:
+        raise UserError(f"activation checkpointing hides all parameters from gradients: {_REENTRANT}")
     if not value.requires_grad:
         raise UserError("the loss does not depend on any parameter: is the forward pass under no_grad?")
     try:
@@ -182,9 +256,12 @@ def parameters_in_scope(model: nn.Module, value: Tensor, scope: str) -> tuple[li
     except RuntimeError as error:
         told = str(error).splitlines()[0]
         if "use_reentrant" in told:
-            told = "activation checkpointing allows none: give torch.utils.checkpoint use_reentrant=False"
+            told = f"activation checkpointing allows none: {_REENTRANT}"
         raise UserError(f"the gradient of the loss by the parameters cannot be taken: {told}") from error
     reached = [(n, p) for (n, p), g in zip(everything, gradients, strict=True) if g is not None]
+    if hidden and len(reached) < len(everything):
+        first = next(n for n, g in zip([n for n, _ in everything], gradients, strict=True) if g is None)
+        raise UserError(f"activation checkpointing hides parameters from gradients, {first!r} first: {_REENTRANT}")
     classifier = classifier_prefix(model)
     rules: dict[str, Callable[[str], bool]] = {
         "all": lambda name: True,

@@ -21,7 +21,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Any
 
 import torch
@@ -31,12 +31,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sharpness.engine.operations import Add, Convolution, Linear, Operation, ReLU, ScaledConvolution, Smooth
 from sharpness.engine.program import Program, Step
+from sharpness.engine.undisturbed import interrupts_held
 
 INPUT = "input"
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 RELUS = (F.relu, torch.relu, F.relu_, torch.relu_)
 ADDS = (operator.add, operator.iadd, torch.add)
-#: ``functional_call`` swaps tensors inside the module, which must not happen in two threads at once.
+#: ``functional_call`` swaps tensors inside the module, which must not happen in two threads of one product at once.
 SWAPPING = Lock()
 
 
@@ -113,13 +114,40 @@ def trace(module: nn.Module, sample: Tensor, in_scope: Sequence[Tensor]) -> Trac
             are no tensor.
     """
     try:
-        graph = fx.Tracer().trace(module)
+        graph = _graph(module)
     except Exception as error:
         raise Untraceable(f"torch.fx cannot trace it: {first_line(error)}") from error
     builder = _Builder(module, {id(p) for p in in_scope})
     for node in graph.nodes:
         builder.add(node)
     return builder.finish(sample)
+
+
+def _graph(module: nn.Module) -> fx.Graph:
+    """What torch.fx sees of a call; ``nn.Module``, which it patches in the whole process, is put back in any case."""
+    with interrupts_held():
+        before = nn.Module.__call__, nn.Module.__getattr__
+    try:
+        return _Tracer().trace(module)
+    finally:
+        with interrupts_held():
+            nn.Module.__call__, nn.Module.__getattr__ = before  # type: ignore[method-assign]
+
+
+class _Tracer(fx.Tracer):
+    """Records the calls of the thread that traces; those of other threads are made as ever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread = get_ident()
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        return super().call_module(m, forward, args, kwargs) if get_ident() == self.thread else forward(*args, **kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if get_ident() != self.thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
 
 class _Builder:

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from sharpness.engine import seeded
 from sharpness.flattening import Context
 from sharpness.flattening.spectral_normalization import normalize, normalized_layers
 from sharpness.models import Classifier, build_head
@@ -47,8 +48,7 @@ class NewHead:
     def __call__(self, network: Classifier, context: Context) -> None:
         spec = network.spec
         seed = int(torch.randint(0, 2**63 - 1, (1,), generator=context.generator))
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with seeded(seed):
             fresh = build_head(spec.head, int(network.backbone.num_features), spec.num_classes, spec.scale)  # type: ignore[arg-type]
             if normalized_layers(network.head):
                 normalize(fresh, nn.Linear)

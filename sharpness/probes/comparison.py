@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from typing import Any
 
-from sharpness.data import DATASETS, is_data
+from sharpness.data import DATASETS, is_data, read_once
+from sharpness.engine import undisturbed
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.directions import noise_keys
@@ -32,11 +33,13 @@ def comparable(probe: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @functools.wraps(probe)
+    @undisturbed()
     def probe_all(
         objective: Any, *args: Any, data: Any = None, options: Mapping[str, Any] | None = None, **settings: Any
     ) -> Any:
         if data is None and args and (is_data(args[0]) or (isinstance(args[0], str) and args[0] in DATASETS)):
             data, *args = args  # type: ignore[assignment]
+        data = read_once(data)
         if not isinstance(objective, Mapping):
             return probe(as_objective(objective, data, **(options or {})), *args, **settings)
         given = dict(options or {})

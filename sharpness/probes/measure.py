@@ -14,8 +14,8 @@ import numpy as np
 from torch import nn
 
 from sharpness.checkpoints import Checkpoint, find_checkpoints, load_checkpoint
-from sharpness.data import DATASETS
-from sharpness.engine import distributed
+from sharpness.data import DATASETS, read_once
+from sharpness.engine import distributed, undisturbed
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.columns import MEASURES, Settings, columns_of
@@ -31,6 +31,7 @@ PRODUCTS = 40
 logger = logging.getLogger("sharpness")
 
 
+@undisturbed()
 def measure(
     subject: Objective | nn.Module | Checkpoint | str | Path | Mapping[str, Any],
     *given: Any,
@@ -100,7 +101,7 @@ def measure(
     usual = measures is None
     chosen = DEFAULT if measures is None else measures
     settings = Settings.of(chosen, radius, draws, rho, probes, tol, max_iterations, seed)
-    options |= {"data": data}
+    options |= {"data": read_once(data)}
     folder = None if resume is None else Path(resume)
     if isinstance(subject, str | Path):
         found = find_checkpoints(subject)

@@ -22,6 +22,8 @@ from sharpness.files import write_atomically
 from sharpness.objective import Objective
 from sharpness.probes.cost import announce
 from sharpness.progress import progress
+from sharpness.untrusted.plain_json import parse_json
+from sharpness.untrusted.refused import Refused
 
 #: Seconds between two writes of unfinished work.
 INTERVAL = 5.0
@@ -35,9 +37,13 @@ logger = logging.getLogger("sharpness")
 class WorkFolder:
     """Where unfinished work is kept, one folder for each key, until whoever asked for it has the result.
 
+    Every folder that is made here holds a file that says so, with its key: what does not is somebody else's, and stays.
+
     Attributes:
-        used: the folders of this work; others are work of somebody else's.
+        used: the folders of this work; others are work of other settings.
     """
+
+    MARK = ".sharpness-work.json"
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -47,22 +53,39 @@ class WorkFolder:
         """The folder of a key, made if it is not there.
 
         Raises:
-            UserError: it cannot be made.
+            UserError: it cannot be made, or is not a folder of ours.
         """
         folder = self.path / key
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            for made, named in ((self.path, ""), (folder, key)):
+                if not made.exists():
+                    made.mkdir(parents=True, exist_ok=True)
+                    self._mark(made, named)
+                elif not any(made.iterdir()) and made == folder:
+                    self._mark(made, named)  # a process was killed before it did
         except OSError as error:
             raise UserError(f"resume={self.path}: {error.strerror}: give a folder to write to") from None
-        self.used.append(folder)
+        if folder not in self.used:
+            self.used.append(folder)
         return folder
 
     def clear(self) -> None:
-        """Remove what was used, and the whole if nothing else is in it."""
+        """Remove what was used, and the whole if it was made here and nothing else is in it."""
         for folder in self.used:
-            shutil.rmtree(folder, ignore_errors=True)
-        if self.path.is_dir() and not any(self.path.iterdir()):
-            self.path.rmdir()
+            if self._is_marked(folder, folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
+        left = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else {"nothing"}
+        if left == {self.MARK} and self._is_marked(self.path, ""):
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def _mark(self, folder: Path, key: str) -> None:
+        write_atomically(folder / self.MARK, lambda partial: partial.write_text(json.dumps({"key": key})))
+
+    def _is_marked(self, folder: Path, key: str) -> bool:
+        try:
+            return not folder.is_symlink() and parse_json((folder / self.MARK).read_text()) == {"key": key}
+        except (OSError, ValueError, Refused):
+            return False
 
 
 #: A folder of unfinished work as callers may give it.

@@ -9,7 +9,7 @@ from typing import Any
 
 from sharpness.checkpoints import load_checkpoint
 from sharpness.data import LongTailData
-from sharpness.errors import UserError
+from sharpness.errors import SystemRefusal, UserError
 from sharpness.flattening import operation_label
 from sharpness.methods import LABELS, build_recipe, flattened
 from sharpness.probes import checkpoint_objective, eigenvalues, random_perturbation, worst_case
@@ -165,6 +165,8 @@ def run_cell(cell: Cell, data: LongTailData, settings: Settings) -> dict[str, An
             name: measured(probe, objective, cell.name, result_file(cell, data, settings, name), **options)
             for name, (probe, options) in settings.probes(cell).items()
         }
+    except SystemRefusal:
+        raise  # a full disk says nothing about the model
     except (FloatingPointError, UserError) as error:
         return row | {"status": "not probed", "reason": str(error)}
     perturbation, spectrum, classes, worst = (found[name] for name in SUMMARISED)

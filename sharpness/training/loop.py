@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from sharpness.checkpoints import save_checkpoint
 from sharpness.data import ImageSet, LongTailData, augment_batches, epoch_indices, mixup
-from sharpness.engine import ClassSums, class_sums, resolve_device
+from sharpness.engine import ClassSums, class_sums, resolve_device, seeded, without_autocast
 from sharpness.errors import UserError
 from sharpness.flattening import Batch, Context, EpochRule
 from sharpness.flattening.spectral_normalization import normalized_layers, ordinary_state, power_iteration
@@ -117,7 +117,7 @@ def train(
     }
     name = f"{data.longtail.dataset}-{run_name(method, flatten, options, seed, data.other_augmentation)}"
     folder = RunFolder(Path(out) if out else Path("runs") / name)
-    with folder.held():
+    with folder.held(), without_autocast():
         state = folder.claim(identity, resume)
         if state is None:
             history = check_finished(folder.path, folder.result, identity, training)
@@ -173,8 +173,7 @@ def carry_out(
 
 def initial_model(recipe: Recipe, architecture: str, data: LongTailData, seed: int) -> Classifier:
     """A fresh network drawn from ``seed``, leaving torch's global generator as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         channels = data.train.images.shape[1]
         network = build_model(architecture, data.num_classes, channels, recipe.head, recipe.scale)
         if recipe.normalization:

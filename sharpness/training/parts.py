@@ -9,6 +9,7 @@ from torch import Generator, nn
 
 from sharpness.checkpoints import load_checkpoint
 from sharpness.data import LongTailData
+from sharpness.engine import seeded
 from sharpness.errors import UserError
 from sharpness.flattening import SpectralNormalization
 from sharpness.methods import Recipe, Stage
@@ -67,8 +68,7 @@ def add_parts(
         normalization: of the recipe, for a fresh network.
     """
     network.auxiliary = None
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(generator.initial_seed())
+    with seeded(generator.initial_seed()):
         if stage.helper is None:
             network.auxiliary = stage.loss.parts(network, data.class_counts)
         elif stage.helper == PREVIOUS:

@@ -137,9 +137,9 @@ def _names(content: Any) -> list[str]:
         value = left.pop()
         if isinstance(value, PassedOver):
             names.append(value.name)
-        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+        elif isinstance(value, dict | list | tuple | set) and id(value) not in seen:
             seen.add(id(value))
-            left += reversed(list(value.values()) if isinstance(value, dict) else value)
+            left += reversed([*value, *value.values()] if isinstance(value, dict) else list(value))
     return names
 
 

@@ -204,7 +204,7 @@ def test_of_a_whole_model_the_weights_are_read(tmp_path):
     torch.save(model := build_model("resnet8", 3, 1), tmp_path / "module.pt")
     read = load_checkpoint(tmp_path / "module.pt")
     assert all(map(torch.equal, read.model.state_dict().values(), model.state_dict().values()))
-    assert "of which nothing was run" in " ".join(read.manifest["notes"])
+    assert "nothing of it was run" in " ".join(read.manifest["notes"])
 
 
 def test_a_newer_version_asks_for_an_upgrade(saved):

@@ -8,6 +8,7 @@ import types
 from collections import OrderedDict, defaultdict, deque
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -88,6 +89,8 @@ OTHERS = {
     "a call": lambda m: m.Touch(),
     "a loss": lambda m: nn.BCEWithLogitsLoss(pos_weight=torch.ones(3)),
     "inside a tuple": lambda m: (1, [m.ConfigParser()]),
+    "in a set": lambda m: {m.ConfigParser(), 1},
+    "a generator of NumPy": lambda m: np.random.default_rng(0),
     "as a key": lambda m: {m.ConfigParser(): 1},
 }
 
@@ -103,6 +106,8 @@ def test_weights_beside_foreign_objects_are_read(tmp_path, foreign, kind, legacy
     sys.modules.pop("parse_config")
     checkpoint = load_checkpoint(tmp_path / "a.pt", model=Experts)
     assert same(checkpoint, model) and checkpoint.manifest["epoch"] == 3
+    named = any("config (" in note or "under config" in note for note in checkpoint.manifest["notes"])
+    assert named != (kind in ("a dict of attributes", "a list of its own", "a queue"))  # these are plain then
     assert "parse_config" not in sys.modules
     with pytest.raises(UserError, match="nothing in it was run: save the weights alone"):
         read_safely(tmp_path / "a.pt")
@@ -229,6 +234,14 @@ def test_a_part_that_is_not_frozen_must_be_there(tmp_path):
     load_checkpoint(tmp_path / "a.pt", model=Lift)  # the remedy
     with pytest.raises(UserError, match="parts of a network .tuner, head.: give the network that takes them"):
         load_checkpoint(tmp_path / "a.pt")
+
+
+def test_an_average_alone_is_no_part(tmp_path):
+    model = network()
+    torch.save({"ema": model.state_dict(), "epoch": 2}, tmp_path / "a.pt")
+    assert same(load_checkpoint(tmp_path / "a.pt", model=Experts, weights="ema"), model)
+    with pytest.raises(UserError, match="holds no weights='model': choose one of ema"):
+        load_checkpoint(tmp_path / "a.pt", model=Experts)
 
 
 def test_files_of_ones_own_network_are_steps_and_ends(tmp_path):

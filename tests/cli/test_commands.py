@@ -222,7 +222,8 @@ def test_a_spectrum_is_printed_and_written(options, columns, rows, run, capsys, 
 
 def test_an_interrupted_spectrum_goes_on_where_it_was(run, capsys, tmp_path, monkeypatch):
     output = tmp_path / "spectrum.nc"
-    arguments = ["spectrum", str(run), "--per-class", "-o", str(output)]
+    common = ["spectrum", str(run), "--per-class", "--limit-per-class", "4"]
+    arguments = [*common, "-o", str(output)]
     products, whole = [], CurvatureOperator.__call__
 
     def counted(self, vector):
@@ -233,9 +234,9 @@ def test_an_interrupted_spectrum_goes_on_where_it_was(run, capsys, tmp_path, mon
 
     monkeypatch.setattr(CurvatureOperator, "__call__", counted)
     assert main(arguments) == 130
-    assert list(tmp_path.glob("spectrum.nc.partial/*/row-*.npz"))
+    assert list(tmp_path.glob("spectrum.nc.partial/*/*/row-*.npz"))
     assert main(arguments) == 0
-    assert main(["spectrum", str(run), "--per-class", "-o", str(tmp_path / "whole.nc")]) == 0
+    assert main([*common, "-o", str(tmp_path / "whole.nc")]) == 0
     resumed, uninterrupted = load_result(output), load_result(tmp_path / "whole.nc")
     assert resumed.to_frame().equals(uninterrupted.to_frame())
     assert len(products) < 25 + 2 * uninterrupted.hvp_count

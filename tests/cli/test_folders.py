@@ -65,7 +65,7 @@ def test_an_interrupted_table_goes_on_with_the_same_command(folder, tmp_path, mo
     stop = needed // 2
     assert main([*arguments, "-o", str(tmp_path / "t.csv")]) == 130
     assert not (tmp_path / "t.csv").exists()
-    assert len(list((tmp_path / "t.csv.partial").glob("*.nc"))) == 1
+    assert len(list((tmp_path / "t.csv.partial").glob("*/*.nc"))) == 1
     products.clear()
     stop = 0
     assert main([*arguments, "-o", str(tmp_path / "t.csv")]) == 0

@@ -42,13 +42,13 @@ def test_other_unfinished_work_in_the_folder_stays(run, undrawn, tmp_path, monke
         for seed in ("1", "2"):
             assert main(["landscape", str(run), *SMALL, "--seed", seed, "--out", str(tmp_path)]) == 130
     kept = tmp_path / ".partial"
-    before = {p.name for p in kept.iterdir()}
+    before = {p.name for p in kept.glob("[!.]*")}
     assert len(before) == 2
     assert main(["landscape", str(run), *SMALL, "--seed", "1", "--out", str(tmp_path)]) == 0
-    (left,) = (p.name for p in kept.iterdir())
+    (left,) = (p.name for p in kept.glob("[!.]*"))
     assert left in before
     assert main(["landscape", str(run), *SMALL, "--seed", "3", "--no-resume", "--out", str(tmp_path)]) == 0
-    assert [p.name for p in kept.iterdir()] == [left]
+    assert [p.name for p in kept.glob("[!.]*")] == [left]
     assert main(["landscape", str(run), *SMALL, "--seed", "2", "--out", str(tmp_path)]) == 0
     assert not kept.exists()
 

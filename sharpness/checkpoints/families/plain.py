@@ -49,7 +49,7 @@ def read(content: Any, path: str, options: Options, also: Sequence[str] = ()) ->
     else:
         found = {kind: states[0] for kind, states in _states(content).items() if states}
     parts = _parts(content)
-    if parts and options.model is None and "model" not in found:
+    if parts and options.model is None and options.weights == "model" and "model" not in found:
         raise UserError(
             f"{path} holds parts of a network ({some(parts)}): give the network that takes them, model= in Python, "
             "--model package.module:factory on the command line"
@@ -84,7 +84,8 @@ def _states(content: Mapping[str, Any]) -> dict[str, list[Mapping[str, Tensor]]]
 
 def _parts(content: Mapping[str, Any]) -> dict[str, Mapping[str, Tensor]]:
     """State dicts of parts of a network, by the names of the parts: LIFT's ``{"tuner": ..., "head": ...}``."""
-    return {k: v for k, v in content.items() if isinstance(k, str) and is_state(v)}
+    averages = {*KEYS["ema"], *KEYS["swa"]}
+    return {k: v for k, v in content.items() if isinstance(k, str) and k not in averages and is_state(v)}
 
 
 def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

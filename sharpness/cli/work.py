@@ -1,0 +1,61 @@
+"""Unfinished work of a command, kept beside what it will write."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sharpness.files import only_process, refusal, shortened
+
+if TYPE_CHECKING:
+    from sharpness.probes import WorkFolder
+
+#: Options that say where answers go, and not what they are.
+SHOWN = ("output", "figure", "as_json")
+
+
+def work_of(folder: Path) -> WorkFolder:
+    """The folder, made and kept from other processes until the command ends.
+
+    Raises:
+        SystemRefusal: another process works there, or it cannot be made.
+    """
+    from sharpness.engine import distributed
+    from sharpness.probes import WorkFolder
+
+    work = WorkFolder(folder)
+    if distributed.rank() == 0:
+        held = folder.parent
+        try:
+            held.mkdir(parents=True, exist_ok=True)
+            lock = held / f".{shortened(folder.name)}.lock"
+            click.get_current_context().with_resource(only_process(lock, "works on the same output", made=True))
+        except OSError as error:
+            raise refusal(f"cannot write to {held}", error) from None
+    return work
+
+
+def work_beside(output: str | Path) -> tuple[WorkFolder, Path]:
+    """The work folder beside a file that will be written, and in it the folder of this command's settings."""
+    output = Path(output)
+    settings = {name: value for name, value in click.get_current_context().params.items() if name not in SHOWN}
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    work = work_of(output.with_name(f"{shortened(output.name)}.partial"))
+    return work, work.of(key)
+
+
+def finish(work: WorkFolder | None) -> None:
+    """Remove the work that led to what has been written, once every process has read what it needs of it."""
+    import torch
+
+    from sharpness.engine import distributed
+
+    if work is None:
+        return
+    distributed.total(torch.zeros(1))
+    if distributed.rank() == 0:
+        work.clear()

@@ -1,0 +1,136 @@
+"""A loader, or an iterable of batches, read once and in order, as inputs and targets of all samples."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
+
+from sharpness.data.inputs import Inputs
+from sharpness.data.records import ARRAYS, Batch, Record, is_image, split
+from sharpness.errors import UserError
+
+logger = logging.getLogger("sharpness")
+
+
+def read_loader(loader: DataLoader[Any], batch: Batch | None, takes: Collection[str]) -> list[Record]:
+    """Its batches, or its samples where it makes no batches; the random numbers it draws are put back.
+
+    Raises:
+        UserError: it has none, or its data set returns something else when it is read again.
+    """
+    with torch.random.fork_rng(devices=[]):
+        found = list(loader)
+        if not found:
+            raise UserError("data is a DataLoader without samples: give at least one")
+        data = loader.dataset
+        if hasattr(data, "__getitem__") and hasattr(data, "__len__") and len(data):
+            require_repeatable(data)
+    usual = type(loader.sampler) in (SequentialSampler, RandomSampler) and not getattr(loader.sampler, "replacement", 0)
+    if loader.batch_sampler is not None and not usual:
+        logger.warning("data: the loader's %s decides which samples are probed", type(loader.sampler).__name__)
+    elif loader.drop_last:
+        logger.warning("data: the loader leaves its last, smaller batch out (drop_last)")
+    what = "sample" if loader.batch_sampler is None else "batch"
+    return [split(one, f"{what} {i}", batch, takes) for i, one in enumerate(found)]
+
+
+def require_repeatable(data: Any) -> None:
+    """Refuse a map-style data set whose first sample differs when it is read again.
+
+    Raises:
+        UserError: it does.
+    """
+    if not _same(data[0], data[0]):
+        raise UserError("the first sample differs when read twice: the dataset augments at random, switch that off")
+
+
+def are_batches(records: Sequence[Record]) -> bool:
+    """Whether all of these are batches: their targets are numbers in a row, as many as each input is long.
+
+    Rows of targets may belong to one sample as well; they are of batches where the last is shorter.
+    """
+    lengths = []
+    for record in records:
+        inputs, target = list(_several(record.inputs)), record.target
+        length = len(target) if hasattr(target, "__len__") and not isinstance(target, str) and np.ndim(target) else -1
+        if any(not t.ndim or len(t) != length for t in inputs) or all(t.ndim < 2 for t in inputs):
+            return False
+        lengths.append(length if isinstance(target, ARRAYS) and target.ndim > 1 else 0)
+    return not any(lengths) or len(set(lengths)) > 1
+
+
+def joined(records: Sequence[Record]) -> tuple[Inputs, Any]:
+    """Inputs and targets of all samples from those of batches.
+
+    Raises:
+        UserError: batches that differ in more than their length.
+    """
+    for i, record in enumerate(records):
+        lengths = {len(t) if t.ndim else 0 for t in _several(record.inputs)}
+        n = len(record.target) if hasattr(record.target, "__len__") and np.ndim(record.target) else 1
+        if lengths != {n}:
+            raise UserError(f"batch {i} has {n} targets for {max(lengths)} inputs: give one target for each input")
+    inputs = _together([r.inputs for r in records], lambda parts: torch.cat(parts))
+    targets = [r.target for r in records]
+    if all(isinstance(t, ARRAYS) for t in targets):
+        try:
+            return inputs, torch.cat([torch.as_tensor(t) for t in targets])
+        except (RuntimeError, TypeError):
+            if all(isinstance(t, Tensor) for t in targets):
+                shapes = {tuple(t.shape[1:]) for t in targets}
+                raise UserError(
+                    f"targets of the batches do not go together (shapes {shapes}): make them alike"
+                ) from None
+    return inputs, [value for target in targets for value in target]
+
+
+def stacked(records: Sequence[Record]) -> tuple[Inputs, list[Any]]:
+    """Inputs of all samples, and their targets in a list, from those of samples.
+
+    Raises:
+        UserError: samples that do not stack.
+    """
+    return _together([r.inputs for r in records], lambda parts: torch.stack(parts)), [r.target for r in records]
+
+
+def _several(inputs: Inputs) -> Iterable[Tensor]:
+    if isinstance(inputs, Tensor):
+        return [inputs]
+    return inputs.values() if isinstance(inputs, dict) else inputs
+
+
+def _together(parts: list[Any], join: Any) -> Inputs:
+    first = parts[0]
+    if isinstance(first, Tensor) and all(isinstance(p, Tensor) for p in parts):
+        try:
+            joined_parts: Tensor = join(parts)
+        except RuntimeError as error:
+            shapes = sorted({tuple(p.shape) for p in parts})[:2]
+            told = " and ".join(map(str, shapes)) if len(shapes) > 1 else str(error).splitlines()[0]
+            raise UserError(f"the samples do not stack (inputs: {told}): make them alike") from None
+        return joined_parts
+    if isinstance(first, dict) and all(isinstance(p, dict) and p.keys() == first.keys() for p in parts):
+        return {name: _together([p[name] for p in parts], join) for name in first}  # type: ignore[misc]
+    if isinstance(first, tuple) and all(isinstance(p, tuple) and len(p) == len(first) for p in parts):
+        return tuple(_together([p[i] for p in parts], join) for i in range(len(first)))  # type: ignore[misc]
+    raise UserError("some samples have other inputs than the first one: give the same inputs for all")
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two readings of a sample agree, as far as that can be told."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and torch.equal(*(t.nan_to_num() if t.is_floating_point() else t for t in (a, b)))
+    if isinstance(a, np.ndarray) or is_image(a):
+        a, b = np.asarray(a), np.asarray(b)
+        return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    if isinstance(a, tuple | list):
+        return isinstance(b, tuple | list) and len(a) == len(b) and all(map(_same, a, b))
+    return True

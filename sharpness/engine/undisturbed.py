@@ -1,0 +1,84 @@
+"""One computation at a time in a process, as if nobody had asked for other digits around it.
+
+Tracing, ``functional_call`` and moved weights change modules for a while, which another thread must not see; a
+caller's autocast would round what is computed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+#: Kinds of devices that have an autocast of their own.
+DEVICES = ("cpu", "cuda", "mps", "xpu")
+_lock = threading.RLock()
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Keep other threads out of here, and the caller's autocast; in one thread it may be nested. Wraps functions too.
+
+    >>> with torch.autocast("cpu", torch.bfloat16), undisturbed():
+    ...     (torch.ones(1, 1) @ torch.ones(1, 1)).dtype
+    torch.float32
+    """
+    with _lock, without_autocast():
+        yield
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Switch off every autocast that is on, and put it back."""
+    with ExitStack() as stack:
+        for device in DEVICES:
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Let torch's global generator start from ``seed``, and leave it as it was; one thread at a time.
+
+    >>> before = torch.get_rng_state()
+    >>> with seeded(1):
+    ...     first = torch.rand(2)
+    >>> torch.equal(first, torch.rand(2, generator=torch.Generator().manual_seed(1)))
+    True
+    >>> torch.equal(torch.get_rng_state(), before)
+    True
+    """
+    with _lock, torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back until the end, for a few lines that must not stop halfway; other threads never see it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    told: list[object] = []
+    before = signal.signal(signal.SIGINT, lambda *of: told.append(of))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if told:
+            signal.raise_signal(signal.SIGINT)
+
+
+def _renew() -> None:
+    """A forked process has none of the threads that may have held the lock."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
