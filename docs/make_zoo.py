@@ -2,8 +2,8 @@
 
     python docs/make_zoo.py runs/cifar10-lt [--seed 0]
 
-A training tests itself in the precision that it trains in. A card tells what anybody measures afterwards: the whole test
-set in float32 (``$SHARPNESS_DATA`` names the folder of the CIFAR files), which differs by a few images of 10,000.
+A training tests itself in the precision that it trains in. A card tells what anybody measures afterwards: the whole
+test set in float32 (``$SHARPNESS_DATA`` names the folder of the CIFAR files), which differs by a few images of 10,000.
 """
 
 from __future__ import annotations

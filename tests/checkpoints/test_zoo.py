@@ -39,7 +39,7 @@ def test_a_model_of_the_zoo_is_described(name):
 @pytest.mark.skipif("SHARPNESS_DATA" not in os.environ, reason="SHARPNESS_DATA names no folder of CIFAR files")
 @pytest.mark.parametrize("name", MODELS)
 def test_its_accuracy_is_that_of_its_card(name):
-    """To 0.1 points, which another order of summation may move. The test set is the same whatever the tail is cut from."""
+    """To 0.1 points, which another order of summation may move. The test set is the same for every long tail."""
     checkpoint = load_checkpoint(f"zoo:{name}")
     objective = checkpoint_objective(checkpoint, split="test")
     assert objective.evaluate().accuracy == pytest.approx(checkpoint.manifest["accuracy"]["accuracy"], abs=1e-3)
