@@ -309,6 +309,16 @@ NETWORKS: dict[str, Factory] = {
     ),
     "dilated": lambda: (conv(dilation=2, padding=2), images()),
     "strided": lambda: (conv(stride=(2, 1), padding=(0, 1), bias=False), images()),
+    "pointwise, strided": lambda: (
+        convolutional(
+            nn.Conv2d(2, 4, 1, stride=2),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Conv2d(4, 4, 1, stride=(1, 2), groups=2),
+            channels=4,
+        ),
+        images(),
+    ),
     "1d": lambda: (
         convolutional(nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.Conv1d(4, 3, 3), rank=1),
         images(rank=1),
