@@ -137,8 +137,8 @@ class Convolution(Operation):
         stride, padding, *rest = self.geometry
         if any(n > 1 for n in w.shape[2:]) or any(padding) or not any(step > 1 for step in stride):
             return list(torch.ops.aten.convolution_backward(g, x, w, None, *self.geometry, [*wanted, False])[:2])
-        # A 1 x 1 kernel sees every stride-th pixel alone: the same sums on those pixels, with stride 1. With a stride and
-        # channels last oneDNN's kernel for AVX2 writes beyond its memory (torch 2.13, 3 to 6 channels).
+        # A 1 x 1 kernel sees every stride-th pixel alone: the same sums on those, with stride 1. With a stride and
+        # channels last, oneDNN's kernel for AVX2 writes beyond its memory (torch 2.13, 3 to 6 channels).
         seen = (slice(None), slice(None), *(slice(None, None, step) for step in stride))
         geometry = ([1] * self.rank, padding, *rest)
         of_seen, of_weight, _ = torch.ops.aten.convolution_backward(g, x[seen], w, None, *geometry, [*wanted, False])
