@@ -58,8 +58,8 @@ def require_file(option: str, path: str | Path | None, suffixes: Sequence[str] =
         raise UserError(f"{option} {path}: the name must end in {' or '.join(suffixes)}")
     try:
         os.lstat(path)
-    except FileNotFoundError:
-        pass
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # a file on the way to it is named below
     except (OSError, ValueError) as error:
         told = getattr(error, "strerror", None) or "it has a zero byte"
         raise UserError(f"{option} {shown(str(path))}: {told}: give another name") from None

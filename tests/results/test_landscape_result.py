@@ -12,7 +12,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from sharpness import load_result
-from sharpness.errors import UserError
+from sharpness.errors import SystemRefusal, UserError
 from sharpness.results import Comparison, LineResult, PlaneResult
 from sharpness.results.axes import line_label, plane_label
 from sharpness.results.pictures import subset_title
@@ -393,7 +393,7 @@ def test_a_failed_export_leaves_the_old_file(plane, tmp_path, monkeypatch, suffi
     path = plane.export(tmp_path / f"plane{suffix}")
     before = path.read_bytes()
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(SystemRefusal, match="disk full"):
         plane.export(path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [path.name]

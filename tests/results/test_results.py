@@ -12,6 +12,7 @@ from torch import nn
 
 import sharpness
 from sharpness import Objective, UserError
+from sharpness.errors import SystemRefusal
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,7 @@ def test_a_failed_save_leaves_the_old_file(objective, tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(xr.Dataset, "to_netcdf", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(SystemRefusal, match="disk full"):
         r.save(path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["r.nc"]

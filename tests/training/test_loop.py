@@ -3,6 +3,7 @@
 import math
 import random
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -200,10 +201,9 @@ def lrs_of_every_epoch(monkeypatch, digits, stage, network):
     """What the optimiser is set to in every epoch, by parameter; nothing is trained."""
     seen = []
 
-    def record(stage, network, optimizer, data, context):
-        names = [name for name, p in network.named_parameters() if p.requires_grad]
-        lrs = [group["lr"] for group in optimizer.param_groups]
-        seen.append(dict(zip(names, lrs, strict=True)))
+    def record(stage, network, steps, data, context):
+        lrs = {p: group["lr"] for group in steps.optimizer.param_groups for p in group["params"]}
+        seen.append({name: lrs[p] for name, p in network.named_parameters() if p.requires_grad})
         return 0.0
 
     sums = evaluate(network, digits.test, 10, torch.no_grad)
@@ -211,6 +211,8 @@ def lrs_of_every_epoch(monkeypatch, digits, stage, network):
     monkeypatch.setattr(loop_module, "evaluate", lambda *args: sums)
 
     class Nowhere:
+        path = Path("nowhere")
+
         def save(self, state):
             pass
 
