@@ -79,7 +79,16 @@ _ROOMS = {
 }
 
 
+#: Rooms that are found as ``sharpness.data`` without being imported by name.
+_OPEN = (
+    "checkpoints", "cli", "curvature", "data", "engine", "flattening", "methods", "models", "objective", "plots",
+    "probes", "results", "studies", "training",
+)  # fmt: skip
+
+
 def __getattr__(name: str) -> Any:
+    if name in _OPEN:
+        return import_module(f"sharpness.{name}")
     if name not in __all__:
         raise AttributeError(f"module 'sharpness' has no attribute {name!r}")
     value = getattr(import_module(f"sharpness.{_ROOMS.get(name, 'probes')}"), name)
@@ -88,4 +97,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_OPEN})

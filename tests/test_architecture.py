@@ -1,6 +1,8 @@
 """The house has floors: a room imports only from floors below it, or from its own folder."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,3 +52,15 @@ def test_nothing_needs_torchvision():
                 else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             )
         }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "used", ["data.read_images", "probes.gaussian", "results.Comparison", "Objective", "eigenvalues"]
+)
+def test_the_package_is_empty_until_something_of_it_is_used(used):
+    """In a process of its own: neither importing it nor asking what it has loads torch, and every room is found."""
+    code = (
+        "import sys, sharpness; dir(sharpness); assert 'torch' not in sys.modules; "
+        f"sharpness.{used}; assert 'torch' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
