@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sharpness.engine.class_sums import ClassSums, PerSampleLoss, WeightedBatch, sample_rows
 from sharpness.engine.devices import full_precision
 from sharpness.engine.inference import Inference
+from sharpness.engine.modules import buffers_kept
 from sharpness.engine.threads import in_threads
 from sharpness.engine.tracing import Untraceable, first_line, trace
 
@@ -55,7 +56,8 @@ class Evaluation:
         self.batches = [(x, y.to(self.device), a.to(self.device)) for x, y, a in batches]
         sample = batches[0][0][:4].to(self.device)
         try:
-            traced = trace(module, sample, list(module.parameters()))
+            with buffers_kept(module):  # a pass may write to weights, and points are moved from what they were
+                traced = trace(module, sample, list(module.parameters()))
             self.sources = {name: t.detach().clone() for name, t in traced.sources.items()}
             index = {id(p): i for i, p in enumerate(self.parameters)}
             self.positions = {n: index[id(t)] for n, t in traced.sources.items() if id(t) in index}
@@ -97,7 +99,7 @@ class Evaluation:
     def _moved(self, displacement: Tensor | None) -> dict[str, Tensor]:
         """The model's tensors at ``w + displacement``."""
         if displacement is None:
-            return self.sources
+            return self.sources | {n: self.sources[n].clone() for n in self.positions}  # which a pass may write to
         displacement = displacement.detach().to(self.device, self.parameters[0].dtype)
         pieces = displacement.split([p.numel() for p in self.parameters])
         moved = {n: self.sources[n] + pieces[i].view_as(self.sources[n]) for n, i in self.positions.items()}
@@ -107,7 +109,7 @@ class Evaluation:
     def _require_trust(self, inference: Inference, module: nn.Module, x: Tensor, dtype: torch.dtype) -> None:
         """Compare outputs with the module's own in float64."""
         doubled, exact = (
-            {n: t.to(d) if t.is_floating_point() else t for n, t in tensors.items()}
+            {n: t.to(d, copy=True) if t.is_floating_point() else t for n, t in tensors.items()}
             for tensors, d in (
                 (self.sources, dtype),
                 (dict([*module.named_parameters(), *module.named_buffers()]), torch.float64),

@@ -6,13 +6,15 @@ import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from torch import fx, nn
 
 import sharpness
-from sharpness import Objective
+from sharpness import Objective, line
 from sharpness.engine import tracing, undisturbed
+from sharpness.probes.directions import gaussian
 
 PROBES = {
     "line": lambda o: sharpness.line(o, (-1, 1, 5)),
@@ -168,3 +170,26 @@ def test_another_thread_waits():
         assert thread.is_alive() and not reached
     thread.join(60)
     assert reached
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_points_are_moved_from_weights_that_no_pass_has_renormalised(dtype):
+    """A copy whose weights are moved by hand renormalises what was moved: the loss at every point, in any order."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(7, 4, max_norm=1.0), nn.Flatten(), nn.Linear(12, 3)).to(dtype).eval()
+    assert float(model[0].weight.norm(dim=1).max()) > 1.2
+    x, y = torch.randint(0, 7, (25, 3)), torch.arange(25) % 3
+    objective = Objective(model, (x, y))
+    direction = gaussian(objective, 0)
+    expected = []
+    for t in (-1.0, 0.0, 1.0):
+        moved = copy.deepcopy(model)
+        with torch.no_grad():
+            for p, piece in zip(
+                moved.parameters(), direction.split([p.numel() for p in moved.parameters()]), strict=True
+            ):
+                p.add_(t * piece.view_as(p))
+            expected.append(float(nn.functional.cross_entropy(moved(x).double(), y)))
+    for _ in range(2):
+        found = line(objective, (-1, 1, 3), directions=direction).losses
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
