@@ -40,9 +40,9 @@ import sharpness
 from sharpness.checkpoints import Checkpoint
 from sharpness.data import ImageSet, LongTailData, load_data, select_indices
 from sharpness.data.digits import digit_pools
-from sharpness.flattening import joint_norm
 from sharpness.flattening.class_radius import Perturbation, longest_step
 from sharpness.methods.cc_sam_head import weights_of
+from sharpness.steps import joint_norm
 
 RADIUS, STEPS = 0.1, 5
 KEY = ["factor", "cap", "mixup", "seed"]

@@ -52,13 +52,14 @@ from table import report, spread, table
 from torch.optim.swa_utils import AveragedModel
 from turns import timed
 
-from sharpness.flattening import FSDGPM, LABELS, OPERATIONS, Batch, ClassConditionalStep, Context, EpochRule, PlainStep
+from sharpness.flattening import FSDGPM, LABELS, OPERATIONS, ClassConditionalStep
 from sharpness.flattening.model_perturbation import ModelPerturbation
 from sharpness.flattening.pof import PoF
 from sharpness.flattening.spectral_normalization import SpectralNormalization, normalized_layers, power_iteration
 from sharpness.methods.cc_sam_head import ClassConditionalHead
 from sharpness.methods.cross_entropy import CrossEntropy
 from sharpness.models import Classifier, build_model
+from sharpness.steps import Batch, Context, EpochRule, PlainStep
 from sharpness.training.precision import autocast
 
 COUNTS = torch.tensor([5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50])

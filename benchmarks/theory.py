@@ -23,7 +23,7 @@ from workloads import describe
 
 import sharpness
 from sharpness.plots import save_figure
-from sharpness.probes.subjects import labelled_checkpoints
+from sharpness.probes.shared.as_objective import labelled_checkpoints
 
 SCALES = (1.0, 0.01)
 COLUMNS = (

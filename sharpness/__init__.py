@@ -82,7 +82,7 @@ _ROOMS = {
 #: Rooms that are found as ``sharpness.data`` without being imported by name.
 _OPEN = (
     "checkpoints", "cli", "curvature", "data", "engine", "flattening", "methods", "models", "objective", "plots",
-    "probes", "results", "studies", "training",
+    "probes", "results", "steps", "studies", "training",
 )  # fmt: skip
 
 

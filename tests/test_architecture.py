@@ -11,12 +11,22 @@ PACKAGE = Path(__file__).parent.parent / "sharpness"
 FLOORS = {
     "errors": -1,
     **dict.fromkeys(["files", "progress", "transfer", "untrusted", "version"], 0),
-    **dict.fromkeys(["flattening", "data", "models", "engine", "curvature", "plots"], 1),
-    **dict.fromkeys(["methods", "checkpoints", "objective", "results"], 2),
-    **dict.fromkeys(["training", "probes"], 3),
-    "studies": 4,
-    "cli": 5,
-    **dict.fromkeys(["__init__", "__main__"], 6),
+    **dict.fromkeys(["steps", "data", "models", "engine", "curvature", "plots"], 1),
+    "flattening": 2,
+    **dict.fromkeys(["methods", "checkpoints", "objective", "results"], 3),
+    **dict.fromkeys(["training", "probes"], 4),
+    "studies": 5,
+    "cli": 6,
+    **dict.fromkeys(["__init__", "__main__"], 7),
+}
+#: The rooms inside ``probes/``, from the ground up.
+PROBES = {
+    "directions": 0,
+    "shared": 1,
+    "curvature": 2,
+    **dict.fromkeys(["perturbations", "landscapes"], 3),
+    "measures": 4,
+    "__init__": 5,
 }
 
 
@@ -25,6 +35,7 @@ def room(path: Path) -> str:
 
 
 def imported_rooms(path: Path) -> set[str]:
+    """The first parts of all names that a file imports from the package, such as ``probes``."""
     rooms = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "sharpness":
@@ -40,6 +51,18 @@ def test_a_room_imports_only_from_floors_below(path):
     own = room(path)
     for other in imported_rooms(path) - {own}:
         assert FLOORS[other] < FLOORS[own], f"{own} (floor {FLOORS[own]}) imports {other} (floor {FLOORS[other]})"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PACKAGE / "probes").rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE / "probes"))
+)
+def test_a_room_of_the_probes_imports_only_from_floors_below(path):
+    own = path.relative_to(PACKAGE / "probes").parts[0].removesuffix(".py")
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sharpness.probes"):
+            parts = node.module.split(".")
+            assert len(parts) > 2, f"{path.name} imports from sharpness.probes: name the room"
+            assert parts[2] == own or PROBES[parts[2]] < PROBES[own], f"{own} imports {parts[2]}"
 
 
 def test_nothing_needs_torchvision():

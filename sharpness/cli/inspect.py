@@ -49,8 +49,8 @@ def inspect(checkpoints: tuple[str, ...], accuracy: bool, **given: Any) -> None:
 def _measured(checkpoint: Checkpoint, options: dict[str, Any]) -> dict[str, str]:
     """The accuracy now, and what is suspicious about it."""
     from sharpness.probes import answers
-    from sharpness.probes.answers import MARGIN
-    from sharpness.probes.unseen import unseen
+    from sharpness.probes.shared.sanity_check import MARGIN
+    from sharpness.probes.shared.unseen_images import unseen
 
     objective = sharpness.checkpoint_objective(checkpoint, **options)
     found = answers(objective)

@@ -50,7 +50,7 @@ def measure(
     """
     from sharpness.cli.subjects import single, subjects
     from sharpness.engine import distributed
-    from sharpness.probes.unseen import unseen
+    from sharpness.probes.shared.unseen_images import unseen
     from sharpness.results import Comparison
 
     require_file("-o", output, (".csv", ".json"))

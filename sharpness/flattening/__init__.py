@@ -19,18 +19,6 @@ from sharpness.flattening.pof import PoF
 from sharpness.flattening.rwsam import ReweightedSAM
 from sharpness.flattening.sam import ASAM, SAM
 from sharpness.flattening.spectral_normalization import SpectralNormalization
-from sharpness.flattening.step import (
-    Batch,
-    Context,
-    EpochRule,
-    Loss,
-    PlainStep,
-    Rule,
-    frozen_running_statistics,
-    joint_norm,
-    mixed_loss,
-    perturbed,
-)
 from sharpness.flattening.swa import SWA
 
 #: Operations that can be asked for with any method, by name; each names its ``paper`` and its ``deviations`` from it.
@@ -126,30 +114,20 @@ __all__ = [
     "OPERATIONS",
     "SAM",
     "SWA",
-    "Batch",
     "ClassConditionalStep",
-    "Context",
     "FocalSAM",
     "GradientNormPenalty",
     "Gradient",
     "ImbSAM",
-    "EpochRule",
-    "Loss",
     "ModelPerturbation",
     "Passes",
-    "PlainStep",
     "PoF",
     "ReweightedSAM",
-    "Rule",
     "ascent",
     "SpectralNormalization",
     "build_operation",
-    "frozen_running_statistics",
-    "joint_norm",
-    "mixed_loss",
     "operation_label",
     "optimal_radius",
-    "perturbed",
     "reweighted",
     "sharpen_part",
 ]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sharpness.errors import choose
 from sharpness.flattening.class_radius import TINY, Perturbation
-from sharpness.flattening.step import (
+from sharpness.steps import (
     Batch,
     Context,
     Loss,

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from sharpness.flattening.passes import not_negative, positive_radius, sharpen_part
-from sharpness.flattening.step import Batch, Context, Loss
+from sharpness.steps import Batch, Context, Loss
 
 
 @dataclass(frozen=True)

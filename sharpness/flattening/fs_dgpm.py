@@ -19,7 +19,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from sharpness.errors import UserError
 from sharpness.flattening.passes import Gradient, Passes
-from sharpness.flattening.step import Batch, Context, Loss, Rule, at_least_float32, frozen_running_statistics
+from sharpness.steps import Batch, Context, Loss, Rule, at_least_float32, frozen_running_statistics
 
 
 def projector(moment: Tensor, threshold: float) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sharpness.errors import UserError
 from sharpness.flattening.passes import Passes, ascent, positive_radius
-from sharpness.flattening.step import Batch, Context, Loss
+from sharpness.steps import Batch, Context, Loss
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sharpness.errors import UserError, choose
 from sharpness.flattening.passes import Passes, not_negative
-from sharpness.flattening.step import Batch, Context, Loss, PlainStep
+from sharpness.steps import Batch, Context, Loss, PlainStep
 
 LEVELS = 5
 

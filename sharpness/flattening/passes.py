@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpness.errors import UserError
-from sharpness.flattening.step import (
+from sharpness.steps import (
     Batch,
     Context,
     Loss,

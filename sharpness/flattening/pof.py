@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sharpness.errors import UserError
-from sharpness.flattening.step import Batch, Context, Loss, Rule, frozen_running_statistics, mixed_loss
+from sharpness.steps import Batch, Context, Loss, Rule, frozen_running_statistics, mixed_loss
 
 PARTS = 16  # subdivisions of the interval in which the loss has its minimum
 LONGEST = 128.0  # where doubling ends if the loss falls for ever

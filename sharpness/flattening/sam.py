@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sharpness.errors import choose
 from sharpness.flattening.passes import Gradient, Passes, ascent, not_negative, positive_radius
-from sharpness.flattening.step import Batch, Context, Loss, joint_norm
+from sharpness.steps import Batch, Context, Loss, joint_norm
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sharpness.data import LongTail
-from sharpness.flattening import Context, Loss
 from sharpness.methods.changes import NewHead
 from sharpness.methods.cross_entropy import LINEAR_HEAD, CrossEntropy
 from sharpness.methods.recipe import Recipe, Stage
 from sharpness.methods.schedules import Cosine, WarmupCosine
+from sharpness.steps import Context, Loss
 
 BATCH_SIZE = 512
 ITERATIONS = 13_000

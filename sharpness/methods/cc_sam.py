@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from sharpness.data import LongTail
 from sharpness.errors import UserError, choose
-from sharpness.flattening import Batch, ClassConditionalStep, Context, Loss, PlainStep, Rule
+from sharpness.flattening import ClassConditionalStep
 from sharpness.flattening.class_radius import MODES
 from sharpness.methods.cc_sam_head import ClassConditionalHead
 from sharpness.methods.cross_entropy import LINEAR_HEAD, TENTHS, CrossEntropy
 from sharpness.methods.recipe import Recipe, Stage
 from sharpness.methods.schedules import Constant, MultiStep
+from sharpness.steps import Batch, Context, Loss, PlainStep, Rule
 
 TINY = 1e-12
 

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sharpness.errors import UserError
-from sharpness.flattening import Batch, Context, Loss, joint_norm, mixed_loss
 from sharpness.flattening.class_radius import TINY, Perturbation
 from sharpness.models import CosineHead, LinearHead
+from sharpness.steps import Batch, Context, Loss, joint_norm, mixed_loss
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from sharpness.engine import seeded
-from sharpness.flattening import Context
 from sharpness.flattening.spectral_normalization import normalize, normalized_layers
 from sharpness.models import Classifier, build_head
+from sharpness.steps import Context
 
 
 class Change(Protocol):

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sharpness.data import LongTail
-from sharpness.flattening import Context, Loss
 from sharpness.methods.recipe import Recipe, Stage
 from sharpness.methods.schedules import MultiStep
+from sharpness.steps import Context, Loss
 
 #: The learning-rate drops of the LDAM code, x0.01 and x0.0001 where its text says 0.1.
 LDAM_SCHEDULE = MultiStep(milestones=(160, 180), factors=(1e-2, 1e-4))

@@ -21,9 +21,10 @@ from functools import singledispatch
 from typing import Any
 
 from sharpness.errors import UserError
-from sharpness.flattening import SWA, Loss, PlainStep, PoF, SpectralNormalization, build_operation
+from sharpness.flattening import SWA, PoF, SpectralNormalization, build_operation
 from sharpness.methods.recipe import Recipe
 from sharpness.methods.schedules import Averaged, Constant
+from sharpness.steps import Loss, PlainStep
 
 
 def flattened(recipe: Recipe, names: Sequence[str]) -> Recipe:

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from sharpness.data import LongTail
 from sharpness.errors import UserError
-from sharpness.flattening import Context, Loss
 from sharpness.methods.cross_entropy import LDAM_SCHEDULE
 from sharpness.methods.recipe import Recipe, Stage
+from sharpness.steps import Context, Loss
 
 
 @dataclass(frozen=True)

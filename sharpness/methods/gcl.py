@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sharpness.data import LongTail
-from sharpness.flattening import Context, Loss
 from sharpness.methods.changes import Rescale
 from sharpness.methods.cross_entropy import TENTHS
 from sharpness.methods.recipe import Recipe, Stage
 from sharpness.methods.schedules import Cosine
+from sharpness.steps import Context, Loss
 
 #: E|clamp(e, -1, 1)| for e ~ N(0, (1/3)^2): the folded normal below 3 sigma, and the mass clamped to 1.
 MEAN_ABSOLUTE_NOISE = math.sqrt(2 / math.pi) / 3 * (1 - math.exp(-4.5)) + math.erfc(3 / math.sqrt(2))

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sharpness.data import LongTail
-from sharpness.flattening import Context, Loss
 from sharpness.methods.cross_entropy import LDAM_SCHEDULE
 from sharpness.methods.recipe import Recipe, Stage
+from sharpness.steps import Context, Loss
 
 
 def margins(class_counts: Tensor, max_margin: float = 0.5) -> Tensor:

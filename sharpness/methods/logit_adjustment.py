@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from sharpness.data import LongTail
 from sharpness.errors import UserError
-from sharpness.flattening import Context, Loss
 from sharpness.methods.cross_entropy import CrossEntropy
 from sharpness.methods.recipe import Recipe, Stage
 from sharpness.methods.schedules import Constant, MultiStep
 from sharpness.models import Classifier, LinearHead
+from sharpness.steps import Context, Loss
 
 
 def log_priors(class_counts: Tensor) -> Tensor:

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from sharpness.data import ImageSet, LongTail
 from sharpness.data.dataset import channel_values
 from sharpness.errors import UserError
-from sharpness.flattening import Batch, Context
-from sharpness.flattening.step import at_least_float32
 from sharpness.methods import cross_entropy
 from sharpness.methods.cross_entropy import LDAM_SCHEDULE, CrossEntropy
 from sharpness.methods.m2m_translation import Translation
 from sharpness.methods.recipe import Deferred, Recipe, Stage
+from sharpness.steps import Batch, Context, at_least_float32
 
 
 def acceptance_probabilities(class_counts: Tensor, beta: float) -> Tensor:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from sharpness.data import LongTail
-from sharpness.flattening import Context, Loss
 from sharpness.methods.changes import AddWeightScaling
 from sharpness.methods.cross_entropy import TENTHS, CrossEntropy
 from sharpness.methods.recipe import Recipe, Stage
 from sharpness.methods.schedules import Cosine
+from sharpness.steps import Context, Loss
 
 
 def smoothing_factors(class_counts: Tensor, head: float, tail: float) -> Tensor:

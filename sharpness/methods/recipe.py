@@ -9,9 +9,10 @@ from torch import nn
 
 from sharpness.data import ImageSet
 from sharpness.errors import UserError
-from sharpness.flattening import SWA, Batch, Context, EpochRule, Loss, PlainStep, Rule, SpectralNormalization
+from sharpness.flattening import SWA, SpectralNormalization
 from sharpness.methods.changes import Change
 from sharpness.methods.schedules import Schedule
+from sharpness.steps import Batch, Context, EpochRule, Loss, PlainStep, Rule
 
 
 class Transform(Protocol):

@@ -9,13 +9,12 @@ from torch import Tensor, nn
 
 from sharpness.data import LongTail
 from sharpness.errors import UserError
-from sharpness.flattening import Batch, Context, Loss
-from sharpness.flattening.step import at_least_float32
 from sharpness.methods.ldam import LDAM
 from sharpness.methods.recipe import Recipe, Stage
 from sharpness.methods.rsg_module import RareSampleGenerator
 from sharpness.methods.schedules import MultiStep
 from sharpness.models import Staged
+from sharpness.steps import Batch, Context, Loss, at_least_float32
 
 
 def head_classes(class_counts: Tensor, share: float) -> Tensor:

@@ -10,12 +10,12 @@ from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from sharpness.data import LongTail
 from sharpness.errors import UserError
-from sharpness.flattening import Context
 from sharpness.methods.cross_entropy import BASELINE, CrossEntropy
 from sharpness.methods.crt import FIRST_STAGE, PAPER
 from sharpness.methods.recipe import Recipe, Stage
 from sharpness.methods.schedules import Constant
 from sharpness.models import Classifier, LinearHead
+from sharpness.steps import Context
 
 TINY = 1e-12
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sharpness.data import LongTail
 from sharpness.errors import UserError
-from sharpness.flattening import Context, Loss
+from sharpness.steps import Context, Loss
 
 
 class TrainingLoss:

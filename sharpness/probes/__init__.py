@@ -1,24 +1,29 @@
 """Probes: objective in, result out."""
 
-from sharpness.probes.answers import Answers, answers
-from sharpness.probes.characteristic_radius import characteristic_radius
-from sharpness.probes.columns import MEASURES
-from sharpness.probes.comparison import require_comparable, side_by_side
-from sharpness.probes.direction_set import Directions, load_directions
-from sharpness.probes.directions import gaussian, gaussian_pair, normalize
-from sharpness.probes.eigenvalues import eigenvalues
-from sharpness.probes.landscape import line, plane
-from sharpness.probes.measure import measure
-from sharpness.probes.named import named_directions
-from sharpness.probes.paths import barrier, interpolate, plane_through
-from sharpness.probes.perturbation import random_perturbation
-from sharpness.probes.points import WorkFolder
-from sharpness.probes.spectral_density import spectral_density
-from sharpness.probes.subjects import as_objective, checkpoint_objective, labelled_checkpoints, labelled_objectives
-from sharpness.probes.towards import toward
-from sharpness.probes.trace import trace
-from sharpness.probes.trajectory import trajectory, trajectory_plane
-from sharpness.probes.worst_case import worst_case
+from sharpness.probes.curvature.eigenvalues import eigenvalues
+from sharpness.probes.curvature.spectral_density import spectral_density
+from sharpness.probes.curvature.trace import trace
+from sharpness.probes.directions.between_models import toward
+from sharpness.probes.directions.direction_set import Directions, load_directions
+from sharpness.probes.directions.gaussian import gaussian, gaussian_pair, normalize
+from sharpness.probes.landscapes.interpolation import barrier, interpolate, plane_through
+from sharpness.probes.landscapes.line_and_plane import line, plane
+from sharpness.probes.landscapes.named_directions import named_directions
+from sharpness.probes.landscapes.trajectory import trajectory, trajectory_plane
+from sharpness.probes.measures.columns import MEASURES
+from sharpness.probes.measures.table import measure
+from sharpness.probes.perturbations.characteristic_radius import characteristic_radius
+from sharpness.probes.perturbations.random import random_perturbation
+from sharpness.probes.perturbations.worst_case import worst_case
+from sharpness.probes.shared.as_objective import (
+    as_objective,
+    checkpoint_objective,
+    labelled_checkpoints,
+    labelled_objectives,
+)
+from sharpness.probes.shared.comparison import require_comparable, side_by_side
+from sharpness.probes.shared.point_table import WorkFolder
+from sharpness.probes.shared.sanity_check import Answers, answers
 
 __all__ = [
     "MEASURES",

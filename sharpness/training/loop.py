@@ -20,11 +20,11 @@ from sharpness.checkpoints import save_checkpoint
 from sharpness.data import ImageSet, LongTailData, augment_batches, epoch_indices, mixup
 from sharpness.engine import ClassSums, class_sums, resolve_device, seeded, without_autocast
 from sharpness.errors import UserError
-from sharpness.flattening import Batch, Context, EpochRule
 from sharpness.flattening.spectral_normalization import normalized_layers, ordinary_state, power_iteration
 from sharpness.methods import Recipe, Stage, build_recipe, flattened
 from sharpness.models import Classifier, build_model
 from sharpness.progress import progress
+from sharpness.steps import Batch, Context, EpochRule
 from sharpness.training.averaging import end_in_average, start_average
 from sharpness.training.believed import check_finished, check_optimizer, check_progress, check_tensors, damaged
 from sharpness.training.manifest import manifest, present

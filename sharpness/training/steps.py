@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Generator, Tensor, nn
 
-from sharpness.flattening import Batch, Context, Loss, Rule
+from sharpness.steps import Batch, Context, Loss, Rule
 
 logger = logging.getLogger("sharpness")
 T = TypeVar("T")

@@ -7,7 +7,7 @@ import torch
 from sharpness import load_data, train
 from sharpness.cli import main
 from sharpness.engine import CurvatureOperator
-from sharpness.probes.subjects import labelled_checkpoints
+from sharpness.probes.shared.as_objective import labelled_checkpoints
 
 OPTIONS = ("--model", "their_networks:TheirResNet", "--images", "images.npz")
 QUICK = ("--measures", "loss")

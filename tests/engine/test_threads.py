@@ -14,7 +14,7 @@ from torch import fx, nn
 import sharpness
 from sharpness import Objective, line
 from sharpness.engine import tracing, undisturbed
-from sharpness.probes.directions import gaussian
+from sharpness.probes.directions.gaussian import gaussian
 
 PROBES = {
     "line": lambda o: sharpness.line(o, (-1, 1, 5)),

@@ -9,12 +9,12 @@ import torch
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from sharpness.flattening import Batch, Context, Loss
 from sharpness.methods.cross_entropy import CrossEntropy
 from sharpness.methods.gcl import GCL
 from sharpness.methods.ldam import LDAM
 from sharpness.methods.mislas import LabelAwareSmoothing
 from sharpness.models import build_model
+from sharpness.steps import Batch, Context, Loss
 
 COUNTS = torch.tensor([100, 30, 9, 2])
 

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from sharpness.data import class_counts
 from sharpness.errors import UserError
-from sharpness.flattening import SAM, Batch, ClassConditionalStep, PlainStep, optimal_radius
+from sharpness.flattening import SAM, ClassConditionalStep, optimal_radius
+from sharpness.steps import Batch, PlainStep
 
 SCOPES = ("head", "last_block", "all")
 COUNTS = (100, 30, 9, 2)

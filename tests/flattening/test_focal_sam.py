@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from sharpness.errors import UserError
-from sharpness.flattening import SAM, FocalSAM, PlainStep
+from sharpness.flattening import SAM, FocalSAM
+from sharpness.steps import PlainStep
 
 
 def focal(gamma):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sharpness.errors import UserError
-from sharpness.flattening import FSDGPM, PlainStep, build_operation
+from sharpness.flattening import FSDGPM, build_operation
 from sharpness.flattening.fs_dgpm import (
     ProjectedAscent,
     input_moments,
@@ -19,6 +19,7 @@ from sharpness.flattening.fs_dgpm import (
     split,
 )
 from sharpness.models import build_model
+from sharpness.steps import PlainStep
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.9, 0.99, 0.999999])

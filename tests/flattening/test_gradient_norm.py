@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from sharpness.errors import UserError
-from sharpness.flattening import SAM, GradientNormPenalty, PlainStep
+from sharpness.flattening import SAM, GradientNormPenalty
+from sharpness.steps import PlainStep
 
 
 @pytest.mark.parametrize("alpha", [0.3, 0.8])

@@ -5,7 +5,8 @@ import torch
 
 from sharpness.data.longtail import class_counts
 from sharpness.errors import UserError
-from sharpness.flattening import SAM, Batch, ImbSAM, PlainStep
+from sharpness.flattening import SAM, ImbSAM
+from sharpness.steps import Batch, PlainStep
 
 TAIL = (0.0, 0.0, 1.0, 1.0)  # of 100, 30, 9 and 2 images, those below 20
 HEAD = (1.0, 1.0, 0.0, 0.0)

@@ -5,8 +5,9 @@ import torch
 from torch.nn.utils.parametrizations import spectral_norm
 
 from sharpness.errors import UserError
-from sharpness.flattening import ModelPerturbation, PlainStep
+from sharpness.flattening import ModelPerturbation
 from sharpness.models import build_model
+from sharpness.steps import PlainStep
 
 LAST = ["layer2.0.conv2", "layer3.0.conv1", "layer3.0.conv2"]
 LAST_WEIGHTS = [f"backbone.{layer}.weight" for layer in LAST]

@@ -16,17 +16,16 @@ from sharpness.flattening import (
     OPERATIONS,
     SAM,
     ClassConditionalStep,
-    EpochRule,
     FocalSAM,
     GradientNormPenalty,
     ImbSAM,
     ModelPerturbation,
-    PlainStep,
     ReweightedSAM,
     build_operation,
     operation_label,
 )
 from sharpness.methods.cc_sam_head import ClassConditionalHead
+from sharpness.steps import EpochRule, PlainStep
 from sharpness.training.precision import autocast
 
 RULES = {

@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from sharpness.errors import UserError
-from sharpness.flattening import Batch, FocalSAM, ImbSAM, Passes, ReweightedSAM, ascent, reweighted, sharpen_part
+from sharpness.flattening import FocalSAM, ImbSAM, Passes, ReweightedSAM, ascent, reweighted, sharpen_part
+from sharpness.steps import Batch
 
 
 def penalty(model, batch, context):

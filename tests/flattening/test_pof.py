@@ -8,9 +8,9 @@ import torch
 from torch.nn import functional as F
 
 from sharpness.errors import UserError
-from sharpness.flattening import Context, PoF
+from sharpness.flattening import PoF
 from sharpness.flattening.pof import LONGEST, line_search
-from sharpness.flattening.step import Batch, Loss
+from sharpness.steps import Batch, Context, Loss
 
 
 def brute_force(loss):

@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from sharpness.errors import UserError
-from sharpness.flattening import ASAM, SAM, PlainStep
+from sharpness.flattening import ASAM, SAM
+from sharpness.steps import PlainStep
 
 
 def momenta(model, value):

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sharpness.errors import UserError
-from sharpness.flattening import SAM, ClassConditionalStep, PlainStep, SpectralNormalization, build_operation
+from sharpness.flattening import SAM, ClassConditionalStep, SpectralNormalization, build_operation
 from sharpness.flattening.spectral_normalization import (
     OncePerStep,
     normalized_layers,
@@ -16,6 +16,7 @@ from sharpness.flattening.spectral_normalization import (
     power_iteration,
 )
 from sharpness.models import build_model
+from sharpness.steps import PlainStep
 
 
 @pytest.fixture

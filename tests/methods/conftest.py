@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from sharpness.data import LongTail, class_counts
-from sharpness.flattening import Batch, Context
 from sharpness.models import CosineHead, LinearHead
+from sharpness.steps import Batch, Context
 
 
 class Network(nn.Module):

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sharpness.flattening import Context
 from sharpness.methods import build_recipe
 from sharpness.methods.balanced_softmax import BalancedSoftmax, epochs_of
 from sharpness.methods.changes import NewHead
 from sharpness.methods.cross_entropy import CrossEntropy
 from sharpness.methods.schedules import Cosine, WarmupCosine
+from sharpness.steps import Context
 
 
 def test_it_is_cross_entropy_of_logits_plus_log_counts(logits10, counts10):

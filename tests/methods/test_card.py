@@ -4,13 +4,14 @@ import dataclasses
 
 import pytest
 
-from sharpness.flattening import OPERATIONS, SAM, SWA, Loss, PoF, build_operation
+from sharpness.flattening import OPERATIONS, SAM, SWA, PoF, build_operation
 from sharpness.methods import METHODS, build_recipe, flattened
 from sharpness.methods.card import formula, stage_card
 from sharpness.methods.changes import NewHead
 from sharpness.methods.focal import Focal
 from sharpness.methods.recipe import Deferred, Stage
 from sharpness.methods.schedules import Constant, Cosine
+from sharpness.steps import Loss
 
 STAGE = Stage("one", 7, Focal(2.0), Constant(), trainable="head")
 #: Another value of every field.

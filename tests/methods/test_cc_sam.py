@@ -9,13 +9,14 @@ from torch.nn import functional as F
 
 from sharpness import load_checkpoint, load_data, train
 from sharpness.errors import UserError
-from sharpness.flattening import Batch, ClassConditionalStep, Context, PlainStep
+from sharpness.flattening import ClassConditionalStep
 from sharpness.flattening.class_radius import MODES
 from sharpness.methods import build_recipe
 from sharpness.methods.cc_sam import CAP, RHO_SCALE, AdversarialFeatures
 from sharpness.methods.cc_sam_head import ClassConditionalHead
 from sharpness.methods.cross_entropy import CrossEntropy
 from sharpness.models import build_model
+from sharpness.steps import Batch, Context, PlainStep
 
 COUNTS = [500, 60, 8, 1]
 

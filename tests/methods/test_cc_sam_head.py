@@ -9,11 +9,12 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from sharpness.errors import UserError
-from sharpness.flattening import SAM, Batch, ClassConditionalStep, Context, PlainStep
+from sharpness.flattening import SAM, ClassConditionalStep
 from sharpness.methods.cc_sam_head import ClassConditionalHead
 from sharpness.methods.cross_entropy import CrossEntropy
 from sharpness.methods.ldam import LDAM
 from sharpness.models import LearnableWeightScaling, build_model
+from sharpness.steps import Batch, Context, PlainStep
 
 HEADS = ("linear", "cosine")
 

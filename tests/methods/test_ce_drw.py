@@ -5,10 +5,10 @@ import torch
 from torch.nn import functional as F
 
 from sharpness.errors import UserError
-from sharpness.flattening import Context
 from sharpness.methods import build_recipe
 from sharpness.methods.ce_drw import ReweightedCrossEntropy
 from sharpness.methods.ldam import LDAM
+from sharpness.steps import Context
 
 WEIGHTS = "0.0506 0.0769 0.1211 0.1950 0.3188 0.5246 0.8683 1.4426 2.4092 3.9927"
 

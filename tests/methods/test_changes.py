@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from sharpness.flattening import Context, SpectralNormalization
+from sharpness.flattening import SpectralNormalization
 from sharpness.flattening.spectral_normalization import normalized_layers
 from sharpness.methods.changes import AddWeightScaling, NewHead, Rescale
 from sharpness.models import HEADS, build_model
+from sharpness.steps import Context
 
 
 def context(seed=0):

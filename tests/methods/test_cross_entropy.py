@@ -3,9 +3,9 @@
 import torch
 from torch.nn import functional as F
 
-from sharpness.flattening import Context, PlainStep
 from sharpness.methods import build_recipe
 from sharpness.methods.cross_entropy import CrossEntropy
+from sharpness.steps import Context, PlainStep
 
 
 def test_it_is_torchs_cross_entropy(logits10, counts10):

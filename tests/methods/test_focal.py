@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from sharpness.errors import UserError
-from sharpness.flattening import Context
 from sharpness.methods import build_recipe
 from sharpness.methods.focal import Focal
+from sharpness.steps import Context
 
 
 def test_without_gamma_it_is_cross_entropy(logits10, counts10):

@@ -8,10 +8,10 @@ import torch
 from scipy import integrate, stats
 from torch.nn import functional as F
 
-from sharpness.flattening import Batch, Context, mixed_loss
 from sharpness.methods import build_recipe
 from sharpness.methods.changes import Rescale
 from sharpness.methods.gcl import GCL, MEAN_ABSOLUTE_NOISE, cloud_sizes
+from sharpness.steps import Batch, Context, mixed_loss
 
 CLOUDS = "0.000 0.111 0.222 0.333 0.445 0.556 0.667 0.778 0.890 1.000"
 

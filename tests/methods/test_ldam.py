@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sharpness.flattening import Context
 from sharpness.methods import build_recipe
 from sharpness.methods.ldam import LDAM, effective_number_weights, margins
+from sharpness.steps import Context
 
 MARGINS = [0.158, 0.180, 0.204, 0.232, 0.264, 0.300, 0.341, 0.387, 0.441, 0.500]
 WEIGHTS = "0.0506 0.0769 0.1211 0.1950 0.3188 0.5246 0.8683 1.4426 2.4092 3.9927"

@@ -5,12 +5,12 @@ import torch
 from torch.nn import functional as F
 
 from sharpness.errors import UserError
-from sharpness.flattening import Context
 from sharpness.methods import build_recipe
 from sharpness.methods.balanced_softmax import BalancedSoftmax
 from sharpness.methods.cross_entropy import CrossEntropy
 from sharpness.methods.logit_adjustment import LogitAdjustment, SubtractPriors
 from sharpness.models import build_model
+from sharpness.steps import Context
 
 
 def test_tau_1_is_balanced_softmax(logits10, counts10):

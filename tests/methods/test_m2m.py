@@ -10,13 +10,13 @@ from torch.nn import functional as F
 
 from sharpness.data import ImageSet
 from sharpness.errors import UserError
-from sharpness.flattening import Batch, Context
 from sharpness.methods import build_recipe
 from sharpness.methods.cross_entropy import CrossEntropy
 from sharpness.methods.m2m import MajorToMinor, acceptance_probabilities
 from sharpness.methods.m2m_translation import Translation
 from sharpness.methods.recipe import Deferred
 from sharpness.models import Frozen, build_model
+from sharpness.steps import Batch, Context
 
 COUNTS = [40, 12, 12, 3]
 MEAN, STD = (0.5, 0.3), (0.25, 0.4)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sharpness.flattening import Context
 from sharpness.methods import build_recipe
 from sharpness.methods.changes import AddWeightScaling
 from sharpness.methods.mislas import LabelAwareSmoothing, smoothing_factors
+from sharpness.steps import Context
 
 SINES = "1.0000 0.8047 0.5261 0.3202 0.1877 0.1067 0.0577 0.0282 0.0105 0.0000"
 

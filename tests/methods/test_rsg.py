@@ -9,12 +9,13 @@ from torch.nn import functional as F
 
 from sharpness.data import LongTail
 from sharpness.errors import UserError
-from sharpness.flattening import SAM, Batch, ClassConditionalStep, Context, PlainStep
+from sharpness.flattening import SAM, ClassConditionalStep
 from sharpness.methods import build_recipe
 from sharpness.methods.ldam import LDAM
 from sharpness.methods.rsg import RSG, head_classes, rounds
 from sharpness.methods.rsg_module import PairClassifier, RareSampleGenerator
 from sharpness.models import CifarResNet, Classifier, CosineHead, ModelSpec, WideResNet, build_model
+from sharpness.steps import Batch, Context, PlainStep
 
 COUNTS = (60, 30, 9, 8, 2)
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from sharpness.errors import UserError
-from sharpness.flattening import Context
 from sharpness.methods import build_recipe
 from sharpness.methods.tau_norm import NormalizeRows
 from sharpness.models import build_model
+from sharpness.steps import Context
 
 
 @pytest.fixture

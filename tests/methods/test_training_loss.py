@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sharpness.flattening import Context
 from sharpness.methods import METHODS
 from sharpness.methods.gcl import GCL
 from sharpness.methods.ldam import effective_number_weights
 from sharpness.methods.mislas import LabelAwareSmoothing
 from sharpness.methods.training_loss import training_loss
+from sharpness.steps import Context
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import torch
 from sharpness import load_checkpoint, train
 from sharpness.cli import main
 from sharpness.errors import UserError
-from sharpness.probes.subjects import labelled_checkpoints
-from sharpness.probes.trainings import trainings
+from sharpness.probes.shared.as_objective import labelled_checkpoints
+from sharpness.probes.shared.trainings import trainings
 from sharpness.training import loop
 
 STRONG = "autoaugment-cutout"

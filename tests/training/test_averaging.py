@@ -10,9 +10,9 @@ from torch.nn.functional import unfold
 from torch.optim.swa_utils import AveragedModel
 
 from sharpness import load_checkpoint, train
-from sharpness.flattening import Context, frozen_running_statistics
 from sharpness.flattening.spectral_normalization import ordinary_state
 from sharpness.methods import build_recipe, flattened
+from sharpness.steps import Context, frozen_running_statistics
 from sharpness.training import evaluate
 from sharpness.training import loop as loop_module
 from sharpness.training.averaging import end_in_average

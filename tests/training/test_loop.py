@@ -14,11 +14,12 @@ from torch.nn import functional as F
 
 from sharpness import load_checkpoint, load_data, train
 from sharpness.errors import UserError
-from sharpness.flattening import ClassConditionalStep, Context, Loss, PlainStep
+from sharpness.flattening import ClassConditionalStep
 from sharpness.methods import METHODS, build_recipe
 from sharpness.methods.cross_entropy import CrossEntropy
 from sharpness.methods.recipe import Deferred
 from sharpness.models import build_model
+from sharpness.steps import Context, Loss, PlainStep
 from sharpness.training import evaluate
 from sharpness.training import loop as loop_module
 from sharpness.training.loop import entry_context, initial_model, make_optimizer, run_stage, training_batches

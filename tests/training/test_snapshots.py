@@ -7,7 +7,7 @@ import torch
 
 from sharpness import Objective, load_checkpoint, train
 from sharpness.errors import UserError
-from sharpness.probes.trajectory import snapshots, trajectory
+from sharpness.probes.landscapes.trajectory import snapshots, trajectory
 from sharpness.training.state import RunFolder
 
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from sharpness import load_data, train
-from sharpness.flattening import Batch, Context, PlainStep
 from sharpness.methods import build_recipe
 from sharpness.methods.cc_sam_head import ClassConditionalHead
 from sharpness.methods.cross_entropy import CrossEntropy
 from sharpness.methods.m2m import MajorToMinor
 from sharpness.methods.rsg import RSG
 from sharpness.models import Frozen
+from sharpness.steps import Batch, Context, PlainStep
 from sharpness.training import loop, steps
 from sharpness.training.loop import initial_model, regrouped
 from sharpness.training.steps import ReplayedSteps, Replays, Steps, stage_steps

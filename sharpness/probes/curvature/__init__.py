@@ -1,0 +1,1 @@
+"""Probes of curvature: eigenvalues, trace, spectral density, layers."""

@@ -1,0 +1,186 @@
+"""Extreme eigenvalues of the Hessian: overall, per class or group, per layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sharpness.curvature import ENDS, Eigenpairs, lanczos
+from sharpness.engine import KINDS, mean_error
+from sharpness.errors import UserError, choose
+from sharpness.objective import Objective
+from sharpness.probes.curvature.bootstrap import require_resamples
+from sharpness.probes.curvature.layers import layer_eigenvalues
+from sharpness.probes.curvature.resampling import resampled_ends
+from sharpness.probes.curvature.rows import rows_of
+from sharpness.probes.curvature.verification import check_eigenvalue
+from sharpness.probes.shared.comparison import comparable
+from sharpness.progress import progress
+from sharpness.results import EigenvalueResult, LayerResult
+
+#: Quadratic forms below this part of the largest eigenvalue are rounding.
+SEEN = 1e-6
+
+
+@comparable
+def eigenvalues(
+    objective: Objective,
+    k: int = 1,
+    which: str = "LA",
+    per_class: bool = False,
+    tol: float = 1e-3,
+    max_iterations: int = 100,
+    seed: int = 0,
+    keep_vectors: bool = True,
+    *,
+    kind: str = "hessian",
+    per_group: bool = False,
+    per_layer: bool = False,
+    match_samples: int | None = None,
+    bootstrap: int = 0,
+    standard_errors: bool = False,
+    verify: bool = False,
+    resume: str | Path | None = None,
+) -> EigenvalueResult | LayerResult:
+    r"""Algebraically largest (``"LA"``), smallest (``"SA"``) or ``"both"`` extreme eigenvalues of the Hessian.
+
+    Per class, the Hessian is that of L_c. Classes are taken one after another, and a product passes over the samples
+    of class c only, so that all classes together cost as many sample-products as one run over all data with as many
+    iterations. What the products of a class have in common is computed once, see :meth:`Objective.operator`.
+
+    Args:
+        objective: or ``{label: objective}``, to compare.
+        k: eigenvalues at each end.
+        tol: a pair is converged when ``|H v - value v|`` is at most ``tol`` times the largest absolute value and
+            ``5 tol`` times its own, see :func:`~sharpness.curvature.lanczos`.
+        max_iterations: Lanczos iterations at most; pairs that are not converged by then are flagged.
+        keep_vectors: keep the eigenvectors in the result, one float per parameter and value.
+        kind: ``"hessian"``, or ``"ggn"`` for its generalised Gauss-Newton part.
+        per_group: a row for each group instead, with the Hessian of the loss over all its samples.
+        per_layer: of the diagonal block of every layer: a :class:`~sharpness.results.LayerResult`, for one end, k=1.
+        match_samples: draw so many samples of every class first, by ``seed``, so that classes of different size are
+            measured alike.
+        bootstrap: resamples of a 95 % interval over samples: the eigenvalues of every resample are found anew, in the
+            Krylov space of the run, see :mod:`~sharpness.probes.curvature.resampling`. Takes up to 240 products more.
+        standard_errors: over samples, of :math:`v' H v` with v fixed, which is the mean of :math:`v' H_i v`: its
+            standard error is :math:`s / \sqrt{n}` (the infinitesimal jackknife of an eigenvalue).
+        verify: compare each row's first eigenvalue with the rise of the loss along its vector, in ``result.checks``.
+        resume: a folder for unfinished work; the same call goes on there, and ends with the same bits.
+    """
+    choose("end of the spectrum", which, ENDS)
+    choose("kind of curvature", kind, KINDS)
+    require_resamples(bootstrap)
+    if not 1 <= k <= objective.num_parameters:
+        raise UserError(f"k={k}: give a number from 1 to the {objective.num_parameters} parameters in scope")
+    if verify and kind != "hessian":
+        raise UserError(
+            "verify=True compares with the loss itself, whose curvature is the Hessian: take kind='hessian'"
+        )
+    if (bootstrap or standard_errors) and kind != "hessian":
+        raise UserError(f"kind={kind!r}: bootstrap and standard_errors are of the Hessian, take kind='hessian'")
+    rows = rows_of(objective, per_class, per_group, match_samples, seed)
+    settings = {"kind": kind, "max_iterations": max_iterations, "match_samples": match_samples, "bootstrap": bootstrap}
+    if per_layer:
+        if k != 1 or which == "both" or bootstrap or standard_errors or verify:
+            raise UserError(
+                "per_layer gives one eigenvalue a layer: take k=1, which='LA' or 'SA', no bootstrap, standard_errors "
+                "or verify"
+            )
+        rows.whole.check()
+        return layer_eigenvalues(rows, which, tol, seed, settings, resume)
+    fields = rows.fields(probe="eigenvalues", **settings)
+    rows.whole.check()
+    asked = {"k": k, "which": which, "tol": tol, "seed": seed, "vectors": keep_vectors or verify}
+    asked["errors"] = standard_errors
+    store = rows.store(resume, {**fields["provenance"], **asked})
+    done: dict[int, dict[str, Any]] = {}
+    checks = []
+    with progress(None, "eigenvalues", "products") as bar:
+        for i, part in rows.present:
+            bar.set_postfix_str(rows.names[i])
+            found: dict[str, Any] | None = store.load(i)
+            if found is None:
+                with part.operator(kind=kind) as operator:
+                    state = store.lanczos_state(i, part.device)
+                    bar.update(0 if state is None else state.products)
+                    pairs = lanczos(
+                        operator,
+                        operator.size,
+                        k,
+                        which,
+                        tol=tol,
+                        max_iterations=max_iterations,
+                        generator=torch.Generator().manual_seed(seed),
+                        dtype=part.dtype,
+                        device=part.device,
+                        callback=bar.update,
+                        checkpoint=store.lanczos_checkpoint(i),
+                        state=state,
+                    )
+                    found = _numbers(part, pairs, bootstrap, standard_errors, keep_vectors or verify)
+                    if bootstrap:
+                        ends, more = resampled_ends(part, operator, pairs, which, k, bootstrap, seed)
+                        found |= dict(zip(("lower", "upper"), ends, strict=True))
+                        found["products"] = pairs.products + more
+                        bar.update(more)
+                store.save(i, found)
+            else:
+                bar.update(int(found["products"]))
+            if verify:
+                v = torch.as_tensor(found["vectors"][0])
+                checks.append(check_eigenvalue(part, rows.names[i], float(found["values"][0]), v))
+            done[i] = found
+    width = min(2 * k if which == "both" else k, objective.num_parameters)
+
+    def table(name: str, missing: Any, *shape: int) -> np.ndarray:
+        return rows.gather({i: f[name] for i, f in done.items()}, missing, shape)
+
+    products = table("products", 0)
+    if checks:
+        fields["provenance"]["checks"] = checks
+    return EigenvalueResult(
+        values=table("values", np.nan, width),
+        residuals=table("residuals", np.nan, width),
+        converged=table("converged", False, width),
+        vectors=table("vectors", np.nan, width, objective.num_parameters) if keep_vectors else None,
+        lower=table("lower", np.nan, width) if bootstrap else None,
+        upper=table("upper", np.nan, width) if bootstrap else None,
+        errors=table("errors", np.nan, width) if standard_errors or bootstrap else None,
+        top_share=table("top_share", np.nan, width) if standard_errors or bootstrap else None,
+        products=products,
+        which=which,
+        k=k,
+        tol=tol,
+        seed=seed,
+        hvp_count=int(products.sum()),
+        sample_products=int((np.atleast_1d(products) * rows.samples).sum()),
+        **fields,
+    )
+
+
+def _numbers(
+    part: Objective, pairs: Eigenpairs, bootstrap: int, standard_errors: bool, keep_vectors: bool
+) -> dict[str, Any]:
+    """What a row contributes to the result."""
+    numbers: dict[str, Any] = {
+        "values": pairs.values,
+        "residuals": pairs.residuals,
+        "converged": pairs.converged,
+        "products": pairs.products,
+    }
+    if keep_vectors:
+        numbers["vectors"] = pairs.vectors.cpu().numpy()
+    if bootstrap or standard_errors:
+        weights = part.weights.double().numpy()
+        forms = [part.quadratic_forms(v) for v in pairs.vectors]
+        numbers["errors"] = np.array([mean_error(f, weights) for f in forms])
+        sizes = np.abs(forms) * weights
+        total = sizes.sum(axis=1)
+        # Along a direction that no sample sees, such as a shift of all logits, they are rounding: nobody has a share.
+        seen = total > SEEN * weights.sum() * np.abs(pairs.values).max()
+        with np.errstate(invalid="ignore", divide="ignore"):
+            numbers["top_share"] = np.where(seen, sizes.max(axis=1) / total, np.nan)
+    return numbers

@@ -1,0 +1,110 @@
+"""What a probe of curvature goes through: all samples together, every class, or every group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sharpness.errors import UserError
+from sharpness.objective import Objective
+from sharpness.probes.shared.comparison import common_fields
+from sharpness.probes.shared.row_store import RowStore
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Objectives side by side.
+
+    Attributes:
+        parts: one objective for each row; None for a class without samples.
+        names: of the rows.
+        several: False if there is one row, of all samples.
+    """
+
+    whole: Objective
+    parts: tuple[Objective | None, ...]
+    names: tuple[str, ...]
+    several: bool
+    grouped: bool
+
+    @property
+    def present(self) -> list[tuple[int, Objective]]:
+        return [(i, part) for i, part in enumerate(self.parts) if part is not None]
+
+    @property
+    def samples(self) -> np.ndarray:
+        """(rows,)"""
+        return np.array([0 if part is None else part.num_samples for part in self.parts])
+
+    @property
+    def complete(self) -> bool:
+        """Whether every sample is in exactly one row: groups may leave classes out, or share them."""
+        if not self.grouped:
+            return True
+        classes = [c for members in self.whole.groups.values() for c in members]
+        return len(classes) == len(set(classes)) and set(np.flatnonzero(self.whole.class_counts)) <= set(classes)
+
+    @property
+    def shares(self) -> np.ndarray:
+        """(rows,) each row's part of the objective's total weight."""
+        weights = np.array([0.0 if p is None else float(p.weights.double().sum()) for p in self.parts])
+        return weights / weights.sum()
+
+    def gather(self, values: dict[int, Any], missing: Any, shape: tuple[int, ...] = ()) -> np.ndarray:
+        """Rows by index as one array (rows, ...), or of a single row as (...)."""
+        table = [np.asarray(values[i]) if i in values else np.full(shape, missing) for i in range(len(self.parts))]
+        return np.stack(table) if self.several else table[0]
+
+    def store(self, folder: str | Path | None, settings: dict[str, Any]) -> RowStore:
+        """Where rows that are done are kept.
+
+        Keyed by the settings, by the samples of every row, and by the loss's value, because its name may stand for
+        another function the next time.
+        """
+        if folder is None:
+            return RowStore(None, settings)
+        data = [None if part is None else part.data_sha256 for part in self.parts]
+        of_rows = {"rows": list(self.names), "data": data, "value": f"{self.whole.loss():.4g}"}
+        return RowStore(folder, {"settings": settings, **of_rows})
+
+    def fields(self, **settings: Any) -> dict[str, Any]:
+        """The fields that every result has. Of groups, the rows take the place of classes."""
+        common = common_fields(self.whole, rows="groups" if self.grouped else "classes", **settings)
+        if self.grouped:
+            weights = np.array([0.0 if part is None else part.class_weights.sum() for part in self.parts])
+            common |= {"class_names": self.names, "class_samples": self.samples, "class_weights": weights, "groups": {}}
+        return common
+
+
+def rows_of(
+    objective: Objective, per_class: bool, per_group: bool = False, match_samples: int | None = None, seed: int = 0
+) -> Rows:
+    """The rows of a probe.
+
+    Args:
+        match_samples: draw so many samples of every class first, by ``seed``.
+
+    Raises:
+        UserError: both classes and groups are asked for, there are no groups, or a class is too small to match.
+    """
+    if per_class and per_group:
+        raise UserError("per_class and per_group: ask for one of them at a time")
+    if match_samples is not None:
+        objective = objective.matched(match_samples, seed)
+    if per_group:
+        if not objective.groups:
+            raise UserError("per_group=True, but this objective has no groups: give it groups={name: classes}")
+        parts = []
+        for classes in objective.groups.values():
+            indices = torch.isin(objective.classes, torch.tensor(classes, dtype=torch.int64)).nonzero().squeeze(1)
+            parts.append(objective.restrict(indices) if len(indices) else None)
+        return Rows(objective, tuple(parts), tuple(objective.groups), several=True, grouped=True)
+    if per_class:
+        counts = objective.class_counts
+        classes_parts = tuple(objective.restrict(c) if counts[c] else None for c in range(objective.num_classes))
+        return Rows(objective, classes_parts, objective.class_names, several=True, grouped=False)
+    return Rows(objective, (objective,), ("all",), several=False, grouped=False)

@@ -1,0 +1,90 @@
+"""The whole spectrum of the Hessian, overall and per class or group."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sharpness.curvature import stochastic_lanczos
+from sharpness.engine import KINDS
+from sharpness.errors import choose
+from sharpness.objective import Objective
+from sharpness.probes.curvature.rows import rows_of
+from sharpness.probes.shared.comparison import comparable
+from sharpness.progress import progress
+from sharpness.results import SpectralDensityResult
+
+
+@comparable
+def spectral_density(
+    objective: Objective,
+    per_class: bool = False,
+    runs: int = 5,
+    steps: int = 40,
+    seed: int = 0,
+    *,
+    kind: str = "hessian",
+    per_group: bool = False,
+    match_samples: int | None = None,
+    resume: str | Path | None = None,
+) -> SpectralDensityResult:
+    r"""The spectral density of the Hessian by stochastic Lanczos quadrature, with its error over ``runs``.
+
+    .. math:: \phi(x) = \frac1k \sum_{i=1}^k \delta(x - \lambda_i)
+              \approx \frac1R \sum_{r=1}^R \sum_{j=1}^m w_{rj}\, N(x; \theta_{rj}, \text{width}^2)
+
+    Total mass 1. The result keeps nodes and weights, so that it can be drawn at any width, and asked for masses,
+    moments and the cumulative distribution, without new products. Every row sees the same random vectors.
+
+    Args:
+        objective: or ``{label: objective}``, to compare.
+        runs: R, independent random vectors: what differs between them is the error. At least 2.
+        steps: m, products of one run.
+        kind: ``"hessian"``, or ``"ggn"`` for its generalised Gauss-Newton part.
+        per_group: a row for each group instead, with the Hessian of the loss over all its samples.
+        match_samples: draw so many samples of every class first, by ``seed``.
+        resume: a folder for unfinished work; the same call goes on there after the last row that was done.
+    """
+    choose("kind of curvature", kind, KINDS)
+    rows = rows_of(objective, per_class, per_group, match_samples, seed)
+    settings = {"kind": kind, "runs": runs, "steps": steps, "seed": seed, "match_samples": match_samples}
+    fields = rows.fields(probe="spectral_density", **settings)
+    rows.whole.check()
+    store = rows.store(resume, fields["provenance"])
+    done: dict[int, dict[str, Any]] = {}
+    with progress(runs * steps * len(rows.present), "spectral density", "products") as bar:
+        for i, part in rows.present:
+            bar.set_postfix_str(rows.names[i])
+            found = store.load(i)
+            if found is None:
+                with part.operator(kind=kind) as operator:
+                    rule = stochastic_lanczos(
+                        operator,
+                        operator.size,
+                        runs,
+                        steps,
+                        generator=torch.Generator().manual_seed(seed),
+                        dtype=part.dtype,
+                        device=part.device,
+                        callback=bar.update,
+                    )
+                found = {"products": np.array(rule.products), "nodes": rule.nodes, "weights": rule.weights}
+                store.save(i, found)
+            else:
+                bar.update(int(found["products"]))
+            done[i] = found
+
+    def table(name: str, missing: Any, *shape: int) -> np.ndarray:
+        return rows.gather({i: f[name] for i, f in done.items()}, missing, shape)
+
+    products = table("products", 0)
+    return SpectralDensityResult(
+        nodes=table("nodes", np.nan, runs, steps),
+        weights=table("weights", 0.0, runs, steps),
+        products=products,
+        sample_products=int((np.atleast_1d(products) * rows.samples).sum()),
+        **fields,
+    )

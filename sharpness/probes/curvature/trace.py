@@ -1,0 +1,238 @@
+"""The trace of the Hessian: overall, per class or group, per layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sharpness.curvature import TraceEstimate, hutchinson, hutchpp, interval, mean_and_error, random_signs
+from sharpness.engine import KINDS
+from sharpness.errors import UserError, choose
+from sharpness.objective import Objective
+from sharpness.probes.curvature.bootstrap import mean_interval, require_resamples
+from sharpness.probes.curvature.layers import layer_fields, layers_of
+from sharpness.probes.curvature.rows import Rows, rows_of
+from sharpness.probes.curvature.verification import check_sum, check_trace
+from sharpness.probes.shared.comparison import comparable
+from sharpness.probes.shared.intervals import group_ends
+from sharpness.progress import progress
+from sharpness.results import LayerResult, MeasureResult
+
+ESTIMATORS = {"hutchinson": hutchinson, "hutch++": hutchpp}
+
+
+@comparable
+def trace(
+    objective: Objective,
+    per_class: bool = False,
+    probes: int = 30,
+    seed: int = 0,
+    *,
+    estimator: str = "hutchinson",
+    kind: str = "hessian",
+    per_group: bool = False,
+    per_layer: bool = False,
+    match_samples: int | None = None,
+    bootstrap: int = 0,
+    verify: bool = False,
+    resume: str | Path | None = None,
+) -> MeasureResult | LayerResult:
+    r"""The trace of the Hessian, with its standard error over random vectors.
+
+    Every row sees the same random vectors, so that differences between classes are the classes'.
+
+    Args:
+        objective: or ``{label: objective}``, to compare.
+        probes: products for each row.
+        estimator: ``"hutchinson"``, or ``"hutch++"`` (Meyer et al. 2021), which is better where few eigenvalues
+            dominate.
+        kind: ``"hessian"``, or ``"ggn"`` for its generalised Gauss-Newton part.
+        per_group: a row for each group instead, with the Hessian of the loss over all its samples.
+        per_layer: of every layer's diagonal block, from the same products: a
+            :class:`~sharpness.results.LayerResult`. With Hutchinson's estimator.
+        match_samples: draw so many samples of every class first, by ``seed``.
+        bootstrap: resamples of a 95 % interval over samples, from z' H_i z of every sample i and probe z, which takes
+            the place of products. With Hutchinson's estimator of the Hessian.
+        verify: compare with the rise of the loss under Gaussian noise and, of several rows, their weighted sum with the
+            trace of all samples, in ``result.checks``.
+        resume: a folder for unfinished work; the same call goes on there after the last row that was done.
+    """
+    choose("trace estimator", estimator, list(ESTIMATORS))
+    choose("kind of curvature", kind, KINDS)
+    if (bootstrap or per_layer) and estimator != "hutchinson":
+        raise UserError(f"estimator={estimator!r} has no parts by sample or layer: take 'hutchinson'")
+    if (bootstrap or verify) and kind != "hessian":
+        raise UserError(f"kind={kind!r}: bootstrap and verify look at the loss itself: take kind='hessian'")
+    if per_layer and (bootstrap or verify):
+        raise UserError("per_layer has no bootstrap or verify: ask for the trace of all layers together")
+    require_resamples(bootstrap)
+    rows = rows_of(objective, per_class, per_group, match_samples, seed)
+    settings = {"estimator": estimator, "kind": kind, "probes": probes, "seed": seed}
+    settings |= {"match_samples": match_samples, "bootstrap": bootstrap}
+    layers = layers_of(rows.whole) if per_layer else {}
+    fields = (
+        layer_fields(rows, layers, probe="trace", **settings) if per_layer else rows.fields(probe="trace", **settings)
+    )
+    rows.whole.check()
+    store = rows.store(resume, fields["provenance"] | {"per_layer": per_layer})
+    done: dict[int, dict[str, Any]] = {}
+    with progress(probes * len(rows.present), "trace", "products") as bar:
+        for i, part in rows.present:
+            bar.set_postfix_str(rows.names[i])
+            found = store.load(i)
+            if found is None:
+                found = _estimate(part, estimator, kind, probes, seed, bootstrap, layers, bar.update)
+                store.save(i, found)
+            else:
+                bar.update(int(found["products"]))
+            done[i] = found
+    if per_layer:
+        return _by_layer(rows, done, fields)
+    fields["provenance"]["products"] = int(sum(int(f["products"]) for f in done.values()))
+    if verify:
+        fields["provenance"]["checks"] = _verify(rows, done, estimator, probes, seed)
+    return _result(rows, done, bootstrap, estimator, seed, fields)
+
+
+def _estimate(
+    part: Objective,
+    estimator: str,
+    kind: str,
+    probes: int,
+    seed: int,
+    bootstrap: int,
+    layers: dict[str, slice],
+    callback: Any,
+) -> dict[str, Any]:
+    """What a row contributes to the result."""
+    generator = torch.Generator().manual_seed(seed)
+    if bootstrap:
+        return _per_sample(part, probes, generator, callback)
+    blocks = np.empty((len(layers), 0))
+
+    with part.operator(kind=kind) as operator:
+
+        def product(z: Tensor) -> Tensor:
+            nonlocal blocks
+            image = operator(z)
+            parts = [float((z[span].double() * image[span].double()).sum()) for span in layers.values()]
+            blocks = np.c_[blocks, parts]
+            return image
+
+        found: TraceEstimate = ESTIMATORS[estimator](
+            product, operator.size, probes, generator=generator, dtype=part.dtype, device=part.device, callback=callback
+        )
+    numbers = {"value": found.value, "error": found.standard_error, "products": found.products}
+    return numbers | {"samples": found.samples, "blocks": blocks}
+
+
+def _per_sample(part: Objective, probes: int, generator: torch.Generator, callback: Any) -> dict[str, Any]:
+    """Hutchinson's estimate for every sample, so that samples can be drawn again."""
+    if probes < 2:
+        raise UserError(f"probes={probes}: a standard error needs at least 2")
+    forms = []
+    for _ in range(probes):
+        z = random_signs(part.num_parameters, generator, part.dtype, part.device)
+        forms.append(part.quadratic_forms(z))
+        callback(1)
+    table, weights = np.stack(forms), part.weights.double().numpy()
+    samples = table @ weights / weights.sum()
+    value, error = mean_and_error(samples)
+    return {"value": value, "error": error, "products": probes, "samples": samples, "forms": table.mean(axis=0)}
+
+
+def _result(
+    rows: Rows, done: dict[int, Any], resamples: int, estimator: str, seed: int, fields: dict[str, Any]
+) -> MeasureResult:
+    names = [i for i, _ in rows.present]
+    keeps_sign = fields["provenance"]["kind"] == "ggn"  # semidefinite for convex losses of the outputs
+    vectors = int(fields["provenance"]["probes"])
+    freedom = max((len(found["samples"]) for found in done.values()), default=0) - 1
+    table = {key: np.full(len(rows.parts), np.nan) for key in ("value", "error")}
+    for i, found in done.items():
+        table["value"][i], table["error"][i] = found["value"], found["error"]
+    shares = rows.shares[names]
+    overall = error = np.array(np.nan)
+    if rows.complete and estimator == "hutchinson":
+        overall, error = mean_and_error(sum(s * done[i]["samples"] for s, i in zip(shares, names, strict=True)))
+    elif rows.complete:  # the rows' estimates are dependent: the sum of their errors bounds that of the sum
+        overall, error = shares @ table["value"][names], shares @ table["error"][names]
+    ends = interval(table["value"], table["error"], freedom, keeps_sign)
+    overall_ends = interval(overall, error, freedom, keeps_sign)
+    means, group_errors = _groups(rows, done, estimator)
+    of_groups = interval(means, group_errors, freedom, keeps_sign)
+    if resamples:
+        forms = {i: (done[i]["forms"], part.weights.double().numpy()) for i, part in rows.present}
+        for i, (q, a) in forms.items():
+            ends[:, i] = mean_interval(q, a, resamples, seed)
+        q, a = (np.concatenate(parts) for parts in zip(*forms.values(), strict=True))
+        overall_ends = np.array(mean_interval(q, a, resamples, seed)) if rows.complete else np.full(2, np.nan)
+        of_groups = group_ends(rows.whole, table["value"], ends) if len(means) else of_groups
+    if not rows.several:
+        table, ends = (
+            {key: np.full(rows.whole.num_classes, np.nan) for key in table},
+            np.full((2, rows.whole.num_classes), np.nan),
+        )
+    return MeasureResult(
+        names=("trace",),
+        overall=np.array([overall]),
+        overall_errors=np.array([error]),
+        values=table["value"][None],
+        errors=table["error"][None],
+        train_counts=np.full(len(table["value"]), -1),
+        lower=ends[:1],
+        upper=ends[1:],
+        overall_lower=overall_ends[:1],
+        overall_upper=overall_ends[1:],
+        group_errors=group_errors[None] if len(means) else None,
+        group_lower=of_groups[:1] if len(means) else None,
+        group_upper=of_groups[1:] if len(means) else None,
+        over=(f"images ({resamples} resamples)" if resamples else f"{vectors} random vectors",),
+        **fields,
+    )
+
+
+def _groups(rows: Rows, done: dict[int, Any], estimator: str) -> tuple[np.ndarray, np.ndarray]:
+    """Means of the groups' classes, (G,), and their errors: the estimates share the random vectors, and so depend."""
+    groups = rows.whole.groups if rows.several and not rows.grouped else {}
+    found = np.full((2, len(groups)), np.nan)
+    for g, members in enumerate(groups.values()):
+        classes = [c for c in members if c in done]
+        if not classes:
+            continue
+        if estimator == "hutchinson":
+            found[:, g] = mean_and_error(np.mean([done[c]["samples"] for c in classes], axis=0))
+        else:  # a bound, as of everything
+            found[:, g] = np.mean([(done[c]["value"], done[c]["error"]) for c in classes], axis=0)
+    return found[0], found[1]
+
+
+def _by_layer(rows: Rows, done: dict[int, Any], fields: dict[str, Any]) -> LayerResult:
+    shape = (len(fields["layers"]), len(rows.parts))
+    values, errors = np.full(shape, np.nan), np.full(shape, np.nan)
+    for i, found in done.items():
+        values[:, i], errors[:, i] = mean_and_error(found["blocks"].T)
+    return LayerResult(
+        measure="trace",
+        values=values,
+        errors=errors,
+        converged=np.isfinite(values),
+        sample_products=int(sum(int(f["products"]) * rows.samples[i] for i, f in done.items())),
+        **fields,
+    )
+
+
+def _verify(rows: Rows, done: dict[int, Any], estimator: str, probes: int, seed: int) -> list[dict[str, Any]]:
+    checks = [
+        check_trace(part, rows.names[i], float(done[i]["value"]), float(done[i]["error"]), seed=seed)
+        for i, part in rows.present
+    ]
+    if rows.several and rows.complete and estimator == "hutchinson":
+        whole = _estimate(rows.whole, estimator, "hessian", probes, seed, 0, {}, lambda n: None)
+        values = np.array([done[i]["value"] if i in done else np.nan for i in range(len(rows.parts))], dtype=float)
+        checks.append(check_sum("all", values, rows.shares, float(whole["value"])))
+    return checks

@@ -1,0 +1,173 @@
+"""The loss between models: along the line to another one, and over the plane through three."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sharpness.checkpoints import Checkpoint
+from sharpness.errors import UserError, choose
+from sharpness.objective import Objective
+from sharpness.probes.directions.between_models import Subject, read_subject, require_reachable, toward
+from sharpness.probes.directions.direction_set import Directions
+from sharpness.probes.landscapes.line_and_plane import Range, line, plane
+from sharpness.probes.shared.comparison import comparable
+from sharpness.results import LineResult, PlaneResult
+
+#: Part of a vector's length by which a third model must be off the line through the first two.
+OFF_LINE = 1e-6
+QUANTITIES = ("loss", "error")
+
+
+@comparable
+def interpolate(
+    objective: Objective,
+    other: Subject,
+    x: Range = (0, 1, 25),
+    *,
+    names: Sequence[str] | None = None,
+    **settings: Any,
+) -> LineResult:
+    """``L((1 - x) w + x w_other)`` and the same per class: the model is at x = 0, the other at x = 1.
+
+    Goodfellow, Vinyals and Saxe (ICLR 2015). How much the loss rises on the way: :func:`barrier`.
+
+    Args:
+        other: a model of the same architecture, a checkpoint or its path, an objective, or a state dict.
+        x: from, to, number of points; both ends included.
+        names: of the two models, for the marks.
+        settings: of :func:`~sharpness.line`.
+
+    Raises:
+        UserError: another architecture, the same weights, or BatchNorm statistics that differ while the objective's
+            policy is ``"eval"``.
+    """
+    other = read_subject(objective, other)
+    direction = toward(objective, other)
+    if not bool(direction.any()):
+        raise UserError("the other model has the same weights: there is no line between them")
+    require_reachable(objective, other)
+    ends = Directions.of(
+        objective, [direction], "models", marks=np.array([[0.0], [1.0]]), mark_names=_names(names, (objective, other))
+    )
+    return line(objective, x, ends, **settings)
+
+
+def barrier(line: LineResult, of: str = "loss") -> pd.DataFrame:
+    r"""How high the path between two models rises above the chord between its ends.
+
+    .. math:: \max_{0 \le x \le 1} L(x) - [(1 - x) L(0) + x L(1)]
+
+    overall, per group and per class (Entezari et al., ICLR 2022); zero where the path nowhere rises above the chord.
+    With equal losses at both ends it is the instability of Frankle et al. (ICML 2020), who subtract the ends' mean and
+    take the error. The maximum is over the points of the line, hence a lower bound.
+
+    Args:
+        line: what :func:`interpolate` returns; its points must include 0 and 1.
+        of: ``"loss"``, or ``"error"``, the share of wrong answers.
+
+    Returns:
+        One row each: subset, barrier, position (the x of the maximum). NaN for classes without samples.
+
+    Raises:
+        UserError: the line lacks the point 0 or 1.
+    """
+    choose("barrier", of, QUANTITIES)
+    order = np.argsort(line.x, kind="stable")
+    x = line.x[order]
+    first, last = (int(np.abs(x - end).argmin()) for end in (0, 1))
+    if not np.allclose(x[[first, last]], [0, 1], rtol=0, atol=1e-9):
+        raise UserError(
+            f"the line from {line.x[0]:g} to {line.x[-1]:g} lacks the point 0 or 1, where the models are: take "
+            "x=(0, 1, 25)"
+        )
+    inside = order[first : last + 1]
+    x = line.x[inside]
+    overall, classes = line.losses, line.class_losses
+    if of == "error":
+        classes = 1 - line.class_accuracies
+        overall = line.pooled(classes)
+    subsets: list[tuple[str, str | int | None]] = [("overall", None)]
+    subsets += [(g, g) for g, members in line.groups.items() if members]
+    subsets += [(name, c) for c, name in enumerate(line.class_names)]
+    rows = []
+    for label, subset in subsets:
+        values = line.select(classes, subset, overall)[inside]
+        rise = values - (1 - x) * values[0] - x * values[-1]
+        rise[[0, -1]] = values[[0, -1]] - values[[0, -1]]
+        known = not np.isnan(rise).any()
+        top = int(np.argmax(rise))
+        rows.append((label, float(rise[top]) if known else np.nan, float(x[top]) if known else np.nan))
+    return pd.DataFrame(rows, columns=["subset", "barrier", "position"])
+
+
+@comparable
+def plane_through(
+    objective: Objective,
+    second: Subject,
+    third: Subject,
+    margin: float = 0.2,
+    points: int = 25,
+    *,
+    names: Sequence[str] | None = None,
+    **settings: Any,
+) -> PlaneResult:
+    r"""The loss over the plane through three models (Garipov et al., NeurIPS 2018).
+
+    The origin is w, the first axis leads towards the second model, :math:`u = w_2 - w`, the second axis is the part of
+    :math:`w_3 - w` across it, :math:`v = (w_3 - w) - \langle w_3 - w, u \rangle u / |u|^2`. Both have unit length, so
+    that distances on the plane are distances of parameters.
+
+    Args:
+        second, third: as the other model of :func:`interpolate`.
+        margin: how much wider than the three models the plane is on every side, as a part of their extent.
+        points: along each axis.
+        names: of the three models, for the marks.
+        settings: of :func:`~sharpness.plane`.
+
+    Raises:
+        UserError: models on one line, or what :func:`interpolate` refuses.
+    """
+    others = [read_subject(objective, other) for other in (second, third)]
+    found = replace(model_axes(objective, *others), mark_names=_names(names, (objective, *others)))
+    for other in others:
+        require_reachable(objective, other)
+    x, y = found.ranges(margin, points)
+    return plane(objective, x, y, found, **settings)
+
+
+def model_axes(objective: Objective, second: Subject, third: Subject) -> Directions:
+    """The orthonormal axes of the plane through three models, with the models as marks.
+
+    Raises:
+        UserError: the models are on one line.
+    """
+    u, w = toward(objective, second).cpu().double(), toward(objective, third).cpu().double()
+    length = float(u.norm())
+    if length == 0:
+        raise UserError("the second model has the same weights as the first: three different ones span a plane")
+    axis = u / length
+    along = float(w @ axis)
+    v = w - along * axis
+    v = v - (v @ axis) * axis
+    across = float(v.norm())
+    if across <= OFF_LINE * float(w.norm()):
+        raise UserError("the three models are on one line, which is no plane: interpolate between two of them")
+    vectors = [d.to(objective.dtype).to(objective.device) for d in (axis, v / across)]
+    marks = np.array([[0.0, 0.0], [length, 0.0], [along, across]])
+    return Directions.of(objective, vectors, "models", marks=marks)
+
+
+def _names(names: Sequence[str] | None, subjects: Sequence[Any]) -> tuple[str, ...]:
+    """The names that were given, else those of checkpoints, else letters."""
+    if names is None:
+        return tuple(
+            s.label if isinstance(s, Checkpoint) else letter for s, letter in zip(subjects, "ABC", strict=False)
+        )
+    if len(names) != len(subjects):
+        raise UserError(f"names={list(names)}: give {len(subjects)}, one for each model")
+    return tuple(map(str, names))

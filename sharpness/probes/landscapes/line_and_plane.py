@@ -1,0 +1,208 @@
+"""The loss along a line and over a plane through a model; class losses come from the same forward passes."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sharpness.engine import ClassSums
+from sharpness.errors import UserError
+from sharpness.objective import Objective
+from sharpness.probes.directions.direction_set import Directions
+from sharpness.probes.landscapes.adaptive_grid import Refinement, refine
+from sharpness.probes.landscapes.named_directions import named_directions
+from sharpness.probes.landscapes.precision import landscape_precision, spread_points, stands_out
+from sharpness.probes.shared.comparison import common_fields, comparable
+from sharpness.probes.shared.point_table import PointTable, Resume
+from sharpness.results import LineResult, PlaneResult
+
+#: From, to, number of points.
+Range = tuple[float, float, int]
+#: A coordinate smaller than this part of the range is the centre's.
+ROUNDING = 1e-12
+logger = logging.getLogger("sharpness")
+
+
+@comparable
+def line(
+    objective: Objective,
+    x: Range = (-1, 1, 51),
+    directions: Tensor | str | Directions | None = None,
+    normalization: str | None = "filter",
+    seed: int = 0,
+    *,
+    precision: str = "auto",
+    resume: Resume = None,
+) -> LineResult:
+    """``L(w + x d)`` and ``L_c(w + x d)`` at evenly spaced x.
+
+    Args:
+        objective: or ``{label: model, checkpoint or objective}``, to compare along the same direction.
+        x: from, to, number of points; both ends included.
+        directions: None for a Gaussian direction; ``"gradient"`` (unit length); ``"hessian"``, the top eigenvector
+            (unit length); a flat vector (k,), taken as it is; or a
+            :class:`~sharpness.probes.directions.direction_set.Directions`.
+        normalization: ``"filter"``, ``"layer"`` or None, of Gaussian directions.
+        precision, resume: see :func:`plane`.
+
+    Raises:
+        UserError: an empty range, an unknown direction, or a vector of another length.
+    """
+    grid = _grid("x", x)
+    base = objective.check()
+    found = named_directions(objective, directions, 1, seed, normalization)
+    points = grid[:, None]
+    storage = _storage("line", resume, points, found.vectors)
+    values = _evaluate(objective, base, points, found.vectors, grid.shape, precision, **storage)
+    return LineResult(
+        x=grid,
+        directions=found.name,
+        normalization=found.normalization,
+        seed=found.seed,
+        marks=found.marks,
+        mark_names=found.mark_names,
+        **values,
+        **common_fields(objective, probe="line", evaluations=len(grid)),
+    )
+
+
+@comparable
+def plane(
+    objective: Objective,
+    x: Range = (-1, 1, 51),
+    y: Range = (-1, 1, 51),
+    directions: Sequence[Tensor | str] | str | Directions | None = None,
+    normalization: str | None = "filter",
+    seed: int = 0,
+    *,
+    adaptive: float | None = None,
+    precision: str = "auto",
+    resume: Resume = None,
+) -> PlaneResult:
+    """``L(w + x_i d1 + y_j d2)`` in cell [j, i], and the same per class.
+
+    Args:
+        objective: or ``{label: model, checkpoint or objective}``, to compare over the same directions.
+        x: from, to, number of points along the first direction; both ends included.
+        y: the same along the second.
+        directions: None for two orthogonal Gaussian ones; ``"hessian"``, the two top eigenvectors (unit length);
+            two flat vectors (k,), taken as they are; two of these by name, such as ``"gradient+hessian"``; or a
+            :class:`~sharpness.probes.directions.direction_set.Directions`: see
+            :func:`~sharpness.probes.landscapes.named_directions.named_directions`.
+        normalization: ``"filter"``, ``"layer"`` or None, of Gaussian directions.
+        adaptive: evaluate where the surface bends and interpolate the rest to within this part of the relief, such as
+            0.01: see :func:`~sharpness.probes.landscapes.adaptive_grid.refine`. Every point is evaluated if None.
+        precision: of forward passes: ``"float32"``, ``"bfloat16"``, or ``"auto"``, bfloat16 for large work on
+            hardware made for it. The error at the centre is in the result. ``"auto"`` compares both at nine points
+            (three of a line), and takes float32 where the relief of the surface, or of a class, is not 100 times
+            as large as the error, or the tolerance of ``adaptive`` not 10 times.
+        resume: a folder for points that are done; a call with the same settings goes on with them.
+
+    Raises:
+        UserError: an empty range, an unknown direction, or vectors of another length.
+    """
+    grid_x, grid_y = _grid("x", x), _grid("y", y)
+    if adaptive is not None and not 0 < adaptive < 1:
+        raise UserError(f"adaptive={adaptive!r}: give a part of the relief between 0 and 1, such as 0.01")
+    base = objective.check()
+    found = named_directions(objective, directions, 2, seed, normalization)
+    points = np.stack([c.ravel() for c in np.meshgrid(grid_x, grid_y)], axis=1)
+    shape = (len(grid_y), len(grid_x))
+    storage = _storage("plane", resume, points, found.vectors)
+    values = _evaluate(objective, base, points, found.vectors, shape, precision, adaptive, **storage)
+    evaluations = int(values["evaluated"].sum())
+    return PlaneResult(
+        x=grid_x,
+        y=grid_y,
+        directions=found.name,
+        normalization=found.normalization,
+        seed=found.seed,
+        marks=found.marks,
+        mark_names=found.mark_names,
+        **values,
+        **common_fields(objective, probe="plane", evaluations=evaluations, adaptive=adaptive),
+    )
+
+
+def _grid(name: str, spec: Range) -> np.ndarray:
+    try:
+        start, stop, number = float(spec[0]), float(spec[1]), int(spec[2])
+        valid = len(spec) == 3 and np.isfinite([start, stop]).all() and number >= 1 and number == spec[2]
+    except (TypeError, ValueError, IndexError):
+        valid = False
+    if not valid:
+        raise UserError(f"{name}={spec!r}: give (from, to, number of points), such as (-1, 1, 51)")
+    grid = np.linspace(start, stop, number)
+    return np.where(np.abs(grid) < ROUNDING * max(abs(start), abs(stop)), 0.0, grid)
+
+
+def _evaluate(
+    objective: Objective,
+    base: ClassSums,
+    points: np.ndarray,
+    directions: Tensor,
+    shape: tuple[int, ...],
+    precision: str,
+    adaptive: float | None = None,
+    **storage: Any,
+) -> dict[str, Any]:
+    """The numbers of a landscape at ``w + sum_j points[:, j] d_j``, in arrays of some shape.
+
+    Args:
+        base: at w.
+    """
+    own = objective.precision
+    chosen = landscape_precision(objective, precision, len(points))
+    table = PointTable(objective, _displacement(points, directions), len(points), precision=chosen, **storage)
+    center = np.array([base.mean, *base.class_means, *base.class_accuracies])
+    losses = 1 + objective.num_classes
+    if precision == "auto" and chosen != own:
+        exact = PointTable(objective, _displacement(points, directions), len(points), precision=own, **storage)
+        some = spread_points(shape)
+        if not stands_out(table.evaluate(some)[:, :losses], exact.evaluate(some)[:, :losses], adaptive):
+            logger.info("%s: its relief is too small for %s, it is taken in %s", storage["what"], chosen, own)
+            table, chosen = exact, own
+    if chosen == own:
+        table.fill(np.flatnonzero((points == 0).all(axis=1)), center)
+    if adaptive is None:
+        table.evaluate()
+        found = Refinement(table.rows, np.zeros_like(table.rows), table.done)
+    else:
+        with table.rounds():
+            found = refine(table.evaluate, (shape[0], shape[1]), adaptive, losses)
+    error = np.abs(table.center - center)[:losses] if chosen != own else 0.0 * center[:losses]
+    if objective.loss_name == "ce":  # interpolation may fall a little below zero, cross-entropy does not
+        found.values[:, :losses] = np.maximum(found.values[:, :losses], 0.0)
+    rows, errors = found.values.T.reshape(-1, *shape), found.errors.T.reshape(-1, *shape)
+    return {
+        "losses": rows[0],
+        "class_losses": rows[1:losses],
+        "class_accuracies": rows[losses:],
+        "errors": errors[0],
+        "class_errors": errors[1:losses],
+        "class_accuracy_errors": errors[losses:],
+        "evaluated": found.evaluated.reshape(shape),
+        "base_loss": base.mean,
+        "base_class_losses": base.class_means,
+        "precision": chosen,
+        "precision_error": float(error[0]),
+        "class_precision_errors": error[1:],
+    }
+
+
+def _displacement(points: np.ndarray, directions: Tensor) -> Callable[[int], Tensor]:
+    """``sum_j points[i, j] d_j`` of a point i."""
+    return lambda i: sum(float(t) * d for t, d in zip(points[i], directions, strict=True))
+
+
+def _storage(what: str, resume: Resume, points: np.ndarray, directions: Tensor) -> dict[str, Any]:
+    """What a landscape is called, and where and under which key its points are kept."""
+    digest = hashlib.sha256(points.tobytes())
+    digest.update(directions.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return {"what": what, "folder": resume, "settings": {"displacements": digest.hexdigest()}}

@@ -1,0 +1,69 @@
+"""Where landscapes may be evaluated in bfloat16, and whether they should have been."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sharpness.engine import fast_bfloat16
+from sharpness.errors import UserError, choose
+from sharpness.objective import Objective
+from sharpness.probes.landscapes.adaptive_grid import CLASS_TOLERANCE
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+#: Floating-point operations from which a landscape is worth reduced precision: about a minute of two CPU cores.
+WORTHWHILE = 1e13
+#: How many times the error the relief of a landscape must be.
+RELIEF = 100.0
+#: How many times the error the tolerance of an interpolated landscape must be. Interpolation takes noise for bends:
+#: that of a fifth of the tolerance makes it evaluate two thirds of the points of a bowl, that of a third all of them.
+RESOLVED = 10.0
+
+
+def landscape_precision(objective: Objective, precision: str, points: int) -> str:
+    """``"bfloat16"``, or the name of the model's own dtype.
+
+    ``"auto"`` is bfloat16 for models in float32, on devices with instructions for it, where all points together take
+    at least :data:`WORTHWHILE` operations.
+
+    Raises:
+        UserError: an unknown precision, or another one than the model's.
+    """
+    choose("precision", precision, PRECISIONS)
+    own = objective.precision
+    if precision == "auto":
+        worthwhile = points * objective.num_samples * objective.flops_per_sample >= WORTHWHILE
+        return "bfloat16" if own == "float32" and worthwhile and fast_bfloat16(objective.device) else own
+    if precision != own and (precision == "float32" or own != "float32"):
+        raise UserError(f"precision={precision!r}, but the model is in {own}: convert the model, or take 'auto'")
+    return precision
+
+
+def spread_points(shape: tuple[int, ...]) -> np.ndarray:
+    """Corners, middles of the sides, and the centre of a grid (ny, nx) or a line (n,): flat indices.
+
+    >>> spread_points((3, 5)).tolist(), spread_points((4,)).tolist()
+    ([0, 2, 4, 5, 7, 9, 10, 12, 14], [0, 2, 3])
+    """
+    axes = [np.unique([0, n // 2, n - 1]) for n in shape]
+    return np.ravel_multi_index(np.meshgrid(*axes, indexing="ij"), shape).ravel()
+
+
+def stands_out(reduced: np.ndarray, exact: np.ndarray, adaptive: float | None = None) -> bool:
+    """Whether every relief is at least :data:`RELIEF` times the error of reduced precision.
+
+    The error is the root mean square over some points. Of an interpolated landscape its tolerance must be
+    :data:`RESOLVED` times as large.
+
+    Args:
+        reduced, exact: (n, S) losses of S subsets at n points, the first one of all samples; columns without a finite
+            value are left out.
+        adaptive: the part of the relief that is to be resolved.
+    """
+    exact = np.where(np.isfinite(exact), exact, np.nan)
+    present = ~np.isnan(exact).all(axis=0)
+    exact, reduced = exact[:, present], reduced[:, present]
+    tolerated = np.where(np.flatnonzero(present) == 0, 1.0, CLASS_TOLERANCE) * (adaptive or RESOLVED)
+    relief = np.nanmax(exact, axis=0) - np.nanmin(exact, axis=0)
+    off = np.where(np.isnan(exact), 0.0, np.square(reduced - np.nan_to_num(exact)))
+    error = np.sqrt(off.sum(axis=0) / (~np.isnan(exact)).sum(axis=0))
+    return bool((relief >= np.maximum(RELIEF, RESOLVED / tolerated) * error).all())

@@ -1,0 +1,143 @@
+"""The plane in which a training run moved most, with its path drawn on it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sharpness.errors import UserError
+from sharpness.objective import Objective
+from sharpness.probes.directions.between_models import Subject, toward
+from sharpness.probes.directions.direction_set import Directions
+from sharpness.probes.landscapes.line_and_plane import plane
+from sharpness.probes.shared.comparison import comparable
+from sharpness.results import PlaneResult
+
+#: Columns of the matrix of displacements that are in float64 at a time.
+CHUNK = 1 << 20
+#: Smallest ratio of the second to the first singular value that is told from rounding.
+FLAT = 1e-6
+
+Steps = str | Path | Sequence[Subject] | Mapping[str, Subject]
+
+
+def trajectory(objective: Objective, steps: Steps) -> Directions:
+    r"""The two principal directions of a training run, and its path in them (Li et al., NeurIPS 2018, section 7).
+
+    The rows of :math:`D` (n, k) are :math:`w_t - w`, from the objective's own weights w, the end of the run: as in the
+    paper no mean is subtracted, so that the end is at the origin. The directions are the first right singular vectors
+    of D, found from its Gram matrix (n, n), and the path is D times them. The point of the path farthest from the
+    origin along an axis is on its positive side.
+
+    Args:
+        objective: of the final model.
+        steps: a run's folder with ``snapshots/``, or the checkpoints in order: paths, models, state dicts, or
+            ``{name: one of these}``. The end is added to the path if it is not its last step.
+
+    Returns:
+        Directions named ``"trajectory"``: orthonormal vectors (2, k), marks (n, 2), ``mark_names``, and
+        ``explained`` (2,), the share of :math:`\sum_t |w_t - w|^2` along each.
+
+    Raises:
+        UserError: fewer than two steps away from the end, steps on one line, or another architecture.
+    """
+    named = _named_steps(steps)
+    moves = [toward(objective, step).cpu() for step in named.values()]
+    names = list(named)
+    if not moves or bool(moves[-1].any()):
+        names.append("end")
+        moves.append(torch.zeros(objective.num_parameters, dtype=objective.dtype))
+    if sum(bool(m.any()) for m in moves) < 2:
+        raise UserError(f"{len(named)} steps of the run were given: two that differ from its end span a plane")
+    squares, left = np.linalg.eigh(_gram(moves))
+    singular = np.sqrt(np.clip(squares[::-1], 0, None))
+    if singular[1] <= FLAT * singular[0]:
+        raise UserError("the steps of the run are on one line, which is no plane: interpolate between two of them")
+    axes = _combined(moves, torch.from_numpy(left[:, ::-1][:, :2] / singular[:2]))
+    axes = torch.linalg.qr(axes.T).Q.T
+    path = np.stack([(axes @ m.double()).numpy() for m in moves])
+    signs = np.sign(path[np.abs(path).argmax(axis=0), [0, 1]])
+    vectors = [(float(s) * a).to(objective.dtype).to(objective.device) for s, a in zip(signs, axes, strict=True)]
+    return Directions.of(
+        objective,
+        vectors,
+        "trajectory",
+        marks=path * signs,
+        mark_names=tuple(names),
+        explained=(singular**2 / (singular**2).sum())[:2],
+    )
+
+
+@comparable
+def trajectory_plane(
+    objective: Objective, steps: Steps | Directions, margin: float = 0.2, points: int = 25, **settings: Any
+) -> PlaneResult:
+    """The loss over the plane of a training run's principal directions, with its path as marks.
+
+    The loss on the plane is that of the projection: of ``w + x d1 + y d2``, with the end's running statistics of
+    BatchNorm, unless the objective recalibrates them. The path lies on the plane only as far as its directions explain
+    it, which the provenance tells (``explained``).
+
+    Args:
+        objective: of the final model.
+        steps: as :func:`trajectory` takes them, or what it returned.
+        margin: how much wider than the path the plane is on every side, as a part of the path's extent.
+        points: along each axis.
+        settings: of :func:`~sharpness.plane`.
+
+    Raises:
+        UserError: what :func:`trajectory` refuses.
+    """
+    found = steps.fit(objective, 2) if isinstance(steps, Directions) else trajectory(objective, steps)
+    x, y = found.ranges(margin, points)
+    result = plane(objective, x, y, found, **settings)
+    explained = None if found.explained is None else found.explained.tolist()
+    return replace(result, provenance={**result.provenance, "explained": explained})
+
+
+def snapshots(run: str | Path) -> list[Path]:
+    """The checkpoints that ``sharpness train --snapshots`` kept in a run's folder, in order.
+
+    Raises:
+        UserError: there are none.
+    """
+    folder = Path(run)
+    kept = folder / "snapshots" if (folder / "snapshots").is_dir() else folder
+    found = [p for p in kept.glob("*.pt") if p.name not in ("last.pt", "state.pt")]
+    if not found:
+        raise UserError(f"{folder} holds no snapshots: train with snapshots=N, or give the checkpoints in order")
+    return sorted(found, key=lambda p: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.stem)])
+
+
+def _named_steps(steps: Steps) -> dict[str, Subject]:
+    if isinstance(steps, str | Path):
+        return {path.stem: path for path in snapshots(steps)}
+    if isinstance(steps, Mapping):
+        return dict(steps)
+    stems = [Path(s).stem if isinstance(s, str | Path) else "" for s in steps]
+    unique = all(stems) and len(set(stems)) == len(stems)
+    return dict(zip(stems if unique else map(str, range(len(stems))), steps, strict=True))
+
+
+def _gram(moves: Sequence[Tensor]) -> np.ndarray:
+    """All inner products (n, n), in float64, a chunk of the parameters at a time."""
+    total = torch.zeros(len(moves), len(moves), dtype=torch.float64)
+    for start in range(0, len(moves[0]), CHUNK):
+        part = torch.stack([m[start : start + CHUNK] for m in moves]).double()
+        total += part @ part.T
+    return total.numpy()
+
+
+def _combined(moves: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Sums of n vectors (k,) with weights (n, d): (d, k), in float64."""
+    total = torch.zeros(weights.shape[1], len(moves[0]), dtype=torch.float64)
+    for move, row in zip(moves, weights, strict=True):
+        total += row[:, None] * move.double()
+    return total

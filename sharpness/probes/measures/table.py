@@ -1,0 +1,233 @@
+"""The per-class table of a model: how flat is this minimum, for every class?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from sharpness.checkpoints import Checkpoint, find_checkpoints, load_checkpoint
+from sharpness.data import DATASETS, read_once
+from sharpness.engine import distributed, undisturbed
+from sharpness.errors import UserError
+from sharpness.objective import Objective
+from sharpness.probes.measures.columns import MEASURES, Settings, columns_of
+from sharpness.probes.shared.as_objective import as_objective, labelled_checkpoints
+from sharpness.probes.shared.comparison import common_fields, side_by_side
+from sharpness.probes.shared.cost import Cost, announce
+from sharpness.probes.shared.trainings import Training, compared
+from sharpness.results import Comparison, MeasureResult, load_result
+
+DEFAULT = ("accuracy", "loss", "lambda_max", "lambda_min", "random_rise", "worst_rise")
+#: Products that a run of Lanczos usually takes, for the estimate beforehand.
+PRODUCTS = 40
+logger = logging.getLogger("sharpness")
+
+
+@undisturbed()
+def measure(
+    subject: Objective | nn.Module | Checkpoint | str | Path | Mapping[str, Any],
+    *given: Any,
+    data: Any = None,
+    measures: str | Sequence[str] | None = None,
+    train_counts: Sequence[int] | None = None,
+    radius: float = 0.1,
+    draws: int = 5,
+    rho: float = 0.05,
+    probes: int = 30,
+    tol: float = 1e-3,
+    max_iterations: int = 100,
+    seed: int = 0,
+    resume: str | Path | None = None,
+    **options: Any,
+) -> MeasureResult | Comparison[MeasureResult]:
+    r"""One row per class, one column per measure, each with its standard error and an interval of 95 %.
+
+    ==============  =========================================================================  ====================
+    measure                                                                                    standard error over
+    ==============  =========================================================================  ====================
+    accuracy        share of right answers, where targets are labels                           images
+    loss            L_c                                                                        images
+    lambda_max      largest eigenvalue of the Hessian of L_c                                   images
+    lambda_min      smallest (most negative) eigenvalue of the Hessian of L_c                  images
+    trace           trace of the Hessian of L_c, by ``probes`` random vectors                  random vectors
+    random_rise     mean rise of L_c at relative distance ``radius`` in ``draws``              draws
+                    filter-normalised directions
+    worst_rise      rise of L_c after one ascent step of length ``rho``                        images
+    ==============  =========================================================================  ====================
+
+    Over images: how much the number would change with other images of the class,
+    :func:`~sharpness.engine.mean_error`; NaN for a class of one image. An eigenvalue's is that of :math:`v' H v` with v
+    fixed, the rise's that at the same weights, an accuracy's :func:`~sharpness.engine.share_error`, which is not 0
+    where every answer is right. Over all samples, loss and accuracy alike weigh every sample by its weight in the
+    objective. A group's number is the mean of its classes'; its error takes into account that all classes share draws
+    and random vectors, but not images.
+
+    Intervals are of 95 %: Wilson's for accuracies; Student's, with one degree of freedom less than there are images,
+    draws or vectors, for the rest, on a logarithmic scale for what keeps its sign: losses, both ends of a spectrum, the
+    worst rise. See :mod:`sharpness.curvature.estimate`.
+
+    Args:
+        subject: an objective, a model (with data), a checkpoint (object or path), or ``{label: one of these}``, to
+            compare; a list under a label is several trainings of one model. A folder of checkpoints compares all of
+            them; those that differ in their seed alone are trainings of one model.
+        given: data, measures, or both, without their names: ``measure(model, (x, y))``,
+            ``measure(objective, "accuracy,loss")``.
+        data: of models, as :class:`~sharpness.Objective` takes it, and of checkpoints, as
+            :func:`checkpoint_objective` does, such as ``"cifar10-lt"``.
+        measures: some of the above, a list or text with commas; all but the trace unless given.
+        train_counts: (C,) training images per class; those of the objective unless given. They make the groups many,
+            medium and few where no groups were given.
+        resume: a folder for finished and unfinished work; the same call goes on there, model by model and class by
+            class.
+        options: of :class:`~sharpness.Objective` for models, or of :func:`checkpoint_objective` for checkpoints.
+
+    Raises:
+        UserError: an unknown measure, a setting out of range, what the probes refuse, or models that cannot be compared
+            (other images, scope, loss, ...). An eigenvalue that has not converged becomes NaN, with a warning.
+
+    >>> model, data = nn.Linear(2, 2), ([[1.0, 0.0], [0.0, 1.0]], [0, 1])
+    >>> measure(model, data, "accuracy, loss").names
+    ('accuracy', 'loss')
+    """
+    data, measures = _told_apart(given, data, measures)
+    usual = measures is None
+    chosen = DEFAULT if measures is None else measures
+    settings = Settings.of(chosen, radius, draws, rho, probes, tol, max_iterations, seed)
+    options |= {"data": read_once(data)}
+    folder = None if resume is None else Path(resume)
+    if isinstance(subject, str | Path):
+        found = find_checkpoints(subject)
+        subject = labelled_checkpoints([subject]) if len(found) > 1 else found[0]
+    if not isinstance(subject, Mapping):
+        if isinstance(subject, str | Path):
+            subject = load_checkpoint(subject)
+        label = subject.label if isinstance(subject, Checkpoint) else None
+        return _measure_one(as_objective(subject, **options), settings, usual, train_counts, folder, label=label)
+    own_losses = options.get("loss") == "training"
+    models = side_by_side(subject, lambda one: as_objective(one, **options), own_losses)
+    left = iter(range(len(models), 0, -1))
+
+    def table(one: Training) -> MeasureResult:
+        return _measure_one(one.subject, settings, usual, train_counts, folder, next(left), one.label, one.run)
+
+    return compared(models, table)
+
+
+def _told_apart(given: Sequence[Any], data: Any, measures: Any) -> tuple[Any, Any]:
+    """Data and measures, of which some were given without their names.
+
+    Raises:
+        UserError: one of them is there twice, or text is neither.
+    """
+    found = {"data": data, "measures": measures}
+    for value in given:
+        parts = value.split(",") if isinstance(value, str) else value
+        words = isinstance(parts, list | tuple) and all(isinstance(part, str) for part in parts)
+        named = words and not (isinstance(value, str) and value in DATASETS)
+        if isinstance(value, str) and named and not {part.strip() for part in parts} & set(MEASURES):
+            raise UserError(
+                f"{value!r} is no measure and no data set: choose some of {', '.join(MEASURES)}, or one of "
+                f"{', '.join(DATASETS)}"
+            )
+        what = "measures" if named else "data"
+        if found[what] is not None:
+            raise UserError(f"{what} are given twice: give them once, data as (x, y)")
+        found[what] = value
+    return found["data"], found["measures"]
+
+
+def _measure_one(
+    subject: Objective,
+    settings: Settings,
+    usual: bool,
+    train_counts: Sequence[int] | None,
+    folder: Path | None,
+    models: int = 1,
+    label: str | None = None,
+    run: str | None = None,
+) -> MeasureResult:
+    """The table of one model, the first of so many; of the ``usual`` measures, those that it has."""
+    if train_counts is not None:
+        if len(train_counts) != subject.num_classes:
+            raise UserError(
+                f"train_counts of {len(train_counts)} classes: give one for each of the {subject.num_classes}"
+            )
+        subject = subject.counted(train_counts)
+    known = subject.train_counts
+    counts = np.full(subject.num_classes, -1) if known is None else known
+    settings = settings.of_answers(subject.has_answers, usual)
+    base = subject.check()
+    fields = common_fields(subject, probe="measure", **asdict(settings) | {"measures": list(settings.measures)})
+    key = {**fields["provenance"], "groups": subject.groups, "names": subject.class_names, "train": counts.tolist()}
+    stored = _stored(folder, {**key, "label": label, "run": run, "value": f"{base.mean:.4g}"})
+    if stored is not None and stored.is_file():
+        try:
+            found = load_result(stored)
+        except UserError as error:
+            logger.warning("%s: its model is measured again", error)
+        else:
+            if type(found) is MeasureResult and found.names == settings.measures:
+                return found
+            logger.warning("%s holds another result: its model is measured again", stored)
+    _tell(subject, settings, models, label)
+    columns = columns_of(subject, base, settings, folder, label)
+    chosen = [columns[m] for m in settings.measures]
+    result = MeasureResult(
+        names=settings.measures,
+        overall=np.array([c.values[-1] for c in chosen]),
+        overall_errors=np.array([c.errors[-1] for c in chosen]),
+        overall_lower=np.array([c.ends[0, -1] for c in chosen]),
+        overall_upper=np.array([c.ends[1, -1] for c in chosen]),
+        values=np.stack([c.values[:-1] for c in chosen]),
+        errors=np.stack([c.errors[:-1] for c in chosen]),
+        lower=np.stack([c.ends[0, :-1] for c in chosen]),
+        upper=np.stack([c.ends[1, :-1] for c in chosen]),
+        group_errors=np.stack([c.group_errors for c in chosen]) if subject.groups else None,
+        group_lower=np.stack([c.group_ends[0] for c in chosen]) if subject.groups else None,
+        group_upper=np.stack([c.group_ends[1] for c in chosen]) if subject.groups else None,
+        over=tuple(c.over for c in chosen),
+        train_counts=counts,
+        **fields,
+    )
+    if label is not None:
+        result.provenance["label"] = label
+    if stored is not None and distributed.rank() == 0:
+        result.save(stored)
+    return result
+
+
+def _stored(folder: Path | None, key: dict[str, Any]) -> Path | None:
+    """Where the table of a model is kept, by everything that it depends on."""
+    if folder is None:
+        return None
+    return folder / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]}.nc"
+
+
+def _tell(objective: Objective, settings: Settings, models: int, label: str | None) -> None:
+    """Say what comes and how long it should take."""
+    chosen = set(settings.measures)
+    forwards, gradients, products = 1, 0, 0
+    if {"lambda_max", "lambda_min"} & chosen:
+        products += 2 * PRODUCTS
+    if "trace" in chosen:
+        products += 2 * settings.probes
+    if "random_rise" in chosen:
+        forwards += settings.draws
+    if "worst_rise" in chosen:
+        forwards, gradients = forwards + 4, gradients + 1
+    cost = Cost.of(objective, curvature=bool(products), gradients=bool(gradients))
+    seconds = cost.seconds(forwards, gradients, products) * objective.num_samples
+    whose = f"{label or 'the model'} and {models - 1} more" if models > 1 else label or "the model"
+    announce(
+        f"measuring {', '.join(settings.measures)} of {whose} on {objective.num_samples} samples of "
+        f"{int((objective.class_counts > 0).sum())} classes",
+        models * seconds,
+    )

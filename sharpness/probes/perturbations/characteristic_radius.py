@@ -1,0 +1,238 @@
+r"""The radius at which the bound behind class-conditional SAM is smallest, and the loss where it leads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sharpness.engine import ClassSums
+from sharpness.errors import UserError
+from sharpness.flattening import optimal_radius
+from sharpness.flattening.class_radius import TINY
+from sharpness.objective import Objective
+from sharpness.probes.curvature.eigenvalues import eigenvalues
+from sharpness.probes.directions.gaussian import gaussian
+from sharpness.probes.perturbations.projected_ascent import Ball, ascend
+from sharpness.probes.shared.comparison import common_fields, comparable
+from sharpness.probes.shared.row_store import RowStore
+from sharpness.progress import progress
+from sharpness.results import CharacteristicRadiusResult
+
+#: Radii of the curves over rho*: from where the first order is the loss to where nothing is left of the model.
+FACTORS = tuple(float(f) for f in 10.0 ** (np.arange(-24, 4) / 6))
+NAMES = (
+    "loss",
+    "gradient_norm",
+    "rho",
+    "bound",
+    "step",
+    "first_order",
+    "second_order",
+    "measured",
+    "worst",
+    "curvature",
+    "lambda_max",
+)
+
+
+@comparable
+def characteristic_radius(
+    objective: Objective,
+    class_counts: Sequence[int] | None = None,
+    *,
+    scale: float = 1.0,
+    factors: Sequence[float] = FACTORS,
+    steps: int = 10,
+    lambda_max: bool = True,
+    tol: float = 1e-3,
+    seed: int = 0,
+    resume: str | Path | None = None,
+) -> CharacteristicRadiusResult:
+    r"""The radius :math:`\rho_c^*` of Theorem 1 of CC-SAM (Zhou et al., CVPR 2023), and whether the landscape agrees.
+
+    **Derivation.** Let w be the k weights in scope, :math:`L_c` the mean loss of the :math:`n_c` training images of
+    class c and :math:`g_c` its gradient. A Gaussian prior around 0 and posterior around w, both of standard deviation
+    :math:`\rho`, are :math:`\mathrm{KL} = \|w\|^2 / (2 \rho^2)` apart, and the PAC-Bayes bound (McAllester) adds
+    :math:`\sqrt{(\mathrm{KL} + \log(n_c / \delta)) / (2 (n_c - 1))}` to the mean loss under the posterior, with
+    probability :math:`1 - \delta`. The noise has length :math:`\sqrt{k}\,\rho`, nearly, so that its mean loss is taken
+    to be at most the largest in the ball of that radius, as SAM does (Foret et al., ICLR 2021). To first order that
+    is :math:`L_c(w) + \sqrt{k}\,\rho\,\|g_c\|`; without the logarithm the bound is
+
+    .. math:: J_c(\rho) = L_c(w) + \sqrt{k}\,\rho\,\|g_c\| + \frac{\|w\|}{2 \rho \sqrt{n_c - 1}},
+
+    whose derivative vanishes at
+
+    .. math:: \rho_c^* = \Big(\frac{\|w\|}{2 \|g_c\|}\Big)^{1/2} k^{-1/4} (n_c - 1)^{-1/4}, \qquad
+              J_c(\rho_c^*) = L_c(w) + 2 \sqrt{k}\,\rho_c^*\,\|g_c\|,
+
+    where both terms are equal, and the perturbation is
+    :math:`\epsilon_c = \sqrt{k}\,\rho_c^*\,g_c / \|g_c\|`: longer the rarer the class. This is the published radius;
+    the complexity term as it is often quoted, without :math:`\rho`, would have no minimum.
+
+    **What is compared.** The rise that the first order predicts at :math:`\epsilon_c`, what the second order makes of
+    it (one Hessian-vector product), the rise itself, and the largest that projected ascent finds in the same ball;
+    :math:`\lambda_\max` of the class says how far the first order can hold: at length :math:`s` the curvature adds at
+    most :math:`s^2 \lambda_\max / 2` to second order. The same along the curve, at other radii. All samples together
+    have :math:`n = \sum_c n_c`.
+
+    The bound holds for losses in [0, 1] and for w fixed before the images; cross-entropy is unbounded and w is trained
+    on them. It says which radius, not how large the error can be.
+
+    A class of one image is treated as one of two, and gradient norms below 1e-12 as 1e-12 in the formula, with
+    :math:`\epsilon_c` that much shorter than the formula's: as in training. The table says so (``clamped``).
+
+    Cost, in passes over the data: 2 gradients and a product, ``2 steps`` gradients and losses, ``2 len(factors)``
+    losses, and two runs of :func:`~sharpness.eigenvalues`.
+
+    Args:
+        objective: of the training images, or ``{label: model, checkpoint or objective}``, to compare. On test images
+            the losses and gradients are theirs, while n stays that of training.
+        class_counts: (C,) the n_c: training images of each class. Unless given those that the objective knows
+            (``Objective(train_counts=)``, any checkpoint that records them), else its own samples.
+        scale: of the perturbation: 1 is the theorem, 0.01 that of :mod:`sharpness.methods.cc_sam` before its cap.
+        factors: radii of the curve, over rho*.
+        steps: of the ascent, evaluations at most; 0 for none.
+        lambda_max: whether to compute eigenvalues.
+        tol: of the eigenvalues.
+        seed: of the eigenvalues, and of the ascent where there is no gradient.
+        resume: a folder for unfinished work; the same call goes on there, and ends with the same bits.
+
+    Raises:
+        UserError: counts, scale, factors or steps out of range, weights that are all 0, a gradient that is not finite.
+
+    The loss :math:`3 w_1 + 4 w_2` is linear, and the first order is the rise:
+
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> _ = model.weight.data.copy_(torch.tensor([[0.6, 0.8]]))
+    >>> objective = Objective(model, (torch.tensor([[3.0, 4.0]]), torch.tensor([0])), loss=lambda u, y: u[:, 0])
+    >>> result = characteristic_radius(objective, [5], lambda_max=False)
+    >>> round(float(result.rho[0]) ** 2 * 2**0.5, 4), round(result.of("step") ** 2 / 2**0.5, 4)
+    (0.05, 0.05)
+    >>> round(result.of("measured") / result.of("first_order"), 4)
+    1.0
+    """
+    if not (np.isfinite(scale) and scale > 0) or steps < 0:
+        raise UserError(f"scale={scale}, steps={steps}: give a positive scale and 0 or more steps")
+    grid = np.asarray(factors, dtype=float)
+    if grid.ndim != 1 or not len(grid) or not (np.isfinite(grid) & (grid > 0)).all() or (np.diff(grid) <= 0).any():
+        raise UserError(f"factors={list(factors)}: give positive numbers in ascending order, of rho*")
+    counts, source = _counts(objective, class_counts)
+    weights = torch.cat([p.detach().reshape(-1) for p in objective.parameters]).double()
+    weight_norm = float(weights.norm())
+    if weight_norm == 0:
+        raise UserError("the weights in scope are all 0: the bound is smallest at radius 0, which is no perturbation")
+    settings = {"scale": scale, "steps": steps, "seed": seed, "tol": tol, "counts": source}
+    fields = common_fields(objective, probe="characteristic_radius", **settings)
+    base = objective.check()
+    key = {**fields["provenance"], "n": counts.tolist(), "factors": grid.tolist(), "value": f"{base.mean:.4g}"}
+    store = RowStore(resume, key)
+    whole = objective.num_classes
+    rows = [*(int(c) for c in np.flatnonzero(objective.class_counts)), whole]
+    table = np.full((whole + 1, len(NAMES)), np.nan)
+    losses = np.full((whole + 1, len(grid)), np.nan)
+    with progress(len(rows), "characteristic radius", "classes") as bar:
+        for row in rows:
+            found = store.load(row)
+            if found is None:
+                part = objective if row == whole else objective.restrict(row)
+                n = int(counts.sum() if row == whole else counts[row])
+                name = "all samples" if row == whole else f"class {objective.class_names[row]}"
+                found = _Row(objective, part, name, n, weight_norm).numbers(scale, grid, steps, seed)
+                store.save(row, found)
+            table[row, : len(found["numbers"])], losses[row] = found["numbers"], found["losses"]
+            bar.update()
+    if lambda_max:
+        for per_class, chosen in ((True, slice(None, whole)), (False, slice(whole, None))):
+            ends = eigenvalues(objective, per_class=per_class, tol=tol, seed=seed, keep_vectors=False, resume=resume)
+            table[chosen, NAMES.index("lambda_max")] = np.where(ends.converged, ends.values, np.nan)[..., 0]
+    return CharacteristicRadiusResult(
+        names=NAMES,
+        overall=table[whole],
+        values=table[:whole].T,
+        errors=np.full((len(NAMES), whole), np.nan),
+        overall_errors=np.full(len(NAMES), np.nan),
+        train_counts=counts,
+        factors=grid,
+        class_losses=losses[:whole],
+        losses=losses[whole],
+        weight_norm=weight_norm,
+        num_parameters=objective.num_parameters,
+        scale=float(scale),
+        **fields,
+    )
+
+
+def _counts(objective: Objective, given: Sequence[int] | None) -> tuple[np.ndarray, str]:
+    """(C,) the n_c, and where they come from."""
+    if given is not None:
+        counts = np.asarray(given)
+        if counts.shape != (objective.num_classes,) or (counts < 0).any() or (counts != counts.astype(int)).any():
+            raise UserError(
+                f"class_counts={list(given)}: give the training images of each of the {objective.num_classes} classes"
+            )
+        return counts.astype(np.int64), "given"
+    if objective.train_counts is not None:
+        return objective.train_counts.astype(np.int64), "training images"
+    return objective.class_counts.astype(np.int64), "probed samples"
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A class, or all samples: ``part`` of ``whole``, whose weights are moved so that all see the same statistics."""
+
+    whole: Objective
+    part: Objective
+    name: str
+    n: int
+    weight_norm: float
+
+    def numbers(self, scale: float, factors: np.ndarray, steps: int, seed: int) -> dict[str, Any]:
+        """Those of ``NAMES`` but the last, and the losses (F,) of the curve."""
+        k = self.whole.num_parameters
+        with self.whole.at(torch.zeros(k)):
+            center, slope = self.part.evaluate(), self.part.gradient()
+            gradient = slope.double()
+            norm = float(gradient.norm())
+            if not np.isfinite(norm):
+                raise UserError(f"the gradient of {self.name} is not finite, though its loss is: it gives no radius")
+            direction = gradient / norm if norm > 0 else gradient
+            product = self.part.hvp(direction.to(slope.dtype))
+            curvature = float(direction @ product.double()) if norm > 0 else np.nan
+            radius = float(
+                optimal_radius(
+                    torch.tensor(self.weight_norm, dtype=torch.float64),
+                    torch.tensor(norm, dtype=torch.float64),
+                    k,
+                    torch.tensor(self.n),
+                )
+            )
+            unit = k**0.5 * radius * min(norm / TINY, 1.0)
+            step = scale * unit
+            losses = np.array([self._at(factor * unit * direction).mean for factor in factors])
+            measured = self._at(step * direction).mean - center.mean
+            worst = self._ascend(center, slope, step, steps, seed) if steps else np.nan
+        bound = center.mean + unit * norm + self.weight_norm / (2 * radius * max(self.n - 1, 1) ** 0.5)
+        first = step * norm
+        second = first + step**2 * np.nan_to_num(curvature) / 2
+        row = [center.mean, norm, radius, bound, step, first, second, measured, worst, curvature]
+        return {"numbers": np.array(row), "losses": losses}
+
+    def _ascend(self, center: ClassSums, slope: Tensor, step: float, steps: int, seed: int) -> float:
+        def gradient(displacement: Tensor) -> Tensor:
+            with self.whole.at(displacement):
+                return self.part.gradient()
+
+        best, _ = ascend(
+            self._at, gradient, center, slope, Ball(step), steps, lambda: gaussian(self.whole, 0, seed, None)
+        )
+        return best.mean - center.mean
+
+    def _at(self, displacement: Tensor) -> ClassSums:
+        with self.whole.at(displacement):
+            return self.part.evaluate()

@@ -1,0 +1,181 @@
+"""One ascent for every class and for all samples together, or for every batch of them: which, in what order, kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sharpness.engine import SampleSums, distributed
+from sharpness.errors import UserError
+from sharpness.objective import Objective
+from sharpness.probes.directions.gaussian import gaussian
+from sharpness.probes.perturbations.projected_ascent import Ball, ascend
+from sharpness.probes.shared.row_store import INTERVAL, RowStore
+from sharpness.progress import progress
+
+T = TypeVar("T")
+
+
+def split_batches(samples: int, m: int | None, seed: int) -> list[np.ndarray]:
+    """Positions 0 to ``samples - 1`` at random in batches of m, the last one of what is left; all in one if m is None.
+
+    >>> [len(batch) for batch in split_batches(7, 3, seed=0)]
+    [3, 3, 1]
+    """
+    if m is None or m >= samples:
+        return [np.arange(samples)]
+    order = np.random.default_rng(seed).permutation(samples)
+    return [np.sort(order[i : i + m]) for i in range(0, samples, m)]
+
+
+@dataclass(frozen=True)
+class Item:
+    """What ascends as one.
+
+    Attributes:
+        row: the class of its samples, or C for samples of all classes.
+        indices: of its samples.
+        whole: whether these are all of its row.
+    """
+
+    row: int
+    indices: np.ndarray
+    whole: bool
+
+
+class Ascents:
+    """The ascents of a worst case, classes first.
+
+    Args:
+        base: the loss at the centre, of every sample.
+        m: samples of a batch, or None.
+
+    Attributes:
+        numbers: (items, 9): summed loss at the centre and at the worst point, weight; right answers there, samples;
+            gradients; and of the rises r_i over samples, sums of a_i^2, a_i^2 r_i and (a_i r_i)^2.
+        slope: (k,) the sum over classes so far of weight times gradient at the centre, float64. That of all samples,
+            as one batch, needs no pass over the data.
+        done: items that are.
+    """
+
+    def __init__(self, objective: Objective, base: SampleSums, m: int | None, seed: int) -> None:
+        self.objective, self.base, self.seed = objective, base, seed
+        labels = objective.classes.numpy()
+        rows = {int(c): np.flatnonzero(labels == c) for c in np.flatnonzero(objective.class_counts)}
+        rows[objective.num_classes] = np.arange(len(labels))
+        self.items = [
+            Item(row, indices[batch], len(batch) == len(indices))
+            for row, indices in rows.items()
+            for batch in split_batches(len(indices), m, seed)
+        ]
+        self.numbers = np.full((len(self.items), 9), np.nan)
+        self.slope = torch.zeros(objective.num_parameters, dtype=torch.float64, device=objective.device)
+        self.done = 0
+
+    @property
+    def gradients(self) -> int:
+        return int(self.numbers[:, 5].sum())
+
+    def run(self, ball: Ball, steps: int, store: RowStore) -> None:
+        """Do what is left, and keep it in ``store`` now and then and in the end, also that of an error."""
+        self._load(store)
+        saved = time.monotonic()
+        needed = [steps - self._everything(item) for item in self.items]
+        try:
+            with (
+                progress(sum(needed), "worst case", "gradients", done=sum(needed[: self.done])) as bar,
+                self.objective.at(torch.zeros_like(self.slope)),
+            ):
+                while self.done < len(self.items):
+                    i = self.done
+                    self.numbers[i], slope = self._climb(self.items[i], ball, steps, bar.update)
+                    bar.update(needed[i] - int(self.numbers[i, 5]))
+                    self.slope, self.done = slope, i + 1
+                    if time.monotonic() - saved >= INTERVAL:
+                        self._save(store)
+                        saved = time.monotonic()
+        finally:
+            self._save(store)
+
+    def table(self) -> tuple[np.ndarray, np.ndarray]:
+        """Loss, worst loss, rise, accuracy at the worst points, standard error of the rise.
+
+        Of the classes (5, C), and overall (5,). The standard error is over samples, at the points that were found, see
+        :func:`~sharpness.engine.mean_error`.
+        """
+        rows = np.full((self.objective.num_classes + 1, 5), np.nan)
+        owners = np.array([item.row for item in self.items])
+        for row in set(owners.tolist()):
+            loss, worst, weight, right, samples, _, squares, first, second = self.numbers[owners == row].sum(axis=0)
+            rise = worst / weight - loss / weight
+            error = np.nan
+            if samples > 1:
+                spread = max(second - 2 * rise * first + rise**2 * squares, 0.0)
+                error = np.sqrt(samples / (samples - 1) * spread) / weight
+            rows[row] = loss / weight, worst / weight, rise, right / weight, error
+        return rows[:-1].T, rows[-1]
+
+    def _climb(self, item: Item, ball: Ball, steps: int, update: Callable[[int], object]) -> tuple[np.ndarray, Tensor]:
+        """The numbers of an item, (6,), and the slope with it."""
+        objective, slope = self.objective, self.slope
+        everything = self._everything(item)
+        part = objective if everything else objective.restrict(item.indices)
+        center = self._center(item.indices)
+        weight = float(center.weight.sum())
+        if everything:
+            gradient = (slope / weight).to(objective.dtype)
+        else:
+            gradient = part.gradient()
+            update(1)
+            if item.row < objective.num_classes:
+                slope = slope + weight * gradient.double()
+        if not bool(torch.isfinite(gradient).all()):
+            where = f"class {objective.class_names[item.row]}" if item.row < objective.num_classes else "all samples"
+            raise UserError(f"the gradient of {where} is not finite, though its loss is: no direction leads up")
+
+        def gradient_at(displacement: Tensor) -> Tensor:
+            update(1)
+            return self._at(displacement, part.gradient)
+
+        best, more = ascend(
+            lambda displacement: self._at(displacement, part.evaluate_samples),
+            gradient_at,
+            center,
+            gradient,
+            ball,
+            steps,
+            lambda: gaussian(objective, 0, self.seed, None),
+        )
+        found = center.loss, best.loss, center.weight, best.correct, best.count
+        squares, rises = center.rows[1] ** 2, best.losses - center.losses
+        spread = squares.sum(), (squares * rises).sum(), (squares * rises**2).sum()
+        return np.array([*(sums.sum() for sums in found), more + (not everything), *spread]), slope
+
+    def _everything(self, item: Item) -> bool:
+        return item.whole and item.row == self.objective.num_classes
+
+    def _at(self, displacement: Tensor, function: Callable[[], T]) -> T:
+        """At a displacement of the whole objective: it is all its samples that re-estimate BatchNorm's statistics."""
+        with self.objective.at(displacement):
+            return function()
+
+    def _center(self, indices: np.ndarray) -> SampleSums:
+        """The loss of some samples at the centre."""
+        rows = torch.from_numpy(self.base.rows[:, indices])
+        return SampleSums.of(rows, self.objective.classes[indices], self.objective.num_classes)
+
+    def _load(self, store: RowStore) -> None:
+        found = store.load(0)
+        if found is not None:
+            self.numbers, self.done = found["numbers"], int(found["done"])
+            self.slope = torch.from_numpy(found["slope"]).to(self.slope.device)
+
+    def _save(self, store: RowStore) -> None:
+        if self.done and store.folder is not None and distributed.rank() == 0:
+            store.save(0, {"numbers": self.numbers, "done": self.done, "slope": self.slope.cpu().numpy()})

@@ -1,0 +1,138 @@
+r"""How much the loss rises when the weights are moved at random.
+
+.. code-block:: text
+
+    g_j ~ N(0, I_k)                                     by seed and draw, see directions.gaussian
+    d_j = normalize(g_j)                                "gaussian"
+        = normalize(g_j / |g_j|)                        "sphere"
+        = normalize(sqrt(3) (2 Phi(g_j) - 1))           "uniform": entries of U(-sqrt 3, sqrt 3), of variance 1
+    L(w + r d_j) for every radius r and draw j
+
+Without normalisation r is the standard deviation of every entry, or for ``"sphere"`` the length of the displacement;
+to second order in r the mean rise is :math:`\tfrac12 r^2 \operatorname{tr} H`, for ``"sphere"`` divided by k. With
+``"filter"`` or ``"layer"`` every block of the displacement has r times the norm of the model's block. A Gaussian block
+is then uniform on that sphere already: ``"sphere"`` is the same as ``"gaussian"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sharpness.errors import UserError, choose
+from sharpness.objective import Objective
+from sharpness.probes.directions.gaussian import NORMALIZATIONS, gaussian, normalize
+from sharpness.probes.shared.comparison import common_fields, comparable
+from sharpness.probes.shared.point_table import PointTable
+from sharpness.results import PerturbationResult
+
+RADII = (0.01, 0.02, 0.05, 0.1, 0.2)
+DISTRIBUTIONS = ("gaussian", "sphere", "uniform")
+
+
+@comparable
+def random_perturbation(
+    objective: Objective,
+    radii: Sequence[float] = RADII,
+    draws: int = 5,
+    normalization: str | None = "filter",
+    seed: int = 0,
+    *,
+    distribution: str = "gaussian",
+    resume: str | Path | None = None,
+) -> PerturbationResult:
+    r"""``L(w + r d_j)`` for every radius r and ``draws`` random directions d_j, overall and per class.
+
+    The same directions serve all radii, and by the same seed all models of an architecture and all data: for the rise
+    of both training and test loss at the very same points, call it with the objective of either. What moves is the
+    scope of the objective, ``parameters="all"``, ``"backbone"`` or ``"classifier"``. Evaluated in the model's own
+    precision, because differences of the loss are small beside it; under torchrun each process takes its share of the
+    points.
+
+    Args:
+        objective: or ``{label: model, checkpoint or objective}``, to compare under the same noise.
+        radii: in units that the normalisation sets, see above.
+        draws: D.
+        normalization: ``"filter"`` or ``"layer"`` (relative to the norms of the model's filters or layers; biases and
+            BatchNorm stay), or None.
+        distribution: ``"gaussian"``, ``"sphere"`` or ``"uniform"``, as above.
+        resume: a folder for points that are done; a call with the same settings goes on with them.
+
+    Raises:
+        UserError: no radii, negative ones, no draws, or an unknown distribution or normalisation.
+
+    A loss that is linear in the weights, moved by the length 2 in one direction of a plane:
+
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> data = torch.tensor([[3.0, 0.0], [0.0, 4.0]]), torch.tensor([0, 0])
+    >>> objective = Objective(model, data, loss=lambda outputs, targets: outputs[:, 0])
+    >>> result = random_perturbation(objective, [2.0], 400, None, distribution="sphere")
+    >>> rises = result.draws() - result.base()
+    >>> round(float(abs(rises).max()), 2)
+    5.0
+    """
+    choose("distribution", distribution, DISTRIBUTIONS)
+    choose("normalization", normalization, NORMALIZATIONS)
+    sizes = np.asarray(radii, dtype=float).reshape(-1)
+    if not len(sizes) or not np.isfinite(sizes).all() or (sizes < 0).any():
+        raise UserError(f"radii={sizes.tolist()}: give finite numbers, at least 0")
+    if draws < 1:
+        raise UserError(f"draws={draws}: give at least 1")
+    objective.check()
+
+    @lru_cache(maxsize=1)
+    def direction(j: int) -> Tensor:
+        return draw_direction(objective, j, seed, normalization, distribution)
+
+    def displacement(i: int) -> Tensor:
+        j, r = divmod(i, len(sizes))
+        return float(sizes[r]) * direction(j)
+
+    settings = {"radii": sizes.tolist(), "normalization": normalization, "seed": seed, "distribution": distribution}
+    table = PointTable(
+        objective,
+        displacement,
+        draws * len(sizes),
+        "random perturbation",
+        objective.precision,
+        resume,
+        {"probe": "random_perturbation", **settings},
+    )
+    table.evaluate()
+    shape, classes = (draws, len(sizes)), objective.num_classes
+    return PerturbationResult(
+        radii=sizes,
+        losses=table.losses.reshape(shape).T,
+        class_losses=table.class_losses.reshape(-1, *shape).T,
+        class_accuracies=table.class_accuracies.reshape(-1, *shape).T,
+        base_loss=float(table.center[0]),
+        base_class_losses=table.center[1 : 1 + classes],
+        base_class_accuracies=table.center[1 + classes :],
+        normalization=normalization,
+        distribution=distribution,
+        seed=seed,
+        **common_fields(objective, probe="random_perturbation", draws=draws, evaluations=draws * len(sizes)),
+    )
+
+
+def draw_direction(
+    objective: Objective,
+    draw: int,
+    seed: int = 0,
+    normalization: str | None = "filter",
+    distribution: str = "gaussian",
+) -> Tensor:
+    """Direction number ``draw`` of ``seed``, flat (k,), made from ``directions/gaussian.py``."""
+    if distribution == "gaussian":
+        return gaussian(objective, draw, seed, normalization)
+    noise = gaussian(objective, draw, seed, None).cpu().double()
+    if distribution == "sphere":
+        noise /= noise.norm()
+    else:
+        noise = 3**0.5 * torch.erf(noise / 2**0.5)  # 2 Phi(g) - 1 = erf(g / sqrt 2)
+    return normalize(objective, noise, normalization)

@@ -1,0 +1,115 @@
+r"""The largest rise of the loss within a ball around the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sharpness.curvature import interval
+from sharpness.errors import UserError, choose, require_whole
+from sharpness.objective import Objective
+from sharpness.probes.perturbations.class_ascents import Ascents
+from sharpness.probes.perturbations.projected_ascent import NORMS, Ball
+from sharpness.probes.shared.comparison import common_fields, comparable
+from sharpness.probes.shared.intervals import group_ends, sample_freedom
+from sharpness.probes.shared.row_store import RowStore
+from sharpness.results import MeasureResult
+
+NAMES = ("loss", "worst_loss", "worst_rise", "worst_accuracy")
+
+
+@comparable
+def worst_case(
+    objective: Objective,
+    rho: float = 0.05,
+    steps: int = 1,
+    norm: str = "l2",
+    adaptive: bool = False,
+    *,
+    m: int | None = None,
+    seed: int = 0,
+    resume: str | Path | None = None,
+) -> MeasureResult:
+    r""":math:`\max_{\|u\| \le \rho} L(w + T u) - L(w)` by projected gradient ascent, overall and per class.
+
+    With one step this is the point that SAM evaluates (Foret et al., ICLR 2021): :math:`u = \rho\, T g / \|T g\|_2`,
+    or :math:`\rho \operatorname{sign}(T g)` for ``"linf"``. More steps climb on from there, see
+    ``projected_ascent.py``. The centre is in the ball as well: a point with a smaller loss counts as no rise.
+    The numbers are lower bounds of the maxima; at a minimum of a quadratic the maximum is
+    :math:`\rho^2 \lambda_\max / 2` in l2, and of a linear loss it is :math:`\rho \|g\|_2`, or :math:`\rho \|g\|_1` for
+    ``"linf"``.
+
+    A class ascends on L_c alone. With one step all classes together take one pass over the data for gradients and
+    one for losses; the overall gradient is their weighted sum, and the overall loss takes one pass more.
+
+    Args:
+        objective: or ``{label: model, checkpoint or objective}``, to compare.
+        rho: radius.
+        steps: evaluations of the loss at most, with a gradient before each.
+        norm: ``"l2"`` or ``"linf"``, of u.
+        adaptive: :math:`T = \operatorname{diag}(|w|)` (Kwon et al., ICML 2021) over all parameters in scope; the
+            identity otherwise.
+        m: m-sharpness (Foret et al.; Andriushchenko and Flammarion, ICML 2022): the samples are split at random into
+            batches of m, the last one smaller where m does not divide their number; each ascends on its own loss, and
+            losses are averaged over the batches by their weight. A class is split into batches of its own samples,
+            all samples together into batches of any class. The maximum over one batch of all is a lower bound of
+            that with m = 1. None is one batch.
+        seed: of the batches, and of the start where the gradient is zero and there are several steps.
+        resume: a folder for unfinished work; the same call goes on there, and ends with the same bits.
+
+    Returns:
+        A table of ``loss``, ``worst_loss``, ``worst_rise`` and ``worst_accuracy``, the share of right answers at the
+        worst point, NaN where targets are no labels; ``worst_rise`` with its standard error over samples, at the worst
+        point of these; the number of gradients, of classes or batches, is in the provenance.
+
+    Raises:
+        UserError: a radius, steps or m that are not positive, an unknown norm, a gradient that is not finite.
+
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> data = torch.tensor([[3.0, 0.0], [0.0, 4.0]]), torch.tensor([0, 0])
+    >>> objective = Objective(model, data, loss=lambda outputs, targets: outputs[:, 0])
+    >>> [round(float(worst_case(objective, rho=2.0, m=m).overall[2]), 4) for m in (2, 1)]
+    [5.0, 7.0]
+    """
+    choose("norm", norm, NORMS)
+    if not (np.isfinite(rho) and rho > 0):
+        raise UserError(f"rho={rho}: give a positive radius, such as 0.05")
+    require_whole("steps", steps, least=1)
+    require_whole("seed", seed)
+    if m is not None:
+        require_whole("m", m, least=1)
+    settings = {"rho": rho, "steps": steps, "norm": norm, "adaptive": adaptive, "m": m, "seed": seed}
+    fields = common_fields(objective, probe="worst_case", **settings)
+    ascents = Ascents(objective, objective.check(), m, seed)
+    weights = torch.cat([p.detach().reshape(-1) for p in objective.parameters])
+    ball = Ball(rho, norm, weights.abs() if adaptive else None)
+    store = RowStore(resume, {**fields["provenance"], "value": f"{ascents.base.mean:.4g}"})
+    ascents.run(ball, steps, store)
+    table, overall = ascents.table()
+    errors, overall_errors = np.full_like(table[:4], np.nan), np.full_like(overall[:4], np.nan)
+    errors[2], overall_errors[2] = table[4], overall[4]
+    fields["provenance"]["gradients"] = ascents.gradients
+    # The worst rise is at least 0 by its definition, whatever the samples.
+    bounds = np.full((2, len(NAMES), objective.num_classes + 1), np.nan)
+    rises, spread = np.append(table[2], overall[2]), np.append(errors[2], overall_errors[2])
+    bounds[:, 2] = interval(rises, spread, sample_freedom(objective), keeps_sign=True)
+    of_groups = np.full((2, len(NAMES), len(objective.groups)), np.nan)
+    of_groups[:, 2] = group_ends(objective, rises, bounds[:, 2])
+    return MeasureResult(
+        names=NAMES,
+        overall=overall[:4],
+        values=table[:4],
+        errors=errors,
+        overall_errors=overall_errors,
+        train_counts=np.full(objective.num_classes, -1),
+        lower=bounds[0, :, :-1],
+        upper=bounds[1, :, :-1],
+        overall_lower=bounds[0, :, -1],
+        overall_upper=bounds[1, :, -1],
+        group_lower=of_groups[0] if objective.groups else None,
+        group_upper=of_groups[1] if objective.groups else None,
+        over=("images",) * len(NAMES),
+        **fields,
+    )

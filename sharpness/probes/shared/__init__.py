@@ -1,0 +1,1 @@
+"""What all probes share: objectives from checkpoints, comparisons of several models, unfinished work, costs."""

@@ -1,0 +1,240 @@
+"""Numbered points of parameter space: each evaluated once, kept on disk at work, shared among processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sharpness.engine import distributed
+from sharpness.errors import UserError
+from sharpness.files import write_atomically
+from sharpness.objective import Objective
+from sharpness.probes.shared.cost import announce
+from sharpness.progress import progress
+from sharpness.untrusted.plain_json import parse_json
+from sharpness.untrusted.refused import Refused
+
+#: Seconds between two writes of unfinished work.
+INTERVAL = 5.0
+#: Work whose expected time, in seconds, is worth a line beforehand.
+LONG = 20.0
+#: The part of all points that interpolation usually asks for.
+USUAL = 1 / 3
+logger = logging.getLogger("sharpness")
+
+
+class WorkFolder:
+    """Where unfinished work is kept, one folder for each key, until whoever asked for it has the result.
+
+    Every folder that is made here holds a file that says so, with its key: what does not is somebody else's, and stays.
+
+    Attributes:
+        used: the folders of this work; others are work of other settings.
+    """
+
+    MARK = ".sharpness-work.json"
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.used: list[Path] = []
+
+    def of(self, key: str) -> Path:
+        """The folder of a key, made if it is not there.
+
+        Raises:
+            UserError: it cannot be made, or is not a folder of ours.
+        """
+        folder = self.path / key
+        try:
+            for made, named in ((self.path, ""), (folder, key)):
+                if not made.exists():
+                    made.mkdir(parents=True, exist_ok=True)
+                    self._mark(made, named)
+                elif not any(made.iterdir()) and made == folder:
+                    self._mark(made, named)  # a process was killed before it did
+        except OSError as error:
+            raise UserError(f"resume={self.path}: {error.strerror}: give a folder to write to") from None
+        if folder not in self.used:
+            self.used.append(folder)
+        return folder
+
+    def clear(self) -> None:
+        """Remove what was used, and the whole if it was made here and nothing else is in it."""
+        for folder in self.used:
+            if self._is_marked(folder, folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
+        left = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else {"nothing"}
+        if left == {self.MARK} and self._is_marked(self.path, ""):
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def _mark(self, folder: Path, key: str) -> None:
+        write_atomically(folder / self.MARK, lambda partial: partial.write_text(json.dumps({"key": key})))
+
+    def _is_marked(self, folder: Path, key: str) -> bool:
+        try:
+            return not folder.is_symlink() and parse_json((folder / self.MARK).read_text()) == {"key": key}
+        except (OSError, ValueError, Refused):
+            return False
+
+
+#: A folder of unfinished work as callers may give it.
+Resume = str | Path | WorkFolder | None
+
+
+class PointTable:
+    """Losses at ``w + displacement(i)`` for ``i < number``, filled in by :meth:`evaluate`.
+
+    Args:
+        precision: ``"bfloat16"``, or the model's own.
+        folder: where points that are done are kept, keyed by model, data, loss and ``settings``; nowhere if None.
+        settings: plain values that the displacements depend on.
+
+    Attributes:
+        losses: (number,), NaN where nothing was evaluated.
+        class_losses: (C, number).
+        class_accuracies: (C, number).
+        done: (number,) whether a point was evaluated.
+        rows: (number, 1 + 2C): the three side by side.
+        center: (1 + 2C,): the same at w.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        displacement: Callable[[int], Tensor],
+        number: int,
+        what: str,
+        precision: str,
+        folder: Resume = None,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        self.objective, self.displacement, self.what = objective, displacement, what
+        self.classes = objective.num_classes
+        self.rows = np.full((number, 1 + 2 * self.classes), np.nan)
+        self.done = np.zeros(number, dtype=bool)
+        self._evaluation = objective.evaluation(precision)
+        self.center = self._row(None)
+        if isinstance(folder, str | Path):
+            folder = WorkFolder(folder)
+        self._folder = None if folder is None else folder.of(self._key(precision, settings or {}))
+        self._bar: Any = None
+        self._load()
+
+    @property
+    def losses(self) -> np.ndarray:
+        return self.rows[:, 0]
+
+    @property
+    def class_losses(self) -> np.ndarray:
+        return self.rows[:, 1 : 1 + self.classes].T
+
+    @property
+    def class_accuracies(self) -> np.ndarray:
+        return self.rows[:, 1 + self.classes :].T
+
+    def fill(self, indices: np.ndarray, row: np.ndarray) -> None:
+        """Give some points a row (1 + 2C,) that is known."""
+        self.rows[indices], self.done[indices] = row, True
+
+    def evaluate(self, indices: np.ndarray | None = None) -> np.ndarray:
+        """The rows of some points (all unless given), (m, 1 + 2C); those that are not done are evaluated."""
+        wanted = np.arange(len(self.rows)) if indices is None else np.asarray(indices)
+        todo = wanted[~self.done[wanted]]
+        processes = distributed.world_size()
+        own = todo[distributed.rank() :: processes]
+        last = time.monotonic()
+        try:
+            with self._watched(len(wanted), len(wanted) - len(todo)) as bar:
+                for count, i in enumerate(own):
+                    start = time.monotonic()
+                    self.rows[i], self.done[i] = self._row(self.displacement(int(i))), True
+                    bar.update(min(processes, len(todo) - count * processes))
+                    if count == 0:
+                        self._announce(len(own), time.monotonic() - start)
+                    if time.monotonic() - last >= INTERVAL:
+                        self._save()
+                        last = time.monotonic()
+        finally:
+            self._save()
+        self._share(np.isin(np.arange(len(self.rows)), own))
+        return self.rows[wanted]
+
+    def _row(self, displacement: Tensor | None) -> np.ndarray:
+        sums = self._evaluation(displacement)
+        return np.concatenate([[sums.mean], sums.class_means, sums.class_accuracies])
+
+    @contextmanager
+    def rounds(self) -> Iterator[None]:
+        """One bar and one estimate for all calls of :meth:`evaluate` inside, which need not come to all points."""
+        done = int(self.done.sum())
+        self._left = -(-(len(self.rows) - done) // distributed.world_size())
+        with progress(len(self.rows), f"{self.what}, at most", "points", done=done) as self._bar:
+            try:
+                yield
+            finally:
+                self._bar = None
+
+    def _watched(self, total: int, done: int) -> Any:
+        return progress(total, self.what, "points", done=done) if self._bar is None else nullcontext(self._bar)
+
+    def _announce(self, points: int, seconds: float) -> None:
+        """What a point took, said of all of them if that is long."""
+        number, share, usually = points, 1.0, ""
+        if self._bar is not None:
+            number, share, usually = self._left, USUAL, ", usually a third"
+            self._left = 0  # once for all rounds
+        expected = number * share * seconds
+        if number and expected >= LONG:
+            up_to = "up to " if usually else ""
+            announce(f"{self.what}: {up_to}{number} points x {self.objective.num_samples} samples{usually}", expected)
+
+    def _key(self, precision: str, settings: dict[str, Any]) -> str:
+        """Of everything that the numbers depend on; the loss by its value, because its name may mean another one."""
+        known = self.objective.provenance() | settings
+        known |= {"precision": precision, "points": len(self.rows), "center": f"{self.center[0]:.6g}"}
+        return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def _load(self) -> None:
+        """What any process of an earlier call has left, read by the first one for all."""
+        if self._folder is None:
+            return
+        if distributed.rank() == 0:
+            for path in sorted(self._folder.glob("points-*.npz")):
+                try:
+                    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                        indices, rows = file["indices"], file["rows"]
+                    self.rows[indices] = rows
+                    self.done[indices] = True
+                except Exception as error:
+                    logger.warning("%s is damaged (%s): its points are evaluated again", path, type(error).__name__)
+        self._share(self.done)
+
+    def _share(self, mine: np.ndarray) -> None:
+        """Give every process the rows of all; each point is in ``mine``, (number,), of one of them at most."""
+        if distributed.world_size() == 1:
+            return
+        known = distributed.total(torch.from_numpy(np.where(mine[:, None], self.rows, 0.0))).numpy()
+        done = distributed.total(torch.from_numpy(mine.astype(np.float64))).numpy() > 0
+        self.rows[done], self.done[done] = known[done], True
+
+    def _save(self) -> None:
+        if self._folder is None or not self.done.any():
+            return
+        indices = np.flatnonzero(self.done)
+
+        def write(partial: Path) -> None:
+            with partial.open("wb") as file:
+                np.savez(file, allow_pickle=False, indices=indices, rows=self.rows[indices])
+
+        write_atomically(self._folder / f"points-{distributed.rank()}.npz", write)

@@ -1,0 +1,61 @@
+"""The context of a training step: class counts, epoch, random numbers, precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sharpness.transfer import to_device
+
+
+def draw_normal(shape: torch.Size, generator: torch.Generator, device: torch.device) -> Tensor:
+    """Standard normal numbers of a CPU generator, float32, on a device."""
+    return to_device(torch.randn(shape, generator=generator), device)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a loss or a rule may know besides the batch: where training stands, and random numbers.
+
+    Batches and losses draw from ``generator``, rules from ``noise``: two runs of one seed that differ in their rule see
+    the same images, crops and mixtures.
+    """
+
+    class_counts: Tensor  # (C,) training images per class
+    epoch: int  # 1-based within the stage
+    epochs: int  # of the stage
+    generator: torch.Generator = field(default_factory=torch.Generator)
+    noise: torch.Generator = field(default_factory=torch.Generator)
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    factors: Tensor | None = None  # (K, C): a rule asks for K losses at once, see Loss.__call__
+    draw: Callable[[torch.Size, torch.Generator, torch.device], Tensor] = draw_normal
+    replayed: Callable[..., Any] | None = None  # calls a function of tensors, see sharpness.training.steps.Replays
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Standard normal numbers of the shape and on the device of ``like``, float32, from ``generator``.
+
+        What is drawn in another way inside a loss cannot be drawn anew when a step is replayed as a CUDA graph.
+        """
+        return self.draw(like.shape, self.generator, like.device)
+
+    def apart(self) -> Context:
+        """The same context with random numbers of its own, seeded by draws of the rule's."""
+        seeds = torch.randint(2**62, (2,), generator=self.noise).tolist()
+        generator, noise = (torch.Generator().manual_seed(seed) for seed in seeds)
+        return replace(self, generator=generator, noise=noise)
+
+    def features(self, model: nn.Module, x: Tensor) -> Tensor:
+        """Features (n, d) in float32 or better, computed under autocast where training uses it."""
+        with self.autocast():
+            features = model.backbone(x)  # type: ignore[operator]
+        return at_least_float32(features)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or as it is where it is more precise."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

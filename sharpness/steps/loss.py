@@ -1,0 +1,61 @@
+"""A training loss, given by its terms per sample."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from sharpness.steps.batch import Batch
+from sharpness.steps.context import Context
+
+
+class Loss:
+    r"""A training loss, :math:`L = \sum_i a_i \ell_i / \sum_i a_i`, given by its terms.
+
+    Attributes:
+        capturable: whether a step with this loss can be replayed as a CUDA graph: its operations do not depend on the
+            values of tensors, it draws by :meth:`Context.normal` alone, and all else that changes it is the epoch.
+    """
+
+    capturable: bool = False
+
+    def terms(self, logits: Tensor, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """Losses (n,) and weights (n,) of logits (n, C) and labels (n,); no gradient flows through the weights."""
+        raise NotImplementedError
+
+    def __call__(self, logits: Tensor, labels: Tensor, context: Context) -> Tensor:
+        r"""The loss of logits (n, C) and labels (n,), a scalar.
+
+        Where the context has ``factors`` f of shape (K, C) it is K losses, of shape (K,), that share their forward
+        pass: :math:`\sum_i f_{k y_i} a_i \ell_i / \sum_i a_i`, with the normalisation of the loss itself.
+        """
+        losses, weights = self.terms(logits, labels, context)
+        if context.factors is None:
+            return (weights * losses).sum() / weights.sum()
+        return context.factors.to(losses)[:, labels] @ (weights * losses) / weights.sum()
+
+    def of(self, model: nn.Module, batch: Batch, context: Context) -> Tensor:
+        """The loss of a training batch, a scalar: what every gradient rule differentiates.
+
+        Methods whose loss takes more than labelled logits, such as features or networks of their own, override it.
+        They average labelled terms by calling a loss, so that ``context.factors`` reach them, and add the rest.
+        """
+        return mixed_loss(model.head(context.features(model, batch.x)), batch, self, context)  # type: ignore[operator]
+
+    def parts(self, model: nn.Module, class_counts: tuple[int, ...]) -> nn.Module | None:
+        """A fresh module that :meth:`of` uses, trained with the network and absent at inference; most losses have none.
+
+        Training puts it on the network as ``model.auxiliary``.
+        """
+        return None
+
+    def deterministic(self) -> Loss:
+        """The loss as a probe sees it: random terms are replaced by their mean."""
+        return self
+
+
+def mixed_loss(logits: Tensor, batch: Batch, loss: Loss, context: Context) -> Tensor:
+    """``lam * loss(logits, first) + (1 - lam) * loss(logits, second)``; two calls, as mixup is published."""
+    value = loss(logits, batch.first, context)
+    if batch.second is None:
+        return value
+    return batch.lam * value + (1 - batch.lam) * loss(logits, batch.second, context)

@@ -1,0 +1,59 @@
+"""Rows of a probe: whole, classes and groups, and what their samples and shares are."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sharpness import Objective, trace
+from sharpness.probes.curvature.rows import rows_of
+
+LABELS = torch.tensor([0] * 6 + [1] * 4 + [3] * 2)
+
+
+def build(groups=None, **options):
+    torch.manual_seed(0)
+    return Objective(nn.Linear(3, 4).double(), (torch.randn(12, 3), LABELS), groups=groups, **options)
+
+
+def test_rows_hold_the_samples_that_they_are_named_after():
+    rows = rows_of(build({"many": (0,), "tail": (1, 3), "none": (2,)}), False, per_group=True)
+    assert rows.names == ("many", "tail", "none")
+    assert [None if p is None else p.y.tolist() for p in rows.parts] == [[0] * 6, [1] * 4 + [3] * 2, None]
+    assert rows.samples.tolist() == [6, 6, 0]
+    classes = rows_of(build(), True)
+    assert classes.samples.tolist() == [6, 4, 0, 2]
+    assert [i for i, _ in classes.present] == [0, 1, 3]
+    assert rows_of(build(), False).samples.tolist() == [12]
+
+
+def test_shares_are_of_the_total_weight():
+    a = torch.linspace(1, 2, 12, dtype=torch.float64)
+    shares = rows_of(build(weights=a), True).shares
+    expected = [float(a[c == LABELS].sum() / a.sum()) for c in range(4)]
+    np.testing.assert_allclose(shares, expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("groups", "complete"),
+    [
+        ({"a": (0, 1), "b": (2, 3)}, True),
+        ({"a": (0, 1), "b": (3,)}, True),
+        ({"a": (0,), "b": (3,)}, False),
+        ({"a": (0, 1), "b": (1, 3)}, False),
+        ({"a": (0, 3), "b": (3,)}, False),
+    ],
+)
+def test_groups_give_an_overall_trace_if_every_sample_is_in_exactly_one(groups, complete):
+    objective = build(groups)
+    assert rows_of(objective, False, per_group=True).complete is complete
+    result = trace(objective, per_group=True, probes=4, bootstrap=200, verify=True)
+    whole = trace(objective, probes=4)
+    if complete:
+        assert result.overall[0] == pytest.approx(whole.overall[0], rel=1e-10)
+        assert result.overall_errors[0] == pytest.approx(whole.overall_errors[0], rel=1e-8)
+        assert result.overall_lower[0] < result.overall[0] < result.overall_upper[0]
+        assert list(result.checks.check[-1:]) == ["weighted sum of the rows"]
+    else:
+        assert np.isnan([*result.overall, *result.overall_errors, *result.overall_lower, *result.overall_upper]).all()
+        assert "weighted sum of the rows" not in set(result.checks.check)

@@ -1,0 +1,200 @@
+"""Interrupted work goes on where it stood, and ends with the same bits."""
+
+import importlib
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sharpness import Objective, eigenvalues, spectral_density, trace
+from sharpness.engine import CurvatureOperator
+from sharpness.probes.shared import row_store as resume
+
+CALLS = {
+    "eigenvalues": lambda o, **r: eigenvalues(o, 2, "both", per_class=True, tol=1e-8, **r),
+    "eigenvalues of all samples": lambda o, **r: eigenvalues(o, 1, "SA", tol=1e-8, **r),
+    "eigenvalues with intervals and checks": lambda o, **r: eigenvalues(
+        o, per_class=True, bootstrap=200, verify=True, keep_vectors=False, **r
+    ),
+    "eigenvalues of layers": lambda o, **r: eigenvalues(o, per_layer=True, per_class=True, **r),
+    "trace": lambda o, **r: trace(o, per_class=True, probes=5, **r),
+    "trace of groups": lambda o, **r: trace(o, per_group=True, probes=5, **r),
+    "trace by Hutch++": lambda o, **r: trace(o, per_class=True, probes=9, estimator="hutch++", **r),
+    "trace of layers": lambda o, **r: trace(o, per_layer=True, per_class=True, probes=5, **r),
+    "trace with intervals": lambda o, **r: trace(o, per_class=True, probes=5, bootstrap=200, **r),
+    "density": lambda o, **r: spectral_density(o, per_class=True, runs=2, steps=4, **r),
+}
+#: Calls that go on inside a row.
+INSIDE = ("eigenvalues", "eigenvalues of all samples", "eigenvalues with intervals and checks")
+
+
+@pytest.fixture
+def objective():
+    torch.manual_seed(0)
+    y = torch.tensor([0] * 6 + [1] * 4 + [2] * 3)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    return Objective(model, (torch.randn(13, 4), y), groups={"many": (0,), "few": (1, 2)})
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """Counts products, also those by sample, and interrupts the one after ``products.limit``."""
+
+    class Products:
+        made = 0
+        limit = np.inf
+
+        def step(self):
+            if self.made >= self.limit:
+                raise KeyboardInterrupt
+            self.made += 1
+
+    counter = Products()
+    for owner, name in ((CurvatureOperator, "__call__"), (Objective, "quadratic_forms")):
+        original = getattr(owner, name)
+
+        def counted(self, *args, _original=original, **options):
+            counter.step()
+            return _original(self, *args, **options)
+
+        monkeypatch.setattr(owner, name, counted)
+    monkeypatch.setattr(resume, "INTERVAL", 0)
+    return counter
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_an_interrupted_call_ends_with_the_bits_of_one_that_was_not(name, objective, products, tmp_path):
+    call = CALLS[name]
+    whole = call(objective)
+    needed, products.made = products.made, 0
+    for part in (1, 2 * needed // 3):
+        folder = tmp_path / str(part)
+        products.made, products.limit = 0, part
+        with pytest.raises(KeyboardInterrupt):
+            call(objective, resume=folder)
+        products.made, products.limit = 0, np.inf
+        again = call(objective, resume=folder)
+        assert again.to_dataset().identical(whole.to_dataset())
+        assert needed - part <= products.made
+        if name in INSIDE and name != "eigenvalues with intervals and checks":
+            assert products.made == needed - part
+        products.made = 0
+        assert call(objective, resume=folder).to_dataset().identical(whole.to_dataset())
+        assert not products.made
+        assert not list(folder.rglob("*.lanczos"))
+
+
+def test_rows_that_are_done_are_not_repeated(objective, products, tmp_path):
+    products.limit = 12
+    with pytest.raises(KeyboardInterrupt):
+        trace(objective, per_class=True, probes=5, resume=tmp_path)
+    assert len(list(tmp_path.rglob("row-*.npz"))) == 2
+    products.made, products.limit = 0, np.inf
+    trace(objective, per_class=True, probes=5, resume=tmp_path)
+    assert products.made == 5
+
+
+def test_a_loss_that_raises_leaves_what_was_done(tmp_path):
+    torch.manual_seed(0)
+    calls = []
+
+    def loss(outputs, targets):
+        calls.append(len(targets))
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        return nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+    stop = None
+    data = torch.randn(9, 3, dtype=torch.float64), torch.tensor([0] * 6 + [1] * 3)
+    objective = Objective(nn.Linear(3, 2).double(), data, loss=loss, memory=0)
+    whole = trace(objective, per_class=True, probes=6)
+    stop = len(calls) + 8
+    with pytest.raises(KeyboardInterrupt):
+        trace(objective, per_class=True, probes=6, resume=tmp_path)
+    assert trace(objective, per_class=True, probes=6, resume=tmp_path).to_dataset().identical(whole.to_dataset())
+
+
+VARIATIONS = {
+    "per class": {"per_class": True},
+    "per group": {"per_group": True},
+    "other seed": {"seed": 1},
+    "Gauss-Newton": {"kind": "ggn"},
+    "matched": {"match_samples": 2},
+    "other end": {"which": "SA"},
+    "two": {"k": 2},
+    "tolerance": {"tol": 1e-6},
+    "iterations": {"max_iterations": 50},
+    "intervals": {"bootstrap": 200},
+    "without vectors": {"keep_vectors": False},
+    "checks": {"keep_vectors": False, "verify": True},
+    "layers": {"per_layer": True},
+    "layers per class": {"per_layer": True, "per_class": True},
+    "layers per group": {"per_layer": True, "per_group": True},
+}
+
+
+def test_calls_that_share_a_folder_do_not_read_what_others_wrote(objective, tmp_path):
+    for options in ({}, *VARIATIONS.values(), *reversed(VARIATIONS.values()), {}):
+        found, expected = eigenvalues(objective, resume=tmp_path, **options), eigenvalues(objective, **options)
+        assert found.to_dataset().identical(expected.to_dataset())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"per_class": True}, {"per_group": True}, {"per_layer": True}, {"per_layer": True, "per_class": True}],
+)
+def test_traces_that_share_a_folder_do_not_read_what_others_wrote(objective, tmp_path, options):
+    for others in ({}, {"per_class": True}, {"per_layer": True}):
+        trace(objective, probes=4, resume=tmp_path, **others)
+    found, expected = trace(objective, probes=4, resume=tmp_path, **options), trace(objective, probes=4, **options)
+    assert found.to_dataset().identical(expected.to_dataset())
+
+
+def test_another_objective_does_not_read_the_files(objective, tmp_path):
+    x, y, model = objective.x, objective.y, objective.model
+
+    def loss(outputs, targets):
+        return nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+    def doubled(outputs, targets):
+        return 2 * nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+    doubled.__name__ = "loss"
+    groups = objective.groups
+    others = [
+        Objective(model, (x, y), loss, groups=groups),
+        Objective(model, (x, y), doubled, groups=groups),
+        Objective(model, (x, y), groups={"many": (0, 1), "few": (2,)}),
+        Objective(model, (x, y), groups=groups, weights=torch.linspace(1, 2, 13)),
+        Objective(model, (x, y), groups=groups, parameters="2.*"),
+        Objective(model, (x.flip(0), y.flip(0)), groups=groups),
+    ]
+    for other in (objective, *others):
+        found = eigenvalues(other, per_group=True, tol=1e-9, resume=tmp_path)
+        expected = eigenvalues(other, per_group=True, tol=1e-9)
+        assert found.to_dataset().identical(expected.to_dataset())
+    with torch.no_grad():
+        model[0].weight.mul_(1.1)
+    moved = eigenvalues(objective, per_group=True, tol=1e-9, resume=tmp_path)
+    assert moved.to_dataset().identical(eigenvalues(objective, per_group=True, tol=1e-9).to_dataset())
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_without_a_folder_nothing_is_written(name, objective, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(resume, "INTERVAL", 0)
+    CALLS[name](objective)
+    assert not list(tmp_path.iterdir())
+
+
+def test_states_are_written_no_more_often_than_the_interval(objective, tmp_path, monkeypatch):
+    states = []
+    state = importlib.import_module("sharpness.curvature.lanczos_state").LanczosState
+    original = state.save
+    monkeypatch.setattr(state, "save", lambda self, path: (states.append(path), original(self, path)))
+    eigenvalues(objective, resume=tmp_path / "slow")
+    assert not states
+    monkeypatch.setattr(resume, "INTERVAL", 0)
+    result = eigenvalues(objective, resume=tmp_path / "fast")
+    assert len(states) == result.hvp_count
