@@ -15,7 +15,7 @@ import sys
 import torch
 from sharpness.engine import distributed
 sys.path.insert(0, sys.argv[1])
-import test_ascents as test
+import test_class_ascents as test
 
 distributed.start()
 torch.save(test.answers(), f"{sys.argv[2]}/{distributed.rank()}.pt")

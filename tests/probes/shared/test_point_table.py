@@ -17,7 +17,7 @@ import sys
 import torch
 from sharpness.engine import distributed
 sys.path.insert(0, sys.argv[1])
-import test_points as test
+import test_point_table as test
 
 distributed.start()
 table = test.table(test.make_objective(), sys.argv[3])
