@@ -1,0 +1,78 @@
+"""Old names of arguments and attributes, which work for one more version with a warning that gives the new one."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from sharpness.errors import UserError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _warn(old: str, new: str) -> None:
+    # FutureWarning, because Python hides a DeprecationWarning from whoever calls through another module.
+    # The caller's line: this function, the wrapper or property, the call.
+    warnings.warn(f"{old} is now {new}: the old name goes with the next version", FutureWarning, stacklevel=3)
+
+
+def renamed_arguments(**new_names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Take keyword arguments by their old names as well.
+
+    Args:
+        new_names: the new name of every old one.
+
+    Raises:
+        UserError: the decorated function was given an argument by both names.
+
+    >>> import warnings
+    >>> @renamed_arguments(runs="draws")
+    ... def mean(draws=1):
+    ...     return draws
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     mean(runs=3)
+    3
+    >>> str(caught[0].message)
+    'mean(runs=) is now mean(draws=): the old name goes with the next version'
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+            for old in new_names.keys() & kwargs.keys():
+                new, name = new_names[old], function.__name__
+                if new in kwargs:
+                    raise UserError(f"{name}({new}=, {old}=): both name the same argument, give {new}= alone")
+                _warn(f"{name}({old}=)", f"{name}({new}=)")
+                kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return wrapped
+
+    return decorate
+
+
+def renamed_attribute(old: str, new: str) -> Any:
+    """A read-only property that answers for an attribute's old name.
+
+    >>> import warnings
+    >>> class Result:
+    ...     draws = 5
+    ...     runs = renamed_attribute("runs", "draws")
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     Result().runs
+    5
+    >>> str(caught[0].message)
+    'Result.runs is now Result.draws: the old name goes with the next version'
+    """
+
+    def read(self: Any) -> Any:
+        _warn(f"{type(self).__name__}.{old}", f"{type(self).__name__}.{new}")
+        return getattr(self, new)
+
+    return property(read, doc=f"The old name of ``{new}``.")
