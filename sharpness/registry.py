@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar, overload
 
-from sharpness.errors import UserError, shown
+from sharpness.errors import UserError
+from sharpness.extensions import load_offered
 
 T = TypeVar("T")
 
@@ -19,7 +20,8 @@ class Registry(MutableMapping[str, T], Generic[T]):
     """A mapping of names to things that can be added to: by :meth:`register`, and by installed packages.
 
     What comes with this package is declared as an installed package declares it, ``name: "module:object"``, and
-    imported when it is asked for. Listing the names imports nothing. A package offers a thing as an entry point of ``group``::
+    imported when it is asked for. Listing the names imports nothing. A package offers a thing as an entry point of
+    ``group``::
 
         [options.entry_points]
         sharpness.methods =
@@ -146,17 +148,10 @@ class Registry(MutableMapping[str, T], Generic[T]):
         packages = [point.dist.name if point.dist else point.module for point in points]
         if len({point.value for point in points}) > 1:
             raise UserError(f"{self.kind} {name!r} is offered by {' and by '.join(packages)}: uninstall one of them")
-        what = f"{self.kind} {name!r} of the package {packages[0]}"
-        try:
-            thing = points[0].load()
-        # Code of anybody's runs here: whatever it raises, the user can only mend or remove the package.
-        except (Exception, SystemExit) as error:
-            lines = str(error).strip().splitlines()
-            told = type(error).__name__ + (f": {shown(lines[0], 160)}" if lines else "")
-            raise UserError(f"{what}: importing {points[0].value} raised {told}: mend or uninstall it") from None
+        thing = load_offered(points[0], self.kind)
         # The import may have registered the name itself, with a label.
         if name not in self._things:
-            self[name] = self._checked(what, thing)
+            self[name] = self._checked(f"{self.kind} {name!r} of {packages[0]}", thing)
             self._labels[name] = self._own_label(name, thing)
 
     def _checked(self, what: str, thing: Any) -> T:

@@ -103,16 +103,16 @@ def test_built_in_names_are_not_taken_over(shapes, package):
 @pytest.mark.parametrize(
     ("code", "told"),
     [
-        ("import no_such_module", "raised ModuleNotFoundError: No module named 'no_such_module': mend or uninstall"),
+        ("import no_such_module", "raised ModuleNotFoundError: No module named 'no_such_module'; mend or uninstall"),
         ("", "raised AttributeError"),
-        ("raise SystemExit(3)", "raised SystemExit: 3"),
+        ("raise SystemExit(3)", "raised SystemExit 3"),
         ("cube = 6", "a int is not something to call"),
     ],
 )
 def test_a_broken_package_is_one_line_for_who_asks_for_it_and_nothing_for_others(shapes, package, code, told):
     package("shapes_of_e", code, cube="shapes_of_e:cube")
     assert list(shapes) == ["fraction", "cube"] and shapes.choose("fraction")
-    with pytest.raises(UserError, match=f"^shape 'cube' of the package shapes_of_e: .*{told}") as refused:
+    with pytest.raises(UserError, match=f"^shape 'cube' of shapes_of_e: .*{told}") as refused:
         shapes.choose("cube")
     assert "\n" not in str(refused.value)
 

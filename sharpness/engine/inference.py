@@ -227,9 +227,13 @@ class Inference:
         return t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t
 
     def _fuses(self, w: Tensor) -> bool:
-        """Whether oneDNN has the fused operation."""
-        fused = hasattr(torch.ops.mkldnn, "_convolution_pointwise") and torch.backends.mkldnn.is_available()
-        return fused and w.device.type == "cpu" and w.ndim == 4 and w.dtype is not torch.float64
+        """Ask whether oneDNN has the fused operation on this processor."""
+        if w.device.type != "cpu" or w.ndim != 4 or w.dtype is torch.float64:
+            return False
+        if not (hasattr(torch.ops.mkldnn, "_convolution_pointwise") and torch.backends.mkldnn.is_available()):
+            return False
+        # Processors with AVX2 alone: torch's plain convolution has a kernel for bfloat16 there, oneDNN's raise.
+        return not self.reduced or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _convolves(step: Step) -> bool:
