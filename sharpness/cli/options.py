@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import sharpness
-from sharpness.cli.names import AUGMENTATIONS, CLASS_ORDERS, DATASETS, FAMILIES, UNITS
+from sharpness.cli.names import AUGMENTATIONS, CLASS_ORDERS, UNITS
 from sharpness.errors import UserError
+from sharpness.registries import DATASETS, FAMILIES
 
 if TYPE_CHECKING:
     from sharpness.data import LongTailData

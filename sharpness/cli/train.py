@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 import sharpness
-from sharpness.cli.names import METHODS, OPERATIONS
 from sharpness.cli.options import OneExample, data_options, load_described, pair, training_options, training_settings
 from sharpness.cli.output import as_text, require_folder, say
+from sharpness.registries import METHODS, OPERATIONS
 
 
 @click.command(cls=OneExample)

@@ -8,7 +8,7 @@ import torch
 
 from sharpness.data import LongTailData, augmentation_label
 from sharpness.flattening import build_operation, operation_label
-from sharpness.methods import LABELS, Recipe
+from sharpness.methods import METHODS, Recipe
 from sharpness.methods.card import stage_card
 from sharpness.training.state import RunState
 from sharpness.version import __version__
@@ -23,7 +23,7 @@ def manifest(recipe: Recipe, data: LongTailData, identity: dict[str, Any], devic
     method, training, other = identity["method"], identity["training"], data.other_augmentation
     return {
         "method": method,
-        "label": "+".join([LABELS.get(method, method), *map(operation_label, training["flatten"])])
+        "label": "+".join([METHODS.label(method), *map(operation_label, training["flatten"])])
         + (f" ({augmentation_label(other)})" if other else ""),
         "paper": recipe.paper,
         "options": identity["options"],

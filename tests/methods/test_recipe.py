@@ -6,7 +6,7 @@ import pytest
 
 from sharpness.errors import UserError
 from sharpness.flattening import SAM
-from sharpness.methods import LABELS, METHODS, build_recipe
+from sharpness.methods import METHODS, build_recipe
 
 PUBLISHED = {
     "ce": [(200, 128)],
@@ -54,7 +54,7 @@ def test_a_recipe_is_plain_data(cifar, method):
 def test_every_method_has_a_label_and_its_paper(cifar, method):
     recipe = build_recipe(method, cifar())
     assert recipe.method == method
-    assert LABELS[method].lower().replace(" ", "-").replace("τ", "tau") == method
+    assert METHODS.label(method).lower().replace(" ", "-").replace("τ", "tau") == method
     assert recipe.paper
 
 

@@ -1,33 +1,6 @@
-"""One reader for every family of checkpoints, asked in this order: the most telling containers first."""
+"""One reader for every family of checkpoints: a module with ``matches(content)`` and ``read(content, path, options)``."""
 
-from sharpness.checkpoints.families import (
-    bagoftricks,
-    cc_sam,
-    gcl_places,
-    imbsam,
-    ldam,
-    m2m,
-    mislas,
-    oltr,
-    plain,
-    pof,
-    swa,
-)
 from sharpness.checkpoints.families.reading import Options, Reading
-
-#: ``name: module`` with ``matches(content) -> bool`` and ``read(content, path, options) -> Reading``.
-FAMILIES = {
-    "mislas": mislas,
-    "oltr": oltr,
-    "m2m": m2m,
-    "swa": swa,
-    "gcl-places": gcl_places,
-    "pof": pof,
-    "bagoftricks": bagoftricks,
-    "ldam": ldam,
-    "cc-sam": cc_sam,
-    "imbsam": imbsam,
-    "plain": plain,
-}
+from sharpness.registries import FAMILIES
 
 __all__ = ["FAMILIES", "Options", "Reading"]
