@@ -440,7 +440,7 @@ class Objective:
 
     @contextmanager
     def operator(self, class_index: int | None = None, kind: str = "hessian") -> Iterator[CurvatureOperator]:
-        """The Hessian of L, or of L_c, for many products: a function, (k,) to (k,), that keeps activations in ``memory``.
+        """The Hessian of L, or of L_c, for many products: a function, (k,) to (k,), that keeps activations.
 
         >>> model = nn.Linear(2, 2, bias=False)
         >>> objective = Objective(model, (torch.eye(2), torch.tensor([0, 1])))

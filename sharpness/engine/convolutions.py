@@ -151,8 +151,8 @@ class ScaledConvolution(Convolution):
         state.carry = None
         weights = any(self.active[1:3])
         ratio: Any = s_dot / s if g is not None and c is None and s_dot is not None and weights else None
-        # Without c, `a` is the b of the class's docstring: derivatives by weights take g. + r g, those by inputs only g.,
-        # so that one call cannot serve both.
+        # Without c, `a` is the b of the class's docstring: by weights it takes g. + r g, by inputs only g., so that
+        # one call cannot serve both.
         if ratio is None:
             by_input, a = self._pull(g_dot, x, folded, (self.active[0], weights))
         else:
