@@ -30,8 +30,8 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 def full_precision() -> Iterator[None]:
     """Compute float32 in full and deterministically, inside ``undisturbed``; settings are restored afterwards.
 
-    By default torch rounds float32 in convolutions to the 10 bits of TF32, an error of 1e-3 in a Hessian-vector product, and
-    chooses kernels that add up in the order in which threads happen to end. Also a decorator of functions.
+    By default torch rounds float32 in convolutions to the 10 bits of TF32, an error of 1e-3 in a Hessian-vector
+    product, and chooses kernels that add up in the order in which threads happen to end. Also a decorator of functions.
     """
     with undisturbed():
         if torch.cuda.is_initialized():
