@@ -1,4 +1,4 @@
-"""What comes with this package, by name: how figures spell it and where it is. Nothing is imported before it is asked for."""
+"""Names of what comes with this package, with labels and places; nothing is imported before it is asked for."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from sharpness.extensions import imported, load_offered
 
 T = TypeVar("T")
 
-#: By group: the search path of the last look, and what it found.
-_ENTRY_POINTS: dict[str, tuple[tuple[str, ...], dict[str, list[EntryPoint]]]] = {}
+#: The search path of the last look for entry points, and what it found by group and name.
+_OFFERED: list[Any] = [None, {}]
 #: Every registry by its group.
 ALL: dict[str, Registry[Any]] = {}
 
@@ -129,8 +129,8 @@ class Registry(MutableMapping[str, T], Generic[T]):
             self._labels[place] = self._own_label(place, self[place])
         return self[place]
 
-    def recorded(self, name: str, place: str | None, path: str) -> T:
-        """The thing that a file names: what is known here. Nothing is imported because a file says so.
+    def recorded(self, name: str, place: str | None, path: str) -> str:
+        """The name by which the thing that a file names is known here. Nothing is imported because a file says so.
 
         Args:
             name: as the file has it.
@@ -142,7 +142,7 @@ class Registry(MutableMapping[str, T], Generic[T]):
         """
         for known in (name, place):
             if known is not None and known in self:
-                return self[known]
+                return known
         there = place or (name if ":" in name else None)
         remedy = f"install the package that offers it, or {self._python}.register({shown(name)!r}, ...) your own"
         if there and self._option:
@@ -167,9 +167,7 @@ class Registry(MutableMapping[str, T], Generic[T]):
             if name in self._built_in:
                 built = self._built_in[name]
                 self._things[name] = EntryPoint(name, built, self.group).load() if isinstance(built, str) else built
-            elif points := self._offered().get(name):
-                self._load(name, points)
-            elif points := self._offered_at(name):
+            elif (points := self._offered().get(name)) or (points := self._offered_at(name)):
                 self._load(name, points)
             else:
                 raise KeyError(name)
@@ -195,12 +193,12 @@ class Registry(MutableMapping[str, T], Generic[T]):
     def _offered(self) -> dict[str, list[EntryPoint]]:
         """Entry points of installed packages by name, looked for again where the search path has changed."""
         path = tuple(sys.path)
-        if _ENTRY_POINTS.get(self.group, ((), {}))[0] != path:
-            found: dict[str, list[EntryPoint]] = {}
-            for point in sorted(entry_points(group=self.group), key=lambda point: point.name):
-                found.setdefault(point.name, []).append(point)
-            _ENTRY_POINTS[self.group] = path, found
-        return _ENTRY_POINTS[self.group][1]
+        if _OFFERED[0] != path:
+            found: dict[str, dict[str, list[EntryPoint]]] = {}
+            for point in sorted(entry_points(), key=lambda point: point.name):
+                found.setdefault(point.group, {}).setdefault(point.name, []).append(point)
+            _OFFERED[:] = path, found
+        return _OFFERED[1].get(self.group, {})
 
     def _registered(self) -> dict[str, tuple[T, str]]:
         """What this process alone knows: things and labels of names that no other process finds by itself."""
@@ -248,7 +246,9 @@ def registered() -> dict[str, dict[str, tuple[Any, str]]]:
                 alone = True
             if alone:
                 what = f"{ALL[group].kind} {name!r}"
-                raise UserError(f"{what} is defined where other processes do not find it: move it to a module, or jobs=1")
+                raise UserError(
+                    f"{what} is defined where other processes do not find it: move it to a module, or jobs=1"
+                )
     return found
 
 

@@ -1,4 +1,4 @@
-"""One reader for every family of checkpoints: a module with ``matches(content)`` and ``read(content, path, options)``."""
+"""Readers of checkpoints, one for a family: ``matches(content)`` and ``read(content, path, options)``."""
 
 from sharpness.checkpoints.families.reading import Options, Reading
 from sharpness.registries import FAMILIES
