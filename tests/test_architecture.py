@@ -92,7 +92,7 @@ def test_the_package_is_empty_until_something_of_it_is_used(used):
 
 
 def test_threads_of_the_command_line_sleep_while_they_wait():
-    """In a process of its own: OpenMP reads the policy when torch is loaded, so it is set before; the user's own stays."""
+    """In a process of its own: OpenMP reads the policy when torch is loaded, so it is set before; the user's stays."""
     code = (
         "import os, sys; from sharpness.cli import main; assert main(['--help']) == 0; "
         "assert 'torch' not in sys.modules; print(os.environ['OMP_WAIT_POLICY'])"

@@ -86,8 +86,8 @@ def _discard_output() -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    # Read by OpenMP when torch is loaded, which no command has done yet. Threads that spin while they wait for work take
-    # the cores from other processes: two commands side by side on two cores took thirty times as long as one alone.
+    # OpenMP reads it when torch is loaded, which no command has done yet. Threads that spin while they wait take the
+    # cores from other processes: two commands side by side on two cores took thirty times as long as one alone.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if sys.stdout is None:
         say(
