@@ -13,8 +13,8 @@ from sharpness.extensions import imported, load_offered
 
 T = TypeVar("T")
 
-#: The search path of the last look for entry points, and what it found by group and name.
-_OFFERED: list[Any] = [None, {}]
+#: By group: the search path of the last look for entry points, and what it found.
+_OFFERED: dict[str, tuple[tuple[str, ...], dict[str, list[EntryPoint]]]] = {}
 #: Every registry by its group.
 ALL: dict[str, Registry[Any]] = {}
 
@@ -162,6 +162,10 @@ class Registry(MutableMapping[str, T], Generic[T]):
         """Names that do not come with this package: registered ones, then those of installed packages."""
         return [name for name in self if name not in self._built_in]
 
+    def built_in(self) -> list[str]:
+        """Names of what comes with this package."""
+        return list(self._built_in)
+
     def __getitem__(self, name: str) -> T:
         if name not in self._things:
             if name in self._built_in:
@@ -193,12 +197,12 @@ class Registry(MutableMapping[str, T], Generic[T]):
     def _offered(self) -> dict[str, list[EntryPoint]]:
         """Entry points of installed packages by name, looked for again where the search path has changed."""
         path = tuple(sys.path)
-        if _OFFERED[0] != path:
-            found: dict[str, dict[str, list[EntryPoint]]] = {}
-            for point in sorted(entry_points(), key=lambda point: point.name):
-                found.setdefault(point.group, {}).setdefault(point.name, []).append(point)
-            _OFFERED[:] = path, found
-        return _OFFERED[1].get(self.group, {})
+        if _OFFERED.get(self.group, ((), {}))[0] != path:
+            found: dict[str, list[EntryPoint]] = {}
+            for point in sorted(entry_points(group=self.group), key=lambda point: point.name):
+                found.setdefault(point.name, []).append(point)
+            _OFFERED[self.group] = path, found
+        return _OFFERED[self.group][1]
 
     def _registered(self) -> dict[str, tuple[T, str]]:
         """What this process alone knows: things and labels of names that no other process finds by itself."""

@@ -111,6 +111,7 @@ def _training(value: Any) -> bool:
 
 CHECKS: dict[str, Check] = {
     "method": _text,
+    "method_source": _text,
     "label": _text,
     "paper": _text,
     "loss": _text,

@@ -10,3 +10,5 @@ MEASURES = ("accuracy", "loss", "lambda_max", "lambda_min", "trace", "random_ris
 STUDY_METHODS = ("ce", "ldam-drw", "mislas", "gcl")
 STUDY_OPERATIONS = ("none", "swa", "sn", "gp", "mp")
 UNITS = ("linear", "cosine", "unit-features", "unit-weights")
+#: In tables for which they are named alone.
+UNUSUAL_MEASURES = ("trace",)

@@ -12,6 +12,7 @@ import click
 import sharpness
 from sharpness.cli.names import AUGMENTATIONS, CLASS_ORDERS, UNITS
 from sharpness.errors import UserError
+from sharpness.extensions import offered
 from sharpness.registries import DATASETS, FAMILIES
 
 if TYPE_CHECKING:
@@ -34,6 +35,23 @@ class OneExample(click.Command):
                     formatter.write(f"  {row.strip()}\n")
 
 
+class Offered(click.Option):
+    """An option whose help, when it is asked for, also lists what installed packages offer.
+
+    Args:
+        registry: the group of their entry points without ``sharpness.``, such as ``"measures"``.
+    """
+
+    def __init__(self, *names: Any, registry: str, **settings: Any) -> None:
+        super().__init__(*names, **settings)
+        self.registry = registry
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        record = super().get_help_record(ctx)
+        found = offered(self.registry)
+        return (record[0], f"{record[1]} Installed: {', '.join(found)}.") if record and found else record
+
+
 def several(command: Command, options: list[Command]) -> Command:
     for option in reversed(options):
         command = option(command)
@@ -45,7 +63,14 @@ def data_options(command: Command) -> Command:
     return several(
         command,
         [
-            click.option("--data", default="digits-lt", show_default=True, help=f"One of {', '.join(DATASETS)}."),
+            click.option(
+                "--data",
+                default="digits-lt",
+                show_default=True,
+                cls=Offered,
+                registry="datasets",
+                help=f"One of {', '.join(DATASETS.built_in())}.",
+            ),
             click.option("--data-root", type=click.Path(), help="Folder of the CIFAR files; else $SHARPNESS_DATA."),
             click.option("--download", is_flag=True, help="Fetch the official CIFAR archive if it is missing."),
             click.option("--profile", help="exp or step; exp unless given."),
@@ -104,7 +129,12 @@ def file_options(command: Command) -> Command:
             ),
             click.option("--model-args", multiple=True, help="Of the factory, such as 'depth=20, width=16'."),
             click.option("--logits", help="Index or key of the logits, if the network returns several things."),
-            click.option("--family", help=f"Of the file, one of {', '.join(FAMILIES)}. [found out]"),
+            click.option(
+                "--family",
+                cls=Offered,
+                registry="checkpoints",
+                help=f"Family of the file, one of {', '.join(FAMILIES.built_in())}. [found out]",
+            ),
             click.option(
                 "--head", help=f"What a foreign head was trained as, where the file leaves it open: {', '.join(UNITS)}."
             ),

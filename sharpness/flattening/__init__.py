@@ -20,6 +20,7 @@ from sharpness.flattening.sam import ASAM, SAM
 from sharpness.flattening.spectral_normalization import SpectralNormalization
 from sharpness.flattening.swa import SWA
 from sharpness.registries import OPERATIONS
+from sharpness.renamed import warn_renamed
 
 
 def build_operation(name: str) -> Any:
@@ -78,6 +79,13 @@ def _value(name: str, text: str, annotation: Any) -> Any:
     except ValueError:
         kind = "whole number" if annotation is int else "number"
         raise UserError(f"flattening operation {name!r}: {text!r} is not a {kind}") from None
+
+
+def __getattr__(name: str) -> Any:
+    if name != "LABELS":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warn_renamed("sharpness.flattening.LABELS[name]", "OPERATIONS.label(name)")
+    return {known: OPERATIONS.label(known) for known in OPERATIONS}
 
 
 __all__ = [

@@ -11,6 +11,7 @@ from sharpness.errors import UserError
 from sharpness.methods.flattened import flattened
 from sharpness.methods.recipe import Recipe, Stage
 from sharpness.registries import METHODS
+from sharpness.renamed import warn_renamed
 
 
 def build_recipe(method: str, longtail: LongTail, **options: Any) -> Recipe:
@@ -37,6 +38,13 @@ def recipe_of(function: Callable[..., Recipe], method: str, longtail: LongTail, 
     if not isinstance(recipe, Recipe):
         raise UserError(f"method {method} returned a {type(recipe).__name__}: return a sharpness.methods.Recipe")
     return recipe
+
+
+def __getattr__(name: str) -> Any:
+    if name != "LABELS":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warn_renamed("sharpness.methods.LABELS[name]", "METHODS.label(name)")
+    return {known: METHODS.label(known) for known in METHODS}
 
 
 __all__ = ["METHODS", "Recipe", "Stage", "build_recipe", "flattened", "recipe_of"]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sharpness.data import LongTail
 from sharpness.errors import UserError
+from sharpness.methods import METHODS, recipe_of
 from sharpness.steps import Context, Loss
 
 
@@ -41,14 +42,14 @@ def training_loss(manifest: Mapping[str, Any]) -> TrainingLoss:
     """From a checkpoint's manifest: its method's recipe with the options it was trained with.
 
     Raises:
-        UserError: it does not record them, or they are none of the method's.
+        UserError: it does not record them, or they are none of the method's, or the method is not known here.
     """
-    from sharpness.methods import build_recipe
-
     if missing := [name for name in ("longtail", "method", "options") if name not in manifest]:
         raise UserError(
             f"the checkpoint does not record its {missing[0]}, which its training loss depends on: loss='ce'"
         )
     longtail = LongTail.from_dict(manifest["longtail"])
-    recipe = build_recipe(manifest["method"], longtail, **manifest["options"])
+    # A file must not choose what is imported: its method counts where it is known here, or the user has named it.
+    name = METHODS.recorded(manifest["method"], manifest.get("method_source"), "the checkpoint")
+    recipe = recipe_of(METHODS[name], name, longtail, **manifest["options"])
     return TrainingLoss(recipe.stages[-1].loss, longtail)

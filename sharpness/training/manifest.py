@@ -21,8 +21,10 @@ def manifest(recipe: Recipe, data: LongTailData, identity: dict[str, Any], devic
         identity: what tells the run from others, with ``training`` for its settings.
     """
     method, training, other = identity["method"], identity["training"], data.other_augmentation
+    place = METHODS.place(method)
     return {
         "method": method,
+        **({"method_source": place} if place else {}),
         "label": "+".join([METHODS.label(method), *map(operation_label, training["flatten"])])
         + (f" ({augmentation_label(other)})" if other else ""),
         "paper": recipe.paper,

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import sharpness
+from sharpness import flattening
 from sharpness.errors import UserError
 from sharpness.flattening import (
     ASAM,
@@ -234,3 +235,8 @@ def test_wrong_parameters_are_refused_in_one_line(asked, message):
     with pytest.raises(UserError, match=message.replace("+", r"\+")) as caught:
         build_operation(asked)
     assert "\n" not in str(caught.value)
+
+
+def test_labels_are_found_by_their_old_name():
+    with pytest.warns(FutureWarning, match=r"OPERATIONS\.label\(name\)"):
+        assert flattening.LABELS["sam"] == "SAM"

@@ -4,6 +4,7 @@ from dataclasses import FrozenInstanceError, asdict, replace
 
 import pytest
 
+from sharpness import methods
 from sharpness.errors import UserError
 from sharpness.flattening import SAM
 from sharpness.methods import METHODS, build_recipe
@@ -142,3 +143,8 @@ def test_an_unknown_method_lists_the_known_ones(cifar):
 def test_an_unknown_option_lists_the_known_ones(cifar, method, has):
     with pytest.raises(UserError, match=f"unknown option 'gamma' of {method}: {has}"):
         build_recipe(method, cifar(), gamma=1)
+
+
+def test_labels_are_found_by_their_old_name():
+    with pytest.warns(FutureWarning, match=r"METHODS\.label\(name\)"):
+        assert methods.LABELS["ce"] == "CE"
