@@ -85,7 +85,7 @@ class ClassConditionalStep:
                 gradient = tuple(torch.randn(g.shape, generator=context.noise).to(g) for g in gradient)
                 norm = joint_norm(gradient)
             perturbations.append([g * (length / norm.clamp_min(TINY)) for g in gradient])
-        # No perturbation is applied before all are known: in-place changes of the weights would invalidate the graph that
+        # No perturbation is applied before all are known: in-place changes of weights would invalidate the graph that
         # the class gradients share. It is freed here to make room for the second passes.
         value = losses.detach().sum() / total
         del losses
