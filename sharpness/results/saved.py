@@ -84,7 +84,8 @@ def _result(data: xr.Dataset, described: Any) -> Result:
     plain = parse_json(str(described))
     if not isinstance(plain, dict):
         raise Refused("has fields without names")
-    arrays = {str(name): value for name, value in data.variables.items()}
+    renamed = kind.renamed(plain)
+    arrays = {renamed.get(str(name), str(name)): value for name, value in data.variables.items()}
     hints = get_type_hints(kind)
     known = {f.name: f for f in fields(kind)}
     given = {name: _typed(name, value, hints[name]) for name, value in plain.items() if name in known}

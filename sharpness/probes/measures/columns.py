@@ -108,10 +108,10 @@ class Column:
         def both(of_classes: Any, of_all: Any) -> np.ndarray:
             return np.append(of_classes[m], of_all[m])
 
-        known = np.full(len(classes.groups), np.nan) if classes.group_errors is None else classes.group_errors[m]
+        known = np.full(len(classes.groups), np.nan) if classes.group_standard_errors is None else classes.group_standard_errors[m]
         return cls(
             both(classes.values, overall.overall),
-            both(classes.errors, overall.overall_errors),
+            both(classes.standard_errors, overall.overall_standard_errors),
             np.stack([both(classes.lower, overall.overall_lower), both(classes.upper, overall.overall_upper)]),
             classes.over[m],
             known,
@@ -199,7 +199,7 @@ def _ends(objective: Objective, settings: Settings, resume: Path | None, label: 
             np.append(c[..., end], o[..., end])
             for c, o in (
                 [np.where(s.converged, s.values, np.nan) for s in (classes, overall)],
-                [classes.errors, overall.errors],
+                [classes.standard_errors, overall.standard_errors],
             )
         )
         bounds = interval(values, errors, sample_freedom(objective), keeps_sign=True)
