@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sharpness.errors import UserError, shown
+from sharpness.extensions import imported, importing_from_here, in_one_line, listed
 
-SHOWN = 4
-
-
-@contextmanager
-def _current_directory_importable() -> Iterator[None]:
-    """And the command line's arguments hidden, which are ours: code that parses them on import gets its defaults."""
-    here, arguments = str(Path.cwd()), sys.argv
-    sys.path.insert(0, here)
-    sys.argv = arguments[:1]
-    try:
-        yield
-    finally:
-        sys.argv = arguments
-        sys.path.remove(here)
+EXAMPLE = "package.module:factory, such as mynets.resnet:resnet20"
 
 
 def model_from(source: str | nn.Module | Any, arguments: Mapping[str, Any] | None = None) -> nn.Module:
@@ -46,7 +30,7 @@ def model_from(source: str | nn.Module | Any, arguments: Mapping[str, Any] | Non
     """
     options = dict(arguments or {})
     name = source if isinstance(source, str) else getattr(source, "__qualname__", type(source).__name__)
-    made = _named(source) if isinstance(source, str) else source
+    made = imported(source, "model", EXAMPLE) if isinstance(source, str) else source
     if not isinstance(made, nn.Module):
         if not callable(made):
             raise UserError(f"model {name}: a {type(made).__name__} is neither a model nor a function that makes one")
@@ -60,36 +44,13 @@ def model_from(source: str | nn.Module | Any, arguments: Mapping[str, Any] | Non
     return made.eval()
 
 
-def _named(source: str) -> Any:
-    module, colon, path = source.partition(":")
-    if not (colon and module and path):
-        raise UserError(f"model {source!r}: write it as package.module:factory, such as mynets.resnet:resnet20")
-    with _current_directory_importable():
-        try:
-            found: Any = importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise UserError(f"model {source}: importing {module} needs {error.name}: install it") from None
-            raise UserError(f"model {source}: no module {error.name} here or among the installed ones") from None
-        except (Exception, SystemExit) as error:
-            raise UserError(f"model {source}: importing {module} raised {_line(error)}") from None
-    reached = module
-    for part in path.split("."):
-        if not hasattr(found, part):
-            public = [n for n, v in vars(found).items() if callable(v) and not n.startswith("_")]
-            own = [n for n in public if getattr(vars(found)[n], "__module__", module) == module] or public
-            raise UserError(f"model {source}: {reached} has no {part!r}, it has {_some(own) or 'nothing to call'}")
-        found, reached = getattr(found, part), f"{reached}.{part}"
-    return found
-
-
 def _called(name: str, factory: Any, options: Mapping[str, Any]) -> Any:
-    with _current_directory_importable():
+    with importing_from_here():
         try:
             return factory(**options)
         except (Exception, SystemExit) as error:
             given = ", ".join(f"{key}={value!r}" for key, value in options.items())
-            raise UserError(f"model {name}({given}) raised {_line(error)}") from None
+            raise UserError(f"model {name}({given}) raised {in_one_line(error)}") from None
 
 
 def load_weights(
@@ -112,7 +73,7 @@ def load_weights(
     """
     odd = [key for key, value in state.items() if not isinstance(value, Tensor) or not isinstance(key, str)]
     if odd:
-        raise UserError(f"{where}: {_some(odd)} hold no tensors: give the state_dict itself")
+        raise UserError(f"{where}: {listed(odd)} hold no tensors: give the state_dict itself")
     given = {key: value for key, value in state.items() if not any(key.startswith(start) for start in ignore)}
     wanted = model.state_dict()
     counters = [key for key in wanted if key.endswith("num_batches_tracked") and key not in given]
@@ -126,7 +87,7 @@ def load_weights(
     ]
     wrong = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     if any(wrong.values()):
-        told = "; ".join(f"{len(keys)} {what} ({_some(keys)})" for what, keys in wrong.items() if keys)
+        told = "; ".join(f"{len(keys)} {what} ({listed(keys)})" for what, keys in wrong.items() if keys)
         raise UserError(f"{where} do not fit the model {type(model).__name__}: {told}")
     model.load_state_dict(given)
     return model
@@ -134,15 +95,3 @@ def load_weights(
 
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a scalar"
-
-
-def _some(names: Sequence[object]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(shown(str(name), 120) for name in names[:SHOWN]) + more
-
-
-def _line(error: BaseException) -> str:
-    if isinstance(error, SystemExit):
-        return f"SystemExit {error.code}: put what runs as a program under if __name__ == '__main__'"
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {shown(lines[0], 160)}" if lines else type(error).__name__

@@ -1,0 +1,104 @@
+"""Code of other packages: objects that are named ``package.module:name``, and entry points of what is installed."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from sharpness.errors import UserError, shown
+
+SHOWN = 4
+
+
+@contextmanager
+def importing_from_here() -> Iterator[None]:
+    """Let modules of the current directory be imported.
+
+    The command line's arguments, which are ours, are hidden meanwhile: code that parses them on import gets its
+    defaults.
+    """
+    here, arguments = str(Path.cwd()), sys.argv
+    sys.path.insert(0, here)
+    sys.argv = arguments[:1]
+    try:
+        yield
+    finally:
+        sys.argv = arguments
+        sys.path.remove(here)
+
+
+def imported(source: str, kind: str, example: str) -> Any:
+    """The object that ``package.module:name`` names; dots behind the colon reach into classes.
+
+    Args:
+        kind: of object, for messages, such as ``"model"``.
+        example: of a name, for messages.
+
+    Raises:
+        UserError: no such module or name, or importing it raises.
+
+    >>> imported("math:pi", "number", "math:e")
+    3.141592653589793
+    """
+    module, colon, path = source.partition(":")
+    if not (colon and module and path):
+        raise UserError(f"{kind} {source!r}: write it as {example}")
+    with importing_from_here():
+        try:
+            found: Any = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise UserError(f"{kind} {source}: importing {module} needs {error.name}: install it") from None
+            raise UserError(f"{kind} {source}: no module {error.name} here or among the installed ones") from None
+        except (Exception, SystemExit) as error:
+            raise UserError(f"{kind} {source}: importing {module} raised {in_one_line(error)}") from None
+    reached = module
+    for part in path.split("."):
+        if not hasattr(found, part):
+            public = [n for n, v in vars(found).items() if callable(v) and not n.startswith("_")]
+            own = [n for n in public if getattr(vars(found)[n], "__module__", module) == module] or public
+            raise UserError(f"{kind} {source}: {reached} has no {part!r}, it has {listed(own) or 'nothing to call'}")
+        found, reached = getattr(found, part), f"{reached}.{part}"
+    return found
+
+
+def offered(registry: str) -> dict[str, EntryPoint]:
+    """The entry points of the group ``sharpness.<registry>`` of all installed packages, by name; none is loaded.
+
+    >>> offered("measures of nobody")
+    {}
+    """
+    return {point.name: point for point in entry_points(group=f"sharpness.{registry}")}
+
+
+def load_offered(point: EntryPoint, kind: str) -> Any:
+    """The object behind an entry point.
+
+    Raises:
+        UserError: importing it raises.
+    """
+    try:
+        return point.load()
+    except (Exception, SystemExit) as error:
+        whose = f" of {point.dist.name}" if point.dist is not None else ""
+        told = f"importing {point.value} raised {in_one_line(error)}"
+        raise UserError(f"{kind} {point.name!r}{whose}: {told}; mend or uninstall it") from None
+
+
+def listed(names: Sequence[object]) -> str:
+    """The first few names, and how many there are beside them."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(shown(str(name), 120) for name in names[:SHOWN]) + more
+
+
+def in_one_line(error: BaseException) -> str:
+    """An exception of foreign code in one line: its type and the first line of what it says."""
+    if isinstance(error, SystemExit):
+        return f"SystemExit {error.code}: put what runs as a program under if __name__ == '__main__'"
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {shown(lines[0], 160)}" if lines else type(error).__name__
