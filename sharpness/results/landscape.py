@@ -121,7 +121,9 @@ class Landscape(Result):
         subsets |= {f"_{g}": g for g, classes in self.groups.items() if classes}
         if self.has_classes:
             subsets |= {f"_class_{c}": c for c in range(len(self.class_names))}
-        columns = {f"loss{name}": self.values(subset) for name, subset in subsets.items()} | {"error": self.interpolation_errors}
+        columns = {f"loss{name}": self.values(subset) for name, subset in subsets.items()} | {
+            "error": self.interpolation_errors
+        }
         if self.has_labels:
             columns |= {f"accuracy{name}": self.accuracies(subset) for name, subset in subsets.items()}
             columns["accuracy_error"] = self.accuracy_interpolation_errors()

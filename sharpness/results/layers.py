@@ -30,8 +30,8 @@ class LayerResult(Result):
         values: (L, C), or (L, 1) of all classes together; NaN for a class without samples.
         residuals: like ``values``: ``|H v - value v|`` of eigenvalues, None of traces.
         standard_errors: like ``values``: of traces, over random vectors, None of eigenvalues.
-        lower, upper: like ``values``: ends of Student's 95 % intervals of traces; None of eigenvalues, and in files from
-            before they were kept.
+        lower, upper: like ``values``: ends of Student's 95 % intervals of traces; None of eigenvalues, and in files
+            from before they were kept.
         converged: like ``values``, bool.
         per_class: whether the columns are classes.
         sample_products: Hessian-vector products times samples.
@@ -96,6 +96,7 @@ class LayerResult(Result):
         rows, columns = np.indices(self.values.shape).reshape(2, -1)
         names = self.class_names if self.per_class else ("all",)
         samples = self.class_samples if self.per_class else np.array([self.class_samples.sum()])
+        errors = self.residuals if self.standard_errors is None else self.standard_errors
         return pd.DataFrame(
             {
                 "layer": [self.layers[i] for i in rows],
@@ -104,9 +105,7 @@ class LayerResult(Result):
                 "group": [self.group_of(int(j)) if self.per_class else "" for j in columns],
                 "samples": samples[columns].astype(int),
                 self.measure: self.values.ravel(),
-                "error" if self.measure == "trace" else "residual": (
-                    self.residuals if self.standard_errors is None else self.standard_errors
-                ).ravel(),
+                "error" if self.measure == "trace" else "residual": np.ravel(np.nan if errors is None else errors),
                 "converged": self.converged.ravel(),
             }
         )

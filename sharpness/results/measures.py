@@ -151,7 +151,9 @@ class MeasureResult(Result):
         # What is known of a group takes the place of what follows for independent classes.
         of_groups = self.group_standard_errors, self.group_lower, self.group_upper
         g = list(self.groups).index(str(subset))
-        known = dict(zip(Estimate._fields[1:], (np.nan if a is None else float(a[m, g]) for a in of_groups), strict=True))
+        known = dict(
+            zip(Estimate._fields[1:], (np.nan if a is None else float(a[m, g]) for a in of_groups), strict=True)
+        )
         return found._replace(**{part: value for part, value in known.items() if np.isfinite(value)})
 
     def notes_on(self, frame: pd.DataFrame) -> list[str]:

@@ -108,5 +108,7 @@ def test_what_is_not_there_is_named(objective):
         table.of("lambda", "few")
     with pytest.raises(UserError, match=r"of which measure\? name one of loss, random_rise"):
         table.of("few")
+    with pytest.raises(UserError, match="unknown measure, class or group 'tail': choose one of loss, worst_loss"):
+        sharpness.worst_case(objective, 0.1).of("tail")
     with pytest.raises(UserError, match="unknown class or group 'fwe': choose one of many, few, owl, cat, dog"):
         table["loss"].of("fwe")

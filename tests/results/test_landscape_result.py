@@ -12,7 +12,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from sharpness import load_result
-from sharpness.interpolation_errors import SystemRefusal, UserError
+from sharpness.errors import SystemRefusal, UserError
 from sharpness.results import Comparison, LineResult, PlaneResult
 from sharpness.results.axes import line_label, plane_label
 from sharpness.results.pictures import subset_title
@@ -301,7 +301,9 @@ def test_the_table_of_a_plane_has_accuracies_and_how_far_off_everything_may_be()
         assert row["accuracy_few"] == plane.class_accuracies[1:, j, i].mean()
         assert row["accuracy_class_1"] == plane.class_accuracies[1, j, i]
         assert (row["evaluated"], row["error"]) == (plane.evaluated[j, i], plane.interpolation_errors[j, i])
-        assert row["accuracy_error"] == pytest.approx(plane.class_accuracy_interpolation_errors[:, j, i] @ [0.6, 0.3, 0.1])
+        assert row["accuracy_error"] == pytest.approx(
+            plane.class_accuracy_interpolation_errors[:, j, i] @ [0.6, 0.3, 0.1]
+        )
     assert {"accuracy", "accuracy_few", "accuracy_class_2"} <= set(make_line().to_frame())
 
 
@@ -405,6 +407,15 @@ def test_the_netcdf_file_explains_itself(plane, tmp_path):
         assert data["losses"].dims == ("y", "x")
         assert data["x"].attrs["units"] == "filter norms"
         assert data["class_losses"].attrs["classes"] == "cat, pickup truck, owl"
-        for name in ("x", "y", "losses", "class_losses", "class_accuracies", "interpolation_errors", "class_interpolation_errors", "evaluated"):
+        for name in (
+            "x",
+            "y",
+            "losses",
+            "class_losses",
+            "class_accuracies",
+            "interpolation_errors",
+            "class_interpolation_errors",
+            "evaluated",
+        ):
             assert data[name].attrs["long_name"] and data[name].attrs["units"]
         assert float(data["losses"].sel(x=X[3], y=Y[2])) == plane.losses[2, 3]

@@ -108,7 +108,11 @@ class Column:
         def both(of_classes: Any, of_all: Any) -> np.ndarray:
             return np.append(of_classes[m], of_all[m])
 
-        known = np.full(len(classes.groups), np.nan) if classes.group_standard_errors is None else classes.group_standard_errors[m]
+        known = (
+            np.full(len(classes.groups), np.nan)
+            if classes.group_standard_errors is None
+            else classes.group_standard_errors[m]
+        )
         return cls(
             both(classes.values, overall.overall),
             both(classes.standard_errors, overall.overall_standard_errors),

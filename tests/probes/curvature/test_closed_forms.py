@@ -59,7 +59,10 @@ def check_rows(objective, hessian_of, width):
     np.testing.assert_allclose(per_class.values, ends[1:], rtol=1e-7, atol=1e-9)
     estimate = trace(objective, per_class=True, probes=60)
     for value, error, h in zip(
-        [*estimate.overall, *estimate.values[0]], [*estimate.overall_standard_errors, *estimate.standard_errors[0]], exact, strict=True
+        [*estimate.overall, *estimate.values[0]],
+        [*estimate.overall_standard_errors, *estimate.standard_errors[0]],
+        exact,
+        strict=True,
     ):
         assert abs(value - np.trace(h)) <= 4 * error + 1e-9 * width
 
@@ -284,7 +287,9 @@ def test_the_worst_case_of_every_class_at_its_minimum_is_that_of_its_own_matrix(
     for c in range(3):
         mean = matrices[np.array(labels) == c].mean(axis=0)
         assert result.values[2, c] == pytest.approx(rho**2 / 2 * np.linalg.eigvalsh(mean)[-1], rel=1e-3)
-    assert result.of("worst_rise") == pytest.approx(rho**2 / 2 * np.linalg.eigvalsh(matrices.mean(axis=0))[-1], rel=1e-3)
+    assert result.of("worst_rise") == pytest.approx(
+        rho**2 / 2 * np.linalg.eigvalsh(matrices.mean(axis=0))[-1], rel=1e-3
+    )
     assert worst_case(objective, rho, 200, m=1).of("worst_rise") == pytest.approx(rho**2 / 2 * 4, rel=1e-3)
 
 

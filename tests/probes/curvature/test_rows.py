@@ -55,5 +55,7 @@ def test_groups_give_an_overall_trace_if_every_sample_is_in_exactly_one(groups, 
         assert result.overall_lower[0] < result.overall[0] < result.overall_upper[0]
         assert list(result.checks.check[-1:]) == ["weighted sum of the rows"]
     else:
-        assert np.isnan([*result.overall, *result.overall_standard_errors, *result.overall_lower, *result.overall_upper]).all()
+        assert np.isnan(
+            [*result.overall, *result.overall_standard_errors, *result.overall_lower, *result.overall_upper]
+        ).all()
         assert "weighted sum of the rows" not in set(result.checks.check)
