@@ -75,7 +75,7 @@ def test_bars_over_random_vectors_are_students_and_those_of_files_without_interv
 
 def test_values_within_two_errors_of_zero_are_marked_in_picture_and_table(pair):
     result = trace(pair["a"], per_class=True, probes=4)
-    result = replace(result, values=np.array([[1.0, -1.0, 4.0]]), errors=np.array([[1.0, 0.6, 1.0]]))
+    result = replace(result, values=np.array([[1.0, -1.0, 4.0]]), standard_errors=np.array([[1.0, 0.6, 1.0]]))
     ax = result.plot(Figure().subplots())
     (dots,) = (line for line in ax.lines if line.get_gid() == "near zero")
     assert sorted(dots.get_ydata()) == [-1.0, 1.0]
