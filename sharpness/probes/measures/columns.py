@@ -182,7 +182,7 @@ def _ends(objective: Objective, settings: Settings, resume: Path | None, label: 
         )
         for per_class in (False, True)
     )
-    present = np.flatnonzero(objective.class_counts)
+    present = np.flatnonzero(objective.class_samples)
     missing = [] if overall.converged.all() else ["all samples"]
     missing += [objective.class_names[c] for c in present if not classes.converged[c].all()]
     if missing:

@@ -228,6 +228,6 @@ def _tell(objective: Objective, settings: Settings, models: int, label: str | No
     whose = f"{label or 'the model'} and {models - 1} more" if models > 1 else label or "the model"
     announce(
         f"measuring {', '.join(settings.measures)} of {whose} on {objective.num_samples} samples of "
-        f"{int((objective.class_counts > 0).sum())} classes",
+        f"{int((objective.class_samples > 0).sum())} classes",
         models * seconds,
     )
