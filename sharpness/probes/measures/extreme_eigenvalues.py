@@ -42,7 +42,7 @@ class Lanczos:
 
 def ends_of_spectra(subject: Subject, settings: Lanczos) -> dict[str, Column]:
     """Both ends of the spectra; what has not converged is NaN, and named in a warning."""
-    objective, present = subject.objective, np.flatnonzero(subject.objective.class_counts)
+    objective, present = subject.objective, np.flatnonzero(subject.objective.class_samples)
 
     def solved(per_class: bool) -> EigenvalueResult:
         found = eigenvalues(

@@ -281,6 +281,6 @@ def _announce(objective: Objective, settings: dict[Measure, Any], models: int, l
     whose = f"{label or 'the model'} and {models - 1} more" if models > 1 else label or "the model"
     announce(
         f"measuring {', '.join(m.name for m in settings)} of {whose} on {objective.num_samples} samples of "
-        f"{int((objective.class_counts > 0).sum())} classes",
+        f"{int((objective.class_samples > 0).sum())} classes",
         models * seconds,
     )

@@ -235,7 +235,7 @@ def test_a_checkpoint_is_measured_on_the_data_it_was_trained_on(run):
 
 def test_limiting_the_samples_keeps_the_weight_of_every_class(run):
     limited = sharpness.checkpoint_objective(str(run), limit_per_class=4)
-    assert limited.class_counts.tolist() == [4] * 10
+    assert limited.class_samples.tolist() == [4] * 10
     shares = np.array([124, 84, 58, 39, 27, 18, 12, 8, 6, 4]) / 380
     assert limited.loss() == pytest.approx(shares @ limited.class_losses(), rel=1e-6)
 
