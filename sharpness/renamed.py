@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 def warn_renamed(old: str, new: str) -> None:
-    """Tell the caller of the function that calls this, such as a module's ``__getattr__``, of a new name."""
+    """Warn the caller's caller that an old name was used."""
     # FutureWarning, because Python hides a DeprecationWarning from whoever calls through another module.
     # The caller's line: this function, the wrapper or property, the call.
     warnings.warn(f"{old} is now {new}: the old name goes with the next version", FutureWarning, stacklevel=3)
