@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sharpness.checkpoints import save_checkpoint
+from sharpness.checkpoints import Manifest, save_checkpoint
 from sharpness.data import ImageSet, LongTailData, augment_batches, epoch_indices, mixup
 from sharpness.engine import ClassSums, class_sums, resolve_device, seeded, without_autocast
 from sharpness.errors import UserError
@@ -27,7 +27,7 @@ from sharpness.progress import progress
 from sharpness.steps import Batch, Context, EpochRule
 from sharpness.training.averaging import end_in_average, start_average
 from sharpness.training.believed import check_finished, check_optimizer, check_progress, check_tensors, damaged
-from sharpness.training.manifest import manifest, present
+from sharpness.training.manifest import at_present, manifest_of
 from sharpness.training.parts import Helper, add_parts, read_helper
 from sharpness.training.precision import autocast, resolve_precision
 from sharpness.training.state import RunFolder, RunState, epoch_generator, run_name
@@ -127,7 +127,7 @@ def train(
             check_progress(state, recipe, folder.path / "state.pt")
         moved = replace(data, train=data.train.to(device), test=data.test.to(device))
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        description = manifest(recipe, data, {**identity, "training": training}, device.type)
+        description = manifest_of(recipe, data, {**identity, "training": training}, device.type)
         carry_out(recipe, network, moved, state, folder, seed, precision, helper, description)
         return folder.history()
 
@@ -141,13 +141,13 @@ def carry_out(
     seed: int,
     precision: str,
     helper: Helper | None,
-    description: dict[str, Any],
+    description: Manifest,
 ) -> None:
     """All remaining stages of a recipe, and the files of the finished run."""
     device, every = data.train.images.device, folder.snapshots()
 
     def keep(path: Path, **more: Any) -> None:
-        save_checkpoint(path, network, description | present(recipe, state) | more, ordinary_state(network))
+        save_checkpoint(path, network, at_present(description, recipe, state, **more), ordinary_state(network))
 
     def keep_snapshot() -> None:
         if every and len(state.history) % every == 0:

@@ -33,8 +33,8 @@ def mislas(classes):
 @pytest.mark.parametrize(("classes", "order"), [(10, "label"), (100, "label"), (365, "introsort"), (1000, "introsort")])
 def test_mislas(saved, classes, order):
     manifest = load_checkpoint(saved(mislas(classes))).manifest
-    assert manifest["class_order"] == order
-    assert any("NumPy before 1.25" in note for note in manifest["notes"]) == (order == "introsort")
+    assert manifest.class_order == order
+    assert any("NumPy before 1.25" in note for note in manifest.notes) == (order == "introsort")
 
 
 def test_gcl_on_places(saved):
@@ -43,13 +43,13 @@ def test_gcl_on_places(saved):
     block = {n.removeprefix("layer4.1."): t for n, t in whole.items() if n.startswith("layer4.1.")}
     parts = {"model_state_dict": body, "block_state_dict": block}
     path = saved({**parts, "classifier_state_dict": {"module.weight": torch.randn(128, 365)}})
-    assert load_checkpoint(path).manifest["class_order"] == "introsort"
+    assert load_checkpoint(path).manifest.class_order == "introsort"
 
 
 @pytest.mark.parametrize(("head", "order"), [("linear", "introsort"), ("fc_", "label")])
 def test_saddle_longtail_sorts_and_rsg_does_not(saved, head, order):
     path = saved({"state_dict": {**small(), f"{head}.weight": torch.randn(64, 1000)}, "best_acc1": 1.0})
-    assert load_checkpoint(path).manifest["class_order"] == order
+    assert load_checkpoint(path).manifest.class_order == order
 
 
 COUNTS = [40, 40, 90, 7, 40, 7, 60, 7, 7, 40, 7, 60, 7, 7, 40, 90, 7, 40, 40, 7]
