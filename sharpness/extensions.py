@@ -86,7 +86,8 @@ def load_offered(point: EntryPoint, kind: str) -> Any:
         return point.load()
     except (Exception, SystemExit) as error:
         whose = f" of {point.dist.name}" if point.dist is not None else ""
-        raise UserError(f"{kind} {point.name!r}{whose}: importing {point.value} raised {in_one_line(error)}") from None
+        told = f"importing {point.value} raised {in_one_line(error)}"
+        raise UserError(f"{kind} {point.name!r}{whose}: {told}; mend or uninstall it") from None
 
 
 def listed(names: Sequence[object]) -> str:

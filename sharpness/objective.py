@@ -39,6 +39,7 @@ from sharpness.engine import (
     Evaluation,
     Outputs,
     PerSampleLoss,
+    Products,
     SampleSums,
     SecondOrder,
     Untraceable,
@@ -108,7 +109,7 @@ class Objective:
         weights: the a_i, shape (n,), positive; those that ``loss.weights(y)`` gives if there is such a method,
             else 1. Losses and accuracies of all samples count them alike.
         batch_size: samples in one pass, or ``"auto"`` for the fastest that fits in memory. Never changes a value.
-        memory: GiB that the residuals of an :meth:`operator` may take; half of what is free unless given.
+        memory: GiB that the saved activations of an :meth:`operator` may take; half of what is free unless given.
         parameters: the scope: ``"all"``, ``"backbone"``, ``"classifier"``, or a shell pattern of names such as
             ``"*layer3*"``. Parameters that are frozen or that no gradient reaches are left out.
         batchnorm: ``"eval"`` uses the running statistics; ``"recalibrate"`` re-estimates them from this data,
@@ -423,7 +424,7 @@ class Objective:
         """The gradient of L, or of L_c: flat, shape (k,), in the model's dtype."""
         require_eval(self.model)
         with buffers_kept(self.model):
-            part = self._engine.gradient_sum(self._batches(class_index))
+            part = Products(self._engine, self._batches(class_index)).gradient_sum()
         return (distributed.total(part) / self._total(class_index)).to(self.dtype)
 
     def hvp(self, vector: Tensor, class_index: int | None = None, kind: str = "hessian") -> Tensor:
@@ -439,7 +440,7 @@ class Objective:
 
     @contextmanager
     def operator(self, class_index: int | None = None, kind: str = "hessian") -> Iterator[CurvatureOperator]:
-        """The Hessian of L, or of L_c, for many products: a function, (k,) to (k,), that keeps residuals in ``memory``.
+        """The Hessian of L, or of L_c, for many products: a function, (k,) to (k,), that keeps activations.
 
         >>> model = nn.Linear(2, 2, bias=False)
         >>> objective = Objective(model, (torch.eye(2), torch.tensor([0, 1])))
@@ -466,7 +467,7 @@ class Objective:
         if len(positions):
             vector = vector.detach().to(self.device, self.dtype, copy=vector.is_inference())
             with buffers_kept(self.model):
-                forms[positions] = self._engine.quadratic_forms(self._batches(class_index), vector).cpu()
+                forms[positions] = Products(self._engine, self._batches(class_index)).quadratic_forms(vector).cpu()
         return distributed.total(forms).numpy()
 
     def restrict(self, what: int | Sequence[int] | np.ndarray | Tensor) -> Objective:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,25 +15,13 @@ from sharpness.plots import plot_class_values, stacked_axes
 from sharpness.plots.labels import doubtful_key
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means, spreads
+from sharpness.results.description import Description
 from sharpness.results.same import require_same
 from sharpness.results.words import marks_in, near_zero
-
-#: How pictures spell measures.
-LABELS = {
-    "accuracy": "Accuracy",
-    "loss": "Loss",
-    "lambda_max": r"$\lambda_\mathrm{max}$",
-    "lambda_min": r"$\lambda_\mathrm{min}$",
-    "trace": "Trace",
-    "random_rise": "Random rise",
-    "worst_rise": "Worst rise",
-}
-
+from sharpness.untrusted.refused import Refused
 
 #: What errors in files of old are over, which do not say it.
 UNKNOWN = "images, draws or vectors"
-#: Of both signs and any size: beside each other on an axis that is logarithmic from a hundredth of the largest on.
-CURVATURES = ("lambda_max", "lambda_min", "trace")
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -53,6 +41,8 @@ class MeasureResult(Result):
         overall_lower, overall_upper: (M,) likewise.
         group_lower, group_upper: (M, G) likewise, of the groups' means.
         over: (M,) what errors and intervals are over, such as "images" or "5 draws"; empty in files of old.
+        described: by the name of a measure, how it is shown, see :class:`~sharpness.results.description.Description`;
+            measures that are not in it are shown by their names.
     """
 
     DIMENSIONS: ClassVar = {
@@ -86,6 +76,19 @@ class MeasureResult(Result):
     group_lower: np.ndarray | None = None
     group_upper: np.ndarray | None = None
     over: tuple[str, ...] = ()
+    described: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def validate(self) -> None:
+        super().validate()
+        try:
+            for name in self.described:
+                self.description(name).check()
+        except (TypeError, ValueError) as error:
+            raise Refused(f"describes a measure oddly: {error}") from None
+
+    def description(self, name: str) -> Description:
+        """How a measure is called and drawn."""
+        return Description.of(name, self.described.get(name))
 
     def to_frame(self) -> pd.DataFrame:
         """A row "all", one for each group (mean of its classes), one per class.
@@ -196,7 +199,7 @@ class MeasureResult(Result):
             return means(results, side_of(side))
 
         values, errors, lower, upper = (pick(side) for side in ("value", "error", "lower", "upper"))
-        settings: dict[str, Any] = {"ylabel": LABELS.get(measure, measure.replace("_", " "))}
+        settings: dict[str, Any] = {"ylabel": first.description(measure).label}
         settings["over"] = first.over[first.names.index(measure)] if first.over else UNKNOWN
         if by_class and known:
             settings["counts"] = first.train_counts[order]
@@ -207,7 +210,7 @@ class MeasureResult(Result):
             intervals={label: np.stack([lower[label], upper[label]]) for label in results},
             doubtful={label: near_zero(values[label], errors[label]) for label in results},
             trainings=spreads(results, side_of("value")),
-            bounds=(0, 1) if measure == "accuracy" else None,
+            bounds=first.description(measure).bounds,
             **{**settings, **options},
         )
 
@@ -218,10 +221,11 @@ class MeasureResult(Result):
         # From the last to the first, whose legend explains what is in any of them.
         for i, (name, ax) in reversed(list(enumerate(zip(first.names, axes, strict=True)))):
             settings: dict[str, Any] = {"legend": i == 0}
-            if name in CURVATURES:
+            shown = first.description(name)
+            if shown.symlog:
                 settings["linthresh"] = _linthresh(results, name)
             if first.over and first.over[i] != first.over[0]:
-                settings["ylabel"] = f"{LABELS.get(name, name)}\n(over {first.over[i]})"
+                settings["ylabel"] = f"{shown.label}\n(over {first.over[i]})"
             if i == 0 and any(line.get_gid() == "near zero" for other in axes[1:] for line in other.lines):
                 settings["keys"] = [doubtful_key()]
             cls.compare(results, ax, name, **{**settings, **options})

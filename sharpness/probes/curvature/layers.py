@@ -1,7 +1,7 @@
 r"""The Hessian's diagonal blocks: one layer at a time, all else fixed.
 
 The block of layer l is :math:`P_l' H P_l` with P_l the embedding of the layer's parameters, so its products are those
-of the whole Hessian with vectors that vanish elsewhere: all layers and iterations share the residuals of their class.
+of the whole Hessian with vectors that vanish elsewhere: all layers and iterations share one class's saved activations.
 """
 
 from __future__ import annotations
