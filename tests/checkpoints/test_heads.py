@@ -1,6 +1,7 @@
 """Heads of foreign files: what they were trained as, told by family, layout or the user, against logits written out."""
 
 import math
+from dataclasses import astuple
 
 import numpy as np
 import pytest

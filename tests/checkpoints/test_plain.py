@@ -1,6 +1,7 @@
 """Wrappers, prefixes and averages around one network change nothing; what does not fit is told in one line."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
