@@ -69,8 +69,8 @@ def test_the_helper_is_a_run_of_cross_entropy_and_stays(digits, tmp_path, weight
 def test_the_second_network_starts_afresh_as_a_function_of_the_seed(digits, monkeypatch, tmp_path):
     starts = []
 
-    def record(stage, network, data, state, *args, **kwargs):
-        starts.append({name: p.detach().clone() for name, p in network.named_parameters()})
+    def record(stage, run):
+        starts.append({name: p.detach().clone() for name, p in run.network.named_parameters()})
 
     monkeypatch.setattr(loop_module, "run_stage", record)
     monkeypatch.setattr(loop_module, "save_checkpoint", lambda *args: None)
