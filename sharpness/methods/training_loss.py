@@ -1,4 +1,4 @@
-"""The loss a checkpoint was trained with, as a deterministic loss per sample that a probe can use."""
+"""Training losses of checkpoints, as deterministic losses per sample for probes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sharpness.steps import Context, Loss
 class TrainingLoss:
     """The loss of a recipe's last stage at its last epoch: margins and class weights on, random terms at their mean.
 
-    Called with logits (n, C) and labels (n,) it returns losses (n,); :meth:`weights` gives the a_i of the
+    Called with logits (n, C) and labels (n,) it returns losses (n,); ``weights`` gives the a_i of the
     objective. Mixup and adversarial features belong to the data and are left out.
     """
 
@@ -37,10 +37,10 @@ class TrainingLoss:
 
 
 def training_loss(method: str, longtail: LongTail, options: Mapping[str, Any]) -> TrainingLoss:
-    """The loss of a method with the options that a network was trained with.
+    """Build the training loss of a method with the options that a network was trained with.
 
     Raises:
-        UserError: an unknown method, or options that are none of its own.
+        UserError: an unknown method, or an option that is unknown to it.
     """
     from sharpness.methods import build_recipe
 

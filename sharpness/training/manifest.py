@@ -18,10 +18,10 @@ from sharpness.version import __version__
 
 
 def manifest_of(recipe: Recipe, data: LongTailData, identity: dict[str, Any], device: str) -> Manifest:
-    """The manifest of a run, as far as it does not change while that is under way.
+    """The part of the manifest that is fixed during a run.
 
     Args:
-        identity: what makes it this run and no other, with ``training`` for its settings.
+        identity: distinguishes the run from others, with ``training`` for its settings.
     """
     method, training, other = identity["method"], identity["training"], data.other_augmentation
     return Manifest(

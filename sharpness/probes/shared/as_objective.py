@@ -17,7 +17,7 @@ from sharpness.engine import PerSampleLoss, resolve_device
 from sharpness.errors import UserError, choose
 from sharpness.methods import METHODS
 from sharpness.methods.training_loss import TrainingLoss, training_loss
-from sharpness.objective import Objective
+from sharpness.objective import Objective, Samples
 from sharpness.probes.shared.checkpoint_data import checkpoint_data, own_images
 from sharpness.probes.shared.training_set import training_set
 from sharpness.probes.shared.trainings import run_names, trainings_by_path
@@ -155,7 +155,8 @@ def checkpoint_objective(
     if class_order is not None:
         raise UserError("class_order: the given samples are taken as they are: wrap them, data=read_images((x, y))")
     for name, attribute in {"class_names": "class_names", "train_counts": "class_counts"}.items():
-        if not _splits_otherwise(options) and isinstance(known := getattr(data, attribute, None), tuple):
+        prepared = _splits_otherwise(options) or isinstance(data, Samples)
+        if not prepared and isinstance(known := getattr(data, attribute, None), tuple):
             options.setdefault(name, known)
     return Objective(model, data, loss, mean=mean, std=std, **options)
 
