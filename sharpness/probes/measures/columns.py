@@ -182,6 +182,7 @@ def _ends(objective: Objective, settings: Settings, resume: Path | None, label: 
         )
         for per_class in (False, True)
     )
+    assert overall.errors is not None and classes.errors is not None
     present = np.flatnonzero(objective.class_counts)
     missing = [] if overall.converged.all() else ["all samples"]
     missing += [objective.class_names[c] for c in present if not classes.converged[c].all()]
