@@ -41,20 +41,20 @@ def stochastic_lanczos(
     checkpoint: Callable[[SpectralQuadrature], object] | None = None,
     done: SpectralQuadrature | None = None,
 ) -> SpectralQuadrature:
-    r"""Quadrature rules of the spectral measure, one a draw; every question about the spectrum is answered from them.
+    r"""Estimate the spectral measure by one quadrature rule per draw, from which density, mass and moments follow.
 
     Costs ``draws * steps`` products, fewer where a Krylov space is exhausted early. Memory: ``steps + 1`` vectors.
 
     Args:
         product: v (n,) to A v (n,).
         size: n.
-        draws: independent start vectors, at least 2: what differs between them is the standard error.
+        draws: independent start vectors, at least 2: their spread gives the standard error.
         steps: nodes of a rule. They resolve the ends of the spectrum best.
         generator: of the signs; a CPU generator seeded with 0 unless given.
         callback: called with 1 after every product.
-        checkpoint: called with the draws so far after each of them.
-        done: the first draws of an interrupted call, or of one with fewer, by the same generator afresh. The result has
-            the same bits as one without the interruption.
+        checkpoint: called with the result so far after every draw.
+        done: the first draws of an interrupted call, or of one with fewer, by the same generator afresh. The result
+            has the same bits as one without the interruption.
 
     Raises:
         UserError: too few draws or steps; ``done`` belongs to another call.
@@ -65,9 +65,7 @@ def stochastic_lanczos(
     ([1.0, 3.0, nan, nan, nan], [0.666667, 0.333333, 0.0, 0.0, 0.0], 4)
     """
     if draws < 2 or steps < 1:
-        raise UserError(
-            f"draws={draws}, steps={steps}: give at least 2 draws, for a standard error, of at least 1 step"
-        )
+        raise UserError(f"draws={draws}, steps={steps}: give at least 2 draws, for a standard error, and 1 step")
     if done is not None and (done.size != size or done.nodes.shape[1] != steps or len(done.nodes) > draws):
         raise UserError(
             f"{len(done.nodes)} draws of {done.nodes.shape[1]} steps on an operator of size {done.size} are done: "
@@ -77,6 +75,7 @@ def stochastic_lanczos(
     result = done or SpectralQuadrature(np.empty((0, steps)), np.empty((0, steps)), size, 0)
     operator = Operator(product, callback, result.products)
     for draw in range(draws):
+        # Drawn for finished draws as well, so that the later ones get the same vectors as without an interruption.
         z = random_signs(size, generator, dtype, device)
         if done is not None and draw < len(done.nodes):
             continue

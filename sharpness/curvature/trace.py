@@ -26,7 +26,7 @@ from sharpness.errors import UserError
 
 @dataclass(frozen=True)
 class TraceEstimate:
-    """``value``, the mean of independent, unbiased samples, with its standard error."""
+    """An unbiased estimate of a trace, the mean of independent samples, with its standard error."""
 
     value: float
     standard_error: float
@@ -35,7 +35,7 @@ class TraceEstimate:
     captured: float = 0.0  # the part of every sample that is exact: tr(Q' A Q) of Hutch++
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Student's interval with one degree of freedom less than there are draws.
+        """Student's interval, with one degree of freedom less than there are draws.
 
         Fewer than about ten draws are too few where one eigenvalue dominates: samples are skewed then, and intervals
         of 95 % from six draws of Hutchinson's estimator cover the trace in about 90 % of cases.
@@ -58,7 +58,7 @@ def hutchinson(
     device: torch.device | str = "cpu",
     callback: Callable[[int], object] | None = None,
 ) -> TraceEstimate:
-    r"""The mean of ``z' A z`` over vectors z of random signs.
+    r"""Estimate a trace by Hutchinson's mean of ``z' A z`` over vectors z of random signs.
 
     Unbiased, with variance :math:`2 \sum_{i \ne j} A_{ij}^2` per draw; the standard error is the sample's
     standard deviation over the square root of their number. A diagonal operator is traced exactly:
@@ -69,7 +69,7 @@ def hutchinson(
     Args:
         product: v (n,) to A v (n,).
         size: n.
-        draws: random vectors z, one product each.
+        draws: vectors z, one product each.
         generator: of the signs; a CPU generator seeded with 0 unless given.
         callback: called with 1 after every product.
 
@@ -99,13 +99,13 @@ def hutchpp(
     device: torch.device | str = "cpu",
     callback: Callable[[int], object] | None = None,
 ) -> TraceEstimate:
-    r"""Hutch++: exact on a random sketch of the range, Hutchinson's estimator on what is left.
+    r"""Estimate a trace by Hutch++: exactly on a random sketch of the range, by Hutchinson's estimator on the rest.
 
-    A third of the products goes to the sketch, a third to its trace, the rest to random vectors. Unbiased, also given
-    the basis Q; then the variance per draw is :math:`2 \sum_{i \ne j} B_{ij}^2` with :math:`B = (I - QQ') A (I - QQ')`.
-    For a positive operator a relative error e takes O(1/e) products instead of Hutchinson's O(1/e^2). The standard
-    error is that of these draws. An operator of rank up to a third of the products is traced exactly. Where the sketch
-    repeats a direction, the product for its trace goes to the draws.
+    A third of the products goes to the sketch, a third to its trace, the rest to draws of signs. Unbiased, also given
+    the basis Q; then the variance per draw is :math:`2 \sum_{i \ne j} B_{ij}^2` with :math:`B = (I - QQ') A (I - QQ')`. For
+    a positive operator a relative error e takes O(1/e) products instead of Hutchinson's O(1/e^2). The standard error is
+    that of these. An operator of rank up to a third of the products is traced exactly. Where the sketch repeats a
+    direction, the product for its trace goes to the draws.
 
     Memory: a third of the products times ``size`` numbers.
 
@@ -136,14 +136,17 @@ def hutchpp(
     for _ in range(sketch):
         image = operator(random_signs(size, generator, dtype, device))
         longest = max(longest, length(image))
+        # Twice: one projection leaves rounding of the size of the image, which may be all of a short remainder.
         for _ in range(2):
             image = image - basis[:rank].T @ torch.as_tensor(inner(basis[:rank], image)).to(image)
         remainder = length(image)
+        # Not a QR of all images, whose columns of rounding would count as directions where the sketch repeats one.
         if remainder > 50 * torch.finfo(dtype).eps * longest:
             basis[rank] = image / remainder
             rank += 1
     basis = basis[:rank]
     captured = float(sum(inner(operator(q)[None], q)[0] for q in basis))
+    # Probes get every product that the sketch left over, and `captured` is in each sample: it is a constant given Q.
     samples = np.empty(products - sketch - rank)
     for i in range(len(samples)):
         z = random_signs(size, generator, dtype, device)

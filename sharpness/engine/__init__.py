@@ -1,4 +1,4 @@
-"""The numerical primitives: per-class loss sums, gradients and products with the Hessian, fast and exact."""
+"""Numerical primitives: per-class loss sums, gradients and exact Hessian-vector products."""
 
 from sharpness.engine import distributed
 from sharpness.engine.class_sums import (
@@ -33,8 +33,10 @@ from sharpness.engine.modules import (
 )
 from sharpness.engine.neighbours import few_samples, first_difference, require_independent
 from sharpness.engine.operator import CurvatureOperator
-from sharpness.engine.second_order import KINDS, Products, SecondOrder
-from sharpness.engine.tracing import Untraceable, first_line
+from sharpness.engine.products import Products
+from sharpness.engine.program import Untraceable
+from sharpness.engine.second_order import KINDS, SecondOrder
+from sharpness.engine.tracing import first_line
 from sharpness.engine.undisturbed import seeded, undisturbed, without_autocast
 
 __all__ = [

@@ -1,4 +1,4 @@
-r"""The first numerical primitive: loss sums and correct answers of every class, in one forward pass."""
+r"""Sums of losses and of correct predictions by class, in one forward pass."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WeightedBatch = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class ClassSums:
-    """Weighted sums over the samples of each class, in float64. Divide once, at the end."""
+    """Weighted sums over the samples of each class, in float64. They are divided once, at the end."""
 
     loss: np.ndarray  # (C,)  sum of a_i l_i
     weight: np.ndarray  # (C,)  sum of a_i
@@ -28,7 +28,7 @@ class ClassSums:
 
     @classmethod
     def of(cls, rows: Tensor, classes: Tensor, num_classes: int) -> ClassSums:
-        """From what samples add, (4, n), and their classes (n,)."""
+        """Sum the rows (4, n) of samples by their classes (n,)."""
         return ClassSums(*sum_by_class(rows, classes, num_classes).numpy())
 
     @property
@@ -38,7 +38,7 @@ class ClassSums:
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers over all samples, weighted as the loss is."""
+        """Accuracy over all samples, weighted as the loss is."""
         return float(self.correct.sum() / self.weight.sum())
 
     @property
@@ -48,19 +48,19 @@ class ClassSums:
 
     @property
     def class_accuracies(self) -> np.ndarray:
-        """Share (C,) of right answers, NaN for a class without samples."""
+        """Accuracy (C,) of each class, NaN for a class without samples."""
         return ratio(self.correct, self.weight)
 
 
 @dataclass(frozen=True)
 class SampleSums(ClassSums):
-    """Sums by class, with what every sample adds to them."""
+    """Sums by class, together with the contribution of every sample."""
 
-    rows: np.ndarray  # (4, n)  a_i l_i, a_i, a_i where it is right and else 0, 1
+    rows: np.ndarray  # (4, n)  a_i l_i, a_i, a_i where it is correct and else 0, 1
 
     @classmethod
     def of(cls, rows: Tensor, classes: Tensor, num_classes: int) -> SampleSums:
-        """From what samples add, (4, n), and their classes (n,)."""
+        """Sum the rows (4, n) of samples by their classes (n,)."""
         loss, weight, correct, count = sum_by_class(rows, classes, num_classes).numpy()
         return cls(loss, weight, correct, count, rows.numpy())
 
@@ -71,7 +71,7 @@ class SampleSums(ClassSums):
 
     @property
     def answers(self) -> np.ndarray:
-        """1 where a sample's answer is right, else 0, shape (n,)."""
+        """1 where a sample is classified correctly, else 0, shape (n,)."""
         return self.rows[2] / self.rows[1]
 
 
@@ -97,9 +97,9 @@ def mean_error(values: np.ndarray, weights: np.ndarray) -> float:
 
 
 def share_error(right: np.ndarray, weights: np.ndarray) -> float:
-    r"""The standard error of a weighted share of right answers, which is not 0 if they are all alike.
+    r"""The standard error of a weighted accuracy, which is not 0 even if all samples are correct or all are wrong.
 
-    :func:`mean_error` with one sample more, of mean weight, that is half right. Where all weights are equal this is
+    ``mean_error`` with one sample more, of mean weight, that is half correct. Where all weights are equal this is
     half the length of the Wilson interval of one standard deviation,
     :math:`\sqrt{n p (1 - p) + 1/4} / (n + 1)`. NaN for fewer than two samples.
 
@@ -144,13 +144,13 @@ def class_sums(
     num_classes: int,
     answers: int | None,
 ) -> ClassSums:
-    """Sums of ``loss(forward(x), y)`` by class, over these batches.
+    """Sum ``loss(forward(x), y)`` by class over some batches.
 
     Args:
         forward: inputs (n, ...) to outputs, usually logits (n, C).
         loss: outputs and targets to losses (n,).
         classes: (N,) of all samples, in the order of the batches.
-        answers: width of the logits among which the largest is the answer; None where targets are no labels.
+        answers: width of the logits, of which the largest is the prediction; None where targets are no labels.
     """
     rows = [sample_rows(forward(x), y, a, loss, answers) for x, y, a in batches]
     total = torch.cat(rows, dim=1).cpu() if rows else torch.zeros(4, 0, dtype=torch.float64)
@@ -158,14 +158,14 @@ def class_sums(
 
 
 def sum_by_class(rows: Tensor, classes: Tensor, num_classes: int) -> Tensor:
-    """(4, n) to (4, C)."""
+    """Sum rows (4, n) by class to (4, C)."""
     return torch.zeros(4, num_classes, dtype=torch.float64).index_add_(1, classes.cpu(), rows)
 
 
 def sample_rows(outputs: Tensor, y: Tensor, a: Tensor, loss: PerSampleLoss, answers: int | None) -> Tensor:
-    """What every sample of a batch adds to the sums of :class:`ClassSums`, (4, n), in float64.
+    """The contributions of the samples of a batch to ``ClassSums``, (4, n), in float64.
 
-    Where the outputs are: to bring them to the CPU would wait for a GPU, batch by batch.
+    They stay on the device of the outputs: a copy to the CPU would wait for the GPU in every batch.
 
     Raises:
         UserError: the loss is not one value per sample.
@@ -180,10 +180,10 @@ def sample_rows(outputs: Tensor, y: Tensor, a: Tensor, loss: PerSampleLoss, answ
 
 
 def require_one_each(values: Tensor, outputs: Tensor, y: Tensor) -> Tensor:
-    """The losses of some samples, if they are one for each.
+    """Return the losses of some samples if there is one for each.
 
     Raises:
-        UserError: they are not; says what to change.
+        UserError: there is not; the message says what to change.
     """
     n = len(y)
     if isinstance(values, Tensor) and values.shape == (n,):

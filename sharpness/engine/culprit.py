@@ -1,4 +1,4 @@
-"""Which layer of a model, or which ``autograd.Function`` in it, has a derivative that is wrong."""
+"""Search for the layer of a model, or the ``autograd.Function`` in it, that has a wrong derivative."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sharpness.engine.witness import Verdict, Witness, double_backward
 
 @dataclass(frozen=True)
 class Call:
-    """What was called, with what, and what it returned.
+    """One call of a module or a function, with its arguments and its output.
 
     Attributes:
         name: of the module that was called, or in whose forward pass the function was.
@@ -32,8 +32,8 @@ class Call:
     output: Any
 
     @property
-    def told(self) -> str:
-        """In words."""
+    def description(self) -> str:
+        """The layer, and the function in it if there is one, in words."""
         where = layer(self.name, self.module)
         return where if self.function is None else f"autograd.Function {self.function.__name__!r} in {where}"
 
@@ -44,7 +44,7 @@ class Call:
 
 @contextmanager
 def calls(model: nn.Module) -> Iterator[list[Call]]:
-    """The calls of modules and functions while a model runs, in the order in which they end: innermost ones first."""
+    """Record the calls of modules and functions while a model runs, in the order in which they end: innermost first."""
     made: list[Call] = []
     names = {m: name for name, m in model.named_modules()}
     running = [model]
@@ -74,7 +74,7 @@ def calls(model: nn.Module) -> Iterator[list[Call]]:
 
 
 class Culprit:
-    """The innermost layer of which a derivative is wrong by a witness of its own.
+    """Search among the recorded calls for the innermost one with a wrong derivative, each with a witness of its own.
 
     Args:
         run: runs the model in float64, with a graph.
@@ -89,8 +89,8 @@ class Culprit:
     def wrong_gradient(self) -> tuple[Call | None, bool]:
         """The call whose gradient is not the derivative of what it computes, and whether the mistake is in it.
 
-        What is locally constant and has a gradient all the same (rounding with a straight-through estimator) means to,
-        and so does who leaves out a part by ``detach``.
+        A function that is locally constant and has a gradient all the same (rounding with a straight-through estimator)
+        has it on purpose, and so has a part behind ``detach``: neither is a mistake.
         """
         for call in self.calls:
             alone = self._alone(call)
@@ -103,7 +103,7 @@ class Culprit:
         """The call whose second derivative is wrong, or has no symmetry.
 
         Args:
-            leaves: look at functions and at layers without layers inside them alone.
+            leaves: look only at functions and at layers without layers inside them.
         """
         for call in self.calls:
             alone = self._alone(call) if call.leaf or not leaves else None
@@ -153,7 +153,7 @@ class _Alone:
         return Witness(self.value, self.at, self.magnitude).verdict(product)
 
     def constant_in_one(self) -> bool:
-        """Whether it does not change with one of its tensors, although a gradient says so."""
+        """True if the call does not change with one of its tensors although it has a gradient by it."""
         for i in range(len(self.at)):
 
             def value(moved: Sequence[Tensor], i: int = i) -> Tensor:
@@ -165,7 +165,7 @@ class _Alone:
         return False
 
     def value(self, tensors: Sequence[Tensor]) -> Tensor:
-        """The contracted result."""
+        """The results of the call at these tensors, contracted with the random numbers."""
         filled = [t.detach() if isinstance(t, Tensor) else t for t in self.given]
         for i, t in zip(self.inputs, tensors, strict=False):
             filled[i] = t * 1  # a layer may write to its inputs, which a leaf forbids

@@ -1,4 +1,4 @@
-"""Where to compute, and with how many digits."""
+"""Compute devices, and full float32 precision on them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sharpness.errors import UserError
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, else a GPU if there is one, else the CPU.
+    """Return the given device, else a GPU if there is one, else the CPU.
 
     Raises:
-        UserError: no such device here.
+        UserError: the device is not available.
     """
     try:
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -28,11 +28,10 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Compute float32 with all of its digits, undisturbed, and equal calls to the same bits; settings are put back.
+    """Compute float32 in full and deterministically, inside ``undisturbed``; settings are restored afterwards.
 
-    Torch lets convolutions round float32 to the 10 bits of TF32 unless told otherwise, which is an error of 1e-3 in a
-    Hessian-vector product, and choose kernels that add up in the order in which threads happen to end. Wraps functions
-    as well.
+    By default torch rounds float32 in convolutions to the 10 bits of TF32, an error of 1e-3 in a Hessian-vector
+    product, and chooses kernels that add up in the order in which threads happen to end. Also a decorator of functions.
     """
     with undisturbed():
         if torch.cuda.is_initialized():
@@ -60,7 +59,7 @@ def _exact_kernels() -> Iterator[None]:
 
 
 def _formats() -> list[tuple[Any, str, Any]]:
-    """The settings that reduce float32, and what leaves it whole: from torch 2.9 on words, flags before."""
+    """The settings that reduce float32 and their exact values: strings from torch 2.9 on, flags before."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     if hasattr(cudnn, "conv"):
         return [(owner, "fp32_precision", "ieee") for owner in (cudnn.conv, cudnn.rnn, matmul)]

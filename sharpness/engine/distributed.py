@@ -1,6 +1,6 @@
 """Sums over several processes: every rank takes its share of the samples, and all ranks get the total.
 
-Start with ``torchrun --nproc-per-node 2 -m sharpness ...``, or call :func:`start` in a script of your own. Random
+Start with ``torchrun --nproc-per-node 2 -m sharpness ...``, or call ``start()`` in a script of your own. Random
 vectors come from seeded CPU generators, so all ranks ask for the same products and hold the same results.
 """
 

@@ -1,6 +1,6 @@
-r"""Curvature by autograd alone: what the engine does for a model that it cannot trace, and what it is checked against.
+r"""Curvature by autograd alone: the route of models that cannot be traced, and the reference for traced ones.
 
-Everything is a sum over samples, accumulated in float64.
+All results are sums over samples, accumulated in float64.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ Forward = Callable[[Tensor], Tensor]
 
 @contextmanager
 def twice_differentiable(written_out: bool = True) -> Iterator[None]:
-    """Attention by its math kernel, because fused attention has no double backward, and functions that have a wrong
-    one by their formulas.
+    """Compute in operations that have a right second derivative.
+
+    Attention runs with its math kernel, because fused attention has no double backward, and the functions of
+    ``formulas.py``, whose double backward is wrong, run by their formulas.
 
     Args:
-        written_out: the latter; it costs a call of Python for every operation inside.
+        written_out: whether to replace the latter, which costs a call of Python for every operation inside.
 
     Raises:
         UserError: an operation has no second derivative; the message names it.
@@ -66,14 +68,11 @@ def hvp_sum(
 ) -> Tensor:
     r""":math:`\sum_i a_i \nabla_w^2 \ell_i \, v`, flat, shape (k,): the gradient of the slope along v."""
     total, pieces = _zeros(parameters), split(vector, parameters)
-    for x, y, a in batches:
+    for batch in batches:
         with twice_differentiable():
-            value = (a * loss(forward(x), y)).sum()
-            first = torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)
-            _require_second(value, first)
+            first = _first(forward, parameters, batch, loss)
             if any(g.requires_grad for g in first):
-                second = _pull([g for g in first if g.requires_grad], parameters, pieces, first)
-                total += flat(second).double()
+                total += flat(_pull(first, parameters, pieces)).double()
     return total
 
 
@@ -95,13 +94,11 @@ def hvp_rows(
         v.view(len(vectors), *p.shape)
         for v, p in zip(vectors.split([p.numel() for p in parameters], dim=1), parameters, strict=True)
     ]
-    for x, y, a in batches:
+    for batch in batches:
         with twice_differentiable():
-            value = (a * loss(forward(x), y)).sum()
-            first = torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)
-            _require_second(value, first)
+            first = _first(forward, parameters, batch, loss)
             if any(g.requires_grad for g in first):
-                second = _pull([g for g in first if g.requires_grad], parameters, pieces, first, rows=True)
+                second = _pull(first, parameters, pieces, rows=True)
                 total += torch.cat([s.reshape(len(vectors), -1) for s in second], dim=1)
     return total
 
@@ -125,7 +122,7 @@ def ggn_sum(
             s = torch.zeros_like(u, requires_grad=True)
             pulled = torch.autograd.grad(u, parameters, s, create_graph=True, materialize_grads=True)
             _require_second(u, pulled)
-            (slope,) = _pull([g for g in pulled if g.requires_grad], [s], pieces, pulled)
+            (slope,) = _pull(pulled, [s], pieces)
             outputs = u.detach().requires_grad_()
             value = (a * loss(outputs, y)).sum()
             (first,) = torch.autograd.grad(value, outputs, create_graph=True, materialize_grads=True)
@@ -190,7 +187,7 @@ def _trusted(
     vector: Tensor,
     product: Callable[[WeightedBatch, Tensor], Tensor],
 ) -> bool:
-    """Whether forward and backward derivatives agree, along v and one power iteration, where terms do not cancel."""
+    """True if forward and backward derivatives agree along v plus one power iteration, where terms do not cancel."""
     v = vector.double()
     bent = product(batch, vector)
     probe = v / max(float(v.norm()), 1e-300) + bent / max(float(bent.norm()), 1e-300)
@@ -208,13 +205,13 @@ def flat(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def split(vector: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """The pieces of a flat vector (k,) in the shapes of the parameters."""
+    """Split a flat vector (k,) into the shapes of the parameters."""
     pieces = vector.split([p.numel() for p in parameters])
     return [v.view_as(p) for v, p in zip(pieces, parameters, strict=True)]
 
 
 def _require_second(value: Tensor, first: Sequence[Tensor]) -> None:
-    """Refuse a function marked ``@once_differentiable``: autograd would leave what passes through it out in silence."""
+    """Refuse a function marked ``@once_differentiable``: autograd would silently leave out what passes through it."""
     if not any(node.name() == "torch::autograd::Error" for node in graph(first)):
         return
     functions = {getattr(type(node), "_forward_cls", None) for node in graph([value])}
@@ -223,7 +220,7 @@ def _require_second(value: Tensor, first: Sequence[Tensor]) -> None:
 
 
 def graph(tensors: Sequence[Tensor]) -> set[Any]:
-    """All nodes of the graph behind some tensors."""
+    """All autograd nodes behind some tensors."""
     seen: set[Any] = set()
     pending = [t.grad_fn for t in tensors]
     while pending:
@@ -234,13 +231,24 @@ def graph(tensors: Sequence[Tensor]) -> set[Any]:
     return seen
 
 
+def _first(
+    forward: Forward, parameters: Sequence[Tensor], batch: WeightedBatch, loss: PerSampleLoss
+) -> Sequence[Tensor]:
+    """The gradient of a batch with the graph of its second derivative."""
+    x, y, a = batch
+    value = (a * loss(forward(x), y)).sum()
+    first = torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)
+    _require_second(value, first)
+    return first
+
+
 def _pull(
-    outputs: list[Tensor], inputs: Sequence[Tensor], pieces: list[Tensor], of: Sequence[Tensor], rows: bool = False
-) -> list[Tensor]:
-    along = [v for v, g in zip(pieces, of, strict=True) if g.requires_grad]
-    return list(
-        torch.autograd.grad(outputs, inputs, along, materialize_grads=True, allow_unused=True, is_grads_batched=rows)
-    )
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], pieces: list[Tensor], rows: bool = False
+) -> Sequence[Tensor]:
+    """Derivatives by the inputs of the outputs' product with ``pieces``, without the outputs that are constant."""
+    pairs = [(g, v) for g, v in zip(outputs, pieces, strict=True) if g.requires_grad]
+    outputs, along = [g for g, _ in pairs], [v for _, v in pairs]
+    return torch.autograd.grad(outputs, inputs, along, materialize_grads=True, allow_unused=True, is_grads_batched=rows)
 
 
 def _zeros(parameters: Sequence[Tensor]) -> Tensor:

@@ -11,8 +11,9 @@ from sharpness.engine.class_sums import ClassSums, PerSampleLoss, WeightedBatch,
 from sharpness.engine.devices import full_precision
 from sharpness.engine.inference import Inference
 from sharpness.engine.modules import buffers_kept
+from sharpness.engine.program import Untraceable
 from sharpness.engine.threads import in_threads
-from sharpness.engine.tracing import Untraceable, first_line, trace
+from sharpness.engine.tracing import first_line, trace
 
 #: Largest relative difference of the outputs from the module's own, in float64 and in float32, at which a traced
 #: model is trusted.
@@ -22,7 +23,7 @@ TRUSTED = {torch.float64: 1e-9, torch.float32: 1e-3}
 class Evaluation:
     """``displacement -> ClassSums`` at ``w + displacement``, from a trace of the model; the module is never written to.
 
-    What the layers below those in scope hand on is computed once and kept, within ``budget`` bytes. Batches run side by
+    The activations below the layers in scope are computed once and kept, within ``budget`` bytes. Batches run side by
     side, one thread each, and are summed in order.
 
     Args:
@@ -30,7 +31,7 @@ class Evaluation:
         parameters: those that move, in the order of the displacement.
         batches: inputs, targets and weights, on any device.
         classes: (N,) of all their samples, in order.
-        answers: see :func:`~sharpness.engine.class_sums.class_sums`.
+        answers: see ``class_sums``.
         dtype: of convolutions and matrix products: the model's own, or ``torch.bfloat16``.
 
     Raises:
@@ -90,7 +91,7 @@ class Evaluation:
         return ClassSums.of(torch.cat(parts, dim=1).cpu(), self.classes, self.num_classes)
 
     def _keep(self, i: int, given: tuple[Tensor, ...]) -> None:
-        """Spare later points the fixed layers of a batch, while there is room."""
+        """Keep the output of the fixed layers of a batch for later points, while there is room."""
         if self._kept[i] is None:
             size = sum(t.numel() * t.element_size() for t in given if isinstance(t, Tensor))
             if size <= self._room:

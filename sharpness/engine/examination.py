@@ -1,4 +1,4 @@
-"""A few samples of an objective in float64, on which derivatives are examined before they are used."""
+"""Examination of derivatives on a few samples in float64, before they are used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Route = Callable[[PerSampleLoss, WeightedBatch, Tensor], tuple[Tensor, Tensor]]
 
 
 class Examination:
-    """Of ``sum_i a_i (l(u_i, y_i) + c_i'u_i)`` with random numbers c.
+    """Examine the derivatives of ``sum_i a_i (l(u_i, y_i) + c_i'u_i)`` with random numbers c.
 
     The second term keeps the network's own derivatives in view where the loss is flat: at saturated outputs.
 
@@ -44,6 +44,7 @@ class Examination:
             values = a * loss(outputs, y)
             (slope,) = torch.autograd.grad(values.sum(), outputs, allow_unused=True, materialize_grads=True)
             behind = graph([u, values])
+        # Differences at steps of 1e-7 are lost in the rounding of a model that casts to float32 on the way.
         self.exact = u.dtype is torch.float64 and not any(n.name() == "ToCopyBackward0" for n in behind)
         size = max(float(a.mean()), float(slope.square().mean().sqrt()))
         generator = torch.Generator().manual_seed(1)
@@ -62,12 +63,12 @@ class Examination:
         return torch.func.functional_call(self.module, self.tensors, (x,))
 
     def value(self, tensors: Sequence[Tensor]) -> Tensor:
-        """What is examined, as a function of the parameters."""
+        """The examined sum, as a function of the parameters."""
         _, y, a = self.batch
         return (a * self.loss(self._outputs(tensors), y)).sum()
 
     def plain(self, loss: PerSampleLoss, batch: WeightedBatch, vector: Tensor) -> tuple[Tensor, Tensor]:
-        """The route of double backward."""
+        """Gradient and product by double backward."""
         gradient = gradient_sum(self.forward, self.leaves, [batch], loss)
         return gradient, hvp_sum(self.forward, self.leaves, [batch], loss, vector)
 
@@ -83,7 +84,7 @@ class Examination:
         return float((product - other_product).norm() + (gradient - other_gradient).norm()) / scale
 
     def verdict(self, route: Route | None) -> Verdict:
-        """The witness's verdict on a route; without one, on the gradient."""
+        """The verdict of the witness on a route; on the gradient alone where the route is None."""
         if not self.exact:
             return Verdict(None, None, True)
         if self._witness is None:
@@ -93,7 +94,7 @@ class Examination:
         return self._witness.verdict(lambda v: route(self.loss, self.batch, v)[1])
 
     def faithful(self, verdict: Verdict) -> bool:
-        """Whether what speaks against a product can be believed: gradients belong to the weights that are given.
+        """True if a verdict against a product is reliable: gradients are those of the given weights.
 
         A part that runs again in the backward pass (activation checkpointing) sees the module's own weights there, so
         that its gradients are right at these and wrong elsewhere.
@@ -108,7 +109,7 @@ class Examination:
         return Witness(self.value, moved, self.magnitude).verdict(None).gradient is not False
 
     def gauss_newton(self, product: Callable[[Tensor], Tensor]) -> bool | None:
-        """Whether ``product`` is ``J'(d2l/du2)J v``, with ``J v`` by differences of the outputs."""
+        """Compare ``product`` with ``J'(d2l/du2)J v``, ``J v`` by differences of outputs; None without a verdict."""
         votes: list[bool] = []
         sizes = [float(t.detach().square().mean().sqrt()) or 1.0 for t in self.leaves]
         scale = flat([torch.full_like(t, s) for t, s in zip(self.leaves, sizes, strict=True)]).detach()
@@ -126,7 +127,7 @@ class Examination:
         return votes.count(True) >= votes.count(False) if votes else None
 
     def _slope(self, v: Tensor, step: float) -> tuple[Tensor, Tensor, float]:
-        """The outputs, their derivative along v, and how far that is in doubt."""
+        """The outputs, their derivative along v, and its relative uncertainty."""
         with torch.no_grad(), twice_differentiable():
             u, up, down, up2, down2 = (
                 self._outputs([p + s * d for p, d in zip(self.leaves, split(v, self.leaves), strict=True)])
@@ -147,11 +148,11 @@ class Examination:
         return flat(pulled)
 
     def plain_gauss_newton(self, vector: Tensor) -> Tensor:
-        """By autograd alone."""
+        """Products with the Gauss-Newton matrix by autograd alone."""
         return ggn_sum(self.forward, self.leaves, [self.batch], self.plain_loss, vector)
 
     def loss_is_wrong(self) -> bool:
-        """Whether the mistake is in the second derivative of the loss by the outputs."""
+        """True if the second derivative of the loss by the outputs is wrong."""
         _, y, a = self.batch
         u = self._outputs(self.leaves).detach()
 
@@ -162,7 +163,7 @@ class Examination:
         return verdict.product is False
 
     def culprit(self) -> Culprit:
-        """Who to blame."""
+        """The search for the layer at fault, on the same samples."""
         return Culprit(self.module, lambda: self.forward(self.batch[0]), self.tensors)
 
     def _outputs(self, tensors: Sequence[Tensor]) -> Tensor:

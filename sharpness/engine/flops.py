@@ -1,4 +1,4 @@
-"""How much a forward pass computes, and whether the device computes it faster in bfloat16."""
+"""Floating-point operations of a forward pass, and support of bfloat16."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ logger = logging.getLogger("sharpness")
 
 @torch.no_grad()
 def forward_flops(model: nn.Module, x: Tensor) -> int:
-    """Floating-point operations of convolutions, matrix products and attention for inputs ``x``, as far as counted.
+    """Count the floating-point operations of convolutions, matrix products and attention for inputs ``x``.
 
-    The counter of torch follows modules through the graph of autograd, and fails where there are none to follow. The
-    number is for estimates alone, so that two for every parameter and input, as in a linear layer, do where it fails.
+    Where torch's counter fails, 2 per parameter and input, as in a linear layer: the number serves estimates alone.
     """
     try:
         with FlopCounterMode(display=False) as counter:
@@ -29,7 +28,7 @@ def forward_flops(model: nn.Module, x: Tensor) -> int:
 
 
 def fast_bfloat16(device: torch.device) -> bool:
-    """Whether the device has instructions for products of bfloat16 numbers."""
+    """True if the device has instructions for products of bfloat16 numbers."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()

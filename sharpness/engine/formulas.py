@@ -1,4 +1,4 @@
-"""Functions of torch whose own second derivative is wrong, written out in operations that have a right one."""
+"""Functions of torch with a wrong second derivative, written out in operations that have a right one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WRITTEN_OUT: dict[Callable[..., Any], Callable[..., Any]] = {torch._weight_norm:
 
 
 class WrittenOut(TorchFunctionMode):
-    """Inside, functions of :data:`WRITTEN_OUT` are computed by their formulas. Holds for the thread that entered it."""
+    """A mode in which functions of ``WRITTEN_OUT`` are computed by their formulas, in the thread that entered it."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return WRITTEN_OUT.get(func, func)(*args, **(kwargs or {}))

@@ -1,14 +1,14 @@
-r"""A traced model as forward passes at many weights, and nothing else: what a loss landscape is made of.
+r"""Forward passes of a traced model at many weights, as loss landscapes need them.
 
 .. code-block:: text
 
     once per model       fuse  relu(x * w + b)  and  relu(x * w + b + z)  into one operation each
     once per batch       the layers that no parameter in scope reaches
     once per point       fold BatchNorm into the weights, convert them
-        for every batch  the other layers, without graph or residuals
+        for every batch  the other layers, without graph or tape
 
-In bfloat16 all convolutions, and what lies between them, have 8 bits of mantissa; what follows the last convolution
-(pooling, normalisation, classifier) is computed in float32: logits are differences of large numbers.
+In bfloat16 all convolutions, and the layers between them, have 8 bits of mantissa; the layers after the last
+convolution (pooling, normalisation, classifier) are computed in float32: logits are differences of large numbers.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpness.engine.operations import Add, Convolution, Linear, ReLU, ScaledConvolution
-from sharpness.engine.program import Step
-from sharpness.engine.tracing import INPUT, Traced
+from sharpness.engine.convolutions import Convolution, ScaledConvolution
+from sharpness.engine.operations import Add, Linear, ReLU
+from sharpness.engine.program import INPUT, Step, Traced
 
 Forward = Callable[..., Tensor]
 
@@ -53,7 +53,7 @@ class Call:
 
 
 class Inference:
-    """Outputs of a traced model at given tensors.
+    """The outputs of a traced model as a function of its tensors.
 
     Args:
         traced: with all parameters in scope of the trace.
@@ -62,7 +62,7 @@ class Inference:
         dtype: ``torch.bfloat16``, or the model's own.
 
     Attributes:
-        frontier: names of what the fixed layers (or the inputs) hand to the moving ones.
+        frontier: names of the values that the moving layers take from the fixed ones, or from the inputs.
     """
 
     def __init__(self, traced: Traced, sample: Tensor, moving: frozenset[str], dtype: torch.dtype) -> None:
@@ -82,18 +82,18 @@ class Inference:
         self.frontier = tuple(sorted(used))
 
     def before(self, sources: dict[str, Tensor]) -> Callable[[Tensor], tuple[Tensor, ...]]:
-        """From inputs (n, ...) to what :attr:`frontier` names."""
+        """The function of the fixed layers: inputs (n, ...) to the values of ``frontier``."""
         run = self._bind(self.fixed, self.traced.prepare(sources), frozenset(self.frontier))
         return lambda x: tuple(map(run({INPUT: self._as_input(x)}).__getitem__, self.frontier))
 
     def at(self, sources: dict[str, Tensor]) -> Forward:
-        """From what :attr:`frontier` names to the outputs, with these tensors as the model's, by name."""
+        """The function of the moving layers at these tensors (by name): the values of ``frontier`` to the outputs."""
         result = self.traced.result
         run = self._bind(self.moving, self.traced.prepare(sources), frozenset({result}))
         return lambda *given: run(dict(zip(self.frontier, given, strict=True)))[result].to(self.own)
 
     def _bind(self, calls: Sequence[Call], values: dict[str, Tensor], results: frozenset[str]) -> Any:
-        """Prepare the weights of some calls; the function from their inputs to ``results``, by name."""
+        """Prepare the weights of some calls, and return the function from their inputs to ``results``, by name."""
         bound = [(c, self._convolution(c, values) if _convolves(c.step) else self._other(c, values)) for c in calls]
         last = {name: c.output for c in calls for name in c.takes}
         dead: dict[str, list[str]] = {}
@@ -159,7 +159,7 @@ class Inference:
         return function
 
     def _fuse(self, shapes: dict[str, Any], reached: set[str]) -> list[Call]:
-        """The steps of the body as calls. A convolution takes in the sum and the ReLU that alone use its output."""
+        """Merge the steps of the body into calls: a convolution absorbs a sum and a ReLU that alone use its output."""
         steps = list(self.traced.body.steps)
         users: dict[str, list[Step]] = {}
         for step in steps:
@@ -171,6 +171,7 @@ class Inference:
         absorbed: set[str] = set()
 
         def follower(step: Step, kind: type) -> Step | None:
+            # Not across the frontier: fused with a moving sum, a fixed convolution would be computed at every point.
             after = users.get(step.output, [])
             if len(after) != 1 or step.output == self.traced.result or step.output in self.shared:
                 return None
@@ -184,6 +185,7 @@ class Inference:
             added = follower(step, Add)
             if added is not None and Counter(added.inputs)[step.output] == 1:
                 candidate = next(name for name in added.inputs if name != step.output)
+                # Of two convolutions under one sum only the later one may absorb it; sums that broadcast stay apart.
                 ready = position.get(candidate, -1) < position[step.output] and candidate not in self.shared
                 if ready and shapes[candidate] == shapes[step.output] == shapes[added.output]:
                     end, other = added, candidate
@@ -202,7 +204,7 @@ class Inference:
         makers = {step.output: step for step in steps}
 
         def spare(call: Call) -> bool:
-            """Whether nothing else needs the memory of ``other`` any more."""
+            """True if nothing needs ``other`` after this call, and no view of it or of its source exists."""
             other = call.other
             if other not in reached or other not in makers or other == call.inputs[0] or last[other] != call.output:
                 return False
@@ -212,7 +214,7 @@ class Inference:
 
     @torch.no_grad()
     def _shapes(self, sample: Tensor) -> dict[str, torch.Size]:
-        """Of all tensors of the body, for a few inputs."""
+        """Shapes of all tensors of the body, for a few inputs."""
         values: dict[str, Any] = {INPUT: sample, **self.traced.prepare(self.traced.sources)}
         for step in self.traced.body.steps:
             values[step.output] = _value(step, [values[name] for name in step.inputs])
@@ -222,7 +224,7 @@ class Inference:
         return self._cast(x) if x.is_floating_point() and x.ndim == 4 else x
 
     def _cast(self, t: Tensor) -> Tensor:
-        """In the precision of convolutions, and in their memory layout."""
+        """Convert to the precision and the memory layout of convolutions."""
         t = t.to(self.dtype)
         return t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t
 
@@ -241,7 +243,7 @@ def _convolves(step: Step) -> bool:
 
 
 def _makes_new(step: Step) -> bool:
-    """Whether the result shares no memory with the inputs."""
+    """True if the result shares no memory with the inputs."""
     return isinstance(step.operation, Convolution | Linear | ReLU | Add)
 
 

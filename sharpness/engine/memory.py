@@ -1,4 +1,4 @@
-"""How much fits: the memory that may be spent on what products have in common, and the fastest batch."""
+"""Memory budgets of tapes, and batch sizes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from sharpness.errors import UserError
 
-#: Bytes of the largest activation of one pass: what stays in the cache of a CPU, and what keeps a GPU busy.
+#: Bytes of the largest activation of one pass: enough to stay in the cache of a CPU, and to keep a GPU busy.
 ACTIVATION = {"cpu": 2 * 2**20, "cuda": 128 * 2**20}
 LARGEST_BATCH = 1024
 
 
 def memory_budget(device: torch.device, limit: float | None = None) -> int:
-    """Bytes that residuals may take: ``limit`` in GiB, or half of what is free on the device now."""
+    """Bytes that tapes may take: ``limit`` in GiB, or half of the memory that is free on the device now."""
     if limit is not None:
         if not isinstance(limit, int | float) or not 0 <= limit < math.inf:
             raise UserError(f"memory={limit!r}: give GiB, 0 to keep nothing between products")
@@ -31,9 +31,9 @@ def memory_budget(device: torch.device, limit: float | None = None) -> int:
 
 
 def fastest_batch(model: nn.Module, x: Tensor) -> int:
-    """The largest power of two of samples whose largest activation is at most :data:`ACTIVATION` bytes.
+    """The largest power of two of samples whose largest activation is at most ``ACTIVATION`` bytes.
 
-    Worked out from one sample, not timed, so that equal calls stay equal to the last bit.
+    Computed from the activations of one sample, not timed, so that equal calls stay equal to the last bit.
 
     Args:
         x: one input, shape (1, ...).

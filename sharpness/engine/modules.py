@@ -1,4 +1,4 @@
-"""What a probe must know of a module before it probes it."""
+"""Inspection of modules: parameter scope, BatchNorm layers, buffers, filter axes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger("sharpness")
 
 
 class Recalibrated(nn.Module):
-    """A model of which torch's ``update_bn`` sees the BatchNorm layers alone: dropout and the like stay as they are."""
+    """A model that shows ``update_bn`` only its BatchNorm layers: the modes of dropout and others stay as they are."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Outputs(nn.Module):
     """A model followed by the function that picks its outputs.
 
     Args:
-        call: what the model returns of a tensor that holds several inputs, ``call(model, x)``.
+        call: ``call(model, x)`` runs the model on a tensor that holds several inputs.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class Outputs(nn.Module):
 
 
 def in_full_precision(model: nn.Module) -> nn.Module:
-    """The model, or a copy in float32 of one with weights or buffers in half precision.
+    """Return the model, or a copy in float32 if it has weights or buffers in half precision.
 
-    With the 8 or 11 bits of half precision a rise of the loss, and a Hessian most of all, is rounding.
+    At the 8 or 11 bits of half precision a rise of the loss is rounding, and a Hessian more so.
 
     Raises:
-        UserError: it cannot be copied, or it was made under ``torch.inference_mode()``, which no gradient passes.
+        UserError: it cannot be copied, or was made under ``torch.inference_mode()`` and has no gradients.
     """
     tensors = [*model.parameters(), *model.buffers()]
     if any(t.is_inference() for t in tensors):
@@ -81,9 +81,9 @@ def in_full_precision(model: nn.Module) -> nn.Module:
     try:
         twin = copy.deepcopy(model)
     except Exception as error:
-        # A network of anybody's may hold anything.
-        told = f"{type(error).__name__}: {shown(str(error).strip().partition(chr(10))[0], 120)}"
-        raise UserError(f"the model is in {name} and cannot be copied ({told}): give model.float()") from None
+        # Any exception: a user's network may hold anything.
+        reason = f"{type(error).__name__}: {shown(str(error).strip().partition(chr(10))[0], 120)}"
+        raise UserError(f"the model is in {name} and cannot be copied ({reason}): give model.float()") from None
     for module in twin.modules():
         module._apply(lambda t: t.float() if t.dtype in HALF else t, recurse=False)
     logger.warning("the model is in %s: measured in float32, in a copy with the same weights", name)
@@ -97,11 +97,11 @@ def batchnorms(model: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
-    """Put back what a forward pass writes to buffers and to tensors among attributes, also where it replaces them.
+    """Restore buffers and tensors among attributes that a forward pass writes to or replaces.
 
     Values are compared, because fused observers of quantisation-aware networks write without counting a version.
-    Statistics of BatchNorm are left out: in eval mode no pass writes to them, and recalibration is to. Embeddings with
-    ``max_norm`` write to their weights, which are put back as well.
+    Statistics of BatchNorm are left out: no pass writes to them in eval mode, and recalibration is meant to. Embeddings
+    with ``max_norm`` write to their weights, which are restored as well.
     """
     saved = [
         (state, name, t, t.detach().clone())
@@ -128,7 +128,7 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def written_by(model: nn.Module, x: Tensor) -> str | None:
-    """The first layer of which a forward pass changes a buffer or a tensor among the attributes, in words."""
+    """Describe the first layer with a buffer, or a tensor among attributes, that changes in a forward pass."""
     with buffers_kept(model):
         before = {n: {k: t.clone() for k, t in _state(m).items()} for n, m in model.named_modules()}
         model(x)
@@ -144,7 +144,7 @@ def _state(m: nn.Module) -> dict[str, Tensor]:
 
 
 def layer(name: str, module: nn.Module) -> str:
-    """A layer in words, by its name in :class:`Outputs`.
+    """Describe a layer by its name in ``Outputs``, in words.
 
     >>> layer("model.0.norm", nn.LayerNorm(2)), layer("model", nn.Tanh())
     ("layer '0.norm' (LayerNorm)", 'the model (Tanh) itself')
@@ -163,9 +163,9 @@ def doubled(module: nn.Module) -> dict[str, Tensor]:
 
 
 def recalibrate(model: nn.Module, x: Tensor, device: torch.device) -> None:
-    """Running statistics at the present weights, the mean over equal batches of at most 250 inputs.
+    """Set running statistics to their mean over equal batches of at most 250 inputs, at the present weights.
 
-    Only BatchNorm layers are in training mode meanwhile; their modes and momenta are put back, come what may.
+    Only BatchNorm layers are in training mode meanwhile; their modes and momenta are restored also after an error.
 
     Raises:
         UserError: a layer gets a single value per channel, which has no variance.
@@ -185,7 +185,7 @@ def recalibrate(model: nn.Module, x: Tensor, device: torch.device) -> None:
 
 
 def require_eval(model: nn.Module) -> None:
-    """Refuse a model whose outputs depend on the batch or on chance.
+    """Refuse a model whose outputs depend on the batch or are random.
 
     Raises:
         UserError: BatchNorm or dropout in training mode; names the first such layer.
@@ -206,7 +206,7 @@ def require_eval(model: nn.Module) -> None:
 
 
 def classifier_prefix(model: nn.Module) -> str:
-    """The name of the classifier: ``head``, ``fc``, ... if there is one, else the last module with parameters."""
+    """The prefix of the classifier: ``head.``, ``fc.``, ... if there is one, else the last module with weights."""
     for name in ("head", "classifier", "fc", "linear"):
         if name in dict(model.named_children()):
             return name + "."
@@ -216,9 +216,9 @@ def classifier_prefix(model: nn.Module) -> str:
 
 @contextmanager
 def hidden_noticed() -> Iterator[list[str]]:
-    """What a forward pass says of checkpointing that hides parameters from gradients; other warnings come as ever.
+    """Collect warnings that checkpointing hides parameters from gradients; other warnings are passed on.
 
-    Reentrant checkpointing of a part whose inputs need no gradient cuts its parameters off, with a warning alone.
+    Reentrant checkpointing of a part whose inputs need no gradient cuts off its parameters, and only warns.
     """
     found: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
@@ -234,12 +234,12 @@ def hidden_noticed() -> Iterator[list[str]]:
 def parameters_in_scope(
     model: nn.Module, value: Tensor, scope: str, hidden: bool = False
 ) -> tuple[list[str], list[Tensor]]:
-    """Names and tensors in scope that a gradient reaches.
+    """Find the parameters in scope that a gradient reaches: names and tensors.
 
     Args:
         value: a loss of the model, with its graph.
         scope: ``"all"``, ``"backbone"``, ``"classifier"``, or a shell pattern of names.
-        hidden: whether checkpointing is known to cut off what a gradient does not reach.
+        hidden: true if a warning said that checkpointing cuts parameters off.
 
     Raises:
         UserError: nothing is trainable, nothing is reached, the pattern matches nothing, or two share memory.
@@ -254,10 +254,11 @@ def parameters_in_scope(
     try:
         gradients = torch.autograd.grad(value, [p for _, p in everything], allow_unused=True)
     except RuntimeError as error:
-        told = str(error).splitlines()[0]
-        if "use_reentrant" in told:
-            told = f"activation checkpointing allows none: {_REENTRANT}"
-        raise UserError(f"the gradient of the loss by the parameters cannot be taken: {told}") from error
+        reason = str(error).splitlines()[0]
+        if "use_reentrant" in reason:
+            reason = f"activation checkpointing allows none: {_REENTRANT}"
+        raise UserError(f"the gradient of the loss by the parameters cannot be taken: {reason}") from error
+    # Unused parameters are left out; of a model with hidden ones any gap is an error, because the two look alike here.
     reached = [(n, p) for (n, p), g in zip(everything, gradients, strict=True) if g is not None]
     if hidden and len(reached) < len(everything):
         first = next(n for n, g in zip([n for n, _ in everything], gradients, strict=True) if g is None)
@@ -295,8 +296,11 @@ def _require_apart(named: Sequence[tuple[str, Tensor]]) -> None:
 
 
 def filter_axes(model: nn.Module) -> dict[str, int]:
-    """For parameters whose filters do not run along axis 0, the axis: of transposed convolutions (inputs, outputs,
-    ...), and as modules declare it in their own ``filter_axes``."""
+    """Axes of filters by parameter name, where they are not 0.
+
+    They are 1 for transposed convolutions, whose weights are (inputs, outputs, ...), or declared by a module's own
+    ``filter_axes``.
+    """
     axes = {}
     for prefix, module in model.named_modules():
         declared = {"weight": 1} if isinstance(module, nn.modules.conv._ConvTransposeNd) else {}
@@ -306,7 +310,7 @@ def filter_axes(model: nn.Module) -> dict[str, int]:
 
 
 def state_sha256(model: nn.Module) -> str:
-    """Of all weights and buffers by name."""
+    """The SHA-256 of all weights and buffers, by name."""
     digest = hashlib.sha256()
     for name, t in sorted(model.state_dict().items()):
         digest.update(name.encode() + t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

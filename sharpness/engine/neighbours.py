@@ -1,4 +1,4 @@
-"""Whether a sample's loss depends on the samples that it is evaluated with."""
+"""Detection of losses that depend on the other samples of a batch."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from sharpness.errors import UserError
 #: Differences, relative to the largest loss or output, that may be rounding: kernels differ with the batch.
 ROUNDING = {torch.float64: 1e-9, torch.float32: 2e-5}
 HALF = 2e-2
-#: What is more than that is looked at in float64, where this is no rounding, even if parts round to float32 on the way.
+#: The difference in float64 that confirms a larger one, even if parts of the model round to float32.
 CONFIRMED = 1e-5
-#: What no rounding makes, of models that do not run in float64.
+#: A difference that is no rounding, for models that do not run in float64.
 CERTAIN = 0.1
 logger = logging.getLogger("sharpness")
 
@@ -28,7 +28,7 @@ Run = Callable[[Tensor], Tensor]
 
 
 def few_samples(y: Tensor, count: int = 6) -> Tensor:
-    """Indices of a few samples spread over the data, among them two of one target where there are."""
+    """Indices of a few samples spread over the data, with two of the same target if possible."""
     n = len(y)
     chosen = torch.linspace(0, n - 1, min(n, count - 1)).long().unique()
     first = y[chosen[0]]
@@ -38,16 +38,16 @@ def few_samples(y: Tensor, count: int = 6) -> Tensor:
 
 @torch.no_grad()
 def require_independent(module: nn.Module, loss: PerSampleLoss, x: Tensor, y: Tensor) -> None:
-    """Evaluate a few samples together and apart, and refuse a loss that depends on which.
+    """Refuse a loss that changes when a few samples are evaluated apart instead of together.
 
-    A difference that may be rounding in the model's own dtype is looked at in float64. Where two passes over the same
-    samples differ, the loss is random, which is another matter (:meth:`~sharpness.Objective.check`).
+    A difference beyond rounding in the model's own dtype is confirmed in float64. Where two passes over the same
+    samples differ, the loss is random, which ``Objective.check`` reports.
 
     Args:
         x, y: the samples, at least two.
 
     Raises:
-        UserError: says whether the model or the loss mixes samples, and which layer.
+        UserError: the model, whose layer is named, or the loss mixes samples.
     """
     if len(y) < 2:
         return
@@ -65,7 +65,7 @@ def require_independent(module: nn.Module, loss: PerSampleLoss, x: Tensor, y: Te
             logger.debug("neighbours were not examined in float64: %s", error)
             confirmed = mixed > CERTAIN
         if confirmed:
-            raise UserError(_told(module, x, y))
+            raise UserError(_explanation(module, x, y))
 
 
 def _dtype(module: nn.Module) -> torch.dtype:
@@ -95,20 +95,20 @@ def _mixed(module: nn.Module, run: Run, loss: PerSampleLoss, x: Tensor, y: Tenso
         except Exception:
             if len(rows) > 1:
                 raise
-            continue  # a batch of one may be too small for a model, and is not needed to tell
+            continue  # a batch of one may be too small for a model, and is not needed for a verdict
         off = (apart - together[rows]).abs().nan_to_num(float("inf")) if apart.shape == rows.shape else torch.zeros(1)
         largest = max(largest, float(off.max()))
     return largest / size
 
 
 def parts(n: int) -> list[Tensor]:
-    """Ways to see n samples with other neighbours: turned round, every other one, in pairs, and one alone."""
+    """Groupings of n samples that change their neighbours: reversed, every other one, pairs, and one alone."""
     rows = torch.arange(n)
     pairs = [rows[i : i + 2] for i in range(0, n - 1, 2)] + ([rows[-2:]] if n % 2 else [])
     return [rows.flip(0), rows[::2], *(pairs if n > 2 else []), rows[:1]]
 
 
-def _told(module: nn.Module, x: Tensor, y: Tensor) -> str:
+def _explanation(module: nn.Module, x: Tensor, y: Tensor) -> str:
     where = None
     for rows in parts(len(y)):
         if len(rows) > 1 or len(y) == 2:
@@ -129,7 +129,7 @@ def _told(module: nn.Module, x: Tensor, y: Tensor) -> str:
 
 
 def first_difference(module: nn.Module, one: Tensor, other: Tensor, rows: Tensor | None = None) -> str | None:
-    """The innermost layer that is given the same for a sample in another pass and returns something else, in words.
+    """Describe the innermost layer that returns something else for the same input of a sample in another pass.
 
     Args:
         one, other: inputs of the passes.

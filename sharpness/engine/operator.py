@@ -12,7 +12,8 @@ from sharpness.engine.class_sums import WeightedBatch
 from sharpness.engine.devices import full_precision
 from sharpness.engine.double_backward import hvp_rows
 from sharpness.engine.modules import require_eval
-from sharpness.engine.second_order import Products, SecondOrder
+from sharpness.engine.products import Products
+from sharpness.engine.second_order import SecondOrder
 from sharpness.errors import UserError
 
 
@@ -24,8 +25,8 @@ class CurvatureOperator:
 
     Attributes:
         size: k.
-        products: how many were made.
-        samples: in one product, over all processes.
+        products: number of products made.
+        samples: samples of one product, over all processes.
     """
 
     def __init__(
@@ -48,12 +49,12 @@ class CurvatureOperator:
 
     @property
     def kept_bytes(self) -> int:
-        """Memory that residuals take now."""
+        """Bytes of the tapes that are kept now."""
         return self._products.kept_bytes
 
     @property
     def route(self) -> str:
-        """How products are made, in one line."""
+        """The route of the products, in one line."""
         return self._engine.route
 
     @torch.inference_mode(False)
@@ -102,7 +103,7 @@ class CurvatureOperator:
         return found
 
     def close(self) -> None:
-        """Free the residuals, and keep none of further products."""
+        """Free the tapes, and keep none from now on."""
         self._products.close()
         self._budget = self._products.budget = 0
 
@@ -113,7 +114,7 @@ class CurvatureOperator:
 
     @torch.no_grad()
     def _state(self) -> Tensor:
-        """All weights and buffers, compared so that stale residuals are never used: ``p.data`` counts no versions."""
+        """All weights and buffers. They are compared, because writes through ``p.data`` count no version."""
         module = self._engine.module
         return torch.cat([t.reshape(-1) for t in (*module.parameters(), *module.buffers())])
 

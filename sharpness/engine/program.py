@@ -1,4 +1,4 @@
-"""A function as a list of operations, and its four passes."""
+"""Programs: a traced function as a list of operations, with the four passes of a curvature product."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sharpness.engine.convolutions import Convolution
 from sharpness.engine.operations import Operation, PerInput, State
+
+INPUT = "input"
+
+
+class Untraceable(Exception):
+    """The reason why a module cannot become a program, in a few words."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Program:
 
     @torch.no_grad()
     def forward(self, values: dict[str, Any]) -> list[State | None]:
-        """Run on ``values``, which gains the results and loses what nothing needs any more. Returns the states."""
+        """Run all steps on ``values`` and return their states; values are dropped after their last use."""
         states: list[State | None] = []
         for step in self.steps:
             inputs = [values[name] for name in step.inputs]
@@ -60,7 +67,7 @@ class Program:
     def backward(
         self, states: Sequence[State | None], cotangents: Mapping[str, Tensor], unwanted: frozenset[str] = frozenset()
     ) -> dict[str, Tensor]:
-        """Derivatives by the program's inputs, those ``unwanted`` left out, from the ones by its results."""
+        """Derivatives by the inputs of the program, except the ``unwanted`` ones, from those by its results."""
 
         def pull(operation: Operation, state: State, g: Tensor, names: Sequence[str]) -> PerInput:
             wanted = [on and n not in unwanted for n, on in zip(names, operation.active, strict=True)]
@@ -100,6 +107,44 @@ class Program:
                 if piece is not None:
                     totals[name] = totals[name] + piece if name in totals else piece
         return totals
+
+
+@dataclass(frozen=True)
+class Traced:
+    """``outputs = body(input, prologue(parameters))``.
+
+    Attributes:
+        prologue: steps without operations.
+        sources: every tensor of the module that the programs read, by name; names of parameters are theirs.
+        shared: names the prologue (or the module itself) hands to the body.
+        active: those of ``shared`` that a parameter in scope reaches.
+        result: the name of the outputs.
+    """
+
+    prologue: tuple[Step, ...]
+    body: Program
+    sources: dict[str, Tensor]
+    shared: tuple[str, ...]
+    active: frozenset[str]
+    result: str
+
+    def prepare(self, sources: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Run the prologue: the inputs of the body by name, from the tensors of the module by name."""
+        values = dict(sources)
+        for step in self.prologue:
+            values[step.output] = step.function(*(values[n] for n in step.inputs))
+        return {name: values[name] for name in self.shared}
+
+    @property
+    def convolution_weights(self) -> frozenset[str]:
+        """Names of the values that are weights of convolutions."""
+        return frozenset(s.inputs[1] for s in self.body.steps if isinstance(s.operation, Convolution))
+
+    @property
+    def direct(self) -> frozenset[str]:
+        """Names of parameters that the body uses as they are, and the prologue does not."""
+        used = {n for step in self.prologue for n in step.inputs}
+        return frozenset(n for n in self.shared if n in self.sources and n not in used)
 
 
 def memory(states: Iterable[State | None]) -> int:

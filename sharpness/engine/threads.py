@@ -1,4 +1,4 @@
-"""Batches side by side, one thread each."""
+"""Parallel batches, one thread each."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""One computation at a time in a process, as if nobody had asked for other digits around it.
+"""Isolation of computations: one at a time in a process, without the caller's autocast or random state.
 
 Tracing, ``functional_call`` and moved weights change modules for a while, which another thread must not see; a
-caller's autocast would round what is computed.
+caller's autocast would round the results.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _lock = threading.RLock()
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Keep other threads out of here, and the caller's autocast; in one thread it may be nested. Wraps functions too.
+    """Exclude other threads and the caller's autocast; may be nested in one thread. Also a decorator of functions.
 
     >>> with torch.autocast("cpu", torch.bfloat16), undisturbed():
     ...     (torch.ones(1, 1) @ torch.ones(1, 1)).dtype
@@ -33,7 +33,7 @@ def undisturbed() -> Iterator[None]:
 
 @contextmanager
 def without_autocast() -> Iterator[None]:
-    """Switch off every autocast that is on, and put it back."""
+    """Switch off autocast, and restore it afterwards."""
     with ExitStack() as stack:
         for device in DEVICES:
             if torch.is_autocast_enabled(device):
@@ -43,7 +43,7 @@ def without_autocast() -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Let torch's global generator start from ``seed``, and leave it as it was; one thread at a time.
+    """Seed torch's global generator, and restore it afterwards; one thread at a time.
 
     >>> before = torch.get_rng_state()
     >>> with seeded(1):
@@ -60,22 +60,22 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back until the end, for a few lines that must not stop halfway; other threads never see it."""
+    """Delay Ctrl-C to the end of a few lines that must not stop halfway; only the main thread receives it at all."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    told: list[object] = []
-    before = signal.signal(signal.SIGINT, lambda *of: told.append(of))
+    received: list[object] = []
+    before = signal.signal(signal.SIGINT, lambda *of: received.append(of))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-        if told:
+        if received:
             signal.raise_signal(signal.SIGINT)
 
 
 def _renew() -> None:
-    """A forked process has none of the threads that may have held the lock."""
+    """Replace the lock in a forked process, which has none of the threads that may have held it."""
     global _lock
     _lock = threading.RLock()
 

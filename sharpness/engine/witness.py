@@ -1,4 +1,4 @@
-r"""What differences of a function and of its gradient say of its first and second derivatives; never a product itself.
+r"""Verification of first and second derivatives by finite differences, which never serve as products themselves.
 
 Along a direction v, with a step h so small that the third derivative and, mostly, kinks do not matter in float64:
 
@@ -8,9 +8,9 @@ Along a direction v, with a step h so small that the third derivative and, mostl
     \nabla^2 f \, v \approx \frac{\nabla f(w + hv) - \nabla f(w - hv)}{2h}.
 
 Both are taken at h and h / 2, and on either side of w alone. Where these disagree a kink lies between the points, at w
-itself if on one side alone, and nothing is decided: another direction and another step are tried. Nor does a gradient
-that is not the slope of f at this very step decide anything of second derivatives: straight-through estimators,
-detached values, and functions that round to fewer digits than float64 has.
+itself if on one side alone, and there is no verdict: another direction and another step are tried. Nor is there one on
+second derivatives where the gradient is not the slope of f at this very step: straight-through estimators, detached
+values, and functions that round to fewer digits than float64 has.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ Product = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Verdict:
-    """None where nothing was decided.
+    """The result of an examination; None where there is no verdict.
 
     Attributes:
-        gradient: whether the gradient is the derivative of the function.
-        product: whether products with the Hessian are derivatives of the gradient.
-        symmetric: whether ``a'Hb = b'Ha``.
+        gradient: true if the gradient is the derivative of the function.
+        product: true if products with the Hessian are derivatives of the gradient.
+        symmetric: true if ``a'Hb = b'Ha``.
         error: relative error of the worst product.
     """
 
@@ -54,7 +54,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Look:
-    """Along one direction: coordinates are relative to the size of the tensors, so that all of them count alike."""
+    """Differences along one direction, in coordinates relative to the size of each tensor, so that all count alike."""
 
     direction: Tensor
     slope: float
@@ -65,12 +65,12 @@ class Look:
 
 
 class Witness:
-    """Of a function of float64 tensors, at these.
+    """Examine the derivatives of a function of float64 tensors at a point.
 
     Args:
-        value: tensors to a number, differentiable.
-        at: where.
-        magnitude: of the terms that the number is a sum of, to tell rounding.
+        value: tensors to a scalar, differentiable.
+        at: the point.
+        magnitude: sum of the absolute terms of the scalar, which bounds its rounding.
     """
 
     def __init__(self, value: Value, at: Sequence[Tensor], magnitude: float) -> None:
@@ -86,7 +86,7 @@ class Witness:
         return bool(self.gradient.isfinite().all()) and abs(self.f) < float("inf")
 
     def verdict(self, product: Product | None) -> Verdict:
-        """On ``product``, Hessian times a flat vector; None asks for the gradient alone."""
+        """The verdict on the gradient and on ``product``, Hessian times a flat vector; None for the gradient alone."""
         if not self.finite or not self.scale.numel():
             return Verdict(None, None, True)
         slopes: list[bool] = []
@@ -95,6 +95,8 @@ class Witness:
         error = 0.0
         for i in range(len(STEPS)):
             look = self.look(i)
+            # Products are compared only where the slope is right, but two are made in any case: symmetry needs no
+            # differences.
             if look.slope_right is not None:
                 slopes.append(look.slope_right)
             if product is not None and (slopes.count(False) < LOOKS or len(made) < 2):
@@ -111,7 +113,7 @@ class Witness:
         return Verdict(_agreed(slopes), _agreed(right), _symmetric(made), error)
 
     def look(self, i: int) -> Look:
-        """Number i: first a random direction, then random ones turned towards where the curvature is."""
+        """Look number i: along random directions, every second one turned towards the curvature that was seen."""
         while len(self._looks) <= i:
             self._looks.append(self._look(len(self._looks)))
         return self._looks[i]
@@ -130,8 +132,8 @@ class Witness:
         apart = max(abs(slope - (near - nearby) / h), abs((above - self.f) - (self.f - below)) / h)
         noise = 256 * EPS * max(abs(self.f), self.magnitude) / h
         within = SLOPE * max(abs(slope), float(expected.norm())) + noise
-        told = apart <= within and noise <= 1e-2 * max(abs(slope), float(expected.norm()))
-        slope_right = abs(slope - float(expected.sum())) <= within if told else None
+        reliable = apart <= within and noise <= 1e-2 * max(abs(slope), float(expected.norm()))
+        slope_right = abs(slope - float(expected.sum())) <= within if reliable else None
         difference = self.scale * (up - down) / (2 * h)
         doubt = (difference - self.scale * (up2 - down2) / h).abs()
         doubt = torch.maximum(doubt, (self.scale * (up + down - 2 * self.gradient) / h).abs())
@@ -139,7 +141,7 @@ class Witness:
         return Look(z, slope, slope_right, difference, doubt, rounding)
 
     def _compare(self, look: Look, found: Tensor) -> tuple[float, bool | None]:
-        """Relative error of a product in the tensor where it is largest, and what it says of the product."""
+        """Relative error of a product in its worst tensor, and the verdict: right, wrong, or None if in doubt."""
         doubt = float(look.doubt.norm())
         worst, wrong = 0.0, False
         for d, p, u in zip(*(split(t, self.at) for t in (look.difference, found, look.doubt)), strict=True):
@@ -163,7 +165,7 @@ class Witness:
 
 
 def double_backward(value: Value, at: Sequence[Tensor]) -> Product:
-    """Products with the Hessian of a function of tensors, as autograd makes them."""
+    """Products with the Hessian of a function of tensors by autograd."""
     leaves = [t.detach().requires_grad_() for t in at]
     one = torch.ones((), dtype=torch.float64)
 
@@ -174,7 +176,7 @@ def double_backward(value: Value, at: Sequence[Tensor]) -> Product:
 
 
 def _agreed(votes: Sequence[bool]) -> bool | None:
-    """One look that says no may be a coincidence."""
+    """The majority, but False only from ``LOOKS`` votes on: a single one may be a coincidence."""
     if votes.count(False) >= LOOKS:
         return False
     return True if votes.count(True) > votes.count(False) else None

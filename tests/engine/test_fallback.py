@@ -138,7 +138,7 @@ def test_a_traced_model_is_logged_once_as_information(build, caplog):
     with caplog.at_level(logging.INFO, logger="sharpness"):
         objective.hvp(v), objective.hvp(v), objective.gradient()
     assert [(r.levelno, r.getMessage()) for r in caplog.records if r.name == "sharpness"] == [
-        (logging.INFO, "curvature products: traced, BatchNorm folded, residuals kept")
+        (logging.INFO, "curvature products: traced, BatchNorm folded, activations kept")
     ]
 
 

@@ -1,7 +1,7 @@
 r"""The Hessian's diagonal blocks: one layer at a time, all else fixed.
 
 The block of layer l is :math:`P_l' H P_l` with P_l the embedding of the layer's parameters, so its products are those
-of the whole Hessian with vectors that vanish elsewhere: all layers and iterations share the residuals of their class.
+of the whole Hessian with vectors that vanish elsewhere: all layers and iterations share one class's saved activations.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.curvature import lanczos, mean_and_error, random_signs
+from sharpness.curvature import interval, lanczos, mean_and_error, random_signs
 from sharpness.curvature.operator import Operator
 from sharpness.engine import KINDS
 from sharpness.errors import UserError, choose, require_whole
@@ -80,7 +80,7 @@ def eigenvalues_by_layer(
     return LayerResult(
         measure="lambda_max" if which == "LA" else "lambda_min",
         values=np.stack(table["value"], axis=1),
-        errors=np.stack(table["residual"], axis=1),
+        residuals=np.stack(table["residual"], axis=1),
         converged=np.stack(table["converged"], axis=1).astype(bool),
         sample_products=int((np.stack(table["products"], axis=1) * rows.samples).sum()),
         **fields,
@@ -123,10 +123,13 @@ def trace_by_layer(
             else:
                 bar.update(draws)
             values[:, i], errors[:, i] = mean_and_error(found["forms"].T)
+    lower, upper = interval(values, errors, draws - 1)
     return LayerResult(
         measure="trace",
         values=values,
-        errors=errors,
+        standard_errors=errors,
+        lower=lower,
+        upper=upper,
         converged=np.isfinite(values),
         sample_products=draws * int(rows.samples.sum()),
         **fields,

@@ -108,10 +108,12 @@ class Column:
         def both(of_classes: Any, of_all: Any) -> np.ndarray:
             return np.append(of_classes[m], of_all[m])
 
-        known = np.full(len(classes.groups), np.nan) if classes.group_errors is None else classes.group_errors[m]
+        known = np.full(len(classes.groups), np.nan)
+        if classes.group_standard_errors is not None:
+            known = classes.group_standard_errors[m]
         return cls(
             both(classes.values, overall.overall),
-            both(classes.errors, overall.overall_errors),
+            both(classes.standard_errors, overall.overall_standard_errors),
             np.stack([both(classes.lower, overall.overall_lower), both(classes.upper, overall.overall_upper)]),
             classes.over[m],
             known,
@@ -182,7 +184,7 @@ def _ends(objective: Objective, settings: Settings, resume: Path | None, label: 
         )
         for per_class in (False, True)
     )
-    assert overall.errors is not None and classes.errors is not None
+    assert overall.standard_errors is not None and classes.standard_errors is not None
     present = np.flatnonzero(objective.class_counts)
     missing = [] if overall.converged.all() else ["all samples"]
     missing += [objective.class_names[c] for c in present if not classes.converged[c].all()]
@@ -200,7 +202,7 @@ def _ends(objective: Objective, settings: Settings, resume: Path | None, label: 
             np.append(c[..., end], o[..., end])
             for c, o in (
                 [np.where(s.converged, s.values, np.nan) for s in (classes, overall)],
-                [classes.errors, overall.errors],
+                [classes.standard_errors, overall.standard_errors],
             )
         )
         bounds = interval(values, errors, sample_freedom(objective), keeps_sign=True)

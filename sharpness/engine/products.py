@@ -1,0 +1,125 @@
+"""Products of vectors with the curvature of a few batches, which keep what the products have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+from sharpness.engine.class_sums import WeightedBatch
+from sharpness.engine.double_backward import ggn_sum, gradient_sum, hvp_sum, quadratic_forms, twice_differentiable
+from sharpness.engine.modules import buffers_kept
+from sharpness.engine.second_order import KINDS, SecondOrder
+from sharpness.engine.threads import in_threads
+from sharpness.engine.traced_run import Tape, TracedRun
+from sharpness.errors import choose
+
+
+class Products:
+    """Products with the sum of Hessians (or Gauss-Newton matrices) of fixed batches, at the present weights.
+
+    The tapes of batches are kept while they fit into the budget. Those of other batches are recorded again in every
+    product, which costs a gradient's forward and backward pass more. Sums are accumulated in float64.
+
+    Args:
+        budget: bytes that tapes may take; with 0 none is kept.
+    """
+
+    def __init__(
+        self, engine: SecondOrder, batches: Iterable[WeightedBatch], kind: str = "hessian", budget: int = 0
+    ) -> None:
+        choose("kind of curvature", kind, KINDS)
+        self.engine, self.kind, self.budget = engine, kind, budget
+        self.batches = list(batches)
+        self.kept: dict[int, Tape] = {}
+        self.kept_bytes = 0
+        self._lock = Lock()
+        self._run: TracedRun | None = None
+
+    def gradient_sum(self) -> Tensor:
+        """The gradient of the same batches, flat (k,), float64."""
+        engine, run = self.engine, self._start("gradient")
+        if run is None:
+            return gradient_sum(engine.module, engine.parameters, self.batches, engine.loss)
+        for gradient in in_threads(lambda batch: run.record(batch).gradient, self.batches, run.device):
+            run.take(gradient)
+        return run.gradient()
+
+    def quadratic_forms(self, vector: Tensor) -> Tensor:
+        r""":math:`v' \nabla_w^2 \ell_i v` of every sample, shape (n,), in float64."""
+        engine = self.engine
+        engine.require_parameters()
+        engine.prepare(self.batches[0])
+        engine.require("hessian")
+        names = {id(p): n for n, p in engine.module.named_parameters()}
+        keys = [names[id(p)] for p in engine.parameters]
+
+        def forward(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
+            with buffers_kept(engine.module):
+                inside = dict(zip(keys, parameters, strict=True))
+                return torch.func.functional_call(engine.module, inside, (x,))
+
+        def product(batch: WeightedBatch, v: Tensor) -> Tensor:
+            return Products(engine, [batch])(v)
+
+        return quadratic_forms(forward, engine.parameters, self.batches, engine.loss, vector, product)
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        """The product with a vector, (k,) to (k,), in float64."""
+        engine = self.engine
+        if self._run is not None and (engine.stale or self._run.traced is not engine._traced):
+            self.close()
+        first = self._run is None
+        run = self._run or self._start(self.kind)
+        if run is None:
+            route = hvp_sum if self.kind == "hessian" else ggn_sum
+            return route(engine.module, engine.parameters, self.batches, engine.loss, vector)
+
+        def multiply(i: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+            made = self.kept.get(i) or run.record(self.batches[i], lean=not self.budget)
+            change, gradient = run.multiply(made), made.gradient
+            if first and self.budget:
+                self._keep(i, made)
+            return change, gradient
+
+        try:
+            with twice_differentiable(written_out=False):  # the traced operations see to it themselves
+                run.push(vector)
+                for change, gradient in in_threads(multiply, range(len(self.batches)), run.device):
+                    run.add(change)
+                    if first:
+                        run.take(gradient)
+                product = run.pull(first)
+        except BaseException:
+            self.close()  # of a first product cut short, the gradient is incomplete
+            raise
+        if self.budget:
+            self._run = run
+        return product
+
+    def close(self) -> None:
+        """Free the tapes."""
+        self.kept.clear()
+        self.kept_bytes = 0
+        self._run = None
+
+    def _start(self, kind: str) -> TracedRun | None:
+        engine = self.engine
+        engine.require_parameters()
+        if not self.batches:
+            return None
+        engine.prepare(self.batches[0])
+        engine.require(kind)
+        if engine._traced is None:
+            return None
+        return TracedRun(engine._traced, engine.parameters, engine.loss, self.kind, engine.parameters[0].dtype)
+
+    def _keep(self, i: int, made: Tape) -> None:
+        made.gradient = {}  # needed once, for the sum over all batches
+        with self._lock:
+            size = made.bytes()
+            if self.kept_bytes + size <= self.budget:
+                self.kept[i] = made
+                self.kept_bytes += size
