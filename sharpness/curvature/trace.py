@@ -102,10 +102,10 @@ def hutchpp(
     r"""Estimate a trace by Hutch++: exactly on a random sketch of the range, by Hutchinson's estimator on the rest.
 
     A third of the products goes to the sketch, a third to its trace, the rest to draws of signs. Unbiased, also given
-    the basis Q; then the variance per draw is :math:`2 \sum_{i \ne j} B_{ij}^2` with :math:`B = (I - QQ') A (I - QQ')`. For
-    a positive operator a relative error e takes O(1/e) products instead of Hutchinson's O(1/e^2). The standard error is
-    that of these. An operator of rank up to a third of the products is traced exactly. Where the sketch repeats a
-    direction, the product for its trace goes to the draws.
+    the basis Q; then the variance per draw is :math:`2 \sum_{i \ne j} B_{ij}^2` with
+    :math:`B = (I - QQ') A (I - QQ')`. For a positive operator a relative error e takes O(1/e) products instead of
+    Hutchinson's O(1/e^2). The standard error is that of these draws. An operator of rank up to a third of the products
+    is traced exactly. Where the sketch repeats a direction, the product for its trace goes to the draws.
 
     Memory: a third of the products times ``size`` numbers.
 
