@@ -57,6 +57,8 @@ PROBES = {
     "gradient": lambda o: o.gradient(),
     "product": lambda o: o.hvp(torch.ones(o.num_parameters)),
     "quadratic forms": lambda o: o.quadratic_forms(torch.ones(o.num_parameters)),
+    "characteristic_radius": lambda o: sharpness.characteristic_radius(o, (6, 5, 4), steps=2).values,
+    "barrier": lambda o: sharpness.barrier(sharpness.interpolate(o, moved(o, 1), (0, 1, 5))).select_dtypes("number"),
 }
 
 
