@@ -67,10 +67,9 @@ def spectrum(
     if density:
         results = sharpness.spectral_density(read, **shared)
     else:
-        results = sharpness.eigenvalues(
-            read, k, "LA" if per_layer else "both", tol=tol, keep_vectors=False, per_layer=per_layer,
-            bootstrap=bootstrap, verify=verify, **shared,
-        )  # fmt: skip
+        shared |= {"k": k, "which": "LA" if per_layer else "both", "tol": tol, "keep_vectors": False}
+        shared |= {"per_layer": per_layer, "bootstrap": bootstrap, "verify": verify}
+        results = sharpness.eigenvalues(read, **shared)
     shown = next(iter(results.values())) if len(results) == 1 else results
     rows = shown.to_frame()
     if output is not None and distributed.rank() == 0:
