@@ -72,6 +72,7 @@ def spectrum(
         results = sharpness.eigenvalues(read, **shared)
     shown = next(iter(results.values())) if len(results) == 1 else results
     rows = shown.to_frame()
+    # Hours of work are on the disk before anything is printed to a pipe that may be closed.
     if output is not None and distributed.rank() == 0:
         write(shown if output.endswith(".nc") else rows, Path(output))
     if figure is not None and distributed.rank() == 0:
