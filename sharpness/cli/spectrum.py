@@ -67,7 +67,7 @@ def spectrum(
     if density:
         results = sharpness.spectral_density(read, **shared)
     else:
-        shared |= {"k": k, "which": "LA" if per_layer else "both", "tol": tol, "keep_vectors": False}
+        shared |= {"k": k, "tol": tol, **({"which": "LA"} if per_layer else {"which": "both", "keep_vectors": False})}
         shared |= {"per_layer": per_layer, "bootstrap": bootstrap, "verify": verify}
         results = sharpness.eigenvalues(read, **shared)
     shown = next(iter(results.values())) if len(results) == 1 else results
