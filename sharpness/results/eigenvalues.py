@@ -165,10 +165,9 @@ class EigenvalueResult(Result):
         if "top_share" not in frame:
             return notes
         owned = frame[(frame.top_share >= OWNED) & (frame.samples > 1)]
-        few = [
-            f"{row['class']} ({row['end']}{f' {row.rank}' if self.k > 1 else ''}: {100 * row.top_share:.0f} %)"
-            for _, row in owned.iterrows()
-        ]
+        ends = owned["end"] + (" " + owned["rank"].astype(str) if self.k > 1 else "")
+        shares = zip(owned["class"], ends, owned.top_share, strict=True)
+        few = [f"{name} ({end}: {100 * share:.0f} %)" for name, end, share in shares]
         return notes + ([f"one image makes half of v'Hv or more: {', '.join(few)}"] if few else [])
 
     @classmethod

@@ -48,14 +48,15 @@ def described(value: float, se: float, sd: float, lower: float, upper: float, in
     """A value with what is known about its error: ``value [lower, upper]``, or ``value ± se`` without an interval; in a
     table with spreads over trainings ``mean ± sd [lower, upper]``, or ``mean ± sd (se)``.
 
-    The decimal place is that of ``sd``, else of ``se``, else of half of the interval's half width. An end of an
-    interval that would be rounded to zero keeps its first digit: that an interval excludes zero must be seen.
+    The decimal place is that of ``sd``, else of ``se``, else of half of the interval's half width. Ends of an interval
+    have the same, but for those far away, which end at a tenth of their distance, and those that would be rounded to
+    zero, which keep their first digit: that an interval excludes zero must be seen.
 
     >>> nan = float("nan")
     >>> described(0.95123, 0.021, nan, 0.9, 0.98), described(0.95123, 0.021, nan, nan, nan)
     ('0.95 [0.90, 0.98]', '0.95 ± 0.02')
-    >>> described(0.95123, 0.021, 0.013, nan, nan, in_spreads=True), described(5.0, 8.0, nan, 0.02, 1250.0)
-    ('0.951 ± 0.013 (0.02)', '5 [0.02, 1250]')
+    >>> described(0.95123, 0.021, 0.013, nan, nan, in_spreads=True), described(5.0, 8.0, nan, 0.02, 1243.0)
+    ('0.951 ± 0.013 (0.02)', '5 [0.02, 1240]')
     """
     if not np.isfinite(value):
         return "-"
@@ -63,12 +64,15 @@ def described(value: float, se: float, sd: float, lower: float, upper: float, in
     error = next((e for e in (sd, se, (upper - lower) / 4) if np.isfinite(e) and e > 0), np.nan)
     text = with_error(value, sd) if np.isfinite(sd) else rounded(value, error)
     if bounded:
-        ends = (rounded(e, error) for e in (lower, upper))
-        kept = (rounded(e, abs(e)) if float(end) == 0 else end for e, end in zip((lower, upper), ends, strict=True))
-        return f"{text} [{', '.join(kept)}]"
+        return f"{text} [{_end(lower, value, error)}, {_end(upper, value, error)}]"
     if not np.isfinite(se):
         return text
     return f"{text} ({_error(se, value)})" if in_spreads else with_error(value, se)
+
+
+def _end(end: float, value: float, error: float) -> str:
+    text = rounded(end, max(error, abs(end - value) / 10))
+    return rounded(end, abs(end)) if float(text) == 0 and abs(end) > 1e-9 * error else text
 
 
 def aligned(cells: Sequence[str]) -> list[str]:
