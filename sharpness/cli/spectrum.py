@@ -82,10 +82,9 @@ def spectrum(
     if density:
         results = sharpness.spectral_density(read, **shared)
     else:
-        results = sharpness.eigenvalues(
-            read, k, "LA" if per_layer else "both", tol=tol, keep_vectors=False, per_layer=per_layer,
-            bootstrap=bootstrap, verify=verify, **shared,
-        )  # fmt: skip
+        shared |= {"k": k, "which": "LA" if per_layer else "both", "tol": tol, "bootstrap": bootstrap, "verify": verify}
+        shared |= {"per_layer": True} if per_layer else {"keep_vectors": False}
+        results = sharpness.eigenvalues(read, **shared)
     shown = alone(results)
     if output is not None and distributed.rank() == 0:
         write_results(results, Path(output))

@@ -9,7 +9,7 @@ from sharpness.methods.recipe import Recipe, Stage
 from sharpness.methods.schedules import Cosine
 
 PAPER = "Kang et al., Decoupling Representation and Classifier for Long-Tailed Recognition, ICLR 2020"
-#: What cRT, LWS and tau-normalisation have in common here.
+#: The note that cRT, LWS and tau-normalisation share.
 FIRST_STAGE = (
     "published for large images only: 90 epochs, batch 512, learning rate 0.2; here the first stage is the "
     "cross-entropy baseline for CIFAR, so that what differs from it is what follows"
@@ -17,12 +17,12 @@ FIRST_STAGE = (
 
 
 def batchnorm_note(shifted: bool) -> tuple[str, ...]:
-    """What to say of BatchNorm in the second stage."""
+    """The note on BatchNorm in the second stage."""
     return () if shifted else ("BatchNorm is frozen with the backbone; in the released code it follows the batches",)
 
 
 def proportionate(epochs: int, of: int = 90) -> int:
-    """Epochs of a later stage that are to the baseline's what ``epochs`` are to the published first stage's ``of``.
+    """Scale the epochs of a later stage from a published first stage of ``of`` epochs to the baseline's.
 
     >>> proportionate(10), proportionate(5)
     (22, 11)

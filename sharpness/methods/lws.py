@@ -13,7 +13,7 @@ from sharpness.methods.schedules import Cosine
 def recipe(longtail: LongTail, shift_batchnorm: bool = False) -> Recipe:
     """Cross-entropy, then one factor for every class's logit, ``u' = a * (W z + b)``, and nothing else, is learnt.
 
-    Stage 2 samples classes alike, has 5/90 of the epochs of stage 1, and starts its cosine from the same learning
+    Stage 2 samples classes equally, has 5/90 of the epochs of stage 1, and starts its cosine from the same learning
     rate, as published.
 
     Args:

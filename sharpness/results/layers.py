@@ -114,7 +114,8 @@ class LayerResult(Result):
         return long_form(frame, [self.measure], self.AXES)
 
     def notes_on(self, frame: pd.DataFrame) -> list[str]:
-        return marks_in(frame, {self.measure: f"{self.provenance.get('probes', 'some')} random vectors"})
+        draws = self.provenance.get("draws", self.provenance.get("probes", "some"))  # files of old have the latter
+        return marks_in(frame, {self.measure: f"{draws} random vectors"})
 
     @classmethod
     def compare(cls, results: Mapping[str, Any], ax: Any = None, **options: Any) -> Any:

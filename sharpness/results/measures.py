@@ -103,8 +103,9 @@ class MeasureResult(Result):
     def _numbers(self, subset: Subset) -> dict[str, Any]:
         row = self.row(subset)
         if (self.train_counts >= 0).all():
-            classes = slice(None) if subset is None else self.groups.get(subset, subset)  # type: ignore[call-overload]
-            row["train"] = int(self.train_counts[list(classes) if isinstance(classes, tuple) else classes].sum())
+            every = range(len(self.class_names))
+            members = every if subset is None else self.groups[subset] if isinstance(subset, str) else [subset]
+            row["train"] = int(self.train_counts[list(members)].sum())
         for m, measure in enumerate(self.names):
             found = self._estimate(measure, subset)
             row[measure] = found.value

@@ -44,7 +44,7 @@ def with_error(value: float, error: float) -> str:
     return rounded(value, error) + (f" ± {_error(error, value)}" if np.isfinite([value, error]).all() else "")
 
 
-def described(value: float, se: float, sd: float, lower: float, upper: float, in_spreads: bool = False) -> str:
+def described(value: float, se: float, sd: float, lower: float, upper: float, *, in_spreads: bool = False) -> str:
     """A value with what is known about its error: ``value [lower, upper]``, or ``value ± se`` without an interval; in a
     table with spreads over trainings ``mean ± sd [lower, upper]``, or ``mean ± sd (se)``.
 

@@ -17,7 +17,7 @@ def near_zero(value: np.ndarray, error: np.ndarray) -> np.ndarray:
         return (error > 0) & (np.abs(value) <= 2 * error)
 
 
-def estimates(frame: pd.DataFrame, name: str) -> list[tuple[float, ...]]:
+def estimates(frame: pd.DataFrame, name: str) -> list[tuple[float, float, float, float, float]]:
     """Value, standard error, spread and ends of the interval of every row, NaN for what there is not."""
     columns = [name, *(f"{name}_{end}" for end in ("se", "sd", "lower", "upper"))]
     return list(frame.reindex(columns=columns).astype(float).itertuples(index=False, name=None))

@@ -9,7 +9,7 @@ from sharpness import eigenvalues, trace
 PROBES = {
     "lambda_max": lambda p: eigenvalues(p, per_layer=True, per_class=True),
     "lambda_min": lambda p: eigenvalues(p, which="SA", per_layer=True, per_class=True),
-    "trace": lambda p: trace(p, per_layer=True, per_class=True, probes=20),
+    "trace": lambda p: trace(p, per_layer=True, per_class=True, draws=20),
 }
 ORDER = [1, 2, 0]
 
