@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -12,6 +13,7 @@ from sharpness.errors import UserError, shown
 from sharpness.extensions import imported, load_offered
 
 T = TypeVar("T")
+logger = logging.getLogger("sharpness")
 
 #: By group: the search path of the last look for entry points, and what it found.
 _OFFERED: dict[str, tuple[tuple[str, ...], dict[str, list[EntryPoint]]]] = {}
@@ -161,6 +163,14 @@ class Registry(MutableMapping[str, T], Generic[T]):
     def added(self) -> list[str]:
         """Names that do not come with this package: registered ones, then those of installed packages."""
         return [name for name in self if name not in self._built_in]
+
+    def working(self) -> Iterator[tuple[str, T]]:
+        """Names and things, those that were added first; a package that cannot be imported is passed over."""
+        for name in dict.fromkeys([*self.added(), *self]):
+            try:
+                yield name, self[name]
+            except UserError as error:
+                logger.warning("passed over: %s", error)
 
     def built_in(self) -> list[str]:
         """Names of what comes with this package."""

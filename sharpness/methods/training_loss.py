@@ -1,4 +1,4 @@
-"""The loss a checkpoint was trained with, as a deterministic loss per sample that a probe can use."""
+"""Training losses of checkpoints, as deterministic losses per sample for probes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from sharpness.data import LongTail
-from sharpness.errors import UserError
 from sharpness.methods import METHODS, recipe_of
 from sharpness.steps import Context, Loss
 
@@ -17,7 +16,7 @@ from sharpness.steps import Context, Loss
 class TrainingLoss:
     """The loss of a recipe's last stage at its last epoch: margins and class weights on, random terms at their mean.
 
-    Called with logits (n, C) and labels (n,) it returns losses (n,); :meth:`weights` gives the a_i of the
+    Called with logits (n, C) and labels (n,) it returns losses (n,); ``weights`` gives the a_i of the
     objective. Mixup and adversarial features belong to the data and are left out.
     """
 
@@ -38,18 +37,10 @@ class TrainingLoss:
         return self.loss.terms(logits, labels, self.context)[1]
 
 
-def training_loss(manifest: Mapping[str, Any]) -> TrainingLoss:
-    """From a checkpoint's manifest: its method's recipe with the options it was trained with.
+def training_loss(method: str, longtail: LongTail, options: Mapping[str, Any]) -> TrainingLoss:
+    """Build the training loss of a method that is known here with the options that a network was trained with.
 
     Raises:
-        UserError: it does not record them, or they are none of the method's, or the method is not known here.
+        UserError: an option that is unknown to the method.
     """
-    if missing := [name for name in ("longtail", "method", "options") if name not in manifest]:
-        raise UserError(
-            f"the checkpoint does not record its {missing[0]}, which its training loss depends on: loss='ce'"
-        )
-    longtail = LongTail.from_dict(manifest["longtail"])
-    # A file must not choose what is imported: its method counts where it is known here, or the user has named it.
-    name = METHODS.recorded(manifest["method"], manifest.get("method_source"), "the checkpoint")
-    recipe = recipe_of(METHODS[name], name, longtail, **manifest["options"])
-    return TrainingLoss(recipe.stages[-1].loss, longtail)
+    return TrainingLoss(recipe_of(METHODS[method], method, longtail, **options).stages[-1].loss, longtail)

@@ -1,12 +1,9 @@
 """The loss that a probe rebuilds from a manifest."""
 
-import sys
-
 import pytest
 import torch
 from torch.nn import functional as F
 
-from sharpness import UserError, load_data
 from sharpness.methods import METHODS
 from sharpness.methods.gcl import GCL
 from sharpness.methods.ldam import effective_number_weights
@@ -18,7 +15,7 @@ from sharpness.steps import Context
 @pytest.fixture
 def rebuilt(cifar):
     def build(method, **options):
-        return training_loss({"method": method, "options": options, "longtail": cifar().to_dict()})
+        return training_loss(method, cifar(), options)
 
     return build
 
@@ -81,25 +78,3 @@ def test_a_probe_sees_a_deterministic_function_in_float64(rebuilt, logits10, met
     assert torch.equal(first, loss(logits10[0].float(), logits10[1]))
     assert (first.shape, first.dtype) == ((40,), torch.float64)
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_a_file_does_not_choose_what_is_imported(tmp_path, monkeypatch):
-    """Its method is code of another package: it counts once the user has named it."""
-    (tmp_path / "their_method.py").write_text("from sharpness.methods.focal import recipe\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    longtail = load_data("digits-lt").longtail.to_dict()
-    for told in ({"method": "their_method:recipe"}, {"method": "theirs", "method_source": "their_method:recipe"}):
-        with pytest.raises(
-            UserError, match=r"add --method their_method:recipe if you trust it, in Python sharpness"
-        ) as e:
-            training_loss({"longtail": longtail, "options": {}, **told})
-        assert "\n" not in str(e.value) and "their_method" not in sys.modules
-    with pytest.raises(UserError, match=r"'theirs', which is not known here: install the package that offers it"):
-        training_loss({"longtail": longtail, "options": {}, "method": "theirs"})
-    METHODS.load("their_method:recipe")
-    try:
-        for told in ({"method": "their_method:recipe"}, {"method": "theirs", "method_source": "their_method:recipe"}):
-            found = training_loss({"longtail": longtail, "options": {"gamma": 2.0}, **told})
-            assert repr(found.loss) == "Focal(gamma=2.0)"
-    finally:
-        del METHODS["their_method:recipe"], sys.modules["their_method"]
