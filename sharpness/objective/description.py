@@ -70,12 +70,8 @@ class Description:
         table = described.read(data)
         if described.num_classes is None and described.class_names is not None:
             described = replace(described, num_classes=len(described.class_names))
-        if (
-            are_labels(table.y)
-            and described.num_classes is None
-            and described.classes is None
-            and described.group_by is None
-        ):
+        unknown = described.num_classes is None and described.classes is None and described.group_by is None
+        if are_labels(table.y) and unknown:
             raise UserError("labels alone do not say how many classes there are: give num_classes= or class_names=")
         return described.samples(table)
 

@@ -21,8 +21,8 @@ def unseen_remark(right: np.ndarray, samples: np.ndarray) -> str:
     """A remark on training images of few-shot classes that look unseen, in one line, or an empty string.
 
     A network that has memorised its frequent training images has memorised the rare ones even more: its accuracy on
-    them is far above that on test images of their classes. Where it is not, the network saw others. No remark is made on a
-    network that does not classify 97 % of the frequent ones correctly, and these better than test images by three
+    them is far above that on test images of their classes. Where it is not, the network saw others. No remark is made
+    on a network that does not classify 97 % of the frequent ones correctly, and these better than test images by three
     standard errors; nor where the accuracy on the rare ones is above that on test images by two, or may be, within
     three, more than halfway from that to the accuracy on the frequent ones.
 
