@@ -6,7 +6,7 @@ import errno
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -63,6 +63,17 @@ def write_archive(content: Any, path: Path) -> None:
                 raise opened.error or error from None
             if opened.error:
                 raise opened.error
+
+    write_atomically(path, write)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write an ``.npz`` file of plain arrays."""
+    import numpy as np
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
 
     write_atomically(path, write)
 

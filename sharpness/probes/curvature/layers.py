@@ -46,23 +46,21 @@ def layer_eigenvalues(
     """The largest or smallest eigenvalue of every layer's block, for every row."""
     layers = layers_of(rows.whole)
     fields = layer_fields(rows, layers, probe="layer_eigenvalues", which=which, tol=tol, seed=seed, **settings)
-    store = rows.store(resume, fields["provenance"])
-    table: dict[str, list[np.ndarray]] = {"value": [], "residual": [], "converged": [], "products": []}
+    work = rows.work(resume, fields["provenance"])
     with progress(None, "eigenvalues per layer", "products") as bar:
-        for j, part in enumerate(rows.parts):
-            found = None if part is None else store.load(j)
-            if part is not None and found is None:
-                found = _row(part, rows.names[j], layers, which, tol, seed, settings, bar)
-                store.save(j, found)
-            for name, column in table.items():
-                missing = np.full(len(layers), np.nan if name in ("value", "residual") else 0)
-                column.append(missing if found is None else found[name])
+        done = rows.map(work, lambda j, part: _row(part, rows.names[j], layers, which, tol, seed, settings, bar), bar)
+
+    def table(name: str, missing: Any) -> np.ndarray:
+        """Values of all layers and rows, (L, rows)."""
+        empty = np.full(len(layers), missing)
+        return np.stack([done[j][name] if j in done else empty for j in range(len(rows.parts))], axis=1)
+
     return LayerResult(
         measure="lambda_max" if which == "LA" else "lambda_min",
-        values=np.stack(table["value"], axis=1),
-        residuals=np.stack(table["residual"], axis=1),
-        converged=np.stack(table["converged"], axis=1).astype(bool),
-        sample_products=int((np.stack(table["products"], axis=1) * rows.samples).sum()),
+        values=table("value", np.nan),
+        residuals=table("residual", np.nan),
+        converged=table("converged", False),
+        sample_products=int((table("products", 0) * rows.samples).sum()),
         **fields,
     )
 

@@ -78,18 +78,11 @@ def trace(
         layer_fields(rows, layers, probe="trace", **settings) if per_layer else rows.fields(probe="trace", **settings)
     )
     rows.whole.check()
-    store = rows.store(resume, fields["provenance"] | {"per_layer": per_layer})
-    done: dict[int, dict[str, Any]] = {}
+    work = rows.work(resume, fields["provenance"] | {"per_layer": per_layer})
     with progress(probes * len(rows.present), "trace", "products") as bar:
-        for i, part in rows.present:
-            bar.set_postfix_str(rows.names[i])
-            found = store.load(i)
-            if found is None:
-                found = _estimate(part, estimator, kind, probes, seed, bootstrap, layers, bar.update)
-                store.save(i, found)
-            else:
-                bar.update(int(found["products"]))
-            done[i] = found
+        done = rows.map(
+            work, lambda i, part: _estimate(part, estimator, kind, probes, seed, bootstrap, layers, bar.update), bar
+        )
     if per_layer:
         return _by_layer(rows, done, fields)
     fields["provenance"]["products"] = int(sum(int(f["products"]) for f in done.values()))
