@@ -13,7 +13,7 @@ from sharpness.cli.output import say
 if TYPE_CHECKING:
     from sharpness.checkpoints import Checkpoint
 
-#: What a foreign file's manifest says beyond its network, in the order of the page.
+#: Entries of a foreign file's manifest beyond its network, in the order of the page.
 FOREIGN = (
     "family", "stage", "prefix", "epoch", "head_layout", "dataset", "class_order", "normalization", "subset",
     "unused_parameters",
@@ -23,9 +23,11 @@ FOREIGN = (
 @click.command(cls=OneExample)
 @click.argument("checkpoints", nargs=-1, required=True)
 @file_options
-@click.option("--accuracy", is_flag=True, help="Measure it now, on recorded data; implied by every option of data.")
+@click.option(
+    "--accuracy", is_flag=True, help="Measure the accuracy on recorded data; implied by every option of data."
+)
 def inspect(checkpoints: tuple[str, ...], accuracy: bool, **given: Any) -> None:
-    """Say what checkpoints are: method or family, architecture, head, scale, data, stages, recorded accuracy.
+    """Describe checkpoints: method or family, architecture, head, scale, data, stages, recorded accuracy.
 
     CHECKPOINTS are files or folders. Given data, their accuracy is measured, on the test split unless --split says
     otherwise, and compared with the recorded one: a wrong normalisation or order of classes is seen at once.
@@ -47,7 +49,7 @@ def inspect(checkpoints: tuple[str, ...], accuracy: bool, **given: Any) -> None:
 
 
 def _measured(checkpoint: Checkpoint, options: dict[str, Any]) -> dict[str, str]:
-    """The accuracy now, and what is suspicious about it."""
+    """The measured accuracy, and a remark where it is suspicious."""
     from sharpness.probes import answers
     from sharpness.probes.shared.sanity_check import MARGIN
     from sharpness.probes.shared.unseen_images import unseen
@@ -74,7 +76,7 @@ def _measured(checkpoint: Checkpoint, options: dict[str, Any]) -> dict[str, str]
 
 
 def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What a checkpoint says of itself, ours or a foreign one."""
+    """The facts that a checkpoint of ours or a foreign one records."""
     from sharpness.data.class_orders import describe_order
 
     m = checkpoint.manifest
@@ -111,7 +113,7 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _block(stage: dict[str, str] | str) -> str:
-    """A stage's card: its name, and what is said of it on lines of their own."""
+    """A stage's card: its name, and its other entries on lines of their own."""
     if isinstance(stage, str):
         return stage
     return "\n    ".join([str(stage.get("stage", "")), *(f"{k:9} {v}" for k, v in stage.items() if k != "stage")])

@@ -1,4 +1,4 @@
-"""The loss a checkpoint was trained with, as a deterministic loss per sample that a probe can use."""
+"""Training losses of checkpoints, as deterministic losses per sample for probes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sharpness.steps import Context, Loss
 class TrainingLoss:
     """The loss of a recipe's last stage at its last epoch: margins and class weights on, random terms at their mean.
 
-    Called with logits (n, C) and labels (n,) it returns losses (n,); :meth:`weights` gives the a_i of the
+    Called with logits (n, C) and labels (n,) it returns losses (n,); ``weights`` gives the a_i of the
     objective. Mixup and adversarial features belong to the data and are left out.
     """
 
@@ -38,10 +38,10 @@ class TrainingLoss:
 
 
 def training_loss(manifest: Mapping[str, Any]) -> TrainingLoss:
-    """From a checkpoint's manifest: its method's recipe with the options it was trained with.
+    """Build the training loss of a checkpoint from its manifest: method, options and class counts.
 
     Raises:
-        UserError: it does not record them, or they are none of the method's.
+        UserError: the manifest lacks one of them, or an option is unknown to the method.
     """
     from sharpness.methods import build_recipe
 

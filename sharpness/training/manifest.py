@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself: everything that a probe needs to know of a run."""
+"""Manifests of checkpoints: everything that a probe needs to know of a run."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sharpness.version import __version__
 
 
 def manifest(recipe: Recipe, data: LongTailData, identity: dict[str, Any], device: str) -> dict[str, Any]:
-    """What does not change while a run is under way; plain values.
+    """The part of the manifest that is fixed during a run, in plain values.
 
     Args:
-        identity: what tells the run from others, with ``training`` for its settings.
+        identity: distinguishes the run from others, with ``training`` for its settings.
     """
     method, training, other = identity["method"], identity["training"], data.other_augmentation
     return {
@@ -39,7 +39,7 @@ def manifest(recipe: Recipe, data: LongTailData, identity: dict[str, Any], devic
 
 
 def present(recipe: Recipe, state: RunState) -> dict[str, Any]:
-    """What belongs to the weights as they are now."""
+    """The part of the manifest that belongs to the present weights."""
     last = state.history[-1] if state.history else {}
     return {
         "loss": repr(recipe.stages[state.stage].loss),

@@ -22,7 +22,7 @@ from sharpness.models import build_model
 from sharpness.steps import Context, Loss, PlainStep
 from sharpness.training import evaluate
 from sharpness.training import loop as loop_module
-from sharpness.training.loop import entry_context, initial_model, make_optimizer, run_stage, training_batches
+from sharpness.training.loop import Run, entry_context, initial_model, make_optimizer, run_stage, training_batches
 from sharpness.training.state import RunFolder, RunState, epoch_generator
 
 
@@ -217,7 +217,7 @@ def lrs_of_every_epoch(monkeypatch, digits, stage, network):
         def save(self, state):
             pass
 
-    run_stage(stage, network, digits, RunState(), Nowhere(), 0, "float32")
+    run_stage(stage, Run(None, network, digits, RunState(), Nowhere(), 0, "float32", {}))
     return seen
 
 

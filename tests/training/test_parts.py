@@ -11,6 +11,7 @@ from sharpness.errors import UserError
 from sharpness.methods import build_recipe
 from sharpness.methods.m2m import MajorToMinor
 from sharpness.models import Frozen, build_model
+from sharpness.training import epoch as epoch_module
 from sharpness.training import loop as loop_module
 from sharpness.training.parts import read_helper
 from sharpness.training.state import RunFolder
@@ -69,8 +70,8 @@ def test_the_helper_is_a_run_of_cross_entropy_and_stays(digits, tmp_path, weight
 def test_the_second_network_starts_afresh_as_a_function_of_the_seed(digits, monkeypatch, tmp_path):
     starts = []
 
-    def record(stage, network, data, state, *args, **kwargs):
-        starts.append({name: p.detach().clone() for name, p in network.named_parameters()})
+    def record(stage, run):
+        starts.append({name: p.detach().clone() for name, p in run.network.named_parameters()})
 
     monkeypatch.setattr(loop_module, "run_stage", record)
     monkeypatch.setattr(loop_module, "save_checkpoint", lambda *args: None)
@@ -87,8 +88,8 @@ def test_the_second_network_starts_afresh_as_a_function_of_the_seed(digits, monk
 
 def test_sampling_and_translation_are_deferred(digits, tmp_path, monkeypatch):
     samplers, translated = [], []
-    indices, transform = loop_module.epoch_indices, MajorToMinor.__call__
-    monkeypatch.setattr(loop_module, "epoch_indices", lambda name, *a: (samplers.append(name), indices(name, *a))[1])
+    indices, transform = epoch_module.epoch_indices, MajorToMinor.__call__
+    monkeypatch.setattr(epoch_module, "epoch_indices", lambda name, *a: (samplers.append(name), indices(name, *a))[1])
 
     def record(self, network, batch, images, context):
         translated.append(context.epoch)
@@ -155,7 +156,7 @@ def test_a_helper_that_does_not_fit_is_refused_before_a_folder_exists(digits, tm
 
     for path, message in (
         (str(tmp_path / "missing"), "no checkpoint at"),
-        (saved("classes"), "tells 7 classes apart, digits-lt has 10"),
+        (saved("classes"), "is for 7 classes, digits-lt has 10"),
         (saved("channels"), "does not take these images"),
         (saved("statistics", normalization={"mean": [0.5], "std": [0.5]}), "takes images normalised by"),
     ):

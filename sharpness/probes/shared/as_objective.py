@@ -22,6 +22,8 @@ from sharpness.objective import Objective, Samples
 from sharpness.probes.shared.training_set import training_set
 from sharpness.probes.shared.trainings import run_names, trainings_by_path
 
+#: What can be probed.
+Subject = Objective | nn.Module | Checkpoint | str | Path
 SPLITS = ("train", "test")
 logger = logging.getLogger("sharpness")
 
@@ -306,9 +308,7 @@ def labelled_objectives(
     return found
 
 
-def as_objective(
-    subject: Objective | nn.Module | Checkpoint | str | Path, data: Any = None, **options: Any
-) -> Objective:
+def as_objective(subject: Subject, data: Any = None, **options: Any) -> Objective:
     """An objective as it is, of a model over ``data``, or of a checkpoint over its own data.
 
     Args:
