@@ -263,7 +263,7 @@ def test_a_result_is_kept_read_again_and_replaced_where_it_does_not_fit(objectiv
     def found(seed):
         def compute():
             calls.append(seed)
-            return trace(objective, probes=2, seed=seed)
+            return trace(objective, draws=2, seed=seed)
 
         return work.kept_result(path, lambda result: result.provenance["seed"] == seed, compute)
 
