@@ -82,7 +82,7 @@ def labelled_checkpoints(
 def _rank(checkpoint: Checkpoint) -> int:
     """Where its method stands among those known here; others come after them."""
     method = checkpoint.manifest.method
-    return list(METHODS).index(method) if method in METHODS else len(METHODS)
+    return list(METHODS).index(method) if method and method in METHODS else len(METHODS)
 
 
 def checkpoint_objective(
