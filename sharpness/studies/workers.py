@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -17,7 +18,9 @@ import torch
 from sharpness.data import LongTailData
 from sharpness.engine import resolve_device
 from sharpness.errors import UserError
+from sharpness.models import BACKBONES
 from sharpness.progress import progress
+from sharpness.registry import registered, take_over
 from sharpness.studies.cells import Cell, Settings, check_cells, is_done, run_cell
 
 logger = logging.getLogger("sharpness")
@@ -47,6 +50,8 @@ def run_cells(
     if jobs < 1:
         raise UserError(f"jobs={jobs}: give at least 1")
     check_cells(cells, data)
+    if callable(model := settings.training.get("model")):
+        settings = replace(settings, training={**settings.training, "model": BACKBONES.admit(model)})
     done = [is_done(cell, data, settings) for cell in cells]
     left = len(cells) - sum(done)
     logger.info("%s on %s: %d cells, %d done, %d to do", name, data.longtail.dataset, len(cells), sum(done), left)
@@ -72,8 +77,13 @@ def _rows(
             yield index, run_cell(cell, data, settings)
         return
     threads = max(1, torch.get_num_threads() // jobs)
+    operations = {cell.operation.partition(":")[0] for cell in cells}
+    needed = {cell.method for cell in cells} | operations | {settings.training.get("model") or ""}
     pool = ProcessPoolExecutor(
-        jobs, multiprocessing.get_context("spawn"), initializer=_enter, initargs=(threads, data, settings)
+        jobs,
+        multiprocessing.get_context("spawn"),
+        initializer=_enter,
+        initargs=(threads, data, settings, registered(needed)),
     )
     try:
         futures = {pool.submit(_run, cell): index for index, cell in enumerate(cells)}
@@ -83,7 +93,8 @@ def _rows(
         pool.shutdown(cancel_futures=True)
 
 
-def _enter(threads: int, data: LongTailData, settings: Settings) -> None:
+def _enter(threads: int, data: LongTailData, settings: Settings, known: dict[str, Any]) -> None:
+    take_over(known)
     torch.set_num_threads(threads)
     _common[:] = [data, settings]
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -54,9 +54,8 @@ def labelled_checkpoints(
         found = find_checkpoints(path)
         known: dict[str, Checkpoint] = {}
         for file in found:
-            network = None if model is None else model()
             try:
-                checkpoint = load_checkpoint(file, model=network, **options)
+                checkpoint = load_checkpoint(file, model=model, **options)
             except UserError as error:
                 if len(found) == 1:
                     raise
