@@ -91,7 +91,7 @@ def label_classes(
 
 
 def class_label(counts: np.ndarray | None) -> str:
-    """What the axis of the classes shows."""
+    """The label of the axis of classes."""
     return "Class, most to fewest images" if counts is None else "Class and its training images"
 
 

@@ -185,7 +185,7 @@ class PerturbationResult(Result):
         return plot_spread(rises, ax, **{"ylabel": label, **options})
 
     def index_of(self, radius: float) -> int:
-        """Where a radius stands in ``radii``.
+        """The index of a radius in ``radii``.
 
         Raises:
             UserError: it was not probed.
