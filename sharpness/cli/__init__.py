@@ -15,6 +15,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 import click
 
 import sharpness
+from sharpness.cli.correlate import correlate
 from sharpness.cli.figures import demo, figures
 from sharpness.cli.inspect import inspect
 from sharpness.cli.landscape import landscape
@@ -32,7 +33,7 @@ def cli() -> None:
     """How flat is this minimum, for every class? Sharpness of deep long-tailed recognition."""
 
 
-for command in (train, measure, spectrum, landscape, inspect, figures, demo):
+for command in (train, measure, spectrum, landscape, inspect, correlate, figures, demo):
     cli.add_command(command)
 
 
