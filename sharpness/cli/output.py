@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from sharpness.results import Comparison
 
 
+#: Suffixes of the files that :func:`write_results` writes.
+RESULTS = (".csv", ".json", ".tex", ".nc")
+
+
 def say(what: object, err: bool = False) -> None:
     """Print what may hold names and texts of foreign files, of which no character acts on the terminal.
 
@@ -32,13 +36,22 @@ def say(what: object, err: bool = False) -> None:
 
 
 def as_text(frame: pd.DataFrame) -> str:
-    return frame.to_string(index=False, float_format=lambda v: f"{v:.4g}", na_rep="-")
+    """The table as text, numbers with as many digits as their errors allow."""
+    from sharpness.results import with_errors
+
+    lines = with_errors(frame).to_string(index=False, na_rep="-").splitlines()
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def as_noted(results: Comparison) -> str:
     """The table of one model or several to be read, and below it what its marks mean."""
-    shown = next(iter(results.values())) if len(results) == 1 else results
+    shown = alone(results)
     return "\n".join([as_text(shown.to_table()), *shown.notes])
+
+
+def alone(results: Comparison) -> Any:
+    """The result of the only model there is, or the comparison of several."""
+    return next(iter(results.values())) if len(results) == 1 else results
 
 
 def as_records(frame: pd.DataFrame) -> str:
@@ -92,12 +105,21 @@ def require_picture(option: str, path: str | None) -> None:
             require_file(option, Path(path).with_suffix(suffix))
 
 
-def write(what: Any, path: Path) -> None:
-    """A result as NetCDF, or a table as CSV or JSON."""
+def write_results(results: Comparison, path: Path) -> None:
+    """The results of one model or of several: NetCDF, or their table as CSV or JSON, or to be read as LaTeX."""
+    shown = alone(results)
     if path.suffix == ".nc":
-        what.save(path)
-        return
-    text = as_records(what) + "\n" if path.suffix == ".json" else what.to_csv(index=False)
+        shown.save(path)
+    elif path.suffix == ".tex":
+        text = shown.to_latex()
+        write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    else:
+        write(shown.to_frame(), path)
+
+
+def write(frame: pd.DataFrame, path: Path) -> None:
+    """A table as CSV or JSON."""
+    text = as_records(frame) + "\n" if path.suffix == ".json" else frame.to_csv(index=False)
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 

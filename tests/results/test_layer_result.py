@@ -22,16 +22,15 @@ def found(request, pair):
 def test_the_frame_has_a_row_for_every_layer_and_class(found):
     frame = found.to_frame()
     a = found["a"]
-    error = "error" if a.measure == "trace" else "residual"
+    of_trace = a.measure == "trace"
+    errors = ["trace_se", "trace_lower", "trace_upper"] if of_trace else ["residual"]
     assert list(frame.columns) == [
-        "model", "layer", "parameters", "class", "group", "samples", a.measure, error, "converged",
+        "model", "class", "group", "samples", "layer", "parameters", a.measure, *errors, "converged",
     ]  # fmt: skip
     assert len(frame) == 2 * 2 * 3
     row = frame[(frame.model == "a") & (frame.layer == "2") & (frame["class"] == "dog")]
-    assert (
-        row[a.measure].item() == a.values[1, 2]
-        and row[error].item() == (a.standard_errors if a.measure == "trace" else a.residuals)[1, 2]
-    )
+    assert row[a.measure].item() == a.values[1, 2]
+    assert row[errors[0]].item() == (a.standard_errors if of_trace else a.residuals)[1, 2]
     assert row.parameters.item() == 18 and row.samples.item() == 4 and row.group.item() == "few"
 
 

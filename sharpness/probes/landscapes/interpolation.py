@@ -76,7 +76,8 @@ def barrier(line: LineResult, of: str = "loss") -> pd.DataFrame:
         of: ``"loss"``, or ``"error"``, the share of wrong answers.
 
     Returns:
-        One row each: subset, barrier, position (the x of the maximum). NaN for classes without samples.
+        One row for all samples, every group and every class: ``class``, ``group``, ``samples``, ``barrier`` and
+        ``position`` (the x of the maximum). NaN for classes without samples.
 
     Raises:
         UserError: the line lacks the point 0 or 1.
@@ -96,18 +97,16 @@ def barrier(line: LineResult, of: str = "loss") -> pd.DataFrame:
     if of == "error":
         classes = 1 - line.class_accuracies
         overall = line.pooled(classes)
-    subsets: list[tuple[str, str | int | None]] = [("overall", None)]
-    subsets += [(g, g) for g, members in line.groups.items() if members]
-    subsets += [(name, c) for c, name in enumerate(line.class_names)]
     rows = []
-    for label, subset in subsets:
+    for subset in line.subsets():
         values = line.select(classes, subset, overall)[inside]
         rise = values - (1 - x) * values[0] - x * values[-1]
         rise[[0, -1]] = values[[0, -1]] - values[[0, -1]]
         known = not np.isnan(rise).any()
         top = int(np.argmax(rise))
-        rows.append((label, float(rise[top]) if known else np.nan, float(x[top]) if known else np.nan))
-    return pd.DataFrame(rows, columns=["subset", "barrier", "position"])
+        height, position = (float(rise[top]), float(x[top])) if known else (np.nan, np.nan)
+        rows.append({**line.row(subset), "barrier": height, "position": position})
+    return pd.DataFrame(rows)
 
 
 @comparable
