@@ -63,6 +63,9 @@ def load_checkpoint(
         class_order: how the model numbers classes, as :func:`sharpness.data.class_order` takes it, where its family
             does it otherwise; images of one's own (:func:`sharpness.data.read_images`) are renumbered so.
 
+    Returns:
+        The model, in eval mode, and what the file says of it.
+
     Raises:
         UserError: the file is missing, broken, of no known kind or from a newer version, or its entries do not fit;
             an option that does not apply to it.

@@ -30,7 +30,13 @@ FINITE = ("class_samples", "class_weights", "x", "y", "radii", "factors", "sampl
 
 
 def load_result(path: str | Path) -> Any:
-    """Read what :meth:`Result.save` or :meth:`Runs.save` wrote.
+    """Read what :meth:`Result.save` or :meth:`Runs.save` wrote; nothing in the file is executed.
+
+    Args:
+        path: of the NetCDF file.
+
+    Returns:
+        A result of the class that was saved, or :class:`Runs` of such.
 
     Raises:
         UserError: no such file, or one that is not a result: damaged, of another version, or with values, types or

@@ -100,14 +100,16 @@ def checkpoint_objective(
     download: bool = False,
     **options: Any,
 ) -> Objective:
-    """The objective of a checkpoint on its own data, or on ``data``, without augmentation.
+    """Build the objective of a checkpoint on its own data, or on ``data``, without augmentation.
 
     Args:
+        checkpoint: as :func:`~sharpness.load_checkpoint` returned it, or a path.
         split: ``"train"``, rebuilt by the recorded recipe, or ``"test"``.
         loss: ``"ce"`` on calibrated logits, ``"training"``: the loss it was trained with, or a function, as
             :class:`~sharpness.Objective` takes it.
         limit_per_class: the first so many samples of every class, weighted so that the overall loss still counts
             every class by its size.
+        data_root: the folder of the CIFAR files; ``$SHARPNESS_DATA`` unless given.
         device: such as ``"cuda"``; a GPU if there is one unless given.
         data: what to probe on, where the file does not record it: the name of a data set, whose long tail is cut and
             normalised as the checkpoint's family does; images of one's own, :func:`~sharpness.data.read_images`; or
@@ -121,8 +123,17 @@ def checkpoint_objective(
         options: of :class:`~sharpness.Objective`; given ``classes`` or ``group_by``, what is known of the data's own
             classes does not apply.
 
+    Returns:
+        The mean loss over these images, with class names, training images and groups as far as they are known.
+
     Raises:
         UserError: no data, or settings of named data for other data.
+
+    >>> import torch
+    >>> images, labels = torch.zeros(2, 3, 32, 32), torch.tensor([0, 1])
+    >>> objective = checkpoint_objective("zoo:ce", data=(images, labels), parameters="classifier")
+    >>> objective.num_samples, objective.num_classes, objective.num_parameters
+    (2, 10, 650)
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = load_checkpoint(checkpoint)
