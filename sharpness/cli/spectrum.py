@@ -86,6 +86,7 @@ def spectrum(
         shared |= {"per_layer": True} if per_layer else {"keep_vectors": False}
         results = sharpness.eigenvalues(read, **shared)
     shown = alone(results)
+    # Hours of work are on the disk before anything is printed to a pipe that may be closed.
     if output is not None and distributed.rank() == 0:
         write_results(results, Path(output))
     if figure is not None and distributed.rank() == 0:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from sharpness.data import LongTail
-from sharpness.errors import UserError
 from sharpness.steps import Context, Loss
 
 
@@ -37,18 +36,12 @@ class TrainingLoss:
         return self.loss.terms(logits, labels, self.context)[1]
 
 
-def training_loss(manifest: Mapping[str, Any]) -> TrainingLoss:
-    """Build the training loss of a checkpoint from its manifest: method, options and class counts.
+def training_loss(method: str, longtail: LongTail, options: Mapping[str, Any]) -> TrainingLoss:
+    """Build the training loss of a method with the options that a network was trained with.
 
     Raises:
-        UserError: the manifest lacks one of them, or an option is unknown to the method.
+        UserError: an unknown method, or an option that is unknown to it.
     """
     from sharpness.methods import build_recipe
 
-    if missing := [name for name in ("longtail", "method", "options") if name not in manifest]:
-        raise UserError(
-            f"the checkpoint does not record its {missing[0]}, which its training loss depends on: loss='ce'"
-        )
-    longtail = LongTail.from_dict(manifest["longtail"])
-    recipe = build_recipe(manifest["method"], longtail, **manifest["options"])
-    return TrainingLoss(recipe.stages[-1].loss, longtail)
+    return TrainingLoss(build_recipe(method, longtail, **options).stages[-1].loss, longtail)

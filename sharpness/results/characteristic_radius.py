@@ -60,6 +60,8 @@ class CharacteristicRadiusResult(MeasureResult):
         "losses": ("factor",),
     }
 
+    COMPARED: ClassVar = ("scale",)
+
     factors: np.ndarray
     class_losses: np.ndarray
     losses: np.ndarray

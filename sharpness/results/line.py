@@ -36,6 +36,7 @@ class LineResult(Landscape):
     }
 
     AXES: ClassVar = ("x",)
+    COMPARED: ClassVar = ("directions", "x")
 
     @classmethod
     def compare(
@@ -57,7 +58,7 @@ class LineResult(Landscape):
             options: of :func:`~sharpness.plots.plot_lines`, such as ``log=True``.
         """
         first = first_of(results)
-        require_same(each(results), noise_fields(first.directions, ("directions", "x")))
+        require_same(each(results), noise_fields(first, cls.COMPARED))
         require_samples(first, subset)
         return draw_lines(results, ax, subset, quantity, options)
 
