@@ -17,6 +17,7 @@ from sharpness.data import ONE_CLASS
 from sharpness.data.identity import VALUES, SampleIdentity
 from sharpness.errors import UserError, printable
 from sharpness.files import write_atomically
+from sharpness.results.picture import plot_of
 from sharpness.results.same import Probed
 from sharpness.results.tables import as_html, with_errors
 from sharpness.untrusted.refused import Refused
@@ -62,6 +63,8 @@ class Result:
         super().__init_subclass__(**kwargs)
         cls.DIMENSIONS = {**Result.DIMENSIONS, **cls.DIMENSIONS}
         Result.REGISTRY[cls.__name__] = cls
+        if "compare" in cls.__dict__:
+            cls.plot = plot_of(cls, lambda result: {result.label: result})  # type: ignore[method-assign]
 
     def to_frame(self) -> pd.DataFrame:
         """The numbers as a tidy table."""
@@ -81,7 +84,7 @@ class Result:
         return []
 
     def plot(self, ax: Any = None, **options: Any) -> Any:
-        """Draw on ``ax`` (a new one unless given) and return it."""
+        """Draw on ``ax``, new ones unless given; ``help(result.plot)`` lists the options of each kind of result."""
         return type(self).compare({self.label: self}, ax=ax, **options)
 
     @classmethod

@@ -10,6 +10,7 @@ import pandas as pd
 
 from sharpness.errors import UserError
 from sharpness.results.base import Result
+from sharpness.results.picture import plot_of
 from sharpness.results.runs import Entry, Runs
 from sharpness.results.same import require_same
 from sharpness.results.tables import as_html, with_errors
@@ -52,9 +53,10 @@ class Comparison(dict[str, R]):
         """Single results: those of several trainings as ``"<label>, <training>"``."""
         return each(self)
 
-    def plot(self, ax: Any = None, **options: Any) -> Any:
-        """Draw all results on common scales."""
-        return type(first_of(self)).compare(self, ax=ax, **options)
+    @property
+    def plot(self) -> Callable[..., Any]:
+        """Draw all results on common scales; ``help(comparison.plot)`` lists the options of their kind."""
+        return plot_of(type(first_of(self)), dict).__get__(self)
 
     def _repr_html_(self) -> str:
         rows = max((r.ROWS for r in each(self).values()), default=0)
