@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 import sharpness
-from sharpness.cli.names import MEASURES
-from sharpness.cli.options import OneExample, probing_options
+from sharpness.cli.names import MEASURES, UNUSUAL_MEASURES
+from sharpness.cli.options import Offered, OneExample, probing_options
 from sharpness.cli.output import as_noted, as_records, require_file, require_picture, save_drawn, say, write
 from sharpness.cli.work import finish, work_beside
 
@@ -17,7 +17,14 @@ from sharpness.cli.work import finish, work_beside
 @click.command(cls=OneExample)
 @click.argument("checkpoints", nargs=-1, required=True)
 @probing_options
-@click.option("--measures", default="", help=f"Comma-separated: {', '.join(MEASURES)}. [all but trace]")
+@click.option(
+    "--measures",
+    default="",
+    cls=Offered,
+    registry="measures",
+    help=f"Comma-separated names of measures, or package.module:name of one: {', '.join(MEASURES)}. "
+    f"[all but {', '.join(UNUSUAL_MEASURES)}]",
+)
 @click.option("--radius", default=0.1, show_default=True, help="Relative size of random perturbations.")
 @click.option("--draws", default=5, show_default=True, help="Of them.")
 @click.option("--rho", default=0.05, show_default=True, help="Radius of the worst case.")

@@ -29,3 +29,5 @@ OPERATIONS = ("sam", "asam", "gp", "mp", "imbsam", "focal-sam", "rwsam", "fs-dgp
 STUDY_METHODS = ("ce", "ldam-drw", "mislas", "gcl")
 STUDY_OPERATIONS = ("none", "swa", "sn", "gp", "mp")
 UNITS = ("linear", "cosine", "unit-features", "unit-weights")
+#: In tables for which they are named alone.
+UNUSUAL_MEASURES = ("trace",)

@@ -12,6 +12,7 @@ import click
 import sharpness
 from sharpness.cli.names import AUGMENTATIONS, CLASS_ORDERS, DATASETS, FAMILIES, UNITS
 from sharpness.errors import UserError
+from sharpness.extensions import offered
 
 if TYPE_CHECKING:
     from sharpness.data import LongTailData
@@ -31,6 +32,23 @@ class OneExample(click.Command):
             with formatter.section("Example"):
                 for row in example.strip().splitlines():
                     formatter.write(f"  {row.strip()}\n")
+
+
+class Offered(click.Option):
+    """An option whose help, when it is asked for, also lists what installed packages offer.
+
+    Args:
+        registry: the group of their entry points without ``sharpness.``, such as ``"measures"``.
+    """
+
+    def __init__(self, *names: Any, registry: str, **settings: Any) -> None:
+        super().__init__(*names, **settings)
+        self.registry = registry
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        record = super().get_help_record(ctx)
+        found = offered(self.registry)
+        return (record[0], f"{record[1]} Installed: {', '.join(found)}.") if record and found else record
 
 
 def several(command: Command, options: list[Command]) -> Command:

@@ -10,7 +10,8 @@ from sharpness.probes.landscapes.interpolation import barrier, interpolate, plan
 from sharpness.probes.landscapes.line_and_plane import line, plane
 from sharpness.probes.landscapes.named_directions import named_directions
 from sharpness.probes.landscapes.trajectory import trajectory, trajectory_plane
-from sharpness.probes.measures.columns import MEASURES
+from sharpness.probes.measures.measure import Measure
+from sharpness.probes.measures.registry import MEASURES, register_measure
 from sharpness.probes.measures.table import measure
 from sharpness.probes.perturbations.characteristic_radius import characteristic_radius
 from sharpness.probes.perturbations.random import random_perturbation
@@ -29,6 +30,7 @@ __all__ = [
     "MEASURES",
     "Answers",
     "Directions",
+    "Measure",
     "WorkFolder",
     "answers",
     "as_objective",
@@ -49,6 +51,7 @@ __all__ = [
     "plane",
     "plane_through",
     "random_perturbation",
+    "register_measure",
     "require_comparable",
     "side_by_side",
     "spectral_density",

@@ -44,8 +44,8 @@ def summary_row(
         "rise se": error,
         "rise tail": tail_rise,
         "rise tail se": tail_error,
-        "worst rise": worst.overall[2],
-        "worst rise tail": worst.select(worst.values[2], tail, worst.overall[2]),
+        "worst rise": worst.of("worst_rise"),
+        "worst rise tail": worst.of("worst_rise", tail),
     }
 
 

@@ -6,8 +6,9 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -18,16 +19,19 @@ from sharpness.data import DATASETS, read_once
 from sharpness.engine import distributed, undisturbed
 from sharpness.errors import UserError
 from sharpness.objective import Objective
-from sharpness.probes.measures.columns import MEASURES, Settings, columns_of
+from sharpness.probes.measures.column import Column, Subject
+from sharpness.probes.measures.extreme_eigenvalues import Lanczos
+from sharpness.probes.measures.measure import Measure, Passes
+from sharpness.probes.measures.random_rise import RandomDirections
+from sharpness.probes.measures.registry import MEASURES, chosen_measures, known_measures
+from sharpness.probes.measures.trace import Hutchinson
+from sharpness.probes.measures.worst_rise import Ascent
 from sharpness.probes.shared.as_objective import as_objective, labelled_checkpoints
 from sharpness.probes.shared.comparison import common_fields, side_by_side
 from sharpness.probes.shared.cost import Cost, announce
 from sharpness.probes.shared.trainings import Training, compared
 from sharpness.results import Comparison, MeasureResult, load_result
 
-DEFAULT = ("accuracy", "loss", "lambda_max", "lambda_min", "random_rise", "worst_rise")
-#: Products that a run of Lanczos usually takes, for the estimate beforehand.
-PRODUCTS = 40
 logger = logging.getLogger("sharpness")
 
 
@@ -38,12 +42,12 @@ def measure(
     data: Any = None,
     measures: str | Sequence[str] | None = None,
     train_counts: Sequence[int] | None = None,
-    radius: float = 0.1,
-    draws: int = 5,
-    rho: float = 0.05,
-    probes: int = 30,
-    tol: float = 1e-3,
-    max_iterations: int = 100,
+    radius: float = RandomDirections.radius,
+    draws: int = RandomDirections.draws,
+    rho: float = Ascent.rho,
+    probes: int = Hutchinson.probes,
+    tol: float = Lanczos.tol,
+    max_iterations: int = Lanczos.max_iterations,
     seed: int = 0,
     resume: str | Path | None = None,
     **options: Any,
@@ -98,9 +102,11 @@ def measure(
     ('accuracy', 'loss')
     """
     data, measures = _told_apart(given, data, measures)
-    usual = measures is None
-    chosen = DEFAULT if measures is None else measures
-    settings = Settings.of(chosen, radius, draws, rho, probes, tol, max_iterations, seed)
+    numbers = {
+        "radius": radius, "draws": draws, "rho": rho, "probes": probes, "tol": tol, "max_iterations": max_iterations,
+        "seed": seed,
+    }  # fmt: skip
+    asked = _asked(measures, numbers, options)
     options |= {"data": read_once(data)}
     folder = None if resume is None else Path(resume)
     if isinstance(subject, str | Path):
@@ -110,13 +116,13 @@ def measure(
         if isinstance(subject, str | Path):
             subject = load_checkpoint(subject)
         label = subject.label if isinstance(subject, Checkpoint) else None
-        return _measure_one(as_objective(subject, **options), settings, usual, train_counts, folder, label=label)
+        return _measure_one(as_objective(subject, **options), asked, train_counts, folder, label=label)
     own_losses = options.get("loss") == "training"
     models = side_by_side(subject, lambda one: as_objective(one, **options), own_losses)
     left = iter(range(len(models), 0, -1))
 
     def table(one: Training) -> MeasureResult:
-        return _measure_one(one.subject, settings, usual, train_counts, folder, next(left), one.label, one.run)
+        return _measure_one(one.subject, asked, train_counts, folder, next(left), one.label, one.run)
 
     return compared(models, table)
 
@@ -129,12 +135,13 @@ def _told_apart(given: Sequence[Any], data: Any, measures: Any) -> tuple[Any, An
     """
     found = {"data": data, "measures": measures}
     for value in given:
+        value = list(value) if value is MEASURES else value
         parts = value.split(",") if isinstance(value, str) else value
-        words = isinstance(parts, list | tuple) and all(isinstance(part, str) for part in parts)
-        named = words and not (isinstance(value, str) and value in DATASETS)
-        if isinstance(value, str) and named and not {part.strip() for part in parts} & set(MEASURES):
+        named = isinstance(parts, list | tuple) and all(isinstance(p, str | Measure | FunctionType) for p in parts)
+        named = (named or isinstance(value, Measure)) and not (isinstance(value, str) and value in DATASETS)
+        if isinstance(value, str) and named and not any(_may_name_a_measure(part.strip()) for part in parts):
             raise UserError(
-                f"{value!r} is no measure and no data set: choose some of {', '.join(MEASURES)}, or one of "
+                f"{value!r} is no measure and no data set: choose some of {', '.join(known_measures())}, or one of "
                 f"{', '.join(DATASETS)}"
             )
         what = "measures" if named else "data"
@@ -144,17 +151,60 @@ def _told_apart(given: Sequence[Any], data: Any, measures: Any) -> tuple[Any, An
     return found["data"], found["measures"]
 
 
+def _may_name_a_measure(name: str) -> bool:
+    return name in MEASURES or ":" in name or name in known_measures()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Measures with their settings.
+
+    Attributes:
+        usual: whether none was named: a model is measured by those that it has.
+    """
+
+    settings: dict[Measure, Any]
+    usual: bool
+
+    def of(self, objective: Objective) -> dict[Measure, Any]:
+        """Those that the objective has, without accuracy where targets are no labels.
+
+        Raises:
+            UserError: one that it has not was asked for by name.
+        """
+        kept = {m: settings for m, settings in self.settings.items() if objective.has_answers or not m.needs_labels}
+        if (missing := [m.name for m in self.settings if m not in kept]) and not self.usual:
+            raise UserError(
+                f"no {', '.join(missing)}: it compares the largest of several outputs with an integer label; leave it "
+                "out"
+            )
+        return kept
+
+
+def _asked(measures: Any, numbers: dict[str, Any], options: dict[str, Any]) -> Asked:
+    """The measures with their settings, of which those of registered ones are taken out of ``options``.
+
+    Raises:
+        UserError: an unknown measure, or a setting out of range, be it of a measure that was not asked for.
+    """
+    chosen = chosen_measures(measures)
+    own = {name for measure in chosen for name in measure.setting_names} - numbers.keys()
+    numbers = numbers | {name: options.pop(name) for name in own & options.keys()}
+    for measure in MEASURES.values():
+        measure.set_by(numbers)
+    return Asked({measure: measure.set_by(numbers) for measure in chosen}, measures is None)
+
+
 def _measure_one(
     subject: Objective,
-    settings: Settings,
-    usual: bool,
+    asked: Asked,
     train_counts: Sequence[int] | None,
     folder: Path | None,
     models: int = 1,
     label: str | None = None,
     run: str | None = None,
 ) -> MeasureResult:
-    """The table of one model, the first of so many; of the ``usual`` measures, those that it has."""
+    """The table of one model, the first of so many."""
     if train_counts is not None:
         if len(train_counts) != subject.num_classes:
             raise UserError(
@@ -163,9 +213,14 @@ def _measure_one(
         subject = subject.counted(train_counts)
     known = subject.train_counts
     counts = np.full(subject.num_classes, -1) if known is None else known
-    settings = settings.of_answers(subject.has_answers, usual)
+    settings = asked.of(subject)
+    names = tuple(measure.name for measure in settings)
     base = subject.check()
-    fields = common_fields(subject, probe="measure", **asdict(settings) | {"measures": list(settings.measures)})
+    numbers: dict[str, Any] = {"measures": list(names)}
+    for chosen in settings.values():
+        numbers |= asdict(chosen)
+    numbers |= {f"version of {measure.name}": measure.version for measure in settings if measure.version}
+    fields = common_fields(subject, probe="measure", **numbers)
     key = {**fields["provenance"], "groups": subject.groups, "names": subject.class_names, "train": counts.tolist()}
     stored = _stored(folder, {**key, "label": label, "run": run, "value": f"{base.mean:.4g}"})
     if stored is not None and stored.is_file():
@@ -174,27 +229,31 @@ def _measure_one(
         except UserError as error:
             logger.warning("%s: its model is measured again", error)
         else:
-            if type(found) is MeasureResult and found.names == settings.measures:
+            if type(found) is MeasureResult and found.names == names:
                 return found
             logger.warning("%s holds another result: its model is measured again", stored)
-    _tell(subject, settings, models, label)
-    columns = columns_of(subject, base, settings, folder, label)
-    chosen = [columns[m] for m in settings.measures]
+    _announce(subject, settings, models, label)
+    columns: dict[str, Column] = {}
+    for measure, chosen in settings.items():
+        if measure.name not in columns:  # one computation may give several
+            columns |= measure.compute(Subject(subject, base, folder, label), chosen)
+    found_columns = [columns[name] for name in names]
     result = MeasureResult(
-        names=settings.measures,
-        overall=np.array([c.values[-1] for c in chosen]),
-        overall_errors=np.array([c.errors[-1] for c in chosen]),
-        overall_lower=np.array([c.ends[0, -1] for c in chosen]),
-        overall_upper=np.array([c.ends[1, -1] for c in chosen]),
-        values=np.stack([c.values[:-1] for c in chosen]),
-        errors=np.stack([c.errors[:-1] for c in chosen]),
-        lower=np.stack([c.ends[0, :-1] for c in chosen]),
-        upper=np.stack([c.ends[1, :-1] for c in chosen]),
-        group_errors=np.stack([c.group_errors for c in chosen]) if subject.groups else None,
-        group_lower=np.stack([c.group_ends[0] for c in chosen]) if subject.groups else None,
-        group_upper=np.stack([c.group_ends[1] for c in chosen]) if subject.groups else None,
-        over=tuple(c.over for c in chosen),
+        names=names,
+        overall=np.array([c.values[-1] for c in found_columns]),
+        overall_standard_errors=np.array([c.errors[-1] for c in found_columns]),
+        overall_lower=np.array([c.ends[0, -1] for c in found_columns]),
+        overall_upper=np.array([c.ends[1, -1] for c in found_columns]),
+        values=np.stack([c.values[:-1] for c in found_columns]),
+        standard_errors=np.stack([c.errors[:-1] for c in found_columns]),
+        lower=np.stack([c.ends[0, :-1] for c in found_columns]),
+        upper=np.stack([c.ends[1, :-1] for c in found_columns]),
+        group_standard_errors=np.stack([c.group_errors for c in found_columns]) if subject.groups else None,
+        group_lower=np.stack([c.group_ends[0] for c in found_columns]) if subject.groups else None,
+        group_upper=np.stack([c.group_ends[1] for c in found_columns]) if subject.groups else None,
+        over=tuple(c.over for c in found_columns),
         train_counts=counts,
+        described={measure.name: measure.plain for measure in settings},
         **fields,
     )
     if label is not None:
@@ -211,23 +270,17 @@ def _stored(folder: Path | None, key: dict[str, Any]) -> Path | None:
     return folder / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]}.nc"
 
 
-def _tell(objective: Objective, settings: Settings, models: int, label: str | None) -> None:
+def _announce(objective: Objective, settings: dict[Measure, Any], models: int, label: str | None) -> None:
     """Say what comes and how long it should take."""
-    chosen = set(settings.measures)
-    forwards, gradients, products = 1, 0, 0
-    if {"lambda_max", "lambda_min"} & chosen:
-        products += 2 * PRODUCTS
-    if "trace" in chosen:
-        products += 2 * settings.probes
-    if "random_rise" in chosen:
-        forwards += settings.draws
-    if "worst_rise" in chosen:
-        forwards, gradients = forwards + 4, gradients + 1
-    cost = Cost.of(objective, curvature=bool(products), gradients=bool(gradients))
-    seconds = cost.seconds(forwards, gradients, products) * objective.num_samples
+    work = {measure.compute: measure.passes(chosen) for measure, chosen in settings.items()}  # each computation once
+    total = Passes(1, 0, 0)
+    for one in work.values():
+        total = Passes(*(a + b for a, b in zip(total, one, strict=True)))
+    cost = Cost.of(objective, curvature=bool(total.products), gradients=bool(total.gradients))
+    seconds = cost.seconds(*total) * objective.num_samples
     whose = f"{label or 'the model'} and {models - 1} more" if models > 1 else label or "the model"
     announce(
-        f"measuring {', '.join(settings.measures)} of {whose} on {objective.num_samples} samples of "
-        f"{int((objective.class_counts > 0).sum())} classes",
+        f"measuring {', '.join(m.name for m in settings)} of {whose} on {objective.num_samples} samples of "
+        f"{int((objective.class_samples > 0).sum())} classes",
         models * seconds,
     )

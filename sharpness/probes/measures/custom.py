@@ -1,0 +1,130 @@
+"""Measures from a function of an objective, called for all samples and for every class."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from types import CodeType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sharpness.curvature import interval
+from sharpness.errors import UserError
+from sharpness.objective import Objective
+from sharpness.probes.measures.column import Column, Subject
+from sharpness.probes.measures.measure import Measure, NoSettings, Passes
+from sharpness.probes.shared.intervals import sample_freedom
+from sharpness.probes.shared.row_store import RowStore
+from sharpness.progress import progress
+
+#: What a function gives: a value, or a value and its standard error.
+Found = float | tuple[float, float]
+
+
+def measure_of(name: str, compute: Callable[[Objective], Found], title: str, over: str, **described: Any) -> Measure:
+    """A measure that is what ``compute`` returns; see :func:`~sharpness.register_measure` for the arguments.
+
+    Raises:
+        UserError: ``compute`` cannot be called.
+    """
+    if not callable(compute):
+        raise UserError(f"measure {name!r}: compute is a {type(compute).__name__}: give a function of an objective")
+    version = version_of(compute)
+
+    def column(subject: Subject, settings: NoSettings) -> dict[str, Column]:
+        objective = subject.objective
+        key = {**objective.provenance(), "measure": name, "version": version, "value": f"{subject.base.mean:.4g}"}
+        store = RowStore(subject.resume, key)
+        numbers = np.full((objective.num_classes + 1, 2), np.nan)
+        present = [int(c) for c in np.flatnonzero(objective.class_samples)]
+        rows = [*present, len(numbers) - 1] if len(present) > 1 else present
+        with progress(len(rows), name, "rows") as bar:
+            for row in rows:
+                kept = store.load(row)
+                if kept is None:
+                    part = objective.restrict(row) if row < objective.num_classes else objective
+                    kept = {"numbers": np.array(_computed(name, compute, part))}
+                    store.save(row, kept)
+                numbers[row] = kept["numbers"]
+                bar.update()
+        if len(present) == 1:  # all samples are of that class
+            numbers[-1] = numbers[present[0]]
+        return {name: _column(objective, numbers, over)}
+
+    return Measure(
+        name, column, passes=lambda settings: Passes(forwards=2), title=title or name.replace("_", " ").capitalize(),
+        version=version, **described,
+    )  # fmt: skip
+
+
+def _computed(name: str, compute: Callable[[Objective], Found], objective: Objective) -> tuple[float, float]:
+    """What the function gives, with gradients whatever the caller has switched off, and the model as it was.
+
+    Raises:
+        UserError: it gave no number, or changed the model.
+    """
+    before, gradients = objective.model_sha256(), [p.grad for p in objective.model.parameters()]
+    objective.model.zero_grad()
+    with torch.inference_mode(False), torch.enable_grad():
+        found = compute(objective)
+    for p, gradient in zip(objective.model.parameters(), gradients, strict=True):
+        p.grad = gradient
+    if objective.model_sha256() != before:
+        raise UserError(f"measure {name!r}: compute changed the model: move weights inside objective.at(displacement)")
+    return numbers_of(name, found)
+
+
+def _column(objective: Objective, numbers: np.ndarray, over: str) -> Column:
+    values, errors = numbers.T
+    if over == "images":
+        ends = interval(values, errors, sample_freedom(objective))
+        return Column.of_images(objective, values, errors, ends)
+    # Classes may share draws: the mean of their errors is the largest that the error of their mean can be.
+    means = np.full((2, len(objective.groups)), np.nan)
+    for g, members in enumerate(objective.groups.values()):
+        if classes := [c for c in members if objective.class_samples[c]]:
+            means[:, g] = numbers[classes].mean(axis=0)
+    return Column(values, errors, interval(values, errors), over, means[1], interval(*means))
+
+
+def numbers_of(name: str, found: Any) -> tuple[float, float]:
+    """The value and the standard error that a function gave, NaN where it gave none.
+
+    Raises:
+        UserError: it gave something else.
+
+    >>> numbers_of("norm", (2.0, 0.5)), numbers_of("norm", 3)
+    ((2.0, 0.5), (3.0, nan))
+    """
+    parts = found if isinstance(found, tuple | list) else (found,)
+    try:
+        value, error = (float(p.detach() if isinstance(p, Tensor) else p) for p in (*parts, np.nan)[:2])
+        if len(parts) in (1, 2) and not error < 0:
+            return value, error
+    except (TypeError, ValueError, RuntimeError):  # no number, or a tensor of several
+        pass
+    raise UserError(
+        f"measure {name!r}: compute returned {str(found)[:80]!r}: return a number, or (number, standard error)"
+    )
+
+
+def version_of(function: Any) -> str:
+    """A digest of a function's code, defaults and enclosed values; the names that it uses from outside are not in it.
+
+    Tables that are kept are read again only where it agrees.
+    """
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return repr(function)
+    enclosed = [cell.cell_contents for cell in function.__closure__ or ()]
+    content = [_content(code), function.__defaults__, function.__kwdefaults__, enclosed]
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+
+
+def _content(code: CodeType) -> list[Any]:
+    """What a function does; ``marshal`` would write the same code differently from one time to the next."""
+    constants = [_content(c) if isinstance(c, CodeType) else c for c in code.co_consts]
+    return [code.co_code, code.co_names, constants]

@@ -1,0 +1,70 @@
+"""A measure: a column of the table, with what it costs, how it is set and how it is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sharpness.errors import UserError
+from sharpness.probes.measures.column import Column, Subject
+from sharpness.results.description import Description
+
+#: Reason of a least number of draws.
+ERROR = ", for a standard error"
+
+
+class Passes(NamedTuple):
+    """Work of a measure in passes over all samples, for the estimate of how long it takes."""
+
+    forwards: float = 0
+    gradients: float = 0
+    products: float = 0
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """Settings of a measure that has none."""
+
+
+@dataclass(frozen=True)
+class Measure(Description):
+    """A measure of all samples and of every class, and how it is shown; see :func:`register_measure`.
+
+    Attributes:
+        name: in tables, files and calls.
+        compute: ``compute(subject, settings)`` returns columns by name: this one, and others that come at no cost.
+        settings: a frozen dataclass with defaults, whose fields are arguments of :func:`~sharpness.measure`; it
+            raises a :class:`~sharpness.UserError` for values out of range.
+        passes: work of all classes and all samples with such settings.
+        usual: whether the measure is in tables for which no measures are named.
+        ratio: whether two positive values are compared by their ratio; else by their difference.
+        needs_labels: whether targets must be labels.
+        version: of the code, where tables that are kept must not outlive it.
+    """
+
+    name: str
+    compute: Callable[[Subject, Any], dict[str, Column]]
+    settings: type[Any] = NoSettings
+    passes: Callable[[Any], Passes] = lambda settings: Passes()
+    usual: bool = field(default=True, kw_only=True)
+    ratio: bool = field(default=True, kw_only=True)
+    needs_labels: bool = field(default=False, kw_only=True)
+    version: str = field(default="", kw_only=True)
+
+    @property
+    def setting_names(self) -> tuple[str, ...]:
+        """Arguments that set it."""
+        return tuple(f.name for f in fields(self.settings))
+
+    def set_by(self, given: Mapping[str, Any]) -> Any:
+        """Settings from arguments by name, of which others are left alone."""
+        return self.settings(**{name: given[name] for name in self.setting_names if name in given})
+
+
+def require_positive(name: str, value: object) -> None:
+    """Raise a :class:`UserError` unless ``value`` is a finite number above 0."""
+    if not isinstance(value, int | float | np.number) or not 0 < value < np.inf:
+        raise UserError(f"{name}={value}: give a finite number above 0")

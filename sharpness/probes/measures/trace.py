@@ -1,0 +1,45 @@
+"""The trace of the Hessian."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sharpness.errors import require_whole
+from sharpness.probes.curvature.trace import trace
+from sharpness.probes.measures.column import Column, Subject
+from sharpness.probes.measures.measure import ERROR, Measure, Passes
+from sharpness.results import MeasureResult
+
+
+@dataclass(frozen=True)
+class Hutchinson:
+    """Settings of the trace.
+
+    Args:
+        probes: random vectors.
+        seed: of them.
+    """
+
+    probes: int = 30
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_whole("probes", self.probes, 2, ERROR)
+        require_whole("seed", self.seed)
+
+
+def hessian_trace(subject: Subject, settings: Hutchinson) -> dict[str, Column]:
+    """Hutchinson's estimate of every class.
+
+    All classes see the same vectors z, so that the weighted sum of their z' H_c z is z' H z: the estimate of all
+    samples costs no products of its own.
+    """
+    found = trace(subject.objective, True, settings.probes, settings.seed, resume=subject.resume)
+    assert isinstance(found, MeasureResult)
+    return {"trace": Column.of_result(found, "trace")}
+
+
+TRACE = Measure(
+    "trace", hessian_trace, Hutchinson, lambda settings: Passes(products=settings.probes), title="Trace",
+    lower_is_flatter=True, symlog=True, usual=False,
+)  # fmt: skip
