@@ -29,15 +29,16 @@ NAMES = ("trace", "share_below_-1%", "share_above_1%")
 
 
 def _smoothing_by_its_old_name(compare: Callable[..., Any]) -> Callable[..., Any]:
-    """Take a ``width`` below an inch, which no picture has, for what is now ``smoothing``."""
+    """Take a ``width`` below an inch, or beside Axes, which no figure can have, for what is now ``smoothing``."""
 
     @functools.wraps(compare)
-    def compare_with_width(*args: Any, **options: Any) -> Any:
-        if isinstance(options.get("width"), Real) and options["width"] < LEAST and "smoothing" not in options:
+    def compare_with_width(cls: Any, results: Any, ax: Any = None, *args: Any, **options: Any) -> Any:
+        width = options.get("width")
+        if isinstance(width, Real) and (width < LEAST or ax is not None) and "smoothing" not in options:
             told = "plot(width=) of a density is now plot(smoothing=): the old name goes with the next version"
             warnings.warn(told, FutureWarning, stacklevel=3)
             options["smoothing"] = options.pop("width")
-        return compare(*args, **options)
+        return compare(cls, results, ax, *args, **options)
 
     return compare_with_width
 

@@ -18,7 +18,20 @@ if TYPE_CHECKING:
     from sharpness.results.runs import Entry
 
 #: What results give to the functions that draw, not users.
-INNER = ("trainings", "marks", "intervals", "over", "doubtful", "flags", "counts", "keys", "bounds", "names", "colors")
+INNER = (
+    "trainings",
+    "marks",
+    "intervals",
+    "over",
+    "doubtful",
+    "flags",
+    "counts",
+    "keys",
+    "bounds",
+    "names",
+    "colors",
+    "base",
+)
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
@@ -136,9 +149,8 @@ def applying(draw: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any
     has = [p.name for p in inspect.signature(draw).parameters.values() if p.kind is _KEYWORD]
     for name in options:
         if name not in has:
-            raise UserError(
-                f"{name}={options[name]!r} does not apply to this kind of picture, which takes {', '.join(has)}"
-            )
+            what = f"{name}={options[name]!r} does not apply to this kind of picture"
+            raise UserError(f"{what}: it takes {', '.join(n for n in has if n not in INNER)}")
     return options
 
 
