@@ -6,6 +6,7 @@ import errno
 import hashlib
 import itertools
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -58,13 +59,28 @@ def write_archive(content: Any, path: Path) -> None:
         with partial.open("wb") as file:
             opened = _Remembering(file)
             try:
-                torch.save(content, opened)  # type: ignore[arg-type]
+                torch.save(_with_shared_strings(content), opened)  # type: ignore[arg-type]
             except Exception as error:
                 raise opened.error or error from None
             if opened.error:
                 raise opened.error
 
     write_atomically(path, write)
+
+
+def _with_shared_strings(content: Any) -> Any:
+    """The same dicts, lists and tuples with one object for equal strings.
+
+    A pickle refers to a string that it has seen before by its identity: a key of a resumed run's history, read from a
+    file, would make other bytes than the same key of a run that was never interrupted.
+    """
+    if type(content) is str:
+        return sys.intern(content)
+    if type(content) is dict:
+        return {_with_shared_strings(key): _with_shared_strings(value) for key, value in content.items()}
+    if type(content) in (list, tuple):
+        return type(content)(map(_with_shared_strings, content))
+    return content
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> Path:

@@ -69,7 +69,8 @@ def read_samples(
         _leave_out(record.more, "data", True)
         x, y = record.inputs, column(record.target, "targets", class_names)
     elif batch is None and not _is_list_of_batches(data) and _are_columns(data):
-        x, y = _inputs(data[0]), column(data[1], "targets", class_names)
+        y = column(data[1], "targets", class_names)
+        x = _inputs(data[0], len(y) if y.ndim else 0)
         _leave_out(len(data) - 2, "each sample", y.ndim == 1)
     else:
         x, y = _read(data, batch, takes, class_names)
@@ -145,7 +146,11 @@ def column(values: Any, what: str, class_names: Sequence[str] | None = None) -> 
             "numpy.unique(labels, return_inverse=True)[1]"
         )
     if array.dtype.kind not in "biufc":
-        raise UserError(f"{what} hold {type(array.flat[0]).__name__ if array.size else 'nothing'}: give numbers")
+        kinds = " and ".join(sorted({type(value).__name__ for value in array.ravel()[:1000].tolist()})[:3])
+        raise UserError(
+            f"{what} hold {kinds or 'nothing'} as objects: give numbers, of a table its columns of numbers, such as "
+            "frame.select_dtypes('number')"
+        )
     try:
         return torch.as_tensor(array if array.flags.writeable else array.copy())
     except (TypeError, ValueError) as error:
@@ -192,8 +197,10 @@ def _are_inputs(value: Any) -> bool:
     return all(isinstance(v, Tensor) for v in parts) and len(parts) > 0
 
 
-def _inputs(values: Any) -> Inputs:
+def _inputs(values: Any, samples: int) -> Inputs:
     """Inputs of all samples, several where they are in a tuple or a dict."""
+    if isinstance(values, tuple) and len(values) == 1 and isinstance(values[0], ARRAYS) and samples > 1:
+        return _inputs_of_one(values[0], "inputs")  # a tuple of inputs that has one alone, not one of samples
     if isinstance(values, Mapping):
         return {str(name): _inputs_of_one(v, f"input {name}") for name, v in values.items()}
     if isinstance(values, tuple) and len(values) > 1 and all(isinstance(v, ARRAYS) for v in values):

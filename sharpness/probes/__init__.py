@@ -10,6 +10,7 @@ from sharpness.probes.landscapes.interpolation import barrier, interpolate, plan
 from sharpness.probes.landscapes.line_and_plane import line, plane
 from sharpness.probes.landscapes.named_directions import named_directions
 from sharpness.probes.landscapes.trajectory import trajectory, trajectory_plane
+from sharpness.probes.measures.correlate import correlate
 from sharpness.probes.measures.measure import Measure
 from sharpness.probes.measures.registry import MEASURES, register_measure
 from sharpness.probes.measures.table import measure
@@ -37,6 +38,7 @@ __all__ = [
     "barrier",
     "characteristic_radius",
     "checkpoint_objective",
+    "correlate",
     "eigenvalues",
     "gaussian",
     "gaussian_pair",

@@ -161,7 +161,8 @@ def test_options_of_another_kind_of_picture_say_so():
     draws = PerturbationResult(
         class_names=("cat",), class_samples=np.array([4]), groups={}, provenance={}, radii=np.array([0.1, 0.2]),
         losses=np.ones((2, 3)), class_losses=np.ones((2, 3, 1)), class_accuracies=np.ones((2, 3, 1)), base_loss=1.0,
-        base_class_losses=np.ones(1), base_class_accuracies=np.ones(1), normalization="filter", distribution="gaussian", seed=0,
+        base_class_losses=np.ones(1), base_class_accuracies=np.ones(1), normalization="filter", distribution="gaussian",
+        seed=0,
     )  # fmt: skip
     with pytest.raises(UserError, match="band='no' does not apply to this kind of picture: it takes"):
         draws.plot(kind="draws", band="no")

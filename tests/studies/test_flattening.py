@@ -109,9 +109,9 @@ def test_an_interrupted_study_makes_only_what_is_missing(data, tmp_path, trainin
             make_flattening_study(*arguments, **SMALL)
     assert trainings == [("ce", 0), ("ce", "sam", 0), ("ce", 1)]
 
-    def counted(stage, network, data, state, folder, seed, *rest):
-        trained.append(folder.path.name)
-        return run_stage(stage, network, data, state, folder, seed, *rest)
+    def counted(stage, run):
+        trained.append(run.folder.path.name)
+        return run_stage(stage, run)
 
     monkeypatch.setattr(loop, "run_stage", counted)
     made = make_flattening_study(*arguments, **SMALL)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from sharpness.checkpoints.families.datasets import recipes, with_notes
+from sharpness.checkpoints.families.family import Family
 from sharpness.checkpoints.families.reading import Options, Reading, assemble, is_state
 
-FAMILY = "ImbSAM"
+TITLE = "ImbSAM"
 RECIPES = with_notes(recipes(subset="first_n"), "reported accuracies average over images and their mirror images")
 
 
@@ -16,4 +17,7 @@ def matches(content: Any) -> bool:
 
 
 def read(content: Any, path: str, options: Options) -> Reading:
-    return assemble(FAMILY, content, path, options, recipes=RECIPES)
+    return assemble(TITLE, content, path, options, recipes=RECIPES)
+
+
+FAMILY = Family("imbsam", matches, read)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sharpness.checkpoints.families import plain
 from sharpness.checkpoints.families.datasets import recipes
+from sharpness.checkpoints.families.family import Family
 from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of, is_state
 from sharpness.checkpoints.heads import COLUMNS, HeadHabits
 from sharpness.checkpoints.networks import block_counts, some
@@ -27,7 +28,7 @@ from sharpness.checkpoints.pickles import shown
 from sharpness.checkpoints.prefixes import strip_prefixes
 from sharpness.errors import UserError
 
-FAMILY = "LDAM-DRW, RSG, Saddle-LongTail, Focal-SAM or GCL"
+TITLE = "LDAM-DRW, RSG, Saddle-LongTail, Focal-SAM or GCL"
 HEADS = HeadHabits(columns="cosine", square=COLUMNS)
 STAGE2_HEADS = replace(HEADS, scale=20.0)
 #: RSG reads the large sets in label order, Saddle-LongTail sorts their classes as MiSLAS does.
@@ -80,7 +81,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
     rsg = any("RSG" in name or name.startswith("fc_.") for name in state)
     known["recipes"] = RECIPES if rsg else SORTED
     if options.stage2 is None:
-        return assemble(FAMILY, state, path, options, prefix=prefix, habits=HEADS, ignored=("RSG",), **known)
+        return assemble(TITLE, state, path, options, prefix=prefix, habits=HEADS, ignored=("RSG",), **known)
     second = options.stage2.get("state_dict") if isinstance(options.stage2, Mapping) else None
     if second is None or not is_state(second):
         raise UserError(f"{options.stage2_path} is no second stage of GCL: it should hold 'state_dict'")
@@ -89,7 +90,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
     known |= {"stage": 2, "epoch": epoch_of(options.stage2), "stage2": options.stage2_path}
     known["accuracy"] = accuracy(options.stage2.get("best_acc1"), percent=True)
     return assemble(
-        FAMILY, body, path, options, head=head, prefix=prefix, habits=STAGE2_HEADS, ignored=("RSG",), **known
+        TITLE, body, path, options, head=head, prefix=prefix, habits=STAGE2_HEADS, ignored=("RSG",), **known
     )
 
 
@@ -104,3 +105,6 @@ def _is_normalised(state: Mapping[str, Tensor]) -> bool:
 def _is_for_small_images(state: Mapping[str, Tensor]) -> bool:
     """Whether this is a ResNet of three groups of blocks whose shortcuts have no parameters."""
     return len(block_counts(state)) == 3 and not any(part in n for n in state for part in ("downsample", "shortcut"))
+
+
+FAMILY = Family("ldam", matches, read, usual_files=("ckpt.best.pth.tar", "ckpt.pth.tar"), two_files=True)

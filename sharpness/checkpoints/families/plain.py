@@ -9,7 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from sharpness.checkpoints.families.datasets import DATASETS, IMAGENET, Recipe
+from sharpness.checkpoints.families.family import Family
 from sharpness.checkpoints.families.reading import (
+    WEIGHTS,
     Options,
     Reading,
     accuracy,
@@ -98,3 +100,6 @@ def _flat(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The names of a model whose feature extractor is its ``backbone``, ours among them, without that."""
     flat = {n.removeprefix("backbone.").replace("head.head.", "head."): t for n, t in state.items()}
     return flat if "backbone.conv1.weight" in state and len(flat) == len(state) else state
+
+
+FAMILY = Family("plain", matches, read, weights=WEIGHTS)

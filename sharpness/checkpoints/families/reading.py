@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sharpness.checkpoints.families.datasets import DATASETS, Recipe
 from sharpness.checkpoints.heads import UNKNOWN, Head, HeadHabits, read_head
+from sharpness.checkpoints.manifest import Manifest, Network
 from sharpness.checkpoints.networks import State, read_backbone, require_nothing_left, some
 from sharpness.checkpoints.prefixes import covering_prefixes, strip_prefixes
 from sharpness.errors import UserError, shown
@@ -49,10 +50,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Reading:
-    """A model in eval mode that returns calibrated logits (n, C), and plain values about it."""
+    """A model in eval mode that returns calibrated logits (n, C), and what is known of it."""
 
     model: nn.Module
-    manifest: dict[str, Any]
+    manifest: Manifest
 
 
 def is_state(content: object) -> TypeGuard[Mapping[str, Tensor]]:
@@ -129,9 +130,9 @@ def assemble(
     if found.doubt:
         logger.warning("%s: %s", path, found.doubt)
     notes = [*known.pop("notes", ()), *filter(None, [found.doubt]), *found.notes]
-    known["head_readings"] = [asdict(reading) for reading in found.open]
-    recipe = recipes.get(classes, Recipe())
-    manifest = _manifest(family, spec.to_dict(), found.reading.layout, prefix, recipe, dead, notes, known)
+    known |= {"head_layout": found.reading.layout, "head_readings": found.open, "unused_parameters": dead}
+    known |= {"prefix": prefix, "notes": notes}
+    manifest = _manifest(family, Network.of(spec), recipes.get(classes, Recipe()), known)
     return Reading(Classifier(backbone, found.module, spec).eval(), manifest)
 
 
@@ -213,40 +214,19 @@ def _into(
         )
     load_weights(model, own | {n: model.state_dict()[n] for n in kept}, where=path)
     beside = [n for n in whole if not n.startswith(prefix)]
-    facts = {"architecture": type(model).__name__, "num_classes": None, "head": None, "scale": None}
     notes = ["the network was given, its logits are taken to be calibrated", *known.pop("notes", ())]
     if kept:
         notes.append(f"the file leaves {len(kept)} frozen entries of the network as they were given: {some(kept)}")
         logger.info("%s: %s", path, notes[-1])
     if beside:
         notes.append(f"{len(beside)} entries outside {shown(prefix)} belong to other things: {some(beside)}")
-    return Reading(model.eval(), _manifest(family, facts, None, prefix, Recipe(), [], notes, known))
+    known |= {"prefix": prefix, "notes": notes}
+    return Reading(model.eval(), _manifest(family, Network(type(model).__name__), Recipe(), known))
 
 
-def _manifest(
-    family: str,
-    model: dict[str, Any],
-    layout: str | None,
-    prefix: str,
-    recipe: Recipe,
-    unused: list[str],
-    notes: list[str],
-    known: dict[str, Any],
-) -> dict[str, Any]:
-    """Plain values; None is unknown."""
-    return {
-        "family": family,
-        "model": model,
-        "head_layout": layout,
-        "stage": None,
-        "prefix": prefix,
-        "epoch": None,
-        "accuracy": {},
-        "class_order": recipe.class_order,
-        "dataset": recipe.dataset,
-        "normalization": dict(recipe.normalization) if recipe.normalization else None,
-        "subset": dict(recipe.subset) if recipe.subset else None,
-        "unused_parameters": unused,
-        "notes": [*recipe.notes, *notes],
-        **known,
-    }
+def _manifest(family: str, model: Network, recipe: Recipe, known: dict[str, Any]) -> Manifest:
+    """The manifest of a file of a family; what only this family knows is ``extra``."""
+    names = {f.name for f in fields(Manifest)}
+    given: dict[str, Any] = {**vars(recipe), **known, "notes": [*recipe.notes, *known["notes"]]}
+    extra = {name: value for name, value in given.items() if name not in names}
+    return Manifest(model, family=family, extra=extra, **{n: v for n, v in given.items() if n in names})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
@@ -13,19 +13,19 @@ from sharpness.engine import KINDS, mean_error
 from sharpness.errors import UserError, choose
 from sharpness.objective import Objective
 from sharpness.probes.curvature.bootstrap import require_resamples
-from sharpness.probes.curvature.layers import layer_eigenvalues
+from sharpness.probes.curvature.layers import eigenvalues_by_layer
 from sharpness.probes.curvature.resampling import resampled_ends
 from sharpness.probes.curvature.rows import rows_of
 from sharpness.probes.curvature.verification import check_eigenvalue
-from sharpness.probes.shared.comparison import comparable
+from sharpness.probes.shared.probe import Given, comparable_by_layer
 from sharpness.progress import progress
-from sharpness.results import EigenvalueResult, LayerResult
+from sharpness.results import EigenvalueResult
 
 #: Quadratic forms below this part of the largest eigenvalue are rounding.
 SEEN = 1e-6
 
 
-@comparable
+@comparable_by_layer(eigenvalues_by_layer)
 def eigenvalues(
     objective: Objective,
     k: int = 1,
@@ -38,13 +38,14 @@ def eigenvalues(
     *,
     kind: str = "hessian",
     per_group: bool = False,
-    per_layer: bool = False,
+    per_layer: Literal[False] = False,
     match_samples: int | None = None,
     bootstrap: int = 0,
     standard_errors: bool = False,
     verify: bool = False,
     resume: str | Path | None = None,
-) -> EigenvalueResult | LayerResult:
+    **given: Unpack[Given],
+) -> EigenvalueResult:
     r"""Algebraically largest (``"LA"``), smallest (``"SA"``) or ``"both"`` extreme eigenvalues of the Hessian.
 
     Per class, the Hessian is that of L_c. Classes are taken one after another, and a product passes over the samples
@@ -69,6 +70,7 @@ def eigenvalues(
             standard error is :math:`s / \sqrt{n}` (the infinitesimal jackknife of an eigenvalue).
         verify: compare each row's first eigenvalue with the rise of the loss along its vector, in ``result.checks``.
         resume: a folder for unfinished work; the same call goes on there, and ends with the same bits.
+        given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
     """
     choose("end of the spectrum", which, ENDS)
     choose("kind of curvature", kind, KINDS)
@@ -83,14 +85,6 @@ def eigenvalues(
         raise UserError(f"kind={kind!r}: bootstrap and standard_errors are of the Hessian, take kind='hessian'")
     rows = rows_of(objective, per_class, per_group, match_samples, seed)
     settings = {"kind": kind, "max_iterations": max_iterations, "match_samples": match_samples, "bootstrap": bootstrap}
-    if per_layer:
-        if k != 1 or which == "both" or bootstrap or standard_errors or verify:
-            raise UserError(
-                "per_layer gives one eigenvalue a layer: take k=1, which='LA' or 'SA', no bootstrap, standard_errors "
-                "or verify"
-            )
-        rows.whole.check()
-        return layer_eigenvalues(rows, which, tol, seed, settings, resume)
     fields = rows.fields(probe="eigenvalues", **settings)
     rows.whole.check()
     asked = {"k": k, "which": which, "tol": tol, "seed": seed, "vectors": keep_vectors or verify}

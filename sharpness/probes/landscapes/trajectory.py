@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from sharpness.objective import Objective
 from sharpness.probes.directions.between_models import Subject, toward
 from sharpness.probes.directions.direction_set import Directions
 from sharpness.probes.landscapes.line_and_plane import plane
-from sharpness.probes.shared.comparison import comparable
+from sharpness.probes.shared.point_table import Resume
+from sharpness.probes.shared.probe import Given, comparable
 from sharpness.results import PlaneResult
 
 #: Columns of the matrix of displacements that are in float64 at a time.
@@ -77,7 +78,15 @@ def trajectory(objective: Objective, steps: Steps) -> Directions:
 
 @comparable
 def trajectory_plane(
-    objective: Objective, steps: Steps | Directions, margin: float = 0.2, points: int = 25, **settings: Any
+    objective: Objective,
+    steps: Steps | Directions,
+    margin: float = 0.2,
+    points: int = 25,
+    *,
+    adaptive: float | None = None,
+    precision: str = "auto",
+    resume: Resume = None,
+    **given: Unpack[Given],
 ) -> PlaneResult:
     """The loss over the plane of a training run's principal directions, with its path as marks.
 
@@ -90,14 +99,17 @@ def trajectory_plane(
         steps: as :func:`trajectory` takes them, or what it returned.
         margin: how much wider than the path the plane is on every side, as a part of the path's extent.
         points: along each axis.
-        settings: of :func:`~sharpness.plane`.
+        adaptive: see :func:`~sharpness.plane`.
+        precision: see :func:`~sharpness.plane`.
+        resume: see :func:`~sharpness.plane`.
+        given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Raises:
         UserError: what :func:`trajectory` refuses.
     """
     found = steps.fit(objective, 2) if isinstance(steps, Directions) else trajectory(objective, steps)
     x, y = found.ranges(margin, points)
-    result = plane(objective, x, y, found, **settings)
+    result = plane(objective, x, y, found, adaptive=adaptive, precision=precision, resume=resume)
     explained = None if found.explained is None else found.explained.tolist()
     return replace(result, provenance={**result.provenance, "explained": explained})
 

@@ -29,12 +29,14 @@ from sharpness.probes.measures.worst_rise import Ascent
 from sharpness.probes.shared.as_objective import as_objective, labelled_checkpoints
 from sharpness.probes.shared.comparison import common_fields, side_by_side
 from sharpness.probes.shared.cost import Cost, announce
+from sharpness.probes.shared.probe import table_probe
 from sharpness.probes.shared.trainings import Training, compared
 from sharpness.results import Comparison, MeasureResult, load_result
 
 logger = logging.getLogger("sharpness")
 
 
+@table_probe
 @undisturbed()
 def measure(
     subject: Objective | nn.Module | Checkpoint | str | Path | Mapping[str, Any],

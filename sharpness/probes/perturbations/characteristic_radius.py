@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -19,7 +19,8 @@ from sharpness.objective import Objective
 from sharpness.probes.curvature.eigenvalues import eigenvalues
 from sharpness.probes.directions.gaussian import gaussian
 from sharpness.probes.perturbations.projected_ascent import Ball, ascend
-from sharpness.probes.shared.comparison import common_fields, comparable
+from sharpness.probes.shared.comparison import common_fields
+from sharpness.probes.shared.probe import Given, comparable
 from sharpness.probes.shared.row_store import RowStore
 from sharpness.progress import progress
 from sharpness.results import CharacteristicRadiusResult
@@ -53,6 +54,7 @@ def characteristic_radius(
     tol: float = 1e-3,
     seed: int = 0,
     resume: str | Path | None = None,
+    **given: Unpack[Given],
 ) -> CharacteristicRadiusResult:
     r"""The radius :math:`\rho_c^*` of Theorem 1 of CC-SAM (Zhou et al., CVPR 2023), and whether the landscape agrees.
 
@@ -102,6 +104,7 @@ def characteristic_radius(
         tol: of the eigenvalues.
         seed: of the eigenvalues, and of the ascent where there is no gradient.
         resume: a folder for unfinished work; the same call goes on there, and ends with the same bits.
+        given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Raises:
         UserError: counts, scale, factors or steps out of range, weights that are all 0, a gradient that is not finite.

@@ -3,6 +3,7 @@ r"""The largest rise of the loss within a ball around the weights."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -12,8 +13,9 @@ from sharpness.errors import UserError, choose, require_whole
 from sharpness.objective import Objective
 from sharpness.probes.perturbations.class_ascents import Ascents
 from sharpness.probes.perturbations.projected_ascent import NORMS, Ball
-from sharpness.probes.shared.comparison import common_fields, comparable
+from sharpness.probes.shared.comparison import common_fields
 from sharpness.probes.shared.intervals import group_ends, sample_freedom
+from sharpness.probes.shared.probe import Given, comparable
 from sharpness.probes.shared.row_store import RowStore
 from sharpness.results import MeasureResult
 
@@ -31,6 +33,7 @@ def worst_case(
     m: int | None = None,
     seed: int = 0,
     resume: str | Path | None = None,
+    **given: Unpack[Given],
 ) -> MeasureResult:
     r""":math:`\max_{\|u\| \le \rho} L(w + T u) - L(w)` by projected gradient ascent, overall and per class.
 
@@ -58,6 +61,7 @@ def worst_case(
             that with m = 1. None is one batch.
         seed: of the batches, and of the start where the gradient is zero and there are several steps.
         resume: a folder for unfinished work; the same call goes on there, and ends with the same bits.
+        given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Returns:
         A table of ``loss``, ``worst_loss``, ``worst_rise`` and ``worst_accuracy``, the share of right answers at the

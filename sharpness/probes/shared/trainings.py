@@ -77,7 +77,7 @@ def run_names(subjects: Sequence[Any]) -> list[str]:
 
 def seed_of(subject: Any) -> int | None:
     """The seed that a checkpoint was trained with, if it records one."""
-    return _training(subject.manifest).get("seed") if isinstance(subject, Checkpoint) else None
+    return subject.manifest.seed if isinstance(subject, Checkpoint) else None
 
 
 def settings_of(checkpoint: Checkpoint) -> dict[str, Any] | None:
@@ -85,12 +85,13 @@ def settings_of(checkpoint: Checkpoint) -> dict[str, Any] | None:
 
     None where a file does not record how it was trained.
     """
-    m = checkpoint.manifest
-    if seed_of(checkpoint) is None or "method" not in m:
+    manifest = checkpoint.manifest
+    if manifest.seed is None or manifest.method is None:
         return None
     # Only another augmentation than the data set's usual one is among a run's settings.
-    training = {"augmentation": "usual"} | {k: v for k, v in _training(m).items() if k not in CIRCUMSTANCES}
-    kept = {k: m.get(k) for k in (*METHOD, "longtail", "data_sha256", "normalization", "model", "epoch")}
+    training = {"augmentation": "usual"} | {k: v for k, v in manifest.training.items() if k not in CIRCUMSTANCES}
+    plain = manifest.to_dict()
+    kept = {k: plain.get(k) for k in (*METHOD, "longtail", "data_sha256", "normalization", "model", "epoch")}
     return {**kept, **training}
 
 
@@ -114,11 +115,6 @@ def trainings_by_path(read: Mapping[str, Checkpoint]) -> dict[str, list[str]]:
         name = str(Path(*common)) if common else members[0]
         groups[members[0] if name in groups else name] = [path for _, path in sorted(zip(seeds, members, strict=True))]
     return groups
-
-
-def _training(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    known = manifest.get("training")
-    return known if isinstance(known, dict) else {}
 
 
 def _require_one_model(label: str, subjects: Sequence[Any]) -> None:

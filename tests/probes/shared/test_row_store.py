@@ -18,12 +18,12 @@ CALLS = {
         o, per_class=True, bootstrap=200, verify=True, keep_vectors=False, **r
     ),
     "eigenvalues of layers": lambda o, **r: eigenvalues(o, per_layer=True, per_class=True, **r),
-    "trace": lambda o, **r: trace(o, per_class=True, probes=5, **r),
-    "trace of groups": lambda o, **r: trace(o, per_group=True, probes=5, **r),
-    "trace by Hutch++": lambda o, **r: trace(o, per_class=True, probes=9, estimator="hutch++", **r),
-    "trace of layers": lambda o, **r: trace(o, per_layer=True, per_class=True, probes=5, **r),
-    "trace with intervals": lambda o, **r: trace(o, per_class=True, probes=5, bootstrap=200, **r),
-    "density": lambda o, **r: spectral_density(o, per_class=True, runs=2, steps=4, **r),
+    "trace": lambda o, **r: trace(o, per_class=True, draws=5, **r),
+    "trace of groups": lambda o, **r: trace(o, per_group=True, draws=5, **r),
+    "trace by Hutch++": lambda o, **r: trace(o, per_class=True, draws=9, estimator="hutch++", **r),
+    "trace of layers": lambda o, **r: trace(o, per_layer=True, per_class=True, draws=5, **r),
+    "trace with intervals": lambda o, **r: trace(o, per_class=True, draws=5, bootstrap=200, **r),
+    "density": lambda o, **r: spectral_density(o, per_class=True, draws=2, steps=4, **r),
 }
 #: Calls that go on inside a row.
 INSIDE = ("eigenvalues", "eigenvalues of all samples", "eigenvalues with intervals and checks")
@@ -88,10 +88,10 @@ def test_an_interrupted_call_ends_with_the_bits_of_one_that_was_not(name, object
 def test_rows_that_are_done_are_not_repeated(objective, products, tmp_path):
     products.limit = 12
     with pytest.raises(KeyboardInterrupt):
-        trace(objective, per_class=True, probes=5, resume=tmp_path)
+        trace(objective, per_class=True, draws=5, resume=tmp_path)
     assert len(list(tmp_path.rglob("row-*.npz"))) == 2
     products.made, products.limit = 0, np.inf
-    trace(objective, per_class=True, probes=5, resume=tmp_path)
+    trace(objective, per_class=True, draws=5, resume=tmp_path)
     assert products.made == 5
 
 
@@ -108,11 +108,11 @@ def test_a_loss_that_raises_leaves_what_was_done(tmp_path):
     stop = None
     data = torch.randn(9, 3, dtype=torch.float64), torch.tensor([0] * 6 + [1] * 3)
     objective = Objective(nn.Linear(3, 2).double(), data, loss=loss, memory=0)
-    whole = trace(objective, per_class=True, probes=6)
+    whole = trace(objective, per_class=True, draws=6)
     stop = len(calls) + 8
     with pytest.raises(KeyboardInterrupt):
-        trace(objective, per_class=True, probes=6, resume=tmp_path)
-    assert trace(objective, per_class=True, probes=6, resume=tmp_path).to_dataset().identical(whole.to_dataset())
+        trace(objective, per_class=True, draws=6, resume=tmp_path)
+    assert trace(objective, per_class=True, draws=6, resume=tmp_path).to_dataset().identical(whole.to_dataset())
 
 
 VARIATIONS = {
@@ -146,8 +146,8 @@ def test_calls_that_share_a_folder_do_not_read_what_others_wrote(objective, tmp_
 )
 def test_traces_that_share_a_folder_do_not_read_what_others_wrote(objective, tmp_path, options):
     for others in ({}, {"per_class": True}, {"per_layer": True}):
-        trace(objective, probes=4, resume=tmp_path, **others)
-    found, expected = trace(objective, probes=4, resume=tmp_path, **options), trace(objective, probes=4, **options)
+        trace(objective, draws=4, resume=tmp_path, **others)
+    found, expected = trace(objective, draws=4, resume=tmp_path, **options), trace(objective, draws=4, **options)
     assert found.to_dataset().identical(expected.to_dataset())
 
 
