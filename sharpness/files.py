@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -81,6 +81,17 @@ def _with_shared_strings(content: Any) -> Any:
     if type(content) in (list, tuple):
         return type(content)(map(_with_shared_strings, content))
     return content
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write an ``.npz`` file of plain arrays."""
+    import numpy as np
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+
+    write_atomically(path, write)
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> Path:

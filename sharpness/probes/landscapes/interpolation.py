@@ -15,8 +15,8 @@ from sharpness.objective import Objective
 from sharpness.probes.directions.between_models import Subject, read_subject, require_reachable, toward
 from sharpness.probes.directions.direction_set import Directions
 from sharpness.probes.landscapes.line_and_plane import Range, line, plane
-from sharpness.probes.shared.point_table import Resume
 from sharpness.probes.shared.probe import Given, comparable
+from sharpness.probes.shared.work import Resume
 from sharpness.results import LineResult, PlaneResult
 
 #: Part of a vector's length by which a third model must be off the line through the first two.

@@ -17,8 +17,8 @@ from sharpness.objective import Objective
 from sharpness.probes.directions.between_models import Subject, toward
 from sharpness.probes.directions.direction_set import Directions
 from sharpness.probes.landscapes.line_and_plane import plane
-from sharpness.probes.shared.point_table import Resume
 from sharpness.probes.shared.probe import Given, comparable
+from sharpness.probes.shared.work import Resume
 from sharpness.results import PlaneResult
 
 #: Columns of the matrix of displacements that are in float64 at a time.
