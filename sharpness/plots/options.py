@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -66,7 +65,7 @@ class PlotOptions:
             if len(sizes["figsize"]) != 2:
                 raise UserError(f"figsize={self.figsize!r}: give width and height in inches, such as (6.9, 3)")
         for name, inches in sizes.items():
-            if not all(isinstance(side, Real) and LEAST <= side <= MOST and math.isfinite(side) for side in inches):
+            if not all(isinstance(side, Real) and LEAST <= float(side) <= MOST for side in inches):
                 raise UserError(f"{name}={getattr(self, name)!r}: give inches from {LEAST:g} to {MOST:g}")
         if self.width is not None and self.figsize is not None:
             raise UserError(f"width={self.width!r} and figsize={self.figsize!r}: give one of them")

@@ -80,10 +80,9 @@ def explain(figure: Figure, legend: Sequence[Artist], title: str | None = None, 
         room = 72 * figure.get_figwidth() - 2 * fontsize
         ncols = legend_columns([str(h.get_label()) for h in legend], room, fontsize)
         # A title and a legend above would stand on each other: matplotlib makes room for each by itself.
-        where = "outside lower center" if title else "outside upper center"
-        figure.legend(
-            handles=list(legend), loc=where, ncols=ncols, columnspacing=1.2, handlelength=2.2, fontsize=fontsize
-        )
+        look: dict[str, Any] = {"loc": "outside lower center" if title else "outside upper center"}
+        look |= {"ncols": ncols, "columnspacing": 1.2, "handlelength": 2.2, "fontsize": fontsize}
+        figure.legend(handles=list(legend), **look)
 
 
 def given_axes(axes: Axes | Sequence[Axes], number: int) -> list[Axes]:
