@@ -131,7 +131,7 @@ def _family(content: Any, path: Path, family: str | None) -> Family:
 
 
 def _foreign_notes(content: Any, passed: list[str], path: Path) -> list[str]:
-    """What is to be said of objects of others' classes; of what was passed over a notice is given."""
+    """Notes on objects of foreign classes; those that were passed over are also logged."""
     notes = []
     entries = {"": content} if isinstance(content, PickledNetwork) or not isinstance(content, dict) else content
     for key, network in entries.items():
@@ -139,9 +139,9 @@ def _foreign_notes(content: Any, passed: list[str], path: Path) -> list[str]:
             what = f"a pickled {shown(network.name)}" + (f" under {shown(str(key), 40)}" if key else "")
             notes.append(f"{what} is read for its weights alone, and nothing of it was run")
     if passed:
-        told = shown(", ".join(passed), 160)
-        notes.append(f"passed over, as objects of classes that are not known here: {told}; nothing of them was run")
-        logger.info("%s: passed over: %s", path, told)
+        names = shown(", ".join(passed), 160)
+        notes.append(f"passed over, as objects of classes that are not known here: {names}; nothing of them was run")
+        logger.info("%s: passed over: %s", path, names)
     return notes
 
 

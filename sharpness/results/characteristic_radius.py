@@ -61,6 +61,8 @@ class CharacteristicRadiusResult(MeasureResult):
         "losses": ("factor",),
     }
 
+    COMPARED: ClassVar = ("scale",)
+
     factors: np.ndarray
     class_losses: np.ndarray
     losses: np.ndarray

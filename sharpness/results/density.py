@@ -61,6 +61,8 @@ class SpectralDensityResult(Result):
         "products": ("class",),
     }
 
+    COMPARED: ClassVar = ("per_class",)
+
     nodes: np.ndarray
     weights: np.ndarray
     products: np.ndarray

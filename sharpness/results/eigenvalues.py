@@ -58,6 +58,7 @@ class EigenvalueResult(Result):
     }
 
     AXES: ClassVar = ("end", "rank")
+    COMPARED: ClassVar = ("per_class", "which")
     RENAMED: ClassVar = {"errors": "standard_errors"}
 
     values: np.ndarray
@@ -91,6 +92,13 @@ class EigenvalueResult(Result):
         arrays = self.values, self.standard_errors, *self.intervals
         rows = np.array([np.atleast_1d((nowhere if a is None else a)[..., column]) for a in arrays])
         return self._of_row(rows, subset, self.per_class)
+
+    @property
+    def ranks(self) -> list[str]:
+        """Names of the m eigenvalues, such as ``"lambda_max"``, ``"lambda_max 2"``, ``"lambda_min"``."""
+        numbers = ["", *(f" {i}" for i in range(2, self.k + 1))]
+        largest, smallest = ([f"lambda_{end}{number}" for number in numbers] for end in ("max", "min"))
+        return {"LA": largest, "SA": smallest[::-1], "both": largest + smallest[::-1]}[self.which]
 
     @property
     def per_class(self) -> bool:

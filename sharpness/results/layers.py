@@ -51,6 +51,7 @@ class LayerResult(Result):
     }
 
     AXES: ClassVar = ("layer",)
+    COMPARED: ClassVar = ("measure", "per_class")
 
     measure: str
     layers: tuple[str, ...]
@@ -74,6 +75,11 @@ class LayerResult(Result):
         new = self.renamed({"measure": self.measure})["errors"]
         warn_renamed("LayerResult.errors", f"LayerResult.{new}")
         return getattr(self, new)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of ``values``."""
+        return self.class_names if self.per_class else ("all",)
 
     def keys(self) -> tuple[str, ...]:
         """The layers."""
@@ -128,7 +134,7 @@ class LayerResult(Result):
         Returns:
             The Axes, or of several models the Figure.
         """
-        require_same(each(results), shared=())
+        require_same(each(results), ("measure", "layers", "per_class"), shared=())
         first = first_of(results)
         order = in_order(first.class_names, first.by_size()) if first.per_class else np.zeros(1, dtype=int)
         names = [first.class_names[c] for c in order] if first.per_class else ["all"]

@@ -38,6 +38,7 @@ class LineResult(Landscape):
     }
 
     AXES: ClassVar = ("x",)
+    COMPARED: ClassVar = ("directions", "x")
 
     @classmethod
     @picture(plot_lines, plot_line_panels)
@@ -59,7 +60,7 @@ class LineResult(Landscape):
             quantity: ``"loss"``, ``"rise"`` above the model's own unperturbed loss, or ``"accuracy"``.
         """
         first = first_of(results)
-        require_same(each(results), noise_fields(first.directions, ("directions", "x")))
+        require_same(each(results), noise_fields(first, cls.COMPARED))
         require_samples(first, subset)
         return draw_lines(results, ax, subset, quantity, options)
 

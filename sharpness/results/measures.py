@@ -67,6 +67,7 @@ class MeasureResult(Result):
         "overall_errors": "overall_standard_errors",
         "group_errors": "group_standard_errors",
     }
+    SETTINGS: ClassVar = ("kind", "match_samples", "radius", "rho", "steps", "norm", "adaptive", "m")
     ROWS: ClassVar[int] = 200
 
     names: tuple[str, ...]

@@ -50,6 +50,7 @@ class PerturbationResult(Result):
     }
 
     AXES: ClassVar = ("radius", "draw")
+    COMPARED: ClassVar = ("radii", "normalization", "distribution", "seed")
 
     radii: np.ndarray
     losses: np.ndarray
@@ -167,7 +168,7 @@ class PerturbationResult(Result):
             UserError: an unknown kind, a radius that was not probed, or results that cannot be compared.
         """
         choose("kind of picture", kind, KINDS)
-        require_same(each(results), ("radii", "normalization", "distribution", "seed"))
+        require_same(each(results), cls.COMPARED)
         first = first_of(results)
         unit = radius_unit(first.normalization, first.distribution)
         if kind == "radii":

@@ -47,6 +47,7 @@ class PlaneResult(Landscape):
     }
 
     AXES: ClassVar = ("x", "y")
+    COMPARED: ClassVar = ("directions", "x", "y")
 
     y: np.ndarray
 
@@ -80,7 +81,7 @@ class PlaneResult(Landscape):
         """
         results = one_training(results, run)
         first = first_of(results)
-        require_same(results, noise_fields(first.directions, ("directions", "x", "y")))
+        require_same(results, noise_fields(first, cls.COMPARED))
         require_samples(first, subset)
         if quantity == "accuracy":
             _tell_interpolated(results)

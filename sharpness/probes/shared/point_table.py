@@ -116,7 +116,7 @@ class PointTable:
         return progress(total, self.what, "points", done=done) if self._bar is None else nullcontext(self._bar)
 
     def _announce(self, points: int, seconds: float) -> None:
-        """What a point took, said of all of them if that is long."""
+        """Announce the expected time of all points from that of a few, if it is long."""
         number, share, usually = points, 1.0, ""
         if self._bar is not None:
             number, share, usually = self._left, USUAL, ", usually a third"
