@@ -68,8 +68,8 @@ def plot_spectrum_ends(
             set_symlog(ax, "y", linthresh)
         elif log:
             set_log(ax, "y", [*largest.values(), *smallest.values()])
-        for ends in intervals or ():
-            for label, bounds in ends.items():
+        for of_end in intervals or ():
+            for label, bounds in of_end.items():
                 points.draw_intervals(label, bounds, linewidth=0.6 * points.size, alpha=0.4)
         ax.axhline(0, color="black", linewidth=0.6, zorder=1)
         label_classes(ax, names, counts, xlabel)
