@@ -20,6 +20,7 @@ from sharpness.checkpoints.find import file_of
 from sharpness.checkpoints.heads import parse_head
 from sharpness.checkpoints.safety import read_safely
 from sharpness.errors import UserError, choose, shown
+from sharpness.extensions import in_one_line
 from sharpness.models.factory import model_from
 from sharpness.untrusted.passed_over import PassedOver, PickledNetwork, passed_over
 
@@ -70,7 +71,7 @@ def load_checkpoint(
     path = file_of(Path(path))
     choose("weights", weights, WEIGHTS)
     if family is not None:
-        choose("family", family, list(FAMILIES))
+        FAMILIES.choose(family)
     content = read_safely(path, foreign=True)
     sha256 = _sha256(path)
     passed = passed_over(content)
@@ -123,14 +124,25 @@ def _family(content: Any, path: Path, family: str | None) -> Family:
         if not FAMILIES[family].matches(content):
             raise UserError(f"{path} is not of family {family!r}: leave family out to have it found")
         return FAMILIES[family]
-    for known in FAMILIES.values():
-        if known.matches(content):
+    for name, known in FAMILIES.working():
+        if _matches(name, known, content, path):
             return known
     raise UserError(
         f"{path} is not a checkpoint of 'sharpness train' nor of a family known here ({_told(content)}): save the "
         "weights alone where you trust it, torch.save(model.state_dict(), PATH), or build its model in Python and pass "
         "it to sharpness.Objective(model, (x, y))"
     )
+
+
+def _matches(name: str, family: Family, content: Any, path: Path) -> bool:
+    """Whether the content is of the family; one of other people's that cannot tell is passed over."""
+    try:
+        return family.matches(content)
+    except Exception as error:
+        if name in FAMILIES.built_in():
+            raise
+        logger.warning("%s: family %r is passed over: %s", path, name, in_one_line(error))
+        return False
 
 
 def _foreign_notes(content: Any, passed: list[str], path: Path) -> list[str]:
@@ -166,8 +178,7 @@ def _read(family: Family, content: Any, path: Path, options: Options) -> Reading
         raise
     except Exception as error:
         # A file may hold anything where its family has something else.
-        lines = str(error).strip().splitlines()
-        told = type(error).__name__ + (f": {shown(lines[0], 120)}" if lines else "")
+        told = in_one_line(error)
         raise UserError(f"{path} looks like a file of family {family.name!r} and does not fit it ({told})") from error
 
 

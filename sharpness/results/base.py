@@ -20,6 +20,7 @@ from sharpness.files import write_atomically
 from sharpness.renamed import renamed_attribute
 from sharpness.results.estimates import Estimate, Estimates, Subset, mean_of
 from sharpness.results.latex import as_latex
+from sharpness.results.picture import plot_of
 from sharpness.results.same import Probed
 from sharpness.results.tables import as_html, joined, long_form, of_training, with_errors
 from sharpness.untrusted.refused import Refused
@@ -77,6 +78,8 @@ class Result:
         super().__init_subclass__(**kwargs)
         cls.DIMENSIONS = {**Result.DIMENSIONS, **cls.DIMENSIONS}
         Result.REGISTRY[cls.__name__] = cls
+        if "compare" in cls.__dict__:
+            cls.plot = plot_of(cls, lambda result: {result.label: result})  # type: ignore[method-assign]
         for old, new in cls.RENAMED.items():
             setattr(cls, old, renamed_attribute(old, new))
 
@@ -194,7 +197,7 @@ class Result:
         return []
 
     def plot(self, ax: Any = None, **options: Any) -> Any:
-        """Draw on ``ax`` (a new one unless given) and return it."""
+        """Draw on ``ax``, new ones unless given; ``help(result.plot)`` lists the options of each kind of result."""
         return type(self).compare({self.label: self}, ax=ax, **options)
 
     @classmethod
