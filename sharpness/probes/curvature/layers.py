@@ -30,6 +30,12 @@ def layers_of(objective: Objective) -> dict[str, slice]:
     """Modules with a weight of two or more axes, in the order of the network, and their places in a flat vector (k,).
 
     A layer is such a weight with its bias; normalisation layers are none.
+
+    Returns:
+        The place of every layer by name.
+
+    Raises:
+        UserError: there is no layer in scope.
     """
     spans: dict[str, slice] = {}
     end = 0
@@ -103,6 +109,9 @@ def trace_by_layer(
     """Hutchinson's estimate of the trace of every layer's block, for every row: see :func:`~sharpness.trace`.
 
     :math:`z_l' (H z)_l` of the same products for all layers, whose sum over all parameters is :math:`z' H z`.
+
+    Returns:
+        Values and standard errors (L, rows).
     """
     choose("kind of curvature", kind, KINDS)
     rows = rows_of(objective, per_class, per_group, match_samples, seed)

@@ -56,7 +56,7 @@ def characteristic_radius(
     resume: str | Path | None = None,
     **given: Unpack[Given],
 ) -> CharacteristicRadiusResult:
-    r"""The radius :math:`\rho_c^*` of Theorem 1 of CC-SAM (Zhou et al., CVPR 2023), and whether the landscape agrees.
+    r"""Compute the radius :math:`\rho_c^*` of CC-SAM's Theorem 1 (Zhou et al., CVPR 2023) and the loss where it leads.
 
     **Derivation.** Let w be the k weights in scope, :math:`L_c` the mean loss of the :math:`n_c` training images of
     class c and :math:`g_c` its gradient. A Gaussian prior around 0 and posterior around w, both of standard deviation
@@ -105,6 +105,10 @@ def characteristic_radius(
         seed: of the eigenvalues, and of the ascent where there is no gradient.
         resume: a folder for unfinished work; the same call goes on there, and ends with the same bits.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
+
+    Returns:
+        A table of the numbers above, and the losses along the curve.
+        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
 
     Raises:
         UserError: counts, scale, factors or steps out of range, weights that are all 0, a gradient that is not finite.
