@@ -113,8 +113,8 @@ def refusal(what: str, error: OSError) -> SystemRefusal:
         errno.EMFILE: "allow more open files (ulimit -n)",
     }
     remedy = remedies.get(error.errno or 0)
-    told = error.strerror or str(error) or type(error).__name__
-    return SystemRefusal(": ".join([what, told, *([remedy] if remedy else [])]))
+    reason = error.strerror or str(error) or type(error).__name__
+    return SystemRefusal(": ".join([what, reason, *([remedy] if remedy else [])]))
 
 
 def remove_abandoned(folder: Path, name: str | None = None) -> None:
@@ -136,7 +136,7 @@ def remove_abandoned(folder: Path, name: str | None = None) -> None:
 
 
 def is_partial(found: str, name: str | None = None) -> bool:
-    """Whether a file of this name is one that is being written, of ``name`` or of any other.
+    """True if a file of this name is a partial one, of ``name`` or of any file.
 
     >>> is_partial(".run.json.4711.part"), is_partial(".a.csv.1-2.part", "a.csv"), is_partial("movie.part")
     (True, True, False)
@@ -206,7 +206,7 @@ def _partial(path: Path) -> Iterator[Path]:
 
 
 def _at_work(partial: str) -> bool:
-    """Whether the process that a partial file names may be about to lock it."""
+    """True if the process that a partial file names may be about to lock it."""
     number = int(partial.removesuffix(".part").rpartition(".")[2].partition("-")[0])
     if number == os.getpid():
         return False

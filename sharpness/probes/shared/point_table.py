@@ -116,7 +116,7 @@ class PointTable:
         return progress(total, self.what, "points", done=done) if self._bar is None else nullcontext(self._bar)
 
     def _announce(self, points: int, seconds: float) -> None:
-        """What a point took, said of all of them if that is long."""
+        """Announce the expected time of all points from that of a few, if it is long."""
         number, share, usually = points, 1.0, ""
         if self._bar is not None:
             number, share, usually = self._left, USUAL, ", usually a third"
@@ -132,7 +132,7 @@ class PointTable:
         return known | {"precision": precision, "points": len(self.rows), "center": f"{self.center[0]:.6g}"}
 
     def _load(self) -> None:
-        """What any process of an earlier call has left, read by the first one for all."""
+        """Read the points that any process of an earlier call has left; the first process reads for all."""
         if self._work.folder is None:
             return
         if distributed.rank() == 0:
