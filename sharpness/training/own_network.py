@@ -1,4 +1,4 @@
-"""Networks of the user's own in training: what a recipe needs of them, and what tells one from another."""
+"""Networks of the user's own in training: checks before training, and a fingerprint."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def check_network(network: Classifier, recipe: Recipe, data: LongTailData) -> No
     blocks = [s for s in recipe.stages if getattr(s.rule, "scope", "all") not in ("all", "head")]
     if blocks and not isinstance(network.backbone, Staged):
         raise UserError(f"{recipe.method} perturbs the last block of a sharpness.models.Staged network: scope='head'")
+    # Two images are sent through now: a wrong shape would else show after the folder of the run has been made.
     images = data.train.normalize(data.train.images[:2].cpu())
     network.eval()
     try:
@@ -45,7 +46,7 @@ def check_network(network: Classifier, recipe: Recipe, data: LongTailData) -> No
 
 
 def _use_of_the_head(recipe: Recipe) -> str:
-    """What a recipe does with the head of a network apart, in words; empty if nothing."""
+    """Say what a recipe does with the head alone; empty if nothing."""
     if recipe.normalization:
         return "normalises the weights of backbone and head"
     for stage in recipe.stages:
