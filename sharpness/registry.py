@@ -255,7 +255,7 @@ class Registry(MutableMapping[str, T], Generic[T]):
 
 
 def registered(needed: Collection[str] = ()) -> dict[str, dict[str, tuple[Any, str]]]:
-    """What was registered in this process, by group and name, for its own processes to take over.
+    """Things registered in this process, by group and name, for its own processes to take over.
 
     Args:
         needed: names that they cannot do without.

@@ -55,6 +55,7 @@ def labelled_checkpoints(
         known: dict[str, Checkpoint] = {}
         for file in found:
             try:
+                # What makes a network is passed on: a file of ours says with how many classes and channels to call it.
                 checkpoint = load_checkpoint(file, model=model, **options)
             except UserError as error:
                 if len(found) == 1:
