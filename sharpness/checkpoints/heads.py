@@ -33,10 +33,10 @@ _LARGEST_LOGARITHM = 4.7
 
 @dataclass(frozen=True)
 class HeadReading:
-    """How a head is read.
+    """The reading of a head: kind, layout and scale.
 
     Attributes:
-        kind: of :data:`UNITS`.
+        kind: one of ``UNITS``.
         layout: ``"[C, d]"`` or ``"[d, C]"``, how the file stores its weight.
         scale: of the logits; 1 for a linear one.
     """
@@ -51,7 +51,7 @@ class HeadReading:
 
 @dataclass(frozen=True)
 class HeadHabits:
-    """What the code of a family does with heads without bias; None where its files leave it open.
+    """The conventions of a family for heads without bias; None where its files leave it open.
 
     Attributes:
         rows: kind of one that is stored as ``[C, d]``.
@@ -145,6 +145,7 @@ def read_head(
     kind, layout = parse_head(asked) if asked else (None, None)
     if layout not in (None, *stored):
         raise UserError(f"head={asked!r} was given, and the head in {path} is stored as {stored[0]}: leave that out")
+    # A square weight fits both layouts: without a bias the names of LDAM's and RSG's heads decide.
     square = len(stored) > 1
     guess = habits.square or (COLUMNS if found[0] in ("linear.", "fc_.") and bias is None else ROWS)
     taken = layout or (guess if square else stored[0])

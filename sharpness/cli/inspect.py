@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -56,7 +57,7 @@ def _measured(checkpoint: Checkpoint, options: dict[str, Any]) -> dict[str, str]
 
     objective = sharpness.checkpoint_objective(checkpoint, **options)
     found = answers(objective)
-    recorded = (checkpoint.manifest.get("accuracy") or {}).get("accuracy")
+    recorded = checkpoint.manifest.accuracy.get("accuracy")
     where = "the images given" if "split" not in options else f"the {options['split']} split"
     facts = {
         "accuracy now": f"{100 * found.accuracy:.2f} % of {objective.num_samples:,} samples of {where}, "
@@ -81,38 +82,39 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
 
     m = checkpoint.manifest
     size = sum(p.numel() for p in checkpoint.model.parameters())
-    network, training = m["model"], m.get("training", {})
-    facts = {
+    network = m.model
+    facts: dict[str, Any] = {
         "file": checkpoint.path,
         "sha256": checkpoint.sha256,
-        "model": f"{network['architecture']}, {size:,} parameters",
-        "head": f"{network['head'] or 'unknown'}" + (f", scale {network['scale']:g}" if network["scale"] else ""),
+        "model": f"{network.architecture}, {size:,} parameters",
+        "head": f"{network.head or 'unknown'}" + (f", scale {network.scale:g}" if network.scale else ""),
     }
-    if "method" in m:
+    if m.method is not None:
+        stages: Sequence[Mapping[str, Any] | str] = m.card or m.stages
         facts |= {
-            "method": f"{m['method']} ({m['paper']})" if "paper" in m else m["method"],
-            "options": m.get("options") or "as published",
-            "flattening": "; ".join(m.get("flattening") or training.get("flatten", ())) or "none",
-            "data": repr(checkpoint.longtail) if "longtail" in m else "not recorded",
+            "method": m.method if m.paper is None else f"{m.method} ({m.paper})",
+            "options": m.options or "as published",
+            "flattening": "; ".join(m.flattening or m.training.get("flatten", ())) or "none",
+            "data": "not recorded" if m.longtail is None else repr(m.longtail),
             # Checkpoints older than the card have stages as they are written in Python.
-            **{f"stage {i}": _block(s) for i, s in enumerate(m.get("card") or m.get("stages", ()), start=1)},
-            "training": ", ".join(f"{k} {v}" for k, v in training.items()) or "not recorded",
+            **{f"stage {i}": _block(s) for i, s in enumerate(stages, start=1)},
+            "training": ", ".join(f"{k} {v}" for k, v in m.training.items()) or "not recorded",
         }
     else:
-        facts |= {k.replace("_", " "): m[k] for k in FOREIGN if m.get(k) not in (None, "", [], {})}
-        if m.get("class_order"):
-            facts["class order"] = describe_order(m["class_order"])
-    notes = m.get("notes") or []
-    facts["notes"] = "\n    ".join(["", *notes]) if len(notes) > 1 else "".join(notes) or "none"
+        plain = m.to_dict()
+        facts |= {k.replace("_", " "): plain[k] for k in FOREIGN if plain.get(k) not in (None, "", [], {})}
+        if m.class_order:
+            facts["class order"] = describe_order(m.class_order)
+    facts["notes"] = "\n    ".join(["", *m.notes]) if len(m.notes) > 1 else "".join(m.notes) or "none"
     recorded = (
         f"{k.removeprefix('accuracy').strip('_') or 'all'} {100 * v:.1f} %"
-        for k, v in (m.get("accuracy") or {}).items()
+        for k, v in m.accuracy.items()
         if "class" not in k
     )
     return {**facts, "accuracy": ", ".join(recorded) or "not recorded"}
 
 
-def _block(stage: dict[str, str] | str) -> str:
+def _block(stage: Mapping[str, Any] | str) -> str:
     """A stage's card: its name, and its other entries on lines of their own."""
     if isinstance(stage, str):
         return stage

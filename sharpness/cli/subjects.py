@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sharpness.checkpoints import Checkpoint, find_checkpoints
 from sharpness.cli.options import keywords
 from sharpness.data import read_images
+from sharpness.data.standardization import Standardization
 from sharpness.errors import UserError
 from sharpness.models.factory import model_from
 from sharpness.probes import labelled_checkpoints
@@ -86,23 +87,23 @@ def _each_normalized(
             "for all, or once for each path in their order, - where what is known of a file is right"
         )
     # By file, not by position: labels order and group the checkpoints otherwise than the command line does.
-    known: dict[str, dict[str, list[float]]] = {}
+    known: dict[str, Standardization] = {}
     for path, mean, std in zip(paths, means, stds, strict=True):
         files = find_checkpoints(path)
         if len(files) > 1:
             raise UserError(f"--mean for each path, and {path} stands for {len(files)} files: name them one by one")
         if (mean, std) != ("-", "-"):
-            known[str(files[0])] = {"mean": list(_numbers("mean", mean)), "std": list(_numbers("std", std))}
+            known[str(files[0])] = Standardization(_numbers("mean", mean), _numbers("std", std))
 
     def normalized(one: Checkpoint) -> Checkpoint:
         if one.path not in known:
             return one
         if not one.is_foreign:
             raise UserError(f"{one.path} records what its images are normalised by: give --mean - and --std - for it")
-        channels, constants = one.manifest["model"].get("in_channels"), known[one.path]
-        if any(channels not in (None, len(values)) for values in constants.values()):
+        channels, constants = one.manifest.model.in_channels, known[one.path]
+        if any(channels not in (None, len(values)) for values in (constants.mean, constants.std)):
             raise UserError(f"--mean and --std of {one.path}: give {channels} numbers each, one for each channel")
-        return replace(one, manifest={**one.manifest, "normalization": constants})
+        return replace(one, manifest=replace(one.manifest, normalization=constants))
 
     return {
         label: [normalized(one) for one in entry] if isinstance(entry, list) else normalized(entry)

@@ -85,7 +85,7 @@ class ForeignData:
 
     @property
     def content(self) -> Content:
-        """What tells the samples apart: pixels as the files have them, or numbers before they are normalised."""
+        """The content that identifies the samples: pixels as in the files, or numbers before normalisation."""
         pixels, known = self.inputs, self.digests
         if known is not None:
             return Content(PIXELS, lambda: known, self.mean, self.std)
@@ -98,7 +98,7 @@ class ForeignData:
 
     @property
     def weights(self) -> Tensor:
-        """How many samples each stands for, ``(n,)``: 1 unless classes were limited."""
+        """The number of samples that each represents, ``(n,)``: 1 unless classes were limited."""
         here = torch.bincount(self.labels, minlength=self.num_classes)
         return (torch.tensor(self.class_totals) / here)[self.labels]
 
@@ -218,6 +218,7 @@ def read_images(
             raise UserError(f"class counts of {', '.join(named[:3])}, ... and other classes here: take labels as keys")
         counts = tuple(counts[named.index(name)] for name in known)
     names, counts = name_classes(labels, class_names, counts)
+    # Before any limit: the totals are all images of a class, whatever is kept of them.
     totals = tuple(torch.bincount(labels, minlength=len(names)).tolist())
     if files is not None:
         files = files.limit_per_class(limit_per_class) if limit_per_class is not None else files

@@ -17,7 +17,7 @@ Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each input is in the columns of a packed one, and what it was.
+    """The position of each input in the columns of a packed one, with its shape and kind.
 
     Attributes:
         names: of the arguments, or None where they go by place.
@@ -41,7 +41,7 @@ class Layout:
         return found
 
     def call(self, model: Any, x: Tensor) -> Any:
-        """What the model returns of a packed tensor."""
+        """Run the model on a packed tensor."""
         inputs = self.unpack(x)
         return model(*inputs) if self.names is None else model(**dict(zip(self.names, inputs, strict=True)))
 
@@ -77,6 +77,7 @@ def pack(inputs: Inputs, dtype: torch.dtype) -> tuple[Tensor, Layout | None]:
         raise UserError("an input has complex numbers, beside other inputs: give real and imaginary part as two")
     real = [part.is_floating_point() for part in parts]
     packed_in = torch.float64 if any(real) else torch.int64
+    # Packed numbers are brought to the precision of the model, which holds integers of 53 or 24 bits exactly.
     if any(real):
         largest = 2 ** (53 if dtype is torch.float64 else 24)
         for name, part, is_real in zip(names, parts, real, strict=True):

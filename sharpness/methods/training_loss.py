@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sharpness.data import LongTail
-from sharpness.errors import UserError
+from sharpness.methods import METHODS, recipe_of
 from sharpness.steps import Context, Loss
 
 
@@ -37,18 +37,10 @@ class TrainingLoss:
         return self.loss.terms(logits, labels, self.context)[1]
 
 
-def training_loss(manifest: Mapping[str, Any]) -> TrainingLoss:
-    """Build the training loss of a checkpoint from its manifest: method, options and class counts.
+def training_loss(method: str, longtail: LongTail, options: Mapping[str, Any]) -> TrainingLoss:
+    """Build the training loss of a method that is known here with the options that a network was trained with.
 
     Raises:
-        UserError: the manifest lacks one of them, or an option is unknown to the method.
+        UserError: an option that is unknown to the method.
     """
-    from sharpness.methods import build_recipe
-
-    if missing := [name for name in ("longtail", "method", "options") if name not in manifest]:
-        raise UserError(
-            f"the checkpoint does not record its {missing[0]}, which its training loss depends on: loss='ce'"
-        )
-    longtail = LongTail.from_dict(manifest["longtail"])
-    recipe = build_recipe(manifest["method"], longtail, **manifest["options"])
-    return TrainingLoss(recipe.stages[-1].loss, longtail)
+    return TrainingLoss(recipe_of(METHODS[method], method, longtail, **options).stages[-1].loss, longtail)

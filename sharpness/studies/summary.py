@@ -12,7 +12,7 @@ from sharpness.studies.motivation import tail_of
 
 def accuracies(checkpoint: Checkpoint) -> dict[str, float]:
     """On the test set, in per cent: of all images and of the groups, as the run recorded them."""
-    known = checkpoint.manifest.get("accuracy", {})
+    known = checkpoint.manifest.accuracy
     names = {f"acc {g}".strip(): f"accuracy_{g}".strip("_") for g in ("", "many", "medium", "few")}
     return {name: 100 * known.get(recorded, float("nan")) for name, recorded in names.items()}
 

@@ -122,10 +122,9 @@ def check_finished(
     manifest = load_checkpoint(result).manifest
     wanted = {"method": identity["method"], "options": identity["options"], "longtail": identity["data"]}
     wanted |= {"data_sha256": identity["data_sha256"]}
-    found = {name: manifest.get(name) for name in wanted}
-    found |= {"model": manifest["model"]["architecture"]}
-    kept = manifest.get("training") or {}
-    found |= {"training": {name: kept.get(name) for name in training}}
+    plain = manifest.to_dict()
+    found = {name: plain.get(name) for name in wanted} | {"model": manifest.model.architecture}
+    found |= {"training": {name: manifest.training.get(name) for name in training}}
     if _plain(found) != _plain({**wanted, "model": identity["model"], "training": dict(training)}):
         raise damaged(result, "it is of another run")
     table = folder / "history.csv"
@@ -136,16 +135,15 @@ def check_finished(
     except Exception:
         # A damaged table can raise nearly any exception.
         raise altered from None
-    recorded = manifest.get("history_sha256")
-    if recorded is not None and hashlib.sha256(content).hexdigest() != recorded:
+    if manifest.history_sha256 not in (None, hashlib.sha256(content).hexdigest()):
         raise altered
     rows = sum(max(1, epochs) for epochs in training["epochs"])
-    if manifest.get("epoch", rows) != rows:
-        raise damaged(result, f"it holds the weights after {manifest['epoch']} epochs of {rows}")
+    if manifest.epoch not in (None, rows):
+        raise damaged(result, f"it holds the weights after {manifest.epoch} epochs of {rows}")
     if len(history) != rows or not {"stage", "epoch", "lr", "loss", "accuracy"} <= set(history):
         raise altered
     last = history.iloc[-1]
-    for name, share in (manifest.get("accuracy") or {}).items():
+    for name, share in manifest.accuracy.items():
         same = name in history and (last[name] == share or (math.isnan(share) and pd.isna(last[name])))
         if not same:
             raise altered

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sharpness.checkpoints import save_checkpoint
+from sharpness.checkpoints import Manifest, save_checkpoint
 from sharpness.data import LongTailData
 from sharpness.engine import ClassSums, resolve_device, seeded, without_autocast
 from sharpness.errors import UserError
@@ -25,7 +25,7 @@ from sharpness.steps import Context
 from sharpness.training.averaging import end_in_average, start_average
 from sharpness.training.believed import check_finished, check_progress, check_tensors
 from sharpness.training.epoch import accuracy_row, epoch_context, evaluate, run_epoch, training_batches
-from sharpness.training.manifest import manifest, present
+from sharpness.training.manifest import at_present, manifest_of
 from sharpness.training.optimizer import make_optimizer, put_back
 from sharpness.training.parts import Helper, add_parts, read_helper
 from sharpness.training.precision import autocast, resolve_precision
@@ -69,6 +69,7 @@ def train(
         model: an architecture; the data set's usual one unless given.
         batch_size: the published one unless given, halved until an epoch has ten steps.
         precision: ``"auto"``, ``"float32"`` or ``"bfloat16"`` (autocast).
+        device: such as ``"cuda"``; a GPU if there is one unless given.
         augmentation: a name of ``sharpness.data.AUGMENTATIONS``, such as ``"autoaugment-cutout"``; the data set's
             usual one unless given. Another one is part of the run's name and label.
         resume: continue an unfinished run in ``out``; it ends in the same weights as an uninterrupted one.
@@ -85,6 +86,13 @@ def train(
     Raises:
         UserError: unknown names, or a folder that holds something else, or the same run without snapshots.
         FloatingPointError: the training loss is not finite.
+
+    >>> import tempfile
+    >>> from sharpness.data import load_data
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     history = train("ce", load_data("digits-lt"), folder, epochs=2)
+    >>> history.epoch.tolist()
+    [1, 2]
     """
     if snapshots is not None and not (isinstance(snapshots, int) and snapshots >= 1):
         raise UserError(f"snapshots={snapshots!r}: give the epochs from one to the next, at least 1")
@@ -127,7 +135,7 @@ def train(
             check_progress(state, recipe, folder.path / "state.pt")
         moved = replace(data, train=data.train.to(device), test=data.test.to(device))
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        description = manifest(recipe, data, {**identity, "training": training}, device.type)
+        description = manifest_of(recipe, data, {**identity, "training": training}, device.type)
         run = Run(recipe, network, moved, state, folder, seed, precision, description, folder.snapshots())
         carry_out(run, helper)
         return folder.history()
@@ -149,7 +157,7 @@ class Run:
     folder: RunFolder
     seed: int
     precision: str
-    description: dict[str, Any]
+    description: Manifest
     every: int | None = None
 
     @property
@@ -168,7 +176,7 @@ class Run:
 
     def keep(self, path: Path, **more: Any) -> None:
         """Write a checkpoint of the present weights, with more entries in its manifest."""
-        description = self.description | present(self.recipe, self.state) | more
+        description = at_present(self.description, self.recipe, self.state, **more)
         save_checkpoint(path, self.network, description, ordinary_state(self.network))
 
     def keep_snapshot(self) -> None:

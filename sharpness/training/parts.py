@@ -9,6 +9,7 @@ from torch import Generator, nn
 
 from sharpness.checkpoints import load_checkpoint
 from sharpness.data import LongTailData
+from sharpness.data.standardization import Standardization
 from sharpness.engine import seeded
 from sharpness.errors import UserError
 from sharpness.flattening import SpectralNormalization
@@ -37,9 +38,8 @@ def read_helper(recipe: Recipe, data: LongTailData) -> Helper | None:
         return None
     checkpoint = load_checkpoint(str(paths[0]))
     model = checkpoint.model.float()
-    normalization = checkpoint.manifest.get("normalization")
-    own = {"mean": list(data.train.mean), "std": list(data.train.std)}
-    if normalization is not None and {k: list(v) for k, v in normalization.items()} != own:
+    normalization, own = checkpoint.manifest.normalization, Standardization(data.train.mean, data.train.std)
+    if normalization not in (None, own):
         raise UserError(f"helper={paths[0]} takes images normalised by {normalization}, these are by {own}: train one")
     try:
         with torch.no_grad():

@@ -204,7 +204,7 @@ def test_of_a_whole_model_the_weights_are_read(tmp_path):
     torch.save(model := build_model("resnet8", 3, 1), tmp_path / "module.pt")
     read = load_checkpoint(tmp_path / "module.pt")
     assert all(map(torch.equal, read.model.state_dict().values(), model.state_dict().values()))
-    assert "nothing of it was run" in " ".join(read.manifest["notes"])
+    assert "nothing of it was run" in " ".join(read.manifest.notes)
 
 
 def test_a_newer_version_asks_for_an_upgrade(saved):
@@ -221,7 +221,7 @@ DAMAGE = {
     "no model": ({"manifest": {}}, "describes no model"),
     "model of text": ({"manifest": {"model": "resnet8"}}, "describes no model"),
     "another field": ({"manifest": {"model": NETWORK | {"depth": 3}}}, "describes no model"),
-    "unknown architecture": ({"manifest": {"model": NETWORK | {"architecture": "../x"}}}, "unknown model"),
+    "unknown architecture": ({"manifest": {"model": NETWORK | {"architecture": "../x"}}}, "names the model '../x'"),
     "unknown head": ({"manifest": {"model": NETWORK | {"head": "round"}}}, "unknown head"),
     "negative classes": ({"manifest": {"model": NETWORK | {"num_classes": -1}}}, "describes the model as"),
     "classes of text": ({"manifest": {"model": NETWORK | {"num_classes": "10"}}}, "describes the model as"),
@@ -258,7 +258,7 @@ def test_a_manifest_that_unfolds_without_end_is_told(saved):
 
 def test_the_number_of_classes_is_checked(saved):
     path, _ = saved
-    assert load_checkpoint(path, num_classes=10).manifest["model"]["num_classes"] == 10
+    assert load_checkpoint(path, num_classes=10).manifest.model.num_classes == 10
     with pytest.raises(UserError, match="num_classes=7 was given, but .*last.pt tells 10 apart"):
         load_checkpoint(path, num_classes=7)
 

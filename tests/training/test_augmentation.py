@@ -76,7 +76,7 @@ def test_an_unknown_augmentation_is_refused(digits, tmp_path, capsys):
 def test_label_and_card_name_it(runs, capsys):
     usual, strong = (load_checkpoint(runs / name) for name in ("usual-0", "strong-0"))
     assert (usual.label, strong.label) == ("CE", "CE (autoaugment-cutout)")
-    assert [c.manifest["card"][0]["augmented"] for c in (usual, strong)] == ["by crop", "by autoaugment-cutout"]
+    assert [c.manifest.card[0]["augmented"] for c in (usual, strong)] == ["by crop", "by autoaugment-cutout"]
     main(["inspect", str(runs / "strong-0")])
     assert "by autoaugment-cutout" in capsys.readouterr().out
 

@@ -53,7 +53,7 @@ def test_the_saved_model_is_the_network_alone(digits, tmp_path, method, more):
     assert float(right.double().mean()) == pytest.approx(last.accuracy, abs=tolerance)
     label = {"m2m": "M2m", "rsg": "RSG"}[method]
     assert saved.label == label + ("+SAM:0.05" if "flatten" in more else "")
-    assert saved.manifest["notes"]
+    assert saved.manifest.notes
 
 
 def test_the_helper_is_a_run_of_cross_entropy_and_stays(digits, tmp_path, weights, identical, states):
@@ -119,8 +119,8 @@ def test_a_trained_helper_saves_a_stage_and_is_recorded(digits, tmp_path, states
     assert [stage for stage, _ in states] == [0, 0]
     identical(beginning(states[-1][1], "auxiliary.network."), weights(tmp_path / "ce"))
     manifest = load_checkpoint(tmp_path / "run").manifest
-    assert manifest["training"]["helper_sha256"] == load_checkpoint(helper).sha256
-    assert manifest["options"]["helper"] == helper
+    assert manifest.training["helper_sha256"] == load_checkpoint(helper).sha256
+    assert manifest.options["helper"] == helper
 
 
 def test_another_helper_at_the_same_path_is_another_run(digits, tmp_path, killed_after):

@@ -8,7 +8,7 @@ from typing import Any, Literal, Unpack
 import numpy as np
 import torch
 
-from sharpness.curvature import ENDS, Eigenpairs, lanczos
+from sharpness.curvature import ENDS, Eigenpairs, LanczosState, lanczos
 from sharpness.engine import KINDS, mean_error
 from sharpness.errors import UserError, choose
 from sharpness.objective import Objective
@@ -18,6 +18,7 @@ from sharpness.probes.curvature.resampling import resampled_ends
 from sharpness.probes.curvature.rows import rows_of
 from sharpness.probes.curvature.verification import check_eigenvalue
 from sharpness.probes.shared.probe import Given, comparable_by_layer
+from sharpness.probes.shared.work import Arrays
 from sharpness.progress import progress
 from sharpness.results import EigenvalueResult
 
@@ -46,22 +47,27 @@ def eigenvalues(
     resume: str | Path | None = None,
     **given: Unpack[Given],
 ) -> EigenvalueResult:
-    r"""Algebraically largest (``"LA"``), smallest (``"SA"``) or ``"both"`` extreme eigenvalues of the Hessian.
+    r"""Compute the largest and smallest eigenvalues of the Hessian :math:`\nabla^2 L(w)` by Lanczos iteration.
 
+    L is the mean loss over the objective's samples, by their weights; nothing is divided by the number of parameters.
     Per class, the Hessian is that of L_c. Classes are taken one after another, and a product passes over the samples
     of class c only, so that all classes together cost as many sample-products as one run over all data with as many
     iterations. What the products of a class have in common is computed once, see :meth:`Objective.operator`.
 
     Args:
-        objective: or ``{label: objective}``, to compare.
-        k: eigenvalues at each end.
+        objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.
+        k: eigenvalues at each end, of all samples or of every row.
+        which: the algebraically largest, ``"LA"``, the smallest (most negative), ``"SA"``, or ``"both"``.
+        per_class: a row for each class, with the Hessian of L_c, instead of one row for all samples.
         tol: a pair is converged when ``|H v - value v|`` is at most ``tol`` times the largest absolute value and
             ``5 tol`` times its own, see :func:`~sharpness.curvature.lanczos`.
         max_iterations: Lanczos iterations at most; pairs that are not converged by then are flagged.
+        seed: of the start vector, and of the samples that ``match_samples`` and ``bootstrap`` draw.
         keep_vectors: keep the eigenvectors in the result, one float per parameter and value.
         kind: ``"hessian"``, or ``"ggn"`` for its generalised Gauss-Newton part.
-        per_group: a row for each group instead, with the Hessian of the loss over all its samples.
-        per_layer: of the diagonal block of every layer: a :class:`~sharpness.results.LayerResult`, for one end, k=1.
+        per_group: a row for each group of classes instead, with the Hessian of the loss over all its samples.
+        per_layer: the eigenvalue of every layer's diagonal block instead, at one end: ``which="LA"`` or ``"SA"``. Takes
+            no ``k``, ``keep_vectors``, ``bootstrap``, ``standard_errors`` or ``verify``.
         match_samples: draw so many samples of every class first, by ``seed``, so that classes of different size are
             measured alike.
         bootstrap: resamples of a 95 % interval over samples: the eigenvalues of every resample are found anew, in the
@@ -71,6 +77,22 @@ def eigenvalues(
         verify: compare each row's first eigenvalue with the rise of the loss along its vector, in ``result.checks``.
         resume: a folder for unfinished work; the same call goes on there, and ends with the same bits.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
+
+    Returns:
+        Values, residuals and, on request, vectors and errors of every row, values in descending order; per layer a
+        :class:`~sharpness.results.LayerResult`.
+        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
+
+    Raises:
+        UserError: an unknown end or kind, more eigenvalues than parameters, settings that do not go together, or models
+            that cannot be compared.
+
+    The loss :math:`(3 w_1^2 + w_2^2) / 2` has the Hessian diag(3, 1):
+
+    >>> model, data = torch.nn.Linear(2, 1, bias=False), (torch.tensor([[3**0.5, 0.0], [0.0, 1.0]]), torch.zeros(2))
+    >>> objective = Objective(model, data, loss=lambda outputs, y: outputs[:, 0] ** 2)
+    >>> eigenvalues(objective, which="both").values.round(4).tolist()
+    [3.0, 1.0]
     """
     choose("end of the spectrum", which, ENDS)
     choose("kind of curvature", kind, KINDS)
@@ -87,46 +109,45 @@ def eigenvalues(
     settings = {"kind": kind, "max_iterations": max_iterations, "match_samples": match_samples, "bootstrap": bootstrap}
     fields = rows.fields(probe="eigenvalues", **settings)
     rows.whole.check()
+    # Part of the key: rows that were saved without vectors or errors cannot serve a call that needs them.
     asked = {"k": k, "which": which, "tol": tol, "seed": seed, "vectors": keep_vectors or verify}
     asked["errors"] = standard_errors
-    store = rows.store(resume, {**fields["provenance"], **asked})
-    done: dict[int, dict[str, Any]] = {}
-    checks = []
+    work = rows.work(resume, {**fields["provenance"], **asked})
     with progress(None, "eigenvalues", "products") as bar:
-        for i, part in rows.present:
-            bar.set_postfix_str(rows.names[i])
-            found: dict[str, Any] | None = store.load(i)
-            if found is None:
-                with part.operator(kind=kind) as operator:
-                    state = store.lanczos_state(i, part.device)
-                    bar.update(0 if state is None else state.products)
-                    pairs = lanczos(
-                        operator,
-                        operator.size,
-                        k,
-                        which,
-                        tol=tol,
-                        max_iterations=max_iterations,
-                        generator=torch.Generator().manual_seed(seed),
-                        dtype=part.dtype,
-                        device=part.device,
-                        callback=bar.update,
-                        checkpoint=store.lanczos_checkpoint(i),
-                        state=state,
-                    )
-                    found = _numbers(part, pairs, bootstrap, standard_errors, keep_vectors or verify)
-                    if bootstrap:
-                        ends, more = resampled_ends(part, operator, pairs, which, k, bootstrap, seed)
-                        found |= dict(zip(("lower", "upper"), ends, strict=True))
-                        found["products"] = pairs.products + more
-                        bar.update(more)
-                store.save(i, found)
-            else:
-                bar.update(int(found["products"]))
-            if verify:
-                v = torch.as_tensor(found["vectors"][0])
-                checks.append(check_eigenvalue(part, rows.names[i], float(found["values"][0]), v))
-            done[i] = found
+
+        def compute(i: int, part: Objective) -> Arrays:
+            # A generator for every row, so that its start vector is the same whichever rows are done already.
+            with part.operator(kind=kind) as operator:
+                kept = work.unfinished(i)
+                state = None if kept is None else LanczosState.of(kept, part.device)
+                bar.update(0 if state is None else state.products)
+                pairs = lanczos(
+                    operator,
+                    operator.size,
+                    k,
+                    which,
+                    tol=tol,
+                    max_iterations=max_iterations,
+                    generator=torch.Generator().manual_seed(seed),
+                    dtype=part.dtype,
+                    device=part.device,
+                    callback=bar.update,
+                    checkpoint=lambda state: work.save_unfinished(i, state.arrays),
+                    state=state,
+                )
+                found = _numbers(part, pairs, bootstrap, standard_errors, keep_vectors or verify)
+                if bootstrap:
+                    ends, more = resampled_ends(part, operator, pairs, which, k, bootstrap, seed)
+                    found |= dict(zip(("lower", "upper"), ends, strict=True))
+                    found["products"] = pairs.products + more
+                    bar.update(more)
+            return found
+
+        done = rows.map(work, compute, bar)
+    checks = [
+        check_eigenvalue(part, rows.names[i], float(done[i]["values"][0]), torch.as_tensor(done[i]["vectors"][0]))
+        for i, part in (rows.present if verify else [])
+    ]
     width = min(2 * k if which == "both" else k, objective.num_parameters)
 
     def table(name: str, missing: Any, *shape: int) -> np.ndarray:
@@ -158,7 +179,7 @@ def eigenvalues(
 def _numbers(
     part: Objective, pairs: Eigenpairs, bootstrap: int, standard_errors: bool, keep_vectors: bool
 ) -> dict[str, Any]:
-    """What a row contributes to the result."""
+    """The arrays of one row of the result."""
     numbers: dict[str, Any] = {
         "values": pairs.values,
         "residuals": pairs.residuals,

@@ -15,8 +15,8 @@ from sharpness.objective import Objective
 from sharpness.probes.directions.between_models import Subject, read_subject, require_reachable, toward
 from sharpness.probes.directions.direction_set import Directions
 from sharpness.probes.landscapes.line_and_plane import Range, line, plane
-from sharpness.probes.shared.point_table import Resume
 from sharpness.probes.shared.probe import Given, comparable
+from sharpness.probes.shared.work import Resume
 from sharpness.results import LineResult, PlaneResult
 
 #: Part of a vector's length by which a third model must be off the line through the first two.
@@ -35,11 +35,13 @@ def interpolate(
     resume: Resume = None,
     **given: Unpack[Given],
 ) -> LineResult:
-    """``L((1 - x) w + x w_other)`` and the same per class: the model is at x = 0, the other at x = 1.
+    """Evaluate the loss on the line from one model to another, ``L((1 - x) w + x w_other)``, overall and per class.
 
-    Goodfellow, Vinyals and Saxe (ICLR 2015). How much the loss rises on the way: :func:`barrier`.
+    The model is at x = 0, the other at x = 1 (Goodfellow, Vinyals and Saxe, ICLR 2015).
+    How much the loss rises on the way: :func:`barrier`.
 
     Args:
+        objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.
         other: a model of the same architecture, a checkpoint or its path, an objective, or a state dict.
         x: from, to, number of points; both ends included.
         names: of the two models, for the marks.
@@ -47,9 +49,22 @@ def interpolate(
         resume: see :func:`~sharpness.plane`.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
+    Returns:
+        A line as of :func:`~sharpness.line`, with both models as marks.
+        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
+
     Raises:
         UserError: another architecture, the same weights, or BatchNorm statistics that differ while the objective's
             policy is ``"eval"``.
+
+    From the loss 0 at w = 0 to the loss 3 at w = (1, 0):
+
+    >>> import torch
+    >>> model, data = torch.nn.Linear(2, 1, bias=False), (torch.tensor([[3.0, 1.0]]), torch.tensor([0]))
+    >>> _ = torch.nn.init.zeros_(model.weight)
+    >>> objective = Objective(model, data, loss=lambda outputs, y: outputs[:, 0])
+    >>> interpolate(objective, {"weight": torch.tensor([[1.0, 0.0]])}, (0, 1, 3)).losses.tolist()
+    [0.0, 1.5, 3.0]
     """
     other = read_subject(objective, other)
     direction = toward(objective, other)
@@ -63,7 +78,7 @@ def interpolate(
 
 
 def barrier(line: LineResult, of: str = "loss") -> pd.DataFrame:
-    r"""How high the path between two models rises above the chord between its ends.
+    r"""Compute the barrier of a path between two models: its largest rise above the chord between its ends.
 
     .. math:: \max_{0 \le x \le 1} L(x) - [(1 - x) L(0) + x L(1)]
 
@@ -72,8 +87,8 @@ def barrier(line: LineResult, of: str = "loss") -> pd.DataFrame:
     take the error. The maximum is over the points of the line, hence a lower bound.
 
     Args:
-        line: what :func:`interpolate` returns; its points must include 0 and 1.
-        of: ``"loss"``, or ``"error"``, the share of wrong answers.
+        line: a result of ``interpolate``, whose points include 0 and 1.
+        of: ``"loss"``, or ``"error"``, the classification error.
 
     Returns:
         One row for all samples, every group and every class: ``class``, ``group``, ``samples``, ``barrier`` and
@@ -81,6 +96,15 @@ def barrier(line: LineResult, of: str = "loss") -> pd.DataFrame:
 
     Raises:
         UserError: the line lacks the point 0 or 1.
+
+    The loss :math:`(w - 1)^2 / 2` at w = 0 and at w = 2, whose path leads down, and not up:
+
+    >>> import torch
+    >>> model, data = torch.nn.Linear(1, 1, bias=False), (torch.ones(1, 1), torch.ones(1))
+    >>> _ = torch.nn.init.zeros_(model.weight)
+    >>> objective = Objective(model, data, loss=lambda outputs, y: (outputs[:, 0] - y) ** 2 / 2)
+    >>> barrier(interpolate(objective, {"weight": torch.tensor([[2.0]])}, (0, 1, 5))).barrier.tolist()[0]
+    0.0
     """
     choose("barrier", of, QUANTITIES)
     order = np.argsort(line.x, kind="stable")
@@ -101,6 +125,7 @@ def barrier(line: LineResult, of: str = "loss") -> pd.DataFrame:
     for subset in line.subsets():
         values = line.select(classes, subset, overall)[inside]
         rise = values - (1 - x) * values[0] - x * values[-1]
+        # Exactly 0 at both ends, where rounding of the chord must not make a barrier; NaN stays.
         rise[[0, -1]] = values[[0, -1]] - values[[0, -1]]
         known = not np.isnan(rise).any()
         top = int(np.argmax(rise))
@@ -123,14 +148,16 @@ def plane_through(
     resume: Resume = None,
     **given: Unpack[Given],
 ) -> PlaneResult:
-    r"""The loss over the plane through three models (Garipov et al., NeurIPS 2018).
+    r"""Evaluate the loss over the plane through three models (Garipov et al., NeurIPS 2018).
 
     The origin is w, the first axis leads towards the second model, :math:`u = w_2 - w`, the second axis is the part of
     :math:`w_3 - w` across it, :math:`v = (w_3 - w) - \langle w_3 - w, u \rangle u / |u|^2`. Both have unit length, so
     that distances on the plane are distances of parameters.
 
     Args:
-        second, third: as the other model of :func:`interpolate`.
+        objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.
+        second: as the other model of :func:`interpolate`.
+        third: likewise one more.
         margin: how much wider than the three models the plane is on every side, as a part of their extent.
         points: along each axis.
         names: of the three models, for the marks.
@@ -139,8 +166,20 @@ def plane_through(
         resume: see :func:`~sharpness.plane`.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
+    Returns:
+        A plane as of :func:`~sharpness.plane`, with the three models as marks.
+        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
+
     Raises:
         UserError: models on one line, or what :func:`interpolate` refuses.
+
+    >>> import torch
+    >>> model, data = torch.nn.Linear(2, 1, bias=False), (torch.tensor([[3.0, 1.0]]), torch.tensor([0]))
+    >>> _ = torch.nn.init.zeros_(model.weight)
+    >>> objective = Objective(model, data, loss=lambda outputs, y: outputs[:, 0])
+    >>> others = [{"weight": row[None]} for row in torch.eye(2)]
+    >>> plane_through(objective, *others, margin=0, points=2).losses.tolist()
+    [[0.0, 3.0], [1.0, 4.0]]
     """
     others = [read_subject(objective, other) for other in (second, third)]
     found = replace(model_axes(objective, *others), mark_names=_names(names, (objective, *others)))
@@ -152,6 +191,9 @@ def plane_through(
 
 def model_axes(objective: Objective, second: Subject, third: Subject) -> Directions:
     """The orthonormal axes of the plane through three models, with the models as marks.
+
+    Returns:
+        Two unit vectors (2, k) and marks (3, 2).
 
     Raises:
         UserError: the models are on one line.
