@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+REMEDY = "save the weights alone, torch.save(model.state_dict(), PATH), where you trust it"
+
 
 class Refused(Exception):
     """The message completes ``cannot read FILE: it ...``; it holds names of types, never what was refused itself."""

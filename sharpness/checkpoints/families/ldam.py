@@ -24,9 +24,8 @@ from sharpness.checkpoints.families.family import Family
 from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of, is_state
 from sharpness.checkpoints.heads import COLUMNS, HeadHabits
 from sharpness.checkpoints.networks import block_counts, some
-from sharpness.checkpoints.pickles import shown
 from sharpness.checkpoints.prefixes import strip_prefixes
-from sharpness.errors import UserError
+from sharpness.errors import UserError, shown
 
 TITLE = "LDAM-DRW, RSG, Saddle-LongTail, Focal-SAM or GCL"
 HEADS = HeadHabits(columns="cosine", square=COLUMNS)
