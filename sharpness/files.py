@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, also after a power cut, and folders in which one process works at a time."""
+"""Atomic file writes, which survive a power cut, and folders that one process locks."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def write_archive(content: Any, path: Path) -> None:
     """Write what ``torch.save`` takes; equal contents give equal files.
 
-    ``torch.save`` puts the name of the file that it is given into the archive, and tells a full disk in words of its
+    ``torch.save`` puts the name of the file that it is given into the archive, and reports a full disk in words of its
     own: it is given an opened one.
     """
     import torch
@@ -125,7 +125,7 @@ def remove_abandoned(folder: Path, name: str | None = None) -> None:
 
 
 def is_partial(found: str, name: str | None = None) -> bool:
-    """Whether a file of this name is one that is being written, of ``name`` or of any other.
+    """Return whether a file of this name is a partial one, of ``name`` or of any other file.
 
     >>> is_partial(".run.json.4711.part"), is_partial(".a.csv.1-2.part", "a.csv"), is_partial("movie.part")
     (True, True, False)
@@ -195,7 +195,7 @@ def _partial(path: Path) -> Iterator[Path]:
 
 
 def _at_work(partial: str) -> bool:
-    """Whether the process that a partial file names may be about to lock it."""
+    """Return whether the process that a partial file names may be about to lock it."""
     number = int(partial.removesuffix(".part").rpartition(".")[2].partition("-")[0])
     if number == os.getpid():
         return False
@@ -223,7 +223,7 @@ def _sync(path: Path) -> None:
 
 
 class _Remembering:
-    """A file whose first error is kept: torch tells it as one of its own."""
+    """A file whose first error is kept: torch reports it as one of its own."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.error = file, None

@@ -1,4 +1,4 @@
-"""A model that was read from a file, with everything that the file and its family say about it."""
+"""A model read from a file, with everything that the file and its family say about it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Checkpoint:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether somebody else's code wrote the file."""
+        """True for a file of a code base other than ours."""
         return self.manifest.family is not None
 
     @property

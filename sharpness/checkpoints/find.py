@@ -1,4 +1,4 @@
-"""Which checkpoints a path stands for, told by what files begin with rather than by how their names end."""
+"""Find the checkpoints that a path stands for, by the first bytes of files rather than by their endings."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from sharpness.untrusted.regular_files import open_regular
 RESULT = "last.pt"
 FOLDERS = ("", "ckps", "checkpoint")
 
-#: How checkpoints usually end: what is wrong with such a file is told when it is read.
+#: Usual endings of checkpoints: what is wrong with such a file is said when it is read.
 ENDINGS = (".pt", ".pth", ".th", ".tar", ".ckpt", ".safetensors")
 
 #: What a run of ours keeps beside its result.
 COMPANIONS, INSIDE = ("state.pt", "run.json", "history.csv"), ("snapshots", "probes")
 
-#: How many bytes tell what a file is, and how many names a line has.
+#: Bytes that decide what a file is, and names in a line.
 HEAD, SHOWN = 512, 4
 
 _TORCH_PICKLE = b"l\xfc\x9cF\xf9 j\xa8P\x19."
@@ -163,7 +163,7 @@ class _Search:
 
 
 def _begins_like_one(start: bytes, size: int) -> bool:
-    """Whether a file of ``size`` bytes begins like an archive or pickle of ``torch.save``, or like safetensors."""
+    """Return whether a file of ``size`` bytes begins like a file of ``torch.save`` or safetensors."""
     if start[:4] == b"PK\x03\x04":
         name = start[30 : 30 + int.from_bytes(start[26:28], "little")]
         return name.endswith((b"/data.pkl", b"/constants.pkl", b"/version", b"/byteorder")) or b"/data/" in name
@@ -174,7 +174,7 @@ def _begins_like_one(start: bytes, size: int) -> bool:
 
 
 def _of_one_run(name: str) -> bool:
-    """Whether a file beside one of a usual name is of the same run: another usual name, or that of an epoch.
+    """Return whether a file beside one of a usual name is of the same run: another such name, or that of an epoch.
 
     >>> [_of_one_run(name) for name in ("12_ckpt.pth.tar", "epoch_3.pth", "model-20.pt", "resnet32.t7")]
     [True, True, True, False]

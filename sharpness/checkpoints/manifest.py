@@ -99,7 +99,7 @@ def _ours(check: Check, default: Any = None) -> Any:
 
 @dataclass(frozen=True)
 class Network:
-    """What a file says of its network; None is unknown, as of one that the caller built."""
+    """Description of a network in a file; None is unknown, as of one that the caller built."""
 
     architecture: str = ""
     num_classes: int | None = None
@@ -115,7 +115,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Manifest(Mapping[str, Any]):
-    """What is known of a checkpoint beside its weights.
+    """Description of a checkpoint: everything that is known of it beside its weights.
 
     ``manifest["epoch"]`` and other ways of a mapping work for one more version, with a warning.
 
@@ -188,7 +188,7 @@ class Manifest(Mapping[str, Any]):
 
     @property
     def cut(self) -> dict[str, Any]:
-        """How the training set was cut, as far as that is known: options of :func:`sharpness.data.load_data`."""
+        """Known options of :func:`sharpness.data.load_data` that cut the training set."""
         known = {k: v for k, v in (self.subset or {}).items() if k in ("profile", "subset")}
         given = {"profile": self.profile, "imbalance": self.imbalance}
         return known | {k: v for k, v in given.items() if known and v is not None}
@@ -243,7 +243,7 @@ class Manifest(Mapping[str, Any]):
         return cls(model, extra=extra, **own)
 
     def _as_mapping(self) -> dict[str, Any]:
-        """What a manifest was until it had attributes: foreign files stated some fields that are not known as None."""
+        """The dict that a manifest was before it had attributes; foreign files stated some unknown fields as None."""
         stated = ("head_layout", "stage", "prefix", "epoch", "accuracy", "class_order", "dataset", "normalization",
                   "subset", "unused_parameters", "notes") if self.family else ()  # fmt: skip
         return {name: _plain(getattr(self, name)) for name in stated} | self.to_dict()

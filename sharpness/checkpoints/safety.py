@@ -104,7 +104,7 @@ def read_safely(path: str | Path, limit: int = LIMIT, foreign: bool = False) -> 
 
 
 def _told(error: Exception) -> str:
-    """What an exception says, unless that has to be made first, of values that may unfold without end."""
+    """The message of an exception, if it is a finished text: making one of its values may never end."""
     text = error.args[0] if len(error.args) == 1 and type(error.args[0]) is str else ""
     return shown((text.strip().splitlines() or [""])[0], 120) or type(error).__name__
 
@@ -222,6 +222,7 @@ def _check_legacy(content: bytes | mmap.mmap, names: Names) -> None:
 
     saved: Any = None
     for i in range(LEGACY_PICKLES):
+        # Pickles follow each other without lengths: where one ends is known only by reading it.
         stream = io.BytesIO(content[position : position + PICKLE])
         try:
             names.require(globals_of(stream))

@@ -19,12 +19,12 @@ from sharpness.errors import UserError, choose
 from sharpness.transfer import to_device
 
 AUGMENTATIONS = ("crop-flip", "crop", "none", "autoaugment-cutout")
-#: AutoAugment takes some 300 small steps however many images there are; it shares them among batches of so many pixels.
+#: AutoAugment takes some 300 small steps however many images there are; batches of this many pixels share them.
 PIXELS_AT_ONCE = 2**21
 
 
 def augmentation_label(kind: str) -> str:
-    """What cards and labels call it."""
+    """Name of an augmentation on cards and in labels."""
     return "no augmentation" if kind == "none" else kind
 
 

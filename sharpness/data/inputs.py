@@ -17,7 +17,7 @@ Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each input is in the columns of a packed one, and what it was.
+    """Place of each input in the columns of a packed one, with its shape and type.
 
     Attributes:
         names: of the arguments, or None where they go by place.
@@ -41,7 +41,7 @@ class Layout:
         return found
 
     def call(self, model: Any, x: Tensor) -> Any:
-        """What the model returns of a packed tensor."""
+        """Output of the model for a packed tensor."""
         inputs = self.unpack(x)
         return model(*inputs) if self.names is None else model(**dict(zip(self.names, inputs, strict=True)))
 
@@ -78,6 +78,7 @@ def pack(inputs: Inputs, dtype: torch.dtype) -> tuple[Tensor, Layout | None]:
     real = [part.is_floating_point() for part in parts]
     packed_in = torch.float64 if any(real) else torch.int64
     if any(real):
+        # The significand of the model's type, in which the integers are passed through it.
         largest = 2 ** (53 if dtype is torch.float64 else 24)
         for name, part, is_real in zip(names, parts, real, strict=True):
             if not is_real and part.numel() and int(part.long().abs().max()) > largest:

@@ -12,7 +12,7 @@ from sharpness.errors import UserError
 
 @dataclass(frozen=True)
 class NamedData:
-    """Which images of a data set that the package knows, and what standardises them.
+    """A choice of images of a data set of the registry, and of what standardises them.
 
     Attributes:
         name: of :data:`sharpness.data.DATASETS`; None for the set that a checkpoint records.

@@ -31,7 +31,7 @@ def look_up(images: Tensor, table: Tensor) -> Tensor:
 
 
 def histograms(images: Tensor) -> Tensor:
-    """How often each value occurs in each channel, ``(n, ch, 256)`` int64."""
+    """Histograms of the values in each channel, ``(n, ch, 256)`` int64."""
     flat = images.flatten(2).long()
     counts = torch.zeros(*images.shape[:2], 256, dtype=torch.int64, device=images.device)
     return counts.scatter_add_(2, flat, torch.ones_like(flat))
@@ -76,7 +76,7 @@ def blend(degenerate: Tensor, images: Tensor, factor: Tensor) -> Tensor:
     """``d + factor * (v - d)`` in single precision, cut to 0 .. 255 and truncated.
 
     Args:
-        degenerate: d, whole numbers of a shape that broadcasts with the images'.
+        degenerate: d, integers of a shape that broadcasts with the images'.
         factor: ``(n,)``; 0 gives d, 1 the images, above 1 more than them.
     """
     low = degenerate.float()

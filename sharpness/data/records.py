@@ -1,4 +1,4 @@
-"""What of a row or a batch is the input and what the target: by place, by the names of keys, or as the caller says."""
+"""Split rows and batches into input and target: by place, by the names of keys, or as the caller says."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Record(NamedTuple):
 
 
 def is_record(value: Any) -> bool:
-    """Whether this is a dict with a target among its keys.
+    """Return whether this is a dict with a target among its keys.
 
     >>> is_record({"pixel_values": 1, "labels": 2}), is_record({"weight": 1})
     (True, False)
@@ -52,10 +52,10 @@ def split(given: Any, what: str, batch: Batch | None = None, takes: Collection[s
         given: ``(input, target, ...)`` or a dict.
         what: it is called in messages, such as ``"sample 3"``.
         batch: makes ``(inputs, target)`` of it.
-        takes: names of the arguments of the network, which tell inputs from other entries of a dict.
+        takes: names of the arguments of the network, which distinguish inputs from other entries of a dict.
 
     Raises:
-        UserError: it does not tell them, or an input is of a kind that no network takes.
+        UserError: they cannot be distinguished, or an input is of a kind that no network takes.
 
     >>> split({"image": torch.zeros(2), "label": 1, "path": "a.png"}, "sample 0").target
     1
@@ -97,14 +97,14 @@ def _of_mapping(given: Mapping[str, Any], what: str, takes: Collection[str]) -> 
 
 
 def _is_numbers(value: Any) -> bool:
-    """Whether this may be an input: an array, an image, numbers, or lists of them."""
+    """Return whether this may be an input: an array, an image, numbers, or lists of them."""
     while isinstance(value, list | tuple) and len(value):
         value = value[0]
     return isinstance(value, ARRAYS) or is_image(value) or type(value) in (int, float, bool)
 
 
 def is_image(value: Any) -> bool:
-    """Whether this is an image of Pillow, which is not loaded for the question."""
+    """Return whether this is an image of Pillow, without importing Pillow."""
     module = sys.modules.get("PIL.Image")
     return module is not None and isinstance(value, module.Image)
 

@@ -1,4 +1,4 @@
-"""Which training images one epoch visits, and in what order.
+"""Samplers: the training images of one epoch, in their order.
 
 A sampler is a pure function of the labels and a CPU generator, so that a resumed epoch is the same epoch.
 Every epoch has N draws, the size of the training set.
@@ -26,7 +26,7 @@ def class_balanced(labels: Tensor, counts: Tensor, generator: Generator, per_cla
     """Class-aware draws: classes in shuffled cycles, ``per_class`` images of each visited class.
 
     Every class is visited once before any is visited again, and within a class every image is taken once
-    before any is taken again; both lists are shuffled anew for every cycle (Shen et al., ECCV 2016;
+    before any is taken again; both lists are shuffled again for every cycle (Shen et al., ECCV 2016;
     MiSLAS, CC-SAM). Classes without images are never visited.
     """
     total, each = len(labels), int(per_class)

@@ -12,7 +12,7 @@ from torch import Tensor
 from sharpness.data.tensors import column
 from sharpness.errors import UserError, shown
 
-#: The only class where targets are no labels and nobody tells classes.
+#: The only class where targets are no labels and no classes are given.
 ONE_CLASS = ("all",)
 #: A larger index is a mistake, and every class costs memory.
 MOST_CLASSES = 10**6
@@ -46,12 +46,12 @@ def plain_targets(y: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def are_labels(y: Tensor) -> bool:
-    """Whether targets are one integer, or one truth value, for each sample."""
+    """Return whether targets are one integer, or one truth value, for each sample."""
     return y.ndim == 1 and not y.is_floating_point() and not y.is_complex()
 
 
 def cross_entropy_targets(y: Tensor, outputs: Sequence[int]) -> Tensor:
-    """What ``loss="ce"`` makes of targets: labels (n,), or class probabilities (n, C) in float64.
+    """Convert targets for ``loss="ce"``: labels (n,), or class probabilities (n, C) in float64.
 
     Args:
         y: as given: labels (n,) or (n, 1), or for every sample the probabilities of all classes, such as one-hot.
@@ -63,6 +63,7 @@ def cross_entropy_targets(y: Tensor, outputs: Sequence[int]) -> Tensor:
     >>> cross_entropy_targets(torch.tensor([2, 0]), (2, 3))
     tensor([2, 0])
     """
+    # What cross-entropy would take without complaint and get wrong is refused first.
     told, got = f"targets {told_of(y)}", f"outputs of shape {tuple(outputs)}"
     if len(outputs) > 2 and len(outputs) - y.ndim in (0, 1) and y.ndim > 1:
         steps = " or, of tokens (n, t, C), .transpose(1, 2) of the outputs" if len(outputs) == 3 else ""
@@ -193,7 +194,7 @@ def answers_of(y: Tensor, width: int | None, labels: int | None, every: bool) ->
 
 
 def _are_names(values: Any) -> bool:
-    """Whether these are texts in a list or an array."""
+    """Return whether these are texts in a list or an array."""
     return hasattr(values, "__len__") and len(values) > 0 and isinstance(next(iter(values)), str)
 
 

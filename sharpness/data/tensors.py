@@ -49,7 +49,7 @@ def read_samples(
             ``.tensors``; a map-style dataset or a list of samples; a ``DataLoader``, or a list or another iterable of
             batches. Samples and batches are ``(input, target, ...)`` or dicts.
         batch: makes ``(inputs, targets)`` of a sample, or of a batch.
-        takes: names of the network's arguments, which tell inputs from other entries of a dict.
+        takes: names of the network's arguments, which distinguish inputs from other entries of a dict.
         class_names: in the order of the outputs, where targets are such names.
 
     Raises:
@@ -84,7 +84,7 @@ def read_samples(
 
 
 def is_data(value: Any) -> bool:
-    """Whether a positional argument can only be meant as data: ``(x, y)`` of equal length, samples, or a data set.
+    """Return whether a positional argument must be data: ``(x, y)`` of equal length, samples, or a data set.
 
     >>> is_data((torch.zeros(4, 2), [0, 1, 0, 1])), is_data((-1, 1, 51)), is_data([0.1, 0.2])
     (True, False, False)
@@ -107,7 +107,7 @@ def is_data(value: Any) -> bool:
 
 
 def read_once(data: Any) -> Any:
-    """What can be read again: an iterator, which several models would use up, as a list."""
+    """Make data that can be read again: a list of an iterator, which the first model would use up."""
     return list(data) if hasattr(data, "__next__") else data
 
 
@@ -158,7 +158,7 @@ def column(values: Any, what: str, class_names: Sequence[str] | None = None) -> 
 
 
 def _are_columns(data: Any) -> bool:
-    """Whether these are inputs of all samples, targets of all samples and maybe more, and not samples in a list."""
+    """Return whether these are inputs, targets and maybe more of all samples, and not samples in a list."""
     if not isinstance(data, tuple | list) or len(data) < 2 or any(map(is_record, data)):
         return False
     if len(data) == 2:
@@ -167,7 +167,7 @@ def _are_columns(data: Any) -> bool:
 
 
 def _is_sample(value: Any) -> bool:
-    """Whether this is one (input, target, ...), and not a column of numbers or of inputs, which are of one kind."""
+    """Return whether this is one (input, target, ...), and not a column of numbers or inputs of one kind."""
     if isinstance(value, list):
         return len(value) > 1 and isinstance(value[0], ARRAYS) and not isinstance(value[1], ARRAYS)
     return isinstance(value, tuple) and len(value) > 1
@@ -183,7 +183,7 @@ def _stack(values: Any, what: str) -> Tensor:
 
 
 def _is_list_of_batches(data: Any) -> bool:
-    """Whether these are ``(inputs, targets)`` of several samples each."""
+    """Return whether these are ``(inputs, targets)`` of several samples each."""
     if not isinstance(data, tuple | list) or not len(data):
         return False
     if not all(isinstance(b, tuple | list) and len(b) > 1 and _are_inputs(b[0]) for b in data):
@@ -192,7 +192,7 @@ def _is_list_of_batches(data: Any) -> bool:
 
 
 def _are_inputs(value: Any) -> bool:
-    """Whether these are tensors: one, or several by place or by name."""
+    """Return whether these are tensors: one, or several by place or by name."""
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else [value]
     return all(isinstance(v, Tensor) for v in parts) and len(parts) > 0
 
@@ -249,6 +249,7 @@ def _read(
             raise UserError(f"data is a {type(data).__name__} without samples: give at least one")
         if rows:
             require_repeatable(data)
+    # A loader without batch_sampler hands out single samples, as a data set does.
     if (loaded and data.batch_sampler is not None) or are_batches(records):
         x, targets = joined(records)
         if not loaded:

@@ -1,10 +1,10 @@
 """Readers of files of unknown origin.
 
-Threat model. Whoever made a file controls all of its bytes and its name, knows this code, and wants one of four things:
+Threat model. Whoever made a file controls its bytes and its name, knows this code, and wants one of four things:
 that code of theirs runs; that a check sees other content than what is loaded afterwards; that a small file takes much
-memory, time or output; or that text of theirs acts on a terminal. The machine, the Python environment and the user's own
-code are trusted, and so are PyTorch, NumPy, Pillow and safetensors with content that passed the checks. That weights are
-what their label says is not checked: see SECURITY.md.
+memory, time or output; or that text of theirs acts on a terminal. The machine, the Python environment and code of the
+user are trusted, and so are PyTorch, NumPy, Pillow and safetensors with content that passed the checks. That weights
+are what their label says is not checked: see SECURITY.md.
 
 * *Code.* Only pickles hold any. :mod:`machine` is the one unpickler, for CIFAR's files and for checkpoints: it knows a
   list of instructions, and calls stand-ins (:mod:`tensors`, :mod:`plain_values`, :mod:`passed_over`) in the place of a

@@ -1,4 +1,4 @@
-"""The entries of a zip archive, read such that no two readers can see different ones.
+"""Entries of a zip archive, in the one form that all readers understand alike.
 
 A zip archive may hold several directories, entries that no directory names, and headers that contradict the directory;
 readers differ in which they believe, so that a check with one reader says nothing of what another one loads. Here an
@@ -101,7 +101,7 @@ def _unpack(layout: struct.Struct, content: Any, offset: int, signature: bytes) 
 
 
 def _directory(content: Any) -> tuple[int, int, int]:
-    """Where the one directory begins and ends, and how many entries it names."""
+    """Start and end of the one directory, and the number of entries that it names."""
     last = len(content) - END_RECORD.size
     if last < 0 or content[last : last + 4] != END:
         raise Refused("is an archive that does not end as one: is it whole?")
@@ -142,6 +142,7 @@ def _entry(content: Any, at: int, end: int) -> tuple[Entry, tuple[int, int, tupl
         raise Refused("is an archive compressed in an unusual way: save it again")
     if (name, flags, method) != (name_here, flags_here, method_here) or (method == STORED and size != held):
         _broken()
+    # Where a descriptor follows, the header before the data may leave these at zero; else both must agree.
     described, claims = bool(flags & DESCRIBED), (checksum, held, size)
     if (checksum_here, held_here, size_here) != claims and not (
         described and not any((checksum_here, held_here, size_here))
@@ -186,7 +187,7 @@ def _wide(extra: dict[int, bytes], short: list[int]) -> list[int]:
 
 
 def _after_descriptor(content: Any, at: int, claims: tuple[int, int, int], start: int) -> int:
-    """Where a descriptor ends; readers differ in which of its four forms they know, so it must be one of them."""
+    """End of a descriptor, which must have one of its four forms; readers differ in which of them they know."""
     checksum, held, size = claims
     wide = struct.pack("<I2Q", checksum, held, size)
     forms = [DESCRIPTOR + wide, wide]

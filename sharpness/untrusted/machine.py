@@ -171,7 +171,7 @@ class Machine(_PythonUnpickler):
 
 
 class Instructions(dict[int, Any]):
-    """What each instruction does that a kind of pickle needs.
+    """Allowed instructions of a kind of pickle, and their implementations.
 
     Those that call, fill and put are the careful ones of :class:`Machine`; the others are the unpickler's own.
 

@@ -1,4 +1,4 @@
-"""Why something of unknown origin is not taken, and how much of it is."""
+"""Refusals of files of unknown origin, and allowances for what they may make of themselves."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ _DTYPE = re.compile(r"torch\.(?:bool|bfloat16|half|float|double|u?int(8|16|32|64
 
 
 def stand_in(name: str) -> Any:
-    """What a global becomes in a rehearsal, or None where no checkpoint needs it."""
+    """The stand-in for a global in a rehearsal, or None where no checkpoint needs it."""
     if name in CALLABLE:
         return CALLABLE[name]
     storage, dtype = _STORAGE.fullmatch(name), _DTYPE.fullmatch(name)

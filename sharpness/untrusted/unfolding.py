@@ -1,4 +1,4 @@
-"""Nested values without the stand-ins in them, and not more of them than somebody may walk through."""
+"""Nested values with their stand-ins replaced, bounded in number and depth."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def as_plain(content: Any) -> Any:
 
 
 class _Walk:
-    """What was met, by its identity: what became of it, and how many values it unfolds into."""
+    """Containers met so far, by identity: their results, and the number of values they unfold into."""
 
     def __init__(self) -> None:
         self.seen: dict[int, tuple[Any, int]] = {}

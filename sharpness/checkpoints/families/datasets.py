@@ -1,4 +1,4 @@
-"""What the number of classes tells of the data: set, normalisation, class order and the images of the long tail."""
+"""Training data by the number of classes: set, normalisation, class order and images of the long tail."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _INTROSORT = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a repository prepares one data set; None is unknown."""
+    """The preparation of one data set in a repository; None is unknown."""
 
     dataset: str | None = None
     normalization: Standardization | None = None

@@ -63,6 +63,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
             f"{path} holds a classifier alone, as GCL's second stage saves it: "
             "load_checkpoint(STAGE_1_FILE, stage2=THIS_FILE), or STAGE_1_FILE --stage2 THIS_FILE"
         )
+    # The name of the run's folder is the only place where this code writes the imbalance.
     imbalance = re.search(r"_(exp|step)_(0\.\d*[1-9])(_|$)", str(Path(path).resolve().parent))
     told = options.named or options.stage2 is not None or _is_normalised(state) or any("RSG" in n for n in state)
     if not told and not (imbalance and _is_for_small_images(state)):
@@ -94,7 +95,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
 
 
 def _is_normalised(state: Mapping[str, Tensor]) -> bool:
-    """Whether the head is stored as ``[d, C]`` without bias; d is the width of the last, widest convolutions."""
+    """Return whether the head is stored as ``[d, C]`` without bias; d is the width of the last, widest convolutions."""
     features = max((len(t) for t in state.values() if t.ndim == 4), default=0)
     heads = {n: t for n, t in state.items() if n.rpartition(".")[0] in ("linear", "fc", "fc_")}
     weights = [t for n, t in heads.items() if n.endswith(".weight")]
@@ -102,7 +103,7 @@ def _is_normalised(state: Mapping[str, Tensor]) -> bool:
 
 
 def _is_for_small_images(state: Mapping[str, Tensor]) -> bool:
-    """Whether this is a ResNet of three groups of blocks whose shortcuts have no parameters."""
+    """Return whether this is a ResNet of three groups of blocks whose shortcuts have no parameters."""
     return len(block_counts(state)) == 3 and not any(part in n for n in state for part in ("downsample", "shortcut"))
 
 

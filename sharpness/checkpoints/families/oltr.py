@@ -31,7 +31,7 @@ def matches(content: Any) -> bool:
 
 
 def read(content: Any, path: str, options: Options) -> Reading:
-    """What a second file holds, usually the classifier of a second stage, replaces what the first one holds.
+    """Read a model; parts of a second file, usually the classifier of stage 2, replace those of the first one.
 
     OLTR's own second stage saves a meta-embedding classifier, and beside the networks the centroids of its memory.
     """
@@ -47,6 +47,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
             raise UserError(f"{path} has no {part!r}: give the other file of this model as stage2= (--stage2)")
     state, prefix = strip_prefixes(parts["feat_model"])
     head = strip_prefixes(parts["classifier"])[0]
+    # The meta-embedding's logits depend on the memory of centroids, which belongs to the classifier's stage.
     embedded = any(name.startswith(META_EMBEDDING) for name in head)
     if embedded and options.model is None:
         latest = options.stage2 if isinstance(options.stage2, Mapping) and "classifier" in second else content

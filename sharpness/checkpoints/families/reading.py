@@ -1,4 +1,4 @@
-"""What every family's reader shares: options in, a model and its manifest out."""
+"""Common parts of the readers of all families: assemble a model and its manifest from state dicts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger("sharpness")
 
 @dataclass(frozen=True)
 class Options:
-    """What the caller knows.
+    """Options of :func:`~sharpness.load_checkpoint` that a reader takes into account.
 
     Attributes:
         scale: s of a normalised head, which repositories keep in the loss and not in the file.
@@ -57,7 +57,7 @@ class Reading:
 
 
 def is_state(content: object) -> TypeGuard[Mapping[str, Tensor]]:
-    """Whether this is a state dict: names to tensors, and not empty."""
+    """Return whether this is a state dict: names to tensors, and not empty."""
     return (
         isinstance(content, Mapping)
         and len(content) > 0
@@ -101,6 +101,7 @@ def assemble(
     """
     if prefix is None:
         state, prefix = strip_prefixes(state)
+    # What the forward pass never uses would count in norms and directions of weights, so it is left out.
     dead = [n for n in state if any(part in n for part in unused)]
     counters = [n for n in state if _is_counter(n, state[n])] if _counts(options.model) == 0 else []
     state = {n: t for n, t in state.items() if n not in dead and n not in counters}
@@ -137,12 +138,12 @@ def assemble(
 
 
 def _is_counter(name: str, value: Tensor) -> bool:
-    """Whether this is a count of operations or parameters that ``thop.profile`` keeps as a buffer of every module."""
+    """Return whether this is a count of operations or parameters that ``thop.profile`` registers in every module."""
     return name.rpartition(".")[2] in ("total_ops", "total_params") and value.numel() == 1
 
 
 def _counts(model: nn.Module | None) -> int:
-    """How many such buffers a given network has itself."""
+    """Number of such buffers in a given network itself."""
     return 0 if model is None else sum(_is_counter(n, t) for n, t in model.state_dict().items())
 
 
@@ -196,6 +197,7 @@ def _into(
     idle = [name for name, value in given.items() if value is not None]
     if idle:
         raise UserError(f"{' and '.join(idle)}: the network for {path} is given, which settles that: leave it out")
+    # The network's own names may begin with what was stripped as a wrapper's prefix, so it is put back first.
     whole = {prefix + n: t for n, t in state.items()}
     starts = covering_prefixes(whole, model.state_dict()) or covering_prefixes(whole, trained_names(model))
     if len(starts) > 1:

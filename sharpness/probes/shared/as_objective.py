@@ -1,4 +1,4 @@
-"""What can be probed: an objective, a model with data, or a checkpoint with the data it was trained on."""
+"""Make objectives of models with data, and of checkpoints with the data they were trained on."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def labelled_checkpoints(
     """Checkpoints by what they call themselves, or by path where two call themselves the same.
 
     Runs of one method, data and settings that differ in the seed alone are one label, with a list of them in the order
-    of their seeds; that is told by what the files record, wherever they lie.
+    of their seeds; what the files record decides, wherever they lie.
 
     Args:
         paths: files, or folders: see :func:`~sharpness.checkpoints.find_checkpoints`. Those of a folder come in the
@@ -52,6 +52,7 @@ def labelled_checkpoints(
     broken: list[UserError] = []
     for path in paths:
         found = find_checkpoints(path)
+        # One folder of many files may hold a broken one; a file that was named itself must be readable.
         known: dict[str, Checkpoint] = {}
         for file in found:
             network = None if model is None else model()
@@ -80,7 +81,7 @@ def labelled_checkpoints(
 
 
 def _rank(checkpoint: Checkpoint) -> int:
-    """Where its method stands among those known here; others come after them."""
+    """Rank of its method in the registry; unknown ones come last."""
     method = checkpoint.manifest.method
     return list(METHODS).index(method) if method in METHODS else len(METHODS)
 
@@ -109,7 +110,7 @@ def checkpoint_objective(
         loss: ``"ce"`` on calibrated logits, ``"training"``: the loss it was trained with, or a function, as
             :class:`~sharpness.Objective` takes it.
         data_root: the folder with the files of recorded or named data.
-        limit_per_class: the first so many samples of every class, weighted so that the overall loss still counts
+        limit_per_class: number of samples of every class, its first ones; weights make the overall loss still count
             every class by its size.
         device: such as ``"cuda"``; a GPU if there is one unless given.
         data: what to probe on, where the file does not record it: the name of a data set, whose long tail is cut and
@@ -169,7 +170,7 @@ def _refuse(idle: Sequence[str]) -> None:
 
 
 def _splits_otherwise(options: Mapping[str, Any]) -> bool:
-    """Whether the user chose classes other than those of the data."""
+    """Return whether the user chose classes other than those of the data."""
     return options.get("classes") is not None or options.get("group_by") is not None
 
 

@@ -50,7 +50,7 @@ def side_by_side(
 def _in_groups_of(other: Training, model: Training) -> Training:
     """A model in the groups of another, if it was trained on balanced classes, which are one group, and that was not.
 
-    Rare classes are what a comparison with models of a long tail asks about; whose they are is told.
+    Rare classes are what a comparison with models of a long tail asks about; a warning says whose they are.
     """
     theirs = other.subject.groups
     if not model.subject.groups or _splits(model.subject.groups) or not _splits(theirs):
@@ -62,20 +62,20 @@ def _in_groups_of(other: Training, model: Training) -> Training:
 
 
 def _splits(groups: Mapping[str, Sequence[int]]) -> bool:
-    """Whether classes are in several groups."""
+    """Return whether classes are in several groups."""
     return sum(len(classes) > 0 for classes in groups.values()) > 1
 
 
 def require_comparable(objectives: Mapping[str, Objective], own_losses: bool = False) -> None:
     """Refuse objectives that differ in samples, scope, BatchNorm policy, loss, precision, classes or groups.
 
-    Samples are told apart by what :class:`Objective` says: their order and what normalises them may differ.
+    Samples are distinguished by what :class:`Objective` says: their order and what normalises them may differ.
 
     Args:
         own_losses: every model is probed on the loss that it was trained with, and weighs classes as that does.
 
     Raises:
-        UserError: tells how many samples differ and which, or names the field that differs, and both values.
+        UserError: says how many samples differ and which, or names the field that differs, and both values.
     """
     if not objectives:
         raise UserError("an empty mapping of objectives: there is nothing to compare")
@@ -91,7 +91,7 @@ def require_comparable(objectives: Mapping[str, Objective], own_losses: bool = F
 
 
 def is_random(result: Any) -> bool:
-    """Whether Gaussian noise has moved the weights."""
+    """Return whether Gaussian noise has moved the weights."""
     names = getattr(result, "directions", "gaussian" if hasattr(result, "distribution") else "")
     return "gaussian" in names.split("+")
 

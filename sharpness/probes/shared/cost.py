@@ -1,4 +1,4 @@
-"""How long a probe should take: its passes are timed on a few samples before it starts."""
+"""Estimate the duration of a probe from passes that are timed on a few samples."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ logger = logging.getLogger("sharpness")
 
 
 class WorkFolder:
-    """Where unfinished work is kept, one folder for each key, until whoever asked for it has the result.
+    """Folder of unfinished work, one inside it for each key, kept until the caller has the result.
 
     Every folder that is made here holds a file that says so, with its key: what does not is somebody else's, and stays.
 
@@ -189,7 +189,7 @@ class PointTable:
         return progress(total, self.what, "points", done=done) if self._bar is None else nullcontext(self._bar)
 
     def _announce(self, points: int, seconds: float) -> None:
-        """What a point took, said of all of them if that is long."""
+        """Time that a point took; a long one is logged for all of them."""
         number, share, usually = points, 1.0, ""
         if self._bar is not None:
             number, share, usually = self._left, USUAL, ", usually a third"
@@ -206,7 +206,7 @@ class PointTable:
         return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def _load(self) -> None:
-        """What any process of an earlier call has left, read by the first one for all."""
+        """Values that processes of an earlier call have left, read by the first process for all."""
         if self._folder is None:
             return
         if distributed.rank() == 0:

@@ -59,7 +59,7 @@ class RowStore:
         state.unlink(missing_ok=True)
 
     def lanczos_state(self, row: int, device: torch.device) -> LanczosState | None:
-        """Where an interrupted row stood."""
+        """State of an interrupted row."""
         path = self._path(row, "lanczos")
         return LanczosState.load(path, device) if path is not None and path.is_file() else None
 

@@ -1,4 +1,4 @@
-"""Whether a model gives the answers that it should, before hours are spent on it."""
+"""Sanity-check a model: confusion matrix, accuracy, signs of permuted labels or wrong normalisation."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from sharpness.objective import Objective
 MARGIN = 0.1
 #: Samples of most classes below which the order of their answers is not judged.
 ENOUGH = 8
-#: Draws of answers that know nothing, to tell how well some order of the classes fits even them.
+#: Draws of random predictions, which show how well some order of the classes fits even them.
 DRAWS = 5
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model answers on some samples.
+    """Confusion matrix of a model on some samples.
 
     Attributes:
         confusion: (C, C) samples of each class (rows) by answer (columns).
@@ -66,17 +66,17 @@ class Answers:
 
     @property
     def by_chance(self) -> float:
-        """What :attr:`reordered` reaches if the same answers are dealt to the samples at random, at most."""
+        """Largest :attr:`reordered` if the same predictions are dealt to the samples at random."""
         dealt = scipy.stats.random_table(
             self.confusion.sum(axis=1), self.confusion.sum(axis=0), seed=np.random.default_rng(0)
         )
         return max(_best_order(table) for table in dealt.rvs(DRAWS))
 
     def remark(self, recorded: float | None = None) -> str:
-        """What is suspicious, in one line, or nothing.
+        """Describe what is suspicious in one line; empty if nothing is.
 
         Args:
-            recorded: the accuracy that the file tells.
+            recorded: the accuracy that the file records.
         """
         reordered, classes = self.reordered, len(self.confusion)
         enough = np.median(self.samples[self.samples > 0]) >= ENOUGH
@@ -94,7 +94,7 @@ class Answers:
 
 
 def _best_order(confusion: np.ndarray) -> float:
-    """Mean share of right answers of the classes that have samples, under the best one-to-one naming of the answers."""
+    """Mean accuracy of the classes that have samples, under the best one-to-one naming of the predictions."""
     samples = confusion.sum(axis=1, keepdims=True)
     shares = confusion[samples[:, 0] > 0] / samples[samples[:, 0] > 0]
     return float(shares[scipy.optimize.linear_sum_assignment(shares, maximize=True)].mean())

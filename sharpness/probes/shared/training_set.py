@@ -1,4 +1,4 @@
-"""What a network was trained on, as far as its file and family tell, whatever it is probed on."""
+"""The training set of a checkpoint, as far as its file and family say, whatever it is probed on."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sharpness.errors import UserError
 def training_set(checkpoint: Checkpoint, probed: LongTail | None = None) -> LongTail | None:
     """The training set of a checkpoint, None where nobody knows.
 
-    Ours are on record. A family that trains on balanced data, such as akamaster's, saw the official set, and so many
-    images of each class; one that trains on a long tail saw that, where the file tells its imbalance.
+    Ours are on record. A family that trains on balanced data, such as akamaster's, saw the official set, and as many
+    images of each class; one that trains on a long tail saw that, where the file records its imbalance.
 
     Args:
-        probed: what it is probed on, which is the training set of a file of that family, and of one that tells nothing:
+        probed: what it is probed on, the training set of a file of that family, and of one that records nothing:
             the user named it.
     """
     manifest = checkpoint.manifest

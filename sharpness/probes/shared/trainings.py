@@ -29,7 +29,7 @@ class Training(NamedTuple):
 
 
 def named(model: Training) -> str:
-    """What messages call it."""
+    """Name of a training in messages."""
     return model.label if model.run is None else f"{model.label}, {model.run}"
 
 

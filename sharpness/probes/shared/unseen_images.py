@@ -1,4 +1,4 @@
-"""Whether the training images of a long tail are those that a network saw, told by how well it knows the rare ones."""
+"""Check that training images of a long tail are those that a network saw, by its accuracy on the rare ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FITTED = 0.97
 
 
 def unseen_remark(right: np.ndarray, samples: np.ndarray) -> str:
-    """What is suspicious about training images of few-shot classes, in one line, or nothing.
+    """Describe what is suspicious about training images of few-shot classes in one line; empty if nothing is.
 
     A network that has learnt its frequent training images by heart has learnt the rare ones by heart all the more: they
     are right far oftener than test images of their classes. Where they are not, it saw others. Nothing is said of a
@@ -27,7 +27,7 @@ def unseen_remark(right: np.ndarray, samples: np.ndarray) -> str:
     to the frequent ones.
 
     Args:
-        right: (2, 2) right answers, on training and on test images (rows), of many- and of few-shot classes.
+        right: (2, 2) correct predictions, on training and on test images (rows), of many- and of few-shot classes.
         samples: (2, 2) images.
 
     >>> unseen_remark(np.array([[990, 40], [930, 380]]), np.array([[1000, 100], [1000, 1000]]))[:54]
