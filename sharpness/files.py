@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -83,6 +83,17 @@ def _with_shared_strings(content: Any) -> Any:
     return content
 
 
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write an ``.npz`` file of plain arrays."""
+    import numpy as np
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+
+    write_atomically(path, write)
+
+
 def write_csv(frame: pd.DataFrame, path: Path) -> Path:
     """A table with six significant digits, without its index; returns ``path``."""
     write_atomically(path, lambda partial: frame.to_csv(partial, index=False, float_format="%.6g"))
@@ -102,8 +113,8 @@ def refusal(what: str, error: OSError) -> SystemRefusal:
         errno.EMFILE: "allow more open files (ulimit -n)",
     }
     remedy = remedies.get(error.errno or 0)
-    told = error.strerror or str(error) or type(error).__name__
-    return SystemRefusal(": ".join([what, told, *([remedy] if remedy else [])]))
+    reason = error.strerror or str(error) or type(error).__name__
+    return SystemRefusal(": ".join([what, reason, *([remedy] if remedy else [])]))
 
 
 def remove_abandoned(folder: Path, name: str | None = None) -> None:
@@ -125,7 +136,7 @@ def remove_abandoned(folder: Path, name: str | None = None) -> None:
 
 
 def is_partial(found: str, name: str | None = None) -> bool:
-    """Return whether a file of this name is a partial one, of ``name`` or of any other file.
+    """True if a file of this name is a partial one, of ``name`` or of any file.
 
     >>> is_partial(".run.json.4711.part"), is_partial(".a.csv.1-2.part", "a.csv"), is_partial("movie.part")
     (True, True, False)
@@ -195,7 +206,7 @@ def _partial(path: Path) -> Iterator[Path]:
 
 
 def _at_work(partial: str) -> bool:
-    """Return whether the process that a partial file names may be about to lock it."""
+    """True if the process that a partial file names may be about to lock it."""
     number = int(partial.removesuffix(".part").rpartition(".")[2].partition("-")[0])
     if number == os.getpid():
         return False

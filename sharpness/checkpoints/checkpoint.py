@@ -35,7 +35,7 @@ class Checkpoint:
 
     @property
     def is_foreign(self) -> bool:
-        """True for a file of a code base other than ours."""
+        """True if the file was written by other code than ours."""
         return self.manifest.family is not None
 
     @property

@@ -1,4 +1,4 @@
-"""Find the checkpoints that a path stands for, by the first bytes of files rather than by their endings."""
+"""Search for checkpoints below a path, by the first bytes of files rather than by their suffixes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def usual_files() -> list[str]:
     >>> usual_files()[0]
     'last.pt'
     """
-    written = [family.usual_files for family in FAMILIES.values() if family.usual_files]
+    written = [family.usual_files for _, family in FAMILIES.working() if family.usual_files]
     ranks = range(max(map(len, written)))
     return [RESULT, *dict.fromkeys(names[rank] for rank in ranks for names in written if rank < len(names))]
 
@@ -163,7 +163,7 @@ class _Search:
 
 
 def _begins_like_one(start: bytes, size: int) -> bool:
-    """Return whether a file of ``size`` bytes begins like a file of ``torch.save`` or safetensors."""
+    """True if a file of ``size`` bytes begins like an archive or pickle of ``torch.save``, or like safetensors."""
     if start[:4] == b"PK\x03\x04":
         name = start[30 : 30 + int.from_bytes(start[26:28], "little")]
         return name.endswith((b"/data.pkl", b"/constants.pkl", b"/version", b"/byteorder")) or b"/data/" in name
@@ -174,7 +174,7 @@ def _begins_like_one(start: bytes, size: int) -> bool:
 
 
 def _of_one_run(name: str) -> bool:
-    """Return whether a file beside one of a usual name is of the same run: another such name, or that of an epoch.
+    """True if a file beside one of a usual name is of the same run: another usual name, or that of an epoch.
 
     >>> [_of_one_run(name) for name in ("12_ckpt.pth.tar", "epoch_3.pth", "model-20.pt", "resnet32.t7")]
     [True, True, True, False]

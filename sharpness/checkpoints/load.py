@@ -20,6 +20,7 @@ from sharpness.checkpoints.find import file_of
 from sharpness.checkpoints.heads import parse_head
 from sharpness.checkpoints.safety import read_safely
 from sharpness.errors import UserError, choose, shown
+from sharpness.extensions import in_one_line
 from sharpness.models.factory import model_from
 from sharpness.untrusted.passed_over import PassedOver, PickledNetwork, passed_over
 
@@ -67,7 +68,7 @@ def load_checkpoint(
     path = file_of(Path(path))
     choose("weights", weights, WEIGHTS)
     if family is not None:
-        choose("family", family, list(FAMILIES))
+        FAMILIES.choose(family)
     # Objects of foreign classes are stand-ins here; a file of ours has none, which is checked below.
     content = read_safely(path, foreign=True)
     sha256 = _sha256(path)
@@ -121,8 +122,8 @@ def _family(content: Any, path: Path, family: str | None) -> Family:
         if not FAMILIES[family].matches(content):
             raise UserError(f"{path} is not of family {family!r}: leave family out to have it found")
         return FAMILIES[family]
-    for known in FAMILIES.values():
-        if known.matches(content):
+    for name, known in FAMILIES.working():
+        if _matches(name, known, content, path):
             return known
     raise UserError(
         f"{path} is not a checkpoint of 'sharpness train' nor of a family known here ({_told(content)}): save the "
@@ -131,8 +132,19 @@ def _family(content: Any, path: Path, family: str | None) -> Family:
     )
 
 
+def _matches(name: str, family: Family, content: Any, path: Path) -> bool:
+    """Return whether the content is of the family; one of other people's that cannot tell is passed over."""
+    try:
+        return family.matches(content)
+    except Exception as error:
+        if name in FAMILIES.built_in():
+            raise
+        logger.warning("%s: family %r is passed over: %s", path, name, in_one_line(error))
+        return False
+
+
 def _foreign_notes(content: Any, passed: list[str], path: Path) -> list[str]:
-    """Notes about objects of foreign classes; what was passed over is logged."""
+    """Notes on objects of foreign classes; those that were passed over are also logged."""
     notes = []
     entries = {"": content} if isinstance(content, PickledNetwork) or not isinstance(content, dict) else content
     for key, network in entries.items():
@@ -140,9 +152,9 @@ def _foreign_notes(content: Any, passed: list[str], path: Path) -> list[str]:
             what = f"a pickled {shown(network.name)}" + (f" under {shown(str(key), 40)}" if key else "")
             notes.append(f"{what} is read for its weights alone, and nothing of it was run")
     if passed:
-        told = shown(", ".join(passed), 160)
-        notes.append(f"passed over, as objects of classes that are not known here: {told}; nothing of them was run")
-        logger.info("%s: passed over: %s", path, told)
+        names = shown(", ".join(passed), 160)
+        notes.append(f"passed over, as objects of classes that are not known here: {names}; nothing of them was run")
+        logger.info("%s: passed over: %s", path, names)
     return notes
 
 
@@ -164,8 +176,7 @@ def _read(family: Family, content: Any, path: Path, options: Options) -> Reading
         raise
     except Exception as error:
         # A file may hold anything where its family has something else.
-        lines = str(error).strip().splitlines()
-        told = type(error).__name__ + (f": {shown(lines[0], 120)}" if lines else "")
+        told = in_one_line(error)
         raise UserError(f"{path} looks like a file of family {family.name!r} and does not fit it ({told})") from error
 
 

@@ -99,7 +99,7 @@ def _ours(check: Check, default: Any = None) -> Any:
 
 @dataclass(frozen=True)
 class Network:
-    """Description of a network in a file; None is unknown, as of one that the caller built."""
+    """The description of a network in a file; None is unknown, as for one that the caller built."""
 
     architecture: str = ""
     num_classes: int | None = None
@@ -115,7 +115,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Manifest(Mapping[str, Any]):
-    """Description of a checkpoint: everything that is known of it beside its weights.
+    """The manifest of a checkpoint: everything that is known of it besides its weights.
 
     ``manifest["epoch"]`` and other ways of a mapping work for one more version, with a warning.
 
@@ -128,6 +128,8 @@ class Manifest(Mapping[str, Any]):
 
         method: of training, and with ``options``, ``flattening``, ``stages`` and ``card`` (one for each stage) what it
             did. These and the following are fields of our own files.
+        method_source: ``"package.module:function"`` of a method that does not come with this package; reading the file
+            does not import it.
         label: for tables and legends.
         paper: where the method is from.
         loss: of the last stage.
@@ -155,6 +157,7 @@ class Manifest(Mapping[str, Any]):
     notes: Sequence[str] = _ours(_texts, ())
 
     method: str | None = _ours(_text)
+    method_source: str | None = _ours(_text)
     label: str | None = _ours(_text)
     paper: str | None = _ours(_text)
     options: Mapping[str, Any] | None = _ours(_options)
@@ -188,7 +191,7 @@ class Manifest(Mapping[str, Any]):
 
     @property
     def cut(self) -> dict[str, Any]:
-        """Known options of :func:`sharpness.data.load_data` that cut the training set."""
+        """The known options of ``load_data`` that select the training set."""
         known = {k: v for k, v in (self.subset or {}).items() if k in ("profile", "subset")}
         given = {"profile": self.profile, "imbalance": self.imbalance}
         return known | {k: v for k, v in given.items() if known and v is not None}
@@ -243,7 +246,7 @@ class Manifest(Mapping[str, Any]):
         return cls(model, extra=extra, **own)
 
     def _as_mapping(self) -> dict[str, Any]:
-        """The dict that a manifest was before it had attributes; foreign files stated some unknown fields as None."""
+        """The manifest as a dict, its form before it had attributes: foreign files had None in some unknown fields."""
         stated = ("head_layout", "stage", "prefix", "epoch", "accuracy", "class_order", "dataset", "normalization",
                   "subset", "unused_parameters", "notes") if self.family else ()  # fmt: skip
         return {name: _plain(getattr(self, name)) for name in stated} | self.to_dict()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,11 +39,12 @@ def work_of(folder: Path) -> WorkFolder:
 
 def work_beside(output: str | Path) -> tuple[WorkFolder, Path]:
     """Create the work folder beside an output file, and return in it also the folder of this command's settings."""
+    from sharpness.probes import key_of
+
     output = Path(output)
     settings = {name: value for name, value in click.get_current_context().params.items() if name not in SHOWN}
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
     work = work_of(output.with_name(f"{shortened(output.name)}.partial"))
-    return work, work.of(key)
+    return work, work.of(key_of(settings))
 
 
 def finish(work: WorkFolder | None) -> None:

@@ -24,7 +24,7 @@ PIXELS_AT_ONCE = 2**21
 
 
 def augmentation_label(kind: str) -> str:
-    """Name of an augmentation on cards and in labels."""
+    """The name of an augmentation on cards and labels."""
     return "no augmentation" if kind == "none" else kind
 
 

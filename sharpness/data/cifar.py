@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 @dataclass(frozen=True)
 class Layout:
-    """Layout of one release: file names, keys, its size, and the group convention its papers use.
+    """The layout of one release: file names, keys, its size, and the group convention of its papers.
 
     Attributes:
         per_class: training images of each class of the official release.
@@ -108,6 +109,7 @@ def load_cifar_lt(
         UserError: no data folder; a file that is missing, damaged, hostile or of another shape; a class with
             fewer images than the profile asks for; an unknown choice.
     """
+    # A wrong recipe is refused before seconds are spent on the files.
     choose("CIFAR data set", name, list(LAYOUTS))
     layout = LAYOUTS[name]
     groups = layout.groups if groups is None else groups
@@ -258,3 +260,7 @@ def _read_mapping(path: Path, remedy: str) -> dict[str, Any]:
 
 def _text(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+cifar10_lt, cifar100_lt = (partial(load_cifar_lt, name) for name in ("cifar10", "cifar100"))
+cifar10, cifar100 = (partial(load_cifar, name) for name in ("cifar10", "cifar100"))

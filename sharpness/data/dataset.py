@@ -113,7 +113,7 @@ class ImageSet:
 
     @property
     def content(self) -> Content:
-        """Identity of the images: their pixels."""
+        """The content that identifies the images: their pixels."""
         return Content(PIXELS, lambda: pixel_digests(self.images), self.mean, self.std)
 
     def to(self, device: str | torch.device) -> ImageSet:

@@ -105,7 +105,7 @@ def value_digests(values: Tensor) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class SampleIdentity:
-    """Identity of the probed samples, in their order.
+    """The identity of probed samples, in their order.
 
     Attributes:
         by: kind of identity, see :class:`Content`.
@@ -130,7 +130,7 @@ class SampleIdentity:
 
     @classmethod
     def of_words(cls, by: str, words: np.ndarray, weights: np.ndarray | None) -> SampleIdentity:
-        """Meaning of the entries of :attr:`words`."""
+        """Restore an identity from its ``words``."""
         words = np.ascontiguousarray(words, dtype="<i4")
         digests = np.ascontiguousarray(words[:, 1:]).view("<u8")[:, 0]
         return cls(by, words[:, 0], digests, weights)

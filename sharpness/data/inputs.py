@@ -17,7 +17,7 @@ Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Layout:
-    """Place of each input in the columns of a packed one, with its shape and type.
+    """The position of each input in the columns of a packed one, with its shape and kind.
 
     Attributes:
         names: of the arguments, or None where they go by place.
@@ -41,7 +41,7 @@ class Layout:
         return found
 
     def call(self, model: Any, x: Tensor) -> Any:
-        """Output of the model for a packed tensor."""
+        """Run the model on a packed tensor."""
         inputs = self.unpack(x)
         return model(*inputs) if self.names is None else model(**dict(zip(self.names, inputs, strict=True)))
 

@@ -84,7 +84,7 @@ def read_samples(
 
 
 def is_data(value: Any) -> bool:
-    """Return whether a positional argument must be data: ``(x, y)`` of equal length, samples, or a data set.
+    """True if a positional argument can only be data: ``(x, y)`` of equal length, samples, or a data set.
 
     >>> is_data((torch.zeros(4, 2), [0, 1, 0, 1])), is_data((-1, 1, 51)), is_data([0.1, 0.2])
     (True, False, False)
@@ -107,7 +107,7 @@ def is_data(value: Any) -> bool:
 
 
 def read_once(data: Any) -> Any:
-    """Make data that can be read again: a list of an iterator, which the first model would use up."""
+    """Data that can be read again: an iterator, which several models would use up, as a list."""
     return list(data) if hasattr(data, "__next__") else data
 
 
@@ -158,7 +158,7 @@ def column(values: Any, what: str, class_names: Sequence[str] | None = None) -> 
 
 
 def _are_columns(data: Any) -> bool:
-    """Return whether these are inputs, targets and maybe more of all samples, and not samples in a list."""
+    """True for inputs of all samples, targets of all samples and maybe more, false for samples in a list."""
     if not isinstance(data, tuple | list) or len(data) < 2 or any(map(is_record, data)):
         return False
     if len(data) == 2:
@@ -167,7 +167,7 @@ def _are_columns(data: Any) -> bool:
 
 
 def _is_sample(value: Any) -> bool:
-    """Return whether this is one (input, target, ...), and not a column of numbers or inputs of one kind."""
+    """True for one (input, target, ...), false for a column of numbers or of inputs, which are of one kind."""
     if isinstance(value, list):
         return len(value) > 1 and isinstance(value[0], ARRAYS) and not isinstance(value[1], ARRAYS)
     return isinstance(value, tuple) and len(value) > 1
@@ -183,7 +183,7 @@ def _stack(values: Any, what: str) -> Tensor:
 
 
 def _is_list_of_batches(data: Any) -> bool:
-    """Return whether these are ``(inputs, targets)`` of several samples each."""
+    """True for ``(inputs, targets)`` of several samples each."""
     if not isinstance(data, tuple | list) or not len(data):
         return False
     if not all(isinstance(b, tuple | list) and len(b) > 1 and _are_inputs(b[0]) for b in data):
@@ -192,7 +192,7 @@ def _is_list_of_batches(data: Any) -> bool:
 
 
 def _are_inputs(value: Any) -> bool:
-    """Return whether these are tensors: one, or several by place or by name."""
+    """True for tensors: one, or several by position or by name."""
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else [value]
     return all(isinstance(v, Tensor) for v in parts) and len(parts) > 0
 

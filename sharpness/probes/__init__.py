@@ -24,8 +24,8 @@ from sharpness.probes.shared.as_objective import (
     labelled_objectives,
 )
 from sharpness.probes.shared.comparison import require_comparable, side_by_side
-from sharpness.probes.shared.point_table import WorkFolder
 from sharpness.probes.shared.sanity_check import Answers, answers
+from sharpness.probes.shared.work import WorkFolder, key_of
 
 __all__ = [
     "MEASURES",
@@ -33,6 +33,7 @@ __all__ = [
     "Directions",
     "Measure",
     "WorkFolder",
+    "key_of",
     "answers",
     "as_objective",
     "barrier",

@@ -183,7 +183,7 @@ class Landscape(Result):
                 data[name].attrs |= {"long_name": meaning, "units": unit}
                 if "class" in data[name].dims:
                     data[name].attrs["classes"] = ", ".join(self.class_names)
-        return data.assign_coords({"class": list(self.class_names)})
+        return data
 
     def export(self, path: str | Path) -> Path:
         """Write for other programs, whole or not at all; the suffix says how.

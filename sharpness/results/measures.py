@@ -17,6 +17,7 @@ from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means, spreads
 from sharpness.results.description import Description
 from sharpness.results.estimates import Estimate, Subset, mean_of
+from sharpness.results.picture import in_order, picture
 from sharpness.results.same import require_same
 from sharpness.results.words import marks_in, near_zero
 from sharpness.untrusted.refused import Refused
@@ -66,6 +67,7 @@ class MeasureResult(Result):
         "overall_errors": "overall_standard_errors",
         "group_errors": "group_standard_errors",
     }
+    SETTINGS: ClassVar = ("kind", "match_samples", "radius", "rho", "steps", "norm", "adaptive", "m")
     ROWS: ClassVar[int] = 200
 
     names: tuple[str, ...]
@@ -156,6 +158,7 @@ class MeasureResult(Result):
         return np.stack([self.lower[m], self.upper[m]]), overall
 
     @classmethod
+    @picture(plot_class_values, classes=True)
     def compare(cls, results: Mapping[str, Any], ax: Any = None, measure: str | None = None, **options: Any) -> Any:
         """One measure of every class, model beside model, from most to fewest images; bars are 95 % intervals.
 
@@ -178,6 +181,7 @@ class MeasureResult(Result):
         order = np.argsort(-first.train_counts, kind="stable") if known else first.by_size()
         if not by_class:
             order = np.zeros(1, dtype=int)
+        order = in_order(first.class_names, order) if by_class else order
 
         def side_of(side: str) -> Any:
             """Of a result, (C,) in the order of the picture, or (1,) of all samples."""

@@ -92,9 +92,10 @@ def require_equal(described: Mapping[str, Mapping[str, Any]]) -> None:
                 raise UserError(f"{pair} cannot be compared: {name} is {values}, and must be the same")
 
 
-def noise_fields(names: str, fields: Sequence[str]) -> tuple[str, ...]:
-    """``fields``, and normalisation and seed where Gaussian directions are among the ``names`` with a plus between."""
-    return (*fields, "normalization", "seed") if "gaussian" in names.split("+") else tuple(fields)
+def noise_fields(result: Any, fields: Sequence[str]) -> tuple[str, ...]:
+    """``fields``, and normalisation and seed of a landscape along Gaussian directions."""
+    gaussian = "gaussian" in getattr(result, "directions", "").split("+")
+    return (*fields, "normalization", "seed") if gaussian else tuple(fields)
 
 
 def _difference(a: Probed, b: Probed, of_a: str, of_b: str, weights: bool) -> str | None:

@@ -33,7 +33,7 @@ def sealed(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_whole(content: dict[Any, Any]) -> bool:
-    """Return whether a dict agrees with its checksum, if it has one."""
+    """True if a dict agrees with its checksum, or has none."""
     if "checksum" not in content:
         return True
     try:

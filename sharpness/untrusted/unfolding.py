@@ -31,7 +31,7 @@ def as_plain(content: Any) -> Any:
 
 
 class _Walk:
-    """Containers met so far, by identity: their results, and the number of values they unfold into."""
+    """Objects that were met, by identity: their results, and the number of values that they unfold into."""
 
     def __init__(self) -> None:
         self.seen: dict[int, tuple[Any, int]] = {}

@@ -136,8 +136,8 @@ def test_a_killed_landscape_goes_on_and_ends_with_the_same_numbers(run, forked, 
     script = """
 import itertools, signal
 from sharpness.cli import main
-from sharpness.probes.shared import point_table as points
-points.INTERVAL, count, row = 0.0, itertools.count(), points.PointTable._row
+from sharpness.probes.shared import point_table as points, work
+work.INTERVAL, count, row = 0.0, itertools.count(), points.PointTable._row
 def killed(*arguments):
     if next(count) == 20:
         os.kill(os.getpid(), signal.SIGKILL)

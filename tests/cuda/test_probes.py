@@ -136,8 +136,7 @@ def test_between_models(problem, objectives, agree):
 )
 def test_interrupted_work_goes_on(call, owner, objectives, tmp_path, agree, monkeypatch):
     """What lay on the device is in the files, and comes back to where it was."""
-    monkeypatch.setattr("sharpness.probes.shared.point_table.INTERVAL", 0.0)
-    monkeypatch.setattr("sharpness.probes.shared.row_store.INTERVAL", 0.0)
+    monkeypatch.setattr("sharpness.probes.shared.work.INTERVAL", 0.0)
     on_device = objectives()[1]
     counts, compute = Counter(), owner.__call__
 

@@ -17,7 +17,7 @@ import pytest
 import sharpness
 from sharpness.cli import main
 from sharpness.data import load_data
-from sharpness.probes.shared import point_table, row_store
+from sharpness.probes.shared import work
 
 FAULTS = int(os.environ.get("FAULTS", "3"))
 KINDS = ("killed before", "killed after", "full", "read-only", "truncated", "altered")
@@ -49,7 +49,7 @@ def child(folder, arguments, fault=None, at=0):
             for stream, name in ((1, "stdout"), (2, "stderr")):
                 os.dup2(os.open(folder.parent / f"{folder.name}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
             sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
-            point_table.INTERVAL = row_store.INTERVAL = 0
+            work.INTERVAL = 0
             replace, calls = os.replace, []
 
             def faulty(source, target):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sharpness.checkpoints.families.family import Family
-from sharpness.checkpoints.families.plain import RECIPES
+from sharpness.checkpoints.families.plain import SETUPS
 from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of, is_state
 from sharpness.checkpoints.heads import HeadHabits
 from sharpness.checkpoints.prefixes import strip_prefixes
@@ -37,7 +37,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
     bare = not any(name.endswith("bias") for name in parts["classifier"])
     return assemble(
         TITLE, parts["backbone"], path, options, head=parts["classifier"], prefix=prefix, habits=HEADS,
-        recipes=RECIPES, epoch=epoch_of(content), accuracy=accuracy(content["best_result"], percent=False),
+        setups=SETUPS, epoch=epoch_of(content), accuracy=accuracy(content["best_result"], percent=False),
         notes=[_TOLD] if bare and options.head is None else [],
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Training data by the number of classes: set, normalisation, class order and images of the long tail."""
+"""Data setups of repositories by number of classes: data set, normalisation, class order, images of the long tail."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _INTROSORT = (
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """The preparation of one data set in a repository; None is unknown."""
+class Setup:
+    """A repository's setup of one data set; None is unknown."""
 
     dataset: str | None = None
     normalization: Standardization | None = None
@@ -31,28 +31,28 @@ class Recipe:
     notes: tuple[str, ...] = ()
 
 
-def recipes(profile: str = "exp", subset: str | None = "ldam_seed0", large_order: str = "label") -> dict[int, Recipe]:
-    """Recipes by number of classes, with one rule for the images of CIFAR's long tails, and one order of the classes of
+def setups(profile: str = "exp", subset: str | None = "ldam_seed0", large_order: str = "label") -> dict[int, Setup]:
+    """Setups by number of classes, with one rule for the images of CIFAR's long tails, and one order of the classes of
     the large sets.
 
-    >>> recipes(subset="first_n")[100].subset
+    >>> setups(subset="first_n")[100].subset
     {'profile': 'exp', 'subset': 'first_n'}
     """
     rule = {"profile": profile, "subset": subset} if subset else None
     lists = {"list": "the published split list"}
     notes = (_INTROSORT,) if large_order == "introsort" else ()
     return {
-        10: Recipe("cifar10-lt", CIFAR, rule, "label"),
-        100: Recipe("cifar100-lt", CIFAR, rule, "label"),
-        1000: Recipe("imagenet-lt", IMAGENET, lists, large_order, notes),
-        365: Recipe("places-lt", IMAGENET, lists, large_order, notes),
-        8142: Recipe("inaturalist2018", IMAGENET, lists, large_order, notes),
+        10: Setup("cifar10-lt", CIFAR, rule, "label"),
+        100: Setup("cifar100-lt", CIFAR, rule, "label"),
+        1000: Setup("imagenet-lt", IMAGENET, lists, large_order, notes),
+        365: Setup("places-lt", IMAGENET, lists, large_order, notes),
+        8142: Setup("inaturalist2018", IMAGENET, lists, large_order, notes),
     }
 
 
-def with_notes(found: Mapping[int, Recipe], *notes: str) -> dict[int, Recipe]:
-    """The same recipes with remarks for the two CIFAR sets."""
+def with_notes(found: Mapping[int, Setup], *notes: str) -> dict[int, Setup]:
+    """The same setups with remarks for the two CIFAR sets."""
     return {c: replace(r, notes=(*r.notes, *notes)) if c in (10, 100) else r for c, r in found.items()}
 
 
-DATASETS = recipes()
+USUAL = setups()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sharpness.checkpoints.families.datasets import recipes
+from sharpness.checkpoints.families.datasets import setups
 from sharpness.checkpoints.families.family import Family
 from sharpness.checkpoints.families.mislas import last_block, require_state
 from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of
@@ -25,7 +25,7 @@ SPELLINGS = {
     "state_dict_block": "block",
     "classifier_state_dict": "classifier",
 }
-RECIPES = recipes(large_order="introsort")
+SETUPS = setups(large_order="introsort")
 
 
 def matches(content: Any) -> bool:
@@ -50,7 +50,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
         state |= last_block(state, parts["block"])
     return assemble(
         TITLE, state, path, options, head=strip_prefixes(parts["classifier"])[0], prefix=prefix,
-        recipes=RECIPES, habits=HEADS[stage], stage=stage, epoch=epoch_of(content),
+        setups=SETUPS, habits=HEADS[stage], stage=stage, epoch=epoch_of(content),
         accuracy=accuracy(content.get("best_acc1"), percent=True), **known,
     )  # fmt: skip
 

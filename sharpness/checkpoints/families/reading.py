@@ -1,4 +1,4 @@
-"""Common parts of the readers of all families: assemble a model and its manifest from state dicts."""
+"""Shared parts of the families' readers: options in, a model and its manifest out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from torch import Tensor, nn
 
-from sharpness.checkpoints.families.datasets import DATASETS, Recipe
+from sharpness.checkpoints.families.datasets import USUAL, Setup
 from sharpness.checkpoints.heads import UNKNOWN, Head, HeadHabits, read_head
 from sharpness.checkpoints.manifest import Manifest, Network
 from sharpness.checkpoints.networks import State, read_backbone, require_nothing_left, some
@@ -25,7 +25,7 @@ logger = logging.getLogger("sharpness")
 
 @dataclass(frozen=True)
 class Options:
-    """Options of :func:`~sharpness.load_checkpoint` that a reader takes into account.
+    """The options of the caller.
 
     Attributes:
         scale: s of a normalised head, which repositories keep in the loss and not in the file.
@@ -50,14 +50,14 @@ class Options:
 
 @dataclass(frozen=True)
 class Reading:
-    """A model in eval mode that returns calibrated logits (n, C), and what is known of it."""
+    """A model in eval mode that returns calibrated logits (n, C), and its manifest."""
 
     model: nn.Module
     manifest: Manifest
 
 
 def is_state(content: object) -> TypeGuard[Mapping[str, Tensor]]:
-    """Return whether this is a state dict: names to tensors, and not empty."""
+    """True for a state dict: names to tensors, and not empty."""
     return (
         isinstance(content, Mapping)
         and len(content) > 0
@@ -77,7 +77,7 @@ def assemble(
     shortcut: str = "both",
     ignored: Sequence[str] = (),
     unused: Sequence[str] = (),
-    recipes: Mapping[int, Recipe] = DATASETS,
+    setups: Mapping[int, Setup] = USUAL,
     refine: Callable[[nn.Module, State, str], tuple[nn.Module, State]] | None = None,
     classifier: Callable[..., Head] = read_head,
     **known: Any,
@@ -91,7 +91,7 @@ def assemble(
         habits: what the family does with heads that may be linear or normalised.
         ignored: parts of names that a family is known to leave behind.
         unused: parts of names of parameters that the forward pass never uses; they are left out and listed.
-        recipes: what is known of the data from the number of classes.
+        setups: of the data, by number of classes.
         refine: makes the family's feature extractor of the usual one, the entries beside it, and ``path``.
         classifier: reads the head in the place of :func:`~sharpness.checkpoints.heads.read_head`.
         known: further entries of the manifest.
@@ -133,17 +133,17 @@ def assemble(
     notes = [*known.pop("notes", ()), *filter(None, [found.doubt]), *found.notes]
     known |= {"head_layout": found.reading.layout, "head_readings": found.open, "unused_parameters": dead}
     known |= {"prefix": prefix, "notes": notes}
-    manifest = _manifest(family, Network.of(spec), recipes.get(classes, Recipe()), known)
+    manifest = _manifest(family, Network.of(spec), setups.get(classes, Setup()), known)
     return Reading(Classifier(backbone, found.module, spec).eval(), manifest)
 
 
 def _is_counter(name: str, value: Tensor) -> bool:
-    """Return whether this is a count of operations or parameters that ``thop.profile`` registers in every module."""
+    """True for a count of operations or parameters, which ``thop.profile`` keeps as a buffer of every module."""
     return name.rpartition(".")[2] in ("total_ops", "total_params") and value.numel() == 1
 
 
 def _counts(model: nn.Module | None) -> int:
-    """Number of such buffers in a given network itself."""
+    """The number of such buffers in a given network."""
     return 0 if model is None else sum(_is_counter(n, t) for n, t in model.state_dict().items())
 
 
@@ -223,12 +223,12 @@ def _into(
     if beside:
         notes.append(f"{len(beside)} entries outside {shown(prefix)} belong to other things: {some(beside)}")
     known |= {"prefix": prefix, "notes": notes}
-    return Reading(model.eval(), _manifest(family, Network(type(model).__name__), Recipe(), known))
+    return Reading(model.eval(), _manifest(family, Network(type(model).__name__), Setup(), known))
 
 
-def _manifest(family: str, model: Network, recipe: Recipe, known: dict[str, Any]) -> Manifest:
+def _manifest(family: str, model: Network, setup: Setup, known: dict[str, Any]) -> Manifest:
     """The manifest of a file of a family; what only this family knows is ``extra``."""
     names = {f.name for f in fields(Manifest)}
-    given: dict[str, Any] = {**vars(recipe), **known, "notes": [*recipe.notes, *known["notes"]]}
+    given: dict[str, Any] = {**vars(setup), **known, "notes": [*setup.notes, *known["notes"]]}
     extra = {name: value for name, value in given.items() if name not in names}
     return Manifest(model, family=family, extra=extra, **{n: v for n, v in given.items() if n in names})

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sharpness.checkpoints.families.datasets import CIFAR, Recipe
+from sharpness.checkpoints.families.datasets import CIFAR, Setup
 from sharpness.checkpoints.families.family import Family
 from sharpness.checkpoints.families.reading import Options, Reading, assemble, epoch_of, is_state
 from sharpness.errors import UserError
 
 TITLE = "SWA"
-RECIPES = {10: Recipe("cifar10", CIFAR, None, "label"), 100: Recipe("cifar100", CIFAR, None, "label")}
+SETUPS = {10: Setup("cifar10", CIFAR, None, "label"), 100: Setup("cifar100", CIFAR, None, "label")}
 
 
 def matches(content: Any) -> bool:
@@ -31,7 +31,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
         else "the file holds averaged weights as well: weights='swa'"
     )
     return assemble(
-        TITLE, state, path, options, recipes=RECIPES, epoch=epoch_of(content), weights=options.weights, notes=[note]
+        TITLE, state, path, options, setups=SETUPS, epoch=epoch_of(content), weights=options.weights, notes=[note]
     )
 
 

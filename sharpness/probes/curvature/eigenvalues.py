@@ -8,7 +8,7 @@ from typing import Any, Literal, Unpack
 import numpy as np
 import torch
 
-from sharpness.curvature import ENDS, Eigenpairs, lanczos
+from sharpness.curvature import ENDS, Eigenpairs, LanczosState, lanczos
 from sharpness.engine import KINDS, mean_error
 from sharpness.errors import UserError, choose
 from sharpness.objective import Objective
@@ -18,6 +18,7 @@ from sharpness.probes.curvature.resampling import resampled_ends
 from sharpness.probes.curvature.rows import rows_of
 from sharpness.probes.curvature.verification import check_eigenvalue
 from sharpness.probes.shared.probe import Given, comparable_by_layer
+from sharpness.probes.shared.work import Arrays
 from sharpness.progress import progress
 from sharpness.results import EigenvalueResult
 
@@ -89,44 +90,41 @@ def eigenvalues(
     rows.whole.check()
     asked = {"k": k, "which": which, "tol": tol, "seed": seed, "vectors": keep_vectors or verify}
     asked["errors"] = standard_errors
-    store = rows.store(resume, {**fields["provenance"], **asked})
-    done: dict[int, dict[str, Any]] = {}
-    checks = []
+    work = rows.work(resume, {**fields["provenance"], **asked})
     with progress(None, "eigenvalues", "products") as bar:
-        for i, part in rows.present:
-            bar.set_postfix_str(rows.names[i])
-            found: dict[str, Any] | None = store.load(i)
-            if found is None:
-                with part.operator(kind=kind) as operator:
-                    state = store.lanczos_state(i, part.device)
-                    bar.update(0 if state is None else state.products)
-                    pairs = lanczos(
-                        operator,
-                        operator.size,
-                        k,
-                        which,
-                        tol=tol,
-                        max_iterations=max_iterations,
-                        generator=torch.Generator().manual_seed(seed),
-                        dtype=part.dtype,
-                        device=part.device,
-                        callback=bar.update,
-                        checkpoint=store.lanczos_checkpoint(i),
-                        state=state,
-                    )
-                    found = _numbers(part, pairs, bootstrap, standard_errors, keep_vectors or verify)
-                    if bootstrap:
-                        ends, more = resampled_ends(part, operator, pairs, which, k, bootstrap, seed)
-                        found |= dict(zip(("lower", "upper"), ends, strict=True))
-                        found["products"] = pairs.products + more
-                        bar.update(more)
-                store.save(i, found)
-            else:
-                bar.update(int(found["products"]))
-            if verify:
-                v = torch.as_tensor(found["vectors"][0])
-                checks.append(check_eigenvalue(part, rows.names[i], float(found["values"][0]), v))
-            done[i] = found
+
+        def compute(i: int, part: Objective) -> Arrays:
+            with part.operator(kind=kind) as operator:
+                kept = work.unfinished(i)
+                state = None if kept is None else LanczosState.of(kept, part.device)
+                bar.update(0 if state is None else state.products)
+                pairs = lanczos(
+                    operator,
+                    operator.size,
+                    k,
+                    which,
+                    tol=tol,
+                    max_iterations=max_iterations,
+                    generator=torch.Generator().manual_seed(seed),
+                    dtype=part.dtype,
+                    device=part.device,
+                    callback=bar.update,
+                    checkpoint=lambda state: work.save_unfinished(i, state.arrays),
+                    state=state,
+                )
+                found = _numbers(part, pairs, bootstrap, standard_errors, keep_vectors or verify)
+                if bootstrap:
+                    ends, more = resampled_ends(part, operator, pairs, which, k, bootstrap, seed)
+                    found |= dict(zip(("lower", "upper"), ends, strict=True))
+                    found["products"] = pairs.products + more
+                    bar.update(more)
+            return found
+
+        done = rows.map(work, compute, bar)
+    checks = [
+        check_eigenvalue(part, rows.names[i], float(done[i]["values"][0]), torch.as_tensor(done[i]["vectors"][0]))
+        for i, part in (rows.present if verify else [])
+    ]
     width = min(2 * k if which == "both" else k, objective.num_parameters)
 
     def table(name: str, missing: Any, *shape: int) -> np.ndarray:

@@ -21,6 +21,7 @@ from sharpness.errors import UserError, choose, require_whole
 from sharpness.objective import Objective
 from sharpness.probes.curvature.rows import Rows, rows_of
 from sharpness.probes.shared.probe import Given
+from sharpness.probes.shared.work import Arrays
 from sharpness.progress import progress
 from sharpness.results import LayerResult
 
@@ -66,23 +67,21 @@ def eigenvalues_by_layer(
     layers = layers_of(rows.whole)
     settings = {"kind": kind, "max_iterations": max_iterations, "match_samples": match_samples}
     fields = layer_fields(rows, layers, probe="layer_eigenvalues", which=which, tol=tol, seed=seed, **settings)
-    store = rows.store(resume, fields["provenance"])
-    table: dict[str, list[np.ndarray]] = {"value": [], "residual": [], "converged": [], "products": []}
+    work = rows.work(resume, fields["provenance"])
     with progress(None, "eigenvalues per layer", "products") as bar:
-        for j, part in enumerate(rows.parts):
-            found = None if part is None else store.load(j)
-            if part is not None and found is None:
-                found = _row(part, rows.names[j], layers, which, tol, seed, settings, bar)
-                store.save(j, found)
-            for name, column in table.items():
-                missing = np.full(len(layers), np.nan if name in ("value", "residual") else 0)
-                column.append(missing if found is None else found[name])
+        done = rows.map(work, lambda j, part: _row(part, rows.names[j], layers, which, tol, seed, settings, bar), bar)
+
+    def table(name: str, missing: Any) -> np.ndarray:
+        """Values of all layers and rows, (L, rows)."""
+        empty = np.full(len(layers), missing)
+        return np.stack([done[j][name] if j in done else empty for j in range(len(rows.parts))], axis=1)
+
     return LayerResult(
         measure="lambda_max" if which == "LA" else "lambda_min",
-        values=np.stack(table["value"], axis=1),
-        residuals=np.stack(table["residual"], axis=1),
-        converged=np.stack(table["converged"], axis=1).astype(bool),
-        sample_products=int((np.stack(table["products"], axis=1) * rows.samples).sum()),
+        values=table("value", np.nan),
+        residuals=table("residual", np.nan),
+        converged=table("converged", False),
+        sample_products=int((table("products", 0) * rows.samples).sum()),
         **fields,
     )
 
@@ -110,19 +109,13 @@ def trace_by_layer(
     settings = {"kind": kind, "draws": draws, "seed": seed, "match_samples": match_samples}
     fields = layer_fields(rows, layers, probe="trace", **settings)
     rows.whole.check()
-    store = rows.store(resume, fields["provenance"] | {"per_layer": True})
+    work = rows.work(resume, fields["provenance"] | {"per_layer": True})
     shape = (len(layers), len(rows.parts))
     values, errors = np.full(shape, np.nan), np.full(shape, np.nan)
     with progress(draws * len(rows.present), "trace per layer", "products") as bar:
-        for i, part in rows.present:
-            bar.set_postfix_str(rows.names[i])
-            found = store.load(i)
-            if found is None:
-                found = {"forms": _quadratic_forms(part, layers, draws, seed, kind, bar)}
-                store.save(i, found)
-            else:
-                bar.update(draws)
-            values[:, i], errors[:, i] = mean_and_error(found["forms"].T)
+        done = rows.map(work, lambda i, part: _quadratic_forms(part, layers, draws, seed, kind, bar), bar)
+    for i, found in done.items():
+        values[:, i], errors[:, i] = mean_and_error(found["forms"].T)
     lower, upper = interval(values, errors, draws - 1)
     return LayerResult(
         measure="trace",
@@ -136,10 +129,8 @@ def trace_by_layer(
     )
 
 
-def _quadratic_forms(
-    part: Objective, layers: dict[str, slice], draws: int, seed: int, kind: str, bar: Any
-) -> np.ndarray:
-    """``z_l' (H z)_l`` of every layer l and random vector z, (L, draws)."""
+def _quadratic_forms(part: Objective, layers: dict[str, slice], draws: int, seed: int, kind: str, bar: Any) -> Arrays:
+    """``z_l' (H z)_l`` of every layer l and random vector z, ``forms`` (L, draws)."""
     require_whole("draws", draws, least=2)
     generator = torch.Generator().manual_seed(seed)
     forms = np.empty((len(layers), draws))
@@ -149,7 +140,7 @@ def _quadratic_forms(
             z = random_signs(curvature.size, generator, part.dtype, part.device)
             image = operator(z)
             forms[:, d] = [float((z[span].double() * image[span].double()).sum()) for span in layers.values()]
-    return forms
+    return {"forms": forms, "products": draws}
 
 
 def _row(

@@ -14,6 +14,7 @@ from sharpness.errors import choose
 from sharpness.objective import Objective
 from sharpness.probes.curvature.rows import rows_of
 from sharpness.probes.shared.probe import Given, comparable
+from sharpness.probes.shared.work import Arrays
 from sharpness.progress import progress
 from sharpness.renamed import renamed_arguments
 from sharpness.results import SpectralDensityResult
@@ -57,29 +58,23 @@ def spectral_density(
     settings = {"kind": kind, "draws": draws, "steps": steps, "seed": seed, "match_samples": match_samples}
     fields = rows.fields(probe="spectral_density", **settings)
     rows.whole.check()
-    store = rows.store(resume, fields["provenance"])
-    done: dict[int, dict[str, Any]] = {}
     with progress(draws * steps * len(rows.present), "spectral density", "products") as bar:
-        for i, part in rows.present:
-            bar.set_postfix_str(rows.names[i])
-            found = store.load(i)
-            if found is None:
-                with part.operator(kind=kind) as operator:
-                    rule = stochastic_lanczos(
-                        operator,
-                        operator.size,
-                        draws,
-                        steps,
-                        generator=torch.Generator().manual_seed(seed),
-                        dtype=part.dtype,
-                        device=part.device,
-                        callback=bar.update,
-                    )
-                found = {"products": np.array(rule.products), "nodes": rule.nodes, "weights": rule.weights}
-                store.save(i, found)
-            else:
-                bar.update(int(found["products"]))
-            done[i] = found
+
+        def compute(i: int, part: Objective) -> Arrays:
+            with part.operator(kind=kind) as operator:
+                rule = stochastic_lanczos(
+                    operator,
+                    operator.size,
+                    draws,
+                    steps,
+                    generator=torch.Generator().manual_seed(seed),
+                    dtype=part.dtype,
+                    device=part.device,
+                    callback=bar.update,
+                )
+            return {"products": np.array(rule.products), "nodes": rule.nodes, "weights": rule.weights}
+
+        done = rows.map(rows.work(resume, fields["provenance"]), compute, bar)
 
     def table(name: str, missing: Any, *shape: int) -> np.ndarray:
         return rows.gather({i: f[name] for i, f in done.items()}, missing, shape)

@@ -76,18 +76,9 @@ def trace(
     settings |= {"match_samples": match_samples, "bootstrap": bootstrap}
     fields = rows.fields(probe="trace", **settings)
     rows.whole.check()
-    store = rows.store(resume, fields["provenance"])
-    done: dict[int, dict[str, Any]] = {}
+    work = rows.work(resume, fields["provenance"])
     with progress(draws * len(rows.present), "trace", "products") as bar:
-        for i, part in rows.present:
-            bar.set_postfix_str(rows.names[i])
-            found = store.load(i)
-            if found is None:
-                found = _estimate(part, estimator, kind, draws, seed, bootstrap, bar.update)
-                store.save(i, found)
-            else:
-                bar.update(int(found["products"]))
-            done[i] = found
+        done = rows.map(work, lambda i, part: _estimate(part, estimator, kind, draws, seed, bootstrap, bar.update), bar)
     fields["provenance"]["products"] = int(sum(int(f["products"]) for f in done.values()))
     if verify:
         fields["provenance"]["checks"] = _verify(rows, done, estimator, draws, seed)

@@ -15,8 +15,8 @@ from sharpness.objective import Objective
 from sharpness.probes.directions.between_models import Subject, read_subject, require_reachable, toward
 from sharpness.probes.directions.direction_set import Directions
 from sharpness.probes.landscapes.line_and_plane import Range, line, plane
-from sharpness.probes.shared.point_table import Resume
 from sharpness.probes.shared.probe import Given, comparable
+from sharpness.probes.shared.work import Resume
 from sharpness.results import LineResult, PlaneResult
 
 #: Part of a vector's length by which a third model must be off the line through the first two.
@@ -63,7 +63,7 @@ def interpolate(
 
 
 def barrier(line: LineResult, of: str = "loss") -> pd.DataFrame:
-    r"""How high the path between two models rises above the chord between its ends.
+    r"""Compute the barrier of a path between two models: its largest rise above the chord between its ends.
 
     .. math:: \max_{0 \le x \le 1} L(x) - [(1 - x) L(0) + x L(1)]
 
@@ -72,8 +72,8 @@ def barrier(line: LineResult, of: str = "loss") -> pd.DataFrame:
     take the error. The maximum is over the points of the line, hence a lower bound.
 
     Args:
-        line: what :func:`interpolate` returns; its points must include 0 and 1.
-        of: ``"loss"``, or ``"error"``, the share of wrong answers.
+        line: a result of ``interpolate``, whose points include 0 and 1.
+        of: ``"loss"``, or ``"error"``, the classification error.
 
     Returns:
         One row for all samples, every group and every class: ``class``, ``group``, ``samples``, ``barrier`` and
@@ -101,6 +101,7 @@ def barrier(line: LineResult, of: str = "loss") -> pd.DataFrame:
     for subset in line.subsets():
         values = line.select(classes, subset, overall)[inside]
         rise = values - (1 - x) * values[0] - x * values[-1]
+        # Exactly 0 at both ends, where rounding of the chord must not make a barrier; NaN stays.
         rise[[0, -1]] = values[[0, -1]] - values[[0, -1]]
         known = not np.isnan(rise).any()
         top = int(np.argmax(rise))

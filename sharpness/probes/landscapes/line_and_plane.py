@@ -19,8 +19,9 @@ from sharpness.probes.landscapes.adaptive_grid import Refinement, refine
 from sharpness.probes.landscapes.named_directions import named_directions
 from sharpness.probes.landscapes.precision import landscape_precision, spread_points, stands_out
 from sharpness.probes.shared.comparison import common_fields
-from sharpness.probes.shared.point_table import PointTable, Resume
+from sharpness.probes.shared.point_table import PointTable
 from sharpness.probes.shared.probe import Given, comparable
+from sharpness.probes.shared.work import Resume
 from sharpness.results import LineResult, PlaneResult
 
 #: From, to, number of points.

@@ -95,6 +95,8 @@ def named_directions(
     for i, name in enumerate(names):
         if name in suggested:
             found[i] = _orthogonal(next(suggested[name]), list(found.values()), name)
+    # Gaussian directions last, whatever their place: these can be made orthogonal to a vector within every filter and
+    # keep its norm, the others would have to be changed.
     for i, name in enumerate(names):
         if name == "gaussian":
             other = next(iter(found.values()), None)

@@ -17,13 +17,13 @@ from sharpness.objective import Objective
 from sharpness.probes.directions.between_models import Subject, toward
 from sharpness.probes.directions.direction_set import Directions
 from sharpness.probes.landscapes.line_and_plane import plane
-from sharpness.probes.shared.point_table import Resume
 from sharpness.probes.shared.probe import Given, comparable
+from sharpness.probes.shared.work import Resume
 from sharpness.results import PlaneResult
 
 #: Columns of the matrix of displacements that are in float64 at a time.
 CHUNK = 1 << 20
-#: Smallest ratio of the second to the first singular value that is told from rounding.
+#: Smallest ratio of the second to the first singular value that is no rounding.
 FLAT = 1e-6
 
 Steps = str | Path | Sequence[Subject] | Mapping[str, Subject]
@@ -62,6 +62,7 @@ def trajectory(objective: Objective, steps: Steps) -> Directions:
     if singular[1] <= FLAT * singular[0]:
         raise UserError("the steps of the run are on one line, which is no plane: interpolate between two of them")
     axes = _combined(moves, torch.from_numpy(left[:, ::-1][:, :2] / singular[:2]))
+    # The Gram matrix squares the condition of D, so that these vectors are orthogonal only after a factorisation.
     axes = torch.linalg.qr(axes.T).Q.T
     path = np.stack([(axes @ m.double()).numpy() for m in moves])
     signs = np.sign(path[np.abs(path).argmax(axis=0), [0, 1]])

@@ -21,7 +21,7 @@ from sharpness.probes.directions.gaussian import gaussian
 from sharpness.probes.perturbations.projected_ascent import Ball, ascend
 from sharpness.probes.shared.comparison import common_fields
 from sharpness.probes.shared.probe import Given, comparable
-from sharpness.probes.shared.row_store import RowStore
+from sharpness.probes.shared.work import Arrays, Work
 from sharpness.progress import progress
 from sharpness.results import CharacteristicRadiusResult
 
@@ -134,20 +134,19 @@ def characteristic_radius(
     fields = common_fields(objective, probe="characteristic_radius", **settings)
     base = objective.check()
     key = {**fields["provenance"], "n": counts.tolist(), "factors": grid.tolist(), "value": f"{base.mean:.4g}"}
-    store = RowStore(resume, key)
     whole = objective.num_classes
     rows = [*(int(c) for c in np.flatnonzero(objective.class_samples)), whole]
     table = np.full((whole + 1, len(NAMES)), np.nan)
     losses = np.full((whole + 1, len(grid)), np.nan)
+
+    def compute(row: int) -> Arrays:
+        part = objective if row == whole else objective.restrict(row)
+        n = int(counts.sum() if row == whole else counts[row])
+        name = "all samples" if row == whole else f"class {objective.class_names[row]}"
+        return _Row(objective, part, name, n, weight_norm).numbers(scale, grid, steps, seed)
+
     with progress(len(rows), "characteristic radius", "classes") as bar:
-        for row in rows:
-            found = store.load(row)
-            if found is None:
-                part = objective if row == whole else objective.restrict(row)
-                n = int(counts.sum() if row == whole else counts[row])
-                name = "all samples" if row == whole else f"class {objective.class_names[row]}"
-                found = _Row(objective, part, name, n, weight_norm).numbers(scale, grid, steps, seed)
-                store.save(row, found)
+        for row, found in Work(resume, key).rows(rows, compute):
             table[row, : len(found["numbers"])], losses[row] = found["numbers"], found["losses"]
             bar.update()
     if lambda_max:

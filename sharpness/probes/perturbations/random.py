@@ -1,4 +1,4 @@
-r"""How much the loss rises when the weights are moved at random.
+r"""Rises of the loss under random perturbations of the weights.
 
 .. code-block:: text
 
@@ -89,6 +89,7 @@ def random_perturbation(
         raise UserError(f"draws={draws}: give at least 1")
     objective.check()
 
+    # All radii of a draw follow each other, so that a cache of one direction draws each only once.
     @lru_cache(maxsize=1)
     def direction(j: int) -> Tensor:
         return draw_direction(objective, j, seed, normalization, distribution)

@@ -16,7 +16,7 @@ from sharpness.probes.perturbations.projected_ascent import NORMS, Ball
 from sharpness.probes.shared.comparison import common_fields
 from sharpness.probes.shared.intervals import group_ends, sample_freedom
 from sharpness.probes.shared.probe import Given, comparable
-from sharpness.probes.shared.row_store import RowStore
+from sharpness.probes.shared.work import Work
 from sharpness.results import MeasureResult
 
 NAMES = ("loss", "worst_loss", "worst_rise", "worst_accuracy")
@@ -89,8 +89,8 @@ def worst_case(
     ascents = Ascents(objective, objective.check(), m, seed)
     weights = torch.cat([p.detach().reshape(-1) for p in objective.parameters])
     ball = Ball(rho, norm, weights.abs() if adaptive else None)
-    store = RowStore(resume, {**fields["provenance"], "value": f"{ascents.base.mean:.4g}"})
-    ascents.run(ball, steps, store)
+    work = Work(resume, {**fields["provenance"], "value": f"{ascents.base.mean:.4g}"})
+    ascents.run(ball, steps, work)
     table, overall = ascents.table()
     errors, overall_errors = np.full_like(table[:4], np.nan), np.full_like(overall[:4], np.nan)
     errors[2], overall_errors[2] = table[4], overall[4]

@@ -1,1 +1,1 @@
-"""Common parts of all probes: objectives from checkpoints, comparisons, unfinished work, costs."""
+"""Shared parts of all probes: objectives from checkpoints, comparisons of several models, unfinished work, costs."""

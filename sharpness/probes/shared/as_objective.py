@@ -83,7 +83,7 @@ def labelled_checkpoints(
 def _rank(checkpoint: Checkpoint) -> int:
     """Rank of its method in the registry; unknown ones come last."""
     method = checkpoint.manifest.method
-    return list(METHODS).index(method) if method in METHODS else len(METHODS)
+    return list(METHODS).index(method) if method and method in METHODS else len(METHODS)
 
 
 def checkpoint_objective(
@@ -209,7 +209,9 @@ def _training_loss(checkpoint: Checkpoint) -> TrainingLoss:
     if manifest.longtail is None or manifest.method is None or manifest.options is None:
         lacks = next(name for name in ("longtail", "method", "options") if getattr(manifest, name) is None)
         raise UserError(f"the checkpoint does not record its {lacks}, which its training loss depends on: loss='ce'")
-    return training_loss(manifest.method, manifest.longtail, manifest.options)
+    # A file must not choose what is imported: its method counts where it is known here, or the user has named it.
+    known = METHODS.recorded(manifest.method, manifest.method_source, checkpoint.path)
+    return training_loss(known, manifest.longtail, manifest.options)
 
 
 def labelled_objectives(

@@ -50,7 +50,7 @@ def side_by_side(
 def _in_groups_of(other: Training, model: Training) -> Training:
     """A model in the groups of another, if it was trained on balanced classes, which are one group, and that was not.
 
-    Rare classes are what a comparison with models of a long tail asks about; a warning says whose they are.
+    Rare classes are what a comparison with models of a long tail asks about; a warning names their model.
     """
     theirs = other.subject.groups
     if not model.subject.groups or _splits(model.subject.groups) or not _splits(theirs):
@@ -62,14 +62,14 @@ def _in_groups_of(other: Training, model: Training) -> Training:
 
 
 def _splits(groups: Mapping[str, Sequence[int]]) -> bool:
-    """Return whether classes are in several groups."""
+    """True if the classes are in several groups."""
     return sum(len(classes) > 0 for classes in groups.values()) > 1
 
 
 def require_comparable(objectives: Mapping[str, Objective], own_losses: bool = False) -> None:
     """Refuse objectives that differ in samples, scope, BatchNorm policy, loss, precision, classes or groups.
 
-    Samples are distinguished by what :class:`Objective` says: their order and what normalises them may differ.
+    Samples are compared by their identity in ``Objective``: their order and normalisation may differ.
 
     Args:
         own_losses: every model is probed on the loss that it was trained with, and weighs classes as that does.
@@ -91,7 +91,7 @@ def require_comparable(objectives: Mapping[str, Objective], own_losses: bool = F
 
 
 def is_random(result: Any) -> bool:
-    """Return whether Gaussian noise has moved the weights."""
+    """True if Gaussian noise has moved the weights."""
     names = getattr(result, "directions", "gaussian" if hasattr(result, "distribution") else "")
     return "gaussian" in names.split("+")
 

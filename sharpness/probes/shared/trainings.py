@@ -29,7 +29,7 @@ class Training(NamedTuple):
 
 
 def named(model: Training) -> str:
-    """Name of a training in messages."""
+    """The name of a training in messages."""
     return model.label if model.run is None else f"{model.label}, {model.run}"
 
 
@@ -124,7 +124,7 @@ def _require_one_model(label: str, subjects: Sequence[Any]) -> None:
     if len(set(hashes)) < len(hashes):
         logger.warning("%s: some of its %d trainings are the same file, their spread means nothing", label, len(hashes))
     known = [settings for one in read if (settings := settings_of(one)) is not None]
-    told: set[str] = set()
+    differing: set[str] = set()
     for other in known[1:]:
         for name in other.keys() | known[0].keys():
             if json.dumps(other.get(name), sort_keys=True) == json.dumps(known[0].get(name), sort_keys=True):
@@ -132,9 +132,9 @@ def _require_one_model(label: str, subjects: Sequence[Any]) -> None:
             if name in METHOD:
                 values = " and ".join(shown(str(s.get(name))) for s in (known[0], other))
                 raise UserError(f"{label!r} holds trainings of {name} {values}: give each a label of its own")
-            told.add(name)
-    if told:
-        logger.warning("%s: its trainings differ in %s, not in their seeds alone", label, ", ".join(sorted(told)))
+            differing.add(name)
+    if differing:
+        logger.warning("%s: its trainings differ in %s, not in their seeds alone", label, ", ".join(sorted(differing)))
 
 
 def compared(subjects: Sequence[Training], probe: Callable[[Training], Any]) -> Comparison[Any]:
