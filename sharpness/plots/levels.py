@@ -133,9 +133,10 @@ def signed_levels(surfaces: Sequence[np.ndarray], number: int = 12, clip: float 
         raise UserError("no finite value to draw")
     high = max(float(np.quantile(found, clip)), 1e-6)
     down, up = np.sqrt([max(-float(found.min()), 0.0), high])
-    above = max(2, round((number + 1) * up / (up + down)))
-    step = up / (above - 0.5)
-    below = max(1, np.ceil(down / step + 0.5 - 1e-9))
+    above = round((number + 1) * up / (up + down))
+    # Of what hardly rises, even steps up to the top would be too many down to the bottom: those begin there instead.
+    step = up / (above - 0.5) if above > 1 else down / (number - 0.5)
+    above, below = (max(1, np.ceil(side / step + 0.5 - 1e-9)) for side in (up, down))
     edges = (np.arange(-below, above) + 0.5) * step
     return np.sign(edges) * edges**2
 

@@ -189,14 +189,9 @@ def _entitle(places: Sequence[Axes], title: str | None, own: bool) -> None:
 
 
 def _line_key(label: str, colors: str) -> Line2D:
-    """What the numbers on lines are."""
-    return Line2D(
-        [],
-        [],
-        color=line_map(colors)(0.1 if colors in DIVERGING else 0.4),
-        linewidth=1,
-        label=f"lines: {lower_first(label)}",
-    )
+    """The legend entry of the numbers on contour lines."""
+    shade = line_map(colors)(0.1 if colors in DIVERGING else 0.4)
+    return Line2D([], [], color=shade, linewidth=1, label=f"lines: {lower_first(label)}")
 
 
 def _explain(places: list[Axes], keys: Mapping[str, Artist], own_figure: bool, titled: bool) -> None:

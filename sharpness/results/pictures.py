@@ -50,7 +50,7 @@ def plain_subset(result: Any, subset: Subset) -> Subset:
 
 
 def subset_title(result: Any, subset: Subset) -> str:
-    """What a picture calls a subset."""
+    """The title of a subset in pictures."""
     subset = plain_subset(result, subset)
     if subset is None:
         return "All classes" if result.has_classes else "All samples"
