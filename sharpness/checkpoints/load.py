@@ -61,6 +61,9 @@ def load_checkpoint(
         class_order: how the model numbers classes, as :func:`sharpness.data.class_order` takes it, where its family
             does it otherwise; images of the user's own (:func:`sharpness.data.read_images`) are renumbered accordingly.
 
+    Returns:
+        The model, in eval mode, and what the file says of it.
+
     Raises:
         UserError: the file is missing, broken, of no known kind or from a newer version, or its entries do not fit;
             an option that does not apply to it.
@@ -76,6 +79,7 @@ def load_checkpoint(
     if (described := own_content(content)) is not None:
         if passed:
             raise UserError(f"{path} is damaged: {shown(', '.join(passed), 160)} are of classes that we never write")
+        # Our own files record all that these options could say: ignored, they would seem to have an effect.
         given = {"family": family, "head": head, "scale": scale, "stage2": stage2, "model": model}
         given["class_order"] = class_order
         extra = [name for name, value in given.items() if value is not None]
@@ -133,7 +137,7 @@ def _family(content: Any, path: Path, family: str | None) -> Family:
 
 
 def _matches(name: str, family: Family, content: Any, path: Path) -> bool:
-    """Return whether the content is of the family; one of other people's that cannot tell is passed over."""
+    """True if the content is of the family; an error of a user's own family is passed over."""
     try:
         return family.matches(content)
     except Exception as error:

@@ -91,6 +91,9 @@ def load_data(name: str, **options: Any) -> LongTailData:
         options: for all, ``profile``, ``imbalance``, ``subset`` and ``groups``; for CIFAR also ``data_root``
             and ``download``. An option that is None has its data set's default.
 
+    Returns:
+        Training images, cut to a long tail, and test images.
+
     Raises:
         UserError: an unknown name or option, and what the loader refuses.
 

@@ -213,6 +213,7 @@ def read_images(
         counts = tuple(counts[named.index(name)] for name in known)
     # Of files the labels alone are known here: those beyond the limit are counted, and not opened.
     names, counts = name_classes(labels, class_names, counts)
+    # Before any limit: the totals are all images of a class, whatever is kept of them.
     totals = tuple(torch.bincount(labels, minlength=len(names)).tolist())
     if files is not None:
         files = files.limit_per_class(limit_per_class) if limit_per_class is not None else files

@@ -97,7 +97,7 @@ def label_classes(
 
 
 def class_label(counts: np.ndarray | None) -> str:
-    """What the axis of the classes shows."""
+    """The label of the axis of classes."""
     if counts is not None:
         return "Class and its training images"
     return "Class" if options_in_force().order else "Class, most to fewest images"

@@ -1,4 +1,4 @@
-"""How much a number varies between draws, model beside model."""
+"""Spread of a number over draws, model beside model."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class MeasureResult(Result):
             raise Refused(f"describes a measure oddly: {error}") from None
 
     def description(self, name: str) -> Description:
-        """How a measure is called and drawn."""
+        """The description of a measure: title, symbol, unit and bounds."""
         return Description.of(name, self.described.get(name))
 
     def _frame(self) -> pd.DataFrame:
@@ -245,7 +245,7 @@ class MeasureResult(Result):
 
 
 def _linthresh(results: Mapping[str, Any], measure: str) -> float | None:
-    """Where the logarithmic part of an axis begins: a power of ten, two or three below the largest value."""
+    """The begin of the logarithmic part of an axis: a power of ten, two or three below the largest value."""
     found = [r[measure].values for r in each(results).values()]
     largest = max(np.abs(v).max(initial=0, where=np.isfinite(v)) for v in found)
     return float(10.0 ** (np.floor(np.log10(largest)) - 2)) if largest > 0 else None

@@ -187,7 +187,7 @@ class PerturbationResult(Result):
         return plot_spread(rises, ax, **applying(plot_spread, {"ylabel": label, **options}))
 
     def index_of(self, radius: float) -> int:
-        """Where a radius stands in ``radii``.
+        """The index of a radius in ``radii``.
 
         Raises:
             UserError: it was not probed.
