@@ -24,14 +24,16 @@ from sharpness.progress import progress
 Found = float | tuple[float, float]
 
 
-def measure_of(name: str, compute: Callable[[Objective], Found], title: str, over: str, **described: Any) -> Measure:
+def measure_of(
+    name: str, compute: Callable[[Objective], Found], title: str = "", over: str = "images", **described: Any
+) -> Measure:
     """A measure that is what ``compute`` returns; see :func:`~sharpness.register_measure` for the arguments.
 
     Raises:
         UserError: ``compute`` cannot be called.
     """
     if not callable(compute):
-        raise UserError(f"measure {name!r}: compute is a {type(compute).__name__}: give a function of an objective")
+        raise UserError(f"measure {name!r}: compute={compute!r}: give a function of an objective")
     version = version_of(compute)
 
     def column(subject: Subject, settings: NoSettings) -> dict[str, Column]:
