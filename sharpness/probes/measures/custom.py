@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import CodeType
 from typing import Any
 
@@ -34,32 +35,50 @@ def measure_of(
     """
     if not callable(compute):
         raise UserError(f"measure {name!r}: compute={compute!r}: give a function of an objective")
-    version = version_of(compute)
+    made = OfFunction(name, compute, over)
+    return Measure(
+        name, made, passes=_passes, title=title or name.replace("_", " ").capitalize(), version=made.version,
+        **described,
+    )  # fmt: skip
 
-    def column(subject: Subject, settings: NoSettings) -> dict[str, Column]:
+
+def _passes(settings: NoSettings) -> Passes:
+    """A guess at what a function of the user's takes."""
+    return Passes(forwards=2)
+
+
+@dataclass(frozen=True)
+class OfFunction:
+    """Computes the column of a function of an objective; other processes get it pickled if the function can be."""
+
+    name: str
+    function: Callable[[Objective], Found]
+    over: str
+
+    @property
+    def version(self) -> str:
+        return version_of(self.function)
+
+    def __call__(self, subject: Subject, settings: NoSettings) -> dict[str, Column]:
+        """The function's values of all samples and of every class that has any."""
         objective = subject.objective
-        key = {**objective.provenance(), "measure": name, "version": version, "value": f"{subject.base.mean:.4g}"}
-        store = RowStore(subject.resume, key)
+        told = {"measure": self.name, "version": self.version, "value": f"{subject.base.mean:.4g}"}
+        store = RowStore(subject.resume, {**objective.provenance(), **told})
         numbers = np.full((objective.num_classes + 1, 2), np.nan)
         present = [int(c) for c in np.flatnonzero(objective.class_counts)]
         rows = [*present, len(numbers) - 1] if len(present) > 1 else present
-        with progress(len(rows), name, "rows") as bar:
+        with progress(len(rows), self.name, "rows") as bar:
             for row in rows:
                 kept = store.load(row)
                 if kept is None:
                     part = objective.restrict(row) if row < objective.num_classes else objective
-                    kept = {"numbers": np.array(_computed(name, compute, part))}
+                    kept = {"numbers": np.array(_computed(self.name, self.function, part))}
                     store.save(row, kept)
                 numbers[row] = kept["numbers"]
                 bar.update()
         if len(present) == 1:  # all samples are of that class
             numbers[-1] = numbers[present[0]]
-        return {name: _column(objective, numbers, over)}
-
-    return Measure(
-        name, column, passes=lambda settings: Passes(forwards=2), title=title or name.replace("_", " ").capitalize(),
-        version=version, **described,
-    )  # fmt: skip
+        return {self.name: _column(objective, numbers, self.over)}
 
 
 def _computed(name: str, compute: Callable[[Objective], Found], objective: Objective) -> tuple[float, float]:
