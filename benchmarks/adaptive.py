@@ -32,7 +32,7 @@ def main() -> None:
         part = sharpness.plane(objective, span, span, precision=objective.precision, adaptive=args.tol)
         classes = [relative(a, b) for a, b in zip(part.class_losses, full.class_losses, strict=True)]
         left = ~part.evaluated
-        covered = (part.errors >= np.abs(part.losses - full.losses))[left].mean() if left.any() else 1.0
+        covered = (part.interpolation_errors >= np.abs(part.losses - full.losses))[left].mean() if left.any() else 1.0
         numbers = relative(part.losses, full.losses), max(classes)
         rows.append([path, f"{part.evaluated.mean():.3f}", *(f"{v:.4f}" for v in numbers), f"{covered:.3f}"])
     lines = [

@@ -110,7 +110,7 @@ def measured(checkpoint: Checkpoint, held: ImageSet, data: LongTailData) -> dict
         parts = [objective.restrict(c) for c in few]
         rises = [sharpness.worst_case(part, rho=RADIUS, steps=STEPS) for part in parts]
         ends = [sharpness.eigenvalues(part, keep_vectors=False).values[0] for part in parts]
-        found[f"rise{name}"] = np.mean([r.overall[r.names.index("worst_rise")] for r in rises])
+        found[f"rise{name}"] = np.mean([r.of("worst_rise") for r in rises])
         found[f"lambda_max{name}"] = float(np.mean(ends))
     found["head_norm"] = float(joint_norm(p.detach() for p in weights_of(checkpoint.model.head)))
     return {name: round(float(value), 4) for name, value in found.items()}

@@ -78,7 +78,7 @@ def summary(found: dict[float, sharpness.Comparison], label: str) -> list[str]:
 
 
 def column(result: sharpness.results.CharacteristicRadiusResult, name: str) -> np.ndarray:
-    return result.values[result.names.index(name)]
+    return result[name].values
 
 
 def reach(result: sharpness.results.CharacteristicRadiusResult, c: int) -> float:

@@ -13,7 +13,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _warn(old: str, new: str) -> None:
+def warn_renamed(old: str, new: str) -> None:
+    """Warn the caller's caller that an old name was used."""
     # FutureWarning, because Python hides a DeprecationWarning from whoever calls through another module.
     # The caller's line: this function, the wrapper or property, the call.
     warnings.warn(f"{old} is now {new}: the old name goes with the next version", FutureWarning, stacklevel=3)
@@ -47,7 +48,7 @@ def renamed_arguments(**new_names: str) -> Callable[[Callable[P, R]], Callable[P
                 new, name = new_names[old], function.__name__
                 if new in kwargs:
                     raise UserError(f"{name}({new}=, {old}=): both name the same argument, give {new}= alone")
-                _warn(f"{name}({old}=)", f"{name}({new}=)")
+                warn_renamed(f"{name}({old}=)", f"{name}({new}=)")
                 kwargs[new] = kwargs.pop(old)
             return function(*args, **kwargs)
 
@@ -72,7 +73,7 @@ def renamed_attribute(old: str, new: str) -> Any:
     """
 
     def read(self: Any) -> Any:
-        _warn(f"{type(self).__name__}.{old}", f"{type(self).__name__}.{new}")
+        warn_renamed(f"{type(self).__name__}.{old}", f"{type(self).__name__}.{new}")
         return getattr(self, new)
 
     return property(read, doc=f"The old name of ``{new}``.")

@@ -1,6 +1,7 @@
 """The house has floors: a room imports only from floors below it, or from its own folder."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -88,3 +89,16 @@ def test_the_package_is_empty_until_something_of_it_is_used(used):
         f"sharpness.{used}; assert 'torch' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_threads_of_the_command_line_sleep_while_they_wait():
+    """In a process of its own: OpenMP reads the policy when torch is loaded, so it is set before; the user's stays."""
+    code = (
+        "import os, sys; from sharpness.cli import main; assert main(['--help']) == 0; "
+        "assert 'torch' not in sys.modules; print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    for given, expected in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+        environment |= {"OMP_WAIT_POLICY": given} if given else {}
+        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
+        assert done.stdout.splitlines()[-1] == expected

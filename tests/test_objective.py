@@ -89,7 +89,7 @@ def test_restrict_to_indices_is_the_objective_of_those_samples(case):
     rows[chosen] = True
     part = build(case).restrict(chosen)
     assert part.loss() == pytest.approx(case.dense(rows=rows)[0], rel=1e-12)
-    assert part.class_counts.tolist() == [2, 1, 1]
+    assert part.class_samples.tolist() == [2, 1, 1]
     assert part.data_sha256 != build(case).data_sha256
 
 

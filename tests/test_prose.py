@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "sharpness"
 #: Rooms, or files, whose prose is held to both rules.
-ROOMS = ["engine"]
+ROOMS = ["curvature", "engine", "flattening", "steps"]
 RIDDLES = {"What", "Whether", "How", "Where", "Which", "Who", "When"}
 LONG = 25
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -136,7 +136,10 @@ def test_one_class_and_a_function_of_inputs():
     objective, by_hand = pair()
     assert objective.restrict(1).loss() == pytest.approx(by_hand.restrict(1).loss(), rel=1e-12)
     parted = Objective(network(), WAYS["dict"](), group_by=lambda x, y: (x["scale"] > 0.5).tolist())
-    assert parted.class_counts.tolist() == [int((inputs()["scale"] <= 0.5).sum()), int((inputs()["scale"] > 0.5).sum())]
+    assert parted.class_samples.tolist() == [
+        int((inputs()["scale"] <= 0.5).sum()),
+        int((inputs()["scale"] > 0.5).sum()),
+    ]
 
 
 @pytest.mark.parametrize(

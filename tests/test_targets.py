@@ -180,7 +180,7 @@ def test_names_may_come_in_an_order_of_their_own_with_values_that_are_missing_he
         model, data, lambda u, t: (u.squeeze(1) - t) ** 2, group_by=[2, 1, 2, 2], class_names=["2", "1", "3"]
     )
     assert objective.classes.tolist() == [0, 1, 0, 0]
-    assert objective.class_counts.tolist() == [3, 1, 0]
+    assert objective.class_samples.tolist() == [3, 1, 0]
     assert np.isnan(objective.class_losses()[2])
 
 

@@ -86,6 +86,9 @@ def _discard_output() -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code."""
+    # OpenMP reads it when torch is loaded, which no command has done yet. Threads that spin while they wait take the
+    # cores from other processes: two commands side by side on two cores took thirty times as long as one alone.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if sys.stdout is None:
         say(
             "sharpness: stdout is closed: there is nowhere to print to, redirect it, such as with > /dev/null", err=True

@@ -131,7 +131,7 @@ def _require_subsets(objectives: Mapping[str, Objective | dict[str, Objective]],
     for subset in subsets:
         choose("--class", subset, names)
         members = first.groups.get(subset, (first.class_names.index(subset),) if subset in first.class_names else None)
-        if members is not None and not any(first.class_counts[c] for c in members):
+        if members is not None and not any(first.class_samples[c] for c in members):
             raise UserError(f"--class {subset}: it has no samples here, there is nothing to draw")
 
 

@@ -41,18 +41,18 @@ def stochastic_lanczos(
     checkpoint: Callable[[SpectralQuadrature], object] | None = None,
     done: SpectralQuadrature | None = None,
 ) -> SpectralQuadrature:
-    r"""Quadrature rules of the spectral measure, one a run; every question about the spectrum is answered from them.
+    r"""Estimate the spectral measure by one quadrature rule per run, from which density, mass and moments follow.
 
     Costs ``runs * steps`` products, fewer where a Krylov space is exhausted early. Memory: ``steps + 1`` vectors.
 
     Args:
         product: v (n,) to A v (n,).
         size: n.
-        runs: independent start vectors, at least 2: what differs between them is the standard error.
+        runs: independent start vectors, at least 2: their spread gives the standard error.
         steps: nodes of a rule. They resolve the ends of the spectrum best.
         generator: of the signs; a CPU generator seeded with 0 unless given.
         callback: called with 1 after every product.
-        checkpoint: called with the runs so far after each of them.
+        checkpoint: called with the result so far after every run.
         done: the first runs of an interrupted call, or of one with fewer runs, by the same generator afresh. The result
             has the same bits as one without the interruption.
 
@@ -75,6 +75,7 @@ def stochastic_lanczos(
     result = done or SpectralQuadrature(np.empty((0, steps)), np.empty((0, steps)), size, 0)
     operator = Operator(product, callback, result.products)
     for run in range(runs):
+        # Drawn for finished runs as well, so that the later ones get the same vectors as without an interruption.
         z = random_signs(size, generator, dtype, device)
         if done is not None and run < len(done.nodes):
             continue

@@ -1,4 +1,4 @@
-r"""The ends of a spectrum: which Ritz values are asked for, how exact each must be, and when a run has seen enough.
+r"""Ends of a spectrum: selection and tolerance of Ritz values, and the stopping rule of a run.
 
 Either end is exact relative to itself. A value whose residual is r lies within r of an eigenvalue, and the smallest
 eigenvalue of a loss is often a thousandth of the largest, so that a residual must be small beside its own value. An end
@@ -38,7 +38,7 @@ ZERO = 0.01
 
 @dataclass(frozen=True)
 class Ends:
-    """What is asked for, and which Ritz pairs of a run that concerns."""
+    """The wanted eigenpairs, and their convergence."""
 
     size: int
     k: int
@@ -59,12 +59,12 @@ class Ends:
 
     @property
     def wanted(self) -> int:
-        """Pairs of the result."""
+        """The number of pairs in the result."""
         return min(2 * self.k if self.which == "both" else self.k, self.size)
 
     @property
     def margin(self) -> float:
-        """The part of the allowed residual that a bound may take: it leaves room for what comes on top of it."""
+        """The part of the allowed residual that a bound may take; the rest is for other pairs and rounding."""
         return 0.95 / math.sqrt(1 + self.wanted if self.k > 1 else 1)
 
     def allowed(self, values: np.ndarray, scale: float, patient: bool = True) -> np.ndarray:
@@ -72,7 +72,7 @@ class Ends:
 
         Args:
             scale: the largest |Ritz value|.
-            patient: whether a value near zero may be believed to be the end of the spectrum by now.
+            patient: whether a value near zero counts as an end of the spectrum by now.
         """
         rounding = 50 * torch.finfo(getattr(torch, self.dtype.removeprefix("torch."))).eps
         zero = max(ZERO * self.tol, rounding) * scale
@@ -89,13 +89,13 @@ class Ends:
     def look(
         self, theta: np.ndarray, values: np.ndarray, lowest: float, highest: float
     ) -> tuple[np.ndarray, np.ndarray, bool]:
-        """Positions of the Ritz values that count, of those that must have converged, and whether there are enough.
+        """Positions of the Ritz values to keep, of those that must have converged, and whether there are enough.
 
         Args:
             theta: Ritz values of this run, ascending.
             values: of the pairs at hand, descending.
-            lowest: Ritz value of all runs.
-            highest: likewise.
+            lowest: smallest Ritz value of all runs.
+            highest: largest Ritz value of all runs.
         """
         wanted, steps, free = self.positions(len(theta)), len(theta), self.size - len(values)
         if len(values) < self.wanted:

@@ -1,4 +1,4 @@
-"""Means of independent samples, their standard errors, and intervals of 95 %."""
+"""Means of independent samples, with standard errors and 95 % intervals."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def mean_and_error(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def student(confidence: float, samples: int) -> float:
-    """Half the width of a two-sided interval in standard errors, for the mean of that many samples.
+    """Half the width of a two-sided Student interval, in standard errors, for the mean of ``samples`` samples.
 
     With few samples it is well above the 1.96 of the normal law:
 
@@ -51,7 +51,7 @@ def interval(value: Any, error: Any, freedom: Any = np.inf, keeps_sign: bool = F
 
     Args:
         value: m, shape (...).
-        error: se, likewise; NaN gives no interval.
+        error: se, shape (...); NaN gives no interval.
         freedom: degrees of freedom, one less than there are samples; infinitely many give the 1.96 of the normal law.
         keeps_sign: of a quantity that has one sign whatever the samples, as a loss: the interval is symmetric on a
             logarithmic scale then, by the delta method, and does not reach zero.
@@ -72,15 +72,15 @@ def interval(value: Any, error: Any, freedom: Any = np.inf, keeps_sign: bool = F
 
 
 def wilson(share: Any, samples: Any) -> np.ndarray:
-    r"""Wilson's interval of 95 % of a share of right answers, lower ends and upper ends (2, ...).
+    r"""Wilson's 95 % interval of an accuracy, lower ends and upper ends (2, ...).
 
     .. math:: \frac{p + z^2 / 2n \pm z \sqrt{p (1 - p) / n + z^2 / 4n^2}}{1 + z^2 / n}
 
-    It stays within [0, 1], and has a length where every answer is right.
+    It stays within [0, 1], and has a positive length at an accuracy of 0 or 1.
 
     Args:
         share: p, shape (...).
-        samples: n, likewise; of weighted samples :func:`effective_samples`.
+        samples: n, shape (...); of weighted samples ``effective_samples``.
 
     >>> wilson(1.0, 10).round(3)
     array([0.722, 1.   ])
@@ -95,7 +95,7 @@ def wilson(share: Any, samples: Any) -> np.ndarray:
 
 
 def effective_samples(weights: np.ndarray) -> float:
-    r"""Kish's number of equally weighted samples that say as much: :math:`(\sum_i a_i)^2 / \sum_i a_i^2`.
+    r"""Kish's effective number of weighted samples, :math:`(\sum_i a_i)^2 / \sum_i a_i^2`.
 
     >>> effective_samples(np.array([2.0, 2.0, 2.0])), effective_samples(np.array([1.0, 0.0]))
     (3.0, 1.0)
@@ -105,7 +105,7 @@ def effective_samples(weights: np.ndarray) -> float:
 
 
 def mean_interval_of(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    r"""The interval of a plain mean of G independent estimates from theirs, which need not be symmetric.
+    r"""The interval of a plain mean of G independent estimates, from their intervals, which need not be symmetric.
 
     Each side adds in squares, which is exact for normal estimates ("MOVER", Zou & Donner, Stat. Med. 27, 2008):
 

@@ -1,4 +1,4 @@
-r"""An orthonormal basis of a Krylov space, grown by one vector for every product.
+r"""Orthonormal bases of Krylov spaces, grown by one vector for every product.
 
 .. code-block:: text
 
@@ -51,7 +51,7 @@ class Krylov:
 
     @property
     def steps(self) -> int:
-        """m, the products so far."""
+        """m, the number of products so far."""
         return len(self.columns)
 
     @property
@@ -61,11 +61,11 @@ class Krylov:
 
     @property
     def exhausted(self) -> bool:
-        """The space is invariant to rounding: there is no v_{m+1}."""
+        """True if the space is invariant to rounding: there is no v_{m+1}."""
         return self.rows == self.steps
 
     def extend(self, image: Tensor) -> None:
-        """Take in ``image`` (n,) = A times :attr:`last`."""
+        """Extend the basis by ``image`` (n,) = A times ``last``."""
         column = np.zeros(len(self.locked) + self.rows)
         r = image.to(self.locked, copy=True)
         for i in range(self.rows - 1, max(self.rows - 3, -1), -1):
@@ -119,14 +119,14 @@ class Krylov:
         return vectors.div_(torch.tensor([length(v) for v in vectors]).to(vectors)[:, None])
 
     def coefficients(self) -> np.ndarray:
-        """The upper triangle of C over H (h + m, m): what was taken off each product."""
+        """The upper triangle of C over H (h + m, m): the coefficients subtracted from each product."""
         matrix = np.zeros((len(self.locked) + self.steps, self.steps))
         for j, column in enumerate(self.columns):
             matrix[: len(column), j] = column
         return matrix
 
     def snapshot(self) -> Krylov:
-        """The space as it is now; rows are only ever added, so that the blocks are shared."""
+        """A copy of the present space that shares its blocks, to which rows are only ever added."""
         return replace(self, blocks=list(self.blocks), columns=list(self.columns), beta=list(self.beta))
 
     def _append(self, v: Tensor) -> None:

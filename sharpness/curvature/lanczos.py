@@ -66,7 +66,7 @@ def lanczos(
     checkpoint: Callable[[LanczosState], object] | None = None,
     state: LanczosState | None = None,
 ) -> Eigenpairs:
-    r"""The k largest, smallest, or k largest and k smallest eigenvalues.
+    r"""Find the k largest eigenvalues, the k smallest, or both, with their eigenvectors.
 
     One Krylov space sees a repeated eigenvalue once. So for more than one pair, and where a space is exhausted early,
     the run is repeated orthogonally to the pairs at hand: an eigenvalue is found as often as it occurs.
@@ -81,19 +81,19 @@ def lanczos(
     the other end. That it must be small beside its own value keeps such pairs out; an end of the spectrum that counts
     as zero takes 30 products.
 
-    Memory: one vector of ``size`` for every product of a run, see :func:`lanczos_memory`.
+    Memory: one vector of ``size`` for every product of a run, see ``lanczos_memory``.
 
     Args:
         product: v (n,) to A v (n,).
         size: n.
         tol: a pair is converged at a residual of ``tol`` times the largest absolute Ritz value and of ``5 tol`` times
             its own, which is therefore within 0.5 % of an eigenvalue at 1e-3. A value below ``tol / 100`` of the
-            largest counts as zero, and is converged at a residual of as much. What float32 cannot tell is flagged.
-        max_iterations: products of one run at most. If that ends the run, what has not converged is flagged, and no
-            further run follows.
+            largest counts as zero, and is converged at a residual of as much. Pairs lost in rounding are flagged.
+        max_iterations: products of one run at most. If that ends the run, pairs that have not converged are flagged,
+            and no further run follows.
         generator: of the start vectors; a CPU generator seeded with 0 unless given.
-        start: (n,) near the wanted eigenvectors. A tenth of its length in a random direction is added, so that what is
-            orthogonal to it is found nevertheless. A run that goes on from ``state`` has begun with it already.
+        start: (n,) near the wanted eigenvectors. A tenth of its length in a random direction is added, so that
+            eigenvectors orthogonal to it are found as well. Unused with ``state``, whose run has begun with it.
         callback: called with 1 after every product.
         checkpoint: called with the state after every product; the caller decides how often to save it.
         state: of an interrupted run with the same settings. It ends with the same bits as without the interruption.
@@ -157,9 +157,9 @@ def lanczos(
 
 
 def lanczos_memory(size: int, iterations: int, dtype: torch.dtype = torch.float64) -> int:
-    """Bytes of the basis of one run of that many products, and of the two vectors at work.
+    """Bytes of the basis of one run of ``iterations`` products, and of its two work vectors.
 
-    Earlier pairs (``size`` numbers each) come on top, and what the product itself needs. One hundred products with a
+    Earlier pairs (``size`` numbers each) and the memory of the product itself come on top. One hundred products with a
     ResNet-50 in float32:
 
     >>> print(f"{lanczos_memory(25_557_032, 100, torch.float32) / 2**30:.1f} GiB")
@@ -170,7 +170,7 @@ def lanczos_memory(size: int, iterations: int, dtype: torch.dtype = torch.float6
 
 
 def _start(size: int, generator: torch.Generator, start: Tensor | None = None) -> Tensor:
-    """A random direction (n,) in float64; or ``start`` with a part of one."""
+    """A random direction (n,) in float64, or ``start`` with a random part added."""
     random = torch.randn(size, generator=generator, dtype=torch.float64)
     if start is None:
         return random

@@ -1,4 +1,4 @@
-"""An unfinished Lanczos run: everything the next product depends on, in memory or in a file."""
+"""Checkpoints of unfinished Lanczos runs, in memory or in a file."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _FORMAT = "lanczos 1"
 
 @dataclass(frozen=True)
 class LanczosState:
-    """What :func:`~sharpness.curvature.lanczos` stands at right after a product.
+    """The state of ``lanczos`` right after a product: everything that the next one depends on.
 
-    Taking one copies no vectors; a file holds all of them, ``size`` numbers for every product of the present run and
-    every pair at hand.
+    It shares its vectors with the run; a file holds all of them, ``size`` numbers for every product of the present run
+    and every pair at hand.
 
     >>> import tempfile
     >>> from sharpness.curvature import lanczos
@@ -48,7 +48,7 @@ class LanczosState:
     generator: np.ndarray  # uint8
 
     def save(self, path: Path | str) -> None:
-        """Write an ``.npz`` file of plain arrays, in one step: the file is whole or absent."""
+        """Write an ``.npz`` file of plain arrays, atomically."""
         space = self.space
         arrays: dict[str, np.ndarray] = {
             "format": np.array(_FORMAT),
@@ -73,10 +73,10 @@ class LanczosState:
 
     @classmethod
     def load(cls, path: Path | str, device: torch.device | str = "cpu") -> LanczosState:
-        """Read what :meth:`save` wrote; nothing in the file is executed.
+        """Read a file of ``save``; nothing in it is executed.
 
         Raises:
-            UserError: the file is missing, cut short, or something else.
+            UserError: the file is missing, truncated, or no state of this version.
         """
         try:
             with np.load(path, allow_pickle=False) as file:

@@ -1,4 +1,4 @@
-"""A symmetric linear operator that is nothing but its product with a vector."""
+"""Symmetric linear operators, given by their product with a vector."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Product = Callable[[Tensor], Tensor]
 
 
 class Operator:
-    """Counts the products of an operator, reports each, and refuses one that is not finite.
+    """An operator that counts its products, reports each, and refuses one that is not finite.
 
     >>> double = Operator(lambda v: 2 * v)
     >>> double(torch.ones(2)).tolist(), double.products
@@ -30,7 +30,7 @@ class Operator:
         self.products = products
 
     def __call__(self, v: Tensor) -> Tensor:
-        """A v.
+        """Multiply: v (n,) to A v (n,).
 
         Raises:
             FloatingPointError: an entry is not finite.

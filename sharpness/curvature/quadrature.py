@@ -1,4 +1,4 @@
-r"""Quadrature rules of a spectral measure, and what they say about the spectrum: density, mass, moments."""
+r"""Quadrature rules of a spectral measure, and its density, mass and moments."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from sharpness.errors import UserError
 
 @dataclass(frozen=True)
 class TraceEstimate:
-    """``value``, the mean of independent, unbiased samples, with its standard error."""
+    """An unbiased estimate of a trace, the mean of independent samples, with its standard error."""
 
     value: float
     standard_error: float
@@ -35,7 +35,7 @@ class TraceEstimate:
     captured: float = 0.0  # the part of every sample that is exact: tr(Q' A Q) of Hutch++
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Student's interval with one degree of freedom less than there are probes.
+        """Student's interval, with one degree of freedom less than there are probes.
 
         Fewer than about ten probes are too few where one eigenvalue dominates: samples are skewed then, and intervals
         of 95 % from six probes of Hutchinson's estimator cover the trace in about 90 % of cases.
@@ -58,7 +58,7 @@ def hutchinson(
     device: torch.device | str = "cpu",
     callback: Callable[[int], object] | None = None,
 ) -> TraceEstimate:
-    r"""The mean of ``z' A z`` over vectors z of random signs.
+    r"""Estimate a trace by Hutchinson's mean of ``z' A z`` over vectors z of random signs.
 
     Unbiased, with variance :math:`2 \sum_{i \ne j} A_{ij}^2` per probe; the standard error is the sample's
     standard deviation over the square root of the number of probes. A diagonal operator is traced exactly:
@@ -99,7 +99,7 @@ def hutchpp(
     device: torch.device | str = "cpu",
     callback: Callable[[int], object] | None = None,
 ) -> TraceEstimate:
-    r"""Hutch++: exact on a random sketch of the range, Hutchinson's estimator on what is left.
+    r"""Estimate a trace by Hutch++: exactly on a random sketch of the range, by Hutchinson's estimator on the rest.
 
     A third of the products goes to the sketch, a third to its trace, the rest to probes. Unbiased, also given the basis
     Q; then the variance per probe is :math:`2 \sum_{i \ne j} B_{ij}^2` with :math:`B = (I - QQ') A (I - QQ')`. For a
@@ -136,14 +136,17 @@ def hutchpp(
     for _ in range(sketch):
         image = operator(random_signs(size, generator, dtype, device))
         longest = max(longest, length(image))
+        # Twice: one projection leaves rounding of the size of the image, which may be all of a short remainder.
         for _ in range(2):
             image = image - basis[:rank].T @ torch.as_tensor(inner(basis[:rank], image)).to(image)
         remainder = length(image)
+        # Not a QR of all images, whose columns of rounding would count as directions where the sketch repeats one.
         if remainder > 50 * torch.finfo(dtype).eps * longest:
             basis[rank] = image / remainder
             rank += 1
     basis = basis[:rank]
     captured = float(sum(inner(operator(q)[None], q)[0] for q in basis))
+    # Probes get every product that the sketch left over, and `captured` is in each sample: it is a constant given Q.
     samples = np.empty(products - sketch - rank)
     for i in range(len(samples)):
         z = random_signs(size, generator, dtype, device)

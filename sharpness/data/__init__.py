@@ -15,7 +15,7 @@ from sharpness.data.digits import load_digits_lt
 from sharpness.data.foreign import ForeignData, read_images
 from sharpness.data.groups import CONVENTION, GROUP_CONVENTIONS, class_groups, named_groups, training_counts
 from sharpness.data.identity import Content, SampleIdentity
-from sharpness.data.inputs import Layout, pack
+from sharpness.data.inputs import Inputs, Layout, pack
 from sharpness.data.longtail import LongTail, select_indices
 from sharpness.data.profiles import PROFILES, class_counts
 from sharpness.data.samplers import SAMPLERS, epoch_indices
@@ -46,6 +46,7 @@ __all__ = [
     "Content",
     "ForeignData",
     "ImageSet",
+    "Inputs",
     "LongTail",
     "LongTailData",
     "SampleIdentity",

@@ -166,12 +166,13 @@ def classes_of(
     return Classes(within(y, number, "label", remedy), number, None, "labels")
 
 
-def answers_of(y: Tensor, width: int | None, classes: Classes, every: bool) -> int | None:
+def answers_of(y: Tensor, width: int | None, labels: int | None, every: bool) -> int | None:
     """The width of outputs that are logits over labels; None where targets are no labels, or outputs no logits.
 
     Args:
         y: targets as the loss gets them.
         width: of outputs (n, width), None of others.
+        labels: how many classes the labels number; None where samples are split otherwise.
         every: whether labels must be among them, because the loss is cross-entropy.
 
     Raises:
@@ -179,7 +180,7 @@ def answers_of(y: Tensor, width: int | None, classes: Classes, every: bool) -> i
     """
     if width is None or not are_labels(y):
         return None
-    known = classes.number if classes.source == "labels" else width
+    known = width if labels is None else labels
     if every and width != known:
         raise UserError(
             f"the model returns outputs of shape (n, {width}), and there are {number_of(known)}: cross-entropy takes "

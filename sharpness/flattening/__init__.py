@@ -1,4 +1,4 @@
-"""Step rules: how a gradient to step with is made from a loss, and the operations that flatten minima."""
+"""Flattening operations: gradient rules such as SAM, and changes of recipes such as SWA."""
 
 from __future__ import annotations
 
@@ -53,13 +53,12 @@ LABELS = {
 
 
 def build_operation(name: str) -> Any:
-    """A flattening operation from its name and, after colons, its parameters: a gradient rule, or what changes a recipe
-    otherwise.
+    """Build a flattening operation from its name and, after colons, its parameters.
 
-    The first parameter may go without its name.
+    The name of the first parameter may be left out.
 
     Raises:
-        UserError: unknown operation or parameter, or a value that is no number; the message lists what there is.
+        UserError: unknown operation or parameter, or a value that is no number; the message lists the known ones.
 
     >>> build_operation("sam:0.1")
     SAM(rho=0.1)
@@ -83,10 +82,10 @@ def build_operation(name: str) -> Any:
 
 
 def operation_label(name: str) -> str:
-    """How figures and tables spell an operation as it was asked for.
+    """The label of an operation in figures and tables.
 
     Raises:
-        UserError: an unknown one.
+        UserError: unknown operation.
 
     >>> operation_label("focal-sam:0.3:gamma=3.2")
     'Focal-SAM:0.3:gamma=3.2'
@@ -97,14 +96,14 @@ def operation_label(name: str) -> str:
 
 
 def _value(name: str, text: str, annotation: Any) -> Any:
-    """Text as a parameter's annotation has it: ``str``, ``int``, and a number for everything else."""
+    """Convert the text of a parameter to its annotated type: ``str``, ``int``, else ``float``."""
     if annotation is str:
         return text
     try:
         return int(text) if annotation is int else float(text)
     except ValueError:
-        kind = "whole number" if annotation is int else "number"
-        raise UserError(f"flattening operation {name!r}: {text!r} is not a {kind}") from None
+        kind = "an integer" if annotation is int else "a number"
+        raise UserError(f"flattening operation {name!r}: {text!r} is not {kind}") from None
 
 
 __all__ = [

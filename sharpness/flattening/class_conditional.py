@@ -34,15 +34,15 @@ class ClassConditionalStep:
 
     With mixup a mixed image is two labelled rows of weights lam and 1 - lam. What lies below the perturbed part
     runs once, forward and backward; the perturbed part runs once more per class present. BatchNorm's running
-    statistics move in the first pass only. For the head alone use the closed form of
-    :class:`sharpness.methods.cc_sam.ClassConditionalHead`, which has no loop over classes.
+    statistics move in the first pass only. For the head alone use the closed form of ``ClassConditionalHead``, which
+    has no loop over classes.
 
     Args:
         scope: ``"head"``, ``"last_block"`` (last residual block and head) or ``"all"``.
         rho_scale: multiplies the radius; 1 is the paper.
         mode: ``"full"``; ``"direction"``: a step of length 1 along g_c; ``"magnitude"``: the length of CC-SAM in
             a random direction.
-        cap: of the limit, :func:`~sharpness.flattening.class_radius.longest_step`; None for the bare formula.
+        cap: of the limit, ``longest_step``; None for the bare formula.
     """
 
     scope: str = "all"
@@ -58,6 +58,8 @@ class ClassConditionalStep:
         below, upper, parameters = self._split(model)
         with context.autocast():
             hidden = below(batch.x)
+        # The graph is cut here, so that the layers below, which no class perturbs, run backward once with the sum over
+        # classes that `leaf` collects.
         leaf = hidden.detach().requires_grad_(hidden.requires_grad)
         index, labels, mixing = batch.rows()
 
@@ -83,6 +85,8 @@ class ClassConditionalStep:
                 gradient = tuple(torch.randn(g.shape, generator=context.noise).to(g) for g in gradient)
                 norm = joint_norm(gradient)
             perturbations.append([g * (length / norm.clamp_min(TINY)) for g in gradient])
+        # No perturbation is applied before all are known: in-place changes of weights would invalidate the graph that
+        # the class gradients share. It is freed here to make room for the second passes.
         value = losses.detach().sum() / total
         del losses
         with frozen_running_statistics(model):
@@ -94,7 +98,7 @@ class ClassConditionalStep:
         return value
 
     def _split(self, model: nn.Module) -> tuple:
-        """The part below the perturbed one, the perturbed part, and its trainable parameters."""
+        """Split the network into the part below the perturbed one, the perturbed part, and its trainable parameters."""
         if self.scope == "all":
             return lambda x: x, model, [p for p in model.parameters() if p.requires_grad]
         backbone, head = model.backbone, model.head

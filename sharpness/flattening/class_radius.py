@@ -1,4 +1,4 @@
-r"""How far class-conditional sharpness-aware minimisation moves the weights for each class (CC-SAM, CVPR 2023).
+r"""Perturbation radius of every class in class-conditional sharpness-aware minimisation (CC-SAM, CVPR 2023).
 
 The perturbative PAC-Bayes bound with posterior and prior of standard deviation rho, to first order in the
 perturbation and with w the k perturbed weights,
@@ -80,7 +80,7 @@ class Perturbation:
         rho_scale: multiplies the radius; 1 is the paper.
         mode: ``"full"`` and ``"magnitude"`` have the length above; ``"direction"`` has length 1, or ``cap * |w|`` if
             that is less, for every class alike.
-        cap: of the limit, see :func:`longest_step`; None for the bare formula.
+        cap: of the limit, see ``longest_step``; None for the bare formula.
 
     >>> count, w = torch.tensor(17), torch.tensor(2.0)
     >>> [round(float(Perturbation(cap=cap).length(w, torch.tensor(1e-8), 16, count, count)), 2) for cap in (None, 0.05)]
@@ -102,7 +102,7 @@ class Perturbation:
     def length(
         self, weight_norm: Tensor, gradient_norm: Tensor, num_parameters: int, class_counts: Tensor, rarest: Tensor
     ) -> Tensor:
-        """The lengths, of the shape of ``gradient_norm`` and ``class_counts``; no value is looked at on the host."""
+        """The lengths, of the shape of ``gradient_norm`` and ``class_counts``, without a transfer to the host."""
         if self.mode == "direction":
             one = torch.ones_like(gradient_norm)
             return one if self.cap is None else torch.minimum(one, self.cap * weight_norm)

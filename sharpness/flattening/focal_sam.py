@@ -26,7 +26,7 @@ class FocalSAM:
         w steps with h + lambda * gradient of L^gamma at w + eps
 
     lambda = 0 is plain SGD; gamma = 0 and lambda = 1 is SAM. A step costs 8/3 of a gradient, whatever the number of
-    classes (:func:`~sharpness.flattening.passes.sharpen_part`; three as published).
+    classes (``sharpen_part``; three as published).
 
     Args:
         rho, gamma, lam: radius, focus and weight. Published with logit adjustment: 0.2, 3, 0.5 for CIFAR-10-LT at

@@ -46,7 +46,7 @@ def projector(moment: Tensor, threshold: float) -> Tensor:
 
 
 def input_rows(layer: nn.Module, x: Tensor) -> Tensor:
-    """What multiplies the rows of a layer's weight, (groups, d, rows): patches of images, or features."""
+    """The inputs of a layer as columns (groups, d, rows): patches of images, or features."""
     if isinstance(layer, nn.Conv2d):
         # "Any" because torch types these as tuples or names of paddings.
         shape: Any = (layer.kernel_size, layer.dilation, layer.padding, layer.stride)
@@ -56,7 +56,7 @@ def input_rows(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def weight_of(layer: nn.Module) -> Tensor:
-    """The trained weight of a layer, which a parametrisation may hide."""
+    """The trained weight of a layer, also under a parametrisation."""
     return layer.parametrizations.weight.original if is_parametrized(layer, "weight") else layer.weight  # type: ignore
 
 
@@ -140,7 +140,7 @@ class FSDGPM:
 def input_moments(model: nn.Module, images: Iterable[Tensor], context: Context) -> dict[Tensor, tuple[Tensor, bool]]:
     """Second moments (groups, d, d) of the inputs of every layer that is trained, in float64, by its weight.
 
-    The flag beside it tells whether the weight is stored (inputs, outputs).
+    The flag is true for a weight that is stored (inputs, outputs).
     """
     moments: dict[Tensor, tuple[Tensor, bool]] = {}
 
@@ -167,7 +167,7 @@ def input_moments(model: nn.Module, images: Iterable[Tensor], context: Context) 
 
 @dataclass(frozen=True)
 class ProjectedAscent:
-    """The step of :class:`FSDGPM` with the projectors of an epoch: by weight, (P, whether it is stored transposed)."""
+    """The step of FS-DGPM with the projectors of an epoch, ``{weight: (P, stored transposed)}``."""
 
     eta: float
     inner: int = 2
@@ -194,7 +194,7 @@ class ProjectedAscent:
 
 
 def split(batch: Batch, parts: int) -> list[Batch]:
-    """The batch in ``parts`` of nearly equal size, fewer if one would hold a single image."""
+    """Split a batch into ``parts`` of nearly equal size, fewer if one would hold a single image."""
     parts = max(1, min(parts, len(batch.x) // 2))
     seconds = [None] * parts if batch.second is None else batch.second.tensor_split(parts)
     images, firsts = batch.x.tensor_split(parts), batch.first.tensor_split(parts)

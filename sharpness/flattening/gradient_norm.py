@@ -52,11 +52,9 @@ class GradientNormPenalty:
 
     def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
         passes = Passes(model, context)
-        with passes.at():
-            value = loss.of(model, batch, context)
-            gradient = passes.gradient(value)
+        value, gradient = passes.start(loss, batch)
         with passes.at(ascent(gradient, self.r)):
             (self.alpha * loss.of(model, batch, context)).backward()
         for name, g in gradient.items():
             passes.parameters[name].grad += (1 - self.alpha) * g  # type: ignore[operator]
-        return value.detach()
+        return value

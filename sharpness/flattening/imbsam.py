@@ -28,7 +28,7 @@ class ImbSAM:
 
     Both sums are divided by the weights of the whole batch, so that they add up to its loss. A batch without a tail
     sample is a plain step, and so is every batch of classes that are all alike; any other costs 8/3 of a gradient
-    (:func:`~sharpness.flattening.passes.sharpen_part`; three as published).
+    (``sharpen_part``; three as published).
 
     Args:
         rho: the radius.
@@ -62,7 +62,7 @@ class ImbSAM:
             raise UserError(f"share={self.share}: ImbSAM takes a share of the classes for its tail, from 0 to below 1")
 
     def tail(self, class_counts: Tensor) -> Tensor:
-        """Which classes are perturbed, (C,), true or false.
+        """The mask (C,) of the perturbed classes.
 
         >>> import torch
         >>> ImbSAM().tail(torch.tensor([500, 100, 19, 5])).tolist()

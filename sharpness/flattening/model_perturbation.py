@@ -66,7 +66,7 @@ class ModelPerturbation:
         choose("noise", self.noise, ("levels", "uniform"))
         for name in ("draws", "layers"):
             if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
-                raise UserError(f"{name}={getattr(self, name)!r}: MP needs a whole number, at least 1")
+                raise UserError(f"{name}={getattr(self, name)!r}: MP needs an integer, at least 1")
 
     def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
         names = self.perturbed_weights(model)

@@ -1,4 +1,4 @@
-"""The passes of one step, in the terms that rules share: where the weights go, and what is differentiated there."""
+"""Building blocks of SAM-like gradient rules: perturb the weights, differentiate, restore."""
 
 from __future__ import annotations
 
@@ -26,26 +26,32 @@ Gradient = dict[str, Tensor]
 
 
 class Passes:
-    """The passes of one step: all see the same random numbers, and running statistics move in the first alone.
+    """The passes of one step: all see the same random numbers, and running statistics move only in the first.
 
     ``.grad`` is clear when a step begins. What ``backward()`` leaves in it during the passes adds up to the gradient
-    that the optimiser takes; :meth:`gradient` takes its own away again.
+    of the optimiser; ``gradient()`` adds nothing to it.
     """
 
     def __init__(self, model: nn.Module, context: Context) -> None:
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self._model, self._generator = model, context.generator
+        self._model, self._context = model, context
         self._random, self._first = context.generator.get_state(), True
 
     @contextmanager
     def at(self, perturbation: Gradient | None = None) -> Iterator[None]:
-        """Evaluate in here, forward and backward, with the weights moved by ``perturbation``."""
-        self._generator.set_state(self._random)
+        """A context for one forward and backward pass with the weights moved by ``perturbation``."""
+        self._context.generator.set_state(self._random)
         statistics = nullcontext() if self._first else frozen_running_statistics(self._model)
         self._first = False
         moved = perturbation or {}
         with perturbed([self.parameters[name] for name in moved], list(moved.values())), statistics:
             yield
+
+    def start(self, loss: Loss, batch: Batch) -> tuple[Tensor, Gradient]:
+        """The loss of a batch, without a graph, and its gradient, both at the unperturbed weights."""
+        with self.at():
+            value = loss.of(self._model, batch, self._context)
+            return value.detach(), self.gradient(value)
 
     def gradient(self, value: Tensor, retain_graph: bool = False) -> Gradient:
         """The gradient of a scalar by the trainable parameters it depends on; ``.grad`` stays as it is."""
@@ -77,8 +83,8 @@ def reweighted(loss: Loss, model: nn.Module, batch: Batch, context: Context, *fa
     values = loss.of(model, batch, replace(context, factors=torch.stack(factors)))
     if values.shape != (len(factors),):
         raise UserError(
-            f"the loss {type(loss).__name__} is no average of labelled terms, so that its classes cannot be weighed "
-            "anew: take a flattening operation that differentiates it as it is, such as sam"
+            f"the loss {type(loss).__name__} is no average of labelled terms, so that its classes cannot be "
+            "reweighted: take a flattening operation that differentiates it as it is, such as sam"
         )
     return values.unbind()
 
@@ -122,12 +128,12 @@ def sharpen_part(
 
 
 def positive_radius(rule: str, name: str, value: float, usual: float) -> None:
-    """Raise a :class:`UserError` unless ``value`` is finite and above 0."""
+    """Refuse a value that is not finite and above 0, with a ``UserError``."""
     if not (math.isfinite(value) and value > 0):
         raise UserError(f"{name}={value}: {rule} needs a positive radius, usually {usual:g}")
 
 
 def not_negative(rule: str, name: str, value: float) -> None:
-    """Raise a :class:`UserError` unless ``value`` is finite and at least 0."""
+    """Refuse a value that is not finite and at least 0, with a ``UserError``."""
     if not (math.isfinite(value) and value >= 0):
         raise UserError(f"{name}={value}: {rule} needs a finite number, at least 0")

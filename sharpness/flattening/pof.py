@@ -19,10 +19,10 @@ LONGEST = 128.0  # where doubling ends if the loss falls for ever
 
 
 def line_search(loss: Callable[[float], float]) -> float:
-    """The step eta* > 0 along a line at which ``loss`` is lowest, to a sixteenth of the interval searched.
+    """Find the step eta* > 0 along a line at which ``loss`` is lowest, to a sixteenth of the interval searched.
 
-    From 1 the step doubles until the loss is above ``loss(0)``, or the step :data:`LONGEST`; eta* is the best of the 16
-    ends of equal parts of what was passed.
+    From 1 the step doubles until the loss is above ``loss(0)``, or the step ``LONGEST``; eta* is the best of the ends
+    of 16 equal parts of the interval from 0.
 
     >>> line_search(lambda step: (step - 3) ** 2)  # 8 is the first step with a higher loss
     3.0
@@ -103,7 +103,7 @@ class ShiftedClassifier:
             others = context.features(model, other.x)
 
         def value(parameters: dict[str, Tensor], features: Tensor) -> Tensor:
-            """Of this batch, or of the other one: with the same random numbers for every classifier, one function."""
+            """The loss of this batch or the other one, with the same random numbers for every classifier."""
             at, labelled, state = (search, other, states[0]) if features is others else (context, batch, states[1])
             at.generator.set_state(state)
             return mixed_loss(functional_call(head, parameters, (features,)), labelled, loss, at)  # type: ignore

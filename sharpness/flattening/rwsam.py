@@ -48,7 +48,7 @@ class ReweightedSAM:
         not_negative("rwSAM", "p", self.p)
 
     def class_weights(self, class_counts: Tensor) -> Tensor:
-        """v, shape (C,).
+        """The weights v of the classes, shape (C,).
 
         >>> import torch
         >>> ReweightedSAM().class_weights(torch.tensor([30, 10])).tolist()

@@ -45,12 +45,10 @@ class SAM:
 
     def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
         passes = Passes(model, context)
-        with passes.at():
-            value = loss.of(model, batch, context)
-            gradient = passes.gradient(value)
+        value, gradient = passes.start(loss, batch)
         with passes.at(ascent(gradient, self.rho)):
             loss.of(model, batch, context).backward()
-        return value.detach()
+        return value
 
 
 @dataclass(frozen=True)
@@ -94,12 +92,10 @@ class ASAM:
 
     def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
         passes = Passes(model, context)
-        with passes.at():
-            value = loss.of(model, batch, context)
-            gradient = passes.gradient(value)
+        value, gradient = passes.start(loss, batch)
         with passes.at(self._ascent(gradient, passes.parameters)):
             loss.of(model, batch, context).backward()
-        return value.detach()
+        return value
 
     def _ascent(self, gradient: Gradient, parameters: dict[str, nn.Parameter]) -> Gradient:
         plain = {n for n in gradient if self.biases == "plain" and n.endswith("bias")}

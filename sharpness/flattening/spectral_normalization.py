@@ -21,7 +21,7 @@ SETTLING = 15  # power iterations after weights were replaced, as torch makes fo
 
 
 class OncePerStep(nn.Module):
-    """A spectral normalisation whose vectors move when :meth:`advance` is called, not in every forward pass.
+    """Spectral normalisation with one power iteration per call of ``advance``, not per forward pass.
 
     Torch's own moves them whenever the weight is read in training mode: in each of the passes of SAM or CC-SAM, and in
     layers that a stage freezes. The division is never made under autocast, whose matrix-vector products have another
@@ -33,7 +33,7 @@ class OncePerStep(nn.Module):
         self.norm = norm.eval()
 
     def train(self, mode: bool = True) -> OncePerStep:
-        """Only :meth:`advance` moves the vectors: there is no training mode."""
+        """Stay in eval mode: only ``advance`` moves the vectors."""
         return self
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class OncePerStep(nn.Module):
 
     @torch.no_grad()
     def advance(self, weight: Tensor) -> None:
-        """One power iteration."""
+        """Make one power iteration."""
         self.norm.train()
         self.forward(weight)
         self.norm.eval()
@@ -64,7 +64,7 @@ class SpectralNormalization:
 
     BatchNorm after a convolution takes the scale of its weight out, and so does a cosine head with its own: a loss
     that does not see the scale of V has the same gradient by V with and without the division, so that there only the
-    epsilon of BatchNorm tells the two apart, beside the scale of the saved weights, which absolute measures of
+    epsilon of BatchNorm distinguishes the two, beside the scale of the saved weights, which absolute measures of
     sharpness see and filter-normalised ones do not. A linear head is what the constraint binds, by bounding the logits;
     a cosine head is left alone.
     """

@@ -10,7 +10,7 @@ from sharpness.errors import UserError
 
 @dataclass(frozen=True)
 class SWA:
-    r"""The mean of the weights after each of the last epochs of a stage, with BatchNorm measured anew.
+    r"""The mean of the weights after each of the last epochs of a stage, with BatchNorm's statistics recomputed.
 
     .. code-block:: text
 
@@ -51,5 +51,5 @@ class SWA:
             raise UserError(f"lr={self.lr}: SWA needs a positive learning rate, usually 0.05")
 
     def averages(self, epoch: int, epochs: int) -> bool:
-        """Whether the weights after ``epoch`` = 1, ..., ``epochs`` enter the average."""
+        """True if the weights after ``epoch`` = 1, ..., ``epochs`` enter the average."""
         return epoch > self.start * epochs

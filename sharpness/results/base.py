@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from html import escape
 from pathlib import Path
@@ -15,8 +15,10 @@ import xarray as xr
 
 from sharpness.data import ONE_CLASS
 from sharpness.data.identity import VALUES, SampleIdentity
-from sharpness.errors import UserError, printable
+from sharpness.errors import UserError, choose, printable
 from sharpness.files import write_atomically
+from sharpness.renamed import renamed_attribute
+from sharpness.results.estimates import Estimate, Estimates, Subset, mean_of
 from sharpness.results.same import Probed
 from sharpness.results.tables import as_html, with_errors
 from sharpness.untrusted.refused import Refused
@@ -44,6 +46,8 @@ class Result:
         "sample_ids": ("sample", "word"),
         "sample_weights": ("sample",),
     }
+    #: New names of fields by their old ones, which files of the version before have.
+    RENAMED: ClassVar[dict[str, str]] = {}
     #: The first dimension, where a result of this kind may be of everything together and arrays lack it.
     OPTIONAL_DIMENSION: ClassVar[str | None] = None
     REGISTRY: ClassVar[dict[str, type[Result]]] = {}
@@ -62,6 +66,67 @@ class Result:
         super().__init_subclass__(**kwargs)
         cls.DIMENSIONS = {**Result.DIMENSIONS, **cls.DIMENSIONS}
         Result.REGISTRY[cls.__name__] = cls
+        for old, new in cls.RENAMED.items():
+            setattr(cls, old, renamed_attribute(old, new))
+
+    @classmethod
+    def renamed(cls, plain: Mapping[str, Any]) -> Mapping[str, str]:
+        """New names of arrays by their old ones, in a file with these plain values."""
+        return cls.RENAMED
+
+    def keys(self) -> tuple[str, ...]:
+        """Names of the measures that ``result[name]`` gives."""
+        raise NotImplementedError
+
+    def __getitem__(self, name: str) -> Estimates:
+        """One measure by name: ``table["loss"].overall``, ``table["loss"].of("few")``, with its errors.
+
+        Raises:
+            UserError: there is no such measure.
+        """
+        choose("measure", name, self.keys())
+        return Estimates(name, len(self.class_names), lambda subset: self._estimate(name, subset))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def _estimate(self, name: str, subset: Subset) -> Estimate:
+        """One measure of all samples, of a class or of a group."""
+        raise NotImplementedError
+
+    def _of_row(self, rows: np.ndarray, subset: Subset, per_class: bool, independent: bool = True) -> Estimate:
+        """One of the rows (4, C) of a result per class, the mean of those of a group, or the only one of a result of
+        all samples together (4, 1).
+
+        Raises:
+            UserError: all samples of a result per class, or a class of one that has none.
+        """
+        if per_class is (subset is None):
+            told = "every class: name one, or ask" if per_class else "all samples together: ask"
+            raise UserError(f"of({subset!r}): this result is of {told} for per_class={not per_class}")
+        classes = 0 if subset is None else self.classes_of(subset)
+        if isinstance(classes, int):
+            return Estimate(*rows[:, classes].tolist())
+        return mean_of([Estimate(*rows[:, c]) for c in classes], independent)
+
+    @property
+    def main(self) -> str:
+        """The measure that :meth:`of` gives where none is named."""
+        return self.keys()[0]
+
+    def of(self, measure: Subset = None, subset: Subset = None) -> Any:
+        """The value of a measure of all samples, of a class or of a group: ``of("loss", "few")``.
+
+        The measure may be left out of a result that has one, or one above all: ``worst.of("few")``.
+
+        Raises:
+            UserError: an unknown measure, class or group.
+        """
+        if subset is None and (not isinstance(measure, str) or measure not in self.keys()):
+            if isinstance(measure, str):
+                choose("measure, class or group", measure, [*self.keys(), *self.groups, *self.class_names])
+            measure, subset = self.main, measure
+        return self[str(measure)].of(subset)
 
     def to_frame(self) -> pd.DataFrame:
         """The numbers as a tidy table."""
@@ -128,7 +193,7 @@ class Result:
         """Class indices (C,) from most to fewest probed samples."""
         return np.argsort(-self.class_samples, kind="stable")
 
-    def select(self, class_values: np.ndarray, subset: str | int | None, overall: np.ndarray) -> np.ndarray:
+    def select(self, class_values: np.ndarray, subset: Subset, overall: np.ndarray) -> np.ndarray:
         """Values of everything (None), of one class (an int or a class name), or of a group (a group name).
 
         Args:
@@ -137,15 +202,25 @@ class Result:
         """
         if subset is None:
             return overall
+        classes = self.classes_of(subset)
+        if isinstance(classes, int):
+            return class_values[classes]
+        return class_values[classes].mean(axis=0) if classes else np.full_like(overall, np.nan)
+
+    def classes_of(self, subset: str | int) -> int | list[int]:
+        """The index of a class, or the indices of those classes of a group that have samples.
+
+        Raises:
+            UserError: an unknown class or group.
+        """
         if isinstance(subset, str) and subset in self.groups:
-            classes = [c for c in self.groups[subset] if self.class_samples[c]]
-            return class_values[classes].mean(axis=0) if classes else np.full_like(overall, np.nan)
+            return [c for c in self.groups[subset] if self.class_samples[c]]
         if isinstance(subset, str) and subset in self.class_names:
-            subset = self.class_names.index(subset)
-        if isinstance(subset, str) or not 0 <= subset < len(class_values):
+            return self.class_names.index(subset)
+        if isinstance(subset, str) or not 0 <= subset < len(self.class_names):
             known = ", ".join([*self.groups, *self.class_names])
             raise UserError(f"unknown class or group {subset!r}: choose one of {known}, or a class index")
-        return class_values[subset]
+        return int(subset)
 
     def pooled(self, class_means: np.ndarray) -> np.ndarray:
         """Means over all samples (...) from those of every class (C, ...): a class counts by its samples' weights."""

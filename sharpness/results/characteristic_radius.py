@@ -13,6 +13,7 @@ from sharpness.errors import UserError, choose
 from sharpness.flattening.class_radius import TINY
 from sharpness.plots import BoundCurve, plot_agreement, plot_bound, plot_bound_panels, plot_radii
 from sharpness.results.comparison import each, one_training
+from sharpness.results.estimates import Estimate
 from sharpness.results.measures import MeasureResult
 from sharpness.results.pictures import Subset, several
 from sharpness.results.same import require_same
@@ -71,21 +72,23 @@ class CharacteristicRadiusResult(MeasureResult):
         if lacking := [name for name in NEEDED if name not in self.names]:
             raise Refused(f"lacks {', '.join(lacking)}: probe again")
 
-    def of(self, name: str, subset: Subset = None) -> float:
-        """One number of all samples, or of a class."""
-        choose("number", name, self.names)
-        m = self.names.index(name)
-        return float(self.select(self.values[m], self._class(subset), self.overall[m]))
+    @property
+    def main(self) -> str:
+        return "rho"
+
+    def _estimate(self, name: str, subset: Subset) -> Estimate:
+        """Of all samples, or of a class: a group has no radius of its own."""
+        return super()._estimate(name, self._class(subset))
 
     @property
     def rho(self) -> np.ndarray:
         """:math:`\\rho_c^*`, (C,)."""
-        return self.values[self.names.index("rho")]
+        return self["rho"].values
 
     @property
     def step(self) -> np.ndarray:
         """The length of :math:`\\epsilon_c`, (C,)."""
-        return self.values[self.names.index("step")]
+        return self["step"].values
 
     def count(self, subset: Subset = None) -> int:
         """The n of the bound."""
@@ -190,7 +193,7 @@ class CharacteristicRadiusResult(MeasureResult):
             return plot_radii(radii, ax, **options)
         if kind == "rise":
             rises = {
-                label: tuple(r.values[r.names.index(name)] for name in ("first_order", "second_order", "measured"))
+                label: tuple(r[name].values for name in ("first_order", "second_order", "measured"))
                 for label, r in results.items()
             }
             names = next(iter(results.values())).class_names if len(results) == 1 else None

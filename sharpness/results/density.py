@@ -14,9 +14,13 @@ from sharpness.errors import UserError
 from sharpness.plots import plot_density
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, trainings_of
+from sharpness.results.estimates import Estimate, Subset, mean_of
 from sharpness.results.same import require_same
 from sharpness.results.words import marks_in
 from sharpness.untrusted.refused import Refused
+
+#: The trace, and the shares of the spectrum beyond a hundredth of the largest modulus.
+NAMES = ("trace", "share_below_-1%", "share_above_1%")
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -46,6 +50,25 @@ class SpectralDensityResult(Result):
         super().validate()
         if "num_parameters" not in self.provenance:
             raise Refused("does not count the parameters: probe again")
+
+    def keys(self) -> tuple[str, ...]:
+        return NAMES
+
+    def _estimate(self, name: str, subset: Subset) -> Estimate:
+        if self.per_class and isinstance(subset, str) and subset in self.groups:
+            classes = [c for c in self.classes_of(subset) if self.products[c]]  # type: ignore[union-attr]
+            # Classes share the random vectors.
+            return mean_of([self._estimate(name, c) for c in classes], independent=False)
+        if self.per_class and subset is None:
+            raise UserError("of(None): this spectrum is of every class: name one, or ask for per_class=False")
+        rule = self.quadrature(subset)
+        edge = 0.01 * float(np.nanmax(np.abs(rule.nodes)))
+        value, error = {
+            "trace": lambda: tuple(rule.size * moment for moment in rule.moment(1)),
+            "share_below_-1%": lambda: rule.mass(-np.inf, -edge),
+            "share_above_1%": lambda: rule.mass(edge, np.inf),
+        }[name]()
+        return Estimate(value, error, *interval(value, error, len(rule.nodes) - 1, keeps_sign=name != "trace").tolist())
 
     @property
     def per_class(self) -> bool:
@@ -91,23 +114,14 @@ class SpectralDensityResult(Result):
         if not row["products"]:
             return row
         rule = self.quadrature(c)
-        mean, error = rule.moment(1)
-        edge = 0.01 * float(np.nanmax(np.abs(rule.nodes)))
-        negative, negative_error = rule.mass(-np.inf, -edge)
-        outside, outside_error = rule.mass(edge, np.inf)
         row |= {"lowest": float(np.nanmin(rule.nodes)), "highest": float(np.nanmax(rule.nodes))}
-        trace = rule.size * mean, rule.size * error
-        shares = {"share_below_-1%": rule.mass(-np.inf, -edge), "share_above_1%": rule.mass(edge, np.inf)}
-        for name, (value, spread) in {"trace": trace, **shares}.items():
-            ends = interval(value, spread, len(rule.nodes) - 1, keeps_sign=name in shares)
-            row |= dict(
-                zip((name, f"{name}_se", f"{name}_lower", f"{name}_upper"), (value, spread, *ends), strict=True)
-            )
+        for name in NAMES:
+            names = (name, f"{name}_se", f"{name}_lower", f"{name}_upper")
+            row |= dict(zip(names, self._estimate(name, c), strict=True))
         return row
 
     def notes_on(self, frame: pd.DataFrame) -> list[str]:
-        names = ("trace", "share_below_-1%", "share_above_1%")
-        return marks_in(frame, dict.fromkeys(names, f"{self.nodes.shape[-2]} random vectors"))
+        return marks_in(frame, dict.fromkeys(NAMES, f"{self.nodes.shape[-2]} random vectors"))
 
     @classmethod
     def compare(

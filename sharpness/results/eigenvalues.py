@@ -14,6 +14,7 @@ from sharpness.errors import UserError, choose
 from sharpness.plots import plot_class_values, plot_saddle_indicator, plot_spectrum_ends
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means, spreads, stacked
+from sharpness.results.estimates import Estimate, Subset
 from sharpness.results.same import require_same
 from sharpness.results.words import marks_in, near_zero
 from sharpness.untrusted.refused import Refused
@@ -33,7 +34,7 @@ class EigenvalueResult(Result):
         converged: like ``values``, bool.
         vectors: (m, num_parameters) or (C, m, num_parameters), or None if they were not kept.
         lower, upper: like ``values``: 95 % bootstrap interval over samples, or None if it was not asked for.
-        errors: like ``values``: standard error over samples of ``v' H v`` with the vector fixed, or None likewise.
+        standard_errors: like ``values``: over samples, of ``v' H v`` with the vector fixed, or None likewise.
         top_share: like ``values``: the part of the most influential sample in the sum of ``a_i |v' H_i v|``, NaN where
             all of them are rounding, None with neither of them.
         products: () or (C,) Hessian-vector products, each with all samples of its row; None in files of old.
@@ -49,10 +50,12 @@ class EigenvalueResult(Result):
         "vectors": ("class", "rank", "parameter"),
         "lower": ("class", "rank"),
         "upper": ("class", "rank"),
-        "errors": ("class", "rank"),
+        "standard_errors": ("class", "rank"),
         "top_share": ("class", "rank"),
         "products": ("class",),
     }
+
+    RENAMED: ClassVar = {"errors": "standard_errors"}
 
     values: np.ndarray
     residuals: np.ndarray
@@ -67,13 +70,24 @@ class EigenvalueResult(Result):
     products: np.ndarray | None = None
     lower: np.ndarray | None = None
     upper: np.ndarray | None = None
-    errors: np.ndarray | None = None
+    standard_errors: np.ndarray | None = None
     top_share: np.ndarray | None = None
 
     def validate(self) -> None:
         super().validate()
         if self.which not in ("LA", "SA", "both") or self.k * (1 + (self.which == "both")) != self.values.shape[-1]:
             raise Refused("has other eigenvalues than it says: probe again")
+
+    def keys(self) -> tuple[str, ...]:
+        """The ends of the spectrum that were asked for."""
+        return {"LA": ("lambda_max",), "SA": ("lambda_min",), "both": ("lambda_max", "lambda_min")}[self.which]
+
+    def _estimate(self, name: str, subset: Subset) -> Estimate:
+        column = 0 if name == "lambda_max" else -1
+        nowhere = np.full_like(self.values, np.nan)
+        arrays = self.values, self.standard_errors, *self.intervals
+        rows = np.array([np.atleast_1d((nowhere if a is None else a)[..., column]) for a in arrays])
+        return self._of_row(rows, subset, self.per_class)
 
     @property
     def per_class(self) -> bool:
@@ -110,7 +124,7 @@ class EigenvalueResult(Result):
         if self.lower is not None and self.upper is not None:
             return np.stack([self.lower, self.upper])
         samples = self.class_samples[:, None] if self.per_class else self.class_samples.sum()
-        return interval(self.values, _known(self, self.errors), samples - 1, keeps_sign=True)
+        return interval(self.values, _known(self, self.standard_errors), samples - 1, keeps_sign=True)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per eigenvalue."""
@@ -131,8 +145,8 @@ class EigenvalueResult(Result):
         )
         if self.products is not None:
             frame["products"] = np.atleast_1d(self.products)[rows].astype(int)
-        lower, upper = (None, None) if self.errors is None and self.lower is None else self.intervals
-        beside = {"lower": lower, "upper": upper, "se": self.errors, "top_share": self.top_share}
+        lower, upper = (None, None) if self.standard_errors is None and self.lower is None else self.intervals
+        beside = {"lower": lower, "upper": upper, "se": self.standard_errors, "top_share": self.top_share}
         for place, (name, numbers) in enumerate((n, v) for n, v in beside.items() if v is not None):
             frame.insert(6 + place, name, np.atleast_2d(numbers).ravel())
         return frame
@@ -178,10 +192,10 @@ class EigenvalueResult(Result):
         def details(column: int) -> dict[str, Any]:
             """Intervals, which values could be zero, which have not converged, and those of all trainings."""
             found: dict[str, Any] = {"trainings": spreads(results, at(column, lambda r: r.values))}
-            if any(r.lower is not None or r.errors is not None for r in each(results).values()):
+            if any(r.lower is not None or r.standard_errors is not None for r in each(results).values()):
                 sides = [means(results, at(column, lambda r, s=side: r.intervals[s])) for side in (0, 1)]
                 found["intervals"] = {label: np.stack([side[label] for side in sides]) for label in results}
-            errors = means(results, at(column, lambda r: _known(r, r.errors)))
+            errors = means(results, at(column, lambda r: _known(r, r.standard_errors)))
             values = means(results, at(column, lambda r: r.values))
             found["doubtful"] = {label: near_zero(values[label], errors[label]) for label in results}
             flags = stacked(results, at(column, lambda r: ~r.converged & np.isfinite(r.values)))

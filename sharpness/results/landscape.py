@@ -14,6 +14,7 @@ from sharpness.errors import UserError, choose
 from sharpness.files import write_atomically
 from sharpness.results.axes import GAUSSIAN, plane_unit
 from sharpness.results.base import Result
+from sharpness.results.estimates import Estimate, Subset
 from sharpness.results.pictures import plain_subset, several, subset_title
 from sharpness.untrusted.refused import Refused
 
@@ -31,9 +32,10 @@ class Landscape(Result):
         normalization: of Gaussian directions.
         seed: of Gaussian directions.
         evaluated: (ny, nx) True where the loss was evaluated, False where it is interpolated.
-        errors: (ny, nx) estimated errors of interpolated losses, 0 where evaluated.
-        class_errors: (C, ny, nx).
-        class_accuracy_errors: (C, ny, nx) of interpolated accuracies, or None in files of an earlier version.
+        interpolation_errors: (ny, nx) estimated errors of interpolated losses, 0 where evaluated.
+        class_interpolation_errors: (C, ny, nx).
+        class_accuracy_interpolation_errors: (C, ny, nx) of interpolated accuracies, or None in files of an earlier
+            version.
         base_loss: L(w), in the model's own precision.
         base_class_losses: (C,).
         precision: of the forward passes.
@@ -49,6 +51,13 @@ class Landscape(Result):
         "marks": ("mark", "axis"),
     }
 
+    RENAMED: ClassVar = {
+        "errors": "interpolation_errors",
+        "class_errors": "class_interpolation_errors",
+        "class_accuracy_errors": "class_accuracy_interpolation_errors",
+        "accuracy_errors": "accuracy_interpolation_errors",
+    }
+
     x: np.ndarray
     losses: np.ndarray
     class_losses: np.ndarray
@@ -57,8 +66,8 @@ class Landscape(Result):
     normalization: str | None
     seed: int
     evaluated: np.ndarray
-    errors: np.ndarray
-    class_errors: np.ndarray
+    interpolation_errors: np.ndarray
+    class_interpolation_errors: np.ndarray
     base_loss: float
     base_class_losses: np.ndarray
     precision: str
@@ -66,7 +75,16 @@ class Landscape(Result):
     class_precision_errors: np.ndarray
     marks: np.ndarray | None = None
     mark_names: tuple[str, ...] = ()
-    class_accuracy_errors: np.ndarray | None = None
+    class_accuracy_interpolation_errors: np.ndarray | None = None
+
+    def keys(self) -> tuple[str, ...]:
+        return ("loss", "rise", "accuracy") if self.has_labels else ("loss", "rise")
+
+    def _estimate(self, name: str, subset: Subset) -> Estimate:
+        """At every point, in the shape of ``losses``."""
+        found = {"loss": self.values, "rise": self.rises, "accuracy": self.accuracies}[name](subset)
+        unknown = np.full_like(found, np.nan)
+        return Estimate(found, unknown, unknown, unknown)
 
     def values(self, subset: str | int | None = None) -> np.ndarray:
         """Losses overall, of a class or of a group, in the shape of ``losses``."""
@@ -80,12 +98,12 @@ class Landscape(Result):
         """Accuracies overall (of all samples, by their weights), of a class or of a group (the mean of its classes)."""
         return self.select(self.class_accuracies, subset, self.pooled(self.class_accuracies))
 
-    def accuracy_errors(self, subset: str | int | None = None) -> np.ndarray:
+    def accuracy_interpolation_errors(self, subset: str | int | None = None) -> np.ndarray:
         """Estimated errors of :meth:`accuracies`: of several classes their mean, as if all were off to the same side.
 
         0 where evaluated; NaN elsewhere in files of an earlier version, which do not tell.
         """
-        errors = self.class_accuracy_errors
+        errors = self.class_accuracy_interpolation_errors
         if errors is None:
             errors = np.where(self.evaluated, 0.0 * self.class_accuracies, np.nan)
         return self.select(errors, subset, self.pooled(errors))
@@ -103,10 +121,12 @@ class Landscape(Result):
         subsets |= {f"_{g}": g for g, classes in self.groups.items() if classes}
         if self.has_classes:
             subsets |= {f"_class_{c}": c for c in range(len(self.class_names))}
-        columns = {f"loss{name}": self.values(subset) for name, subset in subsets.items()} | {"error": self.errors}
+        columns = {f"loss{name}": self.values(subset) for name, subset in subsets.items()} | {
+            "error": self.interpolation_errors
+        }
         if self.has_labels:
             columns |= {f"accuracy{name}": self.accuracies(subset) for name, subset in subsets.items()}
-            columns["accuracy_error"] = self.accuracy_errors()
+            columns["accuracy_error"] = self.accuracy_interpolation_errors()
         columns["evaluated"] = np.asarray(self.evaluated, dtype=bool)
         return {name: values.ravel() for name, values in columns.items()}
 
@@ -130,9 +150,9 @@ class Landscape(Result):
             "losses": ("loss of all samples", loss),
             "class_losses": ("loss of every class", loss),
             "class_accuracies": ("accuracy of every class", "1"),
-            "errors": ("estimated error of an interpolated loss", loss),
-            "class_errors": ("estimated error of an interpolated loss of a class", loss),
-            "class_accuracy_errors": ("estimated error of an interpolated accuracy of a class", "1"),
+            "interpolation_errors": ("estimated error of an interpolated loss", loss),
+            "class_interpolation_errors": ("estimated error of an interpolated loss of a class", loss),
+            "class_accuracy_interpolation_errors": ("estimated error of an interpolated accuracy of a class", "1"),
             "evaluated": ("whether the loss was evaluated here", "1"),
             "base_class_losses": ("loss of every class at the centre", loss),
             "class_precision_errors": ("error of the precision at the centre", loss),

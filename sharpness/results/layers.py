@@ -9,9 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from sharpness.errors import UserError
 from sharpness.plots import plot_layer_class, plot_layer_class_grid
+from sharpness.renamed import warn_renamed
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means
+from sharpness.results.estimates import Estimate, Subset
 from sharpness.results.same import require_same
 from sharpness.untrusted.refused import Refused
 
@@ -25,7 +28,10 @@ class LayerResult(Result):
         layers: names of the L layers, in the order of the network.
         layer_parameters: (L,) parameters of each.
         values: (L, C), or (L, 1) of all classes together; NaN for a class without samples.
-        errors: like ``values``: the standard error of an estimate, the residual of an eigenvalue.
+        residuals: like ``values``: ``|H v - value v|`` of eigenvalues, None of traces.
+        standard_errors: like ``values``: of traces, over random vectors, None of eigenvalues.
+        lower, upper: like ``values``: ends of Student's 95 % intervals of traces; None of eigenvalues, and in files
+            from before they were kept.
         converged: like ``values``, bool.
         per_class: whether the columns are classes.
         sample_products: Hessian-vector products times samples.
@@ -34,7 +40,10 @@ class LayerResult(Result):
     DIMENSIONS: ClassVar = {
         "layer_parameters": ("layer",),
         "values": ("layer", "column"),
-        "errors": ("layer", "column"),
+        "residuals": ("layer", "column"),
+        "standard_errors": ("layer", "column"),
+        "lower": ("layer", "column"),
+        "upper": ("layer", "column"),
         "converged": ("layer", "column"),
     }
 
@@ -42,10 +51,39 @@ class LayerResult(Result):
     layers: tuple[str, ...]
     layer_parameters: np.ndarray
     values: np.ndarray
-    errors: np.ndarray
     converged: np.ndarray
     per_class: bool
     sample_products: int
+    residuals: np.ndarray | None = None
+    standard_errors: np.ndarray | None = None
+    lower: np.ndarray | None = None
+    upper: np.ndarray | None = None
+
+    @classmethod
+    def renamed(cls, plain: Mapping[str, Any]) -> Mapping[str, str]:
+        return {"errors": "standard_errors" if plain.get("measure") == "trace" else "residuals"}
+
+    @property
+    def errors(self) -> np.ndarray | None:
+        """The old name of ``standard_errors`` of traces and of ``residuals`` of eigenvalues."""
+        new = self.renamed({"measure": self.measure})["errors"]
+        warn_renamed("LayerResult.errors", f"LayerResult.{new}")
+        return getattr(self, new)
+
+    def keys(self) -> tuple[str, ...]:
+        """The layers."""
+        return self.layers
+
+    @property
+    def main(self) -> str:
+        raise UserError(f"of which layer? name one of {', '.join(self.layers)}, as in of({self.layers[0]!r}, 'few')")
+
+    def _estimate(self, name: str, subset: Subset) -> Estimate:
+        nowhere = np.full_like(self.values, np.nan)
+        arrays = self.values, self.standard_errors, self.lower, self.upper
+        rows = np.array([(nowhere if a is None else a)[self.layers.index(name)] for a in arrays])
+        # Traces of all classes come from the same random vectors.
+        return self._of_row(rows, subset, self.per_class, independent=False)
 
     def validate(self) -> None:
         super().validate()
@@ -58,6 +96,7 @@ class LayerResult(Result):
         rows, columns = np.indices(self.values.shape).reshape(2, -1)
         names = self.class_names if self.per_class else ("all",)
         samples = self.class_samples if self.per_class else np.array([self.class_samples.sum()])
+        errors = self.residuals if self.standard_errors is None else self.standard_errors
         return pd.DataFrame(
             {
                 "layer": [self.layers[i] for i in rows],
@@ -66,7 +105,7 @@ class LayerResult(Result):
                 "group": [self.group_of(int(j)) if self.per_class else "" for j in columns],
                 "samples": samples[columns].astype(int),
                 self.measure: self.values.ravel(),
-                "error" if self.measure == "trace" else "residual": self.errors.ravel(),
+                "error" if self.measure == "trace" else "residual": np.ravel(np.nan if errors is None else errors),
                 "converged": self.converged.ravel(),
             }
         )

@@ -34,9 +34,9 @@ class LineResult(Landscape):
         "class_losses": ("class", "x"),
         "class_accuracies": ("class", "x"),
         "evaluated": ("x",),
-        "errors": ("x",),
-        "class_errors": ("class", "x"),
-        "class_accuracy_errors": ("class", "x"),
+        "interpolation_errors": ("x",),
+        "class_interpolation_errors": ("class", "x"),
+        "class_accuracy_interpolation_errors": ("class", "x"),
         **Landscape.SHARED_DIMENSIONS,
     }
 

@@ -16,6 +16,7 @@ from sharpness.plots.labels import doubtful_key
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means, spreads
 from sharpness.results.description import Description
+from sharpness.results.estimates import Estimate, Subset, mean_of
 from sharpness.results.same import require_same
 from sharpness.results.words import marks_in, near_zero
 from sharpness.untrusted.refused import Refused
@@ -32,10 +33,10 @@ class MeasureResult(Result):
         names: of the M measures, such as ``"lambda_max"``.
         overall: (M,) of all samples together.
         values: (M, C), NaN for a class without samples.
-        errors: (M, C) standard errors, over images, random vectors or draws; NaN for what is not estimated.
-        overall_errors: (M,).
-        group_errors: (M, G) of the groups' means, in the order of ``groups``; NaN, or None in files from before they
-            were kept, where classes are independent, so that their errors add up in squares.
+        standard_errors: (M, C), over images, random vectors or draws; NaN for what is not estimated.
+        overall_standard_errors: (M,).
+        group_standard_errors: (M, G) of the groups' means, in the order of ``groups``; NaN, or None in files from
+            before they were kept, where classes are independent, so that their errors add up in squares.
         train_counts: (C,) training images, -1 where unknown.
         lower, upper: (M, C) ends of 95 % intervals; None in files from before they were kept.
         overall_lower, overall_upper: (M,) likewise.
@@ -48,9 +49,9 @@ class MeasureResult(Result):
     DIMENSIONS: ClassVar = {
         "overall": ("measure",),
         "values": ("measure", "class"),
-        "errors": ("measure", "class"),
-        "overall_errors": ("measure",),
-        "group_errors": ("measure", "group"),
+        "standard_errors": ("measure", "class"),
+        "overall_standard_errors": ("measure",),
+        "group_standard_errors": ("measure", "group"),
         "train_counts": ("class",),
         "lower": ("measure", "class"),
         "upper": ("measure", "class"),
@@ -60,19 +61,24 @@ class MeasureResult(Result):
         "group_upper": ("measure", "group"),
     }
 
+    RENAMED: ClassVar = {
+        "errors": "standard_errors",
+        "overall_errors": "overall_standard_errors",
+        "group_errors": "group_standard_errors",
+    }
     ROWS: ClassVar[int] = 200
 
     names: tuple[str, ...]
     overall: np.ndarray
     values: np.ndarray
-    errors: np.ndarray
-    overall_errors: np.ndarray
+    standard_errors: np.ndarray
+    overall_standard_errors: np.ndarray
     train_counts: np.ndarray
     lower: np.ndarray | None = None
     upper: np.ndarray | None = None
     overall_lower: np.ndarray | None = None
     overall_upper: np.ndarray | None = None
-    group_errors: np.ndarray | None = None
+    group_standard_errors: np.ndarray | None = None
     group_lower: np.ndarray | None = None
     group_upper: np.ndarray | None = None
     over: tuple[str, ...] = ()
@@ -116,33 +122,42 @@ class MeasureResult(Result):
         if (self.train_counts >= 0).all():
             row["train"] = int(self.train_counts[members].sum())
         for m, measure in enumerate(self.names):
-            row[measure] = float(self.select(self.values[m], subset, self.overall[m]))
-            if np.isfinite(self.errors[m]).any() or np.isfinite(self.overall_errors[m]):
-                row[f"{measure}_se"] = self._error(m, subset)
-            for side in ("lower", "upper"):
-                of_classes, of_all = getattr(self, side), getattr(self, f"overall_{side}")
-                if of_classes is None or not (np.isfinite(of_classes[m]).any() or np.isfinite(of_all[m])):
-                    continue
-                if isinstance(subset, str):
-                    of_groups = getattr(self, f"group_{side}")
-                    bound = np.nan if of_groups is None else of_groups[m, list(self.groups).index(subset)]
-                else:
-                    bound = of_all[m] if subset is None else of_classes[m, subset]
-                row[f"{measure}_{side}"] = float(bound)
+            found = self._estimate(measure, subset)
+            row[measure] = found.value
+            if np.isfinite(self.standard_errors[m]).any() or np.isfinite(self.overall_standard_errors[m]):
+                row[f"{measure}_se"] = found.standard_error
+            if self.lower is not None and (np.isfinite(self.lower[m]).any() or np.isfinite(self.overall_lower[m])):  # type: ignore[index]
+                row |= {f"{measure}_lower": found.lower, f"{measure}_upper": found.upper}
         return row
 
-    def _error(self, m: int, subset: str | int | None) -> float:
-        """The standard error of measure m: of everything, of a group's mean, or of a class."""
+    def keys(self) -> tuple[str, ...]:
+        return self.names
+
+    @property
+    def main(self) -> str:
+        """The only measure there is, or ``worst_rise`` of :func:`~sharpness.worst_case`."""
+        if len(self.names) > 1 and self.provenance.get("probe") != "worst_case":
+            raise UserError(f"of which measure? name one of {', '.join(self.names)}, as in table[{self.names[0]!r}]")
+        return "worst_rise" if "worst_rise" in self.names else self.names[0]
+
+    def _estimate(self, name: str, subset: Subset) -> Estimate:
+        m = self.names.index(name)
+        arrays = self.values, self.standard_errors, self.lower, self.upper
+        of_all = self.overall, self.overall_standard_errors, self.overall_lower, self.overall_upper
         if subset is None:
-            return float(self.overall_errors[m])
-        if not isinstance(subset, str):
-            return float(self.errors[m, subset])
-        if self.group_errors is not None and np.isfinite(
-            known := self.group_errors[m, list(self.groups).index(subset)]
-        ):
-            return float(known)
-        squares = self.errors[m, [c for c in self.groups[subset] if self.class_samples[c]]] ** 2
-        return float(squares.sum() ** 0.5 / len(squares))
+            return Estimate(*(np.nan if a is None else float(a[m]) for a in of_all))
+        classes = self.classes_of(subset)
+        table = np.array([np.full(len(self.class_names), np.nan) if a is None else a[m] for a in arrays])
+        if isinstance(classes, int):
+            return Estimate(*table[:, classes].tolist())
+        found = mean_of([Estimate(*table[:, c]) for c in classes])
+        # What is known of a group takes the place of what follows for independent classes.
+        of_groups = self.group_standard_errors, self.group_lower, self.group_upper
+        g = list(self.groups).index(str(subset))
+        known = dict(
+            zip(Estimate._fields[1:], (np.nan if a is None else float(a[m, g]) for a in of_groups), strict=True)
+        )
+        return found._replace(**{part: value for part, value in known.items() if np.isfinite(value)})
 
     def notes_on(self, frame: pd.DataFrame) -> list[str]:
         return marks_in(frame, dict.fromkeys(self.names, UNKNOWN) | dict(zip(self.names, self.over, strict=False)))
@@ -150,9 +165,10 @@ class MeasureResult(Result):
     def _ends(self, m: int) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper ends of the intervals of measure m: of the classes (2, C), and of everything (2,)."""
         if self.lower is None or self.upper is None or self.overall_lower is None or self.overall_upper is None:
-            return interval(self.values[m], self.errors[m]), interval(self.overall[m], self.overall_errors[m])
-        classes, overall = (self.lower, self.upper), (self.overall_lower, self.overall_upper)
-        return np.stack([side[m] for side in classes]), np.stack([side[m] for side in overall])
+            classes = interval(self.values[m], self.standard_errors[m])
+            return classes, interval(self.overall[m], self.overall_standard_errors[m])
+        overall = np.stack([self.overall_lower[m], self.overall_upper[m]])
+        return np.stack([self.lower[m], self.upper[m]]), overall
 
     @classmethod
     def compare(cls, results: Mapping[str, Any], ax: Any = None, measure: str | None = None, **options: Any) -> Any:
@@ -172,7 +188,7 @@ class MeasureResult(Result):
             return cls._draw_all(results, **options)
         measure = measure or next((n for n in ("lambda_max", "worst_rise") if n in first.names), first.names[0])
         choose("measure", measure, first.names)
-        by_class = any(np.isfinite(r.values[r.names.index(measure)]).any() for r in each(results).values())
+        by_class = any(np.isfinite(r[measure].values).any() for r in each(results).values())
         known = bool((first.train_counts >= 0).all())
         order = np.argsort(-first.train_counts, kind="stable") if known else first.by_size()
         if not by_class:
@@ -186,7 +202,7 @@ class MeasureResult(Result):
                 of_classes, of_all = r._ends(m)
                 chosen = {
                     "value": (r.values[m], r.overall[m]),
-                    "error": (r.errors[m], r.overall_errors[m]),
+                    "error": (r.standard_errors[m], r.overall_standard_errors[m]),
                     "lower": (of_classes[0], of_all[0]),
                     "upper": (of_classes[1], of_all[1]),
                 }[side]
@@ -241,6 +257,6 @@ class MeasureResult(Result):
 
 def _linthresh(results: Mapping[str, Any], measure: str) -> float | None:
     """Where the logarithmic part of an axis begins: a power of ten, two or three below the largest value."""
-    found = [r.values[r.names.index(measure)] for r in each(results).values()]
+    found = [r[measure].values for r in each(results).values()]
     largest = max(np.abs(v).max(initial=0, where=np.isfinite(v)) for v in found)
     return float(10.0 ** (np.floor(np.log10(largest)) - 2)) if largest > 0 else None

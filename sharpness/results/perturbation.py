@@ -15,6 +15,7 @@ from sharpness.plots import plot_rises, plot_spread
 from sharpness.results.axes import GAUSSIAN, radius_unit
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means, spreads, stacked
+from sharpness.results.estimates import Estimate, Subset
 from sharpness.results.same import require_same
 from sharpness.results.words import bracketed
 from sharpness.untrusted.refused import Refused
@@ -63,6 +64,19 @@ class PerturbationResult(Result):
         if self.normalization not in GAUSSIAN:
             raise Refused("normalises its directions in an unknown way: probe again")
 
+    def keys(self) -> tuple[str, ...]:
+        return ("rise", "loss", "accuracy") if self.has_labels else ("rise", "loss")
+
+    def _estimate(self, name: str, subset: Subset) -> Estimate:
+        """At every radius, (R,): means over the draws."""
+        draws = self.accuracies(subset) if name == "accuracy" else self.draws(subset)
+        if name == "rise":
+            draws = draws - self.base(subset)
+        count = draws.shape[1]
+        error = draws.std(axis=1, ddof=1) / count**0.5 if count > 1 else np.full(len(draws), np.nan)
+        mean = draws.mean(axis=1)
+        return Estimate(mean, error, *interval(mean, error, count - 1))
+
     def draws(self, subset: str | int | None = None) -> np.ndarray:
         """Losses (R, D) overall, of a class or of a group."""
         return self.select(np.moveaxis(self.class_losses, -1, 0), subset, self.losses)
@@ -82,13 +96,11 @@ class PerturbationResult(Result):
 
     def rise(self, subset: str | int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Mean rise of the loss at every radius, and its standard error over the draws: (R,) and (R,)."""
-        rises = self.draws(subset) - self.base(subset)
-        return rises.mean(axis=1), self.spread(subset) / rises.shape[1] ** 0.5
+        return self._estimate("rise", subset)[:2]
 
     def interval(self, subset: str | int | None = None) -> np.ndarray:
         """Student's interval of 95 % of the mean rise at every radius, over the draws: lower and upper ends (2, R)."""
-        mean, error = self.rise(subset)
-        return interval(mean, error, self.losses.shape[1] - 1)
+        return np.stack(self["rise"].interval(subset))
 
     def spread(self, subset: str | int | None = None) -> np.ndarray:
         """Standard deviation of the loss over the draws at every radius, (R,); NaN of a single draw."""

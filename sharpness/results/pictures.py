@@ -14,12 +14,11 @@ from sharpness.plots.interactive import interactive_surfaces
 from sharpness.plots.lines import SUBSET_COLORS
 from sharpness.results.axes import line_label, plane_label
 from sharpness.results.comparison import first_of, means, spreads
+from sharpness.results.estimates import Subset
 
 QUANTITIES = ("loss", "rise", "accuracy")
 LABELS = {"loss": "Loss", "rise": "Rise of the loss", "accuracy": "Accuracy"}
 logger = logging.getLogger("sharpness")
-#: Everything (None or ``"all"``), a class (its index or name), or a group.
-Subset = str | int | None
 #: How accuracies are drawn: what is good is dark, as low losses are.
 ACCURACY_LOOK: dict[str, Any] = {"scale": "linear", "label": "Accuracy", "colors": "viridis_r"}
 

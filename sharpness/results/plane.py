@@ -40,9 +40,9 @@ class PlaneResult(Landscape):
         "class_losses": ("class", "y", "x"),
         "class_accuracies": ("class", "y", "x"),
         "evaluated": ("y", "x"),
-        "errors": ("y", "x"),
-        "class_errors": ("class", "y", "x"),
-        "class_accuracy_errors": ("class", "y", "x"),
+        "interpolation_errors": ("y", "x"),
+        "class_interpolation_errors": ("class", "y", "x"),
+        "class_accuracy_interpolation_errors": ("class", "y", "x"),
         **Landscape.SHARED_DIMENSIONS,
     }
 
@@ -129,8 +129,8 @@ def _tell_interpolated(results: Mapping[str, Any]) -> None:
     """A line about accuracies between evaluated points: their errors are not those that the tolerance is for."""
     share = np.mean([1 - r.evaluated.mean() for r in results.values()])
     if share > 0:
-        off = np.concatenate([r.accuracy_errors()[~r.evaluated] for r in results.values()])
+        off = np.concatenate([r.accuracy_interpolation_errors()[~r.evaluated] for r in results.values()])
         logger.info(
             "accuracy of %.0f %% of the cells is interpolated, overall within an estimated %.2g on average, in classes "
-            "within more (accuracy_errors()); adaptive=None evaluates all", 100 * share, off.mean(),
+            "within more (accuracy_interpolation_errors()); adaptive=None evaluates all", 100 * share, off.mean(),
         )  # fmt: skip

@@ -84,12 +84,14 @@ def _result(data: xr.Dataset, described: Any) -> Result:
     plain = parse_json(str(described))
     if not isinstance(plain, dict):
         raise Refused("has fields without names")
-    arrays = {str(name): value for name, value in data.variables.items()}
+    renamed = kind.renamed(plain)
+    arrays = {renamed.get(str(name), str(name)): value for name, value in data.variables.items()}
     hints = get_type_hints(kind)
     known = {f.name: f for f in fields(kind)}
     given = {name: _typed(name, value, hints[name]) for name, value in plain.items() if name in known}
     found = {name: value for name, value in arrays.items() if name in known}
-    missing = [n for n, f in known.items() if n not in given and n not in found and f.default is MISSING]
+    needed = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+    missing = [n for n in needed if n not in given and n not in found]
     if missing:
         raise Refused(f"is a {kind.__name__} of another version, without {', '.join(missing[:4])}: probe again")
     _check_shapes(kind, given, found)

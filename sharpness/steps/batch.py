@@ -1,4 +1,4 @@
-"""A training batch: images with one label each, or with two that are mixed."""
+"""Training batches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """Images with one label each, or two of them mixed: weight ``lam`` on ``first``, the rest on ``second``."""
+    """Images with one label each, or with two: weight ``lam`` on ``first``, the rest on ``second``."""
 
     x: Tensor  # (n, channels, h, w)
     first: Tensor  # (n,)
@@ -18,7 +18,7 @@ class Batch:
     lam: float | Tensor = 1.0  # a scalar
 
     def rows(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The batch as plain labelled rows: indices into x (m,), labels (m,), weights (m,) that sum to n.
+        """The batch as rows with one label: indices into x (m,), labels (m,), weights (m,) that sum to n.
 
         A mixed image is two rows, one for each of its labels.
         """

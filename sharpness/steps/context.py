@@ -1,4 +1,4 @@
-"""The context of a training step: class counts, epoch, random numbers, precision."""
+"""Contexts of training steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def draw_normal(shape: torch.Size, generator: torch.Generator, device: torch.dev
 
 @dataclass(frozen=True)
 class Context:
-    """What a loss or a rule may know besides the batch: where training stands, and random numbers.
+    """The context of a step besides its batch: class counts, epoch, random numbers, precision.
 
     Batches and losses draw from ``generator``, rules from ``noise``: two runs of one seed that differ in their rule see
     the same images, crops and mixtures.
@@ -39,12 +39,12 @@ class Context:
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal numbers of the shape and on the device of ``like``, float32, from ``generator``.
 
-        What is drawn in another way inside a loss cannot be drawn anew when a step is replayed as a CUDA graph.
+        Losses draw by this method alone: other draws would be repeated when a step is replayed as a CUDA graph.
         """
         return self.draw(like.shape, self.generator, like.device)
 
     def apart(self) -> Context:
-        """The same context with random numbers of its own, seeded by draws of the rule's."""
+        """A copy of the context with random numbers of its own, seeded by draws from ``noise``."""
         seeds = torch.randint(2**62, (2,), generator=self.noise).tolist()
         generator, noise = (torch.Generator().manual_seed(seed) for seed in seeds)
         return replace(self, generator=generator, noise=noise)
@@ -57,5 +57,5 @@ class Context:
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """The tensor in float32, or as it is where it is more precise."""
+    """Convert a tensor to float32, unless it is more precise."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""A training loss, given by its terms per sample."""
+"""Training losses, given by their terms per sample."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Loss:
 
     Attributes:
         capturable: whether a step with this loss can be replayed as a CUDA graph: its operations do not depend on the
-            values of tensors, it draws by :meth:`Context.normal` alone, and all else that changes it is the epoch.
+            values of tensors, it draws by ``Context.normal`` alone, and otherwise changes only with the epoch.
     """
 
     capturable: bool = False
@@ -34,7 +34,7 @@ class Loss:
         return context.factors.to(losses)[:, labels] @ (weights * losses) / weights.sum()
 
     def of(self, model: nn.Module, batch: Batch, context: Context) -> Tensor:
-        """The loss of a training batch, a scalar: what every gradient rule differentiates.
+        """The loss of a training batch, a scalar, which gradient rules differentiate.
 
         Methods whose loss takes more than labelled logits, such as features or networks of their own, override it.
         They average labelled terms by calling a loss, so that ``context.factors`` reach them, and add the rest.
@@ -42,19 +42,19 @@ class Loss:
         return mixed_loss(model.head(context.features(model, batch.x)), batch, self, context)  # type: ignore[operator]
 
     def parts(self, model: nn.Module, class_counts: tuple[int, ...]) -> nn.Module | None:
-        """A fresh module that :meth:`of` uses, trained with the network and absent at inference; most losses have none.
+        """A fresh module that ``of`` uses, trained with the network and absent at inference; None for most losses.
 
         Training puts it on the network as ``model.auxiliary``.
         """
         return None
 
     def deterministic(self) -> Loss:
-        """The loss as a probe sees it: random terms are replaced by their mean."""
+        """The loss with its random terms replaced by their mean, as probes evaluate it."""
         return self
 
 
 def mixed_loss(logits: Tensor, batch: Batch, loss: Loss, context: Context) -> Tensor:
-    """``lam * loss(logits, first) + (1 - lam) * loss(logits, second)``; two calls, as mixup is published."""
+    """The loss of mixup as published, ``lam * loss(logits, first) + (1 - lam) * loss(logits, second)``."""
     value = loss(logits, batch.first, context)
     if batch.second is None:
         return value

@@ -1,4 +1,4 @@
-"""Perturb the weights of a network for a second pass, and restore them exactly."""
+"""Temporary perturbations of weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def perturbed(parameters: Sequence[Tensor], perturbation: Sequence[Tensor]) -> Iterator[None]:
-    """Add ``perturbation`` to the parameters in place, and put the exact old values back, whatever happens."""
+    """Add ``perturbation`` to the parameters in place, and restore their exact values, also after an error."""
     saved = [p.detach().clone() for p in parameters]
     try:
         with torch.no_grad():
@@ -26,7 +26,7 @@ def perturbed(parameters: Sequence[Tensor], perturbation: Sequence[Tensor]) -> I
 
 @contextmanager
 def frozen_running_statistics(model: nn.Module) -> Iterator[None]:
-    """Normalise with the batch, as training does, without moving the running statistics.
+    """Normalise with the statistics of the batch, as in training, without updating the running statistics.
 
     Second passes at perturbed weights would otherwise count every batch twice.
     """

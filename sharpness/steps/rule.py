@@ -19,9 +19,9 @@ from sharpness.steps.loss import Loss
 
 
 class Rule(Protocol):
-    """Fills ``.grad`` of the trainable parameters; returns the unperturbed loss, a scalar without a graph.
+    """A gradient rule: fills ``.grad`` of the trainable parameters and returns the unperturbed loss, without a graph.
 
-    A rule with the attribute ``capturable = True`` can be replayed as a CUDA graph, see :class:`Loss`.
+    A rule with the attribute ``capturable = True`` can be replayed as a CUDA graph, see ``Loss``.
     """
 
     def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor: ...
@@ -29,9 +29,9 @@ class Rule(Protocol):
 
 @runtime_checkable
 class EpochRule(Protocol):
-    """Makes the rule of an epoch from the network as it stands before it.
+    """A rule that is made for every epoch from the network as it is before it.
 
-    ``batches`` are training batches of the same making as those that follow, as many, and drawn apart from them.
+    ``batches`` are as many training batches as the epoch has, made in the same way and drawn apart from them.
     """
 
     def for_epoch(self, model: nn.Module, batches: Iterator[Batch], context: Context) -> Rule: ...

@@ -38,8 +38,8 @@ SPREAD = (
 )
 DIFFERENCES = (
     "Which methods differ by more than the spread over training explains (Welch's t-test over seeds, of sharpness of "
-    "one sign on logarithms, p < {level:g}): {apart} of {tested} pairs, of which about {chance:.0f} would by chance. All "
-    "others are within the spread."
+    "one sign on logarithms, p < {level:g}): {apart} of {tested} pairs, of which about {chance:.0f} would by chance. "
+    "All others are within the spread."
 )
 
 

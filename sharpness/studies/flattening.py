@@ -56,9 +56,8 @@ def make_flattening_study(
         training: of :func:`sharpness.train`: model, batch_size, precision, device.
     """
     data, training = data.augmented(augmentation), {"epochs": default_epochs(data, epochs), **training}
-    settings = Settings(
-        Path(runs), split, loss, limit_per_class, draws, max_iterations, training, study_measures(measures)
-    )
+    asked = study_measures(measures)
+    settings = Settings(Path(runs), split, loss, limit_per_class, draws, max_iterations, training, asked)
     cells = run_cells("flattening", grid(methods, operations, seeds), data, settings, jobs)
     numbers, names = changes(cells, NONE), ("method", "operation")
     reference = "the method without an operation"

@@ -74,9 +74,8 @@ def make_microbenchmark(
     The others are those of :func:`~sharpness.studies.flattening.make_flattening_study`.
     """
     data, training = data.augmented(augmentation), {"epochs": default_epochs(data, epochs), **training}
-    settings = Settings(
-        Path(runs), split, loss, limit_per_class, draws, max_iterations, training, study_measures(measures)
-    )
+    asked = study_measures(measures)
+    settings = Settings(Path(runs), split, loss, limit_per_class, draws, max_iterations, training, asked)
     cells = run_cells("microbenchmark", variants(seeds, rho_scale), data, settings, jobs)
     numbers, names = changes(cells, STAGE_2[False], STAGE_1[0]), ("stage 1", "stage 2")
     return write_study(

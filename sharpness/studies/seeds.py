@@ -95,8 +95,9 @@ def _entry(row: Any, column: Any, measure: str, values: np.ndarray) -> dict[str,
 def told_apart(cells: pd.DataFrame, level: float = 0.05) -> pd.DataFrame:
     """Which rows of the study differ by more than the spread over seeds explains: one row per measure and pair.
 
-    ``p`` is that of Welch's t-test of the seeds, on logarithms of what is compared by ratios; NaN where a row has fewer than two values.
-    ``higher`` and ``lower`` are ordered by the means of what is tested, ``apart`` is ``p < level``.
+    ``p`` is that of Welch's t-test of the seeds, on logarithms of what is compared by ratios; NaN where a
+    row has fewer than two values. ``higher`` and ``lower`` are ordered by the means of what is tested, ``apart`` is
+    ``p < level``.
     """
     entries = []
     rows = {str(name): part for name, part in cells.groupby("row", sort=False)}

@@ -285,7 +285,7 @@ def test_an_objective_takes_it(folder):
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
     objective = Objective(model, data)
-    assert objective.class_counts.tolist() == [1, 3, 2]
+    assert objective.class_samples.tolist() == [1, 3, 2]
     x, y = data.tensors
     assert objective.loss() == pytest.approx(torch.nn.functional.cross_entropy(model(x), y).item(), rel=1e-5)
     assert isinstance(data.image_set, ImageSet) and isinstance(data, ForeignData) and "3 classes" in repr(data)

@@ -225,7 +225,7 @@ def test_parameters_are_given_by_name_after_colons(asked, rule):
         ("gp:0.1:0.8", "'0.8' is no parameter of gp, it has r=0.1, alpha=0.8"),
         ("gp:0.1:r=0.8", "'r' is given twice, it has r=0.1, alpha=0.8"),
         ("focal-sam:gamma=high", "'high' is not a number"),
-        ("mp:draws=1.5", "'1.5' is not a whole number"),
+        ("mp:draws=1.5", "'1.5' is not an integer"),
         ("mp:noise=normal", "unknown noise 'normal'"),
         ("sam:", "'' is not a number"),
         ("sam:0", "rho=0.0: SAM needs a positive radius"),

@@ -46,7 +46,7 @@ def test_numbers_are_of_all_of_a_class_by_name_or_by_index(found):
     for wrong in ("cow", 3, -1, "few"):
         with pytest.raises(UserError, match="no class"):
             r.of("rho", wrong)
-    with pytest.raises(UserError, match="number"):
+    with pytest.raises(UserError, match="unknown measure, class or group 'radius': choose one of loss"):
         r.of("radius")
 
 

@@ -36,8 +36,8 @@ def common(shape, seed):
         "normalization": "filter",
         "seed": 0,
         "evaluated": rng.random(shape) < 0.5,
-        "errors": rng.random(shape),
-        "class_errors": rng.random((3, *shape)),
+        "interpolation_errors": rng.random(shape),
+        "class_interpolation_errors": rng.random((3, *shape)),
         "base_loss": 0.5,
         "base_class_losses": rng.random(3),
         "precision": "float32",
@@ -286,13 +286,13 @@ def test_the_vtk_file_holds_every_point_at_its_place(plane, tmp_path):
         assert arrays["accuracy"][number] == plane.accuracies()[j, i]
         assert arrays["accuracy_class_owl"][number] == plane.class_accuracies[2, j, i]
         assert arrays["evaluated"][number] == plane.evaluated[j, i]
-        assert arrays["error"][number] == plane.errors[j, i]
+        assert arrays["error"][number] == plane.interpolation_errors[j, i]
     assert next(iter(arrays)) == "loss", "what ParaView shows first"
     assert [p.name for p in tmp_path.iterdir()] == ["plane.vtk"]
 
 
 def test_the_table_of_a_plane_has_accuracies_and_how_far_off_everything_may_be():
-    plane = make_plane(class_accuracy_errors=np.random.default_rng(5).random((3, 4, 6)))
+    plane = make_plane(class_accuracy_interpolation_errors=np.random.default_rng(5).random((3, 4, 6)))
     table = plane.to_frame().set_index(["y", "x"])
     assert len(table) == 24
     for j, i in [(0, 0), (3, 5), (1, 4)]:
@@ -300,15 +300,17 @@ def test_the_table_of_a_plane_has_accuracies_and_how_far_off_everything_may_be()
         assert row["accuracy"] == plane.accuracies()[j, i]
         assert row["accuracy_few"] == plane.class_accuracies[1:, j, i].mean()
         assert row["accuracy_class_1"] == plane.class_accuracies[1, j, i]
-        assert (row["evaluated"], row["error"]) == (plane.evaluated[j, i], plane.errors[j, i])
-        assert row["accuracy_error"] == pytest.approx(plane.class_accuracy_errors[:, j, i] @ [0.6, 0.3, 0.1])
+        assert (row["evaluated"], row["error"]) == (plane.evaluated[j, i], plane.interpolation_errors[j, i])
+        assert row["accuracy_error"] == pytest.approx(
+            plane.class_accuracy_interpolation_errors[:, j, i] @ [0.6, 0.3, 0.1]
+        )
     assert {"accuracy", "accuracy_few", "accuracy_class_2"} <= set(make_line().to_frame())
 
 
 def test_a_file_that_does_not_tell_the_errors_of_its_accuracies_has_none():
     plane = make_plane()
-    np.testing.assert_array_equal(np.isnan(plane.accuracy_errors()), ~plane.evaluated)
-    assert not plane.accuracy_errors("few")[plane.evaluated].any()
+    np.testing.assert_array_equal(np.isnan(plane.accuracy_interpolation_errors()), ~plane.evaluated)
+    assert not plane.accuracy_interpolation_errors("few")[plane.evaluated].any()
 
 
 def test_accuracies_between_evaluated_points_are_drawn_with_a_line_about_their_error(caplog):
@@ -316,8 +318,8 @@ def test_accuracies_between_evaluated_points_are_drawn_with_a_line_about_their_e
     errors[:, 2, 3] = 0.25
     evaluated = errors[0] == 0
     with caplog.at_level("INFO", "sharpness"):
-        make_plane(class_accuracy_errors=errors, evaluated=evaluated).plot(quantity="accuracy")
-        make_plane(class_accuracy_errors=errors, evaluated=evaluated).plot()
+        make_plane(class_accuracy_interpolation_errors=errors, evaluated=evaluated).plot(quantity="accuracy")
+        make_plane(class_accuracy_interpolation_errors=errors, evaluated=evaluated).plot()
         make_plane(evaluated=np.ones((4, 6), dtype=bool)).plot(quantity="accuracy")
     (line,) = caplog.messages
     assert line.startswith("accuracy of 4 % of the cells is interpolated, overall within an estimated 0.25 on average")
@@ -405,6 +407,15 @@ def test_the_netcdf_file_explains_itself(plane, tmp_path):
         assert data["losses"].dims == ("y", "x")
         assert data["x"].attrs["units"] == "filter norms"
         assert data["class_losses"].attrs["classes"] == "cat, pickup truck, owl"
-        for name in ("x", "y", "losses", "class_losses", "class_accuracies", "errors", "class_errors", "evaluated"):
+        for name in (
+            "x",
+            "y",
+            "losses",
+            "class_losses",
+            "class_accuracies",
+            "interpolation_errors",
+            "class_interpolation_errors",
+            "evaluated",
+        ):
             assert data[name].attrs["long_name"] and data[name].attrs["units"]
         assert float(data["losses"].sel(x=X[3], y=Y[2])) == plane.losses[2, 3]

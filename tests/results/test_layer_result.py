@@ -28,7 +28,10 @@ def test_the_frame_has_a_row_for_every_layer_and_class(found):
     ]  # fmt: skip
     assert len(frame) == 2 * 2 * 3
     row = frame[(frame.model == "a") & (frame.layer == "2") & (frame["class"] == "dog")]
-    assert row[a.measure].item() == a.values[1, 2] and row[error].item() == a.errors[1, 2]
+    assert (
+        row[a.measure].item() == a.values[1, 2]
+        and row[error].item() == (a.standard_errors if a.measure == "trace" else a.residuals)[1, 2]
+    )
     assert row.parameters.item() == 18 and row.samples.item() == 4 and row.group.item() == "few"
 
 

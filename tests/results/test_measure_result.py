@@ -24,15 +24,15 @@ def test_the_frame_has_everything_groups_and_classes_with_errors_and_intervals(f
     assert frame["class"].tolist() == ["all", "many", "few", "owl", "cat", "dog"]
     assert frame.samples.tolist() == [14, 8, 6, 2, 8, 4]
     np.testing.assert_array_equal(frame.trace[3:], a.values[0])
-    np.testing.assert_array_equal(frame.trace_se[3:], a.errors[0])
+    np.testing.assert_array_equal(frame.trace_se[3:], a.standard_errors[0])
     np.testing.assert_array_equal(frame.trace_lower[3:], a.lower[0])
     np.testing.assert_array_equal(frame.trace_upper[3:], a.upper[0])
     all_row = frame.iloc[0]
-    assert [all_row.trace, all_row.trace_se] == [a.overall[0], a.overall_errors[0]]
+    assert [all_row.trace, all_row.trace_se] == [a.overall[0], a.overall_standard_errors[0]]
     assert [all_row.trace_lower, all_row.trace_upper] == [a.overall_lower[0], a.overall_upper[0]]
     few = frame.iloc[2]
     assert few.trace == pytest.approx(a.values[0, [0, 2]].mean())
-    assert few.trace_se == a.group_errors[0, 1]
+    assert few.trace_se == a.group_standard_errors[0, 1]
     # Images of different classes are independent: each side of the interval adds in squares.
     sides = np.stack([a.values[0] - a.lower[0], a.upper[0] - a.values[0]])[:, [0, 2]]
     np.testing.assert_allclose([few.trace - few.trace_lower, few.trace_upper - few.trace], np.hypot(*sides.T) / 2)
@@ -42,7 +42,7 @@ def test_the_frame_has_everything_groups_and_classes_with_errors_and_intervals(f
 def test_the_trace_of_everything_alone_has_its_error_and_interval_too(pair):
     result = trace(pair["a"], probes=4, bootstrap=200)
     row = result.to_frame().iloc[0]
-    assert row.trace_se == result.overall_errors[0] > 0
+    assert row.trace_se == result.overall_standard_errors[0] > 0
     assert row.trace_lower < row.trace < row.trace_upper
 
 
@@ -67,7 +67,7 @@ def test_bars_over_random_vectors_are_students_and_those_of_files_without_interv
         result, times = replace(result, **nothing, over=()), stats.norm.ppf(0.975)
     ax = result.plot(Figure().subplots())
     bars = [p.vertices[:, 1].tolist() for c in ax.collections for p in c.get_paths()]
-    for value, error in zip(result.values[0], result.errors[0], strict=True):
+    for value, error in zip(result.values[0], result.standard_errors[0], strict=True):
         assert any(bar == pytest.approx([value - times * error, value + times * error]) for bar in bars)
     told = [text.get_text() for text in ax.get_legend().get_texts()]
     assert ("bars: 95 % over 4 random vectors" in told) == (not old)
@@ -75,7 +75,7 @@ def test_bars_over_random_vectors_are_students_and_those_of_files_without_interv
 
 def test_values_within_two_errors_of_zero_are_marked_in_picture_and_table(pair):
     result = trace(pair["a"], per_class=True, probes=4)
-    result = replace(result, values=np.array([[1.0, -1.0, 4.0]]), errors=np.array([[1.0, 0.6, 1.0]]))
+    result = replace(result, values=np.array([[1.0, -1.0, 4.0]]), standard_errors=np.array([[1.0, 0.6, 1.0]]))
     ax = result.plot(Figure().subplots())
     (dots,) = (line for line in ax.lines if line.get_gid() == "near zero")
     assert sorted(dots.get_ydata()) == [-1.0, 1.0]
@@ -108,7 +108,7 @@ def test_intervals_are_wilsons_for_shares_and_keep_the_sign_of_losses_and_ends(p
 def test_the_largest_eigenvalue_is_drawn_where_there_is_one_and_else_the_first_measure(pair):
     for names, drawn in ((["loss", "lambda_max"], "lambda_max"), (["loss", "accuracy"], None)):
         result = measure(pair["a"], names)
-        expected = result.values[result.names.index(drawn or result.names[0])]
+        expected = result[drawn or result.names[0]].values
         ax = result.plot(Figure().subplots())
         np.testing.assert_array_equal(ax.lines[0].get_ydata(), expected[ORDER])
 
@@ -118,7 +118,7 @@ def test_curvatures_of_many_models_share_a_signed_logarithmic_axis_that_shows_ev
     axes = results.plot(measure="all")
     assert [ax.get_yscale() for ax in axes] == ["linear", "symlog", "symlog"]
     for ax, name in zip(axes[1:], ("lambda_max", "lambda_min"), strict=True):
-        values = np.concatenate([r.values[r.names.index(name)] for r in results.values()])
+        values = np.concatenate([r[name].values for r in results.values()])
         low, high = ax.get_ylim()
         assert (values >= low).all() and (values <= high).all()
         largest, linthresh = np.abs(values).max(), ax.yaxis.get_transform().linthresh
@@ -147,6 +147,6 @@ def test_panels_above_each_other_look_as_single_ones_do(pair):
 
 def test_error_bars_of_accuracies_end_at_zero_and_one(pair):
     result = measure(pair["a"], ["accuracy"])
-    wide = replace(result, errors=np.full_like(result.errors, 2.0))
+    wide = replace(result, standard_errors=np.full_like(result.standard_errors, 2.0))
     ends = np.concatenate([p.vertices[:, 1] for c in wide.plot().collections for p in c.get_paths()])
     assert (ends.min(), ends.max()) == (0, 1)

@@ -88,7 +88,7 @@ def test_a_file_without_a_field_is_refused_by_its_name(lacking, tmp_path):
         load_result(tmp_path / "old.nc")
 
 
-@pytest.mark.parametrize("lacking", ["errors", "evaluated", "class_losses", "x"])
+@pytest.mark.parametrize("lacking", ["interpolation_errors", "evaluated", "class_losses", "x"])
 def test_a_file_without_an_array_is_refused_by_its_name(lacking, tmp_path):
     PROBES["plane"](make_objective()).to_dataset().drop_vars(lacking).to_netcdf(tmp_path / "old.nc", engine="scipy")
     with pytest.raises(UserError, match=f"another version, without {lacking}: probe again"):

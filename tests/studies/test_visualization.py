@@ -19,7 +19,8 @@ def common(losses):
         "class_names": ("cat", "9"), "class_samples": np.array([8, 2]), "groups": {}, "provenance": {"label": "m"},
         "x": X, "losses": losses, "class_losses": classes, "class_accuracies": np.zeros_like(classes),
         "directions": "gaussian", "normalization": "filter", "seed": 0, "evaluated": np.ones(shape, bool),
-        "errors": np.zeros(shape), "class_errors": np.zeros_like(classes), "base_loss": float(losses[middle]),
+        "interpolation_errors": np.zeros(shape),
+        "class_interpolation_errors": np.zeros_like(classes), "base_loss": float(losses[middle]),
         "base_class_losses": classes[(slice(None), *middle)], "precision": "float32", "precision_error": 0.0,
         "class_precision_errors": np.zeros(2),
     }  # fmt: skip

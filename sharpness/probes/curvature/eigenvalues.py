@@ -148,7 +148,7 @@ def eigenvalues(
         vectors=table("vectors", np.nan, width, objective.num_parameters) if keep_vectors else None,
         lower=table("lower", np.nan, width) if bootstrap else None,
         upper=table("upper", np.nan, width) if bootstrap else None,
-        errors=table("errors", np.nan, width) if standard_errors or bootstrap else None,
+        standard_errors=table("errors", np.nan, width) if standard_errors or bootstrap else None,
         top_share=table("top_share", np.nan, width) if standard_errors or bootstrap else None,
         products=products,
         which=which,

@@ -60,7 +60,7 @@ def layer_eigenvalues(
     return LayerResult(
         measure="lambda_max" if which == "LA" else "lambda_min",
         values=np.stack(table["value"], axis=1),
-        errors=np.stack(table["residual"], axis=1),
+        residuals=np.stack(table["residual"], axis=1),
         converged=np.stack(table["converged"], axis=1).astype(bool),
         sample_products=int((np.stack(table["products"], axis=1) * rows.samples).sum()),
         **fields,

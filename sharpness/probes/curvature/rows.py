@@ -46,7 +46,7 @@ class Rows:
         if not self.grouped:
             return True
         classes = [c for members in self.whole.groups.values() for c in members]
-        return len(classes) == len(set(classes)) and set(np.flatnonzero(self.whole.class_counts)) <= set(classes)
+        return len(classes) == len(set(classes)) and set(np.flatnonzero(self.whole.class_samples)) <= set(classes)
 
     @property
     def shares(self) -> np.ndarray:
@@ -104,7 +104,7 @@ def rows_of(
             parts.append(objective.restrict(indices) if len(indices) else None)
         return Rows(objective, tuple(parts), tuple(objective.groups), several=True, grouped=True)
     if per_class:
-        counts = objective.class_counts
+        counts = objective.class_samples
         classes_parts = tuple(objective.restrict(c) if counts[c] else None for c in range(objective.num_classes))
         return Rows(objective, classes_parts, objective.class_names, several=True, grouped=False)
     return Rows(objective, (objective,), ("all",), several=False, grouped=False)

@@ -180,15 +180,15 @@ def _result(
     return MeasureResult(
         names=("trace",),
         overall=np.array([overall]),
-        overall_errors=np.array([error]),
+        overall_standard_errors=np.array([error]),
         values=table["value"][None],
-        errors=table["error"][None],
+        standard_errors=table["error"][None],
         train_counts=np.full(len(table["value"]), -1),
         lower=ends[:1],
         upper=ends[1:],
         overall_lower=overall_ends[:1],
         overall_upper=overall_ends[1:],
-        group_errors=group_errors[None] if len(means) else None,
+        group_standard_errors=group_errors[None] if len(means) else None,
         group_lower=of_groups[:1] if len(means) else None,
         group_upper=of_groups[1:] if len(means) else None,
         over=(f"images ({resamples} resamples)" if resamples else f"{vectors} random vectors",),
@@ -216,10 +216,13 @@ def _by_layer(rows: Rows, done: dict[int, Any], fields: dict[str, Any]) -> Layer
     values, errors = np.full(shape, np.nan), np.full(shape, np.nan)
     for i, found in done.items():
         values[:, i], errors[:, i] = mean_and_error(found["blocks"].T)
+    lower, upper = interval(values, errors, int(fields["provenance"]["probes"]) - 1)
     return LayerResult(
         measure="trace",
         values=values,
-        errors=errors,
+        standard_errors=errors,
+        lower=lower,
+        upper=upper,
         converged=np.isfinite(values),
         sample_products=int(sum(int(f["products"]) * rows.samples[i] for i, f in done.items())),
         **fields,

@@ -64,9 +64,9 @@ class Column:
 
         ends = np.stack([both(found.lower, found.overall_lower), both(found.upper, found.overall_upper)])
         unknown = np.full((3, len(found.groups)), np.nan)
-        of_groups = [found.group_errors, found.group_lower, found.group_upper]
+        of_groups = [found.group_standard_errors, found.group_lower, found.group_upper]
         known = [row if of_group is None else of_group[m] for row, of_group in zip(unknown, of_groups, strict=True)]
         return cls(
-            both(found.values, found.overall), both(found.errors, found.overall_errors), ends, found.over[m],
-            known[0], np.stack(known[1:]),
+            both(found.values, found.overall), both(found.standard_errors, found.overall_standard_errors), ends,
+            found.over[m], known[0], np.stack(known[1:]),
         )  # fmt: skip

@@ -65,7 +65,7 @@ class OfFunction:
         told = {"measure": self.name, "version": self.version, "value": f"{subject.base.mean:.4g}"}
         store = RowStore(subject.resume, {**objective.provenance(), **told})
         numbers = np.full((objective.num_classes + 1, 2), np.nan)
-        present = [int(c) for c in np.flatnonzero(objective.class_counts)]
+        present = [int(c) for c in np.flatnonzero(objective.class_samples)]
         rows = [*present, len(numbers) - 1] if len(present) > 1 else present
         with progress(len(rows), self.name, "rows") as bar:
             for row in rows:
@@ -106,7 +106,7 @@ def _column(objective: Objective, numbers: np.ndarray, over: str) -> Column:
     # Classes may share draws: the mean of their errors is the largest that the error of their mean can be.
     means = np.full((2, len(objective.groups)), np.nan)
     for g, members in enumerate(objective.groups.values()):
-        if classes := [c for c in members if objective.class_counts[c]]:
+        if classes := [c for c in members if objective.class_samples[c]]:
             means[:, g] = numbers[classes].mean(axis=0)
     return Column(values, errors, interval(values, errors), over, means[1], interval(*means))
 

@@ -42,19 +42,19 @@ class Lanczos:
 
 def ends_of_spectra(subject: Subject, settings: Lanczos) -> dict[str, Column]:
     """Both ends of the spectra; what has not converged is NaN, and named in a warning."""
-    objective, present = subject.objective, np.flatnonzero(subject.objective.class_counts)
+    objective, present = subject.objective, np.flatnonzero(subject.objective.class_samples)
 
     def solved(per_class: bool) -> EigenvalueResult:
         found = eigenvalues(
             objective, 1, "both", per_class, tol=settings.tol, max_iterations=settings.max_iterations,
             seed=settings.seed, keep_vectors=False, standard_errors=True, resume=subject.resume,
         )  # fmt: skip
-        assert isinstance(found, EigenvalueResult) and found.errors is not None
+        assert isinstance(found, EigenvalueResult) and found.standard_errors is not None
         return found
 
     classes = solved(True)
     # Where a single class has samples, they are all samples: its spectrum is not computed twice.
-    whole = {name: getattr(classes, name)[present[0]] for name in ("values", "errors", "converged")}
+    whole = {name: getattr(classes, name)[present[0]] for name in ("values", "standard_errors", "converged")}
     if len(present) > 1:
         overall = solved(False)
         whole = {name: getattr(overall, name) for name in whole}

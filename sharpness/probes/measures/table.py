@@ -237,14 +237,14 @@ def _measure_one(
     result = MeasureResult(
         names=names,
         overall=np.array([c.values[-1] for c in found_columns]),
-        overall_errors=np.array([c.errors[-1] for c in found_columns]),
+        overall_standard_errors=np.array([c.errors[-1] for c in found_columns]),
         overall_lower=np.array([c.ends[0, -1] for c in found_columns]),
         overall_upper=np.array([c.ends[1, -1] for c in found_columns]),
         values=np.stack([c.values[:-1] for c in found_columns]),
-        errors=np.stack([c.errors[:-1] for c in found_columns]),
+        standard_errors=np.stack([c.errors[:-1] for c in found_columns]),
         lower=np.stack([c.ends[0, :-1] for c in found_columns]),
         upper=np.stack([c.ends[1, :-1] for c in found_columns]),
-        group_errors=np.stack([c.group_errors for c in found_columns]) if subject.groups else None,
+        group_standard_errors=np.stack([c.group_errors for c in found_columns]) if subject.groups else None,
         group_lower=np.stack([c.group_ends[0] for c in found_columns]) if subject.groups else None,
         group_upper=np.stack([c.group_ends[1] for c in found_columns]) if subject.groups else None,
         over=tuple(c.over for c in found_columns),
@@ -277,6 +277,6 @@ def _announce(objective: Objective, settings: dict[Measure, Any], models: int, l
     whose = f"{label or 'the model'} and {models - 1} more" if models > 1 else label or "the model"
     announce(
         f"measuring {', '.join(m.name for m in settings)} of {whose} on {objective.num_samples} samples of "
-        f"{int((objective.class_counts > 0).sum())} classes",
+        f"{int((objective.class_samples > 0).sum())} classes",
         models * seconds,
     )

@@ -133,7 +133,7 @@ def characteristic_radius(
     key = {**fields["provenance"], "n": counts.tolist(), "factors": grid.tolist(), "value": f"{base.mean:.4g}"}
     store = RowStore(resume, key)
     whole = objective.num_classes
-    rows = [*(int(c) for c in np.flatnonzero(objective.class_counts)), whole]
+    rows = [*(int(c) for c in np.flatnonzero(objective.class_samples)), whole]
     table = np.full((whole + 1, len(NAMES)), np.nan)
     losses = np.full((whole + 1, len(grid)), np.nan)
     with progress(len(rows), "characteristic radius", "classes") as bar:
@@ -155,8 +155,8 @@ def characteristic_radius(
         names=NAMES,
         overall=table[whole],
         values=table[:whole].T,
-        errors=np.full((len(NAMES), whole), np.nan),
-        overall_errors=np.full(len(NAMES), np.nan),
+        standard_errors=np.full((len(NAMES), whole), np.nan),
+        overall_standard_errors=np.full(len(NAMES), np.nan),
         train_counts=counts,
         factors=grid,
         class_losses=losses[:whole],
@@ -179,7 +179,7 @@ def _counts(objective: Objective, given: Sequence[int] | None) -> tuple[np.ndarr
         return counts.astype(np.int64), "given"
     if objective.train_counts is not None:
         return objective.train_counts.astype(np.int64), "training images"
-    return objective.class_counts.astype(np.int64), "probed samples"
+    return objective.class_samples.astype(np.int64), "probed samples"
 
 
 @dataclass(frozen=True)

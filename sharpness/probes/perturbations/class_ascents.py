@@ -67,7 +67,7 @@ class Ascents:
     def __init__(self, objective: Objective, base: SampleSums, m: int | None, seed: int) -> None:
         self.objective, self.base, self.seed = objective, base, seed
         labels = objective.classes.numpy()
-        rows = {int(c): np.flatnonzero(labels == c) for c in np.flatnonzero(objective.class_counts)}
+        rows = {int(c): np.flatnonzero(labels == c) for c in np.flatnonzero(objective.class_samples)}
         rows[objective.num_classes] = np.arange(len(labels))
         self.items = [
             Item(row, indices[batch], len(batch) == len(indices))

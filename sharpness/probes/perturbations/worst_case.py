@@ -70,7 +70,7 @@ def worst_case(
     >>> model = torch.nn.Linear(2, 1, bias=False)
     >>> data = torch.tensor([[3.0, 0.0], [0.0, 4.0]]), torch.tensor([0, 0])
     >>> objective = Objective(model, data, loss=lambda outputs, targets: outputs[:, 0])
-    >>> [round(float(worst_case(objective, rho=2.0, m=m).overall[2]), 4) for m in (2, 1)]
+    >>> [round(worst_case(objective, rho=2.0, m=m).of("worst_rise"), 4) for m in (2, 1)]
     [5.0, 7.0]
     """
     choose("norm", norm, NORMS)
@@ -101,8 +101,8 @@ def worst_case(
         names=NAMES,
         overall=overall[:4],
         values=table[:4],
-        errors=errors,
-        overall_errors=overall_errors,
+        standard_errors=errors,
+        overall_standard_errors=overall_errors,
         train_counts=np.full(objective.num_classes, -1),
         lower=bounds[0, :, :-1],
         upper=bounds[1, :, :-1],

@@ -18,7 +18,7 @@ from sharpness.engine import PerSampleLoss, resolve_device
 from sharpness.errors import UserError, choose
 from sharpness.methods import METHODS
 from sharpness.methods.training_loss import training_loss
-from sharpness.objective import Objective
+from sharpness.objective import Objective, Samples
 from sharpness.probes.shared.training_set import training_set
 from sharpness.probes.shared.trainings import run_names, trainings_by_path
 
@@ -147,7 +147,8 @@ def checkpoint_objective(
     split_otherwise = options.get("classes") is not None or options.get("group_by") is not None
     if data is not None and not isinstance(data, str | LongTailData):
         for name, attribute in {"class_names": "class_names", "train_counts": "class_counts"}.items():
-            if not split_otherwise and isinstance(known := getattr(data, attribute, None), tuple):
+            prepared = split_otherwise or isinstance(data, Samples)
+            if not prepared and isinstance(known := getattr(data, attribute, None), tuple):
                 options.setdefault(name, known)
         return Objective(model, data, loss, mean=mean, std=std, **options)
     data = checkpoint_data(checkpoint, data, data_root, imbalance, subset, split, mean, std, download)

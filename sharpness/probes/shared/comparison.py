@@ -156,7 +156,7 @@ def common_fields(objective: Objective, **settings: Any) -> dict[str, Any]:
     images = {"images": identity.by, "images_sha256": identity.sha256, "image_constants": objective.image_constants}
     return {
         "class_names": objective.class_names,
-        "class_samples": objective.class_counts,
+        "class_samples": objective.class_samples,
         "class_weights": objective.class_weights,
         "groups": objective.groups,
         "sample_ids": identity.words,

@@ -10,7 +10,7 @@ from sharpness.objective import Objective
 
 def sample_freedom(objective: Objective) -> np.ndarray:
     """Degrees of freedom of means over the images of every class and, last, over all of them: (C + 1,)."""
-    return np.append(objective.class_counts, objective.num_samples) - 1
+    return np.append(objective.class_samples, objective.num_samples) - 1
 
 
 def group_ends(objective: Objective, values: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -22,7 +22,7 @@ def group_ends(objective: Objective, values: np.ndarray, ends: np.ndarray) -> np
     """
     found = np.full((2, len(objective.groups)), np.nan)
     for g, members in enumerate(objective.groups.values()):
-        classes = [c for c in members if objective.class_counts[c]]
+        classes = [c for c in members if objective.class_samples[c]]
         if classes:
             found[:, g] = mean_interval_of(values[classes], ends[:, classes])
     return found

@@ -119,7 +119,7 @@ def test_layer_traces_are_the_parts_of_one_estimate(case):
         parts = np.array([products[:, i:j].sum(axis=1) for i, j in spans.values()])
         np.testing.assert_allclose(layers.values[:, c], parts.mean(axis=1), rtol=1e-8, atol=1e-10)
         errors = parts.std(axis=1, ddof=1) / probes**0.5
-        np.testing.assert_allclose(layers.errors[:, c], errors, rtol=1e-8, atol=1e-10)
+        np.testing.assert_allclose(layers.standard_errors[:, c], errors, rtol=1e-8, atol=1e-10)
         inside = np.concatenate([np.arange(i, j) for i, j in spans.values()])
         others = np.delete(products, inside, axis=1).sum(axis=1).mean()
         assert layers.values[:, c].sum() + others == pytest.approx(whole.values[0, c], rel=1e-8, abs=1e-10)
@@ -130,7 +130,7 @@ def test_layer_traces_agree_with_the_dense_blocks_within_their_errors(case):
     result = trace(build(case), per_layer=True, probes=60)
     hessian = case.dense()[2].numpy()
     exact = [np.trace(hessian[i:j, i:j]) for i, j in LAYERS[case.name].values()]
-    assert (np.abs(result.values[:, 0] - exact) <= 4 * result.errors[:, 0] + 1e-9).all()
+    assert (np.abs(result.values[:, 0] - exact) <= 4 * result.standard_errors[:, 0] + 1e-9).all()
     assert result.sample_products == 60 * 15
 
 

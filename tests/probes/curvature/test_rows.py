@@ -51,9 +51,11 @@ def test_groups_give_an_overall_trace_if_every_sample_is_in_exactly_one(groups, 
     whole = trace(objective, probes=4)
     if complete:
         assert result.overall[0] == pytest.approx(whole.overall[0], rel=1e-10)
-        assert result.overall_errors[0] == pytest.approx(whole.overall_errors[0], rel=1e-8)
+        assert result.overall_standard_errors[0] == pytest.approx(whole.overall_standard_errors[0], rel=1e-8)
         assert result.overall_lower[0] < result.overall[0] < result.overall_upper[0]
         assert list(result.checks.check[-1:]) == ["weighted sum of the rows"]
     else:
-        assert np.isnan([*result.overall, *result.overall_errors, *result.overall_lower, *result.overall_upper]).all()
+        assert np.isnan(
+            [*result.overall, *result.overall_standard_errors, *result.overall_lower, *result.overall_upper]
+        ).all()
         assert "weighted sum of the rows" not in set(result.checks.check)

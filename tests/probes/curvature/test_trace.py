@@ -25,11 +25,11 @@ def exact(case, rows=None, weights=None):
 def test_traces_agree_with_the_dense_diagonal_within_their_error(case, estimator):
     result = trace(build(case), per_class=True, probes=30, estimator=estimator)
     found = [*result.values[0], *result.overall]
-    errors = [*result.errors[0], *result.overall_errors]
+    errors = [*result.standard_errors[0], *result.overall_standard_errors]
     for c, value, error in zip([0, 1, 2, None], found, errors, strict=True):
         assert abs(value - exact(case, None if c is None else case.y == c)) <= 4 * error + 1e-9
     alone = trace(build(case), probes=30, estimator=estimator)
-    assert abs(alone.overall[0] - exact(case)) <= 4 * alone.overall_errors[0] + 1e-9
+    assert abs(alone.overall[0] - exact(case)) <= 4 * alone.overall_standard_errors[0] + 1e-9
     assert np.isnan(alone.values).all()
 
 
@@ -38,7 +38,7 @@ def test_group_traces_are_those_of_all_samples_of_the_group(case, estimator):
     objective = build(case, groups={"many": (0,), "few": (1, 2)})
     result = trace(objective, per_group=True, probes=20, estimator=estimator)
     for row, members in ((0, case.y == 0), (1, case.y > 0)):
-        assert abs(result.values[0, row] - exact(case, members)) <= 4 * result.errors[0, row] + 1e-9
+        assert abs(result.values[0, row] - exact(case, members)) <= 4 * result.standard_errors[0, row] + 1e-9
     assert result.class_names == ("many", "few")
     assert result.class_samples.tolist() == [9, 6]
 
@@ -57,7 +57,7 @@ def test_the_estimate_is_the_mean_over_signs_of_the_dense_quadratic_form(case):
     for c in range(3):
         forms = ((z @ case.dense(rows=case.y == c)[2]) * z).sum(dim=1).numpy()
         assert result.values[0, c] == pytest.approx(forms.mean(), rel=1e-8, abs=1e-10)
-        assert result.errors[0, c] == pytest.approx(forms.std(ddof=1) / 6**0.5, rel=1e-8, abs=1e-10)
+        assert result.standard_errors[0, c] == pytest.approx(forms.std(ddof=1) / 6**0.5, rel=1e-8, abs=1e-10)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -69,14 +69,14 @@ def test_the_overall_trace_is_the_weighted_sum_of_the_classes(case, weighted):
     assert result.overall[0] == pytest.approx(result.values[0] @ shares, rel=1e-12)
     alone = trace(objective, probes=5)
     assert result.overall[0] == pytest.approx(alone.overall[0], rel=1e-8, abs=1e-10)
-    assert result.overall_errors[0] == pytest.approx(alone.overall_errors[0], rel=1e-8, abs=1e-10)
+    assert result.overall_standard_errors[0] == pytest.approx(alone.overall_standard_errors[0], rel=1e-8, abs=1e-10)
 
 
 def test_by_sample_and_by_product_the_estimate_is_the_same(case):
     a = torch.linspace(0.5, 3, len(case.y), dtype=torch.float64)
     for options in ({"per_class": True}, {}):
         products, samples = (trace(build(case, weights=a), probes=4, bootstrap=b, **options) for b in (0, 200))
-        for name in ("values", "errors", "overall", "overall_errors"):
+        for name in ("values", "standard_errors", "overall", "overall_standard_errors"):
             a_b = getattr(products, name), getattr(samples, name)
             np.testing.assert_allclose(*a_b, rtol=1e-8, atol=1e-10)
     assert products.over == ("4 random vectors",) and samples.over == ("images (200 resamples)",)
@@ -90,7 +90,7 @@ def test_intervals_from_the_standard_error_cover_the_trace_in_95_percent_of_seed
     covered = 0
     for seed in range(200):
         found = trace(objective, probes=probes, seed=seed, estimator=estimator)
-        covered += abs(found.overall[0] - truth) <= half * found.overall_errors[0]
+        covered += abs(found.overall[0] - truth) <= half * found.overall_standard_errors[0]
     assert 0.90 <= covered / 200 <= 0.99
 
 
@@ -99,7 +99,7 @@ def test_the_mean_over_seeds_is_the_trace_and_their_spread_the_error(case):
     objective = build(case)
     found = [trace(objective, per_class=True, probes=4, seed=seed) for seed in range(64)]
     values = np.array([[*r.values[0], r.overall[0]] for r in found])
-    errors = np.array([[*r.errors[0], r.overall_errors[0]] for r in found])
+    errors = np.array([[*r.standard_errors[0], r.overall_standard_errors[0]] for r in found])
     truth = np.array([*(exact(case, case.y == c) for c in range(3)), exact(case)])
     spread = values.std(axis=0, ddof=1)
     assert (np.abs(values.mean(axis=0) - truth) <= 4 * spread / 8).all()
@@ -124,7 +124,7 @@ def test_a_class_without_samples_is_nan_and_leaves_the_rest_alone():
     objective = Objective(nn.Linear(3, 3).double(), (torch.randn(4, 3), torch.tensor([0, 2, 0, 2])))
     for bootstrap in (0, 200):
         result = trace(objective, per_class=True, probes=3, bootstrap=bootstrap)
-        assert np.isnan(result.values[0, 1]) and np.isnan(result.errors[0, 1])
+        assert np.isnan(result.values[0, 1]) and np.isnan(result.standard_errors[0, 1])
         assert result.overall[0] == pytest.approx(result.values[0, [0, 2]].mean(), rel=1e-12)
 
 

@@ -39,7 +39,7 @@ def test_columns_are_those_of_the_probes():
     np.testing.assert_array_equal(column["worst_rise"], sharpness.worst_case(objective).values[2])
     rises = sharpness.random_perturbation(objective, [0.1]).rise(1)
     assert column["random_rise"][1] == rises[0][0]
-    assert table.errors[table.names.index("random_rise")][1] == rises[1][0]
+    assert table["random_rise"].standard_errors[1] == rises[1][0]
 
 
 def test_the_frame_has_overall_groups_and_classes_with_standard_errors():
@@ -63,7 +63,7 @@ def test_errors_of_groups_are_the_spread_over_seeds(tmp_path):
         assert (found[:, 1] ** 2).mean() ** 0.5 == pytest.approx(found[:, 0].std(ddof=1), rel=0.3)
     kept = sharpness.load_result(tables[0].save(tmp_path / "table.nc"))
     pd.testing.assert_frame_equal(kept.to_frame(), tables[0].to_frame())
-    older = dataclasses.replace(kept, group_errors=None).to_frame().set_index("class")["trace_se"]
+    older = dataclasses.replace(kept, group_standard_errors=None).to_frame().set_index("class")["trace_se"]
     assert older["few"] == pytest.approx(np.hypot(older["1"], older["2"]) / 2)
 
 
@@ -82,14 +82,14 @@ def test_overall_accuracy_counts_samples_as_the_loss_does():
     assert sharpness.random_perturbation(objective, [0.0], 1, None).accuracies()[0, 0] == pytest.approx(share)
     plane = sharpness.plane(objective, x=(0, 0, 1), y=(0, 0, 1), normalization=None)
     assert plane.accuracies()[0, 0] == pytest.approx(share)
-    assert sharpness.worst_case(objective, 1e-9).overall[3] == pytest.approx(share)
+    assert sharpness.worst_case(objective, 1e-9).of("worst_accuracy") == pytest.approx(share)
 
 
 def test_standard_errors_over_images_are_those_of_means():
     """Of losses and answers; of a quotient v' H v, which is a mean as well; of the rise at one and the same point."""
     objective = small()
     table = sharpness.measure(objective)
-    errors = dict(zip(table.names, table.errors, strict=True))
+    errors = dict(zip(table.names, table.standard_errors, strict=True))
     logits = objective.model(objective.x)
     losses = nn.functional.cross_entropy(logits, objective.y, reduction="none").detach().numpy()
     right = (logits.argmax(1) == objective.y).numpy()
@@ -118,15 +118,15 @@ def test_the_standard_error_of_an_eigenvalue_is_near_what_leaving_samples_out_gi
     left = [objective.restrict([i for i in range(60) if i != j]) for j in range(60)]
     values = np.array([sharpness.eigenvalues(part, tol=1e-9).values[0] for part in left])
     jackknife = (59 / 60 * ((values - values.mean()) ** 2).sum()) ** 0.5
-    assert found.errors[0] == pytest.approx(jackknife, rel=0.1)
+    assert found.standard_errors[0] == pytest.approx(jackknife, rel=0.1)
 
 
 def test_a_class_of_one_image_has_no_error_over_images():
     torch.manual_seed(0)
     objective = Objective(nn.Linear(3, 2).double(), (torch.randn(4, 3).double(), torch.tensor([0, 0, 0, 1])))
     table = sharpness.measure(objective, ["loss", "accuracy", "lambda_max", "worst_rise"])
-    assert np.isfinite(table.errors[:, 0]).all() and np.isnan(table.errors[:, 1]).all()
-    assert np.isfinite(table.overall_errors).all()
+    assert np.isfinite(table.standard_errors[:, 0]).all() and np.isnan(table.standard_errors[:, 1]).all()
+    assert np.isfinite(table.overall_standard_errors).all()
 
 
 class Counted:
@@ -160,7 +160,7 @@ def test_an_interrupted_table_goes_on_where_it_was_model_by_model(tmp_path):
     assert resumed.calls < whole.calls - first.calls
     for name in "ab":
         np.testing.assert_array_equal(found[name].values, expected[name].values)
-        np.testing.assert_array_equal(found[name].errors, expected[name].errors)
+        np.testing.assert_array_equal(found[name].standard_errors, expected[name].standard_errors)
     again = Counted()
     built = models(again)
     before = again.calls
@@ -235,7 +235,7 @@ def test_a_checkpoint_is_measured_on_the_data_it_was_trained_on(run):
 
 def test_limiting_the_samples_keeps_the_weight_of_every_class(run):
     limited = sharpness.checkpoint_objective(str(run), limit_per_class=4)
-    assert limited.class_counts.tolist() == [4] * 10
+    assert limited.class_samples.tolist() == [4] * 10
     shares = np.array([124, 84, 58, 39, 27, 18, 12, 8, 6, 4]) / 380
     assert limited.loss() == pytest.approx(shares @ limited.class_losses(), rel=1e-6)
 

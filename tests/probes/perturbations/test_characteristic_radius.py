@@ -145,7 +145,7 @@ def test_the_worst_rise_is_that_of_the_worst_case_in_the_same_ball(case):
     result = characteristic_radius(objective, COUNTS, scale=0.1, steps=4, lambda_max=False, factors=[1.0])
     for row in ROWS:
         part = objective if row is None else objective.restrict(row)
-        found = worst_case(part, result.of("step", row), steps=4).overall[2]
+        found = worst_case(part, result.of("step", row), steps=4).of("worst_rise")
         assert result.of("worst", row) == pytest.approx(found, rel=1e-9, abs=1e-12)
         assert result.of("worst", row) >= max(result.of("measured", row), 0) - 1e-12
 

@@ -58,7 +58,7 @@ def test_more_steps_never_find_less_and_no_rise_is_negative(case, norm, adaptive
     found = [worst_case(of(case), 0.3, steps, norm, adaptive) for steps in (1, 4, 12)]
     for fewer, more in zip(found, found[1:], strict=False):
         assert (more.values[2] >= fewer.values[2]).all()
-        assert more.overall[2] >= fewer.overall[2] >= 0
+        assert more.of("worst_rise") >= fewer.of("worst_rise") >= 0
 
 
 def test_every_class_ascends_on_its_own_loss(case):
@@ -92,7 +92,7 @@ def test_batches_ascend_alone_and_are_averaged_by_their_weight(case, m, steps):
 
 def test_the_loss_of_batches_is_the_loss(case):
     result = worst_case(of(case), 0.1, m=2)
-    assert result.overall[0] == pytest.approx(of(case).loss(), rel=1e-12)
+    assert result.of("loss") == pytest.approx(of(case).loss(), rel=1e-12)
     np.testing.assert_allclose(result.values[0], of(case).class_losses(), rtol=1e-12)
     np.testing.assert_allclose(result.values[2], result.values[1] - result.values[0], atol=1e-15)
 
@@ -115,7 +115,7 @@ def test_recalibrated_statistics_are_those_of_all_samples(m):
         expected, overall = objective.class_losses(), objective.loss()
     running = objective.loss()
     result = worst_case(objective, 1e-9, m=m)
-    assert result.overall[0] == pytest.approx(overall, rel=1e-12) != pytest.approx(running, rel=1e-3)
+    assert result.of("loss") == pytest.approx(overall, rel=1e-12) != pytest.approx(running, rel=1e-3)
     np.testing.assert_allclose(result.values[0], expected, rtol=1e-12)
     assert (result.values[2] < 1e-7).all()
     assert objective.loss() == running
@@ -162,4 +162,4 @@ def test_by_itself_a_worst_case_draws_the_worst_rise(case):
     ax = result.plot()
     assert ax.get_ylabel() == "Worst rise"
     drawn = np.concatenate([line.get_ydata() for line in ax.lines])
-    assert np.isin(result.values[result.names.index("worst_rise")], drawn).all()
+    assert np.isin(result["worst_rise"].values, drawn).all()

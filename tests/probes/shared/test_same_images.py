@@ -232,7 +232,7 @@ def test_the_very_same_tensors_need_no_telling(images):
 def test_matched_samples_are_the_same_whatever_the_order(images):
     order = shuffled(3)
     a, b = of(images).matched(4, seed=5), of(images[order], HALF, LABELS[order]).matched(4, seed=5)
-    assert a.identity.sha256 == b.identity.sha256 and a.class_counts.tolist() == [4, 4, 4]
+    assert a.identity.sha256 == b.identity.sha256 and a.class_samples.tolist() == [4, 4, 4]
     assert a.identity.sha256 != of(images).matched(4, seed=6).identity.sha256
 
 

@@ -1,60 +1,35 @@
-"""A loss of a model over fixed data, split by class: the one thing that probes probe."""
+"""A loss of a model over fixed samples, split by class: values, gradients and Hessian-vector products."""
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import logging
-import platform
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sharpness.data import (
-    CONVENTION,
-    Content,
-    ForeignData,
-    Layout,
-    SampleIdentity,
-    answers_of,
-    are_labels,
-    classes_of,
-    cross_entropy_targets,
-    named_groups,
-    number_of,
-    pack,
-    plain_targets,
-    read_samples,
-    told_of,
-    training_counts,
-)
+from sharpness.data import SampleIdentity, answers_of, are_labels, number_of, told_of
 from sharpness.engine import (
     ClassSums,
     CurvatureOperator,
-    Evaluation,
     Outputs,
     PerSampleLoss,
     Products,
     SampleSums,
     SecondOrder,
-    Untraceable,
     WeightedBatch,
     batchnorms,
     buffers_kept,
-    class_sums,
     cross_entropy,
     distributed,
     even_batch,
-    fastest_batch,
     few_samples,
     filter_axes,
     first_difference,
-    first_line,
     forward_flops,
     full_precision,
     hidden_noticed,
@@ -64,16 +39,31 @@ from sharpness.engine import (
     recalibrate,
     require_eval,
     require_independent,
-    require_one_each,
     sample_rows,
     state_sha256,
     undisturbed,
 )
 from sharpness.errors import UserError, choose
-from sharpness.version import __version__
+from sharpness.objective.description import Description
+from sharpness.objective.evaluation import evaluation
+from sharpness.objective.first_call import argument_names, first_losses, largest_batch
+from sharpness.objective.provenance import provenance
+from sharpness.objective.samples import Samples
+from sharpness.renamed import renamed_attribute
 
 BATCHNORM = ("eval", "recalibrate")
-logger = logging.getLogger("sharpness")
+T = TypeVar("T")
+
+
+class OfSamples(Generic[T]):
+    """An attribute of an objective that is the one of the same name of its samples."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+        self.__doc__ = f"See :attr:`Samples.{name}`."
+
+    def __get__(self, objective: Any, owner: type) -> T:
+        return self if objective is None else getattr(objective.samples, self.name)  # type: ignore[return-value]
 
 
 class Objective:
@@ -97,7 +87,8 @@ class Objective:
             labels (n,), or anything else with samples along the first axis that the loss takes: numbers, several
             labels at once, probabilities, masks, sequences. What a :class:`~sharpness.data.ForeignData` knows of its
             classes (number, names, training images, groups by the convention "oltr") and the weights of limited ones
-            are taken from it, unless given.
+            are taken from it, unless given. Or :class:`Samples`, such as ``other.samples``: these keep their classes,
+            weights and groups, which are left out here.
         loss: ``"ce"``, of labels or of class probabilities (n, C), or a function of outputs and targets that returns
             one value per sample, shape (n,). It gets integers in int64, other numbers in the model's dtype.
         num_classes: C; the width of the outputs, or what ``classes`` or ``group_by`` tell, unless given.
@@ -147,6 +138,24 @@ class Objective:
     (1.25, ('Bern', 'Oslo'), [2.25, 0.25])
     """
 
+    x = OfSamples[Tensor]()
+    y = OfSamples[Tensor]()
+    weights = OfSamples[Tensor]()
+    classes = OfSamples[Tensor]()
+    num_samples = OfSamples[int]()
+    num_classes = OfSamples[int]()
+    class_names = OfSamples[tuple[str, ...]]()
+    classes_from = OfSamples[str]()
+    class_samples = OfSamples[np.ndarray]()
+    class_weights = OfSamples[np.ndarray]()
+    train_counts = OfSamples["np.ndarray | None"]()
+    groups = OfSamples[dict[str, tuple[int, ...]]]()
+    group_convention = OfSamples["str | None"]()
+    data_sha256 = OfSamples[str]()
+    identity = OfSamples[SampleIdentity]()
+    image_constants = OfSamples["dict[str, list[float]] | None"]()
+    class_counts = renamed_attribute("class_counts", "class_samples")
+
     @torch.inference_mode(False)
     @torch.enable_grad()
     @full_precision()
@@ -173,144 +182,48 @@ class Objective:
         std: Sequence[float] | None = None,
         batch: Callable[[Any], Any] | None = None,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise UserError(
-                f"the model is a {type(model).__name__}: give the torch.nn.Module, whose weights are to be moved"
-            )
-        choose("batchnorm policy", batchnorm, BATCHNORM)
-        if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size >= 1):
-            raise UserError(f"batch_size={batch_size!r}: give at least 1, or 'auto'")
-        if isinstance(loss, str):
-            choose("loss", loss, ("ce",))
-        elif isinstance(loss, type) or not callable(loss):
-            raise UserError(f"loss={loss!r}: give 'ce', or a function such as torch.nn.MSELoss(reduction='none')")
+        _require_valid(model, loss, batch_size, batchnorm)
         self.model = model = in_full_precision(model)
         self.loss_function: PerSampleLoss = cross_entropy if isinstance(loss, str) else loss
         self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss))
-        self.memory = memory
-        self.batchnorm = batchnorm
-        self.scope = parameters
-        reference = next(model.parameters(), None)
-        if reference is None:
-            raise UserError(f"{type(model).__name__} has no parameters: there is nothing to probe")
+        self.memory, self.batchnorm, self.scope = memory, batchnorm, parameters
+        self.batch_size = None if isinstance(batch_size, str) else batch_size
+        reference = next(model.parameters())
         self.device, self.dtype = reference.device, reference.dtype
-        require_eval(model)
-        if isinstance(data, ForeignData) and classes is None and group_by is None:
-            num_classes = data.num_classes if num_classes is None else num_classes
-            class_names = data.class_names if class_names is None else class_names
-            train_counts = data.class_counts if train_counts is None else train_counts
-        inputs, y = read_samples(data, batch, _arguments(model), class_names)
-        x, layout = pack(inputs, self.dtype)
-        x, y = (t.clone() if t.is_inference() else t for t in (x, y))
-        call = None if layout is None else layout.call
+        described = Description(
+            num_classes=num_classes, classes=classes, group_by=group_by, weights=weights, groups=groups, names=names,
+            class_names=class_names, train_counts=train_counts, mean=mean, std=std, batch=batch,
+        ).completed_by(data)  # fmt: skip
+        table = described.read(data, self.dtype, argument_names(model))
+        call = None if table.layout is None else table.layout.call
         self._called = model if call is None else Outputs(model, None, call)
         self._outputs = Outputs(model, output, call)
-        self.x = x.to(self.dtype) if x.is_floating_point() else x
-        self._content = Content.of(data, x, names, mean, std)
-        self.batch_size = None if isinstance(batch_size, str) else batch_size
-        try:
-            with buffers_kept(model):
-                self._largest_batch = fastest_batch(self._called, self._first(1))
-        except Exception as error:
-            raise UserError(
-                f"{type(model).__name__} raised {first_line(error)} on inputs of shape "
-                f"{_shapes(self.x[:1], layout)}: check size, channels and layout"
-            ) from error
-        first = self._first(8)
+        # The model is called before the samples are described: the width of its outputs may tell how many classes
+        # there are. That reentrant checkpointing hides parameters is said by a warning of the first pass alone.
+        first = table.x[:8].to(self.device, self.dtype if table.x.is_floating_point() else None, copy=True)
+        self._largest_batch = largest_batch(self._called, first[:1].clone(), table.layout, type(model).__name__)
+        untouched = first.clone()
         with hidden_noticed() as hidden:
             outputs = self._forward(first)
-        if not torch.equal(first.nan_to_num(), self._first(8).nan_to_num()):
+        if not torch.equal(first.nan_to_num(), untouched.nan_to_num()):
             raise UserError("the model changes its inputs in place: let its forward pass start from a copy")
+        samples = described.samples(table, outputs.shape, self.dtype, ce=isinstance(loss, str))
+        self.samples = samples.weighed_by(self.loss_function)
         width = outputs.shape[1] if outputs.ndim == 2 else None
-        self.y = plain_targets(y, self.dtype)
-        if isinstance(loss, str):
-            self.y = cross_entropy_targets(y.cpu(), outputs.shape)
-        titles = None if class_names is None else tuple(class_names)
-        found = classes_of(
-            x if layout is None else layout.as_given(x),
-            self.y,
-            width,
-            num_classes=num_classes,
-            classes=classes,
-            group_by=group_by,
-            class_names=titles,
-        )
-        self.classes, self.num_classes, self.classes_from = found.index, found.number, found.source
-        self._answers = answers_of(self.y, width, found, every=isinstance(loss, str))
-        self.class_names = titles or found.names or tuple(str(c) for c in range(self.num_classes))
-        if len(self.class_names) != self.num_classes:
-            raise UserError(
-                f"{len(self.class_names)} class_names and {number_of(self.num_classes)}: give one for each"
-                + (", and say with classes= or group_by= which samples are whose" if found.source == "none" else "")
-            )
-        self.weights = self._weights_of(data, weights)
-        self._describe(train_counts, groups)
-        values = self._first_losses(outputs)
+        labels = self.num_classes if self.classes_from == "labels" else None
+        self._answers = answers_of(self.y, width, labels, every=isinstance(loss, str))
+        values = first_losses(self.loss_function, outputs, self.y[: len(outputs)].to(self.device))
+        # Sums over batches, and L_c itself, have a meaning only where no sample changes the loss of another.
         few = few_samples(self.y)
         require_independent(self._outputs, self.loss_function, *(t[few].to(self.device) for t in (self.x, self.y)))
-        value = values.sum()
-        self.names, self.parameters = parameters_in_scope(model, value, parameters, bool(hidden))
+        # Parameters that no gradient reaches have rows of zeros in the Hessian: the graph tells which are left out.
+        self.names, self.parameters = parameters_in_scope(model, values.sum(), parameters, bool(hidden))
         self._engine = SecondOrder(self._outputs, self.parameters, self.loss_function)
-
-    def _weights_of(self, data: Any, weights: Any) -> Tensor:
-        """The a_i: those given, or of the data and of the loss.
-
-        Raises:
-            UserError: they are not positive, or not one for each sample.
-        """
-        if weights is None:
-            weights = data.weights.to(self.dtype) if isinstance(data, ForeignData) else torch.ones(len(self.y))
-            if callable(of_loss := getattr(self.loss_function, "weights", None)):
-                weights = weights * of_loss(self.y).cpu()
-        weights = torch.as_tensor(weights).cpu().to(self.dtype)
-        if weights.shape != (len(self.y),) or not bool((weights > 0).all()):
-            raise UserError(f"weights must be positive, one for each of the {len(self.y)} samples")
-        return weights
-
-    def _describe(self, train_counts: Any, groups: Mapping[str, Sequence[int | str]] | str | None) -> None:
-        """Take what is known of the classes: training images, and groups, which these make unless they are given."""
-        self.train_counts = None if train_counts is None else training_counts(train_counts, self.num_classes)
-        if groups is None and self.train_counts is not None:
-            groups = CONVENTION
-        self.groups = named_groups(groups, self.train_counts, self.class_names)
-        self.group_convention = groups if isinstance(groups, str) else None
-
-    def counted(self, train_counts: Sequence[int]) -> Objective:
-        """The same with other training images per class, (C,), and groups by them where groups were not given.
-
-        Raises:
-            UserError: they are of other classes.
-        """
-        other = self._copy()
-        other._describe(train_counts, (self.group_convention or self.groups or None))
-        return other
-
-    def _first_losses(self, outputs: Tensor) -> Tensor:
-        """The losses of the first samples, with their graph.
-
-        Raises:
-            UserError: the loss does not take outputs and targets as they are, or is not one value per sample.
-        """
-        y = self.y[: len(outputs)].to(self.device)
-        try:
-            values = self.loss_function(outputs, y)
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(
-                f"the loss raised {first_line(error)} on outputs of shape {tuple(outputs.shape)} and targets "
-                f"{told_of(y)}: let it convert them, such as t.to(u), or give targets of the dtype that it takes"
-            ) from error
-        return require_one_each(values, outputs, y)
 
     @property
     def num_parameters(self) -> int:
         """k: scalars in scope that receive a gradient."""
         return sum(p.numel() for p in self.parameters)
-
-    @property
-    def num_samples(self) -> int:
-        return len(self.y)
 
     @property
     def precision(self) -> str:
@@ -322,16 +235,6 @@ class Objective:
         """Floating-point operations of a forward pass."""
         with buffers_kept(self.model):
             return forward_flops(self._outputs, self._first(1))
-
-    @cached_property
-    def class_counts(self) -> np.ndarray:
-        """Probed samples per class, shape (C,)."""
-        return torch.bincount(self.classes, minlength=self.num_classes).numpy()
-
-    @cached_property
-    def class_weights(self) -> np.ndarray:
-        """Sum of the weights of each class's samples, shape (C,)."""
-        return torch.bincount(self.classes, self.weights.double(), self.num_classes).numpy()
 
     def evaluate(self) -> ClassSums:
         """Loss sums, weights and right answers per class, from one pass over the data."""
@@ -389,24 +292,7 @@ class Objective:
         Raises:
             UserError: another precision.
         """
-        require_eval(self.model)
-        if precision not in (None, self.precision) and (precision, self.precision) != ("bfloat16", "float32"):
-            raise UserError(f"precision={precision!r}, but the model is in {self.precision}: convert the model")
-        dtype = torch.bfloat16 if precision == "bfloat16" else self.dtype
-        largest = 2 * self._largest_batch * self.dtype.itemsize // dtype.itemsize  # no graph, and smaller numbers
-        size = self.batch_size or even_batch(len(self.y), largest, self.device)
-        batches = list(zip(self.x.split(size), self.y.split(size), self.weights.split(size), strict=True))
-        if self.batchnorm == "eval":
-            try:
-                budget = memory_budget(self.device, self.memory)
-                with buffers_kept(self.model):
-                    return Evaluation(
-                        self._outputs, self.parameters, self.loss_function, self.classes, self.num_classes,
-                        self._answers, batches, dtype, budget,
-                    )  # fmt: skip
-            except Untraceable as error:
-                logger.info("evaluation: the model itself, point by point (%s)", error)
-        return self._evaluation_in_place(batches, dtype)
+        return evaluation(self, precision)
 
     def loss(self, class_index: int | None = None) -> float:
         """L, or L_c."""
@@ -461,7 +347,7 @@ class Objective:
     def quadratic_forms(self, vector: Tensor, class_index: int | None = None) -> np.ndarray:
         r""":math:`v' H_i v` of every sample, shape (n,); their weighted mean is v' H v."""
         require_eval(self.model)
-        indices = self._chosen(class_index)
+        indices = self.samples.indices(class_index)
         positions = distributed.share(torch.arange(len(indices)))
         forms = torch.zeros(len(indices), dtype=torch.float64)
         if len(positions):
@@ -476,54 +362,31 @@ class Objective:
         Raises:
             UserError: a class without samples.
         """
-        if isinstance(what, int | np.integer):
-            indices = self._indices(int(what))
-        else:
-            indices = torch.as_tensor(what, dtype=torch.int64)
-            if not len(indices):
-                raise UserError("no samples were chosen: give at least one index")
-        other = self._copy()
-        other.x, other.y, other.weights = self.x[indices], self.y[indices], self.weights[indices]
-        other.classes, other._content = self.classes[indices], self._content.take(indices)
-        return other
-
-    def _copy(self) -> Objective:
-        """The same objective, for other samples or other words about them."""
-        other = object.__new__(Objective)
-        other.__dict__.update(self.__dict__)
-        for cached in ("class_counts", "class_weights", "data_sha256", "identity"):
-            other.__dict__.pop(cached, None)
-        return other
+        return self._over(self.samples.restrict(what))
 
     def matched(self, samples: int, seed: int = 0) -> Objective:
-        """The objective of equally many samples of every class that has any, drawn without replacement by ``seed``.
-
-        The same samples are drawn whatever their order, and whatever normalises them.
-
-        Raises:
-            UserError: a class has fewer.
-        """
-        counts, digests = self.class_counts, self.identity.digests
-        short = [c for c in range(self.num_classes) if 0 < counts[c] < samples]
-        if samples < 1 or short:
-            least = int(min(counts[counts > 0]))
-            name = self.class_names[int(np.flatnonzero(counts == least)[0])]
-            raise UserError(f"match_samples={samples}: give 1 to {least}, what class {name} has")
-        draw = np.random.default_rng(seed)
-        chosen = []
-        for c in np.flatnonzero(counts):
-            members = np.flatnonzero(self.classes.numpy() == c)
-            chosen.append(draw.choice(members[np.argsort(digests[members], kind="stable")], samples, replace=False))
-        return self.restrict(np.sort(np.concatenate(chosen)))
+        """The objective of equally many samples of every class that has any: see :meth:`Samples.matched`."""
+        return self._over(self.samples.matched(samples, seed))
 
     def in_order_of(self, other: Objective) -> Objective:
         """The same with its samples in the order of an objective that has the same ones; equal inputs are shared."""
-        if self is other or self.data_sha256 != other.data_sha256:
-            order = other.identity.order_of(self.identity)
-            return self if order is None else self.restrict(order)
-        twin = self._copy()
-        twin.x, twin._content = other.x, other._content
-        return twin
+        return self._over(self.samples.in_order_of(other.samples))
+
+    def counted(self, train_counts: Sequence[int]) -> Objective:
+        """The same with other training images per class, (C,), and groups by them where groups were not given.
+
+        Raises:
+            UserError: they are of other classes.
+        """
+        return self._over(self.samples.counted(train_counts))
+
+    def _over(self, samples: Samples) -> Objective:
+        """The same loss of the same model over other samples, without tracing the model again."""
+        if samples is self.samples:
+            return self
+        other = copy.copy(self)
+        other.samples = samples
+        return other
 
     @contextmanager
     def at(self, displacement: Tensor) -> Iterator[None]:
@@ -586,54 +449,13 @@ class Objective:
         axes = filter_axes(self.model)
         return {name: axes.get(name, 0) for name in self.names}
 
-    @cached_property
-    def data_sha256(self) -> str:
-        """Of inputs, targets, weights, and classes that are not the labels, bit by bit: the key of unfinished work."""
-        digest = hashlib.sha256()
-        told = () if self.classes_from in ("labels", "none") else (self.classes,)
-        for t in (self.x, self.y, self.weights, *told):
-            digest.update(t.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
-
-    @cached_property
-    def identity(self) -> SampleIdentity:
-        """Which samples these are, whatever their order and whatever they were normalised by."""
-        targets = None if self.classes_from == "labels" else self.y
-        return SampleIdentity.of(self._content, self.classes, self.weights, targets)
-
-    @property
-    def image_constants(self) -> dict[str, list[float]] | None:
-        """``mean`` and ``std`` of the inputs per channel; None where they are not known."""
-        mean, std = self._content.mean, self._content.std
-        return None if mean is None or std is None else {"mean": list(mean), "std": list(std)}
-
     def model_sha256(self) -> str:
         """Of all weights and buffers as they are now."""
         return state_sha256(self.model)
 
     def provenance(self) -> dict[str, Any]:
         """What a result needs to be understood and repeated; plain values."""
-        heads = [m for m in self.model.modules() if hasattr(m, "scale") and hasattr(m, "filter_axes")]
-        return {
-            "model": type(self.model).__name__,
-            "model_sha256": self.model_sha256(),
-            "data_sha256": self.data_sha256,
-            "samples": self.num_samples,
-            "class_samples": self.class_counts.tolist(),
-            "loss": self.loss_name,
-            "targets": "labels" if are_labels(self.y) else told_of(self.y),
-            "classes": self.classes_from,
-            "group_convention": self.group_convention,
-            "logit_scale": float(heads[0].scale) if heads else 1.0,  # type: ignore[arg-type]
-            "scope": self.scope,
-            "num_parameters": self.num_parameters,
-            "batchnorm": self.batchnorm,
-            "dtype": self.precision,
-            "device": self.device.type,
-            "sharpness": __version__,
-            "torch": str(torch.__version__),
-            "python": platform.python_version(),
-        }
+        return provenance(self)
 
     def __repr__(self) -> str:
         return (
@@ -651,30 +473,19 @@ class Objective:
             )
         return outputs
 
-    def _indices(self, class_index: int) -> Tensor:
-        if not 0 <= class_index < self.num_classes:
-            raise UserError(f"class {class_index} is outside 0..{self.num_classes - 1}")
-        indices = (self.classes == class_index).nonzero().squeeze(1)
-        if not len(indices):
-            raise UserError(f"class {class_index} has no samples here: there is no loss to probe")
-        return indices
-
-    def _chosen(self, class_index: int | None) -> Tensor:
-        return torch.arange(len(self.y)) if class_index is None else self._indices(class_index)
-
     def _total(self, class_index: int | None) -> float:
-        return float(self.weights[self._chosen(class_index)].double().sum())
+        return float(self.weights[self.samples.indices(class_index)].double().sum())
 
     def _batches(self, class_index: int | None) -> Iterator[WeightedBatch]:
         """This process's share of the samples."""
-        share = distributed.share(self._chosen(class_index))
+        share = distributed.share(self.samples.indices(class_index))
         for part in share.split(self.batch_size or even_batch(len(share), self._largest_batch, self.device)):
             if len(part):
                 yield tuple(t[part].to(self.device) for t in (self.x, self.y, self.weights))  # type: ignore[misc]
 
     def _operator(self, class_index: int | None, kind: str, budget: int) -> CurvatureOperator:
         require_eval(self.model)
-        chosen = self._chosen(class_index)
+        chosen = self.samples.indices(class_index)
         return CurvatureOperator(
             self._engine,
             lambda: self._batches(class_index),
@@ -684,53 +495,22 @@ class Objective:
             budget=budget,
         )
 
-    def _evaluation_in_place(
-        self, batches: list[WeightedBatch], dtype: torch.dtype
-    ) -> Callable[[Tensor | None], ClassSums]:
-        layout = torch.channels_last if self._takes_channels_last() else torch.preserve_format
-
-        def forward(x: Tensor) -> Tensor:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=dtype is torch.bfloat16):
-                return self._forward(x.to(memory_format=layout)).to(self.dtype)
-
-        @full_precision()
-        def evaluate(displacement: Tensor | None) -> ClassSums:
-            if displacement is None:
-                displacement = torch.zeros(self.num_parameters)
-            moved = ((x.to(self.device), y.to(self.device), a.to(self.device)) for x, y, a in batches)
-            with self.at(displacement):
-                return class_sums(
-                    forward,
-                    moved,
-                    self.loss_function,
-                    self.classes,
-                    self.num_classes,
-                    self._answers,
-                )
-
-        return evaluate
-
-    @torch.no_grad()
-    def _takes_channels_last(self) -> bool:
-        """Whether the model runs on inputs in that memory layout: a ``view`` inside it may not."""
-        x = self._first(2)
-        try:
-            return x.ndim == 4 and self._forward(x.to(memory_format=torch.channels_last)) is not None
-        except RuntimeError:
-            return False
-
     def _first(self, samples: int) -> Tensor:
         return self.x[:samples].to(self.device, copy=True)
 
 
-def _arguments(model: nn.Module) -> tuple[str, ...]:
-    """Names of what the model's forward pass takes."""
-    try:
-        return tuple(inspect.signature(model.forward).parameters)
-    except (TypeError, ValueError):
-        return ()
-
-
-def _shapes(x: Tensor, layout: Layout | None) -> str:
-    parts = [x] if layout is None else layout.unpack(x)
-    return " and ".join(str(tuple(part.shape)) for part in parts)
+def _require_valid(model: Any, loss: Any, batch_size: Any, batchnorm: str) -> None:
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"the model is a {type(model).__name__}: give the torch.nn.Module, whose weights are to be moved"
+        )
+    if next(model.parameters(), None) is None:
+        raise UserError(f"{type(model).__name__} has no parameters: there is nothing to probe")
+    choose("batchnorm policy", batchnorm, BATCHNORM)
+    if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size >= 1):
+        raise UserError(f"batch_size={batch_size!r}: give at least 1, or 'auto'")
+    if isinstance(loss, str):
+        choose("loss", loss, ("ce",))
+    elif isinstance(loss, type) or not callable(loss):
+        raise UserError(f"loss={loss!r}: give 'ce', or a function such as torch.nn.MSELoss(reduction='none')")
+    require_eval(model)

@@ -1,0 +1,7 @@
+"""A loss of a model over fixed samples, split by class: samples, numbers, and their provenance."""
+
+from sharpness.objective.description import Description
+from sharpness.objective.objective import Objective
+from sharpness.objective.samples import Samples
+
+__all__ = ["Description", "Objective", "Samples"]

@@ -1,0 +1,144 @@
+"""Description of samples: classes, names, weights and groups, as the caller gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+
+from sharpness.data import (
+    Content,
+    ForeignData,
+    are_labels,
+    classes_of,
+    cross_entropy_targets,
+    number_of,
+    pack,
+    plain_targets,
+    read_samples,
+)
+from sharpness.errors import UserError
+from sharpness.objective.samples import Groups, Samples, Table, grouping
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is known of samples besides inputs and targets: the arguments of :class:`Objective` of the same names.
+
+    >>> Description(num_classes=3).prepare((torch.zeros(2, 1), [0, 2])).class_samples.tolist()
+    [1, 0, 1]
+    """
+
+    num_classes: int | None = None
+    classes: Any = None
+    group_by: Any = None
+    weights: Any = None
+    groups: Groups = None
+    class_names: Sequence[str] | None = None
+    train_counts: Sequence[int] | None = None
+    names: Sequence[Any] | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    batch: Callable[[Any], Any] | None = None
+
+    def completed_by(self, data: Any) -> Description:
+        """Add what foreign data know of their classes; where samples are split otherwise, these are other classes."""
+        if not isinstance(data, ForeignData) or self.classes is not None or self.group_by is not None:
+            return self
+        known: dict[str, Any] = {
+            "num_classes": data.num_classes,
+            "class_names": data.class_names,
+            "train_counts": data.class_counts,
+        }
+        return replace(self, **{name: value for name, value in known.items() if getattr(self, name) is None})
+
+    def prepare(self, data: Any) -> Samples:
+        """Read and describe samples before there is a model.
+
+        Args:
+            data: as :class:`Objective` takes it.
+
+        Returns:
+            The samples, in the precision in which the data has them.
+
+        Raises:
+            UserError: labels of an unknown number of classes, and whatever else :class:`Objective` refuses.
+        """
+        told = self.completed_by(data)
+        table = told.read(data)
+        if told.num_classes is None and told.class_names is not None:
+            told = replace(told, num_classes=len(told.class_names))
+        if are_labels(table.y) and told.num_classes is None and told.classes is None and told.group_by is None:
+            raise UserError("labels alone do not say how many classes there are: give num_classes= or class_names=")
+        return told.samples(table)
+
+    def read(self, data: Any, dtype: torch.dtype = torch.float64, takes: Collection[str] = ()) -> Table:
+        """Read inputs and targets in the precision in which the data has them.
+
+        Args:
+            data: as :class:`Objective` takes it, or :class:`Samples`.
+            dtype: of the model, which must hold integers beside real inputs exactly.
+            takes: names of the model's arguments, which tell inputs from other entries of a dict.
+
+        Raises:
+            UserError: data of another kind, or words about prepared samples, which have their own.
+        """
+        prepared = isinstance(data, Samples)
+        told = [f"{field.name}=" for field in fields(self) if getattr(self, field.name) is not None]
+        if prepared and told:
+            raise UserError(f"{', '.join(told)}: prepared Samples have their own, leave them out")
+        inputs, y = data.tensors if prepared else read_samples(data, self.batch, takes, self.class_names)
+        x, layout = pack(inputs, dtype)
+        x, y = (t.clone() if t.is_inference() else t for t in (x, y))
+        if isinstance(data, Samples):
+            return replace(data, x=x, y=y, layout=layout)
+        weights = data.weights if isinstance(data, ForeignData) else torch.ones(len(y))
+        return Table(x, y, weights, layout, Content.of(data, x, self.names, self.mean, self.std))
+
+    def samples(
+        self, table: Table, outputs: Sequence[int] | None = None, dtype: torch.dtype | None = None, ce: bool = False
+    ) -> Samples:
+        """Add classes, names, weights and groups to what was read, in the precision of a model.
+
+        Args:
+            table: what :meth:`read` returned; samples that were prepared keep their classes, weights and groups.
+            outputs: shape of the model's outputs for some samples, of which the width may tell the number of classes;
+                None where there is no model yet.
+            dtype: the model's; None keeps all precisions.
+            ce: whether the loss is cross-entropy, which takes labels and probabilities alone.
+
+        Raises:
+            UserError: targets that the loss does not take, classes out of range, or names, weights or groups that do
+                not fit them.
+        """
+        y = table.y.cpu() if dtype is None else plain_targets(table.y, dtype)
+        if ce and outputs is not None:
+            y = cross_entropy_targets(table.y.cpu(), outputs)
+        x = table.x.to(dtype) if table.x.is_floating_point() else table.x
+        weights = table.weights if self.weights is None else torch.as_tensor(self.weights)
+        weights = weights.cpu().to(dtype)
+        if isinstance(table, Samples):
+            return replace(table, x=x, y=y, weights=weights)
+        names = None if self.class_names is None else tuple(self.class_names)
+        found = classes_of(
+            table.tensors[0],  # as they were given: rounded to the model's precision they might fall into other classes
+            y,
+            outputs[1] if outputs is not None and len(outputs) == 2 else None,
+            num_classes=self.num_classes,
+            classes=self.classes,
+            group_by=self.group_by,
+            class_names=names,
+        )
+        names = names or found.names or tuple(str(c) for c in range(found.number))
+        if len(names) != found.number:
+            raise UserError(
+                f"{len(names)} class_names and {number_of(found.number)}: give one for each"
+                + (", and say with classes= or group_by= which samples are whose" if found.source == "none" else "")
+            )
+        groups = grouping(self.train_counts, self.groups, names)
+        weighted = self.weights is not None
+        return Samples(
+            x, y, weights, table.layout, table.content, found.index, names, found.source, weighted, **groups
+        )  # fmt: skip

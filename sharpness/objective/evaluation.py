@@ -1,0 +1,95 @@
+"""Evaluation of an objective at many points of parameter space."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sharpness.engine import (
+    ClassSums,
+    Evaluation,
+    Untraceable,
+    WeightedBatch,
+    buffers_kept,
+    class_sums,
+    even_batch,
+    full_precision,
+    memory_budget,
+    require_eval,
+)
+from sharpness.errors import UserError
+
+if TYPE_CHECKING:
+    from sharpness.objective.objective import Objective
+
+logger = logging.getLogger("sharpness")
+
+
+def evaluation(objective: Objective, precision: str | None = None) -> Callable[[Tensor | None], ClassSums]:
+    """Make the function of :meth:`Objective.evaluation`: from a trace of the model where there is one, else in place.
+
+    Raises:
+        UserError: another precision.
+    """
+    require_eval(objective.model)
+    if precision not in (None, objective.precision) and (precision, objective.precision) != ("bfloat16", "float32"):
+        raise UserError(f"precision={precision!r}, but the model is in {objective.precision}: convert the model")
+    dtype = torch.bfloat16 if precision == "bfloat16" else objective.dtype
+    largest = 2 * objective._largest_batch * objective.dtype.itemsize // dtype.itemsize  # no graph, and smaller numbers
+    size = objective.batch_size or even_batch(len(objective.y), largest, objective.device)
+    batches = list(zip(objective.x.split(size), objective.y.split(size), objective.weights.split(size), strict=True))
+    if objective.batchnorm == "eval":
+        try:
+            budget = memory_budget(objective.device, objective.memory)
+            with buffers_kept(objective.model):
+                return Evaluation(
+                    objective._outputs,
+                    objective.parameters,
+                    objective.loss_function,
+                    objective.classes,
+                    objective.num_classes,
+                    objective._answers,
+                    batches,
+                    dtype,
+                    budget,
+                )
+        except Untraceable as error:
+            logger.info("evaluation: the model itobjective, point by point (%s)", error)
+    return _in_place(objective, batches, dtype)
+
+
+def _in_place(
+    objective: Objective, batches: list[WeightedBatch], dtype: torch.dtype
+) -> Callable[[Tensor | None], ClassSums]:
+    """Move the model itobjective to every point; autocast serves bfloat16, which a trace rounds to by itobjective."""
+    layout = torch.channels_last if _takes_channels_last(objective) else torch.preserve_format
+
+    def forward(x: Tensor) -> Tensor:
+        with torch.autocast(objective.device.type, torch.bfloat16, enabled=dtype is torch.bfloat16):
+            return objective._forward(x.to(memory_format=layout)).to(objective.dtype)
+
+    @full_precision()
+    def evaluate(displacement: Tensor | None) -> ClassSums:
+        if displacement is None:
+            displacement = torch.zeros(objective.num_parameters)
+        moved = ((x.to(objective.device), y.to(objective.device), a.to(objective.device)) for x, y, a in batches)
+        with objective.at(displacement):
+            return class_sums(
+                forward, moved, objective.loss_function, objective.classes, objective.num_classes, objective._answers
+            )
+
+    return evaluate
+
+
+@torch.no_grad()
+def _takes_channels_last(objective: Objective) -> bool:
+    """Whether the model runs on inputs in that memory layout: a ``view`` inside it may not."""
+    x = objective._first(2)
+    try:
+        return x.ndim == 4 and objective._forward(x.to(memory_format=torch.channels_last)) is not None
+    except RuntimeError:
+        return False

@@ -1,0 +1,60 @@
+"""First call of a model and a loss on a few samples: errors of either name what to correct."""
+
+from __future__ import annotations
+
+import inspect
+
+from torch import Tensor, nn
+
+from sharpness.data import Layout, told_of
+from sharpness.engine import PerSampleLoss, buffers_kept, fastest_batch, first_line, require_one_each
+from sharpness.errors import UserError
+
+
+def argument_names(model: nn.Module) -> tuple[str, ...]:
+    """List the names of what the model's forward pass takes."""
+    try:
+        return tuple(inspect.signature(model.forward).parameters)
+    except (TypeError, ValueError):
+        return ()
+
+
+def largest_batch(model: nn.Module, x: Tensor, layout: Layout | None, name: str) -> int:
+    """Call a model on one sample, and choose the size of batches by its activations.
+
+    Args:
+        model: called on x.
+        x: one input, shape (1, ...).
+        layout: of several inputs packed into one.
+        name: of the model, for the error.
+
+    Raises:
+        UserError: the model does not take the input.
+    """
+    try:
+        with buffers_kept(model):
+            return fastest_batch(model, x)
+    except Exception as error:
+        parts = [x] if layout is None else layout.unpack(x)
+        shapes = " and ".join(str(tuple(part.shape)) for part in parts)
+        raise UserError(
+            f"{name} raised {first_line(error)} on inputs of shape {shapes}: check size, channels and layout"
+        ) from error
+
+
+def first_losses(loss: PerSampleLoss, outputs: Tensor, y: Tensor) -> Tensor:
+    """Compute the losses of the first samples, with their graph.
+
+    Raises:
+        UserError: the loss does not take outputs and targets as they are, or is not one value per sample.
+    """
+    try:
+        values = loss(outputs, y)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"the loss raised {first_line(error)} on outputs of shape {tuple(outputs.shape)} and targets "
+            f"{told_of(y)}: let it convert them, such as t.to(u), or give targets of the dtype that it takes"
+        ) from error
+    return require_one_each(values, outputs, y)

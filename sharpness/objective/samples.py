@@ -1,0 +1,213 @@
+"""Samples with their classes, weights and groups, as an objective takes the mean of a loss over them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sharpness.data import CONVENTION, Content, Inputs, Layout, SampleIdentity, named_groups, training_counts
+from sharpness.errors import UserError
+
+Groups = Mapping[str, Sequence[int | str]] | str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Inputs and targets as they were read, before it is known how many classes there are.
+
+    Attributes:
+        x: (n, ...) inputs; several inputs of a model packed into columns.
+        y: (n, ...) targets.
+        weights: (n,) the a_i, positive.
+        layout: where each of several inputs is in ``x``; None of a single one.
+        content: what tells the samples apart.
+
+    Raises:
+        UserError: weights that are not positive, or not one for each sample.
+    """
+
+    x: Tensor
+    y: Tensor
+    weights: Tensor
+    layout: Layout | None
+    content: Content
+
+    def __post_init__(self) -> None:
+        if self.weights.shape != (len(self.y),) or not bool((self.weights > 0).all()):
+            raise UserError(f"weights must be positive, one for each of the {len(self.y)} samples")
+
+    @property
+    def tensors(self) -> tuple[Inputs, Tensor]:
+        """Inputs, in the form in which the model takes them, and targets."""
+        return self.x if self.layout is None else self.layout.as_given(self.x), self.y
+
+
+@dataclass(frozen=True, eq=False)
+class Samples(Table):
+    """Inputs and targets with the class of every sample, and what is known of the classes.
+
+    An :class:`Objective` makes them of its data, as ``objective.samples``, and takes them in place of data, for another
+    model or another loss: prepared once, the same for all. They never change: what chooses samples, or tells more of
+    them, returns others.
+
+    Attributes:
+        classes: (n,) int64 class indices.
+        class_names: (C,).
+        classes_from: ``"labels"``, ``"classes"``, ``"group_by"``, or ``"none"``: one class.
+        weighted: whether the weights were given, or made by a loss; a loss does not change such weights.
+        train_counts: (C,) training images of each class; None where they are not known.
+        groups: class indices of every group.
+        group_convention: by which training images make the groups; None where the groups were given.
+
+    >>> from sharpness.objective import Description, Objective
+    >>> samples = Description(class_names=("cat", "dog")).prepare((torch.eye(4), [0, 1, 1, 1]))
+    >>> samples.class_samples.tolist(), samples.restrict(1).y.tolist()
+    ([1, 3], [1, 1, 1])
+    >>> model = torch.nn.Linear(4, 2)
+    >>> Objective(model, samples).num_samples, Objective(model, samples.matched(1)).num_samples
+    (4, 2)
+    """
+
+    classes: Tensor
+    class_names: tuple[str, ...]
+    classes_from: str
+    weighted: bool
+    train_counts: np.ndarray | None
+    groups: dict[str, tuple[int, ...]]
+    group_convention: str | None
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.class_names)
+
+    @property
+    def num_samples(self) -> int:
+        """n."""
+        return len(self.y)
+
+    @cached_property
+    def class_samples(self) -> np.ndarray:
+        """Samples of each class, shape (C,)."""
+        return torch.bincount(self.classes, minlength=self.num_classes).numpy()
+
+    @cached_property
+    def class_weights(self) -> np.ndarray:
+        """Sum of the weights of each class's samples, shape (C,)."""
+        return torch.bincount(self.classes, self.weights.double(), self.num_classes).numpy()
+
+    @cached_property
+    def data_sha256(self) -> str:
+        """Of inputs, targets, weights, and classes that are not the labels, bit by bit: the key of unfinished work."""
+        digest = hashlib.sha256()
+        told = () if self.classes_from in ("labels", "none") else (self.classes,)
+        for t in (self.x, self.y, self.weights, *told):
+            digest.update(t.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def identity(self) -> SampleIdentity:
+        """Which samples these are, whatever their order and whatever they were normalised by."""
+        targets = None if self.classes_from == "labels" else self.y
+        return SampleIdentity.of(self.content, self.classes, self.weights, targets)
+
+    @property
+    def image_constants(self) -> dict[str, list[float]] | None:
+        """``mean`` and ``std`` of the inputs per channel; None where they are not known."""
+        mean, std = self.content.mean, self.content.std
+        return None if mean is None or std is None else {"mean": list(mean), "std": list(std)}
+
+    def indices(self, class_index: int | None) -> Tensor:
+        """Indices of the samples of a class, or of all samples.
+
+        Raises:
+            UserError: a class without samples.
+        """
+        if class_index is None:
+            return torch.arange(len(self.y))
+        if not 0 <= class_index < self.num_classes:
+            raise UserError(f"class {class_index} is outside 0..{self.num_classes - 1}")
+        indices = (self.classes == class_index).nonzero().squeeze(1)
+        if not len(indices):
+            raise UserError(f"class {class_index} has no samples here: there is no loss to probe")
+        return indices
+
+    def restrict(self, what: int | Sequence[int] | np.ndarray | Tensor) -> Samples:
+        """Keep the samples of a class (an int), or those at some indices.
+
+        Raises:
+            UserError: a class without samples, or no index.
+        """
+        if isinstance(what, int | np.integer):
+            kept = self.indices(int(what))
+        else:
+            kept = torch.as_tensor(what, dtype=torch.int64)
+            if not len(kept):
+                raise UserError("no samples were chosen: give at least one index")
+        x, y, weights, classes = (t[kept] for t in (self.x, self.y, self.weights, self.classes))
+        return replace(self, x=x, y=y, weights=weights, classes=classes, content=self.content.take(kept))
+
+    def matched(self, samples: int, seed: int = 0) -> Samples:
+        """Draw equally many samples of every class that has any, without replacement.
+
+        The same samples are drawn whatever their order, and whatever normalises them.
+
+        Args:
+            samples: of each class.
+            seed: of the draw.
+
+        Raises:
+            UserError: a class has fewer.
+        """
+        counts, digests = self.class_samples, self.identity.digests
+        if samples < 1 or bool(((counts > 0) & (counts < samples)).any()):
+            least = int(min(counts[counts > 0]))
+            name = self.class_names[int(np.flatnonzero(counts == least)[0])]
+            raise UserError(f"match_samples={samples}: give 1 to {least}, what class {name} has")
+        draw = np.random.default_rng(seed)
+        chosen = []
+        for c in np.flatnonzero(counts):
+            members = np.flatnonzero(self.classes.numpy() == c)
+            chosen.append(draw.choice(members[np.argsort(digests[members], kind="stable")], samples, replace=False))
+        return self.restrict(np.sort(np.concatenate(chosen)))
+
+    def in_order_of(self, other: Samples) -> Samples:
+        """Bring the samples into the order of others, which are the same; equal inputs are shared with them."""
+        if self is other or self.data_sha256 != other.data_sha256:
+            order = other.identity.order_of(self.identity)
+            return self if order is None else self.restrict(order)
+        return replace(self, x=other.x, content=other.content)  # one copy in memory for any number of models
+
+    def counted(self, train_counts: Sequence[int]) -> Samples:
+        """Set the training images per class, (C,), and groups by them where groups were not given.
+
+        Raises:
+            UserError: they are of other classes.
+        """
+        groups = self.group_convention or self.groups or None
+        return replace(self, **grouping(train_counts, groups, self.class_names))
+
+    def weighed_by(self, loss: Any) -> Samples:
+        """Multiply the weights by those of a loss that has a method ``weights(y)``, unless they are settled."""
+        of_loss = getattr(loss, "weights", None)
+        if self.weighted or not callable(of_loss):
+            return self
+        weights = self.weights * of_loss(self.y).cpu()
+        return replace(self, weights=weights.to(self.weights.dtype), weighted=True)
+
+
+def grouping(train_counts: Any, groups: Groups, class_names: Sequence[str]) -> dict[str, Any]:
+    """The three fields that tell of training images: these, and the groups that they make unless groups are given."""
+    counts = None if train_counts is None else training_counts(train_counts, len(class_names))
+    if groups is None and counts is not None:
+        groups = CONVENTION
+    convention = groups if isinstance(groups, str) else None
+    found = named_groups(groups, counts, class_names)
+    return {"train_counts": counts, "groups": found, "group_convention": convention}

@@ -1,0 +1,103 @@
+"""One measure of a result, by class and group, with its standard errors and intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sharpness.curvature import mean_interval_of
+
+#: Everything (None), a class (its index or name), or a group.
+Subset = str | int | None
+
+
+class Estimate(NamedTuple):
+    """A value with its standard error and the ends of its 95 % interval, NaN where these are not known: floats, or
+    arrays of one shape.
+    """
+
+    value: Any
+    standard_error: Any = np.nan
+    lower: Any = np.nan
+    upper: Any = np.nan
+
+
+def mean_of(classes: Sequence[Estimate], independent: bool = True) -> Estimate:
+    """The mean of estimates, such as those of a group's classes.
+
+    Errors and the sides of intervals add in squares where the estimates are independent, and plainly, which is a bound,
+    where they share random vectors.
+
+    >>> classes = Estimate(1.0, 3.0, -2.0, 4.0), Estimate(3.0, 4.0, -1.0, 7.0)
+    >>> mean_of(classes)
+    Estimate(value=2.0, standard_error=2.5, lower=-0.5, upper=4.5)
+    >>> mean_of(classes, independent=False)
+    Estimate(value=2.0, standard_error=3.5, lower=-1.5, upper=5.5)
+    """
+    if not classes:
+        return Estimate(np.nan)
+    values, errors, *ends = np.array(classes, dtype=float).T
+    if not independent:
+        return Estimate(*(float(numbers.mean()) for numbers in (values, errors, *ends)))
+    error = float(np.sqrt((errors**2).sum()) / len(errors))
+    return Estimate(float(values.mean()), error, *mean_interval_of(values, np.stack(ends)).tolist())
+
+
+class Estimates:
+    """One measure of a result: ``table["loss"].overall``, ``table["loss"].of("few")``, ``table["loss"].values``.
+
+    Values are floats, or arrays where a measure depends on more than the samples, such as the radius of a perturbation.
+
+    Args:
+        name: of the measure.
+        classes: C.
+        estimate: gives the estimate of all samples (None), a class (its index or name) or a group.
+    """
+
+    def __init__(self, name: str, classes: int, estimate: Callable[[Subset], Estimate]) -> None:
+        self.name, self._classes, self._estimate = name, classes, estimate
+
+    def of(self, subset: Subset = None) -> Any:
+        """The value of all samples, of a class by index or name, or of a group: the mean of its classes that have
+        samples.
+
+        Raises:
+            UserError: an unknown class or group.
+        """
+        return self._estimate(subset).value
+
+    def standard_error(self, subset: Subset = None) -> Any:
+        """The standard error of :meth:`of`, NaN where it is not known."""
+        return self._estimate(subset).standard_error
+
+    def interval(self, subset: Subset = None) -> tuple[Any, Any]:
+        """The ends of the 95 % interval of :meth:`of`, NaN where it is not known."""
+        return self._estimate(subset)[2:]
+
+    @property
+    def overall(self) -> Any:
+        """The value of all samples together."""
+        return self.of()
+
+    @property
+    def values(self) -> np.ndarray:
+        """The values of the classes, (C, ...)."""
+        return self._of_classes("value")
+
+    @property
+    def standard_errors(self) -> np.ndarray:
+        """Their standard errors, (C, ...)."""
+        return self._of_classes("standard_error")
+
+    @property
+    def intervals(self) -> np.ndarray:
+        """Lower and upper ends of their 95 % intervals, (2, C, ...)."""
+        return np.stack([self._of_classes("lower"), self._of_classes("upper")])
+
+    def _of_classes(self, part: str) -> np.ndarray:
+        return np.array([getattr(self._estimate(c), part) for c in range(self._classes)], dtype=float)
+
+    def __repr__(self) -> str:
+        return f"Estimates({self.name} of {self._classes} classes: .overall, .of(subset), .values, .standard_errors)"
