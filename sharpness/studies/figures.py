@@ -157,7 +157,8 @@ def make_figures(
     if tables:
         pictures["measures"] = (tables.plot(measure="all")[0].figure, tables.to_frame())
     if set(ENDS) <= set(settings.measures):
-        pictures["eigenvalues"] = (draw_curvature(tables, data.class_counts), None)  # those of the measures
+        ends = tables.to_frame().filter(regex="^(model|run|class|group|samples|lambda_.*)$")
+        pictures["eigenvalues"] = (draw_curvature(tables, data.class_counts), ends)
     if planes:
         pictures |= {
             "visualization_contours": (draw_planes(planes, tail, "filled"), drawn_numbers(planes, tail)),

@@ -9,6 +9,8 @@ from typing import Any
 
 from sharpness.errors import UserError
 from sharpness.objective import Objective
+from sharpness.probes import MEASURES
+from sharpness.probes.measures.registry import versions_of
 from sharpness.results import load_result
 
 logger = logging.getLogger("sharpness")
@@ -20,6 +22,7 @@ def measured(probe: Callable[..., Any], objective: Objective, label: str, path: 
     The file is reused if model, data and settings are those it was made with, and this version can read it.
     """
     wanted = {**objective.provenance(), "settings": repr(sorted(settings.items())), "label": label}
+    wanted |= versions_of(MEASURES.choose(name) for name in settings.get("measures", ()))
     found = _readable(path)
     if found is not None and all(found.provenance.get(k) == v for k, v in wanted.items()):
         return found

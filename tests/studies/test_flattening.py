@@ -62,7 +62,15 @@ def test_accuracy_and_sharpness_stand_side_by_side(study):
         ("CE", "none"), ("CE", "SAM"), ("LDAM-DRW", "none"), ("LDAM-DRW", "SAM"),
     ]  # fmt: skip
     shown = made.text.splitlines()[0]
-    named = ("accuracy", "accuracy few", "lambda_max", "lambda_max tail", "random_rise", "random_rise tail", "worst_rise")
+    named = (
+        "accuracy",
+        "accuracy few",
+        "lambda_max",
+        "lambda_max tail",
+        "random_rise",
+        "random_rise tail",
+        "worst_rise",
+    )
     assert all(f"| {c} |" in shown for c in named)
     assert "of cross-entropy on training images, 2 of every class at most" in " ".join(made.text.split())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 from typing import Any
@@ -160,3 +160,8 @@ def chosen_measures(names: str | Sequence[Any] | None) -> list[Measure]:
         raise UserError(f"no measures: choose some of {', '.join(MEASURES)}")
     order = list(MEASURES)
     return sorted({measure.name: measure for measure in found}.values(), key=lambda m: order.index(m.name))
+
+
+def versions_of(measures: Iterable[Measure]) -> dict[str, str]:
+    """What a provenance says of the code of measures that are not built in."""
+    return {f"version of {measure.name}": measure.version for measure in measures if measure.version}

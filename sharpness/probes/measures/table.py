@@ -23,7 +23,7 @@ from sharpness.probes.measures.column import Column, Subject
 from sharpness.probes.measures.extreme_eigenvalues import Lanczos
 from sharpness.probes.measures.measure import Measure, Passes
 from sharpness.probes.measures.random_rise import RandomDirections
-from sharpness.probes.measures.registry import MEASURES, chosen_measures
+from sharpness.probes.measures.registry import MEASURES, chosen_measures, versions_of
 from sharpness.probes.measures.trace import Hutchinson
 from sharpness.probes.measures.worst_rise import Ascent
 from sharpness.probes.shared.as_objective import as_objective, labelled_checkpoints
@@ -215,7 +215,7 @@ def _measure_one(
     numbers: dict[str, Any] = {"measures": list(names)}
     for chosen in settings.values():
         numbers |= asdict(chosen)
-    numbers |= {f"version of {measure.name}": measure.version for measure in settings if measure.version}
+    numbers |= versions_of(settings)
     fields = common_fields(subject, probe="measure", **numbers)
     key = {**fields["provenance"], "groups": subject.groups, "names": subject.class_names, "train": counts.tolist()}
     stored = _stored(folder, {**key, "label": label, "run": run, "value": f"{base.mean:.4g}"})
