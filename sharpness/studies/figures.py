@@ -155,7 +155,7 @@ def make_figures(
         "visualization_lines": (draw_lines(lines, tail), lines.to_frame()),
     }
     if tables:
-        pictures["measures"] = (tables.plot(measure="all")[0].figure, tables.to_frame())
+        pictures["measure"] = (tables.plot(measure="all")[0].figure, tables.to_frame())
     if set(ENDS) <= set(settings.measures):
         ends = tables.to_frame().filter(regex="^(model|run|class|group|samples|lambda_.*)$")
         pictures["eigenvalues"] = (draw_curvature(tables, data.class_counts), ends)

@@ -32,7 +32,7 @@ def result(folder, method, seed, name):
 def test_every_picture_has_a_pdf_a_png_and_its_numbers(drawn):
     _, folder, figures = drawn
     names = {p.name for p in figures.files}
-    for picture in ("motivation", "measures", "eigenvalues", "visualization_lines", "visualization_contours"):
+    for picture in ("motivation", "measure", "eigenvalues", "visualization_lines", "visualization_contours"):
         assert {f"{picture}.pdf", f"{picture}.png", f"{picture}.csv"} <= names
     assert {
         "visualization_surfaces.pdf",
