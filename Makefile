@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-faults matrix lint bench bench-gpu gallery notebooks clean
+.PHONY: demo test test-slow test-faults test-lowest test-newest matrix lint bench bench-gpu gallery notebooks clean
 
 demo: .venv/installed
 	$(BIN)/sharpness demo
@@ -15,6 +15,13 @@ test-slow: .venv/installed
 
 matrix: .venv/installed
 	tests/matrix.sh
+
+# For maintainers: the tests with the lowest versions that setup.cfg allows, and with the newest of everything.
+test-lowest: .venv-lowest/installed
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 --dist worksteal
+
+test-newest: .venv-newest/installed
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n 2 --dist worksteal
 
 # A thousand hostile files and a hundred faults of every long command, where `make test` tries a few of each.
 test-faults: .venv/installed
@@ -51,6 +58,17 @@ notebooks: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@
 
+.venv-lowest/installed: setup.cfg constraints-lowest.txt
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[test]'
+	touch $@
+
+.venv-newest/installed: setup.cfg
+	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade torch
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -e '.[test]'
+	touch $@
+
 # The peers that the benchmarks compare with, without what they depend on: that would replace torch.
 .venv-bench/installed: setup.cfg constraints.txt benchmarks/peers.txt
 	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
@@ -60,4 +78,4 @@ notebooks: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-bench runs out build *.egg-info
+	rm -rf .venv .venv-bench .venv-lowest .venv-newest runs out build *.egg-info

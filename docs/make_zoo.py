@@ -9,6 +9,7 @@ test set in float32 (``$SHARPNESS_DATA`` names the folder of the CIFAR files), w
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import sharpness
@@ -30,16 +31,14 @@ def main() -> None:
         checkpoint = sharpness.load_checkpoint(run)
         objective = sharpness.checkpoint_objective(checkpoint, split="test")
         row = accuracy_row(objective.evaluate(), checkpoint.load_data(split="test"))
-        manifest, trained = dict(checkpoint.manifest), checkpoint.manifest["training"]
-        note = NOTE.format(precision=trained["precision"], before=manifest["accuracy"]["accuracy"])
-        manifest |= {
-            "accuracy": {k: v for k, v in row.items() if k.startswith("accuracy")},
-            "notes": [*manifest["notes"], note],
-        }
-        save_checkpoint(FOLDER / f"{manifest['method']}.safetensors", checkpoint.model, manifest)
+        manifest, trained = checkpoint.manifest, checkpoint.manifest.training
+        note = NOTE.format(precision=trained["precision"], before=manifest.accuracy["accuracy"])
+        recorded = {k: v for k, v in row.items() if k.startswith("accuracy")}
+        manifest = replace(manifest, accuracy=recorded, notes=[*manifest.notes, note])
+        save_checkpoint(FOLDER / f"{manifest.method}.safetensors", checkpoint.model, manifest)
         numbers = " | ".join(f"{100 * row[f'accuracy{group}']:.2f}" for group in ("", "_many", "_medium", "_few"))
         epochs = " + ".join(map(str, trained["epochs"]))
-        rows.append(f"| {manifest['method']} | {numbers} | {epochs} epochs, seed {trained['seed']}, "
+        rows.append(f"| {manifest.method} | {numbers} | {epochs} epochs, seed {trained['seed']}, "
                     f"{trained['precision']}, {trained['device']}, torch {trained['torch']} |\n")  # fmt: skip
         print(rows[-1], end="", flush=True)
     print(HEADER + "".join(rows))

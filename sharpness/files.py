@@ -6,7 +6,8 @@ import errno
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -58,11 +59,37 @@ def write_archive(content: Any, path: Path) -> None:
         with partial.open("wb") as file:
             opened = _Remembering(file)
             try:
-                torch.save(content, opened)  # type: ignore[arg-type]
+                torch.save(_with_shared_strings(content), opened)  # type: ignore[arg-type]
             except Exception as error:
                 raise opened.error or error from None
             if opened.error:
                 raise opened.error
+
+    write_atomically(path, write)
+
+
+def _with_shared_strings(content: Any) -> Any:
+    """The same dicts, lists and tuples with one object for equal strings.
+
+    A pickle refers to a string that it has seen before by its identity: a key of a resumed run's history, read from a
+    file, would make other bytes than the same key of a run that was never interrupted.
+    """
+    if type(content) is str:
+        return sys.intern(content)
+    if type(content) is dict:
+        return {_with_shared_strings(key): _with_shared_strings(value) for key, value in content.items()}
+    if type(content) in (list, tuple):
+        return type(content)(map(_with_shared_strings, content))
+    return content
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write an ``.npz`` file of plain arrays."""
+    import numpy as np
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
 
     write_atomically(path, write)
 
@@ -86,8 +113,8 @@ def refusal(what: str, error: OSError) -> SystemRefusal:
         errno.EMFILE: "allow more open files (ulimit -n)",
     }
     remedy = remedies.get(error.errno or 0)
-    told = error.strerror or str(error) or type(error).__name__
-    return SystemRefusal(": ".join([what, told, *([remedy] if remedy else [])]))
+    reason = error.strerror or str(error) or type(error).__name__
+    return SystemRefusal(": ".join([what, reason, *([remedy] if remedy else [])]))
 
 
 def remove_abandoned(folder: Path, name: str | None = None) -> None:
@@ -109,7 +136,7 @@ def remove_abandoned(folder: Path, name: str | None = None) -> None:
 
 
 def is_partial(found: str, name: str | None = None) -> bool:
-    """Whether a file of this name is one that is being written, of ``name`` or of any other.
+    """True if a file of this name is a partial one, of ``name`` or of any file.
 
     >>> is_partial(".run.json.4711.part"), is_partial(".a.csv.1-2.part", "a.csv"), is_partial("movie.part")
     (True, True, False)
@@ -179,7 +206,7 @@ def _partial(path: Path) -> Iterator[Path]:
 
 
 def _at_work(partial: str) -> bool:
-    """Whether the process that a partial file names may be about to lock it."""
+    """True if the process that a partial file names may be about to lock it."""
     number = int(partial.removesuffix(".part").rpartition(".")[2].partition("-")[0])
     if number == os.getpid():
         return False

@@ -88,7 +88,7 @@ class Registry(MutableMapping[str, T], Generic[T]):
         return thing
 
     def label(self, name: str) -> str:
-        """How figures and tables spell a name; an unknown one as it is."""
+        """The label of a name in figures and tables; an unknown name itself."""
         if name not in self._labels and name in self:
             self[name]
         return self._labels.get(name, name)

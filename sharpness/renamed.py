@@ -5,12 +5,11 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 from sharpness.errors import UserError
 
-P = ParamSpec("P")
-R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def warn_renamed(old: str, new: str) -> None:
@@ -20,7 +19,7 @@ def warn_renamed(old: str, new: str) -> None:
     warnings.warn(f"{old} is now {new}: the old name goes with the next version", FutureWarning, stacklevel=3)
 
 
-def renamed_arguments(**new_names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def renamed_arguments(**new_names: str) -> Callable[[F], F]:
     """Take keyword arguments by their old names as well.
 
     Args:
@@ -41,9 +40,9 @@ def renamed_arguments(**new_names: str) -> Callable[[Callable[P, R]], Callable[P
     'mean(runs=) is now mean(draws=): the old name goes with the next version'
     """
 
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+    def decorate(function: F) -> F:
         @functools.wraps(function)
-        def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
             for old in new_names.keys() & kwargs.keys():
                 new, name = new_names[old], function.__name__
                 if new in kwargs:
@@ -52,7 +51,7 @@ def renamed_arguments(**new_names: str) -> Callable[[Callable[P, R]], Callable[P
                 kwargs[new] = kwargs.pop(old)
             return function(*args, **kwargs)
 
-        return wrapped
+        return cast(F, wrapped)
 
     return decorate
 

@@ -3,7 +3,7 @@
 #
 #   tests/matrix.sh [arguments of pytest]      such as  tests/matrix.sh tests/engine -k fusion
 #
-# One line a combination; what failed follows it, and the exit code is then 1. About 40 minutes on two cores.
+# One line a combination; what failed follows it, and the exit code is then 1. An hour and a half on two idle cores.
 # A word on the levels: those of ATen are torch's own kernels, those of oneDNN convolutions and matrix products.
 # Others are given as  ISAS="AVX512_CORE AVX512_CORE_BF16" tests/matrix.sh.
 set -uo pipefail

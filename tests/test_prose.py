@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "sharpness"
 #: Rooms, or files, whose prose is held to both rules.
-ROOMS = ["curvature", "engine", "flattening", "steps"]
+ROOMS = ["cli", "curvature", "engine", "flattening", "methods", "models", "steps", "training"]
 RIDDLES = {"What", "Whether", "How", "Where", "Which", "Who", "When"}
 LONG = 25
 Function = ast.FunctionDef | ast.AsyncFunctionDef

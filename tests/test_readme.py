@@ -1,4 +1,4 @@
-"""What the README tells a newcomer to type works as it stands."""
+"""What the README and the pages of `docs/` tell a newcomer to type works as it stands."""
 
 import inspect
 import re
@@ -15,41 +15,54 @@ from sharpness.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+METHODS_PAGE = (ROOT / "docs/methods.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 #: Pages, and the files of which they show the first table.
 TABLES = [
     ("README.md", "figures/demo/summary.md"),
-    ("README.md", "figures/cifar10-lt/summary.md"),
-    ("README.md", "benchmarks/landscape.txt"),
+    ("docs/studies.md", "figures/cifar10-lt/summary.md"),
+    ("docs/python.md", "benchmarks/landscape.txt"),
     ("docs/landscapes.md", "benchmarks/landscape.txt"),
     ("docs/landscapes.md", "benchmarks/adaptive.txt"),
     ("docs/theory.md", "benchmarks/theory.txt"),
 ]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, page: Path) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
 
 
 def test_the_python_examples_run_in_order(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), names)
+    for page in (ROOT / "README.md", ROOT / "docs/python.md"):
+        for block in blocks("python", page):
+            exec(compile(block, page.name, "exec"), names)
     assert len(names["table"].to_frame()) == 14
     assert names["plane"].class_losses.shape == (10, 11, 11)
     assert names["surface"].class_losses.shape == (10, 51, 51)
 
 
-@pytest.mark.parametrize("row", [r for b in blocks("sh") for r in b.splitlines() if r.startswith("sharpness ")])
+@pytest.mark.parametrize(
+    "row",
+    [
+        row
+        for page in PAGES
+        for block in blocks("sh", page)
+        for row in block.replace("\\\n", " ").splitlines()
+        if row.startswith("sharpness ")
+    ],
+)
 def test_every_command_line_parses(row):
     words = shlex.split(row, comments=True)[1:]
     command = cli.commands[words[0]]
     command.make_context(words[0], words[1:])
 
 
-def test_every_picture_and_page_exists():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_picture_and_page_exists(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
 @pytest.mark.parametrize(("page", "source"), TABLES)
@@ -83,13 +96,12 @@ def test_the_costs_of_steps_are_those_of_the_benchmark():
         for p in ("float32", "bfloat16")
     ]
     steps = [step for step in tables[0] if not step.startswith(("step", "---"))]
-    assert len(steps) > 10 and all(f"| {s} | {tables[0][s]} | {tables[1][s]} |" in README for s in steps)
+    assert len(steps) > 10 and all(f"| {s} | {tables[0][s]} | {tables[1][s]} |" in METHODS_PAGE for s in steps)
 
 
 def table(first: str) -> list[list[str]]:
     """Cells of the rows of the table of methods or operations, whose first heading is ``first``."""
-    section = README[README.index("## Methods") :]
-    rows = section[section.index(f"\n| {first} |") :].strip().split("\n\n")[0].splitlines()[2:]
+    rows = METHODS_PAGE[METHODS_PAGE.index(f"\n| {first} |") :].strip().split("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
 
 
@@ -98,7 +110,7 @@ def test_the_tables_have_every_method_and_operation_with_file_and_command(first,
     rows = table(first)
     assert sorted(row[0].strip("`") for row in rows) == sorted(known)
     for name, _, file, _, _, command in rows:
-        assert inspect.getsourcefile(known[name.strip("`")]).endswith(re.search(r"\((.*)\)", file)[1])
+        assert inspect.getsourcefile(known[name.strip("`")]).endswith(re.search(r"\(../(.*)\)", file)[1])
         _, *words = shlex.split(command.strip("`"))
         context = cli.commands[words[0]].make_context(words[0], words[1:])
         asked = [context.params["method"], *(build_operation(o).__class__ for o in [context.params["flatten"]] if o)]

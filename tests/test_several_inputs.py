@@ -100,7 +100,7 @@ def test_the_hessian_is_the_dense_one(way):
 
 PROBES = {
     "eigenvalues per class": lambda o: sharpness.eigenvalues(o, per_class=True).values,
-    "trace": lambda o: sharpness.trace(o, probes=3).values,
+    "trace": lambda o: sharpness.trace(o, draws=3).values,
     "density": lambda o: sharpness.spectral_density(o).to_frame().select_dtypes("number"),
     "line": lambda o: sharpness.line(o, (-1, 1, 5)).class_losses,
     "plane": lambda o: sharpness.plane(o, (-1, 1, 3), (-1, 1, 3), adaptive=None).losses,

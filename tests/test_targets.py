@@ -205,7 +205,7 @@ PROBES = {
     "eigenvalues with intervals": lambda o: sharpness.eigenvalues(o, bootstrap=200),
     "eigenvalues per layer": lambda o: sharpness.eigenvalues(o, per_layer=True, per_class=True),
     "trace": lambda o: sharpness.trace(o, per_class=True, bootstrap=200),
-    "density": lambda o: sharpness.spectral_density(o, per_class=True, runs=2, steps=10),
+    "density": lambda o: sharpness.spectral_density(o, per_class=True, draws=2, steps=10),
     "line": lambda o: sharpness.line(o, (-1, 1, 5)),
     "plane": lambda o: sharpness.plane(o, (-1, 1, 7), (-1, 1, 7), adaptive=0.05),
     "random perturbation": lambda o: sharpness.random_perturbation(o, draws=2),

@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from sharpness.checkpoints.heads import HeadReading, reread
+from sharpness.checkpoints.find import FOLDERS, usual_files
+from sharpness.checkpoints.heads import reread
+from sharpness.checkpoints.manifest import Manifest
 from sharpness.data import LongTail, LongTailData, load_data
+from sharpness.data.class_orders import check_class_order
 from sharpness.errors import UserError
 from sharpness.models import Classifier
-
-#: File names that say nothing about the model; its folder does.
-_USUAL_NAMES = ("ckpt", "model_best", "current", "last", "best", "final_model_checkpoint", "latest_model_checkpoint")
 
 
 @dataclass(frozen=True)
@@ -23,25 +23,20 @@ class Checkpoint:
 
     Attributes:
         model: in eval mode; returns calibrated logits (n, C).
-        manifest: plain values. Ours hold ``model`` (architecture, head, scale, ...), ``normalization`` (mean, std),
-            ``longtail`` (data set, subset recipe, class counts, ...), ``method``, ``options``, ``loss``,
-            ``training`` (epochs, seed, ...) and ``accuracy``. Those of foreign files hold ``family``, ``model``,
-            ``head_layout``, ``stage``, ``prefix``, ``epoch``, ``accuracy``, ``class_order``, ``dataset``,
-            ``normalization``, ``subset``, ``unused_parameters`` and ``notes``; what is not known is None.
-            ``head_readings`` are the kinds that the head may have, the one taken first, where the file leaves it open.
+        manifest: what is known of it, see :class:`~sharpness.checkpoints.Manifest`.
         path: where it was read from.
         sha256: of the file.
     """
 
     model: nn.Module
-    manifest: dict[str, Any]
+    manifest: Manifest
     path: str
     sha256: str
 
     @property
     def is_foreign(self) -> bool:
-        """Whether somebody else's code wrote the file."""
-        return "family" in self.manifest
+        """True if the file was written by other code than ours."""
+        return self.manifest.family is not None
 
     @property
     def longtail(self) -> LongTail:
@@ -50,23 +45,25 @@ class Checkpoint:
         Raises:
             UserError: the file does not record it.
         """
-        if "longtail" not in self.manifest:
+        if self.manifest.longtail is None:
             raise UserError(f"{self.path} does not record its training set: pass data=, a data set name or (x, y)")
-        return LongTail.from_dict(self.manifest["longtail"])
+        return self.manifest.longtail
 
     @property
     def label(self) -> str:
         """A short name for tables and legends."""
-        given = self.manifest.get("label") or self.manifest.get("method")
+        given = self.manifest.label or self.manifest.method
         path = Path(self.path)
-        if not given and self.is_foreign and path.name.split(".")[0] in _USUAL_NAMES:
+        # A usual name says nothing about the model; its folder does.
+        usual = {"best", *(name.split(".")[0] for name in usual_files())}
+        if not given and self.is_foreign and path.name.split(".")[0] in usual:
             folder = path.resolve().parent
-            given = folder.parent.name if folder.name in ("ckps", "checkpoint") else folder.name
+            given = folder.parent.name if folder.name in FOLDERS else folder.name
         return str(given or path.stem)
 
     def readings(self) -> dict[str, Checkpoint]:
         """The same checkpoint with its head read as the file allows it, by reading; empty where it is settled."""
-        found = [HeadReading(**reading) for reading in self.manifest.get("head_readings", ())]
+        found = self.manifest.head_readings
         if not found or not isinstance(self.model, Classifier):
             return {}
         square = len({reading.layout for reading in found}) > 1
@@ -76,6 +73,19 @@ class Checkpoint:
             head = reread(self.model.head, found[0], reading, self.path)
             made[name] = replace(self, model=Classifier(self.model.backbone, head, self.model.spec).eval())
         return made
+
+    def in_class_order(self, kind: Any) -> Checkpoint:
+        """The same checkpoint, whose model numbers the classes as the caller says.
+
+        Args:
+            kind: as :func:`sharpness.data.class_order` takes it.
+
+        Raises:
+            UserError: no such order, or a file of ours, which records its classes.
+        """
+        if not self.is_foreign:
+            raise UserError(f"{self.path} is our own and complete: leave out class_order")
+        return replace(self, manifest=replace(self.manifest, class_order=check_class_order(kind)))
 
     def load_data(self, data_root: str | None = None, download: bool = False, split: str = "train") -> LongTailData:
         """The data it was trained on, rebuilt by the recorded recipe, and the matching test set.
@@ -94,7 +104,7 @@ class Checkpoint:
             data_root=data_root,
             download=download,
         )
-        if data.train.sha256() != self.manifest.get("data_sha256", data.train.sha256()):
+        if split != "test" and self.manifest.data_sha256 not in (None, data.train.sha256()):
             raise UserError(
                 f"{self.path} was trained on other images of {t.dataset} than the files here give: point --data-root "
                 "at the files it was trained on"

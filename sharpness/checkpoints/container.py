@@ -13,8 +13,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from sharpness.checkpoints.families.reading import is_state
+from sharpness.checkpoints.manifest import Manifest, Network
 from sharpness.checkpoints.networks import filled
-from sharpness.checkpoints.own_manifest import check_manifest
 from sharpness.checkpoints.safety import Tensors
 from sharpness.errors import UserError, choose, shown
 from sharpness.files import write_archive, write_atomically
@@ -26,7 +26,7 @@ VERSION = 1
 
 
 def save_checkpoint(
-    path: Path, model: nn.Module, manifest: dict[str, Any], weights: Mapping[str, Tensor] | None = None
+    path: Path, model: nn.Module, manifest: Mapping[str, Any], weights: Mapping[str, Tensor] | None = None
 ) -> None:
     """Write a checkpoint atomically; what serves training alone, ``model.auxiliary``, is left out.
 
@@ -34,16 +34,18 @@ def save_checkpoint(
         path: with the ending ``.safetensors`` it is a file of that kind, which holds the manifest as a text of its
             metadata; with any other one of ``torch.save``.
         model: must carry a ``spec`` (as :func:`build_model` makes it).
+        manifest: a :class:`Manifest`, or its plain values; of its network ``model`` says more.
         weights: what a model of that ``spec`` takes, if ``model`` is trained in another form.
     """
     given = model.state_dict() if weights is None else weights
     state = {
         name: value.detach().cpu().contiguous() for name, value in given.items() if not name.startswith("auxiliary.")
     }
+    plain = manifest.to_dict() if isinstance(manifest, Manifest) else manifest
     content = {
         "format": FORMAT,
         "version": VERSION,
-        "manifest": {**manifest, "model": model.spec.to_dict()},  # type: ignore[operator, union-attr]
+        "manifest": {**plain, "model": model.spec.to_dict()},  # type: ignore[operator, union-attr]
         "state_dict": state,
     }
     if path.suffix != ".safetensors":
@@ -65,7 +67,7 @@ def own_content(content: Any) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and content.get("format") == FORMAT else None
 
 
-def read_own(content: dict[str, Any], path: Path) -> tuple[nn.Module, dict[str, Any]]:
+def read_own(content: dict[str, Any], path: Path) -> tuple[nn.Module, Manifest]:
     """The model in eval mode and the manifest of a file that ``sharpness train`` wrote.
 
     Files of earlier versions have no checksum, and are believed as far as their entries fit together.
@@ -76,7 +78,7 @@ def read_own(content: dict[str, Any], path: Path) -> tuple[nn.Module, dict[str, 
     """
     version, manifest, state = (content.get(name) for name in ("version", "manifest", "state_dict"))
     if type(version) is not int:
-        raise UserError(f"{path} is damaged: its format version is {shown(reprlib.repr(version))}, not a whole number")
+        raise UserError(f"{path} is damaged: its format version is {shown(reprlib.repr(version))}, not an integer")
     if version > VERSION:
         raise UserError(f"{path} has format version {version}, this release reads {VERSION}: upgrade")
     if not isinstance(manifest, dict) or not is_state(state):
@@ -84,8 +86,8 @@ def read_own(content: dict[str, Any], path: Path) -> tuple[nn.Module, dict[str, 
     if not is_whole(content):
         raise UserError(f"{path} is damaged: it was altered afterwards: take 'checksum' out if you meant that")
     spec = _spec(manifest.get("model"), path)
-    check_manifest(manifest, path)
-    return filled(partial(build_model, **spec.to_dict()), state, str(path)).eval(), manifest
+    described = Manifest.from_dict(manifest, Network.of(spec), path)
+    return filled(partial(build_model, **spec.to_dict()), state, str(path)).eval(), described
 
 
 def _spec(given: Any, path: Path) -> ModelSpec:

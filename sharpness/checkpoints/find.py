@@ -1,4 +1,4 @@
-"""Which checkpoints a path stands for, told by what files begin with rather than by how their names end."""
+"""Search for checkpoints below a path, by the first bytes of files rather than by their suffixes."""
 
 from __future__ import annotations
 
@@ -7,22 +7,15 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sharpness.checkpoints.families import FAMILIES
 from sharpness.checkpoints.safety import LIMIT
 from sharpness.checkpoints.zoo import from_zoo
 from sharpness.errors import UserError, shown
 from sharpness.untrusted.refused import Refused
 from sharpness.untrusted.regular_files import open_regular
 
-#: What stands for a folder: our own, then what the families write, the best before the latest.
-USUAL_FILES = (
-    "last.pt",
-    "ckpt.best.pth.tar",
-    "model_best.pth.tar",
-    "final_model_checkpoint.pth",
-    "ckpt.pth.tar",
-    "current.pth.tar",
-    "latest_model_checkpoint.pth",
-)
+#: The file of a finished run of ours, and the folders in which families keep theirs.
+RESULT = "last.pt"
 FOLDERS = ("", "ckps", "checkpoint")
 
 #: How checkpoints usually end: what is wrong with such a file is told when it is read.
@@ -39,6 +32,17 @@ _NUMBERS = re.compile(r"[-_.=]?(epoch|ep|step|iter)?[-_=]?\d+[-_]?|epoch|step|it
 logger = logging.getLogger("sharpness")
 
 
+def usual_files() -> list[str]:
+    """Names of files that stand for their folder: our own, then each family's best weights, then the latest ones.
+
+    >>> usual_files()[0]
+    'last.pt'
+    """
+    written = [family.usual_files for family in FAMILIES.values() if family.usual_files]
+    ranks = range(max(map(len, written)))
+    return [RESULT, *dict.fromkeys(names[rank] for rank in ranks for names in written if rank < len(names))]
+
+
 def file_of(path: Path) -> Path:
     """The file that a path is, or that stands for a folder or for a model of the zoo.
 
@@ -47,10 +51,10 @@ def file_of(path: Path) -> Path:
     """
     path = from_zoo(path)
     if path.is_dir():
-        places = (path / inner / name for inner in FOLDERS for name in USUAL_FILES)
-        path = next((place for place in places if place.is_file()), path / "last.pt")
+        places = (path / inner / name for inner in FOLDERS for name in usual_files())
+        path = next((place for place in places if place.is_file()), path / RESULT)
     if not path.is_file():
-        raise UserError(f"no checkpoint at {path}: give the path of a file, or a folder with a last.pt in it")
+        raise UserError(f"no checkpoint at {path}: give the path of a file, or a folder with a {RESULT} in it")
     return path
 
 
@@ -106,10 +110,10 @@ class _Search:
         except OSError as error:
             self.unread.append(f"{shown(str(folder), 160)} ({error.strerror})")
             return []
-        usual = next((name for name in USUAL_FILES if (folder / name).is_file()), None)
+        usual = next((name for name in usual_files() if (folder / name).is_file()), None)
         found: list[Path] = []
         for entry in entries:
-            if entry.name.startswith(".") or (usual == USUAL_FILES[0] and entry.name in INSIDE):
+            if entry.name.startswith(".") or (usual == RESULT and entry.name in INSIDE):
                 continue
             if entry.is_dir():
                 found += self.below(entry)
@@ -159,7 +163,7 @@ class _Search:
 
 
 def _begins_like_one(start: bytes, size: int) -> bool:
-    """Whether a file of ``size`` bytes begins like an archive or pickle of ``torch.save``, or like safetensors."""
+    """True if a file of ``size`` bytes begins like an archive or pickle of ``torch.save``, or like safetensors."""
     if start[:4] == b"PK\x03\x04":
         name = start[30 : 30 + int.from_bytes(start[26:28], "little")]
         return name.endswith((b"/data.pkl", b"/constants.pkl", b"/version", b"/byteorder")) or b"/data/" in name
@@ -170,16 +174,14 @@ def _begins_like_one(start: bytes, size: int) -> bool:
 
 
 def _of_one_run(name: str) -> bool:
-    """Whether a file beside one of a usual name is of the same run: another usual name, or that of an epoch.
+    """True if a file beside one of a usual name is of the same run: another usual name, or that of an epoch.
 
     >>> [_of_one_run(name) for name in ("12_ckpt.pth.tar", "epoch_3.pth", "model-20.pt", "resnet32.t7")]
     [True, True, True, False]
     """
-    plain = _NUMBERS.sub("", name)
+    plain, usual = _NUMBERS.sub("", name), usual_files()
     stem = plain.partition(".")[0]
-    return (
-        name in USUAL_FILES or plain in USUAL_FILES or (plain != name and stem in ("", "ckpt", "checkpoint", "model"))
-    )
+    return name in usual or plain in usual or (plain != name and stem in ("", "ckpt", "checkpoint", "model"))
 
 
 def _some(found: list[Path] | list[str]) -> str:

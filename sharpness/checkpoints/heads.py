@@ -33,10 +33,10 @@ _LARGEST_LOGARITHM = 4.7
 
 @dataclass(frozen=True)
 class HeadReading:
-    """How a head is read.
+    """The reading of a head: kind, layout and scale.
 
     Attributes:
-        kind: of :data:`UNITS`.
+        kind: one of ``UNITS``.
         layout: ``"[C, d]"`` or ``"[d, C]"``, how the file stores its weight.
         scale: of the logits; 1 for a linear one.
     """
@@ -51,7 +51,7 @@ class HeadReading:
 
 @dataclass(frozen=True)
 class HeadHabits:
-    """What the code of a family does with heads without bias; None where its files leave it open.
+    """The conventions of a family for heads without bias; None where its files leave it open.
 
     Attributes:
         rows: kind of one that is stored as ``[C, d]``.

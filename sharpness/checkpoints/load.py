@@ -14,18 +14,15 @@ from torch import nn
 
 from sharpness.checkpoints.checkpoint import Checkpoint
 from sharpness.checkpoints.container import own_content, read_own
-from sharpness.checkpoints.families import FAMILIES, Options, Reading
+from sharpness.checkpoints.families import FAMILIES, Family, Options, Reading
 from sharpness.checkpoints.families.reading import WEIGHTS
 from sharpness.checkpoints.find import file_of
 from sharpness.checkpoints.heads import parse_head
 from sharpness.checkpoints.safety import read_safely
-from sharpness.data.class_orders import check_class_order
 from sharpness.errors import UserError, choose, shown
 from sharpness.models.factory import model_from
 from sharpness.untrusted.passed_over import PassedOver, PickledNetwork, passed_over
 
-#: Families that save some models in two files.
-TWO_FILES = ("ldam", "mislas", "oltr", "gcl-places", "pof")
 logger = logging.getLogger("sharpness")
 
 
@@ -83,42 +80,49 @@ def load_checkpoint(
         if extra or weights != "model":
             raise UserError(f"{path} is our own and complete: leave out {', '.join(extra or ['weights'])}")
         own, manifest = read_own(described, path)
-        classes = manifest["model"]["num_classes"]
+        classes = manifest.model.num_classes
         if num_classes not in (None, classes):
             raise UserError(f"num_classes={num_classes} was given, but {path} tells {classes} apart")
         return Checkpoint(own, manifest, str(path), sha256)
-    reader = _reader(content, path, family)
-    if weights != "model" and reader not in (FAMILIES["swa"], FAMILIES["plain"]):
-        raise UserError(f"{path} holds no weights={weights!r}: leave weights out")
+    found = _family(content, path, family)
+    if weights not in found.weights:
+        remedy = f"choose one of {', '.join(found.weights)}" if len(found.weights) > 1 else "leave weights out"
+        raise UserError(f"{path} holds no weights={weights!r}: {remedy}")
     second = None if stage2 is None else file_of(Path(stage2))
-    if second is None and reader is FAMILIES["pof"]:
-        second = _twin(path)
-    if second is not None and reader not in (FAMILIES[name] for name in TWO_FILES):
+    if second is None and found.twin is not None:
+        second = found.twin(path)
+    if second is not None and not found.two_files:
         raise UserError(
             f"stage2= (--stage2) is for models saved in two files, and {path} holds a whole one: leave it out"
         )
     if head is not None:
         parse_head(head)
-    order = {} if class_order is None else {"class_order": check_class_order(class_order)}
     network = None if model is None else _own_copy(model)
-    options = Options(scale, None, None, num_classes, weights, network, family is not None, head)
+    options = Options(
+        scale=scale, head=head, num_classes=num_classes, weights=weights, model=network, named=family is not None
+    )
     if second is not None:
         options = replace(options, stage2=read_safely(second, foreign=True), stage2_path=str(second))
         passed += passed_over(options.stage2)
-    reading = _read(reader, content, path, options)
-    reading.manifest["notes"] = [*reading.manifest["notes"], *_foreign_notes(content, passed, path)]
-    manifest = reading.manifest | order | ({} if second is None else {"stage2_sha256": _sha256(second)})
-    return Checkpoint(reading.model, manifest, str(path), sha256)
+    reading = _read(found, content, path, options)
+    known = reading.manifest
+    manifest = replace(
+        known,
+        notes=[*known.notes, *_foreign_notes(content, passed, path)],
+        extra={**known.extra, **({} if second is None else {"stage2_sha256": _sha256(second)})},
+    )
+    read = Checkpoint(reading.model, manifest, str(path), sha256)
+    return read if class_order is None else read.in_class_order(class_order)
 
 
-def _reader(content: Any, path: Path, family: str | None) -> Any:
+def _family(content: Any, path: Path, family: str | None) -> Family:
     if family is not None:
         if not FAMILIES[family].matches(content):
             raise UserError(f"{path} is not of family {family!r}: leave family out to have it found")
         return FAMILIES[family]
-    for reader in FAMILIES.values():
-        if reader.matches(content):
-            return reader
+    for known in FAMILIES.values():
+        if known.matches(content):
+            return known
     raise UserError(
         f"{path} is not a checkpoint of 'sharpness train' nor of a family known here ({_told(content)}): save the "
         "weights alone where you trust it, torch.save(model.state_dict(), PATH), or build its model in Python and pass "
@@ -127,7 +131,7 @@ def _reader(content: Any, path: Path, family: str | None) -> Any:
 
 
 def _foreign_notes(content: Any, passed: list[str], path: Path) -> list[str]:
-    """What is to be said of objects of others' classes; of what was passed over a notice is given."""
+    """Notes on objects of foreign classes; those that were passed over are also logged."""
     notes = []
     entries = {"": content} if isinstance(content, PickledNetwork) or not isinstance(content, dict) else content
     for key, network in entries.items():
@@ -135,9 +139,9 @@ def _foreign_notes(content: Any, passed: list[str], path: Path) -> list[str]:
             what = f"a pickled {shown(network.name)}" + (f" under {shown(str(key), 40)}" if key else "")
             notes.append(f"{what} is read for its weights alone, and nothing of it was run")
     if passed:
-        told = shown(", ".join(passed), 160)
-        notes.append(f"passed over, as objects of classes that are not known here: {told}; nothing of them was run")
-        logger.info("%s: passed over: %s", path, told)
+        names = shown(", ".join(passed), 160)
+        notes.append(f"passed over, as objects of classes that are not known here: {names}; nothing of them was run")
+        logger.info("%s: passed over: %s", path, names)
     return notes
 
 
@@ -152,26 +156,16 @@ def _own_copy(model: nn.Module | Callable[[], nn.Module] | str) -> nn.Module:
         raise UserError(f"model {type(made).__name__} cannot be copied ({told}), which every file needs") from None
 
 
-def _read(reader: Any, content: Any, path: Path, options: Options) -> Reading:
+def _read(family: Family, content: Any, path: Path, options: Options) -> Reading:
     try:
-        return reader.read(content, str(path), options)
+        return family.read(content, str(path), options)
     except UserError:
         raise
     except Exception as error:
         # A file may hold anything where its family has something else.
-        family = next(name for name, known in FAMILIES.items() if known is reader)
         lines = str(error).strip().splitlines()
         told = type(error).__name__ + (f": {shown(lines[0], 120)}" if lines else "")
-        raise UserError(f"{path} looks like a file of family {family!r} and does not fit it ({told})") from error
-
-
-def _twin(path: Path) -> Path | None:
-    """The other file of PoF, if it lies beside this one."""
-    for own, other in (("fet_", "clf_"), ("clf_", "fet_")):
-        twin = path.with_name(other + path.name.removeprefix(own))
-        if path.name.startswith(own) and path.suffix == ".pth" and twin.is_file():
-            return twin
-    return None
+        raise UserError(f"{path} looks like a file of family {family.name!r} and does not fit it ({told})") from error
 
 
 def _sha256(path: Path) -> str:

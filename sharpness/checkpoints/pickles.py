@@ -1,7 +1,7 @@
-"""What the pickle of a checkpoint would do, told without doing it.
+"""Static analysis of a checkpoint's pickle before it is loaded.
 
-:func:`rehearse` runs it with stand-ins that build nothing, call nothing and allocate nothing, so that a tensor which
-claims more bytes than its storage holds is seen before ``torch.load`` reads a byte of it.
+``rehearse`` runs it with stand-ins that build nothing, call nothing and allocate nothing, so that a tensor which
+claims more bytes than its storage holds is found before ``torch.load`` reads a byte of it.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ _DTYPE = re.compile(r"torch\.(?:bool|bfloat16|half|float|double|u?int(8|16|32|64
 
 
 def stand_in(name: str) -> Any:
-    """What a global becomes in a rehearsal, or None where no checkpoint needs it."""
+    """The stand-in for a global in a rehearsal, or None where no checkpoint needs it."""
     if name in CALLABLE:
         return CALLABLE[name]
     storage, dtype = _STORAGE.fullmatch(name), _DTYPE.fullmatch(name)

@@ -1,4 +1,4 @@
-"""What a name that a pickle asks for could do, for the line that refuses it."""
+"""The power of a global that a pickle asks for, for the message that refuses it."""
 
 from __future__ import annotations
 
@@ -45,8 +45,9 @@ _FOREIGN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
 def may_be_passed_over(name: str) -> bool:
-    """Whether a global is of the kind that training scripts save beside weights: a class of their own, a path, a part
-    of a network or of an optimizer. It is never imported; what can act, or could hide what acts, ends the reading.
+    """True for globals that training scripts save beside weights: own classes, paths, parts of networks or optimizers.
+
+    They are never imported; names that can act, or could hide such a name, end the reading.
 
     >>> may_be_passed_over("parse_config.ConfigParser"), may_be_passed_over("os.system")
     (True, False)

@@ -102,7 +102,7 @@ def read_safely(path: str | Path, limit: int = LIMIT, foreign: bool = False) -> 
 
 
 def _told(error: Exception) -> str:
-    """What an exception says, unless that has to be made first, of values that may unfold without end."""
+    """The message of an exception if it is a plain text: formatting others could unfold values without end."""
     text = error.args[0] if len(error.args) == 1 and type(error.args[0]) is str else ""
     return shown((text.strip().splitlines() or [""])[0], 120) or type(error).__name__
 

@@ -1,7 +1,7 @@
-"""The command line, thin: options in, one call of the library, tables out.
+"""The command line, a thin layer: options in, one call of the library, tables out.
 
-Tables go to stdout, files where ``-o`` or ``--out`` say, progress to stderr. A user's mistake ends in one line and exit
-code 2, an interruption in 130.
+Tables go to stdout, files to the paths of ``-o`` or ``--out``, progress to stderr. A user's mistake ends in one line
+and exit code 2, an interruption in 130.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 import click
 
 import sharpness
+from sharpness.cli.correlate import correlate
 from sharpness.cli.figures import demo, figures
 from sharpness.cli.inspect import inspect
 from sharpness.cli.landscape import landscape
@@ -29,15 +30,15 @@ from sharpness.files import refusal
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(sharpness.__version__, prog_name="sharpness")
 def cli() -> None:
-    """How flat is this minimum, for every class? Sharpness of deep long-tailed recognition."""
+    """Per-class sharpness of deep long-tailed recognition: how flat is a minimum for every class?"""
 
 
-for command in (train, measure, spectrum, landscape, inspect, figures, demo):
+for command in (train, measure, spectrum, landscape, inspect, correlate, figures, demo):
     cli.add_command(command)
 
 
 class Notices(logging.Handler):
-    """The library's one-line notices, on stderr; what is said of every model alike is said once."""
+    """A handler that prints the library's one-line notices on stderr, each of them once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +53,7 @@ class Notices(logging.Handler):
 
 @contextmanager
 def _surroundings() -> Iterator[None]:
-    """Notices are shown; under torchrun the first process alone speaks."""
+    """Print notices; under torchrun, print in the first process only."""
     parallel = "RANK" in os.environ
     if parallel:  # anything else need not load torch to say what is wrong with it
         from sharpness.engine import distributed
@@ -76,7 +77,7 @@ def _surroundings() -> Iterator[None]:
 
 
 def _discard_output() -> None:
-    """Let nothing more be printed to a closed pipe or a full disk, not even when the interpreter ends."""
+    """Discard further output to a closed pipe or a full disk, also that of the interpreter's exit."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
@@ -85,7 +86,7 @@ def _discard_output() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; the exit code."""
+    """Run the command line, and return its exit code."""
     # OpenMP reads it when torch is loaded, which no command has done yet. Threads that spin while they wait take the
     # cores from other processes: two commands side by side on two cores took thirty times as long as one alone.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -103,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
         say(f"sharpness: {error}", err=True)
         return 2
     except OSError as error:
-        # What is written to files says which one; what is left is what was printed, or read.
+        # Errors of writing carry the name of the file; without one it was printing, or reading.
         where = error.filename if isinstance(error.filename, str) else "stdout" if error.filename is None else "a file"
         _discard_output()
         say(f"sharpness: {refusal(f'{where} cannot be used', error)}", err=True)
@@ -113,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except (KeyboardInterrupt, click.Abort):
         say(
-            "sharpness: interrupted; what writes files goes on with the same command ('train': --resume)",
+            "sharpness: interrupted; the same command continues what writes files ('train': --resume)",
             err=True,
         )
         return 130

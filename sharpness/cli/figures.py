@@ -30,31 +30,46 @@ STUDY_OPTIONS = {
     "--study",
     default="motivation",
     show_default=True,
-    help="motivation (with curvature and visualization), flattening (do operations help?) or microbenchmark "
-    "(direction or magnitude?).",
+    help="Study to make: motivation (with curvature and visualization), flattening (do operations help?) or "
+    "microbenchmark (direction or magnitude?).",
 )
-@click.option("--methods", help=f"[{','.join(FIGURE_METHODS)}; flattening: {','.join(STUDY_METHODS)}]")
-@click.option("--operations", default=",".join(STUDY_OPERATIONS), show_default=True, help="Of flattening.")
-@click.option("--seeds", default="0,1,2", show_default=True, help="Of the trainings of every method.")
-@click.option("--jobs", type=int, help="Trainings at a time. [one per processor, up to 4; 1 with a GPU]")
-@click.option("--rho-scale", type=float, help="Factor of CC-SAM's length, of microbenchmark. [0.01]")
+@click.option(
+    "--methods", help=f"Methods to compare. [{','.join(FIGURE_METHODS)}; flattening: {','.join(STUDY_METHODS)}]"
+)
+@click.option(
+    "--operations",
+    default=",".join(STUDY_OPERATIONS),
+    show_default=True,
+    help="Flattening operations to compare, of --study flattening.",
+)
+@click.option("--seeds", default="0,1,2", show_default=True, help="Seeds of the trainings of every method.")
+@click.option("--jobs", type=int, help="Number of trainings at a time. [one per processor, up to 4; 1 with a GPU]")
+@click.option("--rho-scale", type=float, help="Factor of CC-SAM's radius, of --study microbenchmark. [0.01]")
 @data_options
 @training_options
-@click.option("--out", type=click.Path(), help="Folder of the figures. [out/DATA]")
-@click.option("--runs", type=click.Path(), help="Folder of the trained models. [runs/DATA, or runs/STUDY]")
-@click.option("--grid", default=51, show_default=True, help="Points along each side of a plane, of motivation.")
+@click.option("--out", type=click.Path(), help="Folder for the figures. [out/DATA]")
+@click.option("--runs", type=click.Path(), help="Folder for the trained models. [runs/DATA, or runs/STUDY]")
+@click.option("--grid", default=51, show_default=True, help="Points along each side of a plane, of --study motivation.")
 @click.option(
-    "--adaptive", default=0.01, show_default=True, help="Interpolate its planes to this part of the relief; 0: do not."
+    "--adaptive",
+    default=0.01,
+    show_default=True,
+    help="Relative error to which its planes are interpolated; 0 to evaluate every point.",
 )
 @click.option("--range", "extent", default=0.5, show_default=True, help="Half the side of its planes, in filter norms.")
-@click.option("--split", default="train", show_default=True, help="Probe train or test images.")
-@click.option("--loss", default="ce", show_default=True, help="ce on calibrated logits, or training.")
-@click.option("--limit-per-class", type=int, help="Probe so many images of every class at most.")
+@click.option("--split", default="train", show_default=True, help="Images to probe: train or test.")
+@click.option(
+    "--loss",
+    default="ce",
+    show_default=True,
+    help="Loss to probe: ce (cross-entropy of calibrated logits) or training.",
+)
+@click.option("--limit-per-class", type=int, help="Largest number of images of every class to probe.")
 @click.option(
     "--measures",
     cls=Offered,
     registry="measures",
-    help="Comma-separated names of measures, see sharpness measure --help. [all of them that are about sharpness]",
+    help="Comma-separated names of measures, see sharpness measure --help. [its default without accuracy and loss]",
 )
 def figures(
     study: str, methods: str | None, operations: str, seeds: str, jobs: int | None, out: str | None, runs: str | None,
@@ -63,13 +78,14 @@ def figures(
 ) -> None:  # fmt: skip
     """Recreate the talk's figures: train what is missing, probe, draw, and print the summary.
 
-    The same command goes on with unfinished work.
+    The same command continues unfinished work.
 
     Example: sharpness figures --data cifar10-lt --epochs 10 --limit-per-class 20 --grid 15
     """
     from sharpness.studies import make_figures, make_flattening_study, make_microbenchmark
 
     choose("study", study, STUDIES)
+    # By the source, not by the value: a default is no request, and an option that a study ignores must not pass.
     context = click.get_current_context()
     for name, studies in STUDY_OPTIONS.items():
         if study not in studies and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
@@ -86,36 +102,38 @@ def figures(
     shared |= {"limit_per_class": limit_per_class, "measures": measures, **training_settings(given)}
     if study == "motivation":
         drawn: Any = make_figures(
-            data, chosen, whole(seeds), grid=grid, extent=extent, adaptive=adaptive or None, **shared
+            data, chosen, integers(seeds), grid=grid, extent=extent, adaptive=adaptive or None, **shared
         )
     elif study == "flattening":
-        drawn = make_flattening_study(data, chosen, operations.split(","), whole(seeds), **shared)
+        drawn = make_flattening_study(data, chosen, operations.split(","), integers(seeds), **shared)
     else:
-        drawn = make_microbenchmark(data, whole(seeds), rho_scale=rho_scale, **shared)
-    _tell(drawn)
+        drawn = make_microbenchmark(data, integers(seeds), rho_scale=rho_scale, **shared)
+    _print(drawn)
 
 
-def _tell(drawn: Any) -> None:
-    """The text of a study, and its files."""
+def _print(drawn: Any) -> None:
+    """Print the text of a study, and the names of its files."""
     say(drawn.text)
     for path in drawn.files:
         say(path)
 
 
-def whole(text: str) -> list[int]:
-    """Seeds with commas between."""
+def integers(text: str) -> list[int]:
+    """Parse comma-separated seeds."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise UserError(f"--seeds {text}: give whole numbers, such as 0,1,2") from None
+        raise UserError(f"--seeds {text}: give integers, such as 0,1,2") from None
 
 
 @click.command(cls=OneExample)
-@click.option("--epochs", default=40, show_default=True, help="Of the first stage of every method.")
-@click.option("--seeds", default="0,1,2", show_default=True, help="Of the trainings of every method.")
-@click.option("--jobs", type=int, help="Trainings at a time. [one per processor, up to 4; 1 with a GPU]")
-@click.option("--out", type=click.Path(), default="out/demo", show_default=True)
-@click.option("--runs", type=click.Path(), default="runs/demo", show_default=True)
+@click.option("--epochs", default=40, show_default=True, help="Epochs of the first stage of every method.")
+@click.option("--seeds", default="0,1,2", show_default=True, help="Seeds of the trainings of every method.")
+@click.option("--jobs", type=int, help="Number of trainings at a time. [one per processor, up to 4; 1 with a GPU]")
+@click.option("--out", type=click.Path(), default="out/demo", show_default=True, help="Folder for the figures.")
+@click.option(
+    "--runs", type=click.Path(), default="runs/demo", show_default=True, help="Folder for the trained models."
+)
 def demo(epochs: int, seeds: str, jobs: int | None, out: str, runs: str) -> None:
     """Five methods on the embedded digits, three seeds each: trained, probed per class and drawn, in three minutes.
 
@@ -127,4 +145,4 @@ def demo(epochs: int, seeds: str, jobs: int | None, out: str, runs: str) -> None
     from sharpness.studies import make_figures
 
     data = sharpness.load_data("digits-lt")
-    _tell(make_figures(data, FIGURE_METHODS, whole(seeds), out, runs, epochs=epochs, jobs=jobs))
+    _print(make_figures(data, FIGURE_METHODS, integers(seeds), out, runs, epochs=epochs, jobs=jobs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +14,7 @@ from sharpness.cli.output import say
 if TYPE_CHECKING:
     from sharpness.checkpoints import Checkpoint
 
-#: What a foreign file's manifest says beyond its network, in the order of the page.
+#: Entries of a foreign file's manifest beyond its network, in the order of the page.
 FOREIGN = (
     "family", "stage", "prefix", "epoch", "head_layout", "dataset", "class_order", "normalization", "subset",
     "unused_parameters",
@@ -23,9 +24,11 @@ FOREIGN = (
 @click.command(cls=OneExample)
 @click.argument("checkpoints", nargs=-1, required=True)
 @file_options
-@click.option("--accuracy", is_flag=True, help="Measure it now, on recorded data; implied by every option of data.")
+@click.option(
+    "--accuracy", is_flag=True, help="Measure the accuracy on recorded data; implied by every option of data."
+)
 def inspect(checkpoints: tuple[str, ...], accuracy: bool, **given: Any) -> None:
-    """Say what checkpoints are: method or family, architecture, head, scale, data, stages, recorded accuracy.
+    """Describe checkpoints: method or family, architecture, head, scale, data, stages, recorded accuracy.
 
     CHECKPOINTS are files or folders. Given data, their accuracy is measured, on the test split unless --split says
     otherwise, and compared with the recorded one: a wrong normalisation or order of classes is seen at once.
@@ -47,14 +50,14 @@ def inspect(checkpoints: tuple[str, ...], accuracy: bool, **given: Any) -> None:
 
 
 def _measured(checkpoint: Checkpoint, options: dict[str, Any]) -> dict[str, str]:
-    """The accuracy now, and what is suspicious about it."""
+    """The measured accuracy, and a remark where it is suspicious."""
     from sharpness.probes import answers
     from sharpness.probes.shared.sanity_check import MARGIN
     from sharpness.probes.shared.unseen_images import unseen
 
     objective = sharpness.checkpoint_objective(checkpoint, **options)
     found = answers(objective)
-    recorded = (checkpoint.manifest.get("accuracy") or {}).get("accuracy")
+    recorded = checkpoint.manifest.accuracy.get("accuracy")
     where = "the images given" if "split" not in options else f"the {options['split']} split"
     facts = {
         "accuracy now": f"{100 * found.accuracy:.2f} % of {objective.num_samples:,} samples of {where}, "
@@ -74,44 +77,45 @@ def _measured(checkpoint: Checkpoint, options: dict[str, Any]) -> dict[str, str]
 
 
 def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What a checkpoint says of itself, ours or a foreign one."""
+    """The facts that a checkpoint of ours or a foreign one records."""
     from sharpness.data.class_orders import describe_order
 
     m = checkpoint.manifest
     size = sum(p.numel() for p in checkpoint.model.parameters())
-    network, training = m["model"], m.get("training", {})
-    facts = {
+    network = m.model
+    facts: dict[str, Any] = {
         "file": checkpoint.path,
         "sha256": checkpoint.sha256,
-        "model": f"{network['architecture']}, {size:,} parameters",
-        "head": f"{network['head'] or 'unknown'}" + (f", scale {network['scale']:g}" if network["scale"] else ""),
+        "model": f"{network.architecture}, {size:,} parameters",
+        "head": f"{network.head or 'unknown'}" + (f", scale {network.scale:g}" if network.scale else ""),
     }
-    if "method" in m:
+    if m.method is not None:
+        stages: Sequence[Mapping[str, Any] | str] = m.card or m.stages
         facts |= {
-            "method": f"{m['method']} ({m['paper']})" if "paper" in m else m["method"],
-            "options": m.get("options") or "as published",
-            "flattening": "; ".join(m.get("flattening") or training.get("flatten", ())) or "none",
-            "data": repr(checkpoint.longtail) if "longtail" in m else "not recorded",
+            "method": m.method if m.paper is None else f"{m.method} ({m.paper})",
+            "options": m.options or "as published",
+            "flattening": "; ".join(m.flattening or m.training.get("flatten", ())) or "none",
+            "data": "not recorded" if m.longtail is None else repr(m.longtail),
             # Checkpoints older than the card have stages as they are written in Python.
-            **{f"stage {i}": _block(s) for i, s in enumerate(m.get("card") or m.get("stages", ()), start=1)},
-            "training": ", ".join(f"{k} {v}" for k, v in training.items()) or "not recorded",
+            **{f"stage {i}": _block(s) for i, s in enumerate(stages, start=1)},
+            "training": ", ".join(f"{k} {v}" for k, v in m.training.items()) or "not recorded",
         }
     else:
-        facts |= {k.replace("_", " "): m[k] for k in FOREIGN if m.get(k) not in (None, "", [], {})}
-        if m.get("class_order"):
-            facts["class order"] = describe_order(m["class_order"])
-    notes = m.get("notes") or []
-    facts["notes"] = "\n    ".join(["", *notes]) if len(notes) > 1 else "".join(notes) or "none"
+        plain = m.to_dict()
+        facts |= {k.replace("_", " "): plain[k] for k in FOREIGN if plain.get(k) not in (None, "", [], {})}
+        if m.class_order:
+            facts["class order"] = describe_order(m.class_order)
+    facts["notes"] = "\n    ".join(["", *m.notes]) if len(m.notes) > 1 else "".join(m.notes) or "none"
     recorded = (
         f"{k.removeprefix('accuracy').strip('_') or 'all'} {100 * v:.1f} %"
-        for k, v in (m.get("accuracy") or {}).items()
+        for k, v in m.accuracy.items()
         if "class" not in k
     )
     return {**facts, "accuracy": ", ".join(recorded) or "not recorded"}
 
 
-def _block(stage: dict[str, str] | str) -> str:
-    """A stage's card: its name, and what is said of it on lines of their own."""
+def _block(stage: Mapping[str, Any] | str) -> str:
+    """A stage's card: its name, and its other entries on lines of their own."""
     if isinstance(stage, str):
         return stage
     return "\n    ".join([str(stage.get("stage", "")), *(f"{k:9} {v}" for k, v in stage.items() if k != "stage")])

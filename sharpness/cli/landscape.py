@@ -84,6 +84,7 @@ def landscape(
         _draw(lines, folder, subsets, per_class, quantity, ("line",))
     if points:
         grid = (*span, points)
+        # A plane shows one training of a model, so that the others need no evaluation.
         drawn_ones = {k: dict([next(iter(v.items()))]) if isinstance(v, dict) else v for k, v in objectives.items()}
         planes = sharpness.plane(drawn_ones, grid, grid, adaptive=adaptive or None, **shared)
         for label, plane in planes.each().items():
@@ -100,7 +101,7 @@ def landscape(
 def _require_drawable(
     points: int, line_points: int, extent: float, adaptive: float, quantity: str, scale: str | None, interactive: bool
 ) -> None:
-    """Refuse, before anything is evaluated, what could not be drawn afterwards."""
+    """Refuse, before any evaluation, options that could not be drawn."""
     from sharpness.plots.levels import SCALES
     from sharpness.results.pictures import QUANTITIES
 
@@ -124,7 +125,7 @@ def _require_drawable(
 
 
 def _require_subsets(objectives: Mapping[str, Objective | dict[str, Objective]], subsets: Sequence[str]) -> None:
-    """Refuse classes and groups that there are not, or that have no samples."""
+    """Refuse unknown classes and groups, and those without samples."""
     first = next(iter(objectives.values()))
     first = next(iter(first.values())) if isinstance(first, Mapping) else first
     names = [*first.groups, *first.class_names, "all"]
@@ -136,7 +137,7 @@ def _require_subsets(objectives: Mapping[str, Objective | dict[str, Objective]],
 
 
 def _directions(given: str) -> tuple[Any, str | None]:
-    """What ``--directions`` stands for: directions and normalisation of a probe."""
+    """Resolve ``--directions`` to directions and normalisation of a probe."""
     gaussian = {"filter": "filter", "layer": "layer", "none": None}
     if given in gaussian:
         return None, gaussian[given]
@@ -147,7 +148,7 @@ def _draw(
     results: Comparison, folder: Path, subsets: Sequence[str], per_class: bool, quantity: str, kinds: Sequence[str],
     **look: Any,
 ) -> None:  # fmt: skip
-    """Files of some lines or planes, and a picture of each kind: rows of subsets, columns of models."""
+    """Write the files of lines or planes, and a picture of each kind: rows of subsets, columns of models."""
     import numpy as np
 
     from sharpness.engine import distributed
@@ -157,6 +158,7 @@ def _draw(
     single = results.each()
     first = next(iter(single.values()))
     what = "line" if kinds == ("line",) else "plane"
+    # Numbers before pictures: a picture can be drawn again from them.
     for result, name in zip(single.values(), _file_names(list(single)), strict=True):
         for suffix in (".nc", ".vtk") if what == "plane" else (".nc",):
             say(result.export(folder / f"{what}-{name}{suffix}"))
@@ -175,12 +177,12 @@ def _draw(
 
 
 def _of(quantity: str) -> str:
-    """What the name of a picture says of what it shows."""
+    """The part of a picture's file name that names its quantity."""
     return "" if quantity == "loss" else f"-{quantity}"
 
 
 def _file_names(labels: Sequence[str]) -> list[str]:
-    """Names fit for files, different on disks that take no notice of capitals, too.
+    """File names for labels, distinct also on file systems that ignore case.
 
     >>> _file_names(["C++", "C", "c", "a b/c", ""])
     ['C', 'C-2', 'c-3', 'a-b-c', 'unnamed']

@@ -10,7 +10,17 @@ import click
 import sharpness
 from sharpness.cli.names import MEASURES, UNUSUAL_MEASURES
 from sharpness.cli.options import Offered, OneExample, probing_options
-from sharpness.cli.output import as_noted, as_records, require_file, require_picture, save_drawn, say, write
+from sharpness.cli.output import (
+    RESULTS,
+    alone,
+    as_noted,
+    as_records,
+    require_file,
+    require_picture,
+    save_drawn,
+    say,
+    write_results,
+)
 from sharpness.cli.work import finish, work_beside
 
 
@@ -39,7 +49,12 @@ from sharpness.cli.work import finish, work_beside
 @click.option("--scope", default="all", show_default=True, help="all, backbone, classifier or a pattern of names.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-@click.option("-o", "--output", type=click.Path(), help="Also write the table, as .csv or .json.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(),
+    help="Also write the results, as .csv, .json, .nc or .tex, a table for LaTeX.",
+)
 @click.option("--plot", "figure", type=click.Path(), help="Also draw every measure, as PDF and PNG.")
 def measure(
     checkpoints: tuple[str, ...], measures: str, radius: float, draws: int, rho: float, probes: int,
@@ -60,7 +75,7 @@ def measure(
     from sharpness.probes.shared.unseen_images import unseen
     from sharpness.results import Comparison
 
-    require_file("-o", output, (".csv", ".json"))
+    require_file("-o", output, RESULTS)
     require_picture("--plot", figure)
     read, options = subjects(checkpoints, probed)
     for checkpoint in single(read):
@@ -74,13 +89,10 @@ def measure(
         resume=partial, parameters=scope, **chosen, **options,
     )  # fmt: skip
     assert isinstance(results, Comparison)
-    rows = results.to_frame()
-    if len(results) == 1:
-        rows = rows.drop(columns="model")
     # What took hours is on the disk before anything is printed to a pipe that may be closed.
     if output is not None and distributed.rank() == 0:
-        write(rows, Path(output))
+        write_results(results, Path(output))
     if figure is not None and distributed.rank() == 0:
         save_drawn(results.plot(measure="all"), Path(figure), err=True)
     finish(work)
-    say(as_records(rows) if as_json else as_noted(results))
+    say(as_records(alone(results).to_frame()) if as_json else as_noted(results))

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they stand for."""
+"""Options that several commands share, and their values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Command = Callable[..., Any]
 
 
 class OneExample(click.Command):
-    """A command whose docstring may end in an example that is shown as it is."""
+    """A command whose docstring may end in an example, which is printed verbatim."""
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         text, _, example = inspect.cleandoc(self.help or "").partition("Example:")
@@ -65,16 +65,21 @@ def data_options(command: Command) -> Command:
             click.option("--data", default="digits-lt", show_default=True, help=f"One of {', '.join(DATASETS)}."),
             click.option("--data-root", type=click.Path(), help="Folder of the CIFAR files; else $SHARPNESS_DATA."),
             click.option("--download", is_flag=True, help="Fetch the official CIFAR archive if it is missing."),
-            click.option("--profile", help="exp or step; exp unless given."),
-            click.option("--imbalance", type=float, help="Largest over smallest class."),
-            click.option("--subset", help="ldam_seed0, first_n or seed:<int>: which images are kept."),
-            click.option("--groups", help="Convention of many, medium and few, such as oltr or mislas."),
+            click.option("--profile", help="Shape of the long tail: exp or step. [exp]"),
+            click.option(
+                "--imbalance",
+                type=float,
+                help="Imbalance factor: images of the largest class over those of the smallest.",
+            ),
+            click.option("--subset", help="Rule for the images that are kept: ldam_seed0, first_n or seed:<int>."),
+            click.option("--groups", help="Convention for many, medium and few classes, such as oltr or mislas."),
         ],
     )
 
 
 def file_options(command: Command) -> Command:
     """Options of checkpoints, and of the images that they are evaluated on."""
+    # No defaults, not even of flags: what is not None counts as given, and some options only go with others.
     numbers = "such as 0.49,0.48,0.45, of pixels in [0, 1]."
     return several(
         command,
@@ -82,83 +87,108 @@ def file_options(command: Command) -> Command:
             click.option(
                 "--split",
                 type=click.Choice(["train", "test"]),
-                help="Of recorded or named data. [train; inspect: test]",
+                help="Split of recorded or named data. [train; inspect: test]",
             ),
             click.option(
-                "--limit-per-class", type=int, help="At most so many images of every class, for a quick look."
+                "--limit-per-class", type=int, help="Largest number of images of every class, for a quick look."
             ),
-            click.option("--data", help="Data set of a foreign file, which records none, such as cifar10-lt."),
-            click.option("--imbalance", type=float, help="Of that data set. [what the file's family used]"),
-            click.option("--subset", help="Which images of it are kept. [what the file's family kept]"),
+            click.option("--data", help="Data set of a foreign file, such as cifar10-lt."),
+            click.option(
+                "--imbalance", type=float, help="Imbalance factor of that data set. [the one of the file's family]"
+            ),
+            click.option("--subset", help="Rule for the images of it that are kept. [the one of the file's family]"),
             click.option("--data-root", type=click.Path(), help="Folder of the CIFAR files; else $SHARPNESS_DATA."),
             click.option("--download", is_flag=True, default=None, help="Fetch the CIFAR archive if it is missing."),
             click.option(
                 "--images",
                 type=click.Path(),
-                help="Your own: a folder with one folder for each class, a list with 'path label' a line, or an .npz.",
+                help="Your own images: a folder with one folder per class, a list of 'path label' lines, or an .npz.",
             ),
-            click.option("--root", type=click.Path(), help="Where the paths of a list begin. [the list's folder]"),
+            click.option("--root", type=click.Path(), help="Root folder of the paths in a list. [folder of the list]"),
             click.option(
                 "--mean",
                 multiple=True,
-                help=f"Per channel, {numbers} Once for all files, or for each. [known of the file, else computed]",
+                help=f"Mean of every channel, {numbers} Once, or once per file. [recorded in the file, else computed]",
             ),
-            click.option("--std", multiple=True, help="Likewise."),
-            click.option("--size", type=int, help="Side of the central square that is kept. [the whole image]"),
-            click.option("--resize", type=int, help="Shorter side before that. [size]"),
+            click.option(
+                "--std", multiple=True, help="Standard deviation of every channel, once or once per file. [as the mean]"
+            ),
+            click.option(
+                "--size", type=int, help="Side of the central square that images are cropped to. [the whole image]"
+            ),
+            click.option("--resize", type=int, help="Shorter side that images are resized to before the crop. [size]"),
             click.option(
                 "--layout",
                 type=click.Choice(["channels-first", "channels-last"]),
-                help="Of the images in an .npz. [told from 8- or 16-bit ones, other numbers as they are]",
+                help="Axis order of the images in an .npz. [detected for 8- and 16-bit images, else as they are]",
             ),
             click.option(
                 "--class-counts",
-                help='A JSON file with the training images of each class, [30, 4] or {"cat": 30, "dog": 4}. [counted]',
+                help='JSON file with the training images of each class, [30, 4] or {"cat": 30, "dog": 4}. [counted]',
             ),
             click.option(
                 "--model",
-                help="Your own network, package.module:factory; here or installed. [told from the weights]",
+                help="Your own network, package.module:factory, local or installed. [derived from the weights]",
             ),
-            click.option("--model-args", multiple=True, help="Of the factory, such as 'depth=20, width=16'."),
-            click.option("--logits", help="Index or key of the logits, if the network returns several things."),
+            click.option(
+                "--model-args", multiple=True, help="Arguments of your factory, such as 'depth=20, width=16'."
+            ),
+            click.option("--logits", help="Index or key of the logits, if the network returns several outputs."),
             click.option("--family", help=f"Of the file, one of {', '.join(FAMILIES)}. [found out]"),
-            click.option(
-                "--head", help=f"What a foreign head was trained as, where the file leaves it open: {', '.join(UNITS)}."
-            ),
-            click.option(
-                "--logit-scale", type=float, help="Of a foreign cosine head, which no file tells. [usual one]"
-            ),
+            click.option("--head", help=f"Kind of a foreign head, where the file leaves it open: {', '.join(UNITS)}."),
+            click.option("--logit-scale", type=float, help="Logit scale of a foreign cosine head. [the usual one]"),
             click.option(
                 "--class-order",
-                help=f"How the model numbers classes: {', '.join(CLASS_ORDERS)}, or a .json list. [the family's]",
+                help=f"Class order of the model: {', '.join(CLASS_ORDERS)}, or a .json list. [that of the family]",
             ),
             click.option("--stage2", type=click.Path(), help="Second file of a model that was saved in two."),
-            click.option("--weights", type=click.Choice(["model", "ema", "swa"]), help="Which of those in the file."),
-            click.option("--device", help="Such as cpu or cuda:0. [a GPU if there is one]"),
+            click.option(
+                "--weights",
+                type=click.Choice(["model", "ema", "swa"]),
+                help="Weights to read, if the file has several.",
+            ),
+            click.option("--device", help="Device to compute on, such as cpu or cuda:0. [a GPU if there is one]"),
         ],
     )
 
 
 def probing_options(command: Command) -> Command:
-    """Those, the loss that is probed, and what counts as one model."""
-    loss = click.option("--loss", default="ce", show_default=True, help="ce on calibrated logits, or training.")
+    """Options of probes: those of files, the loss, and the grouping of runs."""
+    loss = click.option(
+        "--loss",
+        default="ce",
+        show_default=True,
+        help="Loss to probe: ce (cross-entropy of calibrated logits) or training.",
+    )
     each = click.option(
-        "--each", is_flag=True, help="Keep runs apart that differ in their seed alone. [one model, with its spread]"
+        "--each",
+        is_flag=True,
+        help="Treat every file as a model, even if runs differ only in their seed. [one model with its spread]",
     )
     return file_options(loss(each(command)))
 
 
 def training_options(command: Command) -> Command:
-    """Options of training runs, but their seeds."""
+    """Options of training runs, except their seeds."""
     return several(
         command,
         [
-            click.option("--epochs", type=int, help="Of the first stage, later ones in proportion. [published]"),
-            click.option("--model", help="Architecture, such as resnet32. [the data set's usual one]"),
-            click.option("--batch-size", type=int, help="[published, smaller for tiny data sets]"),
-            click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16."),
-            click.option("--device", help="Such as cpu or cuda:0. [a GPU if there is one]"),
-            click.option("--augmentation", help=f"Of {', '.join(AUGMENTATIONS)}. [the data set's usual one]"),
+            click.option(
+                "--epochs", type=int, help="Epochs of the first stage; later ones in proportion. [as published]"
+            ),
+            click.option("--model", help="Architecture, such as resnet32. [the usual one of the data set]"),
+            click.option("--batch-size", type=int, help="Images in a batch. [as published, fewer for tiny data sets]"),
+            click.option(
+                "--precision",
+                default="auto",
+                show_default=True,
+                help="Precision of training: auto, float32 or bfloat16.",
+            ),
+            click.option("--device", help="Device to compute on, such as cpu or cuda:0. [a GPU if there is one]"),
+            click.option(
+                "--augmentation",
+                help=f"Augmentation, one of {', '.join(AUGMENTATIONS)}. [the usual one of the data set]",
+            ),
         ],
     )
 

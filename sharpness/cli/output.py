@@ -1,4 +1,4 @@
-"""Tables and files."""
+"""Output of tables and files."""
 
 from __future__ import annotations
 
@@ -18,11 +18,15 @@ if TYPE_CHECKING:
     from sharpness.results import Comparison
 
 
+#: Suffixes of the files that ``write_results`` writes.
+RESULTS = (".csv", ".json", ".tex", ".nc")
+
+
 def say(what: object, err: bool = False) -> None:
-    """Print what may hold names and texts of foreign files, of which no character acts on the terminal.
+    """Print a text with control characters escaped, because it may hold names and texts of foreign files.
 
     Raises:
-        SystemRefusal: stdout takes nothing more; where stderr does not, there is nobody to tell.
+        SystemRefusal: stdout takes nothing more; errors of stderr are ignored.
     """
     try:
         click.echo(printable(str(what), kept="\n"), err=err)
@@ -32,13 +36,22 @@ def say(what: object, err: bool = False) -> None:
 
 
 def as_text(frame: pd.DataFrame) -> str:
-    return frame.to_string(index=False, float_format=lambda v: f"{v:.4g}", na_rep="-")
+    """The table as text, numbers with as many digits as their errors allow."""
+    from sharpness.results import with_errors
+
+    lines = with_errors(frame).to_string(index=False, na_rep="-").splitlines()
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def as_noted(results: Comparison) -> str:
-    """The table of one model or several to be read, and below it what its marks mean."""
-    shown = next(iter(results.values())) if len(results) == 1 else results
+    """The table of one model or several for reading, with notes on its marks below."""
+    shown = alone(results)
     return "\n".join([as_text(shown.to_table()), *shown.notes])
+
+
+def alone(results: Comparison) -> Any:
+    """The result of the only model there is, or the comparison of several."""
+    return next(iter(results.values())) if len(results) == 1 else results
 
 
 def as_records(frame: pd.DataFrame) -> str:
@@ -46,7 +59,7 @@ def as_records(frame: pd.DataFrame) -> str:
 
 
 def require_file(option: str, path: str | Path | None, suffixes: Sequence[str] = ()) -> None:
-    """Say before hours are spent that a file cannot be written. None is no file.
+    """Refuse, before any work, a file that cannot be written. None is no file.
 
     Raises:
         UserError: another suffix, a folder of that name, or a folder that cannot be made or written to.
@@ -61,30 +74,33 @@ def require_file(option: str, path: str | Path | None, suffixes: Sequence[str] =
     except (FileNotFoundError, NotADirectoryError):
         pass  # a file on the way to it is named below
     except (OSError, ValueError) as error:
-        told = getattr(error, "strerror", None) or "it has a zero byte"
-        raise UserError(f"{option} {shown(str(path))}: {told}: give another name") from None
+        raise _unusable(option, path, error) from None
     if path.is_dir():
         raise UserError(f"{option} {path}: that is a folder, give the name of a file")
     require_folder(option, path.parent)
 
 
 def require_folder(option: str, path: str | Path | None) -> None:
-    """The same of a folder, which need not exist."""
+    """Refuse, before any work, a folder that cannot be written to; it need not exist."""
     if path is None:
         return
     try:
         nearest = next(p for p in (Path(path), *Path(path).absolute().parents) if p.exists())
     except (OSError, ValueError) as error:
-        told = getattr(error, "strerror", None) or "it has a zero byte"
-        raise UserError(f"{option} {shown(str(path))}: {told}: give another name") from None
+        raise _unusable(option, path, error) from None
     if not nearest.is_dir():
         raise UserError(f"{option} {path}: {nearest} is a file, give a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"{option} {path}: {nearest} may not be written to, give another folder")
 
 
+def _unusable(option: str, path: str | Path, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or "it has a zero byte"
+    return UserError(f"{option} {shown(str(path))}: {reason}: give another name")
+
+
 def require_picture(option: str, path: str | None) -> None:
-    """The same of both files of a figure."""
+    """Refuse, before any work, a figure whose PDF or PNG cannot be written."""
     if path is not None:
         if not Path(path).name:
             raise UserError(f"{option} {path}: give the name of a file")
@@ -92,17 +108,26 @@ def require_picture(option: str, path: str | None) -> None:
             require_file(option, Path(path).with_suffix(suffix))
 
 
-def write(what: Any, path: Path) -> None:
-    """A result as NetCDF, or a table as CSV or JSON."""
+def write_results(results: Comparison, path: Path) -> None:
+    """Write the results of one model or of several: as NetCDF, their table as CSV or JSON, or for reading as LaTeX."""
+    shown = alone(results)
     if path.suffix == ".nc":
-        what.save(path)
-        return
-    text = as_records(what) + "\n" if path.suffix == ".json" else what.to_csv(index=False)
+        shown.save(path)
+    elif path.suffix == ".tex":
+        text = shown.to_latex()
+        write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    else:
+        write(shown.to_frame(), path)
+
+
+def write(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table as CSV or JSON."""
+    text = as_records(frame) + "\n" if path.suffix == ".json" else frame.to_csv(index=False)
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def save_drawn(drawn: Any, path: Path, err: bool = False) -> None:
-    """The figure of one Axes or of several, as PDF and PNG; prints their names, on stderr where stdout has a table."""
+    """Save the figure of one or several Axes as PDF and PNG, and print their names, on stderr beside a table."""
     import numpy as np
 
     from sharpness.plots import save_figure

@@ -9,7 +9,18 @@ import click
 
 import sharpness
 from sharpness.cli.options import OneExample, probing_options
-from sharpness.cli.output import as_noted, as_records, as_text, require_file, require_picture, save_drawn, say, write
+from sharpness.cli.output import (
+    RESULTS,
+    alone,
+    as_noted,
+    as_records,
+    as_text,
+    require_file,
+    require_picture,
+    save_drawn,
+    say,
+    write_results,
+)
 from sharpness.cli.work import finish, work_beside
 from sharpness.errors import UserError
 
@@ -35,7 +46,12 @@ from sharpness.errors import UserError
 @click.option("--verify", is_flag=True, help="Compare with the rise of the loss along the eigenvectors.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-@click.option("-o", "--output", type=click.Path(), help="Also write the result, as .nc, .csv or .json.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(),
+    help="Also write the results, as .csv, .json, .nc or .tex, a table for LaTeX.",
+)
 @click.option("--figure", type=click.Path(), help="Also draw it, as PDF and PNG.")
 def spectrum(
     checkpoints: tuple[str, ...], per_class: bool, per_group: bool, per_layer: bool, density: bool, k: int, tol: float,
@@ -55,8 +71,7 @@ def spectrum(
     if density and (per_layer or verify or bootstrap):
         raise UserError("--density goes with --per-class or --per-group, not with --per-layer, --verify or --bootstrap")
     read, options = subjects(checkpoints, probed)
-    suffixes = (".nc", ".csv", ".json") if len(read) == 1 else (".csv", ".json")
-    require_file("-o", output, suffixes)
+    require_file("-o", output, RESULTS)
     require_picture("--figure", figure)
     work, partial = work_beside(output) if output is not None else (None, None)
     shared: dict[str, Any] = {
@@ -67,18 +82,17 @@ def spectrum(
     if density:
         results = sharpness.spectral_density(read, **shared)
     else:
-        results = sharpness.eigenvalues(
-            read, k, "LA" if per_layer else "both", tol=tol, keep_vectors=False, per_layer=per_layer,
-            bootstrap=bootstrap, verify=verify, **shared,
-        )  # fmt: skip
-    shown = next(iter(results.values())) if len(results) == 1 else results
-    rows = shown.to_frame()
+        shared |= {"k": k, "which": "LA" if per_layer else "both", "tol": tol, "bootstrap": bootstrap, "verify": verify}
+        shared |= {"per_layer": True} if per_layer else {"keep_vectors": False}
+        results = sharpness.eigenvalues(read, **shared)
+    shown = alone(results)
+    # Hours of work are on the disk before anything is printed to a pipe that may be closed.
     if output is not None and distributed.rank() == 0:
-        write(shown if output.endswith(".nc") else rows, Path(output))
+        write_results(results, Path(output))
     if figure is not None and distributed.rank() == 0:
         save_drawn(shown.plot(), Path(figure), err=True)
     finish(work)
-    say(as_records(rows) if as_json else as_noted(results))
+    say(as_records(shown.to_frame()) if as_json else as_noted(results))
     for label, result in results.each().items():
         if verify:
             say(f"\n{label}\n{as_text(result.checks)}")

@@ -1,4 +1,4 @@
-"""What is probed: what the options stand for that say which files, whose code and which images."""
+"""Inputs of commands: checkpoints, networks and images from the options that name them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from sharpness.checkpoints import Checkpoint, find_checkpoints
 from sharpness.cli.options import keywords
 from sharpness.data import read_images
+from sharpness.data.standardization import Standardization
 from sharpness.errors import UserError
 from sharpness.models.factory import model_from
 from sharpness.probes import labelled_checkpoints
 
-#: Options of a file, of the network behind it, and of images of one's own, by where they go.
+#: Options of a file, of a user's own images, and of recorded data.
 FILE = ("family", "head", "stage2", "weights", "class_order")
 IMAGES = ("root", "mean", "std", "size", "resize", "layout", "class_counts")
 RECORDED = ("split", "loss", "limit_per_class", "data", "imbalance", "subset", "data_root", "download", "device")
@@ -26,13 +27,13 @@ RECORDED = ("split", "loss", "limit_per_class", "data", "imbalance", "subset", "
 def subjects(
     paths: Sequence[str], given: dict[str, Any]
 ) -> tuple[dict[str, Checkpoint | list[Checkpoint]], dict[str, Any]]:
-    """Checkpoints by label, and the options of :func:`~sharpness.checkpoint_objective` for all of them.
+    """Read checkpoints by label, and the options of ``checkpoint_objective`` for all of them.
 
-    Several trainings of one model are a list, unless every file is to be kept apart.
+    Several trainings of one model are a list, unless ``--each`` is given.
 
     Args:
         paths: files and folders.
-        given: values of :func:`probing_options` by name.
+        given: values of ``probing_options`` by name.
     """
     file = _chosen(given, FILE)
     if given["logit_scale"] is not None:
@@ -43,6 +44,7 @@ def subjects(
         options["output"] = _picker(given["logits"])
     several_times = {name: given[name] or None for name in ("mean", "std")}
     described = _chosen({**given, **several_times}, IMAGES)
+    # Constants that differ from file to file belong to the checkpoints, a single pair to the data.
     if max(len(given["mean"]), len(given["std"])) > 1:
         checkpoints = _each_normalized(checkpoints, paths, given["mean"], given["std"])
         described = {name: value for name, value in described.items() if name not in ("mean", "std")}
@@ -74,33 +76,34 @@ def _each_normalized(
     means: Sequence[str],
     stds: Sequence[str],
 ) -> dict[str, Checkpoint | list[Checkpoint]]:
-    """The checkpoints with constants that are given one by one, in the order of the paths, in place of what is known.
+    """Set the normalisation of checkpoints one by one, in the order of the paths.
 
     Raises:
-        UserError: they are not as many as paths, or a path stands for several files.
+        UserError: another number of constants than of paths, or a path that stands for several files.
     """
     if not len(means) == len(stds) == len(paths):
         raise UserError(
             f"--mean is given {len(means)} times and --std {len(stds)} times for {len(paths)} paths: give each once "
             "for all, or once for each path in their order, - where what is known of a file is right"
         )
-    known: dict[str, dict[str, list[float]]] = {}
+    # By file, not by position: labels order and group the checkpoints otherwise than the command line does.
+    known: dict[str, Standardization] = {}
     for path, mean, std in zip(paths, means, stds, strict=True):
         files = find_checkpoints(path)
         if len(files) > 1:
             raise UserError(f"--mean for each path, and {path} stands for {len(files)} files: name them one by one")
         if (mean, std) != ("-", "-"):
-            known[str(files[0])] = {"mean": list(_numbers("mean", mean)), "std": list(_numbers("std", std))}
+            known[str(files[0])] = Standardization(_numbers("mean", mean), _numbers("std", std))
 
     def normalized(one: Checkpoint) -> Checkpoint:
         if one.path not in known:
             return one
         if not one.is_foreign:
             raise UserError(f"{one.path} records what its images are normalised by: give --mean - and --std - for it")
-        channels, constants = one.manifest["model"].get("in_channels"), known[one.path]
-        if any(channels not in (None, len(values)) for values in constants.values()):
+        channels, constants = one.manifest.model.in_channels, known[one.path]
+        if any(channels not in (None, len(values)) for values in (constants.mean, constants.std)):
             raise UserError(f"--mean and --std of {one.path}: give {channels} numbers each, one for each channel")
-        return replace(one, manifest={**one.manifest, "normalization": constants})
+        return replace(one, manifest=replace(one.manifest, normalization=constants))
 
     return {
         label: [normalized(one) for one in entry] if isinstance(entry, list) else normalized(entry)
@@ -109,12 +112,12 @@ def _each_normalized(
 
 
 def single(checkpoints: Mapping[str, Checkpoint | list[Checkpoint]]) -> list[Checkpoint]:
-    """Every checkpoint, whatever its label."""
+    """All checkpoints in one list."""
     return [one for entry in checkpoints.values() for one in (entry if isinstance(entry, list) else [entry])]
 
 
 def _chosen(given: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """The options among them that were given."""
+    """The options of these names that were given."""
     return {name: given[name] for name in names if given.get(name) is not None}
 
 

@@ -1,9 +1,7 @@
-"""Unfinished work of a command, kept beside what it will write."""
+"""Unfinished work of commands, kept beside their output."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,15 +12,15 @@ from sharpness.files import only_process, refusal, shortened
 if TYPE_CHECKING:
     from sharpness.probes import WorkFolder
 
-#: Options that say where answers go, and not what they are.
+#: Options of the output, which do not change the results.
 SHOWN = ("output", "figure", "as_json")
 
 
 def work_of(folder: Path) -> WorkFolder:
-    """The folder, made and kept from other processes until the command ends.
+    """Create a work folder, and lock it until the command ends.
 
     Raises:
-        SystemRefusal: another process works there, or it cannot be made.
+        SystemRefusal: another process works there, or it cannot be created.
     """
     from sharpness.engine import distributed
     from sharpness.probes import WorkFolder
@@ -40,16 +38,17 @@ def work_of(folder: Path) -> WorkFolder:
 
 
 def work_beside(output: str | Path) -> tuple[WorkFolder, Path]:
-    """The work folder beside a file that will be written, and in it the folder of this command's settings."""
+    """Create the work folder beside an output file, and return in it also the folder of this command's settings."""
+    from sharpness.probes import key_of
+
     output = Path(output)
     settings = {name: value for name, value in click.get_current_context().params.items() if name not in SHOWN}
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
     work = work_of(output.with_name(f"{shortened(output.name)}.partial"))
-    return work, work.of(key)
+    return work, work.of(key_of(settings))
 
 
 def finish(work: WorkFolder | None) -> None:
-    """Remove the work that led to what has been written, once every process has read what it needs of it."""
+    """Remove the work of a finished command, once every process has read it."""
     import torch
 
     from sharpness.engine import distributed

@@ -2,11 +2,11 @@ r"""The spectral density of a symmetric linear operator by stochastic Lanczos qu
 
 .. code-block:: text
 
-    for every run r:
+    for every draw r:
         v_1 = z / sqrt(n), z random signs
         m steps of Lanczos with full re-orthogonalisation             # krylov.py; m products
         nodes theta_ri = Ritz values, weights w_ri = s_1i^2           # Gauss quadrature of v_1' f(A) v_1
-    tr f(A) / n = mean over runs of sum_i w_ri f(theta_ri)
+    tr f(A) / n = mean over draws of sum_i w_ri f(theta_ri)
 
 A rule of m nodes integrates polynomials of degree 2 m - 1 exactly, and :math:`E\, v_1 v_1' = I / n`, so that moments up
 to that degree are unbiased. Random signs, not normalised Gaussian vectors: both are unbiased, but the first moment of
@@ -31,7 +31,7 @@ from sharpness.errors import UserError
 def stochastic_lanczos(
     product: Product,
     size: int,
-    runs: int = 10,
+    draws: int = 10,
     steps: int = 80,
     *,
     generator: torch.Generator | None = None,
@@ -41,43 +41,43 @@ def stochastic_lanczos(
     checkpoint: Callable[[SpectralQuadrature], object] | None = None,
     done: SpectralQuadrature | None = None,
 ) -> SpectralQuadrature:
-    r"""Estimate the spectral measure by one quadrature rule per run, from which density, mass and moments follow.
+    r"""Estimate the spectral measure by one quadrature rule per draw, from which density, mass and moments follow.
 
-    Costs ``runs * steps`` products, fewer where a Krylov space is exhausted early. Memory: ``steps + 1`` vectors.
+    Costs ``draws * steps`` products, fewer where a Krylov space is exhausted early. Memory: ``steps + 1`` vectors.
 
     Args:
         product: v (n,) to A v (n,).
         size: n.
-        runs: independent start vectors, at least 2: their spread gives the standard error.
+        draws: independent start vectors, at least 2: their spread gives the standard error.
         steps: nodes of a rule. They resolve the ends of the spectrum best.
         generator: of the signs; a CPU generator seeded with 0 unless given.
         callback: called with 1 after every product.
-        checkpoint: called with the result so far after every run.
-        done: the first runs of an interrupted call, or of one with fewer runs, by the same generator afresh. The result
+        checkpoint: called with the result so far after every draw.
+        done: the first draws of an interrupted call, or of one with fewer, by the same generator afresh. The result
             has the same bits as one without the interruption.
 
     Raises:
-        UserError: too few runs or steps; ``done`` belongs to another call.
+        UserError: too few draws or steps; ``done`` belongs to another call.
         FloatingPointError: a product that is not finite.
 
-    >>> rule = stochastic_lanczos(lambda v: torch.tensor([3.0, 1.0, 1.0], dtype=v.dtype) * v, 3, runs=2, steps=5)
+    >>> rule = stochastic_lanczos(lambda v: torch.tensor([3.0, 1.0, 1.0], dtype=v.dtype) * v, 3, draws=2, steps=5)
     >>> rule.nodes[0].round(6).tolist(), rule.weights[0].round(6).tolist(), rule.products
     ([1.0, 3.0, nan, nan, nan], [0.666667, 0.333333, 0.0, 0.0, 0.0], 4)
     """
-    if runs < 2 or steps < 1:
-        raise UserError(f"runs={runs}, steps={steps}: give at least 2 runs, for a standard error, of at least 1 step")
-    if done is not None and (done.size != size or done.nodes.shape[1] != steps or len(done.nodes) > runs):
+    if draws < 2 or steps < 1:
+        raise UserError(f"draws={draws}, steps={steps}: give at least 2 draws, for a standard error, and 1 step")
+    if done is not None and (done.size != size or done.nodes.shape[1] != steps or len(done.nodes) > draws):
         raise UserError(
-            f"{len(done.nodes)} runs of {done.nodes.shape[1]} steps on an operator of size {done.size} are done: "
-            f"they are no part of {runs} runs of {steps} steps on one of size {size}"
+            f"{len(done.nodes)} draws of {done.nodes.shape[1]} steps on an operator of size {done.size} are done: "
+            f"they are no part of {draws} draws of {steps} steps on one of size {size}"
         )
     generator = generator or torch.Generator().manual_seed(0)
     result = done or SpectralQuadrature(np.empty((0, steps)), np.empty((0, steps)), size, 0)
     operator = Operator(product, callback, result.products)
-    for run in range(runs):
-        # Drawn for finished runs as well, so that the later ones get the same vectors as without an interruption.
+    for draw in range(draws):
+        # Drawn for finished draws as well, so that the later ones get the same vectors as without an interruption.
         z = random_signs(size, generator, dtype, device)
-        if done is not None and run < len(done.nodes):
+        if done is not None and draw < len(done.nodes):
             continue
         space = Krylov.starting_at(z)
         while space.steps < steps and not space.exhausted:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sharpness.curvature.krylov import BLOCK, Krylov
 from sharpness.errors import UserError
-from sharpness.files import write_atomically
+from sharpness.files import write_arrays
 
 _FORMAT = "lanczos 1"
 
@@ -49,6 +49,10 @@ class LanczosState:
 
     def save(self, path: Path | str) -> None:
         """Write an ``.npz`` file of plain arrays, atomically."""
+        write_arrays(Path(path), self.arrays())
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything as plain arrays by name, on the CPU."""
         space = self.space
         arrays: dict[str, np.ndarray] = {
             "format": np.array(_FORMAT),
@@ -64,12 +68,7 @@ class LanczosState:
         arrays |= {f"setting_{name}": np.array(value) for name, value in self.settings.items()}
         for i, block in enumerate(space.blocks):
             arrays[f"basis_{i}"] = block[: space.rows - i * BLOCK].cpu().numpy()
-
-        def write(partial: Path) -> None:
-            with partial.open("wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
-
-        write_atomically(Path(path), write)
+        return arrays
 
     @classmethod
     def load(cls, path: Path | str, device: torch.device | str = "cpu") -> LanczosState:
@@ -80,21 +79,27 @@ class LanczosState:
         """
         try:
             with np.load(path, allow_pickle=False) as file:
-                if str(file["format"]) != _FORMAT:
-                    raise ValueError(f"it says {file['format']}")
-                return cls._read(file, device)
+                return cls.of(dict(file), device)
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} is not a Lanczos state of this version: {error}") from None
 
     @classmethod
-    def _read(cls, file: np.lib.npyio.NpzFile, device: torch.device | str) -> LanczosState:
+    def of(cls, arrays: dict[str, np.ndarray], device: torch.device | str = "cpu") -> LanczosState:
+        """Make a state of its arrays; vectors are taken out of the dict, so that memory holds them once.
+
+        Raises:
+            ValueError: the arrays are of another version.
+        """
+        if str(arrays["format"]) != _FORMAT:
+            raise ValueError(f"it says {arrays['format']}")
+
         def tensor(name: str) -> Tensor:
             # A copy, because the bits of a matrix product may depend on how torch aligns its memory.
-            return torch.from_numpy(file[name]).clone().to(device)
+            return torch.from_numpy(arrays.pop(name)).clone().to(device)
 
-        runs, products, rows = (int(count) for count in file["counts"])
-        lowest, highest, norm = (float(end) for end in file["extent"])
-        vectors, coefficients = tensor("vectors"), file["coefficients"]
+        runs, products, rows = (int(count) for count in arrays["counts"])
+        lowest, highest, norm = (float(end) for end in arrays["extent"])
+        vectors, coefficients = tensor("vectors"), arrays["coefficients"]
         blocks = []
         for i in range(-(-rows // BLOCK)):
             filled = tensor(f"basis_{i}")
@@ -104,15 +109,15 @@ class LanczosState:
         columns = [coefficients[: len(vectors) + j + 1, j].copy() for j in range(coefficients.shape[1])]
         prefix = "setting_"
         return cls(
-            settings={name.removeprefix(prefix): file[name].item() for name in file.files if name.startswith(prefix)},
-            space=Krylov(vectors, norm, blocks, rows, columns, file["beta"].tolist()),
-            values=file["values"],
-            residuals=file["residuals"],
+            settings={name.removeprefix(prefix): arrays[name].item() for name in arrays if name.startswith(prefix)},
+            space=Krylov(vectors, norm, blocks, rows, columns, arrays["beta"].tolist()),
+            values=arrays["values"],
+            residuals=arrays["residuals"],
             lowest=lowest,
             highest=highest,
             runs=runs,
             products=products,
-            generator=file["generator"],
+            generator=arrays["generator"],
         )
 
     def check(self, settings: dict[str, object], device: torch.device | str) -> None:

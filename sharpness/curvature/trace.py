@@ -30,15 +30,15 @@ class TraceEstimate:
 
     value: float
     standard_error: float
-    samples: np.ndarray  # (probes,); for Hutch++ given its basis
+    samples: np.ndarray  # (draws,); for Hutch++ given its basis
     products: int
     captured: float = 0.0  # the part of every sample that is exact: tr(Q' A Q) of Hutch++
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Student's interval, with one degree of freedom less than there are probes.
+        """Student's interval, with one degree of freedom less than there are draws.
 
-        Fewer than about ten probes are too few where one eigenvalue dominates: samples are skewed then, and intervals
-        of 95 % from six probes of Hutchinson's estimator cover the trace in about 90 % of cases.
+        Fewer than about ten draws are too few where one eigenvalue dominates: samples are skewed then, and intervals
+        of 95 % from six draws of Hutchinson's estimator cover the trace in about 90 % of cases.
 
         >>> low, high = TraceEstimate(2.0, 0.5, np.array([1.5, 2.5]), 2).interval()
         >>> print(round(low, 2), round(high, 2))
@@ -51,7 +51,7 @@ class TraceEstimate:
 def hutchinson(
     product: Product,
     size: int,
-    probes: int = 30,
+    draws: int = 30,
     *,
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float64,
@@ -60,29 +60,29 @@ def hutchinson(
 ) -> TraceEstimate:
     r"""Estimate a trace by Hutchinson's mean of ``z' A z`` over vectors z of random signs.
 
-    Unbiased, with variance :math:`2 \sum_{i \ne j} A_{ij}^2` per probe; the standard error is the sample's
-    standard deviation over the square root of the number of probes. A diagonal operator is traced exactly:
+    Unbiased, with variance :math:`2 \sum_{i \ne j} A_{ij}^2` per draw; the standard error is the sample's
+    standard deviation over the square root of their number. A diagonal operator is traced exactly:
 
-    >>> hutchinson(lambda v: torch.tensor([3.0, 1.0, -2.0], dtype=v.dtype) * v, 3, probes=2).value
+    >>> hutchinson(lambda v: torch.tensor([3.0, 1.0, -2.0], dtype=v.dtype) * v, 3, draws=2).value
     2.0
 
     Args:
         product: v (n,) to A v (n,).
         size: n.
-        probes: vectors z, one product each.
+        draws: vectors z, one product each.
         generator: of the signs; a CPU generator seeded with 0 unless given.
         callback: called with 1 after every product.
 
     Raises:
-        UserError: fewer than 2 probes.
+        UserError: fewer than 2 draws.
         FloatingPointError: a product that is not finite.
     """
-    if probes < 2:
-        raise UserError(f"probes={probes}: a standard error needs at least 2")
+    if draws < 2:
+        raise UserError(f"draws={draws}: a standard error needs at least 2")
     generator = generator or torch.Generator().manual_seed(0)
     operator = Operator(product, callback)
-    samples = np.empty(probes)
-    for i in range(probes):
+    samples = np.empty(draws)
+    for i in range(draws):
         z = random_signs(size, generator, dtype, device)
         samples[i] = inner(operator(z)[None], z)[0]
     value, error = mean_and_error(samples)
@@ -101,11 +101,11 @@ def hutchpp(
 ) -> TraceEstimate:
     r"""Estimate a trace by Hutch++: exactly on a random sketch of the range, by Hutchinson's estimator on the rest.
 
-    A third of the products goes to the sketch, a third to its trace, the rest to probes. Unbiased, also given the basis
-    Q; then the variance per probe is :math:`2 \sum_{i \ne j} B_{ij}^2` with :math:`B = (I - QQ') A (I - QQ')`. For a
-    positive operator a relative error e takes O(1/e) products instead of Hutchinson's O(1/e^2). The standard error is
-    that of the probes. An operator of rank up to a third of the products is traced exactly. Where the sketch repeats a
-    direction, the product for its trace goes to the probes.
+    A third of the products goes to the sketch, a third to its trace, the rest to draws of signs. Unbiased, also given
+    the basis Q; then the variance per draw is :math:`2 \sum_{i \ne j} B_{ij}^2` with
+    :math:`B = (I - QQ') A (I - QQ')`. For a positive operator a relative error e takes O(1/e) products instead of
+    Hutchinson's O(1/e^2). The standard error is that of these draws. An operator of rank up to a third of the products
+    is traced exactly. Where the sketch repeats a direction, the product for its trace goes to the draws.
 
     Memory: a third of the products times ``size`` numbers.
 

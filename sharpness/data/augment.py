@@ -24,7 +24,7 @@ PIXELS_AT_ONCE = 2**21
 
 
 def augmentation_label(kind: str) -> str:
-    """What cards and labels call it."""
+    """The name of an augmentation on cards and labels."""
     return "no augmentation" if kind == "none" else kind
 
 

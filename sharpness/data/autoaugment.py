@@ -170,7 +170,7 @@ def perform(images: Tensor, family: str, variants: Tensor) -> Tensor:
 
 
 class Draws(NamedTuple):
-    """What chance decides of a batch, on the CPU.
+    """The random choices for a batch, on the CPU.
 
     Attributes:
         variants: of the first and second operation, ``(2, n)``.

@@ -51,7 +51,7 @@ def require_repeatable(data: Any) -> None:
 
 
 def are_batches(records: Sequence[Record]) -> bool:
-    """Whether all of these are batches: their targets are numbers in a row, as many as each input is long.
+    """True if all of these are batches: their targets are rows of numbers, as long as the inputs.
 
     Rows of targets may belong to one sample as well; they are of batches where the last is shorter.
     """
@@ -123,7 +123,7 @@ def _together(parts: list[Any], join: Any) -> Inputs:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether two readings of a sample agree, as far as that can be told."""
+    """True if two readings of a sample agree, as far as they can be compared."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.shape == b.shape and torch.equal(*(t.nan_to_num() if t.is_floating_point() else t for t in (a, b)))
     if isinstance(a, np.ndarray) or is_image(a):

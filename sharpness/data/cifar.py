@@ -29,7 +29,7 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 @dataclass(frozen=True)
 class Layout:
-    """Where one release keeps what: file names, keys, its size, and the group convention its papers use.
+    """The layout of one release: file names, keys, its size, and the group convention of its papers.
 
     Attributes:
         per_class: training images of each class of the official release.

@@ -66,7 +66,7 @@ def introsort(values: Sequence[float] | np.ndarray) -> list[int]:
 
 
 def _partition(v: Sequence[float], order: MutableSequence[int], low: int, high: int) -> int:
-    """Where the pivot, the median of three, comes to stand."""
+    """The final position of the pivot, the median of three."""
 
     def swap(a: int, b: int) -> None:
         order[a], order[b] = order[b], order[a]

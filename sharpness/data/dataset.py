@@ -90,7 +90,7 @@ class ImageSet:
 
     @property
     def content(self) -> Content:
-        """What tells the images apart: their pixels."""
+        """The content that identifies the images: their pixels."""
         return Content(PIXELS, lambda: pixel_digests(self.images), self.mean, self.std)
 
     def to(self, device: str | torch.device) -> ImageSet:

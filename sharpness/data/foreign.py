@@ -85,7 +85,7 @@ class ForeignData:
 
     @property
     def content(self) -> Content:
-        """What tells the samples apart: pixels as the files have them, or numbers before they are normalised."""
+        """The content that identifies the samples: pixels as in the files, or numbers before normalisation."""
         pixels, known = self.inputs, self.digests
         if known is not None:
             return Content(PIXELS, lambda: known, self.mean, self.std)
@@ -98,7 +98,7 @@ class ForeignData:
 
     @property
     def weights(self) -> Tensor:
-        """How many samples each stands for, ``(n,)``: 1 unless classes were limited."""
+        """The number of samples that each represents, ``(n,)``: 1 unless classes were limited."""
         here = torch.bincount(self.labels, minlength=self.num_classes)
         return (torch.tensor(self.class_totals) / here)[self.labels]
 

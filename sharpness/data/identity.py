@@ -1,4 +1,4 @@
-"""Which samples these are, by their content: whatever their order, and whatever normalises them."""
+"""Identity of samples by their content, independent of their order and normalisation."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def value_digests(values: Tensor) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class SampleIdentity:
-    """Which samples were probed, in the order they had.
+    """The identity of probed samples, in their order.
 
     Attributes:
         by: what tells them apart, see :class:`Content`.
@@ -130,7 +130,7 @@ class SampleIdentity:
 
     @classmethod
     def of_words(cls, by: str, words: np.ndarray, weights: np.ndarray | None) -> SampleIdentity:
-        """What :attr:`words` holds."""
+        """Restore an identity from its ``words``."""
         words = np.ascontiguousarray(words, dtype="<i4")
         digests = np.ascontiguousarray(words[:, 1:]).view("<u8")[:, 0]
         return cls(by, words[:, 0], digests, weights)

@@ -41,7 +41,7 @@ class ImageFiles:
     class_names: tuple[str, ...] | None = None
 
     def path(self, index: int) -> Path:
-        """Where one of them is."""
+        """The path of the file with this index."""
         return self.base / self.names[index]
 
     def limit_per_class(self, n: int) -> ImageFiles:

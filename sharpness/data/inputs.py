@@ -17,7 +17,7 @@ Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each input is in the columns of a packed one, and what it was.
+    """The position of each input in the columns of a packed one, with its shape and kind.
 
     Attributes:
         names: of the arguments, or None where they go by place.
@@ -41,7 +41,7 @@ class Layout:
         return found
 
     def call(self, model: Any, x: Tensor) -> Any:
-        """What the model returns of a packed tensor."""
+        """Run the model on a packed tensor."""
         inputs = self.unpack(x)
         return model(*inputs) if self.names is None else model(**dict(zip(self.names, inputs, strict=True)))
 

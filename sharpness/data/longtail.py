@@ -1,4 +1,4 @@
-"""What makes a long-tailed training set: its profile, which images it keeps, and its groups.
+"""Long-tailed training sets: profile, choice of images, and groups.
 
 Two repositories that share a profile often do not share the images. A checkpoint must be probed on the images
 it was trained on, so the recipe that picked them is part of the description (``subset``):

@@ -31,7 +31,7 @@ def look_up(images: Tensor, table: Tensor) -> Tensor:
 
 
 def histograms(images: Tensor) -> Tensor:
-    """How often each value occurs in each channel, ``(n, ch, 256)`` int64."""
+    """Histograms of the channels, ``(n, ch, 256)`` int64."""
     flat = images.flatten(2).long()
     counts = torch.zeros(*images.shape[:2], 256, dtype=torch.int64, device=images.device)
     return counts.scatter_add_(2, flat, torch.ones_like(flat))

@@ -1,4 +1,4 @@
-"""What of a row or a batch is the input and what the target: by place, by the names of keys, or as the caller says."""
+"""Inputs and targets of a row or a batch: by position, by the names of keys, or as the caller names them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Record(NamedTuple):
 
 
 def is_record(value: Any) -> bool:
-    """Whether this is a dict with a target among its keys.
+    """True for a dict with a target among its keys.
 
     >>> is_record({"pixel_values": 1, "labels": 2}), is_record({"weight": 1})
     (True, False)
@@ -97,14 +97,14 @@ def _of_mapping(given: Mapping[str, Any], what: str, takes: Collection[str]) -> 
 
 
 def _is_numbers(value: Any) -> bool:
-    """Whether this may be an input: an array, an image, numbers, or lists of them."""
+    """True for a possible input: an array, an image, numbers, or lists of them."""
     while isinstance(value, list | tuple) and len(value):
         value = value[0]
     return isinstance(value, ARRAYS) or is_image(value) or type(value) in (int, float, bool)
 
 
 def is_image(value: Any) -> bool:
-    """Whether this is an image of Pillow, which is not loaded for the question."""
+    """True for an image of Pillow, which is not imported for this test."""
     module = sys.modules.get("PIL.Image")
     return module is not None and isinstance(value, module.Image)
 

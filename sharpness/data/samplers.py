@@ -1,4 +1,4 @@
-"""Which training images one epoch visits, and in what order.
+"""Samplers: the training images of an epoch, and their order.
 
 A sampler is a pure function of the labels and a CPU generator, so that a resumed epoch is the same epoch.
 Every epoch has N draws, the size of the training set.

@@ -46,12 +46,12 @@ def plain_targets(y: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def are_labels(y: Tensor) -> bool:
-    """Whether targets are one integer, or one truth value, for each sample."""
+    """True if targets are one integer, or one truth value, for each sample."""
     return y.ndim == 1 and not y.is_floating_point() and not y.is_complex()
 
 
 def cross_entropy_targets(y: Tensor, outputs: Sequence[int]) -> Tensor:
-    """What ``loss="ce"`` makes of targets: labels (n,), or class probabilities (n, C) in float64.
+    """Convert targets for ``loss="ce"``: to labels (n,), or to class probabilities (n, C) in float64.
 
     Args:
         y: as given: labels (n,) or (n, 1), or for every sample the probabilities of all classes, such as one-hot.
@@ -193,7 +193,7 @@ def answers_of(y: Tensor, width: int | None, labels: int | None, every: bool) ->
 
 
 def _are_names(values: Any) -> bool:
-    """Whether these are texts in a list or an array."""
+    """True for texts in a list or an array."""
     return hasattr(values, "__len__") and len(values) > 0 and isinstance(next(iter(values)), str)
 
 

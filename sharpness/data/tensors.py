@@ -69,7 +69,8 @@ def read_samples(
         _leave_out(record.more, "data", True)
         x, y = record.inputs, column(record.target, "targets", class_names)
     elif batch is None and not _is_list_of_batches(data) and _are_columns(data):
-        x, y = _inputs(data[0]), column(data[1], "targets", class_names)
+        y = column(data[1], "targets", class_names)
+        x = _inputs(data[0], len(y) if y.ndim else 0)
         _leave_out(len(data) - 2, "each sample", y.ndim == 1)
     else:
         x, y = _read(data, batch, takes, class_names)
@@ -83,7 +84,7 @@ def read_samples(
 
 
 def is_data(value: Any) -> bool:
-    """Whether a positional argument can only be meant as data: ``(x, y)`` of equal length, samples, or a data set.
+    """True if a positional argument can only be data: ``(x, y)`` of equal length, samples, or a data set.
 
     >>> is_data((torch.zeros(4, 2), [0, 1, 0, 1])), is_data((-1, 1, 51)), is_data([0.1, 0.2])
     (True, False, False)
@@ -106,7 +107,7 @@ def is_data(value: Any) -> bool:
 
 
 def read_once(data: Any) -> Any:
-    """What can be read again: an iterator, which several models would use up, as a list."""
+    """Data that can be read again: an iterator, which several models would use up, as a list."""
     return list(data) if hasattr(data, "__next__") else data
 
 
@@ -145,7 +146,11 @@ def column(values: Any, what: str, class_names: Sequence[str] | None = None) -> 
             "numpy.unique(labels, return_inverse=True)[1]"
         )
     if array.dtype.kind not in "biufc":
-        raise UserError(f"{what} hold {type(array.flat[0]).__name__ if array.size else 'nothing'}: give numbers")
+        kinds = " and ".join(sorted({type(value).__name__ for value in array.ravel()[:1000].tolist()})[:3])
+        raise UserError(
+            f"{what} hold {kinds or 'nothing'} as objects: give numbers, of a table its columns of numbers, such as "
+            "frame.select_dtypes('number')"
+        )
     try:
         return torch.as_tensor(array if array.flags.writeable else array.copy())
     except (TypeError, ValueError) as error:
@@ -153,7 +158,7 @@ def column(values: Any, what: str, class_names: Sequence[str] | None = None) -> 
 
 
 def _are_columns(data: Any) -> bool:
-    """Whether these are inputs of all samples, targets of all samples and maybe more, and not samples in a list."""
+    """True for inputs of all samples, targets of all samples and maybe more, false for samples in a list."""
     if not isinstance(data, tuple | list) or len(data) < 2 or any(map(is_record, data)):
         return False
     if len(data) == 2:
@@ -162,7 +167,7 @@ def _are_columns(data: Any) -> bool:
 
 
 def _is_sample(value: Any) -> bool:
-    """Whether this is one (input, target, ...), and not a column of numbers or of inputs, which are of one kind."""
+    """True for one (input, target, ...), false for a column of numbers or of inputs, which are of one kind."""
     if isinstance(value, list):
         return len(value) > 1 and isinstance(value[0], ARRAYS) and not isinstance(value[1], ARRAYS)
     return isinstance(value, tuple) and len(value) > 1
@@ -178,7 +183,7 @@ def _stack(values: Any, what: str) -> Tensor:
 
 
 def _is_list_of_batches(data: Any) -> bool:
-    """Whether these are ``(inputs, targets)`` of several samples each."""
+    """True for ``(inputs, targets)`` of several samples each."""
     if not isinstance(data, tuple | list) or not len(data):
         return False
     if not all(isinstance(b, tuple | list) and len(b) > 1 and _are_inputs(b[0]) for b in data):
@@ -187,13 +192,15 @@ def _is_list_of_batches(data: Any) -> bool:
 
 
 def _are_inputs(value: Any) -> bool:
-    """Whether these are tensors: one, or several by place or by name."""
+    """True for tensors: one, or several by position or by name."""
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else [value]
     return all(isinstance(v, Tensor) for v in parts) and len(parts) > 0
 
 
-def _inputs(values: Any) -> Inputs:
+def _inputs(values: Any, samples: int) -> Inputs:
     """Inputs of all samples, several where they are in a tuple or a dict."""
+    if isinstance(values, tuple) and len(values) == 1 and isinstance(values[0], ARRAYS) and samples > 1:
+        return _inputs_of_one(values[0], "inputs")  # a tuple of inputs that has one alone, not one of samples
     if isinstance(values, Mapping):
         return {str(name): _inputs_of_one(v, f"input {name}") for name, v in values.items()}
     if isinstance(values, tuple) and len(values) > 1 and all(isinstance(v, ARRAYS) for v in values):

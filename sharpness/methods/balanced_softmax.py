@@ -40,9 +40,9 @@ class BalancedSoftmax(Loss):
 
 
 def epochs_of(iterations: int, num_samples: int) -> int:
-    """Epochs of so many published steps of :data:`BATCH_SIZE` images, at least 1.
+    """Convert published steps of 512 images to epochs, at least 1.
 
-    An epoch of a small set counts as ten steps, which a run's smaller batches make of it.
+    An epoch of a small set counts as ten steps, because a run halves its batches until there are as many.
 
     >>> epochs_of(13_000, 12_406), epochs_of(2_000, 12_406), epochs_of(13_000, 380)
     (520, 80, 1300)
@@ -57,6 +57,7 @@ def recipe(longtail: LongTail, decoupled: bool = False) -> Recipe:
         decoupled: the backbone of plain cross-entropy by the same schedule, then frozen, and 2 000 steps of a new
             classifier with Balanced Softmax.
     """
+    # Published in steps, not in epochs: a data set of another size takes as many steps, hence other epochs.
     num_samples = sum(longtail.class_counts)
     schedule = WarmupCosine(WARMUP_ITERATIONS / ITERATIONS, start=0.5)
     first = Stage(

@@ -1,4 +1,4 @@
-"""What a stage of training did, in words: formula, data, schedule; a checkpoint's model card keeps them."""
+"""Model cards: the stages of a training in words, with formula, data and schedule."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ WORDS = {"all": "all parameters", "previous": "what the stages before have train
 
 
 def formula(part: Any) -> str:
-    """A loss or a rule with all its hyper-parameters, and the first sentence of its documentation: what it computes.
+    """A loss or a rule with all its hyper-parameters, and its formula: the first sentence of its documentation.
 
     >>> from sharpness.methods.focal import Focal
     >>> formula(Focal(2.0))[:54]
     'Focal(gamma=2.0): (1 - p_y)^gamma (-log p_y) with p th'
     """
-    told = inspect.cleandoc(type(part).__doc__ or "").split("\n\n")[0].replace("\n", " ")
-    return f"{part!r}: {re.sub(r':[a-z]+:(?=`)|`', '', told).replace(chr(92), '')}"
+    text = inspect.cleandoc(type(part).__doc__ or "").split("\n\n")[0].replace("\n", " ")
+    return f"{part!r}: {re.sub(r':[a-z]+:(?=`)|`', '', text).replace(chr(92), '')}"
 
 
 def stage_card(stage: Stage, augmentation: str | None = None) -> dict[str, str]:
-    """What a stage does, by what the words are about; everything of it that has an effect is in them.
+    """Describe a stage by topic (loss, step, data, ...); everything that has an effect on its result is included.
 
     Args:
         augmentation: of the run's training images, which is no part of a stage.

@@ -1,7 +1,7 @@
 r"""Class-conditional sharpness-aware minimisation (CC-SAM, Zhou et al., CVPR 2023): its recipe and second stage.
 
-Stage 1 is in :mod:`sharpness.methods.cc_sam_head` (classifier, closed form) and
-:mod:`sharpness.flattening.class_conditional` (last block or all parameters).
+Stage 1 is in ``cc_sam_head.py`` (classifier, closed form) and ``flattening/class_conditional.py`` (last block or all
+parameters).
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ RELEASED = {
 
 
 def released(longtail: LongTail) -> tuple[Released, str]:
-    """The configuration whose data are nearest, CIFAR-10-LT or CIFAR-100-LT at imbalance 100 or 200, and a note.
+    """The released configuration of the nearest data set, CIFAR-10-LT or CIFAR-100-LT at imbalance 100 or 200; a note.
 
     Other imbalances and data sets take the nearest, because the authors' tables have results for more of them than
     their repository has configurations.
@@ -135,11 +135,11 @@ def recipe(
 
     Args:
         scope: what is perturbed in stage 1: ``"classifier"``, ``"last_block"`` or ``"all"``.
-        rho_scale: multiplies the radius: 1 is the formula as it stands, :data:`RHO_SCALE` unless given. All
+        rho_scale: multiplies the radius: 1 is the formula as published, ``RHO_SCALE`` unless given. All
             parameters move further than the classifier alone.
         cap: bounds the perturbation of the rarest class by that share of the norm of the perturbed weights, and
-            those of the others by less (:func:`~sharpness.flattening.class_radius.longest_step`); ``"none"`` or None
-            for the bare formula. ``"auto"`` is :data:`CAP` for lengths of the formula, and none for mode="direction".
+            those of the others by less (``longest_step``); ``"none"`` or None
+            for the bare formula. ``"auto"`` is ``CAP`` for lengths of the formula, and none for mode="direction".
         mode: of stage 1: ``"full"``, the micro-benchmark's ``"direction"`` and ``"magnitude"``, or ``"plain"`` for
             mixup without a perturbation, which leaves stage 2 alone.
         mixup: alpha, 1 unless given; 0 for none.
@@ -148,7 +148,7 @@ def recipe(
         released_code: the variant of the released code, which differs from the paper so:
 
             - mixup, the factor of the radius, the share f of the perturbed loss and the limit of the ramp of stage 2
-              are those of the authors' configuration for the data set and its imbalance (:data:`RELEASED`), or of
+              are those of the authors' configuration for the data set and its imbalance (``RELEASED``), or of
               the nearest;
             - weight and bias are perturbed each along its own gradient and with its own gradient norm, while the
               norm of w is joint (imbalance 200) or each tensor's own (100, as in the code beside that configuration);
@@ -157,18 +157,19 @@ def recipe(
             - the loss is (1 - f) mean + f perturbed;
             - incomplete batches are dropped; warm-up starts at a third; the drops come one epoch earlier;
             - in stage 2 BatchNorm normalises with the batch and its statistics keep moving;
-            - the adversarial step and its loss are both weighted by class (:class:`AdversarialFeatures`).
+            - the adversarial step and its loss are both weighted by class (``AdversarialFeatures``).
 
             Not reproduced: the network, which calls 14 residual blocks (5 + 5 + 4) of the 16 that it stores,
             data-parallel training, and picking the best epoch of either stage on the test set: both end in their last.
 
     Raises:
-        UserError: options out of range, or such as have no effect beside another.
+        UserError: an option out of range, or one that would have no effect beside another.
     """
     choose("scope", scope, ("classifier", "last_block", "all"))
     choose("mode", mode, (*MODES, "plain"))
     if not isinstance(stage2, bool):
         raise UserError(f"stage2={stage2!r}: give true or false")
+    # Before "auto" becomes a number: only a cap that was given is refused. An option without effect is never ignored.
     if cap not in ("auto", "none", None) and (released_code or mode == "plain"):
         raise UserError(f"{'released_code' if released_code else 'mode=plain'} bounds no step: drop cap={cap}")
     if cap in ("auto", "none"):
@@ -181,7 +182,7 @@ def recipe(
         raise UserError(f"rho_scale={rho_scale}: give a finite number, at least 0")
     if isinstance(cap, str):
         raise UserError(f"cap={cap!r}: give a positive share of the norm of the weights, such as 0.05, none or auto")
-    authors, told = released(longtail)
+    authors, source = released(longtail)
     if mixup is None:
         mixup = authors.mixup if released_code else 1.0
     schedule: MultiStep = TENTHS
@@ -192,7 +193,7 @@ def recipe(
         )
         schedule = MultiStep((159, 179), (1e-1, 1e-2), warmup_start=1 / 3)
         notes = (
-            told,
+            source,
             "the network is the data set's usual one; the released one calls 5 + 5 + 4 residual blocks of 16 it stores",
         )
     elif mode == "plain":
@@ -247,7 +248,7 @@ def recipe(
 
 
 def _length_note(mode: str, rho_scale: float, cap: float | None) -> str:
-    """How long the perturbation of the first stage is, beside the formula of the paper."""
+    """A note on the length of the perturbation in stage 1, compared with the formula of the paper."""
     if mode == "plain":
         return "stage 1 is without a perturbation"
     length = "the perturbation has length 1" if mode == "direction" else f"the paper's radius times {rho_scale:g}"

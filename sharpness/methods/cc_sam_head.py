@@ -8,7 +8,7 @@ It is never formed. What training needs is its product with a feature and its no
 
 .. math:: G_{y_r} z_r = ((S \circ K) E)_r, \qquad \|G_c\|^2 = \sum_{r \in c} E_r \cdot ((S \circ K) E)_r.
 
-For a bias read K + 1; for a cosine head see :func:`_cosine_rows`.
+For a bias read K + 1; for a cosine head see ``_cosine_rows``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ClassConditionalHead:
     .. math:: \epsilon_c = \min(\text{rho\_scale} \cdot \sqrt{k}\,\rho_c^*, \text{limit}_c)\, g_c / \|g_c\|, \qquad
               A_c = \sum_{r \in c} a_r, \; A = \sum_c A_c
 
-    with :math:`\rho_c^*` and the limit of :mod:`sharpness.flattening.class_radius`. Features receive the gradient that
+    with :math:`\rho_c^*` and the limit of ``flattening/class_radius.py``. Features receive the gradient that
     passes through the perturbed head, and the head the one at its perturbed weights.
 
     Args:
@@ -59,7 +59,7 @@ class ClassConditionalHead:
 
     @property
     def capturable(self) -> bool:
-        """Whether a CUDA graph may replay the step: random directions are drawn for the classes of the batch."""
+        """True if a CUDA graph can replay the step; random directions depend on the classes of the batch."""
         return self.mode != "magnitude"
 
     def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
@@ -73,6 +73,7 @@ class ClassConditionalHead:
             objective = (1 - share) * plain + share * (weights * losses).sum() / weights.sum()
         else:
             index, labels, mixing = batch.rows()
+            # The perturbation is a constant of the step, as in SAM: its gradient is taken on a leaf of its own.
             leaf = logits.detach()[index].requires_grad_(True)
             plain_losses, weights = loss.terms(leaf, labels, context)
             (gradient,) = torch.autograd.grad(plain_losses.sum(), leaf)
@@ -127,6 +128,8 @@ class ClassConditionalHead:
         if self.mode == "magnitude":
             return self._random_direction(head, features, logits, terms, same, labels, step, context)
         if isinstance(head, LinearHead):
+            # Features carry their graph on one side of the kernel only: the other stands for the class gradient, which
+            # is a constant of the step.
             kernel = same * (features @ features.detach().T)
             product, bias = kernel @ terms, same @ terms
             # Rounding may leave the square of a gradient that vanishes below zero.
@@ -167,7 +170,7 @@ class ClassConditionalHead:
         step: object,
         context: Context,
     ) -> Tensor:
-        """One normal direction per class, with the length that CC-SAM would have taken."""
+        """Logits under one normal direction per class, of the length that CC-SAM would have taken."""
         if not isinstance(head, LinearHead):
             raise UserError(f"mode='magnitude' needs a linear head, this one is a {type(head).__name__}")
         detached = features.detach()
@@ -184,7 +187,7 @@ class ClassConditionalHead:
 
 
 def weights_of(head: nn.Module) -> list[Tensor]:
-    """Weight and bias with which ``head`` computes its logits, whatever it may make them from."""
+    """The weight and the bias of a head as its logits use them, also under a parametrisation."""
     return [p for p in (getattr(head, name, None) for name in ("weight", "bias")) if p is not None]
 
 

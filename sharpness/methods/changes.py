@@ -1,4 +1,4 @@
-"""What happens to a network between two stages, as data: each change is called before a stage's first epoch."""
+"""Changes of a network between two stages, as data: each is called before a stage's first epoch."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sharpness.steps import Context
 
 
 class Change(Protocol):
-    """Changes a network in place; random numbers come from ``context.generator`` only, ``context.epoch`` is 0.
+    """A change of a network in place; random numbers come from ``context.generator`` only, ``context.epoch`` is 0.
 
-    What it does to the structure must not depend on the weights: a resumed run repeats it on others.
+    Its effect on the structure must not depend on the weights: a resumed run repeats it on others.
     """
 
     def __call__(self, network: Classifier, context: Context) -> None: ...
@@ -25,7 +25,7 @@ class Change(Protocol):
 
 @dataclass(frozen=True)
 class AddWeightScaling:
-    """Puts learnable weight scaling, ones at first, over the head (Kang et al., ICLR 2020)."""
+    """Put learnable weight scaling, ones at first, over the head (Kang et al., ICLR 2020)."""
 
     def __call__(self, network: Classifier, context: Context) -> None:
         network.add_weight_scaling()
@@ -33,7 +33,7 @@ class AddWeightScaling:
 
 @dataclass(frozen=True)
 class Rescale:
-    """Gives a cosine head the logit scale ``scale``."""
+    """Give a cosine head the logit scale ``scale``."""
 
     scale: float
 
@@ -43,7 +43,7 @@ class Rescale:
 
 @dataclass(frozen=True)
 class NewHead:
-    """Initialises the head anew, as that of a fresh network; what it has learnt is lost."""
+    """Initialise the head again, as that of a fresh network."""
 
     def __call__(self, network: Classifier, context: Context) -> None:
         spec = network.spec

@@ -3,13 +3,13 @@ r"""Classifier re-training (cRT; Kang et al., Decoupling Representation and Clas
 from __future__ import annotations
 
 from sharpness.data import LongTail
-from sharpness.methods.changes import NewHead
+from sharpness.methods.changes import Change, NewHead
 from sharpness.methods.cross_entropy import BASELINE, LINEAR_HEAD, CrossEntropy
 from sharpness.methods.recipe import Recipe, Stage
 from sharpness.methods.schedules import Cosine
 
 PAPER = "Kang et al., Decoupling Representation and Classifier for Long-Tailed Recognition, ICLR 2020"
-#: What cRT, LWS and tau-normalisation have in common here.
+#: The note that cRT, LWS and tau-normalisation share.
 FIRST_STAGE = (
     "published for large images only: 90 epochs, batch 512, learning rate 0.2; here the first stage is the "
     "cross-entropy baseline for CIFAR, so that what differs from it is what follows"
@@ -17,17 +17,42 @@ FIRST_STAGE = (
 
 
 def batchnorm_note(shifted: bool) -> tuple[str, ...]:
-    """What to say of BatchNorm in the second stage."""
+    """The note on BatchNorm in the second stage."""
     return () if shifted else ("BatchNorm is frozen with the backbone; in the released code it follows the batches",)
 
 
 def proportionate(epochs: int, of: int = 90) -> int:
-    """Epochs of a later stage that are to the baseline's what ``epochs`` are to the published first stage's ``of``.
+    """Scale the epochs of a later stage from a published first stage of ``of`` epochs to the baseline's.
 
     >>> proportionate(10), proportionate(5)
     (22, 11)
     """
     return round(BASELINE.epochs * epochs / of)
+
+
+def decoupled(
+    method: str, name: str, epochs: int, trainable: str, change: Change, shift_batchnorm: bool, *notes: str
+) -> Recipe:
+    """Cross-entropy, then a second stage on the frozen backbone, with class-balanced sampling.
+
+    Args:
+        name: of the second stage.
+        epochs: of the second stage, where 90 are published for the first.
+        trainable: the part that learns in the second stage.
+        change: of the network, before the second stage.
+    """
+    stage = Stage(
+        name,
+        proportionate(epochs),
+        CrossEntropy(),
+        Cosine(),
+        sampler="class_balanced:4",
+        trainable=trainable,
+        frozen_batchnorm=not shift_batchnorm,
+        enter=(change,),
+    )
+    notes = (FIRST_STAGE, *notes, f"{epochs} of 90 published epochs are {stage.epochs} of {BASELINE.epochs}")
+    return Recipe(method, PAPER, (BASELINE, stage), notes=(*notes, *batchnorm_note(shift_batchnorm)))
 
 
 def recipe(longtail: LongTail, shift_batchnorm: bool = False) -> Recipe:
@@ -39,21 +64,4 @@ def recipe(longtail: LongTail, shift_batchnorm: bool = False) -> Recipe:
         shift_batchnorm: let BatchNorm follow the balanced sampler in stage 2, as in the released code, where only
             the parameters of the backbone are frozen.
     """
-    return Recipe(
-        method="crt",
-        paper=PAPER,
-        stages=(
-            BASELINE,
-            Stage(
-                "classifier re-training",
-                proportionate(10),
-                CrossEntropy(),
-                Cosine(),
-                sampler="class_balanced:4",
-                trainable="head",
-                frozen_batchnorm=not shift_batchnorm,
-                enter=(NewHead(),),
-            ),
-        ),
-        notes=(FIRST_STAGE, LINEAR_HEAD, "10 of 90 published epochs are 22 of 200", *batchnorm_note(shift_batchnorm)),
-    )
+    return decoupled("crt", "classifier re-training", 10, "head", NewHead(), shift_batchnorm, LINEAR_HEAD)

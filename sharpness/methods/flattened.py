@@ -1,4 +1,4 @@
-"""How flattening operations change a recipe, and which of them go together.
+"""Recipes with flattening operations: the changes that each makes, and their combinations.
 
 ===================  =====================================================  ===========================================
 operation            changes                                                goes with
@@ -28,7 +28,7 @@ from sharpness.steps import Loss, PlainStep
 
 
 def flattened(recipe: Recipe, names: Sequence[str]) -> Recipe:
-    """The recipe with flattening operations, such as ``("sam:0.1", "swa")``.
+    """Add flattening operations, such as ``("sam:0.1", "swa")``, to a recipe.
 
     Raises:
         UserError: an unknown operation, one of them twice, two gradient rules, or one that the method has no stage for.
@@ -52,7 +52,7 @@ def flattened(recipe: Recipe, names: Sequence[str]) -> Recipe:
 
 @singledispatch
 def applied(operation: Any, recipe: Recipe, name: str) -> Recipe:
-    """The recipe with one operation: a gradient rule, unless its class is one of those below."""
+    """Add one operation to a recipe: a gradient rule, unless its class is one of those below."""
     plain = [isinstance(s.rule, PlainStep) for s in recipe.stages]
     if not plain[0]:
         raise UserError(f"{recipe.method} perturbs its weights itself: {name!r} cannot be added to it")

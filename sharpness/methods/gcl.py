@@ -37,7 +37,7 @@ class GCL(Loss):
     .. math:: u'_{ic} = u_{ic} - s \kappa |\varepsilon_{ic}| \bar\delta_c - s m 1[c = y_i], \qquad
               \varepsilon_{ic} \sim N(0, (1/3)^2) \text{ clamped to } [-1, 1]
 
-    times :math:`(1 - p_y)^\gamma`, with p detached. Every logit has noise of its own, drawn anew in each call.
+    times :math:`(1 - p_y)^\gamma`, with p detached. Every logit has noise of its own in each call.
     The logits are those of a cosine head of scale s. ``noise="mean"`` replaces :math:`|\varepsilon|` by its mean.
     """
 
@@ -77,6 +77,7 @@ def recipe(longtail: LongTail, sampler: str = "inverse_frequency", mixup: float 
         scale=30.0,
         stages=(
             Stage("clouded logits", 200, GCL(kappa=kappa), TENTHS, mixup=mixup, batch_size=64),
+            # The head applies the scale and the loss subtracts its margins times the same: both change together.
             Stage(
                 "classifier re-balancing",
                 30,

@@ -31,7 +31,7 @@ def effective_number_weights(class_counts: Tensor, beta: float = 0.9999) -> Tens
 
 
 def deferred_weights(labels: Tensor, context: Context, reweight_from: float, beta: float) -> Tensor:
-    """Weights (n,): 1, and :func:`effective_number_weights` after the share ``reweight_from`` of the epochs."""
+    """Weights (n,): 1, then ``effective_number_weights`` after the share ``reweight_from`` of the epochs."""
     if context.epoch <= reweight_from * context.epochs:
         return torch.ones(len(labels), dtype=torch.float64, device=labels.device)
     return effective_number_weights(context.class_counts, beta).to(labels.device)[labels]
@@ -42,7 +42,7 @@ class LDAM(Loss):
     r"""Cross-entropy of ``s (cos - Delta_y 1_y)``, ``Delta_c = M (n_min / n_c)^(1/4)``, with deferred re-weighting.
 
     The logits are those of a cosine head, ``s cos``, so that the margin enters as ``s Delta_y``. From the fraction
-    ``reweight_from`` of the epochs on, a sample of class c weighs :func:`effective_number_weights`; before, 1.
+    ``reweight_from`` of the epochs on, a sample of class c has its ``effective_number_weights``; before, 1.
     The loss is normalised by the sum of the weights in the batch, as torch's weighted cross-entropy is.
     """
 

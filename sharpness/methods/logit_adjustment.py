@@ -41,7 +41,7 @@ class LogitAdjustment(Loss):
 
 @dataclass(frozen=True)
 class SubtractPriors:
-    r"""Folds :math:`-\tau \log \pi` into the bias of a linear head: the network then returns adjusted logits."""
+    r"""Fold :math:`-\tau \log \pi` into the bias of a linear head: the network then returns adjusted logits."""
 
     tau: float = 1.0
 
@@ -60,8 +60,8 @@ PUBLISHED = {10: (1241, 20, (604, 926, 1128)), 100: (1419, 22, (691, 1059, 1290)
 def recipe(longtail: LongTail, tau: float = 1.0, posthoc: bool = False) -> Recipe:
     r"""As released for CIFAR: 1241 epochs (1419 for CIFAR-100), Nesterov momentum, three drops by ten.
 
-    Both variants return logits whose softmax is, for tau = 1, the posterior under classes of equal size; those are
-    the ones that a probe's cross-entropy sees. ``loss="training"`` adds :math:`\tau \log \pi` again, which for
+    Both variants return logits whose softmax is, for tau = 1, the posterior under classes of equal size; a probe's
+    cross-entropy takes these. ``loss="training"`` adds :math:`\tau \log \pi` again, which for
     ``posthoc`` is the cross-entropy the network was trained with, exactly.
 
     Args:

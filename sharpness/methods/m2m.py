@@ -1,4 +1,4 @@
-r"""M2m: rare classes are filled up with translations of frequent ones (Kim, Jeong and Shin, CVPR 2020)."""
+r"""M2m: major-to-minor translation of images for rare classes (Kim, Jeong and Shin, CVPR 2020)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sharpness.steps import Batch, Context, at_least_float32
 
 
 def acceptance_probabilities(class_counts: Tensor, beta: float) -> Tensor:
-    r"""``P[k0, k] = 1 - beta^max(n_k0 - n_k, 0)``, shape (C, C): how far class k0 may serve as a seed of class k.
+    r"""``P[k0, k] = 1 - beta^max(n_k0 - n_k, 0)``, shape (C, C): acceptance of class k0 as a seed of class k.
 
     >>> acceptance_probabilities(torch.tensor([3, 1]), 0.5).tolist()
     [[0.0, 0.75], [0.0, 0.0]]
@@ -31,7 +31,7 @@ def acceptance_probabilities(class_counts: Tensor, beta: float) -> Tensor:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards every module is in the mode it was in."""
+    """Eval mode inside; the mode of every module is restored afterwards."""
     modes = [(m, m.training) for m in model.modules()]
     model.eval()
     try:
@@ -98,7 +98,7 @@ class MajorToMinor:
             inputs = self.translation.start(pixels, context.generator), batch.first[seeds], batch.first[slots]
             if context.replayed is None:
                 made, confidence = translate(*inputs)
-            else:  # always as many as the batch has: images do not see each other, and a graph has one shape
+            else:  # padded to the batch size, because a graph has one shape and images do not interact
                 fill = len(batch.x) - len(slots)
                 full = (torch.cat([t, t[:1].expand(fill, *t.shape[1:])]) for t in inputs)
                 made, confidence = (t[: len(slots)] for t in context.replayed(self, translate, *full))
@@ -138,9 +138,9 @@ def recipe(
     and the weight of the seed class, lambda (0.01 to 0.5), for every data set. A flattening operation acts in both
     stages, and translation comes before it, once a batch.
 
-    BatchNorm's running statistics follow the oversampled batches, as published. Where rare classes have a handful of
-    images that tells: with ``epochs=60`` on digits-lt accuracy is 91.6 %, and 95.8 % with the statistics estimated
-    anew on the training set (cross-entropy: 95.2 and 95.4 %).
+    BatchNorm's running statistics follow the oversampled batches, as published. This matters where rare classes have a
+    handful of images: with ``epochs=60`` on digits-lt accuracy is 91.6 %, and 95.8 % with the statistics recomputed on
+    the training set (cross-entropy: 95.2 and 95.4 %).
 
     Args:
         seed_weight: lambda.
@@ -148,6 +148,7 @@ def recipe(
     """
     if helper is not None and not isinstance(helper, str):
         raise UserError(f"helper={helper!r}: give the path of a checkpoint as text")
+    # 0.8 of the epochs is where the learning rate drops: translation begins with it.
     transform = MajorToMinor(beta, gamma, Translation(seed_weight, step_length, steps))
     second = Stage(
         "translation",

@@ -1,4 +1,4 @@
-r"""Translating images of one class into another by the gradients of two classifiers (M2m, CVPR 2020)."""
+r"""Translation of images from one class to another by gradients of two classifiers (M2m, CVPR 2020)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def per_image_norm(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Translation:
-    r"""Move seed images of class k0 to where g sees the class k and f no longer sees k0.
+    r"""Gradient descent from seed images of class k0 to images that g classifies as k and f no longer as k0.
 
     .. code-block:: text
 
@@ -30,7 +30,7 @@ class Translation:
             d = gradient with respect to x of  CE(g(x), k) + seed_weight * f(x)[k0]
             x = clamp(x - step_length * d / |d|, 0, 1)       # |d|: l2 norm over one image
 
-    f(x)[k0] is a logit, not a probability. Images do not see each other: g and f are in eval mode, every gradient is
+    f(x)[k0] is a logit, not a probability. Images do not interact: g and f are in eval mode, and every gradient is
     normalised by itself, so sums over the batch serve as well as the published means.
 
     Everything is in pixels of [0, 1], where the published step and noise are defined: x, e, d and its length. Networks
@@ -65,11 +65,11 @@ class Translation:
         """Images (n, ch, h, w) after all steps.
 
         Args:
-            pixels: what :meth:`start` returns.
+            pixels: the result of ``start``.
             seeds: classes k0 (n,).
             targets: classes k (n,).
-            g: from pixels to the logits (n, C) of the classifier that the images shall convince.
-            f: the same of the one that shall forget k0.
+            g: pixels to logits (n, C) of the classifier that should predict k.
+            f: pixels to logits (n, C) of the classifier that should no longer predict k0.
         """
         x = pixels
         for _ in range(self.steps):

@@ -33,7 +33,7 @@ def smoothing_factors(class_counts: Tensor, head: float, tail: float) -> Tensor:
 
 @dataclass(frozen=True)
 class LabelAwareSmoothing(Loss):
-    """``(1 - e_y) (-log p_y) + e_y mean_j (-log p_j)`` with :func:`smoothing_factors`; the mean includes y."""
+    """``(1 - e_y) (-log p_y) + e_y mean_j (-log p_j)`` with e the ``smoothing_factors``; the mean includes y."""
 
     head: float = 0.3
     tail: float = 0.0

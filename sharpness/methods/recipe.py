@@ -1,4 +1,4 @@
-"""What a method is: a list of stages, each of them data that the training loop reads."""
+"""Recipes: a method as a list of stages, each of them data that the training loop reads."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from sharpness.steps import Batch, Context, EpochRule, Loss, PlainStep, Rule
 
 
 class Transform(Protocol):
-    """Changes a batch before the step; ``images`` tells how its pixels are normalised."""
+    """A change of a batch before the step; ``images`` holds the normalisation of its pixels."""
 
     def __call__(self, network: nn.Module, batch: Batch, images: ImageSet, context: Context) -> Batch: ...
 
 
 @dataclass(frozen=True)
 class Deferred:
-    """What changes within a stage, while momentum and learning rate run on.
+    """Deferred settings of a stage, which take effect without a restart of momentum or learning rate.
 
     Args:
         after: the fraction of the epochs that comes before.
@@ -43,7 +43,7 @@ class Stage:
     A stage of 0 epochs only changes the network, and is tested like an epoch.
 
     Args:
-        sampler: a name of :mod:`sharpness.data.samplers`, such as ``"class_balanced:4"``.
+        sampler: a name of ``data/samplers.py``, such as ``"class_balanced:4"``.
         mixup: alpha of the Beta distribution, 0 for none.
         nesterov: whether the momentum is Nesterov's.
         trainable: ``"all"``, or the part of the network that learns while the rest is frozen: ``"head"``, a
@@ -51,10 +51,10 @@ class Stage:
         frozen_batchnorm: in a stage that trains of the head, whether the backbone's BatchNorm uses its running
             statistics (True) or the batch's, which moves them (False: "shifted BatchNorm").
         lr_factors: (prefix of parameter names, factor of the learning rate); the first match counts.
-        enter: what happens to the network before the first epoch, in this order.
+        enter: changes of the network before the first epoch, in this order.
         drop_last: leave out an incomplete last batch.
-        helper: a frozen network that training consults, as ``network.auxiliary``: ``"previous"`` is what the stages
-            before have trained, and a fresh network takes its place; else the path of a checkpoint.
+        helper: a frozen network that training consults, as ``network.auxiliary``: ``"previous"`` is the network of the
+            stages before, which a fresh one replaces; else the path of a checkpoint.
         deferred: another sampler and a transform of batches from some epoch on.
         averaging: end in the average of the weights of the last epochs.
     """
@@ -81,7 +81,7 @@ class Stage:
     deferred: Deferred | None = None
 
     def late(self, epoch: int) -> Deferred | None:
-        """What is in force in an epoch (counted from 1) of :attr:`deferred`."""
+        """The deferred settings if they are active in this epoch (counted from 1), else None."""
         return self.deferred if self.deferred and epoch > self.deferred.after * self.epochs else None
 
 
@@ -101,11 +101,11 @@ class Recipe:
     normalization: SpectralNormalization | None = None
 
     def noted(self, *notes: str) -> Recipe:
-        """The recipe with more notes."""
+        """Add notes."""
         return replace(self, notes=(*self.notes, *notes))
 
     def with_epochs(self, epochs: int | None) -> Recipe:
-        """The recipe with ``epochs`` in its first stage and the later ones shortened in proportion, at least 1.
+        """Scale the recipe to ``epochs`` in its first stage, and the later ones in proportion, to at least 1.
 
         Stages without epochs stay so.
         """
@@ -124,10 +124,10 @@ class Recipe:
         return shortened.noted(f"{epochs} epochs instead of {first}, later stages and all schedules in proportion")
 
     def with_batch_size(self, batch_size: int | None, num_samples: int) -> Recipe:
-        """The recipe with another batch size.
+        """Change the batch size.
 
-        Without one the published size stands, halved until an epoch has ten steps: what is published for tens of
-        thousands of images would otherwise take three steps an epoch on a few hundred. Never below 16.
+        None keeps the published size, halved until an epoch has ten steps, to no less than 16: sizes for tens of
+        thousands of images would make three steps an epoch of a few hundred.
         """
         if batch_size is not None and batch_size < 2:
             raise UserError(f"batch_size={batch_size}: BatchNorm needs at least 2")
@@ -146,5 +146,5 @@ class Recipe:
                 "ones: give a smaller batch_size"
             )
         changed = {(old.batch_size, new.batch_size) for old, new in zip(self.stages, stages, strict=True) if new.epochs}
-        told = (f"batches of {new} instead of {old}" for old, new in sorted(changed) if new != old)
-        return replace(self, stages=stages).noted(*told)
+        changes = (f"batches of {new} instead of {old}" for old, new in sorted(changed) if new != old)
+        return replace(self, stages=stages).noted(*changes)

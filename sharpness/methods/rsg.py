@@ -1,4 +1,4 @@
-r"""RSG: new samples of rare classes from the variation of frequent ones (Wang et al., CVPR 2021)."""
+r"""RSG: rare-class samples generated from the variation of frequent classes (Wang et al., CVPR 2021)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def head_classes(class_counts: Tensor, share: float) -> Tensor:
 
 
 def rounds(heads: Tensor, tails: Tensor, strength: float) -> list[tuple[Tensor, Tensor]]:
-    """Which head map lends its variation to which tail map: pairs of equally many positions in the batch.
+    """Pair head maps with the tail maps that receive their variation: positions in the batch, as many of each.
 
     The longer list is cut, in its order, into ``max(1, int(strength * longer / shorter))`` pieces as long as the
     shorter one, and each piece meets the whole shorter one. Without heads or without tails there is no round.
@@ -104,6 +104,7 @@ class RSG(Loss):
         cut = backbone.num_groups - 1
         with context.autocast():
             hidden = backbone.forward_to(batch.x, cut)
+        # Detached: the generator's own losses train the generator alone, the network learns from the base loss.
         maps = at_least_float32(hidden.detach())
         center_loss, transfer_loss = generator.center_loss(maps, labels), maps.new_zeros(())
         if context.epoch <= self.generate_from * context.epochs:

@@ -1,4 +1,4 @@
-r"""The module of the rare-class sample generator (RSG, CVPR 2021): centres, a pair classifier, transfer of vectors."""
+r"""The rare-class sample generator of RSG (CVPR 2021): centres, a pair classifier, transfer of vectors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class PairClassifier(nn.Module):
-    """Two maps (n, channels, h, w) each to logits (n, 2) of *other class* (0) and *same class* (1).
+    """A classifier of pairs of maps (n, channels, h, w): logits (n, 2) of *other class* (0) and *same class* (1).
 
     Both stacked; 1x1 convolution, ReLU, 3x3 convolution, average pooling, linear layer; ``hidden`` channels within.
     """
@@ -30,7 +30,7 @@ class PairClassifier(nn.Module):
 
 
 class RareSampleGenerator(nn.Module):
-    r"""What RSG trains beside a network; it takes maps F (n, channels, h, w) without a graph.
+    r"""The part of RSG that is trained beside a network, on maps F (n, channels, h, w) without a graph.
 
     Parameters: centres :math:`c_{yj}` (C, K, channels), zeros at first, and a linear map of each class with weight
     :math:`l_y` (C, channels, K), standard normal, and offset :math:`b_y` (C, K), ones, that gives the soft assignments

@@ -1,4 +1,4 @@
-"""Learning-rate schedules as data: a factor for every epoch, stretched to the epochs at hand."""
+"""Learning-rate schedules as data: a factor for every epoch, stretched to the length of the run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Schedule(Protocol):
-    """``factor(epoch, epochs)`` multiplies the learning rate of epoch 1, ..., epochs."""
+    """A schedule: ``factor(epoch, epochs)`` multiplies the learning rate of epoch 1, ..., epochs."""
 
     def factor(self, epoch: int, epochs: int) -> float: ...
 
@@ -82,13 +82,13 @@ class Constant:
 
 @dataclass(frozen=True)
 class Averaged:
-    r"""The learning rate of stochastic weight averaging: a stage's own at first, then down to a constant.
+    r"""The learning rate of stochastic weight averaging: a stage's own schedule at first, then a constant.
 
     .. math:: f(e) = f_{own}(e) \text{ for } t \le 0.5, \text{ linear from there to } f_{final} \text{ at } t = 0.9,
               \text{ then } f_{final}; \qquad t = (e - 1) / (1 + s E)
 
-    with s the fraction of the epochs E before averaging. The own schedule stays where it has its warm-up, and gives way
-    where it would drop: an average of weights that no longer move is those weights.
+    with s the fraction of the epochs E before averaging. The own schedule is kept for its warm-up and left
+    before its drops: weights that no longer move have nothing to average.
 
     Args:
         own: the stage's schedule.

@@ -34,7 +34,7 @@ class NormalizeRows:
         if not isinstance(head, LinearHead):
             raise ValueError(f"a {type(head).__name__} has no rows to normalise")
         if is_parametrized(head, "weight"):
-            remove_parametrizations(head, "weight")  # what is trained no more needs no constraint
+            remove_parametrizations(head, "weight")  # no constraint on a weight that is no longer trained
         with torch.no_grad():
             head.weight /= torch.linalg.vector_norm(head.weight, dim=1, keepdim=True).clamp_min(TINY) ** self.tau
             head.bias.zero_()

@@ -1,4 +1,4 @@
-"""The loss a checkpoint was trained with, as a deterministic loss per sample that a probe can use."""
+"""Training losses of checkpoints, as deterministic losses per sample for probes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from sharpness.data import LongTail
-from sharpness.errors import UserError
 from sharpness.steps import Context, Loss
 
 
 class TrainingLoss:
     """The loss of a recipe's last stage at its last epoch: margins and class weights on, random terms at their mean.
 
-    Called with logits (n, C) and labels (n,) it returns losses (n,); :meth:`weights` gives the a_i of the
+    Called with logits (n, C) and labels (n,) it returns losses (n,); ``weights`` gives the a_i of the
     objective. Mixup and adversarial features belong to the data and are left out.
     """
 
@@ -37,18 +36,12 @@ class TrainingLoss:
         return self.loss.terms(logits, labels, self.context)[1]
 
 
-def training_loss(manifest: Mapping[str, Any]) -> TrainingLoss:
-    """From a checkpoint's manifest: its method's recipe with the options it was trained with.
+def training_loss(method: str, longtail: LongTail, options: Mapping[str, Any]) -> TrainingLoss:
+    """Build the training loss of a method with the options that a network was trained with.
 
     Raises:
-        UserError: it does not record them, or they are none of the method's.
+        UserError: an unknown method, or an option that is unknown to it.
     """
     from sharpness.methods import build_recipe
 
-    if missing := [name for name in ("longtail", "method", "options") if name not in manifest]:
-        raise UserError(
-            f"the checkpoint does not record its {missing[0]}, which its training loss depends on: loss='ce'"
-        )
-    longtail = LongTail.from_dict(manifest["longtail"])
-    recipe = build_recipe(manifest["method"], longtail, **manifest["options"])
-    return TrainingLoss(recipe.stages[-1].loss, longtail)
+    return TrainingLoss(build_recipe(method, longtail, **options).stages[-1].loss, longtail)

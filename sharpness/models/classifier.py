@@ -1,4 +1,4 @@
-"""A network is a backbone and a head; the registry builds one by name."""
+"""Classifiers, a backbone and a head, and the registry that builds them by name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BACKBONES: dict[str, Callable[[int], nn.Module]] = {
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Everything that is needed to build an architecture again; plain values only."""
+    """The arguments that build an architecture, in plain values."""
 
     architecture: str
     num_classes: int
@@ -40,7 +40,7 @@ class Classifier(nn.Module):
     """``logits = head(backbone(x))``, calibrated: images (n, channels, h, w) to logits (n, C).
 
     Attributes:
-        auxiliary: what some methods train or consult beside the network; :meth:`forward` does not know it, and
+        auxiliary: a part that some methods train or consult beside the network; ``forward`` does not use it, and
             checkpoints leave it out.
     """
 

@@ -1,4 +1,4 @@
-"""A model from code of the user's own: ``package.module:factory``, and weights put into it strictly."""
+"""Models from a user's own code, ``package.module:factory``, and strict loading of their weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXAMPLE = "package.module:factory, such as mynets.resnet:resnet20"
 
 
 def model_from(source: str | nn.Module | Any, arguments: Mapping[str, Any] | None = None) -> nn.Module:
-    """The model that ``package.module:factory`` names, or that a callable or an instance is, in eval mode.
+    """Build the model of ``package.module:factory``, of a callable or of an instance, in eval mode.
 
     Args:
         source: ``"pkg.mod:factory"`` with a function, a class or an instance behind the colon (dots reach into
@@ -56,7 +56,7 @@ def _called(name: str, factory: Any, options: Mapping[str, Any]) -> Any:
 def load_weights(
     model: nn.Module, state: Mapping[str, Any], *, ignore: Sequence[str] = (), where: str = "the weights"
 ) -> nn.Module:
-    """Put a plain ``state_dict`` into a model, every key of one in the other; the model.
+    """Load a plain ``state_dict`` into a model whose keys match it exactly, and return the model.
 
     Args:
         model: changed in place; left as it was if the weights do not fit.
@@ -87,8 +87,8 @@ def load_weights(
     ]
     wrong = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     if any(wrong.values()):
-        told = "; ".join(f"{len(keys)} {what} ({listed(keys)})" for what, keys in wrong.items() if keys)
-        raise UserError(f"{where} do not fit the model {type(model).__name__}: {told}")
+        misfits = "; ".join(f"{len(keys)} {what} ({listed(keys)})" for what, keys in wrong.items() if keys)
+        raise UserError(f"{where} do not fit the model {type(model).__name__}: {misfits}")
     model.load_state_dict(given)
     return model
 

@@ -1,4 +1,4 @@
-"""A network that is consulted and never changed."""
+"""Frozen networks, which are consulted and never trained."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class Frozen(nn.Module):
     """A copy of a network whose weights are buffers and which stays in eval mode.
 
-    So no optimiser, no gradient rule and no BatchNorm statistics concern it, while ``state_dict`` of the module that
-    holds it keeps it for exact resume. Gradients with respect to its input flow.
+    No optimiser, gradient rule or BatchNorm update changes it, and the ``state_dict`` of the module that holds it keeps
+    it for exact resume. Gradients with respect to its input flow.
 
     >>> frozen = Frozen(nn.Linear(2, 1)).train()
     >>> len(list(frozen.parameters())), frozen.network.training, sorted(frozen.state_dict())

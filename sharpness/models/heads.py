@@ -1,6 +1,6 @@
-"""Classifier heads: what turns a feature into calibrated logits.
+"""Classifier heads, from features to calibrated logits.
 
-Every head returns *calibrated* logits: the ones whose softmax the method was trained with. A head may declare
+The softmax of *calibrated* logits is the one that the method was trained with. A head may declare
 ``filter_axes``, which names the axis of a weight that runs over classes when that is not axis 0.
 """
 
@@ -71,7 +71,7 @@ HEADS = ("linear", "cosine", "linear+lws", "cosine+lws")
 
 
 def build_head(kind: str, num_features: int, num_classes: int, scale: float | None = None) -> nn.Module:
-    """A fresh head of one of the kinds in :data:`HEADS`; ``+lws`` adds learnable weight scaling."""
+    """Build a fresh head of one of the ``HEADS``; ``+lws`` adds learnable weight scaling."""
     choose("head", kind, HEADS)
     if kind.startswith("linear"):
         if scale is not None:

@@ -1,4 +1,4 @@
-"""OLTR's own parts (Liu et al. 2019): attention and a layer behind the backbone, and its meta-embedding classifier."""
+"""Parts of OLTR (Liu et al. 2019): attention and a layer after the backbone, and the meta-embedding classifier."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ModulatedAttention(nn.Module):
 
 
 class OltrFeatures(nn.Module):
-    """A ResNet with attention before its pooling, a linear layer and ReLU behind it, or one of both."""
+    """A ResNet with attention before its pooling, a linear layer and ReLU after it, or either."""
 
     def __init__(self, body: ResNet, modulatedatt: nn.Module | None, fc_add: nn.Linear | None) -> None:
         super().__init__()

@@ -50,8 +50,8 @@ class ResNet(Staged):
     """The feature extractor: images (n, in_channels, h, w) to features (n, d).
 
     Args:
-        blocks: how many in each group; the planes double and the resolution halves from group to group.
-        bottleneck: which kind of block.
+        blocks: number in each group; the planes double and the resolution halves from group to group.
+        bottleneck: the kind of block.
         width: planes of the first group; d is ``width * 2 ** (groups of blocks - 1)``, times 4 for bottlenecks.
         inner: channels of the first group's 3x3 convolutions in bottlenecks; ``width`` unless given.
         groups: of those convolutions (ResNeXt).
@@ -76,6 +76,7 @@ class ResNet(Staged):
         self.bn1 = nn.BatchNorm2d(width)
         self.stem = stem
         self.num_groups = len(blocks)
+        # Names of modules are torchvision's, so that its checkpoints load by name.
         inner = width if inner is None else inner
         in_planes = width
         for group, count in enumerate(blocks):
@@ -112,7 +113,7 @@ PLANS: dict[str, tuple[tuple[int, ...], bool, int, int]] = {
 
 
 def build_resnet(name: str, in_channels: int = 3, stem: str = "imagenet") -> ResNet:
-    """One of :data:`PLANS`.
+    """Build one of the networks of ``PLANS``.
 
     >>> sum(p.numel() for p in build_resnet("resnet18").parameters())
     11176512

@@ -49,7 +49,7 @@ class CifarResNet(Staged):
         depth: 6n + 2.
         width: planes of the first group.
         blocks: of each group, instead of three times n: ``(5, 5, 4)`` is the network of CC-SAM's code.
-        shortcut: where the zeros go, see :class:`BasicBlock`.
+        shortcut: position of the zeros, see ``BasicBlock``.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class CifarResNet(Staged):
             members += [BasicBlock(planes, planes, 1) for _ in range(count - 1)]
             self.add_module(f"layer{group + 1}", nn.Sequential(*members))
             in_planes = planes
+        # By fan-in, as in the code of Cao et al. 2019; torchvision's ResNets take the fan-out.
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)

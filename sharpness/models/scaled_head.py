@@ -1,4 +1,4 @@
-"""Classifiers between a linear and a cosine one, for files whose code has them."""
+"""Heads between a linear and a cosine one, as some released code has them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ScaledHead(nn.Module):
     r"""``u_c = s * (<z, w_c> + b_c)`` with W of shape (C, d), where z, w_c, or both are first brought to length 1.
 
     Args:
-        unit: which of the two, of :data:`UNITS`; ``"none"`` with a scale is a linear head with a temperature.
+        unit: one of ``UNITS``; ``"none"`` with a scale is a linear head with a temperature.
         bias: whether there is b, which the scale multiplies as well: it is in the loss.
 
     >>> head = ScaledHead(2, 2, unit="features", scale=3.0)

@@ -1,4 +1,4 @@
-"""What residual networks share: groups of blocks one after the other, between which they can be cut."""
+"""Residual networks as a sequence of groups of blocks, between which they can be cut."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ class Staged(nn.Module):
     """A stem, groups of blocks named ``layer1``, ``layer2``, ..., and global average pooling.
 
     ``forward(x)`` is ``forward_from(forward_to(x, g), g)`` for every group g, and
-    ``from_last_block(before_last_block(x))``: methods that act on what lies between call the two parts.
+    ``from_last_block(before_last_block(x))``, for methods that act on the activations in between.
 
     Attributes:
-        num_groups: how many there are.
+        num_groups: number of groups.
     """
 
     num_groups: int
@@ -44,14 +44,14 @@ class Staged(nn.Module):
         return self.group(self.num_groups)[-1]
 
     def before_last_block(self, x: Tensor) -> Tensor:
-        """Images (n, in_channels, h, w) to the input of :attr:`last_block`."""
+        """Images (n, in_channels, h, w) to the input of ``last_block``."""
         x = self.forward_to(x, self.num_groups - 1)
         for block in list(self.group(self.num_groups))[:-1]:
             x = block(x)
         return x
 
     def from_last_block(self, x: Tensor) -> Tensor:
-        """The input of :attr:`last_block` to features (n, d)."""
+        """The input of ``last_block`` to features (n, d)."""
         return self.last_block(x).mean(dim=(2, 3))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from sharpness.objective.samples import Groups, Samples, Table, grouping
 
 @dataclass(frozen=True)
 class Description:
-    """What is known of samples besides inputs and targets: the arguments of :class:`Objective` of the same names.
+    """The description of samples besides inputs and targets: the arguments of ``Objective`` of the same names.
 
     >>> Description(num_classes=3).prepare((torch.zeros(2, 1), [0, 2])).class_samples.tolist()
     [1, 0, 1]
@@ -66,13 +66,14 @@ class Description:
         Raises:
             UserError: labels of an unknown number of classes, and whatever else :class:`Objective` refuses.
         """
-        told = self.completed_by(data)
-        table = told.read(data)
-        if told.num_classes is None and told.class_names is not None:
-            told = replace(told, num_classes=len(told.class_names))
-        if are_labels(table.y) and told.num_classes is None and told.classes is None and told.group_by is None:
+        described = self.completed_by(data)
+        table = described.read(data)
+        if described.num_classes is None and described.class_names is not None:
+            described = replace(described, num_classes=len(described.class_names))
+        unknown = described.num_classes is None and described.classes is None and described.group_by is None
+        if are_labels(table.y) and unknown:
             raise UserError("labels alone do not say how many classes there are: give num_classes= or class_names=")
-        return told.samples(table)
+        return described.samples(table)
 
     def read(self, data: Any, dtype: torch.dtype = torch.float64, takes: Collection[str] = ()) -> Table:
         """Read inputs and targets in the precision in which the data has them.
@@ -86,9 +87,9 @@ class Description:
             UserError: data of another kind, or words about prepared samples, which have their own.
         """
         prepared = isinstance(data, Samples)
-        told = [f"{field.name}=" for field in fields(self) if getattr(self, field.name) is not None]
-        if prepared and told:
-            raise UserError(f"{', '.join(told)}: prepared Samples have their own, leave them out")
+        given = [f"{field.name}=" for field in fields(self) if getattr(self, field.name) is not None]
+        if prepared and given:
+            raise UserError(f"{', '.join(given)}: prepared Samples have their own, leave them out")
         inputs, y = data.tensors if prepared else read_samples(data, self.batch, takes, self.class_names)
         x, layout = pack(inputs, dtype)
         x, y = (t.clone() if t.is_inference() else t for t in (x, y))

@@ -87,7 +87,7 @@ def _in_place(
 
 @torch.no_grad()
 def _takes_channels_last(objective: Objective) -> bool:
-    """Whether the model runs on inputs in that memory layout: a ``view`` inside it may not."""
+    """True if the model runs on inputs in that memory layout, which a ``view`` inside it may not."""
     x = objective._first(2)
     try:
         return x.ndim == 4 and objective._forward(x.to(memory_format=torch.channels_last)) is not None

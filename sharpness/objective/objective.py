@@ -255,13 +255,13 @@ class Objective:
 
     @property
     def has_answers(self) -> bool:
-        """Whether the largest of the outputs is an answer that is right or wrong: targets are labels of theirs."""
+        """True if the largest output is a prediction that is right or wrong: targets are labels of the outputs."""
         return self._answers is not None
 
     @torch.no_grad()
     @full_precision()
     def confusion(self) -> np.ndarray:
-        """How many samples of each label (rows) get each answer (columns), (C, C).
+        """The confusion matrix (C, C): samples of each label (rows) by prediction (columns).
 
         Raises:
             UserError: targets are no labels, or the outputs are not (n, C).
@@ -411,7 +411,7 @@ class Objective:
 
     @full_precision()
     def check(self) -> SampleSums:
-        """What every probe does first: two passes must agree and be finite. Returns the loss at the centre.
+        """Check that two passes agree and are finite, and return the loss at the centre. Every probe begins with it.
 
         Raises:
             UserError: the loss is random, or not finite; the message says where.
@@ -454,7 +454,7 @@ class Objective:
         return state_sha256(self.model)
 
     def provenance(self) -> dict[str, Any]:
-        """What a result needs to be understood and repeated; plain values."""
+        """Everything that is needed to understand and repeat a result, in plain values."""
         return provenance(self)
 
     def __repr__(self) -> str:

@@ -107,14 +107,14 @@ class Samples(Table):
     def data_sha256(self) -> str:
         """Of inputs, targets, weights, and classes that are not the labels, bit by bit: the key of unfinished work."""
         digest = hashlib.sha256()
-        told = () if self.classes_from in ("labels", "none") else (self.classes,)
-        for t in (self.x, self.y, self.weights, *told):
+        further = () if self.classes_from in ("labels", "none") else (self.classes,)
+        for t in (self.x, self.y, self.weights, *further):
             digest.update(t.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     @cached_property
     def identity(self) -> SampleIdentity:
-        """Which samples these are, whatever their order and whatever they were normalised by."""
+        """The identity of the samples, independent of their order and their normalisation."""
         targets = None if self.classes_from == "labels" else self.y
         return SampleIdentity.of(self.content, self.classes, self.weights, targets)
 

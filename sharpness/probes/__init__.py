@@ -10,6 +10,7 @@ from sharpness.probes.landscapes.interpolation import barrier, interpolate, plan
 from sharpness.probes.landscapes.line_and_plane import line, plane
 from sharpness.probes.landscapes.named_directions import named_directions
 from sharpness.probes.landscapes.trajectory import trajectory, trajectory_plane
+from sharpness.probes.measures.correlate import correlate
 from sharpness.probes.measures.measure import Measure
 from sharpness.probes.measures.registry import MEASURES, register_measure
 from sharpness.probes.measures.table import measure
@@ -23,8 +24,8 @@ from sharpness.probes.shared.as_objective import (
     labelled_objectives,
 )
 from sharpness.probes.shared.comparison import require_comparable, side_by_side
-from sharpness.probes.shared.point_table import WorkFolder
 from sharpness.probes.shared.sanity_check import Answers, answers
+from sharpness.probes.shared.work import WorkFolder, key_of
 
 __all__ = [
     "MEASURES",
@@ -32,11 +33,13 @@ __all__ = [
     "Directions",
     "Measure",
     "WorkFolder",
+    "key_of",
     "answers",
     "as_objective",
     "barrier",
     "characteristic_radius",
     "checkpoint_objective",
+    "correlate",
     "eigenvalues",
     "gaussian",
     "gaussian_pair",

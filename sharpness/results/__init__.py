@@ -3,6 +3,7 @@
 from sharpness.results.base import Result
 from sharpness.results.characteristic_radius import CharacteristicRadiusResult
 from sharpness.results.comparison import Comparison
+from sharpness.results.correlations import Correlations
 from sharpness.results.density import SpectralDensityResult
 from sharpness.results.eigenvalues import EigenvalueResult
 from sharpness.results.layers import LayerResult
@@ -17,6 +18,7 @@ from sharpness.results.tables import with_errors
 __all__ = [
     "CharacteristicRadiusResult",
     "Comparison",
+    "Correlations",
     "EigenvalueResult",
     "LayerResult",
     "LineResult",

@@ -19,8 +19,9 @@ from sharpness.errors import UserError, choose, printable
 from sharpness.files import write_atomically
 from sharpness.renamed import renamed_attribute
 from sharpness.results.estimates import Estimate, Estimates, Subset, mean_of
+from sharpness.results.latex import as_latex
 from sharpness.results.same import Probed
-from sharpness.results.tables import as_html, with_errors
+from sharpness.results.tables import as_html, joined, long_form, of_training, with_errors
 from sharpness.untrusted.refused import Refused
 
 
@@ -51,6 +52,8 @@ class Result:
     #: The first dimension, where a result of this kind may be of everything together and arrays lack it.
     OPTIONAL_DIMENSION: ClassVar[str | None] = None
     REGISTRY: ClassVar[dict[str, type[Result]]] = {}
+    #: Columns of the table that tell numbers of one measure and class apart.
+    AXES: ClassVar[tuple[str, ...]] = ()
     #: Rows of a table that a notebook shows.
     ROWS: ClassVar[int] = 20
 
@@ -128,13 +131,50 @@ class Result:
             measure, subset = self.main, measure
         return self[str(measure)].of(subset)
 
-    def to_frame(self) -> pd.DataFrame:
-        """The numbers as a tidy table."""
+    def to_frame(self, long: bool = False) -> pd.DataFrame:
+        """The numbers as a tidy table.
+
+        The first columns are ``class`` ("all" for all samples together; a row of a group has its name), ``group`` and
+        ``samples``. Then follow the numbers: beside each, where they are known, its standard error ``<name>_se``, and
+        the ends of its 95 % interval ``<name>_lower`` and ``<name>_upper``.
+
+        Args:
+            long: one row for every number instead, with columns ``model``, ``seed``, ``class``, ``group``, ``samples``,
+                ``measure``, ``value``, ``se``, ``low`` and ``high``, as seaborn takes them, and the axes of the result,
+                such as ``radius``.
+        """
+        frame = self._frame()
+        if not long:
+            return frame
+        run = self.provenance.get("run")
+        return joined([of_training(self._long(frame), self.label, None if run is None else str(run))])
+
+    def _frame(self) -> pd.DataFrame:
         raise NotImplementedError
 
+    def _long(self, frame: pd.DataFrame) -> pd.DataFrame:
+        return long_form(frame, self.keys(), self.AXES)
+
+    def subsets(self) -> list[Subset]:
+        """All samples, the groups that have classes, and the classes where samples are split at all."""
+        classes = range(len(self.class_names)) if self.has_classes else ()
+        return [None, *(g for g, members in self.groups.items() if members), *classes]
+
+    def row(self, subset: Subset) -> dict[str, Any]:
+        """The columns of a table that say what its numbers are of: class, group and samples."""
+        if subset is None:
+            return {"class": "all", "group": "", "samples": int(self.class_samples.sum())}
+        classes = self.classes_of(subset)
+        name, group = (self.class_names[classes], self.group_of(classes)) if isinstance(classes, int) else (subset,) * 2
+        return {"class": name, "group": group, "samples": int(self.class_samples[classes].sum())}
+
     def to_table(self) -> pd.DataFrame:
-        """The same to be read: every value in one column with its interval, ``value [lower, upper]``."""
+        """The table to be read, with as many digits as errors allow: ``value [lower, upper]``, or ``value ± se``."""
         return with_errors(self.to_frame())
+
+    def to_latex(self) -> str:
+        """That table for LaTeX, with the rules of booktabs; what its marks mean stands above it in a comment."""
+        return as_latex(self.to_table(), self.notes)
 
     @property
     def notes(self) -> list[str]:
@@ -229,7 +269,9 @@ class Result:
         return np.tensordot(weights / weights.sum(), class_means[present], 1)
 
     def group_of(self, class_index: int) -> str:
-        """The group of a class, or an empty string."""
+        """The group of a class, or an empty string; of a result per group, whose rows are the groups, itself."""
+        if self.provenance.get("rows") == "groups":
+            return self.class_names[class_index]
         return next((g for g, classes in self.groups.items() if class_index in classes), "")
 
     def to_dataset(self) -> xr.Dataset:

@@ -120,12 +120,11 @@ class CharacteristicRadiusResult(MeasureResult):
 
     def curves(self) -> pd.DataFrame:
         """The curves as a tidy table: one row for all samples and each class, and radius."""
-        rows: list[tuple[str, Subset]] = [("all", None), *((name, c) for c, name in enumerate(self.class_names))]
         frames = []
-        for name, subset in rows:
+        for subset in (None, *range(len(self.class_names))):
             curve = self.curve(subset)
             columns = {
-                "class": name,
+                **self.row(subset),
                 "factor": self.factors,
                 "rho": curve.radii,
                 "length": self.num_parameters**0.5 * curve.radii,
@@ -138,22 +137,18 @@ class CharacteristicRadiusResult(MeasureResult):
             frames.append(pd.DataFrame(columns))
         return pd.concat(frames, ignore_index=True)
 
-    def to_frame(self) -> pd.DataFrame:
+    def _frame(self) -> pd.DataFrame:
         """A row "all" and one per class."""
-        subsets: list[tuple[str, str, Subset]] = [("all", "", None)]
-        subsets += [(name, self.group_of(c), c) for c, name in enumerate(self.class_names)]
         rows = [
             {
-                "class": name,
-                "group": group,
-                "samples": int(self.select(self.class_samples, subset, self.class_samples.sum())),
+                **self.row(subset),
                 "n": self.count(subset),
                 "k": self.num_parameters,
                 "weight_norm": self.weight_norm,
                 **{number: self.of(number, subset) for number in self.names},
                 "clamped": self.clamped(subset),
             }
-            for name, group, subset in subsets
+            for subset in (None, *range(len(self.class_names)))
         ]
         return pd.DataFrame(rows)
 

@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from sharpness.errors import UserError
+from sharpness.errors import UserError, choose
 from sharpness.results.base import Result
+from sharpness.results.latex import as_latex
 from sharpness.results.runs import Entry, Runs
 from sharpness.results.same import require_same
-from sharpness.results.tables import as_html, with_errors
+from sharpness.results.tables import as_html, joined, of_training, with_errors
 
 R = TypeVar("R", bound=Result | Runs[Any])
 
@@ -20,14 +21,24 @@ R = TypeVar("R", bound=Result | Runs[Any])
 class Comparison(dict[str, R]):
     """Results of several models by label, or :class:`Runs`; drawn together, tabulated together."""
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_frame(self, long: bool = False) -> pd.DataFrame:
         """The tables of all results, with the label in the first column, ``model``, and in the second, where a model
         was trained several times, the name of the training, ``run``.
+
+        Args:
+            long: one row for every number, with ``model`` and ``seed``, see :meth:`Result.to_frame`.
 
         Raises:
             UserError: they are of other images, or of other classes or groups.
         """
         require_same(self.each(), shared=())
+        if long:
+            frames = [
+                of_training(one.to_frame(long=True), label, name)
+                for label, entry in self.items()
+                for name, one in zip(names_of(entry), trainings_of(entry), strict=True)
+            ]
+            return joined(frames)
         return _joined({label: entry.to_frame() for label, entry in self.items()})
 
     def summary(self) -> pd.DataFrame:
@@ -47,6 +58,32 @@ class Comparison(dict[str, R]):
             for line in entry.notes:
                 lines.setdefault(line, []).append(label)
         return [line if len(on) == len(self) else f"{', '.join(on)}: {line}" for line, on in lines.items()]
+
+    def to_latex(self) -> str:
+        """The table for LaTeX, see :meth:`Result.to_latex`."""
+        return as_latex(self.to_table(), self.notes)
+
+    def pivot(self, measure: str) -> pd.DataFrame:
+        """One measure, a row for every class and a column for every model; of several trainings their mean.
+
+        Rows are those of the results' tables: all samples together, groups, classes. Where a measure has several
+        values of a class, as at several radii, they have rows of their own.
+
+        Raises:
+            UserError: an unknown measure, or results that cannot stand in one table.
+        """
+        frame = self.to_frame(long=True)
+        choose("measure", measure, list(dict.fromkeys(frame["measure"])))
+        frame = frame[frame["measure"] == measure]
+        axes = [axis for axis in first_of(self).AXES if frame[axis].nunique(dropna=False) > 1]
+        columns = {}
+        for label, entry in self.items():
+            rows = frame[frame["model"] == label]
+            count = len(trainings_of(entry))  # trainings have the same rows in the same order
+            means = _mean(rows["value"].to_numpy().reshape(count, -1))
+            columns[label] = pd.Series(means, index=pd.MultiIndex.from_frame(rows[["class", *axes]][: len(means)]))
+        found = pd.DataFrame(columns)
+        return found if axes else found.set_index(found.index.get_level_values(0))
 
     def each(self) -> dict[str, Any]:
         """Single results: those of several trainings as ``"<label>, <training>"``."""
@@ -68,6 +105,11 @@ def _joined(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     if "run" in frame:
         frame["run"] = frame["run"].fillna("")
     return frame[[*first, *[c for c in frame.columns if c not in first]]]
+
+
+def names_of(entry: Entry) -> list[str | None]:
+    """The names of the trainings of a model: of a single one what it says itself."""
+    return list(entry.names) if isinstance(entry, Runs) else [entry.provenance.get("run")]
 
 
 def trainings_of(entry: Entry) -> list[Any]:

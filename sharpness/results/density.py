@@ -100,17 +100,12 @@ class SpectralDensityResult(Result):
         """Of total mass 1, smoothed with a Gaussian of this width; per class, of the rarest class unless given."""
         return self.quadrature(subset).density(grid, width)
 
-    def to_frame(self) -> pd.DataFrame:
+    def _frame(self) -> pd.DataFrame:
         """A row for everything or for each class: moments and shares of the spectrum with their standard errors."""
-        return pd.DataFrame([self._row(c) for c in (range(len(self.class_names)) if self.per_class else [None])])
+        return pd.DataFrame([self._numbers(c) for c in (range(len(self.class_names)) if self.per_class else [None])])
 
-    def _row(self, c: int | None) -> dict[str, Any]:
-        row: dict[str, Any] = {
-            "class": "all" if c is None else self.class_names[c],
-            "group": "" if c is None else self.group_of(c),
-            "samples": int(self.class_samples.sum() if c is None else self.class_samples[c]),
-            "products": int(self.products if c is None else self.products[c]),
-        }
+    def _numbers(self, c: int | None) -> dict[str, Any]:
+        row = {**self.row(c), "products": int(self.products if c is None else self.products[c])}
         if not row["products"]:
             return row
         rule = self.quadrature(c)

@@ -16,6 +16,7 @@ from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means, spreads, stacked
 from sharpness.results.estimates import Estimate, Subset
 from sharpness.results.same import require_same
+from sharpness.results.tables import long_form
 from sharpness.results.words import marks_in, near_zero
 from sharpness.untrusted.refused import Refused
 
@@ -55,6 +56,7 @@ class EigenvalueResult(Result):
         "products": ("class",),
     }
 
+    AXES: ClassVar = ("end", "rank")
     RENAMED: ClassVar = {"errors": "standard_errors"}
 
     values: np.ndarray
@@ -126,30 +128,31 @@ class EigenvalueResult(Result):
         samples = self.class_samples[:, None] if self.per_class else self.class_samples.sum()
         return interval(self.values, _known(self, self.standard_errors), samples - 1, keeps_sign=True)
 
-    def to_frame(self) -> pd.DataFrame:
+    def _frame(self) -> pd.DataFrame:
         """One row per eigenvalue."""
         values = np.atleast_2d(self.values)
         rows, ranks = np.indices(values.shape).reshape(2, -1)
         smallest = np.isin(self.which, ("SA", "both")) & (ranks >= values.shape[1] - self.k)
-        frame = pd.DataFrame(
-            {
-                "class": [self.class_names[i] if self.per_class else "all" for i in rows],
-                "group": [self.group_of(int(i)) if self.per_class else "" for i in rows],
-                "samples": [int(self.class_samples[i] if self.per_class else self.class_samples.sum()) for i in rows],
-                "end": np.where(smallest, "smallest", "largest"),
-                "rank": np.where(smallest, values.shape[1] - ranks, ranks + 1),
-                "value": values.ravel(),
-                "residual": np.atleast_2d(self.residuals).ravel(),
-                "converged": np.atleast_2d(self.converged).ravel(),
-            }
-        )
+        frame = pd.DataFrame([self.row(int(i) if self.per_class else None) for i in rows])
+        frame["end"] = np.where(smallest, "smallest", "largest")
+        frame["rank"] = np.where(smallest, values.shape[1] - ranks, ranks + 1)
+        lower, upper = (None, None) if self.standard_errors is None and self.lower is None else self.intervals
+        columns = {
+            "eigenvalue": self.values, "eigenvalue_se": self.standard_errors, "eigenvalue_lower": lower,
+            "eigenvalue_upper": upper, "top_share": self.top_share, "residual": self.residuals,
+            "converged": self.converged,
+        }  # fmt: skip
+        for name, numbers in columns.items():
+            if numbers is not None:
+                frame[name] = np.ravel(numbers)
         if self.products is not None:
             frame["products"] = np.atleast_1d(self.products)[rows].astype(int)
-        lower, upper = (None, None) if self.standard_errors is None and self.lower is None else self.intervals
-        beside = {"lower": lower, "upper": upper, "se": self.standard_errors, "top_share": self.top_share}
-        for place, (name, numbers) in enumerate((n, v) for n, v in beside.items() if v is not None):
-            frame.insert(6 + place, name, np.atleast_2d(numbers).ravel())
         return frame
+
+    def _long(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Named by the end of the spectrum, as in tables of several measures."""
+        found = long_form(frame, ["eigenvalue"], self.AXES)
+        return found.assign(measure=np.where(found["end"] == "smallest", "lambda_min", "lambda_max"))
 
     @property
     def over(self) -> str:
@@ -158,14 +161,13 @@ class EigenvalueResult(Result):
 
     def notes_on(self, frame: pd.DataFrame) -> list[str]:
         """What marks mean, and which eigenvalues are those of one image above all."""
-        notes = marks_in(frame, {"value": self.over})
+        notes = marks_in(frame, {"eigenvalue": self.over})
         if "top_share" not in frame:
             return notes
         owned = frame[(frame.top_share >= OWNED) & (frame.samples > 1)]
-        few = [
-            f"{row['class']} ({row['end']}{f' {row.rank}' if self.k > 1 else ''}: {100 * row.top_share:.0f} %)"
-            for _, row in owned.iterrows()
-        ]
+        ends = owned["end"] + (" " + owned["rank"].astype(str) if self.k > 1 else "")
+        shares = zip(owned["class"], ends, owned.top_share, strict=True)
+        few = [f"{name} ({end}: {100 * share:.0f} %)" for name, end, share in shares]
         return notes + ([f"one image makes half of v'Hv or more: {', '.join(few)}"] if few else [])
 
     @classmethod

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from sharpness.errors import UserError, choose
@@ -115,20 +116,34 @@ class Landscape(Result):
         lost = self.losses.size - len(finite)
         return f"loss {finite.min():.3g} to {finite.max():.3g}" + (f", {lost} not finite" if lost else "")
 
-    def columns(self) -> dict[str, np.ndarray]:
-        """Flat columns: losses of everything, of groups that are not empty, of classes; accuracies, if any; errors."""
-        subsets: dict[str, str | int | None] = {"": None}
-        subsets |= {f"_{g}": g for g, classes in self.groups.items() if classes}
-        if self.has_classes:
-            subsets |= {f"_class_{c}": c for c in range(len(self.class_names))}
-        columns = {f"loss{name}": self.values(subset) for name, subset in subsets.items()} | {
-            "error": self.interpolation_errors
-        }
+    def points(self) -> dict[str, np.ndarray]:
+        """Flat coordinates of every point by the name of their axis."""
+        return {"x": self.x}
+
+    def _frame(self) -> pd.DataFrame:
+        """One row per subset and point: losses and accuracies; of a plane the estimated errors of those that are
+        interpolated, and which were ``evaluated``.
+        """
+        points = self.points()
+        frames = []
+        for subset in self.subsets():
+            columns: dict[str, Any] = {**self.row(subset), **points}
+            for name, (values, errors) in self._quantities(subset).items():
+                columns[name] = values.ravel()
+                if "y" in points:
+                    columns[f"{name}_interpolation_error"] = errors.ravel()
+            if "y" in points:
+                columns["evaluated"] = np.ravel(self.evaluated).astype(bool)
+            frames.append(pd.DataFrame(columns))
+        return pd.concat(frames, ignore_index=True)
+
+    def _quantities(self, subset: Subset) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Losses and, where targets are labels, accuracies, with the errors of interpolated ones."""
+        errors = self.select(self.class_interpolation_errors, subset, self.interpolation_errors)
+        found = {"loss": (self.values(subset), errors)}
         if self.has_labels:
-            columns |= {f"accuracy{name}": self.accuracies(subset) for name, subset in subsets.items()}
-            columns["accuracy_error"] = self.accuracy_interpolation_errors()
-        columns["evaluated"] = np.asarray(self.evaluated, dtype=bool)
-        return {name: values.ravel() for name, values in columns.items()}
+            found["accuracy"] = self.accuracies(subset), self.accuracy_interpolation_errors(subset)
+        return found
 
     def validate(self) -> None:
         super().validate()

@@ -16,6 +16,8 @@ from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means
 from sharpness.results.estimates import Estimate, Subset
 from sharpness.results.same import require_same
+from sharpness.results.tables import long_form
+from sharpness.results.words import marks_in
 from sharpness.untrusted.refused import Refused
 
 
@@ -46,6 +48,8 @@ class LayerResult(Result):
         "upper": ("layer", "column"),
         "converged": ("layer", "column"),
     }
+
+    AXES: ClassVar = ("layer",)
 
     measure: str
     layers: tuple[str, ...]
@@ -91,24 +95,27 @@ class LayerResult(Result):
         if self.measure not in ("lambda_max", "lambda_min", "trace") or self.values.shape[1] != columns:
             raise Refused("has another measure or other classes than it says: probe again")
 
-    def to_frame(self) -> pd.DataFrame:
+    def _frame(self) -> pd.DataFrame:
         """One row per layer and class."""
         rows, columns = np.indices(self.values.shape).reshape(2, -1)
-        names = self.class_names if self.per_class else ("all",)
-        samples = self.class_samples if self.per_class else np.array([self.class_samples.sum()])
-        errors = self.residuals if self.standard_errors is None else self.standard_errors
-        return pd.DataFrame(
-            {
-                "layer": [self.layers[i] for i in rows],
-                "parameters": self.layer_parameters[rows].astype(int),
-                "class": [names[j] for j in columns],
-                "group": [self.group_of(int(j)) if self.per_class else "" for j in columns],
-                "samples": samples[columns].astype(int),
-                self.measure: self.values.ravel(),
-                "error" if self.measure == "trace" else "residual": np.ravel(np.nan if errors is None else errors),
-                "converged": self.converged.ravel(),
-            }
-        )
+        frame = pd.DataFrame([self.row(int(c) if self.per_class else None) for c in columns])
+        frame["layer"] = [self.layers[i] for i in rows]
+        frame["parameters"] = self.layer_parameters[rows].astype(int)
+        numbers = {
+            "": self.values, "_se": self.standard_errors, "_lower": self.lower, "_upper": self.upper,
+        }  # fmt: skip
+        columns_of = {f"{self.measure}{end}": values for end, values in numbers.items()}
+        for name, values in {**columns_of, "residual": self.residuals, "converged": self.converged}.items():
+            if values is not None:
+                frame[name] = values.ravel()
+        return frame
+
+    def _long(self, frame: pd.DataFrame) -> pd.DataFrame:
+        return long_form(frame, [self.measure], self.AXES)
+
+    def notes_on(self, frame: pd.DataFrame) -> list[str]:
+        draws = self.provenance.get("draws", self.provenance.get("probes", "some"))  # files of old have the latter
+        return marks_in(frame, {self.measure: f"{draws} random vectors"})
 
     @classmethod
     def compare(cls, results: Mapping[str, Any], ax: Any = None, **options: Any) -> Any:

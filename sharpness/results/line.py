@@ -6,15 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import pandas as pd
-
 from sharpness.results.comparison import each, first_of
 from sharpness.results.landscape import Landscape, require_samples
 from sharpness.results.pictures import Subset, draw_lines
 from sharpness.results.same import noise_fields, require_same
-
-#: Columns of planes alone: every point of a line is evaluated.
-INTERPOLATED = ("error", "accuracy_error", "evaluated")
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -40,10 +35,7 @@ class LineResult(Landscape):
         **Landscape.SHARED_DIMENSIONS,
     }
 
-    def to_frame(self) -> pd.DataFrame:
-        """One row per point: x, losses, and accuracies, in columns ``loss_<group or class>``."""
-        known = {n: v for n, v in self.columns().items() if n not in INTERPOLATED}
-        return pd.DataFrame({"x": self.x, **known})
+    AXES: ClassVar = ("x",)
 
     @classmethod
     def compare(

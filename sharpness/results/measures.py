@@ -96,31 +96,16 @@ class MeasureResult(Result):
         """How a measure is called and drawn."""
         return Description.of(name, self.described.get(name))
 
-    def to_frame(self) -> pd.DataFrame:
-        """A row "all", one for each group (mean of its classes), one per class.
+    def _frame(self) -> pd.DataFrame:
+        """A row "all", one for each group (mean of its classes), one per class."""
+        return pd.DataFrame([self._numbers(subset) for subset in self.subsets()])
 
-        Standard errors stand in a column ``<measure>_se`` beside their measure, ends of intervals of 95 % in
-        ``<measure>_lower`` and ``<measure>_upper``.
-        """
-        rows = [self._row("all", "", None)]
-        rows += [self._row(g, g, g) for g, classes in self.groups.items() if classes]
-        if self.has_classes:
-            rows += [self._row(name, self.group_of(c), c) for c, name in enumerate(self.class_names)]
-        return pd.DataFrame(rows)
-
-    def _row(self, name: str, group: str, subset: str | int | None) -> dict[str, Any]:
-        members = list(range(len(self.class_names)))
-        if isinstance(subset, str):
-            members = list(self.groups[subset])
-        elif subset is not None:
-            members = [subset]
-        row: dict[str, Any] = {
-            "class": name,
-            "group": group,
-            "samples": int(self.class_samples[members].sum()),
-        }
+    def _numbers(self, subset: Subset) -> dict[str, Any]:
+        row = self.row(subset)
         if (self.train_counts >= 0).all():
-            row["train"] = int(self.train_counts[members].sum())
+            every = range(len(self.class_names))
+            members = every if subset is None else self.groups[subset] if isinstance(subset, str) else [subset]
+            row["train"] = int(self.train_counts[list(members)].sum())
         for m, measure in enumerate(self.names):
             found = self._estimate(measure, subset)
             row[measure] = found.value

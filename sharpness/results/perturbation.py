@@ -16,8 +16,8 @@ from sharpness.results.axes import GAUSSIAN, radius_unit
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means, spreads, stacked
 from sharpness.results.estimates import Estimate, Subset
+from sharpness.results.rounding import described
 from sharpness.results.same import require_same
-from sharpness.results.words import bracketed
 from sharpness.untrusted.refused import Refused
 
 KINDS = ("draws", "radii")
@@ -47,6 +47,8 @@ class PerturbationResult(Result):
         "base_class_losses": ("class",),
         "base_class_accuracies": ("class",),
     }
+
+    AXES: ClassVar = ("radius", "draw")
 
     radii: np.ndarray
     losses: np.ndarray
@@ -107,15 +109,14 @@ class PerturbationResult(Result):
         losses = self.draws(subset)
         return losses.std(axis=1, ddof=1) if losses.shape[1] > 1 else np.full(len(losses), np.nan)
 
-    def to_frame(self) -> pd.DataFrame:
-        """One row per radius, draw and subset: ``kind`` is overall, group or class."""
+    def _frame(self) -> pd.DataFrame:
+        """One row per subset, radius and draw."""
+        radius, draw = np.meshgrid(self.radii, np.arange(self.losses.shape[1]), indexing="ij")
         frames = []
-        for kind, name, subset in self._subsets():
+        for subset in self.subsets():
             losses = self.draws(subset)
-            radius, draw = np.meshgrid(self.radii, np.arange(losses.shape[1]), indexing="ij")
             columns = {
-                "kind": kind,
-                "name": name,
+                **self.row(subset),
                 "radius": radius.ravel(),
                 "draw": draw.ravel(),
                 "loss": losses.ravel(),
@@ -127,27 +128,18 @@ class PerturbationResult(Result):
         return pd.concat(frames, ignore_index=True)
 
     def summary(self) -> pd.DataFrame:
-        """One row per radius and subset: mean rise over the draws, deviation, error, 95 % interval; accuracy."""
+        """One row per subset and radius: means over the draws with standard errors and 95 % intervals, and in
+        ``rise_std`` the standard deviation of the rise.
+        """
         frames = []
-        for kind, name, subset in self._subsets():
-            mean, error = self.rise(subset)
-            lower, upper = self.interval(subset)
-            columns = {
-                "kind": kind,
-                "name": name,
-                "radius": self.radii,
-                "base": self.base(subset),
-                "rise": mean,
-                "rise_std": self.spread(subset),
-                "rise_se": error,
-                "rise_lower": lower,
-                "rise_upper": upper,
-            }
+        for subset in self.subsets():
+            columns = {**self.row(subset), "radius": self.radii, "base": self.base(subset)}
+            columns |= {"rise_std": self.spread(subset)}
             if self.has_labels:
-                columns |= {
-                    "base_accuracy": self.base_accuracy(subset),
-                    "accuracy": self.accuracies(subset).mean(axis=1),
-                }
+                columns |= {"base_accuracy": self.base_accuracy(subset)}
+            for name in ("rise", "accuracy") if self.has_labels else ("rise",):
+                names = (name, f"{name}_se", f"{name}_lower", f"{name}_upper")
+                columns |= dict(zip(names, self._estimate(name, subset), strict=True))
             frames.append(pd.DataFrame(columns))
         return pd.concat(frames, ignore_index=True)
 
@@ -204,13 +196,7 @@ class PerturbationResult(Result):
             raise UserError(f"radius={radius:g} was not probed: choose one of {known}")
         return int(found[0])
 
-    def _subsets(self) -> list[tuple[str, str, str | int | None]]:
-        """Kind, name and key of everything, of the groups that have classes, and of the classes."""
-        subsets: list[tuple[str, str, str | int | None]] = [("overall", "all", None)]
-        subsets += [("group", g, g) for g, classes in self.groups.items() if classes]
-        return subsets + [("class", name, c) for c, name in enumerate(self.class_names) if self.has_classes]
-
     def _summary(self) -> str:
-        mean, (lower, upper) = self.rise()[0], self.interval()
-        told = f"{mean[-1]:.3g}{bracketed(lower[-1], upper[-1])}"
+        value, error, lower, upper = (numbers[-1] for numbers in self._estimate("rise", None))
+        told = described(value, error, np.nan, lower, upper)
         return f"rise {told} at radius {self.radii[-1]:g} ([95 %], {self.losses.shape[1]} draws)"

@@ -119,7 +119,7 @@ def draw_planes(
     if kind == "interactive":
         if ax is not None:
             raise UserError("an interactive picture takes no ax: it is a figure of plotly's")
-        chosen = subsets or (all_subsets(first) if subset is None else [subset])
+        chosen = subsets or (first.subsets() if subset is None else [subset])
         return interactive_surfaces(_rows(results, drawable(results, chosen, quantity), quantity), **options)
     if subsets is None:
         panels = {label: panel_of(r, subset, quantity) for label, r in results.items()}
@@ -144,12 +144,6 @@ def drawable(results: Mapping[str, Any], subsets: Sequence[Subset], quantity: st
 def _rows(results: Mapping[str, Any], subsets: Sequence[Subset], quantity: str) -> dict[str, dict[str, Panel]]:
     first = next(iter(results.values()))
     return {subset_title(first, s): {label: panel_of(r, s, quantity) for label, r in results.items()} for s in subsets}
-
-
-def all_subsets(result: Any) -> list[Subset]:
-    """Everything, every group that is not empty, every class if there are several."""
-    classes = range(len(result.class_names)) if result.has_classes else ()
-    return [None, *(g for g, members in result.groups.items() if members), *classes]
 
 
 def panel_of(result: Any, subset: Subset, quantity: str = "loss") -> Panel:

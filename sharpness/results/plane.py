@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 
 from sharpness.plots import save_html
 from sharpness.results.comparison import first_of, one_training
@@ -46,14 +45,13 @@ class PlaneResult(Landscape):
         **Landscape.SHARED_DIMENSIONS,
     }
 
+    AXES: ClassVar = ("x", "y")
+
     y: np.ndarray
 
-    def to_frame(self) -> pd.DataFrame:
-        """One row per cell: x, y; ``loss`` and ``accuracy``, ``loss_<group or class>`` and so on; whether the cell was
-        ``evaluated``, and the estimated ``error`` and ``accuracy_error`` where it was not.
-        """
+    def points(self) -> dict[str, np.ndarray]:
         x, y = np.meshgrid(self.x, self.y)
-        return pd.DataFrame({"x": x.ravel(), "y": y.ravel(), **self.columns()})
+        return {"x": x.ravel(), "y": y.ravel()}
 
     @classmethod
     def compare(
@@ -105,15 +103,17 @@ class PlaneResult(Landscape):
     def to_vtk(self, path: str | Path) -> Path:
         """Write a grid that ParaView opens, of points ``(x_i, y_j, 0)``; "Warp By Scalar" raises it.
 
-        Point data are the columns of :meth:`to_frame`, with class names in place of numbers. NaN and infinities stay
-        what they are.
+        Point data are ``loss``, ``loss_<group>``, ``loss_class_<name>``, accuracies by like names, the errors of what
+        is interpolated, and ``evaluated``. NaN and infinities stay what they are.
         """
-        names = {
-            f"{what}_class_{c}": f"{what}_class_{name}"
-            for what in ("loss", "accuracy")
-            for c, name in enumerate(self.class_names)
-        }
-        arrays = {names.get(k, k): v.reshape(self.losses.shape) for k, v in self.columns().items()}
+        arrays: dict[str, np.ndarray] = {}
+        for subset in self.subsets():
+            name = f"class_{self.class_names[subset]}" if isinstance(subset, int) else subset
+            for quantity, (values, errors) in self._quantities(subset).items():
+                arrays[quantity if name is None else f"{quantity}_{name}"] = values
+                if name is None:
+                    arrays[f"{quantity}_interpolation_error"] = errors
+        arrays["evaluated"] = np.asarray(self.evaluated, dtype=bool)
         path = Path(path)
         write_vtk(path, self.x, self.y, arrays, f"sharpness plane of {self.label}")
         return path

@@ -15,7 +15,8 @@ import xarray as xr
 from sharpness.errors import UserError, printable
 from sharpness.files import write_atomically
 from sharpness.results.base import Result
-from sharpness.results.tables import as_html, over_trainings, with_errors
+from sharpness.results.latex import as_latex
+from sharpness.results.tables import as_html, joined, of_training, over_trainings, with_errors
 
 R = TypeVar("R", bound=Result)
 #: The dimension of trainings in a data set.
@@ -90,9 +91,16 @@ class Runs(Sequence[R]):
         data = self.to_dataset().drop_vars("vectors", errors="ignore")  # a mean of eigenvectors means nothing
         return data.drop_vars([name for name, array in data.data_vars.items() if array.dtype.kind != "f"])
 
-    def to_frame(self) -> pd.DataFrame:
-        """The tables of all trainings, with the name of the training in the first column, ``run``."""
-        frames = [r.to_frame() for r in self.results]
+    def to_frame(self, long: bool = False) -> pd.DataFrame:
+        """The tables of all trainings, with the name of the training in the first column, ``run``.
+
+        Args:
+            long: one row for every number, see :meth:`Result.to_frame`.
+        """
+        frames = [r.to_frame(long) for r in self.results]
+        if long:
+            named = zip(frames, self.names, strict=True)
+            return joined([of_training(frame, self.label, name) for frame, name in named])
         for frame, name in zip(frames, self.names, strict=True):
             frame.insert(0, "run", name)
         return pd.concat(frames, ignore_index=True)
@@ -108,6 +116,10 @@ class Runs(Sequence[R]):
     def to_table(self) -> pd.DataFrame:
         """The same to be read: ``mean ± standard deviation over trainings [interval of one, on average]``."""
         return with_errors(self.summary())
+
+    def to_latex(self) -> str:
+        """That table for LaTeX, see :meth:`Result.to_latex`."""
+        return as_latex(self.to_table(), self.notes)
 
     @property
     def notes(self) -> list[str]:

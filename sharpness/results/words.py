@@ -1,4 +1,4 @@
-"""An estimate as text, with its interval, and the line below a table that says what the marks in it mean."""
+"""The line below a table that says what the marks in it mean."""
 
 from __future__ import annotations
 
@@ -17,37 +17,7 @@ def near_zero(value: np.ndarray, error: np.ndarray) -> np.ndarray:
         return (error > 0) & (np.abs(value) <= 2 * error)
 
 
-def bracketed(lower: float, upper: float) -> str:
-    """An interval behind its value, nothing where it is not known.
-
-    >>> bracketed(0.72247, 1.0)
-    ' [0.722, 1]'
-    """
-    return f" [{lower:.3g}, {upper:.3g}]" if np.isfinite([lower, upper]).all() else ""
-
-
-def told_with(value: float, se: float, sd: float, lower: float, upper: float, *, in_spreads: bool = False) -> str:
-    """A value with what is known about its error, see :func:`~sharpness.results.tables.with_errors`."""
-    if not np.isfinite(value):
-        return "-"
-    interval = bracketed(lower, upper)
-    told = f"{value:.4g}"
-    if in_spreads:
-        own = f" ({_short(se)})" if np.isfinite(se) else ""
-        told += (f" ± {_short(sd)}" if np.isfinite(sd) else "") + (interval or own)
-    else:
-        told += interval or (f" ± {_short(se)}" if np.isfinite(se) else "")
-    return told + (f" {NEAR_ZERO}" if near_zero(np.asarray(value), np.asarray(se)) else "")
-
-
-def named_errors(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with the name of its column ``value`` before those that are about it alone."""
-    if "value" not in frame:
-        return frame
-    return frame.rename(columns={end: f"value_{end}" for end in ("se", "lower", "upper")})
-
-
-def estimates(frame: pd.DataFrame, name: str) -> list[tuple[float, ...]]:
+def estimates(frame: pd.DataFrame, name: str) -> list[tuple[float, float, float, float, float]]:
     """Value, standard error, spread and ends of the interval of every row, NaN for what there is not."""
     columns = [name, *(f"{name}_{end}" for end in ("se", "sd", "lower", "upper"))]
     return list(frame.reindex(columns=columns).astype(float).itertuples(index=False, name=None))
@@ -59,7 +29,6 @@ def marks_in(frame: pd.DataFrame, over: Mapping[str, str]) -> list[str]:
     Args:
         over: of every value that has an interval or an error, what it is over, such as "images".
     """
-    frame = named_errors(frame)
     shown = {name: np.array(estimates(frame, name)) for name in over if name in frame and len(frame)}
     known = {name: rows[np.isfinite(rows[:, 0])] for name, rows in shown.items()}
     spread = any(np.isfinite(rows[:, 2]).any() for rows in known.values())
@@ -84,8 +53,3 @@ def _over(names: Iterable[str], over: Mapping[str, str]) -> str:
     if len(kinds) == 1:
         return f"over {next(iter(kinds))}"
     return "; ".join(f"{', '.join(members)} over {kind}" for kind, members in kinds.items())
-
-
-def _short(error: float) -> str:
-    """Two digits."""
-    return f"{float(f'{error:.2g}'):g}"

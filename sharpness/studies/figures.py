@@ -81,8 +81,9 @@ class FigureSettings(Settings):
     def probes(self, cell: Cell) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         span = (-self.extent, self.extent, self.grid)
         perturbed = {"radii": self.radii, "draws": self.draws, "seed": 0}
-        found = {**super().probes(cell), "perturbation": (random_perturbation, perturbed)}
-        found |= {"line": (line, {"x": (*span[:2], 2 * self.grid - 1), "seed": 0})}
+        found = super().probes(cell)
+        found["perturbation"] = (random_perturbation, perturbed)
+        found["line"] = (line, {"x": (*span[:2], 2 * self.grid - 1), "seed": 0})
         if cell.seed == self.shown:
             found["plane"] = (plane, {"x": span, "y": span, "adaptive": self.adaptive, "seed": 0})
         return found

@@ -19,7 +19,7 @@ NOTE = (
 
 def accuracies(checkpoint: Checkpoint) -> dict[str, float]:
     """On the test set, in per cent: of all images and of the groups, as the run recorded them."""
-    known = checkpoint.manifest.get(ACCURACY, {})
+    known = checkpoint.manifest.accuracy
     names = {ACCURACY: ACCURACY} | {f"{ACCURACY} {group}": f"{ACCURACY}_{group}" for group in GROUPS}
     return {name: 100 * known.get(recorded, float("nan")) for name, recorded in names.items()}
 

@@ -1,4 +1,4 @@
-"""The average of a stage's weights, kept beside the network and put in its place at the end."""
+"""Weight averaging in a stage: a running average beside the network, which replaces it at the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sharpness.training.state import RunState
 
 
 def start_average(stage: Stage, network: Classifier, state: RunState, path: Path) -> AveragedModel | None:
-    """Torch's running average of a stage that averages, as far as ``state``, of ``path``, has it; None for others."""
+    """Start torch's running average, or continue that of ``state`` (from ``path``); None for other stages."""
     if stage.averaging is None:
         return None
     average = AveragedModel(network)
@@ -36,7 +36,7 @@ def end_in_average(
     images: Iterator[Tensor],
     autocast: Callable[[], AbstractContextManager[Any]],
 ) -> None:
-    """Give the network the averaged weights, and BatchNorm the mean statistics of ``images`` (equal batches) at them.
+    """Load the averaged weights, and set BatchNorm to its mean statistics over ``images`` (equal batches) at them.
 
     Only BatchNorm is in training mode meanwhile. Spectral normalisation first finds the singular vectors of the
     averaged weights.

@@ -1,6 +1,6 @@
-"""What is believed of the files of a run: what fits the recipe, the network and each other.
+"""Validation of the files of a run against the recipe, the network and each other.
 
-Files with a checksum have shown before that they are whole. Those of earlier versions have none.
+Files with a checksum are known to be whole before. Those of earlier versions have none.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 
 #: Largest history that is read, in bytes.
 HISTORY = 2**30
-#: What makes a group of parameters of an optimizer.
+#: Keys of a parameter group of an optimizer.
 SETTINGS = {"params", "factor", "momentum", "weight_decay", "nesterov"}
 
 
 def damaged(path: Path, why: str) -> UserError:
-    """A file of a run that is not believed; without it the run starts again."""
+    """The error for a damaged file of a run; without the file the run starts again."""
     return UserError(f"{path} is damaged: {why}: delete it, and the run starts again")
 
 
 def check_progress(state: RunState, recipe: Recipe, path: Path) -> None:
-    """Refuse a state that is none of this recipe's: the history has a row of every epoch up to where it stands.
+    """Refuse a state that does not fit the recipe: its history must have a row for every epoch that is done.
 
     Raises:
-        UserError: which part does not fit.
+        UserError: names the part that does not fit.
     """
     whole = all(type(number) is int and number >= 0 for number in (state.stage, state.epoch))
     if not whole or state.stage >= len(recipe.stages) or state.epoch > recipe.stages[state.stage].epochs:
@@ -81,74 +81,72 @@ def check_optimizer(saved: Mapping[str, Any], own: Mapping[str, Any], parameters
         parameters: in the order of the optimizer's numbers.
 
     Raises:
-        UserError: it is none, or does not fit.
+        UserError: it does not fit.
     """
-    told = damaged(path, "its optimizer does not fit this stage")
+    misfit = damaged(path, "its optimizer does not fit this stage")
     groups, buffers = saved.get("param_groups"), saved.get("state")
     if not isinstance(groups, list) or not isinstance(buffers, dict) or len(groups) != len(own["param_groups"]):
-        raise told
+        raise misfit
     for group, fresh in zip(groups, own["param_groups"], strict=True):
         if not isinstance(group, dict) or not group.keys() >= SETTINGS:
-            raise told
+            raise misfit
         # The rate is set before every epoch; what only one version of torch knows is left out.
         if any(
             type(group[k]) is not type(fresh[k]) or group[k] != fresh[k] for k in group.keys() & fresh.keys() - {"lr"}
         ):
-            raise told
+            raise misfit
     if not buffers and any(group["momentum"] for group in groups):
-        raise told
+        raise misfit
     for number, kept in buffers.items():
         if type(number) is not int or not 0 <= number < len(parameters) or not isinstance(kept, dict):
-            raise told
+            raise misfit
         buffer, p = kept.get("momentum_buffer"), parameters[number]
         if buffer is not None and not (
             isinstance(buffer, Tensor) and (buffer.shape, buffer.dtype) == (p.shape, p.dtype)
         ):
-            raise told
+            raise misfit
 
 
 def check_finished(
     folder: Path, result: Path, identity: Mapping[str, Any], training: Mapping[str, Any]
 ) -> pd.DataFrame:
-    """The history of a finished run whose files are whole, agree with each other, and are of this run.
+    """Read the history of a finished run, after a check that its files are whole, consistent and of this run.
 
     Args:
-        identity: what tells the run from others.
+        identity: distinguishes the run from others.
         training: its settings.
 
     Raises:
-        UserError: the file that is damaged, or of another run.
+        UserError: names the file that is damaged, or of another run.
     """
     manifest = load_checkpoint(result).manifest
     wanted = {"method": identity["method"], "options": identity["options"], "longtail": identity["data"]}
     wanted |= {"data_sha256": identity["data_sha256"]}
-    found = {name: manifest.get(name) for name in wanted}
-    found |= {"model": manifest["model"]["architecture"]}
-    kept = manifest.get("training") or {}
-    found |= {"training": {name: kept.get(name) for name in training}}
+    plain = manifest.to_dict()
+    found = {name: plain.get(name) for name in wanted} | {"model": manifest.model.architecture}
+    found |= {"training": {name: manifest.training.get(name) for name in training}}
     if _plain(found) != _plain({**wanted, "model": identity["model"], "training": dict(training)}):
         raise damaged(result, "it is of another run")
     table = folder / "history.csv"
-    told = UserError(f"{table} is damaged: it is not what this run wrote: delete {folder} to train again")
+    altered = UserError(f"{table} is damaged: it is not what this run wrote: delete {folder} to train again")
     try:
         content = read_regular(table, HISTORY)
         history = pd.read_csv(io.BytesIO(content))
     except Exception:
         # A damaged table can raise nearly any exception.
-        raise told from None
-    recorded = manifest.get("history_sha256")
-    if recorded is not None and hashlib.sha256(content).hexdigest() != recorded:
-        raise told
+        raise altered from None
+    if manifest.history_sha256 not in (None, hashlib.sha256(content).hexdigest()):
+        raise altered
     rows = sum(max(1, epochs) for epochs in training["epochs"])
-    if manifest.get("epoch", rows) != rows:
-        raise damaged(result, f"it holds the weights after {manifest['epoch']} epochs of {rows}")
+    if manifest.epoch not in (None, rows):
+        raise damaged(result, f"it holds the weights after {manifest.epoch} epochs of {rows}")
     if len(history) != rows or not {"stage", "epoch", "lr", "loss", "accuracy"} <= set(history):
-        raise told
+        raise altered
     last = history.iloc[-1]
-    for name, share in (manifest.get("accuracy") or {}).items():
+    for name, share in manifest.accuracy.items():
         same = name in history and (last[name] == share or (math.isnan(share) and pd.isna(last[name])))
         if not same:
-            raise told
+            raise altered
     return history
 
 

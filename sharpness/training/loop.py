@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from sharpness.checkpoints import save_checkpoint
-from sharpness.data import ImageSet, LongTailData, augment_batches, epoch_indices, mixup
-from sharpness.engine import ClassSums, class_sums, resolve_device, seeded, without_autocast
+from sharpness.checkpoints import Manifest, save_checkpoint
+from sharpness.data import LongTailData
+from sharpness.engine import ClassSums, resolve_device, seeded, without_autocast
 from sharpness.errors import UserError
-from sharpness.flattening.spectral_normalization import normalized_layers, ordinary_state, power_iteration
+from sharpness.flattening.spectral_normalization import ordinary_state
 from sharpness.methods import Recipe, Stage, build_recipe, flattened
 from sharpness.models import Classifier, build_model
 from sharpness.progress import progress
-from sharpness.steps import Batch, Context, EpochRule
+from sharpness.steps import Context
 from sharpness.training.averaging import end_in_average, start_average
-from sharpness.training.believed import check_finished, check_optimizer, check_progress, check_tensors, damaged
-from sharpness.training.manifest import manifest, present
+from sharpness.training.believed import check_finished, check_progress, check_tensors
+from sharpness.training.epoch import accuracy_row, epoch_context, evaluate, run_epoch, training_batches
+from sharpness.training.manifest import at_present, manifest_of
+from sharpness.training.optimizer import make_optimizer, put_back
 from sharpness.training.parts import Helper, add_parts, read_helper
 from sharpness.training.precision import autocast, resolve_precision
 from sharpness.training.state import RunFolder, RunState, epoch_generator, run_name
-from sharpness.training.steps import Replays, Steps, side_stream, stage_steps
+from sharpness.training.steps import Replays, side_stream, stage_steps
 
 #: On a GPU, where an epoch takes less time than saving it ten times, what an interruption may cost.
 SECONDS_LOST = 2.0
@@ -59,22 +58,22 @@ def train(
     The test set is measured after every epoch and nothing is chosen by it.
 
     Args:
-        method: a name in :data:`sharpness.methods.METHODS`.
-        data: what :func:`sharpness.load_data` returns.
+        method: a name in ``sharpness.methods.METHODS``.
+        data: training and test set, see ``load_data``.
         out: the run's folder; unless given ``runs/DATA-METHOD-seedS``, with operations and options in the name where
             there are any. A finished identical run is reused.
-        flatten: flattening operations, such as ``("sam:0.1", "swa")``: see :mod:`sharpness.methods.flattened`.
+        flatten: flattening operations, such as ``("sam:0.1", "swa")``: see ``sharpness.methods.flattened``.
         epochs: of the first stage; later stages and schedules are scaled in proportion. The published ones
             unless given.
         seed: of initialisation, sampling, augmentation and noise.
         model: an architecture; the data set's usual one unless given.
         batch_size: the published one unless given, halved until an epoch has ten steps.
         precision: ``"auto"``, ``"float32"`` or ``"bfloat16"`` (autocast).
-        augmentation: a name of :data:`sharpness.data.AUGMENTATIONS`, such as ``"autoaugment-cutout"``; the data set's
+        augmentation: a name of ``sharpness.data.AUGMENTATIONS``, such as ``"autoaugment-cutout"``; the data set's
             usual one unless given. Another one is part of the run's name and label.
-        resume: go on with an unfinished run in ``out``; it ends in the same weights as an uninterrupted one.
-        snapshots: keep a checkpoint of the start and of every so many epochs (of all stages together), as
-            ``OUT/snapshots/epoch-0001.pt``; a run that is resumed goes on keeping them.
+        resume: continue an unfinished run in ``out``; it ends in the same weights as an uninterrupted one.
+        snapshots: number of epochs (of all stages together) between checkpoints, from the start on, as
+            ``OUT/snapshots/epoch-0001.pt``; a resumed run keeps them as well.
         options: of the method, such as ``scope="all"`` for ``"cc-sam"``.
 
     Returns:
@@ -97,6 +96,7 @@ def train(
     architecture = model or data.default_model
     network = initial_model(recipe, architecture, data, seed)
     helper = read_helper(recipe, data)
+    # Settings that may be absent are left out where they are unset: the run.json of earlier versions has none of them.
     training = {
         "epochs": [s.epochs for s in recipe.stages],
         "batch_size": [s.batch_size for s in recipe.stages],
@@ -127,52 +127,84 @@ def train(
             check_progress(state, recipe, folder.path / "state.pt")
         moved = replace(data, train=data.train.to(device), test=data.test.to(device))
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        description = manifest(recipe, data, {**identity, "training": training}, device.type)
-        carry_out(recipe, network, moved, state, folder, seed, precision, helper, description)
+        description = manifest_of(recipe, data, {**identity, "training": training}, device.type)
+        run = Run(recipe, network, moved, state, folder, seed, precision, description, folder.snapshots())
+        carry_out(run, helper)
         return folder.history()
 
 
-def carry_out(
-    recipe: Recipe,
-    network: Classifier,
-    data: LongTailData,
-    state: RunState,
-    folder: RunFolder,
-    seed: int,
-    precision: str,
-    helper: Helper | None,
-    description: dict[str, Any],
-) -> None:
-    """All remaining stages of a recipe, and the files of the finished run."""
-    device, every = data.train.images.device, folder.snapshots()
+@dataclass
+class Run:
+    """A training in progress: the network, its data on the device, its state, and the folder that keeps both.
 
-    def keep(path: Path, **more: Any) -> None:
-        save_checkpoint(path, network, description | present(recipe, state) | more, ordinary_state(network))
+    Attributes:
+        description: the fixed part of the manifest.
+        every: epochs from one snapshot to the next; None for no snapshots.
+    """
 
-    def keep_snapshot() -> None:
-        if every and len(state.history) % every == 0:
-            keep(folder.snapshot(len(state.history)))
+    recipe: Recipe
+    network: Classifier
+    data: LongTailData
+    state: RunState
+    folder: RunFolder
+    seed: int
+    precision: str
+    description: Manifest
+    every: int | None = None
 
-    with side_stream(device):
-        for index, stage in enumerate(recipe.stages):
-            context = entry_context(stage, data, seed, index)
-            add_parts(stage, network, data, context.generator, helper, recipe.normalization)
-            enter(stage, network, context)
+    @property
+    def device(self) -> torch.device:
+        return self.data.train.images.device
+
+    @property
+    def saved_state(self) -> Path:
+        """The file of the state, for messages."""
+        return self.folder.path / "state.pt"
+
+    @property
+    def counts(self) -> Tensor:
+        """Training images (C,) of each class, on the device."""
+        return torch.tensor(self.data.class_counts, device=self.device)
+
+    def keep(self, path: Path, **more: Any) -> None:
+        """Write a checkpoint of the present weights, with more entries in its manifest."""
+        description = at_present(self.description, self.recipe, self.state, **more)
+        save_checkpoint(path, self.network, description, ordinary_state(self.network))
+
+    def keep_snapshot(self) -> None:
+        """Write a snapshot, if one is due after the present number of epochs."""
+        if self.every and len(self.state.history) % self.every == 0:
+            self.keep(self.folder.snapshot(len(self.state.history)))
+
+    def note(self, stage: Stage, epoch: int, lr: float, loss: float, tested: ClassSums) -> None:
+        """Add an epoch to the history, take its weights into the state, and write a snapshot if one is due."""
+        row = {"stage": stage.name, "epoch": epoch, "lr": lr, "loss": loss}
+        self.state.history.append({**row, **accuracy_row(tested, self.data)})
+        self.state.epoch, self.state.model = epoch, self.network.state_dict()
+        self.keep_snapshot()
+
+
+def carry_out(run: Run, helper: Helper | None) -> None:
+    """Train all remaining stages of a recipe, and write the files of the finished run."""
+    state = run.state
+    with side_stream(run.device):
+        for index, stage in enumerate(run.recipe.stages):
+            # Finished stages are entered as well: they give the network the structure that the saved weights have.
+            context = entry_context(stage, run.data, run.seed, index)
+            add_parts(stage, run.network, run.data, context.generator, helper, run.recipe.normalization)
+            enter(stage, run.network, context)
             if index >= state.stage:
                 state.stage = index
                 if not state.history:
-                    keep_snapshot()
-                if stage.epochs:
-                    run_stage(stage, network, data, state, folder, seed, precision, keep_snapshot)
-                else:
-                    pass_through(stage, network, data, state, folder, precision, keep_snapshot)
+                    run.keep_snapshot()
+                (run_stage if stage.epochs else pass_through)(stage, run)
                 state.epoch, state.model, state.optimizer, state.average = 0, {}, {}, {}
-    keep(folder.result, history_sha256=folder.save_history(state))
-    folder.finish()
+    run.keep(run.folder.result, history_sha256=run.folder.save_history(state))
+    run.folder.finish()
 
 
 def initial_model(recipe: Recipe, architecture: str, data: LongTailData, seed: int) -> Classifier:
-    """A fresh network drawn from ``seed``, leaving torch's global generator as it was."""
+    """Build a fresh network drawn from ``seed``; torch's global generator is restored."""
     with seeded(seed):
         channels = data.train.images.shape[1]
         network = build_model(architecture, data.num_classes, channels, recipe.head, recipe.scale)
@@ -182,82 +214,33 @@ def initial_model(recipe: Recipe, architecture: str, data: LongTailData, seed: i
 
 
 def entry_context(stage: Stage, data: LongTailData, seed: int, index: int) -> Context:
-    """What the changes before a stage's first epoch may know; they draw as epoch 0 of it."""
+    """The context of the changes before a stage's first epoch, with the random numbers of epoch 0."""
     counts = torch.tensor(data.class_counts, device=data.train.images.device)
     return Context(counts, 0, stage.epochs, epoch_generator(seed, index, 0))
 
 
 def enter(stage: Stage, network: Classifier, context: Context) -> None:
-    """Change the network as a stage asks before its first epoch.
-
-    A resumed run enters all stages up to its own again, for their structure; its weights are loaded afterwards.
-    """
+    """Apply the changes of a stage to the network, and select the parameters that it trains."""
     for change in stage.enter:
         change(network, context)
     for name, p in network.named_parameters():
         p.requires_grad_(stage.trainable == "all" or f"{name}.".startswith(f"{stage.trainable}."))
 
 
-def make_optimizer(stage: Stage, network: Classifier) -> torch.optim.SGD:
-    """SGD with one group of parameters for each factor of the learning rate."""
-    groups: dict[float, list[nn.Parameter]] = {}
-    for name, p in network.named_parameters():
-        if p.requires_grad:
-            factor = next((f for prefix, f in stage.lr_factors if name.startswith(prefix)), 1.0)
-            groups.setdefault(factor, []).append(p)
-    return torch.optim.SGD(
-        [{"params": parameters, "factor": factor} for factor, parameters in groups.items()],
-        lr=stage.lr, momentum=stage.momentum, weight_decay=stage.weight_decay, nesterov=stage.nesterov,
-    )  # fmt: skip
-
-
-def regrouped(saved: dict[str, Any], optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Any]:
-    """The saved state of an optimizer; earlier ones had a group for every parameter."""
-    if len(saved["param_groups"]) == len(optimizer.param_groups):
-        return saved
-    number = {p: i for i, p in enumerate(p for p in network.parameters() if p.requires_grad)}
-    ordered = [number[p] for group in optimizer.param_groups for p in group["params"]]
-    state = {new: saved["state"][old] for new, old in enumerate(ordered) if old in saved["state"]}
-    return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-
-
-def put_back(state: RunState, network: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Give a network and its optimizer what a state, read from ``path``, holds of them, if it fits.
+def run_stage(stage: Stage, run: Run) -> None:
+    """Train the remaining epochs of a stage, and save the state after each.
 
     Raises:
-        UserError: it does not.
+        FloatingPointError: the training loss or the test loss is not finite.
     """
-    check_tensors(state.model, network.state_dict(), path, "model")
-    network.load_state_dict(state.model)
-    try:
-        saved = regrouped(state.optimizer, optimizer, network)
-    except (KeyError, TypeError, AttributeError, IndexError):
-        raise damaged(path, "its optimizer does not fit this stage") from None
-    ordered = [p for group in optimizer.param_groups for p in group["params"]]
-    check_optimizer(saved, optimizer.state_dict(), ordered, path)
-    optimizer.load_state_dict(saved)
-
-
-def run_stage(
-    stage: Stage,
-    network: Classifier,
-    data: LongTailData,
-    state: RunState,
-    folder: RunFolder,
-    seed: int,
-    precision: str,
-    after_epoch: Callable[[], None] = lambda: None,
-) -> None:
-    """All remaining epochs of one stage; after each ``after_epoch()`` is called and the state saved."""
-    device = data.train.images.device
+    network, data, state = run.network, run.data, run.state
     optimizer = make_optimizer(stage, network)
     if state.model:
-        put_back(state, network, optimizer, folder.path / "state.pt")
-    counts = torch.tensor(data.class_counts, device=device)
-    cast = autocast(precision, device)
-    average = start_average(stage, network, state, folder.path / "state.pt")
-    steps = stage_steps(network, optimizer, stage.loss, stage.rule, device)
-    replays = Replays() if device.type == "cuda" else None
+        put_back(state, network, optimizer, run.saved_state)
+    counts, cast = run.counts, autocast(run.precision, run.device)
+    average = start_average(stage, network, state, run.saved_state)
+    steps = stage_steps(network, optimizer, stage.loss, stage.rule, run.device)
+    replays = Replays() if run.device.type == "cuda" else None
     saved = time.monotonic()
     with progress(stage.epochs, stage.name, "epochs") as bar:
         bar.update(state.epoch)
@@ -265,13 +248,18 @@ def run_stage(
             lr = stage.lr * stage.schedule.factor(epoch, stage.epochs)
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["factor"]
-            context = replace(epoch_context(counts, stage, epoch, seed, state.stage, cast), replayed=replays)
+            # A context of its own for every epoch: its generators depend on seed, stage and epoch alone, so that a
+            # resumed run draws the same numbers without any state of theirs.
+            context = replace(epoch_context(counts, stage, epoch, run.seed, state.stage, cast), replayed=replays)
             loss = run_epoch(stage, network, steps, data, context)
             if average and stage.averaging and stage.averaging.averages(epoch, stage.epochs):
                 average.update_parameters(network)
                 state.average = average.state_dict()
                 if epoch == stage.epochs:
-                    after = epoch_context(counts, stage, epoch + 1, seed, state.stage, cast)
+                    # Before the test, so that history, snapshot and result of the last epoch are those of the average.
+                    # Transforms take a copy: while the batches are made, the network itself has the averaged weights,
+                    # and its BatchNorm is in training mode.
+                    after = epoch_context(counts, stage, epoch + 1, run.seed, state.stage, cast)
                     whole = replace(stage, drop_last=len(data.train) >= stage.batch_size)
                     batches = training_batches(whole, deepcopy(network), data, after)
                     end_in_average(network, average, (b.x for b in batches), cast)
@@ -281,112 +269,22 @@ def run_stage(
                     f"training diverged in epoch {epoch} of stage {stage.name!r} (loss {loss}, test loss "
                     f"{tested.mean}): what was saved before is kept; try a smaller learning rate or radius"
                 )
-            row = {"stage": stage.name, "epoch": epoch, "lr": lr, "loss": loss}
-            state.history.append({**row, **accuracy_row(tested, data)})
-            state.epoch = epoch
-            state.model, state.optimizer = network.state_dict(), optimizer.state_dict()
-            after_epoch()
-            if device.type == "cpu" or epoch == stage.epochs or time.monotonic() > saved + SECONDS_LOST:
-                folder.save(state)
+            state.optimizer = optimizer.state_dict()
+            run.note(stage, epoch, lr, loss, tested)
+            if run.device.type == "cpu" or epoch == stage.epochs or time.monotonic() > saved + SECONDS_LOST:
+                run.folder.save(state)
                 saved = time.monotonic()
             bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{state.history[-1]['accuracy']:.3f}")
             bar.update()
 
 
-def pass_through(
-    stage: Stage,
-    network: Classifier,
-    data: LongTailData,
-    state: RunState,
-    folder: RunFolder,
-    precision: str,
-    after_epoch: Callable[[], None] = lambda: None,
-) -> None:
-    """A stage without epochs: what entering it made of the network is tested, and the state saved."""
+def pass_through(stage: Stage, run: Run) -> None:
+    """Test the network after the changes of a stage without epochs, and save the state."""
+    state, network = run.state, run.network
     if state.model:
-        check_tensors(state.model, network.state_dict(), folder.path / "state.pt", "model")
+        check_tensors(state.model, network.state_dict(), run.saved_state, "model")
         network.load_state_dict(state.model)
         return
-    tested = evaluate(network, data.test, data.num_classes, autocast(precision, data.train.images.device))
-    row = {"stage": stage.name, "epoch": 0, "lr": 0.0, "loss": math.nan}
-    state.history.append({**row, **accuracy_row(tested, data)})
-    state.model = network.state_dict()
-    after_epoch()
-    folder.save(state)
-
-
-def run_epoch(stage: Stage, network: Classifier, steps: Steps, data: LongTailData, context: Context) -> float:
-    """One epoch of steps; the mean training loss."""
-    network.train()
-    if stage.trainable.startswith("head") and stage.frozen_batchnorm:
-        network.backbone.eval()
-    rule, normalized = stage.rule, normalized_layers(network)
-    if isinstance(rule, EpochRule):
-        rule = rule.for_epoch(network, training_batches(stage, network, data, context.apart()), context)
-    total, seen = torch.zeros((), dtype=torch.float64, device=data.train.images.device), 0
-    for batch in training_batches(stage, network, data, context):
-        power_iteration(normalized)
-        total += steps(rule, batch, context).double() * len(batch.x)
-        seen += len(batch.x)
-    return float(total) / seen
-
-
-def epoch_context(counts: Tensor, stage: Stage, epoch: int, seed: int, index: int, cast: Any) -> Context:
-    """What a loss and a rule may know in an epoch of stage number ``index``."""
-    generator, noise = epoch_generator(seed, index, epoch), epoch_generator(seed, index, epoch, "/rule")
-    return Context(counts, epoch, stage.epochs, generator, noise, cast)
-
-
-def training_batches(stage: Stage, network: nn.Module, data: LongTailData, context: Context) -> Iterator[Batch]:
-    """Sampled, augmented, normalised, mixed and transformed batches of one epoch; transforms consult the network."""
-    train, generator = data.train, context.generator
-    late = stage.late(context.epoch)
-    sampler = late.sampler if late else stage.sampler
-    indices = epoch_indices(sampler, train.labels.cpu(), data.num_classes, generator).to(train.labels.device)
-    smallest = stage.batch_size if stage.drop_last else 2
-    chunks = [chunk for chunk in indices.split(stage.batch_size) if len(chunk) >= smallest]
-    pixels = augment_batches(train.images, chunks, data.augmentation, data.padding, generator)
-    for chunk, images in zip(chunks, pixels, strict=True):
-        x, y = train.normalize(images), train.labels[chunk]
-        batch = Batch(channels_last(x), y)
-        if stage.mixup:
-            mixed, partner, lam = mixup(x, stage.mixup, generator)
-            batch = Batch(channels_last(mixed), y, y[partner], lam)
-        if late and late.transform:
-            with torch.enable_grad():
-                batch = late.transform(network, batch, train, context)
-        yield batch
-
-
-def channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def evaluate(
-    network: nn.Module, images: ImageSet, num_classes: int, cast: Any, batch_size: int | None = None
-) -> ClassSums:
-    """Cross-entropy and right answers by class in eval mode; the mode is restored."""
-    batch_size = batch_size or (500 if images.images.device.type == "cpu" else 2500)
-
-    def forward(x: Tensor) -> Tensor:
-        with cast():
-            return network(channels_last(images.normalize(x))).float()
-
-    pairs = zip(images.images.split(batch_size), images.labels.split(batch_size), strict=True)
-    batches = ((x, y, torch.ones_like(y, dtype=torch.float32)) for x, y in pairs)
-    training = network.training
-    network.eval()
-    try:
-        loss = partial(F.cross_entropy, reduction="none")
-        return class_sums(forward, batches, loss, images.labels, num_classes, num_classes)
-    finally:
-        network.train(training)
-
-
-def accuracy_row(sums: ClassSums, data: LongTailData) -> dict[str, float]:
-    """Test columns of the history; group accuracies are means over the classes of the group."""
-    per_class = sums.class_accuracies
-    row = {"test_loss": sums.mean, "accuracy": sums.accuracy}
-    for group, classes in data.groups.items():
-        row[f"accuracy_{group}"] = float(per_class[list(classes)].mean()) if classes else float("nan")
-    return row | {f"accuracy_class_{c}": float(a) for c, a in enumerate(per_class)}
+    tested = evaluate(network, run.data.test, run.data.num_classes, autocast(run.precision, run.device))
+    run.note(stage, 0, 0.0, math.nan, tested)
+    run.folder.save(state)

@@ -1,12 +1,15 @@
-"""What a checkpoint says of itself: everything that a probe needs to know of a run."""
+"""Manifests of the checkpoints of a run."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from sharpness.checkpoints import Manifest
 from sharpness.data import LongTailData, augmentation_label
+from sharpness.data.standardization import Standardization
 from sharpness.flattening import build_operation, operation_label
 from sharpness.methods import LABELS, Recipe
 from sharpness.methods.card import stage_card
@@ -14,35 +17,41 @@ from sharpness.training.state import RunState
 from sharpness.version import __version__
 
 
-def manifest(recipe: Recipe, data: LongTailData, identity: dict[str, Any], device: str) -> dict[str, Any]:
-    """What does not change while a run is under way; plain values.
+def manifest_of(recipe: Recipe, data: LongTailData, identity: dict[str, Any], device: str) -> Manifest:
+    """The part of the manifest that is fixed during a run.
 
     Args:
-        identity: what tells the run from others, with ``training`` for its settings.
+        identity: distinguishes the run from others, with ``training`` for its settings.
     """
     method, training, other = identity["method"], identity["training"], data.other_augmentation
-    return {
-        "method": method,
-        "label": "+".join([LABELS.get(method, method), *map(operation_label, training["flatten"])])
+    return Manifest(
+        method=method,
+        label="+".join([LABELS.get(method, method), *map(operation_label, training["flatten"])])
         + (f" ({augmentation_label(other)})" if other else ""),
-        "paper": recipe.paper,
-        "options": identity["options"],
-        "flattening": [f"{o!r}: {o.paper}" for o in map(build_operation, training["flatten"])],
-        "stages": [repr(s) for s in recipe.stages],
-        "card": [stage_card(s, data.augmentation) for s in recipe.stages],
-        "notes": list(recipe.notes),
-        "training": {**training, "sharpness": __version__, "torch": str(torch.__version__), "device": device},
-        "longtail": data.longtail.to_dict(),
-        "data_sha256": identity["data_sha256"],
-        "normalization": {"mean": list(data.train.mean), "std": list(data.train.std)},
-    }
+        paper=recipe.paper,
+        options=identity["options"],
+        flattening=[f"{o!r}: {o.paper}" for o in map(build_operation, training["flatten"])],
+        stages=[repr(s) for s in recipe.stages],
+        card=[stage_card(s, data.augmentation) for s in recipe.stages],
+        notes=list(recipe.notes),
+        training={**training, "sharpness": __version__, "torch": str(torch.__version__), "device": device},
+        longtail=data.longtail,
+        data_sha256=identity["data_sha256"],
+        normalization=Standardization(data.train.mean, data.train.std),
+    )
 
 
-def present(recipe: Recipe, state: RunState) -> dict[str, Any]:
-    """What belongs to the weights as they are now."""
+def at_present(manifest: Manifest, recipe: Recipe, state: RunState, **more: Any) -> Manifest:
+    """The manifest of the weights as they are now.
+
+    Args:
+        more: further fields.
+    """
     last = state.history[-1] if state.history else {}
-    return {
-        "loss": repr(recipe.stages[state.stage].loss),
-        "epoch": len(state.history),
-        "accuracy": {k: v for k, v in last.items() if k.startswith("accuracy")},
-    }
+    return replace(
+        manifest,
+        loss=repr(recipe.stages[state.stage].loss),
+        epoch=len(state.history),
+        accuracy={k: v for k, v in last.items() if k.startswith("accuracy")},
+        **more,
+    )

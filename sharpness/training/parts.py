@@ -1,4 +1,4 @@
-"""What a stage trains or consults beside the network: ``network.auxiliary``, put there before its first epoch."""
+"""Auxiliary parts that a stage trains or consults beside the network, as ``network.auxiliary``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Generator, nn
 
 from sharpness.checkpoints import load_checkpoint
 from sharpness.data import LongTailData
+from sharpness.data.standardization import Standardization
 from sharpness.engine import seeded
 from sharpness.errors import UserError
 from sharpness.flattening import SpectralNormalization
@@ -27,7 +28,7 @@ class Helper:
 
 
 def read_helper(recipe: Recipe, data: LongTailData) -> Helper | None:
-    """The network that a stage of the recipe takes from a checkpoint, if one does.
+    """Read the helper network that a stage of the recipe takes from a checkpoint; None without one.
 
     Raises:
         UserError: no such checkpoint, or one for other classes, channels or normalisation.
@@ -37,9 +38,8 @@ def read_helper(recipe: Recipe, data: LongTailData) -> Helper | None:
         return None
     checkpoint = load_checkpoint(str(paths[0]))
     model = checkpoint.model.float()
-    normalization = checkpoint.manifest.get("normalization")
-    own = {"mean": list(data.train.mean), "std": list(data.train.std)}
-    if normalization is not None and {k: list(v) for k, v in normalization.items()} != own:
+    normalization, own = checkpoint.manifest.normalization, Standardization(data.train.mean, data.train.std)
+    if normalization not in (None, own):
         raise UserError(f"helper={paths[0]} takes images normalised by {normalization}, these are by {own}: train one")
     try:
         with torch.no_grad():
@@ -47,7 +47,7 @@ def read_helper(recipe: Recipe, data: LongTailData) -> Helper | None:
     except RuntimeError as error:
         raise UserError(f"helper={paths[0]} does not take these images: {str(error).splitlines()[0]}") from None
     if classes != data.num_classes:
-        raise UserError(f"helper={paths[0]} tells {classes} classes apart, {data.longtail.dataset} has "
+        raise UserError(f"helper={paths[0]} is for {classes} classes, {data.longtail.dataset} has "
                         f"{data.num_classes}: train one")  # fmt: skip
     return Helper(model, checkpoint.sha256)
 
@@ -60,11 +60,11 @@ def add_parts(
     helper: Helper | None,
     normalization: SpectralNormalization | None = None,
 ) -> None:
-    """Give the network the helper or the parts that a stage asks for, and take off those of the stage before.
+    """Attach the helper or the parts that a stage needs, in place of those of the stage before.
 
     Args:
-        generator: its seed is that of fresh weights; torch's global generator stays as it was.
-        helper: what :func:`read_helper` found.
+        generator: gives the seed of fresh weights; torch's global generator is restored.
+        helper: the result of ``read_helper``.
         normalization: of the recipe, for a fresh network.
     """
     network.auxiliary = None

@@ -1,4 +1,4 @@
-"""Whether to train in bfloat16: where the hardware gains from it, and nowhere else."""
+"""Precision of training: bfloat16 where the hardware gains from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def resolve_precision(precision: str, device: torch.device, image_size: int) -> str:
-    """``"float32"`` or ``"bfloat16"``.
+    """Resolve ``"auto"`` to ``"float32"`` or ``"bfloat16"``.
 
     ``"auto"`` takes bfloat16 on GPUs with native support and on CPUs with matrix units (AMX), if images are at
     least 16 pixels wide: below, converting costs more than the small convolutions gain.

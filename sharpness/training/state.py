@@ -1,4 +1,4 @@
-"""What a run leaves behind after every epoch, so that a killed one goes on where it was, bit for bit.
+"""States of runs, saved after every epoch for an exact resume after an interruption.
 
 All random numbers of an epoch come from generators seeded by (seed, stage, epoch). So weights, buffers, momentum,
 the average of weights and the history are the whole state.
@@ -33,7 +33,7 @@ DESCRIPTION = 2**20
 
 
 def epoch_generator(seed: int, stage: int, epoch: int, of: str = "") -> torch.Generator:
-    """The random numbers of one epoch, on the CPU whatever the device; with ``of`` others of the same epoch."""
+    """A CPU generator for the random numbers of one epoch; ``of`` selects a second sequence of the same epoch."""
     digest = hashlib.sha256(f"{seed}/{stage}/{epoch}{of}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
@@ -45,7 +45,7 @@ def run_name(
     seed: int = 0,
     augmentation: str | None = None,
 ) -> str:
-    """What tells a run from others on the same data, as the name of a folder.
+    """The default folder name of a run, which distinguishes it from others on the same data.
 
     Args:
         augmentation: where it is not the data set's usual one.
@@ -53,14 +53,14 @@ def run_name(
     >>> run_name("ldam-drw", ["sam:0.1", "swa"], seed=2), run_name("cc-sam", options={"stage2": False})
     ('ldam-drw+sam-0.1+swa-seed2', 'cc-sam-stage2=false-seed0')
     """
-    told = [*(f"{k}={v}" for k, v in (options or {}).items()), *([augmentation] if augmentation else [])]
-    words = ["+".join([method, *flatten]), *told, f"seed{seed}"]
+    extras = [*(f"{k}={v}" for k, v in (options or {}).items()), *([augmentation] if augmentation else [])]
+    words = ["+".join([method, *flatten]), *extras, f"seed{seed}"]
     return re.sub(r"[^\w.+=-]", "-", "-".join(words).lower())
 
 
 @dataclass
 class RunState:
-    """Where a run stands: ``epoch`` epochs of stage ``stage`` are done."""
+    """The progress of a run: ``epoch`` epochs of stage ``stage`` are done."""
 
     stage: int = 0
     epoch: int = 0
@@ -71,9 +71,7 @@ class RunState:
 
 
 class RunFolder:
-    """The folder of one run: ``run.json``, ``state.pt`` while it is under way, ``history.csv``, ``last.pt``, and
-    ``snapshots/`` if the run keeps them.
-    """
+    """The folder of a run: ``run.json``, ``state.pt`` until its end, ``history.csv``, ``last.pt``, ``snapshots/``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -81,10 +79,10 @@ class RunFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Make the folder if it is not there, and keep others from training in it.
+        """Create the folder, and keep other processes from training in it.
 
         Raises:
-            UserError: it cannot be made, or another process trains in it.
+            UserError: it cannot be created, or another process trains in it.
         """
         if self.path.is_file():
             raise UserError(f"{self.path} is not empty and holds no run: choose another output folder")
@@ -96,13 +94,14 @@ class RunFolder:
             yield
 
     def claim(self, identity: dict[str, Any], resume: bool) -> RunState | None:
-        """Make the folder this run's own; the state to go on from, or None if the run is finished.
+        """Claim the folder for this run; return the state to continue from, or None if the run is finished.
 
         Raises:
             UserError: the folder holds another run, an unfinished one without ``resume``, foreign files, or a damaged
                 description or state.
         """
         plan = self.path / "run.json"
+        # Through JSON, which turns tuples into lists: only then do equal settings compare equal.
         asked = json.loads(json.dumps(identity))
         if not plan.exists():
             # A process that was killed while it wrote the description has left no run.
@@ -116,9 +115,9 @@ class RunFolder:
         for name in [*asked, *(name for name in there if name not in (*asked, "snapshots"))]:
             held, wanted = there.get(name), asked.get(name)
             if held != wanted:
-                told = f"{shown(name)} is {shown(repr(held), 200)}, asked for {shown(repr(wanted), 200)}"
+                difference = f"{shown(name)} is {shown(repr(held), 200)}, asked for {shown(repr(wanted), 200)}"
                 raise UserError(
-                    f"{self.path} holds a different run ({told}): choose another output folder or delete it"
+                    f"{self.path} holds a different run ({difference}): choose another output folder or delete it"
                 )
         for folder in (self.path, self.path / "snapshots"):
             remove_abandoned(folder)
@@ -130,13 +129,13 @@ class RunFolder:
         saved = self._saved(state, there)
         if not resume:
             raise UserError(
-                f"{self.path} holds this run unfinished, after epoch {len(saved.history)}: pass --resume to go on "
+                f"{self.path} holds this run unfinished, after epoch {len(saved.history)}: pass --resume to continue "
                 "or delete it"
             )
         return saved
 
     def _description(self) -> dict[str, Any]:
-        """What ``run.json`` says."""
+        """Read ``run.json``."""
         plan = self.path / "run.json"
         try:
             there = parse_json(read_regular(plan, DESCRIPTION).decode())
@@ -152,7 +151,7 @@ class RunFolder:
             raise refusal(f"cannot read {plan}", error) from None
 
     def _saved(self, path: Path, identity: dict[str, Any]) -> RunState:
-        """The state in the folder, if it is whole and this run's; those of earlier versions only say what they hold."""
+        """Read the state, after a check that it is whole and of this run; earlier versions have no checksum."""
         content = read_safely(path)
         names = [f.name for f in fields(RunState)]
         if not isinstance(content, dict) or not {*names} <= content.keys():
@@ -171,21 +170,21 @@ class RunFolder:
         write_archive(sealed({**kept, "run": checksum(self._description())}), self.path / "state.pt")
 
     def save_history(self, state: RunState) -> str:
-        """Write the table alone; its fingerprint."""
+        """Write the history, and return its SHA-256."""
         text = pd.DataFrame(state.history).to_csv(index=False)
         write_atomically(self.path / "history.csv", lambda partial: partial.write_bytes(text.encode()))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def finish(self) -> None:
-        """Forget the state: ``last.pt`` has been written."""
+        """Delete the state, once ``last.pt`` has been written."""
         (self.path / "state.pt").unlink(missing_ok=True)
 
     def snapshots(self) -> int | None:
-        """From how many epochs to the next the run in this folder keeps a snapshot; None if it keeps none."""
+        """The number of epochs between snapshots; None if the run keeps none."""
         return self._description().get("snapshots")
 
     def snapshot(self, epochs: int) -> Path:
-        """Where the weights after so many epochs of all stages are kept."""
+        """The path of the snapshot after ``epochs`` epochs of all stages."""
         return self.path / "snapshots" / f"epoch-{epochs:04d}.pt"
 
     def history(self) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Training steps: a gradient and a move of the weights, one kernel after the other or replayed as one CUDA graph."""
+"""Training steps, launched kernel by kernel or replayed as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ T = TypeVar("T")
 
 
 class Steps:
-    """The steps of a stage, an operation at a time.
+    """The steps of a stage, one operation at a time.
 
     Args:
-        loss: what the stage minimises.
+        loss: of the stage.
     """
 
     def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss) -> None:
         self.network, self.optimizer, self.loss = network, optimizer, loss
 
     def __call__(self, rule: Rule, batch: Batch, context: Context) -> Tensor:
-        """Move the weights by a batch; the loss before the move, a scalar without a graph."""
+        """Make a step on a batch, and return its loss before the step, a scalar without a graph."""
         self.optimizer.zero_grad(set_to_none=True)
         value = rule.backward(self.network, batch, self.loss, context)
         self.optimizer.step()
@@ -38,14 +38,14 @@ class Steps:
 def stage_steps(
     network: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, rule: Any, device: torch.device
 ) -> Steps:
-    """Replayed steps where device, loss and rule allow it, plain ones elsewhere."""
+    """Choose replayed steps where device, loss and rule allow it, else plain ones."""
     replayed = device.type == "cuda" and loss.capturable and getattr(rule, "capturable", False)
     return (ReplayedSteps if replayed else Steps)(network, optimizer, loss)
 
 
 @contextmanager
 def side_stream(device: torch.device) -> Iterator[None]:
-    """On a GPU, work in a stream of its own, as a capture needs it; elsewhere nothing."""
+    """Work in a stream of its own on a GPU, as a capture needs it; do nothing elsewhere."""
     if device.type != "cuda":
         yield
         return
@@ -59,7 +59,7 @@ def side_stream(device: torch.device) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class WatchedContext(Context):
-    """A context that notes whether the epoch was looked at: a step that depends on it is captured anew in each."""
+    """A context that notes reads of the epoch: a step that depends on it is captured again in every epoch."""
 
     looked: set[str] = field(default_factory=set)
 
@@ -71,7 +71,7 @@ class WatchedContext(Context):
 
 @dataclass
 class Capture:
-    """A captured step: where its input goes, what starts it and where the loss is to be found."""
+    """A captured step: its input tensors, its replay and its loss."""
 
     key: tuple[Any, ...]
     batch: Batch
@@ -81,18 +81,18 @@ class Capture:
 
 
 class ReplayedSteps(Steps):
-    r"""The steps of a stage as replays of a CUDA graph: the same kernels on the same numbers, without their launches.
+    r"""The steps of a stage as replays of a CUDA graph: the same kernels on the same numbers, launched at once.
 
     A ResNet-32 on batches of 64 or 128 small images is some 700 kernels of 3 us each; launching them one by one takes
-    four times as long as running them. What differs from capturing a step once and for all:
+    four times as long as running them. This differs from a single capture:
 
-    1. The first batch of every size is computed as it is. It makes what a graph cannot make, such as the buffers of the
-       momentum, and shows which random numbers the loss draws.
+    1. The first batch of every size is computed without a graph. It creates what a capture cannot, such as the buffers
+       of the momentum, and shows which random numbers the loss draws.
     2. Random numbers are drawn on the CPU, by the same generator in the same order as in plain steps, before each
        replay, into memory of their own. Memory that is taken during the capture would not do: a graph may have used it
        for something else before the numbers are read.
-    3. Learning rates are constants of a graph, and so is all that a loss makes of the epoch. A graph is captured anew
-       when a learning rate has changed, and in every epoch if the epoch was looked at.
+    3. Learning rates are constants of a graph, and so is everything that a loss derives from the epoch. A graph is
+       captured again when a learning rate has changed, and in every epoch if the loss reads it.
     4. Batches that come once an epoch, such as an incomplete last one, are not captured if that would be in every
        epoch.
     """
@@ -104,14 +104,15 @@ class ReplayedSteps(Steps):
         self._by_epoch = self._refused = False
 
     def __call__(self, rule: Rule, batch: Batch, context: Context) -> Tensor:
+        # The numbers refer to the docstring of the class.
         size = len(batch.x)
-        if size not in self._shapes:
+        if size not in self._shapes:  # 1
             return self._noted(rule, batch, context)
         rates = tuple(group["lr"] for group in self.optimizer.param_groups)
-        key = (rates, id(rule), context.epoch if self._by_epoch else None)
+        key = (rates, id(rule), context.epoch if self._by_epoch else None)  # 3
         capture = self._captures.get(size)
         if capture is None or capture.key != key:
-            if self._refused or (self._by_epoch and size < max(self._shapes)):
+            if self._refused or (self._by_epoch and size < max(self._shapes)):  # 4
                 return super().__call__(rule, batch, context)
             try:
                 capture = self._captures[size] = self.capture(key, rule, batch, context)
@@ -125,13 +126,13 @@ class ReplayedSteps(Steps):
         if into.second is not None and batch.second is not None and isinstance(into.lam, Tensor):
             into.second.copy_(batch.second)
             into.lam.fill_(batch.lam)
-        for noise in capture.noise:
+        for noise in capture.noise:  # 2
             noise.copy_(context.draw(noise.shape, context.generator, noise.device))
         capture.replay()
         return capture.loss
 
     def _noted(self, rule: Rule, batch: Batch, context: Context) -> Tensor:
-        """A plain step that shows what the loss draws, and whether it depends on the epoch."""
+        """Make a plain step, and note the random numbers that it draws and whether it reads the epoch."""
         shapes: list[torch.Size] = []
 
         def draw(shape: torch.Size, generator: Generator, device: torch.device) -> Tensor:
@@ -145,7 +146,7 @@ class ReplayedSteps(Steps):
         return value
 
     def capture(self, key: tuple[Any, ...], rule: Rule, like: Batch, context: Context) -> Capture:
-        """Capture a step on batches of the shape of ``like``; nothing is computed."""
+        """Capture a step on batches of the shape of ``like``, without computing it."""
         device = like.x.device
         batch = replace(like, x=torch.empty_like(like.x), first=torch.empty_like(like.first))
         if like.second is not None:
@@ -166,8 +167,8 @@ class ReplayedSteps(Steps):
 class Replays:
     """Calls of functions of tensors, each as a CUDA graph from its second call on.
 
-    For what is computed between steps on weights that stay where they are, as M2m's translations: of fixed shapes,
-    without random numbers, and the same operations whatever the values.
+    For computations between steps at fixed weights, such as M2m's translations, with fixed shapes, without random
+    numbers, and with operations that do not depend on values.
     """
 
     def __init__(self) -> None:
@@ -176,7 +177,7 @@ class Replays:
         self._captures: dict[tuple[Any, ...], tuple[Any, Callable[[], None], tuple[Tensor, ...]]] = {}
 
     def __call__(self, name: Hashable, function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> Any:
-        """``function(*inputs)``; what it returns is overwritten by the next call of the same name and shapes."""
+        """Return ``function(*inputs)``, which the next call of the same name and shapes overwrites."""
         key = (name, *(t.shape for t in inputs))
         if key not in self._called:  # what is made on the first use of a kernel cannot be captured
             self._called.add(key)
@@ -199,7 +200,7 @@ class Replays:
 
 
 def record(function: Callable[[], T], device: torch.device) -> tuple[Callable[[], None], T]:
-    """Capture a call as a CUDA graph: what replays it, and where its result is then to be found."""
+    """Capture a call as a CUDA graph: the function that replays it, and the result that it writes to."""
     torch.cuda.synchronize(device)
     graph = torch.cuda.CUDAGraph()
     # Not torch.cuda.graph(): it collects garbage and gives all cached memory back, at every capture.

@@ -1,1 +1,1 @@
-"""What reads files of unknown origin: each says what it expects, bounds what it takes, and runs nothing."""
+"""Readers of files of unknown origin: each expects a format, bounds its memory, and executes nothing."""

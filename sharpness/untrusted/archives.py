@@ -101,7 +101,7 @@ def _unpack(layout: struct.Struct, content: Any, offset: int, signature: bytes) 
 
 
 def _directory(content: Any) -> tuple[int, int, int]:
-    """Where the one directory begins and ends, and how many entries it names."""
+    """Start and end of the only directory, and its number of entries."""
     last = len(content) - END_RECORD.size
     if last < 0 or content[last : last + 4] != END:
         raise Refused("is an archive that does not end as one: is it whole?")
@@ -186,7 +186,7 @@ def _wide(extra: dict[int, bytes], short: list[int]) -> list[int]:
 
 
 def _after_descriptor(content: Any, at: int, claims: tuple[int, int, int], start: int) -> int:
-    """Where a descriptor ends; readers differ in which of its four forms they know, so it must be one of them."""
+    """The end of a descriptor, which must have one of the four forms that readers know."""
     checksum, held, size = claims
     wide = struct.pack("<I2Q", checksum, held, size)
     forms = [DESCRIPTOR + wide, wide]

@@ -33,7 +33,7 @@ def sealed(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_whole(content: dict[Any, Any]) -> bool:
-    """Whether a dict is what its checksum, if it has one, was taken of."""
+    """True if a dict agrees with its checksum, or has none."""
     if "checksum" not in content:
         return True
     try:

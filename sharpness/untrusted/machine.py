@@ -69,7 +69,7 @@ _PythonUnpickler: Any = vars(pickle)["_Unpickler"]
 
 
 class Instructions(dict[int, Any]):
-    """What each instruction does, of those named; ``why`` tells what the others would have been."""
+    """The effects of the named instructions; ``why`` explains the refusal of others."""
 
     def __init__(self, names: str, why: str) -> None:
         codes = (getattr(pickle, name)[0] for name in names.split())

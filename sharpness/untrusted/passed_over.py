@@ -1,4 +1,4 @@
-"""What stands for an object of a class that is not known here: nothing of it is imported, made or called.
+"""Placeholders for objects of unknown classes, of which nothing is imported, made or called.
 
 Training scripts save a ``config`` of their own class, paths, parsed settings or the whole network beside the weights.
 A :class:`PassedOver` takes the arguments, items and state that a pickle hands to such an object and drops them. Of a

@@ -17,7 +17,7 @@ _NUMBERS_AND_TEXT = re.compile(r"[|<>=]?([biufc])([0-9]{1,2})|[|<>=]?([SU])([0-9
 
 
 def encode_latin1(text: str, encoding: str = "latin1") -> bytes:
-    """How protocol 2 spells bytes.
+    """Decode bytes that protocol 2 stores as text.
 
     >>> encode_latin1("a\\xff")
     b'a\\xff'
@@ -28,12 +28,12 @@ def encode_latin1(text: str, encoding: str = "latin1") -> bytes:
 
 
 def no_bytes() -> bytes:
-    """How protocol 2 spells no bytes, those of an empty array."""
+    """The empty bytes, as protocol 2 stores those of an empty array."""
     return b""
 
 
 def is_shape(shape: Any) -> bool:
-    """Whether this is the shape of an array: few whole numbers, none of which takes long to multiply.
+    """True for the shape of an array: a few integers that are cheap to multiply.
 
     >>> is_shape((2, 3)), is_shape((2.0, 3)), is_shape([1])
     (True, False, False)

@@ -31,7 +31,7 @@ def as_plain(content: Any) -> Any:
 
 
 class _Walk:
-    """What was met, by its identity: what became of it, and how many values it unfolds into."""
+    """Objects that were met, by identity: their results, and the number of values that they unfold into."""
 
     def __init__(self) -> None:
         self.seen: dict[int, tuple[Any, int]] = {}

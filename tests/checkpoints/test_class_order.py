@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from sharpness import UserError, checkpoint_objective, load_checkpoint
-from sharpness.data import read_images
+from sharpness import UserError, checkpoint_objective, load_checkpoint, measure
+from sharpness.checkpoints import save_checkpoint
+from sharpness.data import load_data, read_images
 from sharpness.models import ResNet, build_model
 
 
@@ -33,8 +34,8 @@ def mislas(classes):
 @pytest.mark.parametrize(("classes", "order"), [(10, "label"), (100, "label"), (365, "introsort"), (1000, "introsort")])
 def test_mislas(saved, classes, order):
     manifest = load_checkpoint(saved(mislas(classes))).manifest
-    assert manifest["class_order"] == order
-    assert any("NumPy before 1.25" in note for note in manifest["notes"]) == (order == "introsort")
+    assert manifest.class_order == order
+    assert any("NumPy before 1.25" in note for note in manifest.notes) == (order == "introsort")
 
 
 def test_gcl_on_places(saved):
@@ -43,13 +44,13 @@ def test_gcl_on_places(saved):
     block = {n.removeprefix("layer4.1."): t for n, t in whole.items() if n.startswith("layer4.1.")}
     parts = {"model_state_dict": body, "block_state_dict": block}
     path = saved({**parts, "classifier_state_dict": {"module.weight": torch.randn(128, 365)}})
-    assert load_checkpoint(path).manifest["class_order"] == "introsort"
+    assert load_checkpoint(path).manifest.class_order == "introsort"
 
 
 @pytest.mark.parametrize(("head", "order"), [("linear", "introsort"), ("fc_", "label")])
 def test_saddle_longtail_sorts_and_rsg_does_not(saved, head, order):
     path = saved({"state_dict": {**small(), f"{head}.weight": torch.randn(64, 1000)}, "best_acc1": 1.0})
-    assert load_checkpoint(path).manifest["class_order"] == order
+    assert load_checkpoint(path).manifest.class_order == order
 
 
 COUNTS = [40, 40, 90, 7, 40, 7, 60, 7, 7, 40, 7, 60, 7, 7, 40, 90, 7, 40, 40, 7]
@@ -63,10 +64,14 @@ def pictures():
     return read_images((images, labels), class_counts=COUNTS)
 
 
+@pytest.mark.parametrize("where", ["as it is read", "as it is probed"])
 @pytest.mark.parametrize("kind", ["introsort", "stable", "label", list(range(19, -1, -1))])
-def test_class_order_decides(saved, pictures, kind):
-    checkpoint = load_checkpoint(saved(mislas(20)), class_order=kind)
-    objective = checkpoint_objective(checkpoint, data=pictures, device="cpu")
+def test_class_order_decides(saved, pictures, kind, where):
+    path, given = saved(mislas(20)), {"class_order": kind}
+    if where == "as it is read":
+        objective = checkpoint_objective(load_checkpoint(path, **given), data=pictures, device="cpu")
+    else:
+        objective = checkpoint_objective(path, data=pictures, device="cpu", **given)
     # NumPy's own introsort, which extended floating point still goes through on every processor.
     minus = -np.array(COUNTS)
     order = {
@@ -99,3 +104,24 @@ def test_where_it_does_not_apply(saved):
     checkpoint = load_checkpoint(path, class_order="introsort")
     with pytest.raises(UserError, match=r"class_order \(--class-order\) is for images of your own"):
         checkpoint_objective(checkpoint, data="digits-lt")
+    with pytest.raises(UserError, match="class_order: .* are taken as they are: wrap them, data=read_images"):
+        checkpoint_objective(path, data=(torch.zeros(4, 3, 8, 8), torch.arange(4)), class_order="introsort")
+
+
+def test_the_order_of_a_file_of_ours_is_on_record(tmp_path):
+    save_checkpoint(tmp_path / "ours.pt", build_model("resnet8", 10, 1), {})
+    with pytest.raises(UserError, match="ours.pt is our own and complete: leave out class_order"):
+        checkpoint_objective(tmp_path / "ours.pt", data="digits-lt", class_order="stable")
+
+
+def test_data_in_memory_take_no_settings_of_named_data(saved):
+    with pytest.raises(UserError, match="imbalance: only for recorded or named data"):
+        checkpoint_objective(saved(mislas(10)), data=load_data("digits-lt"), imbalance=10)
+
+
+def test_a_measure_takes_it(saved, pictures):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 20))
+    checkpoint = load_checkpoint(saved(network.state_dict()), model=network)
+    table = measure(checkpoint, pictures, "accuracy", class_order="stable", device="cpu")
+    order = np.argsort(-np.array(COUNTS), kind="stable")
+    assert table.class_names == tuple(map(str, order))

@@ -204,7 +204,7 @@ def test_of_a_whole_model_the_weights_are_read(tmp_path):
     torch.save(model := build_model("resnet8", 3, 1), tmp_path / "module.pt")
     read = load_checkpoint(tmp_path / "module.pt")
     assert all(map(torch.equal, read.model.state_dict().values(), model.state_dict().values()))
-    assert "nothing of it was run" in " ".join(read.manifest["notes"])
+    assert "nothing of it was run" in " ".join(read.manifest.notes)
 
 
 def test_a_newer_version_asks_for_an_upgrade(saved):
@@ -258,7 +258,7 @@ def test_a_manifest_that_unfolds_without_end_is_told(saved):
 
 def test_the_number_of_classes_is_checked(saved):
     path, _ = saved
-    assert load_checkpoint(path, num_classes=10).manifest["model"]["num_classes"] == 10
+    assert load_checkpoint(path, num_classes=10).manifest.model.num_classes == 10
     with pytest.raises(UserError, match="num_classes=7 was given, but .*last.pt tells 10 apart"):
         load_checkpoint(path, num_classes=7)
 

@@ -150,8 +150,8 @@ def test_a_with_a_normalised_head(tmp_path, prefix, scale):
     path = saved(tmp_path, family_a(prefixed(prefix, {**s, "linear.weight": COSINE, "RSG.centre": torch.ones(2)})))
     checkpoint = check(path, cosine(cifar_features(s, X), COSINE, scale or 30), scale=scale)
     m = checkpoint.manifest
-    assert (m["model"]["head"], m["model"]["scale"], m["head_layout"]) == ("cosine", scale or 30, "[d, C]")
-    assert (m["prefix"], m["epoch"], m["stage"], m["accuracy"]["accuracy"]) == (prefix, 200, 1, pytest.approx(0.7703))
+    assert (m.model.head, m.model.scale, m.head_layout) == ("cosine", scale or 30, "[d, C]")
+    assert (m.prefix, m.epoch, m.stage, m.accuracy["accuracy"]) == (prefix, 200, 1, pytest.approx(0.7703))
 
 
 def test_a_with_a_linear_head_and_from_its_folder(tmp_path):
@@ -162,7 +162,7 @@ def test_a_with_a_linear_head_and_from_its_folder(tmp_path):
     saved(folder, family_a(content), "ckpt.best.pth.tar")
     features = cifar_features(s, X, (2, 1, 2))
     checkpoint = check(folder, linear(features, HEAD["weight"], HEAD["bias"]))
-    assert checkpoint.manifest["imbalance"] == 100
+    assert checkpoint.manifest.imbalance == 100
     assert checkpoint.label == folder.name
     with pytest.raises(UserError, match="linear"):
         load_checkpoint(folder, scale=30)
@@ -192,7 +192,7 @@ def test_gcl_in_two_files(tmp_path, scale):
     first = saved(tmp_path, family_a(prefixed("module.", {**s, "linear.weight": COSINE})))
     head = saved(tmp_path, family_a({"module.weight": second}), "head.pth")
     checkpoint = check(first, cosine(cifar_features(s, X), second, scale or 20), stage2=head, scale=scale)
-    assert (checkpoint.manifest["stage"], checkpoint.manifest["model"]["scale"]) == (2, scale or 20)
+    assert (checkpoint.manifest.stage, checkpoint.manifest.model.scale) == (2, scale or 20)
     with pytest.raises(UserError, match="classifier alone.*stage2="):
         load_checkpoint(head)
 
@@ -210,7 +210,7 @@ def test_b_with_numpy_scalars(tmp_path, prefix, stage):
         content["state_dict_lws_model"] = prefixed(prefix, {"learned_norm": factor})
         expected = factor * expected
     m = check(saved(tmp_path, content), expected).manifest
-    assert (m["stage"], m["model"]["head"]) == (stage, "linear" if stage == 1 else "linear+lws")
+    assert (m.stage, m.model.head) == (stage, "linear" if stage == 1 else "linear+lws")
 
 
 BLOCKS = (1, 2, 1, 3)
@@ -241,11 +241,11 @@ def test_i_tells_its_stage_by_a_spelling(tmp_path, places, name):
     content = {"model_state_dict": body, "classifier_state_dict": {name: w}, "best_acc1": 40.0}
     first = saved(tmp_path, content | {"block_state_dict": block})
     second = saved(tmp_path, content | {"state_dict_block": block, "best_acc1": 41.0}, "second.pth")
-    assert check(first, cosine(z, w, 30)).manifest["stage"] == 1
-    assert check(second, cosine(z, w, 15)).manifest["stage"] == 2
+    assert check(first, cosine(z, w, 30)).manifest.stage == 1
+    assert check(second, cosine(z, w, 15)).manifest.stage == 2
     check(second, cosine(z, w, 25), scale=25)
     other = saved(tmp_path, content | {"classifier_state_dict": {name: torch.ones_like(w)}}, "other.pth")
-    assert check(other, cosine(z, w, 15), stage2=second).manifest["accuracy"] == {"accuracy": 0.41}
+    assert check(other, cosine(z, w, 15), stage2=second).manifest.accuracy == {"accuracy": 0.41}
 
 
 @pytest.mark.parametrize(
@@ -260,10 +260,10 @@ def test_c(tmp_path, blocks, bottleneck, groups, key):
     content = {"epoch": 90, key: parts, "best_acc": 0.4, "best_epoch": 80, "centroids": None}
     expected = linear(z, head["fc.weight"], head["fc.bias"])
     path = saved(tmp_path, content)
-    assert check(path, expected).manifest["accuracy"] == {"accuracy": 0.4}
+    assert check(path, expected).manifest.accuracy == {"accuracy": 0.4}
     scales = State(3).random("scales", C)["scales"]
     second = saved(tmp_path, {key: {"classifier": {**parts["classifier"], "module.scales": scales}}}, "second.pth")
-    assert check(path, scales * expected, stage2=second).manifest["model"]["head"] == "linear+lws"
+    assert check(path, scales * expected, stage2=second).manifest.model.head == "linear+lws"
 
 
 LARGER = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
@@ -349,9 +349,9 @@ def test_c_with_a_meta_embedding(tmp_path, monkeypatch, oltr_head, scale):
     checkpoint = load_checkpoint(path, scale=scale)
     assert torch.allclose(checkpoint.model(LARGER), expected, rtol=0, atol=1e-10)
     m = checkpoint.manifest
-    assert (m["model"]["head"], m["model"]["scale"], m["model"]["num_classes"]) == ("meta-embedding", scale or 16, C)
-    assert (m["stage"], m["head_layout"], m["accuracy"]) == (2, "[C, d]", {"accuracy": 0.35})
-    assert any("the logit scale is not in the file: 16" in n for n in m["notes"]) is (scale is None)
+    assert (m.model.head, m.model.scale, m.model.num_classes) == ("meta-embedding", scale or 16, C)
+    assert (m.stage, m.head_layout, m.accuracy) == (2, "[C, d]", {"accuracy": 0.35})
+    assert any("the logit scale is not in the file: 16" in n for n in m.notes) is (scale is None)
     first = State(5).random("fc.weight", C, 6).random("fc.bias", C)
     one = saved(tmp_path, {"state_dict_best": {**parts, "classifier": prefixed("module.", first)}}, "one.pth")
     two = saved(tmp_path, {"state_dict_best": {"classifier": parts["classifier"]}, "centroids": centroids}, "two.pth")
@@ -406,7 +406,7 @@ def test_d_appends_its_zeros(tmp_path):
     path = saved(tmp_path, {"net": net, "optimizer": {}, "acc": 69.13, "epoch": 180, "rng_state": torch.ByteTensor(8)})
     features = cifar_features(s, X, (2, 1, 1), append=True)
     m = check(path, linear(features, HEAD["weight"], HEAD["bias"])).manifest
-    assert (m["family"], m["input_range"], m["epoch"]) == ("M2m", [0, 1], 180)
+    assert (m.family, m.extra["input_range"], m.epoch) == ("M2m", [0, 1], 180)
 
 
 def test_e_leaves_dead_blocks_out(tmp_path):
@@ -420,7 +420,7 @@ def test_e_leaves_dead_blocks_out(tmp_path):
     }
     content = prefixed("module.", {**s, **dead, **prefixed("classifier.fc.", HEAD)})
     checkpoint = check(saved(tmp_path, content), linear(cifar_features(s, X, blocks), HEAD["weight"], HEAD["bias"]))
-    assert set(checkpoint.manifest["unused_parameters"]) == set(dead)
+    assert set(checkpoint.manifest.unused_parameters) == set(dead)
     live = [t for n, t in {**s, **HEAD}.items() if "running" not in n and "tracked" not in n]
     assert Objective(checkpoint.model, (X, torch.arange(4))).num_parameters == sum(t.numel() for t in live)
 
@@ -430,7 +430,7 @@ def test_f_has_no_pooling_in_its_stem(tmp_path):
     s = large_state(blocks, False, size=3)
     head = State(2).random("fc.weight", C, 32).random("fc.bias", C)
     expected = linear(large_features(s, X, blocks, False, size=3), head["fc.weight"], head["fc.bias"])
-    assert check(saved(tmp_path, prefixed("encoder.", {**s, **head})), expected).manifest["family"] == "ImbSAM"
+    assert check(saved(tmp_path, prefixed("encoder.", {**s, **head})), expected).manifest.family == "ImbSAM"
 
 
 def wide_state(biased, names):

@@ -1,6 +1,7 @@
 """Heads of foreign files: what they were trained as, told by family, layout or the user, against logits written out."""
 
 import math
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -88,19 +89,19 @@ def test_what_is_given_decides_for_every_family_and_shape(read, body, family, ki
         logits, manifest = read(family, entries, head=kind, scale=scale)
         usual = 30.0 if kind == "cosine" else 1.0
         torch.testing.assert_close(logits, right(body, kind, w, scale or usual, B if bias else 0.0))
-        assert manifest["model"]["head"] == kind and not manifest["head_readings"]
-        assert manifest["head_layout"] == ("[d, C]" if transposed else "[C, d]")
+        assert manifest.model.head == kind and not manifest.head_readings
+        assert manifest.head_layout == ("[d, C]" if transposed else "[C, d]")
 
 
 def open_notes(manifest):
-    return [note for note in manifest["notes"] if "does not tell whether it is linear or normalised" in note]
+    return [note for note in manifest.notes if "does not tell whether it is linear or normalised" in note]
 
 
 def test_a_file_that_leaves_it_open_says_so(read, body, caplog):
     logits, manifest = read("plain", {"weight": rows()})
     torch.testing.assert_close(logits, right(body, "linear", rows(), 1.0))
     (note,) = open_notes(manifest)
-    assert "taken as linear" in note and [r["kind"] for r in manifest["head_readings"]] == ["linear", "cosine"]
+    assert "taken as linear" in note and [r.kind for r in manifest.head_readings] == ["linear", "cosine"]
     assert [r.getMessage() for r in caplog.records if note in r.getMessage()] and "file.pth" in caplog.text
     caplog.clear()
     logits, manifest = read("plain", {"weight": rows().T.contiguous()})
@@ -125,14 +126,14 @@ def test_what_a_familys_code_does_settles_it(read, body, caplog, family, transpo
     logits, manifest = read(family, {"weight": w.T.contiguous() if transposed else w})
     torch.testing.assert_close(logits, right(body, kind, w, 30.0))
     assert not open_notes(manifest) and not caplog.text
-    assert any("logit scale is not in the file: 30 is the usual one" in note for note in manifest["notes"])
+    assert any("logit scale is not in the file: 30 is the usual one" in note for note in manifest.notes)
 
 
 def test_bagoftricks_linear_heads_have_a_bias(read, body):
     logits, manifest = read("bagoftricks", {"fc.weight": rows(), "fc.bias": B, "scales": 2 * B + 3})
     torch.testing.assert_close(logits, (2 * B + 3) * (right(body, "linear", rows(), 1.0) + B))
-    assert manifest["model"]["head"] == "linear+lws" and manifest["accuracy"] == {"accuracy": 0.78}
-    assert not any("head" in note for note in manifest["notes"])
+    assert manifest.model.head == "linear+lws" and manifest.accuracy == {"accuracy": 0.78}
+    assert not any("head" in note for note in manifest.notes)
 
 
 @pytest.mark.parametrize(("family", "transposed"), [("plain", False), ("ldam", True), ("gcl-places", True)])
@@ -148,7 +149,7 @@ def test_a_square_head(read, body, family, transposed):
             torch.testing.assert_close(logits, right(body, kind, read_as, 30.0 if kind == "cosine" else 1.0))
             assert not open_notes(manifest)
     if family == "plain":
-        readings = [tuple(r.values()) for r in read(family, {"weight": w})[1]["head_readings"]]
+        readings = [astuple(r) for r in read(family, {"weight": w})[1].head_readings]
         assert {(kind, layout) for kind, layout, _ in readings} == {
             (k, at) for k in ("linear", "cosine") for at in ("[C, d]", "[d, C]")
         }
@@ -172,7 +173,7 @@ def test_a_scale_that_the_file_keeps_is_taken(tmp_path, body, name, value, scale
     checkpoint = load_checkpoint(tmp_path / "f.pth")
     torch.testing.assert_close(checkpoint.model(X), right(body, "cosine", rows(), scale))
     assert any(
-        "holds a logit scale" in note and "is taken and held fixed" in note for note in checkpoint.manifest["notes"]
+        "holds a logit scale" in note and "is taken and held fixed" in note for note in checkpoint.manifest.notes
     )
     given = load_checkpoint(tmp_path / "f.pth", scale=3.0)
     torch.testing.assert_close(given.model(X), right(body, "cosine", rows(), 3.0))
@@ -197,7 +198,7 @@ def test_weight_normalisation_is_undone(tmp_path, body, new):
     torch.save(state, tmp_path / "f.pth")
     checkpoint = load_checkpoint(tmp_path / "f.pth")
     torch.testing.assert_close(checkpoint.model(X), wrapped(body(X)))
-    assert any("weight_norm" in note for note in checkpoint.manifest["notes"])
+    assert any("weight_norm" in note for note in checkpoint.manifest.notes)
 
 
 def test_what_is_no_head(read, tmp_path):
@@ -259,12 +260,12 @@ def test_counters_of_thop_are_left_out(tmp_path, body):
     torch.save({"state_dict": {f"module.{n}": t for n, t in {**state, **counters}.items()}}, tmp_path / "f.pth")
     checkpoint = load_checkpoint(tmp_path / "f.pth")
     torch.testing.assert_close(checkpoint.model(X), right(body, "linear", rows(), 1.0, B))
-    assert any(f"{len(counters)} counters that thop.profile left" in note for note in checkpoint.manifest["notes"])
+    assert any(f"{len(counters)} counters that thop.profile left" in note for note in checkpoint.manifest.notes)
     network = torch.nn.Linear(2, 3)
     torch.save({**network.state_dict(), "total_ops": torch.ones(1)}, tmp_path / "own.pth")
     read = load_checkpoint(tmp_path / "own.pth", model=torch.nn.Linear(2, 3))
-    assert torch.equal(read.model.weight, network.weight) and "thop" in str(read.manifest["notes"])
+    assert torch.equal(read.model.weight, network.weight) and "thop" in str(read.manifest.notes)
     network.register_buffer("total_ops", torch.full((1,), 5.0))
     torch.save(network.state_dict(), tmp_path / "own.pth")
     read = load_checkpoint(tmp_path / "own.pth", model=network)
-    assert read.model.total_ops == 5 and "thop" not in str(read.manifest["notes"])
+    assert read.model.total_ops == 5 and "thop" not in str(read.manifest.notes)

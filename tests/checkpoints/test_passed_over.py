@@ -105,8 +105,8 @@ def test_weights_beside_foreign_objects_are_read(tmp_path, foreign, kind, legacy
     torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
     sys.modules.pop("parse_config")
     checkpoint = load_checkpoint(tmp_path / "a.pt", model=Experts)
-    assert same(checkpoint, model) and checkpoint.manifest["epoch"] == 3
-    named = any("config (" in note or "under config" in note for note in checkpoint.manifest["notes"])
+    assert same(checkpoint, model) and checkpoint.manifest.epoch == 3
+    named = any("config (" in note or "under config" in note for note in checkpoint.manifest.notes)
     assert named != (kind in ("a dict of attributes", "a list of its own", "a queue"))  # these are plain then
     assert "parse_config" not in sys.modules
     with pytest.raises(UserError, match="nothing in it was run: save the weights alone"):
@@ -116,7 +116,7 @@ def test_weights_beside_foreign_objects_are_read(tmp_path, foreign, kind, legacy
 def test_what_was_passed_over_is_named(tmp_path, foreign, caplog):
     path = save({"state_dict": network().state_dict(), "config": foreign.ConfigParser()}, tmp_path / "a.pt")
     with caplog.at_level(logging.INFO, "sharpness"):
-        notes = load_checkpoint(path, model=Experts).manifest["notes"]
+        notes = load_checkpoint(path, model=Experts).manifest.notes
     assert any("config (parse_config.ConfigParser)" in note for note in notes)
     assert "config (parse_config.ConfigParser)" in caplog.text
 
@@ -224,7 +224,7 @@ def test_what_a_file_leaves_out_must_be_frozen_and_stays(tmp_path, how):
     torch.save(PARTS[how](model), tmp_path / "a.pt")
     checkpoint = load_checkpoint(tmp_path / "a.pt", model=base)
     assert same(checkpoint, model)
-    assert any("frozen entries" in note for note in checkpoint.manifest["notes"]) == (how != "all parts")
+    assert any("frozen entries" in note for note in checkpoint.manifest.notes) == (how != "all parts")
 
 
 def test_a_part_that_is_not_frozen_must_be_there(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -27,10 +28,10 @@ def test_the_zoo_is_small_and_complete():
 def test_a_model_of_the_zoo_is_described(name):
     checkpoint = load_checkpoint(f"zoo:{name}")
     manifest = checkpoint.manifest
-    assert manifest["method"] == name in METHODS
-    assert manifest["training"]["epochs"][0] == 200
+    assert manifest.method == name in METHODS
+    assert manifest.training["epochs"][0] == 200
     assert checkpoint.longtail.imbalance == 100
-    assert manifest["model"]["architecture"] == "resnet32"
+    assert manifest.model.architecture == "resnet32"
     assert all(bool(t.isfinite().all()) for t in checkpoint.model.state_dict().values())
     with torch.no_grad():
         assert checkpoint.model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
@@ -42,7 +43,7 @@ def test_its_accuracy_is_that_of_its_card(name):
     """To 0.1 points, which another order of summation may move. The test set is the same for every long tail."""
     checkpoint = load_checkpoint(f"zoo:{name}")
     objective = checkpoint_objective(checkpoint, split="test")
-    assert objective.evaluate().accuracy == pytest.approx(checkpoint.manifest["accuracy"]["accuracy"], abs=1e-3)
+    assert objective.evaluate().accuracy == pytest.approx(checkpoint.manifest.accuracy["accuracy"], abs=1e-3)
 
 
 def test_a_model_of_the_zoo_is_inspected_like_any_other(capsys):
@@ -61,7 +62,7 @@ def test_what_is_not_in_the_zoo_is_said(path):
 def test_a_file_of_that_name_comes_first(tmp_path, monkeypatch):
     checkpoint = load_checkpoint("zoo:ce")
     monkeypatch.chdir(tmp_path)
-    save_checkpoint(tmp_path / "zoo:ce", checkpoint.model, {**checkpoint.manifest, "label": "mine"})
+    save_checkpoint(tmp_path / "zoo:ce", checkpoint.model, replace(checkpoint.manifest, label="mine"))
     assert load_checkpoint("zoo:ce").label == "mine"
 
 

@@ -136,8 +136,8 @@ def test_a_killed_landscape_goes_on_and_ends_with_the_same_numbers(run, forked, 
     script = """
 import itertools, signal
 from sharpness.cli import main
-from sharpness.probes.shared import point_table as points
-points.INTERVAL, count, row = 0.0, itertools.count(), points.PointTable._row
+from sharpness.probes.shared import point_table as points, work
+work.INTERVAL, count, row = 0.0, itertools.count(), points.PointTable._row
 def killed(*arguments):
     if next(count) == 20:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -195,16 +195,16 @@ def test_the_module_is_the_command(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "columns", "rows"),
     [
-        (["--per-class"], {"class", "samples", "value", "residual", "converged", "products"}, 20),
+        (["--per-class"], {"class", "samples", "eigenvalue", "residual", "converged", "products"}, 20),
         (["--per-group", "-k", "2"], {"class", "rank"}, 12),
         (["--per-layer", "--scope", "*layer3*"], {"layer", "lambda_max"}, 2),
         (["--density", "--per-group", "--scope", "classifier"], {"trace", "trace_se"}, 3),
         (
             ["--per-class", "--match-samples", "4", "--bootstrap", "100", "--verify", "--scope", "classifier"],
-            {"lower", "upper"},
+            {"eigenvalue_lower", "eigenvalue_upper"},
             20,
         ),
-        (["--kind", "ggn", "--scope", "classifier"], {"value"}, 2),
+        (["--kind", "ggn", "--scope", "classifier"], {"eigenvalue"}, 2),
     ],
 )
 def test_a_spectrum_is_printed_and_written(options, columns, rows, run, capsys, tmp_path):
@@ -249,8 +249,8 @@ def test_two_processes_print_one_table(run, capsys, in_two_processes):
     first, second = in_two_processes("from sharpness.cli import main; sys.exit(main(sys.argv[1:]))", *arguments)
     assert second == ""
     shared = pd.DataFrame(json.loads(first))
-    scale = alone["value"].abs().max()
-    assert (shared["value"] - alone["value"]).abs().max() <= 1e-4 * scale
+    scale = alone["eigenvalue"].abs().max()
+    assert (shared["eigenvalue"] - alone["eigenvalue"]).abs().max() <= 1e-4 * scale
     assert (shared["samples"] == alone["samples"]).all()
 
 

@@ -26,7 +26,7 @@ def page(capsys):
 
 
 def test_the_accuracy_of_a_run_of_ours_is_the_recorded_one(run, page):
-    recorded = sharpness.load_checkpoint(run).manifest["accuracy"]["accuracy"]
+    recorded = sharpness.load_checkpoint(run).manifest.accuracy["accuracy"]
     facts = page(run, "--accuracy")
     assert facts["accuracy now"].startswith(f"{100 * recorded:.2f} % of ")
     assert "of the test split" in facts["accuracy now"] and "another order" not in facts.get("suspicious", "")

@@ -34,11 +34,11 @@ PROBES = {
     "errors of an end": lambda o: eigenvalues(o, per_class=True, standard_errors=True),
     "ends of Gauss-Newton": lambda o: eigenvalues(o, per_class=True, kind="ggn"),
     "end per layer": lambda o: eigenvalues(o, per_layer=True),
-    "density": lambda o: spectral_density(o, per_class=True, runs=2, steps=10),
-    "trace": lambda o: trace(o, per_class=True, probes=3),
-    "trace, sketched": lambda o: trace(o, estimator="hutch++", probes=9),
-    "trace per layer": lambda o: trace(o, per_layer=True, probes=3),
-    "trace of samples": lambda o: trace(o, per_class=True, probes=3, bootstrap=100),
+    "density": lambda o: spectral_density(o, per_class=True, draws=2, steps=10),
+    "trace": lambda o: trace(o, per_class=True, draws=3),
+    "trace, sketched": lambda o: trace(o, estimator="hutch++", draws=9),
+    "trace per layer": lambda o: trace(o, per_layer=True, draws=3),
+    "trace of samples": lambda o: trace(o, per_class=True, draws=3, bootstrap=100),
     "random": lambda o: random_perturbation(o, radii=(0.05, 0.1), draws=2),
     "random on a sphere": lambda o: random_perturbation(o, (0.05,), 2, None, distribution="sphere"),
     "worst case": lambda o: worst_case(o),
@@ -136,8 +136,7 @@ def test_between_models(problem, objectives, agree):
 )
 def test_interrupted_work_goes_on(call, owner, objectives, tmp_path, agree, monkeypatch):
     """What lay on the device is in the files, and comes back to where it was."""
-    monkeypatch.setattr("sharpness.probes.shared.point_table.INTERVAL", 0.0)
-    monkeypatch.setattr("sharpness.probes.shared.row_store.INTERVAL", 0.0)
+    monkeypatch.setattr("sharpness.probes.shared.work.INTERVAL", 0.0)
     on_device = objectives()[1]
     counts, compute = Counter(), owner.__call__
 

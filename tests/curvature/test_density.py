@@ -29,7 +29,7 @@ def operator(matrix, calls=None):
 @pytest.mark.parametrize("name", SPECTRA)
 def test_moments_are_those_of_the_spectrum(name, symmetric):
     values = SPECTRA[name]
-    rule = stochastic_lanczos(operator(symmetric(values)), len(values), runs=20, steps=12)
+    rule = stochastic_lanczos(operator(symmetric(values)), len(values), draws=20, steps=12)
     for p in range(8):
         value, error = rule.moment(p)
         assert abs(value - np.mean(values**p)) <= 5 * error + 1e-12 * np.abs(values).max() ** p
@@ -38,7 +38,7 @@ def test_moments_are_those_of_the_spectrum(name, symmetric):
 
 def test_the_first_moment_is_hutchinsons_estimate(symmetric):
     matrix = symmetric(SPECTRA["two clusters"])
-    rule = stochastic_lanczos(operator(matrix), 200, runs=5, steps=7)
+    rule = stochastic_lanczos(operator(matrix), 200, draws=5, steps=7)
     trace = hutchinson(operator(matrix), 200, 5)
     value, error = rule.moment(1)
     assert (200 * value, 200 * error) == pytest.approx((trace.value, trace.standard_error), rel=1e-12)
@@ -47,7 +47,7 @@ def test_the_first_moment_is_hutchinsons_estimate(symmetric):
 @pytest.mark.parametrize("name", SPECTRA)
 def test_the_density_is_that_of_the_dense_spectrum(name, symmetric):
     values = SPECTRA[name]
-    rule = stochastic_lanczos(operator(symmetric(values)), len(values), runs=20, steps=40)
+    rule = stochastic_lanczos(operator(symmetric(values)), len(values), draws=20, steps=40)
     width = 0.05 * (values.max() - values.min())
     curve = rule.density(width=width)
     kernel = np.exp(-0.5 * ((curve.grid[:, None] - values) / width) ** 2) / (width * np.sqrt(2 * np.pi))
@@ -64,14 +64,14 @@ def test_the_density_is_that_of_the_dense_spectrum(name, symmetric):
 @pytest.mark.parametrize("width", [None, 1e-6, 0.01, 10.0])
 def test_the_default_grid_carries_all_mass(name, width, symmetric):
     values = SPECTRA[name]
-    rule = stochastic_lanczos(operator(symmetric(values)), len(values), runs=3, steps=30)
+    rule = stochastic_lanczos(operator(symmetric(values)), len(values), draws=3, steps=30)
     curve = rule.density(width=width)
     assert np.trapezoid(curve.density, curve.grid) == pytest.approx(1, abs=1e-3)
     assert (np.diff(curve.grid) > 0).all()
 
 
 def test_the_mass_of_a_cluster_is_its_share(symmetric):
-    rule = stochastic_lanczos(operator(symmetric(SPECTRA["two clusters"])), 200, runs=30, steps=20)
+    rule = stochastic_lanczos(operator(symmetric(SPECTRA["two clusters"])), 200, draws=30, steps=20)
     for low, high, share in ((-2, 1, 0.75), (1, 4, 0.25), (1, 2, 0.0), (-np.inf, np.inf, 1.0)):
         value, error = rule.mass(low, high)
         assert abs(value - share) <= 4 * error + 1e-12
@@ -81,7 +81,7 @@ def test_the_mass_of_a_cluster_is_its_share(symmetric):
 
 def test_the_cumulative_share_follows_the_dense_spectrum(symmetric):
     values = SPECTRA["semi-circle"]
-    rule = stochastic_lanczos(operator(symmetric(values)), 300, runs=20, steps=60)
+    rule = stochastic_lanczos(operator(symmetric(values)), 300, draws=20, steps=60)
     grid = np.linspace(-2.5, 2.5, 41)
     share, error = rule.cumulative(grid)
     exact = np.searchsorted(np.sort(values), grid, side="right") / 300
@@ -100,7 +100,7 @@ def test_intervals_cover_mass_moments_and_density_as_often_as_they_claim(symmetr
     exact_density = np.exp(-0.5 * ((at[:, None] - values) / 0.3) ** 2).mean(axis=1) / (0.3 * np.sqrt(2 * np.pi))
     for seed in range(200):
         generator = torch.Generator().manual_seed(seed)
-        rule = stochastic_lanczos(operator(matrix), 40, runs=6, steps=8, generator=generator)
+        rule = stochastic_lanczos(operator(matrix), 40, draws=6, steps=8, generator=generator)
         pairs = [(rule.mass(0, 5), 15 / 40), (rule.moment(1), values.mean()), (rule.moment(3), np.mean(values**3))]
         covered[:3] += [abs(value - exact) <= quantile * error for (value, error), exact in pairs]
         curve = rule.density(at, width=0.3)
@@ -111,7 +111,7 @@ def test_intervals_cover_mass_moments_and_density_as_often_as_they_claim(symmetr
 
 def test_questions_cost_no_product(symmetric):
     calls = []
-    rule = stochastic_lanczos(operator(symmetric(SPECTRA["negative"]), calls), 120, runs=3, steps=10)
+    rule = stochastic_lanczos(operator(symmetric(SPECTRA["negative"]), calls), 120, draws=3, steps=10)
     assert rule.products == len(calls) == 30
     wide, narrow = rule.density(width=1.0), rule.density(width=0.01)
     rule.mass(0, 1), rule.moment(2), rule.cumulative(wide.grid)
@@ -121,7 +121,7 @@ def test_questions_cost_no_product(symmetric):
 
 def test_a_space_that_is_exhausted_ends_its_run(symmetric):
     values = np.r_[np.zeros(50), 1.0, 4.0]
-    rule = stochastic_lanczos(operator(symmetric(values)), 52, runs=6, steps=40)
+    rule = stochastic_lanczos(operator(symmetric(values)), 52, draws=6, steps=40)
     assert rule.nodes.shape == (6, 40)
     assert rule.products == 18
     np.testing.assert_allclose(rule.nodes[:, :3], np.tile([0, 1, 4], (6, 1)), atol=1e-13)
@@ -134,7 +134,7 @@ def test_a_space_that_is_exhausted_ends_its_run(symmetric):
 
 @pytest.mark.parametrize("eigenvalue", [1.0, -1e-8, 0.0])
 def test_a_multiple_of_the_identity_is_one_peak(eigenvalue):
-    rule = stochastic_lanczos(lambda v: eigenvalue * v, 30, runs=2, steps=10)
+    rule = stochastic_lanczos(lambda v: eigenvalue * v, 30, draws=2, steps=10)
     assert rule.products == 2
     assert rule.moment(1) == pytest.approx((eigenvalue, 0), abs=1e-20)
     curve = rule.density()
@@ -144,14 +144,14 @@ def test_a_multiple_of_the_identity_is_one_peak(eigenvalue):
 
 def test_diagonal_operators_have_no_sampling_error():
     values = torch.linspace(-1, 2, 20, dtype=torch.float64)
-    rule = stochastic_lanczos(lambda v: values * v, 20, runs=3, steps=20)
+    rule = stochastic_lanczos(lambda v: values * v, 20, draws=3, steps=20)
     assert rule.moment(3) == pytest.approx((float((values**3).mean()), 0), abs=1e-12)
 
 
 @pytest.mark.parametrize("stop", range(41))
 def test_an_interrupted_estimate_goes_on_with_the_same_bits(stop, symmetric):
     dense = torch.as_tensor(symmetric(SPECTRA["negative"]))
-    whole = stochastic_lanczos(lambda v: dense @ v, 120, runs=4, steps=10)
+    whole = stochastic_lanczos(lambda v: dense @ v, 120, draws=4, steps=10)
     calls, partial = [], [None]
 
     def product(v):
@@ -162,13 +162,13 @@ def test_an_interrupted_estimate_goes_on_with_the_same_bits(stop, symmetric):
 
     if stop < 40:
         with pytest.raises(KeyboardInterrupt):
-            stochastic_lanczos(product, 120, runs=4, steps=10, checkpoint=partial.append)
+            stochastic_lanczos(product, 120, draws=4, steps=10, checkpoint=partial.append)
     else:
-        stochastic_lanczos(product, 120, runs=4, steps=10, checkpoint=partial.append)
+        stochastic_lanczos(product, 120, draws=4, steps=10, checkpoint=partial.append)
     done = partial[-1]
     assert (0 if done is None else len(done.nodes)) == stop // 10
     reported = []
-    rest = stochastic_lanczos(lambda v: dense @ v, 120, runs=4, steps=10, done=done, callback=reported.append)
+    rest = stochastic_lanczos(lambda v: dense @ v, 120, draws=4, steps=10, done=done, callback=reported.append)
     np.testing.assert_array_equal(rest.nodes, whole.nodes)
     np.testing.assert_array_equal(rest.weights, whole.weights)
     assert rest.products == whole.products == 40
@@ -177,7 +177,7 @@ def test_an_interrupted_estimate_goes_on_with_the_same_bits(stop, symmetric):
 
 def test_a_single_run_has_no_standard_error(symmetric):
     partial = []
-    stochastic_lanczos(operator(symmetric(SPECTRA["negative"])), 120, runs=2, steps=5, checkpoint=partial.append)
+    stochastic_lanczos(operator(symmetric(SPECTRA["negative"])), 120, draws=2, steps=5, checkpoint=partial.append)
     curve = partial[0].density()
     assert np.isfinite(curve.density).all()
     assert np.isnan(curve.lower).all()
@@ -187,17 +187,17 @@ def test_a_single_run_has_no_standard_error(symmetric):
 def test_float32_agrees_with_float64(symmetric):
     values = SPECTRA["two clusters"]
     dense = torch.as_tensor(symmetric(values))
-    single = stochastic_lanczos(lambda v: dense.float() @ v, 200, runs=4, steps=20, dtype=torch.float32)
-    double = stochastic_lanczos(lambda v: dense @ v, 200, runs=4, steps=20)
+    single = stochastic_lanczos(lambda v: dense.float() @ v, 200, draws=4, steps=20, dtype=torch.float32)
+    double = stochastic_lanczos(lambda v: dense @ v, 200, draws=4, steps=20)
     assert single.moment(2) == pytest.approx(double.moment(2), rel=1e-5)
     assert single.mass(1, 4)[0] == pytest.approx(double.mass(1, 4)[0], abs=1e-5)
 
 
 RULE = SpectralQuadrature(np.zeros((3, 4)), np.full((3, 4), 0.25), 5, 12)
 BAD = [
-    {"runs": 1},
+    {"draws": 1},
     {"steps": 0},
-    {"runs": 2, "steps": 4, "done": RULE},
+    {"draws": 2, "steps": 4, "done": RULE},
     {"steps": 5, "done": RULE},
     {"steps": 4, "size": 6, "done": RULE},
 ]

@@ -40,6 +40,12 @@ def test_labels_and_inputs_however_they_are_kept(data):
     assert torch.equal(y, Y)
 
 
+def test_a_tuple_of_one_input_is_that_input():
+    x, y = as_tensors(((X,), Y))
+    assert torch.equal(x, X) and torch.equal(y, torch.as_tensor(Y))
+    assert as_tensors(((X[0],), [1]))[0].shape == (1, *X[0].shape), "a tuple of one sample, with its one target"
+
+
 def test_tables_are_read_without_a_warning(recwarn):
     x, y = as_tensors((pd.DataFrame(X.numpy()), pd.Series(Y.numpy(), index=[7, 8, 9, 10])))
     assert torch.equal(x, X)
@@ -88,7 +94,8 @@ def test_what_follows_a_plain_target_is_left_out_with_a_warning(data, caplog):
         ((X, ["cat", "dog", "owl", "cat"]), r"targets are text \(cat, dog, owl, ...\): .* return_inverse"),
         ((X, np.array(["cat", "dog", "owl", "cat"], dtype=object)), "targets are text"),
         (Samples(X, ["cat", "dog", "owl", "cat"]), "targets are text"),
-        (Samples(X, [None] * 4), "hold NoneType: give numbers"),
+        (Samples(X, [None] * 4), "hold NoneType as objects: give numbers"),
+        ((np.array([[1.5, "a"]] * 4, dtype=object), Y), r"inputs hold float and str as objects: .*select_dtypes"),
         (Samples(X, [[1], [1, 2], [3], [4]]), "do not stack"),
         (Samples([torch.zeros(2), torch.zeros(3)], [0, 1]), r"do not stack \(inputs: \(2,\) and \(3,\)\)"),
         (Samples([{"ids": X[0]}], [0]), "inputs are a dict of several tensors: give one"),

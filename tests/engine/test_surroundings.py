@@ -43,8 +43,8 @@ def saved(reentrant, where):
 
 PROBES = {
     "eigenvalues": lambda o: sharpness.eigenvalues(o, which="both").values,
-    "trace": lambda o: sharpness.trace(o, probes=3).values,
-    "density": lambda o: sharpness.spectral_density(o, runs=2, steps=8).to_frame().select_dtypes("number"),
+    "trace": lambda o: sharpness.trace(o, draws=3).values,
+    "density": lambda o: sharpness.spectral_density(o, draws=2, steps=8).to_frame().select_dtypes("number"),
     "measure": lambda o: sharpness.measure(o).values,
     "line": lambda o: sharpness.line(o, (-1, 1, 3)).losses,
     "towards the gradient": lambda o: sharpness.line(o, (-1, 1, 3), "gradient").losses,
@@ -57,6 +57,8 @@ PROBES = {
     "gradient": lambda o: o.gradient(),
     "product": lambda o: o.hvp(torch.ones(o.num_parameters)),
     "quadratic forms": lambda o: o.quadratic_forms(torch.ones(o.num_parameters)),
+    "characteristic_radius": lambda o: sharpness.characteristic_radius(o, (6, 5, 4), steps=2).values,
+    "barrier": lambda o: sharpness.barrier(sharpness.interpolate(o, moved(o, 1), (0, 1, 5))).select_dtypes("number"),
 }
 
 

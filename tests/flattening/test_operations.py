@@ -187,8 +187,8 @@ def test_two_epochs_of_training(name, tmp_path):
     history = sharpness.train("ldam-drw", data, tmp_path / "run", epochs=2, flatten=(name,), model="resnet8")
     assert history.loss.notna().all()
     manifest = sharpness.load_checkpoint(tmp_path / "run").manifest
-    assert manifest["label"] == f"LDAM-DRW+{LABELS[name]}"
-    assert repr(OPERATIONS[name]()) in manifest["stages"][0]
+    assert manifest.label == f"LDAM-DRW+{LABELS[name]}"
+    assert repr(OPERATIONS[name]()) in manifest.stages[0]
 
 
 def test_every_operation_has_a_spelling_and_its_paper_and_shows_every_parameter(name):

@@ -97,7 +97,7 @@ def good_results(folder):
         "measure": sharpness.measure(objective, ["loss", "random_rise"]),
         "eigenvalues": sharpness.eigenvalues(objective, 1, "both", per_class=True),
         "layers": sharpness.eigenvalues(objective, per_layer=True, per_class=True),
-        "density": sharpness.spectral_density(objective, runs=2, steps=4),
+        "density": sharpness.spectral_density(objective, draws=2, steps=4),
         "perturbation": sharpness.random_perturbation(objective, (0.1, 0.2), 3),
         "radius": sharpness.characteristic_radius(objective, (30, 9, 1), steps=2),
     }

@@ -15,7 +15,7 @@ from sharpness.steps import Context
 @pytest.fixture
 def rebuilt(cifar):
     def build(method, **options):
-        return training_loss({"method": method, "options": options, "longtail": cifar().to_dict()})
+        return training_loss(method, cifar(), options)
 
     return build
 

@@ -63,7 +63,7 @@ def test_eigenvalues_by_end(objective):
 
 
 def test_layers_by_name(objective):
-    layers = sharpness.trace(objective, per_layer=True, per_class=True, probes=5)
+    layers = sharpness.trace(objective, per_layer=True, per_class=True, draws=5)
     np.testing.assert_array_equal(layers["2"].values, layers.values[1])
     assert layers.of("0", "few") == pytest.approx(layers.values[0, FEW].mean())
     half = stats.t.ppf(0.975, 4) * layers.standard_errors[1, 2]
@@ -78,7 +78,7 @@ def test_layers_by_name(objective):
 
 
 def test_densities_perturbations_and_landscapes_by_name(objective):
-    density = sharpness.spectral_density(objective, per_class=True, runs=3, steps=5)
+    density = sharpness.spectral_density(objective, per_class=True, draws=3, steps=5)
     rules = [density.quadrature(c) for c in FEW]
     assert density.of("few") == pytest.approx(np.mean([rule.size * rule.moment(1)[0] for rule in rules]))
     assert density.of("share_above_1%", "cat") == density["share_above_1%"].values[1]

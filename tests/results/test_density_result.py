@@ -9,7 +9,7 @@ from sharpness import UserError, spectral_density
 
 @pytest.fixture(scope="module")
 def found(pair):
-    return spectral_density(pair, per_class=True, runs=3, steps=6)
+    return spectral_density(pair, per_class=True, draws=3, steps=6)
 
 
 @pytest.mark.parametrize("subset", [None, "cat", 2])
@@ -35,7 +35,7 @@ def test_the_rarest_class_is_drawn_unless_another_is_asked_for(found):
 
 
 def test_all_samples_together_have_one_density_and_one_row(pair):
-    result = spectral_density(pair["a"], runs=3, steps=6)
+    result = spectral_density(pair["a"], draws=3, steps=6)
     assert result.nodes.shape == result.weights.shape == (3, 6)
     frame = result.to_frame()
     assert frame["class"].tolist() == ["all"] and frame.samples.tolist() == [14] and frame.products.tolist() == [18]
@@ -45,7 +45,7 @@ def test_all_samples_together_have_one_density_and_one_row(pair):
 
 
 def test_the_band_is_around_the_density_and_widens_with_fewer_runs(pair):
-    few, many = (spectral_density(pair["a"], runs=runs, steps=6) for runs in (2, 12))
+    few, many = (spectral_density(pair["a"], draws=runs, steps=6) for runs in (2, 12))
     grid = np.linspace(-0.5, 2, 50)
     bands = []
     for result in (few, many):

@@ -35,18 +35,18 @@ def test_the_frame_has_a_row_for_every_value_with_its_interval(found):
     frame = found.to_frame()
     assert len(frame) == 2 * 3 * 4
     assert list(frame.columns) == [
-        "model", "class", "group", "samples", "end", "rank", "value", "lower", "upper", "se",
-        "top_share", "residual", "converged", "products",
+        "model", "class", "group", "samples", "end", "rank", "eigenvalue", "eigenvalue_se", "eigenvalue_lower",
+        "eigenvalue_upper", "top_share", "residual", "converged", "products",
     ]  # fmt: skip
     row = frame[(frame.model == "b") & (frame["class"] == "dog") & (frame.end == "smallest") & (frame["rank"] == 1)]
     b = found["b"]
-    assert row.value.item() == b.values[2, 3] and row.upper.item() == b.upper[2, 3]
+    assert row.eigenvalue.item() == b.values[2, 3] and row.eigenvalue_upper.item() == b.upper[2, 3]
     assert row.samples.item() == 4 and row.group.item() == "few" and row.products.item() == b.products[2]
 
 
 def test_without_intervals_the_frame_has_no_columns_for_them(pair):
     frame = eigenvalues(pair["a"]).to_frame()
-    assert not {"lower", "upper"} & set(frame.columns)
+    assert not any(name.endswith(("_lower", "_upper", "_se")) for name in frame)
     assert frame["class"].tolist() == ["all"] and frame.samples.tolist() == [14]
 
 

@@ -286,25 +286,29 @@ def test_the_vtk_file_holds_every_point_at_its_place(plane, tmp_path):
         assert arrays["accuracy"][number] == plane.accuracies()[j, i]
         assert arrays["accuracy_class_owl"][number] == plane.class_accuracies[2, j, i]
         assert arrays["evaluated"][number] == plane.evaluated[j, i]
-        assert arrays["error"][number] == plane.interpolation_errors[j, i]
+        assert arrays["loss_interpolation_error"][number] == plane.interpolation_errors[j, i]
     assert next(iter(arrays)) == "loss", "what ParaView shows first"
     assert [p.name for p in tmp_path.iterdir()] == ["plane.vtk"]
 
 
 def test_the_table_of_a_plane_has_accuracies_and_how_far_off_everything_may_be():
     plane = make_plane(class_accuracy_interpolation_errors=np.random.default_rng(5).random((3, 4, 6)))
-    table = plane.to_frame().set_index(["y", "x"])
-    assert len(table) == 24
+    frame = plane.to_frame()
+    assert len(frame) == 24 * 6 and frame["class"].unique().tolist() == ["all", "many", "few", *plane.class_names]
+    table = frame.set_index(["class", "y", "x"])
+    errors = plane.class_accuracy_interpolation_errors
     for j, i in [(0, 0), (3, 5), (1, 4)]:
-        row = table.loc[(Y[j], X[i])]
+        row, few, owl = (table.loc[(name, Y[j], X[i])] for name in ("all", "few", "owl"))
         assert row["accuracy"] == plane.accuracies()[j, i]
-        assert row["accuracy_few"] == plane.class_accuracies[1:, j, i].mean()
-        assert row["accuracy_class_1"] == plane.class_accuracies[1, j, i]
-        assert (row["evaluated"], row["error"]) == (plane.evaluated[j, i], plane.interpolation_errors[j, i])
-        assert row["accuracy_error"] == pytest.approx(
-            plane.class_accuracy_interpolation_errors[:, j, i] @ [0.6, 0.3, 0.1]
-        )
-    assert {"accuracy", "accuracy_few", "accuracy_class_2"} <= set(make_line().to_frame())
+        assert few["accuracy"] == plane.class_accuracies[1:, j, i].mean() and few["group"] == "few"
+        assert owl["accuracy"] == plane.class_accuracies[2, j, i] and owl["group"] == "few"
+        found = row["evaluated"], row["loss_interpolation_error"], owl["loss_interpolation_error"]
+        assert found == (
+            plane.evaluated[j, i], plane.interpolation_errors[j, i], plane.class_interpolation_errors[2, j, i],
+        )  # fmt: skip
+        assert row["accuracy_interpolation_error"] == pytest.approx(errors[:, j, i] @ [0.6, 0.3, 0.1])
+        assert few["accuracy_interpolation_error"] == pytest.approx(errors[1:, j, i].mean())
+    assert list(make_line().to_frame()) == ["class", "group", "samples", "x", "loss", "accuracy"]
 
 
 def test_a_file_that_does_not_tell_the_errors_of_its_accuracies_has_none():
@@ -383,7 +387,7 @@ def test_the_suffix_says_how_to_export(plane, tmp_path):
     assert plane.export(str(tmp_path / "p.html")).read_text(encoding="utf-8").rstrip().endswith("</html>")
     with plane.export(tmp_path / "p.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [float(r["loss_few"]) for r in rows] == plane.values("few").ravel().tolist()
+    assert [float(r["loss"]) for r in rows if r["class"] == "few"] == plane.values("few").ravel().tolist()
     with pytest.raises(UserError, match=r"suffix of an export '\.png': choose one of \.csv, \.nc, \.vtk, \.html"):
         plane.export(tmp_path / "p.png")
     with pytest.raises(UserError, match=r"choose one of \.csv, \.nc$"):

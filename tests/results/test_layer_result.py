@@ -9,7 +9,7 @@ from sharpness import eigenvalues, trace
 PROBES = {
     "lambda_max": lambda p: eigenvalues(p, per_layer=True, per_class=True),
     "lambda_min": lambda p: eigenvalues(p, which="SA", per_layer=True, per_class=True),
-    "trace": lambda p: trace(p, per_layer=True, per_class=True, probes=20),
+    "trace": lambda p: trace(p, per_layer=True, per_class=True, draws=20),
 }
 ORDER = [1, 2, 0]
 
@@ -22,16 +22,15 @@ def found(request, pair):
 def test_the_frame_has_a_row_for_every_layer_and_class(found):
     frame = found.to_frame()
     a = found["a"]
-    error = "error" if a.measure == "trace" else "residual"
+    of_trace = a.measure == "trace"
+    errors = ["trace_se", "trace_lower", "trace_upper"] if of_trace else ["residual"]
     assert list(frame.columns) == [
-        "model", "layer", "parameters", "class", "group", "samples", a.measure, error, "converged",
+        "model", "class", "group", "samples", "layer", "parameters", a.measure, *errors, "converged",
     ]  # fmt: skip
     assert len(frame) == 2 * 2 * 3
     row = frame[(frame.model == "a") & (frame.layer == "2") & (frame["class"] == "dog")]
-    assert (
-        row[a.measure].item() == a.values[1, 2]
-        and row[error].item() == (a.standard_errors if a.measure == "trace" else a.residuals)[1, 2]
-    )
+    assert row[a.measure].item() == a.values[1, 2]
+    assert row[errors[0]].item() == (a.standard_errors if of_trace else a.residuals)[1, 2]
     assert row.parameters.item() == 18 and row.samples.item() == 4 and row.group.item() == "few"
 
 

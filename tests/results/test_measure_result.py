@@ -15,7 +15,7 @@ ORDER = [1, 2, 0]
 
 @pytest.fixture(scope="module")
 def found(pair):
-    return trace(pair, per_class=True, probes=4, bootstrap=200)
+    return trace(pair, per_class=True, draws=4, bootstrap=200)
 
 
 def test_the_frame_has_everything_groups_and_classes_with_errors_and_intervals(found):
@@ -40,7 +40,7 @@ def test_the_frame_has_everything_groups_and_classes_with_errors_and_intervals(f
 
 
 def test_the_trace_of_everything_alone_has_its_error_and_interval_too(pair):
-    result = trace(pair["a"], probes=4, bootstrap=200)
+    result = trace(pair["a"], draws=4, bootstrap=200)
     row = result.to_frame().iloc[0]
     assert row.trace_se == result.overall_standard_errors[0] > 0
     assert row.trace_lower < row.trace < row.trace_upper
@@ -60,7 +60,7 @@ def test_classes_are_drawn_with_their_intervals_from_most_to_fewest_samples(foun
 
 @pytest.mark.parametrize("old", [False, True])
 def test_bars_over_random_vectors_are_students_and_those_of_files_without_intervals_normal(pair, old):
-    result = trace(pair["a"], per_class=True, probes=4)
+    result = trace(pair["a"], per_class=True, draws=4)
     times = stats.t.ppf(0.975, 3)
     if old:
         nothing = dict.fromkeys(("lower", "upper", "overall_lower", "overall_upper", "group_lower", "group_upper"))
@@ -74,7 +74,7 @@ def test_bars_over_random_vectors_are_students_and_those_of_files_without_interv
 
 
 def test_values_within_two_errors_of_zero_are_marked_in_picture_and_table(pair):
-    result = trace(pair["a"], per_class=True, probes=4)
+    result = trace(pair["a"], per_class=True, draws=4)
     result = replace(result, values=np.array([[1.0, -1.0, 4.0]]), standard_errors=np.array([[1.0, 0.6, 1.0]]))
     ax = result.plot(Figure().subplots())
     (dots,) = (line for line in ax.lines if line.get_gid() == "near zero")

@@ -19,7 +19,7 @@ PROBES = {
     "perturbation": lambda what: sharpness.random_perturbation(what, (0.1, 0.2), draws=4),
     "line": lambda what: sharpness.line(what, (-1, 1, 5)),
     "plane": lambda what: sharpness.plane(what, (-1, 1, 5), (-1, 1, 4)),
-    "density": lambda what: sharpness.spectral_density(what, per_class=True, runs=2, steps=6),
+    "density": lambda what: sharpness.spectral_density(what, per_class=True, draws=2, steps=6),
     "layers": lambda what: sharpness.eigenvalues(what, per_class=True, per_layer=True),
     "radius": lambda what: sharpness.characteristic_radius(what),
 }

@@ -93,7 +93,7 @@ def test_the_summary_is_mean_and_spread_of_the_runs(drawn):
 
 def test_the_folder_of_the_runs_is_read_as_trainings_of_each_method(drawn):
     found = labelled_checkpoints([drawn[1] / "runs"])
-    assert {label: [c.manifest["training"]["seed"] for c in entry] for label, entry in found.items()} == {
+    assert {label: [c.manifest.training["seed"] for c in entry] for label, entry in found.items()} == {
         "CE": [0, 1], "GCL": [0, 1],
     }  # fmt: skip
 

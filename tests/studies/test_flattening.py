@@ -2,15 +2,19 @@
 
 import math
 import multiprocessing
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from sharpness import UserError, load_data
+from sharpness import Objective, UserError, checkpoint_objective, load_data, register_measure
+from sharpness.probes import MEASURES
 from sharpness.studies import cells as cells_module
 from sharpness.studies import make_flattening_study
 from sharpness.studies import settings as settings_module
+from sharpness.studies.grid import draw_grid
 from sharpness.training import loop
 
 METHODS, OPERATIONS, SEEDS = ("ce", "ldam-drw"), ("none", "sam"), (0, 1)
@@ -118,9 +122,9 @@ def test_an_interrupted_study_makes_only_what_is_missing(data, tmp_path, trainin
             make_flattening_study(*arguments, **SMALL)
     assert trainings == [("ce", 0), ("ce", "sam", 0), ("ce", 1)]
 
-    def counted(stage, network, data, state, folder, seed, *rest):
-        trained.append(folder.path.name)
-        return run_stage(stage, network, data, state, folder, seed, *rest)
+    def counted(stage, run):
+        trained.append(run.folder.path.name)
+        return run_stage(stage, run)
 
     monkeypatch.setattr(loop, "run_stage", counted)
     made = make_flattening_study(*arguments, **SMALL)
@@ -175,6 +179,47 @@ def test_processes_give_the_same_numbers(study, data, monkeypatch):
     context.set_forkserver_preload(["sharpness.studies.workers"])
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: {"spawn": context}[method])
     pd.testing.assert_frame_equal(again(data, folder, jobs=2).cells, made.cells)
+
+
+@pytest.fixture
+def registered():
+    """Measures of one's own: one that other processes can import, and one that they cannot."""
+    register_measure("mean_loss", Objective.loss, lower_is_flatter=False)
+    register_measure("norm", lambda o: sum((p**2).sum() for p in o.parameters) ** 0.5, usual=False)
+    yield
+    del MEASURES["mean_loss"], MEASURES["norm"]
+
+
+def test_a_registered_measure_is_in_the_table_and_in_the_picture(data, tmp_path, registered):
+    made = make_flattening_study(
+        data, ("ce",), ("none", "sam"), (0,), tmp_path / "out", tmp_path, measures="mean_loss,norm", **SMALL
+    )
+    for column, name in (("none", "ce"), ("SAM", "ce+sam")):
+        objective = checkpoint_objective(tmp_path / f"digits-lt-{name}-seed0", limit_per_class=2)
+        row = made.cells[made.cells.column == column].iloc[0]
+        assert row["mean_loss"] == pytest.approx(objective.loss())
+        assert row["mean_loss tail"] == pytest.approx(objective.class_losses()[list(objective.groups["few"])].mean())
+        weights = torch.cat([p.detach().flatten() for p in objective.parameters])
+        assert row["norm"] == row["norm tail"] == pytest.approx(float(weights.norm()), rel=1e-5)
+    assert "| mean_loss | mean_loss tail | norm | norm tail |" in made.text.splitlines()[0]
+    drawn = draw_grid(pd.read_csv(tmp_path / "out" / "flattening.csv"))
+    titles = [ax.get_title("left") for ax in drawn.axes]
+    assert {"Mean loss, all", "Mean loss, tail", "Norm, all", "Norm, tail"} <= set(titles)
+
+
+def test_processes_know_registered_measures_that_they_can_import(study, data, registered, monkeypatch):
+    folder, _ = study
+    context = multiprocessing.get_context("forkserver")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: {"spawn": context}[method])
+    runs = folder / "of processes"
+    shutil.copytree(folder / "runs", runs)
+    given = (data, ("ce",), OPERATIONS, (0,), folder / "other", runs)
+    made = make_flattening_study(*given, jobs=2, measures="mean_loss", **SMALL)
+    assert made.cells.mean_loss.notna().all()
+    with pytest.raises(
+        UserError, match="jobs=2: measure 'norm' cannot be sent to other processes: define its function"
+    ):
+        make_flattening_study(*given, jobs=2, measures="norm", **SMALL)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_runs_are_told_apart_by_their_options(study):
     assert (folder / "runs" / "digits-lt-cc-sam-mode=direction-stage2=false-seed3" / "last.pt").exists()
     assert len(list((folder / "runs").iterdir())) == len(made.cells) == 8
     checkpoint = load_checkpoint(folder / "runs" / "digits-lt-cc-sam-mode=plain-stage2=true-seed3")
-    assert checkpoint.manifest["options"] == {"mode": "plain", "stage2": True}
+    assert checkpoint.manifest.options == {"mode": "plain", "stage2": True}
 
 
 def test_the_reference_is_listed_with_no_change(study):

@@ -12,7 +12,7 @@ from sharpness.cli import main
 from sharpness.errors import UserError
 from sharpness.probes.shared.as_objective import labelled_checkpoints
 from sharpness.probes.shared.trainings import trainings
-from sharpness.training import loop
+from sharpness.training import epoch
 
 STRONG = "autoaugment-cutout"
 
@@ -29,8 +29,8 @@ def runs(tmp_path_factory, digits):
 
 def test_batches_are_augmented_by_what_is_asked_for(digits, tmp_path, monkeypatch):
     seen = []
-    batches = loop.augment_batches
-    monkeypatch.setattr(loop, "augment_batches", lambda *given: seen.append(given[2]) or batches(*given))
+    batches = epoch.augment_batches
+    monkeypatch.setattr(epoch, "augment_batches", lambda *given: seen.append(given[2]) or batches(*given))
     train("ce", digits, tmp_path / "a", epochs=1, augmentation="none")
     assert set(seen) == {"none"}
     seen.clear()
@@ -76,7 +76,7 @@ def test_an_unknown_augmentation_is_refused(digits, tmp_path, capsys):
 def test_label_and_card_name_it(runs, capsys):
     usual, strong = (load_checkpoint(runs / name) for name in ("usual-0", "strong-0"))
     assert (usual.label, strong.label) == ("CE", "CE (autoaugment-cutout)")
-    assert [c.manifest["card"][0]["augmented"] for c in (usual, strong)] == ["by crop", "by autoaugment-cutout"]
+    assert [c.manifest.card[0]["augmented"] for c in (usual, strong)] == ["by crop", "by autoaugment-cutout"]
     main(["inspect", str(runs / "strong-0")])
     assert "by autoaugment-cutout" in capsys.readouterr().out
 

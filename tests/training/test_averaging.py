@@ -100,18 +100,18 @@ def test_the_checkpoint_is_an_ordinary_network_that_scores_what_the_history_says
     last = history.iloc[-1]
     assert last.accuracy == pytest.approx(float(scored.correct.sum() / scored.count.sum()))
     assert last.test_loss == pytest.approx(scored.mean, rel=1e-6)
-    assert saved.manifest["accuracy"]["accuracy"] == pytest.approx(last.accuracy)
-    assert saved.manifest["training"]["flatten"] == list(operations)
-    assert len(saved.manifest["stages"]) == history.stage.nunique() == len(saved.manifest["training"]["epochs"])
+    assert saved.manifest.accuracy["accuracy"] == pytest.approx(last.accuracy)
+    assert saved.manifest.training["flatten"] == list(operations)
+    assert len(saved.manifest.stages) == history.stage.nunique() == len(saved.manifest.training["epochs"])
 
 
 def test_the_manifest_names_what_was_used(digits, tmp_path):
     train("ldam-drw", digits, tmp_path / "run", epochs=1, flatten=("swa", "sn"))
     saved = load_checkpoint(tmp_path / "run")
     assert saved.label == "LDAM-DRW+SWA+SN"
-    assert saved.manifest["card"][0]["ends in"] == "SWA(start=0.8, lr=0.05)"
-    assert "averaging=SWA(start=0.8, lr=0.05)" in saved.manifest["stages"][0]
-    assert any("spectral normalisation" in note for note in saved.manifest["notes"])
+    assert saved.manifest.card[0]["ends in"] == "SWA(start=0.8, lr=0.05)"
+    assert "averaging=SWA(start=0.8, lr=0.05)" in saved.manifest.stages[0]
+    assert any("spectral normalisation" in note for note in saved.manifest.notes)
 
 
 def norms(state):
@@ -172,7 +172,7 @@ def test_snapshots_are_ordinary_networks_too(digits, tmp_path):
     assert len(kept) == 4
     for path in kept:
         saved = load_checkpoint(path)
-        assert saved.manifest["epoch"] == kept.index(path)
+        assert saved.manifest.epoch == kept.index(path)
         assert not any("parametrizations" in name for name in saved.model.state_dict())
 
 

@@ -40,9 +40,9 @@ def test_two_epochs_of_training(data, tmp_path, method, operations):
     saved = load_checkpoint(tmp_path / "run")
     assert math.isfinite(history.iloc[-1].test_loss)
     assert all(torch.isfinite(t).all() for t in saved.model.state_dict().values())
-    assert len(saved.manifest["card"]) == history.stage.nunique()
+    assert len(saved.manifest.card) == history.stage.nunique()
     kinds = [operation.partition(":")[0] for operation in operations]
-    assert [line.partition("(")[0] for line in saved.manifest["flattening"]] == [OPERATIONS[k].__name__ for k in kinds]
+    assert [line.partition("(")[0] for line in saved.manifest.flattening] == [OPERATIONS[k].__name__ for k in kinds]
     assert saved.label.startswith(LABELS[method] + "+")
 
 

@@ -22,7 +22,7 @@ from sharpness.models import build_model
 from sharpness.steps import Context, Loss, PlainStep
 from sharpness.training import evaluate
 from sharpness.training import loop as loop_module
-from sharpness.training.loop import entry_context, initial_model, make_optimizer, run_stage, training_batches
+from sharpness.training.loop import Run, entry_context, initial_model, make_optimizer, run_stage, training_batches
 from sharpness.training.state import RunFolder, RunState, epoch_generator
 
 
@@ -123,7 +123,7 @@ def test_the_last_row_is_what_the_saved_model_scores(digits, tmp_path):
     for name, accuracies in groups.items():
         assert last[f"accuracy_{name}"] == pytest.approx(sum(accuracies) / len(accuracies))
     assert last.test_loss == pytest.approx(float(F.cross_entropy(logits.double(), labels)), rel=1e-5)
-    assert saved.manifest["accuracy"]["accuracy"] == pytest.approx(last.accuracy)
+    assert saved.manifest.accuracy["accuracy"] == pytest.approx(last.accuracy)
 
 
 def test_a_group_without_classes_is_nan(tmp_path):
@@ -217,7 +217,7 @@ def lrs_of_every_epoch(monkeypatch, digits, stage, network):
         def save(self, state):
             pass
 
-    run_stage(stage, network, digits, RunState(), Nowhere(), 0, "float32")
+    run_stage(stage, Run(None, network, digits, RunState(), Nowhere(), 0, "float32", {}))
     return seen
 
 
@@ -313,11 +313,11 @@ def test_gcl_ends_at_the_scale_of_its_second_stage(digits, tmp_path):
 def test_the_manifest_tells_the_recipe_and_the_data(digits, tmp_path):
     train("cc-sam", digits, tmp_path / "run", epochs=1, seed=7, rho_scale=0.5, batch_size=40)
     manifest = load_checkpoint(tmp_path / "run").manifest
-    assert (manifest["method"], manifest["label"], manifest["options"]) == ("cc-sam", "CC-SAM", {"rho_scale": 0.5})
-    assert (manifest["training"]["seed"], manifest["training"]["epochs"]) == (7, [1, 1])
-    assert manifest["training"]["batch_size"] == [40, 40]
-    assert manifest["data_sha256"] == digits.train.sha256()
-    assert manifest["normalization"] == {"mean": list(digits.train.mean), "std": list(digits.train.std)}
+    assert (manifest.method, manifest.label, manifest.options) == ("cc-sam", "CC-SAM", {"rho_scale": 0.5})
+    assert (manifest.training["seed"], manifest.training["epochs"]) == (7, [1, 1])
+    assert manifest.training["batch_size"] == [40, 40]
+    assert manifest.data_sha256 == digits.train.sha256()
+    assert (manifest.normalization.mean, manifest.normalization.std) == (digits.train.mean, digits.train.std)
 
 
 def test_a_fingerprint_sees_pixels_and_labels(digits):
@@ -340,7 +340,7 @@ def test_flattening_is_recorded_and_changes_the_weights(digits, tmp_path, weight
     train("ldam-drw", digits, tmp_path / "sgd", epochs=1)
     saved = load_checkpoint(tmp_path / "sam")
     assert saved.label == "LDAM-DRW+SAM:0.5"
-    assert saved.manifest["training"]["flatten"] == ["sam:0.5"]
+    assert saved.manifest.training["flatten"] == ["sam:0.5"]
     assert not torch.equal(weights(tmp_path / "sam")["head.weight"], weights(tmp_path / "sgd")["head.weight"])
 
 

@@ -11,6 +11,7 @@ from sharpness.errors import UserError
 from sharpness.methods import build_recipe
 from sharpness.methods.m2m import MajorToMinor
 from sharpness.models import Frozen, build_model
+from sharpness.training import epoch as epoch_module
 from sharpness.training import loop as loop_module
 from sharpness.training.parts import read_helper
 from sharpness.training.state import RunFolder
@@ -52,7 +53,7 @@ def test_the_saved_model_is_the_network_alone(digits, tmp_path, method, more):
     assert float(right.double().mean()) == pytest.approx(last.accuracy, abs=tolerance)
     label = {"m2m": "M2m", "rsg": "RSG"}[method]
     assert saved.label == label + ("+SAM:0.05" if "flatten" in more else "")
-    assert saved.manifest["notes"]
+    assert saved.manifest.notes
 
 
 def test_the_helper_is_a_run_of_cross_entropy_and_stays(digits, tmp_path, weights, identical, states):
@@ -69,8 +70,8 @@ def test_the_helper_is_a_run_of_cross_entropy_and_stays(digits, tmp_path, weight
 def test_the_second_network_starts_afresh_as_a_function_of_the_seed(digits, monkeypatch, tmp_path):
     starts = []
 
-    def record(stage, network, data, state, *args, **kwargs):
-        starts.append({name: p.detach().clone() for name, p in network.named_parameters()})
+    def record(stage, run):
+        starts.append({name: p.detach().clone() for name, p in run.network.named_parameters()})
 
     monkeypatch.setattr(loop_module, "run_stage", record)
     monkeypatch.setattr(loop_module, "save_checkpoint", lambda *args: None)
@@ -87,8 +88,8 @@ def test_the_second_network_starts_afresh_as_a_function_of_the_seed(digits, monk
 
 def test_sampling_and_translation_are_deferred(digits, tmp_path, monkeypatch):
     samplers, translated = [], []
-    indices, transform = loop_module.epoch_indices, MajorToMinor.__call__
-    monkeypatch.setattr(loop_module, "epoch_indices", lambda name, *a: (samplers.append(name), indices(name, *a))[1])
+    indices, transform = epoch_module.epoch_indices, MajorToMinor.__call__
+    monkeypatch.setattr(epoch_module, "epoch_indices", lambda name, *a: (samplers.append(name), indices(name, *a))[1])
 
     def record(self, network, batch, images, context):
         translated.append(context.epoch)
@@ -118,8 +119,8 @@ def test_a_trained_helper_saves_a_stage_and_is_recorded(digits, tmp_path, states
     assert [stage for stage, _ in states] == [0, 0]
     identical(beginning(states[-1][1], "auxiliary.network."), weights(tmp_path / "ce"))
     manifest = load_checkpoint(tmp_path / "run").manifest
-    assert manifest["training"]["helper_sha256"] == load_checkpoint(helper).sha256
-    assert manifest["options"]["helper"] == helper
+    assert manifest.training["helper_sha256"] == load_checkpoint(helper).sha256
+    assert manifest.options["helper"] == helper
 
 
 def test_another_helper_at_the_same_path_is_another_run(digits, tmp_path, killed_after):
@@ -155,7 +156,7 @@ def test_a_helper_that_does_not_fit_is_refused_before_a_folder_exists(digits, tm
 
     for path, message in (
         (str(tmp_path / "missing"), "no checkpoint at"),
-        (saved("classes"), "tells 7 classes apart, digits-lt has 10"),
+        (saved("classes"), "is for 7 classes, digits-lt has 10"),
         (saved("channels"), "does not take these images"),
         (saved("statistics", normalization={"mean": [0.5], "std": [0.5]}), "takes images normalised by"),
     ):

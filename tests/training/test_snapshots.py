@@ -64,8 +64,8 @@ def test_the_start_and_every_epoch_of_all_stages_are_kept(start, reference, tmp_
 
 def test_a_snapshot_is_a_checkpoint_of_its_epoch(reference, digits):
     manifests = [load_checkpoint(p).manifest for p in snapshots(reference)]
-    assert [m["epoch"] for m in manifests] == [0, 1, 2, 3, 4]
-    assert [m["model"]["head"] for m in manifests] == ["linear"] * 3 + ["linear+lws"] * 2
+    assert [m.epoch for m in manifests] == [0, 1, 2, 3, 4]
+    assert [m.model.head for m in manifests] == ["linear"] * 3 + ["linear+lws"] * 2
     final = load_checkpoint(reference).manifest
     assert manifests[-1] == {k: v for k, v in final.items() if k != "history_sha256"}
     assert manifests[0]["accuracy"] == {}

@@ -97,7 +97,7 @@ def test_the_checkpoint_returns_the_logits_of_the_run(digits, finished, monkeypa
     with torch.no_grad():
         right = loaded.model(digits.test.tensors[0]).argmax(1) == digits.test.labels
     assert last.accuracy == pytest.approx(float(right.double().mean()))
-    assert loaded.manifest["accuracy"]["accuracy"] == last.accuracy
+    assert loaded.manifest.accuracy["accuracy"] == last.accuracy
 
 
 @pytest.mark.parametrize("name", RUNS)

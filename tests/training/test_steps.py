@@ -14,7 +14,8 @@ from sharpness.methods.rsg import RSG
 from sharpness.models import Frozen
 from sharpness.steps import Batch, Context, PlainStep
 from sharpness.training import loop, steps
-from sharpness.training.loop import initial_model, regrouped
+from sharpness.training.loop import initial_model
+from sharpness.training.optimizer import regrouped
 from sharpness.training.steps import ReplayedSteps, Replays, Steps, stage_steps
 
 

@@ -1,4 +1,4 @@
-"""One reader for every family of checkpoints, asked in this order: the most telling containers first."""
+"""Readers of other people's checkpoints, one module for each family; the most telling containers are tried first."""
 
 from sharpness.checkpoints.families import (
     bagoftricks,
@@ -13,21 +13,13 @@ from sharpness.checkpoints.families import (
     pof,
     swa,
 )
+from sharpness.checkpoints.families.family import Family
 from sharpness.checkpoints.families.reading import Options, Reading
 
-#: ``name: module`` with ``matches(content) -> bool`` and ``read(content, path, options) -> Reading``.
-FAMILIES = {
-    "mislas": mislas,
-    "oltr": oltr,
-    "m2m": m2m,
-    "swa": swa,
-    "gcl-places": gcl_places,
-    "pof": pof,
-    "bagoftricks": bagoftricks,
-    "ldam": ldam,
-    "cc-sam": cc_sam,
-    "imbsam": imbsam,
-    "plain": plain,
+#: By name, in the order in which they are asked.
+FAMILIES: dict[str, Family] = {
+    module.FAMILY.name: module.FAMILY
+    for module in (mislas, oltr, m2m, swa, gcl_places, pof, bagoftricks, ldam, cc_sam, imbsam, plain)
 }
 
-__all__ = ["FAMILIES", "Options", "Reading"]
+__all__ = ["FAMILIES", "Family", "Options", "Reading"]

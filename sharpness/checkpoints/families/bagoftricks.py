@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sharpness.checkpoints.families.plain import RECIPES
+from sharpness.checkpoints.families.family import Family
+from sharpness.checkpoints.families.plain import SETUPS
 from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of, is_state
 from sharpness.checkpoints.heads import HeadHabits
 from sharpness.checkpoints.prefixes import strip_prefixes
 
-FAMILY = "BagofTricks-LT or BBN"
+TITLE = "BagofTricks-LT or BBN"
 HEADS = HeadHabits(rows="cosine")
 _TOLD = "a head without bias is FCNorm in this code: taken as cosine, head= (--head) decides otherwise"
 
@@ -35,7 +36,10 @@ def read(content: Any, path: str, options: Options) -> Reading:
         parts[part][inner] = tensor
     bare = not any(name.endswith("bias") for name in parts["classifier"])
     return assemble(
-        FAMILY, parts["backbone"], path, options, head=parts["classifier"], prefix=prefix, habits=HEADS,
-        recipes=RECIPES, epoch=epoch_of(content), accuracy=accuracy(content["best_result"], percent=False),
+        TITLE, parts["backbone"], path, options, head=parts["classifier"], prefix=prefix, habits=HEADS,
+        setups=SETUPS, epoch=epoch_of(content), accuracy=accuracy(content["best_result"], percent=False),
         notes=[_TOLD] if bare and options.head is None else [],
     )  # fmt: skip
+
+
+FAMILY = Family("bagoftricks", matches, read)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from sharpness.checkpoints.families.datasets import recipes, with_notes
+from sharpness.checkpoints.families.datasets import setups, with_notes
+from sharpness.checkpoints.families.family import Family
 from sharpness.checkpoints.families.reading import Options, Reading, assemble, is_state
 
-FAMILY = "CC-SAM"
+TITLE = "CC-SAM"
 UNUSED = ("cb_block.", "rb_block.")
-RECIPES = with_notes(
-    recipes(subset="seed:42"),
+SETUPS = with_notes(
+    setups(subset="seed:42"),
     "the images were drawn from NumPy's global generator, seeded with 42 at program start",
     "the best file does not tell its stage",
 )
@@ -22,4 +23,7 @@ def matches(content: Any) -> bool:
 
 def read(content: Any, path: str, options: Options) -> Reading:
     """The network has 5, 5 and 4 blocks, so it is a ResNet-30; the dead blocks are left out and listed."""
-    return assemble(FAMILY, content, path, options, unused=UNUSED, recipes=RECIPES)
+    return assemble(TITLE, content, path, options, unused=UNUSED, setups=SETUPS)
+
+
+FAMILY = Family("cc-sam", matches, read)

@@ -1,4 +1,4 @@
-"""What the number of classes tells of the data: set, normalisation, class order and the images of the long tail."""
+"""Data setups of repositories by number of classes: data set, normalisation, class order, images of the long tail."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sharpness.data.cifar import MEAN, STD
+from sharpness.data.standardization import Standardization
 
-CIFAR = {"mean": list(MEAN), "std": list(STD)}
-IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-M2M_CIFAR100 = {"mean": [0.5071, 0.4867, 0.4408], "std": [0.2675, 0.2565, 0.2761]}
-MISLAS_INAT = {"mean": [0.466, 0.471, 0.380], "std": [0.195, 0.194, 0.192]}
-
+CIFAR = Standardization(MEAN, STD)
+IMAGENET = Standardization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+M2M_CIFAR100 = Standardization((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
+MISLAS_INAT = Standardization((0.466, 0.471, 0.380), (0.195, 0.194, 0.192))
 
 _INTROSORT = (
     "classes are numbered as NumPy before 1.25 sorted their counts, which released weights were trained with; later "
@@ -21,38 +21,38 @@ _INTROSORT = (
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a repository prepares one data set; None is unknown."""
+class Setup:
+    """A repository's setup of one data set; None is unknown."""
 
     dataset: str | None = None
-    normalization: Mapping[str, list[float]] | None = None
+    normalization: Standardization | None = None
     subset: Mapping[str, Any] | None = None
     class_order: str | None = None  # a name of sharpness.data.CLASS_ORDERS
     notes: tuple[str, ...] = ()
 
 
-def recipes(profile: str = "exp", subset: str | None = "ldam_seed0", large_order: str = "label") -> dict[int, Recipe]:
-    """Recipes by number of classes, with one rule for the images of CIFAR's long tails, and one order of the classes of
+def setups(profile: str = "exp", subset: str | None = "ldam_seed0", large_order: str = "label") -> dict[int, Setup]:
+    """Setups by number of classes, with one rule for the images of CIFAR's long tails, and one order of the classes of
     the large sets.
 
-    >>> recipes(subset="first_n")[100].subset
+    >>> setups(subset="first_n")[100].subset
     {'profile': 'exp', 'subset': 'first_n'}
     """
     rule = {"profile": profile, "subset": subset} if subset else None
     lists = {"list": "the published split list"}
     notes = (_INTROSORT,) if large_order == "introsort" else ()
     return {
-        10: Recipe("cifar10-lt", CIFAR, rule, "label"),
-        100: Recipe("cifar100-lt", CIFAR, rule, "label"),
-        1000: Recipe("imagenet-lt", IMAGENET, lists, large_order, notes),
-        365: Recipe("places-lt", IMAGENET, lists, large_order, notes),
-        8142: Recipe("inaturalist2018", IMAGENET, lists, large_order, notes),
+        10: Setup("cifar10-lt", CIFAR, rule, "label"),
+        100: Setup("cifar100-lt", CIFAR, rule, "label"),
+        1000: Setup("imagenet-lt", IMAGENET, lists, large_order, notes),
+        365: Setup("places-lt", IMAGENET, lists, large_order, notes),
+        8142: Setup("inaturalist2018", IMAGENET, lists, large_order, notes),
     }
 
 
-def with_notes(found: Mapping[int, Recipe], *notes: str) -> dict[int, Recipe]:
-    """The same recipes with remarks for the two CIFAR sets."""
+def with_notes(found: Mapping[int, Setup], *notes: str) -> dict[int, Setup]:
+    """The same setups with remarks for the two CIFAR sets."""
     return {c: replace(r, notes=(*r.notes, *notes)) if c in (10, 100) else r for c, r in found.items()}
 
 
-DATASETS = recipes()
+USUAL = setups()

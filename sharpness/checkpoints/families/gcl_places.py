@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sharpness.checkpoints.families.datasets import recipes
+from sharpness.checkpoints.families.datasets import setups
+from sharpness.checkpoints.families.family import Family
 from sharpness.checkpoints.families.mislas import last_block, require_state
 from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of
 from sharpness.checkpoints.heads import COLUMNS, HeadHabits
 from sharpness.checkpoints.prefixes import strip_prefixes
 from sharpness.errors import UserError
 
-FAMILY = "GCL on Places-LT"
+TITLE = "GCL on Places-LT"
 HEADS = {stage: HeadHabits(columns="cosine", square=COLUMNS, scale=scale) for stage, scale in ((1, 30.0), (2, 15.0))}
 SPELLINGS = {
     "model_state_dict": "model",
@@ -24,7 +25,7 @@ SPELLINGS = {
     "state_dict_block": "block",
     "classifier_state_dict": "classifier",
 }
-RECIPES = recipes(large_order="introsort")
+SETUPS = setups(large_order="introsort")
 
 
 def matches(content: Any) -> bool:
@@ -48,8 +49,8 @@ def read(content: Any, path: str, options: Options) -> Reading:
     if "block" in parts:
         state |= last_block(state, parts["block"])
     return assemble(
-        FAMILY, state, path, options, head=strip_prefixes(parts["classifier"])[0], prefix=prefix,
-        recipes=RECIPES, habits=HEADS[stage], stage=stage, epoch=epoch_of(content),
+        TITLE, state, path, options, head=strip_prefixes(parts["classifier"])[0], prefix=prefix,
+        setups=SETUPS, habits=HEADS[stage], stage=stage, epoch=epoch_of(content),
         accuracy=accuracy(content.get("best_acc1"), percent=True), **known,
     )  # fmt: skip
 
@@ -58,3 +59,6 @@ def _parts(content: Any) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         return {}
     return {part: content[key] for key, part in SPELLINGS.items() if key in content}
+
+
+FAMILY = Family("gcl-places", matches, read, two_files=True)

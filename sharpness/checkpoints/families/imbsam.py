@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from sharpness.checkpoints.families.datasets import recipes, with_notes
+from sharpness.checkpoints.families.datasets import setups, with_notes
+from sharpness.checkpoints.families.family import Family
 from sharpness.checkpoints.families.reading import Options, Reading, assemble, is_state
 
-FAMILY = "ImbSAM"
-RECIPES = with_notes(recipes(subset="first_n"), "reported accuracies average over images and their mirror images")
+TITLE = "ImbSAM"
+SETUPS = with_notes(setups(subset="first_n"), "reported accuracies average over images and their mirror images")
 
 
 def matches(content: Any) -> bool:
@@ -16,4 +17,7 @@ def matches(content: Any) -> bool:
 
 
 def read(content: Any, path: str, options: Options) -> Reading:
-    return assemble(FAMILY, content, path, options, recipes=RECIPES)
+    return assemble(TITLE, content, path, options, setups=SETUPS)
+
+
+FAMILY = Family("imbsam", matches, read)

@@ -19,7 +19,8 @@ from typing import Any
 from torch import Tensor
 
 from sharpness.checkpoints.families import plain
-from sharpness.checkpoints.families.datasets import recipes
+from sharpness.checkpoints.families.datasets import setups
+from sharpness.checkpoints.families.family import Family
 from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of, is_state
 from sharpness.checkpoints.heads import COLUMNS, HeadHabits
 from sharpness.checkpoints.networks import block_counts, some
@@ -27,14 +28,14 @@ from sharpness.checkpoints.pickles import shown
 from sharpness.checkpoints.prefixes import strip_prefixes
 from sharpness.errors import UserError
 
-FAMILY = "LDAM-DRW, RSG, Saddle-LongTail, Focal-SAM or GCL"
+TITLE = "LDAM-DRW, RSG, Saddle-LongTail, Focal-SAM or GCL"
 HEADS = HeadHabits(columns="cosine", square=COLUMNS)
 STAGE2_HEADS = replace(HEADS, scale=20.0)
 #: RSG reads the large sets in label order, Saddle-LongTail sorts their classes as MiSLAS does.
-RECIPES = recipes()
-SORTED = RECIPES | {
-    classes: replace(recipe, notes=(*recipe.notes, "this order is Saddle-LongTail's: --class-order label for others"))
-    for classes, recipe in recipes(large_order="introsort").items()
+SETUPS = setups()
+SORTED = SETUPS | {
+    classes: replace(setup, notes=(*setup.notes, "this order is Saddle-LongTail's: --class-order label for others"))
+    for classes, setup in setups(large_order="introsort").items()
     if classes in (1000, 8142)
 }
 _DOUBT = "LDAM-DRW and its relatives write such files as well: family='ldam' (--family ldam) takes it as theirs"
@@ -78,9 +79,9 @@ def read(content: Any, path: str, options: Options) -> Reading:
     else:
         known["notes"] = ["the imbalance is not recorded: pass imbalance= with data="]
     rsg = any("RSG" in name or name.startswith("fc_.") for name in state)
-    known["recipes"] = RECIPES if rsg else SORTED
+    known["setups"] = SETUPS if rsg else SORTED
     if options.stage2 is None:
-        return assemble(FAMILY, state, path, options, prefix=prefix, habits=HEADS, ignored=("RSG",), **known)
+        return assemble(TITLE, state, path, options, prefix=prefix, habits=HEADS, ignored=("RSG",), **known)
     second = options.stage2.get("state_dict") if isinstance(options.stage2, Mapping) else None
     if second is None or not is_state(second):
         raise UserError(f"{options.stage2_path} is no second stage of GCL: it should hold 'state_dict'")
@@ -89,12 +90,12 @@ def read(content: Any, path: str, options: Options) -> Reading:
     known |= {"stage": 2, "epoch": epoch_of(options.stage2), "stage2": options.stage2_path}
     known["accuracy"] = accuracy(options.stage2.get("best_acc1"), percent=True)
     return assemble(
-        FAMILY, body, path, options, head=head, prefix=prefix, habits=STAGE2_HEADS, ignored=("RSG",), **known
+        TITLE, body, path, options, head=head, prefix=prefix, habits=STAGE2_HEADS, ignored=("RSG",), **known
     )
 
 
 def _is_normalised(state: Mapping[str, Tensor]) -> bool:
-    """Whether the head is stored as ``[d, C]`` without bias; d is the width of the last, widest convolutions."""
+    """True if the head is stored as ``[d, C]`` without bias; d is the width of the last, widest convolutions."""
     features = max((len(t) for t in state.values() if t.ndim == 4), default=0)
     heads = {n: t for n, t in state.items() if n.rpartition(".")[0] in ("linear", "fc", "fc_")}
     weights = [t for n, t in heads.items() if n.endswith(".weight")]
@@ -102,5 +103,8 @@ def _is_normalised(state: Mapping[str, Tensor]) -> bool:
 
 
 def _is_for_small_images(state: Mapping[str, Tensor]) -> bool:
-    """Whether this is a ResNet of three groups of blocks whose shortcuts have no parameters."""
+    """True for a ResNet of three groups of blocks whose shortcuts have no parameters."""
     return len(block_counts(state)) == 3 and not any(part in n for n in state for part in ("downsample", "shortcut"))
+
+
+FAMILY = Family("ldam", matches, read, usual_files=("ckpt.best.pth.tar", "ckpt.pth.tar"), two_files=True)

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from sharpness.checkpoints.families.datasets import M2M_CIFAR100, recipes, with_notes
+from sharpness.checkpoints.families.datasets import M2M_CIFAR100, setups, with_notes
+from sharpness.checkpoints.families.family import Family
 from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of, is_state
 from sharpness.checkpoints.heads import COLUMNS, HeadHabits
 from sharpness.checkpoints.prefixes import strip_prefixes
 
-FAMILY = "M2m"
+TITLE = "M2m"
 HEADS = HeadHabits(columns="cosine", square=COLUMNS)
 NAMES = {
     "conv_1_3x3.": "conv1.",
@@ -27,10 +28,10 @@ NAMES = {
     ".bn_b.": ".bn2.",
 }
 _TAILS = with_notes(
-    recipes("exp_m2m", "first_n"),
+    setups("exp_m2m", "first_n"),
     "M2m keeps the first 10 % of every test class for validation and reports on the rest",
 )
-RECIPES = _TAILS | {100: replace(_TAILS[100], normalization=M2M_CIFAR100)}
+SETUPS = _TAILS | {100: replace(_TAILS[100], normalization=M2M_CIFAR100)}
 
 
 def matches(content: Any) -> bool:
@@ -46,7 +47,10 @@ def read(content: Any, path: str, options: Options) -> Reading:
             name = name.replace(old, new)
         renamed[name] = tensor
     return assemble(
-        FAMILY, renamed, path, options, prefix=prefix, shortcut="end", habits=HEADS, recipes=RECIPES,
+        TITLE, renamed, path, options, prefix=prefix, shortcut="end", habits=HEADS, setups=SETUPS,
         epoch=epoch_of(content), accuracy=accuracy(content.get("acc"), percent=True), input_range=[0.0, 1.0],
         notes=["shortcuts append their zero channels, unlike in other ResNet-32"],
     )  # fmt: skip
+
+
+FAMILY = Family("m2m", matches, read)

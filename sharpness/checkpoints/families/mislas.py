@@ -8,17 +8,18 @@ from typing import Any
 
 from torch import Tensor
 
-from sharpness.checkpoints.families.datasets import MISLAS_INAT, recipes
+from sharpness.checkpoints.families.datasets import MISLAS_INAT, setups
+from sharpness.checkpoints.families.family import Family
 from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of, is_state
 from sharpness.checkpoints.networks import State, block_counts
 from sharpness.checkpoints.prefixes import strip_prefixes
 from sharpness.errors import UserError
 
-FAMILY = "MiSLAS"
+TITLE = "MiSLAS"
 REQUIRED = ("state_dict_model", "state_dict_classifier")
 PARTS = (*REQUIRED, "state_dict_block", "state_dict_lws_model")
-_RANKED = recipes(large_order="introsort")
-RECIPES = _RANKED | {8142: replace(_RANKED[8142], normalization=MISLAS_INAT)}
+_RANKED = setups(large_order="introsort")
+SETUPS = _RANKED | {8142: replace(_RANKED[8142], normalization=MISLAS_INAT)}
 
 
 def matches(content: Any) -> bool:
@@ -47,7 +48,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
         head |= strip_prefixes(parts["state_dict_lws_model"])[0]
         known["notes"] = ["the recorded accuracy is stage 1's until stage 2 beats it"]
     return assemble(
-        FAMILY, state, path, options, head=head, prefix=prefix, recipes=RECIPES, stage=2 if scaled else 1,
+        TITLE, state, path, options, head=head, prefix=prefix, setups=SETUPS, stage=2 if scaled else 1,
         epoch=epoch_of(content), accuracy=accuracy(content.get("best_acc1"), percent=True), **known,
     )  # fmt: skip
 
@@ -68,3 +69,6 @@ def last_block(state: Mapping[str, Tensor], block: Mapping[str, Tensor]) -> Stat
     if len(outer) == 1 and "conv1.weight" not in names:
         names = {n.partition(".")[2]: t for n, t in names.items()}
     return {f"layer{len(counts)}.{counts[-1]}.{n}": t for n, t in names.items()} if counts else {}
+
+
+FAMILY = Family("mislas", matches, read, usual_files=("model_best.pth.tar", "current.pth.tar"), two_files=True)

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sharpness.checkpoints.families.datasets import recipes, with_notes
+from sharpness.checkpoints.families.datasets import setups, with_notes
+from sharpness.checkpoints.families.family import Family
 from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of, is_state, number_of
 from sharpness.checkpoints.heads import ROWS, Head, HeadHabits, HeadReading, read_head
 from sharpness.checkpoints.networks import State, filled, some
@@ -17,9 +18,9 @@ from sharpness.errors import UserError
 from sharpness.models import MetaEmbeddingHead, ModulatedAttention, OltrFeatures, ResNet
 from sharpness.models.oltr import SCALE
 
-FAMILY = "OLTR, classifier-balancing or Balanced Meta-Softmax"
-RECIPES = with_notes(
-    recipes(subset=None), "the images of CIFAR's long tail depend on NumPy's global seed, which is not recorded"
+TITLE = "OLTR, classifier-balancing or Balanced Meta-Softmax"
+SETUPS = with_notes(
+    setups(subset=None), "the images of CIFAR's long tail depend on NumPy's global seed, which is not recorded"
 )
 ATTENTION, LAYER = "modulatedatt.", "fc_add."
 META_EMBEDDING = ("fc_hallucinator.", "fc_selector.", "cosnorm_classifier.")
@@ -30,7 +31,7 @@ def matches(content: Any) -> bool:
 
 
 def read(content: Any, path: str, options: Options) -> Reading:
-    """What a second file holds, usually the classifier of a second stage, replaces what the first one holds.
+    """Read a model from one file, or from two: parts of the second, usually a classifier, replace those of the first.
 
     OLTR's own second stage saves a meta-embedding classifier, and beside the networks the centroids of its memory.
     """
@@ -60,7 +61,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
     if options.stage2_path:
         known["stage2"] = options.stage2_path
     return assemble(
-        FAMILY, state, path, options, head=head, prefix=prefix, recipes=RECIPES, epoch=epoch_of(content),
+        TITLE, state, path, options, head=head, prefix=prefix, setups=SETUPS, epoch=epoch_of(content),
         accuracy=accuracy(content.get("best_acc"), percent=False),
         stage=2 if scaled or embedded or options.stage2 is not None else None,
         refine=_refined, classifier=_meta_embedding if embedded else read_head, **known,
@@ -111,3 +112,7 @@ def _nested(content: Any) -> Mapping[str, Any] | None:
         if isinstance(parts, Mapping) and {"feat_model", "classifier"} & set(parts) and not is_state(parts):
             return parts
     return None
+
+
+USUAL = ("final_model_checkpoint.pth", "latest_model_checkpoint.pth")
+FAMILY = Family("oltr", matches, read, usual_files=USUAL, two_files=True)

@@ -8,8 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from sharpness.checkpoints.families.datasets import DATASETS, IMAGENET, Recipe
+from sharpness.checkpoints.families.datasets import IMAGENET, USUAL, Setup
+from sharpness.checkpoints.families.family import Family
 from sharpness.checkpoints.families.reading import (
+    WEIGHTS,
     Options,
     Reading,
     accuracy,
@@ -29,10 +31,10 @@ KEYS = {
 }
 _GUESS = "the normalisation is a guess from the number of classes ({}): give mean and std if others were used"
 #: Balanced data, or unknown: only the set's usual constants are known.
-RECIPES = {
-    c: replace(r, subset=None, dataset=None, class_order=None, notes=(_GUESS.format(c),)) for c, r in DATASETS.items()
+SETUPS = {
+    c: replace(r, subset=None, dataset=None, class_order=None, notes=(_GUESS.format(c),)) for c, r in USUAL.items()
 }
-AKAMASTER = {10: Recipe("cifar10", IMAGENET, None, "label")}
+AKAMASTER = {10: Setup("cifar10", IMAGENET, None, "label")}
 
 
 def matches(content: Any) -> bool:
@@ -72,7 +74,7 @@ def read(content: Any, path: str, options: Options, also: Sequence[str] = ()) ->
     akamaster = "best_prec1" in content and any(n.endswith("linear.bias") for n in state)
     family = "akamaster" if akamaster else "Lightning" if lightning else "plain state_dict"
     return assemble(
-        family, state, path, options, prefix=prefix, recipes=AKAMASTER if akamaster else RECIPES,
+        family, state, path, options, prefix=prefix, setups=AKAMASTER if akamaster else SETUPS,
         epoch=epoch_of(content), weights=options.weights, notes=notes,
         accuracy=accuracy(content.get("best_prec1", content.get("best_acc1")), percent=True),
     )  # fmt: skip
@@ -98,3 +100,6 @@ def _flat(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The names of a model whose feature extractor is its ``backbone``, ours among them, without that."""
     flat = {n.removeprefix("backbone.").replace("head.head.", "head."): t for n, t in state.items()}
     return flat if "backbone.conv1.weight" in state and len(flat) == len(state) else state
+
+
+FAMILY = Family("plain", matches, read, weights=WEIGHTS)

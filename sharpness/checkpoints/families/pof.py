@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from sharpness.checkpoints.families.family import Family
 from sharpness.checkpoints.families.reading import Options, Reading, assemble, is_state
-from sharpness.checkpoints.families.swa import RECIPES
+from sharpness.checkpoints.families.swa import SETUPS
 from sharpness.checkpoints.prefixes import strip_prefixes
 from sharpness.errors import UserError
 
-FAMILY = "PoF"
+TITLE = "PoF"
 
 
 def matches(content: Any) -> bool:
@@ -30,6 +32,16 @@ def read(content: Any, path: str, options: Options) -> Reading:
         features, head = head, features
     renamed = {re.sub(r"\.num_(\d+)\.", r".\1.", n).replace("bn_out.", "bn1."): t for n, t in features.items()}
     head = {n.replace("classifiers.0.", "fc."): t for n, t in head.items()}
-    return assemble(
-        FAMILY, renamed, path, options, head=head, prefix=prefix, recipes=RECIPES, stage2=options.stage2_path
-    )
+    return assemble(TITLE, renamed, path, options, head=head, prefix=prefix, setups=SETUPS, stage2=options.stage2_path)
+
+
+def _twin(path: Path) -> Path | None:
+    """The other file, if it lies beside this one."""
+    for own, other in (("fet_", "clf_"), ("clf_", "fet_")):
+        twin = path.with_name(other + path.name.removeprefix(own))
+        if path.name.startswith(own) and path.suffix == ".pth" and twin.is_file():
+            return twin
+    return None
+
+
+FAMILY = Family("pof", matches, read, two_files=True, twin=_twin)

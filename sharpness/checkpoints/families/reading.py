@@ -1,17 +1,18 @@
-"""What every family's reader shares: options in, a model and its manifest out."""
+"""Shared parts of the families' readers: options in, a model and its manifest out."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeGuard
 
 import numpy as np
 from torch import Tensor, nn
 
-from sharpness.checkpoints.families.datasets import DATASETS, Recipe
+from sharpness.checkpoints.families.datasets import USUAL, Setup
 from sharpness.checkpoints.heads import UNKNOWN, Head, HeadHabits, read_head
+from sharpness.checkpoints.manifest import Manifest, Network
 from sharpness.checkpoints.networks import State, read_backbone, require_nothing_left, some
 from sharpness.checkpoints.prefixes import covering_prefixes, strip_prefixes
 from sharpness.errors import UserError, shown
@@ -24,7 +25,7 @@ logger = logging.getLogger("sharpness")
 
 @dataclass(frozen=True)
 class Options:
-    """What the caller knows.
+    """The options of the caller.
 
     Attributes:
         scale: s of a normalised head, which repositories keep in the loss and not in the file.
@@ -49,14 +50,14 @@ class Options:
 
 @dataclass(frozen=True)
 class Reading:
-    """A model in eval mode that returns calibrated logits (n, C), and plain values about it."""
+    """A model in eval mode that returns calibrated logits (n, C), and its manifest."""
 
     model: nn.Module
-    manifest: dict[str, Any]
+    manifest: Manifest
 
 
 def is_state(content: object) -> TypeGuard[Mapping[str, Tensor]]:
-    """Whether this is a state dict: names to tensors, and not empty."""
+    """True for a state dict: names to tensors, and not empty."""
     return (
         isinstance(content, Mapping)
         and len(content) > 0
@@ -76,7 +77,7 @@ def assemble(
     shortcut: str = "both",
     ignored: Sequence[str] = (),
     unused: Sequence[str] = (),
-    recipes: Mapping[int, Recipe] = DATASETS,
+    setups: Mapping[int, Setup] = USUAL,
     refine: Callable[[nn.Module, State, str], tuple[nn.Module, State]] | None = None,
     classifier: Callable[..., Head] = read_head,
     **known: Any,
@@ -90,7 +91,7 @@ def assemble(
         habits: what the family does with heads that may be linear or normalised.
         ignored: parts of names that a family is known to leave behind.
         unused: parts of names of parameters that the forward pass never uses; they are left out and listed.
-        recipes: what is known of the data from the number of classes.
+        setups: of the data, by number of classes.
         refine: makes the family's feature extractor of the usual one, the entries beside it, and ``path``.
         classifier: reads the head in the place of :func:`~sharpness.checkpoints.heads.read_head`.
         known: further entries of the manifest.
@@ -129,19 +130,19 @@ def assemble(
     if found.doubt:
         logger.warning("%s: %s", path, found.doubt)
     notes = [*known.pop("notes", ()), *filter(None, [found.doubt]), *found.notes]
-    known["head_readings"] = [asdict(reading) for reading in found.open]
-    recipe = recipes.get(classes, Recipe())
-    manifest = _manifest(family, spec.to_dict(), found.reading.layout, prefix, recipe, dead, notes, known)
+    known |= {"head_layout": found.reading.layout, "head_readings": found.open, "unused_parameters": dead}
+    known |= {"prefix": prefix, "notes": notes}
+    manifest = _manifest(family, Network.of(spec), setups.get(classes, Setup()), known)
     return Reading(Classifier(backbone, found.module, spec).eval(), manifest)
 
 
 def _is_counter(name: str, value: Tensor) -> bool:
-    """Whether this is a count of operations or parameters that ``thop.profile`` keeps as a buffer of every module."""
+    """True for a count of operations or parameters, which ``thop.profile`` keeps as a buffer of every module."""
     return name.rpartition(".")[2] in ("total_ops", "total_params") and value.numel() == 1
 
 
 def _counts(model: nn.Module | None) -> int:
-    """How many such buffers a given network has itself."""
+    """The number of such buffers in a given network."""
     return 0 if model is None else sum(_is_counter(n, t) for n, t in model.state_dict().items())
 
 
@@ -213,40 +214,19 @@ def _into(
         )
     load_weights(model, own | {n: model.state_dict()[n] for n in kept}, where=path)
     beside = [n for n in whole if not n.startswith(prefix)]
-    facts = {"architecture": type(model).__name__, "num_classes": None, "head": None, "scale": None}
     notes = ["the network was given, its logits are taken to be calibrated", *known.pop("notes", ())]
     if kept:
         notes.append(f"the file leaves {len(kept)} frozen entries of the network as they were given: {some(kept)}")
         logger.info("%s: %s", path, notes[-1])
     if beside:
         notes.append(f"{len(beside)} entries outside {shown(prefix)} belong to other things: {some(beside)}")
-    return Reading(model.eval(), _manifest(family, facts, None, prefix, Recipe(), [], notes, known))
+    known |= {"prefix": prefix, "notes": notes}
+    return Reading(model.eval(), _manifest(family, Network(type(model).__name__), Setup(), known))
 
 
-def _manifest(
-    family: str,
-    model: dict[str, Any],
-    layout: str | None,
-    prefix: str,
-    recipe: Recipe,
-    unused: list[str],
-    notes: list[str],
-    known: dict[str, Any],
-) -> dict[str, Any]:
-    """Plain values; None is unknown."""
-    return {
-        "family": family,
-        "model": model,
-        "head_layout": layout,
-        "stage": None,
-        "prefix": prefix,
-        "epoch": None,
-        "accuracy": {},
-        "class_order": recipe.class_order,
-        "dataset": recipe.dataset,
-        "normalization": dict(recipe.normalization) if recipe.normalization else None,
-        "subset": dict(recipe.subset) if recipe.subset else None,
-        "unused_parameters": unused,
-        "notes": [*recipe.notes, *notes],
-        **known,
-    }
+def _manifest(family: str, model: Network, setup: Setup, known: dict[str, Any]) -> Manifest:
+    """The manifest of a file of a family; what only this family knows is ``extra``."""
+    names = {f.name for f in fields(Manifest)}
+    given: dict[str, Any] = {**vars(setup), **known, "notes": [*setup.notes, *known["notes"]]}
+    extra = {name: value for name, value in given.items() if name not in names}
+    return Manifest(model, family=family, extra=extra, **{n: v for n, v in given.items() if n in names})

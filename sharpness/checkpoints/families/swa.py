@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sharpness.checkpoints.families.datasets import CIFAR, Recipe
+from sharpness.checkpoints.families.datasets import CIFAR, Setup
+from sharpness.checkpoints.families.family import Family
 from sharpness.checkpoints.families.reading import Options, Reading, assemble, epoch_of, is_state
 from sharpness.errors import UserError
 
-FAMILY = "SWA"
-RECIPES = {10: Recipe("cifar10", CIFAR, None, "label"), 100: Recipe("cifar100", CIFAR, None, "label")}
+TITLE = "SWA"
+SETUPS = {10: Setup("cifar10", CIFAR, None, "label"), 100: Setup("cifar100", CIFAR, None, "label")}
 
 
 def matches(content: Any) -> bool:
@@ -19,8 +20,6 @@ def matches(content: Any) -> bool:
 
 def read(content: Any, path: str, options: Options) -> Reading:
     """``weights="swa"`` takes the average, whose BatchNorm statistics are right only if the run updated them."""
-    if options.weights not in ("model", "swa"):
-        raise UserError(f"{path} holds no weights={options.weights!r}: choose 'model' or 'swa'")
     averaged = options.weights == "swa"
     state = content.get("swa_state_dict" if averaged else "state_dict")
     if not is_state(state):
@@ -32,5 +31,8 @@ def read(content: Any, path: str, options: Options) -> Reading:
         else "the file holds averaged weights as well: weights='swa'"
     )
     return assemble(
-        FAMILY, state, path, options, recipes=RECIPES, epoch=epoch_of(content), weights=options.weights, notes=[note]
+        TITLE, state, path, options, setups=SETUPS, epoch=epoch_of(content), weights=options.weights, notes=[note]
     )
+
+
+FAMILY = Family("swa", matches, read, weights=("model", "swa"))

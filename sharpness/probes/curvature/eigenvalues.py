@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
 
-from sharpness.curvature import ENDS, Eigenpairs, lanczos
+from sharpness.curvature import ENDS, Eigenpairs, LanczosState, lanczos
 from sharpness.engine import KINDS, mean_error
 from sharpness.errors import UserError, choose
 from sharpness.objective import Objective
 from sharpness.probes.curvature.bootstrap import require_resamples
-from sharpness.probes.curvature.layers import layer_eigenvalues
+from sharpness.probes.curvature.layers import eigenvalues_by_layer
 from sharpness.probes.curvature.resampling import resampled_ends
 from sharpness.probes.curvature.rows import rows_of
 from sharpness.probes.curvature.verification import check_eigenvalue
-from sharpness.probes.shared.comparison import comparable
+from sharpness.probes.shared.probe import Given, comparable_by_layer
+from sharpness.probes.shared.work import Arrays
 from sharpness.progress import progress
-from sharpness.results import EigenvalueResult, LayerResult
+from sharpness.results import EigenvalueResult
 
 #: Quadratic forms below this part of the largest eigenvalue are rounding.
 SEEN = 1e-6
 
 
-@comparable
+@comparable_by_layer(eigenvalues_by_layer)
 def eigenvalues(
     objective: Objective,
     k: int = 1,
@@ -38,13 +39,14 @@ def eigenvalues(
     *,
     kind: str = "hessian",
     per_group: bool = False,
-    per_layer: bool = False,
+    per_layer: Literal[False] = False,
     match_samples: int | None = None,
     bootstrap: int = 0,
     standard_errors: bool = False,
     verify: bool = False,
     resume: str | Path | None = None,
-) -> EigenvalueResult | LayerResult:
+    **given: Unpack[Given],
+) -> EigenvalueResult:
     r"""Algebraically largest (``"LA"``), smallest (``"SA"``) or ``"both"`` extreme eigenvalues of the Hessian.
 
     Per class, the Hessian is that of L_c. Classes are taken one after another, and a product passes over the samples
@@ -69,6 +71,7 @@ def eigenvalues(
             standard error is :math:`s / \sqrt{n}` (the infinitesimal jackknife of an eigenvalue).
         verify: compare each row's first eigenvalue with the rise of the loss along its vector, in ``result.checks``.
         resume: a folder for unfinished work; the same call goes on there, and ends with the same bits.
+        given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
     """
     choose("end of the spectrum", which, ENDS)
     choose("kind of curvature", kind, KINDS)
@@ -83,56 +86,45 @@ def eigenvalues(
         raise UserError(f"kind={kind!r}: bootstrap and standard_errors are of the Hessian, take kind='hessian'")
     rows = rows_of(objective, per_class, per_group, match_samples, seed)
     settings = {"kind": kind, "max_iterations": max_iterations, "match_samples": match_samples, "bootstrap": bootstrap}
-    if per_layer:
-        if k != 1 or which == "both" or bootstrap or standard_errors or verify:
-            raise UserError(
-                "per_layer gives one eigenvalue a layer: take k=1, which='LA' or 'SA', no bootstrap, standard_errors "
-                "or verify"
-            )
-        rows.whole.check()
-        return layer_eigenvalues(rows, which, tol, seed, settings, resume)
     fields = rows.fields(probe="eigenvalues", **settings)
     rows.whole.check()
     asked = {"k": k, "which": which, "tol": tol, "seed": seed, "vectors": keep_vectors or verify}
     asked["errors"] = standard_errors
-    store = rows.store(resume, {**fields["provenance"], **asked})
-    done: dict[int, dict[str, Any]] = {}
-    checks = []
+    work = rows.work(resume, {**fields["provenance"], **asked})
     with progress(None, "eigenvalues", "products") as bar:
-        for i, part in rows.present:
-            bar.set_postfix_str(rows.names[i])
-            found: dict[str, Any] | None = store.load(i)
-            if found is None:
-                with part.operator(kind=kind) as operator:
-                    state = store.lanczos_state(i, part.device)
-                    bar.update(0 if state is None else state.products)
-                    pairs = lanczos(
-                        operator,
-                        operator.size,
-                        k,
-                        which,
-                        tol=tol,
-                        max_iterations=max_iterations,
-                        generator=torch.Generator().manual_seed(seed),
-                        dtype=part.dtype,
-                        device=part.device,
-                        callback=bar.update,
-                        checkpoint=store.lanczos_checkpoint(i),
-                        state=state,
-                    )
-                    found = _numbers(part, pairs, bootstrap, standard_errors, keep_vectors or verify)
-                    if bootstrap:
-                        ends, more = resampled_ends(part, operator, pairs, which, k, bootstrap, seed)
-                        found |= dict(zip(("lower", "upper"), ends, strict=True))
-                        found["products"] = pairs.products + more
-                        bar.update(more)
-                store.save(i, found)
-            else:
-                bar.update(int(found["products"]))
-            if verify:
-                v = torch.as_tensor(found["vectors"][0])
-                checks.append(check_eigenvalue(part, rows.names[i], float(found["values"][0]), v))
-            done[i] = found
+
+        def compute(i: int, part: Objective) -> Arrays:
+            with part.operator(kind=kind) as operator:
+                kept = work.unfinished(i)
+                state = None if kept is None else LanczosState.of(kept, part.device)
+                bar.update(0 if state is None else state.products)
+                pairs = lanczos(
+                    operator,
+                    operator.size,
+                    k,
+                    which,
+                    tol=tol,
+                    max_iterations=max_iterations,
+                    generator=torch.Generator().manual_seed(seed),
+                    dtype=part.dtype,
+                    device=part.device,
+                    callback=bar.update,
+                    checkpoint=lambda state: work.save_unfinished(i, state.arrays),
+                    state=state,
+                )
+                found = _numbers(part, pairs, bootstrap, standard_errors, keep_vectors or verify)
+                if bootstrap:
+                    ends, more = resampled_ends(part, operator, pairs, which, k, bootstrap, seed)
+                    found |= dict(zip(("lower", "upper"), ends, strict=True))
+                    found["products"] = pairs.products + more
+                    bar.update(more)
+            return found
+
+        done = rows.map(work, compute, bar)
+    checks = [
+        check_eigenvalue(part, rows.names[i], float(done[i]["values"][0]), torch.as_tensor(done[i]["vectors"][0]))
+        for i, part in (rows.present if verify else [])
+    ]
     width = min(2 * k if which == "both" else k, objective.num_parameters)
 
     def table(name: str, missing: Any, *shape: int) -> np.ndarray:

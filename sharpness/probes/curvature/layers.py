@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.curvature import lanczos
-from sharpness.errors import UserError
+from sharpness.curvature import interval, lanczos, mean_and_error, random_signs
+from sharpness.curvature.operator import Operator
+from sharpness.engine import KINDS
+from sharpness.errors import UserError, choose, require_whole
 from sharpness.objective import Objective
-from sharpness.probes.curvature.rows import Rows
+from sharpness.probes.curvature.rows import Rows, rows_of
+from sharpness.probes.shared.probe import Given
+from sharpness.probes.shared.work import Arrays
 from sharpness.progress import progress
 from sharpness.results import LayerResult
 
@@ -40,31 +44,103 @@ def layers_of(objective: Objective) -> dict[str, slice]:
     return {layer or "model": span for layer, span in spans.items()}
 
 
-def layer_eigenvalues(
-    rows: Rows, which: str, tol: float, seed: int, settings: dict[str, Any], resume: str | Path | None
+def eigenvalues_by_layer(
+    objective: Objective,
+    *,
+    per_layer: Literal[True],
+    which: str = "LA",
+    per_class: bool = False,
+    tol: float = 1e-3,
+    max_iterations: int = 100,
+    seed: int = 0,
+    kind: str = "hessian",
+    per_group: bool = False,
+    match_samples: int | None = None,
+    resume: str | Path | None = None,
+    **given: Unpack[Given],
 ) -> LayerResult:
-    """The largest or smallest eigenvalue of every layer's block, for every row."""
+    """The largest or smallest eigenvalue of every layer's block, for every row: see :func:`~sharpness.eigenvalues`."""
+    choose("end of every layer's spectrum", which, ("LA", "SA"))
+    choose("kind of curvature", kind, KINDS)
+    rows = rows_of(objective, per_class, per_group, match_samples, seed)
+    rows.whole.check()
     layers = layers_of(rows.whole)
+    settings = {"kind": kind, "max_iterations": max_iterations, "match_samples": match_samples}
     fields = layer_fields(rows, layers, probe="layer_eigenvalues", which=which, tol=tol, seed=seed, **settings)
-    store = rows.store(resume, fields["provenance"])
-    table: dict[str, list[np.ndarray]] = {"value": [], "residual": [], "converged": [], "products": []}
+    work = rows.work(resume, fields["provenance"])
     with progress(None, "eigenvalues per layer", "products") as bar:
-        for j, part in enumerate(rows.parts):
-            found = None if part is None else store.load(j)
-            if part is not None and found is None:
-                found = _row(part, rows.names[j], layers, which, tol, seed, settings, bar)
-                store.save(j, found)
-            for name, column in table.items():
-                missing = np.full(len(layers), np.nan if name in ("value", "residual") else 0)
-                column.append(missing if found is None else found[name])
+        done = rows.map(work, lambda j, part: _row(part, rows.names[j], layers, which, tol, seed, settings, bar), bar)
+
+    def table(name: str, missing: Any) -> np.ndarray:
+        """Values of all layers and rows, (L, rows)."""
+        empty = np.full(len(layers), missing)
+        return np.stack([done[j][name] if j in done else empty for j in range(len(rows.parts))], axis=1)
+
     return LayerResult(
         measure="lambda_max" if which == "LA" else "lambda_min",
-        values=np.stack(table["value"], axis=1),
-        residuals=np.stack(table["residual"], axis=1),
-        converged=np.stack(table["converged"], axis=1).astype(bool),
-        sample_products=int((np.stack(table["products"], axis=1) * rows.samples).sum()),
+        values=table("value", np.nan),
+        residuals=table("residual", np.nan),
+        converged=table("converged", False),
+        sample_products=int((table("products", 0) * rows.samples).sum()),
         **fields,
     )
+
+
+def trace_by_layer(
+    objective: Objective,
+    *,
+    per_layer: Literal[True],
+    per_class: bool = False,
+    draws: int = 30,
+    seed: int = 0,
+    kind: str = "hessian",
+    per_group: bool = False,
+    match_samples: int | None = None,
+    resume: str | Path | None = None,
+    **given: Unpack[Given],
+) -> LayerResult:
+    """Hutchinson's estimate of the trace of every layer's block, for every row: see :func:`~sharpness.trace`.
+
+    :math:`z_l' (H z)_l` of the same products for all layers, whose sum over all parameters is :math:`z' H z`.
+    """
+    choose("kind of curvature", kind, KINDS)
+    rows = rows_of(objective, per_class, per_group, match_samples, seed)
+    layers = layers_of(rows.whole)
+    settings = {"kind": kind, "draws": draws, "seed": seed, "match_samples": match_samples}
+    fields = layer_fields(rows, layers, probe="trace", **settings)
+    rows.whole.check()
+    work = rows.work(resume, fields["provenance"] | {"per_layer": True})
+    shape = (len(layers), len(rows.parts))
+    values, errors = np.full(shape, np.nan), np.full(shape, np.nan)
+    with progress(draws * len(rows.present), "trace per layer", "products") as bar:
+        done = rows.map(work, lambda i, part: _quadratic_forms(part, layers, draws, seed, kind, bar), bar)
+    for i, found in done.items():
+        values[:, i], errors[:, i] = mean_and_error(found["forms"].T)
+    lower, upper = interval(values, errors, draws - 1)
+    return LayerResult(
+        measure="trace",
+        values=values,
+        standard_errors=errors,
+        lower=lower,
+        upper=upper,
+        converged=np.isfinite(values),
+        sample_products=draws * int(rows.samples.sum()),
+        **fields,
+    )
+
+
+def _quadratic_forms(part: Objective, layers: dict[str, slice], draws: int, seed: int, kind: str, bar: Any) -> Arrays:
+    """``z_l' (H z)_l`` of every layer l and random vector z, ``forms`` (L, draws)."""
+    require_whole("draws", draws, least=2)
+    generator = torch.Generator().manual_seed(seed)
+    forms = np.empty((len(layers), draws))
+    with part.operator(kind=kind) as curvature:
+        operator = Operator(curvature, bar.update)
+        for d in range(draws):
+            z = random_signs(curvature.size, generator, part.dtype, part.device)
+            image = operator(z)
+            forms[:, d] = [float((z[span].double() * image[span].double()).sum()) for span in layers.values()]
+    return {"forms": forms, "products": draws}
 
 
 def _row(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.shared.comparison import common_fields
-from sharpness.probes.shared.row_store import RowStore
+from sharpness.probes.shared.work import Arrays, Resume, Work
 
 
 @dataclass(frozen=True)
@@ -59,17 +59,40 @@ class Rows:
         table = [np.asarray(values[i]) if i in values else np.full(shape, missing) for i in range(len(self.parts))]
         return np.stack(table) if self.several else table[0]
 
-    def store(self, folder: str | Path | None, settings: dict[str, Any]) -> RowStore:
+    def work(self, folder: Resume, settings: dict[str, Any]) -> Work:
         """Where rows that are done are kept.
 
         Keyed by the settings, by the samples of every row, and by the loss's value, because its name may stand for
         another function the next time.
         """
         if folder is None:
-            return RowStore(None, settings)
+            return Work(None, settings)
         data = [None if part is None else part.data_sha256 for part in self.parts]
         of_rows = {"rows": list(self.names), "data": data, "value": f"{self.whole.loss():.4g}"}
-        return RowStore(folder, {"settings": settings, **of_rows})
+        return Work(folder, {"settings": settings, **of_rows})
+
+    def map(self, work: Work, compute: Callable[[int, Objective], Arrays], bar: Any) -> dict[int, Arrays]:
+        """Compute the numbers of every row that is not done, one after another.
+
+        Args:
+            work: where they are kept.
+            compute: gives the numbers of a row, ``products`` among them, which it has added to the bar.
+            bar: of products.
+
+        Returns:
+            The numbers by the index of the row; a class without samples has none.
+        """
+        parts, done, products = dict(self.present), {}, 0
+
+        def named(i: int) -> Arrays:
+            bar.set_postfix_str(self.names[i])
+            return compute(i, parts[i])
+
+        for i, found in work.rows(parts, named):
+            done[i] = found
+            products += int(np.sum(found["products"]))
+            bar.update(products - bar.n)  # those of a row that was done before
+        return done
 
     def fields(self, **settings: Any) -> dict[str, Any]:
         """The fields that every result has. Of groups, the rows take the place of classes."""

@@ -3,51 +3,53 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sharpness.curvature import TraceEstimate, hutchinson, hutchpp, interval, mean_and_error, random_signs
 from sharpness.engine import KINDS
 from sharpness.errors import UserError, choose
 from sharpness.objective import Objective
 from sharpness.probes.curvature.bootstrap import mean_interval, require_resamples
-from sharpness.probes.curvature.layers import layer_fields, layers_of
+from sharpness.probes.curvature.layers import trace_by_layer
 from sharpness.probes.curvature.rows import Rows, rows_of
 from sharpness.probes.curvature.verification import check_sum, check_trace
-from sharpness.probes.shared.comparison import comparable
 from sharpness.probes.shared.intervals import group_ends
+from sharpness.probes.shared.probe import Given, comparable_by_layer
 from sharpness.progress import progress
-from sharpness.results import LayerResult, MeasureResult
+from sharpness.renamed import renamed_arguments
+from sharpness.results import MeasureResult
 
 ESTIMATORS = {"hutchinson": hutchinson, "hutch++": hutchpp}
 
 
-@comparable
+@renamed_arguments(probes="draws")
+@comparable_by_layer(trace_by_layer)
 def trace(
     objective: Objective,
     per_class: bool = False,
-    probes: int = 30,
+    draws: int = 30,
     seed: int = 0,
     *,
     estimator: str = "hutchinson",
     kind: str = "hessian",
     per_group: bool = False,
-    per_layer: bool = False,
+    per_layer: Literal[False] = False,
     match_samples: int | None = None,
     bootstrap: int = 0,
     verify: bool = False,
     resume: str | Path | None = None,
-) -> MeasureResult | LayerResult:
+    **given: Unpack[Given],
+) -> MeasureResult:
     r"""The trace of the Hessian, with its standard error over random vectors.
 
     Every row sees the same random vectors, so that differences between classes are the classes'.
 
     Args:
         objective: or ``{label: objective}``, to compare.
-        probes: products for each row.
+        draws: products for each row.
         estimator: ``"hutchinson"``, or ``"hutch++"`` (Meyer et al. 2021), which is better where few eigenvalues
             dominate.
         kind: ``"hessian"``, or ``"ggn"`` for its generalised Gauss-Newton part.
@@ -60,89 +62,58 @@ def trace(
         verify: compare with the rise of the loss under Gaussian noise and, of several rows, their weighted sum with the
             trace of all samples, in ``result.checks``.
         resume: a folder for unfinished work; the same call goes on there after the last row that was done.
+        given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
     """
     choose("trace estimator", estimator, list(ESTIMATORS))
     choose("kind of curvature", kind, KINDS)
-    if (bootstrap or per_layer) and estimator != "hutchinson":
-        raise UserError(f"estimator={estimator!r} has no parts by sample or layer: take 'hutchinson'")
+    if bootstrap and estimator != "hutchinson":
+        raise UserError(f"estimator={estimator!r} has no parts by sample: take 'hutchinson'")
     if (bootstrap or verify) and kind != "hessian":
         raise UserError(f"kind={kind!r}: bootstrap and verify look at the loss itself: take kind='hessian'")
-    if per_layer and (bootstrap or verify):
-        raise UserError("per_layer has no bootstrap or verify: ask for the trace of all layers together")
     require_resamples(bootstrap)
     rows = rows_of(objective, per_class, per_group, match_samples, seed)
-    settings = {"estimator": estimator, "kind": kind, "probes": probes, "seed": seed}
+    settings = {"estimator": estimator, "kind": kind, "draws": draws, "seed": seed}
     settings |= {"match_samples": match_samples, "bootstrap": bootstrap}
-    layers = layers_of(rows.whole) if per_layer else {}
-    fields = (
-        layer_fields(rows, layers, probe="trace", **settings) if per_layer else rows.fields(probe="trace", **settings)
-    )
+    fields = rows.fields(probe="trace", **settings)
     rows.whole.check()
-    store = rows.store(resume, fields["provenance"] | {"per_layer": per_layer})
-    done: dict[int, dict[str, Any]] = {}
-    with progress(probes * len(rows.present), "trace", "products") as bar:
-        for i, part in rows.present:
-            bar.set_postfix_str(rows.names[i])
-            found = store.load(i)
-            if found is None:
-                found = _estimate(part, estimator, kind, probes, seed, bootstrap, layers, bar.update)
-                store.save(i, found)
-            else:
-                bar.update(int(found["products"]))
-            done[i] = found
-    if per_layer:
-        return _by_layer(rows, done, fields)
+    work = rows.work(resume, fields["provenance"])
+    with progress(draws * len(rows.present), "trace", "products") as bar:
+        done = rows.map(work, lambda i, part: _estimate(part, estimator, kind, draws, seed, bootstrap, bar.update), bar)
     fields["provenance"]["products"] = int(sum(int(f["products"]) for f in done.values()))
     if verify:
-        fields["provenance"]["checks"] = _verify(rows, done, estimator, probes, seed)
+        fields["provenance"]["checks"] = _verify(rows, done, estimator, draws, seed)
     return _result(rows, done, bootstrap, estimator, seed, fields)
 
 
 def _estimate(
-    part: Objective,
-    estimator: str,
-    kind: str,
-    probes: int,
-    seed: int,
-    bootstrap: int,
-    layers: dict[str, slice],
-    callback: Any,
+    part: Objective, estimator: str, kind: str, draws: int, seed: int, bootstrap: int, callback: Any
 ) -> dict[str, Any]:
-    """What a row contributes to the result."""
+    """The numbers of one row."""
     generator = torch.Generator().manual_seed(seed)
     if bootstrap:
-        return _per_sample(part, probes, generator, callback)
-    blocks = np.empty((len(layers), 0))
-
+        return _per_sample(part, draws, generator, callback)
     with part.operator(kind=kind) as operator:
-
-        def product(z: Tensor) -> Tensor:
-            nonlocal blocks
-            image = operator(z)
-            parts = [float((z[span].double() * image[span].double()).sum()) for span in layers.values()]
-            blocks = np.c_[blocks, parts]
-            return image
-
         found: TraceEstimate = ESTIMATORS[estimator](
-            product, operator.size, probes, generator=generator, dtype=part.dtype, device=part.device, callback=callback
+            operator, operator.size, draws, generator=generator, dtype=part.dtype, device=part.device, callback=callback
         )
-    numbers = {"value": found.value, "error": found.standard_error, "products": found.products}
-    return numbers | {"samples": found.samples, "blocks": blocks}
+    return {
+        "value": found.value, "error": found.standard_error, "products": found.products, "samples": found.samples
+    }  # fmt: skip
 
 
-def _per_sample(part: Objective, probes: int, generator: torch.Generator, callback: Any) -> dict[str, Any]:
+def _per_sample(part: Objective, draws: int, generator: torch.Generator, callback: Any) -> dict[str, Any]:
     """Hutchinson's estimate for every sample, so that samples can be drawn again."""
-    if probes < 2:
-        raise UserError(f"probes={probes}: a standard error needs at least 2")
+    if draws < 2:
+        raise UserError(f"draws={draws}: a standard error needs at least 2")
     forms = []
-    for _ in range(probes):
+    for _ in range(draws):
         z = random_signs(part.num_parameters, generator, part.dtype, part.device)
         forms.append(part.quadratic_forms(z))
         callback(1)
     table, weights = np.stack(forms), part.weights.double().numpy()
     samples = table @ weights / weights.sum()
     value, error = mean_and_error(samples)
-    return {"value": value, "error": error, "products": probes, "samples": samples, "forms": table.mean(axis=0)}
+    return {"value": value, "error": error, "products": draws, "samples": samples, "forms": table.mean(axis=0)}
 
 
 def _result(
@@ -150,7 +121,7 @@ def _result(
 ) -> MeasureResult:
     names = [i for i, _ in rows.present]
     keeps_sign = fields["provenance"]["kind"] == "ggn"  # semidefinite for convex losses of the outputs
-    vectors = int(fields["provenance"]["probes"])
+    vectors = int(fields["provenance"]["draws"])
     freedom = max((len(found["samples"]) for found in done.values()), default=0) - 1
     table = {key: np.full(len(rows.parts), np.nan) for key in ("value", "error")}
     for i, found in done.items():
@@ -211,31 +182,13 @@ def _groups(rows: Rows, done: dict[int, Any], estimator: str) -> tuple[np.ndarra
     return found[0], found[1]
 
 
-def _by_layer(rows: Rows, done: dict[int, Any], fields: dict[str, Any]) -> LayerResult:
-    shape = (len(fields["layers"]), len(rows.parts))
-    values, errors = np.full(shape, np.nan), np.full(shape, np.nan)
-    for i, found in done.items():
-        values[:, i], errors[:, i] = mean_and_error(found["blocks"].T)
-    lower, upper = interval(values, errors, int(fields["provenance"]["probes"]) - 1)
-    return LayerResult(
-        measure="trace",
-        values=values,
-        standard_errors=errors,
-        lower=lower,
-        upper=upper,
-        converged=np.isfinite(values),
-        sample_products=int(sum(int(f["products"]) * rows.samples[i] for i, f in done.items())),
-        **fields,
-    )
-
-
-def _verify(rows: Rows, done: dict[int, Any], estimator: str, probes: int, seed: int) -> list[dict[str, Any]]:
+def _verify(rows: Rows, done: dict[int, Any], estimator: str, draws: int, seed: int) -> list[dict[str, Any]]:
     checks = [
         check_trace(part, rows.names[i], float(done[i]["value"]), float(done[i]["error"]), seed=seed)
         for i, part in rows.present
     ]
     if rows.several and rows.complete and estimator == "hutchinson":
-        whole = _estimate(rows.whole, estimator, "hessian", probes, seed, 0, {}, lambda n: None)
+        whole = _estimate(rows.whole, estimator, "hessian", draws, seed, 0, lambda n: None)
         values = np.array([done[i]["value"] if i in done else np.nan for i in range(len(rows.parts))], dtype=float)
         checks.append(check_sum("all", values, rows.shares, float(whole["value"])))
     return checks

@@ -58,6 +58,7 @@ def require_reachable(objective: Objective, other: Subject) -> None:
     """
     other = read_subject(objective, other)
     ours, theirs = objective.model.state_dict(), state_of(other)
+    # `tied` has all names of the parameters that move: a tied weight stands in the state under several.
     statistics, moved = _statistics(objective.model), {id(p) for p in objective.parameters}
     tied = {n for n, p in objective.model.named_parameters(remove_duplicate=False) if id(p) in moved}
     for name, value in ours.items():
@@ -101,7 +102,7 @@ def state_of(subject: Any) -> Mapping[str, Tensor]:
 
 
 def read_subject(objective: Objective, subject: Subject) -> Any:
-    """A path as the checkpoint it leads to, so that it is read once; everything else as it is.
+    """Read a path as a checkpoint, so that it is read once; return everything else as it is.
 
     A file of a network that is not known here is one of the objective's own, of which a copy takes the weights.
 
@@ -153,6 +154,6 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def _scales(model: nn.Module) -> dict[str, float]:
-    """What modules multiply their outputs by, if that is no parameter."""
+    """Output scales of modules that are no parameters, by name."""
     named = ((name, getattr(module, "scale", None)) for name, module in model.named_modules())
     return {name: scale for name, scale in named if isinstance(scale, float)}

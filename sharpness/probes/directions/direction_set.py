@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sharpness.errors import UserError
-from sharpness.files import write_atomically
+from sharpness.files import write_arrays
 from sharpness.objective import Objective
 
 FORMAT = "sharpness-directions"
@@ -93,11 +93,7 @@ class Directions:
         header = json.dumps({"format": FORMAT, **plain})
         present: dict[str, Any] = {k: v for k, v in arrays.items() if v is not None}
 
-        def write(partial: Path) -> None:
-            with partial.open("wb") as file:
-                np.savez(file, allow_pickle=False, header=np.array(header), **present)
-
-        write_atomically(path, write)
+        write_arrays(path, {"header": np.array(header), **present})
         return path
 
     def __repr__(self) -> str:

@@ -42,7 +42,7 @@ def gaussian(
             whole, as it is normalised.
 
     Raises:
-        UserError: an unknown normalisation, or a seed that is no whole number. A normalisation that leaves nothing to
+        UserError: an unknown normalisation, or a seed that is no integer. A normalisation that leaves nothing to
             move gives zeros, and a warning.
 
     >>> from torch import nn
@@ -100,9 +100,9 @@ def check_direction(objective: Objective, direction: Tensor) -> Tensor:
 
 
 def noise_keys(objective: Objective) -> dict[str, tuple[tuple[int, ...], int]]:
-    """What the noise of each parameter in scope depends on besides seed and draw, by name.
+    """The keys of the noise of each parameter in scope, by name: with seed and draw they determine its numbers.
 
-    It is the shape, filters first, and how many parameters of that shape stand before it in the model.
+    A key is the shape, filters first, and the number of parameters of that shape before it in the model.
     """
     axes = filter_axes(objective.model)
     seen: Counter[tuple[int, ...]] = Counter()
@@ -165,7 +165,7 @@ def _rounded(objective: Objective, flat: Tensor) -> Tensor:
 
 
 def _filters(objective: Objective) -> list[int]:
-    """How many filters every parameter has; a scalar is one."""
+    """The number of filters of every parameter; a scalar is one."""
     pairs = zip(objective.names, objective.parameters, strict=True)
     return [p.shape[objective.filter_axes[name]] if p.ndim else 1 for name, p in pairs]
 

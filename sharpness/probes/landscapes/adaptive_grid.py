@@ -1,4 +1,4 @@
-r"""Where the loss is evaluated, and where it is interpolated.
+r"""Adaptive grids: evaluation where a surface bends, interpolation elsewhere.
 
 Rounds of evaluations on a grid: a coarse lattice first, then whichever cells have the largest estimated errors, until
 none is above the tolerance, and the worst of the rest have been evaluated as well and were within it.
@@ -26,15 +26,15 @@ GROWTH, APART = 0.25, 0.7
 AUDIT = 0.01
 #: The tolerance of a class over that of the overall loss.
 CLASS_TOLERANCE = 4.0
-#: Once this part of all cells is evaluated, the overall loss alone decides whether to go on.
+#: Once this part of all cells is evaluated, the overall loss alone decides whether to continue.
 CLASS_SHARE = 0.2
 #: The height up to which a picture shows a surface, as a quantile of its values.
 RELIEF = 0.9
-#: The estimate of an error is this many times its size expected from so many points nearby.
+#: The estimate of an error is ``SAFETY`` times its expected size, from the ``NEARBY`` nearest points.
 SAFETY, NEARBY = 3.0, 10
 #: Estimates are at least this part of the relief: the rounding of interpolation.
 ROUNDING = 1e-9
-#: Larger grids are interpolated in tiles of so many cells a side, from points as far as the margin beyond them.
+#: Cells on a side of the tiles in which larger grids are interpolated, and the margin of points around them.
 TILE, MARGIN = 64, 16
 
 
@@ -70,7 +70,7 @@ def refine(
     3, which on those planes was above the true error in at least 95 % of the interpolated cells of every
     column, and 97 % for the overall loss; kinks are worst (93 % on a cone).
 
-    Columns beyond the criteria are fractions, shares of right answers, which are steps: these are interpolated linearly
+    Columns beyond the criteria are fractions, such as accuracies, which are steps: these are interpolated linearly
     between evaluated points, and their error is estimated as the spread of those nearby.
 
     A cell next to one that is not finite (in any column that has values) is evaluated itself.
@@ -97,7 +97,7 @@ def refine(
 
 
 class _Surface:
-    """What is known of a surface so far.
+    """A surface under refinement: its values, errors and evaluated cells.
 
     Attributes:
         done: (n,) cells evaluated.
@@ -119,7 +119,7 @@ class _Surface:
         self._auditing = self._refuted = False
 
     def add(self, cells: np.ndarray, rows: np.ndarray) -> None:
-        """Take in new rows (m, K), and interpolate the rest anew."""
+        """Add new rows (m, K), and interpolate the rest again."""
         if not self.done.any():
             self.values = np.full((len(self.done), rows.shape[1]), np.nan)
         elif self.finite.any():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,8 @@ from sharpness.objective import Objective
 from sharpness.probes.directions.between_models import Subject, read_subject, require_reachable, toward
 from sharpness.probes.directions.direction_set import Directions
 from sharpness.probes.landscapes.line_and_plane import Range, line, plane
-from sharpness.probes.shared.comparison import comparable
+from sharpness.probes.shared.probe import Given, comparable
+from sharpness.probes.shared.work import Resume
 from sharpness.results import LineResult, PlaneResult
 
 #: Part of a vector's length by which a third model must be off the line through the first two.
@@ -30,7 +31,9 @@ def interpolate(
     x: Range = (0, 1, 25),
     *,
     names: Sequence[str] | None = None,
-    **settings: Any,
+    precision: str = "auto",
+    resume: Resume = None,
+    **given: Unpack[Given],
 ) -> LineResult:
     """``L((1 - x) w + x w_other)`` and the same per class: the model is at x = 0, the other at x = 1.
 
@@ -40,7 +43,9 @@ def interpolate(
         other: a model of the same architecture, a checkpoint or its path, an objective, or a state dict.
         x: from, to, number of points; both ends included.
         names: of the two models, for the marks.
-        settings: of :func:`~sharpness.line`.
+        precision: see :func:`~sharpness.plane`.
+        resume: see :func:`~sharpness.plane`.
+        given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Raises:
         UserError: another architecture, the same weights, or BatchNorm statistics that differ while the objective's
@@ -54,11 +59,11 @@ def interpolate(
     ends = Directions.of(
         objective, [direction], "models", marks=np.array([[0.0], [1.0]]), mark_names=_names(names, (objective, other))
     )
-    return line(objective, x, ends, **settings)
+    return line(objective, x, ends, precision=precision, resume=resume)
 
 
 def barrier(line: LineResult, of: str = "loss") -> pd.DataFrame:
-    r"""How high the path between two models rises above the chord between its ends.
+    r"""Compute the barrier of a path between two models: its largest rise above the chord between its ends.
 
     .. math:: \max_{0 \le x \le 1} L(x) - [(1 - x) L(0) + x L(1)]
 
@@ -67,11 +72,12 @@ def barrier(line: LineResult, of: str = "loss") -> pd.DataFrame:
     take the error. The maximum is over the points of the line, hence a lower bound.
 
     Args:
-        line: what :func:`interpolate` returns; its points must include 0 and 1.
-        of: ``"loss"``, or ``"error"``, the share of wrong answers.
+        line: a result of ``interpolate``, whose points include 0 and 1.
+        of: ``"loss"``, or ``"error"``, the classification error.
 
     Returns:
-        One row each: subset, barrier, position (the x of the maximum). NaN for classes without samples.
+        One row for all samples, every group and every class: ``class``, ``group``, ``samples``, ``barrier`` and
+        ``position`` (the x of the maximum). NaN for classes without samples.
 
     Raises:
         UserError: the line lacks the point 0 or 1.
@@ -91,18 +97,17 @@ def barrier(line: LineResult, of: str = "loss") -> pd.DataFrame:
     if of == "error":
         classes = 1 - line.class_accuracies
         overall = line.pooled(classes)
-    subsets: list[tuple[str, str | int | None]] = [("overall", None)]
-    subsets += [(g, g) for g, members in line.groups.items() if members]
-    subsets += [(name, c) for c, name in enumerate(line.class_names)]
     rows = []
-    for label, subset in subsets:
+    for subset in line.subsets():
         values = line.select(classes, subset, overall)[inside]
         rise = values - (1 - x) * values[0] - x * values[-1]
+        # Exactly 0 at both ends, where rounding of the chord must not make a barrier; NaN stays.
         rise[[0, -1]] = values[[0, -1]] - values[[0, -1]]
         known = not np.isnan(rise).any()
         top = int(np.argmax(rise))
-        rows.append((label, float(rise[top]) if known else np.nan, float(x[top]) if known else np.nan))
-    return pd.DataFrame(rows, columns=["subset", "barrier", "position"])
+        height, position = (float(rise[top]), float(x[top])) if known else (np.nan, np.nan)
+        rows.append({**line.row(subset), "barrier": height, "position": position})
+    return pd.DataFrame(rows)
 
 
 @comparable
@@ -114,7 +119,10 @@ def plane_through(
     points: int = 25,
     *,
     names: Sequence[str] | None = None,
-    **settings: Any,
+    adaptive: float | None = None,
+    precision: str = "auto",
+    resume: Resume = None,
+    **given: Unpack[Given],
 ) -> PlaneResult:
     r"""The loss over the plane through three models (Garipov et al., NeurIPS 2018).
 
@@ -127,7 +135,10 @@ def plane_through(
         margin: how much wider than the three models the plane is on every side, as a part of their extent.
         points: along each axis.
         names: of the three models, for the marks.
-        settings: of :func:`~sharpness.plane`.
+        adaptive: see :func:`~sharpness.plane`.
+        precision: see :func:`~sharpness.plane`.
+        resume: see :func:`~sharpness.plane`.
+        given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Raises:
         UserError: models on one line, or what :func:`interpolate` refuses.
@@ -137,7 +148,7 @@ def plane_through(
     for other in others:
         require_reachable(objective, other)
     x, y = found.ranges(margin, points)
-    return plane(objective, x, y, found, **settings)
+    return plane(objective, x, y, found, adaptive=adaptive, precision=precision, resume=resume)
 
 
 def model_axes(objective: Objective, second: Subject, third: Subject) -> Directions:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -18,8 +18,10 @@ from sharpness.probes.directions.direction_set import Directions
 from sharpness.probes.landscapes.adaptive_grid import Refinement, refine
 from sharpness.probes.landscapes.named_directions import named_directions
 from sharpness.probes.landscapes.precision import landscape_precision, spread_points, stands_out
-from sharpness.probes.shared.comparison import common_fields, comparable
-from sharpness.probes.shared.point_table import PointTable, Resume
+from sharpness.probes.shared.comparison import common_fields
+from sharpness.probes.shared.point_table import PointTable
+from sharpness.probes.shared.probe import Given, comparable
+from sharpness.probes.shared.work import Resume
 from sharpness.results import LineResult, PlaneResult
 
 #: From, to, number of points.
@@ -39,6 +41,7 @@ def line(
     *,
     precision: str = "auto",
     resume: Resume = None,
+    **given: Unpack[Given],
 ) -> LineResult:
     """``L(w + x d)`` and ``L_c(w + x d)`` at evenly spaced x.
 
@@ -49,7 +52,9 @@ def line(
             (unit length); a flat vector (k,), taken as it is; or a
             :class:`~sharpness.probes.directions.direction_set.Directions`.
         normalization: ``"filter"``, ``"layer"`` or None, of Gaussian directions.
-        precision, resume: see :func:`plane`.
+        precision: see :func:`plane`.
+        resume: see :func:`plane`.
+        given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Raises:
         UserError: an empty range, an unknown direction, or a vector of another length.
@@ -84,6 +89,7 @@ def plane(
     adaptive: float | None = None,
     precision: str = "auto",
     resume: Resume = None,
+    **given: Unpack[Given],
 ) -> PlaneResult:
     """``L(w + x_i d1 + y_j d2)`` in cell [j, i], and the same per class.
 
@@ -103,6 +109,7 @@ def plane(
             (three of a line), and takes float32 where the relief of the surface, or of a class, is not 100 times
             as large as the error, or the tolerance of ``adaptive`` not 10 times.
         resume: a folder for points that are done; a call with the same settings goes on with them.
+        given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Raises:
         UserError: an empty range, an unknown direction, or vectors of another length.

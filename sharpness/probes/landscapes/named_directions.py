@@ -37,7 +37,8 @@ def gradient_direction(objective: Objective, number: int = 1, seed: int = 0) -> 
 
 def hessian_directions(objective: Objective, number: int = 1, seed: int = 0) -> list[Tensor]:
     """Unit eigenvectors of the algebraically largest eigenvalues; their largest entry is positive."""
-    found = eigenvalues(objective, k=number, seed=seed)
+    found = eigenvalues(objective, k=number, seed=seed, keep_vectors=True)
+    assert found.vectors is not None
     if not found.converged.all():
         residual = float(found.residuals.max())
         logger.warning("hessian directions: not converged, the largest residual norm is %.2g", residual)
@@ -94,6 +95,8 @@ def named_directions(
     for i, name in enumerate(names):
         if name in suggested:
             found[i] = _orthogonal(next(suggested[name]), list(found.values()), name)
+    # Gaussian directions last, whatever their place: these can be made orthogonal to a vector within every filter and
+    # keep its norm, the others would have to be changed.
     for i, name in enumerate(names):
         if name == "gaussian":
             other = next(iter(found.values()), None)

@@ -59,7 +59,7 @@ class PolyharmonicSpline:
         return weights[:, : len(self.centers)] @ values, power
 
     def standardised_residuals(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What interpolation from all other centres misses at each: ``f_i - s_(-i)(x_i) = a_i / G_ii``, G the inverse.
+        """Leave-one-out residuals at all centres, ``f_i - s_(-i)(x_i) = a_i / G_ii`` with G the inverse.
 
         Returns:
             (n, K), and the same over the power function of the other centres, ``G_ii^(-1/2)``.

@@ -1,4 +1,4 @@
-"""Where landscapes may be evaluated in bfloat16, and whether they should have been."""
+"""Precision of landscapes: bfloat16 where it pays, if the relief stands out from its errors."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from sharpness.probes.landscapes.adaptive_grid import CLASS_TOLERANCE
 PRECISIONS = ("auto", "float32", "bfloat16")
 #: Floating-point operations from which a landscape is worth reduced precision: about a minute of two CPU cores.
 WORTHWHILE = 1e13
-#: How many times the error the relief of a landscape must be.
+#: Smallest relief of a landscape over the error.
 RELIEF = 100.0
-#: How many times the error the tolerance of an interpolated landscape must be. Interpolation takes noise for bends:
+#: Smallest tolerance of an interpolated landscape over the error. Interpolation takes noise for bends:
 #: that of a fifth of the tolerance makes it evaluate two thirds of the points of a bowl, that of a third all of them.
 RESOLVED = 10.0
 
 
 def landscape_precision(objective: Objective, precision: str, points: int) -> str:
-    """``"bfloat16"``, or the name of the model's own dtype.
+    """Resolve the precision of a landscape: ``"bfloat16"``, or the name of the model's own dtype.
 
     ``"auto"`` is bfloat16 for models in float32, on devices with instructions for it, where all points together take
-    at least :data:`WORTHWHILE` operations.
+    at least ``WORTHWHILE`` operations.
 
     Raises:
         UserError: an unknown precision, or another one than the model's.
@@ -49,10 +49,10 @@ def spread_points(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def stands_out(reduced: np.ndarray, exact: np.ndarray, adaptive: float | None = None) -> bool:
-    """Whether every relief is at least :data:`RELIEF` times the error of reduced precision.
+    """True if every relief is at least ``RELIEF`` times the error of reduced precision.
 
-    The error is the root mean square over some points. Of an interpolated landscape its tolerance must be
-    :data:`RESOLVED` times as large.
+    The error is the root mean square over some points. The tolerance of an interpolated landscape must be ``RESOLVED``
+    times as large.
 
     Args:
         reduced, exact: (n, S) losses of S subsets at n points, the first one of all samples; columns without a finite

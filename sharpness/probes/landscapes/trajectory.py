@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -17,12 +17,13 @@ from sharpness.objective import Objective
 from sharpness.probes.directions.between_models import Subject, toward
 from sharpness.probes.directions.direction_set import Directions
 from sharpness.probes.landscapes.line_and_plane import plane
-from sharpness.probes.shared.comparison import comparable
+from sharpness.probes.shared.probe import Given, comparable
+from sharpness.probes.shared.work import Resume
 from sharpness.results import PlaneResult
 
 #: Columns of the matrix of displacements that are in float64 at a time.
 CHUNK = 1 << 20
-#: Smallest ratio of the second to the first singular value that is told from rounding.
+#: Smallest ratio of the second to the first singular value that is no rounding.
 FLAT = 1e-6
 
 Steps = str | Path | Sequence[Subject] | Mapping[str, Subject]
@@ -61,6 +62,7 @@ def trajectory(objective: Objective, steps: Steps) -> Directions:
     if singular[1] <= FLAT * singular[0]:
         raise UserError("the steps of the run are on one line, which is no plane: interpolate between two of them")
     axes = _combined(moves, torch.from_numpy(left[:, ::-1][:, :2] / singular[:2]))
+    # The Gram matrix squares the condition of D, so that these vectors are orthogonal only after a factorisation.
     axes = torch.linalg.qr(axes.T).Q.T
     path = np.stack([(axes @ m.double()).numpy() for m in moves])
     signs = np.sign(path[np.abs(path).argmax(axis=0), [0, 1]])
@@ -77,7 +79,15 @@ def trajectory(objective: Objective, steps: Steps) -> Directions:
 
 @comparable
 def trajectory_plane(
-    objective: Objective, steps: Steps | Directions, margin: float = 0.2, points: int = 25, **settings: Any
+    objective: Objective,
+    steps: Steps | Directions,
+    margin: float = 0.2,
+    points: int = 25,
+    *,
+    adaptive: float | None = None,
+    precision: str = "auto",
+    resume: Resume = None,
+    **given: Unpack[Given],
 ) -> PlaneResult:
     """The loss over the plane of a training run's principal directions, with its path as marks.
 
@@ -90,14 +100,17 @@ def trajectory_plane(
         steps: as :func:`trajectory` takes them, or what it returned.
         margin: how much wider than the path the plane is on every side, as a part of the path's extent.
         points: along each axis.
-        settings: of :func:`~sharpness.plane`.
+        adaptive: see :func:`~sharpness.plane`.
+        precision: see :func:`~sharpness.plane`.
+        resume: see :func:`~sharpness.plane`.
+        given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Raises:
         UserError: what :func:`trajectory` refuses.
     """
     found = steps.fit(objective, 2) if isinstance(steps, Directions) else trajectory(objective, steps)
     x, y = found.ranges(margin, points)
-    result = plane(objective, x, y, found, **settings)
+    result = plane(objective, x, y, found, adaptive=adaptive, precision=precision, resume=resume)
     explained = None if found.explained is None else found.explained.tolist()
     return replace(result, provenance={**result.provenance, "explained": explained})
 

@@ -18,7 +18,7 @@ from sharpness.objective import Objective
 from sharpness.probes.measures.column import Column, Subject
 from sharpness.probes.measures.measure import Measure, NoSettings, Passes
 from sharpness.probes.shared.intervals import sample_freedom
-from sharpness.probes.shared.row_store import RowStore
+from sharpness.probes.shared.work import Arrays, Work
 from sharpness.progress import progress
 
 #: What a function gives: a value, or a value and its standard error.
@@ -63,18 +63,17 @@ class OfFunction:
         """The function's values of all samples and of every class that has any."""
         objective = subject.objective
         told = {"measure": self.name, "version": self.version, "value": f"{subject.base.mean:.4g}"}
-        store = RowStore(subject.resume, {**objective.provenance(), **told})
         numbers = np.full((objective.num_classes + 1, 2), np.nan)
         present = [int(c) for c in np.flatnonzero(objective.class_samples)]
         rows = [*present, len(numbers) - 1] if len(present) > 1 else present
+
+        def of_row(row: int) -> Arrays:
+            part = objective.restrict(row) if row < objective.num_classes else objective
+            return {"numbers": np.array(_computed(self.name, self.function, part))}
+
         with progress(len(rows), self.name, "rows") as bar:
-            for row in rows:
-                kept = store.load(row)
-                if kept is None:
-                    part = objective.restrict(row) if row < objective.num_classes else objective
-                    kept = {"numbers": np.array(_computed(self.name, self.function, part))}
-                    store.save(row, kept)
-                numbers[row] = kept["numbers"]
+            for row, found in Work(subject.resume, {**objective.provenance(), **told}).rows(rows, of_row):
+                numbers[row] = found["numbers"]
                 bar.update()
         if len(present) == 1:  # all samples are of that class
             numbers[-1] = numbers[present[0]]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +13,7 @@ from torch import nn
 
 from sharpness.checkpoints import Checkpoint, find_checkpoints, load_checkpoint
 from sharpness.data import DATASETS, read_once
-from sharpness.engine import distributed, undisturbed
+from sharpness.engine import undisturbed
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.measures.column import Column, Subject
@@ -29,12 +26,13 @@ from sharpness.probes.measures.worst_rise import Ascent
 from sharpness.probes.shared.as_objective import as_objective, labelled_checkpoints
 from sharpness.probes.shared.comparison import common_fields, side_by_side
 from sharpness.probes.shared.cost import Cost, announce
+from sharpness.probes.shared.probe import table_probe
 from sharpness.probes.shared.trainings import Training, compared
-from sharpness.results import Comparison, MeasureResult, load_result
+from sharpness.probes.shared.work import kept_result, key_of
+from sharpness.results import Comparison, MeasureResult
 
-logger = logging.getLogger("sharpness")
 
-
+@table_probe
 @undisturbed()
 def measure(
     subject: Objective | nn.Module | Checkpoint | str | Path | Mapping[str, Any],
@@ -218,52 +216,41 @@ def _measure_one(
     numbers |= versions_of(settings)
     fields = common_fields(subject, probe="measure", **numbers)
     key = {**fields["provenance"], "groups": subject.groups, "names": subject.class_names, "train": counts.tolist()}
-    stored = _stored(folder, {**key, "label": label, "run": run, "value": f"{base.mean:.4g}"})
-    if stored is not None and stored.is_file():
-        try:
-            found = load_result(stored)
-        except UserError as error:
-            logger.warning("%s: its model is measured again", error)
-        else:
-            if type(found) is MeasureResult and found.names == names:
-                return found
-            logger.warning("%s holds another result: its model is measured again", stored)
-    _announce(subject, settings, models, label)
-    columns: dict[str, Column] = {}
-    for measure, chosen in settings.items():
-        if measure.name not in columns:  # one computation may give several
-            columns |= measure.compute(Subject(subject, base, folder, label), chosen)
-    found_columns = [columns[name] for name in names]
-    result = MeasureResult(
-        names=names,
-        overall=np.array([c.values[-1] for c in found_columns]),
-        overall_standard_errors=np.array([c.errors[-1] for c in found_columns]),
-        overall_lower=np.array([c.ends[0, -1] for c in found_columns]),
-        overall_upper=np.array([c.ends[1, -1] for c in found_columns]),
-        values=np.stack([c.values[:-1] for c in found_columns]),
-        standard_errors=np.stack([c.errors[:-1] for c in found_columns]),
-        lower=np.stack([c.ends[0, :-1] for c in found_columns]),
-        upper=np.stack([c.ends[1, :-1] for c in found_columns]),
-        group_standard_errors=np.stack([c.group_errors for c in found_columns]) if subject.groups else None,
-        group_lower=np.stack([c.group_ends[0] for c in found_columns]) if subject.groups else None,
-        group_upper=np.stack([c.group_ends[1] for c in found_columns]) if subject.groups else None,
-        over=tuple(c.over for c in found_columns),
-        train_counts=counts,
-        described={measure.name: measure.plain for measure in settings},
-        **fields,
-    )
-    if label is not None:
-        result.provenance["label"] = label
-    if stored is not None and distributed.rank() == 0:
-        result.save(stored)
-    return result
+    digest = key_of({**key, "label": label, "run": run, "value": f"{base.mean:.4g}"})
 
+    def fits(found: Any) -> bool:
+        return type(found) is MeasureResult and found.names == names
 
-def _stored(folder: Path | None, key: dict[str, Any]) -> Path | None:
-    """Where the table of a model is kept, by everything that it depends on."""
-    if folder is None:
-        return None
-    return folder / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]}.nc"
+    def compute() -> MeasureResult:
+        _announce(subject, settings, models, label)
+        columns: dict[str, Column] = {}
+        for measure, chosen in settings.items():
+            if measure.name not in columns:  # one computation may give several
+                columns |= measure.compute(Subject(subject, base, folder, label), chosen)
+        found_columns = [columns[name] for name in names]
+        result = MeasureResult(
+            names=names,
+            overall=np.array([c.values[-1] for c in found_columns]),
+            overall_standard_errors=np.array([c.errors[-1] for c in found_columns]),
+            overall_lower=np.array([c.ends[0, -1] for c in found_columns]),
+            overall_upper=np.array([c.ends[1, -1] for c in found_columns]),
+            values=np.stack([c.values[:-1] for c in found_columns]),
+            standard_errors=np.stack([c.errors[:-1] for c in found_columns]),
+            lower=np.stack([c.ends[0, :-1] for c in found_columns]),
+            upper=np.stack([c.ends[1, :-1] for c in found_columns]),
+            group_standard_errors=np.stack([c.group_errors for c in found_columns]) if subject.groups else None,
+            group_lower=np.stack([c.group_ends[0] for c in found_columns]) if subject.groups else None,
+            group_upper=np.stack([c.group_ends[1] for c in found_columns]) if subject.groups else None,
+            over=tuple(c.over for c in found_columns),
+            train_counts=counts,
+            described={measure.name: measure.plain for measure in settings},
+            **fields,
+        )
+        if label is not None:
+            result.provenance["label"] = label
+        return result
+
+    return kept_result(None if folder is None else folder / f"{digest}.nc", fits, compute)
 
 
 def _announce(objective: Objective, settings: dict[Measure, Any], models: int, label: str | None) -> None:

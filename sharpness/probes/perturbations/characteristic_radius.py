@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -19,8 +19,9 @@ from sharpness.objective import Objective
 from sharpness.probes.curvature.eigenvalues import eigenvalues
 from sharpness.probes.directions.gaussian import gaussian
 from sharpness.probes.perturbations.projected_ascent import Ball, ascend
-from sharpness.probes.shared.comparison import common_fields, comparable
-from sharpness.probes.shared.row_store import RowStore
+from sharpness.probes.shared.comparison import common_fields
+from sharpness.probes.shared.probe import Given, comparable
+from sharpness.probes.shared.work import Arrays, Work
 from sharpness.progress import progress
 from sharpness.results import CharacteristicRadiusResult
 
@@ -53,6 +54,7 @@ def characteristic_radius(
     tol: float = 1e-3,
     seed: int = 0,
     resume: str | Path | None = None,
+    **given: Unpack[Given],
 ) -> CharacteristicRadiusResult:
     r"""The radius :math:`\rho_c^*` of Theorem 1 of CC-SAM (Zhou et al., CVPR 2023), and whether the landscape agrees.
 
@@ -102,6 +104,7 @@ def characteristic_radius(
         tol: of the eigenvalues.
         seed: of the eigenvalues, and of the ascent where there is no gradient.
         resume: a folder for unfinished work; the same call goes on there, and ends with the same bits.
+        given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Raises:
         UserError: counts, scale, factors or steps out of range, weights that are all 0, a gradient that is not finite.
@@ -131,20 +134,19 @@ def characteristic_radius(
     fields = common_fields(objective, probe="characteristic_radius", **settings)
     base = objective.check()
     key = {**fields["provenance"], "n": counts.tolist(), "factors": grid.tolist(), "value": f"{base.mean:.4g}"}
-    store = RowStore(resume, key)
     whole = objective.num_classes
     rows = [*(int(c) for c in np.flatnonzero(objective.class_samples)), whole]
     table = np.full((whole + 1, len(NAMES)), np.nan)
     losses = np.full((whole + 1, len(grid)), np.nan)
+
+    def compute(row: int) -> Arrays:
+        part = objective if row == whole else objective.restrict(row)
+        n = int(counts.sum() if row == whole else counts[row])
+        name = "all samples" if row == whole else f"class {objective.class_names[row]}"
+        return _Row(objective, part, name, n, weight_norm).numbers(scale, grid, steps, seed)
+
     with progress(len(rows), "characteristic radius", "classes") as bar:
-        for row in rows:
-            found = store.load(row)
-            if found is None:
-                part = objective if row == whole else objective.restrict(row)
-                n = int(counts.sum() if row == whole else counts[row])
-                name = "all samples" if row == whole else f"class {objective.class_names[row]}"
-                found = _Row(objective, part, name, n, weight_norm).numbers(scale, grid, steps, seed)
-                store.save(row, found)
+        for row, found in Work(resume, key).rows(rows, compute):
             table[row, : len(found["numbers"])], losses[row] = found["numbers"], found["losses"]
             bar.update()
     if lambda_max:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -11,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.engine import SampleSums, distributed
+from sharpness.engine import SampleSums
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.directions.gaussian import gaussian
 from sharpness.probes.perturbations.projected_ascent import Ball, ascend
-from sharpness.probes.shared.row_store import INTERVAL, RowStore
+from sharpness.probes.shared.work import Work
 from sharpness.progress import progress
 
 T = TypeVar("T")
@@ -82,10 +81,9 @@ class Ascents:
     def gradients(self) -> int:
         return int(self.numbers[:, 5].sum())
 
-    def run(self, ball: Ball, steps: int, store: RowStore) -> None:
-        """Do what is left, and keep it in ``store`` now and then and in the end, also that of an error."""
-        self._load(store)
-        saved = time.monotonic()
+    def run(self, ball: Ball, steps: int, work: Work) -> None:
+        """Do what is left, and keep it in ``work`` now and then and in the end, also that of an error."""
+        self._load(work)
         needed = [steps - self._everything(item) for item in self.items]
         try:
             with (
@@ -97,11 +95,10 @@ class Ascents:
                     self.numbers[i], slope = self._climb(self.items[i], ball, steps, bar.update)
                     bar.update(needed[i] - int(self.numbers[i, 5]))
                     self.slope, self.done = slope, i + 1
-                    if time.monotonic() - saved >= INTERVAL:
-                        self._save(store)
-                        saved = time.monotonic()
+                    if work.due:
+                        self._save(work)
         finally:
-            self._save(store)
+            self._save(work)
 
     def table(self) -> tuple[np.ndarray, np.ndarray]:
         """Loss, worst loss, rise, accuracy at the worst points, standard error of the rise.
@@ -170,12 +167,12 @@ class Ascents:
         rows = torch.from_numpy(self.base.rows[:, indices])
         return SampleSums.of(rows, self.objective.classes[indices], self.objective.num_classes)
 
-    def _load(self, store: RowStore) -> None:
-        found = store.load(0)
+    def _load(self, work: Work) -> None:
+        found = work.load("ascents")
         if found is not None:
             self.numbers, self.done = found["numbers"], int(found["done"])
             self.slope = torch.from_numpy(found["slope"]).to(self.slope.device)
 
-    def _save(self, store: RowStore) -> None:
-        if self.done and store.folder is not None and distributed.rank() == 0:
-            store.save(0, {"numbers": self.numbers, "done": self.done, "slope": self.slope.cpu().numpy()})
+    def _save(self, work: Work) -> None:
+        if self.done:
+            work.save("ascents", {"numbers": self.numbers, "done": self.done, "slope": self.slope.cpu().numpy()})

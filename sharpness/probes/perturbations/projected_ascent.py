@@ -80,7 +80,7 @@ def ascend(
     steps: int,
     noise: Callable[[], Tensor],
 ) -> tuple[S, int]:
-    """Climb from the centre of a ball.
+    """Climb from the centre of a ball by projected gradient ascent with backtracking.
 
     Args:
         evaluate: a displacement (k,) to the loss there.
@@ -108,6 +108,7 @@ def ascend(
             point = ball.project(u + length * direction)
             there = evaluate(ball.displacement(point))
             if not there.mean > here.mean:
+                # The point stays, and so does its gradient: half the step costs one evaluation more.
                 length /= 2
                 continue
             u, here = point, there

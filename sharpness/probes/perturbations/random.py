@@ -1,4 +1,4 @@
-r"""How much the loss rises when the weights are moved at random.
+r"""Rises of the loss under random perturbations of the weights.
 
 .. code-block:: text
 
@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -27,8 +28,9 @@ from torch import Tensor
 from sharpness.errors import UserError, choose
 from sharpness.objective import Objective
 from sharpness.probes.directions.gaussian import NORMALIZATIONS, gaussian, normalize
-from sharpness.probes.shared.comparison import common_fields, comparable
+from sharpness.probes.shared.comparison import common_fields
 from sharpness.probes.shared.point_table import PointTable
+from sharpness.probes.shared.probe import Given, comparable
 from sharpness.results import PerturbationResult
 
 RADII = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -45,6 +47,7 @@ def random_perturbation(
     *,
     distribution: str = "gaussian",
     resume: str | Path | None = None,
+    **given: Unpack[Given],
 ) -> PerturbationResult:
     r"""``L(w + r d_j)`` for every radius r and ``draws`` random directions d_j, overall and per class.
 
@@ -62,6 +65,7 @@ def random_perturbation(
             BatchNorm stay), or None.
         distribution: ``"gaussian"``, ``"sphere"`` or ``"uniform"``, as above.
         resume: a folder for points that are done; a call with the same settings goes on with them.
+        given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Raises:
         UserError: no radii, negative ones, no draws, or an unknown distribution or normalisation.
@@ -85,6 +89,7 @@ def random_perturbation(
         raise UserError(f"draws={draws}: give at least 1")
     objective.check()
 
+    # All radii of a draw follow each other, so that a cache of one direction draws each only once.
     @lru_cache(maxsize=1)
     def direction(j: int) -> Tensor:
         return draw_direction(objective, j, seed, normalization, distribution)

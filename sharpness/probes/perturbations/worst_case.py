@@ -3,6 +3,7 @@ r"""The largest rise of the loss within a ball around the weights."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -12,9 +13,10 @@ from sharpness.errors import UserError, choose, require_whole
 from sharpness.objective import Objective
 from sharpness.probes.perturbations.class_ascents import Ascents
 from sharpness.probes.perturbations.projected_ascent import NORMS, Ball
-from sharpness.probes.shared.comparison import common_fields, comparable
+from sharpness.probes.shared.comparison import common_fields
 from sharpness.probes.shared.intervals import group_ends, sample_freedom
-from sharpness.probes.shared.row_store import RowStore
+from sharpness.probes.shared.probe import Given, comparable
+from sharpness.probes.shared.work import Work
 from sharpness.results import MeasureResult
 
 NAMES = ("loss", "worst_loss", "worst_rise", "worst_accuracy")
@@ -31,6 +33,7 @@ def worst_case(
     m: int | None = None,
     seed: int = 0,
     resume: str | Path | None = None,
+    **given: Unpack[Given],
 ) -> MeasureResult:
     r""":math:`\max_{\|u\| \le \rho} L(w + T u) - L(w)` by projected gradient ascent, overall and per class.
 
@@ -58,6 +61,7 @@ def worst_case(
             that with m = 1. None is one batch.
         seed: of the batches, and of the start where the gradient is zero and there are several steps.
         resume: a folder for unfinished work; the same call goes on there, and ends with the same bits.
+        given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Returns:
         A table of ``loss``, ``worst_loss``, ``worst_rise`` and ``worst_accuracy``, the share of right answers at the
@@ -85,8 +89,8 @@ def worst_case(
     ascents = Ascents(objective, objective.check(), m, seed)
     weights = torch.cat([p.detach().reshape(-1) for p in objective.parameters])
     ball = Ball(rho, norm, weights.abs() if adaptive else None)
-    store = RowStore(resume, {**fields["provenance"], "value": f"{ascents.base.mean:.4g}"})
-    ascents.run(ball, steps, store)
+    work = Work(resume, {**fields["provenance"], "value": f"{ascents.base.mean:.4g}"})
+    ascents.run(ball, steps, work)
     table, overall = ascents.table()
     errors, overall_errors = np.full_like(table[:4], np.nan), np.full_like(overall[:4], np.nan)
     errors[2], overall_errors[2] = table[4], overall[4]

@@ -1,1 +1,1 @@
-"""What all probes share: objectives from checkpoints, comparisons of several models, unfinished work, costs."""
+"""Shared parts of all probes: objectives from checkpoints, comparisons of several models, unfinished work, costs."""

@@ -1,59 +1,22 @@
-"""A mapping of objectives means a comparison: one call, one result for each, shared settings."""
+"""Objectives side by side: check that their results can be compared."""
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from typing import Any
 
-from sharpness.data import DATASETS, is_data, read_once
-from sharpness.engine import undisturbed
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.directions.gaussian import noise_keys
-from sharpness.probes.shared.as_objective import as_objective
-from sharpness.probes.shared.trainings import Training, compared, named, trainings
+from sharpness.probes.shared.trainings import Training, named, trainings
 from sharpness.results.same import SHARED, SPLIT, Probed, require_equal, require_same_samples
 
 #: Attributes of an objective that have another name in its provenance.
 ATTRIBUTES = {"loss": "loss_name", "dtype": "precision"}
 logger = logging.getLogger("sharpness")
-
-
-def comparable(probe: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a probe of an objective take models and checkpoints as well, and a mapping of any of them by label.
-
-    A mapping returns a :class:`Comparison`: every model is probed with the same arguments and seed, hence in the same
-    random directions. A list under a label is several trainings of one model, whose results are :class:`Runs`.
-    The probe gains two arguments, ``data``, which may also follow the model without its name, and ``options``: see
-    :func:`~sharpness.probes.shared.as_objective.as_objective`.
-    """
-
-    @functools.wraps(probe)
-    @undisturbed()
-    def probe_all(
-        objective: Any, *args: Any, data: Any = None, options: Mapping[str, Any] | None = None, **settings: Any
-    ) -> Any:
-        if data is None and args and (is_data(args[0]) or (isinstance(args[0], str) and args[0] in DATASETS)):
-            data, *args = args  # type: ignore[assignment]
-        data = read_once(data)
-        if not isinstance(objective, Mapping):
-            return probe(as_objective(objective, data, **(options or {})), *args, **settings)
-        given = dict(options or {})
-        models = side_by_side(objective, lambda one: as_objective(one, data, **given), given.get("loss") == "training")
-
-        def probed(one: Training) -> Any:
-            result = probe(one.subject, *args, **settings)
-            if one is models[0] and _is_random(result):
-                _warn_of_shapes({named(model): model.subject for model in models})
-            return result
-
-        return compared(models, probed)
-
-    return probe_all
 
 
 def side_by_side(
@@ -87,7 +50,7 @@ def side_by_side(
 def _in_groups_of(other: Training, model: Training) -> Training:
     """A model in the groups of another, if it was trained on balanced classes, which are one group, and that was not.
 
-    Rare classes are what a comparison with models of a long tail asks about; whose they are is told.
+    Rare classes are what a comparison with models of a long tail asks about; a warning names their model.
     """
     theirs = other.subject.groups
     if not model.subject.groups or _splits(model.subject.groups) or not _splits(theirs):
@@ -99,20 +62,20 @@ def _in_groups_of(other: Training, model: Training) -> Training:
 
 
 def _splits(groups: Mapping[str, Sequence[int]]) -> bool:
-    """Whether classes are in several groups."""
+    """True if the classes are in several groups."""
     return sum(len(classes) > 0 for classes in groups.values()) > 1
 
 
 def require_comparable(objectives: Mapping[str, Objective], own_losses: bool = False) -> None:
     """Refuse objectives that differ in samples, scope, BatchNorm policy, loss, precision, classes or groups.
 
-    Samples are told apart by what :class:`Objective` says: their order and what normalises them may differ.
+    Samples are compared by their identity in ``Objective``: their order and normalisation may differ.
 
     Args:
         own_losses: every model is probed on the loss that it was trained with, and weighs classes as that does.
 
     Raises:
-        UserError: tells how many samples differ and which, or names the field that differs, and both values.
+        UserError: says how many samples differ and which, or names the field that differs, and both values.
     """
     if not objectives:
         raise UserError("an empty mapping of objectives: there is nothing to compare")
@@ -127,13 +90,13 @@ def require_comparable(objectives: Mapping[str, Objective], own_losses: bool = F
     require_equal(described)
 
 
-def _is_random(result: Any) -> bool:
-    """Whether Gaussian noise has moved the weights."""
+def is_random(result: Any) -> bool:
+    """True if Gaussian noise has moved the weights."""
     names = getattr(result, "directions", "gaussian" if hasattr(result, "distribution") else "")
     return "gaussian" in names.split("+")
 
 
-def _warn_of_shapes(objectives: Mapping[str, Objective]) -> None:
+def warn_of_shapes(objectives: Mapping[str, Objective]) -> None:
     """Models of different architectures may be compared, as by Li et al., yet not under the same noise.
 
     Vectors are left out: filter normalisation does not move them, and a linear head has a bias where others have none.

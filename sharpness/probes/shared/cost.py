@@ -1,4 +1,4 @@
-"""How long a probe should take: its passes are timed on a few samples before it starts."""
+"""Cost estimates of probes: their passes are timed on a few samples before they start."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Cost:
 
     @classmethod
     def of(cls, objective: Objective, curvature: bool = True, gradients: bool = True) -> Cost:
-        """Timed on samples spread over the data; what is not asked for is not timed, and counts 0."""
+        """Time the passes on samples spread over the data; those that are not needed are 0."""
         chosen = torch.linspace(0, objective.num_samples - 1, min(SAMPLES, objective.num_samples)).long().unique()
         part = objective.restrict(chosen)
         forward, product = _seconds(part.evaluate), 0.0

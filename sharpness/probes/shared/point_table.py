@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,79 +12,15 @@ import torch
 from torch import Tensor
 
 from sharpness.engine import distributed
-from sharpness.errors import UserError
-from sharpness.files import write_atomically
 from sharpness.objective import Objective
 from sharpness.probes.shared.cost import announce
+from sharpness.probes.shared.work import Resume, Work
 from sharpness.progress import progress
-from sharpness.untrusted.plain_json import parse_json
-from sharpness.untrusted.refused import Refused
 
-#: Seconds between two writes of unfinished work.
-INTERVAL = 5.0
 #: Work whose expected time, in seconds, is worth a line beforehand.
 LONG = 20.0
 #: The part of all points that interpolation usually asks for.
 USUAL = 1 / 3
-logger = logging.getLogger("sharpness")
-
-
-class WorkFolder:
-    """Where unfinished work is kept, one folder for each key, until whoever asked for it has the result.
-
-    Every folder that is made here holds a file that says so, with its key: what does not is somebody else's, and stays.
-
-    Attributes:
-        used: the folders of this work; others are work of other settings.
-    """
-
-    MARK = ".sharpness-work.json"
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.used: list[Path] = []
-
-    def of(self, key: str) -> Path:
-        """The folder of a key, made if it is not there.
-
-        Raises:
-            UserError: it cannot be made, or is not a folder of ours.
-        """
-        folder = self.path / key
-        try:
-            for made, named in ((self.path, ""), (folder, key)):
-                if not made.exists():
-                    made.mkdir(parents=True, exist_ok=True)
-                    self._mark(made, named)
-                elif not any(made.iterdir()) and made == folder:
-                    self._mark(made, named)  # a process was killed before it did
-        except OSError as error:
-            raise UserError(f"resume={self.path}: {error.strerror}: give a folder to write to") from None
-        if folder not in self.used:
-            self.used.append(folder)
-        return folder
-
-    def clear(self) -> None:
-        """Remove what was used, and the whole if it was made here and nothing else is in it."""
-        for folder in self.used:
-            if self._is_marked(folder, folder.name):
-                shutil.rmtree(folder, ignore_errors=True)
-        left = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else {"nothing"}
-        if left == {self.MARK} and self._is_marked(self.path, ""):
-            shutil.rmtree(self.path, ignore_errors=True)
-
-    def _mark(self, folder: Path, key: str) -> None:
-        write_atomically(folder / self.MARK, lambda partial: partial.write_text(json.dumps({"key": key})))
-
-    def _is_marked(self, folder: Path, key: str) -> bool:
-        try:
-            return not folder.is_symlink() and parse_json((folder / self.MARK).read_text()) == {"key": key}
-        except (OSError, ValueError, Refused):
-            return False
-
-
-#: A folder of unfinished work as callers may give it.
-Resume = str | Path | WorkFolder | None
 
 
 class PointTable:
@@ -125,9 +56,7 @@ class PointTable:
         self.done = np.zeros(number, dtype=bool)
         self._evaluation = objective.evaluation(precision)
         self.center = self._row(None)
-        if isinstance(folder, str | Path):
-            folder = WorkFolder(folder)
-        self._folder = None if folder is None else folder.of(self._key(precision, settings or {}))
+        self._work = Work(folder, self._settings(precision, settings or {}))
         self._bar: Any = None
         self._load()
 
@@ -153,7 +82,6 @@ class PointTable:
         todo = wanted[~self.done[wanted]]
         processes = distributed.world_size()
         own = todo[distributed.rank() :: processes]
-        last = time.monotonic()
         try:
             with self._watched(len(wanted), len(wanted) - len(todo)) as bar:
                 for count, i in enumerate(own):
@@ -162,9 +90,8 @@ class PointTable:
                     bar.update(min(processes, len(todo) - count * processes))
                     if count == 0:
                         self._announce(len(own), time.monotonic() - start)
-                    if time.monotonic() - last >= INTERVAL:
+                    if self._work.due:
                         self._save()
-                        last = time.monotonic()
         finally:
             self._save()
         self._share(np.isin(np.arange(len(self.rows)), own))
@@ -189,7 +116,7 @@ class PointTable:
         return progress(total, self.what, "points", done=done) if self._bar is None else nullcontext(self._bar)
 
     def _announce(self, points: int, seconds: float) -> None:
-        """What a point took, said of all of them if that is long."""
+        """Announce the expected time of all points from that of a few, if it is long."""
         number, share, usually = points, 1.0, ""
         if self._bar is not None:
             number, share, usually = self._left, USUAL, ", usually a third"
@@ -199,25 +126,18 @@ class PointTable:
             up_to = "up to " if usually else ""
             announce(f"{self.what}: {up_to}{number} points x {self.objective.num_samples} samples{usually}", expected)
 
-    def _key(self, precision: str, settings: dict[str, Any]) -> str:
-        """Of everything that the numbers depend on; the loss by its value, because its name may mean another one."""
+    def _settings(self, precision: str, settings: dict[str, Any]) -> dict[str, Any]:
+        """Everything that the numbers depend on; the loss by its value, because its name may mean another one."""
         known = self.objective.provenance() | settings
-        known |= {"precision": precision, "points": len(self.rows), "center": f"{self.center[0]:.6g}"}
-        return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        return known | {"precision": precision, "points": len(self.rows), "center": f"{self.center[0]:.6g}"}
 
     def _load(self) -> None:
         """What any process of an earlier call has left, read by the first one for all."""
-        if self._folder is None:
+        if self._work.folder is None:
             return
         if distributed.rank() == 0:
-            for path in sorted(self._folder.glob("points-*.npz")):
-                try:
-                    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                        indices, rows = file["indices"], file["rows"]
-                    self.rows[indices] = rows
-                    self.done[indices] = True
-                except Exception as error:
-                    logger.warning("%s is damaged (%s): its points are evaluated again", path, type(error).__name__)
+            for found in self._work.parts("points"):
+                self.rows[found["indices"]], self.done[found["indices"]] = found["rows"], True
         self._share(self.done)
 
     def _share(self, mine: np.ndarray) -> None:
@@ -229,12 +149,6 @@ class PointTable:
         self.rows[done], self.done[done] = known[done], True
 
     def _save(self) -> None:
-        if self._folder is None or not self.done.any():
-            return
-        indices = np.flatnonzero(self.done)
-
-        def write(partial: Path) -> None:
-            with partial.open("wb") as file:
-                np.savez(file, allow_pickle=False, indices=indices, rows=self.rows[indices])
-
-        write_atomically(self._folder / f"points-{distributed.rank()}.npz", write)
+        if self.done.any():
+            indices = np.flatnonzero(self.done)
+            self._work.save_part("points", {"indices": indices, "rows": self.rows[indices]})

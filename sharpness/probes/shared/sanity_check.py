@@ -1,4 +1,4 @@
-"""Whether a model gives the answers that it should, before hours are spent on it."""
+"""Sanity checks of a model: confusion matrix, accuracy, signs of permuted labels or wrong normalisation."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from sharpness.objective import Objective
 
 #: By how much accuracies must differ to be worth a remark.
 MARGIN = 0.1
-#: Samples of most classes below which the order of their answers is not judged.
+#: Median samples of a class below which the order of the classes is not judged.
 ENOUGH = 8
-#: Draws of answers that know nothing, to tell how well some order of the classes fits even them.
+#: Draws of random predictions, for the accuracy that the best order of the classes reaches by chance.
 DRAWS = 5
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model answers on some samples.
+    """The predictions of a model on some samples.
 
     Attributes:
-        confusion: (C, C) samples of each class (rows) by answer (columns).
-        weights: (C,) how much each label counts in :attr:`accuracy`; as many as it has samples, if None.
+        confusion: (C, C) samples of each class (rows) by prediction (columns).
+        weights: (C,) weight of each label in ``accuracy``; its number of samples if None.
     """
 
     confusion: np.ndarray
@@ -32,17 +32,17 @@ class Answers:
 
     @property
     def samples(self) -> np.ndarray:
-        """(C,) of every class."""
+        """Samples (C,) of every class."""
         return self.confusion.sum(axis=1)
 
     @property
     def class_accuracies(self) -> np.ndarray:
-        """Shares of right answers, (C,); NaN for a class without samples."""
+        """Accuracies (C,) of the classes; NaN for a class without samples."""
         return ratio(np.diag(self.confusion), self.samples)
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers; where classes were limited, every sample counts as many as it stands for."""
+        """Accuracy over all samples; where classes were limited, every sample has the weight of those it represents."""
         weights = self.samples if self.weights is None else self.weights
         return float(np.nansum(weights * self.class_accuracies) / weights.sum())
 
@@ -53,10 +53,10 @@ class Answers:
 
     @property
     def reordered(self) -> float:
-        """:attr:`class_mean` if the model's outputs stood for the classes in the order that fits best.
+        """``class_mean`` under the order of the model's outputs that fits the classes best.
 
-        Far above :attr:`class_mean`, it says that the data number the classes differently than the model does. A model
-        that gives one answer to everything gets 1 / C in any order.
+        Far above ``class_mean``, it says that the data number the classes differently than the model does. A model
+        with a constant prediction gets 1 / C in any order.
 
         >>> swapped = Answers(np.array([[0, 9], [8, 2]]))
         >>> swapped.class_mean, swapped.reordered
@@ -66,17 +66,17 @@ class Answers:
 
     @property
     def by_chance(self) -> float:
-        """What :attr:`reordered` reaches if the same answers are dealt to the samples at random, at most."""
+        """The largest ``reordered`` of a few random assignments of the same predictions to the samples."""
         dealt = scipy.stats.random_table(
             self.confusion.sum(axis=1), self.confusion.sum(axis=0), seed=np.random.default_rng(0)
         )
         return max(_best_order(table) for table in dealt.rvs(DRAWS))
 
     def remark(self, recorded: float | None = None) -> str:
-        """What is suspicious, in one line, or nothing.
+        """A remark on a suspicious accuracy in one line, or an empty string.
 
         Args:
-            recorded: the accuracy that the file tells.
+            recorded: the accuracy in the file.
         """
         reordered, classes = self.reordered, len(self.confusion)
         enough = np.median(self.samples[self.samples > 0]) >= ENOUGH
@@ -94,13 +94,13 @@ class Answers:
 
 
 def _best_order(confusion: np.ndarray) -> float:
-    """Mean share of right answers of the classes that have samples, under the best one-to-one naming of the answers."""
+    """Mean accuracy of the classes that have samples, under the best one-to-one assignment of outputs to classes."""
     samples = confusion.sum(axis=1, keepdims=True)
     shares = confusion[samples[:, 0] > 0] / samples[samples[:, 0] > 0]
     return float(shares[scipy.optimize.linear_sum_assignment(shares, maximize=True)].mean())
 
 
 def answers(objective: Objective) -> Answers:
-    """The answers of an objective's model on its samples, by their labels."""
+    """Compute the predictions of an objective's model on its samples, by label."""
     confusion = objective.confusion()
     return Answers(confusion, np.bincount(objective.y, objective.weights.double(), len(confusion)))

@@ -20,23 +20,23 @@ def training_set(checkpoint: Checkpoint, probed: LongTail | None = None) -> Long
     """
     manifest = checkpoint.manifest
     if not checkpoint.is_foreign:
-        return checkpoint.longtail if "longtail" in manifest else probed
-    known, classes = manifest.get("dataset"), manifest["model"]["num_classes"]
+        return manifest.longtail or probed
+    known, classes = manifest.dataset, manifest.model.num_classes
     if probed is not None and known in (None, probed.dataset) and known not in LAYOUTS:
         return probed
     layout = LAYOUTS.get(str(known).removesuffix("-lt"))
-    if layout is None or layout.num_classes != classes:
+    if known is None or layout is None or layout.num_classes != classes:
         return None
-    names = probed.class_names if probed is not None else tuple(map(str, range(classes)))
+    names = probed.class_names if probed is not None else tuple(map(str, range(layout.num_classes)))
     if known in LAYOUTS:
-        return LongTail(known, names, "exp", 1.0, "first_n", (layout.per_class,) * classes, "oltr")
-    if "imbalance" not in manifest:
+        return LongTail(known, names, "exp", 1.0, "first_n", (layout.per_class,) * layout.num_classes, "oltr")
+    if manifest.imbalance is None:
         return None
-    profile, imbalance = manifest.get("profile", "exp"), float(manifest["imbalance"])
+    profile, imbalance = manifest.profile or "exp", float(manifest.imbalance)
     try:
-        counts = class_counts(profile, imbalance, classes, layout.per_class)
+        counts = class_counts(profile, imbalance, layout.num_classes, layout.per_class)
     except UserError:
         # The name of a folder may say anything.
         return None
-    subset = (manifest.get("subset") or {}).get("subset", "ldam_seed0")
-    return LongTail(str(known), names, profile, imbalance, subset, counts, layout.groups)
+    subset = manifest.cut.get("subset", "ldam_seed0")
+    return LongTail(known, names, profile, imbalance, subset, counts, layout.groups)

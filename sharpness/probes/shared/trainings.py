@@ -29,7 +29,7 @@ class Training(NamedTuple):
 
 
 def named(model: Training) -> str:
-    """What messages call it."""
+    """The name of a training in messages."""
     return model.label if model.run is None else f"{model.label}, {model.run}"
 
 
@@ -77,7 +77,7 @@ def run_names(subjects: Sequence[Any]) -> list[str]:
 
 def seed_of(subject: Any) -> int | None:
     """The seed that a checkpoint was trained with, if it records one."""
-    return _training(subject.manifest).get("seed") if isinstance(subject, Checkpoint) else None
+    return subject.manifest.seed if isinstance(subject, Checkpoint) else None
 
 
 def settings_of(checkpoint: Checkpoint) -> dict[str, Any] | None:
@@ -85,12 +85,13 @@ def settings_of(checkpoint: Checkpoint) -> dict[str, Any] | None:
 
     None where a file does not record how it was trained.
     """
-    m = checkpoint.manifest
-    if seed_of(checkpoint) is None or "method" not in m:
+    manifest = checkpoint.manifest
+    if manifest.seed is None or manifest.method is None:
         return None
     # Only another augmentation than the data set's usual one is among a run's settings.
-    training = {"augmentation": "usual"} | {k: v for k, v in _training(m).items() if k not in CIRCUMSTANCES}
-    kept = {k: m.get(k) for k in (*METHOD, "longtail", "data_sha256", "normalization", "model", "epoch")}
+    training = {"augmentation": "usual"} | {k: v for k, v in manifest.training.items() if k not in CIRCUMSTANCES}
+    plain = manifest.to_dict()
+    kept = {k: plain.get(k) for k in (*METHOD, "longtail", "data_sha256", "normalization", "model", "epoch")}
     return {**kept, **training}
 
 
@@ -116,11 +117,6 @@ def trainings_by_path(read: Mapping[str, Checkpoint]) -> dict[str, list[str]]:
     return groups
 
 
-def _training(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    known = manifest.get("training")
-    return known if isinstance(known, dict) else {}
-
-
 def _require_one_model(label: str, subjects: Sequence[Any]) -> None:
     """Refuse another method, say of other settings, and of weights that are there twice: no spread over seeds."""
     read = [one for one in subjects if isinstance(one, Checkpoint)]
@@ -128,7 +124,7 @@ def _require_one_model(label: str, subjects: Sequence[Any]) -> None:
     if len(set(hashes)) < len(hashes):
         logger.warning("%s: some of its %d trainings are the same file, their spread means nothing", label, len(hashes))
     known = [settings for one in read if (settings := settings_of(one)) is not None]
-    told: set[str] = set()
+    differing: set[str] = set()
     for other in known[1:]:
         for name in other.keys() | known[0].keys():
             if json.dumps(other.get(name), sort_keys=True) == json.dumps(known[0].get(name), sort_keys=True):
@@ -136,9 +132,9 @@ def _require_one_model(label: str, subjects: Sequence[Any]) -> None:
             if name in METHOD:
                 values = " and ".join(shown(str(s.get(name))) for s in (known[0], other))
                 raise UserError(f"{label!r} holds trainings of {name} {values}: give each a label of its own")
-            told.add(name)
-    if told:
-        logger.warning("%s: its trainings differ in %s, not in their seeds alone", label, ", ".join(sorted(told)))
+            differing.add(name)
+    if differing:
+        logger.warning("%s: its trainings differ in %s, not in their seeds alone", label, ", ".join(sorted(differing)))
 
 
 def compared(subjects: Sequence[Training], probe: Callable[[Training], Any]) -> Comparison[Any]:

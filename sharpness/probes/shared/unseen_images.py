@@ -1,4 +1,4 @@
-"""Whether the training images of a long tail are those that a network saw, told by how well it knows the rare ones."""
+"""Detection of training images that a network did not see, by its accuracy on the rare ones."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from sharpness.checkpoints import Checkpoint
 from sharpness.probes.shared.as_objective import checkpoint_objective
 from sharpness.probes.shared.sanity_check import answers
 
-#: Images of each class that are looked at.
+#: Largest number of images of each class.
 LIMIT = 200
-#: Share of the many-shot training images that a network knows by heart once it was trained to the end.
+#: Accuracy on many-shot training images of a network that was trained to the end.
 FITTED = 0.97
 
 
 def unseen_remark(right: np.ndarray, samples: np.ndarray) -> str:
-    """What is suspicious about training images of few-shot classes, in one line, or nothing.
+    """A remark on training images of few-shot classes that look unseen, in one line, or an empty string.
 
-    A network that has learnt its frequent training images by heart has learnt the rare ones by heart all the more: they
-    are right far oftener than test images of their classes. Where they are not, it saw others. Nothing is said of a
-    network that does not know 97 % of the frequent ones, and these better than test images by three standard errors;
-    nor where the rare ones are better than test images by two, or may be, within three, more than halfway from those
-    to the frequent ones.
+    A network that has memorised its frequent training images has memorised the rare ones even more: its accuracy on
+    them is far above that on test images of their classes. Where it is not, the network saw others. No remark is made
+    on a network that does not classify 97 % of the frequent ones correctly, and these better than test images by three
+    standard errors; nor where the accuracy on the rare ones is above that on test images by two, or may be, within
+    three, more than halfway from that to the accuracy on the frequent ones.
 
     Args:
-        right: (2, 2) right answers, on training and on test images (rows), of many- and of few-shot classes.
+        right: (2, 2) correct predictions, on training and on test images (rows), of many- and of few-shot classes.
         samples: (2, 2) images.
 
     >>> unseen_remark(np.array([[990, 40], [930, 380]]), np.array([[1000, 100], [1000, 1000]]))[:54]

@@ -79,7 +79,7 @@ def test_intervals_of_a_trace_cover_that_of_the_population():
     random = np.random.default_rng(3)
     covered = 0
     for _ in range(REPETITIONS):
-        result = trace(regression(inputs(3, 200, random)), probes=2, bootstrap=RESAMPLES)
+        result = trace(regression(inputs(3, 200, random)), draws=2, bootstrap=RESAMPLES)
         covered += covers((result.overall_lower[0], result.overall_upper[0]), 6.0)
     assert 0.90 <= covered / REPETITIONS <= 0.99
 
@@ -94,7 +94,7 @@ def test_intervals_contain_the_value_that_they_belong_to(case):
         result = eigenvalues(objective, 1, "both", per_class, bootstrap=RESAMPLES)
         assert result.lower.shape == result.upper.shape == result.values.shape
         assert (result.lower <= result.upper).all()
-    result = trace(objective, per_class=True, probes=4, bootstrap=RESAMPLES)
+    result = trace(objective, per_class=True, draws=4, bootstrap=RESAMPLES)
     for low, value, high in (
         (result.lower, result.values, result.upper),
         (result.overall_lower, result.overall, result.overall_upper),
@@ -105,7 +105,7 @@ def test_intervals_contain_the_value_that_they_belong_to(case):
 def test_intervals_of_all_samples_do_not_depend_on_the_rows(case):
     """The samples of a case are sorted by class, so that resamples are the same ones."""
     objective = build(case)
-    rows, whole = (trace(objective, c, probes=4, bootstrap=RESAMPLES) for c in (True, False))
+    rows, whole = (trace(objective, c, draws=4, bootstrap=RESAMPLES) for c in (True, False))
     np.testing.assert_allclose(rows.overall_lower, whole.overall_lower, rtol=1e-8)
     np.testing.assert_allclose(rows.overall_upper, whole.overall_upper, rtol=1e-8)
 
@@ -187,7 +187,7 @@ def test_one_sample_has_no_interval():
     objective = Objective(nn.Linear(3, 3).double(), (torch.randn(5, 3), torch.tensor([0, 0, 2, 0, 0])))
     for result in (
         eigenvalues(objective, per_class=True, bootstrap=RESAMPLES),
-        trace(objective, per_class=True, probes=2, bootstrap=RESAMPLES),
+        trace(objective, per_class=True, draws=2, bootstrap=RESAMPLES),
     ):
         values, low, high = (a.reshape(-1) for a in (result.values, result.lower, result.upper))
         assert np.isfinite([values[2], low[0], high[0]]).all()

@@ -57,7 +57,7 @@ def check_rows(objective, hessian_of, width):
     np.testing.assert_allclose(eigenvalues(objective, which="both", tol=1e-9).values, ends[0], rtol=1e-7, atol=1e-9)
     per_class = eigenvalues(objective, which="both", per_class=True, tol=1e-9)
     np.testing.assert_allclose(per_class.values, ends[1:], rtol=1e-7, atol=1e-9)
-    estimate = trace(objective, per_class=True, probes=60)
+    estimate = trace(objective, per_class=True, draws=60)
     for value, error, h in zip(
         [*estimate.overall, *estimate.values[0]],
         [*estimate.overall_standard_errors, *estimate.standard_errors[0]],
@@ -172,15 +172,15 @@ def test_a_quadratic_has_the_eigenvalues_of_its_matrix_as_often_as_they_occur(qu
 def test_a_quadratic_has_the_trace_of_its_matrix(quadratic, symmetric, spectrum):
     objective = quadratic(symmetric(spectrum))
     for estimator in ("hutchinson", "hutch++"):
-        found = trace(objective, probes=60, estimator=estimator)
+        found = trace(objective, draws=60, estimator=estimator)
         assert abs(found.overall[0] - spectrum.sum()) <= 4 * found.overall_standard_errors[0] + 1e-9
 
 
 def test_the_trace_of_a_diagonal_matrix_is_exact_and_so_is_hutchpp_of_a_low_rank(quadratic, symmetric):
-    diagonal = trace(quadratic(np.diag(SPECTRA["negative"])), probes=2)
+    diagonal = trace(quadratic(np.diag(SPECTRA["negative"])), draws=2)
     assert diagonal.overall[0] == pytest.approx(sum(SPECTRA["negative"]), rel=1e-12)
     assert diagonal.overall_standard_errors[0] == pytest.approx(0, abs=1e-12)
-    low_rank = trace(quadratic(symmetric(SPECTRA["rank-deficient"])), probes=9, estimator="hutch++")
+    low_rank = trace(quadratic(symmetric(SPECTRA["rank-deficient"])), draws=9, estimator="hutch++")
     assert low_rank.overall[0] == pytest.approx(10, rel=1e-9)
 
 

@@ -1,5 +1,7 @@
 """Eigenvalues and traces of the Hessian's diagonal blocks, against the blocks of the dense Hessian."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -81,21 +83,29 @@ def test_rows_may_be_groups_or_matched_classes(case):
 @one_case("tanh network")
 def test_one_number_a_layer_is_all_there_is(case):
     objective = build(case)
-    for wrong in ({"k": 2}, {"which": "both"}, {"bootstrap": 200}, {"verify": True}):
-        with pytest.raises(UserError, match="one eigenvalue a layer"):
-            eigenvalues(objective, per_layer=True, **wrong)
-    for wrong in ({"bootstrap": 200}, {"verify": True}):
-        with pytest.raises(UserError, match="no bootstrap or verify"):
-            trace(objective, per_layer=True, **wrong)
-    with pytest.raises(UserError, match="no parts by sample or layer"):
-        trace(objective, per_layer=True, estimator="hutch++")
+    for probe, wrong in (
+        (eigenvalues, {"k": 2}),
+        (eigenvalues, {"bootstrap": 200}),
+        (eigenvalues, {"verify": True}),
+        (eigenvalues, {"standard_errors": True}),
+        (trace, {"bootstrap": 200}),
+        (trace, {"verify": True}),
+        (trace, {"estimator": "hutch++"}),
+    ):
+        ((name, value),) = wrong.items()
+        with pytest.raises(UserError, match=re.escape(f"(per_layer=True) does not take {name}={value!r}")):
+            probe(objective, per_layer=True, **wrong)
+    with pytest.raises(UserError, match="unknown end of every layer's spectrum 'both': choose one of LA, SA"):
+        eigenvalues(objective, per_layer=True, which="both")
+    with pytest.raises(UserError, match="draws=1: give a whole number, at least 2"):
+        trace(objective, per_layer=True, draws=1)
 
 
 def test_a_class_without_samples_has_no_value_and_no_products():
     objective = Objective(nn.Linear(3, 3), (torch.randn(4, 3), torch.tensor([0, 2, 0, 2])))
     for result in (
         eigenvalues(objective, per_layer=True, per_class=True),
-        trace(objective, per_layer=True, per_class=True, probes=3),
+        trace(objective, per_layer=True, per_class=True, draws=3),
     ):
         assert np.isnan(result.values[0, 1]) and not result.converged[0, 1]
         assert np.isfinite(result.values[0, [0, 2]]).all()
@@ -111,8 +121,8 @@ def test_layer_traces_are_the_parts_of_one_estimate(case):
     """With the same signs z: z_l' (H z)_l, whose sum over all parameters is z' H z."""
     spans, probes = LAYERS[case.name], 7
     objective = build(case)
-    layers = trace(objective, per_layer=True, per_class=True, probes=probes)
-    whole = trace(objective, per_class=True, probes=probes)
+    layers = trace(objective, per_layer=True, per_class=True, draws=probes)
+    whole = trace(objective, per_class=True, draws=probes)
     z = signs(objective.num_parameters, probes)
     for c in range(3):
         products = (z * (z @ case.dense(rows=case.y == c)[2])).numpy()
@@ -127,7 +137,7 @@ def test_layer_traces_are_the_parts_of_one_estimate(case):
 
 @every_layered_case
 def test_layer_traces_agree_with_the_dense_blocks_within_their_errors(case):
-    result = trace(build(case), per_layer=True, probes=60)
+    result = trace(build(case), per_layer=True, draws=60)
     hessian = case.dense()[2].numpy()
     exact = [np.trace(hessian[i:j, i:j]) for i, j in LAYERS[case.name].values()]
     assert (np.abs(result.values[:, 0] - exact) <= 4 * result.standard_errors[:, 0] + 1e-9).all()
@@ -138,7 +148,7 @@ def test_layer_traces_agree_with_the_dense_blocks_within_their_errors(case):
 def test_several_models_are_compared(case):
     for found in (
         eigenvalues({"a": build(case), "b": build(case)}, per_layer=True),
-        trace({"a": build(case), "b": build(case)}, per_layer=True, probes=3),
+        trace({"a": build(case), "b": build(case)}, per_layer=True, draws=3),
     ):
         assert [r.label for r in found.values()] == ["a", "b"]
         np.testing.assert_array_equal(found["a"].values, found["b"].values)

@@ -37,7 +37,7 @@ def test_on_a_quadratic_the_mean_rise_is_the_trace_within_its_error(quadratic, s
     objective = quadratic(symmetric([5.0, 2.0, 0.5, -3.0] * 5))
     checks = trace(objective, verify=True).checks
     assert (discrepancies(checks) < 4).all()
-    exactly = trace(quadratic(np.eye(3)), probes=2, verify=True).checks
+    exactly = trace(quadratic(np.eye(3)), draws=2, verify=True).checks
     assert exactly.expected[0] == pytest.approx(3, rel=1e-12)
 
 
@@ -49,7 +49,7 @@ def test_eigenvalues_of_every_case_agree_within_a_few_errors(case):
 
 
 def test_traces_of_every_case_agree_within_a_few_errors_and_rows_sum_to_the_whole(case):
-    checks = trace(build(case), per_class=True, probes=30, verify=True).checks
+    checks = trace(build(case), per_class=True, draws=30, verify=True).checks
     assert checks.check.tolist() == ["rise under Gaussian noise"] * 3 + ["weighted sum of the rows"]
     assert checks.row.tolist() == ["0", "1", "2", "all"]
     assert (discrepancies(checks) < 4).all()
@@ -85,7 +85,7 @@ def test_the_model_is_left_as_it_was_found(case, batchnorm):
     before = {name: t.clone() for name, t in case.model.state_dict().items()}
     modes = [m.training for m in case.model.modules()]
     eigenvalues(objective, per_class=True, verify=True)
-    trace(objective, probes=2, verify=True)
+    trace(objective, draws=2, verify=True)
     assert all(torch.equal(t, before[name]) for name, t in case.model.state_dict().items())
     assert modes == [m.training for m in case.model.modules()]
     assert all(p.grad is None for p in case.model.parameters())
@@ -95,7 +95,7 @@ def test_checks_are_a_table_that_survives_a_file(case, tmp_path):
     columns = ["check", "row", "measured", "expected", "error"]
     for result in (
         eigenvalues(build(case), per_class=True, verify=True, keep_vectors=False),
-        trace(build(case), per_class=True, probes=3, verify=True),
+        trace(build(case), per_class=True, draws=3, verify=True),
     ):
         assert list(result.checks.columns) == columns
         again = load_result(result.save(tmp_path / "r.nc"))
@@ -112,4 +112,4 @@ def test_classes_without_samples_have_no_checks():
         torch.nn.Linear(3, 3).double(), (torch.randn(4, 3, dtype=torch.float64), torch.tensor([0, 2, 0, 2]))
     )
     assert eigenvalues(objective, per_class=True, verify=True).checks.row.tolist() == ["0", "2"]
-    assert trace(objective, per_class=True, probes=3, verify=True).checks.row.tolist() == ["0", "2", "all"]
+    assert trace(objective, per_class=True, draws=3, verify=True).checks.row.tolist() == ["0", "2", "all"]

@@ -127,11 +127,11 @@ def test_the_barrier_of_a_quadratic_is_an_eighth_of_its_negative_curvature(quadr
     w = objective.parameters[0].detach().numpy()
     end = np.array([0.3, -2.0, 1.0])
     result = interpolate(objective, moved(objective.model, w=end), (-0.5, 1.5, 41))
-    table = barrier(result).set_index("subset")
+    table = barrier(result).set_index("class")
     d = end - w
     curvatures = [d @ matrices.mean(0) @ d, d @ matrices[0] @ d, d @ matrices[1:].mean(0) @ d]
     assert min(curvatures) < 0 < max(curvatures)
-    for subset, curvature in zip(["overall", "0", "1"], curvatures, strict=True):
+    for subset, curvature in zip(["all", "0", "1"], curvatures, strict=True):
         assert table.barrier[subset] == pytest.approx(max(0, -curvature / 8), rel=1e-9, abs=1e-12)
         if curvature < 0:
             assert table.position[subset] == pytest.approx(0.5, abs=1e-9)
@@ -149,9 +149,9 @@ def test_between_models_of_different_loss_the_barrier_is_above_the_chord():
             return (self.w + 3 * torch.sin(torch.pi * self.w)).expand(len(x), 1)
 
     objective = Objective(Bump(0), (X, torch.zeros(18).long()), lambda u, t: u[:, 0], num_classes=2)
-    table = barrier(interpolate(objective, Bump(1), (0, 1, 5))).set_index("subset")
-    assert table.barrier["overall"] == pytest.approx(3, rel=1e-12)
-    assert table.position["overall"] == 0.5
+    table = barrier(interpolate(objective, Bump(1), (0, 1, 5))).set_index("class")
+    assert table.barrier["all"] == pytest.approx(3, rel=1e-12)
+    assert table.position["all"] == 0.5
     assert np.isnan(table.barrier["1"])
     assert np.isnan(table.position["1"])
 
@@ -160,8 +160,8 @@ def test_groups_have_a_barrier_and_errors_have_one_too():
     objective = of(network(0), groups={"many": (0,), "few": (1, 2), "none": ()})
     result = interpolate(objective, network(1))
     table = barrier(result, of="error")
-    assert list(table.columns) == ["subset", "barrier", "position"]
-    assert table.subset.tolist() == ["overall", "many", "few", "0", "1", "2"]
+    assert list(table.columns) == ["class", "group", "samples", "barrier", "position"]
+    assert table["class"].tolist() == ["all", "many", "few", "0", "1", "2"]
     for row, errors in (
         (0, 1 - result.class_accuracies.mean(0)),  # The classes are of equal size.
         (1, 1 - result.class_accuracies[0]),

@@ -228,7 +228,7 @@ def test_a_checkpoint_is_measured_on_the_data_it_was_trained_on(run):
     assert table.label == "GCL"
     assert table.provenance["logit_scale"] == 20.0
     test = sharpness.measure(str(run), ["accuracy"], split="test")
-    recorded = sharpness.load_checkpoint(run).manifest["accuracy"]
+    recorded = sharpness.load_checkpoint(run).manifest.accuracy
     assert test.overall[0] == recorded["accuracy"]
     np.testing.assert_allclose(test.values[0], [recorded[f"accuracy_class_{c}"] for c in range(10)])
 

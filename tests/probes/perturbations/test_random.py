@@ -122,7 +122,7 @@ def test_groups_are_means_of_their_classes(case):
     np.testing.assert_allclose(result.draws("few"), result.class_losses[..., 1:].mean(-1))
     np.testing.assert_allclose(result.accuracies("few"), result.class_accuracies[..., 1:].mean(-1))
     assert np.isnan(result.draws("medium")).all()
-    assert set(result.to_frame().query("kind == 'group'").name) == {"many", "few"}
+    assert result.to_frame()["class"].unique().tolist() == ["all", "many", "few", "0", "1", "2"]
 
 
 def test_the_summary_has_mean_standard_deviation_and_standard_error_of_every_subset(case):
@@ -130,11 +130,11 @@ def test_the_summary_has_mean_standard_deviation_and_standard_error_of_every_sub
     summary, frame = result.summary(), result.to_frame()
     assert len(summary) == 3 * (1 + 1 + 3)
     assert len(frame) == 4 * len(summary)
-    grouped = frame.groupby(["kind", "name", "radius"]).agg(
+    grouped = frame.groupby(["class", "radius"]).agg(
         rise=("rise", "mean"), rise_std=("rise", "std"), rise_se=("rise", "sem"), accuracy=("accuracy", "mean")
     )
-    for row in summary.itertuples():
-        expected = grouped.loc[(row.kind, row.name, row.radius)]
+    for row in summary.itertuples(name="Row"):
+        expected = grouped.loc[(row[1], row.radius)]
         for column in expected.index:
             assert getattr(row, column) == pytest.approx(expected[column], rel=1e-9, abs=1e-13, nan_ok=True)
 

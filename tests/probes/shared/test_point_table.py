@@ -10,6 +10,7 @@ from torch import nn
 
 from sharpness import Objective, plane
 from sharpness.probes.shared import point_table as module
+from sharpness.probes.shared import work
 from sharpness.probes.shared.point_table import PointTable
 
 RANK = """
@@ -123,7 +124,7 @@ def test_other_weights_data_settings_or_precision_read_nothing(objective, tmp_pa
 
 def test_unfinished_work_is_written_now_and_then(objective, tmp_path, monkeypatch):
     """A process that is killed has no chance to write."""
-    monkeypatch.setattr(module, "INTERVAL", 0.0)
+    monkeypatch.setattr(work, "INTERVAL", 0.0)
     monkeypatch.setattr(Counting, "evaluate", PointTable.evaluate)
     broken = table(objective, tmp_path)
     seen = []

@@ -73,8 +73,8 @@ PROBES = {
     "bootstrap": lambda o: eigenvalues(o, bootstrap=100),
     "matched": lambda o: eigenvalues(o, match_samples=4),
     "layers": lambda o: eigenvalues(o, per_layer=True),
-    "density": lambda o: spectral_density(o, runs=2, steps=4),
-    "trace": lambda o: trace(o, probes=4),
+    "density": lambda o: spectral_density(o, draws=2, steps=4),
+    "trace": lambda o: trace(o, draws=4),
     "measure": lambda o: measure(o, "accuracy,loss,lambda_max", draws=2),
 }
 probes = pytest.mark.parametrize("probe", PROBES.values(), ids=PROBES)

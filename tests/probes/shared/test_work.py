@@ -1,15 +1,14 @@
 """Interrupted work goes on where it stood, and ends with the same bits."""
 
-import importlib
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from sharpness import Objective, eigenvalues, spectral_density, trace
+from sharpness import Objective, UserError, eigenvalues, spectral_density, trace
 from sharpness.engine import CurvatureOperator
-from sharpness.probes.shared import row_store as resume
+from sharpness.probes.shared import work
+from sharpness.probes.shared.work import Work, WorkFolder
 
 CALLS = {
     "eigenvalues": lambda o, **r: eigenvalues(o, 2, "both", per_class=True, tol=1e-8, **r),
@@ -18,12 +17,12 @@ CALLS = {
         o, per_class=True, bootstrap=200, verify=True, keep_vectors=False, **r
     ),
     "eigenvalues of layers": lambda o, **r: eigenvalues(o, per_layer=True, per_class=True, **r),
-    "trace": lambda o, **r: trace(o, per_class=True, probes=5, **r),
-    "trace of groups": lambda o, **r: trace(o, per_group=True, probes=5, **r),
-    "trace by Hutch++": lambda o, **r: trace(o, per_class=True, probes=9, estimator="hutch++", **r),
-    "trace of layers": lambda o, **r: trace(o, per_layer=True, per_class=True, probes=5, **r),
-    "trace with intervals": lambda o, **r: trace(o, per_class=True, probes=5, bootstrap=200, **r),
-    "density": lambda o, **r: spectral_density(o, per_class=True, runs=2, steps=4, **r),
+    "trace": lambda o, **r: trace(o, per_class=True, draws=5, **r),
+    "trace of groups": lambda o, **r: trace(o, per_group=True, draws=5, **r),
+    "trace by Hutch++": lambda o, **r: trace(o, per_class=True, draws=9, estimator="hutch++", **r),
+    "trace of layers": lambda o, **r: trace(o, per_layer=True, per_class=True, draws=5, **r),
+    "trace with intervals": lambda o, **r: trace(o, per_class=True, draws=5, bootstrap=200, **r),
+    "density": lambda o, **r: spectral_density(o, per_class=True, draws=2, steps=4, **r),
 }
 #: Calls that go on inside a row.
 INSIDE = ("eigenvalues", "eigenvalues of all samples", "eigenvalues with intervals and checks")
@@ -59,7 +58,7 @@ def products(monkeypatch):
             return _original(self, *args, **options)
 
         monkeypatch.setattr(owner, name, counted)
-    monkeypatch.setattr(resume, "INTERVAL", 0)
+    monkeypatch.setattr(work, "INTERVAL", 0)
     return counter
 
 
@@ -82,16 +81,16 @@ def test_an_interrupted_call_ends_with_the_bits_of_one_that_was_not(name, object
         products.made = 0
         assert call(objective, resume=folder).to_dataset().identical(whole.to_dataset())
         assert not products.made
-        assert not list(folder.rglob("*.lanczos"))
+        assert not list(folder.rglob("unfinished-*"))
 
 
 def test_rows_that_are_done_are_not_repeated(objective, products, tmp_path):
     products.limit = 12
     with pytest.raises(KeyboardInterrupt):
-        trace(objective, per_class=True, probes=5, resume=tmp_path)
+        trace(objective, per_class=True, draws=5, resume=tmp_path)
     assert len(list(tmp_path.rglob("row-*.npz"))) == 2
     products.made, products.limit = 0, np.inf
-    trace(objective, per_class=True, probes=5, resume=tmp_path)
+    trace(objective, per_class=True, draws=5, resume=tmp_path)
     assert products.made == 5
 
 
@@ -108,11 +107,11 @@ def test_a_loss_that_raises_leaves_what_was_done(tmp_path):
     stop = None
     data = torch.randn(9, 3, dtype=torch.float64), torch.tensor([0] * 6 + [1] * 3)
     objective = Objective(nn.Linear(3, 2).double(), data, loss=loss, memory=0)
-    whole = trace(objective, per_class=True, probes=6)
+    whole = trace(objective, per_class=True, draws=6)
     stop = len(calls) + 8
     with pytest.raises(KeyboardInterrupt):
-        trace(objective, per_class=True, probes=6, resume=tmp_path)
-    assert trace(objective, per_class=True, probes=6, resume=tmp_path).to_dataset().identical(whole.to_dataset())
+        trace(objective, per_class=True, draws=6, resume=tmp_path)
+    assert trace(objective, per_class=True, draws=6, resume=tmp_path).to_dataset().identical(whole.to_dataset())
 
 
 VARIATIONS = {
@@ -146,8 +145,8 @@ def test_calls_that_share_a_folder_do_not_read_what_others_wrote(objective, tmp_
 )
 def test_traces_that_share_a_folder_do_not_read_what_others_wrote(objective, tmp_path, options):
     for others in ({}, {"per_class": True}, {"per_layer": True}):
-        trace(objective, probes=4, resume=tmp_path, **others)
-    found, expected = trace(objective, probes=4, resume=tmp_path, **options), trace(objective, probes=4, **options)
+        trace(objective, draws=4, resume=tmp_path, **others)
+    found, expected = trace(objective, draws=4, resume=tmp_path, **options), trace(objective, draws=4, **options)
     assert found.to_dataset().identical(expected.to_dataset())
 
 
@@ -183,18 +182,95 @@ def test_another_objective_does_not_read_the_files(objective, tmp_path):
 @pytest.mark.parametrize("name", CALLS)
 def test_without_a_folder_nothing_is_written(name, objective, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(resume, "INTERVAL", 0)
+    monkeypatch.setattr(work, "INTERVAL", 0)
     CALLS[name](objective)
     assert not list(tmp_path.iterdir())
 
 
 def test_states_are_written_no_more_often_than_the_interval(objective, tmp_path, monkeypatch):
-    states = []
-    state = importlib.import_module("sharpness.curvature.lanczos_state").LanczosState
-    original = state.save
-    monkeypatch.setattr(state, "save", lambda self, path: (states.append(path), original(self, path)))
+    written = []
+    original = work.write_arrays
+    monkeypatch.setattr(work, "write_arrays", lambda path, arrays: written.append(path.stem) or original(path, arrays))
     eigenvalues(objective, resume=tmp_path / "slow")
-    assert not states
-    monkeypatch.setattr(resume, "INTERVAL", 0)
+    assert written == ["row-0000"]
+    monkeypatch.setattr(work, "INTERVAL", 0)
     result = eigenvalues(objective, resume=tmp_path / "fast")
-    assert len(states) == result.hvp_count
+    assert written.count("unfinished-0000") == result.hvp_count
+
+
+def test_writes_that_take_long_are_made_less_often(tmp_path, monkeypatch):
+    """A write of 2 seconds is repeated after 40: writing takes no more than a twentieth of the time."""
+    now = [100.0]
+    monkeypatch.setattr(work.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(work, "write_arrays", lambda path, arrays: now.__setitem__(0, now[0] + 2))
+    found = Work(tmp_path, {})
+    now[0] += 5
+    assert found.due
+    found.save("state", {})
+    now[0] += 39
+    assert not found.due
+    now[0] += 1
+    assert found.due
+    assert not Work(None, {}).due
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-40], lambda b: b"", lambda b: b[:200] + bytes([b[200] ^ 1]) + b[201:]]
+)
+def test_a_damaged_state_is_told_and_its_row_begins_again(objective, products, tmp_path, caplog, damage):
+    whole = eigenvalues(objective, tol=1e-9)
+    products.made, products.limit = 0, 6
+    with pytest.raises(KeyboardInterrupt):
+        eigenvalues(objective, tol=1e-9, resume=tmp_path)
+    (path,) = tmp_path.glob("*/unfinished-0000.npz")
+    path.write_bytes(damage(path.read_bytes()))
+    products.limit = np.inf
+    again = eigenvalues(objective, tol=1e-9, resume=tmp_path)
+    assert "unfinished-0000.npz is damaged" in caplog.text
+    assert again.to_dataset().identical(whole.to_dataset())
+
+
+def test_work_of_a_folder_that_was_handed_over_goes_with_it(objective, tmp_path):
+    """Every probe marks its folder: whoever asked for all of them removes them, and nothing else."""
+    folder = WorkFolder(tmp_path / "work")
+    for call in CALLS.values():
+        call(objective, resume=folder)
+    (tmp_path / "work" / "mine.txt").write_text("mine")
+    folder.clear()
+    assert {p.name for p in (tmp_path / "work").iterdir()} == {"mine.txt", WorkFolder.MARK}
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_the_work(objective, tmp_path, products):
+    (tmp_path / "file").write_text("")
+    for name in ("trace", "eigenvalues", "density"):
+        with pytest.raises(UserError, match="resume=.*file: Not a directory: give a folder"):
+            CALLS[name](objective, resume=tmp_path / "file")
+    assert products.made == 0
+
+
+def test_every_process_has_arrays_of_its_own_and_reads_those_of_all(tmp_path, monkeypatch):
+    for rank in (1, 0):
+        monkeypatch.setattr(work.distributed, "rank", lambda rank=rank: rank)
+        Work(tmp_path, {}).save_part("points", {"of": rank})
+        Work(tmp_path, {}).save("first", {"of": rank})
+    assert [int(found["of"]) for found in Work(tmp_path, {}).parts("points")] == [0, 1]
+    assert int(Work(tmp_path, {}).load("first")["of"]) == 0
+
+
+def test_a_result_is_kept_read_again_and_replaced_where_it_does_not_fit(objective, tmp_path, caplog):
+    calls, path = [], tmp_path / "trace.nc"
+
+    def found(seed):
+        def compute():
+            calls.append(seed)
+            return trace(objective, draws=2, seed=seed)
+
+        return work.kept_result(path, lambda result: result.provenance["seed"] == seed, compute)
+
+    first = found(1)
+    assert found(1).to_dataset().identical(first.to_dataset()) and calls == [1]
+    found(2), found(1)
+    assert calls == [1, 2, 1] and not caplog.messages
+    path.write_bytes(b"damaged")
+    found(1)
+    assert calls == [1, 2, 1, 1] and "it is made again" in caplog.text

@@ -1,0 +1,48 @@
+"""``sharpness correlate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+import sharpness
+from sharpness.cli.options import OneExample
+from sharpness.cli.output import require_file, require_picture, save_drawn, say, write
+
+
+@click.command(cls=OneExample)
+@click.argument("table", type=click.Path())
+@click.option("--test", type=click.Path(), help="Table of the same checkpoints on test images, for accuracy and gap.")
+@click.option("--measures", default="", help="Comma-separated columns of the table. [all but accuracy]")
+@click.option("--resamples", default=2000, show_default=True, help="Resamples of the bootstrap over checkpoints.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the bootstrap.")
+@click.option("-o", "--output", type=click.Path(), help="Also write the coefficients, as .csv or .json.")
+@click.option("--plot", "figure", type=click.Path(), help="Also draw the scatter over checkpoints, as PDF and PNG.")
+@click.option(
+    "--over",
+    type=click.Choice(["checkpoints", "classes"]),
+    default="checkpoints",
+    show_default=True,
+    help="Dots of the picture: checkpoints, or classes of checkpoints.",
+)
+def correlate(
+    table: str, test: str | None, measures: str, resamples: int, seed: int, output: str | None, figure: str | None,
+    over: str,
+) -> None:  # fmt: skip
+    """Print which measures of sharpness go with accuracy, and with the gap between training and test.
+
+    TABLE is what sharpness measure -o wrote of several checkpoints, on training images. Kendall's tau over checkpoints,
+    over checkpoints of the same model (given the method), and over classes, with 95 % intervals.
+
+    Example: sharpness correlate out/train.csv --test out/test.csv --plot out/correlation
+    """
+    require_file("-o", output, (".csv", ".json"))
+    require_picture("--plot", figure)
+    names = [name.strip() for name in measures.split(",") if name.strip()] or None
+    found = sharpness.correlate(table, test, measures=names, resamples=resamples, seed=seed)
+    if output is not None:
+        write(found.to_frame(), Path(output))
+    if figure is not None:
+        save_drawn(found.plot(over), Path(figure), err=True)
+    say(str(found))

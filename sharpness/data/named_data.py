@@ -1,0 +1,57 @@
+"""A choice of images of a named data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+from sharpness.data.dataset import LongTailData
+from sharpness.data.standardization import Standardization
+from sharpness.errors import UserError
+
+
+@dataclass(frozen=True)
+class NamedData:
+    """Which images of a data set that the package knows, and what standardises them.
+
+    Attributes:
+        name: of :data:`sharpness.data.DATASETS`; None for the set that a checkpoint records.
+        data_root: the folder with its files.
+        imbalance: of its long tail.
+        subset: recipe of its images.
+        split: ``"train"`` or ``"test"``.
+        mean: per channel, of pixels in [0, 1], in place of the usual one.
+        std: per channel, of pixels in [0, 1].
+        download: fetch files that are missing.
+
+    >>> NamedData("cifar10-lt", imbalance=50, split="test").given()
+    ['name', 'imbalance', 'split']
+    """
+
+    name: str | None = None
+    data_root: str | None = None
+    imbalance: float | None = None
+    subset: str | None = None
+    split: str = "train"
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    download: bool = False
+
+    def given(self) -> list[str]:
+        """Names of the settings that are not left at their defaults."""
+        return [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+
+    def standardized(self, data: LongTailData, usual: Standardization | None = None) -> LongTailData:
+        """The same images with the given mean and std, or the usual ones where none are given.
+
+        Raises:
+            UserError: mean without std or the other way round, or not one number for each channel.
+        """
+        if (self.mean is None) != (self.std is None):
+            raise UserError("give mean and std together, or neither")
+        if self.mean is not None and self.std is not None:
+            usual = Standardization(tuple(self.mean), tuple(self.std))
+        if usual is None:
+            return data
+        train, test = (replace(part, mean=usual.mean, std=usual.std) for part in (data.train, data.test))
+        return replace(data, train=train, test=test)

@@ -1,0 +1,134 @@
+"""Correlate every measure of a table with accuracy and generalization gap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sharpness.errors import UserError, choose
+from sharpness.probes.measures.registry import COLUMNS, ENDS, MEASURES
+from sharpness.results.correlations import OUTCOMES, Correlations, stratified_tau
+
+KEYS = ("model", "run", "class", "group")
+
+
+def correlate(
+    table: Any,
+    test: Any = None,
+    *,
+    measures: Sequence[str] | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Correlations:
+    r"""Find the rank correlation of every measure with accuracy and generalization gap.
+
+    Kendall's :math:`\tau_b` (after Jiang et al., "Fantastic generalization measures and where to find them", ICLR 2020)
+
+    - over checkpoints: of numbers of all samples, and of every group; once more with pairs of the same model alone,
+      ``given="model"``, which tells what is left when the method is known;
+    - over classes: pairs of classes of the same checkpoint, all checkpoints together.
+
+    Intervals are of 95 %, by the bootstrap over checkpoints (over classes where there is one checkpoint).
+
+    Args:
+        table: of :func:`sharpness.measure` for several checkpoints, usually on training images: a comparison, its
+            ``to_frame()``, or the ``.csv`` or ``.json`` of ``sharpness measure -o``.
+        test: the same checkpoints on test images, of which ``accuracy`` is taken. Without it accuracy is that of
+            ``table``, and there is no gap.
+        measures: names of columns; all that are not accuracy unless given.
+        resamples: of the bootstrap.
+        seed: of its draws.
+
+    Returns:
+        :class:`~sharpness.results.Correlations`, with ``.to_frame()`` and ``.plot()``. ``outcome="gap"`` is accuracy
+        in ``table`` minus accuracy in ``test``: a positive :math:`\tau` says that larger values go with larger gaps.
+
+    Raises:
+        UserError: no accuracy, no other measure, fewer than three checkpoints and classes, or tables of other models.
+
+    >>> rows = [("a", i, c, 0.1 * i + 0.01 * c, 5.0 - i + c) for i in range(4) for c in ("all", 0, 1) if c != "all"]
+    >>> frame = pd.DataFrame(rows, columns=["model", "run", "class", "accuracy", "loss"])
+    >>> found = correlate(frame)
+    >>> float(found.of("loss", over="classes").tau)
+    1.0
+    """
+    frame = _keyed(_frame(table, "table"), "table")
+    if "accuracy" not in frame:
+        raise UserError("the table has no accuracy: measure it with the others, --measures accuracy,lambda_max,...")
+    known = [
+        name for name in frame.select_dtypes("number") if name not in (*COLUMNS, "accuracy") and not name.endswith(ENDS)
+    ]
+    for name in measures or ():
+        choose("measure", name, known)
+    chosen = [name for name in known if measures is None or name in measures]
+    if not chosen:
+        raise UserError("the table has no measure besides accuracy: add one, such as lambda_max")
+    outcomes = list(OUTCOMES)
+    if test is None:
+        outcomes.remove("gap")
+    else:
+        tested = _keyed(_frame(test, "test"), "test").set_index(list(KEYS))["accuracy"]
+        frame = frame.join(tested.rename("accuracy of test"), on=list(KEYS))
+        if frame["accuracy of test"].isna().all():
+            raise UserError("no row of the test table has model, run and class of the other: measure the same files")
+        frame["gap"] = frame["accuracy"] - frame["accuracy of test"]
+        frame["accuracy"] = frame.pop("accuracy of test")
+    checkpoints = frame.groupby(["model", "run"], sort=False, dropna=False).ngroup().to_numpy()
+    models = frame["model"].to_numpy(str)
+    is_group = frame["class"].eq(frame["group"])
+    is_class = ~is_group & frame["class"].ne("all")
+    if checkpoints.max() < 2 and is_class.sum() < 3:
+        raise UserError(f"{checkpoints.max() + 1} checkpoints: give three or more, or a table of three or more classes")
+    one = checkpoints.max() == 0
+    rows: list[dict[str, Any]] = []
+
+    def add(chosen_rows: pd.Series, over: str, subset: str, given: str, strata: np.ndarray, units: np.ndarray) -> None:
+        for name in chosen:
+            for outcome in outcomes:
+                x, y = frame[name].to_numpy(float), frame[outcome].to_numpy(float)
+                at = chosen_rows.to_numpy() & np.isfinite(x) & np.isfinite(y)
+                if at.sum() < 3:
+                    continue
+                tau, low, high = stratified_tau(x[at], y[at], strata[at], units[at], resamples, seed)
+                rows.append(
+                    {"measure": name, "outcome": outcome, "over": over, "subset": subset, "given": given, "tau": tau}
+                    | {"tau_lower": low, "tau_upper": high, "rows": int(at.sum())}
+                )
+
+    together, apart = np.zeros(len(frame)), np.arange(len(frame))
+    subsets = {"all": frame["class"].eq("all")}
+    subsets |= {str(g): frame["class"].eq(g) for g in dict.fromkeys(frame.loc[is_group, "class"])}
+    for subset, where in subsets.items():
+        add(where, "checkpoints", subset, "", together, checkpoints)
+        if len(set(models)) > 1 and len(set(checkpoints)) > len(set(models)):
+            add(where, "checkpoints", subset, "model", models, checkpoints)
+    add(is_class, "classes", "every class", "", checkpoints, apart if one else checkpoints)
+    titles = {name: MEASURES[name].label for name in chosen if name in MEASURES}
+    return Correlations(pd.DataFrame(rows), frame[~is_group].reset_index(drop=True), titles)
+
+
+def _frame(table: Any, what: str) -> pd.DataFrame:
+    """A table of ``sharpness measure`` in any of its forms."""
+    if isinstance(table, pd.DataFrame):
+        return table.copy()
+    if hasattr(table, "to_frame"):
+        return table.to_frame()
+    path = Path(table)
+    try:
+        return pd.read_json(path) if path.suffix == ".json" else pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        told = getattr(error, "strerror", None) or "no table"
+        raise UserError(f"{what} {path}: {told}: give what sharpness measure -o wrote, .csv or .json") from None
+
+
+def _keyed(frame: pd.DataFrame, what: str) -> pd.DataFrame:
+    """The same with all of :data:`KEYS`: one model, one training and no groups where nothing says otherwise."""
+    if "class" not in frame:
+        raise UserError(f"{what} has no column 'class': give a table of sharpness measure")
+    for name in KEYS:
+        frame[name] = frame[name].fillna("").astype(str) if name in frame else ""
+    return frame

@@ -1,0 +1,133 @@
+"""Images that a checkpoint is probed on: those on record, a named data set, or images of the user's own."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from sharpness.checkpoints import Checkpoint
+from sharpness.data import DATASETS, ForeignData, LongTailData, load_data
+from sharpness.data.cifar import LAYOUTS
+from sharpness.data.named_data import NamedData
+from sharpness.errors import UserError, choose
+from sharpness.probes.shared.training_set import training_set
+
+logger = logging.getLogger("sharpness")
+
+
+def checkpoint_data(checkpoint: Checkpoint, wanted: NamedData, given: LongTailData | None = None) -> LongTailData:
+    """The long-tailed data of a checkpoint, standardised as its family does.
+
+    Args:
+        wanted: a named set, or what to take of the one on record.
+        given: data in memory, in the place of both.
+
+    Raises:
+        UserError: no data are known, settings that do not apply to them, or classes and channels other than those of
+            the checkpoint.
+    """
+    manifest = checkpoint.manifest
+    if given is not None:
+        if idle := [name for name in wanted.given() if name not in ("split", "mean", "std")]:
+            raise UserError(f"{', '.join(idle)}: only for recorded or named data, the given data are taken as they are")
+        data = given
+    elif wanted.name is None:
+        return _recorded(checkpoint, wanted)
+    else:
+        data = _named(checkpoint, wanted, wanted.name)
+    if manifest.class_order not in (None, "label"):
+        raise UserError(
+            f"{checkpoint.path} numbers its classes otherwise than {data.longtail.dataset}: class_order "
+            "(--class-order) is for images of your own (--images), leave it out"
+        )
+    classes, channels = manifest.model.num_classes, manifest.model.in_channels
+    if classes not in (None, data.num_classes):
+        raise UserError(
+            f"{checkpoint.path} tells {classes} classes apart and {data.longtail.dataset} has {data.num_classes}"
+        )
+    here = data.train.images.shape[1]
+    if channels not in (None, here):
+        raise UserError(
+            f"{checkpoint.path} takes images of {channels} channels, those of {data.longtail.dataset} have {here}"
+        )
+    # A checkpoint of ours standardises as its data set does; the file of a family need not.
+    usual = manifest.normalization if checkpoint.is_foreign else None
+    return wanted.standardized(data, usual if usual is not None and usual.channels == here else None)
+
+
+def _recorded(checkpoint: Checkpoint, wanted: NamedData) -> LongTailData:
+    """The data on record."""
+    manifest = checkpoint.manifest
+    if manifest.longtail is None:
+        known = manifest.dataset in DATASETS
+        remedy = f"data={manifest.dataset!r}" if known else "data='cifar10-lt', or images of your own"
+        raise UserError(
+            f"{checkpoint.path} does not record the images it was trained on: pass {remedy} (--data or --images)"
+        )
+    if idle := [name for name in wanted.given() if name in ("imbalance", "subset", "mean", "std")]:
+        raise UserError(f"{checkpoint.path} records its data: leave out {', '.join(idle)}")
+    return checkpoint.load_data(wanted.data_root, wanted.download, wanted.split)
+
+
+def _named(checkpoint: Checkpoint, wanted: NamedData, name: str) -> LongTailData:
+    """A named set, cut as far as possible as the one that the checkpoint saw; a notice says what is assumed."""
+    manifest, path = checkpoint.manifest, checkpoint.path
+    # What is known of another set's long tail says nothing about this one.
+    recipe = manifest.cut if name == manifest.dataset else {}
+    is_cut = name not in LAYOUTS
+    unknown = checkpoint.is_foreign and name == manifest.dataset and not recipe and wanted.subset is None and is_cut
+    if unknown and wanted.split == "train":
+        raise UserError(
+            f"which images of {name} {path} was trained on depends on a seed that is not recorded: pass "
+            "subset='seed:<int>', or split='test'"
+        )
+    choose("data set", name, list(DATASETS))
+    given = {k: v for k, v in {"imbalance": wanted.imbalance, "subset": wanted.subset}.items() if v is not None}
+    data = load_data(name, data_root=wanted.data_root, download=wanted.download, **recipe | given)
+    if not checkpoint.is_foreign:
+        return data
+    tail, saw = data.longtail, manifest.dataset or data.longtail.dataset
+    # A family's rule for the images (subset) is its usual one, not what this file says, so it is told as assumed.
+    known = given.keys() | (recipe.keys() & {"imbalance"})
+    assumed = [option for option in ("imbalance", "subset") if option not in known and is_cut]
+    if saw != tail.dataset:
+        logger.info("data: %s; %s was trained on %s, which training images and groups are of", tail.dataset, path, saw)
+    elif assumed:
+        logger.info(
+            "data: %s, imbalance %g, images of subset %s (the file does not tell its %s, the usual is assumed: %s)",
+            tail.dataset, tail.imbalance, tail.subset, " and ".join(assumed), ", ".join(f"--{o}" for o in assumed),
+        )  # fmt: skip
+    return data
+
+
+def own_images(checkpoint: Checkpoint, data: ForeignData) -> ForeignData:
+    """Images of the user's own as a checkpoint takes them.
+
+    They are standardised by the checkpoint's constants, unless others were given, and have its order of classes. A
+    notice says which constants were taken.
+
+    Raises:
+        UserError: they have other classes, or their order is not known.
+    """
+    manifest = checkpoint.manifest
+    classes, usual = manifest.model.num_classes, manifest.normalization
+    if classes not in (None, data.num_classes):
+        raise UserError(
+            f"{checkpoint.path} tells {classes} classes apart and the data have {data.num_classes}: name the others, "
+            "too, in class_counts"
+        )
+    if data.estimated:
+        source = "computed from them; give those of the training, if you know them"
+        if usual is not None and usual.channels == data.inputs.shape[1]:
+            data = replace(data, mean=usual.mean, std=usual.std, estimated=False)
+            source = f"as the code behind {checkpoint.path} does"
+        mean, std = (", ".join(f"{v:.3f}" for v in values or ()) for values in (data.mean, data.std))
+        logger.info("images are normalised by mean %s and std %s, %s", mean, std, source)
+    if data.class_counts == data.class_totals:
+        # Nobody gave class counts: these are the samples, which need not be the training images.
+        trained = training_set(checkpoint)
+        if trained is not None and trained.num_classes == data.num_classes:
+            data = replace(data, class_counts=trained.class_counts)
+        else:
+            logger.info("training images of each class are taken to be the images given; class counts tell others")
+    return data.in_class_order(manifest.class_order or "label")

@@ -1,0 +1,192 @@
+"""The call of a probe: a model gives a result, a mapping of models a comparison, with shared settings."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar, cast, overload
+
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from sharpness.checkpoints import Checkpoint
+from sharpness.data import DATASETS, ForeignData, ImageSet, is_data, read_once
+from sharpness.engine import undisturbed
+from sharpness.errors import UserError
+from sharpness.objective import Objective
+from sharpness.probes.shared.as_objective import Subject, as_objective
+from sharpness.probes.shared.comparison import is_random, side_by_side, warn_of_shapes
+from sharpness.probes.shared.trainings import Training, compared, named
+from sharpness.results import Comparison, MeasureResult, Result
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R", bound=Result)
+L = TypeVar("L", bound=Result)
+#: What a probe takes, and what may follow a model as its data without a name.
+Data = tuple[Any, Any] | list[Any] | Mapping[str, Any] | Dataset[Any] | DataLoader[Any] | ImageSet | ForeignData | str
+
+
+class Given(TypedDict, total=False):
+    """Arguments of every probe beside its own: how a model or a checkpoint becomes an objective.
+
+    Attributes:
+        data: of models, as :class:`~sharpness.Objective` takes it, and of checkpoints that do not record theirs, as
+            :func:`~sharpness.checkpoint_objective` does. It may also follow the model without its name.
+        options: of :class:`~sharpness.Objective`, for models, or of :func:`~sharpness.checkpoint_objective`, such as
+            ``{"parameters": "classifier"}``.
+    """
+
+    data: Any
+    options: Mapping[str, Any] | None
+
+
+class Probe(Protocol[P, R]):
+    """A probe as users call it: one model gives a result, a mapping gives one for each label."""
+
+    @overload
+    def __call__(self, objective: Mapping[str, Any], *args: P.args, **kwargs: P.kwargs) -> Comparison[R]: ...
+    @overload
+    def __call__(self, objective: Subject, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def __call__(
+        self, objective: Mapping[str, Any], data: Data, /, *args: P.args, **kwargs: P.kwargs
+    ) -> Comparison[R]: ...
+    @overload
+    def __call__(self, objective: Subject, data: Data, /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+
+class ProbeByLayer(Protocol[P, R, Q, L]):
+    """A probe whose results per layer are of another kind, and take fewer settings."""
+
+    @overload
+    def __call__(self, objective: Mapping[str, Any], *args: Q.args, **kwargs: Q.kwargs) -> Comparison[L]: ...
+    @overload
+    def __call__(self, objective: Subject, *args: Q.args, **kwargs: Q.kwargs) -> L: ...
+    @overload
+    def __call__(self, objective: Mapping[str, Any], *args: P.args, **kwargs: P.kwargs) -> Comparison[R]: ...
+    @overload
+    def __call__(self, objective: Subject, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def __call__(
+        self, objective: Mapping[str, Any], data: Data, /, *args: P.args, **kwargs: P.kwargs
+    ) -> Comparison[R]: ...
+    @overload
+    def __call__(self, objective: Subject, data: Data, /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+
+class TableProbe(Protocol[P]):
+    """:func:`~sharpness.measure` as users call it: a path may be a folder of several checkpoints."""
+
+    @overload
+    def __call__(
+        self, subject: str | Path, *args: P.args, **kwargs: P.kwargs
+    ) -> MeasureResult | Comparison[MeasureResult]: ...
+    @overload
+    def __call__(self, subject: Mapping[str, Any], *args: P.args, **kwargs: P.kwargs) -> Comparison[MeasureResult]: ...
+    @overload
+    def __call__(
+        self, subject: Objective | nn.Module | Checkpoint, *args: P.args, **kwargs: P.kwargs
+    ) -> MeasureResult: ...
+
+
+def table_probe(measure: Callable[Concatenate[Any, P], Any]) -> TableProbe[P]:
+    """The function itself, with the types of :class:`TableProbe`."""
+    return cast("TableProbe[P]", measure)
+
+
+def comparable(probe: Callable[Concatenate[Objective, P], R]) -> Probe[P, R]:
+    """Let a probe of an objective take models and checkpoints as well, and a mapping of any of them by label.
+
+    A mapping returns a :class:`Comparison`: every model is probed with the same arguments and seed, hence in the same
+    random directions. A list under a label is several trainings of one model, whose results are :class:`Runs`.
+
+    The probe declares ``**given: Unpack[Given]``, from which the objective is made here: it gets none of them itself.
+    """
+    return cast("Probe[P, R]", _comparable(probe))
+
+
+def comparable_by_layer(
+    by_layer: Callable[Concatenate[Objective, Q], L],
+) -> Callable[[Callable[Concatenate[Objective, P], R]], ProbeByLayer[P, R, Q, L]]:
+    """:func:`comparable`, with another function in the place of the probe where ``per_layer=True``."""
+
+    def decorate(probe: Callable[Concatenate[Objective, P], R]) -> ProbeByLayer[P, R, Q, L]:
+        return cast("ProbeByLayer[P, R, Q, L]", _comparable(probe, by_layer))
+
+    return decorate
+
+
+def _comparable(probe: Callable[..., Any], by_layer: Callable[..., Any] | None = None) -> Any:
+    signature = _signature(probe)
+
+    @functools.wraps(probe)
+    @undisturbed()
+    def probe_all(*args: Any, **settings: Any) -> Any:
+        if settings.get("data") is None and len(args) > 1 and _can_only_be_data(args[1]):
+            subject, settings["data"], *rest = args
+            args = (subject, *rest)
+        try:
+            given = signature.bind(*args, **settings).arguments
+        except TypeError as error:
+            raise TypeError(f"{probe.__name__}(): {error}") from None
+        subject, data = given.pop("objective"), read_once(given.pop("data", None))
+        options = dict(given.pop("options", None) or {})
+        chosen = probe
+        if by_layer is not None and given.get("per_layer"):
+            chosen, given = by_layer, _settings_of(by_layer, probe, given)
+        if not isinstance(subject, Mapping):
+            return chosen(as_objective(subject, data, **options), **given)
+        own_losses = options.get("loss") == "training"
+        models = side_by_side(subject, lambda one: as_objective(one, data, **options), own_losses)
+
+        def probed(one: Training) -> Any:
+            result = chosen(one.subject, **given)
+            if one is models[0] and is_random(result):
+                warn_of_shapes({named(model): model.subject for model in models})
+            return result
+
+        return compared(models, probed)
+
+    # A type checker reads the keys of Given from the annotation; help() and notebooks are shown them one by one.
+    told = textwrap.indent(inspect.cleandoc(str(Given.__doc__)).partition("Attributes:\n")[2], "    ")
+    probe_all.__doc__ = re.sub(r"(?m)^ +given: .*$", lambda _: told, probe.__doc__ or "")
+    probe_all.__signature__ = signature  # type: ignore[attr-defined]
+    return probe_all
+
+
+def _can_only_be_data(value: Any) -> bool:
+    return is_data(value) or (isinstance(value, str) and value in DATASETS)
+
+
+def _signature(probe: Callable[..., Any]) -> inspect.Signature:
+    """That of the probe as users call it."""
+    own = inspect.signature(probe)
+    first, *others, _ = own.parameters.values()
+    keys = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint.__forward_arg__)
+        for name, hint in Given.__annotations__.items()
+    ]
+    others = [p.replace(annotation="bool") if p.name == "per_layer" else p for p in others]
+    result = own.return_annotation
+    return own.replace(
+        parameters=[first.replace(annotation="Subject | Mapping[str, Any]"), *others, *keys],
+        return_annotation=f"{result} | Comparison[{result}]",
+    )
+
+
+def _settings_of(by_layer: Callable[..., Any], probe: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that the function for layers has.
+
+    Raises:
+        UserError: others were given, too.
+    """
+    known, usual = inspect.signature(by_layer).parameters, inspect.signature(probe).parameters
+    others = [f"{n}={value!r}" for n, value in given.items() if n not in known and value != usual[n].default]
+    if others:
+        raise UserError(f"{probe.__name__}(per_layer=True) does not take {', '.join(others)}: leave out what it names")
+    return {name: value for name, value in given.items() if name in known}

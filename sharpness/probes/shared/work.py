@@ -1,0 +1,205 @@
+"""Unfinished work in files: what is done stays done, keyed by everything that it depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sharpness.engine import distributed
+from sharpness.errors import UserError
+from sharpness.files import write_arrays, write_atomically
+from sharpness.results import Result, load_result
+from sharpness.untrusted.plain_json import parse_json
+from sharpness.untrusted.refused import Refused
+
+#: Seconds between two writes of unfinished work,
+INTERVAL = 5.0
+#: or more where a write takes longer than this: vectors may be gigabytes, and writing them shall take a twentieth.
+QUICK = 0.25
+logger = logging.getLogger("sharpness")
+
+Arrays = dict[str, Any]
+
+
+def key_of(settings: Mapping[str, Any]) -> str:
+    """Digest plain values: 16 hexadecimal digits.
+
+    >>> key_of({"seed": 0, "k": 1}) == key_of({"k": 1, "seed": 0}) != key_of({"k": 1, "seed": 1})
+    True
+    """
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+class WorkFolder:
+    """Folder of unfinished work, with one folder for each key, until whoever asked for it has the result.
+
+    Every folder that is made here holds a file that says so, with its key: what does not is somebody else's, and stays.
+
+    Attributes:
+        used: the folders of this work; others are work of other settings.
+    """
+
+    MARK = ".sharpness-work.json"
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.used: list[Path] = []
+
+    def of(self, key: str) -> Path:
+        """The folder of a key, made if it is not there.
+
+        Raises:
+            UserError: it cannot be made, or is not a folder of ours.
+        """
+        folder = self.path / key
+        try:
+            for made, named in ((self.path, ""), (folder, key)):
+                if not made.exists():
+                    made.mkdir(parents=True, exist_ok=True)
+                    self._mark(made, named)
+                elif not any(made.iterdir()) and made == folder:
+                    self._mark(made, named)  # a process was killed before it did
+        except OSError as error:
+            raise UserError(f"resume={self.path}: {error.strerror}: give a folder to write to") from None
+        if folder not in self.used:
+            self.used.append(folder)
+        return folder
+
+    def clear(self) -> None:
+        """Remove what was used, and the whole if it was made here and nothing else is in it."""
+        for folder in self.used:
+            if self._is_marked(folder, folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
+        left = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else {"nothing"}
+        if left == {self.MARK} and self._is_marked(self.path, ""):
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def _mark(self, folder: Path, key: str) -> None:
+        write_atomically(folder / self.MARK, lambda partial: partial.write_text(json.dumps({"key": key})))
+
+    def _is_marked(self, folder: Path, key: str) -> bool:
+        try:
+            return not folder.is_symlink() and parse_json((folder / self.MARK).read_text()) == {"key": key}
+        except (OSError, ValueError, Refused):
+            return False
+
+
+#: A folder of unfinished work as callers may give it.
+Resume = str | Path | WorkFolder | None
+
+
+class Work:
+    """Arrays by name in the folder of a key; with ``folder=None`` nothing is stored.
+
+    Every process reads; the first one writes, but for :meth:`save_part`.
+
+    Args:
+        folder: where the folder of this work is, or shall be.
+        settings: plain values that the arrays depend on; work with others never reads what this one wrote.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for _ in range(2):
+    ...         work = Work(folder, {"seed": 0})
+    ...         found = {row: int(found["value"]) for row, found in work.rows([3, 5], lambda row: {"value": row**2})}
+    ...     found, Work(folder, {"seed": 1}).load("row-0003")
+    ({3: 9, 5: 25}, None)
+    """
+
+    def __init__(self, folder: Resume, settings: Mapping[str, Any]) -> None:
+        if isinstance(folder, str | Path):
+            folder = WorkFolder(folder)
+        self.folder = None if folder is None else folder.of(key_of(settings))
+        self._written, self._took = time.monotonic(), 0.0
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to write work that goes on."""
+        wait = INTERVAL * max(1.0, self._took / QUICK)
+        return self.folder is not None and time.monotonic() - self._written >= wait
+
+    def load(self, name: str) -> Arrays | None:
+        """Read what was saved; None where nothing was, or the file is damaged, with a line about it."""
+        if self.folder is None or not (path := self.folder / f"{name}.npz").is_file():
+            return None
+        try:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                return dict(file)
+        except Exception as error:  # a zip file has a checksum of everything in it
+            logger.warning("%s is damaged (%s): what was in it is computed again", path, type(error).__name__)
+            return None
+
+    def save(self, name: str, arrays: Mapping[str, Any]) -> None:
+        """Write arrays in one step."""
+        if self.folder is not None and distributed.rank() == 0:
+            self._write(name, arrays)
+
+    def save_part(self, name: str, arrays: Mapping[str, Any]) -> None:
+        """Write what this process alone has."""
+        if self.folder is not None:
+            self._write(f"{name}-{distributed.rank()}", arrays)
+
+    def parts(self, name: str) -> Iterator[Arrays]:
+        """What the processes of any earlier call have left by :meth:`save_part`, however many they were."""
+        for path in [] if self.folder is None else sorted(self.folder.glob(f"{name}-*.npz")):
+            if (found := self.load(path.stem)) is not None:
+                yield found
+
+    def rows(self, rows: Iterable[int], compute: Callable[[int], Arrays]) -> Iterator[tuple[int, Arrays]]:
+        """Read the arrays of every row, or compute and save them."""
+        for row in rows:
+            found = self.load(f"row-{row:04d}")
+            if found is None:
+                found = compute(row)
+                self.save(f"row-{row:04d}", found)
+                self._drop(f"unfinished-{row:04d}")
+            yield row, found
+
+    def unfinished(self, row: int) -> Arrays | None:
+        """Where an interrupted row stood."""
+        return self.load(f"unfinished-{row:04d}")
+
+    def save_unfinished(self, row: int, arrays: Callable[[], Mapping[str, Any]]) -> None:
+        """Write where a row stands, now and then."""
+        if self.due:
+            self.save(f"unfinished-{row:04d}", arrays())
+
+    def _write(self, name: str, arrays: Mapping[str, Any]) -> None:
+        assert self.folder is not None
+        start = time.monotonic()
+        write_arrays(self.folder / f"{name}.npz", arrays)
+        self._written = time.monotonic()
+        self._took = self._written - start
+
+    def _drop(self, name: str) -> None:
+        if self.folder is not None and distributed.rank() == 0:
+            (self.folder / f"{name}.npz").unlink(missing_ok=True)
+
+
+def kept_result(path: Path | None, fits: Callable[[Any], bool], compute: Callable[[], Result]) -> Any:
+    """Read a result that was saved in a file, or compute and save it.
+
+    Args:
+        path: of the file; None keeps nothing.
+        fits: whether a result is the one that is asked for; a file that holds another one is overwritten.
+        compute: gives the result.
+    """
+    if path is not None and path.is_file():
+        try:
+            if fits(found := load_result(path)):
+                return found
+            logger.info("%s holds another result, which is replaced", path)
+        except UserError as error:
+            logger.warning("%s: it is made again", error)
+    result = compute()
+    if path is not None and distributed.rank() == 0:
+        result.save(path)
+    return result

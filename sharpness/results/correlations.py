@@ -1,0 +1,124 @@
+"""Rank correlation of measures of sharpness with accuracy and generalization gap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sharpness.plots.scatter import plot_scatter
+
+#: What numbers are compared with: accuracy on test images, and accuracy on training images above it.
+OUTCOMES = ("accuracy", "gap")
+
+
+def weighted_tau(signs: tuple[np.ndarray, np.ndarray], counts: np.ndarray) -> np.ndarray:
+    r"""Kendall's :math:`\tau_b` of samples with repetitions, from the signs of differences of all pairs.
+
+    .. math:: \tau_b = \frac{\sum_{i<j} c_i c_j s_{ij} t_{ij}}
+        {\sqrt{\sum_{i<j} c_i c_j s_{ij}^2 \sum_{i<j} c_i c_j t_{ij}^2}}
+
+    with :math:`s_{ij} = \operatorname{sgn}(x_i - x_j)`, t of y alike, and row i taken :math:`c_i` times. Signs of pairs
+    that are not compared are 0: pairs inside strata alone give the stratified (partial) coefficient.
+
+    Args:
+        signs: s and t, (n, n) each, antisymmetric.
+        counts: (B, n), one row for each sample.
+
+    Returns:
+        (B,); NaN where x or y is the same in all pairs.
+
+    >>> x, y = np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0])
+    >>> signs = tuple(np.sign(v[:, None] - v) for v in (x, y))
+    >>> weighted_tau(signs, np.ones((1, 3))).round(4).tolist()
+    [0.3333]
+    """
+    s, t = signs
+    agreeing, of_x, of_y = (((counts @ (a * b)) * counts).sum(axis=1) for a, b in ((s, t), (s, s), (t, t)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return agreeing / np.sqrt(of_x * of_y)
+
+
+def stratified_tau(
+    x: np.ndarray, y: np.ndarray, strata: np.ndarray, units: np.ndarray, resamples: int, seed: int
+) -> tuple[float, float, float]:
+    r"""Kendall's :math:`\tau_b` over the pairs inside strata, with a 95 % interval of the bootstrap over units.
+
+    A drawn unit brings all its rows, because they are not independent: the classes of one checkpoint, say. The interval
+    is that of the percentiles; it is NaN with fewer than four units, of which too few samples differ.
+
+    Args:
+        x, y: (n,), finite.
+        strata: (n,) pairs of rows are compared where these are equal.
+        units: (n,) what is drawn with replacement.
+
+    >>> stratified_tau(np.arange(4.0), np.arange(4.0), np.zeros(4), np.arange(4), 0, 0)
+    (1.0, nan, nan)
+    """
+    same = strata[:, None] == strata
+    signs = tuple(np.where(same, np.sign(v[:, None] - v), 0.0) for v in (x, y))
+    value = float(weighted_tau(signs, np.ones((1, len(x))))[0])  # type: ignore[arg-type]
+    names, unit = np.unique(units, return_inverse=True)
+    if len(names) < 4 or not resamples or not np.isfinite(value):
+        return value, np.nan, np.nan
+    draw = np.random.default_rng(seed)
+    counts = draw.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)[:, unit]
+    drawn = weighted_tau(signs, counts.astype(float))  # type: ignore[arg-type]
+    low, high = np.nanquantile(drawn, (0.025, 0.975))
+    return value, float(low), float(high)
+
+
+@dataclass(frozen=True, eq=False)
+class Correlations:
+    """Rank correlations, as :func:`sharpness.correlate` finds them.
+
+    Attributes:
+        rows: the table of :meth:`to_frame`.
+        points: what was correlated: a row for each checkpoint and class (or everything, or group), with all measures
+            and outcomes.
+        titles: of measures, for pictures.
+    """
+
+    rows: pd.DataFrame
+    points: pd.DataFrame
+    titles: Mapping[str, str]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each measure, outcome, and set of pairs.
+
+        Columns: ``measure``, ``outcome``, ``over`` (``"checkpoints"`` or ``"classes"``), ``subset`` (of which the
+        numbers are: all samples, a group, or every class), ``given`` (``"model"`` where pairs of one model alone are
+        compared), ``tau``, ``tau_lower``, ``tau_upper`` (95 %, NaN where there are too few checkpoints), ``rows``.
+        """
+        return self.rows.copy()
+
+    def of(self, measure: str, outcome: str = "accuracy", over: str = "checkpoints", given: str = "") -> pd.Series:
+        """One row, of all samples or of every class."""
+        chosen = {"measure": measure, "outcome": outcome, "over": over, "given": given}
+        found = self.rows[(self.rows[list(chosen)] == pd.Series(chosen)).all(axis=1)]
+        return found.iloc[0]
+
+    def __str__(self) -> str:
+        return self.rows.to_string(index=False, float_format=lambda v: f"{v:.2f}", na_rep="-")
+
+    def _repr_html_(self) -> str:
+        return self.rows.to_html(index=False, float_format=lambda v: f"{v:.2f}", na_rep="-", escape=True)
+
+    def plot(self, over: str = "checkpoints", **options: Any) -> Any:
+        """Draw a dot for each checkpoint (or checkpoint and class), a panel for each measure and outcome.
+
+        Args:
+            over: ``"checkpoints"`` (numbers of all samples) or ``"classes"``.
+            options: of :func:`~sharpness.plots.scatter.plot_scatter`.
+        """
+        points = self.points[self.points["class"].eq("all") == (over == "checkpoints")]
+        rows = self.rows[(self.rows["over"] == over) & (self.rows["given"] == "")]
+        if over == "checkpoints":
+            rows = rows[rows["subset"] == "all"]
+        taus = {
+            (row.measure, row.outcome): (row.tau, row.tau_lower, row.tau_upper) for row in rows.itertuples(index=False)
+        }
+        return plot_scatter(points, taus, self.titles, **options)

@@ -1,0 +1,97 @@
+"""Epochs: sampled and augmented batches, a step on each of them, and the test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sharpness.data import ImageSet, LongTailData, augment_batches, epoch_indices, mixup
+from sharpness.engine import ClassSums, class_sums
+from sharpness.flattening.spectral_normalization import normalized_layers, power_iteration
+from sharpness.methods import Stage
+from sharpness.models import Classifier
+from sharpness.steps import Batch, Context, EpochRule
+from sharpness.training.state import epoch_generator
+from sharpness.training.steps import Steps
+
+
+def run_epoch(stage: Stage, network: Classifier, steps: Steps, data: LongTailData, context: Context) -> float:
+    """Train one epoch, and return its mean training loss."""
+    network.train()
+    if stage.trainable.startswith("head") and stage.frozen_batchnorm:
+        network.backbone.eval()
+    rule, normalized = stage.rule, normalized_layers(network)
+    if isinstance(rule, EpochRule):
+        rule = rule.for_epoch(network, training_batches(stage, network, data, context.apart()), context)
+    total, seen = torch.zeros((), dtype=torch.float64, device=data.train.images.device), 0
+    for batch in training_batches(stage, network, data, context):
+        power_iteration(normalized)
+        total += steps(rule, batch, context).double() * len(batch.x)
+        seen += len(batch.x)
+    return float(total) / seen
+
+
+def epoch_context(counts: Tensor, stage: Stage, epoch: int, seed: int, index: int, cast: Any) -> Context:
+    """The context of losses and rules in an epoch of stage number ``index``."""
+    generator, noise = epoch_generator(seed, index, epoch), epoch_generator(seed, index, epoch, "/rule")
+    return Context(counts, epoch, stage.epochs, generator, noise, cast)
+
+
+def training_batches(stage: Stage, network: nn.Module, data: LongTailData, context: Context) -> Iterator[Batch]:
+    """The batches of one epoch: sampled, augmented, normalised, mixed, and transformed with help of the network."""
+    train, generator = data.train, context.generator
+    late = stage.late(context.epoch)
+    sampler = late.sampler if late else stage.sampler
+    indices = epoch_indices(sampler, train.labels.cpu(), data.num_classes, generator).to(train.labels.device)
+    smallest = stage.batch_size if stage.drop_last else 2
+    chunks = [chunk for chunk in indices.split(stage.batch_size) if len(chunk) >= smallest]
+    pixels = augment_batches(train.images, chunks, data.augmentation, data.padding, generator)
+    for chunk, images in zip(chunks, pixels, strict=True):
+        x, y = train.normalize(images), train.labels[chunk]
+        batch = Batch(channels_last(x), y)
+        if stage.mixup:
+            mixed, partner, lam = mixup(x, stage.mixup, generator)
+            batch = Batch(channels_last(mixed), y, y[partner], lam)
+        if late and late.transform:
+            with torch.enable_grad():
+                batch = late.transform(network, batch, train, context)
+        yield batch
+
+
+def channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def evaluate(
+    network: nn.Module, images: ImageSet, num_classes: int, cast: Any, batch_size: int | None = None
+) -> ClassSums:
+    """Sums of cross-entropy and of correct predictions by class, in eval mode; the mode is restored."""
+    batch_size = batch_size or (500 if images.images.device.type == "cpu" else 2500)
+
+    def forward(x: Tensor) -> Tensor:
+        with cast():
+            return network(channels_last(images.normalize(x))).float()
+
+    pairs = zip(images.images.split(batch_size), images.labels.split(batch_size), strict=True)
+    batches = ((x, y, torch.ones_like(y, dtype=torch.float32)) for x, y in pairs)
+    training = network.training
+    network.eval()
+    try:
+        loss = partial(F.cross_entropy, reduction="none")
+        return class_sums(forward, batches, loss, images.labels, num_classes, num_classes)
+    finally:
+        network.train(training)
+
+
+def accuracy_row(sums: ClassSums, data: LongTailData) -> dict[str, float]:
+    """The test columns of the history; a group's accuracy is the mean over its classes."""
+    per_class = sums.class_accuracies
+    row = {"test_loss": sums.mean, "accuracy": sums.accuracy}
+    for group, classes in data.groups.items():
+        row[f"accuracy_{group}"] = float(per_class[list(classes)].mean()) if classes else float("nan")
+    return row | {f"accuracy_class_{c}": float(a) for c, a in enumerate(per_class)}

@@ -1,0 +1,143 @@
+"""Rank correlations: SciPy's coefficient, pairs counted one by one, and resamples that are made for real."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import kendalltau
+
+import sharpness
+from sharpness.cli import main
+from sharpness.errors import UserError
+from sharpness.results.correlations import stratified_tau, weighted_tau
+
+
+def drawn(n=40, ties=False, seed=0):
+    random = np.random.default_rng(seed)
+    x = random.normal(size=n)
+    y = x + random.normal(size=n)
+    return (np.round(x), np.round(y)) if ties else (x, y)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_one_stratum_is_kendalls_tau(ties):
+    x, y = drawn(ties=ties)
+    value, *_ = stratified_tau(x, y, np.zeros(40), np.arange(40), 0, 0)
+    assert value == pytest.approx(kendalltau(x, y).statistic, rel=1e-12)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_strata_compare_pairs_inside_them_alone(ties):
+    x, y = drawn(ties=ties)
+    strata = np.arange(40) % 3
+    agreeing = of_x = of_y = 0.0
+    for i, j in itertools.combinations(range(40), 2):
+        if strata[i] == strata[j]:
+            s, t = np.sign(x[i] - x[j]), np.sign(y[i] - y[j])
+            agreeing, of_x, of_y = agreeing + s * t, of_x + s * s, of_y + t * t
+    value, *_ = stratified_tau(x, y, strata, np.arange(40), 0, 0)
+    assert value == pytest.approx(agreeing / np.sqrt(of_x * of_y), rel=1e-12)
+
+
+def test_a_resample_is_the_coefficient_of_the_rows_that_it_repeats():
+    x, y = drawn(12)
+    signs = tuple(np.sign(v[:, None] - v) for v in (x, y))
+    counts = np.random.default_rng(1).multinomial(12, np.full(12, 1 / 12), size=20)
+    for value, count in zip(weighted_tau(signs, counts), counts, strict=True):
+        assert value == pytest.approx(kendalltau(np.repeat(x, count), np.repeat(y, count)).statistic, rel=1e-12)
+
+
+def test_the_interval_holds_the_coefficient_of_the_population_about_as_often_as_it_says():
+    """Normal numbers with correlation r have the coefficient 2 arcsin(r) / pi; of 200 intervals some 190 should."""
+    r, held = 0.6, 0
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        x, noise = random.normal(size=(2, 40))
+        _, low, high = stratified_tau(x, r * x + np.sqrt(1 - r * r) * noise, np.zeros(40), np.arange(40), 400, seed)
+        held += low <= 2 * np.arcsin(r) / np.pi <= high
+    assert 178 <= held <= 200  # four standard deviations below 190
+
+
+def tables(models=2, runs=4, classes=5):
+    """Tables of training and test images, with a measure that orders accuracy backwards and one that is noise."""
+    random = np.random.default_rng(3)
+    rows, tested = [], []
+    for m, run in itertools.product(range(models), range(runs)):
+        for c in ("all", "few", *map(str, range(classes))):
+            level = m + 0.1 * run + (0.01 * int(c) if c.isdigit() else 0.05)
+            key = {"model": f"m{m}", "run": f"seed {run}", "class": c, "group": "few" if c != "all" else ""}
+            rows.append(
+                {**key, "accuracy": 0.99, "lambda_max": 100 - level, "lambda_max_se": 1.0, "rise": random.random()}
+            )
+            tested.append({**key, "accuracy": level / (models + 1)})
+    return pd.DataFrame(rows), pd.DataFrame(tested)
+
+
+def test_tables_are_correlated_over_checkpoints_given_the_model_and_over_classes():
+    train, test = tables()
+    found = sharpness.correlate(train, test)
+    frame = found.to_frame()
+    assert set(frame["measure"]) == {"lambda_max", "rise"} and set(frame["outcome"]) == {"accuracy", "gap"}
+    assert set(frame["subset"]) == {"all", "few", "every class"}
+    for over, given in (("checkpoints", ""), ("checkpoints", "model"), ("classes", "")):
+        assert found.of("lambda_max", "accuracy", over, given).tau == pytest.approx(-1)
+        assert found.of("lambda_max", "gap", over, given).tau == pytest.approx(1)
+    noise = found.of("rise")
+    everything = train["class"] == "all"
+    expected = kendalltau(train.loc[everything, "rise"], test.loc[everything, "accuracy"]).statistic
+    assert noise.tau == pytest.approx(expected) and noise.tau_lower < noise.tau < noise.tau_upper
+
+
+def test_without_a_test_table_there_is_no_gap_and_one_checkpoint_has_its_classes():
+    train, test = tables(1, 1, 9)
+    test["lambda_max"] = train["lambda_max"]
+    frame = sharpness.correlate(test.drop(columns=["model", "run"])).to_frame()
+    assert frame["over"].tolist() == ["classes"] and frame["outcome"].tolist() == ["accuracy"]
+    assert frame["tau"].item() == pytest.approx(-1) and frame["tau_upper"].item() < 0
+
+
+def test_measured_models_are_taken_as_they_are():
+    import torch
+
+    torch.manual_seed(0)
+    x, y = torch.randn(30, 4), torch.arange(30) % 3
+    models = {f"m{i}": sharpness.Objective(torch.nn.Linear(4, 3).eval(), (x, y)) for i in range(4)}
+    results = sharpness.measure(models, measures="accuracy,loss")
+    found = sharpness.correlate(results)
+    rows = [(float(r["loss"].overall), float(r["accuracy"].overall)) for r in results.values()]
+    assert found.of("loss").tau == pytest.approx(kendalltau(*zip(*rows, strict=True)).statistic)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop(columns="accuracy"), "no accuracy: measure it"),
+        (lambda t: t[["model", "run", "class", "group", "accuracy"]], "no measure besides accuracy"),
+        (lambda t: t.drop(columns="class"), "no column 'class'"),
+        (lambda t: t[t["model"].eq("m0") & t["run"].eq("seed 0")].head(3), "1 checkpoints: give three"),
+    ],
+)
+def test_what_is_no_such_table_is_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        sharpness.correlate(change(tables()[0]))
+
+
+def test_the_command_reads_what_measure_wrote(tmp_path, capsys):
+    for name, table in zip(("train", "test"), tables(), strict=True):
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    arguments = ["correlate", str(tmp_path / "train.csv"), "--test", str(tmp_path / "test.csv"), "--resamples", "50"]
+    assert main([*arguments, "-o", str(tmp_path / "tau.csv"), "--plot", str(tmp_path / "tau")]) == 0
+    assert "lambda_max" in capsys.readouterr().out
+    written = pd.read_csv(tmp_path / "tau.csv")
+    assert written["tau"].abs().max() == pytest.approx(1) and (tmp_path / "tau.png").exists()
+    assert main(["correlate", str(tmp_path / "missing.csv")]) == 2
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_the_picture_has_a_panel_for_each_pair_and_says_the_coefficient():
+    found = sharpness.correlate(*tables())
+    axes = found.plot()
+    assert axes.shape == (2, 2) and "-1.00" in axes[0, 0].get_title("left").replace("−", "-")
+    assert {line.get_label() for line in axes[0, 0].lines} == {"m0", "m1"}
+    assert len(found.plot("classes")[0, 0].lines[0].get_xdata()) == 20

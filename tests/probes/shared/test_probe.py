@@ -1,0 +1,64 @@
+"""What users see of a probe: signature, docstring, and keywords that it does not have."""
+
+import inspect
+
+import pytest
+import torch
+from torch import nn
+
+import sharpness
+from sharpness import Objective
+from sharpness.errors import UserError
+
+PROBES = (
+    "characteristic_radius", "eigenvalues", "interpolate", "line", "plane", "plane_through", "random_perturbation",
+    "spectral_density", "trace", "trajectory_plane", "worst_case",
+)  # fmt: skip
+DATA = (torch.eye(2), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_data_and_options_are_in_signature_and_docstring(name):
+    probe = getattr(sharpness, name)
+    parameters = inspect.signature(probe).parameters
+    assert list(parameters)[0] == "objective" and list(parameters)[-2:] == ["data", "options"]
+    assert all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    documented = inspect.getdoc(probe)
+    for parameter in ("data", "options"):
+        assert f"\n    {parameter}: " in documented, parameter
+    assert "given:" not in documented
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_a_misspelt_keyword_is_no_option_of_anything(name):
+    others = [1, 1] if name == "plane_through" else [1]
+    with pytest.raises(TypeError, match=rf"{name}\(\): got an unexpected keyword argument 'per_clas'"):
+        getattr(sharpness, name)(Objective(nn.Linear(2, 2), DATA), *others, per_clas=True)
+
+
+def test_data_may_follow_a_model_or_be_named():
+    model = nn.Linear(2, 2)
+    expected = sharpness.eigenvalues(Objective(model, DATA, parameters="weight"), 2)
+    for found in (
+        sharpness.eigenvalues(model, DATA, 2, options={"parameters": "weight"}),
+        sharpness.eigenvalues(objective=model, data=DATA, k=2, options={"parameters": "weight"}),
+        sharpness.eigenvalues({"a": model}, DATA, k=2, options={"parameters": "weight"})["a"],
+    ):
+        assert found.values.tolist() == expected.values.tolist()
+
+
+def test_eigenvalues_and_traces_per_layer_take_data_too():
+    model = nn.Linear(2, 2)
+    for probe in (sharpness.eigenvalues, sharpness.trace):
+        found = probe(model, DATA, per_layer=True)
+        assert found.values.tolist() == probe(Objective(model, DATA), per_layer=True).values.tolist()
+
+
+@pytest.mark.parametrize("probe, old", [("trace", "probes"), ("spectral_density", "runs")])
+def test_old_names_of_draws_warn(probe, old):
+    function, objective = getattr(sharpness, probe), Objective(nn.Linear(2, 2), DATA)
+    with pytest.warns(FutureWarning, match=rf"{probe}\({old}=\) is now {probe}\(draws=\)"):
+        found = function(objective, **{old: 3})
+    assert found.to_frame().equals(function(objective, draws=3).to_frame())
+    with pytest.raises(UserError, match="both name the same argument"):
+        function(objective, draws=3, **{old: 3})
