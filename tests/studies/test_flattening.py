@@ -217,7 +217,7 @@ def test_processes_know_registered_measures_that_they_can_import(study, data, re
     made = make_flattening_study(*given, jobs=2, measures="mean_loss", **SMALL)
     assert made.cells.mean_loss.notna().all()
     with pytest.raises(
-        UserError, match="jobs=2: measure 'norm' cannot be sent to other processes: define its function"
+        UserError, match="jobs=2: measure 'norm' cannot be sent to other processes: define"
     ):
         make_flattening_study(*given, jobs=2, measures="norm", **SMALL)
 
