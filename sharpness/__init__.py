@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         trajectory_plane,
         worst_case,
     )
-    from sharpness.results import Comparison, load_result
+    from sharpness.results import Comparison, compare, load_result
     from sharpness.training import train
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "barrier",
     "characteristic_radius",
     "checkpoint_objective",
+    "compare",
     "correlate",
     "eigenvalues",
     "interpolate",
@@ -75,6 +76,7 @@ __all__ = [
 #: Where the names live that are not of the probes.
 _ROOMS = {
     "Comparison": "results",
+    "compare": "results",
     "Objective": "objective",
     "load_checkpoint": "checkpoints",
     "load_data": "data",

@@ -2,7 +2,7 @@
 
 from sharpness.results.base import Result
 from sharpness.results.characteristic_radius import CharacteristicRadiusResult
-from sharpness.results.comparison import Comparison
+from sharpness.results.comparison import Comparison, compare
 from sharpness.results.correlations import Correlations
 from sharpness.results.density import SpectralDensityResult
 from sharpness.results.eigenvalues import EigenvalueResult
@@ -28,6 +28,7 @@ __all__ = [
     "Result",
     "Runs",
     "SpectralDensityResult",
+    "compare",
     "load_result",
     "with_errors",
 ]

@@ -1,4 +1,4 @@
-"""What every result has in common: frozen, tabular, saved as one NetCDF file, with its provenance."""
+"""Base class of results: frozen, tabular, saved as one NetCDF file, with provenance."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from sharpness.files import write_atomically
 from sharpness.renamed import renamed_attribute
 from sharpness.results.estimates import Estimate, Estimates, Subset, mean_of
 from sharpness.results.latex import as_latex
+from sharpness.results.picture import plot_of
 from sharpness.results.same import Probed
 from sharpness.results.tables import as_html, joined, long_form, of_training, with_errors
 from sharpness.untrusted.refused import Refused
@@ -51,6 +52,14 @@ class Result:
     RENAMED: ClassVar[dict[str, str]] = {}
     #: The first dimension, where a result of this kind may be of everything together and arrays lack it.
     OPTIONAL_DIMENSION: ClassVar[str | None] = None
+    #: What names or numbers the places along a dimension, by the name of the dimension.
+    COORDINATES: ClassVar[dict[str, str]] = {
+        "class": "class_names", "group": "groups", "measure": "names", "layer": "layers", "mark": "mark_names",
+        "radius": "radii", "factor": "factors", "rank": "ranks", "column": "columns",
+    }  # fmt: skip
+    #: Attributes, and settings in the provenance, that must agree for results to be compared.
+    COMPARED: ClassVar[tuple[str, ...]] = ()
+    SETTINGS: ClassVar[tuple[str, ...]] = ("kind", "match_samples")
     REGISTRY: ClassVar[dict[str, type[Result]]] = {}
     #: Columns of the table that tell numbers of one measure and class apart.
     AXES: ClassVar[tuple[str, ...]] = ()
@@ -69,6 +78,8 @@ class Result:
         super().__init_subclass__(**kwargs)
         cls.DIMENSIONS = {**Result.DIMENSIONS, **cls.DIMENSIONS}
         Result.REGISTRY[cls.__name__] = cls
+        if "compare" in cls.__dict__:
+            cls.plot = plot_of(cls, lambda result: {result.label: result})  # type: ignore[method-assign]
         for old, new in cls.RENAMED.items():
             setattr(cls, old, renamed_attribute(old, new))
 
@@ -186,7 +197,7 @@ class Result:
         return []
 
     def plot(self, ax: Any = None, **options: Any) -> Any:
-        """Draw on ``ax`` (a new one unless given) and return it."""
+        """Draw on ``ax``, new ones unless given; ``help(result.plot)`` lists the options of each kind of result."""
         return type(self).compare({self.label: self}, ax=ax, **options)
 
     @classmethod
@@ -200,7 +211,7 @@ class Result:
 
     @property
     def probed(self) -> Probed:
-        """Which samples were probed, as far as is known."""
+        """The identity of the probed samples, as far as it is known."""
         identity = None
         if self.sample_ids is not None:
             by = str(self.provenance.get("images", VALUES))
@@ -210,17 +221,17 @@ class Result:
 
     @property
     def checks(self) -> pd.DataFrame:
-        """What ``verify=True`` compared: one row per check, with what was measured and what the result implies."""
+        """The checks of ``verify=True``: one row each, with the measured value and the one that the result implies."""
         return pd.DataFrame(self.provenance.get("checks", []))
 
     @property
     def has_classes(self) -> bool:
-        """Whether answers are split at all: what is said of the only class "all" is said of all samples already."""
+        """True if there are classes besides the only class "all", whose numbers are those of all samples."""
         return self.class_names != ONE_CLASS
 
     @property
     def has_labels(self) -> bool:
-        """Whether targets were labels: of others no answer is right or wrong, and tables leave accuracies out."""
+        """True if targets were labels: others have no accuracy, and tables leave it out."""
         return self.provenance.get("targets", "labels") == "labels"
 
     @property
@@ -275,7 +286,10 @@ class Result:
         return next((g for g, classes in self.groups.items() if class_index in classes), "")
 
     def to_dataset(self) -> xr.Dataset:
-        """The same numbers as an xarray data set; plain values as JSON in its attributes."""
+        """The same numbers as an xarray data set; plain values as JSON in its attributes.
+
+        Coordinates are the names of classes, groups, measures and layers, and the numbers of radii and draws.
+        """
         arrays, plain = {}, {}
         for f in fields(self):
             value = getattr(self, f.name)
@@ -284,14 +298,19 @@ class Result:
                 arrays[f.name] = (names[len(names) - np.ndim(value) :], np.asarray(value))
             else:
                 plain[f.name] = value
-        return xr.Dataset(arrays, attrs={"sharpness_result": type(self).__name__, "fields": json.dumps(plain)})
+        data = xr.Dataset(arrays, attrs={"sharpness_result": type(self).__name__, "fields": json.dumps(plain)})
+        return data.assign_coords({name: where for name in map(str, data.dims) if (where := self._along(name, data))})
+
+    def _along(self, dimension: str, data: xr.Dataset) -> list[Any]:
+        """The names or numbers of the places along a dimension; empty where there are none."""
+        if dimension in ("draw", "run"):
+            return list(range(data.sizes[dimension]))
+        names = list(getattr(self, self.COORDINATES.get(dimension, ""), ()))
+        return names if len(names) == data.sizes[dimension] and any(map(str, names)) else []
 
     def save(self, path: str | Path) -> Path:
         """Write one NetCDF file, which xarray opens; read it back with :func:`~sharpness.load_result`."""
-        path = Path(path)
-        data = self.to_dataset()
-        write_atomically(path, lambda partial: data.to_netcdf(partial, engine="scipy"))
-        return path
+        return write_dataset(self.to_dataset(), path)
 
     def validate(self) -> None:
         """Check plain values as a file gives them.
@@ -317,3 +336,10 @@ class Result:
     def _repr_html_(self) -> str:
         told = f"<p><b>{type(self).__name__}</b> {escape(f'{self.label}: {self._summary()}')}</p>"
         return told + as_html(self.to_table(), self.ROWS, self.notes)
+
+
+def write_dataset(data: xr.Dataset, path: str | Path) -> Path:
+    """Write a NetCDF file, whole or not at all."""
+    path = Path(path)
+    write_atomically(path, lambda partial: data.to_netcdf(partial, engine="scipy"))
+    return path

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from sharpness.errors import UserError, choose
-from sharpness.results.base import Result
+from sharpness.results.base import Result, write_dataset
 from sharpness.results.latex import as_latex
+from sharpness.results.picture import plot_of
 from sharpness.results.runs import Entry, Runs
-from sharpness.results.same import require_same
+from sharpness.results.same import SHARED, noise_fields, require_same
+from sharpness.results.stacked import stack
 from sharpness.results.tables import as_html, joined, of_training, with_errors
 
+#: The dimension of models in a data set.
+MODEL = "model"
 R = TypeVar("R", bound=Result | Runs[Any])
 
 
@@ -85,17 +92,70 @@ class Comparison(dict[str, R]):
         found = pd.DataFrame(columns)
         return found if axes else found.set_index(found.index.get_level_values(0))
 
+    def to_dataset(self) -> xr.Dataset:
+        """All results in one data set; arrays that have one shape in all of them have ``model`` as first dimension."""
+        if not self:
+            raise UserError("an empty comparison has nothing to save: give it a result")
+        single = self.each()
+        data = stack([result.to_dataset() for result in single.values()], MODEL, list(single))
+        trainings = [[label, list(v.names) if isinstance(v, Runs) else None] for label, v in self.items()]
+        return data.assign_attrs(comparison=json.dumps(trainings))
+
+    def save(self, path: str | Path) -> Path:
+        """Write one NetCDF file; read it back with :func:`~sharpness.load_result`."""
+        return write_dataset(self.to_dataset(), path)
+
     def each(self) -> dict[str, Any]:
         """Single results: those of several trainings as ``"<label>, <training>"``."""
         return each(self)
 
-    def plot(self, ax: Any = None, **options: Any) -> Any:
-        """Draw all results on common scales."""
-        return type(first_of(self)).compare(self, ax=ax, **options)
+    @property
+    def plot(self) -> Callable[..., Any]:
+        """Draw all results on common scales; ``help(comparison.plot)`` lists the options of their kind."""
+        return plot_of(type(first_of(self)), dict).__get__(self)
 
     def _repr_html_(self) -> str:
         rows = max((r.ROWS for r in each(self).values()), default=0)
         return as_html(self.to_table(), rows, self.notes) if self else "no results"
+
+
+def compare(results: Mapping[str, R | Sequence[R]]) -> Comparison[R | Runs[Any]]:
+    """Put results of several models side by side, such as those of files.
+
+    Args:
+        results: ``{label: result}``, all of one kind; a list of results, or :class:`Runs`, stands for several trainings
+            of one model.
+
+    Returns:
+        The comparison, which tabulates, draws and saves all of them together.
+
+    Raises:
+        UserError: no results, something else than results, or results that cannot be compared: of several kinds, of
+            other samples, classes or groups, or of other settings. Names the field that differs, and both values.
+
+    >>> compare({})
+    Traceback (most recent call last):
+    ...
+    sharpness.errors.UserError: no results to compare: give {label: result}
+    """
+    if not isinstance(results, Mapping) or not results:
+        raise UserError("no results to compare: give {label: result}")
+    found: Comparison[Any] = Comparison()
+    for label, entry in results.items():
+        members = list(entry) if isinstance(entry, Runs | list | tuple) else [entry]
+        for one in members:
+            if not isinstance(one, Result):
+                raise UserError(
+                    f"{label!r}: {type(one).__name__} is no result: give what a probe or load_result returns"
+                )
+        found[str(label)] = Runs(members) if isinstance(entry, list | tuple) else entry
+    if len(found) < len(results):
+        raise UserError(f"labels {', '.join(map(str, results))}: give every model one of its own")
+    first = first_of(found)
+    versions = [name for r in found.each().values() for name in r.provenance if name.startswith("version of ")]
+    fields = noise_fields(first, first.COMPARED)
+    require_same(found.each(), fields, shared=(*SHARED, *first.SETTINGS, *dict.fromkeys(versions)))
+    return found
 
 
 def _joined(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

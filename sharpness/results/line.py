@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from sharpness.plots import plot_line_panels, plot_lines
 from sharpness.results.comparison import each, first_of
 from sharpness.results.landscape import Landscape, require_samples
+from sharpness.results.picture import picture
 from sharpness.results.pictures import Subset, draw_lines
 from sharpness.results.same import noise_fields, require_same
 
@@ -36,8 +38,10 @@ class LineResult(Landscape):
     }
 
     AXES: ClassVar = ("x",)
+    COMPARED: ClassVar = ("directions", "x")
 
     @classmethod
+    @picture(plot_lines, plot_line_panels)
     def compare(
         cls,
         results: Mapping[str, Any],
@@ -54,10 +58,9 @@ class LineResult(Landscape):
             ax: an Axes; for several models and a list of subsets, as many as there are models.
             subset: everything (None or ``"all"``), a class, a group, or a list of them.
             quantity: ``"loss"``, ``"rise"`` above the model's own unperturbed loss, or ``"accuracy"``.
-            options: of :func:`~sharpness.plots.plot_lines`, such as ``log=True``.
         """
         first = first_of(results)
-        require_same(each(results), noise_fields(first.directions, ("directions", "x")))
+        require_same(each(results), noise_fields(first, cls.COMPARED))
         require_samples(first, subset)
         return draw_lines(results, ax, subset, quantity, options)
 

@@ -13,9 +13,10 @@ import pandas as pd
 import xarray as xr
 
 from sharpness.errors import UserError, printable
-from sharpness.files import write_atomically
-from sharpness.results.base import Result
+from sharpness.results.base import Result, write_dataset
 from sharpness.results.latex import as_latex
+from sharpness.results.picture import plot_of
+from sharpness.results.stacked import stack
 from sharpness.results.tables import as_html, joined, of_training, over_trainings, with_errors
 
 R = TypeVar("R", bound=Result)
@@ -126,26 +127,24 @@ class Runs(Sequence[R]):
         """Lines below that table, see :attr:`Result.notes`."""
         return self.results[0].notes_on(self.summary())
 
-    def plot(self, ax: Any = None, **options: Any) -> Any:
-        """Means and spread over trainings; what has room for one training alone shows the first and names it."""
-        return type(self.results[0]).compare({self.label: self}, ax=ax, **options)
+    @property
+    def plot(self) -> Callable[..., Any]:
+        """Draw mean and spread over trainings; what has room for one alone shows the first and names it.
+
+        ``help(runs.plot)`` lists the options of their kind.
+        """
+        return plot_of(type(self.results[0]), lambda runs: {runs.label: runs}).__get__(self)
 
     def to_dataset(self) -> xr.Dataset:
         """All results in one data set; ``training`` is the first dimension of every array."""
         parts = [r.to_dataset() for r in self.results]
         if len({tuple(sorted((str(n), p[n].shape) for n in p.variables)) for p in parts}) > 1:
             raise UserError(f"{self.label}: its trainings have arrays of other names or sizes: take one at a time")
-        data = xr.concat(parts, RUN, data_vars="all", coords="minimal", compat="override", join="override")
-        described = {f"fields_{i}": part.attrs["fields"] for i, part in enumerate(parts)}
-        kind = parts[0].attrs["sharpness_result"]
-        data.attrs = {"sharpness_result": kind, "trainings": json.dumps(self.names), **described}
-        return data
+        return stack(parts, RUN, self.names).assign_attrs(trainings=json.dumps(self.names))
 
     def save(self, path: str | Path) -> Path:
         """Write one NetCDF file; read it back with :func:`~sharpness.load_result`."""
-        path, data = Path(path), self.to_dataset()
-        write_atomically(path, lambda partial: data.to_netcdf(partial, engine="scipy"))
-        return path
+        return write_dataset(self.to_dataset(), path)
 
     def __repr__(self) -> str:
         return f"Runs({printable(self._told())} of {type(self.results[0]).__name__})"

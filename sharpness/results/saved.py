@@ -13,7 +13,9 @@ import xarray as xr
 
 from sharpness.errors import UserError, printable
 from sharpness.results.base import Result
+from sharpness.results.comparison import MODEL, Comparison
 from sharpness.results.runs import RUN, Runs
+from sharpness.results.stacked import unstack
 from sharpness.untrusted.plain_json import parse_json
 from sharpness.untrusted.refused import Refused
 from sharpness.untrusted.regular_files import open_regular
@@ -21,16 +23,19 @@ from sharpness.untrusted.regular_files import open_regular
 LIMIT = 64 * 2**30
 """Largest file that is read, in bytes: eigenvectors are as long as the network."""
 
-LENGTHS = {"class": "class_names", "group": "groups", "measure": "names", "layer": "layers", "mark": "mark_names"}
-"""Dimensions that are as long as something that is told by name."""
-
 WHOLE = ("class_samples", "train_counts", "products", "layer_parameters", "sample_ids")
 TRUE_OR_FALSE = ("evaluated", "converged")
 FINITE = ("class_samples", "class_weights", "x", "y", "radii", "factors", "sample_weights")
 
 
 def load_result(path: str | Path) -> Any:
-    """Read what :meth:`Result.save` or :meth:`Runs.save` wrote.
+    """Read what :meth:`Result.save`, :meth:`Runs.save` or :meth:`Comparison.save` wrote, and execute nothing of it.
+
+    Args:
+        path: of the NetCDF file.
+
+    Returns:
+        A result of the class that was saved, or :class:`Runs` or a :class:`Comparison` of such.
 
     Raises:
         UserError: no such file, or one that is not a result: damaged, of another version, or with values, types or
@@ -41,9 +46,9 @@ def load_result(path: str | Path) -> Any:
         raise UserError(f"no result at {path}")
     try:
         data = _content(path)
-        if "trainings" not in data.attrs:
-            return _result(data, data.attrs["fields"])
-        return _runs(data)
+        if "comparison" in data.attrs:
+            return _comparison(data)
+        return _runs(data) if "trainings" in data.attrs else _result(data, data.attrs["fields"])
     except UserError:
         raise
     except Refused as error:
@@ -72,8 +77,37 @@ def _runs(data: xr.Dataset) -> Runs[Any]:
         raise Refused("names its trainings oddly: probe again")
     if len(names) != data.sizes.get(RUN):
         raise Refused(f"has {data.sizes.get(RUN)} trainings and {len(names)} names: probe again")
-    found = [_result(data.isel({RUN: i}), data.attrs[f"fields_{i}"]) for i in range(len(names))]
-    return Runs(found, list(map(printable, names)))
+    return Runs(_parts(data, RUN), list(map(printable, names)))
+
+
+def _comparison(data: xr.Dataset) -> Comparison[Any]:
+    """The results of several models."""
+    told = parse_json(str(data.attrs["comparison"]))
+    models = [] if not isinstance(told, list) else told
+    if not all(
+        isinstance(m, list) and len(m) == 2 and isinstance(m[0], str)
+        and (m[1] is None or (isinstance(m[1], list) and m[1] and all(isinstance(name, str) for name in m[1])))
+        for m in models
+    ):  # fmt: skip
+        raise Refused("names its models oddly: probe again")
+    labels = [printable(label) for label, _ in models]
+    count = sum(1 if names is None else len(names) for _, names in models)
+    if not count or count != data.sizes.get(MODEL) or len(set(labels)) < len(labels):
+        raise Refused(f"has {data.sizes.get(MODEL)} results and names {count} models and trainings: probe again")
+    parts = iter(_parts(data, MODEL))
+    return Comparison({
+        label: next(parts) if names is None else Runs([next(parts) for _ in names], list(map(printable, names)))
+        for label, (_, names) in zip(labels, models, strict=True)
+    })  # fmt: skip
+
+
+def _parts(data: xr.Dataset, dimension: str) -> list[Result]:
+    """The results along a dimension, all of one kind."""
+    kind = data.attrs.get("sharpness_result")
+    parts = [unstack(data, dimension, i) for i in range(data.sizes[dimension])]
+    return [
+        _result(part.assign_attrs(sharpness_result=kind), data.attrs[f"fields_{i}"]) for i, part in enumerate(parts)
+    ]
 
 
 def _result(data: xr.Dataset, described: Any) -> Result:
@@ -146,7 +180,7 @@ def _check_shapes(kind: type[Result], plain: dict[str, Any], arrays: Mapping[str
         if short != wanted:
             leading.add(array.dims == wanted)
         for dimension, length in zip(array.dims, array.shape, strict=True):
-            told = plain.get(LENGTHS.get(dimension, ""))
+            told = plain.get(Result.COORDINATES.get(str(dimension), ""))
             nameless = dimension == "mark" and not told
             if length == 0 or (told is not None and len(told) != length and not nameless):
                 raise Refused(f"has {name} of shape {array.shape}, which its names do not fit: probe again")

@@ -41,7 +41,7 @@ def summary_row(table: MeasureResult, tail_class: int) -> dict[str, float]:
 def note_on(settings: Settings, augmentation: str) -> str:
     """What the numbers of a study's table are."""
     given = settings.measuring
-    told = [f"{name}, {measure_of(name).told_with(given)}" for name in settings.measures]
+    told = [f"{name}, {measure_of(name).in_words(given)}" for name in settings.measures]
     return NOTE.format(
         loss="cross-entropy" if settings.loss == "ce" else "the loss of training",
         split="training" if settings.split == "train" else "test",

@@ -65,8 +65,8 @@ class Measure(Description):
         """Settings from arguments by name, of which others are left alone."""
         return self.settings(**{name: given[name] for name in self.setting_names if name in given})
 
-    def told_with(self, given: Mapping[str, Any]) -> str:
-        """What it is, with its settings from arguments by name."""
+    def in_words(self, given: Mapping[str, Any]) -> str:
+        """The measure in words, with its settings from arguments by name."""
         return self.explained.format(**asdict(self.set_by(given))) or self.title
 
 

@@ -111,6 +111,7 @@ def register_measure(
     [1.4142]
     >>> del MEASURES["norm"]
     """
+    # Its column must be told from others, and from those of its own errors and intervals.
     if not isinstance(name, str) or not name.isidentifier() or name in COLUMNS or name.endswith(ENDS):
         raise UserError(
             f"measure {name!r}: take a Python identifier that is none of {', '.join(COLUMNS)} and does not end in "
@@ -163,5 +164,5 @@ def chosen_measures(names: str | Sequence[Any] | None) -> list[Measure]:
 
 
 def versions_of(measures: Iterable[Measure]) -> dict[str, str]:
-    """What a provenance says of the code of measures that are not built in."""
+    """Digests of the code of measures that are not built in, for a provenance."""
     return {f"version of {measure.name}": measure.version for measure in measures if measure.version}
