@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullLocator
 
 from sharpness.plots.labels import grey, legend_above
 from sharpness.plots.small_multiples import SmallMultiples, unique
@@ -199,6 +200,9 @@ def _draw(ax: Axes, curve: BoundCurve) -> list[Any]:
         kept = np.isfinite(values) & (values > 0)
         ax.plot(curve.radii, np.where(kept, values, np.nan), **look)
     ax.set(xscale="log", yscale="log")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(numticks=5))
+        axis.set_minor_locator(NullLocator())
     extra = []
     if np.isfinite(curve.best) and curve.best > 0:
         ax.plot(curve.best, curve.lowest, gid="best", **BEST)
