@@ -41,8 +41,13 @@ def draw_curvature(results: Mapping[str, Any], train_counts: Sequence[int]) -> F
                 chosen = sign * r[name].values[order]
                 return np.where(chosen > 0, chosen, np.nan)
 
+            def bounds(r: MeasureResult, name: str = name, sign: int = sign) -> np.ndarray:
+                ends = np.sort(sign * r[name].intervals[:, order], axis=0)
+                return np.where(sign * r[name].values[order] > 0, ends, np.nan)
+
             plot_class_values(
-                means(results, end), names, ax, trainings=spreads(results, end),
+                means(results, end), names, ax, intervals=means(results, bounds),
+                over=first.over[first.names.index(name)], trainings=spreads(results, end),
                 ylabel=f"Hessian {label}", log=True, legend=sign > 0, floor=floor,
                 xlabel="Class and its training images" if sign < 0 else "",
             )  # fmt: skip
