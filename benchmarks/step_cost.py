@@ -52,7 +52,7 @@ from table import report, spread, table
 from torch.optim.swa_utils import AveragedModel
 from turns import timed
 
-from sharpness.flattening import FSDGPM, LABELS, OPERATIONS, ClassConditionalStep
+from sharpness.flattening import FSDGPM, OPERATIONS, ClassConditionalStep
 from sharpness.flattening.model_perturbation import ModelPerturbation
 from sharpness.flattening.pof import PoF
 from sharpness.flattening.spectral_normalization import SpectralNormalization, normalized_layers, power_iteration
@@ -70,12 +70,12 @@ STEPS: dict[str, tuple[Any, str]] = {
     "CC-SAM, linear head": (ClassConditionalHead(), "1"),
     "CC-SAM, cosine head": (ClassConditionalHead(), "1"),
     "CC-SAM, last block": (ClassConditionalStep("last_block"), "–"),
-    **{LABELS[name]: (OPERATIONS[name](), "2") for name in ("sam", "asam", "gp", "rwsam")},
+    **{OPERATIONS.label(name): (OPERATIONS[name](), "2") for name in ("sam", "asam", "gp", "rwsam")},
     **{f"MP, M = {draws}": (ModelPerturbation(draws=draws), str(draws)) for draws in (1, 2)},
-    **{LABELS[name]: (OPERATIONS[name](), "8/3") for name in ("imbsam", "focal-sam")},
-    LABELS["fs-dgpm"]: (FSDGPM(), "3"),
-    LABELS["pof"]: (PoF(), "4/3"),
-    LABELS["sn"]: (PlainStep(), "1"),
+    **{OPERATIONS.label(name): (OPERATIONS[name](), "8/3") for name in ("imbsam", "focal-sam")},
+    OPERATIONS.label("fs-dgpm"): (FSDGPM(), "3"),
+    OPERATIONS.label("pof"): (PoF(), "4/3"),
+    OPERATIONS.label("sn"): (PlainStep(), "1"),
 }
 
 
@@ -120,9 +120,9 @@ def random_batch(images: int) -> Batch:
 def network(name: str) -> Classifier:
     """ResNet-32 with the head, the normalisation and the trained part that a contender has."""
     model = build_model("resnet32", 10, head="cosine" if "cosine" in name else "linear")
-    if name == LABELS["sn"]:
+    if name == OPERATIONS.label("sn"):
         SpectralNormalization().apply(model)
-    model.head.requires_grad_(name != LABELS["pof"])
+    model.head.requires_grad_(name != OPERATIONS.label("pof"))
     return model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import pickle
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar, overload
 
-from sharpness.errors import UserError
-from sharpness.extensions import load_offered
+from sharpness.errors import UserError, shown
+from sharpness.extensions import imported, load_offered
 
 T = TypeVar("T")
+logger = logging.getLogger("sharpness")
 
-#: By group: the search path of the last look, and what it found.
-_ENTRY_POINTS: dict[str, tuple[tuple[str, ...], dict[str, list[EntryPoint]]]] = {}
+#: By group: the search path of the last look for entry points, and what it found.
+_OFFERED: dict[str, tuple[tuple[str, ...], dict[str, list[EntryPoint]]]] = {}
+#: Every registry by its group.
+ALL: dict[str, Registry[Any]] = {}
 
 
 class Registry(MutableMapping[str, T], Generic[T]):
@@ -30,7 +35,10 @@ class Registry(MutableMapping[str, T], Generic[T]):
     Args:
         kind: what the things are, for messages.
         group: of the entry points.
-        built_in: label and place, ``"module:object"``, of what comes with this package, by name and in order.
+        built_in: what comes with this package, by name and in order: a place, ``"module:object"``, label and place,
+            or the thing itself.
+        python: what this registry is called in Python, for messages.
+        option: of the command line by which the user names a thing by its place, where that is possible.
         wanted: what a thing has to be, for messages.
         fits: whether an object is one.
 
@@ -46,16 +54,22 @@ class Registry(MutableMapping[str, T], Generic[T]):
         self,
         kind: str,
         group: str,
-        built_in: Mapping[str, tuple[str, str]] | None = None,
+        built_in: Mapping[str, str | tuple[str, str] | T] | None = None,
         *,
+        python: str = "",
+        option: str | None = None,
         wanted: str = "something to call",
         fits: Callable[[Any], bool] = callable,
     ) -> None:
         self.kind, self.group = kind, group
+        self._python, self._option = python or group, option
         self._wanted, self._fits = wanted, fits
-        self._built_in = {name: place for name, (_, place) in (built_in or {}).items()}
-        self._labels = {name: label for name, (label, _) in (built_in or {}).items()}
+        self._built_in: dict[str, str | T] = {}
+        self._labels: dict[str, str] = {}
         self._things: dict[str, T] = {}
+        for name, built in (built_in or {}).items():
+            self._labels[name], self._built_in[name] = built if isinstance(built, tuple) else (name, built)
+        ALL[group] = self
 
     @overload
     def register(self, name: str, thing: None = None, *, label: str | None = None) -> Callable[[T], T]: ...
@@ -94,25 +108,81 @@ class Registry(MutableMapping[str, T], Generic[T]):
         return self._labels.get(name, name)
 
     def choose(self, name: str) -> T:
-        """The thing of a name.
+        """The thing that the user asks for, by name or, where the registry has an option for it, by its place.
 
         Raises:
-            UserError: an unknown name, with those that there are; a package that offers it and cannot be imported.
+            UserError: an unknown name, with those that there are; code that cannot be imported.
         """
+        if self._option and isinstance(name, str) and ":" in name:
+            return self.load(name)
         if not isinstance(name, str) or name not in self:
-            raise UserError(f"unknown {self.kind} {name!r}: choose one of {', '.join(self)}")
+            place = " or write package.module:name of your own" if self._option else ""
+            raise UserError(f"unknown {self.kind} {name!r}: choose one of {', '.join(self)}{place}")
         return self[name]
+
+    def load(self, place: str) -> T:
+        """Import what stands at ``package.module:name``; from then on files that name it so find it.
+
+        Raises:
+            UserError: there is no such thing, or importing it raises.
+        """
+        if place not in self._things:
+            self[place] = self._checked(f"{self.kind} {place}", imported(place, self.kind, "package.module:name"))
+            self._labels[place] = self._own_label(place, self[place])
+        return self[place]
+
+    def recorded(self, name: str, place: str | None, path: str) -> str:
+        """The name by which the thing that a file names is known here. Nothing is imported because a file says so.
+
+        Args:
+            name: as the file has it.
+            place: where it was when the file was written, if that is on record.
+            path: of the file, for messages.
+
+        Raises:
+            UserError: it is not known here; the message says how to add it.
+        """
+        for known in (name, place):
+            if known is not None and known in self:
+                return known
+        there = place or (name if ":" in name else None)
+        remedy = f"install the package that offers it, or {self._python}.register({shown(name)!r}, ...) your own"
+        if there and self._option:
+            there = shown(there, 160)
+            remedy = f"add {self._option} {there} if you trust it, in Python {self._python}.load({there!r})"
+        raise UserError(f"{path} names the {self.kind} {shown(name, 160)!r}, which is not known here: {remedy}")
+
+    def place(self, name: str) -> str | None:
+        """The import path of a thing from outside this package, ``"package.module:name"``."""
+        if name in self._built_in:
+            return None
+        thing = self[name]
+        module, qualified = getattr(thing, "__module__", None), getattr(thing, "__qualname__", "<")
+        return None if "<" in qualified or module in (None, "__main__") else f"{module}:{qualified}"
 
     def added(self) -> list[str]:
         """Names that do not come with this package: registered ones, then those of installed packages."""
         return [name for name in self if name not in self._built_in]
 
+    def working(self) -> Iterator[tuple[str, T]]:
+        """Names and things, those that were added first; a package that cannot be imported is passed over."""
+        for name in dict.fromkeys([*self.added(), *self]):
+            try:
+                yield name, self[name]
+            except UserError as error:
+                logger.warning("passed over: %s", error)
+
+    def built_in(self) -> list[str]:
+        """Names of what comes with this package."""
+        return list(self._built_in)
+
     def __getitem__(self, name: str) -> T:
         if name not in self._things:
             if name in self._built_in:
-                self._things[name] = EntryPoint(name, self._built_in[name], self.group).load()
-            elif name in (offered := self._offered()):
-                self._load(name, offered[name])
+                built = self._built_in[name]
+                self._things[name] = EntryPoint(name, built, self.group).load() if isinstance(built, str) else built
+            elif (points := self._offered().get(name)) or (points := self._offered_at(name)):
+                self._load(name, points)
             else:
                 raise KeyError(name)
         return self._things[name]
@@ -132,17 +202,25 @@ class Registry(MutableMapping[str, T], Generic[T]):
         return sum(1 for _ in self)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._built_in or name in self._things or name in self._offered()
+        return name in self._built_in or name in self._things or name in self._offered() or bool(self._offered_at(name))
 
     def _offered(self) -> dict[str, list[EntryPoint]]:
         """Entry points of installed packages by name, looked for again where the search path has changed."""
         path = tuple(sys.path)
-        if _ENTRY_POINTS.get(self.group, ((), {}))[0] != path:
+        if _OFFERED.get(self.group, ((), {}))[0] != path:
             found: dict[str, list[EntryPoint]] = {}
             for point in sorted(entry_points(group=self.group), key=lambda point: point.name):
                 found.setdefault(point.name, []).append(point)
-            _ENTRY_POINTS[self.group] = path, found
-        return _ENTRY_POINTS[self.group][1]
+            _OFFERED[self.group] = path, found
+        return _OFFERED[self.group][1]
+
+    def _registered(self) -> dict[str, tuple[T, str]]:
+        """The registrations of this process that no other process finds by itself: things and labels by name."""
+        own = [name for name in self._things if name not in self._built_in and name not in self._offered()]
+        return {name: (self._things[name], self.label(name)) for name in own}
+
+    def _offered_at(self, place: object) -> list[EntryPoint]:
+        return [point for points in self._offered().values() for point in points if point.value == place]
 
     def _load(self, name: str, points: list[EntryPoint]) -> None:
         packages = [point.dist.name if point.dist else point.module for point in points]
@@ -163,3 +241,34 @@ class Registry(MutableMapping[str, T], Generic[T]):
     def _own_label(name: str, thing: Any) -> str:
         label = getattr(thing, "label", None)
         return label if isinstance(label, str) else name
+
+
+def registered() -> dict[str, dict[str, tuple[Any, str]]]:
+    """Everything that was registered in this process, by group and name, for processes of its own to take over.
+
+    Raises:
+        UserError: something that no other process can have, because it was defined in a notebook or in a function.
+    """
+    interactive = getattr(sys.modules["__main__"], "__file__", None) is None
+    found = {group: things for group, registry in ALL.items() if (things := registry._registered())}
+    for group, things in found.items():
+        for name, (thing, _) in things.items():
+            try:
+                pickle.dumps(thing)
+                alone = interactive and getattr(thing, "__module__", None) == "__main__"
+            except (pickle.PicklingError, AttributeError, TypeError):
+                alone = True
+            if alone:
+                what = f"{ALL[group].kind} {name!r}"
+                raise UserError(
+                    f"{what} is defined where other processes do not find it: move it to a module, or jobs=1"
+                )
+    return found
+
+
+def take_over(found: Mapping[str, Mapping[str, tuple[Any, str]]]) -> None:
+    """Register what another process has registered."""
+    for group, things in found.items():
+        for name, (thing, label) in things.items():
+            ALL[group][name] = thing
+            ALL[group]._labels[name] = label

@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parent.parent / "sharpness"
 FLOORS = {
     "errors": -2,
     "extensions": -1,
-    **dict.fromkeys(["files", "progress", "registry", "renamed", "transfer", "untrusted", "version"], 0),
+    "registry": -0.5,
+    **dict.fromkeys(["files", "progress", "registries", "renamed", "transfer", "untrusted", "version"], 0),
     **dict.fromkeys(["steps", "data", "models", "engine", "curvature", "plots"], 1),
     "flattening": 2,
     **dict.fromkeys(["methods", "checkpoints", "objective", "results"], 3),

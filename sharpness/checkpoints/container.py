@@ -101,8 +101,8 @@ def _spec(given: Any, path: Path) -> ModelSpec:
     if not whole or not isinstance(spec.scale, int | float | None):
         raise UserError(f"{path} is damaged: its manifest describes the model as {shown(reprlib.repr(given), 160)}")
     try:
-        choose("model", spec.architecture, list(BACKBONES))
         choose("head", spec.head, HEADS)
     except UserError as error:
         raise UserError(f"{path} is damaged, or from a newer release: {shown(str(error), 160)}") from None
+    BACKBONES.recorded(spec.architecture, None, str(path))
     return spec

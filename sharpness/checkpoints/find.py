@@ -38,7 +38,7 @@ def usual_files() -> list[str]:
     >>> usual_files()[0]
     'last.pt'
     """
-    written = [family.usual_files for family in FAMILIES.values() if family.usual_files]
+    written = [family.usual_files for _, family in FAMILIES.working() if family.usual_files]
     ranks = range(max(map(len, written)))
     return [RESULT, *dict.fromkeys(names[rank] for rank in ranks for names in written if rank < len(names))]
 

@@ -20,6 +20,7 @@ from sharpness.checkpoints.find import file_of
 from sharpness.checkpoints.heads import parse_head
 from sharpness.checkpoints.safety import read_safely
 from sharpness.errors import UserError, choose, shown
+from sharpness.extensions import in_one_line
 from sharpness.models.factory import model_from
 from sharpness.untrusted.passed_over import PassedOver, PickledNetwork, passed_over
 
@@ -60,6 +61,9 @@ def load_checkpoint(
         class_order: how the model numbers classes, as :func:`sharpness.data.class_order` takes it, where its family
             does it otherwise; images of one's own (:func:`sharpness.data.read_images`) are renumbered so.
 
+    Returns:
+        The model, in eval mode, and what the file says of it.
+
     Raises:
         UserError: the file is missing, broken, of no known kind or from a newer version, or its entries do not fit;
             an option that does not apply to it.
@@ -67,13 +71,14 @@ def load_checkpoint(
     path = file_of(Path(path))
     choose("weights", weights, WEIGHTS)
     if family is not None:
-        choose("family", family, list(FAMILIES))
+        FAMILIES.choose(family)
     content = read_safely(path, foreign=True)
     sha256 = _sha256(path)
     passed = passed_over(content)
     if (described := own_content(content)) is not None:
         if passed:
             raise UserError(f"{path} is damaged: {shown(', '.join(passed), 160)} are of classes that we never write")
+        # Our own files record all that these options could say: ignored, they would seem to have an effect.
         given = {"family": family, "head": head, "scale": scale, "stage2": stage2, "model": model}
         given["class_order"] = class_order
         extra = [name for name, value in given.items() if value is not None]
@@ -120,14 +125,25 @@ def _family(content: Any, path: Path, family: str | None) -> Family:
         if not FAMILIES[family].matches(content):
             raise UserError(f"{path} is not of family {family!r}: leave family out to have it found")
         return FAMILIES[family]
-    for known in FAMILIES.values():
-        if known.matches(content):
+    for name, known in FAMILIES.working():
+        if _matches(name, known, content, path):
             return known
     raise UserError(
         f"{path} is not a checkpoint of 'sharpness train' nor of a family known here ({_told(content)}): save the "
         "weights alone where you trust it, torch.save(model.state_dict(), PATH), or build its model in Python and pass "
         "it to sharpness.Objective(model, (x, y))"
     )
+
+
+def _matches(name: str, family: Family, content: Any, path: Path) -> bool:
+    """True if the content is of the family; an error of a user's own family is passed over."""
+    try:
+        return family.matches(content)
+    except Exception as error:
+        if name in FAMILIES.built_in():
+            raise
+        logger.warning("%s: family %r is passed over: %s", path, name, in_one_line(error))
+        return False
 
 
 def _foreign_notes(content: Any, passed: list[str], path: Path) -> list[str]:
@@ -163,8 +179,7 @@ def _read(family: Family, content: Any, path: Path, options: Options) -> Reading
         raise
     except Exception as error:
         # A file may hold anything where its family has something else.
-        lines = str(error).strip().splitlines()
-        told = type(error).__name__ + (f": {shown(lines[0], 120)}" if lines else "")
+        told = in_one_line(error)
         raise UserError(f"{path} looks like a file of family {family.name!r} and does not fit it ({told})") from error
 
 

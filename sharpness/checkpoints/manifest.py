@@ -128,6 +128,8 @@ class Manifest(Mapping[str, Any]):
 
         method: of training, and with ``options``, ``flattening``, ``stages`` and ``card`` (one for each stage) what it
             did. These and the following are fields of our own files.
+        method_source: ``"package.module:function"`` of a method that does not come with this package; reading the file
+            does not import it.
         label: for tables and legends.
         paper: where the method is from.
         loss: of the last stage.
@@ -155,6 +157,7 @@ class Manifest(Mapping[str, Any]):
     notes: Sequence[str] = _ours(_texts, ())
 
     method: str | None = _ours(_text)
+    method_source: str | None = _ours(_text)
     label: str | None = _ours(_text)
     paper: str | None = _ours(_text)
     options: Mapping[str, Any] | None = _ours(_options)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import sharpness
-from sharpness.cli.names import AUGMENTATIONS, CLASS_ORDERS, DATASETS, FAMILIES, UNITS
+from sharpness.cli.names import AUGMENTATIONS, CLASS_ORDERS, UNITS
 from sharpness.errors import UserError
 from sharpness.extensions import offered
+from sharpness.registries import DATASETS, FAMILIES
 
 if TYPE_CHECKING:
     from sharpness.data import LongTailData
@@ -62,7 +63,14 @@ def data_options(command: Command) -> Command:
     return several(
         command,
         [
-            click.option("--data", default="digits-lt", show_default=True, help=f"One of {', '.join(DATASETS)}."),
+            click.option(
+                "--data",
+                default="digits-lt",
+                show_default=True,
+                cls=Offered,
+                registry="datasets",
+                help=f"One of {', '.join(DATASETS.built_in())}.",
+            ),
             click.option("--data-root", type=click.Path(), help="Folder of the CIFAR files; else $SHARPNESS_DATA."),
             click.option("--download", is_flag=True, help="Fetch the official CIFAR archive if it is missing."),
             click.option("--profile", help="Shape of the long tail: exp or step. [exp]"),
@@ -134,7 +142,12 @@ def file_options(command: Command) -> Command:
                 "--model-args", multiple=True, help="Arguments of your factory, such as 'depth=20, width=16'."
             ),
             click.option("--logits", help="Index or key of the logits, if the network returns several outputs."),
-            click.option("--family", help=f"Of the file, one of {', '.join(FAMILIES)}. [found out]"),
+            click.option(
+                "--family",
+                cls=Offered,
+                registry="checkpoints",
+                help=f"Family of the file, one of {', '.join(FAMILIES.built_in())}. [derived from its content]",
+            ),
             click.option("--head", help=f"Kind of a foreign head, where the file leaves it open: {', '.join(UNITS)}."),
             click.option("--logit-scale", type=float, help="Logit scale of a foreign cosine head. [the usual one]"),
             click.option(

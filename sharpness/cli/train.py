@@ -8,18 +8,38 @@ from typing import Any
 import click
 
 import sharpness
-from sharpness.cli.names import METHODS, OPERATIONS
-from sharpness.cli.options import OneExample, data_options, load_described, pair, training_options, training_settings
+from sharpness.cli.options import (
+    Offered,
+    OneExample,
+    data_options,
+    load_described,
+    pair,
+    training_options,
+    training_settings,
+)
 from sharpness.cli.output import as_text, require_folder, say
+from sharpness.registries import METHODS, OPERATIONS
 
 
 @click.command(cls=OneExample)
-@click.option("--method", required=True, help=f"One of {', '.join(METHODS)}.")
+@click.option(
+    "--method",
+    required=True,
+    cls=Offered,
+    registry="methods",
+    help=f"One of {', '.join(METHODS.built_in())}, or package.module:recipe of your own.",
+)
 @data_options
 @training_options
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=click.Path(), help="Folder of the run. [runs/DATA-METHOD+OPERATIONS-seedS]")
-@click.option("--flatten", default="", help=f"Flattening operations such as sam:0.1,swa, of {', '.join(OPERATIONS)}.")
+@click.option(
+    "--flatten",
+    default="",
+    cls=Offered,
+    registry="operations",
+    help=f"Flattening operations such as sam:0.1,swa, of {', '.join(OPERATIONS.built_in())}.",
+)
 @click.option("--option", "-O", "pairs", multiple=True, help="Of the method, such as -O scope=all. Repeatable.")
 @click.option("--resume", is_flag=True, help="Go on with an unfinished run.")
 @click.option("--snapshots", type=int, help="Keep a checkpoint every so many epochs, for trajectories.")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from sharpness.data.augment import AUGMENTATIONS, augment, augment_batches, augmentation_label, mixup
@@ -32,6 +30,7 @@ from sharpness.data.targets import (
 )
 from sharpness.data.tensors import as_tensors, is_data, read_once, read_samples
 from sharpness.errors import UserError, choose
+from sharpness.registries import DATASETS
 
 __all__ = [
     "AUGMENTATIONS",
@@ -81,14 +80,6 @@ __all__ = [
     "training_counts",
 ]
 
-DATASETS: dict[str, Callable[..., LongTailData]] = {
-    "digits-lt": load_digits_lt,
-    "cifar10-lt": partial(load_cifar_lt, "cifar10"),
-    "cifar100-lt": partial(load_cifar_lt, "cifar100"),
-    "cifar10": partial(load_cifar, "cifar10"),
-    "cifar100": partial(load_cifar, "cifar100"),
-}
-
 _FILE_OPTIONS = ("data_root", "download")
 
 
@@ -100,14 +91,16 @@ def load_data(name: str, **options: Any) -> LongTailData:
         options: for all, ``profile``, ``imbalance``, ``subset`` and ``groups``; for CIFAR also ``data_root``
             and ``download``. An option that is None has its data set's default.
 
+    Returns:
+        Training images, cut to a long tail, and test images.
+
     Raises:
         UserError: an unknown name or option, and what the loader refuses.
 
     >>> load_data("digits-lt", imbalance=10).class_counts
     (124, 96, 74, 57, 44, 34, 26, 20, 16, 12)
     """
-    choose("data set", name, list(DATASETS))
-    loader = DATASETS[name]
+    loader = DATASETS.choose(name)
     known = [option for option in inspect.signature(loader).parameters if option != "name"]
     given = {option: value for option, value in options.items() if value is not None}
     for option in options:

@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def load_cifar_lt(
     choose("CIFAR data set", name, list(LAYOUTS))
     layout = LAYOUTS[name]
     groups = layout.groups if groups is None else groups
-    check_recipe(profile, imbalance, subset, groups)
+    check_recipe(profile, imbalance, subset, groups)  # before the files are read, which takes seconds
     pool, test, names = _read(name, layout, data_root, download)
     return LongTailData.from_pool(
         f"{name}-lt",
@@ -258,3 +259,7 @@ def _read_mapping(path: Path, remedy: str) -> dict[str, Any]:
 
 def _text(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+cifar10_lt, cifar100_lt = (partial(load_cifar_lt, name) for name in ("cifar10", "cifar100"))
+cifar10, cifar100 = (partial(load_cifar, name) for name in ("cifar10", "cifar100"))

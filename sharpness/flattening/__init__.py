@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
-from sharpness.errors import UserError, choose
+from sharpness.errors import UserError
 from sharpness.flattening.class_conditional import ClassConditionalStep
 from sharpness.flattening.class_radius import optimal_radius
 from sharpness.flattening.focal_sam import FocalSAM
@@ -20,36 +19,8 @@ from sharpness.flattening.rwsam import ReweightedSAM
 from sharpness.flattening.sam import ASAM, SAM
 from sharpness.flattening.spectral_normalization import SpectralNormalization
 from sharpness.flattening.swa import SWA
-
-#: Operations that can be asked for with any method, by name; each names its ``paper`` and its ``deviations`` from it.
-OPERATIONS: dict[str, Callable[..., Any]] = {
-    "sam": SAM,
-    "asam": ASAM,
-    "gp": GradientNormPenalty,
-    "mp": ModelPerturbation,
-    "imbsam": ImbSAM,
-    "focal-sam": FocalSAM,
-    "rwsam": ReweightedSAM,
-    "fs-dgpm": FSDGPM,
-    "swa": SWA,
-    "sn": SpectralNormalization,
-    "pof": PoF,
-}
-
-#: How figures and tables spell them.
-LABELS = {
-    "sam": "SAM",
-    "asam": "ASAM",
-    "gp": "GP",
-    "mp": "MP",
-    "imbsam": "ImbSAM",
-    "focal-sam": "Focal-SAM",
-    "rwsam": "rwSAM",
-    "fs-dgpm": "FS-DGPM",
-    "swa": "SWA",
-    "sn": "SN",
-    "pof": "PoF",
-}
+from sharpness.registries import OPERATIONS
+from sharpness.renamed import warn_renamed
 
 
 def build_operation(name: str) -> Any:
@@ -66,8 +37,8 @@ def build_operation(name: str) -> Any:
     FocalSAM(rho=0.3, gamma=3.2, lam=0.8)
     """
     kind, *arguments = name.split(":")
-    choose("flattening operation", kind, list(OPERATIONS))
-    known = inspect.signature(OPERATIONS[kind], eval_str=True).parameters
+    operation = OPERATIONS.choose(kind)
+    known = inspect.signature(operation, eval_str=True).parameters
     given: dict[str, Any] = {}
     for position, argument in enumerate(arguments):
         key, equals, text = argument.partition("=")
@@ -78,7 +49,10 @@ def build_operation(name: str) -> Any:
             wrong = f"{key!r} is given twice" if key in given else f"{key!r} is no parameter of {kind}"
             raise UserError(f"flattening operation {name!r}: {wrong}, {has}")
         given[key] = _value(name, text, known[key].annotation)
-    return OPERATIONS[kind](**given)
+    made = operation(**given)
+    if lacking := [attribute for attribute in ("paper", "deviations") if not hasattr(made, attribute)]:
+        raise UserError(f"flattening operation {kind} has no {lacking[0]}: give its class paper and deviations")
+    return made
 
 
 def operation_label(name: str) -> str:
@@ -91,8 +65,8 @@ def operation_label(name: str) -> str:
     'Focal-SAM:0.3:gamma=3.2'
     """
     kind, colon, arguments = name.partition(":")
-    choose("flattening operation", kind, list(OPERATIONS))
-    return LABELS[kind] + colon + arguments
+    OPERATIONS.choose(kind)
+    return OPERATIONS.label(kind) + colon + arguments
 
 
 def _value(name: str, text: str, annotation: Any) -> Any:
@@ -106,9 +80,15 @@ def _value(name: str, text: str, annotation: Any) -> Any:
         raise UserError(f"flattening operation {name!r}: {text!r} is not {kind}") from None
 
 
+def __getattr__(name: str) -> Any:
+    if name != "LABELS":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warn_renamed("sharpness.flattening.LABELS[name]", "OPERATIONS.label(name)")
+    return {known: OPERATIONS.label(known) for known in OPERATIONS}
+
+
 __all__ = [
     "ASAM",
-    "LABELS",
     "FSDGPM",
     "OPERATIONS",
     "SAM",

@@ -7,60 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from sharpness.data import LongTail
-from sharpness.errors import UserError, choose
-from sharpness.methods import (
-    balanced_softmax,
-    cc_sam,
-    ce_drw,
-    cross_entropy,
-    crt,
-    focal,
-    gcl,
-    ldam,
-    logit_adjustment,
-    lws,
-    m2m,
-    mislas,
-    rsg,
-    tau_norm,
-)
+from sharpness.errors import UserError
 from sharpness.methods.flattened import flattened
 from sharpness.methods.recipe import Recipe, Stage
-
-METHODS: dict[str, Callable[..., Recipe]] = {
-    "ce": cross_entropy.recipe,
-    "ldam-drw": ldam.recipe,
-    "mislas": mislas.recipe,
-    "gcl": gcl.recipe,
-    "cc-sam": cc_sam.recipe,
-    "ce-drw": ce_drw.recipe,
-    "focal": focal.recipe,
-    "balanced-softmax": balanced_softmax.recipe,
-    "logit-adjustment": logit_adjustment.recipe,
-    "crt": crt.recipe,
-    "lws": lws.recipe,
-    "tau-norm": tau_norm.recipe,
-    "m2m": m2m.recipe,
-    "rsg": rsg.recipe,
-}
-
-#: How figures and tables spell them.
-LABELS = {
-    "ce": "CE",
-    "ldam-drw": "LDAM-DRW",
-    "mislas": "MiSLAS",
-    "gcl": "GCL",
-    "cc-sam": "CC-SAM",
-    "ce-drw": "CE-DRW",
-    "focal": "Focal",
-    "balanced-softmax": "Balanced Softmax",
-    "logit-adjustment": "Logit adjustment",
-    "crt": "cRT",
-    "lws": "LWS",
-    "tau-norm": "τ-norm",
-    "m2m": "M2m",
-    "rsg": "RSG",
-}
+from sharpness.registries import METHODS
+from sharpness.renamed import warn_renamed
 
 
 def build_recipe(method: str, longtail: LongTail, **options: Any) -> Recipe:
@@ -69,13 +20,31 @@ def build_recipe(method: str, longtail: LongTail, **options: Any) -> Recipe:
     Raises:
         UserError: unknown method or option; the message lists what there is.
     """
-    choose("method", method, list(METHODS))
-    known = [name for name in inspect.signature(METHODS[method]).parameters if name != "longtail"]
+    return recipe_of(METHODS.choose(method), method, longtail, **options)
+
+
+def recipe_of(function: Callable[..., Recipe], method: str, longtail: LongTail, **options: Any) -> Recipe:
+    """The recipe that the function of a method makes.
+
+    Raises:
+        UserError: an unknown option, or a function that returns no recipe.
+    """
+    known = [name for name in inspect.signature(function).parameters if name != "longtail"]
     for name in options:
         if name not in known:
             has = f"has {', '.join(known)}" if known else "has none"
             raise UserError(f"unknown option {name!r} of {method}: it {has}")
-    return METHODS[method](longtail, **options)
+    recipe = function(longtail, **options)
+    if not isinstance(recipe, Recipe):
+        raise UserError(f"method {method} returned a {type(recipe).__name__}: return a sharpness.methods.Recipe")
+    return recipe
 
 
-__all__ = ["LABELS", "METHODS", "Recipe", "Stage", "build_recipe", "flattened"]
+def __getattr__(name: str) -> Any:
+    if name != "LABELS":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warn_renamed("sharpness.methods.LABELS[name]", "METHODS.label(name)")
+    return {known: METHODS.label(known) for known in METHODS}
+
+
+__all__ = ["METHODS", "Recipe", "Stage", "build_recipe", "flattened", "recipe_of"]

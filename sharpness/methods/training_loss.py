@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sharpness.data import LongTail
+from sharpness.methods import METHODS, recipe_of
 from sharpness.steps import Context, Loss
 
 
@@ -37,11 +38,9 @@ class TrainingLoss:
 
 
 def training_loss(method: str, longtail: LongTail, options: Mapping[str, Any]) -> TrainingLoss:
-    """Build the training loss of a method with the options that a network was trained with.
+    """Build the training loss of a method that is known here with the options that a network was trained with.
 
     Raises:
-        UserError: an unknown method, or an option that is unknown to it.
+        UserError: an option that is unknown to the method.
     """
-    from sharpness.methods import build_recipe
-
-    return TrainingLoss(build_recipe(method, longtail, **options).stages[-1].loss, longtail)
+    return TrainingLoss(recipe_of(METHODS[method], method, longtail, **options).stages[-1].loss, longtail)

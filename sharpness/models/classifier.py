@@ -9,17 +9,26 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sharpness.errors import choose
 from sharpness.models.heads import CosineHead, LearnableWeightScaling, build_head
 from sharpness.models.resnet import PLANS, build_resnet
 from sharpness.models.resnet_cifar import CifarResNet
+from sharpness.registry import Registry
 
-BACKBONES: dict[str, Callable[[int], nn.Module]] = {
-    **{f"resnet{depth}": partial(CifarResNet, depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
-    "resnet32-m2m": partial(CifarResNet, 32, shortcut="end"),
-    **{name: partial(build_resnet, name) for name in PLANS},
-    **{f"{name}-cifar": partial(build_resnet, name, stem="cifar") for name in ("resnet18", "resnet34", "resnet50")},
-}
+#: Networks by name: functions of ``in_channels`` to a backbone, images to features of size ``num_features``.
+BACKBONES: Registry[Callable[..., nn.Module]] = Registry(
+    "model",
+    "sharpness.models",
+    {
+        **{f"resnet{depth}": partial(CifarResNet, depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
+        "resnet32-m2m": partial(CifarResNet, 32, shortcut="end"),
+        **{name: partial(build_resnet, name) for name in PLANS},
+        **{f"{name}-cifar": partial(build_resnet, name, stem="cifar") for name in ("resnet18", "resnet34", "resnet50")},
+    },
+    python="sharpness.models.BACKBONES",
+    option="--model",
+    wanted="a function that makes a network",
+    fits=lambda made: callable(made) and not isinstance(made, nn.Module),
+)
 
 
 @dataclass(frozen=True)
@@ -85,8 +94,7 @@ def build_model(
     >>> sum(p.numel() for p in build_model("resnet32", num_classes=10).parameters())
     464154
     """
-    choose("model", architecture, list(BACKBONES))
-    backbone = BACKBONES[architecture](in_channels)
+    backbone = BACKBONES.choose(architecture)(in_channels)
     built = build_head(head, int(backbone.num_features), num_classes, scale)  # type: ignore[arg-type]
     if scale is None and head.startswith("cosine"):
         scale = 30.0

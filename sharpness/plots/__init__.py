@@ -15,6 +15,7 @@ from sharpness.plots.heatmap import plot_layer_class, plot_layer_class_grid
 from sharpness.plots.interactive import interactive_surfaces, save_html
 from sharpness.plots.levels import shared_levels
 from sharpness.plots.lines import plot_line_panels, plot_lines
+from sharpness.plots.options import PlotOptions
 from sharpness.plots.panels import Marks, Panel
 from sharpness.plots.planes import plot_plane_grid, plot_planes
 from sharpness.plots.spectrum_ends import plot_saddle_indicator, plot_spectrum_ends
@@ -28,6 +29,7 @@ __all__ = [
     "DotColumn",
     "Marks",
     "Panel",
+    "PlotOptions",
     "density_floor",
     "interactive_surfaces",
     "new_figure",

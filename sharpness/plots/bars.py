@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +13,6 @@ from sharpness.plots.labels import (
     MANY,
     OPEN,
     bars_key,
-    class_label,
     doubtful_key,
     draw_doubtful,
     label_classes,
@@ -20,23 +20,26 @@ from sharpness.plots.labels import (
     marker_size,
     not_converged,
     offsets,
+    to_zero_key,
 )
-from sharpness.plots.scales import set_symlog
-from sharpness.plots.style import PAGE, color, marker, new_axes, style
+from sharpness.plots.scales import set_log, set_symlog
+from sharpness.plots.style import PAGE, colors_of, marker, new_axes, style
 from sharpness.plots.trainings import draw_trainings, trainings_key
+
+Values = Mapping[str, np.ndarray]
 
 
 def plot_class_values(
-    values: Mapping[str, np.ndarray],
+    values: Values,
     names: Sequence[str],
     ax: Axes | None = None,
     *,
-    intervals: Mapping[str, np.ndarray] | None = None,
+    intervals: Values | None = None,
     over: str = "",
-    trainings: Mapping[str, np.ndarray] | None = None,
+    trainings: Values | None = None,
     bounds: tuple[float, float] | None = None,
-    flags: Mapping[str, np.ndarray] | None = None,
-    doubtful: Mapping[str, np.ndarray] | None = None,
+    flags: Values | None = None,
+    doubtful: Values | None = None,
     counts: np.ndarray | None = None,
     title: str | None = None,
     xlabel: str | None = None,
@@ -55,67 +58,135 @@ def plot_class_values(
         values: a value per class; what is not finite is left out.
         names: (C,) of the classes, in the order of the values.
         intervals: ``{label: (2, C)}`` lower and upper ends of intervals of 95 %, which bars show; they may leave the
-            picture where they are longer than all values together.
+            picture where they are longer than all values together. On a logarithmic axis an end at zero or below is
+            an arrow.
         over: what the intervals are over, for the legend.
         trainings: ``{label: (S, C)}`` of models that were trained several times: a pale bar of one standard deviation
-            around their mean, which is the value, and a dot for each.
+            around their mean, which is the value, or on a logarithmic axis of their range, and a dot for each.
         bounds: of what the values can be, such as (0, 1) of accuracies: bars of a spread end there.
         flags: ``{label: (C,)}``, True for a value that is not converged: an open marker, which the legend explains.
         doubtful: ``{label: (C,)}``, True for a value within two errors of zero: a white dot in its marker.
         counts: (C,) training images, written below the names.
         xlabel: of the classes; by default it says how they are ordered, or what the counts are.
+        log: a logarithmic axis, linear around zero where there are values of both signs.
         floor: values below it are drawn on it as open markers.
         keys: more entries of the legend, such as for what other panels show.
         linthresh: the axis is linear between minus this and this, and logarithmic beyond; bars may leave it.
     """
-    flags = {} if flags is None else flags
     many = len(names) > MANY
+    log_axis = log or linthresh is not None
+    flags, doubtful = flags or {}, doubtful or {}
     with style():
         ax = new_axes(ax, width=PAGE)
-        size = marker_size(ax, len(values), len(names))
-        explained = list(keys)
-        for i, ((label, v), at) in enumerate(zip(values.items(), offsets(len(values), len(names)), strict=True)):
-            ax.plot(at, v, "-" if many else marker(i), color=color(i), markersize=size, label=label)
-            if trainings is not None and label in trainings:
-                draw_trainings(ax, at, trainings[label], color(i), size, many, bounds)
-            if intervals is not None:
-                draw_intervals(ax, at, intervals[label], color(i), many)
-            below = np.zeros(len(names), bool) if floor is None else v < floor
-            opened = np.asarray(flags.get(label, np.zeros(len(names))), dtype=bool) & ~below
-            if opened.any():
-                ax.plot(at[opened], v[opened], marker(i), color=color(i), markersize=size, **OPEN)
-            if doubtful is not None and not many and draw_doubtful(ax, at, v, doubtful[label] & ~below, size):
-                explained.append(doubtful_key())
-            if below.any():
-                on_floor = np.full(below.sum(), floor)
-                ax.plot(at[below], on_floor, marker(i), color=color(i), markersize=size, clip_on=False, **OPEN)
-        if not many:
-            for edge in np.arange(1, len(names)) - 0.5:
-                ax.axvline(edge, color="0.92", linewidth=0.5, zorder=0)
-        if not many or counts is not None:
-            label_classes(ax, names, counts, xlabel)
-        else:
-            ax.set_xlabel(class_label(counts) if xlabel is None else xlabel)
-        if log:
-            ax.set_yscale("log")
-        elif intervals is not None and linthresh is None:
-            limit_bars(ax, list(values.values()))
+        points = ClassPoints(ax, list(values), len(names), floor=floor, bounds=bounds, log=log_axis)
+        for label, v in values.items():
+            points.draw(label, v, "-", flags.get(label), doubtful.get(label), (trainings or {}).get(label))
+        if linthresh is not None:
+            set_symlog(ax, "y", linthresh)  # by the values alone: bars that reach across zero would take up most of it
+        elif log:
+            set_log(ax, "y", values.values())
         if floor is not None:
             ax.set_ylim(bottom=floor)
-        elif any((v < 0).any() for v in values.values()):
+        for label, ends in (intervals or {}).items():
+            points.draw_intervals(label, ends)
+        if not log_axis and intervals is not None:
+            limit_bars(ax, list(values.values()))
+        label_classes(ax, names, counts, xlabel, numbered=not many or counts is not None)
+        points.separate_classes()
+        if floor is None and any((v < 0).any() for v in values.values()):
             ax.axhline(0, color="0.6", linewidth=0.6, zorder=0)
-        if linthresh is not None:
-            ax.relim()  # of the values alone: bars that reach across zero would take up most of the axis
-            set_symlog(ax, "y", linthresh)
         ax.set(ylabel=ylabel, title=title or "")
         if legend:
-            if intervals is not None and any(np.isfinite(ends).all(axis=0).any() for ends in intervals.values()):
-                explained.append(bars_key(over, "bands" if many else "bars"))
-            if any(np.any(f) for f in flags.values()):
-                explained.append(not_converged())
-            explained = [*trainings_key((trainings or {}).values(), dots=not many), *explained]
+            explained = [*trainings_key((trainings or {}).values(), not many, log_axis), *keys, *points.keys(over)]
             legend_above(ax, title, list({str(key.get_label()): key for key in explained}.values()))
     return ax
+
+
+class ClassPoints:
+    """Draws models beside each other within classes, and remembers what a legend has to explain.
+
+    Args:
+        labels: of the models.
+        classes: how many there are.
+        floor, bounds, log: of :func:`plot_class_values`.
+    """
+
+    def __init__(
+        self,
+        ax: Axes,
+        labels: Sequence[str],
+        classes: int,
+        *,
+        floor: float | None = None,
+        bounds: tuple[float, float] | None = None,
+        log: bool = False,
+    ) -> None:
+        self.ax, self.labels, self.floor, self.bounds, self.log = ax, list(labels), floor, bounds, log
+        self.many = classes > MANY
+        self.size = marker_size(ax, len(labels), classes)
+        self.places = dict(zip(labels, offsets(len(labels), classes), strict=True))
+        self.colors = dict(zip(labels, colors_of(self.labels), strict=True))
+        self._flagged = self._barred = self._doubted = self._to_zero = False
+
+    def draw(
+        self,
+        label: str,
+        values: np.ndarray,
+        line: str,
+        flags: np.ndarray | None = None,
+        doubtful: np.ndarray | None = None,
+        trainings: np.ndarray | None = None,
+        named: bool = True,
+    ) -> None:
+        """Draw the values (C,) of a model as markers, or as a ``line`` of many classes; ``named`` is in the legend."""
+        at, sign = self.places[label], marker(self.labels.index(label))
+        look: dict[str, Any] = {"color": self.colors[label], "markersize": self.size}
+        below = np.zeros(len(values), bool) if self.floor is None else values < self.floor
+        self.ax.plot(at, values, line if self.many else sign, label=label if named else None, **look)
+        if trainings is not None:
+            draw_trainings(self.ax, at, trainings, look["color"], self.size, self.many, self.bounds, self.log)
+        if flags is not None and (opened := np.asarray(flags, dtype=bool) & ~below).any():
+            self._flagged = True
+            self.ax.plot(at[opened], values[opened], sign, **look, **OPEN)
+        if doubtful is not None and not self.many:
+            self._doubted |= draw_doubtful(self.ax, at, values, doubtful & ~below, self.size)
+        if below.any():
+            self.ax.plot(at[below], np.full(below.sum(), self.floor), sign, clip_on=False, **look, **OPEN)
+
+    def draw_intervals(self, label: str, ends: np.ndarray, linewidth: float = 0.8, alpha: float = 1) -> None:
+        """Draw bars, or with many classes a band, between lower and upper ends (2, C) where both are finite.
+
+        They leave the limits of the axis as they are where it is logarithmic.
+        """
+        at, shade, known = self.places[label], self.colors[label], np.isfinite(ends).all(axis=0)
+        if not known.any():
+            return
+        self._barred = True
+        bottom, top = self.ax.get_ylim()
+        strictly = self.ax.get_yscale() == "log"
+        low = np.where(known & (ends[0] <= 0), bottom, ends[0]) if strictly else ends[0]
+        if self.many:
+            self.ax.fill_between(at, low, ends[1], where=known, color=shade, alpha=0.18, linewidth=0)
+        else:
+            self.ax.vlines(at[known], low[known], ends[1][known], color=shade, linewidth=linewidth, alpha=alpha)
+        if strictly and (lost := known & (ends[0] <= 0)).any():
+            self._to_zero = True
+            arrows: dict[str, Any] = {"markersize": 3, "clip_on": False, "gid": "to zero"}
+            self.ax.plot(at[lost], np.full(lost.sum(), bottom), "v", color=shade, markeredgewidth=0, **arrows)
+        if self.log:
+            self.ax.set_ylim(bottom, top)
+
+    def separate_classes(self) -> None:
+        """Draw pale lines between the classes."""
+        for edge in [] if self.many else np.arange(1, len(self.places[self.labels[0]])) - 0.5:
+            self.ax.axvline(edge, color="0.92", linewidth=0.5, zorder=0)
+
+    def keys(self, over: str) -> list[Line2D]:
+        """Return the entries of a legend for what is drawn; intervals are ``over`` something."""
+        found = [doubtful_key()] if self._doubted else []
+        found += [bars_key(over, "bands" if self.many else "bars")] if self._barred else []
+        found += [to_zero_key()] if self._to_zero else []
+        return found + ([not_converged()] if self._flagged else [])
 
 
 def limit_bars(ax: Axes, values: Sequence[np.ndarray]) -> None:
@@ -128,14 +199,3 @@ def limit_bars(ax: Axes, values: Sequence[np.ndarray]) -> None:
     bottom, top = ax.get_ylim()
     if room > 0:
         ax.set_ylim(max(bottom, low - room), min(top, high + room))
-
-
-def draw_intervals(
-    ax: Axes, at: np.ndarray, bounds: np.ndarray, color: str, many: bool, linewidth: float = 0.8, alpha: float = 1
-) -> None:
-    """Bars, or with many classes a band, from ``bounds[0]`` to ``bounds[1]`` (2, C) where both are finite."""
-    known = np.isfinite(bounds).all(axis=0)
-    if many:
-        ax.fill_between(at, bounds[0], bounds[1], where=known, color=color, alpha=0.18, linewidth=0)
-    elif known.any():
-        ax.vlines(at[known], *bounds[:, known], color=color, linewidth=linewidth, alpha=alpha)

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from sharpness.errors import UserError
 from sharpness.plots.labels import grey, legend_above
-from sharpness.plots.style import COLUMN, PAGE, color, marker, new_axes, shown_figure, style
+from sharpness.plots.small_multiples import SmallMultiples, unique
+from sharpness.plots.style import COLUMN, colors_of, marker, new_axes, style
 
 #: How each curve of a bound looks, from what the bound says to what is measured.
 LOOKS: dict[str, dict[str, Any]] = {
@@ -80,6 +80,7 @@ def plot_bound_panels(
     panels: Mapping[str, BoundCurve],
     axes: Axes | Sequence[Axes] | None = None,
     *,
+    title: str | None = None,
     columns: int | None = None,
     xlabel: str = r"Radius $\rho$",
     ylabel: str = "Loss",
@@ -93,45 +94,16 @@ def plot_bound_panels(
     Raises:
         UserError: another number of Axes than panels.
     """
-    number = len(panels)
     with style():
-        columns = min(number, columns or (4 if number > 6 else 3))
-        rows = -(-number // columns)
-        if axes is None:
-            figure = shown_figure(min(PAGE, 1.2 + 1.7 * columns), 0.6 + 1.35 * rows)
-            grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-            places, spare = list(grid.flat)[:number], list(grid.flat)[number:]
-            for empty in spare:
-                empty.set_axis_off()
-        else:
-            places = list(np.ravel(np.asarray(axes, dtype=object)))
-        if len(places) != number:
-            raise UserError(f"{number} panels need {number} Axes, {len(places)} were given")
-        handles: dict[str, Any] = {}
-        for i, (ax, (title, curve)) in enumerate(zip(places, panels.items(), strict=True)):
+        multiples = SmallMultiples(len(panels), axes, columns or (4 if len(panels) > 6 else 3), height=1.35)
+        handles: list[Any] = []
+        for ax, (name, curve) in zip(multiples.places, panels.items(), strict=True):
             extra = _draw(ax, curve)
-            drawn = [*ax.get_legend_handles_labels()[0], *extra]
-            handles |= {str(handle.get_label()): handle for handle in drawn}
-            ax.set_title(title, fontsize=7, pad=3)
-            if axes is None:
-                ax.tick_params(labelbottom=i >= columns * (rows - 1), labelleft=i % columns == 0)
-        for ax in places:
+            handles += [*ax.get_legend_handles_labels()[0], *extra]
+            ax.set_title(name, fontsize=7, pad=3)
+        for ax in multiples.places:
             ax.set_ylim(*_limits(list(panels.values())))
-        if axes is None:
-            figure.supxlabel(xlabel, fontsize=8)
-            figure.supylabel(ylabel, fontsize=8)
-            if legend and spare:
-                spare[-1].legend(handles=list(handles.values()), loc="center", fontsize=6.5, handlelength=1.8)
-            elif legend:
-                figure.legend(
-                    handles=list(handles.values()), loc="outside upper center", ncols=min(len(handles), 2 * columns),
-                    handlelength=1.8, columnspacing=1.2,
-                )  # fmt: skip
-        else:
-            places[0].set(xlabel=xlabel, ylabel=ylabel)
-            if legend:
-                places[-1].legend(handles=list(handles.values()))
-    return places
+        return multiples.finish(xlabel, ylabel, title, unique(handles) if legend else [])
 
 
 def plot_radii(
@@ -151,15 +123,16 @@ def plot_radii(
     """
     with style():
         ax = new_axes(ax)
+        shades = colors_of(list(radii))
         for i, (label, (n, rho)) in enumerate(radii.items()):
             kept = np.isfinite(rho) & (rho > 0)
             n, rho = n[kept], rho[kept]
-            ax.plot(n, rho, marker(i), color=color(i), label=label)
+            ax.plot(n, rho, marker(i), color=shades[i], label=label)
             if len(rho):
                 count = np.maximum(n - 1, 1) ** -0.25
                 level = np.exp(np.mean(np.log(rho / count)))
                 along = np.geomspace(max(n.min(), 2), max(n.max(), 2), 50)
-                ax.plot(along, level * (along - 1) ** -0.25, "--", color=color(i), linewidth=0.8, zorder=1)
+                ax.plot(along, level * (along - 1) ** -0.25, "--", color=shades[i], linewidth=0.8, zorder=1)
         ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
         if legend:
             legend_above(ax, title, [grey(r"$\propto (n_c - 1)^{-1/4}$", linestyle="--", linewidth=0.8)])
@@ -189,13 +162,13 @@ def plot_agreement(
     """
     with style():
         ax = new_axes(ax, width=COLUMN, height=2.9)
-        lost = 0
+        lost, shades = 0, colors_of(list(rises))
         for i, (label, (first, second, measured)) in enumerate(rises.items()):
-            look: dict[str, Any] = {"linestyle": "", "marker": marker(i), "color": color(i)}
+            look: dict[str, Any] = {"linestyle": "", "marker": marker(i), "color": shades[i]}
             there = np.isfinite(measured) & (first > 0) & (measured > 0)
             lost += int((np.isfinite(first) & ~there).sum())
             bent = there & (second > 0)
-            ax.hlines(measured[bent], first[bent], second[bent], color=color(i), linewidth=0.6, alpha=0.6)
+            ax.hlines(measured[bent], first[bent], second[bent], color=shades[i], linewidth=0.6, alpha=0.6)
             ax.plot(second[bent], measured[bent], **look, markerfacecolor="white", markeredgewidth=0.8)
             ax.plot(first[there], measured[there], **look, label=label)
             texts = names if names is not None else []

@@ -10,7 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 
 from sharpness.errors import UserError
-from sharpness.plots.style import SURFACE_COLORS
+from sharpness.plots.style import SURFACE_COLORS, color_map
 
 #: How values become colours, and the name of these.
 Scale = tuple[Normalize, str]
@@ -54,8 +54,8 @@ def color_scale(limits: tuple[float, float], log: bool) -> Scale:
     if log and limits[0] <= 0:
         raise UserError(f"limits {limits} of a logarithmic scale: they must be positive, or give log=False")
     if log:
-        return LogNorm(*limits), SURFACE_COLORS
-    return Normalize(*limits), SIGNED_COLORS if limits[0] < 0 < limits[1] else SURFACE_COLORS
+        return LogNorm(*limits), color_map(SURFACE_COLORS)
+    return Normalize(*limits), color_map(SIGNED_COLORS if limits[0] < 0 < limits[1] else SURFACE_COLORS)
 
 
 def color_bar(places: list[Axes], values: Sequence[np.ndarray], scale: Scale, label: str) -> None:
@@ -72,6 +72,6 @@ def color_bar(places: list[Axes], values: Sequence[np.ndarray], scale: Scale, la
 
 
 def _shown(values: Sequence[np.ndarray], log: bool) -> np.ndarray:
-    """What has a place on the scale, (n,)."""
+    """The values (n,) that the scale can show."""
     flat = np.concatenate([np.empty(0), *(np.ravel(v) for v in values)])
     return flat[np.isfinite(flat) & ((flat > 0) | (not log))]

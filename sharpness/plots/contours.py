@@ -97,7 +97,7 @@ def _height(lines: np.ndarray, z: np.ndarray, log: bool) -> str:
 
 
 def _has_area(z: np.ma.MaskedArray) -> bool:
-    """Whether three corners of any square of the grid are finite."""
+    """True if any square of the grid has three finite corners."""
     known = (~np.ma.getmaskarray(z)).astype(int)
     return bool((known[1:, 1:] + known[1:, :-1] + known[:-1, 1:] + known[:-1, :-1] >= 3).any())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,7 +11,7 @@ from matplotlib.axes import Axes
 from sharpness.errors import choose
 from sharpness.plots.labels import bars_key, grey, legend_above
 from sharpness.plots.scales import set_symlog
-from sharpness.plots.style import color, marker, new_axes, style
+from sharpness.plots.style import colors_of, dash, marker, new_axes, style
 from sharpness.plots.trainings import spread_ends, trainings_key
 
 #: Grid (g,), density (g,), and the lower and upper bound (g,) of its band.
@@ -64,22 +65,21 @@ def plot_density(
     order = list(curves)
     with style():
         ax = new_axes(ax)
+        shades = dict(zip(order, colors_of(order), strict=True))
         for i, (label, (grid, density, lower, upper)) in enumerate(curves.items()):
-            ax.plot(grid, _end_on(floor, density), color=color(i), label=label)
+            ax.plot(grid, _end_on(floor, density), color=shades[label], linestyle=dash(i), label=label)
             if trainings is not None and label in trainings:
                 lower, upper = spread_ends(trainings[label])
             ax.fill_between(
-                grid, np.maximum(lower, floor), np.maximum(upper, floor), where=upper > floor, color=color(i),
+                grid, np.maximum(lower, floor), np.maximum(upper, floor), where=upper > floor, color=shades[label],
                 alpha=0.2, linewidth=0,
             )  # fmt: skip
         ax.set_yscale("log")
         for label, eigenvalues in ({} if marks is None else marks).items():
             choose("label of marks", label, order)
-            i = order.index(label)
-            ax.plot(
-                eigenvalues, np.full(len(eigenvalues), floor), marker(i), color=color(i), markeredgecolor="white",
-                markeredgewidth=0.4, clip_on=False, zorder=5,
-            )  # fmt: skip
+            look: dict[str, Any] = {"color": shades[label], "markeredgecolor": "white", "markeredgewidth": 0.4}
+            sign = marker(order.index(label))
+            ax.plot(eigenvalues, np.full(len(eigenvalues), floor), sign, clip_on=False, zorder=5, **look)
         if linthresh is not None:
             set_symlog(ax, "x", linthresh)
         ax.set_ylim(bottom=floor)

@@ -11,8 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullLocator
 
 from sharpness.errors import UserError
-from sharpness.plots.labels import OPEN, grey, legend_columns
-from sharpness.plots.style import COLUMN, color, marker, shown_figure, style
+from sharpness.plots.labels import OPEN, grey
+from sharpness.plots.small_multiples import explain
+from sharpness.plots.style import COLUMN, colors_of, marker, shown_figure, style
 
 #: Height in inches of one series in one row, and of what stands around the panels.
 STEP, AROUND = 0.062, 0.75
@@ -64,8 +65,7 @@ def plot_dots(columns: Sequence[DotColumn], rows: Sequence[str], width: float = 
                 ax.axhline(edge, color="0.9", linewidth=0.5, zorder=0)
         figure.align_xlabels()
         handles = [*axes[0, 0].get_legend_handles_labels()[0], *keys.values()]
-        ncols = legend_columns([str(h.get_label()) for h in handles], 72 * width)
-        figure.legend(handles=handles, loc="outside upper center", ncols=ncols, columnspacing=1.0, handletextpad=0.2)
+        explain(figure, handles)
     return list(axes.flat)
 
 
@@ -73,18 +73,18 @@ def _draw(ax: Axes, numbers: Mapping[str, np.ndarray], column: DotColumn) -> lis
     """The series of a panel below each other within their rows; the legend's entries for what is missing."""
     if column.reference is not None:
         ax.axvline(column.reference, color="0.45", linewidth=0.7, zorder=0.5, gid="reference")
-    keys = []
+    keys, shades = [], colors_of(list(numbers))
     for i, (label, (value, low, high)) in enumerate(numbers.items()):
         at = np.arange(len(value)) + (i - (len(numbers) - 1) / 2) * 0.76 / len(numbers)
         known, bounded = np.isfinite(value), np.isfinite(low) & np.isfinite(high)
-        ax.hlines(at[bounded], low[bounded], high[bounded], color=color(i), linewidth=0.9)
-        ax.plot(value, at, marker(i), color=color(i), markersize=3.2, markeredgewidth=0, label=label)
+        ax.hlines(at[bounded], low[bounded], high[bounded], color=shades[i], linewidth=0.9)
+        ax.plot(value, at, marker(i), color=shades[i], markersize=3.2, markeredgewidth=0, label=label)
         if (alone := known & ~bounded).any():
-            ax.plot(value[alone], at[alone], marker(i), color=color(i), markersize=3.2, gid="no spread", **OPEN)
+            ax.plot(value[alone], at[alone], marker(i), color=shades[i], markersize=3.2, gid="no spread", **OPEN)
             keys.append(grey("open: one seed", linestyle="", marker="o", **OPEN))
         if not known.all():
             at_left = np.full((~known).sum(), 0.03)
-            look: dict[str, Any] = {"color": color(i), "transform": ax.get_yaxis_transform(), "gid": "no value"}
+            look: dict[str, Any] = {"color": shades[i], "transform": ax.get_yaxis_transform(), "gid": "no value"}
             ax.plot(at_left, at[~known], **look, **MISSING)
             keys.append(grey("no value", **MISSING))
     return keys

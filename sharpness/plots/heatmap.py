@@ -14,7 +14,8 @@ from matplotlib.patches import Patch
 from sharpness.errors import UserError
 from sharpness.plots.colors import Scale, color_bar, color_scale, shared_limits
 from sharpness.plots.labels import class_label, label_classes, short_names, size_of
-from sharpness.plots.style import PAGE, new_axes, shown_figure, style
+from sharpness.plots.small_multiples import across, explain
+from sharpness.plots.style import PAGE, figure_width, new_axes, shown_figure, style
 
 LAYERS = "Layer, input to output"
 #: Cells at or below zero on a logarithmic scale, and cells without a value.
@@ -82,27 +83,24 @@ def plot_layer_class_grid(
     Options are those of :func:`plot_layer_class`; there are at most ``columns`` panels in a row.
     """
     scale = color_scale(shared_limits(panels, log) if limits is None else limits, log)
+    columns = across(len(panels), figure_width(PAGE) - 0.9, columns)
     rows = -(-len(panels) // columns)
-    across = -(-len(panels) // rows)
     with style():
-        figure = shown_figure(min(PAGE, 1.6 + 1.2 * across), rows * (1 + 0.09 * max(10, len(layer_names))))
-        axes = figure.subplots(rows, across, squeeze=False)
+        figure = shown_figure(min(PAGE, 1.6 + 1.2 * columns), rows * (1 + 0.09 * max(10, len(layer_names))))
+        axes = figure.subplots(rows, columns, squeeze=False)
         keys: dict[str, Patch] = {}
         for i, (ax, (name, values)) in enumerate(zip(axes.flat, panels.items(), strict=False)):
             drawn = _draw(ax, np.asarray(values, dtype=float), layer_names, class_names, scale, counts)
             keys |= {str(key.get_label()): key for key in drawn}
             ax.set(title=name, xlabel="")
-            if i % across:
+            if i % columns:
                 ax.tick_params(labelleft=False)
         for ax in axes.flat[len(panels) :]:
             ax.set_axis_off()
         color_bar(list(axes.flat), list(panels.values()), scale, label)
         figure.supxlabel(class_label(counts), fontsize=8)
         figure.supylabel(LAYERS, fontsize=8)
-        if title:
-            figure.suptitle(title, fontsize=8)
-        if keys:
-            figure.legend(handles=list(keys.values()), ncols=2, loc="outside upper right")
+        explain(figure, list(keys.values()), title)
     return figure
 
 

@@ -85,7 +85,7 @@ def _surface(graph: Any, panel: Panel, levels: Levels, scene: str, label: str, v
 
 
 def _scene(number: int) -> str:
-    """What plotly calls its scenes, from 0."""
+    """The name of a plotly scene, counted from 0."""
     return f"scene{number + 1}" if number else "scene"
 
 

@@ -12,6 +12,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.textpath import text_to_path
 
+from sharpness.plots.options import options_in_force
+
 #: With more classes than this a picture shows one curve per model, and only some classes are named.
 MANY = 30
 #: Height of a line of text, in font sizes.
@@ -61,13 +63,18 @@ def label_classes(
     xlabel: str | None = None,
     fontsize: float = 7,
     widening: float = 1.15,
+    numbered: bool = True,
 ) -> None:
     """Name the classes at 0, 1, ... on the x axis of ``ax``, with their training images ``counts`` (C,) if given.
 
     Names stand upright where they would run into each other. Of more than 30 classes some are numbered instead,
     from 1 in the order given; the first and the last are among them. ``xlabel`` replaces the label of the axis;
-    ``widening`` is what a layout is expected to do to the Axes.
+    ``widening`` is what a layout is expected to do to the Axes. If not ``numbered`` the label stands alone.
     """
+    ax.set_xlabel(class_label(counts) if xlabel is None else xlabel)
+    if not numbered:
+        return
+    names = [options_in_force().name_of(name) for name in names]
     room = class_room(ax, len(names), widening)
     places, texts = list(range(len(names))), list(names)
     if len(names) > MANY:
@@ -87,12 +94,13 @@ def label_classes(
             texts = [text.replace("\n", ", ") for text in texts]
         ax.set_xticks(places, texts, rotation=90, fontsize=fontsize, linespacing=1, multialignment="right")
     ax.set_xlim(-0.5, len(names) - 0.5)
-    ax.set_xlabel(class_label(counts) if xlabel is None else xlabel)
 
 
 def class_label(counts: np.ndarray | None) -> str:
-    """What the axis of the classes shows."""
-    return "Class, most to fewest images" if counts is None else "Class and its training images"
+    """The label of the axis of classes."""
+    if counts is not None:
+        return "Class and its training images"
+    return "Class" if options_in_force().order else "Class, most to fewest images"
 
 
 def short_names(names: Sequence[str]) -> list[str]:
@@ -137,6 +145,11 @@ def bars_key(over: str, what: str = "bars") -> Line2D:
     return grey(f"{what}: 95 %{f' over {over}' if over else ''}", linewidth=0.8 if what == "bars" else 3, alpha=0.6)
 
 
+def to_zero_key() -> Line2D:
+    """The entry of a legend that explains arrows at the lower end of a logarithmic axis."""
+    return grey("arrow: to zero or below", linestyle="", marker="v", markersize=3, markeredgewidth=0)
+
+
 def draw_doubtful(ax: Axes, at: np.ndarray, values: np.ndarray, doubtful: Any, size: float) -> bool:
     """A white dot in the markers of values (C,) within two errors of zero; whether there is any."""
     chosen = np.asarray(doubtful, dtype=bool) & np.isfinite(values)
@@ -148,7 +161,7 @@ def draw_doubtful(ax: Axes, at: np.ndarray, values: np.ndarray, doubtful: Any, s
 
 def legend_columns(labels: Sequence[str], room: float, fontsize: float = 7) -> int:
     """Columns of a legend that is at most ``room`` points wide: as few rows as fit, about equally long."""
-    widths = np.array([width_of([label], fontsize) + 3 * fontsize for label in labels])  # 3 for handle and gaps
+    widths = np.array([width_of([label], fontsize) + 4 * fontsize for label in labels])  # 4 for handle and gaps
     columns = len(labels)
     while columns > 1 and sum(part.max() for part in np.array_split(widths, columns)) > room:
         columns -= 1
@@ -160,12 +173,12 @@ def legend_above(ax: Axes, title: str | None = None, extra: Sequence[Line2D] = (
     """A legend over the Axes, in as few rows as fit, and ``title`` above it; ``extra`` entries come last."""
     handles, labels = ax.get_legend_handles_labels()
     handles, labels = [*handles, *extra], [*labels, *(str(line.get_label()) for line in extra)]
-    room = 1.1 * size_of(ax)[0] + 1.2 * fontsize  # a layout widens the Axes; no gap follows the last column
+    room = 1.05 * size_of(ax)[0]  # a layout widens the Axes
     columns = legend_columns(labels, room, fontsize)
     rows = -(-len(labels) // max(columns, 1))
     if labels:
         ax.legend(
             handles, labels, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2,
-            handlelength=1.4, handletextpad=0.4, columnspacing=1.2, fontsize=fontsize,
+            handlelength=2.2, handletextpad=0.4, columnspacing=1.2, fontsize=fontsize,
         )  # fmt: skip
     ax.set_title(title or "", pad=6 + rows * 1.7 * fontsize)

@@ -157,7 +157,7 @@ def _laid_out(places: Sequence[Axes]) -> bool:
 
 
 def _line_key(label: str, colors: str) -> Line2D:
-    """What the numbers on lines are."""
+    """The legend entry of the numbers on contour lines."""
     return Line2D([], [], color=line_colors(colors)(0.4), linewidth=1, label=f"lines: {lower_first(label)}")
 
 

@@ -73,7 +73,7 @@ def bar_ticks(levels: Levels, bands: bool) -> tuple[np.ndarray, list[str]]:
 
 
 class _Beside:
-    """Where a bar stands: right of its panels, as high as these are drawn."""
+    """The position of a bar: right of its panels, as high as these are drawn."""
 
     def __init__(self, places: Sequence[Axes]) -> None:
         self.places = places

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sharpness.plots.style import PAGE, color, marker, shown_figure, style
+from sharpness.plots.style import PAGE, colors_of, marker, shown_figure, style
 
 OUTCOME_TITLES = {"accuracy": "Accuracy", "gap": "Train $-$ test accuracy"}
 
@@ -32,13 +32,14 @@ def plot_scatter(
     measures, outcomes = (list(dict.fromkeys(key[i] for key in taus)) for i in (0, 1))
     models = list(dict.fromkeys(points["model"]))
     with style():
+        shades = colors_of(models)
         figure = shown_figure(width, 0.45 + 1.45 * len(outcomes) + 0.14 * -(-len(models) // 6))
         axes = figure.subplots(len(outcomes), len(measures), sharex="col", sharey="row", squeeze=False)
         for row, outcome in zip(axes, outcomes, strict=True):
             for ax, measure in zip(row, measures, strict=True):
                 for number, model in enumerate(models):
                     chosen = points[points["model"] == model]
-                    keys: dict[str, Any] = {"color": color(number), "marker": marker(number), "label": model}
+                    keys: dict[str, Any] = {"color": shades[number], "marker": marker(number), "label": model}
                     ax.plot(chosen[measure], chosen[outcome], linestyle="", markersize=3, alpha=0.75, **keys)
                 _scale(ax, points[measure])
                 ax.set_title(_told(taus[measure, outcome]), loc="left", pad=2, fontsize=7)

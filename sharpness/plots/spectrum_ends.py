@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from sharpness.plots.bars import draw_intervals, limit_bars, plot_class_values
-from sharpness.plots.labels import (
-    MANY,
-    OPEN,
-    bars_key,
-    doubtful_key,
-    draw_doubtful,
-    grey,
-    label_classes,
-    legend_above,
-    marker_size,
-    not_converged,
-    offsets,
-)
-from sharpness.plots.scales import set_symlog
-from sharpness.plots.style import PAGE, color, marker, new_axes, style
-from sharpness.plots.trainings import draw_trainings, trainings_key
-
-Values = Mapping[str, np.ndarray]
+from sharpness.plots.bars import ClassPoints, Values, limit_bars, plot_class_values
+from sharpness.plots.labels import grey, label_classes, legend_above
+from sharpness.plots.scales import set_log, set_symlog
+from sharpness.plots.style import PAGE, new_axes, style
+from sharpness.plots.trainings import trainings_key
 
 
 def plot_spectrum_ends(
@@ -44,6 +30,7 @@ def plot_spectrum_ends(
     xlabel: str | None = None,
     ylabel: str = r"Hessian $\lambda_\mathrm{min}$ and $\lambda_\mathrm{max}$",
     linthresh: float | None = None,
+    log: bool = False,
     legend: bool = True,
 ) -> Axes:
     """Draw the spectrum of every class as a line from its smallest to its largest eigenvalue, models side by side.
@@ -61,48 +48,40 @@ def plot_spectrum_ends(
             times: a pale bar of one standard deviation around their mean, which is the value, and a dot for each.
         flags: of the largest and of the smallest, each ``{label: (C,)}``, True where not converged: open markers.
         counts: (C,) training images, written below the names.
-        linthresh: the axis is linear between minus this and this, and logarithmic beyond; linear throughout if None.
+        linthresh: the axis is linear between minus this and this, and logarithmic beyond.
+        log: the same, with a threshold that suits the values.
     """
-    many = len(names) > MANY
+    log_axis = log or linthresh is not None
     with style():
         ax = new_axes(ax, width=PAGE, height=2.8)
-        size = marker_size(ax, len(largest), len(names))
-        extra = [grey(r"dashed: $\lambda_\mathrm{min}$", linestyle="--")] if many else []
-        for i, (label, at) in enumerate(zip(largest, offsets(len(largest), len(names)), strict=True)):
-            if not many:
-                ax.vlines(at, smallest[label], largest[label], color=color(i), linewidth=0.8, alpha=0.7)
+        points = ClassPoints(ax, list(largest), len(names), log=log_axis)
+        for label in largest:
+            if not points.many:
+                ends = smallest[label], largest[label]
+                ax.vlines(points.places[label], *ends, color=points.colors[label], linewidth=0.8, alpha=0.7)
             for end, values in enumerate((largest[label], smallest[label])):
-                ax.plot(
-                    at, values, ("-", "--")[end] if many else marker(i), color=color(i), markersize=size,
-                    label=None if end else label,
-                )  # fmt: skip
-                if trainings is not None and label in trainings[end]:
-                    draw_trainings(ax, at, trainings[end][label], color(i), size, many)
-                if intervals is not None:
-                    draw_intervals(ax, at, intervals[end][label], color(i), many, linewidth=0.6 * size, alpha=0.4)
-                could_be_zero = None if doubtful is None or many else doubtful[end][label]
-                if could_be_zero is not None and draw_doubtful(ax, at, values, could_be_zero, size):
-                    extra.append(doubtful_key())
-                if flags is not None and np.any(flags[end][label]):
-                    opened = np.asarray(flags[end][label], dtype=bool)
-                    ax.plot(at[opened], values[opened], marker(i), color=color(i), markersize=size, **OPEN)
-        ax.axhline(0, color="black", linewidth=0.6, zorder=1)
-        for edge in [] if many else np.arange(1, len(names)) - 0.5:
-            ax.axvline(edge, color="0.92", linewidth=0.5, zorder=0)
-        label_classes(ax, names, counts, xlabel)
-        ax.margins(y=0.08)
+                flagged, doubted, trained = (
+                    None if pair is None else pair[end].get(label) for pair in (flags, doubtful, trainings)
+                )
+                points.draw(label, values, ("-", "--")[end], flagged, doubted, trained, named=not end)
         if linthresh is not None:
             set_symlog(ax, "y", linthresh)
+        elif log:
+            set_log(ax, "y", [*largest.values(), *smallest.values()])
+        for of_end in intervals or ():
+            for label, bounds in of_end.items():
+                points.draw_intervals(label, bounds, linewidth=0.6 * points.size, alpha=0.4)
+        ax.axhline(0, color="black", linewidth=0.6, zorder=1)
+        label_classes(ax, names, counts, xlabel)
+        points.separate_classes()
+        ax.margins(y=0.08)
         ax.set(ylabel=ylabel, title=title or "")
-        if intervals is not None and linthresh is None:
+        if intervals is not None and not log_axis:
             limit_bars(ax, [*largest.values(), *smallest.values()])
         if legend:
-            extra = [*trainings_key(trainings[0].values() if trainings else [], dots=not many), *extra]
-            if flags is not None and any(np.any(f) for end in flags for f in end.values()):
-                extra.append(not_converged())
-            if intervals is not None:
-                extra.append(bars_key(over, "bands" if many else "bars"))
-            legend_above(ax, title, list({str(key.get_label()): key for key in extra}.values()))
+            extra = trainings_key(trainings[0].values() if trainings else [], not points.many, log_axis)
+            extra += [grey(r"dashed: $\lambda_\mathrm{min}$", linestyle="--")] if points.many else []
+            legend_above(ax, title, [*extra, *points.keys(over)])
     return ax
 
 

@@ -1,4 +1,4 @@
-"""How much a number varies between draws, model beside model."""
+"""Spread of a number over draws, model beside model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from sharpness.plots.labels import grey
-from sharpness.plots.style import color, marker, new_axes, style
+from sharpness.plots.labels import grey, legend_above, size_of
+from sharpness.plots.scales import set_log
+from sharpness.plots.style import colors_of, dash, marker, new_axes, style
 from sharpness.plots.trainings import BAR, draw_spread_band, spread_ends, trainings_key
 
 #: What a picture of single trainings shows.
@@ -38,19 +39,20 @@ def plot_spread(
     """
     with style():
         ax = new_axes(ax)
+        shades = colors_of(list(draws))
         for i, (label, values) in enumerate(draws.items()):
             rows = np.atleast_2d(values)
             means, number = rows.mean(axis=1), len(rows)
             width = 0.44 if number == 1 else 0.8 / number * 0.6
             places = i + np.linspace(-0.8, 0.8, 2 * number + 1)[1::2] / 2
             if number > 1:
-                ax.fill_between([i - 0.42, i + 0.42], *spread_ends(means), color=color(i), linewidth=0, **BAR)
-            ax.hlines(means.mean(), i - 0.42, i + 0.42, color=color(i), linewidth=1.6, zorder=1.6)
+                ax.fill_between([i - 0.42, i + 0.42], *spread_ends(means), color=shades[i], linewidth=0, **BAR)
+            ax.hlines(means.mean(), i - 0.42, i + 0.42, color=shades[i], linewidth=1.6, zorder=1.6)
             for k, (place, row) in enumerate(zip(places, rows, strict=True)):
                 across = np.linspace(-width / 2, width / 2, len(row)) if len(row) > 1 else np.zeros(1)
-                ax.vlines(place, np.min(row), np.max(row), color=color(i), linewidth=0.8, alpha=0.6)
+                ax.vlines(place, np.min(row), np.max(row), color=shades[i], linewidth=0.8, alpha=0.6)
                 ax.plot(
-                    place + across, row, marker(i), color=color(i), markeredgecolor="white", markeredgewidth=0.4,
+                    place + across, row, marker(i), color=shades[i], markeredgecolor="white", markeredgewidth=0.4,
                     markersize=4 if number == 1 else 3, label=None if k else label,
                 )  # fmt: skip
             if base is not None:
@@ -59,8 +61,10 @@ def plot_spread(
                     markersize=14 if number == 1 else 7, markeredgewidth=1.2,
                 )  # fmt: skip
         if log:
-            ax.set_yscale("log")
-        ax.set_xticks(range(len(draws)), list(draws), rotation=20 if len(draws) > 6 else 0)
+            set_log(ax, "y", draws.values())
+        ax.set_xticks(
+            range(len(draws)), list(draws), rotation=20 if len(draws) > 6 or size_of(ax)[0] < 40 * len(draws) else 0
+        )
         ax.set_xlim(-0.5, len(draws) - 0.5)
         handles = spread_key(draws, base is not None) if legend else []
         above = len(handles) > 1  # among the points there is no room for them
@@ -106,6 +110,7 @@ def plot_rises(
     xlabel: str = "Radius of the perturbation (in filter norms)",
     ylabel: str = "Rise of the loss",
     band: str = BAND,
+    log: bool = False,
     legend: bool = True,
 ) -> Axes:
     """Draw ``{label: (radii (R,), mean (R,), deviation (R,))}`` as curves with bands of one deviation.
@@ -115,15 +120,18 @@ def plot_rises(
     """
     with style():
         ax = new_axes(ax)
+        shades = colors_of(list(curves))
         for i, (label, (radii, mean, deviation)) in enumerate(curves.items()):
             if trainings is not None and label in trainings:
-                draw_spread_band(ax, radii, trainings[label], color(i))
-                ax.errorbar(radii, mean, deviation, color=color(i), linestyle="", elinewidth=0.8)
+                draw_spread_band(ax, radii, trainings[label], shades[i])
+                ax.errorbar(radii, mean, deviation, color=shades[i], linestyle="", elinewidth=0.8)
             else:
-                ax.fill_between(radii, mean - deviation, mean + deviation, color=color(i), alpha=0.18, linewidth=0)
-            ax.plot(radii, mean, color=color(i), marker=marker(i), label=label)
+                ax.fill_between(radii, mean - deviation, mean + deviation, color=shades[i], alpha=0.18, linewidth=0)
+            ax.plot(radii, mean, color=shades[i], marker=marker(i), linestyle=dash(i), label=label)
+        if log:
+            set_log(ax, "y", [mean for _, mean, _ in curves.values()])
         ax.locator_params(axis="x", nbins=5)
         ax.set(xlabel=xlabel, ylabel=ylabel, title=title or "")
         if legend:
-            ax.legend(handles=[*ax.get_legend_handles_labels()[0], *rises_key(trainings, band)])
+            legend_above(ax, title, rises_key(trainings, band))
     return ax

@@ -1,8 +1,8 @@
-"""How every picture looks: one palette that colour-blind readers can tell apart, one set of sizes, one way to save."""
+"""The style of all pictures: a palette for colour-blind readers, sizes, and saving."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -13,11 +13,17 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from sharpness.errors import UserError
+from sharpness.files import write_atomically
+from sharpness.plots.options import WIDTHS, options_in_force
+
 #: Widths in inches of one and of two columns of a paper.
-COLUMN, PAGE = 3.35, 6.9
+COLUMN, PAGE = WIDTHS["single"], WIDTHS["double"]
 #: Okabe and Ito's colours in an order that keeps neighbours apart, also in grey.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+#: Of curves without markers, so that colour is never all that tells them apart.
+DASHES: tuple[Any, ...] = ("-", (0, (4, 1.2)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (7, 2)), (0, (3, 1, 1, 1, 1, 1)))
 #: Perceptually uniform, also for colour-blind readers and in grey.
 SURFACE_COLORS = "viridis"
 
@@ -51,9 +57,44 @@ def settings() -> dict[Any, Any]:
     return {**seaborn.axes_style("ticks"), **RC}
 
 
-def color(index: int) -> str:
-    """The colour of the ``index``-th model of a comparison."""
-    return COLORS[index % len(COLORS)]
+def colors_of(labels: Sequence[str], usual: Sequence[str] = COLORS) -> list[Any]:
+    """A colour for each label: those of the palette asked for, else the ``usual`` ones.
+
+    Raises:
+        UserError: a palette that seaborn does not know, or a name in it that nothing has.
+    """
+    palette = options_in_force().palette
+    if isinstance(palette, Mapping):
+        for name in palette.keys() - set(labels):
+            raise UserError(f"palette: nothing is called {name!r} here: choose from {', '.join(labels)}")
+        return [palette.get(label, usual[i % len(usual)]) for i, label in enumerate(labels)]
+    if palette is not None:
+        import seaborn
+
+        try:
+            usual = seaborn.color_palette(palette if isinstance(palette, str) else list(palette), len(labels))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"palette={palette!r}: {error}") from None
+    return [usual[i % len(usual)] for i in range(len(labels))]
+
+
+def color_map(usual: str) -> str:
+    """The name of the colour map asked for, else the ``usual`` one.
+
+    Raises:
+        UserError: a palette that is no colour map.
+    """
+    palette = options_in_force().palette
+    if palette is None:
+        return usual
+    if not isinstance(palette, str) or palette not in mpl.colormaps:
+        raise UserError(f"palette={palette!r}: this picture needs the name of a colour map, such as 'cividis'")
+    return palette
+
+
+def dash(index: int) -> Any:
+    """The line style of the ``index``-th curve."""
+    return DASHES[index % len(DASHES)]
 
 
 def marker(index: int) -> str:
@@ -80,17 +121,27 @@ def new_figure(width: float = COLUMN, height: float = 2.4) -> Figure:
 
 
 def in_notebook() -> bool:
-    """Whether figures are shown below the cell that made them."""
+    """True if figures are shown below the notebook cell that makes them."""
     return "inline" in (mpl.get_backend(auto_select=False) or "")
 
 
 def shown_figure(width: float = COLUMN, height: float = 2.4) -> Figure:
-    """A figure that a notebook displays by itself; elsewhere one that pyplot does not know of."""
+    """A figure that a notebook displays by itself; elsewhere one that pyplot does not know of.
+
+    Its size is what the options in force ask for, else the one given.
+    """
+    options = options_in_force()
+    width, height = options.figsize or (figure_width(width), height)
     if in_notebook():
         import matplotlib.pyplot as plt
 
         return plt.figure(figsize=(width, height), layout="constrained")
     return new_figure(width, height)
+
+
+def figure_width(usual: float) -> float:
+    """The width of a new figure: what the options in force ask for, else the usual one."""
+    return float(options_in_force().inches or usual)
 
 
 def new_axes(ax: Axes | None, width: float = COLUMN, height: float = 2.4, **options: Any) -> Axes:
@@ -106,10 +157,12 @@ def stacked_axes(number: int, width: float = PAGE, height: float = 1.35) -> list
 
 
 def save_figure(figure: Figure, path: Path) -> list[Path]:
-    """PDF and PNG beside each other, without dates, so that equal pictures are equal files."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = [path.with_suffix(".pdf"), path.with_suffix(".png")]
+    """Write PDF and PNG beside each other, each whole or absent, without dates: equal pictures are equal files."""
+    written = []
     with style():
-        figure.savefig(written[0], metadata={"CreationDate": None, "ModDate": None})
-        figure.savefig(written[1], metadata={"Software": None})
+        for suffix, metadata in ((".pdf", {"CreationDate": None, "ModDate": None}), (".png", {"Software": None})):
+            target = path.with_suffix(suffix)
+            kind: dict[str, Any] = {"format": suffix[1:], "metadata": metadata}
+            write_atomically(target, lambda partial, kind=kind: figure.savefig(partial, **kind))  # type: ignore[misc]
+            written.append(target)
     return written

@@ -65,7 +65,7 @@ class Relief:
         return np.column_stack([points, self._at(points[:, ::-1])])
 
     def hides(self, points: np.ndarray, eye: np.ndarray, samples: int = 400) -> np.ndarray:
-        """Whether the surface comes between points on it (m, 3) and an ``eye`` (4,) in homogeneous coordinates."""
+        """True where the surface hides points on it (m, 3) from an ``eye`` (4,) in homogeneous coordinates."""
         toward = eye[:3] - eye[3] * points
         toward *= np.sign(toward[:, 2:])  # from above, also from infinity
         step = toward / np.abs(toward / self.size).max(axis=1, keepdims=True)  # to beyond the box
@@ -75,7 +75,7 @@ class Relief:
 
 
 def eye_of(ax: Axes3D) -> np.ndarray:
-    """Where the picture is seen from in homogeneous coordinates (4,): what the projection has no place for."""
+    """The eye point in homogeneous coordinates (4,): the null space of the projection."""
     return np.linalg.svd(ax.get_proj()[[0, 1, 3]])[2][-1]
 
 

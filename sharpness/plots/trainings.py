@@ -17,11 +17,12 @@ BAR: dict[str, Any] = {"alpha": 0.3, "zorder": 1.5}
 DOT: dict[str, Any] = {"linestyle": "", "marker": ".", "markeredgewidth": 0, "alpha": 0.9, "zorder": 2.5}
 
 
-def spread_ends(trainings: np.ndarray) -> np.ndarray:
+def spread_ends(trainings: np.ndarray, log: bool = False) -> np.ndarray:
     """One standard deviation (n - 1) below and above the mean over trainings (S, ...): (2, ...), NaN of fewer than two.
 
     Values of one sign have ends of that sign: where one standard deviation would lead to zero or beyond, the end is at
-    the value that is nearest to zero.
+    the value that is nearest to zero. For a ``log`` axis, on which a standard deviation of the values has no length
+    of its own, the ends are the smallest and the largest value.
 
     >>> spread_ends(np.array([1.0, 2.0, 3.0])).tolist(), spread_ends(np.array([0.1, 0.1, 10.0]))[0].tolist()
     ([1.0, 3.0], 0.1)
@@ -34,6 +35,8 @@ def spread_ends(trainings: np.ndarray) -> np.ndarray:
         deviation = np.where(number > 1, deviation, np.nan)
         low, high = mean - deviation, mean + deviation
     least, most = np.where(known, trainings, np.inf).min(axis=0), np.where(known, trainings, -np.inf).max(axis=0)
+    if log:
+        return np.where(number > 1, np.stack([least, most]), np.nan)
     return np.stack([np.where((least > 0) & (low <= 0), least, low), np.where((most < 0) & (high >= 0), most, high)])
 
 
@@ -45,13 +48,14 @@ def draw_trainings(
     size: float,
     many: bool = False,
     bounds: tuple[float, float] | None = None,
+    log: bool = False,
 ) -> None:
-    """At every place (C,) a pale bar of one standard deviation around the mean of (S, C), and a dot for each training.
+    """Draw at every place (C,) the spread over trainings (S, C) as a pale bar, and a dot for each of them.
 
     ``size`` is that of the mean's marker in points. With ``many`` places the bars become a band without dots. Bars end
     at the ``bounds`` of what the values can be.
     """
-    low, high = spread_ends(trainings) if bounds is None else np.clip(spread_ends(trainings), *bounds)
+    low, high = np.clip(spread_ends(trainings, log), *bounds or (-np.inf, np.inf))
     known = np.isfinite(low) & np.isfinite(high)
     if many:
         ax.fill_between(at, low, high, where=known, color=color, linewidth=0, gid="spread", **BAR)
@@ -68,11 +72,11 @@ def draw_spread_band(ax: Axes, x: np.ndarray, trainings: np.ndarray, color: str)
     return ax.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0, gid="spread")
 
 
-def trainings_key(trainings: Iterable[Sized], dots: bool = True) -> list[Line2D]:
+def trainings_key(trainings: Iterable[Sized], dots: bool = True, log: bool = False) -> list[Line2D]:
     """Entries of a legend that say what bars, bands and dots of several trainings are."""
     numbers = sorted({len(values) for values in trainings if len(values) > 1})
     if not numbers:
         return []
     told = f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
-    entries = [grey(f"± 1 sd over {told} trainings", linewidth=4, alpha=0.35)]
+    entries = [grey(f"{'range' if log else '± 1 sd'} over {told} trainings", linewidth=4, alpha=0.35)]
     return [*entries, grey("one training", **{**DOT, "markersize": 5})] if dots else entries

@@ -11,10 +11,11 @@ import pandas as pd
 
 from sharpness.errors import UserError, choose
 from sharpness.flattening.class_radius import TINY
-from sharpness.plots import BoundCurve, plot_agreement, plot_bound, plot_bound_panels, plot_radii
+from sharpness.plots import BoundCurve, plot_agreement, plot_bound, plot_bound_panels, plot_class_values, plot_radii
 from sharpness.results.comparison import each, one_training
 from sharpness.results.estimates import Estimate
 from sharpness.results.measures import MeasureResult
+from sharpness.results.picture import applying, picture
 from sharpness.results.pictures import Subset, several
 from sharpness.results.same import require_same
 from sharpness.untrusted.refused import Refused
@@ -97,7 +98,7 @@ class CharacteristicRadiusResult(MeasureResult):
         return int(self.select(self.train_counts, self._class(subset), self.train_counts.sum()))
 
     def clamped(self, subset: Subset = None) -> bool:
-        """Whether n or the gradient is too small for the formula: below 2, or below 1e-12, which stand for it then."""
+        """True if n is below 2 or the gradient norm below 1e-12, which the formula takes in their place."""
         return self.count(subset) < 2 or self.of("gradient_norm", subset) < TINY
 
     def curve(self, subset: Subset = None) -> BoundCurve:
@@ -155,6 +156,7 @@ class CharacteristicRadiusResult(MeasureResult):
         return pd.DataFrame(rows)
 
     @classmethod
+    @picture(plot_bound, plot_bound_panels, plot_radii, plot_agreement, plot_class_values, classes=True)
     def compare(
         cls,
         results: Mapping[str, Any],
@@ -165,7 +167,7 @@ class CharacteristicRadiusResult(MeasureResult):
         run: str | None = None,
         **options: Any,
     ) -> Any:
-        r"""Where theory and landscape agree.
+        r"""Draw theory against landscape.
 
         Args:
             measure: a column of the table, drawn per class as those of any table are; instead of ``kind``.
@@ -182,12 +184,14 @@ class CharacteristicRadiusResult(MeasureResult):
         if measure is not None:
             return super().compare(results, ax, measure, **options)
         require_same(each(results), shared=())
+        if options.pop("log", None) is False:
+            raise UserError("log=False: bounds, radii and rises are always on logarithmic axes, leave it out")
         kind = kind or ("bound" if len(results) == 1 else "rise")
         choose("picture", kind, PICTURES)
         results = one_training(results, run)
         if kind == "radius":
             radii = {label: (r.train_counts, r.rho) for label, r in results.items()}
-            return plot_radii(radii, ax, **options)
+            return plot_radii(radii, ax, **applying(plot_radii, options))
         if kind == "rise":
             rises = {
                 label: tuple(r[name].values for name in ("first_order", "second_order", "measured"))
@@ -197,7 +201,7 @@ class CharacteristicRadiusResult(MeasureResult):
             scales = {f"{r.scale:g}" for r in results.values()}
             at = rf" at {scales.pop()} $\rho_c^*$" if len(scales) == 1 else ""
             labels = {"xlabel": f"Predicted rise of the loss{at}", "ylabel": "Measured rise of the loss", **options}
-            return plot_agreement(rises, ax, names=names, **labels)
+            return plot_agreement(rises, ax, names=names, **applying(plot_agreement, labels))
         first = next(iter(results.values()))
         subsets = several(subset)
         if subsets is None:
@@ -209,8 +213,10 @@ class CharacteristicRadiusResult(MeasureResult):
         }
         if len(panels) == 1:
             ((title, curve),) = panels.items()
-            return plot_bound(curve, ax, **{"title": title, **options})
-        return plot_bound_panels(panels, ax, columns=len(subsets) if len(results) > 1 else None, **options)
+            return plot_bound(curve, ax, **applying(plot_bound, {"title": title, **options}))
+        return plot_bound_panels(
+            panels, ax, columns=len(subsets) if len(results) > 1 else None, **applying(plot_bound_panels, options)
+        )
 
     def panels(self) -> list[Subset]:
         """All samples and the classes that are there, from most to fewest images; three of them if there are many."""

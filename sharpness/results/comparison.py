@@ -14,6 +14,7 @@ import xarray as xr
 from sharpness.errors import UserError, choose
 from sharpness.results.base import Result, write_dataset
 from sharpness.results.latex import as_latex
+from sharpness.results.picture import plot_of
 from sharpness.results.runs import Entry, Runs
 from sharpness.results.same import SHARED, noise_fields, require_same
 from sharpness.results.stacked import stack
@@ -108,9 +109,10 @@ class Comparison(dict[str, R]):
         """Single results: those of several trainings as ``"<label>, <training>"``."""
         return each(self)
 
-    def plot(self, ax: Any = None, **options: Any) -> Any:
-        """Draw all results on common scales."""
-        return type(first_of(self)).compare(self, ax=ax, **options)
+    @property
+    def plot(self) -> Callable[..., Any]:
+        """Draw all results on common scales; ``help(comparison.plot)`` lists the options of their kind."""
+        return plot_of(type(first_of(self)), dict).__get__(self)
 
     def _repr_html_(self) -> str:
         rows = max((r.ROWS for r in each(self).values()), default=0)

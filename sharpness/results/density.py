@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,15 +15,32 @@ import pandas as pd
 from sharpness.curvature import DensityCurve, SpectralQuadrature, interval
 from sharpness.errors import UserError
 from sharpness.plots import plot_density
+from sharpness.plots.options import LEAST
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, trainings_of
 from sharpness.results.estimates import Estimate, Subset, mean_of
+from sharpness.results.picture import picture
 from sharpness.results.same import require_same
 from sharpness.results.words import marks_in
 from sharpness.untrusted.refused import Refused
 
 #: The trace, and the shares of the spectrum beyond a hundredth of the largest modulus.
 NAMES = ("trace", "share_below_-1%", "share_above_1%")
+
+
+def _smoothing_by_its_old_name(compare: Callable[..., Any]) -> Callable[..., Any]:
+    """Take a ``width`` below an inch, or beside Axes, which no figure can have, for what is now ``smoothing``."""
+
+    @functools.wraps(compare)
+    def compare_with_width(cls: Any, results: Any, ax: Any = None, *args: Any, **options: Any) -> Any:
+        width = options.get("width")
+        if isinstance(width, Real) and (width < LEAST or ax is not None) and "smoothing" not in options:
+            told = "plot(width=) of a density is now plot(smoothing=): the old name goes with the next version"
+            warnings.warn(told, FutureWarning, stacklevel=3)
+            options["smoothing"] = options.pop("width")
+        return compare(cls, results, ax, *args, **options)
+
+    return compare_with_width
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -121,12 +141,14 @@ class SpectralDensityResult(Result):
         return marks_in(frame, dict.fromkeys(NAMES, f"{self.nodes.shape[-2]} random vectors"))
 
     @classmethod
+    @_smoothing_by_its_old_name
+    @picture(plot_density, without={"log": "densities are always on a logarithmic axis, leave it out"})
     def compare(
         cls,
         results: Mapping[str, Any],
         ax: Any = None,
         subset: str | int | None = None,
-        width: float | None = None,
+        smoothing: float | None = None,
         **options: Any,
     ) -> Any:
         """Densities with their 95 % bands on a logarithmic axis, smoothed alike; ticks mark the extreme Ritz values.
@@ -136,11 +158,11 @@ class SpectralDensityResult(Result):
 
         Args:
             subset: a class, of a result per class; its rarest unless given.
-            width: of the Gaussian; the largest of the results' own unless given.
+            smoothing: width of the Gaussian; the largest of the results' own unless given.
         """
         require_same(each(results), shared=())
         rules = {label: [r.quadrature(subset) for r in trainings_of(entry)] for label, entry in results.items()}
-        width = width or max(q.density().width for of_model in rules.values() for q in of_model)
+        width = smoothing or max(q.density().width for of_model in rules.values() for q in of_model)
         curves, trainings, ends = {}, {}, {}
         for label, of_model in rules.items():
             grids = [q.density(width=width).grid for q in of_model]

@@ -15,6 +15,7 @@ from sharpness.plots import plot_class_values, plot_saddle_indicator, plot_spect
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means, spreads, stacked
 from sharpness.results.estimates import Estimate, Subset
+from sharpness.results.picture import applying, in_order, picture
 from sharpness.results.same import require_same
 from sharpness.results.tables import long_form
 from sharpness.results.words import marks_in, near_zero
@@ -164,11 +165,11 @@ class EigenvalueResult(Result):
 
     @property
     def over(self) -> str:
-        """What intervals are over."""
+        """The source of variation of the intervals, in words."""
         return "images" if self.lower is None else f"images ({self.provenance.get('bootstrap', 'some')} resamples)"
 
     def notes_on(self, frame: pd.DataFrame) -> list[str]:
-        """What marks mean, and which eigenvalues are those of one image above all."""
+        """Notes on the marks of a table, and on eigenvalues that one image dominates."""
         notes = marks_in(frame, {"eigenvalue": self.over})
         if "top_share" not in frame:
             return notes
@@ -179,6 +180,7 @@ class EigenvalueResult(Result):
         return notes + ([f"one image makes half of v'Hv or more: {', '.join(few)}"] if few else [])
 
     @classmethod
+    @picture(plot_spectrum_ends, plot_class_values, classes=True)
     def compare(cls, results: Mapping[str, Any], ax: Any = None, end: str | None = None, **options: Any) -> Any:
         """Eigenvalues of every class, model beside model, from most to fewest samples.
 
@@ -193,7 +195,7 @@ class EigenvalueResult(Result):
         end_of = {"LA": "largest", "SA": "smallest", "both": "both"}
         end = end or end_of[first.which]
         choose("end of the spectrum to draw", end, PICTURES if first.which == "both" else (end_of[first.which],))
-        order = first.by_size() if first.per_class else np.zeros(1, dtype=int)
+        order = in_order(first.class_names, first.by_size()) if first.per_class else np.zeros(1, dtype=int)
         names = [first.class_names[c] for c in order] if first.per_class else ["all classes"]
 
         def at(column: int, of: Any) -> Any:
@@ -214,12 +216,16 @@ class EigenvalueResult(Result):
         if end == "saddle":
             ratios = means(results, lambda r: np.atleast_1d(r.saddle)[order])
             trainings: Any = spreads(results, lambda r: np.atleast_1d(r.saddle)[order])
-            return plot_saddle_indicator(ratios, names, ax, **{"trainings": trainings, **options})
+            return plot_saddle_indicator(
+                ratios, names, ax, **applying(plot_saddle_indicator, {"trainings": trainings, **options})
+            )
         largest, smallest = (means(results, at(column, lambda r: r.values)) for column in (0, -1))
         if end == "both":
             above, below = details(0), details(-1)
             pairs = {name: (above[name], below[name]) for name in above}
-            return plot_spectrum_ends(largest, smallest, names, ax, **{**pairs, "over": first.over, **options})
+            return plot_spectrum_ends(
+                largest, smallest, names, ax, **applying(plot_spectrum_ends, {**pairs, "over": first.over, **options})
+            )
         symbol = r"$\lambda_\mathrm{max}$" if end == "largest" else r"$\lambda_\mathrm{min}$"
         settings = {"ylabel": f"Hessian {symbol}", "over": first.over, **details(0 if end == "largest" else -1)}
         return plot_class_values(largest if end == "largest" else smallest, names, ax, **{**settings, **options})

@@ -1,4 +1,4 @@
-"""What the loss along a line and over a plane of parameter space have in common."""
+"""Base class of lines and planes in parameter space."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sharpness.untrusted.refused import Refused
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Landscape(Result):
-    """What lines and planes have in common; for a line the axes (ny, nx) are one, (nx,).
+    """Base class of lines and planes; for a line the axes (ny, nx) are one, (nx,).
 
     Attributes:
         x: (nx,).
@@ -200,7 +200,7 @@ class Landscape(Result):
         return path
 
     def _writers(self) -> dict[str, Callable[[Path], object]]:
-        """How files of every suffix are written."""
+        """Writers of files, by suffix."""
         return {
             ".csv": lambda path: write_atomically(path, lambda partial: self.to_frame().to_csv(partial, index=False)),
             ".nc": self.save,

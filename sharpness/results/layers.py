@@ -15,6 +15,7 @@ from sharpness.renamed import warn_renamed
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means
 from sharpness.results.estimates import Estimate, Subset
+from sharpness.results.picture import applying, in_order, picture
 from sharpness.results.same import require_same
 from sharpness.results.tables import long_form
 from sharpness.results.words import marks_in
@@ -124,6 +125,7 @@ class LayerResult(Result):
         return marks_in(frame, {self.measure: f"{draws} random vectors"})
 
     @classmethod
+    @picture(plot_layer_class, plot_layer_class_grid, classes=True)
     def compare(cls, results: Mapping[str, Any], ax: Any = None, **options: Any) -> Any:
         """A heat map of layers and classes; of several models, a panel each with one scale of colours.
 
@@ -134,14 +136,17 @@ class LayerResult(Result):
         """
         require_same(each(results), ("measure", "layers", "per_class"), shared=())
         first = first_of(results)
-        order = first.by_size() if first.per_class else np.zeros(1, dtype=int)
+        order = in_order(first.class_names, first.by_size()) if first.per_class else np.zeros(1, dtype=int)
         names = [first.class_names[c] for c in order] if first.per_class else ["all"]
         symbols = {"lambda_max": r"$\lambda_\mathrm{max}$", "lambda_min": r"$\lambda_\mathrm{min}$", "trace": "trace"}
         options = {"label": f"Hessian {symbols[first.measure]}", "log": first.measure != "lambda_min", **options}
         values = means(results, lambda r: r.values[:, order])
         if len(values) == 1:
-            return plot_layer_class(next(iter(values.values())), first.layers, names, ax, **options)
-        return plot_layer_class_grid(values, first.layers, names, **options)
+            (only,) = values.values()
+            return plot_layer_class(only, first.layers, names, ax, **applying(plot_layer_class, options))
+        if ax is not None:
+            raise UserError("ax: a panel for each model is a figure of its own: leave it out, or draw one model")
+        return plot_layer_class_grid(values, first.layers, names, **applying(plot_layer_class_grid, options))
 
     def _summary(self) -> str:
         return (

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from sharpness.plots import plot_line_panels, plot_lines
 from sharpness.results.comparison import each, first_of
 from sharpness.results.landscape import Landscape, require_samples
+from sharpness.results.picture import picture
 from sharpness.results.pictures import Subset, draw_lines
 from sharpness.results.same import noise_fields, require_same
 
@@ -39,6 +41,7 @@ class LineResult(Landscape):
     COMPARED: ClassVar = ("directions", "x")
 
     @classmethod
+    @picture(plot_lines, plot_line_panels)
     def compare(
         cls,
         results: Mapping[str, Any],
@@ -55,7 +58,6 @@ class LineResult(Landscape):
             ax: an Axes; for several models and a list of subsets, as many as there are models.
             subset: everything (None or ``"all"``), a class, a group, or a list of them.
             quantity: ``"loss"``, ``"rise"`` above the model's own unperturbed loss, or ``"accuracy"``.
-            options: of :func:`~sharpness.plots.plot_lines`, such as ``log=True``.
         """
         first = first_of(results)
         require_same(each(results), noise_fields(first, cls.COMPARED))

@@ -17,6 +17,7 @@ from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means, spreads
 from sharpness.results.description import Description
 from sharpness.results.estimates import Estimate, Subset, mean_of
+from sharpness.results.picture import in_order, picture
 from sharpness.results.same import require_same
 from sharpness.results.words import marks_in, near_zero
 from sharpness.untrusted.refused import Refused
@@ -94,7 +95,7 @@ class MeasureResult(Result):
             raise Refused(f"describes a measure oddly: {error}") from None
 
     def description(self, name: str) -> Description:
-        """How a measure is called and drawn."""
+        """The description of a measure: title, symbol, unit and bounds."""
         return Description.of(name, self.described.get(name))
 
     def _frame(self) -> pd.DataFrame:
@@ -157,6 +158,7 @@ class MeasureResult(Result):
         return np.stack([self.lower[m], self.upper[m]]), overall
 
     @classmethod
+    @picture(plot_class_values, classes=True)
     def compare(cls, results: Mapping[str, Any], ax: Any = None, measure: str | None = None, **options: Any) -> Any:
         """One measure of every class, model beside model, from most to fewest images; bars are 95 % intervals.
 
@@ -179,6 +181,7 @@ class MeasureResult(Result):
         order = np.argsort(-first.train_counts, kind="stable") if known else first.by_size()
         if not by_class:
             order = np.zeros(1, dtype=int)
+        order = in_order(first.class_names, order) if by_class else order
 
         def side_of(side: str) -> Any:
             """Of a result, (C,) in the order of the picture, or (1,) of all samples."""
@@ -242,7 +245,7 @@ class MeasureResult(Result):
 
 
 def _linthresh(results: Mapping[str, Any], measure: str) -> float | None:
-    """Where the logarithmic part of an axis begins: a power of ten, two or three below the largest value."""
+    """The begin of the logarithmic part of an axis: a power of ten, two or three below the largest value."""
     found = [r[measure].values for r in each(results).values()]
     largest = max(np.abs(v).max(initial=0, where=np.isfinite(v)) for v in found)
     return float(10.0 ** (np.floor(np.log10(largest)) - 2)) if largest > 0 else None

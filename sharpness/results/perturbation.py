@@ -16,6 +16,7 @@ from sharpness.results.axes import GAUSSIAN, radius_unit
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means, spreads, stacked
 from sharpness.results.estimates import Estimate, Subset
+from sharpness.results.picture import applying, picture
 from sharpness.results.rounding import described
 from sharpness.results.same import require_same
 from sharpness.untrusted.refused import Refused
@@ -145,6 +146,7 @@ class PerturbationResult(Result):
         return pd.concat(frames, ignore_index=True)
 
     @classmethod
+    @picture(plot_spread, plot_rises)
     def compare(
         cls,
         results: Mapping[str, Any],
@@ -161,7 +163,6 @@ class PerturbationResult(Result):
             kind: ``"draws"``: every draw at one radius; ``"radii"``: mean and standard deviation at all radii, of
                 several trainings over these, with bars of one standard error over draws.
             radius: one of ``radii``, for ``"draws"``; the largest unless given.
-            options: of :func:`~sharpness.plots.plot_spread` or :func:`~sharpness.plots.plot_rises`.
 
         Raises:
             UserError: an unknown kind, a radius that was not probed, or results that cannot be compared.
@@ -179,14 +180,14 @@ class PerturbationResult(Result):
             over_draws |= {label: means(results, lambda r: r.rise(subset)[1])[label] for label in trainings}
             curves = {label: (first.radii, rise[label], over_draws[label]) for label in results}
             options = {"xlabel": f"Radius of the perturbation ({unit})", **options}
-            return plot_rises(curves, ax, **{"trainings": trainings, **options})
+            return plot_rises(curves, ax, **applying(plot_rises, {"trainings": trainings, **options}))
         at = first.index_of(first.radii.max() if radius is None else radius)
         rises = stacked(results, lambda r: r.draws(subset)[at] - r.base(subset))
         label = f"Rise of the loss\nat radius {first.radii[at]:g} ({unit})"
-        return plot_spread(rises, ax, **{"ylabel": label, **options})
+        return plot_spread(rises, ax, **applying(plot_spread, {"ylabel": label, **options}))
 
     def index_of(self, radius: float) -> int:
-        """Where a radius stands in ``radii``.
+        """The index of a radius in ``radii``.
 
         Raises:
             UserError: it was not probed.

@@ -15,6 +15,7 @@ from sharpness.plots.lines import SUBSET_COLORS
 from sharpness.results.axes import line_label, plane_label
 from sharpness.results.comparison import first_of, means, spreads
 from sharpness.results.estimates import Subset
+from sharpness.results.picture import applying
 
 QUANTITIES = ("loss", "rise", "accuracy")
 LABELS = {"loss": "Loss", "rise": "Rise of the loss", "accuracy": "Accuracy"}
@@ -45,7 +46,7 @@ def plain_subset(result: Any, subset: Subset) -> Subset:
 
 
 def subset_title(result: Any, subset: Subset) -> str:
-    """What a picture calls a subset."""
+    """The title of a subset in pictures."""
     subset = plain_subset(result, subset)
     if subset is None:
         return "All classes" if result.has_classes else "All samples"
@@ -80,7 +81,7 @@ def draw_lines(results: Mapping[str, Any], ax: Any, subset: Any, quantity: str, 
     subsets = several(subset)
     if subsets is None:
         drawn = {label: (first.x, y) for label, y in curves(subset).items()}
-        return plot_lines(drawn, ax, **{"trainings": trainings(subset), **options})
+        return plot_lines(drawn, ax, **applying(plot_lines, {"trainings": trainings(subset), **options}))
     panels: dict[str, dict[str, Any]] = {label: {} for label in results}
     bands: dict[str, dict[str, Any]] = {label: {} for label in results}
     for one in subsets:
@@ -94,8 +95,8 @@ def draw_lines(results: Mapping[str, Any], ax: Any, subset: Any, quantity: str, 
     options = {"colors": shades, **options}
     if len(results) == 1:
         ((label, panel),) = panels.items()
-        return plot_lines(panel, ax, **{"trainings": bands[label], **options})
-    return plot_line_panels(panels, ax, **{"trainings": bands, **options})
+        return plot_lines(panel, ax, **applying(plot_lines, {"trainings": bands[label], **options}))
+    return plot_line_panels(panels, ax, **applying(plot_line_panels, {"trainings": bands, **options}))
 
 
 def draw_planes(
@@ -120,7 +121,8 @@ def draw_planes(
         if ax is not None:
             raise UserError("an interactive picture takes no ax: it is a figure of plotly's")
         chosen = subsets or (first.subsets() if subset is None else [subset])
-        return interactive_surfaces(_rows(results, drawable(results, chosen, quantity), quantity), **options)
+        rows = _rows(results, drawable(results, chosen, quantity), quantity)
+        return interactive_surfaces(rows, **applying(interactive_surfaces, options))
     if subsets is None:
         panels = {label: panel_of(r, subset, quantity) for label, r in results.items()}
         places = plot_planes(panels, ax, kind=kind, **options)

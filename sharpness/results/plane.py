@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from sharpness.plots import save_html
+from sharpness.plots import interactive_surfaces, plot_plane_grid, save_html
 from sharpness.results.comparison import first_of, one_training
 from sharpness.results.landscape import Landscape, require_samples
+from sharpness.results.picture import picture
 from sharpness.results.pictures import Subset, draw_planes
 from sharpness.results.same import noise_fields, require_same
 from sharpness.results.vtk import write_vtk
@@ -55,6 +56,7 @@ class PlaneResult(Landscape):
         return {"x": x.ravel(), "y": y.ravel()}
 
     @classmethod
+    @picture(plot_plane_grid, interactive_surfaces)
     def compare(
         cls,
         results: Mapping[str, Any],
@@ -76,8 +78,6 @@ class PlaneResult(Landscape):
                 are far apart; or ``"accuracy"``.
             run: which of several trainings of a model is shown, such as ``"seed 1"``; the first unless given. Its name
                 stands in the title.
-            options: of :func:`~sharpness.plots.plot_plane_grid`, such as ``scale="log"``, ``share="all"`` or
-                ``points=True``, or of :func:`~sharpness.plots.interactive_surfaces`.
         """
         results = one_training(results, run)
         first = first_of(results)

@@ -15,6 +15,7 @@ import xarray as xr
 from sharpness.errors import UserError, printable
 from sharpness.results.base import Result, write_dataset
 from sharpness.results.latex import as_latex
+from sharpness.results.picture import plot_of
 from sharpness.results.stacked import stack
 from sharpness.results.tables import as_html, joined, of_training, over_trainings, with_errors
 
@@ -126,9 +127,13 @@ class Runs(Sequence[R]):
         """Lines below that table, see :attr:`Result.notes`."""
         return self.results[0].notes_on(self.summary())
 
-    def plot(self, ax: Any = None, **options: Any) -> Any:
-        """Means and spread over trainings; what has room for one training alone shows the first and names it."""
-        return type(self.results[0]).compare({self.label: self}, ax=ax, **options)
+    @property
+    def plot(self) -> Callable[..., Any]:
+        """Draw mean and spread over trainings; what has room for one alone shows the first and names it.
+
+        ``help(runs.plot)`` lists the options of their kind.
+        """
+        return plot_of(type(self.results[0]), lambda runs: {runs.label: runs}).__get__(self)
 
     def to_dataset(self) -> xr.Dataset:
         """All results in one data set; ``training`` is the first dimension of every array."""

@@ -29,7 +29,13 @@ FINITE = ("class_samples", "class_weights", "x", "y", "radii", "factors", "sampl
 
 
 def load_result(path: str | Path) -> Any:
-    """Read what :meth:`Result.save`, :meth:`Runs.save` or :meth:`Comparison.save` wrote.
+    """Read what :meth:`Result.save`, :meth:`Runs.save` or :meth:`Comparison.save` wrote, and execute nothing of it.
+
+    Args:
+        path: of the NetCDF file.
+
+    Returns:
+        A result of the class that was saved, or :class:`Runs` or a :class:`Comparison` of such.
 
     Raises:
         UserError: no such file, or one that is not a result: damaged, of another version, or with values, types or

@@ -11,7 +11,7 @@ from sharpness.checkpoints import load_checkpoint
 from sharpness.data import LongTailData
 from sharpness.errors import SystemRefusal, UserError
 from sharpness.flattening import operation_label
-from sharpness.methods import LABELS, build_recipe, flattened
+from sharpness.methods import METHODS, build_recipe, flattened
 from sharpness.probes import checkpoint_objective, eigenvalues, random_perturbation, worst_case
 from sharpness.studies.motivation import RADII
 from sharpness.studies.runs import measured
@@ -103,7 +103,7 @@ def grid(methods: Sequence[str], operations: Sequence[str], seeds: Sequence[int]
             m,
             operation,
             seed=seed,
-            row=LABELS.get(m, m),
+            row=METHODS.label(m),
             column=NONE if operation == NONE else operation_label(operation),
         )
         for seed in seeds

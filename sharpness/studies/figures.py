@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from sharpness.data import LongTailData, augmentation_label
 from sharpness.errors import UserError
 from sharpness.files import write_atomically, write_csv
-from sharpness.methods import LABELS
+from sharpness.methods import METHODS as ALL_METHODS
 from sharpness.plots import save_figure
 from sharpness.probes import line, plane
 from sharpness.results import Comparison, Runs, load_result
@@ -137,7 +137,7 @@ def make_figures(
         extent=extent, adaptive=adaptive, shown=seeds[0],
     )  # fmt: skip
     grid_of_runs = [
-        Cell(method, seed=seed, row=LABELS.get(method, method), path=f"{method}/seed-{seed}")
+        Cell(method, seed=seed, row=ALL_METHODS.label(method), path=f"{method}/seed-{seed}")
         for seed in seeds
         for method in methods
     ]

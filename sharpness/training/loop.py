@@ -69,6 +69,7 @@ def train(
         model: an architecture; the data set's usual one unless given.
         batch_size: the published one unless given, halved until an epoch has ten steps.
         precision: ``"auto"``, ``"float32"`` or ``"bfloat16"`` (autocast).
+        device: such as ``"cuda"``; a GPU if there is one unless given.
         augmentation: a name of ``sharpness.data.AUGMENTATIONS``, such as ``"autoaugment-cutout"``; the data set's
             usual one unless given. Another one is part of the run's name and label.
         resume: continue an unfinished run in ``out``; it ends in the same weights as an uninterrupted one.
@@ -85,6 +86,13 @@ def train(
     Raises:
         UserError: unknown names, or a folder that holds something else, or the same run without snapshots.
         FloatingPointError: the training loss is not finite.
+
+    >>> import tempfile
+    >>> from sharpness.data import load_data
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     history = train("ce", load_data("digits-lt"), folder, epochs=2)
+    >>> history.epoch.tolist()
+    [1, 2]
     """
     if snapshots is not None and not (isinstance(snapshots, int) and snapshots >= 1):
         raise UserError(f"snapshots={snapshots!r}: give the epochs from one to the next, at least 1")

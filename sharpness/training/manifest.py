@@ -11,7 +11,7 @@ from sharpness.checkpoints import Manifest
 from sharpness.data import LongTailData, augmentation_label
 from sharpness.data.standardization import Standardization
 from sharpness.flattening import build_operation, operation_label
-from sharpness.methods import LABELS, Recipe
+from sharpness.methods import METHODS, Recipe
 from sharpness.methods.card import stage_card
 from sharpness.training.state import RunState
 from sharpness.version import __version__
@@ -26,7 +26,8 @@ def manifest_of(recipe: Recipe, data: LongTailData, identity: dict[str, Any], de
     method, training, other = identity["method"], identity["training"], data.other_augmentation
     return Manifest(
         method=method,
-        label="+".join([LABELS.get(method, method), *map(operation_label, training["flatten"])])
+        method_source=METHODS.place(method),
+        label="+".join([METHODS.label(method), *map(operation_label, training["flatten"])])
         + (f" ({augmentation_label(other)})" if other else ""),
         paper=recipe.paper,
         options=identity["options"],

@@ -221,7 +221,7 @@ DAMAGE = {
     "no model": ({"manifest": {}}, "describes no model"),
     "model of text": ({"manifest": {"model": "resnet8"}}, "describes no model"),
     "another field": ({"manifest": {"model": NETWORK | {"depth": 3}}}, "describes no model"),
-    "unknown architecture": ({"manifest": {"model": NETWORK | {"architecture": "../x"}}}, "unknown model"),
+    "unknown architecture": ({"manifest": {"model": NETWORK | {"architecture": "../x"}}}, "names the model '../x'"),
     "unknown head": ({"manifest": {"model": NETWORK | {"head": "round"}}}, "unknown head"),
     "negative classes": ({"manifest": {"model": NETWORK | {"num_classes": -1}}}, "describes the model as"),
     "classes of text": ({"manifest": {"model": NETWORK | {"num_classes": "10"}}}, "describes the model as"),

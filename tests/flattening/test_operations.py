@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import sharpness
+from sharpness import flattening
 from sharpness.errors import UserError
 from sharpness.flattening import (
     ASAM,
     FSDGPM,
-    LABELS,
     OPERATIONS,
     SAM,
     ClassConditionalStep,
@@ -187,12 +187,12 @@ def test_two_epochs_of_training(name, tmp_path):
     history = sharpness.train("ldam-drw", data, tmp_path / "run", epochs=2, flatten=(name,), model="resnet8")
     assert history.loss.notna().all()
     manifest = sharpness.load_checkpoint(tmp_path / "run").manifest
-    assert manifest.label == f"LDAM-DRW+{LABELS[name]}"
+    assert manifest.label == f"LDAM-DRW+{OPERATIONS.label(name)}"
     assert repr(OPERATIONS[name]()) in manifest.stages[0]
 
 
 def test_every_operation_has_a_spelling_and_its_paper_and_shows_every_parameter(name):
-    assert LABELS[name].replace("-", "").lower() == name.replace("-", "")
+    assert OPERATIONS.label(name).replace("-", "").lower() == name.replace("-", "")
     rule = build_operation(name)
     assert rule == OPERATIONS[name]()
     assert rule.paper.count(",") >= 2
@@ -235,3 +235,8 @@ def test_wrong_parameters_are_refused_in_one_line(asked, message):
     with pytest.raises(UserError, match=message.replace("+", r"\+")) as caught:
         build_operation(asked)
     assert "\n" not in str(caught.value)
+
+
+def test_labels_are_found_by_their_old_name():
+    with pytest.warns(FutureWarning, match=r"OPERATIONS\.label\(name\)"):
+        assert flattening.LABELS["sam"] == "SAM"

@@ -4,9 +4,10 @@ from dataclasses import FrozenInstanceError, asdict, replace
 
 import pytest
 
+from sharpness import methods
 from sharpness.errors import UserError
 from sharpness.flattening import SAM
-from sharpness.methods import LABELS, METHODS, build_recipe
+from sharpness.methods import METHODS, build_recipe
 
 PUBLISHED = {
     "ce": [(200, 128)],
@@ -54,7 +55,7 @@ def test_a_recipe_is_plain_data(cifar, method):
 def test_every_method_has_a_label_and_its_paper(cifar, method):
     recipe = build_recipe(method, cifar())
     assert recipe.method == method
-    assert LABELS[method].lower().replace(" ", "-").replace("τ", "tau") == method
+    assert METHODS.label(method).lower().replace(" ", "-").replace("τ", "tau") == method
     assert recipe.paper
 
 
@@ -142,3 +143,8 @@ def test_an_unknown_method_lists_the_known_ones(cifar):
 def test_an_unknown_option_lists_the_known_ones(cifar, method, has):
     with pytest.raises(UserError, match=f"unknown option 'gamma' of {method}: {has}"):
         build_recipe(method, cifar(), gamma=1)
+
+
+def test_labels_are_found_by_their_old_name():
+    with pytest.warns(FutureWarning, match=r"METHODS\.label\(name\)"):
+        assert methods.LABELS["ce"] == "CE"

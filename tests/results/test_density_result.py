@@ -39,7 +39,7 @@ def test_all_samples_together_have_one_density_and_one_row(pair):
     assert result.nodes.shape == result.weights.shape == (3, 6)
     frame = result.to_frame()
     assert frame["class"].tolist() == ["all"] and frame.samples.tolist() == [14] and frame.products.tolist() == [18]
-    result.plot(Figure().subplots(), width=0.1)
+    result.plot(Figure().subplots(), smoothing=0.1)
     with pytest.raises(UserError, match="ask for per_class=True"):
         result.plot(Figure().subplots(), subset="cat")
 

@@ -8,7 +8,7 @@ import pytest
 
 from sharpness import load_data, train
 from sharpness.flattening import OPERATIONS, operation_label
-from sharpness.methods import LABELS, METHODS
+from sharpness.methods import METHODS
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +54,7 @@ def last(data, tmp_path_factory):
             flatten = (operation,) if operation else ()
             out = tmp_path_factory.mktemp(method) / "run"
             rows[method, operation] = train(method, data, out, epochs=EPOCHS, flatten=flatten).iloc[-1]
-            label = "+".join([LABELS[method], *map(operation_label, flatten)])
+            label = "+".join([METHODS.label(method), *map(operation_label, flatten)])
             print(f"{label:20}", *(f"{100 * rows[method, operation][group]:6.1f}" for group in GROUPS))
         return rows[method, operation]
 

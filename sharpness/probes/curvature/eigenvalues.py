@@ -47,22 +47,27 @@ def eigenvalues(
     resume: str | Path | None = None,
     **given: Unpack[Given],
 ) -> EigenvalueResult:
-    r"""Algebraically largest (``"LA"``), smallest (``"SA"``) or ``"both"`` extreme eigenvalues of the Hessian.
+    r"""Compute the largest and smallest eigenvalues of the Hessian :math:`\nabla^2 L(w)` by Lanczos iteration.
 
+    L is the mean loss over the objective's samples, by their weights; nothing is divided by the number of parameters.
     Per class, the Hessian is that of L_c. Classes are taken one after another, and a product passes over the samples
     of class c only, so that all classes together cost as many sample-products as one run over all data with as many
     iterations. What the products of a class have in common is computed once, see :meth:`Objective.operator`.
 
     Args:
-        objective: or ``{label: objective}``, to compare.
-        k: eigenvalues at each end.
+        objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.
+        k: eigenvalues at each end, of all samples or of every row.
+        which: the algebraically largest, ``"LA"``, the smallest (most negative), ``"SA"``, or ``"both"``.
+        per_class: a row for each class, with the Hessian of L_c, instead of one row for all samples.
         tol: a pair is converged when ``|H v - value v|`` is at most ``tol`` times the largest absolute value and
             ``5 tol`` times its own, see :func:`~sharpness.curvature.lanczos`.
         max_iterations: Lanczos iterations at most; pairs that are not converged by then are flagged.
+        seed: of the start vector, and of the samples that ``match_samples`` and ``bootstrap`` draw.
         keep_vectors: keep the eigenvectors in the result, one float per parameter and value.
         kind: ``"hessian"``, or ``"ggn"`` for its generalised Gauss-Newton part.
-        per_group: a row for each group instead, with the Hessian of the loss over all its samples.
-        per_layer: of the diagonal block of every layer: a :class:`~sharpness.results.LayerResult`, for one end, k=1.
+        per_group: a row for each group of classes instead, with the Hessian of the loss over all its samples.
+        per_layer: the eigenvalue of every layer's diagonal block instead, at one end: ``which="LA"`` or ``"SA"``. Takes
+            no ``k``, ``keep_vectors``, ``bootstrap``, ``standard_errors`` or ``verify``.
         match_samples: draw so many samples of every class first, by ``seed``, so that classes of different size are
             measured alike.
         bootstrap: resamples of a 95 % interval over samples: the eigenvalues of every resample are found anew, in the
@@ -72,6 +77,22 @@ def eigenvalues(
         verify: compare each row's first eigenvalue with the rise of the loss along its vector, in ``result.checks``.
         resume: a folder for unfinished work; the same call goes on there, and ends with the same bits.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
+
+    Returns:
+        Values, residuals and, on request, vectors and errors of every row, values in descending order; per layer a
+        :class:`~sharpness.results.LayerResult`.
+        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
+
+    Raises:
+        UserError: an unknown end or kind, more eigenvalues than parameters, settings that do not go together, or models
+            that cannot be compared.
+
+    The loss :math:`(3 w_1^2 + w_2^2) / 2` has the Hessian diag(3, 1):
+
+    >>> model, data = torch.nn.Linear(2, 1, bias=False), (torch.tensor([[3**0.5, 0.0], [0.0, 1.0]]), torch.zeros(2))
+    >>> objective = Objective(model, data, loss=lambda outputs, y: outputs[:, 0] ** 2)
+    >>> eigenvalues(objective, which="both").values.round(4).tolist()
+    [3.0, 1.0]
     """
     choose("end of the spectrum", which, ENDS)
     choose("kind of curvature", kind, KINDS)
@@ -88,12 +109,14 @@ def eigenvalues(
     settings = {"kind": kind, "max_iterations": max_iterations, "match_samples": match_samples, "bootstrap": bootstrap}
     fields = rows.fields(probe="eigenvalues", **settings)
     rows.whole.check()
+    # Part of the key: rows that were saved without vectors or errors cannot serve a call that needs them.
     asked = {"k": k, "which": which, "tol": tol, "seed": seed, "vectors": keep_vectors or verify}
     asked["errors"] = standard_errors
     work = rows.work(resume, {**fields["provenance"], **asked})
     with progress(None, "eigenvalues", "products") as bar:
 
         def compute(i: int, part: Objective) -> Arrays:
+            # A generator for every row, so that its start vector is the same whichever rows are done already.
             with part.operator(kind=kind) as operator:
                 kept = work.unfinished(i)
                 state = None if kept is None else LanczosState.of(kept, part.device)
@@ -156,7 +179,7 @@ def eigenvalues(
 def _numbers(
     part: Objective, pairs: Eigenpairs, bootstrap: int, standard_errors: bool, keep_vectors: bool
 ) -> dict[str, Any]:
-    """What a row contributes to the result."""
+    """The arrays of one row of the result."""
     numbers: dict[str, Any] = {
         "values": pairs.values,
         "residuals": pairs.residuals,

@@ -30,6 +30,12 @@ def layers_of(objective: Objective) -> dict[str, slice]:
     """Modules with a weight of two or more axes, in the order of the network, and their places in a flat vector (k,).
 
     A layer is such a weight with its bias; normalisation layers are none.
+
+    Returns:
+        The place of every layer by name.
+
+    Raises:
+        UserError: there is no layer in scope.
     """
     spans: dict[str, slice] = {}
     end = 0
@@ -66,6 +72,7 @@ def eigenvalues_by_layer(
     rows.whole.check()
     layers = layers_of(rows.whole)
     settings = {"kind": kind, "max_iterations": max_iterations, "match_samples": match_samples}
+    # Not "eigenvalues", which is part of the key: rows of both may lie in one folder of unfinished work.
     fields = layer_fields(rows, layers, probe="layer_eigenvalues", which=which, tol=tol, seed=seed, **settings)
     work = rows.work(resume, fields["provenance"])
     with progress(None, "eigenvalues per layer", "products") as bar:
@@ -102,6 +109,9 @@ def trace_by_layer(
     """Hutchinson's estimate of the trace of every layer's block, for every row: see :func:`~sharpness.trace`.
 
     :math:`z_l' (H z)_l` of the same products for all layers, whose sum over all parameters is :math:`z' H z`.
+
+    Returns:
+        Values and standard errors (L, rows).
     """
     choose("kind of curvature", kind, KINDS)
     rows = rows_of(objective, per_class, per_group, match_samples, seed)
@@ -109,6 +119,7 @@ def trace_by_layer(
     settings = {"kind": kind, "draws": draws, "seed": seed, "match_samples": match_samples}
     fields = layer_fields(rows, layers, probe="trace", **settings)
     rows.whole.check()
+    # In the key, because rows of the whole trace may lie in the same folder of unfinished work.
     work = rows.work(resume, fields["provenance"] | {"per_layer": True})
     shape = (len(layers), len(rows.parts))
     values, errors = np.full(shape, np.nan), np.full(shape, np.nan)
@@ -156,7 +167,7 @@ def _row(
     """Every layer of one row: value, residual, converged, products, each of shape (L,)."""
     found = []
     with part.operator(kind=settings["kind"]) as operator:
-
+        # Products of the whole Hessian, not of an objective for every layer: all layers share the saved activations.
         def block(v: Tensor, span: slice) -> Tensor:
             whole = v.new_zeros(operator.size)
             whole[span] = v

@@ -35,7 +35,7 @@ def spectral_density(
     resume: str | Path | None = None,
     **given: Unpack[Given],
 ) -> SpectralDensityResult:
-    r"""The spectral density of the Hessian by stochastic Lanczos quadrature, with its error over ``draws``.
+    r"""Estimate the spectral density of the Hessian by stochastic Lanczos quadrature, with its standard error.
 
     .. math:: \phi(x) = \frac1k \sum_{i=1}^k \delta(x - \lambda_i)
               \approx \frac1R \sum_{r=1}^R \sum_{j=1}^m w_{rj}\, N(x; \theta_{rj}, \text{width}^2)
@@ -44,14 +44,31 @@ def spectral_density(
     moments and the cumulative distribution, without new products. Every row sees the same random vectors.
 
     Args:
-        objective: or ``{label: objective}``, to compare.
+        objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.
+        per_class: a row for each class, with the Hessian of L_c, instead of one row for all samples.
         draws: R, independent random vectors: what differs between them is the error. At least 2.
         steps: m, products of one draw.
+        seed: of the random vectors, and of the samples that ``match_samples`` draws.
         kind: ``"hessian"``, or ``"ggn"`` for its generalised Gauss-Newton part.
-        per_group: a row for each group instead, with the Hessian of the loss over all its samples.
+        per_group: a row for each group of classes instead, with the Hessian of the loss over all its samples.
         match_samples: draw so many samples of every class first, by ``seed``.
         resume: a folder for unfinished work; the same call goes on there after the last row that was done.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
+
+    Returns:
+        Nodes and weights of every row and draw.
+        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
+
+    Raises:
+        UserError: an unknown kind, fewer than 2 draws or 1 step, or models that cannot be compared.
+
+    The loss :math:`(3 w_1^2 + w_2^2) / 2` has the Hessian diag(3, 1), half of whose spectrum is above 2:
+
+    >>> model, data = torch.nn.Linear(2, 1, bias=False), (torch.tensor([[3**0.5, 0.0], [0.0, 1.0]]), torch.zeros(2))
+    >>> objective = Objective(model, data, loss=lambda outputs, y: outputs[:, 0] ** 2)
+    >>> found = spectral_density(objective, draws=2, steps=4)
+    >>> [round(float(node), 4) for node in found.nodes[0][:2]], found.weights[0][:2].round(4).tolist()
+    ([1.0, 3.0], [0.5, 0.5])
     """
     choose("kind of curvature", kind, KINDS)
     rows = rows_of(objective, per_class, per_group, match_samples, seed)
@@ -61,6 +78,7 @@ def spectral_density(
     with progress(draws * steps * len(rows.present), "spectral density", "products") as bar:
 
         def compute(i: int, part: Objective) -> Arrays:
+            # A generator for every row, so that its vectors are the same whichever rows are done already.
             with part.operator(kind=kind) as operator:
                 rule = stochastic_lanczos(
                     operator,

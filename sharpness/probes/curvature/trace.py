@@ -43,26 +43,45 @@ def trace(
     resume: str | Path | None = None,
     **given: Unpack[Given],
 ) -> MeasureResult:
-    r"""The trace of the Hessian, with its standard error over random vectors.
+    r"""Estimate the trace of the Hessian, :math:`\operatorname{tr} \nabla^2 L(w)`, with its standard error.
 
-    Every row sees the same random vectors, so that differences between classes are the classes'.
+    Hutchinson's estimate is the mean of :math:`z' \nabla^2 L\, z` over random vectors z of signs; it is not divided by
+    the number of parameters. The standard error is over these vectors, which are the same for every row, so that
+    differences between classes are the classes'.
 
     Args:
-        objective: or ``{label: objective}``, to compare.
-        draws: products for each row.
+        objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.
+        per_class: a row for each class, with the Hessian of L_c, instead of one row for all samples.
+        draws: random vectors, one product each for every row; for ``"hutch++"`` products in all.
+        seed: of the random vectors, and of the samples that ``match_samples`` and ``bootstrap`` draw.
         estimator: ``"hutchinson"``, or ``"hutch++"`` (Meyer et al. 2021), which is better where few eigenvalues
             dominate.
         kind: ``"hessian"``, or ``"ggn"`` for its generalised Gauss-Newton part.
-        per_group: a row for each group instead, with the Hessian of the loss over all its samples.
-        per_layer: of every layer's diagonal block, from the same products: a
-            :class:`~sharpness.results.LayerResult`. With Hutchinson's estimator.
+        per_group: a row for each group of classes instead, with the Hessian of the loss over all its samples.
+        per_layer: the trace of every layer's diagonal block instead, from the same products. Takes no ``estimator``,
+            ``bootstrap`` or ``verify``.
         match_samples: draw so many samples of every class first, by ``seed``.
-        bootstrap: resamples of a 95 % interval over samples, from z' H_i z of every sample i and probe z, which takes
+        bootstrap: resamples of a 95 % interval over samples, from z' H_i z of every sample i and vector z, which takes
             the place of products. With Hutchinson's estimator of the Hessian.
         verify: compare with the rise of the loss under Gaussian noise and, of several rows, their weighted sum with the
             trace of all samples, in ``result.checks``.
         resume: a folder for unfinished work; the same call goes on there after the last row that was done.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
+
+    Returns:
+        A table with the one measure ``"trace"``; per layer a :class:`~sharpness.results.LayerResult`.
+        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
+
+    Raises:
+        UserError: an unknown estimator or kind, fewer than 2 draws (6 of Hutch++), settings that do not go together, or
+            models that cannot be compared.
+
+    The loss :math:`(3 w_1^2 + w_2^2) / 2` has the Hessian diag(3, 1), and a diagonal one is traced exactly:
+
+    >>> model, data = torch.nn.Linear(2, 1, bias=False), (torch.tensor([[3**0.5, 0.0], [0.0, 1.0]]), torch.zeros(2))
+    >>> objective = Objective(model, data, loss=lambda outputs, y: outputs[:, 0] ** 2)
+    >>> trace(objective, draws=2).overall.round(4).tolist()
+    [4.0]
     """
     choose("trace estimator", estimator, list(ESTIMATORS))
     choose("kind of curvature", kind, KINDS)
@@ -79,6 +98,7 @@ def trace(
     work = rows.work(resume, fields["provenance"])
     with progress(draws * len(rows.present), "trace", "products") as bar:
         done = rows.map(work, lambda i, part: _estimate(part, estimator, kind, draws, seed, bootstrap, bar.update), bar)
+    # Added only now, because the provenance is the key of unfinished work, which must not depend on results.
     fields["provenance"]["products"] = int(sum(int(f["products"]) for f in done.values()))
     if verify:
         fields["provenance"]["checks"] = _verify(rows, done, estimator, draws, seed)

@@ -53,6 +53,9 @@ class Directions:
     def fit(self, objective: Objective, number: int) -> Directions:
         """The first ``number`` of them, on the device and in the dtype of an objective.
 
+        Returns:
+            Directions with vectors (number, k).
+
         Raises:
             UserError: there are fewer, or they are for other parameters; names the first that differs.
         """
@@ -68,6 +71,9 @@ class Directions:
 
     def ranges(self, margin: float, points: int) -> list[tuple[float, float, int]]:
         """For every axis the range that covers the marks, wider by ``margin`` of it on both sides.
+
+        Returns:
+            From, to and number of points of each.
 
         Raises:
             UserError: a negative margin, or no marks to cover.
@@ -104,8 +110,20 @@ class Directions:
 def load_directions(path: str | Path) -> Directions:
     """Read what :meth:`Directions.save` wrote; nothing in the file is executed.
 
+    Args:
+        path: of the archive (``.npz``).
+
+    Returns:
+        The directions, as they were saved.
+
     Raises:
         UserError: no such file, or one that is something else.
+
+    >>> import tempfile
+    >>> found = Directions(torch.eye(2), {"weight": (1, 2)})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     load_directions(found.save(f"{folder}/axes.npz"))
+    Directions(given: 2 x 2)
     """
     path = Path(path)
     if not path.is_file():
@@ -115,7 +133,7 @@ def load_directions(path: str | Path) -> Directions:
             plain = json.loads(str(file["header"]))
             arrays: dict[str, Any] = {name: file[name] for name in ARRAYS if name in file.files}
         if plain.pop("format") != FORMAT:
-            raise ValueError("another format")
+            raise UserError("another format")
         plain["shapes"] = {name: tuple(shape) for name, shape in plain["shapes"].items()}
         plain["mark_names"] = tuple(plain["mark_names"])
         arrays["vectors"] = torch.from_numpy(arrays["vectors"])

@@ -35,11 +35,13 @@ def interpolate(
     resume: Resume = None,
     **given: Unpack[Given],
 ) -> LineResult:
-    """``L((1 - x) w + x w_other)`` and the same per class: the model is at x = 0, the other at x = 1.
+    """Evaluate the loss on the line from one model to another, ``L((1 - x) w + x w_other)``, overall and per class.
 
-    Goodfellow, Vinyals and Saxe (ICLR 2015). How much the loss rises on the way: :func:`barrier`.
+    The model is at x = 0, the other at x = 1 (Goodfellow, Vinyals and Saxe, ICLR 2015).
+    How much the loss rises on the way: :func:`barrier`.
 
     Args:
+        objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.
         other: a model of the same architecture, a checkpoint or its path, an objective, or a state dict.
         x: from, to, number of points; both ends included.
         names: of the two models, for the marks.
@@ -47,9 +49,22 @@ def interpolate(
         resume: see :func:`~sharpness.plane`.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
+    Returns:
+        A line as of :func:`~sharpness.line`, with both models as marks.
+        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
+
     Raises:
         UserError: another architecture, the same weights, or BatchNorm statistics that differ while the objective's
             policy is ``"eval"``.
+
+    From the loss 0 at w = 0 to the loss 3 at w = (1, 0):
+
+    >>> import torch
+    >>> model, data = torch.nn.Linear(2, 1, bias=False), (torch.tensor([[3.0, 1.0]]), torch.tensor([0]))
+    >>> _ = torch.nn.init.zeros_(model.weight)
+    >>> objective = Objective(model, data, loss=lambda outputs, y: outputs[:, 0])
+    >>> interpolate(objective, {"weight": torch.tensor([[1.0, 0.0]])}, (0, 1, 3)).losses.tolist()
+    [0.0, 1.5, 3.0]
     """
     other = read_subject(objective, other)
     direction = toward(objective, other)
@@ -81,6 +96,15 @@ def barrier(line: LineResult, of: str = "loss") -> pd.DataFrame:
 
     Raises:
         UserError: the line lacks the point 0 or 1.
+
+    The loss :math:`(w - 1)^2 / 2` at w = 0 and at w = 2, whose path leads down, and not up:
+
+    >>> import torch
+    >>> model, data = torch.nn.Linear(1, 1, bias=False), (torch.ones(1, 1), torch.ones(1))
+    >>> _ = torch.nn.init.zeros_(model.weight)
+    >>> objective = Objective(model, data, loss=lambda outputs, y: (outputs[:, 0] - y) ** 2 / 2)
+    >>> barrier(interpolate(objective, {"weight": torch.tensor([[2.0]])}, (0, 1, 5))).barrier.tolist()[0]
+    0.0
     """
     choose("barrier", of, QUANTITIES)
     order = np.argsort(line.x, kind="stable")
@@ -124,14 +148,16 @@ def plane_through(
     resume: Resume = None,
     **given: Unpack[Given],
 ) -> PlaneResult:
-    r"""The loss over the plane through three models (Garipov et al., NeurIPS 2018).
+    r"""Evaluate the loss over the plane through three models (Garipov et al., NeurIPS 2018).
 
     The origin is w, the first axis leads towards the second model, :math:`u = w_2 - w`, the second axis is the part of
     :math:`w_3 - w` across it, :math:`v = (w_3 - w) - \langle w_3 - w, u \rangle u / |u|^2`. Both have unit length, so
     that distances on the plane are distances of parameters.
 
     Args:
-        second, third: as the other model of :func:`interpolate`.
+        objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.
+        second: as the other model of :func:`interpolate`.
+        third: likewise one more.
         margin: how much wider than the three models the plane is on every side, as a part of their extent.
         points: along each axis.
         names: of the three models, for the marks.
@@ -140,8 +166,20 @@ def plane_through(
         resume: see :func:`~sharpness.plane`.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
+    Returns:
+        A plane as of :func:`~sharpness.plane`, with the three models as marks.
+        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
+
     Raises:
         UserError: models on one line, or what :func:`interpolate` refuses.
+
+    >>> import torch
+    >>> model, data = torch.nn.Linear(2, 1, bias=False), (torch.tensor([[3.0, 1.0]]), torch.tensor([0]))
+    >>> _ = torch.nn.init.zeros_(model.weight)
+    >>> objective = Objective(model, data, loss=lambda outputs, y: outputs[:, 0])
+    >>> others = [{"weight": row[None]} for row in torch.eye(2)]
+    >>> plane_through(objective, *others, margin=0, points=2).losses.tolist()
+    [[0.0, 3.0], [1.0, 4.0]]
     """
     others = [read_subject(objective, other) for other in (second, third)]
     found = replace(model_axes(objective, *others), mark_names=_names(names, (objective, *others)))
@@ -153,6 +191,9 @@ def plane_through(
 
 def model_axes(objective: Objective, second: Subject, third: Subject) -> Directions:
     """The orthonormal axes of the plane through three models, with the models as marks.
+
+    Returns:
+        Two unit vectors (2, k) and marks (3, 2).
 
     Raises:
         UserError: the models are on one line.

@@ -43,26 +43,40 @@ def line(
     resume: Resume = None,
     **given: Unpack[Given],
 ) -> LineResult:
-    """``L(w + x d)`` and ``L_c(w + x d)`` at evenly spaced x.
+    """Evaluate the loss along a line through the model, ``L(w + x d)`` and every ``L_c(w + x d)``, at evenly spaced x.
 
     Args:
-        objective: or ``{label: model, checkpoint or objective}``, to compare along the same direction.
+        objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.
         x: from, to, number of points; both ends included.
         directions: None for a Gaussian direction; ``"gradient"`` (unit length); ``"hessian"``, the top eigenvector
             (unit length); a flat vector (k,), taken as it is; or a
             :class:`~sharpness.probes.directions.direction_set.Directions`.
         normalization: ``"filter"``, ``"layer"`` or None, of Gaussian directions.
+        seed: of Gaussian directions, and of the start of the eigenvalue iteration.
         precision: see :func:`plane`.
         resume: see :func:`plane`.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
+    Returns:
+        Losses (n,), class losses and accuracies (C, n) by position x.
+        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
+
     Raises:
         UserError: an empty range, an unknown direction, or a vector of another length.
+
+    The loss :math:`3 w_1` at w = 0 along (1, 0):
+
+    >>> model, data = torch.nn.Linear(2, 1, bias=False), (torch.tensor([[3.0, 0.0]]), torch.tensor([0]))
+    >>> _ = torch.nn.init.zeros_(model.weight)
+    >>> objective = Objective(model, data, loss=lambda outputs, y: outputs[:, 0])
+    >>> line(objective, (-1, 1, 3), torch.tensor([1.0, 0.0])).losses.tolist()
+    [-3.0, 0.0, 3.0]
     """
     grid = _grid("x", x)
     base = objective.check()
     found = named_directions(objective, directions, 1, seed, normalization)
     points = grid[:, None]
+    # Keyed by the displacements, so that the same points are found again however their directions are named.
     storage = _storage("line", resume, points, found.vectors)
     values = _evaluate(objective, base, points, found.vectors, grid.shape, precision, **storage)
     return LineResult(
@@ -91,10 +105,10 @@ def plane(
     resume: Resume = None,
     **given: Unpack[Given],
 ) -> PlaneResult:
-    """``L(w + x_i d1 + y_j d2)`` in cell [j, i], and the same per class.
+    """Evaluate the loss over a plane through the model, ``L(w + x_i d1 + y_j d2)`` in cell [j, i], and per class.
 
     Args:
-        objective: or ``{label: model, checkpoint or objective}``, to compare over the same directions.
+        objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.
         x: from, to, number of points along the first direction; both ends included.
         y: the same along the second.
         directions: None for two orthogonal Gaussian ones; ``"hessian"``, the two top eigenvectors (unit length);
@@ -102,6 +116,7 @@ def plane(
             :class:`~sharpness.probes.directions.direction_set.Directions`: see
             :func:`~sharpness.probes.landscapes.named_directions.named_directions`.
         normalization: ``"filter"``, ``"layer"`` or None, of Gaussian directions.
+        seed: of Gaussian directions, and of the start of the eigenvalue iteration.
         adaptive: evaluate where the surface bends and interpolate the rest to within this part of the relief, such as
             0.01: see :func:`~sharpness.probes.landscapes.adaptive_grid.refine`. Every point is evaluated if None.
         precision: of forward passes: ``"float32"``, ``"bfloat16"``, or ``"auto"``, bfloat16 for large work on
@@ -111,8 +126,21 @@ def plane(
         resume: a folder for points that are done; a call with the same settings goes on with them.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
+    Returns:
+        Losses (ny, nx), class losses and accuracies (C, ny, nx), the error of interpolation of each, and which points
+        were evaluated.
+        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
+
     Raises:
         UserError: an empty range, an unknown direction, or vectors of another length.
+
+    The loss :math:`3 w_1 + w_2` at w = 0 over both axes:
+
+    >>> model, data = torch.nn.Linear(2, 1, bias=False), (torch.tensor([[3.0, 1.0]]), torch.tensor([0]))
+    >>> _ = torch.nn.init.zeros_(model.weight)
+    >>> objective = Objective(model, data, loss=lambda outputs, y: outputs[:, 0])
+    >>> plane(objective, (-1, 1, 3), (0, 1, 2), directions=list(torch.eye(2))).losses.tolist()
+    [[-3.0, 0.0, 3.0], [-2.0, 1.0, 4.0]]
     """
     grid_x, grid_y = _grid("x", x), _grid("y", y)
     if adaptive is not None and not 0 < adaptive < 1:
@@ -123,7 +151,7 @@ def plane(
     shape = (len(grid_y), len(grid_x))
     storage = _storage("plane", resume, points, found.vectors)
     values = _evaluate(objective, base, points, found.vectors, shape, precision, adaptive, **storage)
-    evaluations = int(values["evaluated"].sum())
+    evaluations = int(values["evaluated"].sum())  # interpolated points cost nothing
     return PlaneResult(
         x=grid_x,
         y=grid_y,
@@ -159,11 +187,7 @@ def _evaluate(
     adaptive: float | None = None,
     **storage: Any,
 ) -> dict[str, Any]:
-    """The numbers of a landscape at ``w + sum_j points[:, j] d_j``, in arrays of some shape.
-
-    Args:
-        base: at w.
-    """
+    """The numbers of a landscape at ``w + sum_j points[:, j] d_j``, in arrays of some shape; ``base`` is at w."""
     own = objective.precision
     chosen = landscape_precision(objective, precision, len(points))
     table = PointTable(objective, _displacement(points, directions), len(points), precision=chosen, **storage)
@@ -209,7 +233,7 @@ def _displacement(points: np.ndarray, directions: Tensor) -> Callable[[int], Ten
 
 
 def _storage(what: str, resume: Resume, points: np.ndarray, directions: Tensor) -> dict[str, Any]:
-    """What a landscape is called, and where and under which key its points are kept."""
+    """Name, work folder and key of a landscape: the key is a digest of its displacements."""
     digest = hashlib.sha256(points.tobytes())
     digest.update(directions.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return {"what": what, "folder": resume, "settings": {"displacements": digest.hexdigest()}}

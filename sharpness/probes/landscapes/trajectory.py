@@ -30,12 +30,12 @@ Steps = str | Path | Sequence[Subject] | Mapping[str, Subject]
 
 
 def trajectory(objective: Objective, steps: Steps) -> Directions:
-    r"""The two principal directions of a training run, and its path in them (Li et al., NeurIPS 2018, section 7).
+    r"""Compute the two principal directions of a training run, and its path in them.
 
-    The rows of :math:`D` (n, k) are :math:`w_t - w`, from the objective's own weights w, the end of the run: as in the
-    paper no mean is subtracted, so that the end is at the origin. The directions are the first right singular vectors
-    of D, found from its Gram matrix (n, n), and the path is D times them. The point of the path farthest from the
-    origin along an axis is on its positive side.
+    Li et al., NeurIPS 2018, section 7: the rows of :math:`D` (n, k) are :math:`w_t - w`, from the objective's own
+    weights w, the end of the run. As in the paper no mean is subtracted, so that the end is at the origin. The
+    directions are the first right singular vectors of D, found from its Gram matrix (n, n), and the path is D times
+    them. The point of the path farthest from the origin along an axis is on its positive side.
 
     Args:
         objective: of the final model.
@@ -48,6 +48,13 @@ def trajectory(objective: Objective, steps: Steps) -> Directions:
 
     Raises:
         UserError: fewer than two steps away from the end, steps on one line, or another architecture.
+
+    >>> model, data = torch.nn.Linear(2, 1, bias=False), (torch.ones(1, 2), torch.tensor([0]))
+    >>> _ = torch.nn.init.zeros_(model.weight)
+    >>> objective = Objective(model, data, loss=lambda outputs, y: outputs[:, 0])
+    >>> steps = [{"weight": torch.tensor([w])} for w in ([4.0, 0.0], [0.0, 3.0])]
+    >>> [round(float(share), 2) for share in trajectory(objective, steps).explained]
+    [0.64, 0.36]
     """
     named = _named_steps(steps)
     moves = [toward(objective, step).cpu() for step in named.values()]
@@ -89,14 +96,14 @@ def trajectory_plane(
     resume: Resume = None,
     **given: Unpack[Given],
 ) -> PlaneResult:
-    """The loss over the plane of a training run's principal directions, with its path as marks.
+    """Evaluate the loss over the plane of a training run's principal directions, with its path as marks.
 
     The loss on the plane is that of the projection: of ``w + x d1 + y d2``, with the end's running statistics of
     BatchNorm, unless the objective recalibrates them. The path lies on the plane only as far as its directions explain
     it, which the provenance tells (``explained``).
 
     Args:
-        objective: of the final model.
+        objective: of the final model, that model with ``data`` or its checkpoint; or ``{label: one of these}``.
         steps: as :func:`trajectory` takes them, or what it returned.
         margin: how much wider than the path the plane is on every side, as a part of the path's extent.
         points: along each axis.
@@ -105,8 +112,19 @@ def trajectory_plane(
         resume: see :func:`~sharpness.plane`.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
+    Returns:
+        A plane as of :func:`~sharpness.plane`; ``explained`` is in its provenance.
+        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
+
     Raises:
         UserError: what :func:`trajectory` refuses.
+
+    >>> model, data = torch.nn.Linear(2, 1, bias=False), (torch.ones(1, 2), torch.tensor([0]))
+    >>> _ = torch.nn.init.zeros_(model.weight)
+    >>> objective = Objective(model, data, loss=lambda outputs, y: outputs[:, 0])
+    >>> steps = [{"weight": torch.tensor([w])} for w in ([4.0, 0.0], [0.0, 3.0])]
+    >>> trajectory_plane(objective, steps, margin=0, points=2).losses.round(4).tolist()
+    [[0.0, 4.0], [3.0, 7.0]]
     """
     found = steps.fit(objective, 2) if isinstance(steps, Directions) else trajectory(objective, steps)
     x, y = found.ranges(margin, points)
@@ -117,6 +135,9 @@ def trajectory_plane(
 
 def snapshots(run: str | Path) -> list[Path]:
     """The checkpoints that ``sharpness train --snapshots`` kept in a run's folder, in order.
+
+    Returns:
+        Paths, by their epochs.
 
     Raises:
         UserError: there are none.

@@ -50,7 +50,7 @@ def measure(
     resume: str | Path | None = None,
     **options: Any,
 ) -> MeasureResult | Comparison[MeasureResult]:
-    r"""One row per class, one column per measure, each with its standard error and an interval of 95 %.
+    r"""Measure a model: a row per class, a column per measure, each with its standard error and an interval of 95 %.
 
     ==============  =========================================================================  ====================
     measure                                                                                    standard error over
@@ -87,9 +87,19 @@ def measure(
         measures: some of the above, a list or text with commas; all but the trace unless given.
         train_counts: (C,) training images per class; those of the objective unless given. They make the groups many,
             medium and few where no groups were given.
+        radius: of the random rise, relative to the norms of the filters.
+        draws: random directions of the random rise.
+        rho: length of the ascent step of the worst rise.
+        probes: random vectors of the trace.
+        tol: residual at which an eigenvalue is converged, see :func:`~sharpness.eigenvalues`.
+        max_iterations: Lanczos iterations at most, for each end of a spectrum.
+        seed: of directions, vectors and starts.
         resume: a folder for finished and unfinished work; the same call goes on there, model by model and class by
             class.
         options: of :class:`~sharpness.Objective` for models, or of :func:`checkpoint_objective` for checkpoints.
+
+    Returns:
+        The table; of a mapping or a folder of several models a :class:`~sharpness.Comparison` of tables by label.
 
     Raises:
         UserError: an unknown measure, a setting out of range, what the probes refuse, or models that cannot be compared
@@ -105,6 +115,7 @@ def measure(
         "seed": seed,
     }  # fmt: skip
     asked = _asked(measures, numbers, options)
+    # Once for all models, because the first would use up an iterator.
     options |= {"data": read_once(data)}
     folder = None if resume is None else Path(resume)
     if isinstance(subject, str | Path):

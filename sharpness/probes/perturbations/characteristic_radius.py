@@ -56,7 +56,7 @@ def characteristic_radius(
     resume: str | Path | None = None,
     **given: Unpack[Given],
 ) -> CharacteristicRadiusResult:
-    r"""The radius :math:`\rho_c^*` of Theorem 1 of CC-SAM (Zhou et al., CVPR 2023), and whether the landscape agrees.
+    r"""Compute the radius :math:`\rho_c^*` of CC-SAM's Theorem 1 (Zhou et al., CVPR 2023) and the loss where it leads.
 
     **Derivation.** Let w be the k weights in scope, :math:`L_c` the mean loss of the :math:`n_c` training images of
     class c and :math:`g_c` its gradient. A Gaussian prior around 0 and posterior around w, both of standard deviation
@@ -106,6 +106,10 @@ def characteristic_radius(
         resume: a folder for unfinished work; the same call goes on there, and ends with the same bits.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
+    Returns:
+        A table of the numbers above, and the losses along the curve.
+        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
+
     Raises:
         UserError: counts, scale, factors or steps out of range, weights that are all 0, a gradient that is not finite.
 
@@ -133,6 +137,7 @@ def characteristic_radius(
     settings = {"scale": scale, "steps": steps, "seed": seed, "tol": tol, "counts": source}
     fields = common_fields(objective, probe="characteristic_radius", **settings)
     base = objective.check()
+    # With the value of the loss, because its name may stand for another function the next time.
     key = {**fields["provenance"], "n": counts.tolist(), "factors": grid.tolist(), "value": f"{base.mean:.4g}"}
     whole = objective.num_classes
     rows = [*(int(c) for c in np.flatnonzero(objective.class_samples)), whole]
@@ -197,6 +202,7 @@ class _Row:
     def numbers(self, scale: float, factors: np.ndarray, steps: int, seed: int) -> dict[str, Any]:
         """Those of ``NAMES`` but the last, and the losses (F,) of the curve."""
         k = self.whole.num_parameters
+        # Also at the centre through `whole`: all its samples set the statistics of BatchNorm, for every class.
         with self.whole.at(torch.zeros(k)):
             center, slope = self.part.evaluate(), self.part.gradient()
             gradient = slope.double()

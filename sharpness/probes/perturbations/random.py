@@ -49,7 +49,7 @@ def random_perturbation(
     resume: str | Path | None = None,
     **given: Unpack[Given],
 ) -> PerturbationResult:
-    r"""``L(w + r d_j)`` for every radius r and ``draws`` random directions d_j, overall and per class.
+    r"""Evaluate the loss under random perturbations, ``L(w + r d_j)``, for every radius r and direction d_j, per class.
 
     The same directions serve all radii, and by the same seed all models of an architecture and all data: for the rise
     of both training and test loss at the very same points, call it with the objective of either. What moves is the
@@ -58,14 +58,19 @@ def random_perturbation(
     points.
 
     Args:
-        objective: or ``{label: model, checkpoint or objective}``, to compare under the same noise.
+        objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.
         radii: in units that the normalisation sets, see above.
-        draws: D.
+        draws: random directions d_j, D of them.
         normalization: ``"filter"`` or ``"layer"`` (relative to the norms of the model's filters or layers; biases and
             BatchNorm stay), or None.
+        seed: of the directions.
         distribution: ``"gaussian"``, ``"sphere"`` or ``"uniform"``, as above.
         resume: a folder for points that are done; a call with the same settings goes on with them.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
+
+    Returns:
+        Losses (R, D) by radius and draw, class losses and accuracies (C, R, D), and those of the model itself.
+        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
 
     Raises:
         UserError: no radii, negative ones, no draws, or an unknown distribution or normalisation.

@@ -35,7 +35,9 @@ def worst_case(
     resume: str | Path | None = None,
     **given: Unpack[Given],
 ) -> MeasureResult:
-    r""":math:`\max_{\|u\| \le \rho} L(w + T u) - L(w)` by projected gradient ascent, overall and per class.
+    r"""Find the largest rise of the loss within a ball by projected gradient ascent, overall and per class.
+
+    .. math:: \max_{\|u\| \le \rho} L(w + T u) - L(w)
 
     With one step this is the point that SAM evaluates (Foret et al., ICLR 2021): :math:`u = \rho\, T g / \|T g\|_2`,
     or :math:`\rho \operatorname{sign}(T g)` for ``"linf"``. More steps climb on from there, see
@@ -48,7 +50,7 @@ def worst_case(
     one for losses; the overall gradient is their weighted sum, and the overall loss takes one pass more.
 
     Args:
-        objective: or ``{label: model, checkpoint or objective}``, to compare.
+        objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.
         rho: radius.
         steps: evaluations of the loss at most, with a gradient before each.
         norm: ``"l2"`` or ``"linf"``, of u.
@@ -64,9 +66,9 @@ def worst_case(
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Returns:
-        A table of ``loss``, ``worst_loss``, ``worst_rise`` and ``worst_accuracy``, the share of right answers at the
-        worst point, NaN where targets are no labels; ``worst_rise`` with its standard error over samples, at the worst
-        point of these; the number of gradients, of classes or batches, is in the provenance.
+        A table of ``loss``, ``worst_loss``, ``worst_rise`` and ``worst_accuracy``, the accuracy at the worst point,
+        NaN where targets are no labels; ``worst_rise`` with its standard error over samples, at the worst point of
+        these. The number of gradients, of classes or batches, is in the provenance.
 
     Raises:
         UserError: a radius, steps or m that are not positive, an unknown norm, a gradient that is not finite.

@@ -1,4 +1,4 @@
-"""What can be probed: an objective, a model with data, or a checkpoint with the data it was trained on."""
+"""Inputs of probes: objectives, models with data, or checkpoints with the data they were trained on."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ logger = logging.getLogger("sharpness")
 def labelled_checkpoints(
     paths: Sequence[str | Path], model: Callable[[], nn.Module] | None = None, each: bool = False, **options: Any
 ) -> dict[str, Checkpoint | list[Checkpoint]]:
-    """Checkpoints by what they call themselves, or by path where two call themselves the same.
+    """Read checkpoints by label, or by path where two have the same label.
 
-    Runs of one method, data and settings that differ in the seed alone are one label, with a list of them in the order
-    of their seeds; that is told by what the files record, wherever they lie.
+    Runs of one method, data and settings that differ only in the seed have one label, with a list of them in the order
+    of their seeds. The files record what a run is, wherever they lie.
 
     Args:
         paths: files, or folders: see :func:`~sharpness.checkpoints.find_checkpoints`. Those of a folder come in the
@@ -54,7 +54,7 @@ def labelled_checkpoints(
         found = find_checkpoints(path)
         known: dict[str, Checkpoint] = {}
         for file in found:
-            network = None if model is None else model()
+            network = None if model is None else model()  # one for every file, which fills it with its weights
             try:
                 checkpoint = load_checkpoint(file, model=network, **options)
             except UserError as error:
@@ -80,9 +80,9 @@ def labelled_checkpoints(
 
 
 def _rank(checkpoint: Checkpoint) -> int:
-    """Where its method stands among those known here; others come after them."""
+    """The position of its method in ``METHODS``; unknown ones come last."""
     method = checkpoint.manifest.method
-    return list(METHODS).index(method) if method in METHODS else len(METHODS)
+    return list(METHODS).index(method) if method and method in METHODS else len(METHODS)
 
 
 def checkpoint_objective(
@@ -127,10 +127,16 @@ def checkpoint_objective(
             classes does not apply.
 
     Returns:
-        The mean loss over the samples as a function of the weights.
+        The mean loss over these images, with class names, training images and groups as far as they are known.
 
     Raises:
         UserError: no data, or settings of named data for other data.
+
+    >>> import torch
+    >>> images, labels = torch.zeros(2, 3, 32, 32), torch.tensor([0, 1])
+    >>> objective = checkpoint_objective("zoo:ce", data=(images, labels), parameters="classifier")
+    >>> objective.num_samples, objective.num_classes, objective.num_parameters
+    (2, 10, 650)
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = load_checkpoint(checkpoint)
@@ -169,7 +175,7 @@ def _refuse(idle: Sequence[str]) -> None:
 
 
 def _splits_otherwise(options: Mapping[str, Any]) -> bool:
-    """Whether the user chose classes other than those of the data."""
+    """True if the user chose other classes than those of the data."""
     return options.get("classes") is not None or options.get("group_by") is not None
 
 
@@ -208,7 +214,9 @@ def _training_loss(checkpoint: Checkpoint) -> TrainingLoss:
     if manifest.longtail is None or manifest.method is None or manifest.options is None:
         lacks = next(name for name in ("longtail", "method", "options") if getattr(manifest, name) is None)
         raise UserError(f"the checkpoint does not record its {lacks}, which its training loss depends on: loss='ce'")
-    return training_loss(manifest.method, manifest.longtail, manifest.options)
+    # A file must not choose what is imported: its method counts where it is known here, or the user has named it.
+    known = METHODS.recorded(manifest.method, manifest.method_source, checkpoint.path)
+    return training_loss(known, manifest.longtail, manifest.options)
 
 
 def labelled_objectives(

@@ -1,0 +1,90 @@
+"""Names of what comes with this package, with labels and places; nothing is imported before it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sharpness.registry import Registry
+
+#: Long-tail methods, functions from a ``LongTail`` to a ``Recipe``; figures have them in this order, with its colours.
+METHODS: Registry[Callable[..., Any]] = Registry(
+    "method",
+    "sharpness.methods",
+    {
+        "ce": ("CE", "sharpness.methods.cross_entropy:recipe"),
+        "ldam-drw": ("LDAM-DRW", "sharpness.methods.ldam:recipe"),
+        "mislas": ("MiSLAS", "sharpness.methods.mislas:recipe"),
+        "gcl": ("GCL", "sharpness.methods.gcl:recipe"),
+        "cc-sam": ("CC-SAM", "sharpness.methods.cc_sam:recipe"),
+        "ce-drw": ("CE-DRW", "sharpness.methods.ce_drw:recipe"),
+        "focal": ("Focal", "sharpness.methods.focal:recipe"),
+        "balanced-softmax": ("Balanced Softmax", "sharpness.methods.balanced_softmax:recipe"),
+        "logit-adjustment": ("Logit adjustment", "sharpness.methods.logit_adjustment:recipe"),
+        "crt": ("cRT", "sharpness.methods.crt:recipe"),
+        "lws": ("LWS", "sharpness.methods.lws:recipe"),
+        "tau-norm": ("τ-norm", "sharpness.methods.tau_norm:recipe"),
+        "m2m": ("M2m", "sharpness.methods.m2m:recipe"),
+        "rsg": ("RSG", "sharpness.methods.rsg:recipe"),
+    },
+    python="sharpness.methods.METHODS",
+    option="--method",
+)
+
+#: Flattening operations that go with any method; each names its ``paper`` and its ``deviations`` from it.
+OPERATIONS: Registry[Callable[..., Any]] = Registry(
+    "flattening operation",
+    "sharpness.operations",
+    {
+        "sam": ("SAM", "sharpness.flattening.sam:SAM"),
+        "asam": ("ASAM", "sharpness.flattening.sam:ASAM"),
+        "gp": ("GP", "sharpness.flattening.gradient_norm:GradientNormPenalty"),
+        "mp": ("MP", "sharpness.flattening.model_perturbation:ModelPerturbation"),
+        "imbsam": ("ImbSAM", "sharpness.flattening.imbsam:ImbSAM"),
+        "focal-sam": ("Focal-SAM", "sharpness.flattening.focal_sam:FocalSAM"),
+        "rwsam": ("rwSAM", "sharpness.flattening.rwsam:ReweightedSAM"),
+        "fs-dgpm": ("FS-DGPM", "sharpness.flattening.fs_dgpm:FSDGPM"),
+        "swa": ("SWA", "sharpness.flattening.swa:SWA"),
+        "sn": ("SN", "sharpness.flattening.spectral_normalization:SpectralNormalization"),
+        "pof": ("PoF", "sharpness.flattening.pof:PoF"),
+    },
+    python="sharpness.flattening.OPERATIONS",
+)
+
+#: Data sets, functions to ``LongTailData`` whose parameters are the options of each.
+DATASETS: Registry[Callable[..., Any]] = Registry(
+    "data set",
+    "sharpness.datasets",
+    {
+        "digits-lt": "sharpness.data.digits:load_digits_lt",
+        "cifar10-lt": "sharpness.data.cifar:cifar10_lt",
+        "cifar100-lt": "sharpness.data.cifar:cifar100_lt",
+        "cifar10": "sharpness.data.cifar:cifar10",
+        "cifar100": "sharpness.data.cifar:cifar100",
+    },
+    python="sharpness.data.DATASETS",
+)
+
+#: Readers of other people's checkpoints, asked in this order after those that were added: the most telling first.
+FAMILIES: Registry[Any] = Registry(
+    "family",
+    "sharpness.checkpoints",
+    {
+        "mislas": "sharpness.checkpoints.families.mislas:FAMILY",
+        "oltr": "sharpness.checkpoints.families.oltr:FAMILY",
+        "m2m": "sharpness.checkpoints.families.m2m:FAMILY",
+        "swa": "sharpness.checkpoints.families.swa:FAMILY",
+        "gcl-places": "sharpness.checkpoints.families.gcl_places:FAMILY",
+        "pof": "sharpness.checkpoints.families.pof:FAMILY",
+        "bagoftricks": "sharpness.checkpoints.families.bagoftricks:FAMILY",
+        "ldam": "sharpness.checkpoints.families.ldam:FAMILY",
+        "cc-sam": "sharpness.checkpoints.families.cc_sam:FAMILY",
+        "imbsam": "sharpness.checkpoints.families.imbsam:FAMILY",
+        "plain": "sharpness.checkpoints.families.plain:FAMILY",
+    },
+    python="sharpness.checkpoints.FAMILIES",
+    wanted="a sharpness.checkpoints.families.Family",
+    fits=lambda family: all(
+        hasattr(family, name) for name in ("matches", "read", "usual_files", "weights", "two_files", "twin")
+    ),
+)

@@ -1,0 +1,168 @@
+"""Pictures of results: one set of options, checked before anything is drawn, and shown by ``help``."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sharpness.errors import UserError
+from sharpness.plots.options import COMMON, PlotOptions, options_in_force
+from sharpness.renamed import renamed_arguments
+
+if TYPE_CHECKING:
+    from sharpness.results.runs import Entry
+
+#: What results give to the functions that draw, not users.
+INNER = (
+    "trainings",
+    "marks",
+    "intervals",
+    "over",
+    "doubtful",
+    "flags",
+    "counts",
+    "keys",
+    "bounds",
+    "names",
+    "colors",
+    "base",
+)
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
+
+def picture(
+    *draws: Callable[..., Any], classes: bool = False, without: Mapping[str, str] | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give ``compare(cls, results, ax, ..., **options)`` the options of every picture.
+
+    ``order`` and ``labels`` are applied to the results, ``title`` and ``log`` are handed on, the others are in force
+    while it draws.
+
+    Args:
+        draws: the functions that ``**options`` go to: what they take can be given.
+        classes: whether classes stand beside each other, so that ``order`` and ``labels`` may name them.
+        without: options that this kind of picture has no use for, with the reason.
+
+    Raises:
+        UserError: when it is called with an option that there is not, with the list of those that there are.
+    """
+
+    def decorate(compare: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(compare)
+        first, second, *own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        own = [p for p in own if p.name != "ax"]
+        taken = {p.name: p for draw in draws for p in inspect.signature(draw).parameters.values() if p.kind is _KEYWORD}
+        further = [p for name, p in taken.items() if name not in (*COMMON, *INNER, *(o.name for o in own))]
+        shared = [p for p in inspect.signature(PlotOptions).parameters.values() if p.name != "ax"]
+
+        @functools.wraps(compare)
+        @renamed_arguments(colors="palette")
+        def compare_with_options(
+            cls: Any, results: Mapping[str, Entry], ax: Any = None, *args: Any, **given: Any
+        ) -> Any:
+            known = [p.name for p in (*own, *further)]
+            for name in given.keys() - {*known, *COMMON, *INNER}:
+                every = f"as every picture {', '.join(COMMON)}"
+                raise UserError(f"plot has no option {name!r}: it takes {', '.join(known)}, and {every}")
+            for name, why in (without or {}).items():
+                if given.get(name) is not None:
+                    raise UserError(f"{name}={given[name]!r}: {why}")
+            looks = {name: given.pop(name) for name in COMMON if name in given}
+            options = PlotOptions(ax=ax, **looks) if looks else options_in_force()
+            given |= {name: looks[name] for name in ("title", "log") if looks.get(name) is not None}
+            with options.in_force():
+                return compare(cls, chosen(results, options, classes) if looks else results, ax, *args, **given)
+
+        where = inspect.Parameter("ax", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation="Any")
+        keywords = [p.replace(kind=_KEYWORD) for p in (*further, *shared)]
+        compare_with_options.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[first, second, where, *own, *keywords]
+        )
+        told = {name: lines for draw in reversed(draws) for name, lines in _arguments(draw.__doc__).items()}
+        arguments = {"ax": _EVERY["ax"]} | _arguments(compare.__doc__)
+        arguments |= {p.name: told[p.name] for p in further if p.name in told}
+        arguments |= {name: lines for name, lines in _EVERY.items() if name not in (*arguments, *(without or {}))}
+        compare_with_options.__doc__ = _with_arguments(compare.__doc__, arguments)
+        return compare_with_options
+
+    return decorate
+
+
+def _arguments(doc: str | None) -> dict[str, str]:
+    """The entries of the section Args of a docstring by name, with their lines."""
+    section = re.search(r"^Args:\n((?:    .*\n?)*)", inspect.cleandoc(doc or ""), re.MULTILINE)
+    entries = re.findall(r"^    (\w+).*\n(?:        .*\n?)*", section[1] + "\n", re.MULTILINE) if section else []
+    lines = re.split(r"^(?=    \w)", section[1], flags=re.MULTILINE)[1:] if section else []
+    return dict(zip(entries, (text.rstrip() for text in lines), strict=True))
+
+
+def _with_arguments(doc: str | None, arguments: Mapping[str, str]) -> str:
+    """A docstring with other entries in its section Args, which stands before what it returns and raises."""
+    text = re.sub(r"^Args:\n(?:    .*\n?)*\n?", "", inspect.cleandoc(doc or ""), flags=re.MULTILINE)
+    before, *after = re.split(r"^(?=Returns:|Raises:)", text, maxsplit=1, flags=re.MULTILINE)
+    return "\n\n".join([before.rstrip(), "Args:\n" + "\n".join(arguments.values()), *after])
+
+
+#: What ``help`` says of the options of every picture.
+_EVERY = _arguments(PlotOptions.__doc__)
+
+
+def chosen(results: Mapping[str, Entry], options: PlotOptions, classes: bool) -> Mapping[str, Entry]:
+    """The results that ``order`` asks for, by the names that ``labels`` give them.
+
+    Raises:
+        UserError: a name that neither a model nor, where they matter, a class has; or two models of one name.
+    """
+    from sharpness.results.comparison import first_of
+
+    class_names = list(first_of(results).class_names) if classes else []
+    for what, names in (("order", options.order or ()), ("labels", options.labels or ())):
+        for name in names:
+            if name not in results and name not in class_names:
+                there = ", ".join(results) + (f"; or of the classes {', '.join(class_names)}" if class_names else "")
+                raise UserError(f"{what}: no model {name!r} here: choose from {there}")
+    wanted = [name for name in options.order or () if name in results]
+    found = {name: results[name] for name in wanted or results}
+    shown = {options.name_of(label): entry for label, entry in found.items()}
+    if len(shown) < len(found):
+        raise UserError(f"labels={options.labels!r}: give each of {', '.join(found)} a name of its own")
+    return shown
+
+
+def in_order(names: Sequence[str], usual: np.ndarray) -> np.ndarray:
+    """Indices of classes in the order asked for, where it names classes; else in the ``usual`` one."""
+    wanted = [names.index(name) for name in options_in_force().order or () if name in names]
+    return np.array([c for c in wanted if c in usual], dtype=int) if wanted else usual
+
+
+def applying(draw: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    """The options, if ``draw`` has them all.
+
+    Raises:
+        UserError: it is another kind of picture that has one of them.
+    """
+    has = [p.name for p in inspect.signature(draw).parameters.values() if p.kind is _KEYWORD]
+    for name in options:
+        if name not in has:
+            what = f"{name}={options[name]!r} does not apply to this kind of picture"
+            raise UserError(f"{what}: it takes {', '.join(n for n in has if n not in INNER)}")
+    return options
+
+
+def plot_of(kind: Any, results: Callable[[Any], Mapping[str, Entry]]) -> Callable[..., Any]:
+    """A method ``plot`` that draws ``results(self)``, with signature and docstring of ``kind.compare``."""
+
+    def plot(self: Any, ax: Any = None, **options: Any) -> Any:
+        return kind.compare(results(self), ax, **options)
+
+    own = list(inspect.signature(kind.compare).parameters.values())[1:]
+    own = [p if p.name == "ax" else p.replace(kind=_KEYWORD) for p in own]
+    self = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    plot.__signature__ = inspect.Signature([self, *own])  # type: ignore[attr-defined]
+    plot.__doc__ = kind.compare.__doc__
+    return plot
