@@ -153,7 +153,7 @@ class Registry(MutableMapping[str, T], Generic[T]):
         raise UserError(f"{path} names the {self.kind} {shown(name, 160)!r}, which is not known here: {remedy}")
 
     def place(self, name: str) -> str | None:
-        """Where a thing that does not come with this package can be imported from, ``"package.module:name"``."""
+        """The import path of a thing from outside this package, ``"package.module:name"``."""
         if name in self._built_in:
             return None
         thing = self[name]
@@ -215,7 +215,7 @@ class Registry(MutableMapping[str, T], Generic[T]):
         return _OFFERED[self.group][1]
 
     def _registered(self) -> dict[str, tuple[T, str]]:
-        """What this process alone knows: things and labels of names that no other process finds by itself."""
+        """The registrations of this process that no other process finds by itself: things and labels by name."""
         own = [name for name in self._things if name not in self._built_in and name not in self._offered()]
         return {name: (self._things[name], self.label(name)) for name in own}
 

@@ -145,6 +145,7 @@ def read_head(
     kind, layout = parse_head(asked) if asked else (None, None)
     if layout not in (None, *stored):
         raise UserError(f"head={asked!r} was given, and the head in {path} is stored as {stored[0]}: leave that out")
+    # A square weight fits both layouts: without a bias the names of LDAM's and RSG's heads decide.
     square = len(stored) > 1
     guess = habits.square or (COLUMNS if found[0] in ("linear.", "fc_.") and bias is None else ROWS)
     taken = layout or (guess if square else stored[0])

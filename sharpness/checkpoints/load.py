@@ -78,6 +78,7 @@ def load_checkpoint(
     if (described := own_content(content)) is not None:
         if passed:
             raise UserError(f"{path} is damaged: {shown(', '.join(passed), 160)} are of classes that we never write")
+        # Our own files record all that these options could say: ignored, they would seem to have an effect.
         given = {"family": family, "head": head, "scale": scale, "stage2": stage2, "model": model}
         given["class_order"] = class_order
         extra = [name for name, value in given.items() if value is not None]
@@ -135,7 +136,7 @@ def _family(content: Any, path: Path, family: str | None) -> Family:
 
 
 def _matches(name: str, family: Family, content: Any, path: Path) -> bool:
-    """Whether the content is of the family; one of other people's that cannot tell is passed over."""
+    """True if the content is of the family; an error of a user's own family is passed over."""
     try:
         return family.matches(content)
     except Exception as error:

@@ -201,6 +201,7 @@ def _storage_id(saved: Any, length: int) -> tuple[Any, Any, int]:
 
 def _check_legacy(content: bytes | mmap.mmap, names: Names) -> None:
     """The five pickles of ``torch.save`` before 1.6, and that the storages after them are there."""
+    # Sizes are noted while the pickles are rehearsed: the storages come after them, in the order of the last one.
     size, position = len(content), 0
     sizes: dict[Any, int] = {}
 

@@ -143,6 +143,7 @@ def tables(height: int, width: int, device: torch.device) -> Tables:
                     found.slope[v] = signed
                 else:
                     found.factor[v] = 1 + signed
+                # A blend with black is a function of the value alone: a look-up table, as above.
                 if name == "brightness":
                     black = torch.zeros(1, 1, 1, 1)
                     found.look_up[v] = op.blend(black, values[None, None, None], found.factor[v : v + 1]).flatten()

@@ -112,7 +112,7 @@ def load_cifar_lt(
     choose("CIFAR data set", name, list(LAYOUTS))
     layout = LAYOUTS[name]
     groups = layout.groups if groups is None else groups
-    check_recipe(profile, imbalance, subset, groups)
+    check_recipe(profile, imbalance, subset, groups)  # before the files are read, which takes seconds
     pool, test, names = _read(name, layout, data_root, download)
     return LongTailData.from_pool(
         f"{name}-lt",

@@ -39,6 +39,8 @@ def introsort(values: Sequence[float] | np.ndarray) -> list[int]:
     >>> introsort([3, 1, 2, 1])
     [1, 3, 2, 0]
     """
+    # NumPy's algorithm of that time, step by step: argsort puts ties in another order today, and classes of equal size
+    # would have other numbers than when released weights were trained.
     v = np.asarray(values).tolist()
     order = list(range(len(v)))
     waiting = [(0, len(v) - 1, 2 * (len(v).bit_length() - 1))]

@@ -220,6 +220,7 @@ def read_images(
             raise UserError(f"class counts of {', '.join(named[:3])}, ... and other classes here: take labels as keys")
         counts = tuple(counts[named.index(name)] for name in known)
     names, counts = name_classes(labels, class_names, counts)
+    # Before any limit: the totals are all images of a class, whatever is kept of them.
     totals = tuple(torch.bincount(labels, minlength=len(names)).tolist())
     if files is not None:
         files = files.limit_per_class(limit_per_class) if limit_per_class is not None else files

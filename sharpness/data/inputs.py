@@ -77,6 +77,7 @@ def pack(inputs: Inputs, dtype: torch.dtype) -> tuple[Tensor, Layout | None]:
         raise UserError("an input has complex numbers, beside other inputs: give real and imaginary part as two")
     real = [part.is_floating_point() for part in parts]
     packed_in = torch.float64 if any(real) else torch.int64
+    # Packed numbers are brought to the precision of the model, which holds integers of 53 or 24 bits exactly.
     if any(real):
         largest = 2 ** (53 if dtype is torch.float64 else 24)
         for name, part, is_real in zip(names, parts, real, strict=True):

@@ -12,10 +12,10 @@ from sharpness.errors import UserError
 
 @dataclass(frozen=True)
 class NamedData:
-    """Which images of a data set that the package knows, and what standardises them.
+    """A named data set: the choice of its images, and their standardisation.
 
     Attributes:
-        name: of :data:`sharpness.data.DATASETS`; None for the set that a checkpoint records.
+        name: of ``sharpness.data.DATASETS``; None for the set that a checkpoint records.
         data_root: the folder with its files.
         imbalance: of its long tail.
         subset: recipe of its images.

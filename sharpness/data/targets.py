@@ -73,6 +73,7 @@ def cross_entropy_targets(y: Tensor, outputs: Sequence[int]) -> Tensor:
     if len(outputs) != 2:
         raise UserError(f"the model returns {got}: cross-entropy takes one logit for each class, (n, C); pass another "
                         "loss, or output= that picks the logits")  # fmt: skip
+    # A single class, all labels 0, is possible: its loss is 0.
     if outputs[1] == 1 and bool((y != 0).any()):
         raise UserError(
             f"the model returns {got}: cross-entropy of a single logit is always 0; for two classes pass loss=lambda "

@@ -247,7 +247,7 @@ def _read(
         records = [split(one, f"sample {i}", batch, takes) for i, one in enumerate(found)]
         if not records:
             raise UserError(f"data is a {type(data).__name__} without samples: give at least one")
-        if rows:
+        if rows:  # an iterator cannot be read twice
             require_repeatable(data)
     if (loaded and data.batch_sampler is not None) or are_batches(records):
         x, targets = joined(records)

@@ -72,6 +72,6 @@ def color_bar(places: list[Axes], values: Sequence[np.ndarray], scale: Scale, la
 
 
 def _shown(values: Sequence[np.ndarray], log: bool) -> np.ndarray:
-    """What has a place on the scale, (n,)."""
+    """The values (n,) that the scale can show."""
     flat = np.concatenate([np.empty(0), *(np.ravel(v) for v in values)])
     return flat[np.isfinite(flat) & ((flat > 0) | (not log))]

@@ -58,7 +58,7 @@ def plot_dots(columns: Sequence[DotColumn], rows: Sequence[str], width: float = 
             _scale(places, column)
         for ax in axes[:, 0]:
             ax.set_yticks(range(len(rows)), rows)
-            ax.set_ylim(len(rows) - 0.5, -0.5)
+            ax.set_ylim(len(rows) - 0.5, -0.5)  # downwards: the first row is on top
         for ax in axes.flat:
             ax.tick_params(axis="y", length=0)
             for edge in np.arange(1, len(rows)) - 0.5:

@@ -130,7 +130,7 @@ def _pitch(places: Sequence[Axes]) -> float:
 
 
 def surface_names(xlabel: str, ylabel: str) -> str:
-    """What the horizontal axes of surfaces are, in a line; a unit of both stands once.
+    """The horizontal axes of surfaces in one line, with a common unit only once.
 
     >>> surface_names("Direction 1 (in filter norms)", "Direction 2 (in filter norms)")
     'Horizontal axes: direction 1 in front, direction 2 on the right (in filter norms)'

@@ -90,6 +90,7 @@ def label_classes(
         ax.set_xticks(places, texts, fontsize=fontsize)
     else:
         lines = max((text.count("\n") + 1 for text in texts), default=1)
+        # The lines of an upright text stand beside each other, and need as much room.
         if lines * LINE * fontsize > room:
             texts = [text.replace("\n", ", ") for text in texts]
         ax.set_xticks(places, texts, rotation=90, fontsize=fontsize, linespacing=1, multialignment="right")
@@ -97,7 +98,7 @@ def label_classes(
 
 
 def class_label(counts: np.ndarray | None) -> str:
-    """What the axis of the classes shows."""
+    """The label of the axis of classes."""
     if counts is not None:
         return "Class and its training images"
     return "Class" if options_in_force().order else "Class, most to fewest images"

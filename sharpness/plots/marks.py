@@ -1,4 +1,4 @@
-"""What stands on the picture of a plane: its centre, other models, a trajectory, the points that were evaluated."""
+"""Marks on the picture of a plane: its centre, other models, a trajectory, evaluated points."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ MODEL: dict[str, Any] = {"marker": "D", "color": "#E69F00", "markersize": 3.5, *
 
 
 def inside(panel: Panel, points: np.ndarray) -> np.ndarray:
-    """Which of ``points`` (m, 2) lie on the panel, (m,)."""
+    """The mask (m,) of the ``points`` (m, 2) that lie on the panel."""
     low = np.array([panel.x.min(), panel.y.min()])
     high = np.array([panel.x.max(), panel.y.max()])
     return np.all((points >= low) & (points <= high), axis=1)
 
 
 def shows_center(panel: Panel) -> bool:
-    """Whether the centre lies on the panel, and no mark on the centre."""
+    """True if the centre lies on the panel, and no mark on the centre."""
     if panel.marks is not None:
         near = np.abs(panel.marks.points) / [np.ptp(panel.x), np.ptp(panel.y)] < 0.01
         if near.all(axis=1).any():

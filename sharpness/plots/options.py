@@ -19,7 +19,7 @@ LEAST, MOST = 1.0, 40.0
 
 @dataclass(frozen=True)
 class PlotOptions:
-    """How a picture looks, whatever it shows.
+    """The look of a picture, independent of its content.
 
     Args:
         order: labels of the models to draw, in this order, others are left out; or, where classes stand beside each
@@ -83,7 +83,7 @@ class PlotOptions:
         return WIDTHS[self.width] if isinstance(self.width, str) else self.width
 
     def name_of(self, label: str) -> str:
-        """What to show for a model or class."""
+        """The label of a model or class."""
         return str((self.labels or {}).get(label, label))
 
     @contextmanager

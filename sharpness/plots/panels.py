@@ -1,4 +1,4 @@
-"""What a picture of a plane is made of, and the cells of its grid."""
+"""Panels: the values and marks in a picture of a plane, and the cells of its grid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How every picture looks: one palette that colour-blind readers can tell apart, one set of sizes, one way to save."""
+"""The style of all pictures: a palette for colour-blind readers, sizes, and saving."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def new_figure(width: float = COLUMN, height: float = 2.4) -> Figure:
 
 
 def in_notebook() -> bool:
-    """Whether figures are shown below the cell that made them."""
+    """True if figures are shown below the notebook cell that makes them."""
     return "inline" in (mpl.get_backend(auto_select=False) or "")
 
 

@@ -41,8 +41,8 @@ def draw_surface(ax: Axes, panel: Panel, levels: Levels, colors: str) -> list[Ar
     floor, top = levels.heights(levels.edges[[0, -1]])
     grid_x, grid_y = np.meshgrid(panel.x, panel.y)
     ax.plot_surface(
-        grid_x, grid_y, height, cmap=colors, vmin=floor, vmax=top, rstride=1, cstride=1, linewidth=0.1,
-        edgecolor=(1, 1, 1, 0.25),
+        grid_x, grid_y, height, cmap=levels.colors(colors, bands=False), vmin=floor, vmax=top, rstride=1, cstride=1,
+        linewidth=0.1, edgecolor=(1, 1, 1, 0.25),
     )  # fmt: skip
     frame_surface(ax, panel, levels)
     return [*_draw_points(ax, panel, Relief(panel, height)), *_draw_not_finite(ax, panel, float(floor))]
@@ -65,7 +65,7 @@ class Relief:
         return np.column_stack([points, self._at(points[:, ::-1])])
 
     def hides(self, points: np.ndarray, eye: np.ndarray, samples: int = 400) -> np.ndarray:
-        """Whether the surface comes between points on it (m, 3) and an ``eye`` (4,) in homogeneous coordinates."""
+        """True where the surface hides points on it (m, 3) from an ``eye`` (4,) in homogeneous coordinates."""
         toward = eye[:3] - eye[3] * points
         toward *= np.sign(toward[:, 2:])  # from above, also from infinity
         step = toward / np.abs(toward / self.size).max(axis=1, keepdims=True)  # to beyond the box
@@ -75,7 +75,7 @@ class Relief:
 
 
 def eye_of(ax: Axes3D) -> np.ndarray:
-    """Where the picture is seen from in homogeneous coordinates (4,): what the projection has no place for."""
+    """The eye point in homogeneous coordinates (4,): the null space of the projection."""
     return np.linalg.svd(ax.get_proj()[[0, 1, 3]])[2][-1]
 
 

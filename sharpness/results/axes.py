@@ -1,4 +1,4 @@
-"""What the axes of a landscape measure, in words."""
+"""Labels of the axes of landscapes, with their units."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LENGTH = "length of the step"
 
 
 def radius_unit(normalization: str | None, distribution: str) -> str:
-    """What the radius of a random perturbation is measured in.
+    """The unit of the radius of a random perturbation.
 
     >>> radius_unit("filter", "gaussian"), radius_unit(None, "sphere")
     ('in filter norms', 'length of the step')

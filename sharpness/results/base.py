@@ -1,4 +1,4 @@
-"""What every result has in common: frozen, tabular, saved as one NetCDF file, with its provenance."""
+"""Base class of results: frozen, tabular, saved as one NetCDF file, with provenance."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ class Result:
 
     @property
     def probed(self) -> Probed:
-        """Which samples were probed, as far as is known."""
+        """The identity of the probed samples, as far as it is known."""
         identity = None
         if self.sample_ids is not None:
             by = str(self.provenance.get("images", VALUES))
@@ -221,17 +221,17 @@ class Result:
 
     @property
     def checks(self) -> pd.DataFrame:
-        """What ``verify=True`` compared: one row per check, with what was measured and what the result implies."""
+        """The checks of ``verify=True``: one row each, with the measured value and the one that the result implies."""
         return pd.DataFrame(self.provenance.get("checks", []))
 
     @property
     def has_classes(self) -> bool:
-        """Whether answers are split at all: what is said of the only class "all" is said of all samples already."""
+        """True if there are classes besides the only class "all", whose numbers are those of all samples."""
         return self.class_names != ONE_CLASS
 
     @property
     def has_labels(self) -> bool:
-        """Whether targets were labels: of others no answer is right or wrong, and tables leave accuracies out."""
+        """True if targets were labels: others have no accuracy, and tables leave it out."""
         return self.provenance.get("targets", "labels") == "labels"
 
     @property

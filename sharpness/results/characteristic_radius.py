@@ -98,7 +98,7 @@ class CharacteristicRadiusResult(MeasureResult):
         return int(self.select(self.train_counts, self._class(subset), self.train_counts.sum()))
 
     def clamped(self, subset: Subset = None) -> bool:
-        """Whether n or the gradient is too small for the formula: below 2, or below 1e-12, which stand for it then."""
+        """True if n is below 2 or the gradient norm below 1e-12, which the formula takes in their place."""
         return self.count(subset) < 2 or self.of("gradient_norm", subset) < TINY
 
     def curve(self, subset: Subset = None) -> BoundCurve:
@@ -167,7 +167,7 @@ class CharacteristicRadiusResult(MeasureResult):
         run: str | None = None,
         **options: Any,
     ) -> Any:
-        r"""Where theory and landscape agree.
+        r"""Draw theory against landscape.
 
         Args:
             measure: a column of the table, drawn per class as those of any table are; instead of ``kind``.
@@ -188,7 +188,7 @@ class CharacteristicRadiusResult(MeasureResult):
             raise UserError("log=False: bounds, radii and rises are always on logarithmic axes, leave it out")
         kind = kind or ("bound" if len(results) == 1 else "rise")
         choose("picture", kind, PICTURES)
-        results = one_training(results, run)
+        results = one_training(results, run)  # a bound is that of one network
         if kind == "radius":
             radii = {label: (r.train_counts, r.rho) for label, r in results.items()}
             return plot_radii(radii, ax, **applying(plot_radii, options))

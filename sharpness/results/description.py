@@ -11,7 +11,7 @@ from sharpness.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    r"""How the numbers of a measure are named and drawn.
+    r"""Title, symbol, unit and plot bounds of a measure.
 
     Attributes:
         title: in words, such as ``"Fisher-Rao norm"``.

@@ -165,11 +165,11 @@ class EigenvalueResult(Result):
 
     @property
     def over(self) -> str:
-        """What intervals are over."""
+        """The source of variation of the intervals, in words."""
         return "images" if self.lower is None else f"images ({self.provenance.get('bootstrap', 'some')} resamples)"
 
     def notes_on(self, frame: pd.DataFrame) -> list[str]:
-        """What marks mean, and which eigenvalues are those of one image above all."""
+        """Notes on the marks of a table, and on eigenvalues that one image dominates."""
         notes = marks_in(frame, {"eigenvalue": self.over})
         if "top_share" not in frame:
             return notes
@@ -210,6 +210,7 @@ class EigenvalueResult(Result):
             errors = means(results, at(column, lambda r: _known(r, r.standard_errors)))
             values = means(results, at(column, lambda r: r.values))
             found["doubtful"] = {label: near_zero(values[label], errors[label]) for label in results}
+            # The mean over trainings is not converged if one of them is not.
             flags = stacked(results, at(column, lambda r: ~r.converged & np.isfinite(r.values)))
             return found | {"flags": {label: f.reshape(-1, len(order)).any(axis=0) for label, f in flags.items()}}
 

@@ -1,4 +1,4 @@
-"""What the loss along a line and over a plane of parameter space have in common."""
+"""Base class of lines and planes in parameter space."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sharpness.untrusted.refused import Refused
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Landscape(Result):
-    """What lines and planes have in common; for a line the axes (ny, nx) are one, (nx,).
+    """Base class of lines and planes; for a line the axes (ny, nx) are one, (nx,).
 
     Attributes:
         x: (nx,).
@@ -178,6 +178,7 @@ class Landscape(Result):
         for axis, name in enumerate(("x", "y")):
             unit = plane_unit(self.directions, self.normalization, axis)
             described[name] = (f"distance along direction {axis + 1}", unit)
+        # The attributes of the CF conventions, which xarray's own plots write on their axes.
         for name, (meaning, unit) in described.items():
             if name in data.variables:
                 data[name].attrs |= {"long_name": meaning, "units": unit}
@@ -200,7 +201,7 @@ class Landscape(Result):
         return path
 
     def _writers(self) -> dict[str, Callable[[Path], object]]:
-        """How files of every suffix are written."""
+        """Writers of files, by suffix."""
         return {
             ".csv": lambda path: write_atomically(path, lambda partial: self.to_frame().to_csv(partial, index=False)),
             ".nc": self.save,

@@ -95,7 +95,7 @@ class MeasureResult(Result):
             raise Refused(f"describes a measure oddly: {error}") from None
 
     def description(self, name: str) -> Description:
-        """How a measure is called and drawn."""
+        """The description of a measure: title, symbol, unit and bounds."""
         return Description.of(name, self.described.get(name))
 
     def _frame(self) -> pd.DataFrame:
@@ -176,6 +176,7 @@ class MeasureResult(Result):
             return cls._draw_all(results, **options)
         measure = measure or next((n for n in ("lambda_max", "worst_rise") if n in first.names), first.names[0])
         choose("measure", measure, first.names)
+        # Some measures have no values by class, and get a single place for all samples.
         by_class = any(np.isfinite(r[measure].values).any() for r in each(results).values())
         known = bool((first.train_counts >= 0).all())
         order = np.argsort(-first.train_counts, kind="stable") if known else first.by_size()
@@ -245,7 +246,7 @@ class MeasureResult(Result):
 
 
 def _linthresh(results: Mapping[str, Any], measure: str) -> float | None:
-    """Where the logarithmic part of an axis begins: a power of ten, two or three below the largest value."""
+    """The begin of the logarithmic part of an axis: a power of ten, two or three below the largest value."""
     found = [r[measure].values for r in each(results).values()]
     largest = max(np.abs(v).max(initial=0, where=np.isfinite(v)) for v in found)
     return float(10.0 ** (np.floor(np.log10(largest)) - 2)) if largest > 0 else None

@@ -1,4 +1,4 @@
-"""What must agree for numbers of several models to stand in one picture or one table."""
+"""Checks that results are comparable, before they share a picture or a table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SAME = "; give both the same data, split and limit"
 
 
 class Probed(NamedTuple):
-    """What was probed: which samples, where that is known; the digest of inputs, labels and weights; class names."""
+    """The probed samples: their identity if known; the digest of inputs, labels and weights; class names."""
 
     identity: SampleIdentity | None
     data_sha256: str | None
@@ -39,7 +39,7 @@ class Probed(NamedTuple):
 def require_same(results: Mapping[str, Result], fields: Sequence[str] = (), shared: Sequence[str] = SHARED) -> None:
     """Refuse results of other samples, scope, BatchNorm policy, loss, precision, classes, groups, or other ``fields``.
 
-    What a provenance does not tell is not compared.
+    Fields that a provenance lacks are not compared.
 
     Args:
         fields: attributes of the results.
@@ -99,11 +99,12 @@ def noise_fields(result: Any, fields: Sequence[str]) -> tuple[str, ...]:
 
 
 def _difference(a: Probed, b: Probed, of_a: str, of_b: str, weights: bool) -> str | None:
-    """What differs between the samples of two, in words."""
+    """Describe the difference between the samples of two; None without one."""
     same_bits = a.data_sha256 == b.data_sha256
     if a.identity is None or b.identity is None:
         if same_bits or None in (a.data_sha256, b.data_sha256):
             return None
+        # Files of earlier versions have a digest alone, which does not show what of the samples differs.
         old = " and ".join(name for name, one in ((of_a, a), (of_b, b)) if one.identity is None)
         return (
             f"data_sha256 is {str(a.data_sha256)[:12]}... and {str(b.data_sha256)[:12]}..., and {old} does not tell "
@@ -131,7 +132,7 @@ def _difference(a: Probed, b: Probed, of_a: str, of_b: str, weights: bool) -> st
 
 
 def _of_samples(a: Probed, b: Probed, mine: np.ndarray, theirs: np.ndarray, of_a: str, of_b: str) -> str:
-    """How many samples differ, which, and what to do: ``mine`` of a are not in b, ``theirs`` of b not in a."""
+    """Describe the samples that differ, with a remedy: ``mine`` of a are not in b, ``theirs`` of b not in a."""
     assert a.identity is not None and b.identity is not None
     total, remedy = len(a.identity), REMEDIES.get(a.identity.by, SAME)
     if len(mine) != len(theirs):
@@ -167,7 +168,7 @@ def _classes(probed: Probed, indices: np.ndarray) -> str:
 
 
 def _name(probed: Probed, index: int) -> str:
-    """What a class is called; its number where it has no name."""
+    """The name of a class, or its number if it has none."""
     names = probed.class_names
     return shown(str(names[index])) if 0 <= index < len(names) else str(index)
 

@@ -12,7 +12,7 @@ NEAR_ZERO = "°"
 
 
 def near_zero(value: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """Whether values (...) lie within two of their standard errors (...) of zero."""
+    """True where values (...) lie within two of their standard errors (...) of zero."""
     with np.errstate(invalid="ignore"):
         return (error > 0) & (np.abs(value) <= 2 * error)
 
@@ -24,7 +24,7 @@ def estimates(frame: pd.DataFrame, name: str) -> list[tuple[float, float, float,
 
 
 def marks_in(frame: pd.DataFrame, over: Mapping[str, str]) -> list[str]:
-    """What brackets, ± and rings in a table of :func:`~sharpness.results.tables.with_errors` mean: a line, or none.
+    """The meaning of brackets, ± and rings in a table of ``with_errors``: one line, or none.
 
     Args:
         over: of every value that has an interval or an error, what it is over, such as "images".
@@ -46,7 +46,7 @@ def marks_in(frame: pd.DataFrame, over: Mapping[str, str]) -> list[str]:
 
 
 def _over(names: Iterable[str], over: Mapping[str, str]) -> str:
-    """What the intervals of these are over, those of a kind together."""
+    """The sources of variation of some intervals, in words, grouped by source."""
     kinds: dict[str, list[str]] = {}
     for name in names:
         kinds.setdefault(over[name], []).append(name)

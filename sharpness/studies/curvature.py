@@ -37,8 +37,13 @@ def draw_curvature(results: Mapping[str, Any], train_counts: Sequence[int]) -> F
                 chosen = sign * (r.largest if sign > 0 else r.smallest)[order]
                 return np.where(chosen > 0, chosen, np.nan)
 
+            def bounds(r: EigenvalueResult, sign: int = sign) -> np.ndarray:
+                ends = sign * r.intervals[:, order, 0 if sign > 0 else -1]
+                return np.where(end(r) > 0, np.sort(ends, axis=0), np.nan)
+
             plot_class_values(
-                means(results, end), names, ax, trainings=spreads(results, end),
+                means(results, end), names, ax, intervals=means(results, bounds),
+                over=first.over, trainings=spreads(results, end),
                 ylabel=f"Hessian {label}", log=True, legend=sign > 0, floor=floor,
                 xlabel="Class and its training images" if sign < 0 else "",
             )  # fmt: skip

@@ -26,6 +26,8 @@ from sharpness.studies.summary import to_markdown
 from sharpness.studies.visualization import draw_lines, draw_planes, drawn_numbers
 from sharpness.studies.workers import run_cells
 
+#: Resamples of the images of every class, for the intervals of its eigenvalues.
+RESAMPLES = 200
 METHODS = ("ce", "ldam-drw", "mislas", "gcl", "cc-sam")
 NOTE = (
     "Accuracy in % on the test set. Sharpness of {loss} on {split} images{limit}: extreme eigenvalues of its Hessian, "
@@ -84,6 +86,8 @@ class FigureSettings(Settings):
         span = (-self.extent, self.extent, self.grid)
         found = super().probes(cell)
         found["line"] = (line, {"x": (*span[:2], 2 * self.grid - 1), "seed": 0})
+        probe, given = found["class-eigenvalues"]
+        found["class-eigenvalues"] = (probe, {**given, "bootstrap": RESAMPLES})
         if cell.seed == self.shown:
             found["plane"] = (plane, {"x": span, "y": span, "adaptive": self.adaptive, "seed": 0})
         return found

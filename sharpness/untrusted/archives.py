@@ -132,6 +132,7 @@ def _entry(content: Any, at: int, end: int) -> tuple[Entry, tuple[int, int, tupl
     if after > end or disk:
         _broken()
     size, held, header = _wide(extra, [size, held, header])
+    # The header before the data must repeat the directory: readers differ in which of the two they take.
     local = _unpack(LOCAL_HEADER, content, header, LOCAL)
     _, flags_here, method_here, _, _, checksum_here, held_here, size_here, name_length, extra_length = local
     name_here, extra_here, offset = _name_and_extra(content, header + LOCAL_HEADER.size, name_length, extra_length)

@@ -74,7 +74,9 @@ def test_a_folder_that_the_user_made_stays(command, run, tmp_path):
 def test_unfinished_work_of_other_settings_stays(run, tmp_path, monkeypatch):
     command = COMMANDS["spectrum"](run, tmp_path)
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
-        patch.setattr(sys.modules["sharpness.cli.spectrum"], "write", lambda *of: (_ for _ in ()).throw(RuntimeError))
+        patch.setattr(
+            sys.modules["sharpness.cli.spectrum"], "write_results", lambda *of: (_ for _ in ()).throw(RuntimeError)
+        )
         main([*command, "--seed", "1"])
     (other,) = (tmp_path / "mine.csv.partial").glob("[!.]*")
     assert main(command) == 0

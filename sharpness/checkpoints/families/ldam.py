@@ -65,8 +65,9 @@ def read(content: Any, path: str, options: Options) -> Reading:
             "load_checkpoint(STAGE_1_FILE, stage2=THIS_FILE), or STAGE_1_FILE --stage2 THIS_FILE"
         )
     imbalance = re.search(r"_(exp|step)_(0\.\d*[1-9])(_|$)", str(Path(path).resolve().parent))
-    told = options.named or options.stage2 is not None or _is_normalised(state) or any("RSG" in n for n in state)
-    if not told and not (imbalance and _is_for_small_images(state)):
+    # Other code saves the same keys: the family is assumed only where something is peculiar to it.
+    certain = options.named or options.stage2 is not None or _is_normalised(state) or any("RSG" in n for n in state)
+    if not certain and not (imbalance and _is_for_small_images(state)):
         return plain.read(content, path, options, [_DOUBT])
     known: dict[str, Any] = {
         "epoch": epoch_of(content),

@@ -48,6 +48,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
     state, prefix = strip_prefixes(parts["feat_model"])
     head = strip_prefixes(parts["classifier"])[0]
     embedded = any(name.startswith(META_EMBEDDING) for name in head)
+    # The memory belongs to the classifier, and comes from the same file.
     if embedded and options.model is None:
         latest = options.stage2 if isinstance(options.stage2, Mapping) and "classifier" in second else content
         if not isinstance(latest.get("centroids"), Tensor):

@@ -59,6 +59,7 @@ def read(content: Any, path: str, options: Options, also: Sequence[str] = ()) ->
     if parts and options.model is not None and options.weights == "model":
         joined = {f"{part}.{n}": t for part, state in parts.items() for n, t in _unwrapped(state).items()}
         needed = trained_names(options.model)
+        # A "model" may itself be one of the parts, which covers the network only together with the others.
         if "model" not in found or (
             not covering_prefixes(found["model"], needed) and covering_prefixes(joined, needed)
         ):

@@ -101,12 +101,13 @@ def assemble(
     """
     if prefix is None:
         state, prefix = strip_prefixes(state)
+    # Before anything is recognised: entries that are left over make the network an unknown one.
     dead = [n for n in state if any(part in n for part in unused)]
     counters = [n for n in state if _is_counter(n, state[n])] if _counts(options.model) == 0 else []
     state = {n: t for n, t in state.items() if n not in dead and n not in counters}
     if counters:
-        told = f"{len(counters)} counters that thop.profile left (total_ops, total_params) are left out"
-        known["notes"] = [*known.get("notes", ()), told]
+        remark = f"{len(counters)} counters that thop.profile left (total_ops, total_params) are left out"
+        known["notes"] = [*known.get("notes", ()), remark]
     if options.model is not None:
         whole = {n: t for n, t in {**state, **(head or {})}.items() if not any(part in n for part in ignored)}
         return _into(options.model, family, whole, path, prefix, options, known)
@@ -197,11 +198,12 @@ def _into(
     if idle:
         raise UserError(f"{' and '.join(idle)}: the network for {path} is given, which settles that: leave it out")
     whole = {prefix + n: t for n, t in state.items()}
+    # All entries first, then the trained ones alone: a file may leave out frozen parts on purpose.
     starts = covering_prefixes(whole, model.state_dict()) or covering_prefixes(whole, trained_names(model))
     if len(starts) > 1:
-        told = ", ".join(shown(start) or "no prefix" for start in starts)
+        listed = ", ".join(shown(start) or "no prefix" for start in starts)
         raise UserError(
-            f"{path} holds all weights of {type(model).__name__} {len(starts)} times ({told}): save one alone"
+            f"{path} holds all weights of {type(model).__name__} {len(starts)} times ({listed}): save one alone"
         )
     prefix = starts[0] if starts else prefix
     own = {n.removeprefix(prefix): t for n, t in whole.items() if n.startswith(prefix)}

@@ -109,12 +109,14 @@ def eigenvalues(
     settings = {"kind": kind, "max_iterations": max_iterations, "match_samples": match_samples, "bootstrap": bootstrap}
     fields = rows.fields(probe="eigenvalues", **settings)
     rows.whole.check()
+    # Part of the key: rows that were saved without vectors or errors cannot serve a call that needs them.
     asked = {"k": k, "which": which, "tol": tol, "seed": seed, "vectors": keep_vectors or verify}
     asked["errors"] = standard_errors
     work = rows.work(resume, {**fields["provenance"], **asked})
     with progress(None, "eigenvalues", "products") as bar:
 
         def compute(i: int, part: Objective) -> Arrays:
+            # A generator for every row, so that its start vector is the same whichever rows are done already.
             with part.operator(kind=kind) as operator:
                 kept = work.unfinished(i)
                 state = None if kept is None else LanczosState.of(kept, part.device)
@@ -177,7 +179,7 @@ def eigenvalues(
 def _numbers(
     part: Objective, pairs: Eigenpairs, bootstrap: int, standard_errors: bool, keep_vectors: bool
 ) -> dict[str, Any]:
-    """What a row contributes to the result."""
+    """The arrays of one row of the result."""
     numbers: dict[str, Any] = {
         "values": pairs.values,
         "residuals": pairs.residuals,

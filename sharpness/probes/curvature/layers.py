@@ -72,6 +72,7 @@ def eigenvalues_by_layer(
     rows.whole.check()
     layers = layers_of(rows.whole)
     settings = {"kind": kind, "max_iterations": max_iterations, "match_samples": match_samples}
+    # Not "eigenvalues", which is part of the key: rows of both may lie in one folder of unfinished work.
     fields = layer_fields(rows, layers, probe="layer_eigenvalues", which=which, tol=tol, seed=seed, **settings)
     work = rows.work(resume, fields["provenance"])
     with progress(None, "eigenvalues per layer", "products") as bar:
@@ -118,6 +119,7 @@ def trace_by_layer(
     settings = {"kind": kind, "draws": draws, "seed": seed, "match_samples": match_samples}
     fields = layer_fields(rows, layers, probe="trace", **settings)
     rows.whole.check()
+    # In the key, because rows of the whole trace may lie in the same folder of unfinished work.
     work = rows.work(resume, fields["provenance"] | {"per_layer": True})
     shape = (len(layers), len(rows.parts))
     values, errors = np.full(shape, np.nan), np.full(shape, np.nan)
@@ -165,7 +167,7 @@ def _row(
     """Every layer of one row: value, residual, converged, products, each of shape (L,)."""
     found = []
     with part.operator(kind=settings["kind"]) as operator:
-
+        # Products of the whole Hessian, not of an objective for every layer: all layers share the saved activations.
         def block(v: Tensor, span: slice) -> Tensor:
             whole = v.new_zeros(operator.size)
             whole[span] = v

@@ -1,4 +1,4 @@
-"""What a probe of curvature goes through: all samples together, every class, or every group."""
+"""Rows of curvature probes: all samples together, every class, or every group."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Rows:
 
     @property
     def complete(self) -> bool:
-        """Whether every sample is in exactly one row: groups may leave classes out, or share them."""
+        """True if every sample is in exactly one row: groups may leave classes out, or share them."""
         if not self.grouped:
             return True
         classes = [c for members in self.whole.groups.values() for c in members]
@@ -60,7 +60,7 @@ class Rows:
         return np.stack(table) if self.several else table[0]
 
     def work(self, folder: Resume, settings: dict[str, Any]) -> Work:
-        """Where rows that are done are kept.
+        """The work folder of finished rows.
 
         Keyed by the settings, by the samples of every row, and by the loss's value, because its name may stand for
         another function the next time.
@@ -109,7 +109,7 @@ def rows_of(
     """The rows of a probe.
 
     Args:
-        match_samples: draw so many samples of every class first, by ``seed``.
+        match_samples: number of samples of every class that are drawn first, by ``seed``.
 
     Raises:
         UserError: both classes and groups are asked for, there are no groups, or a class is too small to match.

@@ -78,6 +78,7 @@ def spectral_density(
     with progress(draws * steps * len(rows.present), "spectral density", "products") as bar:
 
         def compute(i: int, part: Objective) -> Arrays:
+            # A generator for every row, so that its vectors are the same whichever rows are done already.
             with part.operator(kind=kind) as operator:
                 rule = stochastic_lanczos(
                     operator,

@@ -98,6 +98,7 @@ def trace(
     work = rows.work(resume, fields["provenance"])
     with progress(draws * len(rows.present), "trace", "products") as bar:
         done = rows.map(work, lambda i, part: _estimate(part, estimator, kind, draws, seed, bootstrap, bar.update), bar)
+    # Added only now, because the provenance is the key of unfinished work, which must not depend on results.
     fields["provenance"]["products"] = int(sum(int(f["products"]) for f in done.values()))
     if verify:
         fields["provenance"]["checks"] = _verify(rows, done, estimator, draws, seed)

@@ -76,6 +76,7 @@ def line(
     base = objective.check()
     found = named_directions(objective, directions, 1, seed, normalization)
     points = grid[:, None]
+    # Keyed by the displacements, so that the same points are found again however their directions are named.
     storage = _storage("line", resume, points, found.vectors)
     values = _evaluate(objective, base, points, found.vectors, grid.shape, precision, **storage)
     return LineResult(
@@ -150,7 +151,7 @@ def plane(
     shape = (len(grid_y), len(grid_x))
     storage = _storage("plane", resume, points, found.vectors)
     values = _evaluate(objective, base, points, found.vectors, shape, precision, adaptive, **storage)
-    evaluations = int(values["evaluated"].sum())
+    evaluations = int(values["evaluated"].sum())  # interpolated points cost nothing
     return PlaneResult(
         x=grid_x,
         y=grid_y,
@@ -232,7 +233,7 @@ def _displacement(points: np.ndarray, directions: Tensor) -> Callable[[int], Ten
 
 
 def _storage(what: str, resume: Resume, points: np.ndarray, directions: Tensor) -> dict[str, Any]:
-    """What a landscape is called, and where and under which key its points are kept."""
+    """Name, work folder and key of a landscape: the key is a digest of its displacements."""
     digest = hashlib.sha256(points.tobytes())
     digest.update(directions.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return {"what": what, "folder": resume, "settings": {"displacements": digest.hexdigest()}}

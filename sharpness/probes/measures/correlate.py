@@ -91,7 +91,7 @@ def correlate(
             for outcome in outcomes:
                 x, y = frame[name].to_numpy(float), frame[outcome].to_numpy(float)
                 at = chosen_rows.to_numpy() & np.isfinite(x) & np.isfinite(y)
-                if at.sum() < 3:
+                if at.sum() < 3:  # two points have a rank correlation of 1 or -1 whatever they are
                     continue
                 tau, low, high = stratified_tau(x[at], y[at], strata[at], units[at], resamples, seed)
                 rows.append(

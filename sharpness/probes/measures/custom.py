@@ -60,10 +60,10 @@ def measure_of(name: str, compute: Callable[[Objective], Found], title: str, ove
 
 
 def _computed(name: str, compute: Callable[[Objective], Found], objective: Objective) -> tuple[float, float]:
-    """What the function gives, with gradients whatever the caller has switched off, and the model as it was.
+    """Call the function with gradients enabled, and check that it leaves the model unchanged.
 
     Raises:
-        UserError: it gave no number, or changed the model.
+        UserError: it returned no number, or changed the model.
     """
     before, gradients = objective.model_sha256(), [p.grad for p in objective.model.parameters()]
     objective.model.zero_grad()
@@ -124,6 +124,6 @@ def version_of(function: Any) -> str:
 
 
 def _content(code: CodeType) -> list[Any]:
-    """What a function does; ``marshal`` would write the same code differently from one time to the next."""
+    """The content of a function's code; ``marshal`` would write the same code differently from time to time."""
     constants = [_content(c) if isinstance(c, CodeType) else c for c in code.co_consts]
     return [code.co_code, code.co_names, constants]

@@ -117,6 +117,7 @@ def measure(
         "max_iterations": max_iterations, "seed": seed,
     }  # fmt: skip
     asked = _asked(measures, numbers, options)
+    # Once for all models, because the first would use up an iterator.
     options |= {"data": read_once(data)}
     folder = None if resume is None else Path(resume)
     if isinstance(subject, str | Path):

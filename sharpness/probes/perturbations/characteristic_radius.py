@@ -139,6 +139,7 @@ def characteristic_radius(
     settings = {"scale": scale, "steps": steps, "seed": seed, "tol": tol, "counts": source}
     fields = common_fields(objective, probe="characteristic_radius", **settings)
     base = objective.check()
+    # With the value of the loss, because its name may stand for another function the next time.
     key = {**fields["provenance"], "n": counts.tolist(), "factors": grid.tolist(), "value": f"{base.mean:.4g}"}
     whole = objective.num_classes
     rows = [*(int(c) for c in np.flatnonzero(objective.class_samples)), whole]
@@ -203,6 +204,7 @@ class _Row:
     def numbers(self, scale: float, factors: np.ndarray, steps: int, seed: int) -> dict[str, Any]:
         """Those of ``NAMES`` but the last, and the losses (F,) of the curve."""
         k = self.whole.num_parameters
+        # Also at the centre through `whole`: all its samples set the statistics of BatchNorm, for every class.
         with self.whole.at(torch.zeros(k)):
             center, slope = self.part.evaluate(), self.part.gradient()
             gradient = slope.double()

@@ -35,7 +35,7 @@ def split_batches(samples: int, m: int | None, seed: int) -> list[np.ndarray]:
 
 @dataclass(frozen=True)
 class Item:
-    """What ascends as one.
+    """Samples with a common ascent.
 
     Attributes:
         row: the class of its samples, or C for samples of all classes.
@@ -56,7 +56,7 @@ class Ascents:
         m: samples of a batch, or None.
 
     Attributes:
-        numbers: (items, 9): summed loss at the centre and at the worst point, weight; right answers there, samples;
+        numbers: (items, 9): summed loss at the centre and at the worst point, weight; correct predictions, samples;
             gradients; and of the rises r_i over samples, sums of a_i^2, a_i^2 r_i and (a_i r_i)^2.
         slope: (k,) the sum over classes so far of weight times gradient at the centre, float64. That of all samples,
             as one batch, needs no pass over the data.
@@ -125,6 +125,7 @@ class Ascents:
         part = objective if everything else objective.restrict(item.indices)
         center = self._center(item.indices)
         weight = float(center.weight.sum())
+        # Classes come first: the gradient of all samples is the sum of theirs, and costs no pass of its own.
         if everything:
             gradient = (slope / weight).to(objective.dtype)
         else:

@@ -1,4 +1,4 @@
-"""What can be probed: an objective, a model with data, or a checkpoint with the data it was trained on."""
+"""Inputs of probes: objectives, models with data, or checkpoints with the data they were trained on."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ logger = logging.getLogger("sharpness")
 def labelled_checkpoints(
     paths: Sequence[str | Path], model: Callable[[], nn.Module] | None = None, each: bool = False, **options: Any
 ) -> dict[str, Checkpoint | list[Checkpoint]]:
-    """Checkpoints by what they call themselves, or by path where two call themselves the same.
+    """Read checkpoints by label, or by path where two have the same label.
 
-    Runs of one method, data and settings that differ in the seed alone are one label, with a list of them in the order
-    of their seeds; that is told by what the files record, wherever they lie.
+    Runs of one method, data and settings that differ only in the seed have one label, with a list of them in the order
+    of their seeds. The files record what a run is, wherever they lie.
 
     Args:
         paths: files, or folders: see :func:`~sharpness.checkpoints.find_checkpoints`. Those of a folder come in the
@@ -54,7 +54,7 @@ def labelled_checkpoints(
         found = find_checkpoints(path)
         known: dict[str, Checkpoint] = {}
         for file in found:
-            network = None if model is None else model()
+            network = None if model is None else model()  # one for every file, which fills it with its weights
             try:
                 checkpoint = load_checkpoint(file, model=network, **options)
             except UserError as error:
@@ -80,7 +80,7 @@ def labelled_checkpoints(
 
 
 def _rank(checkpoint: Checkpoint) -> int:
-    """Where its method stands among those known here; others come after them."""
+    """The position of its method in ``METHODS``; unknown ones come last."""
     method = checkpoint.manifest.method
     return list(METHODS).index(method) if method and method in METHODS else len(METHODS)
 
@@ -175,7 +175,7 @@ def _refuse(idle: Sequence[str]) -> None:
 
 
 def _splits_otherwise(options: Mapping[str, Any]) -> bool:
-    """Whether the user chose classes other than those of the data."""
+    """True if the user chose other classes than those of the data."""
     return options.get("classes") is not None or options.get("group_by") is not None
 
 

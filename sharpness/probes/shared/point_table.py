@@ -132,7 +132,7 @@ class PointTable:
         return known | {"precision": precision, "points": len(self.rows), "center": f"{self.center[0]:.6g}"}
 
     def _load(self) -> None:
-        """What any process of an earlier call has left, read by the first one for all."""
+        """Read the points that any process of an earlier call has left; the first process reads for all."""
         if self._work.folder is None:
             return
         if distributed.rank() == 0:

@@ -1,4 +1,4 @@
-"""What a network was trained on, as far as its file and family tell, whatever it is probed on."""
+"""Training sets of checkpoints, from their files and families, independent of the probed data."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from sharpness.errors import UserError
 
 
 def training_set(checkpoint: Checkpoint, probed: LongTail | None = None) -> LongTail | None:
-    """The training set of a checkpoint, None where nobody knows.
+    """The training set of a checkpoint; None if it is unknown.
 
-    Ours are on record. A family that trains on balanced data, such as akamaster's, saw the official set, and so many
-    images of each class; one that trains on a long tail saw that, where the file tells its imbalance.
+    Our own files record it. A family that trains on balanced data, such as akamaster's, saw the official set; one that
+    trains on a long tail saw that, if the file records its imbalance.
 
     Args:
-        probed: what it is probed on, which is the training set of a file of that family, and of one that tells nothing:
-            the user named it.
+        probed: the probed data set, which the user named: the training set of a file of that family, and of a file that
+            records nothing.
     """
     manifest = checkpoint.manifest
     if not checkpoint.is_foreign:

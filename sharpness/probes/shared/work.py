@@ -122,7 +122,7 @@ class Work:
 
     @property
     def due(self) -> bool:
-        """Whether it is time to write work that goes on."""
+        """True if it is time to write unfinished work."""
         wait = INTERVAL * max(1.0, self._took / QUICK)
         return self.folder is not None and time.monotonic() - self._written >= wait
 
@@ -143,12 +143,12 @@ class Work:
             self._write(name, arrays)
 
     def save_part(self, name: str, arrays: Mapping[str, Any]) -> None:
-        """Write what this process alone has."""
+        """Write the arrays of this process."""
         if self.folder is not None:
             self._write(f"{name}-{distributed.rank()}", arrays)
 
     def parts(self, name: str) -> Iterator[Arrays]:
-        """What the processes of any earlier call have left by :meth:`save_part`, however many they were."""
+        """The parts that ``save_part`` wrote in an earlier call, of any number of processes."""
         for path in [] if self.folder is None else sorted(self.folder.glob(f"{name}-*.npz")):
             if (found := self.load(path.stem)) is not None:
                 yield found
@@ -164,11 +164,11 @@ class Work:
             yield row, found
 
     def unfinished(self, row: int) -> Arrays | None:
-        """Where an interrupted row stood."""
+        """The arrays of an interrupted row; None without one."""
         return self.load(f"unfinished-{row:04d}")
 
     def save_unfinished(self, row: int, arrays: Callable[[], Mapping[str, Any]]) -> None:
-        """Write where a row stands, now and then."""
+        """Write the arrays of an unfinished row, if it is due."""
         if self.due:
             self.save(f"unfinished-{row:04d}", arrays())
 
