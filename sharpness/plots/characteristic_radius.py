@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullLocator
 
 from sharpness.plots.labels import grey, legend_above
 from sharpness.plots.small_multiples import SmallMultiples, unique
@@ -129,6 +130,7 @@ def plot_radii(
             n, rho = n[kept], rho[kept]
             ax.plot(n, rho, marker(i), color=shades[i], label=label)
             if len(rho):
+                # With the geometric mean the line has the least squares on logarithmic axes.
                 count = np.maximum(n - 1, 1) ** -0.25
                 level = np.exp(np.mean(np.log(rho / count)))
                 along = np.geomspace(max(n.min(), 2), max(n.max(), 2), 50)
@@ -167,6 +169,7 @@ def plot_agreement(
             look: dict[str, Any] = {"linestyle": "", "marker": marker(i), "color": shades[i]}
             there = np.isfinite(measured) & (first > 0) & (measured > 0)
             lost += int((np.isfinite(first) & ~there).sum())
+            # A second order that is not positive has no place on the axis, while its first order has.
             bent = there & (second > 0)
             ax.hlines(measured[bent], first[bent], second[bent], color=shades[i], linewidth=0.6, alpha=0.6)
             ax.plot(second[bent], measured[bent], **look, markerfacecolor="white", markeredgewidth=0.8)
@@ -197,6 +200,9 @@ def _draw(ax: Axes, curve: BoundCurve) -> list[Any]:
         kept = np.isfinite(values) & (values > 0)
         ax.plot(curve.radii, np.where(kept, values, np.nan), **look)
     ax.set(xscale="log", yscale="log")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(numticks=5))
+        axis.set_minor_locator(NullLocator())
     extra = []
     if np.isfinite(curve.best) and curve.best > 0:
         ax.plot(curve.best, curve.lowest, gid="best", **BEST)

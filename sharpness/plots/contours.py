@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.patches import Patch, PathPatch
 from scipy.ndimage import binary_dilation
 
 from sharpness.plots.frames import NARROW
 from sharpness.plots.heatmap import NO_VALUE
 from sharpness.plots.labels import size_of
-from sharpness.plots.levels import Levels, level_labels
+from sharpness.plots.levels import DIVERGING, Levels, level_labels
 from sharpness.plots.panels import Panel, cell_edges, cells_path
 
 #: Of what lies above the last level where lines alone are drawn.
@@ -30,18 +30,32 @@ def line_colors(colors: str) -> LinearSegmentedColormap:
     return LinearSegmentedColormap.from_list(f"dark_{colors}", full(np.linspace(*ends, 256)))
 
 
+def line_map(colors: str) -> Colormap:
+    """The colours of lines: those of a map with a pale middle would not show, a dark one stands in for it."""
+    return colormaps["managua"] if colors in DIVERGING else line_colors(colors)
+
+
 def draw_filled(ax: Axes, panel: Panel, levels: Levels, colors: str) -> list[Patch]:
     """Bands between levels, with thin lines on every second; returned is the key to what is not on the scale.
 
     Beside cells that are not finite, contours end; there the cells themselves have the colours of their bands.
     """
-    look: dict[str, Any] = {"norm": levels.bands(), "cmap": colors}
+    look: dict[str, Any] = {"norm": levels.bands(), "cmap": levels.colors(colors, bands=True)}
     z = np.ma.masked_invalid(panel.z)
     if _has_area(z):
         ax.contourf(panel.x, panel.y, z, levels=levels.edges, extend=levels.extend, zorder=1, **look)
         between = _crossed(levels.edges[1::2], panel.z)
         if len(between):
-            ax.contour(panel.x, panel.y, z, levels=between, colors="white", linewidths=0.4, alpha=0.8, zorder=2)
+            ax.contour(
+                panel.x,
+                panel.y,
+                z,
+                levels=between,
+                colors="0.35" if colors in DIVERGING else "white",
+                linewidths=0.4,
+                alpha=0.8,
+                zorder=2,
+            )
     beside = np.isfinite(panel.z) & binary_dilation(~np.isfinite(panel.z), np.ones((3, 3)))
     if beside.any():
         _draw_cells(ax, panel, beside, zorder=0.5, **look)
@@ -57,11 +71,12 @@ def draw_contours(ax: Axes, panel: Panel, levels: Levels, colors: str) -> list[P
     keys = []
     narrow = size_of(ax)[0] < NARROW
     lines, named = (levels.edges[::2], levels.edges[4:-1:4]) if narrow else (levels.edges, levels.edges[3:-1:3])
+    # Only levels that the surface crosses, because matplotlib warns where it finds none of those asked for.
     between = _crossed(lines, panel.z)
     if _has_area(z) and len(between):
         strong = np.isin(between, named)
         drawn = ax.contour(
-            panel.x, panel.y, z, levels=between, norm=levels.shades(), cmap=line_colors(colors), zorder=2,
+            panel.x, panel.y, z, levels=between, norm=levels.shades(), cmap=line_map(colors), zorder=2,
             linewidths=np.where(strong, 1.0, 0.5).tolist(),
         )  # fmt: skip
         texts = dict(zip(named, level_labels(named, levels.log), strict=True))
@@ -85,7 +100,9 @@ def draw_contours(ax: Axes, panel: Panel, levels: Levels, colors: str) -> list[P
 
 def draw_heatmap(ax: Axes, panel: Panel, levels: Levels, colors: str) -> list[Patch]:
     """Every cell in the colour of its band, without interpolation."""
-    _draw_cells(ax, panel, np.isfinite(panel.z), whole=True, norm=levels.bands(), cmap=colors)
+    _draw_cells(
+        ax, panel, np.isfinite(panel.z), whole=True, norm=levels.bands(), cmap=levels.colors(colors, bands=True)
+    )
     return _draw_not_finite(ax, panel, whole=True)
 
 

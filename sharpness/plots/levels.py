@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from matplotlib.colors import BoundaryNorm, LogNorm, Normalize
+from matplotlib import colormaps
+from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, LogNorm, Normalize
 
 from sharpness.errors import UserError, choose
 
 #: How heights become levels, and the quantile of the heights that the last level stands at unless given.
 SCALES = {"clipped": 0.9, "linear": 1.0, "log": 1.0}
+#: Colour maps with a pale middle, for values of both signs.
+DIVERGING = ("RdBu_r", "RdBu", "coolwarm", "bwr", "seismic", "PuOr", "PuOr_r", "PiYG", "PRGn", "BrBG")
 #: A logarithmic scale begins at most so many decades below 1, or below the highest value if that is less: losses in
 #: single precision resolve no more.
 DECADES = 8
@@ -33,6 +36,20 @@ class Levels:
     edges: np.ndarray
     log: bool = False
     extend: Extend = "max"
+
+    def colors(self, name: str, bands: bool) -> Colormap:
+        """The colour map of that name for :meth:`bands`, or for :meth:`shades`; a diverging one has its middle at zero.
+
+        Colours on both sides grow with the square root of the value, so that small values of either sign show.
+        """
+        if name not in DIVERGING:
+            return colormaps[name]
+        steps = np.linspace(0, 1, 256)
+        values = np.interp(steps * (len(self.edges) - 1), np.arange(len(self.edges)), self.edges)
+        if not bands:
+            values = self.edges[0] + steps * np.ptp(self.edges)
+        sides = np.sign(values) * np.sqrt(np.abs(values) / np.abs(self.edges).max())
+        return ListedColormap(colormaps[name](0.5 + 0.5 * sides), name)
 
     def bands(self) -> BoundaryNorm:
         """One colour between two levels, and one of its own beyond an end."""
@@ -97,6 +114,31 @@ def shared_levels(
     if high <= low:
         high = low + max(abs(low), 1.0) * 1e-6
     return low + (high - low) * np.linspace(0, 1, number + 1) ** (2 if scale == "clipped" else 1)
+
+
+def signed_levels(surfaces: Sequence[np.ndarray], number: int = 12, clip: float = 1.0) -> np.ndarray:
+    """About so many levels that all surfaces share: squares of even steps, up and down from a band around zero.
+
+    They go from the lowest value to a quantile ``clip`` of all. Zero is within a band, because a level would trace the
+    noise of a flat surface.
+
+    Raises:
+        UserError: no finite value.
+
+    >>> signed_levels([np.array([-4.0, 6.25, 6.25, 6.25])], number=5).tolist()
+    [-6.25, -2.25, -0.25, 0.25, 2.25, 6.25]
+    """
+    found = np.concatenate([np.empty(0), *(s[np.isfinite(s)] for s in surfaces)])
+    if not len(found):
+        raise UserError("no finite value to draw")
+    high = max(float(np.quantile(found, clip)), 1e-6)
+    down, up = np.sqrt([max(-float(found.min()), 0.0), high])
+    above = round((number + 1) * up / (up + down))
+    # Of what hardly rises, even steps up to the top would be too many down to the bottom: those begin there instead.
+    step = up / (above - 0.5) if above > 1 else down / (number - 0.5)
+    above, below = (max(1, np.ceil(side / step + 0.5 - 1e-9)) for side in (up, down))
+    edges = (np.arange(-below, above) + 0.5) * step
+    return np.sign(edges) * edges**2
 
 
 def _logarithmic(values: np.ndarray, number: int, clip: float) -> np.ndarray:

@@ -11,14 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from sharpness.errors import UserError, choose
-from sharpness.plots.contours import draw_contours, draw_filled, draw_heatmap, line_colors
+from sharpness.plots.contours import draw_contours, draw_filled, draw_heatmap, line_map
 from sharpness.plots.frames import frame_plane, lower_first, name_axes, name_row, number_axes, title_panel
+from sharpness.plots.labels import legend_columns
 from sharpness.plots.layout import Grid, fit_height, name_once, new_grid
-from sharpness.plots.levels import Levels, levels_of
+from sharpness.plots.levels import DIVERGING, Levels, levels_of, signed_levels
 from sharpness.plots.marks import draw_marks
 from sharpness.plots.panels import Panel, check_panel
 from sharpness.plots.scale_bars import scale_bars
-from sharpness.plots.style import SURFACE_COLORS, style
+from sharpness.plots.style import SURFACE_COLORS, color_map, style
 from sharpness.plots.surfaces import BEHIND, draw_surface
 
 #: ``f(ax, panel, levels, colors)`` draws, and returns the key to what is not on the scale.
@@ -58,6 +59,8 @@ def plot_plane_grid(
     xlabel: str = "Direction 1",
     ylabel: str = "Direction 2",
     label: str = "Loss",
+    title: str | None = None,
+    log: bool = False,
     colors: str = SURFACE_COLORS,
 ) -> list[Axes]:
     """Draw ``{row: {label: panel}}``: rows of classes, columns of models. The Axes come back row by row.
@@ -72,17 +75,27 @@ def plot_plane_grid(
         share: ``"row"``: every row has levels of its own; ``"all"``: all have the same ones.
         points: also draw a dot wherever a panel was evaluated.
         label: of the colour bar: the quantity and its unit.
-        colors: a colour map of matplotlib's.
+        log: the same as ``scale="log"``.
+        colors: a colour map of matplotlib's; of a diverging one the middle is zero, and a scale that is not given runs
+            from the lowest to the highest value, evenly in the square root of its size.
 
     Raises:
         UserError: an unknown kind or scale, another number of Axes, a panel without an area, nothing finite to draw.
     """
     choose("kind of picture", kind, list(DRAW))
     choose("share", share, ["row", "all"])
+    colors = color_map(colors)
+    if log and scale not in ("clipped", "log"):
+        raise UserError(f"scale={scale!r} and log=True: give one of them")
+    scale = "log" if log else scale
     table = {row: {name: Panel(*panel) for name, panel in panels.items()} for row, panels in rows.items()}
     for row, panels in table.items():
         for name, panel in panels.items():
             check_panel(f"{name} {row}".strip(), panel)
+    if colors in DIVERGING and scale == "clipped" and levels is None:
+        surfaces = {row: [panel.z for panel in panels.values()] for row, panels in table.items()}
+        shared = [z for zs in surfaces.values() for z in zs] if share == "all" else None
+        levels = {row: signed_levels(shared or zs, clip=1.0 if clip is None else clip) for row, zs in surfaces.items()}
     scales = _scales(table, share, scale, clip, levels)
     own = axes is None
     once = own and (kind == "surface" or sum(map(len, table.values())) > 1)
@@ -112,7 +125,8 @@ def plot_plane_grid(
             name_once(places, xlabel, ylabel, kind)
         if not own:
             keys.pop(BEHIND, None)  # there is no room for it within a surface's box
-        _explain(places, keys, own)
+        _explain(places, keys, own, titled=title is not None)
+        _entitle(places, title, own)
         if own and kind != "surface":
             fit_height(places)
     return places
@@ -156,18 +170,38 @@ def _laid_out(places: Sequence[Axes]) -> bool:
     return figure is not None and figure.get_layout_engine() is not None
 
 
+def _entitle(places: Sequence[Axes], title: str | None, own: bool) -> None:
+    """A title above the panel if it is the only one, else above the figure.
+
+    Raises:
+        UserError: several panels on Axes that were given.
+    """
+    if title is None:
+        return
+    if len(places) == 1:
+        places[0].set_title(title, fontsize=8)
+    elif own:
+        figure = places[0].get_figure(root=False)
+        assert figure is not None
+        figure.suptitle(title, fontsize=8)
+    else:
+        raise UserError(f"title={title!r}: the panels have titles of their own; give it to their figure")
+
+
 def _line_key(label: str, colors: str) -> Line2D:
     """The legend entry of the numbers on contour lines."""
-    return Line2D([], [], color=line_colors(colors)(0.4), linewidth=1, label=f"lines: {lower_first(label)}")
+    shade = line_map(colors)(0.1 if colors in DIVERGING else 0.4)
+    return Line2D([], [], color=shade, linewidth=1, label=f"lines: {lower_first(label)}")
 
 
-def _explain(places: list[Axes], keys: Mapping[str, Artist], own_figure: bool) -> None:
+def _explain(places: list[Axes], keys: Mapping[str, Artist], own_figure: bool, titled: bool) -> None:
     """Entries for what the colours do not say: below a figure of our own, else in the last panel."""
     if not keys:
         return
     look: dict[str, Any] = {"handles": list(keys.values()), "handlelength": 1.2, "handletextpad": 0.4, "fontsize": 6}
     figure = places[0].get_figure(root=True)
     if own_figure and figure is not None:
-        figure.legend(loc="outside upper center", ncols=len(keys), columnspacing=1.2, **look)
+        ncols = legend_columns(list(keys), 72 * figure.get_figwidth(), 6)
+        figure.legend(loc="outside lower center" if titled else "outside upper center", ncols=ncols, **look)
     else:
         places[-1].legend(loc="lower right", frameon=True, framealpha=0.9, borderpad=0.3, **look)

@@ -42,7 +42,9 @@ def scale_bars(
             inches = BAR + 2 * GAP + (max(widths) + 32) / 72  # and for the numbers of a panel beside it
             across = sum({round(ax.get_position().x0, 6): size_of(ax)[0] / 72 for ax in places}.values())
             room = {"fraction": min(0.45, inches / across), "pad": 0.0, "aspect": 20}
-        bar = figure.colorbar(ScalarMappable(norm, colors), ax=list(places), extend=levels.extend, **room)
+        bar = figure.colorbar(
+            ScalarMappable(norm, levels.colors(colors, bands)), ax=list(places), extend=levels.extend, **room
+        )
         bar.set_ticks(ticks.tolist())
         bar.set_ticklabels(texts)
         bar.minorticks_off()

@@ -41,8 +41,8 @@ def draw_surface(ax: Axes, panel: Panel, levels: Levels, colors: str) -> list[Ar
     floor, top = levels.heights(levels.edges[[0, -1]])
     grid_x, grid_y = np.meshgrid(panel.x, panel.y)
     ax.plot_surface(
-        grid_x, grid_y, height, cmap=colors, vmin=floor, vmax=top, rstride=1, cstride=1, linewidth=0.1,
-        edgecolor=(1, 1, 1, 0.25),
+        grid_x, grid_y, height, cmap=levels.colors(colors, bands=False), vmin=floor, vmax=top, rstride=1, cstride=1,
+        linewidth=0.1, edgecolor=(1, 1, 1, 0.25),
     )  # fmt: skip
     frame_surface(ax, panel, levels)
     return [*_draw_points(ax, panel, Relief(panel, height)), *_draw_not_finite(ax, panel, float(floor))]

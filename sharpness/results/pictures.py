@@ -10,6 +10,7 @@ import numpy as np
 
 from sharpness.errors import UserError, choose
 from sharpness.plots import Marks, Panel, plot_line_panels, plot_lines, plot_plane_grid, plot_planes
+from sharpness.plots.colors import SIGNED_COLORS
 from sharpness.plots.interactive import interactive_surfaces
 from sharpness.plots.lines import SUBSET_COLORS
 from sharpness.results.axes import line_label, plane_label
@@ -20,8 +21,11 @@ from sharpness.results.picture import applying
 QUANTITIES = ("loss", "rise", "accuracy")
 LABELS = {"loss": "Loss", "rise": "Rise of the loss", "accuracy": "Accuracy"}
 logger = logging.getLogger("sharpness")
-#: How accuracies are drawn: what is good is dark, as low losses are.
-ACCURACY_LOOK: dict[str, Any] = {"scale": "linear", "label": "Accuracy", "colors": "viridis_r"}
+#: How planes of a quantity look: good accuracies are dark, as low losses are; rises have a sign.
+LOOKS: dict[str, dict[str, Any]] = {
+    "accuracy": {"scale": "linear", "label": "Accuracy", "colors": "viridis_r"},
+    "rise": {"label": "Rise of the loss", "colors": SIGNED_COLORS},
+}
 
 
 def values_of(result: Any, subset: Subset, quantity: str) -> np.ndarray:
@@ -90,6 +94,7 @@ def draw_lines(results: Mapping[str, Any], ax: Any, subset: Any, quantity: str, 
             panels[label][title] = (first.x, y)
         for label, y in trainings(one).items():
             bands[label][title] = y
+    # All samples have the first colour wherever they stand in the list.
     others = iter(SUBSET_COLORS[1:] * (1 + len(subsets)))
     shades = [SUBSET_COLORS[0] if plain_subset(first, s) is None else next(others) for s in subsets]
     options = {"colors": shades, **options}
@@ -113,7 +118,7 @@ def draw_planes(
     options = {
         "xlabel": plane_label(first.directions, first.normalization, 0, explained),
         "ylabel": plane_label(first.directions, first.normalization, 1, explained),
-        **(ACCURACY_LOOK if quantity == "accuracy" else {"label": LABELS.get(quantity)}),
+        **LOOKS.get(quantity, {"label": LABELS.get(quantity)}),
         **options,
     }
     subsets = several(subset)
@@ -125,10 +130,12 @@ def draw_planes(
         return interactive_surfaces(rows, **applying(interactive_surfaces, options))
     if subsets is None:
         panels = {label: panel_of(r, subset, quantity) for label, r in results.items()}
-        places = plot_planes(panels, ax, kind=kind, **options)
+        places = plot_planes(panels, ax, kind=kind, **applying(plot_plane_grid, options))
     else:
+        # On Axes of the caller every subset has its place, whether it can be drawn or not.
         chosen = drawable(results, subsets, quantity) if ax is None else subsets
-        places = plot_plane_grid(_rows(results, chosen, quantity), ax, kind=kind, **options)
+        rows = _rows(results, chosen, quantity)
+        places = plot_plane_grid(rows, ax, kind=kind, **applying(plot_plane_grid, options))
     return places[0] if len(places) == 1 else places
 
 

@@ -5,7 +5,7 @@ Unlike ``LineResult.compare``, pictures also show every model on the loss that i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,7 @@ from sharpness.plots.trainings import trainings_key
 from sharpness.results import Runs, pictures
 from sharpness.results.axes import plane_label
 from sharpness.results.comparison import first_of, one_training
-from sharpness.results.pictures import subset_title
-
-#: What planes show: how flat a model is does not depend on where its loss begins.
-RISE = "Rise of the loss"
+from sharpness.results.pictures import LOOKS, subset_title
 
 
 def _rows(results: Mapping[str, Any], tail_class: int) -> list[tuple[int | None, str]]:
@@ -31,27 +28,8 @@ def _rows(results: Mapping[str, Any], tail_class: int) -> list[tuple[int | None,
     return [(None, "All classes"), (tail_class, f"Rarest: {name} ({probed} images)")]
 
 
-def rise_levels(rises: Sequence[np.ndarray], number: int = 12) -> np.ndarray:
-    """About so many levels for all of these: squares of even steps, up and down from a band around zero.
-
-    They go from the lowest rise to nine tenths of all, as those of a clipped scale do. Zero is within a band, because
-    a level would trace the noise of a flat model.
-
-    >>> rise_levels([np.array([-4.0, 6.25, 6.25, 6.25])], number=5).tolist()
-    [-6.25, -2.25, -0.25, 0.25, 2.25, 6.25]
-    """
-    found = np.concatenate([r[np.isfinite(r)] for r in rises])
-    high = max(float(np.quantile(found, 0.9)), 1e-6)
-    down, up = np.sqrt([max(-float(found.min()), 0.0), high])
-    above = max(2, round((number + 1) * up / (up + down)))
-    step = up / (above - 0.5)
-    below = max(1, np.ceil(down / step + 0.5 - 1e-9))
-    edges = (np.arange(-below, above) + 0.5) * step
-    return np.sign(edges) * edges**2
-
-
 def draw_lines(results: Mapping[str, Any], tail_class: int) -> Figure:
-    """Losses along one direction, on one scale: left of all samples, right of the rarest class.
+    """Draw rises of the loss along one direction, on one scale: left of all samples, right of the rarest class.
 
     Of several trainings of a model mean and spread.
     """
@@ -59,7 +37,7 @@ def draw_lines(results: Mapping[str, Any], tail_class: int) -> Figure:
         figure = new_figure(PAGE, 2.4)
         axes = figure.subplots(1, 2, sharey=True)
         for ax, (subset, title) in zip(axes, _rows(results, tail_class), strict=True):
-            pictures.draw_lines(results, ax, subset, "loss", {"title": title, "legend": False})
+            pictures.draw_lines(results, ax, subset, "rise", {"title": title, "legend": False})
         axes[1].set_ylabel("")
         handles, _ = axes[0].get_legend_handles_labels()
         handles += trainings_key([entry for entry in results.values() if isinstance(entry, Runs)], dots=False)
@@ -94,8 +72,7 @@ def draw_planes(results: Mapping[str, Any], tail_class: int, kind: str) -> Figur
         title: {label: Panel(r.x, r.y, r.rises(subset)) for label, r in results.items()}
         for subset, title in _rows(results, tail_class)
     }
-    levels = {title: rise_levels([panel.z for panel in panels.values()]) for title, panels in rows.items()}
-    places = plot_plane_grid(rows, kind=kind, levels=levels, label=RISE, xlabel=xlabel, ylabel=ylabel)
+    places = plot_plane_grid(rows, kind=kind, **LOOKS["rise"], xlabel=xlabel, ylabel=ylabel)
     figure = places[0].get_figure(root=True)
     assert isinstance(figure, Figure)
     return figure

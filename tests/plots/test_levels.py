@@ -4,11 +4,12 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib import colormaps
 from matplotlib.colors import LogNorm
 
 from sharpness.errors import UserError
 from sharpness.plots import shared_levels
-from sharpness.plots.levels import decade_ticks, level_labels, levels_of
+from sharpness.plots.levels import Levels, decade_ticks, level_labels, levels_of, signed_levels
 
 
 def test_levels_are_shared_span_the_data_and_grow_from_the_bottom():
@@ -120,3 +121,15 @@ def test_logarithmic_ticks_are_powers_of_ten_where_these_are_many(low, high):
     if high / low >= 1e3:
         assert texts == [f"$10^{{{round(np.log10(t))}}}$" for t in ticks]
         np.testing.assert_allclose(np.log10(ticks), np.round(np.log10(ticks)))
+
+
+def test_zero_has_the_middle_colour_of_a_diverging_map_and_signs_have_sides_of_their_own():
+    levels = Levels(signed_levels([np.array([-1.0, 9.0])]))
+    middle = np.array(colormaps["RdBu_r"](0.5)[:3])
+    bands = levels.colors("RdBu_r", bands=True)
+    assert np.abs(np.array(bands(levels.bands()(0.0))[:3]) - middle).max() < 0.08
+    for bands_or_shades, norm in ((True, levels.bands()), (False, levels.shades())):
+        colors = levels.colors("RdBu_r", bands_or_shades)
+        assert colors(norm(-0.9))[2] > colors(norm(-0.9))[0], "blue"
+        assert colors(norm(8.0))[0] > colors(norm(8.0))[2], "red"
+    assert levels.edges[0] <= -1 and levels.edges[-1] == 9, "nothing is cut off"
