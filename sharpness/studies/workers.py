@@ -19,17 +19,12 @@ import torch
 from sharpness.data import LongTailData
 from sharpness.engine import resolve_device
 from sharpness.errors import UserError
-<<<<<<< HEAD
 from sharpness.models import BACKBONES
-from sharpness.progress import progress
-from sharpness.registry import registered, take_over
-from sharpness.studies.cells import Cell, Settings, check_cells, is_done, run_cell
-=======
 from sharpness.probes import MEASURES, Measure
 from sharpness.progress import progress
+from sharpness.registry import registered, take_over
 from sharpness.studies.cells import Cell, check_cells, is_done, run_cell
 from sharpness.studies.settings import Settings
->>>>>>> main
 
 logger = logging.getLogger("sharpness")
 
@@ -84,8 +79,8 @@ def _rows(
         for index, cell in enumerate(cells):
             yield index, run_cell(cell, data, settings)
         return
-    registered = [MEASURES[name] for name in settings.measures if name in MEASURES.added()]
-    for one in registered:
+    measures = [MEASURES[name] for name in settings.measures if name in MEASURES.added()]
+    for one in measures:
         try:
             pickle.dumps(one)
         except Exception:  # of many types, by what cannot be pickled
@@ -97,14 +92,10 @@ def _rows(
     operations = {cell.operation.partition(":")[0] for cell in cells}
     needed = {cell.method for cell in cells} | operations | {settings.training.get("model") or ""}
     pool = ProcessPoolExecutor(
-<<<<<<< HEAD
         jobs,
         multiprocessing.get_context("spawn"),
         initializer=_enter,
-        initargs=(threads, data, settings, registered(needed)),
-=======
-        jobs, multiprocessing.get_context("spawn"), initializer=_enter, initargs=(threads, data, settings, registered)
->>>>>>> main
+        initargs=(threads, data, settings, registered(needed), measures),
     )
     try:
         futures = {pool.submit(_run, cell): index for index, cell in enumerate(cells)}
@@ -114,12 +105,10 @@ def _rows(
         pool.shutdown(cancel_futures=True)
 
 
-<<<<<<< HEAD
-def _enter(threads: int, data: LongTailData, settings: Settings, known: dict[str, Any]) -> None:
+def _enter(
+    threads: int, data: LongTailData, settings: Settings, known: dict[str, Any], measures: Sequence[Measure]
+) -> None:
     take_over(known)
-=======
-def _enter(threads: int, data: LongTailData, settings: Settings, measures: Sequence[Measure]) -> None:
->>>>>>> main
     torch.set_num_threads(threads)
     for measure in measures:  # which this process has registered, and a new one knows nothing of
         MEASURES.register(measure.name, measure)
