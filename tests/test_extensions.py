@@ -301,7 +301,7 @@ def test_workers_find_a_method_by_its_place_and_what_was_registered(module, tmp_
 
     METHODS.register("mine", extension_pack.recipe)
     METHODS.register("nowhere", lambda longtail: extension_pack.recipe(longtail))
-    small = {"epochs": 1, "model": extension_pack.Backbone, "draws": 1, "max_iterations": 3, "limit_per_class": 2}
+    small = {"epochs": 1, "model": extension_pack.Backbone, "draws": 2, "max_iterations": 3, "limit_per_class": 2}
     data = load_data("digits-lt")
     methods = ("extension_pack:recipe", "mine")
     make_flattening_study(data, methods, ("none", "sam"), (0,), tmp_path / "out", tmp_path / "runs", jobs=2, **small)
