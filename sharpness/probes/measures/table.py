@@ -29,9 +29,11 @@ from sharpness.probes.shared.cost import Cost, announce
 from sharpness.probes.shared.probe import table_probe
 from sharpness.probes.shared.trainings import Training, compared
 from sharpness.probes.shared.work import kept_result, key_of
+from sharpness.renamed import renamed_arguments
 from sharpness.results import Comparison, MeasureResult
 
 
+@renamed_arguments(probes="trace_draws")
 @table_probe
 @undisturbed()
 def measure(
@@ -43,7 +45,7 @@ def measure(
     radius: float = RandomDirections.radius,
     draws: int = RandomDirections.draws,
     rho: float = Ascent.rho,
-    probes: int = Hutchinson.probes,
+    trace_draws: int = Hutchinson.trace_draws,
     tol: float = Lanczos.tol,
     max_iterations: int = Lanczos.max_iterations,
     seed: int = 0,
@@ -59,7 +61,7 @@ def measure(
     loss            L_c                                                                        images
     lambda_max      largest eigenvalue of the Hessian of L_c                                   images
     lambda_min      smallest (most negative) eigenvalue of the Hessian of L_c                  images
-    trace           trace of the Hessian of L_c, by ``probes`` random vectors                  random vectors
+    trace           trace of the Hessian of L_c, by ``trace_draws`` random vectors             random vectors
     random_rise     mean rise of L_c at relative distance ``radius`` in ``draws``              draws
                     filter-normalised directions
     worst_rise      rise of L_c after one ascent step of length ``rho``                        images
@@ -90,7 +92,7 @@ def measure(
         radius: of the random rise, relative to the norms of the filters.
         draws: random directions of the random rise.
         rho: length of the ascent step of the worst rise.
-        probes: random vectors of the trace.
+        trace_draws: random vectors of the trace.
         tol: residual at which an eigenvalue is converged, see :func:`~sharpness.eigenvalues`.
         max_iterations: Lanczos iterations at most, for each end of a spectrum.
         seed: of directions, vectors and starts.
@@ -111,8 +113,8 @@ def measure(
     """
     data, measures = _told_apart(given, data, measures)
     numbers = {
-        "radius": radius, "draws": draws, "rho": rho, "probes": probes, "tol": tol, "max_iterations": max_iterations,
-        "seed": seed,
+        "radius": radius, "draws": draws, "rho": rho, "trace_draws": trace_draws, "tol": tol,
+        "max_iterations": max_iterations, "seed": seed,
     }  # fmt: skip
     asked = _asked(measures, numbers, options)
     # Once for all models, because the first would use up an iterator.
