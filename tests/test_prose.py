@@ -2,11 +2,15 @@
 
 import ast
 import io
+import re
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+
+from sharpness.cli import cli
 
 PACKAGE = Path(__file__).parent.parent / "sharpness"
 #: Rooms, and files beside them.
@@ -17,6 +21,8 @@ UNFINISHED = {"studies"}
 UNEXPLAINED = {"studies"}
 RIDDLES = {"What", "Whether", "How", "Where", "Which", "Who", "When"}
 LONG = 25
+#: The begin of a phrase: no choice, default or preposition that refers to the line above.
+PHRASE = re.compile(r"(?!(Of|By|For|Also|Such|Likewise|Them|Those|Which) )[A-Z]")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -76,3 +82,10 @@ def test_a_riddle_and_a_bare_function_are_found():
     assert list(riddles(text)) == ["1: Whether it works."]
     assert list(bare(text)) == [f"4: long ({LONG} lines)"]
     assert not list(bare(text.replace("x = 1\n", "x = 1  # because of rounding\n")))
+
+
+@pytest.mark.parametrize("command", cli.commands.values(), ids=list(cli.commands))
+def test_help_texts_can_be_read_alone(command):
+    texts = {p.name: getattr(p, "help", "") or "" for p in command.params if isinstance(p, click.Option)}
+    bare = {name: text for name, text in texts.items() if not PHRASE.match(text) or len(text.split()) < 3}
+    assert not bare

@@ -46,9 +46,18 @@ if TYPE_CHECKING:
 @click.option(
     "--adaptive", default=0.01, show_default=True, help="Relative error of interpolation; 0 to evaluate every point."
 )
-@click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16.")
-@click.option("--parameters", default="all", show_default=True, help="all, backbone, classifier or a pattern of names.")
-@click.option("--batchnorm", default="eval", show_default=True, help="eval or recalibrate: statistics at each point.")
+@click.option(
+    "--precision", default="auto", show_default=True, help="Precision of forward passes: auto, float32 or bfloat16."
+)
+@click.option(
+    "--parameters",
+    default="all",
+    show_default=True,
+    help="Parameters in scope: all, backbone, classifier or a pattern of names.",
+)
+@click.option(
+    "--batchnorm", default="eval", show_default=True, help="BatchNorm statistics: eval, or recalibrate at every point."
+)
 @click.option("--class", "subsets", multiple=True, help="Class or group to draw. Repeatable. [all samples and groups]")
 @click.option("--per-class", is_flag=True, help="Draw every class as well.")
 @click.option(
@@ -64,7 +73,7 @@ if TYPE_CHECKING:
 @click.option(
     "--resume/--no-resume", default=True, show_default=True, help="Continue with the points of an interrupted call."
 )
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="Seed of Gaussian directions.")
 @click.option("--out", type=click.Path(), default="landscape", show_default=True, help="Folder for files and pictures.")
 def landscape(
     checkpoints: tuple[str, ...], points: int, line_points: int, extent: float, directions: str, adaptive: float,

@@ -37,17 +37,24 @@ from sharpness.cli.work import finish, work_beside
 )
 @click.option("--radius", default=0.1, show_default=True, help="Radius of random perturbations, in filter norms.")
 @click.option("--draws", default=5, show_default=True, help="Number of random perturbations.")
-@click.option("--rho", default=0.05, show_default=True, help="Radius of the worst case.")
-@click.option("--trace-draws", default=30, show_default=True, help="Random vectors of the trace.")
+@click.option("--rho", default=0.05, show_default=True, help="Radius of the worst-case perturbation.")
+@click.option("--trace-draws", default=30, show_default=True, help="Number of random vectors for the trace.")
 @click.option(
     "--tol",
     default=1e-3,
     show_default=True,
     help="Tolerated residual of an eigenvalue, relative to the largest one; 5 times as much relative to itself.",
 )
-@click.option("--max-iterations", default=100, show_default=True, help="Products for each end of a spectrum at most.")
-@click.option("--parameters", default="all", show_default=True, help="all, backbone, classifier or a pattern of names.")
-@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--max-iterations", default=100, show_default=True, help="Largest number of products for each end of a spectrum."
+)
+@click.option(
+    "--parameters",
+    default="all",
+    show_default=True,
+    help="Parameters in scope: all, backbone, classifier or a pattern of names.",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of random perturbations and start vectors.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option(
     "-o",

@@ -39,14 +39,21 @@ from sharpness.errors import UserError
     show_default=True,
     help="Tolerated residual of an eigenvalue, relative to the largest one; 5 times as much relative to itself.",
 )
-@click.option("--kind", default="hessian", show_default=True, help="hessian or ggn (generalised Gauss-Newton).")
-@click.option("--parameters", default="all", show_default=True, help="all, backbone, classifier or a pattern of names.")
-@click.option("--match-samples", type=int, help="Draw so many images of every class first.")
+@click.option(
+    "--kind", default="hessian", show_default=True, help="Curvature matrix: hessian or ggn (generalised Gauss-Newton)."
+)
+@click.option(
+    "--parameters",
+    default="all",
+    show_default=True,
+    help="Parameters in scope: all, backbone, classifier or a pattern of names.",
+)
+@click.option("--match-samples", type=int, help="Number of images of every class, drawn at random first.")
 @click.option(
     "--bootstrap", default=0, show_default=True, help="Number of resamples for 95 % intervals over images; 0 for none."
 )
 @click.option("--verify", is_flag=True, help="Compare eigenvalues with the rise of the loss along their vectors.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="Seed of start vectors and resamples.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option(
     "-o",
@@ -54,7 +61,7 @@ from sharpness.errors import UserError
     type=click.Path(),
     help="File for the results: .csv, .json, .nc, or .tex for a LaTeX table.",
 )
-@click.option("--plot", type=click.Path(), help="Also draw it, as PDF and PNG.")
+@click.option("--plot", type=click.Path(), help="Draw the result as well, as PDF and PNG.")
 def spectrum(
     checkpoints: tuple[str, ...], per_class: bool, per_group: bool, per_layer: bool, density: bool, k: int, tol: float,
     kind: str, parameters: str, match_samples: int | None, bootstrap: int, verify: bool, seed: int, as_json: bool,
