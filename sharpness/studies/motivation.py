@@ -1,4 +1,4 @@
-"""The talk's motivation: how much does the loss of each model fluctuate when its weights are moved at random?"""
+"""The motivation figure: fluctuation of each model's loss under random perturbations of its weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RADII = (0.025, 0.05, 0.1, 0.15, 0.2)
 
 
 def tail_of(result: Result, tail_class: int) -> tuple[str | int, str]:
-    """What stands for the tail: the group "few" if it has classes, else one class; and its name in titles."""
+    """The tail, the group "few" if it has classes, else one class; and its name in titles."""
     few = result.groups.get("few", ())
     if few:
         return "few", f"Few-shot classes (mean of {len(few)})"
