@@ -17,10 +17,11 @@ from sharpness.files import write_atomically, write_csv
 from sharpness.methods import METHODS as ALL_METHODS
 from sharpness.plots import save_figure
 from sharpness.probes import line, plane, random_perturbation
+from sharpness.probes.perturbations.random import RADII
 from sharpness.results import Comparison, Runs, load_result
 from sharpness.studies.cells import Cell, result_file
 from sharpness.studies.curvature import ENDS, draw_curvature
-from sharpness.studies.motivation import RADII, draw_motivation
+from sharpness.studies.motivation import draw_motivation
 from sharpness.studies.seeds import failures, over_seeds, told_apart
 from sharpness.studies.settings import Settings, measure_of, study_measures
 from sharpness.studies.summary import note_on, to_markdown

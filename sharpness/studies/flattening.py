@@ -59,6 +59,7 @@ def make_flattening_study(
     asked = study_measures(measures)
     settings = Settings(Path(runs), split, loss, limit_per_class, draws, max_iterations, training, asked)
     cells = run_cells("flattening", grid(methods, operations, seeds), data, settings, jobs)
+    # Against the method alone with the same seed, which shares initialisation and order of the images.
     numbers, names = changes(cells, NONE), ("method", "operation")
     reference = "the method without an operation"
     return write_study(Path(out), "flattening", cells, numbers, names, reference, settings, data.augmentation)

@@ -77,6 +77,7 @@ def make_microbenchmark(
     asked = study_measures(measures)
     settings = Settings(Path(runs), split, loss, limit_per_class, draws, max_iterations, training, asked)
     cells = run_cells("microbenchmark", variants(seeds, rho_scale), data, settings, jobs)
+    # Against the plain first stage with the same seed, which shares initialisation and order of the images.
     numbers, names = changes(cells, STAGE_2[False], STAGE_1[0]), ("stage 1", "stage 2")
     return write_study(
         Path(out), "microbenchmark", cells, numbers, names, "a plain first stage alone", settings, data.augmentation

@@ -14,8 +14,6 @@ from sharpness.plots.spread import rises_key, spread_key
 from sharpness.results import PerturbationResult, Result, Runs
 from sharpness.results.comparison import first_of, stacked
 
-RADII = (0.025, 0.05, 0.1, 0.15, 0.2)
-
 
 def tail_of(result: Result, tail_class: int) -> tuple[str | int, str]:
     """The tail, the group "few" if it has classes, else one class; and its name in titles."""
@@ -46,6 +44,7 @@ def draw_motivation(results: Mapping[str, Any], tail_class: int) -> Figure:
                 results, axes[1, column], subset, "radii", xlabel="Radius of the perturbation (in filter norms)",
                 ylabel="Rise of the loss" if column == 0 else "", legend=False,
             )  # fmt: skip
+        # By label, because several models have the same entries.
         rise = {label: r for label, r in results.items() if isinstance(r, Runs)}
         keys = {str(h.get_label()): h for h in [*spread_key(stacked(results, _draws), True), *rises_key(rise)]}
         models = axes[1, 0].get_legend_handles_labels()[0]
