@@ -27,8 +27,6 @@ from sharpness.studies.summary import note_on, to_markdown
 from sharpness.studies.visualization import draw_lines, draw_planes, drawn_numbers
 from sharpness.studies.workers import run_cells
 
-#: Resamples of the images of every class, for the intervals of its eigenvalues.
-RESAMPLES = 200
 METHODS = ("ce", "ldam-drw", "mislas", "gcl", "cc-sam")
 ONE_SEED = (
     "One training each, with seed {seeds}; ± standard error over images or draws. What another seed would change is "
@@ -86,8 +84,6 @@ class FigureSettings(Settings):
         found = super().probes(cell)
         found["perturbation"] = (random_perturbation, perturbed)
         found["line"] = (line, {"x": (*span[:2], 2 * self.grid - 1), "seed": 0})
-        probe, given = found["class-eigenvalues"]
-        found["class-eigenvalues"] = (probe, {**given, "bootstrap": RESAMPLES})
         if cell.seed == self.shown:
             found["plane"] = (plane, {"x": span, "y": span, "adaptive": self.adaptive, "seed": 0})
         return found
