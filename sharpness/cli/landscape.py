@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 )
 @click.option("--adaptive", default=0.01, show_default=True, help="Interpolate to this part of the relief; 0: do not.")
 @click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16.")
-@click.option("--scope", default="all", show_default=True, help="all, backbone, classifier or a pattern of names.")
+@click.option("--parameters", default="all", show_default=True, help="all, backbone, classifier or a pattern of names.")
 @click.option("--batchnorm", default="eval", show_default=True, help="eval or recalibrate: statistics at each point.")
 @click.option("--class", "subsets", multiple=True, help="Draw a class or a group alone. Repeatable.")
 @click.option("--per-class", is_flag=True, help="Draw every class, too.")
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(), default="landscape", show_default=True, help="Folder for files and pictures.")
 def landscape(
     checkpoints: tuple[str, ...], points: int, line_points: int, extent: float, directions: str, adaptive: float,
-    precision: str, scope: str, batchnorm: str, subsets: tuple[str, ...], per_class: bool, quantity: str,
+    precision: str, parameters: str, batchnorm: str, subsets: tuple[str, ...], per_class: bool, quantity: str,
     scale: str | None, interactive: bool, resume: bool, seed: int, out: str, **probed: Any,
 ) -> None:  # fmt: skip
     """Draw the loss over a plane through each checkpoint, with shared directions, levels and colours.
@@ -72,7 +72,7 @@ def landscape(
     look = picture_look(probed, read)
     if "log" in look and scale not in (None, "log"):
         raise UserError(f"--scale {scale} and --log: give one of them")
-    objectives = labelled_objectives(read, parameters=scope, batchnorm=batchnorm, **options)
+    objectives = labelled_objectives(read, parameters=parameters, batchnorm=batchnorm, **options)
     _require_subsets(objectives, subsets)
     folder = Path(out)
     work = work_of(folder / ".partial")

@@ -11,6 +11,7 @@ import click
 
 import sharpness
 from sharpness.cli.names import AUGMENTATIONS, CLASS_ORDERS, UNITS
+from sharpness.cli.renamed import by_new_names
 from sharpness.errors import UserError, choose
 from sharpness.extensions import offered
 from sharpness.registries import DATASETS, FAMILIES
@@ -22,7 +23,10 @@ Command = Callable[..., Any]
 
 
 class OneExample(click.Command):
-    """A command whose docstring may end in an example, which is printed verbatim."""
+    """A command whose docstring may end in an example, which is printed verbatim, and whose options had other names."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, by_new_names(self, args))
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         text, _, example = inspect.cleandoc(self.help or "").partition("Example:")
@@ -131,7 +135,7 @@ def file_options(command: Command) -> Command:
                 help="Axis order of the images in an .npz. [detected for 8- and 16-bit images, else as they are]",
             ),
             click.option(
-                "--class-counts",
+                "--train-counts",
                 help='JSON file with the training images of each class, [30, 4] or {"cat": 30, "dog": 4}. [counted]',
             ),
             click.option(

@@ -20,7 +20,7 @@ from sharpness.probes import labelled_checkpoints
 
 #: Options of a file, of a user's own images, and of recorded data.
 FILE = ("family", "head", "stage2", "weights", "class_order")
-IMAGES = ("root", "mean", "std", "size", "resize", "layout", "class_counts")
+IMAGES = ("root", "mean", "std", "size", "resize", "layout", "train_counts")
 RECORDED = ("split", "loss", "limit_per_class", "data", "imbalance", "subset", "data_root", "download", "device")
 
 

@@ -27,6 +27,7 @@ from sharpness.data.image_files import ImageFiles, class_folders, listed, read_f
 from sharpness.data.pictures import to_tensor
 from sharpness.data.tensors import as_tensors
 from sharpness.errors import UserError, choose
+from sharpness.renamed import renamed_arguments
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -116,7 +117,7 @@ class ForeignData:
         if by_count and len(set(self.class_counts)) == 1 < self.num_classes:
             raise UserError(
                 f"every class has {self.class_counts[0]} images, and the model numbers classes by their training "
-                "images: give class_counts (--class-counts), or class_order='label' (--class-order label)"
+                "images: give train_counts (--train-counts), or class_order='label' (--class-order label)"
             )
         order = class_order(self.class_counts, kind)
         new = torch.empty(self.num_classes, dtype=torch.int64)
@@ -153,6 +154,7 @@ class ForeignData:
         return f"ForeignData({len(self)} samples, {shape}, {self.num_classes} classes)"
 
 
+@renamed_arguments(class_counts="train_counts")
 def read_images(
     source: Any,
     *,
@@ -164,7 +166,7 @@ def read_images(
     channels: int = 3,
     layout: str = "auto",
     class_names: Sequence[str] | None = None,
-    class_counts: Any = None,
+    train_counts: Any = None,
     limit_per_class: int | None = None,
 ) -> ForeignData:
     """Read labelled images of one's own; those of 16 bits are brought to 8.
@@ -183,7 +185,7 @@ def read_images(
         layout: of arrays of images: ``channels first``, ``channels last``, or ``auto``, which tells images of 8 or 16
             bits by their shape and takes other numbers as they are.
         class_names: in label order; folder names, ``dataset.classes`` or the numbers unless given.
-        class_counts: training images per class, a list, ``{folder: images}``, which may name more classes than have
+        train_counts: training images per class, a list, ``{folder: images}``, which may name more classes than have
             images here, or a JSON file of either; those of these samples unless given.
         limit_per_class: read so many samples of every class at most. Unless mean and std are given, these alone
             are what they are computed from.
@@ -197,7 +199,7 @@ def read_images(
     ([-1.0, 1.0, 1.0, 1.0], (1, 1))
     """
     _check(mean, std, size, resize, channels, layout, limit_per_class)
-    counts, named = (None, None) if class_counts is None else read_class_counts(class_counts)
+    counts, named = (None, None) if train_counts is None else read_class_counts(train_counts)
     files: ImageFiles | None = None
     digests: np.ndarray | None = None
     inputs = torch.empty(0)

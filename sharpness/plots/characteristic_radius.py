@@ -130,6 +130,7 @@ def plot_radii(
             n, rho = n[kept], rho[kept]
             ax.plot(n, rho, marker(i), color=shades[i], label=label)
             if len(rho):
+                # With the geometric mean the line has the least squares on logarithmic axes.
                 count = np.maximum(n - 1, 1) ** -0.25
                 level = np.exp(np.mean(np.log(rho / count)))
                 along = np.geomspace(max(n.min(), 2), max(n.max(), 2), 50)
@@ -168,6 +169,7 @@ def plot_agreement(
             look: dict[str, Any] = {"linestyle": "", "marker": marker(i), "color": shades[i]}
             there = np.isfinite(measured) & (first > 0) & (measured > 0)
             lost += int((np.isfinite(first) & ~there).sum())
+            # A second order that is not positive has no place on the axis, while its first order has.
             bent = there & (second > 0)
             ax.hlines(measured[bent], first[bent], second[bent], color=shades[i], linewidth=0.6, alpha=0.6)
             ax.plot(second[bent], measured[bent], **look, markerfacecolor="white", markeredgewidth=0.8)

@@ -71,6 +71,7 @@ def draw_contours(ax: Axes, panel: Panel, levels: Levels, colors: str) -> list[P
     keys = []
     narrow = size_of(ax)[0] < NARROW
     lines, named = (levels.edges[::2], levels.edges[4:-1:4]) if narrow else (levels.edges, levels.edges[3:-1:3])
+    # Only levels that the surface crosses, because matplotlib warns where it finds none of those asked for.
     between = _crossed(lines, panel.z)
     if _has_area(z) and len(between):
         strong = np.isin(between, named)

@@ -78,6 +78,7 @@ def plot_density(
         for label, eigenvalues in ({} if marks is None else marks).items():
             choose("label of marks", label, order)
             look: dict[str, Any] = {"color": shades[label], "markeredgecolor": "white", "markeredgewidth": 0.4}
+            # On the floor, where no curve hides them, and not clipped: half of each marker is below the axis.
             sign = marker(order.index(label))
             ax.plot(eigenvalues, np.full(len(eigenvalues), floor), sign, clip_on=False, zorder=5, **look)
         if linthresh is not None:

@@ -82,6 +82,7 @@ def plot_layer_class_grid(
 
     Options are those of :func:`plot_layer_class`; there are at most ``columns`` panels in a row.
     """
+    # Before anything is drawn, because one colour bar is for all panels.
     scale = color_scale(shared_limits(panels, log) if limits is None else limits, log)
     columns = across(len(panels), figure_width(PAGE) - 0.9, columns)
     rows = -(-len(panels) // columns)

@@ -40,6 +40,7 @@ def interactive_surfaces(
     graph = _plotly()
     names = list(subsets)
     models = list(subsets[names[0]])
+    # The menu switches surfaces by their position, so that every subset must have the same models.
     for subset, panels in subsets.items():
         if list(panels) != models:
             raise UserError(f"{subset} has {list(panels)}: every subset needs {models}")
@@ -132,6 +133,7 @@ def _layout(
             "xaxis": {"title": {"text": xlabel}},
             "yaxis": {"title": {"text": ylabel}},
             "zaxis": {"title": {"text": label}, "range": [low, high], **_ticks(levels)},
+            # Not by the data: lengths along directions and losses have no common unit.
             "aspectmode": "manual",
             "aspectratio": {"x": 1, "y": 1, "z": 0.7},
         }

@@ -90,6 +90,7 @@ def label_classes(
         ax.set_xticks(places, texts, fontsize=fontsize)
     else:
         lines = max((text.count("\n") + 1 for text in texts), default=1)
+        # The lines of an upright text stand beside each other, and need as much room.
         if lines * LINE * fontsize > room:
             texts = [text.replace("\n", ", ") for text in texts]
         ax.set_xticks(places, texts, rotation=90, fontsize=fontsize, linespacing=1, multialignment="right")

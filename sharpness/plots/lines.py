@@ -88,6 +88,7 @@ def plot_line_panels(
             everything = [y for curves in panels.values() for _, y in curves.values()]
             for ax in multiples.places:
                 set_log(ax, "y", everything)
+        # Last, because a logarithmic axis has other limits.
         ends = [ax.get_ylim() for ax in multiples.places]
         for ax in multiples.places:
             ax.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
@@ -113,6 +114,7 @@ def _draw(
         missing = ~np.isfinite(y)
         if missing.any():
             lost = True
+            # At the top of the panel, every model a little lower, so that the crosses of all are seen.
             at_top = ax.get_xaxis_transform()
             ax.plot(
                 x[missing], np.full(missing.sum(), 0.98 - 0.04 * i), color=shade, transform=at_top, gid="not finite",

@@ -41,7 +41,7 @@ def plot_scatter(
                     chosen = points[points["model"] == model]
                     keys: dict[str, Any] = {"color": shades[number], "marker": marker(number), "label": model}
                     ax.plot(chosen[measure], chosen[outcome], linestyle="", markersize=3, alpha=0.75, **keys)
-                _scale(ax, points[measure])
+                _scale(ax, points[measure])  # a rank correlation is the same on either axis
                 ax.set_title(_told(taus[measure, outcome]), loc="left", pad=2, fontsize=7)
                 ax.margins(0.08)
             row[0].set_ylabel(OUTCOME_TITLES[outcome])

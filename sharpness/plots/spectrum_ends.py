@@ -56,6 +56,7 @@ def plot_spectrum_ends(
         ax = new_axes(ax, width=PAGE, height=2.8)
         points = ClassPoints(ax, list(largest), len(names), log=log_axis)
         for label in largest:
+            # Of many classes a model is two curves: the lines between their ends would cover each other.
             if not points.many:
                 ends = smallest[label], largest[label]
                 ax.vlines(points.places[label], *ends, color=points.colors[label], linewidth=0.8, alpha=0.7)
@@ -110,7 +111,7 @@ def plot_saddle_indicator(
             xlabel=xlabel, ylabel=ylabel, legend=legend,
         )  # fmt: skip
         label_classes(ax, names, counts, xlabel)
-        top = max(1.0, ax.get_ylim()[1])
+        top = max(1.0, ax.get_ylim()[1])  # both lines are in the picture in any case
         ax.set_ylim(-0.04 * top, 1.05 * top)
         for height, text in ((0, "minimum"), (1, "balanced\nsaddle")):
             ax.axhline(height, color="0.4", linewidth=0.8, linestyle="--", zorder=1)

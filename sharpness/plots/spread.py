@@ -124,6 +124,7 @@ def plot_rises(
         for i, (label, (radii, mean, deviation)) in enumerate(curves.items()):
             if trainings is not None and label in trainings:
                 draw_spread_band(ax, radii, trainings[label], shades[i])
+                # A bar, because a second band would hide the one over trainings.
                 ax.errorbar(radii, mean, deviation, color=shades[i], linestyle="", elinewidth=0.8)
             else:
                 ax.fill_between(radii, mean - deviation, mean + deviation, color=shades[i], alpha=0.18, linewidth=0)

@@ -188,7 +188,7 @@ class CharacteristicRadiusResult(MeasureResult):
             raise UserError("log=False: bounds, radii and rises are always on logarithmic axes, leave it out")
         kind = kind or ("bound" if len(results) == 1 else "rise")
         choose("picture", kind, PICTURES)
-        results = one_training(results, run)
+        results = one_training(results, run)  # a bound is that of one network
         if kind == "radius":
             radii = {label: (r.train_counts, r.rho) for label, r in results.items()}
             return plot_radii(radii, ax, **applying(plot_radii, options))

@@ -210,6 +210,7 @@ class EigenvalueResult(Result):
             errors = means(results, at(column, lambda r: _known(r, r.standard_errors)))
             values = means(results, at(column, lambda r: r.values))
             found["doubtful"] = {label: near_zero(values[label], errors[label]) for label in results}
+            # The mean over trainings is not converged if one of them is not.
             flags = stacked(results, at(column, lambda r: ~r.converged & np.isfinite(r.values)))
             return found | {"flags": {label: f.reshape(-1, len(order)).any(axis=0) for label, f in flags.items()}}
 

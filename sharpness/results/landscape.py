@@ -178,6 +178,7 @@ class Landscape(Result):
         for axis, name in enumerate(("x", "y")):
             unit = plane_unit(self.directions, self.normalization, axis)
             described[name] = (f"distance along direction {axis + 1}", unit)
+        # The attributes of the CF conventions, which xarray's own plots write on their axes.
         for name, (meaning, unit) in described.items():
             if name in data.variables:
                 data[name].attrs |= {"long_name": meaning, "units": unit}

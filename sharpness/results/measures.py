@@ -176,6 +176,7 @@ class MeasureResult(Result):
             return cls._draw_all(results, **options)
         measure = measure or next((n for n in ("lambda_max", "worst_rise") if n in first.names), first.names[0])
         choose("measure", measure, first.names)
+        # Some measures have no values by class, and get a single place for all samples.
         by_class = any(np.isfinite(r[measure].values).any() for r in each(results).values())
         known = bool((first.train_counts >= 0).all())
         order = np.argsort(-first.train_counts, kind="stable") if known else first.by_size()

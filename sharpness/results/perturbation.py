@@ -177,6 +177,7 @@ class PerturbationResult(Result):
             rise = means(results, lambda r: r.rise(subset)[0])
             trainings = spreads(results, lambda r: r.rise(subset)[0])
             over_draws = means(results, lambda r: r.spread(subset))
+            # The band of several trainings is over these: their bar is a standard error, no second deviation.
             over_draws |= {label: means(results, lambda r: r.rise(subset)[1])[label] for label in trainings}
             curves = {label: (first.radii, rise[label], over_draws[label]) for label in results}
             options = {"xlabel": f"Radius of the perturbation ({unit})", **options}

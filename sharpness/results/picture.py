@@ -78,6 +78,7 @@ def picture(
             with options.in_force():
                 return compare(cls, chosen(results, options, classes) if looks else results, ax, *args, **given)
 
+        # The signature and the docstring of the picture, so that help(result.plot) has every option of every function.
         where = inspect.Parameter("ax", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation="Any")
         keywords = [p.replace(kind=_KEYWORD) for p in (*further, *shared)]
         compare_with_options.__signature__ = signature.replace(  # type: ignore[attr-defined]

@@ -95,6 +95,7 @@ def draw_lines(results: Mapping[str, Any], ax: Any, subset: Any, quantity: str, 
             panels[label][title] = (first.x, y)
         for label, y in trainings(one).items():
             bands[label][title] = y
+    # All samples have the first colour wherever they stand in the list.
     others = iter(SUBSET_COLORS[1:] * (1 + len(subsets)))
     shades = [SUBSET_COLORS[0] if plain_subset(first, s) is None else next(others) for s in subsets]
     options = {"colors": shades, **options}
@@ -134,6 +135,7 @@ def draw_planes(
         panels = {label: panel_of(r, subset, quantity) for label, r in results.items()}
         places = plot_planes(panels, ax, kind=kind, **applying(plot_plane_grid, options))
     else:
+        # On Axes of the caller every subset has its place, whether it can be drawn or not.
         chosen = drawable(results, subsets, quantity) if ax is None else subsets
         rows = _rows(results, chosen, quantity)
         places = plot_plane_grid(rows, ax, kind=kind, **applying(plot_plane_grid, options))

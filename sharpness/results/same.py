@@ -104,6 +104,7 @@ def _difference(a: Probed, b: Probed, of_a: str, of_b: str, weights: bool) -> st
     if a.identity is None or b.identity is None:
         if same_bits or None in (a.data_sha256, b.data_sha256):
             return None
+        # Files of earlier versions have a digest alone, which does not show what of the samples differs.
         old = " and ".join(name for name, one in ((of_a, a), (of_b, b)) if one.identity is None)
         return (
             f"data_sha256 is {str(a.data_sha256)[:12]}... and {str(b.data_sha256)[:12]}..., and {old} does not tell "

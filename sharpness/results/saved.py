@@ -82,8 +82,8 @@ def _runs(data: xr.Dataset) -> Runs[Any]:
 
 def _comparison(data: xr.Dataset) -> Comparison[Any]:
     """The results of several models."""
-    told = parse_json(str(data.attrs["comparison"]))
-    models = [] if not isinstance(told, list) else told
+    named = parse_json(str(data.attrs["comparison"]))
+    models = named if isinstance(named, list) else []
     if not all(
         isinstance(m, list) and len(m) == 2 and isinstance(m[0], str)
         and (m[1] is None or (isinstance(m[1], list) and m[1] and all(isinstance(name, str) for name in m[1])))
@@ -128,6 +128,7 @@ def _result(data: xr.Dataset, described: Any) -> Result:
     missing = [n for n in needed if n not in given and n not in found]
     if missing:
         raise Refused(f"is a {kind.__name__} of another version, without {', '.join(missing[:4])}: probe again")
+    # Here, where a refusal names the file: later an array of another shape could raise anything.
     _check_shapes(kind, given, found)
     for name, value in found.items():
         _check_numbers(name, value.values)

@@ -88,8 +88,8 @@ def test_looks_that_no_picture_can_have_are_refused_before_anything_is_evaluated
     assert message in mistake("landscape", run, *options)
 
 
-def test_models_are_named_and_a_caption_stands_beside_every_picture(run, undrawn, tmp_path):
-    named = ["--label", f"Mine={run}", "--width", "single", "--order", "Mine"]
+def test_models_are_named_and_a_caption_stands_beside_every_picture(run, tmp_path):
+    named = ["--label", f"Mine={run}", "--width", "single", "--order", "Mine", "--class", "all"]
     assert main(["landscape", *named, *SMALL, "--out", str(tmp_path)]) == 0
     assert (tmp_path / "plane-Mine.nc").exists()
     for picture in ("contour", "surface"):

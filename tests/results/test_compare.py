@@ -137,7 +137,7 @@ def test_the_file_names_models_and_stacks_what_has_one_shape(tmp_path):
         (
             lambda: sharpness.characteristic_radius(objective(0)),
             lambda: sharpness.characteristic_radius(objective(0), scale=0.2),
-            "scale is 0.1 and 0.2",
+            "scale is 1.0 and 0.2",
         ),
         (
             lambda: sharpness.measure(objective(0), "loss"),
@@ -209,10 +209,7 @@ def test_every_file_has_coordinates(tmp_path, kind):
     for number, one in enumerate((result, Runs([result, result]), sharpness.compare({"a": result, "b": result}))):
         with xr.open_dataset(one.save(tmp_path / f"{number}.nc"), engine="scipy") as data:
             for name, values in COORDINATES[kind].items():
-                expected = (
-                    {"factor": lambda: result.factors, "measure": lambda: result.names}[name]()
-                    if values is None
-                    else values
-                )
+                of_result = {"factor": "factors", "measure": "names"}
+                expected = getattr(result, of_result[name]) if values is None else values
                 found = data.coords[name].values.tolist()
                 assert found == list(expected) if isinstance(expected[0], str) else np.allclose(found, expected)
