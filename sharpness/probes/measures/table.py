@@ -20,7 +20,7 @@ from sharpness.probes.measures.column import Column, Subject
 from sharpness.probes.measures.extreme_eigenvalues import Lanczos
 from sharpness.probes.measures.measure import Measure, Passes
 from sharpness.probes.measures.random_rise import RandomDirections
-from sharpness.probes.measures.registry import MEASURES, chosen_measures, known_measures
+from sharpness.probes.measures.registry import MEASURES, chosen_measures, versions_of
 from sharpness.probes.measures.trace import Hutchinson
 from sharpness.probes.measures.worst_rise import Ascent
 from sharpness.probes.shared.as_objective import as_objective, labelled_checkpoints
@@ -148,11 +148,11 @@ def _told_apart(given: Sequence[Any], data: Any, measures: Any) -> tuple[Any, An
     for value in given:
         value = list(value) if value is MEASURES else value
         parts = value.split(",") if isinstance(value, str) else value
-        named = isinstance(parts, list | tuple) and all(isinstance(p, str | Measure | FunctionType) for p in parts)
-        named = (named or isinstance(value, Measure)) and not (isinstance(value, str) and value in DATASETS)
-        if isinstance(value, str) and named and not any(_may_name_a_measure(part.strip()) for part in parts):
+        named = isinstance(parts, list | tuple) and all(isinstance(part, str | FunctionType) for part in parts)
+        named = named and not (isinstance(value, str) and value in DATASETS)
+        if isinstance(value, str) and named and not any(":" in part or part.strip() in MEASURES for part in parts):
             raise UserError(
-                f"{value!r} is no measure and no data set: choose some of {', '.join(known_measures())}, or one of "
+                f"{value!r} is no measure and no data set: choose some of {', '.join(MEASURES)}, or one of "
                 f"{', '.join(DATASETS)}"
             )
         what = "measures" if named else "data"
@@ -160,10 +160,6 @@ def _told_apart(given: Sequence[Any], data: Any, measures: Any) -> tuple[Any, An
             raise UserError(f"{what} are given twice: give them once, data as (x, y)")
         found[what] = value
     return found["data"], found["measures"]
-
-
-def _may_name_a_measure(name: str) -> bool:
-    return name in MEASURES or ":" in name or name in known_measures()
 
 
 @dataclass(frozen=True)
@@ -201,7 +197,7 @@ def _asked(measures: Any, numbers: dict[str, Any], options: dict[str, Any]) -> A
     chosen = chosen_measures(measures)
     own = {name for measure in chosen for name in measure.setting_names} - numbers.keys()
     numbers = numbers | {name: options.pop(name) for name in own & options.keys()}
-    for measure in MEASURES.values():
+    for measure in MEASURES.loaded:
         measure.set_by(numbers)
     return Asked({measure: measure.set_by(numbers) for measure in chosen}, measures is None)
 
@@ -230,7 +226,7 @@ def _measure_one(
     numbers: dict[str, Any] = {"measures": list(names)}
     for chosen in settings.values():
         numbers |= asdict(chosen)
-    numbers |= {f"version of {measure.name}": measure.version for measure in settings if measure.version}
+    numbers |= versions_of(settings)
     fields = common_fields(subject, probe="measure", **numbers)
     key = {**fields["provenance"], "groups": subject.groups, "names": subject.class_names, "train": counts.tolist()}
     digest = key_of({**key, "label": label, "run": run, "value": f"{base.mean:.4g}"})

@@ -42,4 +42,5 @@ def hessian_trace(subject: Subject, settings: Hutchinson) -> dict[str, Column]:
 TRACE = Measure(
     "trace", hessian_trace, Hutchinson, lambda settings: Passes(products=settings.trace_draws), title="Trace",
     lower_is_flatter=True, symlog=True, usual=False,
+    explained="the trace of its Hessian by {probes} random vectors",
 )  # fmt: skip
