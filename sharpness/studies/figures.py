@@ -18,6 +18,7 @@ from sharpness.methods import METHODS as ALL_METHODS
 from sharpness.plots import save_figure
 from sharpness.probes import line, plane, random_perturbation
 from sharpness.results import Comparison, Runs, load_result
+from sharpness.results.caption import write_caption
 from sharpness.studies.cells import Cell, result_file
 from sharpness.studies.curvature import ENDS, draw_curvature
 from sharpness.studies.motivation import RADII, draw_motivation
@@ -165,9 +166,18 @@ def make_figures(
             "visualization_contours": (draw_planes(planes, tail, "filled"), drawn_numbers(planes, tail)),
             "visualization_surfaces": (draw_planes(planes, tail, "surface"), None),  # those of the contours
         }
+    rare = f"all classes, and the rarest, {data.class_names[tail]}"
+    captions = {
+        "motivation": (f"Loss under random perturbation of {rare} or few-shot classes", perturbations),
+        "eigenvalues": ("Largest and most negative Hessian eigenvalue of every class", tables),
+        "measure": (f"Measures of every class: {', '.join(settings.measures)}", tables),
+        "visualization_lines": (f"Rise of the loss along one random direction: {rare}", lines),
+        "visualization_contours": (f"Rise of the loss over a plane: {rare}; seed {settings.shown}", planes),
+        "visualization_surfaces": (f"Rise of the loss over a plane: {rare}; seed {settings.shown}", planes),
+    }
     out, files = Path(out), []
     for name, (figure, numbers) in pictures.items():
-        files += save_figure(figure, out / name)
+        files += [*save_figure(figure, out / name), write_caption(out / name, *captions[name], settings.split)]
         if numbers is not None:
             files.append(write_csv(numbers, out / f"{name}.csv"))
     summary = over_seeds(cells)

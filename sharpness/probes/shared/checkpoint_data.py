@@ -87,7 +87,7 @@ def _named(checkpoint: Checkpoint, wanted: NamedData, name: str) -> LongTailData
     if not checkpoint.is_foreign:
         return data
     tail, saw = data.longtail, manifest.dataset or data.longtail.dataset
-    # A family's rule for the images (subset) is its usual one, not what this file says, so it is told as assumed.
+    # A family's rule for the images (subset) is its usual one, not what this file says, so it is reported as assumed.
     known = given.keys() | (recipe.keys() & {"imbalance"})
     assumed = [option for option in ("imbalance", "subset") if option not in known and is_cut]
     if saw != tail.dataset:
