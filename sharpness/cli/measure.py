@@ -9,7 +9,7 @@ import click
 
 import sharpness
 from sharpness.cli.names import MEASURES, UNUSUAL_MEASURES
-from sharpness.cli.options import Offered, OneExample, probing_options
+from sharpness.cli.options import Offered, OneExample, picture_look, probing_options, split_of
 from sharpness.cli.output import (
     RESULTS,
     alone,
@@ -25,7 +25,7 @@ from sharpness.cli.work import finish, work_beside
 
 
 @click.command(cls=OneExample)
-@click.argument("checkpoints", nargs=-1, required=True)
+@click.argument("checkpoints", nargs=-1)
 @probing_options
 @click.option(
     "--measures",
@@ -84,6 +84,7 @@ def measure(
     require_file("-o", output, RESULTS)
     require_picture("--plot", figure)
     read, options = subjects(checkpoints, probed)
+    look = picture_look(probed, read, figure is not None)
     for checkpoint in single(read):
         if remark := unseen(checkpoint, **options):
             say(f"sharpness: {checkpoint.path}: suspicious: {remark}", err=True)
@@ -99,6 +100,7 @@ def measure(
     if output is not None and distributed.rank() == 0:
         write_results(results, Path(output))
     if figure is not None and distributed.rank() == 0:
-        save_drawn(results.plot(measure="all"), Path(figure), err=True)
+        what = f"Measures of every class: {', '.join(results.each()[next(iter(results.each()))].names)}"
+        save_drawn(results.plot(measure="all", **look), Path(figure), what, results, split_of(probed), err=True)
     finish(work)
     say(as_records(alone(results).to_frame()) if as_json else as_noted(results))

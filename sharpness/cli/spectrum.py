@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import sharpness
-from sharpness.cli.options import OneExample, probing_options
+from sharpness.cli.options import OneExample, picture_look, probing_options, split_of
 from sharpness.cli.output import (
     RESULTS,
     alone,
@@ -26,7 +26,7 @@ from sharpness.errors import UserError
 
 
 @click.command(cls=OneExample)
-@click.argument("checkpoints", nargs=-1, required=True)
+@click.argument("checkpoints", nargs=-1)
 @probing_options
 @click.option("--per-class", is_flag=True, help="Eigenvalues of the Hessian of every class.")
 @click.option("--per-group", is_flag=True, help="Eigenvalues of the Hessians of many, medium and few.")
@@ -80,6 +80,9 @@ def spectrum(
     if density and (per_layer or verify or bootstrap):
         raise UserError("--density goes with --per-class or --per-group, not with --per-layer, --verify or --bootstrap")
     read, options = subjects(checkpoints, probed)
+    look = picture_look(probed, read, plot is not None)
+    if density and "log" in look:
+        raise UserError("--log: densities are always on a logarithmic axis, leave it out")
     require_file("-o", output, RESULTS)
     require_picture("--plot", plot)
     work, partial = work_beside(output) if output is not None else (None, None)
@@ -99,7 +102,8 @@ def spectrum(
     if output is not None and distributed.rank() == 0:
         write_results(results, Path(output))
     if plot is not None and distributed.rank() == 0:
-        save_drawn(shown.plot(), Path(plot), err=True)
+        what = "Spectral density of the Hessian" if density else "Extreme eigenvalues of the Hessian"
+        save_drawn(shown.plot(**look), Path(plot), what, results, split_of(probed), err=True)
     finish(work)
     say(as_records(shown.to_frame()) if as_json else as_noted(results))
     for label, result in results.each().items():

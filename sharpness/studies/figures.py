@@ -19,6 +19,7 @@ from sharpness.plots import save_figure
 from sharpness.probes import line, plane, random_perturbation
 from sharpness.probes.perturbations.random import RADII
 from sharpness.results import Comparison, Runs, load_result
+from sharpness.results.caption import write_caption
 from sharpness.studies.cells import Cell, result_file
 from sharpness.studies.curvature import ENDS, draw_curvature
 from sharpness.studies.motivation import draw_motivation
@@ -28,8 +29,6 @@ from sharpness.studies.summary import note_on, to_markdown
 from sharpness.studies.visualization import draw_lines, draw_planes, drawn_numbers
 from sharpness.studies.workers import run_cells
 
-#: Resamples of the images of every class, for the intervals of its eigenvalues.
-RESAMPLES = 200
 METHODS = ("ce", "ldam-drw", "mislas", "gcl", "cc-sam")
 ONE_SEED = (
     "One training each, with seed {seeds}; ± standard error over images or draws. What another seed would change is "
@@ -87,8 +86,6 @@ class FigureSettings(Settings):
         found = super().probes(cell)
         found["perturbation"] = (random_perturbation, perturbed)
         found["line"] = (line, {"x": (*span[:2], 2 * self.grid - 1), "seed": 0})
-        probe, given = found["class-eigenvalues"]
-        found["class-eigenvalues"] = (probe, {**given, "bootstrap": RESAMPLES})
         if cell.seed == self.shown:
             found["plane"] = (plane, {"x": span, "y": span, "adaptive": self.adaptive, "seed": 0})
         return found
@@ -170,9 +167,18 @@ def make_figures(
             "visualization_contours": (draw_planes(planes, tail, "filled"), drawn_numbers(planes, tail)),
             "visualization_surfaces": (draw_planes(planes, tail, "surface"), None),  # those of the contours
         }
+    rare = f"all classes, and the rarest, {data.class_names[tail]}"
+    captions = {
+        "motivation": (f"Loss under random perturbation of {rare} or few-shot classes", perturbations),
+        "eigenvalues": ("Largest and most negative Hessian eigenvalue of every class", tables),
+        "measure": (f"Measures of every class: {', '.join(settings.measures)}", tables),
+        "visualization_lines": (f"Rise of the loss along one random direction: {rare}", lines),
+        "visualization_contours": (f"Rise of the loss over a plane: {rare}; seed {settings.shown}", planes),
+        "visualization_surfaces": (f"Rise of the loss over a plane: {rare}; seed {settings.shown}", planes),
+    }
     out, files = Path(out), []
     for name, (figure, numbers) in pictures.items():
-        files += save_figure(figure, out / name)
+        files += [*save_figure(figure, out / name), write_caption(out / name, *captions[name], settings.split)]
         if numbers is not None:
             files.append(write_csv(numbers, out / f"{name}.csv"))
     summary = over_seeds(cells)
