@@ -126,7 +126,7 @@ def build_own(made_by: Callable[..., nn.Module] | nn.Module, spec: ModelSpec) ->
         UserError: it cannot be made, or is whole where the method has a head of its own, or says no ``num_features``.
     """
     takes = set() if isinstance(made_by, nn.Module) else _parameters(made_by)
-    given = {name: getattr(spec, name) for name in ("num_classes", "in_channels") if name in takes}
+    given: dict[str, Any] = {name: getattr(spec, name) for name in ("num_classes", "in_channels") if name in takes}
     made = model_from(made_by, given)
     if spec.head == OWN or "num_classes" in takes:
         if spec.head not in (OWN, "linear"):
