@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,7 +12,7 @@ import click
 import sharpness
 from sharpness.cli.names import AUGMENTATIONS, CLASS_ORDERS, UNITS
 from sharpness.cli.renamed import by_new_names
-from sharpness.errors import UserError
+from sharpness.errors import UserError, choose
 from sharpness.extensions import offered
 from sharpness.registries import DATASETS, FAMILIES
 
@@ -73,7 +73,7 @@ def data_options(command: Command) -> Command:
                 show_default=True,
                 cls=Offered,
                 registry="datasets",
-                help=f"One of {', '.join(DATASETS.built_in())}.",
+                help=f"Data set: one of {', '.join(DATASETS.built_in())}.",
             ),
             click.option("--data-root", type=click.Path(), help="Folder of the CIFAR files; else $SHARPNESS_DATA."),
             click.option("--download", is_flag=True, help="Fetch the official CIFAR archive if it is missing."),
@@ -182,7 +182,61 @@ def probing_options(command: Command) -> Command:
         is_flag=True,
         help="Treat every file as a model, even if runs differ only in their seed. [one model with its spread]",
     )
-    return file_options(loss(each(command)))
+    return file_options(loss(each(picture_options(command))))
+
+
+def picture_options(command: Command) -> Command:
+    """Options of what is drawn, and of the names of the models in it."""
+    return several(
+        command,
+        [
+            click.option("--label", "named", multiple=True, help="NAME=FILE: what a checkpoint is called. Repeatable."),
+            click.option("--order", help="Labels of the models to draw, in this order, with commas between."),
+            click.option("--width", help="Of pictures: single (3.3 in), double (6.9 in), or inches."),
+            click.option("--log", is_flag=True, help="Draw values on a logarithmic scale."),
+        ],
+    )
+
+
+def picture_look(given: dict[str, Any], labels: Iterable[str], drawn: bool = True) -> dict[str, Any]:
+    """What the options of pictures stand for, checked before anything is computed.
+
+    Args:
+        given: values of :func:`picture_options` by name.
+        labels: of the models.
+        drawn: whether there will be a picture.
+
+    Raises:
+        UserError: a label that no model has, a width that no figure can have, or nothing to draw.
+    """
+    from sharpness.plots import PlotOptions
+
+    look: dict[str, Any] = {}
+    if given["order"] is not None:
+        look["order"] = [name.strip() for name in given["order"].split(",")]
+        for name in look["order"]:
+            choose("label in --order", name, list(labels))
+    if given["width"] is not None:
+        look["width"] = inches(given["width"])
+    if given["log"]:
+        look["log"] = True
+    PlotOptions(**look)
+    if look and not drawn:
+        raise UserError(f"--{next(iter(look))} is for a picture: name its file, too")
+    return look
+
+
+def split_of(given: dict[str, Any]) -> str:
+    """The split of recorded or named data that is probed; nothing of images of one's own."""
+    return "" if given["images"] is not None else given["split"] or "train"
+
+
+def inches(text: str) -> str | float:
+    """A width by name or in inches."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def training_options(command: Command) -> Command:

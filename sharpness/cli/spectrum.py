@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import sharpness
-from sharpness.cli.options import OneExample, probing_options
+from sharpness.cli.options import OneExample, picture_look, probing_options, split_of
 from sharpness.cli.output import (
     RESULTS,
     alone,
@@ -26,33 +26,42 @@ from sharpness.errors import UserError
 
 
 @click.command(cls=OneExample)
-@click.argument("checkpoints", nargs=-1, required=True)
+@click.argument("checkpoints", nargs=-1)
 @probing_options
-@click.option("--per-class", is_flag=True, help="Of the Hessian of every class.")
-@click.option("--per-group", is_flag=True, help="Of the Hessian of many, medium and few.")
+@click.option("--per-class", is_flag=True, help="Eigenvalues of the Hessian of every class.")
+@click.option("--per-group", is_flag=True, help="Eigenvalues of the Hessians of many, medium and few.")
 @click.option("--per-layer", is_flag=True, help="Largest eigenvalue of every layer's diagonal block.")
-@click.option("--density", is_flag=True, help="The whole spectrum, by stochastic Lanczos quadrature.")
-@click.option("-k", default=1, show_default=True, help="Eigenvalues at each end.")
+@click.option("--density", is_flag=True, help="Density of the whole spectrum, by stochastic Lanczos quadrature.")
+@click.option("-k", default=1, show_default=True, help="Number of eigenvalues at each end.")
 @click.option(
     "--tol",
     default=1e-3,
     show_default=True,
-    help="Residual of an eigenvalue, relative to the largest; 5 times that to itself.",
+    help="Tolerated residual of an eigenvalue, relative to the largest one; 5 times as much relative to itself.",
 )
-@click.option("--kind", default="hessian", show_default=True, help="hessian or ggn (generalised Gauss-Newton).")
-@click.option("--parameters", default="all", show_default=True, help="all, backbone, classifier or a pattern of names.")
-@click.option("--match-samples", type=int, help="Draw so many images of every class first.")
-@click.option("--bootstrap", default=0, show_default=True, help="Resamples of a 95 % interval over images.")
-@click.option("--verify", is_flag=True, help="Compare with the rise of the loss along the eigenvectors.")
-@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--kind", default="hessian", show_default=True, help="Curvature matrix: hessian or ggn (generalised Gauss-Newton)."
+)
+@click.option(
+    "--parameters",
+    default="all",
+    show_default=True,
+    help="Parameters in scope: all, backbone, classifier or a pattern of names.",
+)
+@click.option("--match-samples", type=int, help="Number of images of every class, drawn at random first.")
+@click.option(
+    "--bootstrap", default=0, show_default=True, help="Number of resamples for 95 % intervals over images; 0 for none."
+)
+@click.option("--verify", is_flag=True, help="Compare eigenvalues with the rise of the loss along their vectors.")
+@click.option("--seed", default=0, show_default=True, help="Seed of start vectors and resamples.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option(
     "-o",
     "--output",
     type=click.Path(),
-    help="Also write the results, as .csv, .json, .nc or .tex, a table for LaTeX.",
+    help="File for the results: .csv, .json, .nc, or .tex for a LaTeX table.",
 )
-@click.option("--plot", type=click.Path(), help="Also draw it, as PDF and PNG.")
+@click.option("--plot", type=click.Path(), help="Draw the result as well, as PDF and PNG.")
 def spectrum(
     checkpoints: tuple[str, ...], per_class: bool, per_group: bool, per_layer: bool, density: bool, k: int, tol: float,
     kind: str, parameters: str, match_samples: int | None, bootstrap: int, verify: bool, seed: int, as_json: bool,
@@ -60,7 +69,7 @@ def spectrum(
 ) -> None:  # fmt: skip
     """Print the largest and smallest Hessian eigenvalues, per class on request, with their residuals.
 
-    With -o, unfinished work is kept beside the output and the same command goes on with it. Under torchrun the images
+    With -o, unfinished work is kept beside the output, and the same command continues it. Under torchrun the images
     are shared among the processes.
 
     Example: sharpness spectrum runs/ldam/last.pt --per-class
@@ -71,6 +80,9 @@ def spectrum(
     if density and (per_layer or verify or bootstrap):
         raise UserError("--density goes with --per-class or --per-group, not with --per-layer, --verify or --bootstrap")
     read, options = subjects(checkpoints, probed)
+    look = picture_look(probed, read, plot is not None)
+    if density and "log" in look:
+        raise UserError("--log: densities are always on a logarithmic axis, leave it out")
     require_file("-o", output, RESULTS)
     require_picture("--plot", plot)
     work, partial = work_beside(output) if output is not None else (None, None)
@@ -90,7 +102,8 @@ def spectrum(
     if output is not None and distributed.rank() == 0:
         write_results(results, Path(output))
     if plot is not None and distributed.rank() == 0:
-        save_drawn(shown.plot(), Path(plot), err=True)
+        what = "Spectral density of the Hessian" if density else "Extreme eigenvalues of the Hessian"
+        save_drawn(shown.plot(**look), Path(plot), what, results, split_of(probed), err=True)
     finish(work)
     say(as_records(shown.to_frame()) if as_json else as_noted(results))
     for label, result in results.each().items():
