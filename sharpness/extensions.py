@@ -73,7 +73,8 @@ def offered(registry: str) -> dict[str, EntryPoint]:
     >>> offered("measures of nobody")
     {}
     """
-    return {point.name: point for point in entry_points(group=f"sharpness.{registry}")}
+    points = entry_points(group=f"sharpness.{registry}")
+    return {point.name: point for point in sorted(points, key=lambda point: point.name)}
 
 
 def load_offered(point: EntryPoint, kind: str) -> Any:

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, also after a power cut, and folders in which one process works at a time."""
+"""Atomic file writes, which survive a power cut, and folders that one process locks."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def write_archive(content: Any, path: Path) -> None:
     """Write what ``torch.save`` takes; equal contents give equal files.
 
-    ``torch.save`` puts the name of the file that it is given into the archive, and tells a full disk in words of its
+    ``torch.save`` puts the name of the file that it is given into the archive, and reports a full disk in words of its
     own: it is given an opened one.
     """
     import torch
@@ -234,7 +234,7 @@ def _sync(path: Path) -> None:
 
 
 class _Remembering:
-    """A file whose first error is kept: torch tells it as one of its own."""
+    """A file whose first error is kept: torch reports it as one of its own."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.error = file, None

@@ -317,7 +317,7 @@ def test_a_network_that_cannot_take_the_inputs_is_told_with_their_shape():
 def test_what_images_of_ones_own_know_of_their_classes_is_taken_from_them():
     torch.manual_seed(0)
     x, y = torch.randn(9, 3), torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 2])
-    data = read_images((x, y), class_names=["ant", "bee", "cat"], class_counts=[300, 50, 7], limit_per_class=2)
+    data = read_images((x, y), class_names=["ant", "bee", "cat"], train_counts=[300, 50, 7], limit_per_class=2)
     model = nn.Linear(3, 3)
     objective = Objective(model, data)
     assert objective.class_names == ("ant", "bee", "cat") and objective.train_counts.tolist() == [300, 50, 7]

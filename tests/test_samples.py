@@ -131,7 +131,7 @@ def test_matched_and_reordered_samples_are_those_of_the_objective():
 
 def test_foreign_images_are_prepared_with_what_they_know():
     images = torch.randint(0, 256, (6, 1, 4, 4), dtype=torch.uint8)
-    data = read_images((images, torch.tensor([0, 0, 0, 1, 1, 1])), class_counts=(500, 5), mean=[0.5], std=[0.5])
+    data = read_images((images, torch.tensor([0, 0, 0, 1, 1, 1])), train_counts=(500, 5), mean=[0.5], std=[0.5])
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
     prepared, direct = Objective(model, Description().prepare(data)), Objective(model, data)
     assert prepared.groups == direct.groups == {"many": (0,), "medium": (), "few": (1,)}

@@ -1,4 +1,4 @@
-"""Saved models: our own container, and a reader for every foreign family."""
+"""Checkpoints: our own file format, and a reader for every foreign family."""
 
 from sharpness.checkpoints.checkpoint import Checkpoint
 from sharpness.checkpoints.container import save_checkpoint

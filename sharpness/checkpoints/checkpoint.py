@@ -1,4 +1,4 @@
-"""A model that was read from a file, with everything that the file and its family say about it."""
+"""A model read from a file, with everything that the file and its family say about it."""
 
 from __future__ import annotations
 

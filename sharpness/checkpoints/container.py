@@ -1,4 +1,4 @@
-"""Our own checkpoint: tensors and plain values, with everything that a probe needs to know."""
+"""The file format of our own checkpoints: tensors and a manifest of plain values."""
 
 from __future__ import annotations
 

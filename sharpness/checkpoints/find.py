@@ -18,13 +18,13 @@ from sharpness.untrusted.regular_files import open_regular
 RESULT = "last.pt"
 FOLDERS = ("", "ckps", "checkpoint")
 
-#: How checkpoints usually end: what is wrong with such a file is told when it is read.
+#: Usual endings of checkpoints: what is wrong with such a file is said when it is read.
 ENDINGS = (".pt", ".pth", ".th", ".tar", ".ckpt", ".safetensors")
 
 #: What a run of ours keeps beside its result.
 COMPANIONS, INSIDE = ("state.pt", "run.json", "history.csv"), ("snapshots", "probes")
 
-#: How many bytes tell what a file is, and how many names a line has.
+#: Bytes that decide what a file is, and names in a line.
 HEAD, SHOWN = 512, 4
 
 _TORCH_PICKLE = b"l\xfc\x9cF\xf9 j\xa8P\x19."

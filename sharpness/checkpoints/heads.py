@@ -121,7 +121,7 @@ def read_head(
 
     With a bias it is linear. Without, it is what the family's code has; where that is not known, one that is stored as
     ``[C, d]`` is taken as linear unless there is a scale, one that is stored as ``[d, C]``, as LDAM's code does, as a
-    cosine head, and both are told as open.
+    cosine head, and both are listed as open.
 
     Args:
         asked: ``"KIND"`` or ``"KIND [C, d]"``, which decides.
@@ -141,6 +141,7 @@ def read_head(
     weight, bias = folded[own["weight"]], folded.get(own.get("bias", ""))
     rest = {n: t for n, t in folded.items() if n not in own.values()}
     kept, rest = _kept_scale(rest, path)
+    # A square weight fits both layouts: the family's habit decides, else the name of the layer in LDAM's code.
     stored = _layouts(tuple(weight.shape), num_features, path)
     kind, layout = parse_head(asked) if asked else (None, None)
     if layout not in (None, *stored):
@@ -155,6 +156,7 @@ def read_head(
             f"scale={scale:g} was given, and the head in {path} has a bias, as linear ones do: give head='cosine' "
             "(--head cosine) if it is normalised, head='linear' if that is a temperature"
         )
+    # Most certain first: what the caller asks for, a bias (no normalised head has one), the family, then the layout.
     scaled = taken == COLUMNS or scale is not None or kept is not None
     kinds = [kind] if kind else ["linear"] if bias is not None else [known] if known else []
     kinds = kinds or (["cosine", "linear"] if scaled else ["linear", "cosine"])

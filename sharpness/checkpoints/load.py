@@ -1,4 +1,4 @@
-"""Reading a checkpoint: ours, or that of any family known here, found out from its content."""
+"""Read a checkpoint: ours, or one of any family known here, which its content decides."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def load_checkpoint(
     """Read anybody's checkpoint: nothing in the file is executed (``weights_only=True``).
 
     Ours, LDAM-DRW, RSG, Saddle-LongTail, Focal-SAM, GCL, MiSLAS, OLTR, classifier-balancing, Balanced Softmax, M2m,
-    CC-SAM, ImbSAM, SWA, PoF, Lightning, safetensors and plain state dicts are told apart by their content.
+    CC-SAM, ImbSAM, SWA, PoF, Lightning, safetensors and plain state dicts are distinguished by their content.
 
     Args:
         path: a file, or a folder with one of the usual names in it; or ``"zoo:METHOD"``, a model that comes with the
@@ -59,7 +59,7 @@ def load_checkpoint(
             a class or function that makes one; or ``"package.module:factory"``. What the file leaves out must be
             frozen in it (``requires_grad_(False)``) and stays as it is.
         class_order: how the model numbers classes, as :func:`sharpness.data.class_order` takes it, where its family
-            does it otherwise; images of one's own (:func:`sharpness.data.read_images`) are renumbered so.
+            does it otherwise; images of the user's own (:func:`sharpness.data.read_images`) are renumbered accordingly.
 
     Returns:
         The model, in eval mode, and what the file says of it.
@@ -72,6 +72,7 @@ def load_checkpoint(
     choose("weights", weights, WEIGHTS)
     if family is not None:
         FAMILIES.choose(family)
+    # Objects of foreign classes are stand-ins here; a file of ours has none, which is checked below.
     content = read_safely(path, foreign=True)
     sha256 = _sha256(path)
     passed = passed_over(content)

@@ -1,4 +1,4 @@
-"""From a state dict to the network it belongs to: depth and width are read off names and shapes."""
+"""Build the network of a state dict, whose depth and width follow from names and shapes."""
 
 from __future__ import annotations
 

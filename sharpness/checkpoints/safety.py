@@ -18,13 +18,15 @@ from typing import Any, BinaryIO, NoReturn
 
 import torch
 
-from sharpness.checkpoints.pickles import REMEDY, Inert, Names, Storage, globals_of, rehearse
 from sharpness.errors import UserError, shown
 from sharpness.untrusted.archives import archive_entries
+from sharpness.untrusted.machine import WEIGHTS, Machine, globals_of
+from sharpness.untrusted.names import Names
 from sharpness.untrusted.passed_over import loaded
 from sharpness.untrusted.plain_values import PLAIN_GLOBALS
-from sharpness.untrusted.refused import Refused
+from sharpness.untrusted.refused import REMEDY, Refused
 from sharpness.untrusted.regular_files import open_regular
+from sharpness.untrusted.tensors import Inert, Storage
 from sharpness.untrusted.unfolding import as_plain
 
 LIMIT = 64 * 2**30
@@ -180,7 +182,7 @@ def _check_archive(content: bytes | mmap.mmap, names: Names) -> None:
         return Storage(kind.item_size, claimed)
 
     names.require(globals_of(pickled))
-    rehearse(io.BytesIO(pickled), storage, len(content), names)
+    Machine(io.BytesIO(pickled), WEIGHTS, names.__getitem__, len(content), storage).load()
 
 
 def _refuse_length() -> NoReturn:
@@ -221,6 +223,7 @@ def _check_legacy(content: bytes | mmap.mmap, names: Names) -> None:
 
     saved: Any = None
     for i in range(LEGACY_PICKLES):
+        # Pickles follow each other without lengths: where one ends is known only by reading it.
         stream = io.BytesIO(content[position : position + PICKLE])
         try:
             names.require(globals_of(stream))
@@ -229,7 +232,7 @@ def _check_legacy(content: bytes | mmap.mmap, names: Names) -> None:
                 _refuse_length()
             raise
         stream.seek(0)
-        saved = rehearse(stream, storage, size, names)
+        saved = Machine(stream, WEIGHTS, names.__getitem__, size, storage).load()
         position += stream.tell()
         if i == 0 and (type(saved) is not int or saved != torch.serialization.MAGIC_NUMBER):
             raise Refused(f"is a pickle, but not of torch.save: {REMEDY}")

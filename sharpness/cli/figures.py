@@ -9,7 +9,7 @@ from click.core import ParameterSource
 
 import sharpness
 from sharpness.cli.names import FIGURE_METHODS, STUDY_METHODS, STUDY_OPERATIONS
-from sharpness.cli.options import OneExample, data_options, load_described, training_options, training_settings
+from sharpness.cli.options import Offered, OneExample, data_options, load_described, training_options, training_settings
 from sharpness.cli.output import require_folder, say
 from sharpness.errors import UserError, choose
 
@@ -65,10 +65,16 @@ STUDY_OPTIONS = {
     help="Loss to probe: ce (cross-entropy of calibrated logits) or training.",
 )
 @click.option("--limit-per-class", type=int, help="Largest number of images of every class to probe.")
+@click.option(
+    "--measures",
+    cls=Offered,
+    registry="measures",
+    help="Comma-separated names of measures, see sharpness measure --help. [its default without accuracy and loss]",
+)
 def figures(
     study: str, methods: str | None, operations: str, seeds: str, jobs: int | None, out: str | None, runs: str | None,
     rho_scale: float | None, grid: int, adaptive: float, extent: float, split: str, loss: str,
-    limit_per_class: int | None, **given: Any,
+    limit_per_class: int | None, measures: str | None, **given: Any,
 ) -> None:  # fmt: skip
     """Recreate the talk's figures: train what is missing, probe, draw, and print the summary.
 
@@ -93,7 +99,7 @@ def figures(
     require_folder("--out", out)
     usual = f"runs/{given['data'] if study == 'motivation' else study}"
     shared: dict[str, Any] = {"out": out, "runs": runs or usual, "jobs": jobs, "split": split, "loss": loss}
-    shared |= {"limit_per_class": limit_per_class, **training_settings(given)}
+    shared |= {"limit_per_class": limit_per_class, "measures": measures, **training_settings(given)}
     if study == "motivation":
         drawn: Any = make_figures(
             data, chosen, integers(seeds), grid=grid, extent=extent, adaptive=adaptive or None, **shared

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import sharpness
-from sharpness.cli.options import OneExample, probing_options
+from sharpness.cli.options import OneExample, picture_look, probing_options, split_of
 from sharpness.cli.output import require_folder, save_drawn, say, write
 from sharpness.cli.work import finish, work_of
 from sharpness.errors import UserError, choose
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=OneExample)
-@click.argument("checkpoints", nargs=-1, required=True)
+@click.argument("checkpoints", nargs=-1)
 @probing_options
 @click.option("--plane", "points", default=51, show_default=True, help="Points along each side; 0 for no plane.")
 @click.option("--line", "line_points", default=0, help="Also the line along the first direction, of so many points.")
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 )
 @click.option("--adaptive", default=0.01, show_default=True, help="Interpolate to this part of the relief; 0: do not.")
 @click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16.")
-@click.option("--scope", default="all", show_default=True, help="all, backbone, classifier or a pattern of names.")
+@click.option("--parameters", default="all", show_default=True, help="all, backbone, classifier or a pattern of names.")
 @click.option("--batchnorm", default="eval", show_default=True, help="eval or recalibrate: statistics at each point.")
 @click.option("--class", "subsets", multiple=True, help="Draw a class or a group alone. Repeatable.")
 @click.option("--per-class", is_flag=True, help="Draw every class, too.")
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(), default="landscape", show_default=True, help="Folder for files and pictures.")
 def landscape(
     checkpoints: tuple[str, ...], points: int, line_points: int, extent: float, directions: str, adaptive: float,
-    precision: str, scope: str, batchnorm: str, subsets: tuple[str, ...], per_class: bool, quantity: str,
+    precision: str, parameters: str, batchnorm: str, subsets: tuple[str, ...], per_class: bool, quantity: str,
     scale: str | None, interactive: bool, resume: bool, seed: int, out: str, **probed: Any,
 ) -> None:  # fmt: skip
     """Draw the loss over a plane through each checkpoint, with shared directions, levels and colours.
@@ -69,7 +69,10 @@ def landscape(
     _require_drawable(points, line_points, extent, adaptive, quantity, scale, interactive)
     axes, normalization = _directions(directions)
     read, options = subjects(checkpoints, probed)
-    objectives = labelled_objectives(read, parameters=scope, batchnorm=batchnorm, **options)
+    look = picture_look(probed, read)
+    if "log" in look and scale not in (None, "log"):
+        raise UserError(f"--scale {scale} and --log: give one of them")
+    objectives = labelled_objectives(read, parameters=parameters, batchnorm=batchnorm, **options)
     _require_subsets(objectives, subsets)
     folder = Path(out)
     work = work_of(folder / ".partial")
@@ -81,7 +84,7 @@ def landscape(
     if line_points:
         first = axes.split("+")[0] if isinstance(axes, str) else axes
         lines = sharpness.line(objectives, (*span, line_points), **{**shared, "directions": first})
-        _draw(lines, folder, subsets, per_class, quantity, ("line",))
+        _draw(lines, folder, subsets, per_class, quantity, ("line",), split_of(probed), **look)
     if points:
         grid = (*span, points)
         # A plane shows one training of a model, so that the others need no evaluation.
@@ -90,10 +93,12 @@ def landscape(
         for label, plane in planes.each().items():
             share = plane.evaluated.mean()
             say(f"{label}: {share:.0%} of {plane.losses.size} points evaluated, {plane.precision}", err=True)
-        look = {} if scale is None else {"scale": scale}
-        _draw(planes, folder, subsets, per_class, quantity, ("filled", "surface"), **look)
+        look |= {} if scale is None else {"scale": scale}
+        _draw(planes, folder, subsets, per_class, quantity, ("filled", "surface"), split_of(probed), **look)
         if interactive:
-            drawn = planes.plot(kind="interactive", quantity=quantity, **look)
+            turned: dict[str, Any] = {"order": look.get("order")} | ({"scale": "log"} if "log" in look else {})
+            turned |= {} if scale is None else {"scale": scale}
+            drawn = planes.plot(kind="interactive", quantity=quantity, **turned)
             say(save_html(drawn, folder / f"surface{_of(quantity)}.html"))
     finish(work)
 
@@ -146,12 +151,14 @@ def _directions(given: str) -> tuple[Any, str | None]:
 
 def _draw(
     results: Comparison, folder: Path, subsets: Sequence[str], per_class: bool, quantity: str, kinds: Sequence[str],
+    split: str = "",
     **look: Any,
 ) -> None:  # fmt: skip
     """Write the files of lines or planes, and a picture of each kind: rows of subsets, columns of models."""
     import numpy as np
 
     from sharpness.engine import distributed
+    from sharpness.results.pictures import subset_title
 
     if distributed.rank() != 0:
         return
@@ -173,7 +180,9 @@ def _draw(
         for kind in kinds:
             options = look if kind == "line" else {"kind": kind, **look}
             drawn = results.plot(subset=rows, quantity=quantity, **options)
-            save_drawn(drawn, folder / f"{'contour' if kind == 'filled' else kind}{_of(quantity)}{suffix}")
+            name = f"{'contour' if kind == 'filled' else kind}{_of(quantity)}{suffix}"
+            drawn_rows = ", ".join(subset_title(first, row) for row in rows)
+            save_drawn(drawn, folder / name, f"{quantity.capitalize()} over a {what}: {drawn_rows}", results, split)
 
 
 def _of(quantity: str) -> str:

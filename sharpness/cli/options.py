@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import sharpness
 from sharpness.cli.names import AUGMENTATIONS, CLASS_ORDERS, UNITS
-from sharpness.errors import UserError
+from sharpness.cli.renamed import by_new_names
+from sharpness.errors import UserError, choose
 from sharpness.extensions import offered
 from sharpness.registries import DATASETS, FAMILIES
 
@@ -22,7 +23,10 @@ Command = Callable[..., Any]
 
 
 class OneExample(click.Command):
-    """A command whose docstring may end in an example, which is printed verbatim."""
+    """A command whose docstring may end in an example, which is printed verbatim, and whose options had other names."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, by_new_names(self, args))
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         text, _, example = inspect.cleandoc(self.help or "").partition("Example:")
@@ -131,7 +135,7 @@ def file_options(command: Command) -> Command:
                 help="Axis order of the images in an .npz. [detected for 8- and 16-bit images, else as they are]",
             ),
             click.option(
-                "--class-counts",
+                "--train-counts",
                 help='JSON file with the training images of each class, [30, 4] or {"cat": 30, "dog": 4}. [counted]',
             ),
             click.option(
@@ -178,7 +182,61 @@ def probing_options(command: Command) -> Command:
         is_flag=True,
         help="Treat every file as a model, even if runs differ only in their seed. [one model with its spread]",
     )
-    return file_options(loss(each(command)))
+    return file_options(loss(each(picture_options(command))))
+
+
+def picture_options(command: Command) -> Command:
+    """Options of what is drawn, and of the names of the models in it."""
+    return several(
+        command,
+        [
+            click.option("--label", "named", multiple=True, help="NAME=FILE: what a checkpoint is called. Repeatable."),
+            click.option("--order", help="Labels of the models to draw, in this order, with commas between."),
+            click.option("--width", help="Of pictures: single (3.3 in), double (6.9 in), or inches."),
+            click.option("--log", is_flag=True, help="Draw values on a logarithmic scale."),
+        ],
+    )
+
+
+def picture_look(given: dict[str, Any], labels: Iterable[str], drawn: bool = True) -> dict[str, Any]:
+    """What the options of pictures stand for, checked before anything is computed.
+
+    Args:
+        given: values of :func:`picture_options` by name.
+        labels: of the models.
+        drawn: whether there will be a picture.
+
+    Raises:
+        UserError: a label that no model has, a width that no figure can have, or nothing to draw.
+    """
+    from sharpness.plots import PlotOptions
+
+    look: dict[str, Any] = {}
+    if given["order"] is not None:
+        look["order"] = [name.strip() for name in given["order"].split(",")]
+        for name in look["order"]:
+            choose("label in --order", name, list(labels))
+    if given["width"] is not None:
+        look["width"] = inches(given["width"])
+    if given["log"]:
+        look["log"] = True
+    PlotOptions(**look)
+    if look and not drawn:
+        raise UserError(f"--{next(iter(look))} is for a picture: name its file, too")
+    return look
+
+
+def split_of(given: dict[str, Any]) -> str:
+    """The split of recorded or named data that is probed; nothing of images of one's own."""
+    return "" if given["images"] is not None else given["split"] or "train"
+
+
+def inches(text: str) -> str | float:
+    """A width by name or in inches."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def training_options(command: Command) -> Command:

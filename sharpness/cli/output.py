@@ -104,7 +104,7 @@ def require_picture(option: str, path: str | None) -> None:
     if path is not None:
         if not Path(path).name:
             raise UserError(f"{option} {path}: give the name of a file")
-        for suffix in (".pdf", ".png"):
+        for suffix in (".pdf", ".png", ".txt"):
             require_file(option, Path(path).with_suffix(suffix))
 
 
@@ -126,12 +126,23 @@ def write(frame: pd.DataFrame, path: Path) -> None:
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
-def save_drawn(drawn: Any, path: Path, err: bool = False) -> None:
-    """Save the figure of one or several Axes as PDF and PNG, and print their names, on stderr beside a table."""
+def save_drawn(drawn: Any, path: Path, what: str = "", results: Any = None, split: str = "", err: bool = False) -> None:
+    """Save the figure of one or several Axes as PDF and PNG, with a caption of its ``results``, and print their names.
+
+    Args:
+        drawn: an Axes, several, or a Figure.
+        what: the picture shows.
+        results: by label, whose caption is written beside it.
+        split: of the images, for the caption.
+        err: print on stderr, where stdout has a table.
+    """
     import numpy as np
 
     from sharpness.plots import save_figure
+    from sharpness.results.caption import write_caption
 
-    figure = np.ravel(np.asarray(drawn, dtype=object))[0].get_figure(root=True)
-    for written in save_figure(figure, path):
+    first = np.ravel(np.asarray(drawn, dtype=object))[0]
+    figure = first if hasattr(first, "savefig") else first.get_figure(root=True)
+    captions = [] if results is None else [write_caption(path, what, results, split)]
+    for written in [*save_figure(figure, path), *captions]:
         say(written, err=err)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import sharpness
-from sharpness.cli.options import OneExample, probing_options
+from sharpness.cli.options import OneExample, picture_look, probing_options, split_of
 from sharpness.cli.output import (
     RESULTS,
     alone,
@@ -26,7 +26,7 @@ from sharpness.errors import UserError
 
 
 @click.command(cls=OneExample)
-@click.argument("checkpoints", nargs=-1, required=True)
+@click.argument("checkpoints", nargs=-1)
 @probing_options
 @click.option("--per-class", is_flag=True, help="Of the Hessian of every class.")
 @click.option("--per-group", is_flag=True, help="Of the Hessian of many, medium and few.")
@@ -40,7 +40,7 @@ from sharpness.errors import UserError
     help="Residual of an eigenvalue, relative to the largest; 5 times that to itself.",
 )
 @click.option("--kind", default="hessian", show_default=True, help="hessian or ggn (generalised Gauss-Newton).")
-@click.option("--scope", default="all", show_default=True, help="all, backbone, classifier or a pattern of names.")
+@click.option("--parameters", default="all", show_default=True, help="all, backbone, classifier or a pattern of names.")
 @click.option("--match-samples", type=int, help="Draw so many images of every class first.")
 @click.option("--bootstrap", default=0, show_default=True, help="Resamples of a 95 % interval over images.")
 @click.option("--verify", is_flag=True, help="Compare with the rise of the loss along the eigenvectors.")
@@ -52,11 +52,11 @@ from sharpness.errors import UserError
     type=click.Path(),
     help="Also write the results, as .csv, .json, .nc or .tex, a table for LaTeX.",
 )
-@click.option("--figure", type=click.Path(), help="Also draw it, as PDF and PNG.")
+@click.option("--plot", type=click.Path(), help="Also draw it, as PDF and PNG.")
 def spectrum(
     checkpoints: tuple[str, ...], per_class: bool, per_group: bool, per_layer: bool, density: bool, k: int, tol: float,
-    kind: str, scope: str, match_samples: int | None, bootstrap: int, verify: bool, seed: int, as_json: bool,
-    output: str | None, figure: str | None, **probed: Any,
+    kind: str, parameters: str, match_samples: int | None, bootstrap: int, verify: bool, seed: int, as_json: bool,
+    output: str | None, plot: str | None, **probed: Any,
 ) -> None:  # fmt: skip
     """Print the largest and smallest Hessian eigenvalues, per class on request, with their residuals.
 
@@ -71,14 +71,17 @@ def spectrum(
     if density and (per_layer or verify or bootstrap):
         raise UserError("--density goes with --per-class or --per-group, not with --per-layer, --verify or --bootstrap")
     read, options = subjects(checkpoints, probed)
+    look = picture_look(probed, read, plot is not None)
+    if density and "log" in look:
+        raise UserError("--log: densities are always on a logarithmic axis, leave it out")
     require_file("-o", output, RESULTS)
-    require_picture("--figure", figure)
+    require_picture("--plot", plot)
     work, partial = work_beside(output) if output is not None else (None, None)
     shared: dict[str, Any] = {
         "per_class": per_class, "per_group": per_group, "kind": kind, "match_samples": match_samples, "seed": seed,
         "resume": partial,
     }  # fmt: skip
-    shared |= {"data": options.pop("data", None), "options": {"parameters": scope, **options}}
+    shared |= {"data": options.pop("data", None), "options": {"parameters": parameters, **options}}
     if density:
         results = sharpness.spectral_density(read, **shared)
     else:
@@ -89,8 +92,9 @@ def spectrum(
     # Hours of work are on the disk before anything is printed to a pipe that may be closed.
     if output is not None and distributed.rank() == 0:
         write_results(results, Path(output))
-    if figure is not None and distributed.rank() == 0:
-        save_drawn(shown.plot(), Path(figure), err=True)
+    if plot is not None and distributed.rank() == 0:
+        what = "Spectral density of the Hessian" if density else "Extreme eigenvalues of the Hessian"
+        save_drawn(shown.plot(**look), Path(plot), what, results, split_of(probed), err=True)
     finish(work)
     say(as_records(shown.to_frame()) if as_json else as_noted(results))
     for label, result in results.each().items():

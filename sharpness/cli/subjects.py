@@ -20,7 +20,7 @@ from sharpness.probes import labelled_checkpoints
 
 #: Options of a file, of a user's own images, and of recorded data.
 FILE = ("family", "head", "stage2", "weights", "class_order")
-IMAGES = ("root", "mean", "std", "size", "resize", "layout", "class_counts")
+IMAGES = ("root", "mean", "std", "size", "resize", "layout", "train_counts")
 RECORDED = ("split", "loss", "limit_per_class", "data", "imbalance", "subset", "data_root", "download", "device")
 
 
@@ -38,7 +38,8 @@ def subjects(
     file = _chosen(given, FILE)
     if given["logit_scale"] is not None:
         file["scale"] = given["logit_scale"]
-    checkpoints = labelled_checkpoints(paths, _network(given), given.get("each", True), **file)
+    checkpoints = _labelled(paths, given.get("named", ()), _network(given), given.get("each", True), file)
+    paths = [*paths, *(text.partition("=")[2] for text in given.get("named", ()))]
     options = _chosen(given, RECORDED)
     if given["logits"] is not None:
         options["output"] = _picker(given["logits"])
@@ -68,6 +69,36 @@ def subjects(
     channels = 1 if grey else 3
     images = read_images(given["images"], channels=channels, limit_per_class=limit, **described | constants)
     return checkpoints, {**options, "data": images}
+
+
+def _labelled(
+    paths: Sequence[str], named: Sequence[str], network: Any, each: bool, file: dict[str, Any]
+) -> dict[str, Checkpoint | list[Checkpoint]]:
+    """Checkpoints by label: first those that ``NAME=FILE`` does not name.
+
+    Raises:
+        UserError: no path at all, one that is no NAME=FILE, several models behind one name, or one name twice.
+    """
+    labels: dict[str, str] = {}
+    for text in named:
+        name, _, path = text.partition("=")
+        if not name or not path:
+            raise UserError(f"--label {text!r}: write it as NAME=FILE")
+        if name in labels:
+            raise UserError(f"--label {name!r} names two files: give each a name of its own")
+        labels[name] = path
+    others = [path for path in paths if path not in labels.values()]
+    if not others and not labels:
+        raise UserError("Missing argument 'CHECKPOINTS...': name files or folders, or give --label NAME=FILE")
+    found = labelled_checkpoints(others, network, each, **file) if others else {}
+    for name, path in labels.items():
+        known = labelled_checkpoints([path], network, **file)
+        if len(known) > 1:
+            raise UserError(f"--label {name}={path}: {len(known)} models are there: name one file or its runs")
+        if name in found:
+            raise UserError(f"--label {name!r}: another model is called that: give another name")
+        (found[name],) = known.values()
+    return found
 
 
 def _each_normalized(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sharpness.probes import WorkFolder
 
 #: Options of the output, which do not change the results.
-SHOWN = ("output", "figure", "as_json")
+SHOWN = ("output", "figure", "plot", "as_json", "width", "order", "log")
 
 
 def work_of(folder: Path) -> WorkFolder:

@@ -19,7 +19,7 @@ from sharpness.errors import UserError, choose
 from sharpness.transfer import to_device
 
 AUGMENTATIONS = ("crop-flip", "crop", "none", "autoaugment-cutout")
-#: AutoAugment takes some 300 small steps however many images there are; it shares them among batches of so many pixels.
+#: AutoAugment takes some 300 small steps however many images there are; batches of this many pixels share them.
 PIXELS_AT_ONCE = 2**21
 
 

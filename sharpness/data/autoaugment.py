@@ -114,6 +114,7 @@ def _translation(dx: float, dy: float) -> list[int]:
 @lru_cache(maxsize=16)
 def tables(height: int, width: int, device: torch.device) -> Tables:
     """Parameters of all operations for images of a size."""
+    # A row for each operation, level and sign, so that a batch takes all its operations by indexing, without a loop.
     number = len(OPERATIONS) * LEVELS * 2
     values = torch.arange(256)
     found = Tables(

@@ -109,6 +109,7 @@ def load_cifar_lt(
         UserError: no data folder; a file that is missing, damaged, hostile or of another shape; a class with
             fewer images than the profile asks for; an unknown choice.
     """
+    # A wrong recipe is refused before seconds are spent on the files.
     choose("CIFAR data set", name, list(LAYOUTS))
     layout = LAYOUTS[name]
     groups = layout.groups if groups is None else groups

@@ -17,7 +17,7 @@ import numpy as np
 
 from sharpness.errors import UserError
 
-#: Partitions of so many elements at most are sorted by insertion.
+#: Largest partition that is sorted by insertion.
 SMALL = 16
 
 CLASS_ORDERS = {
@@ -44,6 +44,7 @@ def introsort(values: Sequence[float] | np.ndarray) -> list[int]:
     v = np.asarray(values).tolist()
     order = list(range(len(v)))
     waiting = [(0, len(v) - 1, 2 * (len(v).bit_length() - 1))]
+    # Every choice below, such as the larger part waiting, decides the order of ties, which is what is reproduced.
     while waiting:
         low, high, depth = waiting.pop()
         if depth < 0:

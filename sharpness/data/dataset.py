@@ -14,8 +14,8 @@ from torch import Tensor
 from sharpness.data.augment import AUGMENTATIONS
 from sharpness.data.groups import Groups
 from sharpness.data.identity import PIXELS, Content, pixel_digests
-from sharpness.data.longtail import LongTail, class_counts, select_indices
-from sharpness.data.profiles import check_present
+from sharpness.data.longtail import LongTail, select_indices
+from sharpness.data.profiles import check_present, class_counts
 from sharpness.errors import UserError, choose
 
 
@@ -28,6 +28,29 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
     if len(wrong):
         index = int(wrong[0])
         raise UserError(f"label {int(labels[index])} at index {index} is outside 0..{num_classes - 1}")
+
+
+def check_limit(n: int) -> None:
+    """Raise a :class:`UserError` for a number of samples per class below 1."""
+    if n < 1:
+        raise UserError(f"samples per class must be at least 1, not {n}")
+
+
+def first_of_each(labels: Tensor, n: int) -> Tensor:
+    """Indices of the first ``n`` samples of each class, ascending, of labels ``(N,)``.
+
+    Raises:
+        UserError: ``n`` below 1.
+
+    >>> first_of_each(torch.tensor([1, 0, 1, 1, 0]), 1)
+    tensor([0, 1])
+    """
+    check_limit(n)
+    order = torch.argsort(labels, stable=True)
+    sizes = torch.unique_consecutive(labels[order], return_counts=True)[1]
+    starts = torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
+    rank = torch.arange(len(labels), device=labels.device) - starts
+    return order[rank < n].sort().values
 
 
 @lru_cache(maxsize=64)
@@ -108,13 +131,7 @@ class ImageSet:
         Raises:
             UserError: ``n`` below 1.
         """
-        if n < 1:
-            raise UserError(f"images per class must be at least 1, not {n}")
-        order = torch.argsort(self.labels, stable=True)
-        sizes = torch.unique_consecutive(self.labels[order], return_counts=True)[1]
-        starts = torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
-        rank = torch.arange(len(self), device=self.labels.device) - starts
-        return self.subset(order[rank < n].sort().values)
+        return self.subset(first_of_each(self.labels, n))
 
     def sha256(self) -> str:
         """Of pixels and labels."""

@@ -1,4 +1,4 @@
-"""Data of the user's own: class folders, a list of files, an ``.npz``, or any map-style dataset."""
+"""The user's own data: class folders, a list of files, an ``.npz``, or any map-style dataset."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from sharpness.data.arrays import (
     read_npz,
 )
 from sharpness.data.class_orders import check_class_order, class_order
-from sharpness.data.dataset import ImageSet
+from sharpness.data.dataset import ImageSet, check_limit, first_of_each
 from sharpness.data.identity import PIXELS, VALUES, Content, pixel_digests, undone, value_digests
 from sharpness.data.image_files import ImageFiles, class_folders, listed, read_files
 from sharpness.data.pictures import to_tensor
 from sharpness.data.tensors import as_tensors
 from sharpness.errors import UserError, choose
+from sharpness.renamed import renamed_arguments
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,7 +40,7 @@ class ForeignData:
         inputs: 8-bit images ``(n, ch, h, w)``, or numbers ``(n, ...)``.
         labels: ``(n,)`` int64.
         mean: per channel, of pixels in [0, 1] where images are 8-bit; None leaves numbers as they are.
-        std: likewise.
+        std: per channel, with ``mean``.
         class_names: ``(C,)``.
         class_counts: ``(C,)`` training images per class, which need not be the counts of these samples.
         class_totals: ``(C,)`` samples per class before ``limit_per_class`` took its part.
@@ -116,7 +117,7 @@ class ForeignData:
         if by_count and len(set(self.class_counts)) == 1 < self.num_classes:
             raise UserError(
                 f"every class has {self.class_counts[0]} images, and the model numbers classes by their training "
-                "images: give class_counts (--class-counts), or class_order='label' (--class-order label)"
+                "images: give train_counts (--train-counts), or class_order='label' (--class-order label)"
             )
         order = class_order(self.class_counts, kind)
         new = torch.empty(self.num_classes, dtype=torch.int64)
@@ -135,13 +136,7 @@ class ForeignData:
         Raises:
             UserError: ``n`` below 1.
         """
-        _check_limit(n)
-        seen = torch.zeros(self.num_classes, dtype=torch.int64)
-        rank = torch.empty_like(self.labels)
-        for i, label in enumerate(self.labels.tolist()):
-            rank[i] = seen[label]
-            seen[label] += 1
-        kept = rank < n
+        kept = first_of_each(self.labels, n)
         digests = None if self.digests is None else self.digests[kept.numpy()]
         return replace(self, inputs=self.inputs[kept], labels=self.labels[kept], digests=digests)
 
@@ -153,6 +148,7 @@ class ForeignData:
         return f"ForeignData({len(self)} samples, {shape}, {self.num_classes} classes)"
 
 
+@renamed_arguments(class_counts="train_counts")
 def read_images(
     source: Any,
     *,
@@ -164,7 +160,7 @@ def read_images(
     channels: int = 3,
     layout: str = "auto",
     class_names: Sequence[str] | None = None,
-    class_counts: Any = None,
+    train_counts: Any = None,
     limit_per_class: int | None = None,
 ) -> ForeignData:
     """Read labelled images of one's own; those of 16 bits are brought to 8.
@@ -176,16 +172,16 @@ def read_images(
         root: where the paths of a list begin; the list's folder unless given.
         mean: per channel, of pixels in [0, 1]; that of these samples unless given, for 8-bit images. Other numbers
             are left as they are unless it is given.
-        std: likewise.
+        std: per channel, with ``mean``.
         size: side of the central square of image files that is kept; None keeps them whole.
         resize: the shorter side before that crop; ``size`` unless given. ImageNet's usual protocol is 224 of 256.
         channels: 3 or 1, of image files.
-        layout: of arrays of images: ``channels first``, ``channels last``, or ``auto``, which tells images of 8 or 16
+        layout: of arrays of images: ``channels first``, ``channels last``, or ``auto``, which reads images of 8 or 16
             bits by their shape and takes other numbers as they are.
         class_names: in label order; folder names, ``dataset.classes`` or the numbers unless given.
-        class_counts: training images per class, a list, ``{folder: images}``, which may name more classes than have
+        train_counts: training images per class, a list, ``{folder: images}``, which may name more classes than have
             images here, or a JSON file of either; those of these samples unless given.
-        limit_per_class: read so many samples of every class at most. Unless mean and std are given, these alone
+        limit_per_class: the most samples of every class that are read. Unless mean and std are given, these alone
             are what they are computed from.
 
     Raises:
@@ -197,7 +193,7 @@ def read_images(
     ([-1.0, 1.0, 1.0, 1.0], (1, 1))
     """
     _check(mean, std, size, resize, channels, layout, limit_per_class)
-    counts, named = (None, None) if class_counts is None else read_class_counts(class_counts)
+    counts, named = (None, None) if train_counts is None else read_class_counts(train_counts)
     files: ImageFiles | None = None
     digests: np.ndarray | None = None
     inputs = torch.empty(0)
@@ -217,6 +213,7 @@ def read_images(
         if sorted(known) != list(named):
             raise UserError(f"class counts of {', '.join(named[:3])}, ... and other classes here: take labels as keys")
         counts = tuple(counts[named.index(name)] for name in known)
+    # Of files the labels alone are known here: those beyond the limit are counted, and not opened.
     names, counts = name_classes(labels, class_names, counts)
     # Before any limit: the totals are all images of a class, whatever is kept of them.
     totals = tuple(torch.bincount(labels, minlength=len(names)).tolist())
@@ -241,7 +238,7 @@ def _check(
     if channels not in (1, 3):
         raise UserError(f"channels {channels}: choose 3 for colour or 1 for grey")
     if limit is not None:
-        _check_limit(limit)
+        check_limit(limit)
     if (mean is None) != (std is None):
         raise UserError("give mean and std together, or neither")
     if size is not None and size < 1:
@@ -254,11 +251,6 @@ def _files(path: Path, root: str | Path | None, class_names: Sequence[str] | Non
     if not path.exists():
         raise UserError(f"there is no {path}: give a folder of class folders, a list 'path label' or an .npz")
     return class_folders(path, class_names) if path.is_dir() else listed(path, Path(root) if root else None)
-
-
-def _check_limit(n: int) -> None:
-    if n < 1:
-        raise UserError(f"samples per class must be at least 1, not {n}")
 
 
 class _Plain:

@@ -59,7 +59,7 @@ def _mislas(counts: Sequence[int], imbalance: float | None) -> Groups:
         )
     first, second = _MISLAS_CUTS[len(counts)]
     # The cuts of the large sets lie inside ties: what they part depends on how MiSLAS's code orders those. Classes
-    # that are numbered by rank already, as that code's own are, must not be ordered anew.
+    # that are numbered by rank already, as that code's own are, must not be ordered again.
     ranked = all(n >= m for n, m in pairwise(counts))
     order = range(len(counts)) if ranked else class_order(counts, "introsort")
     return {

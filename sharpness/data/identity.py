@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sharpness.errors import UserError
 
-#: What tells samples apart: 8-bit pixels, inputs as they stand, or the user's own names.
+#: Kinds of identity: 8-bit pixels, inputs as they stand, or the user's own names.
 PIXELS, VALUES, NAMES = "pixels", "values", "names"
 #: How far beside a whole pixel an undone normalisation may lead: half precision leaves a tenth, others any part.
 SLACK = 0.25
@@ -27,7 +27,7 @@ class Content:
     Attributes:
         by: :data:`PIXELS`, :data:`VALUES` or :data:`NAMES`.
         mean: per channel, of pixels in [0, 1]; None if it is not known.
-        std: likewise.
+        std: per channel, with ``mean``.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Content:
 
         Args:
             x: the inputs, (n, ...), before they are brought to a model's precision.
-            names: (n,) whatever tells the samples apart, in place of their inputs.
+            names: (n,) names that identify the samples, in place of their inputs.
             mean: per channel, of pixels in [0, 1], what was subtracted from the inputs.
             std: per channel, what they were divided by.
 
@@ -76,7 +76,7 @@ class Content:
             return known
         means, stds = constants
         if means is not None and stds is not None:
-            undone(x[:16], means, stds)  # what cannot be right is told before any work
+            undone(x[:16], means, stds)  # what cannot be right is refused before any work
             return cls(PIXELS, lambda: _by_chunk(x, lambda part: _pixels(undone(part, means, stds))), means, stds)
         if x.dtype == torch.uint8:
             return cls(PIXELS, lambda: pixel_digests(x))
@@ -108,7 +108,7 @@ class SampleIdentity:
     """The identity of probed samples, in their order.
 
     Attributes:
-        by: what tells them apart, see :class:`Content`.
+        by: kind of identity, see :class:`Content`.
         classes: (n,) class indices.
         digests: (n,) uint64.
         weights: (n,), or None where all count alike.

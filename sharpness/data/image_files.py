@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sharpness.data.arrays import MOST_CLASSES
+from sharpness.data.dataset import first_of_each
 from sharpness.data.pictures import read_picture
 from sharpness.errors import UserError, shown
 from sharpness.untrusted.refused import Refused
@@ -24,7 +25,7 @@ LIST = 2**30
 """Longest list that is read, in bytes."""
 
 FREE, FACTOR = 16 * 2**20, 16
-"""Bytes that a compressed list may unfold into: so many, and so many times its own."""
+"""Bytes that a compressed list may unfold into: ``FREE``, and ``FACTOR`` times its own."""
 
 BLOCK = 2**16
 MOST_IMAGES = 2**21
@@ -46,12 +47,7 @@ class ImageFiles:
 
     def limit_per_class(self, n: int) -> ImageFiles:
         """The first ``n`` files of each class, in the order of the list."""
-        seen: dict[int, int] = {}
-        kept = []
-        for i, label in enumerate(self.labels):
-            seen[label] = seen.get(label, 0) + 1
-            if seen[label] <= n:
-                kept.append(i)
+        kept = first_of_each(torch.tensor(self.labels), n).tolist()
         return ImageFiles(self.base, [self.names[i] for i in kept], [self.labels[i] for i in kept], self.class_names)
 
 

@@ -79,6 +79,7 @@ def pack(inputs: Inputs, dtype: torch.dtype) -> tuple[Tensor, Layout | None]:
     packed_in = torch.float64 if any(real) else torch.int64
     # Packed numbers are brought to the precision of the model, which holds integers of 53 or 24 bits exactly.
     if any(real):
+        # The significand of the model's type, in which the integers are passed through it.
         largest = 2 ** (53 if dtype is torch.float64 else 24)
         for name, part, is_real in zip(names, parts, real, strict=True):
             if not is_real and part.numel() and int(part.long().abs().max()) > largest:

@@ -18,19 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from sharpness.data.groups import GROUP_CONVENTIONS, Groups, check_convention, class_groups
-from sharpness.data.profiles import PROFILES, check_profile, class_counts
+from sharpness.data.groups import Groups, check_convention, class_groups
+from sharpness.data.profiles import check_profile
 from sharpness.errors import UserError
-
-__all__ = [
-    "GROUP_CONVENTIONS",
-    "PROFILES",
-    "LongTail",
-    "check_recipe",
-    "class_counts",
-    "class_groups",
-    "select_indices",
-]
 
 
 def _seed(subset: str) -> int | None:
@@ -91,7 +81,7 @@ class LongTail:
         imbalance: the nominal ``n_max / n_min``.
         subset: the recipe that picked the images.
         class_counts: ``(C,)`` training images per class.
-        group_convention: how many, medium and few are told apart.
+        group_convention: rule for the groups many, medium and few.
 
     Raises:
         UserError: unknown profile, subset or convention; imbalance below 1; a class without images.

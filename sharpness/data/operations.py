@@ -76,7 +76,7 @@ def blend(degenerate: Tensor, images: Tensor, factor: Tensor) -> Tensor:
     """``d + factor * (v - d)`` in single precision, cut to 0 .. 255 and truncated.
 
     Args:
-        degenerate: d, whole numbers of a shape that broadcasts with the images'.
+        degenerate: d, integers of a shape that broadcasts with the images'.
         factor: ``(n,)``; 0 gives d, 1 the images, above 1 more than them.
     """
     low = degenerate.float()

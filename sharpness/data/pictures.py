@@ -108,7 +108,7 @@ def _eight_bit(image: Any) -> Any:
     """A Pillow image with 8 bits a channel: 16 bits are scaled, where Pillow would cut at 255.
 
     Raises:
-        UserError: whole numbers of 32 bits, or floating-point ones, whose black and white are not known.
+        UserError: integers of 32 bits, or floating-point ones, whose black and white are not known.
     """
     from PIL import Image
 

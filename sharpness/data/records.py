@@ -52,10 +52,10 @@ def split(given: Any, what: str, batch: Batch | None = None, takes: Collection[s
         given: ``(input, target, ...)`` or a dict.
         what: it is called in messages, such as ``"sample 3"``.
         batch: makes ``(inputs, target)`` of it.
-        takes: names of the arguments of the network, which tell inputs from other entries of a dict.
+        takes: names of the arguments of the network, which distinguish inputs from other entries of a dict.
 
     Raises:
-        UserError: it does not tell them, or an input is of a kind that no network takes.
+        UserError: they cannot be distinguished, or an input is of a kind that no network takes.
 
     >>> split({"image": torch.zeros(2), "label": 1, "path": "a.png"}, "sample 0").target
     1

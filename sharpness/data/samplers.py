@@ -26,7 +26,7 @@ def class_balanced(labels: Tensor, counts: Tensor, generator: Generator, per_cla
     """Class-aware draws: classes in shuffled cycles, ``per_class`` images of each visited class.
 
     Every class is visited once before any is visited again, and within a class every image is taken once
-    before any is taken again; both lists are shuffled anew for every cycle (Shen et al., ECCV 2016;
+    before any is taken again; both lists are shuffled again for every cycle (Shen et al., ECCV 2016;
     MiSLAS, CC-SAM). Classes without images are never visited.
     """
     total, each = len(labels), int(per_class)

@@ -12,7 +12,7 @@ from torch import Tensor
 from sharpness.data.tensors import column
 from sharpness.errors import UserError, shown
 
-#: The only class where targets are no labels and nobody tells classes.
+#: The only class where targets are no labels and no classes are given.
 ONE_CLASS = ("all",)
 #: A larger index is a mistake, and every class costs memory.
 MOST_CLASSES = 10**6
@@ -63,6 +63,7 @@ def cross_entropy_targets(y: Tensor, outputs: Sequence[int]) -> Tensor:
     >>> cross_entropy_targets(torch.tensor([2, 0]), (2, 3))
     tensor([2, 0])
     """
+    # What cross-entropy would take without complaint and get wrong is refused first.
     told, got = f"targets {told_of(y)}", f"outputs of shape {tuple(outputs)}"
     if len(outputs) > 2 and len(outputs) - y.ndim in (0, 1) and y.ndim > 1:
         steps = " or, of tokens (n, t, C), .transpose(1, 2) of the outputs" if len(outputs) == 3 else ""

@@ -49,7 +49,7 @@ def read_samples(
             ``.tensors``; a map-style dataset or a list of samples; a ``DataLoader``, or a list or another iterable of
             batches. Samples and batches are ``(input, target, ...)`` or dicts.
         batch: makes ``(inputs, targets)`` of a sample, or of a batch.
-        takes: names of the network's arguments, which tell inputs from other entries of a dict.
+        takes: names of the network's arguments, which distinguish inputs from other entries of a dict.
         class_names: in the order of the outputs, where targets are such names.
 
     Raises:
@@ -249,6 +249,7 @@ def _read(
             raise UserError(f"data is a {type(data).__name__} without samples: give at least one")
         if rows:  # an iterator cannot be read twice
             require_repeatable(data)
+    # A loader without batch_sampler hands out single samples, as a data set does.
     if (loaded and data.batch_sampler is not None) or are_batches(records):
         x, targets = joined(records)
         if not loaded:

@@ -1,9 +1,4 @@
-"""Read arrays out of a pickle without running anything that the file says.
-
-A pickle is a program. This reader resolves only the few names that a pickle of plain containers, strings and
-NumPy arrays needs, to functions chosen here; any other name ends the reading before anything of it is
-imported or called.
-"""
+"""Containers, text and NumPy arrays out of a pickle, by the unpickler of :mod:`sharpness.untrusted.machine`."""
 
 from __future__ import annotations
 
@@ -12,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpness.errors import UserError, shown
-from sharpness.untrusted.machine import Machine, globals_of, instructions
+from sharpness.untrusted.machine import ARRAYS, Machine, globals_of
 from sharpness.untrusted.plain_values import PLAIN_GLOBALS, encode_latin1
 from sharpness.untrusted.refused import Refused
 from sharpness.untrusted.regular_files import read_regular
@@ -25,17 +20,6 @@ ALLOWED: dict[str, Any] = {
     "_codecs.encode": encode_latin1,
     **{name: stand_in for name, stand_in in PLAIN_GLOBALS.items() if name.startswith("numpy.")},
 }
-
-_OPCODES = (
-    "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE INT LONG FLOAT BININT BININT1 BININT2 LONG1 BINFLOAT "
-    "STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES "
-    "BINBYTES8 TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_TUPLE LIST EMPTY_LIST DICT EMPTY_DICT APPEND APPENDS SETITEM SETITEMS "
-    "GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL REDUCE BUILD"
-)
-
-
-class _Reader(Machine):
-    dispatch = instructions(_OPCODES, "which no data file needs")
 
 
 def _resolve(name: str) -> Any:
@@ -67,7 +51,7 @@ def read_pickle(path: Path, remedy: str) -> Any:
         content = read_regular(path, LIMIT)
         for name in globals_of(io.BytesIO(content)):
             _resolve(name)
-        return as_plain(_Reader(io.BytesIO(content), _resolve, len(content), encoding="bytes").load())
+        return as_plain(Machine(io.BytesIO(content), ARRAYS, _resolve, len(content)).load())
     except Refused as error:
         raise UserError(f"{path} {error}: {remedy}") from None
     except FileNotFoundError:

@@ -139,28 +139,21 @@ def quadratic_forms(
     batches: Iterable[WeightedBatch],
     loss: PerSampleLoss,
     vector: Tensor,
-    product: Callable[[WeightedBatch, Tensor], Tensor],
+    product: Callable[[WeightedBatch, Tensor], Tensor] | None,
 ) -> Tensor:
     r""":math:`v' \nabla_w^2 \ell_i v` of every sample, shape (n,), in float64: two derivatives along v, forward.
 
-    Torch has no second forward derivative of some operations, and a wrong one of others: ``layer_norm`` and
-    ``instance_norm`` in torch 2.13. Hence it is compared with a product on two samples; where they disagree, every
-    sample gets a product of its own.
-
     Args:
         forward: of (parameters, inputs).
-        product: of (batch, vector), summed over the batch.
+        product: of (batch, vector), summed over the batch: every sample gets one of its own; None to differentiate
+            forward, where :func:`forward_derivatives_agree`.
     """
     forms: list[Tensor] = []
-    trusted = True
     for x, y, a in batches:
-        one = torch.ones_like(a)
-        if not forms:
-            trusted = _trusted(forward, parameters, (x[:2], y[:2], one[:2]), loss, vector, product)
-        if trusted:
+        if product is None:
             forms.append(_along_twice(forward, parameters, (x, y), loss, vector))
         else:
-            alone = zip(x.split(1), y.split(1), one.split(1), strict=True)
+            alone = zip(x.split(1), y.split(1), torch.ones_like(a).split(1), strict=True)
             forms.append(torch.stack([vector.double() @ product(sample, vector) for sample in alone]))
     return torch.cat(forms)
 
@@ -179,15 +172,21 @@ def _along_twice(forward: Any, parameters: Any, samples: Any, loss: PerSampleLos
         return torch.func.jvp(slopes, start, pieces)[1].detach().double()
 
 
-def _trusted(
-    forward: Any,
-    parameters: Any,
+def forward_derivatives_agree(
+    forward: Callable[[Sequence[Tensor], Tensor], Tensor],
+    parameters: Sequence[Tensor],
     batch: WeightedBatch,
     loss: PerSampleLoss,
     vector: Tensor,
     product: Callable[[WeightedBatch, Tensor], Tensor],
-) -> bool:
-    """True if forward and backward derivatives agree along v plus one power iteration, where terms do not cancel."""
+) -> bool | None:
+    """Compare second derivatives, forward, with a product on two samples; None where all are zero.
+
+    Torch has no second forward derivative of some operations, and a wrong one of others: ``layer_norm`` and
+    ``instance_norm`` in torch 2.13. The direction is v plus one power iteration, where terms do not cancel.
+    """
+    x, y, a = batch
+    batch = (x[:2], y[:2], torch.ones_like(a[:2]))
     v = vector.double()
     bent = product(batch, vector)
     probe = v / max(float(v.norm()), 1e-300) + bent / max(float(bent.norm()), 1e-300)
@@ -196,7 +195,8 @@ def _trusted(
         found = _along_twice(forward, parameters, batch[:2], loss, probe.to(vector.dtype)).sum()
     except RuntimeError:
         return False
-    return bool((found - terms.sum()).abs() <= torch.finfo(vector.dtype).eps ** 0.5 * terms.abs().sum())
+    size = terms.abs().sum()
+    return bool((found - terms.sum()).abs() <= torch.finfo(vector.dtype).eps ** 0.5 * size) if size else None
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:

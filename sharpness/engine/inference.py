@@ -152,9 +152,9 @@ class Inference:
                 next(rest) if name not in self.shared else t for name, t in zip(step.inputs, given, strict=True)
             ]
             if not (call.exact and self.reduced):
-                return _value(step, inputs)
+                return step.value(inputs)
             with torch.autocast(self.device.type, enabled=False):
-                return _value(step, [t.to(self.own) if _is_reduced(t) else t for t in inputs])
+                return step.value([t.to(self.own) if _is_reduced(t) else t for t in inputs])
 
         return function
 
@@ -217,7 +217,7 @@ class Inference:
         """Shapes of all tensors of the body, for a few inputs."""
         values: dict[str, Any] = {INPUT: sample, **self.traced.prepare(self.traced.sources)}
         for step in self.traced.body.steps:
-            values[step.output] = _value(step, [values[name] for name in step.inputs])
+            values[step.output] = step.value([values[name] for name in step.inputs])
         return {name: v.shape for name, v in values.items() if isinstance(v, Tensor)}
 
     def _as_input(self, x: Tensor) -> Tensor:
@@ -245,10 +245,6 @@ def _convolves(step: Step) -> bool:
 def _makes_new(step: Step) -> bool:
     """True if the result shares no memory with the inputs."""
     return isinstance(step.operation, Convolution | Linear | ReLU | Add)
-
-
-def _value(step: Step, inputs: Sequence[Any]) -> Any:
-    return step.function(*inputs) if step.operation is None else step.operation.value(*inputs)
 
 
 def _is_reduced(value: Any) -> bool:

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from sharpness.engine.class_sums import WeightedBatch
-from sharpness.engine.double_backward import ggn_sum, gradient_sum, hvp_sum, quadratic_forms, twice_differentiable
+from sharpness.engine.double_backward import (
+    forward_derivatives_agree,
+    ggn_sum,
+    gradient_sum,
+    hvp_sum,
+    quadratic_forms,
+    twice_differentiable,
+)
 from sharpness.engine.modules import buffers_kept
 from sharpness.engine.second_order import KINDS, SecondOrder
 from sharpness.engine.threads import in_threads
@@ -53,23 +60,34 @@ class Products:
         engine.require_parameters()
         engine.prepare(self.batches[0])
         engine.require("hessian")
-        names = {id(p): n for n, p in engine.module.named_parameters()}
-        keys = [names[id(p)] for p in engine.parameters]
+        traced = engine.traced
+        named = engine.module.named_parameters() if traced is None else traced.sources.items()
+        names = {id(p): n for n, p in named}
 
         def forward(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
+            inside = {
+                names[id(p)]: moved for p, moved in zip(engine.parameters, parameters, strict=True) if id(p) in names
+            }
+            if traced is not None:
+                # Without BatchNorm, whose second forward derivative torch decomposes into dozens of small operations.
+                return traced.outputs(traced.sources | inside, x)
             with buffers_kept(engine.module):
-                inside = dict(zip(keys, parameters, strict=True))
                 return torch.func.functional_call(engine.module, inside, (x,))
 
         def product(batch: WeightedBatch, v: Tensor) -> Tensor:
             return Products(engine, [batch])(v)
 
-        return quadratic_forms(forward, engine.parameters, self.batches, engine.loss, vector, product)
+        if engine.forward_trusted is None:
+            engine.forward_trusted = forward_derivatives_agree(
+                forward, engine.parameters, self.batches[0], engine.loss, vector, product
+            )
+        one_each = product if engine.forward_trusted is False else None
+        return quadratic_forms(forward, engine.parameters, self.batches, engine.loss, vector, one_each)
 
     def __call__(self, vector: Tensor) -> Tensor:
         """The product with a vector, (k,) to (k,), in float64."""
         engine = self.engine
-        if self._run is not None and (engine.stale or self._run.traced is not engine._traced):
+        if self._run is not None and (engine.stale or self._run.traced is not engine.traced):
             self.close()
         first = self._run is None
         run = self._run or self._start(self.kind)
@@ -112,9 +130,9 @@ class Products:
             return None
         engine.prepare(self.batches[0])
         engine.require(kind)
-        if engine._traced is None:
+        if engine.traced is None:
             return None
-        return TracedRun(engine._traced, engine.parameters, engine.loss, self.kind, engine.parameters[0].dtype)
+        return TracedRun(engine.traced, engine.parameters, engine.loss, self.kind, engine.parameters[0].dtype)
 
     def _keep(self, i: int, made: Tape) -> None:
         made.gradient = {}  # needed once, for the sum over all batches

@@ -28,6 +28,10 @@ class Step:
     operation: Operation | None = None
     function: Any = None
 
+    def value(self, inputs: Sequence[Any]) -> Any:
+        """The output without a state."""
+        return self.function(*inputs) if self.operation is None else self.operation.value(*inputs)
+
 
 @dataclass(frozen=True)
 class Program:
@@ -115,7 +119,7 @@ class Traced:
 
     Attributes:
         prologue: steps without operations.
-        sources: every tensor of the module that the programs read, by name; names of parameters are theirs.
+        sources: every tensor of the module that the programs read, by a name of their own.
         shared: names the prologue (or the module itself) hands to the body.
         active: those of ``shared`` that a parameter in scope reaches.
         result: the name of the outputs.
@@ -134,6 +138,13 @@ class Traced:
         for step in self.prologue:
             values[step.output] = step.function(*(values[n] for n in step.inputs))
         return {name: values[name] for name in self.shared}
+
+    def outputs(self, sources: dict[str, Tensor], x: Tensor) -> Tensor:
+        """The outputs as a function of the tensors of the module by name, for transforms of ``torch.func``."""
+        values: dict[str, Any] = {INPUT: x, **self.prepare(sources)}
+        for step in self.body.steps:
+            values[step.output] = step.value([values[name] for name in step.inputs])
+        return values[self.result]
 
     @property
     def convolution_weights(self) -> frozenset[str]:

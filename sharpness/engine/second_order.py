@@ -42,13 +42,18 @@ class SecondOrder:
         module: inputs to outputs, in eval mode.
         parameters: those that derivatives are taken by.
         loss: outputs and labels to losses (n,).
+
+    Attributes:
+        traced: the model as a program, None where it cannot be one.
+        forward_trusted: whether second derivatives along a vector can be taken forward; None while nobody has asked.
     """
 
     def __init__(self, module: nn.Module, parameters: Sequence[Tensor], loss: PerSampleLoss) -> None:
         self.module = module
         self.parameters = list(parameters)
         self.loss = loss
-        self._traced: Traced | None = None
+        self.traced: Traced | None = None
+        self.forward_trusted: bool | None = None
         self._structure: list[Any] = []
         self._reason: str | None = None
         self._refusals: dict[str, UserError] = {}
@@ -57,13 +62,13 @@ class SecondOrder:
     @property
     def stale(self) -> bool:
         """True if the model's structure, such as the scale of its head, has changed since it was traced."""
-        judged = self._traced is not None or bool(self._refusals)
+        judged = self.traced is not None or bool(self._refusals)
         return judged and structure(self.module) != self._structure
 
     @property
     def route(self) -> str:
         """The route of the products, in one line."""
-        if self._traced is not None:
+        if self.traced is not None:
             return "traced, BatchNorm folded, activations kept"
         return f"double backward ({self._reason or 'not traced yet'})"
 
@@ -87,8 +92,8 @@ class SecondOrder:
         with differences of gradients (``witness.py``).
         """
         if self.stale:
-            self._traced, self._refusals = None, {}
-        elif self._traced is not None or self._reason is not None or self._refusals:
+            self.traced, self.forward_trusted, self._refusals = None, None, {}
+        elif self.traced is not None or self._reason is not None or self._refusals:
             return
         self._structure = structure(self.module)
         few = tuple(t[:: -(-len(t) // SAMPLES)] for t in batch)
@@ -108,7 +113,7 @@ class SecondOrder:
             if structure(self.module) != self._structure:
                 traced = None
                 raise Untraceable("its attributes change with every pass")
-            self._traced = traced
+            self.traced = traced
         except Untraceable as error:
             self._reason = str(error)
         except Exception as error:
@@ -118,7 +123,7 @@ class SecondOrder:
                 self._judge(examination, traced)
         except Exception as error:  # such as of operations that do not exist in float64
             logger.debug("derivatives were not examined: %s", first_line(error))
-        (logger.info if self._traced is not None else logger.warning)("curvature products: %s", self.route)
+        (logger.info if self.traced is not None else logger.warning)("curvature products: %s", self.route)
 
     def require(self, kind: str) -> None:
         """Refuse derivatives that the examination of the prepared model found wrong.
@@ -132,8 +137,8 @@ class SecondOrder:
         if kind == "ggn" and self._examination is not None:
             examination, self._examination = self._examination, None
             products = examination.plain_gauss_newton
-            if self._traced is not None:
-                products = partial(self._gauss_newton_in_float64, self._traced, examination)
+            if self.traced is not None:
+                products = partial(self._gauss_newton_in_float64, self.traced, examination)
             if examination.gauss_newton(products) is False:
                 self._refusals["ggn"] = UserError(
                     "products with the Gauss-Newton matrix differ from differences of the outputs: an operation of the "
@@ -145,7 +150,7 @@ class SecondOrder:
 
     def _judge(self, examination: Examination, traced: Traced | None) -> None:
         """Take the route that the witness confirms, or record the refusal."""
-        in_use = partial(self._in_float64, self._traced) if self._traced is not None else examination.plain
+        in_use = partial(self._in_float64, self.traced) if self.traced is not None else examination.plain
         try:
             verdict = examination.verdict(in_use)
         except (RuntimeError, UserError) as error:  # no second derivative: products will say so
@@ -162,10 +167,10 @@ class SecondOrder:
             if verdict.product is None and verdict.gradient is None and examination.exact:
                 self._refuse(examination, examination.culprit().wrong_product(leaves=True), None)
             return
-        if traced is not None and self._traced is None:
+        if traced is not None and self.traced is None:
             other = examination.verdict(partial(self._in_float64, traced))
             if other.product and other.symmetric:
-                self._traced = traced
+                self.traced = traced
                 logger.info("double backward of the model is wrong: the traced products agree with differences")
                 return
         self._refuse(examination, examination.culprit().wrong_product(), verdict)

@@ -38,20 +38,25 @@ def plot_dots(columns: Sequence[DotColumn], rows: Sequence[str], width: float = 
     """Draw the panels of all columns, with the names of the R rows at the left; the first row is on top.
 
     Raises:
-        UserError: columns with different numbers of panels, or no row.
+        UserError: no row, no column, a column without a panel, or one with more panels than the first, whose panels
+            have the names of the rows.
     """
-    heights = {len(column.panels) for column in columns}
-    if len(heights) != 1 or not rows:
+    heights = [len(column.panels) for column in columns]
+    if not rows or not heights or not 0 < min(heights) <= max(heights) == heights[0]:
         raise UserError(
-            f"{len(rows)} rows, columns of {sorted(heights)} panels: give a row, and columns of equal height"
+            f"{len(rows)} rows, columns of {heights} panels: give a row, and columns that are no higher than the first"
         )
     series = list(next(iter(columns[0].panels.values())))
     with style():
         tall = max(len(series) * STEP + 0.05, 0.15) * len(rows) + 0.22
-        figure = shown_figure(width, heights.pop() * tall + AROUND)
-        axes = figure.subplots(len(columns[0].panels), len(columns), sharex="col", sharey=True, squeeze=False)
+        figure = shown_figure(width, heights[0] * tall + AROUND)
+        axes = figure.subplots(heights[0], len(columns), sharex="col", sharey=True, squeeze=False)
         keys: dict[str, Line2D] = {}
         for places, column in zip(axes.T, columns, strict=True):
+            for ax in places[len(column.panels) :]:
+                ax.remove()
+            places = places[: len(column.panels)]
+            places[-1].tick_params(labelbottom=True)  # which the lowest of a whole column alone has
             for ax, (title, numbers) in zip(places, column.panels.items(), strict=True):
                 keys |= {str(key.get_label()): key for key in _draw(ax, numbers, column)}
                 ax.set_title(title, loc="left", pad=2)
@@ -59,14 +64,15 @@ def plot_dots(columns: Sequence[DotColumn], rows: Sequence[str], width: float = 
         for ax in axes[:, 0]:
             ax.set_yticks(range(len(rows)), rows)
             ax.set_ylim(len(rows) - 0.5, -0.5)  # downwards: the first row is on top
-        for ax in axes.flat:
+        shown = [ax for ax in axes.flat if ax.figure is not None]
+        for ax in shown:
             ax.tick_params(axis="y", length=0)
             for edge in np.arange(1, len(rows)) - 0.5:
                 ax.axhline(edge, color="0.9", linewidth=0.5, zorder=0)
         figure.align_xlabels()
         handles = [*axes[0, 0].get_legend_handles_labels()[0], *keys.values()]
         explain(figure, handles)
-    return list(axes.flat)
+    return shown
 
 
 def _draw(ax: Axes, numbers: Mapping[str, np.ndarray], column: DotColumn) -> list[Line2D]:

@@ -48,7 +48,9 @@ def scale_bars(
         bar.set_ticks(ticks.tolist())
         bar.set_ticklabels(texts)
         bar.minorticks_off()
-        bar.set_label(label, labelpad=3 + max(widths) - width)
+        # Labels of several bars would stand on each other where panels are low: one for all, beside the middle.
+        if len(groups) == 1 or width_of([label], 8) < 72 * high or places is groups[len(groups) // 2][0]:
+            bar.set_label(label, labelpad=3 + max(widths) - width)
         if not laid_out and not any(isinstance(ax, Axes3D) for ax in places):
             bar.ax.set_box_aspect(None)
             bar.ax.set_axes_locator(_Beside(places))  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from sharpness.plots import Marks, Panel, plot_line_panels, plot_lines, plot_pla
 from sharpness.plots.colors import SIGNED_COLORS
 from sharpness.plots.interactive import interactive_surfaces
 from sharpness.plots.lines import SUBSET_COLORS
+from sharpness.plots.options import options_in_force
 from sharpness.results.axes import line_label, plane_label
 from sharpness.results.comparison import first_of, means, spreads
 from sharpness.results.estimates import Subset
@@ -125,6 +126,8 @@ def draw_planes(
     if kind == "interactive":
         if ax is not None:
             raise UserError("an interactive picture takes no ax: it is a figure of plotly's")
+        if options_in_force().inches is not None:
+            raise UserError("width and figsize do not apply to an interactive picture, which fills its window")
         chosen = subsets or (first.subsets() if subset is None else [subset])
         rows = _rows(results, drawable(results, chosen, quantity), quantity)
         return interactive_surfaces(rows, **applying(interactive_surfaces, options))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,14 @@ from sharpness.data import LongTailData
 from sharpness.errors import SystemRefusal, UserError
 from sharpness.flattening import operation_label
 from sharpness.methods import METHODS, build_recipe, flattened
-from sharpness.probes import checkpoint_objective, eigenvalues, random_perturbation, worst_case
-from sharpness.studies.motivation import RADII
+from sharpness.probes import checkpoint_objective
 from sharpness.studies.runs import measured
+from sharpness.studies.settings import Settings
 from sharpness.studies.summary import accuracies, summary_row
 from sharpness.training import run_name, train
 
 #: The operation that does nothing.
 NONE = "none"
-#: Probes whose results the row of a cell tells.
-SUMMARISED = ("perturbation", "eigenvalues", "class-eigenvalues", "worst-case")
 
 
 @dataclass(frozen=True)
@@ -52,39 +50,6 @@ class Cell:
     def name(self) -> str:
         """What tells the run from others on the same data, augmented alike."""
         return run_name(self.method, self.flatten, dict(self.options), self.seed)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What all cells of a study have in common.
-
-    Args:
-        runs: folder of the runs.
-        split, loss, limit_per_class: of :func:`sharpness.checkpoint_objective`.
-        draws: of random perturbations.
-        max_iterations: of Lanczos' algorithm, for each spectrum.
-        training: of :func:`sharpness.train`: epochs, model, batch_size, precision, device.
-        radii: of random perturbations.
-    """
-
-    runs: Path
-    split: str = "train"
-    loss: str = "ce"
-    limit_per_class: int | None = None
-    draws: int = 5
-    max_iterations: int = 100
-    training: dict[str, Any] = field(default_factory=dict)
-    radii: tuple[float, ...] = RADII
-
-    def probes(self, cell: Cell) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
-        """Probes of a cell with their settings, by the names of their files; directions are the same for all cells."""
-        ends = {"which": "both", "keep_vectors": False, "seed": 0, "max_iterations": self.max_iterations}
-        return {
-            "perturbation": (random_perturbation, {"radii": self.radii, "draws": self.draws, "seed": 0}),
-            "eigenvalues": (eigenvalues, ends),
-            "class-eigenvalues": (eigenvalues, {**ends, "per_class": True}),
-            "worst-case": (worst_case, {}),
-        }
 
 
 def grid(methods: Sequence[str], operations: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
@@ -137,15 +102,16 @@ def is_done(cell: Cell, data: LongTailData, settings: Settings) -> bool:
 
 
 def run_cell(cell: Cell, data: LongTailData, settings: Settings) -> dict[str, Any]:
-    """Train and probe what is missing; the row of the cell, with the measures of :func:`summary_row`.
+    """Train and probe what is missing; the row of the cell, with all columns of :class:`Settings`.
 
     A run that diverges, or a model that cannot be probed, is a finding and no mistake: the row says so in ``status``
-    (``"diverged"`` or ``"not probed"``; else ``"done"``) and ``reason``, and lacks what could not be measured.
+    (``"diverged"`` or ``"not probed"``; else ``"done"``) and ``reason``, and NaN stands for what could not be measured.
     """
     row: dict[str, Any] = {
         "row": cell.row, "column": cell.column, "method": cell.method, "operation": cell.operation,
         "options": " ".join(f"{k}={v}" for k, v in cell.options), "seed": cell.seed, "status": "done", "reason": "",
     }  # fmt: skip
+    row |= dict.fromkeys(settings.columns, float("nan"))
     folder = folder_of(cell, data, settings)
     try:
         train(
@@ -169,5 +135,5 @@ def run_cell(cell: Cell, data: LongTailData, settings: Settings) -> dict[str, An
         raise  # a full disk says nothing about the model
     except (FloatingPointError, UserError) as error:
         return row | {"status": "not probed", "reason": str(error)}
-    perturbation, spectrum, classes, worst = (found[name] for name in SUMMARISED)
-    return row | summary_row(checkpoint, perturbation, spectrum, classes, worst, data.longtail.tail_class)
+    table = found.get("measures")
+    return row if table is None else row | summary_row(table, data.longtail.tail_class)

@@ -9,9 +9,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sharpness.plots import PAGE, new_figure, plot_class_values, style
-from sharpness.results import EigenvalueResult
+from sharpness.results import MeasureResult
 from sharpness.results.comparison import each, first_of, means, spreads
 
+#: Measures that are drawn.
+ENDS = ("lambda_max", "lambda_min")
 #: Decades below the largest eigenvalue that the picture shows.
 DECADES = 5
 
@@ -25,25 +27,27 @@ def draw_curvature(results: Mapping[str, Any], train_counts: Sequence[int]) -> F
     first = first_of(results)
     order = np.argsort(-np.asarray(train_counts), kind="stable")
     names = [f"{first.class_names[c]}\n{train_counts[c]}" for c in order]
-    sizes = np.abs(np.stack([r.values for r in each(results).values()]))
-    top, bottom = float(np.nanmax(sizes)), float(np.min(sizes[sizes > 0], initial=np.inf))
+    sizes = np.abs([r[name].values for r in each(results).values() for name in ENDS])
+    sizes = sizes[sizes > 0]
+    top, bottom = float(sizes.max(initial=0)) or 1.0, float(sizes.min(initial=np.inf))
     floor = 10.0 ** np.floor(np.log10(max(top / 10**DECADES, min(bottom, top))))
     with style():
         figure = new_figure(PAGE, 4.2)
         axes = figure.subplots(2, 1, sharex=True, sharey=True)
-        for ax, sign, label in zip(axes, (1, -1), (r"$\lambda_\mathrm{max}$", r"$-\lambda_\mathrm{min}$"), strict=True):
+        for ax, name, sign in zip(axes, ENDS, (1, -1), strict=True):
+            label = first.description(name).label.replace("$", "$" if sign > 0 else "$-", 1)
 
-            def end(r: EigenvalueResult, sign: int = sign) -> np.ndarray:
-                chosen = sign * (r.largest if sign > 0 else r.smallest)[order]
+            def end(r: MeasureResult, name: str = name, sign: int = sign) -> np.ndarray:
+                chosen = sign * r[name].values[order]
                 return np.where(chosen > 0, chosen, np.nan)
 
-            def bounds(r: EigenvalueResult, sign: int = sign) -> np.ndarray:
-                ends = sign * r.intervals[:, order, 0 if sign > 0 else -1]
-                return np.where(end(r) > 0, np.sort(ends, axis=0), np.nan)
+            def bounds(r: MeasureResult, name: str = name, sign: int = sign) -> np.ndarray:
+                ends = np.sort(sign * r[name].intervals[:, order], axis=0)
+                return np.where(sign * r[name].values[order] > 0, ends, np.nan)
 
             plot_class_values(
                 means(results, end), names, ax, intervals=means(results, bounds),
-                over=first.over, trainings=spreads(results, end),
+                over=first.over[first.names.index(name)], trainings=spreads(results, end),
                 ylabel=f"Hessian {label}", log=True, legend=sign > 0, floor=floor,
                 xlabel="Class and its training images" if sign < 0 else "",
             )  # fmt: skip

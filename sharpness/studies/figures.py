@@ -11,41 +11,36 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sharpness.data import LongTailData, augmentation_label
+from sharpness.data import LongTailData
 from sharpness.errors import UserError
 from sharpness.files import write_atomically, write_csv
 from sharpness.methods import METHODS as ALL_METHODS
 from sharpness.plots import save_figure
-from sharpness.probes import line, plane
+from sharpness.probes import line, plane, random_perturbation
 from sharpness.results import Comparison, Runs, load_result
-from sharpness.studies.cells import Cell, Settings, result_file
-from sharpness.studies.curvature import draw_curvature
+from sharpness.results.caption import write_caption
+from sharpness.studies.cells import Cell, result_file
+from sharpness.studies.curvature import ENDS, draw_curvature
 from sharpness.studies.motivation import RADII, draw_motivation
-from sharpness.studies.seeds import MEASURES, failures, over_seeds, told_apart
-from sharpness.studies.summary import to_markdown
+from sharpness.studies.seeds import failures, over_seeds, told_apart
+from sharpness.studies.settings import Settings, measure_of, study_measures
+from sharpness.studies.summary import note_on, to_markdown
 from sharpness.studies.visualization import draw_lines, draw_planes, drawn_numbers
 from sharpness.studies.workers import run_cells
 
-#: Resamples of the images of every class, for the intervals of its eigenvalues.
-RESAMPLES = 200
 METHODS = ("ce", "ldam-drw", "mislas", "gcl", "cc-sam")
-NOTE = (
-    "Accuracy in % on the test set. Sharpness of {loss} on {split} images{limit}: extreme eigenvalues of its Hessian, "
-    "its mean rise under {draws} random perturbations at radius {radius:g}, and its rise after one ascent step of "
-    "length 0.05; tail: mean of the few-shot classes, or the rarest class where there are none. Trained with "
-    "{augmentation}. {spread}"
-)
 ONE_SEED = (
-    "One training each, with seed {seeds}; ± standard error over draws. What another seed would change is not known."
+    "One training each, with seed {seeds}; ± standard error over images or draws. What another seed would change is "
+    "not known."
 )
 SPREAD = (
-    "Means ± standard deviations over {number} trainings (seeds {seeds}); in brackets the standard error over draws of "
-    "one training."
+    "Means ± standard deviations over {number} trainings (seeds {seeds}); in brackets the standard error of one "
+    "training, over images or draws."
 )
 DIFFERENCES = (
-    "Which methods differ by more than the spread over training explains (Welch's t-test over seeds, of sharpness on "
-    "logarithms, p < {level:g}): {apart} of {tested} pairs, of which about {chance:.0f} would by chance. All others "
-    "are within the spread."
+    "Which methods differ by more than the spread over training explains (Welch's t-test over seeds, of sharpness of "
+    "one sign on logarithms, p < {level:g}): {apart} of {tested} pairs, of which about {chance:.0f} would by chance. "
+    "All others are within the spread."
 )
 
 
@@ -71,12 +66,14 @@ class FigureSettings(Settings):
     """Those of a study, and of its landscapes.
 
     Args:
+        radii: of random perturbations.
         grid: points along each side of the plane; the line has twice as many.
         extent: half the length of line and plane, in filter norms.
         adaptive: part of the relief to which planes are interpolated; every point is evaluated if None.
         shown: the seed whose planes are drawn.
     """
 
+    radii: tuple[float, ...] = RADII
     grid: int = 51
     extent: float = 0.5
     adaptive: float | None = 0.01
@@ -84,10 +81,10 @@ class FigureSettings(Settings):
 
     def probes(self, cell: Cell) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         span = (-self.extent, self.extent, self.grid)
+        perturbed = {"radii": self.radii, "draws": self.draws, "seed": 0}
         found = super().probes(cell)
+        found["perturbation"] = (random_perturbation, perturbed)
         found["line"] = (line, {"x": (*span[:2], 2 * self.grid - 1), "seed": 0})
-        probe, given = found["class-eigenvalues"]
-        found["class-eigenvalues"] = (probe, {**given, "bootstrap": RESAMPLES})
         if cell.seed == self.shown:
             found["plane"] = (plane, {"x": span, "y": span, "adaptive": self.adaptive, "seed": 0})
         return found
@@ -108,6 +105,7 @@ def make_figures(
     split: str = "train",
     loss: str = "ce",
     limit_per_class: int | None = None,
+    measures: str | Sequence[str] | None = None,
     jobs: int | None = 1,
     augmentation: str | None = None,
     **training: Any,
@@ -125,6 +123,7 @@ def make_figures(
         grid, extent, adaptive: of the landscapes, see :class:`FigureSettings`.
         radii, draws: of random perturbations.
         split, loss, limit_per_class: of :func:`sharpness.checkpoint_objective`.
+        measures: of the table beside the accuracy on the test set; those of :func:`sharpness.measure` unless given.
         jobs: trainings at a time, see :func:`sharpness.studies.workers.run_cells`.
         augmentation: of all trainings, see :func:`sharpness.train`.
         training: of :func:`sharpness.train`: epochs, model, batch_size, precision, device.
@@ -137,8 +136,8 @@ def make_figures(
             raise UserError(f"{what} {','.join(map(str, given))!r}: name at least one, and each only once")
     data = data.augmented(augmentation)
     settings = FigureSettings(
-        Path(runs), split, loss, limit_per_class, draws, training=training, radii=tuple(radii), grid=grid,
-        extent=extent, adaptive=adaptive, shown=seeds[0],
+        Path(runs), split, loss, limit_per_class, draws, training=training, measures=study_measures(measures),
+        radii=tuple(radii), grid=grid, extent=extent, adaptive=adaptive, shown=seeds[0],
     )  # fmt: skip
     grid_of_runs = [
         Cell(method, seed=seed, row=ALL_METHODS.label(method), path=f"{method}/seed-{seed}")
@@ -149,28 +148,40 @@ def make_figures(
     done = [cell for cell, status in zip(grid_of_runs, cells.status, strict=True) if status == "done"]
     if not done:
         raise UserError(f"no run could be probed: {'; '.join(failures(cells))}")
-    found = {
-        name: _results(name, done, data, settings) for name in ("perturbation", "class-eigenvalues", "line", "plane")
-    }
+    tables, perturbations, lines, planes = (
+        _results(name, done, data, settings) for name in ("measures", "perturbation", "line", "plane")
+    )
     tail = data.longtail.tail_class
-    perturbations, classes, lines, planes = found.values()
     pictures: dict[str, tuple[Figure, pd.DataFrame | None]] = {
         "motivation": (draw_motivation(perturbations, tail), perturbations.to_frame()),
-        "eigenvalues": (draw_curvature(classes, data.class_counts), classes.to_frame()),
         "visualization_lines": (draw_lines(lines, tail), lines.to_frame()),
     }
+    if tables:
+        pictures["measure"] = (tables.plot(measure="all")[0].figure, tables.to_frame())
+    if set(ENDS) <= set(settings.measures):
+        ends = tables.to_frame().filter(regex="^(model|run|class|group|samples|lambda_.*)$")
+        pictures["eigenvalues"] = (draw_curvature(tables, data.class_counts), ends)
     if planes:
         pictures |= {
             "visualization_contours": (draw_planes(planes, tail, "filled"), drawn_numbers(planes, tail)),
             "visualization_surfaces": (draw_planes(planes, tail, "surface"), None),  # those of the contours
         }
+    rare = f"all classes, and the rarest, {data.class_names[tail]}"
+    captions = {
+        "motivation": (f"Loss under random perturbation of {rare} or few-shot classes", perturbations),
+        "eigenvalues": ("Largest and most negative Hessian eigenvalue of every class", tables),
+        "measure": (f"Measures of every class: {', '.join(settings.measures)}", tables),
+        "visualization_lines": (f"Rise of the loss along one random direction: {rare}", lines),
+        "visualization_contours": (f"Rise of the loss over a plane: {rare}; seed {settings.shown}", planes),
+        "visualization_surfaces": (f"Rise of the loss over a plane: {rare}; seed {settings.shown}", planes),
+    }
     out, files = Path(out), []
     for name, (figure, numbers) in pictures.items():
-        files += save_figure(figure, out / name)
+        files += [*save_figure(figure, out / name), write_caption(out / name, *captions[name], settings.split)]
         if numbers is not None:
             files.append(write_csv(numbers, out / f"{name}.csv"))
     summary = over_seeds(cells)
-    text = summary_text(cells, summary, settings, data.augmentation)
+    text = summary_text(cells, summary, note_on(settings, data.augmentation))
     files += [write_csv(cells, out / "runs.csv"), write_csv(table_of_methods(summary), out / "summary.csv")]
     write_atomically(out / "summary.md", lambda partial: partial.write_text(text, encoding="utf-8"))
     return Figures(cells, summary, text, [*files, out / "summary.md"])
@@ -193,24 +204,15 @@ def _results(name: str, cells: Sequence[Cell], data: LongTailData, settings: Set
 
 def table_of_methods(summary: pd.DataFrame) -> pd.DataFrame:
     """Method, and of every measure mean, standard deviation over seeds and standard error over draws, if there are."""
-    columns = [f"{m}{end}" for m in MEASURES for end in ("", " sd", " se") if f"{m}{end}" in summary]
-    return summary.rename(columns={"row": "method"})[["method", *columns]].dropna(axis="columns", how="all")
+    table = summary.rename(columns={"row": "method"}).drop(columns=["column", "seeds", "asked"])
+    return table.dropna(axis="columns", how="all")
 
 
-def summary_text(cells: pd.DataFrame, summary: pd.DataFrame, settings: Settings, augmentation: str) -> str:
+def summary_text(cells: pd.DataFrame, summary: pd.DataFrame, note: str) -> str:
     """The table, what its numbers are, and which methods the seeds tell apart."""
     seeds = sorted(set(cells.seed))
-    limit, named = settings.limit_per_class, ", ".join(map(str, seeds))
     several = len(seeds) > 1
-    note = NOTE.format(
-        loss="cross-entropy" if settings.loss == "ce" else "the loss of training",
-        split="training" if settings.split == "train" else "test",
-        limit="" if limit is None else f", {limit} of every class at most",
-        augmentation=augmentation_label(augmentation),
-        draws=settings.draws,
-        radius=settings.radii[-1],
-        spread=(SPREAD if several else ONE_SEED).format(number=len(seeds), seeds=named),
-    )
+    note += " " + (SPREAD if several else ONE_SEED).format(number=len(seeds), seeds=", ".join(map(str, seeds)))
     table = table_of_methods(summary)
     parts = [to_markdown(table, "sd", "se") if several else to_markdown(table, "se"), fill(note, 120) + "\n"]
     if several and summary.row.nunique() > 1:
@@ -225,11 +227,12 @@ def difference_text(pairs: pd.DataFrame, level: float = 0.05) -> str:
     tested = int(pairs.p.notna().sum())
     told = DIFFERENCES.format(level=level, apart=int(pairs.apart.sum()), tested=tested, chance=level * tested)
     lines, none = [], []
+    directions = {True: " (less is flatter)", False: " (more is flatter)", None: ""}
     for measure, part in pairs.groupby("measure", sort=False):
         apart = part[part.apart]
         found = ", ".join(f"{high} > {low}" for high, low in zip(apart.higher, apart.lower, strict=True))
         if found:
-            lines.append(f"- {measure}: {found}\n")
+            lines.append(f"- {measure}{directions[measure_of(measure).lower_is_flatter]}: {found}\n")
         else:
             none.append(str(measure))
     if none:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from sharpness.data import LongTailData
-from sharpness.studies.cells import NONE, Settings, grid
+from sharpness.studies.cells import NONE, grid
 from sharpness.studies.grid import Study, default_epochs, write_study
 from sharpness.studies.seeds import changes
+from sharpness.studies.settings import Settings, study_measures
 from sharpness.studies.workers import run_cells
 
 METHODS = ("ce", "ldam-drw", "mislas", "gcl")
@@ -31,6 +32,7 @@ def make_flattening_study(
     limit_per_class: int | None = None,
     draws: int = 5,
     max_iterations: int = 100,
+    measures: str | Sequence[str] | None = None,
     jobs: int | None = 1,
     augmentation: str | None = None,
     **training: Any,
@@ -48,12 +50,14 @@ def make_flattening_study(
         split, loss, limit_per_class: of :func:`sharpness.checkpoint_objective`.
         draws: of random perturbations.
         max_iterations: of Lanczos' algorithm, for each spectrum.
+        measures: of the table beside the accuracy on the test set; those of :func:`sharpness.measure` unless given.
         jobs: cells at a time, see :func:`sharpness.studies.workers.run_cells`.
         augmentation: of all trainings, see :func:`sharpness.train`.
         training: of :func:`sharpness.train`: model, batch_size, precision, device.
     """
     data, training = data.augmented(augmentation), {"epochs": default_epochs(data, epochs), **training}
-    settings = Settings(Path(runs), split, loss, limit_per_class, draws, max_iterations, training)
+    asked = study_measures(measures)
+    settings = Settings(Path(runs), split, loss, limit_per_class, draws, max_iterations, training, asked)
     cells = run_cells("flattening", grid(methods, operations, seeds), data, settings, jobs)
     numbers, names = changes(cells, NONE), ("method", "operation")
     reference = "the method without an operation"

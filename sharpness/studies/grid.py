@@ -5,37 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sharpness.data import LongTailData, augmentation_label
+from sharpness.data import LongTailData
 from sharpness.files import write_atomically, write_csv
-from sharpness.plots import DotColumn, plot_dots, save_figure
-from sharpness.studies.cells import Settings
-from sharpness.studies.motivation import RADII
+from sharpness.plots import COLUMN, PAGE, DotColumn, plot_dots, save_figure
 from sharpness.studies.seeds import failures, over_seeds, table_of
-from sharpness.studies.summary import to_markdown
+from sharpness.studies.settings import ACCURACIES, ACCURACY, Settings, measure_of
+from sharpness.studies.summary import note_on, to_markdown
 
 #: Epochs of the first stage with which 60 cells take about ten minutes; the published ones for other data.
 EPOCHS = {"digits-lt": 40}
-#: Panels of accuracy and of sharpness: measure and title.
-ACCURACY_PANELS = {"acc": "All", "acc many": "Many", "acc medium": "Medium", "acc few": "Few"}
-SHARPNESS_PANELS = {
-    "λmax": r"$\lambda_\mathrm{max}$, all",
-    "λmax tail": r"$\lambda_\mathrm{max}$, tail",
-    "rise": "Mean rise, all",
-    "rise tail": "Mean rise, tail",
-}
 NOTE = """\
-Accuracy in % on the test set. Sharpness of {loss} on {split} images{limit}: extreme eigenvalues of its Hessian, its
-mean rise under random perturbation at radius {radius:g}, and its rise after one ascent step; tail: mean of the few-shot
-classes, or the rarest class where there are none. Means ± standard deviations over seeds; a dash: no value. Trained
-with {augmentation}.
+Means ± standard deviations over seeds; a dash: no value.
 
 The figure shows changes against {reference} with the same seed: differences of accuracy and ratios of sharpness, means
 ± one standard deviation."""
+#: Panels above each other.
+HEIGHT = 4
+#: Label of an axis of ratios, by whether the smaller of two values is that of the flatter model.
+RATIOS = {True: "Ratio (left is flatter)", False: "Ratio (right is flatter)", None: "Ratio"}
 
 
 @dataclass(frozen=True)
@@ -73,12 +66,18 @@ def panels(numbers: pd.DataFrame, titles: Mapping[str, str], rows: Sequence[str]
 
 
 def draw_grid(numbers: pd.DataFrame) -> Figure:
-    """At the left changes of accuracy, at the right ratios of sharpness, from what ``changes`` gives."""
+    """At the left changes of accuracy, to the right ratios of measures, from what ``changes`` gives."""
     rows = list(dict.fromkeys(numbers.row))
-    accuracy, sharpness = (panels(numbers, titles, rows) for titles in (ACCURACY_PANELS, SHARPNESS_PANELS))
-    axes = plot_dots(
-        [DotColumn("Accuracy change (points)", accuracy, 0), DotColumn("Sharpness ratio", sharpness, 1, log=True)], rows
-    )
+    accuracy = {name: name.removeprefix(ACCURACY).strip().capitalize() or "All" for name in ACCURACIES}
+    columns = [DotColumn("Accuracy change (points)", panels(numbers, accuracy, rows), 0)]
+    ratios = [str(m) for m in dict.fromkeys(numbers.measure) if m not in ACCURACIES and measure_of(m).ratio]
+    for first in range(0, len(ratios), HEIGHT):
+        shown = ratios[first : first + HEIGHT]
+        directions = {measure_of(m).lower_is_flatter for m in shown}
+        titles = {m: f"{measure_of(m).label}, {'tail' if m.endswith(' tail') else 'all'}" for m in shown}
+        label = RATIOS[directions.pop() if len(directions) == 1 else None]
+        columns.append(DotColumn(label, panels(numbers, titles, rows), 1, log=True))
+    axes = plot_dots(columns, rows, COLUMN if len(columns) < 3 else PAGE)
     figure = axes[0].get_figure(root=True)
     assert figure is not None
     return figure
@@ -105,15 +104,7 @@ def write_study(
     summary = over_seeds(cells)
     table = table_of(summary, names)
     lost = failures(cells)
-    limit = settings.limit_per_class
-    note = NOTE.format(
-        loss="cross-entropy" if settings.loss == "ce" else "the loss of training",
-        split="training" if settings.split == "train" else "test",
-        limit="" if limit is None else f", {limit} of every class at most",
-        radius=RADII[-1],
-        reference=reference,
-        augmentation=augmentation_label(augmentation),
-    )
+    note = fill(note_on(settings, augmentation), 120) + "\n" + NOTE.format(reference=reference)
     text = to_markdown(table, "sd") + f"\n{note}\n" + "".join(f"\n- {line}" for line in lost) + ("\n" if lost else "")
     files = [
         *save_figure(draw_grid(numbers), out / name),

@@ -8,9 +8,10 @@ from typing import Any
 
 from sharpness.data import LongTailData
 from sharpness.errors import UserError
-from sharpness.studies.cells import Cell, Settings
+from sharpness.studies.cells import Cell
 from sharpness.studies.grid import Study, default_epochs, write_study
 from sharpness.studies.seeds import changes
+from sharpness.studies.settings import Settings, study_measures
 from sharpness.studies.workers import run_cells
 
 #: The first stage, by the option ``mode`` of CC-SAM.
@@ -51,6 +52,7 @@ def make_microbenchmark(
     limit_per_class: int | None = None,
     draws: int = 5,
     max_iterations: int = 100,
+    measures: str | Sequence[str] | None = None,
     jobs: int | None = 1,
     augmentation: str | None = None,
     **training: Any,
@@ -72,7 +74,8 @@ def make_microbenchmark(
     The others are those of :func:`~sharpness.studies.flattening.make_flattening_study`.
     """
     data, training = data.augmented(augmentation), {"epochs": default_epochs(data, epochs), **training}
-    settings = Settings(Path(runs), split, loss, limit_per_class, draws, max_iterations, training)
+    asked = study_measures(measures)
+    settings = Settings(Path(runs), split, loss, limit_per_class, draws, max_iterations, training, asked)
     cells = run_cells("microbenchmark", variants(seeds, rho_scale), data, settings, jobs)
     numbers, names = changes(cells, STAGE_2[False], STAGE_1[0]), ("stage 1", "stage 2")
     return write_study(

@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 
 from sharpness.plots import PAGE, new_figure, plot_spread, style
 from sharpness.plots.spread import rises_key, spread_key
-from sharpness.results import PerturbationResult, Runs
+from sharpness.results import PerturbationResult, Result, Runs
 from sharpness.results.comparison import first_of, stacked
 
 RADII = (0.025, 0.05, 0.1, 0.15, 0.2)
 
 
-def tail_of(result: PerturbationResult, tail_class: int) -> tuple[str | int, str]:
+def tail_of(result: Result, tail_class: int) -> tuple[str | int, str]:
     """What stands for the tail: the group "few" if it has classes, else one class; and its name in titles."""
     few = result.groups.get("few", ())
     if few:

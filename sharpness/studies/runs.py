@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sharpness.objective import Objective
+from sharpness.probes import MEASURES
+from sharpness.probes.measures.registry import versions_of
 from sharpness.probes.shared.work import kept_result
 
 
@@ -16,6 +18,7 @@ def measured(probe: Callable[..., Any], objective: Objective, label: str, path: 
     The file is reused if model, data and settings are those it was made with, and this version can read it.
     """
     wanted = {**objective.provenance(), "settings": repr(sorted(settings.items())), "label": label}
+    wanted |= versions_of(MEASURES.choose(name) for name in settings.get("measures", ()))
 
     def made() -> Any:
         result = probe(objective, **settings)

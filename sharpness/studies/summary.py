@@ -1,4 +1,4 @@
-"""The summary of a training, accuracy and sharpness, and tables of summaries."""
+"""The row of a training, accuracy and sharpness, the words that explain it, and tables of such rows."""
 
 from __future__ import annotations
 
@@ -6,51 +6,49 @@ import numpy as np
 import pandas as pd
 
 from sharpness.checkpoints import Checkpoint
-from sharpness.results import EigenvalueResult, MeasureResult, PerturbationResult
+from sharpness.data import augmentation_label
+from sharpness.results import MeasureResult
 from sharpness.studies.motivation import tail_of
+from sharpness.studies.settings import ACCURACY, GROUPS, Settings, measure_of
+
+NOTE = (
+    "accuracy: in % on the test set. Sharpness of {loss} on {split} images{limit}: {measures}; tail: mean of the "
+    "few-shot classes, or the rarest class where there are none. Trained with {augmentation}."
+)
 
 
 def accuracies(checkpoint: Checkpoint) -> dict[str, float]:
     """On the test set, in per cent: of all images and of the groups, as the run recorded them."""
     known = checkpoint.manifest.accuracy
-    names = {f"acc {g}".strip(): f"accuracy_{g}".strip("_") for g in ("", "many", "medium", "few")}
+    names = {ACCURACY: ACCURACY} | {f"{ACCURACY} {group}": f"{ACCURACY}_{group}" for group in GROUPS}
     return {name: 100 * known.get(recorded, float("nan")) for name, recorded in names.items()}
 
 
-def summary_row(
-    checkpoint: Checkpoint,
-    perturbation: PerturbationResult,
-    spectrum: EigenvalueResult,
-    classes: EigenvalueResult,
-    worst: MeasureResult,
-    tail_class: int,
-) -> dict[str, float]:
-    """The measures of one training.
+def summary_row(table: MeasureResult, tail_class: int) -> dict[str, float]:
+    """The measures of one training, of all images and of the tail, with their standard errors.
 
-    Accuracies are of the test set, in per cent. Sharpness is of the training loss: eigenvalues, the mean rise at the
-    largest radius with its standard error over draws, and the rise after one ascent step; of all images and of the
-    tail (the mean over few-shot classes, or the rarest class where there are none).
+    The tail is the mean over few-shot classes, or the rarest class where there are none.
     """
-    tail, _ = tail_of(perturbation, tail_class)
-    rise, error = (a[-1] for a in perturbation.rise())
-    tail_rise, tail_error = (a[-1] for a in perturbation.rise(tail))
-    return {
-        **accuracies(checkpoint),
-        "λmax": float(spectrum.largest),
-        "λmin": float(spectrum.smallest),
-        "λmax tail": _tail_mean(classes, classes.largest, tail),
-        "λmin tail": _tail_mean(classes, classes.smallest, tail),
-        "rise": rise,
-        "rise se": error,
-        "rise tail": tail_rise,
-        "rise tail se": tail_error,
-        "worst rise": worst.of("worst_rise"),
-        "worst rise tail": worst.of("worst_rise", tail),
-    }
+    tail, _ = tail_of(table, tail_class)
+    row: dict[str, float] = {}
+    for name in table.names:
+        for column, subset in ((name, None), (f"{name} tail", tail)):
+            row[column] = table[name].of(subset)
+            row[f"{column} se"] = table[name].standard_error(subset)
+    return row
 
 
-def _tail_mean(result: EigenvalueResult, values: np.ndarray, tail: str | int) -> float:
-    return float(result.select(values, tail, values.mean()))
+def note_on(settings: Settings, augmentation: str) -> str:
+    """What the numbers of a study's table are."""
+    given = settings.measuring
+    told = [f"{name}, {measure_of(name).in_words(given)}" for name in settings.measures]
+    return NOTE.format(
+        loss="cross-entropy" if settings.loss == "ce" else "the loss of training",
+        split="training" if settings.split == "train" else "test",
+        limit="" if settings.limit_per_class is None else f", {settings.limit_per_class} of every class at most",
+        measures="; ".join(told),
+        augmentation=augmentation_label(augmentation),
+    )
 
 
 def to_markdown(table: pd.DataFrame, spread: str = "se", error: str | None = None) -> str:
@@ -69,7 +67,7 @@ def to_markdown(table: pd.DataFrame, spread: str = "se", error: str | None = Non
             if c in words:
                 cells.append(str(row[c]))
                 continue
-            per_cent = c.startswith("acc")
+            per_cent = c.split()[0] == ACCURACY
             beside, behind = (row.get(f"{c} {end}", np.nan) for end in (spread, error))
             text = _rounded(row[c], 3, per_cent) if np.isfinite(row[c]) else "–"
             if np.isfinite(row[c]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import pickle
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -17,8 +18,10 @@ import torch
 from sharpness.data import LongTailData
 from sharpness.engine import resolve_device
 from sharpness.errors import UserError
+from sharpness.probes import MEASURES, Measure
 from sharpness.progress import progress
-from sharpness.studies.cells import Cell, Settings, check_cells, is_done, run_cell
+from sharpness.studies.cells import Cell, check_cells, is_done, run_cell
+from sharpness.studies.settings import Settings
 
 logger = logging.getLogger("sharpness")
 
@@ -71,9 +74,18 @@ def _rows(
         for index, cell in enumerate(cells):
             yield index, run_cell(cell, data, settings)
         return
+    registered = [MEASURES[name] for name in settings.measures if name in MEASURES.added()]
+    for one in registered:
+        try:
+            pickle.dumps(one)
+        except Exception:  # of many types, by what cannot be pickled
+            raise UserError(
+                f"jobs={jobs}: measure {one.name!r} cannot be sent to other processes: define its function in a module "
+                "that can be imported, or pass jobs=1"
+            ) from None
     threads = max(1, torch.get_num_threads() // jobs)
     pool = ProcessPoolExecutor(
-        jobs, multiprocessing.get_context("spawn"), initializer=_enter, initargs=(threads, data, settings)
+        jobs, multiprocessing.get_context("spawn"), initializer=_enter, initargs=(threads, data, settings, registered)
     )
     try:
         futures = {pool.submit(_run, cell): index for index, cell in enumerate(cells)}
@@ -83,8 +95,10 @@ def _rows(
         pool.shutdown(cancel_futures=True)
 
 
-def _enter(threads: int, data: LongTailData, settings: Settings) -> None:
+def _enter(threads: int, data: LongTailData, settings: Settings, measures: Sequence[Measure]) -> None:
     torch.set_num_threads(threads)
+    for measure in measures:  # which this process has registered, and a new one knows nothing of
+        MEASURES.register(measure.name, measure)
     _common[:] = [data, settings]
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -1,4 +1,4 @@
-"""The entries of a zip archive, read such that no two readers can see different ones.
+"""Entries of a zip archive, in the one form that all readers understand alike.
 
 A zip archive may hold several directories, entries that no directory names, and headers that contradict the directory;
 readers differ in which they believe, so that a check with one reader says nothing of what another one loads. Here an
@@ -143,6 +143,7 @@ def _entry(content: Any, at: int, end: int) -> tuple[Entry, tuple[int, int, tupl
         raise Refused("is an archive compressed in an unusual way: save it again")
     if (name, flags, method) != (name_here, flags_here, method_here) or (method == STORED and size != held):
         _broken()
+    # Where a descriptor follows, the header before the data may leave these at zero; else both must agree.
     described, claims = bool(flags & DESCRIBED), (checksum, held, size)
     if (checksum_here, held_here, size_here) != claims and not (
         described and not any((checksum_here, held_here, size_here))

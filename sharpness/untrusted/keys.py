@@ -1,6 +1,6 @@
-"""Keys of the dicts and sets in a pickle, which are hashed only where that is quick.
+"""Checks of the keys of dicts and sets in a pickle, whose hashes may take for ever.
 
-The hash of a tuple is computed anew each time from those of its parts: a few hundred bytes can describe a tuple that
+The hash of a tuple is computed again each time from those of its parts: a few hundred bytes can describe a tuple that
 holds another one twice, which holds another one twice, and so on, whose hash takes for ever.
 """
 

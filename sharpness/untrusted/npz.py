@@ -1,4 +1,4 @@
-"""Arrays of numbers out of an ``.npz`` file, and not more of them than its size allows for."""
+"""Arrays of numbers from an ``.npz`` file, bounded in proportion to its size."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""Why something of unknown origin is not taken, and how much of it is."""
+"""Refusals of files of unknown origin, and allowances for what they may make of themselves."""
 
 from __future__ import annotations
+
+REMEDY = "save the weights alone, torch.save(model.state_dict(), PATH), where you trust it"
 
 
 class Refused(Exception):

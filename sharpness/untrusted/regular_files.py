@@ -1,4 +1,4 @@
-"""Open regular files alone: a pipe waits for ever for somebody to write, a device such as ``/dev/zero`` has no end."""
+"""Open regular files only: a pipe would wait for ever for a writer, a device such as ``/dev/zero`` has no end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def open_regular(path: str | Path, limit: int) -> tuple[BinaryIO, int]:
         Refused: a folder, a pipe, a device or a socket; or more bytes than ``limit``.
         OSError: it cannot be opened.
     """
-    # What cannot be read at all is told before it is opened: a socket gives an odd error, some devices act when opened.
+    # What cannot be read is refused before it is opened: a socket gives an odd error, some devices act when opened.
     _require_regular(os.stat(path))
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:

@@ -1,4 +1,4 @@
-"""Nested values without the stand-ins in them, and not more of them than somebody may walk through."""
+"""Nested values with their stand-ins replaced, bounded in number and depth."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def pictures():
     """Two 8-bit images of each of twenty classes, whose training counts are full of ties."""
     labels = torch.arange(40) % 20
     images = torch.randint(0, 256, (40, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    return read_images((images, labels), class_counts=COUNTS)
+    return read_images((images, labels), train_counts=COUNTS)
 
 
 @pytest.mark.parametrize("where", ["as it is read", "as it is probed"])

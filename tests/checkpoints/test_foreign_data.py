@@ -152,7 +152,7 @@ def test_what_is_assumed_of_the_training_data_is_said(ldam, cifar, pictures, cap
     checkpoint_objective(ldam, data=read_images(pictures), device="cpu")
     assert any("taken to be the images given" in m for m in caplog.messages)
     caplog.clear()
-    checkpoint_objective(ldam, data=read_images(pictures, class_counts=list(range(10, 20))), device="cpu")
+    checkpoint_objective(ldam, data=read_images(pictures, train_counts=list(range(10, 20))), device="cpu")
     assert not any("taken to be" in m for m in caplog.messages)
 
 
@@ -228,13 +228,13 @@ def test_a_model_that_numbers_classes_by_their_images_gets_them_so(ldam, picture
     """As MiSLAS does for the large sets: image by image, the label is the rank of its class."""
     ldam = replace(ldam, manifest=replace(ldam.manifest, class_order="introsort"))
     counts = [5, 90, 7, 80, 3, 70, 2, 60, 1, 50]
-    objective = checkpoint_objective(ldam, data=read_images(pictures, class_counts=counts), device="cpu")
+    objective = checkpoint_objective(ldam, data=read_images(pictures, train_counts=counts), device="cpu")
     rank = np.argsort(np.argsort(-np.array(counts)))
     assert objective.y.tolist() == rank[pictures[1].numpy()].tolist()
     assert objective.train_counts.tolist() == sorted(counts, reverse=True)
     assert objective.class_names == tuple("1357920468")
     with pytest.raises(UserError, match="every class has 5 images.*give class_counts"):
-        checkpoint_objective(ldam, data=read_images(pictures, class_counts=[5] * 10))
+        checkpoint_objective(ldam, data=read_images(pictures, train_counts=[5] * 10))
 
 
 def test_images_of_other_classes_are_told(ldam, pictures):

@@ -237,7 +237,7 @@ def test_inspect_shows_what_each_reading_gives(tmp_path, body, capsys):
     torch.save(plain(body, {"classifier.weight": w}), tmp_path / "f.pth")
     (tmp_path / "counts.json").write_text("[5, 4, 3, 2, 1]")
     arguments = ["inspect", str(tmp_path / "f.pth"), "--images", str(tmp_path / "images.npz"), "--mean", "0,0,0"]
-    arguments += ["--std", "1,1,1", "--class-counts", str(tmp_path / "counts.json")]
+    arguments += ["--std", "1,1,1", "--train-counts", str(tmp_path / "counts.json")]
     assert main(arguments) == 0
     captured = capsys.readouterr()
     told = {kind: next(line for line in captured.out.splitlines() if line.startswith(f"as {kind}")) for kind in KINDS}

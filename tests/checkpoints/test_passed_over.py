@@ -15,7 +15,7 @@ from torch import nn
 
 from sharpness import Objective, UserError, interpolate, load_checkpoint, plane_through, trajectory
 from sharpness.checkpoints import read_safely
-from sharpness.checkpoints.powers import may_be_passed_over
+from sharpness.untrusted.powers import may_be_passed_over
 
 
 class Experts(nn.Module):

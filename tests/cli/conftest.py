@@ -157,7 +157,7 @@ def run(tmp_path_factory):
 def undrawn(monkeypatch):
     """``sharpness landscape`` without its pictures, for what they have no part in: they take most of its time."""
     monkeypatch.setattr("sharpness.results.Comparison.plot", lambda *_, **__: None)
-    monkeypatch.setattr(sys.modules["sharpness.cli.landscape"], "save_drawn", lambda *_: None)
+    monkeypatch.setattr(sys.modules["sharpness.cli.landscape"], "save_drawn", lambda *_, **__: None)
 
 
 @pytest.fixture

@@ -203,19 +203,19 @@ def test_the_module_is_the_command(capsys, monkeypatch):
     [
         (["--per-class"], {"class", "samples", "eigenvalue", "residual", "converged", "products"}, 20),
         (["--per-group", "-k", "2"], {"class", "rank"}, 12),
-        (["--per-layer", "--scope", "*layer3*"], {"layer", "lambda_max"}, 2),
-        (["--density", "--per-group", "--scope", "classifier"], {"trace", "trace_se"}, 3),
+        (["--per-layer", "--parameters", "*layer3*"], {"layer", "lambda_max"}, 2),
+        (["--density", "--per-group", "--parameters", "classifier"], {"trace", "trace_se"}, 3),
         (
-            ["--per-class", "--match-samples", "4", "--bootstrap", "100", "--verify", "--scope", "classifier"],
+            ["--per-class", "--match-samples", "4", "--bootstrap", "100", "--verify", "--parameters", "classifier"],
             {"eigenvalue_lower", "eigenvalue_upper"},
             20,
         ),
-        (["--kind", "ggn", "--scope", "classifier"], {"eigenvalue"}, 2),
+        (["--kind", "ggn", "--parameters", "classifier"], {"eigenvalue"}, 2),
     ],
 )
 def test_a_spectrum_is_printed_and_written(options, columns, rows, run, capsys, tmp_path):
     output, figure = tmp_path / "table.csv", tmp_path / "figure"
-    arguments = ["spectrum", str(run), *options, "-o", str(output), "--figure", str(figure)]
+    arguments = ["spectrum", str(run), *options, "-o", str(output), "--plot", str(figure)]
     assert main(arguments) == 0
     captured = capsys.readouterr()
     frame = pd.read_csv(output)
@@ -249,7 +249,7 @@ def test_an_interrupted_spectrum_goes_on_where_it_was(run, capsys, tmp_path, mon
 
 
 def test_two_processes_print_one_table(run, capsys, in_two_processes):
-    arguments = ["spectrum", str(run), "--per-group", "--json", "--scope", "classifier"]
+    arguments = ["spectrum", str(run), "--per-group", "--json", "--parameters", "classifier"]
     assert main(arguments) == 0
     alone = pd.DataFrame(json.loads(capsys.readouterr().out))
     first, second = in_two_processes("from sharpness.cli import main; sys.exit(main(sys.argv[1:]))", *arguments)

@@ -68,3 +68,29 @@ def test_pictures_of_another_quantity_have_names_of_their_own(quantity, run, tmp
     assert main(["landscape", str(run), *SMALL, "--line", "3", "--quantity", quantity, "--out", str(tmp_path)]) == 0
     drawn = {p.stem for p in tmp_path.iterdir() if p.suffix == ".png"}
     assert drawn == {f"{kind}-{quantity}" for kind in ("line", "contour", "surface")}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--width", "triple"], "width='triple': give 'single', 'double' or inches"),
+        (["--width", "0.1"], "inches from 1 to 40"),
+        (["--order", "nobody"], "unknown label in --order 'nobody'"),
+        (["--label", "nobody"], "--label 'nobody': write it as NAME=FILE"),
+        (["--scale", "linear", "--log"], "--scale linear and --log: give one of them"),
+    ],
+)
+def test_looks_that_no_picture_can_have_are_refused_before_anything_is_evaluated(
+    options, message, run, mistake, monkeypatch
+):
+    for evaluates in ("evaluation", "check"):
+        monkeypatch.setattr(Objective, evaluates, lambda *_: pytest.fail("evaluated"))
+    assert message in mistake("landscape", run, *options)
+
+
+def test_models_are_named_and_a_caption_stands_beside_every_picture(run, tmp_path):
+    named = ["--label", f"Mine={run}", "--width", "single", "--order", "Mine", "--class", "all"]
+    assert main(["landscape", *named, *SMALL, "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "plane-Mine.nc").exists()
+    for picture in ("contour", "surface"):
+        assert "Models: Mine\n" in (tmp_path / f"{picture}.txt").read_text()

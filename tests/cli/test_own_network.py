@@ -43,7 +43,7 @@ def test_given_constants_and_counts(stranger, rows):
     constants = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.25, 0.3)}
     given = [w for k, v in constants.items() for w in (f"--{k}", ",".join(map(str, v)))]
     found, said = rows(
-        "measure", "bare.pt", *MODEL, "--images", "pictures", *given, "--class-counts", "counts.json", *QUICK
+        "measure", "bare.pt", *MODEL, "--images", "pictures", *given, "--train-counts", "counts.json", *QUICK
     )
     assert_measured(found, stranger, *stranger.losses(stranger.network(), **constants), CLASSES)
     assert [found[name]["train"] for name in CLASSES] == [160, 80, 4]

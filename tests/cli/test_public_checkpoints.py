@@ -197,11 +197,11 @@ def test_they_do_on_the_command_line(published, tmp_path, capsys):
         given += ["--mean", own[0], "--std", own[1]]
     labels = {}
     for command in (
-        ["measure", "--measures", "loss,lambda_max", "--scope", "classifier", "--json"],
+        ["measure", "--measures", "loss,lambda_max", "--parameters", "classifier", "--json"],
         ["spectrum", "--json"],
     ):
         assert (
-            main([*command[:1], *given, *command[1:], *(["--figure", str(tmp_path / "s")] * (command[0] != "measure"))])
+            main([*command[:1], *given, *command[1:], *(["--plot", str(tmp_path / "s")] * (command[0] != "measure"))])
             == 0
         )
         rows = json.loads(capsys.readouterr().out)

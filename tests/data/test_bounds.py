@@ -52,7 +52,7 @@ def test_what_is_no_file_is_told_at_once(images, make):
     assert "odd is " in told(images / "list.txt")
     make(images / "counts.json")
     assert "counts.json: it is " in told(
-        (torch.ones(1, 2), torch.zeros(1, dtype=int)), class_counts=images / "counts.json"
+        (torch.ones(1, 2), torch.zeros(1, dtype=int)), train_counts=images / "counts.json"
     )
     make(images / "batch")
     with pytest.raises(UserError, match=r"batch is .*: again"):
@@ -75,7 +75,7 @@ def test_what_is_no_file_is_told_at_once(images, make):
 )
 def test_odd_json_is_told(tmp_path, text, message):
     (tmp_path / "counts.json").write_text(text)
-    assert message in told((torch.ones(1, 2), torch.zeros(1, dtype=int)), class_counts=tmp_path / "counts.json")
+    assert message in told((torch.ones(1, 2), torch.zeros(1, dtype=int)), train_counts=tmp_path / "counts.json")
 
 
 def everything(names):
@@ -167,5 +167,5 @@ def test_a_small_pickle_stays_small(tmp_path, name):
 
 def test_counts_are_read_as_before(tmp_path):
     (tmp_path / "counts.json").write_text(json.dumps([500, 30]))
-    data = read_images((torch.rand(2, 3), torch.tensor([0, 1])), class_counts=tmp_path / "counts.json")
+    data = read_images((torch.rand(2, 3), torch.tensor([0, 1])), train_counts=tmp_path / "counts.json")
     assert data.class_counts == (500, 30)

@@ -116,11 +116,11 @@ def test_grey_images_get_a_channel(tmp_path):
 
 def test_counts_by_name_may_name_more_classes_than_have_images(folder, tmp_path):
     counts = {"dog": 7, "bee": 30, "cat": 20, "ant": 10}
-    data = read_images(folder, class_counts=counts)
+    data = read_images(folder, train_counts=counts)
     assert data.class_names == ("ant", "bee", "cat", "dog") and data.class_counts == (10, 30, 20, 7)
     assert data.class_totals == (1, 3, 2, 0) and data.labels.tolist() == [0, 1, 1, 1, 2, 2]
     (tmp_path / "counts.json").write_text(json.dumps(counts))
-    named = read_images(folder, class_counts=tmp_path / "counts.json", class_names=("dog", "cat", "bee", "ant"))
+    named = read_images(folder, train_counts=tmp_path / "counts.json", class_names=("dog", "cat", "bee", "ant"))
     assert named.class_counts == (7, 20, 30, 10)
 
 
@@ -133,14 +133,14 @@ def test_limited_classes_weigh_what_they_had(folder):
 
 def test_classes_numbered_by_their_training_images(folder, images):
     """From most to fewest, equal ones in the order they had; labels, names, counts and totals move together."""
-    data = read_images(folder, class_counts=(5, 2, 5)).in_class_order("stable")
+    data = read_images(folder, train_counts=(5, 2, 5)).in_class_order("stable")
     assert data.class_names == ("ant", "cat", "bee") and data.class_counts == (5, 5, 2)
     assert data.labels.tolist() == [0, 2, 2, 2, 1, 1] and data.class_totals == (1, 2, 3)
     assert torch.equal(data.inputs, planes(images[[3, 0, 1, 2, 4, 5]]))
-    limited = read_images(folder, class_counts=(5, 2, 9), limit_per_class=1).in_class_order("stable")
+    limited = read_images(folder, train_counts=(5, 2, 9), limit_per_class=1).in_class_order("stable")
     assert limited.labels.tolist() == [1, 2, 0] and limited.weights.tolist() == [1, 3, 2]
-    with pytest.raises(UserError, match="every class has 4 images.*give class_counts"):
-        read_images(folder, class_counts=(4, 4, 4)).in_class_order("stable")
+    with pytest.raises(UserError, match="every class has 4 images.*give train_counts"):
+        read_images(folder, train_counts=(4, 4, 4)).in_class_order("stable")
 
 
 class Pictures:
@@ -268,7 +268,7 @@ def test_resizing_keeps_a_linear_ramp(tmp_path):
 def test_class_counts_are_those_of_training(tmp_path, folder):
     (tmp_path / "counts.json").write_text(json.dumps([500, 30, 2]))
     for given in (tmp_path / "counts.json", (500, 30, 2), np.array([500, 30, 2]), {2: 2, 0: 500, 1: 30}):
-        assert read_images(folder, class_counts=given).class_counts == (500, 30, 2)
+        assert read_images(folder, train_counts=given).class_counts == (500, 30, 2)
 
 
 def test_a_limit_keeps_the_first_of_each_class_and_the_counts(folder, listing, images):
@@ -385,13 +385,13 @@ def test_a_damaged_npz_is_told(tmp_path):
         ({"channels": 4}, "channels 4"),
         ({"layout": "nhwc"}, "unknown layout 'nhwc'"),
         ({"limit_per_class": 0}, "at least 1, not 0"),
-        ({"class_counts": (1, 2)}, "2 class counts for 3 class names"),
-        ({"class_counts": (1, 2, -1)}, "whole numbers from 0 on"),
-        ({"class_counts": (1, 2, 0.5)}, "whole numbers from 0 on"),
-        ({"class_counts": 7}, "whole numbers from 0 on"),
-        ({"class_counts": {"ant": 1}}, "bee is none of the 1 classes named"),
-        ({"class_counts": {"ant": 1}, "class_names": ("ant", "bee", "cat")}, "take labels as keys"),
-        ({"class_counts": "nowhere.json"}, "cannot read class counts from nowhere.json"),
+        ({"train_counts": (1, 2)}, "2 class counts for 3 class names"),
+        ({"train_counts": (1, 2, -1)}, "whole numbers from 0 on"),
+        ({"train_counts": (1, 2, 0.5)}, "whole numbers from 0 on"),
+        ({"train_counts": 7}, "whole numbers from 0 on"),
+        ({"train_counts": {"ant": 1}}, "bee is none of the 1 classes named"),
+        ({"train_counts": {"ant": 1}, "class_names": ("ant", "bee", "cat")}, "take labels as keys"),
+        ({"train_counts": "nowhere.json"}, "cannot read class counts from nowhere.json"),
     ],
 )
 def test_options_that_do_not_fit_are_told(folder, options, message):

@@ -26,8 +26,8 @@ COMMANDS = {
     "train": ("train", "--method", "mislas", "--data", "digits-lt", "--epochs", "2", "--snapshots", "1", "--resume",
               "--out", "out"),
     "landscape": ("landscape", "run", *QUICK, "--plane", "3", "--line", "3", "--adaptive", "0", "--out", "out"),
-    "spectrum": ("spectrum", "run", *QUICK, "--per-group", "--scope", "classifier", "-o", "out.nc"),
-    "measure": ("measure", "run", *QUICK, "--scope", "classifier", "-o", "out.csv"),
+    "spectrum": ("spectrum", "run", *QUICK, "--per-group", "--parameters", "classifier", "-o", "out.nc"),
+    "measure": ("measure", "run", *QUICK, "--parameters", "classifier", "-o", "out.csv"),
     "figures": ("figures", "--data", "digits-lt", "--methods", "ce", "--seeds", "0", "--epochs", "1", *QUICK, "--grid",
                 "3", "--jobs", "1", "--out", "out", "--runs", "runs"),
 }  # fmt: skip

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sharpness.data.longtail import class_counts
+from sharpness.data.profiles import class_counts
 from sharpness.errors import UserError
 from sharpness.flattening import SAM, ImbSAM
 from sharpness.steps import Batch, PlainStep

@@ -74,7 +74,7 @@ def read(kind, path):
     elif kind == "cifar":
         repr(load_cifar_lt("cifar10", path))
     elif kind == "counts":
-        read_images((torch.zeros(2, 1, 2, 2), torch.tensor([0, 1])), class_counts=path)
+        read_images((torch.zeros(2, 1, 2, 2), torch.tensor([0, 1])), train_counts=path)
     elif kind == "result":
         found = sharpness.load_result(path)
         found.to_frame()

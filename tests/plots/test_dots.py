@@ -79,9 +79,18 @@ def test_series_are_told_apart_by_colour_and_by_marker(axes):
     assert a.get_color() != b.get_color() and a.get_marker() != b.get_marker()
 
 
-def test_columns_of_unequal_height_or_no_row_are_refused():
+def test_a_column_may_be_lower_than_the_first_and_has_an_axis_of_its_own():
+    two, one = ({title: {"a": numbers([1])} for title in titles} for titles in ("xy", "z"))
+    axes = plot_dots([DotColumn("", two), DotColumn("ratio", one)], ["CE"])
+    assert [ax.get_title("left") for ax in axes] == ["x", "z", "y"]
+    assert axes[1].get_xlabel() == "ratio"
+    axes[0].get_figure().canvas.draw()
+    assert any(label.get_visible() and label.get_text() for label in axes[1].get_xticklabels())
+
+
+def test_a_column_higher_than_the_first_or_no_row_is_refused():
     one, two = {"x": {"a": numbers([1])}}, {"x": {"a": numbers([1])}, "y": {"a": numbers([1])}}
-    with pytest.raises(UserError, match="equal height"):
+    with pytest.raises(UserError, match="columns that are no higher than the first"):
         plot_dots([DotColumn("", one), DotColumn("", two)], ["CE"])
     with pytest.raises(UserError, match="0 rows"):
         plot_dots([DotColumn("", one)], [])

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import ttest_ind
 
-from sharpness import UserError, load_data, load_result
+from sharpness import UserError, checkpoint_objective, eigenvalues, load_data, load_result, random_perturbation
 from sharpness.probes import labelled_checkpoints
 from sharpness.results import PlaneResult
 from sharpness.studies import make_figures
@@ -32,7 +32,7 @@ def result(folder, method, seed, name):
 def test_every_picture_has_a_pdf_a_png_and_its_numbers(drawn):
     _, folder, figures = drawn
     names = {p.name for p in figures.files}
-    for picture in ("motivation", "eigenvalues", "visualization_lines", "visualization_contours"):
+    for picture in ("motivation", "measure", "eigenvalues", "visualization_lines", "visualization_contours"):
         assert {f"{picture}.pdf", f"{picture}.png", f"{picture}.csv"} <= names
     assert {
         "visualization_surfaces.pdf",
@@ -71,18 +71,22 @@ def test_the_summary_is_mean_and_spread_of_the_runs(drawn):
     _, folder, figures = drawn
     assert list(figures.summary.row) == ["CE", "GCL"]
     for method, row in zip(("ce", "gcl"), figures.summary.to_dict("records"), strict=True):
-        spectra = [result(folder, method, seed, "eigenvalues") for seed in SEEDS]
-        largest = [float(r.largest) for r in spectra]
-        assert row["λmax"] == pytest.approx(np.mean(largest)) and row["λmax sd"] == pytest.approx(
-            np.std(largest, ddof=1)
-        )
-        rises, errors = zip(*(result(folder, method, seed, "perturbation").rise("few") for seed in SEEDS), strict=True)
-        assert row["rise tail"] == pytest.approx(np.mean(rises, axis=0)[-1])
-        assert row["rise tail sd"] == pytest.approx(np.std(rises, axis=0, ddof=1)[-1])
-        assert row["rise tail se"] == pytest.approx(np.mean(errors, axis=0)[-1])
-    assert {"acc", "acc many", "acc medium", "acc few", "λmax", "λmin tail", "rise tail"} <= set(figures.summary)
+        objectives = [
+            checkpoint_objective(folder / "runs" / method / f"seed-{seed}", limit_per_class=3) for seed in SEEDS
+        ]
+        largest = [float(eigenvalues(o, which="both").largest) for o in objectives]
+        assert row["lambda_max"] == pytest.approx(np.mean(largest), rel=1e-5)
+        assert row["lambda_max sd"] == pytest.approx(np.std(largest, ddof=1), rel=1e-4)
+        found = [random_perturbation(o, [0.1], 2).rise("few") for o in objectives]
+        rises, errors = np.array(found)[..., 0].T
+        assert row["random_rise tail"] == pytest.approx(np.mean(rises), rel=1e-5)
+        assert row["random_rise tail sd"] == pytest.approx(np.std(rises, ddof=1), rel=1e-4)
+        assert row["random_rise tail se"] == pytest.approx(np.mean(errors), rel=1e-4)
+    accuracies, measures = ("", " many", " medium", " few"), ("lambda_max", "lambda_min", "random_rise", "worst_rise")
+    named = [*(f"accuracy{group}" for group in accuracies), *(f"{m}{part}" for m in measures for part in ("", " tail"))]
+    assert figures.text.splitlines()[0] == f"| method | {' | '.join(named)} |"
     first = re.search(r"\| CE \| (.*) \|", figures.text)[1].split(" | ")
-    assert all("±" in cell for cell in first) and sum("(" in cell for cell in first) == 2
+    assert all("±" in cell for cell in first) and ["(" in cell for cell in first] == 4 * [False] + 8 * [True]
     assert "over 2 trainings (seeds 0, 1)" in figures.text.replace("\n", " ")
     assert (folder / "out" / "summary.md").read_text() == figures.text
 
@@ -100,12 +104,8 @@ def test_what_was_trained_and_measured_is_reused(drawn, monkeypatch):
     def fail(*args, **options):
         raise AssertionError("measured again")
 
-    for module, probes in (
-        ("figures", ("line", "plane")),
-        ("cells", ("eigenvalues", "random_perturbation", "worst_case")),
-    ):
-        for probe in probes:
-            monkeypatch.setattr(f"sharpness.studies.{module}.{probe}", fail)
+    for place in ("figures.line", "figures.plane", "figures.random_perturbation", "settings.measure"):
+        monkeypatch.setattr(f"sharpness.studies.{place}", fail)
     again = make_figures(data, ("ce", "gcl"), SEEDS, folder / "out", folder / "runs", **SMALL)
     pd.testing.assert_frame_equal(again.summary, first.summary)
 
@@ -119,7 +119,7 @@ def test_another_setting_is_measured_again_and_a_single_seed_says_so(drawn, monk
     one = make_figures(data, ("ce",), (1,), folder / "one", folder / "runs", **SMALL)
     text = one.text.replace("\n", " ")
     assert "One training each, with seed 1" in text and "is not known" in text
-    assert one.text.splitlines()[2].count("±") == 2, "over draws"
+    assert one.text.splitlines()[2].count("±") == 8, "over images or draws"
 
 
 @pytest.mark.parametrize(
@@ -135,20 +135,20 @@ def test_methods_and_seeds_must_be_named_once(methods, seeds, message, tmp_path)
 
 def test_differences_are_those_that_welch_s_test_finds():
     rng = np.random.default_rng(0)
-    shared = {"column": "", "status": "done", "λmin": -1.0}
+    shared = {"column": "", "status": "done", "lambda_min": -1.0}
     cells = pd.DataFrame([
-        {"row": row, "seed": seed, "acc": mean + rng.normal(), "λmax": 10.0**mean * scale, **shared}
+        {"row": row, "seed": seed, "accuracy": mean + rng.normal(), "lambda_max": 10.0**mean * scale, **shared}
         for row, mean in (("a", 1.0), ("b", 1.5), ("c", 9.0)) for seed, scale in enumerate((0.5, 1.0, 2.0))
     ])  # fmt: skip
     pairs = told_apart(cells).set_index(["measure", "higher", "lower"])
     values = dict(iter(cells.groupby("row")))
     for (measure, high, low), pair in pairs.iterrows():
-        if measure not in ("acc", "λmax"):
+        if measure not in ("accuracy", "lambda_max"):
             assert not pair.apart
             continue
-        a, b = (values[row][measure] if measure == "acc" else np.log(values[row][measure]) for row in (high, low))
+        a, b = (values[row][measure] if measure == "accuracy" else np.log(values[row][measure]) for row in (high, low))
         assert pair.p == pytest.approx(ttest_ind(a, b, equal_var=False).pvalue) and a.mean() >= b.mean()
         assert pair.apart == (pair.p < 0.05)
-    assert pairs.apart["λmax", "c", "a"] and not pairs.apart["λmax", "b", "a"]
+    assert pairs.apart["lambda_max", "c", "a"] and not pairs.apart["lambda_max", "b", "a"]
     text = difference_text(told_apart(cells))
-    assert "λmax: c > a, c > b" in text and "within the spread" in text
+    assert "lambda_max (less is flatter): c > a, c > b" in text and "within the spread" in text

@@ -2,14 +2,19 @@
 
 import math
 import multiprocessing
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from sharpness import UserError, load_data
+from sharpness import Objective, UserError, checkpoint_objective, load_data, register_measure
+from sharpness.probes import MEASURES
 from sharpness.studies import cells as cells_module
 from sharpness.studies import make_flattening_study
+from sharpness.studies import settings as settings_module
+from sharpness.studies.grid import draw_grid
 from sharpness.training import loop
 
 METHODS, OPERATIONS, SEEDS = ("ce", "ldam-drw"), ("none", "sam"), (0, 1)
@@ -61,8 +66,17 @@ def test_accuracy_and_sharpness_stand_side_by_side(study):
         ("CE", "none"), ("CE", "SAM"), ("LDAM-DRW", "none"), ("LDAM-DRW", "SAM"),
     ]  # fmt: skip
     shown = made.text.splitlines()[0]
-    assert all(f"| {c} |" in shown for c in ("acc", "acc few", "λmax", "λmax tail", "rise", "rise tail", "worst rise"))
-    assert "of cross-entropy on training images, 2 of every class at most" in made.text
+    named = (
+        "accuracy",
+        "accuracy few",
+        "lambda_max",
+        "lambda_max tail",
+        "random_rise",
+        "random_rise tail",
+        "worst_rise",
+    )
+    assert all(f"| {c} |" in shown for c in named)
+    assert "of cross-entropy on training images, 2 of every class at most" in " ".join(made.text.split())
 
 
 def test_a_cell_has_the_accuracies_of_its_run(study):
@@ -70,7 +84,7 @@ def test_a_cell_has_the_accuracies_of_its_run(study):
     history = pd.read_csv(folder / "runs" / "digits-lt-ce+sam-seed1" / "history.csv")
     cell = made.cells[(made.cells.row == "CE") & (made.cells.column == "SAM") & (made.cells.seed == 1)].iloc[0]
     last = history.iloc[-1]
-    assert [cell.acc, cell["acc few"]] == pytest.approx([100 * last.accuracy, 100 * last.accuracy_few])
+    assert [cell.accuracy, cell["accuracy few"]] == pytest.approx([100 * last.accuracy, 100 * last.accuracy_few])
 
 
 def test_the_files_hold_the_cells_the_changes_the_summary_and_the_picture(study):
@@ -79,17 +93,16 @@ def test_the_files_hold_the_cells_the_changes_the_summary_and_the_picture(study)
     assert {p.name for p in made.files} == {p.name for p in (folder / "out").iterdir()} == names
     assert len(pd.read_csv(folder / "out" / "flattening_cells.csv")) == 8
     drawn = pd.read_csv(folder / "out" / "flattening.csv")
-    acc = made.cells.pivot(index="seed", columns=["row", "column"], values="acc")
+    acc = made.cells.pivot(index="seed", columns=["row", "column"], values="accuracy")
     change = (acc["CE", "SAM"] - acc["CE", "none"]).mean()
-    assert drawn[(drawn.row == "CE") & (drawn.measure == "acc")].value.item() == pytest.approx(change, rel=1e-5)
+    assert drawn[(drawn.row == "CE") & (drawn.measure == "accuracy")].value.item() == pytest.approx(change, rel=1e-5)
 
 
 def test_what_is_there_is_read_and_not_made_again(study, data, monkeypatch):
     folder, made = study
     before = {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*") if p.is_file()}
     monkeypatch.setattr(loop, "run_stage", lambda *a, **k: pytest.fail("trained again"))
-    for probe in ("random_perturbation", "eigenvalues", "worst_case"):
-        monkeypatch.setattr(cells_module, probe, lambda *a, **k: pytest.fail("measured again"))
+    monkeypatch.setattr(settings_module, "measure", lambda *a, **k: pytest.fail("measured again"))
     pd.testing.assert_frame_equal(again(data, folder).cells, made.cells)
     assert {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*") if p.is_file()} == before
 
@@ -155,8 +168,8 @@ def test_a_model_that_cannot_be_probed_keeps_its_accuracy(study, data, monkeypat
     monkeypatch.setattr(cells_module, "measured", failing)
     told = again(data, folder)
     assert (told.cells.status == "not probed").all()
-    np.testing.assert_array_equal(told.cells.acc, made.cells.acc)
-    assert math.isnan(told.summary["λmax"].iloc[0]) and "product 3" in told.text
+    np.testing.assert_array_equal(told.cells.accuracy, made.cells.accuracy)
+    assert math.isnan(told.summary["lambda_max"].iloc[0]) and "product 3" in told.text
 
 
 def test_processes_give_the_same_numbers(study, data, monkeypatch):
@@ -166,6 +179,45 @@ def test_processes_give_the_same_numbers(study, data, monkeypatch):
     context.set_forkserver_preload(["sharpness.studies.workers"])
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: {"spawn": context}[method])
     pd.testing.assert_frame_equal(again(data, folder, jobs=2).cells, made.cells)
+
+
+@pytest.fixture
+def registered():
+    """Measures of one's own: one that other processes can import, and one that they cannot."""
+    register_measure("mean_loss", Objective.loss, lower_is_flatter=False)
+    register_measure("norm", lambda o: sum((p**2).sum() for p in o.parameters) ** 0.5, usual=False)
+    yield
+    del MEASURES["mean_loss"], MEASURES["norm"]
+
+
+def test_a_registered_measure_is_in_the_table_and_in_the_picture(data, tmp_path, registered):
+    made = make_flattening_study(
+        data, ("ce",), ("none", "sam"), (0,), tmp_path / "out", tmp_path, measures="mean_loss,norm", **SMALL
+    )
+    for column, name in (("none", "ce"), ("SAM", "ce+sam")):
+        objective = checkpoint_objective(tmp_path / f"digits-lt-{name}-seed0", limit_per_class=2)
+        row = made.cells[made.cells.column == column].iloc[0]
+        assert row["mean_loss"] == pytest.approx(objective.loss())
+        assert row["mean_loss tail"] == pytest.approx(objective.class_losses()[list(objective.groups["few"])].mean())
+        weights = torch.cat([p.detach().flatten() for p in objective.parameters])
+        assert row["norm"] == row["norm tail"] == pytest.approx(float(weights.norm()), rel=1e-5)
+    assert "| mean_loss | mean_loss tail | norm | norm tail |" in made.text.splitlines()[0]
+    drawn = draw_grid(pd.read_csv(tmp_path / "out" / "flattening.csv"))
+    titles = [ax.get_title("left") for ax in drawn.axes]
+    assert {"Mean loss, all", "Mean loss, tail", "Norm, all", "Norm, tail"} <= set(titles)
+
+
+def test_processes_know_registered_measures_that_they_can_import(study, data, registered, monkeypatch):
+    folder, _ = study
+    context = multiprocessing.get_context("forkserver")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: {"spawn": context}[method])
+    runs = folder / "of processes"
+    shutil.copytree(folder / "runs", runs)
+    given = (data, ("ce",), OPERATIONS, (0,), folder / "other", runs)
+    made = make_flattening_study(*given, jobs=2, measures="mean_loss", **SMALL)
+    assert made.cells.mean_loss.notna().all()
+    with pytest.raises(UserError, match="jobs=2: measure 'norm' cannot be sent to other processes: define"):
+        make_flattening_study(*given, jobs=2, measures="norm", **SMALL)
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,9 @@ def test_the_reference_is_listed_with_no_change(study):
     folder, made = study
     drawn = pd.read_csv(folder / "out" / "microbenchmark.csv")
     reference = drawn[(drawn.row == "plain") & (drawn.column == "stage 1 alone")]
-    assert set(reference[reference.measure.str.startswith("acc")].value) == {0.0}
-    assert set(reference[reference.measure.str.startswith("λmax")].value) == {1.0}
-    assert made.text.splitlines()[0].startswith("| stage 1 | stage 2 | seeds | acc |")
+    assert set(reference[reference.measure.str.startswith("accuracy")].value) == {0.0}
+    assert set(reference[reference.measure.str.startswith("worst_rise")].value) == {1.0}
+    assert made.text.splitlines()[0].startswith("| stage 1 | stage 2 | seeds | accuracy |")
     assert "–" not in made.text.splitlines()[2].split("|")[4]
 
 

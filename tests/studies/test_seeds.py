@@ -1,12 +1,14 @@
 """Means, spreads and changes over seeds, against numbers worked out by hand."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from sharpness.studies.seeds import ACCURACIES, MEASURES, SHARPNESS, changes, failures, over_seeds, table_of
+from sharpness.studies.seeds import changes, failures, over_seeds, table_of
+from sharpness.studies.settings import Settings
 from sharpness.studies.summary import to_markdown
 
 
@@ -19,11 +21,11 @@ def cells():
     """One method, three seeds; SAM of seed 2 diverged, and seed 1 of the reference rises by less than nothing."""
     return pd.DataFrame(
         [
-            cell("CE", "none", 0, acc=90.0, λmax=4.0, rise=0.2),
-            cell("CE", "none", 1, acc=92.0, λmax=8.0, rise=-0.1),
-            cell("CE", "none", 2, acc=94.0, λmax=6.0, rise=0.3),
-            cell("CE", "SAM", 0, acc=91.0, λmax=2.0, rise=0.1),
-            cell("CE", "SAM", 1, acc=95.0, λmax=1.0, rise=0.1),
+            cell("CE", "none", 0, accuracy=90.0, lambda_max=4.0, random_rise=0.2),
+            cell("CE", "none", 1, accuracy=92.0, lambda_max=8.0, random_rise=-0.1),
+            cell("CE", "none", 2, accuracy=94.0, lambda_max=6.0, random_rise=0.3),
+            cell("CE", "SAM", 0, accuracy=91.0, lambda_max=2.0, random_rise=0.1),
+            cell("CE", "SAM", 1, accuracy=95.0, lambda_max=1.0, random_rise=0.1),
             cell("CE", "SAM", 2, "diverged", "training diverged in epoch 3"),
         ]
     )
@@ -37,21 +39,20 @@ def entry(table, measure, column="SAM"):
 
 def test_means_and_standard_deviations_over_the_seeds_that_are_there(cells):
     none, sam = (over_seeds(cells).iloc[i] for i in (0, 1))
-    assert (none.seeds, none.asked, none.acc, none["acc sd"]) == (3, 3, 92.0, 2.0)
-    assert (none["λmax"], none["λmax sd"]) == (6.0, 2.0)
-    assert (sam.seeds, sam.asked, sam.acc) == (2, 3, 93.0)
-    assert sam["acc sd"] == pytest.approx(math.sqrt(8))
-    assert math.isnan(sam["worst rise"]), "no cell has it"
+    assert (none.seeds, none.asked, none.accuracy, none["accuracy sd"]) == (3, 3, 92.0, 2.0)
+    assert (none["lambda_max"], none["lambda_max sd"]) == (6.0, 2.0)
+    assert (sam.seeds, sam.asked, sam.accuracy) == (2, 3, 93.0)
+    assert sam["accuracy sd"] == pytest.approx(math.sqrt(8))
 
 
 def test_accuracies_change_by_the_difference_of_runs_of_one_seed(cells):
-    acc = entry(changes(cells, "none"), "acc")
+    acc = entry(changes(cells, "none"), "accuracy")
     assert (acc.seeds, acc.value) == (2, 2.0)  # (91 - 90, 95 - 92)
     assert [acc.low, acc.high] == pytest.approx([2 - math.sqrt(2), 2 + math.sqrt(2)])
 
 
 def test_sharpness_changes_by_the_geometric_mean_of_ratios(cells):
-    top = entry(changes(cells, "none"), "λmax")
+    top = entry(changes(cells, "none"), "lambda_max")
     logs = [math.log(2 / 4), math.log(1 / 8)]
     assert top.value == pytest.approx(1 / 4)  # sqrt(1/2 * 1/8)
     assert top.high / top.value == pytest.approx(math.exp(abs(logs[0] - logs[1]) / math.sqrt(2)))
@@ -59,14 +60,14 @@ def test_sharpness_changes_by_the_geometric_mean_of_ratios(cells):
 
 
 def test_a_ratio_to_a_negative_number_does_not_count(cells):
-    rise = entry(changes(cells, "none"), "rise")
+    rise = entry(changes(cells, "none"), "random_rise")
     assert (rise.seeds, rise.value) == (1, pytest.approx(0.5))
     assert math.isnan(rise.low) and math.isnan(rise.high), "one seed has no spread"
 
 
 def test_every_measure_of_every_column_but_the_reference_is_compared(cells):
     table = changes(cells, "none")
-    assert list(table.measure) == [*ACCURACIES, *SHARPNESS]
+    assert list(table.measure) == ["accuracy", "lambda_max", "random_rise"]
     assert set(table.column) == {"SAM"}
 
 
@@ -78,31 +79,35 @@ def test_the_order_of_the_cells_does_not_matter(cells):
 def test_one_reference_for_all_rows_is_listed_with_no_change():
     cells = pd.DataFrame(
         [
-            cell("plain", "alone", 0, acc=80.0, λmax=4.0),
-            cell("plain", "both", 0, acc=83.0, λmax=4.0),
-            cell("full", "alone", 0, acc=85.0, λmax=1.0),
+            cell("plain", "alone", 0, accuracy=80.0, lambda_max=4.0),
+            cell("plain", "both", 0, accuracy=83.0, lambda_max=4.0),
+            cell("full", "alone", 0, accuracy=85.0, lambda_max=1.0),
         ]
     )
     table = changes(cells, "alone", "plain").set_index(["row", "column", "measure"])
-    assert table.value["plain", "alone", "acc"] == 0
-    assert table.value["plain", "both", "acc"] == 3
-    assert table.value["full", "alone", "acc"] == 5
-    assert table.value["full", "alone", "λmax"] == 0.25
+    assert table.value["plain", "alone", "accuracy"] == 0
+    assert table.value["plain", "both", "accuracy"] == 3
+    assert table.value["full", "alone", "accuracy"] == 5
+    assert table.value["full", "alone", "lambda_max"] == 0.25
 
 
 def test_a_study_of_which_every_cell_diverged_is_a_table_of_dashes():
-    cells = pd.DataFrame([cell("CE", c, 0, "diverged", "at once") for c in ("none", "SAM")])
+    columns = Settings(Path()).columns
+    nothing = dict.fromkeys(columns, math.nan)
+    cells = pd.DataFrame([cell("CE", c, 0, "diverged", "at once", **nothing) for c in ("none", "SAM")])
+    measures = [c for c in columns if not c.endswith(" se")]
     summary = over_seeds(cells)
-    assert summary[list(MEASURES)].isna().all(axis=None)
+    assert summary[measures].isna().all(axis=None)
     text = to_markdown(table_of(summary, ("method", "operation")), "sd")
-    assert text.splitlines()[2] == "| CE | none | 0 of 1 | " + " | ".join(["–"] * len(MEASURES)) + " |"
+    assert text.splitlines()[2] == "| CE | none | 0 of 1 | " + " | ".join(["–"] * len(measures)) + " |"
     assert np.isnan(changes(cells, "none").value).all()
 
 
 def test_the_table_shows_means_spreads_and_of_how_many_seeds(cells):
-    text = to_markdown(table_of(over_seeds(cells), ("method", "operation"), ("acc", "λmax")), "sd")
+    columns = ["row", "column", "seed", "status", "reason", "accuracy", "lambda_max"]
+    text = to_markdown(table_of(over_seeds(cells[columns]), ("method", "operation")), "sd")
     assert text.splitlines() == [
-        "| method | operation | seeds | acc | λmax |",
+        "| method | operation | seeds | accuracy | lambda_max |",
         "| --- | --- | --- | ---: | ---: |",
         "| CE | none | 3 | 92.0 ± 2.0 | 6 ± 2 |",
         "| CE | SAM | 2 of 3 | 93.0 ± 2.8 | 1.5 ± 0.7 |",

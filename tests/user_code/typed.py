@@ -1,7 +1,7 @@
 """Calls of every public function as a user writes them: mypy --strict must find the types that stand here."""
 
 from pathlib import Path
-from typing import assert_type
+from typing import Any, assert_type
 
 import torch
 from torch import nn
@@ -10,14 +10,17 @@ import sharpness
 from sharpness import Comparison, Directions, Objective
 from sharpness.checkpoints import Checkpoint
 from sharpness.data import LongTailData
+from sharpness.probes.measures.measure import Measure
 from sharpness.results import (
     CharacteristicRadiusResult,
+    Correlations,
     EigenvalueResult,
     LayerResult,
     LineResult,
     MeasureResult,
     PerturbationResult,
     PlaneResult,
+    Runs,
     SpectralDensityResult,
 )
 
@@ -79,5 +82,8 @@ def tables(objective: Objective, model: nn.Module, xy: tuple[torch.Tensor, torch
     found = sharpness.measure({"a": model, "b": [model, model]}, data=xy, radius=0.2)
     assert_type(found, Comparison[MeasureResult])
     assert_type(sharpness.measure("runs"), MeasureResult | Comparison[MeasureResult])
+    assert_type(sharpness.compare({"a": sharpness.trace(model, xy)}), Comparison[MeasureResult | Runs[Any]])
+    assert_type(sharpness.correlate(found), Correlations)
+    assert_type(sharpness.register_measure("norm", lambda one: float(one.loss()), title="Norm"), Measure)
     plane: PlaneResult = sharpness.load_result("plane.nc")
     assert_type(plane.label, str)

@@ -29,7 +29,7 @@ class Family:
         usual_files: names that its code gives to files, the best weights before the latest.
         weights: kinds of weights that a file may hold, by the names of ``load_checkpoint(weights=...)``.
         two_files: whether it saves some models in two files, of which ``stage2`` is the second.
-        twin: the second file, where the name of the first one tells it.
+        twin: finds the second file by the name of the first one.
     """
 
     name: str

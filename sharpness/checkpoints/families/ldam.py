@@ -24,9 +24,8 @@ from sharpness.checkpoints.families.family import Family
 from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of, is_state
 from sharpness.checkpoints.heads import COLUMNS, HeadHabits
 from sharpness.checkpoints.networks import block_counts, some
-from sharpness.checkpoints.pickles import shown
 from sharpness.checkpoints.prefixes import strip_prefixes
-from sharpness.errors import UserError
+from sharpness.errors import UserError, shown
 
 TITLE = "LDAM-DRW, RSG, Saddle-LongTail, Focal-SAM or GCL"
 HEADS = HeadHabits(columns="cosine", square=COLUMNS)
@@ -64,6 +63,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
             f"{path} holds a classifier alone, as GCL's second stage saves it: "
             "load_checkpoint(STAGE_1_FILE, stage2=THIS_FILE), or STAGE_1_FILE --stage2 THIS_FILE"
         )
+    # The name of the run's folder is the only place where this code writes the imbalance.
     imbalance = re.search(r"_(exp|step)_(0\.\d*[1-9])(_|$)", str(Path(path).resolve().parent))
     # Other code saves the same keys: the family is assumed only where something is peculiar to it.
     certain = options.named or options.stage2 is not None or _is_normalised(state) or any("RSG" in n for n in state)

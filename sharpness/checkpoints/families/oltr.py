@@ -47,6 +47,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
             raise UserError(f"{path} has no {part!r}: give the other file of this model as stage2= (--stage2)")
     state, prefix = strip_prefixes(parts["feat_model"])
     head = strip_prefixes(parts["classifier"])[0]
+    # The meta-embedding's logits depend on the memory of centroids, which belongs to the classifier's stage.
     embedded = any(name.startswith(META_EMBEDDING) for name in head)
     # The memory belongs to the classifier, and comes from the same file.
     if embedded and options.model is None:

@@ -56,6 +56,7 @@ def read(content: Any, path: str, options: Options, also: Sequence[str] = ()) ->
             f"{path} holds parts of a network ({some(parts)}): give the network that takes them, model= in Python, "
             "--model package.module:factory on the command line"
         )
+    # Parts are joined only if they alone fill the given network: a whole state beside them comes first.
     if parts and options.model is not None and options.weights == "model":
         joined = {f"{part}.{n}": t for part, state in parts.items() for n, t in _unwrapped(state).items()}
         needed = trained_names(options.model)

@@ -197,6 +197,7 @@ def _into(
     idle = [name for name, value in given.items() if value is not None]
     if idle:
         raise UserError(f"{' and '.join(idle)}: the network for {path} is given, which settles that: leave it out")
+    # The network's own names may begin with what was stripped as a wrapper's prefix, so it is put back first.
     whole = {prefix + n: t for n, t in state.items()}
     # All entries first, then the trained ones alone: a file may leave out frozen parts on purpose.
     starts = covering_prefixes(whole, model.state_dict()) or covering_prefixes(whole, trained_names(model))

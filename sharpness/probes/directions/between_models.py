@@ -18,10 +18,10 @@ from sharpness.objective import Objective
 from sharpness.probes.directions.direction_set import parameter_shapes, require_shapes
 
 #: A model, or what it can be had from: a state dict holds the weights alone.
-Subject = nn.Module | Checkpoint | Objective | Mapping[str, Tensor] | str | Path
+Weights = nn.Module | Checkpoint | Objective | Mapping[str, Tensor] | str | Path
 
 
-def toward(objective: Objective, other: Subject) -> Tensor:
+def toward(objective: Objective, other: Weights) -> Tensor:
     """``w_other - w`` over the parameters in scope, flat (k,), computed in float64 and rounded once.
 
     Args:
@@ -46,7 +46,7 @@ def toward(objective: Objective, other: Subject) -> Tensor:
     return torch.cat(pieces).to(objective.dtype).to(objective.device)
 
 
-def require_reachable(objective: Objective, other: Subject) -> None:
+def require_reachable(objective: Objective, other: Weights) -> None:
     """Refuse another model that is more than a displacement of the parameters in scope away.
 
     Running statistics of BatchNorm do not move with the parameters. With ``batchnorm="recalibrate"`` they are estimated
@@ -101,7 +101,7 @@ def state_of(subject: Any) -> Mapping[str, Tensor]:
     raise UserError(f"a {type(subject).__name__} has no weights: give a model, a checkpoint, an Objective or a path")
 
 
-def read_subject(objective: Objective, subject: Subject) -> Any:
+def read_subject(objective: Objective, subject: Weights) -> Any:
     """Read a path as a checkpoint, so that it is read once; return everything else as it is.
 
     A file of a network that is not known here is one of the objective's own, of which a copy takes the weights.
@@ -132,7 +132,7 @@ def _require_names(objective: Objective, state: Mapping[str, Tensor]) -> None:
     )
 
 
-def _module_of(subject: Subject) -> nn.Module | None:
+def _module_of(subject: Weights) -> nn.Module | None:
     if isinstance(subject, Checkpoint | Objective):
         return subject.model
     return subject if isinstance(subject, nn.Module) else None

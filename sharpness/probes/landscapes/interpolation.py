@@ -12,7 +12,7 @@ import pandas as pd
 from sharpness.checkpoints import Checkpoint
 from sharpness.errors import UserError, choose
 from sharpness.objective import Objective
-from sharpness.probes.directions.between_models import Subject, read_subject, require_reachable, toward
+from sharpness.probes.directions.between_models import Weights, read_subject, require_reachable, toward
 from sharpness.probes.directions.direction_set import Directions
 from sharpness.probes.landscapes.line_and_plane import Range, line, plane
 from sharpness.probes.shared.probe import Given, comparable
@@ -27,7 +27,7 @@ QUANTITIES = ("loss", "error")
 @comparable
 def interpolate(
     objective: Objective,
-    other: Subject,
+    other: Weights,
     x: Range = (0, 1, 25),
     *,
     names: Sequence[str] | None = None,
@@ -137,8 +137,8 @@ def barrier(line: LineResult, of: str = "loss") -> pd.DataFrame:
 @comparable
 def plane_through(
     objective: Objective,
-    second: Subject,
-    third: Subject,
+    second: Weights,
+    third: Weights,
     margin: float = 0.2,
     points: int = 25,
     *,
@@ -189,7 +189,7 @@ def plane_through(
     return plane(objective, x, y, found, adaptive=adaptive, precision=precision, resume=resume)
 
 
-def model_axes(objective: Objective, second: Subject, third: Subject) -> Directions:
+def model_axes(objective: Objective, second: Weights, third: Weights) -> Directions:
     """The orthonormal axes of the plane through three models, with the models as marks.
 
     Returns:

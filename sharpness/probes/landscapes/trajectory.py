@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sharpness.errors import UserError
 from sharpness.objective import Objective
-from sharpness.probes.directions.between_models import Subject, toward
+from sharpness.probes.directions.between_models import Weights, toward
 from sharpness.probes.directions.direction_set import Directions
 from sharpness.probes.landscapes.line_and_plane import plane
 from sharpness.probes.shared.probe import Given, comparable
@@ -26,7 +26,7 @@ CHUNK = 1 << 20
 #: Smallest ratio of the second to the first singular value that is no rounding.
 FLAT = 1e-6
 
-Steps = str | Path | Sequence[Subject] | Mapping[str, Subject]
+Steps = str | Path | Sequence[Weights] | Mapping[str, Weights]
 
 
 def trajectory(objective: Objective, steps: Steps) -> Directions:
@@ -150,7 +150,7 @@ def snapshots(run: str | Path) -> list[Path]:
     return sorted(found, key=lambda p: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.stem)])
 
 
-def _named_steps(steps: Steps) -> dict[str, Subject]:
+def _named_steps(steps: Steps) -> dict[str, Weights]:
     if isinstance(steps, str | Path):
         return {path.stem: path for path in snapshots(steps)}
     if isinstance(steps, Mapping):

@@ -20,4 +20,12 @@ def accuracy(subject: Subject, settings: NoSettings) -> dict[str, Column]:
     return {"accuracy": Column.of_images(subject.objective, values, errors, ends)}
 
 
-ACCURACY = Measure("accuracy", accuracy, title="Accuracy", bounds=(0, 1), ratio=False, needs_labels=True)
+ACCURACY = Measure(
+    "accuracy",
+    accuracy,
+    title="Accuracy",
+    bounds=(0, 1),
+    ratio=False,
+    needs_labels=True,
+    explained="the share of correct predictions",
+)

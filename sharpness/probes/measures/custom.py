@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import CodeType
 from typing import Any
 
@@ -24,39 +25,59 @@ from sharpness.progress import progress
 Found = float | tuple[float, float]
 
 
-def measure_of(name: str, compute: Callable[[Objective], Found], title: str, over: str, **described: Any) -> Measure:
+def measure_of(
+    name: str, compute: Callable[[Objective], Found], title: str = "", over: str = "images", **described: Any
+) -> Measure:
     """A measure that is what ``compute`` returns; see :func:`~sharpness.register_measure` for the arguments.
 
     Raises:
         UserError: ``compute`` cannot be called.
     """
     if not callable(compute):
-        raise UserError(f"measure {name!r}: compute is a {type(compute).__name__}: give a function of an objective")
-    version = version_of(compute)
+        raise UserError(f"measure {name!r}: compute={compute!r}: give a function of an objective")
+    made = OfFunction(name, compute, over)
+    return Measure(
+        name, made, passes=_passes, title=title or name.replace("_", " ").capitalize(), version=made.version,
+        **described,
+    )  # fmt: skip
 
-    def column(subject: Subject, settings: NoSettings) -> dict[str, Column]:
+
+def _passes(settings: NoSettings) -> Passes:
+    """A guess at what a function of the user's takes."""
+    return Passes(forwards=2)
+
+
+@dataclass(frozen=True)
+class OfFunction:
+    """Computes the column of a function of an objective; other processes get it pickled if the function can be."""
+
+    name: str
+    function: Callable[[Objective], Found]
+    over: str
+
+    @property
+    def version(self) -> str:
+        return version_of(self.function)
+
+    def __call__(self, subject: Subject, settings: NoSettings) -> dict[str, Column]:
+        """The function's values of all samples and of every class that has any."""
         objective = subject.objective
-        key = {**objective.provenance(), "measure": name, "version": version, "value": f"{subject.base.mean:.4g}"}
+        told = {"measure": self.name, "version": self.version, "value": f"{subject.base.mean:.4g}"}
         numbers = np.full((objective.num_classes + 1, 2), np.nan)
         present = [int(c) for c in np.flatnonzero(objective.class_samples)]
         rows = [*present, len(numbers) - 1] if len(present) > 1 else present
 
         def of_row(row: int) -> Arrays:
             part = objective.restrict(row) if row < objective.num_classes else objective
-            return {"numbers": np.array(_computed(name, compute, part))}
+            return {"numbers": np.array(_computed(self.name, self.function, part))}
 
-        with progress(len(rows), name, "rows") as bar:
-            for row, found in Work(subject.resume, key).rows(rows, of_row):
+        with progress(len(rows), self.name, "rows") as bar:
+            for row, found in Work(subject.resume, {**objective.provenance(), **told}).rows(rows, of_row):
                 numbers[row] = found["numbers"]
                 bar.update()
         if len(present) == 1:  # all samples are of that class
             numbers[-1] = numbers[present[0]]
-        return {name: _column(objective, numbers, over)}
-
-    return Measure(
-        name, column, passes=lambda settings: Passes(forwards=2), title=title or name.replace("_", " ").capitalize(),
-        version=version, **described,
-    )  # fmt: skip
+        return {self.name: _column(objective, numbers, self.over)}
 
 
 def _computed(name: str, compute: Callable[[Objective], Found], objective: Objective) -> tuple[float, float]:

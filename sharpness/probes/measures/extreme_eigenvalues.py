@@ -81,9 +81,9 @@ def passes(settings: Lanczos) -> Passes:
 
 LAMBDA_MAX = Measure(
     "lambda_max", ends_of_spectra, Lanczos, passes, title="Largest eigenvalue", symbol=r"$\lambda_\mathrm{max}$",
-    lower_is_flatter=True, symlog=True,
+    lower_is_flatter=True, symlog=True, explained="the largest eigenvalue of its Hessian",
 )  # fmt: skip
 LAMBDA_MIN = Measure(
     "lambda_min", ends_of_spectra, Lanczos, passes, title="Smallest eigenvalue", symbol=r"$\lambda_\mathrm{min}$",
-    lower_is_flatter=False, symlog=True, ratio=False,
+    lower_is_flatter=False, symlog=True, ratio=False, explained="the smallest eigenvalue of its Hessian",
 )  # fmt: skip

@@ -27,4 +27,9 @@ def rows_of_samples(subject: Subject) -> list[np.ndarray]:
     return [*(classes == c for c in range(subject.objective.num_classes)), np.ones(len(classes), dtype=bool)]
 
 
-LOSS = Measure("loss", loss, title="Loss")
+LOSS = Measure(
+    "loss",
+    loss,
+    title="Loss",
+    explained="the loss itself",
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +42,7 @@ class Measure(Description):
         usual: whether the measure is in tables for which no measures are named.
         ratio: whether two positive values are compared by their ratio; else by their difference.
         needs_labels: whether targets must be labels.
+        explained: of a loss, in words, with settings in braces: ``"its rise after a step of length {rho:g}"``.
         version: of the code, where tables that are kept must not outlive it.
     """
 
@@ -52,6 +53,7 @@ class Measure(Description):
     usual: bool = field(default=True, kw_only=True)
     ratio: bool = field(default=True, kw_only=True)
     needs_labels: bool = field(default=False, kw_only=True)
+    explained: str = field(default="", kw_only=True)
     version: str = field(default="", kw_only=True)
 
     @property
@@ -62,6 +64,10 @@ class Measure(Description):
     def set_by(self, given: Mapping[str, Any]) -> Any:
         """Settings from arguments by name, of which others are left alone."""
         return self.settings(**{name: given[name] for name in self.setting_names if name in given})
+
+    def in_words(self, given: Mapping[str, Any]) -> str:
+        """The measure in words, with its settings from arguments by name."""
+        return self.explained.format(**asdict(self.set_by(given))) or self.title
 
 
 def require_positive(name: str, value: object) -> None:

@@ -50,4 +50,5 @@ def random_rise(subject: Subject, settings: RandomDirections) -> dict[str, Colum
 RANDOM_RISE = Measure(
     "random_rise", random_rise, RandomDirections, lambda settings: Passes(forwards=settings.draws),
     title="Random rise", lower_is_flatter=True,
+    explained="its mean rise at relative distance {radius:g} in {draws} filter-normalised random directions",
 )  # fmt: skip

@@ -2,25 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from typing import Any
 
 from sharpness.errors import UserError
-from sharpness.extensions import imported, load_offered, offered
+from sharpness.extensions import imported
 from sharpness.objective import Objective
-from sharpness.probes.measures.accuracy import ACCURACY
 from sharpness.probes.measures.custom import Found, measure_of
-from sharpness.probes.measures.extreme_eigenvalues import LAMBDA_MAX, LAMBDA_MIN
-from sharpness.probes.measures.loss import LOSS
 from sharpness.probes.measures.measure import Measure
-from sharpness.probes.measures.random_rise import RANDOM_RISE
-from sharpness.probes.measures.trace import TRACE
-from sharpness.probes.measures.worst_rise import WORST_RISE
+from sharpness.registry import Registry
 
-BUILT_IN = (ACCURACY, LOSS, LAMBDA_MAX, LAMBDA_MIN, TRACE, RANDOM_RISE, WORST_RISE)
+
+class MeasureRegistry(Registry[Measure]):
+    """Measures by name; a function of an objective becomes one under the name by which it is offered."""
+
+    def __setitem__(self, name: str, thing: Any) -> None:
+        super().__setitem__(name, thing if isinstance(thing, Measure) else measure_of(name, thing))
+
+    def _load(self, name: str, points: list[EntryPoint]) -> None:
+        super()._load(name, points)
+        # A table for which no measures are named must not depend on what another one has named before.
+        self[name] = replace(self[name], usual=False)
+
+    @property
+    def usual(self) -> list[Measure]:
+        """Measures of tables for which none are named, of those that are built in or registered."""
+        return [measure for measure in self.loaded if measure.usual]
+
+    @property
+    def loaded(self) -> list[Measure]:
+        """Measures without those that installed packages offer and nobody has named."""
+        return [self[name] for name in {**self._built_in, **self._things}]
+
+
+_HERE = "sharpness.probes.measures"
 #: By name, in the order of tables.
-MEASURES: dict[str, Measure] = {measure.name: measure for measure in BUILT_IN}
+MEASURES = MeasureRegistry(
+    "measure",
+    "sharpness.measures",
+    {
+        "accuracy": ("Accuracy", f"{_HERE}.accuracy:ACCURACY"),
+        "loss": ("Loss", f"{_HERE}.loss:LOSS"),
+        "lambda_max": ("Largest eigenvalue", f"{_HERE}.extreme_eigenvalues:LAMBDA_MAX"),
+        "lambda_min": ("Smallest eigenvalue", f"{_HERE}.extreme_eigenvalues:LAMBDA_MIN"),
+        "trace": ("Trace", f"{_HERE}.trace:TRACE"),
+        "random_rise": ("Random rise", f"{_HERE}.random_rise:RANDOM_RISE"),
+        "worst_rise": ("Worst rise", f"{_HERE}.worst_rise:WORST_RISE"),
+    },
+    wanted="a measure, or a function of an objective",
+    fits=lambda thing: isinstance(thing, Measure) or callable(thing),
+)
 #: Columns that a table has already, and ends of those that it makes.
 COLUMNS = ("model", "run", "class", "group", "samples", "train", "measure", "value")
 ENDS = ("_se", "_sd", "_lower", "_upper")
@@ -78,71 +111,38 @@ def register_measure(
     [1.4142]
     >>> del MEASURES["norm"]
     """
-    measure = measure_of(
-        name, compute, title, over, symbol=symbol, unit=unit, lower_is_flatter=lower_is_flatter,
-        bounds=None if bounds is None else tuple(bounds), symlog=symlog, ratio=ratio, usual=usual,
-    )  # fmt: skip
-    return _added(measure)
-
-
-def _added(measure: Measure) -> Measure:
-    name = measure.name
+    # Its column must be told from others, and from those of its own errors and intervals.
     if not isinstance(name, str) or not name.isidentifier() or name in COLUMNS or name.endswith(ENDS):
         raise UserError(
             f"measure {name!r}: take a Python identifier that is none of {', '.join(COLUMNS)} and does not end in "
             f"{', '.join(ENDS)}"
         )
-    if name in (built_in.name for built_in in BUILT_IN):
-        raise UserError(f"measure {name!r} is built in: register yours under another name")
+    measure = measure_of(
+        name, compute, title, over, symbol=symbol, unit=unit, lower_is_flatter=lower_is_flatter,
+        bounds=None if bounds is None else tuple(bounds), symlog=symlog, ratio=ratio, usual=usual,
+    )  # fmt: skip
     measure.check()
-    MEASURES[name] = measure
-    return measure
-
-
-def known_measures() -> tuple[str, ...]:
-    """Names of all measures, those included that installed packages offer; none is loaded."""
-    return tuple(dict.fromkeys([*MEASURES, *offered("measures")]))
+    return MEASURES.register(name, measure)
 
 
 def find_measure(name: Any) -> Measure:
-    """The measure of a name, from the registry, an entry point or a module; a :class:`Measure` itself.
+    """The measure of a name, from the registry or from a module, ``"package.module:name"``.
 
     Raises:
         UserError: no measure has that name, or it is a function, which has none.
     """
-    if isinstance(name, Measure):
-        return name
     if not isinstance(name, str):
         called = getattr(name, "__name__", type(name).__name__)
         raise UserError(
             f"measures={called}: give names of measures; sharpness.register_measure('mine', function) gives a function "
             "the name 'mine'"
         )
-    if name in MEASURES:
-        return MEASURES[name]
-    if ":" in name:
-        found = imported(name, "measure", EXAMPLE)
-        return _adopted(name.rpartition(":")[2].rpartition(".")[2], found, name)
-    points = offered("measures")
-    if name not in points:
-        raise UserError(
-            f"unknown measure {name!r}: choose one of {', '.join(known_measures())}, or register it with "
-            "sharpness.register_measure"
-        )
-    return _adopted(name, load_offered(points[name], "measure"), f"{name} of {points[name].value}")
-
-
-def _adopted(name: str, found: Any, source: str) -> Measure:
-    """A measure from code that was imported because its name was given; other tables go on without it."""
-    if isinstance(found, Measure):
-        measure = MEASURES.get(found.name, found)
-    elif name in MEASURES and name not in (built_in.name for built_in in BUILT_IN):  # the import has registered it
-        measure = MEASURES[name]
-    elif callable(found):
-        measure = measure_of(name, found, "", "images")
-    else:
-        raise UserError(f"measure {source}: a {type(found).__name__} is no measure: offer a function of an objective")
-    return _added(replace(measure, usual=False))
+    if ":" not in name:
+        return MEASURES.choose(name)
+    found = imported(name, "measure", EXAMPLE)
+    if not isinstance(found, Measure):
+        found = register_measure(name.rpartition(":")[2].rpartition(".")[2], found)
+    return MEASURES.register(found.name, replace(found, usual=False))
 
 
 def chosen_measures(names: str | Sequence[Any] | None) -> list[Measure]:
@@ -152,13 +152,17 @@ def chosen_measures(names: str | Sequence[Any] | None) -> list[Measure]:
         UserError: an unknown measure, or none.
     """
     if names is None:
-        return [measure for measure in MEASURES.values() if measure.usual]
+        return MEASURES.usual
     parts = (
         names.split(",") if isinstance(names, str) else [names] if not isinstance(names, list | tuple | dict) else names
     )
     found = [find_measure(part.strip() if isinstance(part, str) else part) for part in parts]
     if not found:
-        raise UserError(f"no measures: choose some of {', '.join(known_measures())}")
+        raise UserError(f"no measures: choose some of {', '.join(MEASURES)}")
     order = list(MEASURES)
-    unique = {measure.name: measure for measure in found}
-    return sorted(unique.values(), key=lambda m: order.index(m.name) if m.name in MEASURES else len(order))
+    return sorted({measure.name: measure for measure in found}.values(), key=lambda m: order.index(m.name))
+
+
+def versions_of(measures: Iterable[Measure]) -> dict[str, str]:
+    """Digests of the code of measures that are not built in, for a provenance."""
+    return {f"version of {measure.name}": measure.version for measure in measures if measure.version}

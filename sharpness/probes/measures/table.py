@@ -20,7 +20,7 @@ from sharpness.probes.measures.column import Column, Subject
 from sharpness.probes.measures.extreme_eigenvalues import Lanczos
 from sharpness.probes.measures.measure import Measure, Passes
 from sharpness.probes.measures.random_rise import RandomDirections
-from sharpness.probes.measures.registry import MEASURES, chosen_measures, known_measures
+from sharpness.probes.measures.registry import MEASURES, chosen_measures, versions_of
 from sharpness.probes.measures.trace import Hutchinson
 from sharpness.probes.measures.worst_rise import Ascent
 from sharpness.probes.shared.as_objective import as_objective, labelled_checkpoints
@@ -29,9 +29,11 @@ from sharpness.probes.shared.cost import Cost, announce
 from sharpness.probes.shared.probe import table_probe
 from sharpness.probes.shared.trainings import Training, compared
 from sharpness.probes.shared.work import kept_result, key_of
+from sharpness.renamed import renamed_arguments
 from sharpness.results import Comparison, MeasureResult
 
 
+@renamed_arguments(probes="trace_draws")
 @table_probe
 @undisturbed()
 def measure(
@@ -43,7 +45,7 @@ def measure(
     radius: float = RandomDirections.radius,
     draws: int = RandomDirections.draws,
     rho: float = Ascent.rho,
-    probes: int = Hutchinson.probes,
+    trace_draws: int = Hutchinson.trace_draws,
     tol: float = Lanczos.tol,
     max_iterations: int = Lanczos.max_iterations,
     seed: int = 0,
@@ -59,7 +61,7 @@ def measure(
     loss            L_c                                                                        images
     lambda_max      largest eigenvalue of the Hessian of L_c                                   images
     lambda_min      smallest (most negative) eigenvalue of the Hessian of L_c                  images
-    trace           trace of the Hessian of L_c, by ``probes`` random vectors                  random vectors
+    trace           trace of the Hessian of L_c, by ``trace_draws`` random vectors             random vectors
     random_rise     mean rise of L_c at relative distance ``radius`` in ``draws``              draws
                     filter-normalised directions
     worst_rise      rise of L_c after one ascent step of length ``rho``                        images
@@ -90,7 +92,7 @@ def measure(
         radius: of the random rise, relative to the norms of the filters.
         draws: random directions of the random rise.
         rho: length of the ascent step of the worst rise.
-        probes: random vectors of the trace.
+        trace_draws: random vectors of the trace.
         tol: residual at which an eigenvalue is converged, see :func:`~sharpness.eigenvalues`.
         max_iterations: Lanczos iterations at most, for each end of a spectrum.
         seed: of directions, vectors and starts.
@@ -111,8 +113,8 @@ def measure(
     """
     data, measures = _told_apart(given, data, measures)
     numbers = {
-        "radius": radius, "draws": draws, "rho": rho, "probes": probes, "tol": tol, "max_iterations": max_iterations,
-        "seed": seed,
+        "radius": radius, "draws": draws, "rho": rho, "trace_draws": trace_draws, "tol": tol,
+        "max_iterations": max_iterations, "seed": seed,
     }  # fmt: skip
     asked = _asked(measures, numbers, options)
     # Once for all models, because the first would use up an iterator.
@@ -146,11 +148,11 @@ def _told_apart(given: Sequence[Any], data: Any, measures: Any) -> tuple[Any, An
     for value in given:
         value = list(value) if value is MEASURES else value
         parts = value.split(",") if isinstance(value, str) else value
-        named = isinstance(parts, list | tuple) and all(isinstance(p, str | Measure | FunctionType) for p in parts)
-        named = (named or isinstance(value, Measure)) and not (isinstance(value, str) and value in DATASETS)
-        if isinstance(value, str) and named and not any(_may_name_a_measure(part.strip()) for part in parts):
+        named = isinstance(parts, list | tuple) and all(isinstance(part, str | FunctionType) for part in parts)
+        named = named and not (isinstance(value, str) and value in DATASETS)
+        if isinstance(value, str) and named and not any(":" in part or part.strip() in MEASURES for part in parts):
             raise UserError(
-                f"{value!r} is no measure and no data set: choose some of {', '.join(known_measures())}, or one of "
+                f"{value!r} is no measure and no data set: choose some of {', '.join(MEASURES)}, or one of "
                 f"{', '.join(DATASETS)}"
             )
         what = "measures" if named else "data"
@@ -158,10 +160,6 @@ def _told_apart(given: Sequence[Any], data: Any, measures: Any) -> tuple[Any, An
             raise UserError(f"{what} are given twice: give them once, data as (x, y)")
         found[what] = value
     return found["data"], found["measures"]
-
-
-def _may_name_a_measure(name: str) -> bool:
-    return name in MEASURES or ":" in name or name in known_measures()
 
 
 @dataclass(frozen=True)
@@ -199,7 +197,7 @@ def _asked(measures: Any, numbers: dict[str, Any], options: dict[str, Any]) -> A
     chosen = chosen_measures(measures)
     own = {name for measure in chosen for name in measure.setting_names} - numbers.keys()
     numbers = numbers | {name: options.pop(name) for name in own & options.keys()}
-    for measure in MEASURES.values():
+    for measure in MEASURES.loaded:
         measure.set_by(numbers)
     return Asked({measure: measure.set_by(numbers) for measure in chosen}, measures is None)
 
@@ -228,7 +226,7 @@ def _measure_one(
     numbers: dict[str, Any] = {"measures": list(names)}
     for chosen in settings.values():
         numbers |= asdict(chosen)
-    numbers |= {f"version of {measure.name}": measure.version for measure in settings if measure.version}
+    numbers |= versions_of(settings)
     fields = common_fields(subject, probe="measure", **numbers)
     key = {**fields["provenance"], "groups": subject.groups, "names": subject.class_names, "train": counts.tolist()}
     digest = key_of({**key, "label": label, "run": run, "value": f"{base.mean:.4g}"})

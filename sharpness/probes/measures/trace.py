@@ -16,15 +16,15 @@ class Hutchinson:
     """Settings of the trace.
 
     Args:
-        probes: random vectors.
+        trace_draws: random vectors.
         seed: of them.
     """
 
-    probes: int = 30
+    trace_draws: int = 30
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_whole("probes", self.probes, 2, ERROR)
+        require_whole("trace_draws", self.trace_draws, 2, ERROR)
         require_whole("seed", self.seed)
 
 
@@ -34,12 +34,13 @@ def hessian_trace(subject: Subject, settings: Hutchinson) -> dict[str, Column]:
     All classes see the same vectors z, so that the weighted sum of their z' H_c z is z' H z: the estimate of all
     samples costs no products of its own.
     """
-    found = trace(subject.objective, True, settings.probes, settings.seed, resume=subject.resume)
+    found = trace(subject.objective, True, settings.trace_draws, settings.seed, resume=subject.resume)
     assert isinstance(found, MeasureResult)
     return {"trace": Column.of_result(found, "trace")}
 
 
 TRACE = Measure(
-    "trace", hessian_trace, Hutchinson, lambda settings: Passes(products=settings.probes), title="Trace",
+    "trace", hessian_trace, Hutchinson, lambda settings: Passes(products=settings.trace_draws), title="Trace",
     lower_is_flatter=True, symlog=True, usual=False,
+    explained="the trace of its Hessian by {probes} random vectors",
 )  # fmt: skip

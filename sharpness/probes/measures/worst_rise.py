@@ -34,4 +34,5 @@ def worst_rise(subject: Subject, settings: Ascent) -> dict[str, Column]:
 WORST_RISE = Measure(
     "worst_rise", worst_rise, Ascent, lambda settings: Passes(forwards=4, gradients=1), title="Worst rise",
     lower_is_flatter=True,
+    explained="its rise after one step of ascent of length {rho:g}",
 )  # fmt: skip

@@ -23,6 +23,7 @@ from sharpness.probes.shared.comparison import common_fields
 from sharpness.probes.shared.probe import Given, comparable
 from sharpness.probes.shared.work import Arrays, Work
 from sharpness.progress import progress
+from sharpness.renamed import renamed_arguments
 from sharpness.results import CharacteristicRadiusResult
 
 #: Radii of the curves over rho*: from where the first order is the loss to where nothing is left of the model.
@@ -42,10 +43,11 @@ NAMES = (
 )
 
 
+@renamed_arguments(class_counts="train_counts")
 @comparable
 def characteristic_radius(
     objective: Objective,
-    class_counts: Sequence[int] | None = None,
+    train_counts: Sequence[int] | None = None,
     *,
     scale: float = 1.0,
     factors: Sequence[float] = FACTORS,
@@ -95,7 +97,7 @@ def characteristic_radius(
     Args:
         objective: of the training images, or ``{label: model, checkpoint or objective}``, to compare. On test images
             the losses and gradients are theirs, while n stays that of training.
-        class_counts: (C,) the n_c: training images of each class. Unless given those that the objective knows
+        train_counts: (C,) the n_c: training images of each class. Unless given those that the objective knows
             (``Objective(train_counts=)``, any checkpoint that records them), else its own samples.
         scale: of the perturbation: 1 is the theorem, 0.01 that of :mod:`sharpness.methods.cc_sam` before its cap.
         factors: radii of the curve, over rho*.
@@ -129,7 +131,7 @@ def characteristic_radius(
     grid = np.asarray(factors, dtype=float)
     if grid.ndim != 1 or not len(grid) or not (np.isfinite(grid) & (grid > 0)).all() or (np.diff(grid) <= 0).any():
         raise UserError(f"factors={list(factors)}: give positive numbers in ascending order, of rho*")
-    counts, source = _counts(objective, class_counts)
+    counts, source = _counts(objective, train_counts)
     weights = torch.cat([p.detach().reshape(-1) for p in objective.parameters]).double()
     weight_norm = float(weights.norm())
     if weight_norm == 0:
@@ -181,7 +183,7 @@ def _counts(objective: Objective, given: Sequence[int] | None) -> tuple[np.ndarr
         counts = np.asarray(given)
         if counts.shape != (objective.num_classes,) or (counts < 0).any() or (counts != counts.astype(int)).any():
             raise UserError(
-                f"class_counts={list(given)}: give the training images of each of the {objective.num_classes} classes"
+                f"train_counts={list(given)}: give the training images of each of the {objective.num_classes} classes"
             )
         return counts.astype(np.int64), "given"
     if objective.train_counts is not None:

@@ -52,6 +52,7 @@ def labelled_checkpoints(
     broken: list[UserError] = []
     for path in paths:
         found = find_checkpoints(path)
+        # One folder of many files may hold a broken one; a file that was named itself must be readable.
         known: dict[str, Checkpoint] = {}
         for file in found:
             network = None if model is None else model()  # one for every file, which fills it with its weights
@@ -109,7 +110,7 @@ def checkpoint_objective(
         loss: ``"ce"`` on calibrated logits, ``"training"``: the loss it was trained with, or a function, as
             :class:`~sharpness.Objective` takes it.
         data_root: the folder with the files of recorded or named data.
-        limit_per_class: the first so many samples of every class, weighted so that the overall loss still counts
+        limit_per_class: number of samples of every class, its first ones; weights make the overall loss still count
             every class by its size.
         device: such as ``"cuda"``; a GPU if there is one unless given.
         data: what to probe on, where the file does not record it: the name of a data set, whose long tail is cut and

@@ -87,7 +87,7 @@ def _named(checkpoint: Checkpoint, wanted: NamedData, name: str) -> LongTailData
     if not checkpoint.is_foreign:
         return data
     tail, saw = data.longtail, manifest.dataset or data.longtail.dataset
-    # A family's rule for the images (subset) is its usual one, not what this file says, so it is told as assumed.
+    # A family's rule for the images (subset) is its usual one, not what this file says, so it is reported as assumed.
     known = given.keys() | (recipe.keys() & {"imbalance"})
     assumed = [option for option in ("imbalance", "subset") if option not in known and is_cut]
     if saw != tail.dataset:
@@ -114,7 +114,7 @@ def own_images(checkpoint: Checkpoint, data: ForeignData) -> ForeignData:
     if classes not in (None, data.num_classes):
         raise UserError(
             f"{checkpoint.path} tells {classes} classes apart and the data have {data.num_classes}: name the others, "
-            "too, in class_counts"
+            "too, in train_counts (--train-counts)"
         )
     if data.estimated:
         source = "computed from them; give those of the training, if you know them"
@@ -129,5 +129,8 @@ def own_images(checkpoint: Checkpoint, data: ForeignData) -> ForeignData:
         if trained is not None and trained.num_classes == data.num_classes:
             data = replace(data, class_counts=trained.class_counts)
         else:
-            logger.info("training images of each class are taken to be the images given; class counts tell others")
+            logger.info(
+                "training images of each class are taken to be the images given: train_counts (--train-counts) says "
+                "otherwise"
+            )
     return data.in_class_order(manifest.class_order or "label")

@@ -15,7 +15,7 @@ import numpy as np
 
 from sharpness.engine import distributed
 from sharpness.errors import UserError
-from sharpness.files import write_arrays, write_atomically
+from sharpness.files import is_partial, write_arrays, write_atomically
 from sharpness.results import Result, load_result
 from sharpness.untrusted.plain_json import parse_json
 from sharpness.untrusted.refused import Refused
@@ -65,7 +65,7 @@ class WorkFolder:
                 if not made.exists():
                     made.mkdir(parents=True, exist_ok=True)
                     self._mark(made, named)
-                elif not any(made.iterdir()) and made == folder:
+                elif self._is_half_marked(made) or (made == folder and not any(made.iterdir())):
                     self._mark(made, named)  # a process was killed before it did
         except OSError as error:
             raise UserError(f"resume={self.path}: {error.strerror}: give a folder to write to") from None
@@ -84,6 +84,11 @@ class WorkFolder:
 
     def _mark(self, folder: Path, key: str) -> None:
         write_atomically(folder / self.MARK, lambda partial: partial.write_text(json.dumps({"key": key})))
+
+    def _is_half_marked(self, folder: Path) -> bool:
+        """True if nothing is in it but marks that killed processes were writing: the folder was made here."""
+        names = [entry.name for entry in folder.iterdir()]
+        return bool(names) and all(is_partial(name, self.MARK) for name in names)
 
     def _is_marked(self, folder: Path, key: str) -> bool:
         try:

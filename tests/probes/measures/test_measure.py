@@ -30,7 +30,7 @@ def small():
 
 def test_columns_are_those_of_the_probes():
     objective = small()
-    table = sharpness.measure(objective, sharpness.probes.MEASURES, train_counts=[60, 40, 20], probes=5)
+    table = sharpness.measure(objective, sharpness.probes.MEASURES, train_counts=[60, 40, 20], trace_draws=5)
     column = dict(zip(table.names, table.values, strict=True))
     spectrum = sharpness.eigenvalues(objective, which="both", per_class=True)
     np.testing.assert_array_equal(column["lambda_max"], spectrum.largest)
@@ -56,7 +56,7 @@ def test_the_frame_has_overall_groups_and_classes_with_standard_errors():
 def test_errors_of_groups_are_the_spread_over_seeds(tmp_path):
     """All classes see the same draws and random vectors, so that errors of classes do not add up in squares."""
     objective = small()
-    tables = [sharpness.measure(objective, "trace, random_rise", probes=6, seed=seed) for seed in range(40)]
+    tables = [sharpness.measure(objective, "trace, random_rise", trace_draws=6, seed=seed) for seed in range(40)]
     frames = [table.to_frame().set_index("class").loc["few"] for table in tables]
     for name in ("trace", "random_rise"):
         found = np.array([[row[name], row[f"{name}_se"]] for row in frames])
@@ -205,7 +205,7 @@ def test_models_and_mappings_of_them_are_measured_on_data():
         ({"draws": 0}, "draws=0: give a whole number, at least 2"),
         ({"draws": 1}, "draws=1: give a whole number, at least 2, for a standard error"),
         ({"draws": 2.5}, "draws=2.5: give a whole number"),
-        ({"probes": 1}, "probes=1: give a whole number, at least 2"),
+        ({"trace_draws": 1}, "trace_draws=1: give a whole number, at least 2"),
         ({"max_iterations": 0}, "max_iterations=0: give a whole number, at least 1"),
         ({"radius": float("nan")}, "radius=nan: give a finite number above 0"),
         ({"radius": -0.1}, "radius=-0.1: give"),

@@ -259,7 +259,7 @@ def test_a_mapping_means_a_comparison():
 
 
 def test_a_second_call_takes_what_is_done_from_the_folder(tmp_path, monkeypatch):
-    settings = {"class_counts": COUNTS, "factors": FACTORS, "steps": 3, "resume": tmp_path}
+    settings = {"train_counts": COUNTS, "factors": FACTORS, "steps": 3, "resume": tmp_path}
     first = characteristic_radius(small(), **settings)
     calls = []
     gradient = Objective.gradient
@@ -268,7 +268,7 @@ def test_a_second_call_takes_what_is_done_from_the_folder(tmp_path, monkeypatch)
     assert not calls
     np.testing.assert_array_equal(first.values, again.values)
     np.testing.assert_array_equal(first.class_losses, again.class_losses)
-    characteristic_radius(small(), **{**settings, "class_counts": (9, 9, 9)})
+    characteristic_radius(small(), **{**settings, "train_counts": (9, 9, 9)})
     assert calls
 
 
@@ -280,9 +280,9 @@ def infinite_slope(u, y):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"class_counts": (1, 2)}, r"class_counts=\[1, 2\]: give the training images of each of the 3 classes"),
-        ({"class_counts": (1, 2, -1)}, "class_counts"),
-        ({"class_counts": (1, 2, 2.5)}, "class_counts"),
+        ({"train_counts": (1, 2)}, r"train_counts=\[1, 2\]: give the training images of each of the 3 classes"),
+        ({"train_counts": (1, 2, -1)}, "train_counts"),
+        ({"train_counts": (1, 2, 2.5)}, "train_counts"),
         ({"scale": 0}, "scale=0, steps=10: give a positive scale"),
         ({"scale": float("nan")}, "scale=nan"),
         ({"steps": -1}, "steps=-1"),

@@ -62,3 +62,14 @@ def test_old_names_of_draws_warn(probe, old):
     assert found.to_frame().equals(function(objective, draws=3).to_frame())
     with pytest.raises(UserError, match="both name the same argument"):
         function(objective, draws=3, **{old: 3})
+
+
+def test_old_names_of_training_images_and_of_the_vectors_of_a_table_warn():
+    objective = Objective(nn.Linear(2, 2), DATA)
+    with pytest.warns(FutureWarning, match=r"characteristic_radius\(train_counts=\)"):
+        sharpness.characteristic_radius(objective, class_counts=[5, 3], lambda_max=False)
+    with pytest.warns(FutureWarning, match=r"measure\(trace_draws=\)"):
+        found = sharpness.measure(objective, "trace", probes=3)
+    assert found.values.tolist() == sharpness.measure(objective, "trace", trace_draws=3).values.tolist()
+    with pytest.warns(FutureWarning, match=r"read_images\(train_counts=\)"):
+        assert sharpness.data.read_images(DATA, class_counts=[5, 3]).class_counts == (5, 3)

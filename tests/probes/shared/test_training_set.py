@@ -64,7 +64,7 @@ def test_its_counts_on_own_images(akamaster):
     x, y = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8), torch.arange(20) % 10
     objective = checkpoint_objective(akamaster, data=read_images((x, y)), device="cpu")
     assert objective.train_counts.tolist() == [5000] * 10
-    given = checkpoint_objective(akamaster, data=read_images((x, y), class_counts=list(range(1, 11))), device="cpu")
+    given = checkpoint_objective(akamaster, data=read_images((x, y), train_counts=list(range(1, 11))), device="cpu")
     assert given.train_counts.tolist() == list(range(1, 11))
 
 

@@ -110,7 +110,7 @@ def test_the_commands_show_spread_and_each_keeps_runs_apart(runs, tmp_path, caps
     assert "run" not in each and each.model.nunique() == 3
     assert sorted(each.loss) == sorted(table.loss.astype(float))
     capsys.readouterr()
-    assert main(["spectrum", *two, "--limit-per-class", "3", "--figure", str(tmp_path / "s")]) == 0
+    assert main(["spectrum", *two, "--limit-per-class", "3", "--plot", str(tmp_path / "s")]) == 0
     assert "±" in capsys.readouterr().out
     small = [
         "--plane",

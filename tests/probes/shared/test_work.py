@@ -274,3 +274,21 @@ def test_a_result_is_kept_read_again_and_replaced_where_it_does_not_fit(objectiv
     path.write_bytes(b"damaged")
     found(1)
     assert calls == [1, 2, 1, 1] and "it is made again" in caplog.text
+
+
+def test_a_folder_whose_maker_was_killed_while_it_marked_it_is_ours(tmp_path):
+    folder = WorkFolder(tmp_path / "out.partial")
+    folder.path.mkdir()
+    (folder.path / f".{WorkFolder.MARK}.999999999-0.part").write_text("{")
+    folder.of("key")
+    folder.clear()
+    assert not folder.path.exists()
+
+
+def test_a_folder_with_anything_else_in_it_stays(tmp_path):
+    folder = WorkFolder(tmp_path / "mine.partial")
+    folder.path.mkdir()
+    (folder.path / "notes.txt").write_text("mine")
+    folder.of("key")
+    folder.clear()
+    assert [p.name for p in folder.path.iterdir()] == ["notes.txt"]

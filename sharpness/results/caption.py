@@ -1,0 +1,64 @@
+"""Captions: what a picture shows, of which models and images, with which loss, normalisation, seeds and errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+from sharpness.files import write_atomically
+from sharpness.results.comparison import each, first_of
+from sharpness.results.runs import Entry, Runs
+
+#: What errors and spreads are, by the kind of result.
+ERRORS = {
+    "MeasureResult": "bars are 95 % intervals, over {over}",
+    "CharacteristicRadiusResult": "bars are 95 % intervals, over {over}",
+    "EigenvalueResult": "bars are 95 % intervals over {over}, where they were asked for",
+    "SpectralDensityResult": "bands are 95 % intervals over random vectors; marks are the extreme Ritz values",
+    "PerturbationResult": "spread over {draws} draws of the perturbation",
+}
+
+
+def caption(what: str, results: Mapping[str, Entry], split: str = "") -> str:
+    """Describe a picture of results, a line for each thing that a reader must know of its numbers.
+
+    What a result does not record is not said; ``split`` names the images.
+    """
+    first = first_of(results)
+    told: Mapping[str, Any] = first.provenance
+    models = [f"{label} ({len(e)} trainings)" if isinstance(e, Runs) else label for label, e in results.items()]
+    lines = {"Shows": what, "Models": ", ".join(models)}
+    sizes = sorted({int(r.class_samples.sum()) for r in each(results).values()})
+    number = " to ".join(map(str, dict.fromkeys([sizes[0], sizes[-1]])))
+    lines["Images"] = f"{number} {split}".strip() + f", in {len(first.class_names)} classes"
+    if "loss" in told:
+        scales = sorted({r.provenance.get("logit_scale", 1.0) for r in each(results).values()})
+        lines["Loss"] = f"{told['loss']}, logits times {', '.join(f'{s:g}' for s in scales)}"
+    if hasattr(first, "normalization"):
+        lines["Normalisation"] = f"{first.normalization or 'none'} of the directions"
+    if getattr(first, "directions", None):
+        lines["Directions"] = str(first.directions)
+    trained = [f"{name} of {label}" for label, e in results.items() if isinstance(e, Runs) for name in e.names]
+    seed = getattr(first, "seed", None)
+    seed = dict(told.get("settings") or ()).get("seed") if seed is None else seed
+    seeds = [*([] if seed is None else [f"probe {seed}"]), *trained]
+    lines |= {"Seeds": "; ".join(seeds)} if seeds else {}
+    over = getattr(first, "over", "")
+    over = ", ".join(dict.fromkeys(over)) if isinstance(over, tuple) else over
+    errors = ERRORS.get(type(first).__name__, "none of a single training")
+    parts = [errors.format(over=over or "images, draws or vectors", draws=told.get("draws", "the"))]
+    if trained:
+        parts.append(
+            "bars, bands and boxes are ± 1 sd over trainings, on logarithmic axes of single values their range"
+        )
+    lines["Errors"] = "; ".join(parts)
+    return "".join(fill(f"{name}: {text}", 100, subsequent_indent="    ") + "\n" for name, text in lines.items())
+
+
+def write_caption(path: Path, what: str, results: Mapping[str, Entry], split: str = "") -> Path:
+    """Write the caption of the picture ``path`` beside it, as ``NAME.txt``; returns its path."""
+    target = path.with_suffix(".txt")
+    write_atomically(target, lambda partial: partial.write_text(caption(what, results, split), encoding="utf-8"))
+    return target

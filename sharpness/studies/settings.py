@@ -1,0 +1,76 @@
+"""Settings that all trainings of a study share, and the columns that their measures take in its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sharpness.probes import MEASURES, Measure, measure
+from sharpness.probes.measures.registry import chosen_measures
+
+if TYPE_CHECKING:
+    from sharpness.studies.cells import Cell
+
+#: The measure whose numbers are those of the test set, which the run recorded, and the groups that it has.
+ACCURACY = "accuracy"
+GROUPS = ("many", "medium", "few")
+ACCURACIES = (ACCURACY, *(f"{ACCURACY} {group}" for group in GROUPS))
+#: Not among the measures of a study unless they are named: they are no sharpness.
+LEFT_OUT = (ACCURACY, "loss")
+
+
+def study_measures(names: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Names of a study's measures beside the accuracy on the test set, which every table of a study has.
+
+    Raises:
+        UserError: an unknown measure, or none.
+    """
+    chosen = [one.name for one in chosen_measures(names)]
+    return tuple(name for name in chosen if name not in (LEFT_OUT if names is None else (ACCURACY,)))
+
+
+def measure_of(column: str) -> Measure:
+    """The measure of a column such as ``"lambda_max tail"``."""
+    return MEASURES.choose(column.split()[0])
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all cells of a study have in common.
+
+    Args:
+        runs: folder of the runs.
+        split, loss, limit_per_class: of :func:`sharpness.checkpoint_objective`.
+        draws: of random perturbations.
+        max_iterations: of Lanczos' algorithm, for each spectrum.
+        training: of :func:`sharpness.train`: epochs, model, batch_size, precision, device.
+        measures: names of the measures that every training is probed for, see :func:`study_measures`.
+    """
+
+    runs: Path
+    split: str = "train"
+    loss: str = "ce"
+    limit_per_class: int | None = None
+    draws: int = 5
+    max_iterations: int = 100
+    training: dict[str, Any] = field(default_factory=dict)
+    measures: tuple[str, ...] = field(default_factory=lambda: study_measures(None))
+
+    @property
+    def measuring(self) -> dict[str, Any]:
+        """Arguments of :func:`sharpness.measure`; directions are the same for all cells."""
+        return {"draws": self.draws, "max_iterations": self.max_iterations, "seed": 0}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the cells' table that hold numbers."""
+        tail = (f"{name}{subset}{end}" for name in self.measures for subset in ("", " tail") for end in ("", " se"))
+        return (*ACCURACIES, *tail)
+
+    def probes(self, cell: Cell) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
+        """Probes of a cell with their settings, by the names of their files."""
+        if not self.measures:
+            return {}
+        return {"measures": (measure, {"measures": self.measures, **self.measuring})}
