@@ -15,10 +15,12 @@ from sharpness.cli.output import require_file, require_picture, save_drawn, say,
 @click.argument("table", type=click.Path())
 @click.option("--test", type=click.Path(), help="Table of the same checkpoints on test images, for accuracy and gap.")
 @click.option("--measures", default="", help="Comma-separated columns of the table. [all but accuracy]")
-@click.option("--resamples", default=2000, show_default=True, help="Resamples of the bootstrap over checkpoints.")
+@click.option(
+    "--resamples", default=2000, show_default=True, help="Number of resamples of the bootstrap over checkpoints."
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of the bootstrap.")
-@click.option("-o", "--output", type=click.Path(), help="Also write the coefficients, as .csv or .json.")
-@click.option("--plot", "figure", type=click.Path(), help="Also draw the scatter over checkpoints, as PDF and PNG.")
+@click.option("-o", "--output", type=click.Path(), help="File for the coefficients, .csv or .json.")
+@click.option("--plot", "figure", type=click.Path(), help="Draw the scatter over checkpoints as well, as PDF and PNG.")
 @click.option(
     "--over",
     type=click.Choice(["checkpoints", "classes"]),
@@ -30,10 +32,10 @@ def correlate(
     table: str, test: str | None, measures: str, resamples: int, seed: int, output: str | None, figure: str | None,
     over: str,
 ) -> None:  # fmt: skip
-    """Print which measures of sharpness go with accuracy, and with the gap between training and test.
+    """Print the rank correlation of measures with accuracy, and with the gap between training and test.
 
-    TABLE is what sharpness measure -o wrote of several checkpoints, on training images. Kendall's tau over checkpoints,
-    over checkpoints of the same model (given the method), and over classes, with 95 % intervals.
+    TABLE is an output of sharpness measure -o for several checkpoints, on training images. Kendall's tau over
+    checkpoints, over checkpoints of the same model (given the method), and over classes, with 95 % intervals.
 
     Example: sharpness correlate out/train.csv --test out/test.csv --plot out/correlation
     """

@@ -26,26 +26,54 @@ if TYPE_CHECKING:
 @click.command(cls=OneExample)
 @click.argument("checkpoints", nargs=-1)
 @probing_options
-@click.option("--plane", "points", default=51, show_default=True, help="Points along each side; 0 for no plane.")
-@click.option("--line", "line_points", default=0, help="Also the line along the first direction, of so many points.")
-@click.option("--range", "extent", default=1.0, show_default=True, help="Half the side, in lengths of the directions.")
+@click.option(
+    "--plane", "points", default=51, show_default=True, help="Points along each side of the plane; 0 for no plane."
+)
+@click.option("--line", "line_points", default=0, help="Points of a line along the first direction; 0 for no line.")
+@click.option(
+    "--range",
+    "extent",
+    default=1.0,
+    show_default=True,
+    help="Half the side of the plane, in lengths of the directions.",
+)
 @click.option(
     "--directions",
     default="filter",
     show_default=True,
-    help="filter, layer or none (Gaussian, so normalised); hessian, gradient+hessian, ...; or a saved FILE.npz.",
+    help="Directions: filter, layer or none (Gaussian, normalised so); hessian, gradient+hessian, ...; or a FILE.npz.",
 )
-@click.option("--adaptive", default=0.01, show_default=True, help="Interpolate to this part of the relief; 0: do not.")
-@click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16.")
-@click.option("--parameters", default="all", show_default=True, help="all, backbone, classifier or a pattern of names.")
-@click.option("--batchnorm", default="eval", show_default=True, help="eval or recalibrate: statistics at each point.")
-@click.option("--class", "subsets", multiple=True, help="Draw a class or a group alone. Repeatable.")
-@click.option("--per-class", is_flag=True, help="Draw every class, too.")
-@click.option("--quantity", default="loss", show_default=True, help="loss, its rise above the model's own, accuracy.")
-@click.option("--scale", help="Of the colours: clipped, log or linear. [clipped; linear of accuracies]")
-@click.option("--interactive", is_flag=True, help="Also a surface to turn in the browser, OUT/surface.html.")
-@click.option("--resume/--no-resume", default=True, show_default=True, help="Go on with points that are done.")
-@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--adaptive", default=0.01, show_default=True, help="Relative error of interpolation; 0 to evaluate every point."
+)
+@click.option(
+    "--precision", default="auto", show_default=True, help="Precision of forward passes: auto, float32 or bfloat16."
+)
+@click.option(
+    "--parameters",
+    default="all",
+    show_default=True,
+    help="Parameters in scope: all, backbone, classifier or a pattern of names.",
+)
+@click.option(
+    "--batchnorm", default="eval", show_default=True, help="BatchNorm statistics: eval, or recalibrate at every point."
+)
+@click.option("--class", "subsets", multiple=True, help="Class or group to draw. Repeatable. [all samples and groups]")
+@click.option("--per-class", is_flag=True, help="Draw every class as well.")
+@click.option(
+    "--quantity",
+    default="loss",
+    show_default=True,
+    help="Quantity to draw: loss, its rise above the model's own, or accuracy.",
+)
+@click.option("--scale", help="Scale of the colours: clipped, log or linear. [clipped; linear for accuracies]")
+@click.option(
+    "--interactive", is_flag=True, help="Write an interactive surface for the browser as well, OUT/surface.html."
+)
+@click.option(
+    "--resume/--no-resume", default=True, show_default=True, help="Continue with the points of an interrupted call."
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of Gaussian directions.")
 @click.option("--out", type=click.Path(), default="landscape", show_default=True, help="Folder for files and pictures.")
 def landscape(
     checkpoints: tuple[str, ...], points: int, line_points: int, extent: float, directions: str, adaptive: float,
@@ -54,10 +82,10 @@ def landscape(
 ) -> None:  # fmt: skip
     """Draw the loss over a plane through each checkpoint, with shared directions, levels and colours.
 
-    All samples, and many, medium and few, unless --class says otherwise. Beside the pictures stand the numbers: a
-    NetCDF file and a VTK file (ParaView) of every checkpoint, and one table of all. Of runs that differ in their seed
-    alone a line shows mean and spread, a plane the first, unless --each keeps them apart. The same command goes on with
-    unfinished work. Under torchrun the points are shared among the processes.
+    Drawn are all samples, and many, medium and few, unless --class names others. The numbers are written beside the
+    pictures: a NetCDF file and a VTK file (ParaView) of every checkpoint, and one table of all. Of runs that differ
+    only in their seed a line shows mean and spread, a plane the first, unless --each is given. The same command
+    continues unfinished work. Under torchrun the points are shared among the processes.
 
     Example: sharpness landscape runs/ce/last.pt runs/ldam/last.pt --plane 51 --range 1 --per-class --out landscape
     """

@@ -35,27 +35,34 @@ from sharpness.cli.work import finish, work_beside
     help=f"Comma-separated names of measures, or package.module:name of one: {', '.join(MEASURES)}. "
     f"[all but {', '.join(UNUSUAL_MEASURES)}]",
 )
-@click.option("--radius", default=0.1, show_default=True, help="Relative size of random perturbations.")
-@click.option("--draws", default=5, show_default=True, help="Of them.")
-@click.option("--rho", default=0.05, show_default=True, help="Radius of the worst case.")
-@click.option("--trace-draws", default=30, show_default=True, help="Random vectors of the trace.")
+@click.option("--radius", default=0.1, show_default=True, help="Radius of random perturbations, in filter norms.")
+@click.option("--draws", default=5, show_default=True, help="Number of random perturbations.")
+@click.option("--rho", default=0.05, show_default=True, help="Radius of the worst-case perturbation.")
+@click.option("--trace-draws", default=30, show_default=True, help="Number of random vectors for the trace.")
 @click.option(
     "--tol",
     default=1e-3,
     show_default=True,
-    help="Residual of an eigenvalue, relative to the largest; 5 times that to itself.",
+    help="Tolerated residual of an eigenvalue, relative to the largest one; 5 times as much relative to itself.",
 )
-@click.option("--max-iterations", default=100, show_default=True, help="Products for each end of a spectrum at most.")
-@click.option("--parameters", default="all", show_default=True, help="all, backbone, classifier or a pattern of names.")
-@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--max-iterations", default=100, show_default=True, help="Largest number of products for each end of a spectrum."
+)
+@click.option(
+    "--parameters",
+    default="all",
+    show_default=True,
+    help="Parameters in scope: all, backbone, classifier or a pattern of names.",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of random perturbations and start vectors.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option(
     "-o",
     "--output",
     type=click.Path(),
-    help="Also write the results, as .csv, .json, .nc or .tex, a table for LaTeX.",
+    help="File for the results: .csv, .json, .nc, or .tex for a LaTeX table.",
 )
-@click.option("--plot", "figure", type=click.Path(), help="Also draw every measure, as PDF and PNG.")
+@click.option("--plot", "figure", type=click.Path(), help="Draw every measure as well, as PDF and PNG.")
 def measure(
     checkpoints: tuple[str, ...], measures: str, radius: float, draws: int, rho: float, trace_draws: int,
     tol: float, max_iterations: int, parameters: str, seed: int, as_json: bool, output: str | None, figure: str | None,
@@ -63,10 +70,9 @@ def measure(
 ) -> None:  # fmt: skip
     """Print the per-class table of checkpoints: accuracy, loss, eigenvalues, rises of the loss, standard errors.
 
-    CHECKPOINTS are files, or folders of them; anybody's, see sharpness inspect. Runs that differ in their seed alone
+    CHECKPOINTS are files, or folders of them; anybody's, see sharpness inspect. Runs that differ only in their seed
     are one model: mean ± standard deviation over them, in brackets the standard error of one; files and JSON have a row
-    for each. With -o or --plot unfinished work is
-    kept beside what will be written, and the same command goes on with it.
+    for each. With -o or --plot unfinished work is kept beside the output, and the same command continues it.
 
     Example: sharpness measure runs/ldam/last.pt -o ldam.csv
     """
@@ -80,8 +86,8 @@ def measure(
     read, options = subjects(checkpoints, probed)
     look = picture_look(probed, read, figure is not None)
     for checkpoint in single(read):
-        if told := unseen(checkpoint, **options):
-            say(f"sharpness: {checkpoint.path}: suspicious: {told}", err=True)
+        if remark := unseen(checkpoint, **options):
+            say(f"sharpness: {checkpoint.path}: suspicious: {remark}", err=True)
     written = output or figure
     work, partial = work_beside(written) if written is not None else (None, None)
     chosen: dict[str, Any] = {"measures": measures} if measures else {}

@@ -73,7 +73,7 @@ def data_options(command: Command) -> Command:
                 show_default=True,
                 cls=Offered,
                 registry="datasets",
-                help=f"One of {', '.join(DATASETS.built_in())}.",
+                help=f"Data set: one of {', '.join(DATASETS.built_in())}.",
             ),
             click.option("--data-root", type=click.Path(), help="Folder of the CIFAR files; else $SHARPNESS_DATA."),
             click.option("--download", is_flag=True, help="Fetch the official CIFAR archive if it is missing."),

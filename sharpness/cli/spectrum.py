@@ -28,31 +28,40 @@ from sharpness.errors import UserError
 @click.command(cls=OneExample)
 @click.argument("checkpoints", nargs=-1)
 @probing_options
-@click.option("--per-class", is_flag=True, help="Of the Hessian of every class.")
-@click.option("--per-group", is_flag=True, help="Of the Hessian of many, medium and few.")
+@click.option("--per-class", is_flag=True, help="Eigenvalues of the Hessian of every class.")
+@click.option("--per-group", is_flag=True, help="Eigenvalues of the Hessians of many, medium and few.")
 @click.option("--per-layer", is_flag=True, help="Largest eigenvalue of every layer's diagonal block.")
-@click.option("--density", is_flag=True, help="The whole spectrum, by stochastic Lanczos quadrature.")
-@click.option("-k", default=1, show_default=True, help="Eigenvalues at each end.")
+@click.option("--density", is_flag=True, help="Density of the whole spectrum, by stochastic Lanczos quadrature.")
+@click.option("-k", default=1, show_default=True, help="Number of eigenvalues at each end.")
 @click.option(
     "--tol",
     default=1e-3,
     show_default=True,
-    help="Residual of an eigenvalue, relative to the largest; 5 times that to itself.",
+    help="Tolerated residual of an eigenvalue, relative to the largest one; 5 times as much relative to itself.",
 )
-@click.option("--kind", default="hessian", show_default=True, help="hessian or ggn (generalised Gauss-Newton).")
-@click.option("--parameters", default="all", show_default=True, help="all, backbone, classifier or a pattern of names.")
-@click.option("--match-samples", type=int, help="Draw so many images of every class first.")
-@click.option("--bootstrap", default=0, show_default=True, help="Resamples of a 95 % interval over images.")
-@click.option("--verify", is_flag=True, help="Compare with the rise of the loss along the eigenvectors.")
-@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--kind", default="hessian", show_default=True, help="Curvature matrix: hessian or ggn (generalised Gauss-Newton)."
+)
+@click.option(
+    "--parameters",
+    default="all",
+    show_default=True,
+    help="Parameters in scope: all, backbone, classifier or a pattern of names.",
+)
+@click.option("--match-samples", type=int, help="Number of images of every class, drawn at random first.")
+@click.option(
+    "--bootstrap", default=0, show_default=True, help="Number of resamples for 95 % intervals over images; 0 for none."
+)
+@click.option("--verify", is_flag=True, help="Compare eigenvalues with the rise of the loss along their vectors.")
+@click.option("--seed", default=0, show_default=True, help="Seed of start vectors and resamples.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option(
     "-o",
     "--output",
     type=click.Path(),
-    help="Also write the results, as .csv, .json, .nc or .tex, a table for LaTeX.",
+    help="File for the results: .csv, .json, .nc, or .tex for a LaTeX table.",
 )
-@click.option("--plot", type=click.Path(), help="Also draw it, as PDF and PNG.")
+@click.option("--plot", type=click.Path(), help="Draw the result as well, as PDF and PNG.")
 def spectrum(
     checkpoints: tuple[str, ...], per_class: bool, per_group: bool, per_layer: bool, density: bool, k: int, tol: float,
     kind: str, parameters: str, match_samples: int | None, bootstrap: int, verify: bool, seed: int, as_json: bool,
@@ -60,7 +69,7 @@ def spectrum(
 ) -> None:  # fmt: skip
     """Print the largest and smallest Hessian eigenvalues, per class on request, with their residuals.
 
-    With -o, unfinished work is kept beside the output and the same command goes on with it. Under torchrun the images
+    With -o, unfinished work is kept beside the output, and the same command continues it. Under torchrun the images
     are shared among the processes.
 
     Example: sharpness spectrum runs/ldam/last.pt --per-class

@@ -27,22 +27,22 @@ from sharpness.registries import METHODS, OPERATIONS
     required=True,
     cls=Offered,
     registry="methods",
-    help=f"One of {', '.join(METHODS.built_in())}, or package.module:recipe of your own.",
+    help=f"Method to train with: {', '.join(METHODS.built_in())}, or package.module:recipe of your own.",
 )
 @data_options
 @training_options
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--out", type=click.Path(), help="Folder of the run. [runs/DATA-METHOD+OPERATIONS-seedS]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, batches and noise.")
+@click.option("--out", type=click.Path(), help="Folder for the run. [runs/DATA-METHOD+OPERATIONS-seedS]")
 @click.option(
     "--flatten",
     default="",
     cls=Offered,
     registry="operations",
-    help=f"Flattening operations such as sam:0.1,swa, of {', '.join(OPERATIONS.built_in())}.",
+    help=f"Flattening operations such as sam:0.1,swa, from {', '.join(OPERATIONS.built_in())}.",
 )
-@click.option("--option", "-O", "pairs", multiple=True, help="Of the method, such as -O scope=all. Repeatable.")
-@click.option("--resume", is_flag=True, help="Go on with an unfinished run.")
-@click.option("--snapshots", type=int, help="Keep a checkpoint every so many epochs, for trajectories.")
+@click.option("--option", "-O", "pairs", multiple=True, help="Option of the method, such as -O scope=all. Repeatable.")
+@click.option("--resume", is_flag=True, help="Continue an unfinished run.")
+@click.option("--snapshots", type=int, help="Number of epochs between checkpoints to keep, for trajectories.")
 def train(
     method: str, seed: int, out: str | None, flatten: str, pairs: tuple[str, ...], resume: bool, snapshots: int | None,
     **given: Any,

@@ -1,4 +1,4 @@
-"""A cell of a study: one training run and what is measured of it, kept in the run's folder."""
+"""Cells of studies: a training run and its measurements, kept in the folder of the run."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """What tells the run from others on the same data, augmented alike."""
+        """The name that distinguishes the run from others on the same data with the same augmentation."""
         return run_name(self.method, self.flatten, dict(self.options), self.seed)
 
 
@@ -90,12 +90,12 @@ def folder_of(cell: Cell, data: LongTailData, settings: Settings) -> Path:
 
 
 def result_file(cell: Cell, data: LongTailData, settings: Settings, name: str) -> Path:
-    """Where the result of a probe is kept."""
+    """The file of a probe's result."""
     return folder_of(cell, data, settings) / "probes" / f"{name}-{cell.name}.nc"
 
 
 def is_done(cell: Cell, data: LongTailData, settings: Settings) -> bool:
-    """Whether there are a finished run and results of all probes; whether they fit shows when they are read."""
+    """True if a finished run and results of all probes exist; they are checked when they are read."""
     results = [result_file(cell, data, settings, name) for name in settings.probes(cell)]
     files = [folder_of(cell, data, settings) / "last.pt", *results]
     return all(file.exists() for file in files)

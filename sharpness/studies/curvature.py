@@ -30,6 +30,7 @@ def draw_curvature(results: Mapping[str, Any], train_counts: Sequence[int]) -> F
     sizes = np.abs([r[name].values for r in each(results).values() for name in ENDS])
     sizes = sizes[sizes > 0]
     top, bottom = float(sizes.max(initial=0)) or 1.0, float(sizes.min(initial=np.inf))
+    # A value near zero would stretch the axis over all decades: what is below the floor stands on it.
     floor = 10.0 ** np.floor(np.log10(max(top / 10**DECADES, min(bottom, top))))
     with style():
         figure = new_figure(PAGE, 4.2)

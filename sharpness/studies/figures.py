@@ -17,11 +17,12 @@ from sharpness.files import write_atomically, write_csv
 from sharpness.methods import METHODS as ALL_METHODS
 from sharpness.plots import save_figure
 from sharpness.probes import line, plane, random_perturbation
+from sharpness.probes.perturbations.random import RADII
 from sharpness.results import Comparison, Runs, load_result
 from sharpness.results.caption import write_caption
 from sharpness.studies.cells import Cell, result_file
 from sharpness.studies.curvature import ENDS, draw_curvature
-from sharpness.studies.motivation import RADII, draw_motivation
+from sharpness.studies.motivation import draw_motivation
 from sharpness.studies.seeds import failures, over_seeds, told_apart
 from sharpness.studies.settings import Settings, measure_of, study_measures
 from sharpness.studies.summary import note_on, to_markdown
@@ -46,13 +47,13 @@ DIFFERENCES = (
 
 @dataclass(frozen=True)
 class Figures:
-    """What was drawn, and the summary.
+    """The files of the figures, and the summary.
 
     Attributes:
         cells: one row per training.
-        summary: one row per method, see :func:`sharpness.studies.seeds.over_seeds`.
-        text: the summary as Markdown, with what the numbers are, and which differences the seeds tell apart.
-        files: what was written.
+        summary: one row per method, see ``over_seeds``.
+        text: the summary as Markdown, with explanations, and the differences that exceed the spread over seeds.
+        files: paths of all files.
     """
 
     cells: pd.DataFrame
@@ -115,7 +116,7 @@ def make_figures(
     Every method is trained with every seed; tables and pictures show mean and spread over seeds, contours and surfaces
     the first seed. All models are moved in the same random directions. Every picture is a PDF and a PNG, with the
     numbers behind it beside it as CSV. Runs that exist already, and the results of their probes in them, are reused, so
-    that an interrupted call goes on; a run that diverges is told and left out.
+    that an interrupted call continues; a run that diverges is reported and left out.
 
     Args:
         out: folder of tables and pictures.
@@ -188,7 +189,7 @@ def make_figures(
 
 
 def _results(name: str, cells: Sequence[Cell], data: LongTailData, settings: Settings) -> Comparison[Any]:
-    """What a probe found, by method and seed, of the cells that have it."""
+    """The results of a probe by method and seed, of the cells that have it."""
     found: dict[str, list[tuple[str, Any]]] = {}
     for cell in cells:
         if name in settings.probes(cell):
@@ -209,7 +210,7 @@ def table_of_methods(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary_text(cells: pd.DataFrame, summary: pd.DataFrame, note: str) -> str:
-    """The table, what its numbers are, and which methods the seeds tell apart."""
+    """The summary as Markdown: table, explanations, and methods that differ beyond the spread over seeds."""
     seeds = sorted(set(cells.seed))
     several = len(seeds) > 1
     note += " " + (SPREAD if several else ONE_SEED).format(number=len(seeds), seeds=", ".join(map(str, seeds)))
@@ -223,9 +224,9 @@ def summary_text(cells: pd.DataFrame, summary: pd.DataFrame, note: str) -> str:
 
 
 def difference_text(pairs: pd.DataFrame, level: float = 0.05) -> str:
-    """The pairs that the seeds tell apart, measure by measure; all others are within the spread over training."""
+    """The pairs that differ beyond the spread over seeds, measure by measure."""
     tested = int(pairs.p.notna().sum())
-    told = DIFFERENCES.format(level=level, apart=int(pairs.apart.sum()), tested=tested, chance=level * tested)
+    summary = DIFFERENCES.format(level=level, apart=int(pairs.apart.sum()), tested=tested, chance=level * tested)
     lines, none = [], []
     directions = {True: " (less is flatter)", False: " (more is flatter)", None: ""}
     for measure, part in pairs.groupby("measure", sort=False):
@@ -237,4 +238,4 @@ def difference_text(pairs: pd.DataFrame, level: float = 0.05) -> str:
             none.append(str(measure))
     if none:
         lines.append(f"- no pair: {', '.join(none)}\n")
-    return fill(told, 120) + "\n\n" + "".join(lines)
+    return fill(summary, 120) + "\n\n" + "".join(lines)

@@ -1,4 +1,4 @@
-"""Do flattening operations help long-tailed methods? Accuracy and sharpness of every pair, over seeds."""
+"""The flattening study: accuracy and sharpness of every method with every operation, over seeds."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def make_flattening_study(
 ) -> Study:
     """Train every method with every flattening operation and every seed, and compare accuracy and sharpness.
 
-    Drawn is what an operation changes, paired by seed (:func:`sharpness.studies.seeds.changes`). Models and results
-    that exist already are reused, so that an interrupted study goes on; a run that diverges is told and left out.
+    The figure shows the change by an operation, paired by seed. Models and results that exist already are reused, so
+    that an interrupted study continues; a run that diverges is reported and left out.
 
     Args:
         operations: flattening operations and ``"none"``, with which they are compared.
@@ -59,6 +59,7 @@ def make_flattening_study(
     asked = study_measures(measures)
     settings = Settings(Path(runs), split, loss, limit_per_class, draws, max_iterations, training, asked)
     cells = run_cells("flattening", grid(methods, operations, seeds), data, settings, jobs)
+    # Against the method alone with the same seed, which shares initialisation and order of the images.
     numbers, names = changes(cells, NONE), ("method", "operation")
     reference = "the method without an operation"
     return write_study(Path(out), "flattening", cells, numbers, names, reference, settings, data.augmentation)

@@ -1,4 +1,4 @@
-"""What the studies of a grid of cells have in common: their files, their tables and their picture."""
+"""Studies of a grid of cells: files, tables and picture."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ RATIOS = {True: "Ratio (left is flatter)", False: "Ratio (right is flatter)", No
 
 @dataclass(frozen=True)
 class Study:
-    """A grid of cells, told.
+    """The tables and files of a study.
 
     Attributes:
         cells: one row per cell.
-        summary: one row per row and column of the grid, see :func:`sharpness.studies.seeds.over_seeds`.
-        text: the summary as Markdown, with what the numbers are and which cells failed, and why.
-        files: what was written.
+        summary: one row per row and column of the grid, see ``over_seeds``.
+        text: the summary as Markdown, with explanations and the reasons of failed cells.
+        files: paths of all files.
     """
 
     cells: pd.DataFrame
@@ -49,12 +49,12 @@ class Study:
 
 
 def default_epochs(data: LongTailData, epochs: int | None) -> int | None:
-    """The epochs given, or :data:`EPOCHS` of the data; None means the published ones."""
+    """The given epochs, else ``EPOCHS`` of the data; None means the published ones."""
     return EPOCHS.get(data.longtail.dataset) if epochs is None else epochs
 
 
 def panels(numbers: pd.DataFrame, titles: Mapping[str, str], rows: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
-    """What :func:`sharpness.plots.plot_dots` draws: ``{title: {column of the study: (3, R)}}``."""
+    """The input of ``plot_dots``: ``{title: {column of the study: (3, R)}}``."""
     found = {}
     for measure, title in titles.items():
         of_measure = numbers[numbers.measure == measure]
@@ -93,12 +93,12 @@ def write_study(
     settings: Settings,
     augmentation: str,
 ) -> Study:
-    """The files of a study: cells, what is drawn, the summary as CSV and Markdown, and the picture.
+    """Write the files of a study: cells, drawn numbers, the summary as CSV and Markdown, and the picture.
 
     Args:
-        numbers: what is drawn, from :func:`sharpness.studies.seeds.changes`.
-        names: what rows and columns are, such as ``("method", "operation")``.
-        reference: what the cells are compared with, in words.
+        numbers: of the picture, from ``changes``.
+        names: of rows and columns, such as ``("method", "operation")``.
+        reference: of all comparisons, in words.
         augmentation: of all trainings.
     """
     summary = over_seeds(cells)

@@ -1,4 +1,4 @@
-"""Direction or magnitude? What the perturbation of CC-SAM's first stage, and its second stage, contribute."""
+"""The microbenchmark of CC-SAM: contributions of direction and magnitude in stage 1, and of stage 2."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def make_microbenchmark(
     augmentation: str | None = None,
     **training: Any,
 ) -> Study:
-    """CC-SAM taken apart: the first stage with all, half or nothing of its perturbation, with and without the second.
+    """Train CC-SAM with all, half or nothing of the first stage's perturbation, with and without the second stage.
 
     Perturbed are the weights of the classifier, for every class c
 
@@ -66,7 +66,7 @@ def make_microbenchmark(
     - ``magnitude``: by the recommended length in a random direction,
     - ``plain``: not at all, which is mixup.
 
-    Drawn is how each variant differs from the plain first stage alone, paired by seed.
+    The figure shows the difference of each variant from the plain first stage alone, paired by seed.
 
     Args:
         rho_scale: factor of the recommended length, unbounded; unless given those of the recipe, 0.01 with its cap.
@@ -77,6 +77,7 @@ def make_microbenchmark(
     asked = study_measures(measures)
     settings = Settings(Path(runs), split, loss, limit_per_class, draws, max_iterations, training, asked)
     cells = run_cells("microbenchmark", variants(seeds, rho_scale), data, settings, jobs)
+    # Against the plain first stage with the same seed, which shares initialisation and order of the images.
     numbers, names = changes(cells, STAGE_2[False], STAGE_1[0]), ("stage 1", "stage 2")
     return write_study(
         Path(out), "microbenchmark", cells, numbers, names, "a plain first stage alone", settings, data.augmentation

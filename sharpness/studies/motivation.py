@@ -1,4 +1,4 @@
-"""The talk's motivation: how much does the loss of each model fluctuate when its weights are moved at random?"""
+"""The motivation figure: fluctuation of each model's loss under random perturbations of its weights."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from sharpness.plots.spread import rises_key, spread_key
 from sharpness.results import PerturbationResult, Result, Runs
 from sharpness.results.comparison import first_of, stacked
 
-RADII = (0.025, 0.05, 0.1, 0.15, 0.2)
-
 
 def tail_of(result: Result, tail_class: int) -> tuple[str | int, str]:
-    """What stands for the tail: the group "few" if it has classes, else one class; and its name in titles."""
+    """The tail, the group "few" if it has classes, else one class; and its name in titles."""
     few = result.groups.get("few", ())
     if few:
         return "few", f"Few-shot classes (mean of {len(few)})"
@@ -46,6 +44,7 @@ def draw_motivation(results: Mapping[str, Any], tail_class: int) -> Figure:
                 results, axes[1, column], subset, "radii", xlabel="Radius of the perturbation (in filter norms)",
                 ylabel="Rise of the loss" if column == 0 else "", legend=False,
             )  # fmt: skip
+        # By label, because several models have the same entries.
         rise = {label: r for label, r in results.items() if isinstance(r, Runs)}
         keys = {str(h.get_label()): h for h in [*spread_key(stacked(results, _draws), True), *rises_key(rise)]}
         models = axes[1, 0].get_legend_handles_labels()[0]

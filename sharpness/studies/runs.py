@@ -1,4 +1,4 @@
-"""Measurements that a study needs, made if they are missing and reused if they are there."""
+"""Measurements of studies, which are made if they are missing and reused if they exist."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def over_seeds(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def changes(cells: pd.DataFrame, column: str, row: str | None = None) -> pd.DataFrame:
-    r"""How the cells of a study differ from those of a reference: one row per row, column and measure.
+    r"""Changes of the cells of a study against those of a reference: one row per row, column and measure.
 
     Runs of one seed are compared with each other, because they share initialisation and order of the images:
 
@@ -93,7 +93,7 @@ def _entry(row: Any, column: Any, measure: str, values: np.ndarray) -> dict[str,
 
 
 def told_apart(cells: pd.DataFrame, level: float = 0.05) -> pd.DataFrame:
-    """Which rows of the study differ by more than the spread over seeds explains: one row per measure and pair.
+    """Test which rows of a study differ beyond the spread over seeds: one row per measure and pair.
 
     ``p`` is that of Welch's t-test of the seeds, on logarithms of what is compared by ratios; NaN where a
     row has fewer than two values. ``higher`` and ``lower`` are ordered by the means of what is tested, ``apart`` is

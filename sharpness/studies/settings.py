@@ -38,7 +38,7 @@ def measure_of(column: str) -> Measure:
 
 @dataclass(frozen=True)
 class Settings:
-    """What all cells of a study have in common.
+    """The common settings of all cells of a study.
 
     Args:
         runs: folder of the runs.

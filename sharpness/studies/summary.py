@@ -39,14 +39,14 @@ def summary_row(table: MeasureResult, tail_class: int) -> dict[str, float]:
 
 
 def note_on(settings: Settings, augmentation: str) -> str:
-    """What the numbers of a study's table are."""
+    """The note on the numbers in a study's table."""
     given = settings.measuring
-    told = [f"{name}, {measure_of(name).in_words(given)}" for name in settings.measures]
+    explained = [f"{name}, {measure_of(name).in_words(given)}" for name in settings.measures]
     return NOTE.format(
         loss="cross-entropy" if settings.loss == "ce" else "the loss of training",
         split="training" if settings.split == "train" else "test",
         limit="" if settings.limit_per_class is None else f", {settings.limit_per_class} of every class at most",
-        measures="; ".join(told),
+        measures="; ".join(explained),
         augmentation=augmentation_label(augmentation),
     )
 
@@ -79,5 +79,5 @@ def to_markdown(table: pd.DataFrame, spread: str = "se", error: str | None = Non
 
 
 def _rounded(value: float, digits: int, per_cent: bool) -> str:
-    """Per cent with one decimal, others with so many significant digits, without an exponent below a million."""
+    """Format per cent with one decimal, others with ``digits`` significant digits and no exponent below a million."""
     return f"{value:.1f}" if per_cent else f"{float(f'{value:.{digits}g}'):g}"

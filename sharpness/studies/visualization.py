@@ -46,7 +46,7 @@ def draw_lines(results: Mapping[str, Any], tail_class: int) -> Figure:
 
 
 def drawn_numbers(results: Mapping[str, Any], tail_class: int) -> pd.DataFrame:
-    """What :func:`draw_planes` draws: a row per model and cell, of all samples and of the rarest class."""
+    """The numbers of ``draw_planes``: a row per model and cell, of all samples and of the rarest class."""
     frames = []
     for label, r in one_training(results).items():
         x, y = np.meshgrid(r.x, r.y)
@@ -57,7 +57,7 @@ def drawn_numbers(results: Mapping[str, Any], tail_class: int) -> pd.DataFrame:
 
 
 def draw_planes(results: Mapping[str, Any], tail_class: int, kind: str) -> Figure:
-    """How far the loss rises above each model's own; one column per model, whose title names the training.
+    """Draw the rise of the loss over a plane, one column per model, whose title names the training.
 
     Above are all samples, below is the rarest class, each row on a scale of its own.
 

@@ -1,4 +1,4 @@
-"""The cells of a study, one after another or several at a time, each in a process of its own."""
+"""Parallel execution of the cells of a study, each in a process of its own."""
 
 from __future__ import annotations
 
