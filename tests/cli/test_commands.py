@@ -108,7 +108,7 @@ def test_spectrum_prints_values_with_residuals(run, capsys, tmp_path):
     assert (tmp_path / "s.nc").exists()
 
 
-PICTURES = {"contour.pdf", "contour.png", "surface.pdf", "surface.png"}
+PICTURES = {f"{kind}.{suffix}" for kind in ("contour", "surface") for suffix in ("pdf", "png", "txt")}
 
 
 def test_landscape_writes_planes_and_pictures(run, capsys, tmp_path):
