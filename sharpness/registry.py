@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import sys
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar, overload
 
@@ -131,6 +131,17 @@ class Registry(MutableMapping[str, T], Generic[T]):
             self._labels[place] = self._own_label(place, self[place])
         return self[place]
 
+    def admit(self, thing: T) -> str:
+        """Take a thing that the user gives itself, and return the name by which it is known from now on.
+
+        Raises:
+            UserError: a thing of another kind.
+        """
+        named = getattr(thing, "func", thing)  # a partial has no name of its own
+        name = f"{getattr(named, '__module__', '')}:{getattr(named, '__qualname__', type(named).__name__)}"
+        self[name] = self._checked(f"{self.kind} {getattr(named, '__qualname__', type(named).__name__)}", thing)
+        return name
+
     def recorded(self, name: str, place: str | None, path: str) -> str:
         """The name by which the thing that a file names is known here. Nothing is imported because a file says so.
 
@@ -243,25 +254,30 @@ class Registry(MutableMapping[str, T], Generic[T]):
         return label if isinstance(label, str) else name
 
 
-def registered() -> dict[str, dict[str, tuple[Any, str]]]:
-    """Everything that was registered in this process, by group and name, for processes of its own to take over.
+def registered(needed: Collection[str] = ()) -> dict[str, dict[str, tuple[Any, str]]]:
+    """Things registered in this process, by group and name, for its own processes to take over.
+
+    Args:
+        needed: names that they cannot do without.
 
     Raises:
-        UserError: something that no other process can have, because it was defined in a notebook or in a function.
+        UserError: one of those that no other process can have, because it was defined in a notebook or in a function.
     """
     interactive = getattr(sys.modules["__main__"], "__file__", None) is None
-    found = {group: things for group, registry in ALL.items() if (things := registry._registered())}
-    for group, things in found.items():
-        for name, (thing, _) in things.items():
+    found: dict[str, dict[str, tuple[Any, str]]] = {}
+    for group, registry in ALL.items():
+        for name, (thing, label) in registry._registered().items():
             try:
                 pickle.dumps(thing)
                 alone = interactive and getattr(thing, "__module__", None) == "__main__"
             except (pickle.PicklingError, AttributeError, TypeError):
                 alone = True
-            if alone:
-                what = f"{ALL[group].kind} {name!r}"
+            if not alone:
+                found.setdefault(group, {})[name] = thing, label
+            elif name in needed:
                 raise UserError(
-                    f"{what} is defined where other processes do not find it: move it to a module, or jobs=1"
+                    f"{registry.kind} {name!r} is defined where other processes do not find it: move it to a module, "
+                    "or take one job at a time (jobs=1)"
                 )
     return found
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -18,7 +19,8 @@ from sharpness.checkpoints.networks import filled
 from sharpness.checkpoints.safety import Tensors
 from sharpness.errors import UserError, choose, shown
 from sharpness.files import write_archive, write_atomically
-from sharpness.models import BACKBONES, HEADS, ModelSpec, build_model
+from sharpness.models import BACKBONES, HEADS, OWN, ModelSpec, build_model, build_own
+from sharpness.models.factory import load_weights
 from sharpness.untrusted.checksums import is_whole, sealed
 
 FORMAT = "sharpness-checkpoint"
@@ -67,10 +69,17 @@ def own_content(content: Any) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and content.get("format") == FORMAT else None
 
 
-def read_own(content: dict[str, Any], path: Path) -> tuple[nn.Module, Manifest]:
+def read_own(
+    content: dict[str, Any], path: Path, model: nn.Module | Callable[..., nn.Module] | str | None = None
+) -> tuple[nn.Module, Manifest]:
     """The model in eval mode and the manifest of a file that ``sharpness train`` wrote.
 
     Files of earlier versions have no checksum, and are believed as far as their entries fit together.
+
+    Args:
+        content: of the file.
+        path: of the file, for messages.
+        model: what makes a network that does not come with this package, or one that is made.
 
     Raises:
         UserError: it is from a newer version, or damaged: it is not what its checksum says, or an entry is missing or
@@ -87,7 +96,21 @@ def read_own(content: dict[str, Any], path: Path) -> tuple[nn.Module, Manifest]:
         raise UserError(f"{path} is damaged: it was altered afterwards: take 'checksum' out if you meant that")
     spec = _spec(manifest.get("model"), path)
     described = Manifest.from_dict(manifest, Network.of(spec), path)
-    return filled(partial(build_model, **spec.to_dict()), state, str(path)).eval(), described
+    if spec.architecture in BACKBONES.built_in():
+        if model is not None:
+            raise UserError(f"{path} is our own and complete: leave out model")
+        return filled(partial(build_model, **spec.to_dict()), state, str(path)).eval(), described
+    # Code of the user's own may not run without memory, so that sizes are looked at before it is called.
+    if max(spec.num_classes, spec.in_channels) > sum(tensor.numel() for tensor in state.values()):
+        raise UserError(f"{path} is damaged: {spec.num_classes} classes are more than it has weights")
+    if model is None:
+        model = BACKBONES[BACKBONES.recorded(spec.architecture, spec.source, str(path))]
+    elif isinstance(model, str):
+        model = BACKBONES.choose(model)
+    network = build_own(model, spec)
+    if any(tensor.dtype == torch.float64 for tensor in state.values()):
+        network.to(torch.float64)
+    return load_weights(network, state, where=str(path)).eval(), described
 
 
 def _spec(given: Any, path: Path) -> ModelSpec:
@@ -101,8 +124,9 @@ def _spec(given: Any, path: Path) -> ModelSpec:
     if not whole or not isinstance(spec.scale, int | float | None):
         raise UserError(f"{path} is damaged: its manifest describes the model as {shown(reprlib.repr(given), 160)}")
     try:
-        choose("head", spec.head, HEADS)
+        choose("head", spec.head, HEADS if spec.architecture in BACKBONES.built_in() else (*HEADS, OWN))
     except UserError as error:
         raise UserError(f"{path} is damaged, or from a newer release: {shown(str(error), 160)}") from None
-    BACKBONES.recorded(spec.architecture, None, str(path))
+    if not isinstance(spec.source, str | None):
+        raise UserError(f"{path} is damaged: its manifest describes the model as {shown(reprlib.repr(given), 160)}")
     return spec

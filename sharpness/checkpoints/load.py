@@ -55,9 +55,9 @@ def load_checkpoint(
         stage2: the second file of a model that was saved in two, such as GCL's classifier or PoF's ``clf_E.pth``.
         num_classes: C, to be checked.
         weights: ``"model"``, or ``"ema"`` or ``"swa"`` where the file holds them too.
-        model: what takes the weights, where the architecture is not known here: a network, of which a copy is filled;
-            a class or function that makes one; or ``"package.module:factory"``. What the file leaves out must be
-            frozen in it (``requires_grad_(False)``) and stays as it is.
+        model: what takes the weights, where the architecture is not known here, of our own files too: a network, of
+            which a copy is filled; a class or function that makes one; or ``"package.module:factory"``. What the file
+            leaves out must be frozen in it (``requires_grad_(False)``) and stays as it is.
         class_order: how the model numbers classes, as :func:`sharpness.data.class_order` takes it, where its family
             does it otherwise; images of the user's own (:func:`sharpness.data.read_images`) are renumbered accordingly.
 
@@ -80,12 +80,12 @@ def load_checkpoint(
         if passed:
             raise UserError(f"{path} is damaged: {shown(', '.join(passed), 160)} are of classes that we never write")
         # Our own files record all that these options could say: ignored, they would seem to have an effect.
-        given = {"family": family, "head": head, "scale": scale, "stage2": stage2, "model": model}
+        given = {"family": family, "head": head, "scale": scale, "stage2": stage2}
         given["class_order"] = class_order
         extra = [name for name, value in given.items() if value is not None]
         if extra or weights != "model":
             raise UserError(f"{path} is our own and complete: leave out {', '.join(extra or ['weights'])}")
-        own, manifest = read_own(described, path)
+        own, manifest = read_own(described, path, _copied(model) if isinstance(model, nn.Module) else model)
         classes = manifest.model.num_classes
         if num_classes not in (None, classes):
             raise UserError(f"num_classes={num_classes} was given, but {path} tells {classes} apart")
@@ -164,7 +164,10 @@ def _foreign_notes(content: Any, passed: list[str], path: Path) -> list[str]:
 
 def _own_copy(model: nn.Module | Callable[[], nn.Module] | str) -> nn.Module:
     """A network that no other checkpoint fills: an instance, and what a factory keeps, may be asked for again."""
-    made = model_from(model)
+    return _copied(model_from(model))
+
+
+def _copied(made: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(made)
     except Exception as error:

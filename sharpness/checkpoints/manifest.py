@@ -106,6 +106,7 @@ class Network:
     in_channels: int | None = None
     head: str | None = None
     scale: float | None = None
+    source: str | None = None
 
     @classmethod
     def of(cls, spec: ModelSpec) -> Network:

@@ -182,7 +182,11 @@ def probing_options(command: Command) -> Command:
         is_flag=True,
         help="Treat every file as a model, even if runs differ only in their seed. [one model with its spread]",
     )
-    return file_options(loss(each(picture_options(command))))
+    method = click.option(
+        "--method",
+        help="Method of your own that a file was trained with, package.module:recipe, for its training loss.",
+    )
+    return file_options(loss(method(each(picture_options(command)))))
 
 
 def picture_options(command: Command) -> Command:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,7 +16,9 @@ from sharpness.cli.options import keywords
 from sharpness.data import read_images
 from sharpness.data.standardization import Standardization
 from sharpness.errors import UserError
-from sharpness.models.factory import model_from
+from sharpness.extensions import imported
+from sharpness.methods import METHODS
+from sharpness.models.factory import EXAMPLE, model_from
 from sharpness.probes import labelled_checkpoints
 
 #: Options of a file, of a user's own images, and of recorded data.
@@ -35,6 +38,10 @@ def subjects(
         paths: files and folders.
         given: values of ``probing_options`` by name.
     """
+    if given.get("method") is not None:
+        if given["loss"] != "training":
+            raise UserError("--method is for the loss that files were trained with: add --loss training")
+        METHODS.choose(given["method"])
     file = _chosen(given, FILE)
     if given["logit_scale"] is not None:
         file["scale"] = given["logit_scale"]
@@ -166,10 +173,15 @@ def _network(given: dict[str, Any]) -> Callable[[], Any] | None:
             raise UserError("--model-args are for a network of your own: name it with --model package.module:factory")
         return None
 
-    def make() -> nn.Module:
-        with redirect_stdout(sys.stderr):  # stdout is for tables and JSON, whatever their code prints
-            return model_from(given["model"], arguments)
+    source = imported(given["model"], "model", EXAMPLE)
 
+    def make(**sizes: int) -> nn.Module:
+        with redirect_stdout(sys.stderr):  # stdout is for tables and JSON, whatever their code prints
+            return model_from(given["model"], {**sizes, **arguments})
+
+    if callable(source) and not isinstance(source, nn.Module):
+        with suppress(TypeError, ValueError):  # what has no signature takes nothing that a file would tell
+            make.__signature__ = signature(source)  # type: ignore[attr-defined]
     return make
 
 

@@ -1,6 +1,6 @@
 """Networks: backbones, heads and the registry that builds them by name."""
 
-from sharpness.models.classifier import BACKBONES, Classifier, ModelSpec, build_model
+from sharpness.models.classifier import BACKBONES, OWN, Classifier, ModelSpec, build_model, build_own
 from sharpness.models.frozen import Frozen
 from sharpness.models.heads import HEADS, CosineHead, LearnableWeightScaling, LinearHead, build_head
 from sharpness.models.oltr import MetaEmbeddingHead, ModulatedAttention, OltrFeatures
@@ -24,6 +24,7 @@ __all__ = [
     "ModulatedAttention",
     "PLANS",
     "ModelSpec",
+    "OWN",
     "OltrFeatures",
     "ResNet",
     "ScaledHead",
@@ -31,5 +32,6 @@ __all__ = [
     "WideResNet",
     "build_head",
     "build_model",
+    "build_own",
     "build_resnet",
 ]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
+from sharpness.errors import UserError
+from sharpness.models.factory import model_from
 from sharpness.models.heads import CosineHead, LearnableWeightScaling, build_head
 from sharpness.models.resnet import PLANS, build_resnet
 from sharpness.models.resnet_cifar import CifarResNet
 from sharpness.registry import Registry
 
-#: Networks by name: functions of ``in_channels`` to a backbone, images to features of size ``num_features``.
+#: Networks by name: functions of ``in_channels`` to a backbone, images to features of size ``num_features``; added ones
+#: may also take ``num_classes`` and make a whole network, images to logits.
 BACKBONES: Registry[Callable[..., nn.Module]] = Registry(
     "model",
     "sharpness.models",
@@ -26,23 +30,32 @@ BACKBONES: Registry[Callable[..., nn.Module]] = Registry(
     },
     python="sharpness.models.BACKBONES",
     option="--model",
-    wanted="a function that makes a network",
+    wanted="a function or class that makes a network anew, which seeds and files ask for",
     fits=lambda made: callable(made) and not isinstance(made, nn.Module),
 )
 
 
+#: The head of a network that is made whole.
+OWN = "own"
+
+
 @dataclass(frozen=True)
 class ModelSpec:
-    """The arguments that build an architecture, in plain values."""
+    """The arguments that build an architecture, in plain values.
+
+    Attributes:
+        source: ``"package.module:factory"`` of an architecture that does not come with this package.
+    """
 
     architecture: str
     num_classes: int
     in_channels: int = 3
     head: str = "linear"
     scale: float | None = None
+    source: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "source" or value}
 
 
 class Classifier(nn.Module):
@@ -88,14 +101,58 @@ def build_model(
     """A fresh network from the registry, initialised from torch's global generator.
 
     Args:
-        architecture: a name in :data:`BACKBONES`, such as ``"resnet32"``.
+        architecture: a name in :data:`BACKBONES`, such as ``"resnet32"``; or ``"package.module:factory"``.
         head: a name in :data:`~sharpness.models.heads.HEADS`; cosine heads have a ``scale``, 30 unless given.
 
     >>> sum(p.numel() for p in build_model("resnet32", num_classes=10).parameters())
     464154
     """
-    backbone = BACKBONES.choose(architecture)(in_channels)
+    factory = BACKBONES.choose(architecture)
+    if architecture not in BACKBONES.built_in():
+        spec = ModelSpec(architecture, num_classes, in_channels, head, scale, BACKBONES.place(architecture))
+        return build_own(factory, spec)
+    backbone = factory(in_channels)
     built = build_head(head, int(backbone.num_features), num_classes, scale)  # type: ignore[arg-type]
-    if scale is None and head.startswith("cosine"):
-        scale = 30.0
-    return Classifier(backbone, built, ModelSpec(architecture, num_classes, in_channels, head, scale))
+    return Classifier(backbone, built, ModelSpec(architecture, num_classes, in_channels, head, _scale(head, scale)))
+
+
+def build_own(made_by: Callable[..., nn.Module] | nn.Module, spec: ModelSpec) -> Classifier:
+    """A network of the user's own from what makes it, or from one that is made.
+
+    A factory that takes ``num_classes`` makes a whole network, images to logits, which here is a backbone with nothing
+    behind it. Any other makes a backbone, which gets the head of the method.
+
+    Raises:
+        UserError: it cannot be made, or is whole where the method has a head of its own, or says no ``num_features``.
+    """
+    takes = set() if isinstance(made_by, nn.Module) else _parameters(made_by)
+    given: dict[str, Any] = {name: getattr(spec, name) for name in ("num_classes", "in_channels") if name in takes}
+    made = model_from(made_by, given)
+    if spec.head == OWN or "num_classes" in takes:
+        if spec.head not in (OWN, "linear"):
+            raise UserError(
+                f"model {spec.architecture} is whole and the method has a {spec.head} head: let the factory take no "
+                "num_classes and return features, with their number as num_features"
+            )
+        return Classifier(made, nn.Identity(), replace(spec, head=OWN, scale=None))
+    size = getattr(made, "num_features", None)
+    if not isinstance(size, int):
+        raise UserError(
+            f"model {spec.architecture} has no num_features: let its factory take num_classes and return logits, or "
+            "return features, with their number as num_features"
+        )
+    head = build_head(spec.head, size, spec.num_classes, spec.scale)
+    return Classifier(made, head, replace(spec, scale=_scale(spec.head, spec.scale)))
+
+
+def _scale(head: str, scale: float | None) -> float | None:
+    return 30.0 if scale is None and head.startswith("cosine") else scale
+
+
+def _parameters(factory: Callable[..., Any]) -> set[str]:
+    """Names of what a function takes by name."""
+    try:
+        found = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return set()
+    return {p.name for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}

@@ -48,6 +48,8 @@ def _called(name: str, factory: Any, options: Mapping[str, Any]) -> Any:
     with importing_from_here():
         try:
             return factory(**options)
+        except UserError:
+            raise
         except (Exception, SystemExit) as error:
             given = ", ".join(f"{key}={value!r}" for key, value in options.items())
             raise UserError(f"model {name}({given}) raised {in_one_line(error)}") from None

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -18,8 +19,10 @@ import torch
 from sharpness.data import LongTailData
 from sharpness.engine import resolve_device
 from sharpness.errors import UserError
+from sharpness.models import BACKBONES
 from sharpness.probes import MEASURES, Measure
 from sharpness.progress import progress
+from sharpness.registry import registered, take_over
 from sharpness.studies.cells import Cell, check_cells, is_done, run_cell
 from sharpness.studies.settings import Settings
 
@@ -50,6 +53,8 @@ def run_cells(
     if jobs < 1:
         raise UserError(f"jobs={jobs}: give at least 1")
     check_cells(cells, data)
+    if callable(model := settings.training.get("model")):
+        settings = replace(settings, training={**settings.training, "model": BACKBONES.admit(model)})
     done = [is_done(cell, data, settings) for cell in cells]
     left = len(cells) - sum(done)
     logger.info("%s on %s: %d cells, %d done, %d to do", name, data.longtail.dataset, len(cells), sum(done), left)
@@ -74,8 +79,8 @@ def _rows(
         for index, cell in enumerate(cells):
             yield index, run_cell(cell, data, settings)
         return
-    registered = [MEASURES[name] for name in settings.measures if name in MEASURES.added()]
-    for one in registered:
+    measures = [MEASURES[name] for name in settings.measures if name in MEASURES.added()]
+    for one in measures:
         try:
             pickle.dumps(one)
         except Exception:  # of many types, by what cannot be pickled
@@ -84,8 +89,13 @@ def _rows(
                 "that can be imported, or pass jobs=1"
             ) from None
     threads = max(1, torch.get_num_threads() // jobs)
+    operations = {cell.operation.partition(":")[0] for cell in cells}
+    needed = {cell.method for cell in cells} | operations | {settings.training.get("model") or ""}
     pool = ProcessPoolExecutor(
-        jobs, multiprocessing.get_context("spawn"), initializer=_enter, initargs=(threads, data, settings, registered)
+        jobs,
+        multiprocessing.get_context("spawn"),
+        initializer=_enter,
+        initargs=(threads, data, settings, registered(needed), measures),
     )
     try:
         futures = {pool.submit(_run, cell): index for index, cell in enumerate(cells)}
@@ -95,7 +105,10 @@ def _rows(
         pool.shutdown(cancel_futures=True)
 
 
-def _enter(threads: int, data: LongTailData, settings: Settings, measures: Sequence[Measure]) -> None:
+def _enter(
+    threads: int, data: LongTailData, settings: Settings, known: dict[str, Any], measures: Sequence[Measure]
+) -> None:
+    take_over(known)
     torch.set_num_threads(threads)
     for measure in measures:  # which this process has registered, and a new one knows nothing of
         MEASURES.register(measure.name, measure)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sharpness.checkpoints import Manifest, save_checkpoint
 from sharpness.data import LongTailData
@@ -19,7 +20,7 @@ from sharpness.engine import ClassSums, resolve_device, seeded, without_autocast
 from sharpness.errors import UserError
 from sharpness.flattening.spectral_normalization import ordinary_state
 from sharpness.methods import Recipe, Stage, build_recipe, flattened
-from sharpness.models import Classifier, build_model
+from sharpness.models import BACKBONES, Classifier, build_model
 from sharpness.progress import progress
 from sharpness.steps import Context
 from sharpness.training.averaging import end_in_average, start_average
@@ -27,6 +28,7 @@ from sharpness.training.believed import check_finished, check_progress, check_te
 from sharpness.training.epoch import accuracy_row, epoch_context, evaluate, run_epoch, training_batches
 from sharpness.training.manifest import at_present, manifest_of
 from sharpness.training.optimizer import make_optimizer, put_back
+from sharpness.training.own_network import check_network, fingerprint
 from sharpness.training.parts import Helper, add_parts, read_helper
 from sharpness.training.precision import autocast, resolve_precision
 from sharpness.training.state import RunFolder, RunState, epoch_generator, run_name
@@ -44,7 +46,7 @@ def train(
     flatten: tuple[str, ...] = (),
     epochs: int | None = None,
     seed: int = 0,
-    model: str | None = None,
+    model: str | Callable[..., nn.Module] | None = None,
     batch_size: int | None = None,
     precision: str = "auto",
     device: str | torch.device | None = None,
@@ -58,7 +60,7 @@ def train(
     The test set is measured after every epoch and nothing is chosen by it.
 
     Args:
-        method: a name in ``sharpness.methods.METHODS``.
+        method: a name in ``sharpness.methods.METHODS``, or ``"package.module:recipe"`` of the user's own.
         data: training and test set, see ``load_data``.
         out: the run's folder; unless given ``runs/DATA-METHOD-seedS``, with operations and options in the name where
             there are any. A finished identical run is reused.
@@ -66,7 +68,10 @@ def train(
         epochs: of the first stage; later stages and schedules are scaled in proportion. The published ones
             unless given.
         seed: of initialisation, sampling, augmentation and noise.
-        model: an architecture; the data set's usual one unless given.
+        model: an architecture; the data set's usual one unless given. One of the user's own is a function or class, or
+            ``"package.module:factory"``, and is given ``num_classes`` and ``in_channels`` if it takes them. With
+            ``num_classes`` it makes a whole network, images to logits, for methods that leave the head as it is;
+            without, a backbone, images to features of size ``num_features``, which gets the method's head.
         batch_size: the published one unless given, halved until an epoch has ten steps.
         precision: ``"auto"``, ``"float32"`` or ``"bfloat16"`` (autocast).
         device: such as ``"cuda"``; a GPU if there is one unless given.
@@ -101,8 +106,11 @@ def train(
     recipe = build_recipe(method, data.longtail, **options)
     recipe = flattened(recipe, flatten).with_epochs(epochs).with_batch_size(batch_size, len(data.train))
     precision = resolve_precision(precision, device, data.train.images.shape[-1])
-    architecture = model or data.default_model
+    architecture = BACKBONES.admit(model) if callable(model) else model or data.default_model
     network = initial_model(recipe, architecture, data, seed)
+    own = architecture not in BACKBONES.built_in()
+    if own:
+        check_network(network, recipe, data)
     helper = read_helper(recipe, data)
     # Settings that may be absent are left out where they are unset: the run.json of earlier versions has none of them.
     training = {
@@ -120,6 +128,7 @@ def train(
         "data": data.longtail.to_dict(),
         "data_sha256": data.train.sha256(),
         "model": architecture,
+        **({"network_sha256": fingerprint(network)} if own else {}),
         **training,
         **({"snapshots": snapshots} if snapshots else {}),
     }

@@ -73,7 +73,8 @@ def add_parts(
             network.auxiliary = stage.loss.parts(network, data.class_counts)
         elif stage.helper == PREVIOUS:
             network.auxiliary = Frozen(network)
-            fresh = build_model(**network.spec.to_dict())
+            spec = network.spec
+            fresh = build_model(spec.architecture, spec.num_classes, spec.in_channels, spec.head, spec.scale)
             if normalization:
                 normalization.apply(fresh)
             network.backbone, network.head = fresh.backbone, fresh.head

@@ -233,7 +233,7 @@ def test_a_model_that_numbers_classes_by_their_images_gets_them_so(ldam, picture
     assert objective.y.tolist() == rank[pictures[1].numpy()].tolist()
     assert objective.train_counts.tolist() == sorted(counts, reverse=True)
     assert objective.class_names == tuple("1357920468")
-    with pytest.raises(UserError, match="every class has 5 images.*give class_counts"):
+    with pytest.raises(UserError, match="every class has 5 images.*give train_counts"):
         checkpoint_objective(ldam, data=read_images(pictures, train_counts=[5] * 10))
 
 

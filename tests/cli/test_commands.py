@@ -86,6 +86,12 @@ def test_measure_prints_a_table_json_or_files(run, capsys, tmp_path):
     assert [r["class"] for r in rows] == list(written["class"])
     assert rows[0]["loss"] == pytest.approx(written.loss[0], rel=1e-6)
     assert {"accuracy_se", "loss_se"} <= set(written)
+    for suffix in ("tex", "nc"):
+        assert main([*arguments, "-o", str(tmp_path / f"t.{suffix}")]) == 0
+    result = load_result(tmp_path / "t.nc")
+    assert result["loss"].overall == pytest.approx(written.loss[0], rel=1e-6)
+    latex = (tmp_path / "t.tex").read_text(encoding="utf-8")
+    assert latex == result.to_latex() and r"class & group & samples & train & accuracy & loss \\" in latex
 
 
 def test_a_wrong_output_name_or_class_is_a_mistake(run, capsys):

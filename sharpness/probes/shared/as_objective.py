@@ -55,9 +55,9 @@ def labelled_checkpoints(
         # One folder of many files may hold a broken one; a file that was named itself must be readable.
         known: dict[str, Checkpoint] = {}
         for file in found:
-            network = None if model is None else model()  # one for every file, which fills it with its weights
             try:
-                checkpoint = load_checkpoint(file, model=network, **options)
+                # What makes a network is passed on: a file of ours says with how many classes and channels to call it.
+                checkpoint = load_checkpoint(file, model=model, **options)
             except UserError as error:
                 if len(found) == 1:
                     raise
