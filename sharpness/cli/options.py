@@ -196,14 +196,14 @@ def picture_options(command: Command) -> Command:
         [
             click.option("--label", "named", multiple=True, help="NAME=FILE: what a checkpoint is called. Repeatable."),
             click.option("--order", help="Labels of the models to draw, in this order, with commas between."),
-            click.option("--width", help="Of pictures: single (3.3 in), double (6.9 in), or inches."),
+            click.option("--width", help="Width of pictures: single (3.3 in), double (6.9 in), or inches."),
             click.option("--log", is_flag=True, help="Draw values on a logarithmic scale."),
         ],
     )
 
 
 def picture_look(given: dict[str, Any], labels: Iterable[str], drawn: bool = True) -> dict[str, Any]:
-    """What the options of pictures stand for, checked before anything is computed.
+    """Resolve the options of pictures, and check them before anything is computed.
 
     Args:
         given: values of :func:`picture_options` by name.

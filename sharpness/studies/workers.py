@@ -64,7 +64,7 @@ def run_cells(
         for index, row in _rows(cells, data, settings, jobs):
             rows[index] = row
             bar.update()
-            made += not done[index]
+            made += not done[index]  # finished cells are read in no time, and say nothing of the others
             if made == 1 and not done[index] and left > 1:
                 minutes = (time.monotonic() - start) * (left - 1) / min(jobs, left) / 60
                 logger.info("%s: about %.2g minutes for the other %d", name, minutes, left - 1)
