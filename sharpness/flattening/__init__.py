@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from sharpness import steps
 from sharpness.errors import UserError
 from sharpness.flattening.class_conditional import ClassConditionalStep
 from sharpness.flattening.class_radius import optimal_radius
@@ -81,6 +82,9 @@ def _value(name: str, text: str, annotation: Any) -> Any:
 
 
 def __getattr__(name: str) -> Any:
+    if name in steps.__all__:
+        warn_renamed(f"sharpness.flattening.{name}", f"sharpness.steps.{name}")
+        return getattr(steps, name)
     if name != "LABELS":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     warn_renamed("sharpness.flattening.LABELS[name]", "OPERATIONS.label(name)")

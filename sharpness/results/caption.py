@@ -41,9 +41,8 @@ def caption(what: str, results: Mapping[str, Entry], split: str = "") -> str:
     if getattr(first, "directions", None):
         lines["Directions"] = str(first.directions)
     trained = [f"{name} of {label}" for label, e in results.items() if isinstance(e, Runs) for name in e.names]
-    # Results without a field for their seed record it among the settings of their provenance.
-    seed = getattr(first, "seed", None)
-    seed = dict(told.get("settings") or ()).get("seed") if seed is None else seed
+    # A table has no field for its seed, and records it where a measure draws.
+    seed = getattr(first, "seed", told.get("seed"))
     seeds = [*([] if seed is None else [f"probe {seed}"]), *trained]
     lines |= {"Seeds": "; ".join(seeds)} if seeds else {}
     over = getattr(first, "over", "")

@@ -176,3 +176,10 @@ def test_wrong_operations_are_refused_in_one_line(name, message):
 
 def test_a_batch_is_plain_without_partners():
     assert Batch(torch.zeros(1, 1, 2, 2), torch.zeros(1, dtype=torch.int64)).second is None
+
+
+def test_the_protocol_is_found_where_it_was_with_a_warning():
+    import sharpness.flattening
+
+    with pytest.warns(FutureWarning, match=r"sharpness.flattening.Loss is now sharpness.steps.Loss"):
+        assert sharpness.flattening.Loss is Loss

@@ -164,14 +164,14 @@ def test_an_interactive_picture_escapes_labels(objective):
 def test_a_measurement_goes_on_where_a_file_is_damaged(objective, tmp_path, caplog):
     first = sharpness.measure(objective, ["loss"], resume=tmp_path)
     (stored,) = tmp_path.glob("*.nc")
-    damages = (
-        lambda: stored.write_bytes(b"CDF"),
-        lambda: with_fields(stored, groups=3),
-        lambda: sharpness.line(objective, (0, 1, 2)).save(stored),
-    )
-    for damage in damages:
+    damages = {
+        "is made again": (lambda: stored.write_bytes(b"CDF"), lambda: with_fields(stored, groups=3)),
+        "holds another result, which is replaced": (lambda: sharpness.line(objective, (0, 1, 2)).save(stored),),
+    }
+    caplog.set_level("INFO", logger="sharpness")
+    for message, damage in ((message, damage) for message, some in damages.items() for damage in some):
         damage()
         again = sharpness.measure(objective, ["loss"], resume=tmp_path)
-        assert np.array_equal(again.values, first.values) and "is measured again" in caplog.text
+        assert np.array_equal(again.values, first.values) and message in caplog.text
         caplog.clear()
         assert np.array_equal(sharpness.load_result(stored).values, first.values)
