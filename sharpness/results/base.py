@@ -241,7 +241,9 @@ class Result:
         return int(len(present) - 1 - np.argmin(present[::-1]))
 
     def by_size(self) -> np.ndarray:
-        """Class indices (C,) from most to fewest probed samples."""
+        """Class indices (C,) from most to fewest probed samples; of groups, the order in which they are defined."""
+        if self.provenance.get("rows") == "groups":
+            return np.arange(len(self.class_names))  # by training images: many classes may hold few samples
         return np.argsort(-self.class_samples, kind="stable")
 
     def select(self, class_values: np.ndarray, subset: Subset, overall: np.ndarray) -> np.ndarray:

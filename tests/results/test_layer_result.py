@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+import sharpness
 from sharpness import eigenvalues, trace
 
 PROBES = {
@@ -61,3 +62,14 @@ def test_all_samples_together_are_one_column(pair):
     assert result.to_frame().samples.tolist() == [14, 14]
     ax = result.plot(Figure().subplots())
     assert [t.get_text() for t in ax.get_xticklabels()] == ["all"]
+
+
+def test_groups_stand_in_their_order_however_many_samples_they_have(pair):
+    grouped = pair["a"]
+    sizes = {"many": [0], "few": [1, 2]}  # one sample of class 0, more of the others
+    objective = sharpness.Objective(
+        grouped.model, (grouped.x, grouped.y), groups=sizes, class_names=grouped.class_names
+    )
+    assert objective.class_samples[0] < objective.class_samples[1:].sum()
+    ax = eigenvalues(objective, per_layer=True, per_group=True).plot(Figure().subplots())
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["many", "few"]
