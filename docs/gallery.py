@@ -2,7 +2,7 @@
 
 python docs/gallery.py [demo] [studies] [cifar10-lt]
 
-demo        figures/demo and the README's first table: the two commands of a user, on fresh trainings (four minutes)
+demo        figures/demo and the README's first table: the demo, on fresh trainings (three minutes)
 studies     figures/digits-lt: flattening operations, and CC-SAM taken apart (ten minutes)
 cifar10-lt  figures/cifar10-lt, a single seed, which needs $SHARPNESS_DATA (hours)
 
@@ -21,8 +21,8 @@ from sharpness.cli import main
 
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / "runs" / "gallery"
-#: Of a folder that was drawn: pictures that pages show, and tables short enough to be read.
-KEPT = ("*.png", "*summary.*", "runs.csv", "eigenvalues.csv", "measure.csv")
+#: Of a folder that was drawn: pictures that pages show, their captions, and tables short enough to be read.
+KEPT = ("*.png", "*.txt", "*summary.*", "runs.csv", "eigenvalues.csv", "measure.csv")
 CIFAR = ("--data", "cifar10-lt", "--epochs", "6", "--limit-per-class", "20", "--seeds", "0")
 
 
@@ -56,7 +56,6 @@ def quoted(page: str, name: str, text: str) -> str:
 def demo() -> None:
     runs, out = WORK / "demo", WORK / "out" / "demo"
     call("demo", "--runs", runs, "--out", out)
-    call("measure", runs, "-o", out / "measure.csv", "--plot", out / "measure")
     keep(out, "demo")
     readme, source = ROOT / "README.md", "figures/demo/summary.md"
     readme.write_text(quoted(readme.read_text(), source, (ROOT / source).read_text()))
