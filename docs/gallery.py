@@ -56,6 +56,10 @@ def quoted(page: str, name: str, text: str) -> str:
 def demo() -> None:
     runs, out = WORK / "demo", WORK / "out" / "demo"
     call("demo", "--runs", runs, "--out", out)
+    tables = [WORK / "out" / f"{split}.csv" for split in ("train", "test")]
+    for table in tables:
+        call("measure", runs, "--split", table.stem, "-o", table)
+    call("correlate", tables[0], "--test", tables[1], "--plot", out / "correlation")
     keep(out, "demo")
     readme, source = ROOT / "README.md", "figures/demo/summary.md"
     readme.write_text(quoted(readme.read_text(), source, (ROOT / source).read_text()))
