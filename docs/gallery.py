@@ -2,7 +2,7 @@
 
 python docs/gallery.py [demo] [studies] [cifar10-lt]
 
-demo        figures/demo and the README's first table: the demo, on fresh trainings (three minutes)
+demo        figures/demo and the README's first table: the demo on fresh trainings, and its correlations (eight minutes)
 studies     figures/digits-lt: flattening operations, and CC-SAM taken apart (ten minutes)
 cifar10-lt  figures/cifar10-lt, a single seed, which needs $SHARPNESS_DATA (hours)
 
