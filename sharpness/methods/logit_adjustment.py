@@ -58,7 +58,7 @@ PUBLISHED = {10: (1241, 20, (604, 926, 1128)), 100: (1419, 22, (691, 1059, 1290)
 
 
 def recipe(longtail: LongTail, tau: float = 1.0, posthoc: bool = False) -> Recipe:
-    r"""As released for CIFAR: 1241 epochs (1419 for CIFAR-100), Nesterov momentum, three drops by ten.
+    r"""The released recipe for CIFAR: 1241 epochs (1419 for CIFAR-100), Nesterov momentum, three drops by ten.
 
     Both variants return logits whose softmax is, for tau = 1, the posterior under classes of equal size; a probe's
     cross-entropy takes these. ``loss="training"`` adds :math:`\tau \log \pi` again, which for
