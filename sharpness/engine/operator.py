@@ -53,6 +53,11 @@ class CurvatureOperator:
         return self._products.kept_bytes
 
     @property
+    def keeps(self) -> bool:
+        """True if tapes are kept while they fit, so that a gradient beside products costs no passes of its own."""
+        return self._budget > 0
+
+    @property
     def route(self) -> str:
         """The route of the products, in one line."""
         return self._engine.route

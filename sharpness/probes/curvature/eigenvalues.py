@@ -124,7 +124,7 @@ def eigenvalues(
                 state = None if kept is None else LanczosState.of(kept, part.device)
                 bar.update(0 if state is None else state.products)
                 start = None
-                if state is None:
+                if state is None and operator.keeps:
                     start = start_vector(operator.gradient(), [p.numel() for p in part.parameters], which)
                 pairs = lanczos(
                     operator,
