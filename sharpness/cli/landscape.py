@@ -186,6 +186,7 @@ def _draw(
     import numpy as np
 
     from sharpness.engine import distributed
+    from sharpness.results.caption import caption
     from sharpness.results.pictures import subset_title
 
     if distributed.rank() != 0:
@@ -210,7 +211,8 @@ def _draw(
             drawn = results.plot(of=rows, quantity=quantity, **options)
             name = f"{'contour' if kind == 'filled' else kind}{_of(quantity)}{suffix}"
             drawn_rows = ", ".join(subset_title(first, row) for row in rows)
-            save_drawn(drawn, folder / name, f"{quantity.capitalize()} over a {what}: {drawn_rows}", results, split)
+            told = caption(f"{quantity.capitalize()} over a {what}: {drawn_rows}", results, split)
+            save_drawn(drawn, folder / name, told)
 
 
 def _of(quantity: str) -> str:

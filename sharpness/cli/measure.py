@@ -81,6 +81,7 @@ def measure(
     from sharpness.engine import distributed
     from sharpness.probes.shared.unseen_images import unseen
     from sharpness.results import Comparison
+    from sharpness.results.caption import caption
 
     require_file("-o", output, RESULTS)
     require_picture("--plot", figure)
@@ -102,6 +103,8 @@ def measure(
         write_results(results, Path(output))
     if figure is not None and distributed.rank() == 0:
         what = f"Measures of every class: {', '.join(results.each()[next(iter(results.each()))].names)}"
-        save_drawn(results.plot(measure="all", **look), Path(figure), what, results, split_of(probed), err=True)
+        save_drawn(
+            results.plot(measure="all", **look), Path(figure), caption(what, results, split_of(probed)), err=True
+        )
     finish(work)
     say(as_records(alone(results).to_frame()) if as_json else as_noted(results))

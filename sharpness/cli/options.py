@@ -191,10 +191,15 @@ def probing_options(command: Command) -> Command:
 
 def picture_options(command: Command) -> Command:
     """Options of what is drawn, and of the names of the models in it."""
+    label = click.option("--label", "named", multiple=True, help="NAME=FILE: what a checkpoint is called. Repeatable.")
+    return label(look_options(command))
+
+
+def look_options(command: Command) -> Command:
+    """Options of what is drawn."""
     return several(
         command,
         [
-            click.option("--label", "named", multiple=True, help="NAME=FILE: what a checkpoint is called. Repeatable."),
             click.option("--order", help="Labels of the models to draw, in this order, with commas between."),
             click.option("--width", help="Width of pictures: single (3.3 in), double (6.9 in), or inches."),
             click.option("--log", is_flag=True, help="Draw values on a logarithmic scale."),

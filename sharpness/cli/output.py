@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,14 +126,13 @@ def write(frame: pd.DataFrame, path: Path) -> None:
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
-def save_drawn(drawn: Any, path: Path, what: str = "", results: Any = None, split: str = "", err: bool = False) -> None:
-    """Save the figure of one or several Axes as PDF and PNG, with a caption of its ``results``, and print their names.
+def save_drawn(drawn: Any, path: Path, caption: Mapping[str, str], err: bool = False) -> None:
+    """Save the figure of one or several Axes as PDF and PNG, with its caption beside them, and print their names.
 
     Args:
         drawn: an Axes, several, or a Figure.
-        what: the picture shows.
-        results: by label, whose caption is written beside it.
-        split: of the images, for the caption.
+        path: of the picture.
+        caption: by headings.
         err: print on stderr, where stdout has a table.
     """
     import numpy as np
@@ -143,6 +142,5 @@ def save_drawn(drawn: Any, path: Path, what: str = "", results: Any = None, spli
 
     first = np.ravel(np.asarray(drawn, dtype=object))[0]
     figure = first if hasattr(first, "savefig") else first.get_figure(root=True)
-    captions = [] if results is None else [write_caption(path, what, results, split)]
-    for written in [*save_figure(figure, path), *captions]:
+    for written in [*save_figure(figure, path), write_caption(path, caption)]:
         say(written, err=err)

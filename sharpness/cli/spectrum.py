@@ -76,6 +76,7 @@ def spectrum(
     """
     from sharpness.cli.subjects import subjects
     from sharpness.engine import distributed
+    from sharpness.results.caption import caption
 
     if density and (per_layer or verify or bootstrap):
         raise UserError("--density goes with --per-class or --per-group, not with --per-layer, --verify or --bootstrap")
@@ -103,7 +104,7 @@ def spectrum(
         write_results(results, Path(output))
     if plot is not None and distributed.rank() == 0:
         what = "Spectral density of the Hessian" if density else "Extreme eigenvalues of the Hessian"
-        save_drawn(shown.plot(**look), Path(plot), what, results, split_of(probed), err=True)
+        save_drawn(shown.plot(**look), Path(plot), caption(what, results, split_of(probed)), err=True)
     finish(work)
     say(as_records(shown.to_frame()) if as_json else as_noted(results))
     for label, result in results.each().items():

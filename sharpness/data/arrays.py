@@ -88,7 +88,7 @@ def read_train_counts(given: Any) -> tuple[tuple[int, ...], tuple[str, ...] | No
     if isinstance(values, Tensor | np.ndarray):
         values = values.tolist()
     if not isinstance(values, list | tuple) or not values or not all(map(_is_count, values)):
-        raise UserError("class counts must be a list of whole numbers from 0 on, one for each class")
+        raise UserError("class counts must be a list of integers from 0 on, one for each class")
     return tuple(int(n) for n in values), names
 
 

@@ -18,8 +18,8 @@ from sharpness.methods import METHODS as ALL_METHODS
 from sharpness.plots import save_figure
 from sharpness.probes import line, plane, random_perturbation
 from sharpness.probes.perturbations.random import RADII
-from sharpness.results import Comparison, Runs, load_result
-from sharpness.results.caption import write_caption
+from sharpness.results import Comparison, Result, Runs, load_result
+from sharpness.results.caption import caption, write_caption
 from sharpness.studies.cells import Cell, result_file
 from sharpness.studies.curvature import ENDS, draw_curvature
 from sharpness.studies.motivation import draw_motivation
@@ -178,7 +178,7 @@ def make_figures(
     }
     out, files = Path(out), []
     for name, (figure, numbers) in pictures.items():
-        files += [*save_figure(figure, out / name), write_caption(out / name, *captions[name], settings.split)]
+        files += [*save_figure(figure, out / name), write_caption(out / name, caption(*captions[name], settings.split))]
         if numbers is not None:
             files.append(write_csv(numbers, out / f"{name}.csv"))
     summary = over_seeds(cells)
@@ -193,7 +193,7 @@ def _results(name: str, cells: Sequence[Cell], data: LongTailData, settings: Set
     found: dict[str, list[tuple[str, Any]]] = {}
     for cell in cells:
         if name in settings.probes(cell):
-            result = load_result(result_file(cell, data, settings, name))
+            result = load_result(result_file(cell, data, settings, name), Result)
             result.provenance.update(label=cell.row, run=f"seed {cell.seed}")
             found.setdefault(cell.row, []).append((f"seed {cell.seed}", result))
     results: Comparison[Any] = Comparison()

@@ -244,3 +244,16 @@ def test_a_folder_with_another_run_stops_the_study(study, data):
     folder, _ = study
     with pytest.raises(UserError, match="holds a different run"):
         again(data, folder, epochs=2)
+
+
+def test_the_picture_of_a_study_takes_the_options_of_every_picture(study):
+    folder, made = study
+    told = " ".join((folder / "out" / "flattening.txt").read_text().split())
+    assert "bars are one standard deviation over seeds" in told and "Seeds: 0, 1" in told
+    first, *_ = dict.fromkeys(made.numbers["row"])
+    drawn = made.plot(order=[first], labels={first: "Mine"}, width="single", title="Again")
+    assert (drawn.get_figwidth(), drawn.get_suptitle()) == (3.3, "Again")
+    assert [tick.get_text() for tick in drawn.axes[0].get_yticklabels()] == ["Mine"]
+    for options, message in [({"log": True}, "no option 'log'"), ({"order": ["SGD"]}, "'SGD'")]:
+        with pytest.raises(UserError, match=message):
+            made.plot(**options)

@@ -167,7 +167,8 @@ def _result(
             whole = np.append(values, overall), np.append(errors, error), np.c_[ends, overall_ends]
             of_groups = np.stack(Column.of_images(rows.whole, *whole).rows[2:])[:, len(values) + 1 :]
     if not rows.several:
-        values, errors, *ends = np.full((4, rows.whole.num_classes), np.nan)
+        values, errors = np.full((2, rows.whole.num_classes), np.nan)
+        ends = np.full((2, rows.whole.num_classes), np.nan)
     estimates = Estimate(
         np.r_[values, overall, means], np.r_[errors, error, group_errors], *np.c_[ends, overall_ends, of_groups]
     )

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
@@ -19,6 +19,7 @@ from sharpness.methods import METHODS
 from sharpness.methods.training_loss import TrainingLoss, training_loss
 from sharpness.objective import Objective, Samples
 from sharpness.probes.shared.checkpoint_data import checkpoint_data, own_images
+from sharpness.probes.shared.options import ObjectiveOptions
 from sharpness.probes.shared.training_set import training_set
 from sharpness.probes.shared.trainings import run_names, trainings_by_path
 
@@ -100,7 +101,7 @@ def checkpoint_objective(
     std: Sequence[float] | None = None,
     download: bool = False,
     class_order: str | Path | Sequence[int] | None = None,
-    **options: Any,
+    **given: Unpack[ObjectiveOptions],
 ) -> Objective:
     """Build the objective of a checkpoint on its own data, or on ``data``, without augmentation.
 
@@ -124,8 +125,8 @@ def checkpoint_objective(
         download: fetch the files of recorded or named data if they are missing.
         class_order: how the model numbers the classes, as :func:`~sharpness.data.class_order` takes it, where its
             family does it otherwise; images of the user's own are renumbered accordingly.
-        options: of :class:`~sharpness.Objective`; given ``classes`` or ``group_by``, what is known of the data's own
-            classes does not apply.
+        given: options of :class:`~sharpness.Objective`; with ``classes`` or ``group_by``, what is known of the data's
+            own classes does not apply.
 
     Returns:
         The mean loss over these images, with class names, training images and groups as far as they are known.
@@ -139,6 +140,7 @@ def checkpoint_objective(
     >>> objective.num_samples, objective.num_classes, objective.num_parameters
     (2, 10, 650)
     """
+    options: dict[str, Any] = {**given}
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = load_checkpoint(checkpoint)
     choose("split", split, SPLITS)
