@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 from torch import Tensor
 
 from sharpness.engine import PerSampleLoss
+from sharpness.objective.temperature import Temperature
 
 
 class SampleOptions(TypedDict, total=False):
@@ -27,7 +28,7 @@ class SampleOptions(TypedDict, total=False):
     memory: float | None
     names: Sequence[Any] | None
     batch: Callable[[Any], Any] | None
-    logits: Any
+    logits: str | float | Temperature
     held_out: Any
 
 
