@@ -140,7 +140,7 @@ class Correlations:
             return plot_scatter(points, taus, self.titles, ax=looks.ax, title=looks.title, log=looks.log)
 
     def caption(self, over: str = "checkpoints") -> dict[str, str]:
-        """What a reader must know of that picture, by headings."""
+        """The caption of that picture, by headings."""
         points = self.points[self.points["class"].eq("all") == (over == "checkpoints")]
         each = "checkpoint" if over == "checkpoints" else "class of a checkpoint"
         return {
