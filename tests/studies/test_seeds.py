@@ -120,4 +120,4 @@ def test_what_failed_is_told_with_its_reason(cells):
 
 def test_large_numbers_have_no_exponent():
     table = pd.DataFrame([{"a": 1234.5, "a sd": 160.0, "b": 2.57e-7, "b sd": 4.4e-7}])
-    assert to_markdown(table, "sd").splitlines()[2] == "| 1230 ± 160 | 3e-07 ± 4e-07 |"
+    assert to_markdown(table, "sd").splitlines()[2] == "| 1230 ± 160 | 0.0000003 ± 0.0000004 |"
