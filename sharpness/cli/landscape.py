@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import sharpness
-from sharpness.cli.options import OneExample, picture_look, probing_options, split_of
+from sharpness.cli.options import PARAMETERS, OneExample, picture_look, probing_options, split_of
 from sharpness.cli.output import require_folder, save_drawn, say, write
 from sharpness.cli.work import finish, work_of
 from sharpness.errors import UserError, choose
@@ -49,12 +49,7 @@ if TYPE_CHECKING:
 @click.option(
     "--precision", default="auto", show_default=True, help="Precision of forward passes: auto, float32 or bfloat16."
 )
-@click.option(
-    "--parameters",
-    default="all",
-    show_default=True,
-    help="Parameters in scope: all, backbone, classifier or a pattern of names.",
-)
+@PARAMETERS
 @click.option(
     "--batchnorm", default="eval", show_default=True, help="BatchNorm statistics: eval, or recalibrate at every point."
 )

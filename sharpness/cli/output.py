@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from sharpness.cli.work import finish
 from sharpness.errors import UserError, printable, shown
 from sharpness.files import refusal, write_atomically
 
@@ -144,3 +145,19 @@ def save_drawn(drawn: Any, path: Path, caption: Mapping[str, str], err: bool = F
     figure = first if hasattr(first, "savefig") else first.get_figure(root=True)
     for written in [*save_figure(figure, path), write_caption(path, caption)]:
         say(written, err=err)
+
+
+def deliver(
+    results: Comparison, draw: Callable[[], Any], caption: Callable[[], Mapping[str, str]], work: Any, *, as_json: bool,
+    output: str | None, plot: str | None,
+) -> None:  # fmt: skip
+    """Write, draw and print the results of one model or of several, as ``result_options`` ask."""
+    from sharpness.engine import distributed
+
+    # What took hours is on the disk before anything is printed to a pipe that may be closed.
+    if output is not None and distributed.rank() == 0:
+        write_results(results, Path(output))
+    if plot is not None and distributed.rank() == 0:
+        save_drawn(draw(), Path(plot), caption(), err=True)
+    finish(work)
+    say(as_records(alone(results).to_frame()) if as_json else as_noted(results))

@@ -13,8 +13,7 @@ from torch import Tensor
 from sharpness.data.dataset import check_labels
 from sharpness.errors import UserError, shown
 from sharpness.untrusted.npz import read_arrays
-from sharpness.untrusted.plain_json import LIMIT as JSON_LIMIT
-from sharpness.untrusted.plain_json import parse_json
+from sharpness.untrusted.plain_json import LIMIT as JSON_LIMIT, parse_json
 from sharpness.untrusted.refused import Refused
 from sharpness.untrusted.regular_files import read_regular
 

@@ -136,15 +136,9 @@ def write_study(
     lost = failures(cells)
     note = fill(note_on(settings, augmentation), 120) + "\n" + NOTE.format(reference=reference)
     text = to_markdown(table, "sd") + f"\n{note}\n" + "".join(f"\n- {line}" for line in lost) + ("\n" if lost else "")
-    caption = {
-        "Shows": f"changes against {reference} with the same seed: differences of accuracy and ratios of sharpness",
-        "Numbers": note_on(settings, augmentation),
-        "Seeds": ", ".join(map(str, sorted(set(cells.seed)))),
-        "Errors": "bars are one standard deviation over seeds",
-    }
     files = [
         *save_figure(draw_grid(numbers), out / name),
-        write_caption(out / name, caption),
+        write_caption(out / name, _caption(cells, reference, settings, augmentation)),
         write_csv(cells, out / f"{name}_cells.csv"),
         write_csv(numbers, out / f"{name}.csv"),
         write_csv(table, out / f"{name}_summary.csv"),
@@ -152,3 +146,12 @@ def write_study(
     ]
     write_atomically(files[-1], lambda partial: partial.write_text(text, encoding="utf-8"))
     return Study(cells, summary, text, files, numbers)
+
+
+def _caption(cells: pd.DataFrame, reference: str, settings: Settings, augmentation: str) -> dict[str, str]:
+    return {
+        "Shows": f"changes against {reference} with the same seed: differences of accuracy and ratios of sharpness",
+        "Numbers": note_on(settings, augmentation),
+        "Seeds": ", ".join(map(str, sorted(set(cells.seed)))),
+        "Errors": "bars are one standard deviation over seeds",
+    }

@@ -11,9 +11,7 @@ import torch
 
 from sharpness import Objective, UserError, checkpoint_objective, load_data, register_measure
 from sharpness.probes import MEASURES
-from sharpness.studies import cells as cells_module
-from sharpness.studies import make_flattening_study
-from sharpness.studies import settings as settings_module
+from sharpness.studies import cells as cells_module, make_flattening_study, settings as settings_module
 from sharpness.studies.grid import draw_grid
 from sharpness.training import loop
 
