@@ -64,6 +64,7 @@ def measure(
     from sharpness.results.caption import caption
     from sharpness.results.comparison import first_of
 
+    # First of all, because a wrong name of a file must be told before hours of work.
     require_file("-o", output, RESULTS)
     require_picture("--plot", plot)
     read, options = subjects(checkpoints, probed)

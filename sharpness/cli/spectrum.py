@@ -61,6 +61,7 @@ def spectrum(
         "per_class": per_class, "per_group": per_group, "kind": kind, "match_samples": match_samples, "seed": seed,
         "resume": partial,
     }  # fmt: skip
+    # Probes know data and options apart, where measure takes all of them as keywords.
     shared |= {"data": options.pop("data", None), "options": {"parameters": parameters, **options}}
     if density:
         results = sharpness.spectral_density(read, **shared)

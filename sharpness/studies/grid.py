@@ -133,6 +133,7 @@ def write_study(
     """
     summary = over_seeds(cells)
     table = table_of(summary, names)
+    # A run that diverged is a finding: the table has its dashes, and the text below says why.
     lost = failures(cells)
     note = fill(note_on(settings, augmentation), 120) + "\n" + NOTE.format(reference=reference)
     text = to_markdown(table, "sd") + f"\n{note}\n" + "".join(f"\n- {line}" for line in lost) + ("\n" if lost else "")

@@ -79,7 +79,7 @@ class Settings:
 
 
 class StudyOptions(TypedDict, total=False):
-    """What all studies take: settings of :class:`Settings`, and how the trainings are made.
+    """Options of all studies: settings of :class:`Settings`, and how the trainings are made.
 
     Attributes:
         measures: of the table beside the accuracy on the test set; those of :func:`sharpness.measure` unless given.
