@@ -17,10 +17,11 @@ from sharpness.data.groups import Groups
 from sharpness.data.identity import PIXELS, Content, pixel_digests
 from sharpness.data.labels import check_labels, first_of_each
 from sharpness.data.longtail import LongTail, select_indices
-from sharpness.data.profiles import check_present, class_counts
+from sharpness.data.profiles import check_present, profile_counts
 from sharpness.data.rows import Rows, rows_at
 from sharpness.data.standardization import Standardization
 from sharpness.errors import UserError, choose
+from sharpness.renamed import renamed_attribute
 
 #: Parts of a long-tailed data set; some have but two of them.
 PARTS = ("train", "val", "test", "open")
@@ -116,7 +117,9 @@ class ImageSet:
         digest.update(self.labels.cpu().numpy().tobytes())
         return digest.hexdigest()
 
-    def class_counts(self, num_classes: int) -> Tensor:
+    class_counts = renamed_attribute("class_counts", "class_samples")
+
+    def class_samples(self, num_classes: int) -> Tensor:
         """Images per class, ``(num_classes,)`` int64.
 
         Raises:
@@ -185,8 +188,8 @@ class LongTailData:
             UserError: a class that has fewer images than the profile asks for, and all that :class:`LongTail`
                 refuses.
         """
-        present = pool.class_counts(len(class_names)).tolist()
-        counts = class_counts(profile, imbalance, len(class_names), n_max, class_names=class_names)
+        present = pool.class_samples(len(class_names)).tolist()
+        counts = profile_counts(profile, imbalance, len(class_names), n_max, class_names=class_names)
         check_present(profile, counts, present, n_max, class_names)
         longtail = LongTail(dataset, class_names, profile, float(imbalance), subset, counts, groups)
         train = pool.subset(select_indices(pool.labels, counts, subset))
@@ -207,12 +210,12 @@ class LongTailData:
 
     def in_class_order(self, kind: Any) -> LongTailData:
         """The same images with their classes numbered as :func:`~sharpness.data.class_order` orders them."""
-        order = class_order(self.class_counts, kind)
+        order = class_order(self.train_counts, kind)
         new = torch.full((self.num_classes + 1,), -1)
         new[torch.tensor(order)] = torch.arange(self.num_classes)
-        names, counts = (tuple(values[c] for c in order) for values in (self.class_names, self.class_counts))
+        names, counts = (tuple(values[c] for c in order) for values in (self.class_names, self.train_counts))
         parts = {p: replace(s, labels=new[s.labels]) for p in PARTS if (s := getattr(self, p)) is not None}
-        return replace(self, longtail=replace(self.longtail, class_names=names, class_counts=counts), **parts)
+        return replace(self, longtail=replace(self.longtail, class_names=names, train_counts=counts), **parts)
 
     def augmented(self, augmentation: str | None) -> LongTailData:
         """The same images, augmented otherwise in training; as they are for None."""
@@ -223,10 +226,12 @@ class LongTailData:
         """The augmentation, if it is not the usual one: a setting that a run's name and identity tell."""
         return None if self.augmentation == self.usual_augmentation else self.augmentation
 
+    class_counts = renamed_attribute("class_counts", "train_counts")
+
     @property
-    def class_counts(self) -> tuple[int, ...]:
+    def train_counts(self) -> tuple[int, ...]:
         """Training images per class, ``(C,)``."""
-        return self.longtail.class_counts
+        return self.longtail.train_counts
 
     @property
     def class_names(self) -> tuple[str, ...]:

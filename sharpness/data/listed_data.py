@@ -178,7 +178,7 @@ def _together(
     sets = {
         part: ImageSet(Rows.of(source), source.labels, constants.mean, constants.std) for part, source in parts.items()
     }
-    counts = tuple(sets["train"].class_counts(len(names)).tolist())
+    counts = tuple(sets["train"].class_samples(len(names)).tolist())
     least = min(counts)
     if not least:
         raise UserError(f"class {names[counts.index(0)]} has no images that can be read: restore some")

@@ -77,7 +77,9 @@ def test_numbers_are_those_of_images_in_memory_bit_by_bit(prepared, double):
 def test_images_of_a_list_and_in_memory_are_the_same_samples(prepared):
     train = load_data("list", root=prepared).train
     array = sharpness.data.ImageSet(train.images[:], train.labels, train.mean, train.std)
-    rows = sharpness.data.ImageSet(Rows.of(ArraySource(array.images, array.labels)), array.labels, array.mean, array.std)
+    rows = sharpness.data.ImageSet(
+        Rows.of(ArraySource(array.images, array.labels)), array.labels, array.mean, array.std
+    )
     assert (rows.content.digests == array.content.digests).all()
 
 
