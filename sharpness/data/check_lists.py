@@ -20,7 +20,7 @@ from sharpness.progress import progress
 
 @dataclass(frozen=True)
 class PartReport:
-    """What was found of one part.
+    """One part, and its images that cannot be read.
 
     Attributes:
         images: its list.

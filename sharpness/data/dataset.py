@@ -213,7 +213,7 @@ class LongTailData:
         order = class_order(self.train_counts, kind)
         new = torch.full((self.num_classes + 1,), -1)
         new[torch.tensor(order)] = torch.arange(self.num_classes)
-        names, counts = (tuple(values[c] for c in order) for values in (self.class_names, self.train_counts))
+        names, counts = tuple(self.class_names[c] for c in order), tuple(self.train_counts[c] for c in order)
         parts = {p: replace(s, labels=new[s.labels]) for p in PARTS if (s := getattr(self, p)) is not None}
         return replace(self, longtail=replace(self.longtail, class_names=names, train_counts=counts), **parts)
 

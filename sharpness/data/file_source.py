@@ -21,7 +21,7 @@ from sharpness.errors import UserError
 
 @dataclass(frozen=True)
 class Transform:
-    """What is kept of an image: the central square of ``size`` of the image whose shorter side is ``resize``.
+    """The part of an image that is kept: the central square of ``size`` of the image whose shorter side is ``resize``.
 
     >>> Transform(224, 256).words
     'shorter side 256, centre 224, RGB'
@@ -156,4 +156,4 @@ def decoded(
         _Chunks(source, chunks, pixels), batch_size=None, num_workers=workers, collate_fn=None, shuffle=False
     )
     for images, digests, kept, wrong in loader:
-        yield tuple(np.asarray(part) for part in (images, digests, kept)) + (wrong,)  # type: ignore[misc]
+        yield tuple(np.asarray(part) for part in (images, digests, kept)) + (wrong,)

@@ -67,7 +67,7 @@ class ImageList:
         return tuple(np.bincount(known, minlength=num_classes or self.num_classes).tolist())
 
     def place(self, index: int) -> str:
-        """Where an image is listed, for messages."""
+        """The line of an image, for messages."""
         return f"{self.path} line {int(self.lines[index])}"
 
     def take(self, kept: np.ndarray) -> ImageList:
@@ -116,6 +116,7 @@ def _of_json(part: str, path: Path) -> ImageList:
     images, notes = (content.get(k) if isinstance(content, Mapping) else None for k in ("images", "annotations"))
     if not isinstance(images, list) or not isinstance(notes, list) or not images:
         raise UserError(wrong)
+    # The order of both is relied upon by published code too, which asserts it.
     if len(images) != len(notes):
         raise UserError(f"{path} has {len(images)} images and {len(notes)} annotations: give one for each")
     names: list[str] = []

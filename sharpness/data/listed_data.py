@@ -72,6 +72,7 @@ def find_lists(name: str, root: str | Path | None, lists: str | Path | Sequence[
             "data: %s has no lists: every image of its tree, whose last 3 of each class are the test images; the "
             "published split is another one", folder,
         )  # fmt: skip
+    # iNaturalist 2018 and many lists of one's own are tested on what they validate on.
     if "test" not in parts and "val" in parts:
         parts["test"] = parts["val"]
     for part in ("train", "test"):
@@ -144,6 +145,7 @@ def load_listed(
         check_convention(groups)
     root = Path(data_root).expanduser()
     parts: dict[str, Any]
+    # Prepared images know their lists, so that a probe needs neither these nor the files.
     if is_prepared(root):
         described = read_description(root)
         _require_prepared(name, root, described, size, resize, lists)
@@ -164,9 +166,9 @@ def load_listed(
     for source in parts.values():
         source.workers = workers
     data = _together(name, known, parts, names, fingerprint, groups, _constants(known, mean, std), size)
-    found = data.longtail.imbalance
-    if imbalance is not None and abs(imbalance - found) > 1e-9 * found:
-        raise UserError(f"imbalance {imbalance:g}, but that of the list is {found:g}: leave imbalance out")
+    listed = data.longtail.imbalance
+    if imbalance is not None and abs(imbalance - listed) > 1e-9 * listed:
+        raise UserError(f"imbalance {imbalance:g}, but that of the list is {listed:g}: leave imbalance out")
     return data
 
 

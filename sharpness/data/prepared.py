@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,10 @@ class PreparedSource:
             self._file = os.open(self.path, os.O_RDONLY)
         indices = np.asarray(indices, dtype=np.int64)
         found = np.empty((len(indices), *self.image_shape), dtype=np.uint8)
-        starts = np.flatnonzero(np.diff(indices, prepend=-2) != 1)
-        for start, end in zip(starts, [*starts[1:], len(indices)], strict=True):
-            into = memoryview(found[start:end]).cast("B")
+        # One read for every run of neighbours: images of a class lie together.
+        breaks = np.flatnonzero(np.diff(indices) != 1) + 1
+        for start, end in pairwise([0, *breaks.tolist(), len(indices)] if len(indices) else []):
+            into: Any = memoryview(found[start:end].reshape(-1))  # type: ignore[arg-type]
             offset = int(indices[start]) * self._bytes
             while len(into):
                 got = os.preadv(self._file, [into], offset)
@@ -101,7 +103,7 @@ class PreparedSource:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """What ``prepared.json`` of a folder says.
+    """Read ``prepared.json`` of a folder.
 
     Raises:
         UserError: it is damaged, or written by a later version.
@@ -161,6 +163,7 @@ def prepare(
             images = images.sorted_by_class()
             source = FileSource(images, root, transform, folders)
             entry = described["parts"].get(part)
+            # By the key of list and transform: a part of another list must not pass for this one.
             if entry is not None and entry["list"] != source.key:
                 raise UserError(f"{out} has the part {part} of another list than {images.path}: give another folder")
             if entry is None:
@@ -225,7 +228,7 @@ def _prepared_part(part: str, source: FileSource, out: Path, policy: str, worker
 
 
 def lost_in_words(lost: Mapping[int, int], names: Sequence[str]) -> str:
-    """How many images of which classes cannot be read, in one line.
+    """Images that cannot be read, and their number of each class, in one line.
 
     Args:
         lost: their number of each class that has any; -1 is the open set.

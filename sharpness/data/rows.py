@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -11,8 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.data.identity import CHUNK, pixel_digests
+from sharpness.data.identity import pixel_digests
 from sharpness.data.standardization import Standardization
+
+#: Bytes that a pass over all rows holds at a time.
+PIECE = 2**23
 
 
 class ImageSource(Protocol):
@@ -140,8 +144,8 @@ class Rows:
         return replace(self, constants=constants, dtype=torch.float32)
 
     def chunks(self) -> Iterator[Tensor]:
-        """All rows in pieces that are read one after the other."""
-        for part in self.split(CHUNK):
+        """All rows in pieces of :data:`PIECE` bytes in single precision, read one after the other."""
+        for part in self.split(max(1, PIECE // (4 * math.prod(self.image_shape)))):
             yield part[:]
 
     def digests(self) -> np.ndarray:

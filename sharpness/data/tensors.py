@@ -62,6 +62,7 @@ def read_samples(
     tensor([0, 1, 1])
     """
     data = getattr(data, "tensors", data)
+    # Rows stand in for a tensor, and are read later, batch by batch.
     if isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], Rows):
         return cast("Tensor", data[0]), data[1]
     if isinstance(data, tuple) and len(data) == 1 and isinstance(data[0], ARRAYS):

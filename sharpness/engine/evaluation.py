@@ -80,14 +80,19 @@ class Evaluation:
 
         def rows(i: int) -> tuple[Tensor, tuple[Tensor, ...]]:
             x, y, a = self.batches[i]
+            kept = self._kept[i]
             with torch.no_grad():
-                given = self._kept[i] or self._before(x.to(self.device))
-                return sample_rows(forward(*given), y, a, self.loss, self.answers), given
+                inputs = kept[0] if kept else x.to(self.device)
+                given = kept or self._before(inputs)
+                # Inputs that are read from a disk whenever they are asked for would all be in memory if they were kept.
+                fresh = not kept and not isinstance(x, Tensor) and any(t is inputs for t in given)
+                return sample_rows(forward(*given), y, a, self.loss, self.answers), () if fresh else given
 
         parts = []
         for i, (part, given) in enumerate(in_threads(rows, range(len(self.batches)), self.device)):
             parts.append(part)
-            self._keep(i, given)
+            if given:
+                self._keep(i, given)
         return ClassSums.of(torch.cat(parts, dim=1).cpu(), self.classes, self.num_classes)
 
     def _keep(self, i: int, given: tuple[Tensor, ...]) -> None:

@@ -39,7 +39,8 @@ class Products:
     ) -> None:
         choose("kind of curvature", kind, KINDS)
         self.engine, self.kind, self.budget = engine, kind, budget
-        self.batches = list(batches)
+        # A sequence may read its batches from a disk: it is asked for one whenever that is needed.
+        self.batches = batches if isinstance(batches, Sequence) else list(batches)
         self.kept: dict[int, Tape] = {}
         self.kept_bytes = 0
         self._lock = Lock()
@@ -50,7 +51,9 @@ class Products:
         engine, run = self.engine, self._start("gradient")
         if run is None:
             return gradient_sum(engine.module, engine.parameters, self.batches, engine.loss)
-        for gradient in in_threads(lambda batch: run.record(batch).gradient, self.batches, run.device):
+        for gradient in in_threads(
+            lambda i: run.record(self.batches[i]).gradient, range(len(self.batches)), run.device
+        ):
             run.take(gradient)
         return run.gradient()
 

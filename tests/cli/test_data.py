@@ -20,8 +20,8 @@ def test_from_lists_to_a_table_in_commands(pictures, tmp_path, capsys):
     file = str(run / "last.pt")
     assert main(["measure", file, "--data-root", str(prepared), "--measures", "accuracy,loss", "-o", str(table)]) == 0
     read = pd.read_csv(table)
-    assert read["class"].tolist()[:4] == ["c0", "c1", "c2", "c3"]
-    assert read.samples.tolist()[:4] == [9, 7, 4, 2]
+    assert read["class"].tolist()[2:] == ["c0", "c1", "c2", "c3"]
+    assert read.samples.tolist()[2:] == [9, 7, 4, 2]
 
 
 def test_missing_files_are_named_with_their_lines(pictures, tmp_path, capsys):

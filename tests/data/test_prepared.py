@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -77,9 +78,7 @@ def test_numbers_are_those_of_images_in_memory_bit_by_bit(prepared, double):
 def test_images_of_a_list_and_in_memory_are_the_same_samples(prepared):
     train = load_data("list", root=prepared).train
     array = sharpness.data.ImageSet(train.images[:], train.labels, train.mean, train.std)
-    rows = sharpness.data.ImageSet(
-        Rows.of(ArraySource(array.images, array.labels)), array.labels, array.mean, array.std
-    )
+    rows = replace(array, images=Rows.of(ArraySource(array.images, array.labels)))
     assert (rows.content.digests == array.content.digests).all()
 
 
@@ -200,7 +199,7 @@ source = PreparedSource(folder, json.loads((folder / "entry.json").read_text()))
 data = ImageSet(Rows.of(source), source.labels, (0.5,) * 3, (0.25,) * 3)
 model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 8, 8), torch.nn.Flatten(), torch.nn.Linear(2 * (side // 8) ** 2, 4))
 small = sharpness.Objective(model, data.subset(range(64)), num_classes=4, batch_size=64)
-small.hvp(torch.ones(small.num_parameters)), small.data_sha256
+small.hvp(torch.ones(small.num_parameters)), small.data_sha256, small.evaluation()(None)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 whole = sharpness.Objective(model, data, num_classes=4, batch_size=64)
 for c in (None, 1):
