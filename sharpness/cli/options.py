@@ -64,6 +64,7 @@ def several(command: Command, options: list[Command]) -> Command:
 
 def data_options(command: Command) -> Command:
     """Options that describe a long-tailed data set."""
+    # One option for every place of images: CIFAR's, those of lists, and prepared ones.
     return several(
         command,
         [
