@@ -70,7 +70,9 @@ STUDY_OPTIONS = {
     help="Relative error to which its planes are interpolated; 0 to evaluate every point.",
 )
 @click.option("--range", "extent", default=0.5, show_default=True, help="Half the side of its planes, in filter norms.")
-@click.option("--split", type=click.Choice(["train", "test"]), default="train", help="Split of the data. [train]")
+@click.option(
+    "--split", type=click.Choice(["train", "val", "test"]), default="train", help="Split of the data. [train]"
+)
 @LOSS
 @LIMIT
 @click.option(

@@ -63,7 +63,12 @@ def several(command: Command, options: list[Command]) -> Command:
 
 
 #: Options that several commands have.
-DATA_ROOT = click.option("--data-root", type=click.Path(), help="Folder of the CIFAR files; else $SHARPNESS_DATA.")
+# One option for every place of images: CIFAR's, those of lists, and prepared ones.
+DATA_ROOT = click.option(
+    "--data-root",
+    type=click.Path(),
+    help="Folder of the CIFAR files, else $SHARPNESS_DATA; of listed images, or of prepared ones.",
+)
 DEVICE = click.option("--device", help="Device to compute on, such as cpu or cuda:0. [a GPU if there is one]")
 LIMIT = click.option("--limit-per-class", type=int, help="Largest number of images of every class, for a quick look.")
 LOSS = click.option(
@@ -117,6 +122,7 @@ def data_options(command: Command) -> Command:
                 help=f"Data set: one of {', '.join(DATASETS.built_in())}.",
             ),
             DATA_ROOT,
+            click.option("--lists", type=click.Path(), help="Folder of the lists of listed images. [the data root]"),
             click.option("--download", is_flag=True, help="Fetch the official CIFAR archive if it is missing."),
             click.option("--profile", help="Shape of the long tail: exp or step. [exp]"),
             click.option(
@@ -139,7 +145,7 @@ def file_options(command: Command) -> Command:
         [
             click.option(
                 "--split",
-                type=click.Choice(["train", "test"]),
+                type=click.Choice(["train", "val", "test"]),
                 help="Split of recorded or named data. [train; inspect: test]",
             ),
             LIMIT,
@@ -311,8 +317,8 @@ def training_options(command: Command) -> Command:
 
 
 def load_described(given: dict[str, Any]) -> LongTailData:
-    names = ("profile", "imbalance", "subset", "groups", "data_root", "download")
-    return sharpness.load_data(given["data"], **{name: given[name] for name in names}).augmented(
+    names = ("profile", "imbalance", "subset", "groups", "data_root", "download", "lists")
+    return sharpness.load_data(given["data"], **{name: given.get(name) for name in names}).augmented(
         given.get("augmentation")
     )
 
