@@ -110,6 +110,7 @@ def result_options(command: Command) -> Command:
 
 def data_options(command: Command) -> Command:
     """Options that describe a long-tailed data set."""
+    # Their defaults are those of each data set: none is given here, so that what is given counts as asked for.
     return several(
         command,
         [
