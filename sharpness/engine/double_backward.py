@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from threading import Lock
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from sharpness.engine.formulas import WrittenOut
 from sharpness.errors import UserError
 
 Forward = Callable[[Tensor], Tensor]
+#: torch counts the levels of forward derivatives of all threads together.
+_forward_mode = Lock()
 
 
 @contextmanager
@@ -168,7 +171,7 @@ def _along_twice(forward: Any, parameters: Any, samples: Any, loss: PerSampleLos
     def slopes(*w: Tensor) -> Tensor:
         return torch.func.jvp(losses, w, pieces)[1]
 
-    with twice_differentiable():
+    with _forward_mode, twice_differentiable():
         return torch.func.jvp(slopes, start, pieces)[1].detach().double()
 
 

@@ -59,6 +59,10 @@ class SecondOrder:
         self._refusals: dict[str, UserError] = {}
         self._examination: Examination | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process gets the model, and traces it for itself."""
+        return SecondOrder, (self.module, self.parameters, self.loss)
+
     @property
     def stale(self) -> bool:
         """True if the model's structure, such as the scale of its head, has changed since it was traced."""
@@ -71,6 +75,12 @@ class SecondOrder:
         if self.traced is not None:
             return "traced, BatchNorm folded, activations kept"
         return f"double backward ({self._reason or 'not traced yet'})"
+
+    def is_traced(self, batch: WeightedBatch) -> bool:
+        """True if derivatives come from a trace, which only reads the module; decided on a few of these samples."""
+        self.require_parameters()
+        self.prepare(batch)
+        return self.traced is not None
 
     def require_parameters(self) -> None:
         """Refuse a model whose parameters were replaced.
