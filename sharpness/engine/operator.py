@@ -67,10 +67,7 @@ class CurvatureOperator:
         """
         if vector.shape != (self.size,):
             raise UserError(f"the vector has shape {tuple(vector.shape)}: this Hessian needs ({self.size},)")
-        require_eval(self._engine.module)
-        if not torch.equal(self._state(), self._seen):
-            self._products.close()
-            self._open()
+        self._renew()
         product = (
             distributed.total(self._products(vector.detach().to(self.device, self.dtype, copy=vector.is_inference())))
             / self.weight
@@ -102,10 +99,29 @@ class CurvatureOperator:
         self.products += len(vectors) - 1
         return found
 
+    @torch.inference_mode(False)
+    @full_precision()
+    def quadratic_forms(self, vector: Tensor) -> Tensor:
+        r""":math:`v' H_i v` of the Hessian of every sample that this process has, (n,), in float64."""
+        self._renew()
+        vector = vector.detach().to(self.device, self.dtype, copy=vector.is_inference())
+        return self._products.quadratic_forms(vector)
+
     def close(self) -> None:
         """Free the tapes, and keep none from now on."""
         self._products.close()
         self._budget = self._products.budget = 0
+
+    def _renew(self) -> None:
+        """Drop the tapes if weights or buffers have changed.
+
+        Raises:
+            UserError: the model is in training mode.
+        """
+        require_eval(self._engine.module)
+        if not torch.equal(self._state(), self._seen):
+            self._products.close()
+            self._open()
 
     @torch.inference_mode(False)
     def _open(self) -> None:

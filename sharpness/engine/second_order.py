@@ -45,7 +45,7 @@ class SecondOrder:
 
     Attributes:
         traced: the model as a program, None where it cannot be one.
-        forward_trusted: whether second derivatives along a vector can be taken forward; None while nobody has asked.
+        forms: how second derivatives along a vector are taken of single samples; None while nobody has asked.
     """
 
     def __init__(self, module: nn.Module, parameters: Sequence[Tensor], loss: PerSampleLoss) -> None:
@@ -53,7 +53,7 @@ class SecondOrder:
         self.parameters = list(parameters)
         self.loss = loss
         self.traced: Traced | None = None
-        self.forward_trusted: bool | None = None
+        self.forms: str | None = None
         self._structure: list[Any] = []
         self._reason: str | None = None
         self._refusals: dict[str, UserError] = {}
@@ -102,7 +102,7 @@ class SecondOrder:
         with differences of gradients (``witness.py``).
         """
         if self.stale:
-            self.traced, self.forward_trusted, self._refusals = None, None, {}
+            self.traced, self.forms, self._refusals = None, None, {}
         elif self.traced is not None or self._reason is not None or self._refusals:
             return
         self._structure = structure(self.module)

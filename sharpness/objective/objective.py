@@ -350,16 +350,22 @@ class Objective:
 
     @torch.inference_mode(False)
     @full_precision()
-    def quadratic_forms(self, vector: Tensor, class_index: int | None = None) -> np.ndarray:
-        r""":math:`v' H_i v` of every sample, shape (n,); their weighted mean is v' H v."""
+    def quadratic_forms(
+        self, vector: Tensor, class_index: int | None = None, operator: CurvatureOperator | None = None
+    ) -> np.ndarray:
+        r""":math:`v' H_i v` of every sample, shape (n,); their weighted mean is v' H v.
+
+        Args:
+            operator: the :meth:`operator` of these samples, whose activations serve here as well.
+        """
         require_eval(self.model)
         indices = self.samples.indices(class_index)
         positions = distributed.share(torch.arange(len(indices)))
         forms = torch.zeros(len(indices), dtype=torch.float64)
         if len(positions):
-            vector = vector.detach().to(self.device, self.dtype, copy=vector.is_inference())
             with buffers_kept(self.model):
-                forms[positions] = Products(self._engine, self._batches(class_index)).quadratic_forms(vector).cpu()
+                known = self._operator(class_index, "hessian", 0) if operator is None else operator
+                forms[positions] = known.quadratic_forms(vector).cpu()
         return distributed.total(forms).numpy()
 
     def restrict(self, what: int | Sequence[int] | np.ndarray | Tensor) -> Objective:

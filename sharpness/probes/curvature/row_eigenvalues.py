@@ -78,7 +78,7 @@ class RowEigenvalues:
             numbers["vectors"] = pairs.vectors.cpu().numpy()
         if self.bootstrap or self.standard_errors:
             weights = part.weights.double().numpy()
-            forms = [part.quadratic_forms(v) for v in pairs.vectors]
+            forms = [part.quadratic_forms(v, operator=operator) for v in pairs.vectors]
             numbers["errors"] = np.array([mean_error(f, weights) for f in forms])
             sizes = np.abs(forms) * weights
             total = sizes.sum(axis=1)
