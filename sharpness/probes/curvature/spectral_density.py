@@ -77,7 +77,7 @@ def spectral_density(
     rows.whole.check()
     with progress(draws * steps * len(rows.present), "spectral density", "products") as bar:
 
-        def compute(i: int, part: Objective, told: Told = unheard) -> Arrays:
+        def compute(row: int, part: Objective, told: Told = unheard) -> Arrays:
             # A generator for every row, so that its vectors are the same whichever rows are done already.
             with part.operator(kind=kind) as operator:
                 rule = stochastic_lanczos(
