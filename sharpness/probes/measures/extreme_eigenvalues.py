@@ -11,9 +11,8 @@ from sharpness.curvature import interval
 from sharpness.errors import require_whole
 from sharpness.probes.curvature.row_eigenvalues import RowEigenvalues
 from sharpness.probes.curvature.rows import rows_of
-from sharpness.probes.measures.column import Column, Subject
-from sharpness.probes.measures.measure import Measure, Passes, require_positive
-from sharpness.probes.shared.intervals import sample_freedom
+from sharpness.probes.measures.measure import Measure, Passes, Subject, require_positive
+from sharpness.probes.shared.column import Column, sample_freedom
 from sharpness.progress import progress
 
 #: Products that a run of Lanczos usually takes, for the estimate beforehand.
