@@ -53,6 +53,11 @@ class CurvatureOperator:
         return self._products.kept_bytes
 
     @property
+    def keeps(self) -> bool:
+        """True if tapes are kept while they fit, so that a gradient beside products costs no passes of its own."""
+        return self._budget > 0
+
+    @property
     def route(self) -> str:
         """The route of the products, in one line."""
         return self._engine.route
@@ -76,6 +81,13 @@ class CurvatureOperator:
         if not bool(torch.isfinite(product).all()):
             raise UserError("a Hessian-vector product is not finite: check inputs and weights for inf and nan")
         return product.to(self.dtype)
+
+    @torch.inference_mode(False)
+    @full_precision()
+    def gradient(self) -> Tensor:
+        """The gradient of the same loss, (k,); the passes it takes are those that the first product would make."""
+        self._renew()
+        return (distributed.total(self._products.gradient_sum()) / self.weight).to(self.dtype)
 
     @torch.inference_mode(False)
     @full_precision()

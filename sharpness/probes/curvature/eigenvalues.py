@@ -60,7 +60,8 @@ def eigenvalues(
         tol: a pair is converged when ``|H v - value v|`` is at most ``tol`` times the largest absolute value and
             ``5 tol`` times its own, see :func:`~sharpness.curvature.lanczos`.
         max_iterations: Lanczos iterations at most; pairs that are not converged by then are flagged.
-        seed: of the start vector, and of the samples that ``match_samples`` and ``bootstrap`` draw.
+        seed: of the random half of the start vector, whose other half is made of the gradient, and of the samples that
+            ``match_samples`` and ``bootstrap`` draw.
         keep_vectors: keep the eigenvectors in the result, one float per parameter and value.
         kind: ``"hessian"``, or ``"ggn"`` for its generalised Gauss-Newton part.
         per_group: a row for each group of classes instead, with the Hessian of the loss over all its samples.

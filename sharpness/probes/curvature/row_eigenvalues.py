@@ -13,6 +13,7 @@ from sharpness.engine import CurvatureOperator, mean_error
 from sharpness.objective import Objective
 from sharpness.probes.curvature.resampling import resampled_ends
 from sharpness.probes.curvature.rows import Told, unheard
+from sharpness.probes.curvature.start_vectors import start_vector
 from sharpness.probes.shared.work import Arrays, Work
 
 #: Quadratic forms below this part of the largest eigenvalue are rounding.
@@ -44,6 +45,9 @@ class RowEigenvalues:
             kept = self.work.unfinished(row)
             state = None if kept is None else LanczosState.of(kept, part.device)
             told(0 if state is None else state.products)
+            start = None
+            if state is None and operator.keeps:
+                start = start_vector(operator.gradient(), [p.numel() for p in part.parameters], self.which)
             pairs = lanczos(
                 operator,
                 operator.size,
@@ -55,6 +59,7 @@ class RowEigenvalues:
                 generator=torch.Generator().manual_seed(self.seed),
                 dtype=part.dtype,
                 device=part.device,
+                start=start,
                 callback=told,
                 checkpoint=lambda state: self.work.save_unfinished(row, state.arrays),
                 state=state,
