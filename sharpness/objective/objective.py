@@ -343,7 +343,7 @@ class Objective:
     @property
     def is_traced(self) -> bool:
         """True if derivatives come from a trace of the model, which leaves the module alone: traced now if need be."""
-        return self._engine.is_traced(next(self._batches(None)))
+        return self._engine.is_traced(next(iter(self._batches(None))))
 
     @contextmanager
     def operator(self, class_index: int | None = None, kind: str = "hessian") -> Iterator[CurvatureOperator]:
