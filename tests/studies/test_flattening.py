@@ -87,7 +87,7 @@ def test_a_cell_has_the_accuracies_of_its_run(study):
 
 def test_the_files_hold_the_cells_the_changes_the_summary_and_the_picture(study):
     folder, made = study
-    names = {f"flattening{s}" for s in (".pdf", ".png", ".csv", "_cells.csv", "_summary.csv", "_summary.md")}
+    names = {f"flattening{s}" for s in (".pdf", ".png", ".txt", ".csv", "_cells.csv", "_summary.csv", "_summary.md")}
     assert {p.name for p in made.files} == {p.name for p in (folder / "out").iterdir()} == names
     assert len(pd.read_csv(folder / "out" / "flattening_cells.csv")) == 8
     drawn = pd.read_csv(folder / "out" / "flattening.csv")
