@@ -210,6 +210,8 @@ def test_components_of_a_trajectory_say_how_much_of_it_they_hold():
         ({"subset": "medium"}, "group 'medium' has no classes"),
         ({"subset": "cow"}, "unknown class or group 'cow'"),
         ({"subset": ["few", 7]}, "unknown class or group 7"),
+        ({"subset": 0.5}, "unknown class or group 0.5"),
+        ({"subset": []}, "names nothing to draw"),
         ({"quantity": "error"}, "unknown quantity 'error'"),
     ],
 )
