@@ -8,4 +8,4 @@ The rise of the loss over a plane of two filter-normalised directions, on levels
 import sharpness
 
 plane = sharpness.load_result("results/plane.nc")  # sharpness.plane(models, x=(-1, 1, 31), y=(-1, 1, 31))
-picture = plane.plot(subset=["many", "few"], quantity="rise")
+picture = plane.plot(of=["many", "few"], quantity="rise")

@@ -8,4 +8,4 @@ The whole spectrum of the rarest class by stochastic Lanczos quadrature; any wid
 import sharpness
 
 density = sharpness.load_result("results/density.nc")  # sharpness.spectral_density(models, per_class=True)
-picture = density.plot(subset="9")
+picture = density.plot(of="9")

@@ -8,4 +8,4 @@ The loss along one filter-normalised random direction, the same for both models,
 import sharpness
 
 line = sharpness.load_result("results/line.nc")  # sharpness.line(models)
-picture = line.plot(subset=[None, "many", "medium", "few"])
+picture = line.plot(of=[None, "many", "medium", "few"])

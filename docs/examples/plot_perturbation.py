@@ -8,4 +8,4 @@ The rise of the loss at one relative distance, a dot a draw: the talk's motivati
 import sharpness
 
 perturbed = sharpness.load_result("results/perturbation.nc")  # sharpness.random_perturbation(models, draws=10)
-picture = perturbed.plot(subset="few", radius=0.1)
+picture = perturbed.plot(of="few", radius=0.1)

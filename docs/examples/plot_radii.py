@@ -8,4 +8,4 @@ Mean and standard deviation over draws at every radius: does the order of two mo
 import sharpness
 
 perturbed = sharpness.load_result("results/perturbation.nc")
-picture = perturbed.plot(kind="radii", subset="few")
+picture = perturbed.plot(kind="radii", of="few")

@@ -7,4 +7,4 @@ The same plane as a surface.
 
 import sharpness
 
-picture = sharpness.load_result("results/plane.nc").plot(subset="few", kind="surface", quantity="rise")
+picture = sharpness.load_result("results/plane.nc").plot(of="few", kind="surface", quantity="rise")

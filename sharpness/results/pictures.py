@@ -69,7 +69,7 @@ def several(subset: Any) -> list[Subset] | None:
         UserError: an empty list.
     """
     if isinstance(subset, (list, tuple)) and not subset:
-        raise UserError("subset=[] names nothing to draw: None is all samples, 'few' a group, an integer a class")
+        raise UserError("of=[] names nothing to draw: None is all samples, 'few' a group, an integer a class")
     return list(subset) if isinstance(subset, (list, tuple)) else None
 
 
