@@ -68,6 +68,7 @@ sphinx_gallery_conf = {
     "examples_dirs": str(HERE / "examples"),
     "gallery_dirs": "gallery",
     "filename_pattern": r"\.py",
+    "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,
     "remove_config_comments": True,
     "show_memory": False,
