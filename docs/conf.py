@@ -52,7 +52,6 @@ napoleon_use_rtype = False
 python_use_unqualified_type_names = True
 
 
-
 def draw(block: tuple[object, ...], variables: dict[str, Any], gallery: dict[str, Any]) -> str:
     """Save the figure of ``picture``, once: our figures are not pyplot's, where the gallery would look for them."""
     picture = variables["example_globals"].pop("picture", None)
@@ -105,10 +104,18 @@ def _link(app: Sphinx, page: str, source: list[str]) -> None:
         if target.resolve() in [path.resolve() for path in PROJECT_PAGES]:
             return f"[{text}]({os.path.relpath(HERE / 'project' / target.name, (HERE / page).parent)})"
         inside = target.resolve().is_relative_to(HERE)
-        return found[0] if inside else text if text.startswith("`") else f"{text} (`{target.resolve().relative_to(HERE.parent)}`)"
+        return (
+            found[0]
+            if inside
+            else text
+            if text.startswith("`")
+            else f"{text} (`{target.resolve().relative_to(HERE.parent)}`)"
+        )
 
     if page.startswith("project/"):  # written for the repository's root
-        source[0] = re.sub(r"\]\((docs|notebooks)/", lambda found: "](../" + ("" if found[1] == "docs" else "notebooks/"), source[0])
+        source[0] = re.sub(
+            r"\]\((docs|notebooks)/", lambda found: "](../" + ("" if found[1] == "docs" else "notebooks/"), source[0]
+        )
     source[0] = re.sub(r"(?<!!)\[(?P<text>[^]]*)\]\((?P<target>\.\./[^)#]*)\)", replaced, source[0])
 
 

@@ -20,7 +20,11 @@ README = (ROOT / "README.md").read_text()
 METHODS_PAGE = (ROOT / "docs/methods.md").read_text()
 PAGES = [
     ROOT / "README.md",
-    *(page for folder in (".", "howto", "explain", "reference") for page in sorted((ROOT / "docs" / folder).glob("*.md"))),
+    *(
+        page
+        for folder in (".", "howto", "explain", "reference")
+        for page in sorted((ROOT / "docs" / folder).glob("*.md"))
+    ),
 ]
 #: Pages, and the files of which they show the first table.
 TABLES = [

@@ -7,5 +7,7 @@ The largest and the smallest eigenvalue of the Hessian of each class's own loss,
 
 import sharpness
 
-ends = sharpness.load_result("results/eigenvalues.nc")  # sharpness.eigenvalues(models, which="both", per_class=True, ...)
+ends = sharpness.load_result(
+    "results/eigenvalues.nc"
+)  # sharpness.eigenvalues(models, which="both", per_class=True, ...)
 picture = ends.plot(linthresh=1)

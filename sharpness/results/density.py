@@ -111,7 +111,9 @@ class SpectralDensityResult(Result):
             subset = self.rarest_class
         index = self.classes_of(subset)
         if not isinstance(index, int):
-            raise UserError(f"{subset!r} is a group: choose one class of it, {', '.join(self.class_names[c] for c in index)}")
+            raise UserError(
+                f"{subset!r} is a group: choose one class of it, {', '.join(self.class_names[c] for c in index)}"
+            )
         if not self.products[index]:
             raise UserError(f"class {self.class_names[index]} has no samples here, so no spectrum")
         return SpectralQuadrature(self.nodes[index], self.weights[index], size, int(self.products[index]))
