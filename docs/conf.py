@@ -1,4 +1,4 @@
-"""The documentation site: ``make docs`` builds it from these pages, the notebooks and the docstrings, without network."""
+"""The documentation site: `make docs` builds it from these pages, the notebooks and the docstrings, without network."""
 
 from __future__ import annotations
 
