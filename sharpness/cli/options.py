@@ -52,7 +52,7 @@ class Offered(click.Option):
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         record = super().get_help_record(ctx)
-        found = offered(self.registry)
+        found = offered(f"sharpness.{self.registry}")
         return (record[0], f"{record[1]} Installed: {', '.join(found)}.") if record and found else record
 
 
@@ -64,6 +64,7 @@ def several(command: Command, options: list[Command]) -> Command:
 
 def data_options(command: Command) -> Command:
     """Options that describe a long-tailed data set."""
+    # One option for every place of images: CIFAR's, those of lists, and prepared ones.
     return several(
         command,
         [
@@ -75,7 +76,12 @@ def data_options(command: Command) -> Command:
                 registry="datasets",
                 help=f"Data set: one of {', '.join(DATASETS.built_in())}.",
             ),
-            click.option("--data-root", type=click.Path(), help="Folder of the CIFAR files; else $SHARPNESS_DATA."),
+            click.option(
+                "--data-root",
+                type=click.Path(),
+                help="Folder of the CIFAR files, else $SHARPNESS_DATA; of listed images, or of prepared ones.",
+            ),
+            click.option("--lists", type=click.Path(), help="Folder of the lists of listed images. [the data root]"),
             click.option("--download", is_flag=True, help="Fetch the official CIFAR archive if it is missing."),
             click.option("--profile", help="Shape of the long tail: exp or step. [exp]"),
             click.option(
@@ -98,7 +104,7 @@ def file_options(command: Command) -> Command:
         [
             click.option(
                 "--split",
-                type=click.Choice(["train", "test"]),
+                type=click.Choice(["train", "val", "test"]),
                 help="Split of recorded or named data. [train; inspect: test]",
             ),
             click.option(
@@ -109,7 +115,11 @@ def file_options(command: Command) -> Command:
                 "--imbalance", type=float, help="Imbalance factor of that data set. [the one of the file's family]"
             ),
             click.option("--subset", help="Rule for the images of it that are kept. [the one of the file's family]"),
-            click.option("--data-root", type=click.Path(), help="Folder of the CIFAR files; else $SHARPNESS_DATA."),
+            click.option(
+                "--data-root",
+                type=click.Path(),
+                help="Folder of the CIFAR files, else $SHARPNESS_DATA; of listed images, or of prepared ones.",
+            ),
             click.option("--download", is_flag=True, default=None, help="Fetch the CIFAR archive if it is missing."),
             click.option(
                 "--images",
@@ -145,7 +155,11 @@ def file_options(command: Command) -> Command:
             click.option(
                 "--model-args", multiple=True, help="Arguments of your factory, such as 'depth=20, width=16'."
             ),
-            click.option("--logits", help="Index or key of the logits, if the network returns several outputs."),
+            click.option(
+                "--logits",
+                help="Logits at the model's own temperature (temperature); or index or key of the logits, if the "
+                "network returns several outputs; or both, KEY,temperature.",
+            ),
             click.option(
                 "--family",
                 cls=Offered,
@@ -269,8 +283,8 @@ def training_options(command: Command) -> Command:
 
 
 def load_described(given: dict[str, Any]) -> LongTailData:
-    names = ("profile", "imbalance", "subset", "groups", "data_root", "download")
-    return sharpness.load_data(given["data"], **{name: given[name] for name in names}).augmented(
+    names = ("profile", "imbalance", "subset", "groups", "data_root", "download", "lists")
+    return sharpness.load_data(given["data"], **{name: given.get(name) for name in names}).augmented(
         given.get("augmentation")
     )
 
