@@ -25,11 +25,14 @@ from sharpness.engine.modules import (
     buffers_kept,
     filter_axes,
     hidden_noticed,
+    how_to_pick,
     in_full_precision,
     parameters_in_scope,
     recalibrate,
     require_eval,
+    require_numbers,
     state_sha256,
+    told_return,
 )
 from sharpness.engine.neighbours import few_samples, first_difference, require_independent
 from sharpness.engine.operator import CurvatureOperator
@@ -68,6 +71,7 @@ __all__ = [
     "full_precision",
     "mean_error",
     "hidden_noticed",
+    "how_to_pick",
     "in_full_precision",
     "memory_budget",
     "parameters_in_scope",
@@ -78,9 +82,11 @@ __all__ = [
     "recalibrate",
     "require_eval",
     "require_independent",
+    "require_numbers",
     "resolve_device",
     "seeded",
     "undisturbed",
     "without_autocast",
     "state_sha256",
+    "told_return",
 ]

@@ -40,8 +40,10 @@ class Table:
     content: Content
 
     def __post_init__(self) -> None:
-        if self.weights.shape != (len(self.y),) or not bool((self.weights > 0).all()):
-            raise UserError(f"weights must be positive, one for each of the {len(self.y)} samples")
+        a = self.weights
+        positive = a.shape == (len(self.y),) and not a.is_complex() and bool((a > 0).all())
+        if not positive or not bool(a.isfinite().all()):
+            raise UserError(f"weights must be positive and finite, one for each of the {len(self.y)} samples")
 
     @property
     def tensors(self) -> tuple[Inputs, Tensor]:
