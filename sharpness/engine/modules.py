@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from sharpness.engine.undisturbed import default_device
 from sharpness.errors import UserError, shown
 
 RECALIBRATION_BATCH = 250
@@ -56,11 +57,13 @@ class Outputs(nn.Module):
         self.call = call
 
     def forward(self, x: Tensor) -> Tensor:
-        outputs = self.model(x) if self.call is None else self.call(self.model, x)
+        with default_device():
+            outputs = self.model(x) if self.call is None else self.call(self.model, x)
         if self.output is None:
             return outputs
         try:
-            return self.output(outputs)
+            with default_device():
+                return self.output(outputs)
         except UserError:
             raise
         except Exception as error:

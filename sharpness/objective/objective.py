@@ -43,6 +43,7 @@ from sharpness.engine import (
     require_numbers,
     sample_rows,
     state_sha256,
+    structure,
     told_return,
     undisturbed,
 )
@@ -216,12 +217,20 @@ class Objective:
         labels = self.num_classes if self.classes_from == "labels" else None
         self._answers = answers_of(self.y, width, labels, every=isinstance(loss, str))
         values = first_losses(self.loss_function, outputs, self.y[: len(outputs)].to(self.device))
-        # Sums over batches, and L_c itself, have a meaning only where no sample changes the loss of another.
-        few = few_samples(self.y)
-        require_independent(self._outputs, self.loss_function, *(t[few].to(self.device) for t in (self.x, self.y)))
+        self._require_independent()
         # Parameters that no gradient reaches have rows of zeros in the Hessian: the graph tells which are left out.
         self.names, self.parameters = parameters_in_scope(model, values.sum(), parameters, bool(hidden))
         self._engine = SecondOrder(self._outputs, self.parameters, self.loss_function)
+        self._examined = self._condition()
+
+    def _require_independent(self) -> None:
+        """Refuse a loss of which one sample changes another's: sums over batches, and L_c itself, have no meaning."""
+        few = few_samples(self.y)
+        require_independent(self._outputs, self.loss_function, *(t[few].to(self.device) for t in (self.x, self.y)))
+
+    def _condition(self) -> tuple[str, Any]:
+        """What an examination of the model holds for: its weights, buffers, modules and their settings."""
+        return state_sha256(self.model), structure(self.model)
 
     @property
     def num_parameters(self) -> int:
@@ -420,11 +429,16 @@ class Objective:
     def check(self) -> SampleSums:
         """Check that two passes agree and are finite, and return the loss at the centre. Every probe begins with it.
 
-        The second pass goes backwards, so that a sample has other neighbours and another place in its batch.
+        The second pass goes backwards, so that a sample has other neighbours and another place in its batch. A model
+        that was changed since it was examined is examined again.
 
         Raises:
             UserError: the loss is random, or not finite, or a sample's depends on its place; the message says where.
         """
+        if self._condition() != self._examined:
+            self._require_independent()
+            self._engine.forget()
+            self._examined = self._condition()
         with self._statistics():
             first = self.evaluate_samples()
         with self._statistics():
