@@ -46,7 +46,11 @@ def structure(module: nn.Module) -> list[Any]:
             [id(t) for t in (*m._parameters.values(), *m._buffers.values())],
             [*m._forward_hooks, *m._forward_pre_hooks],
             [(key, repr(value)) for key, value in vars(m).items() if isinstance(value, plain)],
-            [repr(t.item()) for t in m._buffers.values() if t is not None and t.numel() == 1 and t.device.type == "cpu"],
+            [
+                repr(t.item())
+                for t in m._buffers.values()
+                if t is not None and t.numel() == 1 and t.device.type == "cpu"
+            ],
         )
         for m in module.modules()
     ]
