@@ -39,7 +39,7 @@ from sharpness.engine.operator import CurvatureOperator
 from sharpness.engine.products import Products
 from sharpness.engine.program import Untraceable
 from sharpness.engine.second_order import KINDS, SecondOrder
-from sharpness.engine.tracing import first_line
+from sharpness.engine.tracing import first_line, structure
 from sharpness.engine.undisturbed import seeded, undisturbed, without_autocast
 
 __all__ = [
@@ -88,5 +88,6 @@ __all__ = [
     "undisturbed",
     "without_autocast",
     "state_sha256",
+    "structure",
     "told_return",
 ]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from sharpness.engine.undisturbed import default_device
 from sharpness.errors import UserError, shown
 
 RECALIBRATION_BATCH = 250
@@ -56,11 +57,13 @@ class Outputs(nn.Module):
         self.call = call
 
     def forward(self, x: Tensor) -> Tensor:
-        outputs = self.model(x) if self.call is None else self.call(self.model, x)
+        with default_device():
+            outputs = self.model(x) if self.call is None else self.call(self.model, x)
         if self.output is None:
             return outputs
         try:
-            return self.output(outputs)
+            with default_device():
+                return self.output(outputs)
         except UserError:
             raise
         except Exception as error:
@@ -88,10 +91,14 @@ def how_to_pick(returned: Any) -> str:
 command line)"
     """
     how = "pass output=, a function that picks the logits, such as output=lambda r: r"
-    if isinstance(returned, Mapping | tuple | list) and len(returned):
-        named = isinstance(returned, Mapping)
-        keys = [k for k, v in (returned.items() if named else enumerate(returned)) if isinstance(v, Tensor)]
-        key = next((k for k in keys if "logits" in str(k)), keys[0] if keys else next(iter(returned)) if named else 0)
+    entries: list[tuple[Any, Any]] = []
+    if isinstance(returned, Mapping):
+        entries = list(returned.items())
+    elif isinstance(returned, tuple | list):
+        entries = list(enumerate(returned))
+    keys = [k for k, v in entries if isinstance(v, Tensor)] or [k for k, _ in entries]
+    if keys:
+        key = next((k for k in keys if "logits" in str(k)), keys[0])
         return f"{how}[{key!r}] (--logits {key} on the command line)"
     names = [n for n, v in getattr(returned, "__dict__", {}).items() if isinstance(v, Tensor)]
     if names:

@@ -72,6 +72,11 @@ class SecondOrder:
             return "traced, BatchNorm folded, activations kept"
         return f"double backward ({self._reason or 'not traced yet'})"
 
+    def forget(self) -> None:
+        """Forget the trace of the model and the judgement of it, which is made at certain weights."""
+        self.traced = self.forward_trusted = self._reason = self._examination = None
+        self._refusals = {}
+
     def require_parameters(self) -> None:
         """Refuse a model whose parameters were replaced.
 

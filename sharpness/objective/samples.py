@@ -133,7 +133,7 @@ class Samples(Table):
             UserError: a class without samples.
         """
         if class_index is None:
-            return torch.arange(len(self.y))
+            return torch.arange(len(self.y), device="cpu")
         if not 0 <= class_index < self.num_classes:
             raise UserError(f"class {class_index} is outside 0..{self.num_classes - 1}")
         indices = (self.classes == class_index).nonzero().squeeze(1)
@@ -150,7 +150,7 @@ class Samples(Table):
         if isinstance(what, int | np.integer):
             kept = self.indices(int(what))
         else:
-            kept = torch.as_tensor(what, dtype=torch.int64)
+            kept = torch.as_tensor(what, dtype=torch.int64, device="cpu")
             if not len(kept):
                 raise UserError("no samples were chosen: give at least one index")
         x, y, weights, classes = (t[kept] for t in (self.x, self.y, self.weights, self.classes))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sharpness.errors import shown
-from sharpness.untrusted.passed_over import PassedOver, rehearsed
+from sharpness.untrusted.passed_over import Method, PassedOver, rehearsed
 from sharpness.untrusted.powers import may_be_passed_over, power
 from sharpness.untrusted.refused import REMEDY, Refused
 from sharpness.untrusted.tensors import stand_in
@@ -31,7 +31,8 @@ class Names:
 
     def __getitem__(self, name: str) -> Any:
         found = self.passed.get(name) or stand_in(name)
-        if found is None and self.foreign and may_be_passed_over(name) and len(self.passed) < FOREIGN:
+        foreign = self.foreign and (may_be_passed_over(name) or name == Method.name)
+        if found is None and foreign and len(self.passed) < FOREIGN:
             found = self.passed[name] = rehearsed(name)
         if found is None:
             raise Refused(f"needs {shown(name)}, and nothing in it was run: {REMEDY}")

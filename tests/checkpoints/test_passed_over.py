@@ -43,6 +43,7 @@ def foreign(monkeypatch):
 from types import SimpleNamespace
 class ConfigParser:
     def __init__(self, **more): self.__dict__.update(more)
+    def step(self): raise AssertionError("this was run")
 class AttrDict(dict):
     def __init__(self, *a, **k): super().__init__(*a, **k); self.__dict__["frozen"] = True
 class Args(list): pass
@@ -87,6 +88,7 @@ OTHERS = {
     "a scheduler": lambda m: torch.optim.lr_scheduler.StepLR(torch.optim.SGD([torch.zeros(1)], 0.1), 3),
     "a function": lambda m: torch.nn.functional.relu,
     "a call": lambda m: m.Touch(),
+    "a bound method": lambda m: {"lambda": m.ConfigParser(a=1).step, "of a dict": m.AttrDict(a=1).copy},
     "a loss": lambda m: nn.BCEWithLogitsLoss(pos_weight=torch.ones(3)),
     "inside a tuple": lambda m: (1, [m.ConfigParser()]),
     "in a set": lambda m: {m.ConfigParser(), 1},
