@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpness.data import SampleIdentity, answers_of, are_labels, number_of, told_of
+from sharpness.data.rows import Rows
 from sharpness.engine import (
     ClassSums,
     CurvatureOperator,
@@ -48,6 +49,7 @@ from sharpness.engine import (
     undisturbed,
 )
 from sharpness.errors import UserError, choose
+from sharpness.objective.batches import Batches
 from sharpness.objective.description import Description
 from sharpness.objective.evaluation import evaluation
 from sharpness.objective.first_call import argument_names, first_losses, largest_batch, with_gradients
@@ -520,13 +522,15 @@ class Objective:
     def _total(self, class_index: int | None) -> float:
         return float(self.weights[self.samples.indices(class_index)].double().sum())
 
-    def _batches(self, class_index: int | None, backwards: bool = False) -> Iterator[WeightedBatch]:
+    def _batches(self, class_index: int | None, backwards: bool = False) -> Iterable[WeightedBatch]:
         """This process's share of the samples."""
         share = distributed.share(self.samples.indices(class_index))
         share = share.flip(0) if backwards else share
-        for part in share.split(self.batch_size or even_batch(len(share), self._largest_batch, self.device)):
-            if len(part):
-                yield tuple(t[part].to(self.device) for t in (self.x, self.y, self.weights))  # type: ignore[misc]
+        size = self.batch_size or even_batch(len(share), self._largest_batch, self.device)
+        batches = Batches((self.x, self.y, self.weights), share, size, self.device)
+        # A copy to another device takes longer than one in memory: there batches stay, unless a disk has more of them
+        # than the device holds.
+        return batches if self.device.type == "cpu" or isinstance(self.x, Rows) else iter(batches)
 
     def _operator(self, class_index: int | None, kind: str, budget: int) -> CurvatureOperator:
         require_eval(self.model)
