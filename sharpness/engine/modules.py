@@ -72,7 +72,7 @@ class Outputs(nn.Module):
 
 
 def told_return(returned: Any) -> str:
-    """What a model returned, in words: its type, and the keys of a mapping.
+    """Describe what a model returned: its type, and the keys of a mapping.
 
     >>> told_return({"logits": 1}), told_return((1, 2))
     ('dict of logits', 'tuple of 2')

@@ -244,7 +244,7 @@ class Objective:
         require_independent(self._outputs, self.loss_function, *(t[few].to(self.device) for t in (self.x, self.y)))
 
     def _condition(self) -> tuple[str, Any]:
-        """What an examination of the model holds for: its weights, buffers, modules and their settings."""
+        """The state of the model that an examination holds for: weights, buffers, modules and their settings."""
         return state_sha256(self.model), structure(self.model)
 
     @property
@@ -474,6 +474,7 @@ class Objective:
                     f"two passes over the same data gave losses {first.mean:.6g} and {again.mean:.6g}: {where} is "
                     "random, or keeps a state; freeze it, or seed it in every call"
                 )
+            # Kernels of other batch sizes round otherwise, which a sum over a class shows and a single sample explains.
             off = np.abs(first.losses - second.losses)
             size = max(1.0, float(np.abs(first.losses).max()))
             if not off.max() <= size * (1e-6 if self.dtype is torch.float64 else 1e-3):

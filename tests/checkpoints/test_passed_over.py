@@ -58,6 +58,21 @@ def touch(): raise AssertionError("this was run")
     return module
 
 
+@pytest.mark.parametrize("legacy", [False, True], ids=["archive", "legacy"])
+def test_weights_beside_arrays_of_objects_and_times_are_read(tmp_path, legacy):
+    day, model = np.datetime64("2020-01-01"), network()
+    content = {
+        "state_dict": model.state_dict(),
+        "names": np.array(["cat", None], dtype=object),
+        "days": [day, day[None]],
+    }
+    torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
+    checkpoint = load_checkpoint(tmp_path / "a.pt", model=Experts)
+    assert same(checkpoint, model) and "names (numpy.ndarray)" in " ".join(checkpoint.manifest.notes)
+    with pytest.raises(UserError, match="which are neither numbers nor text"):
+        read_safely(tmp_path / "a.pt")
+
+
 def save(content, path):
     torch.save(content, path)
     sys.modules.pop("parse_config", None)
