@@ -19,7 +19,18 @@ import torch
 #: Kinds of devices that have an autocast of their own.
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 _lock = threading.RLock()
+_local = threading.local()
 _default: ContextVar[torch.device | None] = ContextVar("default device", default=None)
+
+
+@contextmanager
+def lent() -> Iterator[None]:
+    """Let this thread work in the turn of the one that waits for it: :func:`undisturbed` excludes it no longer."""
+    _local.lent = True
+    try:
+        yield
+    finally:
+        _local.lent = False
 
 
 @contextmanager
@@ -30,7 +41,8 @@ def undisturbed() -> Iterator[None]:
     ...     (torch.ones(1, 1) @ torch.ones(1, 1)).dtype
     torch.float32
     """
-    with _lock, without_autocast(), _made_on_the_cpu():
+    turn = nullcontext() if getattr(_local, "lent", False) else _lock
+    with turn, without_autocast(), _made_on_the_cpu():
         yield
 
 

@@ -124,7 +124,7 @@ class Complex(nn.Linear):
         (lambda: nn.LazyLinear(3), {}, r"has no shape yet: call the model on a few inputs first"),
         (lambda: nn.Linear(4, 3, device="meta"), {}, "no values: load the weights first"),
         (lambda: nn.Linear(4, 3), {"parameters": ["weight"]}, "one pattern of names"),
-        (lambda: nn.Linear(4, 3), {"num_classes": 3.0}, "num_classes=3.0: give a whole number"),
+        (lambda: nn.Linear(4, 3), {"num_classes": 3.0}, "num_classes=3.0: give an integer"),
         (lambda: nn.Linear(4, 3), {"batch_size": True}, "batch_size=True"),
         (lambda: nn.Linear(4, 3), {"weights": "balanced"}, "weights are a str"),
         (lambda: nn.Linear(4, 3), {"weights": torch.full((12,), 1e60, dtype=torch.float64)}, "positive and finite"),
