@@ -37,9 +37,9 @@ def evaluate(
     """Evaluate checkpoints by the open long-tailed protocol: known test images, and images of unknown classes.
 
     An image is rejected where its largest softmax probability is below the threshold. Printed are the accuracies of
-    known images without and after rejection, by groups, the accuracy on the open set, the F-measure by both formulas in use
-    (oltr-2020, OLTR's own, and oltr-2019 of classifier-balancing and BALMS), AUROC, and the share of the open set that
-    is accepted where 95 % of the known images are. Logits are the model's own, its head's scale included.
+    known images without and after rejection, by groups, the accuracy on the open set, the F-measure by both formulas in
+    use (oltr-2020, OLTR's own, and oltr-2019 of classifier-balancing and BALMS), AUROC, and the share of the open set
+    that is accepted where 95 % of the known images are. Logits are the model's own, its head's scale included.
 
     Example: sharpness evaluate runs/ce/last.pt --data-root prepared --plot sweep.pdf
     """

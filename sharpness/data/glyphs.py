@@ -99,8 +99,8 @@ def make_glyphs(
 ) -> dict[str, Any]:
     """Draw a long tail of characters into a folder: ``train``, ``test`` and ``open`` with lists of the same names.
 
-    With F training faces the class of rank c has ``int(F (1 / 12) ** (c / (C - 1)))`` training images, F at most 24,
-    and every class 3 test images of faces that no training image is from. Pictures of one character that are the same
+    The class of rank c has ``int(F (1 / 12) ** (c / (C - 1)))`` training images, F three quarters of the training faces
+    and at most 24, and every class 3 test images of faces that no training image is from. Pictures of one character that are the same
     to the pixel are drawn once. A tenth as many further characters are the open set, drawn by the test faces.
 
     Args:
@@ -131,7 +131,8 @@ def make_glyphs(
         order = random.permutation(len(faces))
         held = max(TESTS + 1, len(faces) // 5)
         testing, training = ([faces[i] for i in part] for part in (order[:held], order[held:]))
-        largest = min(LARGEST, len(training))
+        # Blanks and regional twins take a part of a small set's faces.
+        largest = min(LARGEST, 3 * len(training) // 4)
         drawn = _Characters(training, testing, side, seed)
         with progress(classes, "draw glyphs", "classes") as bar:
             lists = drawn.fill(out, classes, largest, random, bar)

@@ -29,7 +29,7 @@ SWEEP = tuple(np.linspace(0, 1, 101).round(2).tolist())
 
 @dataclass(frozen=True)
 class OpenSetResult:
-    """What a model makes of known and unknown images.
+    """Predictions and scores of a model on known and unknown images.
 
     Attributes:
         label: of the model.
@@ -60,7 +60,7 @@ class OpenSetResult:
             "model": self.label,
             "images": len(self.scored.labels),
             "open_images": len(self.scored.open_scores),
-            **{name: value for name, value in closed.items()},
+            **closed,
             "threshold": self.threshold,
             **{f"rejected_{n}" if "accuracy" in n and n != "open_accuracy" else n: v for n, v in rejected.items()},
             "temperature": self.temperature,
@@ -96,6 +96,9 @@ def evaluate_open_set(
         unknown: images of the open set.
         names: (m,) of their classes.
         threshold: below which a softmax probability rejects an image; 0.1 is the published one.
+
+    Returns:
+        Scores of both, at the model's own logits and at its temperature.
 
     Raises:
         UserError: a threshold outside [0, 1], targets that are no labels, images of other channels or another size.
@@ -146,6 +149,9 @@ def open_images(
         resize: shorter side before the crop.
         root: folder with the CIFAR files, or where the paths of the list begin.
         data: the model's own data.
+
+    Returns:
+        The images, and a name for each.
 
     Raises:
         UserError: there is no open part, or nothing is there.

@@ -1,7 +1,7 @@
 r"""The open long-tailed protocol of Liu et al. (OLTR, CVPR 2019) on scores and labels, as plain arrays.
 
 A prediction is the class of the largest softmax probability p, or -1, a rejection, where p is below a threshold. Test
-images have labels from 0 on, those of the open set -1. Of the F-measure :math:`2 P R / (P + R)` two versions are in use:
+images have labels from 0 on, those of the open set -1. Of the F-measure :math:`2 P R / (P + R)` there are two versions:
 
 * ``oltr-2020``, OLTR's own since January 2020: P = TP / (TP + FP), where a known image that is rejected is a false
   positive, so that P is the accuracy after rejection,
@@ -43,12 +43,17 @@ def rejecting(scores: np.ndarray, predictions: np.ndarray, threshold: float) -> 
 
 
 def f_measure(predictions: np.ndarray | Sequence[int], labels: np.ndarray | Sequence[int], kind: str) -> float:
-    """The F-measure of predictions (n,), -1 for rejected ones, of images with labels (n,), -1 for the open set.
+    """The F-measure of predictions, with rejections, on known and open images.
 
     Where no known image is accepted and right it is 0; OLTR's code divides by zero if none is accepted at all.
 
     Args:
+        predictions: (n,), -1 for rejected images.
+        labels: (n,), -1 for the open set.
         kind: a name of :data:`F_MEASURES`.
+
+    Returns:
+        F, from 0 to 1.
 
     >>> predictions, labels = [0, 1, -1, 2, -1, 3], [0, 2, 1, -1, -1, 3]
     >>> [round(f_measure(predictions, labels, kind), 4) for kind in F_MEASURES]
@@ -73,6 +78,13 @@ def f_measure(predictions: np.ndarray | Sequence[int], labels: np.ndarray | Sequ
 def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
     """The probability that a known image has a higher score than one of the open set; ties count half.
 
+    Args:
+        known: (n,) scores of known images.
+        unknown: (m,) scores of the open set.
+
+    Returns:
+        The area under the receiver operating characteristic.
+
     >>> auroc(np.array([0.9, 0.4]), np.array([0.4, 0.1]))
     0.875
     """
@@ -86,6 +98,14 @@ def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
 def fpr_at_tpr(known: np.ndarray, unknown: np.ndarray, tpr: float = 0.95) -> float:
     """The share of the open set that is accepted at the highest threshold that accepts ``tpr`` of the known images.
 
+    Args:
+        known: (n,) scores of known images.
+        unknown: (m,) scores of the open set.
+        tpr: share of the known images.
+
+    Returns:
+        The false-positive rate.
+
     >>> fpr_at_tpr(np.linspace(0, 1, 21), np.array([0.01, 0.5]))
     0.5
     """
@@ -95,7 +115,15 @@ def fpr_at_tpr(known: np.ndarray, unknown: np.ndarray, tpr: float = 0.95) -> flo
 
 
 def calibration_error(scores: np.ndarray, right: np.ndarray, bins: int = BINS) -> float:
-    r"""The expected calibration error :math:`\sum_b n_b / n \, |\mathrm{acc}_b - \mathrm{conf}_b|` of equal bins (l, u].
+    r"""The expected calibration error :math:`\sum_b (n_b / n) |\mathrm{acc}_b - \mathrm{conf}_b|` of equal bins.
+
+    Args:
+        scores: (n,) largest probabilities, each in a bin (l, u].
+        right: (n,) whether the prediction is right.
+        bins: their number.
+
+    Returns:
+        The error, from 0 to 1.
 
     >>> round(calibration_error(np.array([0.9, 0.9]), np.array([True, False])), 6)
     0.4

@@ -1,4 +1,4 @@
-"""The open long-tailed protocol against its published fixture, a literal transcription of its code, and scikit-learn."""
+"""The open long-tailed protocol against its fixture, a transcription of its code, and scikit-learn."""
 
 import json
 
