@@ -95,7 +95,7 @@ class Objective:
         loss: ``"ce"``, of labels or of class probabilities (n, C), or a function of outputs and targets that returns
             one value per sample, shape (n,). It gets integers in int64, other numbers in the model's dtype.
         num_classes: C; the width of the outputs, or what ``classes`` or ``group_by`` tell, unless given.
-        classes: (n,) a whole number from 0 on for every sample, whatever its target is: a subpopulation, a quantile.
+        classes: (n,) an integer from 0 on for every sample, whatever its target is: a subpopulation, a quantile.
             Accuracy still compares answers with labels, where targets are labels.
         group_by: (n,) a value of any kind for every sample, such as the name of its domain or annotator, or a function
             of all inputs and all targets that gives them. The sorted values become classes and their names, unless
@@ -234,6 +234,7 @@ class Objective:
         # Parameters that no gradient reaches have rows of zeros in the Hessian: the graph tells which are left out.
         self.names, self.parameters = parameters_in_scope(model, values.sum(), parameters, bool(hidden))
         self._engine = SecondOrder(self._outputs, self.parameters, self.loss_function)
+        self._checked: SampleSums | None = None
 
     @property
     def num_parameters(self) -> int:
@@ -339,6 +340,11 @@ class Objective:
         with buffers_kept(self.model):
             return self._operator(class_index, kind, 0)(vector)
 
+    @property
+    def is_traced(self) -> bool:
+        """True if derivatives come from a trace of the model, which leaves the module alone: traced now if need be."""
+        return self._engine.is_traced(next(iter(self._batches(None))))
+
     @contextmanager
     def operator(self, class_index: int | None = None, kind: str = "hessian") -> Iterator[CurvatureOperator]:
         """The Hessian of L, or of L_c, for many products: a function, (k,) to (k,), that keeps activations.
@@ -359,16 +365,22 @@ class Objective:
 
     @torch.inference_mode(False)
     @full_precision()
-    def quadratic_forms(self, vector: Tensor, class_index: int | None = None) -> np.ndarray:
-        r""":math:`v' H_i v` of every sample, shape (n,); their weighted mean is v' H v."""
+    def quadratic_forms(
+        self, vector: Tensor, class_index: int | None = None, operator: CurvatureOperator | None = None
+    ) -> np.ndarray:
+        r""":math:`v' H_i v` of every sample, shape (n,); their weighted mean is v' H v.
+
+        Args:
+            operator: the :meth:`operator` of these samples, whose activations serve here as well.
+        """
         require_eval(self.model)
         indices = self.samples.indices(class_index)
         positions = distributed.share(torch.arange(len(indices)))
         forms = torch.zeros(len(indices), dtype=torch.float64)
         if len(positions):
-            vector = vector.detach().to(self.device, self.dtype, copy=vector.is_inference())
             with buffers_kept(self.model):
-                forms[positions] = Products(self._engine, self._batches(class_index)).quadratic_forms(vector).cpu()
+                known = self._operator(class_index, "hessian", 0) if operator is None else operator
+                forms[positions] = known.quadratic_forms(vector).cpu()
         return distributed.total(forms).numpy()
 
     def restrict(self, what: int | Sequence[int] | np.ndarray | Tensor) -> Objective:
@@ -400,7 +412,7 @@ class Objective:
         if samples is self.samples:
             return self
         other = copy.copy(self)
-        other.samples = samples
+        other.samples, other._checked = samples, None
         return other
 
     @contextmanager
@@ -424,6 +436,15 @@ class Objective:
                     for t, old in zip(moved, saved, strict=True):
                         t.copy_(old)
 
+    @contextmanager
+    def checked(self, sums: SampleSums) -> Iterator[None]:
+        """Let :meth:`check` return what it returned before, for several probes between which nothing changes."""
+        self._checked = sums
+        try:
+            yield
+        finally:
+            self._checked = None
+
     @full_precision()
     def check(self) -> SampleSums:
         """Check that two passes agree and are finite, and return the loss at the centre. Every probe begins with it.
@@ -431,6 +452,8 @@ class Objective:
         Raises:
             UserError: the loss is random, or not finite; the message says where.
         """
+        if self._checked is not None:
+            return self._checked
         with self._statistics():
             first = self.evaluate_samples()
         with self._statistics():
