@@ -100,8 +100,9 @@ def make_glyphs(
     """Draw a long tail of characters into a folder: ``train``, ``test`` and ``open`` with lists of the same names.
 
     The class of rank c has ``int(F (1 / 12) ** (c / (C - 1)))`` training images, F three quarters of the training faces
-    and at most 24, and every class 3 test images of faces that no training image is from. Pictures of one character that are the same
-    to the pixel are drawn once. A tenth as many further characters are the open set, drawn by the test faces.
+    and at most 24, and every class 3 test images of faces that no training image is from. Pictures of one character
+    that are the same to the pixel are drawn once. A tenth as many further characters are the open set, drawn by the
+    test faces.
 
     Args:
         folders: where fonts are looked for.
