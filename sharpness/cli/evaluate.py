@@ -78,7 +78,12 @@ def evaluate(
     if sweep is not None:
         write(swept, Path(sweep))
     if figure is not None:
-        save_drawn(plot_threshold_sweep(swept, threshold), Path(figure), err=True)
+        caption = {
+            "Shows": f"Known images right, open set rejected and F over the threshold; marked is {threshold:g}",
+            "Models": ", ".join(results),
+            "Images": f"{len(known.y):,} known and {len(unknown):,} of the open set",
+        }
+        save_drawn(plot_threshold_sweep(swept, threshold), Path(figure), caption, err=True)
     say(as_text(table.set_index("model").T.rename_axis("measure").reset_index()))
     for name, result in results.items():
         near = ", ".join(f"{o} (as {k}, {100 * share:.0f} %)" for o, k, share in result.nearest())

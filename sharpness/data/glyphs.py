@@ -138,12 +138,14 @@ def make_glyphs(
         with progress(classes, "draw glyphs", "classes") as bar:
             lists = drawn.fill(out, classes, largest, random, bar)
         for part, lines in lists.items():
-            text = "".join(f"{line}\n" for line in sorted(lines))
-            write_atomically(out / f"{part}.txt", lambda partial, text=text: partial.write_text(text, encoding="utf-8"))
+            _write_text(out / f"{part}.txt", "".join(f"{line}\n" for line in sorted(lines)))
         record = _record(training, testing, lists, {"classes": classes, "side": side, "seed": seed})
-        text = json.dumps(record, indent=1)
-        write_atomically(out / "glyphs.json", lambda partial: partial.write_text(text, encoding="utf-8"))
+        _write_text(out / "glyphs.json", json.dumps(record, indent=1))
     return record
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def _record(
