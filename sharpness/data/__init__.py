@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sharpness.data.augment import AUGMENTATIONS, augment, augment_batches, augmentation_label, mixup
 from sharpness.data.cifar import load_cifar, load_cifar_lt
@@ -28,7 +28,7 @@ from sharpness.data.targets import (
     plain_targets,
     told_of,
 )
-from sharpness.data.tensors import as_tensors, is_data, read_once, read_samples
+from sharpness.data.tensors import as_tensors, column, is_data, read_once, read_samples
 from sharpness.errors import UserError, choose
 from sharpness.registries import DATASETS
 from sharpness.renamed import renamed_names
@@ -52,6 +52,7 @@ __all__ = [
     "SampleIdentity",
     "answers_of",
     "are_labels",
+    "column",
     "Layout",
     "as_tensors",
     "augment",
@@ -84,7 +85,8 @@ __all__ = [
 _FILE_OPTIONS = ("data_root", "download", "lists", "size", "resize")
 
 
-__getattr__ = renamed_names(__name__, class_counts=("sharpness.data.profile_counts", lambda: profile_counts))
+if not TYPE_CHECKING:  # which would take any name for one of this module
+    __getattr__ = renamed_names(__name__, class_counts=("sharpness.data.profile_counts", lambda: profile_counts))
 
 
 def load_data(name: str, **options: Any) -> LongTailData:
