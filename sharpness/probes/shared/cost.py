@@ -80,7 +80,7 @@ class Cost:
 
 
 def row_workers(objective: Objective, rows: int, vectors: int = 0) -> AbstractContextManager[Executor]:
-    """Where rows of an objective are computed: in threads, if there are several rows and its trace leaves it alone.
+    """Workers for the rows of an objective: threads, if there are several rows and its trace leaves it alone.
 
     Args:
         vectors: of the size of the model that a row keeps.
