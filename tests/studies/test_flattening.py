@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from sharpness import Objective, UserError, checkpoint_objective, load_data, register_measure
+from sharpness.models import BACKBONES
 from sharpness.probes import MEASURES
 from sharpness.studies import cells as cells_module
-from sharpness.studies import make_flattening_study
+from sharpness.studies import make_flattening_study, workers
 from sharpness.studies import settings as settings_module
 from sharpness.studies.grid import draw_grid
 from sharpness.training import loop
@@ -178,6 +179,8 @@ def test_processes_give_the_same_numbers(study, data, monkeypatch):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["sharpness.studies.workers"])
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: {"spawn": context}[method])
+    resnet8 = {"sharpness.models": {"resnet8": (BACKBONES["resnet8"], "resnet8")}}
+    monkeypatch.setattr(workers, "registered", lambda needed: resnet8)
     pd.testing.assert_frame_equal(again(data, folder, jobs=2).cells, made.cells)
 
 
