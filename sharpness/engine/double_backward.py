@@ -5,8 +5,10 @@ All results are sums over samples, accumulated in float64.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from threading import Lock
 from typing import Any
 
 import torch
@@ -18,6 +20,8 @@ from sharpness.engine.formulas import WrittenOut
 from sharpness.errors import UserError
 
 Forward = Callable[[Tensor], Tensor]
+#: torch counts the levels of forward derivatives of all threads together.
+_forward_mode = Lock()
 
 
 @contextmanager
@@ -146,7 +150,7 @@ def quadratic_forms(
     Args:
         forward: of (parameters, inputs).
         product: of (batch, vector), summed over the batch: every sample gets one of its own; None to differentiate
-            forward, where :func:`forward_derivatives_agree`.
+            forward, where that agrees with products.
     """
     forms: list[Tensor] = []
     for x, y, a in batches:
@@ -168,40 +172,15 @@ def _along_twice(forward: Any, parameters: Any, samples: Any, loss: PerSampleLos
     def slopes(*w: Tensor) -> Tensor:
         return torch.func.jvp(losses, w, pieces)[1]
 
-    with twice_differentiable():
+    with _forward_mode, warnings.catch_warnings(), twice_differentiable():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch's own: its first jvp compiles by torch.jit.script
         return torch.func.jvp(slopes, start, pieces)[1].detach().double()
-
-
-def forward_derivatives_agree(
-    forward: Callable[[Sequence[Tensor], Tensor], Tensor],
-    parameters: Sequence[Tensor],
-    batch: WeightedBatch,
-    loss: PerSampleLoss,
-    vector: Tensor,
-    product: Callable[[WeightedBatch, Tensor], Tensor],
-) -> bool | None:
-    """Compare second derivatives, forward, with a product on two samples; None where all are zero.
-
-    Torch has no second forward derivative of some operations, and a wrong one of others: ``layer_norm`` and
-    ``instance_norm`` in torch 2.13. The direction is v plus one power iteration, where terms do not cancel.
-    """
-    x, y, a = batch
-    batch = (x[:2], y[:2], torch.ones_like(a[:2]))
-    v = vector.double()
-    bent = product(batch, vector)
-    probe = v / max(float(v.norm()), 1e-300) + bent / max(float(bent.norm()), 1e-300)
-    terms = probe * product(batch, probe.to(vector.dtype))
-    try:
-        found = _along_twice(forward, parameters, batch[:2], loss, probe.to(vector.dtype)).sum()
-    except RuntimeError:
-        return False
-    size = terms.abs().sum()
-    return bool((found - terms.sum()).abs() <= torch.finfo(vector.dtype).eps ** 0.5 * size) if size else None
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:
     """One vector (k,) of all entries."""
-    return torch.cat([t.reshape(-1) for t in tensors])
+    # Embeddings may have sparse gradients.
+    return torch.cat([(t if t.layout is torch.strided else t.to_dense()).reshape(-1) for t in tensors])
 
 
 def split(vector: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:

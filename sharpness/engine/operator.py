@@ -11,7 +11,7 @@ from sharpness.engine import distributed
 from sharpness.engine.class_sums import WeightedBatch
 from sharpness.engine.devices import full_precision
 from sharpness.engine.double_backward import hvp_rows
-from sharpness.engine.modules import require_eval
+from sharpness.engine.modules import require_eval, strided
 from sharpness.engine.products import Products
 from sharpness.engine.second_order import SecondOrder
 from sharpness.errors import UserError
@@ -53,6 +53,11 @@ class CurvatureOperator:
         return self._products.kept_bytes
 
     @property
+    def keeps(self) -> bool:
+        """True if tapes are kept while they fit, so that a gradient beside products costs no passes of its own."""
+        return self._budget > 0
+
+    @property
     def route(self) -> str:
         """The route of the products, in one line."""
         return self._engine.route
@@ -67,10 +72,7 @@ class CurvatureOperator:
         """
         if vector.shape != (self.size,):
             raise UserError(f"the vector has shape {tuple(vector.shape)}: this Hessian needs ({self.size},)")
-        require_eval(self._engine.module)
-        if not torch.equal(self._state(), self._seen):
-            self._products.close()
-            self._open()
+        self._renew()
         product = (
             distributed.total(self._products(vector.detach().to(self.device, self.dtype, copy=vector.is_inference())))
             / self.weight
@@ -79,6 +81,13 @@ class CurvatureOperator:
         if not bool(torch.isfinite(product).all()):
             raise UserError("a Hessian-vector product is not finite: check inputs and weights for inf and nan")
         return product.to(self.dtype)
+
+    @torch.inference_mode(False)
+    @full_precision()
+    def gradient(self) -> Tensor:
+        """The gradient of the same loss, (k,); the passes it takes are those that the first product would make."""
+        self._renew()
+        return (distributed.total(self._products.gradient_sum()) / self.weight).to(self.dtype)
 
     @torch.inference_mode(False)
     @full_precision()
@@ -102,10 +111,29 @@ class CurvatureOperator:
         self.products += len(vectors) - 1
         return found
 
+    @torch.inference_mode(False)
+    @full_precision()
+    def quadratic_forms(self, vector: Tensor) -> Tensor:
+        r""":math:`v' H_i v` of the Hessian of every sample that this process has, (n,), in float64."""
+        self._renew()
+        vector = vector.detach().to(self.device, self.dtype, copy=vector.is_inference())
+        return self._products.quadratic_forms(vector)
+
     def close(self) -> None:
         """Free the tapes, and keep none from now on."""
         self._products.close()
         self._budget = self._products.budget = 0
+
+    def _renew(self) -> None:
+        """Drop the tapes if weights or buffers have changed.
+
+        Raises:
+            UserError: the model is in training mode.
+        """
+        require_eval(self._engine.module)
+        if not torch.equal(self._state(), self._seen):
+            self._products.close()
+            self._open()
 
     @torch.inference_mode(False)
     def _open(self) -> None:
@@ -116,7 +144,7 @@ class CurvatureOperator:
     def _state(self) -> Tensor:
         """All weights and buffers. They are compared, because writes through ``p.data`` count no version."""
         module = self._engine.module
-        return torch.cat([t.reshape(-1) for t in (*module.parameters(), *module.buffers())])
+        return torch.cat([strided(t).reshape(-1) for t in (*module.parameters(), *module.buffers())])
 
     def __repr__(self) -> str:
         return f"CurvatureOperator({self.kind}, {self.size} x {self.size}, {self.samples} samples, {self.route})"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sharpness.data import CONVENTION, Content, Inputs, Layout, SampleIdentity, named_groups, training_counts
+from sharpness.data.rows import pieces, rows_at
 from sharpness.errors import UserError
 
 Groups = Mapping[str, Sequence[int | str]] | str | None
@@ -40,8 +41,10 @@ class Table:
     content: Content
 
     def __post_init__(self) -> None:
-        if self.weights.shape != (len(self.y),) or not bool((self.weights > 0).all()):
-            raise UserError(f"weights must be positive, one for each of the {len(self.y)} samples")
+        a = self.weights
+        positive = a.shape == (len(self.y),) and not a.is_complex() and bool((a > 0).all())
+        if not positive or not bool(a.isfinite().all()):
+            raise UserError(f"weights must be positive and finite, one for each of the {len(self.y)} samples")
 
     @property
     def tensors(self) -> tuple[Inputs, Tensor]:
@@ -109,7 +112,8 @@ class Samples(Table):
         digest = hashlib.sha256()
         further = () if self.classes_from in ("labels", "none") else (self.classes,)
         for t in (self.x, self.y, self.weights, *further):
-            digest.update(t.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            for part in pieces(t):
+                digest.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     @cached_property
@@ -131,7 +135,7 @@ class Samples(Table):
             UserError: a class without samples.
         """
         if class_index is None:
-            return torch.arange(len(self.y))
+            return torch.arange(len(self.y), device="cpu")
         if not 0 <= class_index < self.num_classes:
             raise UserError(f"class {class_index} is outside 0..{self.num_classes - 1}")
         indices = (self.classes == class_index).nonzero().squeeze(1)
@@ -148,10 +152,10 @@ class Samples(Table):
         if isinstance(what, int | np.integer):
             kept = self.indices(int(what))
         else:
-            kept = torch.as_tensor(what, dtype=torch.int64)
+            kept = torch.as_tensor(what, dtype=torch.int64, device="cpu")
             if not len(kept):
                 raise UserError("no samples were chosen: give at least one index")
-        x, y, weights, classes = (t[kept] for t in (self.x, self.y, self.weights, self.classes))
+        x, y, weights, classes = (rows_at(t, kept) for t in (self.x, self.y, self.weights, self.classes))
         return replace(self, x=x, y=y, weights=weights, classes=classes, content=self.content.take(kept))
 
     def matched(self, samples: int, seed: int = 0) -> Samples:

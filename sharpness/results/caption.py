@@ -10,6 +10,7 @@ from typing import Any
 from sharpness.files import write_atomically
 from sharpness.results.comparison import each, first_of
 from sharpness.results.runs import Entry, Runs
+from sharpness.results.words import told_temperature
 
 #: What errors and spreads are, by the kind of result.
 ERRORS = {
@@ -21,8 +22,8 @@ ERRORS = {
 }
 
 
-def caption(what: str, results: Mapping[str, Entry], split: str = "") -> str:
-    """Describe a picture of results, a line for each thing that a reader must know of its numbers.
+def caption(what: str, results: Mapping[str, Entry], split: str = "") -> dict[str, str]:
+    """Describe a picture of results: what a reader must know of its numbers, by headings.
 
     What a result does not record is not said; ``split`` names the images.
     """
@@ -36,6 +37,9 @@ def caption(what: str, results: Mapping[str, Entry], split: str = "") -> str:
     if "loss" in told:
         scales = sorted({r.provenance.get("logit_scale", 1.0) for r in each(results).values()})
         lines["Loss"] = f"{told['loss']}, logits times {', '.join(f'{s:g}' for s in scales)}"
+    if "temperature" in told:
+        found = {name: told_temperature(r.provenance) for name, r in each(results).items()}
+        lines["Confidence"] = "; ".join(f"{name}: {line}" for name, one in found.items() for line in one)
     if hasattr(first, "normalization"):
         lines["Normalisation"] = f"{first.normalization or 'none'} of the directions"
     if getattr(first, "directions", None):
@@ -54,11 +58,17 @@ def caption(what: str, results: Mapping[str, Entry], split: str = "") -> str:
             "bars, bands and boxes are ± 1 sd over trainings, on logarithmic axes of single values their range"
         )
     lines["Errors"] = "; ".join(parts)
-    return "".join(fill(f"{name}: {text}", 100, subsequent_indent="    ") + "\n" for name, text in lines.items())
+    return lines
 
 
-def write_caption(path: Path, what: str, results: Mapping[str, Entry], split: str = "") -> Path:
-    """Write the caption of the picture ``path`` beside it, as ``NAME.txt``; returns its path."""
+def write_caption(path: Path, lines: Mapping[str, str]) -> Path:
+    """Write the caption of the picture ``path`` beside it, as ``NAME.txt``; returns its path.
+
+    Args:
+        path: of the picture.
+        lines: by headings, as :func:`caption` gives them.
+    """
     target = path.with_suffix(".txt")
-    write_atomically(target, lambda partial: partial.write_text(caption(what, results, split), encoding="utf-8"))
+    text = "".join(fill(f"{name}: {line}", 100, subsequent_indent="    ") + "\n" for name, line in lines.items())
+    write_atomically(target, lambda partial: partial.write_text(text, encoding="utf-8"))
     return target

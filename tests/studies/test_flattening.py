@@ -12,9 +12,7 @@ import torch
 from sharpness import Objective, UserError, checkpoint_objective, load_data, register_measure
 from sharpness.models import BACKBONES
 from sharpness.probes import MEASURES
-from sharpness.studies import cells as cells_module
-from sharpness.studies import make_flattening_study, workers
-from sharpness.studies import settings as settings_module
+from sharpness.studies import cells as cells_module, make_flattening_study, settings as settings_module, workers
 from sharpness.studies.grid import draw_grid
 from sharpness.training import loop
 
@@ -90,7 +88,7 @@ def test_a_cell_has_the_accuracies_of_its_run(study):
 
 def test_the_files_hold_the_cells_the_changes_the_summary_and_the_picture(study):
     folder, made = study
-    names = {f"flattening{s}" for s in (".pdf", ".png", ".csv", "_cells.csv", "_summary.csv", "_summary.md")}
+    names = {f"flattening{s}" for s in (".pdf", ".png", ".txt", ".csv", "_cells.csv", "_summary.csv", "_summary.md")}
     assert {p.name for p in made.files} == {p.name for p in (folder / "out").iterdir()} == names
     assert len(pd.read_csv(folder / "out" / "flattening_cells.csv")) == 8
     drawn = pd.read_csv(folder / "out" / "flattening.csv")
@@ -173,14 +171,22 @@ def test_a_model_that_cannot_be_probed_keeps_its_accuracy(study, data, monkeypat
     assert math.isnan(told.summary["lambda_max"].iloc[0]) and "product 3" in told.text
 
 
-def test_processes_give_the_same_numbers(study, data, monkeypatch):
-    """Copies of a process that has the package loaded, which get what new ones would get: pickled."""
-    folder, made = study
-    context = multiprocessing.get_context("forkserver")
+@pytest.fixture
+def copies(monkeypatch):
+    """Processes of a study are copies of one that has the package loaded, which get what new ones would get: pickled.
+
+    The network of these tests is theirs, too.
+    """
+    context, registered = multiprocessing.get_context("forkserver"), workers.registered
     context.set_forkserver_preload(["sharpness.studies.workers"])
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: {"spawn": context}[method])
     resnet8 = {"sharpness.models": {"resnet8": (BACKBONES["resnet8"], "resnet8")}}
-    monkeypatch.setattr(workers, "registered", lambda needed: resnet8)
+    monkeypatch.setattr(workers, "registered", lambda needed: registered(needed) | resnet8)
+
+
+@pytest.mark.usefixtures("copies")
+def test_processes_give_the_same_numbers(study, data):
+    folder, made = study
     pd.testing.assert_frame_equal(again(data, folder, jobs=2).cells, made.cells)
 
 
@@ -210,16 +216,15 @@ def test_a_registered_measure_is_in_the_table_and_in_the_picture(data, tmp_path,
     assert {"Mean loss, all", "Mean loss, tail", "Norm, all", "Norm, tail"} <= set(titles)
 
 
-def test_processes_know_registered_measures_that_they_can_import(study, data, registered, monkeypatch):
+@pytest.mark.usefixtures("copies")
+def test_processes_know_registered_measures_that_they_can_import(study, data, registered):
     folder, _ = study
-    context = multiprocessing.get_context("forkserver")
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method: {"spawn": context}[method])
     runs = folder / "of processes"
     shutil.copytree(folder / "runs", runs)
     given = (data, ("ce",), OPERATIONS, (0,), folder / "other", runs)
     made = make_flattening_study(*given, jobs=2, measures="mean_loss", **SMALL)
     assert made.cells.mean_loss.notna().all()
-    with pytest.raises(UserError, match="jobs=2: measure 'norm' cannot be sent to other processes: define"):
+    with pytest.raises(UserError, match=r"measure 'norm' is defined where other .* module, or .* \(jobs=1\)"):
         make_flattening_study(*given, jobs=2, measures="norm", **SMALL)
 
 
@@ -247,3 +252,16 @@ def test_a_folder_with_another_run_stops_the_study(study, data):
     folder, _ = study
     with pytest.raises(UserError, match="holds a different run"):
         again(data, folder, epochs=2)
+
+
+def test_the_picture_of_a_study_takes_the_options_of_every_picture(study):
+    folder, made = study
+    told = " ".join((folder / "out" / "flattening.txt").read_text().split())
+    assert "bars are one standard deviation over seeds" in told and "Seeds: 0, 1" in told
+    first, *_ = dict.fromkeys(made.numbers["row"])
+    drawn = made.plot(order=[first], labels={first: "Mine"}, width="single", title="Again")
+    assert (drawn.get_figwidth(), drawn.get_suptitle()) == (3.3, "Again")
+    assert [tick.get_text() for tick in drawn.axes[0].get_yticklabels()] == ["Mine"]
+    for options, message in [({"log": True}, "no option 'log'"), ({"order": ["SGD"]}, "'SGD'")]:
+        with pytest.raises(UserError, match=message):
+            made.plot(**options)

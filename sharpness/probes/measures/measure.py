@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from sharpness.engine import SampleSums
 from sharpness.errors import UserError
-from sharpness.probes.measures.column import Column, Subject
+from sharpness.objective import Objective
+from sharpness.probes.shared.column import Column
 from sharpness.results.description import Description
 
 #: Reason of a least number of draws.
 ERROR = ", for a standard error"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model whose table is made.
+
+    Attributes:
+        base: losses and answers at its weights.
+        names: measures of the table: what gives several computes those.
+        resume: folder of unfinished work.
+        label: of the model, for warnings.
+        executor: does what can be done side by side, in threads of this process unless given.
+    """
+
+    objective: Objective
+    base: SampleSums
+    names: tuple[str, ...] = ()
+    resume: Path | None = None
+    label: str | None = None
+    executor: Executor | None = None
 
 
 class Passes(NamedTuple):

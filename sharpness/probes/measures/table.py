@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from torch import nn
@@ -16,16 +17,17 @@ from sharpness.data import DATASETS, read_once
 from sharpness.engine import undisturbed
 from sharpness.errors import UserError
 from sharpness.objective import Objective
-from sharpness.probes.measures.column import Column, Subject
 from sharpness.probes.measures.extreme_eigenvalues import Lanczos
-from sharpness.probes.measures.measure import Measure, Passes
+from sharpness.probes.measures.measure import Measure, Passes, Subject
 from sharpness.probes.measures.random_rise import RandomDirections
 from sharpness.probes.measures.registry import MEASURES, chosen_measures, versions_of
 from sharpness.probes.measures.trace import Hutchinson
 from sharpness.probes.measures.worst_rise import Ascent
 from sharpness.probes.shared.as_objective import as_objective, labelled_checkpoints
+from sharpness.probes.shared.column import Column, table_of
 from sharpness.probes.shared.comparison import common_fields, side_by_side
 from sharpness.probes.shared.cost import Cost, announce
+from sharpness.probes.shared.options import MeasureOptions
 from sharpness.probes.shared.probe import table_probe
 from sharpness.probes.shared.trainings import Training, compared
 from sharpness.probes.shared.work import kept_result, key_of
@@ -50,7 +52,8 @@ def measure(
     max_iterations: int = Lanczos.max_iterations,
     seed: int = 0,
     resume: str | Path | None = None,
-    **options: Any,
+    executor: Executor | None = None,
+    **given_options: Unpack[MeasureOptions],
 ) -> MeasureResult | Comparison[MeasureResult]:
     r"""Measure a model: a row per class, a column per measure, each with its standard error and an interval of 95 %.
 
@@ -98,7 +101,9 @@ def measure(
         seed: of directions, vectors and starts.
         resume: a folder for finished and unfinished work; the same call goes on there, model by model and class by
             class.
-        options: of :class:`~sharpness.Objective` for models, or of :func:`checkpoint_objective` for checkpoints.
+        executor: does the eigenvalues and traces of classes, each a task that can be pickled; threads of this process
+            that share its processors unless given.
+        given_options: of :class:`~sharpness.Objective` for models, or of :func:`checkpoint_objective` for checkpoints.
 
     Returns:
         The table; of a mapping or a folder of several models a :class:`~sharpness.Comparison` of tables by label.
@@ -112,6 +117,7 @@ def measure(
     ('accuracy', 'loss')
     """
     data, measures = _told_apart(given, data, measures)
+    options: dict[str, Any] = {**given_options}
     numbers = {
         "radius": radius, "draws": draws, "rho": rho, "trace_draws": trace_draws, "tol": tol,
         "max_iterations": max_iterations, "seed": seed,
@@ -127,13 +133,13 @@ def measure(
         if isinstance(subject, str | Path):
             subject = load_checkpoint(subject)
         label = subject.label if isinstance(subject, Checkpoint) else None
-        return _measure_one(as_objective(subject, **options), asked, train_counts, folder, label=label)
+        return _measure_one(as_objective(subject, **options), asked, train_counts, folder, executor, label=label)
     own_losses = options.get("loss") == "training"
     models = side_by_side(subject, lambda one: as_objective(one, **options), own_losses)
     left = iter(range(len(models), 0, -1))
 
     def table(one: Training) -> MeasureResult:
-        return _measure_one(one.subject, asked, train_counts, folder, next(left), one.label, one.run)
+        return _measure_one(one.subject, asked, train_counts, folder, executor, next(left), one.label, one.run)
 
     return compared(models, table)
 
@@ -207,6 +213,7 @@ def _measure_one(
     asked: Asked,
     train_counts: Sequence[int] | None,
     folder: Path | None,
+    executor: Executor | None = None,
     models: int = 1,
     label: str | None = None,
     run: str | None = None,
@@ -237,28 +244,13 @@ def _measure_one(
     def compute() -> MeasureResult:
         _announce(subject, settings, models, label)
         columns: dict[str, Column] = {}
-        for measure, chosen in settings.items():
-            if measure.name not in columns:  # one computation may give several
-                columns |= measure.compute(Subject(subject, base, folder, label), chosen)
-        found_columns = [columns[name] for name in names]
-        result = MeasureResult(
-            names=names,
-            overall=np.array([c.values[-1] for c in found_columns]),
-            overall_standard_errors=np.array([c.errors[-1] for c in found_columns]),
-            overall_lower=np.array([c.ends[0, -1] for c in found_columns]),
-            overall_upper=np.array([c.ends[1, -1] for c in found_columns]),
-            values=np.stack([c.values[:-1] for c in found_columns]),
-            standard_errors=np.stack([c.errors[:-1] for c in found_columns]),
-            lower=np.stack([c.ends[0, :-1] for c in found_columns]),
-            upper=np.stack([c.ends[1, :-1] for c in found_columns]),
-            group_standard_errors=np.stack([c.group_errors for c in found_columns]) if subject.groups else None,
-            group_lower=np.stack([c.group_ends[0] for c in found_columns]) if subject.groups else None,
-            group_upper=np.stack([c.group_ends[1] for c in found_columns]) if subject.groups else None,
-            over=tuple(c.over for c in found_columns),
-            train_counts=counts,
-            described={measure.name: measure.plain for measure in settings},
-            **fields,
-        )
+        about = Subject(subject, base, names, folder, label, executor)
+        with subject.checked(base):
+            for measure, chosen in settings.items():
+                if measure.name not in columns:  # one computation may give several
+                    columns |= measure.compute(about, chosen)
+        described = {measure.name: measure.plain for measure in settings}
+        result = table_of({name: columns[name] for name in names}, counts, described=described, **fields)
         if label is not None:
             result.provenance["label"] = label
         return result

@@ -1,0 +1,213 @@
+"""What people wait for: the same questions of a trained network, put to every library in turn.
+
+    python benchmarks/answers.py [--size quick | usual | full] [--questions NAME ...] [--output FILE]
+
+The network is the zoo's ResNet-32 of plain training on a long tail, over test images of CIFAR-10 where they are on this
+machine (``SHARPNESS_DATA``), else one trained here on the digits, upsampled. Every contender has a process of its own,
+whose model and images are ready; in every repeat they take turns, on the same classes. Contenders other than ours get
+their best settings, see contenders.py, and only the run with these counts.
+
+    seconds          a class, median over repeats; CPU: of all threads, which others on the machine change little
+    times ours       seconds over ours of the same repeat: median (and quartiles); CPU: of the median
+    products         a class
+    residual         the largest |Hv - value v| / |value| of all values found, from a product in float64
+    error of value   the largest |value - exact| / |exact|, exact being the most extreme Rayleigh quotient in float64 of
+                     the vectors that the contenders found
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from contenders import Contender, Eigenthings, Found, Ours, Plain, PyHessian, quotient
+from growth import growth
+from table import note, report, spread, table
+from turns import process
+from workloads import Problem, describe, digits, exact_product
+
+import sharpness
+
+TOL = 1e-3
+COLUMNS = ("seconds", "CPU", "times ours", "CPU", "products", "residual", "error of value")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, and of which contenders. The title and ``ask`` take the relative error of a trace."""
+
+    title: str
+    contenders: tuple[type[Contender], ...]
+    ask: Callable[[type[Contender], Problem, float], list[Found]]
+
+
+QUESTIONS = {
+    "largest": Question(
+        f"largest eigenvalue, to a residual of {TOL:g}",
+        (Ours, PyHessian, Plain, Eigenthings),
+        lambda contender, problem, _: contender.all_eigenvalues(*problem, "LA", TOL),
+    ),
+    "ends": Question(
+        f"both ends of the spectrum, to residuals of {TOL:g} of the largest and {5 * TOL:g} of the value",
+        (Ours, Plain, Eigenthings),
+        lambda contender, problem, _: contender.all_eigenvalues(*problem, "both", TOL),
+    ),
+    "trace": Question(
+        "trace, to a standard error of {:.0%}",
+        (Ours, PyHessian, Plain, Eigenthings),
+        lambda contender, problem, error: contender.all_traces(*problem, error),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """Images a class, classes, repeats, and the relative error of a trace: all stated in the tables."""
+
+    images: tuple[int, ...]
+    classes: tuple[int, ...]
+    repeats: int
+    error: float
+
+
+SIZES = {
+    "quick": Size((8,), (1, 9), 2, 0.2),
+    "usual": Size((20,), (1, 3, 9), 3, 0.1),
+    "full": Size((20, 100), tuple(range(10)), 3, 0.05),
+}
+
+
+def main() -> None:
+    args = arguments()
+    size = SIZES[args.size]
+    lines = describe(["sharpness", *libraries()])
+    lines += [f"load average of the minute before: {os.getloadavg()[0]:.1f}", ""]
+    for images in size.images:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "problem.pt"
+            name, problem = trained(images, size.classes)
+            torch.save(problem, path)
+            for question in args.questions:
+                note(f"{question}, {images} images a class")
+                lines += answers(question, name, problem, path, size)
+    if args.size != "quick":
+        note("growth")
+        lines += growth(full=args.size == "full")
+    report(lines, args.output)
+
+
+def answers(asked: str, name: str, problem: Problem, path: Path, size: Size) -> list[str]:
+    """The table of one question."""
+    question = QUESTIONS[asked]
+    contenders = [c for c in question.contenders if present(c)]
+    with ExitStack() as stack:
+        processes = {c: stack.enter_context(process(_prepare, path)) for c in contenders}
+        turns = [
+            {c: processes[c].submit(_ask, asked, c, size.error).result() for c in contenders}
+            for _ in range(size.repeats)
+        ]
+    seconds = {c: np.array([np.sum([f.seconds for f in turn[c]], axis=0) for turn in turns]) for c in contenders}
+    middle = {c: np.median(seconds[c], axis=0) for c in contenders}
+    checks = check(problem, turns[0]) if turns[0][Ours][0].vectors else dict.fromkeys(contenders, ("–", "–"))
+    classes = len(size.classes)
+    rows = [
+        [
+            c.name,
+            *(f"{value / classes:.2f}" for value in middle[c]),
+            spread(seconds[c][:, 0] / seconds[Ours][:, 0]),
+            f"{middle[c][1] / middle[Ours][1]:.1f}",
+            f"{np.mean([f.products for f in turns[0][c]]):.1f}",
+            *checks[c],
+        ]
+        for c in contenders
+    ]
+    settings = [f"{c.name}: {'; '.join(sorted({f.setting for f in turns[0][c]}))}" for c in contenders]
+    values = ["; ".join(", ".join(f"{v:.4g}" for v in f.values) for f in turns[0][Ours])]
+    return [
+        f"## {question.title.format(size.error)}",
+        "",
+        f"{name}; {classes} classes, {size.repeats} repeats",
+        "",
+        *table(["", *COLUMNS], rows),
+        "",
+        *settings,
+        f"ours by class: {values[0]}",
+        "",
+    ]
+
+
+def check(problem: Problem, found: dict[type[Contender], list[Found]]) -> dict[type[Contender], tuple[str, str]]:
+    """The largest residual and error of every contender, against float64."""
+    model, x, y = problem
+    residuals: dict[type[Contender], list[float]] = {c: [] for c in found}
+    errors: dict[type[Contender], list[float]] = {c: [] for c in found}
+    for i, c in enumerate(y.unique()):
+        product = exact_product((model, x[y == c], y[y == c]))
+        for end, extreme in enumerate((max, min)[: len(found[Ours][i].values)]):
+            checked = {k: quotient(product, f[i].values[end], f[i].vectors[end]) for k, f in found.items()}
+            exact = extreme(value for value, _ in checked.values())
+            for contender, (_, residual) in checked.items():
+                residuals[contender].append(residual)
+                errors[contender].append(abs(found[contender][i].values[end] - exact) / abs(exact))
+    return {c: (f"{max(residuals[c]):.1e}", f"{max(errors[c]):.1e}") for c in found}
+
+
+def trained(images: int, classes: tuple[int, ...]) -> tuple[str, Problem]:
+    """A trained ResNet-32 and so many images of each class, in channels-last; and what to call it."""
+    try:
+        found = sharpness.checkpoint_objective("zoo:ce", split="test", limit_per_class=images)
+        model, x, y, name = found.model, found.x, found.y, f"zoo:ce, {images} images of CIFAR-10 a class"
+    except sharpness.UserError:
+        model, x, y = digits("resnet32", images, 32, 20, part="train")
+        name = f"ResNet-32, {images} digits a class, upsampled to 32x32"
+    chosen = torch.isin(y, torch.tensor(classes))
+    return name, (
+        model.to(memory_format=torch.channels_last),
+        x[chosen].contiguous(memory_format=torch.channels_last),
+        y[chosen],
+    )
+
+
+def present(contender: type[Contender]) -> bool:
+    try:
+        importlib.import_module(contender.module)
+    except ImportError:
+        return False
+    return True
+
+
+def libraries() -> list[str]:
+    return [c.distribution for c in (PyHessian, Eigenthings) if present(c)]
+
+
+_problem: Problem
+
+
+def _prepare(path: Path) -> None:
+    global _problem
+    _problem = torch.load(path, weights_only=False)
+
+
+def _ask(asked: str, contender: type[Contender], error: float) -> list[Found]:
+    return QUESTIONS[asked].ask(contender, _problem, error)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=list(SIZES), default="usual")
+    parser.add_argument("--questions", nargs="+", choices=list(QUESTIONS), default=list(QUESTIONS))
+    parser.add_argument("--output", type=Path, help="keep the tables in this file, too")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    main()
