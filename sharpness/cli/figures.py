@@ -62,7 +62,9 @@ TRAINED = (
     type=click.Path(),
     help="Folder for the trained models and the results of probes. [runs/DATA, runs/STUDY or runs/checkpoints]",
 )
-@click.option("--grid", default=51, show_default=True, help="Points along each side of a plane, of --study motivation.")
+@click.option(
+    "--plane", "grid", default=51, show_default=True, help="Points along each side of a plane, of --study motivation."
+)
 @click.option(
     "--adaptive",
     default=0.01,
@@ -109,7 +111,7 @@ def figures(
     Of CHECKPOINTS, files or folders of models that record their data, nothing is trained. The same command continues
     unfinished work.
 
-    Example: sharpness figures zoo: --limit-per-class 20 --grid 21 --jobs 2
+    Example: sharpness figures zoo: --limit-per-class 20 --plane 21 --jobs 2
     """
     from sharpness.studies import figures_of, make_figures, make_flattening_study, make_microbenchmark
 
@@ -151,7 +153,8 @@ def _asked(name: str) -> bool:
 
 
 def _option(name: str) -> str:
-    return "--range" if name == "extent" else f"--{name.replace('_', '-')}"
+    """What an argument is called on the command line."""
+    return next(one.opts[0] for one in click.get_current_context().command.params if one.name == name)
 
 
 def _print(drawn: Any) -> None:

@@ -111,13 +111,13 @@ def pictures(
         if set(ENDS) <= set(settings.measures):
             ends = tables.to_frame().filter(regex="^(model|run|class|group|samples|lambda_.*)$")
             what = "Largest and most negative Hessian eigenvalue of every class"
-            yield picture("eigenvalues", draw_curvature(tables, data.class_counts), ends, what, tables)
+            yield picture("eigenvalues", draw_curvature(tables, data.train_counts), ends, what, tables)
         found = correlate(tables, tested(cells, data, settings))
         what = "Accuracy on test images against every measure, a dot for each class of each training"
         yield picture("correlation", found.plot("classes")[0, 0].figure, found.to_frame(), what, tables)
     if spectra := results.get("spectrum"):
         what = "Spectral density of the Hessian of the most frequent and of the rarest class"
-        yield picture("spectra", draw_spectra(spectra, data.class_counts), spectra.to_frame(), what, spectra)
+        yield picture("spectra", draw_spectra(spectra, data.train_counts), spectra.to_frame(), what, spectra)
     lines, planes = (
         {seed: results[name] for name, seed in settings.named(probe).items() if name in results}
         for probe in ("line", "plane")

@@ -6,9 +6,8 @@ import numpy as np
 
 from sharpness.curvature import interval
 from sharpness.engine import mean_error
-from sharpness.probes.measures.column import Column, Subject
-from sharpness.probes.measures.measure import Measure, NoSettings
-from sharpness.probes.shared.intervals import sample_freedom
+from sharpness.probes.measures.measure import Measure, NoSettings, Subject
+from sharpness.probes.shared.column import Column, sample_freedom
 
 
 def loss(subject: Subject, settings: NoSettings) -> dict[str, Column]:

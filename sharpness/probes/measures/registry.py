@@ -7,6 +7,7 @@ from dataclasses import replace
 from importlib.metadata import EntryPoint
 from typing import Any
 
+from sharpness import registries
 from sharpness.errors import UserError
 from sharpness.extensions import imported
 from sharpness.objective import Objective
@@ -37,20 +38,11 @@ class MeasureRegistry(Registry[Measure]):
         return [self[name] for name in {**self._built_in, **self._things}]
 
 
-_HERE = "sharpness.probes.measures"
 #: By name, in the order of tables.
 MEASURES = MeasureRegistry(
     "measure",
     "sharpness.measures",
-    {
-        "accuracy": ("Accuracy", f"{_HERE}.accuracy:ACCURACY"),
-        "loss": ("Loss", f"{_HERE}.loss:LOSS"),
-        "lambda_max": ("Largest eigenvalue", f"{_HERE}.extreme_eigenvalues:LAMBDA_MAX"),
-        "lambda_min": ("Smallest eigenvalue", f"{_HERE}.extreme_eigenvalues:LAMBDA_MIN"),
-        "trace": ("Trace", f"{_HERE}.trace:TRACE"),
-        "random_rise": ("Random rise", f"{_HERE}.random_rise:RANDOM_RISE"),
-        "worst_rise": ("Worst rise", f"{_HERE}.worst_rise:WORST_RISE"),
-    },
+    registries.MEASURES,
     wanted="a measure, or a function of an objective",
     fits=lambda thing: isinstance(thing, Measure) or callable(thing),
 )

@@ -16,14 +16,14 @@ from sharpness.data import DATASETS, read_once
 from sharpness.engine import undisturbed
 from sharpness.errors import UserError
 from sharpness.objective import Objective
-from sharpness.probes.measures.column import Column, Subject
 from sharpness.probes.measures.extreme_eigenvalues import Lanczos
-from sharpness.probes.measures.measure import Measure, Passes
+from sharpness.probes.measures.measure import Measure, Passes, Subject
 from sharpness.probes.measures.random_rise import RandomDirections
 from sharpness.probes.measures.registry import MEASURES, chosen_measures, versions_of
 from sharpness.probes.measures.trace import Hutchinson
 from sharpness.probes.measures.worst_rise import Ascent
 from sharpness.probes.shared.as_objective import as_objective, labelled_checkpoints
+from sharpness.probes.shared.column import Column, table_of
 from sharpness.probes.shared.comparison import common_fields, side_by_side
 from sharpness.probes.shared.cost import Cost, announce
 from sharpness.probes.shared.probe import table_probe
@@ -240,25 +240,8 @@ def _measure_one(
         for measure, chosen in settings.items():
             if measure.name not in columns:  # one computation may give several
                 columns |= measure.compute(Subject(subject, base, folder, label), chosen)
-        found_columns = [columns[name] for name in names]
-        result = MeasureResult(
-            names=names,
-            overall=np.array([c.values[-1] for c in found_columns]),
-            overall_standard_errors=np.array([c.errors[-1] for c in found_columns]),
-            overall_lower=np.array([c.ends[0, -1] for c in found_columns]),
-            overall_upper=np.array([c.ends[1, -1] for c in found_columns]),
-            values=np.stack([c.values[:-1] for c in found_columns]),
-            standard_errors=np.stack([c.errors[:-1] for c in found_columns]),
-            lower=np.stack([c.ends[0, :-1] for c in found_columns]),
-            upper=np.stack([c.ends[1, :-1] for c in found_columns]),
-            group_standard_errors=np.stack([c.group_errors for c in found_columns]) if subject.groups else None,
-            group_lower=np.stack([c.group_ends[0] for c in found_columns]) if subject.groups else None,
-            group_upper=np.stack([c.group_ends[1] for c in found_columns]) if subject.groups else None,
-            over=tuple(c.over for c in found_columns),
-            train_counts=counts,
-            described={measure.name: measure.plain for measure in settings},
-            **fields,
-        )
+        described = {measure.name: measure.plain for measure in settings}
+        result = table_of({name: columns[name] for name in names}, counts, described=described, **fields)
         if label is not None:
             result.provenance["label"] = label
         return result
