@@ -41,11 +41,11 @@ def draw_lines(results: Mapping[int, Mapping[str, Any]], tail_class: int) -> Fig
     with style():
         figure = new_figure(PAGE, 0.8 + 1.6 * len(results))
         axes = figure.subplots(len(results), 2, sharex=True, sharey=True, squeeze=False)
-        for row, (seed, of_seed) in zip(axes, results.items(), strict=True):
+        for i, (row, (seed, of_seed)) in enumerate(zip(axes, results.items(), strict=True)):
             for ax, (subset, title) in zip(row, _rows(of_seed, tail_class), strict=True):
-                look = {"title": title if row is axes[0] else "", "legend": False}
-                pictures.draw_lines(of_seed, ax, subset, "rise", look)
-                ax.set_xlabel(ax.get_xlabel() if row is axes[-1] else "")
+                pictures.draw_lines(of_seed, ax, subset, "rise", {"title": "" if i else title, "legend": False})
+                if i < len(results) - 1:
+                    ax.set_xlabel("")
             row[1].set_ylabel("")
             if len(results) > 1:
                 row[0].set_ylabel(f"{row[0].get_ylabel()}\n(direction of seed {seed})")
