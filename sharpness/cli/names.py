@@ -3,7 +3,7 @@
 They are what is built in, in the order of the registries; a test compares.
 """
 
-AUGMENTATIONS = ("crop-flip", "crop", "none", "autoaugment-cutout")
+AUGMENTATIONS = ("crop-flip", "crop", "none", "autoaugment-cutout", "resized-crop-jitter", "resized-crop")
 CLASS_ORDERS = ("label", "introsort", "stable")
 FIGURE_METHODS = ("ce", "ldam-drw", "mislas", "gcl", "cc-sam")
 STUDY_METHODS = ("ce", "ldam-drw", "mislas", "gcl")

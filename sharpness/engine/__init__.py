@@ -38,12 +38,14 @@ from sharpness.engine.program import Untraceable
 from sharpness.engine.second_order import KINDS, SecondOrder
 from sharpness.engine.tracing import first_line
 from sharpness.engine.undisturbed import seeded, undisturbed, without_autocast
+from sharpness.engine.workers import Here, Workers, side_by_side
 
 __all__ = [
     "KINDS",
     "ClassSums",
     "CurvatureOperator",
     "Evaluation",
+    "Here",
     "Outputs",
     "PerSampleLoss",
     "SampleSums",
@@ -52,6 +54,7 @@ __all__ = [
     "SecondOrder",
     "Untraceable",
     "WeightedBatch",
+    "Workers",
     "batchnorms",
     "buffers_kept",
     "class_sums",
@@ -80,6 +83,7 @@ __all__ = [
     "require_independent",
     "resolve_device",
     "seeded",
+    "side_by_side",
     "undisturbed",
     "without_autocast",
     "state_sha256",

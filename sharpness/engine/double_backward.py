@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from threading import Lock
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from sharpness.engine.formulas import WrittenOut
 from sharpness.errors import UserError
 
 Forward = Callable[[Tensor], Tensor]
+#: torch counts the levels of forward derivatives of all threads together.
+_forward_mode = Lock()
 
 
 @contextmanager
@@ -146,7 +149,7 @@ def quadratic_forms(
     Args:
         forward: of (parameters, inputs).
         product: of (batch, vector), summed over the batch: every sample gets one of its own; None to differentiate
-            forward, where :func:`forward_derivatives_agree`.
+            forward, where that agrees with products.
     """
     forms: list[Tensor] = []
     for x, y, a in batches:
@@ -168,35 +171,8 @@ def _along_twice(forward: Any, parameters: Any, samples: Any, loss: PerSampleLos
     def slopes(*w: Tensor) -> Tensor:
         return torch.func.jvp(losses, w, pieces)[1]
 
-    with twice_differentiable():
+    with _forward_mode, twice_differentiable():
         return torch.func.jvp(slopes, start, pieces)[1].detach().double()
-
-
-def forward_derivatives_agree(
-    forward: Callable[[Sequence[Tensor], Tensor], Tensor],
-    parameters: Sequence[Tensor],
-    batch: WeightedBatch,
-    loss: PerSampleLoss,
-    vector: Tensor,
-    product: Callable[[WeightedBatch, Tensor], Tensor],
-) -> bool | None:
-    """Compare second derivatives, forward, with a product on two samples; None where all are zero.
-
-    Torch has no second forward derivative of some operations, and a wrong one of others: ``layer_norm`` and
-    ``instance_norm`` in torch 2.13. The direction is v plus one power iteration, where terms do not cancel.
-    """
-    x, y, a = batch
-    batch = (x[:2], y[:2], torch.ones_like(a[:2]))
-    v = vector.double()
-    bent = product(batch, vector)
-    probe = v / max(float(v.norm()), 1e-300) + bent / max(float(bent.norm()), 1e-300)
-    terms = probe * product(batch, probe.to(vector.dtype))
-    try:
-        found = _along_twice(forward, parameters, batch[:2], loss, probe.to(vector.dtype)).sum()
-    except RuntimeError:
-        return False
-    size = terms.abs().sum()
-    return bool((found - terms.sum()).abs() <= torch.finfo(vector.dtype).eps ** 0.5 * size) if size else None
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:

@@ -111,6 +111,14 @@ class CurvatureOperator:
         self.products += len(vectors) - 1
         return found
 
+    @torch.inference_mode(False)
+    @full_precision()
+    def quadratic_forms(self, vector: Tensor) -> Tensor:
+        r""":math:`v' H_i v` of the Hessian of every sample that this process has, (n,), in float64."""
+        self._renew()
+        vector = vector.detach().to(self.device, self.dtype, copy=vector.is_inference())
+        return self._products.quadratic_forms(vector)
+
     def close(self) -> None:
         """Free the tapes, and keep none from now on."""
         self._products.close()

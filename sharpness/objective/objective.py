@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpness.data import SampleIdentity, answers_of, are_labels, number_of, told_of
+from sharpness.data.rows import Rows
 from sharpness.engine import (
     ClassSums,
     CurvatureOperator,
@@ -44,6 +45,7 @@ from sharpness.engine import (
     undisturbed,
 )
 from sharpness.errors import UserError, choose
+from sharpness.objective.batches import Batches
 from sharpness.objective.description import Description
 from sharpness.objective.evaluation import evaluation
 from sharpness.objective.first_call import argument_names, first_losses, largest_batch
@@ -232,6 +234,7 @@ class Objective:
         # Parameters that no gradient reaches have rows of zeros in the Hessian: the graph tells which are left out.
         self.names, self.parameters = parameters_in_scope(model, values.sum(), parameters, bool(hidden))
         self._engine = SecondOrder(self._outputs, self.parameters, self.loss_function)
+        self._checked: SampleSums | None = None
 
     @property
     def num_parameters(self) -> int:
@@ -337,6 +340,11 @@ class Objective:
         with buffers_kept(self.model):
             return self._operator(class_index, kind, 0)(vector)
 
+    @property
+    def is_traced(self) -> bool:
+        """True if derivatives come from a trace of the model, which leaves the module alone: traced now if need be."""
+        return self._engine.is_traced(next(iter(self._batches(None))))
+
     @contextmanager
     def operator(self, class_index: int | None = None, kind: str = "hessian") -> Iterator[CurvatureOperator]:
         """The Hessian of L, or of L_c, for many products: a function, (k,) to (k,), that keeps activations.
@@ -357,16 +365,22 @@ class Objective:
 
     @torch.inference_mode(False)
     @full_precision()
-    def quadratic_forms(self, vector: Tensor, class_index: int | None = None) -> np.ndarray:
-        r""":math:`v' H_i v` of every sample, shape (n,); their weighted mean is v' H v."""
+    def quadratic_forms(
+        self, vector: Tensor, class_index: int | None = None, operator: CurvatureOperator | None = None
+    ) -> np.ndarray:
+        r""":math:`v' H_i v` of every sample, shape (n,); their weighted mean is v' H v.
+
+        Args:
+            operator: the :meth:`operator` of these samples, whose activations serve here as well.
+        """
         require_eval(self.model)
         indices = self.samples.indices(class_index)
         positions = distributed.share(torch.arange(len(indices)))
         forms = torch.zeros(len(indices), dtype=torch.float64)
         if len(positions):
-            vector = vector.detach().to(self.device, self.dtype, copy=vector.is_inference())
             with buffers_kept(self.model):
-                forms[positions] = Products(self._engine, self._batches(class_index)).quadratic_forms(vector).cpu()
+                known = self._operator(class_index, "hessian", 0) if operator is None else operator
+                forms[positions] = known.quadratic_forms(vector).cpu()
         return distributed.total(forms).numpy()
 
     def restrict(self, what: int | Sequence[int] | np.ndarray | Tensor) -> Objective:
@@ -398,7 +412,7 @@ class Objective:
         if samples is self.samples:
             return self
         other = copy.copy(self)
-        other.samples = samples
+        other.samples, other._checked = samples, None
         return other
 
     @contextmanager
@@ -422,6 +436,15 @@ class Objective:
                     for t, old in zip(moved, saved, strict=True):
                         t.copy_(old)
 
+    @contextmanager
+    def checked(self, sums: SampleSums) -> Iterator[None]:
+        """Let :meth:`check` return what it returned before, for several probes between which nothing changes."""
+        self._checked = sums
+        try:
+            yield
+        finally:
+            self._checked = None
+
     @full_precision()
     def check(self) -> SampleSums:
         """Check that two passes agree and are finite, and return the loss at the centre. Every probe begins with it.
@@ -429,6 +452,8 @@ class Objective:
         Raises:
             UserError: the loss is random, or not finite; the message says where.
         """
+        if self._checked is not None:
+            return self._checked
         with self._statistics():
             first = self.evaluate_samples()
         with self._statistics():
@@ -489,12 +514,14 @@ class Objective:
     def _total(self, class_index: int | None) -> float:
         return float(self.weights[self.samples.indices(class_index)].double().sum())
 
-    def _batches(self, class_index: int | None) -> Iterator[WeightedBatch]:
+    def _batches(self, class_index: int | None) -> Iterable[WeightedBatch]:
         """This process's share of the samples."""
         share = distributed.share(self.samples.indices(class_index))
-        for part in share.split(self.batch_size or even_batch(len(share), self._largest_batch, self.device)):
-            if len(part):
-                yield tuple(t[part].to(self.device) for t in (self.x, self.y, self.weights))  # type: ignore[misc]
+        size = self.batch_size or even_batch(len(share), self._largest_batch, self.device)
+        batches = Batches((self.x, self.y, self.weights), share, size, self.device)
+        # A copy to another device takes longer than one in memory: there batches stay, unless a disk has more of them
+        # than the device holds.
+        return batches if self.device.type == "cpu" or isinstance(self.x, Rows) else iter(batches)
 
     def _operator(self, class_index: int | None, kind: str, budget: int) -> CurvatureOperator:
         require_eval(self.model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FunctionType
@@ -50,6 +51,7 @@ def measure(
     max_iterations: int = Lanczos.max_iterations,
     seed: int = 0,
     resume: str | Path | None = None,
+    executor: Executor | None = None,
     **options: Any,
 ) -> MeasureResult | Comparison[MeasureResult]:
     r"""Measure a model: a row per class, a column per measure, each with its standard error and an interval of 95 %.
@@ -98,6 +100,8 @@ def measure(
         seed: of directions, vectors and starts.
         resume: a folder for finished and unfinished work; the same call goes on there, model by model and class by
             class.
+        executor: does the eigenvalues and traces of classes, each a task that can be pickled; threads of this process
+            that share its processors unless given.
         options: of :class:`~sharpness.Objective` for models, or of :func:`checkpoint_objective` for checkpoints.
 
     Returns:
@@ -127,13 +131,13 @@ def measure(
         if isinstance(subject, str | Path):
             subject = load_checkpoint(subject)
         label = subject.label if isinstance(subject, Checkpoint) else None
-        return _measure_one(as_objective(subject, **options), asked, train_counts, folder, label=label)
+        return _measure_one(as_objective(subject, **options), asked, train_counts, folder, executor, label=label)
     own_losses = options.get("loss") == "training"
     models = side_by_side(subject, lambda one: as_objective(one, **options), own_losses)
     left = iter(range(len(models), 0, -1))
 
     def table(one: Training) -> MeasureResult:
-        return _measure_one(one.subject, asked, train_counts, folder, next(left), one.label, one.run)
+        return _measure_one(one.subject, asked, train_counts, folder, executor, next(left), one.label, one.run)
 
     return compared(models, table)
 
@@ -207,6 +211,7 @@ def _measure_one(
     asked: Asked,
     train_counts: Sequence[int] | None,
     folder: Path | None,
+    executor: Executor | None = None,
     models: int = 1,
     label: str | None = None,
     run: str | None = None,
@@ -237,9 +242,11 @@ def _measure_one(
     def compute() -> MeasureResult:
         _announce(subject, settings, models, label)
         columns: dict[str, Column] = {}
-        for measure, chosen in settings.items():
-            if measure.name not in columns:  # one computation may give several
-                columns |= measure.compute(Subject(subject, base, folder, label), chosen)
+        about = Subject(subject, base, names, folder, label, executor)
+        with subject.checked(base):
+            for measure, chosen in settings.items():
+                if measure.name not in columns:  # one computation may give several
+                    columns |= measure.compute(about, chosen)
         described = {measure.name: measure.plain for measure in settings}
         result = table_of({name: columns[name] for name in names}, counts, described=described, **fields)
         if label is not None:

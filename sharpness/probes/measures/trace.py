@@ -34,7 +34,9 @@ def hessian_trace(subject: Subject, settings: Hutchinson) -> dict[str, Column]:
     All classes see the same vectors z, so that the weighted sum of their z' H_c z is z' H z: the estimate of all
     samples costs no products of its own.
     """
-    found = trace(subject.objective, True, settings.trace_draws, settings.seed, resume=subject.resume)
+    found = trace(
+        subject.objective, True, settings.trace_draws, settings.seed, resume=subject.resume, executor=subject.executor
+    )
     assert isinstance(found, MeasureResult)
     return {"trace": Column.of_result(found, "trace", found.over[0])}
 
