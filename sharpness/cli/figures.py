@@ -153,7 +153,7 @@ def _asked(name: str) -> bool:
 
 
 def _option(name: str) -> str:
-    """What an argument is called on the command line."""
+    """The name of an argument on the command line."""
     return next(one.opts[0] for one in click.get_current_context().command.params if one.name == name)
 
 

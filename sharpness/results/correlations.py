@@ -79,6 +79,7 @@ def stratified_tau(
         if given is None:
             return tau
         with_x, with_y = (weighted_tau((s, signs[2]), counts) for s in signs[:2])
+        # Rounding leaves a little where x or y is in the order of z, and the quotient would be anything.
         left = (1 - with_x**2) * (1 - with_y**2)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(left > 1e-12, (tau - with_x * with_y) / np.sqrt(left), np.nan)

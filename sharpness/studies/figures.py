@@ -129,6 +129,7 @@ def figures_of(
             known.append(one)
     settings, first = _settings(results, options), known[0]
     data = first.load_data(data_root, download, settings.split)
+    # A class is rare, and its images were seen, by one training set: of several neither would be true of all models.
     for one in known[1:]:
         if (one.longtail, one.manifest.data_sha256) != (first.longtail, first.manifest.data_sha256):
             raise UserError(f"{first.path} and {one.path} were trained on different images: draw them apart")

@@ -55,6 +55,7 @@ def draw_spectra(results: Mapping[str, Any], train_counts: Sequence[int]) -> Fig
     for label, of_model in rules.items():
         for c, rule in of_model.items():
             name = f"{first.class_names[c]} ({train_counts[c]} training images)"
+            # Narrower than the linear part of the axis, which the bulk of the spectrum would fill otherwise.
             found = rule.density(width=linear / 5)
             drawn.setdefault(label, {})[name] = (found.grid, found.density, found.lower, found.upper)
             marks.setdefault(label, {})[name] = np.array([np.nanmin(rule.nodes), np.nanmax(rule.nodes)])
