@@ -67,7 +67,13 @@ def load_checkpoint(
     Raises:
         UserError: the file is missing, broken, of no known kind or from a newer version, or its entries do not fit;
             an option that does not apply to it.
+
+    >>> checkpoint = load_checkpoint("zoo:ce")
+    >>> checkpoint.manifest.method, checkpoint.manifest.model.num_classes, checkpoint.model.training
+    ('ce', 10, False)
     """
+    if not isinstance(path, str | Path):
+        raise UserError(f"a checkpoint is read from a file: give its path, not a {type(path).__name__}")
     path = file_of(Path(path))
     choose("weights", weights, WEIGHTS)
     if family is not None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sharpness.data.tensors import column
-from sharpness.errors import UserError, shown
+from sharpness.errors import UserError, require_whole, shown
 
 #: The only class where targets are no labels and no classes are given.
 ONE_CLASS = ("all",)
@@ -129,6 +129,8 @@ def classes_of(
     Raises:
         UserError: both are given, are not one for each sample, or are out of range.
     """
+    if num_classes is not None:
+        require_whole("num_classes", num_classes, least=1)
     if classes is not None and group_by is not None:
         raise UserError("classes= and group_by=: give one of them")
     if group_by is not None:
@@ -138,7 +140,7 @@ def classes_of(
             raise UserError(f"classes= are names, such as {next(iter(classes))!r}: give them as group_by=")
         index = column(classes, "classes")
         if not are_labels(index):
-            raise UserError(f"classes= are {told_of(index)}: give one whole number per sample; for names, group_by=")
+            raise UserError(f"classes= are {told_of(index)}: give one integer per sample; for names, group_by=")
         if int(index.min()) < 0:
             raise UserError(
                 f"class {int(index.min())} of sample {int(index.argmin())} in classes= is below 0: number the classes "
@@ -257,6 +259,8 @@ def within(index: Tensor, number: int, what: str, remedy: str) -> Tensor:
         bad = int(outside.nonzero()[0])
         if what == "label" and int(index.min()) == 1 and int(index.max()) == number:
             remedy = "labels are counted from 1, give y - 1"
+        elif what == "label" and int(index[bad]) < 0:
+            remedy = "leave samples without a label out, x[y >= 0] and y[y >= 0]; numbers must be floats, y.float()"
         raise UserError(f"{what} {int(index[bad])} of sample {bad} is outside 0..{number - 1}: {remedy}")
     return index
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from textwrap import fill
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
@@ -15,11 +15,11 @@ from sharpness.errors import UserError
 from sharpness.files import write_atomically, write_csv
 from sharpness.methods import METHODS as ALL_METHODS
 from sharpness.probes import labelled_checkpoints
-from sharpness.results import Comparison, Runs, load_result
+from sharpness.results import Comparison, Result, Runs, load_result
 from sharpness.studies.cells import Cell, result_file
 from sharpness.studies.pictures import FigureSettings, pictures
 from sharpness.studies.seeds import failures, over_seeds, told_apart
-from sharpness.studies.settings import Settings, measure_of, study_measures
+from sharpness.studies.settings import Settings, StudyOptions, measure_of, settings_of
 from sharpness.studies.summary import note_on, to_markdown
 from sharpness.studies.workers import run_cells
 
@@ -62,9 +62,6 @@ def make_figures(
     seeds: Sequence[int] = (0, 1, 2),
     out: str | Path = "out",
     runs: str | Path = "runs",
-    *,
-    jobs: int | None = 1,
-    augmentation: str | None = None,
     **options: Any,
 ) -> Figures:
     """Motivation, per-class curvature, visualization and summary for a list of methods on a data set.
@@ -77,10 +74,8 @@ def make_figures(
     Args:
         out: folder of tables and pictures.
         runs: folder of the runs, ``RUNS/METHOD/seed-N``.
-        jobs: trainings at a time, see :func:`sharpness.studies.workers.run_cells`.
-        augmentation: of all trainings, see :func:`sharpness.train`.
-        options: fields of :class:`FigureSettings`, such as ``grid=21``; and, of :func:`sharpness.train`, epochs, model,
-            batch_size, precision and device.
+        options: see :class:`~sharpness.studies.settings.StudyOptions`; and the landscapes' settings, see
+            :class:`~sharpness.studies.pictures.FigureSettings`, such as ``grid=21``.
 
     Raises:
         UserError: nothing or something twice in a list, an unknown method, or no run that could be probed.
@@ -93,7 +88,7 @@ def make_figures(
         for seed in seeds
         for method in methods
     ]
-    return _figures(cells, data.augmented(augmentation), _settings(runs, options), Path(out), jobs)
+    return _figures(cells, data, runs, options, Path(out))
 
 
 def figures_of(
@@ -101,7 +96,6 @@ def figures_of(
     out: str | Path = "out",
     results: str | Path = "runs/checkpoints",
     *,
-    jobs: int | None = 1,
     data_root: str | None = None,
     download: bool = False,
     **options: Any,
@@ -112,9 +106,8 @@ def figures_of(
         checkpoints: files, or folders of them; those that differ in their seed alone are trainings of one model.
         out: folder of tables and pictures.
         results: folder of the results of probes, from which an interrupted call continues.
-        jobs: models at a time.
         data_root, download: of the recorded data, see :func:`sharpness.load_data`.
-        options: fields of :class:`FigureSettings`, and ``device``.
+        options: as for :func:`make_figures`, without those of training.
 
     Raises:
         UserError: a file that does not record its training set, models of different ones or of different
@@ -127,8 +120,8 @@ def figures_of(
             path = f"{method}-{one.sha256[:12]}"
             cells.append(Cell(method, seed=seed, row=label, path=path, checkpoint=one.path, shown=number == 0))
             known.append(one)
-    settings, first = _settings(results, options), known[0]
-    data = first.load_data(data_root, download, settings.split)
+    first = known[0]
+    data = first.load_data(data_root, download, options.get("split", "train"))
     # A class is rare, and its images were seen, by one training set: of several neither would be true of all models.
     for one in known[1:]:
         if (one.longtail, one.manifest.data_sha256) != (first.longtail, first.manifest.data_sha256):
@@ -137,23 +130,18 @@ def figures_of(
     if len(augmentations) > 1:
         names = " and ".join(sorted(str(name or "the usual one") for name in augmentations))
         raise UserError(f"models trained with different augmentations ({names}) are not compared: draw them apart")
-    return _figures(cells, data.augmented(augmentations.pop()), settings, Path(out), jobs)
-
-
-def _settings(folder: str | Path, options: dict[str, Any]) -> FigureSettings:
-    """Those of :class:`FigureSettings` among the options; the others are of trainings."""
-    own = {field.name for field in fields(FigureSettings)} - {"runs", "training"}
-    chosen = {name: value for name, value in options.items() if name in own}
-    chosen["measures"] = study_measures(chosen.get("measures"))
-    chosen |= {name: tuple(chosen[name]) for name in ("radii", "directions") if name in chosen}
-    training = {name: value for name, value in options.items() if name not in own}
-    return FigureSettings(Path(folder), training=training, **chosen)
+    return _figures(cells, data, results, {**options, "augmentation": augmentations.pop()}, Path(out))
 
 
 def _figures(
-    cells: Sequence[Cell], data: LongTailData, settings: FigureSettings, out: Path, jobs: int | None
+    cells: Sequence[Cell], data: LongTailData, folder: str | Path, options: dict[str, Any], out: Path
 ) -> Figures:
     """Train and probe what is missing of some cells, draw and tabulate."""
+    landscapes = {field.name for field in fields(FigureSettings)} - {field.name for field in fields(Settings)}
+    own = {name: value for name, value in options.items() if name in landscapes}
+    own |= {name: tuple(own[name]) for name in ("radii", "directions") if name in own}
+    others = cast("StudyOptions", {name: value for name, value in options.items() if name not in landscapes})
+    data, settings, jobs = settings_of(data, folder, others, FigureSettings, **own)
     rows = run_cells("figures", cells, data, settings, jobs)
     done = [cell for cell, status in zip(cells, rows.status, strict=True) if status == "done"]
     if not done:
@@ -175,7 +163,7 @@ def _results(name: str, cells: Sequence[Cell], data: LongTailData, settings: Set
     found: dict[str, list[tuple[str, Any]]] = {}
     for cell in cells:
         if name in settings.probes(cell):
-            result = load_result(result_file(cell, data, settings, name))
+            result = load_result(result_file(cell, data, settings, name), Result)
             result.provenance.update(label=cell.row, run=f"seed {cell.seed}")
             found.setdefault(cell.row, []).append((f"seed {cell.seed}", result))
     results: Comparison[Any] = Comparison()

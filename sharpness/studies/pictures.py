@@ -17,7 +17,7 @@ from sharpness.plots import save_figure
 from sharpness.probes import correlate, line, plane, random_perturbation
 from sharpness.probes.perturbations.random import RADII
 from sharpness.results import Comparison
-from sharpness.results.caption import write_caption
+from sharpness.results.caption import caption, write_caption
 from sharpness.studies.cells import Cell, folder_of
 from sharpness.studies.curvature import ENDS, draw_curvature
 from sharpness.studies.motivation import draw_motivation
@@ -83,7 +83,7 @@ class Picture:
     def save(self, folder: Path) -> list[Path]:
         """Write the picture, its caption and its numbers; returns their paths."""
         path = folder / self.name
-        files = [*save_figure(self.figure, path), write_caption(path, self.what, self.results, self.split)]
+        files = [*save_figure(self.figure, path), write_caption(path, caption(self.what, self.results, self.split))]
         return files if self.numbers is None else [*files, write_csv(self.numbers, path.with_suffix(".csv"))]
 
 
