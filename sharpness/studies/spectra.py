@@ -67,6 +67,8 @@ def draw_spectra(results: Mapping[str, Any], train_counts: Sequence[int]) -> Fig
                 curves, ax, title=label, floor=floor, linthresh=linear, marks=marks[label], legend=False, xlabel="",
                 ylabel="",
             )  # fmt: skip
+        decades = 10.0 ** np.arange(np.log10(linear), np.ceil(np.log10(top)))
+        panels.places[0].set_xticks([*-decades[1::-1], 0, *decades])  # which all panels share
         handles, _ = panels.places[0].get_legend_handles_labels()
         panels.finish("Eigenvalue of the Hessian", "Spectral density", None, handles)
     figure = panels.places[0].get_figure(root=True)
