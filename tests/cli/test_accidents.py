@@ -75,7 +75,7 @@ def test_unfinished_work_of_other_settings_stays(run, tmp_path, monkeypatch):
     command = COMMANDS["spectrum"](run, tmp_path)
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
         patch.setattr(
-            sys.modules["sharpness.cli.spectrum"], "write_results", lambda *of: (_ for _ in ()).throw(RuntimeError)
+            sys.modules["sharpness.cli.output"], "write_results", lambda *of: (_ for _ in ()).throw(RuntimeError)
         )
         main([*command, "--seed", "1"])
     (other,) = (tmp_path / "mine.csv.partial").glob("[!.]*")

@@ -125,3 +125,33 @@ def test_weights_made_under_inference_mode_are_told():
     with pytest.raises(UserError, match=r"made under torch.inference_mode\(\).*give copy.deepcopy\(model\)"):
         Objective(model, (X, Y))
     assert Objective(copy.deepcopy(model), (X, Y)).loss() == Objective(network(), (X, Y)).loss()
+
+
+class Seeing(nn.Sequential):
+    """Remembers the default device that it runs under, on which a forward pass may make tensors."""
+
+    def forward(self, x):
+        self.seen = str(torch.get_default_device())
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("probe", ["plane", "random", "characteristic_radius", "quadratic forms"])
+def test_a_default_device_of_the_caller_is_for_the_model_alone(probe):
+    probe = (
+        PROBES[probe]
+        if probe != "quadratic forms"
+        else lambda o: o.quadratic_forms(Y.new_ones(o.num_parameters).double())
+    )
+    expected = np.asarray(probe(Objective(network(), (X, Y)))).astype(float)
+    model = Seeing(*network()).eval()
+    with torch.device("meta"):
+        found = np.asarray(probe(Objective(model, (X, Y)))).astype(float)
+    np.testing.assert_array_equal(found, expected)
+    assert model.seen == "meta"
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_warning_of_ours_becomes_an_error_where_warnings_are():
+    objective = Objective(network(), (X, Y))
+    assert objective.quadratic_forms(torch.ones(objective.num_parameters)).shape == (20,)
+    assert sharpness.eigenvalues(objective).converged.all()
