@@ -67,6 +67,7 @@ GLYPHS := fonts-wqy-zenhei fonts-wqy-microhei fonts-arphic-ukai fonts-arphic-umi
 glyphs: .venv/installed
 	mkdir -p out/fonts && cd out/fonts && apt-get download $(GLYPHS) && for file in *.deb; do dpkg -x $$file .; done
 	$(BIN)/sharpness data make glyphs-lt --classes 1000 --side 32 --fonts out/fonts -o out/glyphs
+
 # The documentation site, in out/site/index.html; without network once the environment is installed.
 docs: .venv-docs/installed
 	OMP_NUM_THREADS=1 .venv-docs/bin/python -m sphinx -W --keep-going -q -b html docs out/site

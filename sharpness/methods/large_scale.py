@@ -69,6 +69,7 @@ _CC_SAM_BATCH = {"imagenet-lt": 256, "inat18": 512, "places-lt": 128}
 
 def _rows() -> dict[tuple[str, str], Published]:
     rows: dict[tuple[str, str], Published] = {}
+    # A row for each method and data set, whether published or not: what stands in is said in its notes.
     for data in DATASETS:
         first, places = _KANG[data], _PLACES_STAGE_1 if data == "places-lt" else ()
         decay, small = first["weight_decay"], data == "places-lt"
