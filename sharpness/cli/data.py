@@ -21,7 +21,10 @@ LISTED = ("imagenet-lt", "places-lt", "inat18", "glyphs-lt", "list")
 
 @click.group()
 def data() -> None:
-    """Check, prepare and make data sets of image files."""
+    """Check, prepare and make data sets of image files.
+
+    Example: sharpness data check --data imagenet-lt --data-root /data/imagenet --lists lists
+    """
 
 
 def _options(command: Callable[..., Any]) -> Callable[..., Any]:
