@@ -32,7 +32,8 @@ from sharpness.errors import UserError
 @click.option("--per-group", is_flag=True, help="Eigenvalues of the Hessians of many, medium and few.")
 @click.option("--per-layer", is_flag=True, help="Largest eigenvalue of every layer's diagonal block.")
 @click.option("--density", is_flag=True, help="Density of the whole spectrum, by stochastic Lanczos quadrature.")
-@click.option("-k", default=1, show_default=True, help="Number of eigenvalues at each end.")
+@click.option("--owners", is_flag=True, help="Share of every class in the largest eigenvalues of the whole loss.")
+@click.option("-k", type=int, help="Number of eigenvalues at each end. [1; --owners: 10]")
 @click.option(
     "--tol",
     default=1e-3,
@@ -63,7 +64,8 @@ from sharpness.errors import UserError
 )
 @click.option("--plot", type=click.Path(), help="Draw the result as well, as PDF and PNG.")
 def spectrum(
-    checkpoints: tuple[str, ...], per_class: bool, per_group: bool, per_layer: bool, density: bool, k: int, tol: float,
+    checkpoints: tuple[str, ...], per_class: bool, per_group: bool, per_layer: bool, density: bool, owners: bool,
+    k: int | None, tol: float,
     kind: str, parameters: str, match_samples: int | None, bootstrap: int, verify: bool, seed: int, as_json: bool,
     output: str | None, plot: str | None, **probed: Any,
 ) -> None:  # fmt: skip
@@ -79,6 +81,11 @@ def spectrum(
 
     if density and (per_layer or verify or bootstrap):
         raise UserError("--density goes with --per-class or --per-group, not with --per-layer, --verify or --bootstrap")
+    if owners:
+        _require_alone({
+            "--per-class": per_class, "--per-group": per_group, "--per-layer": per_layer, "--density": density,
+            "--bootstrap": bootstrap, "--verify": verify, "--match-samples": match_samples, "--kind": kind != "hessian",
+        })  # fmt: skip
     read, options = subjects(checkpoints, probed)
     look = picture_look(probed, read, plot is not None)
     if density and "log" in look:
@@ -93,8 +100,17 @@ def spectrum(
     shared |= {"data": options.pop("data", None), "options": {"parameters": parameters, **options}}
     if density:
         results = sharpness.spectral_density(read, **shared)
+    elif owners:
+        shared = {name: shared[name] for name in ("data", "options", "resume")}
+        results = sharpness.owners(read, k=10 if k is None else k, tol=tol, seed=seed, **shared)
     else:
-        shared |= {"k": k, "which": "LA" if per_layer else "both", "tol": tol, "bootstrap": bootstrap, "verify": verify}
+        shared |= {
+            "k": 1 if k is None else k,
+            "which": "LA" if per_layer else "both",
+            "tol": tol,
+            "bootstrap": bootstrap,
+            "verify": verify,
+        }
         shared |= {"per_layer": True} if per_layer else {"keep_vectors": False}
         results = sharpness.eigenvalues(read, **shared)
     shown = alone(results)
@@ -102,11 +118,27 @@ def spectrum(
     if output is not None and distributed.rank() == 0:
         write_results(results, Path(output))
     if plot is not None and distributed.rank() == 0:
-        what = "Spectral density of the Hessian" if density else "Extreme eigenvalues of the Hessian"
+        what = (
+            "Spectral density of the Hessian" if density
+            else "Shares of the classes in the largest eigenvalues of the Hessian" if owners
+            else "Extreme eigenvalues of the Hessian"
+        )  # fmt: skip
         save_drawn(shown.plot(**look), Path(plot), what, results, split_of(probed), err=True)
     finish(work)
     say(as_records(shown.to_frame()) if as_json else as_noted(results))
     for label, result in results.each().items():
         if verify:
             say(f"\n{label}\n{as_text(result.checks)}")
-        say(f"{label}: {result.sample_products} sample-products", err=True)
+        if not owners:
+            say(f"{label}: {result.sample_products} sample-products", err=True)
+
+
+def _require_alone(others: dict[str, Any]) -> None:
+    """Refuse options beside ``--owners`` that it does not have.
+
+    Raises:
+        UserError: names the first.
+    """
+    for name, value in others.items():
+        if value:
+            raise UserError(f"--owners is of the Hessian of the whole loss: leave {name} out")

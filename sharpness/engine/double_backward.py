@@ -133,32 +133,33 @@ def ggn_sum(
     return total
 
 
-def quadratic_forms(
+def derivatives_along(
     forward: Callable[[Sequence[Tensor], Tensor], Tensor],
     parameters: Sequence[Tensor],
     batches: Iterable[WeightedBatch],
     loss: PerSampleLoss,
     vector: Tensor,
-    product: Callable[[WeightedBatch, Tensor], Tensor] | None,
+    alone: Callable[[WeightedBatch, Tensor], Tensor] | None,
 ) -> Tensor:
-    r""":math:`v' \nabla_w^2 \ell_i v` of every sample, shape (n,), in float64: two derivatives along v, forward.
+    r""":math:`v' \nabla_w \ell_i` and :math:`v' \nabla_w^2 \ell_i v` of every sample, (2, n) in float64.
 
     Args:
         forward: of (parameters, inputs).
-        product: of (batch, vector), summed over the batch: every sample gets one of its own; None to differentiate
-            forward, where :func:`forward_derivatives_agree`.
+        alone: both numbers, (2,), of a batch of one sample and the vector; None to differentiate forward, twice along
+            v, where :func:`forward_derivatives_agree`.
     """
-    forms: list[Tensor] = []
+    found: list[Tensor] = []
     for x, y, a in batches:
-        if product is None:
-            forms.append(_along_twice(forward, parameters, (x, y), loss, vector))
+        if alone is None:
+            found.append(_along_twice(forward, parameters, (x, y), loss, vector))
         else:
-            alone = zip(x.split(1), y.split(1), torch.ones_like(a).split(1), strict=True)
-            forms.append(torch.stack([vector.double() @ product(sample, vector) for sample in alone]))
-    return torch.cat(forms)
+            samples = zip(x.split(1), y.split(1), torch.ones_like(a).split(1), strict=True)
+            found.append(torch.stack([alone(sample, vector) for sample in samples], dim=1))
+    return torch.cat(found, dim=1)
 
 
 def _along_twice(forward: Any, parameters: Any, samples: Any, loss: PerSampleLoss, vector: Tensor) -> Tensor:
+    """First and second derivatives of the samples' losses, (2, n)."""
     x, y = samples
     start, pieces = tuple(p.detach() for p in parameters), tuple(split(vector, parameters))
 
@@ -169,7 +170,7 @@ def _along_twice(forward: Any, parameters: Any, samples: Any, loss: PerSampleLos
         return torch.func.jvp(losses, w, pieces)[1]
 
     with twice_differentiable():
-        return torch.func.jvp(slopes, start, pieces)[1].detach().double()
+        return torch.stack(torch.func.jvp(slopes, start, pieces)).detach().double()
 
 
 def forward_derivatives_agree(
@@ -192,7 +193,7 @@ def forward_derivatives_agree(
     probe = v / max(float(v.norm()), 1e-300) + bent / max(float(bent.norm()), 1e-300)
     terms = probe * product(batch, probe.to(vector.dtype))
     try:
-        found = _along_twice(forward, parameters, batch[:2], loss, probe.to(vector.dtype)).sum()
+        found = _along_twice(forward, parameters, batch[:2], loss, probe.to(vector.dtype))[1].sum()
     except RuntimeError:
         return False
     size = terms.abs().sum()

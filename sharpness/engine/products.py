@@ -10,11 +10,11 @@ from torch import Tensor
 
 from sharpness.engine.class_sums import WeightedBatch
 from sharpness.engine.double_backward import (
+    derivatives_along,
     forward_derivatives_agree,
     ggn_sum,
     gradient_sum,
     hvp_sum,
-    quadratic_forms,
     twice_differentiable,
 )
 from sharpness.engine.modules import buffers_kept
@@ -54,8 +54,8 @@ class Products:
             run.take(gradient)
         return run.gradient()
 
-    def quadratic_forms(self, vector: Tensor) -> Tensor:
-        r""":math:`v' \nabla_w^2 \ell_i v` of every sample, shape (n,), in float64."""
+    def derivatives_along(self, vector: Tensor) -> Tensor:
+        r""":math:`v' \nabla_w \ell_i` and :math:`v' \nabla_w^2 \ell_i v` of every sample, (2, n) in float64."""
         engine = self.engine
         engine.require_parameters()
         engine.prepare(self.batches[0])
@@ -77,12 +77,15 @@ class Products:
         def product(batch: WeightedBatch, v: Tensor) -> Tensor:
             return Products(engine, [batch])(v)
 
+        def alone(sample: WeightedBatch, v: Tensor) -> Tensor:
+            return torch.stack([Products(engine, [sample]).gradient_sum(), product(sample, v)]) @ v.double()
+
         if engine.forward_trusted is None:
             engine.forward_trusted = forward_derivatives_agree(
                 forward, engine.parameters, self.batches[0], engine.loss, vector, product
             )
-        one_each = product if engine.forward_trusted is False else None
-        return quadratic_forms(forward, engine.parameters, self.batches, engine.loss, vector, one_each)
+        one_each = alone if engine.forward_trusted is False else None
+        return derivatives_along(forward, engine.parameters, self.batches, engine.loss, vector, one_each)
 
     def __call__(self, vector: Tensor) -> Tensor:
         """The product with a vector, (k,) to (k,), in float64."""

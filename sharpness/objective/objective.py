@@ -344,17 +344,23 @@ class Objective:
 
     @torch.inference_mode(False)
     @full_precision()
-    def quadratic_forms(self, vector: Tensor, class_index: int | None = None) -> np.ndarray:
-        r""":math:`v' H_i v` of every sample, shape (n,); their weighted mean is v' H v."""
+    def derivatives_along(self, vector: Tensor, class_index: int | None = None) -> np.ndarray:
+        r""":math:`v' \nabla \ell_i` and :math:`v' \nabla^2 \ell_i v` of every sample, (2, n): first and second
+        derivatives of its loss along v.
+        """
         require_eval(self.model)
         indices = self.samples.indices(class_index)
         positions = distributed.share(torch.arange(len(indices)))
-        forms = torch.zeros(len(indices), dtype=torch.float64)
+        found = torch.zeros(2, len(indices), dtype=torch.float64)
         if len(positions):
             vector = vector.detach().to(self.device, self.dtype, copy=vector.is_inference())
             with buffers_kept(self.model):
-                forms[positions] = Products(self._engine, self._batches(class_index)).quadratic_forms(vector).cpu()
-        return distributed.total(forms).numpy()
+                found[:, positions] = Products(self._engine, self._batches(class_index)).derivatives_along(vector).cpu()
+        return distributed.total(found).numpy()
+
+    def quadratic_forms(self, vector: Tensor, class_index: int | None = None) -> np.ndarray:
+        r""":math:`v' H_i v` of every sample, shape (n,); their weighted mean is v' H v."""
+        return self.derivatives_along(vector, class_index)[1]
 
     def restrict(self, what: int | Sequence[int] | np.ndarray | Tensor) -> Objective:
         """The objective of a subset: a class (an int), or the samples at some indices.

@@ -1,6 +1,7 @@
 """Probes: objective in, result out."""
 
 from sharpness.probes.curvature.eigenvalues import eigenvalues
+from sharpness.probes.curvature.owners import owners
 from sharpness.probes.curvature.spectral_density import spectral_density
 from sharpness.probes.curvature.trace import trace
 from sharpness.probes.directions.between_models import toward
@@ -51,6 +52,7 @@ __all__ = [
     "measure",
     "named_directions",
     "normalize",
+    "owners",
     "plane",
     "plane_through",
     "random_perturbation",

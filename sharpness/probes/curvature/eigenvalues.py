@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -13,6 +14,7 @@ from sharpness.engine import KINDS, mean_error
 from sharpness.errors import UserError, choose
 from sharpness.objective import Objective
 from sharpness.probes.curvature.bootstrap import require_resamples
+from sharpness.probes.curvature.class_shares import owners_of
 from sharpness.probes.curvature.layers import eigenvalues_by_layer
 from sharpness.probes.curvature.resampling import resampled_ends
 from sharpness.probes.curvature.rows import rows_of
@@ -21,6 +23,7 @@ from sharpness.probes.shared.probe import Given, comparable_by_layer
 from sharpness.probes.shared.work import Arrays
 from sharpness.progress import progress
 from sharpness.results import EigenvalueResult
+from sharpness.results.eigenvalues import OWNERS
 
 #: Quadratic forms below this part of the largest eigenvalue are rounding.
 SEEN = 1e-6
@@ -156,7 +159,7 @@ def eigenvalues(
     products = table("products", 0)
     if checks:
         fields["provenance"]["checks"] = checks
-    return EigenvalueResult(
+    result = EigenvalueResult(
         values=table("values", np.nan, width),
         residuals=table("residuals", np.nan, width),
         converged=table("converged", False, width),
@@ -174,6 +177,9 @@ def eigenvalues(
         sample_products=int((np.atleast_1d(products) * rows.samples).sum()),
         **fields,
     )
+    if result.vectors is not None and not rows.several:
+        OWNERS[result] = partial(owners_of, rows.whole)
+    return result
 
 
 def _numbers(
