@@ -75,7 +75,7 @@ def left_out(data: LongTailData, data_root: str | None = None) -> ImageSet:
     """The training images of a data set that are not in its long tail."""
     name, tail = data.longtail.dataset, data.longtail
     pool = digit_pools()[0] if name == "digits-lt" else load_data(name.removesuffix("-lt"), data_root=data_root).train
-    kept = select_indices(pool.labels, tail.class_counts, tail.subset)
+    kept = select_indices(pool.labels, tail.train_counts, tail.subset)
     return replace(pool.subset(np.setdiff1d(np.arange(len(pool)), kept)), mean=data.train.mean, std=data.train.std)
 
 
@@ -99,7 +99,7 @@ def measured(checkpoint: Checkpoint, held: ImageSet, data: LongTailData) -> dict
     with torch.no_grad():
         logits, labels = torch.cat([checkpoint.model.eval()(x) for x in batches]), held.labels
     right = (logits.argmax(1) == labels).double()
-    counts = held.class_counts(data.num_classes)
+    counts = held.class_samples(data.num_classes)
     of_class = (torch.zeros(data.num_classes).double().index_add_(0, labels, right) / counts).numpy()
     found["held_accuracy"] = np.nanmean(of_class)
     found |= {f"held_{group}": np.nanmean(of_class[list(classes)]) for group, classes in data.groups.items()}

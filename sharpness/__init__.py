@@ -2,7 +2,7 @@
 
 >>> import sharpness
 >>> data = sharpness.load_data("digits-lt")
->>> data.class_counts
+>>> data.train_counts
 (124, 84, 58, 39, 27, 18, 12, 8, 6, 4)
 
 The package is empty until something of it is used: the first use of a name imports what it needs (PEP 562).

@@ -20,7 +20,7 @@ def warn_renamed(old: str, new: str) -> None:
 
 
 def renamed_arguments(**new_names: str) -> Callable[[F], F]:
-    """Take keyword arguments by their old names as well.
+    """Take keyword arguments of a function or a class by their old names as well.
 
     Args:
         new_names: the new name of every old one.
@@ -40,11 +40,16 @@ def renamed_arguments(**new_names: str) -> Callable[[F], F]:
     'mean(runs=) is now mean(draws=): the old name goes with the next version'
     """
 
-    def decorate(function: F) -> F:
+    def decorate(function: F, name: str = "") -> F:
+        if isinstance(function, type):
+            function.__init__ = decorate(function.__init__, function.__name__)  # type: ignore[misc]
+            return function
+        name = name or function.__name__
+
         @functools.wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             for old in new_names.keys() & kwargs.keys():
-                new, name = new_names[old], function.__name__
+                new = new_names[old]
                 if new in kwargs:
                     raise UserError(f"{name}({new}=, {old}=): both name the same argument, give {new}= alone")
                 warn_renamed(f"{name}({old}=)", f"{name}({new}=)")
@@ -54,6 +59,24 @@ def renamed_arguments(**new_names: str) -> Callable[[F], F]:
         return cast(F, wrapped)
 
     return decorate
+
+
+def renamed_names(module: str, **new_names: tuple[str, Callable[[], Any]]) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a module that answers for old names in it.
+
+    Args:
+        module: its name.
+        new_names: by every old name the new one, and what returns the thing.
+    """
+
+    def read(name: str) -> Any:
+        if name not in new_names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        new, make = new_names[name]
+        warn_renamed(f"{module}.{name}", new)
+        return make()
+
+    return read
 
 
 def renamed_attribute(old: str, new: str) -> Any:

@@ -27,7 +27,7 @@ def test_accuracy_is_on_every_training_image_that_the_long_tail_leaves_out_and_o
     pool, data = digit_pools()[0], sharpness.load_data("digits-lt")
     held = radius.left_out(data)
     assert len(held) + len(data.train) == len(pool)
-    assert (held.class_counts(10) + torch.tensor(data.class_counts)).tolist() == pool.class_counts(10).tolist()
+    assert (held.class_samples(10) + torch.tensor(data.train_counts)).tolist() == pool.class_samples(10).tolist()
     together = sorted(image.numpy().tobytes() for image in torch.cat([held.images, data.train.images]))
     assert together == sorted(image.numpy().tobytes() for image in pool.images)
 

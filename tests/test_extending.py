@@ -34,5 +34,5 @@ def test_the_code_of_the_page_runs_in_order(registries, tmp_path, monkeypatch):
     norm = sum(p.square().sum() for p in model.parameters()).sqrt().item()
     assert names["table"].to_frame()["weight_norm"].iloc[0] == pytest.approx(norm, rel=1e-5)
     assert load_checkpoint("runs/random").label == "CE+Random SAM:0.1"
-    assert load_checkpoint("runs/stripes").manifest.longtail.class_counts == (30, 17, 10)
+    assert load_checkpoint("runs/stripes").manifest.longtail.train_counts == (30, 17, 10)
     assert Path("accuracy.pdf").stat().st_size > 1000

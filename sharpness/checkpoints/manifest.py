@@ -16,6 +16,7 @@ from typing import Any
 
 from sharpness.checkpoints.heads import HeadReading
 from sharpness.data import LongTail
+from sharpness.data.longtail import IN_FILES
 from sharpness.data.standardization import Standardization
 from sharpness.errors import UserError, shown
 from sharpness.models import ModelSpec
@@ -76,7 +77,7 @@ def _longtail(value: Any) -> bool:
     return (
         all(map(_text, named))
         and _texts(value.get("class_names"))
-        and _integers(value.get("class_counts"))
+        and _integers(value.get(IN_FILES["train_counts"]))
         and _number(value.get("imbalance"))
     )
 
@@ -205,7 +206,7 @@ class Manifest(Mapping[str, Any]):
         """
         empty = Manifest()
         names = [f.name for f in fields(self) if f.name != "extra" and getattr(self, f.name) != getattr(empty, f.name)]
-        values: dict[str, Any] = asdict(self)
+        values: dict[str, Any] = asdict(self) | ({"longtail": self.longtail.to_dict()} if self.longtail else {})
         return {name: _plain(values[name]) for name in names} | dict(self.extra)
 
     @classmethod

@@ -49,7 +49,9 @@ STUDY_OPTIONS = {
 @training_options
 @click.option("--out", type=click.Path(), help="Folder for the figures. [out/DATA]")
 @click.option("--runs", type=click.Path(), help="Folder for the trained models. [runs/DATA, or runs/STUDY]")
-@click.option("--grid", default=51, show_default=True, help="Points along each side of a plane, of --study motivation.")
+@click.option(
+    "--plane", "grid", default=51, show_default=True, help="Points along each side of a plane, of --study motivation."
+)
 @click.option(
     "--adaptive",
     default=0.01,
@@ -80,7 +82,7 @@ def figures(
 
     The same command continues unfinished work.
 
-    Example: sharpness figures --data cifar10-lt --epochs 10 --limit-per-class 20 --grid 15
+    Example: sharpness figures --data cifar10-lt --epochs 10 --limit-per-class 20 --plane 15
     """
     from sharpness.studies import make_figures, make_flattening_study, make_microbenchmark
 
@@ -89,8 +91,8 @@ def figures(
     context = click.get_current_context()
     for name, studies in STUDY_OPTIONS.items():
         if study not in studies and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            option = "range" if name == "extent" else name.replace("_", "-")
-            raise UserError(f"--{option} is no option of --study {study}, only of {' and '.join(studies)}")
+            option = next(parameter.opts[0] for parameter in context.command.params if parameter.name == name)
+            raise UserError(f"{option} is no option of --study {study}, only of {' and '.join(studies)}")
     require_folder("--out", out)
     require_folder("--runs", runs)
     data = load_described(given)

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 @click.option(
     "--batchnorm", default="eval", show_default=True, help="BatchNorm statistics: eval, or recalibrate at every point."
 )
-@click.option("--class", "subsets", multiple=True, help="Class or group to draw. Repeatable. [all samples and groups]")
+@click.option("--of", "subsets", multiple=True, help="Class or group to draw. Repeatable. [all samples and groups]")
 @click.option("--per-class", is_flag=True, help="Draw every class as well.")
 @click.option(
     "--quantity",
@@ -82,7 +82,7 @@ def landscape(
 ) -> None:  # fmt: skip
     """Draw the loss over a plane through each checkpoint, with shared directions, levels and colours.
 
-    Drawn are all samples, and many, medium and few, unless --class names others. The numbers are written beside the
+    Drawn are all samples, and many, medium and few, unless --of names others. The numbers are written beside the
     pictures: a NetCDF file and a VTK file (ParaView) of every checkpoint, and one table of all. Of runs that differ
     only in their seed a line shows mean and spread, a plane the first, unless --each is given. The same command
     continues unfinished work. Under torchrun the points are shared among the processes.
@@ -163,10 +163,10 @@ def _require_subsets(objectives: Mapping[str, Objective | dict[str, Objective]],
     first = next(iter(first.values())) if isinstance(first, Mapping) else first
     names = [*first.groups, *first.class_names, "all"]
     for subset in subsets:
-        choose("--class", subset, names)
+        choose("--of", subset, names)
         members = first.groups.get(subset, (first.class_names.index(subset),) if subset in first.class_names else None)
         if members is not None and not any(first.class_samples[c] for c in members):
-            raise UserError(f"--class {subset}: it has no samples here, there is nothing to draw")
+            raise UserError(f"--of {subset}: it has no samples here, there is nothing to draw")
 
 
 def _directions(given: str) -> tuple[Any, str | None]:
@@ -207,7 +207,7 @@ def _draw(
     for suffix, rows in pictures.items():
         for kind in kinds:
             options = look if kind == "line" else {"kind": kind, **look}
-            drawn = results.plot(subset=rows, quantity=quantity, **options)
+            drawn = results.plot(of=rows, quantity=quantity, **options)
             name = f"{'contour' if kind == 'filled' else kind}{_of(quantity)}{suffix}"
             drawn_rows = ", ".join(subset_title(first, row) for row in rows)
             save_drawn(drawn, folder / name, f"{quantity.capitalize()} over a {what}: {drawn_rows}", results, split)

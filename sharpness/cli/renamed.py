@@ -11,8 +11,10 @@ from sharpness.errors import UserError
 
 #: Options by their old names. A command that has an option of the old name keeps it.
 RENAMED = {
+    "--class": "--of",
     "--class-counts": "--train-counts",
     "--figure": "--plot",
+    "--grid": "--plane",
     "--probes": "--trace-draws",
     "--scope": "--parameters",
 }

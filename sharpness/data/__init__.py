@@ -15,7 +15,7 @@ from sharpness.data.groups import CONVENTION, GROUP_CONVENTIONS, class_groups, n
 from sharpness.data.identity import Content, SampleIdentity
 from sharpness.data.inputs import Inputs, Layout, pack
 from sharpness.data.longtail import LongTail, select_indices
-from sharpness.data.profiles import PROFILES, class_counts
+from sharpness.data.profiles import PROFILES, profile_counts
 from sharpness.data.samplers import SAMPLERS, epoch_indices
 from sharpness.data.targets import (
     ONE_CLASS,
@@ -31,6 +31,7 @@ from sharpness.data.targets import (
 from sharpness.data.tensors import as_tensors, is_data, read_once, read_samples
 from sharpness.errors import UserError, choose
 from sharpness.registries import DATASETS
+from sharpness.renamed import renamed_names
 
 __all__ = [
     "AUGMENTATIONS",
@@ -56,7 +57,7 @@ __all__ = [
     "augment",
     "augment_batches",
     "augmentation_label",
-    "class_counts",
+    "profile_counts",
     "class_groups",
     "class_order",
     "classes_of",
@@ -83,6 +84,9 @@ __all__ = [
 _FILE_OPTIONS = ("data_root", "download")
 
 
+__getattr__ = renamed_names(__name__, class_counts=("sharpness.data.profile_counts", lambda: profile_counts))
+
+
 def load_data(name: str, **options: Any) -> LongTailData:
     """Load a data set by name.
 
@@ -97,7 +101,7 @@ def load_data(name: str, **options: Any) -> LongTailData:
     Raises:
         UserError: an unknown name or option, and what the loader refuses.
 
-    >>> load_data("digits-lt", imbalance=10).class_counts
+    >>> load_data("digits-lt", imbalance=10).train_counts
     (124, 96, 74, 57, 44, 34, 26, 20, 16, 12)
     """
     loader = DATASETS.choose(name)

@@ -57,7 +57,7 @@ def _is_count(n: object) -> bool:
     return isinstance(n, int | float) and not isinstance(n, bool) and 0 <= n < 2**53 and float(n).is_integer()
 
 
-def read_class_counts(given: Any) -> tuple[tuple[int, ...], tuple[str, ...] | None]:
+def read_train_counts(given: Any) -> tuple[tuple[int, ...], tuple[str, ...] | None]:
     """Class counts ``(C,)`` and, where they are told by name, the sorted names.
 
     Args:
@@ -66,7 +66,7 @@ def read_class_counts(given: Any) -> tuple[tuple[int, ...], tuple[str, ...] | No
     Raises:
         UserError: it is none of these.
 
-    >>> read_class_counts({"1": 3, "0": 5}), read_class_counts({"dog": 2, "cat": 4})
+    >>> read_train_counts({"1": 3, "0": 5}), read_train_counts({"dog": 2, "cat": 4})
     (((5, 3), None), ((4, 2), ('cat', 'dog')))
     """
     names: tuple[str, ...] | None = None

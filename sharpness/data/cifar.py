@@ -124,7 +124,7 @@ def load_cifar_lt(
         imbalance=imbalance,
         subset=subset,
         groups=groups,
-        n_max=int(pool.class_counts(layout.num_classes).max()),
+        n_max=int(pool.class_samples(layout.num_classes).max()),
         augmentation="crop-flip",
         padding=4,
         default_model="resnet32",
@@ -163,7 +163,7 @@ def load_cifar(
     check_recipe(profile, imbalance, subset, groups)
     layout = LAYOUTS[name]
     pool, test, names = _read(name, layout, data_root, download)
-    counts = tuple(pool.class_counts(layout.num_classes).tolist())
+    counts = tuple(pool.class_samples(layout.num_classes).tolist())
     whole = LongTail(name, names, profile, float(imbalance), subset, counts, groups)
     return LongTailData(whole, pool, test, augmentation="crop-flip", padding=4, default_model="resnet32")
 

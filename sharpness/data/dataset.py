@@ -15,8 +15,9 @@ from sharpness.data.augment import AUGMENTATIONS
 from sharpness.data.groups import Groups
 from sharpness.data.identity import PIXELS, Content, pixel_digests
 from sharpness.data.longtail import LongTail, select_indices
-from sharpness.data.profiles import check_present, class_counts
+from sharpness.data.profiles import check_present, profile_counts
 from sharpness.errors import UserError, choose
+from sharpness.renamed import renamed_attribute
 
 
 def check_labels(labels: Tensor, num_classes: int) -> None:
@@ -139,7 +140,9 @@ class ImageSet:
         digest.update(self.labels.cpu().numpy().tobytes())
         return digest.hexdigest()
 
-    def class_counts(self, num_classes: int) -> Tensor:
+    class_counts = renamed_attribute("class_counts", "class_samples")
+
+    def class_samples(self, num_classes: int) -> Tensor:
         """Images per class, ``(num_classes,)`` int64.
 
         Raises:
@@ -204,8 +207,8 @@ class LongTailData:
             UserError: a class that has fewer images than the profile asks for, and all that :class:`LongTail`
                 refuses.
         """
-        present = pool.class_counts(len(class_names)).tolist()
-        counts = class_counts(profile, imbalance, len(class_names), n_max, class_names=class_names)
+        present = pool.class_samples(len(class_names)).tolist()
+        counts = profile_counts(profile, imbalance, len(class_names), n_max, class_names=class_names)
         check_present(profile, counts, present, n_max, class_names)
         longtail = LongTail(dataset, class_names, profile, float(imbalance), subset, counts, groups)
         train = pool.subset(select_indices(pool.labels, counts, subset))
@@ -220,10 +223,12 @@ class LongTailData:
         """The augmentation, if it is not the usual one: a setting that a run's name and identity tell."""
         return None if self.augmentation == self.usual_augmentation else self.augmentation
 
+    class_counts = renamed_attribute("class_counts", "train_counts")
+
     @property
-    def class_counts(self) -> tuple[int, ...]:
+    def train_counts(self) -> tuple[int, ...]:
         """Training images per class, ``(C,)``."""
-        return self.longtail.class_counts
+        return self.longtail.train_counts
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ def load_digits_lt(
     Raises:
         UserError: an unknown choice, or an imbalance that empties a class.
 
-    >>> load_digits_lt().class_counts
+    >>> load_digits_lt().train_counts
     (124, 84, 58, 39, 27, 18, 12, 8, 6, 4)
     """
     check_recipe(profile, imbalance, subset, groups)
@@ -88,7 +88,7 @@ def load_digits_lt(
         imbalance=imbalance,
         subset=subset,
         groups=groups,
-        n_max=int(pool.class_counts(10).min()),
+        n_max=int(pool.class_samples(10).min()),
         augmentation="crop",
         padding=1,
         default_model="resnet8",

@@ -17,8 +17,8 @@ from sharpness.data.arrays import (
     eight_bit,
     name_classes,
     pixel_statistics,
-    read_class_counts,
     read_npz,
+    read_train_counts,
 )
 from sharpness.data.class_orders import check_class_order, class_order
 from sharpness.data.dataset import ImageSet, check_limit, first_of_each
@@ -27,9 +27,10 @@ from sharpness.data.image_files import ImageFiles, class_folders, listed, read_f
 from sharpness.data.pictures import to_tensor
 from sharpness.data.tensors import as_tensors
 from sharpness.errors import UserError, choose
-from sharpness.renamed import renamed_arguments
+from sharpness.renamed import renamed_arguments, renamed_attribute
 
 
+@renamed_arguments(class_counts="train_counts")
 @dataclass(frozen=True, eq=False, repr=False)
 class ForeignData:
     """Labelled samples, what normalises them, and what is known of their classes.
@@ -42,7 +43,7 @@ class ForeignData:
         mean: per channel, of pixels in [0, 1] where images are 8-bit; None leaves numbers as they are.
         std: per channel, with ``mean``.
         class_names: ``(C,)``.
-        class_counts: ``(C,)`` training images per class, which need not be the counts of these samples.
+        train_counts: ``(C,)`` training images per class, which need not be the counts of these samples.
         class_totals: ``(C,)`` samples per class before ``limit_per_class`` took its part.
         estimated: whether mean and std come from these samples, and not from who trained on them.
         digests: ``(n,)`` uint64, of the pixels of image files before they were resized and cropped; None of others.
@@ -53,10 +54,11 @@ class ForeignData:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     class_names: tuple[str, ...]
-    class_counts: tuple[int, ...]
+    train_counts: tuple[int, ...]
     class_totals: tuple[int, ...]
     estimated: bool = False
     digests: np.ndarray | None = None
+    class_counts = renamed_attribute("class_counts", "train_counts")
 
     @property
     def num_classes(self) -> int:
@@ -114,19 +116,19 @@ class ForeignData:
         """
         kind = check_class_order(kind)
         by_count = isinstance(kind, str) and kind != "label"
-        if by_count and len(set(self.class_counts)) == 1 < self.num_classes:
+        if by_count and len(set(self.train_counts)) == 1 < self.num_classes:
             raise UserError(
-                f"every class has {self.class_counts[0]} images, and the model numbers classes by their training "
+                f"every class has {self.train_counts[0]} images, and the model numbers classes by their training "
                 "images: give train_counts (--train-counts), or class_order='label' (--class-order label)"
             )
-        order = class_order(self.class_counts, kind)
+        order = class_order(self.train_counts, kind)
         new = torch.empty(self.num_classes, dtype=torch.int64)
         new[torch.tensor(order)] = torch.arange(self.num_classes)
         return replace(
             self,
             labels=new[self.labels],
             class_names=tuple(self.class_names[c] for c in order),
-            class_counts=tuple(self.class_counts[c] for c in order),
+            train_counts=tuple(self.train_counts[c] for c in order),
             class_totals=tuple(self.class_totals[c] for c in order),
         )
 
@@ -189,11 +191,11 @@ def read_images(
 
     >>> x = torch.tensor([[[[0, 255]]], [[[255, 255]]]], dtype=torch.uint8)
     >>> data = read_images((x, torch.tensor([0, 1])), mean=(0.5,), std=(0.5,))
-    >>> data.tensors[0].flatten().tolist(), data.class_counts
+    >>> data.tensors[0].flatten().tolist(), data.train_counts
     ([-1.0, 1.0, 1.0, 1.0], (1, 1))
     """
     _check(mean, std, size, resize, channels, layout, limit_per_class)
-    counts, named = (None, None) if train_counts is None else read_class_counts(train_counts)
+    counts, named = (None, None) if train_counts is None else read_train_counts(train_counts)
     files: ImageFiles | None = None
     digests: np.ndarray | None = None
     inputs = torch.empty(0)

@@ -21,6 +21,10 @@ import torch
 from sharpness.data.groups import Groups, check_convention, class_groups
 from sharpness.data.profiles import check_profile
 from sharpness.errors import UserError
+from sharpness.renamed import renamed_arguments, renamed_attribute
+
+#: Keys of files that differ from the names of attributes: every checkpoint and every unfinished run has them.
+IN_FILES = {"train_counts": "class_counts"}
 
 
 def _seed(subset: str) -> int | None:
@@ -70,6 +74,7 @@ def select_indices(labels: np.ndarray | torch.Tensor | Sequence[int], counts: Se
     return np.concatenate(kept)
 
 
+@renamed_arguments(class_counts="train_counts")
 @dataclass(frozen=True, repr=False)
 class LongTail:
     """The description of a long-tailed training set, enough to rebuild it from the data set's files.
@@ -80,7 +85,7 @@ class LongTail:
         profile: a name of :data:`PROFILES`.
         imbalance: the nominal ``n_max / n_min``.
         subset: the recipe that picked the images.
-        class_counts: ``(C,)`` training images per class.
+        train_counts: ``(C,)`` training images per class.
         group_convention: rule for the groups many, medium and few.
 
     Raises:
@@ -96,37 +101,38 @@ class LongTail:
     profile: str
     imbalance: float
     subset: str
-    class_counts: tuple[int, ...]
+    train_counts: tuple[int, ...]
     group_convention: str
+    class_counts = renamed_attribute("class_counts", "train_counts")
 
     def __post_init__(self) -> None:
         check_recipe(self.profile, self.imbalance, self.subset, self.group_convention)
-        if len(self.class_names) != len(self.class_counts):
-            raise UserError(f"{len(self.class_names)} class names for {len(self.class_counts)} class counts")
-        for name, count in zip(self.class_names, self.class_counts, strict=True):
+        if len(self.class_names) != len(self.train_counts):
+            raise UserError(f"{len(self.class_names)} class names for {len(self.train_counts)} train counts")
+        for name, count in zip(self.class_names, self.train_counts, strict=True):
             if count < 1:
                 raise UserError(f"class {name!r} has {count} training images: every class needs at least 1")
-        class_groups(self.class_counts, self.group_convention, self.imbalance)
+        class_groups(self.train_counts, self.group_convention, self.imbalance)
 
     @property
     def num_classes(self) -> int:
         """C."""
-        return len(self.class_counts)
+        return len(self.train_counts)
 
     @property
     def total(self) -> int:
-        """N, the sum of the class counts."""
-        return sum(self.class_counts)
+        """N, the sum of the train counts."""
+        return sum(self.train_counts)
 
     @property
     def groups(self) -> Groups:
         """Class indices under ``many``, ``medium`` and ``few``."""
-        return class_groups(self.class_counts, self.group_convention, self.imbalance)
+        return class_groups(self.train_counts, self.group_convention, self.imbalance)
 
     @property
     def tail_class(self) -> int:
         """Index of the rarest class, the last one of ties."""
-        return min(range(self.num_classes), key=lambda c: (self.class_counts[c], -c))
+        return min(range(self.num_classes), key=lambda c: (self.train_counts[c], -c))
 
     def group_of(self, c: int) -> str:
         """The group of class ``c``."""
@@ -137,7 +143,7 @@ class LongTail:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, fit for JSON; :meth:`from_dict` reads them back."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {IN_FILES.get(field.name, field.name): getattr(self, field.name) for field in fields(self)}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     @classmethod
@@ -147,16 +153,17 @@ class LongTail:
         Raises:
             UserError: missing or unknown keys, or values that describe no long tail.
         """
-        names = [field.name for field in fields(cls)]
+        names = [IN_FILES.get(field.name, field.name) for field in fields(cls)]
         if set(values) != set(names):
             odd = sorted(set(values) ^ set(names))
             raise UserError(f"long-tail description: give {', '.join(names)}; wrong here: {', '.join(odd)}")
-        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        given = {field.name: values[name] for field, name in zip(fields(cls), names, strict=True)}
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
         return cls(**plain)
 
     def __repr__(self) -> str:
         return (
             f"LongTail({self.dataset}, {self.profile} {self.imbalance:g}, {self.num_classes} classes, "
-            f"{max(self.class_counts)} to {min(self.class_counts)} images, N={self.total}, "
+            f"{max(self.train_counts)} to {min(self.train_counts)} images, N={self.total}, "
             f"{self.subset}, groups {self.group_convention})"
         )

@@ -57,7 +57,7 @@ def check_profile(profile: str, imbalance: float) -> None:
         raise UserError(f"imbalance {imbalance!r}: give a finite n_max / n_min of at least 1")
 
 
-def class_counts(
+def profile_counts(
     profile: str,
     imbalance: float,
     num_classes: int,
@@ -78,9 +78,9 @@ def class_counts(
         UserError: an unknown profile, an imbalance below 1 or not finite, fewer than two classes, or an
             imbalance that leaves a class without images.
 
-    >>> class_counts("exp", 100, 10, 5000)
+    >>> profile_counts("exp", 100, 10, 5000)
     (5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50)
-    >>> class_counts("exp_m2m", 50, 10, 5000)[-1]
+    >>> profile_counts("exp_m2m", 50, 10, 5000)[-1]
     99
     """
     check_profile(profile, imbalance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import Any
 
 from sharpness import steps
@@ -21,7 +22,7 @@ from sharpness.flattening.sam import ASAM, SAM
 from sharpness.flattening.spectral_normalization import SpectralNormalization
 from sharpness.flattening.swa import SWA
 from sharpness.registries import OPERATIONS
-from sharpness.renamed import warn_renamed
+from sharpness.renamed import renamed_names
 
 
 def build_operation(name: str) -> Any:
@@ -81,14 +82,11 @@ def _value(name: str, text: str, annotation: Any) -> Any:
         raise UserError(f"flattening operation {name!r}: {text!r} is not {kind}") from None
 
 
-def __getattr__(name: str) -> Any:
-    if name in steps.__all__:
-        warn_renamed(f"sharpness.flattening.{name}", f"sharpness.steps.{name}")
-        return getattr(steps, name)
-    if name != "LABELS":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warn_renamed("sharpness.flattening.LABELS[name]", "OPERATIONS.label(name)")
-    return {known: OPERATIONS.label(known) for known in OPERATIONS}
+__getattr__ = renamed_names(
+    __name__,
+    LABELS=("OPERATIONS.label(name)", lambda: {known: OPERATIONS.label(known) for known in OPERATIONS}),
+    **{name: (f"sharpness.steps.{name}", partial(getattr, steps, name)) for name in steps.__all__},
+)
 
 
 __all__ = [

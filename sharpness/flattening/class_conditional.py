@@ -75,7 +75,7 @@ class ClassConditionalStep:
         weight_norm = joint_norm(p.detach() for p in parameters)
         num_parameters = sum(p.numel() for p in parameters)
         of_class = Perturbation(self.rho_scale, self.mode, self.cap)
-        counts, perturbations = context.class_counts, []
+        counts, perturbations = context.train_counts, []
         for c in present:
             share = weights[labels == c].sum().clamp_min(TINY)
             gradient = torch.autograd.grad(losses[labels == c].sum() / share, parameters, retain_graph=True)

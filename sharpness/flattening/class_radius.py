@@ -23,7 +23,7 @@ MODES = ("full", "direction", "magnitude")
 TINY = 1e-12
 
 
-def optimal_radius(weight_norm: Tensor, gradient_norm: Tensor, num_parameters: int, class_counts: Tensor) -> Tensor:
+def optimal_radius(weight_norm: Tensor, gradient_norm: Tensor, num_parameters: int, train_counts: Tensor) -> Tensor:
     r"""The radius that minimises the bound.
 
     .. math:: \rho_c^* = \Big(\frac{\|w\|_2}{2\,\|g_c\|_2}\Big)^{1/2} k^{-1/4} (n_c - 1)^{-1/4}
@@ -35,7 +35,7 @@ def optimal_radius(weight_norm: Tensor, gradient_norm: Tensor, num_parameters: i
         weight_norm: norm of the perturbed weights, a scalar.
         gradient_norm: (C,) norms of the class gradients.
         num_parameters: k.
-        class_counts: (C,) training images of each class.
+        train_counts: (C,) training images of each class.
 
     >>> counts = torch.tensor([5000.0, 50.0])
     >>> rho = optimal_radius(torch.tensor(1.0), torch.ones(2), 16, counts)
@@ -43,10 +43,10 @@ def optimal_radius(weight_norm: Tensor, gradient_norm: Tensor, num_parameters: i
     3.18
     """
     ratio = weight_norm / (2 * gradient_norm.clamp_min(TINY))
-    return ratio.sqrt() * num_parameters**-0.25 * (class_counts.to(ratio) - 1).clamp_min(1) ** -0.25
+    return ratio.sqrt() * num_parameters**-0.25 * (train_counts.to(ratio) - 1).clamp_min(1) ** -0.25
 
 
-def longest_step(cap: float, weight_norm: Tensor, class_counts: Tensor, rarest: Tensor) -> Tensor:
+def longest_step(cap: float, weight_norm: Tensor, train_counts: Tensor, rarest: Tensor) -> Tensor:
     r"""The longest perturbation of a class: ``cap`` times the norm of w for the rarest, less for the others.
 
     .. math:: \text{cap}\,\|w\| \Big(\frac{n_{min} - 1}{n_c - 1}\Big)^{1/4}
@@ -60,7 +60,7 @@ def longest_step(cap: float, weight_norm: Tensor, class_counts: Tensor, rarest: 
 
     Args:
         weight_norm: norm of the perturbed weights, a scalar.
-        class_counts: (C,) training images of each class; 1 counts as 2.
+        train_counts: (C,) training images of each class; 1 counts as 2.
         rarest: images of the rarest class of the training set, whether or not a batch has it, a scalar.
 
     >>> counts = torch.tensor([5000, 50])
@@ -68,7 +68,7 @@ def longest_step(cap: float, weight_norm: Tensor, class_counts: Tensor, rarest: 
     >>> round(float(limit[1]), 3), round(float(limit[1] / limit[0]), 2)
     (0.1, 3.18)
     """
-    ratio = (rarest.to(weight_norm) - 1).clamp_min(1) / (class_counts.to(weight_norm) - 1).clamp_min(1)
+    ratio = (rarest.to(weight_norm) - 1).clamp_min(1) / (train_counts.to(weight_norm) - 1).clamp_min(1)
     return cap * weight_norm * ratio**0.25
 
 
@@ -100,14 +100,14 @@ class Perturbation:
             )
 
     def length(
-        self, weight_norm: Tensor, gradient_norm: Tensor, num_parameters: int, class_counts: Tensor, rarest: Tensor
+        self, weight_norm: Tensor, gradient_norm: Tensor, num_parameters: int, train_counts: Tensor, rarest: Tensor
     ) -> Tensor:
-        """The lengths, of the shape of ``gradient_norm`` and ``class_counts``, without a transfer to the host."""
+        """The lengths, of the shape of ``gradient_norm`` and ``train_counts``, without a transfer to the host."""
         if self.mode == "direction":
             one = torch.ones_like(gradient_norm)
             return one if self.cap is None else torch.minimum(one, self.cap * weight_norm)
-        radius = optimal_radius(weight_norm, gradient_norm, num_parameters, class_counts)
+        radius = optimal_radius(weight_norm, gradient_norm, num_parameters, train_counts)
         length = self.rho_scale * num_parameters**0.5 * radius
         if self.cap is None:
             return length
-        return torch.minimum(length, longest_step(self.cap, weight_norm, class_counts, rarest))
+        return torch.minimum(length, longest_step(self.cap, weight_norm, train_counts, rarest))

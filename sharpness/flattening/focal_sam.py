@@ -51,6 +51,6 @@ class FocalSAM:
         not_negative("Focal-SAM", "lam", self.lam)
 
     def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
-        counts = context.class_counts.double()
+        counts = context.train_counts.double()
         factor = self.lam * (1 - counts / counts.sum()) ** self.gamma
         return sharpen_part(model, batch, loss, context, factor, self.rho)

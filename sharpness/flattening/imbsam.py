@@ -61,7 +61,7 @@ class ImbSAM:
         if not 0 <= self.share < 1:
             raise UserError(f"share={self.share}: ImbSAM takes a share of the classes for its tail, from 0 to below 1")
 
-    def tail(self, class_counts: Tensor) -> Tensor:
+    def tail(self, train_counts: Tensor) -> Tensor:
         """The mask (C,) of the perturbed classes.
 
         >>> import torch
@@ -71,11 +71,11 @@ class ImbSAM:
         >>> ImbSAM().tail(cifar).nonzero().flatten().tolist()
         [7, 8, 9]
         """
-        tail = class_counts < self.eta
+        tail = train_counts < self.eta
         if self.eta > 0 and not tail.any():
-            tail = class_counts < class_counts.sort().values[int(self.share * len(class_counts))]
+            tail = train_counts < train_counts.sort().values[int(self.share * len(train_counts))]
         return tail
 
     def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
-        factor = self.tail(context.class_counts).float()
+        factor = self.tail(context.train_counts).float()
         return sharpen_part(model, batch, loss, context, factor, self.rho, scale=self.tail_factor)

@@ -47,19 +47,19 @@ class ReweightedSAM:
         positive_radius("rwSAM", "rho", self.rho, usual=0.05)
         not_negative("rwSAM", "p", self.p)
 
-    def class_weights(self, class_counts: Tensor) -> Tensor:
+    def class_weights(self, train_counts: Tensor) -> Tensor:
         """The weights v of the classes, shape (C,).
 
         >>> import torch
         >>> ReweightedSAM().class_weights(torch.tensor([30, 10])).tolist()
         [0.6666666666666666, 2.0]
         """
-        counts = class_counts.double().clamp_min(1)
+        counts = train_counts.double().clamp_min(1)
         weights = (counts / counts.max()) ** -self.p
         return weights * counts.sum() / (counts * weights).sum()
 
     def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
-        weights = self.class_weights(context.class_counts)
+        weights = self.class_weights(context.train_counts)
         passes = Passes(model, context)
         with passes.at():
             value, weighed = reweighted(loss, model, batch, context, weights**0, weights)

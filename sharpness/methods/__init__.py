@@ -11,7 +11,7 @@ from sharpness.errors import UserError
 from sharpness.methods.flattened import flattened
 from sharpness.methods.recipe import Recipe, Stage
 from sharpness.registries import METHODS
-from sharpness.renamed import warn_renamed
+from sharpness.renamed import renamed_names
 
 
 def build_recipe(method: str, longtail: LongTail, **options: Any) -> Recipe:
@@ -40,11 +40,9 @@ def recipe_of(function: Callable[..., Recipe], method: str, longtail: LongTail, 
     return recipe
 
 
-def __getattr__(name: str) -> Any:
-    if name != "LABELS":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warn_renamed("sharpness.methods.LABELS[name]", "METHODS.label(name)")
-    return {known: METHODS.label(known) for known in METHODS}
+__getattr__ = renamed_names(
+    __name__, LABELS=("METHODS.label(name)", lambda: {known: METHODS.label(known) for known in METHODS})
+)
 
 
 __all__ = ["METHODS", "Recipe", "Stage", "build_recipe", "flattened", "recipe_of"]

@@ -34,7 +34,7 @@ class BalancedSoftmax(Loss):
     capturable = True
 
     def terms(self, logits: Tensor, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        shifted = logits + context.class_counts.double().log().to(logits)
+        shifted = logits + context.train_counts.double().log().to(logits)
         losses = F.cross_entropy(shifted, labels, reduction="none")
         return losses, torch.ones_like(losses)
 
@@ -58,7 +58,7 @@ def recipe(longtail: LongTail, decoupled: bool = False) -> Recipe:
             classifier with Balanced Softmax.
     """
     # Published in steps, not in epochs: a data set of another size takes as many steps, hence other epochs.
-    num_samples = sum(longtail.class_counts)
+    num_samples = sum(longtail.train_counts)
     schedule = WarmupCosine(WARMUP_ITERATIONS / ITERATIONS, start=0.5)
     first = Stage(
         "cross-entropy" if decoupled else "Balanced Softmax",

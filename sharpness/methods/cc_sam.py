@@ -52,7 +52,7 @@ class AdversarialFeatures:
         factor = torch.ones_like(losses)
         squares = gradient.square().sum(dim=1)
         if self.released_code:
-            counts = context.class_counts.to(losses)
+            counts = context.train_counts.to(losses)
             factor = (counts.max() / counts + 0.01).log()[labels] / 2
             squares = torch.zeros_like(counts).index_add_(0, labels, squares)[labels]
         step = self.length * factor / squares.sqrt().clamp_min(TINY)
@@ -224,7 +224,7 @@ def recipe(
         trainable="head",
         frozen_batchnorm=not released_code,
     )
-    if min(longtail.class_counts) < 2 and mode != "plain":
+    if min(longtail.train_counts) < 2 and mode != "plain":
         notes += ("a class of one image takes the radius of one of two, where the formula has none",)
     if mixup and mode != "plain" and not released_code:
         notes += (

@@ -118,7 +118,7 @@ class ClassConditionalHead:
         terms = gradient * (weights / (same @ weights).clamp_min(TINY))[:, None]
         parameters = [p.detach() for p in weights_of(head)]
         size = sum(p.numel() for p in parameters)
-        counts, rarest = context.class_counts[labels], context.class_counts.min()
+        counts, rarest = context.train_counts[labels], context.train_counts.min()
         of_class, joint = Perturbation(self.rho_scale, self.mode, self.cap), joint_norm(parameters)
 
         def step(norm: Tensor, weight_norm: Tensor = joint) -> Tensor:

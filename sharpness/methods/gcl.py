@@ -20,12 +20,12 @@ from sharpness.steps import Context, Loss
 MEAN_ABSOLUTE_NOISE = math.sqrt(2 / math.pi) / 3 * (1 - math.exp(-4.5)) + math.erfc(3 / math.sqrt(2))
 
 
-def cloud_sizes(class_counts: Tensor) -> Tensor:
+def cloud_sizes(train_counts: Tensor) -> Tensor:
     """``(log n_max - log n_c) / (log n_max - log n_min)``, shape (C,): 0 for the largest class, 1 for the rarest.
 
     Classes of equal size have no cloud.
     """
-    delta = class_counts.double().max().log() - class_counts.double().log()
+    delta = train_counts.double().max().log() - train_counts.double().log()
     # Classes of equal size are all 0, whatever divides them; no branch on a value, which a CUDA graph cannot take.
     return delta / delta.max().clamp_min(torch.finfo(torch.float64).tiny)
 
@@ -53,7 +53,7 @@ class GCL(Loss):
             noise = torch.full_like(logits, MEAN_ABSOLUTE_NOISE)
         else:
             noise = context.normal(logits).div(3).clamp(-1, 1).abs().to(logits)
-        clouded = logits - self.scale * self.kappa * noise * cloud_sizes(context.class_counts).to(logits)
+        clouded = logits - self.scale * self.kappa * noise * cloud_sizes(context.train_counts).to(logits)
         clouded = clouded - self.scale * self.margin * F.one_hot(labels, logits.shape[1])
         losses = F.cross_entropy(clouded, labels, reduction="none")
         if self.gamma:

@@ -14,19 +14,19 @@ from sharpness.methods.recipe import Recipe, Stage
 from sharpness.steps import Context, Loss
 
 
-def margins(class_counts: Tensor, max_margin: float = 0.5) -> Tensor:
+def margins(train_counts: Tensor, max_margin: float = 0.5) -> Tensor:
     r"""``Delta_c = M n_c^(-1/4) / max_j n_j^(-1/4)``, shape (C,): the rarest class gets M.
 
     >>> margins(torch.tensor([16.0, 1.0])).tolist()
     [0.25, 0.5]
     """
-    raw = class_counts.double() ** -0.25
+    raw = train_counts.double() ** -0.25
     return max_margin * raw / raw.max()
 
 
-def effective_number_weights(class_counts: Tensor, beta: float = 0.9999) -> Tensor:
+def effective_number_weights(train_counts: Tensor, beta: float = 0.9999) -> Tensor:
     r"""``(1 - beta) / (1 - beta^n_c)``, scaled to sum to C, shape (C,) (Cui et al., CVPR 2019)."""
-    weights = (1 - beta) / (1 - beta ** class_counts.double())
+    weights = (1 - beta) / (1 - beta ** train_counts.double())
     return len(weights) * weights / weights.sum()
 
 
@@ -34,7 +34,7 @@ def deferred_weights(labels: Tensor, context: Context, reweight_from: float, bet
     """Weights (n,): 1, then ``effective_number_weights`` after the share ``reweight_from`` of the epochs."""
     if context.epoch <= reweight_from * context.epochs:
         return torch.ones(len(labels), dtype=torch.float64, device=labels.device)
-    return effective_number_weights(context.class_counts, beta).to(labels.device)[labels]
+    return effective_number_weights(context.train_counts, beta).to(labels.device)[labels]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class LDAM(Loss):
     capturable = True
 
     def terms(self, logits: Tensor, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        shift = self.scale * margins(context.class_counts, self.max_margin).to(logits)[labels]
+        shift = self.scale * margins(context.train_counts, self.max_margin).to(logits)[labels]
         shifted = logits - shift[:, None] * F.one_hot(labels, logits.shape[1])
         losses = F.cross_entropy(shifted, labels, reduction="none")
         return losses, deferred_weights(labels, context, self.reweight_from, self.beta).to(losses)

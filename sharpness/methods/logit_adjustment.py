@@ -18,9 +18,9 @@ from sharpness.models import Classifier, LinearHead
 from sharpness.steps import Context, Loss
 
 
-def log_priors(class_counts: Tensor) -> Tensor:
+def log_priors(train_counts: Tensor) -> Tensor:
     """``log(n_c / N)``, shape (C,), float64."""
-    return (class_counts.double() / class_counts.sum()).log()
+    return (train_counts.double() / train_counts.sum()).log()
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class LogitAdjustment(Loss):
     capturable = True
 
     def terms(self, logits: Tensor, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        shifted = logits + self.tau * log_priors(context.class_counts).to(logits)
+        shifted = logits + self.tau * log_priors(context.train_counts).to(logits)
         losses = F.cross_entropy(shifted, labels, reduction="none")
         return losses, torch.ones_like(losses)
 
@@ -50,7 +50,7 @@ class SubtractPriors:
         if not isinstance(head, LinearHead):
             raise ValueError(f"a {type(head).__name__} has no bias to adjust")
         with torch.no_grad():
-            head.bias.sub_(self.tau * log_priors(context.class_counts).to(head.bias))
+            head.bias.sub_(self.tau * log_priors(context.train_counts).to(head.bias))
 
 
 #: By number of classes: epochs, warm-up, and where x0.1, x0.01 and x0.001 start, as released for imbalance 100.

@@ -19,13 +19,13 @@ from sharpness.methods.recipe import Deferred, Recipe, Stage
 from sharpness.steps import Batch, Context, at_least_float32
 
 
-def acceptance_probabilities(class_counts: Tensor, beta: float) -> Tensor:
+def acceptance_probabilities(train_counts: Tensor, beta: float) -> Tensor:
     r"""``P[k0, k] = 1 - beta^max(n_k0 - n_k, 0)``, shape (C, C): acceptance of class k0 as a seed of class k.
 
     >>> acceptance_probabilities(torch.tensor([3, 1]), 0.5).tolist()
     [[0.0, 0.75], [0.0, 0.0]]
     """
-    counts = class_counts.double()
+    counts = train_counts.double()
     return 1 - beta ** (counts[:, None] - counts[None, :]).clamp_min(0)
 
 
@@ -109,7 +109,7 @@ class MajorToMinor:
 
     def draw(self, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Positions in the batch of the slots that won their coin (m,), and of their seeds (m,); all on the CPU."""
-        counts, generator = context.class_counts.cpu().double(), context.generator
+        counts, generator = context.train_counts.cpu().double(), context.generator
         keep = torch.rand(len(labels), generator=generator, dtype=torch.float64) < counts[labels] / counts.max()
         slots = torch.nonzero(~keep).flatten()
         rows = acceptance_probabilities(counts, self.beta)[labels][:, labels[slots]].T

@@ -16,7 +16,7 @@ from sharpness.methods.schedules import Cosine
 from sharpness.steps import Context, Loss
 
 
-def smoothing_factors(class_counts: Tensor, head: float, tail: float) -> Tensor:
+def smoothing_factors(train_counts: Tensor, head: float, tail: float) -> Tensor:
     r"""The "concave" factors of the paper, shape (C,): ``head`` for the largest class, ``tail`` for the rarest.
 
     .. math:: \epsilon_c = \epsilon_K + (\epsilon_1 - \epsilon_K)
@@ -24,7 +24,7 @@ def smoothing_factors(class_counts: Tensor, head: float, tail: float) -> Tensor:
 
     Classes of equal size are all smoothed by ``head``.
     """
-    counts = class_counts.double()
+    counts = train_counts.double()
     spread = counts.max() - counts.min()
     # No branch on a value, which a CUDA graph cannot take: of classes of equal size each stands at the largest.
     position = torch.where(spread > 0, (counts - counts.min()) / spread.clamp_min(1), 1.0)
@@ -40,7 +40,7 @@ class LabelAwareSmoothing(Loss):
     capturable = True
 
     def terms(self, logits: Tensor, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        factor = smoothing_factors(context.class_counts, self.head, self.tail).to(logits)[labels]
+        factor = smoothing_factors(context.train_counts, self.head, self.tail).to(logits)[labels]
         log_p = logits.log_softmax(dim=1)
         target = log_p.gather(1, labels[:, None]).squeeze(1)
         losses = -(1 - factor) * target - factor * log_p.mean(dim=1)

@@ -17,15 +17,15 @@ from sharpness.models import Staged
 from sharpness.steps import Batch, Context, Loss, at_least_float32
 
 
-def head_classes(class_counts: Tensor, share: float) -> Tensor:
+def head_classes(train_counts: Tensor, share: float) -> Tensor:
     """The largest ``int(share * C)`` classes, at least one, as a mask (C,); of equal ones the first.
 
     >>> head_classes(torch.tensor([5, 90, 7, 7, 1]), 0.4).tolist()
     [False, True, True, False, False]
     """
-    number = max(1, int(share * len(class_counts)))
-    mask = torch.zeros(len(class_counts), dtype=torch.bool, device=class_counts.device)
-    mask[class_counts.argsort(descending=True, stable=True)[:number]] = True
+    number = max(1, int(share * len(train_counts)))
+    mask = torch.zeros(len(train_counts), dtype=torch.bool, device=train_counts.device)
+    mask[train_counts.argsort(descending=True, stable=True)[:number]] = True
     return mask
 
 
@@ -91,10 +91,10 @@ class RSG(Loss):
                 "give at least 1 centre, a share between 0 and 1 and a strength above 0 to 1"
             )
 
-    def parts(self, model: nn.Module, class_counts: tuple[int, ...]) -> nn.Module | None:
+    def parts(self, model: nn.Module, train_counts: tuple[int, ...]) -> nn.Module | None:
         backbone = self._staged(model)
         channels = int(backbone.group(backbone.num_groups)[0].conv1.in_channels)  # type: ignore[union-attr, arg-type]
-        return RareSampleGenerator(channels, len(class_counts), self.centers)
+        return RareSampleGenerator(channels, len(train_counts), self.centers)
 
     def of(self, model: nn.Module, batch: Batch, context: Context) -> Tensor:
         generator = model.auxiliary
@@ -110,7 +110,7 @@ class RSG(Loss):
         if context.epoch <= self.generate_from * context.epochs:
             center_loss = center_loss + generator.pair_loss(maps, labels)
         else:
-            is_head = head_classes(context.class_counts, self.head_share)[labels]
+            is_head = head_classes(context.train_counts, self.head_share)[labels]
             made = rounds(torch.nonzero(is_head).flatten(), torch.nonzero(~is_head).flatten(), self.transfer_strength)
             for heads, tails in made:
                 new, loss = generator.generate(maps[heads], labels[heads], maps[tails], batch.first[tails])
@@ -143,9 +143,9 @@ def recipe(longtail: LongTail, centers: int = 15, head_share: float = 0.2, trans
     Raises:
         UserError: all classes have the same size, so that none is rare.
     """
-    if len(set(longtail.class_counts)) == 1:
+    if len(set(longtail.train_counts)) == 1:
         raise UserError(f"RSG carries variation from frequent classes to rare ones, and all {longtail.num_classes} of "
-                        f"{longtail.dataset} have {longtail.class_counts[0]} images: take ldam-drw")  # fmt: skip
+                        f"{longtail.dataset} have {longtail.train_counts[0]} images: take ldam-drw")  # fmt: skip
     loss = RSG(centers=centers, head_share=head_share, transfer_strength=transfer_strength)
     return Recipe(
         method="rsg",

@@ -22,7 +22,7 @@ class TrainingLoss:
 
     def __init__(self, loss: Loss, longtail: LongTail) -> None:
         self.loss = loss.deterministic()
-        self.context = Context(torch.tensor(longtail.class_counts), epoch=1, epochs=1)
+        self.context = Context(torch.tensor(longtail.train_counts), epoch=1, epochs=1)
 
     @property
     def __name__(self) -> str:
@@ -33,7 +33,7 @@ class TrainingLoss:
 
     def weights(self, labels: Tensor) -> Tensor:
         """Weights (n,) of the samples."""
-        logits = torch.zeros(len(labels), len(self.context.class_counts))
+        logits = torch.zeros(len(labels), len(self.context.train_counts))
         return self.loss.terms(logits, labels, self.context)[1]
 
 

@@ -50,7 +50,7 @@ class Description:
         known: dict[str, Any] = {
             "num_classes": data.num_classes,
             "class_names": data.class_names,
-            "train_counts": data.class_counts,
+            "train_counts": data.train_counts,
         }
         return replace(self, **{name: value for name, value in known.items() if getattr(self, name) is None})
 

@@ -163,7 +163,7 @@ class CharacteristicRadiusResult(MeasureResult):
         ax: Any = None,
         measure: str | None = None,
         kind: str | None = None,
-        subset: Subset | Sequence[Subset] = None,
+        of: Subset | Sequence[Subset] = None,
         run: str | None = None,
         **options: Any,
     ) -> Any:
@@ -172,9 +172,9 @@ class CharacteristicRadiusResult(MeasureResult):
         Args:
             measure: a column of the table, drawn per class as those of any table are; instead of ``kind``.
             kind: ``"bound"``, the bound, its terms and the loss itself over the radius, a panel for each model and
-                subset; ``"radius"``, :math:`\rho_c^*` over the training images of the class; ``"rise"``, the measured
+                class; ``"radius"``, :math:`\rho_c^*` over the training images of the class; ``"rise"``, the measured
                 rise over the predicted one. The first for one model, the last for several, unless given.
-            subset: of ``"bound"``: None for all samples, a class, or several of them; on a new figure every class
+            of: of ``"bound"``: None for all samples, a class, or several of them; on a new figure every class
                 unless given.
             run: which of several trainings of a model these three show; the first unless given.
 
@@ -203,9 +203,9 @@ class CharacteristicRadiusResult(MeasureResult):
             labels = {"xlabel": f"Predicted rise of the loss{at}", "ylabel": "Measured rise of the loss", **options}
             return plot_agreement(rises, ax, names=names, **applying(plot_agreement, labels))
         first = next(iter(results.values()))
-        subsets = several(subset)
+        subsets = several(of)
         if subsets is None:
-            subsets = first.panels() if subset is None and ax is None else [subset]  # type: ignore[list-item]
+            subsets = first.panels() if of is None and ax is None else [of]  # type: ignore[list-item]
         panels = {
             first.panel_title(s) if len(results) == 1 else f"{label}: {first.panel_title(s)}": r.curve(s)
             for label, r in results.items()

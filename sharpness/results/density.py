@@ -147,7 +147,7 @@ class SpectralDensityResult(Result):
         cls,
         results: Mapping[str, Any],
         ax: Any = None,
-        subset: str | int | None = None,
+        of: str | int | None = None,
         smoothing: float | None = None,
         **options: Any,
     ) -> Any:
@@ -157,11 +157,11 @@ class SpectralDensityResult(Result):
         of each.
 
         Args:
-            subset: a class, of a result per class; its rarest unless given.
+            of: a class, of a result per class; its rarest unless given.
             smoothing: width of the Gaussian; the largest of the results' own unless given.
         """
         require_same(each(results), shared=())
-        rules = {label: [r.quadrature(subset) for r in trainings_of(entry)] for label, entry in results.items()}
+        rules = {label: [r.quadrature(of) for r in trainings_of(entry)] for label, entry in results.items()}
         width = smoothing or max(q.density().width for of_model in rules.values() for q in of_model)
         curves, trainings, ends = {}, {}, {}
         for label, of_model in rules.items():

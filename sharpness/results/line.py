@@ -46,7 +46,7 @@ class LineResult(Landscape):
         cls,
         results: Mapping[str, Any],
         ax: Any = None,
-        subset: Subset | Sequence[Subset] = None,
+        of: Subset | Sequence[Subset] = None,
         quantity: str = "loss",
         **options: Any,
     ) -> Any:
@@ -56,13 +56,13 @@ class LineResult(Landscape):
 
         Args:
             ax: an Axes; for several models and a list of subsets, as many as there are models.
-            subset: everything (None or ``"all"``), a class, a group, or a list of them.
+            of: everything (None or ``"all"``), a class, a group, or a list of them.
             quantity: ``"loss"``, ``"rise"`` above the model's own unperturbed loss, or ``"accuracy"``.
         """
         first = first_of(results)
         require_same(each(results), noise_fields(first, cls.COMPARED))
-        require_samples(first, subset)
-        return draw_lines(results, ax, subset, quantity, options)
+        require_samples(first, of)
+        return draw_lines(results, ax, of, quantity, options)
 
     def _summary(self) -> str:
         return f"{len(self.x)} points, {self._extent()}"

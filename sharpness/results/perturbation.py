@@ -151,7 +151,7 @@ class PerturbationResult(Result):
         cls,
         results: Mapping[str, Any],
         ax: Any = None,
-        subset: str | int | None = None,
+        of: str | int | None = None,
         kind: str = "draws",
         radius: float | None = None,
         **options: Any,
@@ -159,7 +159,7 @@ class PerturbationResult(Result):
         """The rise of the loss, model beside model; of several trainings with their mean and spread.
 
         Args:
-            subset: everything (None), a class, or a group.
+            of: everything (None), a class, or a group.
             kind: ``"draws"``: every draw at one radius; ``"radii"``: mean and standard deviation at all radii, of
                 several trainings over these, with bars of one standard error over draws.
             radius: one of ``radii``, for ``"draws"``; the largest unless given.
@@ -174,16 +174,16 @@ class PerturbationResult(Result):
         if kind == "radii":
             if radius is not None:
                 raise UserError(f"radius={radius:g}: kind='radii' draws all of them, leave it out")
-            rise = means(results, lambda r: r.rise(subset)[0])
-            trainings = spreads(results, lambda r: r.rise(subset)[0])
-            over_draws = means(results, lambda r: r.spread(subset))
+            rise = means(results, lambda r: r.rise(of)[0])
+            trainings = spreads(results, lambda r: r.rise(of)[0])
+            over_draws = means(results, lambda r: r.spread(of))
             # The band of several trainings is over these: their bar is a standard error, no second deviation.
-            over_draws |= {label: means(results, lambda r: r.rise(subset)[1])[label] for label in trainings}
+            over_draws |= {label: means(results, lambda r: r.rise(of)[1])[label] for label in trainings}
             curves = {label: (first.radii, rise[label], over_draws[label]) for label in results}
             options = {"xlabel": f"Radius of the perturbation ({unit})", **options}
             return plot_rises(curves, ax, **applying(plot_rises, {"trainings": trainings, **options}))
         at = first.index_of(first.radii.max() if radius is None else radius)
-        rises = stacked(results, lambda r: r.draws(subset)[at] - r.base(subset))
+        rises = stacked(results, lambda r: r.draws(of)[at] - r.base(of))
         label = f"Rise of the loss\nat radius {first.radii[at]:g} ({unit})"
         return plot_spread(rises, ax, **applying(plot_spread, {"ylabel": label, **options}))
 

@@ -61,10 +61,9 @@ def picture(
         shared = [p for p in inspect.signature(PlotOptions).parameters.values() if p.name != "ax"]
 
         @functools.wraps(compare)
-        @renamed_arguments(colors="palette")
-        def compare_with_options(
-            cls: Any, results: Mapping[str, Entry], ax: Any = None, *args: Any, **given: Any
-        ) -> Any:
+        # By this name of the function warnings of old names tell users where to look.
+        @renamed_arguments(colors="palette", subset="of")
+        def plot(cls: Any, results: Mapping[str, Entry], ax: Any = None, *args: Any, **given: Any) -> Any:
             known = [p.name for p in (*own, *further)]
             for name in given.keys() - {*known, *COMMON, *INNER}:
                 every = f"as every picture {', '.join(COMMON)}"
@@ -81,15 +80,15 @@ def picture(
         # The signature and the docstring of the picture, so that help(result.plot) has every option of every function.
         where = inspect.Parameter("ax", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation="Any")
         keywords = [p.replace(kind=_KEYWORD) for p in (*further, *shared)]
-        compare_with_options.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        plot.__signature__ = signature.replace(  # type: ignore[attr-defined]
             parameters=[first, second, where, *own, *keywords]
         )
         told = {name: lines for draw in reversed(draws) for name, lines in _arguments(draw.__doc__).items()}
         arguments = {"ax": _EVERY["ax"]} | _arguments(compare.__doc__)
         arguments |= {p.name: told[p.name] for p in further if p.name in told}
         arguments |= {name: lines for name, lines in _EVERY.items() if name not in (*arguments, *(without or {}))}
-        compare_with_options.__doc__ = _with_arguments(compare.__doc__, arguments)
-        return compare_with_options
+        plot.__doc__ = _with_arguments(compare.__doc__, arguments)
+        return plot
 
     return decorate
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from sharpness.plots import interactive_surfaces, plot_plane_grid, save_html
+from sharpness.renamed import renamed_arguments
 from sharpness.results.comparison import first_of, one_training
 from sharpness.results.landscape import Landscape, require_samples
 from sharpness.results.picture import picture
@@ -61,7 +62,7 @@ class PlaneResult(Landscape):
         cls,
         results: Mapping[str, Any],
         ax: Any = None,
-        subset: Subset | Sequence[Subset] = None,
+        of: Subset | Sequence[Subset] = None,
         kind: str = "filled",
         quantity: str = "loss",
         run: str | None = None,
@@ -71,7 +72,7 @@ class PlaneResult(Landscape):
 
         Args:
             ax: with a single panel an Axes; with several, a list of as many, row by row.
-            subset: everything (None or ``"all"``), a class, a group, or a list of them.
+            of: everything (None or ``"all"``), a class, a group, or a list of them.
             kind: ``"filled"`` contours, ``"contour"`` lines with their values, ``"heatmap"``, ``"surface"``, or
                 ``"interactive"``, a plotly Figure, in which a menu chooses among the subsets.
             quantity: ``"loss"``; ``"rise"`` above the model's own unperturbed loss, which shows flatness where losses
@@ -82,24 +83,26 @@ class PlaneResult(Landscape):
         results = one_training(results, run)
         first = first_of(results)
         require_same(results, noise_fields(first, cls.COMPARED))
-        require_samples(first, subset)
+        require_samples(first, of)
         if quantity == "accuracy":
             _tell_interpolated(results)
-        return draw_planes(results, ax, subset, kind, quantity, options)
+        return draw_planes(results, ax, of, kind, quantity, options)
 
-    def interactive(self, subset: Subset | Sequence[Subset] = None, **options: Any) -> Any:
-        """A plotly Figure to turn and to hover over; unless ``subset`` is given, a menu offers all of them.
+    @renamed_arguments(subset="of")
+    def interactive(self, of: Subset | Sequence[Subset] = None, **options: Any) -> Any:
+        """A plotly Figure to turn and to hover over; unless ``of`` is given, a menu offers all of them.
 
         Several models go side by side with ``Comparison.plot(kind="interactive")``.
 
         Raises:
             UserError: plotly is not installed.
         """
-        return self.plot(kind="interactive", subset=subset, **options)
+        return self.plot(kind="interactive", of=of, **options)
 
-    def save_html(self, path: str | Path, subset: Subset | Sequence[Subset] = None, **options: Any) -> Path:
+    @renamed_arguments(subset="of")
+    def save_html(self, path: str | Path, of: Subset | Sequence[Subset] = None, **options: Any) -> Path:
         """Write :meth:`interactive` as one HTML file that works without a network."""
-        return save_html(self.interactive(subset, **options), path)
+        return save_html(self.interactive(of, **options), path)
 
     def to_vtk(self, path: str | Path) -> Path:
         """Write a grid that ParaView opens, of points ``(x_i, y_j, 0)``; "Warp By Scalar" raises it.

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sharpness.renamed import renamed_arguments, renamed_attribute
 from sharpness.transfer import to_device
 
 
@@ -18,15 +19,16 @@ def draw_normal(shape: torch.Size, generator: torch.Generator, device: torch.dev
     return to_device(torch.randn(shape, generator=generator), device)
 
 
+@renamed_arguments(class_counts="train_counts")
 @dataclass(frozen=True)
 class Context:
-    """The context of a step besides its batch: class counts, epoch, random numbers, precision.
+    """The context of a step besides its batch: train counts, epoch, random numbers, precision.
 
     Batches and losses draw from ``generator``, rules from ``noise``: two runs of one seed that differ in their rule see
     the same images, crops and mixtures.
     """
 
-    class_counts: Tensor  # (C,) training images per class
+    train_counts: Tensor  # (C,) training images per class
     epoch: int  # 1-based within the stage
     epochs: int  # of the stage
     generator: torch.Generator = field(default_factory=torch.Generator)
@@ -35,6 +37,7 @@ class Context:
     factors: Tensor | None = None  # (K, C): a rule asks for K losses at once, see Loss.__call__
     draw: Callable[[torch.Size, torch.Generator, torch.device], Tensor] = draw_normal
     replayed: Callable[..., Any] | None = None  # calls a function of tensors, see sharpness.training.steps.Replays
+    class_counts = renamed_attribute("class_counts", "train_counts")
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal numbers of the shape and on the device of ``like``, float32, from ``generator``.

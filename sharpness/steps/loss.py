@@ -41,7 +41,7 @@ class Loss:
         """
         return mixed_loss(model.head(context.features(model, batch.x)), batch, self, context)  # type: ignore[operator]
 
-    def parts(self, model: nn.Module, class_counts: tuple[int, ...]) -> nn.Module | None:
+    def parts(self, model: nn.Module, train_counts: tuple[int, ...]) -> nn.Module | None:
         """A fresh module that ``of`` uses, trained with the network and absent at inference; None for most losses.
 
         Training puts it on the network as ``model.auxiliary``.

@@ -161,7 +161,7 @@ def make_figures(
         pictures["measure"] = (tables.plot(measure="all")[0].figure, tables.to_frame())
     if set(ENDS) <= set(settings.measures):
         ends = tables.to_frame().filter(regex="^(model|run|class|group|samples|lambda_.*)$")
-        pictures["eigenvalues"] = (draw_curvature(tables, data.class_counts), ends)
+        pictures["eigenvalues"] = (draw_curvature(tables, data.train_counts), ends)
     if planes:
         pictures |= {
             "visualization_contours": (draw_planes(planes, tail, "filled"), drawn_numbers(planes, tail)),

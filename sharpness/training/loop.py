@@ -181,7 +181,7 @@ class Run:
     @property
     def counts(self) -> Tensor:
         """Training images (C,) of each class, on the device."""
-        return torch.tensor(self.data.class_counts, device=self.device)
+        return torch.tensor(self.data.train_counts, device=self.device)
 
     def keep(self, path: Path, **more: Any) -> None:
         """Write a checkpoint of the present weights, with more entries in its manifest."""
@@ -232,7 +232,7 @@ def initial_model(recipe: Recipe, architecture: str, data: LongTailData, seed: i
 
 def entry_context(stage: Stage, data: LongTailData, seed: int, index: int) -> Context:
     """The context of the changes before a stage's first epoch, with the random numbers of epoch 0."""
-    counts = torch.tensor(data.class_counts, device=data.train.images.device)
+    counts = torch.tensor(data.train_counts, device=data.train.images.device)
     return Context(counts, 0, stage.epochs, epoch_generator(seed, index, 0))
 
 

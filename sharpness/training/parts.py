@@ -70,7 +70,7 @@ def add_parts(
     network.auxiliary = None
     with seeded(generator.initial_seed()):
         if stage.helper is None:
-            network.auxiliary = stage.loss.parts(network, data.class_counts)
+            network.auxiliary = stage.loss.parts(network, data.train_counts)
         elif stage.helper == PREVIOUS:
             network.auxiliary = Frozen(network)
             spec = network.spec

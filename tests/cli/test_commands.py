@@ -54,7 +54,7 @@ def test_every_command_shows_an_example_to_copy(command, capsys):
         (["figures", "--study", "flattening", "--methods", "ce,ce"], "only once"),
         (["figures", "--study", "flattening", "--operations", "sam"], "'none'"),
         (["figures", "--study", "flattening", "--operations", "none,melt"], "'melt'"),
-        (["figures", "--study", "flattening", "--grid", "5"], "--grid is no option of --study flattening"),
+        (["figures", "--study", "flattening", "--plane", "5"], "--plane is no option of --study flattening"),
         (["figures", "--seed", "1"], "--seed"),
         (["figures", "--seeds", "1,1"], "seeds '1,1'"),
         (["figures", "--study", "microbenchmark", "--methods", "ce"], "--methods is no option"),
@@ -113,7 +113,7 @@ PICTURES = {f"{kind}.{suffix}" for kind in ("contour", "surface") for suffix in 
 
 def test_landscape_writes_planes_and_pictures(run, capsys, tmp_path):
     out = tmp_path / "out"
-    arguments = ["--plane", "3", "--limit-per-class", "2", "--class", "few", "--out", str(out)]
+    arguments = ["--plane", "3", "--limit-per-class", "2", "--of", "few", "--out", str(out)]
     assert main(["landscape", str(run), *arguments]) == 0
     printed = capsys.readouterr()
     names = {"plane-LDAM-DRW.nc", "plane-LDAM-DRW.vtk", "planes.csv", *PICTURES}

@@ -16,7 +16,7 @@ SMALL = ("--plane", "3", "--limit-per-class", "1", "--adaptive", "0")
     [
         (["--quantity", "error"], "unknown --quantity 'error': choose one of loss, rise, accuracy"),
         (["--scale", "foo"], "unknown --scale 'foo': choose one of clipped, linear, log"),
-        (["--class", "nope"], "unknown --class 'nope': choose one of many, medium, few, 0, 1"),
+        (["--of", "nope"], "unknown --of 'nope': choose one of many, medium, few, 0, 1"),
         (["--plane", "1"], "--plane 1: give two points or more, or 0 for no plane"),
         (["--plane", "-3"], "--plane -3: give two points"),
         (["--line", "1"], "--line 1: give two points or more, or 0 for no line"),
@@ -89,7 +89,7 @@ def test_looks_that_no_picture_can_have_are_refused_before_anything_is_evaluated
 
 
 def test_models_are_named_and_a_caption_stands_beside_every_picture(run, tmp_path):
-    named = ["--label", f"Mine={run}", "--width", "single", "--order", "Mine", "--class", "all"]
+    named = ["--label", f"Mine={run}", "--width", "single", "--order", "Mine", "--of", "all"]
     assert main(["landscape", *named, *SMALL, "--out", str(tmp_path)]) == 0
     assert (tmp_path / "plane-Mine.nc").exists()
     for picture in ("contour", "surface"):

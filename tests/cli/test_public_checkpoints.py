@@ -163,7 +163,7 @@ def test_they_stand_in_one_landscape_one_spectrum_and_one_table(published):
         np.testing.assert_array_equal(table[label].values, alone.values)
         known = planes[label].provenance["image_constants"]
         np.testing.assert_allclose([known["mean"], known["std"]], published[1][label][0])
-    assert len(planes.plot(subset=[None, 3])) == 8
+    assert len(planes.plot(of=[None, 3])) == 8
     assert ends.plot() is not None and len(table.plot(measure="all")) == 3
     assert len({r.provenance["images_sha256"] for r in planes.values()}) == 1
 

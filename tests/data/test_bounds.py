@@ -168,4 +168,4 @@ def test_a_small_pickle_stays_small(tmp_path, name):
 def test_counts_are_read_as_before(tmp_path):
     (tmp_path / "counts.json").write_text(json.dumps([500, 30]))
     data = read_images((torch.rand(2, 3), torch.tensor([0, 1])), train_counts=tmp_path / "counts.json")
-    assert data.class_counts == (500, 30)
+    assert data.train_counts == (500, 30)

@@ -10,7 +10,7 @@ import torch
 from sharpness.data import cifar
 from sharpness.data.cifar import load_cifar_lt
 from sharpness.data.longtail import select_indices
-from sharpness.data.profiles import class_counts
+from sharpness.data.profiles import profile_counts
 from sharpness.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("no_data_root")
@@ -35,9 +35,9 @@ def load(root, **options):
 def test_images_and_labels_are_those_of_the_files(cifar10, subset, profile):
     root, rows, labels = cifar10
     data = load(root, profile=profile, subset=subset)
-    counts = class_counts(profile, 5, 10, 20)
+    counts = profile_counts(profile, 5, 10, 20)
     kept = select_indices(labels, counts, subset)
-    assert data.class_counts == counts
+    assert data.train_counts == counts
     assert data.train.labels.tolist() == labels[kept].tolist()
     assert (data.train.images.numpy().reshape(-1, 3072) == rows[kept]).all()
 
@@ -56,9 +56,9 @@ def test_the_description_is_that_of_the_data_set(cifar10):
 def test_cifar100_uses_its_own_files_and_groups(tmp_path, write):
     rows, labels = write(tmp_path, "cifar100", [30] * 100)
     data = load_cifar_lt("cifar100", tmp_path, imbalance=10)
-    assert data.class_counts == class_counts("exp", 10, 100, 30)
+    assert data.train_counts == profile_counts("exp", 10, 100, 30)
     assert data.longtail.group_convention == "oltr"
-    kept = select_indices(labels, data.class_counts, "ldam_seed0")
+    kept = select_indices(labels, data.train_counts, "ldam_seed0")
     assert (data.train.images.numpy().reshape(-1, 3072) == rows[kept]).all()
 
 
@@ -76,9 +76,9 @@ def test_pixels_are_planes_of_rows(tmp_path, write, dump_pickle):
 
 
 def test_n_max_is_the_largest_class_of_the_files(tmp_path, write):
-    present = class_counts("exp", 10, 10, 40)
+    present = profile_counts("exp", 10, 10, 40)
     write(tmp_path, "cifar10", present)
-    assert load(tmp_path, imbalance=10).class_counts == present
+    assert load(tmp_path, imbalance=10).train_counts == present
     with pytest.raises(UserError, match=r"class 'class1' is asked for 32 .* has 30: .* files allow is (9|10)"):
         load(tmp_path, imbalance=7)
 
@@ -198,8 +198,8 @@ def test_an_unknown_data_set_lists_the_choices():
 def test_the_real_files_hold_the_published_tail(real_root, name, total, tail):
     data = load_cifar_lt(name, real_root)
     num_classes = data.num_classes
-    assert (data.longtail.total, data.class_counts[-1]) == (total, tail)
-    assert data.test.class_counts(num_classes).tolist() == [10000 // num_classes] * num_classes
+    assert (data.longtail.total, data.train_counts[-1]) == (total, tail)
+    assert data.test.class_samples(num_classes).tolist() == [10000 // num_classes] * num_classes
     assert data.class_names[:2] == {"cifar10": ("airplane", "automobile"), "cifar100": ("apple", "aquarium_fish")}[name]
     x = data.test.normalize(data.test.images[:1000])
     assert torch.allclose(x.mean((0, 2, 3)), torch.zeros(3), atol=0.2)

@@ -66,7 +66,7 @@ def test_a_limit_below_one_is_refused():
 
 
 def test_class_counts_include_absent_classes():
-    assert image_set().class_counts(5).tolist() == [3, 1, 4, 0, 0]
+    assert image_set().class_samples(5).tolist() == [3, 1, 4, 0, 0]
 
 
 def test_moving_to_a_device_moves_both_tensors():
@@ -82,7 +82,7 @@ def test_the_first_label_outside_the_range_is_named(label, index):
     data = image_set(labels)
     message = f"label {label} at index {index} is outside 0..2"
     with pytest.raises(UserError, match=message):
-        data.class_counts(3)
+        data.class_samples(3)
     tail = LongTail("toy", ("a", "b", "c"), "exp", 2.0, "first_n", (3, 2, 2), "oltr")
     with pytest.raises(UserError, match=message):
         LongTailData(tail, data, image_set(), "crop", 1, "resnet8")
@@ -126,8 +126,8 @@ def from_pool(pool, **changes):
 def test_a_long_tail_is_cut_out_of_a_pool():
     pool = image_set(torch.arange(3).repeat(4))
     data = from_pool(pool)
-    assert data.class_counts == (4, 2, 1)
-    assert tuple(data.train.class_counts(3).tolist()) == data.class_counts
+    assert data.train_counts == (4, 2, 1)
+    assert tuple(data.train.class_samples(3).tolist()) == data.train_counts
     assert torch.equal(data.train.images, pool.images[[0, 3, 6, 9, 1, 4, 2]])
     assert (data.num_classes, data.class_names) == (3, ("a", "b", "c"))
     assert data.groups == {"many": (0,), "medium": (1,), "few": (2,)}

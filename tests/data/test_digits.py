@@ -28,8 +28,8 @@ def test_without_the_file_they_are_those_of_the_library(monkeypatch):
 def test_pool_and_test_split_the_digits():
     pool, test = digit_pools()
     assert len(pool) + len(test) == 1797
-    assert test.class_counts(10).tolist() == [50] * 10
-    assert int(pool.class_counts(10).min()) == 124
+    assert test.class_samples(10).tolist() == [50] * 10
+    assert int(pool.class_samples(10).min()) == 124
     assert int(pool.images.max()) == 255
 
 
@@ -48,8 +48,8 @@ def test_the_pool_is_normalised_to_mean_zero_and_variance_one():
 
 def test_the_default_tail_keeps_at_least_three_images():
     data = load_digits_lt()
-    assert (data.class_counts[0], data.class_counts[-1]) == (124, 4)
-    assert tuple(data.train.class_counts(10).tolist()) == data.class_counts
+    assert (data.train_counts[0], data.train_counts[-1]) == (124, 4)
+    assert tuple(data.train.class_samples(10).tolist()) == data.train_counts
     assert (data.augmentation, data.padding, data.default_model) == ("crop", 1, "resnet8")
     assert (data.longtail.dataset, data.longtail.group_convention) == ("digits-lt", "oltr")
     assert all(data.groups.values())
@@ -62,7 +62,7 @@ def test_two_loads_are_equal():
 
 
 def test_the_balanced_pool_is_available():
-    assert load_digits_lt(imbalance=1).class_counts == (124,) * 10
+    assert load_digits_lt(imbalance=1).train_counts == (124,) * 10
 
 
 def test_an_imbalance_that_empties_a_class_is_refused():

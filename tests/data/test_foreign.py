@@ -65,7 +65,7 @@ def planes(images):
 
 def test_a_folder_per_class(folder, images):
     data = read_images(folder)
-    assert data.class_names == ("ant", "bee", "cat") and data.class_counts == (1, 3, 2)
+    assert data.class_names == ("ant", "bee", "cat") and data.train_counts == (1, 3, 2)
     assert data.labels.tolist() == [0, 1, 1, 1, 2, 2]
     assert torch.equal(data.inputs, planes(images[[3, 0, 1, 2, 4, 5]]))
 
@@ -73,7 +73,7 @@ def test_a_folder_per_class(folder, images):
 def test_class_names_set_the_order_and_may_be_more(folder, images):
     data = read_images(folder, class_names=("bee", "dog", "ant", "cat"))
     assert data.labels.tolist() == [0, 0, 0, 2, 3, 3]
-    assert data.class_counts == (3, 0, 1, 2)
+    assert data.train_counts == (3, 0, 1, 2)
     assert torch.equal(data.inputs, planes(images))
 
 
@@ -102,7 +102,7 @@ def test_an_npz(tmp_path, images, keys, first):
     stored = images.transpose(0, 3, 1, 2) if first else images
     np.savez(tmp_path / "a.npz", **dict(zip(keys, (stored, labels), strict=True)))
     data = read_images(tmp_path / "a.npz", class_names=CLASSES)
-    assert torch.equal(data.inputs, planes(images)) and data.class_counts == COUNTS
+    assert torch.equal(data.inputs, planes(images)) and data.train_counts == COUNTS
 
 
 def test_grey_images_get_a_channel(tmp_path):
@@ -117,24 +117,24 @@ def test_grey_images_get_a_channel(tmp_path):
 def test_counts_by_name_may_name_more_classes_than_have_images(folder, tmp_path):
     counts = {"dog": 7, "bee": 30, "cat": 20, "ant": 10}
     data = read_images(folder, train_counts=counts)
-    assert data.class_names == ("ant", "bee", "cat", "dog") and data.class_counts == (10, 30, 20, 7)
+    assert data.class_names == ("ant", "bee", "cat", "dog") and data.train_counts == (10, 30, 20, 7)
     assert data.class_totals == (1, 3, 2, 0) and data.labels.tolist() == [0, 1, 1, 1, 2, 2]
     (tmp_path / "counts.json").write_text(json.dumps(counts))
     named = read_images(folder, train_counts=tmp_path / "counts.json", class_names=("dog", "cat", "bee", "ant"))
-    assert named.class_counts == (7, 20, 30, 10)
+    assert named.train_counts == (7, 20, 30, 10)
 
 
 def test_limited_classes_weigh_what_they_had(folder):
     data = read_images(folder, limit_per_class=1)
     assert data.labels.tolist() == [0, 1, 2] and data.weights.tolist() == [1, 3, 2]
     later = read_images(folder).limit_per_class(2)
-    assert later.weights.tolist() == [1, 1.5, 1.5, 1, 1] and later.class_counts == (1, 3, 2)
+    assert later.weights.tolist() == [1, 1.5, 1.5, 1, 1] and later.train_counts == (1, 3, 2)
 
 
 def test_classes_numbered_by_their_training_images(folder, images):
     """From most to fewest, equal ones in the order they had; labels, names, counts and totals move together."""
     data = read_images(folder, train_counts=(5, 2, 5)).in_class_order("stable")
-    assert data.class_names == ("ant", "cat", "bee") and data.class_counts == (5, 5, 2)
+    assert data.class_names == ("ant", "cat", "bee") and data.train_counts == (5, 5, 2)
     assert data.labels.tolist() == [0, 2, 2, 2, 1, 1] and data.class_totals == (1, 2, 3)
     assert torch.equal(data.inputs, planes(images[[3, 0, 1, 2, 4, 5]]))
     limited = read_images(folder, train_counts=(5, 2, 9), limit_per_class=1).in_class_order("stable")
@@ -268,12 +268,12 @@ def test_resizing_keeps_a_linear_ramp(tmp_path):
 def test_class_counts_are_those_of_training(tmp_path, folder):
     (tmp_path / "counts.json").write_text(json.dumps([500, 30, 2]))
     for given in (tmp_path / "counts.json", (500, 30, 2), np.array([500, 30, 2]), {2: 2, 0: 500, 1: 30}):
-        assert read_images(folder, train_counts=given).class_counts == (500, 30, 2)
+        assert read_images(folder, train_counts=given).train_counts == (500, 30, 2)
 
 
 def test_a_limit_keeps_the_first_of_each_class_and_the_counts(folder, listing, images):
     data = read_images(folder, limit_per_class=2)
-    assert data.labels.tolist() == [0, 1, 1, 2, 2] and data.class_counts == (1, 3, 2)
+    assert data.labels.tolist() == [0, 1, 1, 2, 2] and data.train_counts == (1, 3, 2)
     assert torch.equal(data.inputs, planes(images[[3, 0, 1, 4, 5]]))
     assert torch.equal(read_images(folder).limit_per_class(2).inputs, data.inputs)
     (folder / "bee" / "0.png").write_bytes(b"damaged")

@@ -3,7 +3,7 @@
 import pytest
 
 from sharpness.data.groups import GROUP_CONVENTIONS, class_groups
-from sharpness.data.profiles import class_counts
+from sharpness.data.profiles import profile_counts
 from sharpness.errors import UserError
 
 BORDERS = (101, 100, 99, 21, 20, 19)
@@ -54,7 +54,7 @@ def test_mislas_without_cuts_is_refused():
     [(10, 100, 1000, 200), (10, 10, 2319, 835), (100, 100, 100, 20), (100, 10, 265, 99)],
 )
 def test_focal_sam_thresholds_depend_on_the_data(num_classes, imbalance, high, low):
-    counts = class_counts("exp", imbalance, num_classes, 50000 // num_classes)
+    counts = profile_counts("exp", imbalance, num_classes, 50000 // num_classes)
     groups = class_groups(counts, "focal-sam", float(imbalance))
     assert groups == class_groups(counts, f"{high},{low}")
     assert all(groups.values())
@@ -68,7 +68,7 @@ def test_focal_sam_elsewhere_is_refused(num_classes, imbalance):
 
 @pytest.mark.parametrize("convention", [*GROUP_CONVENTIONS, "300,30"])
 def test_groups_partition_the_classes(convention):
-    counts = class_counts("exp", 100, 100, 500)
+    counts = profile_counts("exp", 100, 100, 500)
     groups = class_groups(counts, convention, 100)
     assert list(groups) == ["many", "medium", "few"]
     assert sorted(sum(groups.values(), ())) == list(range(100))

@@ -65,7 +65,7 @@ def test_an_unknown_subset_lists_the_choices(labels, subset):
 
 def test_a_long_tail_counts_itself():
     assert (TAIL.num_classes, TAIL.total, TAIL.tail_class) == (4, 290, 3)
-    assert replace(TAIL, class_counts=(20, 5, 30, 6)).tail_class == 1
+    assert replace(TAIL, train_counts=(20, 5, 30, 6)).tail_class == 1
     assert TAIL.groups == {"many": (0,), "medium": (1,), "few": (2, 3)}
     assert [TAIL.group_of(c) for c in range(4)] == ["many", "medium", "few", "few"]
     with pytest.raises(UserError, match="class 4"):
@@ -105,8 +105,8 @@ def test_a_description_with_wrong_keys_is_refused(change):
         ({"group_convention": "kang"}, "convention"),
         ({"group_convention": "mislas"}, "4 classes"),
         ({"imbalance": 0.1}, "imbalance"),
-        ({"class_counts": (200, 50, 20, 0)}, "class 'd' has 0"),
-        ({"class_counts": (200, 50)}, "4 class names for 2"),
+        ({"train_counts": (200, 50, 20, 0)}, "class 'd' has 0"),
+        ({"train_counts": (200, 50)}, "4 class names for 2"),
     ],
 )
 def test_an_impossible_description_is_refused(change, message):

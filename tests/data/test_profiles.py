@@ -6,8 +6,8 @@ import pytest
 from sharpness.data.profiles import (
     PROFILES,
     check_present,
-    class_counts,
     largest_imbalance,
+    profile_counts,
     smallest_imbalance,
 )
 from sharpness.errors import UserError
@@ -23,7 +23,7 @@ from sharpness.errors import UserError
     ],
 )
 def test_exp_profile_of_cifar10_is_the_published_one(imbalance, total, counts):
-    assert class_counts("exp", imbalance, 10, 5000) == counts
+    assert profile_counts("exp", imbalance, 10, 5000) == counts
     assert sum(counts) == total
 
 
@@ -37,7 +37,7 @@ def test_exp_profile_of_cifar10_is_the_published_one(imbalance, total, counts):
     ],
 )
 def test_exp_profile_of_cifar100_is_the_published_one(imbalance, total, head, tail):
-    counts = class_counts("exp", imbalance, 100, 500)
+    counts = profile_counts("exp", imbalance, 100, 500)
     assert (counts[:3], counts[-3:], sum(counts)) == (head, tail, total)
 
 
@@ -57,44 +57,44 @@ def test_exp_profile_of_cifar100_is_the_published_one(imbalance, total, head, ta
 @pytest.mark.parametrize("kind", [int, float])
 def test_m2m_profile_rounds_its_last_class_as_published(num_classes, imbalance, last, kind):
     n_max = 50000 // num_classes
-    counts = class_counts("exp_m2m", kind(imbalance), num_classes, n_max)
+    counts = profile_counts("exp_m2m", kind(imbalance), num_classes, n_max)
     assert counts[-1] == last
-    exp = np.array(class_counts("exp", imbalance, num_classes, n_max))
+    exp = np.array(profile_counts("exp", imbalance, num_classes, n_max))
     assert np.abs(exp - counts).max() <= 1
     assert counts[0] == n_max
 
 
 def test_step_profile_has_two_levels():
-    assert class_counts("step", 100, 10, 5000) == (5000,) * 5 + (50,) * 5
-    assert class_counts("step", 10, 5, 100) == (100, 100, 10, 10, 10)
+    assert profile_counts("step", 100, 10, 5000) == (5000,) * 5 + (50,) * 5
+    assert profile_counts("step", 10, 5, 100) == (100, 100, 10, 10, 10)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_imbalance_one_is_balanced(profile):
-    assert class_counts(profile, 1, 7, 30) == (30,) * 7
+    assert profile_counts(profile, 1, 7, 30) == (30,) * 7
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_an_emptied_class_is_named_with_the_largest_imbalance_that_works(profile):
     with pytest.raises(UserError, match=r"class 'frog' keeps 0 images at imbalance 500: .* one is (49|48.99)"):
-        class_counts(profile, 500, 3, 49, class_names=["cat", "dog", "frog"])
+        profile_counts(profile, 500, 3, 49, class_names=["cat", "dog", "frog"])
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("n_max", [1, 7, 49, 124, 5000])
 def test_largest_imbalance_keeps_every_class_and_a_larger_one_does_not(profile, n_max):
     largest = largest_imbalance(profile, 10, n_max)
-    assert min(class_counts(profile, largest, 10, n_max)) == 1
+    assert min(profile_counts(profile, largest, 10, n_max)) == 1
     with pytest.raises(UserError):
-        class_counts(profile, largest * 1.001 + 0.02, 10, n_max)
+        profile_counts(profile, largest * 1.001 + 0.02, 10, n_max)
 
 
 def test_smallest_imbalance_is_the_border_of_what_is_present():
-    present = class_counts("exp", 10, 10, 5000)
+    present = profile_counts("exp", 10, 10, 5000)
     smallest = smallest_imbalance("exp", present, 5000)
     assert smallest == pytest.approx(10, abs=0.02)
-    assert all(a <= p for a, p in zip(class_counts("exp", smallest, 10, 5000), present, strict=True))
-    asked = class_counts("exp", smallest - 0.02, 10, 5000)
+    assert all(a <= p for a, p in zip(profile_counts("exp", smallest, 10, 5000), present, strict=True))
+    asked = profile_counts("exp", smallest - 0.02, 10, 5000)
     assert any(a > p for a, p in zip(asked, present, strict=True))
     assert smallest_imbalance("exp", (20,) * 10, 20) == 1
     assert smallest_imbalance("exp", (10, 20), 20) is None
@@ -112,15 +112,15 @@ def test_a_class_with_too_few_images_is_named_with_the_remedy():
 @pytest.mark.parametrize("imbalance", [0.5, 0, -3, float("nan"), float("inf"), "100", True, None])
 def test_an_impossible_imbalance_is_the_users_mistake(imbalance):
     with pytest.raises(UserError, match="imbalance"):
-        class_counts("exp", imbalance, 10, 5000)
+        profile_counts("exp", imbalance, 10, 5000)
 
 
 def test_an_unknown_profile_lists_the_choices():
     with pytest.raises(UserError, match="'pareto'.*exp, step, exp_m2m"):
-        class_counts("pareto", 10, 10, 5000)
+        profile_counts("pareto", 10, 10, 5000)
 
 
 @pytest.mark.parametrize(("num_classes", "n_max"), [(1, 10), (0, 10), (10, 0)])
 def test_too_few_classes_or_images_are_refused(num_classes, n_max):
     with pytest.raises(UserError):
-        class_counts("exp", 1, num_classes, n_max)
+        profile_counts("exp", 1, num_classes, n_max)

@@ -28,7 +28,7 @@ COMMANDS = {
     "landscape": ("landscape", "run", *QUICK, "--plane", "3", "--line", "3", "--adaptive", "0", "--out", "out"),
     "spectrum": ("spectrum", "run", *QUICK, "--per-group", "--parameters", "classifier", "-o", "out.nc"),
     "measure": ("measure", "run", *QUICK, "--parameters", "classifier", "-o", "out.csv"),
-    "figures": ("figures", "--data", "digits-lt", "--methods", "ce", "--seeds", "0", "--epochs", "1", *QUICK, "--grid",
+    "figures": ("figures", "--data", "digits-lt", "--methods", "ce", "--seeds", "0", "--epochs", "1", *QUICK, "--plane",
                 "3", "--jobs", "1", "--out", "out", "--runs", "runs"),
 }  # fmt: skip
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sharpness.data import class_counts
+from sharpness.data import profile_counts
 from sharpness.errors import UserError
 from sharpness.flattening import SAM, ClassConditionalStep, optimal_radius
 from sharpness.steps import Batch, PlainStep
@@ -235,7 +235,7 @@ def test_the_radius_minimises_the_bound():
     ],
 )
 def test_rare_classes_of_cifar_have_the_published_multiple_of_the_radius(classes, largest, imbalance, ratio):
-    counts = torch.tensor(class_counts("exp", imbalance, classes, largest))
+    counts = torch.tensor(profile_counts("exp", imbalance, classes, largest))
     radii = optimal_radius(torch.tensor(1.0), torch.ones(classes), 650, counts)
     assert f"{float(radii[-1] / radii[0]):.2f}" == ratio
 

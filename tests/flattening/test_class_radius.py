@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from sharpness.data import class_counts
+from sharpness.data import profile_counts
 from sharpness.errors import UserError
 from sharpness.flattening.class_radius import Perturbation, longest_step
 
-COUNTS = class_counts("exp", 100, 10, 5000)
+COUNTS = profile_counts("exp", 100, 10, 5000)
 W, K = 4.5, 650
 
 
@@ -51,7 +51,7 @@ def test_without_a_cap_it_is_the_formula():
 def test_classes_of_one_gradient_keep_the_published_ratio_whether_or_not_the_cap_binds(
     classes, largest, imbalance, ratio, gradient
 ):
-    counts = class_counts("exp", imbalance, classes, largest)
+    counts = profile_counts("exp", imbalance, classes, largest)
     found = lengths([gradient] * classes, counts, cap=0.05)
     assert f"{found[-1] / found[0]:.2f}" == ratio
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sharpness.data.profiles import class_counts
+from sharpness.data.profiles import profile_counts
 from sharpness.errors import UserError
 from sharpness.flattening import SAM, ImbSAM
 from sharpness.steps import Batch, PlainStep
@@ -60,13 +60,13 @@ def test_on_quadratics(bowls):
 
 
 def test_the_tail_of_cifar_100_is_as_published_and_that_of_cifar_10_as_large_a_share():
-    hundred = torch.tensor(class_counts("exp", 100, 100, 500))
+    hundred = torch.tensor(profile_counts("exp", 100, 100, 500))
     by_images = ImbSAM(eta=20).tail(hundred)
     assert torch.equal(by_images, hundred < 20)
     # No class has fewer than 5 images: the share alone says the same as the published 20.
     assert torch.equal(ImbSAM(eta=5).tail(hundred), by_images)
     assert int(by_images.sum()) == 30
-    ten = torch.tensor(class_counts("exp", 100, 10, 5000))
+    ten = torch.tensor(profile_counts("exp", 100, 10, 5000))
     assert ImbSAM().tail(ten).nonzero().flatten().tolist() == [7, 8, 9]
     assert ImbSAM(eta=100).tail(ten).nonzero().flatten().tolist() == [8, 9]
 

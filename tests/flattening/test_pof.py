@@ -132,7 +132,7 @@ def test_the_loss_is_that_of_the_end_of_training(problem, other):
             return F.cross_entropy(logits, labels, reduction="none"), torch.ones_like(logits[:, 0])
 
     problem.losses["late"] = Late()
-    problem.context = Context(problem.context.class_counts, epoch=1, epochs=50)
+    problem.context = Context(problem.context.train_counts, epoch=1, epochs=50)
     problem.run(rule(problem, other), "late")
     assert set(epochs) == {(50, 50)}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sharpness.data import LongTail, class_counts
+from sharpness.data import LongTail, profile_counts
 from sharpness.models import CosineHead, LinearHead
 from sharpness.steps import Batch, Context
 
@@ -57,7 +57,7 @@ def context():
 
 
 def long_tail(classes=10, imbalance=100, largest=5000):
-    counts = class_counts("exp", imbalance, classes, largest)
+    counts = profile_counts("exp", imbalance, classes, largest)
     names = tuple(f"class {c}" for c in range(classes))
     return LongTail(f"cifar{classes}-lt", names, "exp", float(imbalance), "ldam_seed0", counts, "oltr")
 

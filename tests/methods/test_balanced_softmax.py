@@ -46,7 +46,7 @@ def test_its_minimum_is_the_posterior_under_equal_classes():
 )
 def test_epochs_are_the_published_steps_of_512_images(cifar, classes, imbalance, steps):
     (stage,) = build_recipe("balanced-softmax", cifar(classes, imbalance)).stages
-    assert math.ceil(sum(cifar(classes, imbalance).class_counts) / 512) == steps
+    assert math.ceil(sum(cifar(classes, imbalance).train_counts) / 512) == steps
     assert abs(stage.epochs * steps - 13_000) <= steps / 2
     first, second = build_recipe("balanced-softmax", cifar(classes, imbalance), decoupled=True).stages
     assert first.epochs == stage.epochs

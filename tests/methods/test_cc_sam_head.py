@@ -107,7 +107,7 @@ def same(one, other, rtol=1e-9):
 def test_the_gradient_is_that_of_a_loop_over_classes(network, plain, mixed, context, kind, mixing, loss, rho_scale):
     model, batch = network(kind), mixed if mixing else plain
     ours, of_one = LOSSES[loss]
-    expected, value = loop_over_classes(model, batch, of_one, context.class_counts.tolist(), rho_scale)
+    expected, value = loop_over_classes(model, batch, of_one, context.train_counts.tolist(), rho_scale)
     gradients, returned = run(ClassConditionalHead(rho_scale), model, batch, ours, context)
     same(gradients, expected)
     assert float(returned) == pytest.approx(value, rel=1e-10)
@@ -119,7 +119,7 @@ def test_the_gradient_is_that_of_a_loop_over_classes(network, plain, mixed, cont
 def test_direction_is_a_step_of_length_one(network, plain, mixed, context, kind, mixing, loss):
     model, batch = network(kind), mixed if mixing else plain
     ours, of_one = LOSSES[loss]
-    expected, _ = loop_over_classes(model, batch, of_one, context.class_counts.tolist(), mode="direction")
+    expected, _ = loop_over_classes(model, batch, of_one, context.train_counts.tolist(), mode="direction")
     gradients, _ = run(ClassConditionalHead(mode="direction"), model, batch, ours, context)
     same(gradients, expected)
 
@@ -130,7 +130,7 @@ def test_direction_is_a_step_of_length_one(network, plain, mixed, context, kind,
 )
 def test_with_a_cap_it_is_the_loop_with_bounded_lengths(network, mixed, context, kind, mode, cap):
     """0.05 binds for every class, 0.4 for some, 50 for none."""
-    model, counts = network(kind), context.class_counts.tolist()
+    model, counts = network(kind), context.train_counts.tolist()
     context.noise.manual_seed(9)
     generator = torch.Generator().manual_seed(9)
     expected, _ = loop_over_classes(model, mixed, ce_of_one, counts, 0.4, mode, generator, cap)
@@ -154,7 +154,7 @@ def test_no_value_is_looked_at_on_the_host(network, plain, mixed, context, kind,
     batch = mixed if mixing else plain
     second = batch.second.to("meta") if mixing else None
     batch = Batch(batch.x.to("meta"), batch.first.to("meta"), second, batch.lam)
-    context = replace(context, class_counts=context.class_counts.to("meta"))
+    context = replace(context, train_counts=context.train_counts.to("meta"))
     gradients, _ = run(
         ClassConditionalHead(mode=mode, cap=cap), network(kind).to("meta"), batch, CrossEntropy(), context
     )
@@ -173,7 +173,7 @@ def test_magnitude_is_the_length_of_cc_sam_along_one_random_direction_a_class(
         model,
         batch,
         of_one,
-        context.class_counts.tolist(),
+        context.train_counts.tolist(),
         rho_scale=0.4,
         mode="magnitude",
         generator=torch.Generator().manual_seed(9),
@@ -209,7 +209,7 @@ def test_with_one_class_it_is_sam_on_the_head_of_radius_sqrt_k_rho(network, plai
     model.backbone.requires_grad_(False)
     batch = Batch(plain.x, torch.full((12,), c))
     g = torch.autograd.grad(F.cross_entropy(model(batch.x), batch.first), list(model.head.parameters()))
-    radius = length_of_cc_sam(model.head, g, context.class_counts[c].item())
+    radius = length_of_cc_sam(model.head, g, context.train_counts[c].item())
     by_sam, _ = run(SAM(radius), model, batch, CrossEntropy(), context)
     by_class, _ = run(ClassConditionalHead(), model, batch, CrossEntropy(), context)
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
@@ -297,7 +297,7 @@ def test_the_released_variant_is_the_released_loop(
     network, plain, mixed, context, mixing, noise_ratio, flat_ratio, per_tensor
 ):
     model, batch = network(), mixed if mixing else plain
-    expected, value = released_loop(model, batch, context.class_counts.tolist(), noise_ratio, flat_ratio, per_tensor)
+    expected, value = released_loop(model, batch, context.train_counts.tolist(), noise_ratio, flat_ratio, per_tensor)
     rule = ClassConditionalHead(rho_scale=noise_ratio, released_share=flat_ratio, per_tensor=per_tensor)
     gradients, returned = run(rule, model, batch, CrossEntropy(), context)
     same(gradients, expected)
@@ -315,8 +315,8 @@ class Float32Context(Context):
 @pytest.mark.parametrize("kind", HEADS)
 def test_float32_agrees_with_float64_to_its_rounding(network, mixed, context, kind):
     model = network(kind)
-    expected, _ = loop_over_classes(model, mixed, ce_of_one, context.class_counts.tolist())
-    single = Float32Context(context.class_counts, 200, 200)
+    expected, _ = loop_over_classes(model, mixed, ce_of_one, context.train_counts.tolist())
+    single = Float32Context(context.train_counts, 200, 200)
     batch = replace(mixed, x=mixed.x.float())
     gradients, _ = run(ClassConditionalHead(), model.float(), batch, CrossEntropy(), single)
     # A few hundred operations of relative rounding 6e-8 on numbers of like size.

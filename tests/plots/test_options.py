@@ -129,7 +129,7 @@ def test_a_palette_is_a_list_a_mapping_or_a_name(lines):
 def test_a_figure_is_as_wide_as_asked_for(width, lines):
     figure = lines.plot(width=width).figure
     assert figure.get_size_inches()[0] == WIDTHS.get(width, width)
-    panels = lines.plot(subset=[None, "cat"], width=width)
+    panels = lines.plot(of=[None, "cat"], width=width)
     assert panels[0].figure.get_size_inches()[0] == WIDTHS.get(width, width)
 
 
@@ -145,10 +145,10 @@ def test_axes_of_ones_own_have_their_size(lines):
 
 
 def test_the_title_of_several_panels_stands_above_them(lines):
-    panels = lines.plot(subset=[None, "dog"], title="All and dogs")
+    panels = lines.plot(of=[None, "dog"], title="All and dogs")
     assert panels[0].figure.get_suptitle() == "All and dogs"
     with pytest.raises(UserError, match="titles of their own"):
-        lines.plot(list(Figure().subplots(1, 3)), subset=[None, "dog"], title="t")
+        lines.plot(list(Figure().subplots(1, 3)), of=[None, "dog"], title="t")
 
 
 def test_a_logarithmic_axis_shows_both_signs():

@@ -67,12 +67,12 @@ def test_a_model_is_drawn_with_a_panel_for_all_and_for_each_class_from_most_to_f
 def test_on_one_axes_all_samples_or_one_class_are_drawn(found):
     for subset, title in ((None, "all, n = 113"), ("owl", "class owl, n = 3")):
         ax = Figure().subplots()
-        assert found["a"].plot(ax, subset=subset) is ax
+        assert found["a"].plot(ax, of=subset) is ax
         assert ax.get_title() == title
 
 
 def test_several_models_and_subsets_are_a_grid(found):
-    axes = found.plot(kind="bound", subset=[None, "owl"])
+    axes = found.plot(kind="bound", of=[None, "owl"])
     assert [ax.get_title() for ax in axes] == [
         "a: all, n = 113", "a: class owl, n = 3", "b: all, n = 113", "b: class owl, n = 3",
     ]  # fmt: skip

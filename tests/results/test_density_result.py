@@ -14,7 +14,7 @@ def found(pair):
 
 @pytest.mark.parametrize("subset", [None, "cat", 2])
 def test_models_are_drawn_alike_with_ticks_at_their_extreme_values(found, subset):
-    ax = found.plot(Figure().subplots(), subset=subset)
+    ax = found.plot(Figure().subplots(), of=subset)
     rules = {label: r.quadrature(subset) for label, r in found.items()}
     width = max(rule.density().width for rule in rules.values())
     lines = {line.get_label(): line for line in ax.lines if line.get_label() in rules}
@@ -41,7 +41,7 @@ def test_all_samples_together_have_one_density_and_one_row(pair):
     assert frame["class"].tolist() == ["all"] and frame.samples.tolist() == [14] and frame.products.tolist() == [18]
     result.plot(Figure().subplots(), smoothing=0.1)
     with pytest.raises(UserError, match="ask for per_class=True"):
-        result.plot(Figure().subplots(), subset="cat")
+        result.plot(Figure().subplots(), of="cat")
 
 
 def test_the_band_is_around_the_density_and_widens_with_fewer_runs(pair):

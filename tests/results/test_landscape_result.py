@@ -81,7 +81,7 @@ def raster(ax):
 @pytest.mark.parametrize(("subset", "classes"), [("few", [1, 2]), ("owl", [2]), (1, [1]), (np.int64(1), [1])])
 def test_pictures_of_classes_and_groups_come_from_the_same_plane(planes, subset, classes):
     for quantity, numbers in (("loss", "class_losses"), ("accuracy", "class_accuracies")):
-        axes = planes.plot(kind="heatmap", subset=subset, quantity=quantity)
+        axes = planes.plot(kind="heatmap", of=subset, quantity=quantity)
         for ax, result in zip(axes, planes.values(), strict=True):
             np.testing.assert_allclose(raster(ax), getattr(result, numbers)[classes].mean(axis=0))
 
@@ -96,7 +96,7 @@ def test_overall_accuracy_weighs_classes_by_their_samples():
 
 
 def test_a_list_of_subsets_becomes_rows(planes):
-    axes = planes.plot(kind="heatmap", subset=["all", "few", 0])
+    axes = planes.plot(kind="heatmap", of=["all", "few", 0])
     shown = [r.values(s) for s in (None, "few", 0) for r in planes.values()]
     for ax, values in zip(axes, shown, strict=True):
         np.testing.assert_allclose(raster(ax), values)
@@ -110,7 +110,7 @@ def test_classes_that_are_numbers_are_called_classes(subset, title):
 
 def test_a_class_called_all_is_that_class():
     named = make_plane(class_names=("all", "b", "c"))
-    np.testing.assert_allclose(raster(named.plot(kind="heatmap", subset="all")), named.class_losses[0])
+    np.testing.assert_allclose(raster(named.plot(kind="heatmap", of="all")), named.class_losses[0])
 
 
 @pytest.mark.parametrize("kind", ["filled", "contour", "heatmap", "surface"])
@@ -146,7 +146,7 @@ def test_evaluated_points_are_those_of_the_result():
 
 def test_lines_of_models_share_a_panel(lines):
     ax = Figure().subplots()
-    assert lines.plot(ax, subset="few", log=True) is ax
+    assert lines.plot(ax, of="few", log=True) is ax
     for drawn, result in zip(ax.lines, lines.values(), strict=True):
         np.testing.assert_allclose(drawn.get_ydata(), result.class_losses[1:].mean(axis=0))
     assert ax.get_yscale() == "log"
@@ -155,7 +155,7 @@ def test_lines_of_models_share_a_panel(lines):
 
 def test_subsets_of_one_line_share_a_panel():
     line = make_line()
-    ax = line.plot(subset=["all", "many", "owl"], quantity="accuracy")
+    ax = line.plot(of=["all", "many", "owl"], quantity="accuracy")
     np.testing.assert_allclose(ax.lines[0].get_ydata(), line.accuracies())
     np.testing.assert_allclose(ax.lines[2].get_ydata(), line.class_accuracies[2])
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["All classes", "Many-shot", "owl"]
@@ -164,7 +164,7 @@ def test_subsets_of_one_line_share_a_panel():
 
 
 def test_subsets_of_several_lines_are_a_panel_each(lines):
-    axes = lines.plot(subset=[None, "few"])
+    axes = lines.plot(of=[None, "few"])
     assert [ax.get_title() for ax in axes] == ["a", "b"]
     for ax, result in zip(axes, lines.values(), strict=True):
         np.testing.assert_allclose(ax.lines[0].get_ydata(), result.losses)
@@ -207,9 +207,9 @@ def test_components_of_a_trajectory_say_how_much_of_it_they_hold():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"subset": "medium"}, "group 'medium' has no classes"),
-        ({"subset": "cow"}, "unknown class or group 'cow'"),
-        ({"subset": ["few", 7]}, "unknown class or group 7"),
+        ({"of": "medium"}, "group 'medium' has no classes"),
+        ({"of": "cow"}, "unknown class or group 'cow'"),
+        ({"of": ["few", 7]}, "unknown class or group 7"),
         ({"quantity": "error"}, "unknown quantity 'error'"),
     ],
 )
@@ -228,7 +228,7 @@ def test_interactive_offers_everything_groups_and_classes(planes):
     figure = planes.plot(kind="interactive")
     assert [b.label for b in figure.layout.updatemenus[0].buttons] == ["All classes", "Many-shot", "Few-shot", *NAMES]
     np.testing.assert_allclose(figure.data[4].z, np.minimum(planes["a"].values("few"), figure.data[4].z.max()), 1e-6)
-    single = planes["a"].interactive(subset="few")
+    single = planes["a"].interactive(of="few")
     assert len(single.data) == 1 and not single.layout.updatemenus
     with pytest.raises(UserError, match="takes no ax"):
         planes.plot(Figure().subplots(), kind="interactive")
@@ -340,13 +340,13 @@ def test_rises_are_over_the_models_own_loss_whatever_its_size(subset, base):
         base_loss=1000.5, base_class_losses=own["base_class_losses"] + 1000,
     )  # fmt: skip
     np.testing.assert_allclose(low.rises(subset), low.values(subset) - base)
-    axes = Comparison({"low": low, "high": high}).plot(kind="heatmap", quantity="rise", subset=subset)
+    axes = Comparison({"low": low, "high": high}).plot(kind="heatmap", quantity="rise", of=subset)
     for ax in axes:
         np.testing.assert_allclose(raster(ax), low.values(subset) - base, atol=1e-9)
     bar = next(ax for ax in axes[0].figure.axes if ax not in axes)
     assert bar.get_ylabel() == "Rise of the loss"
     line = make_line(**own)
-    ax = line.plot(quantity="rise", subset=subset)
+    ax = line.plot(quantity="rise", of=subset)
     np.testing.assert_allclose(ax.lines[0].get_ydata(), line.values(subset) - base)
     assert ax.get_ylabel() == "Rise of the loss"
 
@@ -366,7 +366,7 @@ def test_a_group_is_the_mean_of_its_classes_that_have_samples(make):
     result = with_an_empty_class(make)
     np.testing.assert_array_equal(result.values("few"), result.class_losses[1])
     np.testing.assert_array_equal(result.accuracies("few"), result.class_accuracies[1])
-    result.plot(subset="few")
+    result.plot(of="few")
 
 
 @pytest.mark.parametrize("make", [make_line, make_plane])
@@ -374,11 +374,11 @@ def test_a_class_without_samples_is_named_where_it_cannot_be_drawn(make):
     result = with_an_empty_class(make)
     for subset in ("owl", 2, ["owl"]):
         with pytest.raises(UserError, match="owl: no samples here, there is nothing to draw"):
-            result.plot(subset=subset)
-    result.plot(subset=["all", "owl"])
+            result.plot(of=subset)
+    result.plot(of=["all", "owl"])
     alone = dataclasses.replace(result, groups={"few": (2,)})
     with pytest.raises(UserError, match="Few-shot: no samples here"):
-        alone.plot(subset="few")
+        alone.plot(of="few")
 
 
 def test_the_suffix_says_how_to_export(plane, tmp_path):

@@ -136,7 +136,7 @@ def test_bars_of_a_spread_stay_where_values_can_be():
 
 def test_a_line_is_the_mean_in_a_band_of_one_standard_deviation(models):
     lines = PROBES["line"](models)
-    ax = lines.plot(subset="few", quantity="rise")
+    ax = lines.plot(of="few", quantity="rise")
     curves = {line.get_label(): line.get_ydata() for line in ax.lines if not line.get_label().startswith("_")}
     rises = lines["GCL"].over(lambda r: r.rises("few"))
     np.testing.assert_allclose(curves["GCL"], rises.mean(axis=0))

@@ -154,7 +154,7 @@ def test_labels_and_names_run_nothing_in_a_notebook(results, tmp_path, kind):
 def test_an_interactive_picture_escapes_labels(objective):
     pytest.importorskip("plotly")
     plane = hostile(sharpness.plane(objective, (-1, 1, 3), (-1, 1, 3)))
-    figure = Comparison({SCRIPT: plane}).plot(kind="interactive", subset=[None, 0])
+    figure = Comparison({SCRIPT: plane}).plot(kind="interactive", of=[None, 0])
     texts = json.dumps(
         [a.text for a in figure.layout.annotations] + [b.label for b in figure.layout.updatemenus[0].buttons]
     )

@@ -64,7 +64,7 @@ def test_batchnorm_has_the_mean_statistics_of_a_pass_of_training_batches(digits,
     train(method, digits, tmp_path / "run", seed=4, flatten=("swa:0",), precision="float32", batch_size=50)
     model = load_checkpoint(tmp_path / "run").model
     stage = replace(build_recipe(method, digits.longtail).stages[0], batch_size=50, drop_last=True)
-    context = Context(torch.tensor(digits.class_counts), 2, 2, epoch_generator(4, 0, 3))
+    context = Context(torch.tensor(digits.train_counts), 2, 2, epoch_generator(4, 0, 3))
     inputs = {}
     layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
     for name, layer in layers.items():

@@ -114,7 +114,7 @@ def test_the_last_row_is_what_the_saved_model_scores(digits, tmp_path):
     by_class = [float(right[labels == c].double().mean()) for c in range(10)]
     assert last.accuracy == pytest.approx(float(right.double().mean()))
     assert [last[f"accuracy_class_{c}"] for c in range(10)] == pytest.approx(by_class)
-    counts = digits.class_counts
+    counts = digits.train_counts
     groups = {
         "many": [a for a, n in zip(by_class, counts, strict=True) if n >= 100],
         "medium": [a for a, n in zip(by_class, counts, strict=True) if 20 < n < 100],
@@ -159,7 +159,7 @@ def test_evaluation_restores_the_mode_and_does_not_depend_on_batches(digits):
 
 
 def batch_sizes(digits, stage):
-    context = Context(torch.tensor(digits.class_counts), 1, 1)
+    context = Context(torch.tensor(digits.train_counts), 1, 1)
     return [len(batch.x) for batch in training_batches(stage, nn.Module(), digits, context)]
 
 
@@ -178,7 +178,7 @@ def test_a_batch_of_one_is_left_out_because_batchnorm_cannot_take_it(digits):
 def test_an_epoch_without_mixup_shows_every_image_once_with_its_label(digits):
     data = replace(digits, augmentation="none")
     stage = build_recipe("ce", digits.longtail).stages[0]
-    batches = list(training_batches(stage, nn.Module(), data, Context(torch.tensor(digits.class_counts), 1, 1)))
+    batches = list(training_batches(stage, nn.Module(), data, Context(torch.tensor(digits.train_counts), 1, 1)))
     seen = {(tuple(x.flatten().tolist()), int(y)) for b in batches for x, y in zip(b.x, b.first, strict=True)}
     every = {(tuple(x.flatten().tolist()), int(y)) for x, y in zip(*digits.train.tensors, strict=True)}
     assert seen == every
@@ -189,7 +189,7 @@ def test_mixup_mixes_images_with_their_partners(digits):
     data = replace(digits, augmentation="none")
     stage = build_recipe("gcl", digits.longtail).stages[0]
     images, labels = digits.train.tensors
-    batch = next(training_batches(stage, nn.Module(), data, Context(torch.tensor(digits.class_counts), 1, 1)))
+    batch = next(training_batches(stage, nn.Module(), data, Context(torch.tensor(digits.train_counts), 1, 1)))
     assert 0 < batch.lam < 1
     for x, first, second in zip(batch.x[:5], batch.first, batch.second, strict=False):
         # x - lam * image is a share of some image of the partner's class, for some image of the first class.
@@ -435,7 +435,7 @@ def test_a_transform_is_part_of_how_batches_are_made_and_may_differentiate(digit
     data = replace(digits, augmentation="none")
     plain = build_recipe("ce", digits.longtail).stages[0]
     late = replace(plain, deferred=Deferred(0.5, plain.sampler, doubled))
-    network, counts = nn.Module(), torch.tensor(digits.class_counts)
+    network, counts = nn.Module(), torch.tensor(digits.train_counts)
     for epoch, factor in ((100, 1), (101, 2)):
         with torch.no_grad():
             one, other = (next(training_batches(s, network, data, Context(counts, epoch, 200))) for s in (plain, late))

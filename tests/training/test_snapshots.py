@@ -72,7 +72,7 @@ def test_a_snapshot_is_a_checkpoint_of_its_epoch(reference, digits):
     assert manifests[0].accuracy == {}
     assert manifests[1].accuracy["accuracy"] != final.accuracy["accuracy"]
     assert manifests[1].loss == manifests[2].loss != final.loss
-    assert load_checkpoint(snapshots(reference)[1]).load_data().class_counts == digits.class_counts
+    assert load_checkpoint(snapshots(reference)[1]).load_data().train_counts == digits.train_counts
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])

@@ -159,7 +159,7 @@ def test_a_new_classifier_is_drawn_from_the_seed_and_the_stage(digits):
     assert torch.equal(*heads[0, 1])
     assert len({tuple(found[0].flatten().tolist()) for found in heads.values()}) == 3
     alone = build_model("resnet8", 10, 1)
-    counts = torch.tensor(digits.class_counts)
+    counts = torch.tensor(digits.train_counts)
     NewHead()(alone, loop_module.Context(counts, 0, 22, epoch_generator(0, 1, 0)))
     assert torch.equal(alone.head.weight, heads[0, 1][0])
 
@@ -175,7 +175,7 @@ def test_normalised_rows_are_those_of_the_trained_ones(finished):
 def test_post_hoc_logits_are_those_of_the_training_less_the_priors(digits, finished):
     run = finished("post-hoc")
     x = digits.test.tensors[0][:50]
-    priors = torch.tensor(digits.class_counts).double() / len(digits.train)
+    priors = torch.tensor(digits.train_counts).double() / len(digits.train)
     with torch.no_grad():
         before = load_checkpoint(run / "snapshots" / "epoch-0002.pt").model(x)
         after = load_checkpoint(run).model(x)

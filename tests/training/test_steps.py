@@ -142,7 +142,7 @@ def test_calls_are_replayed_from_the_second_on(monkeypatch):
     network = initial_model(build_recipe("ce", data.longtail), "resnet8", data, 0).double()
     network.auxiliary = Frozen(initial_model(build_recipe("ce", data.longtail), "resnet8", data, 1).double())
     network.train()
-    counts, replays, transform = torch.tensor(data.class_counts), Replays(), MajorToMinor(gamma=0.0)
+    counts, replays, transform = torch.tensor(data.train_counts), Replays(), MajorToMinor(gamma=0.0)
     for seed in range(3):
         chosen = torch.randint(len(data.train), (24,), generator=torch.Generator().manual_seed(seed))
         batch = Batch(data.train.normalize(data.train.images[chosen]).double(), data.train.labels[chosen])

@@ -163,10 +163,10 @@ def checkpoint_objective(
     _refuse([name for name in idle if name not in ("mean", "std")] + limited)
     if class_order is not None:
         raise UserError("class_order: the given samples are taken as they are: wrap them, data=read_images((x, y))")
-    for name, attribute in {"class_names": "class_names", "train_counts": "class_counts"}.items():
-        prepared = _splits_otherwise(options) or isinstance(data, Samples)
-        if not prepared and isinstance(known := getattr(data, attribute, None), tuple):
-            options.setdefault(name, known)
+    if not _splits_otherwise(options) and not isinstance(data, Samples):
+        for name in ("class_names", "train_counts"):
+            if isinstance(known := getattr(data, name, None), tuple):
+                options.setdefault(name, known)
     return Objective(model, data, loss, mean=mean, std=std, **options)
 
 
@@ -192,17 +192,17 @@ def _on_longtail(
     function = _training_loss(checkpoint) if loss == "training" else loss
     images: ImageSet = getattr(data, split)
     if limit_per_class is not None:
-        counts = images.class_counts(data.num_classes)
+        counts = images.class_samples(data.num_classes)
         images = images.limit_per_class(limit_per_class)
         # Each image stands for several of its class; the loss's own weights of classes come on top.
-        weights = (counts / images.class_counts(data.num_classes))[images.labels]
+        weights = (counts / images.class_samples(data.num_classes))[images.labels]
         of_loss = getattr(function, "weights", None)
         options["weights"] = weights * (of_loss(images.labels) if callable(of_loss) else 1)
     if not _splits_otherwise(options):
         described: dict[str, Any] = {"num_classes": data.num_classes, "class_names": data.class_names}
         trained = training_set(checkpoint, data.longtail)
         if trained is not None and options.get("train_counts") is None:
-            described |= {"train_counts": trained.class_counts, "groups": trained.groups}
+            described |= {"train_counts": trained.train_counts, "groups": trained.groups}
         options = {**described, **options}
     return Objective(checkpoint.model, images, loss=function, **options)
 

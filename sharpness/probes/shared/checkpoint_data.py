@@ -123,11 +123,11 @@ def own_images(checkpoint: Checkpoint, data: ForeignData) -> ForeignData:
             source = f"as the code behind {checkpoint.path} does"
         mean, std = (", ".join(f"{v:.3f}" for v in values or ()) for values in (data.mean, data.std))
         logger.info("images are normalised by mean %s and std %s, %s", mean, std, source)
-    if data.class_counts == data.class_totals:
+    if data.train_counts == data.class_totals:
         # Nobody gave class counts: these are the samples, which need not be the training images.
         trained = training_set(checkpoint)
         if trained is not None and trained.num_classes == data.num_classes:
-            data = replace(data, class_counts=trained.class_counts)
+            data = replace(data, train_counts=trained.train_counts)
         else:
             logger.info(
                 "training images of each class are taken to be the images given: train_counts (--train-counts) says "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sharpness.checkpoints import Checkpoint
-from sharpness.data import LongTail, class_counts
+from sharpness.data import LongTail, profile_counts
 from sharpness.data.cifar import LAYOUTS
 from sharpness.errors import UserError
 
@@ -34,7 +34,7 @@ def training_set(checkpoint: Checkpoint, probed: LongTail | None = None) -> Long
         return None
     profile, imbalance = manifest.profile or "exp", float(manifest.imbalance)
     try:
-        counts = class_counts(profile, imbalance, layout.num_classes, layout.per_class)
+        counts = profile_counts(profile, imbalance, layout.num_classes, layout.per_class)
     except UserError:
         # The name of a folder may say anything.
         return None

@@ -111,7 +111,7 @@ def test_questions_and_pictures_of_a_result_cost_no_product(case, monkeypatch, t
     for width in (None, 0.1, 1.0):
         one, other = result.density(1, width=width), again.density(1, width=width)
         np.testing.assert_array_equal(one.density, other.density)
-        ax = result.plot(matplotlib.figure.Figure().subplots(), subset=1, smoothing=width)
+        ax = result.plot(matplotlib.figure.Figure().subplots(), of=1, smoothing=width)
         drawn = ax.lines[0].get_ydata()
         shown = one.density >= ax.get_ylim()[0]
         np.testing.assert_array_equal(drawn[shown], one.density[shown])

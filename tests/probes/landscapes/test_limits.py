@@ -112,12 +112,12 @@ def test_a_class_without_samples_is_nan_and_nothing_else_is(objective, adaptive,
     heights = barrier(interpolate(objective, network(5), (0, 1, 5))).set_index("class")["barrier"]
     assert heights.isna()[heights.isna()].index.tolist() == ["3"]
     for subset in (None, "many", 0):
-        assert found.plot(subset=subset).has_data()
+        assert found.plot(of=subset).has_data()
     with caplog.at_level(logging.WARNING):
-        assert [ax.has_data() for ax in found.plot(subset=[None, "tail", "few", 3])] == [True, True, True]
+        assert [ax.has_data() for ax in found.plot(of=[None, "tail", "few", 3])] == [True, True, True]
     assert caplog.text.strip().endswith("3")
     with pytest.raises(UserError, match="no samples here"):
-        found.plot(subset=3)
+        found.plot(of=3)
 
 
 def test_samples_count_by_their_weight():

@@ -283,7 +283,7 @@ def test_draws_are_drawn_at_the_radius_that_was_asked_for_and_it_is_told(drawn_r
 
 
 def test_all_radii_are_a_kind_of_picture(drawn_result):
-    ax = drawn_result.plot(kind="radii", subset=1)
+    ax = drawn_result.plot(kind="radii", of=1)
     rises = drawn_result.class_losses[..., 1] - drawn_result.base_class_losses[1]
     np.testing.assert_allclose(ax.lines[0].get_ydata(), rises.mean(axis=1))
     np.testing.assert_array_equal(ax.lines[0].get_xdata(), drawn_result.radii)

@@ -8,7 +8,9 @@ from torch import nn
 
 import sharpness
 from sharpness import Objective
+from sharpness.data import LongTail, load_digits_lt
 from sharpness.errors import UserError
+from sharpness.steps import Context
 
 PROBES = (
     "characteristic_radius", "eigenvalues", "interpolate", "line", "plane", "plane_through", "random_perturbation",
@@ -72,4 +74,17 @@ def test_old_names_of_training_images_and_of_the_vectors_of_a_table_warn():
         found = sharpness.measure(objective, "trace", probes=3)
     assert found.values.tolist() == sharpness.measure(objective, "trace", trace_draws=3).values.tolist()
     with pytest.warns(FutureWarning, match=r"read_images\(train_counts=\)"):
-        assert sharpness.data.read_images(DATA, class_counts=[5, 3]).class_counts == (5, 3)
+        assert sharpness.data.read_images(DATA, class_counts=[5, 3]).train_counts == (5, 3)
+
+
+def test_the_old_names_of_the_counts_of_training_images_warn():
+    tail = LongTail("toy", ("a", "b"), "exp", 3, "first_n", (6, 2), "oltr")
+    assert tail.to_dict()["class_counts"] == [6, 2] and LongTail.from_dict(tail.to_dict()) == tail
+    with pytest.warns(FutureWarning, match=r"LongTail\(class_counts=\) is now LongTail\(train_counts=\)"):
+        assert LongTail("toy", ("a", "b"), "exp", 3, "first_n", class_counts=(6, 2), group_convention="oltr") == tail
+    context, images = Context(torch.tensor([6, 2]), 1, 1), load_digits_lt().train
+    for owner, new in [(tail, "train_counts"), (context, "train_counts"), (images, "class_samples")]:
+        with pytest.warns(FutureWarning, match=rf"{type(owner).__name__}\.class_counts is now .*\.{new}"):
+            assert owner.class_counts is not None
+    with pytest.warns(FutureWarning, match="sharpness.data.class_counts is now sharpness.data.profile_counts"):
+        assert sharpness.data.class_counts is sharpness.data.profile_counts

@@ -48,7 +48,7 @@ def test_a_landscape_on_the_command_line_has_the_numbers_of_one_process(run, tmp
     """An adaptive plane, and a line of all its points."""
     common = [
         "landscape", str(run), "--plane", "13", "--line", "4", "--adaptive", "0.05", "--limit-per-class", "4",
-        "--split", "test", "--device", "cpu", "--class", "0",
+        "--split", "test", "--device", "cpu", "--of", "0",
     ]  # fmt: skip
     assert main([*common, "--out", str(tmp_path / "one")]) == 0
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

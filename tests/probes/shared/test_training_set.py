@@ -87,7 +87,7 @@ def test_ours_keep_what_is_on_record(tmp_path, root):
     sharpness.train("ce", tail, tmp_path / "run", epochs=1, model="resnet8")
     objective = checkpoint_objective(load_checkpoint(tmp_path / "run"), data="cifar10", data_root=root, device="cpu")
     assert objective.num_samples == 200
-    assert tuple(objective.train_counts) == tail.class_counts and objective.groups == tail.groups
+    assert tuple(objective.train_counts) == tail.train_counts and objective.groups == tail.groups
 
 
 def test_the_whole_set_by_name(root):
@@ -97,7 +97,7 @@ def test_the_whole_set_by_name(root):
     ]
     assert data.train.labels.tolist() == [label for part in read for label in part["labels"]]
     assert (data.train.images.numpy().reshape(200, -1) == np.concatenate([part["data"] for part in read])).all()
-    assert data.class_counts == (20,) * 10 and len(data.test) == 30
+    assert data.train_counts == (20,) * 10 and len(data.test) == 30
     assert load_data("cifar10", groups="10,5", data_root=root).groups["many"] == tuple(range(10))
     with pytest.raises(UserError, match="cifar10 is the whole set, balanced: leave imbalance=10, subset='seed:1' out"):
         load_data("cifar10", imbalance=10, subset="seed:1", data_root=root)

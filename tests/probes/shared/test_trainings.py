@@ -117,7 +117,7 @@ def test_the_commands_show_spread_and_each_keeps_runs_apart(runs, tmp_path, caps
         "3",
         "--line",
         "3",
-        "--class",
+        "--of",
         "few",
         "--limit-per-class",
         "2",
