@@ -99,7 +99,7 @@ def spectrum(
     }  # fmt: skip
     shared |= {"data": options.pop("data", None), "options": {"parameters": parameters, **options}}
     if density:
-        results = sharpness.spectral_density(read, **shared)
+        results: Any = sharpness.spectral_density(read, **shared)
     elif owners:
         shared = {name: shared[name] for name in ("data", "options", "resume")}
         results = sharpness.owners(read, k=10 if k is None else k, tol=tol, seed=seed, **shared)
