@@ -44,6 +44,7 @@ from sharpness.engine import (
     undisturbed,
 )
 from sharpness.errors import UserError, choose
+from sharpness.objective.coordinates import scales_of
 from sharpness.objective.description import Description
 from sharpness.objective.evaluation import evaluation
 from sharpness.objective.first_call import argument_names, first_losses, largest_batch
@@ -187,6 +188,8 @@ class Objective:
         self.loss_function: PerSampleLoss = cross_entropy if isinstance(loss, str) else loss
         self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss))
         self.memory, self.batchnorm, self.scope = memory, batchnorm, parameters
+        self.coordinates = "plain"
+        self._scales: Tensor | None = None
         self.batch_size = None if isinstance(batch_size, str) else batch_size
         reference = next(model.parameters())
         self.device, self.dtype = reference.device, reference.dtype
@@ -292,7 +295,8 @@ class Objective:
         Raises:
             UserError: another precision.
         """
-        return evaluation(self, precision)
+        evaluate, scales = evaluation(self, precision), self._scales
+        return evaluate if scales is None else lambda u: evaluate(None if u is None else self._moved(u))
 
     def loss(self, class_index: int | None = None) -> float:
         """L, or L_c."""
@@ -311,7 +315,7 @@ class Objective:
         require_eval(self.model)
         with buffers_kept(self.model):
             part = Products(self._engine, self._batches(class_index)).gradient_sum()
-        return (distributed.total(part) / self._total(class_index)).to(self.dtype)
+        return self._moved((distributed.total(part) / self._total(class_index)).to(self.dtype))
 
     def hvp(self, vector: Tensor, class_index: int | None = None, kind: str = "hessian") -> Tensor:
         """The Hessian of L, or of L_c, times a vector: shapes (k,) to (k,), exact, in the model's dtype.
@@ -353,7 +357,7 @@ class Objective:
         positions = distributed.share(torch.arange(len(indices)))
         found = torch.zeros(2, len(indices), dtype=torch.float64)
         if len(positions):
-            vector = vector.detach().to(self.device, self.dtype, copy=vector.is_inference())
+            vector = self._moved(vector.detach().to(self.device, self.dtype, copy=vector.is_inference()))
             with buffers_kept(self.model):
                 found[:, positions] = Products(self._engine, self._batches(class_index)).derivatives_along(vector).cpu()
         return distributed.total(found).numpy()
@@ -386,6 +390,37 @@ class Objective:
         """
         return self._over(self.samples.counted(train_counts))
 
+    def in_coordinates(self, coordinates: str) -> Objective:
+        r"""The same loss as a function of u, with weights w + D u: derivatives and displacements are those of u = 0.
+
+        With ``"filter"`` D is diagonal, the norm of each parameter's filter, see
+        :func:`~sharpness.objective.coordinates.filter_scales`: the Hessian is :math:`D H D`, which no rescaling of
+        weights in front of BatchNorm, or between two layers with ReLU, changes. ``"plain"`` is D = 1.
+
+        Raises:
+            UserError: other coordinates.
+
+        >>> model = nn.Linear(2, 2, bias=False)
+        >>> objective = Objective(model, (torch.eye(2), torch.tensor([0, 1])))
+        >>> objective.in_coordinates("filter").coordinates
+        'filter'
+        """
+        other = copy.copy(self)
+        other.coordinates, other._scales = coordinates, scales_of(self, coordinates)
+        return other
+
+    def _moved(self, displacement: Tensor) -> Tensor:
+        """A displacement u in the objective's coordinates as one of the weights, D u; D is its own transpose."""
+        return displacement if self._scales is None else displacement * self._scales.to(displacement)
+
+    @property
+    def weight_norm(self) -> float:
+        """The norm of the weights in scope, in the objective's coordinates."""
+        weights = torch.cat([p.detach().reshape(-1) for p in self.parameters]).double()
+        if self._scales is not None:
+            weights = weights[self._scales > 0] / self._scales[self._scales > 0]
+        return float(weights.norm())
+
     def _over(self, samples: Samples) -> Objective:
         """The same loss of the same model over other samples, without tracing the model again."""
         if samples is self.samples:
@@ -404,7 +439,9 @@ class Objective:
             saved = [t.detach().clone() for t in moved]
             try:
                 with torch.no_grad():
-                    pieces = displacement.to(self.device, self.dtype).split([p.numel() for p in self.parameters])
+                    pieces = self._moved(displacement.to(self.device, self.dtype)).split(
+                        [p.numel() for p in self.parameters]
+                    )
                     for p, d in zip(self.parameters, pieces, strict=True):
                         p.add_(d.view_as(p))
                 if buffers:
@@ -499,6 +536,7 @@ class Objective:
             weight=self._total(class_index),
             kind=kind,
             budget=budget,
+            scales=self._scales,
         )
 
     def _first(self, samples: int) -> Tensor:

@@ -30,6 +30,7 @@ def provenance(objective: Objective) -> dict[str, Any]:
         "logit_scale": float(heads[0].scale) if heads else 1.0,  # type: ignore[arg-type]
         "scope": objective.scope,
         "num_parameters": objective.num_parameters,
+        "coordinates": objective.coordinates,
         "batchnorm": objective.batchnorm,
         "dtype": objective.precision,
         "device": objective.device.type,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,12 @@ def near_zero(value: np.ndarray, error: np.ndarray) -> np.ndarray:
     """True where values (...) lie within two of their standard errors (...) of zero."""
     with np.errstate(invalid="ignore"):
         return (error > 0) & (np.abs(value) <= 2 * error)
+
+
+def in_coordinates(provenance: Mapping[str, Any]) -> str:
+    """The words that an axis adds where derivatives are in other coordinates than plain ones."""
+    found = provenance.get("coordinates", "plain")
+    return "" if found == "plain" else f" ({found} coordinates)"
 
 
 def estimates(frame: pd.DataFrame, name: str) -> list[tuple[float, float, float, float, float]]:

@@ -156,6 +156,7 @@ def _require_of(objective: Objective, found: EigenvalueResult) -> None:
         ("model_sha256", "the weights are others by now"),
         ("data_sha256", "these are other samples"),
         ("scope", "this is another scope"),
+        ("coordinates", "these are other coordinates"),
         ("loss", "this is another loss"),
     ):
         if found.provenance.get(name, now[name]) != now[name]:

@@ -41,6 +41,7 @@ def eigenvalues(
     keep_vectors: bool = True,
     *,
     kind: str = "hessian",
+    coordinates: str | None = None,
     per_group: bool = False,
     per_layer: Literal[False] = False,
     match_samples: int | None = None,
@@ -77,6 +78,9 @@ def eigenvalues(
             Krylov space of the run, see :mod:`~sharpness.probes.curvature.resampling`. Takes up to 240 products more.
         standard_errors: over samples, of :math:`v' H v` with v fixed, which is the mean of :math:`v' H_i v`: its
             standard error is :math:`s / \sqrt{n}` (the infinitesimal jackknife of an eigenvalue).
+        coordinates: ``"filter"`` for the Hessian :math:`D H D` with D the norms of the filters, which rescaling weights
+            in front of BatchNorm does not change, ``"plain"`` for H itself: see :meth:`Objective.in_coordinates`; the
+            objective's own unless given, which are plain.
         verify: compare each row's first eigenvalue with the rise of the loss along its vector, in ``result.checks``.
         resume: a folder for unfinished work; the same call goes on there, and ends with the same bits.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
@@ -108,7 +112,7 @@ def eigenvalues(
         )
     if (bootstrap or standard_errors) and kind != "hessian":
         raise UserError(f"kind={kind!r}: bootstrap and standard_errors are of the Hessian, take kind='hessian'")
-    rows = rows_of(objective, per_class, per_group, match_samples, seed)
+    rows = rows_of(objective, per_class, per_group, match_samples, seed, coordinates)
     settings = {"kind": kind, "max_iterations": max_iterations, "match_samples": match_samples, "bootstrap": bootstrap}
     fields = rows.fields(probe="eigenvalues", **settings)
     rows.whole.check()

@@ -48,6 +48,7 @@ def measure(
     trace_draws: int = Hutchinson.trace_draws,
     tol: float = Lanczos.tol,
     max_iterations: int = Lanczos.max_iterations,
+    coordinates: str = Lanczos.coordinates,
     seed: int = 0,
     resume: str | Path | None = None,
     **options: Any,
@@ -95,6 +96,8 @@ def measure(
         trace_draws: random vectors of the trace.
         tol: residual at which an eigenvalue is converged, see :func:`~sharpness.eigenvalues`.
         max_iterations: Lanczos iterations at most, for each end of a spectrum.
+        coordinates: of eigenvalues and traces: ``"filter"`` for those of the Hessian in filter-normalised coordinates,
+            which rescaling weights in front of BatchNorm does not change, see :func:`~sharpness.eigenvalues`.
         seed: of directions, vectors and starts.
         resume: a folder for finished and unfinished work; the same call goes on there, model by model and class by
             class.
@@ -114,7 +117,7 @@ def measure(
     data, measures = _told_apart(given, data, measures)
     numbers = {
         "radius": radius, "draws": draws, "rho": rho, "trace_draws": trace_draws, "tol": tol,
-        "max_iterations": max_iterations, "seed": seed,
+        "max_iterations": max_iterations, "coordinates": coordinates, "seed": seed,
     }  # fmt: skip
     asked = _asked(measures, numbers, options)
     # Once for all models, because the first would use up an iterator.
@@ -256,7 +259,7 @@ def _measure_one(
             group_upper=np.stack([c.group_ends[1] for c in found_columns]) if subject.groups else None,
             over=tuple(c.over for c in found_columns),
             train_counts=counts,
-            described={measure.name: measure.plain for measure in settings},
+            described={measure.name: measure.shown_with(chosen) for measure, chosen in settings.items()},
             **fields,
         )
         if label is not None:
