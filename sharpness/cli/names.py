@@ -6,7 +6,7 @@ They are what is built in, in the order of the registries; a test compares.
 AUGMENTATIONS = ("crop-flip", "crop", "none", "autoaugment-cutout")
 CLASS_ORDERS = ("label", "introsort", "stable")
 FIGURE_METHODS = ("ce", "ldam-drw", "mislas", "gcl", "cc-sam")
-MEASURES = ("accuracy", "loss", "lambda_max", "lambda_min", "trace", "random_rise", "worst_rise")
+MEASURES = ("accuracy", "loss", "lambda_max", "lambda_min", "trace", "random_rise", "critical_radius", "worst_rise")
 STUDY_METHODS = ("ce", "ldam-drw", "mislas", "gcl")
 STUDY_OPERATIONS = ("none", "swa", "sn", "gp", "mp")
 UNITS = ("linear", "cosine", "unit-features", "unit-weights")

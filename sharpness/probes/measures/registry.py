@@ -49,6 +49,7 @@ MEASURES = MeasureRegistry(
         "lambda_min": ("Smallest eigenvalue", f"{_HERE}.extreme_eigenvalues:LAMBDA_MIN"),
         "trace": ("Trace", f"{_HERE}.trace:TRACE"),
         "random_rise": ("Random rise", f"{_HERE}.random_rise:RANDOM_RISE"),
+        "critical_radius": ("Critical radius", f"{_HERE}.critical_radius:CRITICAL_RADIUS"),
         "worst_rise": ("Worst rise", f"{_HERE}.worst_rise:WORST_RISE"),
     },
     wanted="a measure, or a function of an objective",
