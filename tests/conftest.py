@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import pytest
 import torch
+from _pytest.doctest import DoctestModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,9 +34,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     # The longest comes first: last, it would leave the other cores without work.
     items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+
+    # Asked once a file: a path takes longer to compare than a test to be found.
+    @functools.cache
+    def numeric(path: Path) -> bool:
+        return any(path.is_relative_to(here / name) for name in NUMERIC)
+
     for item in items:
-        if any(item.path.is_relative_to(here / name) for name in NUMERIC):
+        if numeric(item.path):
             item.add_marker(pytest.mark.numeric)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file() -> Generator[None, list[pytest.Collector], list[pytest.Collector]]:
+    """Tests have no doctests: to look for them takes as long as to find the tests."""
+    return [found for found in (yield) if not isinstance(found, DoctestModule)]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import sharpness
-from sharpness.cli.names import MEASURES, UNUSUAL_MEASURES
+from sharpness.cli.names import UNUSUAL_MEASURES
 from sharpness.cli.options import Offered, OneExample, coordinates_option, picture_look, probing_options, split_of
 from sharpness.cli.output import (
     RESULTS,
@@ -22,6 +22,7 @@ from sharpness.cli.output import (
     write_results,
 )
 from sharpness.cli.work import finish, work_beside
+from sharpness.registries import MEASURES
 
 
 @click.command(cls=OneExample)

@@ -52,7 +52,7 @@ class Offered(click.Option):
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         record = super().get_help_record(ctx)
-        found = offered(self.registry)
+        found = offered(f"sharpness.{self.registry}")
         return (record[0], f"{record[1]} Installed: {', '.join(found)}.") if record and found else record
 
 

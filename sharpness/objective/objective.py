@@ -256,6 +256,14 @@ class Objective:
             rows[:, distributed.share(torch.arange(self.num_samples))] = torch.cat(done, dim=1).cpu()
         return SampleSums.of(distributed.total(rows), self.classes, self.num_classes)
 
+    @torch.no_grad()
+    @full_precision()
+    def outputs(self) -> Tensor:
+        """The model's outputs of all samples, (n, ...), on the CPU: calibrated logits of a classifier."""
+        require_eval(self.model)
+        pieces = self.x.split(self.batch_size or even_batch(self.num_samples, self._largest_batch, self.device))
+        return torch.cat([self._forward(x.to(self.device)).cpu() for x in pieces])
+
     @property
     def has_answers(self) -> bool:
         """True if the largest output is a prediction that is right or wrong: targets are labels of the outputs."""

@@ -58,6 +58,7 @@ def plot_layer_class(
     Raises:
         UserError: the values' shape is not that of the names, or a scale that cannot show them.
     """
+    # Limits that were given hold for other pictures, too.
     scale = color_scale(shared_limits({"": values}, log) if limits is None else limits, log)
     with style():
         ax = new_axes(ax, height=0.9 + 0.1 * max(10, len(layer_names)))

@@ -122,6 +122,7 @@ def rows_of(
     """
     if per_class and per_group:
         raise UserError("per_class and per_group: ask for one of them at a time")
+    # Before classes are cut out, whose filters have the same norms.
     if coordinates is not None:
         objective = objective.in_coordinates(coordinates)
     if match_samples is not None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sharpness.probes.measures.column import Column, Subject
-from sharpness.probes.measures.measure import Measure, Passes
+from sharpness.probes.measures.measure import Measure, Passes, Subject
 from sharpness.probes.measures.random_rise import RandomDirections
 from sharpness.probes.perturbations.critical_radius import POINTS, critical_radius
+from sharpness.probes.shared.column import Column
 from sharpness.results import MeasureResult
 
 
@@ -13,7 +13,7 @@ def radius_of_classes(subject: Subject, settings: RandomDirections) -> dict[str,
     """Means over the random directions of :func:`~sharpness.critical_radius`, which all classes share."""
     found = critical_radius(subject.objective, "random", settings.draws, seed=settings.seed)
     assert isinstance(found, MeasureResult)
-    return {"critical_radius": Column.of_result(found, "random")}
+    return {"critical_radius": Column.of_result(found, "random", found.over[0])}
 
 
 CRITICAL_RADIUS = Measure(

@@ -11,9 +11,8 @@ from sharpness.curvature import interval
 from sharpness.errors import choose, require_whole
 from sharpness.objective.coordinates import COORDINATES
 from sharpness.probes.curvature.eigenvalues import eigenvalues
-from sharpness.probes.measures.column import Column, Subject
-from sharpness.probes.measures.measure import Measure, Passes, require_positive
-from sharpness.probes.shared.intervals import sample_freedom
+from sharpness.probes.measures.measure import Measure, Passes, Subject, require_positive
+from sharpness.probes.shared.column import Column, sample_freedom
 from sharpness.results import EigenvalueResult
 
 #: Products that a run of Lanczos usually takes, for the estimate beforehand.

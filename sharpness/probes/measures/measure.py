@@ -4,18 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from sharpness.engine import SampleSums
 from sharpness.errors import UserError
-from sharpness.probes.measures.column import Column, Subject
+from sharpness.objective import Objective
+from sharpness.probes.shared.column import Column
 from sharpness.results.description import Description
 
 #: Words for coordinates that rescaling does not change.
 IN_FILTER = "filter coordinates"
 #: Reason of a least number of draws.
 ERROR = ", for a standard error"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model whose table is made.
+
+    Attributes:
+        base: losses and answers at its weights.
+        resume: folder of unfinished work.
+        label: of the model, for warnings.
+        known: columns of the table that are there already, by name.
+    """
+
+    objective: Objective
+    base: SampleSums
+    resume: Path | None = None
+    label: str | None = None
+    known: Mapping[str, Column] = field(default_factory=dict)
 
 
 class Passes(NamedTuple):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from sharpness.errors import choose, require_whole
 from sharpness.objective.coordinates import COORDINATES
 from sharpness.probes.curvature.trace import trace
-from sharpness.probes.measures.column import Column, Subject
-from sharpness.probes.measures.measure import ERROR, Measure, Passes
+from sharpness.probes.measures.measure import ERROR, Measure, Passes, Subject
+from sharpness.probes.shared.column import Column
 from sharpness.results import MeasureResult
 
 
@@ -43,11 +43,11 @@ def hessian_trace(subject: Subject, settings: Hutchinson) -> dict[str, Column]:
         resume=subject.resume,
     )  # fmt: skip
     assert isinstance(found, MeasureResult)
-    return {"trace": Column.of_result(found, "trace")}
+    return {"trace": Column.of_result(found, "trace", found.over[0])}
 
 
 TRACE = Measure(
     "trace", hessian_trace, Hutchinson, lambda settings: Passes(products=settings.trace_draws), title="Trace",
     lower_is_flatter=True, symlog=True, usual=False,
-    explained="the trace of its Hessian{in_coordinates} by {trace_draws} random vectors",
+    explained="the trace of its Hessian by {trace_draws} random vectors",
 )  # fmt: skip

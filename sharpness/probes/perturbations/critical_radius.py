@@ -13,11 +13,13 @@ from sharpness.engine import ClassSums
 from sharpness.errors import UserError, choose, require_whole
 from sharpness.objective import Objective
 from sharpness.probes.directions.gaussian import check_direction, gaussian
+from sharpness.probes.shared.column import Column, table_of
 from sharpness.probes.shared.comparison import common_fields
 from sharpness.probes.shared.cost import Cost, announce
 from sharpness.probes.shared.probe import Given, comparable
 from sharpness.progress import progress
 from sharpness.results import MeasureResult
+from sharpness.results.estimates import Estimate
 
 DIRECTIONS = ("random", "gradient", "class_gradient", "update")
 #: Radii of the search: the first one, the least and the largest.
@@ -43,9 +45,9 @@ def critical_radius(
     r"""Find how far the weights may move along given directions before a class is lost, from forward passes alone.
 
     The critical radius of class c along d is the least r at which :math:`L_c(w + r \|w\| d / \|d\|)` is ``factor``
-    times :math:`L_c(w)`, or the accuracy of c ``drop`` below its accuracy at w, whichever comes first. Radii are doubled
-    from 1/256 on until both have happened, then bisected to 5 %; what happens twice on the way may be found at either
-    place. Forward passes alone, about 25 for each direction: for networks that are too large for curvature.
+    times :math:`L_c(w)`, or the accuracy of c ``drop`` below its accuracy at w, whichever comes first. Radii are
+    doubled from 1/256 on until both have happened, then bisected to 5 %; what happens twice on the way may be found at
+    either place. Forward passes alone, about 25 for each direction: for networks that are too large for curvature.
 
     Args:
         objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.
@@ -85,6 +87,7 @@ def critical_radius(
         raise UserError(f"factor={factor}, drop={drop}: give a factor above 1 and a drop in (0, 1]")
     require_whole("draws", draws, 2 if "random" in kinds else 1, ", for a standard error" if "random" in kinds else "")
     require_whole("seed", seed)
+    # Refuses a loss that is random before radii are searched in it.
     objective.check()
     search = _Search(objective, factor, drop)
     lines = draws + len(kinds) - 1 if "random" in kinds else len(kinds)
@@ -198,28 +201,12 @@ def _table(objective: Objective, found: dict[str, np.ndarray], **settings: Any) 
     for name, radii in columns.items():
         of_groups = [radii[:, members].mean(axis=1) if members else np.full(len(radii), np.nan) for members in groups]
         means, errors = mean_and_error(np.column_stack([radii, *of_groups]))
-        rows[name] = np.stack([means, errors, *interval(means, errors, len(radii) - 1, keeps_sign=True)])
-    table = np.stack(list(rows.values()), axis=1)  # (4, measures, C + 1 + groups)
-    number = objective.num_classes
-    value, error, lower, upper = table
-    return MeasureResult(
-        names=tuple(columns),
-        overall=value[:, number],
-        overall_standard_errors=error[:, number],
-        overall_lower=lower[:, number],
-        overall_upper=upper[:, number],
-        values=value[:, :number],
-        standard_errors=error[:, :number],
-        lower=lower[:, :number],
-        upper=upper[:, :number],
-        group_standard_errors=error[:, number + 1 :] if groups else None,
-        group_lower=lower[:, number + 1 :] if groups else None,
-        group_upper=upper[:, number + 1 :] if groups else None,
-        train_counts=np.full(number, -1) if objective.train_counts is None else objective.train_counts,
-        over=tuple(f"{len(radii)} directions" for radii in columns.values()),
-        described={name: _described(name) for name in columns},
-        **common_fields(objective, probe="critical_radius", **settings),
-    )
+        ends = interval(means, errors, len(radii) - 1, keeps_sign=True)
+        rows[name] = Column(Estimate(means, errors, *ends), f"{len(radii)} directions")
+    counts = np.full(objective.num_classes, -1) if objective.train_counts is None else objective.train_counts
+    described = {name: _described(name) for name in columns}
+    fields = common_fields(objective, probe="critical_radius", **settings)
+    return table_of(rows, counts, described=described, **fields)
 
 
 def _described(name: str) -> dict[str, Any]:
