@@ -20,7 +20,7 @@ MEASURES: dict[str, tuple[str, str]] = {
     "critical_radius": ("Critical radius", f"{_MEASURES}.critical_radius:CRITICAL_RADIUS"),
     "soft_rank": ("Soft rank", f"{_MEASURES}.soft_rank:SOFT_RANK"),
     "relative_flatness": ("Relative flatness", f"{_MEASURES}.scale_free:RELATIVE_FLATNESS"),
-    "fisher_rao": ("Fisher-Rao norm", f"{_MEASURES}.scale_free:FISHER_RAO"),
+    "fisher_rao_norm": ("Fisher-Rao norm", f"{_MEASURES}.scale_free:FISHER_RAO"),
     "ece": ("Expected calibration error", f"{_MEASURES}.confidence:ECE"),
     "margin": ("Margin", f"{_MEASURES}.confidence:MARGIN"),
 }

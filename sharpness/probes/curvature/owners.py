@@ -57,6 +57,7 @@ def owners(
     The loss of class 0 is :math:`3 w_1^2`, that of class 1 :math:`w_2^2`, so that each owns one direction:
 
     >>> import torch
+    >>> from sharpness import Objective
     >>> x, y = torch.tensor([[3**0.5, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
     >>> model = torch.nn.Linear(2, 1, bias=False)
     >>> objective = Objective(model, (x, y), loss=lambda u, t: u[:, 0] ** 2, num_classes=2)

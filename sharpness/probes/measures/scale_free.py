@@ -78,20 +78,22 @@ def _bent(objective: Objective, weight: Tensor) -> Tensor:
     return total
 
 
-def fisher_rao(subject: Subject, settings: NoSettings) -> dict[str, Column]:
+def fisher_rao_norm(subject: Subject, settings: NoSettings) -> dict[str, Column]:
     r"""The Fisher-Rao norm (Liang et al., AISTATS 2019) with the labels at hand.
 
     .. math:: \|w\|_\mathrm{fr} = \sqrt{\tfrac{1}{A_c} \sum_i a_i \langle w, \nabla \ell_i \rangle^2}
     """
     objective = subject.objective
     weights = torch.cat([p.detach().reshape(-1) for p in objective.parameters])
-    squares = means_over_images(subject, "fisher_rao", objective.derivatives_along(weights)[0] ** 2)["fisher_rao"].rows
+    squares = means_over_images(subject, "fisher_rao_norm", objective.derivatives_along(weights)[0] ** 2)[
+        "fisher_rao_norm"
+    ].rows
     classes = objective.num_classes + 1
     with np.errstate(divide="ignore", invalid="ignore"):
         values = np.sqrt(squares.value[:classes])
         errors = np.where(values > 0, squares.standard_error[:classes] / (2 * values), np.nan)
     ends = interval(values, errors, sample_freedom(objective), keeps_sign=True)
-    return {"fisher_rao": Column.of_images(objective, values, errors, ends)}
+    return {"fisher_rao_norm": Column.of_images(objective, values, errors, ends)}
 
 
 RELATIVE_FLATNESS = Measure(
@@ -99,6 +101,7 @@ RELATIVE_FLATNESS = Measure(
     lower_is_flatter=True, usual=False, explained="the relative flatness of the last layer",
 )  # fmt: skip
 FISHER_RAO = Measure(
-    "fisher_rao", fisher_rao, passes=lambda settings: Passes(forwards=2, gradients=1), title="Fisher-Rao norm",
+    "fisher_rao_norm", fisher_rao_norm, passes=lambda settings: Passes(forwards=2, gradients=1),
+    title="Fisher-Rao norm",
     lower_is_flatter=True, usual=False, explained="its Fisher-Rao norm",
 )  # fmt: skip

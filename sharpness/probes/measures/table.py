@@ -71,7 +71,7 @@ def measure(
     soft_rank       trace over largest eigenvalue                                              random vectors
     relative_       relative flatness of the last layer (Petzka et al. 2021)                   images
     flatness
-    fisher_rao      Fisher-Rao norm (Liang et al. 2019)                                        images
+    fisher_rao_norm Fisher-Rao norm (Liang et al. 2019)                                        images
     ece             expected calibration error, in 15 bins                                     images
     margin          output of the label minus the largest other                                images
     ==============  =========================================================================  ====================
@@ -216,7 +216,7 @@ def _asked(measures: Any, numbers: dict[str, Any], options: dict[str, Any]) -> A
     numbers = numbers | {name: options.pop(name) for name in own & options.keys()}
     for measure in MEASURES.loaded:
         measure.set_by(numbers)
-    return Asked({measure: measure.set_by(numbers) for measure in chosen}, measures in (None, ALL))
+    return Asked({measure: measure.set_by(numbers) for measure in chosen}, measures is None or measures == ALL)
 
 
 def _measure_one(

@@ -71,6 +71,8 @@ def critical_radius(
 
     The loss :math:`w^2` doubles at :math:`\sqrt 2\, w`, at a radius of 0.414:
 
+    >>> import torch
+    >>> from sharpness import Objective
     >>> model, data = torch.nn.Linear(1, 1, bias=False), (torch.ones(1, 1), torch.zeros(1))
     >>> objective = Objective(model, data, loss=lambda u, t: u[:, 0] ** 2)
     >>> bool(abs(critical_radius(objective, "gradient").of("gradient") - 0.414) < 0.02)
@@ -82,7 +84,8 @@ def critical_radius(
     if update is not None and "update" not in kinds:
         kinds.append("update")
     if not kinds or ("update" in kinds and update is None):
-        raise UserError("directions=" + (f"{kinds}: give update=, the last change of the weights" if kinds else "()"))
+        what = f"{kinds}: give update=, the last change of the weights" if kinds else "(): give some, such as 'random'"
+        raise UserError(f"directions={what}")
     if not 1 < factor < np.inf or not 0 < drop <= 1:
         raise UserError(f"factor={factor}, drop={drop}: give a factor above 1 and a drop in (0, 1]")
     require_whole("draws", draws, 2 if "random" in kinds else 1, ", for a standard error" if "random" in kinds else "")

@@ -14,11 +14,11 @@ def squares(outputs, targets):
 
 @pytest.fixture(scope="module")
 def classifier():
-    """Logits (w x, -w x) of x > 0: class 0 is right as long as w > 0."""
-    model = nn.Linear(1, 2, bias=False).double()
+    """Logits (w x, -w x) of x > 0: class 0 is right as long as w > 0; the second input moves both alike."""
+    model = nn.Linear(2, 2, bias=False).double()
     with torch.no_grad():
-        model.weight.copy_(torch.tensor([[1.0], [-1.0]]))
-    x = torch.tensor([[1.0], [1.0], [1.0], [-2.0]], dtype=torch.float64)
+        model.weight.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    x = torch.tensor([[1.0, 0.5], [1.0, 0.5], [1.0, 0.5], [-2.0, 0.5]], dtype=torch.float64)
     return Objective(model, (x, torch.tensor([0, 0, 0, 1])), groups={"few": (1,)})
 
 
@@ -37,7 +37,7 @@ def test_a_quadratic_doubles_where_it_must():
 
 def test_losses_double_and_accuracies_fall_along_an_update(classifier):
     """Down the scale of the logits: w = 1 - s with s = r |w| / sqrt(2)."""
-    found = critical_radius(classifier, "update", update=[-1.0, 1.0])
+    found = critical_radius(classifier, "update", update=[-1.0, 0.0, 1.0, 0.0])
     grid = np.linspace(0, 2, 200001)
     for c, x in ((0, 1.0), (1, 2.0)):
         losses = np.log1p(np.exp(-2 * (1 - grid) * x))
@@ -48,7 +48,7 @@ def test_losses_double_and_accuracies_fall_along_an_update(classifier):
 
 
 def test_what_is_never_lost_has_no_radius(classifier):
-    found = critical_radius(classifier, update=[1.0, -1.0], directions=())
+    found = critical_radius(classifier, update=[1.0, 0.0, -1.0, 0.0], directions=())
     assert np.isnan(found["update"].values).all()
 
 
@@ -83,7 +83,7 @@ def _lost(objective, displacement, base):
         ({"factor": 1.0}, "factor above 1"),
         ({"drop": 0.0}, "a drop in"),
         ({"draws": 1}, "at least 2, for a standard error"),
-        ({"update": [0.0, 0.0]}, "a direction vanishes"),
+        ({"update": [0.0, 0.0, 0.0, 0.0]}, "a direction vanishes"),
         ({"update": [1.0]}, "this objective needs"),
     ],
 )
