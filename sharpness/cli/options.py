@@ -145,7 +145,11 @@ def file_options(command: Command) -> Command:
             click.option(
                 "--model-args", multiple=True, help="Arguments of your factory, such as 'depth=20, width=16'."
             ),
-            click.option("--logits", help="Index or key of the logits, if the network returns several outputs."),
+            click.option(
+                "--logits",
+                help="Logits at the model's own temperature (temperature); or index or key of the logits, if the "
+                "network returns several outputs; or both, KEY,temperature.",
+            ),
             click.option(
                 "--family",
                 cls=Offered,

@@ -57,6 +57,11 @@ class CurvatureOperator:
         return self._products.kept_bytes
 
     @property
+    def keeps(self) -> bool:
+        """True if tapes are kept while they fit, so that a gradient beside products costs no passes of its own."""
+        return self._budget > 0
+
+    @property
     def route(self) -> str:
         """The route of the products, in one line."""
         return self._engine.route
@@ -71,16 +76,20 @@ class CurvatureOperator:
         """
         if vector.shape != (self.size,):
             raise UserError(f"the vector has shape {tuple(vector.shape)}: this Hessian needs ({self.size},)")
-        require_eval(self._engine.module)
-        if not torch.equal(self._state(), self._seen):
-            self._products.close()
-            self._open()
+        self._renew()
         vector = self._scaled(vector.detach().to(self.device, self.dtype, copy=vector.is_inference()))
         product = self._scaled(distributed.total(self._products(vector)) / self.weight)
         self.products += 1
         if not bool(torch.isfinite(product).all()):
             raise UserError("a Hessian-vector product is not finite: check inputs and weights for inf and nan")
         return product.to(self.dtype)
+
+    @torch.inference_mode(False)
+    @full_precision()
+    def gradient(self) -> Tensor:
+        """The gradient of the same loss, (k,); the passes it takes are those that the first product would make."""
+        self._renew()
+        return self._scaled(distributed.total(self._products.gradient_sum()) / self.weight).to(self.dtype)
 
     @torch.inference_mode(False)
     @full_precision()
@@ -112,6 +121,17 @@ class CurvatureOperator:
         """Free the tapes, and keep none from now on."""
         self._products.close()
         self._budget = self._products.budget = 0
+
+    def _renew(self) -> None:
+        """Drop the tapes if weights or buffers have changed.
+
+        Raises:
+            UserError: the model is in training mode.
+        """
+        require_eval(self._engine.module)
+        if not torch.equal(self._state(), self._seen):
+            self._products.close()
+            self._open()
 
     @torch.inference_mode(False)
     def _open(self) -> None:

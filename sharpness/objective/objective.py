@@ -50,6 +50,7 @@ from sharpness.objective.evaluation import evaluation
 from sharpness.objective.first_call import argument_names, first_losses, largest_batch
 from sharpness.objective.provenance import provenance
 from sharpness.objective.samples import Samples
+from sharpness.objective.temperature import AtTemperature, Temperature, chosen_temperature, require_logits
 from sharpness.renamed import renamed_attribute
 
 BATCHNORM = ("eval", "recalibrate")
@@ -118,6 +119,11 @@ class Objective:
             tell the samples apart, however they were normalised. An :class:`~sharpness.data.ImageSet` knows its own.
         std: likewise, what they were divided by.
         batch: makes ``(inputs, targets)`` of a sample or a batch as the data hand it out, where that is not plain.
+        logits: ``"calibrated"``, the outputs as they are; ``"temperature"``, divided by the model's own temperature, so
+            that models are compared at equal confidence; or a number or a :class:`Temperature` to divide them by.
+            ``objective.temperature`` holds it, with its standard error; None for the outputs as they are.
+        held_out: images that are not probed, as ``data``, which the temperature is fitted on. Without them it is fitted
+            on the probed ones, with a warning: on training images it tells how well these are known by heart.
 
     Raises:
         UserError: labels out of range, targets that the loss does not take, a loss that is not one value per sample,
@@ -182,8 +188,11 @@ class Objective:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         batch: Callable[[Any], Any] | None = None,
+        logits: str | float | Temperature = "calibrated",
+        held_out: Any = None,
     ) -> None:
         _require_valid(model, loss, batch_size, batchnorm)
+        require_logits(logits, held_out)
         self.model = model = in_full_precision(model)
         self.loss_function: PerSampleLoss = cross_entropy if isinstance(loss, str) else loss
         self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss))
@@ -215,6 +224,10 @@ class Objective:
         width = outputs.shape[1] if outputs.ndim == 2 else None
         labels = self.num_classes if self.classes_from == "labels" else None
         self._answers = answers_of(self.y, width, labels, every=isinstance(loss, str))
+        self.logits = logits if isinstance(logits, str) else "given temperature"
+        self.temperature = chosen_temperature(self, logits, held_out, output=output, batch=batch)
+        if self.temperature is not None:
+            self.loss_function = AtTemperature(self.loss_function, self.temperature.value)
         values = first_losses(self.loss_function, outputs, self.y[: len(outputs)].to(self.device))
         # Sums over batches, and L_c itself, have a meaning only where no sample changes the loss of another.
         few = few_samples(self.y)

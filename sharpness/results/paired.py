@@ -97,8 +97,8 @@ def paired(
 
     Of every pair of models and measure: the mean over seeds of :math:`d_s = a_s - b_s`, or of
     :math:`\log(a_s / b_s)` where all values are positive and not bounded, then given as a ratio; Student's 95 %
-    interval of it; the effect size :math:`\bar d / \mathrm{sd}(d)`; and the p-value of the sign-flip test, the share of all
-    :math:`2^n` signs for which :math:`|\bar d|` is at least as large: exact without any law of the differences, but
+    interval of it; the effect size :math:`\bar d / \mathrm{sd}(d)`; and the p-value of the sign-flip test, the share of
+    all :math:`2^n` signs for which :math:`|\bar d|` is at least as large: exact without any law of the differences, but
     that they are symmetric where models are alike. With n pairs it is at least :math:`2^{1-n}`, so that fewer than 6
     never reach 0.05. Holm's correction is over all rows.
 

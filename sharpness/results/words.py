@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sharpness.results.rounding import with_error
+
 #: Behind a value that lies within two of its standard errors of zero.
 NEAR_ZERO = "°"
 
@@ -50,6 +52,22 @@ def marks_in(frame: pd.DataFrame, over: Mapping[str, str]) -> list[str]:
     if any(near_zero(rows[:, 0], rows[:, 1]).any() for rows in known.values()):
         notes.append(f"{NEAR_ZERO}: within two standard errors of zero")
     return ["; ".join(notes)] if notes else []
+
+
+def told_temperature(provenance: Mapping[str, Any]) -> list[str]:
+    """The temperature that logits were divided by, with its standard error, in one line; none where by nothing.
+
+    >>> told_temperature({"temperature": 1.7321, "temperature_se": 0.021, "temperature_samples": 2000,
+    ...     "temperature_images": "held-out images"})
+    ['logits at temperature 1.73 ± 0.02, fitted on 2000 held-out images']
+    >>> told_temperature({})
+    []
+    """
+    if "temperature" not in provenance:
+        return []
+    value = with_error(float(provenance["temperature"]), float(provenance.get("temperature_se") or np.nan))
+    number, images = provenance.get("temperature_samples"), provenance.get("temperature_images")
+    return [f"logits at temperature {value}, {f'fitted on {number} {images}' if number else images}"]
 
 
 def _over(names: Iterable[str], over: Mapping[str, str]) -> str:

@@ -18,6 +18,7 @@ from sharpness.probes.curvature.class_shares import owners_of
 from sharpness.probes.curvature.layers import eigenvalues_by_layer
 from sharpness.probes.curvature.resampling import resampled_ends
 from sharpness.probes.curvature.rows import rows_of
+from sharpness.probes.curvature.start_vectors import start_vector
 from sharpness.probes.curvature.verification import check_eigenvalue
 from sharpness.probes.shared.probe import Given, comparable_by_layer
 from sharpness.probes.shared.work import Arrays
@@ -66,7 +67,8 @@ def eigenvalues(
         tol: a pair is converged when ``|H v - value v|`` is at most ``tol`` times the largest absolute value and
             ``5 tol`` times its own, see :func:`~sharpness.curvature.lanczos`.
         max_iterations: Lanczos iterations at most; pairs that are not converged by then are flagged.
-        seed: of the start vector, and of the samples that ``match_samples`` and ``bootstrap`` draw.
+        seed: of the random half of the start vector, whose other half is made of the gradient, and of the samples that
+            ``match_samples`` and ``bootstrap`` draw.
         keep_vectors: keep the eigenvectors in the result, one float per parameter and value.
         kind: ``"hessian"``, or ``"ggn"`` for its generalised Gauss-Newton part.
         per_group: a row for each group of classes instead, with the Hessian of the loss over all its samples.
@@ -128,6 +130,9 @@ def eigenvalues(
                 kept = work.unfinished(i)
                 state = None if kept is None else LanczosState.of(kept, part.device)
                 bar.update(0 if state is None else state.products)
+                start = None
+                if state is None and operator.keeps:
+                    start = start_vector(operator.gradient(), [p.numel() for p in part.parameters], which)
                 pairs = lanczos(
                     operator,
                     operator.size,
@@ -138,6 +143,7 @@ def eigenvalues(
                     generator=torch.Generator().manual_seed(seed),
                     dtype=part.dtype,
                     device=part.device,
+                    start=start,
                     callback=bar.update,
                     checkpoint=lambda state: work.save_unfinished(i, state.arrays),
                     state=state,
