@@ -21,17 +21,22 @@ Problem = tuple[nn.Module, Tensor, Tensor]
 
 
 def random_images(model_name: str, images: int, layout: str = "channels-last") -> Problem:
-    """A network at its initialisation over random images and labels, in eval mode.
+    """A network at its initialisation over random images and labels, in eval mode."""
+    model = warmed(model_name, 10)
+    return in_layout((model, torch.randn(images, 3, 32, 32), torch.randint(10, (images,))), layout)
 
-    A few batches of shifted and scaled noise in training mode take the running statistics away from 0 and 1.
-    """
+
+WARMED = "random weights, running statistics of a few batches of noise"
+
+
+def warmed(model_name: str, classes: int) -> nn.Module:
+    """A network at its initialisation in eval mode, its running statistics taken away from 0 and 1 by some noise."""
     torch.manual_seed(0)
-    model = build_model(model_name, num_classes=10, in_channels=3)
-    x, y = torch.randn(images, 3, 32, 32), torch.randint(10, (images,))
+    model = build_model(model_name, num_classes=classes, in_channels=3)
     with torch.no_grad():
         for _ in range(5):
             model(1.5 * torch.randn(32, 3, 32, 32) + 0.5)
-    return in_layout((model.eval(), x, y), layout)
+    return model.eval()
 
 
 def digits(

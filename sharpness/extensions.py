@@ -13,6 +13,8 @@ from typing import Any
 from sharpness.errors import UserError, shown
 
 SHOWN = 4
+#: By group: the search path of the last look for entry points, and what it found.
+_OFFERED: dict[str, tuple[tuple[str, ...], dict[str, list[EntryPoint]]]] = {}
 
 
 @contextmanager
@@ -67,14 +69,21 @@ def imported(source: str, kind: str, example: str) -> Any:
     return found
 
 
-def offered(registry: str) -> dict[str, EntryPoint]:
-    """The entry points of the group ``sharpness.<registry>`` of all installed packages, by name; none is loaded.
+def offered(group: str) -> dict[str, list[EntryPoint]]:
+    """The entry points of a group, such as ``sharpness.measures``, of all installed packages, by name; none is loaded.
+
+    They are looked for again where the search path has changed.
 
     >>> offered("measures of nobody")
     {}
     """
-    points = entry_points(group=f"sharpness.{registry}")
-    return {point.name: point for point in sorted(points, key=lambda point: point.name)}
+    path = tuple(sys.path)
+    if _OFFERED.get(group, ((), {}))[0] != path:
+        found: dict[str, list[EntryPoint]] = {}
+        for point in sorted(entry_points(group=group), key=lambda point: point.name):
+            found.setdefault(point.name, []).append(point)
+        _OFFERED[group] = path, found
+    return _OFFERED[group][1]
 
 
 def load_offered(point: EntryPoint, kind: str) -> Any:

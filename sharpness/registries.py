@@ -7,6 +7,24 @@ from typing import Any
 
 from sharpness.registry import Registry
 
+_MEASURES = "sharpness.probes.measures"
+#: Rows of ``sharpness.probes.MEASURES`` in the order of tables, with titles; the help of commands lists the names.
+MEASURES: dict[str, tuple[str, str]] = {
+    "accuracy": ("Accuracy", f"{_MEASURES}.accuracy:ACCURACY"),
+    "loss": ("Loss", f"{_MEASURES}.loss:LOSS"),
+    "lambda_max": ("Largest eigenvalue", f"{_MEASURES}.extreme_eigenvalues:LAMBDA_MAX"),
+    "lambda_min": ("Smallest eigenvalue", f"{_MEASURES}.extreme_eigenvalues:LAMBDA_MIN"),
+    "trace": ("Trace", f"{_MEASURES}.trace:TRACE"),
+    "random_rise": ("Random rise", f"{_MEASURES}.random_rise:RANDOM_RISE"),
+    "worst_rise": ("Worst rise", f"{_MEASURES}.worst_rise:WORST_RISE"),
+    "critical_radius": ("Critical radius", f"{_MEASURES}.critical_radius:CRITICAL_RADIUS"),
+    "soft_rank": ("Soft rank", f"{_MEASURES}.soft_rank:SOFT_RANK"),
+    "relative_flatness": ("Relative flatness", f"{_MEASURES}.scale_free:RELATIVE_FLATNESS"),
+    "fisher_rao_norm": ("Fisher-Rao norm", f"{_MEASURES}.scale_free:FISHER_RAO"),
+    "ece": ("Expected calibration error", f"{_MEASURES}.confidence:ECE"),
+    "margin": ("Margin", f"{_MEASURES}.confidence:MARGIN"),
+}
+
 #: Long-tail methods, functions from a ``LongTail`` to a ``Recipe``; figures have them in this order, with its colours.
 METHODS: Registry[Callable[..., Any]] = Registry(
     "method",

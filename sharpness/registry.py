@@ -6,17 +6,15 @@ import logging
 import pickle
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any, Generic, TypeVar, overload
 
 from sharpness.errors import UserError, shown
-from sharpness.extensions import imported, load_offered
+from sharpness.extensions import imported, load_offered, offered
 
 T = TypeVar("T")
 logger = logging.getLogger("sharpness")
 
-#: By group: the search path of the last look for entry points, and what it found.
-_OFFERED: dict[str, tuple[tuple[str, ...], dict[str, list[EntryPoint]]]] = {}
 #: Every registry by its group.
 ALL: dict[str, Registry[Any]] = {}
 
@@ -192,7 +190,7 @@ class Registry(MutableMapping[str, T], Generic[T]):
             if name in self._built_in:
                 built = self._built_in[name]
                 self._things[name] = EntryPoint(name, built, self.group).load() if isinstance(built, str) else built
-            elif (points := self._offered().get(name)) or (points := self._offered_at(name)):
+            elif (points := offered(self.group).get(name)) or (points := self._offered_at(name)):
                 self._load(name, points)
             else:
                 raise KeyError(name)
@@ -207,31 +205,26 @@ class Registry(MutableMapping[str, T], Generic[T]):
             self._labels.pop(name, None)
 
     def __iter__(self) -> Iterator[str]:
-        return iter({**self._built_in, **self._things, **self._offered()})
+        return iter({**self._built_in, **self._things, **offered(self.group)})
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._built_in or name in self._things or name in self._offered() or bool(self._offered_at(name))
-
-    def _offered(self) -> dict[str, list[EntryPoint]]:
-        """Entry points of installed packages by name, looked for again where the search path has changed."""
-        path = tuple(sys.path)
-        if _OFFERED.get(self.group, ((), {}))[0] != path:
-            found: dict[str, list[EntryPoint]] = {}
-            for point in sorted(entry_points(group=self.group), key=lambda point: point.name):
-                found.setdefault(point.name, []).append(point)
-            _OFFERED[self.group] = path, found
-        return _OFFERED[self.group][1]
+        return (
+            name in self._built_in
+            or name in self._things
+            or name in offered(self.group)
+            or bool(self._offered_at(name))
+        )
 
     def _registered(self) -> dict[str, tuple[T, str]]:
         """The registrations of this process that no other process finds by itself: things and labels by name."""
-        own = [name for name in self._things if name not in self._built_in and name not in self._offered()]
+        own = [name for name in self._things if name not in self._built_in and name not in offered(self.group)]
         return {name: (self._things[name], self.label(name)) for name in own}
 
     def _offered_at(self, place: object) -> list[EntryPoint]:
-        return [point for points in self._offered().values() for point in points if point.value == place]
+        return [point for points in offered(self.group).values() for point in points if point.value == place]
 
     def _load(self, name: str, points: list[EntryPoint]) -> None:
         packages = [point.dist.name if point.dist else point.module for point in points]
@@ -268,9 +261,9 @@ def registered(needed: Collection[str] = ()) -> dict[str, dict[str, tuple[Any, s
     for group, registry in ALL.items():
         for name, (thing, label) in registry._registered().items():
             try:
-                pickle.dumps(thing)
-                alone = interactive and getattr(thing, "__module__", None) == "__main__"
-            except (pickle.PicklingError, AttributeError, TypeError):
+                # By the bytes, because what is in a thing, such as the function of a measure, must be found as well.
+                alone = b"__main__" in pickle.dumps(thing) and interactive
+            except Exception:  # of many types, by what cannot be pickled
                 alone = True
             if not alone:
                 found.setdefault(group, {})[name] = thing, label

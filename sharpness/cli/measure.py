@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 import sharpness
-from sharpness.cli.names import MEASURES, UNUSUAL_MEASURES
-from sharpness.cli.options import Offered, OneExample, picture_look, probing_options, split_of
+from sharpness.cli.names import UNUSUAL_MEASURES
+from sharpness.cli.options import Offered, OneExample, coordinates_option, picture_look, probing_options, split_of
 from sharpness.cli.output import (
     RESULTS,
     alone,
@@ -22,11 +22,13 @@ from sharpness.cli.output import (
     write_results,
 )
 from sharpness.cli.work import finish, work_beside
+from sharpness.registries import MEASURES
 
 
 @click.command(cls=OneExample)
 @click.argument("checkpoints", nargs=-1)
 @probing_options
+@coordinates_option
 @click.option(
     "--measures",
     default="",
@@ -66,7 +68,7 @@ from sharpness.cli.work import finish, work_beside
 def measure(
     checkpoints: tuple[str, ...], measures: str, radius: float, draws: int, rho: float, trace_draws: int,
     tol: float, max_iterations: int, parameters: str, seed: int, as_json: bool, output: str | None, figure: str | None,
-    **probed: Any,
+    coordinates: str, **probed: Any,
 ) -> None:  # fmt: skip
     """Print the per-class table of checkpoints: accuracy, loss, eigenvalues, rises of the loss, standard errors.
 
@@ -93,7 +95,7 @@ def measure(
     chosen: dict[str, Any] = {"measures": measures} if measures else {}
     results = sharpness.measure(
         read, radius=radius, draws=draws, rho=rho, trace_draws=trace_draws, tol=tol, max_iterations=max_iterations,
-        seed=seed, resume=partial, parameters=parameters, **chosen, **options,
+        coordinates=coordinates, seed=seed, resume=partial, parameters=parameters, **chosen, **options,
     )  # fmt: skip
     assert isinstance(results, Comparison)
     # What took hours is on the disk before anything is printed to a pipe that may be closed.

@@ -52,7 +52,7 @@ class Offered(click.Option):
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         record = super().get_help_record(ctx)
-        found = offered(self.registry)
+        found = offered(f"sharpness.{self.registry}")
         return (record[0], f"{record[1]} Installed: {', '.join(found)}.") if record and found else record
 
 
@@ -145,7 +145,11 @@ def file_options(command: Command) -> Command:
             click.option(
                 "--model-args", multiple=True, help="Arguments of your factory, such as 'depth=20, width=16'."
             ),
-            click.option("--logits", help="Index or key of the logits, if the network returns several outputs."),
+            click.option(
+                "--logits",
+                help="Logits at the model's own temperature (temperature); or index or key of the logits, if the "
+                "network returns several outputs; or both, KEY,temperature.",
+            ),
             click.option(
                 "--family",
                 cls=Offered,
@@ -187,6 +191,16 @@ def probing_options(command: Command) -> Command:
         help="Method of your own that a file was trained with, package.module:recipe, for its training loss.",
     )
     return file_options(loss(method(each(picture_options(command)))))
+
+
+def coordinates_option(command: Command) -> Command:
+    """The coordinates of curvature."""
+    return click.option(
+        "--coordinates",
+        default="plain",
+        show_default=True,
+        help="Coordinates of curvature: plain, or filter, which rescaling weights does not change.",
+    )(command)
 
 
 def picture_options(command: Command) -> Command:

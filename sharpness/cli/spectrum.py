@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import sharpness
-from sharpness.cli.options import OneExample, picture_look, probing_options, split_of
+from sharpness.cli.options import OneExample, coordinates_option, picture_look, probing_options, split_of
 from sharpness.cli.output import (
     RESULTS,
     alone,
@@ -28,6 +28,7 @@ from sharpness.errors import UserError
 @click.command(cls=OneExample)
 @click.argument("checkpoints", nargs=-1)
 @probing_options
+@coordinates_option
 @click.option("--per-class", is_flag=True, help="Eigenvalues of the Hessian of every class.")
 @click.option("--per-group", is_flag=True, help="Eigenvalues of the Hessians of many, medium and few.")
 @click.option("--per-layer", is_flag=True, help="Largest eigenvalue of every layer's diagonal block.")
@@ -65,9 +66,9 @@ from sharpness.errors import UserError
 @click.option("--plot", type=click.Path(), help="Draw the result as well, as PDF and PNG.")
 def spectrum(
     checkpoints: tuple[str, ...], per_class: bool, per_group: bool, per_layer: bool, density: bool, owners: bool,
-    k: int | None, tol: float,
-    kind: str, parameters: str, match_samples: int | None, bootstrap: int, verify: bool, seed: int, as_json: bool,
-    output: str | None, plot: str | None, **probed: Any,
+    k: int | None, tol: float, kind: str, parameters: str, match_samples: int | None, bootstrap: int, verify: bool,
+    seed: int, as_json: bool,
+    output: str | None, plot: str | None, coordinates: str, **probed: Any,
 ) -> None:  # fmt: skip
     """Print the largest and smallest Hessian eigenvalues, per class on request, with their residuals.
 
@@ -95,13 +96,13 @@ def spectrum(
     work, partial = work_beside(output) if output is not None else (None, None)
     shared: dict[str, Any] = {
         "per_class": per_class, "per_group": per_group, "kind": kind, "match_samples": match_samples, "seed": seed,
-        "resume": partial,
+        "resume": partial, "coordinates": coordinates,
     }  # fmt: skip
     shared |= {"data": options.pop("data", None), "options": {"parameters": parameters, **options}}
     if density:
         results: Any = sharpness.spectral_density(read, **shared)
     elif owners:
-        shared = {name: shared[name] for name in ("data", "options", "resume")}
+        shared = {name: shared[name] for name in ("data", "options", "resume", "coordinates")}
         results = sharpness.owners(read, k=10 if k is None else k, tol=tol, seed=seed, **shared)
     else:
         shared |= {

@@ -49,7 +49,11 @@ def subjects(
     paths = [*paths, *(text.partition("=")[2] for text in given.get("named", ()))]
     options = _chosen(given, RECORDED)
     if given["logits"] is not None:
-        options["output"] = _picker(given["logits"])
+        key, _, last = given["logits"].rpartition(",")
+        if last == "temperature":
+            options["logits"] = last
+        if key or last != "temperature":
+            options["output"] = _picker(key if last == "temperature" else given["logits"])
     several_times = {name: given[name] or None for name in ("mean", "std")}
     described = _chosen({**given, **several_times}, IMAGES)
     # Constants that differ from file to file belong to the checkpoints, a single pair to the data.

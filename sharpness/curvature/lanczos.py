@@ -32,8 +32,9 @@ from sharpness.curvature.lanczos_state import LanczosState
 from sharpness.curvature.operator import Operator, Product
 from sharpness.errors import UserError
 
-#: Length of the random part that is added to a start vector of length 1.
-RANDOM_PART = 0.1
+#: Length of the random part that is added to a start vector of length 1. As long as the other: until a run has reduced
+#: it to the tolerance, it has raised as much what the start vector lacks, and has seen what is more extreme.
+RANDOM_PART = 1.0
 #: Products after which a value near zero is believed to be an end of the spectrum.
 PATIENCE = 30
 
@@ -92,8 +93,8 @@ def lanczos(
         max_iterations: products of one run at most. If that ends the run, pairs that have not converged are flagged,
             and no further run follows.
         generator: of the start vectors; a CPU generator seeded with 0 unless given.
-        start: (n,) near the wanted eigenvectors. A tenth of its length in a random direction is added, so that
-            eigenvectors orthogonal to it are found as well. Unused with ``state``, whose run has begun with it.
+        start: (n,) near the wanted eigenvectors. As much in a random direction is added, so that eigenvectors
+            orthogonal to it are found as well. Unused with ``state``, whose run has begun with it.
         callback: called with 1 after every product.
         checkpoint: called with the state after every product; the caller decides how often to save it.
         state: of an interrupted run with the same settings. It ends with the same bits as without the interruption.

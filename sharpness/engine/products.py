@@ -46,13 +46,31 @@ class Products:
         self._run: TracedRun | None = None
 
     def gradient_sum(self) -> Tensor:
-        """The gradient of the same batches, flat (k,), float64."""
+        """The gradient of the same batches, flat (k,), float64; what it records serves the products to come."""
+        if self.kind != "hessian":  # whose tapes have no gradient
+            return Products(self.engine, self.batches).gradient_sum()
         engine, run = self.engine, self._start("gradient")
         if run is None:
             return gradient_sum(engine.module, engine.parameters, self.batches, engine.loss)
-        for gradient in in_threads(lambda batch: run.record(batch).gradient, self.batches, run.device):
-            run.take(gradient)
-        return run.gradient()
+
+        def record(i: int) -> dict[str, Tensor]:
+            made = run.record(self.batches[i])
+            gradient = made.gradient
+            if self.budget:
+                self._keep(i, made)
+            return gradient
+
+        self.close()
+        try:
+            for gradient in in_threads(record, range(len(self.batches)), run.device):
+                run.take(gradient)
+        except BaseException:
+            self.close()  # of the tapes that are kept, the gradient is incomplete
+            raise
+        total = run.gradient()
+        if self.budget:
+            self._run = run
+        return total
 
     def derivatives_along(self, vector: Tensor) -> Tensor:
         r""":math:`v' \nabla_w \ell_i` and :math:`v' \nabla_w^2 \ell_i v` of every sample, (2, n) in float64."""

@@ -3,5 +3,6 @@
 from sharpness.objective.description import Description
 from sharpness.objective.objective import Objective
 from sharpness.objective.samples import Samples
+from sharpness.objective.temperature import Temperature
 
-__all__ = ["Description", "Objective", "Samples"]
+__all__ = ["Description", "Objective", "Samples", "Temperature"]

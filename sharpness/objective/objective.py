@@ -44,11 +44,13 @@ from sharpness.engine import (
     undisturbed,
 )
 from sharpness.errors import UserError, choose
+from sharpness.objective.coordinates import scales_of
 from sharpness.objective.description import Description
 from sharpness.objective.evaluation import evaluation
 from sharpness.objective.first_call import argument_names, first_losses, largest_batch
 from sharpness.objective.provenance import provenance
 from sharpness.objective.samples import Samples
+from sharpness.objective.temperature import AtTemperature, Temperature, chosen_temperature, require_logits
 from sharpness.renamed import renamed_attribute
 
 BATCHNORM = ("eval", "recalibrate")
@@ -117,6 +119,11 @@ class Objective:
             tell the samples apart, however they were normalised. An :class:`~sharpness.data.ImageSet` knows its own.
         std: likewise, what they were divided by.
         batch: makes ``(inputs, targets)`` of a sample or a batch as the data hand it out, where that is not plain.
+        logits: ``"calibrated"``, the outputs as they are; ``"temperature"``, divided by the model's own temperature, so
+            that models are compared at equal confidence; or a number or a :class:`Temperature` to divide them by.
+            ``objective.temperature`` holds it, with its standard error; None for the outputs as they are.
+        held_out: images that are not probed, as ``data``, which the temperature is fitted on. Without them it is fitted
+            on the probed ones, with a warning: on training images it tells how well these are known by heart.
 
     Raises:
         UserError: labels out of range, targets that the loss does not take, a loss that is not one value per sample,
@@ -181,12 +188,17 @@ class Objective:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         batch: Callable[[Any], Any] | None = None,
+        logits: str | float | Temperature = "calibrated",
+        held_out: Any = None,
     ) -> None:
         _require_valid(model, loss, batch_size, batchnorm)
+        require_logits(logits, held_out)
         self.model = model = in_full_precision(model)
         self.loss_function: PerSampleLoss = cross_entropy if isinstance(loss, str) else loss
         self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss))
         self.memory, self.batchnorm, self.scope = memory, batchnorm, parameters
+        self.coordinates = "plain"
+        self._scales: Tensor | None = None
         self.batch_size = None if isinstance(batch_size, str) else batch_size
         reference = next(model.parameters())
         self.device, self.dtype = reference.device, reference.dtype
@@ -212,6 +224,10 @@ class Objective:
         width = outputs.shape[1] if outputs.ndim == 2 else None
         labels = self.num_classes if self.classes_from == "labels" else None
         self._answers = answers_of(self.y, width, labels, every=isinstance(loss, str))
+        self.logits = logits if isinstance(logits, str) else "given temperature"
+        self.temperature = chosen_temperature(self, logits, held_out, output=output, batch=batch)
+        if self.temperature is not None:
+            self.loss_function = AtTemperature(self.loss_function, self.temperature.value)
         values = first_losses(self.loss_function, outputs, self.y[: len(outputs)].to(self.device))
         # Sums over batches, and L_c itself, have a meaning only where no sample changes the loss of another.
         few = few_samples(self.y)
@@ -253,6 +269,14 @@ class Objective:
             rows[:, distributed.share(torch.arange(self.num_samples))] = torch.cat(done, dim=1).cpu()
         return SampleSums.of(distributed.total(rows), self.classes, self.num_classes)
 
+    @torch.no_grad()
+    @full_precision()
+    def outputs(self) -> Tensor:
+        """The model's outputs of all samples, (n, ...), on the CPU: calibrated logits of a classifier."""
+        require_eval(self.model)
+        pieces = self.x.split(self.batch_size or even_batch(self.num_samples, self._largest_batch, self.device))
+        return torch.cat([self._forward(x.to(self.device)).cpu() for x in pieces])
+
     @property
     def has_answers(self) -> bool:
         """True if the largest output is a prediction that is right or wrong: targets are labels of the outputs."""
@@ -292,7 +316,8 @@ class Objective:
         Raises:
             UserError: another precision.
         """
-        return evaluation(self, precision)
+        evaluate, scales = evaluation(self, precision), self._scales
+        return evaluate if scales is None else lambda u: evaluate(None if u is None else self._moved(u))
 
     def loss(self, class_index: int | None = None) -> float:
         """L, or L_c."""
@@ -311,7 +336,7 @@ class Objective:
         require_eval(self.model)
         with buffers_kept(self.model):
             part = Products(self._engine, self._batches(class_index)).gradient_sum()
-        return (distributed.total(part) / self._total(class_index)).to(self.dtype)
+        return self._moved((distributed.total(part) / self._total(class_index)).to(self.dtype))
 
     def hvp(self, vector: Tensor, class_index: int | None = None, kind: str = "hessian") -> Tensor:
         """The Hessian of L, or of L_c, times a vector: shapes (k,) to (k,), exact, in the model's dtype.
@@ -353,7 +378,7 @@ class Objective:
         positions = distributed.share(torch.arange(len(indices)))
         found = torch.zeros(2, len(indices), dtype=torch.float64)
         if len(positions):
-            vector = vector.detach().to(self.device, self.dtype, copy=vector.is_inference())
+            vector = self._moved(vector.detach().to(self.device, self.dtype, copy=vector.is_inference()))
             with buffers_kept(self.model):
                 found[:, positions] = Products(self._engine, self._batches(class_index)).derivatives_along(vector).cpu()
         return distributed.total(found).numpy()
@@ -386,6 +411,37 @@ class Objective:
         """
         return self._over(self.samples.counted(train_counts))
 
+    def in_coordinates(self, coordinates: str) -> Objective:
+        r"""The same loss as a function of u, with weights w + D u: derivatives and displacements are those of u = 0.
+
+        With ``"filter"`` D is diagonal, the norm of each parameter's filter, see
+        :func:`~sharpness.objective.coordinates.filter_scales`: the Hessian is :math:`D H D`, which no rescaling of
+        weights in front of BatchNorm, or between two layers with ReLU, changes. ``"plain"`` is D = 1.
+
+        Raises:
+            UserError: other coordinates.
+
+        >>> model = nn.Linear(2, 2, bias=False)
+        >>> objective = Objective(model, (torch.eye(2), torch.tensor([0, 1])))
+        >>> objective.in_coordinates("filter").coordinates
+        'filter'
+        """
+        other = copy.copy(self)
+        other.coordinates, other._scales = coordinates, scales_of(self, coordinates)
+        return other
+
+    def _moved(self, displacement: Tensor) -> Tensor:
+        """A displacement u in the objective's coordinates as one of the weights, D u; D is its own transpose."""
+        return displacement if self._scales is None else displacement * self._scales.to(displacement)
+
+    @property
+    def weight_norm(self) -> float:
+        """The norm of the weights in scope, in the objective's coordinates."""
+        weights = torch.cat([p.detach().reshape(-1) for p in self.parameters]).double()
+        if self._scales is not None:
+            weights = weights[self._scales > 0] / self._scales[self._scales > 0]
+        return float(weights.norm())
+
     def _over(self, samples: Samples) -> Objective:
         """The same loss of the same model over other samples, without tracing the model again."""
         if samples is self.samples:
@@ -404,7 +460,9 @@ class Objective:
             saved = [t.detach().clone() for t in moved]
             try:
                 with torch.no_grad():
-                    pieces = displacement.to(self.device, self.dtype).split([p.numel() for p in self.parameters])
+                    pieces = self._moved(displacement.to(self.device, self.dtype)).split(
+                        [p.numel() for p in self.parameters]
+                    )
                     for p, d in zip(self.parameters, pieces, strict=True):
                         p.add_(d.view_as(p))
                 if buffers:
@@ -499,6 +557,7 @@ class Objective:
             weight=self._total(class_index),
             kind=kind,
             budget=budget,
+            scales=self._scales,
         )
 
     def _first(self, samples: int) -> Tensor:

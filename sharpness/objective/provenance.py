@@ -28,8 +28,11 @@ def provenance(objective: Objective) -> dict[str, Any]:
         "classes": objective.classes_from,
         "group_convention": objective.group_convention,
         "logit_scale": float(heads[0].scale) if heads else 1.0,  # type: ignore[arg-type]
+        "logits": objective.logits,
+        **({} if objective.temperature is None else objective.temperature.provenance()),
         "scope": objective.scope,
         "num_parameters": objective.num_parameters,
+        "coordinates": objective.coordinates,
         "batchnorm": objective.batchnorm,
         "dtype": objective.precision,
         "device": objective.device.type,

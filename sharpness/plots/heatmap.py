@@ -58,6 +58,7 @@ def plot_layer_class(
     Raises:
         UserError: the values' shape is not that of the names, or a scale that cannot show them.
     """
+    # Limits that were given hold for other pictures, too.
     scale = color_scale(shared_limits({"": values}, log) if limits is None else limits, log)
     with style():
         ax = new_axes(ax, height=0.9 + 0.1 * max(10, len(layer_names)))
@@ -156,6 +157,7 @@ def _draw(
     shown = range(0, len(layer_names), int(np.ceil(5.5 / pitch)))
     ax.set_yticks(shown, [layer_names[i] for i in shown], fontsize=min(6.0, max(4.5, 0.85 * pitch)))
     ax.tick_params(length=2, pad=1.5)
+    # Numbers that would run into each other are left out.
     if annotated and size_of(ax)[0] / len(class_names) >= 9 and pitch >= 5.5:
         for row, column in np.argwhere(~missing):
             shade = colormaps[colors](norm(values[row, column]))

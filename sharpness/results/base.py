@@ -23,6 +23,7 @@ from sharpness.results.latex import as_latex
 from sharpness.results.picture import plot_of
 from sharpness.results.same import Probed
 from sharpness.results.tables import as_html, joined, long_form, of_training, with_errors
+from sharpness.results.words import told_temperature
 from sharpness.untrusted.refused import Refused
 
 
@@ -190,7 +191,7 @@ class Result:
     @property
     def notes(self) -> list[str]:
         """Lines below the table: what its marks mean, and what to be careful about."""
-        return self.notes_on(self.to_frame())
+        return [*self.notes_on(self.to_frame()), *told_temperature(self.provenance)]
 
     def notes_on(self, frame: pd.DataFrame) -> list[str]:
         """The same of a table that looks like this result's, such as the means over several trainings."""

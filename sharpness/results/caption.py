@@ -10,6 +10,7 @@ from typing import Any
 from sharpness.files import write_atomically
 from sharpness.results.comparison import each, first_of
 from sharpness.results.runs import Entry, Runs
+from sharpness.results.words import told_temperature
 
 #: What errors and spreads are, by the kind of result.
 ERRORS = {
@@ -17,6 +18,7 @@ ERRORS = {
     "CharacteristicRadiusResult": "bars are 95 % intervals, over {over}",
     "EigenvalueResult": "bars are 95 % intervals over {over}, where they were asked for",
     "SpectralDensityResult": "bands are 95 % intervals over random vectors; marks are the extreme Ritz values",
+    "OwnersResult": "standard errors over images are in the table",
     "PerturbationResult": "spread over {draws} draws of the perturbation",
 }
 
@@ -36,6 +38,9 @@ def caption(what: str, results: Mapping[str, Entry], split: str = "") -> str:
     if "loss" in told:
         scales = sorted({r.provenance.get("logit_scale", 1.0) for r in each(results).values()})
         lines["Loss"] = f"{told['loss']}, logits times {', '.join(f'{s:g}' for s in scales)}"
+    if "temperature" in told:
+        found = {name: told_temperature(r.provenance) for name, r in each(results).items()}
+        lines["Confidence"] = "; ".join(f"{name}: {line}" for name, one in found.items() for line in one)
     if hasattr(first, "normalization"):
         lines["Normalisation"] = f"{first.normalization or 'none'} of the directions"
     if getattr(first, "directions", None):

@@ -19,7 +19,7 @@ from sharpness.results.estimates import Estimate, Subset
 from sharpness.results.picture import applying, in_order, picture
 from sharpness.results.same import require_same
 from sharpness.results.tables import long_form
-from sharpness.results.words import marks_in, near_zero
+from sharpness.results.words import in_coordinates, marks_in, near_zero
 from sharpness.untrusted.refused import Refused
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 #: A share of one image in v'Hv from which on a note says so.
 OWNED = 0.5
+ENDS = r"$\lambda_\mathrm{min}$ and $\lambda_\mathrm{max}$"
 PICTURES = ("largest", "smallest", "both", "saddle")
 #: How to find the owners of results whose objectives are still in memory, which have vectors as long as their networks.
 OWNERS: WeakKeyDictionary[EigenvalueResult, Callable[..., OwnersResult]] = WeakKeyDictionary()
@@ -245,14 +246,21 @@ class EigenvalueResult(Result):
                 ratios, names, ax, **applying(plot_saddle_indicator, {"trainings": trainings, **options})
             )
         largest, smallest = (means(results, at(column, lambda r: r.values)) for column in (0, -1))
+        where = in_coordinates(first.provenance)
         if end == "both":
             above, below = details(0), details(-1)
             pairs = {name: (above[name], below[name]) for name in above}
             return plot_spectrum_ends(
-                largest, smallest, names, ax, **applying(plot_spectrum_ends, {**pairs, "over": first.over, **options})
+                largest,
+                smallest,
+                names,
+                ax,
+                **applying(
+                    plot_spectrum_ends, {**pairs, "over": first.over, "ylabel": f"Hessian {ENDS}{where}", **options}
+                ),
             )
         symbol = r"$\lambda_\mathrm{max}$" if end == "largest" else r"$\lambda_\mathrm{min}$"
-        settings = {"ylabel": f"Hessian {symbol}", "over": first.over, **details(0 if end == "largest" else -1)}
+        settings = {"ylabel": f"Hessian {symbol}{where}", "over": first.over, **details(0 if end == "largest" else -1)}
         return plot_class_values(largest if end == "largest" else smallest, names, ax, **{**settings, **options})
 
     def _summary(self) -> str:

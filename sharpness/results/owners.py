@@ -114,7 +114,7 @@ class OwnersResult(Result):
 
     def _frame(self) -> pd.DataFrame:
         """One row per direction and class, from most to fewest samples."""
-        order = [int(c) for c in self.by_size()]
+        order = [int(c) for c in np.argsort(-self.image_shares, kind="stable")]
         rows = []
         bounds = interval(self.shares, self.standard_errors, self.class_samples - 1)
         for j, direction in enumerate(self.ranks):
@@ -154,7 +154,8 @@ class OwnersResult(Result):
         """
         require_same(each(results), shared=())
         first = first_of(results)
-        order = in_order(first.class_names, first.by_size())
+        # By weight: equally many images of every class may stand for a long tail.
+        order = in_order(first.class_names, np.argsort(-first.image_shares, kind="stable"))
         names = [first.class_names[c] for c in order]
         numbers = {len(r.values) for r in each(results).values()}
         if len(numbers) > 1:

@@ -18,6 +18,7 @@ from sharpness.results.latex import as_latex
 from sharpness.results.picture import plot_of
 from sharpness.results.stacked import stack
 from sharpness.results.tables import as_html, joined, of_training, over_trainings, with_errors
+from sharpness.results.words import told_temperature
 
 R = TypeVar("R", bound=Result)
 #: The dimension of trainings in a data set.
@@ -125,7 +126,8 @@ class Runs(Sequence[R]):
     @property
     def notes(self) -> list[str]:
         """Lines below that table, see :attr:`Result.notes`."""
-        return self.results[0].notes_on(self.summary())
+        told = [line for one in self.results for line in told_temperature(one.provenance)]
+        return [*self.results[0].notes_on(self.summary()), *dict.fromkeys(told)]
 
     @property
     def plot(self) -> Callable[..., Any]:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from sharpness.results.base import Result
 
 #: How numbers came about, by their names in a provenance.
-SHARED = ("dtype", "scope", "batchnorm", "loss")
+SHARED = ("dtype", "scope", "coordinates", "batchnorm", "loss", "logits")
+#: Where a provenance of an earlier version lacks one.
+BEFORE = {"logits": "calibrated", "coordinates": "plain"}
 #: What tables and pictures are split by.
 SPLIT = ("class_names", "groups")
 #: Classes that a refusal names.
@@ -56,7 +58,7 @@ def require_same(results: Mapping[str, Result], fields: Sequence[str] = (), shar
     weights = len(losses) == 1 or "loss" in shared  # every loss has weights of its own
     require_same_samples({label: r.probed for label, r in results.items()}, weights)
     require_equal({
-        label: {name: r.provenance[name] for name in shared if name in r.provenance}
+        label: {name: value for name in shared if (value := r.provenance.get(name, BEFORE.get(name))) is not None}
         | {name: getattr(r, name) for name in (*SPLIT, *fields)}
         for label, r in results.items()
     })  # fmt: skip

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from sharpness.results.rounding import with_error
 
 #: Behind a value that lies within two of its standard errors of zero.
 NEAR_ZERO = "°"
@@ -15,6 +18,12 @@ def near_zero(value: np.ndarray, error: np.ndarray) -> np.ndarray:
     """True where values (...) lie within two of their standard errors (...) of zero."""
     with np.errstate(invalid="ignore"):
         return (error > 0) & (np.abs(value) <= 2 * error)
+
+
+def in_coordinates(provenance: Mapping[str, Any]) -> str:
+    """The words that an axis adds where derivatives are in other coordinates than plain ones."""
+    found = provenance.get("coordinates", "plain")
+    return "" if found == "plain" else f" ({found} coordinates)"
 
 
 def estimates(frame: pd.DataFrame, name: str) -> list[tuple[float, float, float, float, float]]:
@@ -43,6 +52,22 @@ def marks_in(frame: pd.DataFrame, over: Mapping[str, str]) -> list[str]:
     if any(near_zero(rows[:, 0], rows[:, 1]).any() for rows in known.values()):
         notes.append(f"{NEAR_ZERO}: within two standard errors of zero")
     return ["; ".join(notes)] if notes else []
+
+
+def told_temperature(provenance: Mapping[str, Any]) -> list[str]:
+    """The temperature that logits were divided by, with its standard error, in one line; none where by nothing.
+
+    >>> told_temperature({"temperature": 1.7321, "temperature_se": 0.021, "temperature_samples": 2000,
+    ...     "temperature_images": "held-out images"})
+    ['logits at temperature 1.73 ± 0.02, fitted on 2000 held-out images']
+    >>> told_temperature({})
+    []
+    """
+    if "temperature" not in provenance:
+        return []
+    value = with_error(float(provenance["temperature"]), float(provenance.get("temperature_se") or np.nan))
+    number, images = provenance.get("temperature_samples"), provenance.get("temperature_images")
+    return [f"logits at temperature {value}, {f'fitted on {number} {images}' if number else images}"]
 
 
 def _over(names: Iterable[str], over: Mapping[str, str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ from sharpness.data import LongTailData
 from sharpness.errors import SystemRefusal, UserError
 from sharpness.flattening import operation_label
 from sharpness.methods import METHODS, build_recipe, flattened
-from sharpness.probes import checkpoint_objective
-from sharpness.studies.runs import measured
+from sharpness.objective import Objective
+from sharpness.probes import MEASURES, checkpoint_objective
+from sharpness.probes.measures.registry import versions_of
+from sharpness.probes.shared.work import kept_result
 from sharpness.studies.settings import Settings
 from sharpness.studies.summary import accuracies, summary_row
 from sharpness.training import run_name, train
@@ -137,3 +139,19 @@ def run_cell(cell: Cell, data: LongTailData, settings: Settings) -> dict[str, An
         return row | {"status": "not probed", "reason": str(error)}
     table = found.get("measures")
     return row if table is None else row | summary_row(table, data.longtail.tail_class)
+
+
+def measured(probe: Callable[..., Any], objective: Objective, label: str, path: Path, **settings: Any) -> Any:
+    """``probe(objective, **settings)``, kept in one NetCDF file.
+
+    The file is reused if model, data and settings are those it was made with, and this version can read it.
+    """
+    wanted = {**objective.provenance(), "settings": repr(sorted(settings.items())), "label": label}
+    wanted |= versions_of(MEASURES.choose(name) for name in settings.get("measures", ()))
+
+    def made() -> Any:
+        result = probe(objective, **settings)
+        result.provenance.update(wanted)
+        return result
+
+    return kept_result(path, lambda found: all(found.provenance.get(k) == v for k, v in wanted.items()), made)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import pickle
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,6 @@ from sharpness.data import LongTailData
 from sharpness.engine import resolve_device
 from sharpness.errors import UserError
 from sharpness.models import BACKBONES
-from sharpness.probes import MEASURES, Measure
 from sharpness.progress import progress
 from sharpness.registry import registered, take_over
 from sharpness.studies.cells import Cell, check_cells, is_done, run_cell
@@ -79,23 +77,14 @@ def _rows(
         for index, cell in enumerate(cells):
             yield index, run_cell(cell, data, settings)
         return
-    measures = [MEASURES[name] for name in settings.measures if name in MEASURES.added()]
-    for one in measures:
-        try:
-            pickle.dumps(one)
-        except Exception:  # of many types, by what cannot be pickled
-            raise UserError(
-                f"jobs={jobs}: measure {one.name!r} cannot be sent to other processes: define its function in a module "
-                "that can be imported, or pass jobs=1"
-            ) from None
     threads = max(1, torch.get_num_threads() // jobs)
     operations = {cell.operation.partition(":")[0] for cell in cells}
-    needed = {cell.method for cell in cells} | operations | {settings.training.get("model") or ""}
+    needed = {cell.method for cell in cells} | operations | {settings.training.get("model") or "", *settings.measures}
     pool = ProcessPoolExecutor(
         jobs,
         multiprocessing.get_context("spawn"),
         initializer=_enter,
-        initargs=(threads, data, settings, registered(needed), measures),
+        initargs=(threads, data, settings, registered(needed)),
     )
     try:
         futures = {pool.submit(_run, cell): index for index, cell in enumerate(cells)}
@@ -105,13 +94,9 @@ def _rows(
         pool.shutdown(cancel_futures=True)
 
 
-def _enter(
-    threads: int, data: LongTailData, settings: Settings, known: dict[str, Any], measures: Sequence[Measure]
-) -> None:
+def _enter(threads: int, data: LongTailData, settings: Settings, known: dict[str, Any]) -> None:
     take_over(known)
     torch.set_num_threads(threads)
-    for measure in measures:  # which this process has registered, and a new one knows nothing of
-        MEASURES.register(measure.name, measure)
     _common[:] = [data, settings]
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

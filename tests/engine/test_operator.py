@@ -218,6 +218,65 @@ def test_residuals_make_later_products_without_another_forward_pass(build):
         assert len(passes) == before
 
 
+@pytest.mark.parametrize("kind", ["hessian", "ggn"])
+@pytest.mark.parametrize("memory", [0, None])
+def test_the_gradient_is_the_plain_one_and_changes_no_product(build, close, kind, memory):
+    network = build("ResNet-8, cosine, scaled")
+    objective = network.objective(batch_size=2, memory=memory)
+    v = direction(objective)
+    with objective.operator(kind=kind) as operator:
+        expected = operator(v)
+    with objective.operator(kind=kind) as operator:
+        close(operator.gradient(), network.gradient(objective.parameters), tolerance=1e-12)
+        assert operator.products == 0
+        for _ in range(2):
+            close(operator(v), expected, tolerance=1e-12)
+        sgd_step = 1e-3 * operator.gradient()
+        with objective.at(-sgd_step):
+            close(operator.gradient(), network.gradient(objective.parameters), tolerance=1e-12)
+            close(operator(v), objective.hvp(v, kind=kind), tolerance=1e-12)
+
+
+def test_the_first_product_after_the_gradient_makes_no_pass_of_its_own(build):
+    network = build("ResNet-8")
+    passes = []
+
+    def counted(u, y):
+        passes.append(len(y))
+        return nn.functional.cross_entropy(u, y, reduction="none")
+
+    objective = Objective(network.model, (network.x, network.y), loss=counted, num_classes=3)
+    with objective.operator() as operator:
+        operator.gradient()
+        before = len(passes)
+        operator(direction(objective))
+        assert len(passes) == before
+
+
+def test_a_gradient_that_was_cut_short_does_not_spoil_the_products(build, close):
+    network = build("ResNet-8, cosine, scaled")
+    passes = []
+
+    def interrupted(u, y):
+        passes.append(len(y))
+        if len(passes) == stop:
+            raise KeyboardInterrupt
+        return nn.functional.cross_entropy(u, y, reduction="none")
+
+    stop = 0
+    objective = network.objective(batch_size=2, loss=interrupted)
+    v = direction(objective)
+    expected = objective.hvp(v)
+    with objective.operator() as operator:
+        passes.clear()
+        stop = 3
+        with pytest.raises(KeyboardInterrupt):
+            operator.gradient()
+        assert operator.kept_bytes == 0
+        stop = 0
+        close(operator(v), expected, tolerance=1e-12)
+
+
 def test_a_process_may_end_with_an_operator_open():
     """Cleaning up while the interpreter ends must not compute anything: torch aborts."""
     program = (

@@ -18,6 +18,7 @@ from sharpness.probes.curvature.class_shares import owners_of
 from sharpness.probes.curvature.layers import eigenvalues_by_layer
 from sharpness.probes.curvature.resampling import resampled_ends
 from sharpness.probes.curvature.rows import rows_of
+from sharpness.probes.curvature.start_vectors import start_vector
 from sharpness.probes.curvature.verification import check_eigenvalue
 from sharpness.probes.shared.probe import Given, comparable_by_layer
 from sharpness.probes.shared.work import Arrays
@@ -41,6 +42,7 @@ def eigenvalues(
     keep_vectors: bool = True,
     *,
     kind: str = "hessian",
+    coordinates: str | None = None,
     per_group: bool = False,
     per_layer: Literal[False] = False,
     match_samples: int | None = None,
@@ -65,7 +67,8 @@ def eigenvalues(
         tol: a pair is converged when ``|H v - value v|`` is at most ``tol`` times the largest absolute value and
             ``5 tol`` times its own, see :func:`~sharpness.curvature.lanczos`.
         max_iterations: Lanczos iterations at most; pairs that are not converged by then are flagged.
-        seed: of the start vector, and of the samples that ``match_samples`` and ``bootstrap`` draw.
+        seed: of the random half of the start vector, whose other half is made of the gradient, and of the samples that
+            ``match_samples`` and ``bootstrap`` draw.
         keep_vectors: keep the eigenvectors in the result, one float per parameter and value.
         kind: ``"hessian"``, or ``"ggn"`` for its generalised Gauss-Newton part.
         per_group: a row for each group of classes instead, with the Hessian of the loss over all its samples.
@@ -77,6 +80,9 @@ def eigenvalues(
             Krylov space of the run, see :mod:`~sharpness.probes.curvature.resampling`. Takes up to 240 products more.
         standard_errors: over samples, of :math:`v' H v` with v fixed, which is the mean of :math:`v' H_i v`: its
             standard error is :math:`s / \sqrt{n}` (the infinitesimal jackknife of an eigenvalue).
+        coordinates: ``"filter"`` for the Hessian :math:`D H D` with D the norms of the filters, which rescaling weights
+            in front of BatchNorm does not change, ``"plain"`` for H itself: see :meth:`Objective.in_coordinates`; the
+            objective's own unless given, which are plain.
         verify: compare each row's first eigenvalue with the rise of the loss along its vector, in ``result.checks``.
         resume: a folder for unfinished work; the same call goes on there, and ends with the same bits.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
@@ -108,7 +114,7 @@ def eigenvalues(
         )
     if (bootstrap or standard_errors) and kind != "hessian":
         raise UserError(f"kind={kind!r}: bootstrap and standard_errors are of the Hessian, take kind='hessian'")
-    rows = rows_of(objective, per_class, per_group, match_samples, seed)
+    rows = rows_of(objective, per_class, per_group, match_samples, seed, coordinates)
     settings = {"kind": kind, "max_iterations": max_iterations, "match_samples": match_samples, "bootstrap": bootstrap}
     fields = rows.fields(probe="eigenvalues", **settings)
     rows.whole.check()
@@ -124,6 +130,9 @@ def eigenvalues(
                 kept = work.unfinished(i)
                 state = None if kept is None else LanczosState.of(kept, part.device)
                 bar.update(0 if state is None else state.products)
+                start = None
+                if state is None and operator.keeps:
+                    start = start_vector(operator.gradient(), [p.numel() for p in part.parameters], which)
                 pairs = lanczos(
                     operator,
                     operator.size,
@@ -134,6 +143,7 @@ def eigenvalues(
                     generator=torch.Generator().manual_seed(seed),
                     dtype=part.dtype,
                     device=part.device,
+                    start=start,
                     callback=bar.update,
                     checkpoint=lambda state: work.save_unfinished(i, state.arrays),
                     state=state,

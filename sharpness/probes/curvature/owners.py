@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Unpack
 
 from sharpness.objective import Objective
-from sharpness.probes.curvature.class_shares import owners_of, require_distance
+from sharpness.probes.curvature.class_shares import require_distance
 from sharpness.probes.curvature.eigenvalues import eigenvalues
 from sharpness.probes.shared.probe import Given, comparable
 from sharpness.results import EigenvalueResult, OwnersResult
@@ -19,6 +19,7 @@ def owners(
     which: str = "LA",
     *,
     epsilon: float | None = None,
+    coordinates: str | None = None,
     tol: float = 1e-3,
     max_iterations: int = 100,
     seed: int = 0,
@@ -39,6 +40,7 @@ def owners(
         which: ``"LA"``, the largest eigenvalues, ``"SA"``, the smallest, or ``"both"``.
         epsilon: distance along unit vectors; unless given, of every direction that at which its quadratic has changed
             the loss by 0.1, :math:`\sqrt{0.2 / |\lambda_j|}`.
+        coordinates: ``"plain"`` or ``"filter"``, see :func:`~sharpness.eigenvalues`; distances are in these, too.
         tol: residual of the eigenvalues.
         max_iterations: Lanczos iterations at most.
         seed: of the start vector.
@@ -55,6 +57,7 @@ def owners(
     The loss of class 0 is :math:`3 w_1^2`, that of class 1 :math:`w_2^2`, so that each owns one direction:
 
     >>> import torch
+    >>> from sharpness import Objective
     >>> x, y = torch.tensor([[3**0.5, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
     >>> model = torch.nn.Linear(2, 1, bias=False)
     >>> objective = Objective(model, (x, y), loss=lambda u, t: u[:, 0] ** 2, num_classes=2)
@@ -62,6 +65,8 @@ def owners(
     [[1.0, 0.0], [0.0, 1.0]]
     """
     require_distance(epsilon)
-    found = eigenvalues(objective, k, which, tol=tol, max_iterations=max_iterations, seed=seed, resume=resume)
+    found = eigenvalues(
+        objective, k, which, coordinates=coordinates, tol=tol, max_iterations=max_iterations, seed=seed, resume=resume
+    )
     assert isinstance(found, EigenvalueResult)
-    return owners_of(objective, found, epsilon)
+    return found.owners(epsilon)

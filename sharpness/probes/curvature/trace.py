@@ -16,11 +16,12 @@ from sharpness.probes.curvature.bootstrap import mean_interval, require_resample
 from sharpness.probes.curvature.layers import trace_by_layer
 from sharpness.probes.curvature.rows import Rows, rows_of
 from sharpness.probes.curvature.verification import check_sum, check_trace
-from sharpness.probes.shared.intervals import group_ends
+from sharpness.probes.shared.column import Column, table_of
 from sharpness.probes.shared.probe import Given, comparable_by_layer
 from sharpness.progress import progress
 from sharpness.renamed import renamed_arguments
 from sharpness.results import MeasureResult
+from sharpness.results.estimates import Estimate
 
 ESTIMATORS = {"hutchinson": hutchinson, "hutch++": hutchpp}
 
@@ -35,6 +36,7 @@ def trace(
     *,
     estimator: str = "hutchinson",
     kind: str = "hessian",
+    coordinates: str | None = None,
     per_group: bool = False,
     per_layer: Literal[False] = False,
     match_samples: int | None = None,
@@ -63,6 +65,9 @@ def trace(
         match_samples: draw so many samples of every class first, by ``seed``.
         bootstrap: resamples of a 95 % interval over samples, from z' H_i z of every sample i and vector z, which takes
             the place of products. With Hutchinson's estimator of the Hessian.
+        coordinates: ``"filter"`` for the Hessian :math:`D H D` with D the norms of the filters, which rescaling weights
+            in front of BatchNorm does not change, ``"plain"`` for H itself: see :meth:`Objective.in_coordinates`; the
+            objective's own unless given, which are plain.
         verify: compare with the rise of the loss under Gaussian noise and, of several rows, their weighted sum with the
             trace of all samples, in ``result.checks``.
         resume: a folder for unfinished work; the same call goes on there after the last row that was done.
@@ -90,7 +95,7 @@ def trace(
     if (bootstrap or verify) and kind != "hessian":
         raise UserError(f"kind={kind!r}: bootstrap and verify look at the loss itself: take kind='hessian'")
     require_resamples(bootstrap)
-    rows = rows_of(objective, per_class, per_group, match_samples, seed)
+    rows = rows_of(objective, per_class, per_group, match_samples, seed, coordinates)
     settings = {"estimator": estimator, "kind": kind, "draws": draws, "seed": seed}
     settings |= {"match_samples": match_samples, "bootstrap": bootstrap}
     fields = rows.fields(probe="trace", **settings)
@@ -143,16 +148,16 @@ def _result(
     keeps_sign = fields["provenance"]["kind"] == "ggn"  # semidefinite for convex losses of the outputs
     vectors = int(fields["provenance"]["draws"])
     freedom = max((len(found["samples"]) for found in done.values()), default=0) - 1
-    table = {key: np.full(len(rows.parts), np.nan) for key in ("value", "error")}
+    values, errors = np.full((2, len(rows.parts)), np.nan)
     for i, found in done.items():
-        table["value"][i], table["error"][i] = found["value"], found["error"]
+        values[i], errors[i] = found["value"], found["error"]
     shares = rows.shares[names]
     overall = error = np.array(np.nan)
     if rows.complete and estimator == "hutchinson":
         overall, error = mean_and_error(sum(s * done[i]["samples"] for s, i in zip(shares, names, strict=True)))
     elif rows.complete:  # the rows' estimates are dependent: the sum of their errors bounds that of the sum
-        overall, error = shares @ table["value"][names], shares @ table["error"][names]
-    ends = interval(table["value"], table["error"], freedom, keeps_sign)
+        overall, error = shares @ values[names], shares @ errors[names]
+    ends = interval(values, errors, freedom, keeps_sign)
     overall_ends = interval(overall, error, freedom, keeps_sign)
     means, group_errors = _groups(rows, done, estimator)
     of_groups = interval(means, group_errors, freedom, keeps_sign)
@@ -162,29 +167,17 @@ def _result(
             ends[:, i] = mean_interval(q, a, resamples, seed)
         q, a = (np.concatenate(parts) for parts in zip(*forms.values(), strict=True))
         overall_ends = np.array(mean_interval(q, a, resamples, seed)) if rows.complete else np.full(2, np.nan)
-        of_groups = group_ends(rows.whole, table["value"], ends) if len(means) else of_groups
+        if len(means):
+            whole = np.append(values, overall), np.append(errors, error), np.c_[ends, overall_ends]
+            of_groups = np.stack(Column.of_images(rows.whole, *whole).rows[2:])[:, len(values) + 1 :]
     if not rows.several:
-        table, ends = (
-            {key: np.full(rows.whole.num_classes, np.nan) for key in table},
-            np.full((2, rows.whole.num_classes), np.nan),
-        )
-    return MeasureResult(
-        names=("trace",),
-        overall=np.array([overall]),
-        overall_standard_errors=np.array([error]),
-        values=table["value"][None],
-        standard_errors=table["error"][None],
-        train_counts=np.full(len(table["value"]), -1),
-        lower=ends[:1],
-        upper=ends[1:],
-        overall_lower=overall_ends[:1],
-        overall_upper=overall_ends[1:],
-        group_standard_errors=group_errors[None] if len(means) else None,
-        group_lower=of_groups[:1] if len(means) else None,
-        group_upper=of_groups[1:] if len(means) else None,
-        over=(f"images ({resamples} resamples)" if resamples else f"{vectors} random vectors",),
-        **fields,
+        values, errors = np.full((2, rows.whole.num_classes), np.nan)
+        ends = np.full((2, rows.whole.num_classes), np.nan)
+    estimates = Estimate(
+        np.r_[values, overall, means], np.r_[errors, error, group_errors], *np.c_[ends, overall_ends, of_groups]
     )
+    over = f"images ({resamples} resamples)" if resamples else f"{vectors} random vectors"
+    return table_of({"trace": Column(estimates, over)}, np.full(len(values), -1), **fields)
 
 
 def _groups(rows: Rows, done: dict[int, Any], estimator: str) -> tuple[np.ndarray, np.ndarray]:

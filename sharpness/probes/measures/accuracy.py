@@ -6,9 +6,9 @@ import numpy as np
 
 from sharpness.curvature import effective_samples, wilson
 from sharpness.engine import share_error
-from sharpness.probes.measures.column import Column, Subject
 from sharpness.probes.measures.loss import rows_of_samples
-from sharpness.probes.measures.measure import Measure, NoSettings
+from sharpness.probes.measures.measure import Measure, NoSettings, Subject
+from sharpness.probes.shared.column import Column
 
 
 def accuracy(subject: Subject, settings: NoSettings) -> dict[str, Column]:

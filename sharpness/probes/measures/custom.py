@@ -15,11 +15,11 @@ from torch import Tensor
 from sharpness.curvature import interval
 from sharpness.errors import UserError
 from sharpness.objective import Objective
-from sharpness.probes.measures.column import Column, Subject
-from sharpness.probes.measures.measure import Measure, NoSettings, Passes
-from sharpness.probes.shared.intervals import sample_freedom
+from sharpness.probes.measures.measure import Measure, NoSettings, Passes, Subject
+from sharpness.probes.shared.column import Column, sample_freedom
 from sharpness.probes.shared.work import Arrays, Work
 from sharpness.progress import progress
+from sharpness.results.estimates import Estimate, mean_of
 
 #: What a function gives: a value, or a value and its standard error.
 Found = float | tuple[float, float]
@@ -103,11 +103,10 @@ def _column(objective: Objective, numbers: np.ndarray, over: str) -> Column:
         ends = interval(values, errors, sample_freedom(objective))
         return Column.of_images(objective, values, errors, ends)
     # Classes may share draws: the mean of their errors is the largest that the error of their mean can be.
-    means = np.full((2, len(objective.groups)), np.nan)
-    for g, members in enumerate(objective.groups.values()):
-        if classes := [c for c in members if objective.class_samples[c]]:
-            means[:, g] = numbers[classes].mean(axis=0)
-    return Column(values, errors, interval(values, errors), over, means[1], interval(*means))
+    members = [[c for c in classes if objective.class_samples[c]] for classes in objective.groups.values()]
+    means = [mean_of([Estimate(*numbers[c]) for c in classes], independent=False)[:2] for classes in members]
+    values, errors = np.concatenate([numbers, np.reshape(means, (-1, 2))]).T
+    return Column(Estimate(values, errors, *interval(values, errors)), over)
 
 
 def numbers_of(name: str, found: Any) -> tuple[float, float]:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from sharpness.curvature import interval
-from sharpness.errors import require_whole
+from sharpness.errors import choose, require_whole
+from sharpness.objective.coordinates import COORDINATES
 from sharpness.probes.curvature.eigenvalues import eigenvalues
-from sharpness.probes.measures.column import Column, Subject
-from sharpness.probes.measures.measure import Measure, Passes, require_positive
-from sharpness.probes.shared.intervals import sample_freedom
+from sharpness.probes.measures.measure import Measure, Passes, Subject, require_positive
+from sharpness.probes.shared.column import Column, sample_freedom
 from sharpness.results import EigenvalueResult
 
 #: Products that a run of Lanczos usually takes, for the estimate beforehand.
@@ -28,13 +28,16 @@ class Lanczos:
         tol: residual of an eigenvalue, relative to the largest.
         max_iterations: products for each end of a spectrum at most.
         seed: of the start vector.
+        coordinates: of the parameters.
     """
 
     tol: float = 1e-3
     max_iterations: int = 100
     seed: int = 0
+    coordinates: str = "plain"
 
     def __post_init__(self) -> None:
+        choose("coordinates", self.coordinates, COORDINATES)
         require_positive("tol", self.tol)
         require_whole("max_iterations", self.max_iterations, 1)
         require_whole("seed", self.seed)
@@ -47,7 +50,8 @@ def ends_of_spectra(subject: Subject, settings: Lanczos) -> dict[str, Column]:
     def solved(per_class: bool) -> EigenvalueResult:
         found = eigenvalues(
             objective, 1, "both", per_class, tol=settings.tol, max_iterations=settings.max_iterations,
-            seed=settings.seed, keep_vectors=False, standard_errors=True, resume=subject.resume,
+            seed=settings.seed, coordinates=settings.coordinates, keep_vectors=False, standard_errors=True,
+            resume=subject.resume,
         )  # fmt: skip
         assert isinstance(found, EigenvalueResult) and found.standard_errors is not None
         return found
@@ -81,9 +85,10 @@ def passes(settings: Lanczos) -> Passes:
 
 LAMBDA_MAX = Measure(
     "lambda_max", ends_of_spectra, Lanczos, passes, title="Largest eigenvalue", symbol=r"$\lambda_\mathrm{max}$",
-    lower_is_flatter=True, symlog=True, explained="the largest eigenvalue of its Hessian",
+    lower_is_flatter=True, symlog=True, explained="the largest eigenvalue of its Hessian{in_coordinates}",
 )  # fmt: skip
 LAMBDA_MIN = Measure(
     "lambda_min", ends_of_spectra, Lanczos, passes, title="Smallest eigenvalue", symbol=r"$\lambda_\mathrm{min}$",
-    lower_is_flatter=False, symlog=True, ratio=False, explained="the smallest eigenvalue of its Hessian",
+    lower_is_flatter=False, symlog=True, ratio=False,
+    explained="the smallest eigenvalue of its Hessian{in_coordinates}",
 )  # fmt: skip

@@ -4,16 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from sharpness.engine import SampleSums
 from sharpness.errors import UserError
-from sharpness.probes.measures.column import Column, Subject
+from sharpness.objective import Objective
+from sharpness.probes.shared.column import Column
 from sharpness.results.description import Description
 
+#: Words for coordinates that rescaling does not change.
+IN_FILTER = "filter coordinates"
 #: Reason of a least number of draws.
 ERROR = ", for a standard error"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model whose table is made.
+
+    Attributes:
+        base: losses and answers at its weights.
+        resume: folder of unfinished work.
+        label: of the model, for warnings.
+        known: columns of the table that are there already, by name.
+    """
+
+    objective: Objective
+    base: SampleSums
+    resume: Path | None = None
+    label: str | None = None
+    known: Mapping[str, Column] = field(default_factory=dict)
 
 
 class Passes(NamedTuple):
@@ -42,7 +65,8 @@ class Measure(Description):
         usual: whether the measure is in tables for which no measures are named.
         ratio: whether two positive values are compared by their ratio; else by their difference.
         needs_labels: whether targets must be labels.
-        explained: of a loss, in words, with settings in braces: ``"its rise after a step of length {rho:g}"``.
+        explained: of a loss, in words, with settings in braces, and ``{in_coordinates}`` behind a Hessian:
+            ``"its rise after a step of length {rho:g}"``.
         version: of the code, where tables that are kept must not outlive it.
     """
 
@@ -67,7 +91,14 @@ class Measure(Description):
 
     def in_words(self, given: Mapping[str, Any]) -> str:
         """The measure in words, with its settings from arguments by name."""
-        return self.explained.format(**asdict(self.set_by(given))) or self.title
+        settings = asdict(self.set_by(given))
+        where = f" in {IN_FILTER}" if settings.get("coordinates") == "filter" else ""
+        return self.explained.format(**settings, in_coordinates=where) or self.title
+
+    def shown_with(self, settings: Any) -> dict[str, Any]:
+        """The description for a file, with the coordinates that its numbers are in."""
+        filtered = getattr(settings, "coordinates", "plain") == "filter"
+        return self.plain | ({"unit": ", ".join(filter(None, [self.unit, IN_FILTER]))} if filtered else {})
 
 
 def require_positive(name: str, value: object) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from sharpness.errors import require_whole
-from sharpness.probes.measures.column import Column, Subject
-from sharpness.probes.measures.measure import ERROR, Measure, Passes, require_positive
+from sharpness.probes.measures.measure import ERROR, Measure, Passes, Subject, require_positive
 from sharpness.probes.perturbations.random import random_perturbation
+from sharpness.probes.shared.column import Column
 from sharpness.results import PerturbationResult
 
 
@@ -38,13 +36,7 @@ def random_rise(subject: Subject, settings: RandomDirections) -> dict[str, Colum
     objective = subject.objective
     found = random_perturbation(objective, [settings.radius], settings.draws, seed=settings.seed, resume=subject.resume)
     assert isinstance(found, PerturbationResult)
-    rows = [*range(objective.num_classes), None, *objective.groups]
-    mean, error, lower, upper = np.array([[*found.rise(row), *found.interval(row)] for row in rows])[..., 0].T
-    ends, groups = np.stack([lower, upper]), objective.num_classes + 1
-    column = Column(
-        mean[:groups], error[:groups], ends[:, :groups], f"{settings.draws} draws", error[groups:], ends[:, groups:]
-    )
-    return {"random_rise": column}
+    return {"random_rise": Column.of_result(found, "rise", f"{settings.draws} draws")}
 
 
 RANDOM_RISE = Measure(

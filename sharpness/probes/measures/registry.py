@@ -7,6 +7,7 @@ from dataclasses import replace
 from importlib.metadata import EntryPoint
 from typing import Any
 
+from sharpness import registries
 from sharpness.errors import UserError
 from sharpness.extensions import imported
 from sharpness.objective import Objective
@@ -37,23 +38,16 @@ class MeasureRegistry(Registry[Measure]):
         return [self[name] for name in {**self._built_in, **self._things}]
 
 
-_HERE = "sharpness.probes.measures"
 #: By name, in the order of tables.
 MEASURES = MeasureRegistry(
     "measure",
     "sharpness.measures",
-    {
-        "accuracy": ("Accuracy", f"{_HERE}.accuracy:ACCURACY"),
-        "loss": ("Loss", f"{_HERE}.loss:LOSS"),
-        "lambda_max": ("Largest eigenvalue", f"{_HERE}.extreme_eigenvalues:LAMBDA_MAX"),
-        "lambda_min": ("Smallest eigenvalue", f"{_HERE}.extreme_eigenvalues:LAMBDA_MIN"),
-        "trace": ("Trace", f"{_HERE}.trace:TRACE"),
-        "random_rise": ("Random rise", f"{_HERE}.random_rise:RANDOM_RISE"),
-        "worst_rise": ("Worst rise", f"{_HERE}.worst_rise:WORST_RISE"),
-    },
+    registries.MEASURES,
     wanted="a measure, or a function of an objective",
     fits=lambda thing: isinstance(thing, Measure) or callable(thing),
 )
+#: The name of all of them.
+ALL = "all"
 #: Columns that a table has already, and ends of those that it makes.
 COLUMNS = ("model", "run", "class", "group", "samples", "train", "measure", "value")
 ENDS = ("_se", "_sd", "_lower", "_upper")
@@ -112,10 +106,10 @@ def register_measure(
     >>> del MEASURES["norm"]
     """
     # Its column must be told from others, and from those of its own errors and intervals.
-    if not isinstance(name, str) or not name.isidentifier() or name in COLUMNS or name.endswith(ENDS):
+    if not isinstance(name, str) or not name.isidentifier() or name in (ALL, *COLUMNS) or name.endswith(ENDS):
         raise UserError(
-            f"measure {name!r}: take a Python identifier that is none of {', '.join(COLUMNS)} and does not end in "
-            f"{', '.join(ENDS)}"
+            f"measure {name!r}: take a Python identifier that is none of {', '.join((ALL, *COLUMNS))} and does not end "
+            f"in {', '.join(ENDS)}"
         )
     measure = measure_of(
         name, compute, title, over, symbol=symbol, unit=unit, lower_is_flatter=lower_is_flatter,
@@ -146,13 +140,15 @@ def find_measure(name: Any) -> Measure:
 
 
 def chosen_measures(names: str | Sequence[Any] | None) -> list[Measure]:
-    """The measures of some names, or text with commas, in the order of tables; the usual ones unless given.
+    """The measures of some names, text with commas or ``"all"``, in the order of tables; the usual ones unless given.
 
     Raises:
         UserError: an unknown measure, or none.
     """
     if names is None:
         return MEASURES.usual
+    if names == ALL:
+        return MEASURES.loaded
     parts = (
         names.split(",") if isinstance(names, str) else [names] if not isinstance(names, list | tuple | dict) else names
     )

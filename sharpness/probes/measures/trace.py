@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sharpness.errors import require_whole
+from sharpness.errors import choose, require_whole
+from sharpness.objective.coordinates import COORDINATES
 from sharpness.probes.curvature.trace import trace
-from sharpness.probes.measures.column import Column, Subject
-from sharpness.probes.measures.measure import ERROR, Measure, Passes
+from sharpness.probes.measures.measure import ERROR, Measure, Passes, Subject
+from sharpness.probes.shared.column import Column
 from sharpness.results import MeasureResult
 
 
@@ -18,12 +19,15 @@ class Hutchinson:
     Args:
         trace_draws: random vectors.
         seed: of them.
+        coordinates: of the parameters.
     """
 
     trace_draws: int = 30
     seed: int = 0
+    coordinates: str = "plain"
 
     def __post_init__(self) -> None:
+        choose("coordinates", self.coordinates, COORDINATES)
         require_whole("trace_draws", self.trace_draws, 2, ERROR)
         require_whole("seed", self.seed)
 
@@ -34,13 +38,16 @@ def hessian_trace(subject: Subject, settings: Hutchinson) -> dict[str, Column]:
     All classes see the same vectors z, so that the weighted sum of their z' H_c z is z' H z: the estimate of all
     samples costs no products of its own.
     """
-    found = trace(subject.objective, True, settings.trace_draws, settings.seed, resume=subject.resume)
+    found = trace(
+        subject.objective, True, settings.trace_draws, settings.seed, coordinates=settings.coordinates,
+        resume=subject.resume,
+    )  # fmt: skip
     assert isinstance(found, MeasureResult)
-    return {"trace": Column.of_result(found, "trace")}
+    return {"trace": Column.of_result(found, "trace", found.over[0])}
 
 
 TRACE = Measure(
     "trace", hessian_trace, Hutchinson, lambda settings: Passes(products=settings.trace_draws), title="Trace",
     lower_is_flatter=True, symlog=True, usual=False,
-    explained="the trace of its Hessian by {probes} random vectors",
+    explained="the trace of its Hessian by {trace_draws} random vectors",
 )  # fmt: skip

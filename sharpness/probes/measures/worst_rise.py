@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sharpness.probes.measures.column import Column, Subject
-from sharpness.probes.measures.measure import Measure, Passes, require_positive
+from sharpness.probes.measures.measure import Measure, Passes, Subject, require_positive
 from sharpness.probes.perturbations.worst_case import worst_case
+from sharpness.probes.shared.column import Column
 from sharpness.results import MeasureResult
 
 
@@ -28,7 +28,7 @@ def worst_rise(subject: Subject, settings: Ascent) -> dict[str, Column]:
     """The rise of every class along its own gradient, over images at that point."""
     found = worst_case(subject.objective, settings.rho, resume=subject.resume)
     assert isinstance(found, MeasureResult)
-    return {"worst_rise": Column.of_result(found, "worst_rise")}
+    return {"worst_rise": Column.of_result(found, "worst_rise", "images")}
 
 
 WORST_RISE = Measure(

@@ -100,11 +100,11 @@ class Ascents:
         finally:
             self._save(work)
 
-    def table(self) -> tuple[np.ndarray, np.ndarray]:
+    def table(self) -> np.ndarray:
         """Loss, worst loss, rise, accuracy at the worst points, standard error of the rise.
 
-        Of the classes (5, C), and overall (5,). The standard error is over samples, at the points that were found, see
-        :func:`~sharpness.engine.mean_error`.
+        Of the classes and, last, overall: (5, C + 1). The standard error is over samples, at the points that were
+        found, see :func:`~sharpness.engine.mean_error`.
         """
         rows = np.full((self.objective.num_classes + 1, 5), np.nan)
         owners = np.array([item.row for item in self.items])
@@ -116,7 +116,7 @@ class Ascents:
                 spread = max(second - 2 * rise * first + rise**2 * squares, 0.0)
                 error = np.sqrt(samples / (samples - 1) * spread) / weight
             rows[row] = loss / weight, worst / weight, rise, right / weight, error
-        return rows[:-1].T, rows[-1]
+        return rows.T
 
     def _climb(self, item: Item, ball: Ball, steps: int, update: Callable[[int], object]) -> tuple[np.ndarray, Tensor]:
         """The numbers of an item, (6,), and the slope with it."""

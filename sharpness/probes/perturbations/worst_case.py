@@ -13,8 +13,8 @@ from sharpness.errors import UserError, choose, require_whole
 from sharpness.objective import Objective
 from sharpness.probes.perturbations.class_ascents import Ascents
 from sharpness.probes.perturbations.projected_ascent import NORMS, Ball
+from sharpness.probes.shared.column import Column, sample_freedom, table_of
 from sharpness.probes.shared.comparison import common_fields
-from sharpness.probes.shared.intervals import group_ends, sample_freedom
 from sharpness.probes.shared.probe import Given, comparable
 from sharpness.probes.shared.work import Work
 from sharpness.results import MeasureResult
@@ -93,29 +93,14 @@ def worst_case(
     ball = Ball(rho, norm, weights.abs() if adaptive else None)
     work = Work(resume, {**fields["provenance"], "value": f"{ascents.base.mean:.4g}"})
     ascents.run(ball, steps, work)
-    table, overall = ascents.table()
-    errors, overall_errors = np.full_like(table[:4], np.nan), np.full_like(overall[:4], np.nan)
-    errors[2], overall_errors[2] = table[4], overall[4]
+    *values, error = ascents.table()
     fields["provenance"]["gradients"] = ascents.gradients
     # The worst rise is at least 0 by its definition, whatever the samples.
-    bounds = np.full((2, len(NAMES), objective.num_classes + 1), np.nan)
-    rises, spread = np.append(table[2], overall[2]), np.append(errors[2], overall_errors[2])
-    bounds[:, 2] = interval(rises, spread, sample_freedom(objective), keeps_sign=True)
-    of_groups = np.full((2, len(NAMES), len(objective.groups)), np.nan)
-    of_groups[:, 2] = group_ends(objective, rises, bounds[:, 2])
-    return MeasureResult(
-        names=NAMES,
-        overall=overall[:4],
-        values=table[:4],
-        standard_errors=errors,
-        overall_standard_errors=overall_errors,
-        train_counts=np.full(objective.num_classes, -1),
-        lower=bounds[0, :, :-1],
-        upper=bounds[1, :, :-1],
-        overall_lower=bounds[0, :, -1],
-        overall_upper=bounds[1, :, -1],
-        group_lower=of_groups[0] if objective.groups else None,
-        group_upper=of_groups[1] if objective.groups else None,
-        over=("images",) * len(NAMES),
-        **fields,
-    )
+    errors = {"worst_rise": error}
+    ends = {"worst_rise": interval(values[2], error, sample_freedom(objective), keeps_sign=True)}
+    none = np.full((3, len(error)), np.nan)
+    columns = {
+        name: Column.of_images(objective, value, errors.get(name, none[0]), ends.get(name, none[1:]))
+        for name, value in zip(NAMES, values, strict=True)
+    }
+    return table_of(columns, np.full(objective.num_classes, -1), **fields)

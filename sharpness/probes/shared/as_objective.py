@@ -8,16 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from sharpness.checkpoints import Checkpoint, find_checkpoints, load_checkpoint
 from sharpness.data import ForeignData, ImageSet, LongTailData
+from sharpness.data.dataset import first_of_each
 from sharpness.data.named_data import NamedData
 from sharpness.engine import PerSampleLoss, resolve_device
 from sharpness.errors import UserError, choose
 from sharpness.methods import METHODS
 from sharpness.methods.training_loss import TrainingLoss, training_loss
 from sharpness.objective import Objective, Samples
+from sharpness.objective.temperature import LOGITS
 from sharpness.probes.shared.checkpoint_data import checkpoint_data, own_images
 from sharpness.probes.shared.training_set import training_set
 from sharpness.probes.shared.trainings import run_names, trainings_by_path
@@ -25,6 +28,8 @@ from sharpness.probes.shared.trainings import run_names, trainings_by_path
 #: What can be probed.
 Subject = Objective | nn.Module | Checkpoint | str | Path
 SPLITS = ("train", "test")
+#: Most images of a class that a temperature is fitted on.
+HELD_OUT = 200
 logger = logging.getLogger("sharpness")
 
 
@@ -125,7 +130,8 @@ def checkpoint_objective(
         class_order: how the model numbers the classes, as :func:`~sharpness.data.class_order` takes it, where its
             family does it otherwise; images of the user's own are renumbered accordingly.
         options: of :class:`~sharpness.Objective`; given ``classes`` or ``group_by``, what is known of the data's own
-            classes does not apply.
+            classes does not apply. Of recorded or named data ``logits="temperature"`` is fitted on test images that are
+            not probed, at most 200 of each class, unless ``held_out`` are given.
 
     Returns:
         The mean loss over these images, with class names, training images and groups as far as they are known.
@@ -144,6 +150,8 @@ def checkpoint_objective(
     choose("split", split, SPLITS)
     if isinstance(loss, str):
         choose("loss", loss, ("ce", "training"))
+    if loss == "training" and (logits := options.get("logits", LOGITS[0])) != LOGITS[0]:
+        raise UserError(f"logits={logits!r}: the loss of a training has logits of its own scale, pass loss='ce'")
     if class_order is not None:
         checkpoint = checkpoint.in_class_order(class_order)
     model = checkpoint.model.to(resolve_device(device))
@@ -191,6 +199,8 @@ def _on_longtail(
     """The objective on one part of a long-tailed data set, with its classes and groups."""
     function = _training_loss(checkpoint) if loss == "training" else loss
     images: ImageSet = getattr(data, split)
+    if options.get("logits") == "temperature" and options.get("held_out") is None:
+        options["held_out"] = _not_probed(data.test, 0 if split == "train" else limit_per_class)
     if limit_per_class is not None:
         counts = images.class_samples(data.num_classes)
         images = images.limit_per_class(limit_per_class)
@@ -205,6 +215,14 @@ def _on_longtail(
             described |= {"train_counts": trained.train_counts, "groups": trained.groups}
         options = {**described, **options}
     return Objective(checkpoint.model, images, loss=function, **options)
+
+
+def _not_probed(images: ImageSet, first: int | None) -> ImageSet | None:
+    """Test images to fit a temperature on, without the first of every class; None where all are probed."""
+    rest = torch.ones(len(images), dtype=torch.bool)
+    if first != 0:
+        rest[first_of_each(images.labels, first or len(images))] = False
+    return images.subset(rest.nonzero().squeeze(1)).limit_per_class(HELD_OUT) if rest.any() else None
 
 
 def _training_loss(checkpoint: Checkpoint) -> TrainingLoss:

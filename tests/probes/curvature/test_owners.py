@@ -118,7 +118,7 @@ def test_owners_of_several_models_are_tabulated_drawn_and_kept(network, tmp_path
         .equals(compare({"one": both["a"], "two": both["b"]}).to_frame())
     )
     ax = both["a"].plot()
-    np.testing.assert_allclose(ax.images[0].get_array()[-1], both["a"].image_shares[both["a"].by_size()])
+    np.testing.assert_allclose(ax.images[0].get_array()[-1], -np.sort(-both["a"].image_shares))
 
 
 def test_what_has_no_owners_is_refused(network, tmp_path):

@@ -1,0 +1,190 @@
+r"""The temperature of a model: the divisor of its logits at which their probabilities fit images that are not probed.
+
+A loss and its curvature depend on how confident a network is, not on its minimum alone: where all logits grow, those of
+images that are classified correctly fall to nothing. Networks are compared at equal confidence where the logits of each
+are divided by its own temperature (Guo et al., "On calibration of modern neural networks", ICML 2017).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scipy.optimize import brentq
+from torch import Tensor
+
+from sharpness.engine import PerSampleLoss, distributed, full_precision
+from sharpness.errors import UserError, choose
+
+if TYPE_CHECKING:
+    from sharpness.objective.objective import Objective
+
+#: What probes may take for logits: the model's own, or these divided by its temperature.
+LOGITS = ("calibrated", "temperature")
+#: Ends of the search, of the logarithm of a factor of logits that vary by 1.
+ENDS = (-12.0, 12.0)
+logger = logging.getLogger("sharpness")
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """A temperature T, with the standard error of its fit.
+
+    Attributes:
+        value: T; logits are divided by it.
+        standard_error: over the images of the fit; NaN of a temperature that was given.
+        samples: number of these images.
+        images: which these are, in words.
+    """
+
+    value: float
+    standard_error: float = math.nan
+    samples: int = 0
+    images: str = "given"
+
+    def __post_init__(self) -> None:
+        if not (self.value > 0 and math.isfinite(self.value)):
+            raise UserError(f"temperature {self.value}: give a positive number, or logits='temperature' to fit it")
+
+    def provenance(self) -> dict[str, Any]:
+        """Plain values, for a result."""
+        named = {"value": "temperature", "standard_error": "temperature_se"}
+        return {named.get(name, f"temperature_{name}"): value for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class AtTemperature:
+    """A loss of logits that are divided by a temperature.
+
+    >>> from sharpness.engine import cross_entropy
+    >>> halved = AtTemperature(cross_entropy, 2.0)
+    >>> halved(torch.tensor([[2.0, 0.0]]), torch.tensor([0])) == cross_entropy(torch.eye(2)[:1], torch.tensor([0]))
+    tensor([True])
+    """
+
+    loss: PerSampleLoss
+    temperature: float
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.loss(outputs / self.temperature, targets)
+
+
+def temperature_of_logits(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> tuple[float, float]:
+    r"""Fit a temperature to logits u by the smallest mean cross-entropy of ``u / T``.
+
+    With :math:`\beta = 1 / T` the loss is convex, and its minimum the root of the mean of
+    :math:`s_i = E_{p_i} u_i - u_{i y_i}`, where :math:`p_i = \operatorname{softmax}(\beta u_i)`. The error is that of
+    an estimate that need not be the true model,
+
+    .. math:: \mathrm{se}(\beta)^2 = \frac{n}{n - 1} \frac{\sum_i a_i^2 s_i^2}{(\sum_i a_i \operatorname{Var}_{p_i}
+        u_i)^2}, \qquad \mathrm{se}(T) = T^2 \mathrm{se}(\beta).
+
+    Args:
+        logits: (n, C); of several processes those of this one.
+        labels: (n,)
+        weights: a, (n,); 1 unless given.
+
+    Returns:
+        The temperature and its standard error.
+
+    Raises:
+        UserError: no temperature is best: every label has the largest logit, or they say nothing of the labels.
+
+    Of three images in four the larger logit, by 2 log 3, is the label's; its probability is 3/4 at T = 2:
+
+    >>> logits = torch.tensor([[2 * math.log(3.0), 0.0]] * 4)
+    >>> round(temperature_of_logits(logits, torch.tensor([0, 0, 0, 1]))[0], 6)
+    2.0
+    """
+    logits = logits.double() - logits.double().mean(dim=1, keepdim=True)
+    a = torch.ones(len(labels), dtype=torch.float64) if weights is None else weights.double()
+    sums = torch.stack([torch.ones_like(a).sum(), a.sum(), a @ logits.square().mean(dim=1)])
+    n, total, spread = distributed.total(sums).tolist()
+    # Logits of every scale are searched alike: the ends are far beyond any temperature of logits that vary by 1.
+    scale = math.sqrt(spread / total) if spread > 0 else 1.0
+    u = logits / scale
+
+    def slopes(beta: float) -> tuple[Tensor, Tensor]:
+        p = torch.softmax(beta * u, dim=1)
+        mean = (p * u).sum(dim=1)
+        variance = (p * (u - mean[:, None]).square()).sum(dim=1)
+        return mean - u.gather(1, labels[:, None]).squeeze(1), variance
+
+    def score(log_beta: float) -> float:
+        return float(distributed.total(a @ slopes(math.exp(log_beta))[0]))
+
+    if not score(ENDS[0]) < 0:
+        raise UserError(
+            f"no temperature fits the logits of {n:.0f} images: they say less of the labels than chance; check the "
+            "labels and their order"
+        )
+    if not score(ENDS[1]) > 0:
+        raise UserError(
+            f"no temperature fits the logits of {n:.0f} images: all are classified correctly, as training images may "
+            "be; fit it on images that the model has not seen, held_out=, or give a number, logits=2.0"
+        )
+    beta = math.exp(brentq(score, *ENDS, xtol=1e-12))
+    s, variance = slopes(beta)
+    squares, information = distributed.total(torch.stack([a.square() @ s.square(), a @ variance])).tolist()
+    error = math.sqrt(n / (n - 1) * squares) / information if n > 1 else math.nan
+    return scale / beta, scale / beta**2 * error
+
+
+@torch.no_grad()
+@full_precision()
+def fit_temperature(objective: Objective, images: str) -> Temperature:
+    """Fit the temperature of a model on the samples of an objective.
+
+    Args:
+        images: which these are, in words.
+
+    Raises:
+        UserError: targets are no labels of the outputs, or no temperature is best.
+    """
+    if not objective.has_answers:
+        raise UserError(
+            "logits='temperature': a temperature is fitted to labels and logits (n, C), and these targets and outputs "
+            "are others: leave it out, or give a number, logits=2.0"
+        )
+    rows = [(objective._forward(x).double().cpu(), y.cpu(), a.cpu()) for x, y, a in objective._batches(None)]
+    logits, labels, weights = (torch.cat(column) for column in zip(*rows, strict=True))
+    if not np.isfinite(logits.numpy()).all():
+        raise UserError(f"logits of the {images} are not finite: check the inputs' normalisation and the weights")
+    return Temperature(*temperature_of_logits(logits, labels, weights), objective.num_samples, images)
+
+
+def require_logits(logits: Any, held_out: Any) -> None:
+    """Refuse what is neither a kind of logits nor a temperature, and images that no temperature would be fitted on.
+
+    Raises:
+        UserError: as said.
+    """
+    if isinstance(logits, str):
+        choose("logits", logits, LOGITS)
+    elif isinstance(logits, bool) or not isinstance(logits, int | float | Temperature):
+        raise UserError(f"logits={logits!r}: give 'temperature', or a number to divide them by")
+    if held_out is not None and logits != "temperature":
+        raise UserError(f"held_out= is what a temperature is fitted on, and logits={logits!r}: leave it out")
+
+
+def chosen_temperature(
+    objective: Objective, logits: str | float | Temperature, held_out: Any, **options: Any
+) -> Temperature | None:
+    """Find the temperature that ``logits`` and ``held_out`` of an objective ask for; None for calibrated logits.
+
+    Args:
+        options: of the objective of ``held_out``.
+    """
+    if not isinstance(logits, str):
+        return logits if isinstance(logits, Temperature) else Temperature(float(logits))
+    if logits == "calibrated":
+        return None
+    if held_out is not None:
+        other = type(objective)(objective.model, held_out, batch_size=objective.batch_size or "auto", **options)
+        return fit_temperature(other, "held-out images")
+    logger.warning("logits='temperature': fitted on the probed images themselves; give others, held_out=(x, y)")
+    return fit_temperature(objective, "probed images")
