@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def provenance(objective: Objective) -> dict[str, Any]:
     """Record what a result of an objective needs to be understood and repeated."""
     heads = [m for m in objective.model.modules() if hasattr(m, "scale") and hasattr(m, "filter_axes")]
+    # Plain values: they are written to files, and digested as keys of unfinished work.
     return {
         "model": type(objective.model).__name__,
         "model_sha256": objective.model_sha256(),

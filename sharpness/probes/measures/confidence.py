@@ -34,7 +34,7 @@ def calibration(subject: Subject, settings: NoSettings) -> dict[str, Column]:
             resampled = [_gap(gaps[i], weights[i], bins[i]) for i in drawn]
             found[1, row] = np.std(resampled, ddof=1) if resampled else np.nan
     ends = np.clip(interval(found[0], found[1], sample_freedom(subject.objective)), 0, 1)
-    return {"ece": Column.of_images(subject.objective, *found, ends)}
+    return {"ece": Column.of_images(subject.objective, found[0], found[1], ends)}
 
 
 def margin(subject: Subject, settings: NoSettings) -> dict[str, Column]:
