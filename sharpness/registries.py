@@ -81,6 +81,10 @@ DATASETS: Registry[Callable[..., Any]] = Registry(
         "cifar100-lt": "sharpness.data.cifar:cifar100_lt",
         "cifar10": "sharpness.data.cifar:cifar10",
         "cifar100": "sharpness.data.cifar:cifar100",
+        "imagenet-lt": "sharpness.data.listed_data:imagenet_lt",
+        "places-lt": "sharpness.data.listed_data:places_lt",
+        "inat18": "sharpness.data.listed_data:inat18",
+        "list": "sharpness.data.listed_data:listed_data",
     },
     python="sharpness.data.DATASETS",
 )
