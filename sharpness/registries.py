@@ -21,6 +21,8 @@ MEASURES: dict[str, tuple[str, str]] = {
     "soft_rank": ("Soft rank", f"{_MEASURES}.soft_rank:SOFT_RANK"),
     "relative_flatness": ("Relative flatness", f"{_MEASURES}.scale_free:RELATIVE_FLATNESS"),
     "fisher_rao_norm": ("Fisher-Rao norm", f"{_MEASURES}.scale_free:FISHER_RAO"),
+    "displacement": ("Displacement to the optimum", f"{_MEASURES}.class_optima:DISPLACEMENT"),
+    "optimum_loss": ("Loss at the own optimum", f"{_MEASURES}.class_optima:OPTIMUM_LOSS"),
     "ece": ("Expected calibration error", f"{_MEASURES}.confidence:ECE"),
     "margin": ("Margin", f"{_MEASURES}.confidence:MARGIN"),
 }
@@ -79,6 +81,10 @@ DATASETS: Registry[Callable[..., Any]] = Registry(
         "cifar100-lt": "sharpness.data.cifar:cifar100_lt",
         "cifar10": "sharpness.data.cifar:cifar10",
         "cifar100": "sharpness.data.cifar:cifar100",
+        "imagenet-lt": "sharpness.data.listed_data:imagenet_lt",
+        "places-lt": "sharpness.data.listed_data:places_lt",
+        "inat18": "sharpness.data.listed_data:inat18",
+        "list": "sharpness.data.listed_data:listed_data",
     },
     python="sharpness.data.DATASETS",
 )

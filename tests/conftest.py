@@ -283,3 +283,23 @@ def symmetric(eigenvalues, seed: int = 0) -> np.ndarray:
 @pytest.fixture(name="symmetric")
 def symmetric_fixture():
     return symmetric
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """A tree of small PNG files of four classes, with train, test and open lists in a random order of lines."""
+    import numpy as np
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for part, sizes in {"train": (9, 7, 4, 2), "test": (3, 3, 3, 3), "open": (4,)}.items():
+        lines = []
+        for c, n in enumerate(sizes):
+            (root / part / f"c{c}").mkdir(parents=True)
+            for i in range(n):
+                name = f"{part}/c{c}/{i}.png"
+                Image.fromarray(random.integers(0, 256, (10, 12, 3), dtype=np.uint8)).save(root / name)
+                lines.append(f"{name} {-1 if part == 'open' else c}")
+        (root / f"{part}.txt").write_text("\n".join(random.permutation(lines)) + "\n")
+    return root

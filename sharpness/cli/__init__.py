@@ -16,6 +16,7 @@ import click
 
 import sharpness
 from sharpness.cli.correlate import correlate
+from sharpness.cli.data import data
 from sharpness.cli.figures import demo, figures
 from sharpness.cli.inspect import inspect
 from sharpness.cli.landscape import landscape
@@ -33,7 +34,7 @@ def cli() -> None:
     """Per-class sharpness of deep long-tailed recognition: how flat is a minimum for every class?"""
 
 
-for command in (train, measure, spectrum, landscape, inspect, correlate, figures, demo):
+for command in (train, measure, spectrum, landscape, inspect, correlate, data, figures, demo):
     cli.add_command(command)
 
 

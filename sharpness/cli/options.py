@@ -64,6 +64,7 @@ def several(command: Command, options: list[Command]) -> Command:
 
 def data_options(command: Command) -> Command:
     """Options that describe a long-tailed data set."""
+    # One option for every place of images: CIFAR's, those of lists, and prepared ones.
     return several(
         command,
         [
@@ -75,7 +76,12 @@ def data_options(command: Command) -> Command:
                 registry="datasets",
                 help=f"Data set: one of {', '.join(DATASETS.built_in())}.",
             ),
-            click.option("--data-root", type=click.Path(), help="Folder of the CIFAR files; else $SHARPNESS_DATA."),
+            click.option(
+                "--data-root",
+                type=click.Path(),
+                help="Folder of the CIFAR files, else $SHARPNESS_DATA; of listed images, or of prepared ones.",
+            ),
+            click.option("--lists", type=click.Path(), help="Folder of the lists of listed images. [the data root]"),
             click.option("--download", is_flag=True, help="Fetch the official CIFAR archive if it is missing."),
             click.option("--profile", help="Shape of the long tail: exp or step. [exp]"),
             click.option(
@@ -98,7 +104,7 @@ def file_options(command: Command) -> Command:
         [
             click.option(
                 "--split",
-                type=click.Choice(["train", "test"]),
+                type=click.Choice(["train", "val", "test"]),
                 help="Split of recorded or named data. [train; inspect: test]",
             ),
             click.option(
@@ -109,7 +115,11 @@ def file_options(command: Command) -> Command:
                 "--imbalance", type=float, help="Imbalance factor of that data set. [the one of the file's family]"
             ),
             click.option("--subset", help="Rule for the images of it that are kept. [the one of the file's family]"),
-            click.option("--data-root", type=click.Path(), help="Folder of the CIFAR files; else $SHARPNESS_DATA."),
+            click.option(
+                "--data-root",
+                type=click.Path(),
+                help="Folder of the CIFAR files, else $SHARPNESS_DATA; of listed images, or of prepared ones.",
+            ),
             click.option("--download", is_flag=True, default=None, help="Fetch the CIFAR archive if it is missing."),
             click.option(
                 "--images",
@@ -283,8 +293,8 @@ def training_options(command: Command) -> Command:
 
 
 def load_described(given: dict[str, Any]) -> LongTailData:
-    names = ("profile", "imbalance", "subset", "groups", "data_root", "download")
-    return sharpness.load_data(given["data"], **{name: given[name] for name in names}).augmented(
+    names = ("profile", "imbalance", "subset", "groups", "data_root", "download", "lists")
+    return sharpness.load_data(given["data"], **{name: given.get(name) for name in names}).augmented(
         given.get("augmentation")
     )
 

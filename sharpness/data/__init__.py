@@ -81,7 +81,7 @@ __all__ = [
     "training_counts",
 ]
 
-_FILE_OPTIONS = ("data_root", "download")
+_FILE_OPTIONS = ("data_root", "download", "lists", "size", "resize")
 
 
 __getattr__ = renamed_names(__name__, class_counts=("sharpness.data.profile_counts", lambda: profile_counts))
@@ -91,9 +91,11 @@ def load_data(name: str, **options: Any) -> LongTailData:
     """Load a data set by name.
 
     Args:
-        name: ``digits-lt`` (embedded), ``cifar10-lt`` or ``cifar100-lt``, and the whole ``cifar10`` or ``cifar100``.
+        name: ``digits-lt`` (embedded), ``cifar10-lt`` or ``cifar100-lt``, and the whole ``cifar10`` or ``cifar100``;
+            ``imagenet-lt``, ``places-lt``, ``inat18`` or ``list``, which are read from the user's disk.
         options: for all, ``profile``, ``imbalance``, ``subset`` and ``groups``; for CIFAR also ``data_root``
-            and ``download``. An option that is None has its data set's default.
+            and ``download``; for lists those of :func:`~sharpness.data.listed_data.load_listed`, whose ``data_root``
+            may be called ``root``. An option that is None has its data set's default.
 
     Returns:
         Training images, cut to a long tail, and test images.
@@ -106,6 +108,9 @@ def load_data(name: str, **options: Any) -> LongTailData:
     """
     loader = DATASETS.choose(name)
     known = [option for option in inspect.signature(loader).parameters if option != "name"]
+    if "root" in options and "root" not in known:
+        options = {**options, "data_root": options.get("data_root") or options["root"]}
+        del options["root"]
     given = {option: value for option, value in options.items() if value is not None}
     for option in options:
         if option in known:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.data.dataset import check_labels
+from sharpness.data.labels import check_labels
 from sharpness.errors import UserError, shown
 from sharpness.untrusted.npz import read_arrays
 from sharpness.untrusted.plain_json import LIMIT as JSON_LIMIT

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +16,11 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from sharpness.data.autoaugment import autoaugment_cutout
+from sharpness.data.resized_crop import RESIZED_CROPS, resized_crops
 from sharpness.errors import UserError, choose
 from sharpness.transfer import to_device
 
-AUGMENTATIONS = ("crop-flip", "crop", "none", "autoaugment-cutout")
+AUGMENTATIONS = ("crop-flip", "crop", "none", "autoaugment-cutout", *RESIZED_CROPS)
 #: AutoAugment takes some 300 small steps however many images there are; batches of this many pixels share them.
 PIXELS_AT_ONCE = 2**21
 
@@ -65,6 +67,7 @@ def augment(images: Tensor, kind: str, padding: int, generator: Generator) -> Te
     ``crop-flip`` is the random crop and mirror, ``crop`` the crop alone, ``none`` nothing. ``autoaugment-cutout`` is
     crop and mirror, AutoAugment's CIFAR-10 policy and Cutout, in the order of the code that CC-SAM and Balanced Softmax
     were published with; Cutout comes before the normalisation there, so that its square is black and not the mean.
+    ``resized-crop`` and ``resized-crop-jitter`` are those of large-scale training, see ``data/resized_crop.py``.
 
     Raises:
         UserError: an unknown kind, or AutoAugment of images that are neither grey nor RGB.
@@ -74,6 +77,8 @@ def augment(images: Tensor, kind: str, padding: int, generator: Generator) -> Te
     torch.Size([2, 3, 8, 8])
     """
     choose("augmentation", kind, AUGMENTATIONS)
+    if kind in RESIZED_CROPS:
+        return next(resized_crops(images, [torch.arange(len(images))], kind, generator))
     if kind == "none":
         return images
     cropped = random_crop(images, padding, generator)
@@ -84,9 +89,9 @@ def augment(images: Tensor, kind: str, padding: int, generator: Generator) -> Te
 
 
 def augment_batches(
-    images: Tensor, batches: Sequence[Tensor], kind: str, padding: int, generator: Generator
+    images: Any, batches: Sequence[Tensor], kind: str, padding: int, generator: Generator
 ) -> Iterator[Tensor]:
-    """``augment(images[batch], ...)`` of one batch of indices after another.
+    """``augment(images[batch], ...)`` of one batch of indices after another, of images or of rows that are read.
 
     With AutoAugment the batches of :data:`PIXELS_AT_ONCE` are augmented together, at the first of them.
 
@@ -94,6 +99,9 @@ def augment_batches(
     >>> [x.flatten().tolist() for x in augment_batches(images, torch.arange(6).split(4), "none", 0, Generator())]
     [[0, 1, 2, 3], [4, 5]]
     """
+    if kind in RESIZED_CROPS:
+        yield from resized_crops(images, batches, kind, generator)
+        return
     group = 1
     if kind == "autoaugment-cutout" and batches:
         group = max(1, PIXELS_AT_ONCE // (max(map(len, batches)) * images.shape[2] * images.shape[3]))

@@ -5,60 +5,26 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sharpness.data.augment import AUGMENTATIONS
+from sharpness.data.class_orders import class_order
 from sharpness.data.groups import Groups
 from sharpness.data.identity import PIXELS, Content, pixel_digests
+from sharpness.data.labels import check_labels, first_of_each
 from sharpness.data.longtail import LongTail, select_indices
 from sharpness.data.profiles import check_present, profile_counts
+from sharpness.data.rows import Rows, rows_at
+from sharpness.data.standardization import Standardization
 from sharpness.errors import UserError, choose
 from sharpness.renamed import renamed_attribute
 
-
-def check_labels(labels: Tensor, num_classes: int) -> None:
-    """Raise a :class:`UserError` for the first label outside ``[0, num_classes)``.
-
-    >>> check_labels(torch.tensor([0, 2, 1]), 3)
-    """
-    wrong = torch.nonzero((labels < 0) | (labels >= num_classes)).flatten()
-    if len(wrong):
-        index = int(wrong[0])
-        raise UserError(f"label {int(labels[index])} at index {index} is outside 0..{num_classes - 1}")
-
-
-def check_limit(n: int) -> None:
-    """Raise a :class:`UserError` for a number of samples per class below 1."""
-    if n < 1:
-        raise UserError(f"samples per class must be at least 1, not {n}")
-
-
-def first_of_each(labels: Tensor, n: int) -> Tensor:
-    """Indices of the first ``n`` samples of each class, ascending, of labels ``(N,)``.
-
-    Raises:
-        UserError: ``n`` below 1.
-
-    >>> first_of_each(torch.tensor([1, 0, 1, 1, 0]), 1)
-    tensor([0, 1])
-    """
-    check_limit(n)
-    order = torch.argsort(labels, stable=True)
-    sizes = torch.unique_consecutive(labels[order], return_counts=True)[1]
-    starts = torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
-    rank = torch.arange(len(labels), device=labels.device) - starts
-    return order[rank < n].sort().values
-
-
-@lru_cache(maxsize=64)
-def channel_values(values: tuple[float, ...], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """One number per channel, (ch, 1, 1), made once per device: a copy to a GPU would wait for what runs there."""
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
+#: Parts of a long-tailed data set; some have but two of them.
+PARTS = ("train", "val", "test", "open")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -66,7 +32,7 @@ class ImageSet:
     """Labelled 8-bit images and the statistics that normalise them.
 
     Attributes:
-        images: ``(n, ch, h, w)`` uint8.
+        images: ``(n, ch, h, w)`` uint8, or :class:`~sharpness.data.rows.Rows` that are read when they are asked for.
         labels: ``(n,)`` int64.
         mean: per channel, of pixels in [0, 1].
         std: per channel, of pixels in [0, 1].
@@ -80,7 +46,7 @@ class ImageSet:
     2.0
     """
 
-    images: Tensor
+    images: Any
     labels: Tensor
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -104,27 +70,35 @@ class ImageSet:
 
     def normalize(self, images: Tensor) -> Tensor:
         """``(x / 255 - mean) / std``, float32, for uint8 images ``(n, ch, h, w)`` on any device."""
-        mean, std = (channel_values(tuple(values), images.device) for values in (self.mean, self.std))
-        return images.to(torch.float32).div_(255).sub_(mean).div_(std)
+        return Standardization(tuple(self.mean), tuple(self.std)).apply(images)
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor]:
-        """Normalised images ``(n, ch, h, w)`` and labels ``(n,)``, as a TensorDataset names them."""
+        """Normalised images ``(n, ch, h, w)`` and labels ``(n,)``, as a TensorDataset names them.
+
+        Rows of a source stay unread: an objective reads and normalises them batch by batch.
+        """
+        if isinstance(self.images, Rows):
+            # Rows stand in for a tensor: everything an objective does with inputs they do.
+            return cast("Tensor", self.images.standardized(Standardization(self.mean, self.std))), self.labels
         return self.normalize(self.images), self.labels
 
     @property
     def content(self) -> Content:
         """The content that identifies the images: their pixels."""
-        return Content(PIXELS, lambda: pixel_digests(self.images), self.mean, self.std)
+        images = self.images
+        known = images.digests if isinstance(images, Rows) else lambda: pixel_digests(images)
+        return Content(PIXELS, known, self.mean, self.std)
 
     def to(self, device: str | torch.device) -> ImageSet:
         """The same set on another device."""
-        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+        images = self.images.on(device) if isinstance(self.images, Rows) else self.images.to(device)
+        return replace(self, images=images, labels=self.labels.to(device))
 
     def subset(self, indices: Tensor | np.ndarray | Sequence[int]) -> ImageSet:
         """The images at ``indices``, in that order."""
         index = torch.as_tensor(indices, dtype=torch.int64).to(self.labels.device)
-        return replace(self, images=self.images[index], labels=self.labels[index])
+        return replace(self, images=rows_at(self.images, index), labels=self.labels[index])
 
     def limit_per_class(self, n: int) -> ImageSet:
         """The first ``n`` images of each class, in the order of the set.
@@ -135,8 +109,11 @@ class ImageSet:
         return self.subset(first_of_each(self.labels, n))
 
     def sha256(self) -> str:
-        """Of pixels and labels."""
-        digest = hashlib.sha256(self.images.cpu().contiguous().numpy().tobytes())
+        """Of pixels and labels; of rows of a list, of its names and transform in the place of pixels."""
+        if isinstance(self.images, Rows):
+            digest = hashlib.sha256(self.images.content_sha256().encode())
+        else:
+            digest = hashlib.sha256(self.images.cpu().contiguous().numpy().tobytes())
         digest.update(self.labels.cpu().numpy().tobytes())
         return digest.hexdigest()
 
@@ -164,6 +141,8 @@ class LongTailData:
         padding: pixels on each side before the random crop.
         default_model: the registered model that fits these images.
         usual_augmentation: that of these images where nobody chose another; what they were made with.
+        val: validation images, where the data have some.
+        open: images of classes that training does not know, labelled -1, where the data have some.
 
     Raises:
         UserError: a label outside ``[0, C)``, or an unknown augmentation.
@@ -176,12 +155,14 @@ class LongTailData:
     padding: int
     default_model: str
     usual_augmentation: str = ""
+    val: ImageSet | None = None
+    open: ImageSet | None = None
 
     def __post_init__(self) -> None:
         choose("augmentation", self.augmentation, AUGMENTATIONS)
         if not self.usual_augmentation:
             object.__setattr__(self, "usual_augmentation", self.augmentation)
-        for part in (self.train, self.test):
+        for part in (self.train, self.test, *([self.val] if self.val else [])):
             check_labels(part.labels, self.num_classes)
 
     @classmethod
@@ -213,6 +194,28 @@ class LongTailData:
         longtail = LongTail(dataset, class_names, profile, float(imbalance), subset, counts, groups)
         train = pool.subset(select_indices(pool.labels, counts, subset))
         return cls(longtail, train, test, augmentation, padding, default_model)
+
+    def part(self, name: str) -> ImageSet:
+        """The training, validation or test images, or those of the open set.
+
+        Raises:
+            UserError: the data have no such part.
+        """
+        choose("split", name, list(PARTS))
+        found: ImageSet | None = getattr(self, name)
+        if found is None:
+            there = [part for part in PARTS if getattr(self, part) is not None]
+            raise UserError(f"{self.longtail.dataset} has no part {name!r} here: choose one of {', '.join(there)}")
+        return found
+
+    def in_class_order(self, kind: Any) -> LongTailData:
+        """The same images with their classes numbered as :func:`~sharpness.data.class_order` orders them."""
+        order = class_order(self.train_counts, kind)
+        new = torch.full((self.num_classes + 1,), -1)
+        new[torch.tensor(order)] = torch.arange(self.num_classes)
+        names, counts = tuple(self.class_names[c] for c in order), tuple(self.train_counts[c] for c in order)
+        parts = {p: replace(s, labels=new[s.labels]) for p in PARTS if (s := getattr(self, p)) is not None}
+        return replace(self, longtail=replace(self.longtail, class_names=names, train_counts=counts), **parts)
 
     def augmented(self, augmentation: str | None) -> LongTailData:
         """The same images, augmented otherwise in training; as they are for None."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sharpness.data.arrays import MOST_CLASSES
-from sharpness.data.dataset import first_of_each
+from sharpness.data.labels import first_of_each
 from sharpness.data.pictures import read_picture
 from sharpness.errors import UserError, shown
 from sharpness.untrusted.refused import Refused
@@ -84,37 +84,59 @@ def listed(path: Path, root: Path | None = None) -> ImageFiles:
         UserError: a line that is not that, no lines, or a file that is not there; the line is named.
     """
     base = root if root is not None else path.parent
+    names, labels, numbers = parsed_lines(path, list_lines(path))
+    if not (base / names[0]).is_file():
+        raise UserError(
+            f"{path} line {numbers[0]}: no image {shown(str(base / names[0]), 120)}: say with root= where the list's "
+            "paths begin"
+        )
+    return ImageFiles(base, names, labels)
+
+
+def parsed_lines(path: Path, lines: Iterable[str], lowest: int = 0) -> tuple[list[str], list[int], list[int]]:
+    """Names, labels and line numbers of the images of a list; empty lines are passed over.
+
+    Args:
+        path: of the list, for messages.
+        lowest: the smallest label, -1 for an open set.
+
+    Raises:
+        UserError: a line that is not ``path label``, a label out of range, no lines, or too many.
+    """
     names: list[str] = []
     labels: list[int] = []
+    numbers: list[int] = []
     known: dict[str, str] = {}
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(lines, 1):
         if number > MOST_IMAGES:
             raise UserError(f"{path} has more than {MOST_IMAGES:,} lines: split it")
         if not line.strip():
             continue
         name, _, label = line.strip().replace("\t", " ").rpartition(" ")
-        if not name or "\0" in name or not (label.isdecimal() and label.isascii()):
+        unknown = lowest < 0 and label == str(lowest)
+        if not name or "\0" in name or not (unknown or (label.isdecimal() and label.isascii())):
             told = shown(line.strip(), 60)
-            raise UserError(f"{path} line {number} is {told!r}: write 'path label' with a label from 0 on")
+            raise UserError(f"{path} line {number} is {told!r}: write 'path label' with a label from {lowest} on")
         if len(label) > 20 or int(label) >= MOST_CLASSES:
             raise UserError(
                 f"{path} line {number}: label {label[:24]} is not below {MOST_CLASSES:,}: number the classes from 0"
             )
         name = name.strip()
-        if not names and not (base / name).is_file():
-            raise UserError(
-                f"{path} line {number}: no image {shown(str(base / name), 120)}: say with root= where the list's "
-                "paths begin"
-            )
         # A line that is there often takes its memory once.
         names.append(known.setdefault(name, name))
         labels.append(int(label))
+        numbers.append(number)
     if not names:
         raise UserError(f"{path} lists no images: write 'path label' on each line")
-    return ImageFiles(base, names, labels)
+    return names, labels, numbers
 
 
-def _lines(path: Path) -> Iterator[str]:
+def list_lines(path: Path) -> Iterator[str]:
+    """The lines of a text file, plain or gzipped, without their ends; the last one may be empty.
+
+    Raises:
+        UserError: it cannot be read, is no text, or unfolds into far more than it holds.
+    """
     try:
         file, size = open_regular(path, LIST)
         compressed = path.suffix == ".gz"

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sharpness.data.rows import Rows
 from sharpness.errors import UserError
 
 Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
@@ -65,7 +66,7 @@ def pack(inputs: Inputs, dtype: torch.dtype) -> tuple[Tensor, Layout | None]:
     >>> x.shape, [t.dtype for t in layout.unpack(x.float())]
     (torch.Size([2, 4]), [torch.float32, torch.int64])
     """
-    if isinstance(inputs, Tensor):
+    if isinstance(inputs, Tensor | Rows):
         return inputs, None
     named = isinstance(inputs, Mapping)
     names = tuple(map(str, inputs)) if isinstance(inputs, Mapping) else tuple(f"number {i}" for i in range(len(inputs)))

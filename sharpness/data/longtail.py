@@ -6,7 +6,8 @@ it was trained on, so the recipe that picked them is part of the description (``
 * ``ldam_seed0``: for each class in ascending order, its ascending index list is shuffled by one
   RandomState(0) and the first n_c are kept (LDAM-DRW, MiSLAS, GCL, RSG, Focal-SAM),
 * ``seed:<int>``: the same with another seed,
-* ``first_n``: the first n_c images of each class in file order (M2m, ImbSAM).
+* ``first_n``: the first n_c images of each class in file order (M2m, ImbSAM),
+* ``list:<fingerprint>``: the images of a list (profile ``listed``; ImageNet-LT, Places-LT, iNaturalist 2018).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 
 from sharpness.data.groups import Groups, check_convention, class_groups
-from sharpness.data.profiles import check_profile
+from sharpness.data.profiles import LISTED, check_profile
 from sharpness.errors import UserError
 from sharpness.renamed import renamed_arguments, renamed_attribute
 
@@ -42,7 +43,8 @@ def _seed(subset: str) -> int | None:
 def check_recipe(profile: str, imbalance: float, subset: str, groups: str) -> None:
     """Raise a :class:`UserError` for what can be told wrong before any image is read."""
     check_profile(profile, imbalance)
-    _seed(subset)
+    if profile != LISTED or not str(subset).startswith("list:"):
+        _seed(subset)
     check_convention(groups)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
-from sharpness.data.dataset import LongTailData
+from sharpness.data.dataset import PARTS, LongTailData
 from sharpness.data.standardization import Standardization
 from sharpness.errors import UserError
 
@@ -19,7 +19,7 @@ class NamedData:
         data_root: the folder with its files.
         imbalance: of its long tail.
         subset: recipe of its images.
-        split: ``"train"`` or ``"test"``.
+        split: ``"train"``, ``"val"`` or ``"test"``.
         mean: per channel, of pixels in [0, 1], in place of the usual one.
         std: per channel, of pixels in [0, 1].
         download: fetch files that are missing.
@@ -53,5 +53,6 @@ class NamedData:
             usual = Standardization(tuple(self.mean), tuple(self.std))
         if usual is None:
             return data
-        train, test = (replace(part, mean=usual.mean, std=usual.std) for part in (data.train, data.test))
-        return replace(data, train=train, test=test)
+        found = {name: part for name in PARTS if (part := getattr(data, name)) is not None}
+        parts = {name: replace(part, mean=usual.mean, std=usual.std) for name, part in found.items()}
+        return replace(data, **parts)

@@ -48,9 +48,14 @@ PROFILES: dict[str, Callable[[float, int, int], tuple[int, ...]]] = {
 }
 
 
+#: The profile of training sets that are a list, whatever their counts.
+LISTED = "listed"
+
+
 def check_profile(profile: str, imbalance: float) -> None:
     """Raise a :class:`UserError` unless the profile is known and the imbalance finite and at least 1."""
-    choose("profile", profile, list(PROFILES))
+    if profile != LISTED:
+        choose("profile", profile, list(PROFILES))
     if isinstance(imbalance, bool) or not isinstance(imbalance, Real):
         raise UserError(f"imbalance {imbalance!r} is not a number: give n_max / n_min, for example 100")
     if not math.isfinite(imbalance) or imbalance < 1:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from sharpness.data.dataset import check_labels
+from sharpness.data.labels import check_labels
 from sharpness.errors import UserError, choose
 
 

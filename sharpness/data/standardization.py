@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+@lru_cache(maxsize=64)
+def channel_values(values: tuple[float, ...], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """One number per channel, (ch, 1, 1), made once per device: a copy to a GPU would wait for what runs there."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
 
 
 @dataclass(frozen=True)
@@ -20,6 +31,11 @@ class Standardization:
     def channels(self) -> int:
         """Number of channels."""
         return len(self.mean)
+
+    def apply(self, images: Tensor) -> Tensor:
+        """``(x / 255 - mean) / std``, float32, for uint8 images ``(n, ch, h, w)`` on any device."""
+        mean, std = (channel_values(tuple(values), images.device) for values in (self.mean, self.std))
+        return images.to(torch.float32).div_(255).sub_(mean).div_(std)
 
     def __str__(self) -> str:
         mean, std = (", ".join(f"{v:.3f}" for v in values) for values in (self.mean, self.std))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from sharpness.data.batches import are_batches, joined, read_loader, require_repeatable, stacked
 from sharpness.data.inputs import Inputs
 from sharpness.data.records import ARRAYS, Batch, Record, is_image, is_record, pixels, split
+from sharpness.data.rows import Rows
 from sharpness.errors import UserError, shown
 
 logger = logging.getLogger("sharpness")
@@ -61,6 +62,9 @@ def read_samples(
     tensor([0, 1, 1])
     """
     data = getattr(data, "tensors", data)
+    # Rows stand in for a tensor, and are read later, batch by batch.
+    if isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], Rows):
+        return cast("Tensor", data[0]), data[1]
     if isinstance(data, tuple) and len(data) == 1 and isinstance(data[0], ARRAYS):
         raise UserError("data are one tensor without targets: give (x, y)")
     x: Inputs

@@ -80,20 +80,26 @@ class Evaluation:
 
         def rows(i: int) -> tuple[Tensor, tuple[Tensor, ...]]:
             x, y, a = self.batches[i]
+            kept = self._kept[i]
             with torch.no_grad():
-                given = self._kept[i] or self._before(x.to(self.device))
-                return sample_rows(forward(*given), y, a, self.loss, self.answers), given
+                inputs = kept[0] if kept else x.to(self.device)
+                given = kept or self._before(inputs)
+                # Inputs that are read from a disk whenever they are asked for would all be in memory if what is kept
+                # of them were no less: pooled features are, the inputs in another layout are not.
+                fresh = not kept and not isinstance(x, Tensor) and _bytes(given) >= _bytes((inputs,))
+                return sample_rows(forward(*given), y, a, self.loss, self.answers), () if fresh else given
 
         parts = []
         for i, (part, given) in enumerate(in_threads(rows, range(len(self.batches)), self.device)):
             parts.append(part)
-            self._keep(i, given)
+            if given:
+                self._keep(i, given)
         return ClassSums.of(torch.cat(parts, dim=1).cpu(), self.classes, self.num_classes)
 
     def _keep(self, i: int, given: tuple[Tensor, ...]) -> None:
         """Keep the output of the fixed layers of a batch for later points, while there is room."""
         if self._kept[i] is None:
-            size = sum(t.numel() * t.element_size() for t in given if isinstance(t, Tensor))
+            size = _bytes(given)
             if size <= self._room:
                 self._kept[i], self._room = given, self._room - size
 
@@ -123,3 +129,7 @@ class Evaluation:
         difference = float((outputs - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
         if not difference <= TRUSTED[dtype] and bool(expected.isfinite().all()):  # else there is no verdict
             raise Untraceable(f"traced, its outputs differ by {difference:.1e} in {dtype}")
+
+
+def _bytes(tensors: Sequence[Tensor | None]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor))

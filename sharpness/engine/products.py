@@ -39,7 +39,8 @@ class Products:
     ) -> None:
         choose("kind of curvature", kind, KINDS)
         self.engine, self.kind, self.budget = engine, kind, budget
-        self.batches = list(batches)
+        # A sequence may read its batches from a disk: it is asked for one whenever that is needed.
+        self.batches = batches if isinstance(batches, Sequence) else list(batches)
         self.kept: dict[int, Tape] = {}
         self.kept_bytes = 0
         self._lock = Lock()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpness.data import ImageSet, LongTail
-from sharpness.data.dataset import channel_values
+from sharpness.data.standardization import channel_values
 from sharpness.errors import UserError
 from sharpness.methods import cross_entropy
 from sharpness.methods.cross_entropy import LDAM_SCHEDULE, CrossEntropy

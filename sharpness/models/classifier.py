@@ -17,6 +17,8 @@ from sharpness.models.resnet import PLANS, build_resnet
 from sharpness.models.resnet_cifar import CifarResNet
 from sharpness.registry import Registry
 
+#: Networks of torchvision that also come with the stem for small images, as ``resnet10-cifar``.
+CIFAR_STEM = ("resnet10", "resnet18", "resnet34", "resnet50")
 #: Networks by name: functions of ``in_channels`` to a backbone, images to features of size ``num_features``; added ones
 #: may also take ``num_classes`` and make a whole network, images to logits.
 BACKBONES: Registry[Callable[..., nn.Module]] = Registry(
@@ -26,7 +28,7 @@ BACKBONES: Registry[Callable[..., nn.Module]] = Registry(
         **{f"resnet{depth}": partial(CifarResNet, depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
         "resnet32-m2m": partial(CifarResNet, 32, shortcut="end"),
         **{name: partial(build_resnet, name) for name in PLANS},
-        **{f"{name}-cifar": partial(build_resnet, name, stem="cifar") for name in ("resnet18", "resnet34", "resnet50")},
+        **{f"{name}-cifar": partial(build_resnet, name, stem="cifar") for name in CIFAR_STEM},
     },
     python="sharpness.models.BACKBONES",
     option="--model",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpness.data import SampleIdentity, answers_of, are_labels, number_of, told_of
+from sharpness.data.rows import Rows
 from sharpness.engine import (
     ClassSums,
     CurvatureOperator,
@@ -44,6 +45,7 @@ from sharpness.engine import (
     undisturbed,
 )
 from sharpness.errors import UserError, choose
+from sharpness.objective.batches import Batches
 from sharpness.objective.coordinates import scales_of
 from sharpness.objective.description import Description
 from sharpness.objective.evaluation import evaluation
@@ -274,8 +276,11 @@ class Objective:
     def outputs(self) -> Tensor:
         """The model's outputs of all samples, (n, ...), on the CPU: calibrated logits of a classifier."""
         require_eval(self.model)
-        pieces = self.x.split(self.batch_size or even_batch(self.num_samples, self._largest_batch, self.device))
-        return torch.cat([self._forward(x.to(self.device)).cpu() for x in pieces])
+        done = [self._forward(x).cpu() for x, _, _ in self._batches(None)] or [self._forward(self._first(1)).cpu()[:0]]
+        found = torch.cat(done)
+        whole = found.new_zeros(self.num_samples, *found.shape[1:])
+        whole[distributed.share(torch.arange(self.num_samples))] = found
+        return distributed.total(whole)
 
     @property
     def has_answers(self) -> bool:
@@ -540,12 +545,14 @@ class Objective:
     def _total(self, class_index: int | None) -> float:
         return float(self.weights[self.samples.indices(class_index)].double().sum())
 
-    def _batches(self, class_index: int | None) -> Iterator[WeightedBatch]:
+    def _batches(self, class_index: int | None) -> Iterable[WeightedBatch]:
         """This process's share of the samples."""
         share = distributed.share(self.samples.indices(class_index))
-        for part in share.split(self.batch_size or even_batch(len(share), self._largest_batch, self.device)):
-            if len(part):
-                yield tuple(t[part].to(self.device) for t in (self.x, self.y, self.weights))  # type: ignore[misc]
+        size = self.batch_size or even_batch(len(share), self._largest_batch, self.device)
+        batches = Batches((self.x, self.y, self.weights), share, size, self.device)
+        # A copy to another device takes longer than one in memory: there batches stay, unless a disk has more of them
+        # than the device holds.
+        return batches if self.device.type == "cpu" or isinstance(self.x, Rows) else iter(batches)
 
     def _operator(self, class_index: int | None, kind: str, budget: int) -> CurvatureOperator:
         require_eval(self.model)

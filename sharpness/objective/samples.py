@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sharpness.data import CONVENTION, Content, Inputs, Layout, SampleIdentity, named_groups, training_counts
+from sharpness.data.rows import pieces, rows_at
 from sharpness.errors import UserError
 
 Groups = Mapping[str, Sequence[int | str]] | str | None
@@ -109,7 +110,8 @@ class Samples(Table):
         digest = hashlib.sha256()
         further = () if self.classes_from in ("labels", "none") else (self.classes,)
         for t in (self.x, self.y, self.weights, *further):
-            digest.update(t.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            for part in pieces(t):
+                digest.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     @cached_property
@@ -151,7 +153,7 @@ class Samples(Table):
             kept = torch.as_tensor(what, dtype=torch.int64)
             if not len(kept):
                 raise UserError("no samples were chosen: give at least one index")
-        x, y, weights, classes = (t[kept] for t in (self.x, self.y, self.weights, self.classes))
+        x, y, weights, classes = (rows_at(t, kept) for t in (self.x, self.y, self.weights, self.classes))
         return replace(self, x=x, y=y, weights=weights, classes=classes, content=self.content.take(kept))
 
     def matched(self, samples: int, seed: int = 0) -> Samples:

@@ -16,6 +16,7 @@ from sharpness.probes.measures.measure import Measure
 from sharpness.probes.measures.registry import MEASURES, register_measure
 from sharpness.probes.measures.table import measure
 from sharpness.probes.perturbations.characteristic_radius import characteristic_radius
+from sharpness.probes.perturbations.class_optima import class_optima
 from sharpness.probes.perturbations.critical_radius import critical_radius
 from sharpness.probes.perturbations.random import random_perturbation
 from sharpness.probes.perturbations.worst_case import worst_case
@@ -41,6 +42,7 @@ __all__ = [
     "barrier",
     "characteristic_radius",
     "checkpoint_objective",
+    "class_optima",
     "correlate",
     "critical_radius",
     "eigenvalues",

@@ -9,6 +9,7 @@ from sharpness.results.eigenvalues import EigenvalueResult
 from sharpness.results.layers import LayerResult
 from sharpness.results.line import LineResult
 from sharpness.results.measures import MeasureResult
+from sharpness.results.optima import OptimaResult
 from sharpness.results.owners import OwnersResult
 from sharpness.results.perturbation import PerturbationResult
 from sharpness.results.plane import PlaneResult
@@ -24,6 +25,7 @@ __all__ = [
     "LayerResult",
     "LineResult",
     "MeasureResult",
+    "OptimaResult",
     "OwnersResult",
     "PerturbationResult",
     "PlaneResult",

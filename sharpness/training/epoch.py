@@ -77,7 +77,8 @@ def evaluate(
         with cast():
             return network(channels_last(images.normalize(x))).float()
 
-    pairs = zip(images.images.split(batch_size), images.labels.split(batch_size), strict=True)
+    starts = range(0, len(images), batch_size)
+    pairs = ((images.images[i : i + batch_size], images.labels[i : i + batch_size]) for i in starts)
     batches = ((x, y, torch.ones_like(y, dtype=torch.float32)) for x, y in pairs)
     training = network.training
     network.eval()

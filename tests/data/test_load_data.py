@@ -5,11 +5,14 @@ import pytest
 from sharpness.data import DATASETS, load_data
 from sharpness.errors import UserError
 
+#: Those that are no lists of files, which tests/data/test_prepared.py loads.
+OWN = ("digits-lt", "cifar10-lt", "cifar100-lt", "cifar10", "cifar100")
+
 
 def test_names_lead_to_their_data_sets(tmp_path, write, no_data_root):
     write(tmp_path, "cifar10", [20] * 10)
     write(tmp_path, "cifar100", [20] * 100)
-    for name in DATASETS:
+    for name in OWN:
         root = None if name == "digits-lt" else tmp_path
         imbalance = 10 if name.endswith("-lt") else 1
         data = load_data(name, imbalance=imbalance, data_root=root, download=False)

@@ -27,7 +27,7 @@ from sharpness.probes.shared.trainings import run_names, trainings_by_path
 
 #: What can be probed.
 Subject = Objective | nn.Module | Checkpoint | str | Path
-SPLITS = ("train", "test")
+SPLITS = ("train", "val", "test")
 #: Most images of a class that a temperature is fitted on.
 HELD_OUT = 200
 logger = logging.getLogger("sharpness")
@@ -111,7 +111,7 @@ def checkpoint_objective(
 
     Args:
         checkpoint: as :func:`~sharpness.load_checkpoint` returns it, or its path.
-        split: ``"train"``, rebuilt by the recorded recipe, or ``"test"``.
+        split: ``"train"``, rebuilt by the recorded recipe, ``"test"``, or ``"val"`` of data that have it.
         loss: ``"ce"`` on calibrated logits, ``"training"``: the loss it was trained with, or a function, as
             :class:`~sharpness.Objective` takes it.
         data_root: the folder with the files of recorded or named data.
@@ -198,9 +198,9 @@ def _on_longtail(
 ) -> Objective:
     """The objective on one part of a long-tailed data set, with its classes and groups."""
     function = _training_loss(checkpoint) if loss == "training" else loss
-    images: ImageSet = getattr(data, split)
+    images: ImageSet = data.part(split)
     if options.get("logits") == "temperature" and options.get("held_out") is None:
-        options["held_out"] = _not_probed(data.test, 0 if split == "train" else limit_per_class)
+        options["held_out"] = _not_probed(data.test, limit_per_class if split == "test" else 0)
     if limit_per_class is not None:
         counts = images.class_samples(data.num_classes)
         images = images.limit_per_class(limit_per_class)

@@ -9,6 +9,8 @@ from sharpness.checkpoints import Checkpoint
 from sharpness.data import DATASETS, ForeignData, LongTailData, load_data
 from sharpness.data.cifar import LAYOUTS
 from sharpness.data.named_data import NamedData
+from sharpness.data.profiles import LISTED
+from sharpness.data.published_lists import PUBLISHED
 from sharpness.errors import UserError, choose
 from sharpness.probes.shared.training_set import training_set
 
@@ -35,7 +37,9 @@ def checkpoint_data(checkpoint: Checkpoint, wanted: NamedData, given: LongTailDa
         return _recorded(checkpoint, wanted)
     else:
         data = _named(checkpoint, wanted, wanted.name)
-    if manifest.class_order not in (None, "label"):
+    if manifest.class_order not in (None, "label") and data.longtail.profile == LISTED:
+        data = data.in_class_order(manifest.class_order)
+    elif manifest.class_order not in (None, "label"):
         raise UserError(
             f"{checkpoint.path} numbers its classes otherwise than {data.longtail.dataset}: class_order "
             "(--class-order) is for images of your own (--images), leave it out"
@@ -74,7 +78,7 @@ def _named(checkpoint: Checkpoint, wanted: NamedData, name: str) -> LongTailData
     manifest, path = checkpoint.manifest, checkpoint.path
     # What is known of another set's long tail says nothing about this one.
     recipe = manifest.cut if name == manifest.dataset else {}
-    is_cut = name not in LAYOUTS
+    is_cut = name not in LAYOUTS and name not in PUBLISHED
     unknown = checkpoint.is_foreign and name == manifest.dataset and not recipe and wanted.subset is None and is_cut
     if unknown and wanted.split == "train":
         raise UserError(

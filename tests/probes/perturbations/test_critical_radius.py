@@ -59,7 +59,7 @@ def test_random_directions_are_those_of_a_finer_search_and_have_errors(classifie
     radii = []
     for draw in range(3):
         d = gaussian(classifier, draw, 1)
-        grid = np.linspace(1e-3, 2, 4000)
+        grid = np.geomspace(1e-2, 2, 300)
         base = classifier.class_losses()[0]
         hit = [r for r in grid if _lost(classifier, r * d * 2**0.5 / d.norm(), base)]
         radii.append(hit[0] if hit else np.nan)

@@ -1,0 +1,123 @@
+"""``sharpness data``: check, prepare and make data sets of image files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sharpness.cli.options import OneExample, several
+from sharpness.cli.output import require_folder, say
+from sharpness.errors import UserError
+
+if TYPE_CHECKING:
+    from sharpness.data.file_source import Transform
+
+#: Data sets that are lists of image files.
+LISTED = ("imagenet-lt", "places-lt", "inat18", "list")
+
+
+@click.group()
+def data() -> None:
+    """Check, prepare and make data sets of image files."""
+
+
+def _options(command: Callable[..., Any]) -> Callable[..., Any]:
+    return several(
+        command,
+        [
+            click.option(
+                "--data", "name", type=click.Choice(LISTED), default="list", show_default=True, help="Data set."
+            ),
+            click.option("--data-root", required=True, type=click.Path(), help="Folder where the lists' paths begin."),
+            click.option("--lists", type=click.Path(), help="Folder of the lists. [the data root]"),
+            click.option("--size", type=int, help="Side of the central square that is kept. [224 of 256]"),
+            click.option("--resize", type=int, help="Shorter side before that crop. [size]"),
+            click.option(
+                "--policy",
+                type=click.Choice(["stop", "skip"]),
+                default="stop",
+                show_default=True,
+                help="What an image that cannot be read does: stop, or be skipped and recorded.",
+            ),
+            click.option("--workers", type=int, default=0, show_default=True, help="Processes that decode images."),
+        ],
+    )
+
+
+def _transform(size: int | None, resize: int | None) -> Transform:
+    from sharpness.data.file_source import Transform
+    from sharpness.data.listed_data import USUAL
+
+    if size is None and resize is not None:
+        raise UserError(f"--resize {resize}: give --size, the side after the crop, too")
+    return USUAL if size is None else Transform(size, resize)
+
+
+@data.command(cls=OneExample)
+@_options
+@click.option("--decode/--no-decode", default=True, show_default=True, help="Decode every image, or look for its file.")
+def check(
+    name: str, data_root: str, lists: str | None, size: int | None, resize: int | None, policy: str, workers: int,
+    decode: bool,
+) -> None:  # fmt: skip
+    """Check lists against a disk: counts, groups, whose list it is, and every file that is missing or damaged.
+
+    Counts and groups are printed before any file is looked at. Every image that is missing or cannot be decoded is
+    named with its line. Exit code 2 if there is one, unless --policy skip.
+
+    Example: sharpness data check --data imagenet-lt --data-root /data/imagenet --lists lists --workers 8
+    """
+    from sharpness.data.check_lists import check_files, groups_in_words, list_in_words
+    from sharpness.data.listed_data import find_lists
+    from sharpness.data.prepared import lost_in_words
+
+    transform = _transform(size, resize)
+    found = find_lists(name, data_root, lists)
+    for images in {id(images): images for images in found.parts.values()}.values():
+        say(list_in_words(images, found.num_classes))
+    say("\n".join(groups_in_words(found.counts)))
+    reports = check_files(found, Path(data_root).expanduser(), transform, decode, workers)
+    wrong = sum(len(report.wrong) for report in reports)
+    for report in reports:
+        for _, message in report.wrong:
+            say(message)
+        if report.wrong:
+            say(f"{report.images.part}: {lost_in_words(report.wrong_per_class, found.class_names)}")
+    if wrong and policy == "stop":
+        raise UserError(f"{wrong:,} images cannot be read: restore them, or leave them out with --policy skip")
+    say("every image can be read" if decode else "every file is there") if not wrong else None
+
+
+@data.command(cls=OneExample)
+@_options
+@click.option("-o", "--out", required=True, type=click.Path(), help="Folder for the prepared images.")
+def prepare(
+    name: str, data_root: str, lists: str | None, size: int | None, resize: int | None, policy: str, workers: int,
+    out: str,
+) -> None:  # fmt: skip
+    """Decode the images of lists once, into a folder that probes and training take as --data-root.
+
+    Probes read prepared images in place, whatever their number. Interrupted, the same command continues.
+
+    Example: sharpness data prepare --data imagenet-lt --data-root /data/imagenet --lists lists -o prepared --workers 8
+    """
+    from sharpness.data.listed_data import find_lists
+    from sharpness.data.prepared import lost_in_words
+    from sharpness.data.prepared import prepare as prepare_images
+
+    require_folder("--out", out)
+    transform = _transform(size, resize)
+    found = find_lists(name, data_root, lists)
+    described = prepare_images(
+        name, dict(found.parts), Path(data_root).expanduser(), Path(out), transform, found.class_names,
+        policy=policy, workers=workers,
+    )  # fmt: skip
+    for part, entry in described["parts"].items():
+        shape = " x ".join(map(str, entry["shape"]))
+        say(f"{part}: {entry['rows']:,} images of {shape} in {Path(out) / entry['images']}")
+        if entry["skipped"]:
+            lost = {int(label): int(number) for label, number in entry["skipped_per_class"].items()}
+            say("\n".join([*entry["skipped"], lost_in_words(lost, found.class_names)]))

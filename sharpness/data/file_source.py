@@ -1,0 +1,159 @@
+"""Listed image files as a source of images: opened, resized and cropped when they are asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from sharpness.data.list_files import ImageList
+from sharpness.data.path_styles import Style, found_style
+from sharpness.data.pictures import read_picture
+from sharpness.errors import UserError
+
+
+@dataclass(frozen=True)
+class Transform:
+    """The part of an image that is kept: the central square of ``size`` of the image whose shorter side is ``resize``.
+
+    >>> Transform(224, 256).words
+    'shorter side 256, centre 224, RGB'
+    """
+
+    size: int
+    resize: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or (self.resize is not None and self.resize < self.size):
+            raise UserError(f"size {self.size} and resize {self.resize}: give sides of at least 1, resize no smaller")
+
+    @property
+    def words(self) -> str:
+        """The transform in words, a part of the key of what is prepared with it."""
+        return f"shorter side {self.resize or self.size}, centre {self.size}, RGB"
+
+
+def content_key(images: ImageList, transform: Transform, skipped: tuple[int, ...] = ()) -> str:
+    """The key of the images of a list after a transform, 64 hexadecimal digits: the same for both path styles."""
+    text = f"{images.fingerprint} {len(images)} {transform.words} {skipped}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class FileSource:
+    """The files of a list below a root as a source of images.
+
+    Args:
+        images: the list.
+        root: where its paths begin.
+        transform: what is kept of an image.
+        folders: name of the folder of each class, for the styles of paths that need it.
+
+    Raises:
+        UserError: the first file is in no style below the root.
+    """
+
+    def __init__(self, images: ImageList, root: Path, transform: Transform, folders: tuple[str, ...] = ()) -> None:
+        self.images, self.root, self.transform, self.folders = images, root, transform, folders
+        self.labels = torch.from_numpy(images.labels)
+        self.style: Style = found_style(root, images.names[0], self._folder(0), images.place(0))
+        self.image_shape = (3, transform.size, transform.size)
+        self._digests: dict[int, np.uint64] = {}
+
+    @property
+    def key(self) -> str:
+        """See :func:`content_key`."""
+        return content_key(self.images, self.transform)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def _folder(self, index: int) -> str:
+        label = int(self.images.labels[index])
+        return self.folders[label] if 0 <= label < len(self.folders) else ""
+
+    def path(self, index: int) -> Path:
+        """The file of an image."""
+        return self.root / self.style(self.images.names[index], self._folder(index))
+
+    def one(self, index: int) -> tuple[Tensor, np.uint64]:
+        """An image ``(3, size, size)``, and the digest of all its pixels.
+
+        Raises:
+            UserError: it is missing or damaged; the message has its line in the list.
+        """
+        try:
+            return read_picture(self.path(index), self.transform.size, self.transform.resize, 3)
+        except UserError as error:
+            raise UserError(f"{self.images.place(index)}: {error}") from None
+
+    def read(self, indices: np.ndarray) -> Tensor:
+        """The images at some indices."""
+        found = torch.empty((len(indices), *self.image_shape), dtype=torch.uint8)
+        for i, index in enumerate(indices):
+            found[i], self._digests[int(index)] = self.one(int(index))
+        return found
+
+    def digests(self, indices: np.ndarray) -> np.ndarray:
+        """Of all pixels of the files, ``(n,)`` uint64; what was not read yet is read."""
+        missing = [int(i) for i in indices if int(i) not in self._digests]
+        for index in missing:
+            self._digests[index] = self.one(index)[1]
+        return np.array([self._digests[int(i)] for i in indices], dtype=np.uint64)
+
+    def originals(self, indices: np.ndarray) -> list[Tensor]:
+        """Whole images ``(3, h, w)``, as the files have them."""
+        found = []
+        for index in map(int, indices):
+            try:
+                found.append(read_picture(self.path(index), None, None, 3)[0])
+            except UserError as error:
+                raise UserError(f"{self.images.place(index)}: {error}") from None
+        return found
+
+
+class _Chunks(Dataset[Any]):
+    """Chunks of a source, each decoded in one worker; what cannot be read is told instead of raised."""
+
+    def __init__(self, source: FileSource, chunks: list[np.ndarray], pixels: bool) -> None:
+        self.source, self.chunks, self.pixels = source, chunks, pixels
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[int, str]]]:
+        images, digests, kept, wrong = [], [], [], []
+        for index in map(int, self.chunks[number]):
+            try:
+                image, digest = self.source.one(index)
+            except UserError as error:
+                wrong.append((index, str(error)))
+                continue
+            images += [image.numpy()] if self.pixels else []
+            digests.append(digest)
+            kept.append(index)
+        shape = (0, *self.source.image_shape)
+        stacked = np.stack(images) if images else np.empty(shape, dtype=np.uint8)
+        return stacked, np.array(digests, dtype=np.uint64), np.array(kept, dtype=np.int64), wrong
+
+
+def decoded(
+    source: FileSource, chunks: list[np.ndarray], workers: int = 0, pixels: bool = True
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[int, str]]]]:
+    """Images, digests and indices of what can be read of every chunk in turn, and what cannot with its message.
+
+    Args:
+        workers: processes that decode; 0 for this one.
+        pixels: whether the images themselves are wanted.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        _Chunks(source, chunks, pixels), batch_size=None, num_workers=workers, collate_fn=None, shuffle=False
+    )
+    for images, digests, kept, wrong in loader:
+        yield tuple(np.asarray(part) for part in (images, digests, kept)) + (wrong,)

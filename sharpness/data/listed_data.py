@@ -1,0 +1,218 @@
+"""Data sets that come as lists of image files: ImageNet-LT, Places-LT, iNaturalist 2018, and lists of one's own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sharpness.data.dataset import ImageSet, LongTailData
+from sharpness.data.file_source import FileSource, Transform
+from sharpness.data.groups import check_convention
+from sharpness.data.list_files import ImageList, class_names, read_list, tree_parts
+from sharpness.data.longtail import LongTail
+from sharpness.data.prepared import PreparedSource, is_prepared, read_description
+from sharpness.data.profiles import LISTED
+from sharpness.data.published_lists import PUBLISHED, PublishedData
+from sharpness.data.rows import Rows
+from sharpness.data.standardization import Standardization
+from sharpness.errors import UserError, choose
+
+logger = logging.getLogger("sharpness")
+
+#: Side, and shorter side before the crop, of test images in the field.
+USUAL = Transform(224, 256)
+
+
+@dataclass(frozen=True)
+class Lists:
+    """The lists of a data set by part, and the names of its classes.
+
+    >>> Lists({}, ("cat", "dog")).num_classes
+    2
+    """
+
+    parts: Mapping[str, ImageList]
+    class_names: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.class_names)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Training images of each class, ``(C,)``."""
+        return self.parts["train"].counts(self.num_classes)
+
+
+def find_lists(name: str, root: str | Path | None, lists: str | Path | Sequence[str | Path] | None = None) -> Lists:
+    """Find and read the lists of a data set; no image is opened.
+
+    Args:
+        name: of :data:`~sharpness.data.published_lists.PUBLISHED`.
+        root: where the paths of the lists begin, and where they are looked for unless ``lists`` says otherwise.
+        lists: their folder.
+
+    Raises:
+        UserError: no training or test list; labels that are not those of the data set, with the line.
+    """
+    choose("data set of lists", name, list(PUBLISHED))
+    known = PUBLISHED[name]
+    folder = Path(str(lists if lists is not None else root)).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: give the folder of the lists with lists= (--lists)")
+    parts = {part: read_list(part, path) for part in known.lists if (path := _found(folder, known.lists[part]))}
+    if not parts and known.tree and root is not None:
+        parts = tree_parts(Path(root).expanduser())
+        logger.warning(
+            "data: %s has no lists: every image of its tree, whose last 3 of each class are the test images; the "
+            "published split is another one", folder,
+        )  # fmt: skip
+    # iNaturalist 2018 and many lists of one's own are tested on what they validate on.
+    if "test" not in parts and "val" in parts:
+        parts["test"] = parts["val"]
+    for part in ("train", "test"):
+        if part not in parts:
+            wanted = ", ".join(f"{stem}.txt" for stem in known.lists[part])
+            raise UserError(f"{folder} has no list {wanted} (or .txt.gz): name the folder of the lists with --lists")
+    classes = known.num_classes or parts["train"].num_classes
+    for images in parts.values():
+        wrong = (images.labels >= classes).nonzero()[0]
+        if len(wrong):
+            i = int(wrong[0])
+            raise UserError(
+                f"{images.place(i)}: label {images.labels[i]} is outside 0..{classes - 1}: {name} has {classes} classes"
+            )
+    if missing := [c for c, n in enumerate(parts["train"].counts(classes)) if not n]:
+        told = f"{missing[0]} and {len(missing) - 1} others" if len(missing) > 1 else str(missing[0])
+        raise UserError(f"{parts['train'].path} has no images of class {told}: every class needs at least 1")
+    return Lists(parts, class_names(parts, classes))
+
+
+def _found(folder: Path, stems: Sequence[str]) -> Path | None:
+    for stem in stems:
+        for ending in (".txt", ".txt.gz", ".json"):
+            if (folder / (stem + ending)).is_file():
+                return folder / (stem + ending)
+    return None
+
+
+def load_listed(
+    name: str,
+    data_root: str | Path | None = None,
+    lists: str | Path | None = None,
+    profile: str = LISTED,
+    imbalance: float | None = None,
+    subset: str | None = None,
+    groups: str | None = None,
+    size: int | None = None,
+    resize: int | None = None,
+    workers: int = 0,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> LongTailData:
+    """``imagenet-lt``, ``places-lt``, ``inat18``, or ``list``: lists of one's own, ``train.txt`` and ``test.txt``.
+
+    No image is read until one is asked for, and none is kept. All parts are in the order of their classes.
+
+    Args:
+        name: of the data set.
+        data_root: where the paths of the lists begin, or a folder that ``sharpness data prepare`` made.
+        lists: folder of the lists; the root unless given.
+        profile: ``"listed"``.
+        imbalance: as recorded; another than that of the list is refused.
+        subset: as recorded, ``list:<fingerprint>``; another is refused.
+        groups: the group convention, by default ``oltr``, and ``mislas`` for ``inat18``.
+        size: side of the central square that probes and tests see; 224 unless given.
+        resize: shorter side before that crop; 256 for 224, else ``size``.
+        workers: processes that make training images; 0 for the one that trains.
+        mean: per channel, of pixels in [0, 1]; the field's unless given.
+        std: per channel, with ``mean``.
+
+    Raises:
+        UserError: no root; lists that do not fit it or each other; images that were prepared otherwise.
+    """
+    known = PUBLISHED[name]
+    if data_root is None:
+        raise UserError(f"{name} is read from your disk: say with root= (--data-root) where its images are")
+    if profile != LISTED:
+        raise UserError(f"{name} is a list: leave profile={profile!r} out")
+    if groups is not None:
+        check_convention(groups)
+    root = Path(data_root).expanduser()
+    parts: dict[str, Any]
+    # Prepared images know their lists, so that a probe needs neither these nor the files.
+    if is_prepared(root):
+        described = read_description(root)
+        _require_prepared(name, root, described, size, resize, lists)
+        parts = {part: PreparedSource(root, entry) for part, entry in described["parts"].items()}
+        names = tuple(map(str, described["class_names"]))
+        fingerprint = str(described["parts"]["train"]["fingerprint"])
+        size = int(described["size"])
+    else:
+        found = find_lists(name, root, lists)
+        transform = Transform(size, resize) if size else USUAL
+        parts = {
+            part: FileSource(images.sorted_by_class(), root, transform, found.class_names)
+            for part, images in found.parts.items()
+        }
+        names, fingerprint, size = found.class_names, found.parts["train"].fingerprint, transform.size
+    if subset not in (None, f"list:{fingerprint}"):
+        raise UserError(f"subset {subset!r}, but the training list is list:{fingerprint}: point --lists at that list")
+    for source in parts.values():
+        source.workers = workers
+    data = _together(name, known, parts, names, fingerprint, groups, _constants(known, mean, std), size)
+    listed = data.longtail.imbalance
+    if imbalance is not None and abs(imbalance - listed) > 1e-9 * listed:
+        raise UserError(f"imbalance {imbalance:g}, but that of the list is {listed:g}: leave imbalance out")
+    return data
+
+
+def _together(
+    name: str, known: PublishedData, parts: Mapping[str, Any], names: tuple[str, ...], fingerprint: str,
+    groups: str | None, constants: Standardization, size: int,
+) -> LongTailData:  # fmt: skip
+    """The data of sources by part."""
+    sets = {
+        part: ImageSet(Rows.of(source), source.labels, constants.mean, constants.std) for part, source in parts.items()
+    }
+    counts = tuple(sets["train"].class_samples(len(names)).tolist())
+    least = min(counts)
+    if not least:
+        raise UserError(f"class {names[counts.index(0)]} has no images that can be read: restore some")
+    longtail = LongTail(
+        name, names, LISTED, max(counts) / least, f"list:{fingerprint}", counts, groups or known.groups
+    )  # fmt: skip
+    small = size <= 64
+    return LongTailData(
+        longtail, sets["train"], sets["test"], known.augmentation, 4, "resnet10-cifar" if small else known.model,
+        val=sets.get("val"), open=sets.get("open"),
+    )  # fmt: skip
+
+
+def _require_prepared(
+    name: str, root: Path, described: Mapping[str, Any], size: int | None, resize: int | None, lists: Any
+) -> None:
+    """Refuse settings that prepared images do not have."""
+    if described["data"] != name:
+        raise UserError(f"{root} has prepared images of {described['data']}, not of {name}: give another root")
+    if {"train", "test"} - described["parts"].keys():
+        raise UserError(f"{root} is not complete: give the same sharpness data prepare command again, which continues")
+    if lists is not None:
+        raise UserError(f"{root} has prepared images, which know their lists: leave lists (--lists) out")
+    for option, given in (("size", size), ("resize", resize)):
+        if given not in (None, described[option]):
+            raise UserError(f"{option} {given}, but {root} has {described[option]}: prepare another folder")
+
+
+def _constants(known: PublishedData, mean: Sequence[float] | None, std: Sequence[float] | None) -> Standardization:
+    if (mean is None) != (std is None):
+        raise UserError("give mean and std together, or neither")
+    return known.constants if mean is None or std is None else Standardization(tuple(mean), tuple(std))
+
+
+imagenet_lt, places_lt, inat18, listed_data = (partial(load_listed, name) for name in PUBLISHED)
