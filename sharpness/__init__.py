@@ -93,8 +93,8 @@ _ROOMS = {
 
 #: Rooms that are found as ``sharpness.data`` without being imported by name.
 _OPEN = (
-    "checkpoints", "cli", "curvature", "data", "engine", "flattening", "methods", "models", "objective", "plots",
-    "probes", "results", "steps", "studies", "training",
+    "checkpoints", "cli", "curvature", "data", "engine", "flattening", "methods", "models", "objective", "optimizers",
+    "plots", "probes", "results", "steps", "studies", "training",
 )  # fmt: skip
 
 

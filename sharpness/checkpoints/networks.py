@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from sharpness.errors import UserError, shown
 from sharpness.models import PLANS, CifarResNet, ResNet, WideResNet
@@ -98,6 +99,22 @@ def _plan_name(blocks: tuple[int, ...], bottleneck: bool, width: int, inner: int
     return f"{kind}{depth} ({'-'.join(map(str, blocks))} blocks, width {width})"
 
 
+class Unfilled(TorchFunctionMode):
+    """Leaves out random initial values: tensors without memory have none, and drawing them loads torch's compiler.
+
+    >>> with torch.device("meta"), Unfilled():
+    ...     nn.init.kaiming_normal_(torch.empty(2, 2)).shape
+    torch.Size([2, 2])
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        filled = args[0] if args else kwargs.get("tensor")
+        if getattr(func, "__name__", "") in ("normal_", "uniform_") and getattr(filled, "is_meta", False):
+            return filled
+        return func(*args, **kwargs)
+
+
 def filled(build: Callable[[], nn.Module], state: Mapping[str, Tensor], path: str) -> nn.Module:
     """The module with its weights, in the precision of the file (half precision becomes float32).
 
@@ -107,7 +124,7 @@ def filled(build: Callable[[], nn.Module], state: Mapping[str, Tensor], path: st
         UserError: no network, one that is larger than the file, or one with other entries.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), Unfilled():
             module = build()
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
@@ -120,7 +137,5 @@ def filled(build: Callable[[], nn.Module], state: Mapping[str, Tensor], path: st
     needed = sum(t.numel() * t.element_size() for t in module.state_dict().values())
     if needed > 2 * held + 2**20:
         raise UserError(f"{path} describes a network of {needed:,} bytes and holds {held:,} of them")
-    module.to_empty(device="cpu")
-    for tensor in module.state_dict().values():
-        tensor.zero_()
+    module._apply(lambda t: torch.zeros(t.shape, dtype=t.dtype))
     return load_weights(module, state, where=path)

@@ -45,6 +45,10 @@ class Content:
         """(n,) uint64."""
         return self._compute()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The digests go to other processes, without the data of which they are made."""
+        return vars(self) | {"_compute": None, "digests": self.digests}
+
     def take(self, indices: Tensor) -> Content:
         """That of the samples at some indices."""
         return Content(self.by, lambda: self.digests[indices.cpu().numpy()], self.mean, self.std)

@@ -15,6 +15,7 @@ from sharpness.engine.class_sums import (
     share_error,
 )
 from sharpness.engine.devices import full_precision, resolve_device
+from sharpness.engine.double_backward import slopes
 from sharpness.engine.evaluation import Evaluation
 from sharpness.engine.flops import fast_bfloat16, forward_flops
 from sharpness.engine.memory import even_batch, fastest_batch, memory_budget
@@ -38,12 +39,14 @@ from sharpness.engine.program import Untraceable
 from sharpness.engine.second_order import KINDS, SecondOrder
 from sharpness.engine.tracing import first_line
 from sharpness.engine.undisturbed import seeded, undisturbed, without_autocast
+from sharpness.engine.workers import Here, Workers, side_by_side
 
 __all__ = [
     "KINDS",
     "ClassSums",
     "CurvatureOperator",
     "Evaluation",
+    "Here",
     "Outputs",
     "PerSampleLoss",
     "SampleSums",
@@ -52,6 +55,7 @@ __all__ = [
     "SecondOrder",
     "Untraceable",
     "WeightedBatch",
+    "Workers",
     "batchnorms",
     "buffers_kept",
     "class_sums",
@@ -80,7 +84,9 @@ __all__ = [
     "require_independent",
     "resolve_device",
     "seeded",
+    "side_by_side",
     "undisturbed",
     "without_autocast",
+    "slopes",
     "state_sha256",
 ]

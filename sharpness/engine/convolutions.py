@@ -50,6 +50,11 @@ class Convolution(Operation):
                 sum_so_far.add_(more)
         return [*total, *(_by_channel(g_dot) if on else None for on in self.active[2:])]
 
+    def bend(self, state: State) -> PerInput:
+        (x_dot, w_dot), g = state.carry, state.gradient
+        state.carry = None
+        return [] if g is None or x_dot is None or w_dot is None else [2 * g * self._convolve(x_dot, w_dot)]
+
     def _convolve(self, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
         return torch.ops.aten.convolution(x, w, b, *self.geometry)
 
@@ -174,6 +179,15 @@ class ScaledConvolution(Convolution):
             elif c is not None and w_dot is not None:
                 result[2] += _by_filter(c * w_dot)
         return result
+
+    def bend(self, state: State) -> PerInput:
+        """``2 g (x. * e + x * (s. w.))``."""
+        x, (x_dot, e, w_dot, s_dot, _) = state.kept[0], state.carry
+        g = (state.gradient or NO_GRADIENT)[0]
+        state.carry = None
+        by_both = None if w_dot is None else _times(s_dot, w_dot)
+        pairs = [(a, b) for a, b in ((x_dot, e), (x, by_both)) if a is not None and b is not None]
+        return [] if g is None else [2 * g * self._convolve(*pair) for pair in pairs]
 
 
 def _channels(v: Any, rank: int) -> Tensor:

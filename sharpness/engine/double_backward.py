@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from threading import Lock
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from sharpness.engine.formulas import WrittenOut
 from sharpness.errors import UserError
 
 Forward = Callable[[Tensor], Tensor]
+#: torch counts the levels of forward derivatives of all threads together.
+_forward_mode = Lock()
 
 
 @contextmanager
@@ -111,18 +114,12 @@ def ggn_sum(
     loss: PerSampleLoss,
     vector: Tensor,
 ) -> Tensor:
-    r""":math:`\sum_i a_i J_i' (\nabla_u^2 \ell_i) J_i v`, with J the Jacobian of the outputs u; flat, shape (k,).
-
-    ``J v`` is the derivative of ``J' s``, which is linear in s.
-    """
+    r""":math:`\sum_i a_i J_i' (\nabla_u^2 \ell_i) J_i v`, with J the Jacobian of the outputs u; flat, shape (k,)."""
     total, pieces = _zeros(parameters), split(vector, parameters)
     for x, y, a in batches:
         with twice_differentiable():
             u = forward(x)
-            s = torch.zeros_like(u, requires_grad=True)
-            pulled = torch.autograd.grad(u, parameters, s, create_graph=True, materialize_grads=True)
-            _require_second(u, pulled)
-            (slope,) = _pull(pulled, [s], pieces)
+            slope = _outputs_along(u, parameters, pieces)
             outputs = u.detach().requires_grad_()
             value = (a * loss(outputs, y)).sum()
             (first,) = torch.autograd.grad(value, outputs, create_graph=True, materialize_grads=True)
@@ -133,33 +130,60 @@ def ggn_sum(
     return total
 
 
-def derivatives_along(
+@torch.enable_grad()
+def slopes(
+    forward: Forward,
+    parameters: Sequence[Tensor],
+    batches: Iterable[WeightedBatch],
+    loss: PerSampleLoss,
+    vector: Tensor,
+) -> Tensor:
+    r""":math:`v' \nabla_w \ell_i` of every sample, shape (n,), in float64: the slope of its loss along ``J v``."""
+    found, pieces = [], split(vector, parameters)
+    for x, y, _ in batches:
+        with twice_differentiable():
+            u = forward(x)
+            moved = _outputs_along(u, parameters, pieces)
+            outputs = u.detach().requires_grad_()
+            (first,) = torch.autograd.grad(loss(outputs, y).sum(), outputs, materialize_grads=True)
+            found.append((first * moved).reshape(len(u), -1).double().sum(dim=1))
+    return torch.cat(found)
+
+
+def _outputs_along(u: Tensor, parameters: Sequence[Tensor], pieces: list[Tensor]) -> Tensor:
+    """``J v``, the derivative of outputs along a vector: that of ``J' s``, which is linear in s."""
+    s = torch.zeros_like(u, requires_grad=True)
+    pulled = torch.autograd.grad(u, parameters, s, create_graph=True, materialize_grads=True)
+    _require_second(u, pulled)
+    return _pull(pulled, [s], pieces)[0]
+
+
+def quadratic_forms(
     forward: Callable[[Sequence[Tensor], Tensor], Tensor],
     parameters: Sequence[Tensor],
     batches: Iterable[WeightedBatch],
     loss: PerSampleLoss,
     vector: Tensor,
-    alone: Callable[[WeightedBatch, Tensor], Tensor] | None,
+    product: Callable[[WeightedBatch, Tensor], Tensor] | None,
 ) -> Tensor:
-    r""":math:`v' \nabla_w \ell_i` and :math:`v' \nabla_w^2 \ell_i v` of every sample, (2, n) in float64.
+    r""":math:`v' \nabla_w^2 \ell_i v` of every sample, shape (n,), in float64: two derivatives along v, forward.
 
     Args:
         forward: of (parameters, inputs).
-        alone: both numbers, (2,), of a batch of one sample and the vector; None to differentiate forward, twice along
-            v, where :func:`forward_derivatives_agree`.
+        product: of (batch, vector), summed over the batch: every sample gets one of its own; None to differentiate
+            forward, where that agrees with products.
     """
-    found: list[Tensor] = []
+    forms: list[Tensor] = []
     for x, y, a in batches:
-        if alone is None:
-            found.append(_along_twice(forward, parameters, (x, y), loss, vector))
+        if product is None:
+            forms.append(_along_twice(forward, parameters, (x, y), loss, vector))
         else:
-            samples = zip(x.split(1), y.split(1), torch.ones_like(a).split(1), strict=True)
-            found.append(torch.stack([alone(sample, vector) for sample in samples], dim=1))
-    return torch.cat(found, dim=1)
+            alone = zip(x.split(1), y.split(1), torch.ones_like(a).split(1), strict=True)
+            forms.append(torch.stack([vector.double() @ product(sample, vector) for sample in alone]))
+    return torch.cat(forms)
 
 
 def _along_twice(forward: Any, parameters: Any, samples: Any, loss: PerSampleLoss, vector: Tensor) -> Tensor:
-    """First and second derivatives of the samples' losses, (2, n)."""
     x, y = samples
     start, pieces = tuple(p.detach() for p in parameters), tuple(split(vector, parameters))
 
@@ -169,35 +193,8 @@ def _along_twice(forward: Any, parameters: Any, samples: Any, loss: PerSampleLos
     def slopes(*w: Tensor) -> Tensor:
         return torch.func.jvp(losses, w, pieces)[1]
 
-    with twice_differentiable():
-        return torch.stack(torch.func.jvp(slopes, start, pieces)).detach().double()
-
-
-def forward_derivatives_agree(
-    forward: Callable[[Sequence[Tensor], Tensor], Tensor],
-    parameters: Sequence[Tensor],
-    batch: WeightedBatch,
-    loss: PerSampleLoss,
-    vector: Tensor,
-    product: Callable[[WeightedBatch, Tensor], Tensor],
-) -> bool | None:
-    """Compare second derivatives, forward, with a product on two samples; None where all are zero.
-
-    Torch has no second forward derivative of some operations, and a wrong one of others: ``layer_norm`` and
-    ``instance_norm`` in torch 2.13. The direction is v plus one power iteration, where terms do not cancel.
-    """
-    x, y, a = batch
-    batch = (x[:2], y[:2], torch.ones_like(a[:2]))
-    v = vector.double()
-    bent = product(batch, vector)
-    probe = v / max(float(v.norm()), 1e-300) + bent / max(float(bent.norm()), 1e-300)
-    terms = probe * product(batch, probe.to(vector.dtype))
-    try:
-        found = _along_twice(forward, parameters, batch[:2], loss, probe.to(vector.dtype))[1].sum()
-    except RuntimeError:
-        return False
-    size = terms.abs().sum()
-    return bool((found - terms.sum()).abs() <= torch.finfo(vector.dtype).eps ** 0.5 * size) if size else None
+    with _forward_mode, twice_differentiable():
+        return torch.func.jvp(slopes, start, pieces)[1].detach().double()
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:

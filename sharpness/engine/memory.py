@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +16,33 @@ from sharpness.errors import UserError
 #: Bytes of the largest activation of one pass: enough to stay in the cache of a CPU, and to keep a GPU busy.
 ACTIVATION = {"cpu": 2 * 2**20, "cuda": 128 * 2**20}
 LARGEST_BATCH = 1024
+_local = threading.local()
 
 
 def memory_budget(device: torch.device, limit: float | None = None) -> int:
-    """Bytes that tapes may take: ``limit`` in GiB, or half of the memory that is free on the device now."""
+    """Bytes that tapes may take: ``limit`` in GiB, or half of the memory that is free on the device now.
+
+    In one of several workers, its share.
+    """
+    return _budget(device, limit) // getattr(_local, "sharers", 1)
+
+
+@contextmanager
+def shared_by(workers: int) -> Iterator[None]:
+    """In this thread, budgets are those of one of so many workers.
+
+    >>> with shared_by(2):
+    ...     memory_budget(torch.device("cpu"), limit=1.0) / 2**30
+    0.5
+    """
+    _local.sharers = workers
+    try:
+        yield
+    finally:
+        _local.sharers = 1
+
+
+def _budget(device: torch.device, limit: float | None) -> int:
     if limit is not None:
         if not isinstance(limit, int | float) or not 0 <= limit < math.inf:
             raise UserError(f"memory={limit!r}: give GiB, 0 to keep nothing between products")

@@ -12,6 +12,13 @@ For ``y = f(x_1, ..., x_m)``, g the derivative of the loss by y, and a dot for d
 The first two depend on weights and data alone. What they leave in an operation's *state* serves every later product
 on the same batch. Without a backward pass g counts as 0, and the last two passes make a Gauss-Newton product.
 
+For the second derivative of single samples a fifth pass follows the tangents, as the second derivative of a chain of
+functions is the sum of those of its links, each seen through what comes after it:
+
+.. code-block:: text
+
+    bend                v' H_i v = sum over operations of  g_i' f''(x., x.)_i
+
 An input is active if a parameter in scope reaches it. Derivatives by other inputs, and their tangents, are None.
 """
 
@@ -75,6 +82,13 @@ class Operation:
     def backward_tangent(self, state: State, g_dot: Tensor) -> PerInput:
         raise NotImplementedError
 
+    def bend(self, state: State) -> PerInput:
+        """``g f''(x., x.)`` element by element, in parts that have the shape of an activation each, by input.
+
+        After :meth:`forward_tangent`, in the place of :meth:`backward_tangent`. Empty where f is linear.
+        """
+        return []
+
 
 class Linear(Operation):
     """``y = x w' + b`` with x (..., d), w (m, d): six matrix products a product, of which the state keeps x and g."""
@@ -106,6 +120,11 @@ class Linear(Operation):
             total[0] = total[0] + g @ w_dot
             total[1] = total[1] + _rows(g).T @ _rows(x_dot)
         return total
+
+    def bend(self, state: State) -> PerInput:
+        (x_dot, w_dot), g = state.carry, state.gradient
+        state.carry = None
+        return [] if g is None or x_dot is None or w_dot is None else [2 * g * F.linear(x_dot, w_dot)]
 
     def _pull(self, g: Tensor, x: Tensor, w: Tensor, wanted: Sequence[bool]) -> PerInput:
         x_active, w_active, *rest = wanted
@@ -189,7 +208,7 @@ class Smooth(Operation):
         found = torch.autograd.grad(
             [t for t, _ in used], [*u, *leaves], [d for _, d in used], retain_graph=True, allow_unused=True
         )
-        state.carry = found[len(u) :]
+        state.carry = found[len(u) :], tangents
         y_dot = tuple(torch.zeros_like(t) if d is None else d for t, d in zip(u, found, strict=False))
         return y_dot if isinstance(y, tuple) else y_dot[0]
 
@@ -197,8 +216,40 @@ class Smooth(Operation):
         leaves, y = state.kept
         g_dot = [d.to(t.dtype) for t, d in zip(_several(y), _several(g_dot), strict=True)]
         pulled = torch.autograd.grad(_several(y), leaves, g_dot, retain_graph=True, materialize_grads=True)
-        curved, state.carry = state.carry, None
+        (curved, _), state.carry = state.carry, None
         return self._spread([p if c is None else p + c for p, c in zip(pulled, curved, strict=True)])
+
+    def bend(self, state: State) -> PerInput:
+        (curved, tangents), state.carry = state.carry, None
+        return [None if c is None else c * d for c, d in zip(self._spread(curved), tangents, strict=True)]
+
+    def slopes(self, state: State) -> list[Tensor]:
+        """Derivatives by the active inputs, as :meth:`backward` has made them."""
+        return [t.detach() for t in state.gradient[1]]
+
+    def second_tangent(self, state: State, tangents: PerInput) -> PerInput:
+        """``f''(x., x.)`` by result, None where it is 0; after :meth:`backward`."""
+        leaves, y = state.kept
+        u, pulled = state.gradient
+        along = [d for d in tangents if d is not None]
+
+        def pushed(outputs: Sequence[Any], by: Sequence[Tensor], graph: bool) -> list[Any]:
+            pairs = [(t, d) for t, d in zip(outputs, along, strict=True) if t is not None and t.requires_grad]
+            if not pairs:
+                return [None] * len(by)
+            ts, ds = zip(*pairs, strict=True)
+            return list(torch.autograd.grad(ts, by, ds, create_graph=graph, retain_graph=True, allow_unused=True))
+
+        with torch.enable_grad():
+            first = pushed(pulled, u, graph=True)
+            bent = [t is not None and t.requires_grad for t in first]
+            v = [torch.zeros_like(t, requires_grad=True) for t, on in zip(first, bent, strict=True) if on]
+            if not v:
+                return [None] * len(first)
+            slopes = [t for t, on in zip(first, bent, strict=True) if on]
+            again = torch.autograd.grad(slopes, leaves, v, create_graph=True, allow_unused=True)
+        rest = iter(pushed(again, v, graph=False))
+        return [next(rest) if on else None for on in bent]
 
     def _spread(self, of_active: Sequence[Tensor]) -> PerInput:
         rest = iter(of_active)

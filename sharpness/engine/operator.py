@@ -117,6 +117,14 @@ class CurvatureOperator:
     def _scaled(self, vectors: Tensor) -> Tensor:
         return vectors if self._scales is None else vectors * self._scales.to(vectors)
 
+    @torch.inference_mode(False)
+    @full_precision()
+    def quadratic_forms(self, vector: Tensor) -> Tensor:
+        r""":math:`v' H_i v` of the Hessian of every sample that this process has, (n,), in float64."""
+        self._renew()
+        vector = vector.detach().to(self.device, self.dtype, copy=vector.is_inference())
+        return self._products.quadratic_forms(self._scaled(vector))
+
     def close(self) -> None:
         """Free the tapes, and keep none from now on."""
         self._products.close()

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from sharpness.engine.class_sums import WeightedBatch
 from sharpness.engine.double_backward import (
-    derivatives_along,
-    forward_derivatives_agree,
     ggn_sum,
     gradient_sum,
     hvp_sum,
+    quadratic_forms,
     twice_differentiable,
 )
 from sharpness.engine.modules import buffers_kept
+from sharpness.engine.program import Untraceable
 from sharpness.engine.second_order import KINDS, SecondOrder
 from sharpness.engine.threads import in_threads
 from sharpness.engine.traced_run import Tape, TracedRun
@@ -73,44 +73,80 @@ class Products:
             self._run = run
         return total
 
-    def derivatives_along(self, vector: Tensor) -> Tensor:
-        r""":math:`v' \nabla_w \ell_i` and :math:`v' \nabla_w^2 \ell_i v` of every sample, (2, n) in float64."""
+    def quadratic_forms(self, vector: Tensor) -> Tensor:
+        r""":math:`v' \nabla_w^2 \ell_i v` of every sample, shape (n,), in float64."""
+        if self.kind != "hessian":
+            return Products(self.engine, self.batches).quadratic_forms(vector)
         engine = self.engine
+        self._renew()
         engine.require_parameters()
         engine.prepare(self.batches[0])
         engine.require("hessian")
-        traced = engine.traced
+        if engine.forms is None:
+            engine.forms = self._choose(vector)
+        return self._forms(engine.forms or "forward", vector)
+
+    def _forms(self, how: str, vector: Tensor) -> Tensor:
+        engine = self.engine
+        if how == "tapes":
+            return self._forms_of_tapes(vector)
+        each = (lambda batch, v: Products(engine, [batch])(v)) if how == "products" else None
+        return quadratic_forms(self._forward, engine.parameters, self.batches, engine.loss, vector, each)
+
+    def _forms_of_tapes(self, vector: Tensor) -> Tensor:
+        run = self._run or self._start(self.kind)
+        if run is None:
+            raise Untraceable("there is no trace")
+
+        def forms(i: int) -> Tensor:
+            tape = self.kept.get(i) or run.record(self.batches[i], lean=True)
+            return run.forms(tape) / self.batches[i][2].double()
+
+        with twice_differentiable(written_out=False):
+            run.push(vector)
+            run.bend()
+            return torch.cat(list(in_threads(forms, range(len(self.batches)), run.device)))
+
+    def _forward(self, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
+        """The outputs as a function of parameters, for derivatives that are taken forward."""
+        engine, traced = self.engine, self.engine.traced
         named = engine.module.named_parameters() if traced is None else traced.sources.items()
         names = {id(p): n for n, p in named}
+        inside = {names[id(p)]: moved for p, moved in zip(engine.parameters, parameters, strict=True) if id(p) in names}
+        if traced is not None:
+            # Without BatchNorm, whose second forward derivative torch decomposes into dozens of small operations.
+            return traced.outputs(traced.sources | inside, x)
+        with buffers_kept(engine.module):
+            return torch.func.functional_call(engine.module, inside, (x,))
 
-        def forward(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
-            inside = {
-                names[id(p)]: moved for p, moved in zip(engine.parameters, parameters, strict=True) if id(p) in names
-            }
-            if traced is not None:
-                # Without BatchNorm, whose second forward derivative torch decomposes into dozens of small operations.
-                return traced.outputs(traced.sources | inside, x)
-            with buffers_kept(engine.module):
-                return torch.func.functional_call(engine.module, inside, (x,))
+    def _choose(self, vector: Tensor) -> str | None:
+        """The first way to forms that agrees with products of single samples, on two; None where all are zero.
 
-        def product(batch: WeightedBatch, v: Tensor) -> Tensor:
-            return Products(engine, [batch])(v)
-
-        def alone(sample: WeightedBatch, v: Tensor) -> Tensor:
-            return torch.stack([Products(engine, [sample]).gradient_sum(), product(sample, v)]) @ v.double()
-
-        if engine.forward_trusted is None:
-            engine.forward_trusted = forward_derivatives_agree(
-                forward, engine.parameters, self.batches[0], engine.loss, vector, product
-            )
-        one_each = alone if engine.forward_trusted is False else None
-        return derivatives_along(forward, engine.parameters, self.batches, engine.loss, vector, one_each)
+        Torch has no second forward derivative of some operations, and a wrong one of others: ``layer_norm`` and
+        ``instance_norm`` in torch 2.13. The direction is v plus one power iteration, where terms do not cancel.
+        """
+        x, y, a = self.batches[0]
+        few = Products(self.engine, [(x[:2], y[:2], torch.ones_like(a[:2]))])
+        v, bent = vector.double(), few(vector)
+        probe = (v / max(float(v.norm()), 1e-300) + bent / max(float(bent.norm()), 1e-300)).to(vector.dtype)
+        alone = zip(*(t.split(1) for t in few.batches[0]), strict=True)
+        terms = torch.stack([probe.double() * Products(self.engine, [one])(probe) for one in alone])
+        expected, size = terms.sum(1), terms.abs().sum()
+        if not size:
+            return None
+        for how in ("tapes", "forward"):
+            try:
+                off = (few._forms(how, probe) - expected).abs().max()
+            except (RuntimeError, Untraceable):
+                continue
+            if off <= torch.finfo(vector.dtype).eps ** 0.5 * size:
+                return how
+        return "products"
 
     def __call__(self, vector: Tensor) -> Tensor:
         """The product with a vector, (k,) to (k,), in float64."""
         engine = self.engine
-        if self._run is not None and (engine.stale or self._run.traced is not engine.traced):
-            self.close()
+        self._renew()
         first = self._run is None
         run = self._run or self._start(self.kind)
         if run is None:
@@ -144,6 +180,11 @@ class Products:
         self.kept.clear()
         self.kept_bytes = 0
         self._run = None
+
+    def _renew(self) -> None:
+        """Drop the tapes of a trace that is no longer the model's."""
+        if self._run is not None and (self.engine.stale or self._run.traced is not self.engine.traced):
+            self.close()
 
     def _start(self, kind: str) -> TracedRun | None:
         engine = self.engine

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sharpness.engine.convolutions import Convolution
-from sharpness.engine.operations import Operation, PerInput, State
+from sharpness.engine.operations import Operation, PerInput, Smooth, State
 
 INPUT = "input"
 
@@ -97,6 +97,25 @@ class Program:
         """Tangents of the derivatives by the inputs; call after :meth:`forward_tangent`."""
         return self._pull(lambda operation, state, g, _: operation.backward_tangent(state, g), states, cotangents)
 
+    @torch.no_grad()
+    def bend(self, states: Sequence[State | None], shared: Collection[str], samples: int) -> Tensor:
+        """``g' f''(x., x.)`` of every sample, summed over the steps, (n,); call after :meth:`forward_tangent`.
+
+        Raises:
+            Untraceable: a part belongs to no single sample, or one comes from a parameter that all share.
+        """
+        total = torch.zeros((), dtype=torch.float64)
+        for step, state in zip(self.steps, states, strict=True):
+            if step.operation is None or state is None:
+                continue
+            for j, part in enumerate(step.operation.bend(state)):
+                if part is None:
+                    continue
+                if part.shape[:1] != (samples,) or (isinstance(step.operation, Smooth) and step.inputs[j] in shared):
+                    raise Untraceable(f"{step.output} does not keep samples apart")
+                total = total.to(part.device) + by_sample(part)
+        return total
+
     def _pull(
         self, pull: Callable[..., PerInput], states: Sequence[State | None], start: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
@@ -111,6 +130,12 @@ class Program:
                 if piece is not None:
                     totals[name] = totals[name] + piece if name in totals else piece
         return totals
+
+
+def by_sample(part: Tensor) -> Tensor:
+    """Sums over all axes but the first, (n, ...) to (n,), in float64."""
+    axes = tuple(range(1, part.ndim))
+    return part.sum(axes, dtype=torch.float64) if axes else part.double()
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class SecondOrder:
 
     Attributes:
         traced: the model as a program, None where it cannot be one.
-        forward_trusted: whether second derivatives along a vector can be taken forward; None while nobody has asked.
+        forms: how second derivatives along a vector are taken of single samples; None while nobody has asked.
     """
 
     def __init__(self, module: nn.Module, parameters: Sequence[Tensor], loss: PerSampleLoss) -> None:
@@ -53,11 +53,15 @@ class SecondOrder:
         self.parameters = list(parameters)
         self.loss = loss
         self.traced: Traced | None = None
-        self.forward_trusted: bool | None = None
+        self.forms: str | None = None
         self._structure: list[Any] = []
         self._reason: str | None = None
         self._refusals: dict[str, UserError] = {}
         self._examination: Examination | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process gets the model, and traces it for itself."""
+        return SecondOrder, (self.module, self.parameters, self.loss)
 
     @property
     def stale(self) -> bool:
@@ -71,6 +75,12 @@ class SecondOrder:
         if self.traced is not None:
             return "traced, BatchNorm folded, activations kept"
         return f"double backward ({self._reason or 'not traced yet'})"
+
+    def is_traced(self, batch: WeightedBatch) -> bool:
+        """True if derivatives come from a trace, which only reads the module; decided on a few of these samples."""
+        self.require_parameters()
+        self.prepare(batch)
+        return self.traced is not None
 
     def require_parameters(self) -> None:
         """Refuse a model whose parameters were replaced.
@@ -92,7 +102,7 @@ class SecondOrder:
         with differences of gradients (``witness.py``).
         """
         if self.stale:
-            self.traced, self.forward_trusted, self._refusals = None, None, {}
+            self.traced, self.forms, self._refusals = None, None, {}
         elif self.traced is not None or self._reason is not None or self._refusals:
             return
         self._structure = structure(self.module)

@@ -21,7 +21,7 @@ from torch import Tensor
 from sharpness.engine.class_sums import PerSampleLoss, WeightedBatch
 from sharpness.engine.double_backward import flat, split
 from sharpness.engine.operations import Smooth, State
-from sharpness.engine.program import INPUT, Traced, memory
+from sharpness.engine.program import INPUT, Traced, by_sample, memory
 
 
 @dataclass
@@ -114,6 +114,28 @@ class TracedRun:
         slope = tape.loss.forward_tangent(tape.loss_state, [u_dot])
         (g_dot,) = tape.loss.backward_tangent(tape.loss_state, torch.zeros_like(slope))
         return body.backward_tangent(tape.states, {result: _present(g_dot)})
+
+    def forms(self, tape: Tape) -> Tensor:
+        r""":math:`v' \nabla_w^2 a_i \ell_i v` of every sample of a batch, (n,), in float64; no pass is backward."""
+        body, result = self.traced.body, self.traced.result
+        (g,) = tape.loss.slopes(tape.loss_state)
+        u_dot = body.forward_tangent(tape.states, self.tangents)[result]
+        tape.loss.forward_tangent(tape.loss_state, [u_dot])
+        (bent,) = tape.loss.bend(tape.loss_state)
+        total = body.bend(tape.states, self.traced.shared, len(g))
+        if bent is not None:
+            total = total + by_sample(bent)
+        if self.bends:  # where parameters enter the body bent, such as a product of two of them
+            total = total + by_sample(g * body.forward_tangent(tape.states, self.bends)[result])
+            body.bend(tape.states, (), len(g))  # frees the tangents
+        return total
+
+    def bend(self) -> None:
+        """Make ready for :meth:`forms` along the vector that was pushed."""
+        second = self.prologue.second_tangent(self.state, self.along)
+        zeros = {n: torch.zeros_like(t) for n, t in self.tangents.items()}
+        self.bends = {n: self._as_used(n, t) for n, t in zip(self.order, second, strict=True) if t is not None}
+        self.bends = zeros | self.bends if any(bool(t.any()) for t in self.bends.values()) else {}
 
     def add(self, change: dict[str, Tensor]) -> None:
         """Add a batch to the product."""

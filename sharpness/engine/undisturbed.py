@@ -10,13 +10,24 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 
 #: Kinds of devices that have an autocast of their own.
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 _lock = threading.RLock()
+_local = threading.local()
+
+
+@contextmanager
+def lent() -> Iterator[None]:
+    """Let this thread work in the turn of the one that waits for it: :func:`undisturbed` excludes it no longer."""
+    _local.lent = True
+    try:
+        yield
+    finally:
+        _local.lent = False
 
 
 @contextmanager
@@ -27,7 +38,7 @@ def undisturbed() -> Iterator[None]:
     ...     (torch.ones(1, 1) @ torch.ones(1, 1)).dtype
     torch.float32
     """
-    with _lock, without_autocast():
+    with nullcontext() if getattr(_local, "lent", False) else _lock, without_autocast():
         yield
 
 

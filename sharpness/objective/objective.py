@@ -41,6 +41,7 @@ from sharpness.engine import (
     require_eval,
     require_independent,
     sample_rows,
+    slopes,
     state_sha256,
     undisturbed,
 )
@@ -237,6 +238,7 @@ class Objective:
         # Parameters that no gradient reaches have rows of zeros in the Hessian: the graph tells which are left out.
         self.names, self.parameters = parameters_in_scope(model, values.sum(), parameters, bool(hidden))
         self._engine = SecondOrder(self._outputs, self.parameters, self.loss_function)
+        self._checked: SampleSums | None = None
 
     @property
     def num_parameters(self) -> int:
@@ -354,6 +356,11 @@ class Objective:
         with buffers_kept(self.model):
             return self._operator(class_index, kind, 0)(vector)
 
+    @property
+    def is_traced(self) -> bool:
+        """True if derivatives come from a trace of the model, which leaves the module alone: traced now if need be."""
+        return self._engine.is_traced(next(iter(self._batches(None))))
+
     @contextmanager
     def operator(self, class_index: int | None = None, kind: str = "hessian") -> Iterator[CurvatureOperator]:
         """The Hessian of L, or of L_c, for many products: a function, (k,) to (k,), that keeps activations.
@@ -374,23 +381,38 @@ class Objective:
 
     @torch.inference_mode(False)
     @full_precision()
-    def derivatives_along(self, vector: Tensor, class_index: int | None = None) -> np.ndarray:
-        r""":math:`v' \nabla \ell_i` and :math:`v' \nabla^2 \ell_i v` of every sample, (2, n): first and second
-        derivatives of its loss along v.
+    def quadratic_forms(
+        self, vector: Tensor, class_index: int | None = None, operator: CurvatureOperator | None = None
+    ) -> np.ndarray:
+        r""":math:`v' H_i v` of every sample, shape (n,); their weighted mean is v' H v.
+
+        Args:
+            operator: the :meth:`operator` of these samples, whose activations serve here as well.
         """
         require_eval(self.model)
         indices = self.samples.indices(class_index)
         positions = distributed.share(torch.arange(len(indices)))
-        found = torch.zeros(2, len(indices), dtype=torch.float64)
+        forms = torch.zeros(len(indices), dtype=torch.float64)
+        if len(positions):
+            with buffers_kept(self.model):
+                known = self._operator(class_index, "hessian", 0) if operator is None else operator
+                forms[positions] = known.quadratic_forms(vector).cpu()
+        return distributed.total(forms).numpy()
+
+    @torch.inference_mode(False)
+    @full_precision()
+    def slopes(self, vector: Tensor, class_index: int | None = None) -> np.ndarray:
+        r""":math:`v' \nabla \ell_i` of every sample, shape (n,); their weighted mean is v' times the gradient."""
+        require_eval(self.model)
+        indices = self.samples.indices(class_index)
+        positions = distributed.share(torch.arange(len(indices)))
+        found = torch.zeros(len(indices), dtype=torch.float64)
         if len(positions):
             vector = self._moved(vector.detach().to(self.device, self.dtype, copy=vector.is_inference()))
             with buffers_kept(self.model):
-                found[:, positions] = Products(self._engine, self._batches(class_index)).derivatives_along(vector).cpu()
+                batches = self._batches(class_index)
+                found[positions] = slopes(self._outputs, self.parameters, batches, self.loss_function, vector).cpu()
         return distributed.total(found).numpy()
-
-    def quadratic_forms(self, vector: Tensor, class_index: int | None = None) -> np.ndarray:
-        r""":math:`v' H_i v` of every sample, shape (n,); their weighted mean is v' H v."""
-        return self.derivatives_along(vector, class_index)[1]
 
     def restrict(self, what: int | Sequence[int] | np.ndarray | Tensor) -> Objective:
         """The objective of a subset: a class (an int), or the samples at some indices.
@@ -452,7 +474,7 @@ class Objective:
         if samples is self.samples:
             return self
         other = copy.copy(self)
-        other.samples = samples
+        other.samples, other._checked = samples, None
         return other
 
     @contextmanager
@@ -478,6 +500,15 @@ class Objective:
                     for t, old in zip(moved, saved, strict=True):
                         t.copy_(old)
 
+    @contextmanager
+    def checked(self, sums: SampleSums) -> Iterator[None]:
+        """Let :meth:`check` return what it returned before, for several probes between which nothing changes."""
+        self._checked = sums
+        try:
+            yield
+        finally:
+            self._checked = None
+
     @full_precision()
     def check(self) -> SampleSums:
         """Check that two passes agree and are finite, and return the loss at the centre. Every probe begins with it.
@@ -485,6 +516,8 @@ class Objective:
         Raises:
             UserError: the loss is random, or not finite; the message says where.
         """
+        if self._checked is not None:
+            return self._checked
         with self._statistics():
             first = self.evaluate_samples()
         with self._statistics():

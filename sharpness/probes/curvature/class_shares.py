@@ -53,7 +53,7 @@ def owners_of(objective: Objective, found: EigenvalueResult, epsilon: float | No
     sums: list[float] = []
     with progress(len(vectors), "owners", "directions") as bar:
         for vector, step in zip(vectors, epsilons, strict=True):
-            slopes, forms = objective.derivatives_along(vector)
+            slopes, forms = objective.slopes(vector), objective.quadratic_forms(vector)
             answers = [_answers(objective, side * float(step) * vector) - base.answers for side in (-1, 1)]
             numbers = _shares(forms, weights, classes, objective.num_classes)
             sums.append(float(np.average(forms, weights=weights)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -9,25 +10,20 @@ from typing import Any, Literal, Unpack
 import numpy as np
 import torch
 
-from sharpness.curvature import ENDS, Eigenpairs, LanczosState, lanczos
-from sharpness.engine import KINDS, mean_error
+from sharpness.curvature import ENDS
+from sharpness.engine import KINDS
 from sharpness.errors import UserError, choose
 from sharpness.objective import Objective
 from sharpness.probes.curvature.bootstrap import require_resamples
 from sharpness.probes.curvature.class_shares import owners_of
 from sharpness.probes.curvature.layers import eigenvalues_by_layer
-from sharpness.probes.curvature.resampling import resampled_ends
+from sharpness.probes.curvature.row_eigenvalues import RowEigenvalues
 from sharpness.probes.curvature.rows import rows_of
-from sharpness.probes.curvature.start_vectors import start_vector
 from sharpness.probes.curvature.verification import check_eigenvalue
 from sharpness.probes.shared.probe import Given, comparable_by_layer
-from sharpness.probes.shared.work import Arrays
 from sharpness.progress import progress
 from sharpness.results import EigenvalueResult
 from sharpness.results.eigenvalues import OWNERS
-
-#: Quadratic forms below this part of the largest eigenvalue are rounding.
-SEEN = 1e-6
 
 
 @comparable_by_layer(eigenvalues_by_layer)
@@ -50,6 +46,7 @@ def eigenvalues(
     standard_errors: bool = False,
     verify: bool = False,
     resume: str | Path | None = None,
+    executor: Executor | None = None,
     **given: Unpack[Given],
 ) -> EigenvalueResult:
     r"""Compute the largest and smallest eigenvalues of the Hessian :math:`\nabla^2 L(w)` by Lanczos iteration.
@@ -85,6 +82,8 @@ def eigenvalues(
             objective's own unless given, which are plain.
         verify: compare each row's first eigenvalue with the rise of the loss along its vector, in ``result.checks``.
         resume: a folder for unfinished work; the same call goes on there, and ends with the same bits.
+        executor: does the rows, each a task that can be pickled; threads of this process that share its processors
+            unless given.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Returns:
@@ -122,41 +121,11 @@ def eigenvalues(
     asked = {"k": k, "which": which, "tol": tol, "seed": seed, "vectors": keep_vectors or verify}
     asked["errors"] = standard_errors
     work = rows.work(resume, {**fields["provenance"], **asked})
+    task = RowEigenvalues(
+        work, k, which, tol, max_iterations, seed, kind, bootstrap, standard_errors, keep_vectors or verify
+    )
     with progress(None, "eigenvalues", "products") as bar:
-
-        def compute(i: int, part: Objective) -> Arrays:
-            # A generator for every row, so that its start vector is the same whichever rows are done already.
-            with part.operator(kind=kind) as operator:
-                kept = work.unfinished(i)
-                state = None if kept is None else LanczosState.of(kept, part.device)
-                bar.update(0 if state is None else state.products)
-                start = None
-                if state is None and operator.keeps:
-                    start = start_vector(operator.gradient(), [p.numel() for p in part.parameters], which)
-                pairs = lanczos(
-                    operator,
-                    operator.size,
-                    k,
-                    which,
-                    tol=tol,
-                    max_iterations=max_iterations,
-                    generator=torch.Generator().manual_seed(seed),
-                    dtype=part.dtype,
-                    device=part.device,
-                    start=start,
-                    callback=bar.update,
-                    checkpoint=lambda state: work.save_unfinished(i, state.arrays),
-                    state=state,
-                )
-                found = _numbers(part, pairs, bootstrap, standard_errors, keep_vectors or verify)
-                if bootstrap:
-                    ends, more = resampled_ends(part, operator, pairs, which, k, bootstrap, seed)
-                    found |= dict(zip(("lower", "upper"), ends, strict=True))
-                    found["products"] = pairs.products + more
-                    bar.update(more)
-            return found
-
-        done = rows.map(work, compute, bar)
+        done = rows.map(work, task, bar, executor, basis=max_iterations)
     checks = [
         check_eigenvalue(part, rows.names[i], float(done[i]["values"][0]), torch.as_tensor(done[i]["vectors"][0]))
         for i, part in (rows.present if verify else [])
@@ -190,28 +159,3 @@ def eigenvalues(
     if result.vectors is not None and not rows.several:
         OWNERS[result] = partial(owners_of, rows.whole)
     return result
-
-
-def _numbers(
-    part: Objective, pairs: Eigenpairs, bootstrap: int, standard_errors: bool, keep_vectors: bool
-) -> dict[str, Any]:
-    """The arrays of one row of the result."""
-    numbers: dict[str, Any] = {
-        "values": pairs.values,
-        "residuals": pairs.residuals,
-        "converged": pairs.converged,
-        "products": pairs.products,
-    }
-    if keep_vectors:
-        numbers["vectors"] = pairs.vectors.cpu().numpy()
-    if bootstrap or standard_errors:
-        weights = part.weights.double().numpy()
-        forms = [part.quadratic_forms(v) for v in pairs.vectors]
-        numbers["errors"] = np.array([mean_error(f, weights) for f in forms])
-        sizes = np.abs(forms) * weights
-        total = sizes.sum(axis=1)
-        # Along a direction that no sample sees, such as a shift of all logits, they are rounding: nobody has a share.
-        seen = total > SEEN * weights.sum() * np.abs(pairs.values).max()
-        with np.errstate(invalid="ignore", divide="ignore"):
-            numbers["top_share"] = np.where(seen, sizes.max(axis=1) / total, np.nan)
-    return numbers

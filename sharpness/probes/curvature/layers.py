@@ -19,7 +19,7 @@ from sharpness.curvature.operator import Operator
 from sharpness.engine import KINDS
 from sharpness.errors import UserError, choose, require_whole
 from sharpness.objective import Objective
-from sharpness.probes.curvature.rows import Rows, rows_of
+from sharpness.probes.curvature.rows import Rows, Told, rows_of, unheard
 from sharpness.probes.shared.probe import Given
 from sharpness.probes.shared.work import Arrays
 from sharpness.progress import progress
@@ -77,7 +77,8 @@ def eigenvalues_by_layer(
     fields = layer_fields(rows, layers, probe="layer_eigenvalues", which=which, tol=tol, seed=seed, **settings)
     work = rows.work(resume, fields["provenance"])
     with progress(None, "eigenvalues per layer", "products") as bar:
-        done = rows.map(work, lambda j, part: _row(part, rows.names[j], layers, which, tol, seed, settings, bar), bar)
+        task = partial(_row, layers=layers, which=which, tol=tol, seed=seed, settings=settings)
+        done = rows.map(work, task, bar, basis=max_iterations)
 
     def table(name: str, missing: Any) -> np.ndarray:
         """Values of all layers and rows, (L, rows)."""
@@ -126,7 +127,7 @@ def trace_by_layer(
     shape = (len(layers), len(rows.parts))
     values, errors = np.full(shape, np.nan), np.full(shape, np.nan)
     with progress(draws * len(rows.present), "trace per layer", "products") as bar:
-        done = rows.map(work, lambda i, part: _quadratic_forms(part, layers, draws, seed, kind, bar), bar)
+        done = rows.map(work, partial(_quadratic_forms, layers=layers, draws=draws, seed=seed, kind=kind), bar)
     for i, found in done.items():
         values[:, i], errors[:, i] = mean_and_error(found["forms"].T)
     lower, upper = interval(values, errors, draws - 1)
@@ -142,13 +143,15 @@ def trace_by_layer(
     )
 
 
-def _quadratic_forms(part: Objective, layers: dict[str, slice], draws: int, seed: int, kind: str, bar: Any) -> Arrays:
+def _quadratic_forms(
+    row: int, part: Objective, told: Told = unheard, *, layers: dict[str, slice], draws: int, seed: int, kind: str
+) -> Arrays:
     """``z_l' (H z)_l`` of every layer l and random vector z, ``forms`` (L, draws)."""
     require_whole("draws", draws, least=2)
     generator = torch.Generator().manual_seed(seed)
     forms = np.empty((len(layers), draws))
     with part.operator(kind=kind) as curvature:
-        operator = Operator(curvature, bar.update)
+        operator = Operator(curvature, told)
         for d in range(draws):
             z = random_signs(curvature.size, generator, part.dtype, part.device)
             image = operator(z)
@@ -157,15 +160,16 @@ def _quadratic_forms(part: Objective, layers: dict[str, slice], draws: int, seed
 
 
 def _row(
+    row: int,
     part: Objective,
-    name: str,
+    told: Told = unheard,
+    *,
     layers: dict[str, slice],
     which: str,
     tol: float,
     seed: int,
     settings: dict[str, Any],
-    bar: Any,
-) -> dict[str, np.ndarray]:
+) -> Arrays:
     """Every layer of one row: value, residual, converged, products, each of shape (L,)."""
     found = []
     with part.operator(kind=settings["kind"]) as operator:
@@ -175,8 +179,7 @@ def _row(
             whole[span] = v
             return operator(whole)[span]
 
-        for layer, span in layers.items():
-            bar.set_postfix_str(f"{name}, {layer}")
+        for span in layers.values():
             found.append(
                 lanczos(
                     partial(block, span=span),
@@ -187,7 +190,7 @@ def _row(
                     generator=torch.Generator().manual_seed(seed),
                     dtype=part.dtype,
                     device=part.device,
-                    callback=bar.update,
+                    callback=told,
                 )
             )
     return {

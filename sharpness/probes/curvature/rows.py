@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, Executor, wait
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from sharpness.curvature import lanczos_memory
+from sharpness.engine import Here, Workers, distributed, side_by_side
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.shared.comparison import common_fields
 from sharpness.probes.shared.work import Arrays, Resume, Work
+
+#: Is called with numbers of products, as they are made.
+Told = Callable[[int], object]
+
+
+def unheard(products: int) -> None:
+    """Nobody is told of products: they are made elsewhere."""
+
+
+class RowTask(Protocol):
+    """The arrays of row number ``row``, ``products`` among them."""
+
+    def __call__(self, row: int, part: Objective, told: Told = unheard) -> Arrays: ...
 
 
 @dataclass(frozen=True)
@@ -71,28 +89,57 @@ class Rows:
         of_rows = {"rows": list(self.names), "data": data, "value": f"{self.whole.loss():.4g}"}
         return Work(folder, {"settings": settings, **of_rows})
 
-    def map(self, work: Work, compute: Callable[[int, Objective], Arrays], bar: Any) -> dict[int, Arrays]:
-        """Compute the numbers of every row that is not done, one after another.
+    def map(
+        self, work: Work, task: RowTask, bar: Any, executor: Executor | None = None, basis: int = 0
+    ) -> dict[int, Arrays]:
+        """Compute the arrays of every row that is not done, each in one piece, and keep them as they come.
 
         Args:
             work: where they are kept.
-            compute: gives the numbers of a row, ``products`` among them, which it has added to the bar.
+            task: computes a row; is pickled for an executor whose workers are other processes.
             bar: of products.
+            executor: where rows are computed; unless given in threads of this process, as many as it has processors
+                and memory for: each with one of torch's threads if there are as many rows, so that the numbers are
+                those of a process with one.
+            basis: vectors of the size of the model that a row keeps.
 
         Returns:
-            The numbers by the index of the row; a class without samples has none.
+            The arrays by the index of the row; a class without samples has none.
         """
-        parts, done, products = dict(self.present), {}, 0
+        parts, done = dict(self.present), {}
+        for i in parts:
+            if (found := work.row(i)) is not None:
+                done[i] = found
+                bar.update(int(np.sum(found["products"])))
+        left = [i for i in parts if i not in done]
+        with nullcontext(executor) if executor is not None else self._workers(left, basis) as pool:
 
-        def named(i: int) -> Arrays:
-            bar.set_postfix_str(self.names[i])
-            return compute(i, parts[i])
+            def told(products: int) -> None:
+                if isinstance(pool, Workers):
+                    pool.look()
+                bar.update(products)
 
-        for i, found in work.rows(parts, named):
-            done[i] = found
-            products += int(np.sum(found["products"]))
-            bar.update(products - bar.n)  # those of a row that was done before
-        return done
+            here = isinstance(pool, Here | Workers)
+            order = left if isinstance(pool, Here) else sorted(left, key=lambda i: -parts[i].num_samples)
+            waiting = {}
+            for i in order:
+                bar.set_postfix_str(self.names[i])
+                waiting[i] = pool.submit(partial(kept, work, task), i, parts[i], *([told] if here else []))
+            # Whichever fails first is raised; what nobody waits for any more is stopped by its workers.
+            finished, _ = wait(waiting.values(), return_when=FIRST_EXCEPTION)
+            for future in finished:
+                future.result()
+            for i, future in waiting.items():
+                done[i] = future.result()
+                if not here:
+                    bar.update(int(np.sum(done[i]["products"])))
+        return dict(sorted(done.items()))
+
+    def _workers(self, left: list[int], basis: int) -> AbstractContextManager[Executor]:
+        possible = len(left) > 1 and distributed.world_size() == 1 and self.whole.is_traced
+        whole = self.whole
+        memory = lanczos_memory(whole.num_parameters, basis, whole.dtype)
+        return side_by_side(len(left), memory, possible, whole.device)
 
     def fields(self, **settings: Any) -> dict[str, Any]:
         """The fields that every result has. Of groups, the rows take the place of classes."""
@@ -101,6 +148,13 @@ class Rows:
             weights = np.array([0.0 if part is None else part.class_weights.sum() for part in self.parts])
             common |= {"class_names": self.names, "class_samples": self.samples, "class_weights": weights, "groups": {}}
         return common
+
+
+def kept(work: Work, task: RowTask, row: int, part: Objective, told: Told = unheard) -> Arrays:
+    """Do the task of a row, and keep what it found."""
+    found = task(row, part, told)
+    work.save_row(row, found)
+    return found
 
 
 def rows_of(

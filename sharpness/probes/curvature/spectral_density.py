@@ -12,7 +12,7 @@ from sharpness.curvature import stochastic_lanczos
 from sharpness.engine import KINDS
 from sharpness.errors import choose
 from sharpness.objective import Objective
-from sharpness.probes.curvature.rows import rows_of
+from sharpness.probes.curvature.rows import Told, rows_of, unheard
 from sharpness.probes.shared.probe import Given, comparable
 from sharpness.probes.shared.work import Arrays
 from sharpness.progress import progress
@@ -81,7 +81,7 @@ def spectral_density(
     rows.whole.check()
     with progress(draws * steps * len(rows.present), "spectral density", "products") as bar:
 
-        def compute(i: int, part: Objective) -> Arrays:
+        def compute(row: int, part: Objective, told: Told = unheard) -> Arrays:
             # A generator for every row, so that its vectors are the same whichever rows are done already.
             with part.operator(kind=kind) as operator:
                 rule = stochastic_lanczos(
@@ -92,11 +92,11 @@ def spectral_density(
                     generator=torch.Generator().manual_seed(seed),
                     dtype=part.dtype,
                     device=part.device,
-                    callback=bar.update,
+                    callback=told,
                 )
             return {"products": np.array(rule.products), "nodes": rule.nodes, "weights": rule.weights}
 
-        done = rows.map(rows.work(resume, fields["provenance"]), compute, bar)
+        done = rows.map(rows.work(resume, fields["provenance"]), compute, bar, basis=steps)
 
     def table(name: str, missing: Any, *shape: int) -> np.ndarray:
         return rows.gather({i: f[name] for i, f in done.items()}, missing, shape)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -14,10 +16,11 @@ from sharpness.errors import UserError, choose
 from sharpness.objective import Objective
 from sharpness.probes.curvature.bootstrap import mean_interval, require_resamples
 from sharpness.probes.curvature.layers import trace_by_layer
-from sharpness.probes.curvature.rows import Rows, rows_of
+from sharpness.probes.curvature.rows import Rows, Told, rows_of, unheard
 from sharpness.probes.curvature.verification import check_sum, check_trace
 from sharpness.probes.shared.column import Column, table_of
 from sharpness.probes.shared.probe import Given, comparable_by_layer
+from sharpness.probes.shared.work import Arrays
 from sharpness.progress import progress
 from sharpness.renamed import renamed_arguments
 from sharpness.results import MeasureResult
@@ -43,6 +46,7 @@ def trace(
     bootstrap: int = 0,
     verify: bool = False,
     resume: str | Path | None = None,
+    executor: Executor | None = None,
     **given: Unpack[Given],
 ) -> MeasureResult:
     r"""Estimate the trace of the Hessian, :math:`\operatorname{tr} \nabla^2 L(w)`, with its standard error.
@@ -71,6 +75,8 @@ def trace(
         verify: compare with the rise of the loss under Gaussian noise and, of several rows, their weighted sum with the
             trace of all samples, in ``result.checks``.
         resume: a folder for unfinished work; the same call goes on there after the last row that was done.
+        executor: does the rows, each a task that can be pickled; threads of this process that share its processors
+            unless given.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Returns:
@@ -102,7 +108,8 @@ def trace(
     rows.whole.check()
     work = rows.work(resume, fields["provenance"])
     with progress(draws * len(rows.present), "trace", "products") as bar:
-        done = rows.map(work, lambda i, part: _estimate(part, estimator, kind, draws, seed, bootstrap, bar.update), bar)
+        task = partial(_estimate, estimator=estimator, kind=kind, draws=draws, seed=seed, bootstrap=bootstrap)
+        done = rows.map(work, task, bar, executor)
     # Added only now, because the provenance is the key of unfinished work, which must not depend on results.
     fields["provenance"]["products"] = int(sum(int(f["products"]) for f in done.values()))
     if verify:
@@ -111,22 +118,30 @@ def trace(
 
 
 def _estimate(
-    part: Objective, estimator: str, kind: str, draws: int, seed: int, bootstrap: int, callback: Any
-) -> dict[str, Any]:
-    """The numbers of one row."""
+    row: int,
+    part: Objective,
+    told: Told = unheard,
+    *,
+    estimator: str,
+    kind: str,
+    draws: int,
+    seed: int,
+    bootstrap: int,
+) -> Arrays:
+    """The arrays of one row."""
     generator = torch.Generator().manual_seed(seed)
     if bootstrap:
-        return _per_sample(part, draws, generator, callback)
+        return _per_sample(part, draws, generator, told)
     with part.operator(kind=kind) as operator:
         found: TraceEstimate = ESTIMATORS[estimator](
-            operator, operator.size, draws, generator=generator, dtype=part.dtype, device=part.device, callback=callback
+            operator, operator.size, draws, generator=generator, dtype=part.dtype, device=part.device, callback=told
         )
     return {
         "value": found.value, "error": found.standard_error, "products": found.products, "samples": found.samples
     }  # fmt: skip
 
 
-def _per_sample(part: Objective, draws: int, generator: torch.Generator, callback: Any) -> dict[str, Any]:
+def _per_sample(part: Objective, draws: int, generator: torch.Generator, told: Told) -> Arrays:
     """Hutchinson's estimate for every sample, so that samples can be drawn again."""
     if draws < 2:
         raise UserError(f"draws={draws}: a standard error needs at least 2")
@@ -134,7 +149,7 @@ def _per_sample(part: Objective, draws: int, generator: torch.Generator, callbac
     for _ in range(draws):
         z = random_signs(part.num_parameters, generator, part.dtype, part.device)
         forms.append(part.quadratic_forms(z))
-        callback(1)
+        told(1)
     table, weights = np.stack(forms), part.weights.double().numpy()
     samples = table @ weights / weights.sum()
     value, error = mean_and_error(samples)
@@ -201,7 +216,7 @@ def _verify(rows: Rows, done: dict[int, Any], estimator: str, draws: int, seed: 
         for i, part in rows.present
     ]
     if rows.several and rows.complete and estimator == "hutchinson":
-        whole = _estimate(rows.whole, estimator, "hessian", draws, seed, 0, lambda n: None)
+        whole = _estimate(-1, rows.whole, estimator=estimator, kind="hessian", draws=draws, seed=seed, bootstrap=0)
         values = np.array([done[i]["value"] if i in done else np.nan for i in range(len(rows.parts))], dtype=float)
         checks.append(check_sum("all", values, rows.shares, float(whole["value"])))
     return checks

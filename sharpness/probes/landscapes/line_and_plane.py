@@ -17,7 +17,7 @@ from sharpness.objective import Objective
 from sharpness.probes.directions.direction_set import Directions
 from sharpness.probes.landscapes.adaptive_grid import Refinement, refine
 from sharpness.probes.landscapes.named_directions import named_directions
-from sharpness.probes.landscapes.precision import landscape_precision, spread_points, stands_out
+from sharpness.probes.landscapes.precision import landscape_precision, pays, spread_points, stands_out
 from sharpness.probes.shared.comparison import common_fields
 from sharpness.probes.shared.point_table import PointTable
 from sharpness.probes.shared.probe import Given, comparable
@@ -119,8 +119,9 @@ def plane(
         seed: of Gaussian directions, and of the start of the eigenvalue iteration.
         adaptive: evaluate where the surface bends and interpolate the rest to within this part of the relief, such as
             0.01: see :func:`~sharpness.probes.landscapes.adaptive_grid.refine`. Every point is evaluated if None.
-        precision: of forward passes: ``"float32"``, ``"bfloat16"``, or ``"auto"``, bfloat16 for large work on
-            hardware made for it. The error at the centre is in the result. ``"auto"`` compares both at nine points
+        precision: of forward passes: ``"float32"``, ``"bfloat16"``, or ``"auto"``, bfloat16 on hardware made for it
+            where a pass of each says that it saves time. The error at the centre is in the result. ``"auto"`` compares
+            both at nine points
             (three of a line), and takes float32 where the relief of the surface, or of a class, is not 100 times
             as large as the error, or the tolerance of ``adaptive`` not 10 times.
         resume: a folder for points that are done; a call with the same settings goes on with them.
@@ -196,7 +197,12 @@ def _evaluate(
     if precision == "auto" and chosen != own:
         exact = PointTable(objective, _displacement(points, directions), len(points), precision=own, **storage)
         some = spread_points(shape)
-        if not stands_out(table.evaluate(some)[:, :losses], exact.evaluate(some)[:, :losses], adaptive):
+        # What was begun goes on, whatever the clock says now: it would begin anew in another precision.
+        begun = table.done.any() or exact.done.any()
+        worthwhile = table.done.any() if begun else pays(table.seconds, exact.seconds, len(points), len(some), adaptive)
+        if not worthwhile:
+            table, chosen = exact, own
+        elif not stands_out(table.evaluate(some)[:, :losses], exact.evaluate(some)[:, :losses], adaptive):
             logger.info("%s: its relief is too small for %s, it is taken in %s", storage["what"], chosen, own)
             table, chosen = exact, own
     if chosen == own:

@@ -8,10 +8,13 @@ from sharpness.engine import fast_bfloat16
 from sharpness.errors import UserError, choose
 from sharpness.objective import Objective
 from sharpness.probes.landscapes.adaptive_grid import CLASS_TOLERANCE
+from sharpness.probes.shared.point_table import USUAL
 
 PRECISIONS = ("auto", "float32", "bfloat16")
-#: Floating-point operations from which a landscape is worth reduced precision: about a minute of two CPU cores.
-WORTHWHILE = 1e13
+#: Floating-point operations from which a landscape is worth the attempt: a second or two of two CPU cores.
+WORTHWHILE = 2e11
+#: The time that reduced precision must leave, of that of the model's own, comparisons included.
+GAIN = 0.8
 #: Smallest relief of a landscape over the error.
 RELIEF = 100.0
 #: Smallest tolerance of an interpolated landscape over the error. Interpolation takes noise for bends:
@@ -23,7 +26,7 @@ def landscape_precision(objective: Objective, precision: str, points: int) -> st
     """Resolve the precision of a landscape: ``"bfloat16"``, or the name of the model's own dtype.
 
     ``"auto"`` is bfloat16 for models in float32, on devices with instructions for it, where all points together take
-    at least ``WORTHWHILE`` operations.
+    at least ``WORTHWHILE`` operations; whether it :func:`pays` is known when a pass of each has been timed.
 
     Raises:
         UserError: an unknown precision, or another one than the model's.
@@ -36,6 +39,22 @@ def landscape_precision(objective: Objective, precision: str, points: int) -> st
     if precision != own and (precision == "float32" or own != "float32"):
         raise UserError(f"precision={precision!r}, but the model is in {own}: convert the model, or take 'auto'")
     return precision
+
+
+def pays(reduced: float, own: float, points: int, compared: int, adaptive: float | None = None) -> bool:
+    """True if a landscape takes less time in reduced precision, with some points in both, than in the model's own.
+
+    Args:
+        reduced, own: seconds of a pass.
+        points: all of them.
+        compared: those in both.
+        adaptive: the part of the relief that is to be resolved, where points are interpolated.
+
+    >>> pays(0.3, 1.0, 25, 9), pays(0.3, 1.0, 12, 9), pays(0.9, 1.0, 2601, 9)
+    (True, False, False)
+    """
+    evaluated = points if adaptive is None else max(compared, USUAL * points)
+    return reduced * evaluated + own * compared <= GAIN * own * evaluated
 
 
 def spread_points(shape: tuple[int, ...]) -> np.ndarray:

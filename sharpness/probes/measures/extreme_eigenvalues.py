@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from sharpness.curvature import interval
 from sharpness.errors import choose, require_whole
 from sharpness.objective.coordinates import COORDINATES
-from sharpness.probes.curvature.eigenvalues import eigenvalues
+from sharpness.probes.curvature.row_eigenvalues import RowEigenvalues
+from sharpness.probes.curvature.rows import rows_of
 from sharpness.probes.measures.measure import Measure, Passes, Subject, require_positive
 from sharpness.probes.shared.column import Column, sample_freedom
-from sharpness.results import EigenvalueResult
+from sharpness.progress import progress
 
 #: Products that a run of Lanczos usually takes, for the estimate beforehand.
 PRODUCTS = 40
@@ -44,37 +45,39 @@ class Lanczos:
 
 
 def ends_of_spectra(subject: Subject, settings: Lanczos) -> dict[str, Column]:
-    """Both ends of the spectra; what has not converged is NaN, and named in a warning."""
-    objective, present = subject.objective, np.flatnonzero(subject.objective.class_samples)
+    """The ends of the spectra that the table asks for; what has not converged is NaN, and named in a warning.
 
-    def solved(per_class: bool) -> EigenvalueResult:
-        found = eigenvalues(
-            objective, 1, "both", per_class, tol=settings.tol, max_iterations=settings.max_iterations,
-            seed=settings.seed, coordinates=settings.coordinates, keep_vectors=False, standard_errors=True,
-            resume=subject.resume,
-        )  # fmt: skip
-        assert isinstance(found, EigenvalueResult) and found.standard_errors is not None
-        return found
-
-    classes = solved(True)
-    # Where a single class has samples, they are all samples: its spectrum is not computed twice.
-    whole = {name: getattr(classes, name)[present[0]] for name in ("values", "standard_errors", "converged")}
-    if len(present) > 1:
-        overall = solved(False)
-        whole = {name: getattr(overall, name) for name in whole}
-    values, errors, converged = (np.concatenate([getattr(classes, name), row[None]]) for name, row in whole.items())
-    names = {len(classes.values): "all samples"} | {int(c): objective.class_names[c] for c in present}
-    missing = [name for row, name in names.items() if not converged[row].all()]
+    All samples are a row beside the classes, so that it is done while others are.
+    """
+    objective, ends = subject.objective, [name for name in ("lambda_max", "lambda_min") if name in subject.names]
+    which = "both" if len(ends) > 1 else "LA" if ends == ["lambda_max"] else "SA"
+    rows = rows_of(objective, True, coordinates=settings.coordinates)
+    present = [i for i, _ in rows.present]
+    if len(present) > 1:  # where a single class has samples, they are all samples
+        rows = replace(rows, parts=(*rows.parts, rows.whole), names=(*rows.names, "all samples"))
+    fields = rows.fields(probe="ends of spectra", which=which, **asdict(settings))
+    work = rows.work(subject.resume, fields["provenance"])
+    task = RowEigenvalues(work, 1, which, settings.tol, settings.max_iterations, settings.seed, standard_errors=True)
+    with progress(None, "eigenvalues", "products") as bar:
+        done = rows.map(work, task, bar, subject.executor, basis=settings.max_iterations)
+    done[objective.num_classes] = done[max(done)]
+    shape = (objective.num_classes + 1, len(ends))
+    values, errors, converged = np.full(shape, np.nan), np.full(shape, np.nan), np.ones(shape, dtype=bool)
+    for row, found in done.items():
+        # A model of one parameter has one eigenvalue, which is both.
+        values[row], errors[row], converged[row] = found["values"], found["errors"], found["converged"]
+    named = {objective.num_classes: "all samples"} | {i: objective.class_names[i] for i in present}
+    missing = [name for row, name in named.items() if not converged[row].all()]
     if missing:
         logger.warning(
             "%s: not converged to tol=%g in max_iterations=%s, and left out: eigenvalues of %s",
             subject.label or "the model", settings.tol, settings.max_iterations, ", ".join(missing),
         )  # fmt: skip
     values = np.where(converged, values, np.nan)
-    ends = interval(values, errors, sample_freedom(objective)[:, None], keeps_sign=True)
+    limits = interval(values, errors, sample_freedom(objective)[:, None], keeps_sign=True)
     return {
-        name: Column.of_images(objective, values[:, end], errors[:, end], ends[..., end])
-        for end, name in enumerate(("lambda_max", "lambda_min"))
+        name: Column.of_images(objective, values[:, end], errors[:, end], limits[..., end])
+        for end, name in enumerate(ends)
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,15 +28,19 @@ class Subject:
 
     Attributes:
         base: losses and answers at its weights.
+        names: measures of the table: what gives several computes those.
         resume: folder of unfinished work.
         label: of the model, for warnings.
+        executor: does what can be done side by side, in threads of this process unless given.
         known: columns of the table that are there already, by name.
     """
 
     objective: Objective
     base: SampleSums
+    names: tuple[str, ...] = ()
     resume: Path | None = None
     label: str | None = None
+    executor: Executor | None = None
     known: Mapping[str, Column] = field(default_factory=dict)
 
 

@@ -85,9 +85,7 @@ def fisher_rao_norm(subject: Subject, settings: NoSettings) -> dict[str, Column]
     """
     objective = subject.objective
     weights = torch.cat([p.detach().reshape(-1) for p in objective.parameters])
-    squares = means_over_images(subject, "fisher_rao_norm", objective.derivatives_along(weights)[0] ** 2)[
-        "fisher_rao_norm"
-    ].rows
+    squares = means_over_images(subject, "fisher_rao_norm", objective.slopes(weights) ** 2)["fisher_rao_norm"].rows
     classes = objective.num_classes + 1
     with np.errstate(divide="ignore", invalid="ignore"):
         values = np.sqrt(squares.value[:classes])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -41,9 +41,8 @@ def soft_rank(subject: Subject, settings: SoftRank) -> dict[str, Column]:
         chosen = Hutchinson(settings.trace_draws, settings.seed, settings.coordinates)
         known |= hessian_trace(subject, chosen)
     if "lambda_max" not in known:
-        known |= ends_of_spectra(
-            subject, Lanczos(settings.tol, settings.max_iterations, settings.seed, settings.coordinates)
-        )
+        ends = Lanczos(settings.tol, settings.max_iterations, settings.seed, settings.coordinates)
+        known |= ends_of_spectra(replace(subject, names=("lambda_max",)), ends)
     rows = subject.objective.num_classes + 1
     top = known["lambda_max"].rows.value[:rows]
     with np.errstate(divide="ignore", invalid="ignore"):

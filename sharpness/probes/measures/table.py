@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FunctionType
@@ -51,6 +52,7 @@ def measure(
     coordinates: str = Lanczos.coordinates,
     seed: int = 0,
     resume: str | Path | None = None,
+    executor: Executor | None = None,
     **options: Any,
 ) -> MeasureResult | Comparison[MeasureResult]:
     r"""Measure a model: a row per class, a column per measure, each with its standard error and an interval of 95 %.
@@ -110,6 +112,8 @@ def measure(
         seed: of directions, vectors and starts.
         resume: a folder for finished and unfinished work; the same call goes on there, model by model and class by
             class.
+        executor: does the eigenvalues and traces of classes, each a task that can be pickled; threads of this process
+            that share its processors unless given.
         options: of :class:`~sharpness.Objective` for models, or of :func:`checkpoint_objective` for checkpoints.
 
     Returns:
@@ -139,13 +143,13 @@ def measure(
         if isinstance(subject, str | Path):
             subject = load_checkpoint(subject)
         label = subject.label if isinstance(subject, Checkpoint) else None
-        return _measure_one(as_objective(subject, **options), asked, train_counts, folder, label=label)
+        return _measure_one(as_objective(subject, **options), asked, train_counts, folder, executor, label=label)
     own_losses = options.get("loss") == "training"
     models = side_by_side(subject, lambda one: as_objective(one, **options), own_losses)
     left = iter(range(len(models), 0, -1))
 
     def table(one: Training) -> MeasureResult:
-        return _measure_one(one.subject, asked, train_counts, folder, next(left), one.label, one.run)
+        return _measure_one(one.subject, asked, train_counts, folder, executor, next(left), one.label, one.run)
 
     return compared(models, table)
 
@@ -224,6 +228,7 @@ def _measure_one(
     asked: Asked,
     train_counts: Sequence[int] | None,
     folder: Path | None,
+    executor: Executor | None = None,
     models: int = 1,
     label: str | None = None,
     run: str | None = None,
@@ -254,9 +259,11 @@ def _measure_one(
     def compute() -> MeasureResult:
         _announce(subject, settings, models, label)
         columns: dict[str, Column] = {}
-        for measure, chosen in settings.items():
-            if measure.name not in columns:  # one computation may give several
-                columns |= measure.compute(Subject(subject, base, folder, label, columns), chosen)
+        about = Subject(subject, base, names, folder, label, executor, columns)
+        with subject.checked(base):
+            for measure, chosen in settings.items():
+                if measure.name not in columns:  # one computation may give several
+                    columns |= measure.compute(about, chosen)
         described = {measure.name: measure.shown_with(chosen) for measure, chosen in settings.items()}
         result = table_of({name: columns[name] for name in names}, counts, described=described, **fields)
         result.provenance["saturated"] = _saturated(subject, base)

@@ -40,7 +40,7 @@ def hessian_trace(subject: Subject, settings: Hutchinson) -> dict[str, Column]:
     """
     found = trace(
         subject.objective, True, settings.trace_draws, settings.seed, coordinates=settings.coordinates,
-        resume=subject.resume,
+        resume=subject.resume, executor=subject.executor,
     )  # fmt: skip
     assert isinstance(found, MeasureResult)
     return {"trace": Column.of_result(found, "trace", found.over[0])}

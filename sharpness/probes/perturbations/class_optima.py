@@ -197,7 +197,7 @@ class _Search:
             if length > 0:
                 bent, solved = self._solve(part, found.displacement / length, update)
                 found.products += solved
-                found.length_error = mean_error(part.derivatives_along(bent)[0], weights)
+                found.length_error = mean_error(part.slopes(bent), weights)
 
 
 def _cosines(vectors: np.ndarray) -> np.ndarray:

@@ -38,6 +38,7 @@ class PointTable:
         done: (number,) whether a point was evaluated.
         rows: (number, 1 + 2C): the three side by side.
         center: (1 + 2C,): the same at w.
+        seconds: that the centre took, added up over processes.
     """
 
     def __init__(
@@ -55,7 +56,10 @@ class PointTable:
         self.rows = np.full((number, 1 + 2 * self.classes), np.nan)
         self.done = np.zeros(number, dtype=bool)
         self._evaluation = objective.evaluation(precision)
+        start = time.perf_counter()
         self.center = self._row(None)
+        # The same number in all processes: what it decides must not differ between them.
+        self.seconds = float(distributed.total(torch.tensor(time.perf_counter() - start, dtype=torch.float64)))
         self._work = Work(folder, self._settings(precision, settings or {}))
         self._bar: Any = None
         self._load()

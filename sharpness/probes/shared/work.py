@@ -123,13 +123,17 @@ class Work:
         if isinstance(folder, str | Path):
             folder = WorkFolder(folder)
         self.folder = None if folder is None else folder.of(key_of(settings))
-        self._written, self._took = time.monotonic(), 0.0
+        self._begun, self._took = time.monotonic(), 0.0
+        self._written: dict[str, float] = {}
 
     @property
     def due(self) -> bool:
         """True if it is time to write unfinished work."""
+        return self._due(max(self._written.values(), default=self._begun))
+
+    def _due(self, written: float) -> bool:
         wait = INTERVAL * max(1.0, self._took / QUICK)
-        return self.folder is not None and time.monotonic() - self._written >= wait
+        return self.folder is not None and time.monotonic() - written >= wait
 
     def load(self, name: str) -> Arrays | None:
         """Read what was saved; None where nothing was, or the file is damaged, with a line about it."""
@@ -161,28 +165,37 @@ class Work:
     def rows(self, rows: Iterable[int], compute: Callable[[int], Arrays]) -> Iterator[tuple[int, Arrays]]:
         """Read the arrays of every row, or compute and save them."""
         for row in rows:
-            found = self.load(f"row-{row:04d}")
+            found = self.row(row)
             if found is None:
                 found = compute(row)
-                self.save(f"row-{row:04d}", found)
-                self._drop(f"unfinished-{row:04d}")
+                self.save_row(row, found)
             yield row, found
+
+    def row(self, row: int) -> Arrays | None:
+        """The arrays of a row that is done; None of another."""
+        return self.load(f"row-{row:04d}")
+
+    def save_row(self, row: int, arrays: Arrays) -> None:
+        """Write the arrays of a row that is done."""
+        self.save(f"row-{row:04d}", arrays)
+        self._drop(f"unfinished-{row:04d}")
 
     def unfinished(self, row: int) -> Arrays | None:
         """The arrays of an interrupted row; None without one."""
         return self.load(f"unfinished-{row:04d}")
 
     def save_unfinished(self, row: int, arrays: Callable[[], Mapping[str, Any]]) -> None:
-        """Write the arrays of an unfinished row, if it is due."""
-        if self.due:
-            self.save(f"unfinished-{row:04d}", arrays())
+        """Write the arrays of an unfinished row, if it is due; rows under way at the same time do not wait in turn."""
+        name = f"unfinished-{row:04d}"
+        if self._due(self._written.get(name, self._begun)):
+            self.save(name, arrays())
 
     def _write(self, name: str, arrays: Mapping[str, Any]) -> None:
         assert self.folder is not None
         start = time.monotonic()
         write_arrays(self.folder / f"{name}.npz", arrays)
-        self._written = time.monotonic()
-        self._took = self._written - start
+        self._written[name] = time.monotonic()
+        self._took = self._written[name] - start
 
     def _drop(self, name: str) -> None:
         if self.folder is not None and distributed.rank() == 0:

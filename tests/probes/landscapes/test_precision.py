@@ -38,6 +38,7 @@ def objective():
 def worthwhile(monkeypatch):
     """Any work is large, and the hardware is made for bfloat16."""
     monkeypatch.setattr(precision, "WORTHWHILE", 0)
+    monkeypatch.setattr(precision, "GAIN", np.inf)
     monkeypatch.setattr(precision, "fast_bfloat16", lambda device: True)
 
 
@@ -139,6 +140,18 @@ def test_what_is_asked_for_is_never_replaced(objective, worthwhile, caplog):
     found = plane(objective, (-1e-4, 1e-4, 3), (-1e-4, 1e-4, 3), precision="bfloat16")
     assert found.precision == "bfloat16"
     assert not caplog.text
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(np.inf, "bfloat16"), (0.0, "float32")])
+def test_a_pass_of_each_decides_and_what_was_begun_goes_on(
+    objective, worthwhile, gain, expected, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(precision, "GAIN", gain)
+    begun = plane(objective, *RANGES, resume=tmp_path)
+    assert begun.precision == expected
+    monkeypatch.setattr(precision, "GAIN", 0.0 if gain else np.inf)
+    assert plane(objective, *RANGES, resume=tmp_path).to_dataset().identical(begun.to_dataset())
+    assert plane(objective, *RANGES).precision != expected
 
 
 def test_a_folder_of_one_precision_is_not_read_by_another(objective, tmp_path):

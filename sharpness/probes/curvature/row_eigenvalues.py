@@ -1,0 +1,95 @@
+"""The extreme eigenvalues of one row, as a task that any worker can do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from sharpness.curvature import Eigenpairs, LanczosState, lanczos
+from sharpness.engine import CurvatureOperator, mean_error
+from sharpness.objective import Objective
+from sharpness.probes.curvature.resampling import resampled_ends
+from sharpness.probes.curvature.rows import Told, unheard
+from sharpness.probes.curvature.start_vectors import start_vector
+from sharpness.probes.shared.work import Arrays, Work
+
+#: Quadratic forms below this part of the largest eigenvalue are rounding.
+SEEN = 1e-6
+
+
+@dataclass(frozen=True)
+class RowEigenvalues:
+    """Solves a row: call it with its number and its objective. The arguments are those of ``eigenvalues``.
+
+    Args:
+        work: where a run that is interrupted is kept.
+    """
+
+    work: Work
+    k: int
+    which: str
+    tol: float
+    max_iterations: int
+    seed: int
+    kind: str = "hessian"
+    bootstrap: int = 0
+    standard_errors: bool = False
+    keep_vectors: bool = False
+
+    def __call__(self, row: int, part: Objective, told: Told = unheard) -> Arrays:
+        """The arrays of the row, after any number of calls of ``told`` with a number of products."""
+        with part.operator(kind=self.kind) as operator:
+            kept = self.work.unfinished(row)
+            state = None if kept is None else LanczosState.of(kept, part.device)
+            told(0 if state is None else state.products)
+            start = None
+            if state is None and operator.keeps:
+                start = start_vector(operator.gradient(), [p.numel() for p in part.parameters], self.which)
+            pairs = lanczos(
+                operator,
+                operator.size,
+                self.k,
+                self.which,
+                tol=self.tol,
+                max_iterations=self.max_iterations,
+                # A generator for every row, so that its start vector is the same whichever rows are done already.
+                generator=torch.Generator().manual_seed(self.seed),
+                dtype=part.dtype,
+                device=part.device,
+                start=start,
+                callback=told,
+                checkpoint=lambda state: self.work.save_unfinished(row, state.arrays),
+                state=state,
+            )
+            found = self._numbers(part, operator, pairs)
+            if self.bootstrap:
+                ends, more = resampled_ends(part, operator, pairs, self.which, self.k, self.bootstrap, self.seed)
+                found |= dict(zip(("lower", "upper"), ends, strict=True))
+                found["products"] = pairs.products + more
+                told(more)
+        return found
+
+    def _numbers(self, part: Objective, operator: CurvatureOperator, pairs: Eigenpairs) -> dict[str, Any]:
+        numbers: dict[str, Any] = {
+            "values": pairs.values,
+            "residuals": pairs.residuals,
+            "converged": pairs.converged,
+            "products": pairs.products,
+        }
+        if self.keep_vectors:
+            numbers["vectors"] = pairs.vectors.cpu().numpy()
+        if self.bootstrap or self.standard_errors:
+            weights = part.weights.double().numpy()
+            forms = [part.quadratic_forms(v, operator=operator) for v in pairs.vectors]
+            numbers["errors"] = np.array([mean_error(f, weights) for f in forms])
+            sizes = np.abs(forms) * weights
+            total = sizes.sum(axis=1)
+            # Along a direction that no sample sees, such as a shift of all logits, they are rounding: nobody has a
+            # share.
+            seen = total > SEEN * weights.sum() * np.abs(pairs.values).max()
+            with np.errstate(invalid="ignore", divide="ignore"):
+                numbers["top_share"] = np.where(seen, sizes.max(axis=1) / total, np.nan)
+        return numbers
