@@ -133,7 +133,8 @@ class OptimaResult(Result):
         settings: dict[str, Any] = {"label": "cosine of displacements", "log": False, "ylabel": "Class"}
         settings |= {"limits": (-1.0, 1.0), "annotated": True} | options
         if len(values) == 1:
-            return plot_layer_class(*values.values(), names, names, ax, **applying(plot_layer_class, settings))
+            (only,) = values.values()
+            return plot_layer_class(only, names, names, ax, **applying(plot_layer_class, settings))
         if ax is not None:
             raise UserError("ax: a panel for each model is a figure of its own: leave it out, or draw one model")
         settings.setdefault("columns", 2)

@@ -1,4 +1,4 @@
-r"""Where each class wants to go: displacements to the classes' own optima, by damped Gauss-Newton steps."""
+r"""Displacements to the classes' own optima, where each class wants to go, by damped Gauss-Newton steps."""
 
 from __future__ import annotations
 
@@ -103,6 +103,7 @@ def class_optima(
             vectors[i] = found.displacement.cpu().numpy()
             numbers[:, i] = length / norm, found.length_error / norm, found.start, found.loss, found.loss_error
             converged[i], products[i] = found.converged, found.products
+    # Every class at every optimum: who pays for what serves another.
     losses_at = np.full((count, count), np.nan)
     parts = dict(rows.present)
     for i in parts:
