@@ -44,12 +44,12 @@ def choose(kind: str, value: object, choices: Sequence[str | None]) -> None:
 
 
 def require_whole(name: str, value: object, least: int = 0, why: str = "") -> None:
-    """Raise a :class:`UserError` unless ``value`` is a whole number, at least so large; ``why`` ends the message.
+    """Raise a :class:`UserError` unless ``value`` is an integer, at least so large; ``why`` ends the message.
 
     >>> require_whole("steps", 3, least=1)
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise UserError(f"{name}={value!r}: give a whole number, at least {least}{why}")
+        raise UserError(f"{name}={value!r}: give an integer, at least {least}{why}")
 
 
 def shown(text: str, limit: int = 80) -> str:

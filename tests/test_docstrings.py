@@ -29,11 +29,7 @@ def test_a_public_function_is_documented_in_full(name):
     assert sorted(documented) == sorted(inspect.signature(getattr(sharpness, name)).parameters)
 
 
-#: Examples of these would train, or need files that somebody else has written.
-WITHOUT_EXAMPLE = {"load_checkpoint", "load_result"}
-
-
-@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in WITHOUT_EXAMPLE])
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_public_function_has_an_example(name):
     assert ">>> " in sections(name)[0]
 

@@ -270,7 +270,7 @@ SQUARE = lambda u, t: (u.squeeze(1) - t) ** 2  # noqa: E731
         (lambda: Objective(mlp(3), (X, HALF), nn.CrossEntropyLoss(reduction="none")), r"the loss raised .* of float32"),
         (lambda: Objective(mlp(1), (X, HALF), SQUARE, classes=[0, 1]), "2 entries for 6 samples"),
         (lambda: Objective(mlp(1), (X, HALF), SQUARE, classes=[0, 1, 2, 0, -1, 2]), "-1 of sample 4 .* below 0"),
-        (lambda: Objective(mlp(1), (X, HALF), SQUARE, classes=HALF), "one whole number per sample"),
+        (lambda: Objective(mlp(1), (X, HALF), SQUARE, classes=HALF), "one integer per sample"),
         (lambda: Objective(mlp(1), (X, HALF), SQUARE, classes=list("aabbcc")), "names, such as 'a': .* group_by="),
         (lambda: Objective(mlp(1), (X, HALF), SQUARE, classes=Y, group_by=Y), "give one of them"),
         (lambda: Objective(mlp(1), (X, HALF), SQUARE, classes=Y, num_classes=2), "class 2 of sample 2 is outside 0..1"),

@@ -67,6 +67,10 @@ def load_checkpoint(
     Raises:
         UserError: the file is missing, broken, of no known kind or from a newer version, or its entries do not fit;
             an option that does not apply to it.
+
+    >>> checkpoint = load_checkpoint("zoo:ce")
+    >>> checkpoint.manifest.method, checkpoint.manifest.model.num_classes, checkpoint.model.training
+    ('ce', 10, False)
     """
     path = file_of(Path(path))
     choose("weights", weights, WEIGHTS)

@@ -15,6 +15,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 import click
 
 import sharpness
+from sharpness.cli.conflicts import conflicts
 from sharpness.cli.correlate import correlate
 from sharpness.cli.data import data
 from sharpness.cli.figures import demo, figures
@@ -34,7 +35,7 @@ def cli() -> None:
     """Per-class sharpness of deep long-tailed recognition: how flat is a minimum for every class?"""
 
 
-for command in (train, measure, spectrum, landscape, inspect, correlate, data, figures, demo):
+for command in (train, measure, spectrum, landscape, conflicts, inspect, correlate, data, figures, demo):
     cli.add_command(command)
 
 

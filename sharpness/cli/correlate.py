@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 import sharpness
-from sharpness.cli.options import OneExample
+from sharpness.cli.options import OneExample, look_options, picture_look
 from sharpness.cli.output import require_file, require_picture, save_drawn, say, write
 
 
@@ -28,9 +29,10 @@ from sharpness.cli.output import require_file, require_picture, save_drawn, say,
     show_default=True,
     help="Dots of the picture: checkpoints, or classes of checkpoints.",
 )
+@look_options
 def correlate(
     table: str, test: str | None, measures: str, resamples: int, seed: int, output: str | None, figure: str | None,
-    over: str,
+    over: str, **look: Any,
 ) -> None:  # fmt: skip
     """Print the rank correlation of measures with accuracy, and with the gap between training and test.
 
@@ -43,8 +45,9 @@ def correlate(
     require_picture("--plot", figure)
     names = [name.strip() for name in measures.split(",") if name.strip()] or None
     found = sharpness.correlate(table, test, measures=names, resamples=resamples, seed=seed)
+    options = picture_look(look, dict.fromkeys(found.points["model"]), figure is not None)
     if output is not None:
         write(found.to_frame(), Path(output))
     if figure is not None:
-        save_drawn(found.plot(over), Path(figure), err=True)
+        save_drawn(found.plot(over, **options), Path(figure), found.caption(over), err=True)
     say(str(found))

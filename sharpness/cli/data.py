@@ -105,8 +105,7 @@ def prepare(
     Example: sharpness data prepare --data imagenet-lt --data-root /data/imagenet --lists lists -o prepared --workers 8
     """
     from sharpness.data.listed_data import find_lists
-    from sharpness.data.prepared import lost_in_words
-    from sharpness.data.prepared import prepare as prepare_images
+    from sharpness.data.prepared import lost_in_words, prepare as prepare_images
 
     require_folder("--out", out)
     transform = _transform(size, resize)

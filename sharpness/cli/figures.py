@@ -9,7 +9,18 @@ from click.core import ParameterSource
 
 import sharpness
 from sharpness.cli.names import FIGURE_METHODS, STUDY_METHODS, STUDY_OPERATIONS
-from sharpness.cli.options import Offered, OneExample, data_options, load_described, training_options, training_settings
+from sharpness.cli.options import (
+    JOBS,
+    LIMIT,
+    LOSS,
+    SEEDS,
+    Offered,
+    OneExample,
+    data_options,
+    load_described,
+    training_options,
+    training_settings,
+)
 from sharpness.cli.output import require_folder, say
 from sharpness.errors import UserError, choose
 
@@ -42,8 +53,8 @@ STUDY_OPTIONS = {
     show_default=True,
     help="Flattening operations to compare, of --study flattening.",
 )
-@click.option("--seeds", default="0,1,2", show_default=True, help="Seeds of the trainings of every method.")
-@click.option("--jobs", type=int, help="Number of trainings at a time. [one per processor, up to 4; 1 with a GPU]")
+@SEEDS
+@JOBS
 @click.option("--rho-scale", type=float, help="Factor of CC-SAM's radius, of --study microbenchmark. [0.01]")
 @data_options
 @training_options
@@ -59,14 +70,11 @@ STUDY_OPTIONS = {
     help="Relative error to which its planes are interpolated; 0 to evaluate every point.",
 )
 @click.option("--range", "extent", default=0.5, show_default=True, help="Half the side of its planes, in filter norms.")
-@click.option("--split", default="train", show_default=True, help="Images to probe: train or test.")
 @click.option(
-    "--loss",
-    default="ce",
-    show_default=True,
-    help="Loss to probe: ce (cross-entropy of calibrated logits) or training.",
+    "--split", type=click.Choice(["train", "val", "test"]), default="train", help="Split of the data. [train]"
 )
-@click.option("--limit-per-class", type=int, help="Largest number of images of every class to probe.")
+@LOSS
+@LIMIT
 @click.option(
     "--measures",
     cls=Offered,
@@ -130,8 +138,8 @@ def integers(text: str) -> list[int]:
 
 @click.command(cls=OneExample)
 @click.option("--epochs", default=40, show_default=True, help="Epochs of the first stage of every method.")
-@click.option("--seeds", default="0,1,2", show_default=True, help="Seeds of the trainings of every method.")
-@click.option("--jobs", type=int, help="Number of trainings at a time. [one per processor, up to 4; 1 with a GPU]")
+@SEEDS
+@JOBS
 @click.option("--out", type=click.Path(), default="out/demo", show_default=True, help="Folder for the figures.")
 @click.option(
     "--runs", type=click.Path(), default="runs/demo", show_default=True, help="Folder for the trained models."

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import sharpness
-from sharpness.cli.options import OneExample, picture_look, probing_options, split_of
+from sharpness.cli.options import PARAMETERS, OneExample, picture_look, probing_options, split_of
 from sharpness.cli.output import require_folder, save_drawn, say, write
 from sharpness.cli.work import finish, work_of
 from sharpness.errors import UserError, choose
@@ -49,12 +49,7 @@ if TYPE_CHECKING:
 @click.option(
     "--precision", default="auto", show_default=True, help="Precision of forward passes: auto, float32 or bfloat16."
 )
-@click.option(
-    "--parameters",
-    default="all",
-    show_default=True,
-    help="Parameters in scope: all, backbone, classifier or a pattern of names.",
-)
+@PARAMETERS
 @click.option(
     "--batchnorm", default="eval", show_default=True, help="BatchNorm statistics: eval, or recalibrate at every point."
 )
@@ -186,6 +181,7 @@ def _draw(
     import numpy as np
 
     from sharpness.engine import distributed
+    from sharpness.results.caption import caption
     from sharpness.results.pictures import subset_title
 
     if distributed.rank() != 0:
@@ -210,7 +206,8 @@ def _draw(
             drawn = results.plot(of=rows, quantity=quantity, **options)
             name = f"{'contour' if kind == 'filled' else kind}{_of(quantity)}{suffix}"
             drawn_rows = ", ".join(subset_title(first, row) for row in rows)
-            save_drawn(drawn, folder / name, f"{quantity.capitalize()} over a {what}: {drawn_rows}", results, split)
+            told = caption(f"{quantity.capitalize()} over a {what}: {drawn_rows}", results, split)
+            save_drawn(drawn, folder / name, told)
 
 
 def _of(quantity: str) -> str:

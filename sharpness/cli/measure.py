@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 import sharpness
 from sharpness.cli.names import UNUSUAL_MEASURES
-from sharpness.cli.options import Offered, OneExample, coordinates_option, picture_look, probing_options, split_of
-from sharpness.cli.output import (
-    RESULTS,
-    alone,
-    as_noted,
-    as_records,
-    require_file,
-    require_picture,
-    save_drawn,
-    say,
-    write_results,
+from sharpness.cli.options import (
+    PARAMETERS,
+    TOL,
+    Offered,
+    OneExample,
+    coordinates_option,
+    picture_look,
+    probing_options,
+    result_options,
+    split_of,
 )
-from sharpness.cli.work import finish, work_beside
+from sharpness.cli.output import RESULTS, deliver, require_file, require_picture, say
+from sharpness.cli.work import work_beside
 from sharpness.registries import MEASURES
 
 
@@ -41,33 +40,16 @@ from sharpness.registries import MEASURES
 @click.option("--draws", default=5, show_default=True, help="Number of random perturbations.")
 @click.option("--rho", default=0.05, show_default=True, help="Radius of the worst-case perturbation.")
 @click.option("--trace-draws", default=30, show_default=True, help="Number of random vectors for the trace.")
-@click.option(
-    "--tol",
-    default=1e-3,
-    show_default=True,
-    help="Tolerated residual of an eigenvalue, relative to the largest one; 5 times as much relative to itself.",
-)
+@TOL
 @click.option(
     "--max-iterations", default=100, show_default=True, help="Largest number of products for each end of a spectrum."
 )
-@click.option(
-    "--parameters",
-    default="all",
-    show_default=True,
-    help="Parameters in scope: all, backbone, classifier or a pattern of names.",
-)
+@PARAMETERS
 @click.option("--seed", default=0, show_default=True, help="Seed of random perturbations and start vectors.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(),
-    help="File for the results: .csv, .json, .nc, or .tex for a LaTeX table.",
-)
-@click.option("--plot", "figure", type=click.Path(), help="Draw every measure as well, as PDF and PNG.")
+@result_options
 def measure(
     checkpoints: tuple[str, ...], measures: str, radius: float, draws: int, rho: float, trace_draws: int,
-    tol: float, max_iterations: int, parameters: str, seed: int, as_json: bool, output: str | None, figure: str | None,
+    tol: float, max_iterations: int, parameters: str, seed: int, as_json: bool, output: str | None, plot: str | None,
     coordinates: str, **probed: Any,
 ) -> None:  # fmt: skip
     """Print the per-class table of checkpoints: accuracy, loss, eigenvalues, rises of the loss, standard errors.
@@ -79,18 +61,20 @@ def measure(
     Example: sharpness measure runs/ldam/last.pt -o ldam.csv
     """
     from sharpness.cli.subjects import single, subjects
-    from sharpness.engine import distributed
     from sharpness.probes.shared.unseen_images import unseen
     from sharpness.results import Comparison
+    from sharpness.results.caption import caption
+    from sharpness.results.comparison import first_of
 
+    # First of all, because a wrong name of a file must be told before hours of work.
     require_file("-o", output, RESULTS)
-    require_picture("--plot", figure)
+    require_picture("--plot", plot)
     read, options = subjects(checkpoints, probed)
-    look = picture_look(probed, read, figure is not None)
+    look = picture_look(probed, read, plot is not None)
     for checkpoint in single(read):
         if remark := unseen(checkpoint, **options):
             say(f"sharpness: {checkpoint.path}: suspicious: {remark}", err=True)
-    written = output or figure
+    written = output or plot
     work, partial = work_beside(written) if written is not None else (None, None)
     chosen: dict[str, Any] = {"measures": measures} if measures else {}
     results = sharpness.measure(
@@ -98,11 +82,8 @@ def measure(
         coordinates=coordinates, seed=seed, resume=partial, parameters=parameters, **chosen, **options,
     )  # fmt: skip
     assert isinstance(results, Comparison)
-    # What took hours is on the disk before anything is printed to a pipe that may be closed.
-    if output is not None and distributed.rank() == 0:
-        write_results(results, Path(output))
-    if figure is not None and distributed.rank() == 0:
-        what = f"Measures of every class: {', '.join(results.each()[next(iter(results.each()))].names)}"
-        save_drawn(results.plot(measure="all", **look), Path(figure), what, results, split_of(probed), err=True)
-    finish(work)
-    say(as_records(alone(results).to_frame()) if as_json else as_noted(results))
+    what = f"Measures of every class: {', '.join(first_of(results).names)}"
+    deliver(
+        results, lambda: results.plot(measure="all", **look), lambda: caption(what, results, split_of(probed)), work,
+        as_json=as_json, output=output, plot=plot,
+    )  # fmt: skip

@@ -62,9 +62,55 @@ def several(command: Command, options: list[Command]) -> Command:
     return command
 
 
+#: Options that several commands have.
+# One option for every place of images: CIFAR's, those of lists, and prepared ones.
+DATA_ROOT = click.option(
+    "--data-root",
+    type=click.Path(),
+    help="Folder of the CIFAR files, else $SHARPNESS_DATA; of listed images, or of prepared ones.",
+)
+DEVICE = click.option("--device", help="Device to compute on, such as cpu or cuda:0. [a GPU if there is one]")
+LIMIT = click.option("--limit-per-class", type=int, help="Largest number of images of every class, for a quick look.")
+LOSS = click.option(
+    "--loss",
+    default="ce",
+    show_default=True,
+    help="Loss to probe: ce (cross-entropy of calibrated logits) or training.",
+)
+PARAMETERS = click.option(
+    "--parameters",
+    default="all",
+    show_default=True,
+    help="Parameters in scope: all, backbone, classifier or a pattern of names.",
+)
+TOL = click.option(
+    "--tol",
+    default=1e-3,
+    show_default=True,
+    help="Tolerated residual of an eigenvalue, relative to the largest one; 5 times as much relative to itself.",
+)
+SEEDS = click.option("--seeds", default="0,1,2", show_default=True, help="Seeds of the trainings of every method.")
+JOBS = click.option(
+    "--jobs", type=int, help="Number of trainings at a time. [one per processor, up to 4; 1 with a GPU]"
+)
+
+
+def result_options(command: Command) -> Command:
+    """Options of what is printed and written of results."""
+    output = "File for the results: .csv, .json, .nc, or .tex for a LaTeX table."
+    return several(
+        command,
+        [
+            click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
+            click.option("-o", "--output", type=click.Path(), help=output),
+            click.option("--plot", type=click.Path(), help="Draw the results as well, as PDF and PNG."),
+        ],
+    )
+
+
 def data_options(command: Command) -> Command:
     """Options that describe a long-tailed data set."""
-    # One option for every place of images: CIFAR's, those of lists, and prepared ones.
+    # Their defaults are those of each data set: none is given here, so that what is given counts as asked for.
     return several(
         command,
         [
@@ -76,11 +122,7 @@ def data_options(command: Command) -> Command:
                 registry="datasets",
                 help=f"Data set: one of {', '.join(DATASETS.built_in())}.",
             ),
-            click.option(
-                "--data-root",
-                type=click.Path(),
-                help="Folder of the CIFAR files, else $SHARPNESS_DATA; of listed images, or of prepared ones.",
-            ),
+            DATA_ROOT,
             click.option("--lists", type=click.Path(), help="Folder of the lists of listed images. [the data root]"),
             click.option("--download", is_flag=True, help="Fetch the official CIFAR archive if it is missing."),
             click.option("--profile", help="Shape of the long tail: exp or step. [exp]"),
@@ -107,19 +149,13 @@ def file_options(command: Command) -> Command:
                 type=click.Choice(["train", "val", "test"]),
                 help="Split of recorded or named data. [train; inspect: test]",
             ),
-            click.option(
-                "--limit-per-class", type=int, help="Largest number of images of every class, for a quick look."
-            ),
+            LIMIT,
             click.option("--data", help="Data set of a foreign file, such as cifar10-lt."),
             click.option(
                 "--imbalance", type=float, help="Imbalance factor of that data set. [the one of the file's family]"
             ),
             click.option("--subset", help="Rule for the images of it that are kept. [the one of the file's family]"),
-            click.option(
-                "--data-root",
-                type=click.Path(),
-                help="Folder of the CIFAR files, else $SHARPNESS_DATA; of listed images, or of prepared ones.",
-            ),
+            DATA_ROOT,
             click.option("--download", is_flag=True, default=None, help="Fetch the CIFAR archive if it is missing."),
             click.option(
                 "--images",
@@ -178,19 +214,13 @@ def file_options(command: Command) -> Command:
                 type=click.Choice(["model", "ema", "swa"]),
                 help="Weights to read, if the file has several.",
             ),
-            click.option("--device", help="Device to compute on, such as cpu or cuda:0. [a GPU if there is one]"),
+            DEVICE,
         ],
     )
 
 
 def probing_options(command: Command) -> Command:
     """Options of probes: those of files, the loss, and the grouping of runs."""
-    loss = click.option(
-        "--loss",
-        default="ce",
-        show_default=True,
-        help="Loss to probe: ce (cross-entropy of calibrated logits) or training.",
-    )
     each = click.option(
         "--each",
         is_flag=True,
@@ -200,7 +230,7 @@ def probing_options(command: Command) -> Command:
         "--method",
         help="Method of your own that a file was trained with, package.module:recipe, for its training loss.",
     )
-    return file_options(loss(method(each(picture_options(command)))))
+    return file_options(LOSS(method(each(picture_options(command)))))
 
 
 def coordinates_option(command: Command) -> Command:
@@ -215,10 +245,15 @@ def coordinates_option(command: Command) -> Command:
 
 def picture_options(command: Command) -> Command:
     """Options of what is drawn, and of the names of the models in it."""
+    label = click.option("--label", "named", multiple=True, help="NAME=FILE: what a checkpoint is called. Repeatable.")
+    return label(look_options(command))
+
+
+def look_options(command: Command) -> Command:
+    """Options of what is drawn."""
     return several(
         command,
         [
-            click.option("--label", "named", multiple=True, help="NAME=FILE: what a checkpoint is called. Repeatable."),
             click.option("--order", help="Labels of the models to draw, in this order, with commas between."),
             click.option("--width", help="Width of pictures: single (3.3 in), double (6.9 in), or inches."),
             click.option("--log", is_flag=True, help="Draw values on a logarithmic scale."),
@@ -283,7 +318,7 @@ def training_options(command: Command) -> Command:
                 show_default=True,
                 help="Precision of training: auto, float32 or bfloat16.",
             ),
-            click.option("--device", help="Device to compute on, such as cpu or cuda:0. [a GPU if there is one]"),
+            DEVICE,
             click.option(
                 "--augmentation",
                 help=f"Augmentation, one of {', '.join(AUGMENTATIONS)}. [the usual one of the data set]",

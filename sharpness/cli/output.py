@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from sharpness.cli.work import finish
 from sharpness.errors import UserError, printable, shown
 from sharpness.files import refusal, write_atomically
 
@@ -126,14 +127,13 @@ def write(frame: pd.DataFrame, path: Path) -> None:
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
-def save_drawn(drawn: Any, path: Path, what: str = "", results: Any = None, split: str = "", err: bool = False) -> None:
-    """Save the figure of one or several Axes as PDF and PNG, with a caption of its ``results``, and print their names.
+def save_drawn(drawn: Any, path: Path, caption: Mapping[str, str], err: bool = False) -> None:
+    """Save the figure of one or several Axes as PDF and PNG, with its caption beside them, and print their names.
 
     Args:
         drawn: an Axes, several, or a Figure.
-        what: the picture shows.
-        results: by label, whose caption is written beside it.
-        split: of the images, for the caption.
+        path: of the picture.
+        caption: by headings.
         err: print on stderr, where stdout has a table.
     """
     import numpy as np
@@ -143,6 +143,21 @@ def save_drawn(drawn: Any, path: Path, what: str = "", results: Any = None, spli
 
     first = np.ravel(np.asarray(drawn, dtype=object))[0]
     figure = first if hasattr(first, "savefig") else first.get_figure(root=True)
-    captions = [] if results is None else [write_caption(path, what, results, split)]
-    for written in [*save_figure(figure, path), *captions]:
+    for written in [*save_figure(figure, path), write_caption(path, caption)]:
         say(written, err=err)
+
+
+def deliver(
+    results: Comparison, draw: Callable[[], Any], caption: Callable[[], Mapping[str, str]], work: Any, *, as_json: bool,
+    output: str | None, plot: str | None,
+) -> None:  # fmt: skip
+    """Write, draw and print the results of one model or of several, as ``result_options`` ask."""
+    from sharpness.engine import distributed
+
+    # What took hours is on the disk before anything is printed to a pipe that may be closed.
+    if output is not None and distributed.rank() == 0:
+        write_results(results, Path(output))
+    if plot is not None and distributed.rank() == 0:
+        save_drawn(draw(), Path(plot), caption(), err=True)
+    finish(work)
+    say(as_records(alone(results).to_frame()) if as_json else as_noted(results))

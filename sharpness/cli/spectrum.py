@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 import sharpness
-from sharpness.cli.options import OneExample, coordinates_option, picture_look, probing_options, split_of
-from sharpness.cli.output import (
-    RESULTS,
-    alone,
-    as_noted,
-    as_records,
-    as_text,
-    require_file,
-    require_picture,
-    save_drawn,
-    say,
-    write_results,
+from sharpness.cli.options import (
+    PARAMETERS,
+    TOL,
+    OneExample,
+    coordinates_option,
+    picture_look,
+    probing_options,
+    result_options,
+    split_of,
 )
-from sharpness.cli.work import finish, work_beside
+from sharpness.cli.output import RESULTS, alone, as_text, deliver, require_file, require_picture, say
+from sharpness.cli.work import work_beside
 from sharpness.errors import UserError
 
 
@@ -35,35 +32,18 @@ from sharpness.errors import UserError
 @click.option("--density", is_flag=True, help="Density of the whole spectrum, by stochastic Lanczos quadrature.")
 @click.option("--owners", is_flag=True, help="Share of every class in the largest eigenvalues of the whole loss.")
 @click.option("-k", type=int, help="Number of eigenvalues at each end. [1; --owners: 10]")
-@click.option(
-    "--tol",
-    default=1e-3,
-    show_default=True,
-    help="Tolerated residual of an eigenvalue, relative to the largest one; 5 times as much relative to itself.",
-)
+@TOL
 @click.option(
     "--kind", default="hessian", show_default=True, help="Curvature matrix: hessian or ggn (generalised Gauss-Newton)."
 )
-@click.option(
-    "--parameters",
-    default="all",
-    show_default=True,
-    help="Parameters in scope: all, backbone, classifier or a pattern of names.",
-)
+@PARAMETERS
 @click.option("--match-samples", type=int, help="Number of images of every class, drawn at random first.")
 @click.option(
     "--bootstrap", default=0, show_default=True, help="Number of resamples for 95 % intervals over images; 0 for none."
 )
 @click.option("--verify", is_flag=True, help="Compare eigenvalues with the rise of the loss along their vectors.")
 @click.option("--seed", default=0, show_default=True, help="Seed of start vectors and resamples.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(),
-    help="File for the results: .csv, .json, .nc, or .tex for a LaTeX table.",
-)
-@click.option("--plot", type=click.Path(), help="Draw the result as well, as PDF and PNG.")
+@result_options
 def spectrum(
     checkpoints: tuple[str, ...], per_class: bool, per_group: bool, per_layer: bool, density: bool, owners: bool,
     k: int | None, tol: float, kind: str, parameters: str, match_samples: int | None, bootstrap: int, verify: bool,
@@ -78,7 +58,7 @@ def spectrum(
     Example: sharpness spectrum runs/ldam/last.pt --per-class
     """
     from sharpness.cli.subjects import subjects
-    from sharpness.engine import distributed
+    from sharpness.results.caption import caption
 
     if density and (per_layer or verify or bootstrap):
         raise UserError("--density goes with --per-class or --per-group, not with --per-layer, --verify or --bootstrap")
@@ -98,6 +78,7 @@ def spectrum(
         "per_class": per_class, "per_group": per_group, "kind": kind, "match_samples": match_samples, "seed": seed,
         "resume": partial, "coordinates": coordinates,
     }  # fmt: skip
+    # Probes know data and options apart, where measure takes all of them as keywords.
     shared |= {"data": options.pop("data", None), "options": {"parameters": parameters, **options}}
     if density:
         results: Any = sharpness.spectral_density(read, **shared)
@@ -114,19 +95,15 @@ def spectrum(
         }
         shared |= {"per_layer": True} if per_layer else {"keep_vectors": False}
         results = sharpness.eigenvalues(read, **shared)
-    shown = alone(results)
-    # Hours of work are on the disk before anything is printed to a pipe that may be closed.
-    if output is not None and distributed.rank() == 0:
-        write_results(results, Path(output))
-    if plot is not None and distributed.rank() == 0:
-        what = (
-            "Spectral density of the Hessian" if density
-            else "Shares of the classes in the largest eigenvalues of the Hessian" if owners
-            else "Extreme eigenvalues of the Hessian"
-        )  # fmt: skip
-        save_drawn(shown.plot(**look), Path(plot), what, results, split_of(probed), err=True)
-    finish(work)
-    say(as_records(shown.to_frame()) if as_json else as_noted(results))
+    what = (
+        "Spectral density of the Hessian" if density
+        else "Shares of the classes in the largest eigenvalues of the Hessian" if owners
+        else "Extreme eigenvalues of the Hessian"
+    )  # fmt: skip
+    deliver(
+        results, lambda: alone(results).plot(**look), lambda: caption(what, results, split_of(probed)), work,
+        as_json=as_json, output=output, plot=plot,
+    )  # fmt: skip
     for label, result in results.each().items():
         if verify:
             say(f"\n{label}\n{as_text(result.checks)}")

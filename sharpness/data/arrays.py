@@ -13,8 +13,7 @@ from torch import Tensor
 from sharpness.data.labels import check_labels
 from sharpness.errors import UserError, shown
 from sharpness.untrusted.npz import read_arrays
-from sharpness.untrusted.plain_json import LIMIT as JSON_LIMIT
-from sharpness.untrusted.plain_json import parse_json
+from sharpness.untrusted.plain_json import LIMIT as JSON_LIMIT, parse_json
 from sharpness.untrusted.refused import Refused
 from sharpness.untrusted.regular_files import read_regular
 
@@ -88,7 +87,7 @@ def read_train_counts(given: Any) -> tuple[tuple[int, ...], tuple[str, ...] | No
     if isinstance(values, Tensor | np.ndarray):
         values = values.tolist()
     if not isinstance(values, list | tuple) or not values or not all(map(_is_count, values)):
-        raise UserError("class counts must be a list of whole numbers from 0 on, one for each class")
+        raise UserError("class counts must be a list of integers from 0 on, one for each class")
     return tuple(int(n) for n in values), names
 
 

@@ -237,7 +237,7 @@ def _read_rows(path: Path, layout: Layout, remedy: str) -> tuple[np.ndarray, np.
         raise UserError(f"{path} should hold images as uint8 (n, 3072), not {found}: {remedy}")
     labels = content.get(layout.labels)
     if not isinstance(labels, list) or len(labels) != len(rows) or not all(type(v) is int for v in labels):
-        raise UserError(f"{path} should hold {len(rows)} whole numbers as {layout.labels!r}: {remedy}")
+        raise UserError(f"{path} should hold {len(rows)} integers as {layout.labels!r}: {remedy}")
     for index, label in enumerate(labels):
         if not 0 <= label < layout.num_classes:
             raise UserError(f"{path} has label {label} at index {index}, outside 0..{layout.num_classes - 1}: {remedy}")

@@ -138,7 +138,7 @@ def classes_of(
             raise UserError(f"classes= are names, such as {next(iter(classes))!r}: give them as group_by=")
         index = column(classes, "classes")
         if not are_labels(index):
-            raise UserError(f"classes= are {told_of(index)}: give one whole number per sample; for names, group_by=")
+            raise UserError(f"classes= are {told_of(index)}: give one integer per sample; for names, group_by=")
         if int(index.min()) < 0:
             raise UserError(
                 f"class {int(index.min())} of sample {int(index.argmin())} in classes= is below 0: number the classes "

@@ -97,7 +97,7 @@ class Objective:
         loss: ``"ce"``, of labels or of class probabilities (n, C), or a function of outputs and targets that returns
             one value per sample, shape (n,). It gets integers in int64, other numbers in the model's dtype.
         num_classes: C; the width of the outputs, or what ``classes`` or ``group_by`` tell, unless given.
-        classes: (n,) a whole number from 0 on for every sample, whatever its target is: a subpopulation, a quantile.
+        classes: (n,) an integer from 0 on for every sample, whatever its target is: a subpopulation, a quantile.
             Accuracy still compares answers with labels, where targets are labels.
         group_by: (n,) a value of any kind for every sample, such as the name of its domain or annotator, or a function
             of all inputs and all targets that gives them. The sorted values become classes and their names, unless

@@ -11,11 +11,14 @@ from matplotlib.figure import Figure
 
 from sharpness.plots.frames import halved, height_ratio, surface_names, wrapped
 from sharpness.plots.labels import width_of
+from sharpness.plots.options import options_in_force
 from sharpness.plots.panels import Panel
-from sharpness.plots.style import COLUMN, PAGE, shown_figure
+from sharpness.plots.style import COLUMN, PAGE, figure_width, shown_figure
 
 #: Panels of a single row before the next one begins.
 ACROSS = 6
+#: Inches of a panel, below which a single row goes on below instead.
+LEAST = 0.8
 #: Inches between numbers and the name below them, which a tight layout would not leave.
 GAP = 0.06
 
@@ -27,25 +30,31 @@ class Grid(NamedTuple):
     columns: int
 
 
-def columns_of(counts: Sequence[int]) -> int:
+def columns_of(counts: Sequence[int], room: float | None = None) -> int:
     """Columns for rows of so many panels; a single row is broken into rows about equally long, of six at most.
 
-    >>> [columns_of([n]) for n in (1, 6, 7, 8, 13)], columns_of([7, 7])
-    ([1, 6, 4, 4, 5], 7)
+    Args:
+        counts: panels of every row.
+        room: inches for all columns, where that is known: a panel has at least :data:`LEAST` of them.
+
+    >>> [columns_of([n]) for n in (1, 6, 7, 8, 13)], columns_of([7, 7]), columns_of([5], room=1.8)
+    ([1, 6, 4, 4, 5], 7, 2)
     """
     if len(counts) > 1:
         return max(counts)
-    rows = -(-counts[0] // ACROSS)
+    most = ACROSS if room is None else max(1, min(ACROSS, int(room / LEAST)))
+    rows = -(-counts[0] // most)
     return -(-counts[0] // rows)
 
 
 def new_grid(rows: Mapping[str, Mapping[str, Panel]], kind: str) -> Grid:
     """Axes for every panel; those of planes are too high until :func:`fit_height`."""
     counts = [len(row) for row in rows.values()]
-    number, across = sum(counts), columns_of(counts)
-    down = -(-number // across)
-    width = COLUMN if across == 1 else min(PAGE, 1 + 1.9 * across)
     beside = 0.75 + (0.2 if len(counts) > 1 else 0) + (0 if kind == "contour" else 0.75)
+    asked = options_in_force().inches
+    number, across = sum(counts), columns_of(counts, None if asked is None else asked - beside)
+    down = -(-number // across)
+    width = figure_width(COLUMN if across == 1 else min(PAGE, 1 + 1.9 * across))
     each = (width - beside) / across - 0.1
     surface = kind == "surface"
     ratios = [height_ratio(panel) for row in rows.values() for panel in row.values()]

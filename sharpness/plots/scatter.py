@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sharpness.errors import UserError
 from sharpness.plots.style import PAGE, colors_of, marker, shown_figure, style
 
 OUTCOME_TITLES = {"accuracy": "Accuracy", "gap": "Train $-$ test accuracy"}
@@ -18,6 +19,10 @@ def plot_scatter(
     taus: Mapping[tuple[str, str], tuple[float, float, float]],
     titles: Mapping[str, str],
     width: float = PAGE,
+    *,
+    ax: Any = None,
+    title: str | None = None,
+    log: bool | None = None,
 ) -> np.ndarray:
     """Draw a row of panels for each outcome, a column for each measure; models differ in colour and marker.
 
@@ -25,39 +30,57 @@ def plot_scatter(
         points: with the columns ``model``, and the measures and outcomes that ``taus`` names.
         taus: the coefficient and both ends of its interval, by measure and outcome.
         titles: of measures.
+        width: of a new figure in inches.
+        ax: (outcomes, measures) Axes, or a list of as many, row by row; new ones unless given.
+        title: above the panels, of a new figure.
+        log: whether measures are on logarithmic axes; where positive ones spread over a decade unless given.
 
     Returns:
         The axes, (outcomes, measures).
+
+    Raises:
+        UserError: another number of Axes than of panels, or a title where they are given.
     """
     measures, outcomes = (list(dict.fromkeys(key[i] for key in taus)) for i in (0, 1))
     models = list(dict.fromkeys(points["model"]))
     with style():
         shades = colors_of(models)
-        figure = shown_figure(width, 0.45 + 1.45 * len(outcomes) + 0.14 * -(-len(models) // 6))
-        axes = figure.subplots(len(outcomes), len(measures), sharex="col", sharey="row", squeeze=False)
+        shape = len(outcomes), len(measures)
+        if ax is not None:
+            axes = np.ravel(np.asarray(ax, dtype=object))
+            if len(axes) != np.prod(shape) or title is not None:
+                needed = f"{np.prod(shape)} panels: give as many Axes, {len(axes)} were given"
+                raise UserError(needed if title is None else f"title={title!r}: give it to the figure of the Axes")
+            axes, figure = axes.reshape(shape), axes[0].get_figure(root=False)
+        else:
+            figure = shown_figure(width, 0.45 + 1.45 * len(outcomes) + 0.14 * -(-len(models) // 6))
+            axes = figure.subplots(*shape, sharex="col", sharey="row", squeeze=False)
+            figure.suptitle(title or "", fontsize=8)
         for row, outcome in zip(axes, outcomes, strict=True):
-            for ax, measure in zip(row, measures, strict=True):
+            for place, measure in zip(row, measures, strict=True):
                 for number, model in enumerate(models):
                     chosen = points[points["model"] == model]
                     keys: dict[str, Any] = {"color": shades[number], "marker": marker(number), "label": model}
-                    ax.plot(chosen[measure], chosen[outcome], linestyle="", markersize=3, alpha=0.75, **keys)
-                _scale(ax, points[measure])  # a rank correlation is the same on either axis
-                ax.set_title(_told(taus[measure, outcome]), loc="left", pad=2, fontsize=7)
-                ax.margins(0.08)
+                    place.plot(chosen[measure], chosen[outcome], linestyle="", markersize=3, alpha=0.75, **keys)
+                _scale(place, points[measure], log)  # a rank correlation is the same on either axis
+                place.set_title(_told(taus[measure, outcome]), loc="left", pad=2, fontsize=7)
+                place.margins(0.08)
             row[0].set_ylabel(OUTCOME_TITLES[outcome])
-        for ax, measure in zip(axes[-1], measures, strict=True):
-            ax.set_xlabel(titles.get(measure, measure))
+        for place, measure in zip(axes[-1], measures, strict=True):
+            place.set_xlabel(titles.get(measure, measure))
         if len(models) > 1:
             handles, labels = axes[0, 0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=min(len(models), 6))
+            where = "outside lower center" if ax is None else "lower center"
+            figure.legend(handles, labels, loc=where, ncols=min(len(models), 6))
     return axes
 
 
-def _scale(ax: Any, values: pd.Series) -> None:
-    """Logarithmic where positive values spread over more than a decade."""
+def _scale(ax: Any, values: pd.Series, log: bool | None) -> None:
+    """Logarithmic where it is asked for, else where positive values spread over more than a decade."""
     known = values[np.isfinite(values)]
-    if len(known) and known.min() > 0 and known.max() > 10 * known.min():
-        ax.set_xscale("log")
+    wide = len(known) and known.min() > 0 and known.max() > 10 * known.min()
+    if wide if log is None else log:
+        ax.set_xscale("log" if len(known) and known.min() > 0 else "symlog")
 
 
 def _told(tau: tuple[float, float, float]) -> str:

@@ -186,7 +186,12 @@ class Result:
 
     def to_latex(self) -> str:
         """That table for LaTeX, with the rules of booktabs; what its marks mean stands above it in a comment."""
-        return as_latex(self.to_table(), self.notes)
+        return as_latex(self.to_table(), self.notes, self.symbols)
+
+    @property
+    def symbols(self) -> dict[str, str]:
+        """Mathtext for the heads of columns, of measures that have a symbol."""
+        return {}
 
     @property
     def notes(self) -> list[str]:
@@ -222,8 +227,18 @@ class Result:
 
     @property
     def checks(self) -> pd.DataFrame:
-        """The checks of ``verify=True``: one row each, with the measured value and the one that the result implies."""
-        return pd.DataFrame(self.provenance.get("checks", []))
+        """The checks of ``verify=True``: one row each, with the measured value and the one that the result implies.
+
+        Columns: ``class``, ``group`` and ``samples`` as in every table, ``check``, ``measured``, its error
+        ``measured_se``, and ``expected``.
+        """
+        known = (*self.class_names, *self.groups)
+        rows = [
+            {**self.row(c["row"] if c["row"] in known else None), "check": c["check"], "measured": c["measured"]}
+            | {"measured_se": c["error"], "expected": c["expected"]}
+            for c in self.provenance.get("checks", [])
+        ]
+        return pd.DataFrame(rows)
 
     @property
     def has_classes(self) -> bool:

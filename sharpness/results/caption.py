@@ -24,8 +24,8 @@ ERRORS = {
 }
 
 
-def caption(what: str, results: Mapping[str, Entry], split: str = "") -> str:
-    """Describe a picture of results, a line for each thing that a reader must know of its numbers.
+def caption(what: str, results: Mapping[str, Entry], split: str = "") -> dict[str, str]:
+    """Describe a picture of results: what a reader must know of its numbers, by headings.
 
     What a result does not record is not said; ``split`` names the images.
     """
@@ -60,11 +60,17 @@ def caption(what: str, results: Mapping[str, Entry], split: str = "") -> str:
             "bars, bands and boxes are ± 1 sd over trainings, on logarithmic axes of single values their range"
         )
     lines["Errors"] = "; ".join(parts)
-    return "".join(fill(f"{name}: {text}", 100, subsequent_indent="    ") + "\n" for name, text in lines.items())
+    return lines
 
 
-def write_caption(path: Path, what: str, results: Mapping[str, Entry], split: str = "") -> Path:
-    """Write the caption of the picture ``path`` beside it, as ``NAME.txt``; returns its path."""
+def write_caption(path: Path, lines: Mapping[str, str]) -> Path:
+    """Write the caption of the picture ``path`` beside it, as ``NAME.txt``; returns its path.
+
+    Args:
+        path: of the picture.
+        lines: by headings, as :func:`caption` gives them.
+    """
     target = path.with_suffix(".txt")
-    write_atomically(target, lambda partial: partial.write_text(caption(what, results, split), encoding="utf-8"))
+    text = "".join(fill(f"{name}: {line}", 100, subsequent_indent="    ") + "\n" for name, line in lines.items())
+    write_atomically(target, lambda partial: partial.write_text(text, encoding="utf-8"))
     return target

@@ -79,7 +79,7 @@ class Comparison(dict[str, R]):
 
     def to_latex(self) -> str:
         """The table for LaTeX, see :meth:`Result.to_latex`."""
-        return as_latex(self.to_table(), self.notes)
+        return as_latex(self.to_table(), self.notes, first_of(self).symbols)
 
     def pivot(self, measure: str) -> pd.DataFrame:
         """One measure, a row for every class and a column for every model; of several trainings their mean.

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sharpness.errors import UserError, choose
+from sharpness.plots.options import COMMON, PlotOptions
 from sharpness.plots.scatter import plot_scatter
 
 #: What numbers are compared with: accuracy on test images, and accuracy on training images above it.
@@ -112,13 +114,37 @@ class Correlations:
 
         Args:
             over: ``"checkpoints"`` (numbers of all samples) or ``"classes"``.
-            options: of :func:`~sharpness.plots.scatter.plot_scatter`.
+            options: those of every picture, see :class:`~sharpness.plots.PlotOptions`.
+
+        Raises:
+            UserError: an unknown option, or a value out of range.
         """
-        points = self.points[self.points["class"].eq("all") == (over == "checkpoints")]
+        if unknown := options.keys() - set(COMMON):
+            raise UserError(f"plot has no option {min(unknown)!r}: it takes over, {', '.join(COMMON)}")
+        looks = PlotOptions(**options)
+        models = list(dict.fromkeys(self.points["model"]))
+        for name in (*(looks.order or ()), *(looks.labels or ())):
+            choose("model", name, models)
+        shown = {name: looks.name_of(name) for name in looks.order or models}
+        points = self.points[self.points["model"].isin(list(shown))]
+        points = points.sort_values("model", key=lambda column: column.map(list(shown).index), kind="stable")
+        points = points.assign(model=points["model"].map(shown))
+        points = points[points["class"].eq("all") == (over == "checkpoints")]
         rows = self.rows[(self.rows["over"] == over) & (self.rows["given"] == "")]
         if over == "checkpoints":
             rows = rows[rows["subset"] == "all"]
         taus = {
             (row.measure, row.outcome): (row.tau, row.tau_lower, row.tau_upper) for row in rows.itertuples(index=False)
         }
-        return plot_scatter(points, taus, self.titles, **options)
+        with looks.in_force():
+            return plot_scatter(points, taus, self.titles, ax=looks.ax, title=looks.title, log=looks.log)
+
+    def caption(self, over: str = "checkpoints") -> dict[str, str]:
+        """The caption of that picture, by headings."""
+        points = self.points[self.points["class"].eq("all") == (over == "checkpoints")]
+        each = "checkpoint" if over == "checkpoints" else "class of a checkpoint"
+        return {
+            "Shows": f"{' and '.join(dict.fromkeys(self.rows['outcome']))} against measures, a dot for each {each}",
+            "Models": ", ".join(dict.fromkeys(points["model"])),
+            "Errors": "tau is Kendall's rank correlation, in brackets its 95 % interval: a bootstrap over checkpoints",
+        }

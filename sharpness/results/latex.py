@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -21,8 +21,13 @@ ESCAPED = {
 NUMBER = re.compile(r"(?<![\w.])(-?\d+(?:\.\d+)?)(?:e([+-]\d+))?(?![\w.])")
 
 
-def as_latex(table: pd.DataFrame, notes: Sequence[str] = ()) -> str:
+def as_latex(table: pd.DataFrame, notes: Sequence[str] = (), symbols: Mapping[str, str] | None = None) -> str:
     r"""A ``tabular`` of a table of text, for ``\usepackage{booktabs}``: numbers right, words left.
+
+    Args:
+        table: to be read, with as many digits as its errors allow.
+        notes: lines of a comment above it.
+        symbols: by the name of a column, mathtext for its head; those of this package's measures are known.
 
     >>> print(as_latex(pd.DataFrame({"class": ["a_b", "c"], "lambda_max": ["-0.5 ± 0.2", "1e-09"]}), ["±: one error"]))
     % ±: one error
@@ -38,7 +43,7 @@ def as_latex(table: pd.DataFrame, notes: Sequence[str] = ()) -> str:
     """
     words = [name for name in table if name in WORDS or not table[name].map(_is_number).all()]
     columns = "".join("l" if name in words else "r" for name in table)
-    heads = [_head(str(name)) for name in table]
+    heads = [(symbols or {}).get(str(name)) or _head(str(name)) for name in table]
     rows = [
         [escaped(str(cell)) if name in words else _number(cell) for name, cell in zip(table, row, strict=True)]
         for row in table.itertuples(index=False, name=None)

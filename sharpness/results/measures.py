@@ -98,6 +98,10 @@ class MeasureResult(Result):
         """The description of a measure: title, symbol, unit and bounds."""
         return Description.of(name, self.described.get(name))
 
+    @property
+    def symbols(self) -> dict[str, str]:
+        return {name: symbol for name in self.names if (symbol := self.description(name).symbol)}
+
     def _frame(self) -> pd.DataFrame:
         """A row "all", one for each group (mean of its classes), one per class."""
         return pd.DataFrame([self._numbers(subset) for subset in self.subsets()])

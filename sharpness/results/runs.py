@@ -121,7 +121,7 @@ class Runs(Sequence[R]):
 
     def to_latex(self) -> str:
         """That table for LaTeX, see :meth:`Result.to_latex`."""
-        return as_latex(self.to_table(), self.notes)
+        return as_latex(self.to_table(), self.notes, self.results[0].symbols)
 
     @property
     def notes(self) -> list[str]:

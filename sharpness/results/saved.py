@@ -6,7 +6,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints, overload
 
 import numpy as np
 import xarray as xr
@@ -25,23 +25,49 @@ LIMIT = 64 * 2**30
 
 WHOLE = ("class_samples", "train_counts", "products", "layer_parameters", "sample_ids")
 TRUE_OR_FALSE = ("evaluated", "converged")
+K = TypeVar("K", bound="Result | Runs[Any] | Comparison[Any]")
 FINITE = ("class_samples", "class_weights", "x", "y", "radii", "factors", "sample_weights")
 
 
-def load_result(path: str | Path) -> Any:
+@overload
+def load_result(path: str | Path, kind: None = None) -> Result | Runs[Any] | Comparison[Any]: ...
+@overload
+def load_result(path: str | Path, kind: type[K]) -> K: ...
+def load_result(path: str | Path, kind: type[Any] | None = None) -> Any:
     """Read what :meth:`Result.save`, :meth:`Runs.save` or :meth:`Comparison.save` wrote, and execute nothing of it.
 
     Args:
         path: of the NetCDF file.
+        kind: what it must hold, for type checkers as well: a class of results such as :class:`MeasureResult`, or
+            ``Runs[MeasureResult]`` or ``Comparison[MeasureResult]``.
 
     Returns:
         A result of the class that was saved, or :class:`Runs` or a :class:`Comparison` of such.
 
     Raises:
         UserError: no such file, or one that is not a result: damaged, of another version, or with values, types or
-            shapes that contradict each other.
+            shapes that contradict each other; or something else than ``kind``.
+
+    >>> import tempfile, torch, sharpness
+    >>> objective = sharpness.Objective(torch.nn.Linear(2, 2), (torch.eye(2), torch.tensor([0, 1])))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = sharpness.measure(objective, "loss").save(f"{folder}/loss.nc")
+    ...     load_result(path, sharpness.results.MeasureResult).names
+    ('loss',)
     """
-    path = Path(path)
+    found = _read(Path(path))
+    if kind is None:
+        return found
+    # Of Comparison[MeasureResult]: Comparison, and the class that all of its results must have.
+    whole, of = get_origin(kind) or kind, tuple(one for one in get_args(kind) if isinstance(one, type))
+    parts = list(found.each().values() if isinstance(found, Comparison) else found if isinstance(found, Runs) else ())
+    if not isinstance(found, whole) or (of and not all(isinstance(one, of) for one in parts)):
+        there = type(found).__name__ + (f" of {type(parts[0]).__name__}" if parts else "")
+        raise UserError(f"{path} holds a {there}, not a {getattr(kind, '__name__', kind)}: leave kind out to read it")
+    return found
+
+
+def _read(path: Path) -> Result | Runs[Any] | Comparison[Any]:
     if not path.is_file():
         raise UserError(f"no result at {path}")
     try:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
-from typing import Any
+from typing import Any, Unpack
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -18,13 +18,13 @@ from sharpness.methods import METHODS as ALL_METHODS
 from sharpness.plots import save_figure
 from sharpness.probes import line, plane, random_perturbation
 from sharpness.probes.perturbations.random import RADII
-from sharpness.results import Comparison, Runs, load_result
-from sharpness.results.caption import write_caption
+from sharpness.results import Comparison, Result, Runs, load_result
+from sharpness.results.caption import caption, write_caption
 from sharpness.studies.cells import Cell, result_file
 from sharpness.studies.curvature import ENDS, draw_curvature
 from sharpness.studies.motivation import draw_motivation
 from sharpness.studies.seeds import failures, over_seeds, told_apart
-from sharpness.studies.settings import Settings, measure_of, study_measures
+from sharpness.studies.settings import Settings, StudyOptions, measure_of, settings_of
 from sharpness.studies.summary import note_on, to_markdown
 from sharpness.studies.visualization import draw_lines, draw_planes, drawn_numbers
 from sharpness.studies.workers import run_cells
@@ -102,14 +102,7 @@ def make_figures(
     extent: float = 0.5,
     adaptive: float | None = 0.01,
     radii: Sequence[float] = RADII,
-    draws: int = 5,
-    split: str = "train",
-    loss: str = "ce",
-    limit_per_class: int | None = None,
-    measures: str | Sequence[str] | None = None,
-    jobs: int | None = 1,
-    augmentation: str | None = None,
-    **training: Any,
+    **options: Unpack[StudyOptions],
 ) -> Figures:
     """Motivation, per-class curvature, visualization and summary for a list of methods on a data set.
 
@@ -122,12 +115,8 @@ def make_figures(
         out: folder of tables and pictures.
         runs: folder of the runs, ``RUNS/METHOD/seed-N``.
         grid, extent, adaptive: of the landscapes, see :class:`FigureSettings`.
-        radii, draws: of random perturbations.
-        split, loss, limit_per_class: of :func:`sharpness.checkpoint_objective`.
-        measures: of the table beside the accuracy on the test set; those of :func:`sharpness.measure` unless given.
-        jobs: trainings at a time, see :func:`sharpness.studies.workers.run_cells`.
-        augmentation: of all trainings, see :func:`sharpness.train`.
-        training: of :func:`sharpness.train`: epochs, model, batch_size, precision, device.
+        radii: of random perturbations.
+        options: see :class:`~sharpness.studies.settings.StudyOptions`.
 
     Raises:
         UserError: nothing or something twice in a list, an unknown method, or no run that could be probed.
@@ -135,11 +124,8 @@ def make_figures(
     for what, given in (("methods", methods), ("seeds", seeds)):
         if len(set(given)) < len(given) or not given:
             raise UserError(f"{what} {','.join(map(str, given))!r}: name at least one, and each only once")
-    data = data.augmented(augmentation)
-    settings = FigureSettings(
-        Path(runs), split, loss, limit_per_class, draws, training=training, measures=study_measures(measures),
-        radii=tuple(radii), grid=grid, extent=extent, adaptive=adaptive, shown=seeds[0],
-    )  # fmt: skip
+    own = {"radii": tuple(radii), "grid": grid, "extent": extent, "adaptive": adaptive, "shown": seeds[0]}
+    data, settings, jobs = settings_of(data, runs, options, FigureSettings, **own)
     grid_of_runs = [
         Cell(method, seed=seed, row=ALL_METHODS.label(method), path=f"{method}/seed-{seed}")
         for seed in seeds
@@ -178,7 +164,7 @@ def make_figures(
     }
     out, files = Path(out), []
     for name, (figure, numbers) in pictures.items():
-        files += [*save_figure(figure, out / name), write_caption(out / name, *captions[name], settings.split)]
+        files += [*save_figure(figure, out / name), write_caption(out / name, caption(*captions[name], settings.split))]
         if numbers is not None:
             files.append(write_csv(numbers, out / f"{name}.csv"))
     summary = over_seeds(cells)
@@ -193,7 +179,7 @@ def _results(name: str, cells: Sequence[Cell], data: LongTailData, settings: Set
     found: dict[str, list[tuple[str, Any]]] = {}
     for cell in cells:
         if name in settings.probes(cell):
-            result = load_result(result_file(cell, data, settings, name))
+            result = load_result(result_file(cell, data, settings, name), Result)
             result.provenance.update(label=cell.row, run=f"seed {cell.seed}")
             found.setdefault(cell.row, []).append((f"seed {cell.seed}", result))
     results: Comparison[Any] = Comparison()

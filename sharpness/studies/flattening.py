@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from sharpness.data import LongTailData
 from sharpness.studies.cells import NONE, grid
 from sharpness.studies.grid import Study, default_epochs, write_study
 from sharpness.studies.seeds import changes
-from sharpness.studies.settings import Settings, study_measures
+from sharpness.studies.settings import Settings, StudyOptions, settings_of
 from sharpness.studies.workers import run_cells
 
 METHODS = ("ce", "ldam-drw", "mislas", "gcl")
@@ -25,17 +25,7 @@ def make_flattening_study(
     seeds: Sequence[int] = (0, 1, 2),
     out: str | Path = "figures",
     runs: str | Path = "runs",
-    *,
-    epochs: int | None = None,
-    split: str = "train",
-    loss: str = "ce",
-    limit_per_class: int | None = None,
-    draws: int = 5,
-    max_iterations: int = 100,
-    measures: str | Sequence[str] | None = None,
-    jobs: int | None = 1,
-    augmentation: str | None = None,
-    **training: Any,
+    **options: Unpack[StudyOptions],
 ) -> Study:
     """Train every method with every flattening operation and every seed, and compare accuracy and sharpness.
 
@@ -46,18 +36,11 @@ def make_flattening_study(
         operations: flattening operations and ``"none"``, with which they are compared.
         out: folder of tables and figures.
         runs: folder of the runs; the results of a run's probes lie beside its weights.
-        epochs: of the first stage; 40 for digits-lt, for other data the published ones unless given.
-        split, loss, limit_per_class: of :func:`sharpness.checkpoint_objective`.
-        draws: of random perturbations.
-        max_iterations: of Lanczos' algorithm, for each spectrum.
-        measures: of the table beside the accuracy on the test set; those of :func:`sharpness.measure` unless given.
-        jobs: cells at a time, see :func:`sharpness.studies.workers.run_cells`.
-        augmentation: of all trainings, see :func:`sharpness.train`.
-        training: of :func:`sharpness.train`: model, batch_size, precision, device.
+        options: see :class:`~sharpness.studies.settings.StudyOptions`; the epochs of the first stage are 40 for
+            digits-lt, for other data the published ones unless given.
     """
-    data, training = data.augmented(augmentation), {"epochs": default_epochs(data, epochs), **training}
-    asked = study_measures(measures)
-    settings = Settings(Path(runs), split, loss, limit_per_class, draws, max_iterations, training, asked)
+    options["epochs"] = default_epochs(data, options.get("epochs"))
+    data, settings, jobs = settings_of(data, runs, options, Settings)
     cells = run_cells("flattening", grid(methods, operations, seeds), data, settings, jobs)
     # Against the method alone with the same seed, which shares initialisation and order of the images.
     numbers, names = changes(cells, NONE), ("method", "operation")

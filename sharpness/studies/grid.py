@@ -6,14 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from sharpness.data import LongTailData
+from sharpness.errors import UserError, choose
 from sharpness.files import write_atomically, write_csv
 from sharpness.plots import COLUMN, PAGE, DotColumn, plot_dots, save_figure
+from sharpness.plots.options import COMMON, PlotOptions
+from sharpness.results.caption import write_caption
 from sharpness.studies.seeds import failures, over_seeds, table_of
 from sharpness.studies.settings import ACCURACIES, ACCURACY, Settings, measure_of
 from sharpness.studies.summary import note_on, to_markdown
@@ -40,12 +44,38 @@ class Study:
         summary: one row per row and column of the grid, see ``over_seeds``.
         text: the summary as Markdown, with explanations and the reasons of failed cells.
         files: paths of all files.
+        numbers: of the picture, from ``changes``.
     """
 
     cells: pd.DataFrame
     summary: pd.DataFrame
     text: str
     files: list[Path]
+    numbers: pd.DataFrame
+
+    def plot(self, **options: Any) -> Figure:
+        """Draw the picture of the study again.
+
+        Args:
+            options: those of every picture, see :class:`~sharpness.plots.PlotOptions`; ``order`` and ``labels`` are of
+                the rows, and ``ax`` and ``log`` do not apply.
+
+        Raises:
+            UserError: an unknown option, a value out of range, or a row that the study does not have.
+        """
+        known = [name for name in COMMON if name not in ("ax", "log")]
+        if unknown := options.keys() - set(known):
+            raise UserError(f"plot has no option {min(unknown)!r}: it takes {', '.join(known)}")
+        looks, rows = PlotOptions(**options), list(dict.fromkeys(self.numbers["row"]))
+        for name in (*(looks.order or ()), *(looks.labels or ())):
+            choose("row", name, rows)
+        shown = {name: looks.name_of(name) for name in looks.order or rows}
+        numbers = pd.concat([self.numbers[self.numbers["row"] == name].assign(row=to) for name, to in shown.items()])
+        with looks.in_force():
+            figure = draw_grid(numbers)
+        if looks.title:
+            figure.suptitle(looks.title, fontsize=8)
+        return figure
 
 
 def default_epochs(data: LongTailData, epochs: int | None) -> int | None:
@@ -103,15 +133,26 @@ def write_study(
     """
     summary = over_seeds(cells)
     table = table_of(summary, names)
+    # A run that diverged is a finding: the table has its dashes, and the text below says why.
     lost = failures(cells)
     note = fill(note_on(settings, augmentation), 120) + "\n" + NOTE.format(reference=reference)
     text = to_markdown(table, "sd") + f"\n{note}\n" + "".join(f"\n- {line}" for line in lost) + ("\n" if lost else "")
     files = [
         *save_figure(draw_grid(numbers), out / name),
+        write_caption(out / name, _caption(cells, reference, settings, augmentation)),
         write_csv(cells, out / f"{name}_cells.csv"),
         write_csv(numbers, out / f"{name}.csv"),
         write_csv(table, out / f"{name}_summary.csv"),
         out / f"{name}_summary.md",
     ]
     write_atomically(files[-1], lambda partial: partial.write_text(text, encoding="utf-8"))
-    return Study(cells, summary, text, files)
+    return Study(cells, summary, text, files, numbers)
+
+
+def _caption(cells: pd.DataFrame, reference: str, settings: Settings, augmentation: str) -> dict[str, str]:
+    return {
+        "Shows": f"changes against {reference} with the same seed: differences of accuracy and ratios of sharpness",
+        "Numbers": note_on(settings, augmentation),
+        "Seeds": ", ".join(map(str, sorted(set(cells.seed)))),
+        "Errors": "bars are one standard deviation over seeds",
+    }

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from sharpness.data import LongTailData
 from sharpness.errors import UserError
 from sharpness.studies.cells import Cell
 from sharpness.studies.grid import Study, default_epochs, write_study
 from sharpness.studies.seeds import changes
-from sharpness.studies.settings import Settings, study_measures
+from sharpness.studies.settings import Settings, StudyOptions, settings_of
 from sharpness.studies.workers import run_cells
 
 #: The first stage, by the option ``mode`` of CC-SAM.
@@ -46,16 +46,7 @@ def make_microbenchmark(
     runs: str | Path = "runs",
     *,
     rho_scale: float | None = None,
-    epochs: int | None = None,
-    split: str = "train",
-    loss: str = "ce",
-    limit_per_class: int | None = None,
-    draws: int = 5,
-    max_iterations: int = 100,
-    measures: str | Sequence[str] | None = None,
-    jobs: int | None = 1,
-    augmentation: str | None = None,
-    **training: Any,
+    **options: Unpack[StudyOptions],
 ) -> Study:
     """Train CC-SAM with all, half or nothing of the first stage's perturbation, with and without the second stage.
 
@@ -70,12 +61,10 @@ def make_microbenchmark(
 
     Args:
         rho_scale: factor of the recommended length, unbounded; unless given those of the recipe, 0.01 with its cap.
-
-    The others are those of :func:`~sharpness.studies.flattening.make_flattening_study`.
+        options: as those of :func:`~sharpness.studies.flattening.make_flattening_study`.
     """
-    data, training = data.augmented(augmentation), {"epochs": default_epochs(data, epochs), **training}
-    asked = study_measures(measures)
-    settings = Settings(Path(runs), split, loss, limit_per_class, draws, max_iterations, training, asked)
+    options["epochs"] = default_epochs(data, options.get("epochs"))
+    data, settings, jobs = settings_of(data, runs, options, Settings)
     cells = run_cells("microbenchmark", variants(seeds, rho_scale), data, settings, jobs)
     # Against the plain first stage with the same seed, which shares initialisation and order of the images.
     numbers, names = changes(cells, STAGE_2[False], STAGE_1[0]), ("stage 1", "stage 2")

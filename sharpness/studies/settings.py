@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
+from sharpness.data import LongTailData
 from sharpness.probes import MEASURES, Measure, measure
 from sharpness.probes.measures.registry import chosen_measures
 
 if TYPE_CHECKING:
     from sharpness.studies.cells import Cell
 
+S = TypeVar("S", bound="Settings")
 #: The measure whose numbers are those of the test set, which the run recorded, and the groups that it has.
 ACCURACY = "accuracy"
 GROUPS = ("many", "medium", "few")
@@ -74,3 +76,39 @@ class Settings:
         if not self.measures:
             return {}
         return {"measures": (measure, {"measures": self.measures, **self.measuring})}
+
+
+class StudyOptions(TypedDict, total=False):
+    """Options of all studies: settings of :class:`Settings`, and how the trainings are made.
+
+    Attributes:
+        measures: of the table beside the accuracy on the test set; those of :func:`sharpness.measure` unless given.
+        jobs: trainings at a time, see :func:`sharpness.studies.workers.run_cells`; 1 unless given.
+        augmentation: of all trainings, see :func:`sharpness.train`, as are the following ones.
+    """
+
+    split: str
+    loss: str
+    limit_per_class: int | None
+    draws: int
+    max_iterations: int
+    measures: str | Sequence[str] | None
+    jobs: int | None
+    augmentation: str | None
+    epochs: int | None
+    model: Any
+    batch_size: int | None
+    precision: str
+    device: str | None
+
+
+def settings_of(
+    data: LongTailData, runs: str | Path, options: StudyOptions, kind: type[S], **own: Any
+) -> tuple[LongTailData, S, int | None]:
+    """Data as the trainings augment them, settings of a study, and trainings at a time, from the options of a study."""
+    given: dict[str, Any] = {**options}
+    jobs, data = given.pop("jobs", 1), data.augmented(given.pop("augmentation", None))
+    measures = study_measures(given.pop("measures", None))
+    known = [f.name for f in fields(Settings) if f.name in given]
+    chosen = {name: given.pop(name) for name in known}
+    return data, kind(Path(runs), training=given, measures=measures, **chosen, **own), jobs

@@ -8,6 +8,7 @@ import pandas as pd
 from sharpness.checkpoints import Checkpoint
 from sharpness.data import augmentation_label
 from sharpness.results import MeasureResult
+from sharpness.results.rounding import described
 from sharpness.studies.motivation import tail_of
 from sharpness.studies.settings import ACCURACY, GROUPS, Settings, measure_of
 
@@ -52,10 +53,10 @@ def note_on(settings: Settings, augmentation: str) -> str:
 
 
 def to_markdown(table: pd.DataFrame, spread: str = "se", error: str | None = None) -> str:
-    """The table as Markdown: per cent with one decimal, the rest with three significant digits, a dash for no number.
+    """The table as Markdown, with as many digits as errors allow, and a dash for no number.
 
     A column ``<name> <spread>``, of standard errors unless said otherwise, stands behind a ± in the column ``<name>``,
-    with one digit, and a column ``<name> <error>`` in brackets behind that.
+    and a column ``<name> <error>`` in brackets behind that.
     """
     ends = tuple(f" {end}" for end in (spread, error) if end)
     columns = [c for c in table.columns if not c.endswith(ends)]
@@ -64,20 +65,9 @@ def to_markdown(table: pd.DataFrame, spread: str = "se", error: str | None = Non
     for _, row in table.iterrows():
         cells = []
         for c in columns:
-            if c in words:
-                cells.append(str(row[c]))
-                continue
-            per_cent = c.split()[0] == ACCURACY
-            beside, behind = (row.get(f"{c} {end}", np.nan) for end in (spread, error))
-            text = _rounded(row[c], 3, per_cent) if np.isfinite(row[c]) else "–"
-            if np.isfinite(row[c]):
-                text += f" ± {_rounded(beside, 1, per_cent)}" if np.isfinite(beside) else ""
-                text += f" ({_rounded(behind, 1, per_cent)})" if np.isfinite(behind) else ""
-            cells.append(text)
+            se, sd = (float(row.get(f"{c} {end}", np.nan)) for end in (error, spread))
+            number = c not in words and np.isfinite(row[c])
+            text = described(row[c], se, sd, np.nan, np.nan, in_spreads=True) if number else "–"
+            cells.append(str(row[c]) if c in words else text)
         lines.append(cells)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
-
-
-def _rounded(value: float, digits: int, per_cent: bool) -> str:
-    """Format per cent with one decimal, others with ``digits`` significant digits and no exponent below a million."""
-    return f"{value:.1f}" if per_cent else f"{float(f'{value:.{digits}g}'):g}"

@@ -35,5 +35,5 @@ def parse_json(text: str | bytes) -> Any:
 
 def _whole(digits: str) -> int:
     if len(digits) > DIGITS:
-        raise Refused(f"holds a whole number of {len(digits):,} digits")
+        raise Refused(f"holds an integer of {len(digits):,} digits")
     return int(digits)

@@ -67,10 +67,10 @@ def test_what_is_no_file_is_told_at_once(images, make):
     [
         ("[" * 10**5, "nested too deeply"),
         ('{"a":' * 200 + "1" + "}" * 200, "levels deep"),
-        ("[" + "9" * 400 + "]", "a whole number of 400 digits"),
+        ("[" + "9" * 400 + "]", "an integer of 400 digits"),
         ("[1, 2", "it is no JSON"),
-        ("[NaN]", "class counts must be a list of whole numbers"),
-        ("[1e400]", "class counts must be a list of whole numbers"),
+        ("[NaN]", "class counts must be a list of integers"),
+        ("[1e400]", "class counts must be a list of integers"),
     ],
 )
 def test_odd_json_is_told(tmp_path, text, message):

@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 
 import sharpness
-from sharpness.data import load_data
-from sharpness.data import prepared as prepared_module
+from sharpness.data import load_data, prepared as prepared_module
 from sharpness.data.file_source import Transform
 from sharpness.data.listed_data import find_lists
 from sharpness.data.prepared import PreparedSource, prepare

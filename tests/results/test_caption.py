@@ -18,7 +18,7 @@ def draws(seed):
 
 def test_a_caption_names_models_images_loss_normalisation_seeds_and_errors():
     results = Comparison({"CE": Runs([draws(7), draws(7)], ["seed 0", "seed 1"]), "SAM": draws(7)})
-    told = dict(line.split(": ", 1) for line in caption("Rises", results, "train").replace("\n    ", " ").splitlines())
+    told = caption("Rises", results, "train")
     assert told["Shows"] == "Rises" and told["Models"] == "CE (2 trainings), SAM"
     assert told["Images"] == "6 train, in 2 classes" and told["Loss"] == "ce, logits times 30"
     assert told["Normalisation"].startswith("filter")
@@ -27,5 +27,5 @@ def test_a_caption_names_models_images_loss_normalisation_seeds_and_errors():
 
 
 def test_it_stands_beside_its_picture(tmp_path):
-    written = write_caption(tmp_path / "rises", "Rises", Comparison({"SAM": draws(7)}))
+    written = write_caption(tmp_path / "rises", caption("Rises", Comparison({"SAM": draws(7)})))
     assert written == tmp_path / "rises.txt" and written.read_text().startswith("Shows: Rises\nModels: SAM\n")

@@ -12,7 +12,7 @@ from torch import nn
 
 import sharpness
 from sharpness import Objective, UserError
-from sharpness.results import Comparison
+from sharpness.results import Comparison, LineResult, MeasureResult, load_result
 
 SCRIPT = "<img src=x onerror=alert(1)>\x1b[2J\u202e"
 
@@ -175,3 +175,14 @@ def test_a_measurement_goes_on_where_a_file_is_damaged(objective, tmp_path, capl
         assert np.array_equal(again.values, first.values) and message in caplog.text
         caplog.clear()
         assert np.array_equal(sharpness.load_result(stored).values, first.values)
+
+
+def test_a_result_of_another_kind_is_refused(results, tmp_path):
+    path = results["line"].save(tmp_path / "line.nc")
+    both = Comparison({"a": results["line"], "b": results["line"]}).save(tmp_path / "both.nc")
+    assert isinstance(load_result(path, LineResult), LineResult)
+    assert list(load_result(both, Comparison[LineResult])) == ["a", "b"]
+    wrong = (path, MeasureResult), (path, Comparison), (both, LineResult), (both, Comparison[MeasureResult])
+    for file, kind in wrong:
+        with pytest.raises(UserError, match="holds a .*LineResult, not a .*: leave kind out to read it"):
+            load_result(file, kind)

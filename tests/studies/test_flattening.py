@@ -11,9 +11,7 @@ import torch
 
 from sharpness import Objective, UserError, checkpoint_objective, load_data, register_measure
 from sharpness.probes import MEASURES
-from sharpness.studies import cells as cells_module
-from sharpness.studies import make_flattening_study
-from sharpness.studies import settings as settings_module
+from sharpness.studies import cells as cells_module, make_flattening_study, settings as settings_module
 from sharpness.studies.grid import draw_grid
 from sharpness.training import loop
 
@@ -89,7 +87,7 @@ def test_a_cell_has_the_accuracies_of_its_run(study):
 
 def test_the_files_hold_the_cells_the_changes_the_summary_and_the_picture(study):
     folder, made = study
-    names = {f"flattening{s}" for s in (".pdf", ".png", ".csv", "_cells.csv", "_summary.csv", "_summary.md")}
+    names = {f"flattening{s}" for s in (".pdf", ".png", ".txt", ".csv", "_cells.csv", "_summary.csv", "_summary.md")}
     assert {p.name for p in made.files} == {p.name for p in (folder / "out").iterdir()} == names
     assert len(pd.read_csv(folder / "out" / "flattening_cells.csv")) == 8
     drawn = pd.read_csv(folder / "out" / "flattening.csv")
@@ -244,3 +242,16 @@ def test_a_folder_with_another_run_stops_the_study(study, data):
     folder, _ = study
     with pytest.raises(UserError, match="holds a different run"):
         again(data, folder, epochs=2)
+
+
+def test_the_picture_of_a_study_takes_the_options_of_every_picture(study):
+    folder, made = study
+    told = " ".join((folder / "out" / "flattening.txt").read_text().split())
+    assert "bars are one standard deviation over seeds" in told and "Seeds: 0, 1" in told
+    first, *_ = dict.fromkeys(made.numbers["row"])
+    drawn = made.plot(order=[first], labels={first: "Mine"}, width="single", title="Again")
+    assert (drawn.get_figwidth(), drawn.get_suptitle()) == (3.3, "Again")
+    assert [tick.get_text() for tick in drawn.axes[0].get_yticklabels()] == ["Mine"]
+    for options, message in [({"log": True}, "no option 'log'"), ({"order": ["SGD"]}, "'SGD'")]:
+        with pytest.raises(UserError, match=message):
+            made.plot(**options)

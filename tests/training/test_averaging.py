@@ -13,8 +13,7 @@ from sharpness import load_checkpoint, train
 from sharpness.flattening.spectral_normalization import ordinary_state
 from sharpness.methods import build_recipe, flattened
 from sharpness.steps import Context, frozen_running_statistics
-from sharpness.training import evaluate
-from sharpness.training import loop as loop_module
+from sharpness.training import evaluate, loop as loop_module
 from sharpness.training.averaging import end_in_average
 from sharpness.training.loop import training_batches
 from sharpness.training.state import epoch_generator

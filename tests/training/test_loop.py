@@ -20,8 +20,7 @@ from sharpness.methods.cross_entropy import CrossEntropy
 from sharpness.methods.recipe import Deferred
 from sharpness.models import build_model
 from sharpness.steps import Context, Loss, PlainStep
-from sharpness.training import evaluate
-from sharpness.training import loop as loop_module
+from sharpness.training import evaluate, loop as loop_module
 from sharpness.training.loop import Run, entry_context, initial_model, make_optimizer, run_stage, training_batches
 from sharpness.training.state import RunFolder, RunState, epoch_generator
 

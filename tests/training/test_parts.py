@@ -11,8 +11,7 @@ from sharpness.errors import UserError
 from sharpness.methods import build_recipe
 from sharpness.methods.m2m import MajorToMinor
 from sharpness.models import Frozen, build_model
-from sharpness.training import epoch as epoch_module
-from sharpness.training import loop as loop_module
+from sharpness.training import epoch as epoch_module, loop as loop_module
 from sharpness.training.parts import read_helper
 from sharpness.training.state import RunFolder
 

@@ -4,6 +4,7 @@ from torch import nn
 
 import sharpness
 from sharpness import Objective
+from sharpness.results import PlaneResult
 
 
 def misspelt(objective: Objective, other: nn.Module) -> None:
@@ -22,6 +23,11 @@ def misspelt(objective: Objective, other: nn.Module) -> None:
     sharpness.trajectory_plane(objective, "runs/ce", point=9)  # mypy: did you mean "points"
     sharpness.trace(objective, option={"parameters": "all"})  # mypy: did you mean "options"
     sharpness.eigenvalues(objective, k=1.5)  # mypy: No overload variant
+    sharpness.trace(objective, options={"parameter": "all"})  # mypy: Extra key "parameter"
+    sharpness.trace(objective, options={"batch_size": None})  # mypy: Incompatible types
+    sharpness.measure(objective, parameter="all")  # mypy: did you mean "parameters"
+    sharpness.checkpoint_objective("a.pt", batchsize=3)  # mypy: did you mean "batch_size"
+    print(sharpness.load_result("plane.nc", PlaneResult).losess)  # mypy: maybe "losses"
     print(sharpness.eigenvalues(objective).valuess)  # mypy: has no attribute "valuess"; maybe "values"
 
 

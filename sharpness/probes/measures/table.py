@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from torch import nn
@@ -27,6 +27,7 @@ from sharpness.probes.shared.as_objective import as_objective, labelled_checkpoi
 from sharpness.probes.shared.column import Column, table_of
 from sharpness.probes.shared.comparison import common_fields, side_by_side
 from sharpness.probes.shared.cost import Cost, announce
+from sharpness.probes.shared.options import MeasureOptions
 from sharpness.probes.shared.probe import table_probe
 from sharpness.probes.shared.trainings import Training, compared
 from sharpness.probes.shared.work import kept_result, key_of
@@ -53,7 +54,7 @@ def measure(
     seed: int = 0,
     resume: str | Path | None = None,
     executor: Executor | None = None,
-    **options: Any,
+    **given_options: Unpack[MeasureOptions],
 ) -> MeasureResult | Comparison[MeasureResult]:
     r"""Measure a model: a row per class, a column per measure, each with its standard error and an interval of 95 %.
 
@@ -114,7 +115,7 @@ def measure(
             class.
         executor: does the eigenvalues and traces of classes, each a task that can be pickled; threads of this process
             that share its processors unless given.
-        options: of :class:`~sharpness.Objective` for models, or of :func:`checkpoint_objective` for checkpoints.
+        given_options: of :class:`~sharpness.Objective` for models, or of :func:`checkpoint_objective` for checkpoints.
 
     Returns:
         The table; of a mapping or a folder of several models a :class:`~sharpness.Comparison` of tables by label.
@@ -128,6 +129,7 @@ def measure(
     ('accuracy', 'loss')
     """
     data, measures = _told_apart(given, data, measures)
+    options: dict[str, Any] = {**given_options}
     numbers = {
         "radius": radius, "draws": draws, "rho": rho, "trace_draws": trace_draws, "tol": tol,
         "max_iterations": max_iterations, "coordinates": coordinates, "seed": seed,

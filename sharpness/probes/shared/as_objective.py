@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import nn
@@ -22,6 +22,7 @@ from sharpness.methods.training_loss import TrainingLoss, training_loss
 from sharpness.objective import Objective, Samples
 from sharpness.objective.temperature import LOGITS
 from sharpness.probes.shared.checkpoint_data import checkpoint_data, own_images
+from sharpness.probes.shared.options import ObjectiveOptions
 from sharpness.probes.shared.training_set import training_set
 from sharpness.probes.shared.trainings import run_names, trainings_by_path
 
@@ -105,7 +106,7 @@ def checkpoint_objective(
     std: Sequence[float] | None = None,
     download: bool = False,
     class_order: str | Path | Sequence[int] | None = None,
-    **options: Any,
+    **given: Unpack[ObjectiveOptions],
 ) -> Objective:
     """Build the objective of a checkpoint on its own data, or on ``data``, without augmentation.
 
@@ -129,9 +130,9 @@ def checkpoint_objective(
         download: fetch the files of recorded or named data if they are missing.
         class_order: how the model numbers the classes, as :func:`~sharpness.data.class_order` takes it, where its
             family does it otherwise; images of the user's own are renumbered accordingly.
-        options: of :class:`~sharpness.Objective`; given ``classes`` or ``group_by``, what is known of the data's own
-            classes does not apply. Of recorded or named data ``logits="temperature"`` is fitted on test images that are
-            not probed, at most 200 of each class, unless ``held_out`` are given.
+        given: options of :class:`~sharpness.Objective`; with ``classes`` or ``group_by``, what is known of the data's
+            own classes does not apply. Of recorded or named data ``logits="temperature"`` is fitted on test images that
+            are not probed, at most 200 of each class, unless ``held_out`` are given.
 
     Returns:
         The mean loss over these images, with class names, training images and groups as far as they are known.
@@ -145,6 +146,7 @@ def checkpoint_objective(
     >>> objective.num_samples, objective.num_classes, objective.num_parameters
     (2, 10, 650)
     """
+    options: dict[str, Any] = {**given}
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = load_checkpoint(checkpoint)
     choose("split", split, SPLITS)

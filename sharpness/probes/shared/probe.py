@@ -20,6 +20,7 @@ from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.shared.as_objective import Subject, as_objective
 from sharpness.probes.shared.comparison import is_random, side_by_side, warn_of_shapes
+from sharpness.probes.shared.options import Options
 from sharpness.probes.shared.trainings import Training, compared, named
 from sharpness.results import Comparison, MeasureResult, Result
 
@@ -42,7 +43,7 @@ class Given(TypedDict, total=False):
     """
 
     data: Any
-    options: Mapping[str, Any] | None
+    options: Options | None
 
 
 class Probe(Protocol[P, R]):

@@ -97,7 +97,7 @@ def test_one_number_a_layer_is_all_there_is(case):
             probe(objective, per_layer=True, **wrong)
     with pytest.raises(UserError, match="unknown end of every layer's spectrum 'both': choose one of LA, SA"):
         eigenvalues(objective, per_layer=True, which="both")
-    with pytest.raises(UserError, match="draws=1: give a whole number, at least 2"):
+    with pytest.raises(UserError, match="draws=1: give an integer, at least 2"):
         trace(objective, per_layer=True, draws=1)
 
 

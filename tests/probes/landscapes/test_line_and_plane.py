@@ -125,8 +125,8 @@ def test_cells_that_overflow_stay_what_they_are():
         (lambda o: plane(o, directions=Directions.of(o, [torch.ones(2)] * 2, "given")), "parallel"),
         (lambda o: plane(o, directions=(torch.zeros(2), "gradient")), "a given direction is zero"),
         (lambda o: line(o, directions=torch.zeros(2)), "a given direction is zero"),
-        (lambda o: line(o, seed="a"), "seed='a': give a whole number, at least 0"),
-        (lambda o: line(o, directions="hessian", seed=0.5), "seed=0.5: give a whole number"),
+        (lambda o: line(o, seed="a"), "seed='a': give an integer, at least 0"),
+        (lambda o: line(o, directions="hessian", seed=0.5), "seed=0.5: give an integer"),
     ],
 )
 def test_bad_settings_are_refused(quadratic, symmetric, act, message):

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from scipy.stats import kendalltau
 
 import sharpness
@@ -131,6 +132,7 @@ def test_the_command_reads_what_measure_wrote(tmp_path, capsys):
     assert "lambda_max" in capsys.readouterr().out
     written = pd.read_csv(tmp_path / "tau.csv")
     assert written["tau"].abs().max() == pytest.approx(1) and (tmp_path / "tau.png").exists()
+    assert "Kendall's rank correlation" in " ".join((tmp_path / "tau.txt").read_text().split())
     assert main(["correlate", str(tmp_path / "missing.csv")]) == 2
     assert "No such file" in capsys.readouterr().err
 
@@ -141,3 +143,21 @@ def test_the_picture_has_a_panel_for_each_pair_and_says_the_coefficient():
     assert axes.shape == (2, 2) and "-1.00" in axes[0, 0].get_title("left").replace("−", "-")
     assert {line.get_label() for line in axes[0, 0].lines} == {"m0", "m1"}
     assert len(found.plot("classes")[0, 0].lines[0].get_xdata()) == 20
+
+
+def test_the_picture_takes_the_options_of_every_picture():
+    found = sharpness.correlate(*tables())
+    axes = found.plot(order=["m1"], labels={"m1": "Mine"}, width="single", title="Ranks", log=True)
+    figure = axes[0, 0].figure
+    assert [line.get_label() for line in axes[0, 0].lines] == ["Mine"]
+    assert (figure.get_figwidth(), figure.get_suptitle()) == (3.3, "Ranks")
+    assert axes[0, 0].get_xscale() in ("log", "symlog")
+    given = Figure().subplots(2, 2)
+    assert (found.plot(ax=given) == given).all()
+    for options, told in [
+        ({"wdth": 3}, "no option 'wdth'"),
+        ({"order": ["m7"]}, "'m7'"),
+        ({"ax": given[0]}, "4 panels"),
+    ]:
+        with pytest.raises(UserError, match=told):
+            found.plot(**options)

@@ -204,11 +204,11 @@ def test_models_and_mappings_of_them_are_measured_on_data():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"draws": 0}, "draws=0: give a whole number, at least 2"),
-        ({"draws": 1}, "draws=1: give a whole number, at least 2, for a standard error"),
-        ({"draws": 2.5}, "draws=2.5: give a whole number"),
-        ({"trace_draws": 1}, "trace_draws=1: give a whole number, at least 2"),
-        ({"max_iterations": 0}, "max_iterations=0: give a whole number, at least 1"),
+        ({"draws": 0}, "draws=0: give an integer, at least 2"),
+        ({"draws": 1}, "draws=1: give an integer, at least 2, for a standard error"),
+        ({"draws": 2.5}, "draws=2.5: give an integer"),
+        ({"trace_draws": 1}, "trace_draws=1: give an integer, at least 2"),
+        ({"max_iterations": 0}, "max_iterations=0: give an integer, at least 1"),
         ({"radius": float("nan")}, "radius=nan: give a finite number above 0"),
         ({"radius": -0.1}, "radius=-0.1: give"),
         ({"rho": -1.0}, "rho=-1.0: give"),

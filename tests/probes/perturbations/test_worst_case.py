@@ -147,9 +147,9 @@ def test_a_gradient_that_is_not_finite_is_refused():
         ({"steps": 0}, "steps=0"),
         ({"norm": "l1"}, "unknown norm 'l1'"),
         ({"m": 0}, "m=0"),
-        ({"m": 2.5}, "m=2.5: give a whole number, at least 1"),
-        ({"steps": 1.5}, "steps=1.5: give a whole number, at least 1"),
-        ({"seed": "a"}, "seed='a': give a whole number, at least 0"),
+        ({"m": 2.5}, "m=2.5: give an integer, at least 1"),
+        ({"steps": 1.5}, "steps=1.5: give an integer, at least 1"),
+        ({"seed": "a"}, "seed='a': give an integer, at least 0"),
     ],
 )
 def test_bad_settings_are_refused(quadratic, symmetric, options, match):

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from sharpness import Objective, plane
-from sharpness.probes.shared import point_table as module
-from sharpness.probes.shared import work
+from sharpness.probes.shared import point_table as module, work
 from sharpness.probes.shared.point_table import PointTable
 
 RANK = """

@@ -1,6 +1,8 @@
 """What users see of a probe: signature, docstring, and keywords that it does not have."""
 
 import inspect
+import re
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ import sharpness
 from sharpness import Objective
 from sharpness.data import LongTail, load_digits_lt
 from sharpness.errors import UserError
+from sharpness.probes import MEASURES
+from sharpness.probes.shared.options import MeasureOptions, ObjectiveOptions, Options
 from sharpness.steps import Context
 
 PROBES = (
@@ -88,3 +92,16 @@ def test_the_old_names_of_the_counts_of_training_images_warn():
             assert owner.class_counts is not None
     with pytest.warns(FutureWarning, match="sharpness.data.class_counts is now sharpness.data.profile_counts"):
         assert sharpness.data.class_counts is sharpness.data.profile_counts
+
+
+def test_the_typed_options_are_those_of_objectives_and_checkpoints():
+    taken = [set(inspect.signature(f).parameters) for f in (Objective.__init__, sharpness.checkpoint_objective)]
+    known = set.union(*taken) - {"self", "model", "data", "checkpoint", "given"}
+    assert set(get_type_hints(Options)) == known
+    assert set(get_type_hints(MeasureOptions)) == known - {"train_counts"}
+    assert set(get_type_hints(ObjectiveOptions)) == taken[0] - {"self", "model", "data", "loss", "mean", "std"}
+
+
+def test_the_table_in_the_help_of_measure_is_that_of_the_registry():
+    table = inspect.getdoc(sharpness.measure).split("==\n")[2]
+    assert re.findall(r"(?m)^(\w+)", table) == [*MEASURES.built_in()]
