@@ -7,11 +7,12 @@ machine (``SHARPNESS_DATA``), else one trained here on the digits, upsampled. Ev
 whose model and images are ready; in every repeat they take turns, on the same classes. Contenders other than ours get
 their best settings, see contenders.py, and only the run with these counts.
 
-    seconds          a class, median over repeats
-    times ours       seconds over ours of the same repeat: median (and quartiles)
+    seconds          a class, median over repeats; CPU: of all threads, which others on the machine change little
+    times ours       seconds over ours of the same repeat: median (and quartiles); CPU: of the median
     products         a class
     residual         the largest |Hv - value v| / |value| of all values found, from a product in float64
-    error of value   the largest |value - exact| / |exact|, exact by ARPACK in float64 from the vectors found
+    error of value   the largest |value - exact| / |exact|, exact being the most extreme Rayleigh quotient in float64 of
+                     the vectors that the contenders found
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ import numpy as np
 import torch
 from contenders import Contender, Eigenthings, Found, Ours, Plain, PyHessian, quotient
 from growth import growth
-from scipy.sparse.linalg import LinearOperator, eigsh
 from table import note, report, spread, table
 from turns import process
 from workloads import Problem, describe, digits, exact_product
@@ -37,57 +37,59 @@ from workloads import Problem, describe, digits, exact_product
 import sharpness
 
 TOL = 1e-3
-TRACE_ERROR = 0.05
+COLUMNS = ("seconds", "CPU", "times ours", "CPU", "products", "residual", "error of value")
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, of which contenders, and with how many values for a class."""
+    """What is asked, and of which contenders. The title and ``ask`` take the relative error of a trace."""
 
     title: str
     contenders: tuple[type[Contender], ...]
-    ask: Callable[[type[Contender], Problem], list[Found]]
+    ask: Callable[[type[Contender], Problem, float], list[Found]]
 
 
 QUESTIONS = {
     "largest": Question(
         f"largest eigenvalue, to a residual of {TOL:g}",
         (Ours, PyHessian, Plain, Eigenthings),
-        lambda contender, problem: contender.all_eigenvalues(*problem, "LA", TOL),
+        lambda contender, problem, _: contender.all_eigenvalues(*problem, "LA", TOL),
     ),
     "ends": Question(
         f"both ends of the spectrum, to residuals of {TOL:g} of the largest and {5 * TOL:g} of the value",
         (Ours, Plain, Eigenthings),
-        lambda contender, problem: contender.all_eigenvalues(*problem, "both", TOL),
+        lambda contender, problem, _: contender.all_eigenvalues(*problem, "both", TOL),
     ),
     "trace": Question(
-        f"trace, to a standard error of {TRACE_ERROR:.0%}",
+        "trace, to a standard error of {:.0%}",
         (Ours, PyHessian, Plain, Eigenthings),
-        lambda contender, problem: contender.all_traces(*problem, TRACE_ERROR),
+        lambda contender, problem, error: contender.all_traces(*problem, error),
     ),
 }
 
 
 @dataclass(frozen=True)
 class Size:
-    """Images a class, classes and repeats: all stated in the tables."""
+    """Images a class, classes, repeats, and the relative error of a trace: all stated in the tables."""
 
     images: tuple[int, ...]
     classes: tuple[int, ...]
     repeats: int
+    error: float
 
 
 SIZES = {
-    "quick": Size((8,), (1, 9), 2),
-    "usual": Size((20,), (1, 3, 6, 9), 3),
-    "full": Size((20, 100), tuple(range(10)), 3),
+    "quick": Size((8,), (1, 9), 2, 0.2),
+    "usual": Size((20,), (1, 3, 9), 3, 0.1),
+    "full": Size((20, 100), tuple(range(10)), 3, 0.05),
 }
 
 
 def main() -> None:
     args = arguments()
     size = SIZES[args.size]
-    lines = [*describe(["sharpness", *libraries()]), ""]
+    lines = describe(["sharpness", *libraries()])
+    lines += [f"load average of the minute before: {os.getloadavg()[0]:.1f}", ""]
     for images in size.images:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "problem.pt"
@@ -95,29 +97,33 @@ def main() -> None:
             torch.save(problem, path)
             for question in args.questions:
                 note(f"{question}, {images} images a class")
-                lines += answers(QUESTIONS[question], name, problem, path, size)
+                lines += answers(question, name, problem, path, size)
     if args.size != "quick":
         note("growth")
         lines += growth(full=args.size == "full")
     report(lines, args.output)
 
 
-def answers(question: Question, name: str, problem: Problem, path: Path, size: Size) -> list[str]:
+def answers(asked: str, name: str, problem: Problem, path: Path, size: Size) -> list[str]:
     """The table of one question."""
+    question = QUESTIONS[asked]
     contenders = [c for c in question.contenders if present(c)]
     with ExitStack() as stack:
         processes = {c: stack.enter_context(process(_prepare, path)) for c in contenders}
         turns = [
-            {c: processes[c].submit(_ask, question.title, c).result() for c in contenders} for _ in range(size.repeats)
+            {c: processes[c].submit(_ask, asked, c, size.error).result() for c in contenders}
+            for _ in range(size.repeats)
         ]
-    seconds = {c: np.array([sum(f.seconds for f in turn[c]) for turn in turns]) for c in contenders}
+    seconds = {c: np.array([np.sum([f.seconds for f in turn[c]], axis=0) for turn in turns]) for c in contenders}
+    middle = {c: np.median(seconds[c], axis=0) for c in contenders}
     checks = check(problem, turns[0]) if turns[0][Ours][0].vectors else dict.fromkeys(contenders, ("–", "–"))
     classes = len(size.classes)
     rows = [
         [
             c.name,
-            f"{np.median(seconds[c]) / classes:.2f}",
-            spread(seconds[c] / seconds[Ours]),
+            *(f"{value / classes:.2f}" for value in middle[c]),
+            spread(seconds[c][:, 0] / seconds[Ours][:, 0]),
+            f"{middle[c][1] / middle[Ours][1]:.1f}",
             f"{np.mean([f.products for f in turns[0][c]]):.1f}",
             *checks[c],
         ]
@@ -126,11 +132,11 @@ def answers(question: Question, name: str, problem: Problem, path: Path, size: S
     settings = [f"{c.name}: {'; '.join(sorted({f.setting for f in turns[0][c]}))}" for c in contenders]
     values = ["; ".join(", ".join(f"{v:.4g}" for v in f.values) for f in turns[0][Ours])]
     return [
-        f"## {question.title}",
+        f"## {question.title.format(size.error)}",
         "",
         f"{name}; {classes} classes, {size.repeats} repeats",
         "",
-        *table(["", "seconds", "times ours", "products", "residual", "error of value"], rows),
+        *table(["", *COLUMNS], rows),
         "",
         *settings,
         f"ours by class: {values[0]}",
@@ -145,22 +151,13 @@ def check(problem: Problem, found: dict[type[Contender], list[Found]]) -> dict[t
     errors: dict[type[Contender], list[float]] = {c: [] for c in found}
     for i, c in enumerate(y.unique()):
         product = exact_product((model, x[y == c], y[y == c]))
-        for end, which in enumerate(("LA", "SA")[: len(found[Ours][i].values)]):
-            exact = exact_value(product, found[Ours][i].vectors[end], which)
-            for contender, all_found in found.items():
-                value, vector = all_found[i].values[end], all_found[i].vectors[end]
-                residuals[contender].append(quotient(product, value, vector)[1])
-                errors[contender].append(abs(value - exact) / abs(exact))
+        for end, extreme in enumerate((max, min)[: len(found[Ours][i].values)]):
+            checked = {k: quotient(product, f[i].values[end], f[i].vectors[end]) for k, f in found.items()}
+            exact = extreme(value for value, _ in checked.values())
+            for contender, (_, residual) in checked.items():
+                residuals[contender].append(residual)
+                errors[contender].append(abs(found[contender][i].values[end] - exact) / abs(exact))
     return {c: (f"{max(residuals[c]):.1e}", f"{max(errors[c]):.1e}") for c in found}
-
-
-def exact_value(product: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor, which: str) -> float:
-    """By ARPACK in float64, whose start has as much of every other direction as of the vector that was found."""
-    start = start.double() / start.double().norm()
-    start = start + torch.randn(len(start), generator=torch.Generator().manual_seed(2)).double() / len(start) ** 0.5
-    matvec = lambda v: product(torch.from_numpy(v.reshape(-1).copy())).numpy()  # noqa: E731
-    operator = LinearOperator((len(start), len(start)), matvec=matvec, dtype=np.float64)
-    return float(eigsh(operator, k=1, which=which, tol=1e-4, v0=start.numpy(), return_eigenvectors=False)[0])
 
 
 def trained(images: int, classes: tuple[int, ...]) -> tuple[str, Problem]:
@@ -199,9 +196,8 @@ def _prepare(path: Path) -> None:
     _problem = torch.load(path, weights_only=False)
 
 
-def _ask(title: str, contender: type[Contender]) -> list[Found]:
-    question = next(q for q in QUESTIONS.values() if q.title == title)
-    return question.ask(contender, _problem)
+def _ask(asked: str, contender: type[Contender], error: float) -> list[Found]:
+    return QUESTIONS[asked].ask(contender, _problem, error)
 
 
 def arguments() -> argparse.Namespace:

@@ -222,7 +222,7 @@ class SecondOrder:
         self, traced: Traced, loss: PerSampleLoss, batch: WeightedBatch, vector: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The gradient and the product of a traced model, both flat (k,), in float64."""
-        with twice_differentiable():
+        with twice_differentiable(written_out=False):  # the traced operations see to it themselves
             run = TracedRun(traced, self.parameters, loss, "hessian", torch.float64)
             run.push(vector)
             made = run.record(batch)
@@ -231,7 +231,7 @@ class SecondOrder:
             return run.gradient(), run.pull(first=True)
 
     def _gauss_newton_in_float64(self, traced: Traced, examination: Examination, vector: Tensor) -> Tensor:
-        with twice_differentiable():
+        with twice_differentiable(written_out=False):  # the traced operations see to it themselves
             run = TracedRun(traced, self.parameters, self.loss, "ggn", torch.float64)
             run.push(vector)
             run.add(run.multiply(run.record(examination.batch)))
