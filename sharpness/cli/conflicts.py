@@ -37,10 +37,8 @@ def conflicts(
     require_picture("--plot", plot)
     read, options = subjects(checkpoints, probed)
     look = picture_look(probed, read, plot is not None)
-    results = sharpness.class_optima(
-        read, damping, steps, cg_steps, per_group=per_group, keep_vectors=False, data=options.pop("data", None),
-        options={"parameters": parameters, **options},
-    )  # fmt: skip
+    shared: dict[str, Any] = {"data": options.pop("data", None), "options": {"parameters": parameters, **options}}
+    results = sharpness.class_optima(read, damping, steps, cg_steps, per_group=per_group, keep_vectors=False, **shared)
     what = "Cosines between displacements to the classes' own optima"
     deliver(
         results, lambda: alone(results).plot(**look), lambda: caption(what, results, split_of(probed)), None,
