@@ -11,7 +11,7 @@ from torch import nn
 from sharpness.checkpoints.find import FOLDERS, usual_files
 from sharpness.checkpoints.heads import reread
 from sharpness.checkpoints.manifest import Manifest
-from sharpness.data import LongTail, LongTailData, load_data
+from sharpness.data import DATASETS, LongTail, LongTailData, load_data
 from sharpness.data.class_orders import check_class_order
 from sharpness.errors import UserError
 from sharpness.models import Classifier
@@ -96,7 +96,7 @@ class Checkpoint:
         """
         t = self.longtail
         data = load_data(
-            t.dataset,
+            DATASETS.recorded(t.dataset, None, self.path),
             profile=t.profile,
             imbalance=t.imbalance,
             subset=t.subset,

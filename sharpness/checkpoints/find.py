@@ -50,10 +50,14 @@ def file_of(path: Path) -> Path:
         UserError: there is none.
     """
     path = from_zoo(path)
-    if path.is_dir():
-        places = (path / inner / name for inner in FOLDERS for name in usual_files())
-        path = next((place for place in places if place.is_file()), path / RESULT)
-    if not path.is_file():
+    try:
+        if path.is_dir():
+            places = (path / inner / name for inner in FOLDERS for name in usual_files())
+            path = next((place for place in places if place.is_file()), path / RESULT)
+        there = path.is_file()
+    except OSError as error:
+        raise UserError(f"no checkpoint at {shown(str(path))}...: {error.strerror}") from None
+    if not there:
         raise UserError(f"no checkpoint at {path}: give the path of a file, or a folder with a {RESULT} in it")
     return path
 

@@ -72,6 +72,8 @@ def load_checkpoint(
     >>> checkpoint.manifest.method, checkpoint.manifest.model.num_classes, checkpoint.model.training
     ('ce', 10, False)
     """
+    if not isinstance(path, str | Path):
+        raise UserError(f"a checkpoint is read from a file: give its path, not a {type(path).__name__}")
     path = file_of(Path(path))
     choose("weights", weights, WEIGHTS)
     if family is not None:

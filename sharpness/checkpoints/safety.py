@@ -13,17 +13,17 @@ import json
 import mmap
 import os
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 import torch
 
 from sharpness.errors import UserError, shown
-from sharpness.untrusted.archives import archive_entries
+from sharpness.untrusted.archives import Entry, archive_entries
 from sharpness.untrusted.machine import WEIGHTS, Machine, globals_of
 from sharpness.untrusted.names import Names
 from sharpness.untrusted.passed_over import loaded
-from sharpness.untrusted.plain_values import PLAIN_GLOBALS
 from sharpness.untrusted.refused import REMEDY, Refused
 from sharpness.untrusted.regular_files import open_regular
 from sharpness.untrusted.tensors import Inert, Storage
@@ -50,6 +50,8 @@ SIGNATURES: dict[bytes, str] = {
     b"\x93NUMPY": "is a NumPy array, not a checkpoint",
     b"version https://git-lfs": "is a Git LFS pointer: fetch the file itself with 'git lfs pull'",
     b"<": "is a web page: download the file itself",
+    b"{": "is JSON, which holds no weights: give the file with the weights; of several parts make one, such as "
+    "torch.save({k: v for p in parts for k, v in safetensors.torch.load_file(p).items()}, PATH)",
 }
 
 
@@ -165,7 +167,9 @@ def _check_archive(content: bytes | mmap.mmap, names: Names) -> None:
     if not all(entry.stored for entry in entries.values()):
         raise Refused("is a compressed archive, which torch.save never writes: unpack it, or save it again")
     if f"{folder}/data.pkl" not in entries:
-        raise Refused("is an archive, and not one of torch.save")
+        if any(name.endswith((".pt", ".pth", ".bin", ".safetensors", ".tar")) for name in entries):
+            raise Refused("is an archive of checkpoints: unpack it first")
+        raise Refused(f"is an archive, and not one of torch.save: {REMEDY}")
     found = entries[f"{folder}/data.pkl"]
     if found.size > PICKLE:
         _refuse_length()
@@ -183,6 +187,21 @@ def _check_archive(content: bytes | mmap.mmap, names: Names) -> None:
 
     names.require(globals_of(pickled))
     Machine(io.BytesIO(pickled), WEIGHTS, names.__getitem__, len(content), storage).load()
+    if isinstance(content, bytes):  # what is mapped may be far more than will be read
+        _check_sums(content, [entry for entry in entries.values() if entry.size])
+
+
+def _check_sums(content: bytes, entries: list[Entry]) -> None:
+    """Refuse an archive of which some parts have another checksum than was written.
+
+    Where all have, it was saved without checksums (``torch.serialization.set_crc32_options(False)``).
+    """
+    whole = memoryview(content)
+    wrong = [e for e in entries if zlib.crc32(whole[e.offset : e.offset + e.held]) != e.checksum]
+    if wrong and len(wrong) < len(entries):
+        raise Refused(
+            f"is damaged: {shown(wrong[0].name)} has another checksum than it was written with; fetch it again"
+        )
 
 
 def _refuse_length() -> NoReturn:
@@ -244,7 +263,7 @@ def _check_legacy(content: bytes | mmap.mmap, names: Names) -> None:
 
 
 def _load(source: Any, names: Names, mmap: bool | None = None) -> Any:
-    stand_ins = PLAIN_GLOBALS | {name: loaded(seen) for name, seen in names.passed.items()}
+    stand_ins = names.plain | {name: loaded(seen) for name, seen in names.passed.items()}
     allowed: list[Any] = [(stand_in, name) for name, stand_in in stand_ins.items()]
     with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
         warnings.simplefilter("ignore")

@@ -28,7 +28,7 @@ from sharpness.data.targets import (
     plain_targets,
     told_of,
 )
-from sharpness.data.tensors import as_tensors, is_data, read_once, read_samples
+from sharpness.data.tensors import as_tensors, column, is_data, read_once, read_samples
 from sharpness.errors import UserError, choose
 from sharpness.registries import DATASETS
 from sharpness.renamed import renamed_names
@@ -52,6 +52,7 @@ __all__ = [
     "SampleIdentity",
     "answers_of",
     "are_labels",
+    "column",
     "Layout",
     "as_tensors",
     "augment",

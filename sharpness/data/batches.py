@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from sharpness.data.inputs import Inputs
 from sharpness.data.records import ARRAYS, Batch, Record, is_image, split
-from sharpness.errors import UserError
+from sharpness.errors import UserError, shown
 
+#: Samples of a data set that are read twice: one alone may be the one that is not augmented this time.
+REREAD = 8
 logger = logging.getLogger("sharpness")
 
 
@@ -25,11 +27,18 @@ def read_loader(loader: DataLoader[Any], batch: Batch | None, takes: Collection[
         UserError: it has none, or its data set returns something else when it is read again.
     """
     with torch.random.fork_rng(devices=[]):
-        found = list(loader)
+        found = all_of(loader)
         if not found:
             raise UserError("data is a DataLoader without samples: give at least one")
         data = loader.dataset
-        if hasattr(data, "__getitem__") and hasattr(data, "__len__") and len(data):
+        if isinstance(data, IterableDataset):
+            if loader.num_workers > 1:
+                logger.warning(
+                    "data: each of %d workers reads the whole dataset, unless it divides itself by "
+                    "torch.utils.data.get_worker_info(): give num_workers=0 or 1 if not",
+                    loader.num_workers,
+                )
+        elif hasattr(data, "__getitem__") and hasattr(data, "__len__") and len(data):
             require_repeatable(data)
     usual = type(loader.sampler) in (SequentialSampler, RandomSampler) and not getattr(loader.sampler, "replacement", 0)
     if loader.batch_sampler is not None and not usual:
@@ -40,14 +49,51 @@ def read_loader(loader: DataLoader[Any], batch: Batch | None, takes: Collection[
     return [split(one, f"{what} {i}", batch, takes) for i, one in enumerate(found)]
 
 
-def require_repeatable(data: Any) -> None:
-    """Refuse a map-style data set whose first sample differs when it is read again.
+def one_of(data: Any, i: int) -> Any:
+    """Sample number i of a map-style data set of the user's.
 
     Raises:
-        UserError: it does.
+        UserError: reading it raises.
     """
-    if not _same(data[0], data[0]):
-        raise UserError("the first sample differs when read twice: the dataset augments at random, switch that off")
+    try:
+        return data[i]
+    except UserError:
+        raise
+    except Exception as error:
+        told = shown(f"{type(error).__name__}: {error}", 120)
+        raise UserError(f"reading sample {i} of {len(data)} raised {told}: correct the dataset") from error
+
+
+def all_of(data: Iterable[Any]) -> list[Any]:
+    """Everything that an iterable of the user's hands out.
+
+    Raises:
+        UserError: reading it raises.
+    """
+    found = []
+    try:
+        for one in data:
+            found.append(one)
+    except UserError:
+        raise
+    except Exception as error:
+        told = shown(f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error) else ''}", 120)
+        raise UserError(f"reading data raised {told} after {len(found)} samples or batches: correct it") from error
+    return found
+
+
+def require_repeatable(data: Any, read: Sequence[Any] | None = None) -> None:
+    """Refuse a map-style data set of which one of a few samples, spread over it, differs when it is read again.
+
+    Args:
+        read: all its samples, where they have been read before.
+
+    Raises:
+        UserError: one does.
+    """
+    for i in torch.linspace(0, len(data) - 1, min(len(data), REREAD)).long().tolist():
+        if not _same(one_of(data, i) if read is None else read[i], one_of(data, i)):
+            raise UserError(f"sample {i} differs when read twice: the dataset augments at random, switch that off")
 
 
 def are_batches(records: Sequence[Record]) -> bool:

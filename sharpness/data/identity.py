@@ -104,7 +104,7 @@ def value_digests(values: Tensor) -> np.ndarray:
     >>> len(set(value_digests(x).tolist()) | set(value_digests(x.double()).tolist()))
     1
     """
-    return _by_chunk(values, lambda part: list(_plain(part).reshape(len(part), -1).numpy()))
+    return _by_chunk(values, lambda part: list(_plain(part).reshape(len(part), -1).contiguous().numpy()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +197,7 @@ def _digests(contents: Sequence[Any]) -> np.ndarray:
 def _pixels(images: Tensor) -> list[np.ndarray]:
     if images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
         images = images.movedim(3, 1)
-    table = images.reshape(len(images), -1).numpy()
+    table = images.reshape(len(images), -1).contiguous().numpy()
     rows = list(table)
     if images.ndim > 2 and images.shape[1] == 3:
         parts = table.reshape(len(images), 3, -1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sharpness.data.tensors import column
-from sharpness.errors import UserError, shown
+from sharpness.errors import UserError, require_whole, shown
 
 #: The only class where targets are no labels and no classes are given.
 ONE_CLASS = ("all",)
@@ -129,6 +129,8 @@ def classes_of(
     Raises:
         UserError: both are given, are not one for each sample, or are out of range.
     """
+    if num_classes is not None:
+        require_whole("num_classes", num_classes, least=1)
     if classes is not None and group_by is not None:
         raise UserError("classes= and group_by=: give one of them")
     if group_by is not None:
@@ -257,6 +259,8 @@ def within(index: Tensor, number: int, what: str, remedy: str) -> Tensor:
         bad = int(outside.nonzero()[0])
         if what == "label" and int(index.min()) == 1 and int(index.max()) == number:
             remedy = "labels are counted from 1, give y - 1"
+        elif what == "label" and int(index[bad]) < 0:
+            remedy = "leave samples without a label out, x[y >= 0] and y[y >= 0]; numbers must be floats, y.float()"
         raise UserError(f"{what} {int(index[bad])} of sample {bad} is outside 0..{number - 1}: {remedy}")
     return index
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from sharpness.data.batches import are_batches, joined, read_loader, require_repeatable, stacked
+from sharpness.data.batches import all_of, are_batches, joined, one_of, read_loader, require_repeatable, stacked
 from sharpness.data.inputs import Inputs
 from sharpness.data.records import ARRAYS, Batch, Record, is_image, is_record, pixels, split
 from sharpness.data.rows import Rows
@@ -132,12 +132,17 @@ def column(values: Any, what: str, class_names: Sequence[str] | None = None) -> 
         )
     if isinstance(values, tuple | list) and any(isinstance(v, Tensor) for v in values):
         return _stack(values, what)
+    if isinstance(values, str | Set) or hasattr(values, "__next__"):
+        raise UserError(f"{what} are a {type(values).__name__}: give a tensor, an array or a list, one entry a sample")
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise UserError(f"{what} have masked entries: fill them, .filled(0), or leave these samples out")
     try:
         array = np.asarray(values)
     except ValueError:
         return _stack(values, what)
     if array.dtype == object:  # as pandas keeps text, and torch's tensors in lists of lists
-        array = np.array(array.tolist()) if array.ndim == 1 and not hasattr(array[0], "__len__") else array
+        plain = array.size and not any(hasattr(v, "__len__") for v in array.flat)
+        array = np.array(array.tolist()) if plain else array
     if array.dtype.kind in "US" or (array.dtype == object and isinstance(array.flat[0], str)):
         if class_names is not None and array.ndim == 1:
             return _positions(array.tolist(), class_names)
@@ -151,12 +156,17 @@ def column(values: Any, what: str, class_names: Sequence[str] | None = None) -> 
         )
     if array.dtype.kind not in "biufc":
         kinds = " and ".join(sorted({type(value).__name__ for value in array.ravel()[:1000].tolist()})[:3])
-        raise UserError(
-            f"{what} hold {kinds or 'nothing'} as objects: give numbers, of a table its columns of numbers, such as "
-            "frame.select_dtypes('number')"
+        remedy = "give numbers, and leave samples without one out"
+        if what != "targets":
+            remedy = "give numbers, of a table its columns of numbers, such as frame.select_dtypes('number')"
+        raise UserError(f"{what} hold {kinds or 'nothing'} as objects: {remedy}")
+    if array.dtype == np.longdouble:
+        array = array.astype(np.float64)
+    try:  # of foreign byte order, read-only or with negative strides torch takes none: a copy has its own
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
+        return torch.as_tensor(
+            array.copy() if not array.flags.writeable or min(array.strides, default=0) < 0 else array
         )
-    try:
-        return torch.as_tensor(array if array.flags.writeable else array.copy())
     except (TypeError, ValueError) as error:
         raise UserError(f"{what} of dtype {array.dtype} are no tensor ({shown(str(error))}): convert them") from None
 
@@ -237,7 +247,10 @@ def _read(
         raise UserError(f"data is a {type(data).__name__} of shape {tuple(data.shape)} without targets: give (x, y)")
     if hasattr(data, "train") and hasattr(data, "test"):
         raise UserError(f"data is a {type(data).__name__} of two parts: give data.train or data.test")
-    rows = hasattr(data, "__getitem__") and hasattr(data, "__len__")
+    if hasattr(data, "iloc") and hasattr(data, "columns"):
+        raise UserError(f"data is a {type(data).__name__}: give (frame.drop(columns='label'), frame['label'])")
+    # Chained iterable datasets have a length that raises.
+    rows = hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, IterableDataset)
     if isinstance(data, str | Mapping | nn.Module) or not (rows or hasattr(data, "__iter__")):
         raise UserError(f"data is a {type(data).__name__}: give (x, y), a TensorDataset, a DataLoader or a map-style "
                         "dataset, such as load_data('digits-lt').train")  # fmt: skip
@@ -247,12 +260,12 @@ def _read(
     if isinstance(data, DataLoader):
         records = read_loader(data, batch, takes)
     else:
-        found = [data[i] for i in range(len(data))] if rows else list(data)
+        found = [one_of(data, i) for i in range(len(data))] if rows else all_of(data)
         records = [split(one, f"sample {i}", batch, takes) for i, one in enumerate(found)]
         if not records:
             raise UserError(f"data is a {type(data).__name__} without samples: give at least one")
         if rows:  # an iterator cannot be read twice
-            require_repeatable(data)
+            require_repeatable(data, found)
     # A loader without batch_sampler hands out single samples, as a data set does.
     if (loaded and data.batch_sampler is not None) or are_batches(records):
         x, targets = joined(records)

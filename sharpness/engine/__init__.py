@@ -26,18 +26,21 @@ from sharpness.engine.modules import (
     buffers_kept,
     filter_axes,
     hidden_noticed,
+    how_to_pick,
     in_full_precision,
     parameters_in_scope,
     recalibrate,
     require_eval,
+    require_numbers,
     state_sha256,
+    told_return,
 )
 from sharpness.engine.neighbours import few_samples, first_difference, require_independent
 from sharpness.engine.operator import CurvatureOperator
 from sharpness.engine.products import Products
 from sharpness.engine.program import Untraceable
 from sharpness.engine.second_order import KINDS, SecondOrder
-from sharpness.engine.tracing import first_line
+from sharpness.engine.tracing import first_line, structure
 from sharpness.engine.undisturbed import seeded, undisturbed, without_autocast
 from sharpness.engine.workers import Here, Workers, side_by_side
 
@@ -72,6 +75,7 @@ __all__ = [
     "full_precision",
     "mean_error",
     "hidden_noticed",
+    "how_to_pick",
     "in_full_precision",
     "memory_budget",
     "parameters_in_scope",
@@ -82,6 +86,7 @@ __all__ = [
     "recalibrate",
     "require_eval",
     "require_independent",
+    "require_numbers",
     "resolve_device",
     "seeded",
     "side_by_side",
@@ -89,4 +94,6 @@ __all__ = [
     "without_autocast",
     "slopes",
     "state_sha256",
+    "structure",
+    "told_return",
 ]

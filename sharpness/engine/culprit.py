@@ -46,7 +46,8 @@ class Call:
 def calls(model: nn.Module) -> Iterator[list[Call]]:
     """Record the calls of modules and functions while a model runs, in the order in which they end: innermost first."""
     made: list[Call] = []
-    names = {m: name for name, m in model.named_modules()}
+    # Modules of TorchScript have no such hooks, and are part of what calls them.
+    names = {m: name for name, m in model.named_modules() if not isinstance(m, torch.jit.ScriptModule)}
     running = [model]
     apply = torch.autograd.Function.__dict__["apply"]
 

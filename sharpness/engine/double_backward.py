@@ -5,6 +5,7 @@ All results are sums over samples, accumulated in float64.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from threading import Lock
@@ -193,13 +194,15 @@ def _along_twice(forward: Any, parameters: Any, samples: Any, loss: PerSampleLos
     def slopes(*w: Tensor) -> Tensor:
         return torch.func.jvp(losses, w, pieces)[1]
 
-    with _forward_mode, twice_differentiable():
+    with _forward_mode, warnings.catch_warnings(), twice_differentiable():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch's own: its first jvp compiles by torch.jit.script
         return torch.func.jvp(slopes, start, pieces)[1].detach().double()
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:
     """One vector (k,) of all entries."""
-    return torch.cat([t.reshape(-1) for t in tensors])
+    # Embeddings may have sparse gradients.
+    return torch.cat([(t if t.layout is torch.strided else t.to_dense()).reshape(-1) for t in tensors])
 
 
 def split(vector: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:

@@ -70,7 +70,8 @@ def fastest_batch(model: nn.Module, x: Tensor) -> int:
         if isinstance(output, Tensor):
             sizes.append(output.numel() * output.element_size())
 
-    hooks = [m.register_forward_hook(note) for m in model.modules()]
+    # TorchScript has no such hooks.
+    hooks = [m.register_forward_hook(note) for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
     try:
         with torch.no_grad():
             model(x)

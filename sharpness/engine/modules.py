@@ -7,7 +7,7 @@ import fnmatch
 import hashlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from sharpness.engine.undisturbed import default_device
 from sharpness.errors import UserError, shown
 
 RECALIBRATION_BATCH = 250
@@ -56,8 +57,53 @@ class Outputs(nn.Module):
         self.call = call
 
     def forward(self, x: Tensor) -> Tensor:
-        outputs = self.model(x) if self.call is None else self.call(self.model, x)
-        return outputs if self.output is None else self.output(outputs)
+        with default_device():
+            outputs = self.model(x) if self.call is None else self.call(self.model, x)
+        if self.output is None:
+            return outputs
+        try:
+            with default_device():
+                return self.output(outputs)
+        except UserError:
+            raise
+        except Exception as error:
+            told = shown(f"{type(error).__name__}: {error}", 120)
+            raise UserError(f"output= raised {told} on the {told_return(outputs)} that the model returns") from error
+
+
+def told_return(returned: Any) -> str:
+    """Describe what a model returned: its type, and the keys of a mapping.
+
+    >>> told_return({"logits": 1}), told_return((1, 2))
+    ('dict of logits', 'tuple of 2')
+    """
+    kind = type(returned).__name__
+    if isinstance(returned, Mapping):
+        return f"{kind} of {shown(', '.join(map(str, returned)))}"
+    return f"{kind} of {len(returned)}" if isinstance(returned, tuple | list) else kind
+
+
+def how_to_pick(returned: Any) -> str:
+    """The remedy for a model that returns something else than a tensor.
+
+    >>> how_to_pick({"logits": torch.zeros(1)})
+    "pass output=, a function that picks the logits, such as output=lambda r: r['logits'] (--logits logits on the \
+command line)"
+    """
+    how = "pass output=, a function that picks the logits, such as output=lambda r: r"
+    entries: list[tuple[Any, Any]] = []
+    if isinstance(returned, Mapping):
+        entries = list(returned.items())
+    elif isinstance(returned, tuple | list):
+        entries = list(enumerate(returned))
+    keys = [k for k, v in entries if isinstance(v, Tensor)] or [k for k, _ in entries]
+    if keys:
+        key = next((k for k in keys if "logits" in str(k)), keys[0])
+        return f"{how}[{key!r}] (--logits {key} on the command line)"
+    names = [n for n, v in getattr(returned, "__dict__", {}).items() if isinstance(v, Tensor)]
+    if names:
+        return f"{how}.{next((n for n in names if 'logits' in n), names[0])}"
+    return "let its forward pass return the outputs, one row for each sample, as a tensor"
 
 
 def in_full_precision(model: nn.Module) -> nn.Module:
@@ -90,6 +136,30 @@ def in_full_precision(model: nn.Module) -> nn.Module:
     return twin
 
 
+def require_numbers(model: nn.Module) -> None:
+    """Refuse a model whose weights are no real numbers, or have none yet.
+
+    Raises:
+        UserError: no parameters, lazy ones or those of the device "meta", complex ones.
+    """
+    kind = type(model).__name__
+    for name, p in (*model.named_parameters(), *model.named_buffers()):
+        if nn.parameter.is_lazy(p):
+            raise UserError(f"{name!r} of {kind} has no shape yet: call the model on a few inputs first, model(x[:2])")
+        if p.is_meta:
+            raise UserError(
+                f"{name!r} of {kind} is on the device 'meta' and has no values: load the weights first, such as "
+                "model.load_state_dict(state, assign=True)"
+            )
+        if p.is_complex() and p.requires_grad:
+            raise UserError(
+                f"{name!r} of {kind} has complex numbers: give their real and imaginary parts as a parameter, "
+                "nn.Parameter(torch.view_as_real(w)), and take torch.view_as_complex of it in the forward pass"
+            )
+    if not any(p.is_floating_point() for p in model.parameters()):
+        raise UserError(f"{kind} has no parameters: there is nothing to probe")
+
+
 def batchnorms(model: nn.Module) -> list[nn.Module]:
     """All BatchNorm layers."""
     return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -109,7 +179,7 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
         if not isinstance(m, nn.modules.batchnorm._BatchNorm)
         for state in (m._buffers, vars(m))
         for name, t in state.items()
-        if isinstance(t, Tensor)
+        if isinstance(t, Tensor) and t.layout is torch.strided
     ]
     saved += [
         (m._parameters, "weight", m.weight, m.weight.detach().clone())
@@ -121,7 +191,7 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
     finally:
         for state, name, tensor, old in saved:
             state[name] = tensor
-            if tensor.layout is torch.strided and not torch.equal(tensor, old):
+            if not torch.equal(tensor, old):
                 with torch.no_grad():
                     (tensor if tensor.shape == old.shape else tensor.resize_(old.shape)).copy_(old)
 
@@ -140,7 +210,7 @@ def written_by(model: nn.Module, x: Tensor) -> str | None:
 
 
 def _state(m: nn.Module) -> dict[str, Tensor]:
-    return {k: t for k, t in (m._buffers | vars(m)).items() if isinstance(t, Tensor)}
+    return {k: t for k, t in (m._buffers | vars(m)).items() if isinstance(t, Tensor) and t.layout is torch.strided}
 
 
 def layer(name: str, module: nn.Module) -> str:
@@ -154,6 +224,11 @@ def layer(name: str, module: nn.Module) -> str:
     name = name.removeprefix("model").removeprefix(".")
     kind = type(module).__name__
     return f"layer {name!r} ({kind})" if name else f"the model ({kind}) itself"
+
+
+def strided(t: Tensor) -> Tensor:
+    """The same numbers, contiguous, of a tensor that may be sparse."""
+    return (t if t.layout is torch.strided else t.to_dense()).contiguous()
 
 
 def doubled(module: nn.Module) -> dict[str, Tensor]:
@@ -190,7 +265,7 @@ def require_eval(model: nn.Module) -> None:
     Raises:
         UserError: BatchNorm or dropout in training mode; names the first such layer.
     """
-    noisy = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    noisy = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.RReLU)
     training = [n for n, m in model.named_modules() if isinstance(m, noisy) and m.training]
     batchwise = [n for n, m in model.named_modules() if isinstance(m, noisy[0]) and m.running_mean is None]
     if batchwise and not training:
@@ -313,5 +388,5 @@ def state_sha256(model: nn.Module) -> str:
     """The SHA-256 of all weights and buffers, by name."""
     digest = hashlib.sha256()
     for name, t in sorted(model.state_dict().items()):
-        digest.update(name.encode() + t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(name.encode() + strided(t.detach()).cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

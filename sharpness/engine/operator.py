@@ -11,7 +11,7 @@ from sharpness.engine import distributed
 from sharpness.engine.class_sums import WeightedBatch
 from sharpness.engine.devices import full_precision
 from sharpness.engine.double_backward import hvp_rows
-from sharpness.engine.modules import require_eval
+from sharpness.engine.modules import require_eval, strided
 from sharpness.engine.products import Products
 from sharpness.engine.second_order import SecondOrder
 from sharpness.errors import UserError
@@ -150,7 +150,7 @@ class CurvatureOperator:
     def _state(self) -> Tensor:
         """All weights and buffers. They are compared, because writes through ``p.data`` count no version."""
         module = self._engine.module
-        return torch.cat([t.reshape(-1) for t in (*module.parameters(), *module.buffers())])
+        return torch.cat([strided(t).reshape(-1) for t in (*module.parameters(), *module.buffers())])
 
     def __repr__(self) -> str:
         return f"CurvatureOperator({self.kind}, {self.size} x {self.size}, {self.samples} samples, {self.route})"

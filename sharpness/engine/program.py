@@ -184,6 +184,7 @@ class Traced:
 
 
 def memory(states: Iterable[State | None]) -> int:
-    """Bytes that the states keep, every storage counted once."""
-    storages = [t.untyped_storage() for s in states if s is not None for t in s.tensors()]
+    """Bytes that the states keep, every storage counted once; sparse tensors have none that could be asked."""
+    tensors = [t for s in states if s is not None for t in s.tensors()]
+    storages = [t.untyped_storage() for t in tensors if t.layout is torch.strided]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())

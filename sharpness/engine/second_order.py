@@ -76,6 +76,11 @@ class SecondOrder:
             return "traced, BatchNorm folded, activations kept"
         return f"double backward ({self._reason or 'not traced yet'})"
 
+    def forget(self) -> None:
+        """Forget the trace of the model and the judgement of it, which is made at certain weights."""
+        self.traced = self.forms = self._reason = self._examination = None
+        self._refusals = {}
+
     def is_traced(self, batch: WeightedBatch) -> bool:
         """True if derivatives come from a trace, which only reads the module; decided on a few of these samples."""
         self.require_parameters()

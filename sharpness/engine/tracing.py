@@ -35,7 +35,10 @@ def first_line(error: BaseException) -> str:
 
 
 def structure(module: nn.Module) -> list[Any]:
-    """The parts of a module that a trace is valid for: submodules, their tensors and hooks, and plain attributes."""
+    """The parts of a module that a trace is valid for: submodules, their tensors and hooks, and plain attributes.
+
+    Single numbers among the buffers count as attributes: a forward pass may branch on them.
+    """
     plain = (bool, int, float, str)
     return [
         (
@@ -43,6 +46,11 @@ def structure(module: nn.Module) -> list[Any]:
             [id(t) for t in (*m._parameters.values(), *m._buffers.values())],
             [*m._forward_hooks, *m._forward_pre_hooks],
             [(key, repr(value)) for key, value in vars(m).items() if isinstance(value, plain)],
+            [
+                repr(t.item())
+                for t in m._buffers.values()
+                if t is not None and t.numel() == 1 and t.device.type == "cpu"
+            ],
         )
         for m in module.modules()
     ]

@@ -10,7 +10,9 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Any
 
 import torch
 
@@ -18,6 +20,7 @@ import torch
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 _lock = threading.RLock()
 _local = threading.local()
+_default: ContextVar[torch.device | None] = ContextVar("default device", default=None)
 
 
 @contextmanager
@@ -32,13 +35,14 @@ def lent() -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Exclude other threads and the caller's autocast; may be nested in one thread. Also a decorator of functions.
+    """Exclude other threads, the caller's autocast and default device; may be nested. Also a decorator of functions.
 
     >>> with torch.autocast("cpu", torch.bfloat16), undisturbed():
     ...     (torch.ones(1, 1) @ torch.ones(1, 1)).dtype
     torch.float32
     """
-    with nullcontext() if getattr(_local, "lent", False) else _lock, without_autocast():
+    turn = nullcontext() if getattr(_local, "lent", False) else _lock
+    with turn, without_autocast(), _made_on_the_cpu():
         yield
 
 
@@ -50,6 +54,28 @@ def without_autocast() -> Iterator[None]:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
         yield
+
+
+@contextmanager
+def _made_on_the_cpu() -> Iterator[None]:
+    """Make tensors on the CPU where no device is named, whatever ``torch.set_default_device`` says."""
+    usual = torch.get_default_device()
+    if usual.type == "cpu":
+        yield
+        return
+    before = _default.get()
+    token = _default.set(before or usual)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        _default.reset(token)
+
+
+def default_device() -> AbstractContextManager[Any]:
+    """The caller's default device again, for code of the caller's own: a model may rely on it."""
+    device = _default.get()
+    return nullcontext() if device is None else torch.device(device)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from sharpness.data import (
     ForeignData,
     are_labels,
     classes_of,
+    column,
     cross_entropy_targets,
     number_of,
     pack,
@@ -118,7 +119,7 @@ class Description:
         if ce and outputs is not None:
             y = cross_entropy_targets(table.y.cpu(), outputs)
         x = table.x.to(dtype) if table.x.is_floating_point() else table.x
-        weights = table.weights if self.weights is None else torch.as_tensor(self.weights)
+        weights = table.weights if self.weights is None else column(self.weights, "weights")
         weights = weights.cpu().to(dtype)
         if isinstance(table, Samples):
             return replace(table, x=x, y=y, weights=weights)

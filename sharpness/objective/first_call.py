@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 
@@ -34,11 +36,36 @@ def largest_batch(model: nn.Module, x: Tensor, layout: Layout | None, name: str)
     try:
         with buffers_kept(model):
             return fastest_batch(model, x)
+    except UserError:
+        raise
     except Exception as error:
         parts = [x] if layout is None else layout.unpack(x)
         shapes = " and ".join(str(tuple(part.shape)) for part in parts)
+        remedy = "check size, channels and layout"
+        if len(parts) == 1 and not x.is_floating_point() and "type" in str(error):
+            kind = str(x.dtype).removeprefix("torch.")
+            how = "x.float() / 255, normalised as in training" if kind == "uint8" else "x.float()"
+            remedy = f"inputs are {kind}: give them as the model was trained on them, such as {how}"
+        elif "size()[0] ==" in str(error):
+            remedy = "it was exported for one batch size: export it with a dynamic one, or give the module itself"
+        raise UserError(f"{name} raised {first_line(error)} on inputs of shape {shapes}: {remedy}") from error
+
+
+@contextmanager
+def with_gradients(name: str) -> Iterator[None]:
+    """Refuse a model that ran without gradients, and does not with them or on several samples.
+
+    Raises:
+        UserError: it raises.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
         raise UserError(
-            f"{name} raised {first_line(error)} on inputs of shape {shapes}: check size, channels and layout"
+            f"{name} raised {first_line(error)} on several samples, with gradients: let its forward pass take any "
+            "number of samples, and nothing in it run under torch.inference_mode()"
         ) from error
 
 

@@ -41,8 +41,10 @@ class Table:
     content: Content
 
     def __post_init__(self) -> None:
-        if self.weights.shape != (len(self.y),) or not bool((self.weights > 0).all()):
-            raise UserError(f"weights must be positive, one for each of the {len(self.y)} samples")
+        a = self.weights
+        positive = a.shape == (len(self.y),) and not a.is_complex() and bool((a > 0).all())
+        if not positive or not bool(a.isfinite().all()):
+            raise UserError(f"weights must be positive and finite, one for each of the {len(self.y)} samples")
 
     @property
     def tensors(self) -> tuple[Inputs, Tensor]:
@@ -133,7 +135,7 @@ class Samples(Table):
             UserError: a class without samples.
         """
         if class_index is None:
-            return torch.arange(len(self.y))
+            return torch.arange(len(self.y), device="cpu")
         if not 0 <= class_index < self.num_classes:
             raise UserError(f"class {class_index} is outside 0..{self.num_classes - 1}")
         indices = (self.classes == class_index).nonzero().squeeze(1)
@@ -150,7 +152,7 @@ class Samples(Table):
         if isinstance(what, int | np.integer):
             kept = self.indices(int(what))
         else:
-            kept = torch.as_tensor(what, dtype=torch.int64)
+            kept = torch.as_tensor(what, dtype=torch.int64, device="cpu")
             if not len(kept):
                 raise UserError("no samples were chosen: give at least one index")
         x, y, weights, classes = (rows_at(t, kept) for t in (self.x, self.y, self.weights, self.classes))

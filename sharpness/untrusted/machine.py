@@ -16,7 +16,7 @@ from typing import Any
 
 from sharpness.untrusted.keys import check_key
 from sharpness.untrusted.passed_over import PassedOver
-from sharpness.untrusted.plain_values import PlainArray, PlainDtype, PlainNamespace
+from sharpness.untrusted.plain_values import ForeignDtype, PlainArray, PlainDtype, PlainNamespace
 from sharpness.untrusted.refused import REMEDY, Allowance, Refused
 from sharpness.untrusted.tensors import Rebuilt
 
@@ -136,7 +136,7 @@ class Machine(_PythonUnpickler):
                 raise Refused("gives a dict other attributes than those of a state dict")
         elif type(instance) is PlainNamespace or isinstance(instance, PassedOver):
             instance.__setstate__(state)
-        elif type(instance) in (PlainArray, PlainDtype):
+        elif type(instance) in (PlainArray, PlainDtype, ForeignDtype):
             self.allowance.take(sum(map(_bytes, state)) if type(state) is tuple else 0)
             instance.__setstate__(state)
         else:
@@ -198,7 +198,7 @@ WEIGHTS = Instructions(
     "PROTO STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINSTRING TUPLE "
     "TUPLE1 TUPLE2 TUPLE3 EMPTY_TUPLE EMPTY_LIST EMPTY_DICT EMPTY_SET APPEND APPENDS SETITEM SETITEMS BINGET "
     "LONG_BINGET BINPUT LONG_BINPUT GLOBAL NEWOBJ REDUCE BUILD BINPERSID",
-    "which torch.save does not with its usual pickle_protocol, 2",
+    "which torch.save does not with its usual pickle_protocol, 2: save it again, torch.save(content, PATH)",
     encoding="utf-8",
 )
 """What ``torch.save`` writes."""

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from sharpness.errors import shown
-from sharpness.untrusted.passed_over import PassedOver, rehearsed
+from sharpness.untrusted.passed_over import Method, PassedOver, rehearsed
+from sharpness.untrusted.plain_values import PLAIN_GLOBALS, ForeignDtype
 from sharpness.untrusted.powers import may_be_passed_over, power
 from sharpness.untrusted.refused import REMEDY, Refused
 from sharpness.untrusted.tensors import stand_in
@@ -27,11 +28,13 @@ class Names:
 
     def __init__(self, foreign: bool = False) -> None:
         self.foreign = foreign
+        self.plain = PLAIN_GLOBALS | ({"numpy.dtype": ForeignDtype} if foreign else {})
         self.passed: dict[str, type[PassedOver]] = {}
 
     def __getitem__(self, name: str) -> Any:
-        found = self.passed.get(name) or stand_in(name)
-        if found is None and self.foreign and may_be_passed_over(name) and len(self.passed) < FOREIGN:
+        found = self.passed.get(name) or (self.plain.get(name) or stand_in(name))
+        foreign = self.foreign and (may_be_passed_over(name) or name == Method.name)
+        if found is None and foreign and len(self.passed) < FOREIGN:
             found = self.passed[name] = rehearsed(name)
         if found is None:
             raise Refused(f"needs {shown(name)}, and nothing in it was run: {REMEDY}")

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from sharpness.untrusted.refused import Refused
+from sharpness.untrusted.refused import REMEDY, Refused
 
 MODULES, DEEPEST = 2**16, 100
 """Most modules of a pickled network, and how deep they may be in each other."""
@@ -95,9 +95,21 @@ class _List(PassedOver):
         return []
 
 
+class Method(PassedOver):
+    """Stands for ``getattr`` where a pickle makes a bound method of it: of an object that is passed over, too."""
+
+    name = "builtins.getattr"
+
+    def __new__(cls, *given: Any) -> Any:
+        of = given[0] if len(given) == 2 and type(given[1]) is str else None
+        if not isinstance(of, PassedOver) and not (isinstance(of, type) and issubclass(of, PassedOver)):
+            raise Refused(f"needs {cls.name} (can reach any code), and nothing in it was run: {REMEDY}")
+        return super().__new__(cls)
+
+
 def rehearsed(name: str) -> type[PassedOver]:
     """The class that stands for ``name`` in a rehearsal, where nothing was seen of it yet."""
-    return type("PassedOver", (PassedOver,), {"name": name, "uses": set()})
+    return type("PassedOver", (Method if name == Method.name else PassedOver,), {"name": name, "uses": set()})
 
 
 def loaded(seen: type[PassedOver]) -> type[PassedOver]:
@@ -106,6 +118,8 @@ def loaded(seen: type[PassedOver]) -> type[PassedOver]:
     Raises:
         Refused: no plain container can take what the pickle does to it.
     """
+    if issubclass(seen, Method):  # its object may have become a plain container
+        return type("PassedOver", (PassedOver,), {"name": seen.name, "uses": set()})
     if seen.uses <= {STATE}:
         return seen
     if VALUES in seen.uses and len(seen.uses) > 1:

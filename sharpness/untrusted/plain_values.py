@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from sharpness.untrusted.passed_over import PassedOver, rehearsed
 from sharpness.untrusted.refused import Refused
 
 DIMENSIONS = 64
 """Most dimensions of an array, NumPy's and PyTorch's own limit."""
 
+OBJECTS = re.compile(r"O[48]?|[mM]8(\[.{1,8}\])?")
 _NUMBERS_AND_TEXT = re.compile(r"[|<>=]?([biufc])([0-9]{1,2})|[|<>=]?([SU])([0-9]{1,4})")
 
 
@@ -52,8 +54,13 @@ class PlainDtype:
 
     def __init__(self, name: Any, align: Any = False, copy: Any = True) -> None:
         self.name, self.order = _ascii(name), ""
-        if not _NUMBERS_AND_TEXT.fullmatch(self.name):
+        if not (_NUMBERS_AND_TEXT.fullmatch(self.name) or self.passed_over):
             raise Refused(f"holds arrays of {self.name[:20]!r}, which are neither numbers nor text")
+
+    @property
+    def passed_over(self) -> bool:
+        """True of what is neither numbers nor text and is left out all the same."""
+        return False
 
     def __setstate__(self, state: Any) -> None:
         order = _ascii(state[1]) if isinstance(state, tuple) and len(state) > 1 else ""
@@ -65,6 +72,14 @@ class PlainDtype:
         """The NumPy data type."""
         found = np.dtype(self.name)
         return found.newbyteorder(">") if self.order == ">" else found
+
+
+class ForeignDtype(PlainDtype):
+    """One that may also be of objects or times: their arrays are passed over."""
+
+    @property
+    def passed_over(self) -> bool:
+        return OBJECTS.fullmatch(self.name) is not None
 
 
 def _ascii(text: Any) -> str:
@@ -88,6 +103,8 @@ def plain_scalar(dtype: Any, content: Any) -> Any:
     """
     if not isinstance(dtype, PlainDtype):
         raise Refused("holds a scalar without data type")
+    if dtype.passed_over:
+        return rehearsed("numpy.generic")()
     raw, found = _raw(content), dtype.value()
     if not found.itemsize or len(raw) != found.itemsize:
         raise Refused(f"holds a scalar of {found.itemsize} bytes in {len(raw):,}")
@@ -99,7 +116,7 @@ class PlainArray:
     """An array under way: ``numpy.core.multiarray._reconstruct`` in a pickle makes it, its state fills it."""
 
     def __init__(self, *given: Any) -> None:
-        self.value: np.ndarray[Any, Any] = np.empty(0)
+        self.value: np.ndarray[Any, Any] | PassedOver = np.empty(0)
 
     def __setstate__(self, state: Any) -> None:
         if type(state) is not tuple or len(state) != 5:
@@ -107,6 +124,9 @@ class PlainArray:
         _, shape, dtype, fortran, content = state
         if not isinstance(dtype, PlainDtype) or not is_shape(shape):
             raise Refused("holds an array without data type or shape")
+        if dtype.passed_over:
+            self.value = rehearsed("numpy.ndarray")()
+            return
         raw, found = _raw(content), dtype.value()
         if math.prod(shape) * found.itemsize != len(raw) or not found.itemsize:
             raise Refused(f"holds an array of {math.prod(shape):,} values in {len(raw):,} bytes")

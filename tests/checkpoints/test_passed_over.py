@@ -43,6 +43,7 @@ def foreign(monkeypatch):
 from types import SimpleNamespace
 class ConfigParser:
     def __init__(self, **more): self.__dict__.update(more)
+    def step(self): raise AssertionError("this was run")
 class AttrDict(dict):
     def __init__(self, *a, **k): super().__init__(*a, **k); self.__dict__["frozen"] = True
 class Args(list): pass
@@ -55,6 +56,21 @@ def touch(): raise AssertionError("this was run")
         getattr(module, name).__module__ = "parse_config"
     monkeypatch.setitem(sys.modules, "parse_config", module)
     return module
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["archive", "legacy"])
+def test_weights_beside_arrays_of_objects_and_times_are_read(tmp_path, legacy):
+    day, model = np.datetime64("2020-01-01"), network()
+    content = {
+        "state_dict": model.state_dict(),
+        "names": np.array(["cat", None], dtype=object),
+        "days": [day, day[None]],
+    }
+    torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
+    checkpoint = load_checkpoint(tmp_path / "a.pt", model=Experts)
+    assert same(checkpoint, model) and "names (numpy.ndarray)" in " ".join(checkpoint.manifest.notes)
+    with pytest.raises(UserError, match="which are neither numbers nor text"):
+        read_safely(tmp_path / "a.pt")
 
 
 def save(content, path):
@@ -87,6 +103,7 @@ OTHERS = {
     "a scheduler": lambda m: torch.optim.lr_scheduler.StepLR(torch.optim.SGD([torch.zeros(1)], 0.1), 3),
     "a function": lambda m: torch.nn.functional.relu,
     "a call": lambda m: m.Touch(),
+    "a bound method": lambda m: {"lambda": m.ConfigParser(a=1).step, "of a dict": m.AttrDict(a=1).copy},
     "a loss": lambda m: nn.BCEWithLogitsLoss(pos_weight=torch.ones(3)),
     "inside a tuple": lambda m: (1, [m.ConfigParser()]),
     "in a set": lambda m: {m.ConfigParser(), 1},

@@ -336,3 +336,14 @@ def test_odd_values_beside_the_weights_are_unknown(tmp_path, state, odd):
     torch.save({"state_dict": state, "epoch": odd, "best_acc1": odd}, tmp_path / "file.pt")
     manifest = load_checkpoint(tmp_path / "file.pt").manifest
     assert (manifest.epoch, manifest.accuracy) == (None, {})
+
+
+def test_counters_of_batchnorm_may_be_missing_from_files_of_a_network_given(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3)).eval()
+    torch.save({k: v for k, v in model.state_dict().items() if "tracked" not in k}, tmp_path / "old.pt")
+    read = load_checkpoint(tmp_path / "old.pt", model=model).model
+    assert torch.equal(read(torch.eye(2)), model(torch.eye(2)))
+    with pytest.raises(UserError, match="no checkpoint at .*: File name too long"):
+        load_checkpoint(tmp_path / ("x" * 300))
+    with pytest.raises(UserError, match="give its path, not a bytes"):
+        load_checkpoint(b"a.pt")

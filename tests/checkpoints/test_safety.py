@@ -605,3 +605,35 @@ def test_safetensors_are_a_flat_dict_with_metadata(tmp_path):
         read = read_safely(path)
         assert isinstance(read, dict) and read.metadata == (metadata or {})
         assert read.keys() == tensors.keys() and all(torch.equal(read[k], tensors[k]) for k in tensors)
+
+
+def test_one_altered_bit_of_the_numbers_is_noticed_by_the_checksum(tmp_path):
+    weights = {"a": torch.arange(50.0), "b": torch.ones(7)}
+    torch.save(weights, tmp_path / "a.pt")
+    content = bytearray((tmp_path / "a.pt").read_bytes())
+    content[content.find(weights["a"].numpy().tobytes()) + 83] ^= 64
+    (tmp_path / "altered.pt").write_bytes(content)
+    with pytest.raises(UserError, match="is damaged: .*data/0 has another checksum than it was written with"):
+        read_safely(tmp_path / "altered.pt")
+    if hasattr(torch.serialization, "set_crc32_options"):
+        torch.serialization.set_crc32_options(False)
+        try:
+            torch.save(weights, tmp_path / "unsummed.pt")
+        finally:
+            torch.serialization.set_crc32_options(True)
+        assert torch.equal(read_safely(tmp_path / "unsummed.pt")["a"], weights["a"])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: p.write_text('{"weight_map": {}}'), "is JSON, which holds no weights: .* of several parts make one"),
+        (lambda p: torch.save({"a": 1}, p, pickle_protocol=4), r"save it again, torch\.save\(content, PATH\)"),
+        (lambda p: zipfile.ZipFile(p, "w").writestr("in/model.pt", b"x"), "archive of checkpoints: unpack it first"),
+        (lambda p: np.savez(p.open("wb"), w=np.ones(2)), "not one of torch.save: save the weights alone"),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused_with_what_to_do(tmp_path, make, message):
+    make(tmp_path / "a.pt")
+    with pytest.raises(UserError, match=message):
+        read_safely(tmp_path / "a.pt")

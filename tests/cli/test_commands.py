@@ -266,7 +266,7 @@ def test_figures_of_a_study_prints_its_table_and_files(capsys, tmp_path):
     assert main(["figures", "--study", "flattening", "--methods", "ce", *arguments, *folders]) == 0
     printed = capsys.readouterr()
     assert printed.out.startswith("| method | operation | seeds | accuracy |")
-    assert {Path(line).name for line in printed.out.splitlines()[-6:]} == {p.name for p in (tmp_path / "out").iterdir()}
+    assert {Path(line).name for line in printed.out.splitlines()[-7:]} == {p.name for p in (tmp_path / "out").iterdir()}
     assert "flattening on digits-lt: 2 cells, 0 done, 2 to do" in printed.err
 
 

@@ -3,10 +3,11 @@
 import logging
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import ChainDataset, DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
 
 from sharpness import Objective, UserError, measure
 from sharpness.data import is_data, read_samples
@@ -149,11 +150,29 @@ class Noisy(Rows):
         return x + torch.rand(()), y
 
 
+class Late(Rows):
+    """The first samples are not augmented."""
+
+    def __getitem__(self, i):
+        x, y = self.rows[i]
+        return x + torch.rand(()) * (i > 5), y
+
+
+class Failing(Rows):
+    def __getitem__(self, i):
+        return X[i], 1 // 0
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         (lambda: loader(Noisy(list(zip(X, Y, strict=True)))), "the dataset augments at random, switch that off"),
         (lambda: Noisy(list(zip(X, Y, strict=True))), "the dataset augments at random, switch that off"),
+        (lambda: Late(list(zip(X, Y, strict=True))), r"sample \d+ differs when read twice"),
+        (lambda: Failing(range(3)), r"reading sample 0 of 3 raised ZeroDivisionError: .*: correct the dataset"),
+        (lambda: loader(Failing(range(3))), "reading data raised ZeroDivisionError: .* after 0 samples or batches"),
+        (lambda: ((X[i], 1 // i) for i in (1, 0)), "reading data raised ZeroDivisionError: .* after 1 samples"),
+        (lambda: pd.DataFrame({"a": [1.0], "label": [0]}), r"frame\.drop\(columns='label'\), frame\['label'\]"),
         (lambda: loader(TensorDataset(X[:0], Y[:0])), "without samples"),
         (lambda: iter(()), "without samples"),
         (lambda: [(X[:4], Y[:4]), (X[4:, :2], Y[4:])], r"do not stack .*\(4, 3, 4\) and \(7, 2, 4\)"),
@@ -177,6 +196,13 @@ def test_what_a_loader_leaves_out_is_said(caplog):
         assert "drop_last" in caplog.text
         read_samples(loader(sampler=WeightedRandomSampler(torch.ones(N), 5)))
         assert "WeightedRandomSampler decides which samples" in caplog.text
+
+
+def test_a_stream_that_every_worker_reads_is_said(caplog):
+    with caplog.at_level(logging.WARNING, "sharpness"):
+        read_samples(DataLoader(Stream(), 4, num_workers=2))
+    assert "each of 2 workers reads the whole dataset" in caplog.text
+    assert len(read_samples(ChainDataset([Stream()]))[1]) == N
 
 
 def test_batch_that_fails_is_told():

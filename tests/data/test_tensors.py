@@ -31,6 +31,9 @@ class Samples(Dataset):
         TensorDataset(X, Y), Samples(X, Y), Samples(X, Y.tolist()), Samples(X.numpy(), Y.numpy()),
         [(x, int(y)) for x, y in zip(X, Y, strict=True)], [[x, int(y)] for x, y in zip(X, Y, strict=True)],
         Samples(X.tolist(), Y.tolist()),
+        (X.numpy().astype(">f4"), Y.numpy().astype(">i8")), (X.numpy().astype(np.longdouble), Y.numpy()),
+        (X.numpy()[::-1].copy()[::-1], Y.numpy()[::-1].copy()[::-1]),
+        (pd.DataFrame(X.numpy()).astype("Float64"), pd.Series(Y.numpy()).astype("Int64")),
     ],
 )  # fmt: skip
 def test_labels_and_inputs_however_they_are_kept(data):
@@ -105,6 +108,10 @@ def test_what_follows_a_plain_target_is_left_out_with_a_warning(data, caplog):
         ((X, (Y, Y)), "targets are a tuple of several tensors"),
         (TensorDataset(X, X, Y), "which is the target"),
         (Samples(X, X, Y), "which is the target"),
+        ((X, set(Y.tolist())), "targets are a set"),
+        ((X, iter(Y.tolist())), "targets are a list_iterator: give a tensor, an array or a list"),
+        ((X, [None, 1, 2, 0]), "targets hold NoneType and int as objects: give numbers, and leave"),
+        ((np.ma.masked_less(X.numpy(), 3), Y), "inputs have masked entries"),
         ((X, Y[:3]), "one label per input"),
         ((X, 3), "one label per input"),
     ],

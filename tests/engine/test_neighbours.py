@@ -157,3 +157,55 @@ def test_a_state_that_every_pass_changes_is_named_and_put_back(attribute):
     with pytest.raises(UserError, match=r"layer '1' \(Observed\) updates its state in every pass"):
         Objective(model, data())
     assert float(model[1].largest) == 0
+
+
+class Switched(nn.Linear):
+    """Normalises by the batch, or has a wrong derivative, only behind a gate that is a weight or a setting."""
+
+    def __init__(self):
+        super().__init__(4, 3, dtype=torch.float64)
+        self.register_buffer("gate", torch.tensor(0.0))
+        self.batchwise = False
+
+    def forward(self, x):
+        outputs = super().forward(x)
+        if self.batchwise or float(self.gate) > 0:
+            outputs = outputs - outputs.mean(0)
+        return outputs
+
+
+@pytest.mark.parametrize("change", [lambda m: m.gate.fill_(1.0), lambda m: setattr(m, "batchwise", True)])
+def test_a_model_that_is_changed_after_its_objective_was_made_is_examined_again(change):
+    model = Switched()
+    objective = Objective(model, (torch.randn(6, 4, dtype=torch.float64), torch.arange(6) % 3), batch_size=6)
+    objective.check()
+    change(model)
+    with pytest.raises(UserError, match="depends on which others are in its batch"):
+        objective.check()
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_way_through_the_model_that_a_buffer_chooses_is_traced_again(check):
+    class Gated(nn.Linear):
+        def __init__(self):
+            super().__init__(4, 3, dtype=torch.float64)
+            self.register_buffer("gate", torch.tensor(0.0))
+
+        def forward(self, x):
+            outputs = super().forward(x)
+            return outputs**2 if float(self.gate) > 0 else torch.tanh(outputs)
+
+    torch.manual_seed(0)
+    model = Gated()
+    x, y = torch.randn(6, 4, dtype=torch.float64), torch.arange(6) % 3
+    objective = Objective(model, (x, y))
+    v, start = torch.ones(15, dtype=torch.float64), torch.cat([p.detach().flatten() for p in model.parameters()])
+    for gate, act in ((0.0, torch.tanh), (1.0, torch.square)):
+        model.gate.fill_(gate)
+        if check:
+            objective.check()
+
+        def loss(w, act=act):
+            return F.cross_entropy(act(F.linear(x, w[:12].view(3, 4), w[12:])), y)
+
+        torch.testing.assert_close(objective.hvp(v), torch.func.hessian(loss)(start) @ v)

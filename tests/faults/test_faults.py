@@ -30,6 +30,10 @@ COMMANDS = {
     "measure": ("measure", "run", *QUICK, "--parameters", "classifier", "-o", "out.csv"),
     "figures": ("figures", "--data", "digits-lt", "--methods", "ce", "--seeds", "0", "--epochs", "1", *QUICK, "--plane",
                 "3", "--jobs", "1", "--out", "out", "--runs", "runs"),
+    "flattening": ("figures", "--study", "flattening", "--data", "digits-lt", "--methods", "ce", "--operations", "swa",
+                   "--seeds", "0", "--epochs", "1", *QUICK, "--jobs", "1", "--out", "out", "--runs", "runs"),
+    "microbenchmark": ("figures", "--study", "microbenchmark", "--data", "digits-lt", "--seeds", "0", "--epochs", "1",
+                       *QUICK, "--jobs", "1", "--out", "out", "--runs", "runs"),
 }  # fmt: skip
 
 
@@ -117,7 +121,8 @@ def required(code, told, arguments):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_accident_ends_as_if_nothing_had_been_or_in_one_line(command, run, tmp_path):
-    if command == "figures" and FAULTS < 100:
+    study = COMMANDS[command][0] == "figures"
+    if study and FAULTS < 100:
         pytest.skip("a study takes its time: make test-faults")
     arguments = COMMANDS[command]
     whole = begin(tmp_path / "whole", run)
@@ -125,7 +130,7 @@ def test_every_accident_ends_as_if_nothing_had_been_or_in_one_line(command, run,
     assert code == 0, told
     expected, writes = outcome(whole), int(Path(tmp_path / "whole.writes").read_text())
     draw = random.Random(command)
-    for trial in range(FAULTS if command != "figures" else -(-FAULTS // 3)):
+    for trial in range(-(-FAULTS // 3) if study else FAULTS):
         kind = KINDS[trial % len(KINDS)] if len(KINDS) <= FAULTS else draw.choice(KINDS)
         at = draw.randint(1, writes)
         where = f"{command}, trial {trial}: {kind} at write {at} of {writes}"

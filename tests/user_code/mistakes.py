@@ -23,8 +23,8 @@ def misspelt(objective: Objective, other: nn.Module) -> None:
     sharpness.trajectory_plane(objective, "runs/ce", point=9)  # mypy: did you mean "points"
     sharpness.trace(objective, option={"parameters": "all"})  # mypy: did you mean "options"
     sharpness.eigenvalues(objective, k=1.5)  # mypy: No overload variant
-    sharpness.trace(objective, options={"parameter": "all"})  # mypy: Extra key "parameter"
-    sharpness.trace(objective, options={"batch_size": None})  # mypy: Incompatible types
+    sharpness.trace(objective, options={"parameter": "all"})  # mypy: No overload variant
+    sharpness.trace(objective, options={"batch_size": None})  # mypy: No overload variant
     sharpness.measure(objective, parameter="all")  # mypy: did you mean "parameters"
     sharpness.checkpoint_objective("a.pt", batchsize=3)  # mypy: did you mean "batch_size"
     print(sharpness.load_result("plane.nc", PlaneResult).losess)  # mypy: maybe "losses"

@@ -21,6 +21,7 @@ _TOLD = "a head without bias is FCNorm in this code: taken as cosine, head= (--h
 
 
 def matches(content: Any) -> bool:
+    """True of a backbone and a classifier under ``state_dict``, beside ``best_result`` and ``best_epoch``."""
     state = content.get("state_dict") if isinstance(content, Mapping) else None
     if state is None or not is_state(state) or not {"best_result", "best_epoch"} <= set(content):
         return False
@@ -29,6 +30,7 @@ def matches(content: Any) -> bool:
 
 
 def read(content: Any, path: str, options: Options) -> Reading:
+    """Read the backbone, and the classifier as its head."""
     state, prefix = strip_prefixes(content["state_dict"])
     parts: dict[str, dict[str, Any]] = {"backbone": {}, "classifier": {}}
     for name, tensor in state.items():

@@ -18,6 +18,7 @@ SETUPS = with_notes(
 
 
 def matches(content: Any) -> bool:
+    """True of a bare state with this code's ``cb_block``."""
     return is_state(content) and any("cb_block." in name for name in content)
 
 

@@ -29,6 +29,7 @@ SETUPS = setups(large_order="introsort")
 
 
 def matches(content: Any) -> bool:
+    """True of a file with ``classifier_state_dict``."""
     return isinstance(content, Mapping) and "classifier_state_dict" in content
 
 

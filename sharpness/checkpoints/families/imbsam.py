@@ -13,10 +13,12 @@ SETUPS = with_notes(setups(subset="first_n"), "reported accuracies average over 
 
 
 def matches(content: Any) -> bool:
+    """True of a bare state all of whose entries are of an ``encoder``."""
     return is_state(content) and all(name.removeprefix("module.").startswith("encoder.") for name in content)
 
 
 def read(content: Any, path: str, options: Options) -> Reading:
+    """Read the encoder and its head."""
     return assemble(TITLE, content, path, options, setups=SETUPS)
 
 

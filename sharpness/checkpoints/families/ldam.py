@@ -51,6 +51,7 @@ def matches(content: Any) -> bool:
 
 
 def read(content: Any, path: str, options: Options) -> Reading:
+    """Read the network under ``state_dict``; as a plain one where nothing is peculiar to this family."""
     state, prefix = strip_prefixes(content["state_dict"])
     cut = [name for name in state if name.startswith(".") or name == "eight"]
     if cut:

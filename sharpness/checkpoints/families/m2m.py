@@ -35,11 +35,13 @@ SETUPS = _TAILS | {100: replace(_TAILS[100], normalization=M2M_CIFAR100)}
 
 
 def matches(content: Any) -> bool:
+    """True of a ``net`` beside a ``rng_state``, or with this code's names of shortcuts."""
     own = isinstance(content, Mapping) and is_state(content.get("net"))
     return own and ("rng_state" in content or any("conv_1_3x3" in name for name in content["net"]))
 
 
 def read(content: Any, path: str, options: Options) -> Reading:
+    """Read the network under ``net``, with the usual names of its layers."""
     state, prefix = strip_prefixes(content["net"])
     renamed = {}
     for name, tensor in state.items():

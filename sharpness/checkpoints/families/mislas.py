@@ -23,6 +23,7 @@ SETUPS = _RANKED | {8142: replace(_RANKED[8142], normalization=MISLAS_INAT)}
 
 
 def matches(content: Any) -> bool:
+    """True of a file with ``state_dict_model``."""
     return isinstance(content, Mapping) and "state_dict_model" in content
 
 

@@ -27,6 +27,7 @@ META_EMBEDDING = ("fc_hallucinator.", "fc_selector.", "cosnorm_classifier.")
 
 
 def matches(content: Any) -> bool:
+    """True of parts, such as ``feat_model``, under ``state_dict_best`` or ``state_dict``."""
     return isinstance(content, Mapping) and _nested(content) is not None
 
 

@@ -38,6 +38,7 @@ AKAMASTER = {10: Setup("cifar10", IMAGENET, None, "label")}
 
 
 def matches(content: Any) -> bool:
+    """True of a state, bare or under a usual name, and of parts of one."""
     if not isinstance(content, Mapping):
         return False
     return is_state(content) or any(_states(content).values()) or bool(_parts(content))

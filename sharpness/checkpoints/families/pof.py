@@ -17,6 +17,7 @@ TITLE = "PoF"
 
 
 def matches(content: Any) -> bool:
+    """True of a state under ``param``."""
     return isinstance(content, Mapping) and is_state(content.get("param"))
 
 

@@ -155,7 +155,8 @@ def trained_names(model: nn.Module) -> list[str]:
         trained = [n for n, p in own.items() if p.requires_grad]
         names += trained
         if trained:
-            names += [f"{prefix}.{n}".lstrip(".") for n, _ in module.named_buffers(recurse=False)]
+            buffers = (n for n, _ in module.named_buffers(recurse=False) if n != "num_batches_tracked")
+            names += [f"{prefix}.{n}".lstrip(".") for n in buffers]
     return [n for n in model.state_dict() if n in set(names)]
 
 

@@ -15,6 +15,7 @@ SETUPS = {10: Setup("cifar10", CIFAR, None, "label"), 100: Setup("cifar100", CIF
 
 
 def matches(content: Any) -> bool:
+    """True of a file with ``swa_state_dict``."""
     return isinstance(content, Mapping) and is_state(content.get("swa_state_dict"))
 
 
