@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sharpness.objective import Objective
     from sharpness.probes import (
         Directions,
+        Monitor,
         barrier,
         characteristic_radius,
         checkpoint_objective,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         correlate,
         critical_radius,
         eigenvalues,
+        history,
         interpolate,
         line,
         load_directions,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Comparison",
     "Directions",
+    "Monitor",
     "Objective",
     "UserError",
     "__version__",
@@ -59,6 +62,7 @@ __all__ = [
     "correlate",
     "critical_radius",
     "eigenvalues",
+    "history",
     "interpolate",
     "line",
     "load_checkpoint",

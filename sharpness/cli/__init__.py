@@ -19,6 +19,7 @@ from sharpness.cli.conflicts import conflicts
 from sharpness.cli.correlate import correlate
 from sharpness.cli.data import data
 from sharpness.cli.figures import demo, figures
+from sharpness.cli.history import history
 from sharpness.cli.inspect import inspect
 from sharpness.cli.landscape import landscape
 from sharpness.cli.measure import measure
@@ -35,7 +36,7 @@ def cli() -> None:
     """Per-class sharpness of deep long-tailed recognition: how flat is a minimum for every class?"""
 
 
-for command in (train, measure, spectrum, landscape, conflicts, inspect, correlate, data, figures, demo):
+for command in (train, measure, spectrum, landscape, conflicts, history, inspect, correlate, data, figures, demo):
     cli.add_command(command)
 
 

@@ -13,6 +13,8 @@ from sharpness.probes.landscapes.named_directions import named_directions
 from sharpness.probes.landscapes.trajectory import trajectory, trajectory_plane
 from sharpness.probes.measures.correlate import correlate
 from sharpness.probes.measures.measure import Measure
+from sharpness.probes.measures.monitor import Monitor
+from sharpness.probes.measures.over_snapshots import history
 from sharpness.probes.measures.registry import MEASURES, register_measure
 from sharpness.probes.measures.table import measure
 from sharpness.probes.perturbations.characteristic_radius import characteristic_radius
@@ -35,6 +37,7 @@ __all__ = [
     "Answers",
     "Directions",
     "Measure",
+    "Monitor",
     "WorkFolder",
     "key_of",
     "answers",
@@ -48,6 +51,7 @@ __all__ = [
     "eigenvalues",
     "gaussian",
     "gaussian_pair",
+    "history",
     "interpolate",
     "labelled_checkpoints",
     "labelled_objectives",

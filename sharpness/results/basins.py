@@ -187,7 +187,7 @@ def _widths(places: np.ndarray) -> np.ndarray:
 
 
 def stability(found: Sequence[Basins]) -> pd.DataFrame:
-    """How much the basin that holds the model depends on the seed of the directions: one row.
+    """The dependence of the basin that holds the model on the seed of the directions: one row.
 
     ``holds_model`` is the share of planes in which a basin holds it; depth, area and number of basins are means over
     the planes, with ``<name>_sd`` beside them.
