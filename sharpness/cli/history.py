@@ -13,7 +13,9 @@ from sharpness.cli.output import as_records, as_text, require_file, require_pict
 
 @click.command(cls=OneExample)
 @click.argument("run", type=click.Path())
-@click.option("--measures", default="accuracy,loss,lambda_max", show_default=True, help="Comma-separated measures.")
+@click.option(
+    "--measures", default="accuracy,loss,lambda_max", show_default=True, help="Comma-separated names of measures."
+)
 @click.option("--samples", default=8, show_default=True, help="Number of images of every class.")
 @TOL
 @click.option("--max-iterations", default=40, show_default=True, help="Largest number of products for an eigenvalue.")

@@ -40,7 +40,7 @@ class History:
 
     @property
     def events(self) -> dict[float, str]:
-        """What happened, by the epoch that it is first seen at."""
+        """The events, by the epoch that each is first seen at."""
         told = self.rows[self.rows["event"].fillna("") != ""]
         return {float(r.epoch): str(r.event) for r in told.drop_duplicates("epoch").itertuples()}
 

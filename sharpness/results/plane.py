@@ -91,6 +91,7 @@ class PlaneResult(Landscape):
         require_samples(first, of)
         if quantity == "accuracy":
             _tell_interpolated(results)
+        # Outlines come last: they lie above what is drawn.
         drawn = draw_planes(results, ax, of, kind, quantity, options)
         if basins:
             if kind not in ("filled", "contour", "heatmap") or quantity == "accuracy":

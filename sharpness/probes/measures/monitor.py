@@ -69,6 +69,7 @@ class Monitor:
         self.model, self.every, self.budget, self.log = model, every, budget, log
         self.recorder = Recorder(measures, seed=seed)
         self._data, self._options, self._samples, self._seed, self._clock = data, options, samples, seed, clock
+        # Made at the first step, when weights are on their device.
         self._objective: Objective | None = None
         self._rows: list[dict[str, Any]] = []
         self._begin, self._before = clock(), 0.0

@@ -59,6 +59,7 @@ def history(
     paths, recorder = snapshots(run), Recorder(measures, tol, max_iterations, seed)
     told = Path(run) / "history.csv"
     epochs = pd.read_csv(told) if told.is_file() else pd.DataFrame()
+    # Runs of others may have snapshots and no history: they have no events.
     rows: list[dict[str, Any]] = []
     before: dict[str, Any] = {}
     with progress(len(paths), "history", "snapshots") as bar:
@@ -76,7 +77,7 @@ def history(
 
 
 def _event(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """What changed between two rows of a run's history, in words."""
+    """The change between two rows of a run's history, in words."""
     if not before or not now:
         return ""
     if before["stage"] != now["stage"]:
