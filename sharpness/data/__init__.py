@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sharpness.data.augment import AUGMENTATIONS, augment, augment_batches, augmentation_label, mixup
 from sharpness.data.cifar import load_cifar, load_cifar_lt
@@ -85,7 +85,8 @@ __all__ = [
 _FILE_OPTIONS = ("data_root", "download", "lists", "size", "resize")
 
 
-__getattr__ = renamed_names(__name__, class_counts=("sharpness.data.profile_counts", lambda: profile_counts))
+if not TYPE_CHECKING:  # which would take any name for one of this module
+    __getattr__ = renamed_names(__name__, class_counts=("sharpness.data.profile_counts", lambda: profile_counts))
 
 
 def load_data(name: str, **options: Any) -> LongTailData:

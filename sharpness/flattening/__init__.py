@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sharpness import steps
 from sharpness.errors import UserError
@@ -82,11 +82,12 @@ def _value(name: str, text: str, annotation: Any) -> Any:
         raise UserError(f"flattening operation {name!r}: {text!r} is not {kind}") from None
 
 
-__getattr__ = renamed_names(
-    __name__,
-    LABELS=("OPERATIONS.label(name)", lambda: {known: OPERATIONS.label(known) for known in OPERATIONS}),
-    **{name: (f"sharpness.steps.{name}", partial(getattr, steps, name)) for name in steps.__all__},
-)
+if not TYPE_CHECKING:  # which would take any name for one of this module
+    __getattr__ = renamed_names(
+        __name__,
+        LABELS=("OPERATIONS.label(name)", lambda: {known: OPERATIONS.label(known) for known in OPERATIONS}),
+        **{name: (f"sharpness.steps.{name}", partial(getattr, steps, name)) for name in steps.__all__},
+    )
 
 
 __all__ = [

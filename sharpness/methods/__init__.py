@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sharpness.data import LongTail
 from sharpness.errors import UserError
@@ -40,9 +40,10 @@ def recipe_of(function: Callable[..., Recipe], method: str, longtail: LongTail, 
     return recipe
 
 
-__getattr__ = renamed_names(
-    __name__, LABELS=("METHODS.label(name)", lambda: {known: METHODS.label(known) for known in METHODS})
-)
+if not TYPE_CHECKING:  # which would take any name for one of this module
+    __getattr__ = renamed_names(
+        __name__, LABELS=("METHODS.label(name)", lambda: {known: METHODS.label(known) for known in METHODS})
+    )
 
 
 __all__ = ["METHODS", "Recipe", "Stage", "build_recipe", "flattened", "recipe_of"]

@@ -68,6 +68,8 @@ def to_markdown(table: pd.DataFrame, spread: str = "se", error: str | None = Non
             se, sd = (float(row.get(f"{c} {end}", np.nan)) for end in (error, spread))
             number = c not in words and np.isfinite(row[c])
             text = described(row[c], se, sd, np.nan, np.nan, in_spreads=True) if number else "–"
+            if number and c.split()[0] == ACCURACY and not np.isfinite([se, sd]).any():
+                text = f"{row[c]:.1f}"  # per cent: ten thousand test images tell no more
             cells.append(str(row[c]) if c in words else text)
         lines.append(cells)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
