@@ -42,5 +42,6 @@ def history(
     if output is not None:
         write(frame, Path(output))
     if plot is not None:
-        save_drawn(found.plot(names[-1]), Path(plot), err=True)
+        shown = {"Shows": f"{names[-1]} over the snapshots of {run}, {samples} images of every class"}
+        save_drawn(found.plot(names[-1]), Path(plot), shown, err=True)
     say(as_records(frame) if as_json else as_text(frame))
