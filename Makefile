@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-faults test-lowest test-newest matrix lint bench-quick bench bench-full bench-gpu gallery notebooks clean
+.PHONY: demo test test-slow test-faults test-lowest test-newest matrix lint bench-quick bench bench-full bench-gpu gallery notebooks docs linkcheck clean
 
 demo: .venv/installed
 	$(BIN)/sharpness demo
@@ -57,6 +57,14 @@ gallery: .venv/installed
 	rm -rf $(addprefix runs/gallery/,$(or $(PARTS),demo))
 	$(BIN)/python docs/gallery.py $(PARTS)
 
+# The documentation site, in out/site/index.html; without network once the environment is installed.
+docs: .venv-docs/installed
+	OMP_NUM_THREADS=1 .venv-docs/bin/python -m sphinx -W --keep-going -q -b html docs out/site
+	@echo "the site: out/site/index.html"
+
+linkcheck: .venv-docs/installed
+	.venv-docs/bin/python -m sphinx -q -b linkcheck docs out/linkcheck
+
 notebooks: .venv/installed
 	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb
 
@@ -76,6 +84,12 @@ notebooks: .venv/installed
 	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade torch
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -e '.[test]'
+	touch $@
+
+.venv-docs/installed: setup.cfg constraints.txt
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@
 
 # The peers that the benchmarks compare with, without what they depend on: that would replace torch.

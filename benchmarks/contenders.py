@@ -268,7 +268,7 @@ class PyHessian(Contender):
             torch.manual_seed(0)
             start = now()
             with self._hessian() as hessian:
-                samples = hessian.trace(maxIter=draws, tol=0)
+                samples = hessian.trace(maxIter=draws, tol=-math.inf)
             seconds, value = now() - start, float(np.mean(samples))
             return value, standard_error(samples), Found([value], [], seconds, len(samples), f"{draws} draws")
 

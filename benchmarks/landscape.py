@@ -12,6 +12,8 @@ and ratios are to the plain loop of the same repeat: medians with quartiles.
     sharpness, bfloat16 the same in reduced precision
     matrix product      what the hardware gives at best: nearly all of a forward pass is convolutions
     error               |loss - exact| / exact one step along the line, exact by the module in float64
+
+Below them the floor of every stage of the network: see ``stages``.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from turns import process, timed
 from workloads import Problem, describe, random_images
 
 import sharpness
-from sharpness.engine import forward_flops
+from sharpness.engine import Evaluation, forward_flops
 
 BATCH = 128
 SQUARE = 2048
@@ -106,7 +108,41 @@ def main() -> None:
         "",
         *table(["", "image-points a second", "of the plain loop", "error"], rows),
     ]
+    lines += ["", *table(["stage", "dtype", "GFlop/s", "of its matrix product", "of a large one"], stages())]
     report(lines, args.output)
+
+
+def stages() -> list[list[str]]:
+    """What bounds a CIFAR ResNet, stage by stage: its convolution as the landscape calls it, and two matrix products.
+
+    The same sums as one matrix product, ``(images x pixels, 9 channels) @ (9 channels, channels)``, whose operand would
+    have to be copied out of the image nine times first; and a large square one, which keeps all units busy. Where the
+    first is far below the second, 16 channels are too few to fill a unit: no layout and no fusing changes that.
+    """
+    rows = []
+    for dtype in (torch.float32, torch.bfloat16):
+        square = torch.randn(SQUARE, SQUARE).to(dtype)
+        best = 2 * SQUARE**3 / fastest(torch.mm, square, square)
+        for channels, size in ((16, 32), (32, 16), (64, 8)):
+            x = torch.randn(BATCH, channels, size, size)
+            conv = torch.nn.Sequential(torch.nn.Conv2d(channels, channels, 3, padding=1), torch.nn.ReLU())
+            objective = sharpness.Objective(conv, (x, torch.zeros(BATCH)), lambda u, y: u[:, 0, 0, 0])
+            evaluation = objective.evaluation(str(dtype).removeprefix("torch."))
+            assert isinstance(evaluation, Evaluation)
+            run = evaluation.inference.at(evaluation.sources)
+            given = x.to(dtype).contiguous(memory_format=torch.channels_last)
+            flops = 2 * BATCH * size**2 * 9 * channels**2
+            columns, weights = torch.randn(BATCH * size**2, 9 * channels), torch.randn(9 * channels, channels)
+            rate = flops / fastest(run, given)
+            same = flops / fastest(torch.mm, columns.to(dtype), weights.to(dtype))
+            shares = [f"{rate / other:.0%}" for other in (same, best)]
+            rows.append([f"{channels} channels, {size}x{size}", str(dtype), f"{rate / 1e9:.0f}", *shares])
+    return rows
+
+
+def fastest(function: Callable[..., object], *operands: Tensor) -> float:
+    """Seconds of the fastest of a few calls."""
+    return min(timed(function, *operands) for _ in range(8))
 
 
 def bound(model: str, dtype: torch.dtype) -> str:

@@ -6,7 +6,9 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from sharpness import load_data
 from sharpness.cli import cli
@@ -16,7 +18,14 @@ from sharpness.methods import METHODS
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 METHODS_PAGE = (ROOT / "docs/methods.md").read_text()
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *(
+        page
+        for folder in (".", "howto", "explain", "reference")
+        for page in sorted((ROOT / "docs" / folder).glob("*.md"))
+    ),
+]
 #: Pages, and the files of which they show the first table.
 TABLES = [
     ("README.md", "figures/demo/summary.md"),
@@ -41,6 +50,29 @@ def test_the_python_examples_run_in_order(capsys, tmp_path, monkeypatch):
     assert len(names["table"].to_frame()) == 14
     assert names["plane"].class_losses.shape == (10, 11, 11)
     assert names["surface"].class_losses.shape == (10, 51, 51)
+
+
+def test_the_python_of_measuring_ones_own_network_runs():
+    torch.manual_seed(0)
+    names = {
+        "model": torch.nn.Linear(3, 10).eval(),
+        "x": torch.randn(40, 3),
+        "y": torch.arange(40) % 10,
+        "counts": [1000, 500, 200, 100, 90, 80, 50, 20, 10, 5],
+        "my_loss": torch.nn.functional.cross_entropy,
+    }
+    for block in blocks("python", ROOT / "docs/howto/own-network.md"):
+        exec(compile(block, "own-network.md", "exec"), names)
+    assert {"all", "0", "9"} < set(names["table"].to_frame()["class"]) and names["ends"].largest.shape == (10,)
+    assert names["objective"].class_losses().shape == (10,) and names["plane"].losses.shape == (51, 51)
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "docs/examples").glob("plot_*.py")), ids=lambda script: script.stem)
+def test_scripts_of_the_gallery_draw(script, monkeypatch):
+    monkeypatch.chdir(script.parent)
+    names: dict = {}
+    exec(compile(script.read_text(), script.name, "exec"), names)
+    assert any(ax.has_data() for ax in np.ravel(names["picture"])[0].figure.axes)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from html import escape
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -286,7 +287,7 @@ class Result:
             return [c for c in self.groups[subset] if self.class_samples[c]]
         if isinstance(subset, str) and subset in self.class_names:
             return self.class_names.index(subset)
-        if isinstance(subset, str) or not 0 <= subset < len(self.class_names):
+        if not isinstance(subset, Integral) or isinstance(subset, bool) or not 0 <= subset < len(self.class_names):
             known = ", ".join([*self.groups, *self.class_names])
             raise UserError(f"unknown class or group {subset!r}: choose one of {known}, or a class index")
         return int(subset)

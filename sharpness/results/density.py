@@ -109,9 +109,11 @@ class SpectralDensityResult(Result):
             return SpectralQuadrature(self.nodes, self.weights, size, int(self.products))
         if subset is None:
             subset = self.rarest_class
-        index = self.class_names.index(subset) if subset in self.class_names else subset
-        if isinstance(index, str) or not 0 <= index < len(self.nodes):
-            raise UserError(f"unknown class {subset!r}: choose one of {', '.join(self.class_names)}, or an index")
+        index = self.classes_of(subset)
+        if not isinstance(index, int):
+            raise UserError(
+                f"{subset!r} is a group: choose one class of it, {', '.join(self.class_names[c] for c in index)}"
+            )
         if not self.products[index]:
             raise UserError(f"class {self.class_names[index]} has no samples here, so no spectrum")
         return SpectralQuadrature(self.nodes[index], self.weights[index], size, int(self.products[index]))

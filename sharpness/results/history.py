@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -72,9 +71,11 @@ class History:
         ax = plot_lines(lines, ax, xlabel="Epoch", ylabel=measure)
         rates = part.drop_duplicates("epoch")[["epoch", "lr"]].dropna()
         if measure == "lambda_max" and len(rates):
+            low, high = ax.get_ylim()
             ax.plot(rates["epoch"], 2 / rates["lr"], ":", color="0.4", label="2 / lr", gid="stability")
-            top = np.nanmax(part["value"].to_numpy(float))
-            ax.set_ylim(top=max(1.2 * top, 1e-12))
+            # The line may be far above: the eigenvalues decide what is shown, and it where it is near.
+            near = float(2 / rates["lr"].max())
+            ax.set_ylim(low, max(high, 1.1 * near) if near < 3 * high else high)
             ax.legend(fontsize=6.5)
         for epoch, text in self.events.items():
             ax.axvline(epoch, color="0.6", linewidth=0.8, zorder=0.5, gid="event")

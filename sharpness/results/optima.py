@@ -130,7 +130,11 @@ class OptimaResult(Result):
         order = in_order(first.class_names, first.by_size())
         names = [first.class_names[c] for c in order]
         values = means(results, lambda r: r.cosines[np.ix_(order, order)])
-        settings: dict[str, Any] = {"label": "cosine of displacements", "log": False, "ylabel": "Class"}
+        settings: dict[str, Any] = {
+            "label": "cosine of displacements (cells: in hundredths)",
+            "log": False,
+            "ylabel": "Class",
+        }
         settings |= {"limits": (-1.0, 1.0), "annotated": True} | options
         if len(values) == 1:
             (only,) = values.values()

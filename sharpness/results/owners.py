@@ -162,7 +162,11 @@ class OwnersResult(Result):
             raise UserError(f"{' and '.join(map(str, sorted(numbers)))} directions: give every model as many")
         values = means(results, lambda r: np.vstack([r.shares[:, order], r.image_shares[order]]))
         eigenvalues = means(results, lambda r: r.values)
-        settings: dict[str, Any] = {"label": "share of the eigenvalue", "log": False, "ylabel": "Eigenvector"}
+        settings: dict[str, Any] = {
+            "label": "share of the eigenvalue (cells: %)",
+            "log": False,
+            "ylabel": "Eigenvector",
+        }
         # Shares a little below zero must not make the colours run through zero.
         shown = np.concatenate([np.ravel(v) for v in values.values()])
         if np.nanmin(shown) > BELOW:

@@ -63,7 +63,13 @@ def subset_title(result: Any, subset: Subset) -> str:
 
 
 def several(subset: Any) -> list[Subset] | None:
-    """The subsets of a list, or None if it is a single one."""
+    """The subsets of a list, or None if it is a single one.
+
+    Raises:
+        UserError: an empty list.
+    """
+    if isinstance(subset, (list, tuple)) and not subset:
+        raise UserError("of=[] names nothing to draw: None is all samples, 'few' a group, an integer a class")
     return list(subset) if isinstance(subset, (list, tuple)) else None
 
 

@@ -112,3 +112,6 @@ def test_what_is_not_there_is_named(objective):
         sharpness.worst_case(objective, 0.1).of("tail")
     with pytest.raises(UserError, match="unknown class or group 'fwe': choose one of many, few, owl, cat, dog"):
         table["loss"].of("fwe")
+    for subset in (["few", "many"], 0.5, True):  # one class or group at a time, and no number that is not an index
+        with pytest.raises(UserError, match="unknown class or group"):
+            table["loss"].of(subset)

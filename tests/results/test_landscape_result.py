@@ -210,6 +210,8 @@ def test_components_of_a_trajectory_say_how_much_of_it_they_hold():
         ({"of": "medium"}, "group 'medium' has no classes"),
         ({"of": "cow"}, "unknown class or group 'cow'"),
         ({"of": ["few", 7]}, "unknown class or group 7"),
+        ({"of": 0.5}, "unknown class or group 0.5"),
+        ({"of": []}, "names nothing to draw"),
         ({"quantity": "error"}, "unknown quantity 'error'"),
     ],
 )

@@ -52,9 +52,9 @@ def eigenvalues(
     r"""Compute the largest and smallest eigenvalues of the Hessian :math:`\nabla^2 L(w)` by Lanczos iteration.
 
     L is the mean loss over the objective's samples, by their weights; nothing is divided by the number of parameters.
-    Per class, the Hessian is that of L_c. Classes are taken one after another, and a product passes over the samples
-    of class c only, so that all classes together cost as many sample-products as one run over all data with as many
-    iterations. What the products of a class have in common is computed once, see :meth:`Objective.operator`.
+    Per class, the Hessian is that of L_c. A product passes over the samples of class c only, so that all classes
+    together cost as many sample-products as one run over all data with as many iterations. What the products of a class
+    have in common is computed once, see :meth:`Objective.operator`.
 
     Args:
         objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.

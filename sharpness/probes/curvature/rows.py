@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Executor, wait
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from sharpness.curvature import lanczos_memory
-from sharpness.engine import Here, Workers, distributed, side_by_side
+from sharpness.engine import Here, Workers
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.shared.comparison import common_fields
+from sharpness.probes.shared.cost import row_workers
 from sharpness.probes.shared.work import Arrays, Resume, Work
 
 #: Is called with numbers of products, as they are made.
@@ -112,7 +112,7 @@ class Rows:
                 done[i] = found
                 bar.update(int(np.sum(found["products"])))
         left = [i for i in parts if i not in done]
-        with nullcontext(executor) if executor is not None else self._workers(left, basis) as pool:
+        with nullcontext(executor) if executor is not None else row_workers(self.whole, len(left), basis) as pool:
 
             def told(products: int) -> None:
                 if isinstance(pool, Workers):
@@ -134,12 +134,6 @@ class Rows:
                 if not here:
                     bar.update(int(np.sum(done[i]["products"])))
         return dict(sorted(done.items()))
-
-    def _workers(self, left: list[int], basis: int) -> AbstractContextManager[Executor]:
-        possible = len(left) > 1 and distributed.world_size() == 1 and self.whole.is_traced
-        whole = self.whole
-        memory = lanczos_memory(whole.num_parameters, basis, whole.dtype)
-        return side_by_side(len(left), memory, possible, whole.device)
 
     def fields(self, **settings: Any) -> dict[str, Any]:
         """The fields that every result has. Of groups, the rows take the place of classes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -16,8 +17,9 @@ from sharpness.probes.measures.measure import Measure, Passes, Subject, require_
 from sharpness.probes.shared.column import Column, sample_freedom
 from sharpness.progress import progress
 
-#: Products that a run of Lanczos usually takes, for the estimate beforehand.
-PRODUCTS = 40
+#: Products that a run usually takes for the largest eigenvalue, and for the smallest one beside it, with what else a
+#: row takes: the gradient that it starts from, and the quadratic forms of its images.
+LARGEST, SMALLEST = 8, 12
 logger = logging.getLogger("sharpness")
 
 
@@ -81,12 +83,13 @@ def ends_of_spectra(subject: Subject, settings: Lanczos) -> dict[str, Column]:
     }
 
 
-def passes(settings: Lanczos) -> Passes:
-    """Products for classes and for all samples."""
-    return Passes(products=2 * PRODUCTS)
+def passes(products: int) -> Callable[[Lanczos], Passes]:
+    """So many products for each class, and for all samples."""
+    return lambda settings: Passes(products=products, of_all=products)
 
 
 LAMBDA_MAX = Measure(
+<<<<<<< HEAD
     "lambda_max", ends_of_spectra, Lanczos, passes, title="Largest eigenvalue", symbol=r"$\lambda_\mathrm{max}$",
     lower_is_flatter=True, symlog=True, explained="the largest eigenvalue of its Hessian{in_coordinates}",
 )  # fmt: skip
@@ -94,4 +97,14 @@ LAMBDA_MIN = Measure(
     "lambda_min", ends_of_spectra, Lanczos, passes, title="Smallest eigenvalue", symbol=r"$\lambda_\mathrm{min}$",
     lower_is_flatter=False, symlog=True, ratio=False,
     explained="the smallest eigenvalue of its Hessian{in_coordinates}",
+=======
+    "lambda_max", ends_of_spectra, Lanczos, passes(LARGEST), title="Largest eigenvalue",
+    symbol=r"$\lambda_\mathrm{max}$", lower_is_flatter=True, symlog=True,
+    explained="the largest eigenvalue of its Hessian",
+)  # fmt: skip
+LAMBDA_MIN = Measure(
+    "lambda_min", ends_of_spectra, Lanczos, passes(SMALLEST), title="Smallest eigenvalue",
+    symbol=r"$\lambda_\mathrm{min}$", lower_is_flatter=False, symlog=True, ratio=False,
+    explained="the smallest eigenvalue of its Hessian",
+>>>>>>> main
 )  # fmt: skip

@@ -45,11 +45,19 @@ class Subject:
 
 
 class Passes(NamedTuple):
-    """Work of a measure in passes over all samples, for the estimate of how long it takes."""
+    """Work of a measure, for the estimate of how long it takes.
+
+    Attributes:
+        forwards: passes over all samples.
+        gradients: of every class, over its samples.
+        products: of every class, over its samples.
+        of_all: products over all samples together.
+    """
 
     forwards: float = 0
     gradients: float = 0
     products: float = 0
+    of_all: float = 0
 
 
 @dataclass(frozen=True)

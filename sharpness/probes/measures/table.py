@@ -276,21 +276,31 @@ def _measure_one(
     return kept_result(None if folder is None else folder / f"{digest}.nc", fits, compute)
 
 
+<<<<<<< HEAD
 def _saturated(objective: Objective, base: SampleSums) -> dict[str, float]:
     """The part of images with a loss below :data:`SATURATED`, of the classes where it is more than half."""
     small, classes = base.losses < SATURATED, objective.classes.numpy()
     parts = {objective.class_names[c]: float(small[classes == c].mean()) for c in np.unique(classes)}
     return {name: part for name, part in parts.items() if part > 0.5}
+=======
+def _expected(total: Passes, cost: Cost, sizes: Sequence[int]) -> float:
+    """Seconds of so much work on classes of such sizes: rows share the workers, and the longest is done by one."""
+    samples = sum(sizes)
+    rows = [total.products * cost.product(size) for size in sizes]
+    if len(sizes) > 1:
+        rows.append(total.of_all * cost.product(samples))
+    alone = total.forwards * cost.forward(samples) + total.gradients * sum(cost.gradient(size) for size in sizes)
+    return alone + max(max(rows), sum(rows) / cost.workers)
+>>>>>>> main
 
 
 def _announce(objective: Objective, settings: dict[Measure, Any], models: int, label: str | None) -> None:
     """Say what comes and how long it should take."""
-    work = {measure.compute: measure.passes(chosen) for measure, chosen in settings.items()}  # each computation once
-    total = Passes(1, 0, 0)
-    for one in work.values():
-        total = Passes(*(a + b for a, b in zip(total, one, strict=True)))
-    cost = Cost.of(objective, curvature=bool(total.products), gradients=bool(total.gradients))
-    seconds = cost.seconds(*total) * objective.num_samples
+    passes = [measure.passes(chosen) for measure, chosen in settings.items()]
+    total = Passes(*(sum(numbers) for numbers in zip(*passes, strict=True)))
+    sizes = objective.class_samples[objective.class_samples > 0].tolist()
+    rows = len(sizes) + (len(sizes) > 1 and total.of_all > 0) if total.products else 0
+    seconds = _expected(total, Cost.of(objective, rows, bool(total.gradients)), sizes)
     whose = f"{label or 'the model'} and {models - 1} more" if models > 1 else label or "the model"
     announce(
         f"measuring {', '.join(m.name for m in settings)} of {whose} on {objective.num_samples} samples of "

@@ -4,49 +4,103 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
+from sharpness.curvature import lanczos_memory
+from sharpness.engine import Workers, distributed, side_by_side
 from sharpness.objective import Objective
 
-#: Samples that are timed, at most.
-SAMPLES = 64
+#: Samples that are timed: a few, for what a pass takes anyway, and more.
+SAMPLES = (4, 32)
 logger = logging.getLogger("sharpness")
+
+
+class Linear(NamedTuple):
+    """Seconds of a pass as a function of its samples: what it takes anyway, and what each of them adds.
+
+    >>> Linear.through([2, 10], [0.4, 1.2])(20)
+    2.2
+    """
+
+    fixed: float
+    each: float
+
+    @classmethod
+    def through(cls, samples: Sequence[int], seconds: Sequence[float]) -> Linear:
+        """Through measured times of a few and of more samples, or of one number of them."""
+        few, many = samples[0], samples[-1]
+        each = max((seconds[-1] - seconds[0]) / (many - few) if many > few else 0.0, 0.0)
+        # Noise may hide what many samples take: it is no less than half of what they took.
+        each = max(each, 0.5 * seconds[-1] / many)
+        return cls(max(0.0, seconds[-1] - each * many), each)
+
+    def __call__(self, samples: float) -> float:
+        return self.fixed + self.each * samples
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds for one sample of a forward pass, of a gradient, and of one of many curvature products."""
+    """Seconds of a forward pass, of a gradient, and of one of many curvature products, by the number of samples.
 
-    forward: float
-    gradient: float
-    product: float
+    Attributes:
+        workers: products that are made at a time, each of which takes as long as it says.
+    """
+
+    forward: Linear
+    gradient: Linear
+    product: Linear
+    workers: int = 1
 
     @classmethod
-    def of(cls, objective: Objective, curvature: bool = True, gradients: bool = True) -> Cost:
-        """Time the passes on samples spread over the data; those that are not needed are 0."""
-        chosen = torch.linspace(0, objective.num_samples - 1, min(SAMPLES, objective.num_samples)).long().unique()
-        part = objective.restrict(chosen)
-        forward, product = _seconds(part.evaluate), 0.0
-        gradient = _seconds(part.gradient) if gradients else 0.0
-        if curvature:
-            vector = torch.ones(part.num_parameters, dtype=part.dtype, device=part.device)
-            with part.operator() as operator:
-                operator(vector)  # keeps what later products reuse
-                product = _seconds(lambda: operator(vector))
-        return cls(*(seconds / part.num_samples for seconds in (forward, gradient, product)))
+    def of(cls, objective: Objective, rows: int = 0, gradients: bool = True) -> Cost:
+        """Time the passes on samples spread over the data; those that are not needed are 0.
 
-    def seconds(self, forwards: float, gradients: float = 0, products: float = 0) -> float:
-        """For each sample."""
-        return forwards * self.forward + gradients * self.gradient + products * self.product
+        Args:
+            rows: that need products; as many are made at a time as in :meth:`Rows.map`, and products are timed so.
+        """
+        sizes = sorted({min(number, objective.num_samples) for number in SAMPLES})
+        times: list[list[float]] = [[], [], []]
+        with row_workers(objective, rows) as pool:
+            workers = pool.number if isinstance(pool, Workers) else 1
+            for number in sizes:
+                chosen = torch.linspace(0, objective.num_samples - 1, number).round().long()
+                part = objective.restrict(chosen)
+                times[0].append(_seconds(part.evaluate))
+                times[1].append(_seconds(part.gradient) if gradients else 0.0)
+                made = [pool.submit(_product_seconds, part) for _ in range(workers if rows else 0)]
+                times[2].append(sum(one.result() for one in made) / workers)
+        forward, gradient, product = (Linear.through(sizes, seconds) for seconds in times)
+        return cls(forward, gradient, product, workers)
+
+
+def row_workers(objective: Objective, rows: int, vectors: int = 0) -> AbstractContextManager[Executor]:
+    """Workers for the rows of an objective: threads, if there are several rows and its trace leaves it alone.
+
+    Args:
+        vectors: of the size of the model that a row keeps.
+    """
+    possible = rows > 1 and distributed.world_size() == 1 and objective.is_traced
+    memory = lanczos_memory(objective.num_parameters, vectors, objective.dtype)
+    return side_by_side(rows, memory, possible, objective.device)
 
 
 def announce(what: str, seconds: float) -> None:
     """One line on what comes and how long it should take."""
     span = f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds" if seconds >= 2 else "a second"
     logger.info("%s, about %s", what, span)
+
+
+def _product_seconds(part: Objective) -> float:
+    vector = torch.ones(part.num_parameters, dtype=part.dtype, device=part.device)
+    with part.operator() as operator:
+        operator(vector)  # keeps what later products reuse
+        return _seconds(lambda: operator(vector))
 
 
 def _seconds(work: Callable[[], object]) -> float:

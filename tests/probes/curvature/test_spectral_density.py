@@ -136,7 +136,7 @@ def test_a_class_without_samples_has_no_spectrum_and_says_so():
     assert np.isnan(result.to_frame().trace[1]) and np.isfinite(result.to_frame().trace[[0, 2]]).all()
     with pytest.raises(UserError, match="class 1 has no samples here"):
         result.density(1)
-    with pytest.raises(UserError, match="unknown class 'cow'"):
+    with pytest.raises(UserError, match="unknown class or group 'cow'"):
         result.density("cow")
     with pytest.raises(UserError, match="ask for per_class=True"):
         spectral_density(objective, draws=2, steps=3).density(0)

@@ -1,0 +1,11 @@
+"""
+Contours
+========
+
+The rise of the loss over a plane of two filter-normalised directions, on levels that all panels share.
+"""
+
+import sharpness
+
+plane = sharpness.load_result("results/plane.nc")  # sharpness.plane(models, x=(-1, 1, 31), y=(-1, 1, 31))
+picture = plane.plot(of=["many", "few"], quantity="rise")

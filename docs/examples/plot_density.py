@@ -1,0 +1,11 @@
+"""
+Spectral density
+================
+
+The whole spectrum of the rarest class by stochastic Lanczos quadrature; any width of smoothing without new products.
+"""
+
+import sharpness
+
+density = sharpness.load_result("results/density.nc")  # sharpness.spectral_density(models, per_class=True)
+picture = density.plot(of="9")

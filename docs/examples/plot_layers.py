@@ -1,0 +1,11 @@
+"""
+Where in the network
+====================
+
+The largest eigenvalue of every layer's block of the Hessian, for each group of classes.
+"""
+
+import sharpness
+
+layers = sharpness.load_result("results/layers.nc")  # sharpness.eigenvalues(models, per_group=True, per_layer=True)
+picture = layers.plot()

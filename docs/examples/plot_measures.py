@@ -1,0 +1,11 @@
+"""
+The table as a picture
+======================
+
+Accuracy and three kinds of sharpness of every class, with 95 % intervals: the first picture to make of a set of models.
+"""
+
+import sharpness
+
+table = sharpness.load_result("results/table.nc")  # sharpness.measure({"CE": ..., "CC-SAM": ...}).save(...)
+picture = table.plot(measure="all")
