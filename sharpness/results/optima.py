@@ -131,7 +131,7 @@ class OptimaResult(Result):
         names = [first.class_names[c] for c in order]
         values = means(results, lambda r: r.cosines[np.ix_(order, order)])
         settings: dict[str, Any] = {
-            "label": "cosine of displacements (cells: in hundredths)",
+            "label": "cosine (cells: in hundredths)",
             "log": False,
             "ylabel": "Class",
         }

@@ -163,7 +163,7 @@ class OwnersResult(Result):
         values = means(results, lambda r: np.vstack([r.shares[:, order], r.image_shares[order]]))
         eigenvalues = means(results, lambda r: r.values)
         settings: dict[str, Any] = {
-            "label": "share of the eigenvalue (cells: %)",
+            "label": "share of eigenvalue (cells: %)",
             "log": False,
             "ylabel": "Eigenvector",
         }

@@ -89,22 +89,12 @@ def passes(products: int) -> Callable[[Lanczos], Passes]:
 
 
 LAMBDA_MAX = Measure(
-<<<<<<< HEAD
-    "lambda_max", ends_of_spectra, Lanczos, passes, title="Largest eigenvalue", symbol=r"$\lambda_\mathrm{max}$",
-    lower_is_flatter=True, symlog=True, explained="the largest eigenvalue of its Hessian{in_coordinates}",
-)  # fmt: skip
-LAMBDA_MIN = Measure(
-    "lambda_min", ends_of_spectra, Lanczos, passes, title="Smallest eigenvalue", symbol=r"$\lambda_\mathrm{min}$",
-    lower_is_flatter=False, symlog=True, ratio=False,
-    explained="the smallest eigenvalue of its Hessian{in_coordinates}",
-=======
     "lambda_max", ends_of_spectra, Lanczos, passes(LARGEST), title="Largest eigenvalue",
     symbol=r"$\lambda_\mathrm{max}$", lower_is_flatter=True, symlog=True,
-    explained="the largest eigenvalue of its Hessian",
+    explained="the largest eigenvalue of its Hessian{in_coordinates}",
 )  # fmt: skip
 LAMBDA_MIN = Measure(
     "lambda_min", ends_of_spectra, Lanczos, passes(SMALLEST), title="Smallest eigenvalue",
     symbol=r"$\lambda_\mathrm{min}$", lower_is_flatter=False, symlog=True, ratio=False,
-    explained="the smallest eigenvalue of its Hessian",
->>>>>>> main
+    explained="the smallest eigenvalue of its Hessian{in_coordinates}",
 )  # fmt: skip

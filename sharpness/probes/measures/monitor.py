@@ -133,11 +133,12 @@ class Monitor:
             whole = Objective(self.model, self._data, **self._options)
             self._objective = small_sample(whole, self._samples, self._seed)
             curvature = LAMBDA in self.recorder.names
-            cost = Cost.of(self._objective, curvature=curvature, gradients=False)
+            cost = Cost.of(self._objective, rows=int(curvature), gradients=False)
         # All samples and, in their groups, all of them again.
         products = 2 * self.recorder.max_iterations if curvature else 0
         self.spent += self._clock() - begin
-        self._longest = max(self._longest, self._objective.num_samples * cost.seconds(10, 0, products))
+        number = self._objective.num_samples
+        self._longest = max(self._longest, 10 * cost.forward(number) + products * cost.product(number))
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

@@ -276,13 +276,13 @@ def _measure_one(
     return kept_result(None if folder is None else folder / f"{digest}.nc", fits, compute)
 
 
-<<<<<<< HEAD
 def _saturated(objective: Objective, base: SampleSums) -> dict[str, float]:
     """The part of images with a loss below :data:`SATURATED`, of the classes where it is more than half."""
     small, classes = base.losses < SATURATED, objective.classes.numpy()
     parts = {objective.class_names[c]: float(small[classes == c].mean()) for c in np.unique(classes)}
     return {name: part for name, part in parts.items() if part > 0.5}
-=======
+
+
 def _expected(total: Passes, cost: Cost, sizes: Sequence[int]) -> float:
     """Seconds of so much work on classes of such sizes: rows share the workers, and the longest is done by one."""
     samples = sum(sizes)
@@ -291,7 +291,6 @@ def _expected(total: Passes, cost: Cost, sizes: Sequence[int]) -> float:
         rows.append(total.of_all * cost.product(samples))
     alone = total.forwards * cost.forward(samples) + total.gradients * sum(cost.gradient(size) for size in sizes)
     return alone + max(max(rows), sum(rows) / cost.workers)
->>>>>>> main
 
 
 def _announce(objective: Objective, settings: dict[Measure, Any], models: int, label: str | None) -> None:

@@ -94,8 +94,9 @@ def critical_radius(
     objective.check()
     search = _Search(objective, factor, drop)
     lines = draws + len(kinds) - 1 if "random" in kinds else len(kinds)
-    cost = Cost.of(objective, curvature=False, gradients="class_gradient" in kinds or "gradient" in kinds)
-    announce(f"critical radii along {lines} directions", objective.num_samples * cost.seconds(POINTS * lines, lines))
+    cost = Cost.of(objective)
+    each = POINTS * cost.forward(objective.num_samples) + cost.gradient(objective.num_samples)
+    announce(f"critical radii along {lines} directions", lines * each)
     found: dict[str, np.ndarray] = {}
     with progress(lines, "critical radius", "directions") as bar:
         for kind in kinds:
