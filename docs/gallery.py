@@ -4,7 +4,7 @@ python docs/gallery.py [demo] [studies] [cifar10-lt]
 
 demo        figures/demo and the README's first table: the demo on fresh trainings, and its correlations (eight minutes)
 studies     figures/digits-lt: flattening operations, and CC-SAM taken apart (ten minutes)
-cifar10-lt  figures/cifar10-lt, a single seed, which needs $SHARPNESS_DATA (hours)
+cifar10-lt  figures/cifar10-lt, of the zoo's models, which needs $SHARPNESS_DATA (half an hour on two cores)
 
 The demo alone unless others are named. What users draw goes to out/, which git ignores; here it is drawn below
 runs/gallery, and what a reader looks at is copied. Numbers differ from one processor to another: a training is chaotic.
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 WORK = ROOT / "runs" / "gallery"
 #: Of a folder that was drawn: pictures that pages show, their captions, and tables short enough to be read.
 KEPT = ("*.png", "*.txt", "*summary.*", "runs.csv", "eigenvalues.csv", "measure.csv")
-CIFAR = ("--data", "cifar10-lt", "--epochs", "6", "--limit-per-class", "20", "--seeds", "0")
+CIFAR = ("zoo:", "--limit-per-class", "20", "--plane", "21", "--directions", "0,1", "--tol", "0.01", "--jobs", "2")
 
 
 def call(*arguments: str | Path) -> None:

@@ -21,12 +21,19 @@ from _pytest.doctest import DoctestModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sharpness.models import BACKBONES, CifarResNet
+
 #: Rooms and files whose tests train or compare numbers, which ``tests/matrix.sh`` runs under several vector units.
 NUMERIC = (
     "checkpoints/test_akamaster.py", "checkpoints/test_families.py", "checkpoints/test_foreign_data.py",
     "checkpoints/test_heads.py", "checkpoints/test_plain.py", "cli/test_own_network.py",
     "cli/test_public_checkpoints.py", "curvature", "engine", "flattening", "methods", "models", "probes",
     "studies/test_flattening.py", "training", "test_objective.py", "test_targets.py",
+)  # fmt: skip
+#: Files in those rooms about messages and descriptions, which no processor changes.
+OTHER = (
+    "engine/test_bad_input.py", "engine/test_devices.py", "methods/test_card.py", "methods/test_deviations.py",
+    "methods/test_recipe.py", "training/test_damaged_runs.py", "training/test_manifest.py",
 )  # fmt: skip
 
 
@@ -38,7 +45,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # Asked once a file: a path takes longer to compare than a test to be found.
     @functools.cache
     def numeric(path: Path) -> bool:
-        return any(path.is_relative_to(here / name) for name in NUMERIC)
+        inside, outside = (any(path.is_relative_to(here / name) for name in names) for names in (NUMERIC, OTHER))
+        return inside and not outside
 
     for item in items:
         if numeric(item.path):
@@ -53,11 +61,11 @@ def pytest_collect_file() -> Generator[None, list[pytest.Collector], list[pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def settings_of_pictures():
-    """The real ones; in tests PDFs draw their letters: to cut fonts to size takes half of the time of a picture."""
+    """The real ones; in tests PDFs draw their letters and PNGs are coarse, which halves the time of a picture."""
     module = importlib.import_module("sharpness.plots.style")
     settings = module.settings
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "settings", lambda: {**settings(), "pdf.fonttype": 3})
+        patch.setattr(module, "settings", lambda: {**settings(), "pdf.fonttype": 3, "savefig.dpi": 50})
         yield settings
 
 
@@ -68,7 +76,9 @@ os.environ.update({environment!r})
 sys.argv[1:] = {arguments!r}
 for number in (1, 2):
     os.dup2(os.open({folder!r} + "/" + {names!r}[number - 1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-import torch
+import functools, torch
+from sharpness.models import BACKBONES, CifarResNet
+BACKBONES["resnet8"] = functools.partial(CifarResNet, 8, width={width})
 torch.set_num_threads(1)
 """
 
@@ -79,8 +89,9 @@ class Forked:
     def __init__(self, code: str, arguments: list[str], folder: Path, environment: Mapping[str, str]) -> None:
         names = [f"{stream}-{environment.get('RANK', '')}" for stream in ("printed", "errors")]
         opening = _OPENING.format(
-            environment=dict(environment), arguments=[*map(str, arguments)], folder=str(folder), names=names
-        )
+            environment=dict(environment), arguments=[*map(str, arguments)], folder=str(folder), names=names,
+            width=BACKBONES["resnet8"].keywords.get("width", 16),
+        )  # fmt: skip
         self._printed, self._errors = (folder / name for name in names)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["sharpness.cli", "sharpness.plots", "scipy.stats", "torch.distributed"])
@@ -137,6 +148,20 @@ def in_two_processes(forked):
         return [rank.end() for rank in ranks]
 
     return run
+
+
+@pytest.fixture(scope="module")
+def narrow_resnet8():
+    """ResNet-8 with a quarter of its planes, for modules where nothing hangs on them: a third of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "resnet8", functools.partial(CifarResNet, 8, width=4))
+        yield
+
+
+@pytest.fixture
+def published_resnet8(monkeypatch):
+    """The one of 16, 32 and 64 planes for a test of such a module."""
+    monkeypatch.setitem(BACKBONES, "resnet8", functools.partial(CifarResNet, 8))
 
 
 @dataclass

@@ -16,6 +16,7 @@ from sharpness.cli.output import require_file, require_picture, save_drawn, say,
 @click.argument("table", type=click.Path())
 @click.option("--test", type=click.Path(), help="Table of the same checkpoints on test images, for accuracy and gap.")
 @click.option("--measures", default="", help="Comma-separated columns of the table. [all but accuracy]")
+@click.option("--given", help="Column that partial coefficients are given. [train, over classes]")
 @click.option(
     "--resamples", default=2000, show_default=True, help="Number of resamples of the bootstrap over checkpoints."
 )
@@ -31,20 +32,21 @@ from sharpness.cli.output import require_file, require_picture, save_drawn, say,
 )
 @look_options
 def correlate(
-    table: str, test: str | None, measures: str, resamples: int, seed: int, output: str | None, figure: str | None,
-    over: str, **look: Any,
+    table: str, test: str | None, measures: str, given: str | None, resamples: int, seed: int, output: str | None,
+    figure: str | None, over: str, **look: Any,
 ) -> None:  # fmt: skip
     """Print the rank correlation of measures with accuracy, and with the gap between training and test.
 
-    TABLE is an output of sharpness measure -o for several checkpoints, on training images. Kendall's tau over
-    checkpoints, over checkpoints of the same model (given the method), and over classes, with 95 % intervals.
+    TABLE is an output of sharpness measure -o for several checkpoints, on training images, or the table of a study's
+    trainings. Kendall's tau over checkpoints, over checkpoints of the same model (given the method), and over classes,
+    also given their training images, with 95 % intervals.
 
     Example: sharpness correlate out/train.csv --test out/test.csv --plot out/correlation
     """
     require_file("-o", output, (".csv", ".json"))
     require_picture("--plot", figure)
     names = [name.strip() for name in measures.split(",") if name.strip()] or None
-    found = sharpness.correlate(table, test, measures=names, resamples=resamples, seed=seed)
+    found = sharpness.correlate(table, test, measures=names, given=given, resamples=resamples, seed=seed)
     options = picture_look(look, dict.fromkeys(found.points["model"]), figure is not None)
     if output is not None:
         write(found.to_frame(), Path(output))

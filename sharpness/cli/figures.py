@@ -33,10 +33,19 @@ STUDY_OPTIONS = {
     "grid": ("motivation",),
     "adaptive": ("motivation",),
     "extent": ("motivation",),
+    "directions": ("motivation",),
+    "logits": ("motivation",),
+    "tol": ("motivation",),
 }
+#: Options that describe trainings, which models that are given have behind them.
+TRAINED = (
+    "study", "methods", "seeds", "data", "profile", "imbalance", "subset", "groups", "epochs", "model", "batch_size",
+    "precision", "augmentation",
+)  # fmt: skip
 
 
 @click.command(cls=OneExample)
+@click.argument("checkpoints", nargs=-1)
 @click.option(
     "--study",
     default="motivation",
@@ -59,7 +68,11 @@ STUDY_OPTIONS = {
 @data_options
 @training_options
 @click.option("--out", type=click.Path(), help="Folder for the figures. [out/DATA]")
-@click.option("--runs", type=click.Path(), help="Folder for the trained models. [runs/DATA, or runs/STUDY]")
+@click.option(
+    "--runs",
+    type=click.Path(),
+    help="Folder for the trained models and the results of probes. [runs/DATA, runs/STUDY or runs/checkpoints]",
+)
 @click.option(
     "--plane", "grid", default=51, show_default=True, help="Points along each side of a plane, of --study motivation."
 )
@@ -70,6 +83,22 @@ STUDY_OPTIONS = {
     help="Relative error to which its planes are interpolated; 0 to evaluate every point.",
 )
 @click.option("--range", "extent", default=0.5, show_default=True, help="Half the side of its planes, in filter norms.")
+@click.option(
+    "--directions",
+    default="0",
+    show_default=True,
+    help="Seeds of the random directions of lines and planes, a row of panels each.",
+)
+@click.option(
+    "--logits",
+    type=click.Choice(["calibrated", "temperature"]),
+    default="calibrated",
+    show_default=True,
+    help="Logits as they are, or at each model's own temperature: equal confidence.",
+)
+@click.option(
+    "--tol", default=1e-3, show_default=True, help="Tolerated residual of an eigenvalue, relative to the largest one."
+)
 @click.option(
     "--split", type=click.Choice(["train", "val", "test"]), default="train", help="Split of the data. [train]"
 )
@@ -82,43 +111,58 @@ STUDY_OPTIONS = {
     help="Comma-separated names of measures, see sharpness measure --help. [its default without accuracy and loss]",
 )
 def figures(
-    study: str, methods: str | None, operations: str, seeds: str, jobs: int | None, out: str | None, runs: str | None,
-    rho_scale: float | None, grid: int, adaptive: float, extent: float, split: str, loss: str,
-    limit_per_class: int | None, measures: str | None, **given: Any,
+    checkpoints: tuple[str, ...], study: str, methods: str | None, operations: str, seeds: str, jobs: int | None,
+    out: str | None, runs: str | None, rho_scale: float | None, directions: str, **given: Any,
 ) -> None:  # fmt: skip
     """Recreate the talk's figures: train what is missing, probe, draw, and print the summary.
 
-    The same command continues unfinished work.
+    Of CHECKPOINTS, files or folders of models that record their data, nothing is trained. The same command continues
+    unfinished work.
 
-    Example: sharpness figures --data cifar10-lt --epochs 10 --limit-per-class 20 --plane 15
+    Example: sharpness figures zoo: --limit-per-class 20 --plane 21 --jobs 2
     """
-    from sharpness.studies import make_figures, make_flattening_study, make_microbenchmark
+    from sharpness.studies import figures_of, make_figures, make_flattening_study, make_microbenchmark
 
     choose("study", study, STUDIES)
     # By the source, not by the value: a default is no request, and an option that a study ignores must not pass.
-    context = click.get_current_context()
     for name, studies in STUDY_OPTIONS.items():
-        if study not in studies and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            option = next(parameter.opts[0] for parameter in context.command.params if parameter.name == name)
-            raise UserError(f"{option} is no option of --study {study}, only of {' and '.join(studies)}")
+        if study not in studies and _asked(name):
+            raise UserError(f"{_option(name)} is no option of --study {study}, only of {' and '.join(studies)}")
+    if idle := [_option(name) for name in TRAINED if checkpoints and _asked(name)]:
+        raise UserError(f"{', '.join(idle)}: models that are trained already have their own, leave it out")
     require_folder("--out", out)
     require_folder("--runs", runs)
+    landscapes = {name: given.pop(name) for name in ("grid", "adaptive", "extent", "logits", "tol")}
+    landscapes |= {"adaptive": landscapes["adaptive"] or None, "directions": integers("directions", directions)}
+    probed = {name: given[name] for name in ("split", "loss", "limit_per_class", "measures")}
+    if checkpoints:
+        recorded = {name: given[name] for name in ("data_root", "download", "device")}
+        out, runs = out or "out/checkpoints", runs or "runs/checkpoints"
+        _print(figures_of(checkpoints, out, runs, jobs=jobs, **recorded, **landscapes, **probed))
+        return
     data = load_described(given)
     out = out or "/".join(["out", given["data"], *([data.other_augmentation] if data.other_augmentation else [])])
     chosen = methods.split(",") if methods else list(STUDY_METHODS if study == "flattening" else FIGURE_METHODS)
     require_folder("--out", out)
     usual = f"runs/{given['data'] if study == 'motivation' else study}"
-    shared: dict[str, Any] = {"out": out, "runs": runs or usual, "jobs": jobs, "split": split, "loss": loss}
-    shared |= {"limit_per_class": limit_per_class, "measures": measures, **training_settings(given)}
+    shared: dict[str, Any] = {"out": out, "runs": runs or usual, "jobs": jobs, **probed, **training_settings(given)}
     if study == "motivation":
-        drawn: Any = make_figures(
-            data, chosen, integers(seeds), grid=grid, extent=extent, adaptive=adaptive or None, **shared
-        )
+        drawn: Any = make_figures(data, chosen, integers("seeds", seeds), **landscapes, **shared)
     elif study == "flattening":
-        drawn = make_flattening_study(data, chosen, operations.split(","), integers(seeds), **shared)
+        drawn = make_flattening_study(data, chosen, operations.split(","), integers("seeds", seeds), **shared)
     else:
-        drawn = make_microbenchmark(data, integers(seeds), rho_scale=rho_scale, **shared)
+        drawn = make_microbenchmark(data, integers("seeds", seeds), rho_scale=rho_scale, **shared)
     _print(drawn)
+
+
+def _asked(name: str) -> bool:
+    """True if an option is on the command line."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def _option(name: str) -> str:
+    """The name of an argument on the command line."""
+    return next(one.opts[0] for one in click.get_current_context().command.params if one.name == name)
 
 
 def _print(drawn: Any) -> None:
@@ -128,12 +172,12 @@ def _print(drawn: Any) -> None:
         say(path)
 
 
-def integers(text: str) -> list[int]:
+def integers(option: str, text: str) -> list[int]:
     """Parse comma-separated seeds."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise UserError(f"--seeds {text}: give integers, such as 0,1,2") from None
+        raise UserError(f"--{option} {text}: give integers, such as 0,1,2") from None
 
 
 @click.command(cls=OneExample)
@@ -155,4 +199,4 @@ def demo(epochs: int, seeds: str, jobs: int | None, out: str, runs: str) -> None
     from sharpness.studies import make_figures
 
     data = sharpness.load_data("digits-lt")
-    _print(make_figures(data, FIGURE_METHODS, integers(seeds), out, runs, epochs=epochs, jobs=jobs))
+    _print(make_figures(data, FIGURE_METHODS, integers("seeds", seeds), out, runs, epochs=epochs, jobs=jobs))

@@ -42,10 +42,11 @@ from sharpness.registries import METHODS, OPERATIONS
 )
 @click.option("--option", "-O", "pairs", multiple=True, help="Option of the method, such as -O scope=all. Repeatable.")
 @click.option("--resume", is_flag=True, help="Continue an unfinished run.")
+@click.option("--test-every", default=1, show_default=True, help="Number of epochs between tests; the last is tested.")
 @click.option("--snapshots", type=int, help="Number of epochs between checkpoints to keep, for trajectories.")
 def train(
     method: str, seed: int, out: str | None, flatten: str, pairs: tuple[str, ...], resume: bool, snapshots: int | None,
-    **given: Any,
+    test_every: int, **given: Any,
 ) -> None:  # fmt: skip
     """Train a model with a method's published recipe; the result is OUT/last.pt.
 
@@ -61,7 +62,7 @@ def train(
     name = f"{given['data']}-{run_name(method, names, options, seed, data.other_augmentation)}"
     folder = Path(out) if out else Path("runs") / name
     require_folder("--out", folder)
-    kept: dict[str, Any] = {"resume": resume, "snapshots": snapshots}
+    kept: dict[str, Any] = {"resume": resume, "snapshots": snapshots, "test_every": test_every}
     history = sharpness.train(
         method, data, folder, flatten=names, seed=seed, **kept, **training_settings(given), **options
     )

@@ -14,7 +14,7 @@ from sharpness.engine.class_sums import (
     sample_rows,
     share_error,
 )
-from sharpness.engine.devices import full_precision, resolve_device
+from sharpness.engine.devices import exact_float32, full_precision, resolve_device
 from sharpness.engine.double_backward import slopes
 from sharpness.engine.evaluation import Evaluation
 from sharpness.engine.flops import fast_bfloat16, forward_flops
@@ -65,6 +65,7 @@ __all__ = [
     "cross_entropy",
     "distributed",
     "even_batch",
+    "exact_float32",
     "fast_bfloat16",
     "fastest_batch",
     "few_samples",

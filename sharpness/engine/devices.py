@@ -42,20 +42,29 @@ def full_precision() -> Iterator[None]:
 
 
 @contextmanager
-def _exact_kernels() -> Iterator[None]:
-    cudnn = torch.backends.cudnn
-    before = cudnn.deterministic, cudnn.benchmark
+def exact_float32() -> Iterator[None]:
+    """Compute float32 in full on a GPU, where torch's default for convolutions is TF32; restored afterwards."""
     formats = _formats()
-    digits = [getattr(owner, name) for owner, name, _ in formats]
+    before = [getattr(owner, name) for owner, name, _ in formats]
     try:
-        cudnn.deterministic, cudnn.benchmark = True, False
         for owner, name, exact in formats:
             setattr(owner, name, exact)
         yield
     finally:
-        cudnn.deterministic, cudnn.benchmark = before
-        for (owner, name, _), value in zip(formats, digits, strict=True):
+        for (owner, name, _), value in zip(formats, before, strict=True):
             setattr(owner, name, value)
+
+
+@contextmanager
+def _exact_kernels() -> Iterator[None]:
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    try:
+        cudnn.deterministic, cudnn.benchmark = True, False
+        with exact_float32():
+            yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
 
 
 def _formats() -> list[tuple[Any, str, Any]]:

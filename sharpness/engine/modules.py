@@ -146,7 +146,7 @@ def require_numbers(model: nn.Module) -> None:
     for name, p in (*model.named_parameters(), *model.named_buffers()):
         if nn.parameter.is_lazy(p):
             raise UserError(f"{name!r} of {kind} has no shape yet: call the model on a few inputs first, model(x[:2])")
-        if p.is_meta:
+        if p.is_meta and type(p.detach()) is Tensor:  # a subclass may keep its values elsewhere
             raise UserError(
                 f"{name!r} of {kind} is on the device 'meta' and has no values: load the weights first, such as "
                 "model.load_state_dict(state, assign=True)"

@@ -31,7 +31,9 @@ def caption(what: str, results: Mapping[str, Entry], split: str = "") -> dict[st
     """
     first = first_of(results)
     told: Mapping[str, Any] = first.provenance
-    models = [f"{label} ({len(e)} trainings)" if isinstance(e, Runs) else label for label, e in results.items()]
+    models = [
+        f"{label} ({len(e)} trainings)" if isinstance(e, Runs) and len(e) > 1 else label for label, e in results.items()
+    ]
     lines = {"Shows": what, "Models": ", ".join(models)}
     sizes = sorted({int(r.class_samples.sum()) for r in each(results).values()})
     number = " to ".join(map(str, dict.fromkeys([sizes[0], sizes[-1]])))
@@ -55,7 +57,7 @@ def caption(what: str, results: Mapping[str, Entry], split: str = "") -> dict[st
     over = ", ".join(dict.fromkeys(over)) if isinstance(over, tuple) else over
     errors = ERRORS.get(type(first).__name__, "none of a single training")
     parts = [errors.format(over=over or "images, draws or vectors", draws=told.get("draws", "the"))]
-    if trained:
+    if any(isinstance(e, Runs) and len(e) > 1 for e in results.values()):
         parts.append(
             "bars, bands and boxes are ± 1 sd over trainings, on logarithmic axes of single values their range"
         )

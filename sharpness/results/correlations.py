@@ -45,32 +45,55 @@ def weighted_tau(signs: tuple[np.ndarray, np.ndarray], counts: np.ndarray) -> np
 
 
 def stratified_tau(
-    x: np.ndarray, y: np.ndarray, strata: np.ndarray, units: np.ndarray, resamples: int, seed: int
+    x: np.ndarray,
+    y: np.ndarray,
+    strata: np.ndarray,
+    units: np.ndarray,
+    resamples: int,
+    seed: int,
+    given: np.ndarray | None = None,
 ) -> tuple[float, float, float]:
     r"""Kendall's :math:`\tau_b` over the pairs inside strata, with a 95 % interval of the bootstrap over units.
 
     A drawn unit brings all its rows, because they are not independent: the classes of one checkpoint, say. The interval
-    is that of the percentiles; it is NaN with fewer than four units, of which too few samples differ.
+    is that of the percentiles; it is NaN with fewer than four units, of which too few samples differ. Given z it is
+    Kendall's partial coefficient,
+
+    .. math:: \tau_{xy \cdot z} = \frac{\tau_{xy} - \tau_{xz} \tau_{yz}}{\sqrt{(1 - \tau_{xz}^2)(1 - \tau_{yz}^2)}},
+
+    NaN where x or y is in the order of z, which leaves nothing to be told apart.
 
     Args:
         x, y: (n,), finite.
         strata: (n,) pairs of rows are compared where these are equal.
         units: (n,) what is drawn with replacement.
+        given: z, (n,), finite.
 
     >>> stratified_tau(np.arange(4.0), np.arange(4.0), np.zeros(4), np.arange(4), 0, 0)
     (1.0, nan, nan)
     """
     same = strata[:, None] == strata
-    signs = tuple(np.where(same, np.sign(v[:, None] - v), 0.0) for v in (x, y))
-    value = float(weighted_tau(signs, np.ones((1, len(x))))[0])  # type: ignore[arg-type]
+    columns = [x, y] if given is None else [x, y, given]
+    signs = [np.where(same, np.sign(v[:, None] - v), 0.0) for v in columns]
+
+    def value(counts: np.ndarray) -> np.ndarray:
+        tau = weighted_tau((signs[0], signs[1]), counts)
+        if given is None:
+            return tau
+        with_x, with_y = (weighted_tau((s, signs[2]), counts) for s in signs[:2])
+        # Rounding leaves a little where x or y is in the order of z, and the quotient would be anything.
+        left = (1 - with_x**2) * (1 - with_y**2)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(left > 1e-12, (tau - with_x * with_y) / np.sqrt(left), np.nan)
+
+    found = float(value(np.ones((1, len(x))))[0])
     names, unit = np.unique(units, return_inverse=True)
-    if len(names) < 4 or not resamples or not np.isfinite(value):
-        return value, np.nan, np.nan
+    if len(names) < 4 or not resamples or not np.isfinite(found):
+        return found, np.nan, np.nan
     draw = np.random.default_rng(seed)
     counts = draw.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)[:, unit]
-    drawn = weighted_tau(signs, counts.astype(float))  # type: ignore[arg-type]
-    low, high = np.nanquantile(drawn, (0.025, 0.975))
-    return value, float(low), float(high)
+    low, high = np.nanquantile(value(counts.astype(float)), (0.025, 0.975))
+    return found, float(low), float(high)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +116,8 @@ class Correlations:
 
         Columns: ``measure``, ``outcome``, ``over`` (``"checkpoints"`` or ``"classes"``), ``subset`` (of which the
         numbers are: all samples, a group, or every class), ``given`` (``"model"`` where pairs of one model alone are
-        compared), ``tau``, ``tau_lower``, ``tau_upper`` (95 %, NaN where there are too few checkpoints), ``rows``.
+        compared, or the column that a partial coefficient is given), ``tau``, ``tau_lower``, ``tau_upper`` (95 %, NaN
+        where there are too few checkpoints), ``rows``.
         """
         return self.rows.copy()
 

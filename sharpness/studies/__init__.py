@@ -1,6 +1,6 @@
 """Recipes for the talk's figures and tables."""
 
-from sharpness.studies.figures import METHODS, Figures, make_figures
+from sharpness.studies.figures import METHODS, Figures, figures_of, make_figures
 from sharpness.studies.flattening import OPERATIONS, make_flattening_study
 from sharpness.studies.grid import Study
 from sharpness.studies.microbenchmark import make_microbenchmark
@@ -11,6 +11,7 @@ __all__ = [
     "OPERATIONS",
     "Figures",
     "Study",
+    "figures_of",
     "make_figures",
     "make_flattening_study",
     "make_microbenchmark",

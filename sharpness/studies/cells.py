@@ -34,6 +34,8 @@ class Cell:
         options: (name, value) pairs, of the method.
         row, column: what the cell is called in tables and pictures.
         path: the run's folder below that of all runs; ``DATA-NAME`` unless given.
+        checkpoint: file of a model that is trained already; ``path`` then holds the results of its probes alone.
+        shown: whether its planes and spectra are drawn, of which a picture has room for one training of a model.
     """
 
     method: str
@@ -43,6 +45,8 @@ class Cell:
     row: str = ""
     column: str = ""
     path: str = ""
+    checkpoint: str = ""
+    shown: bool = True
 
     @property
     def flatten(self) -> tuple[str, ...]:
@@ -82,6 +86,8 @@ def grid(methods: Sequence[str], operations: Sequence[str], seeds: Sequence[int]
 def check_cells(cells: Sequence[Cell], data: LongTailData) -> None:
     """Raise a :class:`UserError` before anything is trained if a cell's recipe cannot be made."""
     for cell in cells:
+        if cell.checkpoint:
+            continue
         flattened(build_recipe(cell.method, data.longtail, **dict(cell.options)), cell.flatten)
 
 
@@ -93,14 +99,15 @@ def folder_of(cell: Cell, data: LongTailData, settings: Settings) -> Path:
 
 def result_file(cell: Cell, data: LongTailData, settings: Settings, name: str) -> Path:
     """The file of a probe's result."""
-    return folder_of(cell, data, settings) / "probes" / f"{name}-{cell.name}.nc"
+    confidence = "" if settings.logits == "calibrated" else f"-{settings.logits}"
+    return folder_of(cell, data, settings) / "probes" / f"{name}-{cell.name}{confidence}.nc"
 
 
 def is_done(cell: Cell, data: LongTailData, settings: Settings) -> bool:
     """True if a finished run and results of all probes exist; they are checked when they are read."""
     results = [result_file(cell, data, settings, name) for name in settings.probes(cell)]
-    files = [folder_of(cell, data, settings) / "last.pt", *results]
-    return all(file.exists() for file in files)
+    trained = Path(cell.checkpoint or folder_of(cell, data, settings) / "last.pt")
+    return all(file.exists() for file in [trained, *results])
 
 
 def run_cell(cell: Cell, data: LongTailData, settings: Settings) -> dict[str, Any]:
@@ -116,17 +123,18 @@ def run_cell(cell: Cell, data: LongTailData, settings: Settings) -> dict[str, An
     row |= dict.fromkeys(settings.columns, float("nan"))
     folder = folder_of(cell, data, settings)
     try:
-        train(
-            cell.method, data, folder, flatten=cell.flatten, seed=cell.seed, resume=True,
-            **settings.training, **dict(cell.options),
-        )  # fmt: skip
+        if not cell.checkpoint:
+            train(
+                cell.method, data, folder, flatten=cell.flatten, seed=cell.seed, resume=True,
+                **settings.training, **dict(cell.options),
+            )  # fmt: skip
     except FloatingPointError as error:
         return row | {"status": "diverged", "reason": str(error)}
-    checkpoint = load_checkpoint(folder)
+    checkpoint = load_checkpoint(cell.checkpoint or folder)
     row |= accuracies(checkpoint)
     objective = checkpoint_objective(
         checkpoint, settings.split, settings.loss, limit_per_class=settings.limit_per_class, data=data,
-        device=settings.training.get("device"),
+        device=settings.training.get("device"), logits=settings.logits,
     )  # fmt: skip
     try:
         found = {

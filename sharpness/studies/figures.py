@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from textwrap import fill
-from typing import Any, Unpack
+from typing import Any, cast
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from sharpness.data import LongTailData
 from sharpness.errors import UserError
 from sharpness.files import write_atomically, write_csv
 from sharpness.methods import METHODS as ALL_METHODS
-from sharpness.plots import save_figure
-from sharpness.probes import line, plane, random_perturbation
-from sharpness.probes.perturbations.random import RADII
+from sharpness.probes import labelled_checkpoints
 from sharpness.results import Comparison, Result, Runs, load_result
-from sharpness.results.caption import caption, write_caption
 from sharpness.studies.cells import Cell, result_file
-from sharpness.studies.curvature import ENDS, draw_curvature
-from sharpness.studies.motivation import draw_motivation
+from sharpness.studies.pictures import FigureSettings, pictures
 from sharpness.studies.seeds import failures, over_seeds, told_apart
 from sharpness.studies.settings import Settings, StudyOptions, measure_of, settings_of
 from sharpness.studies.summary import note_on, to_markdown
-from sharpness.studies.visualization import draw_lines, draw_planes, drawn_numbers
 from sharpness.studies.workers import run_cells
 
 METHODS = ("ce", "ldam-drw", "mislas", "gcl", "cc-sam")
@@ -62,61 +56,26 @@ class Figures:
     files: list[Path]
 
 
-@dataclass(frozen=True)
-class FigureSettings(Settings):
-    """Those of a study, and of its landscapes.
-
-    Args:
-        radii: of random perturbations.
-        grid: points along each side of the plane; the line has twice as many.
-        extent: half the length of line and plane, in filter norms.
-        adaptive: part of the relief to which planes are interpolated; every point is evaluated if None.
-        shown: the seed whose planes are drawn.
-    """
-
-    radii: tuple[float, ...] = RADII
-    grid: int = 51
-    extent: float = 0.5
-    adaptive: float | None = 0.01
-    shown: int = 0
-
-    def probes(self, cell: Cell) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
-        span = (-self.extent, self.extent, self.grid)
-        perturbed = {"radii": self.radii, "draws": self.draws, "seed": 0}
-        found = super().probes(cell)
-        found["perturbation"] = (random_perturbation, perturbed)
-        found["line"] = (line, {"x": (*span[:2], 2 * self.grid - 1), "seed": 0})
-        if cell.seed == self.shown:
-            found["plane"] = (plane, {"x": span, "y": span, "adaptive": self.adaptive, "seed": 0})
-        return found
-
-
 def make_figures(
     data: LongTailData,
     methods: Sequence[str] = METHODS,
     seeds: Sequence[int] = (0, 1, 2),
     out: str | Path = "out",
     runs: str | Path = "runs",
-    *,
-    grid: int = 51,
-    extent: float = 0.5,
-    adaptive: float | None = 0.01,
-    radii: Sequence[float] = RADII,
-    **options: Unpack[StudyOptions],
+    **options: Any,
 ) -> Figures:
     """Motivation, per-class curvature, visualization and summary for a list of methods on a data set.
 
-    Every method is trained with every seed; tables and pictures show mean and spread over seeds, contours and surfaces
-    the first seed. All models are moved in the same random directions. Every picture is a PDF and a PNG, with the
-    numbers behind it beside it as CSV. Runs that exist already, and the results of their probes in them, are reused, so
-    that an interrupted call continues; a run that diverges is reported and left out.
+    Every method is trained with every seed; tables and pictures show mean and spread over seeds, contours, surfaces and
+    spectra the first seed. All models are moved in the same random directions. Every picture is a PDF and a PNG, with
+    the numbers behind it beside it as CSV. Runs that exist already, and the results of their probes in them, are
+    reused, so that an interrupted call continues; a run that diverges is reported and left out.
 
     Args:
         out: folder of tables and pictures.
         runs: folder of the runs, ``RUNS/METHOD/seed-N``.
-        grid, extent, adaptive: of the landscapes, see :class:`FigureSettings`.
-        radii: of random perturbations.
-        options: see :class:`~sharpness.studies.settings.StudyOptions`.
+        options: see :class:`~sharpness.studies.settings.StudyOptions`; and the landscapes' settings, see
+            :class:`~sharpness.studies.pictures.FigureSettings`, such as ``grid=21``.
 
     Raises:
         UserError: nothing or something twice in a list, an unknown method, or no run that could be probed.
@@ -124,54 +83,79 @@ def make_figures(
     for what, given in (("methods", methods), ("seeds", seeds)):
         if len(set(given)) < len(given) or not given:
             raise UserError(f"{what} {','.join(map(str, given))!r}: name at least one, and each only once")
-    own = {"radii": tuple(radii), "grid": grid, "extent": extent, "adaptive": adaptive, "shown": seeds[0]}
-    data, settings, jobs = settings_of(data, runs, options, FigureSettings, **own)
-    grid_of_runs = [
-        Cell(method, seed=seed, row=ALL_METHODS.label(method), path=f"{method}/seed-{seed}")
+    cells = [
+        Cell(method, seed=seed, row=ALL_METHODS.label(method), path=f"{method}/seed-{seed}", shown=seed == seeds[0])
         for seed in seeds
         for method in methods
     ]
-    cells = run_cells("figures", grid_of_runs, data, settings, jobs)
-    done = [cell for cell, status in zip(grid_of_runs, cells.status, strict=True) if status == "done"]
+    return _figures(cells, data, runs, options, Path(out))
+
+
+def figures_of(
+    checkpoints: Sequence[str | Path],
+    out: str | Path = "out",
+    results: str | Path = "runs/checkpoints",
+    *,
+    data_root: str | None = None,
+    download: bool = False,
+    **options: Any,
+) -> Figures:
+    """The same figures of models that are trained already, such as ``["zoo:"]``, on the data that they record.
+
+    Args:
+        checkpoints: files, or folders of them; those that differ in their seed alone are trainings of one model.
+        out: folder of tables and pictures.
+        results: folder of the results of probes, from which an interrupted call continues.
+        data_root, download: of the recorded data, see :func:`sharpness.load_data`.
+        options: as for :func:`make_figures`, without those of training.
+
+    Raises:
+        UserError: a file that does not record its training set, models of different ones or of different
+            augmentations, or no model that could be probed.
+    """
+    cells, known = [], []
+    for label, entry in labelled_checkpoints(checkpoints).items():
+        for number, one in enumerate(entry if isinstance(entry, list) else [entry]):
+            method, seed = one.manifest.method or label, one.manifest.seed or 0
+            path = f"{method}-{one.sha256[:12]}"
+            cells.append(Cell(method, seed=seed, row=label, path=path, checkpoint=one.path, shown=number == 0))
+            known.append(one)
+    first = known[0]
+    data = first.load_data(data_root, download, options.get("split", "train"))
+    # A class is rare, and its images were seen, by one training set: of several neither would be true of all models.
+    for one in known[1:]:
+        if (one.longtail, one.manifest.data_sha256) != (first.longtail, first.manifest.data_sha256):
+            raise UserError(f"{first.path} and {one.path} were trained on different images: draw them apart")
+    augmentations = {one.manifest.training.get("augmentation") for one in known}
+    if len(augmentations) > 1:
+        names = " and ".join(sorted(str(name or "the usual one") for name in augmentations))
+        raise UserError(f"models trained with different augmentations ({names}) are not compared: draw them apart")
+    return _figures(cells, data, results, {**options, "augmentation": augmentations.pop()}, Path(out))
+
+
+def _figures(
+    cells: Sequence[Cell], data: LongTailData, folder: str | Path, options: dict[str, Any], out: Path
+) -> Figures:
+    """Train and probe what is missing of some cells, draw and tabulate."""
+    landscapes = {field.name for field in fields(FigureSettings)} - {field.name for field in fields(Settings)}
+    own = {name: value for name, value in options.items() if name in landscapes}
+    own |= {name: tuple(own[name]) for name in ("radii", "directions") if name in own}
+    others = cast("StudyOptions", {name: value for name, value in options.items() if name not in landscapes})
+    data, settings, jobs = settings_of(data, folder, others, FigureSettings, **own)
+    rows = run_cells("figures", cells, data, settings, jobs)
+    done = [cell for cell, status in zip(cells, rows.status, strict=True) if status == "done"]
     if not done:
-        raise UserError(f"no run could be probed: {'; '.join(failures(cells))}")
-    tables, perturbations, lines, planes = (
-        _results(name, done, data, settings) for name in ("measures", "perturbation", "line", "plane")
-    )
-    tail = data.longtail.tail_class
-    pictures: dict[str, tuple[Figure, pd.DataFrame | None]] = {
-        "motivation": (draw_motivation(perturbations, tail), perturbations.to_frame()),
-        "visualization_lines": (draw_lines(lines, tail), lines.to_frame()),
-    }
-    if tables:
-        pictures["measure"] = (tables.plot(measure="all")[0].figure, tables.to_frame())
-    if set(ENDS) <= set(settings.measures):
-        ends = tables.to_frame().filter(regex="^(model|run|class|group|samples|lambda_.*)$")
-        pictures["eigenvalues"] = (draw_curvature(tables, data.train_counts), ends)
-    if planes:
-        pictures |= {
-            "visualization_contours": (draw_planes(planes, tail, "filled"), drawn_numbers(planes, tail)),
-            "visualization_surfaces": (draw_planes(planes, tail, "surface"), None),  # those of the contours
-        }
-    rare = f"all classes, and the rarest, {data.class_names[tail]}"
-    captions = {
-        "motivation": (f"Loss under random perturbation of {rare} or few-shot classes", perturbations),
-        "eigenvalues": ("Largest and most negative Hessian eigenvalue of every class", tables),
-        "measure": (f"Measures of every class: {', '.join(settings.measures)}", tables),
-        "visualization_lines": (f"Rise of the loss along one random direction: {rare}", lines),
-        "visualization_contours": (f"Rise of the loss over a plane: {rare}; seed {settings.shown}", planes),
-        "visualization_surfaces": (f"Rise of the loss over a plane: {rare}; seed {settings.shown}", planes),
-    }
-    out, files = Path(out), []
-    for name, (figure, numbers) in pictures.items():
-        files += [*save_figure(figure, out / name), write_caption(out / name, caption(*captions[name], settings.split))]
-        if numbers is not None:
-            files.append(write_csv(numbers, out / f"{name}.csv"))
-    summary = over_seeds(cells)
-    text = summary_text(cells, summary, note_on(settings, data.augmentation))
-    files += [write_csv(cells, out / "runs.csv"), write_csv(table_of_methods(summary), out / "summary.csv")]
+        raise UserError(f"no run could be probed: {'; '.join(failures(rows))}")
+    names = dict.fromkeys(name for cell in done for name in settings.probes(cell))
+    results = {name: _results(name, done, data, settings) for name in names}
+    files: list[Path] = []
+    for picture in pictures(results, done, data, settings):
+        files += picture.save(out)
+    summary = over_seeds(rows)
+    text = summary_text(rows, summary, note_on(settings, data.augmentation))
+    files += [write_csv(rows, out / "runs.csv"), write_csv(table_of_methods(summary), out / "summary.csv")]
     write_atomically(out / "summary.md", lambda partial: partial.write_text(text, encoding="utf-8"))
-    return Figures(cells, summary, text, [*files, out / "summary.md"])
+    return Figures(rows, summary, text, [*files, out / "summary.md"])
 
 
 def _results(name: str, cells: Sequence[Cell], data: LongTailData, settings: Settings) -> Comparison[Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from sharpness.data import LongTailData
 from sharpness.probes import MEASURES, Measure, measure
+from sharpness.probes.measures.extreme_eigenvalues import Lanczos
 from sharpness.probes.measures.registry import chosen_measures
 
 if TYPE_CHECKING:
@@ -46,9 +47,10 @@ class Settings:
         runs: folder of the runs.
         split, loss, limit_per_class: of :func:`sharpness.checkpoint_objective`.
         draws: of random perturbations.
-        max_iterations: of Lanczos' algorithm, for each spectrum.
+        max_iterations, tol: of Lanczos' algorithm, for each spectrum.
         training: of :func:`sharpness.train`: epochs, model, batch_size, precision, device.
         measures: names of the measures that every training is probed for, see :func:`study_measures`.
+        logits: of :class:`sharpness.Objective`.
     """
 
     runs: Path
@@ -59,11 +61,13 @@ class Settings:
     max_iterations: int = 100
     training: dict[str, Any] = field(default_factory=dict)
     measures: tuple[str, ...] = field(default_factory=lambda: study_measures(None))
+    tol: float = Lanczos.tol
+    logits: str = "calibrated"
 
     @property
     def measuring(self) -> dict[str, Any]:
         """Arguments of :func:`sharpness.measure`; directions are the same for all cells."""
-        return {"draws": self.draws, "max_iterations": self.max_iterations, "seed": 0}
+        return {"draws": self.draws, "max_iterations": self.max_iterations, "tol": self.tol, "seed": 0}
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from sharpness.checkpoints import Manifest, save_checkpoint
 from sharpness.data import LongTailData
-from sharpness.engine import ClassSums, resolve_device, seeded, without_autocast
-from sharpness.errors import UserError
+from sharpness.engine import ClassSums, exact_float32, resolve_device, seeded, without_autocast
+from sharpness.errors import UserError, require_whole
 from sharpness.flattening.spectral_normalization import ordinary_state
 from sharpness.methods import Recipe, Stage, build_recipe, flattened
 from sharpness.models import BACKBONES, Classifier, build_model
@@ -25,7 +25,7 @@ from sharpness.progress import progress
 from sharpness.steps import Context
 from sharpness.training.averaging import end_in_average, start_average
 from sharpness.training.believed import check_finished, check_progress, check_tensors
-from sharpness.training.epoch import accuracy_row, epoch_context, evaluate, run_epoch, training_batches
+from sharpness.training.epoch import accuracy_row, epoch_context, evaluate, run_epoch, training_batches, untested
 from sharpness.training.manifest import at_present, manifest_of
 from sharpness.training.optimizer import make_optimizer, put_back
 from sharpness.training.own_network import check_network, fingerprint
@@ -53,11 +53,12 @@ def train(
     augmentation: str | None = None,
     resume: bool = False,
     snapshots: int | None = None,
+    test_every: int = 1,
     **options: Any,
 ) -> pd.DataFrame:
     """Train a model with a method's published recipe; the result is ``OUT/last.pt``, the weights after the last epoch.
 
-    The test set is measured after every epoch and nothing is chosen by it.
+    The test set is measured after epochs, and nothing is chosen by it.
 
     Args:
         method: a name in ``sharpness.methods.METHODS``, or ``"package.module:recipe"`` of the user's own.
@@ -81,6 +82,8 @@ def train(
         snapshots: number of epochs (of all stages together) between checkpoints, from the start on, as
             ``OUT/snapshots/epoch-0001.pt``; a resumed run keeps them as well.
         options: of the method, such as ``scope="all"`` for ``"cc-sam"``.
+        test_every: epochs from one test to the next in every stage; the last epoch of a stage is tested, and what a
+            snapshot holds. History has no test loss and no accuracy of the epochs between.
 
     Returns:
         The history, one row per epoch: stage, epoch, lr, training loss, test loss and accuracies (fractions):
@@ -101,6 +104,7 @@ def train(
     """
     if snapshots is not None and not (isinstance(snapshots, int) and snapshots >= 1):
         raise UserError(f"snapshots={snapshots!r}: give the epochs from one to the next, at least 1")
+    require_whole("test_every", test_every, 1)
     device = resolve_device(device)
     data = data.augmented(augmentation)
     recipe = build_recipe(method, data.longtail, **options)
@@ -145,7 +149,7 @@ def train(
         moved = replace(data, train=data.train.to(device), test=data.test.to(device))
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         description = manifest_of(recipe, data, {**identity, "training": training}, device.type)
-        run = Run(recipe, network, moved, state, folder, seed, precision, description, folder.snapshots())
+        run = Run(recipe, network, moved, state, folder, seed, precision, description, folder.snapshots(), test_every)
         carry_out(run, helper)
         return folder.history()
 
@@ -157,6 +161,7 @@ class Run:
     Attributes:
         description: the fixed part of the manifest.
         every: epochs from one snapshot to the next; None for no snapshots.
+        test_every: epochs from one test to the next.
     """
 
     recipe: Recipe
@@ -168,6 +173,7 @@ class Run:
     precision: str
     description: Manifest
     every: int | None = None
+    test_every: int = 1
 
     @property
     def device(self) -> torch.device:
@@ -188,9 +194,13 @@ class Run:
         description = at_present(self.description, self.recipe, self.state, **more)
         save_checkpoint(path, self.network, description, ordinary_state(self.network))
 
+    def snapshot_due(self, epochs: int) -> bool:
+        """True if weights are kept after so many epochs of all stages."""
+        return bool(self.every) and epochs % (self.every or 1) == 0
+
     def keep_snapshot(self) -> None:
         """Write a snapshot, if one is due after the present number of epochs."""
-        if self.every and len(self.state.history) % self.every == 0:
+        if self.snapshot_due(len(self.state.history)):
             self.keep(self.folder.snapshot(len(self.state.history)))
 
     def note(self, stage: Stage, epoch: int, lr: float, loss: float, tested: ClassSums) -> None:
@@ -204,7 +214,8 @@ class Run:
 def carry_out(run: Run, helper: Helper | None) -> None:
     """Train all remaining stages of a recipe, and write the files of the finished run."""
     state = run.state
-    with side_stream(run.device):
+    # What the card calls float32 is float32: cuDNN would round it to TF32.
+    with side_stream(run.device), exact_float32():
         for index, stage in enumerate(run.recipe.stages):
             # Finished stages are entered as well: they give the network the structure that the saved weights have.
             context = entry_context(stage, run.data, run.seed, index)
@@ -280,8 +291,9 @@ def run_stage(stage: Stage, run: Run) -> None:
                     whole = replace(stage, drop_last=len(data.train) >= stage.batch_size)
                     batches = training_batches(whole, deepcopy(network), data, after)
                     end_in_average(network, average, (b.x for b in batches), cast)
-            tested = evaluate(network, data.test, data.num_classes, cast)
-            if not math.isfinite(loss + tested.mean):
+            due = epoch % run.test_every == 0 or epoch == stage.epochs or run.snapshot_due(len(state.history) + 1)
+            tested = evaluate(network, data.test, data.num_classes, cast) if due else untested(data.num_classes)
+            if not math.isfinite(loss + (tested.mean if due else 0)):
                 raise FloatingPointError(
                     f"training diverged in epoch {epoch} of stage {stage.name!r} (loss {loss}, test loss "
                     f"{tested.mean}): what was saved before is kept; try a smaller learning rate or radius"
@@ -291,7 +303,8 @@ def run_stage(stage: Stage, run: Run) -> None:
             if run.device.type == "cpu" or epoch == stage.epochs or time.monotonic() > saved + SECONDS_LOST:
                 run.folder.save(state)
                 saved = time.monotonic()
-            bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{state.history[-1]['accuracy']:.3f}")
+            accuracies = [row["accuracy"] for row in state.history if math.isfinite(row["accuracy"])]
+            bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracies[-1]:.3f}" if accuracies else "-")
             bar.update()
 
 

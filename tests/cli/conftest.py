@@ -145,7 +145,12 @@ def stranger(strangers_files, monkeypatch):
     return strangers_files
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module", autouse=True)
+def narrow(narrow_resnet8):
+    """What commands print and write does not hang on the width of a network."""
+
+
+@pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run of ours; not to be changed."""
     folder = tmp_path_factory.mktemp("cli") / "run"

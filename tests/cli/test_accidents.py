@@ -75,7 +75,7 @@ def test_unfinished_work_of_other_settings_stays(run, tmp_path, monkeypatch):
     command = COMMANDS["spectrum"](run, tmp_path)
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
         patch.setattr(
-            sys.modules["sharpness.cli.spectrum"], "write_results", lambda *of: (_ for _ in ()).throw(RuntimeError)
+            sys.modules["sharpness.cli.output"], "write_results", lambda *of: (_ for _ in ()).throw(RuntimeError)
         )
         main([*command, "--seed", "1"])
     (other,) = (tmp_path / "mine.csv.partial").glob("[!.]*")
@@ -120,7 +120,9 @@ def test_a_run_that_diverges_is_told_in_one_line(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("stdout", ["full", "closed", "nobody reads"])
-def test_an_output_that_takes_nothing_ends_in_one_line_after_the_file_is_written(stdout, run, tmp_path):
+@pytest.mark.usefixtures("published_resnet8")
+def test_an_output_that_takes_nothing_ends_in_one_line_after_the_file_is_written(stdout, tmp_path):
+    assert main(["train", "--method", "ce", "--epochs", "1", "--out", str(run := tmp_path / "run")]) == 0
     command = [sys.executable, "-m", "sharpness", *COMMANDS["measure"](run, tmp_path)]
     if stdout == "full" and not os.path.exists("/dev/full"):
         pytest.skip("there is no /dev/full")

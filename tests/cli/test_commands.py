@@ -32,6 +32,12 @@ def test_every_command_shows_an_example_to_copy(command, capsys):
     ("arguments", "message"),
     [
         (["train", "--method", "sgd"], "unknown method 'sgd'"),
+        (["figures", "zoo:", "--epochs", "3", "--seeds", "0"], "--seeds, --epochs: models that are trained already"),
+        (["figures", "--directions", "a"], "--directions a: give integers"),
+        (
+            ["figures", "--study", "flattening", "--logits", "temperature"],
+            "--logits is no option of --study flattening",
+        ),
         (["train", "--method", "ce", "--data", "imagenet"], "unknown data set 'imagenet'"),
         (["train", "--method", "ce", "--data", "digits-lt", "--imbalance", "1000"], "1000"),
         (["train", "--method", "ce", "--groups", "half"], "half"),

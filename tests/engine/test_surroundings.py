@@ -108,15 +108,15 @@ def network():
     return nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3)).double().eval()
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("probe", PROBES)
-def test_a_mode_of_the_caller_changes_nothing(probe, mode):
+def test_a_mode_of_the_caller_changes_nothing(probe):
     expected = np.asarray(PROBES[probe](Objective(network(), (X, Y)))).astype(float)
-    outside, model = Objective(network(), (X, Y)), network()
-    with mode():
-        found = [PROBES[probe](outside), PROBES[probe](Objective(model, (X.clone(), Y.clone())))]
-    for values in found:
-        np.testing.assert_array_equal(np.asarray(values).astype(float), expected)
+    for mode in (torch.no_grad, torch.inference_mode):
+        outside, model = Objective(network(), (X, Y)), network()
+        with mode():
+            found = [PROBES[probe](outside), PROBES[probe](Objective(model, (X.clone(), Y.clone())))]
+        for values in found:
+            np.testing.assert_array_equal(np.asarray(values).astype(float), expected, err_msg=mode.__name__)
 
 
 def test_weights_made_under_inference_mode_are_told():
@@ -125,3 +125,33 @@ def test_weights_made_under_inference_mode_are_told():
     with pytest.raises(UserError, match=r"made under torch.inference_mode\(\).*give copy.deepcopy\(model\)"):
         Objective(model, (X, Y))
     assert Objective(copy.deepcopy(model), (X, Y)).loss() == Objective(network(), (X, Y)).loss()
+
+
+class Seeing(nn.Sequential):
+    """Remembers the default device that it runs under, on which a forward pass may make tensors."""
+
+    def forward(self, x):
+        self.seen = str(torch.get_default_device())
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("probe", ["plane", "random", "characteristic_radius", "quadratic forms"])
+def test_a_default_device_of_the_caller_is_for_the_model_alone(probe):
+    probe = (
+        PROBES[probe]
+        if probe != "quadratic forms"
+        else lambda o: o.quadratic_forms(Y.new_ones(o.num_parameters).double())
+    )
+    expected = np.asarray(probe(Objective(network(), (X, Y)))).astype(float)
+    model = Seeing(*network()).eval()
+    with torch.device("meta"):
+        found = np.asarray(probe(Objective(model, (X, Y)))).astype(float)
+    np.testing.assert_array_equal(found, expected)
+    assert model.seen == "meta"
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_warning_of_ours_becomes_an_error_where_warnings_are():
+    objective = Objective(network(), (X, Y))
+    assert objective.quadratic_forms(torch.ones(objective.num_parameters)).shape == (20,)
+    assert sharpness.eigenvalues(objective).converged.all()

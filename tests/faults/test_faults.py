@@ -37,6 +37,10 @@ COMMANDS = {
 }  # fmt: skip
 
 
+#: Faults of writing do not hang on the width of a network.
+pytestmark = pytest.mark.usefixtures("narrow_resnet8")
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("trained") / "run"

@@ -5,12 +5,14 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.stats import ttest_ind
 
 from sharpness import UserError, checkpoint_objective, eigenvalues, load_data, load_result, random_perturbation
+from sharpness.models import build_model
 from sharpness.probes import labelled_checkpoints
 from sharpness.results import PlaneResult
-from sharpness.studies import make_figures
+from sharpness.studies import figures_of, make_figures
 from sharpness.studies.figures import difference_text
 from sharpness.studies.seeds import told_apart
 
@@ -32,7 +34,8 @@ def result(folder, method, seed, name):
 def test_every_picture_has_a_pdf_a_png_and_its_numbers(drawn):
     _, folder, figures = drawn
     names = {p.name for p in figures.files}
-    for picture in ("motivation", "measure", "eigenvalues", "visualization_lines", "visualization_contours"):
+    drawn = ("motivation", "measure", "eigenvalues", "correlation", "spectra", "visualization_lines")
+    for picture in (*drawn, "visualization_contours"):
         assert {f"{picture}.pdf", f"{picture}.png", f"{picture}.csv"} <= names
     assert {
         "visualization_surfaces.pdf",
@@ -104,7 +107,13 @@ def test_what_was_trained_and_measured_is_reused(drawn, monkeypatch):
     def fail(*args, **options):
         raise AssertionError("measured again")
 
-    for place in ("figures.line", "figures.plane", "figures.random_perturbation", "settings.measure"):
+    for place in (
+        "pictures.line",
+        "pictures.plane",
+        "pictures.random_perturbation",
+        "pictures.head_and_tail",
+        "settings.measure",
+    ):
         monkeypatch.setattr(f"sharpness.studies.{place}", fail)
     again = make_figures(data, ("ce", "gcl"), SEEDS, folder / "out", folder / "runs", **SMALL)
     pd.testing.assert_frame_equal(again.summary, first.summary)
@@ -113,7 +122,7 @@ def test_what_was_trained_and_measured_is_reused(drawn, monkeypatch):
 def test_another_setting_is_measured_again_and_a_single_seed_says_so(drawn, monkeypatch):
     data, folder, _ = drawn
     with monkeypatch.context() as m:
-        m.setattr("sharpness.studies.figures.plane", lambda *a, **o: (_ for _ in ()).throw(RuntimeError("anew")))
+        m.setattr("sharpness.studies.pictures.plane", lambda *a, **o: (_ for _ in ()).throw(RuntimeError("anew")))
         with pytest.raises(RuntimeError, match="anew"):
             make_figures(data, ("ce",), SEEDS, folder / "out2", folder / "runs", **{**SMALL, "grid": 5})
     one = make_figures(data, ("ce",), (1,), folder / "one", folder / "runs", **SMALL)
@@ -131,6 +140,36 @@ def test_methods_and_seeds_must_be_named_once(methods, seeds, message, tmp_path)
     with pytest.raises(UserError, match=message):
         make_figures(load_data("digits-lt"), methods, seeds, tmp_path / "out", tmp_path / "runs")
     assert not list(tmp_path.iterdir())
+
+
+def test_models_that_are_trained_already_give_the_same_figures(drawn, tmp_path):
+    data, folder, first = drawn
+    paths = [folder / "runs" / method / f"seed-{seed}" for method in ("ce", "gcl") for seed in SEEDS]
+    small = {name: value for name, value in SMALL.items() if name != "epochs"}
+    given = figures_of(paths, tmp_path / "out", tmp_path / "probes", **small)
+    numbers = [c for c in first.summary if c not in ("row", "column")]
+    pd.testing.assert_frame_equal(given.summary[numbers], first.summary[numbers])
+    assert {p.name for p in given.files} == {p.name for p in first.files}
+    assert not list(tmp_path.rglob("*.pt")), "nothing was trained"
+
+
+def test_models_of_different_images_are_not_drawn_together(drawn, tmp_path):
+    _, folder, _ = drawn
+    with pytest.raises(UserError, match="different images"):
+        figures_of([folder / "runs" / "ce" / "seed-0", "zoo:ce"], tmp_path)
+    with pytest.raises(UserError, match="does not record"):
+        path = tmp_path / "bare.pth"
+        torch.save(build_model("resnet32", 10, 3).state_dict(), path)
+        figures_of([path], tmp_path)
+
+
+def test_spectra_are_those_of_the_first_and_the_last_class_on_equally_many_images(drawn):
+    _, folder, _ = drawn
+    found = result(folder, "gcl", 1, "spectrum")
+    assert found.class_samples.tolist() == [3, *[0] * 8, 3]
+    objective = checkpoint_objective(folder / "runs" / "gcl" / "seed-1", limit_per_class=3)
+    largest = eigenvalues(objective.restrict(9), tol=1e-4).values[0]
+    assert np.nanmax(found.nodes[9]) == pytest.approx(largest, rel=1e-3)
 
 
 def test_differences_are_those_that_welch_s_test_finds():

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from sharpness import Objective, UserError, checkpoint_objective, load_data, register_measure
+from sharpness.models import BACKBONES
 from sharpness.probes import MEASURES
-from sharpness.studies import cells as cells_module, make_flattening_study, settings as settings_module
+from sharpness.studies import cells as cells_module, make_flattening_study, settings as settings_module, workers
 from sharpness.studies.grid import draw_grid
 from sharpness.training import loop
 
@@ -170,12 +171,22 @@ def test_a_model_that_cannot_be_probed_keeps_its_accuracy(study, data, monkeypat
     assert math.isnan(told.summary["lambda_max"].iloc[0]) and "product 3" in told.text
 
 
-def test_processes_give_the_same_numbers(study, data, monkeypatch):
-    """Copies of a process that has the package loaded, which get what new ones would get: pickled."""
-    folder, made = study
-    context = multiprocessing.get_context("forkserver")
+@pytest.fixture
+def copies(monkeypatch):
+    """Processes of a study are copies of one that has the package loaded, which get what new ones would get: pickled.
+
+    The network of these tests is theirs, too.
+    """
+    context, registered = multiprocessing.get_context("forkserver"), workers.registered
     context.set_forkserver_preload(["sharpness.studies.workers"])
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: {"spawn": context}[method])
+    resnet8 = {"sharpness.models": {"resnet8": (BACKBONES["resnet8"], "resnet8")}}
+    monkeypatch.setattr(workers, "registered", lambda needed: registered(needed) | resnet8)
+
+
+@pytest.mark.usefixtures("copies")
+def test_processes_give_the_same_numbers(study, data):
+    folder, made = study
     pd.testing.assert_frame_equal(again(data, folder, jobs=2).cells, made.cells)
 
 
@@ -205,10 +216,9 @@ def test_a_registered_measure_is_in_the_table_and_in_the_picture(data, tmp_path,
     assert {"Mean loss, all", "Mean loss, tail", "Norm, all", "Norm, tail"} <= set(titles)
 
 
-def test_processes_know_registered_measures_that_they_can_import(study, data, registered, monkeypatch):
+@pytest.mark.usefixtures("copies")
+def test_processes_know_registered_measures_that_they_can_import(study, data, registered):
     folder, _ = study
-    context = multiprocessing.get_context("forkserver")
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method: {"spawn": context}[method])
     runs = folder / "of processes"
     shutil.copytree(folder / "runs", runs)
     given = (data, ("ce",), OPERATIONS, (0,), folder / "other", runs)

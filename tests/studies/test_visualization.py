@@ -53,7 +53,7 @@ def test_levels_of_rises_hold_all_but_the_highest_and_none_is_zero(low):
 @pytest.mark.parametrize("kind", ["filled", "surface"])
 def test_planes_show_rises_of_all_and_of_the_rarest_class(bowl, kind):
     lifted = replace(bowl, losses=bowl.losses + 5, base_loss=bowl.base_loss + 5)
-    figure = draw_planes({"a": bowl, "b": lifted}, 1, kind)
+    figure = draw_planes({0: {"a": bowl, "b": lifted}}, 1, kind)
     names = {t.get_text() for ax in figure.axes for t in ax.texts}
     assert {"All classes", "Rarest: class 9\n(2 images)"} == {n.replace("9 (", "9\n(") for n in names}
     bars = [ax for ax in figure.axes if ax.get_ylabel() == "Rise of the loss"]
@@ -67,7 +67,21 @@ def test_planes_show_rises_of_all_and_of_the_rarest_class(bowl, kind):
 
 def test_lines_side_by_side_have_one_scale():
     line = LineResult(**common(1 + X**2))
-    axes = draw_lines({"a": line}, 1).axes
+    axes = draw_lines({0: {"a": line}}, 1).axes
     assert axes[0].get_ylim() == axes[1].get_ylim()
     assert axes[0].get_ylim()[1] >= 3 * 0.25, "the highest of both"
     assert axes[1].get_title() == "Rarest: class 9 (2 images)"
+
+
+def test_directions_of_several_seeds_have_a_row_each_on_one_scale(bowl):
+    steeper = replace(bowl, losses=1 + 4 * (bowl.losses - 1), class_losses=4 * bowl.class_losses - 3)
+    figure = draw_planes({0: {"a": bowl}, 3: {"a": steeper}}, 1, "filled")
+    names = {t.get_text().replace("\n", " ") for ax in figure.axes for t in ax.texts}
+    assert names == {f"{title}, seed {s}" for title in ("All classes", "Rarest: class 9 (2 images)") for s in (0, 3)}
+    panels = [ax for ax in figure.axes if ax.collections and ax.get_ylabel() != "Rise of the loss"][:4]
+    levels = [tuple(ax.collections[0].levels) for ax in panels]
+    assert levels[0] == levels[1] != levels[2] == levels[3], "each subset on its own scale, which all seeds share"
+    lines = [LineResult(**common(1 + k * X**2)) for k in (1, 4)]
+    axes = draw_lines({0: {"a": lines[0]}, 3: {"a": lines[1]}}, 1).axes
+    assert len(axes) == 4 and len({ax.get_ylim() for ax in axes}) == 1
+    assert "seed 3" in axes[2].get_ylabel()

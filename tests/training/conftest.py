@@ -12,6 +12,11 @@ from sharpness.methods import METHODS
 from sharpness.training.state import RunFolder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def narrow(narrow_resnet8):
+    """What training does with a network does not hang on its width."""
+
+
 @pytest.fixture(scope="session")
 def digits():
     return load_data("digits-lt")

@@ -91,7 +91,7 @@ def test_runs_of_another_augmentation_are_another_label(runs):
 def test_a_study_has_its_own_folders_and_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options = ["--study", "flattening", "--methods", "ce", "--operations", "none,swa", "--seeds", "0", "--epochs", "1"]
-    options += ["--limit-per-class", "1", "--jobs", "1", "--augmentation", STRONG]
+    options += ["--limit-per-class", "1", "--jobs", "1", "--augmentation", STRONG, "--measures", "random_rise"]
     assert main(["figures", *options]) == 0
     assert "autoaugment-cutout" in capsys.readouterr().out
     folder = Path("runs/flattening/digits-lt-ce-autoaugment-cutout-seed0")

@@ -25,6 +25,7 @@ from sharpness.training.loop import Run, entry_context, initial_model, make_opti
 from sharpness.training.state import RunFolder, RunState, epoch_generator
 
 
+@pytest.mark.usefixtures("published_resnet8")
 @pytest.mark.parametrize("method", METHODS)
 def test_digits_are_learnt_well_above_chance(digits, tmp_path, method):
     """Over six seeds and all methods accuracies are 0.44 to 0.84 (deviation of one method: 0.03), and the loss of
@@ -41,6 +42,7 @@ def test_digits_are_learnt_well_above_chance(digits, tmp_path, method):
             assert stage.loss.iloc[3] < 0.9 * stage.loss.iloc[0]
 
 
+@pytest.mark.usefixtures("published_resnet8")
 @pytest.mark.parametrize(("scope", "epochs"), [("last_block", 3), ("all", 2)])
 def test_wider_scopes_learn_too(digits, tmp_path, scope, epochs):
     """Over seven seeds accuracies are 0.34 to 0.56."""

@@ -3,12 +3,16 @@
 import json
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 
 from sharpness import Objective, load_checkpoint, train
+from sharpness.engine.devices import _formats
 from sharpness.errors import UserError
 from sharpness.probes.landscapes.trajectory import snapshots, trajectory
+from sharpness.training import loop
+from sharpness.training.epoch import evaluate
 from sharpness.training.state import RunFolder
 
 
@@ -44,6 +48,42 @@ def reference(start, kept):
         folders["run"] = factory.mktemp("kept") / "run"
         start(folders["run"], snapshots=1)
     return folders["run"]
+
+
+def test_epochs_between_tests_have_empty_cells_and_the_weights_are_the_same(digits, shorten, tmp_path, monkeypatch):
+    tests = []
+    monkeypatch.setattr(loop, "evaluate", lambda *a, **o: tests.append(1) or evaluate(*a, **o))
+    run = {"seed": 1, "epochs": 5, "model": "resnet8"}
+    every = train("ce", digits, tmp_path / "every", **run)
+    assert len(tests) == 5
+    few = train("ce", digits, tmp_path / "few", test_every=3, snapshots=4, **run)
+    assert len(tests) == 5 + 3, "the third, the fourth for its snapshot, and the last"
+    pd.testing.assert_series_equal(few.loss, every.loss)
+    assert few.accuracy.notna().tolist() == few.test_loss.notna().tolist() == [False, False, True, True, True]
+    assert list(few) == list(every) and few.accuracy.iloc[-1] == every.accuracy.iloc[-1]
+    assert (
+        load_checkpoint(tmp_path / "few" / "snapshots" / "epoch-0004.pt").manifest.accuracy["accuracy"]
+        == few.accuracy[3]
+    )
+    again = train("ce", digits, tmp_path / "few", test_every=3, **run)
+    pd.testing.assert_frame_equal(again, few)
+    with pytest.raises(UserError, match="test_every=0"):
+        train("ce", digits, tmp_path / "none", test_every=0, **run)
+
+
+def test_training_computes_float32_in_full(digits, tmp_path, monkeypatch):
+    """On a GPU torch's default for convolutions is TF32, and a card says float32."""
+    found, before = [], [(owner, name, getattr(owner, name)) for owner, name, _ in _formats()]
+    monkeypatch.setattr(
+        loop,
+        "evaluate",
+        lambda *a, **o: (
+            found.append([getattr(owner, name) == exact for owner, name, exact in _formats()]) or evaluate(*a, **o)
+        ),
+    )
+    train("ce", digits, tmp_path, epochs=1, model="resnet8")
+    assert found and all(map(all, found))
+    assert all(getattr(owner, name) == value for owner, name, value in before)
 
 
 def test_weights_and_history_are_those_of_a_run_without_snapshots(start, reference, tmp_path, identical, weights):

@@ -14,6 +14,10 @@ from sharpness.probes.measures.registry import COLUMNS, ENDS, MEASURES
 from sharpness.results.correlations import OUTCOMES, Correlations, stratified_tau
 
 KEYS = ("model", "run", "class", "group")
+#: What earlier versions called the columns of a study's table.
+BEFORE = {
+    "acc": "accuracy", "λmax": "lambda_max", "λmin": "lambda_min", "rise": "random_rise", "worst rise": "worst_rise",
+}  # fmt: skip
 
 
 def correlate(
@@ -21,6 +25,7 @@ def correlate(
     test: Any = None,
     *,
     measures: Sequence[str] | None = None,
+    given: str | None = None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Correlations:
@@ -30,16 +35,19 @@ def correlate(
 
     - over checkpoints: of numbers of all samples, and of every group; once more with pairs of the same model alone,
       ``given="model"``, which tells what is left when the method is known;
-    - over classes: pairs of classes of the same checkpoint, all checkpoints together.
+    - over classes: pairs of classes of the same checkpoint, all checkpoints together; once more given their training
+      images, ``given="train"``, Kendall's partial coefficient: what is left when the size of a class is known.
 
     Intervals are of 95 %, by the bootstrap over checkpoints (over classes where there is one checkpoint).
 
     Args:
         table: of :func:`sharpness.measure` for several checkpoints, usually on training images: a comparison, its
-            ``to_frame()``, or the ``.csv`` or ``.json`` of ``sharpness measure -o``.
+            ``to_frame()``, or the ``.csv`` or ``.json`` of ``sharpness measure -o``. Or the table of the trainings of a
+            study, ``runs.csv`` or ``STUDY_cells.csv``, whose accuracies are of test images.
         test: the same checkpoints on test images, of which ``accuracy`` is taken. Without it accuracy is that of
-            ``table``, and there is no gap.
+            ``table``, and there is no gap; nor where ``table`` has no accuracy.
         measures: names of columns; all that are not accuracy unless given.
+        given: a column of numbers that partial coefficients are given everywhere, in place of ``"train"``.
         resamples: of the bootstrap.
         seed: of its draws.
 
@@ -57,14 +65,16 @@ def correlate(
     1.0
     """
     frame = _keyed(_frame(table, "table"), "table")
-    if "accuracy" not in frame:
+    if "accuracy" not in frame and test is None:
         raise UserError("the table has no accuracy: measure it with the others, --measures accuracy,lambda_max,...")
     known = [
         name for name in frame.select_dtypes("number") if name not in (*COLUMNS, "accuracy") and not name.endswith(ENDS)
     ]
     for name in measures or ():
         choose("measure", name, known)
-    chosen = [name for name in known if measures is None or name in measures]
+    if given is not None:
+        choose("column to be given", given, list(frame.select_dtypes("number")))
+    chosen = [name for name in known if name != given and (measures is None or name in measures)]
     if not chosen:
         raise UserError("the table has no measure besides accuracy: add one, such as lambda_max")
     outcomes = list(OUTCOMES)
@@ -75,7 +85,10 @@ def correlate(
         frame = frame.join(tested.rename("accuracy of test"), on=list(KEYS))
         if frame["accuracy of test"].isna().all():
             raise UserError("no row of the test table has model, run and class of the other: measure the same files")
-        frame["gap"] = frame["accuracy"] - frame["accuracy of test"]
+        if "accuracy" in frame:
+            frame["gap"] = frame["accuracy"] - frame["accuracy of test"]
+        else:
+            outcomes.remove("gap")
         frame["accuracy"] = frame.pop("accuracy of test")
     checkpoints = frame.groupby(["model", "run"], sort=False, dropna=False).ngroup().to_numpy()
     models = frame["model"].to_numpy(str)
@@ -86,29 +99,65 @@ def correlate(
     one = checkpoints.max() == 0
     rows: list[dict[str, Any]] = []
 
-    def add(chosen_rows: pd.Series, over: str, subset: str, given: str, strata: np.ndarray, units: np.ndarray) -> None:
+    def add(chosen_rows: pd.Series, over: str, subset: str, strata: np.ndarray, units: np.ndarray, z: str = "") -> None:
+        partial = z not in ("", "model")
         for name in chosen:
             for outcome in outcomes:
                 x, y = frame[name].to_numpy(float), frame[outcome].to_numpy(float)
                 at = chosen_rows.to_numpy() & np.isfinite(x) & np.isfinite(y)
+                values = frame[z].to_numpy(float) if partial else None
+                at &= True if values is None else np.isfinite(values)
                 if at.sum() < 3:  # two points have a rank correlation of 1 or -1 whatever they are
                     continue
-                tau, low, high = stratified_tau(x[at], y[at], strata[at], units[at], resamples, seed)
-                rows.append(
-                    {"measure": name, "outcome": outcome, "over": over, "subset": subset, "given": given, "tau": tau}
-                    | {"tau_lower": low, "tau_upper": high, "rows": int(at.sum())}
+                found = stratified_tau(
+                    x[at], y[at], strata[at], units[at], resamples, seed, None if values is None else values[at]
                 )
+                told = dict(zip(("tau", "tau_lower", "tau_upper"), found, strict=True))
+                key = {"measure": name, "outcome": outcome, "over": over, "subset": subset, "given": z}
+                rows.append({**key, **told, "rows": int(at.sum())})
 
     together, apart = np.zeros(len(frame)), np.arange(len(frame))
     subsets = {"all": frame["class"].eq("all")}
     subsets |= {str(g): frame["class"].eq(g) for g in dict.fromkeys(frame.loc[is_group, "class"])}
     for subset, where in subsets.items():
-        add(where, "checkpoints", subset, "", together, checkpoints)
+        add(where, "checkpoints", subset, together, checkpoints)
         if len(set(models)) > 1 and len(set(checkpoints)) > len(set(models)):
-            add(where, "checkpoints", subset, "model", models, checkpoints)
-    add(is_class, "classes", "every class", "", checkpoints, apart if one else checkpoints)
+            add(where, "checkpoints", subset, models, checkpoints, "model")
+        if given is not None:
+            add(where, "checkpoints", subset, together, checkpoints, given)
+    units = apart if one else checkpoints
+    add(is_class, "classes", "every class", checkpoints, units)
+    if (size := given or "train") in frame and is_class.any():
+        add(is_class, "classes", "every class", checkpoints, units, size)
     titles = {name: MEASURES[name].label for name in chosen if name in MEASURES}
     return Correlations(pd.DataFrame(rows), frame[~is_group].reset_index(drop=True), titles)
+
+
+def _of_study(frame: pd.DataFrame) -> pd.DataFrame:
+    """The trainings of a study as a table of measures: rows "all" and "few" of each, accuracies as shares."""
+    frame = frame[frame["status"].eq("done")].rename(columns=_renamed)
+    columns = [c for c in frame.columns if c in MEASURES or c.removesuffix(" tail") in MEASURES]
+    key = pd.DataFrame(
+        {
+            "model": frame["row"].astype(str),
+            "run": frame["column"].fillna("").astype(str) + " seed " + frame["seed"].astype(str),
+        }
+    )
+    parts = []
+    for name, end in (("all", ""), ("few", " tail")):
+        part = key.assign(**{"class": name, "group": "" if name == "all" else name})
+        for column in columns:
+            if column.endswith(" tail") == bool(end):
+                part[column.removesuffix(" tail")] = frame[column]
+        part["accuracy"] = frame["accuracy few" if end else "accuracy"] / 100
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _renamed(column: str) -> str:
+    """The present name of a column of a study's table, which earlier versions called otherwise."""
+    name, tail, more = column.partition(" tail")
+    return BEFORE.get(name, name.replace("acc ", "accuracy ") if name.startswith("acc ") else name) + tail + more
 
 
 def _frame(table: Any, what: str) -> pd.DataFrame:
@@ -119,7 +168,8 @@ def _frame(table: Any, what: str) -> pd.DataFrame:
         return table.to_frame()
     path = Path(table)
     try:
-        return pd.read_json(path) if path.suffix == ".json" else pd.read_csv(path)
+        frame = pd.read_json(path) if path.suffix == ".json" else pd.read_csv(path)
+        return _of_study(frame) if {"row", "column", "status"} <= set(frame) else frame
     except (OSError, ValueError) as error:
         told = getattr(error, "strerror", None) or "no table"
         raise UserError(f"{what} {path}: {told}: give what sharpness measure -o wrote, .csv or .json") from None

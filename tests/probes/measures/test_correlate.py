@@ -41,6 +41,59 @@ def test_strata_compare_pairs_inside_them_alone(ties):
     assert value == pytest.approx(agreeing / np.sqrt(of_x * of_y), rel=1e-12)
 
 
+def test_given_a_column_it_is_kendalls_partial_coefficient():
+    x, y = drawn(30)
+    z = x + np.random.default_rng(5).normal(size=30)
+    value, low, high = stratified_tau(x, y, np.zeros(30), np.arange(30), 300, 0, z)
+    xy, xz, yz = (kendalltau(a, b).statistic for a, b in ((x, y), (x, z), (y, z)))
+    assert value == pytest.approx((xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2)), rel=1e-12)
+    assert low < value < high
+    assert np.isnan(stratified_tau(z, y, np.zeros(30), np.arange(30), 0, 0, z)[0]), "nothing is left of z itself"
+
+
+def test_the_size_of_a_class_is_given_where_the_table_has_it():
+    """A measure that follows accuracy through the size of the class alone has no partial coefficient."""
+    random = np.random.default_rng(0)
+    rows = []
+    for run, c in itertools.product(range(40), range(6)):
+        own, noise = random.normal(size=2)
+        key = {"model": "m", "run": str(run), "class": str(c), "group": "", "train": 6 - c}
+        rows.append({**key, "accuracy": -c + own, "follows": c + noise, "tells": c - own})
+    found = sharpness.correlate(pd.DataFrame(rows), resamples=300)
+    for name, partial in (("follows", 0.0), ("tells", -1.0)):
+        assert found.of(name, over="classes").tau < -0.5
+        left = found.of(name, over="classes", given="train")
+        assert abs(left.tau - partial) < (0.15 if name == "follows" else 0.6)
+    assert (
+        found.of("follows", over="classes", given="train").tau_upper
+        > 0
+        > found.of("tells", over="classes", given="train").tau_upper
+    )
+    with pytest.raises(UserError, match="unknown column to be given 'size'"):
+        sharpness.correlate(pd.DataFrame(rows), given="size")
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_the_trainings_of_a_study_are_read_by_old_and_by_new_names(old, tmp_path):
+    random = np.random.default_rng(1)
+    names = ("acc", "λmax", "worst rise") if old else ("accuracy", "lambda_max", "worst_rise")
+    accuracy, largest, rise = names
+    few, tail = random.uniform(50, 90, 8), random.uniform(1, 9, 8)
+    table = pd.DataFrame({
+        "row": ["CE"] * 4 + ["GCL"] * 4, "column": ["none", "swa"] * 4, "seed": [0, 0, 1, 1] * 2, "status": "done",
+        accuracy: np.arange(8.0), f"{accuracy} few": few, largest: -np.arange(8.0), f"{largest} tail": tail,
+        f"{largest} tail se": 1.0, rise: random.normal(size=8),
+    })  # fmt: skip
+    table.loc[8] = {**table.loc[7].to_dict(), "status": "diverged", accuracy: np.nan}
+    table.to_csv(tmp_path / "cells.csv", index=False)
+    found = sharpness.correlate(tmp_path / "cells.csv", resamples=0)
+    assert found.of("lambda_max").tau == -1 and found.of("lambda_max").rows == 8
+    rows = found.to_frame().set_index(["measure", "subset", "given"])
+    assert rows.loc[("lambda_max", "few", ""), "tau"] == pytest.approx(kendalltau(few, tail).statistic)
+    assert set(rows.index.get_level_values("measure")) == {"lambda_max", "worst_rise"}
+    assert ("lambda_max", "all", "model") in rows.index
+
+
 def test_a_resample_is_the_coefficient_of_the_rows_that_it_repeats():
     x, y = drawn(12)
     signs = tuple(np.sign(v[:, None] - v) for v in (x, y))

@@ -13,6 +13,9 @@ from sharpness.cli import main
 from sharpness.probes import labelled_checkpoints
 from sharpness.results import Runs
 
+#: Nothing here hangs on the width of a network.
+pytestmark = pytest.mark.usefixtures("narrow_resnet8")
+
 QUICK = ("--measures", "loss,random_rise", "--limit-per-class", "3")
 
 

@@ -1,0 +1,156 @@
+"""The pictures of the talk from results of probes, each with its numbers and its caption."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from sharpness.checkpoints import load_checkpoint
+from sharpness.data import LongTailData
+from sharpness.files import write_csv
+from sharpness.plots import save_figure
+from sharpness.probes import correlate, line, plane, random_perturbation
+from sharpness.probes.perturbations.random import RADII
+from sharpness.results import Comparison
+from sharpness.results.caption import caption, write_caption
+from sharpness.studies.cells import Cell, folder_of
+from sharpness.studies.curvature import ENDS, draw_curvature
+from sharpness.studies.motivation import draw_motivation
+from sharpness.studies.settings import Settings
+from sharpness.studies.spectra import draw_spectra, head_and_tail
+from sharpness.studies.visualization import draw_lines, draw_planes, drawn_numbers
+
+
+@dataclass(frozen=True)
+class FigureSettings(Settings):
+    """Those of a study, and of its landscapes.
+
+    Args:
+        radii: of random perturbations.
+        grid: points along each side of the plane; the line has twice as many.
+        extent: half the length of line and plane, in filter norms.
+        adaptive: part of the relief to which planes are interpolated; every point is evaluated if None.
+        directions: seeds of the directions of lines and planes, a row of panels each.
+    """
+
+    radii: tuple[float, ...] = RADII
+    grid: int = 51
+    extent: float = 0.5
+    adaptive: float | None = 0.01
+    directions: tuple[int, ...] = (0,)
+
+    def probes(self, cell: Cell) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
+        span = (-self.extent, self.extent, self.grid)
+        perturbed = {"radii": self.radii, "draws": self.draws, "seed": 0}
+        found = super().probes(cell)
+        found["perturbation"] = (random_perturbation, perturbed)
+        for name, seed in self.named("line").items():
+            found[name] = (line, {"x": (*span[:2], 2 * self.grid - 1), "seed": seed})
+        if cell.shown:
+            for name, seed in self.named("plane").items():
+                found[name] = (plane, {"x": span, "y": span, "adaptive": self.adaptive, "seed": seed})
+            found["spectrum"] = (head_and_tail, {})
+        return found
+
+    def named(self, probe: str) -> dict[str, int]:
+        """Seeds of the directions of a landscape by the names of its results' files, ``line``, ``line-1``, ..."""
+        return {f"{probe}-{seed}" if seed else probe: seed for seed in self.directions}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture with what stands beside it.
+
+    Attributes:
+        numbers: behind the picture; None where another one has them.
+        what: it shows, for the caption.
+        results: whose models, images and errors the caption tells.
+        split: of the images.
+    """
+
+    name: str
+    figure: Figure
+    numbers: pd.DataFrame | None
+    what: str
+    results: Comparison[Any]
+    split: str
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write the picture, its caption and its numbers; returns their paths."""
+        path = folder / self.name
+        files = [*save_figure(self.figure, path), write_caption(path, caption(self.what, self.results, self.split))]
+        return files if self.numbers is None else [*files, write_csv(self.numbers, path.with_suffix(".csv"))]
+
+
+def pictures(
+    results: Mapping[str, Comparison[Any]], cells: Sequence[Cell], data: LongTailData, settings: FigureSettings
+) -> Iterator[Picture]:
+    """Draw whatever there are results for, one picture after another.
+
+    Args:
+        results: of the probes of :meth:`FigureSettings.probes`, by their names.
+        cells: the trainings that were probed, which record their accuracy on test images.
+    """
+    tail = data.longtail.tail_class
+    rare = f"all classes, and the rarest, {data.class_names[tail]}"
+
+    def picture(name: str, figure: Figure, numbers: pd.DataFrame | None, what: str, shown: Comparison[Any]) -> Picture:
+        return Picture(name, figure, numbers, what, shown, settings.split)
+
+    moved = results["perturbation"]
+    what = f"Loss under random perturbation of {rare} or few-shot classes"
+    yield picture("motivation", draw_motivation(moved, tail), moved.to_frame(), what, moved)
+    if tables := results.get("measures"):
+        what = f"Measures of every class: {', '.join(settings.measures)}"
+        yield picture("measure", tables.plot(measure="all")[0].figure, tables.to_frame(), what, tables)
+        if set(ENDS) <= set(settings.measures):
+            ends = tables.to_frame().filter(regex="^(model|run|class|group|samples|lambda_.*)$")
+            what = "Largest and most negative Hessian eigenvalue of every class"
+            yield picture("eigenvalues", draw_curvature(tables, data.train_counts), ends, what, tables)
+        found = correlate(tables, tested(cells, data, settings))
+        what = "Accuracy on test images against every measure, a dot for each class of each training"
+        yield picture("correlation", found.plot("classes")[0, 0].figure, found.to_frame(), what, tables)
+    if spectra := results.get("spectrum"):
+        what = "Spectral density of the Hessian of the most frequent and of the rarest class"
+        yield picture("spectra", draw_spectra(spectra, data.train_counts), spectra.to_frame(), what, spectra)
+    lines, planes = (
+        {seed: results[name] for name, seed in settings.named(probe).items() if name in results}
+        for probe in ("line", "plane")
+    )
+    seeds = ", ".join(map(str, settings.directions))
+    along = f"random direction (seeds {seeds})" if len(settings.directions) > 1 else "random direction"
+    first = next(iter(lines.values()))
+    what = f"Rise of the loss along one {along}: {rare}"
+    yield picture("visualization_lines", draw_lines(lines, tail), numbers_of(lines), what, first)
+    if planes:
+        first, what = next(iter(planes.values())), f"Rise of the loss over a plane of two {along}s: {rare}"
+        numbers = drawn_numbers(planes, tail)
+        yield picture("visualization_contours", draw_planes(planes, tail, "filled"), numbers, what, first)
+        # The numbers are those of the contours.
+        yield picture("visualization_surfaces", draw_planes(planes, tail, "surface"), None, what, first)
+
+
+def numbers_of(lines: Mapping[int, Comparison[Any]]) -> pd.DataFrame:
+    """The tables of lines along directions of several seeds, which are told apart by a column where there are more."""
+    frames = [one.to_frame() for one in lines.values()]
+    if len(lines) > 1:
+        for seed, frame in zip(lines, frames, strict=True):
+            frame.insert(0, "directions", seed)
+    return pd.concat(frames, ignore_index=True)
+
+
+def tested(cells: Sequence[Cell], data: LongTailData, settings: Settings) -> pd.DataFrame:
+    """The recorded accuracy of every training on test images, as a table of :func:`sharpness.measure` has it."""
+    found = []
+    for cell in cells:
+        known = load_checkpoint(cell.checkpoint or folder_of(cell, data, settings)).manifest.accuracy
+        parts = [("all", "", "accuracy"), *((group, group, f"accuracy_{group}") for group in data.groups)]
+        parts += [(name, data.longtail.group_of(c), f"accuracy_class_{c}") for c, name in enumerate(data.class_names)]
+        key = {"model": cell.row, "run": f"seed {cell.seed}"}
+        found += [{**key, "class": c, "group": g, "accuracy": known.get(name)} for c, g, name in parts]
+    return pd.DataFrame(found)
