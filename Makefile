@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-faults test-lowest test-newest matrix lint bench-quick bench bench-full bench-gpu gallery notebooks docs linkcheck clean
+.PHONY: demo test test-slow test-faults test-lowest test-newest matrix lint bench-quick bench bench-full bench-gpu gallery glyphs notebooks docs linkcheck clean
 
 demo: .venv/installed
 	$(BIN)/sharpness demo
@@ -56,6 +56,17 @@ bench-gpu: .venv/installed
 gallery: .venv/installed
 	rm -rf $(addprefix runs/gallery/,$(or $(PARTS),demo))
 	$(BIN)/python docs/gallery.py $(PARTS)
+
+# Fonts of Han characters for `sharpness data make glyphs-lt`: unpacked, nothing is installed.
+GLYPHS := fonts-wqy-zenhei fonts-wqy-microhei fonts-arphic-ukai fonts-arphic-uming fonts-arphic-gkai00mp \
+  fonts-arphic-bkai00mp fonts-arphic-gbsn00lp fonts-arphic-bsmi00lp fonts-ipafont-gothic fonts-ipafont-mincho \
+  fonts-ipaexfont-gothic fonts-ipaexfont-mincho fonts-vlgothic fonts-horai-umefont fonts-noto-cjk \
+  fonts-noto-cjk-extra fonts-babelstone-han fonts-hanazono fonts-baekmuk fonts-kiloji fonts-klee fonts-lxgw-wenkai \
+  fonts-morisawa-bizud-gothic fonts-morisawa-bizud-mincho fonts-motoya-l-cedar fonts-motoya-l-maruberi \
+  fonts-aoyagi-kouzan-t fonts-aoyagi-soseki fonts-kouzan-mouhitsu fonts-dotgothic16
+glyphs: .venv/installed
+	mkdir -p out/fonts && cd out/fonts && apt-get download $(GLYPHS) && for file in *.deb; do dpkg -x $$file .; done
+	$(BIN)/sharpness data make glyphs-lt --classes 1000 --side 32 --fonts out/fonts -o out/glyphs
 
 # The documentation site, in out/site/index.html; without network once the environment is installed.
 docs: .venv-docs/installed

@@ -84,6 +84,7 @@ DATASETS: Registry[Callable[..., Any]] = Registry(
         "imagenet-lt": "sharpness.data.listed_data:imagenet_lt",
         "places-lt": "sharpness.data.listed_data:places_lt",
         "inat18": "sharpness.data.listed_data:inat18",
+        "glyphs-lt": "sharpness.data.listed_data:glyphs_lt",
         "list": "sharpness.data.listed_data:listed_data",
     },
     python="sharpness.data.DATASETS",

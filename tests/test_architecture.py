@@ -27,6 +27,7 @@ PROBES = {
     "directions": 0,
     "shared": 1,
     "curvature": 2,
+    "open_set": 2,
     **dict.fromkeys(["perturbations", "landscapes"], 3),
     "measures": 4,
     "__init__": 5,

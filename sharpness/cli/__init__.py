@@ -18,6 +18,7 @@ import sharpness
 from sharpness.cli.conflicts import conflicts
 from sharpness.cli.correlate import correlate
 from sharpness.cli.data import data
+from sharpness.cli.evaluate import evaluate
 from sharpness.cli.figures import demo, figures
 from sharpness.cli.history import history
 from sharpness.cli.inspect import inspect
@@ -36,7 +37,9 @@ def cli() -> None:
     """Per-class sharpness of deep long-tailed recognition: how flat is a minimum for every class?"""
 
 
-for command in (train, measure, spectrum, landscape, conflicts, history, inspect, correlate, data, figures, demo):
+for command in (
+    train, measure, spectrum, landscape, conflicts, history, inspect, correlate, evaluate, data, figures, demo,
+):  # fmt: skip
     cli.add_command(command)
 
 

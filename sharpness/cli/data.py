@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sharpness.data.file_source import Transform
 
 #: Data sets that are lists of image files.
-LISTED = ("imagenet-lt", "places-lt", "inat18", "list")
+LISTED = ("imagenet-lt", "places-lt", "inat18", "glyphs-lt", "list")
 
 
 @click.group()
@@ -120,3 +120,33 @@ def prepare(
         if entry["skipped"]:
             lost = {int(label): int(number) for label, number in entry["skipped_per_class"].items()}
             say("\n".join([*entry["skipped"], lost_in_words(lost, found.class_names)]))
+
+
+@data.command(cls=OneExample)
+@click.argument("name", type=click.Choice(["glyphs-lt"]))
+@click.option("--classes", default=1000, show_default=True, help="Number of characters.")
+@click.option("--side", default=64, show_default=True, help="Side of the images, in pixels.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the choice of characters and faces.")
+@click.option(
+    "--fonts", multiple=True, type=click.Path(exists=True), help="Folder of fonts. Repeatable. [/usr/share/fonts]"
+)
+@click.option("-o", "--out", required=True, type=click.Path(), help="New folder for the images and their lists.")
+def make(name: str, classes: int, side: int, seed: int, fonts: tuple[str, ...], out: str) -> None:
+    """Make a data set of many classes from what this computer has: Han characters in its fonts.
+
+    Training and test images are of different faces; further characters are an open set. The folder is one of lists, as
+    sharpness data check and prepare take it, and glyphs.json records fonts and versions.
+
+    Example: sharpness data make glyphs-lt --classes 1000 -o glyphs
+    """
+    from sharpness.data.glyphs import make_glyphs
+
+    require_folder("--out", out)
+    folders = [Path(folder) for folder in fonts or ("/usr/share/fonts",)]
+    record = make_glyphs(folders, Path(out), classes, side=side, seed=seed)
+    sizes = ", ".join(f"{part} {number:,}" for part, number in record["images"].items())
+    faces = record["faces"]
+    say(
+        f"{name}: {classes:,} classes, images: {sizes}; faces: {len(faces['train'])} for training, "
+        f"{len(faces['test'])} for tests; in {out}"
+    )

@@ -45,9 +45,13 @@ def as_text(frame: pd.DataFrame) -> str:
 
 
 def as_noted(results: Comparison) -> str:
-    """The table of one model or several for reading, with notes on its marks below."""
+    """The table of one model or several for reading, with notes on its marks below; of many classes the sharpest."""
+    from sharpness.results.many_classes import abridged
+
     shown = alone(results)
-    return "\n".join([as_text(shown.to_table()), *shown.notes])
+    names = next(iter(results.each().values())).class_names
+    table, left_out = abridged(shown.to_table(), shown.to_frame(), names)
+    return "\n".join([as_text(table), *shown.notes, *left_out])
 
 
 def alone(results: Comparison) -> Any:

@@ -187,7 +187,7 @@ def _together(
     longtail = LongTail(
         name, names, LISTED, max(counts) / least, f"list:{fingerprint}", counts, groups or known.groups
     )  # fmt: skip
-    small = size <= 64
+    small = size <= 64 and known.model != "resnet10"
     return LongTailData(
         longtail, sets["train"], sets["test"], known.augmentation, 4, "resnet10-cifar" if small else known.model,
         val=sets.get("val"), open=sets.get("open"),
@@ -215,4 +215,4 @@ def _constants(known: PublishedData, mean: Sequence[float] | None, std: Sequence
     return known.constants if mean is None or std is None else Standardization(tuple(mean), tuple(std))
 
 
-imagenet_lt, places_lt, inat18, listed_data = (partial(load_listed, name) for name in PUBLISHED)
+imagenet_lt, places_lt, inat18, glyphs_lt, listed_data = (partial(load_listed, name) for name in PUBLISHED)

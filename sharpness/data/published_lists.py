@@ -75,6 +75,14 @@ PUBLISHED: Mapping[str, PublishedData] = {
         groups="mislas",
         tree=True,
     ),
+    # A mirrored character is another sign: crops alone.
+    "glyphs-lt": PublishedData(
+        {part: (part,) for part in ("train", "test", "open")},
+        None,
+        Standardization((0.8,) * 3, (0.35,) * 3),
+        model="resnet10",
+        augmentation="crop",
+    ),
     "list": PublishedData({part: (part,) for part in ("train", "val", "test", "open")}, None),
 }
 

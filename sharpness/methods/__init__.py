@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sharpness.data import LongTail
 from sharpness.errors import UserError
 from sharpness.methods.flattened import flattened
+from sharpness.methods.large_scale import at_large_scale
 from sharpness.methods.recipe import Recipe, Stage
 from sharpness.registries import METHODS
 from sharpness.renamed import renamed_names
@@ -37,7 +38,7 @@ def recipe_of(function: Callable[..., Recipe], method: str, longtail: LongTail, 
     recipe = function(longtail, **options)
     if not isinstance(recipe, Recipe):
         raise UserError(f"method {method} returned a {type(recipe).__name__}: return a sharpness.methods.Recipe")
-    return recipe
+    return at_large_scale(recipe, longtail, options)
 
 
 if not TYPE_CHECKING:  # which would take any name for one of this module

@@ -52,6 +52,20 @@ class Cosine:
 
 
 @dataclass(frozen=True)
+class CosineToZero:
+    """``(1 + cos(pi e / E)) / 2``: below 1 in the first epoch, and exactly 0 in the last.
+
+    A scheduler that steps before an epoch gives it (classifier-balancing, BALMS).
+
+    >>> [round(CosineToZero().factor(e, 10), 3) for e in (5, 10)]
+    [0.5, 0.0]
+    """
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        return (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+@dataclass(frozen=True)
 class WarmupCosine:
     """Linear from ``start`` to 1 over the share ``warmup`` of the epochs, then a cosine towards 0 after the last.
 

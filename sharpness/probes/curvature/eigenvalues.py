@@ -16,6 +16,7 @@ from sharpness.errors import UserError, choose
 from sharpness.objective import Objective
 from sharpness.probes.curvature.bootstrap import require_resamples
 from sharpness.probes.curvature.class_shares import owners_of
+from sharpness.probes.curvature.kept_vectors import vectors_are_kept
 from sharpness.probes.curvature.layers import eigenvalues_by_layer
 from sharpness.probes.curvature.row_eigenvalues import RowEigenvalues
 from sharpness.probes.curvature.rows import rows_of
@@ -35,7 +36,7 @@ def eigenvalues(
     tol: float = 1e-3,
     max_iterations: int = 100,
     seed: int = 0,
-    keep_vectors: bool = True,
+    keep_vectors: bool | None = None,
     *,
     kind: str = "hessian",
     coordinates: str | None = None,
@@ -66,7 +67,7 @@ def eigenvalues(
         max_iterations: Lanczos iterations at most; pairs that are not converged by then are flagged.
         seed: of the random half of the start vector, whose other half is made of the gradient, and of the samples that
             ``match_samples`` and ``bootstrap`` draw.
-        keep_vectors: keep the eigenvectors in the result, one float per parameter and value.
+        keep_vectors: keep the eigenvectors in the result, one float per parameter and value; up to 1 GiB unless given.
         kind: ``"hessian"``, or ``"ggn"`` for its generalised Gauss-Newton part.
         per_group: a row for each group of classes instead, with the Hessian of the loss over all its samples.
         per_layer: the eigenvalue of every layer's diagonal block instead, at one end: ``which="LA"`` or ``"SA"``. Takes
@@ -116,6 +117,10 @@ def eigenvalues(
     rows = rows_of(objective, per_class, per_group, match_samples, seed, coordinates)
     settings = {"kind": kind, "max_iterations": max_iterations, "match_samples": match_samples, "bootstrap": bootstrap}
     fields = rows.fields(probe="eigenvalues", **settings)
+    # Before hours of products: with 1,000 classes vectors may take more than any memory.
+    width = min(2 * k if which == "both" else k, objective.num_parameters)
+    size = objective.dtype.itemsize
+    keep_vectors = vectors_are_kept(keep_vectors, len(rows.names), width, objective.num_parameters, size)
     rows.whole.check()
     # Part of the key: rows that were saved without vectors or errors cannot serve a call that needs them.
     asked = {"k": k, "which": which, "tol": tol, "seed": seed, "vectors": keep_vectors or verify}
@@ -130,7 +135,6 @@ def eigenvalues(
         check_eigenvalue(part, rows.names[i], float(done[i]["values"][0]), torch.as_tensor(done[i]["vectors"][0]))
         for i, part in (rows.present if verify else [])
     ]
-    width = min(2 * k if which == "both" else k, objective.num_parameters)
 
     def table(name: str, missing: Any, *shape: int) -> np.ndarray:
         return rows.gather({i: f[name] for i, f in done.items()}, missing, shape)

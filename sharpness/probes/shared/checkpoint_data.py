@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 from sharpness.checkpoints import Checkpoint
 from sharpness.data import DATASETS, ForeignData, LongTailData, load_data
@@ -138,3 +139,10 @@ def own_images(checkpoint: Checkpoint, data: ForeignData) -> ForeignData:
                 "otherwise"
             )
     return data.in_class_order(manifest.class_order or "label")
+
+
+def open_part(checkpoint: Checkpoint, named: Any, data_root: str | None) -> LongTailData | None:
+    """The data of a checkpoint with their open set; None of images of the user's own."""
+    if named is not None and not isinstance(named, str):
+        return None
+    return checkpoint_data(checkpoint, NamedData(named, data_root, split="test"))

@@ -1,0 +1,90 @@
+"""``sharpness evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sharpness.cli.options import OneExample, file_options
+from sharpness.cli.output import as_text, require_file, require_picture, save_drawn, say, write
+from sharpness.errors import UserError
+
+#: What the published protocol rejects below.
+THRESHOLD = 0.1
+
+
+@click.command(cls=OneExample)
+@click.argument("checkpoints", nargs=-1, required=True)
+@file_options
+@click.option(
+    "--open",
+    "opened",
+    help="Open set: a folder of class folders, a list of 'path -1' lines, or cifar100. [the open part of the data]",
+)
+@click.option("--open-root", type=click.Path(), help="Root of the paths of that list, or of the CIFAR-100 files.")
+@click.option(
+    "--threshold", default=THRESHOLD, show_default=True, help="Softmax probability below which an image is rejected."
+)
+@click.option("-o", "--output", type=click.Path(), help="File for the table: .csv or .json.")
+@click.option("--sweep", type=click.Path(), help="File for accuracies and F at every threshold: .csv or .json.")
+@click.option("--plot", "figure", type=click.Path(), help="Draw them as well, as PDF and PNG.")
+def evaluate(
+    checkpoints: tuple[str, ...], opened: str | None, open_root: str | None, threshold: float, output: str | None,
+    sweep: str | None, figure: str | None, **given: Any,
+) -> None:  # fmt: skip
+    """Evaluate checkpoints by the open long-tailed protocol: known test images, and images of unknown classes.
+
+    An image is rejected where its largest softmax probability is below the threshold. Printed are the accuracies of
+    known images without and after rejection, by groups, the accuracy on the open set, the F-measure by both formulas in
+    use (oltr-2020, OLTR's own, and oltr-2019 of classifier-balancing and BALMS), AUROC, and the share of the open set
+    that is accepted where 95 % of the known images are. Logits are the model's own, its head's scale included.
+
+    Example: sharpness evaluate runs/ce/last.pt --data-root prepared --plot sweep.pdf
+    """
+    import pandas as pd
+
+    from sharpness.cli.subjects import subjects
+    from sharpness.plots.threshold_sweep import plot_threshold_sweep
+    from sharpness.probes.open_set.evaluation import evaluate_open_set, open_images
+    from sharpness.probes.shared.as_objective import checkpoint_objective
+    from sharpness.probes.shared.checkpoint_data import open_part
+
+    # What cannot be written is refused before minutes of computing.
+    for option, path in (("-o", output), ("--sweep", sweep)):
+        require_file(option, path, (".csv", ".json"))
+    require_picture("--plot", figure)
+    if not 0 <= threshold <= 1:
+        raise UserError(f"--threshold {threshold:g}: give a probability from 0 to 1")
+    read, options = subjects(checkpoints, {**given, "loss": "ce"})
+    if given["images"] is None:
+        options["split"] = given["split"] or "test"
+    results = {}
+    for label, entry in read.items():
+        for number, checkpoint in enumerate(entry if isinstance(entry, list) else [entry], 1):
+            name = f"{label} {number}" if isinstance(entry, list) else label
+            known = checkpoint_objective(checkpoint, **options)
+            own = None if opened is not None else open_part(checkpoint, options.get("data"), options.get("data_root"))
+            size = int(known.x.shape[-1])
+            resize = given["resize"] or (256 if size == 224 else None)
+            root = open_root or (given["data_root"] if opened == "cifar100" else None)
+            unknown, names = open_images(opened, size, resize, root, own)
+            results[name] = evaluate_open_set(name, known, unknown, names, threshold=threshold)
+    table = pd.DataFrame([result.to_dict() for result in results.values()])
+    swept = pd.concat([result.sweep() for result in results.values()], ignore_index=True)
+    if output is not None:
+        write(table, Path(output))
+    if sweep is not None:
+        write(swept, Path(sweep))
+    if figure is not None:
+        caption = {
+            "Shows": f"Known images right, open set rejected and F over the threshold; marked is {threshold:g}",
+            "Models": ", ".join(results),
+            "Images": f"{len(known.y):,} known and {len(unknown):,} of the open set",
+        }
+        save_drawn(plot_threshold_sweep(swept, threshold), Path(figure), caption, err=True)
+    say(as_text(table.set_index("model").T.rename_axis("measure").reset_index()))
+    for name, result in results.items():
+        near = ", ".join(f"{o} (as {k}, {100 * share:.0f} %)" for o, k, share in result.nearest())
+        say(f"{name}: accepted most of the open set: {near}")

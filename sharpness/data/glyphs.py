@@ -1,0 +1,246 @@
+"""``glyphs-lt``: a long tail of Han characters, drawn by the fonts of a computer, in the field's format of lists.
+
+A class is a character and an image of it a face: designs from brush to pixels. Training and test images come from
+different faces; characters beyond the classes are an open set. Given the same font files and the same versions of
+Pillow and FreeType it is the same to the pixel; ``glyphs.json`` records them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sharpness.data.labels import check_limit
+from sharpness.errors import UserError
+from sharpness.files import only_process, write_atomically
+from sharpness.progress import progress
+
+logger = logging.getLogger("sharpness")
+
+#: Code points of Han characters, and the fewest of them that make a face one of Han.
+HAN, ENOUGH = range(0x4E00, 0xA000), 500
+#: Ratio of the largest to the smallest class, most training images of a class, and test images of each.
+IMBALANCE, LARGEST, TESTS = 12, 24, 3
+FONT_FILES = (".ttf", ".ttc", ".otf", ".otc")
+REMEDY = "install more, such as apt-get install fonts-noto-cjk fonts-wqy-zenhei fonts-arphic-ukai fonts-arphic-uming"
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face of a font file.
+
+    Attributes:
+        path: of the file.
+        index: of the face in it.
+        sha256: of the file.
+        characters: code points of the Han characters that it has.
+    """
+
+    path: Path
+    index: int
+    sha256: str
+    characters: frozenset[int]
+
+    @property
+    def name(self) -> str:
+        """The file's name and the number of the face."""
+        return f"{self.path.stem}-{self.index}"
+
+    def draw(self, character: int, side: int) -> np.ndarray | None:
+        """A character, black on white in the middle, ``(side, side)`` uint8; None where it is blank or an error."""
+        from PIL import Image, ImageDraw, ImageFont
+
+        image = Image.new("L", (side, side), 255)
+        try:
+            font = ImageFont.truetype(str(self.path), round(0.85 * side), index=self.index)
+            ImageDraw.Draw(image).text((side / 2, side / 2), chr(character), 0, font=font, anchor="mm")
+        except (OSError, ValueError):  # FreeType refuses the programs of some faces
+            return None
+        pixels = np.asarray(image)
+        return pixels if int(pixels.min()) < 128 else None
+
+
+def find_faces(folders: Sequence[Path]) -> list[Face]:
+    """Faces of Han characters in font files below some folders, in the order of their names and hashes.
+
+    The same file in two places counts once.
+    """
+    files: dict[str, Path] = {}
+    for path in sorted(p for folder in folders for p in folder.rglob("*") if p.suffix.lower() in FONT_FILES):
+        if path.is_file():
+            files.setdefault(hashlib.sha256(path.read_bytes()).hexdigest(), path)
+    faces = [face for sha256, path in files.items() for face in _faces_of(path, sha256)]
+    return sorted(faces, key=lambda face: (face.path.name, face.sha256, face.index))
+
+
+def _faces_of(path: Path, sha256: str) -> Iterator[Face]:
+    from fontTools.ttLib import TTCollection, TTFont, TTLibError
+
+    try:
+        collection = path.suffix.lower() in (".ttc", ".otc")
+        fonts = TTCollection(path, lazy=True).fonts if collection else [TTFont(path, lazy=True)]
+        for index, font in enumerate(fonts):
+            characters = frozenset((font.getBestCmap() or {}).keys()) & frozenset(HAN)
+            if len(characters) > ENOUGH:
+                yield Face(path, index, sha256, characters)
+    except (TTLibError, OSError, KeyError, ValueError, AssertionError) as error:
+        logger.info("font %s is passed over: %s", path.name, error)
+
+
+def make_glyphs(
+    folders: Sequence[Path], out: Path, classes: int = 1000, *, side: int = 64, seed: int = 0
+) -> dict[str, Any]:
+    """Draw a long tail of characters into a folder: ``train``, ``test`` and ``open`` with lists of the same names.
+
+    The class of rank c has ``int(F (1 / 12) ** (c / (C - 1)))`` training images, F three quarters of the training faces
+    and at most 24, and every class 3 test images of faces that no training image is from. Pictures of one character
+    that are the same to the pixel are drawn once. A tenth as many further characters are the open set, drawn by the
+    test faces.
+
+    Args:
+        folders: where fonts are looked for.
+        out: an empty or new folder.
+        classes: C.
+        side: of the images, in pixels.
+        seed: of the choice of characters and faces.
+
+    Returns:
+        The record, as ``glyphs.json`` has it.
+
+    Raises:
+        UserError: fonts of too few faces or characters, or a folder that holds something.
+    """
+    check_limit(classes - 1)
+    if side < 8:
+        raise UserError(f"side {side}: give at least 8 pixels")
+    out.mkdir(parents=True, exist_ok=True)
+    with only_process(out, "draws glyphs"):
+        if any(out.iterdir()):
+            raise UserError(f"{out} holds something: give a new folder")
+        faces = find_faces(folders)
+        if len(faces) < 6:
+            raise UserError(f"{len(faces)} faces of Han characters in {folders[0]}, and 6 are needed: {REMEDY}")
+        random = np.random.default_rng(seed)
+        # One face in five is for tests, so that a small set of fonts leaves three of them as well.
+        order = random.permutation(len(faces))
+        held = max(TESTS + 1, len(faces) // 5)
+        testing, training = ([faces[i] for i in part] for part in (order[:held], order[held:]))
+        # Blanks and regional twins take a part of a small set's faces.
+        largest = min(LARGEST, 3 * len(training) // 4)
+        drawn = _Characters(training, testing, side, seed)
+        with progress(classes, "draw glyphs", "classes") as bar:
+            lists = drawn.fill(out, classes, largest, random, bar)
+        for part, lines in lists.items():
+            _write_text(out / f"{part}.txt", "".join(f"{line}\n" for line in sorted(lines)))
+        record = _record(training, testing, lists, {"classes": classes, "side": side, "seed": seed})
+        _write_text(out / "glyphs.json", json.dumps(record, indent=1))
+    return record
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def _record(
+    training: Sequence[Face], testing: Sequence[Face], lists: Mapping[str, Sequence[str]], settings: dict[str, int]
+) -> dict[str, Any]:
+    import PIL
+    from PIL import features
+
+    faces = {"train": training, "test": testing}
+    return {
+        **settings,
+        "pillow": PIL.__version__,
+        "freetype": features.version("freetype2"),
+        "images": {part: len(lines) for part, lines in lists.items()},
+        "faces": {part: [f"{f.path.name}:{f.index} {f.sha256}" for f in found] for part, found in faces.items()},
+    }
+
+
+class _Characters:
+    """Pictures of characters by training and by test faces, no two of one character the same."""
+
+    def __init__(self, training: Sequence[Face], testing: Sequence[Face], side: int, seed: int) -> None:
+        self.faces, self.side, self.seed = {"train": training, "test": testing}, side, seed
+
+    def pictures(self, character: int, part: str, number: int, seen: set[bytes]) -> list[tuple[str, np.ndarray]]:
+        """Up to ``number`` pictures by the faces of a part, in an order of the character's own."""
+        order = np.random.default_rng([self.seed, character]).permutation(len(self.faces[part]))
+        found: list[tuple[str, np.ndarray]] = []
+        for i in order:
+            face = self.faces[part][i]
+            if len(found) == number:
+                break
+            if character not in face.characters:
+                continue
+            pixels = face.draw(character, self.side)
+            if pixels is not None and pixels.tobytes() not in seen:
+                seen.add(pixels.tobytes())
+                found.append((face.name, pixels))
+        return found
+
+    def fill(
+        self, out: Path, classes: int, largest: int, random: np.random.Generator, bar: Any
+    ) -> dict[str, list[str]]:
+        """Draw classes by falling rank and then the open set; returns the lines of the lists.
+
+        Raises:
+            UserError: too few characters have enough faces.
+        """
+        by_faces = {part: np.zeros(len(HAN), dtype=int) for part in self.faces}
+        for part, faces in self.faces.items():
+            for face in faces:
+                by_faces[part][np.array(sorted(face.characters)) - HAN.start] += 1
+        # As many faces as the largest class needs, where there are that many, so that any character may be any class.
+        enough = (by_faces["train"] >= largest) & (by_faces["test"] >= TESTS)
+        candidates = random.permutation(np.flatnonzero(enough) + HAN.start).tolist()
+        chosen: list[tuple[int, int, list[Any], list[Any]]] = []
+        unknown: list[tuple[int, list[Any]]] = []
+        opened = max(classes // 10, 10)
+        for character in candidates:
+            if len(chosen) == classes and len(unknown) == opened:
+                break
+            seen: set[bytes] = set()
+            if len(chosen) == classes:
+                if len(pictures := self.pictures(character, "test", TESTS, seen)) == TESTS:
+                    unknown.append((character, pictures))
+                continue
+            wanted = int(largest * (1 / IMBALANCE) ** (len(chosen) / (classes - 1)))
+            train = self.pictures(character, "train", max(wanted, 1), seen)
+            test = self.pictures(character, "test", TESTS, seen)
+            if len(train) == max(wanted, 1) and len(test) == TESTS:
+                chosen.append((character, wanted, train, test))
+                bar.update()
+        if len(chosen) < classes or len(unknown) < opened:
+            raise UserError(
+                f"{len(chosen) + len(unknown):,} characters have {largest} different training faces and {TESTS} for "
+                f"tests, and {classes + opened:,} are needed: ask for fewer classes, or {REMEDY}"
+            )
+        # Labels in the order of code points: a label does not tell the size of its class.
+        chosen.sort(key=lambda entry: entry[0])
+        lists: dict[str, list[str]] = {"train": [], "test": [], "open": []}
+        for label, (character, _, train, test) in enumerate(chosen):
+            for part, pictures in (("train", train), ("test", test)):
+                lists[part] += _write(out, part, character, pictures, label)
+        for character, pictures in unknown:
+            lists["open"] += _write(out, "open", character, pictures, -1)
+        return lists
+
+
+def _write(
+    out: Path, part: str, character: int, pictures: Sequence[tuple[str, np.ndarray]], label: int
+) -> Iterator[str]:
+    from PIL import Image
+
+    folder = out / part / f"U+{character:04X}"
+    folder.mkdir(parents=True)
+    for name, pixels in pictures:
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+        yield f"{part}/{folder.name}/{name}.png {label}"

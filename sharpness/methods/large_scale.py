@@ -1,0 +1,157 @@
+"""Published schedules for ImageNet-LT, Places-LT and iNaturalist 2018, in the place of those for CIFAR.
+
+They were read in the official repositories. Two conventions of the cosine are in use: classifier-balancing and BALMS
+step before an epoch, so that the last one runs at a learning rate of 0, and drop an incomplete last batch; MiSLAS, GCL
+and Saddle-LongTail count epochs from 0 and take the whole loader. Where nothing is published, a note on the card says
+what was taken instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sharpness.data import LongTail
+from sharpness.methods.changes import Rescale
+from sharpness.methods.recipe import Recipe
+from sharpness.methods.schedules import Cosine, CosineToZero, MultiStep
+
+DATASETS = ("imagenet-lt", "places-lt", "inat18")
+#: Learning rates of classifier-balancing, whose last epoch is at 0, and of MiSLAS, GCL and Saddle.
+TO_ZERO, COSINE = CosineToZero(), Cosine()
+
+
+@dataclass(frozen=True)
+class Published:
+    """Changes of a recipe's stages for one data set.
+
+    Attributes:
+        stages: fields of every stage; those of its loss under ``"loss"``.
+        notes: on the card, in the place of those about CIFAR.
+        head_scale: of a cosine head; None leaves it.
+    """
+
+    stages: tuple[Mapping[str, Any], ...]
+    notes: tuple[str, ...] = ()
+    head_scale: float | None = None
+
+
+def _stage(epochs: int, batch: int, lr: float, decay: float, schedule: Any = TO_ZERO, **more: Any) -> dict[str, Any]:
+    return {"epochs": epochs, "batch_size": batch, "lr": lr, "weight_decay": decay, "schedule": schedule,
+            "drop_last": isinstance(schedule, CosineToZero), **more}  # fmt: skip
+
+
+#: Stage 1 of classifier-balancing; Places-LT's is not published.
+_KANG = {
+    "imagenet-lt": _stage(90, 512, 0.2, 5e-4),
+    "inat18": _stage(90, 512, 0.2, 1e-4),
+    "places-lt": _stage(30, 128, 1e-3, 5e-4, MultiStep((10, 20), (0.1, 0.01), warmup=1, warmup_start=1.0, of=30)),
+}
+_PLACES_STAGE_1 = (
+    "stage 1 for Places-LT is not published by classifier-balancing: 30 epochs of OLTR's at 0.001, all layers trained",
+)
+_RSG_PLACES = MultiStep((10, 20), (0.1, 0.01), warmup=1, warmup_start=1.0, of=30)
+_GCL_PLACES = MultiStep((60, 80), (0.1, 0.01), of=90)
+_MISLAS = {"imagenet-lt": (180, 5e-4, 0.3, 0.0), "inat18": (200, 1e-4, 0.3, 0.0), "places-lt": (90, 5e-4, 0.4, 0.1)}
+_GCL = Published(
+    (
+        _stage(90, 512, 0.2, 5e-4, _GCL_PLACES, mixup=0.2, loss={"kappa": 1.0, "scale": 30.0}),
+        _stage(
+            30, 512, 0.002, 5e-4, COSINE, mixup=0.2, sampler="inverse_frequency",
+            loss={"kappa": 1.0, "scale": 15.0, "margin": 0.1, "gamma": 1.0},
+        ),
+    ),
+    head_scale=15.0,
+)  # fmt: skip
+_CC_SAM_BATCH = {"imagenet-lt": 256, "inat18": 512, "places-lt": 128}
+
+
+def _rows() -> dict[tuple[str, str], Published]:
+    rows: dict[tuple[str, str], Published] = {}
+    # A row for each method and data set, whether published or not: what stands in is said in its notes.
+    for data in DATASETS:
+        first, places = _KANG[data], _PLACES_STAGE_1 if data == "places-lt" else ()
+        decay, small = first["weight_decay"], data == "places-lt"
+        again = {"imagenet-lt": 10, "inat18": 30, "places-lt": 10}[data]
+        batch, lr = (256, 0.1) if small else (512, 0.2)
+        rows["ce", data] = Published((first,), places)
+        rows["crt", data] = Published((first, _stage(again, batch, lr, decay)), places)
+        rows["lws", data] = Published((first, _stage(5, batch, 0.1 if small else 0.2, decay)), places)
+        rows["tau-norm", data] = Published((first, {}), (*places, "tau is not chosen on validation images"))
+        epochs, mislas_decay, head, tail = _MISLAS[data]
+        rows["mislas", data] = Published(
+            (
+                _stage(epochs, 256, 0.1, mislas_decay, COSINE, mixup=0.2),
+                _stage(
+                    10, 256, 0.1, mislas_decay, COSINE, frozen_batchnorm=False, loss={"head": head, "tail": tail},
+                    lr_factors=(("head.head.", 0.05),),
+                ),
+            ),
+            ("an epoch of stage 2 has ceil(N / batch) steps, one fewer than in the released code",),
+        )  # fmt: skip
+        rows["gcl", data] = replace(
+            _GCL, notes=() if small else (f"GCL is not published for {data}: the numbers for Places-LT were taken",)
+        )
+        schedule = _stage(epochs, _CC_SAM_BATCH[data], 0.1, mislas_decay, COSINE)
+        unknown = "epochs and learning rate of CC-SAM are not published for this data: MiSLAS's were taken"
+        rows["cc-sam", data] = Published(
+            (schedule, {"batch_size": _CC_SAM_BATCH[data]}), (f"{unknown}; batches as the paper has them",)
+        )
+    rows["ldam-drw", "imagenet-lt"] = Published(
+        (_stage(90, 256, 0.2, 2e-4, COSINE, loss={"max_margin": 0.3, "reweight_from": 60 / 90}),),
+        ("the numbers of Saddle-LongTail",),
+    )
+    rows["ldam-drw", "inat18"] = Published(
+        (_stage(90, 256, 0.1, 1e-4, COSINE, loss={"max_margin": 0.3, "reweight_from": 60 / 90}),),
+        ("the numbers of Saddle-LongTail; from which epoch it re-weights is taken from its ImageNet-LT",),
+    )
+    rows["ldam-drw", "places-lt"] = Published(
+        (_stage(30, 256, 0.01, 1e-4, _RSG_PLACES, loss={"max_margin": 0.2, "scale": 50.0, "reweight_from": 10 / 30}),),
+        ("the numbers of RSG's code",),
+        head_scale=50.0,
+    )
+    rows["balanced-softmax", "imagenet-lt"] = Published(
+        (_KANG["imagenet-lt"], _stage(10, 512, 0.4, 5e-4)), ("the numbers of BALMS for ResNet-10",)
+    )
+    rows["balanced-softmax", "inat18"] = Published(
+        (_KANG["inat18"], _stage(10, 512, 0.4, 1e-4)),
+        ("Balanced Softmax is not published for iNaturalist: epochs of BALMS for ImageNet-LT, weight decay of cRT",),
+    )
+    rows["balanced-softmax", "places-lt"] = Published(
+        (_KANG["places-lt"], _stage(10, 256, 0.02, 5e-4)), _PLACES_STAGE_1
+    )  # fmt: skip
+    return rows
+
+
+#: Rows by method and data set.
+PUBLISHED: Mapping[tuple[str, str], Published] = _rows()
+
+
+def at_large_scale(recipe: Recipe, longtail: LongTail, given: Collection[str] = ()) -> Recipe:
+    """Give a recipe the published numbers of a large data set; others are left as they are.
+
+    A method without numbers for the data keeps those of CIFAR, and a note says so.
+
+    Args:
+        recipe: of a method.
+        longtail: the training set.
+        given: options that the user chose, which keep their values.
+    """
+    if longtail.dataset not in DATASETS:
+        return recipe
+    row = PUBLISHED.get((recipe.method, longtail.dataset))
+    if row is None:
+        return recipe.noted(f"no numbers are published for {longtail.dataset}: those for CIFAR were taken")
+    stages = []
+    for stage, changes in zip(recipe.stages, row.stages, strict=False):
+        kept = {name: value for name, value in changes.items() if name not in given and name != "loss"}
+        of_loss = {name: value for name, value in changes.get("loss", {}).items() if name not in given}
+        stages.append(replace(stage, **kept, loss=replace(stage.loss, **of_loss)))  # type: ignore[type-var]
+    # Of two stages the first has the scale of the recipe, and the second enters with its own.
+    scale, last = recipe.scale, None if "scale" in given else row.head_scale
+    if last is not None and len(stages) == 1:
+        scale = last
+    elif last is not None:
+        stages[1] = replace(stages[1], enter=(Rescale(last),))
+    return replace(recipe, stages=tuple(stages), scale=scale, notes=row.notes)

@@ -1,0 +1,1 @@
+"""Open-set evaluation: known test images and those of unknown classes, rejected below a threshold."""

@@ -1,0 +1,178 @@
+"""Open-set evaluation of checkpoints: closed test images and those of an open set, after rejection at thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from sharpness.data import ImageSet, LongTailData, load_data
+from sharpness.data.file_source import FileSource, Transform
+from sharpness.data.image_files import class_folders
+from sharpness.data.list_files import UNKNOWN, ImageList, read_list
+from sharpness.data.rows import Rows
+from sharpness.engine import undisturbed
+from sharpness.errors import UserError
+from sharpness.objective import Objective
+from sharpness.objective.temperature import temperature_of_logits
+from sharpness.probes.open_set.protocol import THRESHOLD, Scored
+
+#: Thresholds of the sweep.
+SWEEP = tuple(np.linspace(0, 1, 101).round(2).tolist())
+
+
+@dataclass(frozen=True)
+class OpenSetResult:
+    """Predictions and scores of a model on known and unknown images.
+
+    Attributes:
+        label: of the model.
+        scored: from the model's logits, head scale included.
+        at_temperature: the same from logits divided by the temperature that fits the test labels best.
+        temperature: that temperature.
+        threshold: the one of the table.
+        open_names: (m,) name of the class of every image of the open set.
+        class_names: (C,)
+
+    The temperature is fitted on the known test images themselves: it shows how far the published threshold depends on
+    the scale of the logits, and is no number to report beside published ones.
+    """
+
+    label: str
+    scored: Scored
+    at_temperature: Scored
+    temperature: float
+    threshold: float
+    open_names: tuple[str, ...]
+    class_names: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row of the table, plain values."""
+        closed, rejected = self.scored.closed(), self.scored.at(self.threshold)
+        cooled = self.at_temperature.closed()
+        return {
+            "model": self.label,
+            "images": len(self.scored.labels),
+            "open_images": len(self.scored.open_scores),
+            **closed,
+            "threshold": self.threshold,
+            **{f"rejected_{n}" if "accuracy" in n and n != "open_accuracy" else n: v for n, v in rejected.items()},
+            "temperature": self.temperature,
+            **{f"{n}_at_temperature": cooled[n] for n in ("calibration_error", "auroc", "fpr_at_95_tpr")},
+        }
+
+    def sweep(self, thresholds: Sequence[float] = SWEEP) -> pd.DataFrame:
+        """Accuracies after rejection and F at every threshold."""
+        return pd.DataFrame([{"model": self.label, "threshold": t, **self.scored.at(t)} for t in thresholds])
+
+    def nearest(self, number: int = 5) -> list[tuple[str, str, float]]:
+        """Classes of the open set that are accepted most: name, the class they are taken for, share accepted."""
+        names = np.array(self.open_names)
+        accepted = self.scored.open_scores >= self.threshold
+        rows = []
+        for name in dict.fromkeys(self.open_names):
+            here = names == name
+            taken = np.bincount(self.scored.open_predictions[here], minlength=self.scored.num_classes)
+            mean = float(self.scored.open_scores[here].mean())
+            rows.append((float(accepted[here].mean()), mean, name, self.class_names[int(taken.argmax())]))
+        rows.sort(reverse=True)
+        return [(name, taken_for, share) for share, _, name, taken_for in rows[:number]]
+
+
+def evaluate_open_set(
+    label: str, known: Objective, unknown: ImageSet, names: Sequence[str], *, threshold: float = THRESHOLD
+) -> OpenSetResult:
+    """Evaluate a model by the open long-tailed protocol.
+
+    Args:
+        label: of the model.
+        known: its objective on the test images.
+        unknown: images of the open set.
+        names: (m,) of their classes.
+        threshold: below which a softmax probability rejects an image; 0.1 is the published one.
+
+    Returns:
+        Scores of both, at the model's own logits and at its temperature.
+
+    Raises:
+        UserError: a threshold outside [0, 1], targets that are no labels, images of other channels or another size.
+    """
+    # A model standardises the open set as it does its own images, whatever made them.
+    if not 0 <= threshold <= 1:
+        raise UserError(f"threshold {threshold}: give a probability from 0 to 1")
+    if not known.has_answers:
+        raise UserError(f"{label}: its targets are no labels of its outputs, which the protocol is about")
+    constants = known.image_constants
+    if constants is not None:
+        unknown = replace(unknown, mean=tuple(constants["mean"]), std=tuple(constants["std"]))
+    if unknown.images.shape[1] != known.x.shape[1]:
+        raise UserError(
+            f"the open set has {unknown.images.shape[1]} channels and the test images {known.x.shape[1]}: give others"
+        )
+    # Labels of the open set are never used: any of the model's classes may stand in their place.
+    others = replace(unknown, labels=torch.zeros_like(unknown.labels))
+    opened = Objective(known.model, others, num_classes=known.num_classes, class_names=known.class_names)
+    logits, open_logits = logits_of(known), logits_of(opened)
+    labels = known.y.cpu()
+    temperature = temperature_of_logits(logits, labels)[0]
+    plain, cooled = (
+        Scored.of((logits / t).numpy(), labels.numpy(), (open_logits / t).numpy(), known.groups)
+        for t in (1.0, temperature)
+    )
+    return OpenSetResult(
+        label, plain, cooled, temperature, threshold, tuple(names), tuple(known.class_names)
+    )  # fmt: skip
+
+
+@undisturbed()
+@torch.no_grad()
+def logits_of(objective: Objective) -> Tensor:
+    """Logits (n, C) of all samples, in double precision on the CPU."""
+    return torch.cat([objective._forward(x).double().cpu() for x, _, _ in objective._batches(None)])
+
+
+def open_images(
+    given: str | None, size: int, resize: int | None, root: str | None = None, data: LongTailData | None = None
+) -> tuple[ImageSet, list[str]]:
+    """Images of an open set and the names of their classes.
+
+    Args:
+        given: ``"cifar100"``, a folder of class folders or of images, or a list of ``path -1`` lines; None for the open
+            part of ``data``.
+        size: side of the test images.
+        resize: shorter side before the crop.
+        root: folder with the CIFAR files, or where the paths of the list begin.
+        data: the model's own data.
+
+    Returns:
+        The images, and a name for each.
+
+    Raises:
+        UserError: there is no open part, or nothing is there.
+    """
+    if given is None:
+        if data is None or data.open is None:
+            raise UserError("the data have no open part: name an open set with --open FOLDER, LIST or cifar100")
+        return data.open, ["open"] * len(data.open)
+    if given == "cifar100":
+        test = load_data("cifar100", data_root=root)
+        return test.test, [test.class_names[c] for c in test.test.labels.tolist()]
+    path = Path(given)
+    if not path.exists():
+        raise UserError(f"there is no open set {given}: give a folder, a list of 'path -1' lines, or cifar100")
+    if path.is_dir():
+        files = class_folders(path)
+        base, names = path, list(files.names)
+    else:
+        listed = read_list("open", path)
+        base, names = Path(root) if root else path.parent, list(listed.names)
+    images = ImageList("open", path, names, np.full(len(names), UNKNOWN), np.arange(1, len(names) + 1))
+    source = FileSource(images, base, Transform(size, resize))
+    found = ImageSet(Rows.of(source), source.labels, (0.5,) * 3, (0.5,) * 3)
+    return found, [Path(name).parent.name or "open" for name in names]

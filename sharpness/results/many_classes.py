@@ -1,0 +1,50 @@
+"""Tables of many classes: groups, the sharpest classes, and quantiles over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import pandas as pd
+
+#: Classes up to which a table that is printed has a row for each, and those that it has beyond.
+EVERY, SHARPEST = 100, 10
+#: Columns by which classes are sharp, the first that a table has counts; or hard.
+SHARPNESS = ("lambda_max", "eigenvalue", "worst_rise", "trace", "random_rise", "loss")
+QUANTILES = (0.05, 0.5, 0.95)
+
+
+def abridged(
+    table: pd.DataFrame, numbers: pd.DataFrame, class_names: Collection[str]
+) -> tuple[pd.DataFrame, list[str]]:
+    """A table with a row for every class, without most of them where they are more than 100.
+
+    Args:
+        table: as it is printed, with a column ``class``.
+        numbers: of the same rows.
+        class_names: which rows are classes; others are of everything, or groups.
+
+    Returns:
+        The rows of no class, then those of the ten sharpest classes; and a line for each measure with its quantiles
+        over all classes. A smaller table itself, and no lines.
+
+    >>> names = [f"c{i}" for i in range(200)]
+    >>> whole = pd.DataFrame({"class": ["all", *names], "lambda_max": range(201)})
+    >>> table, notes = abridged(whole, whole, names)
+    >>> table["class"].tolist()[:3], len(table), notes[1]
+    (['all', 'c199', 'c198'], 11, 'lambda_max of 200 classes: 5 % 10.9, 50 % 100, 95 % 190')
+    """
+    known = set(class_names)
+    column = next((name for name in SHARPNESS if name in numbers), None)
+    if len(known) <= EVERY or column is None or "class" not in table:
+        return table, []
+    classes = numbers["class"].isin(known)
+    sharpest = numbers[classes].sort_values(column, ascending=False, kind="stable")["class"].drop_duplicates()
+    kept = sharpest.head(SHARPEST).tolist()
+    rows = [table[~table["class"].isin(known)], *(table[table["class"] == name] for name in kept)]
+    measures = [str(name) for name in numbers.columns if f"{name}_se" in numbers or name in SHARPNESS]
+    notes = [f"{len(kept)} of {len(known):,} classes, those of the largest {column}; -o FILE has all"]
+    for name in measures:
+        found = numbers.loc[classes, name].quantile(list(QUANTILES))
+        told = ", ".join(f"{100 * q:.0f} % {value:.3g}" for q, value in found.items())
+        notes.append(f"{name} of {len(known):,} classes: {told}")
+    return pd.concat(rows, ignore_index=True), notes

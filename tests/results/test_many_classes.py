@@ -1,0 +1,37 @@
+"""Tables of a thousand classes as they are printed."""
+
+import numpy as np
+import pandas as pd
+
+from sharpness.results.many_classes import abridged
+
+
+def table(classes):
+    names = [f"U+{i:04X}" for i in range(classes)]
+    values = np.random.default_rng(0).permutation(classes).astype(float)
+    rows = {"class": ["all", "many", *names], "lambda_max": [0.0, 1.0, *values], "lambda_max_se": 0.1}
+    return pd.DataFrame(rows), names
+
+
+def test_groups_come_first_and_the_ten_sharpest_are_named():
+    frame, names = table(1000)
+    shown, notes = abridged(frame, frame, names)
+    assert shown["class"].tolist()[:2] == ["all", "many"]
+    assert shown.lambda_max.tolist()[2:] == list(range(999, 989, -1))
+    assert notes[0] == "10 of 1,000 classes, those of the largest lambda_max; -o FILE has all"
+    assert notes[1] == "lambda_max of 1,000 classes: 5 % 50, 50 % 500, 95 % 949"
+
+
+def test_smaller_tables_stay_whole():
+    frame, names = table(100)
+    shown, notes = abridged(frame, frame, names)
+    assert shown is frame
+    assert notes == []
+
+
+def test_every_model_has_the_same_classes():
+    first, names = table(200)
+    second = first.assign(lambda_max=-first.lambda_max)
+    both = pd.concat([first.assign(model="a"), second.assign(model="b")], ignore_index=True)
+    shown, _ = abridged(both, both, names)
+    assert shown.groupby("class").model.nunique().eq(2).all()
