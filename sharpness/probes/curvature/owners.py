@@ -66,7 +66,8 @@ def owners(
     """
     require_distance(epsilon)
     found = eigenvalues(
-        objective, k, which, coordinates=coordinates, tol=tol, max_iterations=max_iterations, seed=seed, resume=resume
-    )
+        objective, k, which, tol=tol, max_iterations=max_iterations, seed=seed, keep_vectors=True,
+        coordinates=coordinates, resume=resume,
+    )  # fmt: skip
     assert isinstance(found, EigenvalueResult)
     return found.owners(epsilon)
