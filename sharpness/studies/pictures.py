@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,17 +122,26 @@ def pictures(
         {seed: results[name] for name, seed in settings.named(probe).items() if name in results}
         for probe in ("line", "plane")
     )
-    seeds = ", ".join(map(str, settings.directions))
-    along = f"random direction (seeds {seeds})" if len(settings.directions) > 1 else "random direction"
     first = next(iter(lines.values()))
-    what = f"Rise of the loss along one {along}: {rare}"
+    what = f"Rise of the loss along random directions ({numbered(lines)}): {rare}"
     yield picture("visualization_lines", draw_lines(lines, tail), numbers_of(lines), what, first)
     if planes:
-        first, what = next(iter(planes.values())), f"Rise of the loss over a plane of two {along}s: {rare}"
+        first = next(iter(planes.values()))
+        what = f"Rise of the loss over planes of two random directions ({numbered(planes)}): {rare}"
         numbers = drawn_numbers(planes, tail)
         yield picture("visualization_contours", draw_planes(planes, tail, "filled"), numbers, what, first)
         # The numbers are those of the contours.
         yield picture("visualization_surfaces", draw_planes(planes, tail, "surface"), None, what, first)
+
+
+def numbered(seeds: Iterable[int]) -> str:
+    """The seeds of directions in words.
+
+    >>> numbered([0]), numbered([0, 1])
+    ('seed 0', 'seeds 0, 1')
+    """
+    numbers = [str(seed) for seed in seeds]
+    return f"seed{'s' * (len(numbers) > 1)} {', '.join(numbers)}"
 
 
 def numbers_of(lines: Mapping[int, Comparison[Any]]) -> pd.DataFrame:
