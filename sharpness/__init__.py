@@ -20,15 +20,20 @@ if TYPE_CHECKING:
     from sharpness.objective import Objective
     from sharpness.probes import (
         Directions,
+        Monitor,
         barrier,
         characteristic_radius,
         checkpoint_objective,
+        class_optima,
         correlate,
+        critical_radius,
         eigenvalues,
+        history,
         interpolate,
         line,
         load_directions,
         measure,
+        owners,
         plane,
         plane_through,
         random_perturbation,
@@ -45,15 +50,19 @@ if TYPE_CHECKING:
 __all__ = [
     "Comparison",
     "Directions",
+    "Monitor",
     "Objective",
     "UserError",
     "__version__",
     "barrier",
     "characteristic_radius",
     "checkpoint_objective",
+    "class_optima",
     "compare",
     "correlate",
+    "critical_radius",
     "eigenvalues",
+    "history",
     "interpolate",
     "line",
     "load_checkpoint",
@@ -61,6 +70,7 @@ __all__ = [
     "load_directions",
     "load_result",
     "measure",
+    "owners",
     "plane",
     "plane_through",
     "random_perturbation",
@@ -87,8 +97,8 @@ _ROOMS = {
 
 #: Rooms that are found as ``sharpness.data`` without being imported by name.
 _OPEN = (
-    "checkpoints", "cli", "curvature", "data", "engine", "flattening", "methods", "models", "objective", "plots",
-    "probes", "results", "steps", "studies", "training",
+    "checkpoints", "cli", "curvature", "data", "engine", "flattening", "methods", "models", "objective", "optimizers",
+    "plots", "probes", "results", "steps", "studies", "training",
 )  # fmt: skip
 
 

@@ -17,6 +17,14 @@ MEASURES: dict[str, tuple[str, str]] = {
     "trace": ("Trace", f"{_MEASURES}.trace:TRACE"),
     "random_rise": ("Random rise", f"{_MEASURES}.random_rise:RANDOM_RISE"),
     "worst_rise": ("Worst rise", f"{_MEASURES}.worst_rise:WORST_RISE"),
+    "critical_radius": ("Critical radius", f"{_MEASURES}.critical_radius:CRITICAL_RADIUS"),
+    "soft_rank": ("Soft rank", f"{_MEASURES}.soft_rank:SOFT_RANK"),
+    "relative_flatness": ("Relative flatness", f"{_MEASURES}.scale_free:RELATIVE_FLATNESS"),
+    "fisher_rao_norm": ("Fisher-Rao norm", f"{_MEASURES}.scale_free:FISHER_RAO"),
+    "displacement": ("Displacement to the optimum", f"{_MEASURES}.class_optima:DISPLACEMENT"),
+    "optimum_loss": ("Loss at the own optimum", f"{_MEASURES}.class_optima:OPTIMUM_LOSS"),
+    "ece": ("Expected calibration error", f"{_MEASURES}.confidence:ECE"),
+    "margin": ("Margin", f"{_MEASURES}.confidence:MARGIN"),
 }
 
 #: Long-tail methods, functions from a ``LongTail`` to a ``Recipe``; figures have them in this order, with its colours.

@@ -18,7 +18,7 @@ FLOORS = {
     "flattening": 2,
     **dict.fromkeys(["methods", "checkpoints", "objective", "results"], 3),
     **dict.fromkeys(["training", "probes"], 4),
-    "studies": 5,
+    **dict.fromkeys(["studies", "optimizers"], 5),
     "cli": 6,
     **dict.fromkeys(["__init__", "__main__"], 7),
 }

@@ -15,10 +15,12 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 import click
 
 import sharpness
+from sharpness.cli.conflicts import conflicts
 from sharpness.cli.correlate import correlate
 from sharpness.cli.data import data
 from sharpness.cli.evaluate import evaluate
 from sharpness.cli.figures import demo, figures
+from sharpness.cli.history import history
 from sharpness.cli.inspect import inspect
 from sharpness.cli.landscape import landscape
 from sharpness.cli.measure import measure
@@ -35,7 +37,9 @@ def cli() -> None:
     """Per-class sharpness of deep long-tailed recognition: how flat is a minimum for every class?"""
 
 
-for command in (train, measure, spectrum, landscape, inspect, correlate, evaluate, data, figures, demo):
+for command in (
+    train, measure, spectrum, landscape, conflicts, history, inspect, correlate, evaluate, data, figures, demo,
+):  # fmt: skip
     cli.add_command(command)
 
 

@@ -13,6 +13,7 @@ from sharpness.cli.options import (
     TOL,
     Offered,
     OneExample,
+    coordinates_option,
     picture_look,
     probing_options,
     result_options,
@@ -26,6 +27,7 @@ from sharpness.registries import MEASURES
 @click.command(cls=OneExample)
 @click.argument("checkpoints", nargs=-1)
 @probing_options
+@coordinates_option
 @click.option(
     "--measures",
     default="",
@@ -48,7 +50,7 @@ from sharpness.registries import MEASURES
 def measure(
     checkpoints: tuple[str, ...], measures: str, radius: float, draws: int, rho: float, trace_draws: int,
     tol: float, max_iterations: int, parameters: str, seed: int, as_json: bool, output: str | None, plot: str | None,
-    **probed: Any,
+    coordinates: str, **probed: Any,
 ) -> None:  # fmt: skip
     """Print the per-class table of checkpoints: accuracy, loss, eigenvalues, rises of the loss, standard errors.
 
@@ -77,7 +79,7 @@ def measure(
     chosen: dict[str, Any] = {"measures": measures} if measures else {}
     results = sharpness.measure(
         read, radius=radius, draws=draws, rho=rho, trace_draws=trace_draws, tol=tol, max_iterations=max_iterations,
-        seed=seed, resume=partial, parameters=parameters, **chosen, **options,
+        coordinates=coordinates, seed=seed, resume=partial, parameters=parameters, **chosen, **options,
     )  # fmt: skip
     assert isinstance(results, Comparison)
     what = f"Measures of every class: {', '.join(first_of(results).names)}"

@@ -10,4 +10,7 @@ STUDY_METHODS = ("ce", "ldam-drw", "mislas", "gcl")
 STUDY_OPERATIONS = ("none", "swa", "sn", "gp", "mp")
 UNITS = ("linear", "cosine", "unit-features", "unit-weights")
 #: In tables for which they are named alone.
-UNUSUAL_MEASURES = ("trace",)
+UNUSUAL_MEASURES = (
+    "trace", "critical_radius", "soft_rank", "relative_flatness", "fisher_rao_norm", "displacement", "optimum_loss",
+    "ece", "margin",
+)  # fmt: skip

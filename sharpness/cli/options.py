@@ -233,6 +233,16 @@ def probing_options(command: Command) -> Command:
     return file_options(LOSS(method(each(picture_options(command)))))
 
 
+def coordinates_option(command: Command) -> Command:
+    """The coordinates of curvature."""
+    return click.option(
+        "--coordinates",
+        default="plain",
+        show_default=True,
+        help="Coordinates of curvature: plain, or filter, which rescaling weights does not change.",
+    )(command)
+
+
 def picture_options(command: Command) -> Command:
     """Options of what is drawn, and of the names of the models in it."""
     label = click.option("--label", "named", multiple=True, help="NAME=FILE: what a checkpoint is called. Repeatable.")

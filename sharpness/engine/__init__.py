@@ -15,6 +15,7 @@ from sharpness.engine.class_sums import (
     share_error,
 )
 from sharpness.engine.devices import exact_float32, full_precision, resolve_device
+from sharpness.engine.double_backward import slopes
 from sharpness.engine.evaluation import Evaluation
 from sharpness.engine.flops import fast_bfloat16, forward_flops
 from sharpness.engine.memory import even_batch, fastest_batch, memory_budget
@@ -92,6 +93,7 @@ __all__ = [
     "side_by_side",
     "undisturbed",
     "without_autocast",
+    "slopes",
     "state_sha256",
     "structure",
     "told_return",

@@ -115,18 +115,12 @@ def ggn_sum(
     loss: PerSampleLoss,
     vector: Tensor,
 ) -> Tensor:
-    r""":math:`\sum_i a_i J_i' (\nabla_u^2 \ell_i) J_i v`, with J the Jacobian of the outputs u; flat, shape (k,).
-
-    ``J v`` is the derivative of ``J' s``, which is linear in s.
-    """
+    r""":math:`\sum_i a_i J_i' (\nabla_u^2 \ell_i) J_i v`, with J the Jacobian of the outputs u; flat, shape (k,)."""
     total, pieces = _zeros(parameters), split(vector, parameters)
     for x, y, a in batches:
         with twice_differentiable():
             u = forward(x)
-            s = torch.zeros_like(u, requires_grad=True)
-            pulled = torch.autograd.grad(u, parameters, s, create_graph=True, materialize_grads=True)
-            _require_second(u, pulled)
-            (slope,) = _pull(pulled, [s], pieces)
+            slope = _outputs_along(u, parameters, pieces)
             outputs = u.detach().requires_grad_()
             value = (a * loss(outputs, y)).sum()
             (first,) = torch.autograd.grad(value, outputs, create_graph=True, materialize_grads=True)
@@ -135,6 +129,34 @@ def ggn_sum(
             (bent,) = torch.autograd.grad(first, outputs, slope, materialize_grads=True)
             total += flat(torch.autograd.grad(u, parameters, bent, materialize_grads=True)).double()
     return total
+
+
+@torch.enable_grad()
+def slopes(
+    forward: Forward,
+    parameters: Sequence[Tensor],
+    batches: Iterable[WeightedBatch],
+    loss: PerSampleLoss,
+    vector: Tensor,
+) -> Tensor:
+    r""":math:`v' \nabla_w \ell_i` of every sample, shape (n,), in float64: the slope of its loss along ``J v``."""
+    found, pieces = [], split(vector, parameters)
+    for x, y, _ in batches:
+        with twice_differentiable():
+            u = forward(x)
+            moved = _outputs_along(u, parameters, pieces)
+            outputs = u.detach().requires_grad_()
+            (first,) = torch.autograd.grad(loss(outputs, y).sum(), outputs, materialize_grads=True)
+            found.append((first * moved).reshape(len(u), -1).double().sum(dim=1))
+    return torch.cat(found)
+
+
+def _outputs_along(u: Tensor, parameters: Sequence[Tensor], pieces: list[Tensor]) -> Tensor:
+    """``J v``, the derivative of outputs along a vector: that of ``J' s``, which is linear in s."""
+    s = torch.zeros_like(u, requires_grad=True)
+    pulled = torch.autograd.grad(u, parameters, s, create_graph=True, materialize_grads=True)
+    _require_second(u, pulled)
+    return _pull(pulled, [s], pieces)[0]
 
 
 def quadratic_forms(

@@ -20,6 +20,8 @@ from sharpness.errors import UserError
 class CurvatureOperator:
     r""":math:`v \mapsto \frac{1}{\sum_i a_i} \sum_i a_i H_i v`, (k,) to (k,), at the weights as they are.
 
+    With ``scales`` D (k,) it is :math:`D H D`, the curvature in coordinates of which D are the units.
+
     H_i is the Hessian of the loss of sample i, or for ``kind="ggn"`` its Gauss-Newton part
     :math:`J_i' (\nabla_u^2 \ell_i) J_i`, which is positive semi-definite for a loss that is convex in the outputs u.
 
@@ -38,6 +40,7 @@ class CurvatureOperator:
         weight: float,
         kind: str = "hessian",
         budget: int = 0,
+        scales: Tensor | None = None,
     ) -> None:
         self._engine, self._batches, self._budget = engine, batches, budget
         self.samples, self.weight, self.kind = samples, weight, kind
@@ -45,6 +48,7 @@ class CurvatureOperator:
         self.size = sum(p.numel() for p in engine.parameters)
         self.dtype, self.device = engine.parameters[0].dtype, engine.parameters[0].device
         self.products = 0
+        self._scales = scales
         self._open()
 
     @property
@@ -73,10 +77,8 @@ class CurvatureOperator:
         if vector.shape != (self.size,):
             raise UserError(f"the vector has shape {tuple(vector.shape)}: this Hessian needs ({self.size},)")
         self._renew()
-        product = (
-            distributed.total(self._products(vector.detach().to(self.device, self.dtype, copy=vector.is_inference())))
-            / self.weight
-        )
+        vector = self._scaled(vector.detach().to(self.device, self.dtype, copy=vector.is_inference()))
+        product = self._scaled(distributed.total(self._products(vector)) / self.weight)
         self.products += 1
         if not bool(torch.isfinite(product).all()):
             raise UserError("a Hessian-vector product is not finite: check inputs and weights for inf and nan")
@@ -87,7 +89,7 @@ class CurvatureOperator:
     def gradient(self) -> Tensor:
         """The gradient of the same loss, (k,); the passes it takes are those that the first product would make."""
         self._renew()
-        return (distributed.total(self._products.gradient_sum()) / self.weight).to(self.dtype)
+        return self._scaled(distributed.total(self._products.gradient_sum()) / self.weight).to(self.dtype)
 
     @torch.inference_mode(False)
     @full_precision()
@@ -101,15 +103,19 @@ class CurvatureOperator:
         try:
             if self.kind != "hessian":
                 raise RuntimeError("rows are those of the Hessian")
-            found = hvp_rows(self._engine.module, self.parameters, self._batches(), self._engine.loss, vectors)
+            moved = self._scaled(vectors)
+            found = hvp_rows(self._engine.module, self.parameters, self._batches(), self._engine.loss, moved)
         except (RuntimeError, UserError):
             found = torch.full_like(vectors, torch.nan)
-        found = (distributed.total(found) / self.weight).to(self.dtype)
+        found = self._scaled(distributed.total(found) / self.weight).to(self.dtype)
         error, scale = (found[0] - first).norm(), found.norm(dim=1).max()
         if not error <= torch.finfo(self.dtype).eps ** 0.5 * scale:  # NaN as well
             return torch.stack([first, *(self(v) for v in vectors[1:])])
         self.products += len(vectors) - 1
         return found
+
+    def _scaled(self, vectors: Tensor) -> Tensor:
+        return vectors if self._scales is None else vectors * self._scales.to(vectors)
 
     @torch.inference_mode(False)
     @full_precision()
@@ -117,7 +123,7 @@ class CurvatureOperator:
         r""":math:`v' H_i v` of the Hessian of every sample that this process has, (n,), in float64."""
         self._renew()
         vector = vector.detach().to(self.device, self.dtype, copy=vector.is_inference())
-        return self._products.quadratic_forms(vector)
+        return self._products.quadratic_forms(self._scaled(vector))
 
     def close(self) -> None:
         """Free the tapes, and keep none from now on."""

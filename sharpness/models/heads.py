@@ -67,6 +67,26 @@ class LearnableWeightScaling(nn.Module):
         return self.factor * self.head(features)
 
 
+def linear_map(head: nn.Module, features: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The matrix (C, d) that a head multiplies features by, without its bias, and the features (n, d) that it takes.
+
+    Those of a cosine head are unit rows times the scale, and unit features. None for a module that is no head.
+
+    >>> head = CosineHead(num_features=2, num_classes=2, scale=10.0)
+    >>> weight, unit = linear_map(head, torch.tensor([[3.0, 4.0]]))
+    >>> bool((unit @ weight.T).allclose(head(torch.tensor([[3.0, 4.0]]))))
+    True
+    """
+    if isinstance(head, nn.Linear):
+        return head.weight, features
+    if isinstance(head, CosineHead):
+        return head.scale * F.normalize(head.weight, dim=0).T, F.normalize(features, dim=1)
+    if isinstance(head, LearnableWeightScaling):
+        found = linear_map(head.head, features)
+        return None if found is None else (head.factor[:, None] * found[0], found[1])
+    return None if (made := getattr(head, "linear_map", None)) is None else made(features)
+
+
 HEADS = ("linear", "cosine", "linear+lws", "cosine+lws")
 
 

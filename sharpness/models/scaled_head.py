@@ -40,10 +40,19 @@ class ScaledHead(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_classes, num_features).uniform_(-1, 1) / num_features**0.5)
         self.bias = nn.Parameter(torch.zeros(num_classes)) if bias else None
 
+    def linear_map(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The matrix (C, d) without the bias, and the features (n, d) that it multiplies."""
+        w, z = self._units(features)
+        return self.scale * w, z
+
     def forward(self, features: Tensor) -> Tensor:
+        w, z = self._units(features)
+        return self.scale * F.linear(z, w, self.bias)
+
+    def _units(self, features: Tensor) -> tuple[Tensor, Tensor]:
         z = F.normalize(features, dim=1) if self.unit in ("features", "both") else features
         w = F.normalize(self.weight, dim=1) if self.unit in ("weights", "both") else self.weight
-        return self.scale * F.linear(z, w, self.bias)
+        return w, z
 
     def extra_repr(self) -> str:
         classes, features = self.weight.shape

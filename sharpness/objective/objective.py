@@ -43,6 +43,7 @@ from sharpness.engine import (
     require_independent,
     require_numbers,
     sample_rows,
+    slopes,
     state_sha256,
     structure,
     told_return,
@@ -50,6 +51,7 @@ from sharpness.engine import (
 )
 from sharpness.errors import UserError, choose
 from sharpness.objective.batches import Batches
+from sharpness.objective.coordinates import scales_of
 from sharpness.objective.description import Description
 from sharpness.objective.evaluation import evaluation
 from sharpness.objective.first_call import argument_names, first_losses, largest_batch, with_gradients
@@ -202,6 +204,8 @@ class Objective:
         self.loss_function: PerSampleLoss = cross_entropy if isinstance(loss, str) else loss
         self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss))
         self.memory, self.batchnorm, self.scope = memory, batchnorm, parameters
+        self.coordinates = "plain"
+        self._scales: Tensor | None = None
         self.batch_size = None if isinstance(batch_size, str) else batch_size
         reference = next(p for p in model.parameters() if p.is_floating_point())  # integers may stand before it
         self.device, self.dtype = reference.device, reference.dtype
@@ -285,6 +289,17 @@ class Objective:
             rows[:, share.flip(0) if backwards else share] = torch.cat(done, dim=1).cpu()
         return SampleSums.of(distributed.total(rows), self.classes, self.num_classes)
 
+    @torch.no_grad()
+    @full_precision()
+    def outputs(self) -> Tensor:
+        """The model's outputs of all samples, (n, ...), on the CPU: calibrated logits of a classifier."""
+        require_eval(self.model)
+        done = [self._forward(x).cpu() for x, _, _ in self._batches(None)] or [self._forward(self._first(1)).cpu()[:0]]
+        found = torch.cat(done)
+        whole = found.new_zeros(self.num_samples, *found.shape[1:])
+        whole[distributed.share(torch.arange(self.num_samples))] = found
+        return distributed.total(whole)
+
     @property
     def has_answers(self) -> bool:
         """True if the largest output is a prediction that is right or wrong: targets are labels of the outputs."""
@@ -324,7 +339,8 @@ class Objective:
         Raises:
             UserError: another precision.
         """
-        return evaluation(self, precision)
+        evaluate, scales = evaluation(self, precision), self._scales
+        return evaluate if scales is None else lambda u: evaluate(None if u is None else self._moved(u))
 
     def loss(self, class_index: int | None = None) -> float:
         """L, or L_c."""
@@ -343,7 +359,7 @@ class Objective:
         require_eval(self.model)
         with buffers_kept(self.model):
             part = Products(self._engine, self._batches(class_index)).gradient_sum()
-        return (distributed.total(part) / self._total(class_index)).to(self.dtype)
+        return self._moved((distributed.total(part) / self._total(class_index)).to(self.dtype))
 
     def hvp(self, vector: Tensor, class_index: int | None = None, kind: str = "hessian") -> Tensor:
         """The Hessian of L, or of L_c, times a vector: shapes (k,) to (k,), exact, in the model's dtype.
@@ -399,6 +415,21 @@ class Objective:
                 forms[positions] = known.quadratic_forms(vector).cpu()
         return distributed.total(forms).numpy()
 
+    @torch.inference_mode(False)
+    @full_precision()
+    def slopes(self, vector: Tensor, class_index: int | None = None) -> np.ndarray:
+        r""":math:`v' \nabla \ell_i` of every sample, shape (n,); their weighted mean is v' times the gradient."""
+        require_eval(self.model)
+        indices = self.samples.indices(class_index)
+        positions = distributed.share(torch.arange(len(indices)))
+        found = torch.zeros(len(indices), dtype=torch.float64)
+        if len(positions):
+            vector = self._moved(vector.detach().to(self.device, self.dtype, copy=vector.is_inference()))
+            with buffers_kept(self.model):
+                batches = self._batches(class_index)
+                found[positions] = slopes(self._outputs, self.parameters, batches, self.loss_function, vector).cpu()
+        return distributed.total(found).numpy()
+
     def restrict(self, what: int | Sequence[int] | np.ndarray | Tensor) -> Objective:
         """The objective of a subset: a class (an int), or the samples at some indices.
 
@@ -423,6 +454,37 @@ class Objective:
         """
         return self._over(self.samples.counted(train_counts))
 
+    def in_coordinates(self, coordinates: str) -> Objective:
+        r"""The same loss as a function of u, with weights w + D u: derivatives and displacements are those of u = 0.
+
+        With ``"filter"`` D is diagonal, the norm of each parameter's filter, see
+        :func:`~sharpness.objective.coordinates.filter_scales`: the Hessian is :math:`D H D`, which no rescaling of
+        weights in front of BatchNorm, or between two layers with ReLU, changes. ``"plain"`` is D = 1.
+
+        Raises:
+            UserError: other coordinates.
+
+        >>> model = nn.Linear(2, 2, bias=False)
+        >>> objective = Objective(model, (torch.eye(2), torch.tensor([0, 1])))
+        >>> objective.in_coordinates("filter").coordinates
+        'filter'
+        """
+        other = copy.copy(self)
+        other.coordinates, other._scales = coordinates, scales_of(self, coordinates)
+        return other
+
+    def _moved(self, displacement: Tensor) -> Tensor:
+        """A displacement u in the objective's coordinates as one of the weights, D u; D is its own transpose."""
+        return displacement if self._scales is None else displacement * self._scales.to(displacement)
+
+    @property
+    def weight_norm(self) -> float:
+        """The norm of the weights in scope, in the objective's coordinates."""
+        weights = torch.cat([p.detach().reshape(-1) for p in self.parameters]).double()
+        if self._scales is not None:
+            weights = weights[self._scales > 0] / self._scales[self._scales > 0]
+        return float(weights.norm())
+
     def _over(self, samples: Samples) -> Objective:
         """The same loss of the same model over other samples, without tracing the model again."""
         if samples is self.samples:
@@ -441,7 +503,9 @@ class Objective:
             saved = [t.detach().clone() for t in moved]
             try:
                 with torch.no_grad():
-                    pieces = displacement.to(self.device, self.dtype).split([p.numel() for p in self.parameters])
+                    pieces = self._moved(displacement.to(self.device, self.dtype)).split(
+                        [p.numel() for p in self.parameters]
+                    )
                     for p, d in zip(self.parameters, pieces, strict=True):
                         p.add_(d.view_as(p))
                 if buffers:
@@ -566,6 +630,7 @@ class Objective:
             weight=self._total(class_index),
             kind=kind,
             budget=budget,
+            scales=self._scales,
         )
 
     def _first(self, samples: int) -> Tensor:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def provenance(objective: Objective) -> dict[str, Any]:
     """Record what a result of an objective needs to be understood and repeated."""
     heads = [m for m in objective.model.modules() if hasattr(m, "scale") and hasattr(m, "filter_axes")]
+    # Plain values: they are written to files, and digested as keys of unfinished work.
     return {
         "model": type(objective.model).__name__,
         "model_sha256": objective.model_sha256(),
@@ -32,6 +33,7 @@ def provenance(objective: Objective) -> dict[str, Any]:
         **({} if objective.temperature is None else objective.temperature.provenance()),
         "scope": objective.scope,
         "num_parameters": objective.num_parameters,
+        "coordinates": objective.coordinates,
         "batchnorm": objective.batchnorm,
         "dtype": objective.precision,
         "device": objective.device.type,

@@ -19,6 +19,7 @@ from sharpness.plots.interactive import interactive_surfaces as interactive_surf
 from sharpness.plots.levels import shared_levels as shared_levels
 from sharpness.plots.lines import plot_line_panels as plot_line_panels, plot_lines as plot_lines
 from sharpness.plots.options import PlotOptions as PlotOptions
+from sharpness.plots.outlines import outline_basins as outline_basins
 from sharpness.plots.panels import Marks as Marks, Panel as Panel
 from sharpness.plots.planes import plot_plane_grid as plot_plane_grid, plot_planes as plot_planes
 from sharpness.plots.spectrum_ends import (

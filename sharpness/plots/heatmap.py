@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
@@ -35,6 +36,8 @@ def plot_layer_class(
     limits: tuple[float, float] | None = None,
     colorbar: bool = True,
     counts: np.ndarray | None = None,
+    ylabel: str = LAYERS,
+    annotated: bool = False,
 ) -> Axes:
     """Draw ``values`` (layers, classes) as colours, the first layer on top, classes in the order given.
 
@@ -49,15 +52,20 @@ def plot_layer_class(
         log: whether colours are logarithmic.
         limits: (low, high) of the colours, by default those of :func:`shared_limits`.
         counts: (classes,) training images, written below the names.
+        ylabel: of the rows, where they are no layers.
+        annotated: whether cells that are large enough hold their value in hundredths.
 
     Raises:
         UserError: the values' shape is not that of the names, or a scale that cannot show them.
     """
+    # Limits that were given hold for other pictures, too.
     scale = color_scale(shared_limits({"": values}, log) if limits is None else limits, log)
     with style():
         ax = new_axes(ax, height=0.9 + 0.1 * max(10, len(layer_names)))
-        keys = _draw(ax, np.asarray(values, dtype=float), layer_names, class_names, scale, counts)
-        ax.set_ylabel(LAYERS)
+        keys = _draw(
+            ax, np.asarray(values, dtype=float), _rows(layer_names, ylabel), class_names, scale, counts, annotated
+        )
+        ax.set_ylabel(ylabel)
         ax.set_title(title or "", pad=18 if keys else None)
         if keys:
             ax.legend(handles=keys, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.3)
@@ -77,32 +85,43 @@ def plot_layer_class_grid(
     limits: tuple[float, float] | None = None,
     counts: np.ndarray | None = None,
     columns: int = 5,
+    ylabel: str = LAYERS,
+    annotated: bool = False,
+    rows: Mapping[str, Sequence[str]] | None = None,
 ) -> Figure:
     """A panel of :func:`plot_layer_class` for each ``{label: (layers, classes)}``, with one colour bar for all.
 
-    Options are those of :func:`plot_layer_class`; there are at most ``columns`` panels in a row.
+    Options are those of :func:`plot_layer_class`; there are at most ``columns`` panels in a row, and ``rows`` are the
+    names of the rows of each panel, where they differ.
     """
     # Before anything is drawn, because one colour bar is for all panels.
     scale = color_scale(shared_limits(panels, log) if limits is None else limits, log)
     columns = across(len(panels), figure_width(PAGE) - 0.9, columns)
-    rows = -(-len(panels) // columns)
+    lines = -(-len(panels) // columns)
+    wide = 2.4 if annotated else 1.2  # numbers need room
     with style():
-        figure = shown_figure(min(PAGE, 1.6 + 1.2 * columns), rows * (1 + 0.09 * max(10, len(layer_names))))
-        axes = figure.subplots(rows, columns, squeeze=False)
+        figure = shown_figure(min(PAGE, 1.6 + wide * columns), lines * (1 + 0.09 * max(10, len(layer_names))))
+        axes = figure.subplots(lines, columns, squeeze=False)
         keys: dict[str, Patch] = {}
         for i, (ax, (name, values)) in enumerate(zip(axes.flat, panels.items(), strict=False)):
-            drawn = _draw(ax, np.asarray(values, dtype=float), layer_names, class_names, scale, counts)
+            names = _rows(layer_names if rows is None else rows[name], ylabel)
+            drawn = _draw(ax, np.asarray(values, dtype=float), names, class_names, scale, counts, annotated)
             keys |= {str(key.get_label()): key for key in drawn}
             ax.set(title=name, xlabel="")
-            if i % columns:
+            if i % columns and rows is None:
                 ax.tick_params(labelleft=False)
         for ax in axes.flat[len(panels) :]:
             ax.set_axis_off()
         color_bar(list(axes.flat), list(panels.values()), scale, label)
         figure.supxlabel(class_label(counts), fontsize=8)
-        figure.supylabel(LAYERS, fontsize=8)
+        figure.supylabel(ylabel, fontsize=8)
         explain(figure, list(keys.values()), title)
     return figure
+
+
+def _rows(names: Sequence[str], ylabel: str) -> Sequence[str]:
+    """Names of the rows: those of layers are short."""
+    return short_names(names) if ylabel == LAYERS else names
 
 
 def _draw(
@@ -112,6 +131,7 @@ def _draw(
     class_names: Sequence[str],
     scale: Scale,
     counts: np.ndarray | None,
+    annotated: bool = False,
 ) -> list[Patch]:
     """Cells and names; returned is the key to what is not on the scale of colours."""
     if values.shape != (len(layer_names), len(class_names)):
@@ -135,7 +155,13 @@ def _draw(
     label_classes(ax, class_names, counts, fontsize=6, widening=0.95)
     pitch = size_of(ax)[1] / len(layer_names)
     shown = range(0, len(layer_names), int(np.ceil(5.5 / pitch)))
-    names = short_names(layer_names)
-    ax.set_yticks(shown, [names[i] for i in shown], fontsize=min(6.0, max(4.5, 0.85 * pitch)))
+    ax.set_yticks(shown, [layer_names[i] for i in shown], fontsize=min(6.0, max(4.5, 0.85 * pitch)))
     ax.tick_params(length=2, pad=1.5)
+    # Numbers that would run into each other are left out.
+    if annotated and size_of(ax)[0] / len(class_names) >= 9 and pitch >= 5.5:
+        for row, column in np.argwhere(~missing):
+            shade = colormaps[colors](norm(values[row, column]))
+            dark = np.dot(shade[:3], (0.3, 0.59, 0.11)) < 0.5
+            text = f"{100 * values[row, column]:.0f}"
+            ax.text(column, row, text, ha="center", va="center", fontsize=5.5, color="white" if dark else "black")
     return keys

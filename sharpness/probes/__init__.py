@@ -1,6 +1,7 @@
 """Probes: objective in, result out."""
 
 from sharpness.probes.curvature.eigenvalues import eigenvalues
+from sharpness.probes.curvature.owners import owners
 from sharpness.probes.curvature.spectral_density import spectral_density
 from sharpness.probes.curvature.trace import trace
 from sharpness.probes.directions.between_models import toward
@@ -12,9 +13,13 @@ from sharpness.probes.landscapes.named_directions import named_directions
 from sharpness.probes.landscapes.trajectory import trajectory, trajectory_plane
 from sharpness.probes.measures.correlate import correlate
 from sharpness.probes.measures.measure import Measure
+from sharpness.probes.measures.monitor import Monitor
+from sharpness.probes.measures.over_snapshots import history
 from sharpness.probes.measures.registry import MEASURES, register_measure
 from sharpness.probes.measures.table import measure
 from sharpness.probes.perturbations.characteristic_radius import characteristic_radius
+from sharpness.probes.perturbations.class_optima import class_optima
+from sharpness.probes.perturbations.critical_radius import critical_radius
 from sharpness.probes.perturbations.random import random_perturbation
 from sharpness.probes.perturbations.worst_case import worst_case
 from sharpness.probes.shared.as_objective import (
@@ -32,6 +37,7 @@ __all__ = [
     "Answers",
     "Directions",
     "Measure",
+    "Monitor",
     "WorkFolder",
     "key_of",
     "answers",
@@ -39,10 +45,13 @@ __all__ = [
     "barrier",
     "characteristic_radius",
     "checkpoint_objective",
+    "class_optima",
     "correlate",
+    "critical_radius",
     "eigenvalues",
     "gaussian",
     "gaussian_pair",
+    "history",
     "interpolate",
     "labelled_checkpoints",
     "labelled_objectives",
@@ -51,6 +60,7 @@ __all__ = [
     "measure",
     "named_directions",
     "normalize",
+    "owners",
     "plane",
     "plane_through",
     "random_perturbation",

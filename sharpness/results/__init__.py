@@ -9,6 +9,8 @@ from sharpness.results.eigenvalues import EigenvalueResult
 from sharpness.results.layers import LayerResult
 from sharpness.results.line import LineResult
 from sharpness.results.measures import MeasureResult
+from sharpness.results.optima import OptimaResult
+from sharpness.results.owners import OwnersResult
 from sharpness.results.perturbation import PerturbationResult
 from sharpness.results.plane import PlaneResult
 from sharpness.results.runs import Runs
@@ -23,6 +25,8 @@ __all__ = [
     "LayerResult",
     "LineResult",
     "MeasureResult",
+    "OptimaResult",
+    "OwnersResult",
     "PerturbationResult",
     "PlaneResult",
     "Result",

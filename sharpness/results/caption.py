@@ -18,6 +18,8 @@ ERRORS = {
     "CharacteristicRadiusResult": "bars are 95 % intervals, over {over}",
     "EigenvalueResult": "bars are 95 % intervals over {over}, where they were asked for",
     "SpectralDensityResult": "bands are 95 % intervals over random vectors; marks are the extreme Ritz values",
+    "OptimaResult": "standard errors of lengths and losses over images are in the table",
+    "OwnersResult": "standard errors over images are in the table",
     "PerturbationResult": "spread over {draws} draws of the perturbation",
 }
 

@@ -14,6 +14,7 @@ import xarray as xr
 from sharpness.errors import UserError, choose
 from sharpness.results.base import Result, write_dataset
 from sharpness.results.latex import as_latex
+from sharpness.results.paired import Paired, paired
 from sharpness.results.picture import plot_of
 from sharpness.results.runs import Entry, Runs
 from sharpness.results.same import SHARED, noise_fields, require_same
@@ -64,7 +65,17 @@ class Comparison(dict[str, R]):
         for label, entry in self.items():
             for line in entry.notes:
                 lines.setdefault(line, []).append(label)
-        return [line if len(on) == len(self) else f"{', '.join(on)}: {line}" for line, on in lines.items()]
+        told = [line if len(on) == len(self) else f"{', '.join(on)}: {line}" for line, on in lines.items()]
+        try:
+            return [*told, self.paired().note]
+        except UserError:  # single trainings, or seeds that are not shared
+            return told
+
+    def paired(
+        self, measures: Sequence[str] | None = None, subsets: Sequence[Any] | None = None, level: float = 0.05
+    ) -> Paired:
+        """Compare models over trainings of the same seeds, see :func:`~sharpness.results.paired.paired`."""
+        return paired(self, measures, subsets, level)
 
     def to_latex(self) -> str:
         """The table for LaTeX, see :meth:`Result.to_latex`."""

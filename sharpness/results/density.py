@@ -17,11 +17,11 @@ from sharpness.errors import UserError
 from sharpness.plots import plot_density
 from sharpness.plots.options import LEAST
 from sharpness.results.base import Result
-from sharpness.results.comparison import each, trainings_of
+from sharpness.results.comparison import each, first_of, trainings_of
 from sharpness.results.estimates import Estimate, Subset, mean_of
 from sharpness.results.picture import picture
 from sharpness.results.same import require_same
-from sharpness.results.words import marks_in
+from sharpness.results.words import in_coordinates, marks_in
 from sharpness.untrusted.refused import Refused
 
 #: The trace, and the shares of the spectrum beyond a hundredth of the largest modulus.
@@ -176,7 +176,8 @@ class SpectralDensityResult(Result):
             mean = [np.mean([getattr(c, name) for c in found], axis=0) for name in ("density", "lower", "upper")]
             curves[label] = (grid, mean[0], mean[1], mean[2])
             ends[label] = np.ravel([(np.nanmin(q.nodes), np.nanmax(q.nodes)) for q in of_model])
-        return plot_density(curves, ax, **{"marks": ends, "trainings": trainings, **options})
+        xlabel = f"Hessian eigenvalue{in_coordinates(first_of(results).provenance)}"
+        return plot_density(curves, ax, **{"marks": ends, "trainings": trainings, "xlabel": xlabel, **options})
 
     def _summary(self) -> str:
         runs, steps = self.nodes.shape[-2:]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -18,12 +19,18 @@ from sharpness.results.estimates import Estimate, Subset
 from sharpness.results.picture import applying, in_order, picture
 from sharpness.results.same import require_same
 from sharpness.results.tables import long_form
-from sharpness.results.words import marks_in, near_zero
+from sharpness.results.words import in_coordinates, marks_in, near_zero
 from sharpness.untrusted.refused import Refused
+
+if TYPE_CHECKING:
+    from sharpness.results.owners import OwnersResult
 
 #: A share of one image in v'Hv from which on a note says so.
 OWNED = 0.5
+ENDS = r"$\lambda_\mathrm{min}$ and $\lambda_\mathrm{max}$"
 PICTURES = ("largest", "smallest", "both", "saddle")
+#: How to find the owners of results whose objectives are still in memory, which have vectors as long as their networks.
+OWNERS: WeakKeyDictionary[EigenvalueResult, Callable[..., OwnersResult]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -137,6 +144,24 @@ class EigenvalueResult(Result):
         samples = self.class_samples[:, None] if self.per_class else self.class_samples.sum()
         return interval(self.values, _known(self, self.standard_errors), samples - 1, keeps_sign=True)
 
+    def owners(self, epsilon: float | None = None) -> OwnersResult:
+        """Find the classes' shares of these eigenvalues: see :func:`~sharpness.owners`.
+
+        Args:
+            epsilon: distance along the eigenvectors at which accuracies are compared, see there.
+
+        Raises:
+            UserError: eigenvalues of single classes, without vectors, or from a file, which has no model.
+        """
+        if self.per_class:
+            raise UserError("owners are of the whole loss, and these eigenvalues of every row: take per_class=False")
+        if self not in OWNERS:
+            raise UserError(
+                "the model of these eigenvalues is not at hand, as of results from files or without vectors: call "
+                "sharpness.owners(objective, k=10)"
+            )
+        return OWNERS[self](self, epsilon)
+
     def _frame(self) -> pd.DataFrame:
         """One row per eigenvalue."""
         values = np.atleast_2d(self.values)
@@ -221,14 +246,21 @@ class EigenvalueResult(Result):
                 ratios, names, ax, **applying(plot_saddle_indicator, {"trainings": trainings, **options})
             )
         largest, smallest = (means(results, at(column, lambda r: r.values)) for column in (0, -1))
+        where = in_coordinates(first.provenance)
         if end == "both":
             above, below = details(0), details(-1)
             pairs = {name: (above[name], below[name]) for name in above}
             return plot_spectrum_ends(
-                largest, smallest, names, ax, **applying(plot_spectrum_ends, {**pairs, "over": first.over, **options})
+                largest,
+                smallest,
+                names,
+                ax,
+                **applying(
+                    plot_spectrum_ends, {**pairs, "over": first.over, "ylabel": f"Hessian {ENDS}{where}", **options}
+                ),
             )
         symbol = r"$\lambda_\mathrm{max}$" if end == "largest" else r"$\lambda_\mathrm{min}$"
-        settings = {"ylabel": f"Hessian {symbol}", "over": first.over, **details(0 if end == "largest" else -1)}
+        settings = {"ylabel": f"Hessian {symbol}{where}", "over": first.over, **details(0 if end == "largest" else -1)}
         return plot_class_values(largest if end == "largest" else smallest, names, ax, **{**settings, **options})
 
     def _summary(self) -> str:

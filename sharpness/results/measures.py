@@ -151,7 +151,14 @@ class MeasureResult(Result):
         return found._replace(**{part: value for part, value in known.items() if np.isfinite(value)})
 
     def notes_on(self, frame: pd.DataFrame) -> list[str]:
-        return marks_in(frame, dict.fromkeys(self.names, UNKNOWN) | dict(zip(self.names, self.over, strict=False)))
+        notes = marks_in(frame, dict.fromkeys(self.names, UNKNOWN) | dict(zip(self.names, self.over, strict=False)))
+        saturated = self.provenance.get("saturated", {})
+        if not isinstance(saturated, dict) or not saturated:
+            return notes
+        return [
+            *notes,
+            f"flat by saturation, more than half of the images with a loss below 1e-4: {', '.join(saturated)}",
+        ]
 
     def _ends(self, m: int) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper ends of the intervals of measure m: of the classes (2, C), and of everything (2,)."""

@@ -10,12 +10,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from sharpness.plots import interactive_surfaces, plot_plane_grid, save_html
+from sharpness.errors import UserError
+from sharpness.plots import interactive_surfaces, outline_basins, plot_plane_grid, save_html
 from sharpness.renamed import renamed_arguments
+from sharpness.results.basins import Basins, basins_of
 from sharpness.results.comparison import first_of, one_training
 from sharpness.results.landscape import Landscape, require_samples
 from sharpness.results.picture import picture
-from sharpness.results.pictures import Subset, draw_planes
+from sharpness.results.pictures import Subset, draw_planes, drawable, several, values_of
 from sharpness.results.same import noise_fields, require_same
 from sharpness.results.vtk import write_vtk
 
@@ -66,6 +68,7 @@ class PlaneResult(Landscape):
         kind: str = "filled",
         quantity: str = "loss",
         run: str | None = None,
+        basins: bool = False,
         **options: Any,
     ) -> Any:
         """A panel for each model, with common levels and colours; a list of subsets becomes rows.
@@ -79,6 +82,8 @@ class PlaneResult(Landscape):
                 are far apart; or ``"accuracy"``.
             run: which of several trainings of a model is shown, such as ``"seed 1"``; the first unless given. Its name
                 stands in the title.
+            basins: outline the basins of every panel: a solid line around the one that holds the model, dashed ones
+                around others, and a cross at each bottom. Of contours and heat maps.
         """
         results = one_training(results, run)
         first = first_of(results)
@@ -86,7 +91,32 @@ class PlaneResult(Landscape):
         require_samples(first, of)
         if quantity == "accuracy":
             _tell_interpolated(results)
-        return draw_planes(results, ax, of, kind, quantity, options)
+        # Outlines come last: they lie above what is drawn.
+        drawn = draw_planes(results, ax, of, kind, quantity, options)
+        if basins:
+            if kind not in ("filled", "contour", "heatmap") or quantity == "accuracy":
+                raise UserError(
+                    f"basins=True with kind={kind!r}, quantity={quantity!r}: outlines are of losses on maps"
+                )
+            subsets = several(of)
+            shown = [of] if subsets is None else drawable(results, subsets, quantity) if ax is None else subsets
+            pairs = [(result, one) for one in shown for result in results.values()]
+            for place, (result, one) in zip(np.atleast_1d(np.asarray(drawn, dtype=object)), pairs, strict=True):
+                found = result.basins(one)
+                outline_basins(place, result.x, result.y, [(b.mask, b.x, b.y, b is found.own) for b in found.found])
+        return drawn
+
+    def basins(self, of: Subset = None, least: float | None = None) -> Basins:
+        """Find the basins of the loss: depth, area, saddles, and whether one holds the model.
+
+        Args:
+            of: everything, a class or a group.
+            least: the persistence of a basin; a hundredth of the range of losses unless given.
+
+        Raises:
+            UserError: no finite loss, an unknown subset, or a negative persistence.
+        """
+        return basins_of(values_of(self, of, "loss"), self.x, self.y, least)
 
     @renamed_arguments(subset="of")
     def interactive(self, of: Subset | Sequence[Subset] = None, **options: Any) -> Any:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from sharpness.results.base import Result
 
 #: How numbers came about, by their names in a provenance.
-SHARED = ("dtype", "scope", "batchnorm", "loss", "logits")
+SHARED = ("dtype", "scope", "coordinates", "batchnorm", "loss", "logits")
 #: Where a provenance of an earlier version lacks one.
-BEFORE = {"logits": "calibrated"}
+BEFORE = {"logits": "calibrated", "coordinates": "plain"}
 #: What tables and pictures are split by.
 SPLIT = ("class_names", "groups")
 #: Classes that a refusal names.

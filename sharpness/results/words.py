@@ -20,6 +20,12 @@ def near_zero(value: np.ndarray, error: np.ndarray) -> np.ndarray:
         return (error > 0) & (np.abs(value) <= 2 * error)
 
 
+def in_coordinates(provenance: Mapping[str, Any]) -> str:
+    """The words that an axis adds where derivatives are in other coordinates than plain ones."""
+    found = provenance.get("coordinates", "plain")
+    return "" if found == "plain" else f" ({found} coordinates)"
+
+
 def estimates(frame: pd.DataFrame, name: str) -> list[tuple[float, float, float, float, float]]:
     """Value, standard error, spread and ends of the interval of every row, NaN for what there is not."""
     columns = [name, *(f"{name}_{end}" for end in ("se", "sd", "lower", "upper"))]

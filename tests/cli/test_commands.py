@@ -274,3 +274,13 @@ def test_figures_of_a_study_prints_its_table_and_files(capsys, tmp_path):
     assert printed.out.startswith("| method | operation | seeds | accuracy |")
     assert {Path(line).name for line in printed.out.splitlines()[-7:]} == {p.name for p in (tmp_path / "out").iterdir()}
     assert "flattening on digits-lt: 2 cells, 0 done, 2 to do" in printed.err
+
+
+def test_conflicts_are_printed_and_drawn(run, capsys, tmp_path):
+    quick = ["--limit-per-class", "2", "--parameters", "classifier", "--steps", "2", "--cg-steps", "3"]
+    picture = tmp_path / "conflicts"
+    assert main(["conflicts", str(run), *quick, "--per-group", "--json", "--plot", str(picture)]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["class"] for row in rows] == ["many", "medium", "few"]
+    assert all(row["optimum_loss"] < row["loss"] for row in rows)
+    assert picture.with_suffix(".png").is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -14,6 +15,7 @@ from sharpness.engine import KINDS
 from sharpness.errors import UserError, choose
 from sharpness.objective import Objective
 from sharpness.probes.curvature.bootstrap import require_resamples
+from sharpness.probes.curvature.class_shares import owners_of
 from sharpness.probes.curvature.kept_vectors import vectors_are_kept
 from sharpness.probes.curvature.layers import eigenvalues_by_layer
 from sharpness.probes.curvature.row_eigenvalues import RowEigenvalues
@@ -22,6 +24,7 @@ from sharpness.probes.curvature.verification import check_eigenvalue
 from sharpness.probes.shared.probe import Given, comparable_by_layer
 from sharpness.progress import progress
 from sharpness.results import EigenvalueResult
+from sharpness.results.eigenvalues import OWNERS
 
 
 @comparable_by_layer(eigenvalues_by_layer)
@@ -36,6 +39,7 @@ def eigenvalues(
     keep_vectors: bool | None = None,
     *,
     kind: str = "hessian",
+    coordinates: str | None = None,
     per_group: bool = False,
     per_layer: Literal[False] = False,
     match_samples: int | None = None,
@@ -74,6 +78,9 @@ def eigenvalues(
             Krylov space of the run, see :mod:`~sharpness.probes.curvature.resampling`. Takes up to 240 products more.
         standard_errors: over samples, of :math:`v' H v` with v fixed, which is the mean of :math:`v' H_i v`: its
             standard error is :math:`s / \sqrt{n}` (the infinitesimal jackknife of an eigenvalue).
+        coordinates: ``"filter"`` for the Hessian :math:`D H D` with D the norms of the filters, which rescaling weights
+            in front of BatchNorm does not change, ``"plain"`` for H itself: see :meth:`Objective.in_coordinates`; the
+            objective's own unless given, which are plain.
         verify: compare each row's first eigenvalue with the rise of the loss along its vector, in ``result.checks``.
         resume: a folder for unfinished work; the same call goes on there, and ends with the same bits.
         executor: does the rows, each a task that can be pickled; threads of this process that share its processors
@@ -107,7 +114,7 @@ def eigenvalues(
         )
     if (bootstrap or standard_errors) and kind != "hessian":
         raise UserError(f"kind={kind!r}: bootstrap and standard_errors are of the Hessian, take kind='hessian'")
-    rows = rows_of(objective, per_class, per_group, match_samples, seed)
+    rows = rows_of(objective, per_class, per_group, match_samples, seed, coordinates)
     settings = {"kind": kind, "max_iterations": max_iterations, "match_samples": match_samples, "bootstrap": bootstrap}
     fields = rows.fields(probe="eigenvalues", **settings)
     # Before hours of products: with 1,000 classes vectors may take more than any memory.
@@ -135,7 +142,7 @@ def eigenvalues(
     products = table("products", 0)
     if checks:
         fields["provenance"]["checks"] = checks
-    return EigenvalueResult(
+    result = EigenvalueResult(
         values=table("values", np.nan, width),
         residuals=table("residuals", np.nan, width),
         converged=table("converged", False, width),
@@ -153,3 +160,6 @@ def eigenvalues(
         sample_products=int((np.atleast_1d(products) * rows.samples).sum()),
         **fields,
     )
+    if result.vectors is not None and not rows.several:
+        OWNERS[result] = partial(owners_of, rows.whole)
+    return result

@@ -60,6 +60,7 @@ def eigenvalues_by_layer(
     max_iterations: int = 100,
     seed: int = 0,
     kind: str = "hessian",
+    coordinates: str | None = None,
     per_group: bool = False,
     match_samples: int | None = None,
     resume: str | Path | None = None,
@@ -68,7 +69,7 @@ def eigenvalues_by_layer(
     """The largest or smallest eigenvalue of every layer's block, for every row: see :func:`~sharpness.eigenvalues`."""
     choose("end of every layer's spectrum", which, ("LA", "SA"))
     choose("kind of curvature", kind, KINDS)
-    rows = rows_of(objective, per_class, per_group, match_samples, seed)
+    rows = rows_of(objective, per_class, per_group, match_samples, seed, coordinates)
     rows.whole.check()
     layers = layers_of(rows.whole)
     settings = {"kind": kind, "max_iterations": max_iterations, "match_samples": match_samples}
@@ -102,6 +103,7 @@ def trace_by_layer(
     draws: int = 30,
     seed: int = 0,
     kind: str = "hessian",
+    coordinates: str | None = None,
     per_group: bool = False,
     match_samples: int | None = None,
     resume: str | Path | None = None,
@@ -115,7 +117,7 @@ def trace_by_layer(
         Values and standard errors (L, rows).
     """
     choose("kind of curvature", kind, KINDS)
-    rows = rows_of(objective, per_class, per_group, match_samples, seed)
+    rows = rows_of(objective, per_class, per_group, match_samples, seed, coordinates)
     layers = layers_of(rows.whole)
     settings = {"kind": kind, "draws": draws, "seed": seed, "match_samples": match_samples}
     fields = layer_fields(rows, layers, probe="trace", **settings)

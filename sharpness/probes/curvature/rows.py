@@ -152,11 +152,17 @@ def kept(work: Work, task: RowTask, row: int, part: Objective, told: Told = unhe
 
 
 def rows_of(
-    objective: Objective, per_class: bool, per_group: bool = False, match_samples: int | None = None, seed: int = 0
+    objective: Objective,
+    per_class: bool,
+    per_group: bool = False,
+    match_samples: int | None = None,
+    seed: int = 0,
+    coordinates: str | None = None,
 ) -> Rows:
     """The rows of a probe.
 
     Args:
+        coordinates: of the parameters, see :meth:`Objective.in_coordinates`; the objective's own unless given.
         match_samples: number of samples of every class that are drawn first, by ``seed``.
 
     Raises:
@@ -164,6 +170,9 @@ def rows_of(
     """
     if per_class and per_group:
         raise UserError("per_class and per_group: ask for one of them at a time")
+    # Before classes are cut out, whose filters have the same norms.
+    if coordinates is not None:
+        objective = objective.in_coordinates(coordinates)
     if match_samples is not None:
         objective = objective.matched(match_samples, seed)
     if per_group:

@@ -30,6 +30,7 @@ def spectral_density(
     seed: int = 0,
     *,
     kind: str = "hessian",
+    coordinates: str | None = None,
     per_group: bool = False,
     match_samples: int | None = None,
     resume: str | Path | None = None,
@@ -52,6 +53,9 @@ def spectral_density(
         kind: ``"hessian"``, or ``"ggn"`` for its generalised Gauss-Newton part.
         per_group: a row for each group of classes instead, with the Hessian of the loss over all its samples.
         match_samples: draw so many samples of every class first, by ``seed``.
+        coordinates: ``"filter"`` for the Hessian :math:`D H D` with D the norms of the filters, which rescaling weights
+            in front of BatchNorm does not change, ``"plain"`` for H itself: see :meth:`Objective.in_coordinates`; the
+            objective's own unless given, which are plain.
         resume: a folder for unfinished work; the same call goes on there after the last row that was done.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
@@ -71,7 +75,7 @@ def spectral_density(
     ([1.0, 3.0], [0.5, 0.5])
     """
     choose("kind of curvature", kind, KINDS)
-    rows = rows_of(objective, per_class, per_group, match_samples, seed)
+    rows = rows_of(objective, per_class, per_group, match_samples, seed, coordinates)
     settings = {"kind": kind, "draws": draws, "steps": steps, "seed": seed, "match_samples": match_samples}
     fields = rows.fields(probe="spectral_density", **settings)
     rows.whole.check()

@@ -39,6 +39,7 @@ def trace(
     *,
     estimator: str = "hutchinson",
     kind: str = "hessian",
+    coordinates: str | None = None,
     per_group: bool = False,
     per_layer: Literal[False] = False,
     match_samples: int | None = None,
@@ -68,6 +69,9 @@ def trace(
         match_samples: draw so many samples of every class first, by ``seed``.
         bootstrap: resamples of a 95 % interval over samples, from z' H_i z of every sample i and vector z, which takes
             the place of products. With Hutchinson's estimator of the Hessian.
+        coordinates: ``"filter"`` for the Hessian :math:`D H D` with D the norms of the filters, which rescaling weights
+            in front of BatchNorm does not change, ``"plain"`` for H itself: see :meth:`Objective.in_coordinates`; the
+            objective's own unless given, which are plain.
         verify: compare with the rise of the loss under Gaussian noise and, of several rows, their weighted sum with the
             trace of all samples, in ``result.checks``.
         resume: a folder for unfinished work; the same call goes on there after the last row that was done.
@@ -97,7 +101,7 @@ def trace(
     if (bootstrap or verify) and kind != "hessian":
         raise UserError(f"kind={kind!r}: bootstrap and verify look at the loss itself: take kind='hessian'")
     require_resamples(bootstrap)
-    rows = rows_of(objective, per_class, per_group, match_samples, seed)
+    rows = rows_of(objective, per_class, per_group, match_samples, seed, coordinates)
     settings = {"estimator": estimator, "kind": kind, "draws": draws, "seed": seed}
     settings |= {"match_samples": match_samples, "bootstrap": bootstrap}
     fields = rows.fields(probe="trace", **settings)

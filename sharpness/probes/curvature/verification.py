@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from sharpness.curvature import mean_and_error
@@ -81,6 +80,5 @@ def _even_rise(objective: Objective, step: Tensor, base: float) -> float:
 
 def _step(objective: Objective, curvature: float, base: float, longest: float = LONGEST) -> float:
     """The length at which a curvature raises the loss by :data:`RISE` of itself, but not too long."""
-    size = float(torch.cat([p.detach().reshape(-1) for p in objective.parameters]).double().norm())
     wanted = (2 * RISE * abs(base) / abs(curvature)) ** 0.5 if curvature and base else np.inf
-    return float(min(wanted, longest * size or 1.0))
+    return float(min(wanted, longest * objective.weight_norm or 1.0))

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from sharpness.curvature import interval
-from sharpness.errors import require_whole
+from sharpness.errors import choose, require_whole
+from sharpness.objective.coordinates import COORDINATES
 from sharpness.probes.curvature.row_eigenvalues import RowEigenvalues
 from sharpness.probes.curvature.rows import rows_of
 from sharpness.probes.measures.measure import Measure, Passes, Subject, require_positive
@@ -30,13 +31,16 @@ class Lanczos:
         tol: residual of an eigenvalue, relative to the largest.
         max_iterations: products for each end of a spectrum at most.
         seed: of the start vector.
+        coordinates: of the parameters.
     """
 
     tol: float = 1e-3
     max_iterations: int = 100
     seed: int = 0
+    coordinates: str = "plain"
 
     def __post_init__(self) -> None:
+        choose("coordinates", self.coordinates, COORDINATES)
         require_positive("tol", self.tol)
         require_whole("max_iterations", self.max_iterations, 1)
         require_whole("seed", self.seed)
@@ -49,10 +53,10 @@ def ends_of_spectra(subject: Subject, settings: Lanczos) -> dict[str, Column]:
     """
     objective, ends = subject.objective, [name for name in ("lambda_max", "lambda_min") if name in subject.names]
     which = "both" if len(ends) > 1 else "LA" if ends == ["lambda_max"] else "SA"
-    rows = rows_of(objective, True)
+    rows = rows_of(objective, True, coordinates=settings.coordinates)
     present = [i for i, _ in rows.present]
     if len(present) > 1:  # where a single class has samples, they are all samples
-        rows = replace(rows, parts=(*rows.parts, objective), names=(*rows.names, "all samples"))
+        rows = replace(rows, parts=(*rows.parts, rows.whole), names=(*rows.names, "all samples"))
     fields = rows.fields(probe="ends of spectra", which=which, **asdict(settings))
     work = rows.work(subject.resume, fields["provenance"])
     task = RowEigenvalues(work, 1, which, settings.tol, settings.max_iterations, settings.seed, standard_errors=True)
@@ -87,10 +91,10 @@ def passes(products: int) -> Callable[[Lanczos], Passes]:
 LAMBDA_MAX = Measure(
     "lambda_max", ends_of_spectra, Lanczos, passes(LARGEST), title="Largest eigenvalue",
     symbol=r"$\lambda_\mathrm{max}$", lower_is_flatter=True, symlog=True,
-    explained="the largest eigenvalue of its Hessian",
+    explained="the largest eigenvalue of its Hessian{in_coordinates}",
 )  # fmt: skip
 LAMBDA_MIN = Measure(
     "lambda_min", ends_of_spectra, Lanczos, passes(SMALLEST), title="Smallest eigenvalue",
     symbol=r"$\lambda_\mathrm{min}$", lower_is_flatter=False, symlog=True, ratio=False,
-    explained="the smallest eigenvalue of its Hessian",
+    explained="the smallest eigenvalue of its Hessian{in_coordinates}",
 )  # fmt: skip

@@ -12,12 +12,17 @@ from sharpness.probes.shared.column import Column, sample_freedom
 
 def loss(subject: Subject, settings: NoSettings) -> dict[str, Column]:
     """Losses L_c and L, with Student's intervals over images."""
-    base, weights = subject.base, subject.base.rows[1]
-    values = np.append(base.class_means, base.mean)
-    errors = np.array([mean_error(base.losses[row], weights[row]) for row in rows_of_samples(subject)])
-    one_sign = bool((base.losses >= 0).all())
-    ends = interval(values, errors, sample_freedom(subject.objective), keeps_sign=one_sign)
-    return {"loss": Column.of_images(subject.objective, values, errors, ends)}
+    losses = subject.base.losses
+    return means_over_images(subject, "loss", losses, keeps_sign=bool((losses >= 0).all()))
+
+
+def means_over_images(subject: Subject, name: str, values: np.ndarray, keeps_sign: bool = True) -> dict[str, Column]:
+    """The column of weighted means of numbers (n,) of all images, with Student's intervals over them."""
+    weights, rows = subject.base.rows[1], rows_of_samples(subject)
+    means = np.array([np.average(values[row], weights=weights[row]) if row.any() else np.nan for row in rows])
+    errors = np.array([mean_error(values[row], weights[row]) for row in rows])
+    ends = interval(means, errors, sample_freedom(subject.objective), keeps_sign=keeps_sign)
+    return {name: Column.of_images(subject.objective, means, errors, ends)}
 
 
 def rows_of_samples(subject: Subject) -> list[np.ndarray]:

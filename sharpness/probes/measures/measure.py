@@ -16,6 +16,8 @@ from sharpness.objective import Objective
 from sharpness.probes.shared.column import Column
 from sharpness.results.description import Description
 
+#: Words for coordinates that rescaling does not change.
+IN_FILTER = "filter coordinates"
 #: Reason of a least number of draws.
 ERROR = ", for a standard error"
 
@@ -30,6 +32,7 @@ class Subject:
         resume: folder of unfinished work.
         label: of the model, for warnings.
         executor: does what can be done side by side, in threads of this process unless given.
+        known: columns of the table that are there already, by name.
     """
 
     objective: Objective
@@ -38,6 +41,7 @@ class Subject:
     resume: Path | None = None
     label: str | None = None
     executor: Executor | None = None
+    known: Mapping[str, Column] = field(default_factory=dict)
 
 
 class Passes(NamedTuple):
@@ -74,7 +78,8 @@ class Measure(Description):
         usual: whether the measure is in tables for which no measures are named.
         ratio: whether two positive values are compared by their ratio; else by their difference.
         needs_labels: whether targets must be labels.
-        explained: of a loss, in words, with settings in braces: ``"its rise after a step of length {rho:g}"``.
+        explained: of a loss, in words, with settings in braces, and ``{in_coordinates}`` behind a Hessian:
+            ``"its rise after a step of length {rho:g}"``.
         version: of the code, where tables that are kept must not outlive it.
     """
 
@@ -99,7 +104,14 @@ class Measure(Description):
 
     def in_words(self, given: Mapping[str, Any]) -> str:
         """The measure in words, with its settings from arguments by name."""
-        return self.explained.format(**asdict(self.set_by(given))) or self.title
+        settings = asdict(self.set_by(given))
+        where = f" in {IN_FILTER}" if settings.get("coordinates") == "filter" else ""
+        return self.explained.format(**settings, in_coordinates=where) or self.title
+
+    def shown_with(self, settings: Any) -> dict[str, Any]:
+        """The description for a file, with the coordinates that its numbers are in."""
+        filtered = getattr(settings, "coordinates", "plain") == "filter"
+        return self.plain | ({"unit": ", ".join(filter(None, [self.unit, IN_FILTER]))} if filtered else {})
 
 
 def require_positive(name: str, value: object) -> None:

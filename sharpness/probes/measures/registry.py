@@ -46,6 +46,8 @@ MEASURES = MeasureRegistry(
     wanted="a measure, or a function of an objective",
     fits=lambda thing: isinstance(thing, Measure) or callable(thing),
 )
+#: The name of all of them.
+ALL = "all"
 #: Columns that a table has already, and ends of those that it makes.
 COLUMNS = ("model", "run", "class", "group", "samples", "train", "measure", "value")
 ENDS = ("_se", "_sd", "_lower", "_upper")
@@ -104,10 +106,10 @@ def register_measure(
     >>> del MEASURES["norm"]
     """
     # Its column must be told from others, and from those of its own errors and intervals.
-    if not isinstance(name, str) or not name.isidentifier() or name in COLUMNS or name.endswith(ENDS):
+    if not isinstance(name, str) or not name.isidentifier() or name in (ALL, *COLUMNS) or name.endswith(ENDS):
         raise UserError(
-            f"measure {name!r}: take a Python identifier that is none of {', '.join(COLUMNS)} and does not end in "
-            f"{', '.join(ENDS)}"
+            f"measure {name!r}: take a Python identifier that is none of {', '.join((ALL, *COLUMNS))} and does not end "
+            f"in {', '.join(ENDS)}"
         )
     measure = measure_of(
         name, compute, title, over, symbol=symbol, unit=unit, lower_is_flatter=lower_is_flatter,
@@ -138,13 +140,15 @@ def find_measure(name: Any) -> Measure:
 
 
 def chosen_measures(names: str | Sequence[Any] | None) -> list[Measure]:
-    """The measures of some names, or text with commas, in the order of tables; the usual ones unless given.
+    """The measures of some names, text with commas or ``"all"``, in the order of tables; the usual ones unless given.
 
     Raises:
         UserError: an unknown measure, or none.
     """
     if names is None:
         return MEASURES.usual
+    if names == ALL:
+        return MEASURES.loaded
     parts = (
         names.split(",") if isinstance(names, str) else [names] if not isinstance(names, list | tuple | dict) else names
     )

@@ -14,13 +14,13 @@ from torch import nn
 
 from sharpness.checkpoints import Checkpoint, find_checkpoints, load_checkpoint
 from sharpness.data import DATASETS, read_once
-from sharpness.engine import undisturbed
+from sharpness.engine import SampleSums, undisturbed
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.measures.extreme_eigenvalues import Lanczos
 from sharpness.probes.measures.measure import Measure, Passes, Subject
 from sharpness.probes.measures.random_rise import RandomDirections
-from sharpness.probes.measures.registry import MEASURES, chosen_measures, versions_of
+from sharpness.probes.measures.registry import ALL, MEASURES, chosen_measures, versions_of
 from sharpness.probes.measures.trace import Hutchinson
 from sharpness.probes.measures.worst_rise import Ascent
 from sharpness.probes.shared.as_objective import as_objective, labelled_checkpoints
@@ -50,6 +50,7 @@ def measure(
     trace_draws: int = Hutchinson.trace_draws,
     tol: float = Lanczos.tol,
     max_iterations: int = Lanczos.max_iterations,
+    coordinates: str = Lanczos.coordinates,
     seed: int = 0,
     resume: str | Path | None = None,
     executor: Executor | None = None,
@@ -68,6 +69,14 @@ def measure(
     random_rise     mean rise of L_c at relative distance ``radius`` in ``draws``              draws
                     filter-normalised directions
     worst_rise      rise of L_c after one ascent step of length ``rho``                        images
+    critical_radius distance in ``draws`` random directions at which L_c doubles or accuracy   draws
+                    falls by ten points, see :func:`~sharpness.critical_radius`
+    soft_rank       trace over largest eigenvalue                                              random vectors
+    relative_       relative flatness of the last layer (Petzka et al. 2021)                   images
+    flatness
+    fisher_rao_norm Fisher-Rao norm (Liang et al. 2019)                                        images
+    ece             expected calibration error, in 15 bins                                     images
+    margin          output of the label minus the largest other                                images
     ==============  =========================================================================  ====================
 
     Over images: how much the number would change with other images of the class,
@@ -89,7 +98,8 @@ def measure(
             ``measure(objective, "accuracy,loss")``.
         data: of models, as :class:`~sharpness.Objective` takes it, and of checkpoints, as
             :func:`checkpoint_objective` does, such as ``"cifar10-lt"``.
-        measures: some of the above, a list or text with commas; all but the trace unless given.
+        measures: some of the above, a list or text with commas, or ``"all"``; the first ones without the trace, to
+            ``worst_rise``, unless given.
         train_counts: (C,) training images per class; those of the objective unless given. They make the groups many,
             medium and few where no groups were given.
         radius: of the random rise, relative to the norms of the filters.
@@ -98,6 +108,8 @@ def measure(
         trace_draws: random vectors of the trace.
         tol: residual at which an eigenvalue is converged, see :func:`~sharpness.eigenvalues`.
         max_iterations: Lanczos iterations at most, for each end of a spectrum.
+        coordinates: of eigenvalues and traces: ``"filter"`` for those of the Hessian in filter-normalised coordinates,
+            which rescaling weights in front of BatchNorm does not change, see :func:`~sharpness.eigenvalues`.
         seed: of directions, vectors and starts.
         resume: a folder for finished and unfinished work; the same call goes on there, model by model and class by
             class.
@@ -120,7 +132,7 @@ def measure(
     options: dict[str, Any] = {**given_options}
     numbers = {
         "radius": radius, "draws": draws, "rho": rho, "trace_draws": trace_draws, "tol": tol,
-        "max_iterations": max_iterations, "seed": seed,
+        "max_iterations": max_iterations, "coordinates": coordinates, "seed": seed,
     }  # fmt: skip
     asked = _asked(measures, numbers, options)
     # Once for all models, because the first would use up an iterator.
@@ -156,7 +168,8 @@ def _told_apart(given: Sequence[Any], data: Any, measures: Any) -> tuple[Any, An
         parts = value.split(",") if isinstance(value, str) else value
         named = isinstance(parts, list | tuple) and all(isinstance(part, str | FunctionType) for part in parts)
         named = named and not (isinstance(value, str) and value in DATASETS)
-        if isinstance(value, str) and named and not any(":" in part or part.strip() in MEASURES for part in parts):
+        known = (ALL, *MEASURES)
+        if isinstance(value, str) and named and not any(":" in part or part.strip() in known for part in parts):
             raise UserError(
                 f"{value!r} is no measure and no data set: choose some of {', '.join(MEASURES)}, or one of "
                 f"{', '.join(DATASETS)}"
@@ -166,6 +179,10 @@ def _told_apart(given: Sequence[Any], data: Any, measures: Any) -> tuple[Any, An
             raise UserError(f"{what} are given twice: give them once, data as (x, y)")
         found[what] = value
     return found["data"], found["measures"]
+
+
+#: A loss below which derivatives vanish with it, whatever the landscape.
+SATURATED = 1e-4
 
 
 @dataclass(frozen=True)
@@ -205,7 +222,7 @@ def _asked(measures: Any, numbers: dict[str, Any], options: dict[str, Any]) -> A
     numbers = numbers | {name: options.pop(name) for name in own & options.keys()}
     for measure in MEASURES.loaded:
         measure.set_by(numbers)
-    return Asked({measure: measure.set_by(numbers) for measure in chosen}, measures is None)
+    return Asked({measure: measure.set_by(numbers) for measure in chosen}, measures is None or measures == ALL)
 
 
 def _measure_one(
@@ -244,18 +261,26 @@ def _measure_one(
     def compute() -> MeasureResult:
         _announce(subject, settings, models, label)
         columns: dict[str, Column] = {}
-        about = Subject(subject, base, names, folder, label, executor)
+        about = Subject(subject, base, names, folder, label, executor, columns)
         with subject.checked(base):
             for measure, chosen in settings.items():
                 if measure.name not in columns:  # one computation may give several
                     columns |= measure.compute(about, chosen)
-        described = {measure.name: measure.plain for measure in settings}
+        described = {measure.name: measure.shown_with(chosen) for measure, chosen in settings.items()}
         result = table_of({name: columns[name] for name in names}, counts, described=described, **fields)
+        result.provenance["saturated"] = _saturated(subject, base)
         if label is not None:
             result.provenance["label"] = label
         return result
 
     return kept_result(None if folder is None else folder / f"{digest}.nc", fits, compute)
+
+
+def _saturated(objective: Objective, base: SampleSums) -> dict[str, float]:
+    """The part of images with a loss below :data:`SATURATED`, of the classes where it is more than half."""
+    small, classes = base.losses < SATURATED, objective.classes.numpy()
+    parts = {objective.class_names[c]: float(small[classes == c].mean()) for c in np.unique(classes)}
+    return {name: part for name, part in parts.items() if part > 0.5}
 
 
 def _expected(total: Passes, cost: Cost, sizes: Sequence[int]) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sharpness.errors import require_whole
+from sharpness.errors import choose, require_whole
+from sharpness.objective.coordinates import COORDINATES
 from sharpness.probes.curvature.trace import trace
 from sharpness.probes.measures.measure import ERROR, Measure, Passes, Subject
 from sharpness.probes.shared.column import Column
@@ -18,12 +19,15 @@ class Hutchinson:
     Args:
         trace_draws: random vectors.
         seed: of them.
+        coordinates: of the parameters.
     """
 
     trace_draws: int = 30
     seed: int = 0
+    coordinates: str = "plain"
 
     def __post_init__(self) -> None:
+        choose("coordinates", self.coordinates, COORDINATES)
         require_whole("trace_draws", self.trace_draws, 2, ERROR)
         require_whole("seed", self.seed)
 
@@ -35,8 +39,9 @@ def hessian_trace(subject: Subject, settings: Hutchinson) -> dict[str, Column]:
     samples costs no products of its own.
     """
     found = trace(
-        subject.objective, True, settings.trace_draws, settings.seed, resume=subject.resume, executor=subject.executor
-    )
+        subject.objective, True, settings.trace_draws, settings.seed, coordinates=settings.coordinates,
+        resume=subject.resume, executor=subject.executor,
+    )  # fmt: skip
     assert isinstance(found, MeasureResult)
     return {"trace": Column.of_result(found, "trace", found.over[0])}
 

@@ -1,0 +1,202 @@
+"""Step rules of this package for anybody's optimizer, loop, data loader and network.
+
+>>> network = nn.Linear(2, 3)
+>>> stepper = wrap(torch.optim.SGD(network.parameters(), lr=0.1), "sam:0.05", network)
+>>> round(float(stepper.step(torch.zeros(4, 2), torch.tensor([0, 1, 2, 0]))), 1) > 0
+True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sharpness.errors import UserError
+from sharpness.flattening import ClassConditionalStep, FocalSAM, ImbSAM, PoF, ReweightedSAM, build_operation
+from sharpness.steps import Batch, Context, EpochRule, Loss
+from sharpness.training.state import epoch_generator
+
+#: Names of rules beside those of ``sharpness.flattening.OPERATIONS``.
+CC_SAM = "cc-sam"
+#: Rules that depend on the training images of the classes.
+COUNTED = (ImbSAM, FocalSAM, ReweightedSAM, ClassConditionalStep)
+
+
+def wrap(
+    optimizer: torch.optim.Optimizer,
+    rule: Any,
+    network: nn.Module,
+    loss: str | Loss | Callable[[Tensor, Tensor], Tensor] = "ce",
+    *,
+    train_counts: Sequence[int] | Tensor | None = None,
+    epochs: int = 1,
+    seed: int = 0,
+) -> Stepper:
+    """Let a rule decide the gradient of an optimizer's steps, in a loop of one's own.
+
+    ``stepper.step(x, y)`` takes the place of ``zero_grad``, the forward and backward passes and ``step``. Learning-rate
+    schedules and anything else go on with the optimizer itself; a step inside ``torch.autocast`` computes under it.
+
+    Args:
+        optimizer: any, over the network's parameters.
+        rule: a name as of ``sharpness.train(flatten=...)`` (``"sam:0.1"``, ``"asam"``, ``"gp"``, ``"mp"``,
+            ``"imbsam"``, ``"focal-sam"``, ``"rwsam"``, ``"fs-dgpm"``), ``"cc-sam"`` for class-conditional SAM of all
+            parameters, or a rule.
+        network: from inputs to logits.
+        loss: ``"ce"``, a function of logits and labels that returns one value per sample (n,), or a
+            :class:`~sharpness.steps.Loss`.
+        train_counts: (C,) training images per class, which rules that treat classes unlike need.
+        epochs: of the training, for losses and rules that change with the epoch.
+        seed: of the rule's random numbers, from which :meth:`Stepper.begin_epoch` makes those of ``sharpness.train``.
+
+    Returns:
+        The stepper.
+
+    Raises:
+        UserError: no gradient rule, one that needs what was not given, a loss that is no function, or parameters of
+            another network.
+    """
+    found = _rule_of(rule)
+    if isinstance(found, COUNTED) and train_counts is None:
+        raise UserError(f"rule={rule!r} treats classes by their size: give train_counts=, one number for each class")
+    if loss != "ce" and not callable(loss):
+        raise UserError(f"loss={loss!r}: give 'ce', or a function of logits and labels")
+    owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not owned & {id(p) for p in network.parameters()}:
+        raise UserError("the optimizer has no parameter of this network: give the network that it trains")
+    counts = torch.as_tensor([1] if train_counts is None else train_counts)
+    return Stepper(optimizer, found, network, _loss_of(loss), counts, epochs, seed)
+
+
+class Stepper:
+    """Steps of an optimizer whose gradients a rule decides; made by :func:`wrap`.
+
+    Attributes:
+        optimizer: the wrapped one.
+        rule: as it was given.
+        epoch: 1-based.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, rule: Any, network: nn.Module, loss: Loss, counts: Tensor, epochs: int,
+        seed: int,
+    ) -> None:  # fmt: skip
+        self.optimizer, self.rule, self.epoch = optimizer, rule, 1
+        self._network, self._loss, self._seed = _Whole(network), loss, seed
+        self._counts, self._epochs = counts, epochs
+        self._context = self._context_of(1)
+        self._of_epoch = None if isinstance(rule, EpochRule) else rule
+
+    def begin_epoch(self, epoch: int, batches: Iterable[tuple[Tensor, Tensor]] | None = None) -> None:
+        """Begin an epoch: random numbers are those of its number, whatever came before.
+
+        Args:
+            epoch: from 1 on.
+            batches: training batches (inputs, labels) for rules that look at data before an epoch, such as FS-DGPM.
+
+        Raises:
+            UserError: an epoch below 1, or such a rule without batches.
+        """
+        if epoch < 1:
+            raise UserError(f"epoch={epoch}: epochs begin at 1")
+        self.epoch, self._context = epoch, self._context_of(epoch)
+        if isinstance(self.rule, EpochRule):
+            if batches is None:
+                raise UserError(f"{type(self.rule).__name__} looks at data before an epoch: give batches=")
+            self._of_epoch = self.rule.for_epoch(self._network, _batches(batches), self._context)
+
+    def step(self, x: Tensor, labels: Tensor, second: Tensor | None = None, lam: float = 1.0) -> Tensor:
+        """Make a step on a batch, and return its loss before the step, without a graph.
+
+        Args:
+            x: inputs.
+            labels: (n,).
+            second: (n,) the other labels of mixed inputs, of which ``labels`` weigh ``lam``.
+            lam: weight of ``labels``.
+
+        Raises:
+            UserError: the rule looks at data before an epoch, and none has begun; or logits that are not (n, C).
+        """
+        if self._of_epoch is None:
+            raise UserError(f"{type(self.rule).__name__} looks at data before an epoch: call begin_epoch(1, batches)")
+        self.optimizer.zero_grad(set_to_none=True)
+        value = self._of_epoch.backward(self._network, Batch(x, labels, second, lam), self._loss, self._context)
+        self.optimizer.step()
+        return value
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's state, and the epoch with the states of its random numbers."""
+        numbers = [g.get_state() for g in (self._context.generator, self._context.noise)]
+        return {"optimizer": self.optimizer.state_dict(), "epoch": self.epoch, "random": numbers}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self._context = state["epoch"], self._context_of(state["epoch"])
+        for generator, numbers in zip((self._context.generator, self._context.noise), state["random"], strict=True):
+            generator.set_state(numbers)
+
+    def _context_of(self, epoch: int) -> Context:
+        generators = epoch_generator(self._seed, 0, epoch), epoch_generator(self._seed, 0, epoch, "/rule")
+        device = next(self._network.parameters()).device
+        return Context(self._counts.to(device), epoch, self._epochs, *generators)
+
+
+class _Whole(nn.Module):
+    """A network as rules see it: features are its logits, and the head leaves them as they are."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.head = network, nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.backbone(x)
+
+
+class _OfFunction(Loss):
+    """The mean of a function that gives one value per sample."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.function = function
+
+    def terms(self, logits: Tensor, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        losses = self.function(logits, labels)
+        if losses.shape != labels.shape[:1]:
+            raise UserError(
+                f"the loss gave shape {tuple(losses.shape)} for {len(labels)} samples: let it return one value for "
+                "each, such as torch.nn.CrossEntropyLoss(reduction='none')"
+            )
+        return losses, torch.ones_like(losses)
+
+
+def _loss_of(loss: Any) -> Loss:
+    if isinstance(loss, Loss):
+        return loss
+    return _OfFunction(partial(F.cross_entropy, reduction="none") if loss == "ce" else loss)
+
+
+def _rule_of(rule: Any) -> Any:
+    """A rule by its name, or as it is.
+
+    Raises:
+        UserError: an operation that is no gradient rule.
+    """
+    found = rule
+    if rule == CC_SAM:
+        found = ClassConditionalStep()
+    elif isinstance(rule, str):
+        found = build_operation(rule)
+    if isinstance(found, PoF) or not (hasattr(found, "backward") or isinstance(found, EpochRule)):
+        raise UserError(
+            f"rule={rule!r} changes a training rather than the gradient of a step: take sharpness.train(flatten=...)"
+        )
+    return found
+
+
+def _batches(pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Batch]:
+    return (Batch(x, labels) for x, labels in pairs)

@@ -1,0 +1,169 @@
+r"""The classes' shares of the eigenvalues of the whole loss, of eigenvectors at hand.
+
+With :math:`A_c` the weight of class c and A their sum, :math:`L = \sum_c (A_c / A) L_c`, so that of an eigenvector
+
+.. math:: \lambda_j = v_j' H v_j = \sum_c \frac{A_c}{A}\, v_j' H_c v_j
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sharpness.engine import mean_error
+from sharpness.errors import UserError
+from sharpness.objective import Objective
+from sharpness.probes.shared.cost import Cost, announce
+from sharpness.progress import progress
+from sharpness.results import EigenvalueResult, OwnersResult
+
+#: Rise of the loss that a step reaches on its quadratic, unless its length is given.
+RISE = 0.1
+#: Largest difference of v'Hv from the eigenvalue, relative to it: of two routes in float64, and in float32.
+AGREE = {torch.float64: 1e-5, torch.float32: 1e-3}
+logger = logging.getLogger("sharpness")
+
+
+def owners_of(objective: Objective, found: EigenvalueResult, epsilon: float | None = None) -> OwnersResult:
+    """Find the owners of eigenvectors at hand: see :func:`~sharpness.owners`.
+
+    Returns:
+        Shares, slopes and changes of accuracy.
+
+    Raises:
+        UserError: eigenvalues of single classes or without vectors, of other weights or other samples, or a distance
+            that is not positive.
+    """
+    require_distance(epsilon)
+    _require_of(objective, found)
+    assert found.vectors is not None
+    vectors = torch.as_tensor(found.vectors).to(objective.device, objective.dtype)
+    base, weights, classes = objective.check(), objective.weights.double().numpy(), objective.classes.numpy()
+    cost, n = Cost.of(objective), objective.num_samples
+    # A second derivative of every sample, forward, takes about as long as two gradients.
+    announce(f"owners of {len(vectors)} directions", len(vectors) * (2 * cost.forward(n) + 2 * cost.gradient(n)))
+    values = np.asarray(found.values, dtype=float)
+    with np.errstate(divide="ignore"):
+        epsilons = np.sqrt(2 * RISE / np.abs(values)) if epsilon is None else np.full(len(values), float(epsilon))
+    table: dict[str, list[np.ndarray]] = {}
+    sums: list[float] = []
+    with progress(len(vectors), "owners", "directions") as bar:
+        for vector, step in zip(vectors, epsilons, strict=True):
+            slopes, forms = objective.slopes(vector), objective.quadratic_forms(vector)
+            answers = [_answers(objective, side * float(step) * vector) - base.answers for side in (-1, 1)]
+            numbers = _shares(forms, weights, classes, objective.num_classes)
+            sums.append(float(np.average(forms, weights=weights)))
+            numbers |= _means("slope", slopes, weights, classes, objective.num_classes)
+            sides = [_means("change", change, weights, classes, objective.num_classes) for change in answers]
+            numbers |= {name: np.stack([side[name] for side in sides], axis=-1) for name in sides[0]}
+            for name, numbers_of in numbers.items():
+                table.setdefault(name, []).append(numbers_of)
+            bar.update()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        off = np.abs(np.array(sums) / values - 1)
+    if not (off <= AGREE[objective.dtype]).all():
+        worst = int(np.argmax(np.nan_to_num(off, nan=np.inf)))
+        logger.warning(
+            "eigenvalue %d is %.6g, and the sum over all images %.6g: its shares are rounding; take fewer directions, "
+            "or convert the model to float64", worst + 1, values[worst], sums[worst],
+        )  # fmt: skip
+    provenance = {n: v for n, v in found.provenance.items() if n != "checks"}
+    return OwnersResult(
+        values=values,
+        residuals=found.residuals,
+        converged=found.converged,
+        shares=np.stack(table["share"]),
+        standard_errors=np.stack(table["share_error"]),
+        slopes=np.stack(table["slope"]),
+        slope_errors=np.stack(table["slope_error"]),
+        accuracy_changes=np.stack(table["change"]),
+        accuracy_change_errors=np.stack(table["change_error"]),
+        epsilons=epsilons,
+        which=found.which,
+        class_names=found.class_names,
+        class_samples=found.class_samples,
+        class_weights=found.class_weights,
+        groups=found.groups,
+        sample_ids=found.sample_ids,
+        sample_weights=found.sample_weights,
+        provenance={**provenance, "probe": "owners", "epsilon": epsilon},
+    )
+
+
+def _shares(forms: np.ndarray, weights: np.ndarray, classes: np.ndarray, number: int) -> dict[str, Any]:
+    r"""Shares :math:`s_c = \sum_{i \in c} a_i q_i / \sum_i a_i q_i` (C,) and their standard errors over images.
+
+    The denominator is A times the eigenvalue, up to rounding. It holds the images of the class as well: by the delta
+    method the errors are those of :math:`\sum_i a_i (q_i 1[i \in c] - s_c q_i) / (A \lambda)`, whose terms of one class
+    are independent of those of another, and whose class has a fixed number of images.
+
+    Returns:
+        Both by name.
+    """
+    terms = weights * forms / (weights * forms).sum()
+    shares = np.bincount(classes, terms, number)
+    variance = np.zeros(number)
+    for d in range(number):
+        of_class = terms[classes == d]
+        n = len(of_class)
+        if n:
+            # A class of one image says nothing about its spread.
+            spread = n * of_class.var(ddof=1) if n > 1 else np.nan
+            factor = (np.arange(number) == d) - shares
+            variance += np.where(factor == 0, 0.0, factor**2 * spread)
+    present = np.bincount(classes, minlength=number) > 0
+    return {"share": shares, "share_error": np.where(present, np.sqrt(variance), np.nan)}
+
+
+def _means(name: str, values: np.ndarray, weights: np.ndarray, classes: np.ndarray, number: int) -> dict[str, Any]:
+    """Weighted means of every class (C,), and their standard errors; NaN without samples."""
+    found = np.full((2, number), np.nan)
+    for c in np.unique(classes):
+        chosen = classes == c
+        found[:, c] = np.average(values[chosen], weights=weights[chosen]), mean_error(values[chosen], weights[chosen])
+    return {name: found[0], f"{name}_error": found[1]}
+
+
+def _answers(objective: Objective, displacement: Tensor) -> np.ndarray:
+    with objective.at(displacement):
+        return objective.evaluate_samples().answers
+
+
+def require_distance(epsilon: float | None) -> None:
+    """Refuse a distance that is not positive.
+
+    Raises:
+        UserError: says which are.
+    """
+    if epsilon is not None and not 0 < epsilon < np.inf:
+        raise UserError(f"epsilon={epsilon}: give a positive distance, or None for one that changes the loss by {RISE}")
+
+
+def _require_of(objective: Objective, found: EigenvalueResult) -> None:
+    """Refuse eigenvalues that are not of this objective as it is.
+
+    Raises:
+        UserError: says which, and how to get those that are.
+    """
+    if found.per_class:
+        raise UserError("owners are of the whole loss, and these eigenvalues of every row: take per_class=False")
+    if found.vectors is None:
+        raise UserError("these eigenvalues were computed without vectors: take keep_vectors=True")
+    now = objective.provenance()
+    for name, remedy in (
+        ("model_sha256", "the weights are others by now"),
+        ("data_sha256", "these are other samples"),
+        ("scope", "this is another scope"),
+        ("coordinates", "these are other coordinates"),
+        ("loss", "this is another loss"),
+    ):
+        if found.provenance.get(name, now[name]) != now[name]:
+            raise UserError(
+                f"{name} is not that of the eigenvalues: {remedy}; compute the eigenvalues of this objective"
+            )
+    if found.provenance.get("kind", "hessian") != "hessian":
+        raise UserError("kind='ggn': owners are of the Hessian, take kind='hessian'")

@@ -1,0 +1,23 @@
+"""The critical radius along random directions."""
+
+from __future__ import annotations
+
+from sharpness.probes.measures.measure import Measure, Passes, Subject
+from sharpness.probes.measures.random_rise import RandomDirections
+from sharpness.probes.perturbations.critical_radius import POINTS, critical_radius
+from sharpness.probes.shared.column import Column
+from sharpness.results import MeasureResult
+
+
+def radius_of_classes(subject: Subject, settings: RandomDirections) -> dict[str, Column]:
+    """Means over the random directions of :func:`~sharpness.critical_radius`, which all classes share."""
+    found = critical_radius(subject.objective, "random", settings.draws, seed=settings.seed)
+    assert isinstance(found, MeasureResult)
+    return {"critical_radius": Column.of_result(found, "random", found.over[0])}
+
+
+CRITICAL_RADIUS = Measure(
+    "critical_radius", radius_of_classes, RandomDirections, lambda settings: Passes(forwards=POINTS * settings.draws),
+    title="Critical radius", unit="weight norms", lower_is_flatter=False, usual=False,
+    explained="the distance in {draws} random directions at which it doubles, or accuracy falls by ten points",
+)  # fmt: skip

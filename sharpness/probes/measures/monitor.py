@@ -1,0 +1,166 @@
+"""Monitor of the sharpness of a training while it runs, within a share of its time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from sharpness.errors import UserError, require_whole
+from sharpness.objective import Objective
+from sharpness.probes.measures.recorder import LAMBDA, USUAL, Recorder, small_sample
+from sharpness.probes.shared.cost import Cost
+from sharpness.results.history import COLUMNS, History
+
+
+class Monitor:
+    """The sharpness of all samples and of every group over a training, in anybody's loop.
+
+    Call :meth:`step` at the end of every epoch. It measures a fixed small sample of every class, with the model in eval
+    mode for that time, and leaves the model, its mode and all random numbers as they were. It never takes more than
+    ``budget`` of the time since it was made: what would is put off to a later epoch. Eigenvalues begin with the
+    vectors of the last time.
+
+    Args:
+        model: in training.
+        data: as :class:`~sharpness.Objective` takes it: training images without augmentation.
+        every: epochs from one measurement to the next, at least.
+        budget: the largest share of the time, above 0 and at most 1.
+        measures: names of measures; the largest eigenvalue, loss and accuracy unless given.
+        log: called with the rows of every measurement, dictionaries.
+        samples: of every class.
+        seed: of the samples and of the first vectors.
+        clock: gives seconds.
+        options: of :class:`~sharpness.Objective`, such as ``groups``.
+
+    Raises:
+        UserError: settings out of range, or an unknown measure.
+
+    >>> import torch
+    >>> model, data = nn.Linear(2, 2), (torch.eye(2), torch.tensor([0, 1]))
+    >>> monitor = Monitor(model, data, budget=1.0, measures="loss")
+    >>> rows = monitor.step(1)
+    >>> [row["measure"] for row in rows], 0 < monitor.share <= 1
+    (['loss'], True)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Any,
+        every: int = 1,
+        budget: float = 0.1,
+        measures: str | Sequence[str] = USUAL,
+        log: Callable[[list[dict[str, Any]]], object] | None = None,
+        *,
+        samples: int = 8,
+        seed: int = 0,
+        clock: Callable[[], float] = time.perf_counter,
+        **options: Any,
+    ) -> None:
+        require_whole("every", every, 1)
+        require_whole("samples", samples, 1)
+        if not 0 < budget <= 1:
+            raise UserError(f"budget={budget}: give a share of the time, above 0 and at most 1")
+        self.model, self.every, self.budget, self.log = model, every, budget, log
+        self.recorder = Recorder(measures, seed=seed)
+        self._data, self._options, self._samples, self._seed, self._clock = data, options, samples, seed, clock
+        # Made at the first step, when weights are on their device.
+        self._objective: Objective | None = None
+        self._rows: list[dict[str, Any]] = []
+        self._begin, self._before = clock(), 0.0
+        self.spent, self._longest, self._event = 0.0, 0.0, ""
+        self.measured, self.calls, self._last = 0, 0, 0
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the begin, those of earlier parts of a resumed training as well."""
+        return self._before + self._clock() - self._begin
+
+    @property
+    def share(self) -> float:
+        """The part of the time that measuring took."""
+        return self.spent / max(self.elapsed, 1e-12)
+
+    @property
+    def history(self) -> History:
+        """All that was measured."""
+        return History(pd.DataFrame(self._rows, columns=list(COLUMNS)))
+
+    def step(self, epoch: float | None = None, lr: float | None = None, event: str = "") -> list[dict[str, Any]] | None:
+        """Measure, if it is due and the budget has room for what the longest measurement so far took.
+
+        Args:
+            epoch: its number; the number of calls unless given.
+            lr: the learning rate, for the line 2 / lr of the picture.
+            event: what happened, such as ``"stage 2"``; it is kept for the next measurement where this is none.
+
+        Returns:
+            The rows, or None where nothing was measured.
+        """
+        self.calls += 1
+        self._event = "; ".join(filter(None, [self._event, event]))
+        if self.measured and (self.calls - self._last) < self.every:
+            return None
+        if self._objective is None:
+            self._look_ahead()
+        # After a measurement as long as the longest so far its share must still be within the budget.
+        if self.spent + self._longest > self.budget * (self.elapsed + self._longest):
+            return None
+        assert self._objective is not None
+        begin = self._clock()
+        with self._evaluating():
+            rows = self.recorder.rows(self._objective, self.calls if epoch is None else epoch)
+        took = self._clock() - begin
+        self.spent, self.measured, self._last = self.spent + took, self.measured + 1, self.calls
+        # What was expected before the first measurement is forgotten.
+        self._longest = took if self.measured == 1 else max(self._longest, took)
+        rows = [{**row, "share": self.share, "lr": lr, "event": self._event} for row in rows]
+        self._rows += rows
+        self._event = ""
+        if self.log is not None:
+            self.log(rows)
+        return rows
+
+    def _look_ahead(self) -> None:
+        """Prepare the sample, and estimate how long a measurement will take from single passes."""
+        begin = self._clock()
+        with self._evaluating():
+            whole = Objective(self.model, self._data, **self._options)
+            self._objective = small_sample(whole, self._samples, self._seed)
+            curvature = LAMBDA in self.recorder.names
+            cost = Cost.of(self._objective, rows=int(curvature), gradients=False)
+        # All samples and, in their groups, all of them again.
+        products = 2 * self.recorder.max_iterations if curvature else 0
+        self.spent += self._clock() - begin
+        number = self._objective.num_samples
+        self._longest = max(self._longest, 10 * cost.forward(number) + products * cost.product(number))
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """The model in eval mode; every module's own mode is put back."""
+        modes = {module: module.training for module in self.model.modules()}
+        self.model.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed training needs to go on with the same history, times and vectors."""
+        return {
+            "rows": list(self._rows), "elapsed": self.elapsed, "spent": self.spent, "measured": self.measured,
+            "calls": self.calls, "last": self._last, "longest": self._longest, "vectors": dict(self.recorder.vectors),
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken."""
+        self._rows, self.spent, self.measured = list(state["rows"]), state["spent"], state["measured"]
+        self.calls, self._last, self._longest = state["calls"], state["last"], state["longest"]
+        self._before, self._begin = state["elapsed"], self._clock()
+        self.recorder.vectors = dict(state["vectors"])

@@ -1,0 +1,65 @@
+"""The soft rank of the Hessian, which no multiple of the loss changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sharpness.curvature import interval
+from sharpness.errors import require_whole
+from sharpness.probes.measures.extreme_eigenvalues import LARGEST, Lanczos, ends_of_spectra
+from sharpness.probes.measures.measure import ERROR, Measure, Passes, Subject
+from sharpness.probes.measures.trace import Hutchinson, hessian_trace
+from sharpness.probes.shared.column import Column
+from sharpness.results.estimates import Estimate
+
+
+@dataclass(frozen=True)
+class SoftRank(Lanczos):
+    """Settings of the soft rank: those of the largest eigenvalue and of the trace.
+
+    Args:
+        trace_draws: random vectors of the trace.
+    """
+
+    trace_draws: int = Hutchinson.trace_draws
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_whole("trace_draws", self.trace_draws, 2, ERROR)
+
+
+def soft_rank(subject: Subject, settings: SoftRank) -> dict[str, Column]:
+    r""":math:`\operatorname{tr} H_c / \lambda_\max(H_c)`, with both from the table where it has them.
+
+    Errors are those of the trace, over random vectors: the eigenvalue of these images is exact up to its residual. A
+    group's value is the mean of its classes', with a bound of its error, because classes share the vectors.
+    """
+    known = dict(subject.known)
+    if "trace" not in known:
+        chosen = Hutchinson(settings.trace_draws, settings.seed, settings.coordinates)
+        known |= hessian_trace(subject, chosen)
+    if "lambda_max" not in known:
+        ends = Lanczos(settings.tol, settings.max_iterations, settings.seed, settings.coordinates)
+        known |= ends_of_spectra(replace(subject, names=("lambda_max",)), ends)
+    rows = subject.objective.num_classes + 1
+    top = known["lambda_max"].rows.value[:rows]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value, error = (np.asarray(part)[:rows] / top for part in known["trace"].rows[:2])
+    present = subject.objective.class_samples > 0
+    members = [[c for c in classes if present[c]] for classes in subject.objective.groups.values()]
+    means = [[part[m].mean() if m else np.nan for m in members] for part in (value, np.abs(error))]
+    value, error = np.append(value, means[0]), np.append(np.abs(error), means[1])
+    bounds = interval(value, error, settings.trace_draws - 1)
+    return {"soft_rank": Column(Estimate(value, error, *bounds), f"{settings.trace_draws} random vectors")}
+
+
+def _passes(settings: SoftRank) -> Passes:
+    return Passes(products=LARGEST + settings.trace_draws, of_all=LARGEST)
+
+
+SOFT_RANK = Measure(
+    "soft_rank", soft_rank, SoftRank, _passes, title="Soft rank", usual=False,
+    explained="the trace of its Hessian over the largest eigenvalue{in_coordinates}",
+)  # fmt: skip

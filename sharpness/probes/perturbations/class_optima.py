@@ -1,0 +1,214 @@
+r"""Displacements to the classes' own optima, where each class wants to go, by damped Gauss-Newton steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Unpack
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sharpness.engine import mean_error
+from sharpness.errors import UserError, require_whole
+from sharpness.objective import Objective
+from sharpness.probes.curvature.rows import rows_of
+from sharpness.probes.shared.cost import Cost, announce
+from sharpness.probes.shared.probe import Given, comparable
+from sharpness.progress import progress
+from sharpness.results import OptimaResult
+
+#: A step that lowers the damped loss by less than this part of it ends the search.
+ENOUGH = 1e-3
+#: Residual of conjugate gradients, and halvings of a step that raises the loss.
+CG_TOL, HALVINGS = 1e-4, 8
+
+
+@comparable
+def class_optima(
+    objective: Objective,
+    damping: float = 0.01,
+    steps: int = 8,
+    cg_steps: int = 30,
+    *,
+    per_group: bool = False,
+    match_samples: int | None = None,
+    keep_vectors: bool = True,
+    seed: int = 0,
+    **given: Unpack[Given],
+) -> OptimaResult:
+    r"""Find where each class wants to go: the displacement to its own optimum, and how these conflict.
+
+    .. math:: d_c = \arg\min_d \; L_c(w + d) + \tfrac{\mu}{2}\, \|d\|^2 / \|w\|^2
+
+    by Gauss-Newton steps from d = 0, each solved by conjugate gradients and halved until it lowers the damped loss.
+    The damping :math:`\mu` makes the optimum of a loss that falls forever, such as cross-entropy of images that can be
+    told apart, a point: to move by the norm of all weights costs :math:`\mu / 2`. Standard errors of lengths are the
+    infinitesimal jackknife: with :math:`u = (G + \mu / \|w\|^2)^{-1} d_c / \|d_c\|` the error of the mean of
+    :math:`u' \nabla \ell_i` over the class's images at the optimum.
+
+    Args:
+        objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.
+        damping: :math:`\mu`; 0 for none.
+        steps: Gauss-Newton steps at most.
+        cg_steps: products of each step at most.
+        per_group: the optima of groups, over all their images, instead of classes.
+        match_samples: draw so many images of every class first, by ``seed``.
+        keep_vectors: keep the displacements, one float per parameter and class.
+        seed: of the images that are drawn.
+        given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
+
+    Returns:
+        Lengths in norms of the weights, losses there, cosines between classes (the conflict matrix), and the loss of
+        every class at the optimum of every other.
+        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
+
+    Raises:
+        UserError: settings out of range, or weights that are all zero.
+
+    Class 0 wants :math:`w_1 = 1`, class 1 :math:`w_2 = 2`, from w = (3, 4):
+
+    >>> import torch
+    >>> from sharpness import Objective
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> _ = model.weight.data.copy_(torch.tensor([[3.0, 4.0]]))
+    >>> x, t = torch.eye(2), torch.tensor([1.0, 2.0])
+    >>> objective = Objective(model, (x, t), loss=lambda u, t: (u[:, 0] - t) ** 2, classes=[0, 1])
+    >>> found = class_optima(objective, damping=0)
+    >>> found.lengths.round(4).tolist(), found.cosines.round(4).tolist()
+    ([0.4, 0.4], [[1.0, 0.0], [0.0, 1.0]])
+    """
+    if not 0 <= damping < np.inf:
+        raise UserError(f"damping={damping}: give a finite number, at least 0")
+    for name, value in (("steps", steps), ("cg_steps", cg_steps)):
+        require_whole(name, value, least=1)
+    rows = rows_of(objective, per_class=not per_group, per_group=per_group, match_samples=match_samples, seed=seed)
+    whole, norm = rows.whole, rows.whole.weight_norm
+    if not norm:
+        raise UserError("all weights in scope are zero: displacements relative to their norm mean nothing")
+    settings = {"damping": damping, "steps": steps, "cg_steps": cg_steps, "match_samples": match_samples}
+    fields = rows.fields(probe="class_optima", **settings)
+    whole.check()
+    most = steps * cg_steps
+    announce(f"optima of {len(rows.present)} rows, at most {most} products each", _seconds(whole, most))
+    search = _Search(damping / norm**2, steps, cg_steps)
+    count, k = len(rows.parts), whole.num_parameters
+    vectors, numbers = np.full((count, k), np.nan), np.full((5, count), np.nan)
+    converged, products = np.zeros(count, dtype=bool), np.zeros(count, dtype=int)
+    with progress(None, "optima", "products") as bar:
+        for i, part in rows.present:
+            bar.set_postfix_str(rows.names[i])
+            found = search.optimum(part, bar.update)
+            length = float(found.displacement.double().norm())
+            vectors[i] = found.displacement.cpu().numpy()
+            numbers[:, i] = length / norm, found.length_error / norm, found.start, found.loss, found.loss_error
+            converged[i], products[i] = found.converged, found.products
+    # Every class at every optimum: who pays for what serves another.
+    losses_at = np.full((count, count), np.nan)
+    parts = dict(rows.present)
+    for i in parts:
+        with whole.at(torch.as_tensor(vectors[i])):
+            losses_at[i, list(parts)] = [part.loss() for part in parts.values()]
+    lengths, length_errors, losses, optimum_losses, loss_errors = numbers
+    return OptimaResult(
+        lengths=lengths,
+        length_errors=length_errors,
+        losses=losses,
+        optimum_losses=optimum_losses,
+        optimum_loss_errors=loss_errors,
+        cosines=_cosines(vectors),
+        losses_at=losses_at,
+        converged=converged,
+        vectors=vectors if keep_vectors else None,
+        products=products,
+        **fields,
+    )
+
+
+class _Optimum:
+    """The end of a search."""
+
+    def __init__(self, start: float, displacement: Tensor) -> None:
+        self.start = self.loss = start
+        self.displacement = displacement
+        self.length_error = self.loss_error = float("nan")
+        self.converged, self.products = False, 0
+
+
+class _Search:
+    """Damped Gauss-Newton steps on one class, with the ridge ``mu`` on the displacement."""
+
+    def __init__(self, mu: float, steps: int, cg_steps: int) -> None:
+        self.mu, self.steps, self.cg_steps = mu, steps, cg_steps
+
+    def optimum(self, part: Objective, update: Callable[[int], object]) -> _Optimum:
+        zero = torch.zeros(part.num_parameters, dtype=part.dtype, device=part.device)
+        found = _Optimum(part.loss(), zero)
+        damped = found.start
+        for _ in range(self.steps):
+            step, solved = self._step(part, found.displacement, update)
+            found.products += solved
+            for halving in range(HALVINGS):
+                tried = found.displacement + step / 2**halving
+                with part.at(tried):
+                    loss = part.loss()
+                value = loss + self.mu / 2 * float(tried.double().square().sum())
+                if value < damped:
+                    break
+            else:  # no shorter step helps: rounding, or a saddle of the damped loss
+                found.converged = True
+                break
+            found.displacement, found.loss, gain, damped = tried, loss, damped - value, value
+            if gain <= ENOUGH * max(damped, 1e-12):
+                found.converged = True
+                break
+        self._errors(part, found, update)
+        return found
+
+    def _step(self, part: Objective, at: Tensor, update: Callable[[int], object]) -> tuple[Tensor, int]:
+        """The Gauss-Newton step at a displacement, and the products that it took."""
+        with part.at(at):
+            return self._solve(part, -(part.gradient() + self.mu * at), update)
+
+    def _solve(self, part: Objective, right: Tensor, update: Callable[[int], object]) -> tuple[Tensor, int]:
+        """Conjugate gradients for ``(G + mu) x = right`` at the weights as they are."""
+        x, residual = torch.zeros_like(right, dtype=torch.float64), right.double().clone()
+        direction, size = residual.clone(), float(residual.square().sum())
+        done, start = 0, size
+        with part.operator(kind="ggn") as operator:
+            while done < self.cg_steps and size > CG_TOL**2 * start:
+                image = operator(direction.to(part.dtype)).double() + self.mu * direction
+                done += 1
+                update(1)
+                bend = float(direction @ image)
+                if bend <= 1e-14 * float(direction.square().sum()):  # flat: nothing tells how far to go
+                    break
+                x += size / bend * direction
+                residual -= size / bend * image
+                size, before = float(residual.square().sum()), size
+                direction = residual + size / before * direction
+        return x.to(part.dtype), done
+
+    def _errors(self, part: Objective, found: _Optimum, update: Callable[[int], object]) -> None:
+        """Standard errors over images at the optimum."""
+        length = float(found.displacement.double().norm())
+        weights = part.weights.double().numpy()
+        with part.at(found.displacement):
+            found.loss_error = mean_error(part.evaluate_samples().losses, weights)
+            if length > 0:
+                bent, solved = self._solve(part, found.displacement / length, update)
+                found.products += solved
+                found.length_error = mean_error(part.slopes(bent), weights)
+
+
+def _cosines(vectors: np.ndarray) -> np.ndarray:
+    """Cosines between rows, NaN of rows that vanish or are not there."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        units = np.where(norms > 0, vectors / norms, np.nan)
+    return np.clip(units @ units.T, -1, 1)
+
+
+def _seconds(objective: Objective, products: int) -> float:
+    cost, samples = Cost.of(objective, rows=1), objective.num_samples
+    return 10 * (cost.forward(samples) + cost.gradient(samples)) + products * cost.product(samples)

@@ -1,0 +1,84 @@
+"""Sharpness over a training: measures of all samples and of every group, epoch by epoch, with events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from sharpness.errors import UserError, choose
+from sharpness.plots import plot_lines
+
+#: Columns of a history.
+COLUMNS = ("epoch", "of", "measure", "value", "residual", "products", "seconds", "share", "lr", "event")
+
+
+@dataclass(frozen=True)
+class History:
+    """Measures over a training.
+
+    Attributes:
+        rows: a row for every epoch, subset and measure: ``epoch``, ``of`` ("all" or a group), ``measure``, ``value``,
+            the ``residual`` of an eigenvalue and its ``products``, ``seconds`` that the epoch's measures took, the
+            ``share`` of the time since the begin that measuring took, ``lr`` and ``event``.
+    """
+
+    rows: pd.DataFrame
+
+    def to_frame(self) -> pd.DataFrame:
+        """All rows."""
+        return self.rows.copy()
+
+    @property
+    def share(self) -> float:
+        """The part of the time that measuring took, NaN where nothing was timed."""
+        return float(self.rows["share"].iloc[-1]) if len(self.rows) else float("nan")
+
+    @property
+    def events(self) -> dict[float, str]:
+        """The events, by the epoch that each is first seen at."""
+        told = self.rows[self.rows["event"].fillna("") != ""]
+        return {float(r.epoch): str(r.event) for r in told.drop_duplicates("epoch").itertuples()}
+
+    def plot(self, measure: str = "lambda_max", ax: Axes | None = None, of: Sequence[str] | None = None) -> Axes:
+        """Draw a measure over epochs, a line for all samples and one for each group.
+
+        Grey lines are events. Beside the largest eigenvalue a dotted line is 2 / lr, above which plain gradient descent
+        is unstable.
+
+        Args:
+            measure: which.
+            ax: a new one unless given.
+            of: subsets; all there are unless given.
+
+        Raises:
+            UserError: nothing was measured, or an unknown measure or subset.
+        """
+        if not len(self.rows):
+            raise UserError("nothing was measured: the budget may be too small for a single measurement")
+        choose("measure", measure, list(dict.fromkeys(self.rows["measure"])))
+        part = self.rows[self.rows["measure"] == measure]
+        there = list(dict.fromkeys(part["of"]))
+        for name in of or ():
+            choose("subset", name, there)
+        curves = {name: part[part["of"] == name] for name in of or there}
+        lines: dict[str, Any] = {
+            name: (r["epoch"].to_numpy(float), r["value"].to_numpy(float)) for name, r in curves.items()
+        }
+        ax = plot_lines(lines, ax, xlabel="Epoch", ylabel=measure)
+        rates = part.drop_duplicates("epoch")[["epoch", "lr"]].dropna()
+        if measure == "lambda_max" and len(rates):
+            low, high = ax.get_ylim()
+            ax.plot(rates["epoch"], 2 / rates["lr"], ":", color="0.4", label="2 / lr", gid="stability")
+            # The line may be far above: the eigenvalues decide what is shown, and it where it is near.
+            near = float(2 / rates["lr"].max())
+            ax.set_ylim(low, max(high, 1.1 * near) if near < 3 * high else high)
+            ax.legend(fontsize=6.5)
+        for epoch, text in self.events.items():
+            ax.axvline(epoch, color="0.6", linewidth=0.8, zorder=0.5, gid="event")
+            look: dict[str, Any] = {"rotation": 90, "va": "top", "ha": "right", "fontsize": 5.5}
+            ax.annotate(text, (epoch, 1), xycoords=("data", "axes fraction"), **look)
+        return ax

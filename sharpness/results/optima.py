@@ -1,0 +1,149 @@
+"""Displacements to the optimum of every class: where each class wants to go, and how these conflict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from sharpness.curvature import interval
+from sharpness.errors import UserError
+from sharpness.plots import plot_layer_class, plot_layer_class_grid
+from sharpness.results.base import Result
+from sharpness.results.comparison import each, first_of, means
+from sharpness.results.estimates import Estimate, Subset
+from sharpness.results.picture import applying, in_order, picture
+from sharpness.results.same import require_same
+from sharpness.results.tables import long_form
+from sharpness.results.words import marks_in
+from sharpness.untrusted.refused import Refused
+
+NUMBERS = ("displacement", "optimum_loss")
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class OptimaResult(Result):
+    """The optimum of every class, or of every group, near the weights.
+
+    Attributes:
+        lengths: (C,) of the displacements d_c, in norms of the weights; NaN without samples.
+        length_errors: (C,) their standard errors over images.
+        losses: (C,) L_c at the weights.
+        optimum_losses: (C,) L_c at w + d_c.
+        optimum_loss_errors: (C,) their standard errors over images, at fixed d_c.
+        cosines: (C, C) between displacements; 1 on the diagonal.
+        losses_at: (C, C) loss of the class of the column at the optimum of that of the row.
+        converged: (C,) bool.
+        vectors: (C, num_parameters) displacements, or None if they were not kept.
+        products: (C,) Gauss-Newton products.
+    """
+
+    DIMENSIONS: ClassVar = {
+        "lengths": ("class",),
+        "length_errors": ("class",),
+        "losses": ("class",),
+        "optimum_losses": ("class",),
+        "optimum_loss_errors": ("class",),
+        "cosines": ("optimum", "class"),
+        "losses_at": ("optimum", "class"),
+        "converged": ("class",),
+        "vectors": ("class", "parameter"),
+        "products": ("class",),
+    }
+    SETTINGS: ClassVar = ("damping", "steps", "match_samples")
+
+    lengths: np.ndarray
+    length_errors: np.ndarray
+    losses: np.ndarray
+    optimum_losses: np.ndarray
+    optimum_loss_errors: np.ndarray
+    cosines: np.ndarray
+    losses_at: np.ndarray
+    converged: np.ndarray
+    products: np.ndarray
+    vectors: np.ndarray | None = None
+
+    def validate(self) -> None:
+        super().validate()
+        if self.cosines.shape[0] != len(self.class_names) or self.losses_at.shape[0] != len(self.class_names):
+            raise Refused("has cosines of other classes than it names: probe again")
+
+    def keys(self) -> tuple[str, ...]:
+        """The length of the displacement, and the loss at its end."""
+        return NUMBERS
+
+    def _estimate(self, name: str, subset: Subset) -> Estimate:
+        pair = (self.lengths, self.length_errors), (self.optimum_losses, self.optimum_loss_errors)
+        values, errors = pair[NUMBERS.index(name)]
+        ends = interval(values, errors, self.class_samples - 1, keeps_sign=True)
+        return self._of_row(np.stack([values, errors, *ends]), subset, per_class=True)
+
+    def direction(self, subset: str | int) -> np.ndarray:
+        """The displacement of a class or group (k,), such as for :func:`~sharpness.plane`.
+
+        Raises:
+            UserError: displacements were not kept, or an unknown class.
+        """
+        if self.vectors is None:
+            raise UserError("displacements were not kept: take keep_vectors=True")
+        found = self.classes_of(subset)
+        return np.asarray(self.vectors[found].mean(axis=0) if isinstance(found, list) else self.vectors[found])
+
+    def _frame(self) -> pd.DataFrame:
+        """One row per class or group."""
+        frame = pd.DataFrame([self.row(c) for c in range(len(self.class_names))])
+        for name in NUMBERS:
+            found = self[name]
+            frame[name], frame[f"{name}_se"] = found.values, found.standard_errors
+            frame[f"{name}_lower"], frame[f"{name}_upper"] = found.intervals
+            if name == "displacement":
+                frame["loss"] = self.losses
+        others = self.cosines + np.where(np.eye(len(self.cosines)) > 0, np.nan, 0.0)
+        known = np.isfinite(others).any(axis=1)
+        worst = [int(np.nanargmin(row)) if there else None for row, there in zip(others, known, strict=True)]
+        frame["least_cosine"] = [np.nan if w is None else others[c, w] for c, w in enumerate(worst)]
+        frame["with"] = ["" if w is None else self.class_names[w] for w in worst]
+        frame["converged"], frame["products"] = self.converged, self.products.astype(int)
+        return frame
+
+    def _long(self, frame: pd.DataFrame) -> pd.DataFrame:
+        return long_form(frame, NUMBERS, self.AXES)
+
+    def notes_on(self, frame: pd.DataFrame) -> list[str]:
+        return marks_in(frame, dict.fromkeys(NUMBERS, "images"))
+
+    @classmethod
+    @picture(plot_layer_class, plot_layer_class_grid, classes=True)
+    def compare(cls, results: Mapping[str, Any], ax: Any = None, **options: Any) -> Any:
+        """The conflict matrix: cosines between the displacements of classes, from most to fewest images.
+
+        Of several trainings the cells are means. A cosine below zero: what serves one class costs the other.
+
+        Returns:
+            The Axes, or of several models the Figure.
+        """
+        require_same(each(results), shared=())
+        first = first_of(results)
+        order = in_order(first.class_names, first.by_size())
+        names = [first.class_names[c] for c in order]
+        values = means(results, lambda r: r.cosines[np.ix_(order, order)])
+        settings: dict[str, Any] = {
+            "label": "cosine (cells: in hundredths)",
+            "log": False,
+            "ylabel": "Class",
+        }
+        settings |= {"limits": (-1.0, 1.0), "annotated": True} | options
+        if len(values) == 1:
+            (only,) = values.values()
+            return plot_layer_class(only, names, names, ax, **applying(plot_layer_class, settings))
+        if ax is not None:
+            raise UserError("ax: a panel for each model is a figure of its own: leave it out, or draw one model")
+        settings.setdefault("columns", 2)
+        return plot_layer_class_grid(values, names, names, **applying(plot_layer_class_grid, settings))
+
+    def _summary(self) -> str:
+        low, high = np.nanmin(self.lengths), np.nanmax(self.lengths)
+        return f"displacements of {low:.3g} to {high:.3g} weight norms, least cosine {np.nanmin(self.cosines):.2f}"

@@ -1,0 +1,207 @@
+"""Paired comparison of models over the seeds of their trainings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sharpness.curvature import interval, mean_and_error
+from sharpness.errors import UserError
+from sharpness.plots import DotColumn, plot_dots
+from sharpness.results.estimates import Subset
+from sharpness.results.runs import Entry, Runs
+
+#: Pairs up to which all signs are tried, and random signs beyond.
+EXACT, DRAWS = 14, 9999
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Differences of models in every measure, of trainings of one seed, with a test that respects the pairing.
+
+    Attributes:
+        rows: a row for every measure, subset and pair of models: ``measure``, ``of``, ``first``, ``second``, ``pairs``,
+            ``scale``, ``difference`` with the ends of its 95 % interval ``lower`` and ``upper``, ``effect``, ``p`` and
+            ``p_holm``.
+        level: of the test.
+    """
+
+    rows: pd.DataFrame
+    level: float
+
+    def to_frame(self) -> pd.DataFrame:
+        """The rows, with ``verdict`` in words."""
+        return self.rows.assign(verdict=[self._verdict(row) for row in self.rows.itertuples()])
+
+    @property
+    def sentences(self) -> list[str]:
+        """Every row as a plain sentence."""
+        return [f"{r.measure} of {r.of}: {self._verdict(r)}" for r in self.rows.itertuples()]
+
+    @property
+    def note(self) -> str:
+        """All rows in one line: which differ, and that the others do not."""
+        found = self.rows[self.rows.p_holm < self.level]
+        told = [f"{r.measure} of {r.of}: {_order(r)}" for r in found.itertuples()]
+        least = int(self.rows.pairs.min())
+        too_few = f"; {least} pairs cannot tell {len(self.rows)} comparisons apart" if self._hopeless(least) else ""
+        verdicts = "; ".join(told) + "; all else not distinguishable" if told else "not distinguishable"
+        return f"paired over seeds (sign flips, Holm over {len(self.rows)}, p < {self.level:g}): {verdicts}{too_few}"
+
+    def plot(self, **options: Any) -> Any:
+        """Dots with 95 % intervals: a panel of ratios and one of differences, a row for every measure and subset.
+
+        Args:
+            options: ``width`` in inches.
+
+        Returns:
+            The Axes.
+        """
+        columns = []
+        for scale, part in self.rows.groupby("scale", sort=False):
+            names = [f"{m} of {of}" for m, of in part[["measure", "of"]].drop_duplicates().itertuples(index=False)]
+            panels: dict[str, dict[str, np.ndarray]] = {}
+            for (first, second), pair in part.groupby(["first", "second"], sort=False):
+                numbers = pair[["difference", "lower", "upper"]].to_numpy().T
+                panels.setdefault("", {})[f"{first} against {second}"] = numbers
+            ratio = scale == "ratio"
+            label = "ratio" if ratio else "difference"
+            columns.append((names, DotColumn(label, panels, reference=1.0 if ratio else 0.0, log=ratio)))
+        return [ax for names, column in columns for ax in plot_dots([column], names, **options)]
+
+    def _verdict(self, row: Any) -> str:
+        if not row.p_holm < self.level:
+            why = ", too few" if self._hopeless(int(row.pairs)) else ""
+            return f"{row.first} and {row.second} not distinguishable ({row.pairs} pairs{why})"
+        by = "ratio" if row.scale == "ratio" else "difference"
+        bounds = f"{by} {row.difference:.3g} [{row.lower:.3g}, {row.upper:.3g}]"
+        return f"{_order(row)}, {bounds} ({row.pairs} pairs, p = {row.p_holm:.2g})"
+
+    def _hopeless(self, pairs: int) -> bool:
+        """True if no outcome of so many pairs is below the level after Holm's correction."""
+        return len(self.rows) * 2.0 ** (1 - pairs) >= self.level
+
+
+def paired(
+    results: Mapping[str, Entry],
+    measures: Sequence[str] | None = None,
+    subsets: Sequence[Subset] | None = None,
+    level: float = 0.05,
+) -> Paired:
+    r"""Compare models over trainings of the same seeds.
+
+    Of every pair of models and measure: the mean over seeds of :math:`d_s = a_s - b_s`, or of
+    :math:`\log(a_s / b_s)` where all values are positive and not bounded, then given as a ratio; Student's 95 %
+    interval of it; the effect size :math:`\bar d / \mathrm{sd}(d)`; and the p-value of the sign-flip test, the share of
+    all :math:`2^n` signs for which :math:`|\bar d|` is at least as large: exact without any law of the differences, but
+    that they are symmetric where models are alike. With n pairs it is at least :math:`2^{1-n}`, so that fewer than 6
+    never reach 0.05. Holm's correction is over all rows.
+
+    Args:
+        results: ``{label: Runs}``; trainings are paired by their names, such as ``"seed 0"``.
+        measures: all there are unless given.
+        subsets: None for all samples, groups and classes; all samples and the groups unless given.
+        level: of the test.
+
+    Returns:
+        The table of all pairs.
+
+    Raises:
+        UserError: no two models share two named trainings, or a level outside of (0, 1).
+
+    >>> paired({})
+    Traceback (most recent call last):
+    ...
+    sharpness.errors.UserError: no two models share two trainings of one name: give lists of trainings that record seeds
+    """
+    if not 0 < level < 1:
+        raise UserError(f"level={level}: give a number between 0 and 1, such as 0.05")
+    # Trainings without names of their own cannot be paired.
+    several = {label: entry for label, entry in results.items() if isinstance(entry, Runs) and _named(entry)}
+    rows = []
+    for first, second in combinations(several, 2):
+        a, b = several[first], several[second]
+        shared = [name for name in a.names if name in b.names]
+        if len(shared) < 2:
+            continue
+        one = a[shared[0]]
+        for measure in measures or one.keys():
+            for subset in subsets or (None, *(g for g, members in one.groups.items() if members)):
+                values = np.array([[_value(runs[name], measure, subset) for name in shared] for runs in (a, b)])
+                if len(found := values[:, np.isfinite(values).all(axis=0)].T) > 1:
+                    bounds = one.description(measure).bounds if hasattr(one, "description") else None
+                    of = "all" if subset is None else one.row(subset)["class"]
+                    named = {"measure": measure, "of": of, "first": first, "second": second}
+                    rows.append({**named, **_compared(found, bounds is None and "accuracy" not in measure)})
+    if not rows:
+        raise UserError("no two models share two trainings of one name: give lists of trainings that record seeds")
+    frame = pd.DataFrame(rows)
+    return Paired(frame.assign(p_holm=holm(frame["p"].to_numpy())), level)
+
+
+def sign_flip(differences: np.ndarray) -> float:
+    """The two-sided p-value of the mean of paired differences under flips of their signs.
+
+    Exact up to 14 pairs; beyond them of 9999 random flips, with the observed signs among them.
+
+    >>> sign_flip(np.array([1.0, 2.0, 3.0])), sign_flip(np.array([1.0, -1.0]))
+    (0.25, 1.0)
+    """
+    n = len(differences)
+    if n <= EXACT:
+        signs = 1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
+    else:
+        signs = np.vstack([np.ones((1, n)), np.random.default_rng(0).choice([-1, 1], (DRAWS, n))])
+    sums = np.abs(signs @ differences)
+    # Sums of the same numbers in other signs may differ by rounding.
+    return float((sums >= sums[0] * (1 - 1e-12)).mean())
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Holm's step-down correction of p-values (n,).
+
+    >>> holm(np.array([0.01, 0.04, 0.03])).round(3).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    order = np.argsort(p)
+    scaled = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
+    found = np.empty_like(p)
+    found[order] = np.minimum(scaled, 1)
+    return found
+
+
+def _compared(values: np.ndarray, ratio: bool) -> dict[str, Any]:
+    """The numbers of one row, from pairs (n, 2)."""
+    ratio = ratio and bool((values > 0).all())
+    differences = np.subtract(*(np.log(values) if ratio else values).T)
+    mean, error = mean_and_error(differences)
+    numbers = np.array([mean, *interval(mean, error, len(differences) - 1)])
+    spread = differences.std(ddof=1)
+    return {
+        "pairs": len(differences), "scale": "ratio" if ratio else "difference",
+        **dict(zip(("difference", "lower", "upper"), np.exp(numbers) if ratio else numbers, strict=True)),
+        "effect": float(mean / spread) if spread > 0 else np.nan, "p": sign_flip(differences),
+    }  # fmt: skip
+
+
+def _named(runs: Runs[Any]) -> bool:
+    """True if trainings have names of their own: numbers say nothing about which belongs to which."""
+    return not all(name == f"run {i + 1}" for i, name in enumerate(runs.names))
+
+
+def _value(result: Any, measure: str, subset: Subset) -> float:
+    """A measure of a subset; NaN where the result has no single number of it."""
+    try:
+        return float(result[measure].of(subset))
+    except (UserError, TypeError):
+        return float("nan")
+
+
+def _order(row: Any) -> str:
+    larger = row.difference > (1 if row.scale == "ratio" else 0)
+    return f"{row.first} {'>' if larger else '<'} {row.second}"

@@ -1,0 +1,120 @@
+"""Sharpness over a training: the right numbers, within the budget, and nothing else changed."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import sharpness
+from sharpness import Monitor, Objective, UserError, eigenvalues, history
+from sharpness.cli import main
+from sharpness.probes.measures.recorder import small_sample
+
+
+def data():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(20, 3, generator=generator).double(), torch.tensor([0] * 12 + [1] * 6 + [2] * 2)
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 3)).double()
+
+
+def test_numbers_are_those_of_an_objective_and_the_model_is_left_alone():
+    model, groups = network().train(), {"many": (0,), "few": (1, 2)}
+    model[2].eval()
+    before, state = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
+    told = []
+    monitor = Monitor(model, data(), budget=1.0, samples=20, log=told.append, groups=groups)
+    rows = pd.DataFrame(monitor.step(1, lr=0.1, event="begin")).set_index(["measure", "of"])
+    assert model.training and model[1].training and not model[2].training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    objective = Objective(model.eval(), data(), groups=groups)
+    assert rows.loc[("loss", "all"), "value"] == pytest.approx(objective.loss())
+    few = eigenvalues(objective.restrict([*range(12, 20)])).values[0]
+    assert rows.loc[("lambda_max", "few"), "value"] == pytest.approx(few, rel=0.02)
+    assert told == [monitor.history.to_frame().to_dict("records")] or len(told) == 1
+    second = pd.DataFrame(monitor.step(2, lr=0.01)).set_index(["measure", "of"])
+    # From the vectors of the last time nothing is left to do.
+    assert second.loc["lambda_max"]["products"].max() < rows.loc["lambda_max"]["products"].max()
+    ax = monitor.history.plot("lambda_max")
+    gids = [line.get_gid() for line in ax.lines]
+    assert "stability" in gids and gids.count("event") == 1
+
+
+def test_a_small_sample_weighs_classes_by_their_size():
+    objective = small_sample(Objective(network().eval(), data()), 3)
+    assert objective.class_samples.tolist() == [3, 3, 2]
+    np.testing.assert_allclose(objective.class_weights, [12, 6, 2])
+
+
+class Clock:
+    """A clock that a test moves: training takes 10 seconds an epoch, a measurement 3."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_the_budget_is_kept_whatever_a_measurement_takes(monkeypatch):
+    clock = Clock()
+    monitor = Monitor(network().eval(), data(), budget=0.1, measures="loss", clock=clock)
+    rows = monitor.recorder.rows
+
+    def slow(*given):
+        clock.now += 3
+        return rows(*given)
+
+    monkeypatch.setattr(monitor.recorder, "rows", slow)
+    shares = []
+    for epoch in range(1, 21):
+        clock.now += 10
+        if monitor.step(epoch):
+            shares.append(monitor.share)
+    assert max(shares[1:]) <= 0.1 and monitor.measured >= 6
+    assert monitor.history.share == shares[-1]
+    assert set(monitor.history.to_frame()["epoch"]) < set(range(1, 21))
+
+
+def test_a_resumed_monitor_goes_on():
+    model = network().eval()
+    first = Monitor(model, data(), budget=1.0, every=2, measures="loss,lambda_max")
+    assert first.step(1) and first.step(2) is None
+    second = Monitor(model, data(), budget=1.0, every=2, measures="loss,lambda_max")
+    second.load_state_dict(first.state_dict())
+    assert second.step(3)
+    assert sorted(set(second.history.to_frame()["epoch"])) == [1, 3] and second.elapsed > first.spent
+    products = second.history.to_frame().query("measure == 'lambda_max'").groupby("epoch")["products"].max()
+    assert products[3] < products[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"budget": 0}, "budget=0"), ({"every": 0}, "every=0"), ({"samples": 0}, "samples=0"), ({"measures": "x"}, "'x'")],
+)
+def test_settings_out_of_range_are_refused(given, message):
+    with pytest.raises(UserError, match=message):
+        Monitor(network(), data(), **given)
+    with pytest.raises(UserError, match="nothing was measured"):
+        Monitor(network(), data()).history.plot()
+
+
+def test_snapshots_of_a_run_have_a_history(tmp_path, capsys):
+    run = tmp_path / "run"
+    sharpness.train("ce-drw", sharpness.load_data("digits-lt"), run, epochs=3, snapshots=1)
+    found = history(run, "loss,lambda_max", samples=2)
+    frame = found.to_frame()
+    assert sorted(set(frame["epoch"])) == [0, 1, 2, 3] and set(frame["of"]) == {"all", "many", "medium", "few"}
+    last = frame[(frame["epoch"] == 3) & (frame["measure"] == "loss") & (frame["of"] == "all")]["value"].item()
+    objective = small_sample(sharpness.checkpoint_objective(sharpness.load_checkpoint(run)), 2)
+    assert last == pytest.approx(objective.loss(), rel=1e-5)
+    assert main(["history", str(run), "--measures", "loss", "--samples", "1", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 4 * 4
+    with pytest.raises(UserError, match="holds no snapshots"):
+        history(tmp_path)
