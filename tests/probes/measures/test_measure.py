@@ -257,7 +257,7 @@ def test_a_mapping_compares(run):
 def test_bad_settings_are_refused(run):
     with pytest.raises(UserError, match="unknown measure 'flatness'"):
         sharpness.measure(small(), ["flatness"])
-    with pytest.raises(UserError, match="unknown split"):
+    with pytest.raises(UserError, match="no part 'val' here: choose one of train, test"):
         sharpness.measure(str(run), split="val")
     with pytest.raises(UserError, match="no measures: choose some of accuracy"):
         sharpness.measure(small(), [])
