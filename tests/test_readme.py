@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import sharpness
 from sharpness import load_data
 from sharpness.cli import cli
 from sharpness.flattening import OPERATIONS, build_operation
@@ -89,6 +90,12 @@ def test_every_command_line_parses(row):
     words = shlex.split(row, comments=True)[1:]
     command = cli.commands[words[0]]
     command.make_context(words[0], words[1:])
+
+
+def test_every_public_name_is_in_the_reference():
+    page = (ROOT / "docs/reference/python.md").read_text()
+    listed = {name.rpartition(".")[2] for name in re.findall(r"^   ([\w.]+)$", page, re.MULTILINE)}
+    assert {*sharpness.__all__, *sharpness.results.__all__} - listed == {"__version__", "with_errors"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
