@@ -42,7 +42,7 @@ def list_in_words(images: ImageList, num_classes: int) -> str:
     >>> import numpy as np
     >>> images = ImageList("train", Path("train.txt"), ["a", "b", "c"], np.array([0, 0, 1]), np.arange(3))
     >>> list_in_words(images, 2)
-    'train: 3 images, 2 classes of 2 to 1, list:5ce1d3df1bd6'
+    'train: 3 images, 2 classes of 2 to 1, list:...'
     """
     counts = [n for n in images.counts(num_classes) if n]
     classes = f"{len(counts):,} classes of {max(counts):,} to {min(counts):,}" if counts else "of no class"

@@ -373,9 +373,12 @@ class Objective:
             return self._operator(class_index, kind, 0)(vector)
 
     @property
+    @torch.inference_mode(False)
+    @full_precision()
     def is_traced(self) -> bool:
         """True if derivatives come from a trace of the model, which leaves the module alone: traced now if need be."""
-        return self._engine.is_traced(next(iter(self._batches(None))))
+        with buffers_kept(self.model):
+            return self._engine.is_traced(next(iter(self._batches(None))))
 
     @contextmanager
     def operator(self, class_index: int | None = None, kind: str = "hessian") -> Iterator[CurvatureOperator]:

@@ -27,11 +27,11 @@ def abridged(
         The rows of no class, then those of the ten sharpest classes; and a line for each measure with its quantiles
         over all classes. A smaller table itself, and no lines.
 
-    >>> names = [f"c{i}" for i in range(200)]
-    >>> whole = pd.DataFrame({"class": ["all", *names], "lambda_max": range(201)})
+    >>> names = [f"c{i}" for i in range(201)]
+    >>> whole = pd.DataFrame({"class": ["all", *names], "lambda_max": range(202)})
     >>> table, notes = abridged(whole, whole, names)
     >>> table["class"].tolist()[:3], len(table), notes[1]
-    (['all', 'c199', 'c198'], 11, 'lambda_max of 200 classes: 5 % 10.9, 50 % 100, 95 % 190')
+    (['all', 'c200', 'c199'], 11, 'lambda_max of 201 classes: 5 % 11, 50 % 101, 95 % 191')
     """
     known = set(class_names)
     column = next((name for name in SHARPNESS if name in numbers), None)

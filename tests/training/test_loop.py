@@ -142,6 +142,9 @@ class InDouble:
         self.images, self.labels = images.images, images.labels
         self.normalize = lambda x: images.normalize(x).double()
 
+    def __len__(self):
+        return len(self.images)
+
 
 def test_evaluation_restores_the_mode_and_does_not_depend_on_batches(digits):
     network = build_model("resnet8", 10, 1).double()

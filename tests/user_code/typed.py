@@ -18,11 +18,14 @@ from sharpness.results import (
     LayerResult,
     LineResult,
     MeasureResult,
+    OptimaResult,
+    OwnersResult,
     PerturbationResult,
     PlaneResult,
     Runs,
     SpectralDensityResult,
 )
+from sharpness.results.history import History
 
 
 def data() -> LongTailData:
@@ -32,6 +35,7 @@ def data() -> LongTailData:
 def training(folder: Path) -> None:
     sharpness.train("ldam-drw", data(), folder, epochs=3, flatten=("sam:0.1",))
     assert_type(sharpness.load_checkpoint(folder / "last.pt"), Checkpoint)
+    assert_type(sharpness.history(folder, "loss,lambda_max"), History)
     assert_type(sharpness.checkpoint_objective(folder / "last.pt", split="test", limit_per_class=20), Objective)
 
 
@@ -45,6 +49,8 @@ def curvature(objective: Objective, model: nn.Module, xy: tuple[torch.Tensor, to
     assert_type(sharpness.trace(objective, draws=60, bootstrap=200), MeasureResult)
     assert_type(sharpness.trace({"a": model}, xy, draws=60), Comparison[MeasureResult])
     assert_type(sharpness.trace(objective, draws=60, per_layer=True), LayerResult)
+    assert_type(sharpness.owners(objective, k=10), OwnersResult)
+    assert_type(sharpness.owners({"a": objective}, k=10), Comparison[OwnersResult])
     assert_type(sharpness.spectral_density(Path("last.pt"), "cifar10-lt", draws=3), SpectralDensityResult)
     assert_type(sharpness.spectral_density({"a": objective}, per_class=True), Comparison[SpectralDensityResult])
 
@@ -54,6 +60,10 @@ def perturbations(objective: Objective, model: nn.Module, xy: tuple[torch.Tensor
     assert_type(sharpness.random_perturbation({"a": [model, model]}, data=xy), Comparison[PerturbationResult])
     assert_type(sharpness.worst_case(objective, rho=0.1, m=8), MeasureResult)
     assert_type(sharpness.worst_case({"a": objective}, steps=5), Comparison[MeasureResult])
+    assert_type(sharpness.class_optima(objective, damping=0.1), OptimaResult)
+    assert_type(sharpness.class_optima({"a": objective}), Comparison[OptimaResult])
+    assert_type(sharpness.critical_radius(objective, "random", draws=3), MeasureResult)
+    assert_type(sharpness.critical_radius({"a": objective}), Comparison[MeasureResult])
     assert_type(sharpness.characteristic_radius(objective, [500, 5]), CharacteristicRadiusResult)
     assert_type(sharpness.characteristic_radius({"a": objective}), Comparison[CharacteristicRadiusResult])
 

@@ -58,26 +58,27 @@ def measure(
 ) -> MeasureResult | Comparison[MeasureResult]:
     r"""Measure a model: a row per class, a column per measure, each with its standard error and an interval of 95 %.
 
-    ==============  =========================================================================  ====================
-    measure                                                                                    standard error over
-    ==============  =========================================================================  ====================
-    accuracy        share of right answers, where targets are labels                           images
-    loss            L_c                                                                        images
-    lambda_max      largest eigenvalue of the Hessian of L_c                                   images
-    lambda_min      smallest (most negative) eigenvalue of the Hessian of L_c                  images
-    trace           trace of the Hessian of L_c, by ``trace_draws`` random vectors             random vectors
-    random_rise     mean rise of L_c at relative distance ``radius`` in ``draws``              draws
-                    filter-normalised directions
-    worst_rise      rise of L_c after one ascent step of length ``rho``                        images
-    critical_radius distance in ``draws`` random directions at which L_c doubles or accuracy   draws
-                    falls by ten points, see :func:`~sharpness.critical_radius`
-    soft_rank       trace over largest eigenvalue                                              random vectors
-    relative_       relative flatness of the last layer (Petzka et al. 2021)                   images
-    flatness
-    fisher_rao_norm Fisher-Rao norm (Liang et al. 2019)                                        images
-    ece             expected calibration error, in 15 bins                                     images
-    margin          output of the label minus the largest other                                images
-    ==============  =========================================================================  ====================
+    ================= =========================================================================  ====================
+    measure                                                                                      standard error over
+    ================= =========================================================================  ====================
+    accuracy          share of right answers, where targets are labels                           images
+    loss              L_c                                                                        images
+    lambda_max        largest eigenvalue of the Hessian of L_c                                   images
+    lambda_min        smallest (most negative) eigenvalue of the Hessian of L_c                  images
+    trace             trace of the Hessian of L_c, by ``trace_draws`` random vectors             random vectors
+    random_rise       mean rise of L_c at relative distance ``radius`` in ``draws``              draws
+                      filter-normalised directions
+    worst_rise        rise of L_c after one ascent step of length ``rho``                        images
+    critical_radius   distance in ``draws`` random directions at which L_c doubles or accuracy   draws
+                      falls by ten points, see :func:`~sharpness.critical_radius`
+    soft_rank         trace over largest eigenvalue                                              random vectors
+    relative_flatness relative flatness of the last layer (Petzka et al. 2021)                   images
+    fisher_rao_norm   Fisher-Rao norm (Liang et al. 2019)                                        images
+    displacement      distance to the class's own optimum, see :func:`~sharpness.class_optima`    images
+    optimum_loss      L_c at that optimum                                                        images
+    ece               expected calibration error, in 15 bins                                     images
+    margin            output of the label minus the largest other                                images
+    ================= =========================================================================  ====================
 
     Over images: how much the number would change with other images of the class,
     :func:`~sharpness.engine.mean_error`; NaN for a class of one image. An eigenvalue's is that of :math:`v' H v` with v

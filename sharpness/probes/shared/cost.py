@@ -24,7 +24,7 @@ logger = logging.getLogger("sharpness")
 class Linear(NamedTuple):
     """Seconds of a pass as a function of its samples: what it takes anyway, and what each of them adds.
 
-    >>> Linear.through([2, 10], [0.4, 1.2])(20)
+    >>> round(Linear.through([2, 10], [0.4, 1.2])(20), 6)
     2.2
     """
 
