@@ -93,6 +93,15 @@ def fail():
     raise ValueError
 
 
+@pytest.fixture
+def ctrl_c():
+    """A shell's background jobs ignore it, and with them the tests that run in one."""
+    found = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, found)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(("happens", "error"), [(interrupt, KeyboardInterrupt), (fail, ValueError)])
 def test_an_error_or_an_interrupt_stops_the_other_row_and_leaves_what_was_done(
     happens, error, objective, threads, tmp_path, monkeypatch
