@@ -104,8 +104,11 @@ def test_fonts_of_this_computer(tmp_path, capsys):
     faces = find_faces([FONTS]) if FONTS.is_dir() else []
     if len(faces) < 8:
         pytest.skip(f"needs 8 faces of Han characters in {FONTS}, there are {len(faces)}: make glyphs installs some")
-    assert main(["data", "make", "glyphs-lt", "--classes", "20", "--side", "32", "-o", str(tmp_path / "g")]) == 0
-    assert "20 classes, images: train" in capsys.readouterr().out
+    code = main(["data", "make", "glyphs-lt", "--classes", "20", "--side", "32", "-o", str(tmp_path / "g")])
+    said = capsys.readouterr()
+    if code and "different training faces" in said.err:  # faces of one family may draw the same
+        pytest.skip(said.err.strip())
+    assert code == 0 and "20 classes, images: train" in said.out
     record = json.loads((tmp_path / "g" / "glyphs.json").read_text())
     assert record["freetype"]
     assert main(["data", "check", "--data", "glyphs-lt", "--data-root", str(tmp_path / "g"), "--size", "32"]) == 0
