@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from threading import Lock
 
 import torch
@@ -63,8 +64,10 @@ class Products:
 
         self.close()
         try:
-            for gradient in in_threads(record, range(len(self.batches)), run.device):
-                run.take(gradient)
+            # What is recorded serves products, which fused attention could not.
+            with twice_differentiable(written_out=False) if self.budget else nullcontext():
+                for gradient in in_threads(record, range(len(self.batches)), run.device):
+                    run.take(gradient)
         except BaseException:
             self.close()  # of the tapes that are kept, the gradient is incomplete
             raise

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+import sharpness
 from sharpness import Objective, eigenvalues
 from sharpness.probes.curvature.start_vectors import start_vector
 
@@ -68,3 +69,21 @@ def test_ends_are_found_where_the_gradient_is_an_eigenvector_between_them(symmet
     np.testing.assert_allclose(found.values, [3.0, -4.0], rtol=5e-3)
     assert found.converged.all()
     assert eigenvalues(objective).values[0] == pytest.approx(3.0, rel=5e-3)
+
+
+def test_a_run_on_attention_starts_from_a_gradient_whose_record_has_second_derivatives():
+    class Attention(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv, self.head = torch.nn.Linear(4, 12), torch.nn.Linear(4, 3)
+
+        def forward(self, x):
+            q, k, v = self.qkv(x)[:, None].chunk(3, -1)
+            return self.head(torch.nn.functional.scaled_dot_product_attention(q, k, v)[:, 0].mean(1))
+
+    torch.manual_seed(0)
+    objective = sharpness.Objective(Attention().eval(), (torch.randn(12, 5, 4), torch.arange(12) % 3))
+    found = sharpness.eigenvalues(objective, which="both")
+    dense = torch.stack([objective.hvp(e) for e in torch.eye(objective.num_parameters)])
+    ends = torch.linalg.eigvalsh((dense + dense.T) / 2)[[-1, 0]]
+    assert abs(found.values - ends.numpy()).max() < 1e-3 * float(ends[0])
