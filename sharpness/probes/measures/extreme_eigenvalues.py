@@ -84,7 +84,7 @@ def ends_of_spectra(subject: Subject, settings: Lanczos) -> dict[str, Column]:
 
 
 def passes(products: int) -> Callable[[Lanczos], Passes]:
-    """So many products for each class, and for all samples."""
+    """Count a number of products for each class, and for all samples."""
     return lambda settings: Passes(products=products, of_all=products)
 
 
