@@ -13,7 +13,7 @@ FLOORS = {
     "errors": -2,
     "extensions": -1,
     "registry": -0.5,
-    **dict.fromkeys(["files", "progress", "registries", "renamed", "transfer", "untrusted", "version"], 0),
+    **dict.fromkeys(["files", "keywords", "progress", "registries", "renamed", "transfer", "untrusted", "version"], 0),
     **dict.fromkeys(["steps", "data", "models", "engine", "curvature", "plots"], 1),
     "flattening": 2,
     **dict.fromkeys(["methods", "checkpoints", "objective", "results"], 3),
