@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from sharpness.curvature import interval
 from sharpness.errors import UserError, choose
 from sharpness.plots import plot_class_values, stacked_axes
 from sharpness.plots.labels import doubtful_key
@@ -21,6 +20,7 @@ from sharpness.results.estimates import Estimate, Subset, mean_of
 from sharpness.results.picture import in_order, picture
 from sharpness.results.same import require_same
 from sharpness.results.words import marks_in, near_zero
+from sharpness.statistics import interval
 from sharpness.untrusted.refused import Refused
 
 #: What errors in files of old are over, which do not say it.

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.curvature import interval
 from sharpness.models.heads import linear_map
 from sharpness.objective import Objective
 from sharpness.probes.measures.loss import means_over_images
 from sharpness.probes.measures.measure import Measure, NoSettings, Passes, Subject
 from sharpness.probes.shared.column import Column, sample_freedom
+from sharpness.statistics import interval
 
 logger = logging.getLogger("sharpness")
 
