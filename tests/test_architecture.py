@@ -13,9 +13,8 @@ FLOORS = {
     "errors": -2,
     "extensions": -1,
     "registry": -0.5,
-    **dict.fromkeys(
-        ["files", "identity", "progress", "registries", "renamed", "statistics", "transfer", "untrusted", "version"], 0
-    ),
+    **dict.fromkeys(["files", "identity", "keywords", "progress", "registries", "renamed", "statistics"], 0),
+    **dict.fromkeys(["transfer", "untrusted", "version"], 0),
     **dict.fromkeys(["steps", "data", "models", "engine", "curvature", "plots"], 1),
     "flattening": 2,
     **dict.fromkeys(["methods", "checkpoints", "objective", "results"], 3),
