@@ -53,7 +53,7 @@ class Explorer:
                 "anywidget is not installed: pip install 'sharpness[interactive]', or write a page with .save(path)"
             ) from None
 
-        class ExplorerWidget(anywidget.AnyWidget):  # type: ignore[misc]
+        class ExplorerWidget(anywidget.AnyWidget):
             _esm, _css = module(), style()
             payload = traitlets.Dict().tag(sync=True)
             selection = traitlets.Dict().tag(sync=True)

@@ -53,7 +53,7 @@ def payload_of(collections: Sequence[Collection], title: str) -> dict[str, Any]:
     # Two tables of one kind, such as of train and test images, are told apart by the names of their files.
     for c in shown:
         several = f"{c.name}: " if kinds.count(c.kind) > 1 else ""
-        of = {number[one.label, one.run]: one.result for one in _members(c)}
+        of: dict[int, Any] = {number[one.label, one.run]: one.result for one in _members(c)}
         if issubclass(c.kind, PlaneResult):
             found["planes"].append(_plane(c.name, of, rows))
         elif issubclass(c.kind, LineResult):
