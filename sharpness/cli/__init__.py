@@ -25,6 +25,7 @@ from sharpness.cli.history import history
 from sharpness.cli.inspect import inspect
 from sharpness.cli.landscape import landscape
 from sharpness.cli.measure import measure
+from sharpness.cli.merge import merge
 from sharpness.cli.output import say
 from sharpness.cli.spectrum import spectrum
 from sharpness.cli.train import train
@@ -39,7 +40,8 @@ def cli() -> None:
 
 
 for command in (
-    train, measure, spectrum, landscape, conflicts, history, inspect, correlate, evaluate, explore, data, figures, demo,
+    train, measure, spectrum, landscape, conflicts, history, inspect, correlate, evaluate, explore, merge, data,
+    figures, demo,
 ):  # fmt: skip
     cli.add_command(command)
 
