@@ -15,6 +15,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 import click
 
 import sharpness
+from sharpness.cli.compare import compare
 from sharpness.cli.conflicts import conflicts
 from sharpness.cli.correlate import correlate
 from sharpness.cli.data import data
@@ -40,8 +41,8 @@ def cli() -> None:
 
 
 for command in (
-    train, measure, spectrum, landscape, conflicts, history, inspect, correlate, evaluate, explore, merge, data,
-    figures, demo,
+    train, measure, spectrum, landscape, conflicts, history, inspect, correlate, evaluate, explore, compare, merge,
+    data, figures, demo,
 ):  # fmt: skip
     cli.add_command(command)
 
