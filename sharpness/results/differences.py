@@ -60,6 +60,7 @@ class Differences:
             yield "Settings that differ:\n" + self.settings.to_string(index=False)
         else:
             yield "No setting differs."
+        # Of many values with errors some lie beyond them by chance: their number stands beside what was found.
         known, found = self.values, self.beyond
         with_errors = int(known.difference_se.notna().sum())
         told = f"{len(found):,} of {len(known):,} values differ beyond their errors"

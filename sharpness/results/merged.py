@@ -88,6 +88,7 @@ def join_classes(parts: Sequence[Result]) -> Any:
             changes[f.name] = np.moveaxis(stacked[owner, np.arange(len(owner))], 0, axis)
         elif f.name in ("sample_ids", "sample_weights"):
             changes[f.name] = np.concatenate(values)
+    # Digests of one part's samples would say that the whole is of these alone.
     known = {k: v for k, v in first.provenance.items() if k not in OF_SAMPLES or k == "label"}
     samples = changes["class_samples"]
     changes["provenance"] = {
