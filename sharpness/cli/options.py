@@ -234,14 +234,14 @@ def probing_options(command: Command) -> Command:
     return file_options(LOSS(method(each(picture_options(command)))))
 
 
-def coordinates_option(command: Command) -> Command:
-    """The coordinates of curvature."""
+def coordinates_option(usual: str = "plain") -> Callable[[Command], Command]:
+    """The coordinates of curvature, by default those that are usual for a command."""
     return click.option(
         "--coordinates",
-        default="plain",
+        default=usual,
         show_default=True,
         help="Coordinates of curvature: plain, or filter, which rescaling weights does not change.",
-    )(command)
+    )
 
 
 def picture_options(command: Command) -> Command:

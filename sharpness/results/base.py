@@ -14,10 +14,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from sharpness.data import ONE_CLASS
-from sharpness.data.identity import VALUES, SampleIdentity
 from sharpness.errors import UserError, choose, printable
 from sharpness.files import write_atomically
+from sharpness.identity import ONE_CLASS, VALUES, SampleIdentity
 from sharpness.renamed import renamed_attribute
 from sharpness.results.estimates import Estimate, Estimates, Subset, mean_of
 from sharpness.results.latex import as_latex
