@@ -60,8 +60,9 @@ def load_checkpoint(
         num_classes: C, to be checked.
         weights: ``"model"``, or ``"ema"`` or ``"swa"`` where the file holds them too.
         model: what takes the weights, where the architecture is not known here, of our own files too: a network, of
-            which a copy is filled; a class or function that makes one; ``"package.module:factory"``; or ``"timm:NAME"``. What the file
-            leaves out must be frozen in it (``requires_grad_(False)``) and stays as it is.
+            which a copy is filled; a class or function that makes one; ``"package.module:factory"``; or
+            ``"timm:NAME"``. What the file leaves out must be frozen in it (``requires_grad_(False)``) and stays as it
+            is.
         class_order: how the model numbers classes, as :func:`sharpness.data.class_order` takes it, where its family
             does it otherwise; images of the user's own (:func:`sharpness.data.read_images`) are renumbered accordingly.
         download: fetch published weights that are not on this machine; nothing else is ever fetched.

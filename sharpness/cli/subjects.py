@@ -175,7 +175,9 @@ def _common_crop(checkpoints: Sequence[Checkpoint]) -> dict[str, int]:
     Raises:
         UserError: several networks that crop differently.
     """
-    crops = {(c.manifest.extra["size"], c.manifest.extra["resize"]): c for c in checkpoints if "size" in c.manifest.extra}
+    crops = {
+        (c.manifest.extra["size"], c.manifest.extra["resize"]): c for c in checkpoints if "size" in c.manifest.extra
+    }
     if len(crops) > 1:
         told = ", ".join(f"{one.path} to {size} of {side}" for (size, side), one in crops.items())
         raise UserError(f"networks crop their images differently ({told}): give --size for all of them")

@@ -104,8 +104,8 @@ def build_model(
     """A fresh network from the registry, initialised from torch's global generator.
 
     Args:
-        architecture: a name in :data:`BACKBONES`, such as ``"resnet32"``; ``"package.module:factory"``; or a network of a
-            library, such as ``"timm:resnet18"``.
+        architecture: a name in :data:`BACKBONES`, such as ``"resnet32"``; ``"package.module:factory"``; or a network of
+            a library, such as ``"timm:resnet18"``.
         head: a name in :data:`~sharpness.models.heads.HEADS`; cosine heads have a ``scale``, 30 unless given.
 
     >>> sum(p.numel() for p in build_model("resnet32", num_classes=10).parameters())

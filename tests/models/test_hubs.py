@@ -127,7 +127,9 @@ def test_a_published_network_is_measured_on_images_cropped_as_its_authors_do(tim
 
 def test_a_file_takes_the_architecture_alone(timm, tmp_path, calls):
     torch.save(network(5).state_dict(), tmp_path / "five.pt")
-    file = sharpness.load_checkpoint(tmp_path / "five.pt", model=lambda: model_from("timm:resnet18", {"num_classes": 5}))
+    file = sharpness.load_checkpoint(
+        tmp_path / "five.pt", model=lambda: model_from("timm:resnet18", {"num_classes": 5})
+    )
     assert found_classes(file.model) == 5 and calls == []
 
 

@@ -41,7 +41,7 @@ class HuggingFace:
         model, told = _local(wanted, absent, classifier, name, download, use_safetensors=True, output_loading_info=True)
         if missing := sorted(told["missing_keys"]):
             raise UserError(
-                f"{wanted} has no weights of {', '.join(missing[:3])}, which would be random: give a fine-tuned classifier"
+                f"{wanted} has no weights of {', '.join(missing[:3])}, which would be random: give a classifier"
             )
         images = _local(wanted, absent, transformers.AutoImageProcessor, name, download).to_dict()
         if not images.get("do_normalize", True):
@@ -63,7 +63,9 @@ def _local(wanted: str, absent: UserError, kind: Any, name: str, download: bool,
         return kind.from_pretrained(name, local_files_only=not download, trust_remote_code=False, **arguments)
     except OSError as error:
         if "safetensors" in str(error):  # pickles are not opened by others' code
-            raise UserError(f"{wanted}: {in_one_line(error)}: save it as safetensors, save_pretrained(FOLDER)") from None
+            raise UserError(
+                f"{wanted}: {in_one_line(error)}: save it as safetensors, save_pretrained(FOLDER)"
+            ) from None
         if download:
             raise UserError(f"{wanted}: {in_one_line(error)}") from None
         raise absent from None

@@ -51,7 +51,9 @@ class Torchvision:
         models = library("torchvision", wanted).models
         classifiers = models.list_models(module=models)
         if name not in classifiers:
-            raise unknown(f"torchvision:{name}", classifiers, "torchvision.models.list_models(module=torchvision.models)")
+            raise unknown(
+                f"torchvision:{name}", classifiers, "torchvision.models.list_models(module=torchvision.models)"
+            )
         return name, models
 
 
