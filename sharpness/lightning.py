@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -22,10 +23,8 @@ PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 def _callback() -> type[Any]:
     """The base class of callbacks: that of the package that is in use, else of the first that is installed."""
     for name in sorted(PACKAGES, key=lambda one: one not in sys.modules):
-        try:
-            return import_module(name).Callback  # type: ignore[no-any-return]
-        except ImportError:
-            continue
+        with suppress(ImportError):
+            return import_module(name).Callback
     raise UserError("sharpness.lightning needs Lightning: pip install 'sharpness[lightning]'")
 
 
