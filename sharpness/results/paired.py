@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sharpness.curvature import interval, mean_and_error
 from sharpness.errors import UserError
 from sharpness.plots import DotColumn, plot_dots
 from sharpness.results.estimates import Subset
 from sharpness.results.runs import Entry, Runs
+from sharpness.statistics import interval, mean_and_error
 
 #: Pairs up to which all signs are tried, and random signs beyond.
 EXACT, DRAWS = 14, 9999
