@@ -45,7 +45,7 @@ class Differences:
 
     @property
     def beyond(self) -> pd.DataFrame:
-        """The values that differ beyond their errors, the most significant ones first, and last those without errors."""
+        """The values that differ beyond their errors, the most significant first, and last those without errors."""
         found = self.values[self.values.beyond]
         order = np.argsort(-np.nan_to_num(found.z.abs().to_numpy(), nan=-1.0), kind="stable")
         return found.iloc[order].reset_index(drop=True)
