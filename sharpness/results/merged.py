@@ -68,7 +68,7 @@ def join_classes(parts: Sequence[Result]) -> Any:
         UserError: a class with samples in two parts, or parts of other settings.
     """
     first = parts[0]
-    overlap = sum((part.class_samples > 0).astype(int) for part in parts)
+    overlap = np.sum([part.class_samples > 0 for part in parts], axis=0)
     if (overlap > 1).any():
         twice = ", ".join(first.class_names[c] for c in np.flatnonzero(overlap > 1)[:4])
         raise UserError(f"class {twice} has samples in two parts: give each class in one")
@@ -120,10 +120,10 @@ def _overall(joined: Any, parts: Sequence[Any]) -> Any:
         return joined
     rows = [_mean(joined, m) if name in MEANS else Estimate(np.nan) for m, name in enumerate(joined.names)]
     values, errors, lower, upper = np.array(rows, dtype=float).T
-    bounded = {} if joined.lower is None else {"overall_lower": lower, "overall_upper": upper}
+    bounded: Any = {} if joined.lower is None else {"overall_lower": lower, "overall_upper": upper}
     # Of groups NaN says that their classes are independent; a group of one part keeps nothing that is not recomputed.
-    groups = {
-        name: None if value is None else np.full_like(value, np.nan)
+    groups: Any = {
+        name: np.full_like(value, np.nan)
         for name in ("group_standard_errors", "group_lower", "group_upper")
         if (value := getattr(joined, name)) is not None
     }
@@ -156,7 +156,7 @@ def _of_training(found: list[Saved]) -> list[Saved]:
     """Results of one training: one of its parts where these have no class in common, else those that there are."""
     samples = [one.result.class_samples for one in found]
     same = len({len(n) for n in samples}) == 1
-    if len(found) == 1 or not same or (sum((n > 0).astype(int) for n in samples) > 1).any():
+    if len(found) == 1 or not same or (np.sum([n > 0 for n in samples], axis=0) > 1).any():
         return found
     first = found[0].result
     compared = noise_fields(first, type(first).COMPARED)
