@@ -26,7 +26,7 @@ class Sentence(NamedTuple):
 
 
 def sentences(collections: Sequence[Collection]) -> list[Sentence]:
-    """What was measured of collected results: the loss and its samples, then every measure and probe once.
+    """Statements on the numbers of collected results: the loss and its samples, then every measure and probe once.
 
     A setting that differs between models, or that a file does not record, is not stated.
     """
