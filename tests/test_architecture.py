@@ -19,7 +19,7 @@ FLOORS = {
     "flattening": 2,
     **dict.fromkeys(["methods", "checkpoints", "objective", "results"], 3),
     **dict.fromkeys(["training", "probes", "explorer"], 4),
-    **dict.fromkeys(["studies", "optimizers"], 5),
+    **dict.fromkeys(["studies", "optimizers", "lightning"], 5),
     "cli": 6,
     **dict.fromkeys(["__init__", "__main__"], 7),
 }

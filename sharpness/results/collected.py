@@ -179,9 +179,11 @@ def _of_file(path: Path) -> Iterator[Saved]:
         yield _saved(found, path)
     elif isinstance(found, Runs):
         yield from _of_entry(found.label, found, path)
-    else:
+    elif isinstance(found, Comparison):
         for label, entry in found.items():
             yield from _of_entry(label, entry, path)
+    else:
+        raise UserError(f"{path} holds a {type(found).__name__}, a table of no single model: plot it by itself")
 
 
 def _of_entry(label: str, entry: Any, path: Path | None) -> Iterator[Saved]:
