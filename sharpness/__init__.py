@@ -16,6 +16,7 @@ from sharpness.version import __version__
 
 if TYPE_CHECKING:
     from sharpness.checkpoints import load_checkpoint
+    from sharpness.clusters import cluster
     from sharpness.data import load_data
     from sharpness.objective import Objective
     from sharpness.probes import (
@@ -58,6 +59,7 @@ __all__ = [
     "characteristic_radius",
     "checkpoint_objective",
     "class_optima",
+    "cluster",
     "compare",
     "correlate",
     "critical_radius",
@@ -86,6 +88,7 @@ __all__ = [
 #: Where the names live that are not of the probes.
 _ROOMS = {
     "Comparison": "results",
+    "cluster": "clusters",
     "compare": "results",
     "Objective": "objective",
     "load_checkpoint": "checkpoints",

@@ -15,7 +15,7 @@ FLOORS = {
     "registry": -0.5,
     **dict.fromkeys(["files", "progress", "registries", "renamed", "transfer", "untrusted", "version"], 0),
     **dict.fromkeys(["steps", "data", "models", "engine", "curvature", "plots"], 1),
-    "flattening": 2,
+    **dict.fromkeys(["flattening", "clusters"], 2),
     **dict.fromkeys(["methods", "checkpoints", "objective", "results"], 3),
     **dict.fromkeys(["training", "probes"], 4),
     **dict.fromkeys(["studies", "optimizers"], 5),
