@@ -169,7 +169,7 @@ class Jobs(Executor):
                     future.cancel()
                 return
             try:
-                sent += self._send(new)
+                sent += self._send(new) if new else []
                 sent = [one for one in sent if not self._handed_on(one)]
             except Exception as error:  # of the engine: whoever waits is told
                 for future, _ in [*new, *(pair for one in sent for pair in one.tasks)]:
@@ -179,13 +179,15 @@ class Jobs(Executor):
             if sent:
                 time.sleep(LOOKS[self.engine])
 
-    def _send(self, tasks: Sequence[tuple[Future[Any], Callable[[], Any]]], deaths: int = 0) -> list[_Sent]:
+    def _send(self, tasks: Sequence[tuple[Future[Any], Callable[[], Any]]]) -> list[_Sent]:
         kept = [(f, call) for f, call in tasks if f.running() or f.set_running_or_notify_cancel()]
         # Round robin: tasks come with the longest first, and every job gets some of each length.
+        if not kept:
+            return []
         bundles = [kept[i :: self.workers] for i in range(min(self.workers, len(kept)))]
         with self._jobs.batch():
             jobs = [self._jobs.submit(_bundle, [call for _, call in bundle]) for bundle in bundles]
-        return [_Sent(job, bundle, deaths) for job, bundle in zip(jobs, bundles, strict=True)]
+        return [_Sent(job, bundle) for job, bundle in zip(jobs, bundles, strict=True)]
 
     def _handed_on(self, one: _Sent) -> bool:
         if not one.job.done():
@@ -211,8 +213,8 @@ class Jobs(Executor):
 
 
 class _Sent:
-    def __init__(self, job: Any, tasks: list[tuple[Future[Any], Callable[[], Any]]], deaths: int) -> None:
-        self.job, self.tasks, self.deaths = job, tasks, deaths
+    def __init__(self, job: Any, tasks: list[tuple[Future[Any], Callable[[], Any]]]) -> None:
+        self.job, self.tasks, self.deaths = job, tasks, 0
 
 
 def _bundle(calls: Sequence[Callable[[], Any]]) -> list[tuple[Any, Exception | None]]:
