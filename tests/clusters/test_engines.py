@@ -5,9 +5,11 @@ Every engine is started once; its workers import a small network from a module t
 
 import importlib.util
 import os
+import re
 import signal
 import sys
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from sharpness.clusters import do_all
 from sharpness.models import BACKBONES
 from sharpness.studies import make_flattening_study
 
+ROOT = Path(__file__).parents[2]
 NETWORK = """
 from torch import nn
 
@@ -92,6 +95,22 @@ def test_a_study_and_the_table_of_a_folder_are_the_same_on_every_engine(executor
     assert not list((tmp_path / "runs").glob(".*"))  # what was sent is removed
     runs = folder / "runs"
     same(sharpness.measure(runs, **TABLE, executor=executor), sharpness.measure(runs, **TABLE))
+
+
+def test_the_line_of_the_readme_works_as_written(executor, here, tmp_path, monkeypatch):
+    """On the workers that it names, which this module has started already."""
+    (line,) = re.findall(r"`sharpness (measure [^`]* --cluster [^`]*)`", (ROOT / "README.md").read_text())
+    *words, _, address = line.split()
+    assert address == "dask:local:2"
+    if executor.name != f"the scheduler {address}":
+        pytest.skip("the line is for Dask")
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    Path("runs/demo").symlink_to(here[0] / "runs")
+    monkeypatch.setattr(sharpness, "cluster", lambda given: nullcontext({address: executor}[given]))
+    assert main([*words, "--cluster", address, "--limit-per-class", "1"]) == 0
+    assert main([*words[:-1], "here.csv", "--limit-per-class", "1"]) == 0
+    assert Path("demo.csv").read_bytes() == Path("here.csv").read_bytes()
 
 
 def killed_once(mark, number):
