@@ -7,16 +7,19 @@ from sharpness.curvature.lanczos import Eigenpairs, lanczos, lanczos_memory
 from sharpness.curvature.lanczos_state import LanczosState
 from sharpness.curvature.operator import random_signs
 from sharpness.curvature.quadrature import DensityCurve, SpectralQuadrature
+from sharpness.curvature.recurrence import Extremes, extremes
 from sharpness.curvature.trace import TraceEstimate, hutchinson, hutchpp
 
 __all__ = [
     "ENDS",
     "DensityCurve",
     "Eigenpairs",
+    "Extremes",
     "LanczosState",
     "SpectralQuadrature",
     "TraceEstimate",
     "effective_samples",
+    "extremes",
     "hutchinson",
     "hutchpp",
     "interval",
