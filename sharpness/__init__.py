@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sharpness.checkpoints import load_checkpoint
     from sharpness.clusters import cluster
     from sharpness.data import load_data
+    from sharpness.explorer import explore
     from sharpness.objective import Objective
     from sharpness.probes import (
         Directions,
@@ -64,6 +65,7 @@ __all__ = [
     "correlate",
     "critical_radius",
     "eigenvalues",
+    "explore",
     "history",
     "interpolate",
     "line",
@@ -91,6 +93,7 @@ _ROOMS = {
     "cluster": "clusters",
     "compare": "results",
     "Objective": "objective",
+    "explore": "explorer",
     "load_checkpoint": "checkpoints",
     "load_data": "data",
     "load_result": "results",
@@ -100,8 +103,8 @@ _ROOMS = {
 
 #: Rooms that are found as ``sharpness.data`` without being imported by name.
 _OPEN = (
-    "checkpoints", "cli", "curvature", "data", "engine", "flattening", "methods", "models", "objective", "optimizers",
-    "plots", "probes", "results", "steps", "studies", "training",
+    "checkpoints", "cli", "curvature", "data", "engine", "explorer", "flattening", "methods", "models", "objective",
+    "optimizers", "plots", "probes", "results", "steps", "studies", "training",
 )  # fmt: skip
 
 

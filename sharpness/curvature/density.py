@@ -24,8 +24,8 @@ import torch
 
 from sharpness.curvature.krylov import Krylov
 from sharpness.curvature.operator import Operator, Product, random_signs
-from sharpness.curvature.quadrature import SpectralQuadrature
 from sharpness.errors import UserError
+from sharpness.statistics import SpectralQuadrature
 
 
 def stochastic_lanczos(

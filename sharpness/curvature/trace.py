@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sharpness.curvature.estimate import mean_and_error, student
 from sharpness.curvature.krylov import inner, length
 from sharpness.curvature.operator import Operator, Product, random_signs
 from sharpness.errors import UserError
+from sharpness.statistics import mean_and_error, student
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any
 from sharpness.data.augment import AUGMENTATIONS, augment, augment_batches, augmentation_label, mixup
 from sharpness.data.cifar import load_cifar, load_cifar_lt
 from sharpness.data.class_orders import CLASS_ORDERS, class_order
+from sharpness.data.content import Content
 from sharpness.data.dataset import ImageSet, LongTailData
 from sharpness.data.digits import load_digits_lt
 from sharpness.data.foreign import ForeignData, read_images
 from sharpness.data.groups import CONVENTION, GROUP_CONVENTIONS, class_groups, named_groups, training_counts
-from sharpness.data.identity import Content, SampleIdentity
 from sharpness.data.inputs import Inputs, Layout, pack
 from sharpness.data.longtail import LongTail, select_indices
 from sharpness.data.profiles import PROFILES, profile_counts
 from sharpness.data.samplers import SAMPLERS, epoch_indices
 from sharpness.data.targets import (
-    ONE_CLASS,
     Classes,
     answers_of,
     are_labels,
@@ -30,6 +29,7 @@ from sharpness.data.targets import (
 )
 from sharpness.data.tensors import as_tensors, column, is_data, read_once, read_samples
 from sharpness.errors import UserError, choose
+from sharpness.identity import ONE_CLASS, SampleIdentity
 from sharpness.registries import DATASETS
 from sharpness.renamed import renamed_names
 

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from sharpness.data.augment import AUGMENTATIONS
 from sharpness.data.class_orders import class_order
+from sharpness.data.content import Content, pixel_digests
 from sharpness.data.groups import Groups
-from sharpness.data.identity import PIXELS, Content, pixel_digests
 from sharpness.data.labels import check_labels, first_of_each
 from sharpness.data.longtail import LongTail, select_indices
 from sharpness.data.profiles import check_present, profile_counts
 from sharpness.data.rows import Rows, rows_at
 from sharpness.data.standardization import Standardization
 from sharpness.errors import UserError, choose
+from sharpness.identity import PIXELS
 from sharpness.renamed import renamed_attribute
 
 #: Parts of a long-tailed data set; some have but two of them.

@@ -21,13 +21,14 @@ from sharpness.data.arrays import (
     read_train_counts,
 )
 from sharpness.data.class_orders import check_class_order, class_order
+from sharpness.data.content import Content, pixel_digests, undone, value_digests
 from sharpness.data.dataset import ImageSet
-from sharpness.data.identity import PIXELS, VALUES, Content, pixel_digests, undone, value_digests
 from sharpness.data.image_files import ImageFiles, class_folders, listed, read_files
 from sharpness.data.labels import check_limit, first_of_each
 from sharpness.data.pictures import to_tensor
 from sharpness.data.tensors import as_tensors
 from sharpness.errors import UserError, choose
+from sharpness.identity import PIXELS, VALUES
 from sharpness.renamed import renamed_arguments, renamed_attribute
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sharpness.data.arrays import eight_bit
-from sharpness.data.identity import pixel_digests
+from sharpness.data.content import pixel_digests
 from sharpness.errors import UserError
 from sharpness.untrusted.refused import Refused
 from sharpness.untrusted.regular_files import open_regular

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.data.identity import pixel_digests
+from sharpness.data.content import pixel_digests
 from sharpness.data.standardization import Standardization
 
 #: Bytes that a pass over all rows holds at a time.

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from sharpness.data.tensors import column
 from sharpness.errors import UserError, require_whole, shown
+from sharpness.identity import ONE_CLASS
 
-#: The only class where targets are no labels and no classes are given.
-ONE_CLASS = ("all",)
 #: A larger index is a mistake, and every class costs memory.
 MOST_CLASSES = 10**6
 #: How far the class probabilities of a sample may add up to something else than 1: rounding in half precision.

@@ -120,7 +120,7 @@ class Samples(Table):
     def identity(self) -> SampleIdentity:
         """The identity of the samples, independent of their order and their normalisation."""
         targets = None if self.classes_from == "labels" else self.y
-        return SampleIdentity.of(self.content, self.classes, self.weights, targets)
+        return self.content.identity(self.classes, self.weights, targets)
 
     @property
     def image_constants(self) -> dict[str, list[float]] | None:

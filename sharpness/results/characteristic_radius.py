@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from sharpness.errors import UserError, choose
-from sharpness.flattening.class_radius import TINY
 from sharpness.plots import BoundCurve, plot_agreement, plot_bound, plot_bound_panels, plot_class_values, plot_radii
 from sharpness.results.comparison import each, one_training
 from sharpness.results.estimates import Estimate
@@ -20,6 +19,8 @@ from sharpness.results.pictures import Subset, several
 from sharpness.results.same import require_same
 from sharpness.untrusted.refused import Refused
 
+#: What the formula takes for a smaller gradient norm, as ``flattening.class_radius`` does, which needs torch.
+TINY = 1e-12
 NEEDED = ("loss", "rho", "bound", "step", "first_order", "second_order", "measured", "worst")
 PICTURES = ("bound", "radius", "rise")
 #: With more panels than this all samples and three classes are drawn: the most frequent, the middle and the rarest.

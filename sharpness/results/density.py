@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from sharpness.curvature import DensityCurve, SpectralQuadrature, interval
 from sharpness.errors import UserError
 from sharpness.plots import plot_density
 from sharpness.plots.options import LEAST
@@ -22,6 +21,7 @@ from sharpness.results.estimates import Estimate, Subset, mean_of
 from sharpness.results.picture import picture
 from sharpness.results.same import require_same
 from sharpness.results.words import in_coordinates, marks_in
+from sharpness.statistics import DensityCurve, SpectralQuadrature, interval
 from sharpness.untrusted.refused import Refused
 
 #: The trace, and the shares of the spectrum beyond a hundredth of the largest modulus.

@@ -10,7 +10,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import pandas as pd
 
-from sharpness.curvature import interval
 from sharpness.errors import UserError, choose
 from sharpness.plots import plot_class_values, plot_saddle_indicator, plot_spectrum_ends
 from sharpness.results.base import Result
@@ -20,6 +19,7 @@ from sharpness.results.picture import applying, in_order, picture
 from sharpness.results.same import require_same
 from sharpness.results.tables import long_form
 from sharpness.results.words import in_coordinates, marks_in, near_zero
+from sharpness.statistics import interval
 from sharpness.untrusted.refused import Refused
 
 if TYPE_CHECKING:

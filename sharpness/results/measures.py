@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from textwrap import fill
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
-from sharpness.curvature import interval
 from sharpness.errors import UserError, choose
 from sharpness.plots import plot_class_values, stacked_axes
 from sharpness.plots.labels import doubtful_key
@@ -20,10 +20,13 @@ from sharpness.results.estimates import Estimate, Subset, mean_of
 from sharpness.results.picture import in_order, picture
 from sharpness.results.same import require_same
 from sharpness.results.words import marks_in, near_zero
+from sharpness.statistics import interval
 from sharpness.untrusted.refused import Refused
 
 #: What errors in files of old are over, which do not say it.
 UNKNOWN = "images, draws or vectors"
+#: Characters of a label that fit beside one of many panels.
+LABEL = 20
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -241,8 +244,9 @@ class MeasureResult(Result):
             shown = first.description(name)
             if shown.symlog:
                 settings["linthresh"] = _linthresh(results, name)
+            settings["ylabel"] = fill(shown.label, LABEL, break_long_words=False)
             if first.over and first.over[i] != first.over[0]:
-                settings["ylabel"] = f"{shown.label}\n(over {first.over[i]})"
+                settings["ylabel"] += f"\n(over {first.over[i]})"
             if i == 0 and any(line.get_gid() == "near zero" for other in axes[1:] for line in other.lines):
                 settings["keys"] = [doubtful_key()]
             cls.compare(results, ax, name, **{**settings, **options})

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from sharpness.curvature import interval
 from sharpness.errors import UserError
 from sharpness.plots import plot_layer_class, plot_layer_class_grid
 from sharpness.results.base import Result
@@ -19,6 +18,7 @@ from sharpness.results.picture import applying, in_order, picture
 from sharpness.results.same import require_same
 from sharpness.results.tables import long_form
 from sharpness.results.words import marks_in
+from sharpness.statistics import interval
 from sharpness.untrusted.refused import Refused
 
 NUMBERS = ("displacement", "optimum_loss")

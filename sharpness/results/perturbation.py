@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from sharpness.curvature import interval
 from sharpness.errors import UserError, choose
 from sharpness.plots import plot_rises, plot_spread
 from sharpness.results.axes import GAUSSIAN, radius_unit
@@ -19,6 +18,7 @@ from sharpness.results.estimates import Estimate, Subset
 from sharpness.results.picture import applying, picture
 from sharpness.results.rounding import described
 from sharpness.results.same import require_same
+from sharpness.statistics import interval
 from sharpness.untrusted.refused import Refused
 
 KINDS = ("draws", "radii")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from sharpness.data.identity import NAMES, VALUES, SampleIdentity
 from sharpness.errors import UserError, shown
+from sharpness.identity import NAMES, VALUES, SampleIdentity
 
 if TYPE_CHECKING:
     from sharpness.results.base import Result
@@ -157,7 +157,7 @@ def _of_samples(a: Probed, b: Probed, mine: np.ndarray, theirs: np.ndarray, of_a
 def _classes(probed: Probed, indices: np.ndarray) -> str:
     """Of which classes some samples are, the most frequent ones first.
 
-    >>> from sharpness.data.identity import PIXELS
+    >>> from sharpness.identity import PIXELS
     >>> seen = SampleIdentity(PIXELS, np.array([0, 1, 1]), np.arange(3, dtype=np.uint64))
     >>> _classes(Probed(seen, None, ("cat", "dog")), np.arange(3))
     'classes dog 2, cat 1'

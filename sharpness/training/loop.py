@@ -20,6 +20,7 @@ from sharpness.engine import ClassSums, exact_float32, resolve_device, seeded, w
 from sharpness.errors import UserError, require_whole
 from sharpness.flattening.spectral_normalization import ordinary_state
 from sharpness.methods import Recipe, Stage, build_recipe, flattened
+from sharpness.methods.events import events
 from sharpness.models import BACKBONES, Classifier, build_model
 from sharpness.progress import progress
 from sharpness.steps import Context
@@ -33,6 +34,7 @@ from sharpness.training.parts import Helper, add_parts, read_helper
 from sharpness.training.precision import autocast, resolve_precision
 from sharpness.training.state import RunFolder, RunState, epoch_generator, run_name
 from sharpness.training.steps import Replays, side_stream, stage_steps
+from sharpness.training.watched import MakeWatcher, Watcher, all_trainable
 
 #: On a GPU, where an epoch takes less time than saving it ten times, what an interruption may cost.
 SECONDS_LOST = 2.0
@@ -54,6 +56,7 @@ def train(
     resume: bool = False,
     snapshots: int | None = None,
     test_every: int = 1,
+    monitor: MakeWatcher | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Train a model with a method's published recipe; the result is ``OUT/last.pt``, the weights after the last epoch.
@@ -84,6 +87,8 @@ def train(
         options: of the method, such as ``scope="all"`` for ``"cc-sam"``.
         test_every: epochs from one test to the next in every stage; the last epoch of a stage is tested, and what a
             snapshot holds. History has no test loss and no accuracy of the epochs between.
+        monitor: called with the network and the data, returns what looks on after every epoch, such as
+            :class:`~sharpness.Monitor` itself; the weights are those of a run without. Its state resumes with the run.
 
     Returns:
         The history, one row per epoch: stage, epoch, lr, training loss, test loss and accuracies (fractions):
@@ -149,7 +154,12 @@ def train(
         moved = replace(data, train=data.train.to(device), test=data.test.to(device))
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         description = manifest_of(recipe, data, {**identity, "training": training}, device.type)
-        run = Run(recipe, network, moved, state, folder, seed, precision, description, folder.snapshots(), test_every)
+        watcher = None if monitor is None else monitor(network, moved)
+        if watcher is not None and state.watched:
+            watcher.load_state_dict(state.watched)
+        run = Run(
+            recipe, network, moved, state, folder, seed, precision, description, folder.snapshots(), test_every, watcher
+        )
         carry_out(run, helper)
         return folder.history()
 
@@ -162,6 +172,7 @@ class Run:
         description: the fixed part of the manifest.
         every: epochs from one snapshot to the next; None for no snapshots.
         test_every: epochs from one test to the next.
+        watcher: looks at the network after every epoch.
     """
 
     recipe: Recipe
@@ -174,6 +185,7 @@ class Run:
     description: Manifest
     every: int | None = None
     test_every: int = 1
+    watcher: Watcher | None = None
 
     @property
     def device(self) -> torch.device:
@@ -209,6 +221,11 @@ class Run:
         self.state.history.append({**row, **accuracy_row(tested, self.data)})
         self.state.epoch, self.state.model = epoch, self.network.state_dict()
         self.keep_snapshot()
+        if self.watcher is not None:
+            done = len(self.state.history)
+            with all_trainable(self.network):
+                self.watcher.step(done, lr or None, events(self.recipe)[done - 1])
+            self.state.watched = self.watcher.state_dict()
 
 
 def carry_out(run: Run, helper: Helper | None) -> None:

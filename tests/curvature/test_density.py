@@ -6,7 +6,8 @@ import torch
 from scipy.stats import t as student
 
 from sharpness import UserError
-from sharpness.curvature import SpectralQuadrature, hutchinson, stochastic_lanczos
+from sharpness.curvature import hutchinson, stochastic_lanczos
+from sharpness.statistics import SpectralQuadrature
 
 SEMICIRCLE = 2 * np.cos(np.pi * (np.arange(300) + 0.5) / 300)  # Chebyshev points: the arcsine law
 SPECTRA = {

@@ -10,7 +10,7 @@ from PIL import Image
 
 from sharpness import UserError
 from sharpness.data import Content, ImageSet, SampleIdentity, read_images
-from sharpness.data.identity import pixel_digests, value_digests
+from sharpness.data.content import pixel_digests, value_digests
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)

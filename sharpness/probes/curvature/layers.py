@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.curvature import interval, lanczos, mean_and_error, random_signs
+from sharpness.curvature import lanczos, random_signs
 from sharpness.curvature.operator import Operator
 from sharpness.engine import KINDS
 from sharpness.errors import UserError, choose, require_whole
@@ -24,6 +24,7 @@ from sharpness.probes.shared.probe import Given
 from sharpness.probes.shared.work import Arrays
 from sharpness.progress import progress
 from sharpness.results import LayerResult
+from sharpness.statistics import interval, mean_and_error
 
 
 def layers_of(objective: Objective) -> dict[str, slice]:

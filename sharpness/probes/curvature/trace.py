@@ -10,7 +10,7 @@ from typing import Any, Literal, Unpack
 import numpy as np
 import torch
 
-from sharpness.curvature import TraceEstimate, hutchinson, hutchpp, interval, mean_and_error, random_signs
+from sharpness.curvature import TraceEstimate, hutchinson, hutchpp, random_signs
 from sharpness.engine import KINDS
 from sharpness.errors import UserError, choose
 from sharpness.objective import Objective
@@ -25,6 +25,7 @@ from sharpness.progress import progress
 from sharpness.renamed import renamed_arguments
 from sharpness.results import MeasureResult
 from sharpness.results.estimates import Estimate
+from sharpness.statistics import interval, mean_and_error
 
 ESTIMATORS = {"hutchinson": hutchinson, "hutch++": hutchpp}
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sharpness.curvature import mean_and_error
 from sharpness.objective import Objective
 from sharpness.probes.directions.gaussian import gaussian
+from sharpness.statistics import mean_and_error
 
 #: Rise of the loss that steps aim at, relative to the loss.
 RISE = 0.01

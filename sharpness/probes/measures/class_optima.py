@@ -26,7 +26,7 @@ class Optima:
 
 def optima(subject: Subject, settings: Optima) -> dict[str, Column]:
     """Both columns of all classes; all samples together have an optimum of their own, which is not looked for."""
-    found = class_optima(subject.objective, settings.damping, keep_vectors=False)
+    found = class_optima(subject.objective, settings.damping, keep_vectors=False, resume=subject.resume)
     assert isinstance(found, OptimaResult)
     columns = {}
     for name in found:
@@ -42,10 +42,10 @@ def _passes(settings: Optima) -> Passes:
 
 
 DISPLACEMENT = Measure(
-    "displacement", optima, Optima, _passes, title="Displacement to the optimum", unit="weight norms", usual=False,
-    explained="the displacement to its own optimum, damped by {damping:g}",
+    "displacement", optima, Optima, _passes, title="Displacement to the optimum", unit="weight norms", symlog=True,
+    usual=False, explained="the displacement to its own optimum, damped by {damping:g}",
 )  # fmt: skip
 OPTIMUM_LOSS = Measure(
-    "optimum_loss", optima, Optima, _passes, title="Loss at the own optimum", usual=False,
+    "optimum_loss", optima, Optima, _passes, title="Loss at the own optimum", symlog=True, usual=False,
     explained="the value at its own optimum, damped by {damping:g}",
 )  # fmt: skip

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sharpness.curvature import interval
 from sharpness.probes.measures.loss import means_over_images, rows_of_samples
 from sharpness.probes.measures.measure import Measure, NoSettings, Passes, Subject
 from sharpness.probes.shared.column import Column, sample_freedom
+from sharpness.statistics import interval
 
 #: Bins of equal width (Guo et al., ICML 2017), and resamples of images for the standard error.
 BINS, RESAMPLES = 15, 200

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.curvature import interval
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.measures.measure import Measure, NoSettings, Passes, Subject
@@ -20,6 +19,7 @@ from sharpness.probes.shared.column import Column, sample_freedom
 from sharpness.probes.shared.work import Arrays, Work
 from sharpness.progress import progress
 from sharpness.results.estimates import Estimate, mean_of
+from sharpness.statistics import interval
 
 #: What a function gives: a value, or a value and its standard error.
 Found = float | tuple[float, float]

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sharpness.curvature import interval
 from sharpness.errors import require_whole
 from sharpness.probes.measures.extreme_eigenvalues import LARGEST, Lanczos, ends_of_spectra
 from sharpness.probes.measures.measure import ERROR, Measure, Passes, Subject
 from sharpness.probes.measures.trace import Hutchinson, hessian_trace
 from sharpness.probes.shared.column import Column
 from sharpness.results.estimates import Estimate
+from sharpness.statistics import interval
 
 
 @dataclass(frozen=True)

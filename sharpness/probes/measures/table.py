@@ -93,7 +93,7 @@ def measure(
 
     Intervals are of 95 %: Wilson's for accuracies; Student's, with one degree of freedom less than there are images,
     draws or vectors, for the rest, on a logarithmic scale for what keeps its sign: losses, both ends of a spectrum, the
-    worst rise. See :mod:`sharpness.curvature.estimate`.
+    worst rise. See :mod:`sharpness.statistics.estimate`.
 
     Args:
         subject: an objective, a model (with data), a checkpoint (object or path), or ``{label: one of these}``, to

@@ -8,7 +8,6 @@ from typing import Any, Unpack
 import numpy as np
 from torch import Tensor
 
-from sharpness.curvature import interval, mean_and_error
 from sharpness.engine import ClassSums
 from sharpness.errors import UserError, choose, require_whole
 from sharpness.objective import Objective
@@ -20,6 +19,7 @@ from sharpness.probes.shared.probe import Given, comparable
 from sharpness.progress import progress
 from sharpness.results import MeasureResult
 from sharpness.results.estimates import Estimate
+from sharpness.statistics import interval, mean_and_error
 
 DIRECTIONS = ("random", "gradient", "class_gradient", "update")
 #: Radii of the search: the first one, the least and the largest.

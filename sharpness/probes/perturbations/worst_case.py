@@ -8,7 +8,6 @@ from typing import Unpack
 import numpy as np
 import torch
 
-from sharpness.curvature import interval
 from sharpness.errors import UserError, choose, require_whole
 from sharpness.objective import Objective
 from sharpness.probes.perturbations.class_ascents import Ascents
@@ -18,6 +17,7 @@ from sharpness.probes.shared.comparison import common_fields
 from sharpness.probes.shared.probe import Given, comparable
 from sharpness.probes.shared.work import Work
 from sharpness.results import MeasureResult
+from sharpness.statistics import interval
 
 NAMES = ("loss", "worst_loss", "worst_rise", "worst_accuracy")
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sharpness.curvature.estimate import mean_and_error, student
 from sharpness.errors import UserError
+from sharpness.statistics.estimate import mean_and_error, student
 
 #: The default grid: spacing, and reach to either side of a node, in widths.
 _SPACING, _REACH = 0.5, 8

@@ -1,10 +1,9 @@
-"""Identity of samples by their content, independent of their order and normalisation."""
+"""Content of samples, which is the same whatever normalises them."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -13,9 +12,8 @@ import torch
 from torch import Tensor
 
 from sharpness.errors import UserError
+from sharpness.identity import NAMES, PIXELS, VALUES, SampleIdentity
 
-#: Kinds of identity: 8-bit pixels, inputs as they stand, or the user's own names.
-PIXELS, VALUES, NAMES = "pixels", "values", "names"
 #: How far beside a whole pixel an undone normalisation may lead: half precision leaves a tenth, others any part.
 SLACK = 0.25
 CHUNK = 1024
@@ -52,6 +50,16 @@ class Content:
     def take(self, indices: Tensor) -> Content:
         """That of the samples at some indices."""
         return Content(self.by, lambda: self.digests[indices.cpu().numpy()], self.mean, self.std)
+
+    def identity(self, classes: Tensor, weights: Tensor, targets: Tensor | None = None) -> SampleIdentity:
+        """Of samples with these classes and weights, (n,) each, and targets (n, ...) that are something else than
+        classes.
+        """
+        digests = self.digests
+        if targets is not None:
+            digests = digests * np.uint64(3) + value_digests(targets)
+        equal = bool((weights == weights[0]).all())
+        return SampleIdentity(self.by, classes.numpy(), digests, None if equal else weights.double().numpy())
 
     @classmethod
     def of(cls, data: Any, x: Tensor, names: Sequence[Any] | None = None, mean: Any = None, std: Any = None) -> Content:
@@ -105,84 +113,6 @@ def value_digests(values: Tensor) -> np.ndarray:
     1
     """
     return _by_chunk(values, lambda part: list(_plain(part).reshape(len(part), -1).contiguous().numpy()))
-
-
-@dataclass(frozen=True, eq=False)
-class SampleIdentity:
-    """The identity of probed samples, in their order.
-
-    Attributes:
-        by: kind of identity, see :class:`Content`.
-        classes: (n,) class indices.
-        digests: (n,) uint64.
-        weights: (n,), or None where all count alike.
-    """
-
-    by: str
-    classes: np.ndarray
-    digests: np.ndarray
-    weights: np.ndarray | None = None
-
-    @classmethod
-    def of(cls, content: Content, classes: Tensor, weights: Tensor, targets: Tensor | None = None) -> SampleIdentity:
-        """Of content, classes and weights, (n,) each, and of targets (n, ...) that are something else than classes."""
-        digests = content.digests
-        if targets is not None:
-            digests = digests * np.uint64(3) + value_digests(targets)
-        equal = bool((weights == weights[0]).all())
-        return cls(content.by, classes.numpy(), digests, None if equal else weights.double().numpy())
-
-    @classmethod
-    def of_words(cls, by: str, words: np.ndarray, weights: np.ndarray | None) -> SampleIdentity:
-        """Restore an identity from its ``words``."""
-        words = np.ascontiguousarray(words, dtype="<i4")
-        digests = np.ascontiguousarray(words[:, 1:]).view("<u8")[:, 0]
-        return cls(by, words[:, 0], digests, weights)
-
-    @property
-    def words(self) -> np.ndarray:
-        """(n, 3) int32, for files: class, and the digest in two halves."""
-        halves = np.ascontiguousarray(self.digests, dtype="<u8").view("<i4").reshape(-1, 2)
-        return np.column_stack([self.classes, halves]).astype("<i4")
-
-    @property
-    def keys(self) -> np.ndarray:
-        """(n,) uint64: content and class in one number."""
-        return self.digests + (self.classes.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-
-    @property
-    def sha256(self) -> str:
-        """Of content and classes, whatever the order."""
-        return hashlib.sha256(np.sort(self.keys).astype("<u8").tobytes()).hexdigest()
-
-    def __len__(self) -> int:
-        return len(self.digests)
-
-    def missing_in(self, other: SampleIdentity, classes: bool = True) -> np.ndarray:
-        """Indices of samples that the other has not, or not as often; only their content counts without ``classes``."""
-        mine, theirs = (self.keys, other.keys) if classes else (self.digests, other.digests)
-        kinds, inverse = np.unique(np.concatenate([mine, theirs]), return_inverse=True)
-        there = np.bincount(inverse[len(mine) :], minlength=len(kinds))
-        order = np.argsort(inverse[: len(mine)], kind="stable")
-        ranked = inverse[order]
-        rank = np.arange(len(mine)) - np.searchsorted(ranked, ranked)
-        return np.sort(order[rank >= there[ranked]])
-
-    def order_of(self, other: SampleIdentity) -> np.ndarray | None:
-        """Indices that bring the other's samples, which are the same, into this order; None where they have it."""
-        if np.array_equal(self.keys, other.keys):
-            return None
-        indices = np.empty(len(self), dtype=np.int64)
-        indices[self._sorted()] = other._sorted()
-        return indices
-
-    def relative_weights(self) -> np.ndarray:
-        """(n,) of mean 1, in the order of the keys."""
-        weights = np.ones(len(self)) if self.weights is None else self.weights
-        return (weights / weights.mean())[self._sorted()]
-
-    def _sorted(self) -> np.ndarray:
-        return np.argsort(self.keys, kind="stable") if self.weights is None else np.lexsort((self.weights, self.keys))
 
 
 def _by_chunk(rows: Tensor, convert: Callable[[Tensor], Sequence[Any]]) -> np.ndarray:
