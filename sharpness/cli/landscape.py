@@ -200,8 +200,9 @@ def _draw(
     for result, name in zip(single.values(), _file_names(list(single)), strict=True):
         for suffix in (".nc", ".vtk") if what == "plane" else (".nc",):
             say(result.export(folder / f"{what}-{name}{suffix}"))
-    write(results.to_frame(), folder / f"{what}s.csv")
-    say(folder / f"{what}s.csv")
+    write(results.to_frame(), folder / f"{what}s.csv", results)
+    for suffix in (".csv", ".csv.json"):
+        say(folder / f"{what}s{suffix}")
     groups = [g for g, classes in first.groups.items() if classes]
     pictures: dict[str, list[str | int | None]] = {"": list(subsets) if subsets else [None, *groups]}
     if per_class:
