@@ -11,7 +11,7 @@ import pytest
 import sharpness
 from sharpness.cli import main
 from sharpness.data import load_data
-from sharpness.files import only_process
+from sharpness.locks import only_process
 from sharpness.models import BACKBONES, CifarResNet
 
 
