@@ -62,6 +62,7 @@ def alone(results: Comparison) -> Any:
 
 
 def as_records(frame: pd.DataFrame) -> str:
+    """A table as JSON, an object for every row."""
     return frame.to_json(orient="records", indent=1)
 
 

@@ -65,6 +65,7 @@ def training_batches(stage: Stage, network: nn.Module, data: LongTailData, conte
 
 
 def channels_last(x: Tensor) -> Tensor:
+    """Images in the layout in which convolutions are fastest."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
