@@ -103,8 +103,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     try:
         with _surroundings():
-            cli.main(args=arguments, prog_name="sharpness", standalone_mode=False)
-            sys.stdout.flush()
+            return _run(arguments)
+    except UserError as error:  # of joining the other processes
+        say(f"sharpness: {error}", err=True)
+        return 2
+
+
+def _run(arguments: list[str] | None) -> int:
+    """Run a command, tell in one line what went wrong, and return the exit code."""
+    try:
+        cli.main(args=arguments, prog_name="sharpness", standalone_mode=False)
+        sys.stdout.flush()
     except (UserError, FloatingPointError) as error:
         _discard_output()
         say(f"sharpness: {error}", err=True)
