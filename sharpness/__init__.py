@@ -17,6 +17,7 @@ from sharpness.version import __version__
 if TYPE_CHECKING:
     from sharpness.checkpoints import load_checkpoint
     from sharpness.data import load_data
+    from sharpness.explorer import explore
     from sharpness.objective import Objective
     from sharpness.probes import (
         Directions,
@@ -62,6 +63,7 @@ __all__ = [
     "correlate",
     "critical_radius",
     "eigenvalues",
+    "explore",
     "history",
     "interpolate",
     "line",
@@ -88,6 +90,7 @@ _ROOMS = {
     "Comparison": "results",
     "compare": "results",
     "Objective": "objective",
+    "explore": "explorer",
     "load_checkpoint": "checkpoints",
     "load_data": "data",
     "load_result": "results",
@@ -97,8 +100,8 @@ _ROOMS = {
 
 #: Rooms that are found as ``sharpness.data`` without being imported by name.
 _OPEN = (
-    "checkpoints", "cli", "curvature", "data", "engine", "flattening", "methods", "models", "objective", "optimizers",
-    "plots", "probes", "results", "steps", "studies", "training",
+    "checkpoints", "cli", "curvature", "data", "engine", "explorer", "flattening", "methods", "models", "objective",
+    "optimizers", "plots", "probes", "results", "steps", "studies", "training",
 )  # fmt: skip
 
 

@@ -113,3 +113,17 @@ FAMILIES: Registry[Any] = Registry(
         hasattr(family, name) for name in ("matches", "read", "usual_files", "weights", "two_files", "twin")
     ),
 )
+
+#: Libraries of networks, by the word before the colon in ``--model timm:resnet18``.
+HUBS: Registry[Any] = Registry(
+    "library of networks",
+    "sharpness.hubs",
+    {
+        "timm": "sharpness.models.hubs.timm:HUB",
+        "torchvision": "sharpness.models.hubs.torchvision:HUB",
+        "hf": "sharpness.models.hubs.huggingface:HUB",
+    },
+    python="sharpness.registries.HUBS",
+    wanted="a sharpness.models.hubs.Hub",
+    fits=lambda hub: hasattr(hub, "make") and hasattr(hub, "published"),
+)

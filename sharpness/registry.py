@@ -39,6 +39,7 @@ class Registry(MutableMapping[str, T], Generic[T]):
         option: of the command line by which the user names a thing by its place, where that is possible.
         wanted: what a thing has to be, for messages.
         fits: whether an object is one.
+        find: gives the thing at a place; :func:`~sharpness.extensions.imported` unless given.
 
     >>> shapes = Registry("shape", "sharpness.shapes", {"fraction": ("Fraction", "fractions:Fraction")})
     >>> @shapes.register("half", label="One half")
@@ -58,10 +59,12 @@ class Registry(MutableMapping[str, T], Generic[T]):
         option: str | None = None,
         wanted: str = "something to call",
         fits: Callable[[Any], bool] = callable,
+        find: Callable[[str], Any] | None = None,
     ) -> None:
         self.kind, self.group = kind, group
         self._python, self._option = python or group, option
         self._wanted, self._fits = wanted, fits
+        self._find = find or (lambda place: imported(place, kind, "package.module:name"))
         self._built_in: dict[str, str | T] = {}
         self._labels: dict[str, str] = {}
         self._things: dict[str, T] = {}
@@ -125,7 +128,7 @@ class Registry(MutableMapping[str, T], Generic[T]):
             UserError: there is no such thing, or importing it raises.
         """
         if place not in self._things:
-            self[place] = self._checked(f"{self.kind} {place}", imported(place, self.kind, "package.module:name"))
+            self[place] = self._checked(f"{self.kind} {place}", self._find(place))
             self._labels[place] = self._own_label(place, self[place])
         return self[place]
 

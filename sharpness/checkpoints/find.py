@@ -11,6 +11,7 @@ from sharpness.checkpoints.families import FAMILIES
 from sharpness.checkpoints.safety import LIMIT
 from sharpness.checkpoints.zoo import from_zoo
 from sharpness.errors import UserError, shown
+from sharpness.models.hubs import hub_of
 from sharpness.untrusted.refused import Refused
 from sharpness.untrusted.regular_files import open_regular
 
@@ -63,7 +64,7 @@ def file_of(path: Path) -> Path:
 
 
 def find_checkpoints(path: str | Path) -> list[Path]:
-    """The checkpoints that a path stands for: a file, a run's folder, or all that lie below a folder.
+    """The checkpoints that a path stands for: a file, a run's folder, all below a folder, or a library's network.
 
     A file counts by its content: what ``torch.save`` or safetensors wrote, whatever it is called; or by one of
     :data:`ENDINGS`. A file of a usual name stands for its run: other usual ones beside it and those of single epochs do
@@ -73,6 +74,8 @@ def find_checkpoints(path: str | Path) -> list[Path]:
     Raises:
         UserError: there is none.
     """
+    if hub_of(path) is not None:
+        return [Path(path)]
     path = from_zoo(path)
     if not path.is_dir():
         return [file_of(path)]

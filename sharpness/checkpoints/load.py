@@ -18,10 +18,12 @@ from sharpness.checkpoints.families import FAMILIES, Family, Options, Reading
 from sharpness.checkpoints.families.reading import WEIGHTS
 from sharpness.checkpoints.find import file_of
 from sharpness.checkpoints.heads import parse_head
+from sharpness.checkpoints.published import published_checkpoint
 from sharpness.checkpoints.safety import read_safely
 from sharpness.errors import UserError, choose, shown
 from sharpness.extensions import in_one_line
 from sharpness.models.factory import model_from
+from sharpness.models.hubs import hub_of
 from sharpness.untrusted.passed_over import PassedOver, PickledNetwork, passed_over
 
 logger = logging.getLogger("sharpness")
@@ -38,6 +40,7 @@ def load_checkpoint(
     weights: str = "model",
     model: nn.Module | Callable[[], nn.Module] | str | None = None,
     class_order: Any = None,
+    download: bool = False,
 ) -> Checkpoint:
     """Read anybody's checkpoint: nothing in the file is executed (``weights_only=True``).
 
@@ -45,8 +48,9 @@ def load_checkpoint(
     CC-SAM, ImbSAM, SWA, PoF, Lightning, safetensors and plain state dicts are distinguished by their content.
 
     Args:
-        path: a file, or a folder with one of the usual names in it; or ``"zoo:METHOD"``, a model that comes with the
-            package (:mod:`sharpness.checkpoints.zoo`).
+        path: a file, or a folder with one of the usual names in it; ``"zoo:METHOD"``, a model that comes with the
+            package (:mod:`sharpness.checkpoints.zoo`); or ``"timm:NAME"``, ``"torchvision:NAME"`` or
+            ``"hf:NAME_OR_FOLDER"``, a network of that library with its published weights.
         family: a name in :data:`FAMILIES`, where the content would suggest another.
         head: ``"linear"``, ``"cosine"``, ``"unit-features"`` or ``"unit-weights"``, also with ``" [C, d]"`` or
             ``" [d, C]"`` behind it, where the file leaves it open or its family does it otherwise.
@@ -56,10 +60,12 @@ def load_checkpoint(
         num_classes: C, to be checked.
         weights: ``"model"``, or ``"ema"`` or ``"swa"`` where the file holds them too.
         model: what takes the weights, where the architecture is not known here, of our own files too: a network, of
-            which a copy is filled; a class or function that makes one; or ``"package.module:factory"``. What the file
-            leaves out must be frozen in it (``requires_grad_(False)``) and stays as it is.
+            which a copy is filled; a class or function that makes one; ``"package.module:factory"``; or
+            ``"timm:NAME"``. What the file leaves out must be frozen in it (``requires_grad_(False)``) and stays as it
+            is.
         class_order: how the model numbers classes, as :func:`sharpness.data.class_order` takes it, where its family
             does it otherwise; images of the user's own (:func:`sharpness.data.read_images`) are renumbered accordingly.
+        download: fetch published weights that are not on this machine; nothing else is ever fetched.
 
     Returns:
         The model, in eval mode, and what the file says of it.
@@ -74,10 +80,17 @@ def load_checkpoint(
     """
     if not isinstance(path, str | Path):
         raise UserError(f"a checkpoint is read from a file: give its path, not a {type(path).__name__}")
-    path = file_of(Path(path))
     choose("weights", weights, WEIGHTS)
     if family is not None:
         FAMILIES.choose(family)
+    if (network_of := hub_of(path)) is not None:
+        given = {"family": family, "head": head, "scale": scale, "stage2": stage2, "model": model}
+        extra = [name for name, value in given.items() if value is not None] + ["weights"] * (weights != "model")
+        if extra:
+            raise UserError(f"{path} is a network of a library with its weights: leave out {', '.join(extra)}")
+        complete = published_checkpoint(network_of, download, num_classes)
+        return complete if class_order is None else complete.in_class_order(class_order)
+    path = file_of(Path(path))
     # Objects of foreign classes are stand-ins here; a file of ours has none, which is checked below.
     content = read_safely(path, foreign=True)
     sha256 = _sha256(path)

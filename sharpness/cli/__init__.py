@@ -19,6 +19,7 @@ from sharpness.cli.conflicts import conflicts
 from sharpness.cli.correlate import correlate
 from sharpness.cli.data import data
 from sharpness.cli.evaluate import evaluate
+from sharpness.cli.explore import explore
 from sharpness.cli.figures import demo, figures
 from sharpness.cli.history import history
 from sharpness.cli.inspect import inspect
@@ -38,7 +39,7 @@ def cli() -> None:
 
 
 for command in (
-    train, measure, spectrum, landscape, conflicts, history, inspect, correlate, evaluate, data, figures, demo,
+    train, measure, spectrum, landscape, conflicts, history, inspect, correlate, evaluate, explore, data, figures, demo,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -16,7 +16,7 @@ THRESHOLD = 0.1
 
 
 @click.command(cls=OneExample)
-@click.argument("checkpoints", nargs=-1, required=True)
+@click.argument("checkpoints", nargs=-1)
 @file_options
 @click.option(
     "--open",

@@ -16,6 +16,7 @@ from sharpness.cli.options import (
     SEEDS,
     Offered,
     OneExample,
+    coordinates_option,
     data_options,
     load_described,
     training_options,
@@ -102,6 +103,7 @@ TRAINED = (
 @click.option(
     "--split", type=click.Choice(["train", "val", "test"]), default="train", help="Split of the data. [train]"
 )
+@coordinates_option("filter")
 @LOSS
 @LIMIT
 @click.option(
@@ -134,7 +136,7 @@ def figures(
     require_folder("--runs", runs)
     landscapes = {name: given.pop(name) for name in ("grid", "adaptive", "extent", "logits", "tol")}
     landscapes |= {"adaptive": landscapes["adaptive"] or None, "directions": integers("directions", directions)}
-    probed = {name: given[name] for name in ("split", "loss", "limit_per_class", "measures")}
+    probed = {name: given[name] for name in ("split", "loss", "limit_per_class", "measures", "coordinates")}
     if checkpoints:
         recorded = {name: given[name] for name in ("data_root", "download", "device")}
         out, runs = out or "out/checkpoints", runs or "runs/checkpoints"

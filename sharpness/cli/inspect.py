@@ -22,7 +22,7 @@ FOREIGN = (
 
 
 @click.command(cls=OneExample)
-@click.argument("checkpoints", nargs=-1, required=True)
+@click.argument("checkpoints", nargs=-1)
 @file_options
 @click.option(
     "--accuracy", is_flag=True, help="Measure the accuracy on recorded data; implied by every option of data."

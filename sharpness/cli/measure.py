@@ -27,7 +27,7 @@ from sharpness.registries import MEASURES
 @click.command(cls=OneExample)
 @click.argument("checkpoints", nargs=-1)
 @probing_options
-@coordinates_option
+@coordinates_option()
 @click.option(
     "--measures",
     default="",

@@ -156,7 +156,12 @@ def file_options(command: Command) -> Command:
             ),
             click.option("--subset", help="Rule for the images of it that are kept. [the one of the file's family]"),
             DATA_ROOT,
-            click.option("--download", is_flag=True, default=None, help="Fetch the CIFAR archive if it is missing."),
+            click.option(
+                "--download",
+                is_flag=True,
+                default=None,
+                help="Fetch the CIFAR archive, or published weights, if they are missing.",
+            ),
             click.option(
                 "--images",
                 type=click.Path(),
@@ -186,7 +191,8 @@ def file_options(command: Command) -> Command:
             ),
             click.option(
                 "--model",
-                help="Your own network, package.module:factory, local or installed. [derived from the weights]",
+                help="Network: package.module:factory, local or installed, or timm:NAME, torchvision:NAME, "
+                "hf:NAME_OR_FOLDER; without a file, with its published weights. [derived from the weights]",
             ),
             click.option(
                 "--model-args", multiple=True, help="Arguments of your factory, such as 'depth=20, width=16'."
@@ -233,14 +239,14 @@ def probing_options(command: Command) -> Command:
     return file_options(LOSS(method(each(picture_options(command)))))
 
 
-def coordinates_option(command: Command) -> Command:
-    """The coordinates of curvature."""
+def coordinates_option(usual: str = "plain") -> Callable[[Command], Command]:
+    """The coordinates of curvature, by default those that are usual for a command."""
     return click.option(
         "--coordinates",
-        default="plain",
+        default=usual,
         show_default=True,
         help="Coordinates of curvature: plain, or filter, which rescaling weights does not change.",
-    )(command)
+    )
 
 
 def picture_options(command: Command) -> Command:

@@ -25,7 +25,7 @@ from sharpness.errors import UserError
 @click.command(cls=OneExample)
 @click.argument("checkpoints", nargs=-1)
 @probing_options
-@coordinates_option
+@coordinates_option()
 @click.option("--per-class", is_flag=True, help="Eigenvalues of the Hessian of every class.")
 @click.option("--per-group", is_flag=True, help="Eigenvalues of the Hessians of many, medium and few.")
 @click.option("--per-layer", is_flag=True, help="Largest eigenvalue of every layer's diagonal block.")

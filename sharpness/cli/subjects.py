@@ -16,9 +16,9 @@ from sharpness.cli.options import keywords
 from sharpness.data import read_images
 from sharpness.data.standardization import Standardization
 from sharpness.errors import UserError
-from sharpness.extensions import imported
 from sharpness.methods import METHODS
-from sharpness.models.factory import EXAMPLE, model_from
+from sharpness.models.factory import model_from, source_of
+from sharpness.models.hubs import hub_of
 from sharpness.probes import labelled_checkpoints
 
 #: Options of a file, of a user's own images, and of recorded data.
@@ -45,9 +45,13 @@ def subjects(
     file = _chosen(given, FILE)
     if given["logit_scale"] is not None:
         file["scale"] = given["logit_scale"]
+    if not paths and not given.get("named") and hub_of(given["model"]) and not given["model_args"]:
+        paths, given = [given["model"]], {**given, "model": None}  # with its published weights, as no file has others
+    options = _chosen(given, RECORDED)
+    if any(map(hub_of, [*paths, *(text.partition("=")[2] for text in given.get("named", ()))])):
+        file["download"] = bool(given["download"] if given["images"] is None else options.pop("download", False))
     checkpoints = _labelled(paths, given.get("named", ()), _network(given), given.get("each", True), file)
     paths = [*paths, *(text.partition("=")[2] for text in given.get("named", ()))]
-    options = _chosen(given, RECORDED)
     if given["logits"] is not None:
         key, _, last = given["logits"].rpartition(",")
         if last == "temperature":
@@ -76,6 +80,8 @@ def subjects(
     limit = options.pop("limit_per_class", None)
     if "layout" in described:
         described["layout"] = described["layout"].replace("-", " ")
+    if "size" not in described:
+        described = _common_crop(single(checkpoints)) | described
     grey = all(_takes_grey(checkpoint.model) for checkpoint in single(checkpoints))
     channels = 1 if grey else 3
     images = read_images(given["images"], channels=channels, limit_per_class=limit, **described | constants)
@@ -163,6 +169,21 @@ def _chosen(given: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {name: given[name] for name in names if given.get(name) is not None}
 
 
+def _common_crop(checkpoints: Sequence[Checkpoint]) -> dict[str, int]:
+    """The crop of published networks, unless the images are numbers or have a size of their own.
+
+    Raises:
+        UserError: several networks that crop differently.
+    """
+    crops = {
+        (c.manifest.extra["size"], c.manifest.extra["resize"]): c for c in checkpoints if "size" in c.manifest.extra
+    }
+    if len(crops) > 1:
+        told = ", ".join(f"{one.path} to {size} of {side}" for (size, side), one in crops.items())
+        raise UserError(f"networks crop their images differently ({told}): give --size for all of them")
+    return {name: value for crop in crops for name, value in zip(("size", "resize"), crop, strict=True)}
+
+
 def _takes_grey(model: nn.Module) -> bool:
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     return first is not None and first.in_channels == 1
@@ -177,7 +198,7 @@ def _network(given: dict[str, Any]) -> Callable[[], Any] | None:
             raise UserError("--model-args are for a network of your own: name it with --model package.module:factory")
         return None
 
-    source = imported(given["model"], "model", EXAMPLE)
+    source = source_of(given["model"])
 
     def make(**sizes: int) -> nn.Module:
         with redirect_stdout(sys.stderr):  # stdout is for tables and JSON, whatever their code prints

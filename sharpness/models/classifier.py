@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sharpness.errors import UserError
-from sharpness.models.factory import model_from
+from sharpness.models.factory import model_from, source_of
 from sharpness.models.heads import CosineHead, LearnableWeightScaling, build_head
 from sharpness.models.resnet import PLANS, build_resnet
 from sharpness.models.resnet_cifar import CifarResNet
@@ -34,6 +34,7 @@ BACKBONES: Registry[Callable[..., nn.Module]] = Registry(
     option="--model",
     wanted="a function or class that makes a network anew, which seeds and files ask for",
     fits=lambda made: callable(made) and not isinstance(made, nn.Module),
+    find=source_of,
 )
 
 
@@ -103,7 +104,8 @@ def build_model(
     """A fresh network from the registry, initialised from torch's global generator.
 
     Args:
-        architecture: a name in :data:`BACKBONES`, such as ``"resnet32"``; or ``"package.module:factory"``.
+        architecture: a name in :data:`BACKBONES`, such as ``"resnet32"``; ``"package.module:factory"``; or a network of
+            a library, such as ``"timm:resnet18"``.
         head: a name in :data:`~sharpness.models.heads.HEADS`; cosine heads have a ``scale``, 30 unless given.
 
     >>> sum(p.numel() for p in build_model("resnet32", num_classes=10).parameters())

@@ -10,16 +10,27 @@ from torch import Tensor, nn
 
 from sharpness.errors import UserError, shown
 from sharpness.extensions import imported, importing_from_here, in_one_line, listed
+from sharpness.models.hubs import hub_of
 
 EXAMPLE = "package.module:factory, such as mynets.resnet:resnet20"
 
 
+def source_of(name: str) -> Any:
+    """The object behind a name: a network of a library (``timm:resnet18``), or of ``package.module:factory``.
+
+    Raises:
+        UserError: no such module or name.
+    """
+    return hub_of(name) or imported(name, "model", EXAMPLE)
+
+
 def model_from(source: str | nn.Module | Any, arguments: Mapping[str, Any] | None = None) -> nn.Module:
-    """Build the model of ``package.module:factory``, of a callable or of an instance, in eval mode.
+    """Build the model of ``package.module:factory``, of a library, of a callable or of an instance, in eval mode.
 
     Args:
         source: ``"pkg.mod:factory"`` with a function, a class or an instance behind the colon (dots reach into
-            classes); or that function, class or instance itself. Modules of the current directory can be imported.
+            classes); ``"timm:NAME"``, ``"torchvision:NAME"`` or ``"hf:NAME_OR_FOLDER"``, with random weights; or that
+            function, class or instance itself. Modules of the current directory can be imported.
         arguments: keyword arguments of the function or class.
 
     Raises:
@@ -30,7 +41,7 @@ def model_from(source: str | nn.Module | Any, arguments: Mapping[str, Any] | Non
     """
     options = dict(arguments or {})
     name = source if isinstance(source, str) else getattr(source, "__qualname__", type(source).__name__)
-    made = imported(source, "model", EXAMPLE) if isinstance(source, str) else source
+    made = source_of(source) if isinstance(source, str) else source
     if not isinstance(made, nn.Module):
         if not callable(made):
             raise UserError(f"model {name}: a {type(made).__name__} is neither a model nor a function that makes one")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -22,6 +22,27 @@ from sharpness.data import (
 )
 from sharpness.errors import UserError
 from sharpness.objective.samples import Groups, Samples, Table, grouping
+
+
+class SharedSampleOptions(TypedDict, total=False):
+    """Keywords of :class:`Description` that :func:`~sharpness.checkpoint_objective` hands on."""
+
+    num_classes: int | None
+    classes: Any
+    group_by: Any
+    weights: Any
+    groups: Mapping[str, Sequence[int | str]] | str | None
+    class_names: Sequence[str] | None
+    names: Sequence[Any] | None
+    batch: Callable[[Any], Any] | None
+
+
+class SampleOptions(SharedSampleOptions, total=False):
+    """All keywords of :class:`Description`, for type checkers; a test compares them."""
+
+    train_counts: Sequence[int] | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -30,7 +31,6 @@ from sharpness.engine import (
     even_batch,
     few_samples,
     filter_axes,
-    first_difference,
     forward_flops,
     full_precision,
     hidden_noticed,
@@ -41,7 +41,6 @@ from sharpness.engine import (
     recalibrate,
     require_eval,
     require_independent,
-    require_numbers,
     sample_rows,
     slopes,
     state_sha256,
@@ -49,18 +48,20 @@ from sharpness.engine import (
     told_return,
     undisturbed,
 )
-from sharpness.errors import UserError, choose
+from sharpness.errors import UserError
+from sharpness.keywords import keywords_of
+from sharpness.objective.arguments import require_valid
 from sharpness.objective.batches import Batches
 from sharpness.objective.coordinates import scales_of
-from sharpness.objective.description import Description
+from sharpness.objective.description import Description, SampleOptions
 from sharpness.objective.evaluation import evaluation
 from sharpness.objective.first_call import argument_names, first_losses, largest_batch, with_gradients
 from sharpness.objective.provenance import provenance
+from sharpness.objective.repeatability import repeated_passes
 from sharpness.objective.samples import Samples
 from sharpness.objective.temperature import AtTemperature, Temperature, chosen_temperature, require_logits
 from sharpness.renamed import renamed_attribute
 
-BATCHNORM = ("eval", "recalibrate")
 T = TypeVar("T")
 
 
@@ -179,26 +180,16 @@ class Objective:
         data: Any,
         loss: str | PerSampleLoss = "ce",
         *,
-        num_classes: int | None = None,
-        classes: Any = None,
-        group_by: Any = None,
-        weights: Tensor | None = None,
         batch_size: int | str = "auto",
         parameters: str = "all",
         batchnorm: str = "eval",
-        groups: Mapping[str, Sequence[int | str]] | str | None = None,
         output: Callable[[Any], Tensor] | None = None,
-        class_names: Sequence[str] | None = None,
         memory: float | None = None,
-        train_counts: Sequence[int] | None = None,
-        names: Sequence[Any] | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        batch: Callable[[Any], Any] | None = None,
         logits: str | float | Temperature = "calibrated",
         held_out: Any = None,
+        **described: Unpack[SampleOptions],
     ) -> None:
-        _require_valid(model, loss, batch_size, batchnorm, parameters, output)
+        require_valid(model, loss, batch_size, batchnorm, parameters, output)
         require_logits(logits, held_out)
         self.model = model = in_full_precision(model)
         self.loss_function: PerSampleLoss = cross_entropy if isinstance(loss, str) else loss
@@ -209,11 +200,10 @@ class Objective:
         self.batch_size = None if isinstance(batch_size, str) else batch_size
         reference = next(p for p in model.parameters() if p.is_floating_point())  # integers may stand before it
         self.device, self.dtype = reference.device, reference.dtype
-        described = Description(
-            num_classes=num_classes, classes=classes, group_by=group_by, weights=weights, groups=groups, names=names,
-            class_names=class_names, train_counts=train_counts, mean=mean, std=std, batch=batch,
-        ).completed_by(data)  # fmt: skip
-        table = described.read(data, self.dtype, argument_names(model))
+        if unknown := [name for name in described if name not in SampleOptions.__annotations__]:
+            raise TypeError(f"Objective() got an unexpected keyword argument {unknown[0]!r}")
+        description = Description(**described).completed_by(data)
+        table = description.read(data, self.dtype, argument_names(model))
         call = None if table.layout is None else table.layout.call
         self._called = model if call is None else Outputs(model, None, call)
         self._outputs = Outputs(model, output, call)
@@ -226,13 +216,13 @@ class Objective:
             outputs = self._forward(first)
         if not torch.equal(first.nan_to_num(), untouched.nan_to_num()):
             raise UserError("the model changes its inputs in place: let its forward pass start from a copy")
-        samples = described.samples(table, outputs.shape, self.dtype, ce=isinstance(loss, str))
+        samples = description.samples(table, outputs.shape, self.dtype, ce=isinstance(loss, str))
         self.samples = samples.weighed_by(self.loss_function)
         width = outputs.shape[1] if outputs.ndim == 2 else None
         labels = self.num_classes if self.classes_from == "labels" else None
         self._answers = answers_of(self.y, width, labels, every=isinstance(loss, str))
         self.logits = logits if isinstance(logits, str) else "given temperature"
-        self.temperature = chosen_temperature(self, logits, held_out, output=output, batch=batch)
+        self.temperature = chosen_temperature(self, logits, held_out, output=output, batch=description.batch)
         if self.temperature is not None:
             self.loss_function = AtTemperature(self.loss_function, self.temperature.value)
         values = first_losses(self.loss_function, outputs, self.y[: len(outputs)].to(self.device))
@@ -532,8 +522,7 @@ class Objective:
     def check(self) -> SampleSums:
         """Check that two passes agree and are finite, and return the loss at the centre. Every probe begins with it.
 
-        The second pass goes backwards, so that a sample has other neighbours and another place in its batch. A model
-        that was changed since it was examined is examined again.
+        A model that was changed since it was examined is examined again.
 
         Raises:
             UserError: the loss is random, or not finite, or a sample's depends on its place; the message says where.
@@ -544,36 +533,7 @@ class Objective:
             self._require_independent()
             self._engine.forget()
             self._examined = self._condition()
-        with self._statistics():
-            first = self.evaluate_samples()
-        with self._statistics():
-            second = self.evaluate_samples(backwards=True)
-        if not np.isfinite(first.loss).all():
-            bad = int(np.flatnonzero(~np.isfinite(first.loss))[0])
-            raise UserError(
-                f"the loss of class {bad} is {first.loss[bad]} before anything was perturbed: check the inputs' "
-                "normalisation and the weights for inf and nan"
-            )
-        if not np.allclose(first.loss, second.loss, rtol=1e-6, atol=1e-12):
-            with self._statistics():
-                again = self.evaluate_samples()
-            x = self._first(8)
-            if not np.allclose(first.loss, again.loss, rtol=1e-6, atol=1e-12):
-                where = first_difference(self._outputs, x, x) or "the model or the loss"
-                raise UserError(
-                    f"two passes over the same data gave losses {first.mean:.6g} and {again.mean:.6g}: {where} is "
-                    "random, or keeps a state; freeze it, or seed it in every call"
-                )
-            # Kernels of other batch sizes round otherwise, which a sum over a class shows and a single sample explains.
-            off = np.abs(first.losses - second.losses)
-            size = max(1.0, float(np.abs(first.losses).max()))
-            if not off.max() <= size * (1e-6 if self.dtype is torch.float64 else 1e-3):
-                worst = int(off.argmax())
-                raise UserError(
-                    f"the loss of sample {worst} is {first.losses[worst]:.6g} or {second.losses[worst]:.6g}, depending "
-                    "on its place in its batch: let the model and the loss take each sample alone"
-                )
-        return first
+        return repeated_passes(self, self._statistics)
 
     def _statistics(self) -> AbstractContextManager[None]:
         """BatchNorm's statistics as probes see them at w."""
@@ -640,25 +600,5 @@ class Objective:
         return self.x[:samples].to(self.device, copy=True)
 
 
-def _require_valid(model: Any, loss: Any, batch_size: Any, batchnorm: str, scope: Any, output: Any) -> None:
-    if not isinstance(model, nn.Module):
-        raise UserError(
-            f"the model is a {type(model).__name__}: give the torch.nn.Module, whose weights are to be moved"
-        )
-    require_numbers(model)
-    choose("batchnorm policy", batchnorm, BATCHNORM)
-    if batch_size != "auto" and (isinstance(batch_size, bool) or not (isinstance(batch_size, int) and batch_size >= 1)):
-        raise UserError(f"batch_size={batch_size!r}: give at least 1, or 'auto'")
-    if not isinstance(scope, str):
-        raise UserError(
-            f"parameters={scope!r}: give 'all', 'backbone', 'classifier', or one pattern of names such as '*layer3*'"
-        )
-    if output is not None and not callable(output):
-        raise UserError(
-            f"output={output!r}: give a function of what the model returns, such as output=lambda r: r[{output!r}]"
-        )
-    if isinstance(loss, str):
-        choose("loss", loss, ("ce",))
-    elif isinstance(loss, type) or not callable(loss):
-        raise UserError(f"loss={loss!r}: give 'ce', or a function such as torch.nn.MSELoss(reduction='none')")
-    require_eval(model)
+_own = list(inspect.signature(Objective.__init__).parameters.values())[1:-1]
+Objective.__signature__ = inspect.Signature([*_own, *keywords_of(SampleOptions)])  # type: ignore[attr-defined]

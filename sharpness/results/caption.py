@@ -23,6 +23,9 @@ ERRORS = {
     "PerturbationResult": "spread over {draws} draws of the perturbation",
 }
 
+#: Results with derivatives, which are in coordinates.
+CURVATURE = ("MeasureResult", "EigenvalueResult", "SpectralDensityResult", "OwnersResult", "LayerResult")
+
 
 def caption(what: str, results: Mapping[str, Entry], split: str = "") -> dict[str, str]:
     """Describe a picture of results: what a reader must know of its numbers, by headings.
@@ -41,6 +44,8 @@ def caption(what: str, results: Mapping[str, Entry], split: str = "") -> dict[st
     if "loss" in told:
         scales = sorted({r.provenance.get("logit_scale", 1.0) for r in each(results).values()})
         lines["Loss"] = f"{told['loss']}, logits times {', '.join(f'{s:g}' for s in scales)}"
+    if "coordinates" in told and type(first).__name__ in CURVATURE:
+        lines["Curvature"] = f"in {told['coordinates']} coordinates"
     if "temperature" in told:
         found = {name: told_temperature(r.provenance) for name, r in each(results).items()}
         lines["Confidence"] = "; ".join(f"{name}: {line}" for name, one in found.items() for line in one)

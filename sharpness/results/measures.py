@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from textwrap import fill
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +25,8 @@ from sharpness.untrusted.refused import Refused
 
 #: What errors in files of old are over, which do not say it.
 UNKNOWN = "images, draws or vectors"
+#: Characters of a label that fit beside one of many panels.
+LABEL = 20
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -241,8 +244,9 @@ class MeasureResult(Result):
             shown = first.description(name)
             if shown.symlog:
                 settings["linthresh"] = _linthresh(results, name)
+            settings["ylabel"] = fill(shown.label, LABEL, break_long_words=False)
             if first.over and first.over[i] != first.over[0]:
-                settings["ylabel"] = f"{shown.label}\n(over {first.over[i]})"
+                settings["ylabel"] += f"\n(over {first.over[i]})"
             if i == 0 and any(line.get_gid() == "near zero" for other in axes[1:] for line in other.lines):
                 settings["keys"] = [doubtful_key()]
             cls.compare(results, ax, name, **{**settings, **options})

@@ -57,6 +57,8 @@ def described(value: float, se: float, sd: float, lower: float, upper: float, *,
     ('0.95 [0.90, 0.98]', '0.95 ± 0.02')
     >>> described(0.95123, 0.021, 0.013, nan, nan, in_spreads=True), described(5.0, 8.0, nan, 0.02, 1243.0)
     ('0.951 ± 0.013 (0.02)', '5 [0.02, 1240]')
+    >>> described(1.6e-10, 1e-10, nan, 0.0, 5e-10)
+    '1.6e-10 [0, 5.0e-10]'
     """
     if not np.isfinite(value):
         return "-"
@@ -99,7 +101,9 @@ def _error(error: float, value: float) -> str:
 def _at(value: float, place: int, size: float) -> str:
     """A value to a decimal place, with an exponent where numbers of such size and place need one."""
     if place > PLACES or size >= LARGE:
-        exponent = int(f"{value:e}".partition("e")[2]) if value else 0
+        if value == 0:
+            return "0"
+        exponent = int(f"{value:e}".partition("e")[2])
         return f"{value:.{max(place + exponent, 0)}e}"
     near = round(value, place) + 0.0  # no minus before a zero
     return f"{near:.{max(place, 0)}f}"

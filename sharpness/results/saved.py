@@ -14,14 +14,11 @@ import xarray as xr
 from sharpness.errors import UserError, printable
 from sharpness.results.base import Result
 from sharpness.results.comparison import MODEL, Comparison
+from sharpness.results.netcdf import read_dataset
 from sharpness.results.runs import RUN, Runs
 from sharpness.results.stacked import unstack
 from sharpness.untrusted.plain_json import parse_json
 from sharpness.untrusted.refused import Refused
-from sharpness.untrusted.regular_files import open_regular
-
-LIMIT = 64 * 2**30
-"""Largest file that is read, in bytes: eigenvectors are as long as the network."""
 
 WHOLE = ("class_samples", "train_counts", "products", "layer_parameters", "sample_ids")
 TRUE_OR_FALSE = ("evaluated", "converged")
@@ -71,7 +68,7 @@ def _read(path: Path) -> Result | Runs[Any] | Comparison[Any]:
     if not path.is_file():
         raise UserError(f"no result at {path}")
     try:
-        data = _content(path)
+        data = read_dataset(path)
         if "comparison" in data.attrs:
             return _comparison(data)
         return _runs(data) if "trainings" in data.attrs else _result(data, data.attrs["fields"])
@@ -84,16 +81,6 @@ def _read(path: Path) -> Result | Runs[Any] | Comparison[Any]:
     except Exception as error:
         # A damaged file can raise nearly any exception.
         raise UserError(f"{path} is not a saved result of sharpness ({type(error).__name__}): probe again") from None
-
-
-def _content(path: Path) -> xr.Dataset:
-    file, _ = open_regular(path, LIMIT)
-    with file:
-        if file.read(3) != b"CDF":
-            raise Refused("does not start as a NetCDF file")
-        file.seek(0)
-        with xr.open_dataset(file, engine="scipy", decode_times=False, decode_timedelta=False) as opened:
-            return opened.load()
 
 
 def _runs(data: xr.Dataset) -> Runs[Any]:

@@ -22,8 +22,12 @@ def near_zero(value: np.ndarray, error: np.ndarray) -> np.ndarray:
 
 def in_coordinates(provenance: Mapping[str, Any]) -> str:
     """The words that an axis adds where derivatives are in other coordinates than plain ones."""
-    found = provenance.get("coordinates", "plain")
-    return "" if found == "plain" else f" ({found} coordinates)"
+    return "" if provenance.get("coordinates", "plain") == "plain" else named_coordinates(provenance)
+
+
+def named_coordinates(provenance: Mapping[str, Any]) -> str:
+    """The words for the coordinates of derivatives, plain ones included."""
+    return f" ({provenance.get('coordinates', 'plain')} coordinates)"
 
 
 def estimates(frame: pd.DataFrame, name: str) -> list[tuple[float, float, float, float, float]]:

@@ -99,8 +99,9 @@ def folder_of(cell: Cell, data: LongTailData, settings: Settings) -> Path:
 
 def result_file(cell: Cell, data: LongTailData, settings: Settings, name: str) -> Path:
     """The file of a probe's result."""
-    confidence = "" if settings.logits == "calibrated" else f"-{settings.logits}"
-    return folder_of(cell, data, settings) / "probes" / f"{name}-{cell.name}{confidence}.nc"
+    other = "" if settings.logits == "calibrated" else f"-{settings.logits}"
+    other += "-plain" if settings.probes(cell)[name][1].get("coordinates") == "plain" else ""
+    return folder_of(cell, data, settings) / "probes" / f"{name}-{cell.name}{other}.nc"
 
 
 def is_done(cell: Cell, data: LongTailData, settings: Settings) -> bool:
@@ -155,6 +156,7 @@ def measured(probe: Callable[..., Any], objective: Objective, label: str, path: 
     The file is reused if model, data and settings are those it was made with, and this version can read it.
     """
     wanted = {**objective.provenance(), "settings": repr(sorted(settings.items())), "label": label}
+    wanted["coordinates"] = settings.get("coordinates", objective.coordinates)
     wanted |= versions_of(MEASURES.choose(name) for name in settings.get("measures", ()))
 
     def made() -> Any:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from sharpness.plots import PAGE, new_figure, plot_class_values, style
 from sharpness.results import MeasureResult
 from sharpness.results.comparison import each, first_of, means, spreads
+from sharpness.results.words import named_coordinates
 
 #: Measures that are drawn.
 ENDS = ("lambda_max", "lambda_min")
@@ -32,11 +33,12 @@ def draw_curvature(results: Mapping[str, Any], train_counts: Sequence[int]) -> F
     top, bottom = float(sizes.max(initial=0)) or 1.0, float(sizes.min(initial=np.inf))
     # A value near zero would stretch the axis over all decades: what is below the floor stands on it.
     floor = 10.0 ** np.floor(np.log10(max(top / 10**DECADES, min(bottom, top))))
+    where = named_coordinates(first.provenance).strip()
     with style():
         figure = new_figure(PAGE, 4.2)
         axes = figure.subplots(2, 1, sharex=True, sharey=True)
         for ax, name, sign in zip(axes, ENDS, (1, -1), strict=True):
-            label = first.description(name).label.replace("$", "$" if sign > 0 else "$-", 1)
+            label = first.description(name).symbol.replace("$", "$" if sign > 0 else "$-", 1)
 
             def end(r: MeasureResult, name: str = name, sign: int = sign) -> np.ndarray:
                 chosen = sign * r[name].values[order]
@@ -49,7 +51,7 @@ def draw_curvature(results: Mapping[str, Any], train_counts: Sequence[int]) -> F
             plot_class_values(
                 means(results, end), names, ax, intervals=means(results, bounds),
                 over=first.over[first.names.index(name)], trainings=spreads(results, end),
-                ylabel=f"Hessian {label}", log=True, legend=sign > 0, floor=floor,
+                ylabel=f"Hessian {label}\n{where}", log=True, legend=sign > 0, floor=floor,
                 xlabel="Class and its training images" if sign < 0 else "",
             )  # fmt: skip
         axes[0].set_ylim(top=2 * top)

@@ -101,10 +101,13 @@ def draw_grid(numbers: pd.DataFrame) -> Figure:
     accuracy = {name: name.removeprefix(ACCURACY).strip().capitalize() or "All" for name in ACCURACIES}
     columns = [DotColumn("Accuracy change (points)", panels(numbers, accuracy, rows), 0)]
     ratios = [str(m) for m in dict.fromkeys(numbers.measure) if m not in ACCURACIES and measure_of(m).ratio]
+    # Numbers of earlier versions do not say it.
+    known = numbers.get("coordinates", pd.Series("", numbers.index)).fillna("")
+    within = {m: f" ({found} coordinates)" if (found := known[numbers.measure == m].iloc[0]) else "" for m in ratios}
     for first in range(0, len(ratios), HEIGHT):
         shown = ratios[first : first + HEIGHT]
         directions = {measure_of(m).lower_is_flatter for m in shown}
-        titles = {m: f"{measure_of(m).label}, {'tail' if m.endswith(' tail') else 'all'}" for m in shown}
+        titles = {m: f"{measure_of(m).label}{within[m]}, {'tail' if m.endswith(' tail') else 'all'}" for m in shown}
         label = RATIOS[directions.pop() if len(directions) == 1 else None]
         columns.append(DotColumn(label, panels(numbers, titles, rows), 1, log=True))
     axes = plot_dots(columns, rows, COLUMN if len(columns) < 3 else PAGE)
@@ -131,6 +134,8 @@ def write_study(
         reference: of all comparisons, in words.
         augmentation: of all trainings.
     """
+    bends = ["coordinates" in measure_of(m).setting_names if m not in ACCURACIES else False for m in numbers.measure]
+    numbers = numbers.assign(coordinates=np.where(bends, settings.coordinates, ""))
     summary = over_seeds(cells)
     table = table_of(summary, names)
     # A run that diverged is a finding: the table has its dashes, and the text below says why.

@@ -54,7 +54,7 @@ class FigureSettings(Settings):
         if cell.shown:
             for name, seed in self.named("plane").items():
                 found[name] = (plane, {"x": span, "y": span, "adaptive": self.adaptive, "seed": seed})
-            found["spectrum"] = (head_and_tail, {})
+            found["spectrum"] = (head_and_tail, {"coordinates": self.coordinates})
         return found
 
     def named(self, probe: str) -> dict[str, int]:

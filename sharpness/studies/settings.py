@@ -51,6 +51,8 @@ class Settings:
         training: of :func:`sharpness.train`: epochs, model, batch_size, precision, device.
         measures: names of the measures that every training is probed for, see :func:`study_measures`.
         logits: of :class:`sharpness.Objective`.
+        coordinates: of curvature, in which models are compared: those that no rescaling of filters changes unless
+            ``"plain"``.
     """
 
     runs: Path
@@ -63,11 +65,13 @@ class Settings:
     measures: tuple[str, ...] = field(default_factory=lambda: study_measures(None))
     tol: float = Lanczos.tol
     logits: str = "calibrated"
+    coordinates: str = "filter"
 
     @property
     def measuring(self) -> dict[str, Any]:
         """Arguments of :func:`sharpness.measure`; directions are the same for all cells."""
-        return {"draws": self.draws, "max_iterations": self.max_iterations, "tol": self.tol, "seed": 0}
+        numbers = {"draws": self.draws, "max_iterations": self.max_iterations, "tol": self.tol, "seed": 0}
+        return {**numbers, "coordinates": self.coordinates}
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -96,6 +100,7 @@ class StudyOptions(TypedDict, total=False):
     limit_per_class: int | None
     draws: int
     max_iterations: int
+    coordinates: str
     measures: str | Sequence[str] | None
     jobs: int | None
     augmentation: str | None

@@ -21,20 +21,25 @@ from sharpness.plots.style import style
 from sharpness.probes import spectral_density
 from sharpness.results import SpectralDensityResult
 from sharpness.results.comparison import first_of, one_training
+from sharpness.results.words import named_coordinates
 
 
-def head_and_tail(objective: Objective, draws: int = 3, steps: int = 30, seed: int = 0) -> SpectralDensityResult:
+def head_and_tail(
+    objective: Objective, draws: int = 3, steps: int = 30, seed: int = 0, coordinates: str | None = None
+) -> SpectralDensityResult:
     """Spectral densities of the most frequent and of the rarest class, on equally many images of both.
 
     Args:
-        draws, steps, seed: of :func:`sharpness.spectral_density`.
+        draws, steps, seed, coordinates: of :func:`sharpness.spectral_density`.
     """
     known = objective.train_counts
     counts = np.where(objective.class_samples > 0, objective.class_samples if known is None else known, -1)
     ends = [int(counts.argmax()), int(np.where(counts < 0, counts.max() + 1, counts).argmin())]
     part = objective.restrict(torch.isin(objective.classes, torch.tensor(ends)).nonzero().squeeze(1))
     number = int(objective.class_samples[ends].min())
-    return spectral_density(part, per_class=True, draws=draws, steps=steps, seed=seed, match_samples=number)
+    return spectral_density(
+        part, per_class=True, draws=draws, steps=steps, seed=seed, match_samples=number, coordinates=coordinates
+    )
 
 
 def draw_spectra(results: Mapping[str, Any], train_counts: Sequence[int]) -> Figure:
@@ -70,7 +75,8 @@ def draw_spectra(results: Mapping[str, Any], train_counts: Sequence[int]) -> Fig
         decades = 10.0 ** np.arange(np.log10(linear), np.ceil(np.log10(top)))
         panels.places[0].set_xticks([*-decades[1::-1], 0, *decades])  # which all panels share
         handles, _ = panels.places[0].get_legend_handles_labels()
-        panels.finish("Eigenvalue of the Hessian", "Spectral density", None, handles)
+        where = named_coordinates(first.provenance)
+        panels.finish(f"Eigenvalue of the Hessian{where}", "Spectral density", None, handles)
     figure = panels.places[0].get_figure(root=True)
     assert isinstance(figure, Figure)
     return figure

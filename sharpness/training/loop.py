@@ -21,6 +21,7 @@ from sharpness.engine import ClassSums, distributed, exact_float32, seeded, with
 from sharpness.errors import UserError, require_whole
 from sharpness.flattening.spectral_normalization import ordinary_state
 from sharpness.methods import Recipe, Stage, build_recipe, flattened
+from sharpness.methods.events import events
 from sharpness.models import BACKBONES, Classifier, build_model
 from sharpness.progress import progress
 from sharpness.steps import Context
@@ -35,6 +36,7 @@ from sharpness.training.precision import autocast, resolve_precision
 from sharpness.training.processes import own_device, require_shares
 from sharpness.training.state import RunFolder, RunState, epoch_generator, run_name
 from sharpness.training.steps import Replays, Steps, side_stream, stage_steps
+from sharpness.training.watched import MakeWatcher, Watcher, all_trainable
 
 #: On a GPU, where an epoch takes less time than saving it ten times, what an interruption may cost.
 SECONDS_LOST = 2.0
@@ -57,6 +59,7 @@ def train(
     resume: bool = False,
     snapshots: int | None = None,
     test_every: int = 1,
+    monitor: MakeWatcher | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Train a model with a method's published recipe; the result is ``OUT/last.pt``, the weights after the last epoch.
@@ -90,6 +93,8 @@ def train(
         options: of the method, such as ``scope="all"`` for ``"cc-sam"``.
         test_every: epochs from one test to the next in every stage; the last epoch of a stage is tested, and what a
             snapshot holds. History has no test loss and no accuracy of the epochs between.
+        monitor: called with the network and the data, returns what looks on after every epoch, such as
+            :class:`~sharpness.Monitor` itself; the weights are those of a run without. Its state resumes with the run.
 
     Returns:
         The history, one row per epoch: stage, epoch, lr, training loss, test loss and accuracies (fractions):
@@ -118,7 +123,7 @@ def train(
     recipe = build_recipe(method, data.longtail, **options)
     recipe = flattened(recipe, flatten).with_epochs(epochs).with_batch_size(batch_size, len(data.train))
     recipe = recipe.with_shards(shards, len(data.train))
-    require_shares(shards)
+    require_shares(shards, monitor)
     precision = resolve_precision(precision, device, data.train.images.shape[-1])
     architecture = BACKBONES.admit(model) if callable(model) else model or data.default_model
     network = initial_model(recipe, architecture, data, seed)
@@ -164,7 +169,12 @@ def train(
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         description = manifest_of(recipe, data, {**identity, "training": training}, device.type)
         every = distributed.on_first(folder.snapshots)
-        run = Run(recipe, network, moved, state, folder, seed, precision, description, every, test_every, shards)
+        watcher = None if monitor is None else monitor(network, moved)
+        if watcher is not None and state.watched:
+            watcher.load_state_dict(state.watched)
+        run = Run(
+            recipe, network, moved, state, folder, seed, precision, description, every, test_every, watcher, shards
+        )
         carry_out(run, helper)
         return distributed.on_first(folder.history)
 
@@ -177,6 +187,7 @@ class Run:
         description: the fixed part of the manifest.
         every: epochs from one snapshot to the next; None for no snapshots.
         test_every: epochs from one test to the next.
+        watcher: looks at the network after every epoch.
         shards: of a batch.
     """
 
@@ -190,6 +201,7 @@ class Run:
     description: Manifest
     every: int | None = None
     test_every: int = 1
+    watcher: Watcher | None = None
     shards: int = 1
 
     @property
@@ -233,6 +245,11 @@ class Run:
         self.state.history.append({**row, **accuracy_row(tested, self.data)})
         self.state.epoch, self.state.model = epoch, self.network.state_dict()
         self.keep_snapshot()
+        if self.watcher is not None:
+            done = len(self.state.history)
+            with all_trainable(self.network):
+                self.watcher.step(done, lr or None, events(self.recipe)[done - 1])
+            self.state.watched = self.watcher.state_dict()
 
 
 def carry_out(run: Run, helper: Helper | None) -> None:

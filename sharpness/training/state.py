@@ -71,6 +71,7 @@ class RunState:
     optimizer: dict[str, Any] = field(default_factory=dict)
     average: dict[str, Any] = field(default_factory=dict)  # of the stage's weights, where it averages
     history: list[dict[str, Any]] = field(default_factory=list)
+    watched: dict[str, Any] = field(default_factory=dict)  # the state of what looks on
 
 
 class RunFolder:
@@ -156,15 +157,16 @@ class RunFolder:
     def _saved(self, path: Path, identity: dict[str, Any]) -> RunState:
         """Read the state, after a check that it is whole and of this run; earlier versions have no checksum."""
         content = read_safely(path)
-        names = [f.name for f in fields(RunState)]
-        if not isinstance(content, dict) or not {*names} <= content.keys():
+        # What looks on has no state in files of earlier versions.
+        names = {f.name for f in fields(RunState)} - {"watched"}
+        if not isinstance(content, dict) or not names <= content.keys():
             raise damaged(path, "it lacks a part")
-        if content.keys() != {*names}:
-            if content.keys() != {*names, "run", "checksum"} or not is_whole(content):
+        if content.keys() != names:
+            if content.keys() - {"watched"} != {*names, "run", "checksum"} or not is_whole(content):
                 raise damaged(path, "it was altered after it was written")
             if content["run"] != checksum(identity):
                 raise damaged(path, "it is of another run")
-        return RunState(**{name: content[name] for name in names})
+        return RunState(**{name: value for name, value in content.items() if name not in ("run", "checksum")})
 
     def save(self, state: RunState) -> None:
         """Write the history and the state; the state last, so that the history never lacks an epoch of it."""

@@ -13,6 +13,7 @@ from sharpness.models import build_model
 from sharpness.probes import labelled_checkpoints
 from sharpness.results import PlaneResult
 from sharpness.studies import figures_of, make_figures
+from sharpness.studies.curvature import draw_curvature
 from sharpness.studies.figures import difference_text
 from sharpness.studies.seeds import told_apart
 
@@ -77,7 +78,7 @@ def test_the_summary_is_mean_and_spread_of_the_runs(drawn):
         objectives = [
             checkpoint_objective(folder / "runs" / method / f"seed-{seed}", limit_per_class=3) for seed in SEEDS
         ]
-        largest = [float(eigenvalues(o, which="both").largest) for o in objectives]
+        largest = [float(eigenvalues(o, which="both", coordinates="filter").largest) for o in objectives]
         assert row["lambda_max"] == pytest.approx(np.mean(largest), rel=1e-5)
         assert row["lambda_max sd"] == pytest.approx(np.std(largest, ddof=1), rel=1e-4)
         found = [random_perturbation(o, [0.1], 2).rise("few") for o in objectives]
@@ -168,8 +169,23 @@ def test_spectra_are_those_of_the_first_and_the_last_class_on_equally_many_image
     found = result(folder, "gcl", 1, "spectrum")
     assert found.class_samples.tolist() == [3, *[0] * 8, 3]
     objective = checkpoint_objective(folder / "runs" / "gcl" / "seed-1", limit_per_class=3)
-    largest = eigenvalues(objective.restrict(9), tol=1e-4).values[0]
+    largest = eigenvalues(objective.restrict(9), tol=1e-4, coordinates="filter").values[0]
     assert np.nanmax(found.nodes[9]) == pytest.approx(largest, rel=1e-3)
+
+
+def test_curvature_is_compared_in_filter_coordinates_and_plain_ones_have_their_name(drawn, tmp_path):
+    data, folder, _ = drawn
+    first = {name: result(folder, "ce", 1, name) for name in ("measures", "spectrum")}
+    assert {one.provenance["coordinates"] for one in first.values()} == {"filter"}
+    assert "in filter coordinates" in (folder / "out" / "eigenvalues.txt").read_text()
+    plain = make_figures(data, ("ce",), (1,), tmp_path, folder / "runs", coordinates="plain", **SMALL)
+    assert "in plain coordinates" in (tmp_path / "spectra.txt").read_text()
+    objective = checkpoint_objective(folder / "runs" / "ce" / "seed-1", limit_per_class=3)
+    assert plain.summary["lambda_max"].item() == pytest.approx(eigenvalues(objective).values[0], rel=1e-3)
+    kept = {name: result(folder, "ce", 1, name).provenance for name in first}
+    assert kept == {name: one.provenance for name, one in first.items()}, "those of filter coordinates stay"
+    drawing = draw_curvature({"CE": first["measures"]}, data.train_counts)
+    assert drawing.axes[0].get_ylabel().endswith("(filter coordinates)")
 
 
 def test_differences_are_those_that_welch_s_test_finds():

@@ -42,10 +42,10 @@ def _passes(settings: Optima) -> Passes:
 
 
 DISPLACEMENT = Measure(
-    "displacement", optima, Optima, _passes, title="Displacement to the optimum", unit="weight norms", usual=False,
-    explained="the displacement to its own optimum, damped by {damping:g}",
+    "displacement", optima, Optima, _passes, title="Displacement to the optimum", unit="weight norms", symlog=True,
+    usual=False, explained="the displacement to its own optimum, damped by {damping:g}",
 )  # fmt: skip
 OPTIMUM_LOSS = Measure(
-    "optimum_loss", optima, Optima, _passes, title="Loss at the own optimum", usual=False,
+    "optimum_loss", optima, Optima, _passes, title="Loss at the own optimum", symlog=True, usual=False,
     explained="the value at its own optimum, damped by {damping:g}",
 )  # fmt: skip

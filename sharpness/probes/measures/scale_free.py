@@ -96,10 +96,10 @@ def fisher_rao_norm(subject: Subject, settings: NoSettings) -> dict[str, Column]
 
 RELATIVE_FLATNESS = Measure(
     "relative_flatness", relative_flatness, passes=lambda settings: Passes(forwards=2), title="Relative flatness",
-    lower_is_flatter=True, usual=False, explained="the relative flatness of the last layer",
+    lower_is_flatter=True, symlog=True, usual=False, explained="the relative flatness of the last layer",
 )  # fmt: skip
 FISHER_RAO = Measure(
     "fisher_rao_norm", fisher_rao_norm, passes=lambda settings: Passes(forwards=2, gradients=1),
     title="Fisher-Rao norm",
-    lower_is_flatter=True, usual=False, explained="its Fisher-Rao norm",
+    lower_is_flatter=True, symlog=True, usual=False, explained="its Fisher-Rao norm",
 )  # fmt: skip

@@ -49,5 +49,5 @@ def hessian_trace(subject: Subject, settings: Hutchinson) -> dict[str, Column]:
 TRACE = Measure(
     "trace", hessian_trace, Hutchinson, lambda settings: Passes(products=settings.trace_draws), title="Trace",
     lower_is_flatter=True, symlog=True, usual=False,
-    explained="the trace of its Hessian by {trace_draws} random vectors",
+    explained="the trace of its Hessian{in_coordinates} by {trace_draws} random vectors",
 )  # fmt: skip

@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from torch import Tensor
 
 from sharpness.engine import PerSampleLoss
+from sharpness.objective.description import SharedSampleOptions
 from sharpness.objective.temperature import Temperature
 
 
-class SampleOptions(TypedDict, total=False):
+class SharedOptions(SharedSampleOptions, total=False):
     """Keywords of :class:`~sharpness.Objective` that :func:`~sharpness.checkpoint_objective` hands on."""
 
-    num_classes: int | None
-    classes: Any
-    group_by: Any
-    weights: Tensor | None
     batch_size: int | str
     parameters: str
     batchnorm: str
-    groups: Mapping[str, Sequence[int | str]] | str | None
     output: Callable[[Any], Tensor] | None
-    class_names: Sequence[str] | None
     memory: float | None
-    names: Sequence[Any] | None
-    batch: Callable[[Any], Any] | None
     logits: str | float | Temperature
     held_out: Any
 
 
-class MeasureOptions(SampleOptions, total=False):
+class MeasureOptions(SharedOptions, total=False):
     """Keywords of both that :func:`~sharpness.measure` takes beside its own."""
 
     loss: str | PerSampleLoss
@@ -48,7 +41,7 @@ class MeasureOptions(SampleOptions, total=False):
     class_order: str | Path | Sequence[int] | None
 
 
-class ObjectiveOptions(SampleOptions, total=False):
+class ObjectiveOptions(SharedOptions, total=False):
     """All keywords that :func:`~sharpness.checkpoint_objective` hands on."""
 
     train_counts: Sequence[int] | None

@@ -17,6 +17,7 @@ from sharpness.checkpoints import Checkpoint
 from sharpness.data import DATASETS, ForeignData, ImageSet, is_data, read_once
 from sharpness.engine import undisturbed
 from sharpness.errors import UserError
+from sharpness.keywords import keywords_of
 from sharpness.objective import Objective
 from sharpness.probes.shared.as_objective import Subject, as_objective
 from sharpness.probes.shared.comparison import is_random, side_by_side, warn_of_shapes
@@ -153,7 +154,7 @@ def _comparable(probe: Callable[..., Any], by_layer: Callable[..., Any] | None =
 
         return compared(models, probed)
 
-    # A type checker reads the keys of Given from the annotation; help() and notebooks are shown them one by one.
+    # help() shows the keys of Given one by one, with their lines of its docstring.
     told = textwrap.indent(inspect.cleandoc(str(Given.__doc__)).partition("Attributes:\n")[2], "    ")
     probe_all.__doc__ = re.sub(r"(?m)^ +given: .*$", lambda _: told, probe.__doc__ or "")
     probe_all.__signature__ = signature  # type: ignore[attr-defined]
@@ -168,14 +169,10 @@ def _signature(probe: Callable[..., Any]) -> inspect.Signature:
     """That of the probe as users call it."""
     own = inspect.signature(probe)
     first, *others, _ = own.parameters.values()
-    keys = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint.__forward_arg__)
-        for name, hint in Given.__annotations__.items()
-    ]
     others = [p.replace(annotation="bool") if p.name == "per_layer" else p for p in others]
     result = own.return_annotation
     return own.replace(
-        parameters=[first.replace(annotation="Subject | Mapping[str, Any]"), *others, *keys],
+        parameters=[first.replace(annotation="Subject | Mapping[str, Any]"), *others, *keywords_of(Given)],
         return_annotation=f"{result} | Comparison[{result}]",
     )
 

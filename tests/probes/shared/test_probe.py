@@ -1,5 +1,6 @@
 """What users see of a probe: signature, docstring, and keywords that it does not have."""
 
+import dataclasses
 import inspect
 import re
 from typing import get_type_hints
@@ -12,6 +13,7 @@ import sharpness
 from sharpness import Objective
 from sharpness.data import LongTail, load_digits_lt
 from sharpness.errors import UserError
+from sharpness.objective.description import Description, SampleOptions
 from sharpness.probes import MEASURES
 from sharpness.probes.shared.options import MeasureOptions, ObjectiveOptions, Options
 from sharpness.steps import Context
@@ -95,11 +97,12 @@ def test_the_old_names_of_the_counts_of_training_images_warn():
 
 
 def test_the_typed_options_are_those_of_objectives_and_checkpoints():
-    taken = [set(inspect.signature(f).parameters) for f in (Objective.__init__, sharpness.checkpoint_objective)]
-    known = set.union(*taken) - {"self", "model", "data", "checkpoint", "given"}
+    taken = [set(inspect.signature(f).parameters) for f in (Objective, sharpness.checkpoint_objective)]
+    assert set(get_type_hints(SampleOptions)) == {field.name for field in dataclasses.fields(Description)}
+    known = set.union(*taken) - {"model", "data", "checkpoint", "given"}
     assert set(get_type_hints(Options)) == known
     assert set(get_type_hints(MeasureOptions)) == known - {"train_counts"}
-    assert set(get_type_hints(ObjectiveOptions)) == taken[0] - {"self", "model", "data", "loss", "mean", "std"}
+    assert set(get_type_hints(ObjectiveOptions)) == taken[0] - {"model", "data", "loss", "mean", "std"}
 
 
 def test_the_table_in_the_help_of_measure_is_that_of_the_registry():

@@ -1,0 +1,31 @@
+"""``sharpness explore``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sharpness.cli.options import OneExample
+from sharpness.cli.output import require_file, say
+
+
+@click.command(cls=OneExample)
+@click.argument("results", nargs=-1, required=True, type=click.Path())
+@click.option(
+    "-o", "--output", default="explorer.html", show_default=True, type=click.Path(), help="File for the page."
+)
+@click.option("--title", help="Heading of the page. [names of the arguments]")
+def explore(results: tuple[str, ...], output: str, title: str | None) -> None:
+    """Write saved results as one interactive page: class bars, plane, spectrum and owners, linked.
+
+    RESULTS are .nc files, or folders of them. A click on the plane shows the loss and the accuracy of every class at
+    that point. The page opens in any browser without a network, as the supplement of a paper; it needs no models.
+
+    Example: sharpness explore runs/demo -o explorer.html
+    """
+    from sharpness.explorer import Explorer
+
+    require_file("-o", output, (".html",))
+    page = Explorer(list(results), title or ", ".join(Path(one).resolve().name for one in results))
+    say(page.save(output))

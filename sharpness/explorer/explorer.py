@@ -1,0 +1,98 @@
+"""An explorer of results in memory or of saved files."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sharpness.errors import UserError
+from sharpness.explorer.page import module, style, write_page
+from sharpness.explorer.payload import payload_of
+from sharpness.results.collected import collected
+
+#: The title of results that come from no folder.
+TITLE = "Results of sharpness"
+
+
+class Explorer:
+    """Class bars, plane, spectrum and owners of results, linked: shown by Jupyter, or saved as a page.
+
+    Args:
+        results: see :func:`explore`.
+        title: heading.
+
+    Attributes:
+        payload: what is shown, as plain values.
+    """
+
+    def __init__(self, results: Any, title: str) -> None:
+        self.payload = payload_of(collected(results), title)
+
+    def save(self, path: str | Path) -> Path:
+        """Write one HTML file that opens without a network, whole or not at all."""
+        return write_page(self.payload, path)
+
+    @property
+    def selection(self) -> dict[str, Any]:
+        """The choices made in Jupyter: ``model``, ``run``, ``subset``, ``quantity``, and the ``point`` of the plane."""
+        return dict(self.widget.selection)
+
+    @cached_property
+    def widget(self) -> Any:
+        """The widget, which ``display`` shows and ipywidgets lays out.
+
+        Raises:
+            UserError: anywidget is not installed.
+        """
+        try:
+            import anywidget
+            import traitlets
+        except ImportError:
+            raise UserError(
+                "anywidget is not installed: pip install 'sharpness[interactive]', or write a page with .save(path)"
+            ) from None
+
+        class ExplorerWidget(anywidget.AnyWidget):
+            _esm, _css = module(), style()
+            payload = traitlets.Dict().tag(sync=True)
+            selection = traitlets.Dict().tag(sync=True)
+
+        return ExplorerWidget(payload=self.payload)
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        return self.widget._repr_mimebundle_(**options)
+
+    def __repr__(self) -> str:
+        counts = f"{len(self.payload['classes'])} classes, {len(self.payload['trainings'])} trainings"
+        return f"Explorer({self.payload['title']}: {counts}; .save('page.html') writes a page)"
+
+
+def explore(results: Any, title: str | None = None) -> Explorer:
+    """Show results interactively: in Jupyter as a widget, elsewhere as a page, ``explore(folder).save("page.html")``.
+
+    A click on the plane shows the loss and the accuracy of every class at that point. Needs neither torch nor the
+    models; classes are listed with the sharpest first.
+
+    Args:
+        results: a result, :class:`~sharpness.results.Runs`, a :class:`~sharpness.Comparison`, ``{label: result}``, a
+            saved file, a folder of saved files, or a list of any of these.
+        title: heading; the name of the folder unless given.
+
+    Returns:
+        The explorer, which Jupyter shows, with ``.save(path)`` and, of the widget, ``.selection``.
+
+    Raises:
+        UserError: no results, files that are none, or results of different classes or groups.
+
+    >>> import tempfile, torch, sharpness
+    >>> objective = sharpness.Objective(torch.nn.Linear(2, 2), (torch.eye(2), torch.tensor([0, 1])))
+    >>> explorer = sharpness.explore({"linear": sharpness.measure(objective, "loss")})
+    >>> explorer
+    Explorer(Results of sharpness: 2 classes, 1 trainings; .save('page.html') writes a page)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     explorer.save(f"{folder}/page.html").stat().st_size > 10_000
+    True
+    """
+    named = Path(results).resolve().name if isinstance(results, str | Path) else TITLE
+    return Explorer(results, title or named)

@@ -1,0 +1,77 @@
+"""The explorer as one HTML file, which opens without a network and can reach none."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from sharpness.files import write_atomically
+
+START = """
+const page = document.getElementById("explorer");
+explore(page, JSON.parse(document.getElementById("data").textContent));
+"""
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; background: light-dark(#fff, #14171c); }}
+body {{ margin: 0; }}
+{style}</style>
+</head>
+<body>
+<main id="explorer"><noscript>This page shows its numbers with JavaScript, which is switched off here.</noscript></main>
+<script type="application/json" id="data">{data}</script>
+<script type="module">{module}</script>
+</body>
+</html>
+"""
+
+
+def module() -> str:
+    """The JavaScript module that the page and the widget run."""
+    return files("sharpness.explorer").joinpath("explorer.js").read_text(encoding="utf-8")
+
+
+def style() -> str:
+    """Its style sheet."""
+    return files("sharpness.explorer").joinpath("explorer.css").read_text(encoding="utf-8")
+
+
+def page_of(payload: dict[str, Any]) -> str:
+    """The whole page of a payload.
+
+    No text of a result can end the element that holds the data, and nothing but the module can run: the policy names
+    its digest, and forbids every address.
+    """
+    code = module() + START
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    return PAGE.format(
+        policy=f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'",
+        title=escape(payload["title"]), style=style(), data=embedded(payload), module=code,
+    )  # fmt: skip
+
+
+def embedded(value: Any) -> str:
+    r"""JSON that can stand in a ``script`` element, whatever texts it holds.
+
+    >>> embedded(["</script><b>"])
+    '["\\u003c/script>\\u003cb>"]'
+    """
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def write_page(payload: dict[str, Any], path: str | Path) -> Path:
+    """Write that page, whole or not at all."""
+    path, text = Path(path), page_of(payload)
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    return path

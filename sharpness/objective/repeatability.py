@@ -1,0 +1,60 @@
+"""Two passes over the same samples, which agree unless a loss is random or depends on a sample's neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from sharpness.engine import SampleSums, first_difference
+from sharpness.errors import UserError
+
+if TYPE_CHECKING:
+    from sharpness.objective.objective import Objective
+
+
+def repeated_passes(objective: Objective, statistics: Callable[[], AbstractContextManager[None]]) -> SampleSums:
+    """Evaluate all samples forwards and backwards, and return what the first pass gave.
+
+    The second pass goes backwards, so that a sample has other neighbours and another place in its batch.
+
+    Args:
+        objective: at the weights as they are.
+        statistics: a context with BatchNorm's statistics as probes see them.
+
+    Raises:
+        UserError: the loss is random, or not finite, or a sample's depends on its place; the message says where.
+    """
+    with statistics():
+        first = objective.evaluate_samples()
+    with statistics():
+        second = objective.evaluate_samples(backwards=True)
+    if not np.isfinite(first.loss).all():
+        bad = int(np.flatnonzero(~np.isfinite(first.loss))[0])
+        raise UserError(
+            f"the loss of class {bad} is {first.loss[bad]} before anything was perturbed: check the inputs' "
+            "normalisation and the weights for inf and nan"
+        )
+    if not np.allclose(first.loss, second.loss, rtol=1e-6, atol=1e-12):
+        with statistics():
+            again = objective.evaluate_samples()
+        x = objective.x[:8].to(objective.device, copy=True)
+        if not np.allclose(first.loss, again.loss, rtol=1e-6, atol=1e-12):
+            where = first_difference(objective._outputs, x, x) or "the model or the loss"
+            raise UserError(
+                f"two passes over the same data gave losses {first.mean:.6g} and {again.mean:.6g}: {where} is "
+                "random, or keeps a state; freeze it, or seed it in every call"
+            )
+        # Kernels of other batch sizes round otherwise, which a sum over a class shows and a single sample explains.
+        off = np.abs(first.losses - second.losses)
+        size = max(1.0, float(np.abs(first.losses).max()))
+        if not off.max() <= size * (1e-6 if objective.dtype is torch.float64 else 1e-3):
+            worst = int(off.argmax())
+            raise UserError(
+                f"the loss of sample {worst} is {first.losses[worst]:.6g} or {second.losses[worst]:.6g}, depending "
+                "on its place in its batch: let the model and the loss take each sample alone"
+            )
+    return first

@@ -1,0 +1,233 @@
+"""Saved results of several files: whose they are, and which of them can stand in one table or picture."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sharpness.errors import UserError
+from sharpness.results.base import Result
+from sharpness.results.comparison import Comparison, compare
+from sharpness.results.runs import Runs
+from sharpness.results.saved import load_result
+
+logger = logging.getLogger("sharpness")
+#: The label of a single training, as ``figures`` gives it.
+SEEDED = re.compile(r"(?P<label>.+?)[-_, ]+seed[-_ ]?(?P<seed>\d+)")
+
+
+class Saved(NamedTuple):
+    """The result of one training, and where it came from: ``run`` names the training where its model has several."""
+
+    label: str
+    run: str | None
+    result: Result
+    path: Path | None
+
+
+@dataclass
+class Collection:
+    """Results of one kind that can be compared with each other.
+
+    Attributes:
+        members: of every model, its trainings.
+        refused: why another collection of this kind is one of its own, or an empty text.
+    """
+
+    members: dict[str, list[Saved]] = field(default_factory=dict)
+    refused: str = ""
+
+    @property
+    def kind(self) -> type[Result]:
+        return type(next(self._each()).result)
+
+    @property
+    def paths(self) -> list[Path]:
+        return list(dict.fromkeys(one.path for one in self._each() if one.path is not None))
+
+    @property
+    def name(self) -> str:
+        """The common part of the names of its files, without those of models and seeds."""
+        stems = [path.stem for path in self.paths]
+        for one in self._each():
+            stems = [re.sub(rf"[-_.]*{re.escape(one.label)}([-_.]*seed[-_.]?\d+)?$", "", stem) for stem in stems]
+        return os.path.commonprefix(stems).strip("-_. ") or self.kind.__name__.removesuffix("Result").lower()
+
+    @property
+    def results(self) -> Comparison[Any]:
+        """One result for every model, :class:`Runs` where it has several trainings."""
+        found: Comparison[Any] = Comparison()
+        for label, of_label in self.members.items():
+            if len(of_label) == 1 and of_label[0].run is None:
+                found[label] = of_label[0].result
+            else:
+                ordered = sorted(of_label, key=lambda one: _number(one.run))
+                found[label] = Runs([one.result for one in ordered], [str(one.run) for one in ordered])
+        return found
+
+    def take(self, one: Saved) -> bool:
+        """Add a result if it can stand beside those at hand; a second copy of one of them is left out.
+
+        A result that differs in a setting is told in ``refused``.
+        """
+        first = next(self._each(), None)
+        if first is not None and type(first.result) is not type(one.result):
+            return False
+        for other in self.members.get(one.label, []):
+            if other.run == one.run:
+                if _same(other.result, one.result):
+                    return True
+                self.refused = self.refused or _difference(other, one)
+                return False
+            if None in (other.run, one.run):
+                self.refused = f"{_named(other)} does not name its training, and {_named(one)} does"
+                return False
+        if first is not None:
+            try:
+                compare({_named(first): first.result, _named(one): one.result})
+            except UserError as error:
+                self.refused = str(error)
+                return False
+        self.members.setdefault(one.label, []).append(one)
+        return True
+
+    def _each(self) -> Iterator[Saved]:
+        return (one for of_label in self.members.values() for one in of_label)
+
+
+def collect(sources: Iterable[str | Path] | str | Path) -> list[Collection]:
+    """Read saved results, and put together what can be compared.
+
+    Args:
+        sources: files, or folders, in which every ``.nc`` file that holds a result counts.
+
+    Raises:
+        UserError: a source that is not there, a file that is no result, or no result at all.
+    """
+    listed = [sources] if isinstance(sources, str | Path) else list(sources)
+    return gather([one for source in listed for one in _of_source(Path(source))], ", ".join(map(str, listed)))
+
+
+def collected(results: Any) -> list[Collection]:
+    """Put together what can be compared of results in memory, of files or of folders.
+
+    Args:
+        results: a result, :class:`Runs`, a :class:`Comparison`, a mapping of labels to results, a path, or a list of
+            any of these.
+
+    Raises:
+        UserError: something else, and what :func:`collect` refuses.
+    """
+    return gather(list(_of_anything(results)), "what was given")
+
+
+def gather(found: Sequence[Saved], where: str) -> list[Collection]:
+    """Collections of results, in the order in which they were found.
+
+    Raises:
+        UserError: there are none.
+    """
+    if not found:
+        raise UserError(f"no saved results in {where}: write some with -o FILE.nc, or with result.save(path)")
+    collections: list[Collection] = []
+    for one in found:
+        if not any(known.take(one) for known in collections):
+            known = Collection()
+            known.take(one)
+            collections.append(known)
+    return collections
+
+
+def _of_anything(results: Any) -> Iterator[Saved]:
+    if isinstance(results, str | Path):
+        yield from _of_source(Path(results))
+    elif isinstance(results, Result):
+        yield _saved(results, None)
+    elif isinstance(results, Mapping):
+        for label, entry in results.items():
+            yield from _of_entry(str(label), entry, None)
+    elif isinstance(results, Runs):
+        yield from _of_entry(results.label, results, None)
+    elif isinstance(results, list | tuple):
+        for one in results:
+            yield from _of_anything(one)
+    else:
+        raise UserError(f"{type(results).__name__} is no result: give what a probe returns, or the folder of its files")
+
+
+def _of_source(source: Path) -> Iterator[Saved]:
+    if not source.is_dir():
+        yield from _of_file(source)
+        return
+    for path in sorted(source.rglob("*.nc")):
+        try:
+            read = list(_of_file(path))
+        except UserError as error:
+            logger.info("left out: %s", error)
+            continue
+        yield from read
+
+
+def _of_file(path: Path) -> Iterator[Saved]:
+    found = load_result(path)
+    if isinstance(found, Result):
+        yield _saved(found, path)
+    elif isinstance(found, Runs):
+        yield from _of_entry(found.label, found, path)
+    else:
+        for label, entry in found.items():
+            yield from _of_entry(label, entry, path)
+
+
+def _of_entry(label: str, entry: Any, path: Path | None) -> Iterator[Saved]:
+    if isinstance(entry, list | tuple):
+        entry = Runs(entry)
+    if isinstance(entry, Runs):
+        for name, one in zip(entry.names, entry, strict=True):
+            yield Saved(label, name, one, path)
+    elif isinstance(entry, Result):
+        yield _saved(entry, path, label)
+    else:
+        raise UserError(f"{label!r}: {type(entry).__name__} is no result: give what a probe or load_result returns")
+
+
+def _saved(result: Result, path: Path | None, label: str | None = None) -> Saved:
+    """A single result, whose label may hold its seed; of a file without one the name of the file stands for it."""
+    label = label or str(result.provenance.get("label") or (path.stem if path is not None else "model"))
+    run = result.provenance.get("run")
+    seeded = SEEDED.fullmatch(label)
+    if run is None and seeded:
+        label, run = seeded["label"], f"seed {seeded['seed']}"
+    return Saved(label, None if run is None else str(run), result, path)
+
+
+def _named(one: Saved) -> str:
+    """The file, or the label, of a result in messages."""
+    label = one.label if one.run is None else f"{one.label}, {one.run}"
+    return label if one.path is None else f"{one.path} ({label})"
+
+
+def _same(a: Result, b: Result) -> bool:
+    """True for two copies of one result."""
+    first, second = (one.to_dataset() for one in (a, b))
+    return bool(first.equals(second))
+
+
+def _difference(a: Saved, b: Saved) -> str:
+    """The first difference of two results of one training: a setting, or their numbers."""
+    try:
+        compare({_named(a): a.result, f"{_named(b)} ": b.result})
+    except UserError as error:
+        return str(error)
+    return f"{_named(a)} and {_named(b)} are of one training and have other numbers"
+
+
+def _number(run: str | None) -> tuple[int, str]:
+    """Trainings in the order of their seeds, others by name."""
+    digits = re.search(r"\d+", run or "")
+    return (int(digits[0]) if digits else -1, run or "")
