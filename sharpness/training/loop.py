@@ -123,7 +123,7 @@ def train(
     recipe = build_recipe(method, data.longtail, **options)
     recipe = flattened(recipe, flatten).with_epochs(epochs).with_batch_size(batch_size, len(data.train))
     recipe = recipe.with_shards(shards, len(data.train))
-    require_shares(shards, monitor)
+    require_shares(shards)
     precision = resolve_precision(precision, device, data.train.images.shape[-1])
     architecture = BACKBONES.admit(model) if callable(model) else model or data.default_model
     network = initial_model(recipe, architecture, data, seed)

@@ -25,18 +25,13 @@ def own_device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
-def require_shares(shards: int, monitor: object = None) -> None:
-    """Refuse shards that the processes cannot share alike, and a monitor of several processes.
+def require_shares(shards: int) -> None:
+    """Refuse shards that the processes cannot share alike.
 
     Raises:
-        UserError: the number of processes does not divide theirs; a monitor, which measures when its time allows.
+        UserError: the number of processes does not divide theirs.
     """
     processes = distributed.world_size()
-    if processes > 1 and monitor is not None:
-        raise UserError(
-            f"a monitor measures in one process, not in {processes}: drop it (--monitor), and measure the checkpoints "
-            "of snapshots=1 (--snapshots 1) afterwards"
-        )
     if shards % processes:
         least = processes * -(-shards // processes)
         raise UserError(
