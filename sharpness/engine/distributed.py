@@ -122,7 +122,7 @@ def _sendable(error: Exception) -> Exception:
 
 
 def _device() -> torch.device:
-    """Where the process group exchanges tensors."""
+    """The device on which the process group exchanges tensors."""
     return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
