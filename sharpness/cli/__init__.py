@@ -15,6 +15,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 import click
 
 import sharpness
+from sharpness.cli.compare import compare
 from sharpness.cli.conflicts import conflicts
 from sharpness.cli.correlate import correlate
 from sharpness.cli.data import data
@@ -25,6 +26,7 @@ from sharpness.cli.history import history
 from sharpness.cli.inspect import inspect
 from sharpness.cli.landscape import landscape
 from sharpness.cli.measure import measure
+from sharpness.cli.merge import merge
 from sharpness.cli.output import say
 from sharpness.cli.spectrum import spectrum
 from sharpness.cli.train import train
@@ -57,7 +59,8 @@ def cli() -> None:
 
 
 for command in (
-    train, measure, spectrum, landscape, conflicts, history, inspect, correlate, evaluate, explore, data, figures, demo,
+    train, measure, spectrum, landscape, conflicts, history, inspect, correlate, evaluate, explore, compare, merge,
+    data, figures, demo,
 ):  # fmt: skip
     cli.add_command(command)
 

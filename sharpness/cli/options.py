@@ -97,7 +97,7 @@ JOBS = click.option(
 
 def result_options(command: Command) -> Command:
     """Options of what is printed and written of results."""
-    output = "File for the results: .csv, .json, .nc, or .tex for a LaTeX table."
+    output = "File for the results: .csv, .json, .parquet, .nc, or .tex for a LaTeX table."
     return several(
         command,
         [

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 #: Suffixes of the files that ``write_results`` writes.
-RESULTS = (".csv", ".json", ".tex", ".nc")
+RESULTS = (".csv", ".json", ".tex", ".nc", ".parquet")
+#: Suffixes of the tables that ``write`` writes.
+TABLES = (".csv", ".json", ".parquet")  # as in results.record, which loads slowly
 
 
 def say(what: object, err: bool = False) -> None:
@@ -119,7 +121,7 @@ def _first() -> bool:
 
 
 def write_results(results: Comparison, path: Path) -> None:
-    """Write the results of one model or of several: as NetCDF, their table as CSV or JSON, or for reading as LaTeX.
+    """Write the results of one model or of several: as NetCDF, their table, or that for reading as LaTeX.
 
     Of several processes the first writes, here and below.
     """
@@ -129,18 +131,31 @@ def write_results(results: Comparison, path: Path) -> None:
     if path.suffix == ".nc":
         shown.save(path)
     elif path.suffix == ".tex":
+        from sharpness.results.record import record, write_sidecar
+
         text = shown.to_latex()
         write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+        write_sidecar(path, text, record(shown.to_frame(), results, _command()))
     else:
-        write(shown.to_frame(), path)
+        write(shown.to_frame(), path, results)
 
 
-def write(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV or JSON."""
+def write(frame: pd.DataFrame, path: Path, results: Comparison | None = None) -> None:
+    """Write a table with how it was made: CSV, JSON or Parquet."""
     if not _first():
         return
-    text = as_records(frame) + "\n" if path.suffix == ".json" else frame.to_csv(index=False)
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    from sharpness.results.record import write_table
+
+    write_table(frame, path, results, _command())
+
+
+def _command() -> dict[str, Any] | None:
+    """The command that runs, and its options."""
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return None
+    given = {name: value for name, value in context.params.items() if value is not None}
+    return {"name": str(context.info_name), "options": given}
 
 
 def save_drawn(drawn: Any, path: Path, caption: Mapping[str, str], err: bool = False) -> None:

@@ -107,6 +107,7 @@ def train(
     name = f"{given['data']}-{run_name(method, names, options, seed, data.other_augmentation, shards)}"
     folder = Path(out) if out else Path("runs") / name
     require_folder("--out", folder)
+    # A number that nothing reads must not pass for a limit.
     if budget is not None and not monitor:
         raise UserError(f"--budget {budget:g} is of --monitor: add it")
     watched = Watched(folder, 0.1 if budget is None else budget) if monitor else None

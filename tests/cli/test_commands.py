@@ -122,7 +122,7 @@ def test_landscape_writes_planes_and_pictures(run, capsys, tmp_path):
     arguments = ["--plane", "3", "--limit-per-class", "2", "--of", "few", "--out", str(out)]
     assert main(["landscape", str(run), *arguments]) == 0
     printed = capsys.readouterr()
-    names = {"plane-LDAM-DRW.nc", "plane-LDAM-DRW.vtk", "planes.csv", *PICTURES}
+    names = {"plane-LDAM-DRW.nc", "plane-LDAM-DRW.vtk", "planes.csv", "planes.csv.json", *PICTURES}
     assert {p.name for p in out.iterdir()} == {Path(line).name for line in printed.out.splitlines()} == names
     assert "100% of 9 points evaluated" in printed.err
     loaded = xr.open_dataset(out / "plane-LDAM-DRW.nc", engine="scipy")
