@@ -17,6 +17,8 @@ from sharpness.extensions import offered
 from sharpness.registries import DATASETS, FAMILIES
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from sharpness.data import LongTailData
 
 Command = Callable[..., Any]
@@ -93,6 +95,16 @@ SEEDS = click.option("--seeds", default="0,1,2", show_default=True, help="Seeds 
 JOBS = click.option(
     "--jobs", type=int, help="Number of trainings at a time. [one per processor, up to 4; 1 with a GPU]"
 )
+CLUSTER = click.option(
+    "--cluster", help="Workers: processes:N, dask:ADDRESS, slurm:partition=NAME,gpus=1 or local:N, see the docs. [here]"
+)
+
+
+def executor_of(cluster: str | None) -> Executor | None:
+    """The workers of ``--cluster``, until the command ends; None is this process."""
+    if cluster is None:
+        return None
+    return click.get_current_context().with_resource(sharpness.cluster(cluster))
 
 
 def result_options(command: Command) -> Command:

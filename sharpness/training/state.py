@@ -21,7 +21,8 @@ from torch.utils._pytree import tree_map_only
 
 from sharpness.checkpoints import read_safely
 from sharpness.errors import UserError, shown
-from sharpness.files import only_process, refusal, remove_abandoned, write_archive, write_atomically
+from sharpness.files import refusal, remove_abandoned, write_archive, write_atomically
+from sharpness.locks import only_process
 from sharpness.training.believed import damaged
 from sharpness.untrusted.checksums import checksum, is_whole, sealed
 from sharpness.untrusted.plain_json import parse_json
