@@ -35,7 +35,7 @@ from sharpness.training.parts import Helper, add_parts, read_helper
 from sharpness.training.precision import autocast, resolve_precision
 from sharpness.training.processes import own_device, require_shares
 from sharpness.training.state import RunFolder, RunState, epoch_generator, run_name
-from sharpness.training.steps import Replays, Steps, side_stream, stage_steps
+from sharpness.training.steps import Replays, side_stream, stage_steps
 from sharpness.training.watched import MakeWatcher, Watcher, all_trainable
 
 #: On a GPU, where an epoch takes less time than saving it ten times, what an interruption may cost.
@@ -310,9 +310,7 @@ def run_stage(stage: Stage, run: Run) -> None:
     distributed.copy_from_first(network.state_dict().values())
     counts, cast = run.counts, autocast(run.precision, run.device)
     average = start_average(stage, network, state, run.saved_state)
-    steps = Steps(network, optimizer, stage.loss)
-    if run.shards == 1:  # what processes exchange is not captured
-        steps = stage_steps(network, optimizer, stage.loss, stage.rule, run.device)
+    steps = stage_steps(network, optimizer, stage.loss, stage.rule, run.device)
     replays = Replays() if run.device.type == "cuda" else None
 
     def context_of(epoch: int) -> Context:
