@@ -55,7 +55,7 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes share the work."""
+    """Number of processes that share the work."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
