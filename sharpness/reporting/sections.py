@@ -22,7 +22,7 @@ from sharpness.results.record import record, write_sidecar, write_table
 from sharpness.results.tables import as_html
 
 #: Headings, and how pictures are drawn, by the kind of results, in the order of a report.
-SHOWN = {
+SHOWN: dict[str, tuple[str, dict[str, Any]]] = {
     "MeasureResult": ("Measures of every class", {"measure": "all"}),
     "EigenvalueResult": ("Extreme eigenvalues of the Hessian", {}),
     "SpectralDensityResult": ("Spectral density of the Hessian", {}),
