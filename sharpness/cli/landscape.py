@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import sharpness
-from sharpness.cli.options import PARAMETERS, OneExample, picture_look, probing_options, split_of
+from sharpness.cli.options import CLUSTER, PARAMETERS, OneExample, executor_of, picture_look, probing_options, split_of
 from sharpness.cli.output import as_text, require_folder, save_drawn, say, write
 from sharpness.cli.work import finish, work_of
 from sharpness.errors import UserError, choose
@@ -70,11 +70,13 @@ if TYPE_CHECKING:
     "--resume/--no-resume", default=True, show_default=True, help="Continue with the points of an interrupted call."
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of Gaussian directions.")
+@CLUSTER
 @click.option("--out", type=click.Path(), default="landscape", show_default=True, help="Folder for files and pictures.")
 def landscape(
     checkpoints: tuple[str, ...], points: int, line_points: int, extent: float, directions: str, adaptive: float,
     precision: str, parameters: str, batchnorm: str, subsets: tuple[str, ...], per_class: bool, quantity: str,
-    scale: str | None, basins: bool, interactive: bool, resume: bool, seed: int, out: str, **probed: Any,
+    scale: str | None, basins: bool, interactive: bool, resume: bool, seed: int, out: str, cluster: str | None,
+    **probed: Any,
 ) -> None:  # fmt: skip
     """Draw the loss over a plane through each checkpoint, with shared directions, levels and colours.
 
@@ -104,7 +106,7 @@ def landscape(
     work = work_of(folder / ".partial")
     shared: dict[str, Any] = {
         "directions": axes, "normalization": normalization, "seed": seed, "precision": precision,
-        "resume": work if resume else None,
+        "resume": work if resume else None, "executor": executor_of(cluster),
     }  # fmt: skip
     span = (-extent, extent)
     if line_points:
@@ -198,8 +200,9 @@ def _draw(
     for result, name in zip(single.values(), _file_names(list(single)), strict=True):
         for suffix in (".nc", ".vtk") if what == "plane" else (".nc",):
             say(result.export(folder / f"{what}-{name}{suffix}"))
-    write(results.to_frame(), folder / f"{what}s.csv")
-    say(folder / f"{what}s.csv")
+    write(results.to_frame(), folder / f"{what}s.csv", results)
+    for suffix in (".csv", ".csv.json"):
+        say(folder / f"{what}s{suffix}")
     groups = [g for g, classes in first.groups.items() if classes]
     pictures: dict[str, list[str | int | None]] = {"": list(subsets) if subsets else [None, *groups]}
     if per_class:

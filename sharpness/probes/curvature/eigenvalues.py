@@ -83,8 +83,8 @@ def eigenvalues(
             objective's own unless given, which are plain.
         verify: compare each row's first eigenvalue with the rise of the loss along its vector, in ``result.checks``.
         resume: a folder for unfinished work; the same call goes on there, and ends with the same bits.
-        executor: does the rows, each a task that can be pickled; threads of this process that share its processors
-            unless given.
+        executor: does the rows, each a task that can be pickled, see :func:`sharpness.cluster`; threads of this process
+            that share its processors unless given.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Returns:

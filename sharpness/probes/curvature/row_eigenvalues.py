@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sharpness.curvature import Eigenpairs, LanczosState, lanczos
+from sharpness.curvature import Eigenpairs, LanczosState, extremes, lanczos, lanczos_memory
 from sharpness.engine import CurvatureOperator, mean_error
 from sharpness.objective import Objective
 from sharpness.probes.curvature.classifier import LastLayer
@@ -18,6 +18,8 @@ from sharpness.probes.curvature.rows import Rows, Told, unheard
 from sharpness.probes.curvature.start_vectors import start_vector
 from sharpness.probes.shared.work import Arrays, Work
 
+#: Bytes of a basis that is kept though nothing but the ends of a spectrum is asked for; its run can be continued.
+BASIS = 2**30
 #: Quadratic forms below this part of the largest eigenvalue are rounding.
 SEEN = 1e-6
 
@@ -44,6 +46,8 @@ class RowEigenvalues:
     def __call__(self, row: int, part: Objective, told: Told = unheard) -> Arrays:
         """The arrays of the row, after any number of calls of ``told`` with a number of products."""
         with part.operator(kind=self.kind) as operator:
+            if self.needs_no_basis(part):
+                return self._extremes(part, operator, told)
             kept = self.work.unfinished(row)
             state = None if kept is None else LanczosState.of(kept, part.device)
             told(0 if state is None else state.products)
@@ -73,6 +77,25 @@ class RowEigenvalues:
                 found["products"] = pairs.products + more
                 told(more)
         return found
+
+    def needs_no_basis(self, part: Objective) -> bool:
+        """True if nothing asks for eigenvectors, and a basis would be large: the ends alone take three vectors."""
+        vectors = self.k > 1 or self.keep_vectors or self.bootstrap or self.standard_errors
+        return not vectors and lanczos_memory(part.num_parameters, self.max_iterations, part.dtype) > BASIS
+
+    def _extremes(self, part: Objective, operator: CurvatureOperator, told: Told) -> Arrays:
+        start = None
+        if operator.keeps:
+            start = start_vector(operator.gradient(), [p.numel() for p in part.parameters], self.which)
+        found = extremes(
+            operator, operator.size, self.which, tol=self.tol, max_iterations=self.max_iterations,
+            generator=torch.Generator().manual_seed(self.seed), dtype=part.dtype, device=part.device, start=start,
+            callback=told,
+        )  # fmt: skip
+        return {
+            "values": found.values, "residuals": found.residuals, "converged": found.converged,
+            "products": found.products,
+        }  # fmt: skip
 
     def _numbers(self, part: Objective, operator: CurvatureOperator, pairs: Eigenpairs) -> dict[str, Any]:
         numbers: dict[str, Any] = {

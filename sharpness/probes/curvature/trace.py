@@ -77,8 +77,8 @@ def trace(
         verify: compare with the rise of the loss under Gaussian noise and, of several rows, their weighted sum with the
             trace of all samples, in ``result.checks``.
         resume: a folder for unfinished work; the same call goes on there after the last row that was done.
-        executor: does the rows, each a task that can be pickled; threads of this process that share its processors
-            unless given.
+        executor: does the rows, each a task that can be pickled, see :func:`sharpness.cluster`; threads of this process
+            that share its processors unless given.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Returns:
