@@ -82,7 +82,7 @@ def trace(
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Returns:
-        A table with the one measure ``"trace"``, exact and with errors over images where the scope is a linear or cosine
+        A table with the one measure ``"trace"``, exact, with errors over images, where the scope is a linear or cosine
         classifier under cross-entropy; per layer a :class:`~sharpness.results.LayerResult`.
         Of a mapping a :class:`~sharpness.Comparison` of such results by label.
 
