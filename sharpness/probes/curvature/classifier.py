@@ -31,6 +31,8 @@ from sharpness.objective.coordinates import scales_of
 
 #: Samples whose probabilities are in memory at once, in numbers of them times classes.
 CHUNK = 2**25
+#: Value, residual, whether it has converged, what makes the vector, and the quadratic forms of all samples.
+Pair = tuple[float, float, bool, Callable[[], np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -248,7 +250,7 @@ class _Reduced:
         pairs = lanczos(self.product, self.size, min(k, self.size), which, **settings)
         count = len(pairs.values)
         inside = pairs.vectors.double().view(count, len(self.layer.rows), -1)
-        found: list[tuple[float, float, bool, Callable[[], np.ndarray], np.ndarray]] = [
+        found: list[Pair] = [
             (float(value), float(residual), bool(done), partial(self._lifted, v), self.forms(v).numpy())
             for value, residual, done, v in zip(pairs.values, pairs.residuals, pairs.converged, inside, strict=True)
         ]
@@ -263,7 +265,7 @@ class _Reduced:
             np.stack([vector() for vector in vectors]) if keep_vectors else None, np.stack(forms),
         )  # fmt: skip
 
-    def _outside(self, k: int) -> list[tuple[float, float, bool, Callable[[], np.ndarray], np.ndarray]]:
+    def _outside(self, k: int) -> list[Pair]:
         """Eigenpairs that no feature reaches, as many of the largest and of the smallest as could be wanted."""
         left = self.left - int(self.layer.cosine)
         if left < 1:
@@ -272,7 +274,7 @@ class _Reduced:
         each = min(k, left)
         order = torch.argsort(values, descending=True).tolist()
         ends = list(dict.fromkeys([*order[:k], *order[-k:]]))
-        found = []
+        found: list[Pair] = []
         for c in ends:
             forms = torch.zeros(len(self.z), dtype=torch.float64)
             if self.bends:

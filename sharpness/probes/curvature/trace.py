@@ -158,10 +158,11 @@ def _estimate(
 
 def _exact(rows: Rows, traces: np.ndarray, keeps_sign: bool, fields: dict[str, Any]) -> MeasureResult:
     """The table of traces that are known of every sample, (n,): errors are over images."""
-    weights, members = rows.whole.weights.double().numpy(), [rows.indices(i) for i in range(len(rows.parts))]
-    members = [*(members if rows.several else [[]] * rows.whole.num_classes), np.arange(len(traces))]
+    weights, nothing = rows.whole.weights.double().numpy(), np.arange(0)
+    members = [rows.indices(i) for i in range(len(rows.parts))] if rows.several else [nothing] * rows.whole.num_classes
+    members.append(np.arange(len(traces)))
 
-    def of_samples(indices: Any) -> Estimate:
+    def of_samples(indices: np.ndarray) -> Estimate:
         if not len(indices):
             return Estimate(*[np.nan] * 4)
         value = float(np.average(traces[indices], weights=weights[indices]))
