@@ -28,6 +28,7 @@ from sharpness.cli.landscape import landscape
 from sharpness.cli.measure import measure
 from sharpness.cli.merge import merge
 from sharpness.cli.output import say
+from sharpness.cli.report import report
 from sharpness.cli.spectrum import spectrum
 from sharpness.cli.train import train
 from sharpness.errors import LostProcess, UserError
@@ -59,8 +60,8 @@ def cli() -> None:
 
 
 for command in (
-    train, measure, spectrum, landscape, conflicts, history, inspect, correlate, evaluate, explore, compare, merge,
-    data, figures, demo,
+    train, measure, spectrum, landscape, conflicts, history, inspect, correlate, evaluate, explore, report, compare,
+    merge, data, figures, demo,
 ):  # fmt: skip
     cli.add_command(command)
 

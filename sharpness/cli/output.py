@@ -62,6 +62,7 @@ def alone(results: Comparison) -> Any:
 
 
 def as_records(frame: pd.DataFrame) -> str:
+    """A table as JSON, an object for every row."""
     return frame.to_json(orient="records", indent=1)
 
 
@@ -135,7 +136,7 @@ def write_results(results: Comparison, path: Path) -> None:
 
         text = shown.to_latex()
         write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
-        write_sidecar(path, text, record(shown.to_frame(), results, _command()))
+        write_sidecar(path, text, record(shown.to_frame(), results, command_at_hand()))
     else:
         write(shown.to_frame(), path, results)
 
@@ -146,10 +147,10 @@ def write(frame: pd.DataFrame, path: Path, results: Comparison | None = None) ->
         return
     from sharpness.results.record import write_table
 
-    write_table(frame, path, results, _command())
+    write_table(frame, path, results, command_at_hand())
 
 
-def _command() -> dict[str, Any] | None:
+def command_at_hand() -> dict[str, Any] | None:
     """The command that runs, and its options."""
     context = click.get_current_context(silent=True)
     if context is None:

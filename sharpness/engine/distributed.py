@@ -73,10 +73,12 @@ def told(message: str) -> None:
 
 
 def rank() -> int:
+    """This process's number among those that share the work; 0 of a single one."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def world_size() -> int:
+    """Number of processes that share the work."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 

@@ -107,6 +107,7 @@ def made_batches(
 
 
 def channels_last(x: Tensor) -> Tensor:
+    """Images in the layout in which convolutions are fastest."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
