@@ -12,14 +12,14 @@ PACKAGE = Path(__file__).parent.parent / "sharpness"
 FLOORS = {
     "errors": -2,
     "extensions": -1,
-    "registry": -0.5,
+    **dict.fromkeys(["registry", "locks"], -0.5),
     **dict.fromkeys(["files", "identity", "keywords", "progress", "registries", "renamed", "statistics"], 0),
     **dict.fromkeys(["transfer", "untrusted", "version"], 0),
     **dict.fromkeys(["steps", "data", "models", "engine", "curvature", "plots"], 1),
-    "flattening": 2,
+    **dict.fromkeys(["flattening", "clusters"], 2),
     **dict.fromkeys(["methods", "checkpoints", "objective", "results"], 3),
-    **dict.fromkeys(["training", "probes", "explorer"], 4),
-    **dict.fromkeys(["studies", "optimizers"], 5),
+    **dict.fromkeys(["training", "probes", "explorer", "reporting"], 4),
+    **dict.fromkeys(["studies", "optimizers", "lightning"], 5),
     "cli": 6,
     **dict.fromkeys(["__init__", "__main__"], 7),
 }

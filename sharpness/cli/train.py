@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,8 +17,45 @@ from sharpness.cli.options import (
     training_options,
     training_settings,
 )
-from sharpness.cli.output import as_text, require_folder, say
+from sharpness.cli.output import as_text, require_folder, save_drawn, say, write
+from sharpness.errors import UserError
 from sharpness.registries import METHODS, OPERATIONS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sharpness.data import LongTailData
+
+
+class Watched:
+    """The monitor of a run, whose history is written beside the weights whenever it grows."""
+
+    def __init__(self, folder: Path, budget: float) -> None:
+        self.folder, self.budget = folder, budget
+        self.monitor: sharpness.Monitor | None = None
+
+    def __call__(self, network: nn.Module, data: LongTailData) -> sharpness.Monitor:
+        self.monitor = sharpness.Monitor(network, data, budget=self.budget, log=self._write)
+        return self.monitor
+
+    def _write(self, rows: object) -> None:
+        assert self.monitor is not None
+        write(self.monitor.history.to_frame(), self.folder / "sharpness.csv")
+
+    def tell(self) -> None:
+        """Draw the history, and say where it is and what it took."""
+        if self.monitor is None:
+            say("the run was finished before: there was nothing to monitor", err=True)
+        elif not self.monitor.measured:
+            say(f"nothing was measured: a measurement takes more than {self.budget:g} of this training", err=True)
+        else:
+            shown = {
+                "Shows": "largest eigenvalue of the Hessian over the training, all samples and groups",
+                "Images": "8 of every class, each with the weight of those that it stands for",
+                "Time": f"{self.monitor.share:.1%} of the training went into {self.monitor.measured} measurements",
+            }
+            save_drawn(self.monitor.history.plot(), self.folder / "sharpness", shown)
+            say(shown["Time"])
 
 
 @click.command(cls=OneExample)
@@ -31,6 +68,12 @@ from sharpness.registries import METHODS, OPERATIONS
 )
 @data_options
 @training_options
+@click.option(
+    "--shards",
+    default=1,
+    show_default=True,
+    help="Shards of every batch, which processes under torchrun share; BatchNorm sees one of them.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, batches and noise.")
 @click.option("--out", type=click.Path(), help="Folder for the run. [runs/DATA-METHOD+OPERATIONS-seedS]")
 @click.option(
@@ -43,10 +86,12 @@ from sharpness.registries import METHODS, OPERATIONS
 @click.option("--option", "-O", "pairs", multiple=True, help="Option of the method, such as -O scope=all. Repeatable.")
 @click.option("--resume", is_flag=True, help="Continue an unfinished run.")
 @click.option("--test-every", default=1, show_default=True, help="Number of epochs between tests; the last is tested.")
+@click.option("--monitor", is_flag=True, help="Measure sharpness over the epochs, into OUT/sharpness.csv and .png.")
+@click.option("--budget", type=float, help="Largest share of the time that --monitor takes. [0.1]")
 @click.option("--snapshots", type=int, help="Number of epochs between checkpoints to keep, for trajectories.")
 def train(
     method: str, seed: int, out: str | None, flatten: str, pairs: tuple[str, ...], resume: bool, snapshots: int | None,
-    test_every: int, **given: Any,
+    test_every: int, monitor: bool, budget: float | None, shards: int, **given: Any,
 ) -> None:  # fmt: skip
     """Train a model with a method's published recipe; the result is OUT/last.pt.
 
@@ -59,13 +104,21 @@ def train(
     data = load_described(given)
     names = tuple(name.strip() for name in flatten.split(",") if name.strip() not in ("", NONE))
     options = dict(pair(p) for p in pairs)
-    name = f"{given['data']}-{run_name(method, names, options, seed, data.other_augmentation)}"
+    name = f"{given['data']}-{run_name(method, names, options, seed, data.other_augmentation, shards)}"
     folder = Path(out) if out else Path("runs") / name
     require_folder("--out", folder)
-    kept: dict[str, Any] = {"resume": resume, "snapshots": snapshots, "test_every": test_every}
+    # A number that nothing reads must not pass for a limit.
+    if budget is not None and not monitor:
+        raise UserError(f"--budget {budget:g} is of --monitor: add it")
+    watched = Watched(folder, 0.1 if budget is None else budget) if monitor else None
+    kept: dict[str, Any] = {
+        "resume": resume, "snapshots": snapshots, "test_every": test_every, "monitor": watched, "shards": shards
+    }  # fmt: skip
     history = sharpness.train(
         method, data, folder, flatten=names, seed=seed, **kept, **training_settings(given), **options
     )
     columns = ["stage", "epoch", "lr", "loss", "test_loss", *[str(c) for c in history if str(c).startswith("accuracy")]]
     say(as_text(history[columns[:9]].groupby("stage", sort=False).tail(1)))
     say(f"written {folder / 'last.pt'}, {folder / 'history.csv'}")
+    if watched is not None:
+        watched.tell()

@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sharpness.engine.class_sums import PerSampleLoss, WeightedBatch
 from sharpness.engine.formulas import WrittenOut
+from sharpness.engine.pulls import pulled
 from sharpness.errors import UserError
 
 Forward = Callable[[Tensor], Tensor]
@@ -126,8 +127,8 @@ def ggn_sum(
             (first,) = torch.autograd.grad(value, outputs, create_graph=True, materialize_grads=True)
             if not first.requires_grad:
                 continue
-            (bent,) = torch.autograd.grad(first, outputs, slope, materialize_grads=True)
-            total += flat(torch.autograd.grad(u, parameters, bent, materialize_grads=True)).double()
+            bent = pulled([first], [outputs], [slope], zeros=True)
+            total += flat(pulled([u], parameters, bent, zeros=True)).double()
     return total
 
 
@@ -154,9 +155,9 @@ def slopes(
 def _outputs_along(u: Tensor, parameters: Sequence[Tensor], pieces: list[Tensor]) -> Tensor:
     """``J v``, the derivative of outputs along a vector: that of ``J' s``, which is linear in s."""
     s = torch.zeros_like(u, requires_grad=True)
-    pulled = torch.autograd.grad(u, parameters, s, create_graph=True, materialize_grads=True)
-    _require_second(u, pulled)
-    return _pull(pulled, [s], pieces)[0]
+    linear = pulled([u], parameters, [s], create_graph=True, zeros=True)
+    _require_second(u, linear)
+    return _pull(linear, [s], pieces)[0]
 
 
 def quadratic_forms(
@@ -249,7 +250,9 @@ def _pull(
     """Derivatives by the inputs of the outputs' product with ``pieces``, without the outputs that are constant."""
     pairs = [(g, v) for g, v in zip(outputs, pieces, strict=True) if g.requires_grad]
     outputs, along = [g for g, _ in pairs], [v for _, v in pairs]
-    return torch.autograd.grad(outputs, inputs, along, materialize_grads=True, allow_unused=True, is_grads_batched=rows)
+    if rows:
+        return torch.autograd.grad(outputs, inputs, along, materialize_grads=True, is_grads_batched=True)
+    return pulled(outputs, inputs, along, zeros=True)
 
 
 def _zeros(parameters: Sequence[Tensor]) -> Tensor:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from sharpness.engine.class_sums import PerSampleLoss, WeightedBatch
 from sharpness.engine.culprit import Culprit
-from sharpness.engine.double_backward import flat, ggn_sum, gradient_sum, graph, hvp_sum, split, twice_differentiable
+from sharpness.engine.double_backward import flat, ggn_sum, graph, hvp_sum, split, twice_differentiable
 from sharpness.engine.modules import doubled
+from sharpness.engine.pulls import pulled
 from sharpness.engine.witness import LOOKS, PRODUCT, Verdict, Witness, double_backward
 
 #: Relative steps of a difference of outputs, whose rounding is divided by the step once.
 GAUSS_NEWTON_STEPS = (1e-6, 1e-7, 1e-8, 1e-7)
-#: (loss, batch, vector) to the gradient and the product, all in float64.
-Route = Callable[[PerSampleLoss, WeightedBatch, Tensor], tuple[Tensor, Tensor]]
+#: A flat vector to the gradient and to the product with it, all in float64.
+Route = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class Examination:
@@ -56,7 +58,12 @@ class Examination:
 
         self.loss = tilted
         self.plain_loss = loss
-        self._witness: Witness | None = None
+        self._first: dict[Route, Tensor] = {}
+
+    @cached_property
+    def witness(self) -> Witness:
+        """The witness of the examined sum."""
+        return Witness(self.value, self.leaves, self.magnitude)
 
     def forward(self, x: Tensor) -> Tensor:
         """The outputs, with a graph to the leaves."""
@@ -67,19 +74,15 @@ class Examination:
         _, y, a = self.batch
         return (a * self.loss(self._outputs(tensors), y)).sum()
 
-    def plain(self, loss: PerSampleLoss, batch: WeightedBatch, vector: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient and product by double backward."""
-        gradient = gradient_sum(self.forward, self.leaves, [batch], loss)
-        return gradient, hvp_sum(self.forward, self.leaves, [batch], loss, vector)
+    def plain(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient and product by autograd alone."""
+        return self.witness.gradient, hvp_sum(self.forward, self.leaves, [self.batch], self.loss, vector)
 
     def difference(self, one: Route, other: Route) -> float:
-        """Relative difference of two routes, in gradient and product."""
-        generator = torch.Generator().manual_seed(0)
-        v = torch.randn(sum(p.numel() for p in self.leaves), generator=generator, dtype=torch.float64)
-        v = v.to(self.leaves[0].device)
-        (gradient, product), (other_gradient, other_product) = (
-            route(self.loss, self.batch, v) for route in (one, other)
-        )
+        """Relative difference of two routes, in gradient and product; the products serve verdicts as well."""
+        v = self.witness.first_vector
+        (gradient, product), (other_gradient, other_product) = (route(v) for route in (one, other))
+        self._first |= {one: product, other: other_product}
         scale = float(gradient.norm() + product.norm()) or 1.0
         return float((product - other_product).norm() + (gradient - other_gradient).norm()) / scale
 
@@ -87,11 +90,9 @@ class Examination:
         """The verdict of the witness on a route; on the gradient alone where the route is None."""
         if not self.exact:
             return Verdict(None, None, True)
-        if self._witness is None:
-            self._witness = Witness(self.value, self.leaves, self.magnitude)
         if route is None:
-            return self._witness.verdict(None)
-        return self._witness.verdict(lambda v: route(self.loss, self.batch, v)[1])
+            return self.witness.verdict(None)
+        return self.witness.verdict(lambda v: route(v)[1], self._first.get(route))
 
     def faithful(self, verdict: Verdict) -> bool:
         """True if a verdict against a product is reliable: gradients are those of the given weights.
@@ -142,10 +143,7 @@ class Examination:
         outputs = [u.detach().requires_grad_()]
         bent = hvp_sum(lambda _: outputs[0], outputs, [self.batch], self.plain_loss, slope.reshape(-1))
         with torch.enable_grad(), twice_differentiable():
-            pulled = torch.autograd.grad(
-                self._outputs(self.leaves), self.leaves, bent.view_as(u), materialize_grads=True
-            )
-        return flat(pulled)
+            return flat(pulled([self._outputs(self.leaves)], self.leaves, [bent.view_as(u)], zeros=True))
 
     def plain_gauss_newton(self, vector: Tensor) -> Tensor:
         """Products with the Gauss-Newton matrix by autograd alone."""

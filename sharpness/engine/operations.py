@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sharpness.engine.formulas import WrittenOut
+from sharpness.engine.pulls import pulled
 
 #: One entry per input: a tensor, or None where it is not active.
 PerInput = list[Any]
@@ -194,20 +195,18 @@ class Smooth(Operation):
         leaves, y = state.kept
         u = [t.detach().requires_grad_() for t in _several(g)]
         with torch.enable_grad():
-            pulled = torch.autograd.grad(_several(y), leaves, u, create_graph=True, materialize_grads=True)
-        state.gradient = u, pulled
-        return self._spread([t.detach() for t in pulled])
+            slopes = pulled(_several(y), leaves, u, create_graph=True, zeros=True)
+        state.gradient = u, slopes
+        return self._spread([t.detach() for t in slopes])
 
     def forward_tangent(self, state: State, tangents: PerInput) -> Any:
         leaves, y = state.kept
         if state.gradient is None:
             self.backward(state, [torch.zeros_like(t) for t in _several(y)])
-        u, pulled = state.gradient
-        given = zip(pulled, (d for d in tangents if d is not None), strict=True)
+        u, slopes = state.gradient
+        given = zip(slopes, (d for d in tangents if d is not None), strict=True)
         used = [(t, d.to(t.dtype)) for t, d in given if t.requires_grad]
-        found = torch.autograd.grad(
-            [t for t, _ in used], [*u, *leaves], [d for _, d in used], retain_graph=True, allow_unused=True
-        )
+        found = pulled([t for t, _ in used], [*u, *leaves], [d for _, d in used], retain_graph=True)
         state.carry = found[len(u) :], tangents
         y_dot = tuple(torch.zeros_like(t) if d is None else d for t, d in zip(u, found, strict=False))
         return y_dot if isinstance(y, tuple) else y_dot[0]
@@ -215,9 +214,9 @@ class Smooth(Operation):
     def backward_tangent(self, state: State, g_dot: Any) -> PerInput:
         leaves, y = state.kept
         g_dot = [d.to(t.dtype) for t, d in zip(_several(y), _several(g_dot), strict=True)]
-        pulled = torch.autograd.grad(_several(y), leaves, g_dot, retain_graph=True, materialize_grads=True)
+        straight = pulled(_several(y), leaves, g_dot, retain_graph=True, zeros=True)
         (curved, _), state.carry = state.carry, None
-        return self._spread([p if c is None else p + c for p, c in zip(pulled, curved, strict=True)])
+        return self._spread([p if c is None else p + c for p, c in zip(straight, curved, strict=True)])
 
     def bend(self, state: State) -> PerInput:
         (curved, tangents), state.carry = state.carry, None
@@ -230,7 +229,7 @@ class Smooth(Operation):
     def second_tangent(self, state: State, tangents: PerInput) -> PerInput:
         """``f''(x., x.)`` by result, None where it is 0; after :meth:`backward`."""
         leaves, y = state.kept
-        u, pulled = state.gradient
+        u, slopes = state.gradient
         along = [d for d in tangents if d is not None]
 
         def pushed(outputs: Sequence[Any], by: Sequence[Tensor], graph: bool) -> list[Any]:
@@ -238,16 +237,15 @@ class Smooth(Operation):
             if not pairs:
                 return [None] * len(by)
             ts, ds = zip(*pairs, strict=True)
-            return list(torch.autograd.grad(ts, by, ds, create_graph=graph, retain_graph=True, allow_unused=True))
+            return list(pulled(ts, by, ds, create_graph=graph, retain_graph=True))
 
         with torch.enable_grad():
-            first = pushed(pulled, u, graph=True)
+            first = pushed(slopes, u, graph=True)
             bent = [t is not None and t.requires_grad for t in first]
             v = [torch.zeros_like(t, requires_grad=True) for t, on in zip(first, bent, strict=True) if on]
             if not v:
                 return [None] * len(first)
-            slopes = [t for t, on in zip(first, bent, strict=True) if on]
-            again = torch.autograd.grad(slopes, leaves, v, create_graph=True, allow_unused=True)
+            again = pulled([t for t, on in zip(first, bent, strict=True) if on], leaves, v, create_graph=True)
         rest = iter(pushed(again, v, graph=False))
         return [next(rest) if on else None for on in bent]
 

@@ -112,12 +112,13 @@ class SecondOrder:
             return
         self._structure = structure(self.module)
         few = tuple(t[:: -(-len(t) // SAMPLES)] for t in batch)
-        traced, examination = None, None
+        traced, route, examination = None, None, None
         try:
             examination = Examination(self.module, self.parameters, self.loss, few)  # type: ignore[arg-type]
             with twice_differentiable():
                 traced = trace(self.module, batch[0][:2], self.parameters)
-                difference = examination.difference(partial(self._in_float64, traced), examination.plain)
+                route = _InFloat64(traced, self.parameters, examination)
+                difference = examination.difference(route, examination.plain)
             # Not `> TRUSTED`: NaN means weights or inputs that are not finite, and says nothing of the model. It stays
             # untried, so that the next batch may give a verdict.
             if math.isnan(difference):
@@ -126,7 +127,7 @@ class SecondOrder:
                 raise Untraceable(f"traced, it differs from double backward by {difference:.1e}")
             # A module that counts its calls would look stale at every product and be traced again at each.
             if structure(self.module) != self._structure:
-                traced = None
+                traced = route = None
                 raise Untraceable("its attributes change with every pass")
             self.traced = traced
         except Untraceable as error:
@@ -135,7 +136,7 @@ class SecondOrder:
             self._reason = f"while tracing, {first_line(error)}"
         try:
             if examination is not None:
-                self._judge(examination, traced)
+                self._judge(examination, route)
         except Exception as error:  # such as of operations that do not exist in float64
             logger.debug("derivatives were not examined: %s", first_line(error))
         (logger.info if self.traced is not None else logger.warning)("curvature products: %s", self.route)
@@ -163,11 +164,10 @@ class SecondOrder:
             if name in self._refusals:
                 raise self._refusals[name]
 
-    def _judge(self, examination: Examination, traced: Traced | None) -> None:
+    def _judge(self, examination: Examination, traced: _InFloat64 | None) -> None:
         """Take the route that the witness confirms, or record the refusal."""
-        in_use = partial(self._in_float64, self.traced) if self.traced is not None else examination.plain
         try:
-            verdict = examination.verdict(in_use)
+            verdict = examination.verdict(examination.plain if self.traced is None else traced)
         except (RuntimeError, UserError) as error:  # no second derivative: products will say so
             logger.debug("second derivatives were not examined: %s", first_line(error))
             verdict = examination.verdict(None)
@@ -183,9 +183,9 @@ class SecondOrder:
                 self._refuse(examination, examination.culprit().wrong_product(leaves=True), None)
             return
         if traced is not None and self.traced is None:
-            other = examination.verdict(partial(self._in_float64, traced))
+            other = examination.verdict(traced)
             if other.product and other.symmetric:
-                self.traced = traced
+                self.traced = traced.traced
                 logger.info("double backward of the model is wrong: the traced products agree with differences")
                 return
         self._refuse(examination, examination.culprit().wrong_product(), verdict)
@@ -223,21 +223,27 @@ class SecondOrder:
             "out of scope with parameters="
         )
 
-    def _in_float64(
-        self, traced: Traced, loss: PerSampleLoss, batch: WeightedBatch, vector: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The gradient and the product of a traced model, both flat (k,), in float64."""
-        with twice_differentiable(written_out=False):  # the traced operations see to it themselves
-            run = TracedRun(traced, self.parameters, loss, "hessian", torch.float64)
-            run.push(vector)
-            made = run.record(batch)
-            run.take(made.gradient)
-            run.add(run.multiply(made))
-            return run.gradient(), run.pull(first=True)
-
     def _gauss_newton_in_float64(self, traced: Traced, examination: Examination, vector: Tensor) -> Tensor:
         with twice_differentiable(written_out=False):  # the traced operations see to it themselves
             run = TracedRun(traced, self.parameters, self.loss, "ggn", torch.float64)
             run.push(vector)
             run.add(run.multiply(run.record(examination.batch)))
             return run.pull(first=True)
+
+
+class _InFloat64:
+    """The gradient and products of a traced model on the examined samples, which keep activations as in a run."""
+
+    def __init__(self, traced: Traced, parameters: Sequence[Tensor], examination: Examination) -> None:
+        self.traced = traced
+        with twice_differentiable(written_out=False):  # the traced operations see to it themselves
+            self.run = TracedRun(traced, parameters, examination.loss, "hessian", torch.float64)
+            self.tape = self.run.record(examination.batch)
+            self.run.take(self.tape.gradient)
+            self.gradient = self.run.gradient()
+
+    def __call__(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        with twice_differentiable(written_out=False):
+            self.run.push(vector)
+            self.run.add(self.run.multiply(self.tape))
+            return self.gradient, self.run.pull(first=False)

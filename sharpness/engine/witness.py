@@ -7,8 +7,9 @@ Along a direction v, with a step h so small that the third derivative and, mostl
     v' \nabla f \approx \frac{f(w + hv) - f(w - hv)}{2h}, \qquad
     \nabla^2 f \, v \approx \frac{\nabla f(w + hv) - \nabla f(w - hv)}{2h}.
 
-Both are taken at h and h / 2, and on either side of w alone. Where these disagree a kink lies between the points, at w
-itself if on one side alone, and there is no verdict: another direction and another step are tried. Nor is there one on
+Where an answer differs from these, or the two sides of w from each other, they are taken at h / 2 as well. Where the
+two steps or the two sides disagree a kink lies between the points, at w itself if on one side alone, and there is no
+verdict: another direction and another step are tried. Nor is there one on
 second derivatives where the gradient is not the slope of f at this very step: straight-through estimators, detached
 values, and functions that round to fewer digits than float64 has.
 """
@@ -53,9 +54,13 @@ class Verdict:
     error: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Look:
-    """Differences along one direction, in coordinates relative to the size of each tensor, so that all count alike."""
+    """Differences along one direction, in coordinates relative to the size of each tensor, so that all count alike.
+
+    Attributes:
+        halved: makes slope and difference at half the step; None once they are part of the doubt.
+    """
 
     direction: Tensor
     slope: float
@@ -63,6 +68,7 @@ class Look:
     difference: Tensor
     doubt: Tensor
     noise: float
+    halved: Callable[[], tuple[float, Tensor]] | None
 
 
 class Witness:
@@ -86,8 +92,13 @@ class Witness:
     def finite(self) -> bool:
         return bool(self.gradient.isfinite().all()) and abs(self.f) < float("inf")
 
-    def verdict(self, product: Product | None) -> Verdict:
-        """The verdict on the gradient and on ``product``, Hessian times a flat vector; None for the gradient alone."""
+    def verdict(self, product: Product | None, first: Tensor | None = None) -> Verdict:
+        """The verdict on the gradient and on a product.
+
+        Args:
+            product: Hessian times a flat vector; None for the gradient alone.
+            first: what ``product`` gives for :meth:`first_vector`, where that is known.
+        """
         if not self.finite or not self.scale.numel():
             return Verdict(None, None, True)
         slopes: list[bool] = []
@@ -101,7 +112,8 @@ class Witness:
             if look.slope_right is not None:
                 slopes.append(look.slope_right)
             if product is not None and (slopes.count(False) < LOOKS or len(made) < 2):
-                found = self.scale * product(self.scale * look.direction)
+                vector = self.scale * look.direction
+                found = self.scale * (first if i == 0 and first is not None else product(vector))
                 made.append((look.direction, found))
                 if look.slope_right:
                     off, judged = self._compare(look, found)
@@ -113,6 +125,11 @@ class Witness:
                 break
         return Verdict(_agreed(slopes), _agreed(right), _symmetric(made), error)
 
+    @property
+    def first_vector(self) -> Tensor:
+        """The vector of the first product that a verdict asks for."""
+        return self.scale * self._random(0)
+
     def look(self, i: int) -> Look:
         """Look number i: along random directions, every second one turned towards the curvature that was seen."""
         while len(self._looks) <= i:
@@ -120,39 +137,62 @@ class Witness:
         return self._looks[i]
 
     def _look(self, i: int) -> Look:
-        generator = torch.Generator().manual_seed(i)
-        z = torch.randn(len(self.scale), generator=generator, dtype=torch.float64).to(self.scale.device)
+        z = self._random(i)
         if i % 2 and bool(self._looks[-1].difference.isfinite().all()):
             bent = self._looks[-1].difference
             z = z + bent * (z.norm() / bent.norm().clamp_min(1e-300))
         h = STEPS[i] * len(z) ** 0.5 / max(float(z.norm()), 1e-300)
         (above, up), (below, down) = self._at(h * self.scale * z), self._at(-h * self.scale * z)
-        (near, up2), (nearby, down2) = self._at(h / 2 * self.scale * z), self._at(-h / 2 * self.scale * z)
         expected = self.scale * z * self.gradient
-        slope = (above - below) / (2 * h)
-        apart = max(abs(slope - (near - nearby) / h), abs((above - self.f) - (self.f - below)) / h)
+        slope, difference = (above - below) / (2 * h), self.scale * (up - down) / (2 * h)
+        doubt = (self.scale * (up + down - 2 * self.gradient) / h).abs()
+        rounding = 16 * EPS * float((self.scale * self.gradient).norm()) / h
+
+        def halved() -> tuple[float, Tensor]:
+            (near, up), (nearby, down) = self._at(h / 2 * self.scale * z), self._at(-h / 2 * self.scale * z)
+            return (near - nearby) / h, self.scale * (up - down) / h
+
+        look = Look(z, slope, None, difference, doubt, rounding, halved)
         noise = 256 * EPS * max(abs(self.f), self.magnitude) / h
         within = SLOPE * max(abs(slope), float(expected.norm())) + noise
-        reliable = apart <= within and noise <= 1e-2 * max(abs(slope), float(expected.norm()))
-        slope_right = abs(slope - float(expected.sum())) <= within if reliable else None
-        difference = self.scale * (up - down) / (2 * h)
-        doubt = (difference - self.scale * (up2 - down2) / h).abs()
-        doubt = torch.maximum(doubt, (self.scale * (up + down - 2 * self.gradient) / h).abs())
-        rounding = 16 * EPS * float((self.scale * self.gradient).norm()) / h
-        return Look(z, slope, slope_right, difference, doubt, rounding)
+        apart = abs((above - self.f) - (self.f - below)) / h
+        if apart <= within and noise <= 1e-2 * max(abs(slope), float(expected.norm())):
+            look.slope_right = abs(slope - float(expected.sum())) <= within
+            if not look.slope_right and abs(slope - self._halve(look)) > within:
+                look.slope_right = None
+        return look
+
+    def _random(self, i: int) -> Tensor:
+        generator = torch.Generator().manual_seed(i)
+        return torch.randn(len(self.scale), generator=generator, dtype=torch.float64).to(self.scale.device)
+
+    def _halve(self, look: Look) -> float:
+        """Take the doubt at half the step into account, and return the slope there."""
+        assert look.halved is not None
+        slope, difference = look.halved()
+        look.halved = None
+        look.doubt = torch.maximum(look.doubt, (look.difference - difference).abs())
+        return slope
 
     def _compare(self, look: Look, found: Tensor) -> tuple[float, bool | None]:
         """Relative error of a product in its worst tensor, and the verdict: right, wrong, or None if in doubt."""
-        doubt = float(look.doubt.norm())
-        worst, wrong = 0.0, False
+        worst = self._off(look, found)
+        if worst and look.halved is not None:
+            self._halve(look)
+            worst = self._off(look, found)
+        if worst:
+            return worst, False
+        return 0.0, True if float(look.doubt.norm()) <= 1e-3 * float(look.difference.norm()) + look.noise else None
+
+    def _off(self, look: Look, found: Tensor) -> float:
+        """Relative error of a product in its worst tensor; 0 where none differs by more than the doubt."""
+        doubt, worst = float(look.doubt.norm()), 0.0
         for d, p, u in zip(*(split(t, self.at) for t in (look.difference, found, look.doubt)), strict=True):
             off, size = float((d - p).norm()), max(float(d.norm()), float(p.norm()))
             share = (d.numel() / len(found)) ** 0.5
             if off > PRODUCT * size + 20 * (float(u.norm()) + share * doubt) + look.noise:
-                wrong, worst = True, max(worst, off / max(size, 1e-300))
-        if wrong:
-            return worst, False
-        return 0.0, True if doubt <= 1e-3 * float(look.difference.norm()) + look.noise else None
+                worst = max(worst, off / max(size, 1e-300))
+        return worst
 
     def _at(self, displacement: Tensor) -> tuple[float, Tensor]:
         moved = [t + d for t, d in zip(self.at, split(displacement, self.at), strict=True)]

@@ -15,11 +15,11 @@ import pandas as pd
 import xarray as xr
 
 from sharpness.errors import UserError, choose, printable
-from sharpness.files import write_atomically
 from sharpness.identity import ONE_CLASS, VALUES, SampleIdentity
 from sharpness.renamed import renamed_attribute
 from sharpness.results.estimates import Estimate, Estimates, Subset, mean_of
 from sharpness.results.latex import as_latex
+from sharpness.results.netcdf import write_dataset
 from sharpness.results.picture import plot_of
 from sharpness.results.same import Probed
 from sharpness.results.tables import as_html, joined, long_form, of_training, with_errors
@@ -354,10 +354,3 @@ class Result:
     def _repr_html_(self) -> str:
         told = f"<p><b>{type(self).__name__}</b> {escape(f'{self.label}: {self._summary()}')}</p>"
         return told + as_html(self.to_table(), self.ROWS, self.notes)
-
-
-def write_dataset(data: xr.Dataset, path: str | Path) -> Path:
-    """Write a NetCDF file, whole or not at all."""
-    path = Path(path)
-    write_atomically(path, lambda partial: data.to_netcdf(partial, engine="scipy"))
-    return path

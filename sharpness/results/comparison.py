@@ -12,8 +12,9 @@ import pandas as pd
 import xarray as xr
 
 from sharpness.errors import UserError, choose
-from sharpness.results.base import Result, write_dataset
+from sharpness.results.base import Result
 from sharpness.results.latex import as_latex
+from sharpness.results.netcdf import write_dataset
 from sharpness.results.paired import Paired, paired
 from sharpness.results.picture import plot_of
 from sharpness.results.runs import Entry, Runs

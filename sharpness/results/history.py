@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,25 @@ from matplotlib.axes import Axes
 
 from sharpness.errors import UserError, choose
 from sharpness.plots import plot_lines
+from sharpness.results.description import Description
+from sharpness.results.kept import Content, KeptTable
 
 #: Columns of a history.
 COLUMNS = ("epoch", "of", "measure", "value", "residual", "products", "seconds", "share", "lr", "event")
 
 
+def events_by(epoch: float, happened: Mapping[float, str]) -> str:
+    """The events that an epoch's row tells: those of that epoch, and earlier ones with theirs.
+
+    >>> events_by(165, {161: "lr 0.001", 165: "stage 2"})
+    'lr 0.001 (161); stage 2'
+    """
+    told = [text if when == epoch else f"{text} ({when:g})" for when, text in happened.items() if text]
+    return "; ".join(told)
+
+
 @dataclass(frozen=True)
-class History:
+class History(KeptTable):
     """Measures over a training.
 
     Attributes:
@@ -26,7 +38,19 @@ class History:
             ``share`` of the time since the begin that measuring took, ``lr`` and ``event``.
     """
 
+    TEXTS = ("of", "measure", "event")
+    NUMBERS = ("epoch", "value", "residual", "products", "seconds", "share", "lr")
+
     rows: pd.DataFrame
+
+    def content(self) -> Content:
+        """The rows."""
+        return Content(self.rows, {}, {})
+
+    @classmethod
+    def of_content(cls, content: Content) -> History:
+        """The history of such rows."""
+        return cls(content.rows[list(COLUMNS)])
 
     def to_frame(self) -> pd.DataFrame:
         """All rows."""
@@ -68,11 +92,20 @@ class History:
         lines: dict[str, Any] = {
             name: (r["epoch"].to_numpy(float), r["value"].to_numpy(float)) for name, r in curves.items()
         }
-        ax = plot_lines(lines, ax, xlabel="Epoch", ylabel=measure)
+        shown = Description.of(measure)
+        ax = plot_lines(lines, ax, xlabel="Epoch", ylabel=shown.label, log=shown.symlog)
         rates = part.drop_duplicates("epoch")[["epoch", "lr"]].dropna()
         if measure == "lambda_max" and len(rates):
             low, high = ax.get_ylim()
-            ax.plot(rates["epoch"], 2 / rates["lr"], ":", color="0.4", label="2 / lr", gid="stability")
+            ax.plot(
+                rates["epoch"],
+                2 / rates["lr"],
+                ":",
+                color="0.4",
+                label="2 / lr",
+                gid="stability",
+                drawstyle="steps-mid",
+            )
             # The line may be far above: the eigenvalues decide what is shown, and it where it is near.
             near = float(2 / rates["lr"].max())
             ax.set_ylim(low, max(high, 1.1 * near) if near < 3 * high else high)

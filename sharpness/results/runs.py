@@ -13,8 +13,9 @@ import pandas as pd
 import xarray as xr
 
 from sharpness.errors import UserError, printable
-from sharpness.results.base import Result, write_dataset
+from sharpness.results.base import Result
 from sharpness.results.latex import as_latex
+from sharpness.results.netcdf import write_dataset
 from sharpness.results.picture import plot_of
 from sharpness.results.stacked import stack
 from sharpness.results.tables import as_html, joined, of_training, over_trainings, with_errors

@@ -14,27 +14,27 @@ import xarray as xr
 from sharpness.errors import UserError, printable
 from sharpness.results.base import Result
 from sharpness.results.comparison import MODEL, Comparison
+from sharpness.results.kept import KIND, KeptTable, table_of_file
+from sharpness.results.netcdf import read_dataset
 from sharpness.results.runs import RUN, Runs
 from sharpness.results.stacked import unstack
 from sharpness.untrusted.plain_json import parse_json
 from sharpness.untrusted.refused import Refused
-from sharpness.untrusted.regular_files import open_regular
-
-LIMIT = 64 * 2**30
-"""Largest file that is read, in bytes: eigenvectors are as long as the network."""
 
 WHOLE = ("class_samples", "train_counts", "products", "layer_parameters", "sample_ids")
 TRUE_OR_FALSE = ("evaluated", "converged")
-K = TypeVar("K", bound="Result | Runs[Any] | Comparison[Any]")
+K = TypeVar("K", bound="Result | Runs[Any] | Comparison[Any] | KeptTable")
 FINITE = ("class_samples", "class_weights", "x", "y", "radii", "factors", "sample_weights")
 
 
 @overload
-def load_result(path: str | Path, kind: None = None) -> Result | Runs[Any] | Comparison[Any]: ...
+def load_result(path: str | Path, kind: None = None) -> Result | Runs[Any] | Comparison[Any] | KeptTable: ...
 @overload
 def load_result(path: str | Path, kind: type[K]) -> K: ...
 def load_result(path: str | Path, kind: type[Any] | None = None) -> Any:
     """Read what :meth:`Result.save`, :meth:`Runs.save` or :meth:`Comparison.save` wrote, and execute nothing of it.
+
+    So are histories, basins and paired comparisons.
 
     Args:
         path: of the NetCDF file.
@@ -42,7 +42,7 @@ def load_result(path: str | Path, kind: type[Any] | None = None) -> Any:
             ``Runs[MeasureResult]`` or ``Comparison[MeasureResult]``.
 
     Returns:
-        A result of the class that was saved, or :class:`Runs` or a :class:`Comparison` of such.
+        A result of the class that was saved, or :class:`Runs` or a :class:`Comparison` of such, or a table.
 
     Raises:
         UserError: no such file, or one that is not a result: damaged, of another version, or with values, types or
@@ -67,11 +67,13 @@ def load_result(path: str | Path, kind: type[Any] | None = None) -> Any:
     return found
 
 
-def _read(path: Path) -> Result | Runs[Any] | Comparison[Any]:
+def _read(path: Path) -> Result | Runs[Any] | Comparison[Any] | KeptTable:
     if not path.is_file():
         raise UserError(f"no result at {path}")
     try:
-        data = _content(path)
+        data = read_dataset(path)
+        if KIND in data.attrs:
+            return table_of_file(data)
         if "comparison" in data.attrs:
             return _comparison(data)
         return _runs(data) if "trainings" in data.attrs else _result(data, data.attrs["fields"])
@@ -84,16 +86,6 @@ def _read(path: Path) -> Result | Runs[Any] | Comparison[Any]:
     except Exception as error:
         # A damaged file can raise nearly any exception.
         raise UserError(f"{path} is not a saved result of sharpness ({type(error).__name__}): probe again") from None
-
-
-def _content(path: Path) -> xr.Dataset:
-    file, _ = open_regular(path, LIMIT)
-    with file:
-        if file.read(3) != b"CDF":
-            raise Refused("does not start as a NetCDF file")
-        file.seek(0)
-        with xr.open_dataset(file, engine="scipy", decode_times=False, decode_timedelta=False) as opened:
-            return opened.load()
 
 
 def _runs(data: xr.Dataset) -> Runs[Any]:

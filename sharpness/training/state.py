@@ -21,7 +21,8 @@ from torch.utils._pytree import tree_map_only
 
 from sharpness.checkpoints import read_safely
 from sharpness.errors import UserError, shown
-from sharpness.files import only_process, refusal, remove_abandoned, write_archive, write_atomically
+from sharpness.files import refusal, remove_abandoned, write_archive, write_atomically
+from sharpness.locks import only_process
 from sharpness.training.believed import damaged
 from sharpness.untrusted.checksums import checksum, is_whole, sealed
 from sharpness.untrusted.plain_json import parse_json
@@ -44,16 +45,19 @@ def run_name(
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
     augmentation: str | None = None,
+    shards: int = 1,
 ) -> str:
     """The default folder name of a run, which distinguishes it from others on the same data.
 
     Args:
         augmentation: where it is not the data set's usual one.
+        shards: of a batch.
 
     >>> run_name("ldam-drw", ["sam:0.1", "swa"], seed=2), run_name("cc-sam", options={"stage2": False})
     ('ldam-drw+sam-0.1+swa-seed2', 'cc-sam-stage2=false-seed0')
     """
     extras = [*(f"{k}={v}" for k, v in (options or {}).items()), *([augmentation] if augmentation else [])]
+    extras += [f"shards={shards}"] if shards != 1 else []
     words = ["+".join([method, *flatten]), *extras, f"seed{seed}"]
     return re.sub(r"[^\w.+=-]", "-", "-".join(words).lower())
 
@@ -68,6 +72,7 @@ class RunState:
     optimizer: dict[str, Any] = field(default_factory=dict)
     average: dict[str, Any] = field(default_factory=dict)  # of the stage's weights, where it averages
     history: list[dict[str, Any]] = field(default_factory=list)
+    watched: dict[str, Any] = field(default_factory=dict)  # the state of what looks on
 
 
 class RunFolder:
@@ -153,15 +158,16 @@ class RunFolder:
     def _saved(self, path: Path, identity: dict[str, Any]) -> RunState:
         """Read the state, after a check that it is whole and of this run; earlier versions have no checksum."""
         content = read_safely(path)
-        names = [f.name for f in fields(RunState)]
-        if not isinstance(content, dict) or not {*names} <= content.keys():
+        # What looks on has no state in files of earlier versions.
+        names = {f.name for f in fields(RunState)} - {"watched"}
+        if not isinstance(content, dict) or not names <= content.keys():
             raise damaged(path, "it lacks a part")
-        if content.keys() != {*names}:
-            if content.keys() != {*names, "run", "checksum"} or not is_whole(content):
+        if content.keys() != names:
+            if content.keys() - {"watched"} != {*names, "run", "checksum"} or not is_whole(content):
                 raise damaged(path, "it was altered after it was written")
             if content["run"] != checksum(identity):
                 raise damaged(path, "it is of another run")
-        return RunState(**{name: content[name] for name in names})
+        return RunState(**{name: value for name, value in content.items() if name not in ("run", "checksum")})
 
     def save(self, state: RunState) -> None:
         """Write the history and the state; the state last, so that the history never lacks an epoch of it."""

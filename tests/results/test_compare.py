@@ -186,8 +186,9 @@ def test_a_file_that_names_its_models_oddly_is_refused(tmp_path, told):
     with xr.open_dataset(path, engine="scipy") as opened:
         data = opened.load()
     data.attrs["comparison"] = json.dumps(told)
+    del data.attrs["sha256"]
     data.to_netcdf(path, engine="scipy")
-    with pytest.raises(UserError, match="not a saved result of sharpness"):
+    with pytest.raises(UserError, match="not a saved result of sharpness: it (names|has)"):
         load_result(path)
 
 

@@ -8,13 +8,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import nn
 
+from sharpness.data import LongTailData
+from sharpness.engine import distributed
 from sharpness.errors import UserError, require_whole
 from sharpness.objective import Objective
 from sharpness.probes.measures.recorder import LAMBDA, USUAL, Recorder, small_sample
 from sharpness.probes.shared.cost import Cost
-from sharpness.results.history import COLUMNS, History
+from sharpness.results.history import COLUMNS, History, events_by
 
 
 class Monitor:
@@ -27,7 +30,8 @@ class Monitor:
 
     Args:
         model: in training.
-        data: as :class:`~sharpness.Objective` takes it: training images without augmentation.
+        data: training images without augmentation, as :class:`~sharpness.Objective` takes them, or a long-tailed data
+            set of ours, of which they are taken with its groups.
         every: epochs from one measurement to the next, at least.
         budget: the largest share of the time, above 0 and at most 1.
         measures: names of measures; the largest eigenvalue, loss and accuracy unless given.
@@ -68,12 +72,17 @@ class Monitor:
             raise UserError(f"budget={budget}: give a share of the time, above 0 and at most 1")
         self.model, self.every, self.budget, self.log = model, every, budget, log
         self.recorder = Recorder(measures, seed=seed)
+        if isinstance(data, LongTailData):
+            known = {"num_classes": data.num_classes, "class_names": data.class_names, "groups": data.groups}
+            data, options = data.train, {**known, "train_counts": data.train_counts, **options}
         self._data, self._options, self._samples, self._seed, self._clock = data, options, samples, seed, clock
-        # Made at the first step, when weights are on their device.
+        # Made at the first step, when weights are on their device, and anew for other parameters.
         self._objective: Objective | None = None
+        self._parameters: list[tuple[int, bool]] = []
         self._rows: list[dict[str, Any]] = []
         self._begin, self._before = clock(), 0.0
-        self.spent, self._longest, self._event = 0.0, 0.0, ""
+        self.spent, self._longest = 0.0, 0.0
+        self._events: dict[float, str] = {}
         self.measured, self.calls, self._last = 0, 0, 0
 
     @property
@@ -103,25 +112,32 @@ class Monitor:
             The rows, or None where nothing was measured.
         """
         self.calls += 1
-        self._event = "; ".join(filter(None, [self._event, event]))
+        epoch = self.calls if epoch is None else epoch
+        if event:
+            self._events[epoch] = event
         if self.measured and (self.calls - self._last) < self.every:
             return None
-        if self._objective is None:
+        # Another stage may have a head of its own, and other parameters that it trains.
+        here = [(id(p), p.requires_grad) for p in self.model.parameters()]
+        if self._objective is None or here != self._parameters:
             self._look_ahead()
+            self._parameters = here
         # After a measurement as long as the longest so far its share must still be within the budget.
-        if self.spent + self._longest > self.budget * (self.elapsed + self._longest):
+        wait = self.spent + self._longest > self.budget * (self.elapsed + self._longest)
+        # Processes share the samples of a measurement: all of them do it, or none, whatever their clocks say.
+        if distributed.total(torch.tensor(float(wait))):
             return None
         assert self._objective is not None
         begin = self._clock()
         with self._evaluating():
-            rows = self.recorder.rows(self._objective, self.calls if epoch is None else epoch)
+            rows = self.recorder.rows(self._objective, epoch)
         took = self._clock() - begin
         self.spent, self.measured, self._last = self.spent + took, self.measured + 1, self.calls
         # What was expected before the first measurement is forgotten.
         self._longest = took if self.measured == 1 else max(self._longest, took)
-        rows = [{**row, "share": self.share, "lr": lr, "event": self._event} for row in rows]
+        rows = [{**row, "share": self.share, "lr": lr, "event": events_by(epoch, self._events)} for row in rows]
         self._rows += rows
-        self._event = ""
+        self._events = {}
         if self.log is not None:
             self.log(rows)
         return rows
@@ -138,7 +154,8 @@ class Monitor:
         products = 2 * self.recorder.max_iterations if curvature else 0
         self.spent += self._clock() - begin
         number = self._objective.num_samples
-        self._longest = max(self._longest, 10 * cost.forward(number) + products * cost.product(number))
+        if not self.measured:
+            self._longest = max(self._longest, 10 * cost.forward(number) + products * cost.product(number))
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -156,6 +173,7 @@ class Monitor:
         return {
             "rows": list(self._rows), "elapsed": self.elapsed, "spent": self.spent, "measured": self.measured,
             "calls": self.calls, "last": self._last, "longest": self._longest, "vectors": dict(self.recorder.vectors),
+            "events": dict(self._events),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -164,3 +182,4 @@ class Monitor:
         self.calls, self._last, self._longest = state["calls"], state["last"], state["longest"]
         self._before, self._begin = state["elapsed"], self._clock()
         self.recorder.vectors = dict(state["vectors"])
+        self._events = dict(state.get("events", {}))  # of earlier versions there are none

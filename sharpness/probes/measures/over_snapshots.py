@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sharpness.checkpoints import load_checkpoint
+from sharpness.checkpoints import Checkpoint, load_checkpoint
+from sharpness.errors import UserError
+from sharpness.methods import METHODS, build_recipe, flattened
+from sharpness.methods.events import changes, events
 from sharpness.probes.landscapes.trajectory import snapshots
 from sharpness.probes.measures.recorder import USUAL, Recorder, small_sample
 from sharpness.probes.shared.as_objective import checkpoint_objective
 from sharpness.progress import progress
-from sharpness.results.history import COLUMNS, History
-
-#: A learning rate that falls below this part of the one before is an event.
-DROP = 0.5
+from sharpness.results.history import COLUMNS, History, events_by
 
 
 def history(
@@ -33,8 +34,8 @@ def history(
 ) -> History:
     """Measure the snapshots of a run: the sharpness of all samples and of every group, over its epochs.
 
-    Eigenvalues begin with the vectors of the snapshot before. Events are new stages and drops of the learning rate, as
-    the run's ``history.csv`` tells.
+    Eigenvalues begin with the vectors of the snapshot before. Events are new stages, deferred re-weighting or sampling,
+    and drops of the learning rate, as the recipe and the run's ``history.csv`` tell.
 
     Args:
         run: folder of a run that was trained with ``snapshots=``.
@@ -60,26 +61,35 @@ def history(
     told = Path(run) / "history.csv"
     epochs = pd.read_csv(told) if told.is_file() else pd.DataFrame()
     # Runs of others may have snapshots and no history: they have no events.
+    happened = _events(load_checkpoint(paths[-1]), epochs)
     rows: list[dict[str, Any]] = []
-    before: dict[str, Any] = {}
+    since = 0
     with progress(len(paths), "history", "snapshots") as bar:
         for number, path in enumerate(paths):
             digits = re.search(r"(\d+)$", path.stem)
             epoch = int(digits[1]) if digits else number
-            now = epochs.iloc[epoch - 1].to_dict() if 0 < epoch <= len(epochs) else {}
+            lr = epochs.lr.iloc[epoch - 1] if 0 < epoch <= len(epochs) else None
             objective = small_sample(checkpoint_objective(load_checkpoint(path), **options), samples, seed)
             found = recorder.rows(objective, float(epoch))
-            event = _event(before, now)
-            rows += [{**row, "share": np.nan, "lr": now.get("lr"), "event": event} for row in found]
-            before = now or before
+            event = events_by(epoch, {i + 1: what for i, what in enumerate(happened) if since <= i < epoch})
+            rows += [{**row, "share": np.nan, "lr": lr, "event": event} for row in found]
+            since = epoch
             bar.update()
     return History(pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
-def _event(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """The change between two rows of a run's history, in words."""
-    if not before or not now:
-        return ""
-    if before["stage"] != now["stage"]:
-        return str(now["stage"])
-    return f"lr {now['lr']:g}" if now["lr"] < DROP * before["lr"] else ""
+def _events(checkpoint: Checkpoint, epochs: pd.DataFrame) -> list[str]:
+    """The events of every epoch: those of the recipe, where it is known here and fits the history, which tells less."""
+    if epochs.empty:
+        return []
+    manifest = checkpoint.manifest
+    training = manifest.training
+    with suppress(UserError, KeyError, TypeError):
+        METHODS.recorded(manifest.method or "", manifest.method_source, checkpoint.path)
+        recipe = build_recipe(manifest.method or "", checkpoint.longtail, **(manifest.options or {}))
+        recipe = flattened(recipe, tuple(training["flatten"])).with_epochs(training["epochs"][0])
+        if [stage.epochs for stage in recipe.stages] == list(training["epochs"]) and len(told := events(recipe)) == len(
+            epochs
+        ):
+            return told
+    return changes(list(epochs.stage), list(epochs.lr))

@@ -90,8 +90,11 @@ def row_workers(objective: Objective, rows: int, vectors: int = 0) -> AbstractCo
     return side_by_side(rows, memory, possible, objective.device)
 
 
-def announce(what: str, seconds: float) -> None:
-    """One line on what comes and how long it should take."""
+def announce(what: str, seconds: float | None = None) -> None:
+    """One line on what comes and how long it should take, where that is known."""
+    if seconds is None:
+        logger.info("%s", what)
+        return
     span = f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds" if seconds >= 2 else "a second"
     logger.info("%s, about %s", what, span)
 
