@@ -104,7 +104,7 @@ _ROOMS = {
 #: Rooms that are found as ``sharpness.data`` without being imported by name.
 _OPEN = (
     "checkpoints", "cli", "curvature", "data", "engine", "explorer", "flattening", "methods", "models", "objective",
-    "optimizers", "plots", "probes", "results", "steps", "studies", "training",
+    "optimizers", "plots", "probes", "reporting", "results", "steps", "studies", "training",
 )  # fmt: skip
 
 

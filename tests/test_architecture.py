@@ -18,7 +18,7 @@ FLOORS = {
     **dict.fromkeys(["steps", "data", "models", "engine", "curvature", "plots"], 1),
     **dict.fromkeys(["flattening", "clusters"], 2),
     **dict.fromkeys(["methods", "checkpoints", "objective", "results"], 3),
-    **dict.fromkeys(["training", "probes", "explorer"], 4),
+    **dict.fromkeys(["training", "probes", "explorer", "reporting"], 4),
     **dict.fromkeys(["studies", "optimizers", "lightning"], 5),
     "cli": 6,
     **dict.fromkeys(["__init__", "__main__"], 7),

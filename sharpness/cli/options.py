@@ -59,6 +59,7 @@ class Offered(click.Option):
 
 
 def several(command: Command, options: list[Command]) -> Command:
+    """Add options to a command, which its help lists in this order."""
     for option in reversed(options):
         command = option(command)
     return command
@@ -346,6 +347,7 @@ def training_options(command: Command) -> Command:
 
 
 def load_described(given: dict[str, Any]) -> LongTailData:
+    """Load the data that a command's options describe."""
     names = ("profile", "imbalance", "subset", "groups", "data_root", "download", "lists")
     return sharpness.load_data(given["data"], **{name: given.get(name) for name in names}).augmented(
         given.get("augmentation")
@@ -353,6 +355,7 @@ def load_described(given: dict[str, Any]) -> LongTailData:
 
 
 def training_settings(given: dict[str, Any]) -> dict[str, Any]:
+    """Options of a command that :func:`~sharpness.train` takes by the same names."""
     return {name: given[name] for name in ("epochs", "model", "batch_size", "precision", "device")}
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -251,9 +251,9 @@ def _numbered(found: Sequence[Saved]) -> list[Saved]:
 
 
 def _same(a: Result, b: Result) -> bool:
-    """True for two copies of one result."""
-    first, second = (one.to_dataset() for one in (a, b))
-    return bool(first.equals(second))
+    """True for two copies of one result: of equal numbers and settings, whatever they are called."""
+    first, second = (replace(one, provenance={**one.provenance, "label": "", "run": ""}).to_dataset() for one in (a, b))
+    return first.attrs == second.attrs and bool(first.equals(second))
 
 
 def _difference(a: Saved, b: Saved) -> str:

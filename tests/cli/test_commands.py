@@ -221,7 +221,7 @@ def test_the_module_is_the_command(capsys, monkeypatch):
 )
 def test_a_spectrum_is_printed_and_written(options, columns, rows, run, capsys, tmp_path):
     output, figure = tmp_path / "table.csv", tmp_path / "figure"
-    arguments = ["spectrum", str(run), *options, "-o", str(output), "--plot", str(figure)]
+    arguments = ["spectrum", str(run), *options, "--tol", "0.1", "-o", str(output), "--plot", str(figure)]
     assert main(arguments) == 0
     captured = capsys.readouterr()
     frame = pd.read_csv(output)

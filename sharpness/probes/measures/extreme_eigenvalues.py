@@ -10,7 +10,7 @@ import numpy as np
 
 from sharpness.errors import choose, require_whole
 from sharpness.objective.coordinates import COORDINATES
-from sharpness.probes.curvature.row_eigenvalues import LARGEST, SMALLEST, RowEigenvalues
+from sharpness.probes.curvature.row_eigenvalues import LARGEST, SMALLEST, RowEigenvalues, solved
 from sharpness.probes.curvature.rows import rows_of
 from sharpness.probes.measures.measure import Measure, Passes, Subject, require_positive
 from sharpness.probes.shared.column import Column, sample_freedom
@@ -58,7 +58,7 @@ def ends_of_spectra(subject: Subject, settings: Lanczos) -> dict[str, Column]:
     work = rows.work(subject.resume, fields["provenance"])
     task = RowEigenvalues(work, 1, which, settings.tol, settings.max_iterations, settings.seed, standard_errors=True)
     with progress(None, "eigenvalues", "products") as bar:
-        done = rows.map(work, task, bar, subject.executor, basis=settings.max_iterations)
+        done = solved(rows, task, bar, subject.executor)
     done[objective.num_classes] = done[max(done)]
     shape = (objective.num_classes + 1, len(ends))
     values, errors, converged = np.full(shape, np.nan), np.full(shape, np.nan), np.ones(shape, dtype=bool)
