@@ -54,6 +54,13 @@ class Rows:
     def present(self) -> list[tuple[int, Objective]]:
         return [(i, part) for i, part in enumerate(self.parts) if part is not None]
 
+    def indices(self, row: int) -> np.ndarray:
+        """The samples of a row, among those of all: a row behind those of classes or groups has all of them."""
+        members = list(self.whole.groups.values()) if self.grouped else [(c,) for c in range(self.whole.num_classes)]
+        if not self.several or row >= len(members):
+            return np.arange(self.whole.num_samples)
+        return np.flatnonzero(np.isin(self.whole.classes.numpy(), members[row]))
+
     @property
     def samples(self) -> np.ndarray:
         """(rows,)"""
