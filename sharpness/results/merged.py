@@ -128,9 +128,9 @@ def _overall(joined: Any, parts: Sequence[Any]) -> Any:
     arrays = (joined.values, joined.standard_errors, joined.lower, joined.upper)
     for m, over in enumerate(joined.over):
         for g, group in enumerate(joined.groups):
-            classes = [c for c in joined.groups[group] if joined.class_samples[c]]
-            if over != "images" and classes:
-                each = [Estimate(*(np.nan if a is None else float(a[m, c]) for a in arrays)) for c in classes]
+            members = [c for c in joined.groups[group] if joined.class_samples[c]]
+            if over != "images" and members:
+                each = [Estimate(*(np.nan if a is None else float(a[m, c]) for a in arrays)) for c in members]
                 shared = mean_of(each, independent=False)
                 for name, value in zip(names, shared[1:], strict=True):
                     groups[name][m, g] = value
