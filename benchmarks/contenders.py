@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
-from workloads import exact_product, flat, split, unit_vector
+from workloads import exact_product, flat, like_filters, split, unit_vector
 
 import sharpness
 
@@ -114,6 +114,37 @@ class Contender:
         """Of every class among y, one after another."""
         return [cls(model, x[y == c], y[y == c]).trace(error) for c in y.unique()]
 
+    def table(self, tol: float) -> Found:
+        """What ``measure`` tells of a class: both ends, and the rest by plain PyTorch."""
+        ends, seconds = self.eigenvalues("both", tol), self._rest_of_table()
+        return Found(ends.values, ends.vectors, ends.seconds + seconds, ends.products, ends.setting)
+
+    @classmethod
+    def all_tables(cls, model: nn.Module, x: Tensor, y: Tensor, tol: float) -> list[Found]:
+        """Of every class among y, one after another."""
+        return [cls(model, x[y == c], y[y == c]).table(tol) for c in y.unique()]
+
+    def _rest_of_table(self, radius: float = 0.1, draws: int = 5, rho: float = 0.05) -> np.ndarray:
+        """Seconds of accuracy and loss, of the rises in five random directions, and of the one after an ascent step."""
+        start = now()
+        value = nn.functional.cross_entropy(outputs := self.model(self.x), self.y)
+        (outputs.detach().argmax(1) == self.y).double().mean()
+        gradient = torch.autograd.grad(value, self.parameters)
+        length = float(flat(gradient).norm())
+        with torch.no_grad():
+            for i in range(draws + 1):
+                moves = (
+                    [rho / length * g for g in gradient]
+                    if i == draws
+                    else [radius * like_filters(p) for p in self.parameters]
+                )
+                for p, d in zip(self.parameters, moves, strict=True):
+                    p.add_(d)
+                float(nn.functional.cross_entropy(self.model(self.x), self.y))
+                for p, d in zip(self.parameters, moves, strict=True):
+                    p.sub_(d)
+        return now() - start
+
 
 class Ours(Contender):
     """``Objective.hvp``, ``Objective.operator`` and ``eigenvalues``. The objective is made beforehand."""
@@ -149,6 +180,16 @@ class Ours(Contender):
             )
             for c in classes
         ]
+
+    @classmethod
+    def all_tables(cls, model: nn.Module, x: Tensor, y: Tensor, tol: float) -> list[Found]:
+        """Of all classes in one call of ``measure`` with its defaults; its time is shared evenly among them."""
+        start = now()
+        found = sharpness.measure(cls(model, x, y).objective, tol=tol)
+        classes = y.unique().tolist()
+        seconds = (now() - start) / len(classes)
+        columns = [found[name].values for name in ("lambda_max", "lambda_min")]
+        return [Found([float(c[i]) for c in columns], [], seconds, math.nan, f"tol={tol:g}") for i in classes]
 
     @classmethod
     def all_traces(cls, model: nn.Module, x: Tensor, y: Tensor, error: float) -> list[Found]:
@@ -339,7 +380,7 @@ class Eigenthings(Contender):
         return self.operator.matvec(v)
 
     def eigenvalues(self, which: str, tol: float) -> Found:
-        ends = [self._end("LA", tol)] + ([self._end("SA", 5 * tol)] if which != "LA" else [])
+        ends = [self.end("LA", tol)] + ([self.end("SA", 5 * tol)] if which != "LA" else [])
         return Found(
             [value for end in ends for value in end.values],
             [vector for end in ends for vector in end.vectors],
@@ -348,7 +389,8 @@ class Eigenthings(Contender):
             ", ".join(end.setting for end in ends),
         )
 
-    def _end(self, which: str, tol: float) -> Found:
+    def end(self, which: str, tol: float) -> Found:
+        """One end of the spectrum."""
         from hessian_eigenthings import lanczos
 
         key = (*self.about, which)
@@ -373,6 +415,23 @@ class Eigenthings(Contender):
             return found.estimate, found.stderr, answer
 
         return draws_that_meet(error, (*self.about, "trace"), run)
+
+
+class Both(PyHessian):
+    """The largest eigenvalue by PyHessian, the smallest by hessian-eigenthings: what there is for each."""
+
+    name = "PyHessian, and hessian-eigenthings for the smallest"
+
+    def eigenvalues(self, which: str, tol: float) -> Found:
+        largest = super().eigenvalues("LA", tol)
+        smallest = Eigenthings(self.model, self.x, self.y).end("SA", 5 * tol)
+        return Found(
+            largest.values + smallest.values,
+            largest.vectors + smallest.vectors,
+            largest.seconds + smallest.seconds,
+            largest.products + smallest.products,
+            f"{largest.setting}, {smallest.setting}",
+        )
 
 
 CONTENDERS: tuple[type[Contender], ...] = (Ours, Plain, PyHessian, Curvlinops, Eigenthings)
