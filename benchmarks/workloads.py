@@ -105,7 +105,9 @@ def split(v: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
 def like_filters(p: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """A Gaussian direction whose filters are as long as those of p; zeros for biases and BatchNorm."""
     d, axes = torch.randn(p.shape, generator=generator), tuple(range(1, p.ndim))
-    return d * (p.norm(dim=axes, keepdim=True) / d.norm(dim=axes, keepdim=True)) if axes else torch.zeros_like(d)
+    if not axes:
+        return torch.zeros_like(d)
+    return d * (p.square().sum(axes, keepdim=True) / d.square().sum(axes, keepdim=True)).sqrt()
 
 
 def unit_vector(size: int) -> Tensor:
