@@ -5,7 +5,8 @@
 The network is the zoo's ResNet-32 of plain training on a long tail, over test images of CIFAR-10 where they are on this
 machine (``SHARPNESS_DATA``), else one trained here on the digits, upsampled. Every contender has a process of its own,
 whose model and images are ready; in every repeat they take turns, on the same classes. Contenders other than ours get
-their best settings, see contenders.py, and only the run with these counts.
+their best settings, see contenders.py, and only the run with these counts. On a busy machine only the seconds of CPU say
+something, and these less than on a quiet one.
 
     seconds          a class, median over repeats; CPU: of all threads, which others on the machine change little
     times ours       seconds over ours of the same repeat: median (and quartiles); CPU: of the median
@@ -28,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from contenders import Both, Contender, Eigenthings, Found, Ours, Plain, PyHessian, quotient
+from contenders import Both, Contender, Eigenthings, Found, Ours, Plain, PyHessian, hurry, quotient
 from growth import growth
 from planes import planes
 from table import note, report, spread, table
@@ -91,7 +92,7 @@ class Size:
 
 
 SIZES = {
-    "quick": Size((8,), (1, 9), 1, 0.2, 21),
+    "quick": Size((8,), (1, 9), 1, 0.2, 15),
     "usual": Size((20,), (1, 3, 9), 1, 0.1, 31),
     "full": Size((20, 100), tuple(range(10)), 3, 0.05, 51),
 }
@@ -127,7 +128,7 @@ def answers(asked: str, name: str, problem: Problem, path: Path, size: Size, qui
     question = QUESTIONS[asked]
     contenders = [c for c in (question.quick if quick else question.contenders) if present(c)]
     with ExitStack() as stack:
-        processes = {c: stack.enter_context(process(_prepare, path)) for c in contenders}
+        processes = {c: stack.enter_context(process(_prepare, path, c.module, quick)) for c in contenders}
         turns = [
             {c: processes[c].submit(_ask, asked, c, size.error).result() for c in contenders}
             for _ in range(size.repeats)
@@ -213,8 +214,11 @@ def libraries() -> list[str]:
 _problem: Problem
 
 
-def _prepare(path: Path) -> None:
+def _prepare(path: Path, module: str, quick: bool) -> None:
     global _problem
+    importlib.import_module(module)
+    if quick:
+        hurry()
     _problem = torch.load(path, weights_only=False)
 
 

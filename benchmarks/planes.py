@@ -10,6 +10,7 @@ error         largest, of a few points drawn at random, overall, relative to max
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -157,6 +158,7 @@ _problem: Problem  # of a contender's process
 
 def _prepare(path: Path) -> None:
     global _problem
+    importlib.import_module("sharpness.probes")
     _problem = torch.load(path, weights_only=False)
 
 
