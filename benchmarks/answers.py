@@ -5,8 +5,8 @@
 The network is the zoo's ResNet-32 of plain training on a long tail, over test images of CIFAR-10 where they are on this
 machine (``SHARPNESS_DATA``), else one trained here on the digits, upsampled. Every contender has a process of its own,
 whose model and images are ready; in every repeat they take turns, on the same classes. Contenders other than ours get
-their best settings, see contenders.py, and only the run with these counts. On a busy machine only the seconds of CPU say
-something, and these less than on a quiet one.
+their best settings, see contenders.py, and only the run with these counts. A busy machine changes seconds of CPU less
+than those by the clock.
 
     seconds          a class, median over repeats; CPU: of all threads, which others on the machine change little
     times ours       seconds over ours of the same repeat: median (and quartiles); CPU: of the median
