@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-faults test-lowest test-newest matrix lint bench-quick bench bench-full bench-gpu gallery glyphs notebooks docs linkcheck clean
+.PHONY: demo test test-slow test-distributed test-faults test-lowest test-newest matrix lint bench-quick bench bench-full bench-gpu gallery glyphs notebooks docs linkcheck clean
 
 demo: .venv/installed
 	$(BIN)/sharpness demo
@@ -12,6 +12,10 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+
+# Every method and rule in one, two and four processes; with GLYPHS=FOLDER of `sharpness data make glyphs-lt` also there.
+test-distributed: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m distributed tests/training/test_shards.py
 
 matrix: .venv/installed
 	tests/matrix.sh
@@ -76,8 +80,9 @@ docs: .venv-docs/installed
 linkcheck: .venv-docs/installed
 	.venv-docs/bin/python -m sphinx -q -b linkcheck docs out/linkcheck
 
+# The notebooks from their texts, each run by a clean kernel.
 notebooks: .venv/installed
-	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb
+	OMP_NUM_THREADS=1 $(BIN)/python docs/make_notebooks.py
 
 # torch comes first and pinned, so that nothing else can pull in another build of it.
 .venv/installed: setup.cfg constraints.txt

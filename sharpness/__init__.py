@@ -16,6 +16,7 @@ from sharpness.version import __version__
 
 if TYPE_CHECKING:
     from sharpness.checkpoints import load_checkpoint
+    from sharpness.clusters import cluster
     from sharpness.data import load_data
     from sharpness.explorer import explore
     from sharpness.objective import Objective
@@ -59,6 +60,7 @@ __all__ = [
     "characteristic_radius",
     "checkpoint_objective",
     "class_optima",
+    "cluster",
     "compare",
     "correlate",
     "critical_radius",
@@ -88,6 +90,7 @@ __all__ = [
 #: Where the names live that are not of the probes.
 _ROOMS = {
     "Comparison": "results",
+    "cluster": "clusters",
     "compare": "results",
     "Objective": "objective",
     "explore": "explorer",
@@ -101,7 +104,7 @@ _ROOMS = {
 #: Rooms that are found as ``sharpness.data`` without being imported by name.
 _OPEN = (
     "checkpoints", "cli", "curvature", "data", "engine", "explorer", "flattening", "methods", "models", "objective",
-    "optimizers", "plots", "probes", "results", "steps", "studies", "training",
+    "optimizers", "plots", "probes", "reporting", "results", "steps", "studies", "training",
 )  # fmt: skip
 
 

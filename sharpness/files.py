@@ -1,4 +1,4 @@
-"""Atomic file writes, which survive a power cut, and folders that one process locks."""
+"""Atomic file writes, which survive a power cut and other nodes of a shared disk."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import errno
 import hashlib
 import itertools
 import os
+import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sharpness.errors import SystemRefusal
+from sharpness.locks import is_running, node, rank
 
 try:
     import fcntl
@@ -24,6 +27,12 @@ if TYPE_CHECKING:
 
 #: Bytes of a name that is used as part of a longer one; file systems take 255.
 NAME_BYTES = 180
+#: Names of partial files: of what, and the node, rank and process that write it. Earlier versions named the process.
+PARTIAL = re.compile(
+    r"\.(?P<file>.+)\.(?:(?P<node>\w+)-(?P<rank>\d+)-)?(?P<pid>\d+)(?:-\d+)?\.part", re.ASCII | re.DOTALL
+)
+#: Seconds after which what another node was writing is abandoned.
+DAY = 86400
 _numbers = itertools.count()
 
 
@@ -129,7 +138,7 @@ def remove_abandoned(folder: Path, name: str | None = None) -> None:
             try:
                 # Whoever writes holds the lock, and the system lets go of it however the process ends.
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not _at_work(partial.name):
+                if not _at_work(partial):
                     partial.unlink()
             finally:
                 os.close(descriptor)
@@ -138,13 +147,11 @@ def remove_abandoned(folder: Path, name: str | None = None) -> None:
 def is_partial(found: str, name: str | None = None) -> bool:
     """True if a file of this name is a partial one, of ``name`` or of any file.
 
-    >>> is_partial(".run.json.4711.part"), is_partial(".a.csv.1-2.part", "a.csv"), is_partial("movie.part")
+    >>> is_partial(".run.json.4711.part"), is_partial(".a.csv.gpu3-0-1-2.part", "a.csv"), is_partial("movie.part")
     (True, True, False)
     """
-    middle, _, number = found.removesuffix(".part").removeprefix(".").rpartition(".")
-    if not (found.startswith(".") and found.endswith(".part") and middle and number.replace("-", "", 1).isdecimal()):
-        return False
-    return name is None or middle == shortened(name)
+    match = PARTIAL.fullmatch(found)
+    return match is not None and (name is None or match["file"] == shortened(name))
 
 
 def shortened(name: str) -> str:
@@ -155,44 +162,10 @@ def shortened(name: str) -> str:
 
 
 @contextmanager
-def only_process(folder: Path, what: str, made: bool = False) -> Iterator[None]:
-    """Keep other processes, and threads, from ``what`` in a folder, which must exist.
-
-    Where the file system has no locks nothing is kept.
-
-    Args:
-        made: ``folder`` is the name of a file instead, which is made, and removed in the end.
-
-    Raises:
-        SystemRefusal: another one is at it.
-    """
-    if fcntl is None:
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDWR | os.O_CREAT if made else os.O_RDONLY, 0o666)
-    held = False
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = True
-            if made and not os.path.samestat(os.fstat(descriptor), os.stat(folder)):
-                raise BlockingIOError
-        except (BlockingIOError, FileNotFoundError):
-            raise SystemRefusal(f"{folder}: another process {what} here: wait for it, or take another folder") from None
-        except OSError:
-            pass
-        yield
-    finally:
-        if made and held:
-            with suppress(OSError):
-                os.unlink(folder)
-        os.close(descriptor)
-
-
-@contextmanager
 def _partial(path: Path) -> Iterator[Path]:
     """A new file beside ``path``, locked while it is written and gone afterwards."""
-    partial = path.with_name(f".{shortened(path.name)}.{os.getpid()}-{next(_numbers)}.part")
+    process = f"{node()}-{rank()}-{os.getpid()}"
+    partial = path.with_name(f".{shortened(path.name)}.{process}-{next(_numbers)}.part")
     descriptor = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         if fcntl is not None:
@@ -205,18 +178,17 @@ def _partial(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
-def _at_work(partial: str) -> bool:
-    """True if the process that a partial file names may be about to lock it."""
-    number = int(partial.removesuffix(".part").rpartition(".")[2].partition("-")[0])
-    if number == os.getpid():
-        return False
-    try:
-        os.kill(number, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
+def _at_work(partial: Path) -> bool:
+    """True if the process that a partial file names may be about to lock it, or may be at work on another node.
+
+    Locks of a shared disk may not reach other nodes: what these were writing is removed when it is a day old.
+    """
+    match = PARTIAL.fullmatch(partial.name)
+    assert match is not None
+    if match["node"] not in (None, node()):
+        return time.time() - partial.stat().st_mtime < DAY
+    pid = int(match["pid"])
+    return pid != os.getpid() and is_running(pid)
 
 
 def _sync(path: Path) -> None:

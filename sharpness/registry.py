@@ -273,7 +273,7 @@ def registered(needed: Collection[str] = ()) -> dict[str, dict[str, tuple[Any, s
             elif name in needed:
                 raise UserError(
                     f"{registry.kind} {name!r} is defined where other processes do not find it: move it to a module, "
-                    "or take one job at a time (jobs=1)"
+                    "or do without other processes (jobs=1)"
                 )
     return found
 

@@ -107,6 +107,10 @@ class Forked:
         self.process.join(timeout)
         assert self.process.exitcode == -signal.SIGKILL, self._errors.read_text()[-2000:]
 
+    def errors(self) -> str:
+        """What it printed on stderr."""
+        return self._errors.read_text()
+
     def end(self, timeout: float = 300) -> str:
         """Wait for it, and return what it printed; an error if it failed."""
         self.process.join(timeout)
@@ -136,16 +140,20 @@ def forked(tmp_path):
 
 @pytest.fixture
 def in_two_processes(forked):
-    """A factory: what two processes print that run one program, told of each other as torchrun tells it."""
+    """A factory: what processes print that run one program, two unless said, told of each other as by torchrun."""
 
-    def run(code: str, *arguments: object) -> list[str]:
+    stores = []  # which live as long as the processes may ask them
+
+    def run(code: str, *arguments: object, processes: int = 2, end: bool = True) -> list:
         store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         common = {
-            "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port),
+            "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port),
             "TORCHELASTIC_USE_AGENT_STORE": "True",
         }  # fmt: skip
-        ranks = [forked(code, *arguments, RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in range(2)]
-        return [rank.end() for rank in ranks]
+        ranks = [forked(code, *arguments, RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in range(processes)]
+        stores.append(store)
+        return [rank.end() for rank in ranks] if end else ranks
 
     return run
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 import click
 
 import sharpness
+from sharpness.cli.compare import compare
 from sharpness.cli.conflicts import conflicts
 from sharpness.cli.correlate import correlate
 from sharpness.cli.data import data
@@ -25,21 +26,42 @@ from sharpness.cli.history import history
 from sharpness.cli.inspect import inspect
 from sharpness.cli.landscape import landscape
 from sharpness.cli.measure import measure
+from sharpness.cli.merge import merge
 from sharpness.cli.output import say
+from sharpness.cli.report import report
 from sharpness.cli.spectrum import spectrum
 from sharpness.cli.train import train
-from sharpness.errors import UserError
+from sharpness.errors import LostProcess, UserError
 from sharpness.files import refusal
 
+#: Commands whose work processes under torchrun share: all others would be repeated by each of them.
+SHARED = ("train", "measure", "spectrum", "landscape", "conflicts", "history", "inspect")
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+
+class Commands(click.Group):
+    """The commands, of which some are refused under torchrun."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that is asked for."""
+        name, command, rest = super().resolve_command(ctx, args)
+        processes = os.environ.get("WORLD_SIZE", "1")
+        if "RANK" in os.environ and processes != "1" and name not in SHARED:
+            raise UserError(f"sharpness {name} has nothing for {processes} processes to share: start it without "
+                            "torchrun")  # fmt: skip
+        return name, command, rest
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(sharpness.__version__, prog_name="sharpness")
 def cli() -> None:
     """Per-class sharpness of deep long-tailed recognition: how flat is a minimum for every class?"""
 
 
 for command in (
-    train, measure, spectrum, landscape, conflicts, history, inspect, correlate, evaluate, explore, data, figures, demo,
+    train, measure, spectrum, landscape, conflicts, history, inspect, correlate, evaluate, explore, report, compare,
+    merge, data, figures, demo,
 ):  # fmt: skip
     cli.add_command(command)
 
@@ -104,25 +126,44 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     try:
         with _surroundings():
-            cli.main(args=arguments, prog_name="sharpness", standalone_mode=False)
-            sys.stdout.flush()
+            return _run(arguments)
+    except UserError as error:  # of joining the other processes
+        return _failed(str(error))
+
+
+def _run(arguments: list[str] | None) -> int:
+    """Run a command, tell in one line what went wrong, and return the exit code."""
+    try:
+        cli.main(args=arguments, prog_name="sharpness", standalone_mode=False)
+        sys.stdout.flush()
     except (UserError, FloatingPointError) as error:
         _discard_output()
-        say(f"sharpness: {error}", err=True)
-        return 2
+        return _failed(str(error), lost=isinstance(error, LostProcess))
     except OSError as error:
         # Errors of writing carry the name of the file; without one it was printing, or reading.
         where = error.filename if isinstance(error.filename, str) else "stdout" if error.filename is None else "a file"
         _discard_output()
-        say(f"sharpness: {refusal(f'{where} cannot be used', error)}", err=True)
-        return 2
+        return _failed(str(refusal(f"{where} cannot be used", error)))
     except click.ClickException as error:
-        say(f"sharpness: {error.format_message()} (see --help)", err=True)
-        return 2
+        return _failed(f"{error.format_message()} (see --help)")
     except (KeyboardInterrupt, click.Abort):
-        say(
-            "sharpness: interrupted; the same command continues what writes files ('train': --resume)",
-            err=True,
-        )
-        return 130
+        return _failed("interrupted; the same command continues what writes files ('train': --resume)", 130)
     return 0
+
+
+def _failed(message: str, code: int = 2, lost: bool = False) -> int:
+    """Print why a command failed, and return its exit code.
+
+    Args:
+        lost: another process has ended, which one of those that remain tells.
+    """
+    if not lost:
+        say(f"sharpness: {message}", err=True)
+    if "RANK" in os.environ:
+        from sharpness.engine import distributed
+
+        if lost:
+            distributed.tell(message)
+            os._exit(code)  # what exchanges with a process that is gone cannot be taken down in order
+        distributed.told(message)
+    return code

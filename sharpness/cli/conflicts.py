@@ -9,6 +9,7 @@ import click
 import sharpness
 from sharpness.cli.options import PARAMETERS, OneExample, picture_look, probing_options, result_options, split_of
 from sharpness.cli.output import RESULTS, alone, deliver, require_file, require_picture
+from sharpness.cli.work import work_beside
 
 
 @click.command(cls=OneExample)
@@ -26,7 +27,8 @@ def conflicts(
 ) -> None:  # fmt: skip
     """Print where each class wants to go: the displacement to its own optimum, the loss there, and its worst conflict.
 
-    Optima are damped: see sharpness.class_optima. The picture has the cosines between all displacements.
+    Optima are damped: see sharpness.class_optima. The picture has the cosines between all displacements. With -o,
+    unfinished work is kept beside the output, and the same command continues it.
 
     Example: sharpness conflicts runs/ldam/last.pt --plot conflicts
     """
@@ -38,9 +40,11 @@ def conflicts(
     read, options = subjects(checkpoints, probed)
     look = picture_look(probed, read, plot is not None)
     shared: dict[str, Any] = {"data": options.pop("data", None), "options": {"parameters": parameters, **options}}
-    results = sharpness.class_optima(read, damping, steps, cg_steps, per_group=per_group, keep_vectors=False, **shared)
+    work, partial = work_beside(output) if output is not None else (None, None)
+    shared |= {"per_group": per_group, "keep_vectors": False, "resume": partial}
+    results = sharpness.class_optima(read, damping, steps, cg_steps, **shared)
     what = "Cosines between displacements to the classes' own optima"
     deliver(
-        results, lambda: alone(results).plot(**look), lambda: caption(what, results, split_of(probed)), None,
+        results, lambda: alone(results).plot(**look), lambda: caption(what, results, split_of(probed)), work,
         as_json=as_json, output=output, plot=plot,
     )  # fmt: skip

@@ -9,7 +9,7 @@ import click
 
 import sharpness
 from sharpness.cli.options import OneExample, look_options, picture_look
-from sharpness.cli.output import require_file, require_picture, save_drawn, say, write
+from sharpness.cli.output import TABLES, require_file, require_picture, save_drawn, say, write
 
 
 @click.command(cls=OneExample)
@@ -21,7 +21,7 @@ from sharpness.cli.output import require_file, require_picture, save_drawn, say,
     "--resamples", default=2000, show_default=True, help="Number of resamples of the bootstrap over checkpoints."
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the bootstrap.")
-@click.option("-o", "--output", type=click.Path(), help="File for the coefficients, .csv or .json.")
+@click.option("-o", "--output", type=click.Path(), help="File for the coefficients, .csv, .json or .parquet.")
 @click.option("--plot", "figure", type=click.Path(), help="Draw the scatter over checkpoints as well, as PDF and PNG.")
 @click.option(
     "--over",
@@ -43,7 +43,7 @@ def correlate(
 
     Example: sharpness correlate out/train.csv --test out/test.csv --plot out/correlation
     """
-    require_file("-o", output, (".csv", ".json"))
+    require_file("-o", output, TABLES)
     require_picture("--plot", figure)
     names = [name.strip() for name in measures.split(",") if name.strip()] or None
     found = sharpness.correlate(table, test, measures=names, given=given, resamples=resamples, seed=seed)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from sharpness.cli.options import OneExample, file_options
-from sharpness.cli.output import as_text, require_file, require_picture, save_drawn, say, write
+from sharpness.cli.output import TABLES, as_text, require_file, require_picture, save_drawn, say, write
 from sharpness.errors import UserError
 
 #: What the published protocol rejects below.
@@ -27,8 +27,10 @@ THRESHOLD = 0.1
 @click.option(
     "--threshold", default=THRESHOLD, show_default=True, help="Softmax probability below which an image is rejected."
 )
-@click.option("-o", "--output", type=click.Path(), help="File for the table: .csv or .json.")
-@click.option("--sweep", type=click.Path(), help="File for accuracies and F at every threshold: .csv or .json.")
+@click.option("-o", "--output", type=click.Path(), help="File for the table: .csv, .json or .parquet.")
+@click.option(
+    "--sweep", type=click.Path(), help="File for accuracies and F at every threshold: .csv, .json or .parquet."
+)
 @click.option("--plot", "figure", type=click.Path(), help="Draw them as well, as PDF and PNG.")
 def evaluate(
     checkpoints: tuple[str, ...], opened: str | None, open_root: str | None, threshold: float, output: str | None,
@@ -53,7 +55,7 @@ def evaluate(
 
     # What cannot be written is refused before minutes of computing.
     for option, path in (("-o", output), ("--sweep", sweep)):
-        require_file(option, path, (".csv", ".json"))
+        require_file(option, path, TABLES)
     require_picture("--plot", figure)
     if not 0 <= threshold <= 1:
         raise UserError(f"--threshold {threshold:g}: give a probability from 0 to 1")

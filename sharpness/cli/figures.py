@@ -10,6 +10,7 @@ from click.core import ParameterSource
 import sharpness
 from sharpness.cli.names import FIGURE_METHODS, STUDY_METHODS, STUDY_OPERATIONS
 from sharpness.cli.options import (
+    CLUSTER,
     JOBS,
     LIMIT,
     LOSS,
@@ -18,6 +19,7 @@ from sharpness.cli.options import (
     OneExample,
     coordinates_option,
     data_options,
+    executor_of,
     load_described,
     training_options,
     training_settings,
@@ -65,6 +67,8 @@ TRAINED = (
 )
 @SEEDS
 @JOBS
+@CLUSTER
+@click.option("--cells", help="Part of the trainings to make, such as 3/60, for arrays of jobs. [all, and the figures]")
 @click.option("--rho-scale", type=float, help="Factor of CC-SAM's radius, of --study microbenchmark. [0.01]")
 @data_options
 @training_options
@@ -114,12 +118,13 @@ TRAINED = (
 )
 def figures(
     checkpoints: tuple[str, ...], study: str, methods: str | None, operations: str, seeds: str, jobs: int | None,
-    out: str | None, runs: str | None, rho_scale: float | None, directions: str, **given: Any,
+    out: str | None, runs: str | None, rho_scale: float | None, directions: str,
+    cluster: str | None, cells: str | None, **given: Any,
 ) -> None:  # fmt: skip
     """Recreate the talk's figures: train what is missing, probe, draw, and print the summary.
 
     Of CHECKPOINTS, files or folders of models that record their data, nothing is trained. The same command continues
-    unfinished work.
+    unfinished work. With --cells i/n it makes part i of n of the trainings alone; without it, it collects them all.
 
     Example: sharpness figures zoo: --limit-per-class 20 --plane 21 --jobs 2
     """
@@ -134,20 +139,21 @@ def figures(
         raise UserError(f"{', '.join(idle)}: models that are trained already have their own, leave it out")
     require_folder("--out", out)
     require_folder("--runs", runs)
+    making = _making(jobs, cluster, cells)
     landscapes = {name: given.pop(name) for name in ("grid", "adaptive", "extent", "logits", "tol")}
     landscapes |= {"adaptive": landscapes["adaptive"] or None, "directions": integers("directions", directions)}
     probed = {name: given[name] for name in ("split", "loss", "limit_per_class", "measures", "coordinates")}
     if checkpoints:
         recorded = {name: given[name] for name in ("data_root", "download", "device")}
         out, runs = out or "out/checkpoints", runs or "runs/checkpoints"
-        _print(figures_of(checkpoints, out, runs, jobs=jobs, **recorded, **landscapes, **probed))
+        _print(figures_of(checkpoints, out, runs, **making, **recorded, **landscapes, **probed))
         return
     data = load_described(given)
     out = out or "/".join(["out", given["data"], *([data.other_augmentation] if data.other_augmentation else [])])
     chosen = methods.split(",") if methods else list(STUDY_METHODS if study == "flattening" else FIGURE_METHODS)
     require_folder("--out", out)
     usual = f"runs/{given['data'] if study == 'motivation' else study}"
-    shared: dict[str, Any] = {"out": out, "runs": runs or usual, "jobs": jobs, **probed, **training_settings(given)}
+    shared: dict[str, Any] = {"out": out, "runs": runs or usual, **making, **probed, **training_settings(given)}
     if study == "motivation":
         drawn: Any = make_figures(data, chosen, integers("seeds", seeds), **landscapes, **shared)
     elif study == "flattening":
@@ -155,6 +161,25 @@ def figures(
     else:
         drawn = make_microbenchmark(data, integers("seeds", seeds), rho_scale=rho_scale, **shared)
     _print(drawn)
+
+
+def _making(jobs: int | None, cluster: str | None, cells: str | None) -> dict[str, Any]:
+    """Where trainings are made, and which of them, as options of a study.
+
+    Raises:
+        UserError: another form of part, or several places.
+    """
+    making: dict[str, Any] = {"jobs": jobs}
+    if cluster is not None:
+        if jobs is not None:
+            raise UserError(f"--jobs {jobs} and --cluster {cluster}: give one of them")
+        making = {"executor": executor_of(cluster)}
+    if cells is not None:
+        part, _, number = cells.partition("/")
+        if not (part.isdecimal() and number.isdecimal()):
+            raise UserError(f"--cells {cells}: give part i of n, such as 3/60")
+        making["part"] = int(part), int(number)
+    return making
 
 
 def _asked(name: str) -> bool:

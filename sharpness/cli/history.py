@@ -8,7 +8,7 @@ import click
 
 import sharpness
 from sharpness.cli.options import TOL, OneExample
-from sharpness.cli.output import as_records, as_text, require_file, require_picture, save_drawn, say, write
+from sharpness.cli.output import TABLES, as_records, as_text, require_file, require_picture, save_drawn, say, write
 
 
 @click.command(cls=OneExample)
@@ -21,7 +21,7 @@ from sharpness.cli.output import as_records, as_text, require_file, require_pict
 @click.option("--max-iterations", default=40, show_default=True, help="Largest number of products for an eigenvalue.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the images and of first vectors.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-@click.option("-o", "--output", type=click.Path(), help="File for the rows, .csv or .json.")
+@click.option("-o", "--output", type=click.Path(), help="File for the rows, .csv, .json or .parquet.")
 @click.option("--plot", type=click.Path(), help="Draw the last measure over epochs as well, as PDF and PNG.")
 def history(
     run: str, measures: str, samples: int, tol: float, max_iterations: int, seed: int, as_json: bool,
@@ -33,7 +33,7 @@ def history(
 
     Example: sharpness history runs/ldam --plot history
     """
-    require_file("-o", output, (".csv", ".json"))
+    require_file("-o", output, TABLES)
     require_picture("--plot", plot)
     names = [name.strip() for name in measures.split(",")]
     found = sharpness.history(run, names, samples, tol=tol, max_iterations=max_iterations, seed=seed)

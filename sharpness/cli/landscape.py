@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import sharpness
-from sharpness.cli.options import PARAMETERS, OneExample, picture_look, probing_options, split_of
-from sharpness.cli.output import require_folder, save_drawn, say, write
+from sharpness.cli.options import CLUSTER, PARAMETERS, OneExample, executor_of, picture_look, probing_options, split_of
+from sharpness.cli.output import as_text, require_folder, save_drawn, say, write
 from sharpness.cli.work import finish, work_of
 from sharpness.errors import UserError, choose
 from sharpness.files import shortened
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     help="Quantity to draw: loss, its rise above the model's own, or accuracy.",
 )
 @click.option("--scale", help="Scale of the colours: clipped, log or linear. [clipped; linear for accuracies]")
+@click.option("--basins", is_flag=True, help="Outline the basins of planes, and print their depth, area and saddles.")
 @click.option(
     "--interactive", is_flag=True, help="Write an interactive surface for the browser as well, OUT/surface.html."
 )
@@ -69,11 +70,13 @@ if TYPE_CHECKING:
     "--resume/--no-resume", default=True, show_default=True, help="Continue with the points of an interrupted call."
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of Gaussian directions.")
+@CLUSTER
 @click.option("--out", type=click.Path(), default="landscape", show_default=True, help="Folder for files and pictures.")
 def landscape(
     checkpoints: tuple[str, ...], points: int, line_points: int, extent: float, directions: str, adaptive: float,
     precision: str, parameters: str, batchnorm: str, subsets: tuple[str, ...], per_class: bool, quantity: str,
-    scale: str | None, interactive: bool, resume: bool, seed: int, out: str, **probed: Any,
+    scale: str | None, basins: bool, interactive: bool, resume: bool, seed: int, out: str, cluster: str | None,
+    **probed: Any,
 ) -> None:  # fmt: skip
     """Draw the loss over a plane through each checkpoint, with shared directions, levels and colours.
 
@@ -90,6 +93,8 @@ def landscape(
 
     require_folder("--out", out)
     _require_drawable(points, line_points, extent, adaptive, quantity, scale, interactive)
+    if basins and (not points or quantity != "loss"):
+        raise UserError(f"--basins are of the loss over a plane: leave out --quantity {quantity} and --plane {points}")
     axes, normalization = _directions(directions)
     read, options = subjects(checkpoints, probed)
     look = picture_look(probed, read)
@@ -101,7 +106,7 @@ def landscape(
     work = work_of(folder / ".partial")
     shared: dict[str, Any] = {
         "directions": axes, "normalization": normalization, "seed": seed, "precision": precision,
-        "resume": work if resume else None,
+        "resume": work if resume else None, "executor": executor_of(cluster),
     }  # fmt: skip
     span = (-extent, extent)
     if line_points:
@@ -117,7 +122,9 @@ def landscape(
             share = plane.evaluated.mean()
             say(f"{label}: {share:.0%} of {plane.losses.size} points evaluated, {plane.precision}", err=True)
         look |= {} if scale is None else {"scale": scale}
-        _draw(planes, folder, subsets, per_class, quantity, ("filled", "surface"), split_of(probed), **look)
+        _draw(planes, folder, subsets, per_class, quantity, ("filled", "surface"), split_of(probed), basins, **look)
+        if basins:
+            _tell_basins(planes, folder, subsets)
         if interactive:
             turned: dict[str, Any] = {"order": look.get("order")} | ({"scale": "log"} if "log" in look else {})
             turned |= {} if scale is None else {"scale": scale}
@@ -175,7 +182,7 @@ def _directions(given: str) -> tuple[Any, str | None]:
 def _draw(
     results: Comparison, folder: Path, subsets: Sequence[str], per_class: bool, quantity: str, kinds: Sequence[str],
     split: str = "",
-    **look: Any,
+    basins: bool = False, **look: Any,
 ) -> None:  # fmt: skip
     """Write the files of lines or planes, and a picture of each kind: rows of subsets, columns of models."""
     import numpy as np
@@ -193,8 +200,9 @@ def _draw(
     for result, name in zip(single.values(), _file_names(list(single)), strict=True):
         for suffix in (".nc", ".vtk") if what == "plane" else (".nc",):
             say(result.export(folder / f"{what}-{name}{suffix}"))
-    write(results.to_frame(), folder / f"{what}s.csv")
-    say(folder / f"{what}s.csv")
+    write(results.to_frame(), folder / f"{what}s.csv", results)
+    for suffix in (".csv", ".csv.json"):
+        say(folder / f"{what}s{suffix}")
     groups = [g for g, classes in first.groups.items() if classes]
     pictures: dict[str, list[str | int | None]] = {"": list(subsets) if subsets else [None, *groups]}
     if per_class:
@@ -203,11 +211,31 @@ def _draw(
     for suffix, rows in pictures.items():
         for kind in kinds:
             options = look if kind == "line" else {"kind": kind, **look}
+            options |= {"basins": True} if basins and kind == "filled" else {}
             drawn = results.plot(of=rows, quantity=quantity, **options)
             name = f"{'contour' if kind == 'filled' else kind}{_of(quantity)}{suffix}"
             drawn_rows = ", ".join(subset_title(first, row) for row in rows)
             told = caption(f"{quantity.capitalize()} over a {what}: {drawn_rows}", results, split)
             save_drawn(drawn, folder / name, told)
+
+
+def _tell_basins(planes: Comparison, folder: Path, subsets: Sequence[str]) -> None:
+    """Print the basins of every model and subset, and write them as a table."""
+    import pandas as pd
+
+    from sharpness.engine import distributed
+
+    if distributed.rank() != 0:
+        return
+    frames = []
+    for label, plane in planes.each().items():
+        for name in subsets or ["all", *(g for g, classes in plane.groups.items() if classes)]:
+            found = plane.basins(None if name == "all" else name).to_frame()
+            frames.append(found.assign(model=label, of=name)[["model", "of", *found]])
+    table = pd.concat(frames, ignore_index=True)
+    write(table, folder / "basins.csv")
+    say(as_text(table))
+    say(folder / "basins.csv")
 
 
 def _of(quantity: str) -> str:

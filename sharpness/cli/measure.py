@@ -9,11 +9,13 @@ import click
 import sharpness
 from sharpness.cli.names import UNUSUAL_MEASURES
 from sharpness.cli.options import (
+    CLUSTER,
     PARAMETERS,
     TOL,
     Offered,
     OneExample,
     coordinates_option,
+    executor_of,
     picture_look,
     probing_options,
     result_options,
@@ -46,17 +48,19 @@ from sharpness.registries import MEASURES
 )
 @PARAMETERS
 @click.option("--seed", default=0, show_default=True, help="Seed of random perturbations and start vectors.")
+@CLUSTER
 @result_options
 def measure(
     checkpoints: tuple[str, ...], measures: str, radius: float, draws: int, rho: float, trace_draws: int,
     tol: float, max_iterations: int, parameters: str, seed: int, as_json: bool, output: str | None, plot: str | None,
-    coordinates: str, **probed: Any,
+    coordinates: str, cluster: str | None, **probed: Any,
 ) -> None:  # fmt: skip
     """Print the per-class table of checkpoints: accuracy, loss, eigenvalues, rises of the loss, standard errors.
 
     CHECKPOINTS are files, or folders of them; anybody's, see sharpness inspect. Runs that differ only in their seed
     are one model: mean ± standard deviation over them, in brackets the standard error of one; files and JSON have a row
-    for each. With -o or --plot unfinished work is kept beside the output, and the same command continues it.
+    for each. With -o or --plot unfinished work is kept beside the output, and the same command continues it. With
+    --cluster models are measured by its workers, or, of fewer models than workers, the curvature of their classes is.
 
     Example: sharpness measure runs/ldam/last.pt -o ldam.csv
     """
@@ -71,6 +75,7 @@ def measure(
     require_picture("--plot", plot)
     read, options = subjects(checkpoints, probed)
     look = picture_look(probed, read, plot is not None)
+    executor = executor_of(cluster)
     for checkpoint in single(read):
         if remark := unseen(checkpoint, **options):
             say(f"sharpness: {checkpoint.path}: suspicious: {remark}", err=True)
@@ -79,7 +84,8 @@ def measure(
     chosen: dict[str, Any] = {"measures": measures} if measures else {}
     results = sharpness.measure(
         read, radius=radius, draws=draws, rho=rho, trace_draws=trace_draws, tol=tol, max_iterations=max_iterations,
-        coordinates=coordinates, seed=seed, resume=partial, parameters=parameters, **chosen, **options,
+        coordinates=coordinates, seed=seed, resume=partial, parameters=parameters,
+        executor=executor, **chosen, **options,
     )  # fmt: skip
     assert isinstance(results, Comparison)
     what = f"Measures of every class: {', '.join(first_of(results).names)}"

@@ -17,6 +17,8 @@ from sharpness.extensions import offered
 from sharpness.registries import DATASETS, FAMILIES
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from sharpness.data import LongTailData
 
 Command = Callable[..., Any]
@@ -57,6 +59,7 @@ class Offered(click.Option):
 
 
 def several(command: Command, options: list[Command]) -> Command:
+    """Add options to a command, which its help lists in this order."""
     for option in reversed(options):
         command = option(command)
     return command
@@ -93,11 +96,21 @@ SEEDS = click.option("--seeds", default="0,1,2", show_default=True, help="Seeds 
 JOBS = click.option(
     "--jobs", type=int, help="Number of trainings at a time. [one per processor, up to 4; 1 with a GPU]"
 )
+CLUSTER = click.option(
+    "--cluster", help="Workers: processes:N, dask:ADDRESS, slurm:partition=NAME,gpus=1 or local:N, see the docs. [here]"
+)
+
+
+def executor_of(cluster: str | None) -> Executor | None:
+    """The workers of ``--cluster``, until the command ends; None is this process."""
+    if cluster is None:
+        return None
+    return click.get_current_context().with_resource(sharpness.cluster(cluster))
 
 
 def result_options(command: Command) -> Command:
     """Options of what is printed and written of results."""
-    output = "File for the results: .csv, .json, .nc, or .tex for a LaTeX table."
+    output = "File for the results: .csv, .json, .parquet, .nc, or .tex for a LaTeX table."
     return several(
         command,
         [
@@ -334,6 +347,7 @@ def training_options(command: Command) -> Command:
 
 
 def load_described(given: dict[str, Any]) -> LongTailData:
+    """Load the data that a command's options describe."""
     names = ("profile", "imbalance", "subset", "groups", "data_root", "download", "lists")
     return sharpness.load_data(given["data"], **{name: given.get(name) for name in names}).augmented(
         given.get("augmentation")
@@ -341,6 +355,7 @@ def load_described(given: dict[str, Any]) -> LongTailData:
 
 
 def training_settings(given: dict[str, Any]) -> dict[str, Any]:
+    """Options of a command that :func:`~sharpness.train` takes by the same names."""
     return {name: given[name] for name in ("epochs", "model", "batch_size", "precision", "device")}
 
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 #: Suffixes of the files that ``write_results`` writes.
-RESULTS = (".csv", ".json", ".tex", ".nc")
+RESULTS = (".csv", ".json", ".tex", ".nc", ".parquet")
+#: Suffixes of the tables that ``write`` writes.
+TABLES = (".csv", ".json", ".parquet")  # as in results.record, which loads slowly
 
 
 def say(what: object, err: bool = False) -> None:
@@ -60,6 +62,7 @@ def alone(results: Comparison) -> Any:
 
 
 def as_records(frame: pd.DataFrame) -> str:
+    """A table as JSON, an object for every row."""
     return frame.to_json(orient="records", indent=1)
 
 
@@ -113,22 +116,47 @@ def require_picture(option: str, path: str | None) -> None:
             require_file(option, Path(path).with_suffix(suffix))
 
 
+def _first() -> bool:
+    """True in the first process of a command, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def write_results(results: Comparison, path: Path) -> None:
-    """Write the results of one model or of several: as NetCDF, their table as CSV or JSON, or for reading as LaTeX."""
+    """Write the results of one model or of several: as NetCDF, their table, or that for reading as LaTeX.
+
+    Of several processes the first writes, here and below.
+    """
+    if not _first():
+        return
     shown = alone(results)
     if path.suffix == ".nc":
         shown.save(path)
     elif path.suffix == ".tex":
+        from sharpness.results.record import record, write_sidecar
+
         text = shown.to_latex()
         write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+        write_sidecar(path, text, record(shown.to_frame(), results, command_at_hand()))
     else:
-        write(shown.to_frame(), path)
+        write(shown.to_frame(), path, results)
 
 
-def write(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV or JSON."""
-    text = as_records(frame) + "\n" if path.suffix == ".json" else frame.to_csv(index=False)
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+def write(frame: pd.DataFrame, path: Path, results: Comparison | None = None) -> None:
+    """Write a table with how it was made: CSV, JSON or Parquet."""
+    if not _first():
+        return
+    from sharpness.results.record import write_table
+
+    write_table(frame, path, results, command_at_hand())
+
+
+def command_at_hand() -> dict[str, Any] | None:
+    """The command that runs, and its options."""
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return None
+    given = {name: value for name, value in context.params.items() if value is not None}
+    return {"name": str(context.info_name), "options": given}
 
 
 def save_drawn(drawn: Any, path: Path, caption: Mapping[str, str], err: bool = False) -> None:
@@ -140,6 +168,8 @@ def save_drawn(drawn: Any, path: Path, caption: Mapping[str, str], err: bool = F
         caption: by headings.
         err: print on stderr, where stdout has a table.
     """
+    if not _first():
+        return
     import numpy as np
 
     from sharpness.plots import save_figure
@@ -156,12 +186,10 @@ def deliver(
     output: str | None, plot: str | None,
 ) -> None:  # fmt: skip
     """Write, draw and print the results of one model or of several, as ``result_options`` ask."""
-    from sharpness.engine import distributed
-
     # What took hours is on the disk before anything is printed to a pipe that may be closed.
-    if output is not None and distributed.rank() == 0:
+    if output is not None:
         write_results(results, Path(output))
-    if plot is not None and distributed.rank() == 0:
+    if plot is not None and _first():
         save_drawn(draw(), Path(plot), caption(), err=True)
     finish(work)
     say(as_records(alone(results).to_frame()) if as_json else as_noted(results))

@@ -8,10 +8,12 @@ import click
 
 import sharpness
 from sharpness.cli.options import (
+    CLUSTER,
     PARAMETERS,
     TOL,
     OneExample,
     coordinates_option,
+    executor_of,
     picture_look,
     probing_options,
     result_options,
@@ -43,17 +45,18 @@ from sharpness.errors import UserError
 )
 @click.option("--verify", is_flag=True, help="Compare eigenvalues with the rise of the loss along their vectors.")
 @click.option("--seed", default=0, show_default=True, help="Seed of start vectors and resamples.")
+@CLUSTER
 @result_options
 def spectrum(
     checkpoints: tuple[str, ...], per_class: bool, per_group: bool, per_layer: bool, density: bool, owners: bool,
     k: int | None, tol: float, kind: str, parameters: str, match_samples: int | None, bootstrap: int, verify: bool,
     seed: int, as_json: bool,
-    output: str | None, plot: str | None, coordinates: str, **probed: Any,
+    output: str | None, plot: str | None, coordinates: str, cluster: str | None, **probed: Any,
 ) -> None:  # fmt: skip
     """Print the largest and smallest Hessian eigenvalues, per class on request, with their residuals.
 
     With -o, unfinished work is kept beside the output, and the same command continues it. Under torchrun the images
-    are shared among the processes.
+    are shared among the processes; with --cluster classes, or groups, are tasks of its workers.
 
     Example: sharpness spectrum runs/ldam/last.pt --per-class
     """
@@ -67,6 +70,8 @@ def spectrum(
             "--per-class": per_class, "--per-group": per_group, "--per-layer": per_layer, "--density": density,
             "--bootstrap": bootstrap, "--verify": verify, "--match-samples": match_samples, "--kind": kind != "hessian",
         })  # fmt: skip
+    if cluster is not None and (owners or per_layer):
+        raise UserError("--cluster is for rows of classes: leave out --owners and --per-layer")
     read, options = subjects(checkpoints, probed)
     look = picture_look(probed, read, plot is not None)
     if density and "log" in look:
@@ -74,9 +79,10 @@ def spectrum(
     require_file("-o", output, RESULTS)
     require_picture("--plot", plot)
     work, partial = work_beside(output) if output is not None else (None, None)
+    executor = executor_of(cluster)
     shared: dict[str, Any] = {
         "per_class": per_class, "per_group": per_group, "kind": kind, "match_samples": match_samples, "seed": seed,
-        "resume": partial, "coordinates": coordinates,
+        "resume": partial, "coordinates": coordinates, "executor": executor,
     }  # fmt: skip
     # Probes know data and options apart, where measure takes all of them as keywords.
     shared |= {"data": options.pop("data", None), "options": {"parameters": parameters, **options}}

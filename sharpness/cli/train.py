@@ -68,6 +68,12 @@ class Watched:
 )
 @data_options
 @training_options
+@click.option(
+    "--shards",
+    default=1,
+    show_default=True,
+    help="Shards of every batch, which processes under torchrun share; BatchNorm sees one of them.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, batches and noise.")
 @click.option("--out", type=click.Path(), help="Folder for the run. [runs/DATA-METHOD+OPERATIONS-seedS]")
 @click.option(
@@ -85,7 +91,7 @@ class Watched:
 @click.option("--snapshots", type=int, help="Number of epochs between checkpoints to keep, for trajectories.")
 def train(
     method: str, seed: int, out: str | None, flatten: str, pairs: tuple[str, ...], resume: bool, snapshots: int | None,
-    test_every: int, monitor: bool, budget: float | None, **given: Any,
+    test_every: int, monitor: bool, budget: float | None, shards: int, **given: Any,
 ) -> None:  # fmt: skip
     """Train a model with a method's published recipe; the result is OUT/last.pt.
 
@@ -98,13 +104,16 @@ def train(
     data = load_described(given)
     names = tuple(name.strip() for name in flatten.split(",") if name.strip() not in ("", NONE))
     options = dict(pair(p) for p in pairs)
-    name = f"{given['data']}-{run_name(method, names, options, seed, data.other_augmentation)}"
+    name = f"{given['data']}-{run_name(method, names, options, seed, data.other_augmentation, shards)}"
     folder = Path(out) if out else Path("runs") / name
     require_folder("--out", folder)
+    # A number that nothing reads must not pass for a limit.
     if budget is not None and not monitor:
         raise UserError(f"--budget {budget:g} is of --monitor: add it")
     watched = Watched(folder, 0.1 if budget is None else budget) if monitor else None
-    kept: dict[str, Any] = {"resume": resume, "snapshots": snapshots, "test_every": test_every, "monitor": watched}
+    kept: dict[str, Any] = {
+        "resume": resume, "snapshots": snapshots, "test_every": test_every, "monitor": watched, "shards": shards
+    }  # fmt: skip
     history = sharpness.train(
         method, data, folder, flatten=names, seed=seed, **kept, **training_settings(given), **options
     )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sharpness.files import only_process, refusal, shortened
+from sharpness.files import refusal, shortened
+from sharpness.locks import only_process
 
 if TYPE_CHECKING:
     from sharpness.probes import WorkFolder

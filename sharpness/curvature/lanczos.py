@@ -113,7 +113,7 @@ def lanczos(
         values, residuals, products = np.empty(0), np.empty(0), 0
         lowest, highest, runs = np.inf, -np.inf, 0
         empty = torch.empty(0, size, dtype=dtype, device=device)
-        space = Krylov.starting_at(_start(size, generator, start).to(empty), empty)
+        space = Krylov.starting_at(start_of(size, generator, start).to(empty), empty)
     else:
         state.check(asdict(ends), device)
         values, residuals, products = state.values, state.residuals, state.products
@@ -151,7 +151,7 @@ def lanczos(
         last = k == 1 or ends.wanted == size or len(found) == 0 or not settled or runs > 2 * k
         if len(values) == ends.wanted and last:
             break
-        space = Krylov.starting_at(_start(size, generator).to(vectors), vectors, space.norm)
+        space = Krylov.starting_at(start_of(size, generator).to(vectors), vectors, space.norm)
 
     converged = residuals <= ends.allowed(values, scale, patient)
     return Eigenpairs(values, vectors, residuals, converged, operator.products, space)
@@ -170,7 +170,7 @@ def lanczos_memory(size: int, iterations: int, dtype: torch.dtype = torch.float6
     return (rows + 2) * size * torch.empty(0, dtype=dtype).element_size()
 
 
-def _start(size: int, generator: torch.Generator, start: Tensor | None = None) -> Tensor:
+def start_of(size: int, generator: torch.Generator, start: Tensor | None = None) -> Tensor:
     """A random direction (n,) in float64, or ``start`` with a random part added."""
     random = torch.randn(size, generator=generator, dtype=torch.float64)
     if start is None:

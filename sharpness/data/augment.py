@@ -111,7 +111,15 @@ def augment_batches(
         yield from augment(images[chosen], kind, padding, generator).split([len(batch) for batch in together])
 
 
-def mixup(x: Tensor, alpha: float, generator: Generator) -> tuple[Tensor, Tensor, float]:
+def mixing_weight(alpha: float, generator: Generator) -> float:
+    """A draw of ``lam ~ Beta(alpha, alpha)``, the weight of a batch in its mixture."""
+    seed = int(torch.randint(0, 2**63 - 1, (1,), generator=generator))
+    return float(np.random.default_rng(seed).beta(alpha, alpha))
+
+
+def mixup(
+    x: Tensor, alpha: float, generator: Generator, weights: Generator | None = None
+) -> tuple[Tensor, Tensor, float]:
     """Mix each sample with a partner of its batch (Zhang et al., mixup, ICLR 2018).
 
     ``x~_i = lam * x_i + (1 - lam) * x_{p(i)}`` with one ``lam ~ Beta(alpha, alpha)`` per batch and a uniform
@@ -121,6 +129,7 @@ def mixup(x: Tensor, alpha: float, generator: Generator) -> tuple[Tensor, Tensor
         x: ``(n, ...)``, floating point.
         alpha: above 0.
         generator: CPU generator.
+        weights: the one that lam is drawn from, where shards of a batch share it; ``generator`` unless given.
 
     Returns:
         Mixed samples ``(n, ...)``, the permutation ``(n,)`` int64 on x's device, and lam.
@@ -137,7 +146,6 @@ def mixup(x: Tensor, alpha: float, generator: Generator) -> tuple[Tensor, Tensor
         raise UserError(f"mixup alpha must be a finite number above 0, not {alpha}")
     if not x.is_floating_point():
         raise UserError(f"mixup mixes normalised floating-point samples, not {x.dtype}")
-    seed = int(torch.randint(0, 2**63 - 1, (1,), generator=generator))
-    lam = float(np.random.default_rng(seed).beta(alpha, alpha))
+    lam = mixing_weight(alpha, weights or generator)
     partner = to_device(torch.randperm(len(x), generator=generator), x.device)
     return lam * x + (1 - lam) * x[partner], partner, lam

@@ -19,7 +19,8 @@ import numpy as np
 
 from sharpness.data.labels import check_limit
 from sharpness.errors import UserError
-from sharpness.files import only_process, write_atomically
+from sharpness.files import write_atomically
+from sharpness.locks import only_process
 from sharpness.progress import progress
 
 logger = logging.getLogger("sharpness")

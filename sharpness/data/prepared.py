@@ -23,7 +23,8 @@ from torch import Tensor
 from sharpness.data.file_source import FileSource, Transform, content_key, decoded
 from sharpness.data.list_files import ImageList
 from sharpness.errors import UserError
-from sharpness.files import only_process, refusal, write_atomically
+from sharpness.files import refusal, write_atomically
+from sharpness.locks import only_process
 from sharpness.progress import progress
 from sharpness.untrusted.plain_json import parse_json
 from sharpness.untrusted.refused import Refused

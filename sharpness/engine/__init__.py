@@ -18,7 +18,7 @@ from sharpness.engine.devices import exact_float32, full_precision, resolve_devi
 from sharpness.engine.double_backward import slopes
 from sharpness.engine.evaluation import Evaluation
 from sharpness.engine.flops import fast_bfloat16, forward_flops
-from sharpness.engine.memory import even_batch, fastest_batch, memory_budget
+from sharpness.engine.memory import even_batch, fastest_batch, memory_budget, node_shared_by
 from sharpness.engine.modules import (
     Outputs,
     Recalibrated,
@@ -79,6 +79,7 @@ __all__ = [
     "how_to_pick",
     "in_full_precision",
     "memory_budget",
+    "node_shared_by",
     "parameters_in_scope",
     "ratio",
     "require_one_each",

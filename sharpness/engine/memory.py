@@ -6,7 +6,8 @@ import math
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +18,33 @@ from sharpness.errors import UserError
 ACTIVATION = {"cpu": 2 * 2**20, "cuda": 128 * 2**20}
 LARGEST_BATCH = 1024
 _local = threading.local()
+_node = {"sharers": 1}
 
 
 def memory_budget(device: torch.device, limit: float | None = None) -> int:
     """Bytes that tapes may take: ``limit`` in GiB, or half of the memory that is free on the device now.
 
-    In one of several workers, its share.
+    In one of several workers, threads or processes of one machine, its share.
     """
-    return _budget(device, limit) // getattr(_local, "sharers", 1)
+    own = 1 if limit is not None else _processes(device)  # what a user allows, he allows every process
+    return _budget(device, limit) // (getattr(_local, "sharers", 1) * own)
+
+
+def _processes(device: torch.device) -> int:
+    """Processes of this machine that share the memory: those of torchrun, each of which has a GPU, and of a cluster."""
+    launched = int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1)
+    sharers = max(_node["sharers"], launched)
+    return -(-sharers // max(1, torch.cuda.device_count())) if device.type == "cuda" else sharers
+
+
+@contextmanager
+def node_shared_by(processes: int) -> Iterator[None]:
+    """In this process, budgets are those of one of so many processes of the machine, where no limit is given."""
+    before, _node["sharers"] = _node["sharers"], processes
+    try:
+        yield
+    finally:
+        _node["sharers"] = before
 
 
 @contextmanager
@@ -51,9 +71,21 @@ def _budget(device: torch.device, limit: float | None) -> int:
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own, to be reused
         return (torch.cuda.mem_get_info(device)[0] + unused) // 2
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
-        return 2 * 2**30
+        free = 4 * 2**30
+    return min([free, *_allowed()]) // 2
+
+
+def _allowed() -> list[int]:
+    """Bytes that a job may still take, where Slurm or a container allows it less than the machine has."""
+    found = []
+    with suppress(OSError, ValueError):
+        most = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        found.append(max(0, most - int(Path("/sys/fs/cgroup/memory.current").read_text())))
+    with suppress(KeyError, ValueError):
+        found.append(int(os.environ["SLURM_MEM_PER_NODE"]) * 2**20)
+    return found
 
 
 def fastest_batch(model: nn.Module, x: Tensor) -> int:

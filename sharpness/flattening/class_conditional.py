@@ -3,6 +3,7 @@ r"""Class-conditional sharpness-aware minimisation on any parameters (CC-SAM, CV
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,13 @@ from sharpness.steps import (
     Batch,
     Context,
     Loss,
+    RunningStatistics,
+    Shards,
     at_least_float32,
     frozen_running_statistics,
     joint_norm,
     perturbed,
+    sum_grad,
 )
 
 
@@ -45,6 +49,8 @@ class ClassConditionalStep:
         cap: of the limit, ``longest_step``; None for the bare formula.
     """
 
+    sharded: ClassVar[bool] = True
+
     scope: str = "all"
     rho_scale: float = 1.0
     mode: str = "full"
@@ -54,48 +60,71 @@ class ClassConditionalStep:
         choose("scope", self.scope, ("head", "last_block", "all"))
         Perturbation(self.rho_scale, self.mode, self.cap)  # refuses what is wrong
 
-    def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
+    def backward(self, model: nn.Module, batch: Batch | Shards, loss: Loss, context: Context) -> Tensor:
         below, upper, parameters = self._split(model)
-        with context.autocast():
-            hidden = below(batch.x)
+        statistics, parts = RunningStatistics(model, len(batch.sizes)), batch.parts(context)
+        hidden = []
+        for part, _ in parts:
+            with statistics.of_shard(), context.autocast():
+                hidden.append(below(part.x))
         # The graph is cut here, so that the layers below, which no class perturbs, run backward once with the sum over
-        # classes that `leaf` collects.
-        leaf = hidden.detach().requires_grad_(hidden.requires_grad)
-        index, labels, mixing = batch.rows()
+        # classes that the leaves collect.
+        leaves = [h.detach().requires_grad_(h.requires_grad) for h in hidden]
 
-        def weighted_losses() -> tuple[Tensor, Tensor]:
+        def weighted_losses(part: Batch, inside: Context, leaf: Tensor) -> tuple[Tensor, Tensor]:
+            index, labels, mixing = part.rows()
             with context.autocast():
                 logits = upper(leaf)
-            losses, weights = loss.terms(at_least_float32(logits)[index], labels, context)
+            losses, weights = loss.terms(at_least_float32(logits)[index], labels, inside)
             return mixing * weights * losses, mixing * weights
 
-        losses, weights = weighted_losses()
-        total = weights.sum()
-        present = labels.unique().tolist()
+        found = []
+        for (part, inside), leaf in zip(parts, leaves, strict=True):
+            with statistics.of_shard():
+                found.append(weighted_losses(part, inside, leaf))
+        statistics.set(batch.summed(statistics.moved))
+        losses, weights = (torch.cat(rows) for rows in zip(*found, strict=True))
+        labels = torch.cat([part.labels() for part, _ in parts])
+        present = batch.labels().unique().tolist()
+        of_classes = [weights[labels == c].sum() for c in present]
+        value, total, *shares = batch.summed([losses.detach().sum(), weights.sum(), *of_classes])
+        gradients: list[Tensor] = []
+        for c, share in zip(present, shares, strict=True):
+            of_class = losses[labels == c].sum() / share.clamp_min(TINY)
+            gradients += torch.autograd.grad(of_class, parameters, retain_graph=True)
+        # No perturbation is applied before all are known: in-place changes of weights would invalidate the graph that
+        # the class gradients share. It is freed here to make room for the second passes.
+        del losses, found
+        perturbations = self._perturbations(batch.summed(gradients), parameters, present, context)
+        with frozen_running_statistics(model):
+            for c, perturbation in zip(present, perturbations, strict=True):
+                with perturbed(parameters, perturbation):
+                    for (part, inside), leaf in zip(parts, leaves, strict=True):
+                        if (rows := part.labels() == c).any():
+                            (weighted_losses(part, inside, leaf)[0][rows].sum() / total).backward()
+        for h, leaf in zip(hidden, leaves, strict=True):
+            if leaf.grad is not None:
+                h.backward(leaf.grad)
+        sum_grad(model, batch)
+        return value / total
+
+    def _perturbations(
+        self, gradients: list[Tensor], parameters: list[Tensor], present: list[int], context: Context
+    ) -> list[list[Tensor]]:
+        """The perturbation of every class that is present, from the gradients of one class after another."""
         weight_norm = joint_norm(p.detach() for p in parameters)
         num_parameters = sum(p.numel() for p in parameters)
         of_class = Perturbation(self.rho_scale, self.mode, self.cap)
         counts, perturbations = context.train_counts, []
-        for c in present:
-            share = weights[labels == c].sum().clamp_min(TINY)
-            gradient = torch.autograd.grad(losses[labels == c].sum() / share, parameters, retain_graph=True)
+        for k, c in enumerate(present):
+            gradient = gradients[k * len(parameters) : (k + 1) * len(parameters)]
             norm = joint_norm(gradient)
             length = of_class.length(weight_norm, norm, num_parameters, counts[c], counts.min())
             if self.mode == "magnitude":
-                gradient = tuple(torch.randn(g.shape, generator=context.noise).to(g) for g in gradient)
+                gradient = [torch.randn(g.shape, generator=context.noise).to(g) for g in gradient]
                 norm = joint_norm(gradient)
             perturbations.append([g * (length / norm.clamp_min(TINY)) for g in gradient])
-        # No perturbation is applied before all are known: in-place changes of weights would invalidate the graph that
-        # the class gradients share. It is freed here to make room for the second passes.
-        value = losses.detach().sum() / total
-        del losses
-        with frozen_running_statistics(model):
-            for c, perturbation in zip(present, perturbations, strict=True):
-                with perturbed(parameters, perturbation):
-                    (weighted_losses()[0][labels == c].sum() / total).backward()
-        if leaf.grad is not None:
-            hidden.backward(leaf.grad)
-        return value
+        return perturbations
 
     def _split(self, model: nn.Module) -> tuple:
         """Split the network into the part below the perturbed one, the perturbed part, and its trainable parameters."""

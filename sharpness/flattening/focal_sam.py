@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from sharpness.flattening.passes import not_negative, positive_radius, sharpen_part
-from sharpness.steps import Batch, Context, Loss
+from sharpness.steps import Batch, Context, Loss, Shards
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class FocalSAM:
         "BatchNorm's running statistics move once a step, in the released code of Focal-SAM in all passes",
     )
 
+    sharded: ClassVar[bool] = True
+
     rho: float = 0.2
     gamma: float = 3.0
     lam: float = 0.5
@@ -50,7 +52,7 @@ class FocalSAM:
         not_negative("Focal-SAM", "gamma", self.gamma)
         not_negative("Focal-SAM", "lam", self.lam)
 
-    def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
+    def backward(self, model: nn.Module, batch: Batch | Shards, loss: Loss, context: Context) -> Tensor:
         counts = context.train_counts.double()
         factor = self.lam * (1 - counts / counts.sum()) ** self.gamma
         return sharpen_part(model, batch, loss, context, factor, self.rho)

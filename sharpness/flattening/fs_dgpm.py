@@ -7,7 +7,7 @@ that carry most of the energy.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
@@ -18,8 +18,18 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized
 
 from sharpness.errors import UserError
-from sharpness.flattening.passes import Gradient, Passes
-from sharpness.steps import Batch, Context, Loss, Rule, at_least_float32, frozen_running_statistics
+from sharpness.flattening.passes import Passes
+from sharpness.steps import (
+    Batch,
+    Context,
+    Gradient,
+    Loss,
+    Rule,
+    Shards,
+    at_least_float32,
+    frozen_running_statistics,
+    twice,
+)
 
 
 def projector(moment: Tensor, threshold: float) -> Tensor:
@@ -109,6 +119,8 @@ class FSDGPM:
         "through it (--second_order), 2.8 % of the gradient at eta=0.05",
     )
 
+    sharded: ClassVar[bool] = True
+
     eta: float = 0.01
     threshold: float = 0.9
     samples: int = 300
@@ -122,19 +134,28 @@ class FSDGPM:
         if self.samples < 2 or self.inner < 1:
             raise UserError(f"samples={self.samples}, inner={self.inner}: FS-DGPM needs at least 2 images and 1 part")
 
-    def for_epoch(self, model: nn.Module, batches: Iterator[Batch], context: Context) -> Rule:
-        images = list(self._images(batches))  # before any layer is watched: making them may evaluate the network
+    def for_epoch(self, model: nn.Module, batches: Iterator[Batch | Shards], context: Context) -> Rule:
+        # Before any layer is watched: making them may evaluate the network.
+        images = list(self._images(batches))
         moments = input_moments(model, images, context)
         memory = {p: (projector(m, self.threshold).to(p.dtype), t) for p, (m, t) in moments.items()}
         return ProjectedAscent(self.eta, int(self.inner), memory)
 
-    def _images(self, batches: Iterator[Batch]) -> Iterator[Tensor]:
+    def _images(self, batches: Iterator[Batch | Shards]) -> Iterator[Tensor]:
         missing = int(self.samples)
         for batch in batches:
-            yield batch.x[:missing]
-            missing -= len(batch.x)
-            if missing < 2:  # BatchNorm cannot take a single image
-                return
+            for x in all_images(batch):
+                yield x[:missing]
+                missing -= len(x)
+                if missing < 2:  # BatchNorm cannot take a single image
+                    return
+
+
+def all_images(batch: Batch | Shards) -> Sequence[Tensor]:
+    """The images of all shards of a batch, also those of other processes: all make the same memory."""
+    if isinstance(batch, Shards):
+        return batch.gathered([part.x for part in batch.mine]).split(list(batch.sizes))
+    return [batch.x]
 
 
 def input_moments(model: nn.Module, images: Iterable[Tensor], context: Context) -> dict[Tensor, tuple[Tensor, bool]]:
@@ -174,18 +195,15 @@ class ProjectedAscent:
     memory: Mapping[Tensor, tuple[Tensor, bool]] = field(default_factory=dict, repr=False)
     clamp: float = 2.0
 
-    def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
-        passes, parts = Passes(model, context), split(batch, self.inner)
+    def backward(self, model: nn.Module, batch: Batch | Shards, loss: Loss, context: Context) -> Tensor:
+        passes, parts = Passes(model, context), batch.split(self.inner)
         offset: Gradient = {}
         values = []
         for part in parts:
-            with passes.at(offset):
-                value = loss.of(model, part, context)
-                gradient = passes.gradient(value)
-            values.append(value.detach())
+            value, (gradient,) = passes.over(part, twice(loss, model), offset)
+            values.append(value)
             offset = {n: offset.get(n, 0) + self._ascent(passes.parameters[n], g) for n, g in gradient.items()}
-            with passes.at(offset):
-                (loss.of(model, batch, context) / len(parts)).backward()
+            passes.descend(loss, batch, offset, scale=1 / len(parts))
         return values[0]
 
     def _ascent(self, parameter: Tensor, gradient: Tensor) -> Tensor:
@@ -195,7 +213,4 @@ class ProjectedAscent:
 
 def split(batch: Batch, parts: int) -> list[Batch]:
     """Split a batch into ``parts`` of nearly equal size, fewer if one would hold a single image."""
-    parts = max(1, min(parts, len(batch.x) // 2))
-    seconds = [None] * parts if batch.second is None else batch.second.tensor_split(parts)
-    images, firsts = batch.x.tensor_split(parts), batch.first.tensor_split(parts)
-    return [Batch(x, one, two, batch.lam) for x, one, two in zip(images, firsts, seconds, strict=True)]
+    return batch.split(parts)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sharpness.errors import UserError
 from sharpness.flattening.passes import Passes, ascent, positive_radius
-from sharpness.steps import Batch, Context, Loss
+from sharpness.steps import Batch, Context, Loss, Shards
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class GradientNormPenalty:
         "GP mixes the gradients as its paper does; with one flag of the released code the first is normalised",
     )
 
+    sharded: ClassVar[bool] = True
+
     r: float = 0.1
     alpha: float = 0.8
 
@@ -50,11 +52,9 @@ class GradientNormPenalty:
         if not 0 <= self.alpha <= 1:
             raise UserError(f"alpha={self.alpha}: GP mixes two gradients, give a share from 0 to 1, usually 0.8")
 
-    def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
+    def backward(self, model: nn.Module, batch: Batch | Shards, loss: Loss, context: Context) -> Tensor:
         passes = Passes(model, context)
         value, gradient = passes.start(loss, batch)
-        with passes.at(ascent(gradient, self.r)):
-            (self.alpha * loss.of(model, batch, context)).backward()
-        for name, g in gradient.items():
-            passes.parameters[name].grad += (1 - self.alpha) * g  # type: ignore[operator]
+        passes.descend(loss, batch, ascent(gradient, self.r), scale=self.alpha)
+        passes.add({name: (1 - self.alpha) * g for name, g in gradient.items()})
         return value

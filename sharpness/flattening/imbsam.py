@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sharpness.errors import UserError
 from sharpness.flattening.passes import not_negative, positive_radius, sharpen_part
-from sharpness.steps import Batch, Context, Loss
+from sharpness.steps import Batch, Context, Loss, Shards
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class ImbSAM:
         "BatchNorm's running statistics move once a step, in the released code of ImbSAM in both passes",
     )
 
+    sharded: ClassVar[bool] = True
+
     rho: float = 0.05
     eta: float = 20
     share: float = 0.3
@@ -76,6 +78,6 @@ class ImbSAM:
             tail = train_counts < train_counts.sort().values[int(self.share * len(train_counts))]
         return tail
 
-    def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
+    def backward(self, model: nn.Module, batch: Batch | Shards, loss: Loss, context: Context) -> Tensor:
         factor = self.tail(context.train_counts).float()
         return sharpen_part(model, batch, loss, context, factor, self.rho, scale=self.tail_factor)

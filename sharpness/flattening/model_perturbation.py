@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sharpness.errors import UserError, choose
 from sharpness.flattening.passes import Passes, not_negative
-from sharpness.steps import Batch, Context, Loss, PlainStep
+from sharpness.steps import Batch, Context, Loss, PlainStep, Shards
 
 LEVELS = 5
 
@@ -56,6 +56,8 @@ class ModelPerturbation:
         "prototype-fixing loss, which belongs to incremental learning",
     )
 
+    sharded: ClassVar[bool] = True
+
     bound: float = 0.01
     draws: int = 2
     layers: int = 4
@@ -68,18 +70,14 @@ class ModelPerturbation:
             if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
                 raise UserError(f"{name}={getattr(self, name)!r}: MP needs an integer, at least 1")
 
-    def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
+    def backward(self, model: nn.Module, batch: Batch | Shards, loss: Loss, context: Context) -> Tensor:
         names = self.perturbed_weights(model)
         if not names:
             return PlainStep().backward(model, batch, loss, context)
         weights = {name: model.get_parameter(name) for name in names}
         noise = [{name: self._noise(w, context) for name, w in weights.items()} for _ in range(self.draws)]
-        passes, values = Passes(model, context), []
-        for perturbation in noise:
-            with passes.at(perturbation):
-                value = loss.of(model, batch, context)
-                (value / self.draws).backward()
-            values.append(value.detach())
+        passes = Passes(model, context)
+        values = [passes.descend(loss, batch, perturbation, scale=1 / self.draws) for perturbation in noise]
         return torch.stack(values).mean()
 
     def perturbed_weights(self, model: nn.Module) -> list[str]:

@@ -14,55 +14,78 @@ from sharpness.errors import UserError
 from sharpness.steps import (
     Batch,
     Context,
+    Gradient,
     Loss,
     PlainStep,
+    Shards,
+    add_to_grad,
+    differentiate,
     frozen_running_statistics,
+    gradient_of,
     joint_norm,
     perturbed,
+    trainable,
+    twice,
 )
-
-#: A vector of the weight space, by the names of the parameters that it has a part in.
-Gradient = dict[str, Tensor]
+from sharpness.steps.differentiation import Function
 
 
 class Passes:
     """The passes of one step: all see the same random numbers, and running statistics move only in the first.
 
-    ``.grad`` is clear when a step begins. What ``backward()`` leaves in it during the passes adds up to the gradient
-    of the optimiser; ``gradient()`` adds nothing to it.
+    ``.grad`` is clear when a step begins, and what the passes add to it is the gradient of the optimiser. ``start``,
+    ``descend`` and ``over`` take a batch or ``Shards``, and give values and gradients of the whole.
     """
 
     def __init__(self, model: nn.Module, context: Context) -> None:
-        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.parameters = trainable(model)
         self._model, self._context = model, context
-        self._random, self._first = context.generator.get_state(), True
+        self._random, self._first = {context.generator: context.generator.get_state()}, True
 
     @contextmanager
     def at(self, perturbation: Gradient | None = None) -> Iterator[None]:
-        """A context for one forward and backward pass with the weights moved by ``perturbation``."""
-        self._context.generator.set_state(self._random)
+        """A context for one forward and backward pass of a single batch, with weights moved by ``perturbation``."""
+        for generator, state in self._random.items():
+            generator.set_state(state)
         statistics = nullcontext() if self._first else frozen_running_statistics(self._model)
         self._first = False
         moved = perturbation or {}
         with perturbed([self.parameters[name] for name in moved], list(moved.values())), statistics:
             yield
 
-    def start(self, loss: Loss, batch: Batch) -> tuple[Tensor, Gradient]:
+    def over(
+        self, batch: Batch | Shards, function: Function, perturbation: Gradient | None = None
+    ) -> tuple[Tensor, list[Gradient]]:
+        """The value of a batch, without a graph, and gradients of scalars, with weights moved by ``perturbation``.
+
+        Args:
+            function: from a batch, or one shard of it, and its context to a value and any number of scalars.
+        """
+        for _, inside in batch.parts(self._context):
+            self._random.setdefault(inside.generator, inside.generator.get_state())
+        with self.at(perturbation):
+            return differentiate(self._model, batch, self._context, function)
+
+    def start(self, loss: Loss, batch: Batch | Shards) -> tuple[Tensor, Gradient]:
         """The loss of a batch, without a graph, and its gradient, both at the unperturbed weights."""
-        with self.at():
-            value = loss.of(self._model, batch, self._context)
-            return value.detach(), self.gradient(value)
+        value, (gradient,) = self.over(batch, twice(loss, self._model))
+        return value, gradient
+
+    def descend(
+        self, loss: Loss, batch: Batch | Shards, perturbation: Gradient | None = None, scale: float = 1.0
+    ) -> Tensor:
+        """Add ``scale`` times the gradient at weights moved by ``perturbation`` to the step; return the loss there."""
+        value, (gradient,) = self.over(batch, twice(loss, self._model, scale), perturbation)
+        self.add(gradient)
+        return value
+
+    def add(self, gradient: Gradient) -> None:
+        """Add a gradient to the step."""
+        add_to_grad(self.parameters, gradient)
 
     def gradient(self, value: Tensor, retain_graph: bool = False) -> Gradient:
         """The gradient of a scalar by the trainable parameters it depends on; ``.grad`` stays as it is."""
-        kept = {name: p.grad for name, p in self.parameters.items()}
-        for p in self.parameters.values():
-            p.grad = None
-        value.backward(retain_graph=retain_graph)
-        gradient = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
-        for name, p in self.parameters.items():
-            p.grad = kept[name]
-        return gradient
+        return gradient_of(value, self.parameters, retain_graph)
 
 
 def ascent(gradient: Gradient, rho: float) -> Gradient:
@@ -90,7 +113,13 @@ def reweighted(loss: Loss, model: nn.Module, batch: Batch, context: Context, *fa
 
 
 def sharpen_part(
-    model: nn.Module, batch: Batch, loss: Loss, context: Context, factor: Tensor, rho: float, scale: float = 1.0
+    model: nn.Module,
+    batch: Batch | Shards,
+    loss: Loss,
+    context: Context,
+    factor: Tensor,
+    rho: float,
+    scale: float = 1.0,
 ) -> Tensor:
     r"""Sharpness-aware minimisation of a part of the loss: the skeleton of ImbSAM and Focal-SAM.
 
@@ -109,22 +138,23 @@ def sharpen_part(
     Returns:
         L at w, without a graph.
     """
-    if not factor[batch.rows()[1]].any():
+    if not factor[batch.labels()].any():
         return PlainStep().backward(model, batch, loss, context)
     ones = torch.ones_like(factor)
 
-    def whole_and_part() -> tuple[Tensor, Tensor]:
+    def parts(batch: Batch, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         whole, part, rest = reweighted(loss, model, batch, context, ones, factor, 0 * ones)
-        return whole, part - rest
+        return whole, part - rest, whole - (part - rest)
+
+    def tail(batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
+        whole, part, _ = parts(batch, context)
+        return whole, scale * part
 
     passes = Passes(model, context)
-    with passes.at():
-        whole, part = whole_and_part()
-        gradient = passes.gradient(part, retain_graph=True)
-        (whole - part).backward()
-    with passes.at(ascent(gradient, rho)):
-        (scale * whole_and_part()[1]).backward()
-    return whole.detach()
+    value, (uphill, gradient) = passes.over(batch, parts)
+    passes.add(gradient)
+    passes.add(passes.over(batch, tail, ascent(uphill, rho))[1][0])
+    return value
 
 
 def positive_radius(rule: str, name: str, value: float, usual: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -12,7 +13,19 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sharpness.errors import UserError
-from sharpness.steps import Batch, Context, Loss, Rule, frozen_running_statistics, mixed_loss
+from sharpness.steps import (
+    Batch,
+    Context,
+    Loss,
+    Rule,
+    Shards,
+    add_to_grad,
+    differentiate,
+    frozen_running_statistics,
+    mixed_loss,
+    trainable,
+    whole_features,
+)
 
 PARTS = 16  # subdivisions of the interval in which the loss has its minimum
 LONGEST = 128.0  # where doubling ends if the loss falls for ever
@@ -70,6 +83,8 @@ class PoF:
         "README trains for 50 epochs, its default is 100",
     )
 
+    sharded: ClassVar[bool] = True
+
     gamma: float = 2.0
     share: float = 0.25
     lr: float = 0.00016
@@ -79,7 +94,7 @@ class PoF:
             if not 0 < value < math.inf:
                 raise UserError(f"{name}={value}: PoF needs a positive {name}")
 
-    def for_epoch(self, model: nn.Module, batches: Iterator[Batch], context: Context) -> Rule:
+    def for_epoch(self, model: nn.Module, batches: Iterator[Batch | Shards], context: Context) -> Rule:
         return ShiftedClassifier(self.gamma, batches)
 
 
@@ -92,31 +107,36 @@ class ShiftedClassifier:
     """
 
     gamma: float
-    batches: Iterator[Batch]
+    batches: Iterator[Batch | Shards]
 
-    def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
+    def backward(self, model: nn.Module, batch: Batch | Shards, loss: Loss, context: Context) -> Tensor:
         context = replace(context, epoch=context.epochs)
         head, other, search = model.head, next(self.batches), context.apart()
-        states = [c.generator.get_state() for c in (search, context)]
         classifier = {name: p.detach().requires_grad_(True) for name, p in head.named_parameters()}  # type: ignore
-        with torch.no_grad(), frozen_running_statistics(model):
-            others = context.features(model, other.x)
 
-        def value(parameters: dict[str, Tensor], features: Tensor) -> Tensor:
-            """The loss of this batch or the other one, with the same random numbers for every classifier."""
-            at, labelled, state = (search, other, states[0]) if features is others else (context, batch, states[1])
+        def value(parameters: dict[str, Tensor], features: Tensor, of: Batch, at: Context, state: Tensor) -> Tensor:
+            """The loss of features, with the same random numbers for every classifier."""
             at.generator.set_state(state)
-            return mixed_loss(functional_call(head, parameters, (features,)), labelled, loss, at)  # type: ignore
+            return mixed_loss(functional_call(head, parameters, (features,)), of, loss, at)  # type: ignore
 
-        gradient = torch.autograd.grad(value(classifier, others), list(classifier.values()))
+        with torch.no_grad(), frozen_running_statistics(model):
+            others = whole_features(model, other, context)
+        found = partial(value, features=others.x, of=others, at=search, state=search.generator.get_state())
+        gradient = torch.autograd.grad(found(classifier), list(classifier.values()))
 
         def shifted(step: float) -> dict[str, Tensor]:
             return {n: p.detach() - step * g for (n, p), g in zip(classifier.items(), gradient, strict=True)}
 
         with torch.no_grad():
-            best = line_search(lambda step: float(value(shifted(step), others)))
+            best = line_search(lambda step: float(found(shifted(step))))
         kappa = self.gamma * float(torch.rand((), generator=context.noise))
-        features = context.features(model, batch.x)
-        value(shifted(kappa * best), features).backward()
-        with torch.no_grad():
-            return value(shifted(0.0), features)
+
+        def both(part: Batch, inside: Context) -> tuple[Tensor, Tensor]:
+            state, features = inside.generator.get_state(), inside.features(model, part.x)
+            there = value(shifted(kappa * best), features, part, inside, state)
+            with torch.no_grad():
+                return value(shifted(0.0), features, part, inside, state), there
+
+        here, (step,) = differentiate(model, batch, context, both)
+        add_to_grad(trainable(model), step)
+        return here

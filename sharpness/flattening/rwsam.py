@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from sharpness.flattening.passes import Passes, ascent, not_negative, positive_radius, reweighted
-from sharpness.steps import Batch, Context, Loss
+from sharpness.steps import Batch, Context, Loss, Shards
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class ReweightedSAM:
         "an adaptive radius",
     )
 
+    sharded: ClassVar[bool] = True
+
     rho: float = 0.05
     p: float = 1.0
 
@@ -58,12 +60,9 @@ class ReweightedSAM:
         weights = (counts / counts.max()) ** -self.p
         return weights * counts.sum() / (counts * weights).sum()
 
-    def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
+    def backward(self, model: nn.Module, batch: Batch | Shards, loss: Loss, context: Context) -> Tensor:
         weights = self.class_weights(context.train_counts)
         passes = Passes(model, context)
-        with passes.at():
-            value, weighed = reweighted(loss, model, batch, context, weights**0, weights)
-            gradient = passes.gradient(weighed)
-        with passes.at(ascent(gradient, self.rho)):
-            loss.of(model, batch, context).backward()
-        return value.detach()
+        value, (gradient,) = passes.over(batch, lambda b, c: reweighted(loss, model, b, c, weights**0, weights))
+        passes.descend(loss, batch, ascent(gradient, self.rho))
+        return value

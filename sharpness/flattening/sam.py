@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sharpness.errors import choose
 from sharpness.flattening.passes import Gradient, Passes, ascent, not_negative, positive_radius
-from sharpness.steps import Batch, Context, Loss, joint_norm
+from sharpness.steps import Batch, Context, Loss, Shards, joint_norm
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,17 @@ class SAM:
         "both passes",
     )
 
+    sharded: ClassVar[bool] = True
+
     rho: float = 0.05
 
     def __post_init__(self) -> None:
         positive_radius("SAM", "rho", self.rho, usual=0.05)
 
-    def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
+    def backward(self, model: nn.Module, batch: Batch | Shards, loss: Loss, context: Context) -> Tensor:
         passes = Passes(model, context)
         value, gradient = passes.start(loss, batch)
-        with passes.at(ascent(gradient, self.rho)):
-            loss.of(model, batch, context).backward()
+        passes.descend(loss, batch, ascent(gradient, self.rho))
         return value
 
 
@@ -81,6 +82,8 @@ class ASAM:
         "BatchNorm's running statistics move once a step, in the released code of ASAM in both passes",
     )
 
+    sharded: ClassVar[bool] = True
+
     rho: float = 2.0
     eta: float = 0.0
     biases: str = "adaptive"
@@ -90,11 +93,10 @@ class ASAM:
         not_negative("ASAM", "eta", self.eta)
         choose("biases", self.biases, ("adaptive", "plain"))
 
-    def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
+    def backward(self, model: nn.Module, batch: Batch | Shards, loss: Loss, context: Context) -> Tensor:
         passes = Passes(model, context)
         value, gradient = passes.start(loss, batch)
-        with passes.at(self._ascent(gradient, passes.parameters)):
-            loss.of(model, batch, context).backward()
+        passes.descend(loss, batch, self._ascent(gradient, passes.parameters))
         return value
 
     def _ascent(self, gradient: Gradient, parameters: dict[str, nn.Parameter]) -> Gradient:

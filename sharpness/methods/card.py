@@ -24,11 +24,12 @@ def formula(part: Any) -> str:
     return f"{part!r}: {re.sub(r':[a-z]+:(?=`)|`', '', text).replace(chr(92), '')}"
 
 
-def stage_card(stage: Stage, augmentation: str | None = None) -> dict[str, str]:
+def stage_card(stage: Stage, augmentation: str | None = None, shards: int = 1) -> dict[str, str]:
     """Describe a stage by topic (loss, step, data, ...); everything that has an effect on its result is included.
 
     Args:
         augmentation: of the run's training images, which is no part of a stage.
+        shards: of every batch, which are no part of it either.
 
     >>> from sharpness.methods.cross_entropy import BASELINE
     >>> for about, words in stage_card(BASELINE).items():
@@ -45,7 +46,7 @@ def stage_card(stage: Stage, augmentation: str | None = None) -> dict[str, str]:
     if stage.epochs:
         card |= {
             "step": formula(stage.rule),
-            "data": _data(stage),
+            "data": _data(stage, shards),
             "augmented": f"by {augmentation_label(augmentation)}" if augmentation else "",
             "later": _later(stage),
             "optimiser": _optimiser(stage),
@@ -57,10 +58,15 @@ def stage_card(stage: Stage, augmentation: str | None = None) -> dict[str, str]:
     return {about: words for about, words in card.items() if words}
 
 
-def _data(stage: Stage) -> str:
+def _data(stage: Stage, shards: int) -> str:
     incomplete = " (incomplete ones dropped)" if stage.drop_last else ""
     mixup = f", mixup with lam ~ Beta({stage.mixup:g}, {stage.mixup:g})" if stage.mixup else ""
-    return f"{stage.epochs} epochs, batches of {stage.batch_size}{incomplete}, sampler {stage.sampler}{mixup}"
+    cut = (
+        f" in {shards} shards, of which BatchNorm{' and mixup see' if stage.mixup else ' sees'} one"
+        if shards > 1
+        else ""
+    )
+    return f"{stage.epochs} epochs, batches of {stage.batch_size}{cut}{incomplete}, sampler {stage.sampler}{mixup}"
 
 
 def _later(stage: Stage) -> str:

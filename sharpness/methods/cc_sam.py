@@ -20,7 +20,7 @@ from sharpness.methods.cc_sam_head import ClassConditionalHead
 from sharpness.methods.cross_entropy import LINEAR_HEAD, TENTHS, CrossEntropy
 from sharpness.methods.recipe import Recipe, Stage
 from sharpness.methods.schedules import Constant, MultiStep
-from sharpness.steps import Batch, Context, Loss, PlainStep, Rule
+from sharpness.steps import Batch, Context, Loss, PlainStep, Rule, Shards, whole_features
 
 TINY = 1e-12
 
@@ -43,9 +43,12 @@ class AdversarialFeatures:
     released_code: bool = False
     up_limit: float = 1.0
     capturable = True
+    sharded = True
 
-    def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
-        features = context.features(model, batch.x).detach().requires_grad_(True)
+    def backward(self, model: nn.Module, batch: Batch | Shards, loss: Loss, context: Context) -> Tensor:
+        # The head alone learns: every process takes the features of all, and has the whole gradient.
+        batch = whole_features(model, batch, context)
+        features = batch.x.detach().requires_grad_(True)
         head, labels = model.head, batch.first
         losses, weights = loss.terms(head(features), labels, context)  # type: ignore[operator]
         (gradient,) = torch.autograd.grad(losses.sum(), features, retain_graph=True)

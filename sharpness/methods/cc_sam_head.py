@@ -14,6 +14,7 @@ For a bias read K + 1; for a cosine head see ``_cosine_rows``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 from sharpness.errors import UserError
 from sharpness.flattening.class_radius import TINY, Perturbation
 from sharpness.models import CosineHead, LinearHead
-from sharpness.steps import Batch, Context, Loss, joint_norm, mixed_loss
+from sharpness.steps import Batch, Context, Loss, Shards, joint_norm, mixed_loss, sum_grad, whole_features
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class ClassConditionalHead:
         cap: of the limit; None for the bare formula, as in the released code.
     """
 
+    sharded: ClassVar[bool] = True
+
     rho_scale: float = 1.0
     mode: str = "full"
     released_share: float | None = None
@@ -62,15 +65,16 @@ class ClassConditionalHead:
         """True if a CUDA graph can replay the step; random directions depend on the classes of the batch."""
         return self.mode != "magnitude"
 
-    def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
-        features = context.features(model, batch.x)
-        head = model.head
-        logits = head(features)  # type: ignore[operator]
+    def backward(self, model: nn.Module, batch: Batch | Shards, loss: Loss, context: Context) -> Tensor:
+        # Class gradients are of the whole batch, whose rows of other processes are constants here.
+        batch, shards = whole_features(model, batch, context), batch
+        features, head = batch.x, model.head
+        logits = shards.gated(head(features))  # type: ignore[operator]
         if self.released_share is not None:
             plain = mixed_loss(logits, batch, loss, context)
             losses, weights = self._released(head, features, logits, batch, loss, context)  # type: ignore[arg-type]
             share = self.released_share
-            objective = (1 - share) * plain + share * (weights * losses).sum() / weights.sum()
+            objective = (1 - share) * plain + share * (weights * shards.gated(losses)).sum() / weights.sum()
         else:
             index, labels, mixing = batch.rows()
             # The perturbation is a constant of the step, as in SAM: its gradient is taken on a leaf of its own.
@@ -89,8 +93,9 @@ class ClassConditionalHead:
                 context,
             )
             losses, _ = loss.terms(perturbed, labels, context)
-            objective = (weights * losses).sum() / weights.sum()
+            objective = (weights * shards.gated(losses)).sum() / weights.sum()
         objective.backward()
+        sum_grad(model, shards)
         return plain.detach()
 
     def perturbed_logits(

@@ -70,6 +70,7 @@ def _last_of_all(recipe: Recipe, name: str, why: str) -> int:
 
 @applied.register
 def averaged(operation: SWA, recipe: Recipe, name: str) -> Recipe:
+    """Average the weights over the end of the last stage that trains all of them."""
     index = _last_of_all(recipe, name, "would average the weights of one that does")
     stage = recipe.stages[index]
     schedule = Averaged(stage.schedule, operation.start, operation.lr / stage.lr)
@@ -84,6 +85,7 @@ def averaged(operation: SWA, recipe: Recipe, name: str) -> Recipe:
 
 @applied.register
 def normalized(operation: SpectralNormalization, recipe: Recipe, name: str) -> Recipe:
+    """Divide weights by their largest singular value in every stage."""
     where = "the backbone's convolutions" + (" and the head" if recipe.head.startswith("linear") else "")
     note = f"spectral normalisation of {where}, one power iteration a step; the checkpoint holds the divided weights"
     return replace(recipe, normalization=operation).noted(note)
@@ -91,6 +93,7 @@ def normalized(operation: SpectralNormalization, recipe: Recipe, name: str) -> R
 
 @applied.register
 def post_trained(operation: PoF, recipe: Recipe, name: str) -> Recipe:
+    """Add a stage that trains the backbone on, with the last loss."""
     _last_of_all(recipe, name, "would train one on")
     last = recipe.stages[-1]
     stage = replace(

@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import nn
 
 from sharpness.data import ImageSet
-from sharpness.errors import UserError
+from sharpness.errors import UserError, require_whole
 from sharpness.flattening import SWA, SpectralNormalization
 from sharpness.methods.changes import Change
 from sharpness.methods.schedules import Schedule
@@ -89,7 +89,7 @@ class Stage:
 class Recipe:
     """A method: its paper, its head and its stages. ``notes`` name every deviation from what was published.
 
-    ``normalization`` of the weights holds for all stages.
+    ``normalization`` of the weights holds for all stages, and so does the number of ``shards`` of a batch.
     """
 
     method: str
@@ -99,6 +99,7 @@ class Recipe:
     scale: float | None = None
     notes: tuple[str, ...] = ()
     normalization: SpectralNormalization | None = None
+    shards: int = 1
 
     def noted(self, *notes: str) -> Recipe:
         """Add notes."""
@@ -148,3 +149,32 @@ class Recipe:
         changed = {(old.batch_size, new.batch_size) for old, new in zip(self.stages, stages, strict=True) if new.epochs}
         changes = (f"batches of {new} instead of {old}" for old, new in sorted(changed) if new != old)
         return replace(self, stages=stages).noted(*changes)
+
+    def with_shards(self, shards: int, num_samples: int) -> Recipe:
+        """Cut every batch into ``shards``.
+
+        Raises:
+            UserError: a batch, or the training set, that does not give each two images; a rule that takes whole
+                batches.
+        """
+        require_whole("shards", shards, 1)
+        if shards == 1:
+            return self
+        trained = [s for s in self.stages if s.epochs]
+        smallest = min((s.batch_size for s in trained), default=num_samples)
+        if min(smallest, num_samples) < 2 * shards:
+            what = f"batches of {smallest}" if smallest <= num_samples else f"{num_samples} training images"
+            remedy = (
+                f"batch_size={2 * shards} or more, or " if smallest <= num_samples and num_samples >= 2 * shards else ""
+            )
+            raise UserError(
+                f"shards={shards}: {what} cannot be cut into so many of two images each, which BatchNorm needs: give "
+                f"{remedy}shards={max(1, min(smallest, num_samples) // 2)} or fewer"
+            )
+        for stage in trained:
+            if not getattr(stage.rule, "sharded", False):
+                raise UserError(
+                    f"shards={shards}: {type(stage.rule).__name__} takes whole batches: give shards=1, or write it "
+                    "with Passes.start and Passes.descend and give its class sharded = True"
+                )
+        return replace(self, shards=shards)

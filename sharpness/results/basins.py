@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import scipy
 
 from sharpness.errors import UserError
+from sharpness.results.kept import Content, KeptTable
+from sharpness.untrusted.refused import Refused
 
 #: Neighbours of a cell: those beside it and those across its corners.
 NEIGHBOURS = np.ones((3, 3), dtype=int)
@@ -54,7 +56,7 @@ class Basin:
 
 
 @dataclass(frozen=True)
-class Basins:
+class Basins(KeptTable):
     """All basins of one surface, the deepest bottom first.
 
     Attributes:
@@ -63,9 +65,29 @@ class Basins:
         least: the persistence that a basin has at least.
     """
 
+    NUMBERS = ("x", "y", "bottom", "saddle", "edge", "area")
+    ARRAYS: ClassVar[dict[str, tuple[str, ...]]] = {"mask": ("j", "i")}
+
     found: tuple[Basin, ...]
     model: int | None
     least: float
+
+    def content(self) -> Content:
+        """The numbers and cells of all basins, and which holds the model."""
+        rows = pd.DataFrame([{name: getattr(one, name) for name in self.NUMBERS} for one in self.found])
+        masks = np.stack([one.mask for one in self.found]).astype(np.int8)
+        return Content(rows, {"mask": masks}, {"model": self.model, "least": self.least})
+
+    @classmethod
+    def of_content(cls, content: Content) -> Basins:
+        """The basins of such rows and cells."""
+        model, least = content.plain.get("model"), content.plain.get("least")
+        held = model is None or (type(model) is int and 0 <= model < len(content.rows))
+        if not held or not isinstance(least, float):
+            raise Refused("names a basin that it does not have: find them again")
+        rows = content.rows.to_dict("records")
+        found = [Basin(**row, mask=mask != 0) for row, mask in zip(rows, content.arrays["mask"], strict=True)]
+        return cls(tuple(found), model, least)
 
     @property
     def own(self) -> Basin | None:

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,8 @@ from sharpness.results.saved import load_result
 logger = logging.getLogger("sharpness")
 #: The label of a single training, as ``figures`` gives it.
 SEEDED = re.compile(r"(?P<label>.+?)[-_, ]+seed[-_ ]?(?P<seed>\d+)")
+#: A seed in the path of a file.
+SEED = re.compile(r"seed[-_ ]?(\d+)")
 
 
 class Saved(NamedTuple):
@@ -85,11 +87,13 @@ class Collection:
                 self.refused = self.refused or _difference(other, one)
                 return False
             if None in (other.run, one.run):
-                self.refused = f"{_named(other)} does not name its training, and {_named(one)} does"
+                self.refused = (
+                    self.refused or f"{named(other)} and {named(one)}: one of them does not name its training"
+                )
                 return False
         if first is not None:
             try:
-                compare({_named(first): first.result, _named(one): one.result})
+                compare({named(first): first.result, named(one): one.result})
             except UserError as error:
                 self.refused = str(error)
                 return False
@@ -110,7 +114,16 @@ def collect(sources: Iterable[str | Path] | str | Path) -> list[Collection]:
         UserError: a source that is not there, a file that is no result, or no result at all.
     """
     listed = [sources] if isinstance(sources, str | Path) else list(sources)
-    return gather([one for source in listed for one in _of_source(Path(source))], ", ".join(map(str, listed)))
+    return gather(of_sources(listed), ", ".join(map(str, listed)))
+
+
+def of_sources(sources: Iterable[str | Path]) -> list[Saved]:
+    """Every result of files, or of the folders of files.
+
+    Raises:
+        UserError: a source that is not there, or a file that is no result.
+    """
+    return [one for source in sources for one in _of_source(Path(source))]
 
 
 def collected(results: Any) -> list[Collection]:
@@ -135,7 +148,7 @@ def gather(found: Sequence[Saved], where: str) -> list[Collection]:
     if not found:
         raise UserError(f"no saved results in {where}: write some with -o FILE.nc, or with result.save(path)")
     collections: list[Collection] = []
-    for one in found:
+    for one in _numbered(found):
         if not any(known.take(one) for known in collections):
             known = Collection()
             known.take(one)
@@ -179,9 +192,11 @@ def _of_file(path: Path) -> Iterator[Saved]:
         yield _saved(found, path)
     elif isinstance(found, Runs):
         yield from _of_entry(found.label, found, path)
-    else:
+    elif isinstance(found, Comparison):
         for label, entry in found.items():
             yield from _of_entry(label, entry, path)
+    else:
+        raise UserError(f"{path} holds a {type(found).__name__}, a table of no single model: plot it by itself")
 
 
 def _of_entry(label: str, entry: Any, path: Path | None) -> Iterator[Saved]:
@@ -206,25 +221,48 @@ def _saved(result: Result, path: Path | None, label: str | None = None) -> Saved
     return Saved(label, None if run is None else str(run), result, path)
 
 
-def _named(one: Saved) -> str:
+def named(one: Saved) -> str:
     """The file, or the label, of a result in messages."""
     label = one.label if one.run is None else f"{one.label}, {one.run}"
     return label if one.path is None else f"{one.path} ({label})"
 
 
+def _numbered(found: Sequence[Saved]) -> list[Saved]:
+    """The same with names for the trainings of a model that have none: their seeds where their paths tell them."""
+    models: dict[str, dict[Any, list[Saved]]] = {}
+    for one in found:
+        if one.run is None:
+            models.setdefault(one.label, {}).setdefault(one.result.provenance.get("model_sha256"), []).append(one)
+    names: dict[tuple[str, Any], str] = {}
+    for label, trainings in models.items():
+        if len(trainings) < 2 or None in trainings:
+            continue
+        seeds = [SEED.findall(str(ones[0].path)) for ones in trainings.values()]
+        told = [f"seed {found[-1]}" if found else "" for found in seeds]
+        distinct = all(told) and len(set(told)) == len(told)
+        for i, sha256 in enumerate(trainings):
+            names[label, sha256] = told[i] if distinct else f"run {i + 1}"
+    return [
+        one
+        if one.run is not None
+        else one._replace(run=names.get((one.label, one.result.provenance.get("model_sha256"))))
+        for one in found
+    ]
+
+
 def _same(a: Result, b: Result) -> bool:
-    """True for two copies of one result."""
-    first, second = (one.to_dataset() for one in (a, b))
-    return bool(first.equals(second))
+    """True for two copies of one result: of equal numbers and settings, whatever they are called."""
+    first, second = (replace(one, provenance={**one.provenance, "label": "", "run": ""}).to_dataset() for one in (a, b))
+    return first.attrs == second.attrs and bool(first.equals(second))
 
 
 def _difference(a: Saved, b: Saved) -> str:
     """The first difference of two results of one training: a setting, or their numbers."""
     try:
-        compare({_named(a): a.result, f"{_named(b)} ": b.result})
+        compare({named(a): a.result, f"{named(b)} ": b.result})
     except UserError as error:
         return str(error)
-    return f"{_named(a)} and {_named(b)} are of one training and have other numbers"
+    return f"{named(a)} and {named(b)} are of one training and have other numbers"
 
 
 def _number(run: str | None) -> tuple[int, str]:

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from sharpness.errors import UserError, choose
 from sharpness.plots import plot_lines
 from sharpness.results.description import Description
+from sharpness.results.kept import Content, KeptTable
 
 #: Columns of a history.
 COLUMNS = ("epoch", "of", "measure", "value", "residual", "products", "seconds", "share", "lr", "event")
@@ -28,7 +29,7 @@ def events_by(epoch: float, happened: Mapping[float, str]) -> str:
 
 
 @dataclass(frozen=True)
-class History:
+class History(KeptTable):
     """Measures over a training.
 
     Attributes:
@@ -37,7 +38,19 @@ class History:
             ``share`` of the time since the begin that measuring took, ``lr`` and ``event``.
     """
 
+    TEXTS = ("of", "measure", "event")
+    NUMBERS = ("epoch", "value", "residual", "products", "seconds", "share", "lr")
+
     rows: pd.DataFrame
+
+    def content(self) -> Content:
+        """The rows."""
+        return Content(self.rows, {}, {})
+
+    @classmethod
+    def of_content(cls, content: Content) -> History:
+        """The history of such rows."""
+        return cls(content.rows[list(COLUMNS)])
 
     def to_frame(self) -> pd.DataFrame:
         """All rows."""

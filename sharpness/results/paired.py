@@ -13,15 +13,19 @@ import pandas as pd
 from sharpness.errors import UserError
 from sharpness.plots import DotColumn, plot_dots
 from sharpness.results.estimates import Subset
+from sharpness.results.kept import Content, KeptTable
 from sharpness.results.runs import Entry, Runs
 from sharpness.statistics import interval, mean_and_error
+from sharpness.untrusted.refused import Refused
 
 #: Pairs up to which all signs are tried, and random signs beyond.
 EXACT, DRAWS = 14, 9999
+#: Columns of a comparison.
+ORDER = ("measure", "of", "first", "second", "pairs", "scale", "difference", "lower", "upper", "effect", "p", "p_holm")
 
 
 @dataclass(frozen=True)
-class Paired:
+class Paired(KeptTable):
     """Differences of models in every measure, of trainings of one seed, with a test that respects the pairing.
 
     Attributes:
@@ -31,8 +35,23 @@ class Paired:
         level: of the test.
     """
 
+    TEXTS = ("measure", "of", "first", "second", "scale")
+    NUMBERS = ("pairs", "difference", "lower", "upper", "effect", "p", "p_holm")
+
     rows: pd.DataFrame
     level: float
+
+    def content(self) -> Content:
+        """The rows, and the level."""
+        return Content(self.rows, {}, {"level": self.level})
+
+    @classmethod
+    def of_content(cls, content: Content) -> Paired:
+        """The comparison of such rows."""
+        level, pairs = content.plain.get("level"), content.rows["pairs"]
+        if not isinstance(level, float) or not 0 < level < 1 or not np.isfinite(pairs).all():
+            raise Refused("has no level between 0 and 1, or no numbers of pairs: compare again")
+        return cls(content.rows.astype({"pairs": int})[list(ORDER)], level)
 
     def to_frame(self) -> pd.DataFrame:
         """The rows, with ``verdict`` in words."""

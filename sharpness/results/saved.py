@@ -14,6 +14,7 @@ import xarray as xr
 from sharpness.errors import UserError, printable
 from sharpness.results.base import Result
 from sharpness.results.comparison import MODEL, Comparison
+from sharpness.results.kept import KIND, KeptTable, table_of_file
 from sharpness.results.netcdf import read_dataset
 from sharpness.results.runs import RUN, Runs
 from sharpness.results.stacked import unstack
@@ -22,16 +23,18 @@ from sharpness.untrusted.refused import Refused
 
 WHOLE = ("class_samples", "train_counts", "products", "layer_parameters", "sample_ids")
 TRUE_OR_FALSE = ("evaluated", "converged")
-K = TypeVar("K", bound="Result | Runs[Any] | Comparison[Any]")
+K = TypeVar("K", bound="Result | Runs[Any] | Comparison[Any] | KeptTable")
 FINITE = ("class_samples", "class_weights", "x", "y", "radii", "factors", "sample_weights")
 
 
 @overload
-def load_result(path: str | Path, kind: None = None) -> Result | Runs[Any] | Comparison[Any]: ...
+def load_result(path: str | Path, kind: None = None) -> Result | Runs[Any] | Comparison[Any] | KeptTable: ...
 @overload
 def load_result(path: str | Path, kind: type[K]) -> K: ...
 def load_result(path: str | Path, kind: type[Any] | None = None) -> Any:
     """Read what :meth:`Result.save`, :meth:`Runs.save` or :meth:`Comparison.save` wrote, and execute nothing of it.
+
+    So are histories, basins and paired comparisons.
 
     Args:
         path: of the NetCDF file.
@@ -39,7 +42,7 @@ def load_result(path: str | Path, kind: type[Any] | None = None) -> Any:
             ``Runs[MeasureResult]`` or ``Comparison[MeasureResult]``.
 
     Returns:
-        A result of the class that was saved, or :class:`Runs` or a :class:`Comparison` of such.
+        A result of the class that was saved, or :class:`Runs` or a :class:`Comparison` of such, or a table.
 
     Raises:
         UserError: no such file, or one that is not a result: damaged, of another version, or with values, types or
@@ -64,11 +67,13 @@ def load_result(path: str | Path, kind: type[Any] | None = None) -> Any:
     return found
 
 
-def _read(path: Path) -> Result | Runs[Any] | Comparison[Any]:
+def _read(path: Path) -> Result | Runs[Any] | Comparison[Any] | KeptTable:
     if not path.is_file():
         raise UserError(f"no result at {path}")
     try:
         data = read_dataset(path)
+        if KIND in data.attrs:
+            return table_of_file(data)
         if "comparison" in data.attrs:
             return _comparison(data)
         return _runs(data) if "trainings" in data.attrs else _result(data, data.attrs["fields"])

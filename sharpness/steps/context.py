@@ -36,6 +36,8 @@ class Context:
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     factors: Tensor | None = None  # (K, C): a rule asks for K losses at once, see Loss.__call__
     draw: Callable[[torch.Size, torch.Generator, torch.device], Tensor] = draw_normal
+    shards: int = 1  # parts of a batch
+    sums: list[Tensor] | None = None  # where a loss notes the sum of its weights, in a shard of a batch
     replayed: Callable[..., Any] | None = None  # calls a function of tensors, see sharpness.training.steps.Replays
     class_counts = renamed_attribute("class_counts", "train_counts")
 

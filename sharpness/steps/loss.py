@@ -29,9 +29,12 @@ class Loss:
         pass: :math:`\sum_i f_{k y_i} a_i \ell_i / \sum_i a_i`, with the normalisation of the loss itself.
         """
         losses, weights = self.terms(logits, labels, context)
+        total = weights.sum()
+        if context.sums is not None:
+            context.sums.append(total.detach())
         if context.factors is None:
-            return (weights * losses).sum() / weights.sum()
-        return context.factors.to(losses)[:, labels] @ (weights * losses) / weights.sum()
+            return (weights * losses).sum() / total
+        return context.factors.to(losses)[:, labels] @ (weights * losses) / total
 
     def of(self, model: nn.Module, batch: Batch, context: Context) -> Tensor:
         """The loss of a training batch, a scalar, which gradient rules differentiate.

@@ -54,3 +54,36 @@ def frozen_running_statistics(model: nn.Module) -> Iterator[None]:
 def joint_norm(tensors: Iterable[Tensor]) -> Tensor:
     """The l2 norm of all tensors taken as one vector."""
     return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t) for t in tensors]))
+
+
+class RunningStatistics:
+    r"""BatchNorm's running statistics in a pass over shards: each shard moves the old ones, and their mean stays.
+
+    .. math:: r \leftarrow \frac{1}{V} \sum_s \big((1 - m)\, r + m\, b_s\big)
+
+    with m the momentum and :math:`b_s` the statistics of shard s. A pass counts as one batch. A batch that is not cut
+    moves them by itself.
+
+    Args:
+        shards: V.
+    """
+
+    def __init__(self, model: nn.Module, shards: int) -> None:
+        layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+        moving = [m for m in layers if m.track_running_stats and shards > 1]
+        self._shards, self._buffers = shards, [b for m in moving for b in m.buffers(recurse=False)]
+        self._before = [b.clone() for b in self._buffers]
+        self.moved = [torch.zeros_like(b) for b in self._buffers]
+
+    @contextmanager
+    def of_shard(self) -> Iterator[None]:
+        """A context for the forward pass of a shard, or for a part of it."""
+        yield
+        for buffer, before, moved in zip(self._buffers, self._before, self.moved, strict=True):
+            moved += buffer - before
+            buffer.data.copy_(before)  # in training a graph that is still to run backward does not read it
+
+    def set(self, moved: Sequence[Tensor]) -> None:
+        """Set the buffers to their mean over shards, given the sums of ``self.moved`` over processes."""
+        for buffer, m in zip(self._buffers, moved, strict=True):
+            buffer.data += (m / self._shards).to(buffer.dtype)

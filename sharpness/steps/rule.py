@@ -15,16 +15,20 @@ from torch import Tensor, nn
 
 from sharpness.steps.batch import Batch
 from sharpness.steps.context import Context
+from sharpness.steps.differentiation import add_to_grad, differentiate, trainable, twice
 from sharpness.steps.loss import Loss
+from sharpness.steps.shards import Shards
 
 
 class Rule(Protocol):
     """A gradient rule: fills ``.grad`` of the trainable parameters and returns the unperturbed loss, without a graph.
 
-    A rule with the attribute ``capturable = True`` can be replayed as a CUDA graph, see ``Loss``.
+    A rule with the attribute ``capturable = True`` can be replayed as a CUDA graph, see ``Loss``. One with
+    ``sharded = True`` also takes ``Shards`` for a batch: it differentiates by ``Passes`` or ``differentiate``, whose
+    gradients are those of all shards and all processes.
     """
 
-    def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor: ...
+    def backward(self, model: nn.Module, batch: Batch | Shards, loss: Loss, context: Context) -> Tensor: ...
 
 
 @runtime_checkable
@@ -34,7 +38,7 @@ class EpochRule(Protocol):
     ``batches`` are as many training batches as the epoch has, made in the same way and drawn apart from them.
     """
 
-    def for_epoch(self, model: nn.Module, batches: Iterator[Batch], context: Context) -> Rule: ...
+    def for_epoch(self, model: nn.Module, batches: Iterator[Batch | Shards], context: Context) -> Rule: ...
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,9 @@ class PlainStep:
     """The gradient of the loss where the weights stand: ordinary SGD."""
 
     capturable = True
+    sharded = True
 
-    def backward(self, model: nn.Module, batch: Batch, loss: Loss, context: Context) -> Tensor:
-        value = loss.of(model, batch, context)
-        value.backward()
-        return value.detach()
+    def backward(self, model: nn.Module, batch: Batch | Shards, loss: Loss, context: Context) -> Tensor:
+        value, (gradient,) = differentiate(model, batch, context, twice(loss, model))
+        add_to_grad(trainable(model), gradient)
+        return value

@@ -92,6 +92,7 @@ def check_cells(cells: Sequence[Cell], data: LongTailData) -> None:
 
 
 def folder_of(cell: Cell, data: LongTailData, settings: Settings) -> Path:
+    """The folder of a cell's training and of what is measured of it."""
     other = data.other_augmentation
     name = run_name(cell.method, cell.flatten, dict(cell.options), cell.seed, other)
     return settings.runs / (other or "" if cell.path else "") / (cell.path or f"{data.longtail.dataset}-{name}")

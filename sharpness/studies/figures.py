@@ -18,10 +18,10 @@ from sharpness.probes import labelled_checkpoints
 from sharpness.results import Comparison, Result, Runs, load_result
 from sharpness.studies.cells import Cell, result_file
 from sharpness.studies.pictures import FigureSettings, pictures
+from sharpness.studies.run import run_cells
 from sharpness.studies.seeds import failures, over_seeds, told_apart
 from sharpness.studies.settings import Settings, StudyOptions, measure_of, settings_of
-from sharpness.studies.summary import note_on, to_markdown
-from sharpness.studies.workers import run_cells
+from sharpness.studies.summary import note_on, part_text, to_markdown
 
 METHODS = ("ce", "ldam-drw", "mislas", "gcl", "cc-sam")
 ONE_SEED = (
@@ -141,8 +141,10 @@ def _figures(
     own = {name: value for name, value in options.items() if name in landscapes}
     own |= {name: tuple(own[name]) for name in ("radii", "directions") if name in own}
     others = cast("StudyOptions", {name: value for name, value in options.items() if name not in landscapes})
-    data, settings, jobs = settings_of(data, folder, others, FigureSettings, **own)
-    rows = run_cells("figures", cells, data, settings, jobs)
+    data, settings, making = settings_of(data, folder, others, FigureSettings, **own)
+    rows = run_cells("figures", cells, data, settings, making)
+    if making.part:
+        return Figures(rows, pd.DataFrame(), part_text(rows, making.part), [])
     done = [cell for cell, status in zip(cells, rows.status, strict=True) if status == "done"]
     if not done:
         raise UserError(f"no run could be probed: {'; '.join(failures(rows))}")

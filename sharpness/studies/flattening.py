@@ -8,10 +8,10 @@ from typing import Unpack
 
 from sharpness.data import LongTailData
 from sharpness.studies.cells import NONE, grid
-from sharpness.studies.grid import Study, default_epochs, write_study
+from sharpness.studies.grid import Study, default_epochs, part_of, write_study
+from sharpness.studies.run import run_cells
 from sharpness.studies.seeds import changes
 from sharpness.studies.settings import Settings, StudyOptions, settings_of
-from sharpness.studies.workers import run_cells
 
 METHODS = ("ce", "ldam-drw", "mislas", "gcl")
 #: Stochastic weight averaging, spectral normalisation, gradient-norm penalty, model perturbation.
@@ -40,8 +40,10 @@ def make_flattening_study(
             digits-lt, for other data the published ones unless given.
     """
     options["epochs"] = default_epochs(data, options.get("epochs"))
-    data, settings, jobs = settings_of(data, runs, options, Settings)
-    cells = run_cells("flattening", grid(methods, operations, seeds), data, settings, jobs)
+    data, settings, making = settings_of(data, runs, options, Settings)
+    cells = run_cells("flattening", grid(methods, operations, seeds), data, settings, making)
+    if making.part:
+        return part_of(cells, making.part)
     # Against the method alone with the same seed, which shares initialisation and order of the images.
     numbers, names = changes(cells, NONE), ("method", "operation")
     reference = "the method without an operation"

@@ -20,7 +20,7 @@ from sharpness.plots.options import COMMON, PlotOptions
 from sharpness.results.caption import write_caption
 from sharpness.studies.seeds import failures, over_seeds, table_of
 from sharpness.studies.settings import ACCURACIES, ACCURACY, Settings, measure_of
-from sharpness.studies.summary import note_on, to_markdown
+from sharpness.studies.summary import note_on, part_text, to_markdown
 
 #: Epochs of the first stage with which 60 cells take about ten minutes; the published ones for other data.
 EPOCHS = {"digits-lt": 40}
@@ -152,6 +152,11 @@ def write_study(
     ]
     write_atomically(files[-1], lambda partial: partial.write_text(text, encoding="utf-8"))
     return Study(cells, summary, text, files, numbers)
+
+
+def part_of(cells: pd.DataFrame, part: tuple[int, int]) -> Study:
+    """What one of several calls has made: its cells, and no picture before all are there."""
+    return Study(cells, pd.DataFrame(), part_text(cells, part), [], pd.DataFrame())
 
 
 def _caption(cells: pd.DataFrame, reference: str, settings: Settings, augmentation: str) -> dict[str, str]:

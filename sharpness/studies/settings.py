@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from sharpness.data import LongTailData
+from sharpness.errors import UserError
 from sharpness.probes import MEASURES, Measure, measure
 from sharpness.probes.measures.extreme_eigenvalues import Lanczos
 from sharpness.probes.measures.registry import chosen_measures
@@ -86,12 +88,41 @@ class Settings:
         return {"measures": (measure, {"measures": self.measures, **self.measuring})}
 
 
+@dataclass(frozen=True)
+class Making:
+    """Where the cells of a study are made, and which of them.
+
+    Args:
+        jobs: cells at a time, each in a process of its own that takes its share of the threads; None is one for each
+            processor, up to four, and a single one with a GPU. On small images the threads of one process gain little.
+        executor: where cells are made instead, see :func:`sharpness.cluster`.
+        part: (i, n): part i of n alone, from 1 on, for an array of jobs.
+
+    >>> Making(part=(2, 3)).chosen("abcdefg")
+    'be'
+    """
+
+    jobs: int | None = 1
+    executor: Executor | None = None
+    part: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.executor is not None and self.jobs != 1:
+            raise UserError(f"jobs={self.jobs} and an executor: give one of them")
+        if self.part is not None and not 1 <= self.part[0] <= self.part[1]:
+            raise UserError(f"cells {self.part[0]}/{self.part[1]}: give part i of n, such as 3/60, with i from 1 to n")
+
+    def chosen(self, cells: Any) -> Any:
+        """The cells of the part: every n-th, so that all parts have some of each kind."""
+        return cells if self.part is None else cells[self.part[0] - 1 :: self.part[1]]
+
+
 class StudyOptions(TypedDict, total=False):
     """Options of all studies: settings of :class:`Settings`, and how the trainings are made.
 
     Attributes:
         measures: of the table beside the accuracy on the test set; those of :func:`sharpness.measure` unless given.
-        jobs: trainings at a time, see :func:`sharpness.studies.workers.run_cells`; 1 unless given.
+        jobs, executor, part: where trainings are made, and which of them, see :class:`Making`.
         augmentation: of all trainings, see :func:`sharpness.train`, as are the following ones.
     """
 
@@ -103,6 +134,8 @@ class StudyOptions(TypedDict, total=False):
     coordinates: str
     measures: str | Sequence[str] | None
     jobs: int | None
+    executor: Executor | None
+    part: tuple[int, int] | None
     augmentation: str | None
     epochs: int | None
     model: Any
@@ -113,11 +146,12 @@ class StudyOptions(TypedDict, total=False):
 
 def settings_of(
     data: LongTailData, runs: str | Path, options: StudyOptions, kind: type[S], **own: Any
-) -> tuple[LongTailData, S, int | None]:
-    """Data as the trainings augment them, settings of a study, and trainings at a time, from the options of a study."""
+) -> tuple[LongTailData, S, Making]:
+    """Data as the trainings augment them, settings of a study, and how it is made, from the options of a study."""
     given: dict[str, Any] = {**options}
-    jobs, data = given.pop("jobs", 1), data.augmented(given.pop("augmentation", None))
+    making = Making(**{f.name: given.pop(f.name) for f in fields(Making) if f.name in given})
+    data = data.augmented(given.pop("augmentation", None))
     measures = study_measures(given.pop("measures", None))
     known = [f.name for f in fields(Settings) if f.name in given]
     chosen = {name: given.pop(name) for name in known}
-    return data, kind(Path(runs), training=given, measures=measures, **chosen, **own), jobs
+    return data, kind(Path(runs), training=given, measures=measures, **chosen, **own), making

@@ -39,6 +39,15 @@ def summary_row(table: MeasureResult, tail_class: int) -> dict[str, float]:
     return row
 
 
+def part_text(cells: pd.DataFrame, part: tuple[int, int]) -> str:
+    """What a part of a study's cells came to, a line each, and how all are collected."""
+    lines = [f"part {part[0]} of {part[1]}: {len(cells)} cells"]
+    for c in cells.to_dict("records"):
+        named = [str(c["row"]), str(c["column"]), f"seed {c['seed']}"]
+        lines.append(f"- {', '.join(filter(None, named))}: {c['status']}")
+    return "\n".join([*lines, "", "The same call without a part collects the cells of all.", ""])
+
+
 def note_on(settings: Settings, augmentation: str) -> str:
     """The note on the numbers in a study's table."""
     given = settings.measuring

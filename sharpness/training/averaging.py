@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, update_bn
 
-from sharpness.engine import Recalibrated
+from sharpness.engine import Recalibrated, batchnorms, distributed
 from sharpness.flattening.spectral_normalization import SETTLING, normalized_layers, power_iteration
 from sharpness.methods import Stage
 from sharpness.models import Classifier
@@ -46,3 +46,7 @@ def end_in_average(
     network.eval()
     with autocast(), torch.no_grad():
         update_bn(images, Recalibrated(network))
+    for norm in batchnorms(network):  # the mean over all processes, which have seen equally many batches each
+        for buffer in norm.buffers(recurse=False):
+            summed = distributed.total(buffer)
+            buffer.copy_(summed / distributed.world_size() if buffer.is_floating_point() else summed)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from sharpness.data import ImageSet, LongTailData, augment_batches, epoch_indices, mixup
-from sharpness.engine import ClassSums, class_sums
+from sharpness.engine import ClassSums, class_sums, distributed
 from sharpness.flattening.spectral_normalization import normalized_layers, power_iteration
 from sharpness.methods import Stage
 from sharpness.models import Classifier
-from sharpness.steps import Batch, Context, EpochRule
+from sharpness.steps import Batch, Context, EpochRule, Shards
 from sharpness.training.state import epoch_generator
 from sharpness.training.steps import Steps
 
@@ -32,8 +33,8 @@ def run_epoch(stage: Stage, network: Classifier, steps: Steps, data: LongTailDat
     total, seen = torch.zeros((), dtype=torch.float64, device=data.train.images.device), 0
     for batch in training_batches(stage, network, data, context):
         power_iteration(normalized)
-        total += steps(rule, batch, context).double() * len(batch.x)
-        seen += len(batch.x)
+        total += steps(rule, batch, context).double() * len(batch)
+        seen += len(batch)
     return float(total) / seen
 
 
@@ -43,20 +44,61 @@ def epoch_context(counts: Tensor, stage: Stage, epoch: int, seed: int, index: in
     return Context(counts, epoch, stage.epochs, generator, noise, cast)
 
 
-def training_batches(stage: Stage, network: nn.Module, data: LongTailData, context: Context) -> Iterator[Batch]:
-    """The batches of one epoch: sampled, augmented, normalised, mixed, and transformed with help of the network."""
-    train, generator = data.train, context.generator
+def training_batches(
+    stage: Stage, network: nn.Module, data: LongTailData, context: Context
+) -> Iterator[Batch | Shards]:
+    """The batches of one epoch: sampled, augmented, normalised, mixed, and transformed with help of the network.
+
+    A batch is cut into ``context.shards`` of nearly equal size, of which every process makes its own. Each shard has
+    random numbers of its own for the epoch, whichever process it falls to; the weight of a mixture is one for a batch.
+    An incomplete batch that does not give every shard two images, which BatchNorm needs, is left out.
+    """
+    train, generator, shards = data.train, context.generator, context.shards
     late = stage.late(context.epoch)
     sampler = late.sampler if late else stage.sampler
     indices = epoch_indices(sampler, train.labels.cpu(), data.num_classes, generator).to(train.labels.device)
-    smallest = stage.batch_size if stage.drop_last else 2
+    smallest = stage.batch_size if stage.drop_last else 2 * shards
     chunks = [chunk for chunk in indices.split(stage.batch_size) if len(chunk) >= smallest]
+    if shards == 1:
+        yield from made_batches(stage, network, data, context, chunks)
+        return
+    *seeds, mixing = torch.randint(2**62, (shards + 1,), generator=generator).tolist()
+    generators = [Generator().manual_seed(seed) for seed in seeds]
+    cut = [chunk.tensor_split(shards) for chunk in chunks]
+    own = distributed.consecutive(shards)
+    streams = [
+        made_batches(
+            stage, network, data, replace(context, generator=generators[s]), [pieces[s] for pieces in cut],
+            Generator().manual_seed(mixing),
+        )
+        for s in own
+    ]  # fmt: skip
+    mine = tuple(generators[s] for s in own)
+    for chunk, pieces, *parts in zip(chunks, cut, *streams, strict=True):
+        sizes = tuple(map(len, pieces))
+        yield Shards(tuple(parts), mine, own.start, sizes, train.labels[chunk], distributed.total)
+
+
+def made_batches(
+    stage: Stage,
+    network: nn.Module,
+    data: LongTailData,
+    context: Context,
+    chunks: Sequence[Tensor],
+    mixing: Generator | None = None,
+) -> Iterator[Batch]:
+    """The batches of images at some indices, with the random numbers of the context.
+
+    Args:
+        mixing: of the weights of mixtures, unless that is the context's.
+    """
+    train, generator, late = data.train, context.generator, stage.late(context.epoch)
     pixels = augment_batches(train.images, chunks, data.augmentation, data.padding, generator)
     for chunk, images in zip(chunks, pixels, strict=True):
         x, y = train.normalize(images), train.labels[chunk]
         batch = Batch(channels_last(x), y)
         if stage.mixup:
-            mixed, partner, lam = mixup(x, stage.mixup, generator)
+            mixed, partner, lam = mixup(x, stage.mixup, generator, mixing)
             batch = Batch(channels_last(mixed), y, y[partner], lam)
         if late and late.transform:
             with torch.enable_grad():
@@ -65,29 +107,36 @@ def training_batches(stage: Stage, network: nn.Module, data: LongTailData, conte
 
 
 def channels_last(x: Tensor) -> Tensor:
+    """Images in the layout in which convolutions are fastest."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def evaluate(
     network: nn.Module, images: ImageSet, num_classes: int, cast: Any, batch_size: int | None = None
 ) -> ClassSums:
-    """Sums of cross-entropy and of correct predictions by class, in eval mode; the mode is restored."""
+    """Sums of cross-entropy and of correct predictions by class, in eval mode; the mode is restored.
+
+    Processes share the batches.
+    """
     batch_size = batch_size or (500 if images.images.device.type == "cpu" else 2500)
 
     def forward(x: Tensor) -> Tensor:
         with cast():
             return network(channels_last(images.normalize(x))).float()
 
-    starts = range(0, len(images), batch_size)
+    starts = range(0, len(images), batch_size)[distributed.rank() :: distributed.world_size()]
+    labels = torch.cat([images.labels[:0], *(images.labels[i : i + batch_size] for i in starts)])
     pairs = ((images.images[i : i + batch_size], images.labels[i : i + batch_size]) for i in starts)
     batches = ((x, y, torch.ones_like(y, dtype=torch.float32)) for x, y in pairs)
     training = network.training
     network.eval()
     try:
         loss = partial(F.cross_entropy, reduction="none")
-        return class_sums(forward, batches, loss, images.labels, num_classes, num_classes)
+        sums = class_sums(forward, batches, loss, labels, num_classes, num_classes)
     finally:
         network.train(training)
+    rows = np.stack([sums.loss, sums.weight, sums.correct, sums.count])
+    return ClassSums(*distributed.total(torch.from_numpy(rows)).numpy())
 
 
 def untested(num_classes: int) -> ClassSums:

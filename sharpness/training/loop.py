@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from sharpness.checkpoints import Manifest, save_checkpoint
 from sharpness.data import LongTailData
-from sharpness.engine import ClassSums, exact_float32, resolve_device, seeded, without_autocast
+from sharpness.engine import ClassSums, distributed, exact_float32, seeded, without_autocast
 from sharpness.errors import UserError, require_whole
 from sharpness.flattening.spectral_normalization import ordinary_state
 from sharpness.methods import Recipe, Stage, build_recipe, flattened
@@ -32,6 +33,7 @@ from sharpness.training.optimizer import make_optimizer, put_back
 from sharpness.training.own_network import check_network, fingerprint
 from sharpness.training.parts import Helper, add_parts, read_helper
 from sharpness.training.precision import autocast, resolve_precision
+from sharpness.training.processes import own_device, require_shares
 from sharpness.training.state import RunFolder, RunState, epoch_generator, run_name
 from sharpness.training.steps import Replays, side_stream, stage_steps
 from sharpness.training.watched import MakeWatcher, Watcher, all_trainable
@@ -53,6 +55,7 @@ def train(
     precision: str = "auto",
     device: str | torch.device | None = None,
     augmentation: str | None = None,
+    shards: int = 1,
     resume: bool = False,
     snapshots: int | None = None,
     test_every: int = 1,
@@ -81,6 +84,9 @@ def train(
         device: such as ``"cuda"``; a GPU if there is one unless given.
         augmentation: a name of ``sharpness.data.AUGMENTATIONS``, such as ``"autoaugment-cutout"``; the data set's
             usual one unless given. Another one is part of the run's name and label.
+        shards: V, the parts that every batch is cut into: BatchNorm, mixup and what a method adds see one of them, loss
+            and gradient are those of the batch. Under torchrun the processes share them, V / W each of W; a single one
+            takes all in turn, so that memory is that of one. Results do not depend on W.
         resume: continue an unfinished run in ``out``; it ends in the same weights as an uninterrupted one.
         snapshots: number of epochs (of all stages together) between checkpoints, from the start on, as
             ``OUT/snapshots/epoch-0001.pt``; a resumed run keeps them as well.
@@ -97,7 +103,8 @@ def train(
         epoch are those of the average, and of the epochs before those of the weights that are trained.
 
     Raises:
-        UserError: unknown names, or a folder that holds something else, or the same run without snapshots.
+        UserError: unknown names, a folder that holds something else, or the same run without snapshots; shards that
+            batches or processes cannot be divided by.
         FloatingPointError: the training loss is not finite.
 
     >>> import tempfile
@@ -110,10 +117,13 @@ def train(
     if snapshots is not None and not (isinstance(snapshots, int) and snapshots >= 1):
         raise UserError(f"snapshots={snapshots!r}: give the epochs from one to the next, at least 1")
     require_whole("test_every", test_every, 1)
-    device = resolve_device(device)
+    distributed.start()
+    device = own_device(device)
     data = data.augmented(augmentation)
     recipe = build_recipe(method, data.longtail, **options)
     recipe = flattened(recipe, flatten).with_epochs(epochs).with_batch_size(batch_size, len(data.train))
+    recipe = recipe.with_shards(shards, len(data.train))
+    require_shares(shards)
     precision = resolve_precision(precision, device, data.train.images.shape[-1])
     architecture = BACKBONES.admit(model) if callable(model) else model or data.default_model
     network = initial_model(recipe, architecture, data, seed)
@@ -130,6 +140,7 @@ def train(
         "flatten": list(flatten),
         **({"helper_sha256": helper.sha256} if helper else {}),
         **({"augmentation": data.other_augmentation} if data.other_augmentation else {}),
+        **({"shards": shards} if shards != 1 else {}),
     }
     identity = {
         "method": method,
@@ -141,27 +152,31 @@ def train(
         **training,
         **({"snapshots": snapshots} if snapshots else {}),
     }
-    name = f"{data.longtail.dataset}-{run_name(method, flatten, options, seed, data.other_augmentation)}"
+    name = f"{data.longtail.dataset}-{run_name(method, flatten, options, seed, data.other_augmentation, shards)}"
     folder = RunFolder(Path(out) if out else Path("runs") / name)
-    with folder.held(), without_autocast():
-        state = folder.claim(identity, resume)
+    # The folder is the first process's: what it reads there it tells the others, and they write nothing.
+    with ExitStack() as stack:
+        stack.enter_context(without_autocast())
+        distributed.on_first(lambda: stack.enter_context(folder.held()))
+        state = distributed.on_first(lambda: folder.claim(identity, resume))
         if state is None:
-            history = check_finished(folder.path, folder.result, identity, training)
-            folder.finish()
+            history = distributed.on_first(lambda: check_finished(folder.path, folder.result, identity, training))
+            distributed.on_first(folder.finish)
             return history
         if vars(state) != vars(RunState()):
             check_progress(state, recipe, folder.path / "state.pt")
         moved = replace(data, train=data.train.to(device), test=data.test.to(device))
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         description = manifest_of(recipe, data, {**identity, "training": training}, device.type)
+        every = distributed.on_first(folder.snapshots)
         watcher = None if monitor is None else monitor(network, moved)
         if watcher is not None and state.watched:
             watcher.load_state_dict(state.watched)
         run = Run(
-            recipe, network, moved, state, folder, seed, precision, description, folder.snapshots(), test_every, watcher
+            recipe, network, moved, state, folder, seed, precision, description, every, test_every, watcher, shards
         )
         carry_out(run, helper)
-        return folder.history()
+        return distributed.on_first(folder.history)
 
 
 @dataclass
@@ -173,6 +188,7 @@ class Run:
         every: epochs from one snapshot to the next; None for no snapshots.
         test_every: epochs from one test to the next.
         watcher: looks at the network after every epoch.
+        shards: of a batch.
     """
 
     recipe: Recipe
@@ -186,6 +202,7 @@ class Run:
     every: int | None = None
     test_every: int = 1
     watcher: Watcher | None = None
+    shards: int = 1
 
     @property
     def device(self) -> torch.device:
@@ -202,7 +219,9 @@ class Run:
         return torch.tensor(self.data.train_counts, device=self.device)
 
     def keep(self, path: Path, **more: Any) -> None:
-        """Write a checkpoint of the present weights, with more entries in its manifest."""
+        """Write a checkpoint of the present weights, with more entries in its manifest; the first process does."""
+        if distributed.rank():
+            return
         description = at_present(self.description, self.recipe, self.state, **more)
         save_checkpoint(path, self.network, description, ordinary_state(self.network))
 
@@ -214,6 +233,11 @@ class Run:
         """Write a snapshot, if one is due after the present number of epochs."""
         if self.snapshot_due(len(self.state.history)):
             self.keep(self.folder.snapshot(len(self.state.history)))
+
+    def save(self) -> None:
+        """Write the state; the first process does."""
+        if not distributed.rank():
+            self.folder.save(self.state)
 
     def note(self, stage: Stage, epoch: int, lr: float, loss: float, tested: ClassSums) -> None:
         """Add an epoch to the history, take its weights into the state, and write a snapshot if one is due."""
@@ -244,8 +268,9 @@ def carry_out(run: Run, helper: Helper | None) -> None:
                     run.keep_snapshot()
                 (run_stage if stage.epochs else pass_through)(stage, run)
                 state.epoch, state.model, state.optimizer, state.average = 0, {}, {}, {}
-    run.keep(run.folder.result, history_sha256=run.folder.save_history(state))
-    run.folder.finish()
+    if not distributed.rank():
+        run.keep(run.folder.result, history_sha256=run.folder.save_history(state))
+        run.folder.finish()
 
 
 def initial_model(recipe: Recipe, architecture: str, data: LongTailData, seed: int) -> Classifier:
@@ -282,10 +307,15 @@ def run_stage(stage: Stage, run: Run) -> None:
     optimizer = make_optimizer(stage, network)
     if state.model:
         put_back(state, network, optimizer, run.saved_state)
+    distributed.copy_from_first(network.state_dict().values())
     counts, cast = run.counts, autocast(run.precision, run.device)
     average = start_average(stage, network, state, run.saved_state)
     steps = stage_steps(network, optimizer, stage.loss, stage.rule, run.device)
     replays = Replays() if run.device.type == "cuda" else None
+
+    def context_of(epoch: int) -> Context:
+        return replace(epoch_context(counts, stage, epoch, run.seed, state.stage, cast), shards=run.shards)
+
     saved = time.monotonic()
     with progress(stage.epochs, stage.name, "epochs") as bar:
         bar.update(state.epoch)
@@ -295,7 +325,7 @@ def run_stage(stage: Stage, run: Run) -> None:
                 group["lr"] = lr * group["factor"]
             # A context of its own for every epoch: its generators depend on seed, stage and epoch alone, so that a
             # resumed run draws the same numbers without any state of theirs.
-            context = replace(epoch_context(counts, stage, epoch, run.seed, state.stage, cast), replayed=replays)
+            context = replace(context_of(epoch), replayed=replays)
             loss = run_epoch(stage, network, steps, data, context)
             if average and stage.averaging and stage.averaging.averages(epoch, stage.epochs):
                 average.update_parameters(network)
@@ -304,10 +334,11 @@ def run_stage(stage: Stage, run: Run) -> None:
                     # Before the test, so that history, snapshot and result of the last epoch are those of the average.
                     # Transforms take a copy: while the batches are made, the network itself has the averaged weights,
                     # and its BatchNorm is in training mode.
-                    after = epoch_context(counts, stage, epoch + 1, run.seed, state.stage, cast)
+                    after = context_of(epoch + 1)
                     whole = replace(stage, drop_last=len(data.train) >= stage.batch_size)
                     batches = training_batches(whole, deepcopy(network), data, after)
-                    end_in_average(network, average, (b.x for b in batches), cast)
+                    images = (part.x for batch in batches for part, _ in batch.parts(after))
+                    end_in_average(network, average, images, cast)
             due = epoch % run.test_every == 0 or epoch == stage.epochs or run.snapshot_due(len(state.history) + 1)
             tested = evaluate(network, data.test, data.num_classes, cast) if due else untested(data.num_classes)
             if not math.isfinite(loss + (tested.mean if due else 0)):
@@ -318,7 +349,7 @@ def run_stage(stage: Stage, run: Run) -> None:
             state.optimizer = optimizer.state_dict()
             run.note(stage, epoch, lr, loss, tested)
             if run.device.type == "cpu" or epoch == stage.epochs or time.monotonic() > saved + SECONDS_LOST:
-                run.folder.save(state)
+                run.save()
                 saved = time.monotonic()
             accuracies = [row["accuracy"] for row in state.history if math.isfinite(row["accuracy"])]
             bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracies[-1]:.3f}" if accuracies else "-")
@@ -334,4 +365,4 @@ def pass_through(stage: Stage, run: Run) -> None:
         return
     tested = evaluate(network, run.data.test, run.data.num_classes, autocast(run.precision, run.device))
     run.note(stage, 0, 0.0, math.nan, tested)
-    run.folder.save(state)
+    run.save()

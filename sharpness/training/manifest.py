@@ -33,7 +33,7 @@ def manifest_of(recipe: Recipe, data: LongTailData, identity: dict[str, Any], de
         options=identity["options"],
         flattening=[f"{o!r}: {o.paper}" for o in map(build_operation, training["flatten"])],
         stages=[repr(s) for s in recipe.stages],
-        card=[stage_card(s, data.augmentation) for s in recipe.stages],
+        card=[stage_card(s, data.augmentation, recipe.shards) for s in recipe.stages],
         notes=list(recipe.notes),
         training={**training, "sharpness": __version__, "torch": str(torch.__version__), "device": device},
         longtail=data.longtail,

@@ -21,7 +21,8 @@ from torch.utils._pytree import tree_map_only
 
 from sharpness.checkpoints import read_safely
 from sharpness.errors import UserError, shown
-from sharpness.files import only_process, refusal, remove_abandoned, write_archive, write_atomically
+from sharpness.files import refusal, remove_abandoned, write_archive, write_atomically
+from sharpness.locks import only_process
 from sharpness.training.believed import damaged
 from sharpness.untrusted.checksums import checksum, is_whole, sealed
 from sharpness.untrusted.plain_json import parse_json
@@ -44,16 +45,19 @@ def run_name(
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
     augmentation: str | None = None,
+    shards: int = 1,
 ) -> str:
     """The default folder name of a run, which distinguishes it from others on the same data.
 
     Args:
         augmentation: where it is not the data set's usual one.
+        shards: of a batch.
 
     >>> run_name("ldam-drw", ["sam:0.1", "swa"], seed=2), run_name("cc-sam", options={"stage2": False})
     ('ldam-drw+sam-0.1+swa-seed2', 'cc-sam-stage2=false-seed0')
     """
     extras = [*(f"{k}={v}" for k, v in (options or {}).items()), *([augmentation] if augmentation else [])]
+    extras += [f"shards={shards}"] if shards != 1 else []
     words = ["+".join([method, *flatten]), *extras, f"seed{seed}"]
     return re.sub(r"[^\w.+=-]", "-", "-".join(words).lower())
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Generator, Tensor, nn
 
-from sharpness.steps import Batch, Context, Loss, Rule
+from sharpness.steps import Batch, Context, Loss, Rule, Shards
 
 logger = logging.getLogger("sharpness")
 T = TypeVar("T")
@@ -27,7 +27,7 @@ class Steps:
     def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss) -> None:
         self.network, self.optimizer, self.loss = network, optimizer, loss
 
-    def __call__(self, rule: Rule, batch: Batch, context: Context) -> Tensor:
+    def __call__(self, rule: Rule, batch: Batch | Shards, context: Context) -> Tensor:
         """Make a step on a batch, and return its loss before the step, a scalar without a graph."""
         self.optimizer.zero_grad(set_to_none=True)
         value = rule.backward(self.network, batch, self.loss, context)
@@ -103,7 +103,9 @@ class ReplayedSteps(Steps):
         self._captures: dict[int, Capture] = {}
         self._by_epoch = self._refused = False
 
-    def __call__(self, rule: Rule, batch: Batch, context: Context) -> Tensor:
+    def __call__(self, rule: Rule, batch: Batch | Shards, context: Context) -> Tensor:
+        if isinstance(batch, Shards):  # what processes exchange is not captured
+            return super().__call__(rule, batch, context)
         # The numbers refer to the docstring of the class.
         size = len(batch.x)
         if size not in self._shapes:  # 1

@@ -12,7 +12,7 @@ from sharpness.data import LongTailData
 
 
 class Watcher(Protocol):
-    """What looks at the network after every epoch and leaves it as it was; its state resumes with the run."""
+    """An observer of the network after every epoch, which leaves it as it was; its state resumes with the run."""
 
     def step(self, epoch: float | None = None, lr: float | None = None, event: str = "") -> Any:
         """Look at the network after an epoch, counted over all stages."""

@@ -1,6 +1,7 @@
 """What the system refuses ends in one line; nothing of the user's is removed; commands do not race."""
 
 import errno
+import functools
 import os
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import pytest
 import sharpness
 from sharpness.cli import main
 from sharpness.data import load_data
-from sharpness.files import only_process
+from sharpness.locks import only_process
+from sharpness.models import BACKBONES, CifarResNet
 
 
 @pytest.fixture(scope="module")
@@ -119,11 +121,19 @@ def test_a_run_that_diverges_is_told_in_one_line(tmp_path, capsys, monkeypatch):
     one_line(capsys, main(COMMANDS["train"](None, tmp_path)), "training diverged", "smaller learning rate")
 
 
+@pytest.fixture(scope="module")
+def published_run(tmp_path_factory):
+    """Of the network that other processes have under this name."""
+    out = tmp_path_factory.mktemp("published") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "resnet8", functools.partial(CifarResNet, 8))
+        assert main(["train", "--method", "ce", "--epochs", "1", "--out", str(out)]) == 0
+    return out
+
+
 @pytest.mark.parametrize("stdout", ["full", "closed", "nobody reads"])
-@pytest.mark.usefixtures("published_resnet8")
-def test_an_output_that_takes_nothing_ends_in_one_line_after_the_file_is_written(stdout, tmp_path):
-    assert main(["train", "--method", "ce", "--epochs", "1", "--out", str(run := tmp_path / "run")]) == 0
-    command = [sys.executable, "-m", "sharpness", *COMMANDS["measure"](run, tmp_path)]
+def test_an_output_that_takes_nothing_ends_in_one_line_after_the_file_is_written(stdout, published_run, tmp_path):
+    command = [sys.executable, "-m", "sharpness", *COMMANDS["measure"](published_run, tmp_path)]
     if stdout == "full" and not os.path.exists("/dev/full"):
         pytest.skip("there is no /dev/full")
     if stdout == "full":

@@ -2,6 +2,8 @@
 
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
 
 import sharpness
@@ -26,6 +28,7 @@ SMALL = ("--plane", "3", "--limit-per-class", "1", "--adaptive", "0")
         (["--plane", "0"], "there is nothing to draw"),
         (["--plane", "0", "--line", "5", "--interactive"], "--interactive draws a plane"),
         (["--interactive"], "plotly is not installed"),
+        (["--basins", "--quantity", "accuracy"], "--basins are of the loss over a plane"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_before_anything_is_evaluated(options, message, run, mistake, monkeypatch):
@@ -51,6 +54,23 @@ def test_other_unfinished_work_in_the_folder_stays(run, undrawn, tmp_path, monke
     assert [p.name for p in kept.glob("[!.]*")] == [left]
     assert main(["landscape", str(run), *SMALL, "--seed", "2", "--out", str(tmp_path)]) == 0
     assert not kept.exists()
+
+
+def test_basins_are_a_table_and_outlined_on_contours(run, tmp_path, capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        sys.modules["sharpness.cli.landscape"], "save_drawn", lambda picture, path, *_: drawn.append((picture, path))
+    )
+    command = ["landscape", str(run), *SMALL, "--of", "many", "--basins", "--out", str(tmp_path)]
+    assert main(command) == 0
+    written = pd.read_csv(tmp_path / "basins.csv")
+    plane = load_result(next(tmp_path.glob("plane-*.nc")))
+    pd.testing.assert_frame_equal(
+        written.drop(columns=["model", "of"]), plane.basins("many").to_frame(), check_exact=False
+    )
+    assert "holds_model" in capsys.readouterr().out
+    gids = {path.name: [line.get_gid() for ax in np.ravel(picture) for line in ax.lines] for picture, path in drawn}
+    assert "bottom" in gids["contour"] and "bottom" not in gids["surface"]
 
 
 def test_labels_that_look_alike_have_files_of_their_own(run, undrawn, tmp_path, monkeypatch):

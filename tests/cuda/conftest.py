@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import sys
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from elsewhere import pretence
 
 from sharpness import Objective, load_data
-from sharpness.models import build_model
+from sharpness.models import BACKBONES, CifarResNet, build_model
 
 ABSENT = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
@@ -44,10 +45,16 @@ def device(request):
 
 @pytest.fixture(scope="session")
 def problem():
-    """ResNet-8 with running statistics of its own, 12, 7 and 4 random images of 16 x 16."""
+    """ResNet-8 with running statistics of its own, 12, 7 and 4 random images of 16 x 16.
+
+    Tensors that pretend take their time for every number: without a GPU it has a quarter of the planes.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = build_model("resnet8", num_classes=3, in_channels=1).double()
+        with pytest.MonkeyPatch.context() as patch:
+            if not torch.cuda.is_available():
+                patch.setitem(BACKBONES, "resnet8", functools.partial(CifarResNet, 8, width=4))
+            model = build_model("resnet8", num_classes=3, in_channels=1).double()
         with torch.no_grad():
             model(torch.randn(32, 1, 16, 16, dtype=torch.float64) + 0.3)
         y = torch.tensor([0] * 12 + [1] * 7 + [2] * 4)

@@ -6,7 +6,7 @@ for numbers elsewhere, and makes no array of what was not brought to the CPU fir
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 #: What the tensors say; of torch's own devices this is the one that every build knows and autograd runs anywhere.
 NAME = "meta"
@@ -69,13 +68,34 @@ class Pretence(TorchDispatchMode):
         return run(function, args, kwargs or {})
 
 
+def leaves_of(value: Any) -> Iterator[Any]:
+    """What is in lists and tuples; torch's own trees take most of the time of small operations."""
+    if isinstance(value, list | tuple):
+        for one in value:
+            yield from leaves_of(one)
+    else:
+        yield value
+
+
+def mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """The same lists and tuples of what a function returns for each leaf."""
+    if isinstance(value, list | tuple):
+        return type(value)(mapped(function, one) for one in value)
+    return function(value)
+
+
+def inner(value: Any) -> Any:
+    """The tensor of the CPU, of one that is elsewhere."""
+    return value.inner if isinstance(value, Elsewhere) else value
+
+
 def run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """One operation, on the CPU; what comes of tensors that are elsewhere is elsewhere.
 
     Raises:
         RuntimeError: tensors of two devices, or a generator of the CPU for numbers elsewhere.
     """
-    leaves, layout = tree_flatten((args, kwargs))
+    leaves = list(leaves_of((args, tuple(kwargs.values()))))
     tensors = [t for t in leaves if isinstance(t, Tensor)]
     away = [t for t in tensors if isinstance(t, Elsewhere)]
     packet = function.overloadpacket
@@ -90,8 +110,7 @@ def run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         goes = isinstance(args[0], Elsewhere)
     if goes and any(isinstance(leaf, torch.Generator) for leaf in leaves):
         raise RuntimeError(f"Expected a generator of this device: {function} with one of the CPU")
-    given = [t.inner if isinstance(t, Elsewhere) else t for t in leaves]
-    plain_args, plain_kwargs = tree_unflatten(given, layout)
+    plain_args, plain_kwargs = mapped(inner, args), {name: mapped(inner, value) for name, value in kwargs.items()}
     if asked is not None and torch.device(asked).type == NAME:
         plain_kwargs = {**plain_kwargs, "device": torch.device("cpu")}
     with torch.utils._python_dispatch._disable_current_modes():
@@ -103,7 +122,7 @@ def run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             return t
         return wrappers.get(id(t)) if id(t) in wrappers else Elsewhere(t)
 
-    return tree_map(wrap, result)
+    return mapped(wrap, result)
 
 
 @contextmanager

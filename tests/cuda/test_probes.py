@@ -34,7 +34,7 @@ PROBES = {
     "errors of an end": lambda o: eigenvalues(o, per_class=True, standard_errors=True),
     "ends of Gauss-Newton": lambda o: eigenvalues(o, per_class=True, kind="ggn"),
     "end per layer": lambda o: eigenvalues(o, per_layer=True),
-    "density": lambda o: spectral_density(o, per_class=True, draws=2, steps=10),
+    "density": lambda o: spectral_density(o, per_class=True, draws=2, steps=4),
     "trace": lambda o: trace(o, per_class=True, draws=3),
     "trace, sketched": lambda o: trace(o, estimator="hutch++", draws=9),
     "trace per layer": lambda o: trace(o, per_layer=True, draws=3),

@@ -146,7 +146,7 @@ def test_the_widget_runs_the_module_of_the_page():
     pytest.importorskip("anywidget", reason="anywidget is not installed")
     explorer = sharpness.explore(everything())
     page = page_of(explorer.payload)
-    assert type(explorer.widget)._esm in page
+    assert explorer.widget._esm in page
     assert explorer.widget.payload == explorer.payload and explorer.selection == {}
     bundle = explorer._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in (bundle[0] if isinstance(bundle, tuple) else bundle)

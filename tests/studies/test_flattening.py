@@ -12,7 +12,12 @@ import torch
 from sharpness import Objective, UserError, checkpoint_objective, load_data, register_measure
 from sharpness.models import BACKBONES
 from sharpness.probes import MEASURES
-from sharpness.studies import cells as cells_module, make_flattening_study, settings as settings_module, workers
+from sharpness.studies import (
+    cells as cells_module,
+    make_flattening_study,
+    run as run_module,
+    settings as settings_module,
+)
 from sharpness.studies.grid import draw_grid
 from sharpness.training import loop
 
@@ -177,11 +182,11 @@ def copies(monkeypatch):
 
     The network of these tests is theirs, too.
     """
-    context, registered = multiprocessing.get_context("forkserver"), workers.registered
-    context.set_forkserver_preload(["sharpness.studies.workers"])
+    context, registered = multiprocessing.get_context("forkserver"), run_module.registered
+    context.set_forkserver_preload(["sharpness.studies.run"])
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: {"spawn": context}[method])
     resnet8 = {"sharpness.models": {"resnet8": (BACKBONES["resnet8"], "resnet8")}}
-    monkeypatch.setattr(workers, "registered", lambda needed: registered(needed) | resnet8)
+    monkeypatch.setattr(run_module, "registered", lambda needed: registered(needed) | resnet8)
 
 
 @pytest.mark.usefixtures("copies")

@@ -12,7 +12,7 @@ import torch
 
 from sharpness import load_checkpoint, train
 from sharpness.errors import SystemRefusal, UserError
-from sharpness.files import only_process
+from sharpness.locks import only_process
 from sharpness.training.state import RunFolder
 
 SETTINGS = {"epochs": 3, "seed": 2, "batch_size": 95, "precision": "float32"}

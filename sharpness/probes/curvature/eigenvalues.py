@@ -18,9 +18,10 @@ from sharpness.probes.curvature.bootstrap import require_resamples
 from sharpness.probes.curvature.class_shares import owners_of
 from sharpness.probes.curvature.kept_vectors import vectors_are_kept
 from sharpness.probes.curvature.layers import eigenvalues_by_layer
-from sharpness.probes.curvature.row_eigenvalues import RowEigenvalues
+from sharpness.probes.curvature.row_eigenvalues import LARGEST, SMALLEST, RowEigenvalues, solved
 from sharpness.probes.curvature.rows import rows_of
 from sharpness.probes.curvature.verification import check_eigenvalue
+from sharpness.probes.shared.cost import announce_rows
 from sharpness.probes.shared.probe import Given, comparable_by_layer
 from sharpness.progress import progress
 from sharpness.results import EigenvalueResult
@@ -83,8 +84,8 @@ def eigenvalues(
             objective's own unless given, which are plain.
         verify: compare each row's first eigenvalue with the rise of the loss along its vector, in ``result.checks``.
         resume: a folder for unfinished work; the same call goes on there, and ends with the same bits.
-        executor: does the rows, each a task that can be pickled; threads of this process that share its processors
-            unless given.
+        executor: does the rows, each a task that can be pickled, see :func:`sharpness.cluster`; threads of this process
+            that share its processors unless given.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Returns:
@@ -129,8 +130,11 @@ def eigenvalues(
     task = RowEigenvalues(
         work, k, which, tol, max_iterations, seed, kind, bootstrap, standard_errors, keep_vectors or verify
     )
+    if executor is not None and rows.several:
+        usual = k * (LARGEST if which == "LA" else LARGEST + SMALLEST)
+        announce_rows(rows.whole, "eigenvalues", usual, rows.samples[rows.samples > 0].tolist(), executor)
     with progress(None, "eigenvalues", "products") as bar:
-        done = rows.map(work, task, bar, executor, basis=max_iterations)
+        done = solved(rows, task, bar, executor)
     checks = [
         check_eigenvalue(part, rows.names[i], float(done[i]["values"][0]), torch.as_tensor(done[i]["vectors"][0]))
         for i, part in (rows.present if verify else [])

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from sharpness.curvature import Eigenpairs, LanczosState, lanczos
+from sharpness.curvature import Eigenpairs, LanczosState, extremes, lanczos, lanczos_memory
 from sharpness.engine import CurvatureOperator, mean_error
 from sharpness.objective import Objective
+from sharpness.probes.curvature.classifier import LastLayer
 from sharpness.probes.curvature.resampling import resampled_ends
-from sharpness.probes.curvature.rows import Told, unheard
+from sharpness.probes.curvature.rows import Rows, Told, unheard
 from sharpness.probes.curvature.start_vectors import start_vector
 from sharpness.probes.shared.work import Arrays, Work
 
+#: Products that a run usually takes for the largest eigenvalue, and for the smallest one beside it, with what else a
+#: row takes: the gradient that it starts from, and the quadratic forms of its images.
+LARGEST, SMALLEST = 8, 12
+#: Bytes of a basis that is kept though nothing but the ends of a spectrum is asked for; its run can be continued.
+BASIS = 2**30
 #: Quadratic forms below this part of the largest eigenvalue are rounding.
 SEEN = 1e-6
 
@@ -42,6 +49,8 @@ class RowEigenvalues:
     def __call__(self, row: int, part: Objective, told: Told = unheard) -> Arrays:
         """The arrays of the row, after any number of calls of ``told`` with a number of products."""
         with part.operator(kind=self.kind) as operator:
+            if self.needs_no_basis(part):
+                return self._extremes(part, operator, told)
             kept = self.work.unfinished(row)
             state = None if kept is None else LanczosState.of(kept, part.device)
             told(0 if state is None else state.products)
@@ -72,6 +81,25 @@ class RowEigenvalues:
                 told(more)
         return found
 
+    def needs_no_basis(self, part: Objective) -> bool:
+        """True if nothing asks for eigenvectors, and a basis would be large: the ends alone take three vectors."""
+        vectors = self.k > 1 or self.keep_vectors or self.bootstrap or self.standard_errors
+        return not vectors and lanczos_memory(part.num_parameters, self.max_iterations, part.dtype) > BASIS
+
+    def _extremes(self, part: Objective, operator: CurvatureOperator, told: Told) -> Arrays:
+        start = None
+        if operator.keeps:
+            start = start_vector(operator.gradient(), [p.numel() for p in part.parameters], self.which)
+        found = extremes(
+            operator, operator.size, self.which, tol=self.tol, max_iterations=self.max_iterations,
+            generator=torch.Generator().manual_seed(self.seed), dtype=part.dtype, device=part.device, start=start,
+            callback=told,
+        )  # fmt: skip
+        return {
+            "values": found.values, "residuals": found.residuals, "converged": found.converged,
+            "products": found.products,
+        }  # fmt: skip
+
     def _numbers(self, part: Objective, operator: CurvatureOperator, pairs: Eigenpairs) -> dict[str, Any]:
         numbers: dict[str, Any] = {
             "values": pairs.values,
@@ -82,14 +110,46 @@ class RowEigenvalues:
         if self.keep_vectors:
             numbers["vectors"] = pairs.vectors.cpu().numpy()
         if self.bootstrap or self.standard_errors:
-            weights = part.weights.double().numpy()
-            forms = [part.quadratic_forms(v, operator=operator) for v in pairs.vectors]
-            numbers["errors"] = np.array([mean_error(f, weights) for f in forms])
-            sizes = np.abs(forms) * weights
-            total = sizes.sum(axis=1)
-            # Along a direction that no sample sees, such as a shift of all logits, they are rounding: nobody has a
-            # share.
-            seen = total > SEEN * weights.sum() * np.abs(pairs.values).max()
-            with np.errstate(invalid="ignore", divide="ignore"):
-                numbers["top_share"] = np.where(seen, sizes.max(axis=1) / total, np.nan)
+            forms = np.stack([part.quadratic_forms(v, operator=operator) for v in pairs.vectors])
+            numbers |= over_images(pairs.values, forms, part.weights.double().numpy())
         return numbers
+
+
+def over_images(values: np.ndarray, forms: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Standard errors of eigenvalues (m,) over images, and the part of the image that counts most.
+
+    Args:
+        values: the eigenvalues.
+        forms: (m, n) v' H_i v of every image.
+        weights: (n,) of the images.
+
+    Returns:
+        ``errors`` and ``top_share``, (m,) each.
+    """
+    sizes = np.abs(forms) * weights
+    total = sizes.sum(axis=1)
+    # Along a direction that no sample sees, such as a shift of all logits, they are rounding: nobody has a share.
+    seen = total > SEEN * weights.sum() * np.abs(values).max()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = np.where(seen, sizes.max(axis=1) / total, np.nan)
+    return {"errors": np.array([mean_error(one, weights) for one in forms]), "top_share": share}
+
+
+def solved(rows: Rows, task: RowEigenvalues, bar: Any, executor: Executor | None = None) -> dict[int, Arrays]:
+    """The arrays of every row: of a last layer in closed form, of anything else by products."""
+    layer = None if task.bootstrap else LastLayer.of(rows.whole)
+    if layer is None or 2 * task.k > rows.whole.num_parameters:
+        return rows.map(task.work, task, bar, executor, basis=task.max_iterations)
+
+    def closed(row: int) -> Arrays:
+        bar.set_postfix_str(rows.names[row])
+        indices = rows.indices(row)
+        pairs = layer.eigenpairs(
+            indices, task.k, task.which, task.kind == "hessian", task.keep_vectors, tol=task.tol,
+            max_iterations=task.max_iterations, generator=torch.Generator().manual_seed(task.seed), callback=bar.update,
+        )  # fmt: skip
+        found = {name: getattr(pairs, name) for name in ("values", "residuals", "converged", "products", "vectors")}
+        found |= over_images(pairs.values, pairs.forms, rows.whole.weights.double().numpy()[indices])
+        return {name: value for name, value in found.items() if value is not None}
+
+    return dict(task.work.rows([i for i, _ in rows.present], closed))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Executor, wait
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from sharpness.clusters import Parcel, do_all, parcelled, scratch_of
 from sharpness.engine import Here, Workers
 from sharpness.errors import UserError
 from sharpness.objective import Objective
@@ -52,6 +53,13 @@ class Rows:
     @property
     def present(self) -> list[tuple[int, Objective]]:
         return [(i, part) for i, part in enumerate(self.parts) if part is not None]
+
+    def indices(self, row: int) -> np.ndarray:
+        """The samples of a row, among those of all: a row behind those of classes or groups has all of them."""
+        members = list(self.whole.groups.values()) if self.grouped else [(c,) for c in range(self.whole.num_classes)]
+        if not self.several or row >= len(members):
+            return np.arange(self.whole.num_samples)
+        return np.flatnonzero(np.isin(self.whole.classes.numpy(), members[row]))
 
     @property
     def samples(self) -> np.ndarray:
@@ -98,9 +106,9 @@ class Rows:
             work: where they are kept.
             task: computes a row; is pickled for an executor whose workers are other processes.
             bar: of products.
-            executor: where rows are computed; unless given in threads of this process, as many as it has processors
-                and memory for: each with one of torch's threads if there are as many rows, so that the numbers are
-                those of a process with one.
+            executor: where rows are computed, see :func:`sharpness.cluster`; unless given in threads of this process,
+                as many as it has processors and memory for: each with one of torch's threads if there are as many rows,
+                so that the numbers are those of a process with one.
             basis: vectors of the size of the model that a row keeps.
 
         Returns:
@@ -111,29 +119,54 @@ class Rows:
             if (found := work.row(i)) is not None:
                 done[i] = found
                 bar.update(int(np.sum(found["products"])))
-        left = [i for i in parts if i not in done]
-        with nullcontext(executor) if executor is not None else row_workers(self.whole, len(left), basis) as pool:
+        left = {i: parts[i] for i in parts if i not in done}
+        if executor is None:
+            done |= self._side_by_side(work, task, bar, left, basis)
+        elif left:
+            done |= self._sent(work, task, bar, left, executor)
+        return dict(sorted(done.items()))
+
+    def _side_by_side(
+        self, work: Work, task: RowTask, bar: Any, left: dict[int, Objective], basis: int
+    ) -> dict[int, Arrays]:
+        """The arrays of rows that threads of this process compute."""
+        with row_workers(self.whole, len(left), basis) as pool:
 
             def told(products: int) -> None:
                 if isinstance(pool, Workers):
                     pool.look()
                 bar.update(products)
 
-            here = isinstance(pool, Here | Workers)
-            order = left if isinstance(pool, Here) else sorted(left, key=lambda i: -parts[i].num_samples)
             waiting = {}
-            for i in order:
+            for i in left if isinstance(pool, Here) else by_cost(left):
                 bar.set_postfix_str(self.names[i])
-                waiting[i] = pool.submit(partial(kept, work, task), i, parts[i], *([told] if here else []))
+                waiting[i] = pool.submit(kept, work, task, i, left[i], told)
             # Whichever fails first is raised; what nobody waits for any more is stopped by its workers.
             finished, _ = wait(waiting.values(), return_when=FIRST_EXCEPTION)
             for future in finished:
                 future.result()
-            for i, future in waiting.items():
-                done[i] = future.result()
-                if not here:
-                    bar.update(int(np.sum(done[i]["products"])))
-        return dict(sorted(done.items()))
+            return {i: future.result() for i, future in waiting.items()}
+
+    def _sent(
+        self, work: Work, task: RowTask, bar: Any, left: dict[int, Objective], executor: Executor
+    ) -> dict[int, Arrays]:
+        """The arrays of rows that an executor computes: its workers read the whole once, and cut rows out themselves.
+
+        Without a folder that they see, every row is sent to them.
+        """
+        folder, done = scratch_of(executor, work.folder), {}
+        with ExitStack() as parcels:
+            if folder is not None:
+                cut = partial(part_of, self.whole, self.several, self.grouped)
+                shared = parcels.enter_context(parcelled(cut, folder))
+            calls = {
+                i: SentRow(work, task, i, shared if folder is not None else _alone(left[i])) for i in by_cost(left)
+            }
+            for i, found in do_all(executor, calls):
+                done[i] = found
+                bar.set_postfix_str(self.names[i])
+                bar.update(int(np.sum(found["products"])))
+        return done
 
     def fields(self, **settings: Any) -> dict[str, Any]:
         """The fields that every result has. Of groups, the rows take the place of classes."""
@@ -144,11 +177,52 @@ class Rows:
         return common
 
 
+def by_cost(rows: dict[int, Objective]) -> list[int]:
+    """Rows with the longest first, so that the last ones to end are short."""
+    return sorted(rows, key=lambda i: -rows[i].num_samples)
+
+
+def part_of(whole: Objective, several: bool, grouped: bool, row: int) -> Objective:
+    """The objective of a row; the one behind all classes is of all samples."""
+    if grouped:
+        classes = torch.tensor(list(whole.groups.values())[row], dtype=torch.int64)
+        return whole.restrict(torch.isin(whole.classes, classes).nonzero().squeeze(1))
+    return whole.restrict(row) if several and row < whole.num_classes else whole
+
+
+@dataclass(frozen=True)
+class SentRow:
+    """A row for another process: it opens the parcel, and does what no other has done.
+
+    Args:
+        parcel: a function of the row's number that returns its objective.
+    """
+
+    work: Work
+    task: RowTask
+    row: int
+    parcel: Parcel
+
+    def __call__(self) -> Arrays:
+        found = self.work.row(self.row)
+        return kept(self.work, self.task, self.row, self.parcel.open()(self.row)) if found is None else found
+
+
 def kept(work: Work, task: RowTask, row: int, part: Objective, told: Told = unheard) -> Arrays:
     """Do the task of a row, and keep what it found."""
     found = task(row, part, told)
     work.save_row(row, found)
     return found
+
+
+def _alone(part: Objective) -> Parcel:
+    """A row that is sent itself."""
+    with parcelled(partial(_itself, part), None) as parcel:
+        return parcel
+
+
+def _itself(part: Objective, row: int) -> Objective:
+    return part
 
 
 def rows_of(
@@ -178,10 +252,11 @@ def rows_of(
     if per_group:
         if not objective.groups:
             raise UserError("per_group=True, but this objective has no groups: give it groups={name: classes}")
-        parts = []
-        for classes in objective.groups.values():
-            indices = torch.isin(objective.classes, torch.tensor(classes, dtype=torch.int64)).nonzero().squeeze(1)
-            parts.append(objective.restrict(indices) if len(indices) else None)
+        counts = objective.class_samples
+        parts = [
+            part_of(objective, True, True, row) if sum(counts[c] for c in classes) else None
+            for row, classes in enumerate(objective.groups.values())
+        ]
         return Rows(objective, tuple(parts), tuple(objective.groups), several=True, grouped=True)
     if per_class:
         counts = objective.class_samples

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -34,6 +36,7 @@ def spectral_density(
     per_group: bool = False,
     match_samples: int | None = None,
     resume: str | Path | None = None,
+    executor: Executor | None = None,
     **given: Unpack[Given],
 ) -> SpectralDensityResult:
     r"""Estimate the spectral density of the Hessian by stochastic Lanczos quadrature, with its standard error.
@@ -57,6 +60,8 @@ def spectral_density(
             in front of BatchNorm does not change, ``"plain"`` for H itself: see :meth:`Objective.in_coordinates`; the
             objective's own unless given, which are plain.
         resume: a folder for unfinished work; the same call goes on there after the last row that was done.
+        executor: does the rows, each a task that can be pickled, see :func:`sharpness.cluster`; threads of this process
+            that share its processors unless given.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Returns:
@@ -80,23 +85,8 @@ def spectral_density(
     fields = rows.fields(probe="spectral_density", **settings)
     rows.whole.check()
     with progress(draws * steps * len(rows.present), "spectral density", "products") as bar:
-
-        def compute(row: int, part: Objective, told: Told = unheard) -> Arrays:
-            # A generator for every row, so that its vectors are the same whichever rows are done already.
-            with part.operator(kind=kind) as operator:
-                rule = stochastic_lanczos(
-                    operator,
-                    operator.size,
-                    draws,
-                    steps,
-                    generator=torch.Generator().manual_seed(seed),
-                    dtype=part.dtype,
-                    device=part.device,
-                    callback=told,
-                )
-            return {"products": np.array(rule.products), "nodes": rule.nodes, "weights": rule.weights}
-
-        done = rows.map(rows.work(resume, fields["provenance"]), compute, bar, basis=steps)
+        task = partial(_rule, kind=kind, draws=draws, steps=steps, seed=seed)
+        done = rows.map(rows.work(resume, fields["provenance"]), task, bar, executor, basis=steps)
 
     def table(name: str, missing: Any, *shape: int) -> np.ndarray:
         return rows.gather({i: f[name] for i, f in done.items()}, missing, shape)
@@ -109,3 +99,17 @@ def spectral_density(
         sample_products=int((np.atleast_1d(products) * rows.samples).sum()),
         **fields,
     )
+
+
+def _rule(
+    row: int, part: Objective, told: Told = unheard, *, kind: str, draws: int, steps: int, seed: int
+) -> Arrays:  # fmt: skip
+    """The quadrature rules of one row."""
+    # A generator for every row, so that its vectors are the same whichever rows are done already.
+    generator = torch.Generator().manual_seed(seed)
+    with part.operator(kind=kind) as operator:
+        rule = stochastic_lanczos(
+            operator, operator.size, draws, steps, generator=generator, dtype=part.dtype, device=part.device,
+            callback=told,
+        )  # fmt: skip
+    return {"products": np.array(rule.products), "nodes": rule.nodes, "weights": rule.weights}

@@ -11,20 +11,21 @@ import numpy as np
 import torch
 
 from sharpness.curvature import TraceEstimate, hutchinson, hutchpp, random_signs
-from sharpness.engine import KINDS
+from sharpness.engine import KINDS, mean_error
 from sharpness.errors import UserError, choose
 from sharpness.objective import Objective
 from sharpness.probes.curvature.bootstrap import mean_interval, require_resamples
+from sharpness.probes.curvature.classifier import LastLayer
 from sharpness.probes.curvature.layers import trace_by_layer
 from sharpness.probes.curvature.rows import Rows, Told, rows_of, unheard
 from sharpness.probes.curvature.verification import check_sum, check_trace
 from sharpness.probes.shared.column import Column, table_of
 from sharpness.probes.shared.probe import Given, comparable_by_layer
-from sharpness.probes.shared.work import Arrays
+from sharpness.probes.shared.work import Arrays, Work
 from sharpness.progress import progress
 from sharpness.renamed import renamed_arguments
 from sharpness.results import MeasureResult
-from sharpness.results.estimates import Estimate
+from sharpness.results.estimates import Estimate, mean_of
 from sharpness.statistics import interval, mean_and_error
 
 ESTIMATORS = {"hutchinson": hutchinson, "hutch++": hutchpp}
@@ -76,12 +77,13 @@ def trace(
         verify: compare with the rise of the loss under Gaussian noise and, of several rows, their weighted sum with the
             trace of all samples, in ``result.checks``.
         resume: a folder for unfinished work; the same call goes on there after the last row that was done.
-        executor: does the rows, each a task that can be pickled; threads of this process that share its processors
-            unless given.
+        executor: does the rows, each a task that can be pickled, see :func:`sharpness.cluster`; threads of this process
+            that share its processors unless given.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Returns:
-        A table with the one measure ``"trace"``; per layer a :class:`~sharpness.results.LayerResult`.
+        A table with the one measure ``"trace"``, exact, with errors over images, where the scope is a linear or cosine
+        classifier under cross-entropy; per layer a :class:`~sharpness.results.LayerResult`.
         Of a mapping a :class:`~sharpness.Comparison` of such results by label.
 
     Raises:
@@ -107,15 +109,27 @@ def trace(
     settings |= {"match_samples": match_samples, "bootstrap": bootstrap}
     fields = rows.fields(probe="trace", **settings)
     rows.whole.check()
+    plain = estimator == "hutchinson" and not bootstrap and not verify
+    if plain and (layer := LastLayer.of(rows.whole)) is not None:
+        return _exact(rows, layer.traces(kind == "hessian"), kind == "ggn", fields)
     work = rows.work(resume, fields["provenance"])
-    with progress(draws * len(rows.present), "trace", "products") as bar:
-        task = partial(_estimate, estimator=estimator, kind=kind, draws=draws, seed=seed, bootstrap=bootstrap)
-        done = rows.map(work, task, bar, executor)
+    if rows.several and estimator == "hutchinson" and kind == "hessian" and executor is None:
+        done = _of_every_sample(rows, work, draws, seed)
+    else:
+        with progress(draws * len(rows.present), "trace", "products") as bar:
+            task = partial(_estimate, estimator=estimator, kind=kind, draws=draws, seed=seed, bootstrap=bootstrap)
+            done = rows.map(work, task, bar, executor)
     # Added only now, because the provenance is the key of unfinished work, which must not depend on results.
     fields["provenance"]["products"] = int(sum(int(f["products"]) for f in done.values()))
     if verify:
         fields["provenance"]["checks"] = _verify(rows, done, estimator, draws, seed)
     return _result(rows, done, bootstrap, estimator, seed, fields)
+
+
+def require_draws(draws: int) -> None:
+    """Raise a :class:`UserError` unless there are enough random vectors for a standard error."""
+    if draws < 2:
+        raise UserError(f"draws={draws}: a standard error needs at least 2")
 
 
 def _estimate(
@@ -142,10 +156,56 @@ def _estimate(
     }  # fmt: skip
 
 
+def _exact(rows: Rows, traces: np.ndarray, keeps_sign: bool, fields: dict[str, Any]) -> MeasureResult:
+    """The table of traces that are known of every sample, (n,): errors are over images."""
+    weights, nothing = rows.whole.weights.double().numpy(), np.arange(0)
+    members = [rows.indices(i) for i in range(len(rows.parts))] if rows.several else [nothing] * rows.whole.num_classes
+    members.append(np.arange(len(traces)))
+
+    def of_samples(indices: np.ndarray) -> Estimate:
+        if not len(indices):
+            return Estimate(*[np.nan] * 4)
+        value = float(np.average(traces[indices], weights=weights[indices]))
+        error = mean_error(traces[indices], weights[indices])
+        return Estimate(value, error, *np.ravel(interval(value, error, len(indices) - 1, keeps_sign)))
+
+    found = [of_samples(indices) for indices in members]
+    groups = rows.whole.groups if rows.several and not rows.grouped else {}
+    present = rows.whole.class_samples > 0
+    found += [mean_of([found[c] for c in classes if present[c]]) for classes in groups.values()]
+    columns = {"trace": Column(Estimate(*np.array(found, dtype=float).T), "images")}
+    fields["provenance"]["products"] = 0
+    return table_of(columns, np.full(len(members) - 1, -1), **fields)
+
+
+def _of_every_sample(rows: Rows, work: Work, draws: int, seed: int) -> dict[int, Arrays]:
+    """Hutchinson's estimate of every row from z' H_i z of every sample: a pass for each vector, however many rows."""
+    whole, weights = rows.whole, rows.whole.weights.double().numpy()
+    require_draws(draws)
+    generator = torch.Generator().manual_seed(seed)
+    with progress(draws, "trace", "products") as bar, whole.operator() as operator:
+
+        def forms(draw: int) -> Arrays:
+            return {"forms": whole.quadratic_forms(z, operator=operator)}
+
+        table = []
+        for draw in range(draws):
+            z = random_signs(whole.num_parameters, generator, whole.dtype, whole.device)
+            table += [found["forms"] for _, found in work.rows([draw], forms)]
+            bar.update()
+    done = {}
+    for i, _ in rows.present:
+        own = rows.indices(i)
+        of_row, a = np.stack(table)[:, own], weights[own]
+        samples = of_row @ a / a.sum()
+        value, error = mean_and_error(samples)
+        done[i] = {"value": value, "error": error, "products": draws, "samples": samples, "forms": of_row.mean(axis=0)}
+    return done
+
+
 def _per_sample(part: Objective, draws: int, generator: torch.Generator, told: Told) -> Arrays:
     """Hutchinson's estimate for every sample, so that samples can be drawn again."""
-    if draws < 2:
-        raise UserError(f"draws={draws}: a standard error needs at least 2")
+    require_draws(draws)
     forms = []
     for _ in range(draws):
         z = random_signs(part.num_parameters, generator, part.dtype, part.device)

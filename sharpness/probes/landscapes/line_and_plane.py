@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Any, Unpack
 
 import numpy as np
@@ -41,6 +43,7 @@ def line(
     *,
     precision: str = "auto",
     resume: Resume = None,
+    executor: Executor | None = None,
     **given: Unpack[Given],
 ) -> LineResult:
     """Evaluate the loss along a line through the model, ``L(w + x d)`` and every ``L_c(w + x d)``, at evenly spaced x.
@@ -55,6 +58,7 @@ def line(
         seed: of Gaussian directions, and of the start of the eigenvalue iteration.
         precision: see :func:`plane`.
         resume: see :func:`plane`.
+        executor: see :func:`plane`.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Returns:
@@ -77,7 +81,7 @@ def line(
     found = named_directions(objective, directions, 1, seed, normalization)
     points = grid[:, None]
     # Keyed by the displacements, so that the same points are found again however their directions are named.
-    storage = _storage("line", resume, points, found.vectors)
+    storage = _storage("line", resume, executor, points, found.vectors)
     values = _evaluate(objective, base, points, found.vectors, grid.shape, precision, **storage)
     return LineResult(
         x=grid,
@@ -103,6 +107,7 @@ def plane(
     adaptive: float | None = None,
     precision: str = "auto",
     resume: Resume = None,
+    executor: Executor | None = None,
     **given: Unpack[Given],
 ) -> PlaneResult:
     """Evaluate the loss over a plane through the model, ``L(w + x_i d1 + y_j d2)`` in cell [j, i], and per class.
@@ -125,6 +130,7 @@ def plane(
             (three of a line), and takes float32 where the relief of the surface, or of a class, is not 100 times
             as large as the error, or the tolerance of ``adaptive`` not 10 times.
         resume: a folder for points that are done; a call with the same settings goes on with them.
+        executor: does blocks of points, see :func:`sharpness.cluster`; this process does all unless given.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Returns:
@@ -150,7 +156,7 @@ def plane(
     found = named_directions(objective, directions, 2, seed, normalization)
     points = np.stack([c.ravel() for c in np.meshgrid(grid_x, grid_y)], axis=1)
     shape = (len(grid_y), len(grid_x))
-    storage = _storage("plane", resume, points, found.vectors)
+    storage = _storage("plane", resume, executor, points, found.vectors)
     values = _evaluate(objective, base, points, found.vectors, shape, precision, adaptive, **storage)
     evaluations = int(values["evaluated"].sum())  # interpolated points cost nothing
     return PlaneResult(
@@ -191,11 +197,11 @@ def _evaluate(
     """The numbers of a landscape at ``w + sum_j points[:, j] d_j``, in arrays of some shape; ``base`` is at w."""
     own = objective.precision
     chosen = landscape_precision(objective, precision, len(points))
-    table = PointTable(objective, _displacement(points, directions), len(points), precision=chosen, **storage)
+    table = PointTable(objective, _Displacement(points, directions), len(points), precision=chosen, **storage)
     center = np.array([base.mean, *base.class_means, *base.class_accuracies])
     losses = 1 + objective.num_classes
     if precision == "auto" and chosen != own:
-        exact = PointTable(objective, _displacement(points, directions), len(points), precision=own, **storage)
+        exact = PointTable(objective, _Displacement(points, directions), len(points), precision=own, **storage)
         some = spread_points(shape)
         # What was begun goes on, whatever the clock says now: it would begin anew in another precision.
         begun = table.done.any() or exact.done.any()
@@ -233,13 +239,22 @@ def _evaluate(
     }
 
 
-def _displacement(points: np.ndarray, directions: Tensor) -> Callable[[int], Tensor]:
+@dataclass(frozen=True)
+class _Displacement:
     """``sum_j points[i, j] d_j`` of a point i."""
-    return lambda i: sum(float(t) * d for t, d in zip(points[i], directions, strict=True))
+
+    points: np.ndarray
+    directions: Tensor
+
+    def __call__(self, i: int) -> Tensor:
+        first, *others = (float(t) * d for t, d in zip(self.points[i], self.directions, strict=True))
+        return sum(others, first)
 
 
-def _storage(what: str, resume: Resume, points: np.ndarray, directions: Tensor) -> dict[str, Any]:
+def _storage(
+    what: str, resume: Resume, executor: Executor | None, points: np.ndarray, directions: Tensor
+) -> dict[str, Any]:
     """Name, work folder and key of a landscape: the key is a digest of its displacements."""
     digest = hashlib.sha256(points.tobytes())
     digest.update(directions.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return {"what": what, "folder": resume, "settings": {"displacements": digest.hexdigest()}}
+    return {"what": what, "folder": resume, "settings": {"displacements": digest.hexdigest()}, "executor": executor}

@@ -26,7 +26,7 @@ class Optima:
 
 def optima(subject: Subject, settings: Optima) -> dict[str, Column]:
     """Both columns of all classes; all samples together have an optimum of their own, which is not looked for."""
-    found = class_optima(subject.objective, settings.damping, keep_vectors=False)
+    found = class_optima(subject.objective, settings.damping, keep_vectors=False, resume=subject.resume)
     assert isinstance(found, OptimaResult)
     columns = {}
     for name in found:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import pandas as pd
 from sharpness.errors import UserError, choose
 from sharpness.probes.measures.registry import COLUMNS, ENDS, MEASURES
 from sharpness.results.correlations import OUTCOMES, Correlations, stratified_tau
+from sharpness.results.record import read_table
 
 KEYS = ("model", "run", "class", "group")
 #: What earlier versions called the columns of a study's table.
@@ -166,13 +166,11 @@ def _frame(table: Any, what: str) -> pd.DataFrame:
         return table.copy()
     if hasattr(table, "to_frame"):
         return table.to_frame()
-    path = Path(table)
     try:
-        frame = pd.read_json(path) if path.suffix == ".json" else pd.read_csv(path)
-        return _of_study(frame) if {"row", "column", "status"} <= set(frame) else frame
-    except (OSError, ValueError) as error:
-        told = getattr(error, "strerror", None) or "no table"
-        raise UserError(f"{what} {path}: {told}: give what sharpness measure -o wrote, .csv or .json") from None
+        frame = read_table(table)
+    except UserError as error:
+        raise UserError(f"{what} {error}") from None
+    return _of_study(frame) if {"row", "column", "status"} <= set(frame) else frame
 
 
 def _keyed(frame: pd.DataFrame, what: str) -> pd.DataFrame:

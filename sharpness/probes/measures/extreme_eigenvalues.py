@@ -10,16 +10,13 @@ import numpy as np
 
 from sharpness.errors import choose, require_whole
 from sharpness.objective.coordinates import COORDINATES
-from sharpness.probes.curvature.row_eigenvalues import RowEigenvalues
+from sharpness.probes.curvature.row_eigenvalues import LARGEST, SMALLEST, RowEigenvalues, solved
 from sharpness.probes.curvature.rows import rows_of
 from sharpness.probes.measures.measure import Measure, Passes, Subject, require_positive
 from sharpness.probes.shared.column import Column, sample_freedom
 from sharpness.progress import progress
 from sharpness.statistics import interval
 
-#: Products that a run usually takes for the largest eigenvalue, and for the smallest one beside it, with what else a
-#: row takes: the gradient that it starts from, and the quadratic forms of its images.
-LARGEST, SMALLEST = 8, 12
 logger = logging.getLogger("sharpness")
 
 
@@ -61,7 +58,7 @@ def ends_of_spectra(subject: Subject, settings: Lanczos) -> dict[str, Column]:
     work = rows.work(subject.resume, fields["provenance"])
     task = RowEigenvalues(work, 1, which, settings.tol, settings.max_iterations, settings.seed, standard_errors=True)
     with progress(None, "eigenvalues", "products") as bar:
-        done = rows.map(work, task, bar, subject.executor, basis=settings.max_iterations)
+        done = solved(rows, task, bar, subject.executor)
     done[objective.num_classes] = done[max(done)]
     shape = (objective.num_classes + 1, len(ends))
     values, errors, converged = np.full(shape, np.nan), np.full(shape, np.nan), np.ones(shape, dtype=bool)

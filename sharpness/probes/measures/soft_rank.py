@@ -10,7 +10,7 @@ from sharpness.errors import require_whole
 from sharpness.probes.measures.extreme_eigenvalues import LARGEST, Lanczos, ends_of_spectra
 from sharpness.probes.measures.measure import ERROR, Measure, Passes, Subject
 from sharpness.probes.measures.trace import Hutchinson, hessian_trace
-from sharpness.probes.shared.column import Column
+from sharpness.probes.shared.column import Column, sample_freedom
 from sharpness.results.estimates import Estimate
 from sharpness.statistics import interval
 
@@ -51,8 +51,12 @@ def soft_rank(subject: Subject, settings: SoftRank) -> dict[str, Column]:
     members = [[c for c in classes if present[c]] for classes in subject.objective.groups.values()]
     means = [[part[m].mean() if m else np.nan for m in members] for part in (value, np.abs(error))]
     value, error = np.append(value, means[0]), np.append(np.abs(error), means[1])
-    bounds = interval(value, error, settings.trace_draws - 1)
-    return {"soft_rank": Column(Estimate(value, error, *bounds), f"{settings.trace_draws} random vectors")}
+    over, freedom = known["trace"].over, np.full(len(value), settings.trace_draws - 1)
+    if over == "images":  # of a last layer in closed form
+        sizes = subject.objective.class_samples
+        freedom = np.append(sample_freedom(subject.objective), [sizes[m].sum() - 1 for m in members]).astype(int)
+    bounds = interval(value, error, freedom)
+    return {"soft_rank": Column(Estimate(value, error, *bounds), over)}
 
 
 def _passes(settings: SoftRank) -> Passes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Unpack
@@ -13,6 +14,7 @@ import numpy as np
 from torch import nn
 
 from sharpness.checkpoints import Checkpoint, find_checkpoints, load_checkpoint
+from sharpness.clusters import Parcel, do_all, parcelled, scratch_of, width
 from sharpness.data import DATASETS, read_once
 from sharpness.engine import SampleSums, undisturbed
 from sharpness.errors import UserError
@@ -31,6 +33,8 @@ from sharpness.probes.shared.options import MeasureOptions
 from sharpness.probes.shared.probe import table_probe
 from sharpness.probes.shared.trainings import Training, compared
 from sharpness.probes.shared.work import kept_result, key_of
+from sharpness.progress import progress
+from sharpness.registry import registered, take_over
 from sharpness.renamed import renamed_arguments
 from sharpness.results import Comparison, MeasureResult
 
@@ -114,8 +118,8 @@ def measure(
         seed: of directions, vectors and starts.
         resume: a folder for finished and unfinished work; the same call goes on there, model by model and class by
             class.
-        executor: does the eigenvalues and traces of classes, each a task that can be pickled; threads of this process
-            that share its processors unless given.
+        executor: where tasks are done, see :func:`sharpness.cluster`: models, if there are as many as workers, else
+            eigenvalues and traces of classes; in threads of this process that share its processors unless given.
         given_options: of :class:`~sharpness.Objective` for models, or of :func:`checkpoint_objective` for checkpoints.
 
     Returns:
@@ -149,12 +153,59 @@ def measure(
         return _measure_one(as_objective(subject, **options), asked, train_counts, folder, executor, label=label)
     own_losses = options.get("loss") == "training"
     models = side_by_side(subject, lambda one: as_objective(one, **options), own_losses)
+    tables = {}
+    if executor is not None and len(models) >= width(executor):
+        tables = _sent(models, asked, train_counts, folder, executor)
     left = iter(range(len(models), 0, -1))
 
     def table(one: Training) -> MeasureResult:
+        if (one.label, one.run) in tables:
+            return tables[one.label, one.run]
         return _measure_one(one.subject, asked, train_counts, folder, executor, next(left), one.label, one.run)
 
     return compared(models, table)
+
+
+def _sent(
+    models: Sequence[Training], asked: Asked, train_counts: Sequence[int] | None, folder: Path | None,
+    executor: Executor,
+) -> dict[tuple[str, str | None], MeasureResult]:  # fmt: skip
+    """The tables of models, each of which is a task, by label and run."""
+    known, shared = registered([measure.name for measure in asked.settings]), scratch_of(executor, folder)
+    with ExitStack() as parcels:
+        calls = {}
+        for one in models:
+            parcel = parcels.enter_context(parcelled((known, one.subject), shared))
+            numbers = {measure.name: settings for measure, settings in asked.settings.items()}
+            calls[one.label, one.run] = SentTable(
+                parcel, numbers, asked.usual, train_counts, folder, one.label, one.run
+            )
+        announce(f"measuring {', '.join(numbers)} of {len(models)} models on {width(executor)} workers")
+        with progress(len(models), "models", "models") as bar:
+            found = {}
+            for key, result in do_all(executor, calls):
+                found[key] = result
+                bar.update()
+    return found
+
+
+@dataclass(frozen=True)
+class SentTable:
+    """The table of a model for another process; measures by name, because their functions need not be sent."""
+
+    parcel: Parcel
+    settings: dict[str, Any]
+    usual: bool
+    train_counts: Sequence[int] | None
+    folder: Path | None
+    label: str
+    run: str | None
+
+    def __call__(self) -> MeasureResult:
+        known, objective = self.parcel.open()
+        take_over(known)
+        asked = Asked({MEASURES.choose(name): chosen for name, chosen in self.settings.items()}, self.usual)
+        return _measure_one(objective, asked, self.train_counts, self.folder, None, 1, self.label, self.run)
 
 
 def _told_apart(given: Sequence[Any], data: Any, measures: Any) -> tuple[Any, Any]:
@@ -260,7 +311,7 @@ def _measure_one(
         return type(found) is MeasureResult and found.names == names
 
     def compute() -> MeasureResult:
-        _announce(subject, settings, models, label)
+        _announce(subject, settings, models, label, executor)
         columns: dict[str, Column] = {}
         about = Subject(subject, base, names, folder, label, executor, columns)
         with subject.checked(base):
@@ -294,13 +345,18 @@ def _expected(total: Passes, cost: Cost, sizes: Sequence[int]) -> float:
     return alone + max(max(rows), sum(rows) / cost.workers)
 
 
-def _announce(objective: Objective, settings: dict[Measure, Any], models: int, label: str | None) -> None:
+def _announce(
+    objective: Objective, settings: dict[Measure, Any], models: int, label: str | None, executor: Executor | None
+) -> None:
     """Say what comes and how long it should take."""
     passes = [measure.passes(chosen) for measure, chosen in settings.items()]
     total = Passes(*(sum(numbers) for numbers in zip(*passes, strict=True)))
     sizes = objective.class_samples[objective.class_samples > 0].tolist()
     rows = len(sizes) + (len(sizes) > 1 and total.of_all > 0) if total.products else 0
-    seconds = _expected(total, Cost.of(objective, rows, bool(total.gradients)), sizes)
+    cost = Cost.of(objective, rows if executor is None else min(rows, 1), bool(total.gradients))
+    if executor is not None:
+        cost = replace(cost, workers=width(executor))
+    seconds = _expected(total, cost, sizes)
     whose = f"{label or 'the model'} and {models - 1} more" if models > 1 else label or "the model"
     announce(
         f"measuring {', '.join(m.name for m in settings)} of {whose} on {objective.num_samples} samples of "

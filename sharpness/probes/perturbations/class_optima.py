@@ -3,7 +3,8 @@ r"""Displacements to the classes' own optima, where each class wants to go, by d
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Unpack
+from pathlib import Path
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ def class_optima(
     match_samples: int | None = None,
     keep_vectors: bool = True,
     seed: int = 0,
+    resume: str | Path | None = None,
     **given: Unpack[Given],
 ) -> OptimaResult:
     r"""Find where each class wants to go: the displacement to its own optimum, and how these conflict.
@@ -56,6 +58,7 @@ def class_optima(
         match_samples: draw so many images of every class first, by ``seed``.
         keep_vectors: keep the displacements, one float per parameter and class.
         seed: of the images that are drawn.
+        resume: a folder for the optima that are found; the same call goes on there.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Returns:
@@ -96,16 +99,21 @@ def class_optima(
     vectors, numbers = np.full((count, k), np.nan), np.full((5, count), np.nan)
     converged, products = np.zeros(count, dtype=bool), np.zeros(count, dtype=int)
     with progress(None, "optima", "products") as bar:
-        for i, part in rows.present:
+        parts = dict(rows.present)
+
+        def optimum(i: int) -> dict[str, Any]:
             bar.set_postfix_str(rows.names[i])
-            found = search.optimum(part, bar.update)
+            found = search.optimum(parts[i], bar.update)
             length = float(found.displacement.double().norm())
-            vectors[i] = found.displacement.cpu().numpy()
-            numbers[:, i] = length / norm, found.length_error / norm, found.start, found.loss, found.loss_error
-            converged[i], products[i] = found.converged, found.products
+            told = length / norm, found.length_error / norm, found.start, found.loss, found.loss_error
+            vector = found.displacement.cpu().numpy()
+            return {"vector": vector, "numbers": told, "converged": found.converged, "products": found.products}
+
+        for i, found in rows.work(resume, fields["provenance"]).rows(parts, optimum):
+            vectors[i], numbers[:, i] = found["vector"], found["numbers"]
+            converged[i], products[i] = found["converged"], found["products"]
     # Every class at every optimum: who pays for what serves another.
     losses_at = np.full((count, count), np.nan)
-    parts = dict(rows.present)
     for i in parts:
         with whole.at(torch.as_tensor(vectors[i])):
             losses_at[i, list(parts)] = [part.loss() for part in parts.values()]

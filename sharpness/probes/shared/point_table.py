@@ -4,23 +4,60 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.engine import distributed
+from sharpness.clusters import Parcel, do_all, parcelled, scratch_of, width
+from sharpness.engine import ClassSums, distributed
 from sharpness.objective import Objective
 from sharpness.probes.shared.cost import announce
-from sharpness.probes.shared.work import Resume, Work
+from sharpness.probes.shared.work import Resume, Work, key_of
 from sharpness.progress import progress
 
 #: Work whose expected time, in seconds, is worth a line beforehand.
 LONG = 20.0
 #: The part of all points that interpolation usually asks for.
 USUAL = 1 / 3
+
+
+#: Blocks of points for each worker.
+BLOCKS = 4
+
+
+def row_at(evaluation: Callable[[Tensor | None], ClassSums], displacement: Tensor | None) -> np.ndarray:
+    """The row (1 + 2C,) of a point: loss, class losses and class accuracies."""
+    sums = evaluation(displacement)
+    return np.concatenate([[sums.mean], sums.class_means, sums.class_accuracies])
+
+
+@dataclass(frozen=True)
+class Block:
+    """Points for another process, which keeps what it finds.
+
+    Args:
+        parcel: of the objective, its displacements and the precision.
+        indices: (m,) of the points.
+    """
+
+    work: Work
+    parcel: Parcel
+    indices: np.ndarray
+
+    def __call__(self) -> np.ndarray:
+        name = f"points-block-{key_of({'indices': self.indices.tolist()})}"
+        if (found := self.work.load(name)) is not None:
+            return found["rows"]
+        objective, displacement, precision = self.parcel.open()
+        evaluation = objective.evaluation(precision)
+        rows = np.stack([row_at(evaluation, displacement(int(i))) for i in self.indices])
+        self.work.save(name, {"indices": self.indices, "rows": rows})
+        return rows
 
 
 class PointTable:
@@ -30,6 +67,7 @@ class PointTable:
         precision: ``"bfloat16"``, or the model's own.
         folder: where points that are done are kept, keyed by model, data, loss and ``settings``; nowhere if None.
         settings: plain values that the displacements depend on.
+        executor: does blocks of points, see :func:`sharpness.cluster`; this process does all unless given.
 
     Attributes:
         losses: (number,), NaN where nothing was evaluated.
@@ -50,12 +88,14 @@ class PointTable:
         precision: str,
         folder: Resume = None,
         settings: dict[str, Any] | None = None,
+        executor: Executor | None = None,
     ) -> None:
         self.objective, self.displacement, self.what = objective, displacement, what
         self.classes = objective.num_classes
         self.rows = np.full((number, 1 + 2 * self.classes), np.nan)
         self.done = np.zeros(number, dtype=bool)
         self._evaluation = objective.evaluation(precision)
+        self._executor, self._precision = executor, precision
         start = time.perf_counter()
         self.center = self._row(None)
         # The same number in all processes: what it decides must not differ between them.
@@ -84,6 +124,9 @@ class PointTable:
         """The rows of some points (all unless given), (m, 1 + 2C); those that are not done are evaluated."""
         wanted = np.arange(len(self.rows)) if indices is None else np.asarray(indices)
         todo = wanted[~self.done[wanted]]
+        if self._executor is not None and len(todo) > 1:
+            self._send(todo, len(wanted))
+            return self.rows[wanted]
         processes = distributed.world_size()
         own = todo[distributed.rank() :: processes]
         try:
@@ -102,8 +145,21 @@ class PointTable:
         return self.rows[wanted]
 
     def _row(self, displacement: Tensor | None) -> np.ndarray:
-        sums = self._evaluation(displacement)
-        return np.concatenate([[sums.mean], sums.class_means, sums.class_accuracies])
+        return row_at(self._evaluation, displacement)
+
+    def _send(self, todo: np.ndarray, total: int) -> None:
+        """Have blocks of points evaluated elsewhere, a few for each worker, so that none of them waits long."""
+        assert self._executor is not None
+        blocks = np.array_split(todo, min(len(todo), BLOCKS * width(self._executor)))
+        content = self.objective, self.displacement, self._precision
+        with (
+            parcelled(content, scratch_of(self._executor, self._work.folder)) as parcel,
+            self._watched(total, total - len(todo)) as bar,
+        ):
+            calls = {tuple(block.tolist()): Block(self._work, parcel, block) for block in blocks}
+            for cells, rows in do_all(self._executor, calls):
+                self.rows[list(cells)], self.done[list(cells)] = rows, True
+                bar.update(len(cells))
 
     @contextmanager
     def rounds(self) -> Iterator[None]:

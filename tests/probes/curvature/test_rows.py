@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from sharpness import Objective, trace
+from sharpness import Objective, eigenvalues, trace
+from sharpness.probes.curvature import row_eigenvalues
 from sharpness.probes.curvature.rows import rows_of
 
 LABELS = torch.tensor([0] * 6 + [1] * 4 + [3] * 2)
@@ -59,3 +60,14 @@ def test_groups_give_an_overall_trace_if_every_sample_is_in_exactly_one(groups, 
             [*result.overall, *result.overall_standard_errors, *result.overall_lower, *result.overall_upper]
         ).all()
         assert "weighted sum of the rows" not in set(result.checks.check)
+
+
+def test_ends_without_a_basis_are_those_with_one(monkeypatch):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3)).double()
+    objective = Objective(model, (torch.randn(12, 3, dtype=torch.float64), torch.arange(12) % 3))
+    kept = eigenvalues(objective, which="both", per_class=True, keep_vectors=True, tol=1e-6)
+    monkeypatch.setattr(row_eigenvalues, "BASIS", 0)
+    found = eigenvalues(objective, which="both", per_class=True, keep_vectors=False, tol=1e-6)
+    np.testing.assert_allclose(found.values, kept.values, rtol=1e-6)
+    assert found.converged.all() and found.vectors is None

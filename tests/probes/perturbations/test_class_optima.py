@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from sharpness import Objective, UserError, class_optima, load_result, measure, plane
+from sharpness.probes.perturbations.class_optima import _Search
 
 
 def squares(u, t):
@@ -45,6 +46,29 @@ def test_optima_of_a_mixture_are_found(mixture, tmp_path):
     assert (ax.images[0].norm.vmin, ax.images[0].norm.vmax) == (-1, 1)
     found.save(tmp_path / "o.nc")
     np.testing.assert_array_equal(load_result(tmp_path / "o.nc").cosines, found.cosines)
+
+
+def test_an_interrupted_call_finds_only_what_is_missing(mixture, tmp_path, monkeypatch):
+    objective, _ = mixture
+    whole, search = class_optima(objective), _Search.optimum
+    found = []
+
+    def interrupted(self, part, update):
+        if len(found) == 2:
+            raise KeyboardInterrupt
+        found.append(part)
+        return search(self, part, update)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(_Search, "optimum", interrupted)
+        class_optima(objective, resume=tmp_path)
+    again = class_optima(objective, resume=tmp_path)
+    assert len(found) == 2 and np.array_equal(again.vectors, whole.vectors)
+    np.testing.assert_array_equal(again.losses_at, whole.losses_at)
+    del found[:]
+    with monkeypatch.context() as patch:
+        patch.setattr(_Search, "optimum", lambda *_: pytest.fail("found again"))
+        class_optima(objective, resume=tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ def assert_equal(found, alone):
 def test_a_landscape_on_the_command_line_has_the_numbers_of_one_process(run, tmp_path):
     """An adaptive plane, and a line of all its points."""
     common = [
-        "landscape", str(run), "--plane", "13", "--line", "4", "--adaptive", "0.05", "--limit-per-class", "4",
+        "landscape", str(run), "--plane", "9", "--line", "4", "--adaptive", "0.05", "--limit-per-class", "2",
         "--split", "test", "--device", "cpu", "--of", "0",
     ]  # fmt: skip
     assert main([*common, "--out", str(tmp_path / "one")]) == 0

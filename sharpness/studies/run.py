@@ -1,20 +1,19 @@
-"""Parallel execution of the cells of a study, each in a process of its own."""
+"""Execution of the cells of a study: here in turn, or as tasks of an executor."""
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
+from concurrent.futures import Executor
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
-import torch
 
+from sharpness.clusters import Parcel, Processes, do_all, parcelled, require_executor, width
 from sharpness.data import LongTailData
 from sharpness.engine import resolve_device
 from sharpness.errors import UserError
@@ -22,16 +21,13 @@ from sharpness.models import BACKBONES
 from sharpness.progress import progress
 from sharpness.registry import registered, take_over
 from sharpness.studies.cells import Cell, check_cells, is_done, run_cell
-from sharpness.studies.settings import Settings
+from sharpness.studies.settings import Making, Settings
 
 logger = logging.getLogger("sharpness")
 
-#: In a worker: what all of its cells have in common.
-_common: list[Any] = []
-
 
 def run_cells(
-    name: str, cells: Sequence[Cell], data: LongTailData, settings: Settings, jobs: int | None = 1
+    name: str, cells: Sequence[Cell], data: LongTailData, settings: Settings, making: Making | None = None
 ) -> pd.DataFrame:
     """Train and probe what is missing of all cells; one row per cell, in their order.
 
@@ -39,18 +35,22 @@ def run_cells(
     interruption is read, not made again.
 
     Args:
-        jobs: cells at a time, each in a process of its own that takes its share of the threads; None is one for each
-            processor, up to four, and a single one with a GPU. On small images the threads of one process gain little.
+        making: where cells are made, and which of them.
 
     Raises:
         UserError: a recipe that cannot be made (before anything is trained), or a folder that holds another run.
     """
+    making = making or Making()
+    jobs = making.jobs
     if jobs is None:
         gpu = resolve_device(settings.training.get("device")).type != "cpu"
         jobs = 1 if gpu else min(4, os.cpu_count() or 1, len(cells))
     if jobs < 1:
         raise UserError(f"jobs={jobs}: give at least 1")
+    if making.executor is not None:
+        require_executor(making.executor)
     check_cells(cells, data)
+    cells = making.chosen(cells)
     if callable(model := settings.training.get("model")):
         settings = replace(settings, training={**settings.training, "model": BACKBONES.admit(model)})
     done = [is_done(cell, data, settings) for cell in cells]
@@ -58,56 +58,51 @@ def run_cells(
     logger.info("%s on %s: %d cells, %d done, %d to do", name, data.longtail.dataset, len(cells), sum(done), left)
     rows: dict[int, dict[str, Any]] = {}
     start, made = time.monotonic(), 0
-    with progress(len(cells), name, "cells") as bar:
-        for index, row in _rows(cells, data, settings, jobs):
+    several = making.executor is not None or jobs > 1
+    known = registered(_needed(cells, settings)) if several else {}
+    own = making.executor is None and several
+    with (
+        Processes(jobs) if own else nullcontext(making.executor) as executor,
+        progress(len(cells), name, "cells") as bar,
+    ):
+        at_a_time = 1 if executor is None else width(executor)
+        for index, row in _rows(cells, data, settings, executor, known):
             rows[index] = row
             bar.update()
             made += not done[index]  # finished cells are read in no time, and say nothing of the others
             if made == 1 and not done[index] and left > 1:
-                minutes = (time.monotonic() - start) * (left - 1) / min(jobs, left) / 60
+                minutes = (time.monotonic() - start) * (left - 1) / min(at_a_time, left) / 60
                 logger.info("%s: about %.2g minutes for the other %d", name, minutes, left - 1)
     return pd.DataFrame([rows[index] for index in range(len(cells))])
 
 
 def _rows(
-    cells: Sequence[Cell], data: LongTailData, settings: Settings, jobs: int
+    cells: Sequence[Cell], data: LongTailData, settings: Settings, executor: Executor | None, known: dict[str, Any]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Indices and rows, as they get finished."""
-    if jobs == 1:
+    if executor is None:
         for index, cell in enumerate(cells):
             yield index, run_cell(cell, data, settings)
         return
-    threads = max(1, torch.get_num_threads() // jobs)
+    # In the folder of the runs, which all workers write to.
+    with parcelled((data, settings, known), settings.runs) as parcel:
+        yield from do_all(executor, {index: SentCell(parcel, cell) for index, cell in enumerate(cells)})
+
+
+def _needed(cells: Sequence[Cell], settings: Settings) -> set[str]:
+    """Names of registered things that workers cannot do without."""
     operations = {cell.operation.partition(":")[0] for cell in cells}
-    needed = {cell.method for cell in cells} | operations | {settings.training.get("model") or "", *settings.measures}
-    pool = ProcessPoolExecutor(
-        jobs,
-        multiprocessing.get_context("spawn"),
-        initializer=_enter,
-        initargs=(threads, data, settings, registered(needed)),
-    )
-    try:
-        futures = {pool.submit(_run, cell): index for index, cell in enumerate(cells)}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return {cell.method for cell in cells} | operations | {settings.training.get("model") or "", *settings.measures}
 
 
-def _enter(threads: int, data: LongTailData, settings: Settings, known: dict[str, Any]) -> None:
-    take_over(known)
-    torch.set_num_threads(threads)
-    _common[:] = [data, settings]
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+@dataclass(frozen=True)
+class SentCell:
+    """A cell for another process; its run, and the results of its probes, are files."""
 
+    parcel: Parcel
+    cell: Cell
 
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _run(cell: Cell) -> dict[str, Any]:
-    return run_cell(cell, *_common)
+    def __call__(self) -> dict[str, Any]:
+        data, settings, known = self.parcel.open()
+        take_over(known)
+        return run_cell(self.cell, data, settings)

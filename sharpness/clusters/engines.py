@@ -1,0 +1,228 @@
+"""Dask and submitit behind the standard executor; nothing else imports either."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sharpness.errors import SystemRefusal, UserError, shown
+
+#: Seconds that a scheduler has to answer.
+PATIENCE = 20
+#: Seconds without a new task after which those at hand are sent as one array of jobs.
+QUIET = 0.2
+#: Seconds between two looks at jobs: of processes here, and of Slurm, whose accounting is asked.
+LOOKS = {"local": 0.1, "slurm": 5.0}
+#: How often a job that ended without an answer is sent again.
+DEATHS = 3
+#: What sbatch calls settings that have a shorter name here, and how they are written.
+SHORT: dict[str, tuple[str, Callable[[float], int]]] = {
+    "gpus": ("gpus_per_node", int), "cpus": ("cpus_per_task", int), "mem": ("mem_gb", int),
+    "hours": ("timeout_min", lambda hours: max(1, round(60 * hours))),
+}  # fmt: skip
+
+
+def _missing(name: str) -> UserError:
+    return UserError(f"{name} is not installed: pip install 'sharpness[cluster]'")
+
+
+@contextmanager
+def dask(address: str) -> Iterator[Executor]:
+    """The workers of a Dask scheduler, by its address or its file, or of one that is started here, ``"local:N"``."""
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        raise _missing("Dask") from None
+
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a scheduler that goes away is told in one line
+    kind, _, number = address.partition(":")
+    own = None
+    try:
+        if kind == "local" and number.isdecimal() and int(number):
+            own = LocalCluster(int(number), threads_per_worker=1, dashboard_address=None)
+            client = Client(own)
+        elif "://" in address or not Path(address).exists():
+            client = Client(address, timeout=PATIENCE)
+        else:
+            client = Client(scheduler_file=address, timeout=PATIENCE)
+    except Exception as error:  # of many types: no host, no scheduler, another version
+        told = shown((str(error).strip() or type(error).__name__).splitlines()[0], 100)
+        raise UserError(f"dask:{address}: no scheduler answers ({told}): start one with dask scheduler") from None
+    try:
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        if not workers:
+            raise UserError(f"dask:{address}: it has no workers: start some with dask worker {address}")
+        executor: Any = client.get_executor()
+        executor.name = f"the scheduler dask:{address}"
+        executor.workers = len(workers)
+        executor.sharers = max(Counter(worker["host"] for worker in workers.values()).values())
+        yield executor
+    finally:
+        with suppress(Exception):  # it may be gone
+            client.close(timeout=2)
+        if own is not None:
+            own.close()
+
+
+class Jobs(Executor):
+    """Tasks as jobs of submitit: an array of at most so many jobs at a time, each of which does a part of the tasks.
+
+    A job that ends without an answer is sent again: what it had finished is in files, and read from there.
+
+    Args:
+        engine: ``"slurm"``, or ``"local"`` for processes of this machine.
+        workers: jobs at a time.
+        settings: of sbatch, by the names of :data:`SHORT` or its own, and ``folder`` of logs.
+    """
+
+    def __init__(self, engine: str, workers: int, settings: Mapping[str, str]) -> None:
+        try:
+            import submitit
+        except ImportError:
+            raise _missing("submitit") from None
+        self.engine, self.workers, self.name = engine, workers, f"{engine}:{workers}"
+        self.sharers = workers if engine == "local" else 1
+        given = dict(settings)
+        folder = given.pop("folder", None)
+        self._temporary = None
+        if engine == "local" and folder is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="sharpness-", ignore_cleanup_errors=True)
+            folder = self._temporary.name
+            self.scratch = Path(folder)
+        try:
+            self._jobs = submitit.AutoExecutor(folder or "slurm-logs", cluster=engine)
+            self._jobs.update_parameters(**self._parameters(given))
+        except UserError:
+            raise
+        except Exception as error:  # no sbatch here, or an option that it does not have
+            told = shown(str(error).splitlines()[0], 160)
+            raise UserError(f"cluster {engine}: {told}: give the command where sbatch is, or take local:N") from None
+        self._lock = threading.Condition()
+        self._waiting: list[tuple[Future[Any], Callable[[], Any]]] = []
+        self._closed = False
+        self._watch = threading.Thread(target=self._run, daemon=True)
+        self._watch.start()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the jobs are shut down")
+            self._waiting.append((future, partial(fn, *args, **kwargs)))
+            self._lock.notify()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        with self._lock:
+            self._closed, self._given_up = True, cancel_futures
+            self._lock.notify()
+        if wait:
+            self._watch.join()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    _given_up = False
+
+    def __exit__(self, kind: Any, error: Any, lines: Any) -> None:
+        self.shutdown(cancel_futures=kind is not None)
+
+    def _parameters(self, given: Mapping[str, str]) -> dict[str, Any]:
+        parameters: dict[str, Any] = {"timeout_min": 24 * 60}
+        for name, text in given.items():
+            if name in SHORT:
+                try:
+                    long, made = SHORT[name]
+                    parameters[long] = made(float(text))
+                except ValueError:
+                    raise UserError(f"cluster slurm:{name}={text}: give a number") from None
+            else:
+                parameters[f"slurm_{name}"] = int(text) if text.isdecimal() else text
+        return parameters if self.engine == "slurm" else {"timeout_min": parameters["timeout_min"]}
+
+    def _run(self) -> None:
+        """Send what waits, and hand on what has come back."""
+        sent: list[_Sent] = []
+        while True:
+            with self._lock:
+                if not self._waiting and not sent and not self._closed:
+                    self._lock.wait()
+                before = -1
+                while len(self._waiting) != before and not self._closed:
+                    before = len(self._waiting)
+                    self._lock.wait(QUIET)
+                new, self._waiting = self._waiting, []
+                ended = self._closed and (self._given_up or not (new or sent))
+            if ended:
+                for one in sent:
+                    with suppress(Exception):
+                        one.job.cancel()
+                for future, _ in new:
+                    future.cancel()
+                return
+            try:
+                sent += self._send(new) if new else []
+                sent = [one for one in sent if not self._handed_on(one)]
+            except Exception as error:  # of the engine: whoever waits is told
+                for future, _ in [*new, *(pair for one in sent for pair in one.tasks)]:
+                    if not future.done():
+                        future.set_exception(SystemRefusal(f"{self.name}: {shown(str(error), 200)}"))
+                sent = []
+            if sent:
+                time.sleep(LOOKS[self.engine])
+
+    def _send(self, tasks: Sequence[tuple[Future[Any], Callable[[], Any]]]) -> list[_Sent]:
+        kept = [(f, call) for f, call in tasks if f.running() or f.set_running_or_notify_cancel()]
+        # Round robin: tasks come with the longest first, and every job gets some of each length.
+        if not kept:
+            return []
+        bundles = [kept[i :: self.workers] for i in range(min(self.workers, len(kept)))]
+        with self._jobs.batch():
+            jobs = [self._jobs.submit(_bundle, [call for _, call in bundle]) for bundle in bundles]
+        return [_Sent(job, bundle) for job, bundle in zip(jobs, bundles, strict=True)]
+
+    def _handed_on(self, one: _Sent) -> bool:
+        if not one.job.done():
+            return False
+        try:
+            answers = one.job.result()
+        except Exception as error:  # of a job that was killed: it left no answer
+            one.deaths += 1
+            if one.deaths >= DEATHS:
+                told = shown(str(error).strip().splitlines()[0], 120)
+                for future, _ in one.tasks:
+                    future.set_exception(SystemRefusal(f"{self.name}: a job was killed {DEATHS} times ({told})"))
+                return True
+            with self._jobs.batch():
+                one.job = self._jobs.submit(_bundle, [call for _, call in one.tasks])
+            return False
+        for (future, _), (value, failure) in zip(one.tasks, answers, strict=True):
+            if failure is None:
+                future.set_result(value)
+            else:
+                future.set_exception(failure)
+        return True
+
+
+class _Sent:
+    def __init__(self, job: Any, tasks: list[tuple[Future[Any], Callable[[], Any]]]) -> None:
+        self.job, self.tasks, self.deaths = job, tasks, 0
+
+
+def _bundle(calls: Sequence[Callable[[], Any]]) -> list[tuple[Any, Exception | None]]:
+    """Do the calls of a job in turn: value and error of each."""
+    answers: list[tuple[Any, Exception | None]] = []
+    for call in calls:
+        try:
+            answers.append((call(), None))
+        except Exception as error:
+            answers.append((None, error))
+    return answers

@@ -1,0 +1,139 @@
+"""What many tasks share, written once into a file that each worker reads once."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharpness.errors import SystemRefusal
+from sharpness.files import write_atomically
+
+#: Tensors of more bytes lie in files of their own, once, however many parcels hold them.
+LARGE = 2**20
+#: In a worker: the last parcel that was opened, by its digest.
+_opened: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A value for workers, by the digest of its bytes; equal values have equal parcels.
+
+    Attributes:
+        digest: SHA-256 of the bytes, which is why a file that somebody put there instead is never unpickled.
+        file: where the bytes are; None where they are in ``content``.
+    """
+
+    digest: str
+    file: str | None = None
+    content: bytes | None = None
+
+    def open(self) -> Any:
+        """The value. A process keeps the last one, so that its tasks read, trace and standardise it once.
+
+        Raises:
+            SystemRefusal: the file is gone, or another one.
+        """
+        if self.digest not in _opened:
+            value = self._read()
+            _opened.clear()
+            _opened[self.digest] = value
+        return _opened[self.digest]
+
+    def _read(self) -> Any:
+        if self.file is None:
+            assert self.content is not None
+            return pickle.loads(self.content)
+        folder = Path(self.file).parent
+        return _Reader(io.BytesIO(_checked(Path(self.file), self.digest)), folder).load()
+
+
+@contextmanager
+def parcelled(value: Any, folder: Path | None) -> Iterator[Parcel]:
+    """A parcel of a value for as long as tasks need it.
+
+    Args:
+        folder: on a disk that workers see; without one every task carries the bytes.
+    """
+    if folder is None:
+        content = pickle.dumps(value)
+        yield Parcel(_digest(content), None, content)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    try:
+        buffer = io.BytesIO()
+        _Writer(buffer, folder, written).dump(value)
+        content = buffer.getvalue()
+        written.append(folder / f".{_digest(content)[:16]}.parcel")
+        _write(written[-1], content)
+        yield Parcel(_digest(content), str(written[-1].absolute()))
+    finally:
+        for path in written:
+            with suppress(OSError):
+                path.unlink()
+
+
+class _Writer(pickle.Pickler):
+    def __init__(self, file: io.BytesIO, folder: Path, written: list[Path]) -> None:
+        super().__init__(file)
+        self.folder, self.written = folder, written
+
+    def persistent_id(self, thing: Any) -> Any:
+        # Views and parameters stay as they are: what shares memory shares it afterwards.
+        if type(thing) is not Tensor or thing.nbytes < LARGE or thing.device.type != "cpu" or thing.requires_grad:
+            return None
+        if not thing.is_contiguous() or thing.nbytes < thing.untyped_storage().nbytes():
+            return None
+        content = thing.numpy().tobytes() if thing.dtype != torch.bfloat16 else None
+        if content is None:
+            return None
+        digest = _digest(content)
+        path = self.folder / f".{digest[:16]}.tensor"
+        if path not in self.written:
+            self.written.append(path)
+            if not path.exists():
+                _write(path, content)
+        return digest, path.name, str(thing.dtype).removeprefix("torch."), tuple(thing.shape)
+
+
+class _Reader(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, folder: Path) -> None:
+        super().__init__(file)
+        self.folder = folder
+        self.known: dict[str, Tensor] = {}
+
+    def persistent_load(self, about: Any) -> Tensor:
+        digest, name, dtype, shape = about
+        if name not in self.known:
+            content = bytearray(_checked(self.folder / name, digest))
+            self.known[name] = torch.frombuffer(content, dtype=getattr(torch, dtype)).reshape(shape)
+        return self.known[name]
+
+
+def _write(path: Path, content: bytes) -> None:
+    write_atomically(path, lambda partial: partial.write_bytes(content))
+
+
+def _checked(path: Path, digest: str) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise SystemRefusal(
+            f"{path}: {error.strerror}: workers must see the folder of the output, on a disk that all nodes share"
+        ) from None
+    if _digest(content) != digest:
+        raise SystemRefusal(f"{path} is not what was written for the workers: give the same command again")
+    return content
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,138 @@
+"""Processes of this machine, each with its share of threads and memory; one that dies is replaced."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sharpness.errors import SystemRefusal
+
+#: Deaths of workers at one task, after which it is the task's fault.
+DEATHS = 3
+
+
+@dataclass
+class _Waiting:
+    future: Future[Any]
+    call: Callable[[], Any]
+    deaths: int = 0
+
+
+class Processes(Executor):
+    """An executor of so many processes; the task of one that is killed, say for want of memory, is done again.
+
+    They are spawned, end with this process, and take torch's threads and the machine's memory in equal parts.
+
+    Attributes:
+        scratch: a folder that they see, gone in the end.
+
+    >>> with Processes(1) as executor:
+    ...     executor.submit(pow, 2, 3).result()
+    8
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = self.sharers = workers
+        self.name = f"processes:{workers}"
+        self._folder = tempfile.TemporaryDirectory(prefix="sharpness-", ignore_cleanup_errors=True)
+        self.scratch = Path(self._folder.name)
+        self._threads = max(1, torch.get_num_threads() // workers)
+        self._lock = threading.RLock()
+        self._waiting: deque[_Waiting] = deque()
+        self._active = 0
+        self._closed = False
+        self._pool = self._new_pool()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        task = _Waiting(Future(), partial(fn, *args, **kwargs))
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the processes are shut down")
+            self._waiting.append(task)
+        self._fill()
+        return task.future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        with self._lock:
+            self._closed = True
+            if cancel_futures:
+                for task in self._waiting:
+                    task.future.cancel()
+                self._waiting.clear()
+            left = [task.future for task in self._waiting]
+        if wait:
+            for future in left:
+                if not future.cancelled():
+                    future.exception()
+        self._pool.shutdown(wait, cancel_futures=cancel_futures)
+        self._folder.cleanup()
+
+    def __exit__(self, kind: Any, error: Any, lines: Any) -> None:
+        self.shutdown(cancel_futures=kind is not None)
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(self.workers, context, initializer=_enter, initargs=(self._threads,))
+
+    def _fill(self) -> None:
+        """Give out as many tasks as there are workers, so that a death concerns no others."""
+        with self._lock:
+            while self._waiting and self._active < self.workers:
+                task = self._waiting.popleft()
+                if not task.future.running() and not task.future.set_running_or_notify_cancel():
+                    continue
+                self._active += 1
+                try:
+                    inner = self._pool.submit(task.call)
+                except BrokenProcessPool:
+                    self._pool = self._new_pool()
+                    inner = self._pool.submit(task.call)
+                inner.add_done_callback(partial(self._done, task, self._pool))
+
+    def _done(self, task: _Waiting, pool: ProcessPoolExecutor, inner: Future[Any]) -> None:
+        with self._lock:
+            self._active -= 1
+            error = inner.exception() if not inner.cancelled() else SystemRefusal("the task was given up")
+            if isinstance(error, BrokenProcessPool):
+                task.deaths += 1
+                if self._pool is pool:
+                    self._pool = self._new_pool()
+                if task.deaths < DEATHS:
+                    self._waiting.appendleft(task)
+                    error = None
+                else:
+                    error = SystemRefusal(
+                        f"{self.name}: the system killed the worker {DEATHS} times at one task, as it does when memory "
+                        "is short: take fewer processes"
+                    )
+                    task.future.set_exception(error)
+            elif error is not None:
+                task.future.set_exception(error)
+            else:
+                task.future.set_result(inner.result())
+        self._fill()
+
+
+def _enter(threads: int) -> None:
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

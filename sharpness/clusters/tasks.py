@@ -1,0 +1,183 @@
+"""Calls on any executor: each tells what came of it, and an executor that fails ends in one line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import socket
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sharpness.engine import node_shared_by
+from sharpness.engine.undisturbed import lent
+from sharpness.errors import SystemRefusal, UserError, shown
+
+K = TypeVar("K")
+T = TypeVar("T")
+#: Tasks at a time of an executor that does not tell.
+USUAL_WIDTH = 8
+logger = logging.getLogger("sharpness")
+# Threads of a worker take turns: torch's threads are the process's, and the objective that it keeps is one.
+_turn = threading.Lock()
+
+
+class Answer:
+    """What came of a call, with the warnings that it gave where nobody reads them."""
+
+    def __init__(self, value: Any = None, error: BaseException | None = None) -> None:
+        self.value, self.error = value, error
+        self.warnings: list[str] = []
+
+    def taken(self) -> Any:
+        """The value; warnings are given, and an error is raised, here."""
+        for message in self.warnings:
+            logger.warning("%s", message)
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+@dataclass(frozen=True)
+class Task:
+    """A call for a worker, which returns an :class:`Answer`.
+
+    Args:
+        sharers: processes of the worker's node that share its memory.
+        asker: the process that waits for it, which holds the turn of its probes meanwhile.
+    """
+
+    call: Callable[[], Any]
+    sharers: int = 1
+    asker: tuple[str, int] = field(default_factory=lambda: _process())
+
+    def __call__(self) -> Answer:
+        if self.asker == _process():
+            with _turn, lent():
+                return self._answer()
+        warnings = _Kept()
+        logger.addHandler(warnings)
+        try:
+            with _turn, node_shared_by(self.sharers):
+                answer = self._answer()
+        finally:
+            logger.removeHandler(warnings)
+        answer.warnings = warnings.messages
+        return answer
+
+    def _answer(self) -> Answer:
+        try:
+            return Answer(self.call())
+        except Exception as error:
+            return Answer(error=portable(error))
+
+
+class _Kept(logging.Handler):
+    """Keeps warnings, which a worker would print where nobody looks."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+def portable(error: Exception) -> Exception:
+    """The error as it can be sent, with the lines of the worker where it is no user's mistake."""
+    if isinstance(error, UserError | FloatingPointError):
+        error.__cause__ = error.__context__ = None
+        return error
+    lines = "".join(traceback.format_exception(error))
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # of many types, by what cannot be pickled
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    error.add_note(f"in a worker:\n{lines}")
+    return error
+
+
+def do_all(executor: Executor, calls: Mapping[K, Callable[[], Any]]) -> Iterator[tuple[K, Any]]:
+    """Do calls, in their order as far as there are workers; keys and values as they are done.
+
+    Args:
+        calls: without arguments, to be pickled, each of which may be done twice: a worker that dies is replaced.
+
+    Raises:
+        SystemRefusal: the executor fails, such as one whose scheduler is gone.
+        Exception: what a call raised; those that nobody has begun are given up.
+    """
+    require_executor(executor)
+    sharers = int(getattr(executor, "sharers", 1))
+    futures: dict[Any, K] = {}
+    try:
+        try:
+            for key, call in calls.items():
+                futures[executor.submit(Task(call, sharers))] = key
+            done = as_completed(futures)
+        except Exception as error:
+            raise _gone(executor, error) from error
+        while True:
+            try:
+                future = next(done)
+                answer = future.result()
+            except StopIteration:
+                return
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+                    raise
+                raise _gone(executor, error) from error
+            yield futures[future], answer.taken()
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _gone(executor: Executor, error: BaseException) -> UserError:
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, AttributeError | TypeError | pickle.PicklingError):
+        return UserError(
+            f"what a worker needs cannot be sent to it ({shown(str(error), 120)}): define it in a module that workers "
+            "can import, or leave the executor out"
+        )
+    name = getattr(executor, "name", type(executor).__name__)
+    told = shown((str(error).strip() or type(error).__name__).splitlines()[0], 120)
+    return SystemRefusal(
+        f"{name} went away ({type(error).__name__}: {told}): start it again, then give the same command: what is done "
+        "is kept where files are written"
+    )
+
+
+def require_executor(executor: Any) -> None:
+    """Refuse what cannot do tasks beside this process.
+
+    Raises:
+        UserError: no executor, or threads of this process.
+    """
+    if not isinstance(executor, Executor):
+        raise UserError(
+            f"executor={type(executor).__name__}: give a concurrent.futures.Executor, such as of sharpness.cluster"
+        )
+    if isinstance(executor, ThreadPoolExecutor):
+        raise UserError("executor: threads of this process are used anyway, leave it out, or give processes")
+
+
+def width(executor: Executor) -> int:
+    """Tasks at a time, as far as the executor tells."""
+    told = getattr(executor, "workers", None) or getattr(executor, "_max_workers", None)
+    return int(told) if isinstance(told, int) and told > 0 else USUAL_WIDTH
+
+
+def scratch_of(executor: Executor, folder: Path | None) -> Path | None:
+    """A folder that workers see: that of unfinished work, else one of an executor of this machine; None without."""
+    return folder if folder is not None else getattr(executor, "scratch", None)
+
+
+def _process() -> tuple[str, int]:
+    return socket.gethostname(), os.getpid()

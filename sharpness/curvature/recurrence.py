@@ -1,0 +1,80 @@
+r"""The ends of a spectrum from three vectors: Lanczos' recurrence without a stored basis.
+
+.. math:: \beta_j v_{j+1} = A v_j - \alpha_j v_j - \beta_{j-1} v_{j-1}
+
+Rounding lets converged eigenvectors return, so that a spectrum is found with copies; its ends are the right ones, and
+:math:`\beta_m |s_{mi}|` bounds their residuals all the same (Paige, Linear Algebra and its Applications 34, 1980).
+There are no eigenvectors, which take a basis: :func:`~sharpness.curvature.lanczos`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.linalg import eigh_tridiagonal
+from torch import Tensor
+
+from sharpness.curvature.ends import Ends
+from sharpness.curvature.krylov import inner, length
+from sharpness.curvature.lanczos import PATIENCE, start_of
+from sharpness.curvature.operator import Operator, Product
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """The ends of a spectrum, without vectors; arrays as of :class:`~sharpness.curvature.Eigenpairs`."""
+
+    values: np.ndarray
+    residuals: np.ndarray
+    converged: np.ndarray
+    products: int
+
+
+def extremes(
+    product: Product,
+    size: int,
+    which: str = "LA",
+    *,
+    tol: float = 1e-3,
+    max_iterations: int = 200,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+    start: Tensor | None = None,
+    callback: Callable[[int], object] | None = None,
+) -> Extremes:
+    """Find the largest eigenvalue, the smallest, or both, in the memory of three vectors.
+
+    Arguments, tolerances and the rule to stop are those of :func:`~sharpness.curvature.lanczos` with ``k=1``.
+
+    >>> found = extremes(lambda v: torch.tensor([3.0, 1.0, -2.0], dtype=v.dtype) * v, 3, "both")
+    >>> found.values.round(6).tolist()
+    [3.0, -2.0]
+    """
+    ends = Ends(size, 1, which, tol, max_iterations, str(dtype))
+    operator = Operator(product, callback)
+    v = start_of(size, generator or torch.Generator().manual_seed(0), start).to(device=device, dtype=dtype)
+    v, before = v / length(v), torch.zeros_like(v)
+    alpha: list[float] = []
+    beta: list[float] = []
+    while True:
+        # No copy: what an operator returns may be its own.
+        r = torch.sub(operator(v), before, alpha=beta[-1] if beta else 0.0)
+        alpha.append(float(inner(v[None], r)[0]))
+        r.sub_(v, alpha=alpha[-1])
+        beta.append(length(r))
+        theta, s = eigh_tridiagonal(np.array(alpha), np.array(beta[:-1]))
+        low, high = float(theta[0]), float(theta[-1])
+        scale, steps = max(abs(low), abs(high)), len(alpha)
+        exhausted = steps == size or beta[-1] <= 50 * torch.finfo(dtype).eps * scale
+        found, sought, enough = ends.look(theta, np.empty(0), low, high)
+        patient = exhausted or steps >= PATIENCE
+        allowed = ends.margin * ends.allowed(theta[sought], scale, patient)
+        settled = bool((beta[-1] * np.abs(s[-1, sought]) <= allowed).all())
+        if exhausted or (enough and settled) or steps >= max_iterations:
+            values, residuals = theta[found], beta[-1] * np.abs(s[-1, found])
+            return Extremes(values, residuals, residuals <= ends.allowed(values, scale, patient), operator.products)
+        before, v = v, r.div_(beta[-1])

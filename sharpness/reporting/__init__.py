@@ -1,0 +1,5 @@
+"""Reports of saved results."""
+
+from sharpness.reporting.report import Report, report
+
+__all__ = ["Report", "report"]

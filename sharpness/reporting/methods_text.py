@@ -1,0 +1,139 @@
+"""The paragraph of a paper that says what was measured, with formulas and settings."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from string import Formatter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sharpness.reporting.bibliography import authors_year
+from sharpness.reporting.formulas import KINDS, MEASURES, OBJECTIVE, as_html
+from sharpness.results.collected import Collection
+from sharpness.results.latex import escaped
+
+
+class Sentence(NamedTuple):
+    """One sentence: its words, its formula in LaTeX, and the keys of papers."""
+
+    words: str
+    formula: str = ""
+    papers: tuple[str, ...] = ()
+
+
+def sentences(collections: Sequence[Collection]) -> list[Sentence]:
+    """Statements on the numbers of collected results: the loss and its samples, then every measure and probe once.
+
+    A setting that differs between models, or that a file does not record, is not stated.
+    """
+    found, usual = [_objective(collections)], _usual_size(collections)
+    for c in collections:
+        results = list(c.results.each().values())
+        names = getattr(results[0], "names", ()) if c.kind.__name__ == "MeasureResult" else ()
+        told = [(name, MEASURES[name]) for name in names if name in MEASURES]
+        if c.kind.__name__ in KINDS:
+            told.append(("", KINDS[c.kind.__name__]))
+        for name, statement in told:
+            words = _filled(statement.sentence, results)
+            sizes = sorted({int(r.class_samples.sum()) for r in results})
+            if sizes != [usual]:
+                words += f" (over {' to '.join(f'{n:,}' for n in dict.fromkeys([sizes[0], sizes[-1]]))} images)"
+            found.append(Sentence(f"{name}: {words}" if name else words[0].upper() + words[1:], *statement[1:]))
+    found.append(Sentence(_errors(collections)))
+    return list({(one.words, one.formula): one for one in found}.values())
+
+
+def as_paragraph(listed: Sequence[Sentence]) -> str:
+    """The sentences in HTML."""
+    parts = []
+    for one in listed:
+        cited = f" ({escape('; '.join(map(authors_year, one.papers)))})" if one.papers else ""
+        formula = f", {as_html(one.formula)}" if one.formula else ""
+        parts.append(f"{escape(one.words)}{formula}{cited}.")
+    return "<p>" + " ".join(parts) + "</p>"
+
+
+def as_latex(listed: Sequence[Sentence]) -> str:
+    r"""The sentences in LaTeX, which cite by ``\cite``."""
+    parts = []
+    for one in listed:
+        formula = f", ${one.formula}$" if one.formula else ""
+        cited = rf"~\cite{{{','.join(one.papers)}}}" if one.papers else ""
+        parts.append(f"{escaped(one.words)}{formula}{cited}.")
+    return "\n".join(parts) + "\n"
+
+
+def _objective(collections: Sequence[Collection]) -> Sentence:
+    first = _results(collections)[0]
+    told: Mapping[str, Any] = first.provenance
+    size = f"{_usual_size(collections):,}"
+    loss = {"ce": "cross-entropy of calibrated logits"}.get(str(told.get("loss")), str(told.get("loss", "the loss")))
+    parts = [f"Losses are those of every class c over {size} images in {len(first.class_names)} classes ({loss}"]
+    shared = {
+        "batchnorm": "BatchNorm in mode {}",
+        "scope": "{} parameters",
+        "dtype": "{}",
+        "coordinates": "{} coordinates",
+    }
+    for name, words in shared.items():
+        if (value := _common(name, _results(collections))) is not None:
+            parts.append(words.format(value))
+    return Sentence(", ".join(parts) + ")", OBJECTIVE)
+
+
+def _usual_size(collections: Sequence[Collection]) -> int:
+    """The number of samples of most results."""
+    return Counter(int(r.class_samples.sum()) for r in _results(collections)).most_common(1)[0][0]
+
+
+def _errors(collections: Sequence[Collection]) -> str:
+    runs = sorted({len(of) for c in collections for of in c.members.values()})
+    words = "Intervals are of 95 %, over images, draws or random vectors as stated beside them"
+    if runs[-1] > 1:
+        count = " to ".join(map(str, dict.fromkeys([runs[0], runs[-1]])))
+        words += f"; means are over {count} trainings with other seeds, ± one standard deviation over them"
+    return words + "; a group's value is the mean of its classes"
+
+
+def _results(collections: Sequence[Collection]) -> list[Any]:
+    return [one.result for c in collections for of in c.members.values() for one in of]
+
+
+def _filled(sentence: str, results: Sequence[Any]) -> str:
+    """The sentence with settings that all results share; a part in brackets or behind a comma without one is left out.
+
+    >>> from types import SimpleNamespace
+    >>> _filled("the rise at r = {radius} (seed {seed}), to {tol}", [SimpleNamespace(provenance={"radius": 0.1})])
+    'the rise at r = 0.1'
+    """
+    known = {name: _common(name, results) for name in _names(sentence)}
+    for name, value in known.items():
+        if value is None:
+            # The shortest phrase that names the setting goes with it.
+            sentence = re.sub(
+                rf" \([^()]*\{{{name}\}}[^()]*\)|,[^,(]*\{{{name}\}}[^,]*| [\w= ]*\{{{name}\}}", "", sentence
+            )
+    return sentence.format(**{name: value for name, value in known.items() if value is not None})
+
+
+def _names(sentence: str) -> Iterator[str]:
+    return (name for _, name, _, _ in Formatter().parse(sentence) if name)
+
+
+def _common(name: str, results: Sequence[Any]) -> Any:
+    """A setting that all results share, in words; None where they do not."""
+    # The number of draws is in the provenance, under the name of a method that gives them.
+    own = [getattr(r, name, None) for r in results]
+    values = [
+        r.provenance.get(name) if one is None or callable(one) else one for r, one in zip(results, own, strict=True)
+    ]
+    if isinstance(values[0], np.ndarray):
+        same = all(np.array_equal(values[0], value) for value in values)
+        return ", ".join(f"{v:g}" for v in values[0]) if same else None
+    if any(value != values[0] for value in values):
+        return None
+    return f"{values[0]:g}" if isinstance(values[0], float) else values[0]

@@ -1,0 +1,44 @@
+"""Processes that share a training."""
+
+from __future__ import annotations
+
+import torch
+
+from sharpness.engine import distributed, resolve_device
+from sharpness.errors import UserError
+
+
+def own_device(device: str | torch.device | None) -> torch.device:
+    """The device of this process: under torchrun a GPU of its own.
+
+    Raises:
+        UserError: it is not available, or one GPU is given for several processes.
+    """
+    chosen = resolve_device(device)
+    if (
+        distributed.world_size() > 1
+        and chosen.type == "cuda"
+        and chosen.index not in (None, torch.cuda.current_device())
+    ):
+        raise UserError(f"device={str(chosen)!r} is one GPU for {distributed.world_size()} processes: give 'cuda', of "
+                        "which each takes its own")  # fmt: skip
+    return chosen
+
+
+def require_shares(shards: int) -> None:
+    """Refuse shards that the processes cannot share alike.
+
+    Raises:
+        UserError: the number of processes does not divide theirs.
+    """
+    processes = distributed.world_size()
+    if shards % processes:
+        least = processes * -(-shards // processes)
+        raise UserError(
+            f"{processes} processes cannot share {shards} shard{'s' * (shards > 1)} of a batch alike: give "
+            f"shards={least} (--shards {least}), which is part of the recipe, or start {_divisors(shards)} processes"
+        )
+
+
+def _divisors(number: int) -> str:
+    return " or ".join(str(n) for n in range(1, number + 1) if number % n == 0)

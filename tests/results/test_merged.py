@@ -1,0 +1,89 @@
+"""Several files in one: seeds, models, and parts of the classes, which add up to what one probe of all would give."""
+
+import numpy as np
+import pytest
+import torch
+
+import sharpness
+from sharpness import Objective, UserError, load_result
+from sharpness.cli import main
+from sharpness.results import Runs
+from sharpness.results.collected import collect
+from sharpness.results.merged import join_classes, merge
+
+
+def network(seed):
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3)).double()
+
+
+def samples(classes=(0, 1, 2)):
+    """Four, three and two samples of three classes."""
+    x = torch.randn(9, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2])
+    kept = torch.isin(y, torch.tensor(classes))
+    return x[kept], y[kept]
+
+
+def objective(seed=0, classes=(0, 1, 2), **options):
+    return Objective(network(seed), samples(classes), class_names=("a", "b", "c"), groups={"few": (1, 2)}, **options)
+
+
+def test_seeds_and_models_of_several_files_are_one_comparison(tmp_path, capsys):
+    for label, seed in (("CE", 0), ("CE", 1), ("GCL", 2)):
+        path = tmp_path / f"seed-{seed}" / "loss.nc"
+        path.parent.mkdir()
+        sharpness.measure({label: objective(seed)}, "loss").save(path)
+    (tmp_path / "copy.nc").write_bytes((tmp_path / "seed-0" / "loss.nc").read_bytes())
+    assert main(["merge", str(tmp_path), "-o", str(tmp_path / "all.nc")]) == 0
+    found = load_result(tmp_path / "all.nc")
+    assert list(found) == ["CE", "GCL"] and isinstance(found["CE"], Runs) and len(found["CE"]) == 2
+    assert [r["loss"].overall for r in found["CE"]] == pytest.approx([objective(0).loss(), objective(1).loss()])
+    assert "±" in capsys.readouterr().out
+    assert found["CE"].names == ("run 1", "run 2"), "the copy has no seed in its path"
+    (tmp_path / "copy.nc").unlink(), (tmp_path / "all.nc").unlink()
+    assert merge([tmp_path])["CE"].names == ("seed 0", "seed 1")
+
+
+@pytest.mark.parametrize(
+    "probe",
+    [
+        lambda o: sharpness.eigenvalues(o, k=1, which="both", per_class=True, tol=1e-10),
+        lambda o: sharpness.plane(o, x=(-1, 1, 3), y=(-1, 1, 3), adaptive=None),
+        lambda o: sharpness.line(o, x=(-1, 1, 3)),
+        lambda o: sharpness.random_perturbation(o, radii=(0.1,), draws=2),
+        lambda o: sharpness.measure(o, "accuracy,loss,lambda_max", tol=1e-10),
+    ],
+    ids=["eigenvalues", "plane", "line", "perturbation", "measures"],
+)
+def test_parts_of_the_classes_are_what_one_probe_of_all_gives(probe, tmp_path):
+    for i, classes in enumerate([(0,), (1, 2)]):
+        probe(objective(0, classes)).save(tmp_path / f"{i}.nc")
+    joined, whole = next(iter(merge([tmp_path]).values())), probe(objective())
+    np.testing.assert_array_equal(joined.class_samples, [4, 3, 2])
+    for name in whole:
+        np.testing.assert_allclose(joined[name].values, whole[name].values, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(joined[name].of("few"), whole[name].of("few"), rtol=1e-6, atol=1e-9)
+        if hasattr(whole, "losses") or name in ("loss", "accuracy"):
+            np.testing.assert_allclose(joined[name].overall, whole[name].overall, rtol=1e-6, atol=1e-9)
+        elif name == "lambda_max" and hasattr(whole, "overall"):
+            assert np.isnan(joined[name].overall), "no part has the eigenvalue of all samples"
+    assert load_result(joined.save(tmp_path / "joined.nc")).provenance["parts"] == 2
+
+
+def test_what_does_not_belong_together_is_refused_with_the_field(tmp_path):
+    one, two = (
+        sharpness.measure({"A": objective()}, "loss"),
+        sharpness.measure({"A": objective(), "B": objective(1)}, "loss"),
+    )
+    one.save(tmp_path / "a.nc")
+    sharpness.line({"A": objective()}, x=(-1, 1, 3)).save(tmp_path / "line.nc")
+    with pytest.raises(UserError, match="MeasureResult .*a.nc.* and LineResult .*line.nc.* cannot stand in one file"):
+        merge([tmp_path])
+    (tmp_path / "line.nc").unlink()
+    sharpness.measure({"B": objective(1, parameters="0.*")}, "loss").save(tmp_path / "b.nc")
+    with pytest.raises(UserError, match="scope is all and "):
+        merge([tmp_path])
+    assert [c.name for c in collect(tmp_path)] == ["a", "b"]
+    with pytest.raises(UserError, match="class a, b, c has samples in two parts"):
+        join_classes([two["A"], two["B"]])
