@@ -127,7 +127,7 @@ export function explore(root, data, changed = () => {}) {
     if (state.quantity === "point" && state.point && landscape()) {
       const words = { loss: "loss", rise: "rise of the loss", accuracy: "accuracy" }[state.surface];
       return {
-        title: `${words} at the chosen point`, name: words, flat: state.surface !== "accuracy",
+        title: `${words} at the chosen point`, name: words, flat: state.surface !== "accuracy", share: state.surface === "accuracy",
         value: surfaceAt, low: () => NaN, high: () => NaN,
         mark: state.surface === "loss" ? base : () => NaN,
       };
@@ -138,7 +138,7 @@ export function explore(root, data, changed = () => {}) {
     const { shape, values } = get(packed);
     const at = (part) => (row) => values[part * shape[1] + row];
     return {
-      title: quantity.title, name: quantity.name, flat: quantity.flat ?? !quantity.name.includes("accuracy"),
+      title: quantity.title, name: quantity.name, share: quantity.share, flat: quantity.flat ?? !quantity.name.includes("accuracy"),
       value: at(0), low: at(1), high: at(2), mark: () => NaN,
     };
   }
@@ -392,7 +392,7 @@ export function explore(root, data, changed = () => {}) {
     const values = shown ? every.flatMap((row) => [shown.value(row), shown.low(row), shown.high(row), shown.mark(row)]) : [];
     const own = extent(shown ? every.map(shown.value) : []);
     const { low, high, least } = extent(values);
-    const log = own.low > 0 && own.high > 50 * own.low;
+    const log = !shown?.share && own.low > 0 && own.high > 50 * own.low;
     const from = log ? Math.log(least / 1.1) : Math.min(0, low);
     const to = log ? Math.log(high * 1.1) : Math.max(0, high);
     const place = (value) => Math.min(Math.max(((log ? Math.log(Math.max(value, 1e-300)) : value) - from) / (to - from || 1), 0), 1);
