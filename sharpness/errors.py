@@ -23,6 +23,10 @@ class SystemRefusal(UserError):
     """
 
 
+class LostProcess(UserError):
+    """The end of another process of the same command, before its time."""
+
+
 class _Printable(logging.Filter):
     """Keeps what the library says of foreign files from acting on the terminal where it ends up."""
 

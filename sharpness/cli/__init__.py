@@ -31,7 +31,7 @@ from sharpness.cli.output import say
 from sharpness.cli.report import report
 from sharpness.cli.spectrum import spectrum
 from sharpness.cli.train import train
-from sharpness.errors import UserError
+from sharpness.errors import LostProcess, UserError
 from sharpness.files import refusal
 
 #: Commands whose work processes under torchrun share: all others would be repeated by each of them.
@@ -128,8 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
         with _surroundings():
             return _run(arguments)
     except UserError as error:  # of joining the other processes
-        say(f"sharpness: {error}", err=True)
-        return 2
+        return _failed(str(error))
 
 
 def _run(arguments: list[str] | None) -> int:
@@ -139,21 +138,32 @@ def _run(arguments: list[str] | None) -> int:
         sys.stdout.flush()
     except (UserError, FloatingPointError) as error:
         _discard_output()
-        say(f"sharpness: {error}", err=True)
-        return 2
+        return _failed(str(error), lost=isinstance(error, LostProcess))
     except OSError as error:
         # Errors of writing carry the name of the file; without one it was printing, or reading.
         where = error.filename if isinstance(error.filename, str) else "stdout" if error.filename is None else "a file"
         _discard_output()
-        say(f"sharpness: {refusal(f'{where} cannot be used', error)}", err=True)
-        return 2
+        return _failed(str(refusal(f"{where} cannot be used", error)))
     except click.ClickException as error:
-        say(f"sharpness: {error.format_message()} (see --help)", err=True)
-        return 2
+        return _failed(f"{error.format_message()} (see --help)")
     except (KeyboardInterrupt, click.Abort):
-        say(
-            "sharpness: interrupted; the same command continues what writes files ('train': --resume)",
-            err=True,
-        )
-        return 130
+        return _failed("interrupted; the same command continues what writes files ('train': --resume)", 130)
     return 0
+
+
+def _failed(message: str, code: int = 2, lost: bool = False) -> int:
+    """Print why a command failed, and return its exit code.
+
+    Args:
+        lost: another process has ended, which one of those that remain tells.
+    """
+    if not lost:
+        say(f"sharpness: {message}", err=True)
+    if "RANK" in os.environ:
+        from sharpness.engine import distributed
+
+        if lost:
+            distributed.tell(message)
+            os._exit(code)  # what exchanges with a process that is gone cannot be taken down in order
+        distributed.told(message)
+    return code

@@ -16,11 +16,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sharpness.errors import UserError
+from sharpness.engine.presence import LOST, Presence
+from sharpness.errors import LostProcess, UserError
 
 T = TypeVar("T")
-#: What to do after a process of several has ended before its time.
-GO_ON = "start the same command again, with --resume for 'train': it goes on from what was saved"
+_presence: Presence | None = None
 
 
 def start() -> None:
@@ -40,13 +40,36 @@ def start() -> None:
                 "CUDA_VISIBLE_DEVICES= to compute on CPUs"
             )
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    global _presence
+    store, number, processes = next(dist.rendezvous("env://"))
+    dist.init_process_group(
+        "nccl" if torch.cuda.is_available() else "gloo",
+        store=dist.PrefixStore("exchange", store), rank=number, world_size=processes,
+    )  # fmt: skip
+    _presence = Presence(dist.PrefixStore("presence", store), number, processes)
 
 
 def stop() -> None:
     """Leave the process group, if there is one."""
+    if _presence is not None:
+        _presence.leave()
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def tell(message: str) -> None:
+    """Print a line on stderr in one process alone, whatever it is redirected to."""
+    if _presence is not None:
+        _presence.tell(message)
+
+
+def told(message: str) -> None:
+    """Note that this process has told an error; what the first one has not told as well, others print themselves.
+
+    Only the first process of a command prints, but what goes wrong may go wrong in another alone.
+    """
+    if _presence is not None:
+        _presence.told(message)
 
 
 def rank() -> int:
@@ -134,8 +157,4 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise LostProcess(f"another process of this command has ended: {GO_ON}") from error
-
-
-class LostProcess(UserError):
-    """The end of another process of the same command."""
+        raise LostProcess(LOST) from error
