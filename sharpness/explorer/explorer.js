@@ -196,7 +196,7 @@ export function explore(root, data, changed = () => {}) {
       update({ search: searchInput.value });
     },
   });
-  const theme = select("colours", [["auto", "as the system"], ["light", "light"], ["dark", "dark"]], "auto", (value) => {
+  const theme = select("colours", [["auto", "as the system"], ["light", "light"], ["dark", "dark"]], root.dataset.theme ?? "auto", (value) => {
     root.dataset.theme = value;
     draw();
   });
@@ -245,6 +245,7 @@ export function explore(root, data, changed = () => {}) {
 
   root.classList.add("sharpness-explorer");
   root.dataset.theme ??= "auto";
+  root.dataset.lmSuppressShortcuts = "true"; // arrow keys would choose cells of a JupyterLab notebook
   root.replaceChildren(
     h("h1", {}, data.title),
     h(

@@ -109,8 +109,8 @@ def _numbers(result: Result, name: str, rows: Sequence[Subset]) -> np.ndarray:
     found: list[Any] = []
     for row in rows:
         try:
-            estimates = result[name]
-            found.append((estimates.of(row), *estimates.interval(row)))
+            value, _, lower, upper = result[name].estimate(row)
+            found.append((value, lower, upper))
         except UserError:
             found.append(None)
     shape = next((np.shape(one) for one in found if one is not None), (3,))
