@@ -80,8 +80,9 @@ docs: .venv-docs/installed
 linkcheck: .venv-docs/installed
 	.venv-docs/bin/python -m sphinx -q -b linkcheck docs out/linkcheck
 
+# The notebooks from their texts, each run by a clean kernel.
 notebooks: .venv/installed
-	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb
+	OMP_NUM_THREADS=1 $(BIN)/python docs/make_notebooks.py
 
 # torch comes first and pinned, so that nothing else can pull in another build of it.
 .venv/installed: setup.cfg constraints.txt

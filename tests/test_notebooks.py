@@ -1,48 +1,90 @@
-"""The notebooks run from a clean kernel, and were committed with their outputs."""
+"""The notebooks run, agree with the texts that they are made of, and were committed with their outputs."""
 
+import ast
+import runpy
+from functools import partial
 from pathlib import Path
 
+import matplotlib
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
-
-#: The same calls with fewer epochs, images, draws and points: what breaks a cell does so at every size. The network
-#: has a quarter of its planes.
-NARROW = """from functools import partial
 from sharpness.models import BACKBONES, CifarResNet
-BACKBONES["resnet8"] = partial(CifarResNet, 8, width=4)
-"""
+from sharpness.probes import MEASURES as REGISTERED
+
+ROOT = Path(__file__).parent.parent
+MAKER = runpy.run_path(str(ROOT / "docs" / "make_notebooks.py"))
+TEXTS = sorted((ROOT / "notebooks").glob("*.py"))
+
+#: The same calls with fewer epochs, images, draws and points, by notebook: what breaks a cell does so at every size.
 SMALLER = {
-    "epochs=30": "epochs=2",
-    "limit_per_class=20": "limit_per_class=4",
-    'measure(runs / "cc-sam")': 'measure(runs / "cc-sam", limit_per_class=4)',
-    "draws=5": "draws=2",
-    "draws=3, steps=25": "draws=2, steps=6",
-    "x=(-0.5, 0.5, 51), y=(-0.5, 0.5, 51)": "x=(-0.5, 0.5, 9), y=(-0.5, 0.5, 9)",
-    "x=(-2, 2, 41)": "x=(-2, 2, 7)",
-}
+    "compare-for-a-paper": {
+        "range(3)": "range(2)", "epochs=15": "epochs=1", "limit_per_class=20": "limit_per_class=2", "draws=5": "draws=2"
+    },
+    "during-training": {"epochs=40": "epochs=4", "budget=0.5": "budget=1.0"},
+    "explore": {
+        "epochs=20": "epochs=1", "limit_per_class=20": "limit_per_class=2", "draws=5": "draws=2", "k=3": "k=1",
+        'measure(runs / "cc-sam")': 'measure(runs / "cc-sam", limit_per_class=2)',
+        "draws=3, steps=25": "draws=2, steps=4",
+        "x=(-0.5, 0.5, 31), y=(-0.5, 0.5, 31)": "x=(-0.5, 0.5, 9), y=(-0.5, 0.5, 9)", "x=(-2, 2, 41)": "x=(-2, 2, 5)",
+    },
+    "own-checkpoint": {"range(15)": "range(2)"},
+    "own-measure": {"epochs=10": "epochs=1", "folder / label)": "folder / label, limit_per_class=3)"},
+    "read-the-numbers": {"epochs=30": "epochs=3", "range(3)": "range(2)", "(1, 2, 3)": "(1, 2)"},
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
-@pytest.mark.parametrize("size", ["smaller", pytest.param("as committed", marks=pytest.mark.slow)])
-def test_a_notebook_runs_from_a_clean_kernel(path, size, tmp_path):
-    notebook = nbformat.read(path, as_version=4)
-    code = [c for c in notebook.cells if c.cell_type == "code"]
-    if size == "smaller":
-        notebook.cells.insert(0, nbformat.v4.new_code_cell(NARROW))
-        for whole, less in SMALLER.items():
-            assert any(whole in c.source for c in code), f"no cell has {whole} to make smaller"
-            for c in code:
-                c.source = c.source.replace(whole, less)
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+def run(code, variables):
+    """Run a cell, and show its last value as a notebook does."""
+    tree = ast.parse(code)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, "<cell>", "exec"), variables)
+    if last is not None:
+        value = eval(compile(ast.Expression(last.value), "<cell>", "eval"), variables)
+        show = getattr(value, "_repr_html_", None) or partial(repr, value)
+        show()
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
-def test_a_notebook_is_committed_with_its_outputs(path):
-    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
-    assert all(c.execution_count for c in cells)
-    images = [o for c in cells for o in c.outputs if "image/png" in o.get("data", {})]
-    assert len(images) >= 3
-    assert not [o for c in cells for o in c.outputs if o.output_type == "error"]
+@pytest.mark.parametrize("path", TEXTS, ids=lambda p: p.stem)
+def test_a_notebook_runs(path, tmp_path, monkeypatch):
+    """In this process and smaller: a kernel for each takes longer than its cells."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(BACKBONES, "resnet8", partial(CifarResNet, 8, width=4))
+    known = set(REGISTERED)
+    cells = [cell.source for cell in MAKER["cells"](path.read_text()) if cell.kind == "code"]
+    for whole, less in SMALLER[path.stem].items():
+        assert any(whole in cell for cell in cells), f"no cell has {whole} to make smaller"
+        cells = [cell.replace(whole, less) for cell in cells]
+    variables = {"__name__": "__main__"}
+    try:
+        with matplotlib.rc_context():
+            for cell in cells:
+                run(cell, variables)
+    finally:
+        for name in set(REGISTERED) - known:
+            del REGISTERED[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", TEXTS, ids=lambda p: p.stem)
+def test_a_notebook_runs_from_a_clean_kernel_as_committed(path, tmp_path):
+    MAKER["executed"](path, tmp_path)
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda p: p.stem)
+def test_a_notebook_is_its_text_with_outputs(path):
+    notebook = path.with_suffix(".ipynb")
+    cells = nbformat.read(notebook, as_version=4).cells
+    texts = MAKER["cells"](path.read_text())
+    assert [(cell.cell_type, cell.source) for cell in cells] == texts, f"run python docs/make_notebooks.py {path.stem}"
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert not [output for output in outputs if "/home/" in str(output) or "/work/" in str(output)]
+    assert notebook.stat().st_size < 1e6
+
+
+def test_every_notebook_has_a_text():
+    assert [path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))] == [path.stem for path in TEXTS]
+    assert SMALLER.keys() == {path.stem for path in TEXTS}

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from sharpness.plots.labels import grey, legend_above, size_of
+from sharpness.plots.labels import grey, legend_above, legend_columns, size_of
 from sharpness.plots.scales import set_log
 from sharpness.plots.style import colors_of, dash, marker, new_axes, style
 from sharpness.plots.trainings import BAR, draw_spread_band, spread_ends, trainings_key
@@ -68,11 +68,12 @@ def plot_spread(
         ax.set_xlim(-0.5, len(draws) - 0.5)
         handles = spread_key(draws, base is not None) if legend else []
         above = len(handles) > 1  # among the points there is no room for them
+        columns = legend_columns([str(line.get_label()) for line in handles], 1.05 * size_of(ax)[0])
         if handles:
-            where: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3} if above else {}
+            where: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": columns} if above else {}
             ax.legend(handles=handles, **where)
         ax.set(ylabel=ylabel)
-        ax.set_title(title or "", pad=20 if above else None)
+        ax.set_title(title or "", pad=8 + 12 * -(-len(handles) // columns) if above else None)
         ax.set_xlabel(ONE_COLUMN if xlabel is None and not columns_of(draws) else xlabel or "", fontsize=7)
     return ax
 

@@ -8,6 +8,8 @@ import numpy as np
 
 #: Numbers from here on, and numbers with more decimal places, are written with an exponent.
 LARGE, PLACES = 1e7, 7
+#: Spreads below so much of their value are those of floating-point sums of equal numbers.
+NO_SPREAD = 1e-12
 
 
 def places(error: float) -> int:
@@ -59,12 +61,16 @@ def described(value: float, se: float, sd: float, lower: float, upper: float, *,
     ('0.951 ± 0.013 (0.02)', '5 [0.02, 1240]')
     >>> described(1.6e-10, 1e-10, nan, 0.0, 5e-10)
     '1.6e-10 [0, 5.0e-10]'
+    >>> described(0.95, 0.05, 1.4e-16, nan, nan, in_spreads=True)
+    '0.95 ± 0 (0.05)'
     """
     if not np.isfinite(value):
         return "-"
+    if sd <= NO_SPREAD * abs(value):
+        sd = 0.0
     bounded = bool(np.isfinite([lower, upper]).all())
     error = next((e for e in (sd, se, (upper - lower) / 4) if np.isfinite(e) and e > 0), np.nan)
-    text = with_error(value, sd) if np.isfinite(sd) else rounded(value, error)
+    text = rounded(value, error) + (f" ± {_error(sd, value)}" if np.isfinite(sd) else "")
     if bounded:
         return f"{text} [{_end(lower, value, error)}, {_end(upper, value, error)}]"
     if not np.isfinite(se):

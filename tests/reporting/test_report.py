@@ -55,12 +55,24 @@ def made(tmp_path_factory):
     for seed in (0, 1):
         run = folder / "gcl" / f"seed-{seed}"
         (run / "probes").mkdir(parents=True)
-        plan = {"method": "gcl", "flatten": ["sam(rho=0.05)"], "epochs": [40], "data": {"dataset": "digits-lt"}}
+        plan = {
+            "method": "gcl",
+            "model": "resnet8",
+            "flatten": ["sam(rho=0.05)"],
+            "epochs": [40],
+            "data": {"dataset": "digits-lt"},
+        }
         (run / "run.json").write_text(json.dumps(plan))
         table("mine", 1.0 + seed, run=f"seed {seed}").save(run / "probes" / "table.nc")
     table(HOSTILE, 5.0).save(folder / "other.nc")
     line(HOSTILE).save(folder / "line.nc")
     return folder, report([folder], folder / "report", command={"name": "report", "options": {}})
+
+
+@pytest.fixture(autouse=True)
+def unprinted(made, monkeypatch):
+    """One PDF is enough."""
+    monkeypatch.setattr(printing, "browser", lambda: None)
 
 
 def test_the_page_has_all_parts_and_no_text_of_a_file_is_markup(made):
@@ -75,7 +87,9 @@ def test_the_page_has_all_parts_and_no_text_of_a_file_is_markup(made):
     assert "default-src 'none'" in text and not re.search(r"(src|href)=.?http", text)
     titles = re.findall(r"<h2>(.*?)</h2>", text)
     assert titles == ["Methods", "Measures of every class", "Loss along a line", "Provenance", "References"]
-    assert "gcl" in text and "digits-lt" in text and "sam(rho=0.05)" in text, "settings of the run"
+    assert "<td>mine</td>" in text and "resnet8" in text and "digits-lt" in text and "sam(rho=0.05)" in text, (
+        "settings of the run"
+    )
     assert all(path.is_file() for path in found.files)
     names = {path.name for path in found.files}
     assert {"measure.png", "measure.pdf", "measure.txt", "measure.csv", "measure.csv.json", "measure.tex"} <= names
@@ -129,7 +143,6 @@ def test_mixtures_are_refused_with_the_field_that_differs(tmp_path, capsys):
 
 
 def test_without_a_browser_one_line_says_so_and_the_page_stays(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(printing, "browser", lambda: None)
     table("A").save(tmp_path / "a.nc")
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "report.pdf").write_text("of other numbers")
@@ -144,7 +157,7 @@ def test_without_a_browser_one_line_says_so_and_the_page_stays(tmp_path, capsys,
     assert "ended with 3" in printing.print_page(tmp_path / "report" / "report.html", tmp_path / "x.pdf")
 
 
-@pytest.mark.skipif(printing.browser() is None, reason="no browser is installed")
+@pytest.mark.skipif(printing.browser() is None, reason=f"none of {', '.join(printing.BROWSERS[:3])} is installed")
 def test_the_pdf_is_that_of_the_page(made):
     _, found = made
     assert found.remark == "" and found.pdf is not None

@@ -1,0 +1,87 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Watch the sharpness during training
+#
+# A loop of your own, and a monitor that measures a small fixed sample at the end of an epoch, within a stated share of the time. Twenty seconds on two cores.
+
+# %%
+import pandas as pd
+import torch
+from torch import nn
+
+import sharpness
+
+data = sharpness.load_data("digits-lt")
+x, y = data.train.tensors
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(256, 10)
+    )
+
+
+# %% [markdown]
+# ## Two lines in the loop
+# `monitor = Monitor(...)` before it and `monitor.step(...)` at the end of every epoch. `log=` is called with the rows of every measurement: `wandb.log` and TensorBoard
+# take them ([how to](../howto/monitor.md)); here a list does.
+
+
+# %%
+def train(flatten=None, epochs=40, lr=0.05):
+    model, rows = network(), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [epochs // 2], gamma=0.1)
+    stepper = flatten and sharpness.optimizers.wrap(optimizer, flatten, model, train_counts=data.train_counts)
+    monitor = sharpness.Monitor(model, data.train, budget=0.5, groups=data.groups, log=rows.extend)
+    for epoch in range(1, epochs + 1):
+        model.train()
+        torch.manual_seed(epoch)
+        for batch in torch.randperm(len(y)).split(32):
+            if stepper:
+                stepper.step(x[batch], y[batch])
+            else:
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
+                optimizer.step()
+        monitor.step(epoch, lr=optimizer.param_groups[0]["lr"], event="drop" if epoch == epochs // 2 else "")
+        schedule.step()
+    return monitor, rows
+
+
+plain, rows = train()
+print(f"{plain.measured} of {plain.calls} epochs measured, in {plain.share:.0%} of the time")
+pd.DataFrame(rows[-6:])
+
+# %% [markdown]
+# ## Largest eigenvalue, epoch by epoch
+# Of all images and of every group. The dotted line is 2 / lr, above which plain gradient descent is unstable; a drop of the learning rate is an event.
+
+# %%
+plain.history.plot("lambda_max");
+
+# %% [markdown]
+# ## A step rule beside it
+# The same loop with SAM's rule; one line of it is another.
+
+# %%
+sam, _ = train("sam")
+sam.history.plot("lambda_max");
+
+# %%
+histories = {"SGD": plain.history.to_frame(), "SAM": sam.history.to_frame()}
+pd.DataFrame({label: one.groupby(["measure", "of"])["value"].last() for label, one in histories.items()}).round(4)
+
+# %% [markdown]
+# Eight images of a class have errors, and this is one training of each: a picture of what happens, not a comparison of methods. Measure the end of several trainings
+# for that ([compare for a paper](compare-for-a-paper.ipynb)).
