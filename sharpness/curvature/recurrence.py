@@ -61,9 +61,8 @@ def extremes(
     alpha: list[float] = []
     beta: list[float] = []
     while True:
-        r = operator(v).to(v, copy=True)
-        if beta:
-            r.sub_(before, alpha=beta[-1])
+        # No copy: what an operator returns may be its own.
+        r = torch.sub(operator(v), before, alpha=beta[-1] if beta else 0.0)
         alpha.append(float(inner(v[None], r)[0]))
         r.sub_(v, alpha=alpha[-1])
         beta.append(length(r))

@@ -80,7 +80,8 @@ class CurvatureOperator:
         vector = self._scaled(vector.detach().to(self.device, self.dtype, copy=vector.is_inference()))
         product = self._scaled(distributed.total(self._products(vector)) / self.weight)
         self.products += 1
-        if not bool(torch.isfinite(product).all()):
+        # A sum is one pass, and finite unless an entry is not, or the sum itself overflows.
+        if not bool(torch.isfinite(product.sum())) and not bool(torch.isfinite(product).all()):
             raise UserError("a Hessian-vector product is not finite: check inputs and weights for inf and nan")
         return product.to(self.dtype)
 
@@ -137,20 +138,25 @@ class CurvatureOperator:
             UserError: the model is in training mode.
         """
         require_eval(self._engine.module)
-        if not torch.equal(self._state(), self._seen):
+        now = self._state()
+        if len(now) != len(self._seen) or not all(map(torch.equal, now, self._seen)):
             self._products.close()
             self._open()
 
     @torch.inference_mode(False)
     def _open(self) -> None:
-        self._seen = self._state()
+        self._seen = [t.clone() for t in self._state()]
         self._products = Products(self._engine, self._batches(), self.kind, self._budget)
 
     @torch.no_grad()
-    def _state(self) -> Tensor:
-        """All weights and buffers. They are compared, because writes through ``p.data`` count no version."""
+    def _state(self) -> list[Tensor]:
+        """All weights and buffers. They are compared, because writes through ``p.data`` count no version.
+
+        On a GPU they are one tensor, because each comparison waits for it.
+        """
         module = self._engine.module
-        return torch.cat([strided(t).reshape(-1) for t in (*module.parameters(), *module.buffers())])
+        tensors = [strided(t) for t in (*module.parameters(), *module.buffers())]
+        return tensors if self.device.type == "cpu" else [torch.cat([t.reshape(-1) for t in tensors])]
 
     def __repr__(self) -> str:
         return f"CurvatureOperator({self.kind}, {self.size} x {self.size}, {self.samples} samples, {self.route})"

@@ -36,7 +36,7 @@ class Small(nn.Module):
     def forward(self, x):
         return self.layer(x).flatten(1).tanh()
 """
-ENGINES = {"processes:2": None, "dask:local:2": "distributed", "local:2": "submitit"}
+ENGINES = {"processes:2": None, "dask:local:2": "distributed", "local:1": "submitit"}
 TABLE = {"measures": "loss,lambda_max,trace", "trace_draws": 2, "limit_per_class": 1}
 STUDY = {"epochs": 1, "limit_per_class": 1, "draws": 2, "max_iterations": 60, "measures": "loss,lambda_max"}
 
@@ -81,6 +81,9 @@ def executor(request, network):
     needed = ENGINES[request.param]
     if needed is not None and importlib.util.find_spec(needed) is None:
         pytest.skip(f"{needed} is not installed: pip install 'sharpness[cluster]'")
+    if needed is None:
+        yield request.getfixturevalue("processes")
+        return
     with sharpness.cluster(request.param) as found:
         yield found
 
@@ -129,18 +132,24 @@ def test_a_worker_that_is_killed_loses_the_task_that_it_was_at(executor, tmp_pat
 
 
 @pytest.fixture(scope="module")
+def processes(network):
+    """Two processes that several tests share."""
+    with sharpness.cluster("processes:2") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
 def run(here):
     return here[0] / "runs" / "digits-lt-ce-seed0"
 
 
-def test_classes_and_points_of_a_plane_are_the_same_in_other_processes(run, network):
+def test_classes_and_points_of_a_plane_are_the_same_in_other_processes(processes, run):
     """Two processes suffice: what is sent and how it comes back is one path for all engines."""
     classes = partial(sharpness.measure, run, **TABLE)
     density = partial(sharpness.spectral_density, run, True, 2, 3, options={"limit_per_class": 1})
     plane = partial(sharpness.plane, run, (-1, 1, 5), (-1, 1, 5), adaptive=0.05, options={"limit_per_class": 1})
-    with sharpness.cluster("processes:2") as executor:
-        for probe in (classes, density, plane):
-            same(probe(executor=executor), probe())
+    for probe in (classes, density, plane):
+        same(probe(executor=processes), probe())
 
 
 class Lost(Executor):
@@ -174,12 +183,12 @@ def test_a_scheduler_that_goes_away_ends_in_one_line_and_what_was_done_is_kept(r
     same(again, sharpness.eigenvalues(run, per_class=True, options={"limit_per_class": 1}))
 
 
-def test_warnings_and_mistakes_of_workers_are_told_here(run, caplog):
-    with sharpness.cluster("processes:1") as executor:
-        sharpness.measure({"a": run}, measures="lambda_max", max_iterations=1, limit_per_class=1, executor=executor)
-        assert any("a: not converged" in message for message in caplog.messages)
-        with pytest.raises(sharpness.UserError, match="draws=1: a standard error needs"):
-            sharpness.trace(run, True, 1, bootstrap=2, options={"limit_per_class": 1}, executor=executor)
+def test_warnings_and_mistakes_of_workers_are_told_here(processes, run, caplog):
+    two = {"a": run, "b": run}
+    sharpness.measure(two, measures="lambda_max", max_iterations=1, limit_per_class=1, executor=processes)
+    assert any("a: not converged" in message for message in caplog.messages)
+    with pytest.raises(sharpness.UserError, match="draws=1: a standard error needs"):
+        sharpness.trace(run, True, 1, bootstrap=100, options={"limit_per_class": 1}, executor=processes)
 
 
 def test_parts_of_a_study_are_collected_by_the_same_call_without_a_part(here, data, network, tmp_path):
@@ -213,8 +222,9 @@ def test_executors_that_cannot_serve_are_refused(run):
         sharpness.measure(run, **TABLE, executor="processes:2")
 
 
-def test_the_command_line_takes_a_cluster_and_parts(run, tmp_path, monkeypatch, capsys):
+def test_the_command_line_takes_a_cluster_and_parts(processes, run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sharpness, "cluster", lambda given: nullcontext({"processes:2": processes}[given]))
     asked = ["measure", str(run), "--measures", "loss,lambda_max", "--limit-per-class", "1"]
     assert main([*asked, "-o", "here.csv"]) == 0
     assert main([*asked, "-o", "there.csv", "--cluster", "processes:2"]) == 0

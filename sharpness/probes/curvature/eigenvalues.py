@@ -18,9 +18,10 @@ from sharpness.probes.curvature.bootstrap import require_resamples
 from sharpness.probes.curvature.class_shares import owners_of
 from sharpness.probes.curvature.kept_vectors import vectors_are_kept
 from sharpness.probes.curvature.layers import eigenvalues_by_layer
-from sharpness.probes.curvature.row_eigenvalues import RowEigenvalues, solved
+from sharpness.probes.curvature.row_eigenvalues import LARGEST, SMALLEST, RowEigenvalues, solved
 from sharpness.probes.curvature.rows import rows_of
 from sharpness.probes.curvature.verification import check_eigenvalue
+from sharpness.probes.shared.cost import announce_rows
 from sharpness.probes.shared.probe import Given, comparable_by_layer
 from sharpness.progress import progress
 from sharpness.results import EigenvalueResult
@@ -129,6 +130,9 @@ def eigenvalues(
     task = RowEigenvalues(
         work, k, which, tol, max_iterations, seed, kind, bootstrap, standard_errors, keep_vectors or verify
     )
+    if executor is not None and rows.several:
+        usual = k * (LARGEST if which == "LA" else LARGEST + SMALLEST)
+        announce_rows(rows.whole, "eigenvalues", usual, rows.samples[rows.samples > 0].tolist(), executor)
     with progress(None, "eigenvalues", "products") as bar:
         done = solved(rows, task, bar, executor)
     checks = [

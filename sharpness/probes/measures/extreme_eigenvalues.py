@@ -10,16 +10,13 @@ import numpy as np
 
 from sharpness.errors import choose, require_whole
 from sharpness.objective.coordinates import COORDINATES
-from sharpness.probes.curvature.row_eigenvalues import RowEigenvalues, solved
+from sharpness.probes.curvature.row_eigenvalues import LARGEST, SMALLEST, RowEigenvalues, solved
 from sharpness.probes.curvature.rows import rows_of
 from sharpness.probes.measures.measure import Measure, Passes, Subject, require_positive
 from sharpness.probes.shared.column import Column, sample_freedom
 from sharpness.progress import progress
 from sharpness.statistics import interval
 
-#: Products that a run usually takes for the largest eigenvalue, and for the smallest one beside it, with what else a
-#: row takes: the gradient that it starts from, and the quadratic forms of its images.
-LARGEST, SMALLEST = 8, 12
 logger = logging.getLogger("sharpness")
 
 

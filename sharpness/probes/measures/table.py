@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Unpack
@@ -311,7 +311,7 @@ def _measure_one(
         return type(found) is MeasureResult and found.names == names
 
     def compute() -> MeasureResult:
-        _announce(subject, settings, models, label)
+        _announce(subject, settings, models, label, executor)
         columns: dict[str, Column] = {}
         about = Subject(subject, base, names, folder, label, executor, columns)
         with subject.checked(base):
@@ -345,13 +345,18 @@ def _expected(total: Passes, cost: Cost, sizes: Sequence[int]) -> float:
     return alone + max(max(rows), sum(rows) / cost.workers)
 
 
-def _announce(objective: Objective, settings: dict[Measure, Any], models: int, label: str | None) -> None:
+def _announce(
+    objective: Objective, settings: dict[Measure, Any], models: int, label: str | None, executor: Executor | None
+) -> None:
     """Say what comes and how long it should take."""
     passes = [measure.passes(chosen) for measure, chosen in settings.items()]
     total = Passes(*(sum(numbers) for numbers in zip(*passes, strict=True)))
     sizes = objective.class_samples[objective.class_samples > 0].tolist()
     rows = len(sizes) + (len(sizes) > 1 and total.of_all > 0) if total.products else 0
-    seconds = _expected(total, Cost.of(objective, rows, bool(total.gradients)), sizes)
+    cost = Cost.of(objective, rows if executor is None else min(rows, 1), bool(total.gradients))
+    if executor is not None:
+        cost = replace(cost, workers=width(executor))
+    seconds = _expected(total, cost, sizes)
     whose = f"{label or 'the model'} and {models - 1} more" if models > 1 else label or "the model"
     announce(
         f"measuring {', '.join(m.name for m in settings)} of {whose} on {objective.num_samples} samples of "

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 
+from sharpness.clusters import width
 from sharpness.curvature import lanczos_memory
 from sharpness.engine import Workers, distributed, side_by_side
 from sharpness.objective import Objective
@@ -77,6 +78,22 @@ class Cost:
                 times[2].append(sum(one.result() for one in made) / workers)
         forward, gradient, product = (Linear.through(sizes, seconds) for seconds in times)
         return cls(forward, gradient, product, workers)
+
+
+def rows_seconds(cost: Cost, products: float, sizes: Sequence[int]) -> float:
+    """Seconds of so many products of every row, by its samples: rows share the workers, and the longest is one's.
+
+    >>> rows_seconds(Cost(Linear(0, 0), Linear(0, 0), Linear(0, 0.5), workers=2), 10, [4, 1, 1])
+    20.0
+    """
+    rows = [products * cost.product(size) for size in sizes]
+    return max(max(rows), sum(rows) / cost.workers)
+
+
+def announce_rows(objective: Objective, what: str, products: float, sizes: Sequence[int], executor: Executor) -> None:
+    """Say how long rows should take on an executor, whose workers are taken to be as fast as this process."""
+    cost = replace(Cost.of(objective, 1, gradients=False), workers=min(width(executor), len(sizes)))
+    announce(f"{what} of {len(sizes)} rows on {cost.workers} workers", rows_seconds(cost, products, sizes))
 
 
 def row_workers(objective: Objective, rows: int, vectors: int = 0) -> AbstractContextManager[Executor]:
