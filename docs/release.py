@@ -1,7 +1,7 @@
-"""Build sdist and wheel of the commit at hand, the same bytes whenever and wherever: ``python docs/release.py -o dist``.
+"""Build sdist and wheel of the commit at hand, always the same bytes: ``python docs/release.py -o dist``.
 
-``SOURCE_DATE_EPOCH`` is the time of the commit. The README is the description on the package index, where links into the
-repository lead nowhere: ``--url https://github.com/OWNER/sharpness/blob/v1.0.0`` makes them absolute, pictures with
+``SOURCE_DATE_EPOCH`` is the time of the commit. The README is the description on the package index, where links into
+the repository lead nowhere: ``--url https://github.com/OWNER/sharpness/blob/v1.0.0`` makes them absolute, pictures with
 ``raw`` in the place of ``blob``.
 """
 
@@ -46,7 +46,8 @@ def build(target: Path, url: str | None = None) -> list[Path]:
     epoch = int(told.stdout)
     archive = subprocess.run(["git", "-C", ROOT, "archive", "HEAD"], check=True, capture_output=True).stdout
     with tempfile.TemporaryDirectory() as scratch:
-        tarfile.open(fileobj=io.BytesIO(archive)).extractall(scratch, filter="data")
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tree:
+            tree.extractall(scratch, filter="data")
         if url is not None:
             readme = Path(scratch) / "README.md"
             readme.write_text(absolute(readme.read_text(encoding="utf-8"), url), encoding="utf-8")
@@ -54,7 +55,8 @@ def build(target: Path, url: str | None = None) -> list[Path]:
 build_meta.build_sdist({str(target.resolve())!r})
 build_meta.build_wheel({str(target.resolve())!r})"""
         environment = os.environ | {"SOURCE_DATE_EPOCH": str(epoch)}
-        done = subprocess.run([sys.executable, "-c", code], cwd=scratch, env=environment, capture_output=True, text=True)
+        made = [sys.executable, "-c", code]
+        done = subprocess.run(made, cwd=scratch, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(done.stdout + done.stderr)
     for sdist in target.glob("*.tar.gz"):
