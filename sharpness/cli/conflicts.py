@@ -7,13 +7,14 @@ from typing import Any
 import click
 
 import sharpness
+from sharpness.cli.completion import CHECKPOINTS
 from sharpness.cli.options import PARAMETERS, OneExample, picture_look, probing_options, result_options, split_of
 from sharpness.cli.output import RESULTS, alone, deliver, require_file, require_picture
 from sharpness.cli.work import work_beside
 
 
 @click.command(cls=OneExample)
-@click.argument("checkpoints", nargs=-1)
+@CHECKPOINTS
 @probing_options
 @click.option("--per-group", is_flag=True, help="Optima of many, medium and few instead of classes.")
 @click.option("--damping", default=0.01, show_default=True, help="Cost of a move by the norm of all weights, doubled.")

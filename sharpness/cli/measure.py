@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 import sharpness
+from sharpness.cli.completion import CHECKPOINTS
 from sharpness.cli.names import UNUSUAL_MEASURES
 from sharpness.cli.options import (
     CLUSTER,
@@ -27,7 +28,7 @@ from sharpness.registries import MEASURES
 
 
 @click.command(cls=OneExample)
-@click.argument("checkpoints", nargs=-1)
+@CHECKPOINTS
 @probing_options
 @coordinates_option()
 @click.option(

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 import sharpness
+from sharpness.cli.completion import CHECKPOINTS
 from sharpness.cli.options import (
     CLUSTER,
     PARAMETERS,
@@ -25,7 +26,7 @@ from sharpness.errors import UserError
 
 
 @click.command(cls=OneExample)
-@click.argument("checkpoints", nargs=-1)
+@CHECKPOINTS
 @probing_options
 @coordinates_option()
 @click.option("--per-class", is_flag=True, help="Eigenvalues of the Hessian of every class.")
