@@ -8,7 +8,15 @@ import click
 
 import sharpness
 from sharpness.cli.completion import CHECKPOINTS
-from sharpness.cli.options import PARAMETERS, OneExample, picture_look, probing_options, result_options, split_of
+from sharpness.cli.options import (
+    PARAMETERS,
+    OneExample,
+    measured_on,
+    picture_look,
+    probing_options,
+    result_options,
+    split_of,
+)
 from sharpness.cli.output import RESULTS, alone, deliver, require_file, require_picture
 from sharpness.cli.work import work_beside
 
@@ -47,5 +55,5 @@ def conflicts(
     what = "Cosines between displacements to the classes' own optima"
     deliver(
         results, lambda: alone(results).plot(**look), lambda: caption(what, results, split_of(probed)), work,
-        as_json=as_json, output=output, plot=plot,
+        as_json=as_json, output=output, plot=plot, remarks=lambda: [measured_on(probed)],
     )  # fmt: skip

@@ -17,6 +17,7 @@ from sharpness.cli.options import (
     OneExample,
     coordinates_option,
     executor_of,
+    measured_on,
     picture_look,
     probing_options,
     result_options,
@@ -70,6 +71,7 @@ def measure(
     from sharpness.results import Comparison
     from sharpness.results.caption import caption
     from sharpness.results.comparison import first_of
+    from sharpness.results.enough import enough
 
     # First of all, because a wrong name of a file must be told before hours of work.
     require_file("-o", output, RESULTS)
@@ -92,5 +94,5 @@ def measure(
     what = f"Measures of every class: {', '.join(first_of(results).names)}"
     deliver(
         results, lambda: results.plot(measure="all", **look), lambda: caption(what, results, split_of(probed)), work,
-        as_json=as_json, output=output, plot=plot,
+        as_json=as_json, output=output, plot=plot, remarks=lambda: [measured_on(probed), *enough(results)],
     )  # fmt: skip

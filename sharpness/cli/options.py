@@ -327,6 +327,16 @@ def split_of(given: dict[str, Any]) -> str:
     return "" if given["images"] is not None else given["split"] or "train"
 
 
+def measured_on(given: dict[str, Any]) -> str:
+    """The images of a table in words: which split, by whose choice, and which of each class."""
+    number = given["limit_per_class"]
+    part = "all" if number is None else f"the first {number} of every class, in the order of the data,"
+    if given["images"] is not None:
+        return f"images: {part} of {given['images']}"
+    chosen = "" if given["split"] is not None else ", as usual here; accuracy is quoted on --split test"
+    return f"images: {part} of the {split_of(given)} split{chosen}"
+
+
 def inches(text: str) -> str | float:
     """A width by name or in inches."""
     try:

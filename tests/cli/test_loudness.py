@@ -53,9 +53,14 @@ def test_json_of_commands_that_print_a_table(run, capsys, tmp_path):
     (facts,) = found("inspect", run)
     assert facts["method"].startswith("ldam-drw") and facts["file"].endswith("last.pt")
     table = tmp_path / "table.csv"
-    table.write_text("model,class,group,samples,train,accuracy,loss\n" + "".join(
-        f"{name},{c},few,4,10,{0.5 + 0.1 * i},{0.1 * i}\n" for name in "abc" for i, c in enumerate(["all", "0", "1"])
-    ))
+    table.write_text(
+        "model,class,group,samples,train,accuracy,loss\n"
+        + "".join(
+            f"{name},{c},few,4,10,{0.5 + 0.1 * i},{0.1 * i}\n"
+            for name in "abc"
+            for i, c in enumerate(["all", "0", "1"])
+        )
+    )
     assert {row["measure"] for row in found("correlate", table, "--resamples", 20)} == {"loss"}
     rows = found("train", "--method", "ce", "--epochs", 1, "--out", tmp_path / "again")
     assert rows[-1]["epoch"] == 1
