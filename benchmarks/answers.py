@@ -5,7 +5,8 @@
 The network is the zoo's ResNet-32 of plain training on a long tail, over test images of CIFAR-10 where they are on this
 machine (``SHARPNESS_DATA``), else one trained here on the digits, upsampled. Every contender has a process of its own,
 whose model and images are ready; in every repeat they take turns, on the same classes. Contenders other than ours get
-their best settings, see contenders.py, and only the run with these counts.
+their best settings, see contenders.py, and only the run with these counts. A busy machine changes seconds of CPU less
+than those by the clock.
 
     seconds          a class, median over repeats; CPU: of all threads, which others on the machine change little
     times ours       seconds over ours of the same repeat: median (and quartiles); CPU: of the median
@@ -28,8 +29,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from contenders import Contender, Eigenthings, Found, Ours, Plain, PyHessian, quotient
+from contenders import Both, Contender, Eigenthings, Found, Ours, Plain, PyHessian, hurry, quotient
 from growth import growth
+from planes import planes
 from table import note, report, spread, table
 from turns import process
 from workloads import Problem, describe, digits, exact_product
@@ -46,6 +48,7 @@ class Question:
 
     title: str
     contenders: tuple[type[Contender], ...]
+    quick: tuple[type[Contender], ...]
     ask: Callable[[type[Contender], Problem, float], list[Found]]
 
 
@@ -53,36 +56,48 @@ QUESTIONS = {
     "largest": Question(
         f"largest eigenvalue, to a residual of {TOL:g}",
         (Ours, PyHessian, Plain, Eigenthings),
+        (Ours, PyHessian, Plain, Eigenthings),
         lambda contender, problem, _: contender.all_eigenvalues(*problem, "LA", TOL),
     ),
     "ends": Question(
         f"both ends of the spectrum, to residuals of {TOL:g} of the largest and {5 * TOL:g} of the value",
         (Ours, Plain, Eigenthings),
+        (Ours, Plain),
         lambda contender, problem, _: contender.all_eigenvalues(*problem, "both", TOL),
     ),
     "trace": Question(
         "trace, to a standard error of {:.0%}",
         (Ours, PyHessian, Plain, Eigenthings),
+        (Ours, PyHessian),
         lambda contender, problem, error: contender.all_traces(*problem, error),
+    ),
+    "table": Question(
+        "default table of measure: accuracy, loss, both ends, random and worst rise; of others without standard errors",
+        (Ours, Plain, Both),
+        (Ours, Plain),
+        lambda contender, problem, _: contender.all_tables(*problem, TOL),
     ),
 }
 
 
 @dataclass(frozen=True)
 class Size:
-    """Images a class, classes, repeats, and the relative error of a trace: all stated in the tables."""
+    """Images a class, classes, repeats, the relative error of a trace, side of a plane: all stated in the tables."""
 
     images: tuple[int, ...]
     classes: tuple[int, ...]
     repeats: int
     error: float
+    side: int
 
 
 SIZES = {
-    "quick": Size((8,), (1, 9), 2, 0.2),
-    "usual": Size((20,), (1, 3, 9), 3, 0.1),
-    "full": Size((20, 100), tuple(range(10)), 3, 0.05),
+    "quick": Size((8,), (1, 9), 1, 0.2, 15),
+    "usual": Size((20,), (1, 3, 9), 1, 0.1, 31),
+    "full": Size((20, 100), tuple(range(10)), 3, 0.05, 51),
 }
+#: Of a plane, what a quick run leaves out.
+SLOW = ("sharpness, every point, float32", "plain loop")
 
 
 def main() -> None:
@@ -97,26 +112,30 @@ def main() -> None:
             torch.save(problem, path)
             for question in args.questions:
                 note(f"{question}, {images} images a class")
-                lines += answers(question, name, problem, path, size)
-    if args.size != "quick":
+                if question == "plane":
+                    left_out = SLOW if args.size == "quick" else ()
+                    lines += planes(name, problem, path, size.side, size.repeats, left_out)
+                else:
+                    lines += answers(question, name, problem, path, size, args.size == "quick")
+    if args.size != "quick" and len(args.questions) > len(QUESTIONS):
         note("growth")
         lines += growth(full=args.size == "full")
     report(lines, args.output)
 
 
-def answers(asked: str, name: str, problem: Problem, path: Path, size: Size) -> list[str]:
+def answers(asked: str, name: str, problem: Problem, path: Path, size: Size, quick: bool) -> list[str]:
     """The table of one question."""
     question = QUESTIONS[asked]
-    contenders = [c for c in question.contenders if present(c)]
+    contenders = [c for c in (question.quick if quick else question.contenders) if present(c)]
     with ExitStack() as stack:
-        processes = {c: stack.enter_context(process(_prepare, path)) for c in contenders}
+        processes = {c: stack.enter_context(process(_prepare, path, c.module, quick)) for c in contenders}
         turns = [
             {c: processes[c].submit(_ask, asked, c, size.error).result() for c in contenders}
             for _ in range(size.repeats)
         ]
     seconds = {c: np.array([np.sum([f.seconds for f in turn[c]], axis=0) for turn in turns]) for c in contenders}
     middle = {c: np.median(seconds[c], axis=0) for c in contenders}
-    checks = check(problem, turns[0]) if turns[0][Ours][0].vectors else dict.fromkeys(contenders, ("–", "–"))
+    checks = check(problem, turns[0])
     classes = len(size.classes)
     rows = [
         [
@@ -124,7 +143,7 @@ def answers(asked: str, name: str, problem: Problem, path: Path, size: Size) -> 
             *(f"{value / classes:.2f}" for value in middle[c]),
             spread(seconds[c][:, 0] / seconds[Ours][:, 0]),
             f"{middle[c][1] / middle[Ours][1]:.1f}",
-            f"{np.mean([f.products for f in turns[0][c]]):.1f}",
+            f"{np.mean([f.products for f in turns[0][c]]):.1f}".replace("nan", "–"),
             *checks[c],
         ]
         for c in contenders
@@ -145,19 +164,23 @@ def answers(asked: str, name: str, problem: Problem, path: Path, size: Size) -> 
 
 
 def check(problem: Problem, found: dict[type[Contender], list[Found]]) -> dict[type[Contender], tuple[str, str]]:
-    """The largest residual and error of every contender, against float64."""
+    """The largest residual and error of every contender, against float64; – where there are no vectors."""
+    if not any(answer.vectors for contender in found.values() for answer in contender):
+        return dict.fromkeys(found, ("–", "–"))
     model, x, y = problem
     residuals: dict[type[Contender], list[float]] = {c: [] for c in found}
     errors: dict[type[Contender], list[float]] = {c: [] for c in found}
     for i, c in enumerate(y.unique()):
         product = exact_product((model, x[y == c], y[y == c]))
         for end, extreme in enumerate((max, min)[: len(found[Ours][i].values)]):
-            checked = {k: quotient(product, f[i].values[end], f[i].vectors[end]) for k, f in found.items()}
+            kept = {k: f[i] for k, f in found.items() if f[i].vectors}
+            checked = {k: quotient(product, f.values[end], f.vectors[end]) for k, f in kept.items()}
             exact = extreme(value for value, _ in checked.values())
             for contender, (_, residual) in checked.items():
                 residuals[contender].append(residual)
-                errors[contender].append(abs(found[contender][i].values[end] - exact) / abs(exact))
-    return {c: (f"{max(residuals[c]):.1e}", f"{max(errors[c]):.1e}") for c in found}
+            for contender, answer in found.items():
+                errors[contender].append(abs(answer[i].values[end] - exact) / abs(exact))
+    return {c: (f"{max(residuals[c]):.1e}" if residuals[c] else "–", f"{max(errors[c]):.1e}") for c in found}
 
 
 def trained(images: int, classes: tuple[int, ...]) -> tuple[str, Problem]:
@@ -191,8 +214,11 @@ def libraries() -> list[str]:
 _problem: Problem
 
 
-def _prepare(path: Path) -> None:
+def _prepare(path: Path, module: str, quick: bool) -> None:
     global _problem
+    importlib.import_module(module)
+    if quick:
+        hurry()
     _problem = torch.load(path, weights_only=False)
 
 
@@ -203,7 +229,8 @@ def _ask(asked: str, contender: type[Contender], error: float) -> list[Found]:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=list(SIZES), default="usual")
-    parser.add_argument("--questions", nargs="+", choices=list(QUESTIONS), default=list(QUESTIONS))
+    every = [*QUESTIONS, "plane"]
+    parser.add_argument("--questions", nargs="+", choices=every, default=every)
     parser.add_argument("--output", type=Path, help="keep the tables in this file, too")
     return parser.parse_args()
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
-from workloads import exact_product, flat, split, unit_vector
+from workloads import exact_product, flat, like_filters, split, unit_vector
 
 import sharpness
 
@@ -114,11 +114,42 @@ class Contender:
         """Of every class among y, one after another."""
         return [cls(model, x[y == c], y[y == c]).trace(error) for c in y.unique()]
 
+    def table(self, tol: float) -> Found:
+        """What ``measure`` tells of a class: both ends, and the rest by plain PyTorch."""
+        ends, seconds = self.eigenvalues("both", tol), self._rest_of_table()
+        return Found(ends.values, ends.vectors, ends.seconds + seconds, ends.products, ends.setting)
+
+    @classmethod
+    def all_tables(cls, model: nn.Module, x: Tensor, y: Tensor, tol: float) -> list[Found]:
+        """Of every class among y, one after another."""
+        return [cls(model, x[y == c], y[y == c]).table(tol) for c in y.unique()]
+
+    def _rest_of_table(self, radius: float = 0.1, draws: int = 5, rho: float = 0.05) -> np.ndarray:
+        """Seconds of accuracy and loss, of the rises in five random directions, and of the one after an ascent step."""
+        start = now()
+        value = nn.functional.cross_entropy(outputs := self.model(self.x), self.y)
+        (outputs.detach().argmax(1) == self.y).double().mean()
+        gradient = torch.autograd.grad(value, self.parameters)
+        length = float(flat(gradient).norm())
+        with torch.no_grad():
+            for i in range(draws + 1):
+                if i == draws:
+                    moves = [rho / length * g for g in gradient]
+                else:
+                    moves = [radius * like_filters(p) for p in self.parameters]
+                for p, d in zip(self.parameters, moves, strict=True):
+                    p.add_(d)
+                float(nn.functional.cross_entropy(self.model(self.x), self.y))
+                for p, d in zip(self.parameters, moves, strict=True):
+                    p.sub_(d)
+        return now() - start
+
 
 class Ours(Contender):
     """``Objective.hvp``, ``Objective.operator`` and ``eigenvalues``. The objective is made beforehand."""
 
-    name = distribution = module = "sharpness"
+    name = distribution = "sharpness"
+    module = "sharpness.probes"
 
     def __init__(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
         super().__init__(model, x, y)
@@ -151,6 +182,16 @@ class Ours(Contender):
         ]
 
     @classmethod
+    def all_tables(cls, model: nn.Module, x: Tensor, y: Tensor, tol: float) -> list[Found]:
+        """Of all classes in one call of ``measure`` with its defaults; its time is shared evenly among them."""
+        start = now()
+        found = sharpness.measure(cls(model, x, y).objective, tol=tol)
+        classes = y.unique().tolist()
+        seconds = (now() - start) / len(classes)
+        columns = [found[name].values for name in ("lambda_max", "lambda_min")]
+        return [Found([float(c[i]) for c in columns], [], seconds, math.nan, f"tol={tol:g}") for i in classes]
+
+    @classmethod
     def all_traces(cls, model: nn.Module, x: Tensor, y: Tensor, error: float) -> list[Found]:
         """Of all classes in one call, by Hutch++ with as many products for each as the most demanding one needs."""
         classes, answer = y.unique().tolist(), []
@@ -172,6 +213,7 @@ class Plain(Contender):
     """Double backward as anyone would write it; a run keeps the graph of the gradient."""
 
     name, distribution, module = "plain double backward", "torch", "torch"
+    bases: tuple[int, ...] = (5, 10, 20)
 
     def product(self, v: Tensor) -> Tensor:
         return flat(torch.autograd.grad(self._gradient(), self.parameters, split(v, self.parameters)))
@@ -189,7 +231,7 @@ class Plain(Contender):
         """
         if which != "LA":
             return self._arpack(which, 5 * tol, 20)
-        bases = left_to_try(self.about, (5, 10, 20))
+        bases = left_to_try(self.about, self.bases)
         found = {basis: self._arpack(which, tol, basis) for basis in bases}
         _DID_IT[self.about] = best = min(found, key=lambda basis: found[basis].seconds[0])
         return found[best]
@@ -237,7 +279,7 @@ class PyHessian(Contender):
 
     name = distribution = "PyHessian"
     module = "pyhessian"
-    tolerances = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
+    tolerances: tuple[float, ...] = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
     longest = 1000
 
     def product(self, v: Tensor) -> Tensor:
@@ -327,7 +369,7 @@ class Eigenthings(Contender):
 
     name = distribution = "hessian-eigenthings"
     module = "hessian_eigenthings"
-    lengths = (5, 7, 10, 15, 20, 30, 40, 60, 80, 120, 200)
+    lengths: tuple[int, ...] = (5, 7, 10, 15, 20, 30, 40, 60, 80, 120, 200)
 
     def __init__(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
         from hessian_eigenthings import HessianOperator, supervised_loss
@@ -339,7 +381,7 @@ class Eigenthings(Contender):
         return self.operator.matvec(v)
 
     def eigenvalues(self, which: str, tol: float) -> Found:
-        ends = [self._end("LA", tol)] + ([self._end("SA", 5 * tol)] if which != "LA" else [])
+        ends = [self.end("LA", tol)] + ([self.end("SA", 5 * tol)] if which != "LA" else [])
         return Found(
             [value for end in ends for value in end.values],
             [vector for end in ends for vector in end.vectors],
@@ -348,7 +390,8 @@ class Eigenthings(Contender):
             ", ".join(end.setting for end in ends),
         )
 
-    def _end(self, which: str, tol: float) -> Found:
+    def end(self, which: str, tol: float) -> Found:
+        """One end of the spectrum."""
         from hessian_eigenthings import lanczos
 
         key = (*self.about, which)
@@ -373,6 +416,28 @@ class Eigenthings(Contender):
             return found.estimate, found.stderr, answer
 
         return draws_that_meet(error, (*self.about, "trace"), run)
+
+
+class Both(PyHessian):
+    """The largest eigenvalue by PyHessian, the smallest by hessian-eigenthings: what there is for each."""
+
+    name = "PyHessian, and hessian-eigenthings for the smallest"
+
+    def eigenvalues(self, which: str, tol: float) -> Found:
+        largest = super().eigenvalues("LA", tol)
+        smallest = Eigenthings(self.model, self.x, self.y).end("SA", 5 * tol)
+        return Found(
+            largest.values + smallest.values,
+            largest.vectors + smallest.vectors,
+            largest.seconds + smallest.seconds,
+            largest.products + smallest.products,
+            f"{largest.setting}, {smallest.setting}",
+        )
+
+
+def hurry() -> None:
+    """Begin with the settings that were the best ones in longer runs, and were never too much in them."""
+    PyHessian.tolerances, Plain.bases, Eigenthings.lengths = (1e-5, 1e-6, 1e-7), (5,), Eigenthings.lengths[1:]
 
 
 CONTENDERS: tuple[type[Contender], ...] = (Ours, Plain, PyHessian, Curvlinops, Eigenthings)

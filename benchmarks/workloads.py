@@ -102,6 +102,14 @@ def split(v: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
     return [piece.view(p.shape) for piece, p in zip(pieces, parameters, strict=True)]
 
 
+def like_filters(p: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """A Gaussian direction whose filters are as long as those of p; zeros for biases and BatchNorm."""
+    d, axes = torch.randn(p.shape, generator=generator), tuple(range(1, p.ndim))
+    if not axes:
+        return torch.zeros_like(d)
+    return d * (p.square().sum(axes, keepdim=True) / d.square().sum(axes, keepdim=True)).sqrt()
+
+
 def unit_vector(size: int) -> Tensor:
     """A fixed random vector of norm 1."""
     v = torch.randn(size, generator=torch.Generator().manual_seed(1))

@@ -11,7 +11,8 @@ from torch import nn
 from sharpness.checkpoints.find import FOLDERS, usual_files
 from sharpness.checkpoints.heads import reread
 from sharpness.checkpoints.manifest import Manifest
-from sharpness.data import DATASETS, LongTail, LongTailData, load_data
+from sharpness.checkpoints.zoo import training_images
+from sharpness.data import DATASETS, ImageSet, LongTail, LongTailData, load_data
 from sharpness.data.class_orders import check_class_order
 from sharpness.errors import UserError
 from sharpness.models import Classifier
@@ -87,6 +88,13 @@ class Checkpoint:
             raise UserError(f"{self.path} is our own and complete: leave out class_order")
         return replace(self, manifest=replace(self.manifest, class_order=check_class_order(kind)))
 
+    def _by_content(self, data_root: str | None) -> ImageSet | None:
+        """The training images of a model of the zoo, found among all images of the files by their pixels."""
+        digests, whole = training_images(self.manifest.data_sha256), self.longtail.dataset.removesuffix("-lt")
+        if digests is None or whole not in DATASETS:
+            return None
+        return load_data(whole, data_root=data_root).train.by_digest(digests)
+
     def load_data(self, data_root: str | None = None, download: bool = False, split: str = "train") -> LongTailData:
         """The data it was trained on, rebuilt by the recorded recipe, and the matching test set.
 
@@ -104,7 +112,10 @@ class Checkpoint:
             data_root=data_root,
             download=download,
         )
-        if split != "test" and self.manifest.data_sha256 not in (None, data.train.sha256()):
+        wanted = self.manifest.data_sha256
+        if split != "test" and wanted not in (None, data.train.sha256()):
+            if (found := self._by_content(data_root)) is not None and found.sha256() == wanted:
+                return replace(data, longtail=t, train=found)
             raise UserError(
                 f"{self.path} was trained on other images of {t.dataset} than the files here give: point --data-root "
                 "at the files it was trained on"

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from sharpness.errors import choose
 
 PREFIX = "zoo:"
@@ -21,6 +23,19 @@ def zoo() -> dict[str, Path]:
     True
     """
     return {path.stem: path for path in sorted(FOLDER.glob("*.safetensors"))}
+
+
+def training_images(data_sha256: str | None) -> np.ndarray | None:
+    """Digests (n,) of the training images of the zoo, in their order; None of other training sets.
+
+    Its images are a selection of a folder that was not the whole archive: no recipe finds them in another folder, their
+    pixels do.
+
+    Args:
+        data_sha256: of the training set.
+    """
+    path = FOLDER / f"images-{(data_sha256 or '')[:16]}.npy"
+    return np.load(path, allow_pickle=False) if path.is_file() else None
 
 
 def from_zoo(path: str | Path) -> Path:

@@ -96,6 +96,12 @@ class ImageSet:
         images = self.images.on(device) if isinstance(self.images, Rows) else self.images.to(device)
         return replace(self, images=images, labels=self.labels.to(device))
 
+    def by_digest(self, digests: np.ndarray) -> ImageSet | None:
+        """The images of some digests (m,), in their order; None where one is missing."""
+        here = {int(digest): i for i, digest in enumerate(self.content.digests)}
+        places = [here.get(int(digest)) for digest in digests]
+        return None if None in places else self.subset([i for i in places if i is not None])
+
     def subset(self, indices: Tensor | np.ndarray | Sequence[int]) -> ImageSet:
         """The images at ``indices``, in that order."""
         index = torch.as_tensor(indices, dtype=torch.int64).to(self.labels.device)

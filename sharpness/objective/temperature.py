@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
 from sharpness.engine import PerSampleLoss, distributed, full_precision
@@ -127,7 +127,7 @@ def temperature_of_logits(logits: Tensor, labels: Tensor, weights: Tensor | None
             f"no temperature fits the logits of {n:.0f} images: all are classified correctly, as training images may "
             "be; fit it on images that the model has not seen, held_out=, or give a number, logits=2.0"
         )
-    beta = math.exp(brentq(score, *ENDS, xtol=1e-12))
+    beta = math.exp(scipy.optimize.brentq(score, *ENDS, xtol=1e-12))
     s, variance = slopes(beta)
     squares, information = distributed.total(torch.stack([a.square() @ s.square(), a @ variance])).tolist()
     error = math.sqrt(n / (n - 1) * squares) / information if n > 1 else math.nan

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import scipy
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.patches import Patch, PathPatch
-from scipy.ndimage import binary_dilation
 
 from sharpness.plots.frames import NARROW
 from sharpness.plots.heatmap import NO_VALUE
@@ -56,7 +56,7 @@ def draw_filled(ax: Axes, panel: Panel, levels: Levels, colors: str) -> list[Pat
                 alpha=0.8,
                 zorder=2,
             )
-    beside = np.isfinite(panel.z) & binary_dilation(~np.isfinite(panel.z), np.ones((3, 3)))
+    beside = np.isfinite(panel.z) & scipy.ndimage.binary_dilation(~np.isfinite(panel.z), np.ones((3, 3)))
     if beside.any():
         _draw_cells(ax, panel, beside, zorder=0.5, **look)
     return _draw_not_finite(ax, panel)

@@ -13,7 +13,7 @@ from sharpness.reporting.sections import Section
 STYLE = """
 :root { color-scheme: light dark; --ink: light-dark(#16191f, #eceef2); --soft: light-dark(#4d5562, #aab2bf);
   --rule: light-dark(#c9ced6, #3b424d); --page: light-dark(#fff, #14171c); }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 1100px;
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 1300px;
   margin: 0 auto; padding: 16px; overflow-wrap: anywhere; }
 h1 { font-size: 24px; } h2 { font-size: 19px; margin-top: 2em; border-bottom: 1px solid var(--rule); }
 figure { margin: 12px 0; } figure img { max-width: 100%; background: #fff; }
@@ -28,7 +28,8 @@ tbody tr:last-child td { border-bottom: 2px solid var(--ink); }
 pre { white-space: pre-wrap; font-size: 12.5px; border: 1px solid var(--rule); padding: 8px; }
 @media print {
   :root { color-scheme: light; } body { max-width: none; padding: 0; font-size: 10.5pt; }
-  table { font-size: 7pt; } th, td { padding: 1px 3px; } figure, tr { break-inside: avoid; } h2 { break-after: avoid; }
+  .scroll { overflow: visible; } table { font-size: 7pt; } th, td { padding: 1px 3px; white-space: normal; }
+  .files td { overflow-wrap: anywhere; } figure, tr { break-inside: avoid; } h2 { break-after: avoid; }
   details > summary { list-style: none; }
 }
 @page { size: A4; margin: 15mm; }
@@ -49,7 +50,12 @@ def page_of(
         bib: BibTeX.
     """
     parts = [f"<h1>{escape(title)}</h1>", "<h2>Methods</h2>", methods, *map(_section, sections)]
-    parts += ["<h2>Provenance</h2>", _table(trainings), "<h3>Files that were read</h3>", _table(sources)]
+    parts += [
+        "<h2>Provenance</h2>",
+        _table(trainings),
+        "<h3>Files that were read</h3>",
+        f'<div class="files">{_table(sources)}</div>',
+    ]
     parts += ["<h2>References</h2>", f"<pre>{escape(bib)}</pre>"]
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # no script, no address
     return (

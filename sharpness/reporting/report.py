@@ -22,8 +22,11 @@ from sharpness.results.same import require_equal
 from sharpness.untrusted.plain_json import parse_json
 from sharpness.untrusted.refused import Refused
 
-#: Entries of a run's settings that the report shows.
-TRAINED = ("method", "model", "epochs", "batch_size", "augmentation", "flatten", "precision")
+#: Entries of a run's settings, and what the report calls them.
+TRAINED = {
+    "method": "method", "model": "network", "epochs": "epochs", "batch_size": "batch size",
+    "augmentation": "augmentation", "flatten": "flattening", "precision": "precision",
+}  # fmt: skip
 #: Folders between a result and the settings of its run.
 ABOVE = 3
 
@@ -144,7 +147,7 @@ def _trainings(members: Sequence[Saved], plans: Mapping[Path, dict[str, Any]]) -
     for one in members:
         told, plan = one.result.provenance, plans.get(one.path, {}) if one.path is not None else {}
         row = rows.setdefault((one.label, one.run or ""), {"model": one.label, "training": one.run or ""})
-        row |= {name: shown(str(plan[name])) for name in TRAINED if plan.get(name) not in (None, "", [])}
+        row |= {name: shown(str(plan[key])) for key, name in TRAINED.items() if plan.get(key) not in (None, "", [])}
         if isinstance(data := plan.get("data"), dict):
             row["data"] = shown(f"{data.get('dataset')}, imbalance {data.get('imbalance')}")
         for name, key in (("model sha256", "model_sha256"), ("images sha256", "images_sha256")):

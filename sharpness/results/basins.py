@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from scipy.ndimage import label
+import scipy
 
 from sharpness.errors import UserError
 from sharpness.results.kept import Content, KeptTable
@@ -149,7 +149,7 @@ def basins_of(
         j, i = np.unravel_index(root, z.shape)
         # At the edge itself, or on a flat surface, a basin is its lowest cell.
         below = (z < level) if z.flat[root] < level else (np.arange(z.size).reshape(z.shape) == root)
-        parts, _ = label(below & finite, NEIGHBOURS)
+        parts, _ = scipy.ndimage.label(below & finite, NEIGHBOURS)
         mask = parts == parts[j, i]
         area = float(cells[mask].sum())
         found.append(Basin(float(x[i]), float(y[j]), float(z[j, i]), saddles[root], edges[root], area, mask))

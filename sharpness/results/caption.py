@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -53,7 +53,7 @@ def caption(what: str, results: Mapping[str, Entry], split: str = "") -> dict[st
         lines["Normalisation"] = f"{first.normalization or 'none'} of the directions"
     if getattr(first, "directions", None):
         lines["Directions"] = str(first.directions)
-    trained = [f"{name} of {label}" for label, e in results.items() if isinstance(e, Runs) for name in e.names]
+    trained = _trainings({label: e.names for label, e in results.items() if isinstance(e, Runs)})
     # A table has no field for its seed, and records it where a measure draws.
     seed = getattr(first, "seed", told.get("seed"))
     seeds = [*([] if seed is None else [f"probe {seed}"]), *trained]
@@ -68,6 +68,30 @@ def caption(what: str, results: Mapping[str, Entry], split: str = "") -> dict[st
         )
     lines["Errors"] = "; ".join(parts)
     return lines
+
+
+def _trainings(names: Mapping[str, Sequence[str]]) -> list[str]:
+    """The trainings of every model in words, those that models share once.
+
+    >>> _trainings({"CE": ["seed 0", "seed 1", "seed 2"], "SAM": ["seed 0", "seed 1", "seed 2"]})
+    ['seeds 0 to 2 of each']
+    >>> _trainings({"CE": ["seed 0"], "SAM": ["seed 1", "seed 4"]})
+    ['seed 0 of CE', 'seeds 1, 4 of SAM']
+    """
+    told = {label: _several(of_label) for label, of_label in names.items()}
+    if len(told) > 1 and len(set(told.values())) == 1:
+        return [f"{next(iter(told.values()))} of each"]
+    return [f"{one} of {label}" for label, one in told.items()]
+
+
+def _several(names: Sequence[str]) -> str:
+    """Names of trainings, of which seeds in a row are told by their ends."""
+    numbers = [name.removeprefix("seed ") for name in names]
+    if len(names) < 2 or not all(n.isdecimal() and f"seed {n}" == name for n, name in zip(numbers, names, strict=True)):
+        return ", ".join(names)
+    seeds = sorted(map(int, numbers))
+    row = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[0] + len(seeds)))
+    return f"seeds {seeds[0]} to {seeds[-1]}" if row else f"seeds {', '.join(map(str, seeds))}"
 
 
 def write_caption(path: Path, lines: Mapping[str, str]) -> Path:

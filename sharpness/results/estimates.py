@@ -59,6 +59,10 @@ class Estimates:
     def __init__(self, name: str, classes: int, estimate: Callable[[Subset], Estimate]) -> None:
         self.name, self._classes, self._estimate = name, classes, estimate
 
+    def estimate(self, subset: Subset = None) -> Estimate:
+        """The value of :meth:`of` with its standard error and the ends of its interval."""
+        return self._estimate(subset)
+
     def of(self, subset: Subset = None) -> Any:
         """The value of all samples, of a class by index or name, or of a group: the mean of its classes that have
         samples.

@@ -13,11 +13,12 @@ from sharpness.errors import UserError
 from sharpness.results.base import Result
 from sharpness.results.collected import Collection, Saved, gather, named, of_sources
 from sharpness.results.comparison import Comparison
-from sharpness.results.estimates import Estimate
+from sharpness.results.estimates import Estimate, mean_of
 from sharpness.results.landscape import Landscape
 from sharpness.results.measures import MeasureResult
 from sharpness.results.perturbation import PerturbationResult
 from sharpness.results.same import SHARED, noise_fields, require_equal
+from sharpness.statistics import interval
 
 #: Measures that are means over samples: those of all samples are the means of the classes', by their weights.
 MEANS = ("loss", "accuracy")
@@ -121,19 +122,23 @@ def _overall(joined: Any, parts: Sequence[Any]) -> Any:
     rows = [_mean(joined, m) if name in MEANS else Estimate(np.nan) for m, name in enumerate(joined.names)]
     values, errors, lower, upper = np.array(rows, dtype=float).T
     bounded: Any = {} if joined.lower is None else {"overall_lower": lower, "overall_upper": upper}
-    # Of groups NaN says that their classes are independent; a group of one part keeps nothing that is not recomputed.
-    groups: Any = {
-        name: np.full_like(value, np.nan)
-        for name in ("group_standard_errors", "group_lower", "group_upper")
-        if (value := getattr(joined, name)) is not None
-    }
+    # Classes have images of their own, of which NaN says that they are independent, but share draws and vectors.
+    names = ("group_standard_errors", "group_lower", "group_upper")
+    groups: Any = {name: np.full((len(joined.names), len(joined.groups)), np.nan) for name in names}
+    arrays = (joined.values, joined.standard_errors, joined.lower, joined.upper)
+    for m, over in enumerate(joined.over):
+        for g, group in enumerate(joined.groups):
+            members = [c for c in joined.groups[group] if joined.class_samples[c]]
+            if over != "images" and members:
+                each = [Estimate(*(np.nan if a is None else float(a[m, c]) for a in arrays)) for c in members]
+                shared = mean_of(each, independent=False)
+                for name, value in zip(names, shared[1:], strict=True):
+                    groups[name][m, g] = value
     return replace(joined, overall=values, overall_standard_errors=errors, **bounded, **groups)
 
 
 def _mean(joined: MeasureResult, m: int) -> Estimate:
     """The mean over classes by their weights, with the error of independent classes."""
-    from sharpness.statistics import interval
-
     present = joined.class_samples > 0
     weights = (joined.class_samples if joined.class_weights is None else joined.class_weights)[present]
     shares = weights / weights.sum()

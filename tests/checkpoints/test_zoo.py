@@ -12,6 +12,7 @@ from sharpness import checkpoint_objective, load_checkpoint
 from sharpness.checkpoints import find_checkpoints, save_checkpoint
 from sharpness.checkpoints.zoo import FOLDER, zoo
 from sharpness.cli import main
+from sharpness.data import ImageSet, cifar
 from sharpness.errors import UserError
 from sharpness.methods import METHODS
 
@@ -48,6 +49,33 @@ def test_its_accuracy_is_that_of_its_card(name, per_class, within):
     checkpoint = load_checkpoint(f"zoo:{name}")
     objective = checkpoint_objective(checkpoint, split="test", limit_per_class=per_class)
     assert objective.evaluate().accuracy == pytest.approx(checkpoint.manifest.accuracy["accuracy"], abs=within)
+
+
+@pytest.mark.skipif("SHARPNESS_DATA" not in os.environ, reason="SHARPNESS_DATA names no folder of CIFAR files")
+def test_its_training_images_are_found_in_any_folder_that_holds_them(monkeypatch):
+    """As in the official archive, in another order, which the recipe cuts otherwise."""
+    read = cifar._read
+
+    def shuffled(*given):
+        pool, test, names = read(*given)
+        return pool.subset(torch.randperm(len(pool), generator=torch.Generator().manual_seed(0))), test, names
+
+    checkpoint = load_checkpoint("zoo:ce")
+    monkeypatch.setattr(cifar, "_read", shuffled)
+    data = checkpoint.load_data()
+    assert data.train.sha256() == checkpoint.manifest.data_sha256 and data.longtail == checkpoint.longtail
+    named = checkpoint_objective(checkpoint, data="cifar10-lt", limit_per_class=1)
+    assert named.samples.content.digests.tolist() == data.train.limit_per_class(1).content.digests.tolist()
+    monkeypatch.setattr(cifar, "_read", lambda *given: (lambda p, t, n: (p.subset(range(20_000)), t, n))(*read(*given)))
+    with pytest.raises(UserError):
+        checkpoint.load_data()
+
+
+def test_images_are_found_by_their_pixels():
+    images = ImageSet(torch.arange(48, dtype=torch.uint8).view(4, 3, 2, 2), torch.arange(4), (0.0,) * 3, (1.0,) * 3)
+    found = images.by_digest(images.content.digests[[2, 0]])
+    assert found.labels.tolist() == [2, 0]
+    assert images.by_digest(images.content.digests[[2]] + 1) is None
 
 
 def test_a_model_of_the_zoo_is_inspected_like_any_other(capsys):

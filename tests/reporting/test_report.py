@@ -15,7 +15,9 @@ from sharpness.registries import METHODS, OPERATIONS
 from sharpness.reporting import printing, report
 from sharpness.reporting.bibliography import PAPERS, authors_year, bibtex, entries
 from sharpness.reporting.formulas import KINDS, MEASURES, as_html
-from sharpness.results import LineResult, MeasureResult, Runs
+from sharpness.reporting.methods_text import as_latex, sentences
+from sharpness.results import EigenvalueResult, LineResult, MeasureResult, Runs
+from sharpness.results.collected import collect
 
 HOSTILE = "CE<script>x</script>"
 
@@ -55,12 +57,24 @@ def made(tmp_path_factory):
     for seed in (0, 1):
         run = folder / "gcl" / f"seed-{seed}"
         (run / "probes").mkdir(parents=True)
-        plan = {"method": "gcl", "flatten": ["sam(rho=0.05)"], "epochs": [40], "data": {"dataset": "digits-lt"}}
+        plan = {
+            "method": "gcl",
+            "model": "resnet8",
+            "flatten": ["sam(rho=0.05)"],
+            "epochs": [40],
+            "data": {"dataset": "digits-lt"},
+        }
         (run / "run.json").write_text(json.dumps(plan))
         table("mine", 1.0 + seed, run=f"seed {seed}").save(run / "probes" / "table.nc")
     table(HOSTILE, 5.0).save(folder / "other.nc")
     line(HOSTILE).save(folder / "line.nc")
     return folder, report([folder], folder / "report", command={"name": "report", "options": {}})
+
+
+@pytest.fixture(autouse=True)
+def unprinted(made, monkeypatch):
+    """One PDF is enough."""
+    monkeypatch.setattr(printing, "browser", lambda: None)
 
 
 def test_the_page_has_all_parts_and_no_text_of_a_file_is_markup(made):
@@ -75,7 +89,9 @@ def test_the_page_has_all_parts_and_no_text_of_a_file_is_markup(made):
     assert "default-src 'none'" in text and not re.search(r"(src|href)=.?http", text)
     titles = re.findall(r"<h2>(.*?)</h2>", text)
     assert titles == ["Methods", "Measures of every class", "Loss along a line", "Provenance", "References"]
-    assert "gcl" in text and "digits-lt" in text and "sam(rho=0.05)" in text, "settings of the run"
+    assert "<td>mine</td>" in text and "resnet8" in text and "digits-lt" in text and "sam(rho=0.05)" in text, (
+        "settings of the run"
+    )
     assert all(path.is_file() for path in found.files)
     names = {path.name for path in found.files}
     assert {"measure.png", "measure.pdf", "measure.txt", "measure.csv", "measure.csv.json", "measure.tex"} <= names
@@ -108,6 +124,18 @@ def test_a_setting_that_differs_or_is_not_recorded_is_not_stated(tmp_path):
     )
 
 
+def test_other_matrices_and_ascents_are_named(tmp_path):
+    table("A", probe="worst_case", rho=0.1, norm="linf", steps=3, adaptive=False).save(tmp_path / "worst.nc")
+    values = np.array([3.0])
+    EigenvalueResult(
+        **common("A", kind="ggn", max_iterations=9), values=values, residuals=0 * values, converged=values > 0,
+        vectors=None, which="LA", k=1, tol=1e-3, seed=0, hvp_count=2, sample_products=8,
+    ).save(tmp_path / "eigenvalues.nc")  # fmt: skip
+    text = as_latex(sentences(collect(tmp_path)))
+    assert "in a ball of radius 0.1" in text and "linf norm, 3 steps" in text and "matrix ggn" in text
+    assert "own gradient" not in text
+
+
 def test_mixtures_are_refused_with_the_field_that_differs(tmp_path, capsys):
     table("A", radius=0.1).save(tmp_path / "a.nc"), table("B", radius=0.2).save(tmp_path / "b.nc")
     assert main(["report", str(tmp_path), "-o", str(tmp_path / "report")]) == 2
@@ -129,7 +157,6 @@ def test_mixtures_are_refused_with_the_field_that_differs(tmp_path, capsys):
 
 
 def test_without_a_browser_one_line_says_so_and_the_page_stays(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(printing, "browser", lambda: None)
     table("A").save(tmp_path / "a.nc")
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "report.pdf").write_text("of other numbers")
@@ -144,7 +171,7 @@ def test_without_a_browser_one_line_says_so_and_the_page_stays(tmp_path, capsys,
     assert "ended with 3" in printing.print_page(tmp_path / "report" / "report.html", tmp_path / "x.pdf")
 
 
-@pytest.mark.skipif(printing.browser() is None, reason="no browser is installed")
+@pytest.mark.skipif(printing.browser() is None, reason=f"none of {', '.join(printing.BROWSERS[:3])} is installed")
 def test_the_pdf_is_that_of_the_page(made):
     _, found = made
     assert found.remark == "" and found.pdf is not None

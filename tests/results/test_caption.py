@@ -22,7 +22,7 @@ def test_a_caption_names_models_images_loss_normalisation_seeds_and_errors():
     assert told["Shows"] == "Rises" and told["Models"] == "CE (2 trainings), SAM"
     assert told["Images"] == "6 train, in 2 classes" and told["Loss"] == "ce, logits times 30"
     assert told["Normalisation"].startswith("filter")
-    assert told["Seeds"] == "probe 7; seed 0 of CE; seed 1 of CE"
+    assert told["Seeds"] == "probe 7; seeds 0, 1 of CE"
     assert "3 draws" in told["Errors"] and "1 sd over trainings" in told["Errors"]
 
 

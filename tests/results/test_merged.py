@@ -52,7 +52,7 @@ def test_seeds_and_models_of_several_files_are_one_comparison(tmp_path, capsys):
         lambda o: sharpness.plane(o, x=(-1, 1, 3), y=(-1, 1, 3), adaptive=None),
         lambda o: sharpness.line(o, x=(-1, 1, 3)),
         lambda o: sharpness.random_perturbation(o, radii=(0.1,), draws=2),
-        lambda o: sharpness.measure(o, "accuracy,loss,lambda_max", tol=1e-10),
+        lambda o: sharpness.measure(o, "accuracy,loss,lambda_max,random_rise", draws=3, tol=1e-10),
     ],
     ids=["eigenvalues", "plane", "line", "perturbation", "measures"],
 )
@@ -64,6 +64,11 @@ def test_parts_of_the_classes_are_what_one_probe_of_all_gives(probe, tmp_path):
     for name in whole:
         np.testing.assert_allclose(joined[name].values, whole[name].values, rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(joined[name].of("few"), whole[name].of("few"), rtol=1e-6, atol=1e-9)
+        if name == "random_rise":
+            # Classes share the draws: their errors add up plainly, which bounds what the draws of the mean would give.
+            errors = whole[name].standard_errors[1:]
+            assert joined[name].standard_error("few") == pytest.approx(errors.mean())
+            assert joined[name].standard_error("few") >= whole[name].standard_error("few") * (1 - 1e-9)
         if hasattr(whole, "losses") or name in ("loss", "accuracy"):
             np.testing.assert_allclose(joined[name].overall, whole[name].overall, rtol=1e-6, atol=1e-9)
         elif name == "lambda_max" and hasattr(whole, "overall"):

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
-from scipy.ndimage import binary_dilation
-from scipy.spatial import cKDTree
 
 from sharpness.engine import distributed
 from sharpness.probes.landscapes.piecewise_linear import interpolate_linearly
@@ -137,7 +136,7 @@ class _Surface:
     def next(self) -> np.ndarray:
         """Cells (n,) to evaluate now; none when all are as they should be."""
         infinite = (self.done & ~self.finite).reshape(self.shape)
-        beside = binary_dilation(infinite, np.ones((3, 3))).ravel() & ~self.done
+        beside = scipy.ndimage.binary_dilation(infinite, np.ones((3, 3))).ravel() & ~self.done
         if not self.finite.any():
             return ~self.done
         candidates = (self.ratio > 1) & ~beside
@@ -199,7 +198,7 @@ class _Surface:
         plain, power = spline(self.points[cells], height)
         curved, _ = spline(self.points[cells], np.arcsinh(height))
         curved = np.sinh(curved.clip(-700, 700))
-        near = cKDTree(self.points[centers]).query(self.points[cells], k=min(NEARBY, len(centers)))[1]
+        near = scipy.spatial.cKDTree(self.points[centers]).query(self.points[cells], k=min(NEARBY, len(centers)))[1]
         near = near.reshape(len(cells), -1)
         scores, errors = [], []
         slopes = np.sqrt(1 + height**2), np.sqrt(1 + curved**2)
@@ -218,7 +217,7 @@ class _Surface:
 
     def _spread(self, candidates: np.ndarray, limit: int) -> np.ndarray:
         """The worst of some cells, no two of them close to each other."""
-        distance = cKDTree(self.points[self.done]).query(self.points)[0]
+        distance = scipy.spatial.cKDTree(self.points[self.done]).query(self.points)[0]
         free, chosen = candidates.reshape(self.shape).copy(), np.zeros(len(self.done), dtype=bool)
         order = np.flatnonzero(candidates)
         for cell in order[np.argsort(-self.ratio[order], kind="stable")]:

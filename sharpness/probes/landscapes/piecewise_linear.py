@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial import Delaunay, cKDTree
+import scipy
 
 #: By how much a point may be outside a triangle, in barycentric coordinates, for rounding.
 ROUNDING = 1e-9
@@ -34,14 +34,14 @@ def interpolate_linearly(centers: np.ndarray, values: np.ndarray, points: np.nda
     spread = np.ptp(values[nearby], axis=1)
     lost = np.isnan(weights).any(axis=1)
     if lost.any():
-        found[lost] = values[cKDTree(centers).query(points[lost])[1]]
+        found[lost] = values[scipy.spatial.cKDTree(centers).query(points[lost])[1]]
         spread[lost] = np.ptp(values, axis=0)
     return found, spread
 
 
 def _triangles(centers: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Corners (m, 3) of the triangle around each point, its barycentric coordinates, NaN outside all, and (m, 12)."""
-    mesh = Delaunay(centers)
+    mesh = scipy.spatial.Delaunay(centers)
     found = mesh.find_simplex(points, tol=ROUNDING)
     affine = mesh.transform[found]
     two = np.einsum("ijk,ik->ij", affine[:, :2], points - affine[:, 2])

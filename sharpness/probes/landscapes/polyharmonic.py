@@ -8,7 +8,7 @@ Approximation", 2004, chapter 11.
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial.distance import cdist
+import scipy
 
 #: Monomials x^a y^b: quadratic surfaces are reproduced exactly.
 DEGREES = ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
@@ -37,7 +37,7 @@ class PolyharmonicSpline:
         self.rank = int(kept.sum())
         self._polynomials = right[kept].T / singular[kept]
         system = np.zeros((size + self.rank, size + self.rank))
-        system[:size, :size] = cdist(centers, centers) ** 3
+        system[:size, :size] = scipy.spatial.distance.cdist(centers, centers) ** 3
         system[:size, size:] = left[:, kept]
         system[size:, :size] = left[:, kept].T
         self._inverse = np.linalg.inv(system)
@@ -53,7 +53,9 @@ class PolyharmonicSpline:
         Returns:
             (m, K), and (m,): by how much a function of unit norm may differ from its interpolant; 0 at the centres.
         """
-        basis = np.hstack([cdist(points, self.centers) ** 3, _monomials(points) @ self._polynomials])
+        basis = np.hstack(
+            [scipy.spatial.distance.cdist(points, self.centers) ** 3, _monomials(points) @ self._polynomials]
+        )
         weights = basis @ self._inverse
         power = np.sqrt(np.maximum(-np.einsum("ij,ij->i", weights, basis), 0.0))
         return weights[:, : len(self.centers)] @ values, power

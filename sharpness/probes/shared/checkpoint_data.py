@@ -37,7 +37,7 @@ def checkpoint_data(checkpoint: Checkpoint, wanted: NamedData, given: LongTailDa
     elif wanted.name is None:
         return _recorded(checkpoint, wanted)
     else:
-        data = _named(checkpoint, wanted, wanted.name)
+        data = _as_recorded(checkpoint, wanted) or _named(checkpoint, wanted, wanted.name)
     if manifest.class_order not in (None, "label") and data.longtail.profile == LISTED:
         data = data.in_class_order(manifest.class_order)
     elif manifest.class_order not in (None, "label"):
@@ -72,6 +72,18 @@ def _recorded(checkpoint: Checkpoint, wanted: NamedData) -> LongTailData:
     if idle := [name for name in wanted.given() if name in ("imbalance", "subset", "mean", "std")]:
         raise UserError(f"{checkpoint.path} records its data: leave out {', '.join(idle)}")
     return checkpoint.load_data(wanted.data_root, wanted.download, wanted.split)
+
+
+def _as_recorded(checkpoint: Checkpoint, wanted: NamedData) -> LongTailData | None:
+    """The recorded images of a checkpoint, where the name is theirs; None of others, and where they are not at hand."""
+    recorded = checkpoint.manifest.longtail
+    if recorded is None or recorded.dataset != wanted.name or (wanted.imbalance, wanted.subset) != (None, None):
+        return None
+    try:
+        return checkpoint.load_data(wanted.data_root, wanted.download, wanted.split)
+    except UserError as error:
+        logger.debug("named data: %s", error)
+        return None
 
 
 def _named(checkpoint: Checkpoint, wanted: NamedData, name: str) -> LongTailData:

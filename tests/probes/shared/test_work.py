@@ -85,13 +85,15 @@ def test_an_interrupted_call_ends_with_the_bits_of_one_that_was_not(name, object
 
 
 def test_rows_that_are_done_are_not_repeated(objective, products, tmp_path):
-    products.limit = 12
-    with pytest.raises(KeyboardInterrupt):
-        trace(objective, per_class=True, draws=5, resume=tmp_path)
-    assert len(list(tmp_path.rglob("row-*.npz"))) == 2
-    products.made, products.limit = 0, np.inf
-    trace(objective, per_class=True, draws=5, resume=tmp_path)
-    assert products.made == 5
+    for kind, limit, done, left in (("ggn", 12, 2, 5), ("hessian", 3, 3, 2)):  # rows are classes, and random vectors
+        folder = tmp_path / kind
+        products.made, products.limit = 0, limit
+        with pytest.raises(KeyboardInterrupt):
+            trace(objective, per_class=True, draws=5, kind=kind, resume=folder)
+        assert len(list(folder.rglob("row-*.npz"))) == done
+        products.made, products.limit = 0, np.inf
+        trace(objective, per_class=True, draws=5, kind=kind, resume=folder)
+        assert products.made == left
 
 
 def test_a_loss_that_raises_leaves_what_was_done(tmp_path):
