@@ -10,6 +10,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from contextlib import chdir, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,11 +51,13 @@ class Task:
     Args:
         sharers: processes of the worker's node that share its memory.
         asker: the process that waits for it, which holds the turn of its probes meanwhile.
+        folder: that it is in: paths of files may be relative to it.
     """
 
     call: Callable[[], Any]
     sharers: int = 1
     asker: tuple[str, int] = field(default_factory=lambda: _process())
+    folder: str = field(default_factory=os.getcwd)
 
     def __call__(self) -> Answer:
         if self.asker == _process():
@@ -63,7 +66,8 @@ class Task:
         warnings = _Kept()
         logger.addHandler(warnings)
         try:
-            with _turn, node_shared_by(self.sharers):
+            there = chdir(self.folder) if os.path.isdir(self.folder) else nullcontext()
+            with _turn, there, node_shared_by(self.sharers):
                 answer = self._answer()
         finally:
             logger.removeHandler(warnings)

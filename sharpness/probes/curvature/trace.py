@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from sharpness.clusters import Parcel, do_all, parcelled, scratch_of
 from sharpness.curvature import TraceEstimate, hutchinson, hutchpp, random_signs
-from sharpness.engine import KINDS, mean_error
+from sharpness.engine import KINDS, CurvatureOperator, mean_error
 from sharpness.errors import UserError, choose
 from sharpness.objective import Objective
 from sharpness.probes.curvature.bootstrap import mean_interval, require_resamples
@@ -113,8 +117,8 @@ def trace(
     if plain and (layer := LastLayer.of(rows.whole)) is not None:
         return _exact(rows, layer.traces(kind == "hessian"), kind == "ggn", fields)
     work = rows.work(resume, fields["provenance"])
-    if rows.several and estimator == "hutchinson" and kind == "hessian" and executor is None:
-        done = _of_every_sample(rows, work, draws, seed)
+    if rows.several and estimator == "hutchinson" and kind == "hessian":
+        done = _of_every_sample(rows, work, draws, seed, executor)
     else:
         with progress(draws * len(rows.present), "trace", "products") as bar:
             task = partial(_estimate, estimator=estimator, kind=kind, draws=draws, seed=seed, bootstrap=bootstrap)
@@ -178,21 +182,24 @@ def _exact(rows: Rows, traces: np.ndarray, keeps_sign: bool, fields: dict[str, A
     return table_of(columns, np.full(len(members) - 1, -1), **fields)
 
 
-def _of_every_sample(rows: Rows, work: Work, draws: int, seed: int) -> dict[int, Arrays]:
+def _of_every_sample(rows: Rows, work: Work, draws: int, seed: int, executor: Executor | None) -> dict[int, Arrays]:
     """Hutchinson's estimate of every row from z' H_i z of every sample: a pass for each vector, however many rows."""
     whole, weights = rows.whole, rows.whole.weights.double().numpy()
     require_draws(draws)
-    generator = torch.Generator().manual_seed(seed)
-    with progress(draws, "trace", "products") as bar, whole.operator() as operator:
-
-        def forms(draw: int) -> Arrays:
-            return {"forms": whole.quadratic_forms(z, operator=operator)}
-
-        table = []
-        for draw in range(draws):
-            z = random_signs(whole.num_parameters, generator, whole.dtype, whole.device)
-            table += [found["forms"] for _, found in work.rows([draw], forms)]
-            bar.update()
+    with progress(draws, "trace", "products") as bar:
+        if executor is None:
+            found = {}
+            with whole.operator() as operator:
+                for draw, z in enumerate(_signs(whole, draws, seed)):
+                    ((_, found[draw]),) = work.rows([draw], partial(_forms, whole, z, operator))
+                    bar.update()
+        else:
+            with parcelled(whole, scratch_of(executor, work.folder)) as parcel:
+                found = {}
+                for draw, arrays in do_all(executor, {d: SentDraw(work, parcel, d, seed) for d in range(draws)}):
+                    found[draw] = arrays
+                    bar.update()
+    table = [found[draw]["forms"] for draw in range(draws)]
     done = {}
     for i, _ in rows.present:
         own = rows.indices(i)
@@ -201,6 +208,36 @@ def _of_every_sample(rows: Rows, work: Work, draws: int, seed: int) -> dict[int,
         value, error = mean_and_error(samples)
         done[i] = {"value": value, "error": error, "products": draws, "samples": samples, "forms": of_row.mean(axis=0)}
     return done
+
+
+def _signs(whole: Objective, draws: int, seed: int) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(draws):
+        yield random_signs(whole.num_parameters, generator, whole.dtype, whole.device)
+
+
+def _forms(whole: Objective, z: Tensor, operator: CurvatureOperator, draw: int) -> Arrays:
+    return {"forms": whole.quadratic_forms(z, operator=operator)}
+
+
+@dataclass(frozen=True)
+class SentDraw:
+    """The quadratic forms of one vector for another process: its number is the one that it has among all."""
+
+    work: Work
+    parcel: Parcel
+    draw: int
+    seed: int
+
+    def __call__(self) -> Arrays:
+        """``forms`` (n,) of every sample, read where another process has found them."""
+        if (found := self.work.row(self.draw)) is None:
+            whole = self.parcel.open()
+            *_, z = _signs(whole, self.draw + 1, self.seed)
+            with whole.operator() as operator:
+                found = _forms(whole, z, operator, self.draw)
+            self.work.save_row(self.draw, found)
+        return found
 
 
 def _per_sample(part: Objective, draws: int, generator: torch.Generator, told: Told) -> Arrays:
