@@ -99,8 +99,7 @@ export function explore(root, data, changed = () => {}) {
     return arrays.get(packed);
   };
   const state = {
-    training: 0, quantity: 0, row: 0, point: null, levels: 12, order: "sharp", search: "", plane: 0, surface: "loss",
-    spectrum: 0, owners: 0,
+    training: 0, quantity: 0, row: 0, point: null, levels: 12, order: "sharp", search: "", plane: 0, surface: "loss", scale: "all",
   };
   const planesOf = (t) => data.planes.filter((plane) => plane.of[t]);
   // A first training that has a plane shows more than one without.
@@ -128,7 +127,7 @@ export function explore(root, data, changed = () => {}) {
     if (state.quantity === "point" && state.point && landscape()) {
       const words = { loss: "loss", rise: "rise of the loss", accuracy: "accuracy" }[state.surface];
       return {
-        title: `${words} at the chosen point`, name: words, flat: state.surface !== "accuracy",
+        title: `${words} at the chosen point`, name: words, flat: state.surface !== "accuracy", share: state.surface === "accuracy",
         value: surfaceAt, low: () => NaN, high: () => NaN,
         mark: state.surface === "loss" ? base : () => NaN,
       };
@@ -139,7 +138,7 @@ export function explore(root, data, changed = () => {}) {
     const { shape, values } = get(packed);
     const at = (part) => (row) => values[part * shape[1] + row];
     return {
-      title: quantity.title, name: quantity.name, flat: quantity.flat ?? !quantity.name.includes("accuracy"),
+      title: quantity.title, name: quantity.name, share: quantity.share, flat: quantity.flat ?? !quantity.name.includes("accuracy"),
       value: at(0), low: at(1), high: at(2), mark: () => NaN,
     };
   }
@@ -181,6 +180,11 @@ export function explore(root, data, changed = () => {}) {
   const quantityBox = select("quantity", [], 0, (value) => update({ quantity: value === "point" ? value : Number(value) }));
   const rowBox = select("class or group", [], 0, (value) => update({ row: Number(value) }));
   const surfaceBox = select("plane shows", [], "loss", (value) => update({ surface: value }));
+  const planeBox = select("plane", [], 0, (value) => update({ plane: Number(value) }));
+  const planeControl = h("div", { class: "control" }, ...planeBox);
+  const scaleBox = select(
+    "levels of", [["all", "all models"], ["one", "this model"]], "all", (value) => update({ scale: value }),
+  );
   const levelsInput = h("input", {
     id: `${id}-levels`, type: "range", min: 3, max: 30, value: state.levels,
     oninput: () => update({ levels: Number(levelsInput.value) }),
@@ -250,8 +254,9 @@ export function explore(root, data, changed = () => {}) {
     h("h1", {}, data.title),
     h(
       "div", { class: "controls", role: "group", "aria-label": "what is shown" },
-      ...[modelBox, seedBox, rowBox, quantityBox, surfaceBox].map(control),
+      ...[modelBox, seedBox, rowBox, quantityBox].map(control), planeControl, control(surfaceBox),
       h("div", { class: "control" }, h("label", { for: levelsInput.id }, "levels"), levelsInput),
+      control(scaleBox),
       control(theme),
     ),
     h(
@@ -374,8 +379,11 @@ export function explore(root, data, changed = () => {}) {
     const surfaces = [["loss", "loss"], ["rise", "rise above the model's own loss"]];
     if (landscape()?.accuracy) surfaces.push(["accuracy", "accuracy"]);
     fill(surfaceBox[1], surfaces, state.surface);
+    const planes = planesOf(state.training);
+    planeControl.hidden = planes.length < 2;
+    fill(planeBox[1], planes.map((one, i) => [i, `${one.title}: ${one.labels.join(", ")}`]), Math.min(state.plane, planes.length - 1));
     surfaceBox[1].disabled = !landscape();
-    levelsInput.disabled = !landscape();
+    scaleBox[1].disabled = levelsInput.disabled = !landscape();
     levelsInput.setAttribute("aria-valuetext", `${state.levels} levels`);
   }
 
@@ -388,7 +396,7 @@ export function explore(root, data, changed = () => {}) {
     const values = shown ? every.flatMap((row) => [shown.value(row), shown.low(row), shown.high(row), shown.mark(row)]) : [];
     const own = extent(shown ? every.map(shown.value) : []);
     const { low, high, least } = extent(values);
-    const log = own.low > 0 && own.high > 50 * own.low;
+    const log = !shown?.share && own.low > 0 && own.high > 50 * own.low;
     const from = log ? Math.log(least / 1.1) : Math.min(0, low);
     const to = log ? Math.log(high * 1.1) : Math.max(0, high);
     const place = (value) => Math.min(Math.max(((log ? Math.log(Math.max(value, 1e-300)) : value) - from) / (to - from || 1), 0), 1);
@@ -475,8 +483,8 @@ export function explore(root, data, changed = () => {}) {
     const [nx, ny] = [x.length, y.length];
     const words = { loss: "Loss", rise: "Rise of the loss", accuracy: "Accuracy" }[state.surface];
     planeTitle.textContent = `${words} of ${describe(state.row)}, ${data.trainings[state.training].model}`;
-    // Levels are those of all models, so that two of them can be compared.
-    const all = Object.values(plane().of).filter((one) => state.surface !== "accuracy" || one.accuracy);
+    // Levels are those of all models unless told, so that two of them can be compared.
+    const all = (state.scale === "all" ? Object.values(plane().of) : [landscape()]).filter((one) => state.surface !== "accuracy" || one.accuracy);
     const ranges = all.map((one) => extent(surfaceOf(one, state.row)));
     const low = Math.min(...ranges.map((r) => r.low));
     const high = Math.max(...ranges.map((r) => r.high));
@@ -575,7 +583,8 @@ export function explore(root, data, changed = () => {}) {
     }
     const middle = log ? Math.exp((from + to) / 2) : (from + to) / 2;
     const shown = state.surface === "accuracy" ? percent : format;
-    barText.replaceChildren(...[low, middle, high].map((value) => h("span", {}, shown(value))));
+    const known = low <= high;
+    barText.replaceChildren(...(known ? [low, middle, high].map(shown) : ["no values"]).map((one) => h("span", {}, one)));
     readout.textContent = told();
     center.hidden = !state.point;
     canvas.setAttribute(
@@ -676,35 +685,39 @@ export function explore(root, data, changed = () => {}) {
   }
 
   function drawLine() {
-    const here = data.lines.find((one) => one.of[state.training]);
-    lineSection.hidden = !here;
-    if (!here) return;
-    const of = here.of[state.training];
-    const kind = state.surface === "accuracy" && !of.accuracy ? "loss" : state.surface;
+    const here = data.lines.filter((one) => one.of[state.training]);
+    lineSection.hidden = !here.length;
+    if (!here.length) return;
+    const kind = state.surface === "accuracy" && here.some((one) => !one.of[state.training].accuracy) ? "loss" : state.surface;
+    lineTitle.textContent = `Along a line: ${kind} of ${describe(state.row)}`;
     const row = (one) => {
       const { shape, values } = get(kind === "accuracy" ? one.accuracy : one.loss);
       const found = [...values.slice(state.row * shape[1], (state.row + 1) * shape[1])];
       return kind === "rise" ? found.map((value) => value - get(one.base).values[state.row]) : found;
     };
-    const others = Object.entries(here.of).filter(([t, one]) => Number(t) !== state.training && (kind !== "accuracy" || one.accuracy));
-    const mine = row(of);
-    const { low, high } = extent(mine);
-    lineTitle.textContent = `Along a line: ${kind} of ${describe(state.row)}`;
-    linePicture.replaceChildren(
-      chart({
-        label: `${lineTitle.textContent}, from ${format(low)} to ${format(high)}`, xs: here.x,
-        lines: [...others.map(([, one]) => ({ y: row(one), kind: "other" })), { y: mine, kind: "curve" }],
-        xlabel: here.label, ylabel: kind,
-      }),
-      h("p", { class: "note" }, others.length ? "Grey: the other models and seeds." : ""),
-    );
+    let others = 0;
+    const charts = here.map((line) => {
+      const of = Object.entries(line.of).filter(([, one]) => kind !== "accuracy" || one.accuracy);
+      const grey = of.filter(([t]) => Number(t) !== state.training).map(([, one]) => ({ y: row(one), kind: "other" }));
+      const mine = row(line.of[state.training]);
+      const { low, high } = extent(mine);
+      others += grey.length;
+      return chart({
+        label: `${lineTitle.textContent}, from ${format(low)} to ${format(high)}`, xs: line.x,
+        lines: [...grey, { y: mine, kind: "curve" }], xlabel: line.label, ylabel: kind,
+      });
+    });
+    linePicture.replaceChildren(...charts, h("p", { class: "note" }, others ? "Grey: the other models and seeds." : ""));
   }
 
   function drawOwners() {
-    const here = data.owners.find((one) => one.of[state.training]);
-    ownersSection.hidden = !here;
-    if (!here) return;
-    const of = here.of[state.training];
+    const here = data.owners.filter((one) => one.of[state.training]);
+    ownersSection.hidden = !here.length;
+    ownersTitle.textContent = "Who owns the sharpest directions";
+    ownersTable.replaceChildren(...here.map((one) => ownersOf(one.of[state.training])));
+  }
+
+  function ownersOf(of) {
     const shares = get(of.shares);
     const [directions, count] = shares.shape;
     const share = (j, c) => shares.values[j * count + c];
@@ -719,7 +732,6 @@ export function explore(root, data, changed = () => {}) {
       const style = { background: `rgb(${rgb.join(" ")})`, color: readable(rgb) };
       return h("td", { style, title: told, class: bold ? "chosen" : null }, percent(value));
     };
-    ownersTitle.textContent = "Who owns the sharpest directions";
     const header = columns.map((c) =>
       h("th", { scope: "col" }, h(
         "button", { type: "button", "aria-pressed": c === chosen, onclick: () => update({ row: first + c }) },
@@ -741,11 +753,11 @@ export function explore(root, data, changed = () => {}) {
       ...columns.map((c) => h("td", { class: c === chosen ? "chosen" : null }, percent(images[c]))),
       ...(others ? [h("td", {}, percent(1 - columns.reduce((sum, c) => sum + images[c], 0)))] : []),
     ));
-    ownersTable.replaceChildren(h(
+    return h(
       "table", { "aria-describedby": `${id}-owners` },
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "direction"), ...header, ...(others ? [h("th", { scope: "col" }, "others")] : []))),
       h("tbody", {}, ...body),
-    ));
+    );
   }
 
   draw();

@@ -124,8 +124,8 @@ def _quantities(prefix: str, of: dict[int, Any], rows: Sequence[Subset]) -> list
         known = {t: _numbers(result, name, rows) for t, result in of.items() if name in tuple(result)}
         describe = getattr(first, "description", Description.of)(name)
         if isinstance(first, OwnersResult):
-            describe = Description(title=f"Share of the eigenvalue of direction {name}")
-        told = {"flat": describe.lower_is_flatter, "name": name}
+            describe = Description(title=f"Share of the eigenvalue of direction {name}", bounds=(0, 1))
+        told = {"flat": describe.lower_is_flatter, "name": name, "share": describe.bounds == (0, 1)}
         radii = getattr(first, "radii", None)
         if next(iter(known.values())).ndim == 2:
             quantities.append({"title": f"{prefix}{_title(name, describe)}", **told, "of": _packed(known)})

@@ -64,8 +64,8 @@ class ClassConditionalStep:
         below, upper, parameters = self._split(model)
         statistics, parts = RunningStatistics(model, len(batch.sizes)), batch.parts(context)
         hidden = []
-        for part, _ in parts:
-            with statistics.of_shard(), context.autocast():
+        for part, inside in parts:
+            with statistics.of_shard(inside.generator), context.autocast():
                 hidden.append(below(part.x))
         # The graph is cut here, so that the layers below, which no class perturbs, run backward once with the sum over
         # classes that the leaves collect.
@@ -80,7 +80,7 @@ class ClassConditionalStep:
 
         found = []
         for (part, inside), leaf in zip(parts, leaves, strict=True):
-            with statistics.of_shard():
+            with statistics.of_shard(inside.generator):
                 found.append(weighted_losses(part, inside, leaf))
         statistics.set(batch.summed(statistics.moved))
         losses, weights = (torch.cat(rows) for rows in zip(*found, strict=True))
@@ -97,11 +97,14 @@ class ClassConditionalStep:
         del losses, found
         perturbations = self._perturbations(batch.summed(gradients), parameters, present, context)
         with frozen_running_statistics(model):
+            statistics = RunningStatistics(model, len(batch.sizes))
             for c, perturbation in zip(present, perturbations, strict=True):
                 with perturbed(parameters, perturbation):
                     for (part, inside), leaf in zip(parts, leaves, strict=True):
                         if (rows := part.labels() == c).any():
-                            (weighted_losses(part, inside, leaf)[0][rows].sum() / total).backward()
+                            with statistics.of_shard(inside.generator):
+                                value_c = weighted_losses(part, inside, leaf)[0][rows].sum() / total
+                            value_c.backward()
         for h, leaf in zip(hidden, leaves, strict=True):
             if leaf.grad is not None:
                 h.backward(leaf.grad)

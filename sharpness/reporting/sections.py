@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +103,11 @@ def _tabulate(section: Section, results: Any, stem: Path, command: Mapping[str, 
     classes = numbers["class"].isin(first.class_names) if first.groups else pd.Series(False, index=numbers.index)
     parts = {"": ~classes, "-classes": classes} if classes.any() and not classes.all() else {"": ~classes | classes}
     for suffix, rows in parts.items():
-        _write_latex(section, table[rows], results, stem.with_name(f"{stem.name}{suffix}.tex"), command)
         short, left_out = abridged(table[rows], numbers[rows], first.class_names)
+        _write_latex(section, short, results, stem.with_name(f"{stem.name}{suffix}.tex"), command)
         heading = "Classes" if suffix else "All samples and groups" if len(parts) > 1 else "Table"
         section.tables[heading] = as_html(short, len(short), [] if suffix else results.notes) + "".join(
-            f"<p>{line}</p>" for line in left_out
+            f"<p>{escape(line)}</p>" for line in left_out
         )
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 #: Classes up to which a table that is printed has a row for each, and those that it has beyond.
 EVERY, SHARPEST = 100, 10
 #: Columns by which classes are sharp, the first that a table has counts; or hard.
-SHARPNESS = ("lambda_max", "eigenvalue", "worst_rise", "trace", "random_rise", "loss")
+SHARPNESS = ("lambda_max", "share", "eigenvalue", "worst_rise", "trace", "random_rise", "loss")
 QUANTILES = (0.05, 0.5, 0.95)
 
 

@@ -41,7 +41,7 @@ def differentiate(
         return value.detach(), _gradients(scalars, parameters)
     statistics, sums, values = RunningStatistics(model, len(batch.sizes)), list[Gradient](), []
     for part, inside in batch.parts(context):
-        with statistics.of_shard():
+        with statistics.of_shard(inside.generator):
             value, *scalars = function(part, inside)
         weight = inside.sums[0].to(value) if inside.sums else value.new_tensor(len(part))
         values.append(torch.stack([weight * value, weight]).detach())
@@ -78,7 +78,7 @@ def whole_features(model: nn.Module, batch: Batch | Shards, context: Context) ->
     """The whole batch with features (n, d) for images; those that other processes have are constants here."""
     statistics, own = RunningStatistics(model, len(batch.sizes)), []
     for part, inside in batch.parts(context):
-        with statistics.of_shard():
+        with statistics.of_shard(inside.generator):
             own.append(inside.features(model, part.x))
     statistics.set(batch.summed(statistics.moved))
     return batch.whole(own)

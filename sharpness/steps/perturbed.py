@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,15 @@ def joint_norm(tensors: Iterable[Tensor]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t) for t in tensors]))
 
 
+@contextmanager
+def own_numbers(generator: torch.Generator) -> Iterator[None]:
+    """Seed torch's global generators, from which dropout draws, by a draw of another; they are restored."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        yield
+
+
 class RunningStatistics:
     r"""BatchNorm's running statistics in a pass over shards: each shard moves the old ones, and their mean stays.
 
@@ -76,9 +85,10 @@ class RunningStatistics:
         self.moved = [torch.zeros_like(b) for b in self._buffers]
 
     @contextmanager
-    def of_shard(self) -> Iterator[None]:
-        """A context for the forward pass of a shard, or for a part of it."""
-        yield
+    def of_shard(self, generator: torch.Generator) -> Iterator[None]:
+        """A context for the forward pass of a shard, or for a part of it, which may draw from ``generator`` alone."""
+        with own_numbers(generator) if self._shards > 1 else nullcontext():
+            yield
         for buffer, before, moved in zip(self._buffers, self._before, self.moved, strict=True):
             moved += buffer - before
             buffer.data.copy_(before)  # in training a graph that is still to run backward does not read it

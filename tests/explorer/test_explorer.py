@@ -194,6 +194,24 @@ def test_a_click_on_the_plane_changes_the_bars(page, browser, width, scheme, tmp
     assert browser.errors == [] and browser.run("document.title") == "Flat?"
 
 
+def test_several_planes_of_a_model_can_be_chosen_among(browser, tmp_path):
+    wider = plane("A")
+    object.__setattr__(wider, "x", 2 * wider.x)
+    browser.open(sharpness.explore([{"A": plane("A")}, {"A": wider}, {"A": owners("A")}]).save(tmp_path / "page.html"))
+    choices = "[...document.querySelectorAll('select')].find(s => s.id.endsWith('-plane'))"
+    assert browser.run(f"{choices}.length") == 2
+    browser.click("canvas.plane", 0.99, 0.01)
+    assert "At (1, 1)" in browser.run("document.querySelector('.readout').textContent")
+    browser.run(f"(() => {{ const s = {choices}; s.value = '1'; s.dispatchEvent(new Event('change')) }})()")
+    assert "At (2, 1)" in browser.run("document.querySelector('.readout').textContent")
+    assert browser.run("document.querySelector('.colorbar-text').textContent").startswith("0"), "of all models"
+    # A column of the owners chooses the class everywhere.
+    browser.click("table button")
+    assert browser.run("document.querySelector('.row[aria-selected=true]').dataset.row") == "3"
+    assert "of cat, many" in browser.run("[...document.querySelectorAll('h2')].map(e => e.textContent).join()")
+    assert browser.errors == []
+
+
 def test_keys_reach_everything(page, browser):
     browser.open(page)
     order, seen = [], "document.activeElement.tagName + (document.activeElement.className || document.activeElement.id)"

@@ -133,3 +133,16 @@ def test_rows_of_other_processes_are_constants(problem):
     leaf = torch.arange(22.0).requires_grad_(True)
     gradient = torch.autograd.grad(shards.gated(2 * leaf).sum(), leaf)[0]
     assert gradient.nonzero().flatten().tolist() == [4, 5, 6, 15, 16, 17]
+
+
+@pytest.mark.parametrize("name", ["sam", "step, all", "head, full"])
+def test_dropout_draws_what_is_the_shards(problem, name):
+    """Whatever torch's global generator, which differs between processes, and without moving it."""
+    problem.model.backbone = torch.nn.Sequential(problem.model.backbone, torch.nn.Dropout(0.5))
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        found.append(problem.run(RULES[name], "plain", cut(problem.batch))[1])
+        assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(g, found[1][n]) for n, g in found[0].items())
