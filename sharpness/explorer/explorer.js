@@ -99,7 +99,7 @@ export function explore(root, data, changed = () => {}) {
     return arrays.get(packed);
   };
   const state = {
-    training: 0, quantity: 0, row: 0, point: null, levels: 12, order: "sharp", search: "", plane: 0, surface: "loss",
+    training: 0, quantity: 0, row: 0, point: null, levels: 12, order: "sharp", search: "", plane: 0, surface: "loss", scale: "all",
   };
   const planesOf = (t) => data.planes.filter((plane) => plane.of[t]);
   // A first training that has a plane shows more than one without.
@@ -182,6 +182,9 @@ export function explore(root, data, changed = () => {}) {
   const surfaceBox = select("plane shows", [], "loss", (value) => update({ surface: value }));
   const planeBox = select("plane", [], 0, (value) => update({ plane: Number(value) }));
   const planeControl = h("div", { class: "control" }, ...planeBox);
+  const scaleBox = select(
+    "levels of", [["all", "all models"], ["one", "this model"]], "all", (value) => update({ scale: value }),
+  );
   const levelsInput = h("input", {
     id: `${id}-levels`, type: "range", min: 3, max: 30, value: state.levels,
     oninput: () => update({ levels: Number(levelsInput.value) }),
@@ -253,6 +256,7 @@ export function explore(root, data, changed = () => {}) {
       "div", { class: "controls", role: "group", "aria-label": "what is shown" },
       ...[modelBox, seedBox, rowBox, quantityBox].map(control), planeControl, control(surfaceBox),
       h("div", { class: "control" }, h("label", { for: levelsInput.id }, "levels"), levelsInput),
+      control(scaleBox),
       control(theme),
     ),
     h(
@@ -379,7 +383,7 @@ export function explore(root, data, changed = () => {}) {
     planeControl.hidden = planes.length < 2;
     fill(planeBox[1], planes.map((one, i) => [i, `${one.title}: ${one.labels.join(", ")}`]), Math.min(state.plane, planes.length - 1));
     surfaceBox[1].disabled = !landscape();
-    levelsInput.disabled = !landscape();
+    scaleBox[1].disabled = levelsInput.disabled = !landscape();
     levelsInput.setAttribute("aria-valuetext", `${state.levels} levels`);
   }
 
@@ -479,8 +483,8 @@ export function explore(root, data, changed = () => {}) {
     const [nx, ny] = [x.length, y.length];
     const words = { loss: "Loss", rise: "Rise of the loss", accuracy: "Accuracy" }[state.surface];
     planeTitle.textContent = `${words} of ${describe(state.row)}, ${data.trainings[state.training].model}`;
-    // Levels are those of all models, so that two of them can be compared.
-    const all = Object.values(plane().of).filter((one) => state.surface !== "accuracy" || one.accuracy);
+    // Levels are those of all models unless told, so that two of them can be compared.
+    const all = (state.scale === "all" ? Object.values(plane().of) : [landscape()]).filter((one) => state.surface !== "accuracy" || one.accuracy);
     const ranges = all.map((one) => extent(surfaceOf(one, state.row)));
     const low = Math.min(...ranges.map((r) => r.low));
     const high = Math.max(...ranges.map((r) => r.high));

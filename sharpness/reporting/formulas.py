@@ -30,7 +30,7 @@ MEASURES = {
     ),
     "lambda_min": Statement("the smallest eigenvalue likewise", r"\lambda_\mathrm{min}(\nabla^2 L_c(w))"),
     "trace": Statement(
-        "the trace of the Hessian by Hutchinson's estimator with random signs v",
+        "the trace of the Hessian by Hutchinson's estimator with {trace_draws} vectors v of random signs",
         r"\mathbb{E}_v[v^\top \nabla^2 L_c(w) v]", ("hutchinson1990trace",),
     ),
     "random_rise": Statement(
@@ -64,6 +64,12 @@ MEASURES = {
     "displacement": Statement("the distance to the optimum of the class's own loss", ""),
     "optimum_loss": Statement("the loss at that optimum", ""),
 }  # fmt: skip
+#: Of :func:`~sharpness.worst_case`, whose ball may have another norm, and whose ascent several steps.
+WORST_CASE = Statement(
+    "the largest rise of the loss in a ball of radius {rho} around the weights, by ascent ({norm} norm, "
+    "{steps} steps, adaptive: {adaptive})",
+    r"\mathrm{max}_{\Vert u \Vert < \rho} L_c(w + u) - L_c(w)", ("foret2021sam",),
+)  # fmt: skip
 #: Of other probes, by the kind of their results.
 KINDS = {
     "EigenvalueResult": Statement(

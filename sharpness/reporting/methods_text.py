@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sharpness.reporting.bibliography import authors_year
-from sharpness.reporting.formulas import KINDS, MEASURES, OBJECTIVE, as_html
+from sharpness.reporting.formulas import KINDS, MEASURES, OBJECTIVE, WORST_CASE, as_html
 from sharpness.results.collected import Collection
 from sharpness.results.latex import escaped
 
@@ -34,11 +34,15 @@ def sentences(collections: Sequence[Collection]) -> list[Sentence]:
     for c in collections:
         results = list(c.results.each().values())
         names = getattr(results[0], "names", ()) if c.kind.__name__ == "MeasureResult" else ()
-        told = [(name, MEASURES[name]) for name in names if name in MEASURES]
+        worst_case = _common("probe", results) == "worst_case"
+        told = [(name, MEASURES[name]) for name in names if name in MEASURES and not worst_case]
+        told += [("worst_rise", WORST_CASE)] if worst_case else []
         if c.kind.__name__ in KINDS:
             told.append(("", KINDS[c.kind.__name__]))
         for name, statement in told:
             words = _filled(statement.sentence, results)
+            if (matrix := _common("kind", results)) not in (None, "hessian") and r"\nabla^2" in statement.formula:
+                words += f" (of the matrix {matrix} in the place of the Hessian)"
             sizes = sorted({int(r.class_samples.sum()) for r in results})
             if sizes != [usual]:
                 words += f" (over {' to '.join(f'{n:,}' for n in dict.fromkeys([sizes[0], sizes[-1]]))} images)"

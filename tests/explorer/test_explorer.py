@@ -204,6 +204,7 @@ def test_several_planes_of_a_model_can_be_chosen_among(browser, tmp_path):
     assert "At (1, 1)" in browser.run("document.querySelector('.readout').textContent")
     browser.run(f"(() => {{ const s = {choices}; s.value = '1'; s.dispatchEvent(new Event('change')) }})()")
     assert "At (2, 1)" in browser.run("document.querySelector('.readout').textContent")
+    assert browser.run("document.querySelector('.colorbar-text').textContent").startswith("0"), "of all models"
     # A column of the owners chooses the class everywhere.
     browser.click("table button")
     assert browser.run("document.querySelector('.row[aria-selected=true]').dataset.row") == "3"

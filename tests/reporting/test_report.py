@@ -15,7 +15,9 @@ from sharpness.registries import METHODS, OPERATIONS
 from sharpness.reporting import printing, report
 from sharpness.reporting.bibliography import PAPERS, authors_year, bibtex, entries
 from sharpness.reporting.formulas import KINDS, MEASURES, as_html
-from sharpness.results import LineResult, MeasureResult, Runs
+from sharpness.reporting.methods_text import as_latex, sentences
+from sharpness.results import EigenvalueResult, LineResult, MeasureResult, Runs
+from sharpness.results.collected import collect
 
 HOSTILE = "CE<script>x</script>"
 
@@ -120,6 +122,18 @@ def test_a_setting_that_differs_or_is_not_recorded_is_not_stated(tmp_path):
         and "at most 40 products" in text
         and "{" not in re.sub(r"\$.*?\$|cite\{", "", text).split("}")[0]
     )
+
+
+def test_other_matrices_and_ascents_are_named(tmp_path):
+    table("A", probe="worst_case", rho=0.1, norm="linf", steps=3, adaptive=False).save(tmp_path / "worst.nc")
+    values = np.array([3.0])
+    EigenvalueResult(
+        **common("A", kind="ggn", max_iterations=9), values=values, residuals=0 * values, converged=values > 0,
+        vectors=None, which="LA", k=1, tol=1e-3, seed=0, hvp_count=2, sample_products=8,
+    ).save(tmp_path / "eigenvalues.nc")  # fmt: skip
+    text = as_latex(sentences(collect(tmp_path)))
+    assert "in a ball of radius 0.1" in text and "linf norm, 3 steps" in text and "matrix ggn" in text
+    assert "own gradient" not in text
 
 
 def test_mixtures_are_refused_with_the_field_that_differs(tmp_path, capsys):
