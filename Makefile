@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-distributed test-faults test-lowest test-newest matrix lint bench-quick bench bench-full bench-gpu gallery glyphs notebooks docs linkcheck clean
+.PHONY: demo test test-slow test-distributed test-faults test-lowest test-newest test-pythons matrix lint bench-quick bench bench-full bench-gpu gallery glyphs notebooks docs linkcheck clean
 
 demo: .venv/installed
 	$(BIN)/sharpness demo
@@ -101,6 +101,16 @@ notebooks: .venv/installed
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade torch
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -e '.[test]'
 	touch $@
+
+# The quick tests with every Python from 3.11 on that is installed here, each in an environment of its own.
+test-pythons:
+	@for version in 3.11 3.12 3.13; do \
+	  python$$version -c '' 2>/dev/null || { echo "Python $$version: not installed here, left out"; continue; }; \
+	  test -x .venv-$$version/bin/python || python$$version -m venv .venv-$$version || exit 1; \
+	  .venv-$$version/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch || exit 1; \
+	  .venv-$$version/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]' || exit 1; \
+	  echo "Python $$version"; OMP_NUM_THREADS=1 .venv-$$version/bin/python -m pytest -n 2 --dist worksteal || exit 1; \
+	done
 
 .venv-docs/installed: setup.cfg constraints.txt
 	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from typing import Any
 
 import click
 
@@ -25,6 +26,7 @@ from sharpness.cli.figures import demo, figures
 from sharpness.cli.history import history
 from sharpness.cli.inspect import inspect
 from sharpness.cli.landscape import landscape
+from sharpness.cli.loudness import Notices, loudness_options
 from sharpness.cli.measure import measure
 from sharpness.cli.merge import merge
 from sharpness.cli.output import say
@@ -40,6 +42,10 @@ SHARED = ("train", "measure", "spectrum", "landscape", "conflicts", "history", "
 
 class Commands(click.Group):
     """The commands, of which some are refused under torchrun."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.params += loudness_options()
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -64,20 +70,6 @@ for command in (
     merge, data, figures, demo,
 ):  # fmt: skip
     cli.add_command(command)
-
-
-class Notices(logging.Handler):
-    """A handler that prints the library's one-line notices on stderr, each of them once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.said: set[str] = set()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        message = record.getMessage()
-        if message not in self.said:
-            self.said.add(message)
-            say(f"sharpness: {message}", err=True)
 
 
 @contextmanager

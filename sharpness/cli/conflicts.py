@@ -7,13 +7,22 @@ from typing import Any
 import click
 
 import sharpness
-from sharpness.cli.options import PARAMETERS, OneExample, picture_look, probing_options, result_options, split_of
+from sharpness.cli.completion import CHECKPOINTS
+from sharpness.cli.options import (
+    PARAMETERS,
+    OneExample,
+    measured_on,
+    picture_look,
+    probing_options,
+    result_options,
+    split_of,
+)
 from sharpness.cli.output import RESULTS, alone, deliver, require_file, require_picture
 from sharpness.cli.work import work_beside
 
 
 @click.command(cls=OneExample)
-@click.argument("checkpoints", nargs=-1)
+@CHECKPOINTS
 @probing_options
 @click.option("--per-group", is_flag=True, help="Optima of many, medium and few instead of classes.")
 @click.option("--damping", default=0.01, show_default=True, help="Cost of a move by the norm of all weights, doubled.")
@@ -46,5 +55,5 @@ def conflicts(
     what = "Cosines between displacements to the classes' own optima"
     deliver(
         results, lambda: alone(results).plot(**look), lambda: caption(what, results, split_of(probed)), work,
-        as_json=as_json, output=output, plot=plot,
+        as_json=as_json, output=output, plot=plot, remarks=lambda: [measured_on(probed)],
     )  # fmt: skip

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 import sharpness
-from sharpness.cli.options import OneExample, look_options, picture_look
-from sharpness.cli.output import TABLES, require_file, require_picture, save_drawn, say, write
+from sharpness.cli.options import AS_JSON, OneExample, look_options, picture_look
+from sharpness.cli.output import TABLES, as_records, require_file, require_picture, save_drawn, say, write
 
 
 @click.command(cls=OneExample)
@@ -31,9 +31,10 @@ from sharpness.cli.output import TABLES, require_file, require_picture, save_dra
     help="Dots of the picture: checkpoints, or classes of checkpoints.",
 )
 @look_options
+@AS_JSON
 def correlate(
     table: str, test: str | None, measures: str, given: str | None, resamples: int, seed: int, output: str | None,
-    figure: str | None, over: str, **look: Any,
+    figure: str | None, over: str, as_json: bool, **look: Any,
 ) -> None:  # fmt: skip
     """Print the rank correlation of measures with accuracy, and with the gap between training and test.
 
@@ -52,4 +53,4 @@ def correlate(
         write(found.to_frame(), Path(output))
     if figure is not None:
         save_drawn(found.plot(over, **options), Path(figure), found.caption(over), err=True)
-    say(str(found))
+    say(as_records(found.to_frame()) if as_json else str(found))

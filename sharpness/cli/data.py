@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sharpness.cli.options import OneExample, several
+from sharpness.cli.options import AS_JSON, OneExample, several
 from sharpness.cli.output import require_folder, say
 from sharpness.errors import UserError
 
@@ -62,9 +63,10 @@ def _transform(size: int | None, resize: int | None) -> Transform:
 @data.command(cls=OneExample)
 @_options
 @click.option("--decode/--no-decode", default=True, show_default=True, help="Decode every image, or look for its file.")
+@AS_JSON
 def check(
     name: str, data_root: str, lists: str | None, size: int | None, resize: int | None, policy: str, workers: int,
-    decode: bool,
+    decode: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Check lists against a disk: counts, groups, whose list it is, and every file that is missing or damaged.
 
@@ -80,26 +82,31 @@ def check(
     transform = _transform(size, resize)
     found = find_lists(name, data_root, lists)
     for images in {id(images): images for images in found.parts.values()}.values():
-        say(list_in_words(images, found.num_classes))
-    say("\n".join(groups_in_words(found.counts)))
+        say(list_in_words(images, found.num_classes), err=as_json)
+    say("\n".join(groups_in_words(found.counts)), err=as_json)
     reports = check_files(found, Path(data_root).expanduser(), transform, decode, workers)
     wrong = sum(len(report.wrong) for report in reports)
     for report in reports:
         for _, message in report.wrong:
-            say(message)
+            say(message, err=as_json)
         if report.wrong:
-            say(f"{report.images.part}: {lost_in_words(report.wrong_per_class, found.class_names)}")
+            say(f"{report.images.part}: {lost_in_words(report.wrong_per_class, found.class_names)}", err=as_json)
+    if as_json:
+        wrongs = [{"part": r.images.part, "images": len(r.images), "wrong": len(r.wrong)} for r in reports]
+        say(json.dumps(wrongs, indent=1))
     if wrong and policy == "stop":
         raise UserError(f"{wrong:,} images cannot be read: restore them, or leave them out with --policy skip")
-    say("every image can be read" if decode else "every file is there") if not wrong else None
+    if not wrong:
+        say("every image can be read" if decode else "every file is there", err=as_json)
 
 
 @data.command(cls=OneExample)
 @_options
 @click.option("-o", "--out", required=True, type=click.Path(), help="Folder for the prepared images.")
+@AS_JSON
 def prepare(
     name: str, data_root: str, lists: str | None, size: int | None, resize: int | None, policy: str, workers: int,
-    out: str,
+    out: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Decode the images of lists once, into a folder that probes and training take as --data-root.
 
@@ -119,10 +126,12 @@ def prepare(
     )  # fmt: skip
     for part, entry in described["parts"].items():
         shape = " x ".join(map(str, entry["shape"]))
-        say(f"{part}: {entry['rows']:,} images of {shape} in {Path(out) / entry['images']}")
+        say(f"{part}: {entry['rows']:,} images of {shape} in {Path(out) / entry['images']}", err=as_json)
         if entry["skipped"]:
             lost = {int(label): int(number) for label, number in entry["skipped_per_class"].items()}
-            say("\n".join([*entry["skipped"], lost_in_words(lost, found.class_names)]))
+            say("\n".join([*entry["skipped"], lost_in_words(lost, found.class_names)]), err=as_json)
+    if as_json:
+        say(json.dumps([{"part": part, **entry} for part, entry in described["parts"].items()], indent=1))
 
 
 @data.command(cls=OneExample)
@@ -134,7 +143,8 @@ def prepare(
     "--fonts", multiple=True, type=click.Path(exists=True), help="Folder of fonts. Repeatable. [/usr/share/fonts]"
 )
 @click.option("-o", "--out", required=True, type=click.Path(), help="New folder for the images and their lists.")
-def make(name: str, classes: int, side: int, seed: int, fonts: tuple[str, ...], out: str) -> None:
+@AS_JSON
+def make(name: str, classes: int, side: int, seed: int, fonts: tuple[str, ...], out: str, as_json: bool) -> None:
     """Make a data set of many classes from what this computer has: Han characters in its fonts.
 
     Training and test images are of different faces; further characters are an open set. The folder is one of lists, as
@@ -149,6 +159,9 @@ def make(name: str, classes: int, side: int, seed: int, fonts: tuple[str, ...], 
     record = make_glyphs(folders, Path(out), classes, side=side, seed=seed)
     sizes = ", ".join(f"{part} {number:,}" for part, number in record["images"].items())
     faces = record["faces"]
+    if as_json:
+        say(json.dumps([{"data": name, "folder": out, **record}], indent=1))
+        return
     say(
         f"{name}: {classes:,} classes, images: {sizes}; faces: {len(faces['train'])} for training, "
         f"{len(faces['test'])} for tests; in {out}"

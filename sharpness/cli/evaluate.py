@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from sharpness.cli.options import OneExample, file_options
-from sharpness.cli.output import TABLES, as_text, require_file, require_picture, save_drawn, say, write
+from sharpness.cli.completion import CHECKPOINTS
+from sharpness.cli.options import AS_JSON, OneExample, file_options
+from sharpness.cli.output import TABLES, as_records, as_text, require_file, require_picture, save_drawn, say, write
 from sharpness.errors import UserError
 
 #: What the published protocol rejects below.
@@ -16,7 +17,7 @@ THRESHOLD = 0.1
 
 
 @click.command(cls=OneExample)
-@click.argument("checkpoints", nargs=-1)
+@CHECKPOINTS
 @file_options
 @click.option(
     "--open",
@@ -32,9 +33,10 @@ THRESHOLD = 0.1
     "--sweep", type=click.Path(), help="File for accuracies and F at every threshold: .csv, .json or .parquet."
 )
 @click.option("--plot", "figure", type=click.Path(), help="Draw them as well, as PDF and PNG.")
+@AS_JSON
 def evaluate(
     checkpoints: tuple[str, ...], opened: str | None, open_root: str | None, threshold: float, output: str | None,
-    sweep: str | None, figure: str | None, **given: Any,
+    sweep: str | None, figure: str | None, as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Evaluate checkpoints by the open long-tailed protocol: known test images, and images of unknown classes.
 
@@ -86,6 +88,9 @@ def evaluate(
             "Images": f"{len(known.y):,} known and {len(unknown):,} of the open set",
         }
         save_drawn(plot_threshold_sweep(swept, threshold), Path(figure), caption, err=True)
+    if as_json:
+        say(as_records(table))
+        return
     say(as_text(table.set_index("model").T.rename_axis("measure").reset_index()))
     for name, result in results.items():
         near = ", ".join(f"{o} (as {k}, {100 * share:.0f} %)" for o, k, share in result.nearest())

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
 import sharpness
+from sharpness.cli.completion import CHECKPOINTS
 from sharpness.cli.names import FIGURE_METHODS, STUDY_METHODS, STUDY_OPERATIONS
 from sharpness.cli.options import (
+    AS_JSON,
     CLUSTER,
     JOBS,
     LIMIT,
@@ -24,7 +28,7 @@ from sharpness.cli.options import (
     training_options,
     training_settings,
 )
-from sharpness.cli.output import require_folder, say
+from sharpness.cli.output import as_records, require_folder, say
 from sharpness.errors import UserError, choose
 
 STUDIES = ("motivation", "flattening", "microbenchmark")
@@ -48,7 +52,7 @@ TRAINED = (
 
 
 @click.command(cls=OneExample)
-@click.argument("checkpoints", nargs=-1)
+@CHECKPOINTS
 @click.option(
     "--study",
     default="motivation",
@@ -116,10 +120,11 @@ TRAINED = (
     registry="measures",
     help="Comma-separated names of measures, see sharpness measure --help. [its default without accuracy and loss]",
 )
+@AS_JSON
 def figures(
     checkpoints: tuple[str, ...], study: str, methods: str | None, operations: str, seeds: str, jobs: int | None,
     out: str | None, runs: str | None, rho_scale: float | None, directions: str,
-    cluster: str | None, cells: str | None, **given: Any,
+    cluster: str | None, cells: str | None, as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Recreate the talk's figures: train what is missing, probe, draw, and print the summary.
 
@@ -146,7 +151,7 @@ def figures(
     if checkpoints:
         recorded = {name: given[name] for name in ("data_root", "download", "device")}
         out, runs = out or "out/checkpoints", runs or "runs/checkpoints"
-        _print(figures_of(checkpoints, out, runs, **making, **recorded, **landscapes, **probed))
+        _print(figures_of(checkpoints, out, runs, **making, **recorded, **landscapes, **probed), as_json)
         return
     data = load_described(given)
     out = out or "/".join(["out", given["data"], *([data.other_augmentation] if data.other_augmentation else [])])
@@ -160,11 +165,11 @@ def figures(
         drawn = make_flattening_study(data, chosen, operations.split(","), integers("seeds", seeds), **shared)
     else:
         drawn = make_microbenchmark(data, integers("seeds", seeds), rho_scale=rho_scale, **shared)
-    _print(drawn)
+    _print(drawn, as_json)
 
 
 def _making(jobs: int | None, cluster: str | None, cells: str | None) -> dict[str, Any]:
-    """Where trainings are made, and which of them, as options of a study.
+    """Resolve where trainings are made, and which of them, to options of a study.
 
     Raises:
         UserError: another form of part, or several places.
@@ -192,11 +197,18 @@ def _option(name: str) -> str:
     return next(one.opts[0] for one in click.get_current_context().command.params if one.name == name)
 
 
-def _print(drawn: Any) -> None:
-    """Print the text of a study, and the names of its files."""
-    say(drawn.text)
+def _print(drawn: Any, as_json: bool) -> None:
+    """Print the text of a study, or the rows of its tables by their files as JSON, and the names of its files."""
+    if as_json:
+        import pandas as pd
+
+        tables = [Path(path) for path in drawn.files if Path(path).suffix == ".csv"]
+        rows = [{"table": path.stem, **row} for path in tables for row in json.loads(as_records(pd.read_csv(path)))]
+        say(json.dumps(rows, indent=1))
+    else:
+        say(drawn.text)
     for path in drawn.files:
-        say(path)
+        say(path, err=as_json)
 
 
 def integers(option: str, text: str) -> list[int]:
@@ -215,7 +227,8 @@ def integers(option: str, text: str) -> list[int]:
 @click.option(
     "--runs", type=click.Path(), default="runs/demo", show_default=True, help="Folder for the trained models."
 )
-def demo(epochs: int, seeds: str, jobs: int | None, out: str, runs: str) -> None:
+@AS_JSON
+def demo(epochs: int, seeds: str, jobs: int | None, out: str, runs: str, as_json: bool) -> None:
     """Five methods on the embedded digits, three seeds each: trained, probed per class and drawn, in three minutes.
 
     Example: sharpness demo
@@ -226,4 +239,4 @@ def demo(epochs: int, seeds: str, jobs: int | None, out: str, runs: str) -> None
     from sharpness.studies import make_figures
 
     data = sharpness.load_data("digits-lt")
-    _print(make_figures(data, FIGURE_METHODS, integers("seeds", seeds), out, runs, epochs=epochs, jobs=jobs))
+    _print(make_figures(data, FIGURE_METHODS, integers("seeds", seeds), out, runs, epochs=epochs, jobs=jobs), as_json)

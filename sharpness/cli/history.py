@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 import sharpness
-from sharpness.cli.options import TOL, OneExample
+from sharpness.cli.options import AS_JSON, TOL, OneExample
 from sharpness.cli.output import TABLES, as_records, as_text, require_file, require_picture, save_drawn, say, write
 
 
@@ -20,7 +20,7 @@ from sharpness.cli.output import TABLES, as_records, as_text, require_file, requ
 @TOL
 @click.option("--max-iterations", default=40, show_default=True, help="Largest number of products for an eigenvalue.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the images and of first vectors.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@AS_JSON
 @click.option("-o", "--output", type=click.Path(), help="File for the rows, .csv, .json or .parquet.")
 @click.option("--plot", type=click.Path(), help="Draw the last measure over epochs as well, as PDF and PNG.")
 def history(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import sharpness
-from sharpness.cli.options import OneExample, file_options
+from sharpness.cli.completion import CHECKPOINTS
+from sharpness.cli.options import AS_JSON, OneExample, file_options
 from sharpness.cli.output import say
 
 if TYPE_CHECKING:
@@ -22,12 +24,13 @@ FOREIGN = (
 
 
 @click.command(cls=OneExample)
-@click.argument("checkpoints", nargs=-1)
+@CHECKPOINTS
 @file_options
 @click.option(
     "--accuracy", is_flag=True, help="Measure the accuracy on recorded data; implied by every option of data."
 )
-def inspect(checkpoints: tuple[str, ...], accuracy: bool, **given: Any) -> None:
+@AS_JSON
+def inspect(checkpoints: tuple[str, ...], accuracy: bool, as_json: bool, **given: Any) -> None:
     """Describe checkpoints: method or family, architecture, head, scale, data, stages, recorded accuracy.
 
     CHECKPOINTS are files or folders. Given data, their accuracy is measured, on the test split unless --split says
@@ -41,12 +44,23 @@ def inspect(checkpoints: tuple[str, ...], accuracy: bool, **given: Any) -> None:
     accuracy = accuracy or bool(options)
     if given["images"] is None:
         options.setdefault("split", "test")
+    records = []
     for i, checkpoint in enumerate(single(read)):
         facts = _facts(checkpoint)
         if accuracy:
             facts |= _measured(checkpoint, options)
+        if as_json:
+            records.append({key.replace(" ", "_"): _plain(value) for key, value in facts.items()})
+            continue
         width = max(map(len, facts))
         say(("\n" if i else "") + "\n".join(f"{k:{width}} {v}" for k, v in facts.items()))
+    if as_json:
+        say(json.dumps(records, indent=1))
+
+
+def _plain(value: Any) -> Any:
+    """A fact as JSON has it: blocks of lines as one text."""
+    return value if isinstance(value, str | int | float | list | dict | bool | None) else str(value)
 
 
 def _measured(checkpoint: Checkpoint, options: dict[str, Any]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import sharpness
+from sharpness.cli.completion import CHECKPOINTS
 from sharpness.cli.options import CLUSTER, PARAMETERS, OneExample, executor_of, picture_look, probing_options, split_of
 from sharpness.cli.output import as_text, require_folder, save_drawn, say, write
 from sharpness.cli.work import finish, work_of
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=OneExample)
-@click.argument("checkpoints", nargs=-1)
+@CHECKPOINTS
 @probing_options
 @click.option(
     "--plane", "points", default=51, show_default=True, help="Points along each side of the plane; 0 for no plane."

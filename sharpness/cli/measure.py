@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 import sharpness
+from sharpness.cli.completion import CHECKPOINTS
 from sharpness.cli.names import UNUSUAL_MEASURES
 from sharpness.cli.options import (
     CLUSTER,
@@ -16,6 +17,7 @@ from sharpness.cli.options import (
     OneExample,
     coordinates_option,
     executor_of,
+    measured_on,
     picture_look,
     probing_options,
     result_options,
@@ -27,7 +29,7 @@ from sharpness.registries import MEASURES
 
 
 @click.command(cls=OneExample)
-@click.argument("checkpoints", nargs=-1)
+@CHECKPOINTS
 @probing_options
 @coordinates_option()
 @click.option(
@@ -69,6 +71,7 @@ def measure(
     from sharpness.results import Comparison
     from sharpness.results.caption import caption
     from sharpness.results.comparison import first_of
+    from sharpness.results.enough import enough
 
     # First of all, because a wrong name of a file must be told before hours of work.
     require_file("-o", output, RESULTS)
@@ -91,5 +94,5 @@ def measure(
     what = f"Measures of every class: {', '.join(first_of(results).names)}"
     deliver(
         results, lambda: results.plot(measure="all", **look), lambda: caption(what, results, split_of(probed)), work,
-        as_json=as_json, output=output, plot=plot,
+        as_json=as_json, output=output, plot=plot, remarks=lambda: [measured_on(probed), *enough(results)],
     )  # fmt: skip

@@ -8,13 +8,17 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 import sharpness
+from sharpness.cli.completion import completions
+from sharpness.cli.loudness import loudness_options
 from sharpness.cli.names import AUGMENTATIONS, CLASS_ORDERS, UNITS
 from sharpness.cli.renamed import by_new_names
 from sharpness.errors import UserError, choose
 from sharpness.extensions import offered
-from sharpness.registries import DATASETS, FAMILIES
+from sharpness.registries import DATASETS, FAMILIES, MEASURES
+from sharpness.registry import ALL
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -26,6 +30,10 @@ Command = Callable[..., Any]
 
 class OneExample(click.Command):
     """A command whose docstring may end in an example, which is printed verbatim, and whose options had other names."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.params += loudness_options()
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, by_new_names(self, args))
@@ -57,6 +65,11 @@ class Offered(click.Option):
         found = offered(f"sharpness.{self.registry}")
         return (record[0], f"{record[1]} Installed: {', '.join(found)}.") if record and found else record
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete a name of the registry; nothing is imported for it."""
+        known = MEASURES if self.registry == "measures" else ALL[f"sharpness.{self.registry}"].built_in()
+        return completions([*known, *offered(f"sharpness.{self.registry}")], incomplete)
+
 
 def several(command: Command, options: list[Command]) -> Command:
     """Add options to a command, which its help lists in this order."""
@@ -74,6 +87,7 @@ DATA_ROOT = click.option(
 )
 DEVICE = click.option("--device", help="Device to compute on, such as cpu or cuda:0. [a GPU if there is one]")
 LIMIT = click.option("--limit-per-class", type=int, help="Largest number of images of every class, for a quick look.")
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 LOSS = click.option(
     "--loss",
     default="ce",
@@ -114,7 +128,7 @@ def result_options(command: Command) -> Command:
     return several(
         command,
         [
-            click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
+            AS_JSON,
             click.option("-o", "--output", type=click.Path(), help=output),
             click.option("--plot", type=click.Path(), help="Draw the results as well, as PDF and PNG."),
         ],
@@ -311,6 +325,16 @@ def picture_look(given: dict[str, Any], labels: Iterable[str], drawn: bool = Tru
 def split_of(given: dict[str, Any]) -> str:
     """The split of recorded or named data that is probed; nothing of images of one's own."""
     return "" if given["images"] is not None else given["split"] or "train"
+
+
+def measured_on(given: dict[str, Any]) -> str:
+    """The images of a table in words: which split, by whose choice, and which of each class."""
+    number = given["limit_per_class"]
+    part = "all" if number is None else f"the first {number} of every class, in the order of the data,"
+    if given["images"] is not None:
+        return f"images: {part} of {given['images']}"
+    chosen = "" if given["split"] is not None else ", as usual here; accuracy is quoted on --split test"
+    return f"images: {part} of the {split_of(given)} split{chosen}"
 
 
 def inches(text: str) -> str | float:

@@ -183,13 +183,13 @@ def save_drawn(drawn: Any, path: Path, caption: Mapping[str, str], err: bool = F
 
 def deliver(
     results: Comparison, draw: Callable[[], Any], caption: Callable[[], Mapping[str, str]], work: Any, *, as_json: bool,
-    output: str | None, plot: str | None,
+    output: str | None, plot: str | None, remarks: Callable[[], Sequence[str]] = tuple,
 ) -> None:  # fmt: skip
-    """Write, draw and print the results of one model or of several, as ``result_options`` ask."""
+    """Write, draw and print the results of one model or of several, as ``result_options`` ask; remarks end a table."""
     # What took hours is on the disk before anything is printed to a pipe that may be closed.
     if output is not None:
         write_results(results, Path(output))
     if plot is not None and _first():
         save_drawn(draw(), Path(plot), caption(), err=True)
     finish(work)
-    say(as_records(alone(results).to_frame()) if as_json else as_noted(results))
+    say(as_records(alone(results).to_frame()) if as_json else "\n".join([as_noted(results), *remarks()]))

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 import sharpness
+from sharpness.cli.completion import CHECKPOINTS
 from sharpness.cli.options import (
     CLUSTER,
     PARAMETERS,
@@ -14,6 +15,7 @@ from sharpness.cli.options import (
     OneExample,
     coordinates_option,
     executor_of,
+    measured_on,
     picture_look,
     probing_options,
     result_options,
@@ -25,7 +27,7 @@ from sharpness.errors import UserError
 
 
 @click.command(cls=OneExample)
-@click.argument("checkpoints", nargs=-1)
+@CHECKPOINTS
 @probing_options
 @coordinates_option()
 @click.option("--per-class", is_flag=True, help="Eigenvalues of the Hessian of every class.")
@@ -108,11 +110,11 @@ def spectrum(
     )  # fmt: skip
     deliver(
         results, lambda: alone(results).plot(**look), lambda: caption(what, results, split_of(probed)), work,
-        as_json=as_json, output=output, plot=plot,
+        as_json=as_json, output=output, plot=plot, remarks=lambda: [measured_on(probed)],
     )  # fmt: skip
     for label, result in results.each().items():
         if verify:
-            say(f"\n{label}\n{as_text(result.checks)}")
+            say(f"\n{label}\n{as_text(result.checks)}", err=as_json)
         if not owners:
             say(f"{label}: {result.sample_products} sample-products", err=True)
 

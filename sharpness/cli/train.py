@@ -9,6 +9,7 @@ import click
 
 import sharpness
 from sharpness.cli.options import (
+    AS_JSON,
     Offered,
     OneExample,
     data_options,
@@ -17,7 +18,7 @@ from sharpness.cli.options import (
     training_options,
     training_settings,
 )
-from sharpness.cli.output import as_text, require_folder, save_drawn, say, write
+from sharpness.cli.output import as_records, as_text, require_folder, save_drawn, say, write
 from sharpness.errors import UserError
 from sharpness.registries import METHODS, OPERATIONS
 
@@ -89,9 +90,10 @@ class Watched:
 @click.option("--monitor", is_flag=True, help="Measure sharpness over the epochs, into OUT/sharpness.csv and .png.")
 @click.option("--budget", type=float, help="Largest share of the time that --monitor takes. [0.1]")
 @click.option("--snapshots", type=int, help="Number of epochs between checkpoints to keep, for trajectories.")
+@AS_JSON
 def train(
     method: str, seed: int, out: str | None, flatten: str, pairs: tuple[str, ...], resume: bool, snapshots: int | None,
-    test_every: int, monitor: bool, budget: float | None, shards: int, **given: Any,
+    test_every: int, monitor: bool, budget: float | None, shards: int, as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Train a model with a method's published recipe; the result is OUT/last.pt.
 
@@ -118,7 +120,8 @@ def train(
         method, data, folder, flatten=names, seed=seed, **kept, **training_settings(given), **options
     )
     columns = ["stage", "epoch", "lr", "loss", "test_loss", *[str(c) for c in history if str(c).startswith("accuracy")]]
-    say(as_text(history[columns[:9]].groupby("stage", sort=False).tail(1)))
-    say(f"written {folder / 'last.pt'}, {folder / 'history.csv'}")
+    ends = history[columns[:9]].groupby("stage", sort=False).tail(1)
+    say(as_records(ends) if as_json else as_text(ends))
+    say(f"written {folder / 'last.pt'}, {folder / 'history.csv'}", err=as_json)
     if watched is not None:
         watched.tell()

@@ -84,7 +84,9 @@ def test_measure_prints_a_table_json_or_files(run, capsys, tmp_path):
     assert main([*arguments, "-o", str(tmp_path / "t.csv")]) == 0
     printed = capsys.readouterr().out
     assert printed.split("\n")[0].split() == ["class", "group", "samples", "train", "accuracy", "loss"]
-    assert printed.count(" [") == 2 * 14 and printed.splitlines()[-1].startswith("[ ]: 95 % intervals, over images")
+    *_, errors, images, widest = printed.splitlines()
+    assert printed.count(" [") == 2 * 14 and errors.startswith("[ ]: 95 % intervals, over images")
+    assert images.startswith("images: all of the train split") and widest.startswith("widest error of all samples: ")
     assert "±" not in printed and not (tmp_path / "t.csv.partial").exists()
     assert main([*arguments, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)

@@ -1,0 +1,51 @@
+"""How much is said on stderr: ``-q`` and ``-v`` of every command, by levels of the logger ``sharpness``."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import click
+
+from sharpness.cli.output import say
+
+#: Levels by the number of ``-v`` minus that of ``-q``; nothing below errors can be left out.
+LEVELS = {-2: logging.ERROR, -1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}
+_BEGIN = time.monotonic()
+
+
+class Notices(logging.Handler):
+    """A handler that prints the library's one-line notices on stderr, each of them once; when and where, if verbose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if message in self.said:
+            return
+        self.said.add(message)
+        verbose = logging.getLogger("sharpness").level <= logging.DEBUG
+        where = f" {time.monotonic() - _BEGIN:.1f} s {record.module}:" if verbose else ""
+        say(f"sharpness:{where} {message}", err=True)
+
+
+def _set_level(ctx: click.Context, param: click.Parameter, value: int) -> None:
+    if value:
+        logger = logging.getLogger("sharpness")
+        sign = 1 if param.name == "verbose" else -1
+        now = next((n for n, level in LEVELS.items() if level == logger.level), 0)
+        logger.setLevel(LEVELS[max(-2, min(1, now + sign * value))])
+
+
+def loudness_options() -> list[click.Option]:
+    """``-q``, twice for errors alone, and ``-v``; tables and files do not change."""
+    shared: dict[str, Any] = {"count": True, "expose_value": False, "is_eager": True, "callback": _set_level}
+    return [
+        click.Option(
+            ["-q", "--quiet"], help="Say warnings alone on stderr, without progress; -qq errors alone.", **shared
+        ),
+        click.Option(["-v", "--verbose"], help="Say on stderr what is done, when, and by which module.", **shared),
+    ]
