@@ -44,11 +44,14 @@ COLUMNS = ("seconds", "CPU", "times ours", "CPU", "products", "residual", "error
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, and of which contenders. The title and ``ask`` take the relative error of a trace."""
+    """What is asked, and of which contenders: in a full run of all, else of the usual ones.
+
+    The title and ``ask`` take the relative error of a trace.
+    """
 
     title: str
     contenders: tuple[type[Contender], ...]
-    quick: tuple[type[Contender], ...]
+    usual: tuple[type[Contender], ...]
     ask: Callable[[type[Contender], Problem, float], list[Found]]
 
 
@@ -93,10 +96,10 @@ class Size:
 
 SIZES = {
     "quick": Size((8,), (1, 9), 1, 0.2, 15),
-    "usual": Size((20,), (1, 3, 9), 1, 0.1, 31),
+    "usual": Size((20,), (1, 3, 9), 1, 0.1, 25),
     "full": Size((20, 100), tuple(range(10)), 3, 0.05, 51),
 }
-#: Of a plane, what a quick run leaves out.
+#: Of a plane, what all but a full run leave out.
 SLOW = ("sharpness, every point, float32", "plain loop")
 
 
@@ -113,22 +116,22 @@ def main() -> None:
             for question in args.questions:
                 note(f"{question}, {images} images a class")
                 if question == "plane":
-                    left_out = SLOW if args.size == "quick" else ()
+                    left_out = () if args.size == "full" else SLOW
                     lines += planes(name, problem, path, size.side, size.repeats, left_out)
                 else:
-                    lines += answers(question, name, problem, path, size, args.size == "quick")
+                    lines += answers(question, name, problem, path, size, args.size == "full")
     if args.size != "quick" and len(args.questions) > len(QUESTIONS):
         note("growth")
         lines += growth(full=args.size == "full")
     report(lines, args.output)
 
 
-def answers(asked: str, name: str, problem: Problem, path: Path, size: Size, quick: bool) -> list[str]:
+def answers(asked: str, name: str, problem: Problem, path: Path, size: Size, full: bool) -> list[str]:
     """The table of one question."""
     question = QUESTIONS[asked]
-    contenders = [c for c in (question.quick if quick else question.contenders) if present(c)]
+    contenders = [c for c in (question.contenders if full else question.usual) if present(c)]
     with ExitStack() as stack:
-        processes = {c: stack.enter_context(process(_prepare, path, c.module, quick)) for c in contenders}
+        processes = {c: stack.enter_context(process(_prepare, path, c.module, full)) for c in contenders}
         turns = [
             {c: processes[c].submit(_ask, asked, c, size.error).result() for c in contenders}
             for _ in range(size.repeats)
@@ -214,10 +217,10 @@ def libraries() -> list[str]:
 _problem: Problem
 
 
-def _prepare(path: Path, module: str, quick: bool) -> None:
+def _prepare(path: Path, module: str, full: bool) -> None:
     global _problem
     importlib.import_module(module)
-    if quick:
+    if not full:
         hurry()
     _problem = torch.load(path, weights_only=False)
 

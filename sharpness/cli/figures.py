@@ -169,7 +169,7 @@ def figures(
 
 
 def _making(jobs: int | None, cluster: str | None, cells: str | None) -> dict[str, Any]:
-    """Where trainings are made, and which of them, as options of a study.
+    """Resolve where trainings are made, and which of them, to options of a study.
 
     Raises:
         UserError: another form of part, or several places.
