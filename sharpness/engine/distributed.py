@@ -6,6 +6,7 @@ vectors come from seeded CPU generators, so all ranks ask for the same products 
 
 from __future__ import annotations
 
+import atexit
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator
@@ -47,6 +48,7 @@ def start() -> None:
         store=dist.PrefixStore("exchange", store), rank=number, world_size=processes,
     )  # fmt: skip
     _presence = Presence(dist.PrefixStore("presence", store), number, processes)
+    atexit.register(_presence.leave)  # a script of one's own need not call stop()
 
 
 def stop() -> None:

@@ -209,8 +209,3 @@ class ProjectedAscent:
     def _ascent(self, parameter: Tensor, gradient: Tensor) -> Tensor:
         along = projected(gradient, *self.memory[parameter]) if parameter in self.memory else gradient
         return self.eta * along.clamp(-self.clamp, self.clamp)
-
-
-def split(batch: Batch, parts: int) -> list[Batch]:
-    """Split a batch into ``parts`` of nearly equal size, fewer if one would hold a single image."""
-    return batch.split(parts)

@@ -16,7 +16,6 @@ from sharpness.flattening.fs_dgpm import (
     input_rows,
     projected,
     projector,
-    split,
 )
 from sharpness.models import build_model
 from sharpness.steps import PlainStep
@@ -183,9 +182,9 @@ def test_weights_come_back_and_statistics_move_once_at_the_unperturbed_weights(p
 
 
 def test_no_part_of_a_batch_is_a_single_image(problem, mixed):
-    assert [len(b.x) for b in split(problem.batch, 2)] == [6, 5]
-    assert [len(b.x) for b in split(problem.batch, 99)] == [3, 2, 2, 2, 2]
-    parts = split(mixed, 2)
+    assert [len(b.x) for b in problem.batch.split(2)] == [6, 5]
+    assert [len(b.x) for b in problem.batch.split(99)] == [3, 2, 2, 2, 2]
+    parts = mixed.split(2)
     assert [b.lam for b in parts] == [0.75, 0.75]
     assert torch.equal(torch.cat([b.second for b in parts]), mixed.second)
 
