@@ -91,7 +91,8 @@ linkcheck_timeout = 10
 def _copy_pages(app: Sphinx) -> None:
     """Copy notebooks and the repository's own pages to where Sphinx looks for pages (git ignores the copies)."""
     for target, pages in (("notebooks", HERE.parent.glob("notebooks/*.ipynb")), ("project", PROJECT_PAGES)):
-        (HERE / target).mkdir(exist_ok=True)
+        shutil.rmtree(HERE / target, ignore_errors=True)  # what has another name by now
+        (HERE / target).mkdir()
         for page in pages:
             shutil.copyfile(page, HERE / target / page.name)
 

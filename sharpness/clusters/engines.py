@@ -43,7 +43,8 @@ def dask(address: str) -> Iterator[Executor]:
     except ImportError:
         raise _missing("Dask") from None
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a scheduler that goes away is told in one line
+    for name in ("distributed", "distributed.client", "distributed.core", "distributed.scheduler"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # a scheduler that goes away is told in one line
     kind, _, number = address.partition(":")
     own = None
     try:

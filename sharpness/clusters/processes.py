@@ -114,8 +114,8 @@ class Processes(Executor):
                     error = None
                 else:
                     error = SystemRefusal(
-                        f"{self.name}: the system killed the worker {DEATHS} times at one task, as it does when memory "
-                        "is short: take fewer processes"
+                        f"{self.name}: workers ended {DEATHS} times at one task, as they do where memory is short, or "
+                        "where they cannot import what it needs: take fewer processes, or see what they print"
                     )
                     task.future.set_exception(error)
             elif error is not None:

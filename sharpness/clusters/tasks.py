@@ -151,9 +151,10 @@ def _gone(executor: Executor, error: BaseException) -> UserError:
             "can import, or leave the executor out"
         )
     name = getattr(executor, "name", type(executor).__name__)
-    told = shown((str(error).strip() or type(error).__name__).splitlines()[0], 120)
+    first = shown(str(error).strip().partition("\n")[0], 120)
+    told = ": ".join(dict.fromkeys(filter(None, [type(error).__name__, first])))
     return SystemRefusal(
-        f"{name} went away ({type(error).__name__}: {told}): start it again, then give the same command: what is done "
+        f"{name} went away ({told}): start it again, then give the same command: what is done "
         "is kept where files are written"
     )
 

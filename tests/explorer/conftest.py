@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 import tempfile
@@ -53,6 +54,7 @@ class Browser:
 
     def _next(self):
         while b"\0" not in self.waiting:
+            assert select.select([self.back], [], [], 60)[0], "the browser is silent"
             part = os.read(self.back, 1 << 16)
             assert part, "the browser ended"
             self.waiting += part
