@@ -31,7 +31,8 @@ COMMANDS = {
     "figures": ("figures", "--data", "digits-lt", "--methods", "ce", "--seeds", "0", "--epochs", "1", *QUICK, "--plane",
                 "3", "--jobs", "1", "--out", "out", "--runs", "runs"),
     "flattening": ("figures", "--study", "flattening", "--data", "digits-lt", "--methods", "ce", "--operations",
-                   "none,swa", "--seeds", "0", "--epochs", "1", *QUICK, "--jobs", "1", "--out", "out", "--runs", "runs"),
+                   "none,swa", "--seeds", "0", "--epochs", "1", *QUICK, "--jobs", "1", "--out", "out",
+                   "--runs", "runs"),
     "microbenchmark": ("figures", "--study", "microbenchmark", "--data", "digits-lt", "--seeds", "0", "--epochs", "1",
                        *QUICK, "--jobs", "1", "--out", "out", "--runs", "runs"),
 }  # fmt: skip
