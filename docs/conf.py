@@ -94,7 +94,9 @@ def _copy_pages(app: Sphinx) -> None:
         shutil.rmtree(HERE / target, ignore_errors=True)  # what has another name by now
         (HERE / target).mkdir()
         for page in pages:
-            shutil.copyfile(page, HERE / target / page.name)
+            # Links of notebooks lead to pages of the repository, which lie one folder higher on the site.
+            text = page.read_text(encoding="utf-8").replace("](../docs/", "](../")
+            (HERE / target / page.name).write_text(text, encoding="utf-8")
 
 
 def _link(app: Sphinx, page: str, source: list[str]) -> None:
@@ -104,6 +106,8 @@ def _link(app: Sphinx, page: str, source: list[str]) -> None:
         text, target = found["text"], (HERE / page).parent / found["target"]
         if target.resolve() in [path.resolve() for path in PROJECT_PAGES]:
             return f"[{text}]({os.path.relpath(HERE / 'project' / target.name, (HERE / page).parent)})"
+        if target.resolve().parent == HERE.parent / "notebooks":
+            return f"[{text}]({os.path.relpath(HERE / 'notebooks' / target.name, (HERE / page).parent)})"
         inside = target.resolve().is_relative_to(HERE)
         return (
             found[0]

@@ -34,7 +34,7 @@ def network():
 # %% [markdown]
 # ## Two lines in the loop
 # `monitor = Monitor(...)` before it and `monitor.step(...)` at the end of every epoch. `log=` is called with the rows of every measurement: `wandb.log` and TensorBoard
-# take them ([how to](../howto/monitor.md)); here a list does.
+# take them ([how to](../docs/howto/monitor.md)); here a list does.
 
 
 # %%

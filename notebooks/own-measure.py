@@ -61,4 +61,4 @@ sharpness.correlate(tables)
 # %% [markdown]
 # A function that returns `(value, standard error)` has errors in the table as well. A measure of a file, `mine.py`, is found by its place:
 # `sharpness measure RUN --measures loss,mine:relative_slope`. Methods, step rules, data sets and networks are added
-# the same way: [extensions](../extending.md).
+# the same way: [extensions](../docs/extending.md).

@@ -1,4 +1,4 @@
-"""How much is said on stderr: ``-q`` and ``-v`` of every command, by levels of the logger ``sharpness``."""
+"""Levels of what is said on stderr, of the logger ``sharpness``: ``-q`` and ``-v`` of every command."""
 
 from __future__ import annotations
 

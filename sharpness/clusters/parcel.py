@@ -1,4 +1,4 @@
-"""What many tasks share, written once into a file that each worker reads once."""
+"""Values that many tasks share, written once into a file that each worker reads once."""
 
 from __future__ import annotations
 

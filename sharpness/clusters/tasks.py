@@ -29,7 +29,7 @@ _turn = threading.Lock()
 
 
 class Answer:
-    """What came of a call, with the warnings that it gave where nobody reads them."""
+    """The value or error of a call, with the warnings that it gave where nobody reads them."""
 
     def __init__(self, value: Any = None, error: BaseException | None = None) -> None:
         self.value, self.error = value, error
@@ -126,6 +126,7 @@ def do_all(executor: Executor, calls: Mapping[K, Callable[[], Any]]) -> Iterator
             done = as_completed(futures)
         except Exception as error:
             raise _gone(executor, error) from error
+        # Not a for loop: what the executor raises is told apart from what whoever takes the answers raises.
         while True:
             try:
                 future = next(done)

@@ -1,4 +1,4 @@
-"""How much more would be enough: what halves the errors of a table, and what would tell its models apart."""
+"""Samples that are enough: those that halve the errors of a table, and those that tell its models apart."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ERRORS = 2.0
 
 
 def times_as_many(first: float, second: float, first_error: float, second_error: float) -> float:
-    r"""How many times the images or draws tell two values apart, if their difference stays.
+    r"""Factor of the images or draws that tells two values apart, if their difference stays.
 
     .. math:: (2 \sqrt{s_1^2 + s_2^2} / |v_1 - v_2|)^2
 
@@ -48,6 +48,7 @@ def enough(results: Mapping[str, Entry]) -> list[str]:
     if widest:
         share, name, label = max(widest)
         whose = f" of {label}" if len(each(results)) > 1 else ""
+        # Twice as many do not halve it, as readers expect: errors fall with the square root.
         what = "draws" if counted[name].endswith("draws") else "images"
         now, then = (
             f"{100 * part:.0f} %" if part < 1 else "more than itself" for part in (share, share / math.sqrt(2))
@@ -65,7 +66,7 @@ def enough(results: Mapping[str, Entry]) -> list[str]:
 
 
 def _not_apart(name: str, first: tuple[str, Any], second: tuple[str, Any]) -> str:
-    """How many more images or draws would tell two models apart; empty where they are."""
+    """Words on how many more images or draws would tell two models apart; empty where they are."""
     values = [one[name].of() for _, one in (first, second)]
     errors = [one[name].standard_error() for _, one in (first, second)]
     if not all(map(math.isfinite, [*values, *errors])):

@@ -155,7 +155,7 @@ def write_study(
 
 
 def part_of(cells: pd.DataFrame, part: tuple[int, int]) -> Study:
-    """What one of several calls has made: its cells, and no picture before all are there."""
+    """The study of one of several calls: its cells, and no picture before all are there."""
     return Study(cells, pd.DataFrame(), part_text(cells, part), [], pd.DataFrame())
 
 

@@ -90,7 +90,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Making:
-    """Where the cells of a study are made, and which of them.
+    """Place where the cells of a study are made, and the part of them.
 
     Args:
         jobs: cells at a time, each in a process of its own that takes its share of the threads; None is one for each

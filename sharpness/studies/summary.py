@@ -40,7 +40,7 @@ def summary_row(table: MeasureResult, tail_class: int) -> dict[str, float]:
 
 
 def part_text(cells: pd.DataFrame, part: tuple[int, int]) -> str:
-    """What a part of a study's cells came to, a line each, and how all are collected."""
+    """The outcome of a part of a study's cells, a line each, and how all are collected."""
     lines = [f"part {part[0]} of {part[1]}: {len(cells)} cells"]
     for c in cells.to_dict("records"):
         named = [str(c["row"]), str(c["column"]), f"seed {c['seed']}"]

@@ -62,6 +62,7 @@ def training_batches(
     if shards == 1:
         yield from made_batches(stage, network, data, context, chunks)
         return
+    # Of every shard, and of mixtures: seeds are drawn for all of them, whichever this process makes.
     *seeds, mixing = torch.randint(2**62, (shards + 1,), generator=generator).tolist()
     generators = [Generator().manual_seed(seed) for seed in seeds]
     cut = [chunk.tensor_split(shards) for chunk in chunks]

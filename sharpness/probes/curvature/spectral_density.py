@@ -83,6 +83,7 @@ def spectral_density(
     rows = rows_of(objective, per_class, per_group, match_samples, seed, coordinates)
     settings = {"kind": kind, "draws": draws, "steps": steps, "seed": seed, "match_samples": match_samples}
     fields = rows.fields(probe="spectral_density", **settings)
+    # Before any row: a loss that is random would make as many densities as there are draws.
     rows.whole.check()
     with progress(draws * steps * len(rows.present), "spectral density", "products") as bar:
         task = partial(_rule, kind=kind, draws=draws, steps=steps, seed=seed)

@@ -194,6 +194,7 @@ def _of_every_sample(rows: Rows, work: Work, draws: int, seed: int, executor: Ex
                     ((_, found[draw]),) = work.rows([draw], partial(_forms, whole, z, operator))
                     bar.update()
         else:
+            # Vectors are the tasks, not classes: sums over samples then have the bits of a single process.
             with parcelled(whole, scratch_of(executor, work.folder)) as parcel:
                 found = {}
                 for draw, arrays in do_all(executor, {d: SentDraw(work, parcel, d, seed) for d in range(draws)}):
