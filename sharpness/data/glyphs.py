@@ -29,6 +29,8 @@ logger = logging.getLogger("sharpness")
 HAN, ENOUGH = range(0x4E00, 0xA000), 500
 #: Ratio of the largest to the smallest class, most training images of a class, and test images of each.
 IMBALANCE, LARGEST, TESTS = 12, 24, 3
+#: Characters in a row without enough different faces, after which there is no hope of more.
+PATIENCE = 500
 FONT_FILES = (".ttf", ".ttc", ".otf", ".otc")
 REMEDY = "install more, such as apt-get install fonts-noto-cjk fonts-wqy-zenhei fonts-arphic-ukai fonts-arphic-uming"
 
@@ -205,19 +207,24 @@ class _Characters:
         chosen: list[tuple[int, int, list[Any], list[Any]]] = []
         unknown: list[tuple[int, list[Any]]] = []
         opened = max(classes // 10, 10)
+        in_vain = 0
         for character in candidates:
-            if len(chosen) == classes and len(unknown) == opened:
+            # Faces of one family draw the same: to find that out from all characters would take minutes.
+            if (len(chosen) == classes and len(unknown) == opened) or in_vain == PATIENCE:
                 break
+            in_vain += 1
             seen: set[bytes] = set()
             if len(chosen) == classes:
                 if len(pictures := self.pictures(character, "test", TESTS, seen)) == TESTS:
                     unknown.append((character, pictures))
+                    in_vain = 0
                 continue
             wanted = int(largest * (1 / IMBALANCE) ** (len(chosen) / (classes - 1)))
             train = self.pictures(character, "train", max(wanted, 1), seen)
             test = self.pictures(character, "test", TESTS, seen)
             if len(train) == max(wanted, 1) and len(test) == TESTS:
                 chosen.append((character, wanted, train, test))
+                in_vain = 0
                 bar.update()
         if len(chosen) < classes or len(unknown) < opened:
             raise UserError(

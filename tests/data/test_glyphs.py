@@ -100,6 +100,20 @@ def test_files_that_are_no_fonts_are_passed_over(tmp_path):
     assert find_faces([tmp_path]) == []
 
 
+def test_faces_that_draw_the_same_are_given_up_early(drawn, tmp_path, monkeypatch):
+    asked = []
+
+    def same(self, character, side):
+        asked.append(character)
+        return np.random.default_rng(character).integers(0, 256, (side, side), dtype=np.uint8)
+
+    monkeypatch.setattr(Drawn, "draw", same)
+    monkeypatch.setattr(glyphs, "PATIENCE", 5)
+    with pytest.raises(UserError, match="0 characters have 9 different training faces and 3 for tests"):
+        make_glyphs([FONTS], tmp_path / "g", CLASSES, side=16)
+    assert len(set(asked)) == 5
+
+
 def test_fonts_of_this_computer(tmp_path, capsys):
     faces = find_faces([FONTS]) if FONTS.is_dir() else []
     if len(faces) < 8:
