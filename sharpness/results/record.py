@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from sharpness.errors import UserError
-from sharpness.files import write_atomically
+from sharpness.files import shortened, write_atomically
 from sharpness.results.base import Result
 from sharpness.results.comparison import names_of, trainings_of
 from sharpness.results.description import Description
@@ -92,9 +92,9 @@ def write_table(frame: pd.DataFrame, path: Path, results: Any = None, command: M
 
 
 def write_sidecar(path: Path, text: str, made: Mapping[str, Any]) -> None:
-    """Write the record of a file that holds a table of its own, beside it."""
+    """Write the record of a file that holds a table of its own, beside it, as ``NAME.json``; long names are cut."""
     sha256 = hashlib.sha256(text.encode()).hexdigest()
-    _write(path.with_name(f"{path.name}.json"), as_json({**made, "table": path.name, "sha256": sha256}))
+    _write(path.with_name(f"{shortened(path.name)}.json"), as_json({**made, "table": path.name, "sha256": sha256}))
 
 
 def read_table(path: str | Path) -> pd.DataFrame:

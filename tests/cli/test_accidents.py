@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -84,7 +85,7 @@ def test_unfinished_work_of_other_settings_stays(run, tmp_path, monkeypatch):
     assert main(command) == 0
     assert list((tmp_path / "mine.csv.partial").glob("[!.]*")) == [other]
     assert main([*command, "--seed", "1"]) == 0
-    assert sorted(os.listdir(tmp_path)) == ["mine.csv"]
+    assert sorted(os.listdir(tmp_path)) == ["mine.csv", "mine.csv.json"]
 
 
 @pytest.mark.parametrize("command", ["measure", "spectrum", "landscape"])
@@ -99,7 +100,8 @@ def test_two_commands_with_one_output_do_not_race(command, run, tmp_path, capsys
 def test_long_names_work_as_far_as_the_system_takes_them(length, run, tmp_path, capsys):
     name = "n" * (length - 4) + ".csv"
     assert main(["measure", str(run), *QUICK, "--measures", "loss", "-o", str(tmp_path / name)]) == 0
-    assert os.listdir(tmp_path) == [name]
+    (sidecar,) = set(os.listdir(tmp_path)) - {name}
+    assert json.loads((tmp_path / sidecar).read_text())["table"] == name
 
 
 @pytest.mark.parametrize("option", ["-o", "--plot"])

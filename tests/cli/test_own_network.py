@@ -59,7 +59,7 @@ def test_all_measures_with_their_errors_and_a_picture(stranger, capsys, rows, tm
     assert measures | {f"{m}_se" for m in measures} <= set(found["ant"])
     assert all(np.isfinite(found[name][f"{m}_se"]) for name in CLASSES for m in measures)
     assert re.search(r"on 28 samples of 3 classes, about (a second|[\d.]+ (seconds|minutes))$", said, re.MULTILINE)
-    assert {p.name for p in tmp_path.iterdir()} == {"t.csv", "t.pdf", "t.png", "t.txt"}
+    assert {p.name for p in tmp_path.iterdir()} == {"t.csv", "t.csv.json", "t.pdf", "t.png", "t.txt"}
     assert list(pd.read_csv(tmp_path / "t.csv")["class"]) == list(found)
 
 

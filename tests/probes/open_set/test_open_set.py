@@ -108,7 +108,7 @@ def test_zoo_against_a_folder(tmp_path, capsys, pictures, cifar_like):
     assert main([*command, "-o", str(table), "--sweep", str(sweep), "--plot", str(tmp_path / "p.pdf")]) == 0
     told = capsys.readouterr().out
     assert "accepted most of the open set: c0 (as " in told
-    (row,) = json.loads(table.read_text())
+    (row,) = json.loads(table.read_text())["rows"]
     from sharpness.data import read_images
 
     x, y = read_images(root, size=32, mean=(0.5,) * 3, std=(0.2,) * 3).tensors
