@@ -175,7 +175,7 @@ def _joined(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     frame = pd.concat([f.assign(model=label) for label, f in frames.items()], ignore_index=True)
     first = ["model", "run"] if "run" in frame else ["model"]
     if "run" in frame:
-        frame["run"] = frame["run"].fillna("")
+        frame["run"] = frame["run"].astype(object).fillna("")
     return frame[[*first, *[c for c in frame.columns if c not in first]]]
 
 

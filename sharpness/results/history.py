@@ -64,7 +64,7 @@ class History(KeptTable):
     @property
     def events(self) -> dict[float, str]:
         """The events, by the epoch that each is first seen at."""
-        told = self.rows[self.rows["event"].fillna("") != ""]
+        told = self.rows[self.rows["event"].astype(object).fillna("") != ""]
         return {float(r.epoch): str(r.event) for r in told.drop_duplicates("epoch").itertuples()}
 
     def plot(self, measure: str = "lambda_max", ax: Axes | None = None, of: Sequence[str] | None = None) -> Axes:

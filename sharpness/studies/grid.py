@@ -102,7 +102,7 @@ def draw_grid(numbers: pd.DataFrame) -> Figure:
     columns = [DotColumn("Accuracy change (points)", panels(numbers, accuracy, rows), 0)]
     ratios = [str(m) for m in dict.fromkeys(numbers.measure) if m not in ACCURACIES and measure_of(m).ratio]
     # Numbers of earlier versions do not say it.
-    known = numbers.get("coordinates", pd.Series("", numbers.index)).fillna("")
+    known = numbers.get("coordinates", pd.Series("", numbers.index)).astype(object).fillna("")
     within = {m: f" ({found} coordinates)" if (found := known[numbers.measure == m].iloc[0]) else "" for m in ratios}
     for first in range(0, len(ratios), HEIGHT):
         shown = ratios[first : first + HEIGHT]

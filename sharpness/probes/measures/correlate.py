@@ -140,7 +140,7 @@ def _of_study(frame: pd.DataFrame) -> pd.DataFrame:
     key = pd.DataFrame(
         {
             "model": frame["row"].astype(str),
-            "run": frame["column"].fillna("").astype(str) + " seed " + frame["seed"].astype(str),
+            "run": frame["column"].astype(object).fillna("").astype(str) + " seed " + frame["seed"].astype(str),
         }
     )
     parts = []
@@ -178,5 +178,5 @@ def _keyed(frame: pd.DataFrame, what: str) -> pd.DataFrame:
     if "class" not in frame:
         raise UserError(f"{what} has no column 'class': give a table of sharpness measure")
     for name in KEYS:
-        frame[name] = frame[name].fillna("").astype(str) if name in frame else ""
+        frame[name] = frame[name].astype(object).fillna("").astype(str) if name in frame else ""
     return frame
