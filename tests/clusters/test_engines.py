@@ -76,7 +76,11 @@ def here(data, network, tmp_path_factory):
     return folder, study_of(data, network, folder).cells
 
 
-@pytest.fixture(scope="module", params=ENGINES)
+# Jobs of submitit take the longest; the job script is one of them, too.
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow) if name == "local:1" else name for name in ENGINES],
+)
 def executor(request, network):
     needed = ENGINES[request.param]
     if needed is not None and importlib.util.find_spec(needed) is None:

@@ -127,7 +127,9 @@ def test_every_resample_is_solved_again(case, weighted):
         np.testing.assert_allclose([result.lower[c], result.upper[c]], expected, rtol=0.1, atol=1e-8)
 
 
-@pytest.mark.parametrize(("samples", "activation"), [(5, nn.Tanh), (10, nn.ReLU), (20, nn.Tanh)])
+@pytest.mark.parametrize(
+    ("samples", "activation"), [(5, nn.Tanh), (10, nn.ReLU), pytest.param(20, nn.Tanh, marks=pytest.mark.slow)]
+)
 def test_ends_of_the_interval_are_within_a_tenth_of_full_solutions(samples, activation):
     """Of a trained network with far more parameters than the basis has vectors, for images of unlike influence."""
     generator = torch.Generator().manual_seed(samples)
