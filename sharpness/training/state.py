@@ -162,7 +162,7 @@ class RunFolder:
         names = {f.name for f in fields(RunState)} - {"watched"}
         if not isinstance(content, dict) or not names <= content.keys():
             raise damaged(path, "it lacks a part")
-        if content.keys() != names:
+        if content.keys() - {"watched"} != names:
             if content.keys() - {"watched"} != {*names, "run", "checksum"} or not is_whole(content):
                 raise damaged(path, "it was altered after it was written")
             if content["run"] != checksum(identity):
