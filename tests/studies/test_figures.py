@@ -143,6 +143,7 @@ def test_methods_and_seeds_must_be_named_once(methods, seeds, message, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_models_that_are_trained_already_give_the_same_figures(drawn, tmp_path):
     data, folder, first = drawn
     paths = [folder / "runs" / method / f"seed-{seed}" for method in ("ce", "gcl") for seed in SEEDS]

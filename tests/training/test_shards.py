@@ -124,6 +124,7 @@ def test_no_method_and_no_rule_does(in_two_processes, tmp_path, part, name):
     agree(EVERY[part::6], name, in_two_processes, tmp_path)
 
 
+@pytest.mark.distributed
 def test_a_lost_process_ends_all_in_one_line_and_others_go_on(in_two_processes, tmp_path):
     """Killed as one of two, resumed by four: the weights are those of one that nobody killed."""
     run = ["train", "--method", "ce", "--epochs", "3", "--shards", str(V), "--batch-size", "64", "--device", "cpu"]

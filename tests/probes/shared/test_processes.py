@@ -44,6 +44,7 @@ def assert_equal(found, alone):
             np.testing.assert_array_equal(found.to_dataset()[name].values, values.values)
 
 
+@pytest.mark.slow
 def test_a_landscape_on_the_command_line_has_the_numbers_of_one_process(run, tmp_path):
     """An adaptive plane, and a line of all its points."""
     common = [
