@@ -107,6 +107,10 @@ class Forked:
         self.process.join(timeout)
         assert self.process.exitcode == -signal.SIGKILL, self._errors.read_text()[-2000:]
 
+    def printed(self) -> str:
+        """What it printed on stdout."""
+        return self._printed.read_text()
+
     def errors(self) -> str:
         """What it printed on stderr."""
         return self._errors.read_text()

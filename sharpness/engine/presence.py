@@ -90,7 +90,7 @@ class Presence:
         os.set_blocking(send, False)
         signal.signal(signal.SIGTERM, lambda number, frame: None)
         signal.set_wakeup_fd(send, warn_on_full_buffer=False)
-        os.register_at_fork(after_in_child=_forget)
+        os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_forget)
 
         def listen() -> None:
             while number := os.read(receive, 1):
@@ -104,7 +104,18 @@ class Presence:
         os._exit(2)
 
 
+def _hold() -> None:
+    """Keep SIGTERM back during a fork: a child that gets it before it forgets would tell its parent, and live on."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+
+def _release() -> None:
+    """Let SIGTERM come again."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+
+
 def _forget() -> None:
     """Give a forked process, such as a worker of a data loader, the usual end by SIGTERM."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _release()

@@ -71,11 +71,14 @@ import os, signal, threading, time
 import torch.distributed as dist
 from sharpness.engine.presence import Presence
 Presence(dist.HashStore(), 0, 1)
-child = os.fork()
-if not child:
-    time.sleep(60)
-os.kill(child, signal.SIGTERM)
-assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+for _ in range(50):  # also while it is being forked
+    child = os.fork()
+    if not child:
+        time.sleep(20)
+        os._exit(3)  # never further: os.kill(0, ...) below would end every process of this group
+    os.kill(child, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+print("all ended", flush=True)
 threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
 lock = threading.Lock()
 lock.acquire()
@@ -84,5 +87,6 @@ lock.acquire()
     process = forked(code)
     process.process.join(30)
     assert process.process.exitcode == 2
+    assert process.printed() == "all ended\n"
     assert "ended by SIGTERM" in process.errors()
     assert len(process.errors().splitlines()) == 1
