@@ -87,12 +87,14 @@ def _faces_of(path: Path, sha256: str) -> Iterator[Face]:
     from fontTools.ttLib import TTCollection, TTFont, TTLibError
 
     try:
-        collection = path.suffix.lower() in (".ttc", ".otc")
-        fonts = TTCollection(path, lazy=True).fonts if collection else [TTFont(path, lazy=True)]
-        for index, font in enumerate(fonts):
-            characters = frozenset((font.getBestCmap() or {}).keys()) & frozenset(HAN)
-            if len(characters) > ENOUGH:
-                yield Face(path, index, sha256, characters)
+        # Opened here: a font that cannot be read leaves a file of its own open.
+        with path.open("rb") as file:
+            collection = path.suffix.lower() in (".ttc", ".otc")
+            fonts = TTCollection(file, lazy=True).fonts if collection else [TTFont(file, lazy=True)]
+            for index, font in enumerate(fonts):
+                characters = frozenset((font.getBestCmap() or {}).keys()) & frozenset(HAN)
+                if len(characters) > ENOUGH:
+                    yield Face(path, index, sha256, characters)
     except (TTLibError, OSError, KeyError, ValueError, AssertionError) as error:
         logger.info("font %s is passed over: %s", path.name, error)
 

@@ -59,6 +59,10 @@ class KeptTable:
             Refused: plain values that make no sense.
         """
 
+    @abstractmethod
+    def to_frame(self) -> pd.DataFrame:
+        """All rows, for reading."""
+
     def save(self, path: str | Path) -> Path:
         """Write one NetCDF file, which xarray opens; read it back with :func:`~sharpness.load_result`."""
         rows, arrays, plain = self.content()

@@ -1,5 +1,6 @@
 """Calls of every public function as a user writes them: mypy --strict must find the types that stand here."""
 
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, assert_type
 
@@ -10,6 +11,7 @@ import sharpness
 from sharpness import Comparison, Directions, Objective
 from sharpness.checkpoints import Checkpoint
 from sharpness.data import LongTailData
+from sharpness.explorer import Explorer
 from sharpness.probes.measures.measure import Measure
 from sharpness.results import (
     CharacteristicRadiusResult,
@@ -99,4 +101,12 @@ def tables(objective: Objective, model: nn.Module, xy: tuple[torch.Tensor, torch
     assert_type(plane, PlaneResult)
     assert_type(sharpness.load_result("all.nc", Comparison[MeasureResult]), Comparison[MeasureResult])
     sharpness.load_result("any.nc").to_frame().to_csv("any.csv")
+    assert_type(sharpness.explore("results", title="Of our models"), Explorer)
     assert_type(plane.label, str)
+
+
+def workers(objective: Objective) -> None:
+    with sharpness.cluster("processes:2") as executor:
+        assert_type(executor, Executor)
+        assert_type(sharpness.eigenvalues(objective, per_class=True, executor=executor), EigenvalueResult)
+        assert_type(sharpness.measure(objective, "loss,lambda_max", executor=executor), MeasureResult)
