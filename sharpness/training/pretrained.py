@@ -67,7 +67,7 @@ class Pretrained:
 
     @property
     def card(self) -> str:
-        """What the card of the first stage says."""
+        """Words for the card of the first stage."""
         return f"the weights of {Path(self.path).name} (SHA-256 {self.sha256[:12]}) but for its classifier"
 
 
