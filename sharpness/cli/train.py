@@ -112,8 +112,8 @@ def train(
     data = load_described(given)
     names = tuple(name.strip() for name in flatten.split(",") if name.strip() not in ("", NONE))
     options = dict(pair(p) for p in pairs)
-    name = f"{given['data']}-{run_name(method, names, options, seed, data.other_augmentation, shards, bool(pretrained))}"
-    folder = Path(out) if out else Path("runs") / name
+    name = run_name(method, names, options, seed, data.other_augmentation, shards, pretrained is not None)
+    folder = Path(out) if out else Path("runs") / f"{given['data']}-{name}"
     require_folder("--out", folder)
     # A number that nothing reads must not pass for a limit.
     if budget is not None and not monitor:

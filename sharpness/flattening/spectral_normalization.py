@@ -79,7 +79,7 @@ class SpectralNormalization:
 
 
 def normalize(part: nn.Module, kind: type[nn.Module]) -> None:
-    """Parametrise the layers of a kind in place, but for those of a frozen trunk; vectors are of the global generator."""
+    """Parametrise the layers of a kind in place, but for a frozen trunk's; vectors are of torch's global generator."""
     layers: list[Any] = [m for m in part.modules() if isinstance(m, kind) and isinstance(m.weight, nn.Parameter)]
     for layer in layers:
         spectral_norm(layer)

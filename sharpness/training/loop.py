@@ -89,8 +89,8 @@ def train(
         shards: V, the parts that every batch is cut into: BatchNorm, mixup and what a method adds see one of them, loss
             and gradient are those of the batch. Under torchrun the processes share them, V / W each of W; a single one
             takes all in turn, so that memory is that of one. Results do not depend on W.
-        pretrained: a checkpoint of the same architecture, of any family, such as torchvision's file of ImageNet weights:
-            training begins at its weights and buffers, with a classifier drawn from ``seed``.
+        pretrained: a checkpoint of the same architecture, of any family, such as torchvision's file of weights for
+            ImageNet: training begins at its weights and buffers, with a classifier drawn from ``seed``.
         resume: continue an unfinished run in ``out``; it ends in the same weights as an uninterrupted one.
         snapshots: number of epochs (of all stages together) between checkpoints, from the start on, as
             ``OUT/snapshots/epoch-0001.pt``; a resumed run keeps them as well.

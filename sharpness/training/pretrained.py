@@ -63,7 +63,8 @@ class Pretrained:
             load_weights(backbone, state, where=f"pretrained={self.path}")
         except UserError as error:
             read = f" (read as {self.architecture})" if self.architecture else ""
-            raise UserError(f"{error}{read}: give weights of a {wanted.removesuffix('-trunk')}, or its model=") from None
+            remedy = f"give weights of a {wanted.removesuffix('-trunk')}, or its model="
+            raise UserError(f"{error}{read}: {remedy}") from None
 
     @property
     def card(self) -> str:
