@@ -30,8 +30,10 @@ def columns_of(result: Result, tail_class: int) -> dict[str | int | None, str]:
     present = {
         name: int(np.count_nonzero(result.class_samples[list(members)])) for name, members in result.groups.items()
     }
-    groups = {name: f"{name.capitalize()} ({n} class{'es' if n > 1 else ''})" for name, n in present.items() if n}
-    rarest = {tail_class: f"Rarest ({result.class_names[tail_class]})"}
+    groups: dict[str | int | None, str] = {
+        name: f"{name.capitalize()} ({n} class{'es' if n > 1 else ''})" for name, n in present.items() if n
+    }
+    rarest: dict[str | int | None, str] = {tail_class: f"Rarest ({result.class_names[tail_class]})"}
     return {None: "All classes", **(groups if len(groups) > 1 else rarest)}
 
 
