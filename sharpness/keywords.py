@@ -75,21 +75,21 @@ def entries_of(doc: str | None, section: str = "Args") -> dict[str, str]:
     return {re.findall(r"\w+", text)[0]: text.rstrip() for text in lines}
 
 
-def _documented(group: Any) -> str:
-    """The lines on the keys of a group, its own and inherited ones, in the order of :func:`keywords_of`."""
+def _documented(group: Any) -> dict[str, str]:
+    """The lines on the keys of a group by name, its own and inherited ones."""
     told: dict[str, str] = {}
     for module in reversed(_modules(group)):
         for one in vars(sys.modules[module]).values():
             if is_typeddict(one):
                 told |= entries_of(one.__doc__, "Attributes")
-    told |= entries_of(group.__doc__, "Attributes")
-    return "\n".join(told[p.name] for p in keywords_of(group) if p.name in told)
+    return told | entries_of(group.__doc__, "Attributes")
 
 
 def typed_keywords(**defaults: Any) -> Callable[[F], F]:
     """Give a function that takes ``**options: Unpack[Group]`` all keys of the group, with defaults.
 
-    Its signature and docstring list them in place of ``options``, and a misspelt one is a ``TypeError``.
+    Its signature and docstring list them in place of ``options``, and a misspelt one is a ``TypeError``. Keys that no
+    group documents stay in ``options``.
 
     Args:
         defaults: they take the place of the group's own.
@@ -108,7 +108,10 @@ def typed_keywords(**defaults: Any) -> Callable[[F], F]:
         *parameters, options = own.parameters.values()
         (name,) = re.findall(r"(\w+)\]$", str(options.annotation))
         group = function.__globals__.get(name) or options.annotation.__args__[0]
-        signature = own.replace(parameters=[*parameters, *keywords_of(group, **defaults)])
+        told, keys = _documented(group), keywords_of(group, **defaults)
+        shown = [p for p in keys if p.name in told] if told else keys
+        rest = [options] if len(shown) < len(keys) else []
+        signature = own.replace(parameters=[*parameters, *shown, *rest])
 
         @functools.wraps(function)
         def called(*args: Any, **given: Any) -> Any:
@@ -121,8 +124,11 @@ def typed_keywords(**defaults: Any) -> Callable[[F], F]:
 
         called.__signature__ = signature  # type: ignore[attr-defined]
         entry = re.compile(rf"^( +){options.name}: .*(\n\1 +\S.*)*$", re.MULTILINE)
-        lines = textwrap.dedent(_documented(group))
-        called.__doc__ = entry.sub(lambda found: textwrap.indent(lines, found[1]), function.__doc__ or "")
+        lines = textwrap.dedent("\n".join(told[p.name] for p in shown if p.name in told))
+        called.__doc__ = entry.sub(
+            lambda found: "\n".join([textwrap.indent(lines, found[1]), *([found[0]] if rest else [])]),
+            function.__doc__ or "",
+        )
         return cast(F, called)
 
     return decorate

@@ -32,7 +32,7 @@ Values = Mapping[str, np.ndarray]
 
 
 class ValueOptions(TextOptions, total=False):
-    """What a picture of classes shows beside their values.
+    """Errors, trainings and counts of a picture of classes.
 
     Attributes:
         intervals: ``{label: (2, C)}`` lower and upper ends of intervals of 95 %, which bars show; they may leave the

@@ -146,6 +146,7 @@ def _comparable(probe: Callable[..., Any], by_layer: Callable[..., Any] | None =
             given = signature.bind(*args, **settings).arguments
         except TypeError as error:
             raise TypeError(f"{probe.__name__}(): {error}") from None
+        # Data are read once for all models, because the first would use up an iterator.
         subject, data = given.pop("objective"), read_once(given.pop("data", None))
         options = dict(given.pop("options", None) or {})
         chosen = probe
