@@ -104,6 +104,7 @@ def typed_keywords(**defaults: Any) -> Callable[[F], F]:
     """
 
     def decorate(function: F) -> F:
+        # By the text of the annotation, which is never evaluated: its other names may be known to type checkers alone.
         own = inspect.signature(function)
         *parameters, options = own.parameters.values()
         (name,) = re.findall(r"(\w+)\]$", str(options.annotation))
