@@ -32,7 +32,7 @@ import torch
 from contenders import Both, Contender, Eigenthings, Found, Ours, Plain, PyHessian, hurry, quotient
 from growth import growth
 from planes import planes
-from table import note, report, spread, table
+from table import keep, note, report, spread, table
 from turns import process
 from workloads import Problem, describe, digits, exact_product
 
@@ -120,6 +120,7 @@ def main() -> None:
                     lines += planes(name, problem, path, size.side, size.repeats, left_out)
                 else:
                     lines += answers(question, name, problem, path, size, args.size == "full")
+                keep(lines, args.output)
     if args.size != "quick" and len(args.questions) > len(QUESTIONS):
         note("growth")
         lines += growth(full=args.size == "full")
