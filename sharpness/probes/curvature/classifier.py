@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -173,14 +174,16 @@ class LastLayer:
         """
         chosen, products, begun = torch.as_tensor(samples), 0, generator.get_state()
         few: Iterable[Support] = supports(self, chosen, p, hessian and self.cosine) if which == "LA" else ()
-        for support in [*few, None]:
+        for support in chain(few, [None]):
             span = Span(self, chosen, p, hessian, support)
             if support is not None and k > span.size:
                 continue
             generator.set_state(begun)
             pairs = span.eigenpairs(k, which, keep_vectors, tol=tol, generator=generator, **settings)
             products += pairs.products
-            if support is None or support.suffices(float(pairs.values[-1])):
+            # What the other classes do to the vectors must leave residuals as small as they were asked to be.
+            small = float(pairs.residuals.max()) <= tol * float(pairs.values[0]) or not pairs.converged.all()
+            if support is None or (small and support.suffices(float(pairs.values[-1]))):
                 break
         return replace(pairs, products=products)
 
@@ -260,6 +263,7 @@ class Span:
             moved = {name: getattr(layer, name)[support.classes] for name in ("first", "second")}
             layer = replace(layer, rows=rows, **moved)
         self.layer = layer
+        self.scaled = bool((layer.first != 1).any()) or layer.bias_unit not in (None, 1.0)
         if layer.cosine:
             self.gaps = gaps
             inside = layer.rows @ self.basis
@@ -275,6 +279,8 @@ class Span:
 
     def _in_units(self, v: Tensor) -> Tensor:
         """Vectors (C, r + own) of a linear layer times the units of their coordinates."""
+        if not self.scaled:
+            return v
         units = self.layer.first[:, None].expand(v.shape)
         if self.layer.bias_unit is not None:
             units = torch.cat([units[:, :-1], torch.full((len(v), 1), self.layer.bias_unit, dtype=v.dtype)], dim=1)
