@@ -62,7 +62,8 @@ def closed_form(classes: int) -> None:
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     print(
         f"{classes} classes, {len(objective.y):,} images, median probability of the label {sure:.4f}: "
-        f"{seconds:.0f} CPU s, {clock:.0f} s, memory {memory:.0f} MB, converged {int(found.converged.sum())} of {found.converged.size}"
+        f"{seconds:.0f} CPU s, {clock:.0f} s, memory {memory:.0f} MB, "
+        f"converged {int(found.converged.sum())} of {found.converged.size}"
     )
 
 

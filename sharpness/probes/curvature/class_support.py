@@ -51,7 +51,7 @@ class Support:
     coupling: float
 
     def suffices(self, value: float) -> bool:
-        """Whether an eigenvalue that was found so is one of all classes."""
+        """True if an eigenvalue that was found so is one of all classes, to :data:`ERROR`."""
         return value > self.rest and self.coupling * self.rest <= ERROR * value**2 * (value - self.rest)
 
     @property
@@ -60,7 +60,7 @@ class Support:
         return self.values.sqrt()[:, None] * self.vectors.T
 
     def combination(self, y: Tensor) -> Tensor:
-        """What columns of U_T have the coordinates y (m,), (m,)."""
+        """Coefficients (m,) of the columns of U_T in the vector with the coordinates y (m,)."""
         large = self.values > 1e-14 * self.values.max()
         return self.vectors @ torch.where(large, y / self.values.sqrt().where(large, torch.ones(())), 0.0)
 
