@@ -41,7 +41,7 @@ STUDY_OPTIONS = {
     "grid": ("motivation",),
     "adaptive": ("motivation",),
     "extent": ("motivation",),
-    "directions": ("motivation",),
+    "direction_seeds": ("motivation",),
     "logits": ("motivation",),
     "tol": ("motivation",),
 }
@@ -120,7 +120,7 @@ class Making:
 @click.option("--rho-scale", type=float, help="Factor of CC-SAM's radius, of --study microbenchmark. [0.01]")
 @data_options
 @training_options
-@click.option("--out", type=click.Path(), help="Folder for the figures. [out/DATA]")
+@click.option("-o", "--out", type=click.Path(), help="Folder for the figures. [out/DATA]")
 @click.option(
     "--runs",
     type=click.Path(),
@@ -137,7 +137,7 @@ class Making:
 )
 @click.option("--range", "extent", default=0.5, show_default=True, help="Half the side of its planes, in filter norms.")
 @click.option(
-    "--directions",
+    "--direction-seeds",
     default="0",
     show_default=True,
     help="Seeds of the random directions of lines and planes, a row of panels each.",
@@ -171,7 +171,7 @@ class Making:
 @AS_JSON
 @grouped(asked=Study, making=Making)
 def figures(
-    checkpoints: tuple[str, ...], asked: Study, making: Making, directions: str, out: str | None, runs: str | None,
+    checkpoints: tuple[str, ...], asked: Study, making: Making, direction_seeds: str, out: str | None, runs: str | None,
     as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Recreate the talk's figures: train what is missing, probe, draw, and print the summary.
@@ -195,7 +195,10 @@ def figures(
     require_folder("--runs", runs)
     made = making.options()
     landscapes = {name: given.pop(name) for name in ("grid", "adaptive", "extent", "logits", "tol")}
-    landscapes |= {"adaptive": landscapes["adaptive"] or None, "directions": integers("directions", directions)}
+    landscapes |= {
+        "adaptive": landscapes["adaptive"] or None,
+        "directions": integers("direction-seeds", direction_seeds),
+    }
     probed = {name: given[name] for name in ("split", "loss", "limit_per_class", "measures", "coordinates")}
     if checkpoints:
         recorded = {name: given[name] for name in ("data_root", "download", "device")}
@@ -253,7 +256,7 @@ def integers(option: str, text: str) -> list[int]:
 @click.option("--epochs", default=40, show_default=True, help="Epochs of the first stage of every method.")
 @SEEDS
 @JOBS
-@click.option("--out", type=click.Path(), default="out/demo", show_default=True, help="Folder for the figures.")
+@click.option("-o", "--out", type=click.Path(), default="out/demo", show_default=True, help="Folder for the figures.")
 @click.option(
     "--runs", type=click.Path(), default="runs/demo", show_default=True, help="Folder for the trained models."
 )

@@ -134,7 +134,9 @@ class Pictures:
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of Gaussian directions.")
 @CLUSTER
-@click.option("--out", type=click.Path(), default="landscape", show_default=True, help="Folder for files and pictures.")
+@click.option(
+    "-o", "--out", type=click.Path(), default="landscape", show_default=True, help="Folder for files and pictures."
+)
 @grouped(surface=Surface, pictures=Pictures)
 def landscape(
     checkpoints: tuple[str, ...], surface: Surface, pictures: Pictures, parameters: str, batchnorm: str, out: str,

@@ -104,7 +104,7 @@ class Watch:
     help="Shards of every batch, which processes under torchrun share; BatchNorm sees one of them.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, batches and noise.")
-@click.option("--out", type=click.Path(), help="Folder for the run. [runs/DATA-METHOD+OPERATIONS-seedS]")
+@click.option("-o", "--out", type=click.Path(), help="Folder for the run. [runs/DATA-METHOD+OPERATIONS-seedS]")
 @click.option(
     "--flatten",
     default="",
