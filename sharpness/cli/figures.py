@@ -69,8 +69,8 @@ class Study:
 
 
 @dataclass(frozen=True)
+class Making:
     """The place where trainings are made, and the part of them."""
-    """Where trainings are made, and which of them."""
 
     jobs: int | None
     cluster: str | None
