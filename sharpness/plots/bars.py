@@ -214,5 +214,5 @@ def limit_bars(ax: Axes, values: Sequence[np.ndarray]) -> None:
         least, most = low - room, high + room
         bottom, top = ax.dataLim.y0, ax.dataLim.y1
         # Margins of what is shown: those of bars that leave the picture at one end would be empty at the other.
-        margin = ax.margins()[1] * (min(top, most) - max(bottom, least))
+        margin = float(ax.margins()[1]) * (min(top, most) - max(bottom, least))  # type: ignore[index]
         ax.set_ylim(max(bottom - margin, least), min(top + margin, most))
