@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
+from sharpness.data.endless import all_of, length_of
 from sharpness.data.inputs import Inputs
 from sharpness.data.records import ARRAYS, Batch, Record, is_image, split
 from sharpness.errors import UserError, shown
+from sharpness.generators import generators_kept
 
 #: Samples of a data set that are read twice: one alone may be the one that is not augmented this time.
 REREAD = 8
@@ -26,8 +28,9 @@ def read_loader(loader: DataLoader[Any], batch: Batch | None, takes: Collection[
     Raises:
         UserError: it has none, or its data set returns something else when it is read again.
     """
-    with torch.random.fork_rng(devices=[]):
-        found = all_of(loader)
+    own = [loader.generator, *(getattr(s, "generator", None) for s in (loader.sampler, loader.batch_sampler))]
+    with generators_kept(*(g for g in own if isinstance(g, torch.Generator))):
+        found = all_of(loader, length_of(loader))
         if not found:
             raise UserError("data is a DataLoader without samples: give at least one")
         data = loader.dataset
@@ -62,24 +65,6 @@ def one_of(data: Any, i: int) -> Any:
     except Exception as error:
         told = shown(f"{type(error).__name__}: {error}", 120)
         raise UserError(f"reading sample {i} of {len(data)} raised {told}: correct the dataset") from error
-
-
-def all_of(data: Iterable[Any]) -> list[Any]:
-    """Everything that an iterable of the user's hands out.
-
-    Raises:
-        UserError: reading it raises.
-    """
-    found = []
-    try:
-        for one in data:
-            found.append(one)
-    except UserError:
-        raise
-    except Exception as error:
-        told = shown(f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error) else ''}", 120)
-        raise UserError(f"reading data raised {told} after {len(found)} samples or batches: correct it") from error
-    return found
 
 
 def require_repeatable(data: Any, read: Sequence[Any] | None = None) -> None:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from sharpness.data.batches import all_of, are_batches, joined, one_of, read_loader, require_repeatable, stacked
+from sharpness.data.batches import are_batches, joined, one_of, read_loader, require_repeatable, stacked
+from sharpness.data.endless import all_of
 from sharpness.data.inputs import Inputs
 from sharpness.data.records import ARRAYS, Batch, Record, is_image, is_record, pixels, split
 from sharpness.data.rows import Rows
@@ -112,7 +113,7 @@ def is_data(value: Any) -> bool:
 
 def read_once(data: Any) -> Any:
     """Data that can be read again: an iterator, which several models would use up, as a list."""
-    return list(data) if hasattr(data, "__next__") else data
+    return all_of(data) if hasattr(data, "__next__") else data
 
 
 def column(values: Any, what: str, class_names: Sequence[str] | None = None) -> Tensor:
@@ -260,7 +261,7 @@ def _read(
     if isinstance(data, DataLoader):
         records = read_loader(data, batch, takes)
     else:
-        found = [one_of(data, i) for i in range(len(data))] if rows else all_of(data)
+        found = all_of((one_of(data, i) for i in range(len(data))), len(data)) if rows else all_of(data)
         records = [split(one, f"sample {i}", batch, takes) for i, one in enumerate(found)]
         if not records:
             raise UserError(f"data is a {type(data).__name__} without samples: give at least one")

@@ -489,7 +489,7 @@ class Objective:
     @contextmanager
     def at(self, displacement: Tensor) -> Iterator[None]:
         """The model at ``w + displacement``, flat (k,); weights and statistics are put back exactly, come what may."""
-        with undisturbed(), buffers_kept(self.model):
+        with undisturbed(kept=False), buffers_kept(self.model):
             norms = batchnorms(self.model) if self.batchnorm == "recalibrate" else []
             buffers = [b for m in norms for b in m.buffers()]
             moved = [*self.parameters, *buffers]
