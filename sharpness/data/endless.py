@@ -1,4 +1,4 @@
-"""Reading of what hands out samples or batches, up to where it can only be one that has no end, or not fit in memory."""
+"""Reading of samples or batches from what may have no end, or more than fits in memory."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def all_of(data: Iterable[Any], length: int | None = None) -> list[Any]:
 
 
 def length_of(loader: DataLoader[Any]) -> int | None:
-    """The most batches that a loader should hand out, by its length or that of its data set; None if neither is known."""
+    """The most batches that a loader may hand out, by its length or its data set's; None if neither is known."""
     try:
         said = len(loader)
     except Exception:  # of a sampler that has none, or anybody's own
@@ -87,9 +87,9 @@ def require_room(length: int, one: Any) -> None:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
         return
-    if length * bytes_of(one) > memory:
-        raise UserError(f"data are {length:,} samples or batches, of {length * bytes_of(one) / 2**30:,.0f} GiB, and this "
-                        f"machine has {memory / 2**30:,.0f}: give fewer, such as Subset(data, range(1000))")  # fmt: skip
+    if (needed := length * bytes_of(one)) > memory:
+        told = f"{length:,} samples or batches, of {needed / 2**30:,.0f} GiB, and there are {memory / 2**30:,.0f}"
+        raise UserError(f"data are {told}: give fewer, such as Subset(data, range(1000))")
 
 
 def bytes_of(value: Any) -> int:

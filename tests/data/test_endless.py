@@ -1,4 +1,4 @@
-"""Data without an end, or larger than the machine: one line with a remedy that works, before memory or patience ends."""
+"""Data without an end, or larger than the machine: one line with a remedy that works."""
 
 import itertools
 
