@@ -16,7 +16,6 @@ from sharpness.cli.options import (
     AS_JSON,
     CLUSTER,
     JOBS,
-    LIMIT,
     LOSS,
     SEEDS,
     Offered,
@@ -113,7 +112,11 @@ TRAINED = (
 )
 @coordinates_option("filter")
 @LOSS
-@LIMIT
+@click.option(
+    "--limit-per-class",
+    type=int,
+    help="Largest number of images of every class. [all of up to 400 images, of more 200 in all, but 5 of each]",
+)
 @click.option(
     "--measures",
     cls=Offered,
@@ -131,7 +134,7 @@ def figures(
     Of CHECKPOINTS, files or folders of models that record their data, nothing is trained. The same command continues
     unfinished work. With --cells i/n it makes part i of n of the trainings alone; without it, it collects them all.
 
-    Example: sharpness figures zoo: --limit-per-class 20 --plane 21 --jobs 2
+    Example: sharpness figures zoo: --plane 21 --adaptive 0.05 --tol 0.01
     """
     from sharpness.studies import figures_of, make_figures, make_flattening_study, make_microbenchmark
 

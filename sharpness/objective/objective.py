@@ -196,6 +196,8 @@ class Objective:
         self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss))
         self.memory, self.batchnorm, self.scope = memory, batchnorm, parameters
         self.coordinates = "plain"
+        #: The file that the model was read from, beside which a run keeps what else is known of it.
+        self.origin: str | None = None
         self._scales: Tensor | None = None
         self.batch_size = None if isinstance(batch_size, str) else batch_size
         reference = next(p for p in model.parameters() if p.is_floating_point())  # integers may stand before it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.directions.between_models import Weights, toward
 from sharpness.probes.directions.direction_set import Directions
+from sharpness.probes.directions.run_steps import snapshots
 from sharpness.probes.landscapes.line_and_plane import plane
 from sharpness.probes.shared.probe import Given, comparable
 from sharpness.probes.shared.work import Resume
@@ -131,23 +131,6 @@ def trajectory_plane(
     result = plane(objective, x, y, found, adaptive=adaptive, precision=precision, resume=resume)
     explained = None if found.explained is None else found.explained.tolist()
     return replace(result, provenance={**result.provenance, "explained": explained})
-
-
-def snapshots(run: str | Path) -> list[Path]:
-    """The checkpoints that ``sharpness train --snapshots`` kept in a run's folder, in order.
-
-    Returns:
-        Paths, by their epochs.
-
-    Raises:
-        UserError: there are none.
-    """
-    folder = Path(run)
-    kept = folder / "snapshots" if (folder / "snapshots").is_dir() else folder
-    found = [p for p in kept.glob("*.pt") if p.name not in ("last.pt", "state.pt")]
-    if not found:
-        raise UserError(f"{folder} holds no snapshots: train with snapshots=N, or give the checkpoints in order")
-    return sorted(found, key=lambda p: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.stem)])
 
 
 def _named_steps(steps: Steps) -> dict[str, Weights]:

@@ -75,6 +75,7 @@ def measure(
     worst_rise        rise of L_c after one ascent step of length ``rho``                        images
     critical_radius   distance in ``draws`` random directions at which L_c doubles or accuracy   draws
                       falls by ten points, see :func:`~sharpness.critical_radius`
+    update_radius     the same along the last update of a run with snapshots                     none
     soft_rank         trace over largest eigenvalue                                              random vectors
     relative_flatness relative flatness of the last layer (Petzka et al. 2021)                   images
     fisher_rao_norm   Fisher-Rao norm (Liang et al. 2019)                                        images
@@ -216,7 +217,7 @@ def _told_apart(given: Sequence[Any], data: Any, measures: Any) -> tuple[Any, An
     """
     found = {"data": data, "measures": measures}
     for value in given:
-        value = list(value) if value is MEASURES else value
+        value = ALL if value is MEASURES else value
         parts = value.split(",") if isinstance(value, str) else value
         named = isinstance(parts, list | tuple) and all(isinstance(part, str | FunctionType) for part in parts)
         named = named and not (isinstance(value, str) and value in DATASETS)
@@ -249,13 +250,15 @@ class Asked:
     usual: bool
 
     def of(self, objective: Objective) -> dict[Measure, Any]:
-        """Those that the objective has, without accuracy where targets are no labels.
+        """Those that the objective has, without accuracy where targets are no labels; what is named tells its lack.
 
         Raises:
             UserError: one that it has not was asked for by name.
         """
         kept = {m: settings for m, settings in self.settings.items() if objective.has_answers or not m.needs_labels}
-        if (missing := [m.name for m in self.settings if m not in kept]) and not self.usual:
+        if self.usual:
+            return {m: settings for m, settings in kept.items() if m.present(objective)}
+        if missing := [m.name for m in self.settings if m not in kept]:
             raise UserError(
                 f"no {', '.join(missing)}: it compares the largest of several outputs with an integer label; leave it "
                 "out"

@@ -161,14 +161,14 @@ def checkpoint_objective(
     wanted = NamedData(name, data_root, imbalance, subset, split, mean, std, download)
     if data is None or isinstance(data, str | LongTailData):
         images = checkpoint_data(checkpoint, wanted, data if isinstance(data, LongTailData) else None)
-        return _on_longtail(checkpoint, images, split, loss, limit_per_class, options)
+        return _read_from(checkpoint, _on_longtail(checkpoint, images, split, loss, limit_per_class, options))
     # Samples in memory are taken as they are: what would choose or change some of them must not pass for done.
     idle = [*wanted.given(), *(["loss='training'"] if loss == "training" else [])]
     if isinstance(data, ForeignData):
         _refuse(idle)
         own = own_images(checkpoint, data)
         own = own if limit_per_class is None else own.limit_per_class(limit_per_class)
-        return Objective(model, own, loss, **options)
+        return _read_from(checkpoint, Objective(model, own, loss, **options))
     limited = ["limit_per_class"] if limit_per_class is not None else []
     _refuse([name for name in idle if name not in ("mean", "std")] + limited)
     if class_order is not None:
@@ -177,7 +177,12 @@ def checkpoint_objective(
         for name in ("class_names", "train_counts"):
             if isinstance(known := getattr(data, name, None), tuple):
                 options.setdefault(name, known)
-    return Objective(model, data, loss, mean=mean, std=std, **options)
+    return _read_from(checkpoint, Objective(model, data, loss, mean=mean, std=std, **options))
+
+
+def _read_from(checkpoint: Checkpoint, objective: Objective) -> Objective:
+    objective.origin = checkpoint.path
+    return objective
 
 
 def _refuse(idle: Sequence[str]) -> None:
