@@ -206,6 +206,8 @@ def _read(family: Family, content: Any, path: Path, options: Options) -> Reading
 
 
 def _told(content: Any) -> str:
+    if isinstance(content, dict) and content.keys() >= {"state", "param_groups"}:
+        return "an optimizer's state, without weights"
     if isinstance(content, dict):
         return f"a dict with {', '.join(str(k)[:40] for k in list(content)[:4]) or 'nothing'}"
     if isinstance(content, PassedOver):

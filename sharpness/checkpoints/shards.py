@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
+from collections import OrderedDict
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from sharpness.checkpoints.safety import LIMIT, read_safely
@@ -27,7 +31,7 @@ _PART = re.compile(r"(.+)-\d{5}-of-(\d{5})(\.safetensors|\.bin|\.pt|\.pth)$")
 
 
 def read_weights(path: Path) -> tuple[Any, str]:
-    """What a checkpoint holds, objects of foreign classes passed over, and its SHA-256.
+    """Read a checkpoint, objects of foreign classes passed over: its content and SHA-256.
 
     Args:
         path: a file, or the index of several, by its ending ``.json``; the sum is then over the sums of all, in the
@@ -39,12 +43,13 @@ def read_weights(path: Path) -> tuple[Any, str]:
     if path.suffix != ".json":
         if (index := index_of(path)) is not None:
             raise UserError(f"{path} is one of several files of a model: give their index, {index}")
-        return read_safely(path, foreign=True), _sha256(path)
+        return _as_tensors(read_safely(path, foreign=True)), _sha256(path)
     files, said = _parts_of(path)
     state: dict[str, Tensor] = {}
     left, sums = LIMIT, [_sha256(path)]
     for name, wanted in sorted(files.items()):
         shard = path.parent / name
+        # An index may name ten thousand parts of the largest size.
         content = read_safely(shard, left)
         left -= shard.stat().st_size
         if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):
@@ -69,6 +74,17 @@ def index_of(path: Path) -> Path | None:
     return index if index is not None and index.is_file() else None
 
 
+def _as_tensors(content: Any, entries: bool = True) -> Any:
+    """The same, with states of NumPy's arrays as states of tensors, and in its entries, too."""
+    if type(content) not in (dict, OrderedDict) or not content:
+        return content
+    kinds = {type(value) for value in content.values()}
+    if np.ndarray in kinds and all(issubclass(kind, np.ndarray | Tensor) for kind in kinds):
+        return {name: torch.as_tensor(value) for name, value in content.items()}
+    found = {key: _as_tensors(value, False) for key, value in content.items()} if entries else content
+    return found if any(found[key] is not content[key] for key in content) else content
+
+
 def _parts_of(index: Path) -> tuple[dict[str, set[str]], Any]:
     """Names of the tensors in each file, by the file's name, and how many bytes the index says there are."""
 
@@ -91,7 +107,7 @@ def _parts_of(index: Path) -> tuple[dict[str, set[str]], Any]:
         # As names of Windows, too: they have other separators, and drives.
         if not name.isprintable() or name in ("", "..") or {PureWindowsPath(name).name, Path(name).name} != {name}:
             raise refuse(f"names {shown(repr(name), 120)}, and its files must lie beside it")
-    absent = sorted(name for name in files if not (index.parent / name).exists())
+    absent = sorted(name for name in files if not os.path.exists(index.parent / name))
     if absent:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
         raise refuse(

@@ -45,6 +45,7 @@ def all_of(data: Iterable[Any], length: int | None = None) -> list[Any]:
     try:
         for one in data:
             found.append(one)
+            # Without a length nothing but a bound tells what has no end from what is long.
             if length is None:
                 taken += bytes_of(one)
                 if len(found) > SAMPLES or taken > BYTES:

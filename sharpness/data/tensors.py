@@ -79,13 +79,29 @@ def read_samples(
         _leave_out(len(data) - 2, "each sample", y.ndim == 1)
     else:
         x, y = _read(data, batch, takes, class_names)
-    for part in [x] if isinstance(x, Tensor) else x.values() if isinstance(x, dict) else x:
+    parts = [x] if isinstance(x, Tensor) else list(x.values()) if isinstance(x, dict) else list(x)
+    for part in (*parts, y):
+        _require_plain(part)
+    for part in parts:
         if part.ndim == 0 or y.ndim == 0 or len(part) != len(y) or not len(y):
             raise UserError(
                 f"inputs of shape {tuple(part.shape)} and targets of shape {tuple(y.shape)}: give one label per input "
                 "(or one target of any shape), with the samples along the first axis of both"
             )
     return x, y.detach()
+
+
+def _require_plain(values: Tensor) -> None:
+    """Refuse tensors whose samples cannot be taken by their number: sparse, nested, quantised, without values."""
+    kinds = {
+        "nested": (values.is_nested, "torch.nested.to_padded_tensor(x, 0.0)"),
+        "quantised": (values.is_quantized, "x.dequantize()"),
+        "on the device meta, without values": (values.is_meta, "those that the model takes"),
+        "sparse": (not values.is_nested and values.layout is not torch.strided, "x.to_dense()"),
+    }
+    for kind, (found, remedy) in kinds.items():
+        if found:
+            raise UserError(f"data hold a tensor that is {kind}: give {remedy}")
 
 
 def is_data(value: Any) -> bool:
@@ -252,6 +268,8 @@ def _read(
         raise UserError(f"data is a {type(data).__name__}: give (frame.drop(columns='label'), frame['label'])")
     # Chained iterable datasets have a length that raises.
     rows = hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, IterableDataset)
+    if isinstance(data, Mapping) and len(data) and all(is_data(part) for part in data.values()):
+        raise UserError(f"data is a {type(data).__name__} of {', '.join(map(str, data))}: give one of them")
     if isinstance(data, str | Mapping | nn.Module) or not (rows or hasattr(data, "__iter__")):
         raise UserError(f"data is a {type(data).__name__}: give (x, y), a TensorDataset, a DataLoader or a map-style "
                         "dataset, such as load_data('digits-lt').train")  # fmt: skip

@@ -55,7 +55,13 @@ from sharpness.objective.batches import Batches
 from sharpness.objective.coordinates import scales_of
 from sharpness.objective.description import Description, SampleOptions
 from sharpness.objective.evaluation import evaluation
-from sharpness.objective.first_call import argument_names, first_losses, largest_batch, with_gradients
+from sharpness.objective.first_call import (
+    argument_names,
+    first_losses,
+    largest_batch,
+    warn_of_probabilities,
+    with_gradients,
+)
 from sharpness.objective.provenance import provenance
 from sharpness.objective.repeatability import repeated_passes
 from sharpness.objective.samples import Samples
@@ -218,6 +224,8 @@ class Objective:
             outputs = self._forward(first)
         if not torch.equal(first.nan_to_num(), untouched.nan_to_num()):
             raise UserError("the model changes its inputs in place: let its forward pass start from a copy")
+        if isinstance(loss, str):
+            warn_of_probabilities(outputs)
         samples = description.samples(table, outputs.shape, self.dtype, ce=isinstance(loss, str))
         self.samples = samples.weighed_by(self.loss_function)
         width = outputs.shape[1] if outputs.ndim == 2 else None
