@@ -33,7 +33,7 @@ def test_every_command_shows_an_example_to_copy(command, capsys):
     [
         (["train", "--method", "sgd"], "unknown method 'sgd'"),
         (["figures", "zoo:", "--epochs", "3", "--seeds", "0"], "--seeds, --epochs: models that are trained already"),
-        (["figures", "--directions", "a"], "--directions a: give integers"),
+        (["figures", "--direction-seeds", "a"], "--direction-seeds a: give integers"),
         (
             ["figures", "--study", "flattening", "--logits", "temperature"],
             "--logits is no option of --study flattening",
