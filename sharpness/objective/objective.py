@@ -222,6 +222,11 @@ class Objective:
         untouched = first.clone()
         with hidden_noticed() as hidden, with_gradients(type(model).__name__):
             outputs = self._forward(first)
+        if outputs.ndim == 0 or len(outputs) != len(first):
+            raise UserError(
+                f"the model returned outputs of shape {tuple(outputs.shape)} for {len(first)} samples: let it "
+                "return one row for each, or give output=, such as output=lambda r: r.transpose(0, 1)"
+            )
         if not torch.equal(first.nan_to_num(), untouched.nan_to_num()):
             raise UserError("the model changes its inputs in place: let its forward pass start from a copy")
         if isinstance(loss, str):

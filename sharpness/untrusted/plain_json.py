@@ -45,7 +45,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A dict, of which readers could otherwise see different values."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        keys = [key for key, _ in pairs]
+        twice = next(key for i, key in enumerate(keys) if found[key] is not pairs[i][1] or keys.index(key) < i)
         raise Refused(f"holds the key {shown(repr(twice), 60)} twice")
     return found
