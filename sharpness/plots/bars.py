@@ -162,7 +162,7 @@ class ClassPoints:
         """Draw the values (C,) of a model as markers, or as a ``line`` of many classes; ``named`` is in the legend."""
         at, sign = self.places[label], marker(self.labels.index(label))
         look: dict[str, Any] = {"color": self.colors[label], "markersize": self.size}
-        if self.crowd:
+        if self.crowd:  # a thousand markers or error bars would be noise
             self._draw_blocks(label, values, line, named)
             self._not_converged += 0 if flags is None else int(np.asarray(flags, dtype=bool).sum())
             return
@@ -199,7 +199,13 @@ class ClassPoints:
         for value, label, c in found[:NAMED]:
             sign, at = marker(self.labels.index(label)), self.places[label][c]
             self.ax.plot(at, value, sign, color=self.colors[label], markersize=2.5)
-            near = {"textcoords": "offset points", "rotation": 90, "ha": "center", "va": "bottom", "fontsize": 5.5}
+            near: dict[str, Any] = {
+                "textcoords": "offset points",
+                "rotation": 90,
+                "ha": "center",
+                "va": "bottom",
+                "fontsize": 5.5,
+            }
             self.ax.annotate(shown(names[c], 14), (at, value), (0, 3), color=self.colors[label], **near)
         # Room above for upright names, on whatever scale.
         self.ax.set_ylim(top=max(self.ax.get_ylim()[1], found[0][0]))

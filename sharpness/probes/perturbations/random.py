@@ -96,6 +96,7 @@ def random_perturbation(
         raise UserError(f"draws={draws}: give at least 1")
     objective.check()
 
+    # Radii of a draw follow each other; an executor's workers take blocks of consecutive points.
     settings = {"radii": sizes.tolist(), "normalization": normalization, "seed": seed, "distribution": distribution}
     table = PointTable(
         objective, _Displacement(objective, sizes, seed, normalization, distribution), draws * len(sizes),
