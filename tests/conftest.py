@@ -83,6 +83,18 @@ torch.set_num_threads(1)
 """
 
 
+#: What a process has loaded that others are copies of.
+LOADED = ["sharpness.cli", "sharpness.plots", "sharpness.studies", "scipy.stats", "torch.distributed"]
+
+
+def server() -> multiprocessing.context.BaseContext:
+    """The context of processes that are copied from one that has the package loaded and does nothing else."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(LOADED)
+    multiprocessing.forkserver.ensure_running()
+    return context
+
+
 class Forked:
     """A process that runs ``code``, with ``arguments`` in ``sys.argv[1:]``; what it prints goes to files."""
 
@@ -93,9 +105,7 @@ class Forked:
             width=BACKBONES["resnet8"].keywords.get("width", 16),
         )  # fmt: skip
         self._printed, self._errors = (folder / name for name in names)
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["sharpness.cli", "sharpness.plots", "scipy.stats", "torch.distributed"])
-        self.process = context.Process(target=exec, args=(opening + code, {"__name__": "__main__"}), daemon=True)
+        self.process = server().Process(target=exec, args=(opening + code, {"__name__": "__main__"}), daemon=True)
         self.process.start()
 
     def kill(self) -> None:
@@ -140,6 +150,15 @@ def forked(tmp_path):
     yield start
     for one in started:
         one.kill()
+
+
+@pytest.fixture(scope="module")
+def forked_pools():
+    """Copies of such a process as workers of pools, too: each would load all anew. Its own doctest has spawned ones."""
+    server()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sharpness.clusters.processes.Processes._start", "forkserver")
+        yield
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -42,7 +42,7 @@ STUDY = {"epochs": 1, "limit_per_class": 1, "draws": 2, "max_iterations": 60, "m
 
 
 @pytest.fixture(scope="module", autouse=True)
-def network(tmp_path_factory):
+def network(tmp_path_factory, forked_pools):
     """The module of the network, where all processes find it, and one thread for every process."""
     folder, threads = tmp_path_factory.mktemp("site"), torch.get_num_threads()
     (folder / "small_network.py").write_text(NETWORK)
@@ -88,8 +88,11 @@ def executor(request, network):
     if needed is None:
         yield request.getfixturevalue("processes")
         return
-    with sharpness.cluster(request.param) as found:
-        yield found
+    with ExitStack() as stack:
+        if needed == "distributed":  # whose workers would load all anew, too
+            config = importlib.import_module("dask.config")
+            stack.enter_context(config.set({"distributed.worker.multiprocessing-method": "forkserver"}))
+        yield stack.enter_context(sharpness.cluster(request.param))
 
 
 def same(found, expected):
