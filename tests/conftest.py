@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from _pytest.doctest import DoctestModule
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -67,6 +68,21 @@ def settings_of_pictures():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "settings", lambda: {**settings(), "pdf.fonttype": 3, "savefig.dpi": 50})
         yield settings
+
+
+@pytest.fixture
+def one_format(monkeypatch):
+    """Pictures drawn once, as PNG: beside it a PDF of the same figure takes as long. PDFs of every kind of
+    picture are drawn in tests/plots."""
+    draw = Figure.savefig
+
+    def savefig(figure, path, **options):
+        if options.get("format") == "pdf":
+            Path(path).write_bytes(b"%PDF")
+        else:
+            draw(figure, path, **options)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
 
 
 #: Set by a process of :func:`forked` before anything else, so that what it prints is in a file.

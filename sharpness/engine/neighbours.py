@@ -145,8 +145,8 @@ def _explanation(module: nn.Module, x: Tensor, y: Tensor) -> str:
     if writer is not None:
         return _told_of_state(module, writer)
     return (
-        f"a sample's loss depends on which others are in its batch: {where} mixes samples; {_in_eval(module)}let it use "
-        "fixed statistics (running ones), or none"
+        f"a sample's loss depends on which others are in its batch: {where} mixes samples; {_in_eval(module)}let it "
+        "use fixed statistics (running ones), or none"
     )
 
 

@@ -150,6 +150,11 @@ def narrow(narrow_resnet8):
     """What commands print and write does not hang on the width of a network."""
 
 
+@pytest.fixture(autouse=True)
+def drawn_once(one_format):
+    """Which pictures a command writes does not hang on how PDFs are drawn."""
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run of ours; not to be changed."""

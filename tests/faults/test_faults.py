@@ -38,12 +38,8 @@ COMMANDS = {
 }  # fmt: skip
 
 
-#: Faults of writing do not hang on the width of a network. A fork has what other tests leave in their process, such as
-#: threads and connections of Dask and of a browser: these tests have a process of their own, `make test` starts it.
-pytestmark = [
-    pytest.mark.usefixtures("narrow_resnet8"),
-    pytest.mark.skipif("PYTEST_XDIST_WORKER" in os.environ, reason="forks its process: pytest -n 0 tests/faults"),
-]
+#: Faults of writing do not hang on the width of a network.
+pytestmark = pytest.mark.usefixtures("narrow_resnet8")
 
 
 @pytest.fixture(scope="module")

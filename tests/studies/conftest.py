@@ -6,3 +6,8 @@ import pytest
 @pytest.fixture(scope="module", autouse=True)
 def narrow(narrow_resnet8):
     """Cells train and measure it many times."""
+
+
+@pytest.fixture(autouse=True)
+def drawn_once(one_format):
+    """What files a study writes does not hang on how they are drawn."""
