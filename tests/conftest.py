@@ -94,7 +94,7 @@ for number in (1, 2):
     os.dup2(os.open({folder!r} + "/" + {names!r}[number - 1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
 import functools, torch
 from sharpness.models import BACKBONES, CifarResNet
-BACKBONES["resnet8"] = functools.partial(CifarResNet, 8, width={width})
+BACKBONES["resnet8"] = functools.partial(CifarResNet, 8, **{network})
 torch.set_num_threads(1)
 """
 
@@ -118,7 +118,7 @@ class Forked:
         names = [f"{stream}-{environment.get('RANK', '')}" for stream in ("printed", "errors")]
         opening = _OPENING.format(
             environment=dict(environment), arguments=[*map(str, arguments)], folder=str(folder), names=names,
-            width=BACKBONES["resnet8"].keywords.get("width", 16),
+            network=BACKBONES["resnet8"].keywords,
         )  # fmt: skip
         self._printed, self._errors = (folder / name for name in names)
         self.process = server().Process(target=exec, args=(opening + code, {"__name__": "__main__"}), daemon=True)
@@ -202,6 +202,14 @@ def narrow_resnet8():
     """ResNet-8 with a quarter of its planes, for modules where nothing hangs on them: a third of the time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BACKBONES, "resnet8", functools.partial(CifarResNet, 8, width=4))
+        yield
+
+
+@pytest.fixture(scope="module")
+def shallow_resnet8():
+    """With a single block besides, for modules where nothing hangs on how many there are: a third of the time again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "resnet8", functools.partial(CifarResNet, 8, width=4, blocks=(1,)))
         yield
 
 

@@ -9,11 +9,11 @@ from sharpness import checkpoint_objective, load_data, train
 from sharpness.cli import main
 from sharpness.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("narrow_resnet8")
+pytestmark = pytest.mark.usefixtures("shallow_resnet8")
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, narrow_resnet8):
+def trained(tmp_path_factory, shallow_resnet8):
     out = tmp_path_factory.mktemp("trained")
     train("ldam-drw", load_data("digits-lt"), out / "run", epochs=1, seed=1)
     return out / "run" / "last.pt"

@@ -146,8 +146,8 @@ def stranger(strangers_files, monkeypatch):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def narrow(narrow_resnet8):
-    """What commands print and write does not hang on the width of a network."""
+def small(shallow_resnet8):
+    """What commands print and write does not hang on the size of a network."""
 
 
 @pytest.fixture(autouse=True)

@@ -211,14 +211,14 @@ def test_the_module_is_the_command(capsys, monkeypatch):
     [
         (["--per-class"], {"class", "samples", "eigenvalue", "residual", "converged", "products"}, 20),
         (["--per-group", "-k", "2"], {"class", "rank"}, 12),
-        (["--per-layer", "--parameters", "*layer3*"], {"layer", "lambda_max"}, 2),
+        (["--per-layer", "--parameters", "*layer1*"], {"layer", "lambda_max"}, 2),
         (["--density", "--per-group", "--parameters", "classifier"], {"trace", "trace_se"}, 3),
         (
             ["--per-class", "--match-samples", "4", "--bootstrap", "100", "--verify", "--parameters", "classifier"],
             {"eigenvalue_lower", "eigenvalue_upper"},
             20,
         ),
-        (["--kind", "ggn", "--parameters", "*layer3*"], {"eigenvalue"}, 2),
+        (["--kind", "ggn", "--parameters", "*layer1*"], {"eigenvalue"}, 2),
     ],
 )
 def test_a_spectrum_is_printed_and_written(options, columns, rows, run, capsys, tmp_path):
@@ -237,7 +237,7 @@ def test_a_spectrum_is_printed_and_written(options, columns, rows, run, capsys, 
 
 def test_an_interrupted_spectrum_goes_on_where_it_was(run, capsys, tmp_path, monkeypatch):
     output = tmp_path / "spectrum.nc"
-    common = ["spectrum", str(run), "--per-class", "--limit-per-class", "4", "--parameters", "*layer3*"]
+    common = ["spectrum", str(run), "--per-class", "--limit-per-class", "4", "--parameters", "*layer1*"]
     arguments = [*common, "-o", str(output)]
     products, whole = [], CurvatureOperator.__call__
 

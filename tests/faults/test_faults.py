@@ -38,12 +38,12 @@ COMMANDS = {
 }  # fmt: skip
 
 
-#: Faults of writing do not hang on the width of a network.
-pytestmark = pytest.mark.usefixtures("narrow_resnet8")
+#: Faults of writing do not hang on the size of a network.
+pytestmark = pytest.mark.usefixtures("shallow_resnet8")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, shallow_resnet8):
     out = tmp_path_factory.mktemp("trained") / "run"
     sharpness.train("ce", load_data("digits-lt"), out, epochs=1)
     return out
