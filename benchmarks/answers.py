@@ -1,6 +1,6 @@
 """What people wait for: the same questions of a trained network, put to every library in turn.
 
-    python benchmarks/answers.py [--size quick | usual | full] [--questions NAME ...] [--output FILE]
+    python benchmarks/answers.py [--size quick | usual | full] [--questions NAME ...] [--images N ...] [--output FILE]
 
 The network is the zoo's ResNet-32 of plain training on a long tail, over test images of CIFAR-10 where they are on this
 machine (``SHARPNESS_DATA``), else one trained here on the digits, upsampled. Every contender has a process of its own,
@@ -32,7 +32,7 @@ import torch
 from contenders import Both, Contender, Eigenthings, Found, Ours, Plain, PyHessian, hurry, quotient
 from growth import growth
 from planes import planes
-from table import note, report, spread, table
+from table import keep, note, report, spread, table
 from turns import process
 from workloads import Problem, describe, digits, exact_product
 
@@ -108,7 +108,7 @@ def main() -> None:
     size = SIZES[args.size]
     lines = describe(["sharpness", *libraries()])
     lines += [f"load average of the minute before: {os.getloadavg()[0]:.1f}", ""]
-    for images in size.images:
+    for images in args.images or size.images:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "problem.pt"
             name, problem = trained(images, size.classes)
@@ -120,6 +120,7 @@ def main() -> None:
                     lines += planes(name, problem, path, size.side, size.repeats, left_out)
                 else:
                     lines += answers(question, name, problem, path, size, args.size == "full")
+                keep(lines, args.output)
     if args.size != "quick" and len(args.questions) > len(QUESTIONS):
         note("growth")
         lines += growth(full=args.size == "full")
@@ -234,6 +235,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--size", choices=list(SIZES), default="usual")
     every = [*QUESTIONS, "plane"]
     parser.add_argument("--questions", nargs="+", choices=every, default=every)
+    parser.add_argument("--images", type=int, nargs="+", help="of each class; those of the size unless given")
     parser.add_argument("--output", type=Path, help="keep the tables in this file, too")
     return parser.parse_args()
 

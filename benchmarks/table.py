@@ -20,10 +20,14 @@ def spread(values: np.ndarray) -> str:
 
 def report(lines: list[str], output: Path | None) -> None:
     """Print the lines, and keep them in a file if there is one."""
-    text = "\n".join(lines) + "\n"
-    print(text, end="")
+    print("\n".join(lines))
+    keep(lines, output)
+
+
+def keep(lines: list[str], output: Path | None) -> None:
+    """Write the lines into the file if there is one, so far: what comes after them may take hours, or fail."""
     if output:
-        output.write_text(text)
+        output.write_text("\n".join(lines) + "\n")
 
 
 def note(text: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from sphinx_gallery.scrapers import figure_rst
 from sharpness.version import __version__
 
 HERE = Path(__file__).parent.resolve()
+sys.path.insert(0, str(HERE))  # for cards.py
 #: Pages of the repository that the site shows too.
 PROJECT_PAGES = [HERE.parent / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")]
 
@@ -99,6 +102,12 @@ def _copy_pages(app: Sphinx) -> None:
             (HERE / target / page.name).write_text(text, encoding="utf-8")
 
 
+def _write_cards(app: Sphinx) -> None:
+    """Write the page of cards, which the code makes (git ignores it)."""
+    cards = importlib.import_module("cards")
+    (HERE / "reference" / "cards.md").write_text(cards.page(), encoding="utf-8")
+
+
 def _link(app: Sphinx, page: str, source: list[str]) -> None:
     """Turn links that leave ``docs/`` into links to the copies, or into names of files: the site carries no code."""
 
@@ -135,5 +144,6 @@ def _copy_mathjax(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> None:
     app.connect("builder-inited", _copy_pages)
+    app.connect("builder-inited", _write_cards)
     app.connect("source-read", _link)
     app.connect("build-finished", _copy_mathjax)

@@ -18,6 +18,7 @@ MEASURES: dict[str, tuple[str, str]] = {
     "random_rise": ("Random rise", f"{_MEASURES}.random_rise:RANDOM_RISE"),
     "worst_rise": ("Worst rise", f"{_MEASURES}.worst_rise:WORST_RISE"),
     "critical_radius": ("Critical radius", f"{_MEASURES}.critical_radius:CRITICAL_RADIUS"),
+    "update_radius": ("Critical radius, last update", f"{_MEASURES}.critical_radius:UPDATE_RADIUS"),
     "soft_rank": ("Soft rank", f"{_MEASURES}.soft_rank:SOFT_RANK"),
     "relative_flatness": ("Relative flatness", f"{_MEASURES}.scale_free:RELATIVE_FLATNESS"),
     "fisher_rao_norm": ("Fisher-Rao norm", f"{_MEASURES}.scale_free:FISHER_RAO"),

@@ -230,6 +230,14 @@ def noisy(outputs, targets):
         (lambda: Objective(nn.Linear(2, 3), (X, Y), weights=torch.zeros(6)), "weights must be positive"),
         (lambda: Objective(nn.Linear(2, 4), (X, Y)).loss(3), "class 3 has no samples"),
         (lambda: Objective(nn.Linear(2, 3), (X, Y)).loss(7), "class 7 is outside 0..2"),
+        (lambda: Objective(nn.Linear(2, 3), (X, Y)).loss("cat"), "unknown class 'cat': choose one of 0, 1, 2"),
+        (lambda: Objective(nn.Linear(2, 3), (X, Y)).gradient(1.5), "class=1.5: give an integer"),
+        (lambda: Objective(nn.Linear(2, 3), (X, Y)).restrict(-1), "class=-1"),
+        (lambda: Objective(nn.Linear(2, 3), (X, Y)).restrict([0, 6]), r"sample 6 is outside 0\.\.5"),
+        (lambda: Objective(nn.Linear(2, 3), (X, Y)).restrict([0.0, 1.0]), "float32 of shape"),
+        (lambda: Objective(nn.Linear(2, 3), (X, Y)).restrict(Y[:5] == 1), "mask of all 6"),
+        (lambda: Objective(nn.Linear(2, 3), (X, Y)).restrict([]), "at least one index"),
+        (lambda: Objective(nn.Linear(2, 3), (X, Y)).restrict({0: 1}), "by a list of indices"),
         (lambda: Objective(nn.Linear(2, 3), (X, Y)).hvp(torch.ones(4)), r"shape \(4,\)"),
         (lambda: Objective(nn.Linear(2, 3), (X, Y), loss=noisy).check(), "random"),
         (lambda: Objective(nn.Linear(2, 3), (X * torch.inf, Y)).check(), "normalisation"),
@@ -241,6 +249,17 @@ def test_bad_input_gets_one_line_with_the_value_and_the_remedy(act, message):
     with pytest.raises(UserError, match=message) as caught:
         act()
     assert "\n" not in str(caught.value)
+
+
+def test_a_class_a_group_and_samples_are_chosen_by_name_number_or_mask():
+    whole = Objective(nn.Linear(2, 3), (X, Y), class_names=("a", "b", "c"), groups={"rest": ("b", "c")})
+    expected = F.cross_entropy(whole.model(X[Y != 0]), Y[Y != 0]).item()
+    for what in ("rest", Y != 0, (Y != 0).numpy(), (Y != 0).tolist(), (Y != 0).nonzero().squeeze(1)):
+        assert whole.restrict(what).loss() == pytest.approx(expected, rel=1e-6)
+    assert whole.loss("b") == whole.loss(1) == whole.restrict("b").loss() == whole.restrict(np.int64(1)).loss()
+    assert torch.equal(whole.gradient("b"), whole.gradient(1))
+    with pytest.raises(UserError, match="unknown class 'rest'"):
+        whole.gradient("rest")
 
 
 def test_output_picks_the_logits():

@@ -86,7 +86,8 @@ def _training(value: Any) -> bool:
     """Settings: epochs and batch sizes of the stages, a seed, and words."""
     checks: dict[str, Check] = {
         "epochs": _integers, "batch_size": _integers, "seed": _integer, "precision": _text, "flatten": _texts,
-        "helper_sha256": _text, "augmentation": _text, "sharpness": _text, "torch": _text, "device": _text,
+        "helper_sha256": _text, "pretrained_sha256": _text, "augmentation": _text, "sharpness": _text, "torch": _text,
+        "device": _text,
     }  # fmt: skip
     return _named(value) and all(check(value[name]) for name, check in checks.items() if name in value)
 

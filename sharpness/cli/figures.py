@@ -16,7 +16,6 @@ from sharpness.cli.options import (
     AS_JSON,
     CLUSTER,
     JOBS,
-    LIMIT,
     LOSS,
     SEEDS,
     Offered,
@@ -40,7 +39,7 @@ STUDY_OPTIONS = {
     "grid": ("motivation",),
     "adaptive": ("motivation",),
     "extent": ("motivation",),
-    "directions": ("motivation",),
+    "direction_seeds": ("motivation",),
     "logits": ("motivation",),
     "tol": ("motivation",),
 }
@@ -76,7 +75,7 @@ TRAINED = (
 @click.option("--rho-scale", type=float, help="Factor of CC-SAM's radius, of --study microbenchmark. [0.01]")
 @data_options
 @training_options
-@click.option("--out", type=click.Path(), help="Folder for the figures. [out/DATA]")
+@click.option("-o", "--out", type=click.Path(), help="Folder for the figures. [out/DATA]")
 @click.option(
     "--runs",
     type=click.Path(),
@@ -93,7 +92,7 @@ TRAINED = (
 )
 @click.option("--range", "extent", default=0.5, show_default=True, help="Half the side of its planes, in filter norms.")
 @click.option(
-    "--directions",
+    "--direction-seeds",
     default="0",
     show_default=True,
     help="Seeds of the random directions of lines and planes, a row of panels each.",
@@ -113,7 +112,11 @@ TRAINED = (
 )
 @coordinates_option("filter")
 @LOSS
-@LIMIT
+@click.option(
+    "--limit-per-class",
+    type=int,
+    help="Largest number of images of every class. [all of up to 400 images, of more 200 in all, but 5 of each]",
+)
 @click.option(
     "--measures",
     cls=Offered,
@@ -123,7 +126,7 @@ TRAINED = (
 @AS_JSON
 def figures(
     checkpoints: tuple[str, ...], study: str, methods: str | None, operations: str, seeds: str, jobs: int | None,
-    out: str | None, runs: str | None, rho_scale: float | None, directions: str,
+    out: str | None, runs: str | None, rho_scale: float | None, direction_seeds: str,
     cluster: str | None, cells: str | None, as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Recreate the talk's figures: train what is missing, probe, draw, and print the summary.
@@ -131,7 +134,7 @@ def figures(
     Of CHECKPOINTS, files or folders of models that record their data, nothing is trained. The same command continues
     unfinished work. With --cells i/n it makes part i of n of the trainings alone; without it, it collects them all.
 
-    Example: sharpness figures zoo: --limit-per-class 20 --plane 21 --jobs 2
+    Example: sharpness figures zoo: --plane 21 --adaptive 0.05 --tol 0.01
     """
     from sharpness.studies import figures_of, make_figures, make_flattening_study, make_microbenchmark
 
@@ -146,7 +149,10 @@ def figures(
     require_folder("--runs", runs)
     making = _making(jobs, cluster, cells)
     landscapes = {name: given.pop(name) for name in ("grid", "adaptive", "extent", "logits", "tol")}
-    landscapes |= {"adaptive": landscapes["adaptive"] or None, "directions": integers("directions", directions)}
+    landscapes |= {
+        "adaptive": landscapes["adaptive"] or None,
+        "directions": integers("direction-seeds", direction_seeds),
+    }
     probed = {name: given[name] for name in ("split", "loss", "limit_per_class", "measures", "coordinates")}
     if checkpoints:
         recorded = {name: given[name] for name in ("data_root", "download", "device")}
@@ -223,7 +229,7 @@ def integers(option: str, text: str) -> list[int]:
 @click.option("--epochs", default=40, show_default=True, help="Epochs of the first stage of every method.")
 @SEEDS
 @JOBS
-@click.option("--out", type=click.Path(), default="out/demo", show_default=True, help="Folder for the figures.")
+@click.option("-o", "--out", type=click.Path(), default="out/demo", show_default=True, help="Folder for the figures.")
 @click.option(
     "--runs", type=click.Path(), default="runs/demo", show_default=True, help="Folder for the trained models."
 )

@@ -72,7 +72,9 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of Gaussian directions.")
 @CLUSTER
-@click.option("--out", type=click.Path(), default="landscape", show_default=True, help="Folder for files and pictures.")
+@click.option(
+    "-o", "--out", type=click.Path(), default="landscape", show_default=True, help="Folder for files and pictures."
+)
 def landscape(
     checkpoints: tuple[str, ...], points: int, line_points: int, extent: float, directions: str, adaptive: float,
     precision: str, parameters: str, batchnorm: str, subsets: tuple[str, ...], per_class: bool, quantity: str,

@@ -11,6 +11,6 @@ STUDY_OPERATIONS = ("none", "swa", "sn", "gp", "mp")
 UNITS = ("linear", "cosine", "unit-features", "unit-weights")
 #: In tables for which they are named alone.
 UNUSUAL_MEASURES = (
-    "trace", "critical_radius", "soft_rank", "relative_flatness", "fisher_rao_norm", "displacement", "optimum_loss",
-    "ece", "margin",
+    "trace", "critical_radius", "update_radius", "soft_rank", "relative_flatness", "fisher_rao_norm", "displacement",
+    "optimum_loss", "ece", "margin",
 )  # fmt: skip

@@ -13,6 +13,7 @@ from sharpness.errors import UserError
 RENAMED = {
     "--class": "--of",
     "--class-counts": "--train-counts",
+    "--directions": "--direction-seeds",
     "--figure": "--plot",
     "--grid": "--plane",
     "--probes": "--trace-draws",

@@ -76,7 +76,7 @@ class Watched:
     help="Shards of every batch, which processes under torchrun share; BatchNorm sees one of them.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, batches and noise.")
-@click.option("--out", type=click.Path(), help="Folder for the run. [runs/DATA-METHOD+OPERATIONS-seedS]")
+@click.option("-o", "--out", type=click.Path(), help="Folder for the run. [runs/DATA-METHOD+OPERATIONS-seedS]")
 @click.option(
     "--flatten",
     default="",
@@ -85,6 +85,11 @@ class Watched:
     help=f"Flattening operations such as sam:0.1,swa, from {', '.join(OPERATIONS.built_in())}.",
 )
 @click.option("--option", "-O", "pairs", multiple=True, help="Option of the method, such as -O scope=all. Repeatable.")
+@click.option(
+    "--pretrained",
+    metavar="FILE",
+    help="Begin at the weights of a checkpoint of the same architecture, such as torchvision's of ImageNet.",
+)
 @click.option("--resume", is_flag=True, help="Continue an unfinished run.")
 @click.option("--test-every", default=1, show_default=True, help="Number of epochs between tests; the last is tested.")
 @click.option("--monitor", is_flag=True, help="Measure sharpness over the epochs, into OUT/sharpness.csv and .png.")
@@ -93,7 +98,8 @@ class Watched:
 @AS_JSON
 def train(
     method: str, seed: int, out: str | None, flatten: str, pairs: tuple[str, ...], resume: bool, snapshots: int | None,
-    test_every: int, monitor: bool, budget: float | None, shards: int, as_json: bool, **given: Any,
+    test_every: int, monitor: bool, budget: float | None, shards: int, pretrained: str | None, as_json: bool,
+    **given: Any,
 ) -> None:  # fmt: skip
     """Train a model with a method's published recipe; the result is OUT/last.pt.
 
@@ -106,15 +112,16 @@ def train(
     data = load_described(given)
     names = tuple(name.strip() for name in flatten.split(",") if name.strip() not in ("", NONE))
     options = dict(pair(p) for p in pairs)
-    name = f"{given['data']}-{run_name(method, names, options, seed, data.other_augmentation, shards)}"
-    folder = Path(out) if out else Path("runs") / name
+    name = run_name(method, names, options, seed, data.other_augmentation, shards, pretrained is not None)
+    folder = Path(out) if out else Path("runs") / f"{given['data']}-{name}"
     require_folder("--out", folder)
     # A number that nothing reads must not pass for a limit.
     if budget is not None and not monitor:
         raise UserError(f"--budget {budget:g} is of --monitor: add it")
     watched = Watched(folder, 0.1 if budget is None else budget) if monitor else None
     kept: dict[str, Any] = {
-        "resume": resume, "snapshots": snapshots, "test_every": test_every, "monitor": watched, "shards": shards
+        "resume": resume, "snapshots": snapshots, "test_every": test_every, "monitor": watched, "shards": shards,
+        "pretrained": pretrained,
     }  # fmt: skip
     history = sharpness.train(
         method, data, folder, flatten=names, seed=seed, **kept, **training_settings(given), **options

@@ -161,8 +161,8 @@ def require_numbers(model: nn.Module) -> None:
 
 
 def batchnorms(model: nn.Module) -> list[nn.Module]:
-    """All BatchNorm layers."""
-    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    """All BatchNorm layers, but for those of frozen parts, whose scale is a buffer: their statistics are as fixed."""
+    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and "weight" not in m._buffers]
 
 
 @contextmanager

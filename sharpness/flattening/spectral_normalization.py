@@ -79,8 +79,8 @@ class SpectralNormalization:
 
 
 def normalize(part: nn.Module, kind: type[nn.Module]) -> None:
-    """Parametrise the layers of a kind in place; their vectors are drawn from torch's global generator."""
-    layers: list[Any] = [m for m in part.modules() if isinstance(m, kind)]
+    """Parametrise the layers of a kind in place, but for a frozen trunk's; vectors are of torch's global generator."""
+    layers: list[Any] = [m for m in part.modules() if isinstance(m, kind) and isinstance(m.weight, nn.Parameter)]
     for layer in layers:
         spectral_norm(layer)
         layer.parametrizations.weight[0] = OncePerStep(layer.parametrizations.weight[0])

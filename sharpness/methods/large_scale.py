@@ -88,10 +88,16 @@ def _rows() -> dict[tuple[str, str], Published]:
                     lr_factors=(("head.head.", 0.05),),
                 ),
             ),
-            ("an epoch of stage 2 has ceil(N / batch) steps, one fewer than in the released code",),
+            (
+                "an epoch of stage 2 has ceil(N / batch) steps, one fewer than in the released code",
+                *(("published with the augmentation resized-crop-jitter",) if data == "inat18" else ()),
+            ),
         )  # fmt: skip
         rows["gcl", data] = replace(
-            _GCL, notes=() if small else (f"GCL is not published for {data}: the numbers for Places-LT were taken",)
+            _GCL,
+            notes=("published with the augmentation resized-crop",)
+            if small
+            else (f"GCL is not published for {data}: the numbers for Places-LT were taken",),
         )
         schedule = _stage(epochs, _CC_SAM_BATCH[data], 0.1, mislas_decay, COSINE)
         unknown = "epochs and learning rate of CC-SAM are not published for this data: MiSLAS's were taken"
@@ -154,4 +160,8 @@ def at_large_scale(recipe: Recipe, longtail: LongTail, given: Collection[str] = 
         scale = last
     elif last is not None:
         stages[1] = replace(stages[1], enter=(Rescale(last),))
-    return replace(recipe, stages=tuple(stages), scale=scale, notes=row.notes)
+    places = longtail.dataset == "places-lt"
+    return replace(
+        recipe, stages=tuple(stages), scale=scale, notes=row.notes, pretrained=places,
+        frozen_trunk=places and recipe.method in ("mislas", "gcl", "cc-sam"),
+    )  # fmt: skip

@@ -90,6 +90,8 @@ class Recipe:
     """A method: its paper, its head and its stages. ``notes`` name every deviation from what was published.
 
     ``normalization`` of the weights holds for all stages, and so does the number of ``shards`` of a batch.
+    ``pretrained`` says that it was published from weights that were trained on ImageNet, ``frozen_trunk`` that of those
+    the last block alone was trained.
     """
 
     method: str
@@ -100,6 +102,8 @@ class Recipe:
     notes: tuple[str, ...] = ()
     normalization: SpectralNormalization | None = None
     shards: int = 1
+    pretrained: bool = False
+    frozen_trunk: bool = False
 
     def noted(self, *notes: str) -> Recipe:
         """Add notes."""

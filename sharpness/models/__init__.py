@@ -2,6 +2,7 @@
 
 from sharpness.models.classifier import BACKBONES, OWN, Classifier, ModelSpec, build_model, build_own
 from sharpness.models.frozen import Frozen
+from sharpness.models.frozen_trunk import FrozenTrunk
 from sharpness.models.heads import HEADS, CosineHead, LearnableWeightScaling, LinearHead, build_head
 from sharpness.models.oltr import MetaEmbeddingHead, ModulatedAttention, OltrFeatures
 from sharpness.models.resnet import PLANS, ResNet, build_resnet
@@ -18,6 +19,7 @@ __all__ = [
     "Classifier",
     "CosineHead",
     "Frozen",
+    "FrozenTrunk",
     "LearnableWeightScaling",
     "LinearHead",
     "MetaEmbeddingHead",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sharpness.errors import UserError
 from sharpness.models.factory import model_from, source_of
+from sharpness.models.frozen_trunk import FrozenTrunk
 from sharpness.models.heads import CosineHead, LearnableWeightScaling, build_head
 from sharpness.models.resnet import PLANS, build_resnet
 from sharpness.models.resnet_cifar import CifarResNet
@@ -19,6 +20,8 @@ from sharpness.registry import Registry
 
 #: Networks of torchvision that also come with the stem for small images, as ``resnet10-cifar``.
 CIFAR_STEM = ("resnet10", "resnet18", "resnet34", "resnet50")
+#: Networks that also come with all but their last block frozen, as ``resnet152-trunk``.
+TRUNKS = ("resnet10", "resnet50", "resnet152")
 #: Networks by name: functions of ``in_channels`` to a backbone, images to features of size ``num_features``; added ones
 #: may also take ``num_classes`` and make a whole network, images to logits.
 BACKBONES: Registry[Callable[..., nn.Module]] = Registry(
@@ -29,6 +32,7 @@ BACKBONES: Registry[Callable[..., nn.Module]] = Registry(
         "resnet32-m2m": partial(CifarResNet, 32, shortcut="end"),
         **{name: partial(build_resnet, name) for name in PLANS},
         **{f"{name}-cifar": partial(build_resnet, name, stem="cifar") for name in CIFAR_STEM},
+        **{f"{name}-trunk": partial(build_resnet, name, kind=FrozenTrunk) for name in TRUNKS},
     },
     python="sharpness.models.BACKBONES",
     option="--model",

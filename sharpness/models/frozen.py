@@ -7,6 +7,15 @@ import copy
 from torch import Tensor, nn
 
 
+def as_buffers(network: nn.Module) -> nn.Module:
+    """Make buffers of all parameters of a network, in place."""
+    for module in network.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            delattr(module, name)
+            module.register_buffer(name, parameter.detach())
+    return network
+
+
 class Frozen(nn.Module):
     """A copy of a network whose weights are buffers and which stays in eval mode.
 
@@ -20,11 +29,7 @@ class Frozen(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = copy.deepcopy(network)
-        for module in self.network.modules():
-            for name, parameter in list(module.named_parameters(recurse=False)):
-                delattr(module, name)
-                module.register_buffer(name, parameter.detach())
+        self.network = as_buffers(copy.deepcopy(network))
         self.eval()
 
     def train(self, mode: bool = True) -> Frozen:

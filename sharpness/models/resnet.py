@@ -112,12 +112,12 @@ PLANS: dict[str, tuple[tuple[int, ...], bool, int, int]] = {
 }
 
 
-def build_resnet(name: str, in_channels: int = 3, stem: str = "imagenet") -> ResNet:
-    """Build one of the networks of ``PLANS``.
+def build_resnet(name: str, in_channels: int = 3, stem: str = "imagenet", kind: type[ResNet] = ResNet) -> ResNet:
+    """Build one of the networks of ``PLANS``, such as a :class:`~sharpness.models.FrozenTrunk`.
 
     >>> sum(p.numel() for p in build_resnet("resnet18").parameters())
     11176512
     """
     choose("network", name, list(PLANS))
     blocks, bottleneck, inner, groups = PLANS[name]
-    return ResNet(blocks, bottleneck, in_channels, inner=inner, groups=groups, stem=stem)
+    return kind(blocks, bottleneck, in_channels, inner=inner, groups=groups, stem=stem)

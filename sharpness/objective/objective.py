@@ -58,7 +58,7 @@ from sharpness.objective.evaluation import evaluation
 from sharpness.objective.first_call import argument_names, first_losses, largest_batch, with_gradients
 from sharpness.objective.provenance import provenance
 from sharpness.objective.repeatability import repeated_passes
-from sharpness.objective.samples import Samples
+from sharpness.objective.samples import Samples, Selection
 from sharpness.objective.temperature import AtTemperature, Temperature, chosen_temperature, require_logits
 from sharpness.renamed import renamed_attribute
 
@@ -196,6 +196,8 @@ class Objective:
         self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss))
         self.memory, self.batchnorm, self.scope = memory, batchnorm, parameters
         self.coordinates = "plain"
+        #: The file that the model was read from, beside which a run keeps what else is known of it.
+        self.origin: str | None = None
         self._scales: Tensor | None = None
         self.batch_size = None if isinstance(batch_size, str) else batch_size
         reference = next(p for p in model.parameters() if p.is_floating_point())  # integers may stand before it
@@ -332,11 +334,11 @@ class Objective:
         evaluate, scales = evaluation(self, precision), self._scales
         return evaluate if scales is None else lambda u: evaluate(None if u is None else self._moved(u))
 
-    def loss(self, class_index: int | None = None) -> float:
-        """L, or L_c."""
+    def loss(self, class_index: int | str | None = None) -> float:
+        """L, or L_c of a class by its index or name."""
         if class_index is None:
             return self.evaluate().mean
-        return self.restrict(class_index).loss()
+        return self.restrict(self.samples.indices(class_index)).loss()
 
     def class_losses(self) -> np.ndarray:
         """L_c, shape (C,), from one pass; NaN for a class without samples."""
@@ -344,14 +346,14 @@ class Objective:
 
     @torch.inference_mode(False)
     @full_precision()
-    def gradient(self, class_index: int | None = None) -> Tensor:
+    def gradient(self, class_index: int | str | None = None) -> Tensor:
         """The gradient of L, or of L_c: flat, shape (k,), in the model's dtype."""
         require_eval(self.model)
         with buffers_kept(self.model):
             part = Products(self._engine, self._batches(class_index)).gradient_sum()
         return self._moved((distributed.total(part) / self._total(class_index)).to(self.dtype))
 
-    def hvp(self, vector: Tensor, class_index: int | None = None, kind: str = "hessian") -> Tensor:
+    def hvp(self, vector: Tensor, class_index: int | str | None = None, kind: str = "hessian") -> Tensor:
         """The Hessian of L, or of L_c, times a vector: shapes (k,) to (k,), exact, in the model's dtype.
 
         For many products with the same data take :meth:`operator`, which keeps what they have in common.
@@ -371,7 +373,7 @@ class Objective:
             return self._engine.is_traced(next(iter(self._batches(None))))
 
     @contextmanager
-    def operator(self, class_index: int | None = None, kind: str = "hessian") -> Iterator[CurvatureOperator]:
+    def operator(self, class_index: int | str | None = None, kind: str = "hessian") -> Iterator[CurvatureOperator]:
         """The Hessian of L, or of L_c, for many products: a function, (k,) to (k,), that keeps activations.
 
         >>> model = nn.Linear(2, 2, bias=False)
@@ -391,7 +393,7 @@ class Objective:
     @torch.inference_mode(False)
     @full_precision()
     def quadratic_forms(
-        self, vector: Tensor, class_index: int | None = None, operator: CurvatureOperator | None = None
+        self, vector: Tensor, class_index: int | str | None = None, operator: CurvatureOperator | None = None
     ) -> np.ndarray:
         r""":math:`v' H_i v` of every sample, shape (n,); their weighted mean is v' H v.
 
@@ -410,7 +412,7 @@ class Objective:
 
     @torch.inference_mode(False)
     @full_precision()
-    def slopes(self, vector: Tensor, class_index: int | None = None) -> np.ndarray:
+    def slopes(self, vector: Tensor, class_index: int | str | None = None) -> np.ndarray:
         r""":math:`v' \nabla \ell_i` of every sample, shape (n,); their weighted mean is v' times the gradient."""
         require_eval(self.model)
         indices = self.samples.indices(class_index)
@@ -423,11 +425,11 @@ class Objective:
                 found[positions] = slopes(self._outputs, self.parameters, batches, self.loss_function, vector).cpu()
         return distributed.total(found).numpy()
 
-    def restrict(self, what: int | Sequence[int] | np.ndarray | Tensor) -> Objective:
-        """The objective of a subset: a class (an int), or the samples at some indices.
+    def restrict(self, what: Selection) -> Objective:
+        """The objective of a class (its index or name), of a group, or of the samples at some indices or of a mask.
 
         Raises:
-            UserError: a class without samples.
+            UserError: an unknown class or group, one without samples, or indices that are none of these samples.
         """
         return self._over(self.samples.restrict(what))
 
@@ -570,10 +572,10 @@ class Objective:
             raise UserError(f"the model returned a {told_return(outputs)}: {how_to_pick(outputs)}")
         return outputs
 
-    def _total(self, class_index: int | None) -> float:
+    def _total(self, class_index: int | str | None) -> float:
         return float(self.weights[self.samples.indices(class_index)].double().sum())
 
-    def _batches(self, class_index: int | None, backwards: bool = False) -> Iterable[WeightedBatch]:
+    def _batches(self, class_index: int | str | None, backwards: bool = False) -> Iterable[WeightedBatch]:
         """This process's share of the samples."""
         share = distributed.share(self.samples.indices(class_index))
         share = share.flip(0) if backwards else share
@@ -583,7 +585,7 @@ class Objective:
         # than the device holds.
         return batches if self.device.type == "cpu" or isinstance(self.x, Rows) else iter(batches)
 
-    def _operator(self, class_index: int | None, kind: str, budget: int) -> CurvatureOperator:
+    def _operator(self, class_index: int | str | None, kind: str, budget: int) -> CurvatureOperator:
         require_eval(self.model)
         chosen = self.samples.indices(class_index)
         return CurvatureOperator(

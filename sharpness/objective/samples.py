@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,13 @@ from torch import Tensor
 
 from sharpness.data import CONVENTION, Content, Inputs, Layout, SampleIdentity, named_groups, training_counts
 from sharpness.data.rows import pieces, rows_at
-from sharpness.errors import UserError
+from sharpness.errors import UserError, choose, require_whole
 
 Groups = Mapping[str, Sequence[int | str]] | str | None
+#: A class by index or name, a group by name, or samples by index or as a mask.
+Selection = int | str | Sequence[int] | Sequence[bool] | np.ndarray | Tensor
+#: Names of classes in a message.
+SHOWN = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,35 +133,42 @@ class Samples(Table):
         mean, std = self.content.mean, self.content.std
         return None if mean is None or std is None else {"mean": list(mean), "std": list(std)}
 
-    def indices(self, class_index: int | None) -> Tensor:
-        """Indices of the samples of a class, or of all samples.
+    def indices(self, which: int | str | None) -> Tensor:
+        """Indices of the samples of a class, by its index or name, or of all samples.
 
         Raises:
-            UserError: a class without samples.
+            UserError: an unknown class, or one without samples.
         """
-        if class_index is None:
+        if which is None:
             return torch.arange(len(self.y), device="cpu")
-        if not 0 <= class_index < self.num_classes:
-            raise UserError(f"class {class_index} is outside 0..{self.num_classes - 1}")
-        indices = (self.classes == class_index).nonzero().squeeze(1)
-        if not len(indices):
-            raise UserError(f"class {class_index} has no samples here: there is no loss to probe")
-        return indices
+        if isinstance(which, str):
+            choose("class", which, self.class_names)
+            which = self.class_names.index(which)
+        require_whole("class", which, why=f", or one of {', '.join(self.class_names[:SHOWN])}")
+        if which >= self.num_classes:
+            raise UserError(f"class {which} is outside 0..{self.num_classes - 1}")
+        return self._of_classes([which], f"class {which}")
 
-    def restrict(self, what: int | Sequence[int] | np.ndarray | Tensor) -> Samples:
-        """Keep the samples of a class (an int), or those at some indices.
+    def restrict(self, what: Selection) -> Samples:
+        """Keep the samples of a class, by its index or name, those of a group, or those at some indices or of a mask.
 
         Raises:
-            UserError: a class without samples, or no index.
+            UserError: an unknown class or group, one without samples, or indices that are none of these samples.
         """
-        if isinstance(what, int | np.integer):
-            kept = self.indices(int(what))
+        if isinstance(what, str) and what in self.groups:
+            kept = self._of_classes(self.groups[what], f"group {what}")
+        elif isinstance(what, str | Integral):
+            kept = self.indices(what)
         else:
-            kept = torch.as_tensor(what, dtype=torch.int64, device="cpu")
-            if not len(kept):
-                raise UserError("no samples were chosen: give at least one index")
+            kept = chosen(what, len(self.y))
         x, y, weights, classes = (rows_at(t, kept) for t in (self.x, self.y, self.weights, self.classes))
         return replace(self, x=x, y=y, weights=weights, classes=classes, content=self.content.take(kept))
+
+    def _of_classes(self, classes: Sequence[int], name: str) -> Tensor:
+        indices = torch.isin(self.classes, torch.as_tensor(classes, device=self.classes.device)).nonzero().squeeze(1)
+        if not len(indices):
+            raise UserError(f"{name} has no samples here: there is no loss to probe")
+        return indices
 
     def matched(self, samples: int, seed: int = 0) -> Samples:
         """Draw equally many samples of every class that has any, without replacement.
@@ -215,3 +227,29 @@ def grouping(train_counts: Any, groups: Groups, class_names: Sequence[str]) -> d
     convention = groups if isinstance(groups, str) else None
     found = named_groups(groups, counts, class_names)
     return {"train_counts": counts, "groups": found, "group_convention": convention}
+
+
+def chosen(what: Any, samples: int) -> Tensor:
+    """The indices (m,) that a user chose among so many samples, by number or as a mask.
+
+    Raises:
+        UserError: none, numbers outside of them, or neither integers nor a mask of all samples.
+
+    >>> chosen([True, False, True], 3).tolist(), chosen([2, 0], 3).tolist()
+    ([0, 2], [2, 0])
+    """
+    try:
+        given = torch.as_tensor(what, device="cpu")
+    except (TypeError, ValueError, RuntimeError):
+        given = torch.empty(0, 0)
+    if given.dtype == torch.bool and given.shape == (samples,):
+        given = given.nonzero().squeeze(1)
+    if not given.numel() and given.ndim < 2:
+        raise UserError("no samples were chosen: give at least one index")
+    if given.ndim != 1 or given.dtype == torch.bool or given.is_floating_point() or given.is_complex():
+        kind = f"{str(given.dtype).removeprefix('torch.')} of shape {tuple(given.shape)}" if given.numel() else what
+        raise UserError(f"samples {kind!s:.80}: choose them by a list of indices, or by a mask of all {samples}")
+    outside = given[(given < 0) | (given >= samples)]
+    if len(outside):
+        raise UserError(f"sample {int(outside[0])} is outside 0..{samples - 1}")
+    return given.to(torch.int64)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Unpack
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from sharpness.keywords import Default, typed_keywords
 from sharpness.plots.labels import (
     MANY,
     OPEN,
@@ -22,6 +23,7 @@ from sharpness.plots.labels import (
     offsets,
     to_zero_key,
 )
+from sharpness.plots.options import AxisOptions, TextOptions
 from sharpness.plots.scales import set_log, set_symlog
 from sharpness.plots.style import PAGE, colors_of, marker, new_axes, style
 from sharpness.plots.trainings import draw_trainings, trainings_key
@@ -29,26 +31,49 @@ from sharpness.plots.trainings import draw_trainings, trainings_key
 Values = Mapping[str, np.ndarray]
 
 
+class ValueOptions(TextOptions, total=False):
+    """Errors, trainings and counts of a picture of classes.
+
+    Attributes:
+        intervals: ``{label: (2, C)}`` lower and upper ends of intervals of 95 %, which bars show; they may leave the
+            picture where they are longer than all values together. On a logarithmic axis an end at zero or below is
+            an arrow.
+        trainings: ``{label: (S, C)}`` of models that were trained several times: a pale bar of one standard deviation
+            around their mean, which is the value, or on a logarithmic axis of their range, and a dot for each.
+        flags: ``{label: (C,)}``, True for a value that is not converged: an open marker, which the legend explains.
+        counts: (C,) training images, written below the names.
+        xlabel: of the classes; by default it says how they are ordered, or what the counts are.
+    """
+
+    intervals: Values | None
+    trainings: Values | None
+    flags: Values | None
+    counts: np.ndarray | None
+
+
+class ClassOptions(ValueOptions, AxisOptions, total=False):
+    """Options of :func:`plot_class_values`.
+
+    Attributes:
+        over: what the intervals are over, for the legend.
+        bounds: of what the values can be, such as (0, 1) of accuracies: bars of a spread end there.
+        doubtful: ``{label: (C,)}``, True for a value within two errors of zero: a white dot in its marker.
+        floor: values below it are drawn on it as open markers.
+        linthresh: the axis is linear between minus this and this, and logarithmic beyond; bars may leave it.
+        keys: more entries of the legend, such as for what other panels show.
+    """
+
+    over: Annotated[str, Default("")]
+    bounds: tuple[float, float] | None
+    doubtful: Values | None
+    floor: float | None
+    linthresh: float | None
+    keys: Annotated[Sequence[Line2D], Default(())]
+
+
+@typed_keywords()
 def plot_class_values(
-    values: Values,
-    names: Sequence[str],
-    ax: Axes | None = None,
-    *,
-    intervals: Values | None = None,
-    over: str = "",
-    trainings: Values | None = None,
-    bounds: tuple[float, float] | None = None,
-    flags: Values | None = None,
-    doubtful: Values | None = None,
-    counts: np.ndarray | None = None,
-    title: str | None = None,
-    xlabel: str | None = None,
-    ylabel: str = "",
-    log: bool = False,
-    floor: float | None = None,
-    linthresh: float | None = None,
-    legend: bool = True,
-    keys: Sequence[Line2D] = (),
+    values: Values, names: Sequence[str], ax: Axes | None = None, **options: Unpack[ClassOptions]
 ) -> Axes:
     """Draw ``{label: (C,)}``: classes side by side, the models of a class next to each other.
 
@@ -57,33 +82,21 @@ def plot_class_values(
     Args:
         values: a value per class; what is not finite is left out.
         names: (C,) of the classes, in the order of the values.
-        intervals: ``{label: (2, C)}`` lower and upper ends of intervals of 95 %, which bars show; they may leave the
-            picture where they are longer than all values together. On a logarithmic axis an end at zero or below is
-            an arrow.
-        over: what the intervals are over, for the legend.
-        trainings: ``{label: (S, C)}`` of models that were trained several times: a pale bar of one standard deviation
-            around their mean, which is the value, or on a logarithmic axis of their range, and a dot for each.
-        bounds: of what the values can be, such as (0, 1) of accuracies: bars of a spread end there.
-        flags: ``{label: (C,)}``, True for a value that is not converged: an open marker, which the legend explains.
-        doubtful: ``{label: (C,)}``, True for a value within two errors of zero: a white dot in its marker.
-        counts: (C,) training images, written below the names.
-        xlabel: of the classes; by default it says how they are ordered, or what the counts are.
-        log: a logarithmic axis, linear around zero where there are values of both signs.
-        floor: values below it are drawn on it as open markers.
-        keys: more entries of the legend, such as for what other panels show.
-        linthresh: the axis is linear between minus this and this, and logarithmic beyond; bars may leave it.
+        options: see :class:`ClassOptions`.
     """
     many = len(names) > MANY
-    log_axis = log or linthresh is not None
-    flags, doubtful = flags or {}, doubtful or {}
+    floor, linthresh, title, counts = options["floor"], options["linthresh"], options["title"], options["counts"]
+    intervals, trainings = options["intervals"], options["trainings"] or {}
+    flags, doubtful = options["flags"] or {}, options["doubtful"] or {}
+    log_axis = options["log"] or linthresh is not None
     with style():
         ax = new_axes(ax, width=PAGE)
-        points = ClassPoints(ax, list(values), len(names), floor=floor, bounds=bounds, log=log_axis)
+        points = ClassPoints(ax, list(values), len(names), floor=floor, bounds=options["bounds"], log=log_axis)
         for label, v in values.items():
-            points.draw(label, v, "-", flags.get(label), doubtful.get(label), (trainings or {}).get(label))
+            points.draw(label, v, "-", flags.get(label), doubtful.get(label), trainings.get(label))
         if linthresh is not None:
             set_symlog(ax, "y", linthresh)  # by the values alone: bars that reach across zero would take up most of it
-        elif log:
+        elif options["log"]:
             set_log(ax, "y", values.values())
         if floor is not None:
             ax.set_ylim(bottom=floor)
@@ -91,13 +104,14 @@ def plot_class_values(
             points.draw_intervals(label, ends)
         if not log_axis and intervals is not None:
             limit_bars(ax, list(values.values()))
-        label_classes(ax, names, counts, xlabel, numbered=not many or counts is not None)
+        label_classes(ax, names, counts, options["xlabel"], numbered=not many or counts is not None)
         points.separate_classes()
         if floor is None and any((v < 0).any() for v in values.values()):
             ax.axhline(0, color="0.6", linewidth=0.6, zorder=0)
-        ax.set(ylabel=ylabel, title=title or "")
-        if legend:
-            explained = [*trainings_key((trainings or {}).values(), not many, log_axis), *keys, *points.keys(over)]
+        ax.set(ylabel=options["ylabel"], title=title or "")
+        if options["legend"]:
+            explained = trainings_key(trainings.values(), not many, log_axis)
+            explained = [*explained, *options["keys"], *points.keys(options["over"])]
             legend_above(ax, title, list({str(key.get_label()): key for key in explained}.values()))
     return ax
 

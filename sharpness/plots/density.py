@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from sharpness.errors import choose
+from sharpness.keywords import typed_keywords
 from sharpness.plots.labels import bars_key, grey, legend_above
+from sharpness.plots.options import TextOptions
 from sharpness.plots.scales import set_symlog
 from sharpness.plots.style import colors_of, dash, marker, new_axes, style
 from sharpness.plots.trainings import spread_ends, trainings_key
@@ -35,18 +37,16 @@ def density_floor(curves: Mapping[str, Curve]) -> float:
     return 10.0 ** np.floor(np.log10(max(lowest / 10, top / 10**DECADES)))
 
 
+@typed_keywords(xlabel="Hessian eigenvalue", ylabel="Spectral density")
 def plot_density(
     curves: Mapping[str, Curve],
     ax: Axes | None = None,
     *,
-    title: str | None = None,
-    xlabel: str = "Hessian eigenvalue",
-    ylabel: str = "Spectral density",
     floor: float | None = None,
     linthresh: float | None = None,
-    legend: bool = True,
     marks: Mapping[str, np.ndarray] | None = None,
     trainings: Mapping[str, np.ndarray] | None = None,
+    **texts: Unpack[TextOptions],
 ) -> Axes:
     """Draw ``{label: (grid (g,), density (g,), lower (g,), upper (g,))}`` on a logarithmic axis, with bands.
 
@@ -57,6 +57,7 @@ def plot_density(
         marks: ``{label: (m,)}`` eigenvalues to mark on the x axis, such as the largest and the smallest.
         trainings: ``{label: (S, g)}`` of models that were trained several times: the band is one standard deviation
             over them.
+        texts: see :class:`~sharpness.plots.options.TextOptions`.
 
     Raises:
         UserError: marks of a label that has no curve.
@@ -84,12 +85,12 @@ def plot_density(
         if linthresh is not None:
             set_symlog(ax, "x", linthresh)
         ax.set_ylim(bottom=floor)
-        ax.set(xlabel=xlabel, ylabel=ylabel, title=title or "")
-        if legend:
+        ax.set(xlabel=texts["xlabel"], ylabel=texts["ylabel"], title=texts["title"] or "")
+        if texts["legend"]:
             extra = [grey("extreme eigenvalues", linestyle="", marker="o")] if marks else []
             if any(np.isfinite(upper).any() for _, _, _, upper in curves.values()):
                 extra.append(bars_key("random vectors", "bands"))
-            legend_above(ax, title, [*trainings_key((trainings or {}).values(), dots=False), *extra])
+            legend_above(ax, texts["title"], [*trainings_key((trainings or {}).values(), dots=False), *extra])
     return ax
 
 

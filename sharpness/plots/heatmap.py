@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, TypedDict, Unpack
 
 import numpy as np
 from matplotlib import colormaps
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from sharpness.errors import UserError
+from sharpness.keywords import Default, typed_keywords
 from sharpness.plots.colors import Scale, color_bar, color_scale, shared_limits
 from sharpness.plots.labels import class_label, label_classes, short_names, size_of
 from sharpness.plots.small_multiples import across, explain
@@ -24,104 +25,114 @@ NOT_POSITIVE: dict[str, Any] = {"facecolor": "#F0C4DC"}
 NO_VALUE: dict[str, Any] = {"facecolor": "0.8", "edgecolor": "0.45", "hatch": "//////", "linewidth": 0}
 
 
-def plot_layer_class(
-    values: np.ndarray,
-    layer_names: Sequence[str],
-    class_names: Sequence[str],
-    ax: Axes | None = None,
-    *,
-    title: str | None = None,
-    label: str = "",
-    log: bool = True,
-    limits: tuple[float, float] | None = None,
-    colorbar: bool = True,
-    counts: np.ndarray | None = None,
-    ylabel: str = LAYERS,
-    annotated: bool = False,
-) -> Axes:
-    """Draw ``values`` (layers, classes) as colours, the first layer on top, classes in the order given.
+class HeatmapOptions(TypedDict, total=False):
+    """Options of :func:`plot_layer_class`, alone or as one of several panels.
 
-    Cells that are not finite are hatched grey. On a logarithmic scale cells at or below zero are pale pink. A key
-    above the picture says so where there are any.
-
-    Args:
-        values: rows are layers in network order; NaN for a cell without a value.
-        layer_names: (layers,) such as names of parameters, of which the common words are left out.
-        class_names: (classes,).
+    Attributes:
+        title: above the picture.
         label: of the colour bar: the quantity and its unit.
         log: whether colours are logarithmic.
         limits: (low, high) of the colours, by default those of :func:`shared_limits`.
         counts: (classes,) training images, written below the names.
         ylabel: of the rows, where they are no layers.
         annotated: whether cells that are large enough hold their value in hundredths.
+    """
+
+    title: str | None
+    label: Annotated[str, Default("")]
+    log: Annotated[bool, Default(True)]
+    limits: tuple[float, float] | None
+    counts: np.ndarray | None
+    ylabel: Annotated[str, Default(LAYERS)]
+    annotated: Annotated[bool, Default(False)]
+
+
+@typed_keywords()
+def plot_layer_class(
+    values: np.ndarray,
+    layer_names: Sequence[str],
+    class_names: Sequence[str],
+    ax: Axes | None = None,
+    *,
+    colorbar: bool = True,
+    **options: Unpack[HeatmapOptions],
+) -> Axes:
+    """Draw ``values`` (layers, classes) as colours, the first layer on top, classes in the order given.
+
+    Cells that are not finite are hatched grey. On a logarithmic scale cells at or below zero are pale pink. A key
+    above the picture explains them where there are any.
+
+    Args:
+        values: rows are layers in network order; NaN for a cell without a value.
+        layer_names: (layers,) such as names of parameters, of which the common words are left out.
+        class_names: (classes,).
+        colorbar: whether to draw one.
+        options: see :class:`HeatmapOptions`.
 
     Raises:
         UserError: the values' shape is not that of the names, or a scale that cannot show them.
     """
-    # Limits that were given hold for other pictures, too.
-    scale = color_scale(shared_limits({"": values}, log) if limits is None else limits, log)
+    scale = _scale({"": values}, options)
     with style():
         ax = new_axes(ax, height=0.9 + 0.1 * max(10, len(layer_names)))
-        keys = _draw(
-            ax, np.asarray(values, dtype=float), _rows(layer_names, ylabel), class_names, scale, counts, annotated
-        )
-        ax.set_ylabel(ylabel)
-        ax.set_title(title or "", pad=18 if keys else None)
+        keys = _draw(ax, values, layer_names, class_names, scale, options)
+        ax.set_ylabel(options["ylabel"])
+        ax.set_title(options["title"] or "", pad=18 if keys else None)
         if keys:
             ax.legend(handles=keys, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.3)
         if colorbar:
-            color_bar([ax], [values], scale, label)
+            color_bar([ax], [values], scale, options["label"])
     return ax
 
 
+def _scale(panels: Mapping[str, np.ndarray], options: HeatmapOptions) -> Scale:
+    """The colours of all panels; limits that were given hold for other pictures, too."""
+    limits = options["limits"]
+    return color_scale(shared_limits(panels, options["log"]) if limits is None else limits, options["log"])
+
+
+@typed_keywords()
 def plot_layer_class_grid(
     panels: Mapping[str, np.ndarray],
     layer_names: Sequence[str],
     class_names: Sequence[str],
     *,
-    title: str | None = None,
-    label: str = "",
-    log: bool = True,
-    limits: tuple[float, float] | None = None,
-    counts: np.ndarray | None = None,
     columns: int = 5,
-    ylabel: str = LAYERS,
-    annotated: bool = False,
     rows: Mapping[str, Sequence[str]] | None = None,
+    **options: Unpack[HeatmapOptions],
 ) -> Figure:
-    """A panel of :func:`plot_layer_class` for each ``{label: (layers, classes)}``, with one colour bar for all.
+    """Draw a panel of :func:`plot_layer_class` for each ``{label: (layers, classes)}``, with one colour bar for all.
 
-    Options are those of :func:`plot_layer_class`; there are at most ``columns`` panels in a row, and ``rows`` are the
-    names of the rows of each panel, where they differ.
+    Args:
+        panels: of the same classes.
+        layer_names: (layers,) of all panels.
+        class_names: (classes,).
+        columns: panels in a row at most.
+        rows: names of the rows of each panel, where they differ.
+        options: see :class:`HeatmapOptions`.
     """
     # Before anything is drawn, because one colour bar is for all panels.
-    scale = color_scale(shared_limits(panels, log) if limits is None else limits, log)
+    scale, ylabel = _scale(panels, options), options["ylabel"]
     columns = across(len(panels), figure_width(PAGE) - 0.9, columns)
     lines = -(-len(panels) // columns)
-    wide = 2.4 if annotated else 1.2  # numbers need room
+    wide = 2.4 if options["annotated"] else 1.2  # numbers need room
     with style():
         figure = shown_figure(min(PAGE, 1.6 + wide * columns), lines * (1 + 0.09 * max(10, len(layer_names))))
         axes = figure.subplots(lines, columns, squeeze=False)
         keys: dict[str, Patch] = {}
         for i, (ax, (name, values)) in enumerate(zip(axes.flat, panels.items(), strict=False)):
-            names = _rows(layer_names if rows is None else rows[name], ylabel)
-            drawn = _draw(ax, np.asarray(values, dtype=float), names, class_names, scale, counts, annotated)
+            drawn = _draw(ax, values, layer_names if rows is None else rows[name], class_names, scale, options)
             keys |= {str(key.get_label()): key for key in drawn}
             ax.set(title=name, xlabel="")
             if i % columns and rows is None:
                 ax.tick_params(labelleft=False)
         for ax in axes.flat[len(panels) :]:
             ax.set_axis_off()
-        color_bar(list(axes.flat), list(panels.values()), scale, label)
-        figure.supxlabel(class_label(counts), fontsize=8)
+        color_bar(list(axes.flat), list(panels.values()), scale, options["label"])
+        figure.supxlabel(class_label(options["counts"]), fontsize=8)
         figure.supylabel(ylabel, fontsize=8)
-        explain(figure, list(keys.values()), title)
+        explain(figure, list(keys.values()), options["title"])
     return figure
-
-
-def _rows(names: Sequence[str], ylabel: str) -> Sequence[str]:
-    """Names of the rows: those of layers are short."""
-    return short_names(names) if ylabel == LAYERS else names
 
 
 def _draw(
@@ -130,10 +141,12 @@ def _draw(
     layer_names: Sequence[str],
     class_names: Sequence[str],
     scale: Scale,
-    counts: np.ndarray | None,
-    annotated: bool = False,
+    options: HeatmapOptions,
 ) -> list[Patch]:
-    """Cells and names; returned is the key to what is not on the scale of colours."""
+    """Draw cells and names, and return the key to what is not on the scale of colours."""
+    values = np.asarray(values, dtype=float)
+    if options["ylabel"] == LAYERS:
+        layer_names = short_names(layer_names)
     if values.shape != (len(layer_names), len(class_names)):
         raise UserError(f"values of shape {values.shape} for {len(layer_names)} layers and {len(class_names)} classes")
     norm, colors = scale
@@ -152,13 +165,13 @@ def _draw(
     for spine in ax.spines.values():
         spine.set_visible(True)
     # A colour bar and the names of the layers take room.
-    label_classes(ax, class_names, counts, fontsize=6, widening=0.95)
+    label_classes(ax, class_names, options["counts"], fontsize=6, widening=0.95)
     pitch = size_of(ax)[1] / len(layer_names)
     shown = range(0, len(layer_names), int(np.ceil(5.5 / pitch)))
     ax.set_yticks(shown, [layer_names[i] for i in shown], fontsize=min(6.0, max(4.5, 0.85 * pitch)))
     ax.tick_params(length=2, pad=1.5)
     # Numbers that would run into each other are left out.
-    if annotated and size_of(ax)[0] / len(class_names) >= 9 and pitch >= 5.5:
+    if options["annotated"] and size_of(ax)[0] / len(class_names) >= 9 and pitch >= 5.5:
         for row, column in np.argwhere(~missing):
             shade = colormaps[colors](norm(values[row, column]))
             dark = np.dot(shade[:3], (0.3, 0.59, 0.11)) < 0.5

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from sharpness.keywords import typed_keywords
 from sharpness.plots.labels import grey, legend_above
+from sharpness.plots.options import AxisOptions
 from sharpness.plots.scales import set_log
 from sharpness.plots.small_multiples import SmallMultiples, unique
 from sharpness.plots.style import COLORS, colors_of, dash, new_axes, style
@@ -22,55 +24,49 @@ SUBSET_COLORS = (COLORS[-1], *COLORS[:-1])
 NOT_FINITE: dict[str, Any] = {"linestyle": "", "marker": "x", "markersize": 3, "markeredgewidth": 0.8}
 
 
+@typed_keywords(xlabel="Distance along the direction", ylabel="Loss")
 def plot_lines(
     curves: Mapping[str, Curve],
     ax: Axes | None = None,
     *,
-    title: str | None = None,
-    xlabel: str = "Distance along the direction",
-    ylabel: str = "Loss",
-    log: bool = False,
-    legend: bool = True,
     marks: Sequence[tuple[str, float]] = (),
     colors: Sequence[str] = COLORS,
     trainings: Mapping[str, np.ndarray] | None = None,
+    **options: Unpack[AxisOptions],
 ) -> Axes:
     """Draw ``{label: (x (n,), y (n,))}``, each curve with a colour and a line style of its own.
 
     Values that are not finite leave a gap, and a cross at the upper end of the picture.
 
     Args:
-        log: a logarithmic axis, linear around zero where there are values of both signs.
         marks: names and positions x of models, which have a line each, with their name at its top.
         colors: of the curves; by default those of models.
         trainings: ``{label: (S, n)}`` curves of models that were trained several times: a band of one standard
             deviation around their mean, which is the curve.
+        options: see :class:`~sharpness.plots.options.AxisOptions`.
     """
     with style():
         ax = new_axes(ax)
         handles = _draw(ax, curves, marks, colors, trainings)
-        if log:
+        if options["log"]:
             set_log(ax, "y", [y for _, y in curves.values()])
-        ax.set(xlabel=xlabel, ylabel=ylabel)
-        ax.set_title(title or "")
+        ax.set(xlabel=options["xlabel"], ylabel=options["ylabel"])
+        ax.set_title(options["title"] or "")
         ax.locator_params(axis="x", nbins=6, steps=[1, 2, 5, 10])
-        if legend:
-            legend_above(ax, title, handles[len(curves) :])
+        if options["legend"]:
+            legend_above(ax, options["title"], handles[len(curves) :])
     return ax
 
 
+@typed_keywords(xlabel="Distance along the direction", ylabel="Loss")
 def plot_line_panels(
     panels: Mapping[str, Mapping[str, Curve]],
     axes: Axes | Sequence[Axes] | None = None,
     *,
-    title: str | None = None,
-    xlabel: str = "Distance along the direction",
-    ylabel: str = "Loss",
-    log: bool = False,
-    legend: bool = True,
     marks: Sequence[tuple[str, float]] = (),
     colors: Sequence[str] = SUBSET_COLORS,
     trainings: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    **options: Unpack[AxisOptions],
 ) -> list[Axes]:
     """Draw a panel of :func:`plot_lines` for each ``{title: curves}``, all with the same limits, and one legend.
 
@@ -84,7 +80,7 @@ def plot_line_panels(
             handles += _draw(ax, curves, marks, colors, (trainings or {}).get(name))
             ax.set_title(name)
             ax.locator_params(axis="x", nbins=4, steps=[1, 2, 5, 10])
-        if log:
+        if options["log"]:
             everything = [y for curves in panels.values() for _, y in curves.values()]
             for ax in multiples.places:
                 set_log(ax, "y", everything)
@@ -94,7 +90,8 @@ def plot_line_panels(
             ax.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
         for ax in multiples.places[1:] if multiples.figure is None else []:
             ax.tick_params(labelleft=False)
-        return multiples.finish(xlabel, ylabel, title, unique(handles) if legend else [])
+        keys = unique(handles) if options["legend"] else []
+        return multiples.finish(options["xlabel"] or "", options["ylabel"], options["title"], keys)
 
 
 def _draw(

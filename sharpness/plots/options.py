@@ -7,14 +7,41 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from numbers import Real
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from sharpness.errors import UserError
+from sharpness.keywords import Default
 
 #: Widths in inches of one and of two columns of a paper.
 WIDTHS = {"single": 3.3, "double": 6.9}
 #: Inches that a figure can have along a side.
 LEAST, MOST = 1.0, 40.0
+
+
+class TextOptions(TypedDict, total=False):
+    """Texts of a picture.
+
+    Attributes:
+        title: above the picture.
+        xlabel: of the horizontal axis.
+        ylabel: of the vertical axis.
+        legend: whether to draw one.
+    """
+
+    title: str | None
+    xlabel: str | None
+    ylabel: Annotated[str, Default("")]
+    legend: Annotated[bool, Default(True)]
+
+
+class AxisOptions(TextOptions, total=False):
+    """Texts and scale of a picture.
+
+    Attributes:
+        log: a logarithmic axis, linear around zero where there are values of both signs.
+    """
+
+    log: Annotated[bool, Default(False)]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, TypedDict, Unpack
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from sharpness.errors import UserError, choose
+from sharpness.keywords import Default, typed_keywords
 from sharpness.plots.contours import draw_contours, draw_filled, draw_heatmap, line_map
 from sharpness.plots.frames import frame_plane, lower_first, name_axes, name_row, number_axes, title_panel
 from sharpness.plots.labels import legend_columns
@@ -33,61 +34,85 @@ DRAW: dict[str, Callable[[Axes, Panel, Levels, str], Sequence[Artist]]] = {
 PanelLike = Panel | tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def plot_planes(
-    panels: Mapping[str, PanelLike], axes: Axes | Sequence[Axes] | None = None, **options: Any
-) -> list[Axes]:
-    """Draw ``{label: panel}`` side by side on levels and colours that all share; a panel may be ``(x, y, z)``.
+class PlaneOptions(TypedDict, total=False):
+    """Options of :func:`plot_plane_grid`.
 
-    Options are those of :func:`plot_plane_grid`; a new figure breaks them into rows about equally long, of six at
-    most.
-    """
-    return plot_plane_grid({"": panels}, axes, **options)
-
-
-def plot_plane_grid(
-    rows: Mapping[str, Mapping[str, PanelLike]],
-    axes: Axes | Sequence[Axes] | None = None,
-    *,
-    kind: str = "filled",
-    scale: str = "clipped",
-    clip: float | None = None,
-    levels: np.ndarray | Mapping[str, np.ndarray] | None = None,
-    share: str = "row",
-    points: bool = False,
-    colorbar: bool = True,
-    titles: bool = True,
-    xlabel: str = "Direction 1",
-    ylabel: str = "Direction 2",
-    label: str = "Loss",
-    title: str | None = None,
-    log: bool = False,
-    colors: str = SURFACE_COLORS,
-) -> list[Axes]:
-    """Draw ``{row: {label: panel}}``: rows of classes, columns of models. The Axes come back row by row.
-
-    Args:
-        axes: as many as there are panels, row by row; new ones unless given.
+    Attributes:
         kind: ``"filled"`` contours, ``"contour"`` lines with their values, ``"heatmap"`` (a raster of the cells), or
             ``"surface"``.
         scale: ``"clipped"``, ``"linear"`` or ``"log"``, up to the quantile ``clip``: see :func:`shared_levels`. What is
             beyond the last level has one colour, and the bar an arrow.
+        clip: a quantile of the values.
         levels: (n,) to use instead, or ``{row: (n,)}``.
         share: ``"row"``: every row has levels of its own; ``"all"``: all have the same ones.
         points: also draw a dot wherever a panel was evaluated.
+        colorbar: whether to draw one.
+        titles: whether the first row has the names of the models.
+        xlabel: of the first direction.
+        ylabel: of the second direction.
         label: of the colour bar: the quantity and its unit.
+        title: above the picture.
         log: the same as ``scale="log"``.
         colors: a colour map of matplotlib's; of a diverging one the middle is zero, and a scale that is not given runs
             from the lowest to the highest value, evenly in the square root of its size.
+    """
+
+    kind: Annotated[str, Default("filled")]
+    scale: Annotated[str, Default("clipped")]
+    clip: float | None
+    levels: np.ndarray | Mapping[str, np.ndarray] | None
+    share: Annotated[str, Default("row")]
+    points: Annotated[bool, Default(False)]
+    colorbar: Annotated[bool, Default(True)]
+    titles: Annotated[bool, Default(True)]
+    xlabel: Annotated[str, Default("Direction 1")]
+    ylabel: Annotated[str, Default("Direction 2")]
+    label: Annotated[str, Default("Loss")]
+    title: str | None
+    log: Annotated[bool, Default(False)]
+    colors: Annotated[str, Default(SURFACE_COLORS)]
+
+
+@typed_keywords()
+def plot_planes(
+    panels: Mapping[str, PanelLike], axes: Axes | Sequence[Axes] | None = None, **options: Unpack[PlaneOptions]
+) -> list[Axes]:
+    """Draw ``{label: panel}`` side by side on levels and colours that all share; a panel may be ``(x, y, z)``.
+
+    A new figure breaks them into rows of about equal length, six panels at most.
+
+    Args:
+        panels: of the models.
+        axes: as many as there are panels; new ones unless given.
+        options: see :class:`PlaneOptions`.
+    """
+    return plot_plane_grid({"": panels}, axes, **options)
+
+
+@typed_keywords()
+def plot_plane_grid(
+    rows: Mapping[str, Mapping[str, PanelLike]],
+    axes: Axes | Sequence[Axes] | None = None,
+    **options: Unpack[PlaneOptions],
+) -> list[Axes]:
+    """Draw ``{row: {label: panel}}``: rows of classes, columns of models. The Axes come back row by row.
+
+    Args:
+        rows: of panels.
+        axes: as many as there are panels, row by row; new ones unless given.
+        options: see :class:`PlaneOptions`.
 
     Raises:
         UserError: an unknown kind or scale, another number of Axes, a panel without an area, nothing finite to draw.
     """
+    kind, scale, clip, levels = options["kind"], options["scale"], options["clip"], options["levels"]
+    share, label, title = options["share"], options["label"], options["title"]
     choose("kind of picture", kind, list(DRAW))
     choose("share", share, ["row", "all"])
-    colors = color_map(colors)
-    if log and scale not in ("clipped", "log"):
+    colors = color_map(options["colors"])
+    if options["log"] and scale not in ("clipped", "log"):
         raise UserError(f"scale={scale!r} and log=True: give one of them")
-    scale = "log" if log else scale
+    scale = "log" if options["log"] else scale
     table = {row: {name: Panel(*panel) for name, panel in panels.items()} for row, panels in rows.items()}
     for row, panels in table.items():
         for name, panel in panels.items():
@@ -105,24 +130,26 @@ def plot_plane_grid(
         bands = np.split(np.array(places, dtype=object), np.cumsum([len(p) for p in table.values()])[:-1])
         if kind == "contour":
             keys["lines"] = _line_key(label, colors)
-        elif colorbar:  # before the frames, which have to know how much room it leaves
+        elif options["colorbar"]:  # before the frames, which have to know how much room it leaves
             groups = [(list(band), scales[row]) for band, row in zip(bands, table, strict=True)]
             if share == "all":
                 groups = [(places, groups[0][1])]
             scale_bars(groups, kind != "surface", label, colors, _laid_out(places))
         for number, (band, (row, panels)) in enumerate(zip(map(list, bands), table.items(), strict=True)):
             for ax, (name, panel) in zip(band, panels.items(), strict=True):
-                keys |= {str(key.get_label()): key for key in _draw(ax, panel, scales[row], kind, colors, points)}
-                if titles and number == 0:
+                keys |= {
+                    str(key.get_label()): key for key in _draw(ax, panel, scales[row], kind, colors, options["points"])
+                }
+                if options["titles"] and number == 0:
                     title_panel(ax, name, 1.02 if kind == "surface" else None)
             across = columns if len(table) == 1 else len(band)
             number_axes(band, across, bottom=number == len(table) - 1)
             if not once:
-                name_axes(band, across, xlabel, ylabel, bottom=number == len(table) - 1)
+                name_axes(band, across, options["xlabel"], options["ylabel"], bottom=number == len(table) - 1)
             if row:
                 name_row(band[0], row)
         if once:
-            name_once(places, xlabel, ylabel, kind)
+            name_once(places, options["xlabel"], options["ylabel"], kind)
         if not own:
             keys.pop(BEHIND, None)  # there is no room for it within a surface's box
         _explain(places, keys, own, titled=title is not None)

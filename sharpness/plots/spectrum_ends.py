@@ -3,44 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, Unpack
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from sharpness.plots.bars import ClassPoints, Values, limit_bars, plot_class_values
+from sharpness.keywords import Default, typed_keywords
+from sharpness.plots.bars import ClassPoints, ValueOptions, Values, limit_bars, plot_class_values
 from sharpness.plots.labels import grey, label_classes, legend_above
+from sharpness.plots.options import AxisOptions
 from sharpness.plots.scales import set_log, set_symlog
 from sharpness.plots.style import PAGE, new_axes, style
 from sharpness.plots.trainings import trainings_key
 
 
-def plot_spectrum_ends(
-    largest: Values,
-    smallest: Values,
-    names: Sequence[str],
-    ax: Axes | None = None,
-    *,
-    intervals: tuple[Values, Values] | None = None,
-    over: str = "",
-    doubtful: tuple[Values, Values] | None = None,
-    trainings: tuple[Values, Values] | None = None,
-    flags: tuple[Values, Values] | None = None,
-    counts: np.ndarray | None = None,
-    title: str | None = None,
-    xlabel: str | None = None,
-    ylabel: str = r"Hessian $\lambda_\mathrm{min}$ and $\lambda_\mathrm{max}$",
-    linthresh: float | None = None,
-    log: bool = False,
-    legend: bool = True,
-) -> Axes:
-    """Draw the spectrum of every class as a line from its smallest to its largest eigenvalue, models side by side.
+class EndOptions(AxisOptions, total=False):
+    """Options of :func:`plot_spectrum_ends`.
 
-    With more than 30 classes a model is two curves, the largest eigenvalues and dashed the smallest.
-
-    Args:
-        largest: ``{label: (C,)}`` largest eigenvalues, NaN for none.
-        smallest: ``{label: (C,)}`` smallest eigenvalues of the same models.
-        names: (C,) of the classes, in the order of the values.
+    Attributes:
         intervals: of the largest and of the smallest, each ``{label: (2, C)}`` lower and upper ends of 95 %.
         over: what the intervals are over, for the legend.
         doubtful: of both, each ``{label: (C,)}``, True within two errors of zero: a white dot in the marker.
@@ -51,7 +31,32 @@ def plot_spectrum_ends(
         linthresh: the axis is linear between minus this and this, and logarithmic beyond.
         log: the same, with a threshold that suits the values.
     """
-    log_axis = log or linthresh is not None
+
+    intervals: tuple[Values, Values] | None
+    over: Annotated[str, Default("")]
+    doubtful: tuple[Values, Values] | None
+    trainings: tuple[Values, Values] | None
+    flags: tuple[Values, Values] | None
+    counts: np.ndarray | None
+    linthresh: float | None
+
+
+@typed_keywords(ylabel=r"Hessian $\lambda_\mathrm{min}$ and $\lambda_\mathrm{max}$")
+def plot_spectrum_ends(
+    largest: Values, smallest: Values, names: Sequence[str], ax: Axes | None = None, **options: Unpack[EndOptions]
+) -> Axes:
+    """Draw the spectrum of every class as a line from its smallest to its largest eigenvalue, models side by side.
+
+    With more than 30 classes a model is two curves, the largest eigenvalues and dashed the smallest.
+
+    Args:
+        largest: ``{label: (C,)}`` largest eigenvalues, NaN for none.
+        smallest: ``{label: (C,)}`` smallest eigenvalues of the same models.
+        names: (C,) of the classes, in the order of the values.
+        options: see :class:`EndOptions`.
+    """
+    intervals, trainings, linthresh = options["intervals"], options["trainings"], options["linthresh"]
+    log_axis = options["log"] or linthresh is not None
     with style():
         ax = new_axes(ax, width=PAGE, height=2.8)
         points = ClassPoints(ax, list(largest), len(names), log=log_axis)
@@ -62,55 +67,48 @@ def plot_spectrum_ends(
                 ax.vlines(points.places[label], *ends, color=points.colors[label], linewidth=0.8, alpha=0.7)
             for end, values in enumerate((largest[label], smallest[label])):
                 flagged, doubted, trained = (
-                    None if pair is None else pair[end].get(label) for pair in (flags, doubtful, trainings)
+                    None if pair is None else pair[end].get(label)
+                    for pair in (options["flags"], options["doubtful"], trainings)
                 )
                 points.draw(label, values, ("-", "--")[end], flagged, doubted, trained, named=not end)
         if linthresh is not None:
             set_symlog(ax, "y", linthresh)
-        elif log:
+        elif options["log"]:
             set_log(ax, "y", [*largest.values(), *smallest.values()])
         for of_end in intervals or ():
             for label, bounds in of_end.items():
                 points.draw_intervals(label, bounds, linewidth=0.6 * points.size, alpha=0.4)
         ax.axhline(0, color="black", linewidth=0.6, zorder=1)
-        label_classes(ax, names, counts, xlabel)
+        label_classes(ax, names, options["counts"], options["xlabel"])
         points.separate_classes()
         ax.margins(y=0.08)
-        ax.set(ylabel=ylabel, title=title or "")
+        ax.set(ylabel=options["ylabel"], title=options["title"] or "")
         if intervals is not None and not log_axis:
             limit_bars(ax, [*largest.values(), *smallest.values()])
-        if legend:
+        if options["legend"]:
             extra = trainings_key(trainings[0].values() if trainings else [], not points.many, log_axis)
             extra += [grey(r"dashed: $\lambda_\mathrm{min}$", linestyle="--")] if points.many else []
-            legend_above(ax, title, [*extra, *points.keys(over)])
+            legend_above(ax, options["title"], [*extra, *points.keys(options["over"])])
     return ax
 
 
+@typed_keywords(ylabel=r"Saddle indicator $|\lambda_\mathrm{min}|\,/\,\lambda_\mathrm{max}$")
 def plot_saddle_indicator(
-    ratio: Values,
-    names: Sequence[str],
-    ax: Axes | None = None,
-    *,
-    intervals: Values | None = None,
-    trainings: Values | None = None,
-    flags: Values | None = None,
-    counts: np.ndarray | None = None,
-    title: str | None = None,
-    xlabel: str | None = None,
-    ylabel: str = r"Saddle indicator $|\lambda_\mathrm{min}|\,/\,\lambda_\mathrm{max}$",
-    legend: bool = True,
+    ratio: Values, names: Sequence[str], ax: Axes | None = None, **options: Unpack[ValueOptions]
 ) -> Axes:
     """Draw ``{label: (C,)}``, the most negative curvature of every class over its most positive one.
 
     A minimum has 0: a smallest eigenvalue above zero has to count as zero. At 1 the loss of the class curves as much
-    down in one direction as up in another. Options are those of :func:`plot_class_values`; lines mark 0 and 1.
+    down in one direction as up in another. Lines mark 0 and 1.
+
+    Args:
+        ratio: NaN for none.
+        names: (C,) of the classes.
+        options: see :class:`~sharpness.plots.bars.ValueOptions`.
     """
     with style():
-        ax = plot_class_values(
-            ratio, names, ax, intervals=intervals, trainings=trainings, flags=flags, counts=counts, title=title,
-            xlabel=xlabel, ylabel=ylabel, legend=legend,
-        )  # fmt: skip
-        label_classes(ax, names, counts, xlabel)
+        ax = plot_class_values(ratio, names, ax, **options)
+        label_classes(ax, names, options["counts"], options["xlabel"])
         top = max(1.0, ax.get_ylim()[1])  # both lines are in the picture in any case
         ax.set_ylim(-0.04 * top, 1.05 * top)
         for height, text in ((0, "minimum"), (1, "balanced\nsaddle")):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sized
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from sharpness.keywords import typed_keywords
 from sharpness.plots.labels import grey, legend_above, legend_columns, size_of
+from sharpness.plots.options import AxisOptions
 from sharpness.plots.scales import set_log
 from sharpness.plots.style import colors_of, dash, marker, new_axes, style
 from sharpness.plots.trainings import BAR, draw_spread_band, spread_ends, trainings_key
@@ -102,22 +104,24 @@ def rises_key(trainings: Mapping[str, Sized] | None, band: str = BAND) -> list[L
     return [grey(band, linewidth=3, alpha=0.6)] if band else []
 
 
+@typed_keywords(xlabel="Radius of the perturbation (in filter norms)", ylabel="Rise of the loss")
 def plot_rises(
     curves: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
     ax: Axes | None = None,
     *,
     trainings: Mapping[str, np.ndarray] | None = None,
-    title: str | None = None,
-    xlabel: str = "Radius of the perturbation (in filter norms)",
-    ylabel: str = "Rise of the loss",
     band: str = BAND,
-    log: bool = False,
-    legend: bool = True,
+    **options: Unpack[AxisOptions],
 ) -> Axes:
     """Draw ``{label: (radii (R,), mean (R,), deviation (R,))}`` as curves with bands of one deviation.
 
     Of models that were trained several times, ``trainings`` are ``{label: (S, R)}`` their means over draws: the band is
     one standard deviation over trainings, and the deviation a bar.
+
+    Args:
+        curves: a model each.
+        band: explains the bands in the legend.
+        options: see :class:`~sharpness.plots.options.AxisOptions`.
     """
     with style():
         ax = new_axes(ax)
@@ -130,10 +134,10 @@ def plot_rises(
             else:
                 ax.fill_between(radii, mean - deviation, mean + deviation, color=shades[i], alpha=0.18, linewidth=0)
             ax.plot(radii, mean, color=shades[i], marker=marker(i), linestyle=dash(i), label=label)
-        if log:
+        if options["log"]:
             set_log(ax, "y", [mean for _, mean, _ in curves.values()])
         ax.locator_params(axis="x", nbins=5)
-        ax.set(xlabel=xlabel, ylabel=ylabel, title=title or "")
-        if legend:
-            legend_above(ax, title, rises_key(trainings, band))
+        ax.set(xlabel=options["xlabel"], ylabel=options["ylabel"], title=options["title"] or "")
+        if options["legend"]:
+            legend_above(ax, options["title"], rises_key(trainings, band))
     return ax

@@ -56,6 +56,10 @@ MEASURES = {
         "the distance in random directions, in norms of the weights, at which the loss doubles or accuracy falls by "
         "ten points", "",
     ),
+    "update_radius": Statement(
+        "the distance along the last update of training, in norms of the weights, at which the loss doubles or "
+        "accuracy falls by ten points", "",
+    ),
     "ece": Statement(
         "the expected calibration error over bins b of equal width",
         r"\sum_b (A_b / A) |\mathrm{acc}_b - \mathrm{conf}_b|", ("guo2017calibration",),

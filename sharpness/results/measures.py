@@ -155,6 +155,8 @@ class MeasureResult(Result):
 
     def notes_on(self, frame: pd.DataFrame) -> list[str]:
         notes = marks_in(frame, dict.fromkeys(self.names, UNKNOWN) | dict(zip(self.names, self.over, strict=False)))
+        if self.groups:
+            notes.append(f"{', '.join(self.groups)}: means over their classes; all: of all images together")
         saturated = self.provenance.get("saturated", {})
         if not isinstance(saturated, dict) or not saturated:
             return notes

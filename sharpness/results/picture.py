@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharpness.errors import UserError
+from sharpness.keywords import entries_of
 from sharpness.plots.options import COMMON, PlotOptions, options_in_force
 from sharpness.renamed import renamed_arguments
 
@@ -83,22 +84,14 @@ def picture(
         plot.__signature__ = signature.replace(  # type: ignore[attr-defined]
             parameters=[first, second, where, *own, *keywords]
         )
-        told = {name: lines for draw in reversed(draws) for name, lines in _arguments(draw.__doc__).items()}
-        arguments = {"ax": _EVERY["ax"]} | _arguments(compare.__doc__)
+        told = {name: lines for draw in reversed(draws) for name, lines in entries_of(draw.__doc__).items()}
+        arguments = {"ax": _EVERY["ax"]} | entries_of(compare.__doc__)
         arguments |= {p.name: told[p.name] for p in further if p.name in told}
         arguments |= {name: lines for name, lines in _EVERY.items() if name not in (*arguments, *(without or {}))}
         plot.__doc__ = _with_arguments(compare.__doc__, arguments)
         return plot
 
     return decorate
-
-
-def _arguments(doc: str | None) -> dict[str, str]:
-    """The entries of the section Args of a docstring by name, with their lines."""
-    section = re.search(r"^Args:\n((?:    .*\n?)*)", inspect.cleandoc(doc or ""), re.MULTILINE)
-    entries = re.findall(r"^    (\w+).*\n(?:        .*\n?)*", section[1] + "\n", re.MULTILINE) if section else []
-    lines = re.split(r"^(?=    \w)", section[1], flags=re.MULTILINE)[1:] if section else []
-    return dict(zip(entries, (text.rstrip() for text in lines), strict=True))
 
 
 def _with_arguments(doc: str | None, arguments: Mapping[str, str]) -> str:
@@ -109,7 +102,7 @@ def _with_arguments(doc: str | None, arguments: Mapping[str, str]) -> str:
 
 
 #: What ``help`` says of the options of every picture.
-_EVERY = _arguments(PlotOptions.__doc__)
+_EVERY = entries_of(PlotOptions.__doc__)
 
 
 def chosen(results: Mapping[str, Entry], options: PlotOptions, classes: bool) -> Mapping[str, Entry]:

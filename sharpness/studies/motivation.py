@@ -10,8 +10,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sharpness.plots import PAGE, new_figure, plot_spread, style
-from sharpness.plots.spread import rises_key, spread_key
+from sharpness.plots.labels import grey
+from sharpness.plots.spread import ONE_COLUMN, rises_key, spread_key
 from sharpness.results import PerturbationResult, Result, Runs
+from sharpness.results.axes import radius_unit
 from sharpness.results.comparison import first_of, stacked
 
 
@@ -23,35 +25,52 @@ def tail_of(result: Result, tail_class: int) -> tuple[str | int, str]:
     return tail_class, f"Rarest class ({result.class_names[tail_class]})"
 
 
-def draw_motivation(results: Mapping[str, Any], tail_class: int) -> Figure:
-    """Above, the loss in every draw at the largest radius; below, its mean rise; left all data, right the tail.
+def columns_of(result: Result, tail_class: int) -> dict[str | int | None, str]:
+    """Subsets in the columns of the picture, with their titles: all classes, and every group, or the rarest class."""
+    present = {
+        name: int(np.count_nonzero(result.class_samples[list(members)])) for name, members in result.groups.items()
+    }
+    groups: dict[str | int | None, str] = {
+        name: f"{name.capitalize()} ({n} class{'es' if n > 1 else ''})" for name, n in present.items() if n
+    }
+    rarest: dict[str | int | None, str] = {tail_class: f"Rarest ({result.class_names[tail_class]})"}
+    return {None: "All classes", **(groups if len(groups) > 1 else rarest)}
 
-    Of several trainings of a model both show mean and spread over them, beside the draws.
+
+def draw_motivation(results: Mapping[str, Any], tail_class: int) -> Figure:
+    """Above, the loss in every draw at the largest radius; below, its mean rise; a column for each group of classes.
+
+    All columns of a row share its scale. Of several trainings of a model both rows show mean and spread over them,
+    beside the draws.
     """
     first = first_of(results)
-    tail, tail_title = tail_of(first, tail_class)
     with style():
-        figure = new_figure(PAGE, 4.6)
-        axes = figure.subplots(2, 2)
-        columns: list[tuple[str | int | None, str]] = [(None, "All classes"), (tail, tail_title)]
-        for column, (subset, title) in enumerate(columns):
+        figure = new_figure(PAGE, 4.0)
+        columns = columns_of(first, tail_class)
+        axes = figure.subplots(2, len(columns), sharey="row")
+        for column, subset in enumerate(columns):
             draws, base = partial(_draws, subset=subset), partial(PerturbationResult.base, subset=subset)
             plot_spread(
-                stacked(results, draws), axes[0, column], base=stacked(results, base), title=title,
+                stacked(results, draws), axes[0, column], base=stacked(results, base), xlabel="",
                 ylabel=f"Loss at radius {first.radii[-1]:g}" if column == 0 else "", legend=False,
             )  # fmt: skip
+            axes[0, column].set_xticks([])  # the legend names the models
             PerturbationResult.compare(
-                results, axes[1, column], subset, "radii", xlabel="Radius of the perturbation (in filter norms)",
-                ylabel="Rise of the loss" if column == 0 else "", legend=False,
+                results, axes[1, column], subset, "radii", xlabel="", legend=False,
+                ylabel="Rise of the loss" if column == 0 else "",
             )  # fmt: skip
+        unit = radius_unit(first.normalization, first.distribution)
+        figure.supxlabel(f"Radius of the perturbation ({unit})", fontsize=8)
         # By label, because several models have the same entries.
         rise = {label: r for label, r in results.items() if isinstance(r, Runs)}
-        keys = {str(h.get_label()): h for h in [*spread_key(stacked(results, _draws), True), *rises_key(rise)]}
+        above = spread_key(stacked(results, _draws), True)
+        above += [] if rise else [grey(ONE_COLUMN, marker="o", markersize=3, linewidth=0.8)]
+        keys = {str(h.get_label()): h for h in [*above, *rises_key(rise)]}
         models = axes[1, 0].get_legend_handles_labels()[0]
         handles = [*models, *keys.values()]
         figure.legend(handles=handles, loc="outside upper center", ncols=-(-len(handles) // 2))
-        for ax, letter in zip(axes.flat, "abcd", strict=True):
-            ax.set_title(f"({letter})", loc="left", fontweight="bold")
+        for ax, letter, title in zip(axes.flat, "abcdefgh", 2 * list(columns.values()), strict=False):
+            ax.set_title(f"({letter}) {title}" if ax in axes[0] else f"({letter})", loc="left")
     return figure
 
 

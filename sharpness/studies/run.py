@@ -56,6 +56,12 @@ def run_cells(
     done = [is_done(cell, data, settings) for cell in cells]
     left = len(cells) - sum(done)
     logger.info("%s on %s: %d cells, %d done, %d to do", name, data.longtail.dataset, len(cells), sum(done), left)
+    if left:
+        probes = dict.fromkeys(probe for cell in cells for probe in settings.probes(cell))
+        few = "" if settings.limit_per_class is None else f", {settings.limit_per_class} of every class at most"
+        logger.info(
+            "each probed for %s on %s images%s; kept in %s", ", ".join(probes), settings.split, few, settings.runs
+        )
     rows: dict[int, dict[str, Any]] = {}
     start, made = time.monotonic(), 0
     several = making.executor is not None or jobs > 1

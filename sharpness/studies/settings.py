@@ -22,6 +22,8 @@ S = TypeVar("S", bound="Settings")
 ACCURACY = "accuracy"
 GROUPS = ("many", "medium", "few")
 ACCURACIES = (ACCURACY, *(f"{ACCURACY} {group}" for group in GROUPS))
+#: Images that are all probed, and how many of more there are of every class: 200 in all, but 5 of each at least.
+ALL_PROBED, PROBED, LEAST = 400, 200, 5
 #: Not among the measures of a study unless they are named: they are no sharpness.
 LEFT_OUT = (ACCURACY, "loss")
 
@@ -36,6 +38,15 @@ def study_measures(names: str | Sequence[str] | None) -> tuple[str, ...]:
     return tuple(name for name in chosen if name not in (LEFT_OUT if names is None else (ACCURACY,)))
 
 
+def probed_of(data: LongTailData, split: str, limit: int | None) -> int | None:
+    """Images of every class that are probed at most, None for all of them: as asked, else few of many.
+
+    Five networks on all images of CIFAR-10-LT would take a day of a processor.
+    """
+    images = len(data.part(split))
+    return limit if limit is not None or images <= ALL_PROBED else max(LEAST, PROBED // data.num_classes)
+
+
 def measure_of(column: str) -> Measure:
     """The measure of a column such as ``"lambda_max tail"``."""
     return MEASURES.choose(column.split()[0])
@@ -47,7 +58,7 @@ class Settings:
 
     Args:
         runs: folder of the runs.
-        split, loss, limit_per_class: of :func:`sharpness.checkpoint_objective`.
+        split, loss, limit_per_class: of :func:`sharpness.checkpoint_objective`; the last as :func:`probed_of` says.
         draws: of random perturbations.
         max_iterations, tol: of Lanczos' algorithm, for each spectrum.
         training: of :func:`sharpness.train`: epochs, model, batch_size, precision, device.
@@ -154,4 +165,5 @@ def settings_of(
     measures = study_measures(given.pop("measures", None))
     known = [f.name for f in fields(Settings) if f.name in given]
     chosen = {name: given.pop(name) for name in known}
+    chosen["limit_per_class"] = probed_of(data, chosen.get("split", "train"), chosen.get("limit_per_class"))
     return data, kind(Path(runs), training=given, measures=measures, **chosen, **own), making

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from sharpness.checkpoints import Manifest, save_checkpoint
 from sharpness.data import LongTailData
-from sharpness.engine import ClassSums, distributed, exact_float32, seeded, without_autocast
+from sharpness.engine import ClassSums, distributed, exact_float32, without_autocast
 from sharpness.errors import UserError, require_whole
 from sharpness.flattening.spectral_normalization import ordinary_state
 from sharpness.methods import Recipe, Stage, build_recipe, flattened
 from sharpness.methods.events import events
-from sharpness.models import BACKBONES, Classifier, build_model
+from sharpness.models import BACKBONES, Classifier, ModelSpec
 from sharpness.progress import progress
 from sharpness.steps import Context
 from sharpness.training.averaging import end_in_average, start_average
@@ -33,6 +33,7 @@ from sharpness.training.optimizer import make_optimizer, put_back
 from sharpness.training.own_network import check_network, fingerprint
 from sharpness.training.parts import Helper, add_parts, read_helper
 from sharpness.training.precision import autocast, resolve_precision
+from sharpness.training.pretrained import AT_RANDOM, Pretrained, architecture_of, fresh_network
 from sharpness.training.processes import own_device, require_shares
 from sharpness.training.state import RunFolder, RunState, epoch_generator, run_name
 from sharpness.training.steps import Replays, side_stream, stage_steps
@@ -56,6 +57,7 @@ def train(
     device: str | torch.device | None = None,
     augmentation: str | None = None,
     shards: int = 1,
+    pretrained: str | Path | None = None,
     resume: bool = False,
     snapshots: int | None = None,
     test_every: int = 1,
@@ -87,6 +89,8 @@ def train(
         shards: V, the parts that every batch is cut into: BatchNorm, mixup and what a method adds see one of them, loss
             and gradient are those of the batch. Under torchrun the processes share them, V / W each of W; a single one
             takes all in turn, so that memory is that of one. Results do not depend on W.
+        pretrained: a checkpoint of the same architecture, of any family, such as torchvision's file of weights for
+            ImageNet: training begins at its weights and buffers, with a classifier drawn from ``seed``.
         resume: continue an unfinished run in ``out``; it ends in the same weights as an uninterrupted one.
         snapshots: number of epochs (of all stages together) between checkpoints, from the start on, as
             ``OUT/snapshots/epoch-0001.pt``; a resumed run keeps them as well.
@@ -125,8 +129,12 @@ def train(
     recipe = recipe.with_shards(shards, len(data.train))
     require_shares(shards)
     precision = resolve_precision(precision, device, data.train.images.shape[-1])
-    architecture = BACKBONES.admit(model) if callable(model) else model or data.default_model
-    network = initial_model(recipe, architecture, data, seed)
+    begin = None if pretrained is None else Pretrained.read(pretrained)
+    usual = architecture_of(recipe, data.default_model, begin is not None)
+    architecture = BACKBONES.admit(model) if callable(model) else model or usual
+    if recipe.pretrained and begin is None:
+        recipe = recipe.noted(AT_RANDOM)
+    network = initial_model(recipe, architecture, data, seed, begin)
     own = architecture not in BACKBONES.built_in()
     if own:
         check_network(network, recipe, data)
@@ -139,6 +147,7 @@ def train(
         "precision": precision,
         "flatten": list(flatten),
         **({"helper_sha256": helper.sha256} if helper else {}),
+        **({"pretrained_sha256": begin.sha256} if begin else {}),
         **({"augmentation": data.other_augmentation} if data.other_augmentation else {}),
         **({"shards": shards} if shards != 1 else {}),
     }
@@ -152,7 +161,8 @@ def train(
         **training,
         **({"snapshots": snapshots} if snapshots else {}),
     }
-    name = f"{data.longtail.dataset}-{run_name(method, flatten, options, seed, data.other_augmentation, shards)}"
+    name = run_name(method, flatten, options, seed, data.other_augmentation, shards, begin is not None)
+    name = f"{data.longtail.dataset}-{name}"
     folder = RunFolder(Path(out) if out else Path("runs") / name)
     # The folder is the first process's: what it reads there it tells the others, and they write nothing.
     with ExitStack() as stack:
@@ -167,7 +177,7 @@ def train(
             check_progress(state, recipe, folder.path / "state.pt")
         moved = replace(data, train=data.train.to(device), test=data.test.to(device))
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        description = manifest_of(recipe, data, {**identity, "training": training}, device.type)
+        description = manifest_of(recipe, data, {**identity, "training": training}, device.type, begin)
         every = distributed.on_first(folder.snapshots)
         watcher = None if monitor is None else monitor(network, moved)
         if watcher is not None and state.watched:
@@ -175,7 +185,7 @@ def train(
         run = Run(
             recipe, network, moved, state, folder, seed, precision, description, every, test_every, watcher, shards
         )
-        carry_out(run, helper)
+        carry_out(run, helper, begin)
         return distributed.on_first(folder.history)
 
 
@@ -252,7 +262,7 @@ class Run:
             self.state.watched = self.watcher.state_dict()
 
 
-def carry_out(run: Run, helper: Helper | None) -> None:
+def carry_out(run: Run, helper: Helper | None, pretrained: Pretrained | None = None) -> None:
     """Train all remaining stages of a recipe, and write the files of the finished run."""
     state = run.state
     # What the card calls float32 is float32: cuDNN would round it to TF32.
@@ -260,7 +270,7 @@ def carry_out(run: Run, helper: Helper | None) -> None:
         for index, stage in enumerate(run.recipe.stages):
             # Finished stages are entered as well: they give the network the structure that the saved weights have.
             context = entry_context(stage, run.data, run.seed, index)
-            add_parts(stage, run.network, run.data, context.generator, helper, run.recipe.normalization)
+            add_parts(stage, run.network, run.data, context.generator, helper, run.recipe, pretrained)
             enter(stage, run.network, context)
             if index >= state.stage:
                 state.stage = index
@@ -273,14 +283,12 @@ def carry_out(run: Run, helper: Helper | None) -> None:
         run.folder.finish()
 
 
-def initial_model(recipe: Recipe, architecture: str, data: LongTailData, seed: int) -> Classifier:
-    """Build a fresh network drawn from ``seed``; torch's global generator is restored."""
-    with seeded(seed):
-        channels = data.train.images.shape[1]
-        network = build_model(architecture, data.num_classes, channels, recipe.head, recipe.scale)
-        if recipe.normalization:
-            recipe.normalization.apply(network)
-        return network
+def initial_model(
+    recipe: Recipe, architecture: str, data: LongTailData, seed: int, pretrained: Pretrained | None = None
+) -> Classifier:
+    """Build the network of a recipe for some data as training begins with it."""
+    spec = ModelSpec(architecture, data.num_classes, data.train.images.shape[1], recipe.head, recipe.scale)
+    return fresh_network(spec, recipe, pretrained, seed)
 
 
 def entry_context(stage: Stage, data: LongTailData, seed: int, index: int) -> Context:

@@ -13,27 +13,35 @@ from sharpness.data.standardization import Standardization
 from sharpness.flattening import build_operation, operation_label
 from sharpness.methods import METHODS, Recipe
 from sharpness.methods.card import stage_card
+from sharpness.training.pretrained import Pretrained
 from sharpness.training.state import RunState
 from sharpness.version import __version__
 
 
-def manifest_of(recipe: Recipe, data: LongTailData, identity: dict[str, Any], device: str) -> Manifest:
+def manifest_of(
+    recipe: Recipe, data: LongTailData, identity: dict[str, Any], device: str, pretrained: Pretrained | None = None
+) -> Manifest:
     """The part of the manifest that is fixed during a run.
 
     Args:
         identity: distinguishes the run from others, with ``training`` for its settings.
+        pretrained: the weights that it begins at.
     """
     method, training, other = identity["method"], identity["training"], data.other_augmentation
+    unusual = [*([augmentation_label(other)] if other else []), *(["pretrained"] if pretrained else [])]
+    card = [stage_card(s, data.augmentation, recipe.shards) for s in recipe.stages]
+    if pretrained is not None:
+        card[0] |= {"begins at": pretrained.card}
     return Manifest(
         method=method,
         method_source=METHODS.place(method),
         label="+".join([METHODS.label(method), *map(operation_label, training["flatten"])])
-        + (f" ({augmentation_label(other)})" if other else ""),
+        + (f" ({', '.join(unusual)})" if unusual else ""),
         paper=recipe.paper,
         options=identity["options"],
         flattening=[f"{o!r}: {o.paper}" for o in map(build_operation, training["flatten"])],
         stages=[repr(s) for s in recipe.stages],
-        card=[stage_card(s, data.augmentation, recipe.shards) for s in recipe.stages],
+        card=card,
         notes=list(recipe.notes),
         training={**training, "sharpness": __version__, "torch": str(torch.__version__), "device": device},
         longtail=data.longtail,

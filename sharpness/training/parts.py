@@ -12,9 +12,9 @@ from sharpness.data import LongTailData
 from sharpness.data.standardization import Standardization
 from sharpness.engine import seeded
 from sharpness.errors import UserError
-from sharpness.flattening import SpectralNormalization
 from sharpness.methods import Recipe, Stage
-from sharpness.models import Classifier, Frozen, build_model
+from sharpness.models import Classifier, Frozen
+from sharpness.training.pretrained import Pretrained, fresh_network
 
 PREVIOUS = "previous"
 
@@ -58,27 +58,26 @@ def add_parts(
     data: LongTailData,
     generator: Generator,
     helper: Helper | None,
-    normalization: SpectralNormalization | None = None,
+    recipe: Recipe,
+    pretrained: Pretrained | None = None,
 ) -> None:
     """Attach the helper or the parts that a stage needs, in place of those of the stage before.
 
     Args:
         generator: gives the seed of fresh weights; torch's global generator is restored.
         helper: the result of ``read_helper``.
-        normalization: of the recipe, for a fresh network.
+        recipe: of the stage, and what a fresh network begins at:
+        pretrained: the weights of a file.
     """
     network.auxiliary = None
-    with seeded(generator.initial_seed()):
-        if stage.helper is None:
+    if stage.helper is None:
+        with seeded(generator.initial_seed()):
             network.auxiliary = stage.loss.parts(network, data.train_counts)
-        elif stage.helper == PREVIOUS:
-            network.auxiliary = Frozen(network)
-            spec = network.spec
-            fresh = build_model(spec.architecture, spec.num_classes, spec.in_channels, spec.head, spec.scale)
-            if normalization:
-                normalization.apply(fresh)
-            network.backbone, network.head = fresh.backbone, fresh.head
-        elif helper is not None:
-            network.auxiliary = Frozen(helper.model)
+    elif stage.helper == PREVIOUS:
+        network.auxiliary = Frozen(network)
+        fresh = fresh_network(network.spec, recipe, pretrained, generator.initial_seed())
+        network.backbone, network.head = fresh.backbone, fresh.head
+    elif helper is not None:
+        network.auxiliary = Frozen(helper.model)
     device = data.train.images.device
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -46,18 +46,20 @@ def run_name(
     seed: int = 0,
     augmentation: str | None = None,
     shards: int = 1,
+    pretrained: bool = False,
 ) -> str:
     """The default folder name of a run, which distinguishes it from others on the same data.
 
     Args:
         augmentation: where it is not the data set's usual one.
         shards: of a batch.
+        pretrained: whether it begins at the weights of a file.
 
     >>> run_name("ldam-drw", ["sam:0.1", "swa"], seed=2), run_name("cc-sam", options={"stage2": False})
     ('ldam-drw+sam-0.1+swa-seed2', 'cc-sam-stage2=false-seed0')
     """
     extras = [*(f"{k}={v}" for k, v in (options or {}).items()), *([augmentation] if augmentation else [])]
-    extras += [f"shards={shards}"] if shards != 1 else []
+    extras += [*([f"shards={shards}"] if shards != 1 else []), *(["pretrained"] if pretrained else [])]
     words = ["+".join([method, *flatten]), *extras, f"seed{seed}"]
     return re.sub(r"[^\w.+=-]", "-", "-".join(words).lower())
 

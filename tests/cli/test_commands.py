@@ -33,7 +33,7 @@ def test_every_command_shows_an_example_to_copy(command, capsys):
     [
         (["train", "--method", "sgd"], "unknown method 'sgd'"),
         (["figures", "zoo:", "--epochs", "3", "--seeds", "0"], "--seeds, --epochs: models that are trained already"),
-        (["figures", "--directions", "a"], "--directions a: give integers"),
+        (["figures", "--direction-seeds", "a"], "--direction-seeds a: give integers"),
         (
             ["figures", "--study", "flattening", "--logits", "temperature"],
             "--logits is no option of --study flattening",
@@ -84,7 +84,8 @@ def test_measure_prints_a_table_json_or_files(run, capsys, tmp_path):
     assert main([*arguments, "-o", str(tmp_path / "t.csv")]) == 0
     printed = capsys.readouterr().out
     assert printed.split("\n")[0].split() == ["class", "group", "samples", "train", "accuracy", "loss"]
-    *_, errors, images, widest = printed.splitlines()
+    *_, errors, groups, images, widest = printed.splitlines()
+    assert groups == "many, medium, few: means over their classes; all: of all images together"
     assert printed.count(" [") == 2 * 14 and errors.startswith("[ ]: 95 % intervals, over images")
     assert images.startswith("images: all of the train split") and widest.startswith("widest error of all samples: ")
     assert "±" not in printed and not (tmp_path / "t.csv.partial").exists()

@@ -27,6 +27,7 @@ RUNS = {
     "pof": ((1, 1), {"flatten": ("pof", "swa", "sn")}),
     "fs-dgpm": ((1, 1), {"flatten": ("fs-dgpm", "pof")}),
     "shortest": ((1, 1), {}),
+    "crops": ((2, 1), {"augmentation": "resized-crop-jitter"}),
     "m2m": ((1, 2), {"beta": 0.9, "gamma": 0.2, "steps": 2}),
     "rsg": ((2,), {}),
     "crt, sn": ((1, 1), {"flatten": ("sn",)}),
@@ -44,6 +45,7 @@ METHOD = {
     "sam": "ce",
     "magnitude": "cc-sam",
     "shortest": "mislas",
+    "crops": "mislas",
 }
 #: Saves: PoF adds a stage, here of one epoch, and a stage without epochs is saved as well.
 TOTAL = {

@@ -12,9 +12,10 @@ and, of a cosine layer, of the class's weight: m numbers or m + 1. What is ortho
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -22,15 +23,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sharpness.curvature import lanczos
+from sharpness.curvature import Eigenpairs, lanczos
 from sharpness.engine import distributed
 from sharpness.engine.modules import classifier_prefix
 from sharpness.models.heads import CosineHead
 from sharpness.objective import Objective
 from sharpness.objective.coordinates import scales_of
+from sharpness.probes.curvature.class_support import Support, supports
 
 #: Samples whose probabilities are in memory at once, in numbers of them times classes.
-CHUNK = 2**25
+CHUNK = 2**23
 #: Value, residual, whether it has converged, what makes the vector, and the quadratic forms of all samples.
 Pair = tuple[float, float, bool, Callable[[], np.ndarray], np.ndarray]
 
@@ -115,11 +117,18 @@ class LastLayer:
         """(m, C), before the temperature."""
         return self.scale * self.features[samples] @ self.rows.T + self.bias
 
-    def probabilities(self, samples: Any) -> tuple[Tensor, Tensor]:
-        """P and p - y of some samples, (m, C)."""
-        p = torch.softmax(self.outputs(samples) / self.temperature, dim=1)
+    def probabilities(self, samples: Any) -> Tensor:
+        """Those of some samples, (m, C)."""
+        return self.outputs(samples).div_(self.temperature).softmax(dim=1)
+
+    def gaps(self, p: Tensor, samples: Any) -> Tensor:
+        """Probabilities minus targets of some samples, (m, C)."""
         y = self.targets[samples]
-        return p, p - (y.double() if y.is_floating_point() else F.one_hot(y, p.shape[1]).double())
+        if y.is_floating_point():
+            return p - y.double()
+        gaps = p.clone()
+        gaps[torch.arange(len(y)), y] -= 1
+        return gaps
 
     def traces(self, hessian: bool = True) -> np.ndarray:
         """The trace of the Hessian of every sample, or of its Gauss-Newton part, (n,)."""
@@ -128,8 +137,7 @@ class LastLayer:
         return torch.cat([self._traces(one, hessian) for one in chunks]).numpy()
 
     def _traces(self, samples: slice, hessian: bool) -> Tensor:
-        p, gaps = self.probabilities(samples)
-        z = self.features[samples]
+        p, z = self.probabilities(samples), self.features[samples]
         squares, spread = z.square().sum(dim=1, keepdim=True), p * (1 - p) / self.temperature**2
         if not self.cosine:
             bias = 0 if self.bias_unit is None else self.bias_unit**2
@@ -137,26 +145,71 @@ class LastLayer:
         kappa = z @ self.rows.T
         found = (spread * self.first.square() * (squares - kappa.square())).sum(dim=1)
         if hessian:  # the trace of the Hessian of a cosine is -kappa (d - 1) / |w|²
-            found -= (gaps / self.temperature * self.second * kappa).sum(dim=1) * (z.shape[1] - 1)
+            gaps = self.gaps(p, samples) / self.temperature
+            found -= (gaps * self.second * kappa).sum(dim=1) * (z.shape[1] - 1)
         return found
 
     def eigenpairs(
-        self, samples: np.ndarray, k: int, which: str, hessian: bool = True, keep_vectors: bool = True, **settings: Any
-    ) -> LayerPairs:
+        self, samples: np.ndarray, p: Tensor, k: int, which: str, hessian: bool = True, keep_vectors: bool = True,
+        *, tol: float, generator: torch.Generator, **settings: Any,
+    ) -> LayerPairs:  # fmt: skip
         """The extreme eigenpairs of the mean loss of some samples, in descending order.
+
+        The largest are looked for on classes that have nearly all of the probability, and what the others could add is
+        part of the residuals: :mod:`~sharpness.probes.curvature.class_support`.
 
         Args:
             samples: their indices.
+            p: (m, C) their probabilities.
             k: pairs at each end, at most the number of parameters over 2.
             which: of the ends.
             hessian: False for the Gauss-Newton part.
             keep_vectors: with one number for every parameter each.
-            settings: of :func:`~sharpness.curvature.lanczos`.
+            tol: of :func:`~sharpness.curvature.lanczos`, as the following.
+            generator: of start vectors.
+            settings: the others.
 
         Returns:
             The pairs, with their quadratic forms.
         """
-        return _Reduced(self, torch.as_tensor(samples), hessian).eigenpairs(k, which, keep_vectors, **settings)
+        chosen, products, begun = torch.as_tensor(samples), 0, generator.get_state()
+        few: Iterable[Support] = supports(self, chosen, p, hessian and self.cosine) if which == "LA" else ()
+        for support in chain(few, [None]):
+            span = Span(self, chosen, p, hessian, support)
+            if support is not None and k > span.size:
+                continue
+            generator.set_state(begun)
+            pairs = span.eigenpairs(k, which, keep_vectors, tol=tol, generator=generator, **settings)
+            products += pairs.products
+            # What the other classes do to the vectors must leave residuals as small as they were asked to be.
+            small = float(pairs.residuals.max()) <= tol * float(pairs.values[0]) or not pairs.converged.all()
+            if support is None or (small and support.suffices(float(pairs.values[-1]))):
+                break
+        return replace(pairs, products=products)
+
+
+class Ahead:
+    """Probabilities of rows of few samples each, made of many rows at once.
+
+    Args:
+        layer: of the samples.
+        samples: indices by row, in the order in which they will be asked for.
+    """
+
+    def __init__(self, layer: LastLayer, samples: Mapping[int, np.ndarray]) -> None:
+        self.layer, self.samples = layer, samples
+        self.kept: dict[int, Tensor] = {}
+
+    def __call__(self, row: int) -> Tensor:
+        """Those of one row, (m, C)."""
+        if row not in self.kept:
+            order = list(self.samples)
+            later, room = order[order.index(row) :], CHUNK // len(self.layer.rows)
+            sizes = np.cumsum([len(self.samples[one]) for one in later])
+            chosen = later[: max(1, int(np.searchsorted(sizes, room, side="right")))]
+            p = self.layer.probabilities(torch.as_tensor(np.concatenate([self.samples[one] for one in chosen])))
+            self.kept = dict(zip(chosen, p.split([len(self.samples[one]) for one in chosen]), strict=True))
+        return self.kept[row]
 
 
 @dataclass(frozen=True)
@@ -178,25 +231,41 @@ class LayerPairs:
     forms: np.ndarray
 
 
-class _Reduced:
+class Span:
     """The curvature of some samples in the span of their features, and of a cosine layer of each class's weight.
 
     A vector has, of each class, the r coordinates in the span of features, then that of the part of the class's weight
-    that is orthogonal to it (of a cosine layer with more features than samples) or of its bias.
+    that is orthogonal to it (of a cosine layer with more features than samples) or of its bias; of classes outside a
+    support it has one coordinate for each sample.
+
+    Args:
+        layer: of the samples.
+        samples: their indices.
+        p: (m, C) their probabilities.
+        hessian: False for the Gauss-Newton part.
+        support: of the eigenvectors that are looked for; all classes unless given.
     """
 
-    def __init__(self, layer: LastLayer, samples: Tensor, hessian: bool) -> None:
-        self.layer = layer
-        z = layer.features[samples]
+    def __init__(self, layer: LastLayer, samples: Tensor, p: Tensor, hessian: bool, support: Support | None) -> None:
+        self.features = z = layer.features[samples]
         self.basis = torch.linalg.qr(z.T)[0] if len(z) < z.shape[1] else torch.eye(z.shape[1], dtype=z.dtype)
         self.z = z @ self.basis  # (m, r)
         self.shares = layer.weights[samples] / layer.weights[samples].sum()
-        self.p, self.gaps = layer.probabilities(samples)
-        self.gaps = self.gaps / layer.temperature
         self.left = z.shape[1] - self.basis.shape[1]  # dimensions that no feature reaches
         self.bends = hessian and layer.cosine
         self.own = (layer.cosine and self.left > 0) or layer.bias_unit is not None
+        self.whole, self.support, self.p = layer, support, p
+        gaps = layer.gaps(p, samples) / layer.temperature if layer.cosine else p
+        if support is not None:
+            self.all, self.root = p, support.root
+            self.p, gaps = p[:, support.classes], gaps[:, support.classes]
+            rows = layer.rows[support.classes] if layer.cosine else layer.rows[: self.p.shape[1]]
+            moved = {name: getattr(layer, name)[support.classes] for name in ("first", "second")}
+            layer = replace(layer, rows=rows, **moved)
+        self.layer = layer
+        self.scaled = bool((layer.first != 1).any()) or layer.bias_unit not in (None, 1.0)
         if layer.cosine:
+            self.gaps = gaps
             inside = layer.rows @ self.basis
             outside = (1 - inside.square().sum(dim=1)).clamp_min(0).sqrt()
             self.w = torch.cat([inside, outside[:, None]], dim=1) if self.own else inside
@@ -205,41 +274,68 @@ class _Reduced:
             self.turn = (self.shares[:, None] * self.gaps * self.kappa).sum(dim=0)
 
     def _padded(self, z: Tensor) -> Tensor:
-        return F.pad(z, (0, int(self.own))) if self.layer.cosine else z
+        """Features with a number for a cosine layer's own coordinate, which they do not reach, or for the bias."""
+        return F.pad(z, (0, int(self.own)), value=0.0 if self.layer.cosine else 1.0)
+
+    def _in_units(self, v: Tensor) -> Tensor:
+        """Vectors (C, r + own) of a linear layer times the units of their coordinates."""
+        if not self.scaled:
+            return v
+        units = self.layer.first[:, None].expand(v.shape)
+        if self.layer.bias_unit is not None:
+            units = torch.cat([units[:, :-1], torch.full((len(v), 1), self.layer.bias_unit, dtype=v.dtype)], dim=1)
+        return v * units
 
     @property
     def size(self) -> int:
+        """Numbers of a vector."""
+        return self.inside + (0 if self.support is None else len(self.z))
+
+    @property
+    def inside(self) -> int:
+        """Those of the classes of the support."""
         return len(self.layer.rows) * (self.basis.shape[1] + int(self.own))
+
+    def _split(self, flat: Tensor) -> tuple[Tensor, Tensor | float]:
+        """The part (C, r + own) of a vector, and what the other classes add to a sample's mean slope, (m, 1)."""
+        v = flat[: self.inside].view(len(self.layer.rows), -1)
+        if self.support is None:
+            return v, 0.0
+        roots = self.shares.sqrt().clamp_min(1e-150) / self.layer.temperature
+        return v, (self.root.T @ flat[self.inside :] / roots)[:, None]
 
     def slopes(self, v: Tensor) -> Tensor:
         """The change of the outputs of every sample along v (C, r + own), (m, C)."""
         layer = self.layer
         if layer.cosine:
             return layer.first * (self._padded(self.z) @ v.T - self.kappa * (self.w * v).sum(dim=1))
-        bias = layer.bias_unit or 0.0
-        r = self.z.shape[1]
-        return layer.first * (self.z @ v[:, :r].T) + (bias * v[:, r] if self.own else 0)
+        return self._padded(self.z) @ self._in_units(v).T
 
     def product(self, flat: Tensor) -> Tensor:
         """The product with a flat vector."""
-        layer, v = self.layer, flat.view(len(self.layer.rows), -1)
+        layer, (v, apart) = self.layer, self._split(flat)
         u = self.slopes(v)
-        t = self.p * (u - (self.p * u).sum(dim=1, keepdim=True)) * (self.shares / layer.temperature**2)[:, None]
-        out = layer.first[:, None] * (t.T @ self._padded(self.z))
-        if layer.cosine:
-            out -= (layer.first * (t * self.kappa).sum(dim=0))[:, None] * self.w
-        elif self.own:
-            out = torch.cat([out, (layer.bias_unit or 0.0) * t.sum(dim=0)[:, None]], dim=1)
+        # In place: of many classes these are the largest arrays, and each pass over them counts.
+        t = u.mul_(self.p)
+        mean = t.sum(dim=1, keepdim=True)
+        t.addcmul_(self.p, mean + apart, value=-1).mul_((self.shares / layer.temperature**2)[:, None])
+        others = [] if self.support is None else [-self.root @ (mean[:, 0] * self.shares.sqrt() / layer.temperature)]
+        out = t.T @ self._padded(self.z)
+        if not layer.cosine:
+            return torch.cat([self._in_units(out).reshape(-1), *others])
+        out = layer.first[:, None] * out - (layer.first * (t * self.kappa).sum(dim=0))[:, None] * self.w
         if self.bends:
             along, pulled = (self.w * v).sum(dim=1, keepdim=True), (self.pull * v).sum(dim=1, keepdim=True)
             bent = self.w * pulled + self.pull * along + self.turn[:, None] * (v - 3 * self.w * along)
             out -= layer.second[:, None] * bent
-        return out.reshape(-1)
+        return torch.cat([out.reshape(-1), *others])
 
-    def forms(self, v: Tensor) -> Tensor:
+    def forms(self, flat: Tensor) -> Tensor:
         """V' H_i v of every sample."""
-        u, layer = self.slopes(v), self.layer
-        found = ((self.p * u.square()).sum(dim=1) - (self.p * u).sum(dim=1).square()) / layer.temperature**2
+        layer, (v, apart) = self.layer, self._split(flat)
+        u = self.slopes(v)
+        mean = (self.p * u).sum(dim=1, keepdim=True) + apart
+        found = ((self.p * u.square()).sum(dim=1) - mean[:, 0].square()) / layer.temperature**2
         if self.bends:
             along, seen = (self.w * v).sum(dim=1), self._padded(self.z) @ v.T
             bent = 2 * along * seen + self.kappa * (v.square().sum(dim=1) - 3 * along.square())
@@ -247,12 +343,13 @@ class _Reduced:
         return found
 
     def eigenpairs(self, k: int, which: str, keep_vectors: bool, **settings: Any) -> LayerPairs:
+        """The extreme ones by :func:`~sharpness.curvature.lanczos`, and those that no feature reaches."""
         pairs = lanczos(self.product, self.size, min(k, self.size), which, **settings)
-        count = len(pairs.values)
-        inside = pairs.vectors.double().view(count, len(self.layer.rows), -1)
         found: list[Pair] = [
             (float(value), float(residual), bool(done), partial(self._lifted, v), self.forms(v).numpy())
-            for value, residual, done, v in zip(pairs.values, pairs.residuals, pairs.converged, inside, strict=True)
+            for value, residual, done, v in zip(
+                pairs.values, self._residuals(pairs), pairs.converged, pairs.vectors.double(), strict=True
+            )
         ]
         found = sorted([*found, *self._outside(k)], key=lambda pair: -pair[0])
         if which == "both":
@@ -264,6 +361,12 @@ class _Reduced:
             np.array(values), np.array(residuals), np.array(converged), pairs.products,
             np.stack([vector() for vector in vectors]) if keep_vectors else None, np.stack(forms),
         )  # fmt: skip
+
+    def _residuals(self, pairs: Eigenpairs) -> np.ndarray:
+        """Those in the space of all classes, at most."""
+        if self.support is None:
+            return pairs.residuals
+        return np.hypot(pairs.residuals, self.support.rest * pairs.vectors[:, self.inside :].norm(dim=1).numpy())
 
     def _outside(self, k: int) -> list[Pair]:
         """Eigenpairs that no feature reaches, as many of the largest and of the smallest as could be wanted."""
@@ -291,19 +394,39 @@ class _Reduced:
         whole[c] = torch.linalg.qr(torch.cat([known, random], dim=1))[0][:, known.shape[1] + number]
         return self._flat(whole, None)
 
-    def _lifted(self, v: Tensor) -> np.ndarray:
+    def _lifted(self, flat: Tensor) -> np.ndarray:
         """A vector of the span as one of the parameters."""
-        r = self.basis.shape[1]
+        v, r = self._split(flat)[0], self.basis.shape[1]
         whole = v[:, :r] @ self.basis.T
         if not self.own:
-            return self._flat(whole, None)
+            return self._flat(whole, None, flat)
         if not self.layer.cosine:
-            return self._flat(whole, v[:, r])
+            return self._flat(whole, v[:, r], flat)
         outside = self.layer.rows - (self.layer.rows @ self.basis) @ self.basis.T
-        return self._flat(whole + v[:, r:] * F.normalize(outside, dim=1), None)
+        return self._flat(whole + v[:, r:] * F.normalize(outside, dim=1), None, flat)
 
-    def _flat(self, whole: Tensor, bias: Tensor | None) -> np.ndarray:
-        if self.layer.bias_unit is not None and bias is None:
+    def _flat(self, whole: Tensor, bias: Tensor | None, flat: Tensor | None = None) -> np.ndarray:
+        layer = self.whole
+        if layer.bias_unit is not None and bias is None:
             bias = torch.zeros(len(whole), dtype=torch.float64)
-        parts = [(whole.T if self.layer.cosine else whole).reshape(-1), *([] if bias is None else [bias])]
+        if self.support is not None:
+            whole, bias = self._with_others(whole, bias, flat)
+        parts = [(whole.T if layer.cosine else whole).reshape(-1), *([] if bias is None else [bias])]
         return torch.cat(parts).numpy()
+
+    def _with_others(self, whole: Tensor, bias: Tensor | None, flat: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """A vector with the part of classes outside the support: some combination of the columns of U_T."""
+        layer, support = self.whole, self.support
+        assert support is not None
+        y = self.z.new_zeros(len(self.z)) if flat is None else flat[self.inside :]
+        columns = (support.combination(y) * self.shares.sqrt() / layer.temperature)[:, None] * self.all
+        others = layer.first[:, None] * (columns.T @ self.features)
+        if layer.cosine:
+            turned = (columns * (self.features @ layer.rows.T)).sum(dim=0)
+            others -= (layer.first * turned)[:, None] * layer.rows
+        others[support.classes] = whole
+        if bias is None:
+            return others, None
+        biases = (layer.bias_unit or 0.0) * columns.sum(dim=0)
+        biases[support.classes] = bias
+        return others, biases

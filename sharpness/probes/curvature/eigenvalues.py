@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Annotated, Any, Literal, Unpack
 
 import numpy as np
 import torch
@@ -13,19 +11,41 @@ import torch
 from sharpness.curvature import ENDS
 from sharpness.engine import KINDS
 from sharpness.errors import UserError, choose
+from sharpness.keywords import Default
 from sharpness.objective import Objective
 from sharpness.probes.curvature.bootstrap import require_resamples
 from sharpness.probes.curvature.class_shares import owners_of
 from sharpness.probes.curvature.kept_vectors import vectors_are_kept
 from sharpness.probes.curvature.layers import eigenvalues_by_layer
+from sharpness.probes.curvature.options import CurvatureOptions
 from sharpness.probes.curvature.row_eigenvalues import LARGEST, SMALLEST, RowEigenvalues, solved
 from sharpness.probes.curvature.rows import rows_of
 from sharpness.probes.curvature.verification import check_eigenvalue
 from sharpness.probes.shared.cost import announce_rows
-from sharpness.probes.shared.probe import Given, comparable_by_layer
+from sharpness.probes.shared.probe import comparable_by_layer
 from sharpness.progress import progress
 from sharpness.results import EigenvalueResult
 from sharpness.results.eigenvalues import OWNERS
+
+
+class EigenvalueOptions(CurvatureOptions, total=False):
+    r"""Keywords of :func:`~sharpness.eigenvalues`.
+
+    Attributes:
+        per_layer: the eigenvalue of every layer's diagonal block instead, at one end: ``which="LA"`` or ``"SA"``. Takes
+            no ``k``, ``keep_vectors``, ``bootstrap``, ``standard_errors`` or ``verify``.
+        bootstrap: resamples of a 95 % interval over samples: the eigenvalues of every resample are computed again, in
+            the Krylov space of the run, see :mod:`~sharpness.probes.curvature.resampling`. Takes up to 240 more
+            products.
+        standard_errors: over samples, of :math:`v' H v` with v fixed, which is the mean of :math:`v' H_i v`: its
+            standard error is :math:`s / \sqrt{n}` (the infinitesimal jackknife of an eigenvalue).
+        verify: compare each row's first eigenvalue with the rise of the loss along its vector, in ``result.checks``.
+    """
+
+    per_layer: Annotated[Literal[False], Default(False)]
+    bootstrap: Annotated[int, Default(0)]
+    standard_errors: Annotated[bool, Default(False)]
+    verify: Annotated[bool, Default(False)]
 
 
 @comparable_by_layer(eigenvalues_by_layer)
@@ -38,18 +58,7 @@ def eigenvalues(
     max_iterations: int = 100,
     seed: int = 0,
     keep_vectors: bool | None = None,
-    *,
-    kind: str = "hessian",
-    coordinates: str | None = None,
-    per_group: bool = False,
-    per_layer: Literal[False] = False,
-    match_samples: int | None = None,
-    bootstrap: int = 0,
-    standard_errors: bool = False,
-    verify: bool = False,
-    resume: str | Path | None = None,
-    executor: Executor | None = None,
-    **given: Unpack[Given],
+    **settings: Unpack[EigenvalueOptions],
 ) -> EigenvalueResult:
     r"""Compute the largest and smallest eigenvalues of the Hessian :math:`\nabla^2 L(w)` by Lanczos iteration.
 
@@ -69,24 +78,7 @@ def eigenvalues(
         seed: of the random half of the start vector, whose other half is made of the gradient, and of the samples that
             ``match_samples`` and ``bootstrap`` draw.
         keep_vectors: keep the eigenvectors in the result, one float per parameter and value; up to 1 GiB unless given.
-        kind: ``"hessian"``, or ``"ggn"`` for its generalised Gauss-Newton part.
-        per_group: a row for each group of classes instead, with the Hessian of the loss over all its samples.
-        per_layer: the eigenvalue of every layer's diagonal block instead, at one end: ``which="LA"`` or ``"SA"``. Takes
-            no ``k``, ``keep_vectors``, ``bootstrap``, ``standard_errors`` or ``verify``.
-        match_samples: draw so many samples of every class first, by ``seed``, so that classes of different size are
-            measured alike.
-        bootstrap: resamples of a 95 % interval over samples: the eigenvalues of every resample are found anew, in the
-            Krylov space of the run, see :mod:`~sharpness.probes.curvature.resampling`. Takes up to 240 products more.
-        standard_errors: over samples, of :math:`v' H v` with v fixed, which is the mean of :math:`v' H_i v`: its
-            standard error is :math:`s / \sqrt{n}` (the infinitesimal jackknife of an eigenvalue).
-        coordinates: ``"filter"`` for the Hessian :math:`D H D` with D the norms of the filters, which rescaling weights
-            in front of BatchNorm does not change, ``"plain"`` for H itself: see :meth:`Objective.in_coordinates`; the
-            objective's own unless given, which are plain.
-        verify: compare each row's first eigenvalue with the rise of the loss along its vector, in ``result.checks``.
-        resume: a folder for unfinished work; the same call goes on there, and ends with the same bits.
-        executor: does the rows, each a task that can be pickled, see :func:`sharpness.cluster`; threads of this process
-            that share its processors unless given.
-        given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
+        settings: see :class:`EigenvalueOptions`.
 
     Returns:
         Values, residuals and, on request, vectors and errors of every row, values in descending order; per layer a
@@ -105,6 +97,8 @@ def eigenvalues(
     [3.0, 1.0]
     """
     choose("end of the spectrum", which, ENDS)
+    kind, bootstrap, standard_errors = settings["kind"], settings["bootstrap"], settings["standard_errors"]
+    verify, executor = settings["verify"], settings["executor"]
     choose("kind of curvature", kind, KINDS)
     require_resamples(bootstrap)
     if not 1 <= k <= objective.num_parameters:
@@ -115,9 +109,11 @@ def eigenvalues(
         )
     if (bootstrap or standard_errors) and kind != "hessian":
         raise UserError(f"kind={kind!r}: bootstrap and standard_errors are of the Hessian, take kind='hessian'")
-    rows = rows_of(objective, per_class, per_group, match_samples, seed, coordinates)
-    settings = {"kind": kind, "max_iterations": max_iterations, "match_samples": match_samples, "bootstrap": bootstrap}
-    fields = rows.fields(probe="eigenvalues", **settings)
+    rows = rows_of(objective, per_class, seed, settings)
+    fields = rows.fields(
+        probe="eigenvalues", kind=kind, max_iterations=max_iterations, match_samples=settings["match_samples"],
+        bootstrap=bootstrap,
+    )  # fmt: skip
     # Before hours of products: with 1,000 classes vectors may take more than any memory.
     width = min(2 * k if which == "both" else k, objective.num_parameters)
     size = objective.dtype.itemsize
@@ -126,7 +122,7 @@ def eigenvalues(
     # Part of the key: rows that were saved without vectors or errors cannot serve a call that needs them.
     asked = {"k": k, "which": which, "tol": tol, "seed": seed, "vectors": keep_vectors or verify}
     asked["errors"] = standard_errors
-    work = rows.work(resume, {**fields["provenance"], **asked})
+    work = rows.work(settings["resume"], {**fields["provenance"], **asked})
     task = RowEigenvalues(
         work, k, which, tol, max_iterations, seed, kind, bootstrap, standard_errors, keep_vectors or verify
     )

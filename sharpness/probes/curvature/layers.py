@@ -7,7 +7,6 @@ of the whole Hessian with vectors that vanish elsewhere: all layers and iteratio
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, Unpack
 
 import numpy as np
@@ -18,9 +17,10 @@ from sharpness.curvature import lanczos, random_signs
 from sharpness.curvature.operator import Operator
 from sharpness.engine import KINDS
 from sharpness.errors import UserError, choose, require_whole
+from sharpness.keywords import typed_keywords
 from sharpness.objective import Objective
+from sharpness.probes.curvature.options import LayerOptions
 from sharpness.probes.curvature.rows import Rows, Told, rows_of, unheard
-from sharpness.probes.shared.probe import Given
 from sharpness.probes.shared.work import Arrays
 from sharpness.progress import progress
 from sharpness.results import LayerResult
@@ -51,6 +51,7 @@ def layers_of(objective: Objective) -> dict[str, slice]:
     return {layer or "model": span for layer, span in spans.items()}
 
 
+@typed_keywords()
 def eigenvalues_by_layer(
     objective: Objective,
     *,
@@ -60,23 +61,19 @@ def eigenvalues_by_layer(
     tol: float = 1e-3,
     max_iterations: int = 100,
     seed: int = 0,
-    kind: str = "hessian",
-    coordinates: str | None = None,
-    per_group: bool = False,
-    match_samples: int | None = None,
-    resume: str | Path | None = None,
-    **given: Unpack[Given],
+    **options: Unpack[LayerOptions],
 ) -> LayerResult:
     """The largest or smallest eigenvalue of every layer's block, for every row: see :func:`~sharpness.eigenvalues`."""
     choose("end of every layer's spectrum", which, ("LA", "SA"))
+    kind = options["kind"]
     choose("kind of curvature", kind, KINDS)
-    rows = rows_of(objective, per_class, per_group, match_samples, seed, coordinates)
+    rows = rows_of(objective, per_class, seed, options)
     rows.whole.check()
     layers = layers_of(rows.whole)
-    settings = {"kind": kind, "max_iterations": max_iterations, "match_samples": match_samples}
+    settings = {"kind": kind, "max_iterations": max_iterations, "match_samples": options["match_samples"]}
     # Not "eigenvalues", which is part of the key: rows of both may lie in one folder of unfinished work.
     fields = layer_fields(rows, layers, probe="layer_eigenvalues", which=which, tol=tol, seed=seed, **settings)
-    work = rows.work(resume, fields["provenance"])
+    work = rows.work(options["resume"], fields["provenance"])
     with progress(None, "eigenvalues per layer", "products") as bar:
         task = partial(_row, layers=layers, which=which, tol=tol, seed=seed, settings=settings)
         done = rows.map(work, task, bar, basis=max_iterations)
@@ -96,6 +93,7 @@ def eigenvalues_by_layer(
     )
 
 
+@typed_keywords()
 def trace_by_layer(
     objective: Objective,
     *,
@@ -103,12 +101,7 @@ def trace_by_layer(
     per_class: bool = False,
     draws: int = 30,
     seed: int = 0,
-    kind: str = "hessian",
-    coordinates: str | None = None,
-    per_group: bool = False,
-    match_samples: int | None = None,
-    resume: str | Path | None = None,
-    **given: Unpack[Given],
+    **options: Unpack[LayerOptions],
 ) -> LayerResult:
     """Hutchinson's estimate of the trace of every layer's block, for every row: see :func:`~sharpness.trace`.
 
@@ -117,14 +110,15 @@ def trace_by_layer(
     Returns:
         Values and standard errors (L, rows).
     """
+    kind = options["kind"]
     choose("kind of curvature", kind, KINDS)
-    rows = rows_of(objective, per_class, per_group, match_samples, seed, coordinates)
+    rows = rows_of(objective, per_class, seed, options)
     layers = layers_of(rows.whole)
-    settings = {"kind": kind, "draws": draws, "seed": seed, "match_samples": match_samples}
+    settings = {"kind": kind, "draws": draws, "seed": seed, "match_samples": options["match_samples"]}
     fields = layer_fields(rows, layers, probe="trace", **settings)
     rows.whole.check()
     # In the key, because rows of the whole trace may lie in the same folder of unfinished work.
-    work = rows.work(resume, fields["provenance"] | {"per_layer": True})
+    work = rows.work(options["resume"], fields["provenance"] | {"per_layer": True})
     shape = (len(layers), len(rows.parts))
     values, errors = np.full(shape, np.nan), np.full(shape, np.nan)
     with progress(draws * len(rows.present), "trace per layer", "products") as bar:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Unpack
 
 from sharpness.objective import Objective
 from sharpness.probes.curvature.class_shares import require_distance
 from sharpness.probes.curvature.eigenvalues import eigenvalues
-from sharpness.probes.shared.probe import Given, comparable
+from sharpness.probes.shared.probe import Resumed, comparable
 from sharpness.results import EigenvalueResult, OwnersResult
 
 
@@ -23,8 +22,7 @@ def owners(
     tol: float = 1e-3,
     max_iterations: int = 100,
     seed: int = 0,
-    resume: str | Path | None = None,
-    **given: Unpack[Given],
+    **given: Unpack[Resumed],
 ) -> OwnersResult:
     r"""Find which classes own the sharpest directions of the loss.
 
@@ -44,8 +42,7 @@ def owners(
         tol: residual of the eigenvalues.
         max_iterations: Lanczos iterations at most.
         seed: of the start vector.
-        resume: a folder for unfinished eigenvectors; the same call goes on there.
-        given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
+        given: see :class:`~sharpness.probes.shared.probe.Resumed`.
 
     Returns:
         Shares, slopes and changes of accuracy of every direction and class, with standard errors over images.
@@ -67,7 +64,7 @@ def owners(
     require_distance(epsilon)
     found = eigenvalues(
         objective, k, which, tol=tol, max_iterations=max_iterations, seed=seed, keep_vectors=True,
-        coordinates=coordinates, resume=resume,
+        coordinates=coordinates, resume=given["resume"],
     )  # fmt: skip
     assert isinstance(found, EigenvalueResult)
     return found.owners(epsilon)

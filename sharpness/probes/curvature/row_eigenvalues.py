@@ -12,7 +12,7 @@ import torch
 from sharpness.curvature import Eigenpairs, LanczosState, extremes, lanczos, lanczos_memory
 from sharpness.engine import CurvatureOperator, mean_error
 from sharpness.objective import Objective
-from sharpness.probes.curvature.classifier import LastLayer
+from sharpness.probes.curvature.classifier import Ahead, LastLayer
 from sharpness.probes.curvature.resampling import resampled_ends
 from sharpness.probes.curvature.rows import Rows, Told, unheard
 from sharpness.probes.curvature.start_vectors import start_vector
@@ -141,11 +141,13 @@ def solved(rows: Rows, task: RowEigenvalues, bar: Any, executor: Executor | None
     if layer is None or 2 * task.k > rows.whole.num_parameters:
         return rows.map(task.work, task, bar, executor, basis=task.max_iterations)
 
+    ahead = Ahead(layer, {i: rows.indices(i) for i, _ in rows.present})
+
     def closed(row: int) -> Arrays:
         bar.set_postfix_str(rows.names[row])
         indices = rows.indices(row)
         pairs = layer.eigenpairs(
-            indices, task.k, task.which, task.kind == "hessian", task.keep_vectors, tol=task.tol,
+            indices, ahead(row), task.k, task.which, task.kind == "hessian", task.keep_vectors, tol=task.tol,
             max_iterations=task.max_iterations, generator=torch.Generator().manual_seed(task.seed), callback=bar.update,
         )  # fmt: skip
         found = {name: getattr(pairs, name) for name in ("values", "residuals", "converged", "products", "vectors")}

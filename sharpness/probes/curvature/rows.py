@@ -16,6 +16,7 @@ from sharpness.clusters import Parcel, do_all, parcelled, scratch_of
 from sharpness.engine import Here, Workers
 from sharpness.errors import UserError
 from sharpness.objective import Objective
+from sharpness.probes.curvature.options import LayerOptions
 from sharpness.probes.shared.comparison import common_fields
 from sharpness.probes.shared.cost import row_workers
 from sharpness.probes.shared.work import Arrays, Resume, Work
@@ -225,23 +226,20 @@ def _itself(part: Objective, row: int) -> Objective:
     return part
 
 
-def rows_of(
-    objective: Objective,
-    per_class: bool,
-    per_group: bool = False,
-    match_samples: int | None = None,
-    seed: int = 0,
-    coordinates: str | None = None,
-) -> Rows:
+def rows_of(objective: Objective, per_class: bool, seed: int = 0, options: LayerOptions | None = None) -> Rows:
     """The rows of a probe.
 
     Args:
-        coordinates: of the parameters, see :meth:`Objective.in_coordinates`; the objective's own unless given.
-        match_samples: number of samples of every class that are drawn first, by ``seed``.
+        seed: of the samples that ``match_samples`` draws.
+        options: ``per_group``, ``match_samples`` and ``coordinates`` are read.
 
     Raises:
         UserError: both classes and groups are asked for, there are no groups, or a class is too small to match.
     """
+    options = options or {}
+    per_group, coordinates, match_samples = (
+        options.get("per_group"), options.get("coordinates"), options.get("match_samples")
+    )  # fmt: skip
     if per_class and per_group:
         raise UserError("per_class and per_group: ask for one of them at a time")
     # Before classes are cut out, whose filters have the same norms.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
 from functools import partial
-from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
@@ -14,8 +12,9 @@ from sharpness.curvature import stochastic_lanczos
 from sharpness.engine import KINDS
 from sharpness.errors import choose
 from sharpness.objective import Objective
+from sharpness.probes.curvature.options import CurvatureOptions
 from sharpness.probes.curvature.rows import Told, rows_of, unheard
-from sharpness.probes.shared.probe import Given, comparable
+from sharpness.probes.shared.probe import comparable
 from sharpness.probes.shared.work import Arrays
 from sharpness.progress import progress
 from sharpness.renamed import renamed_arguments
@@ -30,14 +29,7 @@ def spectral_density(
     draws: int = 5,
     steps: int = 40,
     seed: int = 0,
-    *,
-    kind: str = "hessian",
-    coordinates: str | None = None,
-    per_group: bool = False,
-    match_samples: int | None = None,
-    resume: str | Path | None = None,
-    executor: Executor | None = None,
-    **given: Unpack[Given],
+    **options: Unpack[CurvatureOptions],
 ) -> SpectralDensityResult:
     r"""Estimate the spectral density of the Hessian by stochastic Lanczos quadrature, with its standard error.
 
@@ -53,16 +45,7 @@ def spectral_density(
         draws: R, independent random vectors: what differs between them is the error. At least 2.
         steps: m, products of one draw.
         seed: of the random vectors, and of the samples that ``match_samples`` draws.
-        kind: ``"hessian"``, or ``"ggn"`` for its generalised Gauss-Newton part.
-        per_group: a row for each group of classes instead, with the Hessian of the loss over all its samples.
-        match_samples: draw so many samples of every class first, by ``seed``.
-        coordinates: ``"filter"`` for the Hessian :math:`D H D` with D the norms of the filters, which rescaling weights
-            in front of BatchNorm does not change, ``"plain"`` for H itself: see :meth:`Objective.in_coordinates`; the
-            objective's own unless given, which are plain.
-        resume: a folder for unfinished work; the same call goes on there after the last row that was done.
-        executor: does the rows, each a task that can be pickled, see :func:`sharpness.cluster`; threads of this process
-            that share its processors unless given.
-        given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
+        options: see :class:`~sharpness.probes.curvature.options.CurvatureOptions`.
 
     Returns:
         Nodes and weights of every row and draw.
@@ -79,15 +62,16 @@ def spectral_density(
     >>> [round(float(node), 4) for node in found.nodes[0][:2]], found.weights[0][:2].round(4).tolist()
     ([1.0, 3.0], [0.5, 0.5])
     """
+    kind = options["kind"]
     choose("kind of curvature", kind, KINDS)
-    rows = rows_of(objective, per_class, per_group, match_samples, seed, coordinates)
-    settings = {"kind": kind, "draws": draws, "steps": steps, "seed": seed, "match_samples": match_samples}
+    rows = rows_of(objective, per_class, seed, options)
+    settings = {"kind": kind, "draws": draws, "steps": steps, "seed": seed, "match_samples": options["match_samples"]}
     fields = rows.fields(probe="spectral_density", **settings)
     # Before any row: a loss that is random would make as many densities as there are draws.
     rows.whole.check()
     with progress(draws * steps * len(rows.present), "spectral density", "products") as bar:
         task = partial(_rule, kind=kind, draws=draws, steps=steps, seed=seed)
-        done = rows.map(rows.work(resume, fields["provenance"]), task, bar, executor, basis=steps)
+        done = rows.map(rows.work(options["resume"], fields["provenance"]), task, bar, options["executor"], basis=steps)
 
     def table(name: str, missing: Any, *shape: int) -> np.ndarray:
         return rows.gather({i: f[name] for i, f in done.items()}, missing, shape)

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Annotated, Any, Literal, Unpack
 
 import numpy as np
 import torch
@@ -17,14 +16,16 @@ from sharpness.clusters import Parcel, do_all, parcelled, scratch_of
 from sharpness.curvature import TraceEstimate, hutchinson, hutchpp, random_signs
 from sharpness.engine import KINDS, CurvatureOperator, mean_error
 from sharpness.errors import UserError, choose
+from sharpness.keywords import Default
 from sharpness.objective import Objective
 from sharpness.probes.curvature.bootstrap import mean_interval, require_resamples
 from sharpness.probes.curvature.classifier import LastLayer
 from sharpness.probes.curvature.layers import trace_by_layer
+from sharpness.probes.curvature.options import CurvatureOptions
 from sharpness.probes.curvature.rows import Rows, Told, rows_of, unheard
 from sharpness.probes.curvature.verification import check_sum, check_trace
 from sharpness.probes.shared.column import Column, table_of
-from sharpness.probes.shared.probe import Given, comparable_by_layer
+from sharpness.probes.shared.probe import comparable_by_layer
 from sharpness.probes.shared.work import Arrays, Work
 from sharpness.progress import progress
 from sharpness.renamed import renamed_arguments
@@ -35,6 +36,26 @@ from sharpness.statistics import interval, mean_and_error
 ESTIMATORS = {"hutchinson": hutchinson, "hutch++": hutchpp}
 
 
+class TraceOptions(CurvatureOptions, total=False):
+    """Keywords of :func:`~sharpness.trace`.
+
+    Attributes:
+        estimator: ``"hutchinson"``, or ``"hutch++"`` (Meyer et al. 2021), which is better where few eigenvalues
+            dominate.
+        per_layer: the trace of every layer's diagonal block instead, from the same products. Takes no ``estimator``,
+            ``bootstrap`` or ``verify``.
+        bootstrap: resamples of a 95 % interval over samples, from z' H_i z of every sample i and vector z, which takes
+            the place of products. With Hutchinson's estimator of the Hessian.
+        verify: compare with the rise of the loss under Gaussian noise and, of several rows, their weighted sum with the
+            trace of all samples, in ``result.checks``.
+    """
+
+    estimator: Annotated[str, Default("hutchinson")]
+    per_layer: Annotated[Literal[False], Default(False)]
+    bootstrap: Annotated[int, Default(0)]
+    verify: Annotated[bool, Default(False)]
+
+
 @renamed_arguments(probes="draws")
 @comparable_by_layer(trace_by_layer)
 def trace(
@@ -42,18 +63,7 @@ def trace(
     per_class: bool = False,
     draws: int = 30,
     seed: int = 0,
-    *,
-    estimator: str = "hutchinson",
-    kind: str = "hessian",
-    coordinates: str | None = None,
-    per_group: bool = False,
-    per_layer: Literal[False] = False,
-    match_samples: int | None = None,
-    bootstrap: int = 0,
-    verify: bool = False,
-    resume: str | Path | None = None,
-    executor: Executor | None = None,
-    **given: Unpack[Given],
+    **options: Unpack[TraceOptions],
 ) -> MeasureResult:
     r"""Estimate the trace of the Hessian, :math:`\operatorname{tr} \nabla^2 L(w)`, with its standard error.
 
@@ -66,24 +76,7 @@ def trace(
         per_class: a row for each class, with the Hessian of L_c, instead of one row for all samples.
         draws: random vectors, one product each for every row; for ``"hutch++"`` products in all.
         seed: of the random vectors, and of the samples that ``match_samples`` and ``bootstrap`` draw.
-        estimator: ``"hutchinson"``, or ``"hutch++"`` (Meyer et al. 2021), which is better where few eigenvalues
-            dominate.
-        kind: ``"hessian"``, or ``"ggn"`` for its generalised Gauss-Newton part.
-        per_group: a row for each group of classes instead, with the Hessian of the loss over all its samples.
-        per_layer: the trace of every layer's diagonal block instead, from the same products. Takes no ``estimator``,
-            ``bootstrap`` or ``verify``.
-        match_samples: draw so many samples of every class first, by ``seed``.
-        bootstrap: resamples of a 95 % interval over samples, from z' H_i z of every sample i and vector z, which takes
-            the place of products. With Hutchinson's estimator of the Hessian.
-        coordinates: ``"filter"`` for the Hessian :math:`D H D` with D the norms of the filters, which rescaling weights
-            in front of BatchNorm does not change, ``"plain"`` for H itself: see :meth:`Objective.in_coordinates`; the
-            objective's own unless given, which are plain.
-        verify: compare with the rise of the loss under Gaussian noise and, of several rows, their weighted sum with the
-            trace of all samples, in ``result.checks``.
-        resume: a folder for unfinished work; the same call goes on there after the last row that was done.
-        executor: does the rows, each a task that can be pickled, see :func:`sharpness.cluster`; threads of this process
-            that share its processors unless given.
-        given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
+        options: see :class:`TraceOptions`.
 
     Returns:
         A table with the one measure ``"trace"``, exact, with errors over images, where the scope is a linear or cosine
@@ -101,22 +94,26 @@ def trace(
     >>> trace(objective, draws=2).overall.round(4).tolist()
     [4.0]
     """
+    estimator = options["estimator"]
     choose("trace estimator", estimator, list(ESTIMATORS))
+    kind = options["kind"]
     choose("kind of curvature", kind, KINDS)
+    bootstrap, verify, executor = options["bootstrap"], options["verify"], options["executor"]
     if bootstrap and estimator != "hutchinson":
         raise UserError(f"estimator={estimator!r} has no parts by sample: take 'hutchinson'")
     if (bootstrap or verify) and kind != "hessian":
         raise UserError(f"kind={kind!r}: bootstrap and verify look at the loss itself: take kind='hessian'")
     require_resamples(bootstrap)
-    rows = rows_of(objective, per_class, per_group, match_samples, seed, coordinates)
-    settings = {"estimator": estimator, "kind": kind, "draws": draws, "seed": seed}
-    settings |= {"match_samples": match_samples, "bootstrap": bootstrap}
-    fields = rows.fields(probe="trace", **settings)
+    rows = rows_of(objective, per_class, seed, options)
+    fields = rows.fields(
+        probe="trace", estimator=estimator, kind=kind, draws=draws, seed=seed, match_samples=options["match_samples"],
+        bootstrap=bootstrap,
+    )  # fmt: skip
     rows.whole.check()
     plain = estimator == "hutchinson" and not bootstrap and not verify
     if plain and (layer := LastLayer.of(rows.whole)) is not None:
         return _exact(rows, layer.traces(kind == "hessian"), kind == "ggn", fields)
-    work = rows.work(resume, fields["provenance"])
+    work = rows.work(options["resume"], fields["provenance"])
     if rows.several and estimator == "hutchinson" and kind == "hessian":
         done = _of_every_sample(rows, work, draws, seed, executor)
     else:

@@ -14,9 +14,8 @@ from sharpness.errors import UserError, choose
 from sharpness.objective import Objective
 from sharpness.probes.directions.between_models import Weights, read_subject, require_reachable, toward
 from sharpness.probes.directions.direction_set import Directions
-from sharpness.probes.landscapes.line_and_plane import Range, line, plane
-from sharpness.probes.shared.probe import Given, comparable
-from sharpness.probes.shared.work import Resume
+from sharpness.probes.landscapes.line_and_plane import LandscapeOptions, Range, line, plane
+from sharpness.probes.shared.probe import comparable
 from sharpness.results import LineResult, PlaneResult
 
 #: Part of a vector's length by which a third model must be off the line through the first two.
@@ -31,9 +30,7 @@ def interpolate(
     x: Range = (0, 1, 25),
     *,
     names: Sequence[str] | None = None,
-    precision: str = "auto",
-    resume: Resume = None,
-    **given: Unpack[Given],
+    **options: Unpack[LandscapeOptions],
 ) -> LineResult:
     """Evaluate the loss on the line from one model to another, ``L((1 - x) w + x w_other)``, overall and per class.
 
@@ -45,9 +42,7 @@ def interpolate(
         other: a model of the same architecture, a checkpoint or its path, an objective, or a state dict.
         x: from, to, number of points; both ends included.
         names: of the two models, for the marks.
-        precision: see :func:`~sharpness.plane`.
-        resume: see :func:`~sharpness.plane`.
-        given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
+        options: see :class:`~sharpness.probes.landscapes.line_and_plane.LandscapeOptions`.
 
     Returns:
         A line as of :func:`~sharpness.line`, with both models as marks.
@@ -74,7 +69,7 @@ def interpolate(
     ends = Directions.of(
         objective, [direction], "models", marks=np.array([[0.0], [1.0]]), mark_names=_names(names, (objective, other))
     )
-    return line(objective, x, ends, precision=precision, resume=resume)
+    return line(objective, x, ends, precision=options["precision"], resume=options["resume"])
 
 
 def barrier(line: LineResult, of: str = "loss") -> pd.DataFrame:
@@ -144,9 +139,7 @@ def plane_through(
     *,
     names: Sequence[str] | None = None,
     adaptive: float | None = None,
-    precision: str = "auto",
-    resume: Resume = None,
-    **given: Unpack[Given],
+    **options: Unpack[LandscapeOptions],
 ) -> PlaneResult:
     r"""Evaluate the loss over the plane through three models (Garipov et al., NeurIPS 2018).
 
@@ -162,9 +155,7 @@ def plane_through(
         points: along each axis.
         names: of the three models, for the marks.
         adaptive: see :func:`~sharpness.plane`.
-        precision: see :func:`~sharpness.plane`.
-        resume: see :func:`~sharpness.plane`.
-        given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
+        options: see :class:`~sharpness.probes.landscapes.line_and_plane.LandscapeOptions`.
 
     Returns:
         A plane as of :func:`~sharpness.plane`, with the three models as marks.
@@ -186,7 +177,7 @@ def plane_through(
     for other in others:
         require_reachable(objective, other)
     x, y = found.ranges(margin, points)
-    return plane(objective, x, y, found, adaptive=adaptive, precision=precision, resume=resume)
+    return plane(objective, x, y, found, adaptive=adaptive, precision=options["precision"], resume=options["resume"])
 
 
 def model_axes(objective: Objective, second: Weights, third: Weights) -> Directions:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Annotated, Any, Unpack
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sharpness.engine import ClassSums
 from sharpness.errors import UserError
+from sharpness.keywords import Default
 from sharpness.objective import Objective
 from sharpness.probes.directions.direction_set import Directions
 from sharpness.probes.landscapes.adaptive_grid import Refinement, refine
@@ -33,6 +34,31 @@ ROUNDING = 1e-12
 logger = logging.getLogger("sharpness")
 
 
+class LandscapeOptions(Given, total=False):
+    """Keywords of landscapes.
+
+    Attributes:
+        precision: of forward passes: ``"float32"``, ``"bfloat16"``, or ``"auto"``, bfloat16 on hardware made for it
+            where timed passes of both show that it is faster. The error at the centre is in the result. ``"auto"``
+            compares both at nine points (three of a line), and takes float32 where the relief of the surface, or of a
+            class, is not 100 times as large as the error, or the tolerance of ``adaptive`` not 10 times.
+        resume: folder for points that are done; a call with the same settings continues with them.
+    """
+
+    precision: Annotated[str, Default("auto")]
+    resume: Resume
+
+
+class SharedLandscapeOptions(LandscapeOptions, total=False):
+    """Keywords of landscapes whose points may be shared.
+
+    Attributes:
+        executor: evaluates blocks of points, see :func:`sharpness.cluster`; this process evaluates all unless given.
+    """
+
+    executor: Executor | None
+
+
 @comparable
 def line(
     objective: Objective,
@@ -40,11 +66,7 @@ def line(
     directions: Tensor | str | Directions | None = None,
     normalization: str | None = "filter",
     seed: int = 0,
-    *,
-    precision: str = "auto",
-    resume: Resume = None,
-    executor: Executor | None = None,
-    **given: Unpack[Given],
+    **options: Unpack[SharedLandscapeOptions],
 ) -> LineResult:
     """Evaluate the loss along a line through the model, ``L(w + x d)`` and every ``L_c(w + x d)``, at evenly spaced x.
 
@@ -56,10 +78,7 @@ def line(
             :class:`~sharpness.probes.directions.direction_set.Directions`.
         normalization: ``"filter"``, ``"layer"`` or None, of Gaussian directions.
         seed: of Gaussian directions, and of the start of the eigenvalue iteration.
-        precision: see :func:`plane`.
-        resume: see :func:`plane`.
-        executor: see :func:`plane`.
-        given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
+        options: see :class:`SharedLandscapeOptions`.
 
     Returns:
         Losses (n,), class losses and accuracies (C, n) by position x.
@@ -81,8 +100,8 @@ def line(
     found = named_directions(objective, directions, 1, seed, normalization)
     points = grid[:, None]
     # Keyed by the displacements, so that the same points are found again however their directions are named.
-    storage = _storage("line", resume, executor, points, found.vectors)
-    values = _evaluate(objective, base, points, found.vectors, grid.shape, precision, **storage)
+    storage = _storage("line", options, points, found.vectors)
+    values = _evaluate(objective, base, points, found.vectors, grid.shape, options["precision"], **storage)
     return LineResult(
         x=grid,
         directions=found.name,
@@ -105,10 +124,7 @@ def plane(
     seed: int = 0,
     *,
     adaptive: float | None = None,
-    precision: str = "auto",
-    resume: Resume = None,
-    executor: Executor | None = None,
-    **given: Unpack[Given],
+    **options: Unpack[SharedLandscapeOptions],
 ) -> PlaneResult:
     """Evaluate the loss over a plane through the model, ``L(w + x_i d1 + y_j d2)`` in cell [j, i], and per class.
 
@@ -124,14 +140,7 @@ def plane(
         seed: of Gaussian directions, and of the start of the eigenvalue iteration.
         adaptive: evaluate where the surface bends and interpolate the rest to within this part of the relief, such as
             0.01: see :func:`~sharpness.probes.landscapes.adaptive_grid.refine`. Every point is evaluated if None.
-        precision: of forward passes: ``"float32"``, ``"bfloat16"``, or ``"auto"``, bfloat16 on hardware made for it
-            where a pass of each says that it saves time. The error at the centre is in the result. ``"auto"`` compares
-            both at nine points
-            (three of a line), and takes float32 where the relief of the surface, or of a class, is not 100 times
-            as large as the error, or the tolerance of ``adaptive`` not 10 times.
-        resume: a folder for points that are done; a call with the same settings goes on with them.
-        executor: does blocks of points, see :func:`sharpness.cluster`; this process does all unless given.
-        given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
+        options: see :class:`SharedLandscapeOptions`.
 
     Returns:
         Losses (ny, nx), class losses and accuracies (C, ny, nx), the error of interpolation of each, and which points
@@ -156,8 +165,8 @@ def plane(
     found = named_directions(objective, directions, 2, seed, normalization)
     points = np.stack([c.ravel() for c in np.meshgrid(grid_x, grid_y)], axis=1)
     shape = (len(grid_y), len(grid_x))
-    storage = _storage("plane", resume, executor, points, found.vectors)
-    values = _evaluate(objective, base, points, found.vectors, shape, precision, adaptive, **storage)
+    storage = _storage("plane", options, points, found.vectors)
+    values = _evaluate(objective, base, points, found.vectors, shape, options["precision"], adaptive, **storage)
     evaluations = int(values["evaluated"].sum())  # interpolated points cost nothing
     return PlaneResult(
         x=grid_x,
@@ -251,10 +260,9 @@ class _Displacement:
         return sum(others, first)
 
 
-def _storage(
-    what: str, resume: Resume, executor: Executor | None, points: np.ndarray, directions: Tensor
-) -> dict[str, Any]:
+def _storage(what: str, options: SharedLandscapeOptions, points: np.ndarray, directions: Tensor) -> dict[str, Any]:
     """Name, work folder and key of a landscape: the key is a digest of its displacements."""
     digest = hashlib.sha256(points.tobytes())
     digest.update(directions.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return {"what": what, "folder": resume, "settings": {"displacements": digest.hexdigest()}, "executor": executor}
+    settings = {"displacements": digest.hexdigest()}
+    return {"what": what, "folder": options["resume"], "settings": settings, "executor": options["executor"]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +15,9 @@ from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.directions.between_models import Weights, toward
 from sharpness.probes.directions.direction_set import Directions
-from sharpness.probes.landscapes.line_and_plane import plane
-from sharpness.probes.shared.probe import Given, comparable
-from sharpness.probes.shared.work import Resume
+from sharpness.probes.directions.run_steps import snapshots
+from sharpness.probes.landscapes.line_and_plane import LandscapeOptions, plane
+from sharpness.probes.shared.probe import comparable
 from sharpness.results import PlaneResult
 
 #: Columns of the matrix of displacements that are in float64 at a time.
@@ -92,9 +91,7 @@ def trajectory_plane(
     points: int = 25,
     *,
     adaptive: float | None = None,
-    precision: str = "auto",
-    resume: Resume = None,
-    **given: Unpack[Given],
+    **options: Unpack[LandscapeOptions],
 ) -> PlaneResult:
     """Evaluate the loss over the plane of a training run's principal directions, with its path as marks.
 
@@ -108,9 +105,7 @@ def trajectory_plane(
         margin: how much wider than the path the plane is on every side, as a part of the path's extent.
         points: along each axis.
         adaptive: see :func:`~sharpness.plane`.
-        precision: see :func:`~sharpness.plane`.
-        resume: see :func:`~sharpness.plane`.
-        given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
+        options: see :class:`~sharpness.probes.landscapes.line_and_plane.LandscapeOptions`.
 
     Returns:
         A plane as of :func:`~sharpness.plane`; ``explained`` is in its provenance.
@@ -128,26 +123,9 @@ def trajectory_plane(
     """
     found = steps.fit(objective, 2) if isinstance(steps, Directions) else trajectory(objective, steps)
     x, y = found.ranges(margin, points)
-    result = plane(objective, x, y, found, adaptive=adaptive, precision=precision, resume=resume)
+    result = plane(objective, x, y, found, adaptive=adaptive, precision=options["precision"], resume=options["resume"])
     explained = None if found.explained is None else found.explained.tolist()
     return replace(result, provenance={**result.provenance, "explained": explained})
-
-
-def snapshots(run: str | Path) -> list[Path]:
-    """The checkpoints that ``sharpness train --snapshots`` kept in a run's folder, in order.
-
-    Returns:
-        Paths, by their epochs.
-
-    Raises:
-        UserError: there are none.
-    """
-    folder = Path(run)
-    kept = folder / "snapshots" if (folder / "snapshots").is_dir() else folder
-    found = [p for p in kept.glob("*.pt") if p.name not in ("last.pt", "state.pt")]
-    if not found:
-        raise UserError(f"{folder} holds no snapshots: train with snapshots=N, or give the checkpoints in order")
-    return sorted(found, key=lambda p: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.stem)])
 
 
 def _named_steps(steps: Steps) -> dict[str, Weights]:

@@ -1,8 +1,9 @@
-"""The critical radius along random directions."""
+"""The critical radius along random directions, and along the last update of a training."""
 
 from __future__ import annotations
 
-from sharpness.probes.measures.measure import Measure, Passes, Subject
+from sharpness.probes.directions.run_steps import has_update
+from sharpness.probes.measures.measure import Measure, NoSettings, Passes, Subject
 from sharpness.probes.measures.random_rise import RandomDirections
 from sharpness.probes.perturbations.critical_radius import POINTS, critical_radius
 from sharpness.probes.shared.column import Column
@@ -16,8 +17,20 @@ def radius_of_classes(subject: Subject, settings: RandomDirections) -> dict[str,
     return {"critical_radius": Column.of_result(found, "random", found.over[0])}
 
 
+def radius_along_update(subject: Subject, settings: NoSettings) -> dict[str, Column]:
+    """The radius along the last update before the model, a single direction, without an error."""
+    found = critical_radius(subject.objective, "update")
+    assert isinstance(found, MeasureResult)
+    return {"update_radius": Column.of_result(found, "update", found.over[0])}
+
+
 CRITICAL_RADIUS = Measure(
     "critical_radius", radius_of_classes, RandomDirections, lambda settings: Passes(forwards=POINTS * settings.draws),
     title="Critical radius", unit="weight norms", lower_is_flatter=False, usual=False,
     explained="the distance in {draws} random directions at which it doubles, or accuracy falls by ten points",
+)  # fmt: skip
+UPDATE_RADIUS = Measure(
+    "update_radius", radius_along_update, passes=lambda settings: Passes(forwards=POINTS), present=has_update,
+    title="Critical radius, last update", unit="weight norms", lower_is_flatter=False, usual=False,
+    explained="the distance along the last update of training at which it doubles, or accuracy falls by ten points",
 )  # fmt: skip

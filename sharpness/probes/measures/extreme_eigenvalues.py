@@ -50,7 +50,7 @@ def ends_of_spectra(subject: Subject, settings: Lanczos) -> dict[str, Column]:
     """
     objective, ends = subject.objective, [name for name in ("lambda_max", "lambda_min") if name in subject.names]
     which = "both" if len(ends) > 1 else "LA" if ends == ["lambda_max"] else "SA"
-    rows = rows_of(objective, True, coordinates=settings.coordinates)
+    rows = rows_of(objective, True, options={"coordinates": settings.coordinates})
     present = [i for i, _ in rows.present]
     if len(present) > 1:  # where a single class has samples, they are all samples
         rows = replace(rows, parts=(*rows.parts, rows.whole), names=(*rows.names, "all samples"))

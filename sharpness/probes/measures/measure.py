@@ -78,6 +78,7 @@ class Measure(Description):
         usual: whether the measure is in tables for which no measures are named.
         ratio: whether two positive values are compared by their ratio; else by their difference.
         needs_labels: whether targets must be labels.
+        present: whether an objective has what else the measure needs; ``"all"`` leaves it out where not.
         explained: of a loss, in words, with settings in braces, and ``{in_coordinates}`` behind a Hessian:
             ``"its rise after a step of length {rho:g}"``.
         version: of the code, where tables that are kept must not outlive it.
@@ -90,6 +91,7 @@ class Measure(Description):
     usual: bool = field(default=True, kw_only=True)
     ratio: bool = field(default=True, kw_only=True)
     needs_labels: bool = field(default=False, kw_only=True)
+    present: Callable[[Objective], bool] = field(default=lambda objective: True, kw_only=True)
     explained: str = field(default="", kw_only=True)
     version: str = field(default="", kw_only=True)
 

@@ -15,7 +15,7 @@ from sharpness.checkpoints import Checkpoint, load_checkpoint
 from sharpness.errors import UserError
 from sharpness.methods import METHODS, build_recipe, flattened
 from sharpness.methods.events import changes, events
-from sharpness.probes.landscapes.trajectory import snapshots
+from sharpness.probes.directions.run_steps import snapshots
 from sharpness.probes.measures.recorder import USUAL, Recorder, small_sample
 from sharpness.probes.shared.as_objective import checkpoint_objective
 from sharpness.progress import progress

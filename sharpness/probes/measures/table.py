@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FunctionType
-from typing import Any, Unpack
+from typing import Annotated, Any, Unpack
 
 import numpy as np
 from torch import nn
@@ -18,6 +18,7 @@ from sharpness.clusters import Parcel, do_all, parcelled, scratch_of, width
 from sharpness.data import DATASETS, read_once
 from sharpness.engine import SampleSums, undisturbed
 from sharpness.errors import UserError
+from sharpness.keywords import Default, typed_keywords
 from sharpness.objective import Objective
 from sharpness.probes.measures.extreme_eigenvalues import Lanczos
 from sharpness.probes.measures.measure import Measure, Passes, Subject
@@ -39,26 +40,54 @@ from sharpness.renamed import renamed_arguments
 from sharpness.results import Comparison, MeasureResult
 
 
+class TableOptions(MeasureOptions, total=False):
+    """Keywords of :func:`~sharpness.measure`.
+
+    Attributes:
+        train_counts: (C,) training images per class; those of the objective unless given. They make the groups many,
+            medium and few where no groups were given.
+        radius: of the random rise, relative to the norms of the filters.
+        draws: random directions of the random rise.
+        rho: length of the ascent step of the worst rise.
+        trace_draws: random vectors of the trace.
+        tol: residual at which an eigenvalue is converged, see :func:`~sharpness.eigenvalues`.
+        max_iterations: Lanczos iterations at most, for each end of a spectrum.
+        coordinates: of eigenvalues and traces: ``"filter"`` for those of the Hessian in filter-normalised coordinates,
+            which rescaling weights in front of BatchNorm does not change, see :func:`~sharpness.eigenvalues`.
+        seed: of directions, vectors and starts.
+        resume: folder for finished and unfinished work; the same call continues there, model by model and class by
+            class.
+        executor: where tasks are computed, see :func:`sharpness.cluster`: models, if there are as many as workers, else
+            eigenvalues and traces of classes; in threads of this process that share its processors unless given.
+    """
+
+    train_counts: Sequence[int] | None
+    radius: Annotated[float, Default(RandomDirections.radius)]
+    draws: Annotated[int, Default(RandomDirections.draws)]
+    rho: Annotated[float, Default(Ascent.rho)]
+    trace_draws: Annotated[int, Default(Hutchinson.trace_draws)]
+    tol: Annotated[float, Default(Lanczos.tol)]
+    max_iterations: Annotated[int, Default(Lanczos.max_iterations)]
+    coordinates: Annotated[str, Default(Lanczos.coordinates)]
+    seed: Annotated[int, Default(0)]
+    resume: str | Path | None
+    executor: Executor | None
+
+
+#: Numbers that measures are set by.
+NUMBERS = ("radius", "draws", "rho", "trace_draws", "tol", "max_iterations", "coordinates", "seed")
+
+
 @renamed_arguments(probes="trace_draws")
 @table_probe
 @undisturbed()
+@typed_keywords()
 def measure(
     subject: Objective | nn.Module | Checkpoint | str | Path | Mapping[str, Any],
     *given: Any,
     data: Any = None,
     measures: str | Sequence[str] | None = None,
-    train_counts: Sequence[int] | None = None,
-    radius: float = RandomDirections.radius,
-    draws: int = RandomDirections.draws,
-    rho: float = Ascent.rho,
-    trace_draws: int = Hutchinson.trace_draws,
-    tol: float = Lanczos.tol,
-    max_iterations: int = Lanczos.max_iterations,
-    coordinates: str = Lanczos.coordinates,
-    seed: int = 0,
-    resume: str | Path | None = None,
-    executor: Executor | None = None,
-    **given_options: Unpack[MeasureOptions],
+    **given_options: Unpack[TableOptions],
 ) -> MeasureResult | Comparison[MeasureResult]:
     r"""Measure a model: a row per class, a column per measure, each with its standard error and an interval of 95 %.
 
@@ -75,6 +104,7 @@ def measure(
     worst_rise        rise of L_c after one ascent step of length ``rho``                        images
     critical_radius   distance in ``draws`` random directions at which L_c doubles or accuracy   draws
                       falls by ten points, see :func:`~sharpness.critical_radius`
+    update_radius     the same along the last update of a run with snapshots                     none
     soft_rank         trace over largest eigenvalue                                              random vectors
     relative_flatness relative flatness of the last layer (Petzka et al. 2021)                   images
     fisher_rao_norm   Fisher-Rao norm (Liang et al. 2019)                                        images
@@ -105,21 +135,6 @@ def measure(
             :func:`checkpoint_objective` does, such as ``"cifar10-lt"``.
         measures: some of the above, a list or text with commas, or ``"all"``; the first ones without the trace, to
             ``worst_rise``, unless given.
-        train_counts: (C,) training images per class; those of the objective unless given. They make the groups many,
-            medium and few where no groups were given.
-        radius: of the random rise, relative to the norms of the filters.
-        draws: random directions of the random rise.
-        rho: length of the ascent step of the worst rise.
-        trace_draws: random vectors of the trace.
-        tol: residual at which an eigenvalue is converged, see :func:`~sharpness.eigenvalues`.
-        max_iterations: Lanczos iterations at most, for each end of a spectrum.
-        coordinates: of eigenvalues and traces: ``"filter"`` for those of the Hessian in filter-normalised coordinates,
-            which rescaling weights in front of BatchNorm does not change, see :func:`~sharpness.eigenvalues`.
-        seed: of directions, vectors and starts.
-        resume: a folder for finished and unfinished work; the same call goes on there, model by model and class by
-            class.
-        executor: where tasks are done, see :func:`sharpness.cluster`: models, if there are as many as workers, else
-            eigenvalues and traces of classes; in threads of this process that share its processors unless given.
         given_options: of :class:`~sharpness.Objective` for models, or of :func:`checkpoint_objective` for checkpoints.
 
     Returns:
@@ -134,11 +149,10 @@ def measure(
     ('accuracy', 'loss')
     """
     data, measures = _told_apart(given, data, measures)
-    options: dict[str, Any] = {**given_options}
-    numbers = {
-        "radius": radius, "draws": draws, "rho": rho, "trace_draws": trace_draws, "tol": tol,
-        "max_iterations": max_iterations, "coordinates": coordinates, "seed": seed,
-    }  # fmt: skip
+    # Without what was not given, because an objective has its own.
+    options: dict[str, Any] = {n: v for n, v in given_options.items() if v is not None and v is not False}
+    train_counts, resume, executor = (options.pop(name, None) for name in ("train_counts", "resume", "executor"))
+    numbers = {name: options.pop(name) for name in NUMBERS}
     asked = _asked(measures, numbers, options)
     # Once for all models, because the first would use up an iterator.
     options |= {"data": read_once(data)}
@@ -216,7 +230,7 @@ def _told_apart(given: Sequence[Any], data: Any, measures: Any) -> tuple[Any, An
     """
     found = {"data": data, "measures": measures}
     for value in given:
-        value = list(value) if value is MEASURES else value
+        value = ALL if value is MEASURES else value
         parts = value.split(",") if isinstance(value, str) else value
         named = isinstance(parts, list | tuple) and all(isinstance(part, str | FunctionType) for part in parts)
         named = named and not (isinstance(value, str) and value in DATASETS)
@@ -249,13 +263,15 @@ class Asked:
     usual: bool
 
     def of(self, objective: Objective) -> dict[Measure, Any]:
-        """Those that the objective has, without accuracy where targets are no labels.
+        """Those that the objective has, without accuracy where targets are no labels; what is named tells its lack.
 
         Raises:
             UserError: one that it has not was asked for by name.
         """
         kept = {m: settings for m, settings in self.settings.items() if objective.has_answers or not m.needs_labels}
-        if (missing := [m.name for m in self.settings if m not in kept]) and not self.usual:
+        if self.usual:
+            return {m: settings for m, settings in kept.items() if m.present(objective)}
+        if missing := [m.name for m in self.settings if m not in kept]:
             raise UserError(
                 f"no {', '.join(missing)}: it compares the largest of several outputs with an integer label; leave it "
                 "out"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
@@ -20,7 +19,7 @@ from sharpness.probes.curvature.eigenvalues import eigenvalues
 from sharpness.probes.directions.gaussian import gaussian
 from sharpness.probes.perturbations.projected_ascent import Ball, ascend
 from sharpness.probes.shared.comparison import common_fields
-from sharpness.probes.shared.probe import Given, comparable
+from sharpness.probes.shared.probe import Resumed, comparable
 from sharpness.probes.shared.work import Arrays, Work
 from sharpness.progress import progress
 from sharpness.renamed import renamed_arguments
@@ -55,8 +54,7 @@ def characteristic_radius(
     lambda_max: bool = True,
     tol: float = 1e-3,
     seed: int = 0,
-    resume: str | Path | None = None,
-    **given: Unpack[Given],
+    **given: Unpack[Resumed],
 ) -> CharacteristicRadiusResult:
     r"""Compute the radius :math:`\rho_c^*` of CC-SAM's Theorem 1 (Zhou et al., CVPR 2023) and the loss where it leads.
 
@@ -105,8 +103,7 @@ def characteristic_radius(
         lambda_max: whether to compute eigenvalues.
         tol: of the eigenvalues.
         seed: of the eigenvalues, and of the ascent where there is no gradient.
-        resume: a folder for unfinished work; the same call goes on there, and ends with the same bits.
-        given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
+        given: see :class:`~sharpness.probes.shared.probe.Resumed`.
 
     Returns:
         A table of the numbers above, and the losses along the curve.
@@ -153,12 +150,14 @@ def characteristic_radius(
         return _Row(objective, part, name, n, weight_norm).numbers(scale, grid, steps, seed)
 
     with progress(len(rows), "characteristic radius", "classes") as bar:
-        for row, found in Work(resume, key).rows(rows, compute):
+        for row, found in Work(given["resume"], key).rows(rows, compute):
             table[row, : len(found["numbers"])], losses[row] = found["numbers"], found["losses"]
             bar.update()
     if lambda_max:
         for per_class, chosen in ((True, slice(None, whole)), (False, slice(whole, None))):
-            ends = eigenvalues(objective, per_class=per_class, tol=tol, seed=seed, keep_vectors=False, resume=resume)
+            ends = eigenvalues(
+                objective, per_class=per_class, tol=tol, seed=seed, keep_vectors=False, resume=given["resume"]
+            )
             table[chosen, NAMES.index("lambda_max")] = np.where(ends.converged, ends.values, np.nan)[..., 0]
     return CharacteristicRadiusResult(
         names=NAMES,

@@ -3,7 +3,6 @@ r"""Displacements to the classes' own optima, where each class wants to go, by d
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
@@ -15,7 +14,7 @@ from sharpness.errors import UserError, require_whole
 from sharpness.objective import Objective
 from sharpness.probes.curvature.rows import rows_of
 from sharpness.probes.shared.cost import Cost, announce
-from sharpness.probes.shared.probe import Given, comparable
+from sharpness.probes.shared.probe import Resumed, comparable
 from sharpness.progress import progress
 from sharpness.results import OptimaResult
 
@@ -36,8 +35,7 @@ def class_optima(
     match_samples: int | None = None,
     keep_vectors: bool = True,
     seed: int = 0,
-    resume: str | Path | None = None,
-    **given: Unpack[Given],
+    **given: Unpack[Resumed],
 ) -> OptimaResult:
     r"""Find where each class wants to go: the displacement to its own optimum, and how these conflict.
 
@@ -58,8 +56,7 @@ def class_optima(
         match_samples: draw so many images of every class first, by ``seed``.
         keep_vectors: keep the displacements, one float per parameter and class.
         seed: of the images that are drawn.
-        resume: a folder for the optima that are found; the same call goes on there.
-        given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
+        given: see :class:`~sharpness.probes.shared.probe.Resumed`.
 
     Returns:
         Lengths in norms of the weights, losses there, cosines between classes (the conflict matrix), and the loss of
@@ -85,7 +82,7 @@ def class_optima(
         raise UserError(f"damping={damping}: give a finite number, at least 0")
     for name, value in (("steps", steps), ("cg_steps", cg_steps)):
         require_whole(name, value, least=1)
-    rows = rows_of(objective, per_class=not per_group, per_group=per_group, match_samples=match_samples, seed=seed)
+    rows = rows_of(objective, not per_group, seed, {"per_group": per_group, "match_samples": match_samples})
     whole, norm = rows.whole, rows.whole.weight_norm
     if not norm:
         raise UserError("all weights in scope are zero: displacements relative to their norm mean nothing")
@@ -109,7 +106,7 @@ def class_optima(
             vector = found.displacement.cpu().numpy()
             return {"vector": vector, "numbers": told, "converged": found.converged, "products": found.products}
 
-        for i, found in rows.work(resume, fields["provenance"]).rows(parts, optimum):
+        for i, found in rows.work(given["resume"], fields["provenance"]).rows(parts, optimum):
             vectors[i], numbers[:, i] = found["vector"], found["numbers"]
             converged[i], products[i] = found["converged"], found["products"]
     # Every class at every optimum: who pays for what serves another.

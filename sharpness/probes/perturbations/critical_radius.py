@@ -12,6 +12,7 @@ from sharpness.engine import ClassSums
 from sharpness.errors import UserError, choose, require_whole
 from sharpness.objective import Objective
 from sharpness.probes.directions.gaussian import check_direction, gaussian
+from sharpness.probes.directions.run_steps import last_update
 from sharpness.probes.shared.column import Column, table_of
 from sharpness.probes.shared.comparison import common_fields
 from sharpness.probes.shared.cost import Cost, announce
@@ -56,7 +57,8 @@ def critical_radius(
         draws: random directions, over which their errors are.
         factor: of the loss, above 1.
         drop: of the accuracy, in (0, 1].
-        update: the last update of the weights, (k,), of which the direction ``"update"`` goes on.
+        update: the last update of the weights, (k,), of which the direction ``"update"`` goes on; of a checkpoint of a
+            run with snapshots that from the last one before it, unless given.
         seed: of the random directions.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
@@ -66,8 +68,8 @@ def critical_radius(
         Standard errors are over random directions; single directions have none.
 
     Raises:
-        UserError: an unknown direction, settings out of range, ``"update"`` without ``update``, weights that are all
-            zero, or a direction that vanishes.
+        UserError: an unknown direction, settings out of range, ``"update"`` of a model that no run kept one of,
+            weights that are all zero, or a direction that vanishes.
 
     The loss :math:`w^2` doubles at :math:`\sqrt 2\, w`, at a radius of 0.414:
 
@@ -83,20 +85,21 @@ def critical_radius(
         choose("direction", kind, DIRECTIONS)
     if update is not None and "update" not in kinds:
         kinds.append("update")
-    if not kinds or ("update" in kinds and update is None):
-        what = f"{kinds}: give update=, the last change of the weights" if kinds else "(): give some, such as 'random'"
-        raise UserError(f"directions={what}")
+    if not kinds:
+        raise UserError("directions=(): give some, such as 'random'")
     if not 1 < factor < np.inf or not 0 < drop <= 1:
         raise UserError(f"factor={factor}, drop={drop}: give a factor above 1 and a drop in (0, 1]")
     require_whole("draws", draws, 2 if "random" in kinds else 1, ", for a standard error" if "random" in kinds else "")
     require_whole("seed", seed)
+    if "update" in kinds and update is None:
+        update = last_update(objective)
     # Refuses a loss that is random before radii are searched in it.
     objective.check()
     search = _Search(objective, factor, drop)
     lines = draws + len(kinds) - 1 if "random" in kinds else len(kinds)
     cost = Cost.of(objective)
     each = POINTS * cost.forward(objective.num_samples) + cost.gradient(objective.num_samples)
-    announce(f"critical radii along {lines} directions", lines * each)
+    announce(f"critical radii along {lines} direction{'s' * (lines > 1)}", lines * each)
     found: dict[str, np.ndarray] = {}
     with progress(lines, "critical radius", "directions") as bar:
         for kind in kinds:

@@ -17,12 +17,13 @@ from sharpness.data.dataset import first_of_each
 from sharpness.data.named_data import NamedData
 from sharpness.engine import PerSampleLoss, resolve_device
 from sharpness.errors import UserError, choose
+from sharpness.keywords import typed_keywords
 from sharpness.methods import METHODS
 from sharpness.methods.training_loss import TrainingLoss, training_loss
 from sharpness.objective import Objective, Samples
 from sharpness.objective.temperature import LOGITS
 from sharpness.probes.shared.checkpoint_data import checkpoint_data, own_images
-from sharpness.probes.shared.options import ObjectiveOptions
+from sharpness.probes.shared.options import CheckpointOptions
 from sharpness.probes.shared.training_set import training_set
 from sharpness.probes.shared.trainings import run_names, trainings_by_path
 
@@ -92,6 +93,7 @@ def _rank(checkpoint: Checkpoint) -> int:
     return list(METHODS).index(method) if method and method in METHODS else len(METHODS)
 
 
+@typed_keywords()
 def checkpoint_objective(
     checkpoint: Checkpoint | str | Path,
     split: str = "train",
@@ -100,13 +102,7 @@ def checkpoint_objective(
     limit_per_class: int | None = None,
     device: str | None = None,
     data: Any = None,
-    imbalance: float | None = None,
-    subset: str | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    download: bool = False,
-    class_order: str | Path | Sequence[int] | None = None,
-    **given: Unpack[ObjectiveOptions],
+    **given: Unpack[CheckpointOptions],
 ) -> Objective:
     """Build the objective of a checkpoint on its own data, or on ``data``, without augmentation.
 
@@ -122,14 +118,6 @@ def checkpoint_objective(
         data: what to probe on, where the file does not record it: the name of a data set, whose long tail is cut and
             normalised as the checkpoint's family does; images of the user's own, :func:`~sharpness.data.read_images`;
             or anything else that :class:`~sharpness.Objective` takes.
-        imbalance: of the named data set's long tail, where the file does not record it.
-        subset: recipe of the named data set's images, where the family has none of its own.
-        mean: per channel, of pixels in [0, 1]: normalises named data in place of what the checkpoint's family does; of
-            tensors, what they were normalised by, see :class:`~sharpness.Objective`.
-        std: per channel, with ``mean``.
-        download: fetch the files of recorded or named data if they are missing.
-        class_order: how the model numbers the classes, as :func:`~sharpness.data.class_order` takes it, where its
-            family does it otherwise; images of the user's own are renumbered accordingly.
         given: options of :class:`~sharpness.Objective`; with ``classes`` or ``group_by``, what is known of the data's
             own classes does not apply. Of recorded or named data ``logits="temperature"`` is fitted on test images that
             are not probed, at most 200 of each class, unless ``held_out`` are given.
@@ -147,6 +135,9 @@ def checkpoint_objective(
     (2, 10, 650)
     """
     options: dict[str, Any] = {**given}
+    imbalance, subset, mean, std, download, class_order = (
+        options.pop(name) for name in ("imbalance", "subset", "mean", "std", "download", "class_order")
+    )
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = load_checkpoint(checkpoint)
     choose("split", split, SPLITS)
@@ -161,14 +152,14 @@ def checkpoint_objective(
     wanted = NamedData(name, data_root, imbalance, subset, split, mean, std, download)
     if data is None or isinstance(data, str | LongTailData):
         images = checkpoint_data(checkpoint, wanted, data if isinstance(data, LongTailData) else None)
-        return _on_longtail(checkpoint, images, split, loss, limit_per_class, options)
+        return _read_from(checkpoint, _on_longtail(checkpoint, images, split, loss, limit_per_class, options))
     # Samples in memory are taken as they are: what would choose or change some of them must not pass for done.
     idle = [*wanted.given(), *(["loss='training'"] if loss == "training" else [])]
     if isinstance(data, ForeignData):
         _refuse(idle)
         own = own_images(checkpoint, data)
         own = own if limit_per_class is None else own.limit_per_class(limit_per_class)
-        return Objective(model, own, loss, **options)
+        return _read_from(checkpoint, Objective(model, own, loss, **options))
     limited = ["limit_per_class"] if limit_per_class is not None else []
     _refuse([name for name in idle if name not in ("mean", "std")] + limited)
     if class_order is not None:
@@ -177,7 +168,12 @@ def checkpoint_objective(
         for name in ("class_names", "train_counts"):
             if isinstance(known := getattr(data, name, None), tuple):
                 options.setdefault(name, known)
-    return Objective(model, data, loss, mean=mean, std=std, **options)
+    return _read_from(checkpoint, Objective(model, data, loss, mean=mean, std=std, **options))
+
+
+def _read_from(checkpoint: Checkpoint, objective: Objective) -> Objective:
+    objective.origin = checkpoint.path
+    return objective
 
 
 def _refuse(idle: Sequence[str]) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from torch import Tensor
 
 from sharpness.engine import PerSampleLoss
+from sharpness.keywords import Default
 from sharpness.objective.description import SharedSampleOptions
 from sharpness.objective.temperature import Temperature
 
@@ -25,26 +26,46 @@ class SharedOptions(SharedSampleOptions, total=False):
     held_out: Any
 
 
-class MeasureOptions(SharedOptions, total=False):
+class ImageOptions(TypedDict, total=False):
+    """Keywords of recorded or named data.
+
+    Attributes:
+        imbalance: of the named data set's long tail, where the file does not record it.
+        subset: recipe of the named data set's images, where the family has none of its own.
+        mean: per channel, of pixels in [0, 1]: normalises named data in place of what the checkpoint's family does; of
+            tensors, what they were normalised by, see :class:`~sharpness.Objective`.
+        std: per channel, with ``mean``.
+        download: fetch the files of recorded or named data if they are missing.
+        class_order: numbers of the classes in the model, as :func:`~sharpness.data.class_order` takes it, where they
+            are not those of its family; images of the user's own are renumbered accordingly.
+    """
+
+    imbalance: float | None
+    subset: str | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    download: Annotated[bool, Default(False)]
+    class_order: str | Path | Sequence[int] | None
+
+
+class MeasureOptions(SharedOptions, ImageOptions, total=False):
     """Keywords of both that :func:`~sharpness.measure` takes beside its own."""
 
     loss: str | PerSampleLoss
-    mean: Sequence[float] | None
-    std: Sequence[float] | None
     split: str
     data_root: str | None
     limit_per_class: int | None
     device: str | None
-    imbalance: float | None
-    subset: str | None
-    download: bool
-    class_order: str | Path | Sequence[int] | None
 
 
 class ObjectiveOptions(SharedOptions, total=False):
     """All keywords that :func:`~sharpness.checkpoint_objective` hands on."""
 
     train_counts: Sequence[int] | None
+
+
+class CheckpointOptions(ObjectiveOptions, ImageOptions, total=False):
+    """All keywords of :func:`~sharpness.checkpoint_objective` beside the first."""
 
 
 class Options(MeasureOptions, ObjectiveOptions, total=False):

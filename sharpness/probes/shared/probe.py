@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
-import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar, cast, overload
@@ -17,7 +15,7 @@ from sharpness.checkpoints import Checkpoint
 from sharpness.data import DATASETS, ForeignData, ImageSet, is_data, read_once
 from sharpness.engine import undisturbed
 from sharpness.errors import UserError
-from sharpness.keywords import keywords_of
+from sharpness.keywords import typed_keywords
 from sharpness.objective import Objective
 from sharpness.probes.shared.as_objective import Subject, as_objective
 from sharpness.probes.shared.comparison import is_random, side_by_side, warn_of_shapes
@@ -45,6 +43,16 @@ class Given(TypedDict, total=False):
 
     data: Any
     options: Options | None
+
+
+class Resumed(Given, total=False):
+    """Arguments of probes that keep unfinished work.
+
+    Attributes:
+        resume: folder for unfinished work; the same call continues there, and ends with the same bits.
+    """
+
+    resume: str | Path | None
 
 
 class Probe(Protocol[P, R]):
@@ -107,7 +115,8 @@ def comparable(probe: Callable[Concatenate[Objective, P], R]) -> Probe[P, R]:
     A mapping returns a :class:`Comparison`: every model is probed with the same arguments and seed, hence in the same
     random directions. A list under a label is several trainings of one model, whose results are :class:`Runs`.
 
-    The probe declares ``**given: Unpack[Given]``, from which the objective is made here: it gets none of them itself.
+    The probe declares ``**given: Unpack[Given]``, or a group of keywords that extends it; the objective is made of them
+    here.
     """
     return cast("Probe[P, R]", _comparable(probe))
 
@@ -124,6 +133,7 @@ def comparable_by_layer(
 
 
 def _comparable(probe: Callable[..., Any], by_layer: Callable[..., Any] | None = None) -> Any:
+    probe = typed_keywords()(probe)
     signature = _signature(probe)
 
     @functools.wraps(probe)
@@ -136,6 +146,7 @@ def _comparable(probe: Callable[..., Any], by_layer: Callable[..., Any] | None =
             given = signature.bind(*args, **settings).arguments
         except TypeError as error:
             raise TypeError(f"{probe.__name__}(): {error}") from None
+        # Data are read once for all models, because the first would use up an iterator.
         subject, data = given.pop("objective"), read_once(given.pop("data", None))
         options = dict(given.pop("options", None) or {})
         chosen = probe
@@ -154,9 +165,6 @@ def _comparable(probe: Callable[..., Any], by_layer: Callable[..., Any] | None =
 
         return compared(models, probed)
 
-    # help() shows the keys of Given one by one, with their lines of its docstring.
-    told = textwrap.indent(inspect.cleandoc(str(Given.__doc__)).partition("Attributes:\n")[2], "    ")
-    probe_all.__doc__ = re.sub(r"(?m)^ +given: .*$", lambda _: told, probe.__doc__ or "")
     probe_all.__signature__ = signature  # type: ignore[attr-defined]
     return probe_all
 
@@ -168,11 +176,11 @@ def _can_only_be_data(value: Any) -> bool:
 def _signature(probe: Callable[..., Any]) -> inspect.Signature:
     """That of the probe as users call it."""
     own = inspect.signature(probe)
-    first, *others, _ = own.parameters.values()
+    first, *others = own.parameters.values()
     others = [p.replace(annotation="bool") if p.name == "per_layer" else p for p in others]
     result = own.return_annotation
     return own.replace(
-        parameters=[first.replace(annotation="Subject | Mapping[str, Any]"), *others, *keywords_of(Given)],
+        parameters=[first.replace(annotation="Subject | Mapping[str, Any]"), *others],
         return_annotation=f"{result} | Comparison[{result}]",
     )
 

@@ -9,7 +9,7 @@ from torch.func import functional_call, hessian
 from sharpness import Objective, eigenvalues, measure, trace
 from sharpness.models.heads import CosineHead
 from sharpness.objective.coordinates import filter_scales
-from sharpness.probes.curvature import row_eigenvalues
+from sharpness.probes.curvature import class_support, classifier, row_eigenvalues
 
 CLASSES, FEATURES = 4, 6
 PRODUCTS = row_eigenvalues.Rows.map
@@ -86,6 +86,76 @@ def test_eigenvalues_of_every_class_are_those_of_the_dense_hessian(head, coordin
     assert eigenvalues(objective, tol=1e-9).values[0] == pytest.approx(
         float(torch.linalg.eigvalsh(dense(objective, range(CLASSES)))[-1]), rel=1e-8
     )
+
+
+@pytest.mark.parametrize(("head", "coordinates"), [("linear", "filter"), ("no bias", "plain"), ("cosine", "plain")])
+def test_many_classes_of_which_few_have_the_probability(head, coordinates, monkeypatch):
+    """The others count by one dimension a sample; answers are those of all, and so are vectors and parts by image."""
+    torch.manual_seed(1)
+    scale = {"linear": 20.0, "no bias": 20.0, "cosine": 1.0}[head]
+    made = {"linear": nn.Linear(5, 60), "no bias": nn.Linear(5, 60, bias=False), "cosine": CosineHead(5, 60, 60.0)}[
+        head
+    ]
+    net = nn.Sequential()
+    net.body, net.head = nn.Linear(3, 5), made
+    net = net.double().eval()
+    with torch.no_grad():
+        net.head.weight.mul_(scale)
+    y = torch.tensor([0, 0, 0, 7, 7, 7, 7, 7, 7, 7])
+    x = 2 * torch.randn(len(y), 3).double()
+    objective = Objective(
+        net,
+        (x, y),
+        parameters="classifier",
+        num_classes=60,
+        weights=torch.linspace(0.5, 2, len(y)).double(),
+        logits=1.5,
+    ).in_coordinates(coordinates)
+    used = []
+    original = class_support.Support.suffices
+    monkeypatch.setattr(class_support.Support, "suffices", lambda *given: (used.append(original(*given)), used[-1])[1])
+    found = eigenvalues(objective, 2, per_class=True, tol=1e-3, keep_vectors=True, standard_errors=True)
+    assert used and used[-1]
+    monkeypatch.setattr(classifier, "supports", lambda *_: ())
+    whole = eigenvalues(objective, 2, per_class=True, tol=1e-9, standard_errors=True)
+    for c in (0, 7):
+        matrix = dense(objective, [c], 1.5)
+        exact = torch.linalg.eigvalsh(matrix).flip(0)[:2].numpy()
+        # Lanczos at a residual of 1e-3 of the value leaves an error of its square over the gap.
+        np.testing.assert_allclose(found.values[c], exact, rtol=1e-4)
+        np.testing.assert_allclose(whole.values[c], exact, rtol=1e-9)
+        v = torch.from_numpy(found.vectors[c]).double()
+        apart = (v @ matrix - torch.from_numpy(found.values[c])[:, None] * v).norm(dim=1).numpy()
+        assert (apart <= 1.01 * found.residuals[c] + 1e-9 * exact[0]).all()
+        np.testing.assert_allclose((v @ v.T).numpy(), np.eye(2), atol=1e-6)
+    known = [0, 7]
+    np.testing.assert_allclose(found.standard_errors[known, 0], whole.standard_errors[known, 0], rtol=1e-2)
+
+
+def test_a_bound_of_what_is_left_out_holds_at_every_level(monkeypatch):
+    """Eigenvalues of fewer and fewer classes differ from those of all by no more than is said."""
+    torch.manual_seed(2)
+    layer = classifier.LastLayer(
+        torch.randn(6, 4).double(), torch.zeros(30, 4).double(), 4 * torch.randn(30).double(), torch.ones(30).double(),
+        torch.zeros(30).double(), 1.0, 0.7, torch.arange(6) % 2, 1.3, torch.rand(6).double() + 0.1,
+    )  # fmt: skip
+    samples, p = torch.arange(6), layer.probabilities(slice(None))
+    monkeypatch.setattr(class_support, "ERROR", 1.0)
+    monkeypatch.setattr(class_support, "LEVELS", (0.3, 0.1, 0.03, 0.01))
+    shares = layer.weights / layer.weights.sum()
+    inner = torch.diag_embed(p) - p[:, :, None] * p[:, None]
+    z = torch.cat([layer.features, torch.full((6, 1), 0.7).double()], dim=1)
+    matrix = torch.einsum("n,ncd,nk,nl->ckdl", shares / 1.3**2, inner, z, z).reshape(150, 150)
+    exact = float(torch.linalg.eigvalsh(matrix)[-1])
+    levels = list(class_support.supports(layer, samples, p, False))
+    assert len(levels) >= 2
+    for support in levels:
+        span = classifier.Span(layer, samples, p, True, support)
+        value = float(span.eigenpairs(1, "LA", False, tol=1e-9).values[0])
+        bound = support.coupling * support.rest / (value * (value - support.rest))
+        assert -1e-12 < exact - value < bound
+        own = torch.stack([span.product(e) for e in torch.eye(span.size).double()])
+        np.testing.assert_allclose(own, own.T, atol=1e-14)
 
 
 @pytest.mark.parametrize("head", list(HEADS))

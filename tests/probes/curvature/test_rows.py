@@ -18,7 +18,7 @@ def build(groups=None, **options):
 
 
 def test_rows_hold_the_samples_that_they_are_named_after():
-    rows = rows_of(build({"many": (0,), "tail": (1, 3), "none": (2,)}), False, per_group=True)
+    rows = rows_of(build({"many": (0,), "tail": (1, 3), "none": (2,)}), False, options={"per_group": True})
     assert rows.names == ("many", "tail", "none")
     assert [None if p is None else p.y.tolist() for p in rows.parts] == [[0] * 6, [1] * 4 + [3] * 2, None]
     assert rows.samples.tolist() == [6, 6, 0]
@@ -47,7 +47,7 @@ def test_shares_are_of_the_total_weight():
 )
 def test_groups_give_an_overall_trace_if_every_sample_is_in_exactly_one(groups, complete):
     objective = build(groups)
-    assert rows_of(objective, False, per_group=True).complete is complete
+    assert rows_of(objective, False, options={"per_group": True}).complete is complete
     result = trace(objective, per_group=True, draws=4, bootstrap=200, verify=True)
     whole = trace(objective, draws=4)
     if complete:

@@ -12,7 +12,8 @@ from sharpness import Objective, UserError
 from sharpness.checkpoints import save_checkpoint
 from sharpness.models import build_model
 from sharpness.probes.directions.direction_set import load_directions
-from sharpness.probes.landscapes.trajectory import snapshots, trajectory, trajectory_plane
+from sharpness.probes.directions.run_steps import snapshots
+from sharpness.probes.landscapes.trajectory import trajectory, trajectory_plane
 
 
 def network(dtype=torch.float64):

@@ -1,6 +1,8 @@
 """Sharpness over a training: the right numbers, within the budget, and nothing else changed."""
 
 import json
+import shutil
+import time
 
 import numpy as np
 import pandas as pd
@@ -9,7 +11,7 @@ import torch
 from torch import nn
 
 import sharpness
-from sharpness import Monitor, Objective, UserError, eigenvalues, history
+from sharpness import Monitor, Objective, UserError, critical_radius, eigenvalues, history, measure
 from sharpness.cli import main
 from sharpness.probes.measures.recorder import small_sample
 
@@ -82,6 +84,25 @@ def test_the_budget_is_kept_whatever_a_measurement_takes(monkeypatch):
     assert set(monitor.history.to_frame()["epoch"]) < set(range(1, 21))
 
 
+def test_the_budget_is_kept_by_the_clock_of_a_real_training():
+    """Time in the monitor and in all, measured apart from it; margins for a machine that others share."""
+    model, (x, y), budget = network(), data(), 0.2
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    monitor = Monitor(model, (x, y), budget=budget, measures="loss")
+    begin, within = time.perf_counter(), 0.0
+    while (monitor.measured < 3 or time.perf_counter() - begin < 0.5) and time.perf_counter() - begin < 30:
+        for _ in range(5):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        before = time.perf_counter()
+        monitor.step()
+        within += time.perf_counter() - before
+    share = within / (time.perf_counter() - begin)
+    assert monitor.measured >= 3, "a budget is there to be used"
+    assert share < 2 * budget and share == pytest.approx(monitor.share, abs=0.1)
+
+
 def test_a_resumed_monitor_goes_on():
     model = network().eval()
     first = Monitor(model, data(), budget=1.0, every=2, measures="loss,lambda_max")
@@ -119,3 +140,39 @@ def test_snapshots_of_a_run_have_a_history(tmp_path, capsys):
     assert len(json.loads(capsys.readouterr().out)) == 4 * 4
     with pytest.raises(UserError, match="holds no snapshots"):
         history(tmp_path)
+    _last_updates(run, tmp_path, capsys)
+
+
+def _last_updates(run, tmp_path, capsys):
+    """Critical radii along the last update of a run: of its result, of a snapshot, and of its first one."""
+    kept = [sharpness.load_checkpoint(run / "snapshots" / f"epoch-000{n}.pt") for n in range(4)]
+    weights = [torch.cat([p.detach().ravel() for p in one.model.parameters()]) for one in kept]
+    for file, at, move in (
+        ("last.pt", 3, weights[3] - weights[2]),
+        ("snapshots/epoch-0002.pt", 2, weights[2] - weights[1]),
+        ("snapshots/epoch-0000.pt", 0, weights[1] - weights[0]),
+    ):
+        assert (
+            main(["measure", str(run / file), "--limit-per-class", "2", *["--measures", "update_radius", "--json"]])
+            == 0
+        )
+        found = pd.DataFrame(json.loads(capsys.readouterr().out)).set_index("class")["update_radius"]
+        expected = critical_radius(sharpness.checkpoint_objective(kept[at], limit_per_class=2), "update", update=move)
+        assert found["all"] == pytest.approx(expected.of("update"), rel=1e-5)
+    # An unfinished run: the state follows its only snapshot.
+    cut = tmp_path / "cut" / "snapshots"
+    cut.mkdir(parents=True)
+    shutil.copy(run / "snapshots" / "epoch-0001.pt", cut)
+    torch.save({"model": kept[2].model.state_dict()}, cut.parent / "state.pt")
+    expected = critical_radius(
+        sharpness.checkpoint_objective(kept[1], limit_per_class=2), "update", update=weights[2] - weights[1]
+    )
+    assert critical_radius(cut / "epoch-0001.pt", "update", options={"limit_per_class": 2}).of(
+        "update"
+    ) == pytest.approx(expected.of("update"))
+    (cut.parent / "state.pt").unlink()
+    with pytest.raises(UserError, match="train with --snapshots N"):
+        measure(cut / "epoch-0001.pt", "update_radius")
+    with pytest.raises(UserError, match="no snapshots of its run"):
+        critical_radius(network().eval(), data=data(), directions="update")
+    assert "update_radius" not in measure(network().eval(), data(), "all", trace_draws=2, max_iterations=5).names

@@ -79,7 +79,7 @@ def _lost(objective, displacement, base):
     ("given", "message"),
     [
         ({"directions": "up"}, "unknown direction 'up'"),
-        ({"directions": "update"}, "give update="),
+        ({"directions": "update"}, "or give update="),
         ({"factor": 1.0}, "factor above 1"),
         ({"drop": 0.0}, "a drop in"),
         ({"draws": 1}, "at least 2, for a standard error"),
