@@ -8,17 +8,10 @@ import click
 
 import sharpness
 from sharpness.cli.completion import CHECKPOINTS
-from sharpness.cli.options import (
-    PARAMETERS,
-    OneExample,
-    measured_on,
-    picture_look,
-    probing_options,
-    result_options,
-    split_of,
-)
-from sharpness.cli.output import RESULTS, alone, deliver, require_file, require_picture
-from sharpness.cli.work import work_beside
+from sharpness.cli.file_options import probing_options
+from sharpness.cli.grouped import grouped
+from sharpness.cli.options import PARAMETERS, OneExample, measured_on, picture_look, result_options, split_of
+from sharpness.cli.output import Delivery, alone
 
 
 @click.command(cls=OneExample)
@@ -30,9 +23,10 @@ from sharpness.cli.work import work_beside
 @click.option("--cg-steps", default=30, show_default=True, help="Largest number of products in each step.")
 @PARAMETERS
 @result_options
+@grouped(shown=Delivery)
 def conflicts(
     checkpoints: tuple[str, ...], per_group: bool, damping: float, steps: int, cg_steps: int, parameters: str,
-    as_json: bool, output: str | None, plot: str | None, **probed: Any,
+    shown: Delivery, **probed: Any,
 ) -> None:  # fmt: skip
     """Print where each class wants to go: the displacement to its own optimum, the loss there, and its worst conflict.
 
@@ -44,16 +38,16 @@ def conflicts(
     from sharpness.cli.subjects import subjects
     from sharpness.results.caption import caption
 
-    require_file("-o", output, RESULTS)
-    require_picture("--plot", plot)
+    shown.require()
     read, options = subjects(checkpoints, probed)
-    look = picture_look(probed, read, plot is not None)
+    look = picture_look(probed, read, shown.plot is not None)
+    work, partial = shown.work()
     shared: dict[str, Any] = {"data": options.pop("data", None), "options": {"parameters": parameters, **options}}
-    work, partial = work_beside(output) if output is not None else (None, None)
-    shared |= {"per_group": per_group, "keep_vectors": False, "resume": partial}
-    results = sharpness.class_optima(read, damping, steps, cg_steps, **shared)
+    results = sharpness.class_optima(
+        read, damping, steps, cg_steps, per_group=per_group, keep_vectors=False, resume=partial, **shared
+    )
     what = "Cosines between displacements to the classes' own optima"
-    deliver(
+    shown.results(
         results, lambda: alone(results).plot(**look), lambda: caption(what, results, split_of(probed)), work,
-        as_json=as_json, output=output, plot=plot, remarks=lambda: [measured_on(probed)],
+        lambda: [measured_on(probed)],
     )  # fmt: skip

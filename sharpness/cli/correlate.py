@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 import sharpness
+from sharpness.cli.grouped import grouped
 from sharpness.cli.options import AS_JSON, OneExample, look_options, picture_look
-from sharpness.cli.output import TABLES, as_records, require_file, require_picture, save_drawn, say, write
+from sharpness.cli.output import TABLES, Delivery
 
 
 @click.command(cls=OneExample)
@@ -22,7 +22,7 @@ from sharpness.cli.output import TABLES, as_records, require_file, require_pictu
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the bootstrap.")
 @click.option("-o", "--output", type=click.Path(), help="File for the coefficients, .csv, .json or .parquet.")
-@click.option("--plot", "figure", type=click.Path(), help="Draw the scatter over checkpoints as well, as PDF and PNG.")
+@click.option("--plot", type=click.Path(), help="Draw the scatter over checkpoints as well, as PDF and PNG.")
 @click.option(
     "--over",
     type=click.Choice(["checkpoints", "classes"]),
@@ -32,9 +32,10 @@ from sharpness.cli.output import TABLES, as_records, require_file, require_pictu
 )
 @look_options
 @AS_JSON
+@grouped(shown=Delivery)
 def correlate(
-    table: str, test: str | None, measures: str, given: str | None, resamples: int, seed: int, output: str | None,
-    figure: str | None, over: str, as_json: bool, **look: Any,
+    table: str, test: str | None, measures: str, given: str | None, resamples: int, seed: int, over: str,
+    shown: Delivery, **look: Any,
 ) -> None:  # fmt: skip
     """Print the rank correlation of measures with accuracy, and with the gap between training and test.
 
@@ -44,13 +45,8 @@ def correlate(
 
     Example: sharpness correlate out/train.csv --test out/test.csv --plot out/correlation
     """
-    require_file("-o", output, TABLES)
-    require_picture("--plot", figure)
+    shown.require(TABLES)
     names = [name.strip() for name in measures.split(",") if name.strip()] or None
     found = sharpness.correlate(table, test, measures=names, given=given, resamples=resamples, seed=seed)
-    options = picture_look(look, dict.fromkeys(found.points["model"]), figure is not None)
-    if output is not None:
-        write(found.to_frame(), Path(output))
-    if figure is not None:
-        save_drawn(found.plot(over, **options), Path(figure), found.caption(over), err=True)
-    say(as_records(found.to_frame()) if as_json else str(found))
+    options = picture_look(look, dict.fromkeys(found.points["model"]), shown.plot is not None)
+    shown.table(found.to_frame(), lambda: str(found), lambda: (found.plot(over, **options), found.caption(over)))

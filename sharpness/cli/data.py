@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from sharpness.cli.grouped import grouped
 from sharpness.cli.options import AS_JSON, OneExample, several
 from sharpness.cli.output import require_folder, say
 from sharpness.errors import UserError
 
 if TYPE_CHECKING:
     from sharpness.data.file_source import Transform
+    from sharpness.data.listed_data import Lists
 
 #: Data sets that are lists of image files.
 LISTED = ("imagenet-lt", "places-lt", "inat18", "glyphs-lt", "list")
@@ -51,23 +54,45 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
-def _transform(size: int | None, resize: int | None) -> Transform:
-    from sharpness.data.file_source import Transform
-    from sharpness.data.listed_data import USUAL
+@dataclass(frozen=True)
+class Listed:
+    """Lists of images, and how their files are read: the values of ``_options``."""
 
-    if size is None and resize is not None:
-        raise UserError(f"--resize {resize}: give --size, the side after the crop, too")
-    return USUAL if size is None else Transform(size, resize)
+    name: str
+    data_root: str
+    lists: str | None
+    size: int | None
+    resize: int | None
+    policy: str
+    workers: int
+
+    @property
+    def root(self) -> Path:
+        """The folder where the lists' paths begin."""
+        return Path(self.data_root).expanduser()
+
+    def find(self) -> Lists:
+        """Read the lists."""
+        from sharpness.data.listed_data import find_lists
+
+        return find_lists(self.name, self.data_root, self.lists)
+
+    def transform(self) -> Transform:
+        """Resize and crop; 224 of 256 pixels unless given."""
+        from sharpness.data.file_source import Transform
+        from sharpness.data.listed_data import USUAL
+
+        if self.size is None and self.resize is not None:
+            raise UserError(f"--resize {self.resize}: give --size, the side after the crop, too")
+        return USUAL if self.size is None else Transform(self.size, self.resize)
 
 
 @data.command(cls=OneExample)
 @_options
 @click.option("--decode/--no-decode", default=True, show_default=True, help="Decode every image, or look for its file.")
 @AS_JSON
-def check(
-    name: str, data_root: str, lists: str | None, size: int | None, resize: int | None, policy: str, workers: int,
-    decode: bool, as_json: bool,
-) -> None:  # fmt: skip
+@grouped(listed=Listed)
+def check(listed: Listed, decode: bool, as_json: bool) -> None:
     """Check lists against a disk: counts, groups, whose list it is, and every file that is missing or damaged.
 
     Counts and groups are printed before any file is looked at. Every image that is missing or cannot be decoded is
@@ -76,16 +101,14 @@ def check(
     Example: sharpness data check --data imagenet-lt --data-root /data/imagenet --lists lists --workers 8
     """
     from sharpness.data.check_lists import check_files, groups_in_words, list_in_words
-    from sharpness.data.listed_data import find_lists
     from sharpness.data.prepared import lost_in_words
 
-    transform = _transform(size, resize)
-    found = find_lists(name, data_root, lists)
+    transform, found = listed.transform(), listed.find()
     for images in {id(images): images for images in found.parts.values()}.values():
         say(list_in_words(images, found.num_classes), err=as_json)
     say("\n".join(groups_in_words(found.counts)), err=as_json)
     # What the lists say comes first: to look at a million files takes an hour.
-    reports = check_files(found, Path(data_root).expanduser(), transform, decode, workers)
+    reports = check_files(found, listed.root, transform, decode, listed.workers)
     wrong = sum(len(report.wrong) for report in reports)
     for report in reports:
         for _, message in report.wrong:
@@ -95,7 +118,7 @@ def check(
     if as_json:
         wrongs = [{"part": r.images.part, "images": len(r.images), "wrong": len(r.wrong)} for r in reports]
         say(json.dumps(wrongs, indent=1))
-    if wrong and policy == "stop":
+    if wrong and listed.policy == "stop":
         raise UserError(f"{wrong:,} images cannot be read: restore them, or leave them out with --policy skip")
     if not wrong:
         say("every image can be read" if decode else "every file is there", err=as_json)
@@ -105,25 +128,21 @@ def check(
 @_options
 @click.option("-o", "--out", required=True, type=click.Path(), help="Folder for the prepared images.")
 @AS_JSON
-def prepare(
-    name: str, data_root: str, lists: str | None, size: int | None, resize: int | None, policy: str, workers: int,
-    out: str, as_json: bool,
-) -> None:  # fmt: skip
+@grouped(listed=Listed)
+def prepare(listed: Listed, out: str, as_json: bool) -> None:
     """Decode the images of lists once, into a folder that probes and training take as --data-root.
 
     Probes read prepared images in place, whatever their number. Interrupted, the same command continues.
 
     Example: sharpness data prepare --data imagenet-lt --data-root /data/imagenet --lists lists -o prepared --workers 8
     """
-    from sharpness.data.listed_data import find_lists
     from sharpness.data.prepared import lost_in_words, prepare as prepare_images
 
     require_folder("--out", out)
-    transform = _transform(size, resize)
-    found = find_lists(name, data_root, lists)
+    transform, found = listed.transform(), listed.find()
     described = prepare_images(
-        name, dict(found.parts), Path(data_root).expanduser(), Path(out), transform, found.class_names,
-        policy=policy, workers=workers,
+        listed.name, dict(found.parts), listed.root, Path(out), transform, found.class_names,
+        policy=listed.policy, workers=listed.workers,
     )  # fmt: skip
     for part, entry in described["parts"].items():
         shape = " x ".join(map(str, entry["shape"]))

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from sharpness.cli.completion import CHECKPOINTS
-from sharpness.cli.options import AS_JSON, OneExample, file_options
+from sharpness.cli.file_options import file_options
+from sharpness.cli.options import AS_JSON, OneExample
 from sharpness.cli.output import TABLES, as_records, as_text, require_file, require_picture, save_drawn, say, write
 from sharpness.errors import UserError
 

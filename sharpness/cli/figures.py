@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from click.core import ParameterSource
 
 import sharpness
 from sharpness.cli.completion import CHECKPOINTS
+from sharpness.cli.grouped import grouped
 from sharpness.cli.names import FIGURE_METHODS, STUDY_METHODS, STUDY_OPERATIONS
 from sharpness.cli.options import (
     AS_JSON,
@@ -48,6 +50,49 @@ TRAINED = (
     "study", "methods", "seeds", "data", "profile", "imbalance", "subset", "groups", "epochs", "model", "batch_size",
     "precision", "augmentation",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study, and what it compares."""
+
+    study: str
+    methods: str | None
+    operations: str
+    seeds: str
+    rho_scale: float | None
+
+    def chosen(self) -> list[str]:
+        """The methods, or the usual ones of the study."""
+        usual = STUDY_METHODS if self.study == "flattening" else FIGURE_METHODS
+        return self.methods.split(",") if self.methods else list(usual)
+
+
+@dataclass(frozen=True)
+class Making:
+    """Where trainings are made, and which of them."""
+
+    jobs: int | None
+    cluster: str | None
+    cells: str | None
+
+    def options(self) -> dict[str, Any]:
+        """The options of a study.
+
+        Raises:
+            UserError: another form of part, or several places.
+        """
+        making: dict[str, Any] = {"jobs": self.jobs}
+        if self.cluster is not None:
+            if self.jobs is not None:
+                raise UserError(f"--jobs {self.jobs} and --cluster {self.cluster}: give one of them")
+            making = {"executor": executor_of(self.cluster)}
+        if self.cells is not None:
+            part, _, number = self.cells.partition("/")
+            if not (part.isdecimal() and number.isdecimal()):
+                raise UserError(f"--cells {self.cells}: give part i of n, such as 3/60")
+            making["part"] = int(part), int(number)
+        return making
 
 
 @click.command(cls=OneExample)
@@ -124,10 +169,10 @@ TRAINED = (
     help="Comma-separated names of measures, see sharpness measure --help. [its default without accuracy and loss]",
 )
 @AS_JSON
+@grouped(asked=Study, making=Making)
 def figures(
-    checkpoints: tuple[str, ...], study: str, methods: str | None, operations: str, seeds: str, jobs: int | None,
-    out: str | None, runs: str | None, rho_scale: float | None, direction_seeds: str,
-    cluster: str | None, cells: str | None, as_json: bool, **given: Any,
+    checkpoints: tuple[str, ...], asked: Study, making: Making, direction_seeds: str, out: str | None, runs: str | None,
+    as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Recreate the talk's figures: train what is missing, probe, draw, and print the summary.
 
@@ -138,6 +183,7 @@ def figures(
     """
     from sharpness.studies import figures_of, make_figures, make_flattening_study, make_microbenchmark
 
+    study = asked.study
     choose("study", study, STUDIES)
     # By the source, not by the value: a default is no request, and an option that a study ignores must not pass.
     for name, studies in STUDY_OPTIONS.items():
@@ -147,7 +193,7 @@ def figures(
         raise UserError(f"{', '.join(idle)}: models that are trained already have their own, leave it out")
     require_folder("--out", out)
     require_folder("--runs", runs)
-    making = _making(jobs, cluster, cells)
+    made = making.options()
     landscapes = {name: given.pop(name) for name in ("grid", "adaptive", "extent", "logits", "tol")}
     landscapes |= {
         "adaptive": landscapes["adaptive"] or None,
@@ -157,40 +203,21 @@ def figures(
     if checkpoints:
         recorded = {name: given[name] for name in ("data_root", "download", "device")}
         out, runs = out or "out/checkpoints", runs or "runs/checkpoints"
-        _print(figures_of(checkpoints, out, runs, **making, **recorded, **landscapes, **probed), as_json)
+        _print(figures_of(checkpoints, out, runs, **made, **recorded, **landscapes, **probed), as_json)
         return
     data = load_described(given)
     out = out or "/".join(["out", given["data"], *([data.other_augmentation] if data.other_augmentation else [])])
-    chosen = methods.split(",") if methods else list(STUDY_METHODS if study == "flattening" else FIGURE_METHODS)
+    chosen, seeds = asked.chosen(), integers("seeds", asked.seeds)
     require_folder("--out", out)
     usual = f"runs/{given['data'] if study == 'motivation' else study}"
-    shared: dict[str, Any] = {"out": out, "runs": runs or usual, **making, **probed, **training_settings(given)}
+    shared: dict[str, Any] = {"out": out, "runs": runs or usual, **made, **probed, **training_settings(given)}
     if study == "motivation":
-        drawn: Any = make_figures(data, chosen, integers("seeds", seeds), **landscapes, **shared)
+        drawn: Any = make_figures(data, chosen, seeds, **landscapes, **shared)
     elif study == "flattening":
-        drawn = make_flattening_study(data, chosen, operations.split(","), integers("seeds", seeds), **shared)
+        drawn = make_flattening_study(data, chosen, asked.operations.split(","), seeds, **shared)
     else:
-        drawn = make_microbenchmark(data, integers("seeds", seeds), rho_scale=rho_scale, **shared)
+        drawn = make_microbenchmark(data, seeds, rho_scale=asked.rho_scale, **shared)
     _print(drawn, as_json)
-
-
-def _making(jobs: int | None, cluster: str | None, cells: str | None) -> dict[str, Any]:
-    """Resolve where trainings are made, and which of them, to options of a study.
-
-    Raises:
-        UserError: another form of part, or several places.
-    """
-    making: dict[str, Any] = {"jobs": jobs}
-    if cluster is not None:
-        if jobs is not None:
-            raise UserError(f"--jobs {jobs} and --cluster {cluster}: give one of them")
-        making = {"executor": executor_of(cluster)}
-    if cells is not None:
-        part, _, number = cells.partition("/")
-        if not (part.isdecimal() and number.isdecimal()):
-            raise UserError(f"--cells {cells}: give part i of n, such as 3/60")
-        making["part"] = int(part), int(number)
-    return making
 
 
 def _asked(name: str) -> bool:

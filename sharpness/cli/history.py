@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 import sharpness
+from sharpness.cli.grouped import grouped
 from sharpness.cli.options import AS_JSON, TOL, OneExample
-from sharpness.cli.output import TABLES, as_records, as_text, require_file, require_picture, save_drawn, say, write
+from sharpness.cli.output import TABLES, Delivery, as_text
 
 
 @click.command(cls=OneExample)
@@ -23,25 +22,17 @@ from sharpness.cli.output import TABLES, as_records, as_text, require_file, requ
 @AS_JSON
 @click.option("-o", "--output", type=click.Path(), help="File for the rows, .csv, .json or .parquet.")
 @click.option("--plot", type=click.Path(), help="Draw the last measure over epochs as well, as PDF and PNG.")
-def history(
-    run: str, measures: str, samples: int, tol: float, max_iterations: int, seed: int, as_json: bool,
-    output: str | None, plot: str | None,
-) -> None:  # fmt: skip
+@grouped(shown=Delivery)
+def history(run: str, measures: str, samples: int, tol: float, max_iterations: int, seed: int, shown: Delivery) -> None:
     """Print the sharpness of all, many, medium and few over the snapshots of a run.
 
     RUN is the folder of sharpness train --snapshots N. Eigenvalues begin with the vectors of the snapshot before.
 
     Example: sharpness history runs/ldam --plot history
     """
-    require_file("-o", output, TABLES)
-    require_picture("--plot", plot)
+    shown.require(TABLES)
     names = [name.strip() for name in measures.split(",")]
     found = sharpness.history(run, names, samples, tol=tol, max_iterations=max_iterations, seed=seed)
     frame = found.to_frame()
-    # On the disk before anything is printed to a pipe that may be closed.
-    if output is not None:
-        write(frame, Path(output))
-    if plot is not None:
-        shown = {"Shows": f"{names[-1]} over the snapshots of {run}, {samples} images of every class"}
-        save_drawn(found.plot(names[-1]), Path(plot), shown, err=True)
-    say(as_records(frame) if as_json else as_text(frame))
+    caption = {"Shows": f"{names[-1]} over the snapshots of {run}, {samples} images of every class"}
+    shown.table(frame, lambda: as_text(frame), lambda: (found.plot(names[-1]), caption))

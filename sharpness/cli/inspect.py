@@ -10,7 +10,8 @@ import click
 
 import sharpness
 from sharpness.cli.completion import CHECKPOINTS
-from sharpness.cli.options import AS_JSON, OneExample, file_options
+from sharpness.cli.file_options import file_options
+from sharpness.cli.options import AS_JSON, OneExample
 from sharpness.cli.output import say
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,9 @@ import click
 
 import sharpness
 from sharpness.cli.completion import CHECKPOINTS
-from sharpness.cli.options import CLUSTER, PARAMETERS, OneExample, executor_of, picture_look, probing_options, split_of
+from sharpness.cli.file_options import probing_options
+from sharpness.cli.grouped import grouped
+from sharpness.cli.options import CLUSTER, PARAMETERS, OneExample, executor_of, picture_look, split_of
 from sharpness.cli.output import as_text, require_folder, save_drawn, say, write
 from sharpness.cli.work import finish, work_of
 from sharpness.errors import UserError, choose
@@ -22,6 +25,65 @@ from sharpness.files import shortened
 if TYPE_CHECKING:
     from sharpness.objective import Objective
     from sharpness.results import Comparison
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Points, directions and precision of lines and planes."""
+
+    points: int
+    line_points: int
+    extent: float
+    directions: str
+    adaptive: float
+    precision: str
+    seed: int
+    resume: bool
+
+    def require(self) -> None:
+        """Refuse, before any evaluation, what cannot be evaluated."""
+        for option, number, what in ("--plane", self.points, "plane"), ("--line", self.line_points, "line"):
+            if number < 0 or number == 1:
+                raise UserError(f"{option} {number}: give two points or more, or 0 for no {what}")
+        if not self.points and not self.line_points:
+            raise UserError("--plane 0 --line 0: there is nothing to draw; give one of them two points or more")
+        if not (math.isfinite(self.extent) and self.extent > 0):
+            raise UserError(f"--range {self.extent:g}: give a number above 0, such as 1")
+        if not 0 <= self.adaptive < 1:
+            raise UserError(f"--adaptive {self.adaptive:g}: give a part of the relief below 1, such as 0.01, or 0")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Classes, quantity and kinds of the pictures."""
+
+    subsets: tuple[str, ...]
+    per_class: bool
+    quantity: str
+    scale: str | None
+    basins: bool
+    interactive: bool
+
+    def require(self, points: int) -> None:
+        """Refuse, before any evaluation, what cannot be drawn of a plane of some points."""
+        from sharpness.plots.levels import SCALES
+        from sharpness.results.pictures import QUANTITIES
+
+        choose("--quantity", self.quantity, QUANTITIES)
+        if self.scale is not None:
+            choose("--scale", self.scale, list(SCALES))
+        if self.interactive and not points:
+            raise UserError("--interactive draws a plane: leave out --plane 0")
+        if self.interactive and find_spec("plotly") is None:
+            raise UserError("--interactive: plotly is not installed: pip install 'sharpness[interactive]'")
+        if self.basins and (not points or self.quantity != "loss"):
+            raise UserError(
+                f"--basins are of the loss over a plane: leave out --quantity {self.quantity} and --plane {points}"
+            )
+
+    def file(self, kind: str) -> str:
+        """The begin of a picture's file name: its kind, and its quantity unless that is the loss."""
+        return kind if self.quantity == "loss" else f"{kind}-{self.quantity}"
 
 
 @click.command(cls=OneExample)
@@ -75,11 +137,10 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--out", type=click.Path(), default="landscape", show_default=True, help="Folder for files and pictures."
 )
+@grouped(surface=Surface, pictures=Pictures)
 def landscape(
-    checkpoints: tuple[str, ...], points: int, line_points: int, extent: float, directions: str, adaptive: float,
-    precision: str, parameters: str, batchnorm: str, subsets: tuple[str, ...], per_class: bool, quantity: str,
-    scale: str | None, basins: bool, interactive: bool, resume: bool, seed: int, out: str, cluster: str | None,
-    **probed: Any,
+    checkpoints: tuple[str, ...], surface: Surface, pictures: Pictures, parameters: str, batchnorm: str, out: str,
+    cluster: str | None, **probed: Any,
 ) -> None:  # fmt: skip
     """Draw the loss over a plane through each checkpoint, with shared directions, levels and colours.
 
@@ -95,71 +156,43 @@ def landscape(
     from sharpness.probes import labelled_objectives
 
     require_folder("--out", out)
-    _require_drawable(points, line_points, extent, adaptive, quantity, scale, interactive)
-    if basins and (not points or quantity != "loss"):
-        raise UserError(f"--basins are of the loss over a plane: leave out --quantity {quantity} and --plane {points}")
-    axes, normalization = _directions(directions)
+    surface.require()
+    pictures.require(surface.points)
+    axes, normalization = _directions(surface.directions)
     read, options = subjects(checkpoints, probed)
     look = picture_look(probed, read)
-    if "log" in look and scale not in (None, "log"):
-        raise UserError(f"--scale {scale} and --log: give one of them")
+    scale = {} if pictures.scale is None else {"scale": pictures.scale}
+    if "log" in look and pictures.scale not in (None, "log"):
+        raise UserError(f"--scale {pictures.scale} and --log: give one of them")
     objectives = labelled_objectives(read, parameters=parameters, batchnorm=batchnorm, **options)
-    _require_subsets(objectives, subsets)
+    _require_subsets(objectives, pictures.subsets)
     folder = Path(out)
     work = work_of(folder / ".partial")
     shared: dict[str, Any] = {
-        "directions": axes, "normalization": normalization, "seed": seed, "precision": precision,
-        "resume": work if resume else None, "executor": executor_of(cluster),
+        "directions": axes, "normalization": normalization, "seed": surface.seed, "precision": surface.precision,
+        "resume": work if surface.resume else None, "executor": executor_of(cluster),
     }  # fmt: skip
-    span = (-extent, extent)
-    if line_points:
+    span = (-surface.extent, surface.extent)
+    if surface.line_points:
         first = axes.split("+")[0] if isinstance(axes, str) else axes
-        lines = sharpness.line(objectives, (*span, line_points), **{**shared, "directions": first})
-        _draw(lines, folder, subsets, per_class, quantity, ("line",), split_of(probed), **look)
-    if points:
-        grid = (*span, points)
+        lines = sharpness.line(objectives, (*span, surface.line_points), **{**shared, "directions": first})
+        _draw(lines, folder, pictures, ("line",), split_of(probed), **look)
+    if surface.points:
+        grid = (*span, surface.points)
         # A plane shows one training of a model, so that the others need no evaluation.
         drawn_ones = {k: dict([next(iter(v.items()))]) if isinstance(v, dict) else v for k, v in objectives.items()}
-        planes = sharpness.plane(drawn_ones, grid, grid, adaptive=adaptive or None, **shared)
+        planes = sharpness.plane(drawn_ones, grid, grid, adaptive=surface.adaptive or None, **shared)
         for label, plane in planes.each().items():
             share = plane.evaluated.mean()
             say(f"{label}: {share:.0%} of {plane.losses.size} points evaluated, {plane.precision}", err=True)
-        look |= {} if scale is None else {"scale": scale}
-        _draw(planes, folder, subsets, per_class, quantity, ("filled", "surface"), split_of(probed), basins, **look)
-        if basins:
-            _tell_basins(planes, folder, subsets)
-        if interactive:
+        _draw(planes, folder, pictures, ("filled", "surface"), split_of(probed), **look, **scale)
+        if pictures.basins:
+            _tell_basins(planes, folder, pictures.subsets)
+        if pictures.interactive:
             turned: dict[str, Any] = {"order": look.get("order")} | ({"scale": "log"} if "log" in look else {})
-            turned |= {} if scale is None else {"scale": scale}
-            drawn = planes.plot(kind="interactive", quantity=quantity, **turned)
-            say(save_html(drawn, folder / f"surface{_of(quantity)}.html"))
+            drawn = planes.plot(kind="interactive", quantity=pictures.quantity, **turned | scale)
+            say(save_html(drawn, folder / f"{pictures.file('surface')}.html"))
     finish(work)
-
-
-def _require_drawable(
-    points: int, line_points: int, extent: float, adaptive: float, quantity: str, scale: str | None, interactive: bool
-) -> None:
-    """Refuse, before any evaluation, options that could not be drawn."""
-    from sharpness.plots.levels import SCALES
-    from sharpness.results.pictures import QUANTITIES
-
-    for option, number, what in ("--plane", points, "plane"), ("--line", line_points, "line"):
-        if number < 0 or number == 1:
-            raise UserError(f"{option} {number}: give two points or more, or 0 for no {what}")
-    if not points and not line_points:
-        raise UserError("--plane 0 --line 0: there is nothing to draw; give one of them two points or more")
-    if not (math.isfinite(extent) and extent > 0):
-        raise UserError(f"--range {extent:g}: give a number above 0, such as 1")
-    if not 0 <= adaptive < 1:
-        raise UserError(f"--adaptive {adaptive:g}: give a part of the relief below 1, such as 0.01, or 0")
-    choose("--quantity", quantity, QUANTITIES)
-    if scale is not None:
-        choose("--scale", scale, list(SCALES))
-    if interactive:
-        if not points:
-            raise UserError("--interactive draws a plane: leave out --plane 0")
-        if find_spec("plotly") is None:
-            raise UserError("--interactive: plotly is not installed: pip install 'sharpness[interactive]'")
 
 
 def _require_subsets(objectives: Mapping[str, Objective | dict[str, Objective]], subsets: Sequence[str]) -> None:
@@ -183,10 +216,8 @@ def _directions(given: str) -> tuple[Any, str | None]:
 
 
 def _draw(
-    results: Comparison, folder: Path, subsets: Sequence[str], per_class: bool, quantity: str, kinds: Sequence[str],
-    split: str = "",
-    basins: bool = False, **look: Any,
-) -> None:  # fmt: skip
+    results: Comparison, folder: Path, asked: Pictures, kinds: Sequence[str], split: str = "", **look: Any
+) -> None:
     """Write the files of lines or planes, and a picture of each kind: rows of subsets, columns of models."""
     import numpy as np
 
@@ -207,18 +238,18 @@ def _draw(
     for suffix in (".csv", ".csv.json"):
         say(folder / f"{what}s{suffix}")
     groups = [g for g, classes in first.groups.items() if classes]
-    pictures: dict[str, list[str | int | None]] = {"": list(subsets) if subsets else [None, *groups]}
-    if per_class:
+    pictures: dict[str, list[str | int | None]] = {"": list(asked.subsets) or [None, *groups]}
+    if asked.per_class:
         names = _file_names(first.class_names)
         pictures |= {f"-class-{names[c]}": [int(c)] for c in np.flatnonzero(first.class_samples)}
     for suffix, rows in pictures.items():
         for kind in kinds:
             options = look if kind == "line" else {"kind": kind, **look}
-            options |= {"basins": True} if basins and kind == "filled" else {}
-            drawn = results.plot(of=rows, quantity=quantity, **options)
-            name = f"{'contour' if kind == 'filled' else kind}{_of(quantity)}{suffix}"
+            options |= {"basins": True} if asked.basins and kind == "filled" else {}
+            drawn = results.plot(of=rows, quantity=asked.quantity, **options)
+            name = asked.file("contour" if kind == "filled" else kind) + suffix
             drawn_rows = ", ".join(subset_title(first, row) for row in rows)
-            told = caption(f"{quantity.capitalize()} over a {what}: {drawn_rows}", results, split)
+            told = caption(f"{asked.quantity.capitalize()} over a {what}: {drawn_rows}", results, split)
             save_drawn(drawn, folder / name, told)
 
 
@@ -239,11 +270,6 @@ def _tell_basins(planes: Comparison, folder: Path, subsets: Sequence[str]) -> No
     write(table, folder / "basins.csv")
     say(as_text(table))
     say(folder / "basins.csv")
-
-
-def _of(quantity: str) -> str:
-    """The part of a picture's file name that names its quantity."""
-    return "" if quantity == "loss" else f"-{quantity}"
 
 
 def _file_names(labels: Sequence[str]) -> list[str]:

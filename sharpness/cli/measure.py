@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import click
 
 import sharpness
 from sharpness.cli.completion import CHECKPOINTS
+from sharpness.cli.file_options import probing_options
+from sharpness.cli.grouped import grouped
 from sharpness.cli.names import UNUSUAL_MEASURES
 from sharpness.cli.options import (
     CLUSTER,
@@ -19,13 +22,26 @@ from sharpness.cli.options import (
     executor_of,
     measured_on,
     picture_look,
-    probing_options,
     result_options,
     split_of,
 )
-from sharpness.cli.output import RESULTS, deliver, require_file, require_picture, say
-from sharpness.cli.work import work_beside
+from sharpness.cli.output import Delivery, say
 from sharpness.registries import MEASURES
+
+
+@dataclass(frozen=True)
+class TableSettings:
+    """Settings of measures, as :func:`sharpness.measure` takes them, and the scope."""
+
+    radius: float
+    draws: int
+    rho: float
+    trace_draws: int
+    tol: float
+    max_iterations: int
+    coordinates: str
+    parameters: str
+    seed: int
 
 
 @click.command(cls=OneExample)
@@ -52,10 +68,10 @@ from sharpness.registries import MEASURES
 @click.option("--seed", default=0, show_default=True, help="Seed of random perturbations and start vectors.")
 @CLUSTER
 @result_options
+@grouped(settings=TableSettings, shown=Delivery)
 def measure(
-    checkpoints: tuple[str, ...], measures: str, radius: float, draws: int, rho: float, trace_draws: int,
-    tol: float, max_iterations: int, parameters: str, seed: int, as_json: bool, output: str | None, plot: str | None,
-    coordinates: str, cluster: str | None, **probed: Any,
+    checkpoints: tuple[str, ...], measures: str, settings: TableSettings, cluster: str | None, shown: Delivery,
+    **probed: Any,
 ) -> None:  # fmt: skip
     """Print the per-class table of checkpoints: accuracy, loss, eigenvalues, rises of the loss, standard errors.
 
@@ -74,25 +90,20 @@ def measure(
     from sharpness.results.enough import enough
 
     # First of all, because a wrong name of a file must be told before hours of work.
-    require_file("-o", output, RESULTS)
-    require_picture("--plot", plot)
+    shown.require()
     read, options = subjects(checkpoints, probed)
-    look = picture_look(probed, read, plot is not None)
+    look = picture_look(probed, read, shown.plot is not None)
     executor = executor_of(cluster)
     for checkpoint in single(read):
         if remark := unseen(checkpoint, **options):
             say(f"sharpness: {checkpoint.path}: suspicious: {remark}", err=True)
-    written = output or plot
-    work, partial = work_beside(written) if written is not None else (None, None)
-    chosen: dict[str, Any] = {"measures": measures} if measures else {}
+    work, partial = shown.work(beside_picture=True)
     results = sharpness.measure(
-        read, radius=radius, draws=draws, rho=rho, trace_draws=trace_draws, tol=tol, max_iterations=max_iterations,
-        coordinates=coordinates, seed=seed, resume=partial, parameters=parameters,
-        executor=executor, **chosen, **options,
-    )  # fmt: skip
+        read, measures=measures or None, resume=partial, executor=executor, **asdict(settings), **options
+    )
     assert isinstance(results, Comparison)
     what = f"Measures of every class: {', '.join(first_of(results).names)}"
-    deliver(
+    shown.results(
         results, lambda: results.plot(measure="all", **look), lambda: caption(what, results, split_of(probed)), work,
-        as_json=as_json, output=output, plot=plot, remarks=lambda: [measured_on(probed), *enough(results)],
+        lambda: [measured_on(probed), *enough(results)],
     )  # fmt: skip

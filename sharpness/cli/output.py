@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sharpness.cli.work import finish
+from sharpness.cli.work import finish, work_beside
 from sharpness.errors import UserError, printable, shown
 from sharpness.files import refusal, write_atomically
 
@@ -181,15 +182,47 @@ def save_drawn(drawn: Any, path: Path, caption: Mapping[str, str], err: bool = F
         say(written, err=err)
 
 
-def deliver(
-    results: Comparison, draw: Callable[[], Any], caption: Callable[[], Mapping[str, str]], work: Any, *, as_json: bool,
-    output: str | None, plot: str | None, remarks: Callable[[], Sequence[str]] = tuple,
-) -> None:  # fmt: skip
-    """Write, draw and print the results of one model or of several, as ``result_options`` ask; remarks end a table."""
-    # What took hours is on the disk before anything is printed to a pipe that may be closed.
-    if output is not None:
-        write_results(results, Path(output))
-    if plot is not None and _first():
-        save_drawn(draw(), Path(plot), caption(), err=True)
-    finish(work)
-    say(as_records(alone(results).to_frame()) if as_json else "\n".join([as_noted(results), *remarks()]))
+@dataclass(frozen=True)
+class Delivery:
+    """Printing, file and picture of results, as ``result_options`` ask."""
+
+    as_json: bool
+    output: str | None
+    plot: str | None
+
+    def require(self, suffixes: Sequence[str] = RESULTS) -> None:
+        """Refuse, before any work, files that cannot be written."""
+        require_file("-o", self.output, suffixes)
+        require_picture("--plot", self.plot)
+
+    def work(self, beside_picture: bool = False) -> tuple[Any, Path | None]:
+        """Create the work folder beside the output, or the picture; None where nothing is written."""
+        written = self.output or (self.plot if beside_picture else None)
+        return work_beside(written) if written is not None else (None, None)
+
+    def table(self, frame: pd.DataFrame, text: Callable[[], str], draw: Callable[[], tuple[Any, Any]]) -> None:
+        """Write, draw and print a table that is of no result; ``draw`` returns a picture and its caption."""
+        if self.output is not None:
+            write(frame, Path(self.output))
+        if self.plot is not None:
+            drawn, caption = draw()
+            save_drawn(drawn, Path(self.plot), caption, err=True)
+        say(as_records(frame) if self.as_json else text())
+
+    def results(
+        self,
+        results: Comparison,
+        draw: Callable[[], Any],
+        caption: Callable[[], Mapping[str, str]],
+        work: Any,
+        remarks: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
+        """Write, draw and print the results of one model or of several; remarks end a table."""
+        # What took hours is on the disk before anything is printed to a pipe that may be closed.
+        if self.output is not None:
+            write_results(results, Path(self.output))
+        if self.plot is not None and _first():
+            save_drawn(draw(), Path(self.plot), caption(), err=True)
+        finish(work)
+        frame = alone(results).to_frame()
+        say(as_records(frame) if self.as_json else "\n".join([as_noted(results), *remarks()]))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import click
 
 import sharpness
 from sharpness.cli.completion import CHECKPOINTS
+from sharpness.cli.file_options import probing_options
+from sharpness.cli.grouped import grouped
 from sharpness.cli.options import (
     CLUSTER,
     PARAMETERS,
@@ -17,13 +20,40 @@ from sharpness.cli.options import (
     executor_of,
     measured_on,
     picture_look,
-    probing_options,
     result_options,
     split_of,
 )
-from sharpness.cli.output import RESULTS, alone, as_text, deliver, require_file, require_picture, say
-from sharpness.cli.work import work_beside
+from sharpness.cli.output import Delivery, alone, as_text, say
 from sharpness.errors import UserError
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """Settings that eigenvalues and densities share."""
+
+    per_class: bool
+    per_group: bool
+    kind: str
+    match_samples: int | None
+    coordinates: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class EndSettings:
+    """Settings of eigenvalues alone."""
+
+    per_layer: bool
+    k: int | None
+    tol: float
+    bootstrap: int
+    verify: bool
+
+    def of_rows(self) -> dict[str, Any]:
+        """The arguments of :func:`sharpness.eigenvalues`, at one end where it is of layers."""
+        which = {"which": "LA", "per_layer": True} if self.per_layer else {"which": "both", "keep_vectors": False}
+        shared = {"tol": self.tol, "bootstrap": self.bootstrap, "verify": self.verify}
+        return {"k": 1 if self.k is None else self.k, **shared, **which}
 
 
 @click.command(cls=OneExample)
@@ -49,11 +79,10 @@ from sharpness.errors import UserError
 @click.option("--seed", default=0, show_default=True, help="Seed of start vectors and resamples.")
 @CLUSTER
 @result_options
+@grouped(rows=RowSettings, ends=EndSettings, shown=Delivery)
 def spectrum(
-    checkpoints: tuple[str, ...], per_class: bool, per_group: bool, per_layer: bool, density: bool, owners: bool,
-    k: int | None, tol: float, kind: str, parameters: str, match_samples: int | None, bootstrap: int, verify: bool,
-    seed: int, as_json: bool,
-    output: str | None, plot: str | None, coordinates: str, cluster: str | None, **probed: Any,
+    checkpoints: tuple[str, ...], density: bool, owners: bool, rows: RowSettings, ends: EndSettings, parameters: str,
+    cluster: str | None, shown: Delivery, **probed: Any,
 ) -> None:  # fmt: skip
     """Print the largest and smallest Hessian eigenvalues, per class on request, with their residuals.
 
@@ -65,56 +94,46 @@ def spectrum(
     from sharpness.cli.subjects import subjects
     from sharpness.results.caption import caption
 
-    if density and (per_layer or verify or bootstrap):
+    if density and (ends.per_layer or ends.verify or ends.bootstrap):
         raise UserError("--density goes with --per-class or --per-group, not with --per-layer, --verify or --bootstrap")
     if owners:
         _require_alone({
-            "--per-class": per_class, "--per-group": per_group, "--per-layer": per_layer, "--density": density,
-            "--bootstrap": bootstrap, "--verify": verify, "--match-samples": match_samples, "--kind": kind != "hessian",
+            "--per-class": rows.per_class, "--per-group": rows.per_group, "--per-layer": ends.per_layer,
+            "--density": density, "--bootstrap": ends.bootstrap, "--verify": ends.verify,
+            "--match-samples": rows.match_samples, "--kind": rows.kind != "hessian",
         })  # fmt: skip
-    if cluster is not None and (owners or per_layer):
+    if cluster is not None and (owners or ends.per_layer):
         raise UserError("--cluster is for rows of classes: leave out --owners and --per-layer")
     read, options = subjects(checkpoints, probed)
-    look = picture_look(probed, read, plot is not None)
+    look = picture_look(probed, read, shown.plot is not None)
     if density and "log" in look:
         raise UserError("--log: densities are always on a logarithmic axis, leave it out")
-    require_file("-o", output, RESULTS)
-    require_picture("--plot", plot)
-    work, partial = work_beside(output) if output is not None else (None, None)
-    executor = executor_of(cluster)
+    shown.require()
+    work, partial = shown.work()
+    # Probes take data and options apart, where measure takes all of them as keywords.
     shared: dict[str, Any] = {
-        "per_class": per_class, "per_group": per_group, "kind": kind, "match_samples": match_samples, "seed": seed,
-        "resume": partial, "coordinates": coordinates, "executor": executor,
+        "data": options.pop("data", None), "options": {"parameters": parameters, **options}, "resume": partial,
     }  # fmt: skip
-    # Probes know data and options apart, where measure takes all of them as keywords.
-    shared |= {"data": options.pop("data", None), "options": {"parameters": parameters, **options}}
+    of_rows = {**shared, **asdict(rows), "executor": executor_of(cluster)}
     if density:
-        results: Any = sharpness.spectral_density(read, **shared)
+        what = "Spectral density of the Hessian"
+        results: Any = sharpness.spectral_density(read, **of_rows)
     elif owners:
-        shared = {name: shared[name] for name in ("data", "options", "resume", "coordinates")}
-        results = sharpness.owners(read, k=10 if k is None else k, tol=tol, seed=seed, **shared)
+        what = "Shares of the classes in the largest eigenvalues of the Hessian"
+        k = 10 if ends.k is None else ends.k
+        results = sharpness.owners(
+            read, k=k, tol=ends.tol, seed=rows.seed, coordinates=rows.coordinates, **shared
+        )  # fmt: skip
     else:
-        shared |= {
-            "k": 1 if k is None else k,
-            "which": "LA" if per_layer else "both",
-            "tol": tol,
-            "bootstrap": bootstrap,
-            "verify": verify,
-        }
-        shared |= {"per_layer": True} if per_layer else {"keep_vectors": False}
-        results = sharpness.eigenvalues(read, **shared)
-    what = (
-        "Spectral density of the Hessian" if density
-        else "Shares of the classes in the largest eigenvalues of the Hessian" if owners
-        else "Extreme eigenvalues of the Hessian"
-    )  # fmt: skip
-    deliver(
+        what = "Extreme eigenvalues of the Hessian"
+        results = sharpness.eigenvalues(read, **of_rows, **ends.of_rows())
+    shown.results(
         results, lambda: alone(results).plot(**look), lambda: caption(what, results, split_of(probed)), work,
-        as_json=as_json, output=output, plot=plot, remarks=lambda: [measured_on(probed)],
+        lambda: [measured_on(probed)],
     )  # fmt: skip
     for label, result in results.each().items():
-        if verify:
-            say(f"\n{label}\n{as_text(result.checks)}", err=as_json)
+        if ends.verify:
+            say(f"\n{label}\n{as_text(result.checks)}", err=shown.as_json)
         if not owners:
             say(f"{label}: {result.sample_products} sample-products", err=True)
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sharpness.checkpoints import Checkpoint, find_checkpoints
-from sharpness.cli.options import keywords
+from sharpness.cli.values import keywords
 from sharpness.data import read_images
 from sharpness.data.standardization import Standardization
 from sharpness.errors import UserError

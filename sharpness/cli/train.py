@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import sharpness
+from sharpness.cli.grouped import grouped
 from sharpness.cli.options import (
     AS_JSON,
     Offered,
     OneExample,
     data_options,
     load_described,
-    pair,
     training_options,
     training_settings,
 )
 from sharpness.cli.output import as_records, as_text, require_folder, save_drawn, say, write
+from sharpness.cli.values import pair
 from sharpness.errors import UserError
 from sharpness.registries import METHODS, OPERATIONS
 
@@ -59,6 +61,32 @@ class Watched:
             say(shown["Time"])
 
 
+@dataclass(frozen=True)
+class Course:
+    """Settings of a run that :func:`sharpness.train` takes by the same names."""
+
+    resume: bool
+    snapshots: int | None
+    test_every: int
+    shards: int
+    pretrained: str | None
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Whether sharpness is measured over the epochs, and for what share of the time."""
+
+    monitor: bool
+    budget: float | None
+
+    def of(self, folder: Path) -> Watched | None:
+        """The monitor of a run, if one was asked for."""
+        # A number that nothing reads must not pass for a limit.
+        if self.budget is not None and not self.monitor:
+            raise UserError(f"--budget {self.budget:g} is of --monitor: add it")
+        return Watched(folder, 0.1 if self.budget is None else self.budget) if self.monitor else None
+
+
 @click.command(cls=OneExample)
 @click.option(
     "--method",
@@ -96,10 +124,10 @@ class Watched:
 @click.option("--budget", type=float, help="Largest share of the time that --monitor takes. [0.1]")
 @click.option("--snapshots", type=int, help="Number of epochs between checkpoints to keep, for trajectories.")
 @AS_JSON
+@grouped(course=Course, watch=Watch)
 def train(
-    method: str, seed: int, out: str | None, flatten: str, pairs: tuple[str, ...], resume: bool, snapshots: int | None,
-    test_every: int, monitor: bool, budget: float | None, shards: int, pretrained: str | None, as_json: bool,
-    **given: Any,
+    method: str, seed: int, out: str | None, flatten: str, pairs: tuple[str, ...], course: Course, watch: Watch,
+    as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Train a model with a method's published recipe; the result is OUT/last.pt.
 
@@ -112,20 +140,13 @@ def train(
     data = load_described(given)
     names = tuple(name.strip() for name in flatten.split(",") if name.strip() not in ("", NONE))
     options = dict(pair(p) for p in pairs)
-    name = run_name(method, names, options, seed, data.other_augmentation, shards, pretrained is not None)
+    pretrained = course.pretrained is not None
+    name = run_name(method, names, options, seed, data.other_augmentation, course.shards, pretrained)
     folder = Path(out) if out else Path("runs") / f"{given['data']}-{name}"
     require_folder("--out", folder)
-    # A number that nothing reads must not pass for a limit.
-    if budget is not None and not monitor:
-        raise UserError(f"--budget {budget:g} is of --monitor: add it")
-    watched = Watched(folder, 0.1 if budget is None else budget) if monitor else None
-    kept: dict[str, Any] = {
-        "resume": resume, "snapshots": snapshots, "test_every": test_every, "monitor": watched, "shards": shards,
-        "pretrained": pretrained,
-    }  # fmt: skip
-    history = sharpness.train(
-        method, data, folder, flatten=names, seed=seed, **kept, **training_settings(given), **options
-    )
+    watched = watch.of(folder)
+    settings = {**asdict(course), **training_settings(given), **options}
+    history = sharpness.train(method, data, folder, flatten=names, seed=seed, monitor=watched, **settings)
     columns = ["stage", "epoch", "lr", "loss", "test_loss", *[str(c) for c in history if str(c).startswith("accuracy")]]
     ends = history[columns[:9]].groupby("stage", sort=False).tail(1)
     say(as_records(ends) if as_json else as_text(ends))
