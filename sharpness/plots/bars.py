@@ -210,6 +210,9 @@ def limit_bars(ax: Axes, values: Sequence[np.ndarray]) -> None:
         return
     low, high = min(known.min(), 0.0), max(known.max(), 0.0)
     room = high - low
-    bottom, top = ax.get_ylim()
     if room > 0:
-        ax.set_ylim(max(bottom, low - room), min(top, high + room))
+        least, most = low - room, high + room
+        bottom, top = ax.dataLim.y0, ax.dataLim.y1
+        # Margins of what is shown: those of bars that leave the picture at one end would be empty at the other.
+        margin = float(ax.margins()[1]) * (min(top, most) - max(bottom, least))  # type: ignore[index]
+        ax.set_ylim(max(bottom - margin, least), min(top + margin, most))
