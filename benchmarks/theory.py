@@ -1,9 +1,10 @@
 """The radius of CC-SAM's theorem, and the loss where it leads: do theory and landscape agree?
 
-python benchmarks/theory.py runs/demo/*/seed-0 [--classes CC-SAM] [--output FILE] [--figures DIR]
+python benchmarks/theory.py runs/demo/*/seed-* [--classes CC-SAM] [--output FILE] [--figures DIR]
 
-One row per model. Of the theorem's own perturbation, for the most frequent and the rarest class: the radius rho*, the
-length of the perturbation over that of the weights, the bound. Then, medians over classes:
+One row per model, the median over its trainings and, in brackets, their range; pictures are of the first one. Of the
+theorem's own perturbation, for the most frequent and the rarest class: the radius rho*, the length of the perturbation
+over that of the weights, the bound. Then, medians over classes:
 
 g'Hg / lambda   curvature along the gradient over the largest eigenvalue
 at 0.01, at 1   measured rise over the first-order prediction, and over the second-order one, where the radius is
@@ -22,8 +23,10 @@ from table import note, report, table
 from workloads import describe
 
 import sharpness
+from sharpness.files import write_csv
 from sharpness.plots import save_figure
 from sharpness.probes.shared.as_objective import labelled_checkpoints
+from sharpness.results.caption import caption, write_caption
 
 SCALES = (1.0, 0.01)
 COLUMNS = (
@@ -43,16 +46,20 @@ COLUMNS = (
 def main() -> None:
     args = arguments()
     found: dict[float, sharpness.Comparison] = {scale: sharpness.Comparison() for scale in SCALES}
-    for label, checkpoint in labelled_checkpoints(args.checkpoints, each=True).items():
-        for scale in SCALES:
-            note(f"{label}, scale {scale:g}")
-            result = sharpness.characteristic_radius(checkpoint, scale=scale, lambda_max=scale == 1)
-            result.provenance["label"] = label
-            found[scale][label] = result
+    rows: dict[str, list[list[float]]] = {}
+    for label, entry in labelled_checkpoints(args.checkpoints).items():
+        for number, checkpoint in enumerate(entry if isinstance(entry, list) else [entry]):
+            both = {}
+            for scale in SCALES:
+                note(f"{label}, training {number}, scale {scale:g}")
+                both[scale] = sharpness.characteristic_radius(checkpoint, scale=scale, lambda_max=scale == 1)
+                both[scale].provenance.update(label=label, run=f"seed {checkpoint.manifest.seed}")
+                found[scale].setdefault(label, both[scale])
+            rows.setdefault(label, []).append(summary(both))
     names = ["rho* head", "tail", "step / norm of w, head", "tail", "bound head", "tail", "g'Hg / lambda"]
     names += [f"{of} at {scale:g}" for scale in reversed(SCALES) for of in ("1st", "2nd")] + ["reach"]
     lines = [*describe(["sharpness"]), ""]
-    lines += table(["", *names], [[label, *summary(found, label)] for label in found[1.0]])
+    lines += table(["", *names], [[label, *over(trainings)] for label, trainings in rows.items()])
     for label in args.classes or []:
         for scale in SCALES:
             frame = found[scale][label].to_frame()
@@ -64,17 +71,26 @@ def main() -> None:
         draw(found, args.figures, args.classes or [])
 
 
-def summary(found: dict[float, sharpness.Comparison], label: str) -> list[str]:
-    one = found[1.0][label]
+def over(trainings: list[list[float]]) -> list[str]:
+    """Medians over trainings, and their ranges where there are several."""
+    cells = []
+    for numbers in np.transpose(trainings):
+        low, high = (f"{end(numbers):.2g}" for end in (np.min, np.max))
+        cells.append(f"{np.median(numbers):.2g}" + (f" ({low} to {high})" if len(numbers) > 1 else ""))
+    return cells
+
+
+def summary(found: dict[float, sharpness.results.CharacteristicRadiusResult]) -> list[float]:
+    one = found[1.0]
     head, tail = int(np.argmax(one.train_counts)), one.rarest_class
     numbers = [one.of(name, c) / unit for name, unit in (("rho", 1), ("step", one.weight_norm), ("bound", 1))
                for c in (head, tail)]  # fmt: skip
     numbers.append(np.median(column(one, "curvature") / column(one, "lambda_max")))
     for scale in reversed(SCALES):
-        result = found[scale][label]
+        result = found[scale]
         numbers += [np.median(column(result, "measured") / column(result, p)) for p in ("first_order", "second_order")]
     numbers.append(np.median([reach(one, c) for c in range(len(one.class_names))]))
-    return [f"{v:.2g}" for v in numbers]
+    return [float(v) for v in numbers]
 
 
 def column(result: sharpness.results.CharacteristicRadiusResult, name: str) -> np.ndarray:
@@ -90,10 +106,32 @@ def reach(result: sharpness.results.CharacteristicRadiusResult, c: int) -> float
 
 
 def draw(found: dict[float, sharpness.Comparison], folder: Path, classes: list[str]) -> None:
-    save_figure(found[1.0].plot(kind="radius").figure, folder / "radius")
-    save_figure(found[0.01].plot(kind="rise").figure, folder / "rise")
+    """Draw pictures, each with its caption and its numbers beside it."""
+    at = f"at {SCALES[1]:g} of the radius"
+    pictures = [
+        (
+            "radius",
+            found[1.0].plot(kind="radius"),
+            "Radius of the theorem over the training images of classes",
+            found[1.0],
+        ),
+        (
+            "rise",
+            found[0.01].plot(kind="rise"),
+            f"Measured over predicted rise of every class's loss {at}",
+            found[0.01],
+        ),
+    ]
     for label in classes:
-        save_figure(found[0.01][label].plot()[0].figure, folder / f"bound-{label.lower()}")
+        one = sharpness.Comparison({label: found[0.01][label]})
+        pictures.append(
+            (f"bound-{label.lower()}", one[label].plot()[0], f"Bound, its terms and the loss, {label}", one)
+        )
+    for name, ax, what, results in pictures:
+        save_figure(ax.figure, folder / name)
+        write_caption(folder / name, caption(what, results, "train"))
+        one = next(iter(results.values()))
+        write_csv(one.curves() if name.startswith("bound") else results.to_frame(), folder / f"{name}.csv")
 
 
 def arguments() -> argparse.Namespace:

@@ -70,7 +70,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Making:
-    """Where trainings are made, and which of them."""
+    """The place where trainings are made, and the part of them."""
 
     jobs: int | None
     cluster: str | None

@@ -74,7 +74,7 @@ class Course:
 
 @dataclass(frozen=True)
 class Watch:
-    """Whether sharpness is measured over the epochs, and for what share of the time."""
+    """Measuring of sharpness over the epochs, and its share of the time."""
 
     monitor: bool
     budget: float | None

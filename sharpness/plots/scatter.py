@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sharpness.errors import UserError
+from sharpness.plots.scales import set_log
 from sharpness.plots.style import PAGE, colors_of, marker, shown_figure, style
 
 OUTCOME_TITLES = {"accuracy": "Accuracy", "gap": "Train $-$ test accuracy"}
@@ -76,11 +77,15 @@ def plot_scatter(
 
 
 def _scale(ax: Any, values: pd.Series, log: bool | None) -> None:
-    """Logarithmic where it is asked for, else where positive values spread over more than a decade."""
-    known = values[np.isfinite(values)]
-    wide = len(known) and known.min() > 0 and known.max() > 10 * known.min()
+    """Logarithmic where it is asked for, else where positive values spread over a decade, or few leave all others."""
+    known = values[np.isfinite(values)].to_numpy()
+    sizes = np.abs(known[known != 0])
+    if not len(sizes):
+        return
+    positive = known.min() > 0
+    wide = sizes.max() > 10 * (sizes.min() if positive else np.quantile(sizes, 0.75))
     if wide if log is None else log:
-        ax.set_xscale("log" if len(known) and known.min() > 0 else "symlog")
+        set_log(ax, "x", [known, [] if positive else -sizes])
 
 
 def _told(tau: tuple[float, float, float]) -> str:

@@ -13,9 +13,11 @@ from sharpness.keywords import typed_keywords
 from sharpness.plots.labels import grey, legend_above, legend_columns, size_of
 from sharpness.plots.options import AxisOptions
 from sharpness.plots.scales import set_log
-from sharpness.plots.style import colors_of, dash, marker, new_axes, style
+from sharpness.plots.style import COLUMN, PAGE, colors_of, dash, marker, new_axes, style
 from sharpness.plots.trainings import BAR, draw_spread_band, spread_ends, trainings_key
 
+#: Most trainings that can be told apart in the column of a paper.
+LEGIBLE = 8
 #: What a picture of single trainings shows.
 ONE_COLUMN = "dots: draws, bar: their mean, line: their range"
 BAND = "band: ± one deviation of draws"
@@ -39,8 +41,9 @@ def plot_spread(
     dash: the value without perturbation. ``xlabel`` says what dots and bars are unless given; where a model has several
     trainings the legend does.
     """
+    number = sum(len(np.atleast_2d(values)) for values in draws.values())
     with style():
-        ax = new_axes(ax)
+        ax = new_axes(ax, width=COLUMN if number <= LEGIBLE else PAGE)
         shades = colors_of(list(draws))
         for i, (label, values) in enumerate(draws.items()):
             rows = np.atleast_2d(values)

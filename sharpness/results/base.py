@@ -22,7 +22,7 @@ from sharpness.results.latex import as_latex
 from sharpness.results.netcdf import write_dataset
 from sharpness.results.picture import plot_of
 from sharpness.results.same import Probed
-from sharpness.results.tables import as_html, joined, long_form, of_training, with_errors
+from sharpness.results.tables import Checks, as_html, joined, long_form, of_training, with_errors
 from sharpness.results.words import told_temperature
 from sharpness.untrusted.refused import Refused
 
@@ -238,7 +238,7 @@ class Result:
             | {"measured_se": c["error"], "expected": c["expected"]}
             for c in self.provenance.get("checks", [])
         ]
-        return pd.DataFrame(rows)
+        return Checks(rows)
 
     @property
     def has_classes(self) -> bool:

@@ -10,16 +10,33 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sharpness.renamed import warn_renamed
 from sharpness.results.rounding import aligned, described
 from sharpness.results.words import NEAR_ZERO, estimates, near_zero
 
 #: The columns that every table of a result begins with, behind those of a comparison.
 KEYS = ("class", "group", "samples")
+#: New names of columns of checks by their old ones.
+OLD_CHECKS = {"row": "class", "error": "measured_se"}
 #: Endings of columns of an estimate's own error, which have no spread of their own.
 OWN_ERRORS = ("_se", "_lower", "_upper", "residual", "_interpolation_error")
 
 #: Spaces that align numbers.
 PADDING = re.compile(r"^ +| {2,}| +$")
+
+
+class Checks(pd.DataFrame):
+    """The table of checks, whose columns also have their old names for one more version."""
+
+    @property
+    def _constructor(self) -> type[pd.DataFrame]:
+        return Checks
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str) and key in OLD_CHECKS:
+            warn_renamed(f'checks["{key}"]', f'checks["{OLD_CHECKS[key]}"]')
+            key = OLD_CHECKS[key]
+        return super().__getitem__(key)
 
 
 def with_errors(frame: pd.DataFrame) -> pd.DataFrame:

@@ -18,9 +18,10 @@ from sharpness.probes import correlate, line, plane, random_perturbation
 from sharpness.probes.perturbations.random import RADII
 from sharpness.results import Comparison
 from sharpness.results.caption import caption, write_caption
+from sharpness.results.comparison import first_of
 from sharpness.studies.cells import Cell, folder_of
 from sharpness.studies.curvature import ENDS, draw_curvature
-from sharpness.studies.motivation import draw_motivation
+from sharpness.studies.motivation import columns_of, draw_motivation
 from sharpness.studies.settings import Settings
 from sharpness.studies.spectra import draw_spectra, head_and_tail
 from sharpness.studies.visualization import draw_lines, draw_planes, drawn_numbers
@@ -103,7 +104,8 @@ def pictures(
         return Picture(name, figure, numbers, what, shown, settings.split)
 
     moved = results["perturbation"]
-    what = f"Loss under random perturbation of {rare} or few-shot classes"
+    columns = [str(subset) for subset in columns_of(first_of(moved), tail) if isinstance(subset, str)]
+    what = f"Loss under random perturbation of all classes and of {', '.join(columns) or data.class_names[tail]}"
     yield picture("motivation", draw_motivation(moved, tail), moved.to_frame(), what, moved)
     if tables := results.get("measures"):
         what = f"Measures of every class: {', '.join(settings.measures)}"

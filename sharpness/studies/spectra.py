@@ -73,7 +73,7 @@ def draw_spectra(results: Mapping[str, Any], train_counts: Sequence[int]) -> Fig
                 ylabel="",
             )  # fmt: skip
         decades = 10.0 ** np.arange(np.log10(linear), np.ceil(np.log10(top)))
-        panels.places[0].set_xticks([*-decades[1::-1], 0, *decades])  # which all panels share
+        panels.places[0].set_xticks([*-decades[1::2], 0, *decades])  # near zero there is no room for all
         handles, _ = panels.places[0].get_legend_handles_labels()
         where = named_coordinates(first.provenance)
         panels.finish(f"Eigenvalue of the Hessian{where}", "Spectral density", None, handles)

@@ -21,6 +21,11 @@ from sharpness.results.axes import plane_label
 from sharpness.results.comparison import first_of, one_training
 from sharpness.results.pictures import LOOKS, subset_title
 
+#: Largest rise over the rise that nine of ten do not exceed, from which on lines are drawn on a scale of square roots.
+FAR = 4
+#: Ticks of that scale above zero.
+TICKS = np.outer(10.0 ** np.arange(-1, 4), [1, 4]).ravel()
+
 
 def _rows(results: Mapping[str, Any], tail_class: int) -> list[tuple[int | None, str]]:
     """All samples, and the rarest class."""
@@ -29,10 +34,16 @@ def _rows(results: Mapping[str, Any], tail_class: int) -> list[tuple[int | None,
     return [(None, "All classes"), (tail_class, f"Rarest: {name} ({probed} images)")]
 
 
+def _root(y: np.ndarray) -> np.ndarray:
+    """Square roots with the sign of the values."""
+    return np.sign(y) * np.sqrt(np.abs(y))
+
+
 def draw_lines(results: Mapping[int, Mapping[str, Any]], tail_class: int) -> Figure:
     """Draw rises of the loss along random directions, on one scale: left of all samples, right of the rarest class.
 
-    Of several trainings of a model mean and spread.
+    Where few rises leave all others far below, the scale is one of square roots, as the levels of contours are. Of
+    several trainings of a model mean and spread.
 
     Args:
         results: by the seed of the direction, a row each.
@@ -49,6 +60,12 @@ def draw_lines(results: Mapping[int, Mapping[str, Any]], tail_class: int) -> Fig
             row[1].set_ylabel("")
             if len(results) > 1:
                 row[0].set_ylabel(f"{row[0].get_ylabel()}\n(direction of seed {seed})")
+        rises = np.abs(np.concatenate([line.get_ydata() for ax in axes.flat for line in ax.lines]))
+        if np.nanmax(rises) > FAR * np.nanquantile(rises, 0.9):
+            axes[0, 0].set_yscale("function", functions=(_root, lambda y: np.sign(y) * y**2))
+            low, high = axes[0, 0].get_ylim()
+            ticks = [t for t in (*-TICKS[::-1], 0, *TICKS) if low <= t <= high]
+            axes[0, 0].set_yticks(ticks, [f"{t:g}" for t in ticks])
         handles, _ = axes[0, 0].get_legend_handles_labels()
         handles += trainings_key([entry for entry in first.values() if isinstance(entry, Runs)], dots=False)
         figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 6))

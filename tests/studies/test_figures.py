@@ -1,6 +1,7 @@
 """The main job at its smallest: everything is drawn, tabulated with its spread over seeds, and reused afterwards."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,9 +14,14 @@ from sharpness.models import build_model
 from sharpness.probes import labelled_checkpoints
 from sharpness.results import PlaneResult
 from sharpness.studies import figures_of, make_figures
+from sharpness.studies.cells import Cell
 from sharpness.studies.curvature import draw_curvature
 from sharpness.studies.figures import difference_text
+from sharpness.studies.motivation import draw_motivation
+from sharpness.studies.pictures import FigureSettings
+from sharpness.studies.run import run_cells
 from sharpness.studies.seeds import told_apart
+from sharpness.studies.settings import probed_of
 
 SMALL = {"epochs": 1, "grid": 3, "radii": (0.05, 0.1), "draws": 2, "limit_per_class": 3}
 SEEDS = (1, 0)
@@ -47,6 +53,27 @@ def test_every_picture_has_a_pdf_a_png_and_its_numbers(drawn):
     } <= names
     assert all(p.stat().st_size > 100 for p in figures.files)
     assert {p.name for p in (folder / "out").iterdir()} == names, "and nothing else"
+
+
+def test_the_motivation_has_a_column_for_each_group_on_one_scale(drawn):
+    _, folder, _ = drawn
+    axes = draw_motivation({"CE": result(folder, "ce", 1, "perturbation")}, 9).axes
+    titles = [ax.get_title(loc="left") for ax in axes]
+    assert titles[:4] == ["(a) All classes", "(b) Many (1 class)", "(c) Medium (4 classes)", "(d) Few (5 classes)"]
+    assert len({ax.get_ylim() for ax in axes[:4]}) == len({ax.get_ylim() for ax in axes[4:]}) == 1
+    few = result(folder, "ce", 1, "perturbation").class_losses[-1, :, 5:].mean(axis=1)
+    np.testing.assert_allclose(np.sort(axes[3].lines[0].get_ydata()), np.sort(few), rtol=1e-6)
+
+
+def test_few_of_many_images_are_probed_and_the_plan_says_so(tmp_path, caplog, monkeypatch):
+    data = load_data("digits-lt")
+    assert probed_of(data, "train", None) is None, "380 images"
+    whole = replace(data, train=data.test, longtail=data.longtail)
+    assert probed_of(whole, "train", None) == 20 and probed_of(whole, "train", 7) == 7
+    with caplog.at_level("INFO", "sharpness"):
+        monkeypatch.setattr("sharpness.studies.run.run_cell", lambda *given: {})
+        run_cells("figures", [Cell("ce")], data, FigureSettings(tmp_path, limit_per_class=3))
+    assert "measures, perturbation, line, plane, spectrum on train images, 3 of every class at most" in caplog.text
 
 
 def test_the_numbers_beside_a_picture_are_those_of_the_results(drawn):

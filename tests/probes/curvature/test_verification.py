@@ -100,6 +100,9 @@ def test_checks_are_a_table_that_survives_a_file(case, tmp_path):
         assert list(result.checks.columns) == columns
         again = load_result(result.save(tmp_path / "r.nc"))
         assert again.checks.equals(result.checks)
+        for old, new in (("row", "class"), ("error", "measured_se")):
+            with pytest.warns(FutureWarning, match=f'checks."{old}". is now checks."{new}"'):
+                assert result.checks[old].equals(result.checks[new])
     assert eigenvalues(build(case), verify=True, keep_vectors=False).vectors is None
 
 
