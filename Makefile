@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Tests start processes, and a second run starts with what the first has compiled.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-slow test-distributed test-faults test-lowest test-newest test-pythons matrix lint bench-quick bench bench-full bench-gpu gallery glyphs notebooks docs linkcheck clean
 
 demo: .venv/installed
@@ -9,7 +12,6 @@ demo: .venv/installed
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/faults
 
 test-slow: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from _pytest.doctest import DoctestModule
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -69,6 +70,21 @@ def settings_of_pictures():
         yield settings
 
 
+@pytest.fixture
+def one_format(monkeypatch):
+    """Pictures drawn once, as PNG: beside it a PDF of the same figure takes as long. PDFs of every kind of
+    picture are drawn in tests/plots."""
+    draw = Figure.savefig
+
+    def savefig(figure, path, **options):
+        if options.get("format") == "pdf":
+            Path(path).write_bytes(b"%PDF")
+        else:
+            draw(figure, path, **options)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+
+
 #: Set by a process of :func:`forked` before anything else, so that what it prints is in a file.
 _OPENING = """
 import os, sys
@@ -78,9 +94,21 @@ for number in (1, 2):
     os.dup2(os.open({folder!r} + "/" + {names!r}[number - 1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
 import functools, torch
 from sharpness.models import BACKBONES, CifarResNet
-BACKBONES["resnet8"] = functools.partial(CifarResNet, 8, width={width})
+BACKBONES["resnet8"] = functools.partial(CifarResNet, 8, **{network})
 torch.set_num_threads(1)
 """
+
+
+#: What a process has loaded that others are copies of.
+LOADED = ["sharpness.cli", "sharpness.plots", "sharpness.studies", "scipy.stats", "torch.distributed"]
+
+
+def server() -> multiprocessing.context.BaseContext:
+    """The context of processes that are copied from one that has the package loaded and does nothing else."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(LOADED)
+    multiprocessing.forkserver.ensure_running()
+    return context
 
 
 class Forked:
@@ -90,12 +118,10 @@ class Forked:
         names = [f"{stream}-{environment.get('RANK', '')}" for stream in ("printed", "errors")]
         opening = _OPENING.format(
             environment=dict(environment), arguments=[*map(str, arguments)], folder=str(folder), names=names,
-            width=BACKBONES["resnet8"].keywords.get("width", 16),
+            network=BACKBONES["resnet8"].keywords,
         )  # fmt: skip
         self._printed, self._errors = (folder / name for name in names)
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["sharpness.cli", "sharpness.plots", "scipy.stats", "torch.distributed"])
-        self.process = context.Process(target=exec, args=(opening + code, {"__name__": "__main__"}), daemon=True)
+        self.process = server().Process(target=exec, args=(opening + code, {"__name__": "__main__"}), daemon=True)
         self.process.start()
 
     def kill(self) -> None:
@@ -142,6 +168,15 @@ def forked(tmp_path):
         one.kill()
 
 
+@pytest.fixture(scope="module")
+def forked_pools():
+    """Copies of such a process as workers of pools, too: each would load all anew. Its own doctest has spawned ones."""
+    server()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sharpness.clusters.processes.Processes._start", "forkserver")
+        yield
+
+
 @pytest.fixture
 def in_two_processes(forked):
     """A factory: what processes print that run one program, two unless said, told of each other as by torchrun."""
@@ -167,6 +202,14 @@ def narrow_resnet8():
     """ResNet-8 with a quarter of its planes, for modules where nothing hangs on them: a third of the time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BACKBONES, "resnet8", functools.partial(CifarResNet, 8, width=4))
+        yield
+
+
+@pytest.fixture(scope="module")
+def shallow_resnet8():
+    """With a single block besides, for modules where nothing hangs on how many there are: a third of the time again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "resnet8", functools.partial(CifarResNet, 8, width=4, blocks=(1,)))
         yield
 
 

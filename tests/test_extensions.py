@@ -294,6 +294,7 @@ def test_the_command_line_lists_what_is_installed_and_imports_none_of_it(package
     assert "Installed: squared." in told and "Installed: half-sam." in told and "Installed: small-lt." in told
 
 
+@pytest.mark.usefixtures("forked_pools")
 def test_workers_find_a_method_by_its_place_and_what_was_registered(module, tmp_path):
     import extension_pack
 

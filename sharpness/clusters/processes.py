@@ -43,6 +43,8 @@ class Processes(Executor):
     8
     """
 
+    _start = "spawn"
+
     def __init__(self, workers: int) -> None:
         self.workers = self.sharers = workers
         self.name = f"processes:{workers}"
@@ -83,7 +85,7 @@ class Processes(Executor):
         self.shutdown(cancel_futures=kind is not None)
 
     def _new_pool(self) -> ProcessPoolExecutor:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context(self._start)
         return ProcessPoolExecutor(self.workers, context, initializer=_enter, initargs=(self._threads,))
 
     def _fill(self) -> None:

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from sharpness.engine.class_sums import PerSampleLoss
 from sharpness.engine.culprit import Call, calls
 from sharpness.engine.modules import buffers_kept, doubled, layer, written_by
+from sharpness.engine.stateless import called_with
 from sharpness.errors import UserError
 
 #: Differences, relative to the largest loss or output, that may be rounding: kernels differ with the batch.
@@ -38,10 +39,11 @@ def few_samples(y: Tensor, count: int = 6) -> Tensor:
 
 @torch.no_grad()
 def require_independent(module: nn.Module, loss: PerSampleLoss, x: Tensor, y: Tensor) -> None:
-    """Refuse a loss that changes when a few samples are evaluated apart instead of together.
+    """Refuse a loss that changes when a few samples are evaluated apart instead of together, or after others.
 
-    A difference beyond rounding in the model's own dtype is confirmed in float64. Where two passes over the same
-    samples differ, the loss is random, which ``Objective.check`` reports.
+    A difference beyond rounding in the model's own dtype is confirmed in float64, or, of a model that does not run in
+    it, by a layer that writes to its state. Where two passes over the same samples differ, the loss is random, which
+    ``Objective.check`` reports.
 
     Args:
         x, y: the samples, at least two.
@@ -52,18 +54,20 @@ def require_independent(module: nn.Module, loss: PerSampleLoss, x: Tensor, y: Te
     if len(y) < 2:
         return
     with buffers_kept(module):
+        if _remembers(module, loss, x, y):
+            raise UserError(_told_of_state(module, written_by(module, x) or "the model"))
         mixed = _mixed(module, module, loss, x, y)
         if mixed <= ROUNDING.get(_dtype(module), HALF):
             return
 
         def run(x: Tensor) -> Tensor:  # with tensors of its own every time, because a pass may write to them
-            return torch.func.functional_call(module, doubled(module), (x.double() if x.is_floating_point() else x,))
+            return called_with(module, doubled(module), (x.double() if x.is_floating_point() else x,))
 
         try:
             confirmed = _mixed(module, run, loss, x, y) > CONFIRMED
         except Exception as error:
             logger.debug("neighbours were not examined in float64: %s", error)
-            confirmed = mixed > CERTAIN
+            confirmed = mixed > CERTAIN or written_by(module, x) is not None
         if confirmed:
             raise UserError(_explanation(module, x, y))
 
@@ -101,6 +105,26 @@ def _mixed(module: nn.Module, run: Run, loss: PerSampleLoss, x: Tensor, y: Tenso
     return largest / size
 
 
+def _remembers(module: nn.Module, loss: PerSampleLoss, x: Tensor, y: Tensor) -> bool:
+    """True if the losses of half of the samples are others after a pass over all of them.
+
+    Both times the batch is the same, so that not a bit of the difference is rounding.
+    """
+
+    def losses() -> Tensor:
+        with buffers_kept(module):
+            return loss(module(x[::2].clone()), y[::2])
+
+    try:
+        first = losses()
+    except Exception:
+        return False  # a batch of one may be too small for a model
+    with buffers_kept(module):
+        module(x.clone())
+        after = losses()
+    return not torch.equal(first, after) and torch.equal(first, losses())
+
+
 def parts(n: int) -> list[Tensor]:
     """Groupings of n samples that change their neighbours: reversed, every other one, pairs, and one alone."""
     rows = torch.arange(n)
@@ -119,13 +143,24 @@ def _explanation(module: nn.Module, x: Tensor, y: Tensor) -> str:
             "contrast, or a mean or normalisation over the batch): give one that takes each sample alone"
         )
     writer = written_by(module, x)
-    what = f"{where} mixes samples" if writer is None else f"{writer} updates its state in every pass"
-    remedy = "call model.eval(), or " if any(m.training for m in module.modules()) else ""
-    if writer is None:
-        remedy += "let it use fixed statistics (running ones), or none"
-    else:
-        remedy += "freeze it (observers of quantisation: model.apply(torch.ao.quantization.disable_observer))"
-    return f"a sample's loss depends on which others are in its batch: {what}; {remedy}"
+    if writer is not None:
+        return _told_of_state(module, writer)
+    return (
+        f"a sample's loss depends on which others are in its batch: {where} mixes samples; {_in_eval(module)}let it "
+        "use fixed statistics (running ones), or none"
+    )
+
+
+def _told_of_state(module: nn.Module, writer: str) -> str:
+    return (
+        f"a sample's loss depends on which others are in its batch: {writer} updates its state in every pass; "
+        f"{_in_eval(module)}freeze it (observers of quantisation, after they have seen training data: "
+        "model.apply(torch.ao.quantization.disable_observer))"
+    )
+
+
+def _in_eval(module: nn.Module) -> str:
+    return "call model.eval(), or " if any(m.training for m in module.modules()) else ""
 
 
 def first_difference(module: nn.Module, one: Tensor, other: Tensor, rows: Tensor | None = None) -> str | None:

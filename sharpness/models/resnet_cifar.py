@@ -40,7 +40,7 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(Staged):
-    """The feature extractor: images (n, in_channels, h, w) to features (n, 4 * width), so (n, 64).
+    """The feature extractor: images (n, in_channels, h, w) to features (n, 4 * width) of three groups, so (n, 64).
 
     A 3x3 convolution, three groups of n blocks with 16, 32 and 64 planes and strides 1, 2, 2, and global average
     pooling. ResNet-32 has 463,504 parameters without its head.
@@ -66,8 +66,8 @@ class CifarResNet(Staged):
         if blocks is None and (depth < 8 or (depth - 2) % 6):
             raise UserError(f"depth {depth} is not 6n + 2: take 8, 14, 20, 32, 44, 56 or 110")
         counts = [(depth - 2) // 6] * 3 if blocks is None else list(blocks)
-        self.num_features = 4 * width
         self.num_groups = len(counts)
+        self.num_features = width * 2 ** (self.num_groups - 1)
         self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         in_planes = width

@@ -157,12 +157,20 @@ def stacked_axes(number: int, width: float = PAGE, height: float = 1.35) -> list
 
 
 def save_figure(figure: Figure, path: Path) -> list[Path]:
-    """Write PDF and PNG beside each other, each whole or absent, without dates: equal pictures are equal files."""
-    written = []
+    """Write PDF and PNG beside each other, each whole or absent, without dates: equal pictures are equal files.
+
+    The layout is that of the PNG in both: to find it again takes longer than to draw.
+    """
+    written: list[Path] = []
+    engine = figure.get_layout_engine()
     with style():
-        for suffix, metadata in ((".pdf", {"CreationDate": None, "ModDate": None}), (".png", {"Software": None})):
-            target = path.with_suffix(suffix)
-            kind: dict[str, Any] = {"format": suffix[1:], "metadata": metadata}
-            write_atomically(target, lambda partial, kind=kind: figure.savefig(partial, **kind))  # type: ignore[misc]
-            written.append(target)
+        try:
+            for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None, "ModDate": None})):
+                target = path.with_suffix(suffix)
+                kind: dict[str, Any] = {"format": suffix[1:], "metadata": metadata}
+                write_atomically(target, lambda partial, kind=kind: figure.savefig(partial, **kind))  # type: ignore[misc]
+                written.insert(0, target)
+                figure.set_layout_engine("none")
+        finally:
+            figure.set_layout_engine(engine)
     return written

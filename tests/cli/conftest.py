@@ -146,8 +146,13 @@ def stranger(strangers_files, monkeypatch):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def narrow(narrow_resnet8):
-    """What commands print and write does not hang on the width of a network."""
+def small(shallow_resnet8):
+    """What commands print and write does not hang on the size of a network."""
+
+
+@pytest.fixture(autouse=True)
+def drawn_once(one_format):
+    """Which pictures a command writes does not hang on how PDFs are drawn."""
 
 
 @pytest.fixture(scope="module")

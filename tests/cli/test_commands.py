@@ -212,19 +212,20 @@ def test_the_module_is_the_command(capsys, monkeypatch):
     [
         (["--per-class"], {"class", "samples", "eigenvalue", "residual", "converged", "products"}, 20),
         (["--per-group", "-k", "2"], {"class", "rank"}, 12),
-        (["--per-layer", "--parameters", "*layer3*"], {"layer", "lambda_max"}, 2),
+        (["--per-layer", "--parameters", "*layer1*"], {"layer", "lambda_max"}, 2),
         (["--density", "--per-group", "--parameters", "classifier"], {"trace", "trace_se"}, 3),
         (
             ["--per-class", "--match-samples", "4", "--bootstrap", "100", "--verify", "--parameters", "classifier"],
             {"eigenvalue_lower", "eigenvalue_upper"},
             20,
         ),
-        (["--kind", "ggn", "--parameters", "*layer3*"], {"eigenvalue"}, 2),
+        (["--kind", "ggn", "--parameters", "*layer1*"], {"eigenvalue"}, 2),
     ],
 )
 def test_a_spectrum_is_printed_and_written(options, columns, rows, run, capsys, tmp_path):
     output, figure = tmp_path / "table.csv", tmp_path / "figure"
-    arguments = ["spectrum", str(run), *options, "--tol", "0.1", "-o", str(output), "--plot", str(figure)]
+    few = ["--limit-per-class", "4", "--tol", "0.1"]
+    arguments = ["spectrum", str(run), *options, *few, "-o", str(output), "--plot", str(figure)]
     assert main(arguments) == 0
     captured = capsys.readouterr()
     frame = pd.read_csv(output)
@@ -237,7 +238,7 @@ def test_a_spectrum_is_printed_and_written(options, columns, rows, run, capsys, 
 
 def test_an_interrupted_spectrum_goes_on_where_it_was(run, capsys, tmp_path, monkeypatch):
     output = tmp_path / "spectrum.nc"
-    common = ["spectrum", str(run), "--per-class", "--limit-per-class", "4"]
+    common = ["spectrum", str(run), "--per-class", "--limit-per-class", "4", "--parameters", "*layer1*"]
     arguments = [*common, "-o", str(output)]
     products, whole = [], CurvatureOperator.__call__
 
@@ -271,6 +272,7 @@ def test_two_processes_print_one_table(run, capsys, in_two_processes):
 
 def test_figures_of_a_study_prints_its_table_and_files(capsys, tmp_path):
     arguments = ["--epochs", "1", "--limit-per-class", "2", "--seeds", "0", "--operations", "none,sam", "--jobs", "1"]
+    arguments += ["--measures", "accuracy,loss,lambda_max"]
     folders = ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
     assert main(["figures", "--study", "flattening", "--methods", "ce", *arguments, *folders]) == 0
     printed = capsys.readouterr()

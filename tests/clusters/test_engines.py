@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -42,7 +42,7 @@ STUDY = {"epochs": 1, "limit_per_class": 1, "draws": 2, "max_iterations": 60, "m
 
 
 @pytest.fixture(scope="module", autouse=True)
-def network(tmp_path_factory):
+def network(tmp_path_factory, forked_pools):
     """The module of the network, where all processes find it, and one thread for every process."""
     folder, threads = tmp_path_factory.mktemp("site"), torch.get_num_threads()
     (folder / "small_network.py").write_text(NETWORK)
@@ -88,8 +88,11 @@ def executor(request, network):
     if needed is None:
         yield request.getfixturevalue("processes")
         return
-    with sharpness.cluster(request.param) as found:
-        yield found
+    with ExitStack() as stack:
+        if needed == "distributed":  # whose workers would load all anew, too
+            config = importlib.import_module("dask.config")
+            stack.enter_context(config.set({"distributed.worker.multiprocessing-method": "forkserver"}))
+        yield stack.enter_context(sharpness.cluster(request.param))
 
 
 def same(found, expected):
@@ -152,7 +155,8 @@ def test_classes_and_points_of_a_plane_are_the_same_in_other_processes(processes
     classes = partial(sharpness.measure, run, **TABLE)
     density = partial(sharpness.spectral_density, run, True, 2, 3, options={"limit_per_class": 1})
     plane = partial(sharpness.plane, run, (-1, 1, 5), (-1, 1, 5), adaptive=0.05, options={"limit_per_class": 1})
-    for probe in (classes, density, plane):
+    rises = partial(sharpness.random_perturbation, run, [0.05, 0.1], 3, options={"limit_per_class": 1})
+    for probe in (classes, density, plane, rises):
         same(probe(executor=processes), probe())
 
 
@@ -244,10 +248,10 @@ def test_the_command_line_takes_a_cluster_and_parts(processes, run, tmp_path, mo
         assert told in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_the_job_script_makes_its_part_as_a_job_of_submitit(tmp_path, monkeypatch):
+def test_the_job_script_makes_its_part_as_a_job_of_submitit(network, tmp_path, monkeypatch, capsys):
     submitit = pytest.importorskip("submitit")
-    program = tmp_path / "sharpness"
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m sharpness "$@"\n')
+    program = tmp_path / "sharpness"  # which tells what the script asks for: a process more would load all anew
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("DATA", "digits-lt")
@@ -257,7 +261,9 @@ def test_the_job_script_makes_its_part_as_a_job_of_submitit(tmp_path, monkeypatc
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
     monkeypatch.chdir(tmp_path)
     script = submitit.helpers.CommandFunction(["bash", str(ROOT / "docs" / "slurm.sh")], verbose=False)
-    told = submitit.AutoExecutor(tmp_path / "logs", cluster="local").submit(script).result()
+    asked = submitit.AutoExecutor(tmp_path / "logs", cluster="local").submit(script).result().split()
+    assert main(asked) == 0
+    told = capsys.readouterr().out
     assert "part 2 of 2: 1 cells" in told and "SWA, seed 0: done" in told
     assert [p.name for p in (tmp_path / "runs").iterdir()] == ["digits-lt-ce+swa-seed0"]
 

@@ -30,7 +30,7 @@ def told(path, size=8, channels=3):
 def test_postscript_under_the_name_of_an_image_starts_no_program(tmp_path, monkeypatch):
     canary, program = tmp_path / "canary", tmp_path / "bin" / "gs"
     program.parent.mkdir()
-    program.write_text(f"#!/bin/sh\ntouch {canary}\n")
+    program.write_text(f"#!/bin/sh\ntouch '{canary}'\n")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", str(program.parent), prepend=":")
     (tmp_path / "x.png").write_bytes(POSTSCRIPT)

@@ -1,6 +1,5 @@
 """A sample's loss that depends on the samples beside it is refused, by the model or by the loss; rounding is not."""
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -114,26 +113,72 @@ def test_a_deep_network_and_squeezed_batches_are_no_mixing():
     Objective(nn.Linear(5, 3), data(1), num_classes=3)
 
 
+def straight_through(x: Tensor, quantise: nn.Module) -> Tensor:
+    """Rounded to the fixed levels of a fake quantisation, with the slope 1 between the first and the last level."""
+    along = (-1, *[1] * (x.ndim - 1)) if quantise.ch_axis == 0 and len(quantise.scale) > 1 else (1,) * x.ndim
+    scale, zero = quantise.scale.view(along), quantise.zero_point.view(along)
+    levels = x / scale + zero
+    assert ((levels - levels.floor() - 0.5).abs() > 1e-5).all(), "no number that rounding in float32 may move"
+    inside = ((levels.round() >= quantise.quant_min) & (levels.round() <= quantise.quant_max)).to(x.dtype)
+    rounded = (levels.round().clamp(quantise.quant_min, quantise.quant_max) - zero) * scale
+    return x * inside + (rounded - x * inside).detach()
+
+
 @pytest.mark.filterwarnings("ignore")
-def test_observers_of_quantisation_are_named_and_put_back():
+@pytest.mark.parametrize("version", [0, 1], ids=["FakeQuantize", "FusedMovingAvgObsFakeQuantize"])
+@pytest.mark.parametrize("passes", [0, 1, 3])
+def test_observers_of_quantisation_are_named_and_put_back(passes, version, request):
+    """Also before they have seen anything, when their buffers are empty, and where they have settled."""
     torch.manual_seed(0)
     x, y = data()
     model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
-    model.qconfig = torch.ao.quantization.get_default_qat_qconfig("fbgemm")
+    model.qconfig = torch.ao.quantization.get_default_qat_qconfig("fbgemm", version)
     model = torch.ao.quantization.prepare_qat(model.train())
-    model(x)
+    for _ in range(passes):
+        model(x)
     model.eval()
     before = {n: t.clone() for n, t in model.state_dict().items()}
-    try:  # whether one sample moves them enough to tell depends on the data
-        sharpness.line(Objective(model, (x, y)), x=(-1, 1, 3))
-    except UserError as error:
-        assert "disable_observer" in str(error)
+    kind = request.node.callspec.id.split("-")[-1]
+    with pytest.raises(UserError, match=rf"layer '[0-2].*' \({kind}\) updates its state .*disable_observer"):
+        Objective(model, (x, y))
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
-    model.apply(torch.ao.quantization.disable_observer)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("version", [0, 1], ids=["FakeQuantize", "FusedMovingAvgObsFakeQuantize"])
+def test_a_quantised_network_has_the_curvature_that_training_sees(version):
+    torch.manual_seed(0)
+    x, y = data()
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
+    model.qconfig = torch.ao.quantization.get_default_qat_qconfig("fbgemm", version)
+    model = torch.ao.quantization.prepare_qat(model.train())
+    model(x)
+    model.eval().apply(torch.ao.quantization.disable_observer)
+    for module in model.modules():  # the largest weight of a channel is half a level off the last one, exactly
+        if hasattr(module, "fake_quant_enabled"):
+            observer = module.activation_post_process
+            observer.min_val.mul_(1.03), observer.max_val.mul_(1.03)
+            for kept, made in zip((module.scale, module.zero_point), module.calculate_qparams(), strict=True):
+                kept.copy_(made)
+    model(x)  # the fused ones choose their levels in every pass
+    before = {n: t.clone() for n, t in model.state_dict().items()}
     objective = Objective(model, (x, y))
-    assert objective.loss() == pytest.approx(float(ce(model(x), y).double().mean()), rel=1e-6)
-    assert np.isfinite(sharpness.eigenvalues(objective).values).all()
-    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items() if not n.endswith("observer_enabled"))
+    found = sharpness.eigenvalues(objective)
+    parameters = [p.detach().double() for p in model.parameters()]
+    sizes = [p.numel() for p in parameters]
+
+    def loss(flat: Tensor) -> Tensor:
+        w, b, w2, b2 = (v.view(p.shape) for v, p in zip(flat.split(sizes), parameters, strict=True))
+        h = F.linear(x.double(), straight_through(w, model[0].weight_fake_quant), b)
+        h = straight_through(h, model[0].activation_post_process).relu()
+        u = F.linear(h, straight_through(w2, model[2].weight_fake_quant), b2)
+        return F.cross_entropy(straight_through(u, model[2].activation_post_process), y)
+
+    flat = torch.cat([p.flatten() for p in parameters])
+    expected = torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss, flat))
+    assert objective.loss() == pytest.approx(float(loss(flat)), rel=1e-5)
+    assert found.largest == pytest.approx(float(expected[-1]), rel=5e-3)
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
 
 
 class Observed(nn.Module):

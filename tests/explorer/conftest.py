@@ -24,7 +24,7 @@ class Browser:
         command = (
             f"exec {program} --remote-debugging-pipe --headless --no-first-run --disable-gpu --disable-dev-shm-usage "
         )
-        command += f"--no-sandbox --user-data-dir={self.folder} about:blank 3<&{out} 4>&{back}"
+        command += f"--no-sandbox --user-data-dir='{self.folder}' about:blank 3<&{out} 4>&{back}"
         self.process = subprocess.Popen(
             ["bash", "-c", command], pass_fds=(out, back), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

@@ -38,16 +38,12 @@ COMMANDS = {
 }  # fmt: skip
 
 
-#: Faults of writing do not hang on the width of a network. A fork has what other tests leave in their process, such as
-#: threads and connections of Dask and of a browser: these tests have a process of their own, `make test` starts it.
-pytestmark = [
-    pytest.mark.usefixtures("narrow_resnet8"),
-    pytest.mark.skipif("PYTEST_XDIST_WORKER" in os.environ, reason="forks its process: pytest -n 0 tests/faults"),
-]
+#: Faults of writing do not hang on the size of a network.
+pytestmark = pytest.mark.usefixtures("shallow_resnet8")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, shallow_resnet8):
     out = tmp_path_factory.mktemp("trained") / "run"
     sharpness.train("ce", load_data("digits-lt"), out, epochs=1)
     return out

@@ -35,10 +35,11 @@ def test_pdfs_hold_fonts_that_journals_take(settings_of_pictures, monkeypatch, t
 
 
 @pytest.mark.parametrize("name", DRAW)
-def test_drawing_on_a_new_figure_changes_nothing_global(name):
+def test_drawing_on_a_new_figure_changes_nothing_global(name, tmp_path):
     before, state = dict(matplotlib.rcParams), np.random.get_state()[1].copy()
     drawn = DRAW[name]()
-    (drawn if hasattr(drawn, "savefig") else drawn.figure).canvas.draw()
+    files = plots.save_figure(drawn if hasattr(drawn, "savefig") else drawn.figure, tmp_path / "picture")
+    assert [path.read_bytes()[:4] for path in files] == [b"%PDF", b"\x89PNG"]
     assert dict(matplotlib.rcParams) == before
     assert np.array_equal(np.random.get_state()[1], state)
     assert not plt.get_fignums()

@@ -35,7 +35,7 @@ PROBES = {
     "perturbation": lambda o: sharpness.random_perturbation(o, (0.1, 0.2), 3),
     "line": lambda o: sharpness.line(o, (-1, 1, 5)),
     "plane": lambda o: sharpness.plane(o, (-1, 1, 3), (-1, 1, 4)),
-    "radius": lambda o: sharpness.characteristic_radius(o),
+    "radius": lambda o: sharpness.characteristic_radius(o, steps=3),
 }
 
 

@@ -21,7 +21,7 @@ PROBES = {
     "plane": lambda what: sharpness.plane(what, (-1, 1, 5), (-1, 1, 4)),
     "density": lambda what: sharpness.spectral_density(what, per_class=True, draws=2, steps=6),
     "layers": lambda what: sharpness.eigenvalues(what, per_class=True, per_layer=True),
-    "radius": lambda what: sharpness.characteristic_radius(what),
+    "radius": lambda what: sharpness.characteristic_radius(what, steps=3),
 }
 
 

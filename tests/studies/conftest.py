@@ -1,8 +1,13 @@
-"""Studies of small networks: what is drawn and resumed does not hang on their width."""
+"""Studies of small networks: what is drawn and resumed does not hang on their size."""
 
 import pytest
 
 
 @pytest.fixture(scope="module", autouse=True)
-def narrow(narrow_resnet8):
+def small(shallow_resnet8):
     """Cells train and measure it many times."""
+
+
+@pytest.fixture(autouse=True)
+def drawn_once(one_format):
+    """What files a study writes does not hang on how they are drawn."""

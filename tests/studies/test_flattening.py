@@ -1,7 +1,6 @@
 """The grid of methods and operations at its smallest: told, drawn, resumed, and not stopped by a run that diverges."""
 
 import math
-import multiprocessing
 import shutil
 
 import numpy as np
@@ -177,14 +176,9 @@ def test_a_model_that_cannot_be_probed_keeps_its_accuracy(study, data, monkeypat
 
 
 @pytest.fixture
-def copies(monkeypatch):
-    """Processes of a study are copies of one that has the package loaded, which get what new ones would get: pickled.
-
-    The network of these tests is theirs, too.
-    """
-    context, registered = multiprocessing.get_context("forkserver"), run_module.registered
-    context.set_forkserver_preload(["sharpness.studies.run"])
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method: {"spawn": context}[method])
+def copies(monkeypatch, forked_pools):
+    """Processes that have the network of these tests, too."""
+    registered = run_module.registered
     resnet8 = {"sharpness.models": {"resnet8": (BACKBONES["resnet8"], "resnet8")}}
     monkeypatch.setattr(run_module, "registered", lambda needed: registered(needed) | resnet8)
 

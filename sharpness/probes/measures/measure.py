@@ -60,6 +60,17 @@ class Passes(NamedTuple):
     of_all: float = 0
 
 
+# Functions with names, because measures are sent to other processes, which find these by them.
+def no_passes(settings: Any) -> Passes:
+    """The passes of a measure that tells none."""
+    return Passes()
+
+
+def always(objective: Objective) -> bool:
+    """The answer of a measure that needs nothing but samples."""
+    return True
+
+
 @dataclass(frozen=True)
 class NoSettings:
     """Settings of a measure that has none."""
@@ -87,11 +98,11 @@ class Measure(Description):
     name: str
     compute: Callable[[Subject, Any], dict[str, Column]]
     settings: type[Any] = NoSettings
-    passes: Callable[[Any], Passes] = lambda settings: Passes()
+    passes: Callable[[Any], Passes] = no_passes
     usual: bool = field(default=True, kw_only=True)
     ratio: bool = field(default=True, kw_only=True)
     needs_labels: bool = field(default=False, kw_only=True)
-    present: Callable[[Objective], bool] = field(default=lambda objective: True, kw_only=True)
+    present: Callable[[Objective], bool] = field(default=always, kw_only=True)
     explained: str = field(default="", kw_only=True)
     version: str = field(default="", kw_only=True)
 

@@ -126,6 +126,7 @@ def test_settings_out_of_range_are_refused(given, message):
         Monitor(network(), data()).history.plot()
 
 
+@pytest.mark.usefixtures("shallow_resnet8")
 def test_snapshots_of_a_run_have_a_history(tmp_path, capsys):
     run = tmp_path / "run"
     sharpness.train("ce-drw", sharpness.load_data("digits-lt"), run, epochs=3, snapshots=1)

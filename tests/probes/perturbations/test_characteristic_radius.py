@@ -1,6 +1,7 @@
 """The radius of the bound against its formula written out, against a search for its minimum, and against training."""
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 import sharpness
 from sharpness import Objective, UserError, characteristic_radius, worst_case
 from sharpness.flattening import SAM, ClassConditionalStep
-from sharpness.models import build_model
+from sharpness.models import BACKBONES, CifarResNet, build_model
 from sharpness.steps import Batch, Context, Loss
 
 COUNTS = (90, 20, 5)
@@ -171,7 +172,8 @@ def test_the_n_of_the_bound_is_given_or_known_from_training_or_that_of_the_sampl
         assert result.class_samples.tolist() == [3, 3, 3]
 
 
-def test_a_checkpoint_knows_its_training_images_whatever_it_is_probed_on(tmp_path):
+def test_a_checkpoint_knows_its_training_images_whatever_it_is_probed_on(tmp_path, monkeypatch):
+    monkeypatch.setitem(BACKBONES, "resnet8", functools.partial(CifarResNet, 8, width=4))
     sharpness.train("ce", sharpness.load_data("digits-lt"), out=tmp_path, epochs=1, model="resnet8", seed=0)
     for options in ({}, {"split": "test"}, {"limit_per_class": 2}):
         result = characteristic_radius(tmp_path, options=options, **QUICK)

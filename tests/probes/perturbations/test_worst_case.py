@@ -1,6 +1,7 @@
 """The worst case in a ball: SAM's point by autograd, per class and batch, for every adaptive and plain norm."""
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def test_one_step_is_the_point_of_sam_of_all_samples_and_of_every_class(case, no
 
 @pytest.mark.parametrize(("norm", "adaptive"), BALLS)
 def test_more_steps_never_find_less_and_no_rise_is_negative(case, norm, adaptive):
-    found = [worst_case(of(case), 0.3, steps, norm, adaptive) for steps in (1, 4, 12)]
+    found = [worst_case(of(case), 0.3, steps, norm, adaptive) for steps in (1, 3, 8)]
     for fewer, more in zip(found, found[1:], strict=False):
         assert (more.values[2] >= fewer.values[2]).all()
         assert more.of("worst_rise") >= fewer.of("worst_rise") >= 0
@@ -81,10 +82,15 @@ def test_batches_ascend_alone_and_are_averaged_by_their_weight(case, m, steps):
     weights = torch.linspace(0.5, 3, len(case.y), dtype=torch.float64)
     objective = of(case, weights=weights)
     result = worst_case(objective, 0.1, steps, m=m, seed=3)
+
+    @functools.cache
+    def of_batch(*indices):
+        return worst_case(objective.restrict(np.array(indices)), 0.1, steps).overall
+
     for row in ROWS:
         indices = np.arange(15) if row is None else np.flatnonzero(case.y == row)
         batches = [indices[b] for b in split_batches(len(indices), m, 3)]
-        alone = [worst_case(objective.restrict(b), 0.1, steps).overall for b in batches]
+        alone = [of_batch(*b) for b in batches]
         shares = np.array([float(weights[b].sum()) for b in batches])
         found = result.overall if row is None else result.values[:, row]
         np.testing.assert_allclose(found, shares @ np.array(alone) / shares.sum(), rtol=1e-9, atol=1e-12)

@@ -21,7 +21,7 @@ from sharpness.models import build_model
 from sharpness.probes import gaussian
 
 #: Nothing here hangs on the width of a network.
-pytestmark = pytest.mark.usefixtures("narrow_resnet8")
+pytestmark = pytest.mark.usefixtures("shallow_resnet8")
 
 RANGE = (-1, 1, 3)
 

@@ -1,6 +1,7 @@
 """The same images: in any order, normalised by anything, and told apart by pixels or by names; others are refused."""
 
 import dataclasses
+import functools
 import re
 
 import numpy as np
@@ -32,9 +33,13 @@ N = 24
 GRID = (-0.1, 0.1, 3)
 
 
+def eight_bits():
+    return torch.randint(0, 256, (N, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
 @pytest.fixture
 def images():
-    return torch.randint(0, 256, (N, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return eight_bits()
 
 
 LABELS = torch.arange(N) % 3
@@ -80,6 +85,12 @@ PROBES = {
 probes = pytest.mark.parametrize("probe", PROBES.values(), ids=PROBES)
 
 
+@functools.cache
+def alone(probe, constants=IMAGENET, seed=0):
+    """What a probe finds of the images in their order, for all tests that compare with it; not to be changed."""
+    return probe(of(eight_bits(), constants, seed=seed))
+
+
 def numbers(result):
     found = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
     left_out = ("sample_ids", "class_samples", "residuals", "converged", "products")
@@ -91,15 +102,15 @@ def test_any_order_and_any_normalisation_give_the_numbers_of_each_alone(probe, i
     """The second model's images come in another order; whatever draws or batches samples takes that of the first."""
     order = shuffled()
     both = probe({"a": of(images), "b": of(images[order], HALF, LABELS[order], seed=1)})
-    alone = {"a": probe(of(images)), "b": probe(of(images, HALF, seed=1))}
-    for label, result in alone.items():
+    single = {"a": alone(probe), "b": alone(probe, HALF, 1)}
+    for label, result in single.items():
         found = numbers(both[label])
         assert found
         for name, value in numbers(result).items():
             np.testing.assert_array_equal(found[name], value, err_msg=name)
     assert both["a"].provenance["images_sha256"] == both["b"].provenance["images_sha256"]
     assert both["b"].provenance["image_constants"] == {"mean": list(HALF[0]), "std": list(HALF[1])}
-    assert len(both.to_frame()) == sum(len(r.to_frame()) for r in alone.values())
+    assert len(both.to_frame()) == sum(len(r.to_frame()) for r in single.values())
     assert both.plot() is not None
 
 
@@ -119,8 +130,10 @@ def test_results_of_separate_calls_and_files_follow_the_same_rule(probe, images,
     other = images.clone()
     other[5] += 1
     a, b, c = (
-        load_result(probe(o).save(tmp_path / f"{i}.nc"))
-        for i, o in enumerate([of(images), of(images[order], HALF, LABELS[order], seed=1), of(other, seed=1)])
+        load_result(result.save(tmp_path / f"{i}.nc"))
+        for i, result in enumerate(
+            [alone(probe), probe(of(images[order], HALF, LABELS[order], seed=1)), probe(of(other, seed=1))]
+        )
     )
     if "match_samples" not in a.provenance:
         np.testing.assert_array_equal(a.probed.identity.words, of(images).identity.words)
@@ -139,7 +152,7 @@ def test_files_from_before_images_were_kept_are_compared_by_their_inputs(probe, 
     def old(result):
         return dataclasses.replace(result, sample_ids=None)
 
-    a, same, other = probe(of(images)), probe(of(images, seed=1)), probe(of(images, HALF, seed=1))
+    a, same, other = alone(probe), alone(probe, seed=1), alone(probe, HALF, 1)
     assert Comparison(a=a, b=old(same)).plot() is not None
     with pytest.raises(UserError, match="data_sha256 is .* and 'b' does not tell whether that is the images"):
         Comparison(a=a, b=old(other)).plot()

@@ -14,7 +14,7 @@ from sharpness.probes import labelled_checkpoints
 from sharpness.results import Runs
 
 #: Nothing here hangs on the width of a network.
-pytestmark = pytest.mark.usefixtures("narrow_resnet8")
+pytestmark = pytest.mark.usefixtures("shallow_resnet8")
 
 QUICK = ("--measures", "loss,random_rise", "--limit-per-class", "3")
 
