@@ -2,7 +2,11 @@
 
 import logging
 from collections.abc import Sequence
+from difflib import get_close_matches
 from numbers import Integral
+
+#: More choices than these are not listed.
+FEW = 60
 
 
 class UserError(ValueError):
@@ -39,12 +43,16 @@ logging.getLogger("sharpness").addFilter(_Printable())
 
 
 def choose(kind: str, value: object, choices: Sequence[str | None]) -> None:
-    """Raise a :class:`UserError` unless ``value`` is one of ``choices``.
+    """Raise a :class:`UserError` unless ``value`` is one of ``choices``; of a thousand it names those that are close.
 
     >>> choose("sampler", "instance", ["instance", "class_balanced"])
     """
     if value not in choices:
-        raise UserError(f"unknown {kind} {value!r}: choose one of {', '.join(map(str, choices))}")
+        names = list(map(str, choices))
+        if len(names) > FEW:
+            some = list(dict.fromkeys([*get_close_matches(str(value), names, 5), *names]))[:10]
+            names = [*some[:-1], f"{some[-1]} or {len(names) - 10} others"]
+        raise UserError(f"unknown {kind} {value!r}: choose one of {', '.join(names)}")
 
 
 def require_whole(name: str, value: object, least: int = 0, why: str = "") -> None:

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sharpness.errors import SystemRefusal
 from sharpness.files import write_atomically
 
 #: Tensors of more bytes lie in files of their own, once, however many parcels hold them.
 LARGE = 2**20
+#: What stands for a tensor that is not on the CPU, or for the device.
+ELSEWHERE = "elsewhere"
 #: In a worker: the last parcel that was opened, by its digest.
 _opened: dict[str, Any] = {}
 
@@ -51,7 +53,7 @@ class Parcel:
     def _read(self) -> Any:
         if self.file is None:
             assert self.content is not None
-            return pickle.loads(self.content)
+            return _Reader(io.BytesIO(self.content), None).load()
         folder = Path(self.file).parent
         return _Reader(io.BytesIO(_checked(Path(self.file), self.digest)), folder).load()
 
@@ -60,17 +62,19 @@ class Parcel:
 def parcelled(value: Any, folder: Path | None) -> Iterator[Parcel]:
     """A parcel of a value for as long as tasks need it.
 
+    Tensors of a GPU are sent as those of the CPU, and come to the worker's GPU where it has one.
+
     Args:
         folder: on a disk that workers see; without one every task carries the bytes.
     """
+    written: list[Path] = []
+    buffer = io.BytesIO()
     if folder is None:
-        content = pickle.dumps(value)
-        yield Parcel(_digest(content), None, content)
+        _Writer(buffer, None, written).dump(value)
+        yield Parcel(_digest(buffer.getvalue()), None, buffer.getvalue())
         return
     folder.mkdir(parents=True, exist_ok=True)
-    written: list[Path] = []
     try:
-        buffer = io.BytesIO()
         _Writer(buffer, folder, written).dump(value)
         content = buffer.getvalue()
         written.append(folder / f".{_digest(content)[:16]}.parcel")
@@ -83,13 +87,19 @@ def parcelled(value: Any, folder: Path | None) -> Iterator[Parcel]:
 
 
 class _Writer(pickle.Pickler):
-    def __init__(self, file: io.BytesIO, folder: Path, written: list[Path]) -> None:
+    def __init__(self, file: io.BytesIO, folder: Path | None, written: list[Path]) -> None:
         super().__init__(file)
         self.folder, self.written = folder, written
+        # The tensors are kept, because another one could get the id of one that is gone.
+        self.elsewhere: dict[int, tuple[int, Tensor]] = {}
 
     def persistent_id(self, thing: Any) -> Any:
+        if isinstance(thing, Tensor) and thing.device.type != "cpu":
+            return self._from_elsewhere(thing)
+        if isinstance(thing, torch.device) and thing.type != "cpu":
+            return (ELSEWHERE,)
         # Views and parameters stay as they are: what shares memory shares it afterwards.
-        if type(thing) is not Tensor or thing.nbytes < LARGE or thing.device.type != "cpu" or thing.requires_grad:
+        if self.folder is None or type(thing) is not Tensor or thing.nbytes < LARGE or thing.requires_grad:
             return None
         if not thing.is_contiguous() or thing.nbytes < thing.untyped_storage().nbytes():
             return None
@@ -104,14 +114,31 @@ class _Writer(pickle.Pickler):
                 _write(path, content)
         return digest, path.name, str(thing.dtype).removeprefix("torch."), tuple(thing.shape)
 
+    def _from_elsewhere(self, thing: Tensor) -> Any:
+        """Its number, and the first time its content: what is one tensor here is one there."""
+        known = id(thing) in self.elsewhere
+        number, _ = self.elsewhere.setdefault(id(thing), (len(self.elsewhere), thing))
+        kind = isinstance(thing, nn.Parameter), thing.requires_grad
+        return (ELSEWHERE, number) if known else (ELSEWHERE, number, thing.detach().cpu(), *kind)
+
 
 class _Reader(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, folder: Path) -> None:
+    def __init__(self, file: io.BytesIO, folder: Path | None) -> None:
         super().__init__(file)
         self.folder = folder
-        self.known: dict[str, Tensor] = {}
+        self.known: dict[str | int, Tensor] = {}
 
-    def persistent_load(self, about: Any) -> Tensor:
+    def persistent_load(self, about: Any) -> Tensor | torch.device:
+        if about[0] == ELSEWHERE:
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            if len(about) == 1:
+                return device
+            number, *new = about[1:]
+            if new:
+                tensor = new[0].to(device)
+                self.known[number] = nn.Parameter(tensor, new[2]) if new[1] else tensor.requires_grad_(new[2])
+            return self.known[number]
+        assert self.folder is not None
         digest, name, dtype, shape = about
         if name not in self.known:
             content = bytearray(_checked(self.folder / name, digest))

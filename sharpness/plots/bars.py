@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from sharpness.errors import shown
 from sharpness.keywords import Default, typed_keywords
 from sharpness.plots.labels import (
     MANY,
@@ -16,6 +17,7 @@ from sharpness.plots.labels import (
     bars_key,
     doubtful_key,
     draw_doubtful,
+    grey,
     label_classes,
     legend_above,
     marker_size,
@@ -29,6 +31,8 @@ from sharpness.plots.style import PAGE, colors_of, marker, new_axes, style
 from sharpness.plots.trainings import draw_trainings, trainings_key
 
 Values = Mapping[str, np.ndarray]
+#: More classes than these are drawn by quantiles over neighbours, in so many blocks of them, and so many are named.
+CROWD, BLOCKS, NAMED = 200, 25, 10
 
 
 class ValueOptions(TextOptions, total=False):
@@ -77,7 +81,8 @@ def plot_class_values(
 ) -> Axes:
     """Draw ``{label: (C,)}``: classes side by side, the models of a class next to each other.
 
-    With more than 30 classes the points become a line per model, and error bars a band.
+    With more than 30 classes the points become a line per model, and error bars a band. With more than 200 the line is
+    the median of blocks of neighbouring classes, the band has 90 % of them, and the ten largest values are named.
 
     Args:
         values: a value per class; what is not finite is left out.
@@ -106,6 +111,7 @@ def plot_class_values(
             limit_bars(ax, list(values.values()))
         label_classes(ax, names, counts, options["xlabel"], numbered=not many or counts is not None)
         points.separate_classes()
+        points.name_largest(values, names)
         if floor is None and any((v < 0).any() for v in values.values()):
             ax.axhline(0, color="0.6", linewidth=0.6, zorder=0)
         ax.set(ylabel=options["ylabel"], title=title or "")
@@ -136,11 +142,12 @@ class ClassPoints:
         log: bool = False,
     ) -> None:
         self.ax, self.labels, self.floor, self.bounds, self.log = ax, list(labels), floor, bounds, log
-        self.many = classes > MANY
+        self.many, self.crowd = classes > MANY, classes > CROWD
         self.size = marker_size(ax, len(labels), classes)
         self.places = dict(zip(labels, offsets(len(labels), classes), strict=True))
         self.colors = dict(zip(labels, colors_of(self.labels), strict=True))
         self._flagged = self._barred = self._doubted = self._to_zero = False
+        self._not_converged, self._named = 0, False
 
     def draw(
         self,
@@ -155,6 +162,10 @@ class ClassPoints:
         """Draw the values (C,) of a model as markers, or as a ``line`` of many classes; ``named`` is in the legend."""
         at, sign = self.places[label], marker(self.labels.index(label))
         look: dict[str, Any] = {"color": self.colors[label], "markersize": self.size}
+        if self.crowd:  # a thousand markers or error bars would be noise
+            self._draw_blocks(label, values, line, named)
+            self._not_converged += 0 if flags is None else int(np.asarray(flags, dtype=bool).sum())
+            return
         below = np.zeros(len(values), bool) if self.floor is None else values < self.floor
         self.ax.plot(at, values, line if self.many else sign, label=label if named else None, **look)
         if trainings is not None:
@@ -167,13 +178,47 @@ class ClassPoints:
         if below.any():
             self.ax.plot(at[below], np.full(below.sum(), self.floor), sign, clip_on=False, **look, **OPEN)
 
+    def _draw_blocks(self, label: str, values: np.ndarray, line: str, named: bool) -> None:
+        """Draw the median of every block of neighbouring classes, and a band with 90 % of them."""
+        drawn = values if self.floor is None else np.fmax(values, self.floor)
+        blocks = [b for b in np.array_split(np.arange(len(values)), BLOCKS) if np.isfinite(drawn[b]).any()]
+        at = [self.places[label][b].mean() for b in blocks]
+        low, middle, high = np.array([np.nanquantile(drawn[b], (0.05, 0.5, 0.95)) for b in blocks]).reshape(-1, 3).T
+        self.ax.plot(at, middle, line, color=self.colors[label], label=label if named else None)
+        self.ax.fill_between(at, low, high, color=self.colors[label], alpha=0.18, linewidth=0)
+
+    def name_largest(self, values: Values, names: Sequence[str]) -> None:
+        """Mark and name the largest values of all models, where classes are too many to be seen."""
+        if not self.crowd or not any(np.isfinite(v).any() for v in values.values()):
+            return
+        found = [(float(v), label, c) for label, of in values.items() for c, v in enumerate(of) if np.isfinite(v)]
+        found = sorted(found, reverse=True)
+        if found[0][0] == found[min(NAMED, len(found) - 1)][0]:
+            return  # more are the largest than can be named
+        self._named = True
+        for value, label, c in found[:NAMED]:
+            sign, at = marker(self.labels.index(label)), self.places[label][c]
+            self.ax.plot(at, value, sign, color=self.colors[label], markersize=2.5)
+            near: dict[str, Any] = {
+                "textcoords": "offset points",
+                "rotation": 90,
+                "ha": "center",
+                "va": "bottom",
+                "fontsize": 5.5,
+            }
+            self.ax.annotate(shown(names[c], 14), (at, value), (0, 3), color=self.colors[label], **near)
+        # Room above for upright names, on whatever scale.
+        self.ax.set_ylim(top=max(self.ax.get_ylim()[1], found[0][0]))
+        bottom, top = self.ax.transData.transform([(0, y) for y in self.ax.get_ylim()])[:, 1]
+        self.ax.set_ylim(top=self.ax.transData.inverted().transform((0, top + 0.3 * (top - bottom)))[1])
+
     def draw_intervals(self, label: str, ends: np.ndarray, linewidth: float = 0.8, alpha: float = 1) -> None:
         """Draw bars, or with many classes a band, between lower and upper ends (2, C) where both are finite.
 
         They leave the limits of the axis as they are where it is logarithmic.
         """
         at, shade, known = self.places[label], self.colors[label], np.isfinite(ends).all(axis=0)
-        if not known.any():
+        if not known.any() or self.crowd:
             return
         self._barred = True
         bottom, top = self.ax.get_ylim()
@@ -198,6 +243,12 @@ class ClassPoints:
     def keys(self, over: str) -> list[Line2D]:
         """Return the entries of a legend for what is drawn; intervals are ``over`` something."""
         found = [doubtful_key()] if self._doubted else []
+        if self.crowd:
+            size = len(self.places[self.labels[0]]) // BLOCKS
+            largest = f"; the {NAMED} largest are named" if self._named else ""
+            found.append(grey(f"median and 5 to 95 % of {size} neighbours{largest}", linewidth=3))
+            if self._not_converged:
+                found.append(grey(f"{self._not_converged} not converged", linestyle=""))
         found += [bars_key(over, "bands" if self.many else "bars")] if self._barred else []
         found += [to_zero_key()] if self._to_zero else []
         return found + ([not_converged()] if self._flagged else [])

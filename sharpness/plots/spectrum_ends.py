@@ -47,7 +47,8 @@ def plot_spectrum_ends(
 ) -> Axes:
     """Draw the spectrum of every class as a line from its smallest to its largest eigenvalue, models side by side.
 
-    With more than 30 classes a model is two curves, the largest eigenvalues and dashed the smallest.
+    With more than 30 classes a model is two curves, the largest eigenvalues and dashed the smallest; with more than 200
+    they are medians of neighbouring classes with 90 % of these, and the ten largest eigenvalues are named.
 
     Args:
         largest: ``{label: (C,)}`` largest eigenvalues, NaN for none.
@@ -85,6 +86,7 @@ def plot_spectrum_ends(
         ax.set(ylabel=options["ylabel"], title=options["title"] or "")
         if intervals is not None and not log_axis:
             limit_bars(ax, [*largest.values(), *smallest.values()])
+        points.name_largest(largest, names)
         if options["legend"]:
             extra = trainings_key(trainings[0].values() if trainings else [], not points.many, log_axis)
             extra += [grey(r"dashed: $\lambda_\mathrm{min}$", linestyle="--")] if points.many else []

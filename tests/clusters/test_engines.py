@@ -155,7 +155,8 @@ def test_classes_and_points_of_a_plane_are_the_same_in_other_processes(processes
     classes = partial(sharpness.measure, run, **TABLE)
     density = partial(sharpness.spectral_density, run, True, 2, 3, options={"limit_per_class": 1})
     plane = partial(sharpness.plane, run, (-1, 1, 5), (-1, 1, 5), adaptive=0.05, options={"limit_per_class": 1})
-    for probe in (classes, density, plane):
+    rises = partial(sharpness.random_perturbation, run, [0.05, 0.1], 3, options={"limit_per_class": 1})
+    for probe in (classes, density, plane, rises):
         same(probe(executor=processes), probe())
 
 

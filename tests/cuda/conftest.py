@@ -23,7 +23,7 @@ ABSENT = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
 #: What pretending tensors run in every test run; the rest takes them minutes.
 QUICK = ("-random]", "-worst case]", "-plane, adaptive]", "-density]", "-ends of Gauss-Newton]", "-gradient+gaussian]",
-         "data_may_lie", "between_models", "images_are_those",
+         "data_may_lie", "are_sent", "between_models", "images_are_those",
          "method[elsewhere-ce]", "method[elsewhere-cc-sam]")  # fmt: skip
 
 

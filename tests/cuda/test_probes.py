@@ -25,6 +25,7 @@ from sharpness import (
     trajectory_plane,
     worst_case,
 )
+from sharpness.clusters.parcel import parcelled
 from sharpness.engine import CurvatureOperator, Evaluation
 from sharpness.probes import named_directions
 
@@ -191,3 +192,15 @@ def test_bfloat16(objectives):
     )
     assert reduced.precision == "bfloat16"
     np.testing.assert_allclose(reduced.losses, exact.losses, rtol=0.02)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["file", "carried"])
+def test_models_are_sent_to_workers_from_any_device(objectives, agree, tmp_path, shared):
+    """As tensors of the CPU, which every worker can read."""
+    on_cpu, on_device = objectives()
+    with parcelled(on_device, tmp_path if shared else None) as parcel:
+        received = parcel.open()
+    there = "cuda" if torch.cuda.is_available() else "cpu"
+    assert {t.device.type for t in (*received.model.parameters(), *received.model.buffers(), received.y)} == {there}
+    agree(received.evaluate(), on_cpu.evaluate())
+    agree(received.gradient().cpu(), on_cpu.gradient())

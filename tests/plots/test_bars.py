@@ -95,3 +95,32 @@ def test_bars_that_are_much_longer_than_the_values_leave_the_picture(ax):
     low, high = ax.get_ylim()
     assert low <= 0.0 and 3 < high <= 6
     np.testing.assert_allclose(bars(ax)[2], [1e-3, 1e4])
+
+
+def test_of_a_thousand_classes_blocks_are_drawn_and_the_ten_largest_named():
+    values = np.random.default_rng(0).permutation(1000).astype(float)
+    values[5] = np.nan
+    flags = {"CE": values > 996}
+    intervals = {"CE": np.stack([values - 1, values + 1])}
+    ax = plot_class_values(
+        {"CE": values}, [f"class {c}" for c in range(1000)], ax=None, flags=flags, intervals=intervals, over="images"
+    )
+    line = next(line for line in ax.lines if line.get_label() == "CE")
+    blocks = np.array_split(values, 25)
+    np.testing.assert_allclose(line.get_ydata(), [np.nanmedian(block) for block in blocks])
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert {round(v, 6) for b in blocks for v in np.nanquantile(b, (0.05, 0.95))} <= {round(v, 6) for v in band}
+    named = [text.get_text() for text in ax.texts]
+    assert named == [f"class {c}" for c in np.argsort(-np.nan_to_num(values, nan=-1))[:10]]
+    told = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert told == ["CE", "median and 5 to 95 % of 40 neighbours; the 10 largest are named", "3 not converged"]
+    assert ax.get_ylim()[1] > 1.2 * 1000 and len(ax.collections) == 1  # room for names; no band of intervals
+
+
+def test_of_a_thousand_classes_none_is_named_where_many_are_the_largest():
+    right = np.repeat([1.0, 0.0], 500)
+    ax = plot_class_values({"a": right, "b": 1 - right}, [str(c) for c in range(1000)], log=False)
+    assert not ax.texts
+    assert "named" not in "".join(text.get_text() for text in ax.get_legend().get_texts())
+    empty = plot_class_values({"a": np.full(300, np.nan)}, [str(c) for c in range(300)])
+    assert not empty.texts

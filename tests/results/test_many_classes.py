@@ -2,7 +2,9 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
+from sharpness.errors import UserError, choose
 from sharpness.results.many_classes import abridged
 
 
@@ -35,3 +37,10 @@ def test_every_model_has_the_same_classes():
     both = pd.concat([first.assign(model="a"), second.assign(model="b")], ignore_index=True)
     shown, _ = abridged(both, both, names)
     assert shown.groupby("class").model.nunique().eq(2).all()
+
+
+def test_a_mistyped_class_of_a_thousand_is_told_with_those_that_are_close():
+    with pytest.raises(UserError) as told:
+        choose("class", "U+03E", [f"U+{i:04X}" for i in range(1000)])
+    assert "U+03E" in str(told.value) and "U+03E7" in str(told.value)
+    assert str(told.value).endswith(" or 990 others") and len(str(told.value)) < 160

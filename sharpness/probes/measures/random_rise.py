@@ -34,7 +34,10 @@ class RandomDirections:
 def random_rise(subject: Subject, settings: RandomDirections) -> dict[str, Column]:
     """Means over the draws, which all classes share; those of groups are the spread of the groups' means."""
     objective = subject.objective
-    found = random_perturbation(objective, [settings.radius], settings.draws, seed=settings.seed, resume=subject.resume)
+    found = random_perturbation(
+        objective, [settings.radius], settings.draws, seed=settings.seed, resume=subject.resume,
+        executor=subject.executor,
+    )  # fmt: skip
     assert isinstance(found, PerturbationResult)
     return {"random_rise": Column.of_result(found, "rise", f"{settings.draws} draws")}
 

@@ -17,9 +17,9 @@ is then uniform on that sphere already: ``"sphere"`` is the same as ``"gaussian"
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from concurrent.futures import Executor
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -47,6 +47,7 @@ def random_perturbation(
     *,
     distribution: str = "gaussian",
     resume: str | Path | None = None,
+    executor: Executor | None = None,
     **given: Unpack[Given],
 ) -> PerturbationResult:
     r"""Evaluate the loss under random perturbations, ``L(w + r d_j)``, for every radius r and direction d_j, per class.
@@ -66,6 +67,7 @@ def random_perturbation(
         seed: of the directions.
         distribution: ``"gaussian"``, ``"sphere"`` or ``"uniform"``, as above.
         resume: a folder for points that are done; a call with the same settings goes on with them.
+        executor: evaluates blocks of points, see :func:`sharpness.cluster`; this process evaluates all unless given.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Returns:
@@ -94,25 +96,12 @@ def random_perturbation(
         raise UserError(f"draws={draws}: give at least 1")
     objective.check()
 
-    # All radii of a draw follow each other, so that a cache of one direction draws each only once.
-    @lru_cache(maxsize=1)
-    def direction(j: int) -> Tensor:
-        return draw_direction(objective, j, seed, normalization, distribution)
-
-    def displacement(i: int) -> Tensor:
-        j, r = divmod(i, len(sizes))
-        return float(sizes[r]) * direction(j)
-
+    # Radii of a draw follow each other; an executor's workers take blocks of consecutive points.
     settings = {"radii": sizes.tolist(), "normalization": normalization, "seed": seed, "distribution": distribution}
     table = PointTable(
-        objective,
-        displacement,
-        draws * len(sizes),
-        "random perturbation",
-        objective.precision,
-        resume,
-        {"probe": "random_perturbation", **settings},
-    )
+        objective, _Displacement(objective, sizes, seed, normalization, distribution), draws * len(sizes),
+        "random perturbation", objective.precision, resume, {"probe": "random_perturbation", **settings}, executor,
+    )  # fmt: skip
     table.evaluate()
     shape, classes = (draws, len(sizes)), objective.num_classes
     return PerturbationResult(
@@ -128,6 +117,20 @@ def random_perturbation(
         seed=seed,
         **common_fields(objective, probe="random_perturbation", draws=draws, evaluations=draws * len(sizes)),
     )
+
+
+class _Displacement:
+    """``r d_j`` of a point: all radii of a draw follow each other, so that each direction is drawn once."""
+
+    def __init__(self, objective: Objective, radii: np.ndarray, *drawn_by: Any) -> None:
+        self.objective, self.radii, self.drawn_by = objective, radii, drawn_by
+        self.last: tuple[int, Tensor] | None = None
+
+    def __call__(self, i: int) -> Tensor:
+        j, r = divmod(i, len(self.radii))
+        if self.last is None or self.last[0] != j:
+            self.last = j, draw_direction(self.objective, j, *self.drawn_by)
+        return float(self.radii[r]) * self.last[1]
 
 
 def draw_direction(
