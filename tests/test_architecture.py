@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "sharpness"
 FLOORS = {
     "errors": -2,
     "extensions": -1,
-    **dict.fromkeys(["registry", "locks"], -0.5),
+    **dict.fromkeys(["registry", "locks", "generators"], -0.5),
     **dict.fromkeys(["files", "identity", "keywords", "progress", "registries", "renamed", "statistics"], 0),
     **dict.fromkeys(["transfer", "untrusted", "version"], 0),
     **dict.fromkeys(["steps", "data", "models", "engine", "curvature", "plots"], 1),

@@ -284,6 +284,7 @@ SQUARE = lambda u, t: (u.squeeze(1) - t) ** 2  # noqa: E731
         (lambda: Objective(mlp(3), (X, Y), groups={"few": ["cat"]}), "group 'few' has class 'cat', outside 0..2"),
         (lambda: Objective(mlp(3), (X, Y), groups={"few": 2}), "group 'few' is 2: give a list"),
         (lambda: Objective(mlp(3), (X, Y), groups="oltr"), "give train_counts="),
+        (lambda: Objective(mlp(3), (X, Y), class_names=["a", "b", "a"]), "class_names has 'a' twice"),
         (lambda: Objective(mlp(3), (X, Y), train_counts=["a", "b", "c"]), "train_counts=.*give one number"),
         (lambda: Objective(mlp(1), (X, HALF), SQUARE, group_by=lambda x: x), "group_by= raised TypeError"),
         (lambda: Objective(mlp(1), (X, HALF), nn.MSELoss), "give 'ce', or a function"),
@@ -337,5 +338,20 @@ def test_data_follow_the_model_as_everybody_types_it():
     assert sharpness.random_perturbation(model, (X, Y), [0.1], 2).losses.shape == (1, 2)
     with pytest.raises(UserError, match="no measure and no data set"):
         sharpness.measure(model, "acuracy")
+    with pytest.raises(UserError, match="CrossEntropyLoss is neither data nor a measure: give a loss as loss="):
+        sharpness.measure(model, (X, Y), nn.CrossEntropyLoss(reduction="none"))
+    with pytest.raises(UserError, match="CrossEntropyLoss stands where trace has no loss: give it as loss="):
+        sharpness.trace(model, (X, Y), nn.CrossEntropyLoss(reduction="none"))
     with pytest.raises(UserError, match="data are given twice"):
         sharpness.measure(model, (X, Y), data=(X, Y))
+
+
+def test_probabilities_in_the_place_of_logits_are_told_with_a_remedy_that_is_right(caplog):
+    model = mlp(3)
+    whole = nn.Sequential(model, nn.Softmax(1))
+    Objective(model, (X, Y))
+    assert not caplog.records
+    Objective(whole, (X, Y))
+    assert "cross-entropy takes logits: leave the softmax out, or give output=lambda p: p.log()" in caplog.text
+    expected = Objective(model, (X, Y)).loss()
+    assert Objective(whole, (X, Y), output=lambda p: p.log()).loss() == pytest.approx(expected, rel=1e-5)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sharpness.checkpoints.families import FAMILIES
 from sharpness.checkpoints.safety import LIMIT
+from sharpness.checkpoints.shards import index_of
 from sharpness.checkpoints.zoo import from_zoo
 from sharpness.errors import UserError, shown
 from sharpness.models.hubs import hub_of
@@ -24,6 +25,9 @@ ENDINGS = (".pt", ".pth", ".th", ".tar", ".ckpt", ".safetensors")
 
 #: What a run of ours keeps beside its result.
 COMPANIONS, INSIDE = ("state.pt", "run.json", "history.csv"), ("snapshots", "probes")
+
+#: What trainers of Hugging Face keep beside a model.
+TRAINERS = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state.pth", "training_args.bin")
 
 #: Bytes that decide what a file is, and names in a line.
 HEAD, SHOWN = 512, 4
@@ -126,7 +130,7 @@ class _Search:
                 found += self.below(entry)
             elif entry.name in COMPANIONS:
                 continue
-            elif usual not in (None, entry.name) and _of_one_run(entry.name):
+            elif (usual not in (None, entry.name) and _of_one_run(entry.name)) or index_of(entry) is not None:
                 self.beside.append(entry)
             elif self._is_checkpoint(entry) and self._first(entry):
                 found.append(entry)
@@ -139,7 +143,7 @@ class _Search:
         return new
 
     def _is_checkpoint(self, path: Path) -> bool:
-        if path.name.endswith(ENDINGS):
+        if path.name.endswith(ENDINGS) or path.name in usual_files():
             return True
         try:
             file, size = open_regular(path, LIMIT)
@@ -181,12 +185,13 @@ def _begins_like_one(start: bytes, size: int) -> bool:
 
 
 def _of_one_run(name: str) -> bool:
-    """True if a file beside one of a usual name is of the same run: another usual name, or that of an epoch.
+    """True if a file beside one of a usual name is of the same run: another usual name, of an epoch, or of
+    a state of training.
 
     >>> [_of_one_run(name) for name in ("12_ckpt.pth.tar", "epoch_3.pth", "model-20.pt", "resnet32.t7")]
     [True, True, True, False]
     """
-    plain, usual = _NUMBERS.sub("", name), usual_files()
+    plain, usual = _NUMBERS.sub("", name), (*usual_files(), *TRAINERS)
     stem = plain.partition(".")[0]
     return name in usual or plain in usual or (plain != name and stem in ("", "ckpt", "checkpoint", "model"))
 

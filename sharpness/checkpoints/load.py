@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +18,7 @@ from sharpness.checkpoints.families.reading import WEIGHTS
 from sharpness.checkpoints.find import file_of
 from sharpness.checkpoints.heads import parse_head
 from sharpness.checkpoints.published import published_checkpoint
-from sharpness.checkpoints.safety import read_safely
+from sharpness.checkpoints.shards import read_weights
 from sharpness.errors import UserError, choose, shown
 from sharpness.extensions import in_one_line
 from sharpness.models.factory import model_from
@@ -48,9 +47,9 @@ def load_checkpoint(
     CC-SAM, ImbSAM, SWA, PoF, Lightning, safetensors and plain state dicts are distinguished by their content.
 
     Args:
-        path: a file, or a folder with one of the usual names in it; ``"zoo:METHOD"``, a model that comes with the
-            package (:mod:`sharpness.checkpoints.zoo`); or ``"timm:NAME"``, ``"torchvision:NAME"`` or
-            ``"hf:NAME_OR_FOLDER"``, a network of that library with its published weights.
+        path: a file, the index of weights in several files, or a folder with one of the usual names in it;
+            ``"zoo:METHOD"``, a model that comes with the package (:mod:`sharpness.checkpoints.zoo`);
+            ``"timm:NAME"``, ``"torchvision:NAME"`` or ``"hf:NAME_OR_FOLDER"``, a library's with published weights.
         family: a name in :data:`FAMILIES`, where the content would suggest another.
         head: ``"linear"``, ``"cosine"``, ``"unit-features"`` or ``"unit-weights"``, also with ``" [C, d]"`` or
             ``" [d, C]"`` behind it, where the file leaves it open or its family does it otherwise.
@@ -92,8 +91,7 @@ def load_checkpoint(
         return complete if class_order is None else complete.in_class_order(class_order)
     path = file_of(Path(path))
     # Objects of foreign classes are stand-ins here; a file of ours has none, which is checked below.
-    content = read_safely(path, foreign=True)
-    sha256 = _sha256(path)
+    content, sha256 = read_weights(path)
     passed = passed_over(content)
     if (described := own_content(content)) is not None:
         if passed:
@@ -127,14 +125,15 @@ def load_checkpoint(
         scale=scale, head=head, num_classes=num_classes, weights=weights, model=network, named=family is not None
     )
     if second is not None:
-        options = replace(options, stage2=read_safely(second, foreign=True), stage2_path=str(second))
-        passed += passed_over(options.stage2)
+        part, second_sha256 = read_weights(second)
+        options = replace(options, stage2=part, stage2_path=str(second))
+        passed += passed_over(part)
     reading = _read(found, content, path, options)
     known = reading.manifest
     manifest = replace(
         known,
         notes=[*known.notes, *_foreign_notes(content, passed, path)],
-        extra={**known.extra, **({} if second is None else {"stage2_sha256": _sha256(second)})},
+        extra={**known.extra, **({} if second is None else {"stage2_sha256": second_sha256})},
     )
     read = Checkpoint(reading.model, manifest, str(path), sha256)
     return read if class_order is None else read.in_class_order(class_order)
@@ -206,12 +205,9 @@ def _read(family: Family, content: Any, path: Path, options: Options) -> Reading
         raise UserError(f"{path} looks like a file of family {family.name!r} and does not fit it ({told})") from error
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _told(content: Any) -> str:
+    if isinstance(content, dict) and content.keys() >= {"state", "param_groups"}:
+        return "an optimizer's state, without weights"
     if isinstance(content, dict):
         return f"a dict with {', '.join(str(k)[:40] for k in list(content)[:4]) or 'nothing'}"
     if isinstance(content, PassedOver):

@@ -10,6 +10,9 @@ T = TypeVar("T")
 #: DataParallel, torch.compile, Lightning modules and the usual names of a wrapped network.
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "encoder.", "backbone.", "ema_model.", "param.")
 
+#: torch.compile, activation checkpointing and FSDP, of single layers.
+INSIDE = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
+
 #: What averaging and old training loops leave in a state dict beside the network.
 LEFTOVERS = ("n_averaged",)
 
@@ -33,6 +36,16 @@ def strip_prefixes(state: Mapping[str, T]) -> tuple[dict[str, T], str]:
         names = {key[len(found) :]: value for key, value in names.items()}
         removed += found
     return names, removed
+
+
+def unwrapped(state: Mapping[str, T]) -> dict[str, T]:
+    """The state without the parts of names that wrappers of single layers leave in their middle.
+
+    >>> unwrapped({"layer1._orig_mod.weight": 1, "fc.weight": 2})
+    {'layer1.weight': 1, 'fc.weight': 2}
+    """
+    plain = {".".join(part for part in name.split(".") if part not in INSIDE): value for name, value in state.items()}
+    return plain if len(plain) == len(state) else dict(state)
 
 
 def covering_prefixes(names: Iterable[str], wanted: Iterable[str]) -> list[str]:

@@ -50,8 +50,7 @@ SIGNATURES: dict[bytes, str] = {
     b"\x93NUMPY": "is a NumPy array, not a checkpoint",
     b"version https://git-lfs": "is a Git LFS pointer: fetch the file itself with 'git lfs pull'",
     b"<": "is a web page: download the file itself",
-    b"{": "is JSON, which holds no weights: give the file with the weights; of several parts make one, such as "
-    "torch.save({k: v for p in parts for k, v in safetensors.torch.load_file(p).items()}, PATH)",
+    b"{": "is JSON, which holds no weights: give the file with the weights, or their index, a file NAME.json",
 }
 
 

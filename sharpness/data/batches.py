@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
+from sharpness.data.endless import all_of, length_of
 from sharpness.data.inputs import Inputs
-from sharpness.data.records import ARRAYS, Batch, Record, is_image, split
+from sharpness.data.records import ARRAYS, Batch, Record, is_image, is_record, split
 from sharpness.errors import UserError, shown
+from sharpness.generators import generators_kept
 
 #: Samples of a data set that are read twice: one alone may be the one that is not augmented this time.
 REREAD = 8
@@ -26,8 +28,9 @@ def read_loader(loader: DataLoader[Any], batch: Batch | None, takes: Collection[
     Raises:
         UserError: it has none, or its data set returns something else when it is read again.
     """
-    with torch.random.fork_rng(devices=[]):
-        found = all_of(loader)
+    own = [loader.generator, *(getattr(s, "generator", None) for s in (loader.sampler, loader.batch_sampler))]
+    with generators_kept(*(g for g in own if isinstance(g, torch.Generator))):
+        found = all_of(loader, length_of(loader))
         if not found:
             raise UserError("data is a DataLoader without samples: give at least one")
         data = loader.dataset
@@ -40,13 +43,32 @@ def read_loader(loader: DataLoader[Any], batch: Batch | None, takes: Collection[
                 )
         elif hasattr(data, "__getitem__") and hasattr(data, "__len__") and len(data):
             require_repeatable(data)
+    # An iterable data set has a sampler of torch's own that decides nothing.
     usual = type(loader.sampler) in (SequentialSampler, RandomSampler) and not getattr(loader.sampler, "replacement", 0)
+    usual = usual or isinstance(data, IterableDataset)
     if loader.batch_sampler is not None and not usual:
         logger.warning("data: the loader's %s decides which samples are probed", type(loader.sampler).__name__)
     elif loader.drop_last:
         logger.warning("data: the loader leaves its last, smaller batch out (drop_last)")
+    if batch is None and loader.batch_sampler is not None and all(map(_is_list_of_samples, found)):
+        return [_collated(one, f"a sample of batch {i}", takes) for i, one in enumerate(found)]
     what = "sample" if loader.batch_sampler is None else "batch"
     return [split(one, f"{what} {i}", batch, takes) for i, one in enumerate(found)]
+
+
+def _collated(samples: list[Any], what: str, takes: Collection[str]) -> Record:
+    few = [split(one, what, takes=takes) for one in samples]
+    return Record(*stacked(few), few[0].more)
+
+
+def _is_list_of_samples(value: Any) -> bool:
+    """True for a batch that was not collated, as ``collate_fn=lambda samples: samples`` leaves it."""
+
+    def is_sample(one: Any) -> bool:
+        plain = isinstance(one, tuple) and len(one) > 1 and (isinstance(one[0], ARRAYS) or is_image(one[0]))
+        return plain or is_record(one)
+
+    return isinstance(value, list) and len(value) > 0 and all(map(is_sample, value))
 
 
 def one_of(data: Any, i: int) -> Any:
@@ -62,24 +84,6 @@ def one_of(data: Any, i: int) -> Any:
     except Exception as error:
         told = shown(f"{type(error).__name__}: {error}", 120)
         raise UserError(f"reading sample {i} of {len(data)} raised {told}: correct the dataset") from error
-
-
-def all_of(data: Iterable[Any]) -> list[Any]:
-    """Everything that an iterable of the user's hands out.
-
-    Raises:
-        UserError: reading it raises.
-    """
-    found = []
-    try:
-        for one in data:
-            found.append(one)
-    except UserError:
-        raise
-    except Exception as error:
-        told = shown(f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error) else ''}", 120)
-        raise UserError(f"reading data raised {told} after {len(found)} samples or batches: correct it") from error
-    return found
 
 
 def require_repeatable(data: Any, read: Sequence[Any] | None = None) -> None:
@@ -119,7 +123,7 @@ def joined(records: Sequence[Record]) -> tuple[Inputs, Any]:
     """
     for i, record in enumerate(records):
         lengths = {len(t) if t.ndim else 0 for t in _several(record.inputs)}
-        n = len(record.target) if hasattr(record.target, "__len__") and np.ndim(record.target) else 1
+        n = len(record.target) if isinstance(record.target, list | tuple) or np.ndim(record.target) else 1
         if lengths != {n}:
             raise UserError(f"batch {i} has {n} targets for {max(lengths)} inputs: give one target for each input")
     inputs = _together([r.inputs for r in records], lambda parts: torch.cat(parts))

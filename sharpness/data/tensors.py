@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from sharpness.data.batches import all_of, are_batches, joined, one_of, read_loader, require_repeatable, stacked
+from sharpness.data.batches import are_batches, joined, one_of, read_loader, require_repeatable, stacked
+from sharpness.data.endless import all_of
 from sharpness.data.inputs import Inputs
 from sharpness.data.records import ARRAYS, Batch, Record, is_image, is_record, pixels, split
 from sharpness.data.rows import Rows
@@ -78,13 +79,29 @@ def read_samples(
         _leave_out(len(data) - 2, "each sample", y.ndim == 1)
     else:
         x, y = _read(data, batch, takes, class_names)
-    for part in [x] if isinstance(x, Tensor) else x.values() if isinstance(x, dict) else x:
+    parts = [x] if isinstance(x, Tensor) else list(x.values()) if isinstance(x, dict) else list(x)
+    for part in (*parts, y):
+        _require_plain(part)
+    for part in parts:
         if part.ndim == 0 or y.ndim == 0 or len(part) != len(y) or not len(y):
             raise UserError(
                 f"inputs of shape {tuple(part.shape)} and targets of shape {tuple(y.shape)}: give one label per input "
                 "(or one target of any shape), with the samples along the first axis of both"
             )
     return x, y.detach()
+
+
+def _require_plain(values: Tensor) -> None:
+    """Refuse tensors whose samples cannot be taken by their number: sparse, nested, quantised, without values."""
+    kinds = {
+        "nested": (values.is_nested, "torch.nested.to_padded_tensor(x, 0.0)"),
+        "quantised": (values.is_quantized, "x.dequantize()"),
+        "on the device meta, without values": (values.is_meta, "those that the model takes"),
+        "sparse": (not values.is_nested and values.layout is not torch.strided, "x.to_dense()"),
+    }
+    for kind, (found, remedy) in kinds.items():
+        if found:
+            raise UserError(f"data hold a tensor that is {kind}: give {remedy}")
 
 
 def is_data(value: Any) -> bool:
@@ -112,7 +129,7 @@ def is_data(value: Any) -> bool:
 
 def read_once(data: Any) -> Any:
     """Data that can be read again: an iterator, which several models would use up, as a list."""
-    return list(data) if hasattr(data, "__next__") else data
+    return all_of(data) if hasattr(data, "__next__") else data
 
 
 def column(values: Any, what: str, class_names: Sequence[str] | None = None) -> Tensor:
@@ -251,6 +268,8 @@ def _read(
         raise UserError(f"data is a {type(data).__name__}: give (frame.drop(columns='label'), frame['label'])")
     # Chained iterable datasets have a length that raises.
     rows = hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, IterableDataset)
+    if isinstance(data, Mapping) and len(data) and all(is_data(part) for part in data.values()):
+        raise UserError(f"data is a {type(data).__name__} of {', '.join(map(str, data))}: give one of them")
     if isinstance(data, str | Mapping | nn.Module) or not (rows or hasattr(data, "__iter__")):
         raise UserError(f"data is a {type(data).__name__}: give (x, y), a TensorDataset, a DataLoader or a map-style "
                         "dataset, such as load_data('digits-lt').train")  # fmt: skip
@@ -260,7 +279,7 @@ def _read(
     if isinstance(data, DataLoader):
         records = read_loader(data, batch, takes)
     else:
-        found = [one_of(data, i) for i in range(len(data))] if rows else all_of(data)
+        found = all_of((one_of(data, i) for i in range(len(data))), len(data)) if rows else all_of(data)
         records = [split(one, f"sample {i}", batch, takes) for i, one in enumerate(found)]
         if not records:
             raise UserError(f"data is a {type(data).__name__} without samples: give at least one")

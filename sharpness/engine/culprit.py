@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from sharpness.engine.modules import layer
+from sharpness.engine.stateless import called_with
 from sharpness.engine.witness import Verdict, Witness, double_backward
 
 
@@ -176,7 +177,7 @@ class _Alone:
         else:
             rest = dict(zip(self.keys, tensors[len(self.inputs) :], strict=True))
             inside = {n: t.detach() for n, t in self.own.items()} | rest
-            returned = torch.func.functional_call(self.call.module, inside, args, kwargs)
+            returned = called_with(self.call.module, inside, args, kwargs)
         results = tree_flatten(returned)[0]
         return torch.stack([(results[i] * c).sum() for i, c in self.tilts.items()]).sum()
 

@@ -12,6 +12,7 @@ from sharpness.engine.devices import full_precision
 from sharpness.engine.inference import Inference
 from sharpness.engine.modules import buffers_kept
 from sharpness.engine.program import Untraceable
+from sharpness.engine.stateless import called_with
 from sharpness.engine.threads import in_threads
 from sharpness.engine.tracing import first_line, trace
 
@@ -123,7 +124,7 @@ class Evaluation:
             )
         )
         wide = x.double() if x.is_floating_point() else x
-        expected = torch.func.functional_call(module, exact, (wide,))
+        expected = called_with(module, exact, (wide,))
         given = x.to(dtype) if x.is_floating_point() else x
         outputs = inference.at(doubled)(*inference.before(doubled)(given))
         difference = float((outputs - expected).abs().max() / expected.abs().max().clamp_min(1e-30))

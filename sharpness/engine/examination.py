@@ -13,6 +13,7 @@ from sharpness.engine.culprit import Culprit
 from sharpness.engine.double_backward import flat, ggn_sum, graph, hvp_sum, split, twice_differentiable
 from sharpness.engine.modules import doubled
 from sharpness.engine.pulls import pulled
+from sharpness.engine.stateless import called_with
 from sharpness.engine.witness import LOOKS, PRODUCT, Verdict, Witness, double_backward
 
 #: Relative steps of a difference of outputs, whose rounding is divided by the step once.
@@ -67,7 +68,7 @@ class Examination:
 
     def forward(self, x: Tensor) -> Tensor:
         """The outputs, with a graph to the leaves."""
-        return torch.func.functional_call(self.module, self.tensors, (x,))
+        return called_with(self.module, self.tensors, (x,))
 
     def value(self, tensors: Sequence[Tensor]) -> Tensor:
         """The examined sum, as a function of the parameters."""
@@ -166,4 +167,4 @@ class Examination:
 
     def _outputs(self, tensors: Sequence[Tensor]) -> Tensor:
         moved = dict(zip(self.names, tensors, strict=True))
-        return torch.func.functional_call(self.module, self.tensors | moved, (self.batch[0],))
+        return called_with(self.module, self.tensors | moved, (self.batch[0],))

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from sharpness.engine.class_sums import PerSampleLoss
 from sharpness.engine.culprit import Call, calls
 from sharpness.engine.modules import buffers_kept, doubled, layer, written_by
+from sharpness.engine.stateless import called_with
 from sharpness.errors import UserError
 
 #: Differences, relative to the largest loss or output, that may be rounding: kernels differ with the batch.
@@ -60,7 +61,7 @@ def require_independent(module: nn.Module, loss: PerSampleLoss, x: Tensor, y: Te
             return
 
         def run(x: Tensor) -> Tensor:  # with tensors of its own every time, because a pass may write to them
-            return torch.func.functional_call(module, doubled(module), (x.double() if x.is_floating_point() else x,))
+            return called_with(module, doubled(module), (x.double() if x.is_floating_point() else x,))
 
         try:
             confirmed = _mixed(module, run, loss, x, y) > CONFIRMED

@@ -20,6 +20,7 @@ from sharpness.engine.double_backward import (
 from sharpness.engine.modules import buffers_kept
 from sharpness.engine.program import Untraceable
 from sharpness.engine.second_order import KINDS, SecondOrder
+from sharpness.engine.stateless import called_with
 from sharpness.engine.threads import in_threads
 from sharpness.engine.traced_run import Tape, TracedRun
 from sharpness.errors import choose
@@ -120,7 +121,7 @@ class Products:
             # Without BatchNorm, whose second forward derivative torch decomposes into dozens of small operations.
             return traced.outputs(traced.sources | inside, x)
         with buffers_kept(engine.module):
-            return torch.func.functional_call(engine.module, inside, (x,))
+            return called_with(engine.module, inside, (x,))
 
     def _choose(self, vector: Tensor) -> str | None:
         """The first way to forms that agrees with products of single samples, on two; None where all are zero.

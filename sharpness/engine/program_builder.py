@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sharpness.engine.convolutions import Convolution, ScaledConvolution
 from sharpness.engine.operations import Add, Linear, Operation, ReLU, Smooth
 from sharpness.engine.program import INPUT, Program, Step, Traced, Untraceable
+from sharpness.engine.stateless import called_with
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 RELUS = (F.relu, torch.relu, F.relu_, torch.relu_)
@@ -129,7 +130,7 @@ class ProgramBuilder:
             if not inside:
                 return m(*args, **kwargs)
             with SWAPPING:
-                return torch.func.functional_call(m, inside, args, kwargs)
+                return called_with(m, inside, args, kwargs)
 
         self._add(node, (*map(self._source, tensors), *(self.names[n] for n in nodes)), function)
 

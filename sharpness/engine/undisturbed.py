@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from sharpness.generators import generators_kept
+
 #: Kinds of devices that have an autocast of their own.
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 _lock = threading.RLock()
@@ -34,16 +36,24 @@ def lent() -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def undisturbed(kept: bool = True) -> Iterator[None]:
     """Exclude other threads, the caller's autocast and default device; may be nested. Also a decorator of functions.
+
+    Args:
+        kept: put the global generators of random numbers back at the end, from which a model or data may have drawn.
 
     >>> with torch.autocast("cpu", torch.bfloat16), undisturbed():
     ...     (torch.ones(1, 1) @ torch.ones(1, 1)).dtype
     torch.float32
     """
-    turn = nullcontext() if getattr(_local, "lent", False) else _lock
-    with turn, without_autocast(), _made_on_the_cpu():
-        yield
+    lends, depth = getattr(_local, "lent", False), getattr(_local, "depth", 0)
+    generators = generators_kept() if kept and not lends and not depth else nullcontext()
+    with nullcontext() if lends else _lock, generators, without_autocast(), _made_on_the_cpu():
+        _local.depth = depth + kept
+        try:
+            yield
+        finally:
+            _local.depth = depth
 
 
 @contextmanager

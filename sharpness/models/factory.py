@@ -50,6 +50,9 @@ def model_from(source: str | nn.Module | Any, arguments: Mapping[str, Any] | Non
         raise UserError(f"model {name} is made already and takes no arguments: leave {', '.join(options)} out")
     if not isinstance(made, nn.Module):
         raise UserError(f"model {name} returned a {type(made).__name__}: return a torch.nn.Module")
+    wrapped = {nn.DataParallel: "module", nn.parallel.DistributedDataParallel: "module"}
+    while isinstance(inner := getattr(made, wrapped.get(type(made), "_orig_mod"), None), nn.Module):
+        made = inner  # of a wrapper or torch.compile: files have the plain names
     if isinstance(made, torch.jit.ScriptModule):
         raise UserError(f"model {name} is TorchScript, which cannot be differentiated twice: give the plain nn.Module")
     return made.eval()
@@ -78,8 +81,8 @@ def load_weights(
         where: what ``state`` is called in messages.
 
     Raises:
-        UserError: missing or unexpected keys, other shapes, or values that are no tensors; the first few of each
-            and their number. ``num_batches_tracked`` may be missing, as before PyTorch 0.4.1.
+        UserError: missing or unexpected keys, other shapes or kinds of numbers, or values that are no tensors; the
+            first few of each and their number. ``num_batches_tracked`` may be missing, as before PyTorch 0.4.1.
 
     >>> load_weights(nn.Linear(2, 1), {"weight": torch.ones(1, 2), "bias": torch.zeros(1)}).weight.sum().item()
     2.0
@@ -93,17 +96,39 @@ def load_weights(
     given |= {key: wanted[key] for key in counters}
     missing = [key for key in wanted if key not in given]
     unexpected = [key for key in given if key not in wanted]
+    both = [key for key in wanted if key in given and isinstance(wanted[key], Tensor)]
     shapes = [
         f"{shown(key)} is {_shape(given[key])}, the model's {_shape(wanted[key])}"
-        for key in wanted
-        if key in given and isinstance(wanted[key], Tensor) and given[key].shape != wanted[key].shape
+        for key in both
+        if given[key].shape != wanted[key].shape
     ]
-    wrong = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    # torch copies these without a word.
+    kinds = [
+        f"{shown(key)} is {_kind(given[key])}, the model's {_kind(wanted[key])}"
+        for key in both
+        if not _holds(wanted[key], given[key])
+    ]
+    wrong = {"missing": missing, "unexpected": unexpected, "of another shape": shapes, "of another kind": kinds}
     if any(wrong.values()):
         misfits = "; ".join(f"{len(keys)} {what} ({listed(keys)})" for what, keys in wrong.items() if keys)
         raise UserError(f"{where} do not fit the model {type(model).__name__}: {misfits}")
     model.load_state_dict(given)
     return model
+
+
+def _kind(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _holds(wanted: Tensor, given: Tensor) -> bool:
+    """True unless copying loses more than digits: imaginary parts, fractions, or the scale of quantised integers."""
+    if given.is_complex() or given.is_quantized:
+        return wanted.dtype == given.dtype or (wanted.is_complex() and given.is_complex())
+    if wanted.is_floating_point() and wanted.numel() > 1:
+        return given.is_floating_point() or given.dtype is torch.bool
+    if not wanted.is_floating_point() and not wanted.is_complex() and given.is_floating_point():
+        return bool((given == given.round()).all())
+    return True
 
 
 def _shape(tensor: Tensor) -> str:

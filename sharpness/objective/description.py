@@ -145,6 +145,8 @@ class Description:
         if isinstance(table, Samples):
             return replace(table, x=x, y=y, weights=weights)
         names = None if self.class_names is None else tuple(self.class_names)
+        if names is not None and (twice := next((n for i, n in enumerate(names) if n in names[:i]), None)) is not None:
+            raise UserError(f"class_names has {twice!r} twice: give each class a name of its own")
         found = classes_of(
             table.tensors[0],  # as they were given: rounded to the model's precision they might fall into other classes
             y,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from sharpness.data import Layout, told_of
 from sharpness.engine import PerSampleLoss, buffers_kept, fastest_batch, first_line, require_one_each
 from sharpness.errors import UserError
+
+logger = logging.getLogger("sharpness")
 
 
 def argument_names(model: nn.Module) -> tuple[str, ...]:
@@ -67,6 +70,17 @@ def with_gradients(name: str) -> Iterator[None]:
             f"{name} raised {first_line(error)} on several samples, with gradients: let its forward pass take any "
             "number of samples, and nothing in it run under torch.inference_mode()"
         ) from error
+
+
+def warn_of_probabilities(outputs: Tensor) -> None:
+    """Warn if outputs are probabilities of classes, (n, C), of which cross-entropy would take another softmax."""
+    if outputs.ndim != 2 or outputs.shape[1] == 1 or bool((outputs < 0).any()):
+        return
+    if bool(((outputs.detach().sum(1) - 1).abs() <= 1e-3).all()):
+        logger.warning(
+            "the outputs of each sample are probabilities, which add up to 1, and cross-entropy takes logits: leave "
+            "the softmax out, or give output=lambda p: p.log()"
+        )
 
 
 def first_losses(loss: PerSampleLoss, outputs: Tensor, y: Tensor) -> Tensor:

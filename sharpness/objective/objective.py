@@ -55,7 +55,13 @@ from sharpness.objective.batches import Batches
 from sharpness.objective.coordinates import scales_of
 from sharpness.objective.description import Description, SampleOptions
 from sharpness.objective.evaluation import evaluation
-from sharpness.objective.first_call import argument_names, first_losses, largest_batch, with_gradients
+from sharpness.objective.first_call import (
+    argument_names,
+    first_losses,
+    largest_batch,
+    warn_of_probabilities,
+    with_gradients,
+)
 from sharpness.objective.provenance import provenance
 from sharpness.objective.repeatability import repeated_passes
 from sharpness.objective.samples import Samples, Selection
@@ -216,8 +222,15 @@ class Objective:
         untouched = first.clone()
         with hidden_noticed() as hidden, with_gradients(type(model).__name__):
             outputs = self._forward(first)
+        if outputs.ndim == 0 or len(outputs) != len(first):
+            raise UserError(
+                f"the model returned outputs of shape {tuple(outputs.shape)} for {len(first)} samples: let it "
+                "return one row for each, or give output=, such as output=lambda r: r.transpose(0, 1)"
+            )
         if not torch.equal(first.nan_to_num(), untouched.nan_to_num()):
             raise UserError("the model changes its inputs in place: let its forward pass start from a copy")
+        if isinstance(loss, str):
+            warn_of_probabilities(outputs)
         samples = description.samples(table, outputs.shape, self.dtype, ce=isinstance(loss, str))
         self.samples = samples.weighed_by(self.loss_function)
         width = outputs.shape[1] if outputs.ndim == 2 else None
@@ -491,7 +504,7 @@ class Objective:
     @contextmanager
     def at(self, displacement: Tensor) -> Iterator[None]:
         """The model at ``w + displacement``, flat (k,); weights and statistics are put back exactly, come what may."""
-        with undisturbed(), buffers_kept(self.model):
+        with undisturbed(kept=False), buffers_kept(self.model):
             norms = batchnorms(self.model) if self.batchnorm == "recalibrate" else []
             buffers = [b for m in norms for b in m.buffers()]
             moved = [*self.parameters, *buffers]

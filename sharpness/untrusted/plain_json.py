@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from sharpness.errors import shown
 from sharpness.untrusted.refused import Refused
 from sharpness.untrusted.unfolding import as_plain
 
@@ -18,7 +19,8 @@ def parse_json(text: str | bytes) -> Any:
     """The values of a JSON text.
 
     Raises:
-        Refused: it is none, is too long or nested too deeply, or holds a number of more than :data:`DIGITS` digits.
+        Refused: it is none, is too long or nested too deeply, holds a number of more than :data:`DIGITS` digits, or a
+            key twice.
 
     >>> parse_json('{"a": [1, 2.5, null]}')
     {'a': [1, 2.5, None]}
@@ -26,7 +28,7 @@ def parse_json(text: str | bytes) -> Any:
     if len(text) > LIMIT:
         raise Refused(f"holds JSON of {len(text):,} bytes, and at most {LIMIT:,} are read")
     try:
-        return as_plain(json.loads(text, parse_int=_whole))
+        return as_plain(json.loads(text, parse_int=_whole, object_pairs_hook=_once))
     except RecursionError:
         raise Refused("holds JSON that is nested too deeply") from None
     except ValueError:
@@ -37,3 +39,13 @@ def _whole(digits: str) -> int:
     if len(digits) > DIGITS:
         raise Refused(f"holds an integer of {len(digits):,} digits")
     return int(digits)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A dict, of which readers could otherwise see different values."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for i, key in enumerate(keys) if found[key] is not pairs[i][1] or keys.index(key) < i)
+        raise Refused(f"holds the key {shown(repr(twice), 60)} twice")
+    return found

@@ -46,6 +46,12 @@ WRAPPED = {
         "hyper_parameters": {"lr": 0.1}, "callbacks": {}, "loops": {},
     },
     "without counters": lambda s: {n: t for n, t in s.items() if "tracked" not in n},
+    "layers compiled and checkpointed": lambda s: {
+        n.replace("layer1.", "layer1._orig_mod.").replace("layer2.", "layer2._checkpoint_wrapped_module."): t
+        for n, t in s.items()
+    },
+    "arrays": lambda s: {n: t.numpy() for n, t in s.items()},
+    "arrays in an entry": lambda s: {"state_dict": {n: t.numpy() for n, t in s.items()}, "epoch": 3},
     "another order": lambda s: {"model_state_dict": dict(reversed(list(s.items())))},
 }  # fmt: skip
 

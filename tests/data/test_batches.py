@@ -55,6 +55,8 @@ WAYS = {
     "batches as dicts": lambda: [{"image": x, "label": y} for x, y in loader()],
     "two batches as dicts": lambda: [{"image": X[:6], "label": Y[:6]}, {"image": X[6:], "label": Y[6:]}],
     "batches with labels in lists": lambda: [(x, y.tolist()) for x, y in loader()],
+    "batches that nobody collated": lambda: loader(collate_fn=lambda samples: samples),
+    "rows that nobody collated": lambda: loader(Rows(ROWS), collate_fn=lambda samples: samples),
     "rows": lambda: Rows(ROWS),
     "list of rows": lambda: ROWS,
     "columns by name": lambda: {"images": X, "targets": Y, "idx": torch.arange(N)},

@@ -114,6 +114,11 @@ def test_what_follows_a_plain_target_is_left_out_with_a_warning(data, caplog):
         ((np.ma.masked_less(X.numpy(), 3), Y), "inputs have masked entries"),
         ((X, Y[:3]), "one label per input"),
         ((X, 3), "one label per input"),
+        ({"train": (X, Y), "test": (X, Y)}, "data is a dict of train, test: give one of them"),
+        ((X.to_sparse(), Y), r"a tensor that is sparse: give x.to_dense\(\)"),
+        ((X, Y.to("meta")), "a tensor that is on the device meta"),
+        ((torch.nested.nested_tensor([X[0], X[1, :2]]), Y[:2]), "is nested: give torch.nested.to_padded_tensor"),
+        ((torch.quantize_per_tensor(X, 0.1, 0, torch.qint8), Y), r"is quantised: give x.dequantize\(\)"),
     ],
 )
 def test_other_things_are_refused_in_one_line(data, message):

@@ -40,21 +40,37 @@ class Graph(nn.Module):
         return torch.tanh(self.head(mixed)) * self.embedding((x[:, 0] > 0).long())
 
 
+class Twice(nn.Module):
+    """A layer under two names, as a network has that keeps its layers and a sequence of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.body = nn.Sequential(self.first, nn.Tanh(), self.first)
+
+    def forward(self, x):
+        return torch.tanh(self.body(x))
+
+
 def unlike_others():
     torch.manual_seed(0)
+    twice = Twice().double()
     plain = nn.Sequential(nn.Linear(4, 3), nn.Tanh()).double()
     counted = Counted().double()
     graph, dense = Graph().double(), Graph(sparse=False).double()
     dense.load_state_dict({n: t.to_dense() for n, t in graph.state_dict().items()})
     return {
         "integers before weights": (counted, lambda w, b: torch.tanh(F.linear(X, w, b)), X),
+        "a layer under two names": (twice, lambda w, b: torch.tanh(F.linear(torch.tanh(F.linear(X, w, b)), w, b)), X),
         "sparse": (graph, None, X),
         "TorchScript": (torch.jit.script(plain), lambda w, b: torch.tanh(F.linear(X, w, b)), X),
         "transposed inputs": (plain, lambda w, b: torch.tanh(F.linear(X, w, b)), X.t().contiguous().t()),
     }, dense
 
 
-@pytest.mark.parametrize("name", ["integers before weights", "sparse", "TorchScript", "transposed inputs"])
+@pytest.mark.parametrize(
+    "name", ["integers before weights", "a layer under two names", "sparse", "TorchScript", "transposed inputs"]
+)
 def test_loss_gradient_and_product_are_those_of_the_plain_formula(name):
     models, dense = unlike_others()
     model, outputs, x = models[name]
@@ -77,6 +93,7 @@ def test_loss_gradient_and_product_are_those_of_the_plain_formula(name):
     with objective.operator() as operator:
         torch.testing.assert_close(operator(v), hessian @ v)
     assert float(objective.quadratic_forms(v).mean()) == pytest.approx(float(v @ hessian @ v), rel=1e-6)
+    assert torch.equal(torch.cat([p.detach().reshape(-1) for p in model.parameters() if p.requires_grad]), start)
     assert len(objective.identity) == len(objective.model_sha256()) - 52
 
 
@@ -104,6 +121,13 @@ class Returns(nn.Linear):
         return self.wrap(super().forward(x))
 
 
+def test_weights_of_a_layer_under_two_names_are_left_in_their_precision():
+    model = Twice()
+    parameter, before = model.first.weight, model.first.weight.detach().clone()
+    Objective(model, (X.float(), Y), num_classes=4).check()
+    assert model.first.weight is parameter and torch.equal(parameter, before)
+
+
 class Complex(nn.Linear):
     """Complex weights."""
 
@@ -117,6 +141,11 @@ class Complex(nn.Linear):
         (lambda: Returns(lambda u: {"logits": u}), {}, r"a dict of logits: .* output=lambda r: r\['logits'\]"),
         (lambda: Returns(lambda u: (u, None)), {}, r"a tuple of 2: .* output=lambda r: r\[0\]"),
         (lambda: Returns(lambda u: SimpleNamespace(h=u, logits=u)), {}, "output=lambda r: r.logits$"),
+        (
+            lambda: Returns(lambda u: u[:1]),
+            {},
+            r"shape \(1, 3\) for 8 samples: let it return one row for each",
+        ),
         (lambda: Returns(lambda u: None), {}, "a NoneType: let its forward pass return the outputs"),
         (lambda: Returns(lambda u: {"u": u}), {"output": lambda r: r["v"]}, "raised KeyError: 'v' on the dict of u"),
         (lambda: Returns(lambda u: {"u": u}), {"output": "u"}, r"output='u': .*r\['u'\]"),

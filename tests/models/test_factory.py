@@ -131,6 +131,12 @@ def test_what_its_arguments_do_not_fit_is_told(name, path, arguments, message):
     assert "\n" not in str(caught.value)
 
 
+def test_wrappers_of_a_network_that_is_given_are_taken_off():
+    plain = nn.Linear(2, 3)
+    for wrapped in (nn.DataParallel(plain), torch.compile(plain), nn.DataParallel(torch.compile(plain))):
+        assert model_from(wrapped) is plain
+
+
 def network():
     return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
 
@@ -156,13 +162,29 @@ def test_leftovers_are_ignored_by_name_and_counters_may_lack():
             lambda s: s.update({"3.weight": torch.ones(5, 8)}),
             r"1 of another shape \(3\.weight is 5x8, the model's 3x8\)",
         ),
+        (
+            lambda s: s.update({"3.bias": torch.ones(3) * 1j}),
+            r"3\.bias is complex64, the model's float32",
+        ),
+        (lambda s: s.update({"3.bias": torch.ones(3, dtype=torch.int8)}), r"3\.bias is int8, the model's float32"),
         (lambda s: s.update({"epoch": 3}), "epoch hold no tensors: give the state_dict itself"),
         (lambda s: s.update({"a\nb": torch.ones(1)}), r"1 unexpected \(a\?b\)$"),
         (lambda s: s.update({7: torch.ones(1)}), "7 hold no tensors"),
         (lambda s: s.clear(), r"8 missing \(0\.weight, 0\.bias, 1\.weight, 1\.bias and 4 more\)$"),
         (lambda s: [s.update({f"module.{k}": s.pop(k)}) for k in list(s)], r"8 missing .*; 9 unexpected"),
     ],
-    ids=["missing", "unexpected", "shape", "no tensor", "two lines", "number", "nothing", "prefix"],
+    ids=[
+        "missing",
+        "unexpected",
+        "shape",
+        "complex",
+        "integers",
+        "no tensor",
+        "two lines",
+        "number",
+        "nothing",
+        "prefix",
+    ],
 )
 def test_weights_that_do_not_fit_are_listed_and_change_nothing(change, message):
     model, state = network(), dict(network().state_dict())

@@ -105,4 +105,6 @@ def _flat(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return flat if "backbone.conv1.weight" in state and len(flat) == len(state) else state
 
 
-FAMILY = Family("plain", matches, read, weights=WEIGHTS)
+#: As libraries of Hugging Face write them, whole or in several files with an index.
+USUAL_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+FAMILY = Family("plain", matches, read, usual_files=USUAL_FILES, weights=WEIGHTS)

@@ -14,7 +14,7 @@ from sharpness.checkpoints.families.datasets import USUAL, Setup
 from sharpness.checkpoints.heads import UNKNOWN, Head, HeadHabits, read_head
 from sharpness.checkpoints.manifest import Manifest, Network
 from sharpness.checkpoints.networks import State, read_backbone, require_nothing_left, some
-from sharpness.checkpoints.prefixes import covering_prefixes, strip_prefixes
+from sharpness.checkpoints.prefixes import covering_prefixes, strip_prefixes, unwrapped
 from sharpness.errors import UserError, shown
 from sharpness.models import Classifier, CosineHead, LearnableWeightScaling, ModelSpec
 from sharpness.models.factory import load_weights
@@ -101,6 +101,8 @@ def assemble(
     """
     if prefix is None:
         state, prefix = strip_prefixes(state)
+    if options.model is None or unwrapped(options.model.state_dict()).keys() == options.model.state_dict().keys():
+        state = unwrapped(state)
     # Before anything is recognised: entries that are left over make the network an unknown one.
     dead = [n for n in state if any(part in n for part in unused)]
     counters = [n for n in state if _is_counter(n, state[n])] if _counts(options.model) == 0 else []

@@ -240,6 +240,9 @@ def _told_apart(given: Sequence[Any], data: Any, measures: Any) -> tuple[Any, An
                 f"{value!r} is no measure and no data set: choose some of {', '.join(MEASURES)}, or one of "
                 f"{', '.join(DATASETS)}"
             )
+        if callable(value) and not hasattr(value, "__iter__") and not hasattr(value, "__getitem__"):
+            told = getattr(value, "__name__", type(value).__name__)
+            raise UserError(f"{told} is neither data nor a measure: give a loss as loss=, measures as measures=[f]")
         what = "measures" if named else "data"
         if found[what] is not None:
             raise UserError(f"{what} are given twice: give them once, data as (x, y)")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar, cast, overload
 
 from torch import nn
+from torch.nn.modules.loss import _Loss
 from torch.utils.data import DataLoader, Dataset
 
 from sharpness.checkpoints import Checkpoint
@@ -149,6 +150,9 @@ def _comparable(probe: Callable[..., Any], by_layer: Callable[..., Any] | None =
         # Data are read once for all models, because the first would use up an iterator.
         subject, data = given.pop("objective"), read_once(given.pop("data", None))
         options = dict(given.pop("options", None) or {})
+        # As the third argument, where Objective has its loss, it would become a setting.
+        if (loss := next((v for v in given.values() if isinstance(v, _Loss)), None)) is not None:
+            raise UserError(f"{type(loss).__name__} stands where {probe.__name__} has no loss: give it as loss=")
         chosen = probe
         if by_layer is not None and given.get("per_layer"):
             chosen, given = by_layer, _settings_of(by_layer, probe, given)
