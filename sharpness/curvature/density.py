@@ -18,28 +18,28 @@ See Ubaru, Chen & Saad, SIAM J. Matrix Anal. Appl. 38, 2017, and Ghorbani, Krish
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Unpack
 
 import numpy as np
 import torch
 
 from sharpness.curvature.krylov import Krylov
-from sharpness.curvature.operator import Operator, Product, random_signs
+from sharpness.curvature.operator import Operator, Product, RunOptions, random_signs
 from sharpness.errors import UserError
+from sharpness.keywords import typed_keywords
 from sharpness.statistics import SpectralQuadrature
 
 
+@typed_keywords()
 def stochastic_lanczos(
     product: Product,
     size: int,
     draws: int = 10,
     steps: int = 80,
     *,
-    generator: torch.Generator | None = None,
-    dtype: torch.dtype = torch.float64,
-    device: torch.device | str = "cpu",
-    callback: Callable[[int], object] | None = None,
     checkpoint: Callable[[SpectralQuadrature], object] | None = None,
     done: SpectralQuadrature | None = None,
+    **options: Unpack[RunOptions],
 ) -> SpectralQuadrature:
     r"""Estimate the spectral measure by one quadrature rule per draw, from which density, mass and moments follow.
 
@@ -50,11 +50,10 @@ def stochastic_lanczos(
         size: n.
         draws: independent start vectors, at least 2: their spread gives the standard error.
         steps: nodes of a rule. They resolve the ends of the spectrum best.
-        generator: of the signs; a CPU generator seeded with 0 unless given.
-        callback: called with 1 after every product.
         checkpoint: called with the result so far after every draw.
         done: the first draws of an interrupted call, or of one with fewer, by the same generator afresh. The result
             has the same bits as one without the interruption.
+        options: see :class:`~sharpness.curvature.operator.RunOptions`.
 
     Raises:
         UserError: too few draws or steps; ``done`` belongs to another call.
@@ -71,9 +70,10 @@ def stochastic_lanczos(
             f"{len(done.nodes)} draws of {done.nodes.shape[1]} steps on an operator of size {done.size} are done: "
             f"they are no part of {draws} draws of {steps} steps on one of size {size}"
         )
-    generator = generator or torch.Generator().manual_seed(0)
+    generator = options["generator"] or torch.Generator().manual_seed(0)
+    dtype, device = options["dtype"], options["device"]
     result = done or SpectralQuadrature(np.empty((0, steps)), np.empty((0, steps)), size, 0)
-    operator = Operator(product, callback, result.products)
+    operator = Operator(product, options["callback"], result.products)
     for draw in range(draws):
         # Drawn for finished draws as well, so that the later ones get the same vectors as without an interruption.
         z = random_signs(size, generator, dtype, device)

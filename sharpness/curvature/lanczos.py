@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -29,8 +30,9 @@ from torch import Tensor
 from sharpness.curvature.ends import Ends
 from sharpness.curvature.krylov import BLOCK, Krylov, length
 from sharpness.curvature.lanczos_state import LanczosState
-from sharpness.curvature.operator import Operator, Product
+from sharpness.curvature.operator import Operator, Product, StartOptions
 from sharpness.errors import UserError
+from sharpness.keywords import typed_keywords
 
 #: Length of the random part that is added to a start vector of length 1. As long as the other: until a run has reduced
 #: it to the tolerance, it has raised as much what the start vector lacks, and has seen what is more extreme.
@@ -51,6 +53,7 @@ class Eigenpairs:
     space: Krylov  # of the last run, orthogonal to ``space.locked``, the pairs of the runs before
 
 
+@typed_keywords()
 def lanczos(
     product: Product,
     size: int,
@@ -59,13 +62,9 @@ def lanczos(
     *,
     tol: float = 1e-3,
     max_iterations: int = 200,
-    generator: torch.Generator | None = None,
-    dtype: torch.dtype = torch.float64,
-    device: torch.device | str = "cpu",
-    start: Tensor | None = None,
-    callback: Callable[[int], object] | None = None,
     checkpoint: Callable[[LanczosState], object] | None = None,
     state: LanczosState | None = None,
+    **options: Unpack[StartOptions],
 ) -> Eigenpairs:
     r"""Find the k largest eigenvalues, the k smallest, or both, with their eigenvectors.
 
@@ -92,12 +91,9 @@ def lanczos(
             largest counts as zero, and is converged at a residual of as much. Pairs lost in rounding are flagged.
         max_iterations: products of one run at most. If that ends the run, pairs that have not converged are flagged,
             and no further run follows.
-        generator: of the start vectors; a CPU generator seeded with 0 unless given.
-        start: (n,) near the wanted eigenvectors. As much in a random direction is added, so that eigenvectors
-            orthogonal to it are found as well. Unused with ``state``, whose run has begun with it.
-        callback: called with 1 after every product.
         checkpoint: called with the state after every product; the caller decides how often to save it.
         state: of an interrupted run with the same settings. It ends with the same bits as without the interruption.
+        options: see :class:`~sharpness.curvature.operator.StartOptions`.
 
     Raises:
         UserError: k, ``which``, tol, ``start`` or ``state`` unusable.
@@ -107,20 +103,21 @@ def lanczos(
     >>> pairs.values.round(6).tolist(), pairs.products
     ([3.0, -2.0], 3)
     """
+    generator = options["generator"] or torch.Generator().manual_seed(0)
+    dtype, device = options["dtype"], options["device"]
     ends = Ends(size, k, which, tol, max_iterations, str(dtype))
-    generator = generator or torch.Generator().manual_seed(0)
     if state is None:
         values, residuals, products = np.empty(0), np.empty(0), 0
         lowest, highest, runs = np.inf, -np.inf, 0
         empty = torch.empty(0, size, dtype=dtype, device=device)
-        space = Krylov.starting_at(start_of(size, generator, start).to(empty), empty)
+        space = Krylov.starting_at(start_of(size, generator, options["start"]).to(empty), empty)
     else:
         state.check(asdict(ends), device)
         values, residuals, products = state.values, state.residuals, state.products
         lowest, highest, runs = state.lowest, state.highest, state.runs
         space = state.space.snapshot()
         generator.set_state(torch.from_numpy(state.generator.copy()))
-    operator = Operator(product, callback, products)
+    operator = Operator(product, options["callback"], products)
     resumed = state is not None
 
     while True:

@@ -3,11 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated, TypedDict
 
 import torch
 from torch import Tensor
 
+from sharpness.keywords import Default
+
 Product = Callable[[Tensor], Tensor]
+
+
+class RunOptions(TypedDict, total=False):
+    """Keywords of algorithms that make random vectors and products.
+
+    Attributes:
+        generator: of the random vectors; a CPU generator seeded with 0 unless given.
+        dtype: of vectors.
+        device: of vectors.
+        callback: called with 1 after every product.
+    """
+
+    generator: torch.Generator | None
+    dtype: Annotated[torch.dtype, Default(torch.float64)]
+    device: Annotated[torch.device | str, Default("cpu")]
+    callback: Callable[[int], object] | None
+
+
+class StartOptions(RunOptions, total=False):
+    """Keywords of Lanczos iterations.
+
+    Attributes:
+        start: (n,) near the wanted eigenvectors. As much in a random direction is added, so that eigenvectors
+            orthogonal to it are found as well. Unused where an interrupted run is continued.
+    """
+
+    start: Tensor | None
 
 
 class Operator:

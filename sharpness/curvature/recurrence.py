@@ -9,18 +9,18 @@ There are no eigenvectors, which take a basis: :func:`~sharpness.curvature.lancz
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 import torch
 from scipy.linalg import eigh_tridiagonal
-from torch import Tensor
 
 from sharpness.curvature.ends import Ends
 from sharpness.curvature.krylov import inner, length
 from sharpness.curvature.lanczos import PATIENCE, start_of
-from sharpness.curvature.operator import Operator, Product
+from sharpness.curvature.operator import Operator, Product, StartOptions
+from sharpness.keywords import typed_keywords
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Extremes:
     products: int
 
 
+@typed_keywords()
 def extremes(
     product: Product,
     size: int,
@@ -40,11 +41,7 @@ def extremes(
     *,
     tol: float = 1e-3,
     max_iterations: int = 200,
-    generator: torch.Generator | None = None,
-    dtype: torch.dtype = torch.float64,
-    device: torch.device | str = "cpu",
-    start: Tensor | None = None,
-    callback: Callable[[int], object] | None = None,
+    **options: Unpack[StartOptions],
 ) -> Extremes:
     """Find the largest eigenvalue, the smallest, or both, in the memory of three vectors.
 
@@ -54,9 +51,11 @@ def extremes(
     >>> found.values.round(6).tolist()
     [3.0, -2.0]
     """
+    generator = options["generator"] or torch.Generator().manual_seed(0)
+    dtype, device = options["dtype"], options["device"]
     ends = Ends(size, 1, which, tol, max_iterations, str(dtype))
-    operator = Operator(product, callback)
-    v = start_of(size, generator or torch.Generator().manual_seed(0), start).to(device=device, dtype=dtype)
+    operator = Operator(product, options["callback"])
+    v = start_of(size, generator, options["start"]).to(device=device, dtype=dtype)
     v, before = v / length(v), torch.zeros_like(v)
     alpha: list[float] = []
     beta: list[float] = []

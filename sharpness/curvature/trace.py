@@ -12,15 +12,16 @@ See Hutchinson, Commun. Stat. Simul. Comput. 19, 1990, and Meyer, Musco, Musco &
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 import torch
 
 from sharpness.curvature.krylov import inner, length
-from sharpness.curvature.operator import Operator, Product, random_signs
+from sharpness.curvature.operator import Operator, Product, RunOptions, random_signs
 from sharpness.errors import UserError
+from sharpness.keywords import typed_keywords
 from sharpness.statistics import mean_and_error, student
 
 
@@ -48,15 +49,12 @@ class TraceEstimate:
         return self.value - half, self.value + half
 
 
+@typed_keywords()
 def hutchinson(
     product: Product,
     size: int,
     draws: int = 30,
-    *,
-    generator: torch.Generator | None = None,
-    dtype: torch.dtype = torch.float64,
-    device: torch.device | str = "cpu",
-    callback: Callable[[int], object] | None = None,
+    **options: Unpack[RunOptions],
 ) -> TraceEstimate:
     r"""Estimate a trace by Hutchinson's mean of ``z' A z`` over vectors z of random signs.
 
@@ -70,8 +68,7 @@ def hutchinson(
         product: v (n,) to A v (n,).
         size: n.
         draws: vectors z, one product each.
-        generator: of the signs; a CPU generator seeded with 0 unless given.
-        callback: called with 1 after every product.
+        options: see :class:`~sharpness.curvature.operator.RunOptions`.
 
     Raises:
         UserError: fewer than 2 draws.
@@ -79,8 +76,9 @@ def hutchinson(
     """
     if draws < 2:
         raise UserError(f"draws={draws}: a standard error needs at least 2")
-    generator = generator or torch.Generator().manual_seed(0)
-    operator = Operator(product, callback)
+    generator = options["generator"] or torch.Generator().manual_seed(0)
+    dtype, device = options["dtype"], options["device"]
+    operator = Operator(product, options["callback"])
     samples = np.empty(draws)
     for i in range(draws):
         z = random_signs(size, generator, dtype, device)
@@ -89,15 +87,12 @@ def hutchinson(
     return TraceEstimate(float(value), float(error), samples, operator.products)
 
 
+@typed_keywords()
 def hutchpp(
     product: Product,
     size: int,
     products: int = 30,
-    *,
-    generator: torch.Generator | None = None,
-    dtype: torch.dtype = torch.float64,
-    device: torch.device | str = "cpu",
-    callback: Callable[[int], object] | None = None,
+    **options: Unpack[RunOptions],
 ) -> TraceEstimate:
     r"""Estimate a trace by Hutch++: exactly on a random sketch of the range, by Hutchinson's estimator on the rest.
 
@@ -117,8 +112,7 @@ def hutchpp(
         product: v (n,) to A v (n,).
         size: n.
         products: in all, at least 6.
-        generator: of the signs; a CPU generator seeded with 0 unless given.
-        callback: called with 1 after every product.
+        options: see :class:`~sharpness.curvature.operator.RunOptions`.
 
     Raises:
         UserError: fewer than 6 products.
@@ -128,8 +122,9 @@ def hutchpp(
         raise UserError(
             f"products={products}: Hutch++ needs at least 6, two each for the sketch, its trace and the rest"
         )
-    generator = generator or torch.Generator().manual_seed(0)
-    operator = Operator(product, callback)
+    generator = options["generator"] or torch.Generator().manual_seed(0)
+    dtype, device = options["dtype"], options["device"]
+    operator = Operator(product, options["callback"])
     sketch = min(products // 3, size)
     basis = torch.empty(sketch, size, dtype=dtype, device=device)
     rank, longest = 0, 0.0

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import EntryPoint
-from typing import Any
+from typing import Annotated, Any, TypedDict, Unpack
 
 from sharpness import registries
 from sharpness.errors import UserError
 from sharpness.extensions import imported
+from sharpness.keywords import Default, typed_keywords
 from sharpness.objective import Objective
 from sharpness.probes.measures.custom import Found, measure_of
 from sharpness.probes.measures.measure import Measure
@@ -54,19 +55,37 @@ ENDS = ("_se", "_sd", "_lower", "_upper")
 EXAMPLE = "package.module:name, such as mymeasures:fisher_rao"
 
 
+class MeasureDescription(TypedDict, total=False):
+    """Description of a measure, for tables, pictures and studies.
+
+    Attributes:
+        symbol: mathtext for the axes of pictures, in the place of the title.
+        unit: of the numbers.
+        lower_is_flatter: True or False for a measure of sharpness or flatness, which studies then tabulate; None for
+            another.
+        bounds: the least and the largest possible value.
+        symlog: whether pictures are logarithmic, for values of both signs over orders of magnitude.
+        ratio: whether studies compare positive values by their ratio; else by their difference.
+        usual: whether tables for which no measures are named have it.
+    """
+
+    symbol: Annotated[str, Default("")]
+    unit: Annotated[str, Default("")]
+    lower_is_flatter: bool | None
+    bounds: tuple[float, float] | None
+    symlog: Annotated[bool, Default(False)]
+    ratio: Annotated[bool, Default(True)]
+    usual: Annotated[bool, Default(True)]
+
+
+@typed_keywords()
 def register_measure(
     name: str,
     compute: Callable[[Objective], Found],
     title: str = "",
     *,
-    symbol: str = "",
-    unit: str = "",
-    lower_is_flatter: bool | None = None,
-    bounds: tuple[float, float] | None = None,
-    symlog: bool = False,
-    ratio: bool = True,
     over: str = "images",
-    usual: bool = True,
+    **described: Unpack[MeasureDescription],
 ) -> Measure:
     r"""Add a measure to the table, its pictures and the studies, by a function of an objective.
 
@@ -78,16 +97,9 @@ def register_measure(
         name: of the column, a Python identifier; a measure of one's own that has this name already is replaced.
         compute: takes an :class:`~sharpness.Objective`, returns a number, or a number and its standard error.
         title: for pictures; made from the name unless given.
-        symbol: mathtext for the axes of pictures, in the place of the title.
-        unit: of the numbers.
-        lower_is_flatter: True or False for a measure of sharpness or flatness, which studies then tabulate; None for
-            another.
-        bounds: the least and the largest value that are possible.
-        symlog: whether pictures are logarithmic, for values of both signs over orders of magnitude.
-        ratio: whether studies compare positive values by their ratio; else by their difference.
         over: what standard errors are over, in words: ``"images"``, of which every class has its own, or such as
             ``"20 draws"``.
-        usual: whether tables have it for which no measures are named.
+        described: see :class:`MeasureDescription`.
 
     Returns:
         The measure; an entry point of the group ``sharpness.measures`` may name it, or ``compute`` itself.
@@ -111,10 +123,9 @@ def register_measure(
             f"measure {name!r}: take a Python identifier that is none of {', '.join((ALL, *COLUMNS))} and does not end "
             f"in {', '.join(ENDS)}"
         )
-    measure = measure_of(
-        name, compute, title, over, symbol=symbol, unit=unit, lower_is_flatter=lower_is_flatter,
-        bounds=None if bounds is None else tuple(bounds), symlog=symlog, ratio=ratio, usual=usual,
-    )  # fmt: skip
+    if (bounds := described["bounds"]) is not None:
+        described["bounds"] = tuple(bounds)  # type: ignore[typeddict-item]
+    measure = measure_of(name, compute, title, over, **described)
     measure.check()
     return MEASURES.register(name, measure)
 
