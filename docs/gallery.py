@@ -23,7 +23,10 @@ ROOT = Path(__file__).parent.parent
 WORK = ROOT / "runs" / "gallery"
 #: Of a folder that was drawn: pictures that pages show, their captions, and tables short enough to be read.
 KEPT = ("*.png", "*.txt", "*summary.*", "runs.csv", "eigenvalues.csv", "measure.csv")
-CIFAR = ("zoo:", "--limit-per-class", "20", "--plane", "21", "--direction-seeds", "0,1", "--tol", "0.01", "--jobs", "2")
+CIFAR = (
+    *("zoo:", "--limit-per-class", "20", "--plane", "21", "--adaptive", "0.05", "--direction-seeds", "0,1"),
+    *("--tol", "0.01", "--jobs", "2"),
+)
 
 
 def call(*arguments: str | Path) -> None:

@@ -38,7 +38,7 @@ def test_a_model_of_the_zoo_is_described(name):
         assert checkpoint.model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
-@pytest.mark.skipif("SHARPNESS_DATA" not in os.environ, reason="SHARPNESS_DATA names no folder of CIFAR files")
+@pytest.mark.skipif(not os.environ.get("SHARPNESS_DATA"), reason="SHARPNESS_DATA names no folder of CIFAR files")
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(
     ("per_class", "within"), [(50, 0.09), pytest.param(None, 1e-3, marks=pytest.mark.slow)], ids=["some", "all"]
@@ -51,7 +51,7 @@ def test_its_accuracy_is_that_of_its_card(name, per_class, within):
     assert objective.evaluate().accuracy == pytest.approx(checkpoint.manifest.accuracy["accuracy"], abs=within)
 
 
-@pytest.mark.skipif("SHARPNESS_DATA" not in os.environ, reason="SHARPNESS_DATA names no folder of CIFAR files")
+@pytest.mark.skipif(not os.environ.get("SHARPNESS_DATA"), reason="SHARPNESS_DATA names no folder of CIFAR files")
 def test_its_training_images_are_found_in_any_folder_that_holds_them(monkeypatch):
     """As in the official archive, in another order, which the recipe cuts otherwise."""
     read = cifar._read
