@@ -151,6 +151,8 @@ def solved(rows: Rows, task: RowEigenvalues, bar: Any, executor: Executor | None
             max_iterations=task.max_iterations, generator=torch.Generator().manual_seed(task.seed), callback=bar.update,
         )  # fmt: skip
         found = {name: getattr(pairs, name) for name in ("values", "residuals", "converged", "products", "vectors")}
+        if pairs.vectors is not None:  # in the model's precision, which limits of their size count with
+            found["vectors"] = torch.from_numpy(pairs.vectors).to(rows.whole.dtype).numpy()
         found |= over_images(pairs.values, pairs.forms, rows.whole.weights.double().numpy()[indices])
         return {name: value for name, value in found.items() if value is not None}
 

@@ -132,6 +132,14 @@ def test_many_classes_of_which_few_have_the_probability(head, coordinates, monke
     np.testing.assert_allclose(found.standard_errors[known, 0], whole.standard_errors[known, 0], rtol=1e-2)
 
 
+def test_vectors_have_the_precision_of_the_model():
+    """Of which their size is told beforehand."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, FEATURES), nn.Linear(FEATURES, CLASSES))
+    found = eigenvalues(net, (torch.randn(8, 3), torch.arange(8) % 4), options={"parameters": "classifier"})
+    assert found.vectors.dtype == np.float32 and found.values.dtype == np.float64
+
+
 def test_a_bound_of_what_is_left_out_holds_at_every_level(monkeypatch):
     """Eigenvalues of fewer and fewer classes differ from those of all by no more than is said."""
     torch.manual_seed(2)
