@@ -15,7 +15,7 @@ from pathlib import Path
 import sharpness
 from sharpness.checkpoints import save_checkpoint
 from sharpness.checkpoints.zoo import FOLDER
-from sharpness.training.loop import accuracy_row
+from sharpness.training.epoch import accuracy_row
 
 NOTE = "accuracies are of the weights in float32; the training, in {precision}, ended at {before:.2%}"
 HEADER = "| zoo: | test accuracy, % | many | medium | few | trained |\n| --- | ---: | ---: | ---: | ---: | --- |\n"

@@ -24,11 +24,8 @@ from sharpness.engine.modules import (
     Recalibrated,
     batchnorms,
     buffers_kept,
-    filter_axes,
-    hidden_noticed,
     how_to_pick,
     in_full_precision,
-    parameters_in_scope,
     recalibrate,
     require_eval,
     require_numbers,
@@ -39,6 +36,7 @@ from sharpness.engine.neighbours import few_samples, first_difference, require_i
 from sharpness.engine.operator import CurvatureOperator
 from sharpness.engine.products import Products
 from sharpness.engine.program import Untraceable
+from sharpness.engine.scope import filter_axes, hidden_noticed, parameters_in_scope
 from sharpness.engine.second_order import KINDS, SecondOrder
 from sharpness.engine.tracing import first_line, structure
 from sharpness.engine.undisturbed import seeded, undisturbed, without_autocast

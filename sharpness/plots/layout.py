@@ -31,20 +31,18 @@ class Grid(NamedTuple):
 
 
 def columns_of(counts: Sequence[int], room: float | None = None) -> int:
-    """Columns for rows of so many panels; a single row is broken into rows about equally long, of six at most.
+    """Columns for rows of so many panels; longer rows are broken into lines of about equal length, of six at most.
 
     Args:
         counts: panels of every row.
         room: inches for all columns, where that is known: a panel has at least :data:`LEAST` of them.
 
     >>> [columns_of([n]) for n in (1, 6, 7, 8, 13)], columns_of([7, 7]), columns_of([5], room=1.8)
-    ([1, 6, 4, 4, 5], 7, 2)
+    ([1, 6, 4, 4, 5], 4, 2)
     """
-    if len(counts) > 1:
-        return max(counts)
     most = ACROSS if room is None else max(1, min(ACROSS, int(room / LEAST)))
-    rows = -(-counts[0] // most)
-    return -(-counts[0] // rows)
+    longest = max(counts)
+    return -(-longest // -(-longest // most))
 
 
 def new_grid(rows: Mapping[str, Mapping[str, Panel]], kind: str) -> Grid:
@@ -52,8 +50,9 @@ def new_grid(rows: Mapping[str, Mapping[str, Panel]], kind: str) -> Grid:
     counts = [len(row) for row in rows.values()]
     beside = 0.75 + (0.2 if len(counts) > 1 else 0) + (0 if kind == "contour" else 0.75)
     asked = options_in_force().inches
-    number, across = sum(counts), columns_of(counts, None if asked is None else asked - beside)
-    down = -(-number // across)
+    across = columns_of(counts, None if asked is None else asked - beside)
+    lines = [-(-n // across) for n in counts]
+    down = sum(lines)
     width = figure_width(COLUMN if across == 1 else min(PAGE, 1 + 1.9 * across))
     each = (width - beside) / across - 0.1
     surface = kind == "surface"
@@ -63,15 +62,18 @@ def new_grid(rows: Mapping[str, Mapping[str, Panel]], kind: str) -> Grid:
     below = 0.25 if surface else 0.0
     figure = shown_figure(width, 0.8 + below + down * (each * ratio + 0.1) + spare)
     if surface:
-        lines = 0 if "" in rows else 1 + any(" (" in name for name in rows)
-        named = (0.11 + 0.14 * lines) / width if lines else 0.0  # the layout does not see text beside 3-D axes
+        named_in = 0 if "" in rows else 1 + any(" (" in name for name in rows)
+        named = (0.11 + 0.14 * named_in) / width if named_in else 0.0  # the layout does not see text beside 3-D axes
         figure.set_layout_engine(
             "constrained", w_pad=0.01, h_pad=0.02, wspace=0.0, hspace=0.0, rect=(named, 0, 1 - named, 1)
         )
     grid = figure.subplots(down, across, subplot_kw={"projection": "3d"} if surface else {}, squeeze=False)
-    for ax in grid.flat[number:]:
+    # Each row begins a line of its own, and its last line may be shorter than the others.
+    begins = np.cumsum([0, *lines[:-1]]) * across
+    places = [ax for begin, n in zip(begins, counts, strict=True) for ax in grid.flat[begin : begin + n]]
+    for ax in set(grid.flat) - set(places):
         ax.remove()
-    return Grid(list(grid.flat[:number]), across)
+    return Grid(places, across)
 
 
 def name_once(places: Sequence[Axes], xlabel: str, ylabel: str, kind: str) -> None:

@@ -140,9 +140,9 @@ def plot_plane_grid(
                 keys |= {
                     str(key.get_label()): key for key in _draw(ax, panel, scales[row], kind, colors, options["points"])
                 }
-                if options["titles"] and number == 0:
+                if options["titles"] and (number == 0 or len(band) > columns):
                     title_panel(ax, name, 1.02 if kind == "surface" else None)
-            across = columns if len(table) == 1 else len(band)
+            across = columns if len(table) == 1 else min(columns, len(band))
             number_axes(band, across, bottom=number == len(table) - 1)
             if not once:
                 name_axes(band, across, options["xlabel"], options["ylabel"], bottom=number == len(table) - 1)

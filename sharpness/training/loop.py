@@ -7,37 +7,35 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sharpness.checkpoints import Manifest, save_checkpoint
 from sharpness.data import LongTailData
-from sharpness.engine import ClassSums, distributed, exact_float32, without_autocast
+from sharpness.engine import distributed, exact_float32, without_autocast
 from sharpness.errors import UserError, require_whole
-from sharpness.flattening.spectral_normalization import ordinary_state
 from sharpness.methods import Recipe, Stage, build_recipe, flattened
-from sharpness.methods.events import events
 from sharpness.models import BACKBONES, Classifier, ModelSpec
 from sharpness.progress import progress
 from sharpness.steps import Context
 from sharpness.training.averaging import end_in_average, start_average
 from sharpness.training.believed import check_finished, check_progress, check_tensors
-from sharpness.training.epoch import accuracy_row, epoch_context, evaluate, run_epoch, training_batches, untested
-from sharpness.training.manifest import at_present, manifest_of
+from sharpness.training.epoch import epoch_context, evaluate, run_epoch, training_batches, untested
+from sharpness.training.manifest import manifest_of
 from sharpness.training.optimizer import make_optimizer, put_back
 from sharpness.training.own_network import check_network, fingerprint
 from sharpness.training.parts import Helper, add_parts, read_helper
 from sharpness.training.precision import autocast, resolve_precision
 from sharpness.training.pretrained import AT_RANDOM, Pretrained, architecture_of, fresh_network
 from sharpness.training.processes import own_device, require_shares
+from sharpness.training.run import Run
 from sharpness.training.state import RunFolder, RunState, epoch_generator, run_name
 from sharpness.training.steps import Replays, side_stream, stage_steps
-from sharpness.training.watched import MakeWatcher, Watcher, all_trainable
+from sharpness.training.watched import MakeWatcher
 
 #: On a GPU, where an epoch takes less time than saving it ten times, what an interruption may cost.
 SECONDS_LOST = 2.0
@@ -187,79 +185,6 @@ def train(
         )
         carry_out(run, helper, begin)
         return distributed.on_first(folder.history)
-
-
-@dataclass
-class Run:
-    """A training in progress: the network, its data on the device, its state, and the folder that keeps both.
-
-    Attributes:
-        description: the fixed part of the manifest.
-        every: epochs from one snapshot to the next; None for no snapshots.
-        test_every: epochs from one test to the next.
-        watcher: looks at the network after every epoch.
-        shards: of a batch.
-    """
-
-    recipe: Recipe
-    network: Classifier
-    data: LongTailData
-    state: RunState
-    folder: RunFolder
-    seed: int
-    precision: str
-    description: Manifest
-    every: int | None = None
-    test_every: int = 1
-    watcher: Watcher | None = None
-    shards: int = 1
-
-    @property
-    def device(self) -> torch.device:
-        return self.data.train.images.device
-
-    @property
-    def saved_state(self) -> Path:
-        """The file of the state, for messages."""
-        return self.folder.path / "state.pt"
-
-    @property
-    def counts(self) -> Tensor:
-        """Training images (C,) of each class, on the device."""
-        return torch.tensor(self.data.train_counts, device=self.device)
-
-    def keep(self, path: Path, **more: Any) -> None:
-        """Write a checkpoint of the present weights, with more entries in its manifest; the first process does."""
-        if distributed.rank():
-            return
-        description = at_present(self.description, self.recipe, self.state, **more)
-        save_checkpoint(path, self.network, description, ordinary_state(self.network))
-
-    def snapshot_due(self, epochs: int) -> bool:
-        """True if weights are kept after so many epochs of all stages."""
-        return bool(self.every) and epochs % (self.every or 1) == 0
-
-    def keep_snapshot(self) -> None:
-        """Write a snapshot, if one is due after the present number of epochs."""
-        if self.snapshot_due(len(self.state.history)):
-            self.keep(self.folder.snapshot(len(self.state.history)))
-
-    def save(self) -> None:
-        """Write the state; the first process does."""
-        if not distributed.rank():
-            self.folder.save(self.state)
-
-    def note(self, stage: Stage, epoch: int, lr: float, loss: float, tested: ClassSums) -> None:
-        """Add an epoch to the history, take its weights into the state, and write a snapshot if one is due."""
-        row = {"stage": stage.name, "epoch": epoch, "lr": lr, "loss": loss}
-        self.state.history.append({**row, **accuracy_row(tested, self.data)})
-        self.state.epoch, self.state.model = epoch, self.network.state_dict()
-        self.keep_snapshot()
-        if self.watcher is not None:
-            done = len(self.state.history)
-            with all_trainable(self.network):
-                self.watcher.step(done, lr or None, events(self.recipe)[done - 1])
-            self.state.watched = self.watcher.state_dict()
 
 
 def carry_out(run: Run, helper: Helper | None, pretrained: Pretrained | None = None) -> None:

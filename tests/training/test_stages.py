@@ -12,7 +12,7 @@ from sharpness import checkpoint_objective, load_checkpoint, train
 from sharpness.methods import build_recipe
 from sharpness.methods.changes import NewHead
 from sharpness.models import build_model
-from sharpness.training import loop as loop_module
+from sharpness.training import loop as loop_module, run as run_module
 from sharpness.training.loop import enter, entry_context, make_optimizer
 from sharpness.training.state import RunFolder, epoch_generator
 
@@ -81,9 +81,9 @@ def test_a_run_killed_after_any_save_ends_in_the_same_weights(
 @pytest.mark.parametrize("name", RUNS)
 def test_the_checkpoint_returns_the_logits_of_the_run(digits, finished, monkeypatch, start, tmp_path, name):
     expected, networks = finished(name), []
-    save = loop_module.save_checkpoint
+    save = run_module.save_checkpoint
     monkeypatch.setattr(
-        loop_module, "save_checkpoint", lambda path, n, *more: (networks.append(n), save(path, n, *more))
+        run_module, "save_checkpoint", lambda path, n, *more: (networks.append(n), save(path, n, *more))
     )
     start(name, tmp_path / "run")
     x = digits.test.tensors[0][:50]
@@ -210,7 +210,7 @@ def test_a_stage_without_epochs_is_tested_once_however_often_a_run_is_resumed(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(RunFolder, "finish", dying)
-        patch.setattr(loop_module, "save_checkpoint", dying)
+        patch.setattr(run_module, "save_checkpoint", dying)
         start("tau-norm", tmp_path / "run", resume=True)
     history = start("tau-norm", tmp_path / "run", resume=True)
     assert len(history) == 3

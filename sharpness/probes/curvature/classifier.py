@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from sharpness.curvature import Eigenpairs, lanczos
 from sharpness.engine import distributed
-from sharpness.engine.modules import classifier_prefix
+from sharpness.engine.scope import classifier_prefix
 from sharpness.models.heads import CosineHead
 from sharpness.objective import Objective
 from sharpness.objective.coordinates import scales_of

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FunctionType
 from typing import Annotated, Any, Unpack
 
 import numpy as np
@@ -15,21 +14,23 @@ from torch import nn
 
 from sharpness.checkpoints import Checkpoint, find_checkpoints, load_checkpoint
 from sharpness.clusters import Parcel, do_all, parcelled, scratch_of, width
-from sharpness.data import DATASETS, read_once
+from sharpness.data import read_once
 from sharpness.engine import SampleSums, undisturbed
 from sharpness.errors import UserError
 from sharpness.keywords import Default, typed_keywords
 from sharpness.objective import Objective
+from sharpness.probes.measures.asked import Asked, asked_for, told_apart
+from sharpness.probes.measures.duration import announce_table
 from sharpness.probes.measures.extreme_eigenvalues import Lanczos
-from sharpness.probes.measures.measure import Measure, Passes, Subject
+from sharpness.probes.measures.measure import Subject
 from sharpness.probes.measures.random_rise import RandomDirections
-from sharpness.probes.measures.registry import ALL, MEASURES, chosen_measures, versions_of
+from sharpness.probes.measures.registry import MEASURES, versions_of
 from sharpness.probes.measures.trace import Hutchinson
 from sharpness.probes.measures.worst_rise import Ascent
 from sharpness.probes.shared.as_objective import as_objective, labelled_checkpoints
 from sharpness.probes.shared.column import Column, table_of
 from sharpness.probes.shared.comparison import common_fields, side_by_side
-from sharpness.probes.shared.cost import Cost, announce
+from sharpness.probes.shared.cost import announce
 from sharpness.probes.shared.options import MeasureOptions
 from sharpness.probes.shared.probe import table_probe
 from sharpness.probes.shared.trainings import Training, compared
@@ -148,12 +149,12 @@ def measure(
     >>> measure(model, data, "accuracy, loss").names
     ('accuracy', 'loss')
     """
-    data, measures = _told_apart(given, data, measures)
+    data, measures = told_apart(given, data, measures)
     # Without what was not given, because an objective has its own.
     options: dict[str, Any] = {n: v for n, v in given_options.items() if v is not None and v is not False}
     train_counts, resume, executor = (options.pop(name, None) for name in ("train_counts", "resume", "executor"))
     numbers = {name: options.pop(name) for name in NUMBERS}
-    asked = _asked(measures, numbers, options)
+    asked = asked_for(measures, numbers, options)
     # Once for all models, because the first would use up an iterator.
     options |= {"data": read_once(data)}
     folder = None if resume is None else Path(resume)
@@ -222,78 +223,8 @@ class SentTable:
         return _measure_one(objective, asked, self.train_counts, self.folder, None, 1, self.label, self.run)
 
 
-def _told_apart(given: Sequence[Any], data: Any, measures: Any) -> tuple[Any, Any]:
-    """Data and measures, of which some were given without their names.
-
-    Raises:
-        UserError: one of them is there twice, or text is neither.
-    """
-    found = {"data": data, "measures": measures}
-    for value in given:
-        value = ALL if value is MEASURES else value
-        parts = value.split(",") if isinstance(value, str) else value
-        named = isinstance(parts, list | tuple) and all(isinstance(part, str | FunctionType) for part in parts)
-        named = named and not (isinstance(value, str) and value in DATASETS)
-        known = (ALL, *MEASURES)
-        if isinstance(value, str) and named and not any(":" in part or part.strip() in known for part in parts):
-            raise UserError(
-                f"{value!r} is no measure and no data set: choose some of {', '.join(MEASURES)}, or one of "
-                f"{', '.join(DATASETS)}"
-            )
-        if callable(value) and not hasattr(value, "__iter__") and not hasattr(value, "__getitem__"):
-            told = getattr(value, "__name__", type(value).__name__)
-            raise UserError(f"{told} is neither data nor a measure: give a loss as loss=, measures as measures=[f]")
-        what = "measures" if named else "data"
-        if found[what] is not None:
-            raise UserError(f"{what} are given twice: give them once, data as (x, y)")
-        found[what] = value
-    return found["data"], found["measures"]
-
-
 #: A loss below which derivatives vanish with it, whatever the landscape.
 SATURATED = 1e-4
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Measures with their settings.
-
-    Attributes:
-        usual: whether none was named: a model is measured by those that it has.
-    """
-
-    settings: dict[Measure, Any]
-    usual: bool
-
-    def of(self, objective: Objective) -> dict[Measure, Any]:
-        """Those that the objective has, without accuracy where targets are no labels; what is named tells its lack.
-
-        Raises:
-            UserError: one that it has not was asked for by name.
-        """
-        kept = {m: settings for m, settings in self.settings.items() if objective.has_answers or not m.needs_labels}
-        if self.usual:
-            return {m: settings for m, settings in kept.items() if m.present(objective)}
-        if missing := [m.name for m in self.settings if m not in kept]:
-            raise UserError(
-                f"no {', '.join(missing)}: it compares the largest of several outputs with an integer label; leave it "
-                "out"
-            )
-        return kept
-
-
-def _asked(measures: Any, numbers: dict[str, Any], options: dict[str, Any]) -> Asked:
-    """The measures with their settings, of which those of registered ones are taken out of ``options``.
-
-    Raises:
-        UserError: an unknown measure, or a setting out of range, be it of a measure that was not asked for.
-    """
-    chosen = chosen_measures(measures)
-    own = {name for measure in chosen for name in measure.setting_names} - numbers.keys()
-    numbers = numbers | {name: options.pop(name) for name in own & options.keys()}
-    for measure in MEASURES.loaded:
-        measure.set_by(numbers)
-    return Asked({measure: measure.set_by(numbers) for measure in chosen}, measures is None or measures == ALL)
 
 
 def _measure_one(
@@ -330,7 +261,7 @@ def _measure_one(
         return type(found) is MeasureResult and found.names == names
 
     def compute() -> MeasureResult:
-        _announce(subject, settings, models, label, executor)
+        announce_table(subject, settings, models, label, executor)
         columns: dict[str, Column] = {}
         about = Subject(subject, base, names, folder, label, executor, columns)
         with subject.checked(base):
@@ -352,33 +283,3 @@ def _saturated(objective: Objective, base: SampleSums) -> dict[str, float]:
     small, classes = base.losses < SATURATED, objective.classes.numpy()
     parts = {objective.class_names[c]: float(small[classes == c].mean()) for c in np.unique(classes)}
     return {name: part for name, part in parts.items() if part > 0.5}
-
-
-def _expected(total: Passes, cost: Cost, sizes: Sequence[int]) -> float:
-    """Seconds of so much work on classes of such sizes: rows share the workers, and the longest is done by one."""
-    samples = sum(sizes)
-    rows = [total.products * cost.product(size) for size in sizes]
-    if len(sizes) > 1:
-        rows.append(total.of_all * cost.product(samples))
-    alone = total.forwards * cost.forward(samples) + total.gradients * sum(cost.gradient(size) for size in sizes)
-    return alone + max(max(rows), sum(rows) / cost.workers)
-
-
-def _announce(
-    objective: Objective, settings: dict[Measure, Any], models: int, label: str | None, executor: Executor | None
-) -> None:
-    """Say what comes and how long it should take."""
-    passes = [measure.passes(chosen) for measure, chosen in settings.items()]
-    total = Passes(*(sum(numbers) for numbers in zip(*passes, strict=True)))
-    sizes = objective.class_samples[objective.class_samples > 0].tolist()
-    rows = len(sizes) + (len(sizes) > 1 and total.of_all > 0) if total.products else 0
-    cost = Cost.of(objective, rows if executor is None else min(rows, 1), bool(total.gradients))
-    if executor is not None:
-        cost = replace(cost, workers=width(executor))
-    seconds = _expected(total, cost, sizes)
-    whose = f"{label or 'the model'} and {models - 1} more" if models > 1 else label or "the model"
-    announce(
-        f"measuring {', '.join(m.name for m in settings)} of {whose} on {objective.num_samples} samples of "
-        f"{int((objective.class_samples > 0).sum())} classes",
-        models * seconds,
-    )

@@ -8,9 +8,9 @@ from torch import nn
 
 from sharpness import Objective
 from sharpness.engine import CurvatureOperator, Workers
+from sharpness.probes.measures.duration import expected
 from sharpness.probes.measures.measure import Passes
 from sharpness.probes.measures.registry import MEASURES
-from sharpness.probes.measures.table import _expected
 from sharpness.probes.shared import cost
 from sharpness.probes.shared.cost import Cost, Linear, row_workers
 
@@ -31,16 +31,16 @@ def test_noise_never_makes_many_samples_cheap():
 def test_rows_share_the_workers_and_the_longest_is_done_by_one():
     product = Linear(0.1, 0.01)
     two = Cost(NONE, NONE, product, workers=2)
-    even = _expected(Passes(products=10), two, [10, 10])
+    even = expected(Passes(products=10), two, [10, 10])
     assert even == pytest.approx(2.0)  # 10 products of 0.2 s each, both at a time
-    assert _expected(Passes(products=10), Cost(NONE, NONE, product), [10, 10]) == pytest.approx(4.0)
-    assert _expected(Passes(products=10, of_all=10), two, [10, 10]) == pytest.approx((2 + 2 + 3) / 2)
-    assert _expected(Passes(products=10, of_all=10), two, [10]) == pytest.approx(2.0)  # which is all there is
-    assert _expected(Passes(products=1, of_all=1), two, [500, 1]) == pytest.approx((5.1 + 0.11 + 5.11) / 2)
+    assert expected(Passes(products=10), Cost(NONE, NONE, product), [10, 10]) == pytest.approx(4.0)
+    assert expected(Passes(products=10, of_all=10), two, [10, 10]) == pytest.approx((2 + 2 + 3) / 2)
+    assert expected(Passes(products=10, of_all=10), two, [10]) == pytest.approx(2.0)  # which is all there is
+    assert expected(Passes(products=1, of_all=1), two, [500, 1]) == pytest.approx((5.1 + 0.11 + 5.11) / 2)
 
 
 def test_forward_passes_and_gradients_are_added():
-    found = _expected(Passes(forwards=3, gradients=2), Cost(Linear(0, 1), Linear(1, 1), NONE), [2, 3])
+    found = expected(Passes(forwards=3, gradients=2), Cost(Linear(0, 1), Linear(1, 1), NONE), [2, 3])
     assert found == pytest.approx(3 * 5 + 2 * (3 + 4))
 
 

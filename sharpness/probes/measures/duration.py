@@ -1,0 +1,43 @@
+"""Expected duration of a table of measures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
+from typing import Any
+
+from sharpness.clusters import width
+from sharpness.objective import Objective
+from sharpness.probes.measures.measure import Measure, Passes
+from sharpness.probes.shared.cost import Cost, announce
+
+
+def expected(total: Passes, cost: Cost, sizes: Sequence[int]) -> float:
+    """Seconds of so much work on classes of such sizes: rows share the workers, and the longest is done by one."""
+    samples = sum(sizes)
+    rows = [total.products * cost.product(size) for size in sizes]
+    if len(sizes) > 1:
+        rows.append(total.of_all * cost.product(samples))
+    alone = total.forwards * cost.forward(samples) + total.gradients * sum(cost.gradient(size) for size in sizes)
+    return alone + max(max(rows), sum(rows) / cost.workers)
+
+
+def announce_table(
+    objective: Objective, settings: dict[Measure, Any], models: int, label: str | None, executor: Executor | None
+) -> None:
+    """Say what comes and how long it should take."""
+    passes = [measure.passes(chosen) for measure, chosen in settings.items()]
+    total = Passes(*(sum(numbers) for numbers in zip(*passes, strict=True)))
+    sizes = objective.class_samples[objective.class_samples > 0].tolist()
+    rows = len(sizes) + (len(sizes) > 1 and total.of_all > 0) if total.products else 0
+    cost = Cost.of(objective, rows if executor is None else min(rows, 1), bool(total.gradients))
+    if executor is not None:
+        cost = replace(cost, workers=width(executor))
+    seconds = expected(total, cost, sizes)
+    whose = f"{label or 'the model'} and {models - 1} more" if models > 1 else label or "the model"
+    announce(
+        f"measuring {', '.join(m.name for m in settings)} of {whose} on {objective.num_samples} samples of "
+        f"{int((objective.class_samples > 0).sum())} classes",
+        models * seconds,
+    )
