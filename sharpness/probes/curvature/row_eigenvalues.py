@@ -149,7 +149,7 @@ def solved(rows: Rows, task: RowEigenvalues, bar: Any, executor: Executor | None
 
     def closed(row: int) -> Arrays:
         bar.set_postfix_str(rows.names[row])
-        indices = rows.indices(row)
+        indices = ahead.samples[row]
         pairs = layer.eigenpairs(
             indices, ahead(row), task.k, task.which, task.kind == "hessian", task.keep_vectors, tol=task.tol,
             max_iterations=task.max_iterations, generator=torch.Generator().manual_seed(task.seed), callback=bar.update,
