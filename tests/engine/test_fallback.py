@@ -1,6 +1,7 @@
 """Models that cannot be traced faithfully: plain double backward does them, and says why, once and in one line."""
 
 import logging
+import re
 
 import pytest
 import torch
@@ -102,7 +103,7 @@ class Sliced(nn.Module):
         (Counting, "attributes change"),
         (Silent, "cannot trace it: AssertionError"),
         (Strided, "differs from double backward"),
-        (Sliced, "while tracing"),
+        (Sliced, "while tracing|torch.fx cannot trace it: TypeError: cat"),  # before torch 2.7 the latter
     ],
     ids=lambda p: p[0].__name__,
 )
@@ -127,7 +128,7 @@ def test_a_model_that_cannot_be_traced_gets_plain_double_backward(untraceable, c
             assert operator.kept_bytes == 0
     (record,) = [r for r in caplog.records if r.name == "sharpness"]
     assert record.levelno == logging.WARNING
-    assert why in record.getMessage()
+    assert re.search(why, record.getMessage())
     assert record.getMessage().endswith(operator.route)
     assert "\n" not in record.getMessage()
 

@@ -1,13 +1,18 @@
 """Whatever is asked, and however it ends, the model and the generators of random numbers are as they were."""
 
+import logging
+import os
 import random
+import signal
+import sys
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from sharpness import Objective, UserError
+from sharpness import Objective, UserError, eigenvalues, random_perturbation, trace
 
 NAMES = ("ResNet-8, cosine", "constants", "weight norm", "transformer layer", "hooks", "sum in place", "tied")
 
@@ -24,7 +29,22 @@ def snapshot(model):
         "attributes": [(n, sorted(vars(m))) for n, m in model.named_modules()],
         "random": (torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()),
         "settings": (torch.get_num_threads(), torch.is_grad_enabled(), torch.backends.cuda.flash_sdp_enabled()),
+        "flags": (torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled(), torch.is_anomaly_enabled()),
+        "process": (os.getcwd(), environment(), signal.getsignal(signal.SIGINT), np.geterr(), list(sys.path)),
+        "warnings": list(warnings.filters),
+        "loggers": {n: (log.level, list(log.handlers)) for n, log in loggers() if "." not in n},
+        "files": len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0,
+        "patched": (nn.Module.__call__, nn.Module.__getattr__, len(nn.modules.module._global_forward_hooks)),
     }
+
+
+def environment():
+    """The environment without a name that torch sets by itself when it loads more of itself."""
+    return {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+
+
+def loggers():
+    return [(n, log) for n, log in logging.root.manager.loggerDict.items() if isinstance(log, logging.Logger)]
 
 
 def assert_same(before, after):
@@ -156,3 +176,33 @@ def test_a_buffer_that_the_forward_pass_changes_is_put_back(in_place):
     for part in ("values", "identities"):
         assert_same(before[part], after[part])
     assert float(model.passes) == 1
+
+
+class Draws(nn.Module):
+    """Draws from all three generators, to no effect or as noise."""
+
+    def __init__(self, noise):
+        super().__init__()
+        self.body, self.noise = nn.Linear(4, 3), noise
+
+    def forward(self, x):
+        drawn = np.random.rand() + random.random()
+        return self.body(x) + self.noise * (torch.rand(len(x), 1) + drawn) * torch.eye(3)[0]
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_generators_from_which_a_model_draws_are_put_back(noise):
+    model, data = Draws(noise), (torch.randn(9, 4), torch.arange(9) % 3)
+    model(data[0])
+    before = snapshot(model)
+    for probe in (eigenvalues, trace, lambda *given: random_perturbation(*given, [0.1], 2)):
+        if noise:
+            with pytest.raises(UserError, match="random, or keeps a state"):
+                probe(model, data)
+        else:
+            probe(model, data)
+        after = snapshot(model)
+        assert_same(before | {"loggers": 0}, after | {"loggers": 0})
+    with Objective(Draws(0.0), data).at(torch.ones(15)):  # what a caller draws in between is the caller's
+        torch.rand(1)
+    assert not torch.equal(torch.get_rng_state(), before["random"][0])

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from sharpness.curvature import Eigenpairs, LanczosState, extremes, lanczos, lanczos_memory
-from sharpness.engine import CurvatureOperator, mean_error
+from sharpness.engine import CurvatureOperator, mean_error, memory_budget
 from sharpness.objective import Objective
 from sharpness.probes.curvature.classifier import Ahead, LastLayer
 from sharpness.probes.curvature.resampling import resampled_ends
@@ -138,6 +138,10 @@ def over_images(values: np.ndarray, forms: np.ndarray, weights: np.ndarray) -> d
 def solved(rows: Rows, task: RowEigenvalues, bar: Any, executor: Executor | None = None) -> dict[int, Arrays]:
     """The arrays of every row: of a last layer in closed form, of anything else by products."""
     layer = None if task.bootstrap else LastLayer.of(rows.whole)
+    if layer is not None:
+        # Probabilities of a row, twice in a product, and what is chosen of them: of many images and classes too much.
+        needed = 4 * 8 * int(max(rows.samples)) * len(layer.rows)
+        layer = layer if needed <= memory_budget(torch.device("cpu")) else None
     if layer is None or 2 * task.k > rows.whole.num_parameters:
         return rows.map(task.work, task, bar, executor, basis=task.max_iterations)
 
