@@ -42,7 +42,7 @@ def blocks(language: str, page: Path) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
 
 
-def test_the_python_examples_run_in_order(capsys, tmp_path, monkeypatch):
+def test_the_python_examples_run_in_order(shallow_resnet8, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     for page in (ROOT / "README.md", ROOT / "docs/python.md"):

@@ -38,8 +38,8 @@ COMMANDS = {
 }  # fmt: skip
 
 
-#: Faults of writing do not hang on the size of a network.
-pytestmark = pytest.mark.usefixtures("shallow_resnet8")
+#: Faults of writing do not hang on the size of a network, nor on what is in a picture.
+pytestmark = pytest.mark.usefixtures("shallow_resnet8", "one_format")
 
 
 @pytest.fixture(scope="module")
