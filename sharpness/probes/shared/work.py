@@ -83,6 +83,12 @@ class WorkFolder:
         if left == {self.MARK} and self._is_marked(self.path, ""):
             shutil.rmtree(self.path, ignore_errors=True)
 
+    def tidy(self) -> None:
+        """Remove the whole if nothing was kept in it yet, as a command leaves it that is refused before it works."""
+        kept = [entry for entry in self.path.rglob("*") if not entry.is_dir() and entry.name != self.MARK]
+        if not kept and self._is_marked(self.path, ""):
+            shutil.rmtree(self.path, ignore_errors=True)
+
     def _mark(self, folder: Path, key: str) -> None:
         write_atomically(folder / self.MARK, lambda partial: partial.write_text(json.dumps({"key": key})))
 
