@@ -21,7 +21,7 @@ from sharpness.probes.shared.work import Arrays, Work
 #: Products that a run usually takes for the largest eigenvalue, and for the smallest one beside it, with what else a
 #: row takes: the gradient that it starts from, and the quadratic forms of its images.
 LARGEST, SMALLEST = 8, 12
-#: Bytes of a basis that is kept though nothing but the ends of a spectrum is asked for; its run can be continued.
+#: Bytes of a basis that is kept though only the ends of a spectrum are needed; its run can be continued.
 BASIS = 2**30
 #: Quadratic forms below this part of the largest eigenvalue are rounding.
 SEEN = 1e-6
