@@ -10,7 +10,7 @@ from pathlib import Path
 from sharpness.checkpoints.families import FAMILIES
 from sharpness.checkpoints.safety import LIMIT
 from sharpness.checkpoints.shards import index_of
-from sharpness.checkpoints.zoo import from_zoo
+from sharpness.checkpoints.zoo import FOLDER, from_zoo
 from sharpness.errors import UserError, shown
 from sharpness.models.hubs import hub_of
 from sharpness.untrusted.refused import Refused
@@ -169,7 +169,7 @@ class _Search:
             logger.warning("passed over in %s, unreadable: %s", path, _some(self.unread))
         if self.beside:
             logger.info("passed over in %s, of runs that another file stands for: %s", path, _some(self.beside))
-        if self.others:
+        if self.others and path != FOLDER:  # what stands beside the models of the zoo is the package's own
             logger.info("left out in %s, no checkpoints by their content: %s", path, _some(self.others))
 
 
