@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Kinds of identity: 8-bit pixels, inputs as they stand, or the user's own names.
+#: Kinds of identity: 8-bit pixels, unchanged inputs, or the user's own names.
 PIXELS, VALUES, NAMES = "pixels", "values", "names"
 #: The only class of samples that are not split.
 ONE_CLASS = ("all",)

@@ -1,4 +1,4 @@
-"""Names of what comes with this package, with labels and places; nothing is imported before it is asked for."""
+"""Names of what comes with this package, with labels and places; nothing is imported before its first use."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class Registry(MutableMapping[str, T], Generic[T]):
     """A mapping of names to things that can be added to: by :meth:`register`, and by installed packages.
 
     What comes with this package is declared as an installed package declares it, ``name: "module:object"``, and
-    imported when it is asked for. Listing the names imports nothing. A package offers a thing as an entry point of
+    imported on first use. Listing the names imports nothing. A package offers a thing as an entry point of
     ``group``::
 
         [options.entry_points]
@@ -82,7 +82,7 @@ class Registry(MutableMapping[str, T], Generic[T]):
         """Add a thing under a name; without a thing, a decorator. The same name again replaces what was registered.
 
         Args:
-            name: as it is asked for in Python and on the command line.
+            name: as users write it in Python and on the command line.
             thing: what the name stands for.
             label: how figures and tables spell it; the name unless given.
 

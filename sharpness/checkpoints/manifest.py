@@ -1,7 +1,7 @@
 """The manifest of a checkpoint: how it was trained, or which family wrote it, and what is known of its data.
 
 A manifest of ours is checked field by field when it is read: a field that is there must be of its kind. A missing field
-keeps its default, and whoever needs it says so: files of earlier versions have fewer fields.
+keeps its default, and its reader reports that: files of earlier versions have fewer fields.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that is asked for."""
+        """Find the command by its name."""
         name, command, rest = super().resolve_command(ctx, args)
         processes = os.environ.get("WORLD_SIZE", "1")
         if "RANK" in os.environ and processes != "1" and name not in SHARED:

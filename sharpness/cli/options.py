@@ -50,7 +50,7 @@ class OneExample(click.Command):
 
 
 class Offered(click.Option):
-    """An option whose help, when it is asked for, also lists what installed packages offer.
+    """An option whose help text also lists what installed packages offer.
 
     Args:
         registry: the group of their entry points without ``sharpness.``, such as ``"measures"``.

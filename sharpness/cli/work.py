@@ -33,6 +33,7 @@ def work_of(folder: Path) -> WorkFolder:
             held.mkdir(parents=True, exist_ok=True)
             lock = held / f".{shortened(folder.name)}.lock"
             click.get_current_context().with_resource(only_process(lock, "works on the same output", made=True))
+            click.get_current_context().call_on_close(work.tidy)
         except OSError as error:
             raise refusal(f"cannot write to {held}", error) from None
     return work

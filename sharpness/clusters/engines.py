@@ -75,7 +75,7 @@ def dask(address: str) -> Iterator[Executor]:
 
 
 class Jobs(Executor):
-    """Tasks as jobs of submitit: an array of at most so many jobs at a time, each of which does a part of the tasks.
+    """Tasks as jobs of submitit: an array with a limit on simultaneous jobs, each of which runs a part of the tasks.
 
     A job that ends without an answer is sent again: what it had finished is in files, and read from there.
 

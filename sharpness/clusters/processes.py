@@ -31,7 +31,7 @@ class _Waiting:
 
 
 class Processes(Executor):
-    """An executor of so many processes; the task of one that is killed, say for want of memory, is done again.
+    """An executor of several processes; the task of one that is killed, for example by the OOM killer, runs again.
 
     They are spawned, end with this process, and take torch's threads and the machine's memory in equal parts.
 

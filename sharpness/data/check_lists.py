@@ -74,7 +74,7 @@ def check_files(lists: Lists, root: Path, transform: Transform, decode: bool, wo
         lists: of the data set; a list that serves as two parts is checked once.
         root: where their paths begin.
         transform: what would be kept of an image.
-        decode: whether to decode what is there.
+        decode: whether to decode the files that exist.
         workers: processes that decode.
     """
     reports = []

@@ -20,7 +20,7 @@ CHUNK = 1024
 
 
 class Content:
-    """A digest of the content of every sample, computed when it is asked for.
+    """A digest of the content of every sample, computed lazily.
 
     Attributes:
         by: :data:`PIXELS`, :data:`VALUES` or :data:`NAMES`.

@@ -188,7 +188,7 @@ def read_files(files: ImageFiles, *, size: int | None, resize: int | None, chann
 
 
 def _room(n: int, image: Tensor) -> Tensor:
-    """For so many images like this one."""
+    """The need of several images like this one."""
     try:
         return torch.empty((n, *image.shape), dtype=torch.uint8)
     except RuntimeError:

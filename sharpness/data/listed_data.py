@@ -117,7 +117,7 @@ def load_listed(
 ) -> LongTailData:
     """``imagenet-lt``, ``places-lt``, ``inat18``, or ``list``: lists of one's own, ``train.txt`` and ``test.txt``.
 
-    No image is read until one is asked for, and none is kept. All parts are in the order of their classes.
+    Images are read lazily, and none is kept. All parts are in the order of their classes.
 
     Args:
         name: of the data set.

@@ -129,7 +129,7 @@ def prepare(
     name: str, lists: dict[str, ImageList], root: Path, out: Path, transform: Transform,
     folders: tuple[str, ...], *, policy: str = "stop", workers: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
-    """Decode the images of lists into a folder, part after part; what is there already is kept.
+    """Decode the images of lists into a folder, part after part; finished parts are kept.
 
     Args:
         name: of the data set.

@@ -41,7 +41,7 @@ class Products:
     ) -> None:
         choose("kind of curvature", kind, KINDS)
         self.engine, self.kind, self.budget = engine, kind, budget
-        # A sequence may read its batches from a disk: it is asked for one whenever that is needed.
+        # A sequence may read its batches from a disk: each is fetched when it is needed.
         self.batches = batches if isinstance(batches, Sequence) else list(batches)
         self.kept: dict[int, Tape] = {}
         self.kept_bytes = 0

@@ -14,7 +14,7 @@ class FrozenTrunk(ResNet):
     """A network of :data:`~sharpness.models.resnet.PLANS` whose weights before the last block are fixed.
 
     They are buffers under torchvision's names and stay in eval mode, so that no optimiser, gradient rule or BatchNorm
-    changes them and a checkpoint holds them; the last block, ``layer4.2`` of ResNet-152, begins anew and is trained.
+    changes them and a checkpoint holds them; the last block, ``layer4.2`` of ResNet-152, is reinitialised and trained.
     On Places-LT the trunk has the weights that were trained on ImageNet: ``sharpness.train(..., pretrained=FILE)``.
 
     Args:

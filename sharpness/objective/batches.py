@@ -1,4 +1,4 @@
-"""Batches of samples, each read when it is asked for."""
+"""Batches of samples, read lazily."""
 
 from __future__ import annotations
 

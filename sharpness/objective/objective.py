@@ -95,7 +95,7 @@ class Objective:
 
     Args:
         model: any module from inputs to outputs, in eval mode if it has BatchNorm or dropout. One in half precision is
-            measured in float32, in a copy made now; a notice says so.
+            measured in float32, in a copy made now, which a notice reports.
         data: ``(x, y)``, an object with ``.tensors`` (an :class:`~sharpness.data.ImageSet`, a ``TensorDataset``), a
             map-style dataset, a ``DataLoader``, or a list or another iterable of samples or of batches: (input, target)
             or dicts with usual names, read once and in order. Several inputs are a tuple or a dict of tensors, for
@@ -128,10 +128,10 @@ class Objective:
         train_counts: (C,) images of each class that the model was trained on, where that is known; the data here may
             be others, or a part of them.
         names: whatever tells the samples apart, such as paths, (n,): samples of other objectives are the same where
-            names and labels are. Pixels do unless given, where they are known, else inputs as they stand.
+            names and labels are. Pixels do unless given, where they are known, else unchanged inputs.
         mean: per channel, of pixels in [0, 1]: what was subtracted from inputs that are tensors, so that 8-bit pixels
             tell the samples apart, however they were normalised. An :class:`~sharpness.data.ImageSet` knows its own.
-        std: likewise, what they were divided by.
+        std: per channel, what they were divided by.
         batch: makes ``(inputs, targets)`` of a sample or a batch as the data hand it out, where that is not plain.
         logits: ``"calibrated"``, the outputs as they are; ``"temperature"``, divided by the model's own temperature, so
             that models are compared at equal confidence; or a number or a :class:`Temperature` to divide them by.
@@ -274,7 +274,7 @@ class Objective:
             return forward_flops(self._outputs, self._first(1))
 
     def evaluate(self) -> ClassSums:
-        """Loss sums, weights and right answers per class, from one pass over the data."""
+        """Loss sums, weights and correct predictions per class, from one pass over the data."""
         return self.evaluate_samples()
 
     @torch.no_grad()

@@ -230,7 +230,7 @@ def grouping(train_counts: Any, groups: Groups, class_names: Sequence[str]) -> d
 
 
 def chosen(what: Any, samples: int) -> Tensor:
-    """The indices (m,) that a user chose among so many samples, by number or as a mask.
+    """The indices (m,) that a user chose among all samples, by number or as a mask.
 
     Raises:
         UserError: none, numbers outside of them, or neither integers nor a mask of all samples.

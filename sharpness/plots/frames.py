@@ -188,5 +188,5 @@ def name_row(ax: Axes, name: str) -> None:
 
 
 def wrapped(text: str, room: float, fontsize: float = 8) -> str:
-    """With the unit in brackets on a line of its own where there are fewer than so many points."""
+    """The text, with the unit in brackets on a second line where it is wider than the room, in points."""
     return text.replace(" (", "\n(", 1) if width_of([text], fontsize) > 1.05 * room else text

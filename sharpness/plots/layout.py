@@ -31,7 +31,7 @@ class Grid(NamedTuple):
 
 
 def columns_of(counts: Sequence[int], room: float | None = None) -> int:
-    """Columns for rows of so many panels; longer rows are broken into lines of about equal length, of six at most.
+    """Columns for rows of panels; long rows are broken into lines of about equal length, of six panels at most.
 
     Args:
         counts: panels of every row.

@@ -16,7 +16,7 @@ from sharpness.errors import UserError, choose
 SCALES = {"clipped": 0.9, "linear": 1.0, "log": 1.0}
 #: Colour maps with a pale middle, for values of both signs.
 DIVERGING = ("RdBu_r", "RdBu", "coolwarm", "bwr", "seismic", "PuOr", "PuOr_r", "PiYG", "PRGn", "BrBG")
-#: A logarithmic scale begins at most so many decades below 1, or below the highest value if that is less: losses in
+#: A logarithmic scale begins at most this many decades below 1, or below the highest value if that is less: losses in
 #: single precision resolve no more.
 DECADES = 8
 #: The ends of a scale beyond which there are values.
@@ -202,7 +202,7 @@ def decade_ticks(low: float, high: float, most: int = 5) -> tuple[np.ndarray, li
 
 
 def _number(value: float, digits: int) -> str:
-    """In so many digits, with a power of ten where it is far from 1."""
+    """The number with a given number of digits, with a power of ten where it is far from 1."""
     if 1e-3 <= abs(value) < 1e5:
         return np.format_float_positional(float(f"{value:.{digits}g}"), trim="-")
     mantissa, _, power = f"{value:.{digits - 1}e}".partition("e")

@@ -77,7 +77,7 @@ def plot_scatter(
 
 
 def _scale(ax: Any, values: pd.Series, log: bool | None) -> None:
-    """Logarithmic where it is asked for, else where positive values spread over a decade, or few leave all others."""
+    """Logarithmic on request, else where positive values spread over a decade, or few leave all others."""
     known = values[np.isfinite(values)].to_numpy()
     sizes = np.abs(known[known != 0])
     if not len(sizes):

@@ -19,7 +19,7 @@ NARROW, WIDE = 1.05, 1.9
 
 
 class SmallMultiples:
-    """Axes for so many panels: those given, or new ones with shared axes.
+    """Axes for a number of panels: those given, or new ones with shared axes.
 
     Args:
         number: of panels.
@@ -89,7 +89,7 @@ def given_axes(axes: Axes | Sequence[Axes], number: int) -> list[Axes]:
     """The Axes as a list.
 
     Raises:
-        UserError: they are not so many.
+        UserError: another number of Axes was given.
     """
     places = list(np.ravel(np.asarray(axes, dtype=object)))
     if len(places) != number:

@@ -85,7 +85,7 @@ def _trainings(names: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _several(names: Sequence[str]) -> str:
-    """Names of trainings, of which seeds in a row are told by their ends."""
+    """Names of trainings, in which consecutive seeds are a range."""
     numbers = [name.removeprefix("seed ") for name in names]
     if len(names) < 2 or not all(n.isdecimal() and f"seed {n}" == name for n, name in zip(numbers, names, strict=True)):
         return ", ".join(names)

@@ -49,7 +49,7 @@ class SpectralDensityResult(Result):
 
     Attributes:
         nodes: (runs, steps) or (C, runs, steps) Ritz values, NaN where there are fewer.
-        weights: likewise; those of a run sum to 1.
+        weights: of the nodes, same shape; those of a run sum to 1.
         products: () or (C,) Hessian-vector products.
         sample_products: Hessian-vector products times samples.
     """

@@ -90,7 +90,7 @@ def differences(old: str | Path, new: str | Path) -> Differences:
 
     Args:
         old: a saved result, or a folder of them.
-        new: likewise.
+        new: the results to compare with them.
 
     Raises:
         UserError: no results, none that both have, or numbers that cannot be compared: of other samples, classes, loss,

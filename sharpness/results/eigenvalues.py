@@ -25,7 +25,7 @@ from sharpness.untrusted.refused import Refused
 if TYPE_CHECKING:
     from sharpness.results.owners import OwnersResult
 
-#: A share of one image in v'Hv from which on a note says so.
+#: Smallest share of one image in v'Hv that a note reports.
 OWNED = 0.5
 ENDS = r"$\lambda_\mathrm{min}$ and $\lambda_\mathrm{max}$"
 PICTURES = ("largest", "smallest", "both", "saddle")
@@ -43,7 +43,7 @@ class EigenvalueResult(Result):
         converged: like ``values``, bool.
         vectors: (m, num_parameters) or (C, m, num_parameters), or None if they were not kept.
         lower, upper: like ``values``: 95 % bootstrap interval over samples, or None if it was not asked for.
-        standard_errors: like ``values``: over samples, of ``v' H v`` with the vector fixed, or None likewise.
+        standard_errors: like ``values``: over samples, of ``v' H v`` with the vector fixed, or None.
         top_share: like ``values``: the part of the most influential sample in the sum of ``a_i |v' H_i v|``, NaN where
             all of them are rounding, None with neither of them.
         products: () or (C,) Hessian-vector products, each with all samples of its row; None in files of old.

@@ -12,7 +12,7 @@ from sharpness.results.runs import Entry, Runs
 
 #: Pairs of models that are named.
 SHOWN = 4
-#: A measure is told apart by so many standard errors of the difference.
+#: Two models differ in a measure by at least this number of standard errors of the difference.
 ERRORS = 2.0
 
 

@@ -43,8 +43,8 @@ class MeasureResult(Result):
             before they were kept, where classes are independent, so that their errors add up in squares.
         train_counts: (C,) training images, -1 where unknown.
         lower, upper: (M, C) ends of 95 % intervals; None in files from before they were kept.
-        overall_lower, overall_upper: (M,) likewise.
-        group_lower, group_upper: (M, G) likewise, of the groups' means.
+        overall_lower, overall_upper: (M,) of all samples.
+        group_lower, group_upper: (M, G) of the groups' means.
         over: (M,) what errors and intervals are over, such as "images" or "5 draws"; empty in files of old.
         described: by the name of a measure, how it is shown, see :class:`~sharpness.results.description.Description`;
             measures that are not in it are shown by their names.

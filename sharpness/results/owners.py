@@ -33,8 +33,8 @@ class OwnersResult(Result):
 
     Attributes:
         values: (k,) eigenvalues, in the order of :class:`EigenvalueResult`.
-        residuals: (k,) likewise.
-        converged: (k,) likewise, bool.
+        residuals: (k,) of the eigenpairs.
+        converged: (k,) bool, of the eigenpairs.
         shares: (k, C) :math:`(A_c / A)\, v_j' H_c v_j / \lambda_j` with :math:`A_c` the weight of class c; every row
             sums to 1. 0 for a class without samples; a class may own a negative share, or more than all.
         standard_errors: (k, C) of the shares, over images, with v fixed.

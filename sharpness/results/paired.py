@@ -102,7 +102,7 @@ class Paired(KeptTable):
         return f"{_order(row)}, {bounds} ({row.pairs} pairs, p = {row.p_holm:.2g})"
 
     def _hopeless(self, pairs: int) -> bool:
-        """True if no outcome of so many pairs is below the level after Holm's correction."""
+        """True if no outcome of this number of pairs is below the level after Holm's correction."""
         return len(self.rows) * 2.0 ** (1 - pairs) >= self.level
 
 

@@ -32,7 +32,7 @@ class PerturbationResult(Result):
         radii: (R,).
         losses: (R, D).
         class_losses: (R, D, C).
-        class_accuracies: (R, D, C) shares of right answers; NaN where outputs are not logits.
+        class_accuracies: (R, D, C) accuracies; NaN where outputs are not logits.
         base_loss: L(w), from the same arithmetic: the rise at radius 0 is exactly 0.
         base_class_losses: (C,).
         base_class_accuracies: (C,).

@@ -1,6 +1,6 @@
 """The step protocol: a rule perturbs the weights, evaluates, restores them and leaves a gradient to step with.
 
-A rule is asked for a gradient only; the optimiser steps afterwards with it. So any rule works with any loss, and
+A rule computes a gradient only; the optimiser steps with it afterwards. So any rule works with any loss, and
 with any optimiser, and a new variant of sharpness-aware minimisation is about thirty lines: it says where the weights
 go and what is differentiated there, in the terms of ``sharpness/flattening/passes.py``.
 """

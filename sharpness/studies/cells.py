@@ -115,7 +115,7 @@ def is_done(cell: Cell, data: LongTailData, settings: Settings) -> bool:
 def run_cell(cell: Cell, data: LongTailData, settings: Settings) -> dict[str, Any]:
     """Train and probe what is missing; the row of the cell, with all columns of :class:`Settings`.
 
-    A run that diverges, or a model that cannot be probed, is a finding and no mistake: the row says so in ``status``
+    A run that diverges, or a model that cannot be probed, is a finding and no mistake: the row has it in ``status``
     (``"diverged"`` or ``"not probed"``; else ``"done"``) and ``reason``, and NaN stands for what could not be measured.
     """
     row: dict[str, Any] = {

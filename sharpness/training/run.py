@@ -69,7 +69,7 @@ class Run:
         save_checkpoint(path, self.network, description, ordinary_state(self.network))
 
     def snapshot_due(self, epochs: int) -> bool:
-        """True if weights are kept after so many epochs of all stages."""
+        """True if a snapshot is due after this number of epochs of all stages."""
         return bool(self.every) and epochs % (self.every or 1) == 0
 
     def keep_snapshot(self) -> None:

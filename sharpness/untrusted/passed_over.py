@@ -89,7 +89,7 @@ class _Dict(PassedOver):
 
 
 class _List(PassedOver):
-    """Likewise like a list."""
+    """Stands for a class whose objects a pickle fills like a list: they become one."""
 
     def __new__(cls, *given: Any) -> Any:
         return []

@@ -153,3 +153,10 @@ def test_an_output_that_takes_nothing_ends_in_one_line_after_the_file_is_written
     assert ended.returncode == 2 and last.startswith("sharpness: stdout"), ended.stderr
     assert "Traceback" not in ended.stderr and "Exception ignored" not in ended.stderr
     assert (tmp_path / "mine.csv").is_file() == (stdout != "closed")
+
+
+def test_a_command_that_is_refused_before_it_works_leaves_no_folder(run, tmp_path, capsys):
+    output = tmp_path / "mine.csv"
+    assert main(["measure", str(run), "--limit-per-class", "1", "--parameters", "nothing", "-o", str(output)]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert not [entry for entry in tmp_path.iterdir() if not entry.name.startswith(".")]

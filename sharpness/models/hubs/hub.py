@@ -85,7 +85,7 @@ def hub_of(source: object) -> Architecture | None:
 
 
 def library(name: str, wanted: str) -> Any:
-    """The library of networks, imported when one of them is asked for.
+    """The library of networks, imported on first use.
 
     Args:
         name: of the module, and of what ``pip install`` takes.

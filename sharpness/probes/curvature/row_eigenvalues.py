@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from sharpness.curvature import Eigenpairs, LanczosState, extremes, lanczos, lanczos_memory
-from sharpness.engine import CurvatureOperator, mean_error
+from sharpness.engine import CurvatureOperator, mean_error, memory_budget
 from sharpness.objective import Objective
 from sharpness.probes.curvature.classifier import Ahead, LastLayer
 from sharpness.probes.curvature.resampling import resampled_ends
@@ -21,7 +21,7 @@ from sharpness.probes.shared.work import Arrays, Work
 #: Products that a run usually takes for the largest eigenvalue, and for the smallest one beside it, with what else a
 #: row takes: the gradient that it starts from, and the quadratic forms of its images.
 LARGEST, SMALLEST = 8, 12
-#: Bytes of a basis that is kept though nothing but the ends of a spectrum is asked for; its run can be continued.
+#: Bytes of a basis that is kept though only the ends of a spectrum are needed; its run can be continued.
 BASIS = 2**30
 #: Quadratic forms below this part of the largest eigenvalue are rounding.
 SEEN = 1e-6
@@ -138,6 +138,10 @@ def over_images(values: np.ndarray, forms: np.ndarray, weights: np.ndarray) -> d
 def solved(rows: Rows, task: RowEigenvalues, bar: Any, executor: Executor | None = None) -> dict[int, Arrays]:
     """The arrays of every row: of a last layer in closed form, of anything else by products."""
     layer = None if task.bootstrap else LastLayer.of(rows.whole)
+    if layer is not None:
+        # Probabilities of a row, twice in a product, and what is chosen of them: of many images and classes too much.
+        needed = 4 * 8 * int(max(rows.samples)) * len(layer.rows)
+        layer = layer if needed <= memory_budget(torch.device("cpu")) else None
     if layer is None or 2 * task.k > rows.whole.num_parameters:
         return rows.map(task.work, task, bar, executor, basis=task.max_iterations)
 
@@ -145,7 +149,7 @@ def solved(rows: Rows, task: RowEigenvalues, bar: Any, executor: Executor | None
 
     def closed(row: int) -> Arrays:
         bar.set_postfix_str(rows.names[row])
-        indices = rows.indices(row)
+        indices = ahead.samples[row]
         pairs = layer.eigenpairs(
             indices, ahead(row), task.k, task.which, task.kind == "hessian", task.keep_vectors, tol=task.tol,
             max_iterations=task.max_iterations, generator=torch.Generator().manual_seed(task.seed), callback=bar.update,

@@ -57,10 +57,13 @@ class Rows:
 
     def indices(self, row: int) -> np.ndarray:
         """The samples of a row, among those of all: a row behind those of classes or groups has all of them."""
-        members = list(self.whole.groups.values()) if self.grouped else [(c,) for c in range(self.whole.num_classes)]
-        if not self.several or row >= len(members):
+        count = len(self.whole.groups) if self.grouped else self.whole.num_classes
+        if not self.several or row >= count:
             return np.arange(self.whole.num_samples)
-        return np.flatnonzero(np.isin(self.whole.classes.numpy(), members[row]))
+        classes = self.whole.classes.numpy()
+        if not self.grouped:
+            return np.flatnonzero(classes == row)
+        return np.flatnonzero(np.isin(classes, list(self.whole.groups.values())[row]))
 
     @property
     def samples(self) -> np.ndarray:

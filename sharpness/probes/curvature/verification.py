@@ -3,7 +3,7 @@ r"""Curvature against the loss itself, which knows nothing of products or eigenv
 Each check compares a number measured on the loss, in float64 sums, with the one that the curvature implies. They differ
 by the terms of higher order that the steps leave, so two step sizes are taken and extrapolated, and what they differ by
 is the error that is reported. A kink of the loss, such as a ReLU's, between the two ends of a step counts as curvature
-there and not in the Hessian, the more the smaller the step: the two sizes then disagree, and the error says so.
+there and not in the Hessian, the more the smaller the step: the two sizes then disagree, and the error is large.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sharpness.statistics import mean_and_error
 RISE = 0.01
 #: Longest step, relative to the norm of the weights.
 LONGEST = 0.02
-#: Longest noise, likewise.
+#: Length of the longest noise, in the same unit.
 LONGEST_NOISE = 0.1
 
 

@@ -150,7 +150,7 @@ def plane_through(
     Args:
         objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.
         second: as the other model of :func:`interpolate`.
-        third: likewise one more.
+        third: one more model, in the same forms.
         margin: how much wider than the three models the plane is on every side, as a part of their extent.
         points: along each axis.
         names: of the three models, for the marks.

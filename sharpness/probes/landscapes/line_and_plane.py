@@ -212,7 +212,7 @@ def _evaluate(
     if precision == "auto" and chosen != own:
         exact = PointTable(objective, _Displacement(points, directions), len(points), precision=own, **storage)
         some = spread_points(shape)
-        # What was begun goes on, whatever the clock says now: it would begin anew in another precision.
+        # Unfinished work keeps its precision, whatever is faster now: another one would begin from the start.
         begun = table.done.any() or exact.done.any()
         worthwhile = table.done.any() if begun else pays(table.seconds, exact.seconds, len(points), len(some), adaptive)
         if not worthwhile:

@@ -12,7 +12,7 @@ from sharpness.statistics import effective_samples, wilson
 
 
 def accuracy(subject: Subject, settings: NoSettings) -> dict[str, Column]:
-    """Shares of right answers, weighted as losses are, with Wilson's intervals."""
+    """Accuracies, weighted as losses are, with Wilson's intervals."""
     base, rows = subject.base, rows_of_samples(subject)
     values, weights = np.append(base.class_accuracies, base.accuracy), base.rows[1]
     errors = np.array([share_error(base.answers[row], weights[row]) for row in rows])

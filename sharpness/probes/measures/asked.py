@@ -1,4 +1,4 @@
-"""Measures that a table is asked for, with their settings."""
+"""Measures requested for a table, with their settings."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class Monitor:
             known = {"num_classes": data.num_classes, "class_names": data.class_names, "groups": data.groups}
             data, options = data.train, {**known, "train_counts": data.train_counts, **options}
         self._data, self._options, self._samples, self._seed, self._clock = data, options, samples, seed, clock
-        # Made at the first step, when weights are on their device, and anew for other parameters.
+        # Made at the first step, when weights are on their device, and again for other parameters.
         self._objective: Objective | None = None
         self._parameters: list[tuple[int, bool]] = []
         self._rows: list[dict[str, Any]] = []

@@ -85,7 +85,7 @@ class Recorder:
 
 
 def small_sample(objective: Objective, samples: int, seed: int = 0) -> Objective:
-    """At most so many samples of every class, drawn by a seed, each with the weight of those that it stands for.
+    """A number of samples of every class at most, drawn by a seed, each with the weight of those that it represents.
 
     Raises:
         UserError: a number below 1.

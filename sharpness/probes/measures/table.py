@@ -95,7 +95,7 @@ def measure(
     ================= =========================================================================  ====================
     measure                                                                                      standard error over
     ================= =========================================================================  ====================
-    accuracy          share of right answers, where targets are labels                           images
+    accuracy          accuracy, where targets are labels                                         images
     loss              L_c                                                                        images
     lambda_max        largest eigenvalue of the Hessian of L_c                                   images
     lambda_min        smallest (most negative) eigenvalue of the Hessian of L_c                  images
@@ -237,7 +237,7 @@ def _measure_one(
     label: str | None = None,
     run: str | None = None,
 ) -> MeasureResult:
-    """The table of one model, the first of so many."""
+    """The table of one model, the first of several to come."""
     if train_counts is not None:
         if len(train_counts) != subject.num_classes:
             raise UserError(

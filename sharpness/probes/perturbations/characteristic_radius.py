@@ -87,7 +87,7 @@ def characteristic_radius(
     on them. It says which radius, not how large the error can be.
 
     A class of one image is treated as one of two, and gradient norms below 1e-12 as 1e-12 in the formula, with
-    :math:`\epsilon_c` that much shorter than the formula's: as in training. The table says so (``clamped``).
+    :math:`\epsilon_c` that much shorter than the formula's: as in training. The column ``clamped`` marks these.
 
     Cost, in passes over the data: 2 gradients and a product, ``2 steps`` gradients and losses, ``2 len(factors)``
     losses, and two runs of :func:`~sharpness.eigenvalues`.

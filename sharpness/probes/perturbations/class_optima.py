@@ -53,7 +53,7 @@ def class_optima(
         steps: Gauss-Newton steps at most.
         cg_steps: products of each step at most.
         per_group: the optima of groups, over all their images, instead of classes.
-        match_samples: draw so many images of every class first, by ``seed``.
+        match_samples: draw this many images of every class first, by ``seed``.
         keep_vectors: keep the displacements, one float per parameter and class.
         seed: of the images that are drawn.
         given: see :class:`~sharpness.probes.shared.probe.Resumed`.

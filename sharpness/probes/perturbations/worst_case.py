@@ -62,7 +62,7 @@ def worst_case(
             all samples together into batches of any class. The maximum over one batch of all is a lower bound of
             that with m = 1. None is one batch.
         seed: of the batches, and of the start where the gradient is zero and there are several steps.
-        resume: a folder for unfinished work; the same call goes on there, and ends with the same bits.
+        resume: folder for unfinished work; the same call continues there, and ends with the same bits.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Returns:

@@ -81,7 +81,7 @@ class Cost:
 
 
 def rows_seconds(cost: Cost, products: float, sizes: Sequence[int]) -> float:
-    """Seconds of so many products of every row, by its samples: rows share the workers, and the longest is one's.
+    """Seconds for the products of all rows, by their samples: rows share the workers, the longest row has one.
 
     >>> rows_seconds(Cost(Linear(0, 0), Linear(0, 0), Linear(0, 0.5), workers=2), 10, [4, 1, 1])
     20.0

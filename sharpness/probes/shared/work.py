@@ -41,7 +41,8 @@ def key_of(settings: Mapping[str, Any]) -> str:
 class WorkFolder:
     """Folder of unfinished work, with one folder for each key, until whoever asked for it has the result.
 
-    Every folder that is made here holds a file that says so, with its key: what does not is somebody else's, and stays.
+    Every folder that is made here holds a marker file with its key. Folders without one belong to somebody else, and
+    are left alone.
 
     Attributes:
         used: the folders of this work; others are work of other settings.
@@ -80,6 +81,12 @@ class WorkFolder:
                 shutil.rmtree(folder, ignore_errors=True)
         left = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else {"nothing"}
         if left == {self.MARK} and self._is_marked(self.path, ""):
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Remove the whole if nothing was kept in it yet, as a command leaves it that is refused before it works."""
+        kept = [entry for entry in self.path.rglob("*") if not entry.is_dir() and entry.name != self.MARK]
+        if not kept and self._is_marked(self.path, ""):
             shutil.rmtree(self.path, ignore_errors=True)
 
     def _mark(self, folder: Path, key: str) -> None:
@@ -207,7 +214,7 @@ def kept_result(path: Path | None, fits: Callable[[Any], bool], compute: Callabl
 
     Args:
         path: of the file; None keeps nothing.
-        fits: whether a result is the one that is asked for; a file that holds another one is overwritten.
+        fits: whether a result is the wanted one; a file that holds another one is overwritten.
         compute: gives the result.
     """
     if path is not None and path.is_file():

@@ -132,6 +132,15 @@ def test_many_classes_of_which_few_have_the_probability(head, coordinates, monke
     np.testing.assert_allclose(found.standard_errors[known, 0], whole.standard_errors[known, 0], rtol=1e-2)
 
 
+def test_rows_of_more_probabilities_than_fit_are_done_by_products(monkeypatch):
+    objective = objective_of("linear")
+    closed = eigenvalues(objective, per_class=True, tol=1e-9).values
+    monkeypatch.setattr(row_eigenvalues, "memory_budget", lambda _: 4 * 8 * 9 * CLASSES - 1)
+    monkeypatch.setattr(row_eigenvalues.Rows, "map", PRODUCTS)
+    monkeypatch.setattr(row_eigenvalues.LastLayer, "eigenpairs", lambda *_, **__: pytest.fail("closed form"))
+    np.testing.assert_allclose(eigenvalues(objective, per_class=True, tol=1e-9).values, closed, rtol=1e-8)
+
+
 def test_vectors_have_the_precision_of_the_model():
     """Of which their size is told beforehand."""
     torch.manual_seed(0)
