@@ -32,7 +32,7 @@ for threads in $THREADS; do
                 continue
             fi
             if env $name "$PYTHON" -m pytest -n "$((workers > 1 ? workers : 1))" --dist worksteal \
-                -m "numeric and not slow" --tb=short "$@" >"$log" 2>&1; then
+                -m "numeric and not slow and not distributed" --tb=short "$@" >"$log" 2>&1; then
                 echo "$name: $(tail -n 1 "$log")"
             else
                 failed=1
