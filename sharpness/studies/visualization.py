@@ -5,12 +5,14 @@ Unlike ``LineResult.compare``, pictures also show every model on the loss that i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from sharpness.plots import PAGE, Panel, new_figure, plot_plane_grid, style
 from sharpness.plots.frames import lower_first
@@ -21,10 +23,8 @@ from sharpness.results.axes import plane_label
 from sharpness.results.comparison import first_of, one_training
 from sharpness.results.pictures import LOOKS, subset_title
 
-#: Largest rise over the rise that nine of ten do not exceed, from which on lines are drawn on a scale of square roots.
+#: A line that rises so many times higher than half of all lines leaves the frame, which says how high it goes.
 FAR = 4
-#: Ticks of that scale above zero.
-TICKS = np.outer(10.0 ** np.arange(-1, 4), [1, 4]).ravel()
 
 
 def _rows(results: Mapping[str, Any], tail_class: int) -> list[tuple[int | None, str]]:
@@ -34,16 +34,11 @@ def _rows(results: Mapping[str, Any], tail_class: int) -> list[tuple[int | None,
     return [(None, "All classes"), (tail_class, f"Rarest: {name} ({probed} images)")]
 
 
-def _root(y: np.ndarray) -> np.ndarray:
-    """Square roots with the sign of the values."""
-    return np.sign(y) * np.sqrt(np.abs(y))
-
-
 def draw_lines(results: Mapping[int, Mapping[str, Any]], tail_class: int) -> Figure:
     """Draw rises of the loss along random directions, on one scale: left of all samples, right of the rarest class.
 
-    Where few rises leave all others far below, the scale is one of square roots, as the levels of contours are. Of
-    several trainings of a model mean and spread.
+    The scale is linear, because any other bends a parabola. Few lines far above all others leave the frame. Of several
+    trainings of a model mean and spread.
 
     Args:
         results: by the seed of the direction, a row each.
@@ -60,16 +55,31 @@ def draw_lines(results: Mapping[int, Mapping[str, Any]], tail_class: int) -> Fig
             row[1].set_ylabel("")
             if len(results) > 1:
                 row[0].set_ylabel(f"{row[0].get_ylabel()}\n(direction of seed {seed})")
-        rises = np.abs(np.concatenate([line.get_ydata() for ax in axes.flat for line in ax.lines]))
-        if np.nanmax(rises) > FAR * np.nanquantile(rises, 0.9):
-            axes[0, 0].set_yscale("function", functions=(_root, lambda y: np.sign(y) * y**2))
-            low, high = axes[0, 0].get_ylim()
-            ticks = [t for t in (*-TICKS[::-1], 0, *TICKS) if low <= t <= high]
-            axes[0, 0].set_yticks(ticks, [f"{t:g}" for t in ticks])
+        _cut(list(axes.flat))
         handles, _ = axes[0, 0].get_legend_handles_labels()
         handles += trainings_key([entry for entry in first.values() if isinstance(entry, Runs)], dots=False)
         figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 6))
     return figure
+
+
+def _cut(axes: Sequence[Axes]) -> None:
+    """End the axes that all panels share below lines that are far above the others, and name those."""
+    tops = {(ax, line): float(np.nanmax(line.get_ydata())) for ax in axes for line in _named(ax)}
+    usual = [top for top in tops.values() if top <= FAR * np.median(list(tops.values()))]
+    if len(usual) == len(tops) or max(usual) <= 0:
+        return
+    lowest = min(float(np.nanmin(line.get_ydata())) for ax, line in tops)
+    axes[0].set_ylim(lowest - 0.05 * max(usual), 1.3 * max(usual))
+    for ax in axes:
+        cut = [f"{line.get_label()} to {tops[ax, line]:.2g}" for line in _named(ax) if tops[ax, line] > max(usual)]
+        if cut:
+            told = "above the frame: " + ", ".join(cut)
+            behind = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            ax.text(0.5, 0.98, told, transform=ax.transAxes, ha="center", va="top", bbox=behind)
+
+
+def _named(ax: Axes) -> list[Line2D]:
+    return [line for line in ax.lines if not str(line.get_label()).startswith("_")]
 
 
 def drawn_numbers(results: Mapping[int, Mapping[str, Any]], tail_class: int) -> pd.DataFrame:

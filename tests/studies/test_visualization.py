@@ -73,6 +73,16 @@ def test_lines_side_by_side_have_one_scale():
     assert axes[1].get_title() == "Rarest: class 9 (2 images)"
 
 
+def test_a_line_far_above_the_others_leaves_the_frame_and_is_named():
+    heights = {"a": 1, "b": 2, "c": 1.5, "steep": 100}
+    lines = {label: LineResult(**common(1 + height * X**2)) for label, height in heights.items()}
+    left, right = draw_lines({0: lines}, 1).axes
+    assert left.get_yscale() == "linear" and left.get_ylim() == right.get_ylim()
+    assert 3 * 2 * 0.25 < right.get_ylim()[1] < 100 * 0.25, "the highest of the others is inside"
+    told = [[t.get_text() for t in ax.texts] for ax in (left, right)]
+    assert told == [["above the frame: steep to 25"], ["above the frame: steep to 75"]]
+
+
 def test_directions_of_several_seeds_have_a_row_each_on_one_scale(bowl):
     steeper = replace(bowl, losses=1 + 4 * (bowl.losses - 1), class_losses=4 * bowl.class_losses - 3)
     figure = draw_planes({0: {"a": bowl}, 3: {"a": steeper}}, 1, "filled")
