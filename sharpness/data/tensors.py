@@ -96,7 +96,7 @@ def _require_plain(values: Tensor) -> None:
     kinds = {
         "nested": (values.is_nested, "torch.nested.to_padded_tensor(x, 0.0)"),
         "quantised": (values.is_quantized, "x.dequantize()"),
-        "on the device meta, without values": (values.is_meta, "those that the model takes"),
+        "on the device meta, without values": (values.is_meta and type(values) is Tensor, "those that the model takes"),
         "sparse": (not values.is_nested and values.layout is not torch.strided, "x.to_dense()"),
     }
     for kind, (found, remedy) in kinds.items():
