@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,7 @@ class Picture:
         what: it shows, for the caption.
         results: whose models, images and errors the caption tells.
         split: of the images.
+        errors: what the errors are, where they are not those of the results.
     """
 
     name: str
@@ -80,11 +81,13 @@ class Picture:
     what: str
     results: Comparison[Any]
     split: str
+    errors: str | None = None
 
     def save(self, folder: Path) -> list[Path]:
         """Write the picture, its caption and its numbers; returns their paths."""
         path = folder / self.name
-        files = [*save_figure(self.figure, path), write_caption(path, caption(self.what, self.results, self.split))]
+        told = caption(self.what, self.results, self.split) | ({"Errors": self.errors} if self.errors else {})
+        files = [*save_figure(self.figure, path), write_caption(path, told)]
         return files if self.numbers is None else [*files, write_csv(self.numbers, path.with_suffix(".csv"))]
 
 
@@ -116,7 +119,8 @@ def pictures(
             yield picture("eigenvalues", draw_curvature(tables, data.train_counts), ends, what, tables)
         found = correlate(tables, tested(cells, data, settings))
         what = "Accuracy on test images against every measure, a dot for each class of each training"
-        yield picture("correlation", found.plot("classes")[0, 0].figure, found.to_frame(), what, tables)
+        drawn = picture("correlation", found.plot("classes")[0, 0].figure, found.to_frame(), what, tables)
+        yield replace(drawn, errors=found.caption("classes")["Errors"])
     if spectra := results.get("spectrum"):
         what = "Spectral density of the Hessian of the most frequent and of the rarest class"
         yield picture("spectra", draw_spectra(spectra, data.train_counts), spectra.to_frame(), what, spectra)
