@@ -66,14 +66,13 @@ def extremes(
         r.sub_(v, alpha=alpha[-1])
         beta.append(length(r))
         theta, s = eigh_tridiagonal(np.array(alpha), np.array(beta[:-1]))
-        low, high = float(theta[0]), float(theta[-1])
-        scale, steps = max(abs(low), abs(high)), len(alpha)
+        extent, steps = (float(theta[0]), float(theta[-1])), len(alpha)
+        scale = max(map(abs, extent))
         exhausted = steps == size or beta[-1] <= 50 * torch.finfo(dtype).eps * scale
-        found, sought, enough = ends.look(theta, np.empty(0), low, high)
         patient = exhausted or steps >= PATIENCE
-        allowed = ends.margin * ends.allowed(theta[sought], scale, patient)
-        settled = bool((beta[-1] * np.abs(s[-1, sought]) <= allowed).all())
-        if exhausted or (enough and settled) or steps >= max_iterations:
-            values, residuals = theta[found], beta[-1] * np.abs(s[-1, found])
-            return Extremes(values, residuals, residuals <= ends.allowed(values, scale, patient), operator.products)
+        bounds = beta[-1] * np.abs(s[-1])
+        found, settled = ends.judge(theta, bounds, np.empty(0), extent, patient)
+        if exhausted or settled or steps >= max_iterations:
+            converged = bounds[found] <= ends.allowed(theta[found], scale, patient)
+            return Extremes(theta[found], bounds[found], converged, operator.products)
         before, v = v, r.div_(beta[-1])

@@ -29,7 +29,8 @@ class ClassSums:
     @classmethod
     def of(cls, rows: Tensor, classes: Tensor, num_classes: int) -> ClassSums:
         """Sum the rows (4, n) of samples by their classes (n,)."""
-        return ClassSums(*sum_by_class(rows, classes, num_classes).numpy())
+        sums = torch.zeros(4, num_classes, dtype=torch.float64).index_add_(1, classes.cpu(), rows)
+        return ClassSums(*sums.numpy())
 
     @property
     def mean(self) -> float:
@@ -61,8 +62,7 @@ class SampleSums(ClassSums):
     @classmethod
     def of(cls, rows: Tensor, classes: Tensor, num_classes: int) -> SampleSums:
         """Sum the rows (4, n) of samples by their classes (n,)."""
-        loss, weight, correct, count = sum_by_class(rows, classes, num_classes).numpy()
-        return cls(loss, weight, correct, count, rows.numpy())
+        return cls(**vars(ClassSums.of(rows, classes, num_classes)), rows=rows.numpy())
 
     @property
     def losses(self) -> np.ndarray:
@@ -155,11 +155,6 @@ def class_sums(
     rows = [sample_rows(forward(x), y, a, loss, answers) for x, y, a in batches]
     total = torch.cat(rows, dim=1).cpu() if rows else torch.zeros(4, 0, dtype=torch.float64)
     return ClassSums.of(total, classes, num_classes)
-
-
-def sum_by_class(rows: Tensor, classes: Tensor, num_classes: int) -> Tensor:
-    """Sum rows (4, n) by class to (4, C)."""
-    return torch.zeros(4, num_classes, dtype=torch.float64).index_add_(1, classes.cpu(), rows)
 
 
 def sample_rows(outputs: Tensor, y: Tensor, a: Tensor, loss: PerSampleLoss, answers: int | None) -> Tensor:

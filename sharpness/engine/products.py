@@ -119,7 +119,7 @@ class Products:
         inside = {names[id(p)]: moved for p, moved in zip(engine.parameters, parameters, strict=True) if id(p) in names}
         if traced is not None:
             # Without BatchNorm, whose second forward derivative torch decomposes into dozens of small operations.
-            return traced.outputs(traced.sources | inside, x)
+            return traced.values(traced.sources | inside, x)[traced.result]
         with buffers_kept(engine.module):
             return called_with(engine.module, inside, (x,))
 

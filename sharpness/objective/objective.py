@@ -171,6 +171,7 @@ class Objective:
     class_weights = OfSamples[np.ndarray]()
     train_counts = OfSamples["np.ndarray | None"]()
     groups = OfSamples[dict[str, tuple[int, ...]]]()
+    present_groups = OfSamples[dict[str, list[int]]]()
     group_convention = OfSamples["str | None"]()
     data_sha256 = OfSamples[str]()
     identity = OfSamples[SampleIdentity]()

@@ -4,9 +4,8 @@ from sharpness.probes.curvature.eigenvalues import eigenvalues
 from sharpness.probes.curvature.owners import owners
 from sharpness.probes.curvature.spectral_density import spectral_density
 from sharpness.probes.curvature.trace import trace
-from sharpness.probes.directions.between_models import toward
 from sharpness.probes.directions.direction_set import Directions, load_directions
-from sharpness.probes.directions.gaussian import gaussian, gaussian_pair, normalize
+from sharpness.probes.directions.gaussian import gaussian, normalize
 from sharpness.probes.landscapes.interpolation import barrier, interpolate, plane_through
 from sharpness.probes.landscapes.line_and_plane import line, plane
 from sharpness.probes.landscapes.named_directions import named_directions
@@ -22,13 +21,7 @@ from sharpness.probes.perturbations.class_optima import class_optima
 from sharpness.probes.perturbations.critical_radius import critical_radius
 from sharpness.probes.perturbations.random import random_perturbation
 from sharpness.probes.perturbations.worst_case import worst_case
-from sharpness.probes.shared.as_objective import (
-    as_objective,
-    checkpoint_objective,
-    labelled_checkpoints,
-    labelled_objectives,
-)
-from sharpness.probes.shared.comparison import require_comparable, side_by_side
+from sharpness.probes.shared.as_objective import checkpoint_objective, labelled_checkpoints, labelled_objectives
 from sharpness.probes.shared.sanity_check import Answers, answers
 from sharpness.probes.shared.work import WorkFolder, key_of
 
@@ -41,7 +34,6 @@ __all__ = [
     "WorkFolder",
     "key_of",
     "answers",
-    "as_objective",
     "barrier",
     "characteristic_radius",
     "checkpoint_objective",
@@ -50,7 +42,6 @@ __all__ = [
     "critical_radius",
     "eigenvalues",
     "gaussian",
-    "gaussian_pair",
     "history",
     "interpolate",
     "labelled_checkpoints",
@@ -65,10 +56,7 @@ __all__ = [
     "plane_through",
     "random_perturbation",
     "register_measure",
-    "require_comparable",
-    "side_by_side",
     "spectral_density",
-    "toward",
     "trace",
     "trajectory",
     "trajectory_plane",

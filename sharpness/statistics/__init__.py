@@ -5,7 +5,6 @@ from sharpness.statistics.estimate import (
     interval,
     mean_and_error,
     mean_interval_of,
-    student,
     wilson,
 )
 from sharpness.statistics.quadrature import DensityCurve, SpectralQuadrature
@@ -17,6 +16,5 @@ __all__ = [
     "interval",
     "mean_and_error",
     "mean_interval_of",
-    "student",
     "wilson",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any, Literal, Unpack
+from typing import Annotated, Literal, Unpack
 
 import numpy as np
 import torch
@@ -135,10 +135,7 @@ def eigenvalues(
         check_eigenvalue(part, rows.names[i], float(done[i]["values"][0]), torch.as_tensor(done[i]["vectors"][0]))
         for i, part in (rows.present if verify else [])
     ]
-
-    def table(name: str, missing: Any, *shape: int) -> np.ndarray:
-        return rows.gather({i: f[name] for i, f in done.items()}, missing, shape)
-
+    table = partial(rows.gather, done)
     products = table("products", 0)
     if checks:
         fields["provenance"]["checks"] = checks
@@ -157,7 +154,7 @@ def eigenvalues(
         tol=tol,
         seed=seed,
         hvp_count=int(products.sum()),
-        sample_products=int((np.atleast_1d(products) * rows.samples).sum()),
+        sample_products=rows.sample_products(products),
         **fields,
     )
     if result.vectors is not None and not rows.several:

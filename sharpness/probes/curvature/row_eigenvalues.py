@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from sharpness.curvature import Eigenpairs, LanczosState, extremes, lanczos, lanczos_memory
-from sharpness.engine import CurvatureOperator, mean_error, memory_budget
+from sharpness.curvature import LanczosState, extremes, lanczos, lanczos_memory
+from sharpness.engine import mean_error, memory_budget
 from sharpness.objective import Objective
-from sharpness.probes.curvature.classifier import Ahead, LastLayer
+from sharpness.probes.curvature.classifier import layer_eigenpairs
+from sharpness.probes.curvature.last_layer import Ahead, LastLayer
 from sharpness.probes.curvature.resampling import resampled_ends
 from sharpness.probes.curvature.rows import Rows, Told, unheard
 from sharpness.probes.curvature.start_vectors import start_vector
@@ -23,6 +24,8 @@ from sharpness.probes.shared.work import Arrays, Work
 LARGEST, SMALLEST = 8, 12
 #: Bytes of a basis that is kept though only the ends of a spectrum are needed; its run can be continued.
 BASIS = 2**30
+#: Arrays of a row that runs and closed forms alike give.
+NUMBERS = ("values", "residuals", "converged", "products")
 #: Quadratic forms below this part of the largest eigenvalue are rounding.
 SEEN = 1e-6
 
@@ -48,36 +51,42 @@ class RowEigenvalues:
 
     def __call__(self, row: int, part: Objective, told: Told = unheard) -> Arrays:
         """The arrays of the row, after any number of calls of ``told`` with a number of products."""
+        settings: dict[str, Any] = {
+            "tol": self.tol,
+            "max_iterations": self.max_iterations,
+            # A generator for every row, so that its start vector is the same whichever rows are done already.
+            "generator": torch.Generator().manual_seed(self.seed),
+            "dtype": part.dtype,
+            "device": part.device,
+            "callback": told,
+        }
         with part.operator(kind=self.kind) as operator:
-            if self.needs_no_basis(part):
-                return self._extremes(part, operator, told)
             kept = self.work.unfinished(row)
             state = None if kept is None else LanczosState.of(kept, part.device)
             told(0 if state is None else state.products)
-            start = None
             if state is None and operator.keeps:
-                start = start_vector(operator.gradient(), [p.numel() for p in part.parameters], self.which)
+                sizes = [p.numel() for p in part.parameters]
+                settings["start"] = start_vector(operator.gradient(), sizes, self.which)
+            if self.needs_no_basis(part):
+                return vars(extremes(operator, operator.size, self.which, **settings))
             pairs = lanczos(
                 operator,
                 operator.size,
                 self.k,
                 self.which,
-                tol=self.tol,
-                max_iterations=self.max_iterations,
-                # A generator for every row, so that its start vector is the same whichever rows are done already.
-                generator=torch.Generator().manual_seed(self.seed),
-                dtype=part.dtype,
-                device=part.device,
-                start=start,
-                callback=told,
                 checkpoint=lambda state: self.work.save_unfinished(row, state.arrays),
                 state=state,
+                **settings,
             )
-            found = self._numbers(part, operator, pairs)
+            found = {name: getattr(pairs, name) for name in NUMBERS}
+            if self.keep_vectors:
+                found["vectors"] = pairs.vectors.cpu().numpy()
+            if self.bootstrap or self.standard_errors:
+                forms = np.stack([part.quadratic_forms(v, operator=operator) for v in pairs.vectors])
+                found |= over_images(pairs.values, forms, part.weights.double().numpy())
             if self.bootstrap:
                 ends, more = resampled_ends(part, operator, pairs, self.which, self.k, self.bootstrap, self.seed)
-                found |= dict(zip(("lower", "upper"), ends, strict=True))
-                found["products"] = pairs.products + more
+                found |= {"lower": ends[0], "upper": ends[1], "products": pairs.products + more}
                 told(more)
         return found
 
@@ -85,34 +94,6 @@ class RowEigenvalues:
         """True if nothing asks for eigenvectors, and a basis would be large: the ends alone take three vectors."""
         vectors = self.k > 1 or self.keep_vectors or self.bootstrap or self.standard_errors
         return not vectors and lanczos_memory(part.num_parameters, self.max_iterations, part.dtype) > BASIS
-
-    def _extremes(self, part: Objective, operator: CurvatureOperator, told: Told) -> Arrays:
-        start = None
-        if operator.keeps:
-            start = start_vector(operator.gradient(), [p.numel() for p in part.parameters], self.which)
-        found = extremes(
-            operator, operator.size, self.which, tol=self.tol, max_iterations=self.max_iterations,
-            generator=torch.Generator().manual_seed(self.seed), dtype=part.dtype, device=part.device, start=start,
-            callback=told,
-        )  # fmt: skip
-        return {
-            "values": found.values, "residuals": found.residuals, "converged": found.converged,
-            "products": found.products,
-        }  # fmt: skip
-
-    def _numbers(self, part: Objective, operator: CurvatureOperator, pairs: Eigenpairs) -> dict[str, Any]:
-        numbers: dict[str, Any] = {
-            "values": pairs.values,
-            "residuals": pairs.residuals,
-            "converged": pairs.converged,
-            "products": pairs.products,
-        }
-        if self.keep_vectors:
-            numbers["vectors"] = pairs.vectors.cpu().numpy()
-        if self.bootstrap or self.standard_errors:
-            forms = np.stack([part.quadratic_forms(v, operator=operator) for v in pairs.vectors])
-            numbers |= over_images(pairs.values, forms, part.weights.double().numpy())
-        return numbers
 
 
 def over_images(values: np.ndarray, forms: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -150,14 +131,13 @@ def solved(rows: Rows, task: RowEigenvalues, bar: Any, executor: Executor | None
     def closed(row: int) -> Arrays:
         bar.set_postfix_str(rows.names[row])
         indices = ahead.samples[row]
-        pairs = layer.eigenpairs(
-            indices, ahead(row), task.k, task.which, task.kind == "hessian", task.keep_vectors, tol=task.tol,
-            max_iterations=task.max_iterations, generator=torch.Generator().manual_seed(task.seed), callback=bar.update,
+        pairs = layer_eigenpairs(
+            layer, indices, ahead(row), task.k, task.which, task.kind == "hessian", task.keep_vectors, seed=task.seed,
+            tol=task.tol, max_iterations=task.max_iterations, callback=bar.update,
         )  # fmt: skip
-        found = {name: getattr(pairs, name) for name in ("values", "residuals", "converged", "products", "vectors")}
+        found = {name: getattr(pairs, name) for name in NUMBERS}
         if pairs.vectors is not None:  # in the model's precision, which limits of their size count with
             found["vectors"] = torch.from_numpy(pairs.vectors).to(rows.whole.dtype).numpy()
-        found |= over_images(pairs.values, pairs.forms, rows.whole.weights.double().numpy()[indices])
-        return {name: value for name, value in found.items() if value is not None}
+        return found | over_images(pairs.values, pairs.forms, rows.whole.weights.double().numpy()[indices])
 
     return dict(task.work.rows([i for i, _ in rows.present], closed))

@@ -84,10 +84,14 @@ class Rows:
         weights = np.array([0.0 if p is None else float(p.weights.double().sum()) for p in self.parts])
         return weights / weights.sum()
 
-    def gather(self, values: dict[int, Any], missing: Any, shape: tuple[int, ...] = ()) -> np.ndarray:
-        """Rows by index as one array (rows, ...), or of a single row as (...)."""
-        table = [np.asarray(values[i]) if i in values else np.full(shape, missing) for i in range(len(self.parts))]
+    def gather(self, done: dict[int, Arrays], name: str, missing: Any, *shape: int) -> np.ndarray:
+        """One of the arrays of rows by index, stacked (rows, ...), or of a single row as (...)."""
+        table = [np.asarray(done[i][name]) if i in done else np.full(shape, missing) for i in range(len(self.parts))]
         return np.stack(table) if self.several else table[0]
+
+    def sample_products(self, products: np.ndarray) -> int:
+        """Products times samples, of those of every row."""
+        return int((np.atleast_1d(products) * self.samples).sum())
 
     def work(self, folder: Resume, settings: dict[str, Any]) -> Work:
         """The work folder of finished rows.
@@ -127,7 +131,7 @@ class Rows:
         if executor is None:
             done |= self._side_by_side(work, task, bar, left, basis)
         elif left:
-            done |= self._sent(work, task, bar, left, executor)
+            done |= self._elsewhere(work, task, bar, left, executor)
         return dict(sorted(done.items()))
 
     def _side_by_side(
@@ -144,14 +148,14 @@ class Rows:
             waiting = {}
             for i in left if isinstance(pool, Here) else by_cost(left):
                 bar.set_postfix_str(self.names[i])
-                waiting[i] = pool.submit(kept, work, task, i, left[i], told)
+                waiting[i] = pool.submit(work.once, i, partial(task, part=left[i], told=told))
             # Whichever fails first is raised; what nobody waits for any more is stopped by its workers.
             finished, _ = wait(waiting.values(), return_when=FIRST_EXCEPTION)
             for future in finished:
                 future.result()
             return {i: future.result() for i, future in waiting.items()}
 
-    def _sent(
+    def _elsewhere(
         self, work: Work, task: RowTask, bar: Any, left: dict[int, Objective], executor: Executor
     ) -> dict[int, Arrays]:
         """The arrays of rows that an executor computes: its workers read the whole once, and cut rows out themselves.
@@ -164,7 +168,8 @@ class Rows:
                 cut = partial(part_of, self.whole, self.several, self.grouped)
                 shared = parcels.enter_context(parcelled(cut, folder))
             calls = {
-                i: SentRow(work, task, i, shared if folder is not None else _alone(left[i])) for i in by_cost(left)
+                i: partial(_sent, work, task, i, shared if folder is not None else _alone(left[i]))
+                for i in by_cost(left)
             }
             for i, found in do_all(executor, calls):
                 done[i] = found
@@ -194,33 +199,13 @@ def part_of(whole: Objective, several: bool, grouped: bool, row: int) -> Objecti
     return whole.restrict(row) if several and row < whole.num_classes else whole
 
 
-@dataclass(frozen=True)
-class SentRow:
-    """A row for another process: it opens the parcel, and does what no other has done.
-
-    Args:
-        parcel: a function of the row's number that returns its objective.
-    """
-
-    work: Work
-    task: RowTask
-    row: int
-    parcel: Parcel
-
-    def __call__(self) -> Arrays:
-        found = self.work.row(self.row)
-        return kept(self.work, self.task, self.row, self.parcel.open()(self.row)) if found is None else found
-
-
-def kept(work: Work, task: RowTask, row: int, part: Objective, told: Told = unheard) -> Arrays:
-    """Do the task of a row, and keep what it found."""
-    found = task(row, part, told)
-    work.save_row(row, found)
-    return found
+def _sent(work: Work, task: RowTask, row: int, parcel: Parcel) -> Arrays:
+    """A row in another process, unless it is done; the parcel holds a function from its number to its objective."""
+    return work.once(row, lambda row: task(row, parcel.open()(row)))
 
 
 def _alone(part: Objective) -> Parcel:
-    """A row that is sent itself."""
+    """A parcel of a single row."""
     with parcelled(partial(_itself, part), None) as parcel:
         return parcel
 

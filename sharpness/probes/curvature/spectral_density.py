@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Unpack
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -72,16 +72,13 @@ def spectral_density(
     with progress(draws * steps * len(rows.present), "spectral density", "products") as bar:
         task = partial(_rule, kind=kind, draws=draws, steps=steps, seed=seed)
         done = rows.map(rows.work(options["resume"], fields["provenance"]), task, bar, options["executor"], basis=steps)
-
-    def table(name: str, missing: Any, *shape: int) -> np.ndarray:
-        return rows.gather({i: f[name] for i, f in done.items()}, missing, shape)
-
+    table = partial(rows.gather, done)
     products = table("products", 0)
     return SpectralDensityResult(
         nodes=table("nodes", np.nan, draws, steps),
         weights=table("weights", 0.0, draws, steps),
         products=products,
-        sample_products=int((np.atleast_1d(products) * rows.samples).sum()),
+        sample_products=rows.sample_products(products),
         **fields,
     )
 

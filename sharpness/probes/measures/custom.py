@@ -103,7 +103,7 @@ def _column(objective: Objective, numbers: np.ndarray, over: str) -> Column:
         ends = interval(values, errors, sample_freedom(objective))
         return Column.of_images(objective, values, errors, ends)
     # Classes may share draws: the mean of their errors is the largest that the error of their mean can be.
-    members = [[c for c in classes if objective.class_samples[c]] for classes in objective.groups.values()]
+    members = objective.present_groups.values()
     means = [mean_of([Estimate(*numbers[c]) for c in classes], independent=False)[:2] for classes in members]
     values, errors = np.concatenate([numbers, np.reshape(means, (-1, 2))]).T
     return Column(Estimate(values, errors, *interval(values, errors)), over)

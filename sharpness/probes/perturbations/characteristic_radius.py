@@ -16,8 +16,7 @@ from sharpness.flattening import optimal_radius
 from sharpness.flattening.class_radius import TINY
 from sharpness.objective import Objective
 from sharpness.probes.curvature.eigenvalues import eigenvalues
-from sharpness.probes.directions.gaussian import gaussian
-from sharpness.probes.perturbations.projected_ascent import Ball, ascend
+from sharpness.probes.perturbations.projected_ascent import Ball, climb
 from sharpness.probes.shared.comparison import common_fields
 from sharpness.probes.shared.probe import Resumed, comparable
 from sharpness.probes.shared.work import Arrays, Work
@@ -205,7 +204,7 @@ class _Row:
         k = self.whole.num_parameters
         # Also at the centre through `whole`: all its samples set the statistics of BatchNorm, for every class.
         with self.whole.at(torch.zeros(k)):
-            center, slope = self.part.evaluate(), self.part.gradient()
+            center, slope = self.part.evaluate_samples(), self.part.gradient()
             gradient = slope.double()
             norm = float(gradient.norm())
             if not np.isfinite(norm):
@@ -213,34 +212,19 @@ class _Row:
             direction = gradient / norm if norm > 0 else gradient
             product = self.part.hvp(direction.to(slope.dtype))
             curvature = float(direction @ product.double()) if norm > 0 else np.nan
-            radius = float(
-                optimal_radius(
-                    torch.tensor(self.weight_norm, dtype=torch.float64),
-                    torch.tensor(norm, dtype=torch.float64),
-                    k,
-                    torch.tensor(self.n),
-                )
-            )
+            norms = torch.tensor([self.weight_norm, norm], dtype=torch.float64)
+            radius = float(optimal_radius(norms[0], norms[1], k, torch.tensor(self.n)))
             unit = k**0.5 * radius * min(norm / TINY, 1.0)
             step = scale * unit
             losses = np.array([self._at(factor * unit * direction).mean for factor in factors])
             measured = self._at(step * direction).mean - center.mean
-            worst = self._ascend(center, slope, step, steps, seed) if steps else np.nan
+            best, _ = climb(self.whole, self.part, center, slope, Ball(step), steps, seed)
+            worst = best.mean - center.mean if steps else np.nan
         bound = center.mean + unit * norm + self.weight_norm / (2 * radius * max(self.n - 1, 1) ** 0.5)
         first = step * norm
         second = first + step**2 * np.nan_to_num(curvature) / 2
         row = [center.mean, norm, radius, bound, step, first, second, measured, worst, curvature]
         return {"numbers": np.array(row), "losses": losses}
-
-    def _ascend(self, center: ClassSums, slope: Tensor, step: float, steps: int, seed: int) -> float:
-        def gradient(displacement: Tensor) -> Tensor:
-            with self.whole.at(displacement):
-                return self.part.gradient()
-
-        best, _ = ascend(
-            self._at, gradient, center, slope, Ball(step), steps, lambda: gaussian(self.whole, 0, seed, None)
-        )
-        return best.mean - center.mean
 
     def _at(self, displacement: Tensor) -> ClassSums:
         with self.whole.at(displacement):

@@ -203,7 +203,7 @@ def _table(objective: Objective, found: dict[str, np.ndarray], **settings: Any) 
         columns |= {f"{kind}_loss": radii[:, 0], f"{kind}_accuracy": radii[:, 1]}
     if not objective.has_answers:
         columns = {name: radii for name, radii in columns.items() if not name.endswith("_accuracy")}
-    groups = [[c for c in members if objective.class_samples[c]] for members in objective.groups.values()]
+    groups = objective.present_groups.values()
     rows = {}
     for name, radii in columns.items():
         of_groups = [radii[:, members].mean(axis=1) if members else np.full(len(radii), np.nan) for members in groups]

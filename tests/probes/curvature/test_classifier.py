@@ -137,7 +137,7 @@ def test_rows_of_more_probabilities_than_fit_are_done_by_products(monkeypatch):
     closed = eigenvalues(objective, per_class=True, tol=1e-9).values
     monkeypatch.setattr(row_eigenvalues, "memory_budget", lambda _: 4 * 8 * 9 * CLASSES - 1)
     monkeypatch.setattr(row_eigenvalues.Rows, "map", PRODUCTS)
-    monkeypatch.setattr(row_eigenvalues.LastLayer, "eigenpairs", lambda *_, **__: pytest.fail("closed form"))
+    monkeypatch.setattr(row_eigenvalues, "layer_eigenpairs", lambda *_, **__: pytest.fail("closed form"))
     np.testing.assert_allclose(eigenvalues(objective, per_class=True, tol=1e-9).values, closed, rtol=1e-8)
 
 
