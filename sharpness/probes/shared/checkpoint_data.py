@@ -50,7 +50,7 @@ def checkpoint_data(checkpoint: Checkpoint, wanted: NamedData, given: LongTailDa
         raise UserError(
             f"{checkpoint.path} tells {classes} classes apart and {data.longtail.dataset} has {data.num_classes}"
         )
-    here = data.train.images.shape[1]
+    here = data.part(wanted.split).images.shape[1]
     if channels not in (None, here):
         raise UserError(
             f"{checkpoint.path} takes images of {channels} channels, those of {data.longtail.dataset} have {here}"
