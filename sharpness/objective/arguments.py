@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from sharpness.engine import require_eval, require_numbers
+from sharpness.engine.modules import require_eval, require_numbers
 from sharpness.errors import UserError, choose
 
 BATCHNORM = ("eval", "recalibrate")

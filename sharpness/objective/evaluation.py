@@ -9,18 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sharpness.engine import (
-    ClassSums,
-    Evaluation,
-    Untraceable,
-    WeightedBatch,
-    buffers_kept,
-    class_sums,
-    even_batch,
-    full_precision,
-    memory_budget,
-    require_eval,
-)
+from sharpness.engine.class_sums import ClassSums, WeightedBatch, class_sums
+from sharpness.engine.devices import full_precision
+from sharpness.engine.evaluation import Evaluation
+from sharpness.engine.memory import even_batch, memory_budget
+from sharpness.engine.modules import buffers_kept, require_eval
+from sharpness.engine.program import Untraceable
 from sharpness.errors import UserError
 
 if TYPE_CHECKING:

@@ -10,7 +10,10 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from sharpness.data import Layout, told_of
-from sharpness.engine import PerSampleLoss, buffers_kept, fastest_batch, first_line, require_one_each
+from sharpness.engine.class_sums import PerSampleLoss, require_one_each
+from sharpness.engine.memory import fastest_batch
+from sharpness.engine.modules import buffers_kept
+from sharpness.engine.tracing import first_line
 from sharpness.errors import UserError
 
 logger = logging.getLogger("sharpness")

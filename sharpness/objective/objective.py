@@ -15,39 +15,30 @@ from torch import Tensor, nn
 
 from sharpness.data import SampleIdentity, answers_of, are_labels, number_of, told_of
 from sharpness.data.rows import Rows
-from sharpness.engine import (
-    ClassSums,
-    CurvatureOperator,
+from sharpness.engine import distributed
+from sharpness.engine.class_sums import ClassSums, PerSampleLoss, SampleSums, WeightedBatch, cross_entropy, sample_rows
+from sharpness.engine.devices import full_precision
+from sharpness.engine.double_backward import slopes
+from sharpness.engine.flops import forward_flops
+from sharpness.engine.memory import even_batch, memory_budget
+from sharpness.engine.modules import (
     Outputs,
-    PerSampleLoss,
-    Products,
-    SampleSums,
-    SecondOrder,
-    WeightedBatch,
     batchnorms,
     buffers_kept,
-    cross_entropy,
-    distributed,
-    even_batch,
-    few_samples,
-    filter_axes,
-    forward_flops,
-    full_precision,
-    hidden_noticed,
     how_to_pick,
     in_full_precision,
-    memory_budget,
-    parameters_in_scope,
     recalibrate,
     require_eval,
-    require_independent,
-    sample_rows,
-    slopes,
     state_sha256,
-    structure,
     told_return,
-    undisturbed,
 )
+from sharpness.engine.neighbours import few_samples, require_independent
+from sharpness.engine.operator import CurvatureOperator
+from sharpness.engine.products import Products
+from sharpness.engine.scope import filter_axes, hidden_noticed, parameters_in_scope
+from sharpness.engine.second_order import SecondOrder
+from sharpness.engine.tracing import structure
+from sharpness.engine.undisturbed import undisturbed
 from sharpness.errors import UserError
 from sharpness.keywords import keywords_of
 from sharpness.objective.arguments import require_valid
@@ -334,7 +325,7 @@ class Objective:
 
     @full_precision()
     def evaluation(self, precision: str | None = None) -> Callable[[Tensor | None], ClassSums]:
-        """``displacement (k,) -> ClassSums`` at ``w + displacement``, for many points: see :class:`~engine.Evaluation`.
+        """Make the function ``displacement (k,) -> ClassSums`` at ``w + displacement``, for many points.
 
         A model that cannot be traced, or whose statistics are recalibrated, is moved and evaluated as it is. Every
         process evaluates all samples: points are what processes share.

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from sharpness.engine import SampleSums, first_difference
+from sharpness.engine.class_sums import SampleSums
+from sharpness.engine.neighbours import first_difference
 from sharpness.errors import UserError
 
 if TYPE_CHECKING:

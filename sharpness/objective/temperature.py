@@ -16,7 +16,7 @@ import scipy
 import torch
 from torch import Tensor
 
-from sharpness.engine import PerSampleLoss
+from sharpness.engine.class_sums import PerSampleLoss
 from sharpness.errors import UserError, choose
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from sharpness.data import ImageSet, LongTailData, augment_batches, epoch_indices, mixup
-from sharpness.engine import ClassSums, class_sums, distributed
+from sharpness.engine import distributed
+from sharpness.engine.class_sums import ClassSums, class_sums
 from sharpness.flattening.spectral_normalization import normalized_layers, power_iteration
 from sharpness.methods import Stage
 from sharpness.models import Classifier

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from sharpness.curvature import ENDS
-from sharpness.engine import KINDS
+from sharpness.engine.second_order import KINDS
 from sharpness.errors import UserError, choose
 from sharpness.keywords import Default
 from sharpness.objective import Objective

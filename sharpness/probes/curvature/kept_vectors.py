@@ -6,7 +6,7 @@ import logging
 
 import torch
 
-from sharpness.engine import memory_budget
+from sharpness.engine.memory import memory_budget
 from sharpness.errors import UserError
 
 logger = logging.getLogger("sharpness")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sharpness.curvature import lanczos, random_signs
 from sharpness.curvature.operator import Operator
-from sharpness.engine import KINDS
+from sharpness.engine.second_order import KINDS
 from sharpness.errors import UserError, choose, require_whole
 from sharpness.keywords import typed_keywords
 from sharpness.objective import Objective

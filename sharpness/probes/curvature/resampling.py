@@ -21,7 +21,7 @@ import torch
 
 from sharpness.curvature import Eigenpairs
 from sharpness.curvature.krylov import inner
-from sharpness.engine import CurvatureOperator
+from sharpness.engine.operator import CurvatureOperator
 from sharpness.objective import Objective
 
 #: Of the basis, where the Krylov space has as many.

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from sharpness.curvature import LanczosState, extremes, lanczos, lanczos_memory
-from sharpness.engine import mean_error, memory_budget
+from sharpness.engine.class_sums import mean_error
+from sharpness.engine.memory import memory_budget
 from sharpness.objective import Objective
 from sharpness.probes.curvature.classifier import layer_eigenpairs
 from sharpness.probes.curvature.last_layer import Ahead, LastLayer

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from sharpness.clusters import Parcel, do_all, parcelled, scratch_of
-from sharpness.engine import Here, Workers
+from sharpness.engine.workers import Here, Workers
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.curvature.options import LayerOptions

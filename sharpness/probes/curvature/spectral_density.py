@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from sharpness.curvature import stochastic_lanczos
-from sharpness.engine import KINDS
+from sharpness.engine.second_order import KINDS
 from sharpness.errors import choose
 from sharpness.objective import Objective
 from sharpness.probes.curvature.options import CurvatureOptions

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from sharpness.clusters import Parcel, do_all, parcelled, scratch_of
 from sharpness.curvature import TraceEstimate, hutchinson, hutchpp, random_signs
-from sharpness.engine import KINDS, CurvatureOperator, mean_error
+from sharpness.engine.class_sums import mean_error
+from sharpness.engine.operator import CurvatureOperator
+from sharpness.engine.second_order import KINDS
 from sharpness.errors import UserError, choose, require_whole
 from sharpness.keywords import Default
 from sharpness.objective import Objective

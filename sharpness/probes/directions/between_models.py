@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpness.checkpoints import Checkpoint, load_checkpoint
-from sharpness.engine import batchnorms
+from sharpness.engine.modules import batchnorms
 from sharpness.errors import UserError
 from sharpness.models import Classifier
 from sharpness.objective import Objective

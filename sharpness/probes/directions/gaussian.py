@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sharpness.engine import filter_axes
+from sharpness.engine.scope import filter_axes
 from sharpness.errors import UserError, choose, require_whole
 from sharpness.objective import Objective
 

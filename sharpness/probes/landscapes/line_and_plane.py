@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.engine import ClassSums
+from sharpness.engine.class_sums import ClassSums
 from sharpness.errors import UserError
 from sharpness.keywords import Default
 from sharpness.objective import Objective

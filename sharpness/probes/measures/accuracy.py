@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sharpness.engine import share_error
+from sharpness.engine.class_sums import share_error
 from sharpness.probes.measures.loss import rows_of_samples
 from sharpness.probes.measures.measure import Measure, NoSettings, Subject
 from sharpness.probes.shared.column import Column

@@ -16,7 +16,8 @@ from torch import nn
 from sharpness.checkpoints import Checkpoint, find_checkpoints, load_checkpoint
 from sharpness.clusters import Parcel, do_all, parcelled, scratch_of, width
 from sharpness.data import read_once
-from sharpness.engine import SampleSums, undisturbed
+from sharpness.engine.class_sums import SampleSums
+from sharpness.engine.undisturbed import undisturbed
 from sharpness.errors import UserError
 from sharpness.keywords import Default, typed_keywords
 from sharpness.objective import Objective
@@ -117,10 +118,10 @@ def measure(
     ================= =========================================================================  ====================
 
     Over images: how much the number would change with other images of the class,
-    :func:`~sharpness.engine.mean_error`; NaN for a class of one image. An eigenvalue's is that of :math:`v' H v` with v
-    fixed, the rise's that at the same weights, an accuracy's :func:`~sharpness.engine.share_error`, which is not 0
-    where every answer is right. Over all samples, loss and accuracy alike weigh every sample by its weight in the
-    objective. A group's number is the mean of its classes'; its error takes into account that all classes share draws
+    :func:`~sharpness.engine.class_sums.mean_error`; NaN for a class of one image. An eigenvalue's is that of
+    :math:`v' H v` with v fixed, the rise's that at the same weights, an accuracy's
+    :func:`~sharpness.engine.class_sums.share_error`, which is not 0 where every answer is right. Over all samples, loss
+    and accuracy alike weigh every sample by its weight in the objective. A group's number is the mean of its classes'; its error takes into account that all classes share draws
     and random vectors, but not images.
 
     Intervals are of 95 %: Wilson's for accuracies; Student's, with one degree of freedom less than there are images,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.engine import ClassSums
+from sharpness.engine.class_sums import ClassSums
 from sharpness.errors import UserError
 from sharpness.flattening import optimal_radius
 from sharpness.flattening.class_radius import TINY

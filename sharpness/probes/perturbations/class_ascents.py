@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.engine import SampleSums
+from sharpness.engine.class_sums import SampleSums
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.perturbations.projected_ascent import Ball, climb
@@ -100,7 +100,7 @@ class Ascents:
         """Loss, worst loss, rise, accuracy at the worst points, standard error of the rise.
 
         Of the classes and, last, overall: (5, C + 1). The standard error is over samples, at the points that were
-        found, see :func:`~sharpness.engine.mean_error`.
+        found, see :func:`~sharpness.engine.class_sums.mean_error`.
         """
         rows = np.full((self.objective.num_classes + 1, 5), np.nan)
         owners = np.array([item.row for item in self.items])

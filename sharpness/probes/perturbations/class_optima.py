@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.engine import mean_error
+from sharpness.engine.class_sums import mean_error
 from sharpness.errors import UserError, require_whole
 from sharpness.objective import Objective
 from sharpness.probes.curvature.rows import rows_of

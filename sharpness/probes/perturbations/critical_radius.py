@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import numpy as np
 from torch import Tensor
 
-from sharpness.engine import ClassSums
+from sharpness.engine.class_sums import ClassSums
 from sharpness.errors import UserError, choose, require_whole
 from sharpness.objective import Objective
 from sharpness.probes.directions.gaussian import check_direction, gaussian

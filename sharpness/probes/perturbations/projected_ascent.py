@@ -26,7 +26,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from sharpness.engine import ClassSums, SampleSums
+from sharpness.engine.class_sums import ClassSums, SampleSums
 from sharpness.objective import Objective
 from sharpness.probes.directions.gaussian import gaussian
 

@@ -15,7 +15,8 @@ from sharpness.checkpoints import Checkpoint, find_checkpoints, load_checkpoint
 from sharpness.data import ForeignData, ImageSet, LongTailData
 from sharpness.data.dataset import first_of_each
 from sharpness.data.named_data import NamedData
-from sharpness.engine import PerSampleLoss, resolve_device
+from sharpness.engine.class_sums import PerSampleLoss
+from sharpness.engine.devices import resolve_device
 from sharpness.errors import UserError, choose
 from sharpness.keywords import typed_keywords
 from sharpness.methods import METHODS

@@ -14,7 +14,8 @@ import torch
 
 from sharpness.clusters import width
 from sharpness.curvature import lanczos_memory
-from sharpness.engine import Workers, distributed, side_by_side
+from sharpness.engine import distributed
+from sharpness.engine.workers import Workers, side_by_side
 from sharpness.objective import Objective
 
 #: Samples that are timed: a few, for what a pass takes anyway, and more.

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from sharpness.clusters import Parcel, do_all, parcelled, scratch_of, width
-from sharpness.engine import ClassSums, distributed
+from sharpness.engine import distributed
+from sharpness.engine.class_sums import ClassSums
 from sharpness.objective import Objective
 from sharpness.probes.shared.cost import announce
 from sharpness.probes.shared.work import Resume, Work, key_of

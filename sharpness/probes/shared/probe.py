@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sharpness.checkpoints import Checkpoint
 from sharpness.data import DATASETS, ForeignData, ImageSet, is_data, read_once
-from sharpness.engine import undisturbed
+from sharpness.engine.undisturbed import undisturbed
 from sharpness.errors import UserError
 from sharpness.keywords import typed_keywords
 from sharpness.objective import Objective
