@@ -18,12 +18,12 @@ from sharpness.engine.program import Untraceable
 from sharpness.errors import UserError
 
 if TYPE_CHECKING:
-    from sharpness.objective.objective import Objective
+    from sharpness.objective.values import Values
 
 logger = logging.getLogger("sharpness")
 
 
-def evaluation(objective: Objective, precision: str | None = None) -> Callable[[Tensor | None], ClassSums]:
+def evaluation(objective: Values, precision: str | None = None) -> Callable[[Tensor | None], ClassSums]:
     """Make the function of :meth:`Objective.evaluation`: from a trace of the model where there is one, else in place.
 
     Raises:
@@ -52,14 +52,14 @@ def evaluation(objective: Objective, precision: str | None = None) -> Callable[[
                     budget,
                 )
         except Untraceable as error:
-            logger.info("evaluation: the model itobjective, point by point (%s)", error)
+            logger.info("evaluation: the model itself, point by point (%s)", error)
     return _in_place(objective, batches, dtype)
 
 
 def _in_place(
-    objective: Objective, batches: list[WeightedBatch], dtype: torch.dtype
+    objective: Values, batches: list[WeightedBatch], dtype: torch.dtype
 ) -> Callable[[Tensor | None], ClassSums]:
-    """Move the model itobjective to every point; autocast serves bfloat16, which a trace rounds to by itobjective."""
+    """Move the model itself to every point; autocast serves bfloat16, to which a trace rounds by itself."""
     layout = torch.channels_last if _takes_channels_last(objective) else torch.preserve_format
 
     def forward(x: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ def _in_place(
 
 
 @torch.no_grad()
-def _takes_channels_last(objective: Objective) -> bool:
+def _takes_channels_last(objective: Values) -> bool:
     """True if the model runs on inputs in that memory layout, which a ``view`` inside it may not."""
     x = objective._first(2)
     try:

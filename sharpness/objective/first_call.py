@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from sharpness.data import Layout, told_of
@@ -57,15 +57,20 @@ def largest_batch(model: nn.Module, x: Tensor, layout: Layout | None, name: str)
         raise UserError(f"{name} raised {first_line(error)} on inputs of shape {shapes}: {remedy}") from error
 
 
-@contextmanager
-def with_gradients(name: str) -> Iterator[None]:
-    """Refuse a model that ran without gradients, and does not with them or on several samples.
+def first_outputs(forward: Callable[[Tensor], Tensor], x: Tensor, name: str) -> Tensor:
+    """The outputs of a model that ran without gradients, of several samples and with a graph.
+
+    Args:
+        forward: calls the model.
+        x: several inputs, which are left as they are.
+        name: of the model, for the error.
 
     Raises:
-        UserError: it raises.
+        UserError: it raises with them, returns no row for each, or changes its inputs.
     """
+    untouched = x.clone()
     try:
-        yield
+        outputs = forward(x)
     except UserError:
         raise
     except Exception as error:
@@ -73,6 +78,14 @@ def with_gradients(name: str) -> Iterator[None]:
             f"{name} raised {first_line(error)} on several samples, with gradients: let its forward pass take any "
             "number of samples, and nothing in it run under torch.inference_mode()"
         ) from error
+    if outputs.ndim == 0 or len(outputs) != len(x):
+        raise UserError(
+            f"the model returned outputs of shape {tuple(outputs.shape)} for {len(x)} samples: let it return one row "
+            "for each, or give output=, such as output=lambda r: r.transpose(0, 1)"
+        )
+    if not torch.equal(x.nan_to_num(), untouched.nan_to_num()):
+        raise UserError("the model changes its inputs in place: let its forward pass start from a copy")
+    return outputs
 
 
 def warn_of_probabilities(outputs: Tensor) -> None:

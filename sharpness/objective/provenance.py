@@ -11,10 +11,10 @@ from sharpness.data import are_labels, told_of
 from sharpness.version import __version__
 
 if TYPE_CHECKING:
-    from sharpness.objective.objective import Objective
+    from sharpness.objective.values import Values
 
 
-def provenance(objective: Objective) -> dict[str, Any]:
+def provenance(objective: Values) -> dict[str, Any]:
     """Record what a result of an objective needs to be understood and repeated."""
     heads = [m for m in objective.model.modules() if hasattr(m, "scale") and hasattr(m, "filter_axes")]
     # Plain values: they are written to files, and digested as keys of unfinished work.

@@ -20,7 +20,7 @@ from sharpness.engine.class_sums import PerSampleLoss
 from sharpness.errors import UserError, choose
 
 if TYPE_CHECKING:
-    from sharpness.objective.objective import Objective
+    from sharpness.objective.values import Values
 
 #: What probes may take for logits: the model's own, or these divided by its temperature.
 LOGITS = ("calibrated", "temperature")
@@ -131,7 +131,7 @@ def temperature_of_logits(logits: Tensor, labels: Tensor, weights: Tensor | None
     return scale / beta, scale / beta**2 * error
 
 
-def fit_temperature(objective: Objective, images: str) -> Temperature:
+def fit_temperature(objective: Values, images: str) -> Temperature:
     """Fit the temperature of a model on the samples of an objective.
 
     Args:
@@ -167,7 +167,7 @@ def require_logits(logits: Any, held_out: Any) -> None:
 
 
 def chosen_temperature(
-    objective: Objective, logits: str | float | Temperature, held_out: Any, **options: Any
+    objective: Values, logits: str | float | Temperature, held_out: Any, **options: Any
 ) -> Temperature | None:
     """Find the temperature that ``logits`` and ``held_out`` of an objective ask for; None for calibrated logits.
 

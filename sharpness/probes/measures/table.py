@@ -121,8 +121,8 @@ def measure(
     :func:`~sharpness.engine.class_sums.mean_error`; NaN for a class of one image. An eigenvalue's is that of
     :math:`v' H v` with v fixed, the rise's that at the same weights, an accuracy's
     :func:`~sharpness.engine.class_sums.share_error`, which is not 0 where every answer is right. Over all samples, loss
-    and accuracy alike weigh every sample by its weight in the objective. A group's number is the mean of its classes'; its error takes into account that all classes share draws
-    and random vectors, but not images.
+    and accuracy alike weigh every sample by its weight in the objective. A group's number is the mean of its classes';
+    its error takes into account that all classes share draws and random vectors, but not images.
 
     Intervals are of 95 %: Wilson's for accuracies; Student's, with one degree of freedom less than there are images,
     draws or vectors, for the rest, on a logarithmic scale for what keeps its sign: losses, both ends of a spectrum, the
