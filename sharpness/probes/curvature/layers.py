@@ -20,6 +20,7 @@ from sharpness.errors import UserError, choose, require_whole
 from sharpness.keywords import typed_keywords
 from sharpness.objective import Objective
 from sharpness.probes.curvature.options import LayerOptions
+from sharpness.probes.curvature.row_eigenvalues import NUMBERS
 from sharpness.probes.curvature.rows import Rows, Told, rows_of, unheard
 from sharpness.probes.shared.work import Arrays
 from sharpness.progress import progress
@@ -70,12 +71,12 @@ def eigenvalues_by_layer(
     rows = rows_of(objective, per_class, seed, options)
     rows.whole.check()
     layers = layers_of(rows.whole)
-    settings = {"kind": kind, "max_iterations": max_iterations, "match_samples": options["match_samples"]}
+    solver: dict[str, Any] = {"kind": kind, "which": which, "tol": tol, "max_iterations": max_iterations, "seed": seed}
     # Not "eigenvalues", which is part of the key: rows of both may lie in one folder of unfinished work.
-    fields = layer_fields(rows, layers, probe="layer_eigenvalues", which=which, tol=tol, seed=seed, **settings)
+    fields = layer_fields(rows, layers, probe="layer_eigenvalues", match_samples=options["match_samples"], **solver)
     work = rows.work(options["resume"], fields["provenance"])
     with progress(None, "eigenvalues per layer", "products") as bar:
-        task = partial(_row, layers=layers, which=which, tol=tol, seed=seed, settings=settings)
+        task = partial(_row, layers=layers, **solver)
         done = rows.map(work, task, bar, basis=max_iterations)
 
     def table(name: str, missing: Any) -> np.ndarray:
@@ -85,8 +86,8 @@ def eigenvalues_by_layer(
 
     return LayerResult(
         measure="lambda_max" if which == "LA" else "lambda_min",
-        values=table("value", np.nan),
-        residuals=table("residual", np.nan),
+        values=table("values", np.nan),
+        residuals=table("residuals", np.nan),
         converged=table("converged", False),
         sample_products=int((table("products", 0) * rows.samples).sum()),
         **fields,
@@ -160,14 +161,13 @@ def _row(
     told: Told = unheard,
     *,
     layers: dict[str, slice],
-    which: str,
-    tol: float,
+    kind: str,
     seed: int,
-    settings: dict[str, Any],
+    **settings: Any,
 ) -> Arrays:
-    """Every layer of one row: value, residual, converged, products, each of shape (L,)."""
+    """Value, residual, whether it has converged, and products of every layer of one row, each (L,)."""
     found = []
-    with part.operator(kind=settings["kind"]) as operator:
+    with part.operator(kind=kind) as operator:
         # Products of the whole Hessian, not of an objective for every layer: all layers share the saved activations.
         def block(v: Tensor, span: slice) -> Tensor:
             whole = v.new_zeros(operator.size)
@@ -175,25 +175,10 @@ def _row(
             return operator(whole)[span]
 
         for span in layers.values():
-            found.append(
-                lanczos(
-                    partial(block, span=span),
-                    span.stop - span.start,
-                    which=which,
-                    tol=tol,
-                    max_iterations=settings["max_iterations"],
-                    generator=torch.Generator().manual_seed(seed),
-                    dtype=part.dtype,
-                    device=part.device,
-                    callback=told,
-                )
-            )
-    return {
-        "value": np.array([pairs.values[0] for pairs in found]),
-        "residual": np.array([pairs.residuals[0] for pairs in found]),
-        "converged": np.array([pairs.converged[0] for pairs in found]),
-        "products": np.array([pairs.products for pairs in found]),
-    }
+            generator = torch.Generator().manual_seed(seed)
+            run = partial(lanczos, partial(block, span=span), span.stop - span.start, generator=generator)
+            found.append(run(dtype=part.dtype, device=part.device, callback=told, **settings))
+    return {name: np.array([np.ravel(getattr(pairs, name))[0] for pairs in found]) for name in NUMBERS}
 
 
 def layer_fields(rows: Rows, layers: dict[str, slice], **settings: Any) -> dict[str, Any]:

@@ -215,44 +215,42 @@ def _sent(work: Work, parcel: Parcel, draw: int, seed: int) -> Arrays:
 def _result(
     rows: Rows, done: dict[int, Any], resamples: int, estimator: str, seed: int, fields: dict[str, Any]
 ) -> MeasureResult:
+    """The table of estimates of rows, of all samples, and of groups."""
     names = [i for i, _ in rows.present]
     keeps_sign = fields["provenance"]["kind"] == "ggn"  # semidefinite for convex losses of the outputs
-    vectors = int(fields["provenance"]["draws"])
     freedom = max((len(found["samples"]) for found in done.values()), default=0) - 1
-    values, errors = np.full((2, len(rows.parts)), np.nan)
+    # Values and standard errors of the rows and, last, of everything.
+    table = np.full((2, len(rows.parts) + 1), np.nan)
     for i, found in done.items():
-        values[i], errors[i] = found["value"], found["error"]
+        table[:, i] = found["value"], found["error"]
     shares = rows.shares[names]
-    overall = error = np.array(np.nan)
     if rows.complete and estimator == "hutchinson":
-        overall, error = mean_and_error(sum(s * done[i]["samples"] for s, i in zip(shares, names, strict=True)))
+        table[:, -1] = mean_and_error(sum(s * done[i]["samples"] for s, i in zip(shares, names, strict=True)))
     elif rows.complete:  # the rows' estimates are dependent: the sum of their errors bounds that of the sum
-        overall, error = shares @ values[names], shares @ errors[names]
-    ends = interval(values, errors, freedom, keeps_sign)
-    overall_ends = interval(overall, error, freedom, keeps_sign)
-    means, group_errors = _groups(rows, done, estimator)
-    of_groups = interval(means, group_errors, freedom, keeps_sign)
+        table[:, -1] = table[:, names] @ shares
+    groups = _groups(rows, done, estimator)
+    ends, of_groups = (interval(m, se, freedom, keeps_sign) for m, se in (table, groups))
     if resamples:
         forms = {i: (done[i]["forms"], part.weights.double().numpy()) for i, part in rows.present}
+        if rows.complete:
+            q, a = (np.concatenate(parts) for parts in zip(*forms.values(), strict=True))
+            forms[len(rows.parts)] = q, a
+        ends[:] = np.nan
         for i, (q, a) in forms.items():
             ends[:, i] = mean_interval(q, a, resamples, seed)
-        q, a = (np.concatenate(parts) for parts in zip(*forms.values(), strict=True))
-        overall_ends = np.array(mean_interval(q, a, resamples, seed)) if rows.complete else np.full(2, np.nan)
-        if len(means):
-            whole = np.append(values, overall), np.append(errors, error), np.c_[ends, overall_ends]
-            of_groups = np.stack(Column.of_images(rows.whole, *whole).rows[2:])[:, len(values) + 1 :]
+        if groups.size:
+            column = Column.of_images(rows.whole, table[0], table[1], ends)
+            of_groups = np.stack(column.rows[2:])[:, table.shape[1] :]
+    known = np.concatenate([table, ends])
     if not rows.several:
-        values, errors = np.full((2, rows.whole.num_classes), np.nan)
-        ends = np.full((2, rows.whole.num_classes), np.nan)
-    estimates = Estimate(
-        np.r_[values, overall, means], np.r_[errors, error, group_errors], *np.c_[ends, overall_ends, of_groups]
-    )
-    over = f"images ({resamples} resamples)" if resamples else f"{vectors} random vectors"
-    return table_of({"trace": Column(estimates, over)}, np.full(len(values), -1), **fields)
+        known = np.c_[np.full((4, rows.whole.num_classes), np.nan), known[:, -1]]
+    estimates = Estimate(*np.c_[known, np.concatenate([groups, of_groups])])
+    over = f"images ({resamples} resamples)" if resamples else f"{fields['provenance']['draws']} random vectors"
+    return table_of({"trace": Column(estimates, over)}, np.full(known.shape[1] - 1, -1), **fields)
 
 
-def _groups(rows: Rows, done: dict[int, Any], estimator: str) -> tuple[np.ndarray, np.ndarray]:
-    """Means of the groups' classes, (G,), and their errors: the estimates share the random vectors, and so depend."""
+def _groups(rows: Rows, done: dict[int, Any], estimator: str) -> np.ndarray:
+    """Means of the groups' classes and their errors, (2, G): the estimates share the random vectors, and so depend."""
     groups = rows.whole.present_groups if rows.several and not rows.grouped else {}
     found = np.full((2, len(groups)), np.nan)
     for g, classes in enumerate(groups.values()):
@@ -262,7 +260,7 @@ def _groups(rows: Rows, done: dict[int, Any], estimator: str) -> tuple[np.ndarra
             found[:, g] = mean_and_error(np.mean([done[c]["samples"] for c in classes], axis=0))
         else:  # a bound, as of everything
             found[:, g] = np.mean([(done[c]["value"], done[c]["error"]) for c in classes], axis=0)
-    return found[0], found[1]
+    return found
 
 
 def _verify(rows: Rows, done: dict[int, Any], estimator: str, draws: int, seed: int) -> list[dict[str, Any]]:
