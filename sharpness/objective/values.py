@@ -109,7 +109,9 @@ class Values:
         require_logits(logits, held_out)
         self.model = model = in_full_precision(model)
         self.loss_function: PerSampleLoss = cross_entropy if isinstance(loss, str) else loss
-        self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss))
+        name = loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss))
+        # A function of that name is not the loss that is known as "ce", and by closed forms.
+        self.loss_name = "function ce" if name == "ce" and not isinstance(loss, str) else name
         self.memory, self.batchnorm, self.scope = memory, batchnorm, parameters
         self.coordinates = "plain"
         #: The file that the model was read from, beside which a run keeps what else is known of it.

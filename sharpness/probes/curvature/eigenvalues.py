@@ -120,12 +120,10 @@ def eigenvalues(
     keep_vectors = vectors_are_kept(keep_vectors, len(rows.names), width, objective.num_parameters, size)
     rows.whole.check()
     # Part of the key: rows that were saved without vectors or errors cannot serve a call that needs them.
-    asked = {"k": k, "which": which, "tol": tol, "seed": seed, "vectors": keep_vectors or verify}
-    asked["errors"] = standard_errors
+    vectors = keep_vectors or verify
+    asked = {"k": k, "which": which, "tol": tol, "seed": seed, "vectors": vectors, "errors": standard_errors}
     work = rows.work(settings["resume"], {**fields["provenance"], **asked})
-    task = RowEigenvalues(
-        work, k, which, tol, max_iterations, seed, kind, bootstrap, standard_errors, keep_vectors or verify
-    )
+    task = RowEigenvalues(work, k, which, tol, max_iterations, seed, kind, bootstrap, standard_errors, vectors)
     if executor is not None and rows.several:
         usual = k * (LARGEST if which == "LA" else LARGEST + SMALLEST)
         announce_rows(rows.whole, "eigenvalues", usual, rows.samples[rows.samples > 0].tolist(), executor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sharpness.probes.measures.loss import means_over_images, rows_of_samples
 from sharpness.probes.measures.measure import Measure, NoSettings, Passes, Subject
@@ -21,8 +22,8 @@ def calibration(subject: Subject, settings: NoSettings) -> dict[str, Column]:
     Their standard errors are over resamples of images. With few images in a bin the error is positive on average even
     where the model is calibrated.
     """
-    base, outputs = subject.base, subject.objective.outputs()
-    confidence = torch.softmax(outputs.double(), dim=1).amax(dim=1).numpy()
+    base = subject.base
+    confidence = torch.softmax(_logits(subject), dim=1).amax(dim=1).numpy()
     answers, weights, random = base.answers, base.rows[1], np.random.default_rng(0)
     found = np.full((2, subject.objective.num_classes + 1), np.nan)
     for row, chosen in enumerate(map(np.flatnonzero, rows_of_samples(subject))):
@@ -38,10 +39,16 @@ def calibration(subject: Subject, settings: NoSettings) -> dict[str, Column]:
 
 def margin(subject: Subject, settings: NoSettings) -> dict[str, Column]:
     """Mean margins: the output of the label minus the largest other output."""
-    outputs, labels = subject.objective.outputs().double(), subject.objective.y.cpu()
+    outputs, labels = _logits(subject), subject.objective.y.cpu()
     right = outputs.gather(1, labels[:, None])[:, 0]
     others = outputs.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
     return means_over_images(subject, "margin", (right - others).numpy(), keeps_sign=False)
+
+
+def _logits(subject: Subject) -> Tensor:
+    """The logits (n, C) of all images that the loss takes, divided by the temperature where there is one."""
+    temperature = subject.objective.temperature
+    return subject.objective.outputs().double() / (1.0 if temperature is None else temperature.value)
 
 
 ECE = Measure(

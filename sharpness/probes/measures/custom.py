@@ -88,10 +88,12 @@ def _computed(name: str, compute: Callable[[Objective], Found], objective: Objec
     """
     before, gradients = objective.model_sha256(), [p.grad for p in objective.model.parameters()]
     objective.model.zero_grad()
-    with torch.inference_mode(False), torch.enable_grad():
-        found = compute(objective)
-    for p, gradient in zip(objective.model.parameters(), gradients, strict=True):
-        p.grad = gradient
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            found = compute(objective)
+    finally:
+        for p, gradient in zip(objective.model.parameters(), gradients, strict=True):
+            p.grad = gradient
     if objective.model_sha256() != before:
         raise UserError(f"measure {name!r}: compute changed the model: move weights inside objective.at(displacement)")
     return numbers_of(name, found)

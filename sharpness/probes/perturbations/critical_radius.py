@@ -211,11 +211,11 @@ def _table(objective: Objective, found: dict[str, np.ndarray], **settings: Any) 
         ends = interval(means, errors, len(radii) - 1, keeps_sign=True)
         rows[name] = Column(Estimate(means, errors, *ends), f"{len(radii)} directions")
     counts = np.full(objective.num_classes, -1) if objective.train_counts is None else objective.train_counts
-    described = {name: _described(name) for name in columns}
+    described = {
+        name: {
+            "title": f"Critical radius, {name.replace('_', ' ')}", "unit": "weight norms", "lower_is_flatter": False
+        }
+        for name in columns
+    }  # fmt: skip
     fields = common_fields(objective, probe="critical_radius", **settings)
     return table_of(rows, counts, described=described, **fields)
-
-
-def _described(name: str) -> dict[str, Any]:
-    title = f"Critical radius, {name.replace('_', ' ')}"
-    return {"title": title, "unit": "weight norms", "lower_is_flatter": False}

@@ -174,6 +174,7 @@ def _comparable(probe: Callable[..., Any], by_layer: Callable[..., Any] | None =
 
 
 def _can_only_be_data(value: Any) -> bool:
+    """True for data by kind, or by the name of a data set."""
     return is_data(value) or (isinstance(value, str) and value in DATASETS)
 
 

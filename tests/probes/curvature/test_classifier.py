@@ -215,6 +215,10 @@ def test_the_gauss_newton_part_of_a_cosine_layer_has_no_negative_end():
 def test_other_losses_and_scopes_have_none():
     whole = objective_of("linear")
     assert row_eigenvalues.LastLayer.of(whole) is not None
-    for options in ({"parameters": "all"}, {"loss": lambda u, t: u.square().sum(dim=1)}):
+
+    def ce(u, t):
+        return u.square().sum(dim=1)
+
+    for options in ({"parameters": "all"}, {"loss": lambda u, t: u.square().sum(dim=1)}, {"loss": ce}):
         other = Objective(whole.model, (whole.x, whole.y), **{"parameters": "classifier", **options})
         assert row_eigenvalues.LastLayer.of(other) is None
