@@ -155,9 +155,7 @@ class Inference:
             if not (call.exact and self.reduced):
                 return step.value(inputs)
             with torch.autocast(self.device.type, enabled=False):
-                return step.value(
-                    [t.to(self.own) if _is_reduced(t) else t for t in inputs]
-                )
+                return step.value([t.to(self.own) if _is_reduced(t) else t for t in inputs])
 
         return function
 

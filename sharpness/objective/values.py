@@ -259,13 +259,28 @@ class Values:
         """A displacement u in the objective's coordinates as one of the weights, D u; D is its own transpose."""
         return displacement if self._scales is None else displacement * self._scales.to(displacement)
 
+    def in_own_coordinates(self, displacement: Tensor) -> Tensor:
+        """A displacement of the weights, flat (k,), in the objective's coordinates: what :meth:`at` takes to make it.
+
+        Raises:
+            UserError: it moves a filter of zeros, which has no coordinates in units of its norm.
+        """
+        if self._scales is None:
+            return displacement
+        scales = self._scales.to(displacement)
+        if bool(displacement[scales == 0].any()):
+            raise UserError("a filter of zeros is moved, which has no filter coordinates: take coordinates='plain'")
+        return torch.where(scales > 0, displacement / scales, 0.0)
+
+    @property
+    def flat_weights(self) -> Tensor:
+        """The weights in scope, flat (k,), in the objective's coordinates and float64."""
+        return self.in_own_coordinates(torch.cat([p.detach().reshape(-1) for p in self.parameters]).double())
+
     @property
     def weight_norm(self) -> float:
         """The norm of the weights in scope, in the objective's coordinates."""
-        weights = torch.cat([p.detach().reshape(-1) for p in self.parameters]).double()
-        if self._scales is not None:
-            weights = weights[self._scales > 0] / self._scales[self._scales > 0]
-        return float(weights.norm())
+        return float(self.flat_weights.norm())
 
     @contextmanager
     def at(self, displacement: Tensor) -> Iterator[None]:

@@ -136,7 +136,7 @@ def _normalized(objective: Objective, flat: Tensor, normalization: str | None) -
             normalization,
             objective.scope,
         )
-    weights = torch.cat([p.detach().cpu().double().reshape(-1) for p in objective.parameters])
+    weights = objective.flat_weights.cpu()
     norms, wanted = (block_sums(objective, v.square(), normalization).sqrt() for v in (flat, weights))
     moves = torch.tensor(moved).repeat_interleave(torch.tensor(sizes_of(objective)))
     return torch.where(moves & (norms > 0), flat * (wanted / norms), 0.0)

@@ -128,8 +128,7 @@ def characteristic_radius(
     if grid.ndim != 1 or not len(grid) or not (np.isfinite(grid) & (grid > 0)).all() or (np.diff(grid) <= 0).any():
         raise UserError(f"factors={list(factors)}: give positive numbers in ascending order, of rho*")
     counts, source = _counts(objective, train_counts)
-    weights = torch.cat([p.detach().reshape(-1) for p in objective.parameters]).double()
-    weight_norm = float(weights.norm())
+    weight_norm = objective.weight_norm
     if weight_norm == 0:
         raise UserError("the weights in scope are all 0: the bound is smallest at radius 0, which is no perturbation")
     settings = {"scale": scale, "steps": steps, "seed": seed, "tol": tol, "counts": source}

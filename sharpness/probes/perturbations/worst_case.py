@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Unpack
 
 import numpy as np
-import torch
 
 from sharpness.errors import UserError, choose, require_whole
 from sharpness.objective import Objective
@@ -89,8 +88,7 @@ def worst_case(
     settings = {"rho": rho, "steps": steps, "norm": norm, "adaptive": adaptive, "m": m, "seed": seed}
     fields = common_fields(objective, probe="worst_case", **settings)
     ascents = Ascents(objective, objective.check(), m, seed)
-    weights = torch.cat([p.detach().reshape(-1) for p in objective.parameters])
-    ball = Ball(rho, norm, weights.abs() if adaptive else None)
+    ball = Ball(rho, norm, objective.flat_weights.abs().to(objective.dtype) if adaptive else None)
     work = Work(resume, {**fields["provenance"], "value": f"{ascents.base.mean:.4g}"})
     ascents.run(ball, steps, work)
     *values, error = ascents.table()
