@@ -26,7 +26,7 @@ from sharpness.curvature.krylov import Krylov
 from sharpness.curvature.operator import Operator, Product, RunOptions, random_signs
 from sharpness.errors import UserError
 from sharpness.keywords import typed_keywords
-from sharpness.statistics import SpectralQuadrature
+from sharpness.statistics.quadrature import SpectralQuadrature
 
 
 @typed_keywords()

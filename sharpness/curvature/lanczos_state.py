@@ -21,7 +21,7 @@ class LanczosState:
     It shares its vectors with the run; its arrays hold all of them, ``size`` numbers for every product of the present
     run and every pair at hand.
 
-    >>> from sharpness.curvature import lanczos
+    >>> from sharpness.curvature.lanczos import lanczos
     >>> operator = lambda v: torch.arange(9, dtype=v.dtype) * v
     >>> states = []
     >>> whole = lanczos(operator, 9, checkpoint=states.append)

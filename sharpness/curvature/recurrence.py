@@ -4,7 +4,7 @@ r"""The ends of a spectrum from three vectors: Lanczos' recurrence without a sto
 
 Rounding lets converged eigenvectors return, so that a spectrum is found with copies; its ends are the right ones, and
 :math:`\beta_m |s_{mi}|` bounds their residuals all the same (Paige, Linear Algebra and its Applications 34, 1980).
-There are no eigenvectors, which take a basis: :func:`~sharpness.curvature.lanczos`.
+There are no eigenvectors, which take a basis: :func:`~sharpness.curvature.lanczos.lanczos`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sharpness.keywords import typed_keywords
 
 @dataclass(frozen=True)
 class Extremes:
-    """The ends of a spectrum, without vectors; arrays as of :class:`~sharpness.curvature.Eigenpairs`."""
+    """The ends of a spectrum, without vectors; arrays as of :class:`~sharpness.curvature.lanczos.Eigenpairs`."""
 
     values: np.ndarray
     residuals: np.ndarray
@@ -45,7 +45,7 @@ def extremes(
 ) -> Extremes:
     """Find the largest eigenvalue, the smallest, or both, in the memory of three vectors.
 
-    Arguments, tolerances and the rule to stop are those of :func:`~sharpness.curvature.lanczos` with ``k=1``.
+    Arguments, tolerances and the rule to stop are those of :func:`~sharpness.curvature.lanczos.lanczos` with ``k=1``.
 
     >>> found = extremes(lambda v: torch.tensor([3.0, 1.0, -2.0], dtype=v.dtype) * v, 3, "both")
     >>> found.values.round(6).tolist()

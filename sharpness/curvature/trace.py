@@ -22,7 +22,7 @@ from sharpness.curvature.krylov import inner, length
 from sharpness.curvature.operator import Operator, Product, RunOptions, random_signs
 from sharpness.errors import UserError
 from sharpness.keywords import typed_keywords
-from sharpness.statistics import mean_and_error
+from sharpness.statistics.estimate import mean_and_error
 
 
 @dataclass(frozen=True)

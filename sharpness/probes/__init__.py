@@ -5,10 +5,8 @@ from sharpness.probes.curvature.owners import owners
 from sharpness.probes.curvature.spectral_density import spectral_density
 from sharpness.probes.curvature.trace import trace
 from sharpness.probes.directions.direction_set import Directions, load_directions
-from sharpness.probes.directions.gaussian import gaussian, normalize
 from sharpness.probes.landscapes.interpolation import barrier, interpolate, plane_through
 from sharpness.probes.landscapes.line_and_plane import line, plane
-from sharpness.probes.landscapes.named_directions import named_directions
 from sharpness.probes.landscapes.trajectory import trajectory, trajectory_plane
 from sharpness.probes.measures.correlate import correlate
 from sharpness.probes.measures.measure import Measure
@@ -22,12 +20,11 @@ from sharpness.probes.perturbations.critical_radius import critical_radius
 from sharpness.probes.perturbations.random import random_perturbation
 from sharpness.probes.perturbations.worst_case import worst_case
 from sharpness.probes.shared.as_objective import checkpoint_objective, labelled_checkpoints, labelled_objectives
-from sharpness.probes.shared.sanity_check import Answers, answers
+from sharpness.probes.shared.sanity_check import answers
 from sharpness.probes.shared.work import WorkFolder, key_of
 
 __all__ = [
     "MEASURES",
-    "Answers",
     "Directions",
     "Measure",
     "Monitor",
@@ -41,7 +38,6 @@ __all__ = [
     "correlate",
     "critical_radius",
     "eigenvalues",
-    "gaussian",
     "history",
     "interpolate",
     "labelled_checkpoints",
@@ -49,8 +45,6 @@ __all__ = [
     "line",
     "load_directions",
     "measure",
-    "named_directions",
-    "normalize",
     "owners",
     "plane",
     "plane_through",

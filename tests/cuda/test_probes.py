@@ -28,7 +28,7 @@ from sharpness import (
 from sharpness.clusters.parcel import parcelled
 from sharpness.engine.evaluation import Evaluation
 from sharpness.engine.operator import CurvatureOperator
-from sharpness.probes import named_directions
+from sharpness.probes.landscapes.named_directions import named_directions
 
 #: What a probe is, with settings that keep it small.
 PROBES = {

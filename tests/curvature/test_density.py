@@ -6,8 +6,9 @@ import torch
 from scipy.stats import t as student
 
 from sharpness import UserError
-from sharpness.curvature import hutchinson, stochastic_lanczos
-from sharpness.statistics import SpectralQuadrature
+from sharpness.curvature.density import stochastic_lanczos
+from sharpness.curvature.trace import hutchinson
+from sharpness.statistics.quadrature import SpectralQuadrature
 
 SEMICIRCLE = 2 * np.cos(np.pi * (np.arange(300) + 0.5) / 300)  # Chebyshev points: the arcsine law
 SPECTRA = {

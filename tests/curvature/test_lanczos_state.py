@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from sharpness import UserError
-from sharpness.curvature import LanczosState, lanczos
+from sharpness.curvature.lanczos import lanczos
+from sharpness.curvature.lanczos_state import LanczosState
 
 CASES = {
     "one pair": (np.linspace(-3, 5, 40), {"k": 1, "tol": 1e-6}),

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from sharpness import UserError
-from sharpness.curvature import hutchinson, hutchpp
-from sharpness.statistics import interval
+from sharpness.curvature.trace import hutchinson, hutchpp
+from sharpness.statistics.estimate import interval
 
 SPECTRA = {
     "indefinite": np.random.default_rng(0).standard_normal(40),

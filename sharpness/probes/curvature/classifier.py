@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sharpness.curvature import Eigenpairs, lanczos
+from sharpness.curvature.lanczos import Eigenpairs, lanczos
 from sharpness.probes.curvature.class_support import Support, supports
 from sharpness.probes.curvature.last_layer import LastLayer
 
@@ -67,7 +67,7 @@ def layer_eigenpairs(
         which: of the ends.
         hessian: False for the Gauss-Newton part.
         keep_vectors: with one number for every parameter each.
-        tol: of :func:`~sharpness.curvature.lanczos`, as the following.
+        tol: of :func:`~sharpness.curvature.lanczos.lanczos`, as the following.
         seed: of start vectors.
         settings: the others.
 
@@ -202,7 +202,7 @@ class Span:
         return found
 
     def eigenpairs(self, k: int, which: str, keep_vectors: bool, **settings: Any) -> LayerPairs:
-        """The extreme ones by :func:`~sharpness.curvature.lanczos`, and those that no feature reaches."""
+        """The extreme ones by :func:`~sharpness.curvature.lanczos.lanczos`, and those that no feature reaches."""
         pairs = lanczos(self.product, self.size, min(k, self.size), which, **settings)
         found: list[Pair] = [
             (float(value), float(residual), bool(done), partial(self._lifted, v), self.forms(v).numpy())

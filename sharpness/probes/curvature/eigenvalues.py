@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Unpack
 import numpy as np
 import torch
 
-from sharpness.curvature import ENDS
+from sharpness.curvature.ends import ENDS
 from sharpness.engine.second_order import KINDS
 from sharpness.errors import UserError, choose
 from sharpness.keywords import Default
@@ -73,7 +73,7 @@ def eigenvalues(
         which: the algebraically largest, ``"LA"``, the smallest (most negative), ``"SA"``, or ``"both"``.
         per_class: a row for each class, with the Hessian of L_c, instead of one row for all samples.
         tol: a pair is converged when ``|H v - value v|`` is at most ``tol`` times the largest absolute value and
-            ``5 tol`` times its own, see :func:`~sharpness.curvature.lanczos`.
+            ``5 tol`` times its own, see :func:`~sharpness.curvature.lanczos.lanczos`.
         max_iterations: Lanczos iterations at most; pairs that are not converged by then are flagged.
         seed: of the random half of the start vector, whose other half is made of the gradient, and of the samples that
             ``match_samples`` and ``bootstrap`` draw.

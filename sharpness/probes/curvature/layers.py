@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.curvature import lanczos, random_signs
-from sharpness.curvature.operator import Operator
+from sharpness.curvature.lanczos import lanczos
+from sharpness.curvature.operator import Operator, random_signs
 from sharpness.engine.second_order import KINDS
 from sharpness.errors import UserError, choose, require_whole
 from sharpness.keywords import typed_keywords
@@ -25,7 +25,7 @@ from sharpness.probes.curvature.rows import Rows, Told, rows_of, unheard
 from sharpness.probes.shared.work import Arrays
 from sharpness.progress import progress
 from sharpness.results import LayerResult
-from sharpness.statistics import interval, mean_and_error
+from sharpness.statistics.estimate import interval, mean_and_error
 
 
 def layers_of(objective: Objective) -> dict[str, slice]:

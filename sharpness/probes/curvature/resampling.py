@@ -19,8 +19,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sharpness.curvature import Eigenpairs
 from sharpness.curvature.krylov import inner
+from sharpness.curvature.lanczos import Eigenpairs
 from sharpness.engine.operator import CurvatureOperator
 from sharpness.objective import Objective
 

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from sharpness.curvature import LanczosState, extremes, lanczos, lanczos_memory
+from sharpness.curvature.lanczos import lanczos, lanczos_memory
+from sharpness.curvature.lanczos_state import LanczosState
+from sharpness.curvature.recurrence import extremes
 from sharpness.engine.class_sums import mean_error
 from sharpness.engine.memory import memory_budget
 from sharpness.objective import Objective

@@ -8,7 +8,7 @@ from typing import Unpack
 import numpy as np
 import torch
 
-from sharpness.curvature import stochastic_lanczos
+from sharpness.curvature.density import stochastic_lanczos
 from sharpness.engine.second_order import KINDS
 from sharpness.errors import choose
 from sharpness.objective import Objective

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from sharpness.clusters import Parcel, do_all, parcelled, scratch_of
-from sharpness.curvature import TraceEstimate, hutchinson, hutchpp, random_signs
+from sharpness.curvature.operator import random_signs
+from sharpness.curvature.trace import TraceEstimate, hutchinson, hutchpp
 from sharpness.engine.class_sums import mean_error
 from sharpness.engine.operator import CurvatureOperator
 from sharpness.engine.second_order import KINDS
@@ -32,7 +33,7 @@ from sharpness.progress import progress
 from sharpness.renamed import renamed_arguments
 from sharpness.results import MeasureResult
 from sharpness.results.estimates import Estimate, mean_of
-from sharpness.statistics import interval, mean_and_error
+from sharpness.statistics.estimate import interval, mean_and_error
 
 ESTIMATORS = {"hutchinson": hutchinson, "hutch++": hutchpp}
 

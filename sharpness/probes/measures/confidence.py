@@ -10,7 +10,7 @@ from sharpness.probes.measures.loss import means_over_images, rows_of_samples
 from sharpness.probes.measures.measure import Measure, NoSettings, Passes, Subject
 from sharpness.probes.open_set.protocol import calibration_error
 from sharpness.probes.shared.column import Column, sample_freedom
-from sharpness.statistics import interval
+from sharpness.statistics.estimate import interval
 
 #: Resamples of images for the standard error.
 RESAMPLES = 200

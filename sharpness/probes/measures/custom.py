@@ -19,7 +19,7 @@ from sharpness.probes.shared.column import Column, sample_freedom
 from sharpness.probes.shared.work import Arrays, Work
 from sharpness.progress import progress
 from sharpness.results.estimates import Estimate, mean_of
-from sharpness.statistics import interval
+from sharpness.statistics.estimate import interval
 
 #: What a function gives: a value, or a value and its standard error.
 Found = float | tuple[float, float]

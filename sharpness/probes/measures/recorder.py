@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.curvature import lanczos
+from sharpness.curvature.lanczos import lanczos
 from sharpness.errors import UserError, require_whole
 from sharpness.objective import Objective
 from sharpness.probes.measures.measure import require_positive

@@ -13,7 +13,7 @@ from sharpness.objective import Objective
 from sharpness.probes.measures.loss import means_over_images
 from sharpness.probes.measures.measure import Measure, NoSettings, Passes, Subject
 from sharpness.probes.shared.column import Column, sample_freedom
-from sharpness.statistics import interval
+from sharpness.statistics.estimate import interval
 
 logger = logging.getLogger("sharpness")
 

@@ -12,7 +12,7 @@ from sharpness.probes.measures.measure import ERROR, Measure, Passes, Subject
 from sharpness.probes.measures.trace import Hutchinson, hessian_trace
 from sharpness.probes.shared.column import Column, sample_freedom
 from sharpness.results.estimates import Estimate
-from sharpness.statistics import interval
+from sharpness.statistics.estimate import interval
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from sharpness.probes.shared.probe import Given, comparable
 from sharpness.progress import progress
 from sharpness.results import MeasureResult
 from sharpness.results.estimates import Estimate
-from sharpness.statistics import interval, mean_and_error
+from sharpness.statistics.estimate import interval, mean_and_error
 
 DIRECTIONS = ("random", "gradient", "class_gradient", "update")
 #: Radii of the search: the first one, the least and the largest.

@@ -16,7 +16,7 @@ from sharpness.probes.shared.comparison import common_fields
 from sharpness.probes.shared.probe import Given, comparable
 from sharpness.probes.shared.work import Work
 from sharpness.results import MeasureResult
-from sharpness.statistics import interval
+from sharpness.statistics.estimate import interval
 
 NAMES = ("loss", "worst_loss", "worst_rise", "worst_accuracy")
 

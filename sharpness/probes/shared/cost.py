@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from sharpness.clusters import width
-from sharpness.curvature import lanczos_memory
+from sharpness.curvature.lanczos import lanczos_memory
 from sharpness.engine import distributed
 from sharpness.engine.workers import Workers, side_by_side
 from sharpness.objective import Objective

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sharpness import Objective, UserError, eigenvalues, trace
-from sharpness.curvature import random_signs
+from sharpness.curvature.operator import random_signs
 from sharpness.probes.curvature.bootstrap import mean_interval
 from sharpness.probes.curvature.resampling import projected_ends
 

@@ -7,7 +7,8 @@ from torch import nn
 
 from sharpness import Objective, UserError
 from sharpness.models import build_model
-from sharpness.probes import gaussian, named_directions, normalize
+from sharpness.probes.directions.gaussian import gaussian, normalize
+from sharpness.probes.landscapes.named_directions import named_directions
 
 X, Y = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 3])
 
