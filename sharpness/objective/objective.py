@@ -194,7 +194,7 @@ class Objective(Values):
         return distributed.total(whole).numpy()
 
     def restrict(self, what: Selection) -> Objective:
-        """The objective of a class (its index or name), of a group, or of the samples at some indices or of a mask.
+        """The objective of a class (index or name), a group, several names, or samples at some indices or of a mask.
 
         Raises:
             UserError: an unknown class or group, one without samples, or indices that are none of these samples.
