@@ -59,7 +59,7 @@ class Temperature:
 class AtTemperature:
     """A loss of logits that are divided by a temperature.
 
-    >>> from sharpness.engine import cross_entropy
+    >>> from sharpness.engine.class_sums import cross_entropy
     >>> halved = AtTemperature(cross_entropy, 2.0)
     >>> halved(torch.tensor([[2.0, 0.0]]), torch.tensor([0])) == cross_entropy(torch.eye(2)[:1], torch.tensor([0]))
     tensor([True])
