@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from sharpness.engine.autograd import WrittenOut, pulled
 from sharpness.engine.class_sums import PerSampleLoss, WeightedBatch
-from sharpness.engine.formulas import WrittenOut
-from sharpness.engine.pulls import pulled
 from sharpness.errors import UserError
 
 Forward = Callable[[Tensor], Tensor]
@@ -30,7 +29,7 @@ def twice_differentiable(written_out: bool = True) -> Iterator[None]:
     """Compute in operations that have a right second derivative.
 
     Attention runs with its math kernel, because fused attention has no double backward, and the functions of
-    ``formulas.py``, whose double backward is wrong, run by their formulas.
+    ``autograd.py``, whose double backward is wrong, run by their formulas.
 
     Args:
         written_out: whether to replace the latter, which costs a call of Python for every operation inside.

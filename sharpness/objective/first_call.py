@@ -1,10 +1,11 @@
-"""First call of a model and a loss on a few samples: errors of either name what to correct."""
+"""Arguments of an objective, and the first call of model and loss on a few samples: errors name what to correct."""
 
 from __future__ import annotations
 
 import inspect
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +13,41 @@ from torch import Tensor, nn
 from sharpness.data import Layout, told_of
 from sharpness.engine.class_sums import PerSampleLoss, require_one_each
 from sharpness.engine.memory import fastest_batch
-from sharpness.engine.modules import buffers_kept
+from sharpness.engine.modules import buffers_kept, require_eval, require_numbers
 from sharpness.engine.tracing import first_line
-from sharpness.errors import UserError
+from sharpness.errors import UserError, choose
 
+BATCHNORM = ("eval", "recalibrate")
 logger = logging.getLogger("sharpness")
+
+
+def require_valid(model: Any, loss: Any, batch_size: Any, batchnorm: str, scope: Any, output: Any) -> None:
+    """Check the arguments of :class:`~sharpness.Objective` of these names; ``scope`` is ``parameters``.
+
+    Raises:
+        UserError: the first that is none.
+    """
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"the model is a {type(model).__name__}: give the torch.nn.Module, whose weights are to be moved"
+        )
+    require_numbers(model)
+    choose("batchnorm policy", batchnorm, BATCHNORM)
+    if batch_size != "auto" and (isinstance(batch_size, bool) or not (isinstance(batch_size, int) and batch_size >= 1)):
+        raise UserError(f"batch_size={batch_size!r}: give at least 1, or 'auto'")
+    if not isinstance(scope, str):
+        raise UserError(
+            f"parameters={scope!r}: give 'all', 'backbone', 'classifier', or one pattern of names such as '*layer3*'"
+        )
+    if output is not None and not callable(output):
+        raise UserError(
+            f"output={output!r}: give a function of what the model returns, such as output=lambda r: r[{output!r}]"
+        )
+    if isinstance(loss, str):
+        choose("loss", loss, ("ce",))
+    elif isinstance(loss, type) or not callable(loss):
+        raise UserError(f"loss={loss!r}: give 'ce', or a function such as torch.nn.MSELoss(reduction='none')")
+    require_eval(model)
 
 
 def argument_names(model: nn.Module) -> tuple[str, ...]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import inspect
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.data import number_of
+from sharpness.data import are_labels, number_of, told_of
 from sharpness.engine import distributed
 from sharpness.engine.devices import full_precision
 from sharpness.engine.double_backward import slopes
@@ -24,6 +26,7 @@ from sharpness.objective.coordinates import scales_of
 from sharpness.objective.description import SampleOptions
 from sharpness.objective.samples import Samples, Selection
 from sharpness.objective.values import Values
+from sharpness.version import __version__
 
 
 class Objective(Values):
@@ -243,6 +246,34 @@ class Objective(Values):
         other = copy.copy(self)
         other.samples, other._checked = samples, None
         return other
+
+    def provenance(self) -> dict[str, Any]:
+        """Everything that is needed to understand and repeat a result, in plain values."""
+        heads = [m for m in self.model.modules() if hasattr(m, "scale") and hasattr(m, "filter_axes")]
+        # Plain values: they are written to files, and digested as keys of unfinished work.
+        return {
+            "model": type(self.model).__name__,
+            "model_sha256": self.model_sha256(),
+            "data_sha256": self.data_sha256,
+            "samples": self.num_samples,
+            "class_samples": self.class_samples.tolist(),
+            "loss": self.loss_name,
+            "targets": "labels" if are_labels(self.y) else told_of(self.y),
+            "classes": self.classes_from,
+            "group_convention": self.group_convention,
+            "logit_scale": float(heads[0].scale) if heads else 1.0,  # type: ignore[arg-type]
+            "logits": self.logits,
+            **({} if self.temperature is None else self.temperature.provenance()),
+            "scope": self.scope,
+            "num_parameters": self.num_parameters,
+            "coordinates": self.coordinates,
+            "batchnorm": self.batchnorm,
+            "dtype": self.precision,
+            "device": self.device.type,
+            "sharpness": __version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        }
 
     def __repr__(self) -> str:
         return (

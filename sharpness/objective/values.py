@@ -35,7 +35,6 @@ from sharpness.engine.second_order import SecondOrder
 from sharpness.engine.tracing import structure
 from sharpness.engine.undisturbed import undisturbed
 from sharpness.errors import UserError
-from sharpness.objective.arguments import require_valid
 from sharpness.objective.batches import Batches
 from sharpness.objective.description import Description, SampleOptions
 from sharpness.objective.evaluation import evaluation
@@ -44,9 +43,9 @@ from sharpness.objective.first_call import (
     first_losses,
     first_outputs,
     largest_batch,
+    require_valid,
     warn_of_probabilities,
 )
-from sharpness.objective.provenance import provenance
 from sharpness.objective.repeatability import repeated_passes
 from sharpness.objective.temperature import AtTemperature, Temperature, chosen_temperature, require_logits
 from sharpness.renamed import renamed_attribute
@@ -344,10 +343,6 @@ class Values:
     def model_sha256(self) -> str:
         """Of all weights and buffers as they are now."""
         return state_sha256(self.model)
-
-    def provenance(self) -> dict[str, Any]:
-        """Everything that is needed to understand and repeat a result, in plain values."""
-        return provenance(self)
 
     def _forward(self, x: Tensor) -> Tensor:
         with buffers_kept(self.model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import Annotated, Literal, Unpack
 
@@ -9,15 +10,15 @@ import numpy as np
 import torch
 
 from sharpness.curvature.ends import ENDS
+from sharpness.engine.memory import memory_budget
 from sharpness.engine.second_order import KINDS
 from sharpness.errors import UserError, choose
 from sharpness.keywords import Default
 from sharpness.objective import Objective
-from sharpness.probes.curvature.bootstrap import require_resamples
 from sharpness.probes.curvature.class_shares import owners_of
-from sharpness.probes.curvature.kept_vectors import vectors_are_kept
 from sharpness.probes.curvature.layers import eigenvalues_by_layer
 from sharpness.probes.curvature.options import CurvatureOptions
+from sharpness.probes.curvature.resampling import require_resamples
 from sharpness.probes.curvature.row_eigenvalues import LARGEST, SMALLEST, RowEigenvalues, solved
 from sharpness.probes.curvature.rows import rows_of
 from sharpness.probes.curvature.verification import check_eigenvalue
@@ -26,6 +27,10 @@ from sharpness.probes.shared.probe import comparable_by_layer
 from sharpness.progress import progress
 from sharpness.results import EigenvalueResult
 from sharpness.results.eigenvalues import OWNERS
+
+#: Bytes up to which eigenvectors are kept unless the caller says otherwise.
+USUAL = 2**30
+logger = logging.getLogger("sharpness")
 
 
 class EigenvalueOptions(CurvatureOptions, total=False):
@@ -158,3 +163,34 @@ def eigenvalues(
     if result.vectors is not None and not rows.several:
         OWNERS[result] = partial(owners_of, rows.whole)
     return result
+
+
+def vectors_are_kept(wanted: bool | None, rows: int, width: int, parameters: int, itemsize: int) -> bool:
+    """Decide whether a result keeps its eigenvectors; None keeps them up to 1 GiB, and a notice says where it does not.
+
+    Args:
+        wanted: by the caller.
+        rows: of the result, such as classes.
+        width: eigenvalues of each.
+        parameters: in scope.
+        itemsize: bytes of a number.
+
+    Returns:
+        Whether they are kept.
+
+    Raises:
+        UserError: they are wanted, and take more than the memory that is free; the message has the number of bytes.
+
+    >>> vectors_are_kept(None, 10, 2, 1000, 4), vectors_are_kept(None, 1000, 1, 25_557_032, 4)
+    (True, False)
+    """
+    size = rows * width * parameters * itemsize
+    told = f"{rows:,} x {width} eigenvectors of {parameters:,} parameters take {size:,} bytes"
+    if wanted is None:
+        if size > USUAL:
+            logger.info("%s: they are not kept; keep_vectors=True keeps them where they fit", told)
+        return size <= USUAL
+    free = 2 * memory_budget(torch.device("cpu"))  # which is half of what is free
+    if wanted and size > max(free, USUAL):
+        raise UserError(f"{told}, and {free:,} are free: give keep_vectors=False, or fewer parameters")
+    return wanted

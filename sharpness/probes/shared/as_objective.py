@@ -23,9 +23,8 @@ from sharpness.methods import METHODS
 from sharpness.methods.training_loss import TrainingLoss, training_loss
 from sharpness.objective import Objective, Samples
 from sharpness.objective.temperature import LOGITS
-from sharpness.probes.shared.checkpoint_data import checkpoint_data, own_images
+from sharpness.probes.shared.checkpoint_data import checkpoint_data, own_images, training_set
 from sharpness.probes.shared.options import CheckpointOptions
-from sharpness.probes.shared.training_set import training_set
 from sharpness.probes.shared.trainings import run_names, trainings_by_path
 
 #: What can be probed.

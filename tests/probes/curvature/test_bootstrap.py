@@ -7,8 +7,7 @@ from torch import nn
 
 from sharpness import Objective, UserError, eigenvalues, trace
 from sharpness.curvature.operator import random_signs
-from sharpness.probes.curvature.bootstrap import mean_interval
-from sharpness.probes.curvature.resampling import projected_ends
+from sharpness.probes.curvature.resampling import mean_interval, projected_ends
 
 RESAMPLES = 200
 REPETITIONS = 200
