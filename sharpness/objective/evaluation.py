@@ -40,17 +40,7 @@ def evaluation(objective: Values, precision: str | None = None) -> Callable[[Ten
         try:
             budget = memory_budget(objective.device, objective.memory)
             with buffers_kept(objective.model):
-                return Evaluation(
-                    objective._outputs,
-                    objective.parameters,
-                    objective.loss_function,
-                    objective.classes,
-                    objective.num_classes,
-                    objective._answers,
-                    batches,
-                    dtype,
-                    budget,
-                )
+                return Evaluation(objective._outputs, objective.parameters, objective._scoring, batches, dtype, budget)
         except Untraceable as error:
             logger.info("evaluation: the model itself, point by point (%s)", error)
     return _in_place(objective, batches, dtype)
@@ -72,9 +62,7 @@ def _in_place(
             displacement = torch.zeros(objective.num_parameters)
         moved = ((x.to(objective.device), y.to(objective.device), a.to(objective.device)) for x, y, a in batches)
         with objective.at(displacement):
-            return class_sums(
-                forward, moved, objective.loss_function, objective.classes, objective.num_classes, objective._answers
-            )
+            return class_sums(forward, moved, objective._scoring)
 
     return evaluate
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sharpness.data import SampleIdentity, answers_of, are_labels, told_of
 from sharpness.data.rows import Rows
 from sharpness.engine import distributed
-from sharpness.engine.class_sums import ClassSums, PerSampleLoss, SampleSums, WeightedBatch, cross_entropy, sample_rows
+from sharpness.engine.class_sums import ClassSums, PerSampleLoss, SampleSums, Scoring, WeightedBatch, cross_entropy
 from sharpness.engine.devices import full_precision
 from sharpness.engine.flops import forward_flops
 from sharpness.engine.memory import even_batch
@@ -191,11 +191,15 @@ class Values:
         require_eval(self.model)
         rows = torch.zeros(4, self.num_samples, dtype=torch.float64)
         batches = self._batches(None, backwards)
-        done = [sample_rows(self._forward(x), y, a, self.loss_function, self._answers) for x, y, a in batches]
+        done = [self._scoring.rows(self._forward(x), y, a) for x, y, a in batches]
         if done:
             share = distributed.share(torch.arange(self.num_samples))
             rows[:, share.flip(0) if backwards else share] = torch.cat(done, dim=1).cpu()
         return SampleSums.of(distributed.total(rows), self.classes, self.num_classes)
+
+    @property
+    def _scoring(self) -> Scoring:
+        return Scoring(self.loss_function, self.classes, self.num_classes, self._answers)
 
     @torch.no_grad()
     @full_precision()

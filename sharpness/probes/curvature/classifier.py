@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from torch.nn import functional as F
 from sharpness.curvature.lanczos import Eigenpairs, lanczos
 from sharpness.probes.curvature.class_support import Support, supports
 from sharpness.probes.curvature.last_layer import LastLayer
+
+if TYPE_CHECKING:
+    from sharpness.probes.curvature.row_eigenvalues import RowEigenvalues
 
 #: Value, residual, whether it has converged, what makes the vector, and the quadratic forms of all samples.
 Pair = tuple[float, float, bool, Callable[[], np.ndarray], np.ndarray]
@@ -51,9 +54,8 @@ class LayerPairs:
 
 
 def layer_eigenpairs(
-    layer: LastLayer, samples: np.ndarray, p: Tensor, k: int, which: str, hessian: bool, keep_vectors: bool,
-    *, tol: float, seed: int, **settings: Any,
-) -> LayerPairs:  # fmt: skip
+    layer: LastLayer, samples: np.ndarray, p: Tensor, task: RowEigenvalues, told: Callable[[int], object]
+) -> LayerPairs:
     """The extreme eigenpairs of the mean loss of some samples, in descending order.
 
     The largest are looked for on classes that have nearly all of the probability, and what the others could add is part
@@ -63,28 +65,25 @@ def layer_eigenpairs(
         layer: of the samples.
         samples: their indices.
         p: (m, C) their probabilities.
-        k: pairs at each end, at most the number of parameters over 2.
-        which: of the ends.
-        hessian: False for the Gauss-Newton part.
-        keep_vectors: with one number for every parameter each.
-        tol: of :func:`~sharpness.curvature.lanczos.lanczos`, as the following.
-        seed: of start vectors.
-        settings: the others.
+        task: its settings; k is at most the number of parameters over 2.
+        told: called with numbers of products.
 
     Returns:
         The pairs, with their quadratic forms.
     """
-    chosen, products = torch.as_tensor(samples), 0
-    few: Iterable[Support] = supports(layer, chosen, p, hessian and layer.cosine) if which == "LA" else ()
+    chosen, products, hessian = torch.as_tensor(samples), 0, task.kind == "hessian"
+    few: Iterable[Support] = supports(layer, chosen, p, hessian and layer.cosine) if task.which == "LA" else ()
     for support in chain(few, [None]):
         span = Span(layer, chosen, p, hessian, support)
-        if support is not None and k > span.size:
+        if support is not None and task.k > span.size:
             continue
-        generator = torch.Generator().manual_seed(seed)
-        pairs = span.eigenpairs(k, which, keep_vectors, tol=tol, generator=generator, **settings)
+        pairs = span.eigenpairs(
+            task.k, task.which, task.keep_vectors, tol=task.tol, max_iterations=task.max_iterations,
+            generator=torch.Generator().manual_seed(task.seed), callback=told,
+        )  # fmt: skip
         products += pairs.products
         # What the other classes do to the vectors must leave residuals as small as they were asked to be.
-        small = float(pairs.residuals.max()) <= tol * float(pairs.values[0]) or not pairs.converged.all()
+        small = float(pairs.residuals.max()) <= task.tol * float(pairs.values[0]) or not pairs.converged.all()
         if support is None or (small and support.suffices(float(pairs.values[-1]))):
             break
     return replace(pairs, products=products)

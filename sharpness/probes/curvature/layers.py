@@ -81,8 +81,7 @@ def eigenvalues_by_layer(
 
     def table(name: str, missing: Any) -> np.ndarray:
         """Values of all layers and rows, (L, rows)."""
-        empty = np.full(len(layers), missing)
-        return np.stack([done[j][name] if j in done else empty for j in range(len(rows.parts))], axis=1)
+        return np.atleast_2d(rows.gather(done, name, missing, len(layers))).T
 
     return LayerResult(
         measure="lambda_max" if which == "LA" else "lambda_min",
@@ -120,12 +119,10 @@ def trace_by_layer(
     rows.whole.check()
     # In the key, because rows of the whole trace may lie in the same folder of unfinished work.
     work = rows.work(options["resume"], fields["provenance"] | {"per_layer": True})
-    shape = (len(layers), len(rows.parts))
-    values, errors = np.full(shape, np.nan), np.full(shape, np.nan)
     with progress(draws * len(rows.present), "trace per layer", "products") as bar:
         done = rows.map(work, partial(_quadratic_forms, layers=layers, draws=draws, seed=seed, kind=kind), bar)
-    for i, found in done.items():
-        values[:, i], errors[:, i] = mean_and_error(found["forms"].T)
+    forms = rows.gather(done, "forms", np.nan, len(layers), draws).reshape(-1, len(layers), draws)
+    values, errors = mean_and_error(forms.T)  # over the draws, (L, rows)
     lower, upper = interval(values, errors, draws - 1)
     return LayerResult(
         measure="trace",

@@ -153,10 +153,7 @@ def solved(rows: Rows, task: RowEigenvalues, bar: Any, executor: Executor | None
     def closed(row: int) -> Arrays:
         bar.set_postfix_str(rows.names[row])
         indices = ahead.samples[row]
-        pairs = layer_eigenpairs(
-            layer, indices, ahead(row), task.k, task.which, task.kind == "hessian", task.keep_vectors, seed=task.seed,
-            tol=task.tol, max_iterations=task.max_iterations, callback=bar.update,
-        )  # fmt: skip
+        pairs = layer_eigenpairs(layer, indices, ahead(row), task, bar.update)
         found = {name: getattr(pairs, name) for name in NUMBERS}
         if pairs.vectors is not None:  # in the model's precision, which limits of their size count with
             found["vectors"] = torch.from_numpy(pairs.vectors).to(rows.whole.dtype).numpy()

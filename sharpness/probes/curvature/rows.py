@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from sharpness.clusters import Parcel, do_all, parcelled, scratch_of
 from sharpness.engine.workers import Here, Workers
@@ -194,8 +193,7 @@ def by_cost(rows: dict[int, Objective]) -> list[int]:
 def part_of(whole: Objective, several: bool, grouped: bool, row: int) -> Objective:
     """The objective of a row; the one behind all classes is of all samples."""
     if grouped:
-        classes = torch.tensor(list(whole.groups.values())[row], dtype=torch.int64)
-        return whole.restrict(torch.isin(whole.classes, classes).nonzero().squeeze(1))
+        return whole.restrict(list(whole.groups)[row])
     return whole.restrict(row) if several and row < whole.num_classes else whole
 
 
@@ -238,12 +236,9 @@ def rows_of(objective: Objective, per_class: bool, seed: int = 0, options: Layer
     if per_group:
         if not objective.groups:
             raise UserError("per_group=True, but this objective has no groups: give it groups={name: classes}")
-        counts = objective.class_samples
-        parts = [
-            part_of(objective, True, True, row) if sum(counts[c] for c in classes) else None
-            for row, classes in enumerate(objective.groups.values())
-        ]
-        return Rows(objective, tuple(parts), tuple(objective.groups), several=True, grouped=True)
+        members = objective.present_groups
+        parts = tuple(objective.restrict(name) if members[name] else None for name in members)
+        return Rows(objective, parts, tuple(members), several=True, grouped=True)
     if per_class:
         counts = objective.class_samples
         classes_parts = tuple(objective.restrict(c) if counts[c] else None for c in range(objective.num_classes))
