@@ -183,7 +183,7 @@ class Values:
     @torch.no_grad()
     @full_precision()
     def evaluate_samples(self, backwards: bool = False) -> SampleSums:
-        """The same, with what every sample adds to the sums.
+        """Loss sums, weights and correct predictions per class, with the contribution of every sample.
 
         Args:
             backwards: evaluate the samples in the reverse order, in which each has other neighbours.

@@ -54,7 +54,7 @@ class LayerPairs:
 
 
 def layer_eigenpairs(
-    layer: LastLayer, samples: np.ndarray, p: Tensor, task: RowEigenvalues, told: Callable[[int], object]
+    layer: LastLayer, samples: np.ndarray, p: Tensor, task: RowEigenvalues, callback: Callable[[int], object]
 ) -> LayerPairs:
     """The extreme eigenpairs of the mean loss of some samples, in descending order.
 
@@ -66,7 +66,7 @@ def layer_eigenpairs(
         samples: their indices.
         p: (m, C) their probabilities.
         task: its settings; k is at most the number of parameters over 2.
-        told: called with numbers of products.
+        callback: called with numbers of products.
 
     Returns:
         The pairs, with their quadratic forms.
@@ -79,7 +79,7 @@ def layer_eigenpairs(
             continue
         pairs = span.eigenpairs(
             task.k, task.which, task.keep_vectors, tol=task.tol, max_iterations=task.max_iterations,
-            generator=torch.Generator().manual_seed(task.seed), callback=told,
+            generator=torch.Generator().manual_seed(task.seed), callback=callback,
         )  # fmt: skip
         products += pairs.products
         # What the other classes do to the vectors must leave residuals as small as they were asked to be.

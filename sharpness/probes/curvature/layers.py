@@ -21,7 +21,7 @@ from sharpness.keywords import typed_keywords
 from sharpness.objective import Objective
 from sharpness.probes.curvature.options import LayerOptions
 from sharpness.probes.curvature.row_eigenvalues import NUMBERS
-from sharpness.probes.curvature.rows import Rows, Told, rows_of, unheard
+from sharpness.probes.curvature.rows import Callback, Rows, ignore, rows_of
 from sharpness.probes.shared.work import Arrays
 from sharpness.progress import progress
 from sharpness.results import LayerResult
@@ -137,14 +137,21 @@ def trace_by_layer(
 
 
 def _quadratic_forms(
-    row: int, part: Objective, told: Told = unheard, *, layers: dict[str, slice], draws: int, seed: int, kind: str
+    row: int,
+    part: Objective,
+    callback: Callback = ignore,
+    *,
+    layers: dict[str, slice],
+    draws: int,
+    seed: int,
+    kind: str,
 ) -> Arrays:
     """``z_l' (H z)_l`` of every layer l and random vector z, ``forms`` (L, draws)."""
     require_whole("draws", draws, least=2)
     generator = torch.Generator().manual_seed(seed)
     forms = np.empty((len(layers), draws))
     with part.operator(kind=kind) as curvature:
-        operator = Operator(curvature, told)
+        operator = Operator(curvature, callback)
         for d in range(draws):
             z = random_signs(curvature.size, generator, part.dtype, part.device)
             image = operator(z)
@@ -155,7 +162,7 @@ def _quadratic_forms(
 def _row(
     row: int,
     part: Objective,
-    told: Told = unheard,
+    callback: Callback = ignore,
     *,
     layers: dict[str, slice],
     kind: str,
@@ -174,7 +181,7 @@ def _row(
         for span in layers.values():
             generator = torch.Generator().manual_seed(seed)
             run = partial(lanczos, partial(block, span=span), span.stop - span.start, generator=generator)
-            found.append(run(dtype=part.dtype, device=part.device, callback=told, **settings))
+            found.append(run(dtype=part.dtype, device=part.device, callback=callback, **settings))
     return {name: np.array([np.ravel(getattr(pairs, name))[0] for pairs in found]) for name in NUMBERS}
 
 

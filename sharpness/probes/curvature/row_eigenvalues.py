@@ -35,7 +35,7 @@ from sharpness.objective import Objective
 from sharpness.probes.curvature.classifier import layer_eigenpairs
 from sharpness.probes.curvature.last_layer import Ahead, LastLayer
 from sharpness.probes.curvature.resampling import resampled_ends
-from sharpness.probes.curvature.rows import Rows, Told, unheard
+from sharpness.probes.curvature.rows import Callback, Rows, ignore
 from sharpness.probes.shared.work import Arrays, Work
 
 #: Products that a run usually takes for the largest eigenvalue, and for the smallest one beside it, with what else a
@@ -71,8 +71,8 @@ class RowEigenvalues:
     standard_errors: bool = False
     keep_vectors: bool = False
 
-    def __call__(self, row: int, part: Objective, told: Told = unheard) -> Arrays:
-        """The arrays of the row, after any number of calls of ``told`` with a number of products."""
+    def __call__(self, row: int, part: Objective, callback: Callback = ignore) -> Arrays:
+        """Solve the row; ``callback`` is called with numbers of products."""
         settings: dict[str, Any] = {
             "tol": self.tol,
             "max_iterations": self.max_iterations,
@@ -80,12 +80,12 @@ class RowEigenvalues:
             "generator": torch.Generator().manual_seed(self.seed),
             "dtype": part.dtype,
             "device": part.device,
-            "callback": told,
+            "callback": callback,
         }
         with part.operator(kind=self.kind) as operator:
             kept = self.work.unfinished(row)
             state = None if kept is None else LanczosState.of(kept, part.device)
-            told(0 if state is None else state.products)
+            callback(0 if state is None else state.products)
             if state is None and operator.keeps:
                 sizes = [p.numel() for p in part.parameters]
                 settings["start"] = start_vector(operator.gradient(), sizes, self.which)
@@ -109,7 +109,7 @@ class RowEigenvalues:
             if self.bootstrap:
                 ends, more = resampled_ends(part, operator, pairs, self.which, self.k, self.bootstrap, self.seed)
                 found |= {"lower": ends[0], "upper": ends[1], "products": pairs.products + more}
-                told(more)
+                callback(more)
         return found
 
     def needs_no_basis(self, part: Objective) -> bool:

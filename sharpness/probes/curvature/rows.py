@@ -20,18 +20,18 @@ from sharpness.probes.shared.comparison import common_fields
 from sharpness.probes.shared.cost import row_workers
 from sharpness.probes.shared.work import Arrays, Resume, Work
 
-#: Is called with numbers of products, as they are made.
-Told = Callable[[int], object]
+#: Called with numbers of products, as they are made.
+Callback = Callable[[int], object]
 
 
-def unheard(products: int) -> None:
-    """Nobody is told of products: they are made elsewhere."""
+def ignore(products: int) -> None:
+    """Callback of rows in other processes, whose products nobody watches."""
 
 
 class RowTask(Protocol):
     """The arrays of row number ``row``, ``products`` among them."""
 
-    def __call__(self, row: int, part: Objective, told: Told = unheard) -> Arrays: ...
+    def __call__(self, row: int, part: Objective, callback: Callback = ignore) -> Arrays: ...
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Rows:
 
     @property
     def samples(self) -> np.ndarray:
-        """(rows,)"""
+        """Samples of each row, (rows,)."""
         return np.array([0 if part is None else part.num_samples for part in self.parts])
 
     @property
@@ -79,7 +79,7 @@ class Rows:
 
     @property
     def shares(self) -> np.ndarray:
-        """(rows,) each row's part of the objective's total weight."""
+        """Each row's part of the objective's total weight, (rows,)."""
         weights = np.array([0.0 if p is None else float(p.weights.double().sum()) for p in self.parts])
         return weights / weights.sum()
 
@@ -139,7 +139,7 @@ class Rows:
         """The arrays of rows that threads of this process compute."""
         with row_workers(self.whole, len(left), basis) as pool:
 
-            def told(products: int) -> None:
+            def callback(products: int) -> None:
                 if isinstance(pool, Workers):
                     pool.look()
                 bar.update(products)
@@ -147,7 +147,7 @@ class Rows:
             waiting = {}
             for i in left if isinstance(pool, Here) else by_cost(left):
                 bar.set_postfix_str(self.names[i])
-                waiting[i] = pool.submit(work.once, i, partial(task, part=left[i], told=told))
+                waiting[i] = pool.submit(work.once, i, partial(task, part=left[i], callback=callback))
             # Whichever fails first is raised; what nobody waits for any more is stopped by its workers.
             finished, _ = wait(waiting.values(), return_when=FIRST_EXCEPTION)
             for future in finished:

@@ -13,7 +13,7 @@ from sharpness.engine.second_order import KINDS
 from sharpness.errors import choose
 from sharpness.objective import Objective
 from sharpness.probes.curvature.options import CurvatureOptions
-from sharpness.probes.curvature.rows import Told, rows_of, unheard
+from sharpness.probes.curvature.rows import Callback, ignore, rows_of
 from sharpness.probes.shared.probe import comparable
 from sharpness.probes.shared.work import Arrays
 from sharpness.progress import progress
@@ -84,7 +84,7 @@ def spectral_density(
 
 
 def _rule(
-    row: int, part: Objective, told: Told = unheard, *, kind: str, draws: int, steps: int, seed: int
+    row: int, part: Objective, callback: Callback = ignore, *, kind: str, draws: int, steps: int, seed: int
 ) -> Arrays:  # fmt: skip
     """The quadrature rules of one row."""
     # A generator for every row, so that its vectors are the same whichever rows are done already.
@@ -92,6 +92,6 @@ def _rule(
     with part.operator(kind=kind) as operator:
         rule = stochastic_lanczos(
             operator, operator.size, draws, steps, generator=generator, dtype=part.dtype, device=part.device,
-            callback=told,
+            callback=callback,
         )  # fmt: skip
     return {"products": np.array(rule.products), "nodes": rule.nodes, "weights": rule.weights}

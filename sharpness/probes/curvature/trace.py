@@ -24,7 +24,7 @@ from sharpness.probes.curvature.last_layer import LastLayer
 from sharpness.probes.curvature.layers import trace_by_layer
 from sharpness.probes.curvature.options import CurvatureOptions
 from sharpness.probes.curvature.resampling import mean_interval, require_resamples
-from sharpness.probes.curvature.rows import Rows, Told, rows_of, unheard
+from sharpness.probes.curvature.rows import Callback, Rows, ignore, rows_of
 from sharpness.probes.curvature.verification import check_sum, check_trace
 from sharpness.probes.shared.column import Column, table_of
 from sharpness.probes.shared.probe import comparable_by_layer
@@ -130,13 +130,13 @@ def trace(
 
 
 def _estimate(
-    row: int, part: Objective, told: Told = unheard, *, estimator: str, kind: str, draws: int, seed: int
+    row: int, part: Objective, callback: Callback = ignore, *, estimator: str, kind: str, draws: int, seed: int
 ) -> Arrays:
     """The arrays of one row."""
     generator = torch.Generator().manual_seed(seed)
     with part.operator(kind=kind) as operator:
         found: TraceEstimate = ESTIMATORS[estimator](
-            operator, operator.size, draws, generator=generator, dtype=part.dtype, device=part.device, callback=told
+            operator, operator.size, draws, generator=generator, dtype=part.dtype, device=part.device, callback=callback
         )
     return {
         "value": found.value, "error": found.standard_error, "products": found.products, "samples": found.samples

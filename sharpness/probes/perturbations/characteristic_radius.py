@@ -152,6 +152,7 @@ def characteristic_radius(
             table[row, : len(found["numbers"])], losses[row] = found["numbers"], found["losses"]
             bar.update()
     if lambda_max:
+        # Twice: classes are rows of one call, and all samples, which are no class, of another.
         for per_class, chosen in ((True, slice(None, whole)), (False, slice(whole, None))):
             ends = eigenvalues(
                 objective, per_class=per_class, tol=tol, seed=seed, keep_vectors=False, resume=given["resume"]

@@ -1,4 +1,4 @@
-"""One ascent for every class and for all samples together, or for every batch of them: which, in what order, kept."""
+"""Projected ascents of every class and of all samples, or of batches of them, with unfinished work."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Ascents:
             gradients; and of the rises r_i over samples, sums of a_i^2, a_i^2 r_i and (a_i r_i)^2.
         slope: (k,) the sum over classes so far of weight times gradient at the centre, float64. That of all samples,
             as one batch, needs no pass over the data.
-        done: items that are.
+        done: number of finished items.
     """
 
     def __init__(self, objective: Objective, base: SampleSums, m: int | None, seed: int) -> None:

@@ -92,6 +92,7 @@ def class_optima(
     most, cost, n = steps * cg_steps, Cost.of(whole, rows=1), whole.num_samples
     seconds = 10 * (cost.forward(n) + cost.gradient(n)) + most * cost.product(n)
     announce(f"optima of {len(rows.present)} rows, at most {most} products each", seconds)
+    # One row after another in this process: every step moves the model, which rows side by side would share.
     search = _Search(damping / norm**2, steps, cg_steps)
     count, k = len(rows.parts), whole.num_parameters
     vectors, numbers = np.full((count, k), np.nan), np.full((5, count), np.nan)

@@ -133,7 +133,7 @@ def climb(
     ball: Ball,
     steps: int,
     seed: int,
-    told: Callable[[int], object] = lambda gradients: None,
+    callback: Callable[[int], object] = lambda gradients: None,
 ) -> tuple[SampleSums, int]:
     """Climb on the loss of some samples of an objective, see :func:`ascend`.
 
@@ -141,7 +141,7 @@ def climb(
         whole: whose weights are moved: all its samples re-estimate the statistics of BatchNorm.
         part: some of its samples.
         seed: of the start where there is no gradient at the centre.
-        told: called with 1 before every gradient.
+        callback: called with 1 before every gradient.
 
     Returns:
         As :func:`ascend`.
@@ -152,7 +152,7 @@ def climb(
             return part.evaluate_samples()
 
     def gradient(displacement: Tensor) -> Tensor:
-        told(1)
+        callback(1)
         with whole.at(displacement):
             return part.gradient()
 

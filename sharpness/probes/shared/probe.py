@@ -28,7 +28,7 @@ P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R", bound=Result)
 L = TypeVar("L", bound=Result)
-#: What a probe takes, and what may follow a model as its data without a name.
+#: Data that may follow a model without a keyword.
 Data = tuple[Any, Any] | list[Any] | Mapping[str, Any] | Dataset[Any] | DataLoader[Any] | ImageSet | ForeignData | str
 
 
