@@ -166,11 +166,11 @@ class Samples(Table):
         elif isinstance(what, str | Integral):
             kept = self.indices(what)
         elif isinstance(what, Sequence) and what and all(isinstance(name, str) for name in what):
-            named: dict[str, tuple[int, ...]] = {name: (c,) for c, name in enumerate(self.class_names)} | self.groups
             names = [str(name) for name in what]
             for name in names:
-                choose("class or group", name, list(named))
-            kept = self._of_classes([c for name in names for c in named[name]], ", ".join(names))
+                choose("class or group", name, [*self.groups, *self.class_names])
+            classes = {name: (c,) for c, name in enumerate(self.class_names)} | dict(self.groups)
+            kept = self._of_classes([c for name in names for c in classes[name]], ", ".join(names))
         else:
             kept = chosen(what, len(self.y))
         x, y, weights, classes = (rows_at(t, kept) for t in (self.x, self.y, self.weights, self.classes))
