@@ -72,6 +72,7 @@ def worst_case(
     Raises:
         UserError: a radius, steps or m that are not positive, an unknown norm, a gradient that is not finite.
 
+    >>> import torch
     >>> model = torch.nn.Linear(2, 1, bias=False)
     >>> data = torch.tensor([[3.0, 0.0], [0.0, 4.0]]), torch.tensor([0, 0])
     >>> objective = Objective(model, data, loss=lambda outputs, targets: outputs[:, 0])
