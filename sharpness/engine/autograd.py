@@ -1,14 +1,52 @@
-"""Functions of torch with a wrong second derivative, or none, written out in operations that have a right one."""
+"""Vector-Jacobian products by autograd, and functions of torch written out whose second derivative is wrong or missing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+_PLAIN = (Tensor, nn.Parameter)
+
+
+def pulled(
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    along: Sequence[Tensor],
+    create_graph: bool = False,
+    retain_graph: bool = False,
+    zeros: bool = False,
+) -> tuple[Any, ...]:
+    r""":math:`\sum_j v_j' \, \partial y_j / \partial x_i` for every input :math:`x_i`.
+
+    ``torch.autograd.grad`` itself, without its check of shapes, which imports sympy: a second of every process.
+
+    Args:
+        outputs: y_j, with a graph.
+        along: v_j, in the shapes of the outputs.
+        create_graph: record the graph of the results, which keeps that of the outputs.
+        retain_graph: keep the graph of the outputs.
+        zeros: give zeros instead of None for inputs that no output depends on.
+
+    >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> pulled([x * x], [x], [torch.tensor([1.0, 10.0])])
+    (tensor([ 2., 40.]),)
+    """
+    retain_graph = retain_graph or create_graph
+    run = getattr(torch.autograd.graph, "_engine_run_backward", None)
+    if run is None or not all(type(t) in _PLAIN for t in (*outputs, *inputs, *along)):
+        return torch.autograd.grad(
+            outputs, inputs, along, retain_graph, create_graph, allow_unused=True, materialize_grads=zeros
+        )
+    found = run(tuple(outputs), tuple(along), retain_graph, create_graph, tuple(inputs), True, accumulate_grad=False)
+    if not zeros:
+        return tuple(found)
+    pairs = zip(found, inputs, strict=True)
+    return tuple(torch.zeros_like(x, requires_grad=create_graph) if t is None else t for t, x in pairs)
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
@@ -33,6 +71,7 @@ def _embedding_bag(
     options = per_sample_weights, include_last_offset, padding_idx
     if mode == "max":
         return F.embedding_bag(input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, sparse, *options)
+    # One row for every index, each in its bag: of indices (n, L) the bags are rows, of a list they start at offsets.
     flat = input.reshape(-1)
     rows = F.embedding(flat, weight, None, max_norm, norm_type, scale_grad_by_freq)
     a = rows.new_ones(len(flat)) if per_sample_weights is None else per_sample_weights.reshape(-1)
