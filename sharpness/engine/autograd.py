@@ -1,4 +1,4 @@
-"""Vector-Jacobian products by autograd, and functions of torch written out whose second derivative is wrong or missing."""
+"""Vector-Jacobian products by autograd, and functions of torch written out that lack a right second derivative."""
 
 from __future__ import annotations
 

@@ -51,8 +51,8 @@ def width_of(texts: Sequence[str], fontsize: float) -> float:
 def drawable(name: str) -> str:
     r"""A name of a model or class as Matplotlib can draw it: with its dollars as such, unless they enclose a formula.
 
-    >>> drawable("$\sigma$"), drawable("US$ 5"), drawable("$\frac$")
-    ('$\sigma$', 'US\$ 5', '\$\frac\$')
+    >>> drawable("$x_1$"), drawable("US$ 5"), drawable("$x_")
+    ('$x_1$', 'US\\$ 5', '\\$x_')
     """
     if "$" not in name:
         return name
