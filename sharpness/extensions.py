@@ -1,4 +1,4 @@
-"""Code of other packages: objects that are named ``package.module:name``, and entry points of what is installed."""
+"""Code of other packages: objects that are named ``package.module:name``, and entry points of installed packages."""
 
 from __future__ import annotations
 

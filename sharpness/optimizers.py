@@ -148,7 +148,7 @@ class Stepper:
 
 
 class _Whole(nn.Module):
-    """A network as rules see it: features are its logits, and the head leaves them as they are."""
+    """A network in the form that rules take: its logits as features, and an identity as head."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

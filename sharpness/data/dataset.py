@@ -116,7 +116,7 @@ class ImageSet:
         return self.subset(first_of_each(self.labels, n))
 
     def sha256(self) -> str:
-        """Of pixels and labels; of rows of a list, of its names and transform in the place of pixels."""
+        """SHA-256 of pixels and labels; rows of a list have its names and transform in the place of pixels."""
         if isinstance(self.images, Rows):
             digest = hashlib.sha256(self.images.content_sha256().encode())
         else:
@@ -270,12 +270,12 @@ class LongTailData:
         return replace(self, longtail=replace(self.longtail, class_names=names, train_counts=counts), **parts)
 
     def augmented(self, augmentation: str | None) -> LongTailData:
-        """The same images, augmented otherwise in training; as they are for None."""
+        """The same images with another augmentation in training; unchanged for None."""
         return self if augmentation is None else replace(self, augmentation=augmentation)
 
     @property
     def other_augmentation(self) -> str | None:
-        """The augmentation, if it is not the usual one: a setting that a run's name and identity tell."""
+        """The augmentation, if it is not the usual one: part of a run's name and identity."""
         return None if self.augmentation == self.usual_augmentation else self.augmentation
 
     class_counts = renamed_attribute("class_counts", "train_counts")

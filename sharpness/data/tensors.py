@@ -307,7 +307,7 @@ def _read(
 
 
 def _leave_out(more: int, whose: str, plain: bool) -> None:
-    """Say that entries beside input and target are not used.
+    """Warn that entries beside input and target are not used.
 
     Raises:
         UserError: the second entry may be another input.

@@ -125,7 +125,7 @@ def build_model(
 
 
 def build_own(made_by: Callable[..., nn.Module] | nn.Module, spec: ModelSpec) -> Classifier:
-    """A network of the user's own from what makes it, or from one that is made.
+    """Build a classifier from a factory of the user's, or from a network.
 
     A factory that takes ``num_classes`` makes a whole network, images to logits, which here is a backbone with nothing
     behind it. Any other makes a backbone, which gets the head of the method.
