@@ -141,7 +141,6 @@ def read_head(
     weight, bias = folded[own["weight"]], folded.get(own.get("bias", ""))
     rest = {n: t for n, t in folded.items() if n not in own.values()}
     kept, rest = _kept_scale(rest, path)
-    # A square weight fits both layouts: the family's habit decides, else the name of the layer in LDAM's code.
     stored = _layouts(tuple(weight.shape), num_features, path)
     kind, layout = parse_head(asked) if asked else (None, None)
     if layout not in (None, *stored):

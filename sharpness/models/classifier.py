@@ -89,13 +89,13 @@ class Classifier(nn.Module):
         if not isinstance(head, CosineHead):
             raise ValueError(f"a {type(head).__name__} has no scale")
         head.scale = float(scale)
-        self.spec = ModelSpec(**{**asdict(self.spec), "scale": float(scale)})
+        self.spec = replace(self.spec, scale=float(scale))
 
     def add_weight_scaling(self) -> None:
         """Put learnable weight scaling, ones at first, over the present head."""
         factor_like = next(self.head.parameters())
         self.head = LearnableWeightScaling(self.head, self.spec.num_classes).to(factor_like.device)
-        self.spec = ModelSpec(**{**asdict(self.spec), "head": self.spec.head + "+lws"})
+        self.spec = replace(self.spec, head=self.spec.head + "+lws")
 
 
 def build_model(
