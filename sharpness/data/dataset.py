@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, TypedDict, Unpack, cast
 
 import numpy as np
@@ -227,7 +228,7 @@ class LongTailData:
         """
         data = object.__new__(cls)
         known = {"augmentation": augmentation, "usual_augmentation": augmentation, "padding": padding}
-        vars(data).update(known, default_model=default_model, _read=read)
+        vars(data).update(known, default_model=default_model, _read=dict(read))
         return data
 
     def __getattr__(self, name: str) -> Any:
@@ -245,6 +246,20 @@ class LongTailData:
         """The same images, unread ones among them, as the training set that ``longtail`` describes."""
         data = object.__new__(type(self))
         vars(data).update(vars(self), longtail=longtail)
+        return data
+
+    def standardized(self, constants: Standardization) -> LongTailData:
+        """The same images, unread ones among them, standardised by other constants."""
+
+        def changed(name: str) -> ImageSet | None:
+            part: ImageSet | None = getattr(self, name)
+            return None if part is None else replace(part, mean=constants.mean, std=constants.std)
+
+        read = vars(self).get("_read", {})
+        later = {name: partial(changed, name) for name in PARTS if name in read}
+        kept = {name: value for name, value in vars(self).items() if name not in PARTS}
+        data = object.__new__(type(self))
+        vars(data).update(kept, _read=read | later, **{name: changed(name) for name in PARTS if name not in read})
         return data
 
     def part(self, name: str) -> ImageSet:
