@@ -111,6 +111,11 @@ class Samples(Table):
         """Sum of the weights of each class's samples, shape (C,)."""
         return torch.bincount(self.classes, self.weights.double(), self.num_classes).numpy()
 
+    @property
+    def present_groups(self) -> dict[str, list[int]]:
+        """Of every group the classes that have samples, over which its value is the mean."""
+        return {name: [c for c in classes if self.class_samples[c]] for name, classes in self.groups.items()}
+
     @cached_property
     def data_sha256(self) -> str:
         """Of inputs, targets, weights, and classes that are not the labels, bit by bit: the key of unfinished work."""

@@ -18,7 +18,7 @@ from sharpness.results.picture import applying, in_order, picture
 from sharpness.results.same import require_same
 from sharpness.results.tables import long_form
 from sharpness.results.words import marks_in
-from sharpness.statistics import interval
+from sharpness.statistics.estimate import interval
 from sharpness.untrusted.refused import Refused
 
 NUMBERS = ("displacement", "optimum_loss")

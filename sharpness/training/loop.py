@@ -16,7 +16,9 @@ import torch
 from torch import nn
 
 from sharpness.data import LongTailData
-from sharpness.engine import distributed, exact_float32, without_autocast
+from sharpness.engine import distributed
+from sharpness.engine.devices import exact_float32
+from sharpness.engine.undisturbed import without_autocast
 from sharpness.errors import UserError, require_whole
 from sharpness.methods import Recipe, Stage, build_recipe, flattened
 from sharpness.models import BACKBONES, Classifier, ModelSpec
