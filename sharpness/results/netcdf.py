@@ -8,12 +8,16 @@ from typing import BinaryIO
 
 import xarray as xr
 
+from sharpness.errors import UserError, shown
 from sharpness.files import write_atomically
 from sharpness.untrusted.refused import Refused
 from sharpness.untrusted.regular_files import open_regular
 
 LIMIT = 64 * 2**30
 """Largest file that is read, in bytes: eigenvectors are as long as the network."""
+#: How names of tables end, and of other files that are no NetCDF.
+TABLES = (".csv", ".json", ".parquet", ".xlsx", ".html")
+OTHERS = frozenset((*TABLES, *".tsv .txt .npz .npy .feather .tex .md .pkl .pt .pth .png .pdf .svg .vtk".split(" ")))
 _ATTRIBUTE = "sha256"
 _BLANK = b"0" * hashlib.sha256().digest_size * 2
 #: What stands before the checksum in the file: name of the attribute, padded, type of a text, and its length.
@@ -26,8 +30,18 @@ def write_dataset(data: xr.Dataset, path: str | Path) -> Path:
 
     The checksum is that of the file with zeros in its place. NetCDF has none of its own: a bit that a disk or a copy
     has turned would be another number.
+
+    Raises:
+        UserError: the name ends as those of other formats do.
     """
     path = Path(path)
+    ending = path.suffix.lower()
+    if ending in OTHERS:
+        table = ending.strip(".") if ending in TABLES else "csv"
+        raise UserError(
+            f"{shown(str(path))}: results are saved as NetCDF, under a name that ends in .nc; .to_frame().to_"
+            f"{table.replace('xlsx', 'excel')}(path) writes their table, .plot() draws them"
+        )
 
     def write(partial: Path) -> None:
         data.assign_attrs({_ATTRIBUTE: _BLANK.decode()}).to_netcdf(partial, engine="scipy")

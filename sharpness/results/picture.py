@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from sharpness.errors import UserError
 from sharpness.keywords import entries_of
@@ -74,6 +75,7 @@ def picture(
             for name, why in (without or {}).items():
                 if given.get(name) is not None:
                     raise UserError(f"{name}={given[name]!r}: {why}")
+            _require_axes(ax)
             looks = {name: given.pop(name) for name in COMMON if name in given}
             results, given, looks = (_drawn(part, _renamed(results)) for part in (results, given, looks))
             options = PlotOptions(ax=ax, **looks) if looks else options_in_force()
@@ -95,6 +97,14 @@ def picture(
         return plot
 
     return decorate
+
+
+def _require_axes(ax: Any) -> None:
+    """Refuse what nothing can be drawn on, and projections in which pictures would say something else."""
+    for one in [] if ax is None else np.ravel(np.asarray(ax, dtype=object)):
+        if not isinstance(one, Axes) or one.name not in ("rectilinear", "3d"):
+            kind = f"{one.name} Axes" if isinstance(one, Axes) else f"a {type(one).__name__}"
+            raise UserError(f"ax= is {kind}: give Axes of two straight axes, such as plt.subplots()[1]")
 
 
 def _renamed(results: Mapping[str, Entry]) -> dict[str, str]:

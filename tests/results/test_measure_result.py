@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import stats
 
-from sharpness import measure, trace
+from sharpness import UserError, measure, trace
 from sharpness.results import Comparison
 
 ORDER = [1, 2, 0]
@@ -63,6 +63,12 @@ def test_names_that_are_no_formulas_are_drawn_as_they_are(found):
     ax = Comparison({"$": odd}).plot(Figure().subplots(), palette={"$": "red"})
     ax.get_figure().draw_without_rendering()
     assert [t.get_text() for t in ax.get_xticklabels()] == [r"US\$", r"$\sigma$", r"\$\frac\$"]
+
+
+@pytest.mark.parametrize(("ax", "told"), [("ax", "a str"), (Figure(), "a Figure"), ("polar", "polar Axes")])
+def test_only_plain_axes_are_drawn_on(found, ax, told):
+    with pytest.raises(UserError, match=f"ax= is {told}: give Axes"):
+        found.plot(Figure().add_subplot(projection="polar") if ax == "polar" else ax)
 
 
 @pytest.mark.parametrize("old", [False, True])

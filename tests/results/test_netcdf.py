@@ -30,6 +30,13 @@ def test_the_checksum_is_that_of_the_bytes_with_zeros_in_its_place(saved):
     assert hashlib.sha256(content.replace(told.encode(), b"0" * 64)).hexdigest() == told
 
 
+@pytest.mark.parametrize(("name", "how"), [("a.csv", "to_csv"), ("a.JSON", "to_json"), ("a.png", r"\.plot\(\)")])
+def test_a_name_of_another_format_is_refused(saved, tmp_path, name, how):
+    with pytest.raises(UserError, match=rf"{name}: results are saved as NetCDF.*{how}"):
+        sharpness.load_result(saved).save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("size", [64, 100, 161, 1000])
 def test_the_checksum_may_lie_across_two_pieces(saved, size, monkeypatch):
     monkeypatch.setattr(netcdf, "_PIECE", size)
