@@ -15,29 +15,10 @@ from sharpness.untrusted.regular_files import open_regular
 
 LIMIT = 64 * 2**30
 """Largest file that is read, in bytes: eigenvectors are as long as the network."""
-#: How names of tables end, and of other files that are no NetCDF.
+#: How names of tables and pictures end, and of all files that are no NetCDF.
 TABLES = (".csv", ".json", ".parquet", ".xlsx", ".html")
-OTHERS = frozenset(
-    (
-        *TABLES,
-        *[
-            ".tsv",
-            ".txt",
-            ".npz",
-            ".npy",
-            ".feather",
-            ".tex",
-            ".md",
-            ".pkl",
-            ".pt",
-            ".pth",
-            ".png",
-            ".pdf",
-            ".svg",
-            ".vtk",
-        ],
-    )
-)
+PICTURES = (".png", ".pdf", ".svg", ".vtk")
+OTHERS = (*TABLES, *PICTURES, ".tsv", ".txt", ".npz", ".npy", ".feather", ".tex", ".md", ".pkl", ".pt", ".pth")
 _ATTRIBUTE = "sha256"
 _BLANK = b"0" * hashlib.sha256().digest_size * 2
 #: What stands before the checksum in the file: name of the attribute, padded, type of a text, and its length.
