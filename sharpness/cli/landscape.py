@@ -67,7 +67,7 @@ class Pictures:
     def require(self, points: int) -> None:
         """Refuse, before any evaluation, what cannot be drawn of a plane of some points."""
         from sharpness.plots.levels import SCALES
-        from sharpness.results.pictures import QUANTITIES
+        from sharpness.results.subsets import QUANTITIES
 
         choose("--quantity", self.quantity, QUANTITIES)
         if self.scale is not None:
@@ -223,7 +223,7 @@ def _draw(
 
     from sharpness.engine import distributed
     from sharpness.results.caption import caption
-    from sharpness.results.pictures import subset_title
+    from sharpness.results.subsets import subset_title
 
     if distributed.rank() != 0:
         return

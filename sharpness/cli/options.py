@@ -203,8 +203,6 @@ def picture_look(given: dict[str, Any], labels: Iterable[str], drawn: bool = Tru
     Raises:
         UserError: a label that no model has, a width that no figure can have, or nothing to draw.
     """
-    from sharpness.plots import PlotOptions
-
     look: dict[str, Any] = {}
     if given["order"] is not None:
         look["order"] = [name.strip() for name in given["order"].split(",")]
@@ -214,9 +212,12 @@ def picture_look(given: dict[str, Any], labels: Iterable[str], drawn: bool = Tru
         look["width"] = inches(given["width"])
     if given["log"]:
         look["log"] = True
-    PlotOptions(**look)
-    if look and not drawn:
-        raise UserError(f"--{next(iter(look))} is for a picture: name its file, too")
+    if look:
+        from sharpness.plots import PlotOptions  # with matplotlib, which a table does without
+
+        PlotOptions(**look)
+        if not drawn:
+            raise UserError(f"--{next(iter(look))} is for a picture: name its file, too")
     return look
 
 

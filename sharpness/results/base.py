@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -20,7 +21,7 @@ from sharpness.renamed import renamed_attribute
 from sharpness.results.estimates import Estimate, Estimates, Subset, mean_of
 from sharpness.results.latex import as_latex
 from sharpness.results.netcdf import write_dataset
-from sharpness.results.picture import plot_of
+from sharpness.results.picture import Later, plot_of
 from sharpness.results.same import Probed
 from sharpness.results.tables import Checks, as_html, joined, long_form, of_training, with_errors
 from sharpness.results.words import told_temperature
@@ -80,7 +81,8 @@ class Result:
         cls.DIMENSIONS = {**Result.DIMENSIONS, **cls.DIMENSIONS}
         Result.REGISTRY[cls.__name__] = cls
         if "compare" in cls.__dict__:
-            cls.plot = plot_of(cls, lambda result: {result.label: result})  # type: ignore[method-assign]
+            plot = functools.partial(plot_of, cls, lambda result: {result.label: result})
+            cls.plot = Later(plot)  # type: ignore[assignment, method-assign]
         for old, new in cls.RENAMED.items():
             setattr(cls, old, renamed_attribute(old, new))
 

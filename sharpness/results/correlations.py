@@ -10,8 +10,6 @@ import numpy as np
 import pandas as pd
 
 from sharpness.errors import UserError, choose
-from sharpness.plots.options import COMMON, PlotOptions
-from sharpness.plots.scatter import plot_scatter
 
 #: What numbers are compared with: accuracy on test images, and accuracy on training images above it.
 OUTCOMES = ("accuracy", "gap")
@@ -143,6 +141,9 @@ class Correlations:
         Raises:
             UserError: an unknown option, or a value out of range.
         """
+        from sharpness.plots.options import COMMON, PlotOptions
+        from sharpness.plots.scatter import plot_scatter
+
         if unknown := options.keys() - set(COMMON):
             raise UserError(f"plot has no option {min(unknown)!r}: it takes over, {', '.join(COMMON)}")
         looks = PlotOptions(**options)

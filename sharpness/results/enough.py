@@ -51,7 +51,7 @@ def enough(results: Mapping[str, Entry]) -> list[str]:
         # Twice as many do not halve it, as readers expect: errors fall with the square root.
         what = "draws" if counted[name].endswith("draws") else "images"
         now, then = (
-            f"{100 * part:.0f} %" if part < 1 else "more than itself" for part in (share, share / math.sqrt(2))
+            f"{100 * part:.2g} %" if part < 1 else "more than itself" for part in (share, share / math.sqrt(2))
         )
         lines.append(
             f"widest error of all samples: {name}{whose}, {now}; twice as many {what} would take it to {then}, "

@@ -16,7 +16,7 @@ from sharpness.files import write_atomically
 from sharpness.results.axes import GAUSSIAN, plane_unit
 from sharpness.results.base import Result
 from sharpness.results.estimates import Estimate, Subset
-from sharpness.results.pictures import plain_subset, several, subset_title
+from sharpness.results.subsets import plain_subset, several, subset_title
 from sharpness.untrusted.refused import Refused
 
 

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from sharpness.plots import plot_line_panels, plot_lines
 from sharpness.results.comparison import each, first_of
+from sharpness.results.estimates import Subset
 from sharpness.results.landscape import Landscape, require_samples
 from sharpness.results.picture import picture
-from sharpness.results.pictures import Subset, draw_lines
 from sharpness.results.same import noise_fields, require_same
 
 
@@ -40,8 +39,7 @@ class LineResult(Landscape):
     AXES: ClassVar = ("x",)
     COMPARED: ClassVar = ("directions", "x")
 
-    @classmethod
-    @picture(plot_lines, plot_line_panels)
+    @picture("plot_lines", "plot_line_panels")
     def compare(
         cls,
         results: Mapping[str, Any],
@@ -59,6 +57,8 @@ class LineResult(Landscape):
             of: everything (None or ``"all"``), a class, a group, or a list of them.
             quantity: ``"loss"``, ``"rise"`` above the model's own unperturbed loss, or ``"accuracy"``.
         """
+        from sharpness.results.pictures import draw_lines
+
         first = first_of(results)
         require_same(each(results), noise_fields(first, cls.COMPARED))
         require_samples(first, of)

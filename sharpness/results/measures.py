@@ -11,8 +11,6 @@ import numpy as np
 import pandas as pd
 
 from sharpness.errors import UserError, choose
-from sharpness.plots import plot_class_values, stacked_axes
-from sharpness.plots.labels import doubtful_key
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means, spreads
 from sharpness.results.description import Description
@@ -173,8 +171,7 @@ class MeasureResult(Result):
         overall = np.stack([self.overall_lower[m], self.overall_upper[m]])
         return np.stack([self.lower[m], self.upper[m]]), overall
 
-    @classmethod
-    @picture(plot_class_values, classes=True)
+    @picture("plot_class_values", classes=True)
     def compare(cls, results: Mapping[str, Any], ax: Any = None, measure: str | None = None, **options: Any) -> Any:
         """One measure of every class, model beside model, from most to fewest images; bars are 95 % intervals.
 
@@ -184,6 +181,8 @@ class MeasureResult(Result):
             measure: ``"lambda_max"``, else ``"worst_rise"``, else the first there is, unless given; ``"all"`` draws a
                 panel for each in a figure of their own, and returns the list of Axes.
         """
+        from sharpness.plots import plot_class_values
+
         require_same(each(results), shared=())
         first = first_of(results)
         if measure == "all":
@@ -238,6 +237,9 @@ class MeasureResult(Result):
 
     @classmethod
     def _draw_all(cls, results: Mapping[str, Any], **options: Any) -> list[Any]:
+        from sharpness.plots import stacked_axes
+        from sharpness.plots.labels import doubtful_key
+
         first = first_of(results)
         axes = stacked_axes(len(first.names))
         # From the last to the first, whose legend explains what is in any of them.

@@ -10,11 +10,10 @@ import numpy as np
 import pandas as pd
 
 from sharpness.errors import UserError
-from sharpness.plots import plot_layer_class, plot_layer_class_grid
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means
 from sharpness.results.estimates import Estimate, Subset
-from sharpness.results.picture import applying, in_order, picture
+from sharpness.results.picture import heat_maps, in_order, picture
 from sharpness.results.same import require_same
 from sharpness.results.tables import long_form
 from sharpness.results.words import marks_in
@@ -115,8 +114,7 @@ class OptimaResult(Result):
     def notes_on(self, frame: pd.DataFrame) -> list[str]:
         return marks_in(frame, dict.fromkeys(NUMBERS, "images"))
 
-    @classmethod
-    @picture(plot_layer_class, plot_layer_class_grid, classes=True)
+    @picture("plot_layer_class", "plot_layer_class_grid", classes=True)
     def compare(cls, results: Mapping[str, Any], ax: Any = None, **options: Any) -> Any:
         """The conflict matrix: cosines between the displacements of classes, from most to fewest images.
 
@@ -130,19 +128,8 @@ class OptimaResult(Result):
         order = in_order(first.class_names, first.by_size())
         names = [first.class_names[c] for c in order]
         values = means(results, lambda r: r.cosines[np.ix_(order, order)])
-        settings: dict[str, Any] = {
-            "label": "cosine (cells: in hundredths)",
-            "log": False,
-            "ylabel": "Class",
-        }
-        settings |= {"limits": (-1.0, 1.0), "annotated": True} | options
-        if len(values) == 1:
-            (only,) = values.values()
-            return plot_layer_class(only, names, names, ax, **applying(plot_layer_class, settings))
-        if ax is not None:
-            raise UserError("ax: a panel for each model is a figure of its own: leave it out, or draw one model")
-        settings.setdefault("columns", 2)
-        return plot_layer_class_grid(values, names, names, **applying(plot_layer_class_grid, settings))
+        settings = {"label": "cosine (cells: in hundredths)", "log": False, "ylabel": "Class", "limits": (-1.0, 1.0)}
+        return heat_maps(values, dict.fromkeys(values, names), names, ax, {**settings, "annotated": True, **options})
 
     def _summary(self) -> str:
         low, high = np.nanmin(self.lengths), np.nanmax(self.lengths)

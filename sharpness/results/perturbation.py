@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from sharpness.errors import UserError, choose
-from sharpness.plots import plot_rises, plot_spread
 from sharpness.results.axes import GAUSSIAN, radius_unit
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means, spreads, stacked
@@ -145,8 +144,7 @@ class PerturbationResult(Result):
             frames.append(pd.DataFrame(columns))
         return pd.concat(frames, ignore_index=True)
 
-    @classmethod
-    @picture(plot_spread, plot_rises)
+    @picture("plot_spread", "plot_rises")
     def compare(
         cls,
         results: Mapping[str, Any],
@@ -167,6 +165,8 @@ class PerturbationResult(Result):
         Raises:
             UserError: an unknown kind, a radius that was not probed, or results that cannot be compared.
         """
+        from sharpness.plots import plot_rises, plot_spread
+
         choose("kind of picture", kind, KINDS)
         require_same(each(results), cls.COMPARED)
         first = first_of(results)

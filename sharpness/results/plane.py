@@ -11,14 +11,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from sharpness.errors import UserError
-from sharpness.plots import interactive_surfaces, outline_basins, plot_plane_grid, save_html
 from sharpness.renamed import renamed_arguments
 from sharpness.results.basins import Basins, basins_of
 from sharpness.results.comparison import first_of, one_training
+from sharpness.results.estimates import Subset
 from sharpness.results.landscape import Landscape, require_samples
 from sharpness.results.picture import picture
-from sharpness.results.pictures import Subset, draw_planes, drawable, several, values_of
 from sharpness.results.same import noise_fields, require_same
+from sharpness.results.subsets import drawable, several, values_of
 from sharpness.results.vtk import write_vtk
 
 logger = logging.getLogger("sharpness")
@@ -58,8 +58,7 @@ class PlaneResult(Landscape):
         x, y = np.meshgrid(self.x, self.y)
         return {"x": x.ravel(), "y": y.ravel()}
 
-    @classmethod
-    @picture(plot_plane_grid, interactive_surfaces)
+    @picture("plot_plane_grid", "interactive_surfaces")
     def compare(
         cls,
         results: Mapping[str, Any],
@@ -85,6 +84,9 @@ class PlaneResult(Landscape):
             basins: outline the basins of every panel: a solid line around the one that holds the model, dashed ones
                 around others, and a cross at each bottom. Of contours and heat maps.
         """
+        from sharpness.plots import outline_basins
+        from sharpness.results.pictures import draw_planes
+
         results = one_training(results, run)
         first = first_of(results)
         require_same(results, noise_fields(first, cls.COMPARED))
@@ -132,6 +134,8 @@ class PlaneResult(Landscape):
     @renamed_arguments(subset="of")
     def save_html(self, path: str | Path, of: Subset | Sequence[Subset] = None, **options: Any) -> Path:
         """Write :meth:`interactive` as one HTML file that works without a network."""
+        from sharpness.plots import save_html
+
         return save_html(self.interactive(of, **options), path)
 
     def to_vtk(self, path: str | Path) -> Path:

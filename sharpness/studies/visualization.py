@@ -21,7 +21,8 @@ from sharpness.plots.trainings import trainings_key
 from sharpness.results import Runs, pictures
 from sharpness.results.axes import plane_label
 from sharpness.results.comparison import first_of, one_training
-from sharpness.results.pictures import LOOKS, subset_title
+from sharpness.results.pictures import LOOKS
+from sharpness.results.subsets import subset_title
 
 #: A line that rises so many times higher than half of all lines leaves the frame, which says how high it goes.
 FAR = 4
