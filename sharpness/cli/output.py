@@ -49,12 +49,10 @@ def as_text(frame: pd.DataFrame) -> str:
 
 def as_noted(results: Comparison) -> str:
     """The table of one model or several for reading, with notes on its marks below; of many classes the sharpest."""
-    from sharpness.results.many_classes import abridged
+    from sharpness.results.tabular import brief
 
-    shown = alone(results)
-    names = next(iter(results.each().values())).class_names
-    table, left_out = abridged(shown.to_table(), shown.to_frame(), names)
-    return "\n".join([as_text(table), *shown.notes, *left_out])
+    table, notes = brief(alone(results))
+    return "\n".join([as_text(table), *notes])
 
 
 def alone(results: Comparison) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -57,18 +57,11 @@ class CharacteristicRadiusResult(MeasureResult):
         scale: of the radius.
     """
 
-    DIMENSIONS: ClassVar = {
-        **MeasureResult.DIMENSIONS,
-        "factors": ("factor",),
-        "class_losses": ("class", "factor"),
-        "losses": ("factor",),
-    }
-
     COMPARED: ClassVar = ("scale",)
 
-    factors: np.ndarray
-    class_losses: np.ndarray
-    losses: np.ndarray
+    factors: Annotated[np.ndarray, "factor"]
+    class_losses: Annotated[np.ndarray, "class", "factor"]
+    losses: Annotated[np.ndarray, "factor"]
     weight_norm: float
     num_parameters: int
     scale: float

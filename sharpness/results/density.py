@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -60,17 +60,11 @@ class SpectralDensityResult(Result):
     """
 
     OPTIONAL_DIMENSION: ClassVar = "class"
-    DIMENSIONS: ClassVar = {
-        "nodes": ("class", "run", "node"),
-        "weights": ("class", "run", "node"),
-        "products": ("class",),
-    }
-
     COMPARED: ClassVar = ("per_class",)
 
-    nodes: np.ndarray
-    weights: np.ndarray
-    products: np.ndarray
+    nodes: Annotated[np.ndarray, "class", "run", "node"]
+    weights: Annotated[np.ndarray, "class", "run", "node"]
+    products: Annotated[np.ndarray, "class"]
     sample_products: int
 
     def validate(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -55,37 +55,25 @@ class EigenvalueResult(Result):
     """
 
     OPTIONAL_DIMENSION: ClassVar = "class"
-    DIMENSIONS: ClassVar = {
-        "values": ("class", "rank"),
-        "residuals": ("class", "rank"),
-        "converged": ("class", "rank"),
-        "vectors": ("class", "rank", "parameter"),
-        "lower": ("class", "rank"),
-        "upper": ("class", "rank"),
-        "standard_errors": ("class", "rank"),
-        "top_share": ("class", "rank"),
-        "products": ("class",),
-    }
-
     AXES: ClassVar = ("end", "rank")
     COMPARED: ClassVar = ("per_class", "which")
     RENAMED: ClassVar = {"errors": "standard_errors"}
 
-    values: np.ndarray
-    residuals: np.ndarray
-    converged: np.ndarray
-    vectors: np.ndarray | None
+    values: Annotated[np.ndarray, "class", "rank"]
+    residuals: Annotated[np.ndarray, "class", "rank"]
+    converged: Annotated[np.ndarray, "class", "rank"]
+    vectors: Annotated[np.ndarray | None, "class", "rank", "parameter"]
     which: str
     k: int
     tol: float
     seed: int
     hvp_count: int
     sample_products: int
-    products: np.ndarray | None = None
-    lower: np.ndarray | None = None
-    upper: np.ndarray | None = None
-    standard_errors: np.ndarray | None = None
-    top_share: np.ndarray | None = None
+    products: Annotated[np.ndarray | None, "class"] = None
+    lower: Annotated[np.ndarray | None, "class", "rank"] = None
+    upper: Annotated[np.ndarray | None, "class", "rank"] = None
+    standard_errors: Annotated[np.ndarray | None, "class", "rank"] = None
+    top_share: Annotated[np.ndarray | None, "class", "rank"] = None
 
     def validate(self) -> None:
         super().validate()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -39,30 +39,20 @@ class LayerResult(Result):
         sample_products: Hessian-vector products times samples.
     """
 
-    DIMENSIONS: ClassVar = {
-        "layer_parameters": ("layer",),
-        "values": ("layer", "column"),
-        "residuals": ("layer", "column"),
-        "standard_errors": ("layer", "column"),
-        "lower": ("layer", "column"),
-        "upper": ("layer", "column"),
-        "converged": ("layer", "column"),
-    }
-
     AXES: ClassVar = ("layer",)
     COMPARED: ClassVar = ("measure", "per_class")
 
     measure: str
     layers: tuple[str, ...]
-    layer_parameters: np.ndarray
-    values: np.ndarray
-    converged: np.ndarray
+    layer_parameters: Annotated[np.ndarray, "layer"]
+    values: Annotated[np.ndarray, "layer", "column"]
+    converged: Annotated[np.ndarray, "layer", "column"]
     per_class: bool
     sample_products: int
-    residuals: np.ndarray | None = None
-    standard_errors: np.ndarray | None = None
-    lower: np.ndarray | None = None
-    upper: np.ndarray | None = None
+    residuals: Annotated[np.ndarray | None, "layer", "column"] = None
+    standard_errors: Annotated[np.ndarray | None, "layer", "column"] = None
+    lower: Annotated[np.ndarray | None, "layer", "column"] = None
+    upper: Annotated[np.ndarray | None, "layer", "column"] = None
 
     @classmethod
     def renamed(cls, plain: Mapping[str, Any]) -> Mapping[str, str]:

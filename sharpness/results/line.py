@@ -24,18 +24,6 @@ class LineResult(Landscape):
         class_accuracies: (C, n), fractions.
     """
 
-    DIMENSIONS: ClassVar = {
-        "x": ("x",),
-        "losses": ("x",),
-        "class_losses": ("class", "x"),
-        "class_accuracies": ("class", "x"),
-        "evaluated": ("x",),
-        "interpolation_errors": ("x",),
-        "class_interpolation_errors": ("class", "x"),
-        "class_accuracy_interpolation_errors": ("class", "x"),
-        **Landscape.SHARED_DIMENSIONS,
-    }
-
     AXES: ClassVar = ("x",)
     COMPARED: ClassVar = ("directions", "x")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from textwrap import fill
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -48,21 +48,6 @@ class MeasureResult(Result):
             measures that are not in it are shown by their names.
     """
 
-    DIMENSIONS: ClassVar = {
-        "overall": ("measure",),
-        "values": ("measure", "class"),
-        "standard_errors": ("measure", "class"),
-        "overall_standard_errors": ("measure",),
-        "group_standard_errors": ("measure", "group"),
-        "train_counts": ("class",),
-        "lower": ("measure", "class"),
-        "upper": ("measure", "class"),
-        "overall_lower": ("measure",),
-        "overall_upper": ("measure",),
-        "group_lower": ("measure", "group"),
-        "group_upper": ("measure", "group"),
-    }
-
     RENAMED: ClassVar = {
         "errors": "standard_errors",
         "overall_errors": "overall_standard_errors",
@@ -72,18 +57,18 @@ class MeasureResult(Result):
     ROWS: ClassVar[int] = 200
 
     names: tuple[str, ...]
-    overall: np.ndarray
-    values: np.ndarray
-    standard_errors: np.ndarray
-    overall_standard_errors: np.ndarray
-    train_counts: np.ndarray
-    lower: np.ndarray | None = None
-    upper: np.ndarray | None = None
-    overall_lower: np.ndarray | None = None
-    overall_upper: np.ndarray | None = None
-    group_standard_errors: np.ndarray | None = None
-    group_lower: np.ndarray | None = None
-    group_upper: np.ndarray | None = None
+    overall: Annotated[np.ndarray, "measure"]
+    values: Annotated[np.ndarray, "measure", "class"]
+    standard_errors: Annotated[np.ndarray, "measure", "class"]
+    overall_standard_errors: Annotated[np.ndarray, "measure"]
+    train_counts: Annotated[np.ndarray, "class"]
+    lower: Annotated[np.ndarray | None, "measure", "class"] = None
+    upper: Annotated[np.ndarray | None, "measure", "class"] = None
+    overall_lower: Annotated[np.ndarray | None, "measure"] = None
+    overall_upper: Annotated[np.ndarray | None, "measure"] = None
+    group_standard_errors: Annotated[np.ndarray | None, "measure", "group"] = None
+    group_lower: Annotated[np.ndarray | None, "measure", "group"] = None
+    group_upper: Annotated[np.ndarray | None, "measure", "group"] = None
     over: tuple[str, ...] = ()
     described: dict[str, dict[str, Any]] = field(default_factory=dict)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -40,30 +40,18 @@ class OptimaResult(Result):
         products: (C,) Gauss-Newton products.
     """
 
-    DIMENSIONS: ClassVar = {
-        "lengths": ("class",),
-        "length_errors": ("class",),
-        "losses": ("class",),
-        "optimum_losses": ("class",),
-        "optimum_loss_errors": ("class",),
-        "cosines": ("optimum", "class"),
-        "losses_at": ("optimum", "class"),
-        "converged": ("class",),
-        "vectors": ("class", "parameter"),
-        "products": ("class",),
-    }
     SETTINGS: ClassVar = ("damping", "steps", "match_samples")
 
-    lengths: np.ndarray
-    length_errors: np.ndarray
-    losses: np.ndarray
-    optimum_losses: np.ndarray
-    optimum_loss_errors: np.ndarray
-    cosines: np.ndarray
-    losses_at: np.ndarray
-    converged: np.ndarray
-    products: np.ndarray
-    vectors: np.ndarray | None = None
+    lengths: Annotated[np.ndarray, "class"]
+    length_errors: Annotated[np.ndarray, "class"]
+    losses: Annotated[np.ndarray, "class"]
+    optimum_losses: Annotated[np.ndarray, "class"]
+    optimum_loss_errors: Annotated[np.ndarray, "class"]
+    cosines: Annotated[np.ndarray, "optimum", "class"]
+    losses_at: Annotated[np.ndarray, "optimum", "class"]
+    converged: Annotated[np.ndarray, "class"]
+    products: Annotated[np.ndarray, "class"]
+    vectors: Annotated[np.ndarray | None, "class", "parameter"] = None
 
     def validate(self) -> None:
         super().validate()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -46,31 +46,19 @@ class OwnersResult(Result):
         which: the end of the spectrum, as of :class:`EigenvalueResult`.
     """
 
-    DIMENSIONS: ClassVar = {
-        "values": ("rank",),
-        "residuals": ("rank",),
-        "converged": ("rank",),
-        "shares": ("rank", "class"),
-        "standard_errors": ("rank", "class"),
-        "slopes": ("rank", "class"),
-        "slope_errors": ("rank", "class"),
-        "accuracy_changes": ("rank", "class", "side"),
-        "accuracy_change_errors": ("rank", "class", "side"),
-        "epsilons": ("rank",),
-    }
     AXES: ClassVar = ("direction",)
     COMPARED: ClassVar = ("which",)
 
-    values: np.ndarray
-    residuals: np.ndarray
-    converged: np.ndarray
-    shares: np.ndarray
-    standard_errors: np.ndarray
-    slopes: np.ndarray
-    slope_errors: np.ndarray
-    accuracy_changes: np.ndarray
-    accuracy_change_errors: np.ndarray
-    epsilons: np.ndarray
+    values: Annotated[np.ndarray, "rank"]
+    residuals: Annotated[np.ndarray, "rank"]
+    converged: Annotated[np.ndarray, "rank"]
+    shares: Annotated[np.ndarray, "rank", "class"]
+    standard_errors: Annotated[np.ndarray, "rank", "class"]
+    slopes: Annotated[np.ndarray, "rank", "class"]
+    slope_errors: Annotated[np.ndarray, "rank", "class"]
+    accuracy_changes: Annotated[np.ndarray, "rank", "class", "side"]
+    accuracy_change_errors: Annotated[np.ndarray, "rank", "class", "side"]
+    epsilons: Annotated[np.ndarray, "rank"]
     which: str = "LA"
 
     def validate(self) -> None:

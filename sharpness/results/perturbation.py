@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -39,25 +39,16 @@ class PerturbationResult(Result):
         distribution: ``"gaussian"``, ``"sphere"`` or ``"uniform"``.
     """
 
-    DIMENSIONS: ClassVar = {
-        "radii": ("radius",),
-        "losses": ("radius", "draw"),
-        "class_losses": ("radius", "draw", "class"),
-        "class_accuracies": ("radius", "draw", "class"),
-        "base_class_losses": ("class",),
-        "base_class_accuracies": ("class",),
-    }
-
     AXES: ClassVar = ("radius", "draw")
     COMPARED: ClassVar = ("radii", "normalization", "distribution", "seed")
 
-    radii: np.ndarray
-    losses: np.ndarray
-    class_losses: np.ndarray
-    class_accuracies: np.ndarray
+    radii: Annotated[np.ndarray, "radius"]
+    losses: Annotated[np.ndarray, "radius", "draw"]
+    class_losses: Annotated[np.ndarray, "radius", "draw", "class"]
+    class_accuracies: Annotated[np.ndarray, "radius", "draw", "class"]
     base_loss: float
-    base_class_losses: np.ndarray
-    base_class_accuracies: np.ndarray
+    base_class_losses: Annotated[np.ndarray, "class"]
+    base_class_accuracies: Annotated[np.ndarray, "class"]
     normalization: str | None
     distribution: str
     seed: int

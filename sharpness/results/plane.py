@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -36,23 +36,10 @@ class PlaneResult(Landscape):
         class_accuracies: (C, ny, nx), fractions.
     """
 
-    DIMENSIONS: ClassVar = {
-        "x": ("x",),
-        "y": ("y",),
-        "losses": ("y", "x"),
-        "class_losses": ("class", "y", "x"),
-        "class_accuracies": ("class", "y", "x"),
-        "evaluated": ("y", "x"),
-        "interpolation_errors": ("y", "x"),
-        "class_interpolation_errors": ("class", "y", "x"),
-        "class_accuracy_interpolation_errors": ("class", "y", "x"),
-        **Landscape.SHARED_DIMENSIONS,
-    }
-
     AXES: ClassVar = ("x", "y")
     COMPARED: ClassVar = ("directions", "x", "y")
 
-    y: np.ndarray
+    y: Annotated[np.ndarray, "y"]
 
     def points(self) -> dict[str, np.ndarray]:
         x, y = np.meshgrid(self.x, self.y)

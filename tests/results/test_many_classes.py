@@ -20,7 +20,7 @@ def test_groups_come_first_and_the_ten_sharpest_are_named():
     shown, notes = abridged(frame, frame, names)
     assert shown["class"].tolist()[:2] == ["all", "many"]
     assert shown.lambda_max.tolist()[2:] == list(range(999, 989, -1))
-    assert notes[0] == "10 of 1,000 classes, those of the largest lambda_max; -o FILE has all"
+    assert notes[0] == "10 of 1,000 classes, those of the largest lambda_max; a .csv file has all"
     assert notes[1] == "lambda_max of 1,000 classes: 5 % 50, 50 % 500, 95 % 949"
 
 
