@@ -18,9 +18,9 @@ from sharpness.cli.output import Delivery, alone
 @CHECKPOINTS
 @probing_options
 @click.option("--per-group", is_flag=True, help="Optima of many, medium and few instead of classes.")
-@click.option("--damping", default=0.01, show_default=True, help="Cost of a move by the norm of all weights, doubled.")
-@click.option("--steps", default=8, show_default=True, help="Largest number of Gauss-Newton steps.")
-@click.option("--cg-steps", default=30, show_default=True, help="Largest number of products in each step.")
+@click.option("--damping", default=0.01, help="Cost of a move by the norm of all weights, doubled.")
+@click.option("--steps", default=8, help="Largest number of Gauss-Newton steps.")
+@click.option("--cg-steps", default=30, help="Largest number of products in each step.")
 @PARAMETERS
 @result_options
 @grouped(shown=Delivery)

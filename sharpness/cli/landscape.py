@@ -89,54 +89,30 @@ class Pictures:
 @click.command(cls=OneExample)
 @CHECKPOINTS
 @probing_options
-@click.option(
-    "--plane", "points", default=51, show_default=True, help="Points along each side of the plane; 0 for no plane."
-)
+@click.option("--plane", "points", default=51, help="Points along each side of the plane; 0 for no plane.")
 @click.option("--line", "line_points", default=0, help="Points of a line along the first direction; 0 for no line.")
-@click.option(
-    "--range",
-    "extent",
-    default=1.0,
-    show_default=True,
-    help="Half the side of the plane, in lengths of the directions.",
-)
+@click.option("--range", "extent", default=1.0, help="Half the side of the plane, in lengths of the directions.")
 @click.option(
     "--directions",
     default="filter",
-    show_default=True,
     help="Directions: filter, layer or none (Gaussian, normalised so); hessian, gradient+hessian, ...; or a FILE.npz.",
 )
-@click.option(
-    "--adaptive", default=0.01, show_default=True, help="Relative error of interpolation; 0 to evaluate every point."
-)
-@click.option(
-    "--precision", default="auto", show_default=True, help="Precision of forward passes: auto, float32 or bfloat16."
-)
+@click.option("--adaptive", default=0.01, help="Relative error of interpolation; 0 to evaluate every point.")
+@click.option("--precision", default="auto", help="Precision of forward passes: auto, float32 or bfloat16.")
 @PARAMETERS
-@click.option(
-    "--batchnorm", default="eval", show_default=True, help="BatchNorm statistics: eval, or recalibrate at every point."
-)
+@click.option("--batchnorm", default="eval", help="BatchNorm statistics: eval, or recalibrate at every point.")
 @click.option("--of", "subsets", multiple=True, help="Class or group to draw. Repeatable. [all samples and groups]")
 @click.option("--per-class", is_flag=True, help="Draw every class as well.")
-@click.option(
-    "--quantity",
-    default="loss",
-    show_default=True,
-    help="Quantity to draw: loss, its rise above the model's own, or accuracy.",
-)
+@click.option("--quantity", default="loss", help="Quantity to draw: loss, its rise above the model's own, or accuracy.")
 @click.option("--scale", help="Scale of the colours: clipped, log or linear. [clipped; linear for accuracies]")
 @click.option("--basins", is_flag=True, help="Outline the basins of planes, and print their depth, area and saddles.")
 @click.option(
     "--interactive", is_flag=True, help="Write an interactive surface for the browser as well, OUT/surface.html."
 )
-@click.option(
-    "--resume/--no-resume", default=True, show_default=True, help="Continue with the points of an interrupted call."
-)
-@click.option("--seed", default=0, show_default=True, help="Seed of Gaussian directions.")
+@click.option("--resume/--no-resume", default=True, help="Continue with the points of an interrupted call.")
+@click.option("--seed", default=0, help="Seed of Gaussian directions.")
 @CLUSTER
-@click.option(
-    "-o", "--out", type=click.Path(), default="landscape", show_default=True, help="Folder for files and pictures."
-)
+@click.option("-o", "--out", type=click.Path(), default="landscape", help="Folder for files and pictures.")
 @grouped(surface=Surface, pictures=Pictures)
 def landscape(
     checkpoints: tuple[str, ...], surface: Surface, pictures: Pictures, parameters: str, batchnorm: str, out: str,

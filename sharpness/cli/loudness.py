@@ -42,7 +42,13 @@ def _set_level(ctx: click.Context, param: click.Parameter, value: int) -> None:
 
 def loudness_options() -> list[click.Option]:
     """``-q``, twice for errors alone, and ``-v``; tables and files do not change."""
-    shared: dict[str, Any] = {"count": True, "expose_value": False, "is_eager": True, "callback": _set_level}
+    shared: dict[str, Any] = {
+        "count": True,
+        "expose_value": False,
+        "show_default": False,
+        "is_eager": True,
+        "callback": _set_level,
+    }
     return [
         click.Option(
             ["-q", "--quiet"], help="Say warnings alone on stderr, without progress; -qq errors alone.", **shared

@@ -50,27 +50,24 @@ class TableSettings:
 @coordinates_option()
 @click.option(
     "--measures",
-    default="",
     cls=Offered,
     registry="measures",
     help=f"Comma-separated names of measures, or package.module:name of one: {', '.join(MEASURES)}. "
     f"[all but {', '.join(UNUSUAL_MEASURES)}]",
 )
-@click.option("--radius", default=0.1, show_default=True, help="Radius of random perturbations, in filter norms.")
-@click.option("--draws", default=5, show_default=True, help="Number of random perturbations.")
-@click.option("--rho", default=0.05, show_default=True, help="Radius of the worst-case perturbation.")
-@click.option("--trace-draws", default=30, show_default=True, help="Number of random vectors for the trace.")
+@click.option("--radius", default=0.1, help="Radius of random perturbations, in filter norms.")
+@click.option("--draws", default=5, help="Number of random perturbations.")
+@click.option("--rho", default=0.05, help="Radius of the worst-case perturbation.")
+@click.option("--trace-draws", default=30, help="Number of random vectors for the trace.")
 @TOL
-@click.option(
-    "--max-iterations", default=100, show_default=True, help="Largest number of products for each end of a spectrum."
-)
+@click.option("--max-iterations", default=100, help="Largest number of products for each end of a spectrum.")
 @PARAMETERS
-@click.option("--seed", default=0, show_default=True, help="Seed of random perturbations and start vectors.")
+@click.option("--seed", default=0, help="Seed of random perturbations and start vectors.")
 @CLUSTER
 @result_options
 @grouped(settings=TableSettings, shown=Delivery)
 def measure(
-    checkpoints: tuple[str, ...], measures: str, settings: TableSettings, cluster: str | None, shown: Delivery,
+    checkpoints: tuple[str, ...], measures: str | None, settings: TableSettings, cluster: str | None, shown: Delivery,
     **probed: Any,
 ) -> None:  # fmt: skip
     """Print the per-class table of checkpoints: accuracy, loss, eigenvalues, rises of the loss, standard errors.
@@ -99,7 +96,7 @@ def measure(
             say(f"sharpness: {checkpoint.path}: suspicious: {remark}", err=True)
     work, partial = shown.work(beside_picture=True)
     results = sharpness.measure(
-        read, measures=measures or None, resume=partial, executor=executor, **asdict(settings), **options
+        read, measures=measures, resume=partial, executor=executor, **asdict(settings), **options
     )
     assert isinstance(results, Comparison)
     what = f"Measures of every class: {', '.join(first_of(results).names)}"

@@ -67,16 +67,12 @@ class EndSettings:
 @click.option("--owners", is_flag=True, help="Share of every class in the largest eigenvalues of the whole loss.")
 @click.option("-k", type=int, help="Number of eigenvalues at each end. [1; --owners: 10]")
 @TOL
-@click.option(
-    "--kind", default="hessian", show_default=True, help="Curvature matrix: hessian or ggn (generalised Gauss-Newton)."
-)
+@click.option("--kind", default="hessian", help="Curvature matrix: hessian or ggn (generalised Gauss-Newton).")
 @PARAMETERS
 @click.option("--match-samples", type=int, help="Number of images of every class, drawn at random first.")
-@click.option(
-    "--bootstrap", default=0, show_default=True, help="Number of resamples for 95 % intervals over images; 0 for none."
-)
+@click.option("--bootstrap", default=0, help="Number of resamples for 95 % intervals over images; 0 for none.")
 @click.option("--verify", is_flag=True, help="Compare eigenvalues with the rise of the loss along their vectors.")
-@click.option("--seed", default=0, show_default=True, help="Seed of start vectors and resamples.")
+@click.option("--seed", default=0, help="Seed of start vectors and resamples.")
 @CLUSTER
 @result_options
 @grouped(rows=RowSettings, ends=EndSettings, shown=Delivery)

@@ -164,6 +164,7 @@ class SpectralDensityResult(Result):
 
         require_same(each(results), shared=())
         rules = {label: [r.quadrature(of) for r in trainings_of(entry)] for label, entry in results.items()}
+        # One width for all models, and one grid for the trainings of each: curves are compared, and averaged, by point.
         width = smoothing or max(q.density().width for of_model in rules.values() for q in of_model)
         curves, trainings, ends = {}, {}, {}
         for label, of_model in rules.items():

@@ -40,7 +40,7 @@ def test_the_widest_error_and_what_halves_it(tables):
     mean, error = max((closed(ones) for ones in (20, 25, 80)), key=lambda pair: pair[1] / pair[0])
     share = 100 * error / mean
     assert (
-        f"loss of a, {share:.0f} %; twice as many images would take it to {share / 2**0.5:.0f} %" in enough(tables)[0]
+        f"loss of a, {share:.2g} %; twice as many images would take it to {share / 2**0.5:.2g} %" in enough(tables)[0]
     )
 
 
