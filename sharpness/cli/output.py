@@ -169,14 +169,10 @@ def save_drawn(drawn: Any, path: Path, caption: Mapping[str, str], err: bool = F
     """
     if not _first():
         return
-    import numpy as np
-
-    from sharpness.plots import save_figure
+    from sharpness.plots import figure_of, save_figure
     from sharpness.results.caption import write_caption
 
-    first = np.ravel(np.asarray(drawn, dtype=object))[0]
-    figure = first if hasattr(first, "savefig") else first.get_figure(root=True)
-    for written in [*save_figure(figure, path), write_caption(path, caption)]:
+    for written in [*save_figure(figure_of(drawn, outermost=True), path), write_caption(path, caption)]:
         say(written, err=err)
 
 

@@ -76,14 +76,14 @@ def payload_of(collections: Sequence[Collection], title: str) -> dict[str, Any]:
     }
 
 
-def packed(values: Any, dtype: str = "<f4") -> dict[str, Any]:
+def packed(values: Any) -> dict[str, Any]:
     """An array as base64, with its shape.
 
     >>> packed([[1.0, float("nan")]])
     {'shape': [1, 2], 'data': 'AACAPwAAwH8='}
     """
     with np.errstate(over="ignore"):  # a loss beyond single precision is shown as infinite
-        array = np.ascontiguousarray(np.asarray(values), dtype=dtype)
+        array = np.ascontiguousarray(np.asarray(values), dtype="<f4")
     return {"shape": list(array.shape), "data": base64.b64encode(array.tobytes()).decode()}
 
 

@@ -187,6 +187,6 @@ def name_row(ax: Axes, name: str) -> None:
     )  # fmt: skip
 
 
-def wrapped(text: str, room: float, fontsize: float = 8) -> str:
+def wrapped(text: str, room: float) -> str:
     """The text, with the unit in brackets on a second line where it is wider than the room, in points."""
-    return text.replace(" (", "\n(", 1) if width_of([text], fontsize) > 1.05 * room else text
+    return text.replace(" (", "\n(", 1) if width_of([text], 8) > 1.05 * room else text

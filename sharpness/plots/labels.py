@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -170,16 +170,23 @@ def legend_columns(labels: Sequence[str], room: float, fontsize: float = 7) -> i
     return -(-len(labels) // max(rows, 1))
 
 
-def legend_above(ax: Axes, title: str | None = None, extra: Sequence[Line2D] = (), fontsize: float = 7) -> None:
+def set_texts(ax: Axes, texts: Mapping[str, Any], extra: Sequence[Line2D] = ()) -> None:
+    """Set names of the axes, title and legend, as :class:`~sharpness.plots.options.TextOptions` has them."""
+    ax.set(xlabel=texts["xlabel"], ylabel=texts["ylabel"], title=texts["title"] or "")
+    if texts["legend"]:
+        legend_above(ax, texts["title"], extra)
+
+
+def legend_above(ax: Axes, title: str | None = None, extra: Sequence[Line2D] = ()) -> None:
     """A legend over the Axes, in as few rows as fit, and ``title`` above it; ``extra`` entries come last."""
     handles, labels = ax.get_legend_handles_labels()
     handles, labels = [*handles, *extra], [*labels, *(str(line.get_label()) for line in extra)]
     room = 1.05 * size_of(ax)[0]  # a layout widens the Axes
-    columns = legend_columns(labels, room, fontsize)
+    columns = legend_columns(labels, room)
     rows = -(-len(labels) // max(columns, 1))
     if labels:
         ax.legend(
             handles, labels, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2,
-            handlelength=2.2, handletextpad=0.4, columnspacing=1.2, fontsize=fontsize,
+            handlelength=2.2, handletextpad=0.4, columnspacing=1.2, fontsize=7,
         )  # fmt: skip
-    ax.set_title(title or "", pad=6 + rows * 1.7 * fontsize)
+    ax.set_title(title or "", pad=6 + 11.9 * rows)

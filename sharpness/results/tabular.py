@@ -41,7 +41,7 @@ class Tabular:
         """Any of the results: what all of them have in common can be read from it."""
 
     def _heading(self) -> str:
-        """What the table is of, in one line; empty where the table says it."""
+        """The subject of the table in one line; empty where the table says it."""
         return ""
 
     def to_table(self) -> pd.DataFrame:

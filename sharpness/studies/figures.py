@@ -24,6 +24,8 @@ from sharpness.studies.settings import Settings, StudyOptions, measure_of, setti
 from sharpness.studies.summary import note_on, part_text, to_markdown
 
 METHODS = ("ce", "ldam-drw", "mislas", "gcl", "cc-sam")
+#: Of the tests for differences.
+LEVEL = 0.05
 ONE_SEED = (
     "One training each, with seed {seeds}; ± standard error over images or draws. What another seed would change is "
     "not known."
@@ -195,10 +197,10 @@ def summary_text(cells: pd.DataFrame, summary: pd.DataFrame, note: str) -> str:
     return "\n".join(parts)
 
 
-def difference_text(pairs: pd.DataFrame, level: float = 0.05) -> str:
+def difference_text(pairs: pd.DataFrame) -> str:
     """The pairs that differ beyond the spread over seeds, measure by measure."""
     tested = int(pairs.p.notna().sum())
-    summary = DIFFERENCES.format(level=level, apart=int(pairs.apart.sum()), tested=tested, chance=level * tested)
+    summary = DIFFERENCES.format(level=LEVEL, apart=int(pairs.apart.sum()), tested=tested, chance=LEVEL * tested)
     lines, none = [], []
     directions = {True: " (less is flatter)", False: " (more is flatter)", None: ""}
     for measure, part in pairs.groupby("measure", sort=False):

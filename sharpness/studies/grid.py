@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from sharpness.data import LongTailData
 from sharpness.errors import UserError, choose
 from sharpness.files import write_atomically, write_csv
-from sharpness.plots import COLUMN, PAGE, DotColumn, plot_dots, save_figure
+from sharpness.plots import COLUMN, PAGE, DotColumn, figure_of, plot_dots, save_figure
 from sharpness.plots.options import COMMON, PlotOptions
 from sharpness.results.caption import write_caption
 from sharpness.studies.seeds import failures, over_seeds, table_of
@@ -110,10 +110,7 @@ def draw_grid(numbers: pd.DataFrame) -> Figure:
         titles = {m: f"{measure_of(m).label}{within[m]}, {'tail' if m.endswith(' tail') else 'all'}" for m in shown}
         label = RATIOS[directions.pop() if len(directions) == 1 else None]
         columns.append(DotColumn(label, panels(numbers, titles, rows), 1, log=True))
-    axes = plot_dots(columns, rows, COLUMN if len(columns) < 3 else PAGE)
-    figure = axes[0].get_figure(root=True)
-    assert figure is not None
-    return figure
+    return figure_of(plot_dots(columns, rows, COLUMN if len(columns) < 3 else PAGE))
 
 
 def write_study(
