@@ -231,13 +231,10 @@ class CharacteristicRadiusResult(MeasureResult):
 
     def _class(self, subset: Subset) -> int | None:
         """The index of a class, or None. A group has no radius of its own."""
-        if subset is None:
-            return None
-        if isinstance(subset, str) and subset in self.class_names:
-            return self.class_names.index(subset)
-        if isinstance(subset, str) or not 0 <= subset < len(self.class_names):
+        found = None if subset is None else self.classes_of(subset)
+        if isinstance(found, list):
             raise UserError(f"no class {subset!r}: choose one of {', '.join(self.class_names)}, an index, or None")
-        return int(subset)
+        return found
 
     def _summary(self) -> str:
         low, high = np.nanmin(self.rho), np.nanmax(self.rho)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,39 +104,28 @@ class Collection:
         return (one for of_label in self.members.values() for one in of_label)
 
 
-def collect(sources: Iterable[str | Path] | str | Path) -> list[Collection]:
-    """Read saved results, and put together what can be compared.
+def collect(results: Any) -> list[Collection]:
+    """Put together what can be compared of saved results, or of results in memory.
 
     Args:
-        sources: files, or folders, in which every ``.nc`` file that holds a result counts.
+        results: a file, or a folder, in which every ``.nc`` file that holds a result counts; a result, :class:`Runs`, a
+            :class:`Comparison`, a mapping of labels to results; or a list of any of these.
 
     Raises:
-        UserError: a source that is not there, a file that is no result, or no result at all.
+        UserError: something else, a source that is not there, a file that is no result, or no result at all.
     """
-    listed = [sources] if isinstance(sources, str | Path) else list(sources)
-    return gather(of_sources(listed), ", ".join(map(str, listed)))
+    listed = list(results) if isinstance(results, list | tuple) else [results]
+    paths = [str(one) for one in listed if isinstance(one, str | Path)]
+    return gather(saved_in(results), ", ".join(paths) or "what was given")
 
 
-def of_sources(sources: Iterable[str | Path]) -> list[Saved]:
-    """Every result of files, or of the folders of files.
+def saved_in(results: Any) -> list[Saved]:
+    """Every result of what :func:`collect` takes.
 
     Raises:
-        UserError: a source that is not there, or a file that is no result.
+        UserError: something else, a source that is not there, or a file that is no result.
     """
-    return [one for source in sources for one in _of_source(Path(source))]
-
-
-def collected(results: Any) -> list[Collection]:
-    """Put together what can be compared of results in memory, of files or of folders.
-
-    Args:
-        results: a result, :class:`Runs`, a :class:`Comparison`, a mapping of labels to results, a path, or a list of
-            any of these.
-
-    Raises:
-        UserError: something else, and what :func:`collect` refuses.
-    """
-    return gather(list(_of_anything(results)), "what was given")
+    return list(_of_anything(results))
 
 
 def gather(found: Sequence[Saved], where: str) -> list[Collection]:

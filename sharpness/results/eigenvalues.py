@@ -85,11 +85,12 @@ class EigenvalueResult(Result):
         return {"LA": ("lambda_max",), "SA": ("lambda_min",), "both": ("lambda_max", "lambda_min")}[self.which]
 
     def _estimate(self, name: str, subset: Subset) -> Estimate:
-        column = 0 if name == "lambda_max" else -1
-        nowhere = np.full_like(self.values, np.nan)
-        arrays = self.values, self.standard_errors, *self.intervals
-        rows = np.array([np.atleast_1d((nowhere if a is None else a)[..., column]) for a in arrays])
-        return self._of_row(rows, subset, self.per_class)
+        return self._of_row(self._rows(0 if name == "lambda_max" else -1), subset, self.per_class)
+
+    def _rows(self, column: int) -> np.ndarray:
+        """Value, standard error and both ends of the interval of an eigenvalue, (4, C) or (4, 1)."""
+        arrays = self.values, _known(self, self.standard_errors), *self.intervals
+        return np.stack([np.atleast_2d(array)[:, column] for array in arrays])
 
     @property
     def ranks(self) -> list[str]:
@@ -220,12 +221,10 @@ class EigenvalueResult(Result):
         def details(column: int) -> dict[str, Any]:
             """Intervals, which values could be zero, which have not converged, and those of all trainings."""
             found: dict[str, Any] = {"trainings": spreads(results, at(column, lambda r: r.values))}
+            rows = means(results, lambda r: r._rows(column)[:, order])
             if any(r.lower is not None or r.standard_errors is not None for r in each(results).values()):
-                sides = [means(results, at(column, lambda r, s=side: r.intervals[s])) for side in (0, 1)]
-                found["intervals"] = {label: np.stack([side[label] for side in sides]) for label in results}
-            errors = means(results, at(column, lambda r: _known(r, r.standard_errors)))
-            values = means(results, at(column, lambda r: r.values))
-            found["doubtful"] = {label: near_zero(values[label], errors[label]) for label in results}
+                found["intervals"] = {label: row[2:] for label, row in rows.items()}
+            found["doubtful"] = {label: near_zero(values, errors) for label, (values, errors, *_) in rows.items()}
             # The mean over trainings is not converged if one of them is not.
             flags = stacked(results, at(column, lambda r: ~r.converged & np.isfinite(r.values)))
             return found | {"flags": {label: f.reshape(-1, len(order)).any(axis=0) for label, f in flags.items()}}

@@ -184,39 +184,28 @@ class MeasureResult(Result):
             order = np.zeros(1, dtype=int)
         order = in_order(first.class_names, order) if by_class else order
 
-        def side_of(side: str) -> Any:
-            """Of a result, (C,) in the order of the picture, or (1,) of all samples."""
+        m = first.names.index(measure)
 
-            def pick(r: Any) -> np.ndarray:
-                m = r.names.index(measure)
-                of_classes, of_all = r._ends(m)
-                chosen = {
-                    "value": (r.values[m], r.overall[m]),
-                    "error": (r.standard_errors[m], r.overall_standard_errors[m]),
-                    "lower": (of_classes[0], of_all[0]),
-                    "upper": (of_classes[1], of_all[1]),
-                }[side]
-                return np.atleast_1d(chosen[0 if by_class else 1])[order]
+        def rows(r: Any) -> np.ndarray:
+            """Value, error and both ends (4, C) in the order of the picture, or (4, 1) of all samples."""
+            of_classes, of_all = r._ends(m)
+            if by_class:
+                return np.stack([r.values[m], r.standard_errors[m], *of_classes])[:, order]
+            return np.stack([r.overall[m], r.overall_standard_errors[m], *of_all])[:, None]
 
-            return pick
-
-        def pick(side: str) -> dict[str, np.ndarray]:
-            """Of every model; of several trainings their mean, of errors that of one training on average."""
-            return means(results, side_of(side))
-
-        values, errors, lower, upper = (pick(side) for side in ("value", "error", "lower", "upper"))
-        settings: dict[str, Any] = {"ylabel": first.description(measure).label}
-        settings["over"] = first.over[first.names.index(measure)] if first.over else UNKNOWN
+        found = means(results, rows)
+        shown = first.description(measure)
+        settings: dict[str, Any] = {"ylabel": shown.label, "over": first.over[m] if first.over else UNKNOWN}
         if by_class and known:
             settings["counts"] = first.train_counts[order]
         return plot_class_values(
-            values,
+            {label: values for label, (values, *_) in found.items()},
             [first.class_names[c] for c in order] if by_class else ["all classes"],
             ax=ax,
-            intervals={label: np.stack([lower[label], upper[label]]) for label in results},
-            doubtful={label: near_zero(values[label], errors[label]) for label in results},
-            trainings=spreads(results, side_of("value")),
-            bounds=first.description(measure).bounds,
+            intervals={label: row[2:] for label, row in found.items()},
+            doubtful={label: near_zero(values, errors) for label, (values, errors, *_) in found.items()},
+            trainings=spreads(results, lambda r: rows(r)[0]),
+            bounds=shown.bounds,
             **{**settings, **options},
         )
 

@@ -15,7 +15,6 @@ from sharpness.results.comparison import each, first_of, means
 from sharpness.results.estimates import Estimate, Subset
 from sharpness.results.picture import heat_maps, in_order, picture
 from sharpness.results.same import require_same
-from sharpness.results.tables import long_form
 from sharpness.results.words import marks_in
 from sharpness.statistics import interval
 from sharpness.untrusted.refused import Refused
@@ -95,9 +94,6 @@ class OptimaResult(Result):
         frame["with"] = ["" if w is None else self.class_names[w] for w in worst]
         frame["converged"], frame["products"] = self.converged, self.products.astype(int)
         return frame
-
-    def _long(self, frame: pd.DataFrame) -> pd.DataFrame:
-        return long_form(frame, NUMBERS, self.AXES)
 
     def notes_on(self, frame: pd.DataFrame) -> list[str]:
         return marks_in(frame, dict.fromkeys(NUMBERS, "images"))
