@@ -231,10 +231,10 @@ class CharacteristicRadiusResult(MeasureResult):
 
     def _class(self, subset: Subset) -> int | None:
         """The index of a class, or None. A group has no radius of its own."""
-        found = None if subset is None else self.classes_of(subset)
-        if isinstance(found, list):
+        places = {name: c for c, name in enumerate(self.class_names)} | {c: c for c in range(len(self.class_names))}
+        if subset is not None and subset not in places:
             raise UserError(f"no class {subset!r}: choose one of {', '.join(self.class_names)}, an index, or None")
-        return found
+        return None if subset is None else places[subset]
 
     def _summary(self) -> str:
         low, high = np.nanmin(self.rho), np.nanmax(self.rho)
