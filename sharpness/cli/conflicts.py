@@ -10,8 +10,8 @@ import sharpness
 from sharpness.cli.completion import CHECKPOINTS
 from sharpness.cli.file_options import probing_options
 from sharpness.cli.grouped import grouped
-from sharpness.cli.options import PARAMETERS, OneExample, measured_on, picture_look, result_options, split_of
-from sharpness.cli.output import Delivery, alone
+from sharpness.cli.options import PARAMETERS, OneExample, picture_look, result_options
+from sharpness.cli.output import Delivery
 
 
 @click.command(cls=OneExample)
@@ -36,7 +36,6 @@ def conflicts(
     Example: sharpness conflicts runs/ldam/last.pt --plot conflicts
     """
     from sharpness.cli.subjects import subjects
-    from sharpness.results.caption import caption
 
     shown.require()
     read, options = subjects(checkpoints, probed)
@@ -46,8 +45,4 @@ def conflicts(
     results = sharpness.class_optima(
         read, damping, steps, cg_steps, per_group=per_group, keep_vectors=False, resume=partial, **shared
     )
-    what = "Cosines between displacements to the classes' own optima"
-    shown.results(
-        results, lambda: alone(results).plot(**look), lambda: caption(what, results, split_of(probed)), work,
-        lambda: [measured_on(probed)],
-    )  # fmt: skip
+    shown.results(results, "Cosines between displacements to the classes' own optima", probed, look, work)

@@ -16,8 +16,8 @@ import sharpness
 from sharpness.cli.completion import CHECKPOINTS
 from sharpness.cli.file_options import probing_options
 from sharpness.cli.grouped import grouped
-from sharpness.cli.options import CLUSTER, PARAMETERS, OneExample, executor_of, picture_look, split_of
-from sharpness.cli.output import as_text, require_folder, save_drawn, say, write
+from sharpness.cli.options import CLUSTER, PARAMETERS, OneExample, executor_of, picture_look
+from sharpness.cli.output import as_text, require_folder, save_drawn, say, split_of, write
 from sharpness.cli.work import finish, work_of
 from sharpness.errors import UserError, choose
 from sharpness.files import shortened

@@ -20,10 +20,8 @@ from sharpness.cli.options import (
     OneExample,
     coordinates_option,
     executor_of,
-    measured_on,
     picture_look,
     result_options,
-    split_of,
 )
 from sharpness.cli.output import Delivery, say
 from sharpness.registries import MEASURES
@@ -82,7 +80,6 @@ def measure(
     from sharpness.cli.subjects import single, subjects
     from sharpness.probes.shared.unseen_images import unseen
     from sharpness.results import Comparison
-    from sharpness.results.caption import caption
     from sharpness.results.comparison import first_of
     from sharpness.results.enough import enough
 
@@ -100,7 +97,4 @@ def measure(
     )
     assert isinstance(results, Comparison)
     what = f"Measures of every class: {', '.join(first_of(results).names)}"
-    shown.results(
-        results, lambda: results.plot(measure="all", **look), lambda: caption(what, results, split_of(probed)), work,
-        lambda: [measured_on(probed), *enough(results)],
-    )  # fmt: skip
+    shown.results(results, what, probed, {"measure": "all", **look}, work, lambda: enough(results))

@@ -206,21 +206,6 @@ def picture_look(given: dict[str, Any], labels: Iterable[str], drawn: bool = Tru
     return look
 
 
-def split_of(given: dict[str, Any]) -> str:
-    """The split of recorded or named data that is probed; nothing of images of one's own."""
-    return "" if given["images"] is not None else given["split"] or "train"
-
-
-def measured_on(given: dict[str, Any]) -> str:
-    """The images of a table in words: which split, by whose choice, and which of each class."""
-    number = given["limit_per_class"]
-    part = "all" if number is None else f"the first {number} of every class, in the order of the data,"
-    if given["images"] is not None:
-        return f"images: {part} of {given['images']}"
-    chosen = "" if given["split"] is not None else ", as usual here; accuracy is quoted on --split test"
-    return f"images: {part} of the {split_of(given)} split{chosen}"
-
-
 #: Options of training runs, except their seeds.
 training_options = several(
     click.option("--epochs", type=int, help="Epochs of the first stage; later ones in proportion. [as published]"),

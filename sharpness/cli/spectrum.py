@@ -18,12 +18,10 @@ from sharpness.cli.options import (
     OneExample,
     coordinates_option,
     executor_of,
-    measured_on,
     picture_look,
     result_options,
-    split_of,
 )
-from sharpness.cli.output import Delivery, alone, as_text, say
+from sharpness.cli.output import Delivery, as_text, say
 from sharpness.errors import UserError
 
 
@@ -88,7 +86,6 @@ def spectrum(
     Example: sharpness spectrum runs/ldam/last.pt --per-class
     """
     from sharpness.cli.subjects import subjects
-    from sharpness.results.caption import caption
 
     if density and (ends.per_layer or ends.verify or ends.bootstrap):
         raise UserError("--density goes with --per-class or --per-group, not with --per-layer, --verify or --bootstrap")
@@ -123,10 +120,7 @@ def spectrum(
     else:
         what = "Extreme eigenvalues of the Hessian"
         results = sharpness.eigenvalues(read, **of_rows, **ends.of_rows())
-    shown.results(
-        results, lambda: alone(results).plot(**look), lambda: caption(what, results, split_of(probed)), work,
-        lambda: [measured_on(probed)],
-    )  # fmt: skip
+    shown.results(results, what, probed, look, work)
     for label, result in results.each().items():
         if ends.verify:
             say(f"\n{label}\n{as_text(result.checks)}", err=shown.as_json)

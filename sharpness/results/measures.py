@@ -119,21 +119,15 @@ class MeasureResult(Result):
 
     def _estimate(self, name: str, subset: Subset) -> Estimate:
         m = self.names.index(name)
-        arrays = self.values, self.standard_errors, self.lower, self.upper
-        of_all = self.overall, self.overall_standard_errors, self.overall_lower, self.overall_upper
         if subset is None:
-            return Estimate(*(np.nan if a is None else float(a[m]) for a in of_all))
-        classes = self.classes_of(subset)
-        table = np.array([np.full(len(self.class_names), np.nan) if a is None else a[m] for a in arrays])
+            return _at(m, self.overall, self.overall_standard_errors, self.overall_lower, self.overall_upper)
+        classes, of_classes = self.classes_of(subset), (self.values, self.standard_errors, self.lower, self.upper)
         if isinstance(classes, int):
-            return Estimate(*table[:, classes].tolist())
-        found = mean_of([Estimate(*table[:, c]) for c in classes])
+            return _at((m, classes), *of_classes)
+        found = mean_of([_at((m, c), *of_classes) for c in classes])
         # What is known of a group takes the place of what follows for independent classes.
-        of_groups = self.group_standard_errors, self.group_lower, self.group_upper
-        g = list(self.groups).index(str(subset))
-        known = dict(
-            zip(Estimate._fields[1:], (np.nan if a is None else float(a[m, g]) for a in of_groups), strict=True)
-        )
+        at = m, list(self.groups).index(str(subset))
+        known = _at(at, None, self.group_standard_errors, self.group_lower, self.group_upper)._asdict()
         return found._replace(**{part: value for part, value in known.items() if np.isfinite(value)})
 
     def notes_on(self, frame: pd.DataFrame) -> list[str]:
@@ -236,6 +230,11 @@ class MeasureResult(Result):
 
     def _summary(self) -> str:
         return ", ".join(f"{n} {v:.4g}" for n, v in zip(self.names, self.overall, strict=True))
+
+
+def _at(place: Any, *arrays: np.ndarray | None) -> Estimate:
+    """The estimate at a place of arrays of values, errors and both ends; NaN where there is no array."""
+    return Estimate(*(np.nan if array is None else float(array[place]) for array in arrays))
 
 
 def _linthresh(results: Mapping[str, Any], measure: str) -> float | None:

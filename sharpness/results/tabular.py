@@ -74,5 +74,6 @@ class Tabular:
 def brief(shown: Tabular) -> tuple[pd.DataFrame, list[str]]:
     """The table to be read, of many classes the sharpest alone, and the lines below it."""
     first: Any = shown._first
-    table, left_out = abridged(shown.to_table(), shown._numbers_read(), first.class_names)
+    numbers = shown._numbers_read()
+    table, left_out = abridged(with_errors(numbers), numbers, first.class_names)
     return table, [*shown.notes, *left_out]
