@@ -34,5 +34,5 @@ def history(
     names = [name.strip() for name in measures.split(",")]
     found = sharpness.history(run, names, limit_per_class, tol=tol, max_iterations=max_iterations, seed=seed)
     frame = found.to_frame()
-    caption = {"Shows": f"{names[-1]} over the snapshots of {run}, {limit_per_class} images of every class at most"}
+    caption = {"Shows": f"{names[-1]} over the snapshots of {run}, at most {limit_per_class} images of every class"}
     shown.table(frame, lambda: as_text(frame), lambda: (found.plot(names[-1]), caption))

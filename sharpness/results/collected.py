@@ -145,57 +145,46 @@ def gather(found: Sequence[Saved], where: str) -> list[Collection]:
     return collections
 
 
-def _of_anything(results: Any) -> Iterator[Saved]:
+def _of_anything(results: Any, path: Path | None = None) -> Iterator[Saved]:
+    """Every result of what :func:`collect` takes, or of what the file ``path`` held."""
     if isinstance(results, str | Path):
         yield from _of_source(Path(results))
-    elif isinstance(results, Result):
-        yield _saved(results, None)
     elif isinstance(results, Mapping):
         for label, entry in results.items():
-            yield from _of_entry(str(label), entry, None)
+            yield from _of_entry(str(label), entry, path)
+    elif isinstance(results, Result):
+        yield _saved(results, path)
     elif isinstance(results, Runs):
-        yield from _of_entry(results.label, results, None)
+        yield from _of_entry(results.label, results, path)
     elif isinstance(results, list | tuple):
         for one in results:
             yield from _of_anything(one)
+    elif path is not None:
+        raise UserError(f"{path} holds a {type(results).__name__}, a table of no single model: plot it by itself")
     else:
         raise UserError(f"{type(results).__name__} is no result: give what a probe returns, or the folder of its files")
 
 
 def _of_source(source: Path) -> Iterator[Saved]:
     if not source.is_dir():
-        yield from _of_file(source)
+        yield from _of_anything(load_result(source), source)
         return
     for path in sorted(source.rglob("*.nc")):
         try:
-            read = list(_of_file(path))
+            read = list(_of_source(path))
         except UserError as error:
             logger.info("left out: %s", error)
             continue
         yield from read
 
 
-def _of_file(path: Path) -> Iterator[Saved]:
-    found = load_result(path)
-    if isinstance(found, Result):
-        yield _saved(found, path)
-    elif isinstance(found, Runs):
-        yield from _of_entry(found.label, found, path)
-    elif isinstance(found, Comparison):
-        for label, entry in found.items():
-            yield from _of_entry(label, entry, path)
-    else:
-        raise UserError(f"{path} holds a {type(found).__name__}, a table of no single model: plot it by itself")
-
-
 def _of_entry(label: str, entry: Any, path: Path | None) -> Iterator[Saved]:
-    if isinstance(entry, list | tuple):
-        entry = Runs(entry)
-    if isinstance(entry, Runs):
-        for name, one in zip(entry.names, entry, strict=True):
-            yield Saved(label, name, one, path)
-    elif isinstance(entry, Result):
+    if isinstance(entry, Result):
         yield _saved(entry, path, label)
+    elif isinstance(entry, Runs | list | tuple):
+        runs = entry if isinstance(entry, Runs) else Runs(entry)
+        for name, one in zip(runs.names, runs, strict=True):
+            yield Saved(label, name, one, path)
     else:
         raise UserError(f"{label!r}: {type(entry).__name__} is no result: give what a probe or load_result returns")
 

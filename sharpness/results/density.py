@@ -134,8 +134,7 @@ class SpectralDensityResult(Result):
         rule = self.quadrature(c)
         row |= {"lowest": float(np.nanmin(rule.nodes)), "highest": float(np.nanmax(rule.nodes))}
         for name in NAMES:
-            names = (name, f"{name}_se", f"{name}_lower", f"{name}_upper")
-            row |= dict(zip(names, self._estimate(name, c), strict=True))
+            row |= self._estimate(name, c).columns(name)
         return row
 
     def notes_on(self, frame: pd.DataFrame) -> list[str]:

@@ -83,8 +83,8 @@ class OptimaResult(Result):
         frame = pd.DataFrame([self.row(c) for c in range(len(self.class_names))])
         for name in NUMBERS:
             found = self[name]
-            frame[name], frame[f"{name}_se"] = found.values, found.standard_errors
-            frame[f"{name}_lower"], frame[f"{name}_upper"] = found.intervals
+            rows = Estimate(found.values, found.standard_errors, *found.intervals)
+            frame = frame.assign(**rows.columns(name))
             if name == "displacement":
                 frame["loss"] = self.losses
         others = self.cosines + np.where(np.eye(len(self.cosines)) > 0, np.nan, 0.0)

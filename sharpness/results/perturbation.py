@@ -130,8 +130,7 @@ class PerturbationResult(Result):
             if self.has_labels:
                 columns |= {"base_accuracy": self.base_accuracy(subset)}
             for name in ("rise", "accuracy") if self.has_labels else ("rise",):
-                names = (name, f"{name}_se", f"{name}_lower", f"{name}_upper")
-                columns |= dict(zip(names, self._estimate(name, subset), strict=True))
+                columns |= self._estimate(name, subset).columns(name)
             frames.append(pd.DataFrame(columns))
         return pd.concat(frames, ignore_index=True)
 
@@ -167,9 +166,9 @@ class PerturbationResult(Result):
                 raise UserError(f"radius={radius:g}: kind='radii' draws all of them, leave it out")
             rise = means(results, lambda r: r.rise(of)[0])
             trainings = spreads(results, lambda r: r.rise(of)[0])
-            over_draws = means(results, lambda r: r.spread(of))
             # The band of several trainings is over these: their bar is a standard error, no second deviation.
-            over_draws |= {label: means(results, lambda r: r.rise(of)[1])[label] for label in trainings}
+            errors, over_draws = means(results, lambda r: r.rise(of)[1]), means(results, lambda r: r.spread(of))
+            over_draws |= {label: errors[label] for label in trainings}
             curves = {label: (first.radii, rise[label], over_draws[label]) for label in results}
             options = {"xlabel": f"Radius of the perturbation ({unit})", **options}
             return plot_rises(curves, ax, **applying(plot_rises, {"trainings": trainings, **options}))
