@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -162,21 +162,19 @@ def _landscape(result: Landscape, rows: Sequence[Subset]) -> dict[str, Any]:
 
 def _plane(name: str, of: dict[int, PlaneResult], rows: Sequence[Subset]) -> dict[str, Any]:
     first = next(iter(of.values()))
-    labels = [
-        plane_label(first.directions, first.normalization, axis, first.provenance.get("explained")) for axis in (0, 1)
-    ]
-    return {
-        "title": name, "x": first.x.tolist(), "y": first.y.tolist(), "labels": labels,
-        "of": {str(t): _landscape(result, rows) for t, result in of.items()},
-    }  # fmt: skip
+    explained = first.provenance.get("explained")
+    labels = [plane_label(first.directions, first.normalization, axis, explained) for axis in (0, 1)]
+    return {**_landscapes(name, of, rows), "y": first.y.tolist(), "labels": labels}
 
 
 def _line(name: str, of: dict[int, LineResult], rows: Sequence[Subset]) -> dict[str, Any]:
     first = next(iter(of.values()))
-    return {
-        "title": name, "x": first.x.tolist(), "label": line_label(first.directions, first.normalization),
-        "of": {str(t): _landscape(result, rows) for t, result in of.items()},
-    }  # fmt: skip
+    return {**_landscapes(name, of, rows), "label": line_label(first.directions, first.normalization)}
+
+
+def _landscapes(name: str, of: Mapping[int, Landscape], rows: Sequence[Subset]) -> dict[str, Any]:
+    found = {str(t): _landscape(result, rows) for t, result in of.items()}
+    return {"title": name, "x": next(iter(of.values())).x.tolist(), "of": found}
 
 
 def _spectra(name: str, of: dict[int, Any], rows: Sequence[Subset]) -> dict[str, Any]:

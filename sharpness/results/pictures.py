@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from sharpness.errors import UserError
 from sharpness.plots import Marks, Panel, plot_line_panels, plot_lines, plot_plane_grid, plot_planes
 from sharpness.plots.colors import SIGNED_COLORS
@@ -37,24 +35,18 @@ def draw_lines(results: Mapping[str, Any], ax: Any, subset: Any, quantity: str, 
         **options,
     }
 
-    def curves(subset: Subset) -> dict[str, np.ndarray]:
-        return means(results, lambda r: values_of(r, subset, quantity))
-
-    def trainings(subset: Subset) -> dict[str, np.ndarray]:
-        return spreads(results, lambda r: values_of(r, subset, quantity))
+    def numbers(subset: Subset) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Curves, and of models of several trainings those of each, by label."""
+        found = [of(results, lambda r: values_of(r, subset, quantity)) for of in (means, spreads)]
+        return {label: (first.x, y) for label, y in found[0].items()}, found[1]
 
     subsets = several(subset)
     if subsets is None:
-        drawn = {label: (first.x, y) for label, y in curves(subset).items()}
-        return plot_lines(drawn, ax, **applying(plot_lines, {"trainings": trainings(subset), **options}))
-    panels: dict[str, dict[str, Any]] = {label: {} for label in results}
-    bands: dict[str, dict[str, Any]] = {label: {} for label in results}
-    for one in subsets:
-        title = subset_title(first, one)
-        for label, y in curves(one).items():
-            panels[label][title] = (first.x, y)
-        for label, y in trainings(one).items():
-            bands[label][title] = y
+        curves, trainings = numbers(subset)
+        return plot_lines(curves, ax, **applying(plot_lines, {"trainings": trainings, **options}))
+    found = {subset_title(first, one): numbers(one) for one in subsets}
+    panels = {label: {title: curves[label] for title, (curves, _) in found.items()} for label in results}
+    bands = {label: {title: of[label] for title, (_, of) in found.items() if label in of} for label in results}
     # All samples have the first colour wherever they stand in the list.
     others = iter(SUBSET_COLORS[1:] * (1 + len(subsets)))
     shades = [SUBSET_COLORS[0] if plain_subset(first, s) is None else next(others) for s in subsets]

@@ -13,10 +13,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sharpness.data import LongTailData
-from sharpness.errors import UserError, choose
+from sharpness.errors import UserError
 from sharpness.files import write_atomically, write_csv
 from sharpness.plots import COLUMN, PAGE, DotColumn, figure_of, plot_dots, save_figure
-from sharpness.plots.options import COMMON, PlotOptions
+from sharpness.plots.options import COMMON, looks_of
 from sharpness.results.caption import write_caption
 from sharpness.studies.cells import Cell
 from sharpness.studies.run import run_cells
@@ -87,10 +87,7 @@ class Study:
         known = [name for name in COMMON if name not in ("ax", "log")]
         if unknown := options.keys() - set(known):
             raise UserError(f"plot has no option {min(unknown)!r}: it takes {', '.join(known)}")
-        looks, rows = PlotOptions(**options), list(dict.fromkeys(self.numbers["row"]))
-        for name in (*(looks.order or ()), *(looks.labels or ())):
-            choose("row", name, rows)
-        shown = {name: looks.name_of(name) for name in looks.order or rows}
+        looks, shown = looks_of(options, list(dict.fromkeys(self.numbers["row"])), "row")
         numbers = pd.concat([self.numbers[self.numbers["row"] == name].assign(row=to) for name, to in shown.items()])
         with looks.in_force():
             figure = draw_grid(numbers)
