@@ -28,7 +28,7 @@ def conflicts(
     checkpoints: tuple[str, ...], per_group: bool, damping: float, steps: int, cg_steps: int, parameters: str,
     shown: Delivery, **probed: Any,
 ) -> None:  # fmt: skip
-    """Print where each class wants to go: the displacement to its own optimum, the loss there, and its worst conflict.
+    """Print the displacement of each class to its own optimum, its loss there, and the class it conflicts with most.
 
     Optima are damped: see sharpness.class_optima. The picture has the cosines between all displacements. With -o,
     unfinished work is kept beside the output, and the same command continues it.

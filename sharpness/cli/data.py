@@ -157,7 +157,7 @@ def prepare(listed: Listed, out: str, as_json: bool) -> None:
 @click.option("-o", "--out", required=True, type=click.Path(), help="New folder for the images and their lists.")
 @AS_JSON
 def make(name: str, classes: int, side: int, seed: int, fonts: tuple[str, ...], out: str, as_json: bool) -> None:
-    """Make a data set of many classes from what this computer has: Han characters in its fonts.
+    """Render a data set of many classes: Han characters in the fonts of this computer.
 
     Training and test images are of different faces; further characters are an open set. The folder is one of lists, as
     sharpness data check and prepare take it, and glyphs.json records fonts and versions.

@@ -82,7 +82,7 @@ class Pictures:
             )
 
     def file(self, kind: str) -> str:
-        """The begin of a picture's file name: its kind, and its quantity unless that is the loss."""
+        """Stem of a picture's file name: its kind, and its quantity unless that is the loss."""
         return kind if self.quantity == "loss" else f"{kind}-{self.quantity}"
 
 
@@ -163,7 +163,7 @@ def landscape(
             say(f"{label}: {share:.0%} of {plane.losses.size} points evaluated, {plane.precision}", err=True)
         _draw(planes, folder, pictures, ("filled", "surface"), split_of(probed), **look, **scale)
         if pictures.basins:
-            _tell_basins(planes, folder, pictures.subsets)
+            _report_basins(planes, folder, pictures.subsets)
         if pictures.interactive:
             turned: dict[str, Any] = {"order": look.get("order")} | ({"scale": "log"} if "log" in look else {})
             drawn = planes.plot(kind="interactive", quantity=pictures.quantity, **turned | scale)
@@ -229,7 +229,7 @@ def _draw(
             save_drawn(drawn, folder / name, told)
 
 
-def _tell_basins(planes: Comparison, folder: Path, subsets: Sequence[str]) -> None:
+def _report_basins(planes: Comparison, folder: Path, subsets: Sequence[str]) -> None:
     """Print the basins of every model and subset, and write them as a table."""
     import pandas as pd
 

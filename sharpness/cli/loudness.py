@@ -1,4 +1,4 @@
-"""Levels of what is said on stderr, of the logger ``sharpness``: ``-q`` and ``-v`` of every command."""
+"""Verbosity of every command, ``-q`` and ``-v``: levels of the logger ``sharpness`` on stderr."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def payload_of(collections: Sequence[Collection], title: str) -> dict[str, Any]:
     shown = [c for c in collections if not _grouped(c) and not issubclass(c.kind, LayerResult)]
     if not shown:
         raise UserError("results of groups or layers alone: the explorer shows classes, save one per class as well")
-    firsts = {_told(c): _first(c) for c in shown}
+    firsts = {_source(c): _first(c) for c in shown}
     require_equal({name: {"class_names": r.class_names, "groups": r.groups} for name, r in firsts.items()})
     first = next(iter(firsts.values()))
     rows: list[Subset] = [None, *first.groups, *(range(len(first.class_names)) if first.has_classes else ())]
@@ -95,7 +95,7 @@ def _first(c: Collection) -> Any:
     return _members(c)[0].result
 
 
-def _told(c: Collection) -> str:
+def _source(c: Collection) -> str:
     return ", ".join(map(str, c.paths[:1])) or f"{c.name} of {_members(c)[0].label}"
 
 

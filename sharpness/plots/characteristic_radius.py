@@ -204,7 +204,7 @@ def _draw(ax: Axes, curve: BoundCurve) -> list[Any]:
 
 
 def _limits(curves: Sequence[BoundCurve]) -> tuple[float, float]:
-    """From a third of the smallest loss to first order to a little above the bound."""
+    """Limits of the loss axis: a third of the smallest first-order loss, and a little above the bound."""
     losses, bounds = (np.concatenate([getattr(c, name) for c in curves]) for name in ("linear", "bound"))
     seen = losses[np.isfinite(losses) & (losses > 0)]
     low = seen.min() / 3 if len(seen) else 1e-3

@@ -94,7 +94,7 @@ def plot_density(
 
 
 def _end_on(floor: float, density: np.ndarray) -> np.ndarray:
-    """The density where it is above the floor, the floor itself one point further, and gaps elsewhere."""
+    """Density cut at the floor: each piece above it ends on the floor, with gaps (NaN) between."""
     shown = density >= floor
     beside = np.zeros_like(shown)
     beside[1:] |= shown[:-1]

@@ -32,14 +32,14 @@ def size_of(ax: Axes) -> tuple[float, float]:
 
 
 def class_room(ax: Axes, classes: int, widening: float = 1.15) -> float:
-    """Points that each of so many classes side by side will have, if a layout widens the Axes about so much."""
+    """Width in points of one of several classes side by side, if a layout widens the Axes by ``widening``."""
     figure = ax.get_figure(root=True)
     laid_out = figure is not None and figure.get_layout_engine() is not None
     return (widening if laid_out else 1) * size_of(ax)[0] / max(classes, 1)
 
 
 def width_of(texts: Sequence[str], fontsize: float) -> float:
-    """Of the widest line in points."""
+    """Width of the widest line in points."""
     font = FontProperties(size=fontsize)
     lines = {line for text in texts for line in text.split("\n")}
     return max((text_to_path.get_text_width_height_descent(t, font, "$" in t)[0] for t in lines), default=0.0)
@@ -52,7 +52,7 @@ def offsets(models: int, classes: int) -> np.ndarray:
 
 
 def marker_size(ax: Axes, models: int, classes: int) -> float:
-    """In points: smaller where the models of a class would cover each other."""
+    """Marker size in points, smaller where the models of a class would overlap."""
     return float(np.clip(0.7 * class_room(ax, classes * models), 2, 4))
 
 
@@ -152,7 +152,7 @@ def to_zero_key() -> Line2D:
 
 
 def draw_doubtful(ax: Axes, at: np.ndarray, values: np.ndarray, doubtful: Any, size: float) -> bool:
-    """A white dot in the markers of values (C,) within two errors of zero; whether there is any."""
+    """Draw a white dot in the markers of values (C,) within two errors of zero; True if there is any."""
     chosen = np.asarray(doubtful, dtype=bool) & np.isfinite(values)
     if chosen.any():
         look: dict[str, Any] = {"color": "white", "markeredgewidth": 0, "markersize": 0.45 * size, "zorder": 6}

@@ -62,7 +62,7 @@ def plot_scatter(
                     keys: dict[str, Any] = {"color": shades[number], "marker": marker(number), "label": model}
                     place.plot(chosen[measure], chosen[outcome], linestyle="", markersize=3, alpha=0.75, **keys)
                 _scale(place, points[measure], log)  # a rank correlation is the same on either axis
-                place.set_title(_told(taus[measure, outcome]), loc="left", pad=2, fontsize=7)
+                place.set_title(_tau_text(taus[measure, outcome]), loc="left", pad=2, fontsize=7)
                 place.margins(0.08)
             row[0].set_ylabel(OUTCOME_TITLES[outcome])
         for place, measure in zip(axes[-1], measures, strict=True):
@@ -86,7 +86,7 @@ def _scale(ax: Any, values: pd.Series, log: bool | None) -> None:
         set_log(ax, "x", [known, [] if positive else -sizes])
 
 
-def _told(tau: tuple[float, float, float]) -> str:
+def _tau_text(tau: tuple[float, float, float]) -> str:
     value, low, high = tau
     if not np.isfinite(value):
         return "no correlation: all alike"

@@ -1,4 +1,4 @@
-"""Saved results of several files: whose they are, and which of them can stand in one table or picture."""
+"""Collections of saved results that can stand in one table or picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples that are enough: those that halve the errors of a table, and those that tell its models apart."""
+"""Numbers of samples that would halve the errors of a table, or separate its models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One number for every layer and class: where in the network, and for whom, the loss is sharp."""
+"""Curvature of every layer and class."""
 
 from __future__ import annotations
 

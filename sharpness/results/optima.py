@@ -1,4 +1,4 @@
-"""Displacements to the optimum of every class: where each class wants to go, and how these conflict."""
+"""Displacements from the weights to the optimum of every class, and the cosines between them."""
 
 from __future__ import annotations
 

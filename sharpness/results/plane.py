@@ -79,7 +79,7 @@ class PlaneResult(Landscape):
         require_same(results, noise_fields(first, cls.COMPARED))
         require_samples(first, of)
         if quantity == "accuracy":
-            _tell_interpolated(results)
+            _warn_interpolated(results)
         # Outlines come last: they lie above what is drawn.
         drawn = draw_planes(results, ax, of, kind, quantity, options)
         if basins:
@@ -150,7 +150,7 @@ class PlaneResult(Landscape):
         return f"{len(self.y)} x {len(self.x)} points, {self._extent()}"
 
 
-def _tell_interpolated(results: Mapping[str, Any]) -> None:
+def _warn_interpolated(results: Mapping[str, Any]) -> None:
     """A line about accuracies between evaluated points: their errors are not those that the tolerance is for."""
     share = np.mean([1 - r.evaluated.mean() for r in results.values()])
     if share > 0:

@@ -39,7 +39,7 @@ def study_measures(names: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def probed_of(data: LongTailData, split: str, limit: int | None) -> int | None:
-    """Images of every class that are probed at most, None for all of them: as asked, else few of many.
+    """Largest number of probed images of a class: as asked, else few where there are many; None for all.
 
     Five networks on all images of CIFAR-10-LT would take a day of a processor.
     """
