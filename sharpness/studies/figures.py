@@ -20,7 +20,7 @@ from sharpness.studies.cells import Cell, result_file
 from sharpness.studies.pictures import FigureSettings, pictures
 from sharpness.studies.run import run_cells
 from sharpness.studies.seeds import failures, over_seeds, told_apart
-from sharpness.studies.settings import Settings, StudyOptions, measure_of, settings_of
+from sharpness.studies.settings import Settings, StudyOptions, measure_of, require_distinct, settings_of
 from sharpness.studies.summary import note_on, part_text, to_markdown
 
 METHODS = ("ce", "ldam-drw", "mislas", "gcl", "cc-sam")
@@ -82,9 +82,7 @@ def make_figures(
     Raises:
         UserError: nothing or something twice in a list, an unknown method, or no run that could be probed.
     """
-    for what, given in (("methods", methods), ("seeds", seeds)):
-        if len(set(given)) < len(given) or not given:
-            raise UserError(f"{what} {','.join(map(str, given))!r}: name at least one, and each only once")
+    require_distinct(methods=methods, seeds=seeds)
     cells = [
         Cell(method, seed=seed, row=ALL_METHODS.label(method), path=f"{method}/seed-{seed}", shown=seed == seeds[0])
         for seed in seeds

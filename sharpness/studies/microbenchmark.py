@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Unpack
 
 from sharpness.data import LongTailData
-from sharpness.errors import UserError
 from sharpness.studies.cells import Cell
 from sharpness.studies.grid import Plan, Study, make_study
-from sharpness.studies.settings import StudyOptions
+from sharpness.studies.settings import StudyOptions, require_distinct
 
 #: The first stage, by the option ``mode`` of CC-SAM.
 STAGE_1 = ("plain", "direction", "magnitude", "full")
@@ -26,8 +25,7 @@ def variants(seeds: Sequence[int], rho_scale: float | None = None) -> list[Cell]
     Raises:
         UserError: no seed, or one twice.
     """
-    if len(set(seeds)) < len(seeds) or not seeds:
-        raise UserError(f"seeds {','.join(map(str, seeds))!r}: name at least one, and each only once")
+    require_distinct(seeds=seeds)
     scale = () if rho_scale is None else (("rho_scale", rho_scale), ("cap", "none"))
     return [
         Cell("cc-sam", options=(("mode", mode), ("stage2", second), *scale), seed=seed, row=mode, column=column)

@@ -47,6 +47,17 @@ def probed_of(data: LongTailData, split: str, limit: int | None) -> int | None:
     return limit if limit is not None or images <= ALL_PROBED else max(LEAST, PROBED // data.num_classes)
 
 
+def require_distinct(**lists: Sequence[Any]) -> None:
+    """Refuse lists by name that are empty or hold something twice.
+
+    Raises:
+        UserError: names the first.
+    """
+    for what, given in lists.items():
+        if len(set(given)) < len(given) or not given:
+            raise UserError(f"{what} {','.join(map(str, given))!r}: name at least one, and each only once")
+
+
 def measure_of(column: str) -> Measure:
     """The measure of a column such as ``"lambda_max tail"``."""
     return MEASURES.choose(column.split()[0])
