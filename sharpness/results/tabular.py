@@ -68,7 +68,8 @@ class Tabular:
     def _repr_html_(self) -> str:
         told = self._heading()
         told = f"<p><b>{type(self._first).__name__}</b> {escape(told)}</p>" if told else ""
-        return told + as_html(self.to_table(), self._first.ROWS, self.notes)
+        table, notes = brief(self)
+        return told + as_html(table, self._first.ROWS, notes)
 
 
 def brief(shown: Tabular) -> tuple[pd.DataFrame, list[str]]:
