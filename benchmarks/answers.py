@@ -75,7 +75,8 @@ QUESTIONS = {
         lambda contender, problem, error: contender.all_traces(*problem, error),
     ),
     "table": Question(
-        "default table of measure: accuracy, loss, both ends, random and worst rise; of others without standard errors",
+        "default table of measure, of all samples and every class: accuracy, loss, both ends, random and worst rise; "
+        "of others without standard errors",
         (Ours, Plain, Both),
         (Ours, Plain),
         lambda contender, problem, _: contender.all_tables(*problem, TOL),

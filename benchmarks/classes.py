@@ -22,7 +22,7 @@ import torch
 
 import sharpness
 from sharpness import Objective
-from sharpness.engine import CurvatureOperator
+from sharpness.engine.operator import CurvatureOperator
 from sharpness.models import build_model
 from sharpness.probes.curvature.row_eigenvalues import RowEigenvalues
 from sharpness.probes.shared.work import Work

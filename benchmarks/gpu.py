@@ -39,7 +39,7 @@ from workloads import digits, random_images
 
 from sharpness import Objective, eigenvalues, load_checkpoint, plane, train
 from sharpness.data import ImageSet, LongTailData
-from sharpness.engine import forward_flops
+from sharpness.engine.flops import forward_flops
 
 ROOT = Path(__file__).parent.parent
 #: The grid and the images that a plane's time is stated for.

@@ -34,7 +34,8 @@ from turns import process, timed
 from workloads import Problem, describe, random_images
 
 import sharpness
-from sharpness.engine import Evaluation, forward_flops
+from sharpness.engine.evaluation import Evaluation
+from sharpness.engine.flops import forward_flops
 
 BATCH = 128
 SQUARE = 2048

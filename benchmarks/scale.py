@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from sharpness import Objective, eigenvalues
-from sharpness.curvature import extremes
+from sharpness.curvature.recurrence import extremes
 from sharpness.models import build_model
 
 #: Passes in units of a forward pass, as docs/curvature.md counts them: the first product keeps nothing yet.

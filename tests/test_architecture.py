@@ -82,7 +82,7 @@ def test_nothing_needs_torchvision():
         }  # fmt: skip
 
 
-@pytest.mark.parametrize("used", [("data.read_images", "Objective"), ("probes.gaussian", "eigenvalues")])
+@pytest.mark.parametrize("used", [("data.read_images", "Objective"), ("probes.line", "eigenvalues")])
 def test_the_package_is_empty_until_something_of_it_is_used(used):
     """In a process of its own: neither importing it, asking what it has nor saved results load torch, and every room is
     found. Only a picture loads matplotlib.

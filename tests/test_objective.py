@@ -254,12 +254,23 @@ def test_bad_input_gets_one_line_with_the_value_and_the_remedy(act, message):
 def test_a_class_a_group_and_samples_are_chosen_by_name_number_or_mask():
     whole = Objective(nn.Linear(2, 3), (X, Y), class_names=("a", "b", "c"), groups={"rest": ("b", "c")})
     expected = F.cross_entropy(whole.model(X[Y != 0]), Y[Y != 0]).item()
-    for what in ("rest", Y != 0, (Y != 0).numpy(), (Y != 0).tolist(), (Y != 0).nonzero().squeeze(1)):
+    for what in (
+        "rest",
+        ["rest"],
+        ["c", "b"],
+        ("b", "rest"),
+        Y != 0,
+        (Y != 0).numpy(),
+        (Y != 0).tolist(),
+        (Y != 0).nonzero().squeeze(1),
+    ):
         assert whole.restrict(what).loss() == pytest.approx(expected, rel=1e-6)
     assert whole.loss("b") == whole.loss(1) == whole.restrict("b").loss() == whole.restrict(np.int64(1)).loss()
     assert torch.equal(whole.gradient("b"), whole.gradient(1))
     with pytest.raises(UserError, match="unknown class 'rest'"):
         whole.gradient("rest")
+    with pytest.raises(UserError, match="unknown class or group 'd'"):
+        whole.restrict(["a", "d"])
 
 
 def test_output_picks_the_logits():

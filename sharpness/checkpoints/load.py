@@ -82,11 +82,11 @@ def load_checkpoint(
     choose("weights", weights, WEIGHTS)
     if family is not None:
         FAMILIES.choose(family)
+    given = {"family": family, "head": head, "scale": scale, "stage2": stage2}
+    idle = [name for name, value in given.items() if value is not None] + ["weights"] * (weights != "model")
     if (network_of := hub_of(path)) is not None:
-        given = {"family": family, "head": head, "scale": scale, "stage2": stage2, "model": model}
-        extra = [name for name, value in given.items() if value is not None] + ["weights"] * (weights != "model")
-        if extra:
-            raise UserError(f"{path} is a network of a library with its weights: leave out {', '.join(extra)}")
+        if idle := idle + ["model"] * (model is not None):
+            raise UserError(f"{path} is a network of a library with its weights: leave out {', '.join(idle)}")
         complete = published_checkpoint(network_of, download, num_classes)
         return complete if class_order is None else complete.in_class_order(class_order)
     path = file_of(Path(path))
@@ -97,11 +97,8 @@ def load_checkpoint(
         if passed:
             raise UserError(f"{path} is damaged: {shown(', '.join(passed), 160)} are of classes that we never write")
         # Our own files record all that these options could say: ignored, they would seem to have an effect.
-        given = {"family": family, "head": head, "scale": scale, "stage2": stage2}
-        given["class_order"] = class_order
-        extra = [name for name, value in given.items() if value is not None]
-        if extra or weights != "model":
-            raise UserError(f"{path} is our own and complete: leave out {', '.join(extra or ['weights'])}")
+        if idle := idle + ["class_order"] * (class_order is not None):
+            raise UserError(f"{path} is our own and complete: leave out {', '.join(idle)}")
         own, manifest = read_own(described, path, _copied(model) if isinstance(model, nn.Module) else model)
         classes = manifest.model.num_classes
         if num_classes not in (None, classes):
@@ -120,7 +117,8 @@ def load_checkpoint(
         )
     if head is not None:
         parse_head(head)
-    network = None if model is None else _own_copy(model)
+    # A copy, because an instance, and what a factory keeps, may be asked for again.
+    network = None if model is None else _copied(model_from(model))
     options = Options(
         scale=scale, head=head, num_classes=num_classes, weights=weights, model=network, named=family is not None
     )
@@ -180,17 +178,11 @@ def _foreign_notes(content: Any, passed: list[str], path: Path) -> list[str]:
     return notes
 
 
-def _own_copy(model: nn.Module | Callable[[], nn.Module] | str) -> nn.Module:
-    """A network that no other checkpoint fills: an instance, and what a factory keeps, may be asked for again."""
-    return _copied(model_from(model))
-
-
 def _copied(made: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(made)
-    except Exception as error:
-        # A network of anybody's may hold anything.
-        told = f"{type(error).__name__}: {shown(str(error).strip().partition(chr(10))[0], 120)}"
+    except Exception as error:  # a network of anybody's may hold anything
+        told = in_one_line(error)
         raise UserError(f"model {type(made).__name__} cannot be copied ({told}), which every file needs") from None
 
 

@@ -21,9 +21,8 @@ from torch import Tensor
 
 from sharpness.checkpoints.safety import LIMIT, read_safely
 from sharpness.errors import UserError, shown
-from sharpness.untrusted.plain_json import LIMIT as LONGEST, parse_json
+from sharpness.untrusted.plain_json import read_json
 from sharpness.untrusted.refused import Refused
-from sharpness.untrusted.regular_files import read_regular
 
 logger = logging.getLogger("sharpness")
 
@@ -88,15 +87,13 @@ def _as_tensors(content: Any, entries: bool = True) -> Any:
 def _parts_of(index: Path) -> tuple[dict[str, set[str]], Any]:
     """Names of the tensors in each file, by the file's name, and how many bytes the index says there are."""
 
-    def refuse(reason: str) -> UserError:
+    def refuse(reason: object) -> UserError:
         return UserError(f"cannot read {index}: it {reason}")
 
     try:
-        content = parse_json(read_regular(index, LONGEST))
+        content = read_json(index)
     except Refused as error:
-        raise refuse(str(error)) from None
-    except OSError as error:
-        raise refuse(f"cannot be opened ({error.strerror})") from None
+        raise refuse(error) from None
     found = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(found, dict) or not found or not all(isinstance(v, str) for v in found.values()):
         raise refuse("is JSON without a weight_map, so it holds no weights and names no files of them: give those")

@@ -97,6 +97,9 @@ def require_folder(option: str, path: str | Path | None) -> None:
         raise _unusable(option, path, error) from None
     if not nearest.is_dir():
         raise UserError(f"{option} {path}: {nearest} is a file, give a folder")
+    # A folder of that name would be looked for as a file by the next command.
+    if Path(path).suffix in (*RESULTS, ".html", ".pdf", ".png") and not Path(path).exists():
+        raise UserError(f"{option} {path}: a folder is written, give a name without {Path(path).suffix}")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"{option} {path}: {nearest} may not be written to, give another folder")
 

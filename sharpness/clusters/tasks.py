@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sharpness.engine import node_shared_by
+from sharpness.engine.memory import node_shared_by
 from sharpness.engine.undisturbed import lent
 from sharpness.errors import SystemRefusal, UserError, shown
 

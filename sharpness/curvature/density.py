@@ -17,7 +17,6 @@ See Ubaru, Chen & Saad, SIAM J. Matrix Anal. Appl. 38, 2017, and Ghorbani, Krish
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Unpack
 
 import numpy as np
@@ -27,7 +26,7 @@ from sharpness.curvature.krylov import Krylov
 from sharpness.curvature.operator import Operator, Product, RunOptions, random_signs
 from sharpness.errors import UserError
 from sharpness.keywords import typed_keywords
-from sharpness.statistics import SpectralQuadrature
+from sharpness.statistics.quadrature import SpectralQuadrature
 
 
 @typed_keywords()
@@ -36,9 +35,6 @@ def stochastic_lanczos(
     size: int,
     draws: int = 10,
     steps: int = 80,
-    *,
-    checkpoint: Callable[[SpectralQuadrature], object] | None = None,
-    done: SpectralQuadrature | None = None,
     **options: Unpack[RunOptions],
 ) -> SpectralQuadrature:
     r"""Estimate the spectral measure by one quadrature rule per draw, from which density, mass and moments follow.
@@ -50,13 +46,10 @@ def stochastic_lanczos(
         size: n.
         draws: independent start vectors, at least 2: their spread gives the standard error.
         steps: nodes of a rule. They resolve the ends of the spectrum best.
-        checkpoint: called with the result so far after every draw.
-        done: the first draws of an interrupted call, or of one with fewer, by the same generator afresh. The result
-            has the same bits as one without the interruption.
         options: see :class:`~sharpness.curvature.operator.RunOptions`.
 
     Raises:
-        UserError: too few draws or steps; ``done`` belongs to another call.
+        UserError: too few draws or steps.
         FloatingPointError: a product that is not finite.
 
     >>> rule = stochastic_lanczos(lambda v: torch.tensor([3.0, 1.0, 1.0], dtype=v.dtype) * v, 3, draws=2, steps=5)
@@ -65,30 +58,15 @@ def stochastic_lanczos(
     """
     if draws < 2 or steps < 1:
         raise UserError(f"draws={draws}, steps={steps}: give at least 2 draws, for a standard error, and 1 step")
-    if done is not None and (done.size != size or done.nodes.shape[1] != steps or len(done.nodes) > draws):
-        raise UserError(
-            f"{len(done.nodes)} draws of {done.nodes.shape[1]} steps on an operator of size {done.size} are done: "
-            f"they are no part of {draws} draws of {steps} steps on one of size {size}"
-        )
     generator = options["generator"] or torch.Generator().manual_seed(0)
     dtype, device = options["dtype"], options["device"]
-    result = done or SpectralQuadrature(np.empty((0, steps)), np.empty((0, steps)), size, 0)
-    operator = Operator(product, options["callback"], result.products)
+    operator = Operator(product, options["callback"])
+    nodes, weights = np.full((draws, steps), np.nan), np.zeros((draws, steps))
     for draw in range(draws):
-        # Drawn for finished draws as well, so that the later ones get the same vectors as without an interruption.
-        z = random_signs(size, generator, dtype, device)
-        if done is not None and draw < len(done.nodes):
-            continue
-        space = Krylov.starting_at(z)
+        space = Krylov.starting_at(random_signs(size, generator, dtype, device))
         while space.steps < steps and not space.exhausted:
             space.extend(operator(space.last))
         theta, s = space.ritz()
-        nodes, weights = np.full((1, steps), np.nan), np.zeros((1, steps))
-        nodes[0, : len(theta)] = theta
-        weights[0, : len(theta)] = s[0] ** 2 / (s[0] ** 2).sum()
-        result = SpectralQuadrature(
-            np.concatenate([result.nodes, nodes]), np.concatenate([result.weights, weights]), size, operator.products
-        )
-        if checkpoint is not None:
-            checkpoint(result)
-    return result
+        nodes[draw, : len(theta)] = theta
+        weights[draw, : len(theta)] = s[0] ** 2 / (s[0] ** 2).sum()
+    return SpectralQuadrature(nodes, weights, size, operator.products)

@@ -86,17 +86,26 @@ class Ends:
         high = set(range(max(0, available - self.k), available)) if self.which != "SA" else set()
         return np.array(sorted(low | high, reverse=True))
 
-    def look(
-        self, theta: np.ndarray, values: np.ndarray, lowest: float, highest: float
-    ) -> tuple[np.ndarray, np.ndarray, bool]:
-        """Positions of the Ritz values to keep, of those that must have converged, and whether there are enough.
+    def judge(
+        self, theta: np.ndarray, bounds: np.ndarray, values: np.ndarray, extent: tuple[float, float], patient: bool
+    ) -> tuple[np.ndarray, bool]:
+        """Positions of the Ritz values to keep, and whether all that decide have converged.
 
         Args:
             theta: Ritz values of this run, ascending.
+            bounds: of their residuals.
             values: of the pairs at hand, descending.
-            lowest: smallest Ritz value of all runs.
-            highest: largest Ritz value of all runs.
+            extent: smallest and largest Ritz value of all runs.
+            patient: as of :meth:`allowed`.
         """
+        found, sought, enough = self._sought(theta, values, *extent)
+        allowed = self.margin * self.allowed(theta[sought], max(map(abs, extent)), patient)
+        return found, enough and bool((bounds[sought] <= allowed).all())
+
+    def _sought(
+        self, theta: np.ndarray, values: np.ndarray, lowest: float, highest: float
+    ) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Positions of the Ritz values to keep, of those that must have converged, and whether there are enough."""
         wanted, steps, free = self.positions(len(theta)), len(theta), self.size - len(values)
         if len(values) < self.wanted:
             return wanted, wanted, steps >= min(self.wanted, free)

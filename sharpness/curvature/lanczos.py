@@ -130,27 +130,28 @@ def lanczos(
 
         theta, s = space.ritz()
         lowest, highest = min(lowest, theta[0]), max(highest, theta[-1])
-        scale = max(abs(lowest), abs(highest))
-        found, sought, enough = ends.look(theta, values, lowest, highest)
-        bounds = space.beta[-1] * np.abs(s[-1, sought])
+        # In a null space the first few products leave small residuals: a value near zero is believed later.
         patient = runs > 0 or space.exhausted or space.steps >= PATIENCE
-        allowed = ends.margin * ends.allowed(theta[sought], scale, patient)
-        settled = space.exhausted or (enough and bool((bounds <= allowed).all()))
+        bounds = space.beta[-1] * np.abs(s[-1])
+        found, settled = ends.judge(theta, bounds, values, (lowest, highest), patient)
+        settled = settled or space.exhausted
         if not settled and space.steps < max_iterations:
             continue
 
+        # Residuals by the recurrence, not the bounds: they hold what is left on the pairs of earlier runs as well.
         joined = np.r_[values, theta[found]]
         order = np.argsort(joined, kind="stable")[ends.positions(len(joined))]
         residuals = np.r_[residuals, space.residuals(theta[found], s[:, found])][order]
         vectors = torch.cat([space.locked, space.combine(s[:, found])])[torch.as_tensor(order, device=device)]
         values = joined[order]
         runs += 1
+        # A Krylov space sees a repeated eigenvalue once: of several pairs the last run is one that finds nothing more.
         last = k == 1 or ends.wanted == size or len(found) == 0 or not settled or runs > 2 * k
         if len(values) == ends.wanted and last:
             break
         space = Krylov.starting_at(start_of(size, generator).to(vectors), vectors, space.norm)
 
-    converged = residuals <= ends.allowed(values, scale, patient)
+    converged = residuals <= ends.allowed(values, max(abs(lowest), abs(highest)), patient)
     return Eigenpairs(values, vectors, residuals, converged, operator.products, space)
 
 

@@ -1,10 +1,8 @@
-"""Checkpoints of unfinished Lanczos runs, in memory or in a file."""
+"""Checkpoints of unfinished Lanczos runs, as plain arrays."""
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +10,6 @@ from torch import Tensor
 
 from sharpness.curvature.krylov import BLOCK, Krylov
 from sharpness.errors import UserError
-from sharpness.files import write_arrays
 
 _FORMAT = "lanczos 1"
 
@@ -21,17 +18,14 @@ _FORMAT = "lanczos 1"
 class LanczosState:
     """The state of ``lanczos`` right after a product: everything that the next one depends on.
 
-    It shares its vectors with the run; a file holds all of them, ``size`` numbers for every product of the present run
-    and every pair at hand.
+    It shares its vectors with the run; its arrays hold all of them, ``size`` numbers for every product of the present
+    run and every pair at hand.
 
-    >>> import tempfile
-    >>> from sharpness.curvature import lanczos
+    >>> from sharpness.curvature.lanczos import lanczos
     >>> operator = lambda v: torch.arange(9, dtype=v.dtype) * v
     >>> states = []
     >>> whole = lanczos(operator, 9, checkpoint=states.append)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     states[2].save(Path(folder) / "state.npz")
-    ...     state = LanczosState.load(Path(folder) / "state.npz")
+    >>> state = LanczosState.of(states[2].arrays())
     >>> rest = lanczos(operator, 9, state=state)
     >>> state.products, rest.products == whole.products, torch.equal(rest.vectors, whole.vectors)
     (3, True, True)
@@ -46,10 +40,6 @@ class LanczosState:
     runs: int  # finished
     products: int
     generator: np.ndarray  # uint8
-
-    def save(self, path: Path | str) -> None:
-        """Write an ``.npz`` file of plain arrays, atomically."""
-        write_arrays(Path(path), self.arrays())
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything as plain arrays by name, on the CPU."""
@@ -69,19 +59,6 @@ class LanczosState:
         for i, block in enumerate(space.blocks):
             arrays[f"basis_{i}"] = block[: space.rows - i * BLOCK].cpu().numpy()
         return arrays
-
-    @classmethod
-    def load(cls, path: Path | str, device: torch.device | str = "cpu") -> LanczosState:
-        """Read a file of ``save``; nothing in it is executed.
-
-        Raises:
-            UserError: the file is missing, truncated, or no state of this version.
-        """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return cls.of(dict(file), device)
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} is not a Lanczos state of this version: {error}") from None
 
     @classmethod
     def of(cls, arrays: dict[str, np.ndarray], device: torch.device | str = "cpu") -> LanczosState:
@@ -107,18 +84,11 @@ class LanczosState:
             block[: len(filled)] = filled
             blocks.append(block)
         columns = [coefficients[: len(vectors) + j + 1, j].copy() for j in range(coefficients.shape[1])]
+        space = Krylov(vectors, norm, blocks, rows, columns, arrays["beta"].tolist())
         prefix = "setting_"
-        return cls(
-            settings={name.removeprefix(prefix): arrays[name].item() for name in arrays if name.startswith(prefix)},
-            space=Krylov(vectors, norm, blocks, rows, columns, arrays["beta"].tolist()),
-            values=arrays["values"],
-            residuals=arrays["residuals"],
-            lowest=lowest,
-            highest=highest,
-            runs=runs,
-            products=products,
-            generator=arrays["generator"],
-        )
+        settings = {name.removeprefix(prefix): arrays[name].item() for name in arrays if name.startswith(prefix)}
+        pairs = arrays["values"], arrays["residuals"]
+        return cls(settings, space, *pairs, lowest, highest, runs, products, arrays["generator"])
 
     def check(self, settings: dict[str, object], device: torch.device | str) -> None:
         """Refuse to continue a run with other settings, or on a device that its vectors are not on.
@@ -127,7 +97,7 @@ class LanczosState:
             UserError: names the first setting that differs.
         """
         if self.space.locked.device.type != torch.device(device).type:
-            raise UserError(f"the Lanczos state is on {self.space.locked.device}: load it with device={str(device)!r}")
+            raise UserError(f"the Lanczos state is on {self.space.locked.device}: make it with device={str(device)!r}")
         for name, value in settings.items():
             if self.settings.get(name) != value:
                 raise UserError(

@@ -4,7 +4,7 @@ r"""The ends of a spectrum from three vectors: Lanczos' recurrence without a sto
 
 Rounding lets converged eigenvectors return, so that a spectrum is found with copies; its ends are the right ones, and
 :math:`\beta_m |s_{mi}|` bounds their residuals all the same (Paige, Linear Algebra and its Applications 34, 1980).
-There are no eigenvectors, which take a basis: :func:`~sharpness.curvature.lanczos`.
+There are no eigenvectors, which take a basis: :func:`~sharpness.curvature.lanczos.lanczos`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sharpness.keywords import typed_keywords
 
 @dataclass(frozen=True)
 class Extremes:
-    """The ends of a spectrum, without vectors; arrays as of :class:`~sharpness.curvature.Eigenpairs`."""
+    """The ends of a spectrum, without vectors; arrays as of :class:`~sharpness.curvature.lanczos.Eigenpairs`."""
 
     values: np.ndarray
     residuals: np.ndarray
@@ -45,7 +45,7 @@ def extremes(
 ) -> Extremes:
     """Find the largest eigenvalue, the smallest, or both, in the memory of three vectors.
 
-    Arguments, tolerances and the rule to stop are those of :func:`~sharpness.curvature.lanczos` with ``k=1``.
+    Arguments, tolerances and the rule to stop are those of :func:`~sharpness.curvature.lanczos.lanczos` with ``k=1``.
 
     >>> found = extremes(lambda v: torch.tensor([3.0, 1.0, -2.0], dtype=v.dtype) * v, 3, "both")
     >>> found.values.round(6).tolist()
@@ -66,14 +66,13 @@ def extremes(
         r.sub_(v, alpha=alpha[-1])
         beta.append(length(r))
         theta, s = eigh_tridiagonal(np.array(alpha), np.array(beta[:-1]))
-        low, high = float(theta[0]), float(theta[-1])
-        scale, steps = max(abs(low), abs(high)), len(alpha)
+        extent, steps = (float(theta[0]), float(theta[-1])), len(alpha)
+        scale = max(map(abs, extent))
         exhausted = steps == size or beta[-1] <= 50 * torch.finfo(dtype).eps * scale
-        found, sought, enough = ends.look(theta, np.empty(0), low, high)
         patient = exhausted or steps >= PATIENCE
-        allowed = ends.margin * ends.allowed(theta[sought], scale, patient)
-        settled = bool((beta[-1] * np.abs(s[-1, sought]) <= allowed).all())
-        if exhausted or (enough and settled) or steps >= max_iterations:
-            values, residuals = theta[found], beta[-1] * np.abs(s[-1, found])
-            return Extremes(values, residuals, residuals <= ends.allowed(values, scale, patient), operator.products)
+        bounds = beta[-1] * np.abs(s[-1])
+        found, settled = ends.judge(theta, bounds, np.empty(0), extent, patient)
+        if exhausted or settled or steps >= max_iterations:
+            converged = bounds[found] <= ends.allowed(theta[found], scale, patient)
+            return Extremes(theta[found], bounds[found], converged, operator.products)
         before, v = v, r.div_(beta[-1])

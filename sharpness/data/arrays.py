@@ -13,9 +13,8 @@ from torch import Tensor
 from sharpness.data.labels import check_labels
 from sharpness.errors import UserError, shown
 from sharpness.untrusted.npz import read_arrays
-from sharpness.untrusted.plain_json import LIMIT as JSON_LIMIT, parse_json
+from sharpness.untrusted.plain_json import read_json
 from sharpness.untrusted.refused import Refused
-from sharpness.untrusted.regular_files import read_regular
 
 NPZ_KEYS = (("x", "y"), ("images", "labels"), ("data", "labels"), ("x_test", "y_test"))
 #: A larger label is a mistake, and every class costs memory.
@@ -72,11 +71,9 @@ def read_train_counts(given: Any) -> tuple[tuple[int, ...], tuple[str, ...] | No
     values = given
     if isinstance(given, str | Path):
         try:
-            values = parse_json(read_regular(given, JSON_LIMIT))
+            values = read_json(given)
         except Refused as error:
             raise UserError(f"cannot read class counts from {given}: it {error}") from None
-        except OSError as error:
-            raise UserError(f"cannot read class counts from {given}: {error.strerror}") from None
     if isinstance(values, Mapping):
         by_name = {str(key): n for key, n in values.items()}
         keys = [str(c) for c in range(len(by_name))]

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sequent
 from sharpness.data.endless import all_of, length_of
 from sharpness.data.inputs import Inputs
 from sharpness.data.records import ARRAYS, Batch, Record, is_image, is_record, split
-from sharpness.errors import UserError, shown
+from sharpness.errors import UserError
+from sharpness.extensions import in_one_line
 from sharpness.generators import generators_kept
 
 #: Samples of a data set that are read twice: one alone may be the one that is not augmented this time.
@@ -82,7 +83,7 @@ def one_of(data: Any, i: int) -> Any:
     except UserError:
         raise
     except Exception as error:
-        told = shown(f"{type(error).__name__}: {error}", 120)
+        told = in_one_line(error)
         raise UserError(f"reading sample {i} of {len(data)} raised {told}: correct the dataset") from error
 
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from sharpness.data.dataset import ImageSet, LongTailData
+from sharpness.data.dataset import ImageSet, LongTailData, cut_pool
 from sharpness.data.download import ARCHIVES, download, md5_of
 from sharpness.data.longtail import LongTail, check_recipe
 from sharpness.data.unpickle import read_pickle
@@ -93,7 +93,7 @@ def load_cifar_lt(
     """``cifar10-lt`` or ``cifar100-lt``: a long tail of the training files and the whole test file.
 
     ``n_max`` is the largest class of the files at hand (5000 or 500 in the official release), and nothing in
-    the files is run (see :mod:`sharpness.data.unpickle`).
+    the files is run (see :mod:`sharpness.data.unpickle`). Either split is read when it is first asked for.
 
     Args:
         name: ``cifar10`` or ``cifar100``.
@@ -109,26 +109,19 @@ def load_cifar_lt(
         UserError: no data folder; a file that is missing, damaged, hostile or of another shape; a class with
             fewer images than the profile asks for; an unknown choice.
     """
-    # A wrong recipe is refused before seconds are spent on the files.
     choose("CIFAR data set", name, list(LAYOUTS))
     layout = LAYOUTS[name]
     groups = layout.groups if groups is None else groups
-    check_recipe(profile, imbalance, subset, groups)  # before the files are read, which takes seconds
-    pool, test, names = _read(name, layout, data_root, download)
-    return LongTailData.from_pool(
-        f"{name}-lt",
-        pool,
-        test,
-        class_names=names,
-        profile=profile,
-        imbalance=imbalance,
-        subset=subset,
-        groups=groups,
-        n_max=int(pool.class_samples(layout.num_classes).max()),
-        augmentation="crop-flip",
-        padding=4,
-        default_model="resnet32",
-    )
+    check_recipe(profile, imbalance, subset, groups)  # now, because files are read when images are asked for
+
+    def cut(pool: ImageSet, names: tuple[str, ...]) -> tuple[LongTail, ImageSet]:
+        n_max = int(pool.class_samples(len(names)).max())
+        return cut_pool(
+            f"{name}-lt", pool, class_names=names, profile=profile, imbalance=imbalance, subset=subset, groups=groups,
+            n_max=n_max,
+        )  # fmt: skip
+
+    return _unread(name, layout, data_root, download, cut)
 
 
 def load_cifar(
@@ -161,24 +154,40 @@ def load_cifar(
         raise UserError(f"{name} is the whole set, balanced: leave {told} out, or take the long tail {name}-lt")
     groups = "oltr" if groups is None else groups
     check_recipe(profile, imbalance, subset, groups)
-    layout = LAYOUTS[name]
-    pool, test, names = _read(name, layout, data_root, download)
-    counts = tuple(pool.class_samples(layout.num_classes).tolist())
-    whole = LongTail(name, names, profile, float(imbalance), subset, counts, groups)
-    return LongTailData(whole, pool, test, augmentation="crop-flip", padding=4, default_model="resnet32")
+
+    def whole(pool: ImageSet, names: tuple[str, ...]) -> tuple[LongTail, ImageSet]:
+        counts = tuple(pool.class_samples(len(names)).tolist())
+        return LongTail(name, names, profile, float(imbalance), subset, counts, groups), pool
+
+    return _unread(name, LAYOUTS[name], data_root, download, whole)
 
 
-def _read(
-    name: str, layout: Layout, data_root: str | Path | None, download: bool
-) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
-    """All training and test images, and the names of the classes."""
+def _unread(
+    name: str,
+    layout: Layout,
+    data_root: str | Path | None,
+    download: bool,
+    cut: Callable[[ImageSet, tuple[str, ...]], tuple[LongTail, ImageSet]],
+) -> LongTailData:
+    """The data of files that are there: ``cut`` makes the long tail of all training images and names of classes."""
     folder = _folder(name, layout, data_root, download)
     remedy = f"unpack {ARCHIVES[name].url} again in {folder.parent}, or delete the file and pass --download"
-    pool = _read_split([folder / file for file in layout.train], layout, remedy)
-    test = _read_split([folder / layout.test], layout, remedy)
-    names = _read_names(folder / layout.meta, layout, remedy)
-    _tell_unless_official(folder, layout, len(pool))
-    return pool, test, names
+    for file in (*layout.train, layout.test, layout.meta):
+        if not (folder / file).is_file():
+            raise UserError(f"{folder / file} is missing: {remedy}")
+
+    @cache
+    def training() -> tuple[LongTail, ImageSet]:
+        pool = _read_split([folder / file for file in layout.train], layout, remedy)
+        _tell_unless_official(folder, layout, len(pool))
+        return cut(pool, _read_names(folder / layout.meta, layout, remedy))
+
+    read = {
+        "longtail": lambda: training()[0],
+        "train": lambda: training()[1],
+        "test": lambda: _read_split([folder / layout.test], layout, remedy),
+    }
+    return LongTailData.unread(read, augmentation="crop-flip", padding=4, default_model="resnet32")
 
 
 _told: set[Path] = set()

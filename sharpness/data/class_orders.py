@@ -8,7 +8,6 @@ every processor (:func:`introsort`); since then it depends on the processor.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, MutableSequence, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from sharpness.errors import UserError
+from sharpness.untrusted.plain_json import read_json
+from sharpness.untrusted.refused import Refused
 
 #: Largest partition that is sorted by insertion.
 SMALL = 16
@@ -167,10 +168,9 @@ def check_class_order(kind: Any) -> str | list[int]:
             known = ", ".join(CLASS_ORDERS)
             raise UserError(f"unknown class order {str(kind)!r}: choose one of {known}, or a .json file with a list")
         try:
-            given = json.loads(Path(kind).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            told = getattr(error, "strerror", None) or "it is no JSON"
-            raise UserError(f"cannot read the class order from {kind}: {told}") from None
+            given = read_json(kind)
+        except Refused as error:
+            raise UserError(f"cannot read the class order from {kind}: it {error}") from None
     given = given.tolist() if hasattr(given, "tolist") else given
     labels = list(given) if isinstance(given, list | tuple) else []
     if not labels or any(type(label) is not int for label in labels) or sorted(labels) != list(range(len(labels))):

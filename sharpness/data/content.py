@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sharpness.data.standardization import Standardization
 from sharpness.errors import UserError
 from sharpness.identity import NAMES, PIXELS, VALUES, SampleIdentity
 
@@ -78,7 +79,8 @@ class Content:
         known: Content | None = getattr(data, "content", None)
         if known is not None and (mean is not None or std is not None):
             raise UserError(f"mean, std: a {type(data).__name__} knows its own, leave them out")
-        constants = _constants(mean, std) if known is None else (known.mean, known.std)
+        given = Standardization.given(mean, std)
+        constants = (known.mean, known.std) if known else (given.mean, given.std) if given else (None, None)
         if names is not None:
             if isinstance(names, str | bytes) or len(names) != len(x):
                 raise UserError(f"names: {len(names)} for {len(x)} samples: give one for each")
@@ -86,10 +88,11 @@ class Content:
             return cls(NAMES, lambda: _digests([name.encode() for name in listed]), *constants)
         if known is not None:
             return known
-        means, stds = constants
-        if means is not None and stds is not None:
-            undone(x[:16], means, stds)  # what cannot be right is refused before any work
-            return cls(PIXELS, lambda: _by_chunk(x, lambda part: _pixels(undone(part, means, stds))), means, stds)
+        if given:
+            undone(x[:16], given.mean, given.std)  # what cannot be right is refused before any work
+            return cls(
+                PIXELS, lambda: _by_chunk(x, lambda part: _pixels(undone(part, given.mean, given.std))), *constants
+            )
         if x.dtype == torch.uint8:
             return cls(PIXELS, lambda: pixel_digests(x))
         return cls(VALUES, lambda: value_digests(x))
@@ -140,17 +143,6 @@ def _plain(values: Tensor) -> Tensor:
     if values.is_complex():
         values = torch.view_as_real(values)
     return values.float() + 0.0 if values.is_floating_point() else values.long()  # + 0.0: there is one zero
-
-
-def _constants(mean: Any, std: Any) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    if mean is None and std is None:
-        return None, None
-    if mean is None or std is None:
-        raise UserError("give mean and std together, or neither")
-    means, stds = (tuple(np.asarray(v, dtype=float).reshape(-1).tolist()) for v in (mean, std))
-    if len(means) != len(stds) or not means or not min(stds) > 0:
-        raise UserError(f"mean {means} and std {stds}: give one of each for every channel, std above 0")
-    return means, stds
 
 
 def undone(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

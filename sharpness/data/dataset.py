@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypedDict, Unpack, cast
 
 import numpy as np
 import torch
@@ -136,6 +136,35 @@ class ImageSet:
         return torch.bincount(self.labels, minlength=num_classes)
 
 
+class Cut(TypedDict):
+    """Keywords of a long tail that is cut out of a pool of training images.
+
+    Attributes:
+        class_names: in label order.
+        n_max: images of the largest class.
+    """
+
+    class_names: tuple[str, ...]
+    profile: str
+    imbalance: float
+    subset: str
+    groups: str
+    n_max: int
+
+
+def cut_pool(dataset: str, pool: ImageSet, **cut: Unpack[Cut]) -> tuple[LongTail, ImageSet]:
+    """A long tail of a pool of training images: its description, and the images.
+
+    Raises:
+        UserError: a class that has fewer images than the profile asks for, and all that :class:`LongTail` refuses.
+    """
+    names, profile, imbalance, n_max = cut["class_names"], cut["profile"], cut["imbalance"], cut["n_max"]
+    counts = profile_counts(profile, imbalance, len(names), n_max, class_names=names)
+    check_present(profile, counts, pool.class_samples(len(names)).tolist(), n_max, names)
+    longtail = LongTail(dataset, names, profile, float(imbalance), cut["subset"], counts, cut["groups"])
+    return longtail, pool.subset(select_indices(pool.labels, counts, cut["subset"]))
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class LongTailData:
     """A long-tailed training set and a balanced test set.
@@ -179,28 +208,44 @@ class LongTailData:
         pool: ImageSet,
         test: ImageSet,
         *,
-        class_names: tuple[str, ...],
-        profile: str,
-        imbalance: float,
-        subset: str,
-        groups: str,
-        n_max: int,
         augmentation: str,
         padding: int,
         default_model: str,
+        **cut: Unpack[Cut],
     ) -> LongTailData:
-        """Cut a long tail out of a pool of training images.
+        """Cut a long tail out of a pool of training images, see :func:`cut_pool`."""
+        return cls(*cut_pool(dataset, pool, **cut), test, augmentation, padding, default_model)
 
-        Raises:
-            UserError: a class that has fewer images than the profile asks for, and all that :class:`LongTail`
-                refuses.
+    @classmethod
+    def unread(
+        cls, read: Mapping[str, Callable[[], Any]], augmentation: str, padding: int, default_model: str
+    ) -> LongTailData:
+        """Data whose long tail and images are read when they are first asked for.
+
+        Args:
+            read: functions that read ``longtail``, ``train`` and ``test``, by these names.
         """
-        present = pool.class_samples(len(class_names)).tolist()
-        counts = profile_counts(profile, imbalance, len(class_names), n_max, class_names=class_names)
-        check_present(profile, counts, present, n_max, class_names)
-        longtail = LongTail(dataset, class_names, profile, float(imbalance), subset, counts, groups)
-        train = pool.subset(select_indices(pool.labels, counts, subset))
-        return cls(longtail, train, test, augmentation, padding, default_model)
+        data = object.__new__(cls)
+        known = {"augmentation": augmentation, "usual_augmentation": augmentation, "padding": padding}
+        vars(data).update(known, default_model=default_model, _read=read)
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        # Python asks here for what an instance lacks: a part that was read, or given, is found before.
+        read = vars(self).get("_read", {}).get(name)
+        if read is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return vars(self).setdefault(name, read())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields, read: another process may not have the files."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def described(self, longtail: LongTail) -> LongTailData:
+        """The same images, unread ones among them, as the training set that ``longtail`` describes."""
+        data = object.__new__(type(self))
+        vars(data).update(vars(self), longtail=longtail)
+        return data
 
     def part(self, name: str) -> ImageSet:
         """The training, validation or test images, or those of the open set.

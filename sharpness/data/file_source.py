@@ -88,8 +88,11 @@ class FileSource:
         Raises:
             UserError: it is missing or damaged; the message has its line in the list.
         """
+        return self._picture(index, self.transform.size, self.transform.resize)
+
+    def _picture(self, index: int, size: int | None, resize: int | None) -> tuple[Tensor, np.uint64]:
         try:
-            return read_picture(self.path(index), self.transform.size, self.transform.resize, 3)
+            return read_picture(self.path(index), size, resize, 3)
         except UserError as error:
             raise UserError(f"{self.images.place(index)}: {error}") from None
 
@@ -102,20 +105,14 @@ class FileSource:
 
     def digests(self, indices: np.ndarray) -> np.ndarray:
         """Of all pixels of the files, ``(n,)`` uint64; what was not read yet is read."""
-        missing = [int(i) for i in indices if int(i) not in self._digests]
-        for index in missing:
-            self._digests[index] = self.one(index)[1]
+        for index in map(int, indices):
+            if index not in self._digests:
+                self._digests[index] = self.one(index)[1]
         return np.array([self._digests[int(i)] for i in indices], dtype=np.uint64)
 
     def originals(self, indices: np.ndarray) -> list[Tensor]:
         """Whole images ``(3, h, w)``, as the files have them."""
-        found = []
-        for index in map(int, indices):
-            try:
-                found.append(read_picture(self.path(index), None, None, 3)[0])
-            except UserError as error:
-                raise UserError(f"{self.images.place(index)}: {error}") from None
-        return found
+        return [self._picture(int(index), None, None)[0] for index in indices]
 
 
 class _Chunks(Dataset[Any]):

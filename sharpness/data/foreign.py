@@ -26,6 +26,7 @@ from sharpness.data.dataset import ImageSet
 from sharpness.data.image_files import ImageFiles, class_folders, listed, read_files
 from sharpness.data.labels import check_limit, first_of_each
 from sharpness.data.pictures import to_tensor
+from sharpness.data.standardization import Standardization
 from sharpness.data.tensors import as_tensors
 from sharpness.errors import UserError, choose
 from sharpness.identity import PIXELS, VALUES
@@ -196,7 +197,8 @@ def read_images(
     >>> data.tensors[0].flatten().tolist(), data.train_counts
     ([-1.0, 1.0, 1.0, 1.0], (1, 1))
     """
-    _check(mean, std, size, resize, channels, layout, limit_per_class)
+    _check(size, resize, channels, layout, limit_per_class)
+    constants = Standardization.given(mean, std)
     counts, named = (None, None) if train_counts is None else read_train_counts(train_counts)
     files: ImageFiles | None = None
     digests: np.ndarray | None = None
@@ -232,19 +234,15 @@ def read_images(
     data = ForeignData(inputs.contiguous(), labels, None, None, names, counts, totals, digests=digests)
     if files is None and limit_per_class is not None:
         data = data.limit_per_class(limit_per_class)
-    return _normalized(data, mean, std)
+    return _normalized(data, constants)
 
 
-def _check(
-    mean: Any, std: Any, size: int | None, resize: int | None, channels: int, layout: str, limit: int | None
-) -> None:
+def _check(size: int | None, resize: int | None, channels: int, layout: str, limit: int | None) -> None:
     choose("layout", layout, LAYOUTS)
     if channels not in (1, 3):
         raise UserError(f"channels {channels}: choose 3 for colour or 1 for grey")
     if limit is not None:
         check_limit(limit)
-    if (mean is None) != (std is None):
-        raise UserError("give mean and std together, or neither")
     if size is not None and size < 1:
         raise UserError(f"size {size}: give a side of at least 1 pixel")
     if resize is not None and (size is None or resize < size):
@@ -284,15 +282,13 @@ def _of_dataset(source: Any) -> tuple[Tensor, Tensor]:
     return x, y.reshape(-1) if y.shape == (len(y), 1) else y
 
 
-def _normalized(data: ForeignData, mean: Sequence[float] | None, std: Sequence[float] | None) -> ForeignData:
-    if data.inputs.dtype != torch.uint8 and data.inputs.dtype != torch.float64:
+def _normalized(data: ForeignData, given: Standardization | None) -> ForeignData:
+    if data.inputs.dtype not in (torch.uint8, torch.float64):
         data = replace(data, inputs=data.inputs.float())
-    estimated = mean is None or std is None
-    if mean is None or std is None:
-        if data.inputs.dtype != torch.uint8:
-            return data
-        mean, std = pixel_statistics(data.inputs)
+    if given is None and data.inputs.dtype != torch.uint8:
+        return data
+    used = given or Standardization(*pixel_statistics(data.inputs))
     channels = data.inputs.shape[1] if data.inputs.ndim == 4 else 0
-    if len(mean) != channels or len(std) != channels or min(std) <= 0:
-        raise UserError(f"mean {tuple(mean)} and std {tuple(std)}: give {channels} values each, std above 0")
-    return replace(data, mean=tuple(map(float, mean)), std=tuple(map(float, std)), estimated=estimated)
+    if used.channels != channels:
+        raise UserError(f"mean {used.mean} and std {used.std}: give {channels} values each")
+    return replace(data, mean=used.mean, std=used.std, estimated=given is None)

@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from sharpness.data.labels import check_limit
-from sharpness.errors import UserError
+from sharpness.errors import UserError, require_whole
 from sharpness.files import write_atomically
 from sharpness.locks import only_process
 from sharpness.progress import progress
@@ -122,7 +121,7 @@ def make_glyphs(
     Raises:
         UserError: fonts of too few faces or characters, or a folder that holds something.
     """
-    check_limit(classes - 1)
+    require_whole("classes", classes, least=2)
     if side < 8:
         raise UserError(f"side {side}: give at least 8 pixels")
     out.mkdir(parents=True, exist_ok=True)

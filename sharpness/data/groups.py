@@ -43,14 +43,6 @@ def _split(counts: Sequence[int], many: Callable[[int], bool], few: Callable[[in
     }
 
 
-def _oltr(counts: Sequence[int], imbalance: float | None) -> Groups:
-    return _split(counts, lambda n: n >= 100, lambda n: n <= 20)
-
-
-def _classifier_balancing(counts: Sequence[int], imbalance: float | None) -> Groups:
-    return _split(counts, lambda n: n > 100, lambda n: n < 20)
-
-
 def _mislas(counts: Sequence[int], imbalance: float | None) -> Groups:
     if len(counts) not in _MISLAS_CUTS:
         raise UserError(
@@ -80,33 +72,32 @@ def _focal_sam(counts: Sequence[int], imbalance: float | None) -> Groups:
 
 
 GROUP_CONVENTIONS: dict[str, Callable[[Sequence[int], float | None], Groups]] = {
-    "oltr": _oltr,
-    "classifier-balancing": _classifier_balancing,
+    "oltr": lambda counts, imbalance: _split(counts, lambda n: n >= 100, lambda n: n <= 20),
+    "classifier-balancing": lambda counts, imbalance: _split(counts, lambda n: n > 100, lambda n: n < 20),
     "mislas": _mislas,
     "focal-sam": _focal_sam,
 }
 
 
-def _thresholds(convention: str) -> tuple[float, float] | None:
+def _thresholds(convention: str) -> tuple[float, float]:
     try:
         high, low = (float(part) for part in convention.split(","))
     except (ValueError, AttributeError):
-        return None
-    return (high, low) if math.isfinite(high) and math.isfinite(low) else None
-
-
-def check_convention(convention: str) -> None:
-    """Raise a :class:`UserError` unless ``convention`` is a name or a pair of thresholds."""
-    if convention in GROUP_CONVENTIONS:
-        return
-    thresholds = _thresholds(convention)
-    if thresholds is None:
+        high = low = math.nan
+    if not (math.isfinite(high) and math.isfinite(low)):
         raise UserError(
             f"unknown group convention {convention!r}: choose one of {', '.join(GROUP_CONVENTIONS)}, "
             "or thresholds such as '100,20'"
         )
-    if thresholds[0] < thresholds[1]:
+    if high < low:
         raise UserError(f"group thresholds {convention!r}: give the higher one first, for example '100,20'")
+    return high, low
+
+
+def check_convention(convention: str) -> None:
+    """Raise a :class:`UserError` unless ``convention`` is a name or a pair of thresholds."""
+    if convention not in GROUP_CONVENTIONS:
+        _thresholds(convention)
 
 
 def class_groups(counts: Sequence[int], convention: str, imbalance: float | None = None) -> Groups:
@@ -128,12 +119,9 @@ def class_groups(counts: Sequence[int], convention: str, imbalance: float | None
     >>> class_groups((500, 101, 100, 21, 20, 5), "100,20")
     {'many': (0, 1), 'medium': (2, 3, 4), 'few': (5,)}
     """
-    check_convention(convention)
     if convention in GROUP_CONVENTIONS:
         return GROUP_CONVENTIONS[convention](counts, imbalance)
-    thresholds = _thresholds(convention)
-    assert thresholds is not None
-    high, low = thresholds
+    high, low = _thresholds(convention)
     return _split(counts, lambda n: n > high, lambda n: n < low)
 
 

@@ -165,7 +165,8 @@ def load_listed(
         raise UserError(f"subset {subset!r}, but the training list is list:{fingerprint}: point --lists at that list")
     for source in parts.values():
         source.workers = workers
-    data = _together(name, known, parts, names, fingerprint, groups, _constants(known, mean, std), size)
+    constants = Standardization.given(mean, std) or known.constants
+    data = _together(name, known, parts, names, fingerprint, groups, constants, size)
     listed = data.longtail.imbalance
     if imbalance is not None and abs(imbalance - listed) > 1e-9 * listed:
         raise UserError(f"imbalance {imbalance:g}, but that of the list is {listed:g}: leave imbalance out")
@@ -207,12 +208,6 @@ def _require_prepared(
     for option, given in (("size", size), ("resize", resize)):
         if given not in (None, described[option]):
             raise UserError(f"{option} {given}, but {root} has {described[option]}: prepare another folder")
-
-
-def _constants(known: PublishedData, mean: Sequence[float] | None, std: Sequence[float] | None) -> Standardization:
-    if (mean is None) != (std is None):
-        raise UserError("give mean and std together, or neither")
-    return known.constants if mean is None or std is None else Standardization(tuple(mean), tuple(std))
 
 
 imagenet_lt, places_lt, inat18, glyphs_lt, listed_data = (partial(load_listed, name) for name in PUBLISHED)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields, replace
 
 from sharpness.data.dataset import PARTS, LongTailData
 from sharpness.data.standardization import Standardization
-from sharpness.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -47,12 +46,8 @@ class NamedData:
         Raises:
             UserError: mean without std or the other way round, or not one number for each channel.
         """
-        if (self.mean is None) != (self.std is None):
-            raise UserError("give mean and std together, or neither")
-        if self.mean is not None and self.std is not None:
-            usual = Standardization(tuple(self.mean), tuple(self.std))
-        if usual is None:
+        wanted = Standardization.given(self.mean, self.std) or usual
+        if wanted is None:
             return data
         found = {name: part for name in PARTS if (part := getattr(data, name)) is not None}
-        parts = {name: replace(part, mean=usual.mean, std=usual.std) for name, part in found.items()}
-        return replace(data, **parts)
+        return replace(data, **{n: replace(part, mean=wanted.mean, std=wanted.std) for n, part in found.items()})

@@ -112,21 +112,9 @@ def largest_imbalance(profile: str, num_classes: int, n_max: int) -> float:
     5000.0
     """
 
-    def is_empty(imbalance: float) -> bool:
-        return min(PROFILES[profile](imbalance, num_classes, n_max)) < 1
-
-    low, high = _change(1.0, 2.0 * n_max + 1.0, is_empty)
-    # Rounding may have moved the last bit of an imbalance that is a round number.
-    nearest = round(high, 2)
-    return max(1.0, math.floor(low * 100) / 100) if is_empty(nearest) else nearest
-
-
-def _change(low: float, high: float, holds: Callable[[float], bool]) -> tuple[float, float]:
-    """Neighbours of the number from which on a property holds, by bisection; it holds at ``high``."""
-    for _ in range(64):
-        middle = (low + high) / 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return low, high
+    # At n_max the last class has n_max / n_max images, of which rounding may make less than one.
+    one = min(PROFILES[profile](n_max, num_classes, n_max)) >= 1
+    return float(n_max) if one else n_max - 0.01
 
 
 def smallest_imbalance(profile: str, present: Sequence[int], n_max: int) -> float | None:
@@ -145,7 +133,10 @@ def smallest_imbalance(profile: str, present: Sequence[int], n_max: int) -> floa
         return None
     if fits(low):
         return low
-    return math.ceil(_change(low, high, fits)[1] * 100) / 100
+    for _ in range(64):
+        middle = (low + high) / 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return math.ceil(high * 100) / 100
 
 
 def check_present(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sharpness.data.pictures import to_tensor
 from sharpness.errors import UserError, shown
+from sharpness.extensions import in_one_line
 
 #: What a column of numbers may be.
 ARRAYS = (Tensor, np.ndarray)
@@ -64,7 +65,7 @@ def split(given: Any, what: str, batch: Batch | None = None, takes: Collection[s
         try:
             given = batch(given)
         except Exception as error:
-            told = shown(f"{type(error).__name__}: {error}", 120)
+            told = in_one_line(error)
             raise UserError(f"batch= raised {told} of {what}: let it return (inputs, targets)") from error
         if not isinstance(given, tuple | list) or len(given) != 2:
             raise UserError(f"batch= returned a {type(given).__name__} of {what}: let it return (inputs, targets)")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from sharpness.errors import UserError
 
 
 @lru_cache(maxsize=64)
@@ -26,6 +30,22 @@ class Standardization:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @classmethod
+    def given(cls, mean: Any, std: Any) -> Standardization | None:
+        """The constants that a user gives, one number or one for each channel; None where none are given.
+
+        Raises:
+            UserError: one without the other, not equally many, or a standard deviation that is not positive.
+        """
+        if mean is None and std is None:
+            return None
+        if mean is None or std is None:
+            raise UserError("give mean and std together, or neither")
+        means, stds = (tuple(np.asarray(v, dtype=float).reshape(-1).tolist()) for v in (mean, std))
+        if len(means) != len(stds) or not means or not min(stds) > 0:
+            raise UserError(f"mean {means} and std {stds}: give one of each for every channel, std above 0")
+        return cls(means, stds)
 
     @property
     def channels(self) -> int:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from sharpness.data.tensors import column
-from sharpness.errors import UserError, require_whole, shown
+from sharpness.errors import UserError, require_whole
+from sharpness.extensions import in_one_line
 from sharpness.identity import ONE_CLASS
 
 #: A larger index is a mistake, and every class costs memory.
@@ -207,7 +208,7 @@ def _grouped(x: Any, y: Tensor, group_by: Any, num_classes: int | None, class_na
         try:
             values = group_by(x, y)
         except Exception as error:
-            told = shown(f"{type(error).__name__}: {error}")
+            told = in_one_line(error)
             raise UserError(f"group_by= raised {told}: give a function of (inputs, targets), of all samples") from error
     if isinstance(values, str | Mapping) or not hasattr(values, "__len__"):
         raise UserError(f"group_by= is a {type(values).__name__}: give one value per sample, or a function of "

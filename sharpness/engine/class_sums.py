@@ -29,7 +29,8 @@ class ClassSums:
     @classmethod
     def of(cls, rows: Tensor, classes: Tensor, num_classes: int) -> ClassSums:
         """Sum the rows (4, n) of samples by their classes (n,)."""
-        return ClassSums(*sum_by_class(rows, classes, num_classes).numpy())
+        sums = torch.zeros(4, num_classes, dtype=torch.float64).index_add_(1, classes.cpu(), rows)
+        return ClassSums(*sums.numpy())
 
     @property
     def mean(self) -> float:
@@ -61,8 +62,7 @@ class SampleSums(ClassSums):
     @classmethod
     def of(cls, rows: Tensor, classes: Tensor, num_classes: int) -> SampleSums:
         """Sum the rows (4, n) of samples by their classes (n,)."""
-        loss, weight, correct, count = sum_by_class(rows, classes, num_classes).numpy()
-        return cls(loss, weight, correct, count, rows.numpy())
+        return cls(**vars(ClassSums.of(rows, classes, num_classes)), rows=rows.numpy())
 
     @property
     def losses(self) -> np.ndarray:
@@ -135,31 +135,44 @@ def ratio(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return np.where(weights > 0, sums / weights, np.nan)
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """The sums of some samples by class, from the outputs of a model.
+
+    Attributes:
+        loss: outputs and targets to losses (n,).
+        classes: (N,) of all samples.
+        num_classes: C.
+        answers: width of the logits, of which the largest is the prediction; None where targets are no labels.
+    """
+
+    loss: PerSampleLoss
+    classes: Tensor
+    num_classes: int
+    answers: int | None
+
+    def rows(self, outputs: Tensor, y: Tensor, a: Tensor) -> Tensor:
+        """The rows (4, n) of some samples, see :func:`sample_rows`."""
+        return sample_rows(outputs, y, a, self.loss, self.answers)
+
+    def sums(self, rows: Iterable[Tensor]) -> ClassSums:
+        """Sum the rows of all batches, in the order of the samples."""
+        found = list(rows)
+        total = torch.cat(found, dim=1).cpu() if found else torch.zeros(4, 0, dtype=torch.float64)
+        return ClassSums.of(total, self.classes, self.num_classes)
+
+
 @torch.no_grad()
 def class_sums(
-    forward: Callable[[Tensor], Tensor],
-    batches: Iterable[WeightedBatch],
-    loss: PerSampleLoss,
-    classes: Tensor,
-    num_classes: int,
-    answers: int | None,
-) -> ClassSums:
+    forward: Callable[[Tensor], Tensor], batches: Iterable[WeightedBatch], scoring: Scoring
+) -> ClassSums:  # fmt: skip
     """Sum ``loss(forward(x), y)`` by class over some batches.
 
     Args:
         forward: inputs (n, ...) to outputs, usually logits (n, C).
-        loss: outputs and targets to losses (n,).
-        classes: (N,) of all samples, in the order of the batches.
-        answers: width of the logits, of which the largest is the prediction; None where targets are no labels.
+        batches: of all samples, in their order.
     """
-    rows = [sample_rows(forward(x), y, a, loss, answers) for x, y, a in batches]
-    total = torch.cat(rows, dim=1).cpu() if rows else torch.zeros(4, 0, dtype=torch.float64)
-    return ClassSums.of(total, classes, num_classes)
-
-
-def sum_by_class(rows: Tensor, classes: Tensor, num_classes: int) -> Tensor:
-    """Sum rows (4, n) by class to (4, C)."""
-    return torch.zeros(4, num_classes, dtype=torch.float64).index_add_(1, classes.cpu(), rows)
+    return scoring.sums(scoring.rows(forward(x), y, a) for x, y, a in batches)
 
 
 def sample_rows(outputs: Tensor, y: Tensor, a: Tensor, loss: PerSampleLoss, answers: int | None) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -33,38 +33,27 @@ def full_precision() -> Iterator[None]:
     By default torch rounds float32 in convolutions to the 10 bits of TF32, an error of 1e-3 in a Hessian-vector
     product, and chooses kernels that add up in the order in which threads happen to end. Also a decorator of functions.
     """
-    with undisturbed():
-        if torch.cuda.is_initialized():
-            with _exact_kernels():
-                yield
-        else:
-            yield
+    kernels = [(torch.backends.cudnn, "deterministic", True), (torch.backends.cudnn, "benchmark", False)]
+    with undisturbed(), _set([*_formats(), *kernels]) if torch.cuda.is_initialized() else nullcontext():
+        yield
+
+
+def exact_float32() -> AbstractContextManager[None]:
+    """Compute float32 in full on a GPU, where torch's default for convolutions is TF32; restored afterwards."""
+    return _set(_formats())
 
 
 @contextmanager
-def exact_float32() -> Iterator[None]:
-    """Compute float32 in full on a GPU, where torch's default for convolutions is TF32; restored afterwards."""
-    formats = _formats()
-    before = [getattr(owner, name) for owner, name, _ in formats]
+def _set(settings: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Set attributes, (owner, name, value) each, and restore them afterwards."""
+    before = [getattr(owner, name) for owner, name, _ in settings]
     try:
-        for owner, name, exact in formats:
-            setattr(owner, name, exact)
+        for owner, name, value in settings:
+            setattr(owner, name, value)
         yield
     finally:
-        for (owner, name, _), value in zip(formats, before, strict=True):
+        for (owner, name, _), value in zip(settings, before, strict=True):
             setattr(owner, name, value)
-
-
-@contextmanager
-def _exact_kernels() -> Iterator[None]:
-    cudnn = torch.backends.cudnn
-    before = cudnn.deterministic, cudnn.benchmark
-    try:
-        cudnn.deterministic, cudnn.benchmark = True, False
-        with exact_float32():
-            yield
-    finally:
-        cudnn.deterministic, cudnn.benchmark = before
 
 
 def _formats() -> list[tuple[Any, str, Any]]:

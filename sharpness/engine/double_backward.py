@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from sharpness.engine.autograd import WrittenOut, pulled
 from sharpness.engine.class_sums import PerSampleLoss, WeightedBatch
-from sharpness.engine.formulas import WrittenOut
-from sharpness.engine.pulls import pulled
 from sharpness.errors import UserError
 
 Forward = Callable[[Tensor], Tensor]
@@ -30,7 +29,7 @@ def twice_differentiable(written_out: bool = True) -> Iterator[None]:
     """Compute in operations that have a right second derivative.
 
     Attention runs with its math kernel, because fused attention has no double backward, and the functions of
-    ``formulas.py``, whose double backward is wrong, run by their formulas.
+    ``autograd.py``, whose double backward is wrong, run by their formulas.
 
     Args:
         written_out: whether to replace the latter, which costs a call of Python for every operation inside.
@@ -71,40 +70,24 @@ def hvp_sum(
     loss: PerSampleLoss,
     vector: Tensor,
 ) -> Tensor:
-    r""":math:`\sum_i a_i \nabla_w^2 \ell_i \, v`, flat, shape (k,): the gradient of the slope along v."""
-    total, pieces = _zeros(parameters), split(vector, parameters)
-    for batch in batches:
-        with twice_differentiable():
-            first = _first(forward, parameters, batch, loss)
-            if any(g.requires_grad for g in first):
-                total += flat(_pull(first, parameters, pieces)).double()
-    return total
+    r""":math:`\sum_i a_i \nabla_w^2 \ell_i \, v`: the gradient of the slope along v.
 
+    Args:
+        vector: v, flat (k,), or several as rows (p, k), in one pass.
 
-@torch.enable_grad()
-def hvp_rows(
-    forward: Forward,
-    parameters: Sequence[Tensor],
-    batches: Iterable[WeightedBatch],
-    loss: PerSampleLoss,
-    vectors: Tensor,
-) -> Tensor:
-    r""":math:`\sum_i a_i \nabla_w^2 \ell_i \, v` for every row v of ``vectors``, (p, k) to (p, k), in one pass.
+    Returns:
+        The products, in the shape of ``vector``.
 
     Raises:
-        RuntimeError: an operation of the model has no vectorised derivative.
+        RuntimeError: there are several, and an operation of the model has no vectorised derivative.
     """
-    total = torch.zeros_like(vectors)
-    pieces = [
-        v.view(len(vectors), *p.shape)
-        for v, p in zip(vectors.split([p.numel() for p in parameters], dim=1), parameters, strict=True)
-    ]
+    total = torch.zeros(vector.shape, dtype=torch.float64, device=parameters[0].device)
+    pieces, rows = split(vector, parameters), vector.shape[:-1]
     for batch in batches:
         with twice_differentiable():
             first = _first(forward, parameters, batch, loss)
             if any(g.requires_grad for g in first):
-                second = _pull(first, parameters, pieces, rows=True)
-                total += torch.cat([s.reshape(len(vectors), -1) for s in second], dim=1)
+                total += flat(_pull(first, parameters, pieces, rows=bool(rows)), rows).double()
     return total
 
 
@@ -200,16 +183,16 @@ def _along_twice(forward: Any, parameters: Any, samples: Any, loss: PerSampleLos
         return torch.func.jvp(slopes, start, pieces)[1].detach().double()
 
 
-def flat(tensors: Sequence[Tensor]) -> Tensor:
-    """One vector (k,) of all entries."""
+def flat(tensors: Sequence[Tensor], rows: Sequence[int] = ()) -> Tensor:
+    """One vector (k,) of all entries, or one for each row, (p, k) with ``rows=(p,)``."""
     # Embeddings may have sparse gradients.
-    return torch.cat([(t if t.layout is torch.strided else t.to_dense()).reshape(-1) for t in tensors])
+    return torch.cat([(t if t.layout is torch.strided else t.to_dense()).reshape(*rows, -1) for t in tensors], dim=-1)
 
 
 def split(vector: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Split a flat vector (k,) into the shapes of the parameters."""
-    pieces = vector.split([p.numel() for p in parameters])
-    return [v.view_as(p) for v, p in zip(pieces, parameters, strict=True)]
+    """Split a flat vector (k,), or rows of them (p, k), into the shapes of the parameters."""
+    pieces = vector.split([p.numel() for p in parameters], dim=-1)
+    return [v.view(vector.shape[:-1] + p.shape) for v, p in zip(pieces, parameters, strict=True)]
 
 
 def _require_second(value: Tensor, first: Sequence[Tensor]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sharpness.engine.class_sums import ClassSums, PerSampleLoss, WeightedBatch, sample_rows
+from sharpness.engine.class_sums import ClassSums, Scoring, WeightedBatch
 from sharpness.engine.devices import full_precision
 from sharpness.engine.inference import Inference
 from sharpness.engine.modules import buffers_kept
@@ -30,9 +30,8 @@ class Evaluation:
     Args:
         module: inputs to outputs, in eval mode.
         parameters: those that move, in the order of the displacement.
+        scoring: of their outputs.
         batches: inputs, targets and weights, on any device.
-        classes: (N,) of all their samples, in order.
-        answers: see ``class_sums``.
         dtype: of convolutions and matrix products: the model's own, or ``torch.bfloat16``.
 
     Raises:
@@ -43,16 +42,12 @@ class Evaluation:
         self,
         module: nn.Module,
         parameters: Sequence[Tensor],
-        loss: PerSampleLoss,
-        classes: Tensor,
-        num_classes: int,
-        answers: int | None,
+        scoring: Scoring,
         batches: Sequence[WeightedBatch],
         dtype: torch.dtype,
         budget: int,
     ) -> None:
-        self.loss, self.answers = loss, answers
-        self.classes, self.num_classes = classes, num_classes
+        self.scoring = scoring
         self.parameters = list(parameters)
         self.device = self.parameters[0].device
         self.batches = [(x, y.to(self.device), a.to(self.device)) for x, y, a in batches]
@@ -88,14 +83,14 @@ class Evaluation:
                 # Inputs that are read from a disk whenever they are asked for would all be in memory if what is kept
                 # of them were no less: pooled features are, the inputs in another layout are not.
                 fresh = not kept and not isinstance(x, Tensor) and _bytes(given) >= _bytes((inputs,))
-                return sample_rows(forward(*given), y, a, self.loss, self.answers), () if fresh else given
+                return self.scoring.rows(forward(*given), y, a), () if fresh else given
 
         parts = []
         for i, (part, given) in enumerate(in_threads(rows, range(len(self.batches)), self.device)):
             parts.append(part)
             if given:
                 self._keep(i, given)
-        return ClassSums.of(torch.cat(parts, dim=1).cpu(), self.classes, self.num_classes)
+        return self.scoring.sums(parts)
 
     def _keep(self, i: int, given: tuple[Tensor, ...]) -> None:
         """Keep the output of the fixed layers of a batch for later points, while there is room."""

@@ -8,11 +8,11 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from sharpness.engine.autograd import pulled
 from sharpness.engine.class_sums import PerSampleLoss, WeightedBatch
 from sharpness.engine.culprit import Culprit
 from sharpness.engine.double_backward import flat, ggn_sum, graph, hvp_sum, split, twice_differentiable
 from sharpness.engine.modules import doubled
-from sharpness.engine.pulls import pulled
 from sharpness.engine.stateless import called_with
 from sharpness.engine.witness import LOOKS, PRODUCT, Verdict, Witness, double_backward
 

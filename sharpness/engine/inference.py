@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sharpness.engine.convolutions import Convolution, ScaledConvolution
 from sharpness.engine.operations import Add, Linear, ReLU
-from sharpness.engine.program import INPUT, Step, Traced
+from sharpness.engine.program import INPUT, Step, Traced, dead_after
 
 Forward = Callable[..., Tensor]
 
@@ -84,7 +84,12 @@ class Inference:
     def before(self, sources: dict[str, Tensor]) -> Callable[[Tensor], tuple[Tensor, ...]]:
         """The function of the fixed layers: inputs (n, ...) to the values of ``frontier``."""
         run = self._bind(self.fixed, self.traced.prepare(sources), frozenset(self.frontier))
-        return lambda x: tuple(map(run({INPUT: self._as_input(x)}).__getitem__, self.frontier))
+
+        def fixed(x: Tensor) -> tuple[Tensor, ...]:
+            known = run({INPUT: self._cast(x) if x.is_floating_point() and x.ndim == 4 else x})
+            return tuple(known[name] for name in self.frontier)
+
+        return fixed
 
     def at(self, sources: dict[str, Tensor]) -> Forward:
         """The function of the moving layers at these tensors (by name): the values of ``frontier`` to the outputs."""
@@ -95,11 +100,7 @@ class Inference:
     def _bind(self, calls: Sequence[Call], values: dict[str, Tensor], results: frozenset[str]) -> Any:
         """Prepare the weights of some calls, and return the function from their inputs to ``results``, by name."""
         bound = [(c, self._convolution(c, values) if _convolves(c.step) else self._other(c, values)) for c in calls]
-        last = {name: c.output for c in calls for name in c.takes}
-        dead: dict[str, list[str]] = {}
-        for name, output in last.items():
-            if name not in results:
-                dead.setdefault(output, []).append(name)
+        dead = dead_after(((c.output, c.takes) for c in calls), results)
 
         @torch.no_grad()
         def run(known: dict[str, Any]) -> dict[str, Any]:
@@ -215,13 +216,8 @@ class Inference:
     @torch.no_grad()
     def _shapes(self, sample: Tensor) -> dict[str, torch.Size]:
         """Shapes of all tensors of the body, for a few inputs."""
-        values: dict[str, Any] = {INPUT: sample, **self.traced.prepare(self.traced.sources)}
-        for step in self.traced.body.steps:
-            values[step.output] = step.value([values[name] for name in step.inputs])
+        values = self.traced.values(self.traced.sources, sample)
         return {name: v.shape for name, v in values.items() if isinstance(v, Tensor)}
-
-    def _as_input(self, x: Tensor) -> Tensor:
-        return self._cast(x) if x.is_floating_point() and x.ndim == 4 else x
 
     def _cast(self, t: Tensor) -> Tensor:
         """Convert to the precision and the memory layout of convolutions."""

@@ -28,10 +28,10 @@ logger = logging.getLogger("sharpness")
 Run = Callable[[Tensor], Tensor]
 
 
-def few_samples(y: Tensor, count: int = 6) -> Tensor:
+def few_samples(y: Tensor) -> Tensor:
     """Indices of a few samples spread over the data, with two of the same target if possible."""
     n = len(y)
-    chosen = torch.linspace(0, n - 1, min(n, count - 1)).long().unique()
+    chosen = torch.linspace(0, n - 1, min(n, 5)).long().unique()
     first = y[chosen[0]]
     same = [i for i in range(min(n, 4096)) if i != int(chosen[0]) and torch.equal(y[i], first)]
     return torch.cat([chosen, torch.tensor(same[:1], dtype=torch.int64)]).unique()
@@ -201,10 +201,10 @@ def _tensors(output: Any) -> Sequence[Tensor]:
 
 
 def _differ(a: Tensor, b: Tensor, samples: int, rows: Tensor | None, limit: float) -> bool:
-    if rows is not None and len(rows) != samples and a.shape == b.shape:
-        return bool((a - b).abs().max() > limit * a.abs().max().clamp_min(1e-30))  # such as a weight, made on the way
-    if a.ndim == 0 or len(a) % samples:
-        return False
-    if rows is not None:
-        a = a.unflatten(0, (samples, -1))[rows.to(a.device)].flatten(0, 1)
+    # What has the same shape for fewer samples has no axis of them, such as a weight that is made on the way.
+    if rows is None or len(rows) == samples or a.shape != b.shape:
+        if a.ndim == 0 or len(a) % samples:
+            return False
+        if rows is not None:
+            a = a.unflatten(0, (samples, -1))[rows.to(a.device)].flatten(0, 1)
     return a.shape == b.shape and bool((a - b).abs().max() > limit * a.abs().max().clamp_min(1e-30))

@@ -31,8 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sharpness.engine.formulas import WrittenOut
-from sharpness.engine.pulls import pulled
+from sharpness.engine.autograd import WrittenOut, pulled
 
 #: One entry per input: a tensor, or None where it is not active.
 PerInput = list[Any]

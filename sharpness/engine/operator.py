@@ -10,7 +10,7 @@ from torch import Tensor
 from sharpness.engine import distributed
 from sharpness.engine.class_sums import WeightedBatch
 from sharpness.engine.devices import full_precision
-from sharpness.engine.double_backward import hvp_rows
+from sharpness.engine.double_backward import hvp_sum
 from sharpness.engine.modules import require_eval, strided
 from sharpness.engine.products import Products
 from sharpness.engine.second_order import SecondOrder
@@ -102,10 +102,8 @@ class CurvatureOperator:
         first = self(vectors[0])
         vectors = vectors.detach().to(self.device, self.dtype, copy=vectors.is_inference())
         try:
-            if self.kind != "hessian":
-                raise RuntimeError("rows are those of the Hessian")
             moved = self._scaled(vectors)
-            found = hvp_rows(self._engine.module, self.parameters, self._batches(), self._engine.loss, moved)
+            found = hvp_sum(self._engine.module, self.parameters, self._batches(), self._engine.loss, moved)
         except (RuntimeError, UserError):
             found = torch.full_like(vectors, torch.nan)
         found = self._scaled(distributed.total(found) / self.weight).to(self.dtype)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from threading import Lock
 
 import torch
@@ -64,18 +64,11 @@ class Products:
             return gradient
 
         self.close()
-        try:
-            # What is recorded serves products, which fused attention could not.
-            with twice_differentiable(written_out=False) if self.budget else nullcontext():
-                for gradient in in_threads(record, range(len(self.batches)), run.device):
-                    run.take(gradient)
-        except BaseException:
-            self.close()  # of the tapes that are kept, the gradient is incomplete
-            raise
-        total = run.gradient()
-        if self.budget:
-            self._run = run
-        return total
+        # What is recorded serves products, which fused attention could not.
+        with self._whole(run), twice_differentiable(written_out=False) if self.budget else nullcontext():
+            for gradient in in_threads(record, range(len(self.batches)), run.device):
+                run.take(gradient)
+        return run.gradient()
 
     def quadratic_forms(self, vector: Tensor) -> Tensor:
         r""":math:`v' \nabla_w^2 \ell_i v` of every sample, shape (n,), in float64."""
@@ -119,7 +112,7 @@ class Products:
         inside = {names[id(p)]: moved for p, moved in zip(engine.parameters, parameters, strict=True) if id(p) in names}
         if traced is not None:
             # Without BatchNorm, whose second forward derivative torch decomposes into dozens of small operations.
-            return traced.outputs(traced.sources | inside, x)
+            return traced.values(traced.sources | inside, x)[traced.result]
         with buffers_kept(engine.module):
             return called_with(engine.module, inside, (x,))
 
@@ -164,20 +157,24 @@ class Products:
                 self._keep(i, made)
             return change, gradient
 
+        with self._whole(run), twice_differentiable(written_out=False):  # the traced operations see to it themselves
+            run.push(vector)
+            for change, gradient in in_threads(multiply, range(len(self.batches)), run.device):
+                run.add(change)
+                if first:
+                    run.take(gradient)
+            return run.pull(first)
+
+    @contextmanager
+    def _whole(self, run: TracedRun) -> Iterator[None]:
+        """Keep a run for later products after a pass over all batches: of one cut short, the gradient is incomplete."""
         try:
-            with twice_differentiable(written_out=False):  # the traced operations see to it themselves
-                run.push(vector)
-                for change, gradient in in_threads(multiply, range(len(self.batches)), run.device):
-                    run.add(change)
-                    if first:
-                        run.take(gradient)
-                product = run.pull(first)
+            yield
         except BaseException:
-            self.close()  # of a first product cut short, the gradient is incomplete
+            self.close()
             raise
         if self.budget:
             self._run = run
-        return product
 
     def close(self) -> None:
         """Free the tapes."""

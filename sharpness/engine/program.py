@@ -46,10 +46,7 @@ class Program:
     _dead_after: dict[str, list[str]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        last = {name: step.output for step in self.steps for name in step.inputs}
-        for name, output in last.items():
-            if name not in self.results:
-                self._dead_after.setdefault(output, []).append(name)
+        self._dead_after.update(dead_after(((step.output, step.inputs) for step in self.steps), self.results))
 
     @torch.no_grad()
     def forward(self, values: dict[str, Any]) -> list[State | None]:
@@ -132,6 +129,16 @@ class Program:
         return totals
 
 
+def dead_after(uses: Iterable[tuple[str, Sequence[str]]], results: frozenset[str]) -> dict[str, list[str]]:
+    """By output of a step the names that no later step takes, of (output, inputs) in the order of evaluation."""
+    last = {name: output for output, inputs in uses for name in inputs}
+    dead: dict[str, list[str]] = {}
+    for name, output in last.items():
+        if name not in results:
+            dead.setdefault(output, []).append(name)
+    return dead
+
+
 def by_sample(part: Tensor) -> Tensor:
     """Sums over all axes but the first, (n, ...) to (n,), in float64."""
     axes = tuple(range(1, part.ndim))
@@ -164,12 +171,12 @@ class Traced:
             values[step.output] = step.function(*(values[n] for n in step.inputs))
         return {name: values[name] for name in self.shared}
 
-    def outputs(self, sources: dict[str, Tensor], x: Tensor) -> Tensor:
-        """The outputs as a function of the tensors of the module by name, for transforms of ``torch.func``."""
+    def values(self, sources: dict[str, Tensor], x: Tensor) -> dict[str, Any]:
+        """All values of the body by name, as a function of the tensors of the module, for transforms of torch.func."""
         values: dict[str, Any] = {INPUT: x, **self.prepare(sources)}
         for step in self.body.steps:
             values[step.output] = step.value([values[name] for name in step.inputs])
-        return values[self.result]
+        return values
 
     @property
     def convolution_weights(self) -> frozenset[str]:

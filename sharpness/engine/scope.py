@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -42,9 +42,7 @@ def hidden_noticed() -> Iterator[list[str]]:
             warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
 
 
-def parameters_in_scope(
-    model: nn.Module, value: Tensor, scope: str, hidden: bool = False
-) -> tuple[list[str], list[Tensor]]:
+def parameters_in_scope(model: nn.Module, value: Tensor, scope: str, hidden: bool) -> tuple[list[str], list[Tensor]]:
     """Find the parameters in scope that a gradient reaches: names and tensors.
 
     Args:
@@ -75,12 +73,12 @@ def parameters_in_scope(
         first = next(n for n, g in zip([n for n, _ in everything], gradients, strict=True) if g is None)
         raise UserError(f"activation checkpointing hides parameters from gradients, {first!r} first: {REENTRANT}")
     classifier = classifier_prefix(model)
-    rules: dict[str, Callable[[str], bool]] = {
-        "all": lambda name: True,
-        "classifier": lambda name: name.startswith(classifier),
-        "backbone": lambda name: not name.startswith(classifier),
-    }
-    inside = rules.get(scope, lambda name: fnmatch.fnmatchcase(name, scope))
+
+    def inside(name: str) -> bool:
+        if scope in ("classifier", "backbone"):
+            return name.startswith(classifier) == (scope == "classifier")
+        return scope == "all" or fnmatch.fnmatchcase(name, scope)
+
     chosen = [(n, p) for n, p in reached if inside(n)]
     if not chosen:
         raise UserError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,9 +16,7 @@ from torch import Tensor, nn
 
 from sharpness.engine.class_sums import PerSampleLoss, WeightedBatch
 from sharpness.engine.culprit import Call
-from sharpness.engine.double_backward import (
-    twice_differentiable,
-)
+from sharpness.engine.double_backward import twice_differentiable
 from sharpness.engine.examination import Examination
 from sharpness.engine.program import Traced, Untraceable
 from sharpness.engine.traced_run import TracedRun
@@ -117,7 +114,7 @@ class SecondOrder:
             examination = Examination(self.module, self.parameters, self.loss, few)  # type: ignore[arg-type]
             with twice_differentiable():
                 traced = trace(self.module, batch[0][:2], self.parameters)
-                route = _InFloat64(traced, self.parameters, examination)
+                route = _InFloat64(traced, self.parameters, examination.loss, examination.batch, "hessian")
                 difference = examination.difference(route, examination.plain)
             # Not `> TRUSTED`: NaN means weights or inputs that are not finite, and says nothing of the model. It stays
             # untried, so that the next batch may give a verdict.
@@ -154,7 +151,8 @@ class SecondOrder:
             examination, self._examination = self._examination, None
             products = examination.plain_gauss_newton
             if self.traced is not None:
-                products = partial(self._gauss_newton_in_float64, self.traced, examination)
+                run = _InFloat64(self.traced, self.parameters, examination.plain_loss, examination.batch, "ggn")
+                products = run.product
             if examination.gauss_newton(products) is False:
                 self._refusals["ggn"] = UserError(
                     "products with the Gauss-Newton matrix differ from differences of the outputs: an operation of the "
@@ -223,27 +221,26 @@ class SecondOrder:
             "out of scope with parameters="
         )
 
-    def _gauss_newton_in_float64(self, traced: Traced, examination: Examination, vector: Tensor) -> Tensor:
-        with twice_differentiable(written_out=False):  # the traced operations see to it themselves
-            run = TracedRun(traced, self.parameters, self.loss, "ggn", torch.float64)
-            run.push(vector)
-            run.add(run.multiply(run.record(examination.batch)))
-            return run.pull(first=True)
-
 
 class _InFloat64:
     """The gradient and products of a traced model on the examined samples, which keep activations as in a run."""
 
-    def __init__(self, traced: Traced, parameters: Sequence[Tensor], examination: Examination) -> None:
+    def __init__(
+        self, traced: Traced, parameters: Sequence[Tensor], loss: PerSampleLoss, batch: WeightedBatch, kind: str
+    ) -> None:
         self.traced = traced
         with twice_differentiable(written_out=False):  # the traced operations see to it themselves
-            self.run = TracedRun(traced, parameters, examination.loss, "hessian", torch.float64)
-            self.tape = self.run.record(examination.batch)
+            self.run = TracedRun(traced, parameters, loss, kind, torch.float64)
+            self.tape = self.run.record(batch)
             self.run.take(self.tape.gradient)
             self.gradient = self.run.gradient()
 
     def __call__(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        return self.gradient, self.product(vector)
+
+    def product(self, vector: Tensor) -> Tensor:
+        """The product with a flat vector."""
         with twice_differentiable(written_out=False):
             self.run.push(vector)
             self.run.add(self.run.multiply(self.tape))
-            return self.gradient, self.run.pull(first=False)
+            return self.run.pull(first=False)

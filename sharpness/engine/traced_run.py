@@ -81,7 +81,7 @@ class TracedRun:
         gradient = {}
         if self.kind == "hessian":
             unwanted = self.traced.direct if lean else frozenset()
-            gradient = self.traced.body.backward(states, {self.traced.result: _present(g)}, unwanted)
+            gradient = self.traced.body.backward(states, {self.traced.result: g}, unwanted)
         return Tape(states, head, state, gradient)
 
     def take(self, gradient: dict[str, Tensor]) -> None:
@@ -94,13 +94,8 @@ class TracedRun:
 
     def push(self, vector: Tensor) -> None:
         """Start a product with v (k,): the tangents of everything that the body takes from the prologue."""
-        pieces = dict(
-            zip(
-                [self.position.get(id(p)) for p in self.parameters],
-                split(vector.double(), self.parameters),
-                strict=True,
-            )
-        )
+        positions = [self.position.get(id(p)) for p in self.parameters]
+        pieces = dict(zip(positions, split(vector.double(), self.parameters), strict=True))
         self.along = [pieces[i] if on else None for i, on in enumerate(self.prologue.active)]
         tangents = self.prologue.forward_tangent(self.state, self.along)
         self.tangents = {n: self._as_used(n, t) for n, t in zip(self.order, tangents, strict=True)}
@@ -113,7 +108,7 @@ class TracedRun:
         u_dot = body.forward_tangent(tape.states, self.tangents)[result]
         slope = tape.loss.forward_tangent(tape.loss_state, [u_dot])
         (g_dot,) = tape.loss.backward_tangent(tape.loss_state, torch.zeros_like(slope))
-        return body.backward_tangent(tape.states, {result: _present(g_dot)})
+        return body.backward_tangent(tape.states, {result: g_dot})
 
     def forms(self, tape: Tape) -> Tensor:
         r""":math:`v' \nabla_w^2 a_i \ell_i v` of every sample of a batch, (n,), in float64; no pass is backward."""
@@ -163,11 +158,6 @@ class TracedRun:
             found = by_source[self.position[id(p)]] if id(p) in self.position else None
             pieces.append(torch.zeros_like(p, dtype=torch.float64) if found is None else found)
         return flat(pieces)
-
-
-def _present(t: Tensor | None) -> Tensor:
-    assert t is not None
-    return t
 
 
 def _accumulate(totals: dict[str, Tensor], parts: dict[str, Tensor]) -> None:

@@ -82,10 +82,9 @@ def recipe(longtail: LongTail, decoupled: bool = False) -> Recipe:
         method="balanced-softmax",
         paper="Ren et al., Balanced Meta-Softmax for Long-Tailed Visual Recognition, NeurIPS 2020",
         stages=(first, second) if decoupled else (first,),
-        notes=(
+        notes=("without the learnt sampler (Meta Sampler) of the whole method: Balanced Softmax alone", LINEAR_HEAD),
+        cifar_notes=(
             "published with AutoAugment and Cutout: accuracies compare with augmentation autoaugment-cutout alone",
-            "without the learnt sampler (Meta Sampler) of the whole method: Balanced Softmax alone",
-            LINEAR_HEAD,
             "published steps are turned into whole epochs, and the learning rate changes once an epoch",
         ),
     )

@@ -14,7 +14,7 @@ For a bias read K + 1; for a cosine head see ``_cosine_rows``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -68,11 +68,12 @@ class ClassConditionalHead:
     def backward(self, model: nn.Module, batch: Batch | Shards, loss: Loss, context: Context) -> Tensor:
         # Class gradients are of the whole batch, whose rows of other processes are constants here.
         batch, shards = whole_features(model, batch, context), batch
-        features, head = batch.x, model.head
-        logits = shards.gated(head(features))  # type: ignore[operator]
+        features = batch.x
+        head: Any = model.head
+        logits = shards.gated(head(features))
         if self.released_share is not None:
             plain = mixed_loss(logits, batch, loss, context)
-            losses, weights = self._released(head, features, logits, batch, loss, context)  # type: ignore[arg-type]
+            losses, weights = self._released(head, features, logits, batch, loss, context)
             share = self.released_share
             objective = (1 - share) * plain + share * (weights * shards.gated(losses)).sum() / weights.sum()
         else:
@@ -83,15 +84,8 @@ class ClassConditionalHead:
             (gradient,) = torch.autograd.grad(plain_losses.sum(), leaf)
             weights = mixing * weights
             plain = (weights * plain_losses).sum() / weights.sum()
-            perturbed = self.perturbed_logits(
-                head,  # type: ignore[arg-type]
-                features[index],
-                logits[index],
-                gradient,
-                labels,
-                weights,
-                context,
-            )
+            rows = features[index], logits[index], gradient, labels, weights
+            perturbed = self.perturbed_logits(head, *rows, context)
             losses, _ = loss.terms(perturbed, labels, context)
             objective = (weights * shards.gated(losses)).sum() / weights.sum()
         objective.backward()
@@ -99,16 +93,9 @@ class ClassConditionalHead:
         return plain.detach()
 
     def perturbed_logits(
-        self,
-        head: nn.Module,
-        features: Tensor,
-        logits: Tensor,
-        gradient: Tensor,
-        labels: Tensor,
-        weights: Tensor,
-        context: Context,
-        separate: bool = False,
-    ) -> Tensor:
+        self, head: nn.Module, features: Tensor, logits: Tensor, gradient: Tensor, labels: Tensor, weights: Tensor,
+        context: Context, separate: bool = False,
+    ) -> Tensor:  # fmt: skip
         """Logits (m, C) of every row under the head perturbed for the row's own class.
 
         Args:
@@ -130,8 +117,8 @@ class ClassConditionalHead:
             norm = norm.clamp_min(TINY)
             return of_class.length(weight_norm, norm, size, counts, rarest) / norm
 
-        if self.mode == "magnitude":
-            return self._random_direction(head, features, logits, terms, same, labels, step, context)
+        if self.mode == "magnitude" and not isinstance(head, LinearHead):
+            raise UserError(f"mode='magnitude' needs a linear head, this one is a {type(head).__name__}")
         if isinstance(head, LinearHead):
             # Features carry their graph on one side of the kernel only: the other stands for the class gradient, which
             # is a constant of the step.
@@ -143,7 +130,10 @@ class ClassConditionalHead:
                 norms = (joint_norm([p]) if self.per_tensor else joint for p in parameters)
                 steps = [step(s.sqrt(), norm)[:, None] for s, norm in zip(squares, norms, strict=True)]
                 return logits + steps[0] * product + steps[1] * bias
-            return logits + step((squares[0] + squares[1]).sqrt())[:, None] * (product + bias)
+            norm = (squares[0] + squares[1]).sqrt()
+            if self.mode == "magnitude":
+                return _along_noise(head, features, logits, labels, step(norm) * norm.clamp_min(TINY), context)
+            return logits + step(norm)[:, None] * (product + bias)
         product, along, squares_c = _cosine_rows(head, features, terms, same)
         factor = step(squares_c.sum(1).sqrt())[:, None]
         directions = F.normalize(features, dim=1)
@@ -164,31 +154,18 @@ class ClassConditionalHead:
         )
         return loss.terms(perturbed, batch.first, context)
 
-    def _random_direction(
-        self,
-        head: nn.Module,
-        features: Tensor,
-        logits: Tensor,
-        terms: Tensor,
-        same: Tensor,
-        labels: Tensor,
-        step: object,
-        context: Context,
-    ) -> Tensor:
-        """Logits under one normal direction per class, of the length that CC-SAM would have taken."""
-        if not isinstance(head, LinearHead):
-            raise UserError(f"mode='magnitude' needs a linear head, this one is a {type(head).__name__}")
-        detached = features.detach()
-        product, bias = (same * (detached @ detached.T)) @ terms, same @ terms
-        norm = ((same @ (terms * product).sum(1)).clamp_min(0) + bias.square().sum(1)).sqrt()
-        length = (step(norm) * norm.clamp_min(TINY))[:, None]  # type: ignore[operator]
-        out = torch.empty_like(logits)
-        for c in labels.unique().tolist():
-            noise = [torch.randn(p.shape, generator=context.noise).to(logits) for p in weights_of(head)]
-            rows = labels == c
-            shift = F.linear(features[rows], noise[0], noise[1]) / joint_norm(noise)
-            out[rows] = logits[rows] + length[rows] * shift
-        return out
+
+def _along_noise(
+    head: nn.Module, features: Tensor, logits: Tensor, labels: Tensor, lengths: Tensor, context: Context
+) -> Tensor:
+    """Logits of a linear head that is perturbed along one normal direction per class, by the ``lengths`` (m,)."""
+    out = torch.empty_like(logits)
+    for c in labels.unique().tolist():
+        noise = [torch.randn(p.shape, generator=context.noise).to(logits) for p in weights_of(head)]
+        rows = labels == c
+        shift = F.linear(features[rows], noise[0], noise[1]) / joint_norm(noise)
+        out[rows] = logits[rows] + lengths[rows, None] * shift
+    return out
 
 
 def weights_of(head: nn.Module) -> list[Tensor]:

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from sharpness.engine import seeded
+from sharpness.engine.undisturbed import seeded
 from sharpness.flattening.spectral_normalization import normalize, normalized_layers
 from sharpness.models import Classifier, build_head
 from sharpness.steps import Context

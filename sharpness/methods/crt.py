@@ -9,25 +9,11 @@ from sharpness.methods.recipe import Recipe, Stage
 from sharpness.methods.schedules import Cosine
 
 PAPER = "Kang et al., Decoupling Representation and Classifier for Long-Tailed Recognition, ICLR 2020"
-#: The note that cRT, LWS and tau-normalisation share.
+#: The note on CIFAR that cRT, LWS and tau-normalisation share.
 FIRST_STAGE = (
     "published for large images only: 90 epochs, batch 512, learning rate 0.2; here the first stage is the "
     "cross-entropy baseline for CIFAR, so that what differs from it is what follows"
 )
-
-
-def batchnorm_note(shifted: bool) -> tuple[str, ...]:
-    """The note on BatchNorm in the second stage."""
-    return () if shifted else ("BatchNorm is frozen with the backbone; in the released code it follows the batches",)
-
-
-def proportionate(epochs: int, of: int = 90) -> int:
-    """Scale the epochs of a later stage from a published first stage of ``of`` epochs to the baseline's.
-
-    >>> proportionate(10), proportionate(5)
-    (22, 11)
-    """
-    return round(BASELINE.epochs * epochs / of)
 
 
 def decoupled(
@@ -43,7 +29,7 @@ def decoupled(
     """
     stage = Stage(
         name,
-        proportionate(epochs),
+        round(BASELINE.epochs * epochs / 90),
         CrossEntropy(),
         Cosine(),
         sampler="class_balanced:4",
@@ -51,8 +37,10 @@ def decoupled(
         frozen_batchnorm=not shift_batchnorm,
         enter=(change,),
     )
-    notes = (FIRST_STAGE, *notes, f"{epochs} of 90 published epochs are {stage.epochs} of {BASELINE.epochs}")
-    return Recipe(method, PAPER, (BASELINE, stage), notes=(*notes, *batchnorm_note(shift_batchnorm)))
+    if not shift_batchnorm:
+        notes += ("BatchNorm is frozen with the backbone; in the released code it follows the batches",)
+    shortened = f"{epochs} of 90 published epochs are {stage.epochs} of {BASELINE.epochs}"
+    return Recipe(method, PAPER, (BASELINE, stage), notes=notes, cifar_notes=(FIRST_STAGE, shortened))
 
 
 def recipe(longtail: LongTail, shift_batchnorm: bool = False) -> Recipe:

@@ -18,6 +18,8 @@ from sharpness.methods.recipe import Recipe
 from sharpness.methods.schedules import Cosine, CosineToZero, MultiStep
 
 DATASETS = ("imagenet-lt", "places-lt", "inat18")
+#: Fields of a stage that an option of another name sets.
+OPTIONS = {"frozen_batchnorm": "shift_batchnorm"}
 #: Learning rates of classifier-balancing, whose last epoch is at 0, and of MiSLAS, GCL and Saddle.
 TO_ZERO, COSINE = CosineToZero(), Cosine()
 
@@ -28,7 +30,7 @@ class Published:
 
     Attributes:
         stages: fields of every stage; those of its loss under ``"loss"``.
-        notes: on the card, in the place of those about CIFAR.
+        notes: on the card, beside those of the recipe that hold for all data.
         head_scale: of a cosine head; None leaves it.
     """
 
@@ -42,16 +44,17 @@ def _stage(epochs: int, batch: int, lr: float, decay: float, schedule: Any = TO_
             "drop_last": isinstance(schedule, CosineToZero), **more}  # fmt: skip
 
 
+#: Of OLTR's and RSG's code.
+_PLACES_STEPS = MultiStep((10, 20), (0.1, 0.01), warmup=1, warmup_start=1.0, of=30)
 #: Stage 1 of classifier-balancing; Places-LT's is not published.
 _KANG = {
     "imagenet-lt": _stage(90, 512, 0.2, 5e-4),
     "inat18": _stage(90, 512, 0.2, 1e-4),
-    "places-lt": _stage(30, 128, 1e-3, 5e-4, MultiStep((10, 20), (0.1, 0.01), warmup=1, warmup_start=1.0, of=30)),
+    "places-lt": _stage(30, 128, 1e-3, 5e-4, _PLACES_STEPS),
 }
 _PLACES_STAGE_1 = (
     "stage 1 for Places-LT is not published by classifier-balancing: 30 epochs of OLTR's at 0.001, all layers trained",
 )
-_RSG_PLACES = MultiStep((10, 20), (0.1, 0.01), warmup=1, warmup_start=1.0, of=30)
 _GCL_PLACES = MultiStep((60, 80), (0.1, 0.01), of=90)
 _MISLAS = {"imagenet-lt": (180, 5e-4, 0.3, 0.0), "inat18": (200, 1e-4, 0.3, 0.0), "places-lt": (90, 5e-4, 0.4, 0.1)}
 _GCL = Published(
@@ -78,7 +81,7 @@ def _rows() -> dict[tuple[str, str], Published]:
         rows["ce", data] = Published((first,), places)
         rows["crt", data] = Published((first, _stage(again, batch, lr, decay)), places)
         rows["lws", data] = Published((first, _stage(5, batch, 0.1 if small else 0.2, decay)), places)
-        rows["tau-norm", data] = Published((first, {}), (*places, "tau is not chosen on validation images"))
+        rows["tau-norm", data] = Published((first, {}), places)
         epochs, mislas_decay, head, tail = _MISLAS[data]
         rows["mislas", data] = Published(
             (
@@ -88,10 +91,7 @@ def _rows() -> dict[tuple[str, str], Published]:
                     lr_factors=(("head.head.", 0.05),),
                 ),
             ),
-            (
-                "an epoch of stage 2 has ceil(N / batch) steps, one fewer than in the released code",
-                *(("published with the augmentation resized-crop-jitter",) if data == "inat18" else ()),
-            ),
+            ("published with the augmentation resized-crop-jitter",) if data == "inat18" else (),
         )  # fmt: skip
         rows["gcl", data] = replace(
             _GCL,
@@ -113,7 +113,11 @@ def _rows() -> dict[tuple[str, str], Published]:
         ("the numbers of Saddle-LongTail; from which epoch it re-weights is taken from its ImageNet-LT",),
     )
     rows["ldam-drw", "places-lt"] = Published(
-        (_stage(30, 256, 0.01, 1e-4, _RSG_PLACES, loss={"max_margin": 0.2, "scale": 50.0, "reweight_from": 10 / 30}),),
+        (
+            _stage(
+                30, 256, 0.01, 1e-4, _PLACES_STEPS, loss={"max_margin": 0.2, "scale": 50.0, "reweight_from": 10 / 30}
+            ),
+        ),
         ("the numbers of RSG's code",),
         head_scale=50.0,
     )
@@ -145,14 +149,16 @@ def at_large_scale(recipe: Recipe, longtail: LongTail, given: Collection[str] = 
         given: options that the user chose, which keep their values.
     """
     if longtail.dataset not in DATASETS:
-        return recipe
+        return recipe.noted(*recipe.cifar_notes)
     row = PUBLISHED.get((recipe.method, longtail.dataset))
     if row is None:
-        return recipe.noted(f"no numbers are published for {longtail.dataset}: those for CIFAR were taken")
+        taken = f"no numbers are published for {longtail.dataset}: those for CIFAR were taken"
+        return recipe.noted(*recipe.cifar_notes, taken)
+    chosen = {*given, *(field for field, option in OPTIONS.items() if option in given), "loss"}
     stages = []
     for stage, changes in zip(recipe.stages, row.stages, strict=False):
-        kept = {name: value for name, value in changes.items() if name not in given and name != "loss"}
-        of_loss = {name: value for name, value in changes.get("loss", {}).items() if name not in given}
+        kept = {name: value for name, value in changes.items() if name not in chosen}
+        of_loss = {name: value for name, value in changes.get("loss", {}).items() if name not in chosen}
         stages.append(replace(stage, **kept, loss=replace(stage.loss, **of_loss)))  # type: ignore[type-var]
     # Of two stages the first has the scale of the recipe, and the second enters with its own.
     scale, last = recipe.scale, None if "scale" in given else row.head_scale
@@ -161,7 +167,6 @@ def at_large_scale(recipe: Recipe, longtail: LongTail, given: Collection[str] = 
     elif last is not None:
         stages[1] = replace(stages[1], enter=(Rescale(last),))
     places = longtail.dataset == "places-lt"
-    return replace(
-        recipe, stages=tuple(stages), scale=scale, notes=row.notes, pretrained=places,
-        frozen_trunk=places and recipe.method in ("mislas", "gcl", "cc-sam"),
-    )  # fmt: skip
+    trunk = places and recipe.method in ("mislas", "gcl", "cc-sam")
+    changed = replace(recipe, stages=tuple(stages), scale=scale, pretrained=places, frozen_trunk=trunk)
+    return changed.noted(*row.notes)

@@ -89,6 +89,8 @@ class Stage:
 class Recipe:
     """A method: its paper, its head and its stages. ``notes`` name every deviation from what was published.
 
+    ``cifar_notes`` are those that hold with the numbers for CIFAR alone: ``build_recipe`` adds them to ``notes`` unless
+    the data are large ones with numbers of their own.
     ``normalization`` of the weights holds for all stages, and so does the number of ``shards`` of a batch.
     ``pretrained`` says that it was published from weights that were trained on ImageNet, ``frozen_trunk`` that of those
     the last block alone was trained.
@@ -100,6 +102,7 @@ class Recipe:
     head: str = "linear"
     scale: float | None = None
     notes: tuple[str, ...] = ()
+    cifar_notes: tuple[str, ...] = ()
     normalization: SpectralNormalization | None = None
     shards: int = 1
     pretrained: bool = False

@@ -57,5 +57,6 @@ def recipe(longtail: LongTail, tau: float = 1.0) -> Recipe:
         method="tau-norm",
         paper=PAPER,
         stages=(BASELINE, normalized),
-        notes=(FIRST_STAGE, f"tau = {tau:g} is not chosen on validation images"),
+        notes=(f"tau = {tau:g} is not chosen on validation images",),
+        cifar_notes=(FIRST_STAGE,),
     )

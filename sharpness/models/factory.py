@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -69,15 +69,12 @@ def _called(name: str, factory: Any, options: Mapping[str, Any]) -> Any:
             raise UserError(f"model {name}({given}) raised {in_one_line(error)}") from None
 
 
-def load_weights(
-    model: nn.Module, state: Mapping[str, Any], *, ignore: Sequence[str] = (), where: str = "the weights"
-) -> nn.Module:
+def load_weights(model: nn.Module, state: Mapping[str, Any], *, where: str = "the weights") -> nn.Module:
     """Load a plain ``state_dict`` into a model whose keys match it exactly, and return the model.
 
     Args:
         model: changed in place; left as it was if the weights do not fit.
         state: tensors by name.
-        ignore: beginnings of keys of ``state`` that are left out.
         where: what ``state`` is called in messages.
 
     Raises:
@@ -90,10 +87,8 @@ def load_weights(
     odd = [key for key, value in state.items() if not isinstance(value, Tensor) or not isinstance(key, str)]
     if odd:
         raise UserError(f"{where}: {listed(odd)} hold no tensors: give the state_dict itself")
-    given = {key: value for key, value in state.items() if not any(key.startswith(start) for start in ignore)}
     wanted = model.state_dict()
-    counters = [key for key in wanted if key.endswith("num_batches_tracked") and key not in given]
-    given |= {key: wanted[key] for key in counters}
+    given = {key: value for key, value in wanted.items() if key.endswith("num_batches_tracked")} | dict(state)
     missing = [key for key in wanted if key not in given]
     unexpected = [key for key in given if key not in wanted]
     both = [key for key in wanted if key in given and isinstance(wanted[key], Tensor)]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpness.engine import WeightedBatch
+from sharpness.engine.class_sums import WeightedBatch
 
 
 class Batches(Sequence[WeightedBatch]):

@@ -29,17 +29,29 @@ def filter_scales(objective: Objective) -> Tensor:
     >>> filter_scales(Objective(model, (torch.eye(2), torch.tensor([0, 1])))).tolist()
     [5.0, 5.0, 2.0, 2.0, 10.0, 10.0]
     """
+    weights = torch.cat([p.detach().reshape(-1).double() for p in objective.parameters])
+    return block_sums(objective, weights.square(), "filter").sqrt().to(objective.dtype)
+
+
+def block_sums(objective: Objective, flat: Tensor, blocks: str | None) -> Tensor:
+    """The sum over the block of every entry of a flat vector, (k,) to (k,).
+
+    Args:
+        blocks: ``"filter"``, where a vector is one block, ``"layer"``, whole parameters, or None, everything.
+    """
+    if blocks is None:
+        return flat.sum().expand_as(flat)
     pieces = []
-    for name, p in zip(objective.names, objective.parameters, strict=True):
-        weight = p.detach().double()
-        axis = objective.filter_axes[name]
-        if weight.ndim < 2:
-            norms = weight.norm().expand_as(weight)
-        else:
-            others = tuple(a for a in range(weight.ndim) if a != axis)
-            norms = weight.square().sum(dim=others, keepdim=True).sqrt().expand_as(weight)
-        pieces.append(norms.reshape(-1))
-    return torch.cat(pieces).to(objective.dtype)
+    for name, p, piece in zip(objective.names, objective.parameters, flat.split(sizes_of(objective)), strict=True):
+        axis = objective.filter_axes[name] if blocks == "filter" and p.ndim > 1 else None
+        others = [a for a in range(p.ndim) if a != axis]
+        pieces.append(piece.view(p.shape).sum(dim=others, keepdim=True).expand(p.shape).reshape(-1))
+    return torch.cat(pieces)
+
+
+def sizes_of(objective: Objective) -> list[int]:
+    """The numbers of entries of the parameters in scope."""
+    return [p.numel() for p in objective.parameters]
 
 
 def scales_of(objective: Objective, coordinates: str) -> Tensor | None:

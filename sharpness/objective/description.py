@@ -137,6 +137,7 @@ class Description:
                 not fit them.
         """
         y = table.y.cpu() if dtype is None else plain_targets(table.y, dtype)
+        # From the targets as they were read: probabilities stay in float64, whatever the precision of the model.
         if ce and outputs is not None:
             y = cross_entropy_targets(table.y.cpu(), outputs)
         x = table.x.to(dtype) if table.x.is_floating_point() else table.x
@@ -156,6 +157,7 @@ class Description:
             group_by=self.group_by,
             class_names=names,
         )
+        # Names last: those that were given, those of group_by=, or numbers of labels.
         names = names or found.names or tuple(str(c) for c in range(found.number))
         if len(names) != found.number:
             raise UserError(

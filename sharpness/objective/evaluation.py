@@ -9,27 +9,21 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sharpness.engine import (
-    ClassSums,
-    Evaluation,
-    Untraceable,
-    WeightedBatch,
-    buffers_kept,
-    class_sums,
-    even_batch,
-    full_precision,
-    memory_budget,
-    require_eval,
-)
+from sharpness.engine.class_sums import ClassSums, WeightedBatch, class_sums
+from sharpness.engine.devices import full_precision
+from sharpness.engine.evaluation import Evaluation
+from sharpness.engine.memory import even_batch, memory_budget
+from sharpness.engine.modules import buffers_kept, require_eval
+from sharpness.engine.program import Untraceable
 from sharpness.errors import UserError
 
 if TYPE_CHECKING:
-    from sharpness.objective.objective import Objective
+    from sharpness.objective.values import Values
 
 logger = logging.getLogger("sharpness")
 
 
-def evaluation(objective: Objective, precision: str | None = None) -> Callable[[Tensor | None], ClassSums]:
+def evaluation(objective: Values, precision: str | None = None) -> Callable[[Tensor | None], ClassSums]:
     """Make the function of :meth:`Objective.evaluation`: from a trace of the model where there is one, else in place.
 
     Raises:
@@ -46,26 +40,16 @@ def evaluation(objective: Objective, precision: str | None = None) -> Callable[[
         try:
             budget = memory_budget(objective.device, objective.memory)
             with buffers_kept(objective.model):
-                return Evaluation(
-                    objective._outputs,
-                    objective.parameters,
-                    objective.loss_function,
-                    objective.classes,
-                    objective.num_classes,
-                    objective._answers,
-                    batches,
-                    dtype,
-                    budget,
-                )
+                return Evaluation(objective._outputs, objective.parameters, objective._scoring, batches, dtype, budget)
         except Untraceable as error:
-            logger.info("evaluation: the model itobjective, point by point (%s)", error)
+            logger.info("evaluation: the model itself, point by point (%s)", error)
     return _in_place(objective, batches, dtype)
 
 
 def _in_place(
-    objective: Objective, batches: list[WeightedBatch], dtype: torch.dtype
+    objective: Values, batches: list[WeightedBatch], dtype: torch.dtype
 ) -> Callable[[Tensor | None], ClassSums]:
-    """Move the model itobjective to every point; autocast serves bfloat16, which a trace rounds to by itobjective."""
+    """Move the model itself to every point; autocast serves bfloat16, to which a trace rounds by itself."""
     layout = torch.channels_last if _takes_channels_last(objective) else torch.preserve_format
 
     def forward(x: Tensor) -> Tensor:
@@ -78,15 +62,13 @@ def _in_place(
             displacement = torch.zeros(objective.num_parameters)
         moved = ((x.to(objective.device), y.to(objective.device), a.to(objective.device)) for x, y, a in batches)
         with objective.at(displacement):
-            return class_sums(
-                forward, moved, objective.loss_function, objective.classes, objective.num_classes, objective._answers
-            )
+            return class_sums(forward, moved, objective._scoring)
 
     return evaluate
 
 
 @torch.no_grad()
-def _takes_channels_last(objective: Objective) -> bool:
+def _takes_channels_last(objective: Values) -> bool:
     """True if the model runs on inputs in that memory layout, which a ``view`` inside it may not."""
     x = objective._first(2)
     try:

@@ -1,19 +1,53 @@
-"""First call of a model and a loss on a few samples: errors of either name what to correct."""
+"""Arguments of an objective, and the first call of model and loss on a few samples: errors name what to correct."""
 
 from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sharpness.data import Layout, told_of
-from sharpness.engine import PerSampleLoss, buffers_kept, fastest_batch, first_line, require_one_each
-from sharpness.errors import UserError
+from sharpness.engine.class_sums import PerSampleLoss, require_one_each
+from sharpness.engine.memory import fastest_batch
+from sharpness.engine.modules import buffers_kept, require_eval, require_numbers
+from sharpness.engine.tracing import first_line
+from sharpness.errors import UserError, choose
 
+BATCHNORM = ("eval", "recalibrate")
 logger = logging.getLogger("sharpness")
+
+
+def require_valid(model: Any, loss: Any, batch_size: Any, batchnorm: str, scope: Any, output: Any) -> None:
+    """Check the arguments of :class:`~sharpness.Objective` of these names; ``scope`` is ``parameters``.
+
+    Raises:
+        UserError: the first that is none.
+    """
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"the model is a {type(model).__name__}: give the torch.nn.Module, whose weights are to be moved"
+        )
+    require_numbers(model)
+    choose("batchnorm policy", batchnorm, BATCHNORM)
+    if batch_size != "auto" and (isinstance(batch_size, bool) or not (isinstance(batch_size, int) and batch_size >= 1)):
+        raise UserError(f"batch_size={batch_size!r}: give at least 1, or 'auto'")
+    if not isinstance(scope, str):
+        raise UserError(
+            f"parameters={scope!r}: give 'all', 'backbone', 'classifier', or one pattern of names such as '*layer3*'"
+        )
+    if output is not None and not callable(output):
+        raise UserError(
+            f"output={output!r}: give a function of what the model returns, such as output=lambda r: r[{output!r}]"
+        )
+    if isinstance(loss, str):
+        choose("loss", loss, ("ce",))
+    elif isinstance(loss, type) or not callable(loss):
+        raise UserError(f"loss={loss!r}: give 'ce', or a function such as torch.nn.MSELoss(reduction='none')")
+    require_eval(model)
 
 
 def argument_names(model: nn.Module) -> tuple[str, ...]:
@@ -54,15 +88,20 @@ def largest_batch(model: nn.Module, x: Tensor, layout: Layout | None, name: str)
         raise UserError(f"{name} raised {first_line(error)} on inputs of shape {shapes}: {remedy}") from error
 
 
-@contextmanager
-def with_gradients(name: str) -> Iterator[None]:
-    """Refuse a model that ran without gradients, and does not with them or on several samples.
+def first_outputs(forward: Callable[[Tensor], Tensor], x: Tensor, name: str) -> Tensor:
+    """The outputs of a model that ran without gradients, of several samples and with a graph.
+
+    Args:
+        forward: calls the model.
+        x: several inputs, which are left as they are.
+        name: of the model, for the error.
 
     Raises:
-        UserError: it raises.
+        UserError: it raises with them, returns no row for each, or changes its inputs.
     """
+    untouched = x.clone()
     try:
-        yield
+        outputs = forward(x)
     except UserError:
         raise
     except Exception as error:
@@ -70,6 +109,14 @@ def with_gradients(name: str) -> Iterator[None]:
             f"{name} raised {first_line(error)} on several samples, with gradients: let its forward pass take any "
             "number of samples, and nothing in it run under torch.inference_mode()"
         ) from error
+    if outputs.ndim == 0 or len(outputs) != len(x):
+        raise UserError(
+            f"the model returned outputs of shape {tuple(outputs.shape)} for {len(x)} samples: let it return one row "
+            "for each, or give output=, such as output=lambda r: r.transpose(0, 1)"
+        )
+    if not torch.equal(x.nan_to_num(), untouched.nan_to_num()):
+        raise UserError("the model changes its inputs in place: let its forward pass start from a copy")
+    return outputs
 
 
 def warn_of_probabilities(outputs: Tensor) -> None:

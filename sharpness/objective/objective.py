@@ -4,85 +4,32 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cached_property
-from typing import Any, Generic, TypeVar, Unpack
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sharpness.data import SampleIdentity, answers_of, are_labels, number_of, told_of
-from sharpness.data.rows import Rows
-from sharpness.engine import (
-    ClassSums,
-    CurvatureOperator,
-    Outputs,
-    PerSampleLoss,
-    Products,
-    SampleSums,
-    SecondOrder,
-    WeightedBatch,
-    batchnorms,
-    buffers_kept,
-    cross_entropy,
-    distributed,
-    even_batch,
-    few_samples,
-    filter_axes,
-    forward_flops,
-    full_precision,
-    hidden_noticed,
-    how_to_pick,
-    in_full_precision,
-    memory_budget,
-    parameters_in_scope,
-    recalibrate,
-    require_eval,
-    require_independent,
-    sample_rows,
-    slopes,
-    state_sha256,
-    structure,
-    told_return,
-    undisturbed,
-)
-from sharpness.errors import UserError
+from sharpness.data import are_labels, number_of, told_of
+from sharpness.engine import distributed
+from sharpness.engine.devices import full_precision
+from sharpness.engine.double_backward import slopes
+from sharpness.engine.memory import memory_budget
+from sharpness.engine.modules import buffers_kept, require_eval
+from sharpness.engine.operator import CurvatureOperator
+from sharpness.engine.products import Products
 from sharpness.keywords import keywords_of
-from sharpness.objective.arguments import require_valid
-from sharpness.objective.batches import Batches
 from sharpness.objective.coordinates import scales_of
-from sharpness.objective.description import Description, SampleOptions
-from sharpness.objective.evaluation import evaluation
-from sharpness.objective.first_call import (
-    argument_names,
-    first_losses,
-    largest_batch,
-    warn_of_probabilities,
-    with_gradients,
-)
-from sharpness.objective.provenance import provenance
-from sharpness.objective.repeatability import repeated_passes
+from sharpness.objective.description import SampleOptions
 from sharpness.objective.samples import Samples, Selection
-from sharpness.objective.temperature import AtTemperature, Temperature, chosen_temperature, require_logits
-from sharpness.renamed import renamed_attribute
-
-T = TypeVar("T")
+from sharpness.objective.values import Values
+from sharpness.version import __version__
 
 
-class OfSamples(Generic[T]):
-    """An attribute of an objective that is the one of the same name of its samples."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-        self.__doc__ = f"See :attr:`Samples.{name}`."
-
-    def __get__(self, objective: Any, owner: type) -> T:
-        return self if objective is None else getattr(objective.samples, self.name)  # type: ignore[return-value]
-
-
-class Objective:
+class Objective(Values):
     r"""``L(w) = sum_i a_i l(f_w(x_i), y_i) / sum_i a_i`` over fixed samples, and its restriction to every class.
 
     A target y_i is whatever the loss takes; the class of a sample, by which answers are split, is its integer label
@@ -143,8 +90,8 @@ class Objective:
         UserError: labels out of range, targets that the loss does not take, a loss that is not one value per sample,
             weights that are not positive, a model in training mode, one that does not return a tensor, an empty scope.
 
-    >>> model = nn.Linear(2, 2, bias=False)
-    >>> _ = nn.init.zeros_(model.weight)
+    >>> model = torch.nn.Linear(2, 2, bias=False)
+    >>> _ = torch.nn.init.zeros_(model.weight)
     >>> objective = Objective(model, (torch.eye(2), torch.tensor([0, 1])))
     >>> round(objective.loss(), 4), objective.num_parameters
     (0.6931, 4)
@@ -159,203 +106,11 @@ class Objective:
     (1.25, ('Bern', 'Oslo'), [2.25, 0.25])
     """
 
-    x = OfSamples[Tensor]()
-    y = OfSamples[Tensor]()
-    weights = OfSamples[Tensor]()
-    classes = OfSamples[Tensor]()
-    num_samples = OfSamples[int]()
-    num_classes = OfSamples[int]()
-    class_names = OfSamples[tuple[str, ...]]()
-    classes_from = OfSamples[str]()
-    class_samples = OfSamples[np.ndarray]()
-    class_weights = OfSamples[np.ndarray]()
-    train_counts = OfSamples["np.ndarray | None"]()
-    groups = OfSamples[dict[str, tuple[int, ...]]]()
-    group_convention = OfSamples["str | None"]()
-    data_sha256 = OfSamples[str]()
-    identity = OfSamples[SampleIdentity]()
-    image_constants = OfSamples["dict[str, list[float]] | None"]()
-    class_counts = renamed_attribute("class_counts", "class_samples")
-
-    @torch.inference_mode(False)
-    @torch.enable_grad()
-    @full_precision()
-    def __init__(
-        self,
-        model: nn.Module,
-        data: Any,
-        loss: str | PerSampleLoss = "ce",
-        *,
-        batch_size: int | str = "auto",
-        parameters: str = "all",
-        batchnorm: str = "eval",
-        output: Callable[[Any], Tensor] | None = None,
-        memory: float | None = None,
-        logits: str | float | Temperature = "calibrated",
-        held_out: Any = None,
-        **described: Unpack[SampleOptions],
-    ) -> None:
-        require_valid(model, loss, batch_size, batchnorm, parameters, output)
-        require_logits(logits, held_out)
-        self.model = model = in_full_precision(model)
-        self.loss_function: PerSampleLoss = cross_entropy if isinstance(loss, str) else loss
-        self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss))
-        self.memory, self.batchnorm, self.scope = memory, batchnorm, parameters
-        self.coordinates = "plain"
-        #: The file that the model was read from, beside which a run keeps what else is known of it.
-        self.origin: str | None = None
-        self._scales: Tensor | None = None
-        self.batch_size = None if isinstance(batch_size, str) else batch_size
-        reference = next(p for p in model.parameters() if p.is_floating_point())  # integers may stand before it
-        self.device, self.dtype = reference.device, reference.dtype
-        if unknown := [name for name in described if name not in SampleOptions.__annotations__]:
-            raise TypeError(f"Objective() got an unexpected keyword argument {unknown[0]!r}")
-        description = Description(**described).completed_by(data)
-        table = description.read(data, self.dtype, argument_names(model))
-        call = None if table.layout is None else table.layout.call
-        self._called = model if call is None else Outputs(model, None, call)
-        self._outputs = Outputs(model, output, call)
-        # The model is called before the samples are described: the width of its outputs may tell how many classes
-        # there are. That reentrant checkpointing hides parameters is said by a warning of the first pass alone.
-        first = table.x[:8].to(self.device, self.dtype if table.x.is_floating_point() else None, copy=True)
-        self._largest_batch = largest_batch(self._called, first[:1].clone(), table.layout, type(model).__name__)
-        untouched = first.clone()
-        with hidden_noticed() as hidden, with_gradients(type(model).__name__):
-            outputs = self._forward(first)
-        if outputs.ndim == 0 or len(outputs) != len(first):
-            raise UserError(
-                f"the model returned outputs of shape {tuple(outputs.shape)} for {len(first)} samples: let it "
-                "return one row for each, or give output=, such as output=lambda r: r.transpose(0, 1)"
-            )
-        if not torch.equal(first.nan_to_num(), untouched.nan_to_num()):
-            raise UserError("the model changes its inputs in place: let its forward pass start from a copy")
-        if isinstance(loss, str):
-            warn_of_probabilities(outputs)
-        samples = description.samples(table, outputs.shape, self.dtype, ce=isinstance(loss, str))
-        self.samples = samples.weighed_by(self.loss_function)
-        width = outputs.shape[1] if outputs.ndim == 2 else None
-        labels = self.num_classes if self.classes_from == "labels" else None
-        self._answers = answers_of(self.y, width, labels, every=isinstance(loss, str))
-        self.logits = logits if isinstance(logits, str) else "given temperature"
-        self.temperature = chosen_temperature(self, logits, held_out, output=output, batch=description.batch)
-        if self.temperature is not None:
-            self.loss_function = AtTemperature(self.loss_function, self.temperature.value)
-        values = first_losses(self.loss_function, outputs, self.y[: len(outputs)].to(self.device))
-        self._require_independent()
-        # Parameters that no gradient reaches have rows of zeros in the Hessian: the graph tells which are left out.
-        self.names, self.parameters = parameters_in_scope(model, values.sum(), parameters, bool(hidden))
-        self._engine = SecondOrder(self._outputs, self.parameters, self.loss_function)
-        self._checked: SampleSums | None = None
-        self._examined = self._condition()
-
-    def _require_independent(self) -> None:
-        """Refuse a loss of which one sample changes another's: sums over batches, and L_c itself, have no meaning."""
-        few = few_samples(self.y)
-        require_independent(self._outputs, self.loss_function, *(t[few].to(self.device) for t in (self.x, self.y)))
-
-    def _condition(self) -> tuple[str, Any]:
-        """The state of the model that an examination holds for: weights, buffers, modules and their settings."""
-        return state_sha256(self.model), structure(self.model)
-
-    @property
-    def num_parameters(self) -> int:
-        """k: scalars in scope that receive a gradient."""
-        return sum(p.numel() for p in self.parameters)
-
-    @property
-    def precision(self) -> str:
-        """The model's own: the name of its dtype."""
-        return str(self.dtype).removeprefix("torch.")
-
-    @cached_property
-    def flops_per_sample(self) -> int:
-        """Floating-point operations of a forward pass."""
-        with buffers_kept(self.model):
-            return forward_flops(self._outputs, self._first(1))
-
-    def evaluate(self) -> ClassSums:
-        """Loss sums, weights and correct predictions per class, from one pass over the data."""
-        return self.evaluate_samples()
-
-    @torch.no_grad()
-    @full_precision()
-    def evaluate_samples(self, backwards: bool = False) -> SampleSums:
-        """The same, with what every sample adds to the sums.
-
-        Args:
-            backwards: evaluate the samples in the reverse order, in which each has other neighbours.
-        """
-        require_eval(self.model)
-        rows = torch.zeros(4, self.num_samples, dtype=torch.float64)
-        batches = self._batches(None, backwards)
-        done = [sample_rows(self._forward(x), y, a, self.loss_function, self._answers) for x, y, a in batches]
-        if done:
-            share = distributed.share(torch.arange(self.num_samples))
-            rows[:, share.flip(0) if backwards else share] = torch.cat(done, dim=1).cpu()
-        return SampleSums.of(distributed.total(rows), self.classes, self.num_classes)
-
-    @torch.no_grad()
-    @full_precision()
-    def outputs(self) -> Tensor:
-        """The model's outputs of all samples, (n, ...), on the CPU: calibrated logits of a classifier."""
-        require_eval(self.model)
-        done = [self._forward(x).cpu() for x, _, _ in self._batches(None)] or [self._forward(self._first(1)).cpu()[:0]]
-        found = torch.cat(done)
-        whole = found.new_zeros(self.num_samples, *found.shape[1:])
-        whole[distributed.share(torch.arange(self.num_samples))] = found
-        return distributed.total(whole)
-
-    @property
-    def has_answers(self) -> bool:
-        """True if the largest output is a prediction that is right or wrong: targets are labels of the outputs."""
-        return self._answers is not None
-
-    @torch.no_grad()
-    @full_precision()
-    def confusion(self) -> np.ndarray:
-        """The confusion matrix (C, C): samples of each label (rows) by prediction (columns).
-
-        Raises:
-            UserError: targets are no labels, or the outputs are not (n, C).
-        """
-        require_eval(self.model)
-        if self._answers is None:
-            shape = tuple(self._forward(self._first(8)).shape)
-            if are_labels(self.y):
-                raise UserError(f"outputs have shape {shape}, not (n, {self.num_classes}): they are no logits")
-            raise UserError(f"targets {told_of(self.y)} are no labels: no answer is right or wrong")
-        classes = self._answers
-        cells = [torch.empty(0, dtype=torch.int64)]
-        for x, y, _ in self._batches(None):
-            cells.append((classes * y.to(self.device) + self._forward(x).argmax(1)).cpu())
-        counts = torch.bincount(torch.cat(cells), minlength=classes * classes)
-        return distributed.total(counts).numpy().reshape(classes, classes)
-
-    @full_precision()
-    def evaluation(self, precision: str | None = None) -> Callable[[Tensor | None], ClassSums]:
-        """``displacement (k,) -> ClassSums`` at ``w + displacement``, for many points: see :class:`~engine.Evaluation`.
-
-        A model that cannot be traced, or whose statistics are recalibrated, is moved and evaluated as it is. Every
-        process evaluates all samples: points are what processes share.
-
-        Args:
-            precision: ``"bfloat16"``, for models in float32, or the model's own.
-
-        Raises:
-            UserError: another precision.
-        """
-        evaluate, scales = evaluation(self, precision), self._scales
-        return evaluate if scales is None else lambda u: evaluate(None if u is None else self._moved(u))
-
     def loss(self, class_index: int | str | None = None) -> float:
         """L, or L_c of a class by its index or name."""
         if class_index is None:
             return self.evaluate().mean
         return self.restrict(self.samples.indices(class_index)).loss()
-
-    def class_losses(self) -> np.ndarray:
-        """L_c, shape (C,), from one pass; NaN for a class without samples."""
-        return self.evaluate().class_means
 
     @torch.inference_mode(False)
     @full_precision()
@@ -389,7 +144,7 @@ class Objective:
     def operator(self, class_index: int | str | None = None, kind: str = "hessian") -> Iterator[CurvatureOperator]:
         """The Hessian of L, or of L_c, for many products: a function, (k,) to (k,), that keeps activations.
 
-        >>> model = nn.Linear(2, 2, bias=False)
+        >>> model = torch.nn.Linear(2, 2, bias=False)
         >>> objective = Objective(model, (torch.eye(2), torch.tensor([0, 1])))
         >>> with objective.operator() as hessian:
         ...     product = hessian(torch.ones(4))
@@ -413,33 +168,36 @@ class Objective:
         Args:
             operator: the :meth:`operator` of these samples, whose activations serve here as well.
         """
-        require_eval(self.model)
-        indices = self.samples.indices(class_index)
-        positions = distributed.share(torch.arange(len(indices)))
-        forms = torch.zeros(len(indices), dtype=torch.float64)
-        if len(positions):
-            with buffers_kept(self.model):
-                known = self._operator(class_index, "hessian", 0) if operator is None else operator
-                forms[positions] = known.quadratic_forms(vector).cpu()
-        return distributed.total(forms).numpy()
+
+        def forms() -> Tensor:
+            known = self._operator(class_index, "hessian", 0) if operator is None else operator
+            return known.quadratic_forms(vector)
+
+        return self._of_every_sample(class_index, forms)
 
     @torch.inference_mode(False)
     @full_precision()
     def slopes(self, vector: Tensor, class_index: int | str | None = None) -> np.ndarray:
         r""":math:`v' \nabla \ell_i` of every sample, shape (n,); their weighted mean is v' times the gradient."""
+        along = self._moved(vector.detach().to(self.device, self.dtype, copy=vector.is_inference()))
+
+        def found() -> Tensor:
+            return slopes(self._outputs, self.parameters, self._batches(class_index), self.loss_function, along)
+
+        return self._of_every_sample(class_index, found)
+
+    def _of_every_sample(self, class_index: int | str | None, compute: Callable[[], Tensor]) -> np.ndarray:
+        """Numbers of all samples, of which ``compute`` gives those of this process, if it has any."""
         require_eval(self.model)
-        indices = self.samples.indices(class_index)
-        positions = distributed.share(torch.arange(len(indices)))
-        found = torch.zeros(len(indices), dtype=torch.float64)
+        whole = torch.zeros(len(self.samples.indices(class_index)), dtype=torch.float64)
+        positions = distributed.share(torch.arange(len(whole)))
         if len(positions):
-            vector = self._moved(vector.detach().to(self.device, self.dtype, copy=vector.is_inference()))
             with buffers_kept(self.model):
-                batches = self._batches(class_index)
-                found[positions] = slopes(self._outputs, self.parameters, batches, self.loss_function, vector).cpu()
-        return distributed.total(found).numpy()
+                whole[positions] = compute().cpu()
+        return distributed.total(whole).numpy()
 
     def restrict(self, what: Selection) -> Objective:
-        """The objective of a class (its index or name), of a group, or of the samples at some indices or of a mask.
+        """The objective of a class (index or name), a group, several names, or samples at some indices or of a mask.
 
         Raises:
             UserError: an unknown class or group, one without samples, or indices that are none of these samples.
@@ -472,7 +230,7 @@ class Objective:
         Raises:
             UserError: other coordinates.
 
-        >>> model = nn.Linear(2, 2, bias=False)
+        >>> model = torch.nn.Linear(2, 2, bias=False)
         >>> objective = Objective(model, (torch.eye(2), torch.tensor([0, 1])))
         >>> objective.in_coordinates("filter").coordinates
         'filter'
@@ -480,18 +238,6 @@ class Objective:
         other = copy.copy(self)
         other.coordinates, other._scales = coordinates, scales_of(self, coordinates)
         return other
-
-    def _moved(self, displacement: Tensor) -> Tensor:
-        """A displacement u in the objective's coordinates as one of the weights, D u; D is its own transpose."""
-        return displacement if self._scales is None else displacement * self._scales.to(displacement)
-
-    @property
-    def weight_norm(self) -> float:
-        """The norm of the weights in scope, in the objective's coordinates."""
-        weights = torch.cat([p.detach().reshape(-1) for p in self.parameters]).double()
-        if self._scales is not None:
-            weights = weights[self._scales > 0] / self._scales[self._scales > 0]
-        return float(weights.norm())
 
     def _over(self, samples: Samples) -> Objective:
         """The same loss of the same model over other samples, without tracing the model again."""
@@ -501,102 +247,39 @@ class Objective:
         other.samples, other._checked = samples, None
         return other
 
-    @contextmanager
-    def at(self, displacement: Tensor) -> Iterator[None]:
-        """The model at ``w + displacement``, flat (k,); weights and statistics are put back exactly, come what may."""
-        with undisturbed(kept=False), buffers_kept(self.model):
-            norms = batchnorms(self.model) if self.batchnorm == "recalibrate" else []
-            buffers = [b for m in norms for b in m.buffers()]
-            moved = [*self.parameters, *buffers]
-            saved = [t.detach().clone() for t in moved]
-            try:
-                with torch.no_grad():
-                    pieces = self._moved(displacement.to(self.device, self.dtype)).split(
-                        [p.numel() for p in self.parameters]
-                    )
-                    for p, d in zip(self.parameters, pieces, strict=True):
-                        p.add_(d.view_as(p))
-                if buffers:
-                    recalibrate(self._called, self.x, self.device)
-                yield
-            finally:
-                with torch.no_grad():
-                    for t, old in zip(moved, saved, strict=True):
-                        t.copy_(old)
-
-    @contextmanager
-    def checked(self, sums: SampleSums) -> Iterator[None]:
-        """Let :meth:`check` return what it returned before, for several probes between which nothing changes."""
-        self._checked = sums
-        try:
-            yield
-        finally:
-            self._checked = None
-
-    @full_precision()
-    def check(self) -> SampleSums:
-        """Check that two passes agree and are finite, and return the loss at the centre. Every probe begins with it.
-
-        A model that was changed since it was examined is examined again.
-
-        Raises:
-            UserError: the loss is random, or not finite, or a sample's depends on its place; the message says where.
-        """
-        if self._checked is not None:
-            return self._checked
-        if self._condition() != self._examined:
-            self._require_independent()
-            self._engine.forget()
-            self._examined = self._condition()
-        return repeated_passes(self, self._statistics)
-
-    def _statistics(self) -> AbstractContextManager[None]:
-        """BatchNorm's statistics as probes see them at w."""
-        return self.at(torch.zeros(self.num_parameters)) if self.batchnorm == "recalibrate" else nullcontext()
-
-    def flatten(self, tensors: dict[str, Tensor]) -> Tensor:
-        """One flat vector (k,) from tensors by parameter name."""
-        return torch.cat([tensors[name].reshape(-1) for name in self.names]).to(self.device, self.dtype)
-
-    @cached_property
-    def filter_axes(self) -> dict[str, int]:
-        """For every parameter in scope, the axis that runs over its filters (0 unless its module says otherwise)."""
-        axes = filter_axes(self.model)
-        return {name: axes.get(name, 0) for name in self.names}
-
-    def model_sha256(self) -> str:
-        """Of all weights and buffers as they are now."""
-        return state_sha256(self.model)
-
     def provenance(self) -> dict[str, Any]:
         """Everything that is needed to understand and repeat a result, in plain values."""
-        return provenance(self)
+        heads = [m for m in self.model.modules() if hasattr(m, "scale") and hasattr(m, "filter_axes")]
+        # Plain values: they are written to files, and digested as keys of unfinished work.
+        return {
+            "model": type(self.model).__name__,
+            "model_sha256": self.model_sha256(),
+            "data_sha256": self.data_sha256,
+            "samples": self.num_samples,
+            "class_samples": self.class_samples.tolist(),
+            "loss": self.loss_name,
+            "targets": "labels" if are_labels(self.y) else told_of(self.y),
+            "classes": self.classes_from,
+            "group_convention": self.group_convention,
+            "logit_scale": float(heads[0].scale) if heads else 1.0,  # type: ignore[arg-type]
+            "logits": self.logits,
+            **({} if self.temperature is None else self.temperature.provenance()),
+            "scope": self.scope,
+            "num_parameters": self.num_parameters,
+            "coordinates": self.coordinates,
+            "batchnorm": self.batchnorm,
+            "dtype": self.precision,
+            "device": self.device.type,
+            "sharpness": __version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        }
 
     def __repr__(self) -> str:
         return (
             f"Objective({type(self.model).__name__}, {self.num_samples} samples, {number_of(self.num_classes)}, "
             f"loss={self.loss_name}, k={self.num_parameters}, batchnorm={self.batchnorm})"
         )
-
-    def _forward(self, x: Tensor) -> Tensor:
-        with buffers_kept(self.model):
-            outputs = self._outputs(x)
-        if not isinstance(outputs, Tensor):
-            raise UserError(f"the model returned a {told_return(outputs)}: {how_to_pick(outputs)}")
-        return outputs
-
-    def _total(self, class_index: int | str | None) -> float:
-        return float(self.weights[self.samples.indices(class_index)].double().sum())
-
-    def _batches(self, class_index: int | str | None, backwards: bool = False) -> Iterable[WeightedBatch]:
-        """This process's share of the samples."""
-        share = distributed.share(self.samples.indices(class_index))
-        share = share.flip(0) if backwards else share
-        size = self.batch_size or even_batch(len(share), self._largest_batch, self.device)
-        batches = Batches((self.x, self.y, self.weights), share, size, self.device)
-        # A copy to another device takes longer than one in memory: there batches stay, unless a disk has more of them
-        # than the device holds.
-        return batches if self.device.type == "cpu" or isinstance(self.x, Rows) else iter(batches)
 
     def _operator(self, class_index: int | str | None, kind: str, budget: int) -> CurvatureOperator:
         require_eval(self.model)
@@ -611,9 +294,6 @@ class Objective:
             scales=self._scales,
         )
 
-    def _first(self, samples: int) -> Tensor:
-        return self.x[:samples].to(self.device, copy=True)
 
-
-_own = list(inspect.signature(Objective.__init__).parameters.values())[1:-1]
+_own = list(inspect.signature(Values.__init__).parameters.values())[1:-1]
 Objective.__signature__ = inspect.Signature([*_own, *keywords_of(SampleOptions)])  # type: ignore[attr-defined]

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from sharpness.engine import SampleSums, first_difference
+from sharpness.engine.class_sums import SampleSums
+from sharpness.engine.neighbours import first_difference
 from sharpness.errors import UserError
 
 if TYPE_CHECKING:
-    from sharpness.objective.objective import Objective
+    from sharpness.objective.values import Values
 
 
-def repeated_passes(objective: Objective, statistics: Callable[[], AbstractContextManager[None]]) -> SampleSums:
+def repeated_passes(objective: Values) -> SampleSums:
     """Evaluate all samples forwards and backwards, and return what the first pass gave.
 
     The second pass goes backwards, so that a sample has other neighbours and another place in its batch.
 
     Args:
         objective: at the weights as they are.
-        statistics: a context with BatchNorm's statistics as probes see them.
 
     Raises:
         UserError: the loss is random, or not finite, or a sample's depends on its place; the message says where.
     """
+
+    def statistics() -> AbstractContextManager[None]:
+        """BatchNorm's statistics as probes see them at w."""
+        return objective.at(torch.zeros(objective.num_parameters)) if objective.batchnorm != "eval" else nullcontext()
+
     with statistics():
         first = objective.evaluate_samples()
     with statistics():

@@ -19,7 +19,7 @@ from sharpness.errors import UserError, choose, require_whole
 
 Groups = Mapping[str, Sequence[int | str]] | str | None
 #: A class by index or name, a group by name, or samples by index or as a mask.
-Selection = int | str | Sequence[int] | Sequence[bool] | np.ndarray | Tensor
+Selection = int | str | Sequence[str] | Sequence[int] | Sequence[bool] | np.ndarray | Tensor
 #: Names of classes in a message.
 SHOWN = 10
 
@@ -111,6 +111,11 @@ class Samples(Table):
         """Sum of the weights of each class's samples, shape (C,)."""
         return torch.bincount(self.classes, self.weights.double(), self.num_classes).numpy()
 
+    @property
+    def present_groups(self) -> dict[str, list[int]]:
+        """Of every group the classes that have samples, over which its value is the mean."""
+        return {name: [c for c in classes if self.class_samples[c]] for name, classes in self.groups.items()}
+
     @cached_property
     def data_sha256(self) -> str:
         """Of inputs, targets, weights, and classes that are not the labels, bit by bit: the key of unfinished work."""
@@ -150,7 +155,8 @@ class Samples(Table):
         return self._of_classes([which], f"class {which}")
 
     def restrict(self, what: Selection) -> Samples:
-        """Keep the samples of a class, by its index or name, those of a group, or those at some indices or of a mask.
+        """Keep the samples of a class, by its index or name, of a group, of several of them by name, or those at some
+        indices or of a mask.
 
         Raises:
             UserError: an unknown class or group, one without samples, or indices that are none of these samples.
@@ -159,6 +165,12 @@ class Samples(Table):
             kept = self._of_classes(self.groups[what], f"group {what}")
         elif isinstance(what, str | Integral):
             kept = self.indices(what)
+        elif isinstance(what, Sequence) and what and all(isinstance(name, str) for name in what):
+            names = [str(name) for name in what]
+            for name in names:
+                choose("class or group", name, [*self.groups, *self.class_names])
+            classes = {name: (c,) for c, name in enumerate(self.class_names)} | dict(self.groups)
+            kept = self._of_classes([c for name in names for c in classes[name]], ", ".join(names))
         else:
             kept = chosen(what, len(self.y))
         x, y, weights, classes = (rows_at(t, kept) for t in (self.x, self.y, self.weights, self.classes))

@@ -12,16 +12,15 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import scipy
 import torch
 from torch import Tensor
 
-from sharpness.engine import PerSampleLoss, distributed, full_precision
+from sharpness.engine.class_sums import PerSampleLoss
 from sharpness.errors import UserError, choose
 
 if TYPE_CHECKING:
-    from sharpness.objective.objective import Objective
+    from sharpness.objective.values import Values
 
 #: What probes may take for logits: the model's own, or these divided by its temperature.
 LOGITS = ("calibrated", "temperature")
@@ -60,7 +59,7 @@ class Temperature:
 class AtTemperature:
     """A loss of logits that are divided by a temperature.
 
-    >>> from sharpness.engine import cross_entropy
+    >>> from sharpness.engine.class_sums import cross_entropy
     >>> halved = AtTemperature(cross_entropy, 2.0)
     >>> halved(torch.tensor([[2.0, 0.0]]), torch.tensor([0])) == cross_entropy(torch.eye(2)[:1], torch.tensor([0]))
     tensor([True])
@@ -84,7 +83,7 @@ def temperature_of_logits(logits: Tensor, labels: Tensor, weights: Tensor | None
         u_i)^2}, \qquad \mathrm{se}(T) = T^2 \mathrm{se}(\beta).
 
     Args:
-        logits: (n, C); of several processes those of this one.
+        logits: (n, C).
         labels: (n,)
         weights: a, (n,); 1 unless given.
 
@@ -102,10 +101,9 @@ def temperature_of_logits(logits: Tensor, labels: Tensor, weights: Tensor | None
     """
     logits = logits.double() - logits.double().mean(dim=1, keepdim=True)
     a = torch.ones(len(labels), dtype=torch.float64) if weights is None else weights.double()
-    sums = torch.stack([torch.ones_like(a).sum(), a.sum(), a @ logits.square().mean(dim=1)])
-    n, total, spread = distributed.total(sums).tolist()
+    n, spread = len(labels), float(a @ logits.square().mean(dim=1))
     # Logits of every scale are searched alike: the ends are far beyond any temperature of logits that vary by 1.
-    scale = math.sqrt(spread / total) if spread > 0 else 1.0
+    scale = math.sqrt(spread / float(a.sum())) if spread > 0 else 1.0
     u = logits / scale
 
     def slopes(beta: float) -> tuple[Tensor, Tensor]:
@@ -115,28 +113,25 @@ def temperature_of_logits(logits: Tensor, labels: Tensor, weights: Tensor | None
         return mean - u.gather(1, labels[:, None]).squeeze(1), variance
 
     def score(log_beta: float) -> float:
-        return float(distributed.total(a @ slopes(math.exp(log_beta))[0]))
+        return float(a @ slopes(math.exp(log_beta))[0])
 
     if not score(ENDS[0]) < 0:
         raise UserError(
-            f"no temperature fits the logits of {n:.0f} images: they say less of the labels than chance; check the "
+            f"no temperature fits the logits of {n} images: they say less of the labels than chance; check the "
             "labels and their order"
         )
     if not score(ENDS[1]) > 0:
         raise UserError(
-            f"no temperature fits the logits of {n:.0f} images: all are classified correctly, as training images may "
+            f"no temperature fits the logits of {n} images: all are classified correctly, as training images may "
             "be; fit it on images that the model has not seen, held_out=, or give a number, logits=2.0"
         )
     beta = math.exp(scipy.optimize.brentq(score, *ENDS, xtol=1e-12))
     s, variance = slopes(beta)
-    squares, information = distributed.total(torch.stack([a.square() @ s.square(), a @ variance])).tolist()
-    error = math.sqrt(n / (n - 1) * squares) / information if n > 1 else math.nan
+    error = math.sqrt(n / (n - 1) * float(a.square() @ s.square())) / float(a @ variance) if n > 1 else math.nan
     return scale / beta, scale / beta**2 * error
 
 
-@torch.no_grad()
-@full_precision()
-def fit_temperature(objective: Objective, images: str) -> Temperature:
+def fit_temperature(objective: Values, images: str) -> Temperature:
     """Fit the temperature of a model on the samples of an objective.
 
     Args:
@@ -150,11 +145,11 @@ def fit_temperature(objective: Objective, images: str) -> Temperature:
             "logits='temperature': a temperature is fitted to labels and logits (n, C), and these targets and outputs "
             "are others: leave it out, or give a number, logits=2.0"
         )
-    rows = [(objective._forward(x).double().cpu(), y.cpu(), a.cpu()) for x, y, a in objective._batches(None)]
-    logits, labels, weights = (torch.cat(column) for column in zip(*rows, strict=True))
-    if not np.isfinite(logits.numpy()).all():
+    logits = objective.outputs()
+    if not bool(logits.isfinite().all()):
         raise UserError(f"logits of the {images} are not finite: check the inputs' normalisation and the weights")
-    return Temperature(*temperature_of_logits(logits, labels, weights), objective.num_samples, images)
+    found = temperature_of_logits(logits, objective.y, objective.weights)
+    return Temperature(*found, objective.num_samples, images)
 
 
 def require_logits(logits: Any, held_out: Any) -> None:
@@ -172,7 +167,7 @@ def require_logits(logits: Any, held_out: Any) -> None:
 
 
 def chosen_temperature(
-    objective: Objective, logits: str | float | Temperature, held_out: Any, **options: Any
+    objective: Values, logits: str | float | Temperature, held_out: Any, **options: Any
 ) -> Temperature | None:
     """Find the temperature that ``logits`` and ``held_out`` of an objective ask for; None for calibrated logits.
 

@@ -15,7 +15,6 @@ from sharpness.results.words import told_temperature
 #: What errors and spreads are, by the kind of result.
 ERRORS = {
     "MeasureResult": "bars are 95 % intervals, over {over}",
-    "CharacteristicRadiusResult": "bars are 95 % intervals, over {over}",
     "EigenvalueResult": "bars are 95 % intervals over {over}, where they were asked for",
     "SpectralDensityResult": "bands are 95 % intervals over random vectors; marks are the extreme Ritz values",
     "OptimaResult": "standard errors of lengths and losses over images are in the table",

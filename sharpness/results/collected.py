@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -129,7 +130,7 @@ def saved_in(results: Any) -> list[Saved]:
 
 
 def gather(found: Sequence[Saved], where: str) -> list[Collection]:
-    """Collections of results, in the order in which they were found.
+    """Collections of results, in the order in which they were found, with one order of models.
 
     Raises:
         UserError: there are none.
@@ -142,6 +143,11 @@ def gather(found: Sequence[Saved], where: str) -> list[Collection]:
             known = Collection()
             known.take(one)
             collections.append(known)
+    # Files of one model are read in the order of their names; a file of several has them as its command named them.
+    models = Counter(path for path, _ in {(one.path, one.label) for one in found})
+    order = list(dict.fromkeys(one.label for one in sorted(found, key=lambda one: -models[one.path])))
+    for known in collections:
+        known.members = {label: known.members[label] for label in order if label in known.members}
     return collections
 
 

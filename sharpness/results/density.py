@@ -19,7 +19,8 @@ from sharpness.results.estimates import Estimate, Subset, mean_of
 from sharpness.results.picture import Later, picture
 from sharpness.results.same import require_same
 from sharpness.results.words import in_coordinates, marks_in
-from sharpness.statistics import DensityCurve, SpectralQuadrature, interval
+from sharpness.statistics.estimate import interval
+from sharpness.statistics.quadrature import DensityCurve, SpectralQuadrature
 from sharpness.untrusted.refused import Refused
 
 #: The trace, and the shares of the spectrum beyond a hundredth of the largest modulus.

@@ -18,7 +18,7 @@ from sharpness.results.picture import applying, columns_of, picture
 from sharpness.results.same import require_same
 from sharpness.results.tables import long_form
 from sharpness.results.words import in_coordinates, marks_in, near_zero
-from sharpness.statistics import interval
+from sharpness.statistics.estimate import interval
 from sharpness.untrusted.refused import Refused
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sharpness.statistics import mean_interval_of
+from sharpness.statistics.estimate import mean_interval_of
 
 #: Everything (None), a class (its index or name), or a group.
 Subset = str | int | None

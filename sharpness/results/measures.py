@@ -18,7 +18,7 @@ from sharpness.results.estimates import Estimate, Subset, mean_of
 from sharpness.results.picture import in_order, picture
 from sharpness.results.same import require_same
 from sharpness.results.words import marks_in, near_zero
-from sharpness.statistics import interval
+from sharpness.statistics.estimate import interval
 from sharpness.untrusted.refused import Refused
 
 #: What errors in files of old are over, which do not say it.

@@ -17,7 +17,7 @@ from sharpness.results.landscape import Landscape
 from sharpness.results.measures import MeasureResult
 from sharpness.results.perturbation import PerturbationResult
 from sharpness.results.same import SHARED, noise_fields, require_equal
-from sharpness.statistics import interval
+from sharpness.statistics.estimate import interval
 
 #: Measures that are means over samples: those of all samples are the means of the classes', by their weights.
 MEANS = ("loss", "accuracy")

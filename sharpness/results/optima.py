@@ -16,7 +16,7 @@ from sharpness.results.estimates import Estimate, Subset
 from sharpness.results.picture import heat_maps, in_order, picture
 from sharpness.results.same import require_same
 from sharpness.results.words import marks_in
-from sharpness.statistics import interval
+from sharpness.statistics.estimate import interval
 from sharpness.untrusted.refused import Refused
 
 NUMBERS = ("displacement", "optimum_loss")

@@ -17,7 +17,7 @@ from sharpness.results.picture import heat_maps, in_order, picture
 from sharpness.results.same import require_same
 from sharpness.results.tables import long_form
 from sharpness.results.words import marks_in
-from sharpness.statistics import interval
+from sharpness.statistics.estimate import interval
 from sharpness.untrusted.refused import Refused
 
 #: The least share that a picture takes for 0.

@@ -14,7 +14,7 @@ from sharpness.errors import UserError
 from sharpness.results.estimates import Subset
 from sharpness.results.kept import Content, KeptTable
 from sharpness.results.runs import Entry, Runs
-from sharpness.statistics import interval, mean_and_error
+from sharpness.statistics.estimate import interval, mean_and_error
 from sharpness.untrusted.refused import Refused
 
 #: Pairs up to which all signs are tried, and random signs beyond.

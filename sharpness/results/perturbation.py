@@ -17,7 +17,7 @@ from sharpness.results.estimates import Estimate, Subset
 from sharpness.results.picture import applying, picture
 from sharpness.results.rounding import described
 from sharpness.results.same import require_same
-from sharpness.statistics import interval
+from sharpness.statistics.estimate import interval
 from sharpness.untrusted.refused import Refused
 
 KINDS = ("draws", "radii")

@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-from sharpness.errors import UserError
-
-#: Of the law whose quantile bounds an interval of 95 %.
+#: The quantile that bounds a two-sided interval of 95 %.
 _TAIL = 0.975
 
 
@@ -24,22 +22,6 @@ def mean_and_error(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if count < 2:
         return samples.mean(axis=0), np.full(samples.shape[1:], np.nan)
     return samples.mean(axis=0), samples.std(axis=0, ddof=1) / np.sqrt(count)
-
-
-def student(confidence: float, samples: int) -> float:
-    """Half the width of a two-sided Student interval, in standard errors, for the mean of ``samples`` samples.
-
-    With few samples it is well above the 1.96 of the normal law:
-
-    >>> print(round(student(0.95, 5), 3), round(student(0.95, 1000), 2))
-    2.776 1.96
-
-    Raises:
-        UserError: ``confidence`` is not between 0 and 1.
-    """
-    if not 0 < confidence < 1:
-        raise UserError(f"confidence={confidence}: give a number between 0 and 1, such as 0.95")
-    return float(stdtrit(samples - 1, 0.5 + confidence / 2)) if samples > 1 else float("nan")
 
 
 def interval(value: Any, error: Any, freedom: Any = np.inf, keeps_sign: bool = False) -> np.ndarray:

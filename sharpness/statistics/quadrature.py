@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sharpness.errors import UserError
-from sharpness.statistics.estimate import mean_and_error, student
+from sharpness.statistics.estimate import interval, mean_and_error
 
 #: The default grid: spacing, and reach to either side of a node, in widths.
 _SPACING, _REACH = 0.5, 8
@@ -97,8 +97,8 @@ class SpectralQuadrature:
             distances = (grid[:, None] - nodes[used]) / width
             curves[run] = np.exp(-0.5 * distances**2) @ weights[used] / (width * np.sqrt(2 * np.pi))
         mean, error = mean_and_error(curves)
-        half = student(0.95, len(curves)) * error
-        return DensityCurve(grid, mean, np.maximum(mean - half, 0), mean + half, width)
+        lower, upper = interval(mean, error, len(curves) - 1)
+        return DensityCurve(grid, mean, np.maximum(lower, 0), upper, width)
 
     def _fractions(self, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean over runs of the share of the weights at marked nodes, and its error."""

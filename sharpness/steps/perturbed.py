@@ -30,25 +30,17 @@ def frozen_running_statistics(model: nn.Module) -> Iterator[None]:
 
     Second passes at perturbed weights would otherwise count every batch twice.
     """
+    names = ("track_running_stats", "running_mean", "running_var", "num_batches_tracked")
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
-    saved = [(m.track_running_stats, m.running_mean, m.running_var, m.num_batches_tracked) for m in layers]
+    saved = [(m, name, getattr(m, name)) for m in layers for name in names]
     try:
         for m in layers:
-            m.track_running_stats, m.running_mean, m.running_var, m.num_batches_tracked = (
-                False,
-                None,
-                None,
-                None,
-            )
+            m.track_running_stats = False
+            m.running_mean = m.running_var = m.num_batches_tracked = None
         yield
     finally:
-        for m, (track, mean, var, batches) in zip(layers, saved, strict=True):
-            m.track_running_stats, m.running_mean, m.running_var, m.num_batches_tracked = (
-                track,
-                mean,
-                var,
-                batches,
-            )
+        for m, name, value in saved:
+            setattr(m, name, value)
 
 
 def joint_norm(tensors: Iterable[Tensor]) -> Tensor:

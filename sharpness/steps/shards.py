@@ -104,9 +104,9 @@ class Shards:
 
     def gathered(self, rows: Sequence[Tensor]) -> Tensor:
         """Rows (n, ...) of all shards in order, from one tensor for each shard of this process."""
-        if self.total is alone:
-            return torch.cat(list(rows))
         own = torch.cat(list(rows))
+        if self.total is alone:
+            return own
         there = own.new_zeros(len(self), *own.shape[1:])
         there[self.before : self.before + len(own)] = own.detach()
         there = self.total(there)

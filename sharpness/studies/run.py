@@ -15,7 +15,7 @@ import pandas as pd
 
 from sharpness.clusters import Parcel, Processes, do_all, parcelled, require_executor, width
 from sharpness.data import LongTailData
-from sharpness.engine import resolve_device
+from sharpness.engine.devices import resolve_device
 from sharpness.errors import UserError
 from sharpness.models import BACKBONES
 from sharpness.progress import progress

@@ -55,7 +55,7 @@ def draw_lines(results: Mapping[int, Mapping[str, Any]], tail_class: int) -> Fig
                     ax.set_xlabel("")
             row[1].set_ylabel("")
             if len(results) > 1:
-                row[0].set_ylabel(f"{row[0].get_ylabel()}\n(direction of seed {seed})")
+                row[0].set_ylabel(f"{row[0].get_ylabel()}\n(direction {seed})")
         _cut(list(axes.flat))
         handles, _ = axes[0, 0].get_legend_handles_labels()
         handles += trainings_key([entry for entry in first.values() if isinstance(entry, Runs)], dots=False)
@@ -113,7 +113,7 @@ def draw_planes(results: Mapping[int, Mapping[str, Any]], tail_class: int, kind:
     for subset, title in _rows(next(iter(single.values())), tail_class):
         shared = signed_levels([r.rises(subset) for of_seed in single.values() for r in of_seed.values()])
         for seed, of_seed in single.items():
-            name = title if len(single) == 1 else f"{title}, seed {seed}"
+            name = title if len(single) == 1 else f"{title}, directions {seed}"
             rows[name] = {label: Panel(r.x, r.y, r.rises(subset)) for label, r in of_seed.items()}
             levels[name] = shared
     return figure_of(plot_plane_grid(rows, kind=kind, levels=levels, **LOOKS["rise"], xlabel=xlabel, ylabel=ylabel))

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, update_bn
 
-from sharpness.engine import Recalibrated, batchnorms, distributed
+from sharpness.engine import distributed
+from sharpness.engine.modules import Recalibrated, batchnorms
 from sharpness.flattening.spectral_normalization import SETTLING, normalized_layers, power_iteration
 from sharpness.methods import Stage
 from sharpness.models import Classifier

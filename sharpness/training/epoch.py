@@ -13,7 +13,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from sharpness.data import ImageSet, LongTailData, augment_batches, epoch_indices, mixup
-from sharpness.engine import ClassSums, class_sums, distributed
+from sharpness.engine import distributed
+from sharpness.engine.class_sums import ClassSums, Scoring, class_sums
 from sharpness.flattening.spectral_normalization import normalized_layers, power_iteration
 from sharpness.methods import Stage
 from sharpness.models import Classifier
@@ -133,7 +134,7 @@ def evaluate(
     network.eval()
     try:
         loss = partial(F.cross_entropy, reduction="none")
-        sums = class_sums(forward, batches, loss, labels, num_classes, num_classes)
+        sums = class_sums(forward, batches, Scoring(loss, labels, num_classes, num_classes))
     finally:
         network.train(training)
     rows = np.stack([sums.loss, sums.weight, sums.correct, sums.count])

@@ -16,7 +16,9 @@ import torch
 from torch import nn
 
 from sharpness.data import LongTailData
-from sharpness.engine import distributed, exact_float32, without_autocast
+from sharpness.engine import distributed
+from sharpness.engine.devices import exact_float32
+from sharpness.engine.undisturbed import without_autocast
 from sharpness.errors import UserError, require_whole
 from sharpness.methods import Recipe, Stage, build_recipe, flattened
 from sharpness.models import BACKBONES, Classifier, ModelSpec
@@ -137,28 +139,27 @@ def train(
     if own:
         check_network(network, recipe, data)
     helper = read_helper(recipe, data)
-    # Settings that may be absent are left out where they are unset: the run.json of earlier versions has none of them.
-    training = {
-        "epochs": [s.epochs for s in recipe.stages],
-        "batch_size": [s.batch_size for s in recipe.stages],
-        "seed": seed,
-        "precision": precision,
-        "flatten": list(flatten),
-        **({"helper_sha256": helper.sha256} if helper else {}),
-        **({"pretrained_sha256": begin.sha256} if begin else {}),
-        **({"augmentation": data.other_augmentation} if data.other_augmentation else {}),
-        **({"shards": shards} if shards != 1 else {}),
-    }
-    identity = {
-        "method": method,
-        "options": options,
-        "data": data.longtail.to_dict(),
-        "data_sha256": data.train.sha256(),
-        "model": architecture,
-        **({"network_sha256": fingerprint(network)} if own else {}),
+    training = _known(
+        epochs=[s.epochs for s in recipe.stages],
+        batch_size=[s.batch_size for s in recipe.stages],
+        seed=seed,
+        precision=precision,
+        flatten=list(flatten),
+        helper_sha256=helper.sha256 if helper else None,
+        pretrained_sha256=begin.sha256 if begin else None,
+        augmentation=data.other_augmentation,
+        shards=shards if shards != 1 else None,
+    )
+    identity = _known(
+        method=method,
+        options=options,
+        data=data.longtail.to_dict(),
+        data_sha256=data.train.sha256(),
+        model=architecture,
+        network_sha256=fingerprint(network) if own else None,
         **training,
-        **({"snapshots": snapshots} if snapshots else {}),
-    }
+        snapshots=snapshots,
+    )
     name = run_name(method, flatten, options, seed, data.other_augmentation, shards, begin is not None)
     name = f"{data.longtail.dataset}-{name}"
     folder = RunFolder(Path(out) if out else Path("runs") / name)
@@ -185,6 +186,11 @@ def train(
         )
         carry_out(run, helper, begin)
         return distributed.on_first(folder.history)
+
+
+def _known(**settings: Any) -> dict[str, Any]:
+    """The settings that are not None: files of earlier versions have no entry for those that are unset."""
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def carry_out(run: Run, helper: Helper | None, pretrained: Pretrained | None = None) -> None:

@@ -10,7 +10,7 @@ from torch import Generator, nn
 from sharpness.checkpoints import load_checkpoint
 from sharpness.data import LongTailData
 from sharpness.data.standardization import Standardization
-from sharpness.engine import seeded
+from sharpness.engine.undisturbed import seeded
 from sharpness.errors import UserError
 from sharpness.methods import Recipe, Stage
 from sharpness.models import Classifier, Frozen

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from sharpness.checkpoints import load_checkpoint
-from sharpness.engine import seeded
+from sharpness.engine.undisturbed import seeded
 from sharpness.errors import UserError
 from sharpness.methods import Recipe
 from sharpness.models import BACKBONES, Classifier, FrozenTrunk, ModelSpec, build_model

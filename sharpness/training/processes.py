@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from sharpness.engine import distributed, resolve_device
+from sharpness.engine import distributed
+from sharpness.engine.devices import resolve_device
 from sharpness.errors import UserError
 
 

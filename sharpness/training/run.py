@@ -11,7 +11,8 @@ from torch import Tensor
 
 from sharpness.checkpoints import Manifest, save_checkpoint
 from sharpness.data import LongTailData
-from sharpness.engine import ClassSums, distributed
+from sharpness.engine import distributed
+from sharpness.engine.class_sums import ClassSums
 from sharpness.flattening.spectral_normalization import ordinary_state
 from sharpness.methods import Recipe, Stage
 from sharpness.methods.events import events

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from sharpness.errors import shown
 from sharpness.untrusted.refused import Refused
+from sharpness.untrusted.regular_files import read_regular
 from sharpness.untrusted.unfolding import as_plain
 
 LIMIT = 16 * 2**20
 """Longest text that is read, in bytes."""
 
 DIGITS = 20
+
+
+def read_json(path: str | Path) -> Any:
+    """The values of a JSON file.
+
+    Raises:
+        Refused: it cannot be opened, or holds what :func:`parse_json` refuses.
+    """
+    try:
+        return parse_json(read_regular(path, LIMIT))
+    except OSError as error:
+        raise Refused(f"cannot be opened ({error.strerror})") from None
 
 
 def parse_json(text: str | bytes) -> Any:

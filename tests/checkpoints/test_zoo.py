@@ -54,19 +54,22 @@ def test_its_accuracy_is_that_of_its_card(name, per_class, within):
 @pytest.mark.skipif(not os.environ.get("SHARPNESS_DATA"), reason="SHARPNESS_DATA names no folder of CIFAR files")
 def test_its_training_images_are_found_in_any_folder_that_holds_them(monkeypatch):
     """As in the official archive, in another order, which the recipe cuts otherwise."""
-    read = cifar._read
+    read = cifar._read_split
 
-    def shuffled(*given):
-        pool, test, names = read(*given)
-        return pool.subset(torch.randperm(len(pool), generator=torch.Generator().manual_seed(0))), test, names
+    def with_pool_of(choose):
+        def changed(paths, *given):
+            images = read(paths, *given)
+            return images if paths[0].name == "test_batch" else images.subset(choose(len(images)))
+
+        monkeypatch.setattr(cifar, "_read_split", changed)
 
     checkpoint = load_checkpoint("zoo:ce")
-    monkeypatch.setattr(cifar, "_read", shuffled)
+    with_pool_of(lambda n: torch.randperm(n, generator=torch.Generator().manual_seed(0)))
     data = checkpoint.load_data()
     assert data.train.sha256() == checkpoint.manifest.data_sha256 and data.longtail == checkpoint.longtail
     named = checkpoint_objective(checkpoint, data="cifar10-lt", limit_per_class=1)
     assert named.samples.content.digests.tolist() == data.train.limit_per_class(1).content.digests.tolist()
-    monkeypatch.setattr(cifar, "_read", lambda *given: (lambda p, t, n: (p.subset(range(20_000)), t, n))(*read(*given)))
+    with_pool_of(lambda n: range(20_000))
     with pytest.raises(UserError):
         checkpoint.load_data()
 

@@ -14,7 +14,7 @@ import xarray as xr
 import sharpness
 from sharpness import load_result
 from sharpness.cli import cli, main
-from sharpness.engine import CurvatureOperator
+from sharpness.engine.operator import CurvatureOperator
 from sharpness.models import build_model
 
 

@@ -6,7 +6,7 @@ import torch
 
 from sharpness import load_data, train
 from sharpness.cli import main
-from sharpness.engine import CurvatureOperator
+from sharpness.engine.operator import CurvatureOperator
 from sharpness.probes.shared.as_objective import labelled_checkpoints
 
 OPTIONS = ("--model", "their_networks:TheirResNet", "--images", "images.npz")

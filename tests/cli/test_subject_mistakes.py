@@ -67,6 +67,7 @@ def test_one_line_and_exit_code_2(stranger, mistake, arguments, message):
         (("spectrum", "--plot", "pictures"), "--plot pictures.png: that is a folder"),
         (("landscape", "--out", "list.txt"), "list.txt is a file, give a folder"),
         (("landscape", "--out", "list.txt/below"), "list.txt is a file, give a folder"),
+        (("landscape", "--out", "plane.nc"), "--out plane.nc: a folder is written, give a name without .nc"),
     ],
 )
 def test_where_nothing_can_be_written_is_told_before_anything_is_measured(

@@ -195,7 +195,7 @@ def test_warnings_and_mistakes_of_workers_are_told_here(processes, run, caplog):
     two = {"a": run, "b": run}
     sharpness.measure(two, measures="lambda_max", max_iterations=1, limit_per_class=1, executor=processes)
     assert any("a: not converged" in message for message in caplog.messages)
-    with pytest.raises(sharpness.UserError, match="draws=1: a standard error needs"):
+    with pytest.raises(sharpness.UserError, match="draws=1: give an integer, at least 2, for a standard error"):
         sharpness.trace(run, True, 1, bootstrap=100, options={"limit_per_class": 1}, executor=processes)
 
 

@@ -26,8 +26,9 @@ from sharpness import (
     worst_case,
 )
 from sharpness.clusters.parcel import parcelled
-from sharpness.engine import CurvatureOperator, Evaluation
-from sharpness.probes import named_directions
+from sharpness.engine.evaluation import Evaluation
+from sharpness.engine.operator import CurvatureOperator
+from sharpness.probes.landscapes.named_directions import named_directions
 
 #: What a probe is, with settings that keep it small.
 PROBES = {

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sharpness.statistics import effective_samples, interval, mean_interval_of, wilson
+from sharpness.statistics.estimate import effective_samples, interval, mean_interval_of, wilson
 
 
 @pytest.mark.parametrize(("right", "samples"), [(10, 10), (0, 7), (3, 5), (1, 1), (490, 500)])

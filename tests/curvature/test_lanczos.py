@@ -6,7 +6,7 @@ import torch
 from scipy.sparse.linalg import eigsh
 
 from sharpness import UserError
-from sharpness.curvature import lanczos, lanczos_memory
+from sharpness.curvature.lanczos import lanczos, lanczos_memory
 
 SPECTRA = {
     "spread": np.linspace(-3, 5, 40),

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from sharpness.curvature import extremes, krylov
+from sharpness.curvature import krylov
+from sharpness.curvature.recurrence import extremes
 
 #: An end far from the rest, as of a trained network, a bulk, and a negative end.
 SPECTRUM = np.r_[np.linspace(-0.05, 0.1, 180), np.linspace(1, 5, 18), 40.0, -3.0]

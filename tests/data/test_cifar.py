@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from sharpness.checkpoints import load_checkpoint
 from sharpness.data import cifar
 from sharpness.data.cifar import load_cifar_lt
 from sharpness.data.longtail import select_indices
@@ -27,7 +28,26 @@ class Mkdir:
 
 
 def load(root, **options):
-    return load_cifar_lt("cifar10", root, **{"imbalance": 5, **options})
+    """A long tail, all files of which have been read."""
+    data = load_cifar_lt("cifar10", root, **{"imbalance": 5, **options})
+    repr(data)
+    return data
+
+
+def test_a_split_is_read_when_it_is_asked_for(cifar10, monkeypatch):
+    root, read, reader = cifar10[0], [], cifar.read_pickle
+    monkeypatch.setattr(cifar, "read_pickle", lambda path, remedy: read.append(path.name) or reader(path, remedy))
+    data = load_cifar_lt("cifar10", root, imbalance=5)
+    assert read == []
+    assert len(data.test) == 10 and read == ["test_batch"]
+    training = [*(f"data_batch_{k}" for k in range(1, 6)), "batches.meta"]
+    assert len(data.train) == data.longtail.total and read[1:] == training
+    read.clear()
+    recorded = load_checkpoint("zoo:ce")
+    tested = recorded.load_data(str(root), split="test")
+    assert (tested.test.images == data.test.images).all() and tested.train_counts == recorded.longtail.train_counts
+    assert read == ["test_batch"]
+    assert len(pickle.loads(pickle.dumps(load_cifar_lt("cifar10", root, imbalance=5))).train) == len(data.train)
 
 
 @pytest.mark.parametrize("subset", ["ldam_seed0", "first_n", "seed:3"])

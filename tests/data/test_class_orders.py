@@ -96,7 +96,7 @@ def test_a_list_in_a_file(tmp_path):
     ("kind", "told"),
     [
         ("count", "unknown class order 'count': choose one of label, introsort, stable, or a .json"),
-        ("nowhere.json", "cannot read the class order from nowhere.json: No such file"),
+        ("nowhere.json", "cannot read the class order from nowhere.json: it cannot be opened .No such file"),
         ([0, 0, 1], "each label from 0 on once"),
         ([0, 1.0, 2], "each label from 0 on once"),
         (7, "each label from 0 on once"),

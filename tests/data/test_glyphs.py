@@ -89,6 +89,8 @@ def test_what_is_wrong_is_told(drawn, tmp_path, monkeypatch):
         make_glyphs([FONTS], tmp_path / "b", CLASSES)
     with pytest.raises(UserError, match="side 4: give at least 8 pixels"):
         make_glyphs([FONTS], tmp_path / "c", CLASSES, side=4)
+    with pytest.raises(UserError, match="classes=1: give an integer, at least 2"):
+        make_glyphs([FONTS], tmp_path / "c", 1)
     monkeypatch.setattr(glyphs, "find_faces", lambda folders: drawn[:5])
     with pytest.raises(UserError, match=r"5 faces of Han characters .* 6 are needed: install more, such as apt-get"):
         make_glyphs([FONTS], tmp_path / "d", CLASSES)

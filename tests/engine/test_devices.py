@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sharpness.engine import full_precision
+from sharpness.engine.devices import full_precision
 
 cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sharpness import Objective, UserError
-from sharpness.engine import Evaluation
+from sharpness.engine.evaluation import Evaluation
 from sharpness.models import build_model
 
 SCOPES = ("all", "backbone", "classifier")

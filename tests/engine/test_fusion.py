@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sharpness import Objective
-from sharpness.engine import Evaluation
+from sharpness.engine.evaluation import Evaluation
 
 CLASSES = 3
 

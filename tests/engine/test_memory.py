@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from sharpness import UserError
-from sharpness.engine import even_batch, fastest_batch, memory_budget
-from sharpness.engine.memory import ACTIVATION, LARGEST_BATCH
+from sharpness.engine.memory import ACTIVATION, LARGEST_BATCH, even_batch, fastest_batch, memory_budget
 
 CPU = torch.device("cpu")
 

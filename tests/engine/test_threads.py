@@ -14,7 +14,8 @@ from torch import fx, nn
 
 import sharpness
 from sharpness import Objective, line
-from sharpness.engine import tracing, undisturbed
+from sharpness.engine import tracing
+from sharpness.engine.undisturbed import undisturbed
 from sharpness.probes.directions.gaussian import gaussian
 
 PROBES = {

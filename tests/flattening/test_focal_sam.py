@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-from sharpness.errors import UserError
-from sharpness.flattening import SAM, FocalSAM
-from sharpness.steps import PlainStep
+from sharpness.flattening import FocalSAM
 
 
 def focal(gamma):
@@ -24,17 +22,6 @@ def test_the_gradient_of_every_loss_is_the_formula(case, same, gamma, lam):
     assert float(value) == pytest.approx(float(restated.value(restated.w)), rel=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("gamma", "lam", "rule"), [(3.0, 0.0, PlainStep()), (0.0, 1.0, SAM(0.4))], ids=["lambda=0", "gamma=0, lambda=1"]
-)
-def test_its_ends_are_the_base_loss_and_sam(kind, problem, mixed, same, gamma, lam, rule):
-    results = []
-    for each in (rule, FocalSAM(0.4, gamma, lam)):
-        problem.context.generator.manual_seed(1)
-        results.append(problem.run(each, kind, mixed))
-    same(results[1][1], results[0][1])
-
-
 def test_on_quadratics(bowls):
     """The Hessian of the focal part is the common one times the mean of the factors."""
     w, factor = bowls.model.w.detach().clone(), focal(2.0)
@@ -42,9 +29,3 @@ def test_on_quadratics(bowls):
     curvature = sum(share * factor[c] for c, share in bowls.shares) * bowls.loss.hessian
     expected = bowls.gradient(w) + 0.6 * 0.7 * curvature @ g / g.norm()
     torch.testing.assert_close(bowls.run(FocalSAM(0.7, 2.0, 0.6)), expected, rtol=1e-11, atol=1e-11)
-
-
-@pytest.mark.parametrize("wrong", [{"rho": -0.1}, {"gamma": -1.0}, {"lam": float("nan")}])
-def test_wrong_options_are_refused(wrong):
-    with pytest.raises(UserError, match=next(iter(wrong))):
-        FocalSAM(**wrong)

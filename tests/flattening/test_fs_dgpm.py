@@ -8,8 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sharpness.errors import UserError
-from sharpness.flattening import FSDGPM, build_operation
+from sharpness.flattening import FSDGPM
 from sharpness.flattening.fs_dgpm import (
     ProjectedAscent,
     input_moments,
@@ -196,22 +195,3 @@ def test_so_many_images_are_looked_at_and_no_more(problem, monkeypatch):
     )
     FSDGPM(samples=15).for_epoch(problem.model, iter([problem.batch] * 3), problem.context)
     assert [len(x) for x in seen] == [11, 4]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"eta": 0}, "eta=0"),
-        ({"threshold": 1.5}, "threshold=1.5"),
-        ({"samples": 1}, "samples=1"),
-        ({"inner": 0}, "inner=0"),
-    ],
-)
-def test_wrong_numbers_are_refused_in_one_line(options, message):
-    with pytest.raises(UserError, match=message) as caught:
-        FSDGPM(**options)
-    assert "\n" not in str(caught.value)
-
-
-def test_it_is_built_by_name():
-    assert build_operation("fs-dgpm:0.05") == FSDGPM(eta=0.05)

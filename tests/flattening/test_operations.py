@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import inspect
+import math
 
 import pytest
 import torch
@@ -15,11 +16,13 @@ from sharpness.flattening import (
     FSDGPM,
     OPERATIONS,
     SAM,
+    SWA,
     ClassConditionalStep,
     FocalSAM,
     GradientNormPenalty,
     ImbSAM,
     ModelPerturbation,
+    PoF,
     ReweightedSAM,
     build_operation,
     operation_label,
@@ -107,6 +110,27 @@ def test_frozen_parameters_are_left_alone(problem, name):
     assert (stale == 1).all()
     assert all(p.grad is None for n, p in problem.model.backbone.named_parameters() if n != "conv1.weight")
     assert all(p.grad is not None for p in problem.model.head.parameters())
+
+
+@pytest.mark.parametrize(
+    ("rule", "end"),
+    [
+        (GradientNormPenalty(0.4, 0.0), PlainStep()),
+        (GradientNormPenalty(0.4, 1.0), SAM(0.4)),
+        (ImbSAM(0.4, 0), PlainStep()),
+        (ImbSAM(0.4, 1000), SAM(0.4)),
+        (FocalSAM(0.4, 3.0, 0.0), PlainStep()),
+        (FocalSAM(0.4, 0.0, 1.0), SAM(0.4)),
+        (ReweightedSAM(0.4, p=0.0), SAM(0.4)),
+    ],
+    ids=repr,
+)
+def test_its_ends_are_sgd_and_sam(kind, problem, mixed, same, rule, end):
+    results = []
+    for each in (end, rule):
+        problem.context.generator.manual_seed(1)
+        results.append(problem.run(each, kind, mixed)[1])
+    same(results[1], results[0], rtol=1e-13 if isinstance(rule, GradientNormPenalty) else 1e-9)
 
 
 @pytest.mark.parametrize("rule", [r for n, r in RULES.items() if n != "mp"], ids=repr)
@@ -211,6 +235,8 @@ def test_every_operation_has_a_spelling_and_its_paper_and_shows_every_parameter(
         ("imbsam:eta=100:tail_factor=2", ImbSAM(eta=100, tail_factor=2)),
         ("focal-sam:rho=0.2:gamma=3", FocalSAM(0.2, 3)),
         ("rwsam:p=0.5", ReweightedSAM(p=0.5)),
+        ("fs-dgpm:0.05", FSDGPM(eta=0.05)),
+        ("swa:0.5", SWA(start=0.5)),
     ],
 )
 def test_parameters_are_given_by_name_after_colons(asked, rule):
@@ -229,12 +255,53 @@ def test_parameters_are_given_by_name_after_colons(asked, rule):
         ("mp:noise=normal", "unknown noise 'normal'"),
         ("sam:", "'' is not a number"),
         ("sam:0", "rho=0.0: SAM needs a positive radius"),
+        ("swam", "unknown flattening operation 'swam': choose one of sam, "),
     ],
 )
 def test_wrong_parameters_are_refused_in_one_line(asked, message):
     with pytest.raises(UserError, match=message.replace("+", r"\+")) as caught:
         build_operation(asked)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("operation", "option", "values"),
+    [
+        (SAM, "rho", (0.0, -0.1, math.nan)),
+        (ASAM, "rho", (0.0,)),
+        (ASAM, "eta", (-0.1, math.nan)),
+        (ASAM, "biases", ("none",)),
+        (GradientNormPenalty, "r", (0.0, math.inf)),
+        (GradientNormPenalty, "alpha", (-0.1, 1.1)),
+        (ModelPerturbation, "bound", (-0.1,)),
+        (ModelPerturbation, "draws", (0, 1.5)),
+        (ModelPerturbation, "layers", (0,)),
+        (ModelPerturbation, "noise", ("normal",)),
+        (ImbSAM, "rho", (0.0,)),
+        (ImbSAM, "eta", (-1,)),
+        (ImbSAM, "share", (1.0, -0.1)),
+        (ImbSAM, "tail_factor", (-1,)),
+        (FocalSAM, "rho", (-0.1,)),
+        (FocalSAM, "gamma", (-1.0,)),
+        (FocalSAM, "lam", (math.nan,)),
+        (ReweightedSAM, "rho", (0.0,)),
+        (ReweightedSAM, "p", (-1.0,)),
+        (FSDGPM, "eta", (0,)),
+        (FSDGPM, "threshold", (1.5,)),
+        (FSDGPM, "samples", (1,)),
+        (FSDGPM, "inner", (0,)),
+        (SWA, "start", (1, -0.1)),
+        (SWA, "lr", (0,)),
+        (PoF, "gamma", (0,)),
+        (PoF, "share", (-1,)),
+        (PoF, "lr", (math.inf,)),
+    ],
+)
+def test_wrong_options_are_refused_in_one_line(operation, option, values):
+    for value in values:
+        with pytest.raises(UserError, match=rf"{option}\W+{value}\b") as caught:
+            operation(**{option: value})
+        assert "\n" not in str(caught.value)
 
 
 def test_labels_are_found_by_their_old_name():

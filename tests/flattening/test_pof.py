@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sharpness.errors import UserError
 from sharpness.flattening import PoF
 from sharpness.flattening.pof import LONGEST, line_search
 from sharpness.steps import Batch, Context, Loss
@@ -135,11 +134,3 @@ def test_the_loss_is_that_of_the_end_of_training(problem, other):
     problem.context = Context(problem.context.train_counts, epoch=1, epochs=50)
     problem.run(rule(problem, other), "late")
     assert set(epochs) == {(50, 50)}
-
-
-@pytest.mark.parametrize("options", [{"gamma": 0}, {"share": -1}, {"lr": math.inf}])
-def test_wrong_numbers_are_refused_in_one_line(options):
-    ((name, value),) = options.items()
-    with pytest.raises(UserError, match=f"{name}={value}") as caught:
-        PoF(**options)
-    assert "\n" not in str(caught.value)

@@ -7,10 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sharpness.errors import UserError
-from sharpness.flattening import SAM, build_operation
 from sharpness.steps import (
-    Batch,
     Loss,
     PlainStep,
     at_least_float32,
@@ -160,22 +157,6 @@ def test_half_precision_is_raised_and_double_is_kept():
     dtypes = {torch.bfloat16: torch.float32, torch.float32: torch.float32, torch.float64: torch.float64}
     for given, expected in dtypes.items():
         assert at_least_float32(torch.zeros(2, dtype=given)).dtype == expected
-
-
-def test_operations_are_built_by_name():
-    assert build_operation("sam") == SAM(0.05)
-    assert build_operation("sam:0.8") == SAM(0.8)
-
-
-@pytest.mark.parametrize(("name", "message"), [("swam", "sam"), ("sam:x", "'x' is not a number"), ("sam:-1", "rho=-1")])
-def test_wrong_operations_are_refused_in_one_line(name, message):
-    with pytest.raises(UserError, match=message) as caught:
-        build_operation(name)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_batch_is_plain_without_partners():
-    assert Batch(torch.zeros(1, 1, 2, 2), torch.zeros(1, dtype=torch.int64)).second is None
 
 
 def test_the_protocol_is_found_where_it_was_with_a_warning():

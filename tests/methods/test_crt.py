@@ -1,27 +1,26 @@
-"""cRT: its second stage."""
+"""cRT and LWS: their second stages."""
 
 from dataclasses import replace
 
+import pytest
+
 from sharpness.methods import build_recipe
-from sharpness.methods.changes import NewHead
+from sharpness.methods.changes import AddWeightScaling, NewHead
 from sharpness.methods.cross_entropy import CrossEntropy
 from sharpness.methods.schedules import Cosine
 
 
-def test_a_new_classifier_learns_on_balanced_samples(cifar):
-    first, second = build_recipe("crt", cifar()).stages
+@pytest.mark.parametrize(
+    ("method", "published", "trainable", "change"),
+    [("crt", 10, "head", NewHead()), ("lws", 5, "head.factor", AddWeightScaling())],
+)
+def test_a_part_of_the_head_learns_on_balanced_samples(cifar, method, published, trainable, change):
+    first, second = build_recipe(method, cifar()).stages
     assert (first,) == build_recipe("ce", cifar()).stages
     assert (second.loss, second.schedule, second.lr) == (CrossEntropy(), Cosine(), first.lr)
-    assert (second.sampler, second.trainable, second.enter) == ("class_balanced:4", "head", (NewHead(),))
+    assert (second.sampler, second.trainable, second.enter) == ("class_balanced:4", trainable, (change,))
     assert (second.frozen_batchnorm, second.mixup, second.weight_decay) == (True, 0, first.weight_decay)
-
-
-def test_the_second_stage_has_the_published_share_of_the_first(cifar):
-    first, second = build_recipe("crt", cifar()).stages
-    assert abs(second.epochs - first.epochs * 10 / 90) <= 0.5
-    assert [s.epochs for s in build_recipe("crt", cifar()).with_epochs(90).stages] == [90, 10]
-
-
-def test_batchnorm_can_follow_the_sampler_as_in_the_released_code(cifar):
-    second = build_recipe("crt", cifar()).stages[1]
-    assert build_recipe("crt", cifar(), shift_batchnorm=True).stages[1] == replace(second, frozen_batchnorm=False)
+    assert abs(second.epochs - first.epochs * published / 90) <= 0.5
+    assert [s.epochs for s in build_recipe(method, cifar()).with_epochs(90).stages] == [90, published]
+    shifted = build_recipe(method, cifar(), shift_batchnorm=True)
+    assert shifted.stages[1] == replace(second, frozen_batchnorm=False), "as in the released code"

@@ -4,18 +4,9 @@ import math
 
 import pytest
 import torch
-from torch.nn import functional as F
 
-from sharpness.errors import UserError
-from sharpness.methods import build_recipe
 from sharpness.methods.focal import Focal
 from sharpness.steps import Context
-
-
-def test_without_gamma_it_is_cross_entropy(logits10, counts10):
-    losses, weights = Focal(0.0).terms(*logits10, Context(counts10, 1, 1))
-    assert torch.equal(losses, F.cross_entropy(*logits10, reduction="none"))
-    assert torch.equal(weights, torch.ones(40, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("gamma", [1.0, 2.0, 3.5])
@@ -43,9 +34,3 @@ def test_a_certain_sample_has_finite_derivatives(counts10, gamma):
 def test_two_equal_logits_have_a_closed_form(counts10):
     losses, _ = Focal(1.0).terms(torch.zeros(1, 2, dtype=torch.float64), torch.tensor([1]), Context(counts10, 1, 1))
     assert float(losses) == pytest.approx(0.5 * math.log(2), rel=1e-14)
-
-
-@pytest.mark.parametrize("gamma", [0.5, -1.0, math.nan, math.inf])
-def test_a_gamma_without_derivatives_is_refused(cifar, gamma):
-    with pytest.raises(UserError, match="gamma="):
-        build_recipe("focal", cifar(), gamma=gamma)

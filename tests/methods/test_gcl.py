@@ -77,12 +77,6 @@ def test_the_margin_is_taken_from_the_target_alone(clouded, logits10):
     assert torch.allclose(without - with_margin, expected.double(), atol=1e-12)
 
 
-def test_without_a_cloud_it_is_cross_entropy(logits10, counts10):
-    losses, weights = GCL(kappa=0.0).terms(*logits10, Context(counts10, 1, 1))
-    assert torch.allclose(losses, F.cross_entropy(*logits10, reduction="none"), rtol=1e-12)
-    assert weights.unique().tolist() == [1.0]
-
-
 @pytest.mark.parametrize("gamma", [1.0, 2.0])
 def test_the_focal_factor_is_one_minus_p_and_carries_no_gradient(logits10, counts10, gamma):
     logits, labels = logits10

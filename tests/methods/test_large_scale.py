@@ -90,6 +90,24 @@ def test_options_of_the_user_stay():
     assert build_recipe("mislas", tail("inat18"), mixup=0.7).stages[0].mixup == 0.7
     assert build_recipe("ldam-drw", tail("imagenet-lt"), max_margin=0.4).stages[0].loss.max_margin == 0.4
     assert build_recipe("ldam-drw", tail("places-lt"), scale=20.0).scale == 20
+    for shifted in (False, True):
+        mislas = build_recipe("mislas", tail("imagenet-lt"), shift_batchnorm=shifted)
+        assert mislas.stages[1].frozen_batchnorm is not shifted
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        ("crt", "BatchNorm is frozen with the backbone; in the released code it follows the batches"),
+        ("gcl", "stage 2 starts from the last epoch"),
+        ("cc-sam", "the paper's radius times 0.01, at most 0.05"),
+        ("balanced-softmax", "without the learnt sampler"),
+        ("mislas", "one fewer than in the released code"),
+    ],
+)
+def test_deviations_that_do_not_hang_on_the_data_stay_on_the_card(method, told):
+    for data in ("imagenet-lt", "cifar100-lt"):
+        assert sum(told in note for note in build_recipe(method, tail(data)).notes) == 1
 
 
 @pytest.mark.parametrize("method", METHODS.built_in())

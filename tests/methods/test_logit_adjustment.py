@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sharpness.errors import UserError
 from sharpness.methods import build_recipe
 from sharpness.methods.balanced_softmax import BalancedSoftmax
 from sharpness.methods.cross_entropy import CrossEntropy
@@ -17,12 +16,6 @@ def test_tau_1_is_balanced_softmax(logits10, counts10):
     context = Context(counts10, 1, 1)
     adjusted, balanced = (loss.terms(*logits10, context)[0] for loss in (LogitAdjustment(), BalancedSoftmax()))
     assert torch.allclose(adjusted, balanced, rtol=1e-12)
-
-
-def test_tau_0_is_cross_entropy(logits10, counts10):
-    losses, weights = LogitAdjustment(0.0).terms(*logits10, Context(counts10, 1, 1))
-    assert torch.equal(losses, F.cross_entropy(*logits10, reduction="none"))
-    assert torch.equal(weights, torch.ones(40, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("tau", [0.5, 1.0, 2.0])
@@ -76,9 +69,3 @@ def test_post_hoc_is_the_same_recipe_on_plain_cross_entropy(cifar):
     assert whole.loss == second.loss == LogitAdjustment(1.5)
     assert (first.loss, first.schedule, first.epochs) == (CrossEntropy(), whole.schedule, whole.epochs)
     assert (second.epochs, second.enter) == (0, (SubtractPriors(1.5),))
-
-
-@pytest.mark.parametrize("tau", [-1.0, float("inf"), float("nan")])
-def test_a_tau_that_is_no_strength_is_refused(cifar, tau):
-    with pytest.raises(UserError, match="tau="):
-        build_recipe("logit-adjustment", cifar(), tau=tau)

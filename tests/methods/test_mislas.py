@@ -34,12 +34,6 @@ def test_equal_classes_are_smoothed_as_the_head():
     assert smoothing_factors(torch.tensor([7, 7, 7]), 0.3, 0.1).tolist() == [0.3] * 3
 
 
-def test_no_smoothing_is_cross_entropy(logits10, counts10):
-    losses, weights = LabelAwareSmoothing(0.0, 0.0).terms(*logits10, Context(counts10, 1, 1))
-    assert torch.allclose(losses, F.cross_entropy(*logits10, reduction="none"), rtol=1e-12)
-    assert weights.unique().tolist() == [1.0]
-
-
 @pytest.mark.parametrize("epsilon", [0.1, 0.4, 1.0])
 def test_constant_smoothing_is_torchs(logits10, counts10, epsilon):
     losses, _ = LabelAwareSmoothing(epsilon, epsilon).terms(*logits10, Context(counts10, 1, 1))

@@ -261,6 +261,10 @@ def test_transformers_answer_with_their_logits_and_run_no_code_of_a_model(transf
     assert torch.equal(checkpoint.model(x), network(2)(x)) and calls == [True, True]
     assert list(checkpoint.model.state_dict()) == ["body.2.weight", "body.2.bias"]  # as files have them
     assert checkpoint.label == "name" and "stretches images to 8 x 8" in checkpoint.manifest.notes[0]
+    for number, notes in ((0, "by nearest interpolation"), (2, ""), (9, "by another interpolation")):
+        transformers.images["resample"] = number  # of Pillow, 0 is the nearest pixel
+        told = "".join(sharpness.load_checkpoint("hf:owner/name").manifest.notes[1:])
+        assert notes in told and bool(notes) == bool(told)
     assert found_classes(model_from("hf:folder", {"num_classes": 5})) == 5
     objective = sharpness.Objective(checkpoint.model, (x, torch.tensor([0, 1, 0])))
     assert objective.loss() == pytest.approx(

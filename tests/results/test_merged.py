@@ -45,6 +45,14 @@ def test_seeds_and_models_of_several_files_are_one_comparison(tmp_path, capsys):
     assert merge([tmp_path])["CE"].names == ("seed 0", "seed 1")
 
 
+def test_models_stand_in_the_order_of_a_command_that_named_several_in_every_collection(tmp_path):
+    models = {"CE": objective(0), "CC-SAM": objective(1)}
+    for label, result in sharpness.line(models, x=(-1, 1, 3)).items():
+        result.save(tmp_path / f"a-line-{label}.nc")
+    sharpness.measure(models, "loss").save(tmp_path / "table.nc")
+    assert [list(one.results) for one in collect(tmp_path)] == [["CE", "CC-SAM"]] * 2
+
+
 @pytest.mark.parametrize(
     "probe",
     [

@@ -11,12 +11,11 @@ from typing import Any
 
 from sharpness.checkpoints.families.family import Family
 from sharpness.checkpoints.families.plain import SETUPS
-from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of, is_state
+from sharpness.checkpoints.families.reading import Code, Options, Reading, accuracy, assemble, epoch_of, is_state
 from sharpness.checkpoints.heads import HeadHabits
 from sharpness.checkpoints.prefixes import strip_prefixes
 
-TITLE = "BagofTricks-LT or BBN"
-HEADS = HeadHabits(rows="cosine")
+CODE = Code("BagofTricks-LT or BBN", SETUPS, HeadHabits(rows="cosine"))
 _TOLD = "a head without bias is FCNorm in this code: taken as cosine, head= (--head) decides otherwise"
 
 
@@ -38,8 +37,8 @@ def read(content: Any, path: str, options: Options) -> Reading:
         parts[part][inner] = tensor
     bare = not any(name.endswith("bias") for name in parts["classifier"])
     return assemble(
-        TITLE, parts["backbone"], path, options, head=parts["classifier"], prefix=prefix, habits=HEADS,
-        setups=SETUPS, epoch=epoch_of(content), accuracy=accuracy(content["best_result"], percent=False),
+        CODE, parts["backbone"], path, options, parts["classifier"], prefix,
+        epoch=epoch_of(content), accuracy=accuracy(content["best_result"], percent=False),
         notes=[_TOLD] if bare and options.head is None else [],
     )  # fmt: skip
 

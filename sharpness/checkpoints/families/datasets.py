@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sharpness.data.cifar import MEAN, STD
+from sharpness.data.published_lists import IMAGENET
 from sharpness.data.standardization import Standardization
 
 CIFAR = Standardization(MEAN, STD)
-IMAGENET = Standardization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 M2M_CIFAR100 = Standardization((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
-MISLAS_INAT = Standardization((0.466, 0.471, 0.380), (0.195, 0.194, 0.192))
 
 _INTROSORT = (
     "classes are numbered as NumPy before 1.25 sorted their counts, which released weights were trained with; later "

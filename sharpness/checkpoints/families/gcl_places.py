@@ -12,20 +12,21 @@ from typing import Any
 from sharpness.checkpoints.families.datasets import setups
 from sharpness.checkpoints.families.family import Family
 from sharpness.checkpoints.families.mislas import last_block, require_state
-from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of
+from sharpness.checkpoints.families.reading import Code, Options, Reading, accuracy, assemble, epoch_of
 from sharpness.checkpoints.heads import COLUMNS, HeadHabits
 from sharpness.checkpoints.prefixes import strip_prefixes
 from sharpness.errors import UserError
 
-TITLE = "GCL on Places-LT"
-HEADS = {stage: HeadHabits(columns="cosine", square=COLUMNS, scale=scale) for stage, scale in ((1, 30.0), (2, 15.0))}
+CODES = {
+    stage: Code("GCL on Places-LT", setups(large_order="introsort"), HeadHabits(None, "cosine", COLUMNS, scale))
+    for stage, scale in ((1, 30.0), (2, 15.0))
+}
 SPELLINGS = {
     "model_state_dict": "model",
     "block_state_dict": "block",
     "state_dict_block": "block",
     "classifier_state_dict": "classifier",
 }
-SETUPS = setups(large_order="introsort")
 
 
 def matches(content: Any) -> bool:
@@ -50,9 +51,8 @@ def read(content: Any, path: str, options: Options) -> Reading:
     if "block" in parts:
         state |= last_block(state, parts["block"])
     return assemble(
-        TITLE, state, path, options, head=strip_prefixes(parts["classifier"])[0], prefix=prefix,
-        setups=SETUPS, habits=HEADS[stage], stage=stage, epoch=epoch_of(content),
-        accuracy=accuracy(content.get("best_acc1"), percent=True), **known,
+        CODES[stage], state, path, options, strip_prefixes(parts["classifier"])[0], prefix, stage=stage,
+        epoch=epoch_of(content), accuracy=accuracy(content.get("best_acc1"), percent=True), **known,
     )  # fmt: skip
 
 

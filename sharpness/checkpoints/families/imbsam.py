@@ -6,10 +6,10 @@ from typing import Any
 
 from sharpness.checkpoints.families.datasets import setups, with_notes
 from sharpness.checkpoints.families.family import Family
-from sharpness.checkpoints.families.reading import Options, Reading, assemble, is_state
+from sharpness.checkpoints.families.reading import Code, Options, Reading, assemble, is_state
 
-TITLE = "ImbSAM"
 SETUPS = with_notes(setups(subset="first_n"), "reported accuracies average over images and their mirror images")
+CODE = Code("ImbSAM", SETUPS)
 
 
 def matches(content: Any) -> bool:
@@ -19,7 +19,7 @@ def matches(content: Any) -> bool:
 
 def read(content: Any, path: str, options: Options) -> Reading:
     """Read the encoder and its head."""
-    return assemble(TITLE, content, path, options, setups=SETUPS)
+    return assemble(CODE, content, path, options)
 
 
 FAMILY = Family("imbsam", matches, read)

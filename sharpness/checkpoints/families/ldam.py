@@ -21,22 +21,20 @@ from torch import Tensor
 from sharpness.checkpoints.families import plain
 from sharpness.checkpoints.families.datasets import setups
 from sharpness.checkpoints.families.family import Family
-from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of, is_state
+from sharpness.checkpoints.families.reading import Code, Options, Reading, accuracy, assemble, epoch_of, is_state
 from sharpness.checkpoints.heads import COLUMNS, HeadHabits
 from sharpness.checkpoints.networks import block_counts, some
 from sharpness.checkpoints.prefixes import strip_prefixes
 from sharpness.errors import UserError, shown
 
-TITLE = "LDAM-DRW, RSG, Saddle-LongTail, Focal-SAM or GCL"
 HEADS = HeadHabits(columns="cosine", square=COLUMNS)
-STAGE2_HEADS = replace(HEADS, scale=20.0)
 #: RSG reads the large sets in label order, Saddle-LongTail sorts their classes as MiSLAS does.
-SETUPS = setups()
-SORTED = SETUPS | {
+SORTED = setups() | {
     classes: replace(setup, notes=(*setup.notes, "this order is Saddle-LongTail's: --class-order label for others"))
     for classes, setup in setups(large_order="introsort").items()
     if classes in (1000, 8142)
 }
+CODE = Code("LDAM-DRW, RSG, Saddle-LongTail, Focal-SAM or GCL", SORTED, HEADS, ignored=("RSG",))
 _DOUBT = "LDAM-DRW and its relatives write such files as well: family='ldam' (--family ldam) takes it as theirs"
 
 
@@ -81,9 +79,9 @@ def read(content: Any, path: str, options: Options) -> Reading:
     else:
         known["notes"] = ["the imbalance is not recorded: pass imbalance= with data="]
     rsg = any("RSG" in name or name.startswith("fc_.") for name in state)
-    known["setups"] = SETUPS if rsg else SORTED
+    code = replace(CODE, setups=setups()) if rsg else CODE
     if options.stage2 is None:
-        return assemble(TITLE, state, path, options, prefix=prefix, habits=HEADS, ignored=("RSG",), **known)
+        return assemble(code, state, path, options, prefix=prefix, **known)
     second = options.stage2.get("state_dict") if isinstance(options.stage2, Mapping) else None
     if second is None or not is_state(second):
         raise UserError(f"{options.stage2_path} is no second stage of GCL: it should hold 'state_dict'")
@@ -91,9 +89,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
     body = {n: t for n, t in state.items() if not n.startswith(("linear.", "fc.", "fc_."))}
     known |= {"stage": 2, "epoch": epoch_of(options.stage2), "stage2": options.stage2_path}
     known["accuracy"] = accuracy(options.stage2.get("best_acc1"), percent=True)
-    return assemble(
-        TITLE, body, path, options, head=head, prefix=prefix, habits=STAGE2_HEADS, ignored=("RSG",), **known
-    )
+    return assemble(replace(code, heads=replace(HEADS, scale=20.0)), body, path, options, head, prefix, **known)
 
 
 def _is_normalised(state: Mapping[str, Tensor]) -> bool:

@@ -12,12 +12,10 @@ from typing import Any
 
 from sharpness.checkpoints.families.datasets import M2M_CIFAR100, setups, with_notes
 from sharpness.checkpoints.families.family import Family
-from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of, is_state
+from sharpness.checkpoints.families.reading import Code, Options, Reading, accuracy, assemble, epoch_of, is_state
 from sharpness.checkpoints.heads import COLUMNS, HeadHabits
 from sharpness.checkpoints.prefixes import strip_prefixes
 
-TITLE = "M2m"
-HEADS = HeadHabits(columns="cosine", square=COLUMNS)
 NAMES = {
     "conv_1_3x3.": "conv1.",
     "bn_1.": "bn1.",
@@ -32,6 +30,7 @@ _TAILS = with_notes(
     "M2m keeps the first 10 % of every test class for validation and reports on the rest",
 )
 SETUPS = _TAILS | {100: replace(_TAILS[100], normalization=M2M_CIFAR100)}
+CODE = Code("M2m", SETUPS, HeadHabits(columns="cosine", square=COLUMNS), shortcut="end")
 
 
 def matches(content: Any) -> bool:
@@ -49,8 +48,8 @@ def read(content: Any, path: str, options: Options) -> Reading:
             name = name.replace(old, new)
         renamed[name] = tensor
     return assemble(
-        TITLE, renamed, path, options, prefix=prefix, shortcut="end", habits=HEADS, setups=SETUPS,
-        epoch=epoch_of(content), accuracy=accuracy(content.get("acc"), percent=True), input_range=[0.0, 1.0],
+        CODE, renamed, path, options, prefix=prefix, epoch=epoch_of(content),
+        accuracy=accuracy(content.get("acc"), percent=True), input_range=[0.0, 1.0],
         notes=["shortcuts append their zero channels, unlike in other ResNet-32"],
     )  # fmt: skip
 

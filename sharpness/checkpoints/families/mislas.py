@@ -8,18 +8,18 @@ from typing import Any
 
 from torch import Tensor
 
-from sharpness.checkpoints.families.datasets import MISLAS_INAT, setups
+from sharpness.checkpoints.families.datasets import setups
 from sharpness.checkpoints.families.family import Family
-from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of, is_state
+from sharpness.checkpoints.families.reading import Code, Options, Reading, accuracy, assemble, epoch_of, is_state
 from sharpness.checkpoints.networks import State, block_counts
 from sharpness.checkpoints.prefixes import strip_prefixes
+from sharpness.data.published_lists import INATURALIST
 from sharpness.errors import UserError
 
-TITLE = "MiSLAS"
 REQUIRED = ("state_dict_model", "state_dict_classifier")
 PARTS = (*REQUIRED, "state_dict_block", "state_dict_lws_model")
 _RANKED = setups(large_order="introsort")
-SETUPS = _RANKED | {8142: replace(_RANKED[8142], normalization=MISLAS_INAT)}
+CODE = Code("MiSLAS", _RANKED | {8142: replace(_RANKED[8142], normalization=INATURALIST)})
 
 
 def matches(content: Any) -> bool:
@@ -49,8 +49,8 @@ def read(content: Any, path: str, options: Options) -> Reading:
         head |= strip_prefixes(parts["state_dict_lws_model"])[0]
         known["notes"] = ["the recorded accuracy is stage 1's until stage 2 beats it"]
     return assemble(
-        TITLE, state, path, options, head=head, prefix=prefix, setups=SETUPS, stage=2 if scaled else 1,
-        epoch=epoch_of(content), accuracy=accuracy(content.get("best_acc1"), percent=True), **known,
+        CODE, state, path, options, head, prefix, stage=2 if scaled else 1, epoch=epoch_of(content),
+        accuracy=accuracy(content.get("best_acc1"), percent=True), **known,
     )  # fmt: skip
 
 

@@ -10,7 +10,16 @@ from torch import Tensor, nn
 
 from sharpness.checkpoints.families.datasets import setups, with_notes
 from sharpness.checkpoints.families.family import Family
-from sharpness.checkpoints.families.reading import Options, Reading, accuracy, assemble, epoch_of, is_state, number_of
+from sharpness.checkpoints.families.reading import (
+    Code,
+    Options,
+    Reading,
+    accuracy,
+    assemble,
+    epoch_of,
+    is_state,
+    number_of,
+)
 from sharpness.checkpoints.heads import ROWS, Head, HeadHabits, HeadReading, read_head
 from sharpness.checkpoints.networks import State, filled, some
 from sharpness.checkpoints.prefixes import strip_prefixes
@@ -18,7 +27,6 @@ from sharpness.errors import UserError
 from sharpness.models import MetaEmbeddingHead, ModulatedAttention, OltrFeatures, ResNet
 from sharpness.models.oltr import SCALE
 
-TITLE = "OLTR, classifier-balancing or Balanced Meta-Softmax"
 SETUPS = with_notes(
     setups(subset=None), "the images of CIFAR's long tail depend on NumPy's global seed, which is not recorded"
 )
@@ -63,11 +71,12 @@ def read(content: Any, path: str, options: Options) -> Reading:
     known: dict[str, Any] = {"best_epoch": number_of(content.get("best_epoch"))}
     if options.stage2_path:
         known["stage2"] = options.stage2_path
+    classifier = _meta_embedding if embedded else read_head
+    code = Code("OLTR, classifier-balancing or Balanced Meta-Softmax", SETUPS, refine=_refined, classifier=classifier)
     return assemble(
-        TITLE, state, path, options, head=head, prefix=prefix, setups=SETUPS, epoch=epoch_of(content),
+        code, state, path, options, head, prefix, epoch=epoch_of(content),
         accuracy=accuracy(content.get("best_acc"), percent=False),
-        stage=2 if scaled or embedded or options.stage2 is not None else None,
-        refine=_refined, classifier=_meta_embedding if embedded else read_head, **known,
+        stage=2 if scaled or embedded or options.stage2 is not None else None, **known,
     )  # fmt: skip
 
 

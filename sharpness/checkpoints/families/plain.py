@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from sharpness.checkpoints.families.datasets import IMAGENET, USUAL, Setup
+from sharpness.checkpoints.families.datasets import USUAL, Setup
 from sharpness.checkpoints.families.family import Family
 from sharpness.checkpoints.families.reading import (
     WEIGHTS,
+    Code,
     Options,
     Reading,
     accuracy,
@@ -22,6 +23,7 @@ from sharpness.checkpoints.families.reading import (
 )
 from sharpness.checkpoints.networks import some
 from sharpness.checkpoints.prefixes import covering_prefixes, strip_prefixes
+from sharpness.data.published_lists import IMAGENET
 from sharpness.errors import UserError
 
 KEYS = {
@@ -75,9 +77,9 @@ def read(content: Any, path: str, options: Options, also: Sequence[str] = ()) ->
         state = _flat(state)
     lightning = "pytorch-lightning_version" in content
     akamaster = "best_prec1" in content and any(n.endswith("linear.bias") for n in state)
-    family = "akamaster" if akamaster else "Lightning" if lightning else "plain state_dict"
+    plain = Code("Lightning" if lightning else "plain state_dict", SETUPS)
     return assemble(
-        family, state, path, options, prefix=prefix, setups=AKAMASTER if akamaster else SETUPS,
+        Code("akamaster", AKAMASTER) if akamaster else plain, state, path, options, prefix=prefix,
         epoch=epoch_of(content), weights=options.weights, notes=notes,
         accuracy=accuracy(content.get("best_prec1", content.get("best_acc1")), percent=True),
     )  # fmt: skip

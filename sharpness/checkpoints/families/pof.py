@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from sharpness.checkpoints.families.family import Family
-from sharpness.checkpoints.families.reading import Options, Reading, assemble, is_state
+from sharpness.checkpoints.families.reading import Code, Options, Reading, assemble, is_state
 from sharpness.checkpoints.families.swa import SETUPS
 from sharpness.checkpoints.prefixes import strip_prefixes
 from sharpness.errors import UserError
 
-TITLE = "PoF"
+CODE = Code("PoF", SETUPS)
 
 
 def matches(content: Any) -> bool:
@@ -33,7 +33,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
         features, head = head, features
     renamed = {re.sub(r"\.num_(\d+)\.", r".\1.", n).replace("bn_out.", "bn1."): t for n, t in features.items()}
     head = {n.replace("classifiers.0.", "fc."): t for n, t in head.items()}
-    return assemble(TITLE, renamed, path, options, head=head, prefix=prefix, setups=SETUPS, stage2=options.stage2_path)
+    return assemble(CODE, renamed, path, options, head, prefix, stage2=options.stage2_path)
 
 
 def _twin(path: Path) -> Path | None:

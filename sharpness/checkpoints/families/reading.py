@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeGuard
 
 import numpy as np
 from torch import Tensor, nn
 
-from sharpness.checkpoints.families.datasets import USUAL, Setup
+from sharpness.checkpoints.families.datasets import Setup
 from sharpness.checkpoints.heads import UNKNOWN, Head, HeadHabits, read_head
 from sharpness.checkpoints.manifest import Manifest, Network
 from sharpness.checkpoints.networks import State, read_backbone, require_nothing_left, some
@@ -65,35 +65,47 @@ def is_state(content: object) -> TypeGuard[Mapping[str, Tensor]]:
     )
 
 
+@dataclass(frozen=True)
+class Code:
+    """A code base that writes checkpoints: what is known of it and in none of its files.
+
+    Attributes:
+        title: of the family, for manifests.
+        setups: of the data, by number of classes.
+        heads: what it does with heads that may be linear or normalised.
+        shortcut: of a CIFAR ResNet, see :class:`~sharpness.models.BasicBlock`.
+        ignored: parts of names that it leaves behind beside the network.
+        unused: parts of names of parameters that its forward pass never uses; they are left out and listed.
+        refine: makes its feature extractor of the usual one, the entries beside it, and the path.
+        classifier: reads the head in the place of :func:`~sharpness.checkpoints.heads.read_head`.
+    """
+
+    title: str
+    setups: Mapping[int, Setup]
+    heads: HeadHabits = UNKNOWN
+    shortcut: str = "both"
+    ignored: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    refine: Callable[[nn.Module, State, str], tuple[nn.Module, State]] | None = None
+    classifier: Callable[..., Head] = read_head
+
+
 def assemble(
-    family: str,
+    code: Code,
     state: Mapping[str, Tensor],
     path: str,
     options: Options,
-    *,
     head: Mapping[str, Tensor] | None = None,
     prefix: str | None = None,
-    habits: HeadHabits = UNKNOWN,
-    shortcut: str = "both",
-    ignored: Sequence[str] = (),
-    unused: Sequence[str] = (),
-    setups: Mapping[int, Setup] = USUAL,
-    refine: Callable[[nn.Module, State, str], tuple[nn.Module, State]] | None = None,
-    classifier: Callable[..., Head] = read_head,
     **known: Any,
 ) -> Reading:
     """Backbone and head from state dicts, and the manifest.
 
     Args:
+        code: that wrote the file.
         state: of the backbone, and of the head if ``head`` is None.
         head: state of the head, from elsewhere.
         prefix: that was stripped before; otherwise it is stripped here.
-        habits: what the family does with heads that may be linear or normalised.
-        ignored: parts of names that a family is known to leave behind.
-        unused: parts of names of parameters that the forward pass never uses; they are left out and listed.
-        setups: of the data, by number of classes.
-        refine: makes the family's feature extractor of the usual one, the entries beside it, and ``path``.
-        classifier: reads the head in the place of :func:`~sharpness.checkpoints.heads.read_head`.
         known: further entries of the manifest.
 
     Raises:
@@ -104,23 +116,23 @@ def assemble(
     if options.model is None or unwrapped(options.model.state_dict()).keys() == options.model.state_dict().keys():
         state = unwrapped(state)
     # Before anything is recognised: entries that are left over make the network an unknown one.
-    dead = [n for n in state if any(part in n for part in unused)]
+    dead = [n for n in state if any(part in n for part in code.unused)]
     counters = [n for n in state if _is_counter(n, state[n])] if _counts(options.model) == 0 else []
     state = {n: t for n, t in state.items() if n not in dead and n not in counters}
     if counters:
         remark = f"{len(counters)} counters that thop.profile left (total_ops, total_params) are left out"
         known["notes"] = [*known.get("notes", ()), remark]
     if options.model is not None:
-        whole = {n: t for n, t in {**state, **(head or {})}.items() if not any(part in n for part in ignored)}
-        return _into(options.model, family, whole, path, prefix, options, known)
-    architecture, backbone, rest = read_backbone(state, path, shortcut)
+        whole = {n: t for n, t in {**state, **(head or {})}.items() if not any(part in n for part in code.ignored)}
+        return _into(options.model, code.title, whole, path, prefix, options, known)
+    architecture, backbone, rest = read_backbone(state, path, code.shortcut)
     channels = int(backbone.get_parameter("conv1.weight").shape[1])
-    if refine is not None:
-        backbone, rest = refine(backbone, rest, path)
+    if code.refine is not None:
+        backbone, rest = code.refine(backbone, rest, path)
     features = int(backbone.num_features)  # type: ignore[arg-type]
-    entries: State = rest if head is None else dict(head)
-    found = classifier(entries, features, path, options.head, options.scale, habits)
-    require_nothing_left([*found.rest, *(() if head is None else rest)], path, ignored)
+    entries, beside = (rest, {}) if head is None else (dict(head), rest)
+    found = code.classifier(entries, features, path, options.head, options.scale, code.heads)
+    require_nothing_left([*found.rest, *beside], path, code.ignored)
     scaled = isinstance(found.module, LearnableWeightScaling)
     inner = found.module.head if isinstance(found.module, LearnableWeightScaling) else found.module
     classes = int(inner.get_parameter("weight").shape[1 if isinstance(inner, CosineHead) else 0])
@@ -135,7 +147,7 @@ def assemble(
     notes = [*known.pop("notes", ()), *filter(None, [found.doubt]), *found.notes]
     known |= {"head_layout": found.reading.layout, "head_readings": found.open, "unused_parameters": dead}
     known |= {"prefix": prefix, "notes": notes}
-    manifest = _manifest(family, Network.of(spec), setups.get(classes, Setup()), known)
+    manifest = _manifest(code.title, Network.of(spec), code.setups.get(classes, Setup()), known)
     return Reading(Classifier(backbone, found.module, spec).eval(), manifest)
 
 
@@ -187,13 +199,7 @@ def epoch_of(content: Mapping[str, Any]) -> int | None:
 
 
 def _into(
-    model: nn.Module,
-    family: str,
-    state: Mapping[str, Tensor],
-    path: str,
-    prefix: str,
-    options: Options,
-    known: dict[str, Any],
+    model: nn.Module, title: str, state: State, path: str, prefix: str, options: Options, known: dict[str, Any]
 ) -> Reading:
     """The weights in a network that the caller built, whose own names may begin like a wrapper's."""
     given = {"scale (--logit-scale)": options.scale, "num_classes": options.num_classes, "head (--head)": options.head}
@@ -227,12 +233,12 @@ def _into(
     if beside:
         notes.append(f"{len(beside)} entries outside {shown(prefix)} belong to other things: {some(beside)}")
     known |= {"prefix": prefix, "notes": notes}
-    return Reading(model.eval(), _manifest(family, Network(type(model).__name__), Setup(), known))
+    return Reading(model.eval(), _manifest(title, Network(type(model).__name__), Setup(), known))
 
 
-def _manifest(family: str, model: Network, setup: Setup, known: dict[str, Any]) -> Manifest:
+def _manifest(title: str, model: Network, setup: Setup, known: dict[str, Any]) -> Manifest:
     """The manifest of a file of a family; what only this family knows is ``extra``."""
     names = {f.name for f in fields(Manifest)}
     given: dict[str, Any] = {**vars(setup), **known, "notes": [*setup.notes, *known["notes"]]}
     extra = {name: value for name, value in given.items() if name not in names}
-    return Manifest(model, family=family, extra=extra, **{n: v for n, v in given.items() if n in names})
+    return Manifest(model, family=title, extra=extra, **{n: v for n, v in given.items() if n in names})

@@ -7,10 +7,9 @@ from typing import Any
 
 from sharpness.checkpoints.families.datasets import CIFAR, Setup
 from sharpness.checkpoints.families.family import Family
-from sharpness.checkpoints.families.reading import Options, Reading, assemble, epoch_of, is_state
+from sharpness.checkpoints.families.reading import Code, Options, Reading, assemble, epoch_of, is_state
 from sharpness.errors import UserError
 
-TITLE = "SWA"
 SETUPS = {10: Setup("cifar10", CIFAR, None, "label"), 100: Setup("cifar100", CIFAR, None, "label")}
 
 
@@ -31,9 +30,8 @@ def read(content: Any, path: str, options: Options) -> Reading:
         if averaged
         else "the file holds averaged weights as well: weights='swa'"
     )
-    return assemble(
-        TITLE, state, path, options, setups=SETUPS, epoch=epoch_of(content), weights=options.weights, notes=[note]
-    )
+    code = Code("SWA", SETUPS)
+    return assemble(code, state, path, options, epoch=epoch_of(content), weights=options.weights, notes=[note])
 
 
 FAMILY = Family("swa", matches, read, weights=("model", "swa"))

@@ -49,7 +49,9 @@ class HuggingFace:
             images |= {"image_mean": (0.0,) * channels, "image_std": (1.0,) * channels}
         mean, std = (tuple(map(float, images[key])) for key in ("image_mean", "image_std"))
         size, resize, notes = _crop(images)
-        notes += prepared_otherwise(RESAMPLING.get(int(images.get("resample") or 2)), "transformers")
+        resample = images.get("resample")
+        how = None if resample is None else RESAMPLING.get(int(resample), "another")
+        notes += prepared_otherwise(how, "transformers")
         return Published(_answering(model), int(model.config.num_labels), mean, std, size, resize, notes)
 
 

@@ -8,13 +8,12 @@ With :math:`A_c` the weight of class c and A their sum, :math:`L = \sum_c (A_c /
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.engine import mean_error
+from sharpness.engine.class_sums import mean_error
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.shared.cost import Cost, announce
@@ -49,22 +48,22 @@ def owners_of(objective: Objective, found: EigenvalueResult, epsilon: float | No
     values = np.asarray(found.values, dtype=float)
     with np.errstate(divide="ignore"):
         epsilons = np.sqrt(2 * RISE / np.abs(values)) if epsilon is None else np.full(len(values), float(epsilon))
-    table: dict[str, list[np.ndarray]] = {}
-    sums: list[float] = []
+    # Of every direction and class, with standard errors: numbers first, errors last.
+    shares, slopes = np.empty((2, 2, len(vectors), objective.num_classes))
+    changes = np.empty((2, len(vectors), objective.num_classes, 2))
+    sums = np.empty(len(vectors))
     with progress(len(vectors), "owners", "directions") as bar:
-        for vector, step in zip(vectors, epsilons, strict=True):
-            slopes, forms = objective.slopes(vector), objective.quadratic_forms(vector)
-            answers = [_answers(objective, side * float(step) * vector) - base.answers for side in (-1, 1)]
-            numbers = _shares(forms, weights, classes, objective.num_classes)
-            sums.append(float(np.average(forms, weights=weights)))
-            numbers |= _means("slope", slopes, weights, classes, objective.num_classes)
-            sides = [_means("change", change, weights, classes, objective.num_classes) for change in answers]
-            numbers |= {name: np.stack([side[name] for side in sides], axis=-1) for name in sides[0]}
-            for name, numbers_of in numbers.items():
-                table.setdefault(name, []).append(numbers_of)
+        for j, (vector, step) in enumerate(zip(vectors, epsilons, strict=True)):
+            forms = objective.quadratic_forms(vector)
+            sums[j] = np.average(forms, weights=weights)
+            shares[:, j] = _shares(forms, weights, classes, objective.num_classes)
+            slopes[:, j] = _means(objective.slopes(vector), weights, classes, objective.num_classes)
+            for number, side in enumerate((-1, 1)):
+                change = _answers(objective, side * float(step) * vector) - base.answers
+                changes[:, j, :, number] = _means(change, weights, classes, objective.num_classes)
             bar.update()
     with np.errstate(divide="ignore", invalid="ignore"):
-        off = np.abs(np.array(sums) / values - 1)
+        off = np.abs(sums / values - 1)
     if not (off <= AGREE[objective.dtype]).all():
         worst = int(np.argmax(np.nan_to_num(off, nan=np.inf)))
         logger.warning(
@@ -76,12 +75,12 @@ def owners_of(objective: Objective, found: EigenvalueResult, epsilon: float | No
         values=values,
         residuals=found.residuals,
         converged=found.converged,
-        shares=np.stack(table["share"]),
-        standard_errors=np.stack(table["share_error"]),
-        slopes=np.stack(table["slope"]),
-        slope_errors=np.stack(table["slope_error"]),
-        accuracy_changes=np.stack(table["change"]),
-        accuracy_change_errors=np.stack(table["change_error"]),
+        shares=shares[0],
+        standard_errors=shares[1],
+        slopes=slopes[0],
+        slope_errors=slopes[1],
+        accuracy_changes=changes[0],
+        accuracy_change_errors=changes[1],
         epsilons=epsilons,
         which=found.which,
         class_names=found.class_names,
@@ -94,7 +93,7 @@ def owners_of(objective: Objective, found: EigenvalueResult, epsilon: float | No
     )
 
 
-def _shares(forms: np.ndarray, weights: np.ndarray, classes: np.ndarray, number: int) -> dict[str, Any]:
+def _shares(forms: np.ndarray, weights: np.ndarray, classes: np.ndarray, number: int) -> np.ndarray:
     r"""Shares :math:`s_c = \sum_{i \in c} a_i q_i / \sum_i a_i q_i` (C,) and their standard errors over images.
 
     The denominator is A times the eigenvalue, up to rounding. It holds the images of the class as well: by the delta
@@ -102,7 +101,7 @@ def _shares(forms: np.ndarray, weights: np.ndarray, classes: np.ndarray, number:
     are independent of those of another, and whose class has a fixed number of images.
 
     Returns:
-        Both by name.
+        Both, (2, C).
     """
     terms = weights * forms / (weights * forms).sum()
     shares = np.bincount(classes, terms, number)
@@ -116,16 +115,16 @@ def _shares(forms: np.ndarray, weights: np.ndarray, classes: np.ndarray, number:
             factor = (np.arange(number) == d) - shares
             variance += np.where(factor == 0, 0.0, factor**2 * spread)
     present = np.bincount(classes, minlength=number) > 0
-    return {"share": shares, "share_error": np.where(present, np.sqrt(variance), np.nan)}
+    return np.stack([shares, np.where(present, np.sqrt(variance), np.nan)])
 
 
-def _means(name: str, values: np.ndarray, weights: np.ndarray, classes: np.ndarray, number: int) -> dict[str, Any]:
-    """Weighted means of every class (C,), and their standard errors; NaN without samples."""
+def _means(values: np.ndarray, weights: np.ndarray, classes: np.ndarray, number: int) -> np.ndarray:
+    """Weighted means of every class and their standard errors, (2, C); NaN without samples."""
     found = np.full((2, number), np.nan)
     for c in np.unique(classes):
         chosen = classes == c
         found[:, c] = np.average(values[chosen], weights=weights[chosen]), mean_error(values[chosen], weights[chosen])
-    return {name: found[0], f"{name}_error": found[1]}
+    return found
 
 
 def _answers(objective: Objective, displacement: Tensor) -> np.ndarray:

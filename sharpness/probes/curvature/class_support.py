@@ -19,13 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from sharpness.probes.curvature.classifier import LastLayer
+from sharpness.probes.curvature.last_layer import LastLayer
 
 #: Relative error that an eigenvalue may have for the classes that are left out.
 ERROR = 5e-7

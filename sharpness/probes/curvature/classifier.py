@@ -12,205 +12,26 @@ and, of a cosine layer, of the class's weight: m numbers or m + 1. What is ortho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from sharpness.curvature import Eigenpairs, lanczos
-from sharpness.engine import distributed
-from sharpness.engine.scope import classifier_prefix
-from sharpness.models.heads import CosineHead
-from sharpness.objective import Objective
-from sharpness.objective.coordinates import scales_of
+from sharpness.curvature.lanczos import Eigenpairs, lanczos
 from sharpness.probes.curvature.class_support import Support, supports
+from sharpness.probes.curvature.last_layer import LastLayer
 
-#: Samples whose probabilities are in memory at once, in numbers of them times classes.
-CHUNK = 2**23
+if TYPE_CHECKING:
+    from sharpness.probes.curvature.row_eigenvalues import RowEigenvalues
+
 #: Value, residual, whether it has converged, what makes the vector, and the quadratic forms of all samples.
 Pair = tuple[float, float, bool, Callable[[], np.ndarray], np.ndarray]
-
-
-@dataclass(frozen=True)
-class LastLayer:
-    """A last layer with all that its curvature needs, in float64.
-
-    Attributes:
-        features: (n, d), unit ones of a cosine layer.
-        rows: (C, d) the weights of the classes, unit ones of a cosine layer.
-        bias: (C,) of the outputs.
-        first: (C,) factor of the gradient of an output: s / |w_c| of a cosine layer, and the unit of its coordinate.
-        second: (C,) factor of its Hessian, s / |w_c|² and the unit squared; zeros of a linear layer.
-        scale: s; 1 of a linear layer.
-        bias_unit: the unit of the bias's coordinates; None where it is no parameter.
-        targets: (n,) labels or (n, C) probabilities.
-        temperature: that outputs are divided by.
-        weights: (n,) of the samples.
-    """
-
-    features: Tensor
-    rows: Tensor
-    bias: Tensor
-    first: Tensor
-    second: Tensor
-    scale: float
-    bias_unit: float | None
-    targets: Tensor
-    temperature: float
-    weights: Tensor
-
-    @property
-    def cosine(self) -> bool:
-        """True where outputs are cosines of features and weights."""
-        return bool(self.second.any())
-
-    @classmethod
-    def of(cls, objective: Objective) -> LastLayer | None:
-        """That of an objective whose scope is its classifier; None where there is no closed form."""
-        prefix = classifier_prefix(objective.model)
-        head = dict(objective.model.named_modules()).get(prefix.removesuffix("."))
-        plain = objective.loss_name == "ce" and objective.batchnorm == "eval" and distributed.world_size() == 1
-        names = [prefix + name for name in ("weight", "bias")][: len(objective.names)]
-        if objective.scope != "classifier" or not plain or objective.names != names:
-            return None
-        if type(head) is not CosineHead and not isinstance(head, nn.Linear):
-            return None
-        # The layer's inputs are what it is called with: a network may do anything between its backbone and it.
-        seen: list[Tensor] = []
-        hook = head.register_forward_hook(lambda _, inputs, output: seen.append(inputs[0].detach().cpu()))
-        try:
-            objective.evaluate()  # no pass that keeps the outputs of all: of many classes they are larger than features
-        finally:
-            hook.remove()
-        features = torch.cat(seen).double()
-        few = slice(0, min(64, objective.num_samples))
-        outputs = objective.restrict(torch.arange(few.stop)).outputs()
-        if features.ndim != 2 or len(features) != objective.num_samples or outputs.ndim != 2:
-            return None
-        rows = objective.parameters[0].detach().cpu().double()
-        scales = scales_of(objective, objective.coordinates)
-        units = torch.ones(objective.num_parameters) if scales is None else scales.cpu()
-        of_rows = units.double()[: rows.numel()].view_as(rows)
-        bias, second, scale = torch.zeros(outputs.shape[1], dtype=torch.float64), torch.zeros(1).double(), 1.0
-        if isinstance(head, CosineHead):
-            norms, first, scale = rows.norm(dim=0), of_rows[0], head.scale
-            second, first = scale * (first / norms).square(), scale * first / norms
-            rows, features = F.normalize(rows, dim=0).T, F.normalize(features, dim=1)
-        else:
-            first = of_rows[:, 0]
-            bias = bias if head.bias is None else head.bias.detach().cpu().double()
-        layer = cls(
-            features, rows, bias, first, second.expand(len(rows)), scale,
-            float(units[-1]) if len(names) == 2 else None, objective.y.cpu(),
-            1.0 if objective.temperature is None else objective.temperature.value, objective.weights.cpu().double(),
-        )  # fmt: skip
-        # A network may also change what the layer returns, and has no closed form then.
-        made, known = layer.outputs(few), outputs.double()
-        return layer if torch.allclose(made, known, rtol=1e-3, atol=1e-4 * float(known.abs().max())) else None
-
-    def outputs(self, samples: Any) -> Tensor:
-        """(m, C), before the temperature."""
-        return self.scale * self.features[samples] @ self.rows.T + self.bias
-
-    def probabilities(self, samples: Any) -> Tensor:
-        """Those of some samples, (m, C)."""
-        return self.outputs(samples).div_(self.temperature).softmax(dim=1)
-
-    def gaps(self, p: Tensor, samples: Any) -> Tensor:
-        """Probabilities minus targets of some samples, (m, C)."""
-        y = self.targets[samples]
-        if y.is_floating_point():
-            return p - y.double()
-        gaps = p.clone()
-        gaps[torch.arange(len(y)), y] -= 1
-        return gaps
-
-    def traces(self, hessian: bool = True) -> np.ndarray:
-        """The trace of the Hessian of every sample, or of its Gauss-Newton part, (n,)."""
-        step = max(1, CHUNK // len(self.rows))
-        chunks = [slice(i, i + step) for i in range(0, len(self.features), step)]
-        return torch.cat([self._traces(one, hessian) for one in chunks]).numpy()
-
-    def _traces(self, samples: slice, hessian: bool) -> Tensor:
-        p, z = self.probabilities(samples), self.features[samples]
-        squares, spread = z.square().sum(dim=1, keepdim=True), p * (1 - p) / self.temperature**2
-        if not self.cosine:
-            bias = 0 if self.bias_unit is None else self.bias_unit**2
-            return (spread * (self.first.square() * squares + bias)).sum(dim=1)
-        kappa = z @ self.rows.T
-        found = (spread * self.first.square() * (squares - kappa.square())).sum(dim=1)
-        if hessian:  # the trace of the Hessian of a cosine is -kappa (d - 1) / |w|²
-            gaps = self.gaps(p, samples) / self.temperature
-            found -= (gaps * self.second * kappa).sum(dim=1) * (z.shape[1] - 1)
-        return found
-
-    def eigenpairs(
-        self, samples: np.ndarray, p: Tensor, k: int, which: str, hessian: bool = True, keep_vectors: bool = True,
-        *, tol: float, generator: torch.Generator, **settings: Any,
-    ) -> LayerPairs:  # fmt: skip
-        """The extreme eigenpairs of the mean loss of some samples, in descending order.
-
-        The largest are looked for on classes that have nearly all of the probability, and what the others could add is
-        part of the residuals: :mod:`~sharpness.probes.curvature.class_support`.
-
-        Args:
-            samples: their indices.
-            p: (m, C) their probabilities.
-            k: pairs at each end, at most the number of parameters over 2.
-            which: of the ends.
-            hessian: False for the Gauss-Newton part.
-            keep_vectors: with one number for every parameter each.
-            tol: of :func:`~sharpness.curvature.lanczos`, as the following.
-            generator: of start vectors.
-            settings: the others.
-
-        Returns:
-            The pairs, with their quadratic forms.
-        """
-        chosen, products, begun = torch.as_tensor(samples), 0, generator.get_state()
-        few: Iterable[Support] = supports(self, chosen, p, hessian and self.cosine) if which == "LA" else ()
-        for support in chain(few, [None]):
-            span = Span(self, chosen, p, hessian, support)
-            if support is not None and k > span.size:
-                continue
-            generator.set_state(begun)
-            pairs = span.eigenpairs(k, which, keep_vectors, tol=tol, generator=generator, **settings)
-            products += pairs.products
-            # What the other classes do to the vectors must leave residuals as small as they were asked to be.
-            small = float(pairs.residuals.max()) <= tol * float(pairs.values[0]) or not pairs.converged.all()
-            if support is None or (small and support.suffices(float(pairs.values[-1]))):
-                break
-        return replace(pairs, products=products)
-
-
-class Ahead:
-    """Probabilities of rows of few samples each, made of many rows at once.
-
-    Args:
-        layer: of the samples.
-        samples: indices by row, in the order in which they will be asked for.
-    """
-
-    def __init__(self, layer: LastLayer, samples: Mapping[int, np.ndarray]) -> None:
-        self.layer, self.samples = layer, samples
-        self.kept: dict[int, Tensor] = {}
-
-    def __call__(self, row: int) -> Tensor:
-        """Those of one row, (m, C)."""
-        if row not in self.kept:
-            order = list(self.samples)
-            later, room = order[order.index(row) :], CHUNK // len(self.layer.rows)
-            sizes = np.cumsum([len(self.samples[one]) for one in later])
-            chosen = later[: max(1, int(np.searchsorted(sizes, room, side="right")))]
-            p = self.layer.probabilities(torch.as_tensor(np.concatenate([self.samples[one] for one in chosen])))
-            self.kept = dict(zip(chosen, p.split([len(self.samples[one]) for one in chosen]), strict=True))
-        return self.kept[row]
 
 
 @dataclass(frozen=True)
@@ -230,6 +51,42 @@ class LayerPairs:
     products: int
     vectors: np.ndarray | None
     forms: np.ndarray
+
+
+def layer_eigenpairs(
+    layer: LastLayer, samples: np.ndarray, p: Tensor, task: RowEigenvalues, callback: Callable[[int], object]
+) -> LayerPairs:
+    """The extreme eigenpairs of the mean loss of some samples, in descending order.
+
+    The largest are looked for on classes that have nearly all of the probability, and what the others could add is part
+    of the residuals: :mod:`~sharpness.probes.curvature.class_support`.
+
+    Args:
+        layer: of the samples.
+        samples: their indices.
+        p: (m, C) their probabilities.
+        task: its settings; k is at most the number of parameters over 2.
+        callback: called with numbers of products.
+
+    Returns:
+        The pairs, with their quadratic forms.
+    """
+    chosen, products, hessian = torch.as_tensor(samples), 0, task.kind == "hessian"
+    few: Iterable[Support] = supports(layer, chosen, p, hessian and layer.cosine) if task.which == "LA" else ()
+    for support in chain(few, [None]):
+        span = Span(layer, chosen, p, hessian, support)
+        if support is not None and task.k > span.size:
+            continue
+        pairs = span.eigenpairs(
+            task.k, task.which, task.keep_vectors, tol=task.tol, max_iterations=task.max_iterations,
+            generator=torch.Generator().manual_seed(task.seed), callback=callback,
+        )  # fmt: skip
+        products += pairs.products
+        # What the other classes do to the vectors must leave residuals as small as they were asked to be.
+        small = float(pairs.residuals.max()) <= task.tol * float(pairs.values[0]) or not pairs.converged.all()
+        if support is None or (small and support.suffices(float(pairs.values[-1]))):
+            break
+    return replace(pairs, products=products)
 
 
 class Span:
@@ -344,7 +201,7 @@ class Span:
         return found
 
     def eigenpairs(self, k: int, which: str, keep_vectors: bool, **settings: Any) -> LayerPairs:
-        """The extreme ones by :func:`~sharpness.curvature.lanczos`, and those that no feature reaches."""
+        """The extreme ones by :func:`~sharpness.curvature.lanczos.lanczos`, and those that no feature reaches."""
         pairs = lanczos(self.product, self.size, min(k, self.size), which, **settings)
         found: list[Pair] = [
             (float(value), float(residual), bool(done), partial(self._lifted, v), self.forms(v).numpy())
@@ -393,41 +250,32 @@ class Span:
         random = torch.randn(len(known), each, generator=torch.Generator().manual_seed(c), dtype=torch.float64)
         whole = torch.zeros_like(self.layer.rows)
         whole[c] = torch.linalg.qr(torch.cat([known, random], dim=1))[0][:, known.shape[1] + number]
-        return self._flat(whole, None)
+        return self._flat(whole, whole.new_zeros(len(whole)), self.z.new_zeros(len(self.z)))
 
     def _lifted(self, flat: Tensor) -> np.ndarray:
         """A vector of the span as one of the parameters."""
         v, r = self._split(flat)[0], self.basis.shape[1]
-        whole = v[:, :r] @ self.basis.T
-        if not self.own:
-            return self._flat(whole, None, flat)
-        if not self.layer.cosine:
-            return self._flat(whole, v[:, r], flat)
-        outside = self.layer.rows - (self.layer.rows @ self.basis) @ self.basis.T
-        return self._flat(whole + v[:, r:] * F.normalize(outside, dim=1), None, flat)
+        whole, bias = v[:, :r] @ self.basis.T, v.new_zeros(len(v))
+        if self.own and self.layer.cosine:
+            outside = self.layer.rows - (self.layer.rows @ self.basis) @ self.basis.T
+            whole += v[:, r:] * F.normalize(outside, dim=1)
+        elif self.own:
+            bias = v[:, r]
+        return self._flat(whole, bias, flat[self.inside :])
 
-    def _flat(self, whole: Tensor, bias: Tensor | None, flat: Tensor | None = None) -> np.ndarray:
-        layer = self.whole
-        if layer.bias_unit is not None and bias is None:
-            bias = torch.zeros(len(whole), dtype=torch.float64)
-        if self.support is not None:
-            whole, bias = self._with_others(whole, bias, flat)
-        parts = [(whole.T if layer.cosine else whole).reshape(-1), *([] if bias is None else [bias])]
-        return torch.cat(parts).numpy()
-
-    def _with_others(self, whole: Tensor, bias: Tensor | None, flat: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """A vector with the part of classes outside the support: some combination of the columns of U_T."""
+    def _flat(self, whole: Tensor, bias: Tensor, y: Tensor) -> np.ndarray:
+        """Weights and biases of the span's classes, and of the others from their coordinates y (m,), as parameters."""
         layer, support = self.whole, self.support
-        assert support is not None
-        y = self.z.new_zeros(len(self.z)) if flat is None else flat[self.inside :]
-        columns = (support.combination(y) * self.shares.sqrt() / layer.temperature)[:, None] * self.all
-        others = layer.first[:, None] * (columns.T @ self.features)
-        if layer.cosine:
-            turned = (columns * (self.features @ layer.rows.T)).sum(dim=0)
-            others -= (layer.first * turned)[:, None] * layer.rows
-        others[support.classes] = whole
-        if bias is None:
-            return others, None
-        biases = (layer.bias_unit or 0.0) * columns.sum(dim=0)
-        biases[support.classes] = bias
-        return others, biases
+        if support is not None:
+            # The part of classes outside the support is some combination of the columns of U_T.
+            columns = (support.combination(y) * self.shares.sqrt() / layer.temperature)[:, None] * self.all
+            others, biases = layer.first[:, None] * (columns.T @ self.features), columns.sum(dim=0)
+            if layer.cosine:
+                turned = (columns * (self.features @ layer.rows.T)).sum(dim=0)
+                others -= (layer.first * turned)[:, None] * layer.rows
+            if layer.bias_unit is not None:
+                biases *= layer.bias_unit
+            others[support.classes], biases[support.classes] = whole, bias
+            whole, bias = others, biases
+        parts = [(whole.T if layer.cosine else whole).reshape(-1), *([] if layer.bias_unit is None else [bias])]
+        return torch.cat(parts).numpy()

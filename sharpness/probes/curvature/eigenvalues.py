@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
-from typing import Annotated, Any, Literal, Unpack
+from typing import Annotated, Literal, Unpack
 
 import numpy as np
 import torch
 
-from sharpness.curvature import ENDS
-from sharpness.engine import KINDS
+from sharpness.curvature.ends import ENDS
+from sharpness.engine.memory import memory_budget
+from sharpness.engine.second_order import KINDS
 from sharpness.errors import UserError, choose
 from sharpness.keywords import Default
 from sharpness.objective import Objective
-from sharpness.probes.curvature.bootstrap import require_resamples
 from sharpness.probes.curvature.class_shares import owners_of
-from sharpness.probes.curvature.kept_vectors import vectors_are_kept
 from sharpness.probes.curvature.layers import eigenvalues_by_layer
 from sharpness.probes.curvature.options import CurvatureOptions
+from sharpness.probes.curvature.resampling import require_resamples
 from sharpness.probes.curvature.row_eigenvalues import LARGEST, SMALLEST, RowEigenvalues, solved
 from sharpness.probes.curvature.rows import rows_of
 from sharpness.probes.curvature.verification import check_eigenvalue
@@ -26,6 +27,10 @@ from sharpness.probes.shared.probe import comparable_by_layer
 from sharpness.progress import progress
 from sharpness.results import EigenvalueResult
 from sharpness.results.eigenvalues import OWNERS
+
+#: Bytes up to which eigenvectors are kept unless the caller says otherwise.
+USUAL = 2**30
+logger = logging.getLogger("sharpness")
 
 
 class EigenvalueOptions(CurvatureOptions, total=False):
@@ -73,7 +78,7 @@ def eigenvalues(
         which: the algebraically largest, ``"LA"``, the smallest (most negative), ``"SA"``, or ``"both"``.
         per_class: a row for each class, with the Hessian of L_c, instead of one row for all samples.
         tol: a pair is converged when ``|H v - value v|`` is at most ``tol`` times the largest absolute value and
-            ``5 tol`` times its own, see :func:`~sharpness.curvature.lanczos`.
+            ``5 tol`` times its own, see :func:`~sharpness.curvature.lanczos.lanczos`.
         max_iterations: Lanczos iterations at most; pairs that are not converged by then are flagged.
         seed: of the random half of the start vector, whose other half is made of the gradient, and of the samples that
             ``match_samples`` and ``bootstrap`` draw.
@@ -120,12 +125,10 @@ def eigenvalues(
     keep_vectors = vectors_are_kept(keep_vectors, len(rows.names), width, objective.num_parameters, size)
     rows.whole.check()
     # Part of the key: rows that were saved without vectors or errors cannot serve a call that needs them.
-    asked = {"k": k, "which": which, "tol": tol, "seed": seed, "vectors": keep_vectors or verify}
-    asked["errors"] = standard_errors
+    vectors = keep_vectors or verify
+    asked = {"k": k, "which": which, "tol": tol, "seed": seed, "vectors": vectors, "errors": standard_errors}
     work = rows.work(settings["resume"], {**fields["provenance"], **asked})
-    task = RowEigenvalues(
-        work, k, which, tol, max_iterations, seed, kind, bootstrap, standard_errors, keep_vectors or verify
-    )
+    task = RowEigenvalues(work, k, which, tol, max_iterations, seed, kind, bootstrap, standard_errors, vectors)
     if executor is not None and rows.several:
         usual = k * (LARGEST if which == "LA" else LARGEST + SMALLEST)
         announce_rows(rows.whole, "eigenvalues", usual, rows.samples[rows.samples > 0].tolist(), executor)
@@ -135,10 +138,7 @@ def eigenvalues(
         check_eigenvalue(part, rows.names[i], float(done[i]["values"][0]), torch.as_tensor(done[i]["vectors"][0]))
         for i, part in (rows.present if verify else [])
     ]
-
-    def table(name: str, missing: Any, *shape: int) -> np.ndarray:
-        return rows.gather({i: f[name] for i, f in done.items()}, missing, shape)
-
+    table = partial(rows.gather, done)
     products = table("products", 0)
     if checks:
         fields["provenance"]["checks"] = checks
@@ -157,9 +157,40 @@ def eigenvalues(
         tol=tol,
         seed=seed,
         hvp_count=int(products.sum()),
-        sample_products=int((np.atleast_1d(products) * rows.samples).sum()),
+        sample_products=rows.sample_products(products),
         **fields,
     )
     if result.vectors is not None and not rows.several:
         OWNERS[result] = partial(owners_of, rows.whole)
     return result
+
+
+def vectors_are_kept(wanted: bool | None, rows: int, width: int, parameters: int, itemsize: int) -> bool:
+    """Decide whether a result keeps its eigenvectors; None keeps them up to 1 GiB, and a notice says where it does not.
+
+    Args:
+        wanted: by the caller.
+        rows: of the result, such as classes.
+        width: eigenvalues of each.
+        parameters: in scope.
+        itemsize: bytes of a number.
+
+    Returns:
+        Whether they are kept.
+
+    Raises:
+        UserError: they are wanted, and take more than the memory that is free; the message has the number of bytes.
+
+    >>> vectors_are_kept(None, 10, 2, 1000, 4), vectors_are_kept(None, 1000, 1, 25_557_032, 4)
+    (True, False)
+    """
+    size = rows * width * parameters * itemsize
+    told = f"{rows:,} x {width} eigenvectors of {parameters:,} parameters take {size:,} bytes"
+    if wanted is None:
+        if size > USUAL:
+            logger.info("%s: they are not kept; keep_vectors=True keeps them where they fit", told)
+        return size <= USUAL
+    free = 2 * memory_budget(torch.device("cpu"))  # which is half of what is free
+    if wanted and size > max(free, USUAL):
+        raise UserError(f"{told}, and {free:,} are free: give keep_vectors=False, or fewer parameters")
+    return wanted

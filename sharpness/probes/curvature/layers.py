@@ -13,18 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.curvature import lanczos, random_signs
-from sharpness.curvature.operator import Operator
-from sharpness.engine import KINDS
+from sharpness.curvature.lanczos import lanczos
+from sharpness.curvature.operator import Operator, random_signs
+from sharpness.engine.second_order import KINDS
 from sharpness.errors import UserError, choose, require_whole
 from sharpness.keywords import typed_keywords
 from sharpness.objective import Objective
 from sharpness.probes.curvature.options import LayerOptions
-from sharpness.probes.curvature.rows import Rows, Told, rows_of, unheard
+from sharpness.probes.curvature.row_eigenvalues import NUMBERS
+from sharpness.probes.curvature.rows import Callback, Rows, ignore, rows_of
 from sharpness.probes.shared.work import Arrays
 from sharpness.progress import progress
 from sharpness.results import LayerResult
-from sharpness.statistics import interval, mean_and_error
+from sharpness.statistics.estimate import interval, mean_and_error
 
 
 def layers_of(objective: Objective) -> dict[str, slice]:
@@ -70,23 +71,22 @@ def eigenvalues_by_layer(
     rows = rows_of(objective, per_class, seed, options)
     rows.whole.check()
     layers = layers_of(rows.whole)
-    settings = {"kind": kind, "max_iterations": max_iterations, "match_samples": options["match_samples"]}
+    solver: dict[str, Any] = {"kind": kind, "which": which, "tol": tol, "max_iterations": max_iterations, "seed": seed}
     # Not "eigenvalues", which is part of the key: rows of both may lie in one folder of unfinished work.
-    fields = layer_fields(rows, layers, probe="layer_eigenvalues", which=which, tol=tol, seed=seed, **settings)
+    fields = layer_fields(rows, layers, probe="layer_eigenvalues", match_samples=options["match_samples"], **solver)
     work = rows.work(options["resume"], fields["provenance"])
     with progress(None, "eigenvalues per layer", "products") as bar:
-        task = partial(_row, layers=layers, which=which, tol=tol, seed=seed, settings=settings)
+        task = partial(_row, layers=layers, **solver)
         done = rows.map(work, task, bar, basis=max_iterations)
 
     def table(name: str, missing: Any) -> np.ndarray:
         """Values of all layers and rows, (L, rows)."""
-        empty = np.full(len(layers), missing)
-        return np.stack([done[j][name] if j in done else empty for j in range(len(rows.parts))], axis=1)
+        return np.atleast_2d(rows.gather(done, name, missing, len(layers))).T
 
     return LayerResult(
         measure="lambda_max" if which == "LA" else "lambda_min",
-        values=table("value", np.nan),
-        residuals=table("residual", np.nan),
+        values=table("values", np.nan),
+        residuals=table("residuals", np.nan),
         converged=table("converged", False),
         sample_products=int((table("products", 0) * rows.samples).sum()),
         **fields,
@@ -119,12 +119,10 @@ def trace_by_layer(
     rows.whole.check()
     # In the key, because rows of the whole trace may lie in the same folder of unfinished work.
     work = rows.work(options["resume"], fields["provenance"] | {"per_layer": True})
-    shape = (len(layers), len(rows.parts))
-    values, errors = np.full(shape, np.nan), np.full(shape, np.nan)
     with progress(draws * len(rows.present), "trace per layer", "products") as bar:
         done = rows.map(work, partial(_quadratic_forms, layers=layers, draws=draws, seed=seed, kind=kind), bar)
-    for i, found in done.items():
-        values[:, i], errors[:, i] = mean_and_error(found["forms"].T)
+    forms = rows.gather(done, "forms", np.nan, len(layers), draws).reshape(-1, len(layers), draws)
+    values, errors = mean_and_error(forms.T)  # over the draws, (L, rows)
     lower, upper = interval(values, errors, draws - 1)
     return LayerResult(
         measure="trace",
@@ -139,14 +137,21 @@ def trace_by_layer(
 
 
 def _quadratic_forms(
-    row: int, part: Objective, told: Told = unheard, *, layers: dict[str, slice], draws: int, seed: int, kind: str
+    row: int,
+    part: Objective,
+    callback: Callback = ignore,
+    *,
+    layers: dict[str, slice],
+    draws: int,
+    seed: int,
+    kind: str,
 ) -> Arrays:
     """``z_l' (H z)_l`` of every layer l and random vector z, ``forms`` (L, draws)."""
     require_whole("draws", draws, least=2)
     generator = torch.Generator().manual_seed(seed)
     forms = np.empty((len(layers), draws))
     with part.operator(kind=kind) as curvature:
-        operator = Operator(curvature, told)
+        operator = Operator(curvature, callback)
         for d in range(draws):
             z = random_signs(curvature.size, generator, part.dtype, part.device)
             image = operator(z)
@@ -157,17 +162,16 @@ def _quadratic_forms(
 def _row(
     row: int,
     part: Objective,
-    told: Told = unheard,
+    callback: Callback = ignore,
     *,
     layers: dict[str, slice],
-    which: str,
-    tol: float,
+    kind: str,
     seed: int,
-    settings: dict[str, Any],
+    **settings: Any,
 ) -> Arrays:
-    """Every layer of one row: value, residual, converged, products, each of shape (L,)."""
+    """Value, residual, whether it has converged, and products of every layer of one row, each (L,)."""
     found = []
-    with part.operator(kind=settings["kind"]) as operator:
+    with part.operator(kind=kind) as operator:
         # Products of the whole Hessian, not of an objective for every layer: all layers share the saved activations.
         def block(v: Tensor, span: slice) -> Tensor:
             whole = v.new_zeros(operator.size)
@@ -175,25 +179,10 @@ def _row(
             return operator(whole)[span]
 
         for span in layers.values():
-            found.append(
-                lanczos(
-                    partial(block, span=span),
-                    span.stop - span.start,
-                    which=which,
-                    tol=tol,
-                    max_iterations=settings["max_iterations"],
-                    generator=torch.Generator().manual_seed(seed),
-                    dtype=part.dtype,
-                    device=part.device,
-                    callback=told,
-                )
-            )
-    return {
-        "value": np.array([pairs.values[0] for pairs in found]),
-        "residual": np.array([pairs.residuals[0] for pairs in found]),
-        "converged": np.array([pairs.converged[0] for pairs in found]),
-        "products": np.array([pairs.products for pairs in found]),
-    }
+            generator = torch.Generator().manual_seed(seed)
+            run = partial(lanczos, partial(block, span=span), span.stop - span.start, generator=generator)
+            found.append(run(dtype=part.dtype, device=part.device, callback=callback, **settings))
+    return {name: np.array([np.ravel(getattr(pairs, name))[0] for pairs in found]) for name in NUMBERS}
 
 
 def layer_fields(rows: Rows, layers: dict[str, slice], **settings: Any) -> dict[str, Any]:

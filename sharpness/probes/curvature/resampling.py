@@ -17,11 +17,13 @@ interval may not hold the value.
 from __future__ import annotations
 
 import numpy as np
+import scipy
 import torch
 
-from sharpness.curvature import Eigenpairs
 from sharpness.curvature.krylov import inner
-from sharpness.engine import CurvatureOperator
+from sharpness.curvature.lanczos import Eigenpairs
+from sharpness.engine.operator import CurvatureOperator
+from sharpness.errors import UserError
 from sharpness.objective import Objective
 
 #: Of the basis, where the Krylov space has as many.
@@ -82,3 +84,44 @@ def _forms(one: Objective, basis: torch.Tensor) -> np.ndarray:
     with one.operator() as operator:
         matrix = np.hstack([inner(basis, operator.rows(some).T) for some in basis.split(number)])
     return (matrix + matrix.T) / 2
+
+
+def require_resamples(resamples: int) -> None:
+    """Refuse, before anything is computed, a number of resamples other than 0 that has no tails to cut off.
+
+    Raises:
+        UserError: fewer than 100.
+    """
+    if resamples and resamples < 100:
+        raise UserError(f"bootstrap={resamples}: a 95 % interval needs at least 100 resamples")
+
+
+def mean_interval(values: np.ndarray, weights: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
+    r"""The percentile bootstrap interval of :math:`\sum_i a_i q_i / \sum_i a_i`; NaN for fewer than two samples.
+
+    Args:
+        values: q, shape (n,).
+        weights: a, shape (n,).
+
+    >>> low, high = mean_interval(np.array([1.0, 3.0] * 50), np.ones(100), 999, 0)
+    >>> print(round(low, 1), round(high, 1))
+    1.8 2.2
+    """
+    if len(values) < 2:
+        return np.nan, np.nan
+
+    def ratio(q: np.ndarray, a: np.ndarray, axis: int) -> np.ndarray:
+        return (q * a).sum(axis=axis) / a.sum(axis=axis)
+
+    found = scipy.stats.bootstrap(
+        (values, weights),
+        ratio,
+        paired=True,
+        vectorized=True,
+        n_resamples=resamples,
+        batch=100,
+        confidence_level=0.95,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)

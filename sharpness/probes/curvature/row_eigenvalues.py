@@ -1,21 +1,41 @@
-"""The extreme eigenvalues of one row, as a task that any worker can do."""
+r"""The extreme eigenvalues of one row, as a task that any worker can do.
+
+Runs of Lanczos start from the gradient, which the first product of a run computes anyway.
+On a trained network the gradient of a class lies mostly in the space of its largest eigenvectors, because the
+Gauss-Newton part of the Hessian is made of the gradients of its images (Gur-Ari, Roberts & Dyer, arXiv 1812.04754).
+
+The smallest eigenvector is found in the gradient as well, cut into layers. Layers multiply one another, so that the
+loss is like :math:`f(u v)` in the factors u of early and v of late layers: the part of the Hessian that is not
+Gauss-Newton couples them, and bends down where one factor grows along its gradient and the other shrinks. With F(l) the
+part of :math:`|g|^2` in the layers up to the middle of l,
+
+.. math:: t_l = (1 - 2 F(l)) \, g_l, \qquad t' g = 0.
+
+On a long-tailed ResNet-32 the cosine of the smallest eigenvector with the better of g and t is 0.17 to 0.83, where that
+with a random vector is 0.001.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from sharpness.curvature import Eigenpairs, LanczosState, extremes, lanczos, lanczos_memory
-from sharpness.engine import CurvatureOperator, mean_error, memory_budget
+from sharpness.curvature.lanczos import lanczos, lanczos_memory
+from sharpness.curvature.lanczos_state import LanczosState
+from sharpness.curvature.recurrence import extremes
+from sharpness.engine.class_sums import mean_error
+from sharpness.engine.memory import memory_budget
 from sharpness.objective import Objective
-from sharpness.probes.curvature.classifier import Ahead, LastLayer
+from sharpness.probes.curvature.classifier import layer_eigenpairs
+from sharpness.probes.curvature.last_layer import Ahead, LastLayer
 from sharpness.probes.curvature.resampling import resampled_ends
-from sharpness.probes.curvature.rows import Rows, Told, unheard
-from sharpness.probes.curvature.start_vectors import start_vector
+from sharpness.probes.curvature.rows import Callback, Rows, ignore
 from sharpness.probes.shared.work import Arrays, Work
 
 #: Products that a run usually takes for the largest eigenvalue, and for the smallest one beside it, with what else a
@@ -23,8 +43,13 @@ from sharpness.probes.shared.work import Arrays, Work
 LARGEST, SMALLEST = 8, 12
 #: Bytes of a basis that is kept though only the ends of a spectrum are needed; its run can be continued.
 BASIS = 2**30
+#: Arrays of a row that runs and closed forms alike give.
+NUMBERS = ("values", "residuals", "converged", "products")
 #: Quadratic forms below this part of the largest eigenvalue are rounding.
 SEEN = 1e-6
+
+#: Length of a tilted gradient that is rounding: all of the gradient is in one layer.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -46,73 +71,51 @@ class RowEigenvalues:
     standard_errors: bool = False
     keep_vectors: bool = False
 
-    def __call__(self, row: int, part: Objective, told: Told = unheard) -> Arrays:
-        """The arrays of the row, after any number of calls of ``told`` with a number of products."""
+    def __call__(self, row: int, part: Objective, callback: Callback = ignore) -> Arrays:
+        """Solve the row; ``callback`` is called with numbers of products."""
+        settings: dict[str, Any] = {
+            "tol": self.tol,
+            "max_iterations": self.max_iterations,
+            # A generator for every row, so that its start vector is the same whichever rows are done already.
+            "generator": torch.Generator().manual_seed(self.seed),
+            "dtype": part.dtype,
+            "device": part.device,
+            "callback": callback,
+        }
         with part.operator(kind=self.kind) as operator:
-            if self.needs_no_basis(part):
-                return self._extremes(part, operator, told)
             kept = self.work.unfinished(row)
             state = None if kept is None else LanczosState.of(kept, part.device)
-            told(0 if state is None else state.products)
-            start = None
+            callback(0 if state is None else state.products)
             if state is None and operator.keeps:
-                start = start_vector(operator.gradient(), [p.numel() for p in part.parameters], self.which)
+                sizes = [p.numel() for p in part.parameters]
+                settings["start"] = start_vector(operator.gradient(), sizes, self.which)
+            if self.needs_no_basis(part):
+                return vars(extremes(operator, operator.size, self.which, **settings))
             pairs = lanczos(
                 operator,
                 operator.size,
                 self.k,
                 self.which,
-                tol=self.tol,
-                max_iterations=self.max_iterations,
-                # A generator for every row, so that its start vector is the same whichever rows are done already.
-                generator=torch.Generator().manual_seed(self.seed),
-                dtype=part.dtype,
-                device=part.device,
-                start=start,
-                callback=told,
                 checkpoint=lambda state: self.work.save_unfinished(row, state.arrays),
                 state=state,
+                **settings,
             )
-            found = self._numbers(part, operator, pairs)
+            found = {name: getattr(pairs, name) for name in NUMBERS}
+            if self.keep_vectors:
+                found["vectors"] = pairs.vectors.cpu().numpy()
+            if self.bootstrap or self.standard_errors:
+                forms = np.stack([part.quadratic_forms(v, operator=operator) for v in pairs.vectors])
+                found |= over_images(pairs.values, forms, part.weights.double().numpy())
             if self.bootstrap:
                 ends, more = resampled_ends(part, operator, pairs, self.which, self.k, self.bootstrap, self.seed)
-                found |= dict(zip(("lower", "upper"), ends, strict=True))
-                found["products"] = pairs.products + more
-                told(more)
+                found |= {"lower": ends[0], "upper": ends[1], "products": pairs.products + more}
+                callback(more)
         return found
 
     def needs_no_basis(self, part: Objective) -> bool:
         """True if nothing asks for eigenvectors, and a basis would be large: the ends alone take three vectors."""
         vectors = self.k > 1 or self.keep_vectors or self.bootstrap or self.standard_errors
         return not vectors and lanczos_memory(part.num_parameters, self.max_iterations, part.dtype) > BASIS
-
-    def _extremes(self, part: Objective, operator: CurvatureOperator, told: Told) -> Arrays:
-        start = None
-        if operator.keeps:
-            start = start_vector(operator.gradient(), [p.numel() for p in part.parameters], self.which)
-        found = extremes(
-            operator, operator.size, self.which, tol=self.tol, max_iterations=self.max_iterations,
-            generator=torch.Generator().manual_seed(self.seed), dtype=part.dtype, device=part.device, start=start,
-            callback=told,
-        )  # fmt: skip
-        return {
-            "values": found.values, "residuals": found.residuals, "converged": found.converged,
-            "products": found.products,
-        }  # fmt: skip
-
-    def _numbers(self, part: Objective, operator: CurvatureOperator, pairs: Eigenpairs) -> dict[str, Any]:
-        numbers: dict[str, Any] = {
-            "values": pairs.values,
-            "residuals": pairs.residuals,
-            "converged": pairs.converged,
-            "products": pairs.products,
-        }
-        if self.keep_vectors:
-            numbers["vectors"] = pairs.vectors.cpu().numpy()
-        if self.bootstrap or self.standard_errors:
-            forms = np.stack([part.quadratic_forms(v, operator=operator) for v in pairs.vectors])
-            numbers |= over_images(pairs.values, forms, part.weights.double().numpy())
-        return numbers
 
 
 def over_images(values: np.ndarray, forms: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -150,14 +153,40 @@ def solved(rows: Rows, task: RowEigenvalues, bar: Any, executor: Executor | None
     def closed(row: int) -> Arrays:
         bar.set_postfix_str(rows.names[row])
         indices = ahead.samples[row]
-        pairs = layer.eigenpairs(
-            indices, ahead(row), task.k, task.which, task.kind == "hessian", task.keep_vectors, tol=task.tol,
-            max_iterations=task.max_iterations, generator=torch.Generator().manual_seed(task.seed), callback=bar.update,
-        )  # fmt: skip
-        found = {name: getattr(pairs, name) for name in ("values", "residuals", "converged", "products", "vectors")}
+        pairs = layer_eigenpairs(layer, indices, ahead(row), task, bar.update)
+        found = {name: getattr(pairs, name) for name in NUMBERS}
         if pairs.vectors is not None:  # in the model's precision, which limits of their size count with
             found["vectors"] = torch.from_numpy(pairs.vectors).to(rows.whole.dtype).numpy()
-        found |= over_images(pairs.values, pairs.forms, rows.whole.weights.double().numpy()[indices])
-        return {name: value for name, value in found.items() if value is not None}
+        return found | over_images(pairs.values, pairs.forms, rows.whole.weights.double().numpy()[indices])
 
     return dict(task.work.rows([i for i, _ in rows.present], closed))
+
+
+def start_vector(gradient: Tensor, sizes: Sequence[int], which: str) -> Tensor | None:
+    """Combine the gradient and its tilted version to a vector near the wanted eigenvectors.
+
+    Args:
+        gradient: (k,).
+        sizes: numbers of entries of all parameters, in the order of the network.
+        which: end of the spectrum; the gradient alone serves the largest values.
+
+    Returns:
+        A vector (k,) in float64; None where the gradient is 0.
+
+    >>> start_vector(torch.tensor([3.0, 4.0]), [1, 1], "LA").tolist()
+    [0.6, 0.8]
+    >>> g = torch.tensor([1.0, 1.0])
+    >>> (start_vector(g, [1, 1], "both") - start_vector(g, [1, 1], "LA")).round(decimals=3).tolist()
+    [0.707, -0.707]
+    """
+    g = gradient.double()
+    if not bool(torch.isfinite(g).all()) or not bool(g.any()):
+        return None
+    g = g / g.norm()
+    if which == "LA":
+        return g
+    shares = torch.stack([piece.square().sum() for piece in g.split(list(sizes))])
+    tilt = 1 - 2 * (shares.cumsum(0) - shares / 2)
+    tilted = g * tilt.repeat_interleave(torch.tensor(sizes, device=g.device))
+    length = tilted.norm()
+    return g + tilted / length if length > ROUNDING else g

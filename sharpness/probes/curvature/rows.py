@@ -10,10 +10,9 @@ from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from sharpness.clusters import Parcel, do_all, parcelled, scratch_of
-from sharpness.engine import Here, Workers
+from sharpness.engine.workers import Here, Workers
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.curvature.options import LayerOptions
@@ -21,18 +20,18 @@ from sharpness.probes.shared.comparison import common_fields
 from sharpness.probes.shared.cost import row_workers
 from sharpness.probes.shared.work import Arrays, Resume, Work
 
-#: Is called with numbers of products, as they are made.
-Told = Callable[[int], object]
+#: Called with numbers of products, as they are made.
+Callback = Callable[[int], object]
 
 
-def unheard(products: int) -> None:
-    """Nobody is told of products: they are made elsewhere."""
+def ignore(products: int) -> None:
+    """Callback of rows in other processes, whose products nobody watches."""
 
 
 class RowTask(Protocol):
     """The arrays of row number ``row``, ``products`` among them."""
 
-    def __call__(self, row: int, part: Objective, told: Told = unheard) -> Arrays: ...
+    def __call__(self, row: int, part: Objective, callback: Callback = ignore) -> Arrays: ...
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Rows:
 
     @property
     def samples(self) -> np.ndarray:
-        """(rows,)"""
+        """Samples of each row, (rows,)."""
         return np.array([0 if part is None else part.num_samples for part in self.parts])
 
     @property
@@ -80,14 +79,18 @@ class Rows:
 
     @property
     def shares(self) -> np.ndarray:
-        """(rows,) each row's part of the objective's total weight."""
+        """Each row's part of the objective's total weight, (rows,)."""
         weights = np.array([0.0 if p is None else float(p.weights.double().sum()) for p in self.parts])
         return weights / weights.sum()
 
-    def gather(self, values: dict[int, Any], missing: Any, shape: tuple[int, ...] = ()) -> np.ndarray:
-        """Rows by index as one array (rows, ...), or of a single row as (...)."""
-        table = [np.asarray(values[i]) if i in values else np.full(shape, missing) for i in range(len(self.parts))]
+    def gather(self, done: dict[int, Arrays], name: str, missing: Any, *shape: int) -> np.ndarray:
+        """One of the arrays of rows by index, stacked (rows, ...), or of a single row as (...)."""
+        table = [np.asarray(done[i][name]) if i in done else np.full(shape, missing) for i in range(len(self.parts))]
         return np.stack(table) if self.several else table[0]
+
+    def sample_products(self, products: np.ndarray) -> int:
+        """Products times samples, of those of every row."""
+        return int((np.atleast_1d(products) * self.samples).sum())
 
     def work(self, folder: Resume, settings: dict[str, Any]) -> Work:
         """The work folder of finished rows.
@@ -127,7 +130,7 @@ class Rows:
         if executor is None:
             done |= self._side_by_side(work, task, bar, left, basis)
         elif left:
-            done |= self._sent(work, task, bar, left, executor)
+            done |= self._elsewhere(work, task, bar, left, executor)
         return dict(sorted(done.items()))
 
     def _side_by_side(
@@ -136,7 +139,7 @@ class Rows:
         """The arrays of rows that threads of this process compute."""
         with row_workers(self.whole, len(left), basis) as pool:
 
-            def told(products: int) -> None:
+            def callback(products: int) -> None:
                 if isinstance(pool, Workers):
                     pool.look()
                 bar.update(products)
@@ -144,14 +147,14 @@ class Rows:
             waiting = {}
             for i in left if isinstance(pool, Here) else by_cost(left):
                 bar.set_postfix_str(self.names[i])
-                waiting[i] = pool.submit(kept, work, task, i, left[i], told)
+                waiting[i] = pool.submit(work.once, i, partial(task, part=left[i], callback=callback))
             # Whichever fails first is raised; what nobody waits for any more is stopped by its workers.
             finished, _ = wait(waiting.values(), return_when=FIRST_EXCEPTION)
             for future in finished:
                 future.result()
             return {i: future.result() for i, future in waiting.items()}
 
-    def _sent(
+    def _elsewhere(
         self, work: Work, task: RowTask, bar: Any, left: dict[int, Objective], executor: Executor
     ) -> dict[int, Arrays]:
         """The arrays of rows that an executor computes: its workers read the whole once, and cut rows out themselves.
@@ -164,7 +167,8 @@ class Rows:
                 cut = partial(part_of, self.whole, self.several, self.grouped)
                 shared = parcels.enter_context(parcelled(cut, folder))
             calls = {
-                i: SentRow(work, task, i, shared if folder is not None else _alone(left[i])) for i in by_cost(left)
+                i: partial(_sent, work, task, i, shared if folder is not None else _alone(left[i]))
+                for i in by_cost(left)
             }
             for i, found in do_all(executor, calls):
                 done[i] = found
@@ -189,38 +193,17 @@ def by_cost(rows: dict[int, Objective]) -> list[int]:
 def part_of(whole: Objective, several: bool, grouped: bool, row: int) -> Objective:
     """The objective of a row; the one behind all classes is of all samples."""
     if grouped:
-        classes = torch.tensor(list(whole.groups.values())[row], dtype=torch.int64)
-        return whole.restrict(torch.isin(whole.classes, classes).nonzero().squeeze(1))
+        return whole.restrict(list(whole.groups)[row])
     return whole.restrict(row) if several and row < whole.num_classes else whole
 
 
-@dataclass(frozen=True)
-class SentRow:
-    """A row for another process: it opens the parcel, and does what no other has done.
-
-    Args:
-        parcel: a function of the row's number that returns its objective.
-    """
-
-    work: Work
-    task: RowTask
-    row: int
-    parcel: Parcel
-
-    def __call__(self) -> Arrays:
-        found = self.work.row(self.row)
-        return kept(self.work, self.task, self.row, self.parcel.open()(self.row)) if found is None else found
-
-
-def kept(work: Work, task: RowTask, row: int, part: Objective, told: Told = unheard) -> Arrays:
-    """Do the task of a row, and keep what it found."""
-    found = task(row, part, told)
-    work.save_row(row, found)
-    return found
+def _sent(work: Work, task: RowTask, row: int, parcel: Parcel) -> Arrays:
+    """A row in another process, unless it is done; the parcel holds a function from its number to its objective."""
+    return work.once(row, lambda row: task(row, parcel.open()(row)))
 
 
 def _alone(part: Objective) -> Parcel:
-    """A row that is sent itself."""
+    """A parcel of a single row."""
     with parcelled(partial(_itself, part), None) as parcel:
         return parcel
 
@@ -253,12 +236,9 @@ def rows_of(objective: Objective, per_class: bool, seed: int = 0, options: Layer
     if per_group:
         if not objective.groups:
             raise UserError("per_group=True, but this objective has no groups: give it groups={name: classes}")
-        counts = objective.class_samples
-        parts = [
-            part_of(objective, True, True, row) if sum(counts[c] for c in classes) else None
-            for row, classes in enumerate(objective.groups.values())
-        ]
-        return Rows(objective, tuple(parts), tuple(objective.groups), several=True, grouped=True)
+        members = objective.present_groups
+        parts = tuple(objective.restrict(name) if members[name] else None for name in members)
+        return Rows(objective, parts, tuple(members), several=True, grouped=True)
     if per_class:
         counts = objective.class_samples
         classes_parts = tuple(objective.restrict(c) if counts[c] else None for c in range(objective.num_classes))

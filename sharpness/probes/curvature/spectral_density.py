@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Unpack
+from typing import Unpack
 
 import numpy as np
 import torch
 
-from sharpness.curvature import stochastic_lanczos
-from sharpness.engine import KINDS
+from sharpness.curvature.density import stochastic_lanczos
+from sharpness.engine.second_order import KINDS
 from sharpness.errors import choose
 from sharpness.objective import Objective
 from sharpness.probes.curvature.options import CurvatureOptions
-from sharpness.probes.curvature.rows import Told, rows_of, unheard
+from sharpness.probes.curvature.rows import Callback, ignore, rows_of
 from sharpness.probes.shared.probe import comparable
 from sharpness.probes.shared.work import Arrays
 from sharpness.progress import progress
@@ -72,22 +72,19 @@ def spectral_density(
     with progress(draws * steps * len(rows.present), "spectral density", "products") as bar:
         task = partial(_rule, kind=kind, draws=draws, steps=steps, seed=seed)
         done = rows.map(rows.work(options["resume"], fields["provenance"]), task, bar, options["executor"], basis=steps)
-
-    def table(name: str, missing: Any, *shape: int) -> np.ndarray:
-        return rows.gather({i: f[name] for i, f in done.items()}, missing, shape)
-
+    table = partial(rows.gather, done)
     products = table("products", 0)
     return SpectralDensityResult(
         nodes=table("nodes", np.nan, draws, steps),
         weights=table("weights", 0.0, draws, steps),
         products=products,
-        sample_products=int((np.atleast_1d(products) * rows.samples).sum()),
+        sample_products=rows.sample_products(products),
         **fields,
     )
 
 
 def _rule(
-    row: int, part: Objective, told: Told = unheard, *, kind: str, draws: int, steps: int, seed: int
+    row: int, part: Objective, callback: Callback = ignore, *, kind: str, draws: int, steps: int, seed: int
 ) -> Arrays:  # fmt: skip
     """The quadrature rules of one row."""
     # A generator for every row, so that its vectors are the same whichever rows are done already.
@@ -95,6 +92,6 @@ def _rule(
     with part.operator(kind=kind) as operator:
         rule = stochastic_lanczos(
             operator, operator.size, draws, steps, generator=generator, dtype=part.dtype, device=part.device,
-            callback=told,
+            callback=callback,
         )  # fmt: skip
     return {"products": np.array(rule.products), "nodes": rule.nodes, "weights": rule.weights}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal, Unpack
 
@@ -13,16 +12,19 @@ import torch
 from torch import Tensor
 
 from sharpness.clusters import Parcel, do_all, parcelled, scratch_of
-from sharpness.curvature import TraceEstimate, hutchinson, hutchpp, random_signs
-from sharpness.engine import KINDS, CurvatureOperator, mean_error
-from sharpness.errors import UserError, choose
+from sharpness.curvature.operator import random_signs
+from sharpness.curvature.trace import TraceEstimate, hutchinson, hutchpp
+from sharpness.engine.class_sums import mean_error
+from sharpness.engine.operator import CurvatureOperator
+from sharpness.engine.second_order import KINDS
+from sharpness.errors import UserError, choose, require_whole
 from sharpness.keywords import Default
 from sharpness.objective import Objective
-from sharpness.probes.curvature.bootstrap import mean_interval, require_resamples
-from sharpness.probes.curvature.classifier import LastLayer
+from sharpness.probes.curvature.last_layer import LastLayer
 from sharpness.probes.curvature.layers import trace_by_layer
 from sharpness.probes.curvature.options import CurvatureOptions
-from sharpness.probes.curvature.rows import Rows, Told, rows_of, unheard
+from sharpness.probes.curvature.resampling import mean_interval, require_resamples
+from sharpness.probes.curvature.rows import Callback, Rows, ignore, rows_of
 from sharpness.probes.curvature.verification import check_sum, check_trace
 from sharpness.probes.shared.column import Column, table_of
 from sharpness.probes.shared.probe import comparable_by_layer
@@ -31,7 +33,7 @@ from sharpness.progress import progress
 from sharpness.renamed import renamed_arguments
 from sharpness.results import MeasureResult
 from sharpness.results.estimates import Estimate, mean_of
-from sharpness.statistics import interval, mean_and_error
+from sharpness.statistics.estimate import interval, mean_and_error
 
 ESTIMATORS = {"hutchinson": hutchinson, "hutch++": hutchpp}
 
@@ -114,11 +116,11 @@ def trace(
     if plain and (layer := LastLayer.of(rows.whole)) is not None:
         return _exact(rows, layer.traces(kind == "hessian"), kind == "ggn", fields)
     work = rows.work(options["resume"], fields["provenance"])
-    if rows.several and estimator == "hutchinson" and kind == "hessian":
+    if (rows.several or bootstrap) and estimator == "hutchinson" and kind == "hessian":
         done = _of_every_sample(rows, work, draws, seed, executor)
     else:
         with progress(draws * len(rows.present), "trace", "products") as bar:
-            task = partial(_estimate, estimator=estimator, kind=kind, draws=draws, seed=seed, bootstrap=bootstrap)
+            task = partial(_estimate, estimator=estimator, kind=kind, draws=draws, seed=seed)
             done = rows.map(work, task, bar, executor)
     # Added only now, because the provenance is the key of unfinished work, which must not depend on results.
     fields["provenance"]["products"] = int(sum(int(f["products"]) for f in done.values()))
@@ -127,30 +129,14 @@ def trace(
     return _result(rows, done, bootstrap, estimator, seed, fields)
 
 
-def require_draws(draws: int) -> None:
-    """Raise a :class:`UserError` unless there are enough random vectors for a standard error."""
-    if draws < 2:
-        raise UserError(f"draws={draws}: a standard error needs at least 2")
-
-
 def _estimate(
-    row: int,
-    part: Objective,
-    told: Told = unheard,
-    *,
-    estimator: str,
-    kind: str,
-    draws: int,
-    seed: int,
-    bootstrap: int,
+    row: int, part: Objective, callback: Callback = ignore, *, estimator: str, kind: str, draws: int, seed: int
 ) -> Arrays:
     """The arrays of one row."""
     generator = torch.Generator().manual_seed(seed)
-    if bootstrap:
-        return _per_sample(part, draws, generator, told)
     with part.operator(kind=kind) as operator:
         found: TraceEstimate = ESTIMATORS[estimator](
-            operator, operator.size, draws, generator=generator, dtype=part.dtype, device=part.device, callback=told
+            operator, operator.size, draws, generator=generator, dtype=part.dtype, device=part.device, callback=callback
         )
     return {
         "value": found.value, "error": found.standard_error, "products": found.products, "samples": found.samples
@@ -171,9 +157,8 @@ def _exact(rows: Rows, traces: np.ndarray, keeps_sign: bool, fields: dict[str, A
         return Estimate(value, error, *np.ravel(interval(value, error, len(indices) - 1, keeps_sign)))
 
     found = [of_samples(indices) for indices in members]
-    groups = rows.whole.groups if rows.several and not rows.grouped else {}
-    present = rows.whole.class_samples > 0
-    found += [mean_of([found[c] for c in classes if present[c]]) for classes in groups.values()]
+    groups = rows.whole.present_groups if rows.several and not rows.grouped else {}
+    found += [mean_of([found[c] for c in classes]) for classes in groups.values()]
     columns = {"trace": Column(Estimate(*np.array(found, dtype=float).T), "images")}
     fields["provenance"]["products"] = 0
     return table_of(columns, np.full(len(members) - 1, -1), **fields)
@@ -182,26 +167,24 @@ def _exact(rows: Rows, traces: np.ndarray, keeps_sign: bool, fields: dict[str, A
 def _of_every_sample(rows: Rows, work: Work, draws: int, seed: int, executor: Executor | None) -> dict[int, Arrays]:
     """Hutchinson's estimate of every row from z' H_i z of every sample: a pass for each vector, however many rows."""
     whole, weights = rows.whole, rows.whole.weights.double().numpy()
-    require_draws(draws)
+    require_whole("draws", draws, 2, ", for a standard error")
+    forms = np.empty((draws, whole.num_samples))
     with progress(draws, "trace", "products") as bar:
         if executor is None:
-            found = {}
             with whole.operator() as operator:
                 for draw, z in enumerate(_signs(whole, draws, seed)):
-                    ((_, found[draw]),) = work.rows([draw], partial(_forms, whole, z, operator))
+                    forms[draw] = work.once(draw, partial(_forms, whole, z, operator))["forms"]
                     bar.update()
         else:
             # Vectors are the tasks, not classes: sums over samples then have the bits of a single process.
             with parcelled(whole, scratch_of(executor, work.folder)) as parcel:
-                found = {}
-                for draw, arrays in do_all(executor, {d: SentDraw(work, parcel, d, seed) for d in range(draws)}):
-                    found[draw] = arrays
+                for draw, found in do_all(executor, {d: partial(_sent, work, parcel, d, seed) for d in range(draws)}):
+                    forms[draw] = found["forms"]
                     bar.update()
-    table = [found[draw]["forms"] for draw in range(draws)]
     done = {}
     for i, _ in rows.present:
         own = rows.indices(i)
-        of_row, a = np.stack(table)[:, own], weights[own]
+        of_row, a = forms[:, own], weights[own]
         samples = of_row @ a / a.sum()
         value, error = mean_and_error(samples)
         done[i] = {"value": value, "error": error, "products": draws, "samples": samples, "forms": of_row.mean(axis=0)}
@@ -218,92 +201,67 @@ def _forms(whole: Objective, z: Tensor, operator: CurvatureOperator, draw: int) 
     return {"forms": whole.quadratic_forms(z, operator=operator)}
 
 
-@dataclass(frozen=True)
-class SentDraw:
-    """The quadratic forms of one vector for another process: its number is the one that it has among all."""
+def _sent(work: Work, parcel: Parcel, draw: int, seed: int) -> Arrays:
+    """The quadratic forms of one vector in another process, unless one has found them."""
 
-    work: Work
-    parcel: Parcel
-    draw: int
-    seed: int
+    def compute(draw: int) -> Arrays:
+        whole = parcel.open()
+        *_, z = _signs(whole, draw + 1, seed)
+        with whole.operator() as operator:
+            return _forms(whole, z, operator, draw)
 
-    def __call__(self) -> Arrays:
-        """``forms`` (n,) of every sample, read where another process has found them."""
-        if (found := self.work.row(self.draw)) is None:
-            whole = self.parcel.open()
-            *_, z = _signs(whole, self.draw + 1, self.seed)
-            with whole.operator() as operator:
-                found = _forms(whole, z, operator, self.draw)
-            self.work.save_row(self.draw, found)
-        return found
-
-
-def _per_sample(part: Objective, draws: int, generator: torch.Generator, told: Told) -> Arrays:
-    """Hutchinson's estimate for every sample, so that samples can be drawn again."""
-    require_draws(draws)
-    forms = []
-    for _ in range(draws):
-        z = random_signs(part.num_parameters, generator, part.dtype, part.device)
-        forms.append(part.quadratic_forms(z))
-        told(1)
-    table, weights = np.stack(forms), part.weights.double().numpy()
-    samples = table @ weights / weights.sum()
-    value, error = mean_and_error(samples)
-    return {"value": value, "error": error, "products": draws, "samples": samples, "forms": table.mean(axis=0)}
+    return work.once(draw, compute)
 
 
 def _result(
     rows: Rows, done: dict[int, Any], resamples: int, estimator: str, seed: int, fields: dict[str, Any]
 ) -> MeasureResult:
+    """The table of estimates of rows, of all samples, and of groups."""
     names = [i for i, _ in rows.present]
     keeps_sign = fields["provenance"]["kind"] == "ggn"  # semidefinite for convex losses of the outputs
-    vectors = int(fields["provenance"]["draws"])
     freedom = max((len(found["samples"]) for found in done.values()), default=0) - 1
-    values, errors = np.full((2, len(rows.parts)), np.nan)
+    # Values and standard errors of the rows and, last, of everything.
+    table = np.full((2, len(rows.parts) + 1), np.nan)
     for i, found in done.items():
-        values[i], errors[i] = found["value"], found["error"]
+        table[:, i] = found["value"], found["error"]
     shares = rows.shares[names]
-    overall = error = np.array(np.nan)
     if rows.complete and estimator == "hutchinson":
-        overall, error = mean_and_error(sum(s * done[i]["samples"] for s, i in zip(shares, names, strict=True)))
+        table[:, -1] = mean_and_error(sum(s * done[i]["samples"] for s, i in zip(shares, names, strict=True)))
     elif rows.complete:  # the rows' estimates are dependent: the sum of their errors bounds that of the sum
-        overall, error = shares @ values[names], shares @ errors[names]
-    ends = interval(values, errors, freedom, keeps_sign)
-    overall_ends = interval(overall, error, freedom, keeps_sign)
-    means, group_errors = _groups(rows, done, estimator)
-    of_groups = interval(means, group_errors, freedom, keeps_sign)
+        table[:, -1] = table[:, names] @ shares
+    groups = _groups(rows, done, estimator)
+    ends, of_groups = (interval(m, se, freedom, keeps_sign) for m, se in (table, groups))
     if resamples:
         forms = {i: (done[i]["forms"], part.weights.double().numpy()) for i, part in rows.present}
+        if rows.complete:
+            q, a = (np.concatenate(parts) for parts in zip(*forms.values(), strict=True))
+            forms[len(rows.parts)] = q, a
+        ends[:] = np.nan
         for i, (q, a) in forms.items():
             ends[:, i] = mean_interval(q, a, resamples, seed)
-        q, a = (np.concatenate(parts) for parts in zip(*forms.values(), strict=True))
-        overall_ends = np.array(mean_interval(q, a, resamples, seed)) if rows.complete else np.full(2, np.nan)
-        if len(means):
-            whole = np.append(values, overall), np.append(errors, error), np.c_[ends, overall_ends]
-            of_groups = np.stack(Column.of_images(rows.whole, *whole).rows[2:])[:, len(values) + 1 :]
+        if groups.size:
+            column = Column.of_images(rows.whole, table[0], table[1], ends)
+            of_groups = np.stack(column.rows[2:])[:, table.shape[1] :]
+    known = np.concatenate([table, ends])
     if not rows.several:
-        values, errors = np.full((2, rows.whole.num_classes), np.nan)
-        ends = np.full((2, rows.whole.num_classes), np.nan)
-    estimates = Estimate(
-        np.r_[values, overall, means], np.r_[errors, error, group_errors], *np.c_[ends, overall_ends, of_groups]
-    )
-    over = f"images ({resamples} resamples)" if resamples else f"{vectors} random vectors"
-    return table_of({"trace": Column(estimates, over)}, np.full(len(values), -1), **fields)
+        known = np.c_[np.full((4, rows.whole.num_classes), np.nan), known[:, -1]]
+    estimates = Estimate(*np.c_[known, np.concatenate([groups, of_groups])])
+    over = f"images ({resamples} resamples)" if resamples else f"{fields['provenance']['draws']} random vectors"
+    return table_of({"trace": Column(estimates, over)}, np.full(known.shape[1] - 1, -1), **fields)
 
 
-def _groups(rows: Rows, done: dict[int, Any], estimator: str) -> tuple[np.ndarray, np.ndarray]:
-    """Means of the groups' classes, (G,), and their errors: the estimates share the random vectors, and so depend."""
-    groups = rows.whole.groups if rows.several and not rows.grouped else {}
+def _groups(rows: Rows, done: dict[int, Any], estimator: str) -> np.ndarray:
+    """Means of the groups' classes and their errors, (2, G): the estimates share the random vectors, and so depend."""
+    groups = rows.whole.present_groups if rows.several and not rows.grouped else {}
     found = np.full((2, len(groups)), np.nan)
-    for g, members in enumerate(groups.values()):
-        classes = [c for c in members if c in done]
+    for g, classes in enumerate(groups.values()):
         if not classes:
             continue
         if estimator == "hutchinson":
             found[:, g] = mean_and_error(np.mean([done[c]["samples"] for c in classes], axis=0))
         else:  # a bound, as of everything
             found[:, g] = np.mean([(done[c]["value"], done[c]["error"]) for c in classes], axis=0)
-    return found[0], found[1]
+    return found
 
 
 def _verify(rows: Rows, done: dict[int, Any], estimator: str, draws: int, seed: int) -> list[dict[str, Any]]:
@@ -312,7 +270,7 @@ def _verify(rows: Rows, done: dict[int, Any], estimator: str, draws: int, seed: 
         for i, part in rows.present
     ]
     if rows.several and rows.complete and estimator == "hutchinson":
-        whole = _estimate(-1, rows.whole, estimator=estimator, kind="hessian", draws=draws, seed=seed, bootstrap=0)
+        whole = _estimate(-1, rows.whole, estimator=estimator, kind="hessian", draws=draws, seed=seed)
         values = np.array([done[i]["value"] if i in done else np.nan for i in range(len(rows.parts))], dtype=float)
         checks.append(check_sum("all", values, rows.shares, float(whole["value"])))
     return checks

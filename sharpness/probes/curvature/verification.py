@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sharpness.objective import Objective
 from sharpness.probes.directions.gaussian import gaussian
-from sharpness.statistics import mean_and_error
+from sharpness.statistics.estimate import mean_and_error
 
 #: Rise of the loss that steps aim at, relative to the loss.
 RISE = 0.01

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpness.checkpoints import Checkpoint, load_checkpoint
-from sharpness.engine import batchnorms
+from sharpness.engine.modules import batchnorms
 from sharpness.errors import UserError
 from sharpness.models import Classifier
 from sharpness.objective import Objective
@@ -43,7 +43,7 @@ def toward(objective: Objective, other: Weights) -> Tensor:
         (state[n].detach().cpu().double() - p.detach().cpu().double()).reshape(-1)
         for n, p in zip(objective.names, objective.parameters, strict=True)
     ]
-    return torch.cat(pieces).to(objective.dtype).to(objective.device)
+    return objective.in_own_coordinates(torch.cat(pieces)).to(objective.dtype).to(objective.device)
 
 
 def require_reachable(objective: Objective, other: Weights) -> None:

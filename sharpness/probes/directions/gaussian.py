@@ -11,14 +11,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from sharpness.engine import filter_axes
+from sharpness.engine.scope import filter_axes
 from sharpness.errors import UserError, choose, require_whole
 from sharpness.objective import Objective
+from sharpness.objective.coordinates import block_sums, sizes_of
 
 NORMALIZATIONS = ("filter", "layer", None)
 logger = logging.getLogger("sharpness")
@@ -58,16 +58,6 @@ def gaussian(
     if orthogonal_to is not None:
         flat = _orthogonalized(objective, flat, orthogonal_to.detach().cpu().double(), normalization)
     return _rounded(objective, _normalized(objective, flat, normalization))
-
-
-def gaussian_pair(objective: Objective, seed: int = 0, normalization: str | None = "filter") -> tuple[Tensor, Tensor]:
-    """Draws 0 and 1, orthogonal within every filter, every layer, or as a whole, as they are normalised.
-
-    Raises:
-        UserError: a single parameter, or what :func:`gaussian` refuses.
-    """
-    first = gaussian(objective, 0, seed, normalization)
-    return first, gaussian(objective, 1, seed, normalization, orthogonal_to=first)
 
 
 def normalize(objective: Objective, direction: Tensor, normalization: str | None = "filter") -> Tensor:
@@ -128,20 +118,17 @@ def _noise(objective: Objective, draw: int, seed: int) -> Tensor:
 
 def _orthogonalized(objective: Objective, flat: Tensor, other: Tensor, normalization: str | None) -> Tensor:
     """``flat`` without its component along ``other``, block by block."""
-    blocks = []
-    for b, a in zip(_blocks(objective, flat, normalization), _blocks(objective, other, normalization), strict=True):
-        squares = a.square().sum(1, keepdim=True)
-        along = torch.where(squares > 0, (a * b).sum(1, keepdim=True) / squares, 0.0)
-        blocks.append(b - along * a)
-    if normalization is None and blocks[0].shape[1] < 2:
+    if normalization is None and len(flat) < 2:
         raise UserError("one parameter has no two orthogonal directions: take a line instead of a plane")
-    return _assemble(objective, blocks, normalization)
+    squares = block_sums(objective, other.square(), normalization)
+    return flat - torch.where(squares > 0, block_sums(objective, flat * other, normalization) / squares, 0.0) * other
 
 
 def _normalized(objective: Objective, flat: Tensor, normalization: str | None) -> Tensor:
     if normalization is None:
         return flat
-    moved = [p.numel() > filters for filters, p in zip(_filters(objective), objective.parameters, strict=True)]
+    named = zip(objective.names, objective.parameters, strict=True)
+    moved = [p.ndim > 0 and p.numel() > p.shape[objective.filter_axes[name]] for name, p in named]
     if not any(moved):
         logger.warning(
             "normalization=%r keeps biases, BatchNorm and other vectors as they are, and parameters=%r are nothing "
@@ -149,48 +136,11 @@ def _normalized(objective: Objective, flat: Tensor, normalization: str | None) -
             normalization,
             objective.scope,
         )
-    weights = torch.cat([p.detach().cpu().double().reshape(-1) for p in objective.parameters])
-    scaled = []
-    for d, w, moves in zip(
-        _blocks(objective, flat, normalization), _blocks(objective, weights, normalization), moved, strict=True
-    ):
-        norms = d.norm(dim=1, keepdim=True)
-        fitted = torch.where(norms > 0, d * (w.norm(dim=1, keepdim=True) / norms), 0.0)
-        scaled.append(fitted if moves else torch.zeros_like(d))
-    return _assemble(objective, scaled, normalization)
+    weights = objective.flat_weights.cpu()
+    norms, wanted = (block_sums(objective, v.square(), normalization).sqrt() for v in (flat, weights))
+    moves = torch.tensor(moved).repeat_interleave(torch.tensor(sizes_of(objective)))
+    return torch.where(moves & (norms > 0), flat * (wanted / norms), 0.0)
 
 
 def _rounded(objective: Objective, flat: Tensor) -> Tensor:
     return flat.to(objective.dtype).to(objective.device)
-
-
-def _filters(objective: Objective) -> list[int]:
-    """The number of filters of every parameter; a scalar is one."""
-    pairs = zip(objective.names, objective.parameters, strict=True)
-    return [p.shape[objective.filter_axes[name]] if p.ndim else 1 for name, p in pairs]
-
-
-def _blocks(objective: Objective, flat: Tensor, normalization: str | None) -> list[Tensor]:
-    """The parts of a flat vector that are normalised together, as the rows of one 2-D array per parameter."""
-    if normalization is None:
-        return [flat[None]]
-    sizes = [p.numel() for p in objective.parameters]
-    pieces = flat.split(sizes)
-    if normalization == "layer":
-        return [piece[None] for piece in pieces]
-    named = zip(objective.names, objective.parameters, pieces, _filters(objective), strict=True)
-    return [
-        piece.view(p.shape).movedim(objective.filter_axes[name], 0).reshape(filters, -1)
-        for name, p, piece, filters in named
-    ]
-
-
-def _assemble(objective: Objective, blocks: Sequence[Tensor], normalization: str | None) -> Tensor:
-    """The inverse of :func:`_blocks`."""
-    if normalization != "filter":
-        return torch.cat([block[0] for block in blocks])
-    pieces = []
-    for name, p, block in zip(objective.names, objective.parameters, blocks, strict=True):
-        axis = objective.filter_axes[name]
-        pieces.append(block.reshape(p.movedim(axis, 0).shape).movedim(0, axis).reshape(-1))
-    return torch.cat(pieces)

@@ -7,13 +7,14 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.engine import ClassSums
+from sharpness.engine.class_sums import ClassSums
 from sharpness.errors import UserError
 from sharpness.keywords import Default
 from sharpness.objective import Objective
@@ -95,23 +96,10 @@ def line(
     >>> line(objective, (-1, 1, 3), torch.tensor([1.0, 0.0])).losses.tolist()
     [-3.0, 0.0, 3.0]
     """
-    grid = _grid("x", x)
-    base = objective.check()
+    grid, base = _grid("x", x), objective.check()
     found = named_directions(objective, directions, 1, seed, normalization)
-    points = grid[:, None]
-    # Keyed by the displacements, so that the same points are found again however their directions are named.
-    storage = _storage("line", options, points, found.vectors)
-    values = _evaluate(objective, base, points, found.vectors, grid.shape, options["precision"], **storage)
-    return LineResult(
-        x=grid,
-        directions=found.name,
-        normalization=found.normalization,
-        seed=found.seed,
-        marks=found.marks,
-        mark_names=found.mark_names,
-        **values,
-        **common_fields(objective, probe="line", evaluations=len(grid)),
-    )
+    values = _evaluate(objective, base, found, grid[:, None], grid.shape, options)
+    return LineResult(x=grid, **values, **common_fields(objective, probe="line", evaluations=len(grid)))
 
 
 @comparable
@@ -164,21 +152,10 @@ def plane(
     base = objective.check()
     found = named_directions(objective, directions, 2, seed, normalization)
     points = np.stack([c.ravel() for c in np.meshgrid(grid_x, grid_y)], axis=1)
-    shape = (len(grid_y), len(grid_x))
-    storage = _storage("plane", options, points, found.vectors)
-    values = _evaluate(objective, base, points, found.vectors, shape, options["precision"], adaptive, **storage)
+    values = _evaluate(objective, base, found, points, (len(grid_y), len(grid_x)), options, adaptive)
     evaluations = int(values["evaluated"].sum())  # interpolated points cost nothing
-    return PlaneResult(
-        x=grid_x,
-        y=grid_y,
-        directions=found.name,
-        normalization=found.normalization,
-        seed=found.seed,
-        marks=found.marks,
-        mark_names=found.mark_names,
-        **values,
-        **common_fields(objective, probe="plane", evaluations=evaluations, adaptive=adaptive),
-    )
+    fields = common_fields(objective, probe="plane", evaluations=evaluations, adaptive=adaptive)
+    return PlaneResult(x=grid_x, y=grid_y, **values, **fields)
 
 
 def _grid(name: str, spec: Range) -> np.ndarray:
@@ -196,21 +173,27 @@ def _grid(name: str, spec: Range) -> np.ndarray:
 def _evaluate(
     objective: Objective,
     base: ClassSums,
+    directions: Directions,
     points: np.ndarray,
-    directions: Tensor,
     shape: tuple[int, ...],
-    precision: str,
+    options: SharedLandscapeOptions,
     adaptive: float | None = None,
-    **storage: Any,
 ) -> dict[str, Any]:
-    """The numbers of a landscape at ``w + sum_j points[:, j] d_j``, in arrays of some shape; ``base`` is at w."""
-    own = objective.precision
-    chosen = landscape_precision(objective, precision, len(points))
-    table = PointTable(objective, _Displacement(points, directions), len(points), precision=chosen, **storage)
+    """The fields of a landscape at ``w + sum_j points[:, j] d_j``, in arrays of some shape; ``base`` is at w."""
+    what, own, vectors = ("line", "plane")[len(shape) - 1], objective.precision, directions.vectors
+    # Keyed by the displacements, so that the same points are found again however their directions are named.
+    digest = hashlib.sha256(points.tobytes())
+    digest.update(vectors.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    table_in = partial(
+        PointTable, objective, _Displacement(points, vectors), len(points), what, folder=options["resume"],
+        settings={"displacements": digest.hexdigest()}, executor=options["executor"],
+    )  # fmt: skip
+    chosen = landscape_precision(objective, options["precision"], len(points))
+    table = table_in(precision=chosen)
     center = np.array([base.mean, *base.class_means, *base.class_accuracies])
     losses = 1 + objective.num_classes
-    if precision == "auto" and chosen != own:
-        exact = PointTable(objective, _Displacement(points, directions), len(points), precision=own, **storage)
+    if options["precision"] == "auto" and chosen != own:
+        exact = table_in(precision=own)
         some = spread_points(shape)
         # Unfinished work keeps its precision, whatever is faster now: another one would begin from the start.
         begun = table.done.any() or exact.done.any()
@@ -218,7 +201,7 @@ def _evaluate(
         if not worthwhile:
             table, chosen = exact, own
         elif not stands_out(table.evaluate(some)[:, :losses], exact.evaluate(some)[:, :losses], adaptive):
-            logger.info("%s: its relief is too small for %s, it is taken in %s", storage["what"], chosen, own)
+            logger.info("%s: its relief is too small for %s, it is taken in %s", what, chosen, own)
             table, chosen = exact, own
     if chosen == own:
         table.fill(np.flatnonzero((points == 0).all(axis=1)), center)
@@ -233,6 +216,11 @@ def _evaluate(
         found.values[:, :losses] = np.maximum(found.values[:, :losses], 0.0)
     rows, errors = found.values.T.reshape(-1, *shape), found.errors.T.reshape(-1, *shape)
     return {
+        "directions": directions.name,
+        "normalization": directions.normalization,
+        "seed": directions.seed,
+        "marks": directions.marks,
+        "mark_names": directions.mark_names,
         "losses": rows[0],
         "class_losses": rows[1:losses],
         "class_accuracies": rows[losses:],
@@ -258,11 +246,3 @@ class _Displacement:
     def __call__(self, i: int) -> Tensor:
         first, *others = (float(t) * d for t, d in zip(self.points[i], self.directions, strict=True))
         return sum(others, first)
-
-
-def _storage(what: str, options: SharedLandscapeOptions, points: np.ndarray, directions: Tensor) -> dict[str, Any]:
-    """Name, work folder and key of a landscape: the key is a digest of its displacements."""
-    digest = hashlib.sha256(points.tobytes())
-    digest.update(directions.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    settings = {"displacements": digest.hexdigest()}
-    return {"what": what, "folder": options["resume"], "settings": settings, "executor": options["executor"]}

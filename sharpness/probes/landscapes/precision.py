@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sharpness.engine import fast_bfloat16
+from sharpness.engine.flops import fast_bfloat16
 from sharpness.errors import UserError, choose
 from sharpness.objective import Objective
 from sharpness.probes.landscapes.adaptive_grid import CLASS_TOLERANCE

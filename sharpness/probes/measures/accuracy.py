@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from sharpness.engine import share_error
+from sharpness.engine.class_sums import share_error
 from sharpness.probes.measures.loss import rows_of_samples
 from sharpness.probes.measures.measure import Measure, NoSettings, Subject
 from sharpness.probes.shared.column import Column
-from sharpness.statistics import effective_samples, wilson
+from sharpness.statistics.estimate import effective_samples, wilson
 
 
 def accuracy(subject: Subject, settings: NoSettings) -> dict[str, Column]:

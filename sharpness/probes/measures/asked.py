@@ -25,6 +25,11 @@ class Asked:
     settings: dict[Measure, Any]
     usual: bool
 
+    @property
+    def by_name(self) -> dict[str, Any]:
+        """Settings by the names of the measures."""
+        return {measure.name: settings for measure, settings in self.settings.items()}
+
     def of(self, objective: Objective) -> dict[Measure, Any]:
         """Those that the objective has, without accuracy where targets are no labels; what is named tells its lack.
 

@@ -81,6 +81,7 @@ def correlate(
     if test is None:
         outcomes.remove("gap")
     else:
+        # Joined by model, run and class: the tables may list their files in another order, or not the same ones.
         tested = _keyed(_frame(test, "test"), "test").set_index(list(KEYS))["accuracy"]
         frame = frame.join(tested.rename("accuracy of test"), on=list(KEYS))
         if frame["accuracy of test"].isna().all():
@@ -96,6 +97,7 @@ def correlate(
     is_class = ~is_group & frame["class"].ne("all")
     if checkpoints.max() < 2 and is_class.sum() < 3:
         raise UserError(f"{checkpoints.max() + 1} checkpoints: give three or more, or a table of three or more classes")
+    # Classes of a checkpoint depend on each other: the bootstrap draws checkpoints, and classes of a single one.
     one = checkpoints.max() == 0
     rows: list[dict[str, Any]] = []
 

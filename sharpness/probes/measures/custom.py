@@ -19,7 +19,7 @@ from sharpness.probes.shared.column import Column, sample_freedom
 from sharpness.probes.shared.work import Arrays, Work
 from sharpness.progress import progress
 from sharpness.results.estimates import Estimate, mean_of
-from sharpness.statistics import interval
+from sharpness.statistics.estimate import interval
 
 #: What a function gives: a value, or a value and its standard error.
 Found = float | tuple[float, float]
@@ -88,10 +88,12 @@ def _computed(name: str, compute: Callable[[Objective], Found], objective: Objec
     """
     before, gradients = objective.model_sha256(), [p.grad for p in objective.model.parameters()]
     objective.model.zero_grad()
-    with torch.inference_mode(False), torch.enable_grad():
-        found = compute(objective)
-    for p, gradient in zip(objective.model.parameters(), gradients, strict=True):
-        p.grad = gradient
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            found = compute(objective)
+    finally:
+        for p, gradient in zip(objective.model.parameters(), gradients, strict=True):
+            p.grad = gradient
     if objective.model_sha256() != before:
         raise UserError(f"measure {name!r}: compute changed the model: move weights inside objective.at(displacement)")
     return numbers_of(name, found)
@@ -103,7 +105,7 @@ def _column(objective: Objective, numbers: np.ndarray, over: str) -> Column:
         ends = interval(values, errors, sample_freedom(objective))
         return Column.of_images(objective, values, errors, ends)
     # Classes may share draws: the mean of their errors is the largest that the error of their mean can be.
-    members = [[c for c in classes if objective.class_samples[c]] for classes in objective.groups.values()]
+    members = objective.present_groups.values()
     means = [mean_of([Estimate(*numbers[c]) for c in classes], independent=False)[:2] for classes in members]
     values, errors = np.concatenate([numbers, np.reshape(means, (-1, 2))]).T
     return Column(Estimate(values, errors, *interval(values, errors)), over)

@@ -15,7 +15,7 @@ from sharpness.probes.curvature.rows import rows_of
 from sharpness.probes.measures.measure import Measure, Passes, Subject, require_positive
 from sharpness.probes.shared.column import Column, sample_freedom
 from sharpness.progress import progress
-from sharpness.statistics import interval
+from sharpness.statistics.estimate import interval
 
 logger = logging.getLogger("sharpness")
 

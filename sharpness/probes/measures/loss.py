@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from sharpness.engine import mean_error
+from sharpness.engine.class_sums import mean_error
 from sharpness.probes.measures.measure import Measure, NoSettings, Subject
 from sharpness.probes.shared.column import Column, sample_freedom
-from sharpness.statistics import interval
+from sharpness.statistics.estimate import interval
 
 
 def loss(subject: Subject, settings: NoSettings) -> dict[str, Column]:

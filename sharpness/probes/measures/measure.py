@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sharpness.engine import SampleSums
+from sharpness.engine.class_sums import SampleSums
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.probes.shared.column import Column

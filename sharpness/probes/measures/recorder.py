@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.curvature import lanczos
+from sharpness.curvature.lanczos import lanczos
 from sharpness.errors import UserError, require_whole
 from sharpness.objective import Objective
 from sharpness.probes.measures.measure import require_positive
@@ -48,11 +48,8 @@ class Recorder:
     def rows(self, objective: Objective, epoch: float) -> list[dict[str, Any]]:
         """Measure, and return a row for every subset and measure."""
         begin = time.perf_counter()
-        parts = {"all": objective} | {
-            name: objective.restrict(np.flatnonzero(np.isin(objective.classes.numpy(), members)))
-            for name, members in objective.groups.items()
-            if any(objective.class_samples[c] for c in members)
-        }
+        groups = {name: objective.restrict(name) for name, members in objective.present_groups.items() if members}
+        parts = {"all": objective} | groups
         others = [name for name in self.names if name != LAMBDA]
         if not objective.has_answers:
             others = [name for name in others if name != "accuracy"]

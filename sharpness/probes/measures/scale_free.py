@@ -13,7 +13,7 @@ from sharpness.objective import Objective
 from sharpness.probes.measures.loss import means_over_images
 from sharpness.probes.measures.measure import Measure, NoSettings, Passes, Subject
 from sharpness.probes.shared.column import Column, sample_freedom
-from sharpness.statistics import interval
+from sharpness.statistics.estimate import interval
 
 logger = logging.getLogger("sharpness")
 
@@ -84,8 +84,8 @@ def fisher_rao_norm(subject: Subject, settings: NoSettings) -> dict[str, Column]
     .. math:: \|w\|_\mathrm{fr} = \sqrt{\tfrac{1}{A_c} \sum_i a_i \langle w, \nabla \ell_i \rangle^2}
     """
     objective = subject.objective
-    weights = torch.cat([p.detach().reshape(-1) for p in objective.parameters])
-    squares = means_over_images(subject, "fisher_rao_norm", objective.slopes(weights) ** 2)["fisher_rao_norm"].rows
+    slopes = objective.slopes(objective.flat_weights)
+    squares = means_over_images(subject, "fisher_rao_norm", slopes**2)["fisher_rao_norm"].rows
     classes = objective.num_classes + 1
     with np.errstate(divide="ignore", invalid="ignore"):
         values = np.sqrt(squares.value[:classes])

@@ -12,7 +12,7 @@ from sharpness.probes.measures.measure import ERROR, Measure, Passes, Subject
 from sharpness.probes.measures.trace import Hutchinson, hessian_trace
 from sharpness.probes.shared.column import Column, sample_freedom
 from sharpness.results.estimates import Estimate
-from sharpness.statistics import interval
+from sharpness.statistics.estimate import interval
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,7 @@ def soft_rank(subject: Subject, settings: SoftRank) -> dict[str, Column]:
     top = known["lambda_max"].rows.value[:rows]
     with np.errstate(divide="ignore", invalid="ignore"):
         value, error = (np.asarray(part)[:rows] / top for part in known["trace"].rows[:2])
-    present = subject.objective.class_samples > 0
-    members = [[c for c in classes if present[c]] for classes in subject.objective.groups.values()]
+    members = subject.objective.present_groups.values()
     means = [[part[m].mean() if m else np.nan for m in members] for part in (value, np.abs(error))]
     value, error = np.append(value, means[0]), np.append(np.abs(error), means[1])
     over, freedom = known["trace"].over, np.full(len(value), settings.trace_draws - 1)

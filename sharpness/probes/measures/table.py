@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Unpack
 
@@ -15,7 +16,8 @@ from torch import nn
 from sharpness.checkpoints import Checkpoint, find_checkpoints, load_checkpoint
 from sharpness.clusters import Parcel, do_all, parcelled, scratch_of, width
 from sharpness.data import read_once
-from sharpness.engine import SampleSums, undisturbed
+from sharpness.engine.class_sums import SampleSums
+from sharpness.engine.undisturbed import undisturbed
 from sharpness.errors import UserError
 from sharpness.keywords import Default, typed_keywords
 from sharpness.objective import Objective
@@ -116,11 +118,11 @@ def measure(
     ================= =========================================================================  ====================
 
     Over images: how much the number would change with other images of the class,
-    :func:`~sharpness.engine.mean_error`; NaN for a class of one image. An eigenvalue's is that of :math:`v' H v` with v
-    fixed, the rise's that at the same weights, an accuracy's :func:`~sharpness.engine.share_error`, which is not 0
-    where every answer is right. Over all samples, loss and accuracy alike weigh every sample by its weight in the
-    objective. A group's number is the mean of its classes'; its error takes into account that all classes share draws
-    and random vectors, but not images.
+    :func:`~sharpness.engine.class_sums.mean_error`; NaN for a class of one image. An eigenvalue's is that of
+    :math:`v' H v` with v fixed, the rise's that at the same weights, an accuracy's
+    :func:`~sharpness.engine.class_sums.share_error`, which is not 0 where every answer is right. Over all samples, loss
+    and accuracy alike weigh every sample by its weight in the objective. A group's number is the mean of its classes';
+    its error takes into account that all classes share draws and random vectors, but not images.
 
     Intervals are of 95 %: Wilson's for accuracies; Student's, with one degree of freedom less than there are images,
     draws or vectors, for the rest, on a logarithmic scale for what keeps its sign: losses, both ends of a spectrum, the
@@ -165,7 +167,7 @@ def measure(
         if isinstance(subject, str | Path):
             subject = load_checkpoint(subject)
         label = subject.label if isinstance(subject, Checkpoint) else None
-        return _measure_one(as_objective(subject, **options), asked, train_counts, folder, executor, label=label)
+        return _measure_one(as_objective(subject, **options), asked, train_counts, folder, label, None, executor)
     own_losses = options.get("loss") == "training"
     models = side_by_side(subject, lambda one: as_objective(one, **options), own_losses)
     tables = {}
@@ -176,7 +178,7 @@ def measure(
     def table(one: Training) -> MeasureResult:
         if (one.label, one.run) in tables:
             return tables[one.label, one.run]
-        return _measure_one(one.subject, asked, train_counts, folder, executor, next(left), one.label, one.run)
+        return _measure_one(one.subject, asked, train_counts, folder, one.label, one.run, executor, next(left))
 
     return compared(models, table)
 
@@ -186,41 +188,33 @@ def _sent(
     executor: Executor,
 ) -> dict[tuple[str, str | None], MeasureResult]:  # fmt: skip
     """The tables of models, each of which is a task, by label and run."""
-    known, shared = registered([measure.name for measure in asked.settings]), scratch_of(executor, folder)
+    known, shared = registered(list(asked.by_name)), scratch_of(executor, folder)
     with ExitStack() as parcels:
         calls = {}
         for one in models:
             parcel = parcels.enter_context(parcelled((known, one.subject), shared))
-            numbers = {measure.name: settings for measure, settings in asked.settings.items()}
-            calls[one.label, one.run] = SentTable(
-                parcel, numbers, asked.usual, train_counts, folder, one.label, one.run
+            calls[one.label, one.run] = partial(
+                _table_elsewhere, parcel, asked.by_name, asked.usual, train_counts, folder, one.label, one.run
             )
-        announce(f"measuring {', '.join(numbers)} of {len(models)} models on {width(executor)} workers")
+        announce(f"measuring {', '.join(asked.by_name)} of {len(models)} models on {width(executor)} workers")
+        found = {}
         with progress(len(models), "models", "models") as bar:
-            found = {}
             for key, result in do_all(executor, calls):
                 found[key] = result
                 bar.update()
     return found
 
 
-@dataclass(frozen=True)
-class SentTable:
-    """The table of a model for another process; measures by name, because their functions need not be sent."""
+def _table_elsewhere(parcel: Parcel, settings: dict[str, Any], usual: bool, *given: Any) -> MeasureResult:
+    """The table of a model in another process; measures by name, because their functions need not be sent.
 
-    parcel: Parcel
-    settings: dict[str, Any]
-    usual: bool
-    train_counts: Sequence[int] | None
-    folder: Path | None
-    label: str
-    run: str | None
-
-    def __call__(self) -> MeasureResult:
-        known, objective = self.parcel.open()
-        take_over(known)
-        asked = Asked({MEASURES.choose(name): chosen for name, chosen in self.settings.items()}, self.usual)
-        return _measure_one(objective, asked, self.train_counts, self.folder, None, 1, self.label, self.run)
+    Args:
+        given: training images, folder, label and run, as :func:`_measure_one` takes them.
+    """
+    known, objective = parcel.open()
+    take_over(known)
+    asked = Asked({MEASURES.choose(name): chosen for name, chosen in settings.items()}, usual)
+    return _measure_one(objective, asked, *given)
 
 
 #: A loss below which derivatives vanish with it, whatever the landscape.
@@ -232,10 +226,10 @@ def _measure_one(
     asked: Asked,
     train_counts: Sequence[int] | None,
     folder: Path | None,
-    executor: Executor | None = None,
-    models: int = 1,
     label: str | None = None,
     run: str | None = None,
+    executor: Executor | None = None,
+    models: int = 1,
 ) -> MeasureResult:
     """The table of one model, the first of several to come."""
     if train_counts is not None:
@@ -252,6 +246,7 @@ def _measure_one(
     numbers: dict[str, Any] = {"measures": list(names)}
     for chosen in settings.values():
         numbers |= asdict(chosen)
+    # With versions, because a table that is kept must not outlive the code of a measure of one's own.
     numbers |= versions_of(settings)
     fields = common_fields(subject, probe="measure", **numbers)
     key = {**fields["provenance"], "groups": subject.groups, "names": subject.class_names, "train": counts.tolist()}

@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from sharpness.data import ImageSet, LongTailData, load_data
 from sharpness.data.file_source import FileSource, Transform
 from sharpness.data.image_files import class_folders
 from sharpness.data.list_files import UNKNOWN, ImageList, read_list
 from sharpness.data.rows import Rows
-from sharpness.engine import undisturbed
 from sharpness.errors import UserError
 from sharpness.objective import Objective
 from sharpness.objective.temperature import temperature_of_logits
@@ -118,23 +116,13 @@ def evaluate_open_set(
     # Labels of the open set are never used: any of the model's classes may stand in their place.
     others = replace(unknown, labels=torch.zeros_like(unknown.labels))
     opened = Objective(known.model, others, num_classes=known.num_classes, class_names=known.class_names)
-    logits, open_logits = logits_of(known), logits_of(opened)
-    labels = known.y.cpu()
+    logits, open_logits, labels = known.outputs().double(), opened.outputs().double(), known.y.cpu()
     temperature = temperature_of_logits(logits, labels)[0]
     plain, cooled = (
         Scored.of((logits / t).numpy(), labels.numpy(), (open_logits / t).numpy(), known.groups)
         for t in (1.0, temperature)
     )
-    return OpenSetResult(
-        label, plain, cooled, temperature, threshold, tuple(names), tuple(known.class_names)
-    )  # fmt: skip
-
-
-@undisturbed()
-@torch.no_grad()
-def logits_of(objective: Objective) -> Tensor:
-    """Logits (n, C) of all samples, in double precision on the CPU."""
-    return torch.cat([objective._forward(x).double().cpu() for x, _, _ in objective._batches(None)])
+    return OpenSetResult(label, plain, cooled, temperature, threshold, tuple(names), tuple(known.class_names))
 
 
 def open_images(

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 
 from sharpness.errors import choose
 
@@ -25,16 +26,8 @@ REJECTED = -1
 F_MEASURES = ("oltr-2020", "oltr-2019")
 #: The published threshold.
 THRESHOLD = 0.1
-#: Bins of the calibration error.
+#: Bins of equal width of the calibration error (Guo et al., ICML 2017).
 BINS = 15
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities (n, C) of logits (n, C), in double precision."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    e = np.exp(shifted)
-    found: np.ndarray = e / e.sum(axis=1, keepdims=True)
-    return found
 
 
 def rejecting(scores: np.ndarray, predictions: np.ndarray, threshold: float) -> np.ndarray:
@@ -88,39 +81,34 @@ def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
     >>> auroc(np.array([0.9, 0.4]), np.array([0.4, 0.1]))
     0.875
     """
-    both = np.concatenate([known, unknown])
-    values, inverse, sizes = np.unique(both, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(sizes) - (sizes - 1) / 2)[inverse]
-    n, m = len(known), len(unknown)
-    return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
+    return float(scipy.stats.mannwhitneyu(known, unknown).statistic / (len(known) * len(unknown)))
 
 
-def fpr_at_tpr(known: np.ndarray, unknown: np.ndarray, tpr: float = 0.95) -> float:
-    """The share of the open set that is accepted at the highest threshold that accepts ``tpr`` of the known images.
+def fpr_at_95_tpr(known: np.ndarray, unknown: np.ndarray) -> float:
+    """The share of the open set that is accepted at the highest threshold that accepts 95 % of the known images.
 
     Args:
         known: (n,) scores of known images.
         unknown: (m,) scores of the open set.
-        tpr: share of the known images.
 
     Returns:
         The false-positive rate.
 
-    >>> fpr_at_tpr(np.linspace(0, 1, 21), np.array([0.01, 0.5]))
+    >>> fpr_at_95_tpr(np.linspace(0, 1, 21), np.array([0.01, 0.5]))
     0.5
     """
-    needed = int(np.ceil(tpr * len(known) - 1e-9))
+    needed = int(np.ceil(0.95 * len(known) - 1e-9))
     threshold = np.sort(known)[::-1][max(needed, 1) - 1]
     return float(np.mean(unknown >= threshold))
 
 
-def calibration_error(scores: np.ndarray, right: np.ndarray, bins: int = BINS) -> float:
-    r"""The expected calibration error :math:`\sum_b (n_b / n) |\mathrm{acc}_b - \mathrm{conf}_b|` of equal bins.
+def calibration_error(scores: np.ndarray, right: np.ndarray, weights: np.ndarray | None = None) -> float:
+    r"""The expected calibration error :math:`\sum_b (A_b / A) |\mathrm{acc}_b - \mathrm{conf}_b|` of 15 equal bins.
 
     Args:
         scores: (n,) largest probabilities, each in a bin (l, u].
-        right: (n,) whether the prediction is right.
-        bins: their number.
+        right: (n,) 1 where the prediction is right, else 0.
+        weights: (n,) of the images, whose sums are A; 1 unless given.
 
     Returns:
         The error, from 0 to 1.
@@ -128,10 +116,9 @@ def calibration_error(scores: np.ndarray, right: np.ndarray, bins: int = BINS) -
     >>> round(calibration_error(np.array([0.9, 0.9]), np.array([True, False])), 6)
     0.4
     """
-    index = np.clip(np.ceil(scores * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.zeros(bins)
-    np.add.at(gaps, index, right.astype(float) - scores)
-    return float(np.abs(gaps).sum() / len(scores))
+    a = np.ones(len(scores)) if weights is None else weights
+    bins = np.clip(np.ceil(scores * BINS).astype(int) - 1, 0, BINS - 1)
+    return float(np.abs(np.bincount(bins, a * (right - scores), BINS)).sum() / a.sum())
 
 
 @dataclass(frozen=True)
@@ -160,8 +147,8 @@ class Scored:
     def of(
         cls, logits: np.ndarray, labels: np.ndarray, open_logits: np.ndarray, groups: Mapping[str, Sequence[int]]
     ) -> Scored:
-        """Score logits (n, C) of known images and (m, C) of the open set."""
-        p, q = softmax(logits), softmax(open_logits)
+        """Score logits (n, C) of known images and (m, C) of the open set, in double precision."""
+        p, q = (scipy.special.softmax(u, axis=1) for u in (logits, open_logits))
         return cls(p.max(1), p.argmax(1), labels, q.max(1), q.argmax(1), groups, logits.shape[1])
 
     def class_accuracies(self, threshold: float = 0.0) -> np.ndarray:
@@ -190,7 +177,7 @@ class Scored:
             **_accuracies(self.class_accuracies(), self.groups, float(right.mean())),
             "calibration_error": calibration_error(self.scores, right),
             "auroc": auroc(self.scores, self.open_scores),
-            "fpr_at_95_tpr": fpr_at_tpr(self.scores, self.open_scores),
+            "fpr_at_95_tpr": fpr_at_95_tpr(self.scores, self.open_scores),
         }
 
 

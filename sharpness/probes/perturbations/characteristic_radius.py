@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.engine import ClassSums
+from sharpness.engine.class_sums import ClassSums
 from sharpness.errors import UserError
 from sharpness.flattening import optimal_radius
 from sharpness.flattening.class_radius import TINY
 from sharpness.objective import Objective
 from sharpness.probes.curvature.eigenvalues import eigenvalues
-from sharpness.probes.directions.gaussian import gaussian
-from sharpness.probes.perturbations.projected_ascent import Ball, ascend
+from sharpness.probes.perturbations.projected_ascent import Ball, climb
 from sharpness.probes.shared.comparison import common_fields
 from sharpness.probes.shared.probe import Resumed, comparable
 from sharpness.probes.shared.work import Arrays, Work
@@ -129,8 +128,7 @@ def characteristic_radius(
     if grid.ndim != 1 or not len(grid) or not (np.isfinite(grid) & (grid > 0)).all() or (np.diff(grid) <= 0).any():
         raise UserError(f"factors={list(factors)}: give positive numbers in ascending order, of rho*")
     counts, source = _counts(objective, train_counts)
-    weights = torch.cat([p.detach().reshape(-1) for p in objective.parameters]).double()
-    weight_norm = float(weights.norm())
+    weight_norm = objective.weight_norm
     if weight_norm == 0:
         raise UserError("the weights in scope are all 0: the bound is smallest at radius 0, which is no perturbation")
     settings = {"scale": scale, "steps": steps, "seed": seed, "tol": tol, "counts": source}
@@ -154,6 +152,7 @@ def characteristic_radius(
             table[row, : len(found["numbers"])], losses[row] = found["numbers"], found["losses"]
             bar.update()
     if lambda_max:
+        # Twice: classes are rows of one call, and all samples, which are no class, of another.
         for per_class, chosen in ((True, slice(None, whole)), (False, slice(whole, None))):
             ends = eigenvalues(
                 objective, per_class=per_class, tol=tol, seed=seed, keep_vectors=False, resume=given["resume"]
@@ -205,7 +204,7 @@ class _Row:
         k = self.whole.num_parameters
         # Also at the centre through `whole`: all its samples set the statistics of BatchNorm, for every class.
         with self.whole.at(torch.zeros(k)):
-            center, slope = self.part.evaluate(), self.part.gradient()
+            center, slope = self.part.evaluate_samples(), self.part.gradient()
             gradient = slope.double()
             norm = float(gradient.norm())
             if not np.isfinite(norm):
@@ -213,34 +212,19 @@ class _Row:
             direction = gradient / norm if norm > 0 else gradient
             product = self.part.hvp(direction.to(slope.dtype))
             curvature = float(direction @ product.double()) if norm > 0 else np.nan
-            radius = float(
-                optimal_radius(
-                    torch.tensor(self.weight_norm, dtype=torch.float64),
-                    torch.tensor(norm, dtype=torch.float64),
-                    k,
-                    torch.tensor(self.n),
-                )
-            )
+            norms = torch.tensor([self.weight_norm, norm], dtype=torch.float64)
+            radius = float(optimal_radius(norms[0], norms[1], k, torch.tensor(self.n)))
             unit = k**0.5 * radius * min(norm / TINY, 1.0)
             step = scale * unit
             losses = np.array([self._at(factor * unit * direction).mean for factor in factors])
             measured = self._at(step * direction).mean - center.mean
-            worst = self._ascend(center, slope, step, steps, seed) if steps else np.nan
+            best, _ = climb(self.whole, self.part, center, slope, Ball(step), steps, seed)
+            worst = best.mean - center.mean if steps else np.nan
         bound = center.mean + unit * norm + self.weight_norm / (2 * radius * max(self.n - 1, 1) ** 0.5)
         first = step * norm
         second = first + step**2 * np.nan_to_num(curvature) / 2
         row = [center.mean, norm, radius, bound, step, first, second, measured, worst, curvature]
         return {"numbers": np.array(row), "losses": losses}
-
-    def _ascend(self, center: ClassSums, slope: Tensor, step: float, steps: int, seed: int) -> float:
-        def gradient(displacement: Tensor) -> Tensor:
-            with self.whole.at(displacement):
-                return self.part.gradient()
-
-        best, _ = ascend(
-            self._at, gradient, center, slope, Ball(step), steps, lambda: gaussian(self.whole, 0, seed, None)
-        )
-        return best.mean - center.mean
 
     def _at(self, displacement: Tensor) -> ClassSums:
         with self.whole.at(displacement):

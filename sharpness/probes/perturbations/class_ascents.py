@@ -1,24 +1,20 @@
-"""One ascent for every class and for all samples together, or for every batch of them: which, in what order, kept."""
+"""Projected ascents of every class and of all samples, or of batches of them, with unfinished work."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.engine import SampleSums
+from sharpness.engine.class_sums import SampleSums
 from sharpness.errors import UserError
 from sharpness.objective import Objective
-from sharpness.probes.directions.gaussian import gaussian
-from sharpness.probes.perturbations.projected_ascent import Ball, ascend
+from sharpness.probes.perturbations.projected_ascent import Ball, climb
 from sharpness.probes.shared.work import Work
 from sharpness.progress import progress
-
-T = TypeVar("T")
 
 
 def split_batches(samples: int, m: int | None, seed: int) -> list[np.ndarray]:
@@ -60,7 +56,7 @@ class Ascents:
             gradients; and of the rises r_i over samples, sums of a_i^2, a_i^2 r_i and (a_i r_i)^2.
         slope: (k,) the sum over classes so far of weight times gradient at the centre, float64. That of all samples,
             as one batch, needs no pass over the data.
-        done: items that are.
+        done: number of finished items.
     """
 
     def __init__(self, objective: Objective, base: SampleSums, m: int | None, seed: int) -> None:
@@ -104,7 +100,7 @@ class Ascents:
         """Loss, worst loss, rise, accuracy at the worst points, standard error of the rise.
 
         Of the classes and, last, overall: (5, C + 1). The standard error is over samples, at the points that were
-        found, see :func:`~sharpness.engine.mean_error`.
+        found, see :func:`~sharpness.engine.class_sums.mean_error`.
         """
         rows = np.full((self.objective.num_classes + 1, 5), np.nan)
         owners = np.array([item.row for item in self.items])
@@ -119,7 +115,7 @@ class Ascents:
         return rows.T
 
     def _climb(self, item: Item, ball: Ball, steps: int, update: Callable[[int], object]) -> tuple[np.ndarray, Tensor]:
-        """The numbers of an item, (6,), and the slope with it."""
+        """The numbers of an item, (9,), and the slope with it."""
         objective, slope = self.objective, self.slope
         everything = self._everything(item)
         part = objective if everything else objective.restrict(item.indices)
@@ -137,19 +133,7 @@ class Ascents:
             where = f"class {objective.class_names[item.row]}" if item.row < objective.num_classes else "all samples"
             raise UserError(f"the gradient of {where} is not finite, though its loss is: no direction leads up")
 
-        def gradient_at(displacement: Tensor) -> Tensor:
-            update(1)
-            return self._at(displacement, part.gradient)
-
-        best, more = ascend(
-            lambda displacement: self._at(displacement, part.evaluate_samples),
-            gradient_at,
-            center,
-            gradient,
-            ball,
-            steps,
-            lambda: gaussian(objective, 0, self.seed, None),
-        )
+        best, more = climb(objective, part, center, gradient, ball, steps, self.seed, update)
         found = center.loss, best.loss, center.weight, best.correct, best.count
         squares, rises = center.rows[1] ** 2, best.losses - center.losses
         spread = squares.sum(), (squares * rises).sum(), (squares * rises**2).sum()
@@ -157,11 +141,6 @@ class Ascents:
 
     def _everything(self, item: Item) -> bool:
         return item.whole and item.row == self.objective.num_classes
-
-    def _at(self, displacement: Tensor, function: Callable[[], T]) -> T:
-        """At a displacement of the whole objective: it is all its samples that re-estimate BatchNorm's statistics."""
-        with self.objective.at(displacement):
-            return function()
 
     def _center(self, indices: np.ndarray) -> SampleSums:
         """The loss of some samples at the centre."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.engine import mean_error
+from sharpness.engine.class_sums import mean_error
 from sharpness.errors import UserError, require_whole
 from sharpness.objective import Objective
 from sharpness.probes.curvature.rows import rows_of
@@ -89,8 +89,10 @@ def class_optima(
     settings = {"damping": damping, "steps": steps, "cg_steps": cg_steps, "match_samples": match_samples}
     fields = rows.fields(probe="class_optima", **settings)
     whole.check()
-    most = steps * cg_steps
-    announce(f"optima of {len(rows.present)} rows, at most {most} products each", _seconds(whole, most))
+    most, cost, n = steps * cg_steps, Cost.of(whole, rows=1), whole.num_samples
+    seconds = 10 * (cost.forward(n) + cost.gradient(n)) + most * cost.product(n)
+    announce(f"optima of {len(rows.present)} rows, at most {most} products each", seconds)
+    # One row after another in this process: every step moves the model, which rows side by side would share.
     search = _Search(damping / norm**2, steps, cg_steps)
     count, k = len(rows.parts), whole.num_parameters
     vectors, numbers = np.full((count, k), np.nan), np.full((5, count), np.nan)
@@ -151,7 +153,9 @@ class _Search:
         found = _Optimum(part.loss(), zero)
         damped = found.start
         for _ in range(self.steps):
-            step, solved = self._step(part, found.displacement, update)
+            with part.at(found.displacement):
+                slope = part.gradient() + self.mu * found.displacement
+                step, solved = self._solve(part, -slope, update)
             found.products += solved
             for halving in range(HALVINGS):
                 tried = found.displacement + step / 2**halving
@@ -169,11 +173,6 @@ class _Search:
                 break
         self._errors(part, found, update)
         return found
-
-    def _step(self, part: Objective, at: Tensor, update: Callable[[int], object]) -> tuple[Tensor, int]:
-        """The Gauss-Newton step at a displacement, and the products that it took."""
-        with part.at(at):
-            return self._solve(part, -(part.gradient() + self.mu * at), update)
 
     def _solve(self, part: Objective, right: Tensor, update: Callable[[int], object]) -> tuple[Tensor, int]:
         """Conjugate gradients for ``(G + mu) x = right`` at the weights as they are."""
@@ -212,8 +211,3 @@ def _cosines(vectors: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         units = np.where(norms > 0, vectors / norms, np.nan)
     return np.clip(units @ units.T, -1, 1)
-
-
-def _seconds(objective: Objective, products: int) -> float:
-    cost, samples = Cost.of(objective, rows=1), objective.num_samples
-    return 10 * (cost.forward(samples) + cost.gradient(samples)) + products * cost.product(samples)

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import numpy as np
 from torch import Tensor
 
-from sharpness.engine import ClassSums
+from sharpness.engine.class_sums import ClassSums
 from sharpness.errors import UserError, choose, require_whole
 from sharpness.objective import Objective
 from sharpness.probes.directions.gaussian import check_direction, gaussian
@@ -20,7 +20,7 @@ from sharpness.probes.shared.probe import Given, comparable
 from sharpness.progress import progress
 from sharpness.results import MeasureResult
 from sharpness.results.estimates import Estimate
-from sharpness.statistics import interval, mean_and_error
+from sharpness.statistics.estimate import interval, mean_and_error
 
 DIRECTIONS = ("random", "gradient", "class_gradient", "update")
 #: Radii of the search: the first one, the least and the largest.
@@ -203,7 +203,7 @@ def _table(objective: Objective, found: dict[str, np.ndarray], **settings: Any) 
         columns |= {f"{kind}_loss": radii[:, 0], f"{kind}_accuracy": radii[:, 1]}
     if not objective.has_answers:
         columns = {name: radii for name, radii in columns.items() if not name.endswith("_accuracy")}
-    groups = [[c for c in members if objective.class_samples[c]] for members in objective.groups.values()]
+    groups = objective.present_groups.values()
     rows = {}
     for name, radii in columns.items():
         of_groups = [radii[:, members].mean(axis=1) if members else np.full(len(radii), np.nan) for members in groups]
@@ -211,11 +211,11 @@ def _table(objective: Objective, found: dict[str, np.ndarray], **settings: Any) 
         ends = interval(means, errors, len(radii) - 1, keeps_sign=True)
         rows[name] = Column(Estimate(means, errors, *ends), f"{len(radii)} directions")
     counts = np.full(objective.num_classes, -1) if objective.train_counts is None else objective.train_counts
-    described = {name: _described(name) for name in columns}
+    described = {
+        name: {
+            "title": f"Critical radius, {name.replace('_', ' ')}", "unit": "weight norms", "lower_is_flatter": False
+        }
+        for name in columns
+    }  # fmt: skip
     fields = common_fields(objective, probe="critical_radius", **settings)
     return table_of(rows, counts, described=described, **fields)
-
-
-def _described(name: str) -> dict[str, Any]:
-    title = f"Critical radius, {name.replace('_', ' ')}"
-    return {"title": title, "unit": "weight norms", "lower_is_flatter": False}

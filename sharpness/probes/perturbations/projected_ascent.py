@@ -26,7 +26,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from sharpness.engine import ClassSums
+from sharpness.engine.class_sums import ClassSums, SampleSums
+from sharpness.objective import Objective
+from sharpness.probes.directions.gaussian import gaussian
 
 S = TypeVar("S", bound=ClassSums)
 NORMS = ("l2", "linf")
@@ -121,3 +123,37 @@ def ascend(
 
 def _mean(sums: ClassSums) -> float:
     return sums.mean
+
+
+def climb(
+    whole: Objective,
+    part: Objective,
+    center: SampleSums,
+    slope: Tensor,
+    ball: Ball,
+    steps: int,
+    seed: int,
+    callback: Callable[[int], object] = lambda gradients: None,
+) -> tuple[SampleSums, int]:
+    """Climb on the loss of some samples of an objective, see :func:`ascend`.
+
+    Args:
+        whole: whose weights are moved: all its samples re-estimate the statistics of BatchNorm.
+        part: some of its samples.
+        seed: of the start where there is no gradient at the centre.
+        callback: called with 1 before every gradient.
+
+    Returns:
+        As :func:`ascend`.
+    """
+
+    def evaluate(displacement: Tensor) -> SampleSums:
+        with whole.at(displacement):
+            return part.evaluate_samples()
+
+    def gradient(displacement: Tensor) -> Tensor:
+        callback(1)
+        with whole.at(displacement):
+            return part.gradient()
+
+    return ascend(evaluate, gradient, center, slope, ball, steps, lambda: gaussian(whole, 0, seed, None))

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Unpack
 
 import numpy as np
-import torch
 
 from sharpness.errors import UserError, choose, require_whole
 from sharpness.objective import Objective
@@ -17,7 +16,7 @@ from sharpness.probes.shared.comparison import common_fields
 from sharpness.probes.shared.probe import Given, comparable
 from sharpness.probes.shared.work import Work
 from sharpness.results import MeasureResult
-from sharpness.statistics import interval
+from sharpness.statistics.estimate import interval
 
 NAMES = ("loss", "worst_loss", "worst_rise", "worst_accuracy")
 
@@ -73,6 +72,7 @@ def worst_case(
     Raises:
         UserError: a radius, steps or m that are not positive, an unknown norm, a gradient that is not finite.
 
+    >>> import torch
     >>> model = torch.nn.Linear(2, 1, bias=False)
     >>> data = torch.tensor([[3.0, 0.0], [0.0, 4.0]]), torch.tensor([0, 0])
     >>> objective = Objective(model, data, loss=lambda outputs, targets: outputs[:, 0])
@@ -89,8 +89,7 @@ def worst_case(
     settings = {"rho": rho, "steps": steps, "norm": norm, "adaptive": adaptive, "m": m, "seed": seed}
     fields = common_fields(objective, probe="worst_case", **settings)
     ascents = Ascents(objective, objective.check(), m, seed)
-    weights = torch.cat([p.detach().reshape(-1) for p in objective.parameters])
-    ball = Ball(rho, norm, weights.abs() if adaptive else None)
+    ball = Ball(rho, norm, objective.flat_weights.abs().to(objective.dtype) if adaptive else None)
     work = Work(resume, {**fields["provenance"], "value": f"{ascents.base.mean:.4g}"})
     ascents.run(ball, steps, work)
     *values, error = ascents.table()

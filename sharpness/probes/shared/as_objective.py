@@ -15,16 +15,16 @@ from sharpness.checkpoints import Checkpoint, find_checkpoints, load_checkpoint
 from sharpness.data import ForeignData, ImageSet, LongTailData
 from sharpness.data.dataset import first_of_each
 from sharpness.data.named_data import NamedData
-from sharpness.engine import PerSampleLoss, resolve_device
+from sharpness.engine.class_sums import PerSampleLoss
+from sharpness.engine.devices import resolve_device
 from sharpness.errors import UserError, choose
 from sharpness.keywords import typed_keywords
 from sharpness.methods import METHODS
 from sharpness.methods.training_loss import TrainingLoss, training_loss
 from sharpness.objective import Objective, Samples
 from sharpness.objective.temperature import LOGITS
-from sharpness.probes.shared.checkpoint_data import checkpoint_data, own_images
+from sharpness.probes.shared.checkpoint_data import checkpoint_data, own_images, training_set
 from sharpness.probes.shared.options import CheckpointOptions
-from sharpness.probes.shared.training_set import training_set
 from sharpness.probes.shared.trainings import run_names, trainings_by_path
 
 #: What can be probed.

@@ -1,4 +1,4 @@
-"""Images that a checkpoint is probed on: those on record, a named data set, or images of the user's own."""
+"""Data of a checkpoint: the images that it is probed on, and the training set that it saw."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from sharpness.checkpoints import Checkpoint
-from sharpness.data import DATASETS, ForeignData, LongTailData, load_data
+from sharpness.data import DATASETS, ForeignData, LongTail, LongTailData, load_data, profile_counts
 from sharpness.data.cifar import LAYOUTS
 from sharpness.data.named_data import NamedData
 from sharpness.data.profiles import LISTED
 from sharpness.data.published_lists import PUBLISHED
 from sharpness.errors import UserError, choose
-from sharpness.probes.shared.training_set import training_set
 
 logger = logging.getLogger("sharpness")
 
@@ -50,7 +49,7 @@ def checkpoint_data(checkpoint: Checkpoint, wanted: NamedData, given: LongTailDa
         raise UserError(
             f"{checkpoint.path} tells {classes} classes apart and {data.longtail.dataset} has {data.num_classes}"
         )
-    here = data.train.images.shape[1]
+    here = data.part(wanted.split).images.shape[1]
     if channels not in (None, here):
         raise UserError(
             f"{checkpoint.path} takes images of {channels} channels, those of {data.longtail.dataset} have {here}"
@@ -158,3 +157,37 @@ def open_part(checkpoint: Checkpoint, named: Any, data_root: str | None) -> Long
     if named is not None and not isinstance(named, str):
         return None
     return checkpoint_data(checkpoint, NamedData(named, data_root, split="test"))
+
+
+def training_set(checkpoint: Checkpoint, probed: LongTail | None = None) -> LongTail | None:
+    """The training set of a checkpoint; None if it is unknown.
+
+    Our own files record it. A family that trains on balanced data, such as akamaster's, saw the official set; one that
+    trains on a long tail saw that, if the file records its imbalance.
+
+    Args:
+        probed: the probed data set, which the user named: the training set of a file of that family, and of a file that
+            records nothing.
+    """
+    manifest = checkpoint.manifest
+    if not checkpoint.is_foreign:
+        return manifest.longtail or probed
+    known, classes = manifest.dataset, manifest.model.num_classes
+    if probed is not None and known in (None, probed.dataset) and known not in LAYOUTS:
+        return probed
+    layout = LAYOUTS.get(str(known).removesuffix("-lt"))
+    if known is None or layout is None or layout.num_classes != classes:
+        return None
+    names = probed.class_names if probed is not None else tuple(map(str, range(layout.num_classes)))
+    if known in LAYOUTS:
+        return LongTail(known, names, "exp", 1.0, "first_n", (layout.per_class,) * layout.num_classes, "oltr")
+    if manifest.imbalance is None:
+        return None
+    profile, imbalance = manifest.profile or "exp", float(manifest.imbalance)
+    try:
+        counts = profile_counts(profile, imbalance, layout.num_classes, layout.per_class)
+    except UserError:
+        # The name of a folder may say anything.
+        return None
+    subset = manifest.cut.get("subset", "ldam_seed0")
+    return LongTail(known, names, profile, imbalance, subset, counts, layout.groups)

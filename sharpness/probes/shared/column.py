@@ -38,8 +38,7 @@ class Column(NamedTuple):
             ends: (2, C + 1), lower and upper ends of their intervals.
         """
         table = np.stack([values, errors, *ends])
-        members = [[c for c in classes if objective.class_samples[c]] for classes in objective.groups.values()]
-        groups = [mean_of([Estimate(*table[:, c]) for c in classes]) for classes in members]
+        groups = [mean_of([Estimate(*table[:, c]) for c in members]) for members in objective.present_groups.values()]
         return cls(Estimate(*np.concatenate([table, np.reshape(groups, (-1, 4)).T], axis=1)), "images")
 
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
+from dataclasses import replace
 from typing import Any
 
 from sharpness.errors import UserError
@@ -56,9 +56,7 @@ def _in_groups_of(other: Training, model: Training) -> Training:
     if not model.subject.groups or _splits(model.subject.groups) or not _splits(theirs):
         return model
     logger.warning("%s was trained on balanced classes: groups are those of %s", named(model), named(other))
-    one = copy(model.subject)
-    one.groups = dict(theirs)
-    return model._replace(subject=one)
+    return model._replace(subject=model.subject._over(replace(model.subject.samples, groups=dict(theirs))))
 
 
 def _splits(groups: Mapping[str, Sequence[int]]) -> bool:

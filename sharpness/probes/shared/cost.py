@@ -13,17 +13,18 @@ from typing import NamedTuple
 import torch
 
 from sharpness.clusters import width
-from sharpness.curvature import lanczos_memory
-from sharpness.engine import Workers, distributed, side_by_side
+from sharpness.curvature.lanczos import lanczos_memory
+from sharpness.engine import distributed
+from sharpness.engine.workers import Workers, side_by_side
 from sharpness.objective import Objective
 
-#: Samples that are timed: a few, for what a pass takes anyway, and more.
+#: Numbers of samples that are timed: a few, for the fixed part of a pass, and more.
 SAMPLES = (4, 32)
 logger = logging.getLogger("sharpness")
 
 
 class Linear(NamedTuple):
-    """Seconds of a pass as a function of its samples: what it takes anyway, and what each of them adds.
+    """Seconds of a pass as a linear function of its samples: a fixed part, and a part for each of them.
 
     >>> round(Linear.through([2, 10], [0.4, 1.2])(20), 6)
     2.2
@@ -34,10 +35,10 @@ class Linear(NamedTuple):
 
     @classmethod
     def through(cls, samples: Sequence[int], seconds: Sequence[float]) -> Linear:
-        """Through measured times of a few and of more samples, or of one number of them."""
+        """Fit measured times of a few and of more samples, or of one number of them."""
         few, many = samples[0], samples[-1]
         each = max((seconds[-1] - seconds[0]) / (many - few) if many > few else 0.0, 0.0)
-        # Noise may hide what many samples take: it is no less than half of what they took.
+        # Noise may hide the part of each sample: it is at least half of the time of many.
         each = max(each, 0.5 * seconds[-1] / many)
         return cls(max(0.0, seconds[-1] - each * many), each)
 
@@ -91,7 +92,7 @@ def rows_seconds(cost: Cost, products: float, sizes: Sequence[int]) -> float:
 
 
 def announce_rows(objective: Objective, what: str, products: float, sizes: Sequence[int], executor: Executor) -> None:
-    """Say how long rows should take on an executor, whose workers are taken to be as fast as this process."""
+    """Announce the expected duration of rows on an executor, whose workers are taken to be as fast as this process."""
     cost = replace(Cost.of(objective, 1, gradients=False), workers=min(width(executor), len(sizes)))
     announce(f"{what} of {len(sizes)} rows on {cost.workers} workers", rows_seconds(cost, products, sizes))
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypedDict
 
 from torch import Tensor
 
-from sharpness.engine import PerSampleLoss
+from sharpness.engine.class_sums import PerSampleLoss
 from sharpness.keywords import Default
 from sharpness.objective.description import SharedSampleOptions
 from sharpness.objective.temperature import Temperature

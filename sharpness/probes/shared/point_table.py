@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from sharpness.clusters import Parcel, do_all, parcelled, scratch_of, width
-from sharpness.engine import ClassSums, distributed
+from sharpness.engine import distributed
+from sharpness.engine.class_sums import ClassSums
 from sharpness.objective import Objective
 from sharpness.probes.shared.cost import announce
 from sharpness.probes.shared.work import Resume, Work, key_of
@@ -24,8 +25,6 @@ from sharpness.progress import progress
 LONG = 20.0
 #: The part of all points that interpolation usually asks for.
 USUAL = 1 / 3
-
-
 #: Blocks of points for each worker.
 BLOCKS = 4
 
@@ -36,28 +35,20 @@ def row_at(evaluation: Callable[[Tensor | None], ClassSums], displacement: Tenso
     return np.concatenate([[sums.mean], sums.class_means, sums.class_accuracies])
 
 
-@dataclass(frozen=True)
-class Block:
-    """Points for another process, which keeps what it finds.
+def _sent(work: Work, parcel: Parcel, indices: np.ndarray) -> np.ndarray:
+    """The rows of a block of points, (m,), in another process, which keeps what it finds.
 
     Args:
         parcel: of the objective, its displacements and the precision.
-        indices: (m,) of the points.
     """
-
-    work: Work
-    parcel: Parcel
-    indices: np.ndarray
-
-    def __call__(self) -> np.ndarray:
-        name = f"points-block-{key_of({'indices': self.indices.tolist()})}"
-        if (found := self.work.load(name)) is not None:
-            return found["rows"]
-        objective, displacement, precision = self.parcel.open()
-        evaluation = objective.evaluation(precision)
-        rows = np.stack([row_at(evaluation, displacement(int(i))) for i in self.indices])
-        self.work.save(name, {"indices": self.indices, "rows": rows})
-        return rows
+    name = f"points-block-{key_of({'indices': indices.tolist()})}"
+    if (found := work.load(name)) is not None:
+        return found["rows"]
+    objective, displacement, precision = parcel.open()
+    evaluation = objective.evaluation(precision)
+    rows = np.stack([row_at(evaluation, displacement(int(i))) for i in indices])
+    work.save(name, {"indices": indices, "rows": rows})
+    return rows
 
 
 class PointTable:
@@ -156,7 +147,7 @@ class PointTable:
             parcelled(content, scratch_of(self._executor, self._work.folder)) as parcel,
             self._watched(total, total - len(todo)) as bar,
         ):
-            calls = {tuple(block.tolist()): Block(self._work, parcel, block) for block in blocks}
+            calls = {tuple(block.tolist()): partial(_sent, self._work, parcel, block) for block in blocks}
             for cells, rows in do_all(self._executor, calls):
                 self.rows[list(cells)], self.done[list(cells)] = rows, True
                 bar.update(len(cells))

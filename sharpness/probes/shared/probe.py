@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sharpness.checkpoints import Checkpoint
 from sharpness.data import DATASETS, ForeignData, ImageSet, is_data, read_once
-from sharpness.engine import undisturbed
+from sharpness.engine.undisturbed import undisturbed
 from sharpness.errors import UserError
 from sharpness.keywords import typed_keywords
 from sharpness.objective import Objective
@@ -28,7 +28,7 @@ P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R", bound=Result)
 L = TypeVar("L", bound=Result)
-#: What a probe takes, and what may follow a model as its data without a name.
+#: Data that may follow a model without a keyword.
 Data = tuple[Any, Any] | list[Any] | Mapping[str, Any] | Dataset[Any] | DataLoader[Any] | ImageSet | ForeignData | str
 
 
@@ -174,6 +174,7 @@ def _comparable(probe: Callable[..., Any], by_layer: Callable[..., Any] | None =
 
 
 def _can_only_be_data(value: Any) -> bool:
+    """True for data by kind, or by the name of a data set."""
     return is_data(value) or (isinstance(value, str) and value in DATASETS)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy
 
-from sharpness.engine import ratio
+from sharpness.engine.class_sums import ratio
 from sharpness.objective import Objective
 
 #: By how much accuracies must differ to be worth a remark.

@@ -1,4 +1,4 @@
-"""Several trainings of one model: which checkpoints they are, and how a comparison is made of them."""
+"""Several trainings of one model: their checkpoints, and their comparison with others."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sharpness.checkpoints import Checkpoint, find_checkpoints, load_checkpoint
 from sharpness.errors import UserError, shown
 from sharpness.results import Comparison, Runs
 
-#: What a run's settings hold that says nothing of how it was trained.
+#: Settings of a run that say nothing of how it was trained.
 CIRCUMSTANCES = ("seed", "sharpness", "torch", "device")
-#: What two trainings of one model cannot differ in.
+#: Settings in which trainings of one model agree.
 METHOD = ("method", "options", "flattening", "augmentation")
 logger = logging.getLogger("sharpness")
 

@@ -172,11 +172,14 @@ class Work:
     def rows(self, rows: Iterable[int], compute: Callable[[int], Arrays]) -> Iterator[tuple[int, Arrays]]:
         """Read the arrays of every row, or compute and save them."""
         for row in rows:
-            found = self.row(row)
-            if found is None:
-                found = compute(row)
-                self.save_row(row, found)
-            yield row, found
+            yield row, self.once(row, compute)
+
+    def once(self, row: int, compute: Callable[[int], Arrays]) -> Arrays:
+        """Read the arrays of a row, or compute and save them."""
+        if (found := self.row(row)) is None:
+            found = compute(row)
+            self.save_row(row, found)
+        return found
 
     def row(self, row: int) -> Arrays | None:
         """The arrays of a row that is done; None of another."""

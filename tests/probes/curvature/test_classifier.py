@@ -137,7 +137,7 @@ def test_rows_of_more_probabilities_than_fit_are_done_by_products(monkeypatch):
     closed = eigenvalues(objective, per_class=True, tol=1e-9).values
     monkeypatch.setattr(row_eigenvalues, "memory_budget", lambda _: 4 * 8 * 9 * CLASSES - 1)
     monkeypatch.setattr(row_eigenvalues.Rows, "map", PRODUCTS)
-    monkeypatch.setattr(row_eigenvalues.LastLayer, "eigenpairs", lambda *_, **__: pytest.fail("closed form"))
+    monkeypatch.setattr(row_eigenvalues, "layer_eigenpairs", lambda *_, **__: pytest.fail("closed form"))
     np.testing.assert_allclose(eigenvalues(objective, per_class=True, tol=1e-9).values, closed, rtol=1e-8)
 
 
@@ -215,6 +215,10 @@ def test_the_gauss_newton_part_of_a_cosine_layer_has_no_negative_end():
 def test_other_losses_and_scopes_have_none():
     whole = objective_of("linear")
     assert row_eigenvalues.LastLayer.of(whole) is not None
-    for options in ({"parameters": "all"}, {"loss": lambda u, t: u.square().sum(dim=1)}):
+
+    def ce(u, t):
+        return u.square().sum(dim=1)
+
+    for options in ({"parameters": "all"}, {"loss": lambda u, t: u.square().sum(dim=1)}, {"loss": ce}):
         other = Objective(whole.model, (whole.x, whole.y), **{"parameters": "classifier", **options})
         assert row_eigenvalues.LastLayer.of(other) is None

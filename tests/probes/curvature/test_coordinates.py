@@ -5,7 +5,19 @@ import pytest
 import torch
 from torch import nn
 
-from sharpness import Objective, UserError, compare, eigenvalues, measure, owners, spectral_density, trace
+from sharpness import (
+    Objective,
+    UserError,
+    compare,
+    eigenvalues,
+    interpolate,
+    measure,
+    owners,
+    random_perturbation,
+    spectral_density,
+    trace,
+    worst_case,
+)
 
 
 def network():
@@ -115,3 +127,24 @@ def test_unknown_coordinates_are_refused(objective):
         eigenvalues(objective, coordinates="polar")
     with pytest.raises(UserError, match="unknown coordinates 'polar'"):
         measure(objective, "loss", coordinates="polar")
+
+
+def test_displacements_in_filter_coordinates_are_those_of_the_weights(objective):
+    """Other models are reached, and what rescaling does not change is the same in both coordinates."""
+    filtered, generator = objective.in_coordinates("filter"), torch.Generator().manual_seed(0)
+    other = network()
+    with torch.no_grad():
+        for p in filter(torch.any, other.parameters()):
+            p += 0.1 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
+    line = interpolate(filtered, other, (0, 1, 3))
+    assert line.losses[-1] == pytest.approx(Objective(other, data()).loss(), rel=1e-9)
+    for probe in (
+        lambda o: random_perturbation(o, [0.1], 2).losses,
+        lambda o: worst_case(o, adaptive=True).overall,
+        lambda o: measure(o, "fisher_rao_norm").overall,
+    ):
+        np.testing.assert_allclose(probe(filtered), probe(objective), rtol=1e-9)
+    with torch.no_grad():
+        other[1].bias += 1
+    with pytest.raises(UserError, match="a filter of zeros is moved"):
+        interpolate(filtered, other)

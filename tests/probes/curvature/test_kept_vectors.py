@@ -5,7 +5,7 @@ import torch
 
 from sharpness import Objective, eigenvalues
 from sharpness.errors import UserError
-from sharpness.probes.curvature import kept_vectors
+from sharpness.probes.curvature import eigenvalues as module
 
 
 @pytest.fixture(scope="module")
@@ -16,12 +16,12 @@ def objective():
 
 def test_small_vectors_are_kept_and_large_ones_are_not(objective, monkeypatch, caplog):
     assert eigenvalues(objective, per_class=True).vectors.shape == (2, 1, 8)
-    monkeypatch.setattr(kept_vectors, "USUAL", 127)
+    monkeypatch.setattr(module, "USUAL", 127)
     caplog.set_level("INFO", "sharpness")
     found = eigenvalues(objective, per_class=True)
     assert found.vectors is None
     assert "2 x 1 eigenvectors of 8 parameters take 128 bytes: they are not kept" in caplog.text
     assert eigenvalues(objective, per_class=True, keep_vectors=True).vectors.shape == (2, 1, 8)
-    monkeypatch.setattr(kept_vectors, "memory_budget", lambda device: 50)
+    monkeypatch.setattr(module, "memory_budget", lambda device: 50)
     with pytest.raises(UserError, match="take 128 bytes, and 100 are free: give keep_vectors=False"):
         eigenvalues(objective, per_class=True, keep_vectors=True)

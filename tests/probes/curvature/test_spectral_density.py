@@ -8,7 +8,7 @@ from torch import nn
 
 from sharpness import Objective, UserError, load_result, spectral_density
 from sharpness.curvature.operator import random_signs
-from sharpness.engine import CurvatureOperator
+from sharpness.engine.operator import CurvatureOperator
 
 RUNS = 6
 

@@ -7,7 +7,7 @@ from torch import nn
 
 import sharpness
 from sharpness import Objective, eigenvalues
-from sharpness.probes.curvature.start_vectors import start_vector
+from sharpness.probes.curvature.row_eigenvalues import start_vector
 
 
 @pytest.mark.parametrize("loss", [0.3, -0.3])

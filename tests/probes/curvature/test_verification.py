@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sharpness import Objective, eigenvalues, load_result, trace
-from sharpness.curvature import lanczos
+from sharpness.curvature.lanczos import lanczos
 from sharpness.probes.curvature.verification import check_trace
 
 

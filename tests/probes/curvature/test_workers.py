@@ -12,7 +12,7 @@ from torch import nn
 
 import sharpness
 from sharpness import Objective
-from sharpness.engine import CurvatureOperator
+from sharpness.engine.operator import CurvatureOperator
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from torch import nn
 
 from sharpness import Objective, UserError
 from sharpness.models import build_model
-from sharpness.probes import gaussian, gaussian_pair, normalize
+from sharpness.probes.directions.gaussian import gaussian, normalize
+from sharpness.probes.landscapes.named_directions import named_directions
 
 X, Y = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 3])
 
@@ -16,6 +17,11 @@ def network(head="linear", dtype=torch.float32, seed=0):
     torch.manual_seed(seed)
     model = build_model("resnet8", 10, 1, head).eval().to(dtype)
     return Objective(model, (X.to(dtype), Y))
+
+
+def gaussian_pair(objective, seed=0, normalization="filter"):
+    """The directions of a plane."""
+    return named_directions(objective, None, 2, seed, normalization).vectors
 
 
 def pieces(objective, flat):

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from sharpness import Objective, UserError, line, plane
-from sharpness.probes import Directions, gaussian
+from sharpness.probes import Directions
+from sharpness.probes.directions.gaussian import gaussian
 
 
 def test_a_rectangular_plane_of_a_quadratic_is_exact_cell_by_cell(quadratic, symmetric):

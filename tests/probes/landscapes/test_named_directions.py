@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sharpness import Objective, UserError
-from sharpness.probes.directions.gaussian import gaussian, gaussian_pair, normalize
+from sharpness.probes.directions.gaussian import gaussian, normalize
 from sharpness.probes.landscapes.named_directions import named_directions
 
 
@@ -54,7 +54,8 @@ def test_gaussian_ones_are_those_of_gaussian_and_of_the_pair(normalization):
         line = named_directions(objective, spec, 1, 4, normalization)
         assert torch.equal(line.vectors[0], gaussian(objective, 0, 4, normalization))
         plane = named_directions(objective, spec, 2, 4, normalization)
-        assert torch.equal(plane.vectors, torch.stack(gaussian_pair(objective, 4, normalization)))
+        second = gaussian(objective, 1, 4, normalization, orthogonal_to=plane.vectors[0])
+        assert torch.equal(plane.vectors, torch.stack([line.vectors[0], second]))
         assert (plane.name, plane.normalization, plane.seed) == ("gaussian", normalization, 4)
     both = named_directions(objective, (None, "gaussian"), 2, 4, normalization)
     assert torch.equal(both.vectors, plane.vectors)

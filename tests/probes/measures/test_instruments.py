@@ -39,9 +39,12 @@ def column(table, name):
     return np.append(table.values[m], table.overall[m])
 
 
-def test_margins_and_calibration_errors_are_those_of_the_logits(objective):
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_margins_and_calibration_errors_are_those_of_the_logits_that_the_loss_takes(objective, temperature):
+    data, weights = (objective.x, objective.y), objective.weights
+    objective = Objective(objective.model, data, weights=weights, logits=temperature)
     found = measure(objective, "ece,margin")
-    u = objective.model(objective.x).detach()
+    u = objective.model(objective.x).detach() / temperature
     y = objective.y
     margins = [float(v[c] - max(v[k] for k in range(3) if k != c)) for v, c in zip(u, y, strict=True)]
     np.testing.assert_allclose(column(found, "margin"), of_classes(np.array(margins), objective))

@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score, roc_auc_score, roc_curve
 
 from sharpness.cli import main
 from sharpness.errors import UserError
-from sharpness.probes.open_set.protocol import Scored, auroc, calibration_error, f_measure, fpr_at_tpr, rejecting
+from sharpness.probes.open_set.protocol import Scored, auroc, calibration_error, f_measure, fpr_at_95_tpr, rejecting
 
 KINDS = ("oltr-2020", "oltr-2019")
 
@@ -69,7 +69,7 @@ def test_auroc_and_fpr_are_sklearns(ties):
         truth, scores = np.r_[np.ones(n), np.zeros(50)], np.r_[known, unknown]
         assert auroc(known, unknown) == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
         fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
-        assert fpr_at_tpr(known, unknown) == pytest.approx(fpr[np.argmax(tpr >= 0.95 - 1e-12)])
+        assert fpr_at_95_tpr(known, unknown) == pytest.approx(fpr[np.argmax(tpr >= 0.95 - 1e-12)])
 
 
 def test_the_calibration_error_is_a_sum_over_bins():

@@ -54,7 +54,7 @@ def test_what_is_never_lost_has_no_radius(classifier):
 
 def test_random_directions_are_those_of_a_finer_search_and_have_errors(classifier):
     found = critical_radius(classifier, "random", draws=3, seed=1)
-    from sharpness.probes import gaussian
+    from sharpness.probes.directions.gaussian import gaussian
 
     radii = []
     for draw in range(3):

@@ -5,7 +5,7 @@ import pytest
 import scipy.optimize
 import torch
 
-from sharpness.engine import ClassSums
+from sharpness.engine.class_sums import ClassSums
 from sharpness.probes.perturbations.projected_ascent import NORMS, Ball, ascend
 
 

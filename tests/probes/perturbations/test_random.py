@@ -7,7 +7,7 @@ from torch import nn
 
 from sharpness import Objective, UserError, random_perturbation
 from sharpness.models import build_model
-from sharpness.probes import gaussian
+from sharpness.probes.directions.gaussian import gaussian
 from sharpness.probes.perturbations.random import DISTRIBUTIONS, draw_direction
 
 

@@ -18,7 +18,7 @@ from sharpness import (
     worst_case,
 )
 from sharpness.models import build_model
-from sharpness.probes import gaussian
+from sharpness.probes.directions.gaussian import gaussian
 
 #: Nothing here hangs on the width of a network.
 pytestmark = pytest.mark.usefixtures("shallow_resnet8")

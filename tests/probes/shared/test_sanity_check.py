@@ -8,7 +8,7 @@ from sklearn.metrics import confusion_matrix
 from torch import nn
 
 from sharpness import Objective, UserError
-from sharpness.probes import Answers, answers
+from sharpness.probes.shared.sanity_check import Answers, answers
 
 
 @pytest.fixture

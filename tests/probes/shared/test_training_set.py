@@ -114,7 +114,7 @@ def test_a_run_on_the_whole_set_finds_its_images_again(tmp_path, root):
 def test_files_that_are_not_the_official_ones_are_told_once(root, monkeypatch, caplog):
     monkeypatch.setattr(cifar, "_told", set())
     for _ in range(2):
-        load_data("cifar10-lt", imbalance=4, data_root=root)
+        repr(load_data("cifar10-lt", imbalance=4, data_root=root))
     assert caplog.text.count("is not the official archive: it has 200 training images, and that has 50,000") == 1
 
 
@@ -129,6 +129,6 @@ def test_files_of_the_official_number_and_another_order_are_told(root, monkeypat
         caplog.clear()
         monkeypatch.setattr(cifar, "_told", set())
         monkeypatch.setitem(cifar.LAYOUTS, "cifar10", replace(layout, per_class=20, md5=sums | wrong))
-        load_data("cifar10", data_root=root)
+        repr(load_data("cifar10", data_root=root))
         assert caplog.text.count("data_batch_2 differ, in their images or the order of these") == told
         assert len(caplog.records) == told

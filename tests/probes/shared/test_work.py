@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sharpness import Objective, UserError, eigenvalues, spectral_density, trace
-from sharpness.engine import CurvatureOperator
+from sharpness.engine.operator import CurvatureOperator
 from sharpness.probes.shared import work
 from sharpness.probes.shared.work import Work, WorkFolder
 

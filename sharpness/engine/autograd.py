@@ -1,12 +1,13 @@
-"""Vector-Jacobian products by torch's autograd."""
+"""Vector-Jacobian products by torch's autograd, and functions of torch written out whose second derivative is wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 _PLAIN = (Tensor, nn.Parameter)
 
@@ -45,3 +46,18 @@ def pulled(
         return tuple(found)
     pairs = zip(found, inputs, strict=True)
     return tuple(torch.zeros_like(x, requires_grad=create_graph) if t is None else t for t, x in pairs)
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """``g v / |v|``: torch 2.13 differentiates its fused version on a CPU wrongly the second time."""
+    return v * (g / torch.norm_except_dim(v, 2, dim))
+
+
+WRITTEN_OUT: dict[Callable[..., Any], Callable[..., Any]] = {torch._weight_norm: _weight_norm}
+
+
+class WrittenOut(TorchFunctionMode):
+    """A mode in which functions of ``WRITTEN_OUT`` are computed by their formulas, in the thread that entered it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return WRITTEN_OUT.get(func, func)(*args, **(kwargs or {}))
