@@ -103,21 +103,21 @@ def lanczos(
     >>> pairs.values.round(6).tolist(), pairs.products
     ([3.0, -2.0], 3)
     """
-    generator = options["generator"] or torch.Generator().manual_seed(0)
     dtype, device = options["dtype"], options["device"]
+    operator = Operator(product, options["callback"], options["generator"], dtype, device)
+    generator = operator.generator
     ends = Ends(size, k, which, tol, max_iterations, str(dtype))
     if state is None:
-        values, residuals, products = np.empty(0), np.empty(0), 0
+        values, residuals = np.empty(0), np.empty(0)
         lowest, highest, runs = np.inf, -np.inf, 0
         empty = torch.empty(0, size, dtype=dtype, device=device)
         space = Krylov.starting_at(start_of(size, generator, options["start"]).to(empty), empty)
     else:
         state.check(asdict(ends), device)
-        values, residuals, products = state.values, state.residuals, state.products
+        values, residuals, operator.products = state.values, state.residuals, state.products
         lowest, highest, runs = state.lowest, state.highest, state.runs
         space = state.space.snapshot()
         generator.set_state(torch.from_numpy(state.generator.copy()))
-    operator = Operator(product, options["callback"], products)
     resumed = state is not None
 
     while True:

@@ -35,7 +35,6 @@ from sharpness.engine.second_order import SecondOrder
 from sharpness.engine.tracing import structure
 from sharpness.engine.undisturbed import undisturbed
 from sharpness.errors import UserError
-from sharpness.objective.batches import Batches
 from sharpness.objective.description import Description, SampleOptions
 from sharpness.objective.evaluation import evaluation
 from sharpness.objective.first_call import (
@@ -47,6 +46,7 @@ from sharpness.objective.first_call import (
     warn_of_probabilities,
 )
 from sharpness.objective.repeatability import repeated_passes
+from sharpness.objective.samples import Batches
 from sharpness.objective.temperature import AtTemperature, Temperature, chosen_temperature, require_logits
 from sharpness.renamed import renamed_attribute
 

@@ -15,7 +15,7 @@ import torch
 from sharpness.clusters import width
 from sharpness.curvature.lanczos import lanczos_memory
 from sharpness.engine import distributed
-from sharpness.engine.workers import Workers, side_by_side
+from sharpness.engine.threads import Workers, side_by_side
 from sharpness.objective import Objective
 
 #: Numbers of samples that are timed: a few, for the fixed part of a pass, and more.
