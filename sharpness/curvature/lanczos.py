@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.curvature.ends import Ends
+from sharpness.curvature.ends import Ends, positions
 from sharpness.curvature.krylov import BLOCK, Krylov, length
 from sharpness.curvature.lanczos_state import LanczosState
 from sharpness.curvature.operator import Operator, Product, StartOptions
@@ -140,7 +140,7 @@ def lanczos(
 
         # Residuals by the recurrence, not the bounds: they hold what is left on the pairs of earlier runs as well.
         joined = np.r_[values, theta[found]]
-        order = np.argsort(joined, kind="stable")[ends.positions(len(joined))]
+        order = np.argsort(joined, kind="stable")[positions(which, k, len(joined))]
         residuals = np.r_[residuals, space.residuals(theta[found], s[:, found])][order]
         vectors = torch.cat([space.locked, space.combine(s[:, found])])[torch.as_tensor(order, device=device)]
         values = joined[order]

@@ -109,7 +109,7 @@ class Values:
         self.model = model = in_full_precision(model)
         self.loss_function: PerSampleLoss = cross_entropy if isinstance(loss, str) else loss
         name = loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss))
-        # A function of that name is not the loss that is known as "ce", and by closed forms.
+        # A function that is called ce is another loss than "ce", for which there are closed forms.
         self.loss_name = "function ce" if name == "ce" and not isinstance(loss, str) else name
         self.memory, self.batchnorm, self.scope = memory, batchnorm, parameters
         self.coordinates = "plain"
