@@ -178,6 +178,7 @@ def test_two_models_need_two_labels(data):
         (lambda data: line({"a": Objective(model(), data)}, RANGE, data=data), "Objective has its own"),
         (lambda data: line(Objective(model(), data), RANGE, options={"loss": "ce"}), "loss: an Objective has its own"),
         (lambda data: line({"a": 3}, RANGE), "a int cannot be probed"),
+        (lambda data: line([model(), model()], RANGE, data=data), "a list cannot be probed.*{label: model}"),
     ],
 )
 def test_mistakes_are_told(act, message, data):
