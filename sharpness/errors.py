@@ -1,4 +1,4 @@
-"""The one kind of error that is the user's to mend."""
+"""Errors that the user can correct."""
 
 import logging
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ FEW = 60
 
 
 class UserError(ValueError):
-    """Bad input, told in one line: what was wrong, its value, and what to do.
+    """Bad input; the message is one line: what was wrong, its value, and what to do.
 
     The command line prints the message alone and exits with code 2; every other exception is ours. What a file or a
     name puts into a message cannot act on a terminal.

@@ -1,4 +1,4 @@
-"""Code of other packages: objects that are named ``package.module:name``, and entry points of what is installed."""
+"""Code of other packages: objects that are named ``package.module:name``, and entry points of installed packages."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,6 @@ from typing import Any
 from sharpness.errors import UserError, shown
 
 SHOWN = 4
-#: By group: the search path of the last look for entry points, and what it found.
-_OFFERED: dict[str, tuple[tuple[str, ...], dict[str, list[EntryPoint]]]] = {}
 
 
 @contextmanager
@@ -77,13 +76,15 @@ def offered(group: str) -> dict[str, list[EntryPoint]]:
     >>> offered("measures of nobody")
     {}
     """
-    path = tuple(sys.path)
-    if _OFFERED.get(group, ((), {}))[0] != path:
-        found: dict[str, list[EntryPoint]] = {}
-        for point in sorted(entry_points(group=group), key=lambda point: point.name):
-            found.setdefault(point.name, []).append(point)
-        _OFFERED[group] = path, found
-    return _OFFERED[group][1]
+    return _offered(group, tuple(sys.path))
+
+
+@lru_cache(maxsize=32)
+def _offered(group: str, path: tuple[str, ...]) -> dict[str, list[EntryPoint]]:
+    found: dict[str, list[EntryPoint]] = {}
+    for point in sorted(entry_points(group=group), key=lambda point: point.name):
+        found.setdefault(point.name, []).append(point)
+    return found
 
 
 def load_offered(point: EntryPoint, kind: str) -> Any:

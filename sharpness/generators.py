@@ -12,7 +12,7 @@ import torch
 
 @contextmanager
 def generators_kept(*others: torch.Generator | None) -> Iterator[None]:
-    """Put the global generators back to where they were, and others too, come what may.
+    """Restore the states of the global generators, and of others, also after an error.
 
     >>> with generators_kept():
     ...     first = torch.rand(()), np.random.rand(), random.random()

@@ -49,7 +49,7 @@ class SampleIdentity:
 
     @property
     def sha256(self) -> str:
-        """Of content and classes, whatever the order."""
+        """SHA-256 of content and classes, independent of the order of samples."""
         return hashlib.sha256(np.sort(self.keys).astype("<u8").tobytes()).hexdigest()
 
     def __len__(self) -> int:

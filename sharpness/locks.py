@@ -150,7 +150,7 @@ def _beat(descriptor: int, ended: threading.Event) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """True if this machine has a process of that number, as far as it tells."""
+    """True if this machine has a process of that number, or does not say."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -8,7 +8,7 @@ True
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -70,7 +70,9 @@ def wrap(
     if not owned & {id(p) for p in network.parameters()}:
         raise UserError("the optimizer has no parameter of this network: give the network that it trains")
     counts = torch.as_tensor([1] if train_counts is None else train_counts)
-    return Stepper(optimizer, found, network, _loss_of(loss), counts, epochs, seed)
+    if not isinstance(loss, Loss):
+        loss = _OfFunction(partial(F.cross_entropy, reduction="none") if isinstance(loss, str) else loss)
+    return Stepper(optimizer, found, network, loss, counts, epochs, seed)
 
 
 class Stepper:
@@ -108,7 +110,8 @@ class Stepper:
         if isinstance(self.rule, EpochRule):
             if batches is None:
                 raise UserError(f"{type(self.rule).__name__} looks at data before an epoch: give batches=")
-            self._of_epoch = self.rule.for_epoch(self._network, _batches(batches), self._context)
+            made = (Batch(x, labels) for x, labels in batches)
+            self._of_epoch = self.rule.for_epoch(self._network, made, self._context)
 
     def step(self, x: Tensor, labels: Tensor, second: Tensor | None = None, lam: float = 1.0) -> Tensor:
         """Make a step on a batch, and return its loss before the step, without a graph.
@@ -148,7 +151,7 @@ class Stepper:
 
 
 class _Whole(nn.Module):
-    """A network as rules see it: features are its logits, and the head leaves them as they are."""
+    """A network in the form that rules take: its logits as features, and an identity as head."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -174,12 +177,6 @@ class _OfFunction(Loss):
         return losses, torch.ones_like(losses)
 
 
-def _loss_of(loss: Any) -> Loss:
-    if isinstance(loss, Loss):
-        return loss
-    return _OfFunction(partial(F.cross_entropy, reduction="none") if loss == "ce" else loss)
-
-
 def _rule_of(rule: Any) -> Any:
     """A rule by its name, or as it is.
 
@@ -196,7 +193,3 @@ def _rule_of(rule: Any) -> Any:
             f"rule={rule!r} changes a training rather than the gradient of a step: take sharpness.train(flatten=...)"
         )
     return found
-
-
-def _batches(pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Batch]:
-    return (Batch(x, labels) for x, labels in pairs)

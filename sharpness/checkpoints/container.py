@@ -121,12 +121,10 @@ def _spec(given: Any, path: Path) -> ModelSpec:
         raise UserError(f"{path} is damaged: its manifest describes no model ({shown(reprlib.repr(given))})") from None
     sizes, words = (spec.num_classes, spec.in_channels), (spec.architecture, spec.head)
     whole = all(type(n) is int and n > 0 for n in sizes) and all(isinstance(w, str) for w in words)
-    if not whole or not isinstance(spec.scale, int | float | None):
+    if not (whole and isinstance(spec.scale, int | float | None) and isinstance(spec.source, str | None)):
         raise UserError(f"{path} is damaged: its manifest describes the model as {shown(reprlib.repr(given), 160)}")
     try:
         choose("head", spec.head, HEADS if spec.architecture in BACKBONES.built_in() else (*HEADS, OWN))
     except UserError as error:
         raise UserError(f"{path} is damaged, or from a newer release: {shown(str(error), 160)}") from None
-    if not isinstance(spec.source, str | None):
-        raise UserError(f"{path} is damaged: its manifest describes the model as {shown(reprlib.repr(given), 160)}")
     return spec

@@ -159,7 +159,7 @@ class _Search:
         return False
 
     def tell(self, path: Path) -> None:
-        """Say what was passed over, a line for each reason; what may have held weights as a warning."""
+        """Log what was passed over, a line for each reason; as a warning if it may have held weights."""
         if self.pickles:
             logger.warning(
                 "passed over in %s, pickles that torch.save did not write: %s: save them again with torch.save",

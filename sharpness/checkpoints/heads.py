@@ -1,4 +1,4 @@
-"""From the entries of a classifier to the head that it was trained as, and what else it may have been.
+"""Readings of classifier heads: kind, layout and scale of the entries of a state dict, and what a file leaves open.
 
 Names and shapes of a linear and a normalised head can be the same: the difference is in the code, and a scale in the
 loss. What a family's code does settles it, then the layout; where a file leaves it open, that is said.
@@ -141,7 +141,6 @@ def read_head(
     weight, bias = folded[own["weight"]], folded.get(own.get("bias", ""))
     rest = {n: t for n, t in folded.items() if n not in own.values()}
     kept, rest = _kept_scale(rest, path)
-    # A square weight fits both layouts: the family's habit decides, else the name of the layer in LDAM's code.
     stored = _layouts(tuple(weight.shape), num_features, path)
     kind, layout = parse_head(asked) if asked else (None, None)
     if layout not in (None, *stored):
@@ -210,7 +209,7 @@ def _built(reading: HeadReading, weight: Tensor, bias: Tensor | None, path: str)
 
 
 def _layouts(shape: tuple[int, ...], num_features: int, path: str) -> list[str]:
-    """Those that a weight of this shape can have."""
+    """Layouts that a weight of this shape can have."""
     found = [layout for layout, axis in ((ROWS, 1), (COLUMNS, 0)) if shape[axis] == num_features]
     if not found:
         raise UserError(f"the classifier in {path} has shape {shape} and the features are {num_features}")
@@ -227,7 +226,7 @@ def _told_open(taken: HeadReading, square: bool) -> str:
 
 
 def _folded(state: Mapping[str, Tensor]) -> tuple[State, list[str]]:
-    """With the weight itself in the place of a direction and a length, as weight normalisation keeps it."""
+    """Replace the direction and length of weight normalisation by the weight itself; also notes on it."""
     folded, notes = dict(state), []
     for direction, length in _NORMED:
         for name in [n for n in state if n.endswith(direction)]:
@@ -258,7 +257,7 @@ def _kept_scale(rest: State, path: str) -> tuple[float | None, State]:
 
 
 def _scaled_by_class(head: nn.Module, rest: State, path: str) -> tuple[nn.Module, State]:
-    """With the learnt factor of every class, if there is one."""
+    """Put the learnt factor of every class over the head, if the file has one."""
     name = next((n for n in rest if n.split(".")[-1] in _FACTORS), None)
     if name is None:
         return head, rest

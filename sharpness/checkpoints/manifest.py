@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: how it was trained, or which family wrote it, and what is known of its data.
+"""Manifests of checkpoints: training, or the family that wrote the file, and data.
 
 A manifest of ours is checked field by field when it is read: a field that is there must be of its kind. A missing field
 keeps its default, and its reader reports that: files of earlier versions have fewer fields.

@@ -280,7 +280,8 @@ def _load_safetensors(content: bytes) -> Tensors:
     from safetensors.torch import load
 
     tensors = Tensors(load(content))
-    tensors.metadata = _metadata(content)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    tensors.metadata = dict(header.get("__metadata__") or {})
     return tensors
 
 
@@ -291,9 +292,3 @@ def _open_safetensors(path: str | Path) -> Tensors:
         tensors = Tensors((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
         tensors.metadata = dict(file.metadata() or {})
     return tensors
-
-
-def _metadata(content: bytes) -> dict[str, str]:
-    """The texts in a header that was read already."""
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return dict(header.get("__metadata__") or {})

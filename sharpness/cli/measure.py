@@ -78,7 +78,7 @@ def measure(
     Example: sharpness measure runs/ldam/last.pt -o ldam.csv
     """
     from sharpness.cli.subjects import single, subjects
-    from sharpness.probes.shared.unseen_images import unseen
+    from sharpness.probes.shared.sanity_check import unseen
     from sharpness.results import Comparison
     from sharpness.results.comparison import first_of
     from sharpness.results.enough import enough

@@ -56,7 +56,7 @@ def _is_count(n: object) -> bool:
 
 
 def read_train_counts(given: Any) -> tuple[tuple[int, ...], tuple[str, ...] | None]:
-    """Class counts ``(C,)`` and, where they are told by name, the sorted names.
+    """Read class counts ``(C,)`` and, where they are given by name, the sorted names.
 
     Args:
         given: a list, a mapping from label or name to count, or a JSON file of either.
@@ -91,7 +91,7 @@ def read_train_counts(given: Any) -> tuple[tuple[int, ...], tuple[str, ...] | No
 def name_classes(
     labels: Tensor, names: Sequence[str] | None, counts: tuple[int, ...] | None
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Names and counts ``(C,)`` of the classes; what is not given is numbered, or counted in ``labels``.
+    """Names and counts ``(C,)`` of the classes; numbers, and counts of ``labels``, unless they are given.
 
     Raises:
         UserError: labels that are none, lie outside, or names and counts that disagree.

@@ -111,12 +111,6 @@ def augment_batches(
         yield from augment(images[chosen], kind, padding, generator).split([len(batch) for batch in together])
 
 
-def mixing_weight(alpha: float, generator: Generator) -> float:
-    """A draw of ``lam ~ Beta(alpha, alpha)``, the weight of a batch in its mixture."""
-    seed = int(torch.randint(0, 2**63 - 1, (1,), generator=generator))
-    return float(np.random.default_rng(seed).beta(alpha, alpha))
-
-
 def mixup(
     x: Tensor, alpha: float, generator: Generator, weights: Generator | None = None
 ) -> tuple[Tensor, Tensor, float]:
@@ -146,6 +140,8 @@ def mixup(
         raise UserError(f"mixup alpha must be a finite number above 0, not {alpha}")
     if not x.is_floating_point():
         raise UserError(f"mixup mixes normalised floating-point samples, not {x.dtype}")
-    lam = mixing_weight(alpha, weights or generator)
+    # By NumPy, because torch's beta distribution takes no generator.
+    seed = int(torch.randint(0, 2**63 - 1, (1,), generator=weights or generator))
+    lam = float(np.random.default_rng(seed).beta(alpha, alpha))
     partner = to_device(torch.randperm(len(x), generator=generator), x.device)
     return lam * x + (1 - lam) * x[partner], partner, lam

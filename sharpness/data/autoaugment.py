@@ -98,7 +98,7 @@ def _fixed(value: float) -> int:
 
 
 def _rotation(degrees: float, height: int, width: int) -> list[int]:
-    """About the centre, in 16.16 fixed point."""
+    """The matrix of a rotation about the centre, in 16.16 fixed point."""
     angle = -math.radians(degrees)
     cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
     c = cos * (-width / 2) + sin * (-height / 2) + width / 2

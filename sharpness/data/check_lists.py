@@ -32,7 +32,7 @@ class PartReport:
 
     @property
     def wrong_per_class(self) -> dict[int, int]:
-        """Such images of each class that has any."""
+        """Number of unreadable images of each class that has any."""
         return dict(sorted(Counter(int(self.images.labels[i]) for i, _ in self.wrong).items()))
 
 

@@ -194,7 +194,7 @@ _told: set[Path] = set()
 
 
 def _tell_unless_official(folder: Path, layout: Layout, images: int) -> None:
-    """Say once of a folder that its images are others than the official ones, or come in another order."""
+    """Warn once for each folder whose images, or their order, are not the official ones."""
     if folder in _told:
         return
     _told.add(folder)

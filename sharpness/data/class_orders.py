@@ -1,4 +1,4 @@
-"""In which order a repository numbers its classes: by label, or from most to fewest training images.
+"""Orders in which repositories number their classes: by label, or from most to fewest training images.
 
 MiSLAS, GCL on Places-LT and Saddle-LongTail write ``class_map[np.argsort(-counts)[i]] = i``. NumPy's default argsort is
 not stable: classes of equal number come as the algorithm leaves them, and 866 of ImageNet-LT's 1000 classes share their
@@ -179,7 +179,7 @@ def check_class_order(kind: Any) -> str | list[int]:
 
 
 def describe_order(kind: str | Sequence[int]) -> str:
-    """Say in words what :func:`check_class_order` returns.
+    """A description of what :func:`check_class_order` returns.
 
     >>> describe_order("label"), describe_order([2, 1, 0])
     ('label order', 'as given: 2, 1, 0')

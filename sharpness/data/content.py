@@ -49,12 +49,14 @@ class Content:
         return vars(self) | {"_compute": None, "digests": self.digests}
 
     def take(self, indices: Tensor) -> Content:
-        """That of the samples at some indices."""
+        """The content of the samples at some indices."""
         return Content(self.by, lambda: self.digests[indices.cpu().numpy()], self.mean, self.std)
 
     def identity(self, classes: Tensor, weights: Tensor, targets: Tensor | None = None) -> SampleIdentity:
-        """Of samples with these classes and weights, (n,) each, and targets (n, ...) that are something else than
-        classes.
+        """The identity of samples with classes and weights, (n,) each.
+
+        Args:
+            targets: (n, ...), where they are not the classes.
         """
         digests = self.digests
         if targets is not None:
@@ -64,7 +66,7 @@ class Content:
 
     @classmethod
     def of(cls, data: Any, x: Tensor, names: Sequence[Any] | None = None, mean: Any = None, std: Any = None) -> Content:
-        """Of data that know it (with ``.content``), or of inputs.
+        """The content of data that have it as ``.content``, or of inputs.
 
         Args:
             x: the inputs, (n, ...), before they are brought to a model's precision.
@@ -99,7 +101,7 @@ class Content:
 
 
 def pixel_digests(images: Tensor) -> np.ndarray:
-    """Of every 8-bit image ``(n, ...)``, uint64; of three equal channels one counts, as grey images have it.
+    """Digests (n,) uint64 of 8-bit images ``(n, ...)``; three equal channels have the digest of one, a grey image.
 
     >>> grey = torch.arange(12, dtype=torch.uint8).view(2, 1, 2, 3)
     >>> bool((pixel_digests(grey) == pixel_digests(grey.expand(2, 3, 2, 3))).all())
@@ -109,7 +111,7 @@ def pixel_digests(images: Tensor) -> np.ndarray:
 
 
 def value_digests(values: Tensor) -> np.ndarray:
-    """Of every row of numbers ``(n, ...)``, uint64, in single precision: a copy of another dtype has the same.
+    """Digests (n,) uint64 of rows of numbers ``(n, ...)``, in single precision: copies of other dtypes have the same.
 
     >>> x = torch.tensor([[0.0, 1.5], [-0.0, 1.5]])
     >>> len(set(value_digests(x).tolist()) | set(value_digests(x.double()).tolist()))
@@ -119,7 +121,7 @@ def value_digests(values: Tensor) -> np.ndarray:
 
 
 def _by_chunk(rows: Tensor, convert: Callable[[Tensor], Sequence[Any]]) -> np.ndarray:
-    """In pieces, so that a large set is never in memory twice."""
+    """Digests of rows, converted in pieces, so that a large set is never in memory twice."""
     return np.concatenate([_digests(convert(part.detach().cpu())) for part in rows.split(CHUNK)])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, TypedDict, Unpack, cast
 
 import numpy as np
@@ -116,7 +117,7 @@ class ImageSet:
         return self.subset(first_of_each(self.labels, n))
 
     def sha256(self) -> str:
-        """Of pixels and labels; of rows of a list, of its names and transform in the place of pixels."""
+        """SHA-256 of pixels and labels; rows of a list have its names and transform in the place of pixels."""
         if isinstance(self.images, Rows):
             digest = hashlib.sha256(self.images.content_sha256().encode())
         else:
@@ -227,7 +228,7 @@ class LongTailData:
         """
         data = object.__new__(cls)
         known = {"augmentation": augmentation, "usual_augmentation": augmentation, "padding": padding}
-        vars(data).update(known, default_model=default_model, _read=read)
+        vars(data).update(known, default_model=default_model, _read=dict(read))
         return data
 
     def __getattr__(self, name: str) -> Any:
@@ -245,6 +246,20 @@ class LongTailData:
         """The same images, unread ones among them, as the training set that ``longtail`` describes."""
         data = object.__new__(type(self))
         vars(data).update(vars(self), longtail=longtail)
+        return data
+
+    def standardized(self, constants: Standardization) -> LongTailData:
+        """The same images, unread ones among them, standardised by other constants."""
+
+        def changed(name: str) -> ImageSet | None:
+            part: ImageSet | None = getattr(self, name)
+            return None if part is None else replace(part, mean=constants.mean, std=constants.std)
+
+        read = vars(self).get("_read", {})
+        later = {name: partial(changed, name) for name in PARTS if name in read}
+        kept = {name: value for name, value in vars(self).items() if name not in PARTS}
+        data = object.__new__(type(self))
+        vars(data).update(kept, _read=read | later, **{name: changed(name) for name in PARTS if name not in read})
         return data
 
     def part(self, name: str) -> ImageSet:
@@ -270,12 +285,12 @@ class LongTailData:
         return replace(self, longtail=replace(self.longtail, class_names=names, train_counts=counts), **parts)
 
     def augmented(self, augmentation: str | None) -> LongTailData:
-        """The same images, augmented otherwise in training; as they are for None."""
+        """The same images with another augmentation in training; unchanged for None."""
         return self if augmentation is None else replace(self, augmentation=augmentation)
 
     @property
     def other_augmentation(self) -> str | None:
-        """The augmentation, if it is not the usual one: a setting that a run's name and identity tell."""
+        """The augmentation, if it is not the usual one: part of a run's name and identity."""
         return None if self.augmentation == self.usual_augmentation else self.augmentation
 
     class_counts = renamed_attribute("class_counts", "train_counts")

@@ -27,7 +27,7 @@ _ISLICE = "give as many as you mean, such as list(itertools.islice(data, 1000))"
 
 
 def all_of(data: Iterable[Any], length: int | None = None) -> list[Any]:
-    """Everything that an iterable of the user's hands out.
+    """Read all samples or batches of an iterable.
 
     Args:
         data: samples or batches.

@@ -36,7 +36,7 @@ class Transform:
 
     @property
     def words(self) -> str:
-        """The transform in words, a part of the key of what is prepared with it."""
+        """A description of the transform, part of the key of prepared images."""
         return f"shorter side {self.resize or self.size}, centre {self.size}, RGB"
 
 
@@ -104,7 +104,7 @@ class FileSource:
         return found
 
     def digests(self, indices: np.ndarray) -> np.ndarray:
-        """Of all pixels of the files, ``(n,)`` uint64; what was not read yet is read."""
+        """Digests ``(n,)`` uint64 of all pixels of the files, which are read unless they were before."""
         for index in map(int, indices):
             if index not in self._digests:
                 self._digests[index] = self.one(index)[1]
@@ -116,7 +116,7 @@ class FileSource:
 
 
 class _Chunks(Dataset[Any]):
-    """Chunks of a source, each decoded in one worker; what cannot be read is told instead of raised."""
+    """Chunks of a source, each decoded in one worker; errors of single images are returned, not raised."""
 
     def __init__(self, source: FileSource, chunks: list[np.ndarray], pixels: bool) -> None:
         self.source, self.chunks, self.pixels = source, chunks, pixels

@@ -205,7 +205,7 @@ class _Characters:
         # As many faces as the largest class needs, where there are that many, so that any character may be any class.
         enough = (by_faces["train"] >= largest) & (by_faces["test"] >= TESTS)
         candidates = random.permutation(np.flatnonzero(enough) + HAN.start).tolist()
-        chosen: list[tuple[int, int, list[Any], list[Any]]] = []
+        chosen: list[tuple[int, list[Any], list[Any]]] = []
         unknown: list[tuple[int, list[Any]]] = []
         opened = max(classes // 10, 10)
         in_vain = 0
@@ -220,11 +220,11 @@ class _Characters:
                     unknown.append((character, pictures))
                     in_vain = 0
                 continue
-            wanted = int(largest * (1 / IMBALANCE) ** (len(chosen) / (classes - 1)))
-            train = self.pictures(character, "train", max(wanted, 1), seen)
+            wanted = max(1, int(largest * (1 / IMBALANCE) ** (len(chosen) / (classes - 1))))
+            train = self.pictures(character, "train", wanted, seen)
             test = self.pictures(character, "test", TESTS, seen)
-            if len(train) == max(wanted, 1) and len(test) == TESTS:
-                chosen.append((character, wanted, train, test))
+            if len(train) == wanted and len(test) == TESTS:
+                chosen.append((character, train, test))
                 in_vain = 0
                 bar.update()
         if len(chosen) < classes or len(unknown) < opened:
@@ -235,7 +235,7 @@ class _Characters:
         # Labels in the order of code points: a label does not tell the size of its class.
         chosen.sort(key=lambda entry: entry[0])
         lists: dict[str, list[str]] = {"train": [], "test": [], "open": []}
-        for label, (character, _, train, test) in enumerate(chosen):
+        for label, (character, train, test) in enumerate(chosen):
             for part, pictures in (("train", train), ("test", test)):
                 lists[part] += _write(out, part, character, pictures, label)
         for character, pictures in unknown:

@@ -141,7 +141,7 @@ def training_counts(given: Any, classes: int) -> np.ndarray:
 def named_groups(
     groups: Mapping[str, Sequence[int | str]] | str | None, counts: np.ndarray | None, class_names: Sequence[str]
 ) -> Groups:
-    """Class indices of each group: of those told by indices or names, or by a convention from training images.
+    """Class indices of each group, which are given by indices or names, or by a convention on training images.
 
     Raises:
         UserError: a convention without training images, a group of other classes.

@@ -188,7 +188,7 @@ def read_files(files: ImageFiles, *, size: int | None, resize: int | None, chann
 
 
 def _room(n: int, image: Tensor) -> Tensor:
-    """The need of several images like this one."""
+    """An empty tensor for several images like this one."""
     try:
         return torch.empty((n, *image.shape), dtype=torch.uint8)
     except RuntimeError:

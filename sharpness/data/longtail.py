@@ -41,7 +41,7 @@ def _seed(subset: str) -> int | None:
 
 
 def check_recipe(profile: str, imbalance: float, subset: str, groups: str) -> None:
-    """Raise a :class:`UserError` for what can be told wrong before any image is read."""
+    """Raise a :class:`UserError` for mistakes that can be found before any image is read."""
     check_profile(profile, imbalance)
     if profile != LISTED or not str(subset).startswith("list:"):
         _seed(subset)

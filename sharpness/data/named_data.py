@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
-from sharpness.data.dataset import PARTS, LongTailData
+from sharpness.data.dataset import LongTailData
 from sharpness.data.standardization import Standardization
 
 
@@ -47,7 +47,4 @@ class NamedData:
             UserError: mean without std or the other way round, or not one number for each channel.
         """
         wanted = Standardization.given(self.mean, self.std) or usual
-        if wanted is None:
-            return data
-        found = {name: part for name in PARTS if (part := getattr(data, name)) is not None}
-        return replace(data, **{n: replace(part, mean=wanted.mean, std=wanted.std) for n, part in found.items()})
+        return data if wanted is None else data.standardized(wanted)

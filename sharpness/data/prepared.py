@@ -99,7 +99,7 @@ class PreparedSource:
         return torch.from_numpy(found)
 
     def digests(self, indices: np.ndarray) -> np.ndarray:
-        """Of all pixels of the files that were decoded, ``(n,)`` uint64."""
+        """Digests ``(n,)`` uint64 of all pixels of the decoded files."""
         return self._digests[indices]
 
 

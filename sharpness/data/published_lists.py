@@ -1,4 +1,4 @@
-"""Lists that papers share, recognised by what ``git hash-object`` gives for them, and what is known of their data.
+"""Lists that papers share, recognised by their git blob ids, and properties of their data.
 
 The fingerprints were read in the repositories of classifier-balancing, BALMS, MiSLAS, GCL, Saddle-LongTail, PaCo, BCL,
 LIFT, Kaihua and Focal-SAM.

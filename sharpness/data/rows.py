@@ -149,7 +149,7 @@ class Rows:
             yield part[:]
 
     def digests(self) -> np.ndarray:
-        """Of the pixels of every image, ``(n,)`` uint64: what the source knows, else of what it reads."""
+        """Digests ``(n,)`` uint64 of the pixels of every image, by the source if it has them, else of what it reads."""
         if hasattr(self.source, "digests"):
             found: np.ndarray = self.source.digests(self.index)
             return found
@@ -157,7 +157,7 @@ class Rows:
         return np.concatenate([pixel_digests(part) for part in plain.chunks()])
 
     def content_sha256(self) -> str:
-        """Of the key of the source and the indices where it has one, else of all pixels."""
+        """SHA-256 of the source's key and the indices, or of all pixels where the source has no key."""
         if hasattr(self.source, "key"):
             return hashlib.sha256(f"{self.source.key}\n".encode() + self.index.astype("<i8").tobytes()).hexdigest()
         digest = hashlib.sha256()

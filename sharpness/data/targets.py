@@ -22,7 +22,7 @@ ROUNDING = 1e-2
 
 @dataclass(frozen=True)
 class Classes:
-    """By what the answers about samples are split.
+    """The classes by which results are split.
 
     Attributes:
         index: (n,) int64 on the CPU, the class of every sample.
@@ -202,7 +202,7 @@ def _are_names(values: Any) -> bool:
 
 
 def _grouped(x: Any, y: Tensor, group_by: Any, num_classes: int | None, class_names: Sequence[str] | None) -> Classes:
-    """By values of any kind: names of domains, of annotators."""
+    """Classes by values of any kind, such as names of domains or annotators."""
     values = group_by
     if callable(group_by):
         try:
@@ -266,7 +266,7 @@ def within(index: Tensor, number: int, what: str, remedy: str) -> Tensor:
 
 
 def told_of(y: Tensor) -> str:
-    """A dtype and a shape in words, with the samples as n.
+    """Shape and dtype as text, with n for the samples.
 
     >>> told_of(torch.zeros(5, 3))
     '(n, 3) of float32'
@@ -275,5 +275,5 @@ def told_of(y: Tensor) -> str:
 
 
 def number_of(classes: int) -> str:
-    """A number of classes in words."""
+    """A number of classes as text."""
     return "1 class" if classes == 1 else f"{classes} classes"

@@ -147,30 +147,30 @@ def column(values: Any, what: str, class_names: Sequence[str] | None = None) -> 
             f"targets are a {type(values).__name__} of several tensors: put what the loss needs into one tensor, the "
             "samples along its first axis, and take it apart in the loss"
         )
+    # Stacked by torch: NumPy takes a list of tensors apart, number by number.
     if isinstance(values, tuple | list) and any(isinstance(v, Tensor) for v in values):
         return _stack(values, what)
+    # NumPy would make one object of any of these.
     if isinstance(values, str | Set) or hasattr(values, "__next__"):
         raise UserError(f"{what} are a {type(values).__name__}: give a tensor, an array or a list, one entry a sample")
+    # np.asarray drops a mask without a word.
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise UserError(f"{what} have masked entries: fill them, .filled(0), or leave these samples out")
     try:
         array = np.asarray(values)
-    except ValueError:
+    except ValueError:  # arrays of several shapes, which the stack names
         return _stack(values, what)
-    if array.dtype == object:  # as pandas keeps text, and torch's tensors in lists of lists
+    if (
+        array.dtype == object
+    ):  # as pandas keeps text and numbers of several kinds: asked again, NumPy finds a common one
         plain = array.size and not any(hasattr(v, "__len__") for v in array.flat)
         array = np.array(array.tolist()) if plain else array
     if array.dtype.kind in "US" or (array.dtype == object and isinstance(array.flat[0], str)):
-        if class_names is not None and array.ndim == 1:
-            return _positions(array.tolist(), class_names)
-        names = ", ".join(sorted(set(map(str, array.ravel()[:50].tolist())))[:3])
-        if what != "targets":
-            raise UserError(f"{what} are text ({names}, ...): give numbers")
-        raise UserError(
-            f"{what} are text ({names}, ...): give numbers, or class_names= in the order of the model's outputs; "
-            "of class names the position in the order of the model's outputs, which alphabetical order gives as "
-            "numpy.unique(labels, return_inverse=True)[1]"
-        )
+        return _positions(array, what, class_names)
+    return _of_numbers(array, what)
+
+
+def _of_numbers(array: np.ndarray, what: str) -> Tensor:
     if array.dtype.kind not in "biufc":
         kinds = " and ".join(sorted({type(value).__name__ for value in array.ravel()[:1000].tolist()})[:3])
         remedy = "give numbers, and leave samples without one out"
@@ -245,15 +245,24 @@ def _inputs_of_one(values: Any, what: str) -> Tensor:
     return column(values, what)
 
 
-def _positions(names: Sequence[str], class_names: Sequence[str]) -> Tensor:
-    """Of names of classes among those in the order of the outputs."""
+def _positions(array: np.ndarray, what: str, class_names: Sequence[str] | None) -> Tensor:
+    """Positions (n,) of names of classes among those in the order of the outputs."""
+    if class_names is None or array.ndim != 1:
+        names = ", ".join(sorted(set(map(str, array.ravel()[:50].tolist())))[:3])
+        remedy = "give numbers"
+        if what == "targets":
+            remedy += (
+                ", or class_names= in the order of the model's outputs; of class names the position in the order of "
+                "the model's outputs, which alphabetical order gives as numpy.unique(labels, return_inverse=True)[1]"
+            )
+        raise UserError(f"{what} are text ({names}, ...): {remedy}")
     position = {str(name): i for i, name in enumerate(class_names)}
-    unknown = next((n for n in names if str(n) not in position), None)
+    unknown = next((n for n in array.tolist() if str(n) not in position), None)
     if unknown is not None:
         raise UserError(
             f"target {shown(str(unknown), 60)!r} is none of the class_names: give all, in the order of the outputs"
         )
-    return torch.tensor([position[str(n)] for n in names])
+    return torch.tensor([position[str(n)] for n in array.tolist()])
 
 
 def _read(
@@ -298,7 +307,7 @@ def _read(
 
 
 def _leave_out(more: int, whose: str, plain: bool) -> None:
-    """Say that entries beside input and target are not used.
+    """Warn that entries beside input and target are not used.
 
     Raises:
         UserError: the second entry may be another input.

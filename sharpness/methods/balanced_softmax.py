@@ -57,8 +57,8 @@ def recipe(longtail: LongTail, decoupled: bool = False) -> Recipe:
         decoupled: the backbone of plain cross-entropy by the same schedule, then frozen, and 2 000 steps of a new
             classifier with Balanced Softmax.
     """
+    num_samples = longtail.total
     # Published in steps, not in epochs: a data set of another size takes as many steps, hence other epochs.
-    num_samples = sum(longtail.train_counts)
     schedule = WarmupCosine(WARMUP_ITERATIONS / ITERATIONS, start=0.5)
     first = Stage(
         "cross-entropy" if decoupled else "Balanced Softmax",

@@ -1,4 +1,4 @@
-"""Model cards: the stages of a training in words, with formula, data and schedule."""
+"""Model cards: stages of a training with formula, data and schedule, as text."""
 
 from __future__ import annotations
 

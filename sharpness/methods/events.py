@@ -11,7 +11,7 @@ DROP, PLATEAU = 0.5, 0.9
 
 
 def changes(stages: Sequence[str], rates: Sequence[float]) -> list[str]:
-    """The new stages and drops of the learning rate of every epoch, in words; "" where there is none.
+    """New stages and drops of the learning rate at every epoch, as text; "" where there is none.
 
     A rate that falls gradually, as a cosine does, does not drop.
 
@@ -31,7 +31,7 @@ def changes(stages: Sequence[str], rates: Sequence[float]) -> list[str]:
 
 
 def events(recipe: Recipe) -> list[str]:
-    """The events of every row of a training's history, in words; "" where there is none.
+    """Events of every row of a training's history, as text; "" where there is none.
 
     >>> from sharpness.data import LongTail
     >>> from sharpness.methods import build_recipe
@@ -46,7 +46,7 @@ def events(recipe: Recipe) -> list[str]:
 
 
 def deferred(stage: Stage, epoch: int) -> str:
-    """The deferred settings that take effect in this epoch of a stage, in words."""
+    """Deferred settings that take effect in this epoch of a stage, as text."""
     told = []
     share = getattr(stage.loss, "reweight_from", 0.0)
     if epoch > 1 and epoch - 1 <= share * stage.epochs < epoch:

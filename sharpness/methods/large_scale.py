@@ -139,7 +139,7 @@ PUBLISHED: Mapping[tuple[str, str], Published] = _rows()
 
 
 def at_large_scale(recipe: Recipe, longtail: LongTail, given: Collection[str] = ()) -> Recipe:
-    """Give a recipe the published numbers of a large data set; others are left as they are.
+    """Give a recipe the published numbers of a large data set; recipes for other data keep theirs.
 
     A method without numbers for the data keeps those of CIFAR, which a note states.
 

@@ -89,13 +89,13 @@ class Classifier(nn.Module):
         if not isinstance(head, CosineHead):
             raise ValueError(f"a {type(head).__name__} has no scale")
         head.scale = float(scale)
-        self.spec = ModelSpec(**{**asdict(self.spec), "scale": float(scale)})
+        self.spec = replace(self.spec, scale=float(scale))
 
     def add_weight_scaling(self) -> None:
         """Put learnable weight scaling, ones at first, over the present head."""
         factor_like = next(self.head.parameters())
         self.head = LearnableWeightScaling(self.head, self.spec.num_classes).to(factor_like.device)
-        self.spec = ModelSpec(**{**asdict(self.spec), "head": self.spec.head + "+lws"})
+        self.spec = replace(self.spec, head=self.spec.head + "+lws")
 
 
 def build_model(
@@ -125,7 +125,7 @@ def build_model(
 
 
 def build_own(made_by: Callable[..., nn.Module] | nn.Module, spec: ModelSpec) -> Classifier:
-    """A network of the user's own from what makes it, or from one that is made.
+    """Build a classifier from a factory of the user's, or from a network.
 
     A factory that takes ``num_classes`` makes a whole network, images to logits, which here is a backbone with nothing
     behind it. Any other makes a backbone, which gets the head of the method.

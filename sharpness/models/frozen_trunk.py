@@ -41,7 +41,7 @@ class FrozenTrunk(ResNet):
 
     @property
     def fresh(self) -> str:
-        """The beginning of the names of what is trained."""
+        """Prefix of the names of the trained parameters."""
         return f"layer{self.num_groups}.{len(self.group(self.num_groups)) - 1}."
 
     def train(self, mode: bool = True) -> FrozenTrunk:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cbook import is_math_text
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.textpath import text_to_path
@@ -42,7 +44,24 @@ def width_of(texts: Sequence[str], fontsize: float) -> float:
     """Width of the widest line in points."""
     font = FontProperties(size=fontsize)
     lines = {line for text in texts for line in text.split("\n")}
-    return max((text_to_path.get_text_width_height_descent(t, font, "$" in t)[0] for t in lines), default=0.0)
+    measured = text_to_path.get_text_width_height_descent
+    return max((measured(t, font, bool(is_math_text(t)))[0] for t in lines), default=0.0)
+
+
+def drawable(name: str) -> str:
+    r"""A name of a model or class as Matplotlib can draw it: with its dollars as such, unless they enclose a formula.
+
+    >>> drawable("$x_1$"), drawable("US$ 5"), drawable("$x_")
+    ('$x_1$', 'US\\$ 5', '\\$x_')
+    """
+    if "$" not in name:
+        return name
+    try:
+        if is_math_text(name) and width_of([name], 8):
+            return name
+    except ValueError:
+        pass
+    return re.sub(r"(?<!\\)\$", r"\\$", name)
 
 
 def offsets(models: int, classes: int) -> np.ndarray:

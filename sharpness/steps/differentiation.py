@@ -1,4 +1,4 @@
-"""Gradients of what is computed on a batch, or on the shards of one that processes share."""
+"""Gradients of functions of a batch, or of the shards of a batch that processes share."""
 
 from __future__ import annotations
 

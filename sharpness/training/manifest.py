@@ -51,7 +51,7 @@ def manifest_of(
 
 
 def at_present(manifest: Manifest, recipe: Recipe, state: RunState, **more: Any) -> Manifest:
-    """The manifest of the weights as they are now.
+    """The manifest of the present weights.
 
     Args:
         more: further fields.

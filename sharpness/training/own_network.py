@@ -46,7 +46,7 @@ def check_network(network: Classifier, recipe: Recipe, data: LongTailData) -> No
 
 
 def _use_of_the_head(recipe: Recipe) -> str:
-    """Say what a recipe does with the head alone; empty if nothing."""
+    """A recipe's operation on the head alone, as text; empty if there is none."""
     if recipe.normalization:
         return "normalises the weights of backbone and head"
     for stage in recipe.stages:

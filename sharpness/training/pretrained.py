@@ -37,7 +37,7 @@ class Pretrained:
 
     @classmethod
     def read(cls, path: str | Path) -> Pretrained:
-        """Those of a checkpoint of any family, or of a library (``"torchvision:resnet152"``) on this machine.
+        """Read a checkpoint of any family, or weights of a library (``"torchvision:resnet152"``) on this machine.
 
         Raises:
             UserError: see :func:`~sharpness.load_checkpoint`.
@@ -49,7 +49,7 @@ class Pretrained:
         return cls(str(path), checkpoint.sha256, checkpoint.manifest.model.architecture, found)
 
     def into(self, network: Classifier) -> None:
-        """Give a network these weights; its head, and what a frozen trunk trains, stay as they are.
+        """Load the weights into a network, except into its head and the trained block of a frozen trunk.
 
         Raises:
             UserError: the file has another network.

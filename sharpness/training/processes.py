@@ -35,11 +35,8 @@ def require_shares(shards: int) -> None:
     processes = distributed.world_size()
     if shards % processes:
         least = processes * -(-shards // processes)
+        divisors = " or ".join(str(n) for n in range(1, shards + 1) if shards % n == 0)
         raise UserError(
             f"{processes} processes cannot share {shards} shard{'s' * (shards > 1)} of a batch alike: give "
-            f"shards={least} (--shards {least}), which is part of the recipe, or start {_divisors(shards)} processes"
+            f"shards={least} (--shards {least}), which is part of the recipe, or start {divisors} processes"
         )
-
-
-def _divisors(number: int) -> str:
-    return " or ".join(str(n) for n in range(1, number + 1) if number % n == 0)

@@ -1,7 +1,7 @@
-"""Checks of the keys of dicts and sets in a pickle, whose hashes may take for ever.
+"""Checks of the keys of dicts and sets in a pickle, whose hashes may take exponential time.
 
 The hash of a tuple is computed again each time from those of its parts: a few hundred bytes can describe a tuple that
-holds another one twice, which holds another one twice, and so on, whose hash takes for ever.
+holds another one twice, which holds another one twice, and so on, whose hash takes exponential time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sharpness.untrusted.refused import Refused
 
 
 def check_key(key: Any) -> None:
-    """Let everything pass but tuples of tuples.
+    """Refuse a key that is a tuple of tuples.
 
     Raises:
         Refused: a tuple of tuples.

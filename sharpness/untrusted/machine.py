@@ -149,7 +149,7 @@ class Machine(_PythonUnpickler):
         self.load_setitem()
 
     def run_setitems(self) -> None:
-        """Put several into one; what the instruction takes, from the mark on, is the stack now."""
+        """Put several values into a dict; the stack now holds the items from the mark on."""
         self._check_target(self.metastack[-1][-1])
         for key in self.stack[::2]:
             check_key(key)
@@ -161,7 +161,7 @@ class Machine(_PythonUnpickler):
         self.load_append()
 
     def run_appends(self) -> None:
-        """Put several into one."""
+        """Put several values into a list."""
         self._check_target(self.metastack[-1][-1], list)
         self.load_appends()
 
@@ -219,7 +219,7 @@ def _is_passed_over(made: Any) -> bool:
 
 
 def _bytes(value: Any) -> int:
-    """About what a copy of a value takes."""
+    """Approximate size of a copy of a value, in bytes."""
     if type(value) in (str, bytes, bytearray):
         return 4 * len(value)
     return 64 * len(value) if type(value) in (list, tuple, dict, set, OrderedDict, Counter) else 0

@@ -31,7 +31,7 @@ READERS: dict[tuple[int, int], Callable[..., Any]] = {
 
 
 def read_arrays(path: Path, choose: Callable[[Sequence[str]], Sequence[str]]) -> list[np.ndarray[Any, Any]]:
-    """Those arrays of an ``.npz`` that ``choose`` names, given the names of all.
+    """Read the arrays of an ``.npz`` that ``choose`` selects by name.
 
     Raises:
         Refused: the file is no regular one, no plain archive, unfolds into far more than it holds, or one of those

@@ -128,7 +128,7 @@ def loaded(seen: type[PassedOver]) -> type[PassedOver]:
 
 
 def passed_over(content: Any) -> list[str]:
-    """Entries of a file that hold what was passed over, in words, the outermost dict's by their keys.
+    """Entries of a file that hold placeholders, as text, by the keys of the outermost dict.
 
     >>> stand_in = rehearsed("parse_config.ConfigParser")
     >>> passed_over({"epoch": 3, "config": [stand_in()]})
@@ -145,7 +145,7 @@ def passed_over(content: Any) -> list[str]:
 
 
 def _names(content: Any) -> list[str]:
-    """Of all that was passed over in nested values; each container is looked into once."""
+    """Names of all placeholders in nested values; each container is visited once."""
     names, left, seen = [], [content], set()
     while left:
         value = left.pop()

@@ -59,7 +59,7 @@ class PlainDtype:
 
     @property
     def passed_over(self) -> bool:
-        """True of what is neither numbers nor text and is left out all the same."""
+        """True for a data type whose arrays are replaced by placeholders."""
         return False
 
     def __setstate__(self, state: Any) -> None:

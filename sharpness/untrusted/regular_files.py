@@ -1,4 +1,4 @@
-"""Open regular files only: a pipe would wait for ever for a writer, a device such as ``/dev/zero`` has no end."""
+"""Open regular files only: a pipe without a writer blocks, and a device such as ``/dev/zero`` has no end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sharpness.untrusted.refused import Refused
 
 
 def open_regular(path: str | Path, limit: int) -> tuple[BinaryIO, int]:
-    """The opened file and its size in bytes; what is checked is what is opened.
+    """Open a file; returns it and its size in bytes. The checks are of the opened file, not of its path.
 
     Raises:
         Refused: a folder, a pipe, a device or a socket; or more bytes than ``limit``.

@@ -11,6 +11,7 @@ from sharpness.checkpoints import load_checkpoint
 from sharpness.data import cifar
 from sharpness.data.cifar import load_cifar_lt
 from sharpness.data.longtail import select_indices
+from sharpness.data.named_data import NamedData
 from sharpness.data.profiles import profile_counts
 from sharpness.errors import UserError
 
@@ -42,6 +43,10 @@ def test_a_split_is_read_when_it_is_asked_for(cifar10, monkeypatch):
     assert len(data.test) == 10 and read == ["test_batch"]
     training = [*(f"data_batch_{k}" for k in range(1, 6)), "batches.meta"]
     assert len(data.train) == data.longtail.total and read[1:] == training
+    read.clear()
+    grey = NamedData(mean=(0.5,) * 3, std=(0.25,) * 3).standardized(load_cifar_lt("cifar10", root, imbalance=5))
+    assert read == [] and grey.test.mean == (0.5,) * 3 and read == ["test_batch"]
+    assert grey.train.std == (0.25,) * 3 and (grey.train.images == data.train.images).all()
     read.clear()
     recorded = load_checkpoint("zoo:ce")
     tested = recorded.load_data(str(root), split="test")

@@ -80,6 +80,20 @@ def killed_after(monkeypatch):
 
 
 @pytest.fixture
+def states(monkeypatch):
+    """Stage and copies of the whole state dict after every epoch."""
+    kept = []
+    save = RunFolder.save
+
+    def record(folder, state):
+        kept.append((state.stage, {name: tensor.clone() for name, tensor in state.model.items()}))
+        save(folder, state)
+
+    monkeypatch.setattr(RunFolder, "save", record)
+    return kept
+
+
+@pytest.fixture
 def weights():
     """The tensors of a run's result."""
     return lambda out: torch.load(out / "last.pt", weights_only=True)["state_dict"]

@@ -7,7 +7,7 @@ import torch
 
 from sharpness import load_checkpoint, train
 from sharpness.errors import UserError
-from sharpness.flattening import OPERATIONS
+from sharpness.flattening import OPERATIONS, operation_label
 from sharpness.methods import METHODS, build_recipe, flattened
 from sharpness.training import loop as loop_module
 
@@ -43,7 +43,7 @@ def test_two_epochs_of_training(data, tmp_path, method, operations):
     assert len(saved.manifest.card) == history.stage.nunique()
     kinds = [operation.partition(":")[0] for operation in operations]
     assert [line.partition("(")[0] for line in saved.manifest.flattening] == [OPERATIONS[k].__name__ for k in kinds]
-    assert saved.label.startswith(METHODS.label(method) + "+")
+    assert saved.label == "+".join([METHODS.label(method), *map(operation_label, operations)])
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -16,20 +16,6 @@ from sharpness.training.parts import read_helper
 from sharpness.training.state import RunFolder
 
 
-@pytest.fixture
-def states(monkeypatch):
-    """Copies of the whole state dict after every epoch, with the stage."""
-    kept = []
-    save = RunFolder.save
-
-    def record(folder, state):
-        kept.append((state.stage, {name: tensor.clone() for name, tensor in state.model.items()}))
-        save(folder, state)
-
-    monkeypatch.setattr(RunFolder, "save", record)
-    return kept
-
-
 def beginning(state, prefix):
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 

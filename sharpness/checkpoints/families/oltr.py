@@ -81,7 +81,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
 
 
 def _refined(backbone: nn.Module, rest: State, path: str) -> tuple[nn.Module, State]:
-    """With OLTR's attention and its layer behind the pooling, where the file has them."""
+    """Add OLTR's attention and its layer behind the pooling to a backbone, where the file has them."""
     parts = (ATTENTION, LAYER)
     attention, fc = ({n.removeprefix(p): t for n, t in rest.items() if n.startswith(p)} for p in parts)
     if not (attention or fc) or not isinstance(backbone, ResNet):

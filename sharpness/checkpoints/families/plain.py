@@ -47,7 +47,7 @@ def matches(content: Any) -> bool:
 
 
 def read(content: Any, path: str, options: Options, also: Sequence[str] = ()) -> Reading:
-    """With further notes, ``also``."""
+    """Read the state dict that ``options`` choose; ``also`` are further notes."""
     if is_state(content):
         found: dict[str, Mapping[str, Tensor]] = {"model": content}
         content = {}
@@ -96,7 +96,7 @@ def _parts(content: Mapping[str, Any]) -> dict[str, Mapping[str, Tensor]]:
 
 
 def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the prefix of DataParallel."""
+    """The state without the prefix of DataParallel."""
     wrapped = all(n.startswith("module.") for n in state)
     return {n.removeprefix("module.") if wrapped else n: t for n, t in state.items()}
 

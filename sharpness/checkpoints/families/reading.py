@@ -67,7 +67,7 @@ def is_state(content: object) -> TypeGuard[Mapping[str, Tensor]]:
 
 @dataclass(frozen=True)
 class Code:
-    """A code base that writes checkpoints: what is known of it and in none of its files.
+    """Properties of a code base that its checkpoints do not record.
 
     Attributes:
         title: of the family, for manifests.

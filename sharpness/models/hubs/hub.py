@@ -120,7 +120,7 @@ def not_here(wanted: str) -> UserError:
 
 
 def made(wanted: str, make: Any, *args: Any, **arguments: Any) -> Any:
-    """``make(...)`` of a library, whose errors are told in one line.
+    """Call a function of a library; its exceptions become one-line errors.
 
     Raises:
         UserError: it raises.

@@ -56,7 +56,7 @@ class HuggingFace:
 
 
 def _local(wanted: str, absent: UserError, kind: Any, name: str, download: bool, **arguments: Any) -> Any:
-    """``kind.from_pretrained(name)``, of what is on this machine unless ``download`` is true.
+    """``kind.from_pretrained(name)``, without access to the network unless ``download`` is true.
 
     Raises:
         UserError: it is not here, of another kind, or brings code of its own.
