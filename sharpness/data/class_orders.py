@@ -8,7 +8,7 @@ every processor (:func:`introsort`); since then it depends on the processor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableSequence, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ import numpy as np
 from sharpness.errors import UserError
 from sharpness.untrusted.plain_json import read_json
 from sharpness.untrusted.refused import Refused
+
+#: Largest partition that is sorted by insertion.
+SMALL = 16
 
 CLASS_ORDERS = {
     "label": "label order",
@@ -37,9 +40,79 @@ def introsort(values: Sequence[float] | np.ndarray) -> list[int]:
     >>> introsort([3, 1, 2, 1])
     [1, 3, 2, 0]
     """
-    # As objects: NumPy compares these one by one, by that algorithm to this day, where for numbers it has others now,
-    # which depend on the processor and put ties in another order.
-    return np.argsort(np.asarray(values).astype(object), kind="quicksort").tolist()
+    # NumPy's algorithm of that time, step by step: argsort puts ties in another order today, and classes of equal size
+    # would have other numbers than when released weights were trained.
+    v = np.asarray(values).tolist()
+    order = list(range(len(v)))
+    waiting = [(0, len(v) - 1, 2 * (len(v).bit_length() - 1))]
+    # Every choice below, such as the larger part waiting, decides the order of ties, which is what is reproduced.
+    while waiting:
+        low, high, depth = waiting.pop()
+        if depth < 0:
+            order[low : high + 1] = _heapsort(v, order[low : high + 1])
+            continue
+        while high - low >= SMALL:
+            middle = _partition(v, order, low, high)
+            depth -= 1
+            if middle - low < high - middle:
+                waiting.append((middle + 1, high, depth))
+                high = middle - 1
+            else:
+                waiting.append((low, middle - 1, depth))
+                low = middle + 1
+        for i in range(low + 1, high + 1):
+            moved, j = order[i], i
+            while j > low and v[moved] < v[order[j - 1]]:
+                order[j] = order[j - 1]
+                j -= 1
+            order[j] = moved
+    return order
+
+
+def _partition(v: Sequence[float], order: MutableSequence[int], low: int, high: int) -> int:
+    """The final position of the pivot, the median of three."""
+
+    def swap(a: int, b: int) -> None:
+        order[a], order[b] = order[b], order[a]
+
+    middle = (low + high) // 2
+    for a, b in ((middle, low), (high, middle), (middle, low)):
+        if v[order[a]] < v[order[b]]:
+            swap(a, b)
+    pivot, i, j = v[order[middle]], low, high - 1
+    swap(middle, j)
+    while True:
+        i += 1
+        while v[order[i]] < pivot:
+            i += 1
+        j -= 1
+        while pivot < v[order[j]]:
+            j -= 1
+        if i >= j:
+            swap(i, high - 1)
+            return i
+        swap(i, j)
+
+
+def _heapsort(v: Sequence[float], part: list[int]) -> list[int]:
+    """The indices of a part by a heap whose root is the largest."""
+
+    def sink(moved: int, at: int, size: int) -> None:
+        child = 2 * at + 1
+        while child < size:
+            if child + 1 < size and v[part[child]] < v[part[child + 1]]:
+                child += 1
+            if not v[moved] < v[part[child]]:
+                break
+            part[at], at, child = part[child], child, 2 * child + 1
+        part[at] = moved
+
+    for root in reversed(range(len(part) // 2)):
+        sink(part[root], root, len(part))
+    for last in reversed(range(1, len(part))):
+        moved, part[last] = part[last], part[0]
+        sink(moved, 0, last)
+    return part
 
 
 _ORDERS: dict[str, Callable[[np.ndarray], list[int]]] = {

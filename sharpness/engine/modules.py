@@ -152,6 +152,11 @@ def require_numbers(model: nn.Module) -> None:
                 f"{name!r} of {kind} has complex numbers: give their real and imaginary parts as a parameter, "
                 "nn.Parameter(torch.view_as_real(w)), and take torch.view_as_complex of it in the forward pass"
             )
+        if p.layout is not torch.strided and p.requires_grad:
+            raise UserError(
+                f"{name!r} of {kind} is sparse, and displacements and second derivatives of it are dense: give "
+                "nn.Parameter(w.to_dense()), or take it out of scope with requires_grad_(False)"
+            )
     if not any(p.is_floating_point() for p in model.parameters()):
         raise UserError(f"{kind} has no parameters: there is nothing to probe")
 

@@ -149,7 +149,7 @@ def _explanation(module: nn.Module, x: Tensor, y: Tensor) -> str:
     if writer is not None:
         return _told_of_state(module, writer)
     return (
-        f"a sample's loss depends on which others are in its batch: {where} mixes samples; {_in_eval(module)}let it "
+        f"a sample's loss depends on which others are in its batch: {where} mixes samples; {in_eval(module)}let it "
         "use fixed statistics (running ones), or none"
     )
 
@@ -157,12 +157,13 @@ def _explanation(module: nn.Module, x: Tensor, y: Tensor) -> str:
 def _told_of_state(module: nn.Module, writer: str) -> str:
     return (
         f"a sample's loss depends on which others are in its batch: {writer} updates its state in every pass; "
-        f"{_in_eval(module)}freeze it (observers of quantisation, after they have seen training data: "
+        f"{in_eval(module)}freeze it (observers of quantisation, after they have seen training data: "
         "model.apply(torch.ao.quantization.disable_observer))"
     )
 
 
-def _in_eval(module: nn.Module) -> str:
+def in_eval(module: nn.Module) -> str:
+    """The remedy for a model in training mode, as the beginning of another one."""
     return "call model.eval(), or " if any(m.training for m in module.modules()) else ""
 
 

@@ -148,6 +148,8 @@ class TracedRun:
     def _as_used(self, name: str, tensor: Tensor) -> Tensor:
         if tensor.is_floating_point():
             tensor = tensor.to(self.dtype)
+        elif tensor.is_complex():
+            tensor = tensor.to(self.dtype.to_complex())
         if tensor.ndim == 4 and name in self.traced.convolution_weights:
             tensor = tensor.contiguous(memory_format=torch.channels_last)
         return tensor

@@ -27,11 +27,12 @@ from torch import Tensor, fx, nn
 from sharpness.engine.program import Traced, Untraceable
 from sharpness.engine.program_builder import ProgramBuilder
 from sharpness.engine.undisturbed import interrupts_held
+from sharpness.errors import shown
 
 
 def first_line(error: BaseException) -> str:
     """The type and the first line of an exception, as ``Type: message``."""
-    return f"{type(error).__name__}: {str(error)}".splitlines()[0].rstrip(": ")
+    return shown(f"{type(error).__name__}: {str(error)}".splitlines()[0].rstrip(": "), 160)
 
 
 def structure(module: nn.Module) -> list[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -37,7 +38,7 @@ def lent() -> Iterator[None]:
 
 @contextmanager
 def undisturbed(kept: bool = True) -> Iterator[None]:
-    """Exclude other threads, the caller's autocast and default device; may be nested. Also a decorator of functions.
+    """Exclude other threads, the caller's autocast, default device and compiler; may be nested. Also a decorator.
 
     Args:
         kept: put the global generators of random numbers back at the end, from which a model or data may have drawn.
@@ -48,7 +49,7 @@ def undisturbed(kept: bool = True) -> Iterator[None]:
     """
     lends, depth = getattr(_local, "lent", False), getattr(_local, "depth", 0)
     generators = generators_kept() if kept and not lends and not depth else nullcontext()
-    with nullcontext() if lends else _lock, generators, without_autocast(), _made_on_the_cpu():
+    with nullcontext() if lends else _lock, generators, without_autocast(), _made_on_the_cpu(), _uncompiled():
         _local.depth = depth + kept
         try:
             yield
@@ -63,6 +64,17 @@ def without_autocast() -> Iterator[None]:
         for device in DEVICES:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Run what the caller gave to ``torch.compile`` as it was written: compiled code has no second derivative."""
+    dynamo = sys.modules.get("torch._dynamo")  # loaded by the first torch.compile, at a second's cost
+    if dynamo is None or getattr(_local, "lent", False):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"), dynamo.config.patch(error_on_nested_fx_trace=False):
         yield
 
 

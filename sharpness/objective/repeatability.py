@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from sharpness.engine.class_sums import SampleSums
-from sharpness.engine.neighbours import first_difference
+from sharpness.engine.neighbours import first_difference, in_eval
 from sharpness.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def repeated_passes(objective: Values) -> SampleSums:
             where = first_difference(objective._outputs, x, x) or "the model or the loss"
             raise UserError(
                 f"two passes over the same data gave losses {first.mean:.6g} and {again.mean:.6g}: {where} is "
-                "random, or keeps a state; freeze it, or seed it in every call"
+                f"random, or keeps a state; {in_eval(objective._outputs)}freeze it, or seed it in every call"
             )
         # Kernels of other batch sizes round otherwise, which a sum over a class shows and a single sample explains.
         off = np.abs(first.losses - second.losses)

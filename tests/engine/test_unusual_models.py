@@ -12,6 +12,7 @@ from sharpness import Objective, UserError
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(12, 4, generator=GENERATOR, dtype=torch.float64)
 Y = torch.arange(12) % 3
+BAGS = torch.randint(0, 5, (12, 4), generator=GENERATOR)
 
 
 class Counted(nn.Module):
@@ -52,8 +53,14 @@ class Twice(nn.Module):
         return torch.tanh(self.body(x))
 
 
+def means_of_rows(w):
+    rows = (BAGS != 2)[:, :, None] * w[BAGS]
+    return rows.sum(1) / (BAGS != 2).sum(1).clamp_min(1)[:, None]
+
+
 def unlike_others():
     torch.manual_seed(0)
+    bags = nn.EmbeddingBag(5, 3, padding_idx=2).double()
     twice = Twice().double()
     plain = nn.Sequential(nn.Linear(4, 3), nn.Tanh()).double()
     counted = Counted().double()
@@ -64,12 +71,23 @@ def unlike_others():
         "a layer under two names": (twice, lambda w, b: torch.tanh(F.linear(torch.tanh(F.linear(X, w, b)), w, b)), X),
         "sparse": (graph, None, X),
         "TorchScript": (torch.jit.script(plain), lambda w, b: torch.tanh(F.linear(X, w, b)), X),
+        "torch.compile": (torch.compile(plain, backend="aot_eager"), lambda w, b: torch.tanh(F.linear(X, w, b)), X),
+        "bags of rows": (bags, means_of_rows, BAGS),
         "transposed inputs": (plain, lambda w, b: torch.tanh(F.linear(X, w, b)), X.t().contiguous().t()),
     }, dense
 
 
 @pytest.mark.parametrize(
-    "name", ["integers before weights", "a layer under two names", "sparse", "TorchScript", "transposed inputs"]
+    "name",
+    [
+        "integers before weights",
+        "a layer under two names",
+        "sparse",
+        "TorchScript",
+        "torch.compile",
+        "bags of rows",
+        "transposed inputs",
+    ],
 )
 def test_loss_gradient_and_product_are_those_of_the_plain_formula(name):
     models, dense = unlike_others()
@@ -95,6 +113,44 @@ def test_loss_gradient_and_product_are_those_of_the_plain_formula(name):
     assert float(objective.quadratic_forms(v).mean()) == pytest.approx(float(v @ hessian @ v), rel=1e-6)
     assert torch.equal(torch.cat([p.detach().reshape(-1) for p in model.parameters() if p.requires_grad]), start)
     assert len(objective.identity) == len(objective.model_sha256()) - 52
+
+
+class Fourier(nn.Module):
+    """A filter in the frequency domain: complex numbers made of a real parameter, in float32."""
+
+    def __init__(self):
+        super().__init__()
+        self.filter = nn.Parameter(torch.randn(3, 2, generator=GENERATOR))
+
+    def forward(self, x):
+        return torch.fft.irfft(torch.fft.rfft(x) * torch.view_as_complex(self.filter), n=4)[:, :3]
+
+
+def test_complex_numbers_inside_a_network_of_float32():
+    """The inverse transform of four numbers by its sum of cosines and sines."""
+    objective = Objective(Fourier(), (X.float(), Y))
+    x, t = X.float().double(), torch.arange(4).double()
+    angle = torch.pi / 2 * t[:, None] * t[:3]
+
+    def loss(w):
+        real, imaginary = x @ angle.cos(), -x @ angle.sin()
+        real, imaginary = real * w[:, 0] - imaginary * w[:, 1], real * w[:, 1] + imaginary * w[:, 0]
+        weights = torch.tensor([1.0, 2, 1], dtype=torch.float64) / 4
+        return F.cross_entropy((real * weights @ angle.cos().T - imaginary * weights @ angle.sin().T)[:, :3], Y)
+
+    start, v = objective.parameters[0].detach().double(), torch.randn(6)
+    hessian = torch.func.hessian(loss)(start).reshape(6, 6)
+    assert objective.loss() == pytest.approx(float(loss(start)), rel=1e-6)
+    torch.testing.assert_close(objective.hvp(v).double(), hessian @ v.double(), rtol=1e-4, atol=1e-6)
+    with objective.operator() as operator:
+        torch.testing.assert_close(operator(v).double(), hessian @ v.double(), rtol=1e-4, atol=1e-6)
+
+
+def test_a_sparse_parameter_is_refused_with_the_dense_one():
+    model = nn.Linear(4, 3)
+    model.weight = nn.Parameter(model.weight.detach().to_sparse())
+    with pytest.raises(UserError, match=r"'weight' of Linear is sparse.*w\.to_dense\(\)"):
+        Objective(model, (X.float(), Y))
 
 
 class Capacity(nn.Linear):

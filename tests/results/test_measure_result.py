@@ -58,6 +58,13 @@ def test_classes_are_drawn_with_their_intervals_from_most_to_fewest_samples(foun
             assert [found[label].lower[0, c], found[label].upper[0, c]] in bars
 
 
+def test_names_that_are_no_formulas_are_drawn_as_they_are(found):
+    odd = replace(found["a"], class_names=(r"$\frac$", "US$", r"$\sigma$"))
+    ax = Comparison({"$": odd}).plot(Figure().subplots(), palette={"$": "red"})
+    ax.get_figure().draw_without_rendering()
+    assert [t.get_text() for t in ax.get_xticklabels()] == [r"US\$", r"$\sigma$", r"\$\frac\$"]
+
+
 @pytest.mark.parametrize("old", [False, True])
 def test_bars_over_random_vectors_are_students_and_those_of_files_without_intervals_normal(pair, old):
     result = trace(pair["a"], per_class=True, draws=4)

@@ -270,10 +270,12 @@ def as_objective(subject: Subject, data: Any = None, **options: Any) -> Objectiv
         return Objective(subject, data, **options)
     if isinstance(subject, Checkpoint | str | Path):
         return checkpoint_objective(subject, data=data, **options)
-    if data is not None:
-        raise UserError(f"data= is for models: {type(subject).__name__} has its own")
     if not isinstance(subject, Objective):
-        raise UserError(f"a {type(subject).__name__} cannot be probed: give an Objective, a model or a checkpoint")
+        what = subject.__name__ if isinstance(subject, type) else f"a {type(subject).__name__}"
+        how = "an Objective, a model (nn.Module) or a checkpoint; several in a mapping, {label: model}"
+        raise UserError(f"{what} cannot be probed: give {how}")
+    if data is not None:
+        raise UserError("data= is for models: Objective has its own")
     if options:
         raise UserError(f"{', '.join(options)}: an Objective has its own, give them when it is made")
     return subject

@@ -19,6 +19,7 @@ from sharpness import (
 )
 from sharpness.models import build_model
 from sharpness.probes.directions.gaussian import gaussian
+from sharpness.probes.shared.comparison import side_by_side
 
 #: Nothing here hangs on the width of a network.
 pytestmark = pytest.mark.usefixtures("shallow_resnet8")
@@ -177,6 +178,7 @@ def test_two_models_need_two_labels(data):
         (lambda data: line({"a": Objective(model(), data)}, RANGE, data=data), "Objective has its own"),
         (lambda data: line(Objective(model(), data), RANGE, options={"loss": "ce"}), "loss: an Objective has its own"),
         (lambda data: line({"a": 3}, RANGE), "a int cannot be probed"),
+        (lambda data: line([model(), model()], RANGE, data=data), "a list cannot be probed.*{label: model}"),
     ],
 )
 def test_mistakes_are_told(act, message, data):
@@ -194,3 +196,5 @@ def test_a_model_of_balanced_classes_is_compared_in_the_groups_of_the_long_tail(
     assert all(objectives[label].groups == seen[label] for label in order)
     assert all(found[label].groups == seen["long tail"] for label in order)
     assert "balanced was trained on balanced classes: groups are those of long tail" in caplog.messages
+    compared = side_by_side(objectives, lambda one: one)
+    assert [one.subject.restrict("few").num_samples for one in compared] == [4, 4]
