@@ -85,14 +85,18 @@ def test_nothing_needs_torchvision():
 @pytest.mark.parametrize("used", [("data.read_images", "Objective"), ("probes.line", "eigenvalues")])
 def test_the_package_is_empty_until_something_of_it_is_used(used):
     """In a process of its own: neither importing it, asking what it has nor saved results load torch, and every room is
-    found.
+    found. Only a picture loads matplotlib.
     """
     code = (
-        "import sys, sharpness; dir(sharpness); assert 'xarray' not in sys.modules; "
-        "sharpness.results.Comparison; assert 'torch' not in sys.modules; "
-        f"sharpness.{used[0]}; assert 'torch' in sys.modules; sharpness.{used[1]}"
+        "import sys, sharpness; dir(sharpness); assert 'xarray' not in sys.modules; from sharpness.cli import main; "
+        "assert main(['merge', sys.argv[1]]) == 0; assert 'torch' not in sys.modules; "
+        f"sharpness.{used[0]}; assert 'torch' in sys.modules; sharpness.{used[1]}; import torch; "
+        "objective = sharpness.Objective(torch.nn.Linear(2, 2), (torch.eye(2), torch.tensor([0, 1]))); "
+        "result = sharpness.measure(objective, 'loss,lambda_max'); result._repr_html_(); result.to_latex(); "
+        "assert not {'matplotlib', 'seaborn'} & set(sys.modules); result.plot; assert 'matplotlib' in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    saved = Path(__file__).parent / "results" / "fixtures" / "measure.nc"
+    subprocess.run([sys.executable, "-c", code, str(saved)], check=True)
 
 
 def test_threads_of_the_command_line_sleep_while_they_wait():

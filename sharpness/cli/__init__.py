@@ -59,7 +59,10 @@ class Commands(click.Group):
         return name, command, rest
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
+
+
+@click.group(cls=Commands, context_settings=SETTINGS)
 @click.version_option(sharpness.__version__, prog_name="sharpness")
 def cli() -> None:
     """Per-class sharpness of deep long-tailed recognition: how flat is a minimum for every class?"""

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import click
 
-from sharpness.cli.options import OneExample
+from sharpness.cli.options import AS_JSON, OneExample, output_option
 from sharpness.cli.output import TABLES, as_records, require_file, say, write
 
 
 @click.command(cls=OneExample)
 @click.argument("old", type=click.Path())
 @click.argument("new", type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="Print the values that differ as JSON.")
-@click.option("-o", "--output", type=click.Path(), help="File for all values side by side: .csv, .json or .parquet.")
+@AS_JSON
+@output_option("all values side by side")
 def compare(old: str, new: str, as_json: bool, output: str | None) -> None:
     """Print what differs between two result files or folders: values beyond their errors, and settings.
 

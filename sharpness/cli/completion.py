@@ -1,4 +1,4 @@
-"""Completion in a shell of what is known by name: methods, measures, data sets, models of the zoo; torch is not loaded.
+"""Shell completion of names: methods, measures, data sets, models of the zoo; torch is not loaded.
 
 ``eval "$(_SHARPNESS_COMPLETE=bash_source sharpness)"`` in ``~/.bashrc``; ``zsh_source`` and ``fish_source`` likewise.
 """
@@ -20,7 +20,7 @@ ZOO = Path(sharpness.__file__).parent / "zoo" / "cifar10-lt-100"
 
 
 def completions(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
-    """Names that go on with what is written; of several with commas between them the last one is completed."""
+    """Completions of what is written; of several names with commas between them, of the last one."""
     before, comma, last = incomplete.rpartition(",")
     return [CompletionItem(f"{before}{comma}{name}") for name in names if name.startswith(last)]
 

@@ -10,17 +10,17 @@ import sharpness
 from sharpness.cli.completion import CHECKPOINTS
 from sharpness.cli.file_options import probing_options
 from sharpness.cli.grouped import grouped
-from sharpness.cli.options import PARAMETERS, OneExample, measured_on, picture_look, result_options, split_of
-from sharpness.cli.output import Delivery, alone
+from sharpness.cli.options import PARAMETERS, OneExample, picture_look, result_options
+from sharpness.cli.output import Delivery
 
 
 @click.command(cls=OneExample)
 @CHECKPOINTS
 @probing_options
 @click.option("--per-group", is_flag=True, help="Optima of many, medium and few instead of classes.")
-@click.option("--damping", default=0.01, show_default=True, help="Cost of a move by the norm of all weights, doubled.")
-@click.option("--steps", default=8, show_default=True, help="Largest number of Gauss-Newton steps.")
-@click.option("--cg-steps", default=30, show_default=True, help="Largest number of products in each step.")
+@click.option("--damping", default=0.01, help="Cost of a move by the norm of all weights, doubled.")
+@click.option("--steps", default=8, help="Largest number of Gauss-Newton steps.")
+@click.option("--cg-steps", default=30, help="Largest number of products in each step.")
 @PARAMETERS
 @result_options
 @grouped(shown=Delivery)
@@ -28,7 +28,7 @@ def conflicts(
     checkpoints: tuple[str, ...], per_group: bool, damping: float, steps: int, cg_steps: int, parameters: str,
     shown: Delivery, **probed: Any,
 ) -> None:  # fmt: skip
-    """Print where each class wants to go: the displacement to its own optimum, the loss there, and its worst conflict.
+    """Print the displacement of each class to its own optimum, its loss there, and the class it conflicts with most.
 
     Optima are damped: see sharpness.class_optima. The picture has the cosines between all displacements. With -o,
     unfinished work is kept beside the output, and the same command continues it.
@@ -36,7 +36,6 @@ def conflicts(
     Example: sharpness conflicts runs/ldam/last.pt --plot conflicts
     """
     from sharpness.cli.subjects import subjects
-    from sharpness.results.caption import caption
 
     shown.require()
     read, options = subjects(checkpoints, probed)
@@ -46,8 +45,4 @@ def conflicts(
     results = sharpness.class_optima(
         read, damping, steps, cg_steps, per_group=per_group, keep_vectors=False, resume=partial, **shared
     )
-    what = "Cosines between displacements to the classes' own optima"
-    shown.results(
-        results, lambda: alone(results).plot(**look), lambda: caption(what, results, split_of(probed)), work,
-        lambda: [measured_on(probed)],
-    )  # fmt: skip
+    shown.results(results, "Cosines between displacements to the classes' own optima", probed, look, work)

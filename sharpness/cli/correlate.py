@@ -8,33 +8,30 @@ import click
 
 import sharpness
 from sharpness.cli.grouped import grouped
-from sharpness.cli.options import AS_JSON, OneExample, look_options, picture_look
+from sharpness.cli.options import AS_JSON, OneExample, look_options, output_option, picture_look, plot_option
 from sharpness.cli.output import TABLES, Delivery
 
 
 @click.command(cls=OneExample)
 @click.argument("table", type=click.Path())
 @click.option("--test", type=click.Path(), help="Table of the same checkpoints on test images, for accuracy and gap.")
-@click.option("--measures", default="", help="Comma-separated columns of the table. [all but accuracy]")
+@click.option("--measures", help="Comma-separated columns of the table. [all but accuracy]")
 @click.option("--given", help="Column that partial coefficients are given. [train, over classes]")
-@click.option(
-    "--resamples", default=2000, show_default=True, help="Number of resamples of the bootstrap over checkpoints."
-)
-@click.option("--seed", default=0, show_default=True, help="Seed of the bootstrap.")
-@click.option("-o", "--output", type=click.Path(), help="File for the coefficients, .csv, .json or .parquet.")
-@click.option("--plot", type=click.Path(), help="Draw the scatter over checkpoints as well, as PDF and PNG.")
+@click.option("--resamples", default=2000, help="Number of resamples of the bootstrap over checkpoints.")
+@click.option("--seed", default=0, help="Seed of the bootstrap.")
+@output_option("the coefficients")
+@plot_option("the scatter over checkpoints")
 @click.option(
     "--over",
     type=click.Choice(["checkpoints", "classes"]),
     default="checkpoints",
-    show_default=True,
     help="Dots of the picture: checkpoints, or classes of checkpoints.",
 )
 @look_options
 @AS_JSON
 @grouped(shown=Delivery)
 def correlate(
-    table: str, test: str | None, measures: str, given: str | None, resamples: int, seed: int, over: str,
+    table: str, test: str | None, measures: str | None, given: str | None, resamples: int, seed: int, over: str,
     shown: Delivery, **look: Any,
 ) -> None:  # fmt: skip
     """Print the rank correlation of measures with accuracy, and with the gap between training and test.
@@ -46,7 +43,7 @@ def correlate(
     Example: sharpness correlate out/train.csv --test out/test.csv --plot out/correlation
     """
     shown.require(TABLES)
-    names = [name.strip() for name in measures.split(",") if name.strip()] or None
+    names = [name.strip() for name in (measures or "").split(",") if name.strip()] or None
     found = sharpness.correlate(table, test, measures=names, given=given, resamples=resamples, seed=seed)
     options = picture_look(look, dict.fromkeys(found.points["model"]), shown.plot is not None)
     shown.table(found.to_frame(), lambda: str(found), lambda: (found.plot(over, **options), found.caption(over)))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -31,27 +30,20 @@ def data() -> None:
     """
 
 
-def _options(command: Callable[..., Any]) -> Callable[..., Any]:
-    return several(
-        command,
-        [
-            click.option(
-                "--data", "name", type=click.Choice(LISTED), default="list", show_default=True, help="Data set."
-            ),
-            click.option("--data-root", required=True, type=click.Path(), help="Folder where the lists' paths begin."),
-            click.option("--lists", type=click.Path(), help="Folder of the lists. [the data root]"),
-            click.option("--size", type=int, help="Side of the central square that is kept. [224 of 256]"),
-            click.option("--resize", type=int, help="Shorter side before that crop. [size]"),
-            click.option(
-                "--policy",
-                type=click.Choice(["stop", "skip"]),
-                default="stop",
-                show_default=True,
-                help="What an image that cannot be read does: stop, or be skipped and recorded.",
-            ),
-            click.option("--workers", type=int, default=0, show_default=True, help="Processes that decode images."),
-        ],
-    )
+_options = several(
+    click.option("--data", "name", type=click.Choice(LISTED), default="list", help="Data set."),
+    click.option("--data-root", required=True, type=click.Path(), help="Folder where the lists' paths begin."),
+    click.option("--lists", type=click.Path(), help="Folder of the lists. [the data root]"),
+    click.option("--size", type=int, help="Side of the central square that is kept. [224 of 256]"),
+    click.option("--resize", type=int, help="Shorter side before that crop. [size]"),
+    click.option(
+        "--policy",
+        type=click.Choice(["stop", "skip"]),
+        default="stop",
+        help="What an image that cannot be read does: stop, or be skipped and recorded.",
+    ),
+    click.option("--workers", type=int, default=0, help="Processes that decode images."),
+)
 
 
 @dataclass(frozen=True)
@@ -89,7 +81,7 @@ class Listed:
 
 @data.command(cls=OneExample)
 @_options
-@click.option("--decode/--no-decode", default=True, show_default=True, help="Decode every image, or look for its file.")
+@click.option("--decode/--no-decode", default=True, help="Decode every image, or look for its file.")
 @AS_JSON
 @grouped(listed=Listed)
 def check(listed: Listed, decode: bool, as_json: bool) -> None:
@@ -156,16 +148,16 @@ def prepare(listed: Listed, out: str, as_json: bool) -> None:
 
 @data.command(cls=OneExample)
 @click.argument("name", type=click.Choice(["glyphs-lt"]))
-@click.option("--classes", default=1000, show_default=True, help="Number of characters.")
-@click.option("--side", default=64, show_default=True, help="Side of the images, in pixels.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the choice of characters and faces.")
+@click.option("--classes", default=1000, help="Number of characters.")
+@click.option("--side", default=64, help="Side of the images, in pixels.")
+@click.option("--seed", default=0, help="Seed of the choice of characters and faces.")
 @click.option(
     "--fonts", multiple=True, type=click.Path(exists=True), help="Folder of fonts. Repeatable. [/usr/share/fonts]"
 )
 @click.option("-o", "--out", required=True, type=click.Path(), help="New folder for the images and their lists.")
 @AS_JSON
 def make(name: str, classes: int, side: int, seed: int, fonts: tuple[str, ...], out: str, as_json: bool) -> None:
-    """Make a data set of many classes from what this computer has: Han characters in its fonts.
+    """Render a data set of many classes: Han characters in the fonts of this computer.
 
     Training and test images are of different faces; further characters are an open set. The folder is one of lists, as
     sharpness data check and prepare take it, and glyphs.json records fonts and versions.

@@ -9,8 +9,9 @@ import click
 
 from sharpness.cli.completion import CHECKPOINTS
 from sharpness.cli.file_options import file_options
-from sharpness.cli.options import AS_JSON, OneExample
-from sharpness.cli.output import TABLES, as_records, as_text, require_file, require_picture, save_drawn, say, write
+from sharpness.cli.grouped import grouped
+from sharpness.cli.options import AS_JSON, OneExample, output_option, plot_option
+from sharpness.cli.output import TABLES, Delivery, as_text, require_file, write
 from sharpness.errors import UserError
 
 #: What the published protocol rejects below.
@@ -26,18 +27,17 @@ THRESHOLD = 0.1
     help="Open set: a folder of class folders, a list of 'path -1' lines, or cifar100. [the open part of the data]",
 )
 @click.option("--open-root", type=click.Path(), help="Root of the paths of that list, or of the CIFAR-100 files.")
-@click.option(
-    "--threshold", default=THRESHOLD, show_default=True, help="Softmax probability below which an image is rejected."
-)
-@click.option("-o", "--output", type=click.Path(), help="File for the table: .csv, .json or .parquet.")
+@click.option("--threshold", default=THRESHOLD, help="Softmax probability below which an image is rejected.")
+@output_option("the table")
 @click.option(
     "--sweep", type=click.Path(), help="File for accuracies and F at every threshold: .csv, .json or .parquet."
 )
-@click.option("--plot", "figure", type=click.Path(), help="Draw them as well, as PDF and PNG.")
+@plot_option("them")
 @AS_JSON
+@grouped(shown=Delivery)
 def evaluate(
-    checkpoints: tuple[str, ...], opened: str | None, open_root: str | None, threshold: float, output: str | None,
-    sweep: str | None, figure: str | None, as_json: bool, **given: Any,
+    checkpoints: tuple[str, ...], opened: str | None, open_root: str | None, threshold: float, sweep: str | None,
+    shown: Delivery, **given: Any,
 ) -> None:  # fmt: skip
     """Evaluate checkpoints by the open long-tailed protocol: known test images, and images of unknown classes.
 
@@ -51,15 +51,13 @@ def evaluate(
     import pandas as pd
 
     from sharpness.cli.subjects import subjects
-    from sharpness.plots.threshold_sweep import plot_threshold_sweep
     from sharpness.probes.open_set.evaluation import evaluate_open_set, open_images
     from sharpness.probes.shared.as_objective import checkpoint_objective
     from sharpness.probes.shared.checkpoint_data import open_part
 
     # What cannot be written is refused before minutes of computing.
-    for option, path in (("-o", output), ("--sweep", sweep)):
-        require_file(option, path, TABLES)
-    require_picture("--plot", figure)
+    shown.require(TABLES)
+    require_file("--sweep", sweep, TABLES)
     if not 0 <= threshold <= 1:
         raise UserError(f"--threshold {threshold:g}: give a probability from 0 to 1")
     read, options = subjects(checkpoints, {**given, "loss": "ce"})
@@ -78,21 +76,23 @@ def evaluate(
             results[name] = evaluate_open_set(name, known, unknown, names, threshold=threshold)
     table = pd.DataFrame([result.to_dict() for result in results.values()])
     swept = pd.concat([result.sweep() for result in results.values()], ignore_index=True)
-    if output is not None:
-        write(table, Path(output))
     if sweep is not None:
         write(swept, Path(sweep))
-    if figure is not None:
-        caption = {
+
+    def draw() -> tuple[Any, dict[str, str]]:
+        from sharpness.plots.threshold_sweep import plot_threshold_sweep
+
+        return plot_threshold_sweep(swept, threshold), {
             "Shows": f"Known images right, open set rejected and F over the threshold; marked is {threshold:g}",
             "Models": ", ".join(results),
             "Images": f"{len(known.y):,} known and {len(unknown):,} of the open set",
         }
-        save_drawn(plot_threshold_sweep(swept, threshold), Path(figure), caption, err=True)
-    if as_json:
-        say(as_records(table))
-        return
-    say(as_text(table.set_index("model").T.rename_axis("measure").reset_index()))
-    for name, result in results.items():
-        near = ", ".join(f"{o} (as {k}, {100 * share:.0f} %)" for o, k, share in result.nearest())
-        say(f"{name}: accepted most of the open set: {near}")
+
+    def told() -> str:
+        lines = [as_text(table.set_index("model").T.rename_axis("measure").reset_index())]
+        for name, result in results.items():
+            near = ", ".join(f"{o} (as {k}, {100 * share:.0f} %)" for o, k, share in result.nearest())
+            lines.append(f"{name}: accepted most of the open set: {near}")
+        return "\n".join(lines)
+
+    shown.table(table, told, draw)

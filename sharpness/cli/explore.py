@@ -12,9 +12,7 @@ from sharpness.cli.output import require_file, say
 
 @click.command(cls=OneExample)
 @click.argument("results", nargs=-1, required=True, type=click.Path())
-@click.option(
-    "-o", "--output", default="explorer.html", show_default=True, type=click.Path(), help="File for the page."
-)
+@click.option("-o", "--output", default="explorer.html", type=click.Path(), help="File for the page.")
 @click.option("--title", help="Heading of the page. [names of the arguments]")
 def explore(results: tuple[str, ...], output: str, title: str | None) -> None:
     """Write saved results as one interactive page: class bars, plane, spectrum and owners, linked.

@@ -100,7 +100,6 @@ class Making:
 @click.option(
     "--study",
     default="motivation",
-    show_default=True,
     help="Study to make: motivation (with curvature and visualization), flattening (do operations help?) or "
     "microbenchmark (direction or magnitude?).",
 )
@@ -108,10 +107,7 @@ class Making:
     "--methods", help=f"Methods to compare. [{','.join(FIGURE_METHODS)}; flattening: {','.join(STUDY_METHODS)}]"
 )
 @click.option(
-    "--operations",
-    default=",".join(STUDY_OPERATIONS),
-    show_default=True,
-    help="Flattening operations to compare, of --study flattening.",
+    "--operations", default=",".join(STUDY_OPERATIONS), help="Flattening operations to compare, of --study flattening."
 )
 @SEEDS
 @JOBS
@@ -126,35 +122,22 @@ class Making:
     type=click.Path(),
     help="Folder for the trained models and the results of probes. [runs/DATA, runs/STUDY or runs/checkpoints]",
 )
+@click.option("--plane", "grid", default=51, help="Points along each side of a plane, of --study motivation.")
 @click.option(
-    "--plane", "grid", default=51, show_default=True, help="Points along each side of a plane, of --study motivation."
+    "--adaptive", default=0.01, help="Relative error to which its planes are interpolated; 0 to evaluate every point."
 )
+@click.option("--range", "extent", default=0.5, help="Half the side of its planes, in filter norms.")
 @click.option(
-    "--adaptive",
-    default=0.01,
-    show_default=True,
-    help="Relative error to which its planes are interpolated; 0 to evaluate every point.",
-)
-@click.option("--range", "extent", default=0.5, show_default=True, help="Half the side of its planes, in filter norms.")
-@click.option(
-    "--direction-seeds",
-    default="0",
-    show_default=True,
-    help="Seeds of the random directions of lines and planes, a row of panels each.",
+    "--direction-seeds", default="0", help="Seeds of the random directions of lines and planes, a row of panels each."
 )
 @click.option(
     "--logits",
     type=click.Choice(["calibrated", "temperature"]),
     default="calibrated",
-    show_default=True,
     help="Logits as they are, or at each model's own temperature: equal confidence.",
 )
-@click.option(
-    "--tol", default=1e-3, show_default=True, help="Tolerated residual of an eigenvalue, relative to the largest one."
-)
-@click.option(
-    "--split", type=click.Choice(["train", "val", "test"]), default="train", help="Split of the data. [train]"
-)
+@click.option("--tol", default=1e-3, help="Tolerated residual of an eigenvalue, relative to the largest one.")
+@click.option("--split", type=click.Choice(["train", "val", "test"]), default="train", help="Split of the data.")
 @coordinates_option("filter")
 @LOSS
 @click.option(
@@ -253,13 +236,11 @@ def integers(option: str, text: str) -> list[int]:
 
 
 @click.command(cls=OneExample)
-@click.option("--epochs", default=40, show_default=True, help="Epochs of the first stage of every method.")
+@click.option("--epochs", default=40, help="Epochs of the first stage of every method.")
 @SEEDS
 @JOBS
-@click.option("-o", "--out", type=click.Path(), default="out/demo", show_default=True, help="Folder for the figures.")
-@click.option(
-    "--runs", type=click.Path(), default="runs/demo", show_default=True, help="Folder for the trained models."
-)
+@click.option("-o", "--out", type=click.Path(), default="out/demo", help="Folder for the figures.")
+@click.option("--runs", type=click.Path(), default="runs/demo", help="Folder for the trained models.")
 @AS_JSON
 def demo(epochs: int, seeds: str, jobs: int | None, out: str, runs: str, as_json: bool) -> None:
     """Five methods on the embedded digits, three seeds each: trained, probed per class and drawn, in three minutes.

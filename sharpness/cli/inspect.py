@@ -67,8 +67,7 @@ def _plain(value: Any) -> Any:
 def _measured(checkpoint: Checkpoint, options: dict[str, Any]) -> dict[str, str]:
     """The measured accuracy, and a remark where it is suspicious."""
     from sharpness.probes import answers
-    from sharpness.probes.shared.sanity_check import MARGIN
-    from sharpness.probes.shared.unseen_images import unseen
+    from sharpness.probes.shared.sanity_check import MARGIN, unseen
 
     objective = sharpness.checkpoint_objective(checkpoint, **options)
     found = answers(objective)

@@ -16,8 +16,8 @@ import sharpness
 from sharpness.cli.completion import CHECKPOINTS
 from sharpness.cli.file_options import probing_options
 from sharpness.cli.grouped import grouped
-from sharpness.cli.options import CLUSTER, PARAMETERS, OneExample, executor_of, picture_look, split_of
-from sharpness.cli.output import as_text, require_folder, save_drawn, say, write
+from sharpness.cli.options import CLUSTER, PARAMETERS, OneExample, executor_of, picture_look
+from sharpness.cli.output import as_text, require_folder, save_drawn, say, split_of, write
 from sharpness.cli.work import finish, work_of
 from sharpness.errors import UserError, choose
 from sharpness.files import shortened
@@ -67,7 +67,7 @@ class Pictures:
     def require(self, points: int) -> None:
         """Refuse, before any evaluation, what cannot be drawn of a plane of some points."""
         from sharpness.plots.levels import SCALES
-        from sharpness.results.pictures import QUANTITIES
+        from sharpness.results.subsets import QUANTITIES
 
         choose("--quantity", self.quantity, QUANTITIES)
         if self.scale is not None:
@@ -82,61 +82,37 @@ class Pictures:
             )
 
     def file(self, kind: str) -> str:
-        """The begin of a picture's file name: its kind, and its quantity unless that is the loss."""
+        """Stem of a picture's file name: its kind, and its quantity unless that is the loss."""
         return kind if self.quantity == "loss" else f"{kind}-{self.quantity}"
 
 
 @click.command(cls=OneExample)
 @CHECKPOINTS
 @probing_options
-@click.option(
-    "--plane", "points", default=51, show_default=True, help="Points along each side of the plane; 0 for no plane."
-)
+@click.option("--plane", "points", default=51, help="Points along each side of the plane; 0 for no plane.")
 @click.option("--line", "line_points", default=0, help="Points of a line along the first direction; 0 for no line.")
-@click.option(
-    "--range",
-    "extent",
-    default=1.0,
-    show_default=True,
-    help="Half the side of the plane, in lengths of the directions.",
-)
+@click.option("--range", "extent", default=1.0, help="Half the side of the plane, in lengths of the directions.")
 @click.option(
     "--directions",
     default="filter",
-    show_default=True,
     help="Directions: filter, layer or none (Gaussian, normalised so); hessian, gradient+hessian, ...; or a FILE.npz.",
 )
-@click.option(
-    "--adaptive", default=0.01, show_default=True, help="Relative error of interpolation; 0 to evaluate every point."
-)
-@click.option(
-    "--precision", default="auto", show_default=True, help="Precision of forward passes: auto, float32 or bfloat16."
-)
+@click.option("--adaptive", default=0.01, help="Relative error of interpolation; 0 to evaluate every point.")
+@click.option("--precision", default="auto", help="Precision of forward passes: auto, float32 or bfloat16.")
 @PARAMETERS
-@click.option(
-    "--batchnorm", default="eval", show_default=True, help="BatchNorm statistics: eval, or recalibrate at every point."
-)
+@click.option("--batchnorm", default="eval", help="BatchNorm statistics: eval, or recalibrate at every point.")
 @click.option("--of", "subsets", multiple=True, help="Class or group to draw. Repeatable. [all samples and groups]")
 @click.option("--per-class", is_flag=True, help="Draw every class as well.")
-@click.option(
-    "--quantity",
-    default="loss",
-    show_default=True,
-    help="Quantity to draw: loss, its rise above the model's own, or accuracy.",
-)
+@click.option("--quantity", default="loss", help="Quantity to draw: loss, its rise above the model's own, or accuracy.")
 @click.option("--scale", help="Scale of the colours: clipped, log or linear. [clipped; linear for accuracies]")
 @click.option("--basins", is_flag=True, help="Outline the basins of planes, and print their depth, area and saddles.")
 @click.option(
     "--interactive", is_flag=True, help="Write an interactive surface for the browser as well, OUT/surface.html."
 )
-@click.option(
-    "--resume/--no-resume", default=True, show_default=True, help="Continue with the points of an interrupted call."
-)
-@click.option("--seed", default=0, show_default=True, help="Seed of Gaussian directions.")
+@click.option("--resume/--no-resume", default=True, help="Continue with the points of an interrupted call.")
+@click.option("--seed", default=0, help="Seed of Gaussian directions.")
 @CLUSTER
-@click.option(
-    "-o", "--out", type=click.Path(), default="landscape", show_default=True, help="Folder for files and pictures."
-)
+@click.option("-o", "--out", type=click.Path(), default="landscape", help="Folder for files and pictures.")
 @grouped(surface=Surface, pictures=Pictures)
 def landscape(
     checkpoints: tuple[str, ...], surface: Surface, pictures: Pictures, parameters: str, batchnorm: str, out: str,
@@ -187,7 +163,7 @@ def landscape(
             say(f"{label}: {share:.0%} of {plane.losses.size} points evaluated, {plane.precision}", err=True)
         _draw(planes, folder, pictures, ("filled", "surface"), split_of(probed), **look, **scale)
         if pictures.basins:
-            _tell_basins(planes, folder, pictures.subsets)
+            _report_basins(planes, folder, pictures.subsets)
         if pictures.interactive:
             turned: dict[str, Any] = {"order": look.get("order")} | ({"scale": "log"} if "log" in look else {})
             drawn = planes.plot(kind="interactive", quantity=pictures.quantity, **turned | scale)
@@ -223,7 +199,7 @@ def _draw(
 
     from sharpness.engine import distributed
     from sharpness.results.caption import caption
-    from sharpness.results.pictures import subset_title
+    from sharpness.results.subsets import subset_title
 
     if distributed.rank() != 0:
         return
@@ -253,7 +229,7 @@ def _draw(
             save_drawn(drawn, folder / name, told)
 
 
-def _tell_basins(planes: Comparison, folder: Path, subsets: Sequence[str]) -> None:
+def _report_basins(planes: Comparison, folder: Path, subsets: Sequence[str]) -> None:
     """Print the basins of every model and subset, and write them as a table."""
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""Levels of what is said on stderr, of the logger ``sharpness``: ``-q`` and ``-v`` of every command."""
+"""Verbosity of every command, ``-q`` and ``-v``: levels of the logger ``sharpness`` on stderr."""
 
 from __future__ import annotations
 
@@ -42,7 +42,13 @@ def _set_level(ctx: click.Context, param: click.Parameter, value: int) -> None:
 
 def loudness_options() -> list[click.Option]:
     """``-q``, twice for errors alone, and ``-v``; tables and files do not change."""
-    shared: dict[str, Any] = {"count": True, "expose_value": False, "is_eager": True, "callback": _set_level}
+    shared: dict[str, Any] = {
+        "count": True,
+        "expose_value": False,
+        "show_default": False,
+        "is_eager": True,
+        "callback": _set_level,
+    }
     return [
         click.Option(
             ["-q", "--quiet"], help="Say warnings alone on stderr, without progress; -qq errors alone.", **shared

@@ -20,10 +20,8 @@ from sharpness.cli.options import (
     OneExample,
     coordinates_option,
     executor_of,
-    measured_on,
     picture_look,
     result_options,
-    split_of,
 )
 from sharpness.cli.output import Delivery, say
 from sharpness.registries import MEASURES
@@ -50,27 +48,24 @@ class TableSettings:
 @coordinates_option()
 @click.option(
     "--measures",
-    default="",
     cls=Offered,
     registry="measures",
     help=f"Comma-separated names of measures, or package.module:name of one: {', '.join(MEASURES)}. "
     f"[all but {', '.join(UNUSUAL_MEASURES)}]",
 )
-@click.option("--radius", default=0.1, show_default=True, help="Radius of random perturbations, in filter norms.")
-@click.option("--draws", default=5, show_default=True, help="Number of random perturbations.")
-@click.option("--rho", default=0.05, show_default=True, help="Radius of the worst-case perturbation.")
-@click.option("--trace-draws", default=30, show_default=True, help="Number of random vectors for the trace.")
+@click.option("--radius", default=0.1, help="Radius of random perturbations, in filter norms.")
+@click.option("--draws", default=5, help="Number of random perturbations.")
+@click.option("--rho", default=0.05, help="Radius of the worst-case perturbation.")
+@click.option("--trace-draws", default=30, help="Number of random vectors for the trace.")
 @TOL
-@click.option(
-    "--max-iterations", default=100, show_default=True, help="Largest number of products for each end of a spectrum."
-)
+@click.option("--max-iterations", default=100, help="Largest number of products for each end of a spectrum.")
 @PARAMETERS
-@click.option("--seed", default=0, show_default=True, help="Seed of random perturbations and start vectors.")
+@click.option("--seed", default=0, help="Seed of random perturbations and start vectors.")
 @CLUSTER
 @result_options
 @grouped(settings=TableSettings, shown=Delivery)
 def measure(
-    checkpoints: tuple[str, ...], measures: str, settings: TableSettings, cluster: str | None, shown: Delivery,
+    checkpoints: tuple[str, ...], measures: str | None, settings: TableSettings, cluster: str | None, shown: Delivery,
     **probed: Any,
 ) -> None:  # fmt: skip
     """Print the per-class table of checkpoints: accuracy, loss, eigenvalues, rises of the loss, standard errors.
@@ -83,9 +78,8 @@ def measure(
     Example: sharpness measure runs/ldam/last.pt -o ldam.csv
     """
     from sharpness.cli.subjects import single, subjects
-    from sharpness.probes.shared.unseen_images import unseen
+    from sharpness.probes.shared.sanity_check import unseen
     from sharpness.results import Comparison
-    from sharpness.results.caption import caption
     from sharpness.results.comparison import first_of
     from sharpness.results.enough import enough
 
@@ -99,11 +93,8 @@ def measure(
             say(f"sharpness: {checkpoint.path}: suspicious: {remark}", err=True)
     work, partial = shown.work(beside_picture=True)
     results = sharpness.measure(
-        read, measures=measures or None, resume=partial, executor=executor, **asdict(settings), **options
+        read, measures=measures, resume=partial, executor=executor, **asdict(settings), **options
     )
     assert isinstance(results, Comparison)
     what = f"Measures of every class: {', '.join(first_of(results).names)}"
-    shown.results(
-        results, lambda: results.plot(measure="all", **look), lambda: caption(what, results, split_of(probed)), work,
-        lambda: [measured_on(probed), *enough(results)],
-    )  # fmt: skip
+    shown.results(results, what, probed, {"measure": "all", **look}, work, lambda: enough(results))

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from sharpness.cli.options import OneExample
+from sharpness.cli.options import OneExample, output_option
 from sharpness.cli.output import RESULTS, as_noted, require_file, say, write_results
 
 
 @click.command(cls=OneExample)
 @click.argument("results", nargs=-1, required=True, type=click.Path())
-@click.option("-o", "--output", type=click.Path(), help="File for all of them: .nc, .csv, .json, .parquet or .tex.")
+@output_option("all of them", ".nc, .csv, .json, .parquet or .tex")
 def merge(results: tuple[str, ...], output: str | None) -> None:
     """Put saved results of several runs, seeds or parts of the classes into one table and file.
 

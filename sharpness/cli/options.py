@@ -71,14 +71,17 @@ class Offered(click.Option):
         return completions([*known, *offered(f"sharpness.{self.registry}")], incomplete)
 
 
-def several(command: Command, options: list[Command]) -> Command:
-    """Add options to a command, which its help lists in this order."""
-    for option in reversed(options):
-        command = option(command)
-    return command
+def several(*options: Command) -> Command:
+    """One decorator that adds options to a command, which its help lists in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
-#: Options that several commands have.
 # One option for every place of images: CIFAR's, those of lists, and prepared ones.
 DATA_ROOT = click.option(
     "--data-root",
@@ -88,25 +91,16 @@ DATA_ROOT = click.option(
 DEVICE = click.option("--device", help="Device to compute on, such as cpu or cuda:0. [a GPU if there is one]")
 LIMIT = click.option("--limit-per-class", type=int, help="Largest number of images of every class, for a quick look.")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-LOSS = click.option(
-    "--loss",
-    default="ce",
-    show_default=True,
-    help="Loss to probe: ce (cross-entropy of calibrated logits) or training.",
-)
+LOSS = click.option("--loss", default="ce", help="Loss to probe: ce (cross-entropy of calibrated logits) or training.")
 PARAMETERS = click.option(
-    "--parameters",
-    default="all",
-    show_default=True,
-    help="Parameters in scope: all, backbone, classifier or a pattern of names.",
+    "--parameters", default="all", help="Parameters in scope: all, backbone, classifier or a pattern of names."
 )
 TOL = click.option(
     "--tol",
     default=1e-3,
-    show_default=True,
     help="Tolerated residual of an eigenvalue, relative to the largest one; 5 times as much relative to itself.",
 )
-SEEDS = click.option("--seeds", default="0,1,2", show_default=True, help="Seeds of the trainings of every method.")
+SEEDS = click.option("--seeds", default="0,1,2", help="Seeds of the trainings of every method.")
 JOBS = click.option(
     "--jobs", type=int, help="Number of trainings at a time. [one per processor, up to 4; 1 with a GPU]"
 )
@@ -122,46 +116,43 @@ def executor_of(cluster: str | None) -> Executor | None:
     return click.get_current_context().with_resource(sharpness.cluster(cluster))
 
 
-def result_options(command: Command) -> Command:
-    """Options of what is printed and written of results."""
-    output = "File for the results: .csv, .json, .parquet, .nc, or .tex for a LaTeX table."
-    return several(
-        command,
-        [
-            AS_JSON,
-            click.option("-o", "--output", type=click.Path(), help=output),
-            click.option("--plot", type=click.Path(), help="Draw the results as well, as PDF and PNG."),
-        ],
-    )
+def output_option(what: str, formats: str = ".csv, .json or .parquet") -> Command:
+    """The file of a command's table."""
+    return click.option("-o", "--output", type=click.Path(), help=f"File for {what}: {formats}.")
 
 
-def data_options(command: Command) -> Command:
-    """Options that describe a long-tailed data set."""
-    # Their defaults are those of each data set: none is given here, so that what is given counts as asked for.
-    return several(
-        command,
-        [
-            click.option(
-                "--data",
-                default="digits-lt",
-                show_default=True,
-                cls=Offered,
-                registry="datasets",
-                help=f"Data set: one of {', '.join(DATASETS.built_in())}.",
-            ),
-            DATA_ROOT,
-            click.option("--lists", type=click.Path(), help="Folder of the lists of listed images. [the data root]"),
-            click.option("--download", is_flag=True, help="Fetch the official CIFAR archive if it is missing."),
-            click.option("--profile", help="Shape of the long tail: exp or step. [exp]"),
-            click.option(
-                "--imbalance",
-                type=float,
-                help="Imbalance factor: images of the largest class over those of the smallest.",
-            ),
-            click.option("--subset", help="Rule for the images that are kept: ldam_seed0, first_n or seed:<int>."),
-            click.option("--groups", help="Convention for many, medium and few classes, such as oltr or mislas."),
-        ],
-    )
+def plot_option(what: str) -> Command:
+    """The file of a command's picture."""
+    return click.option("--plot", type=click.Path(), help=f"Draw {what} as well, as PDF and PNG.")
+
+
+#: Options of what is printed and written of results.
+result_options = several(
+    AS_JSON,
+    output_option("the results", ".csv, .json, .parquet, .nc, or .tex for a LaTeX table"),
+    plot_option("the results"),
+)
+
+#: Options that describe a long-tailed data set.
+# Their defaults are those of each data set: none is given here, so that what is given counts as asked for.
+data_options = several(
+    click.option(
+        "--data",
+        default="digits-lt",
+        cls=Offered,
+        registry="datasets",
+        help=f"Data set: one of {', '.join(DATASETS.built_in())}.",
+    ),
+    DATA_ROOT,
+    click.option("--lists", type=click.Path(), help="Folder of the lists of listed images. [the data root]"),
+    click.option("--download", is_flag=True, help="Fetch the official CIFAR archive if it is missing."),
+    click.option("--profile", help="Shape of the long tail: exp or step. [exp]"),
+    click.option(
+        "--imbalance", type=float, help="Imbalance factor: images of the largest class over those of the smallest."
+    ),
+    click.option("--subset", help="Rule for the images that are kept: ldam_seed0, first_n or seed:<int>."),
+    click.option("--groups", help="Convention for many, medium and few classes, such as oltr or mislas."),
+)
 
 
 def coordinates_option(usual: str = "plain") -> Callable[[Command], Command]:
@@ -169,27 +160,21 @@ def coordinates_option(usual: str = "plain") -> Callable[[Command], Command]:
     return click.option(
         "--coordinates",
         default=usual,
-        show_default=True,
         help="Coordinates of curvature: plain, or filter, which rescaling weights does not change.",
     )
 
 
-def picture_options(command: Command) -> Command:
-    """Options of what is drawn, and of the names of the models in it."""
-    label = click.option("--label", "named", multiple=True, help="NAME=FILE: what a checkpoint is called. Repeatable.")
-    return label(look_options(command))
-
-
-def look_options(command: Command) -> Command:
-    """Options of what is drawn."""
-    return several(
-        command,
-        [
-            click.option("--order", help="Labels of the models to draw, in this order, with commas between."),
-            click.option("--width", help="Width of pictures: single (3.3 in), double (6.9 in), or inches."),
-            click.option("--log", is_flag=True, help="Draw values on a logarithmic scale."),
-        ],
-    )
+#: Options of what is drawn.
+look_options = several(
+    click.option("--order", help="Labels of the models to draw, in this order, with commas between."),
+    click.option("--width", help="Width of pictures: single (3.3 in), double (6.9 in), or inches."),
+    click.option("--log", is_flag=True, help="Draw values on a logarithmic scale."),
+)
+#: The same, and the names of the models.
+picture_options = several(
+    click.option("--label", "named", multiple=True, help="NAME=FILE: what a checkpoint is called. Repeatable."),
+    look_options,
+)
 
 
 def picture_look(given: dict[str, Any], labels: Iterable[str], drawn: bool = True) -> dict[str, Any]:
@@ -203,8 +188,6 @@ def picture_look(given: dict[str, Any], labels: Iterable[str], drawn: bool = Tru
     Raises:
         UserError: a label that no model has, a width that no figure can have, or nothing to draw.
     """
-    from sharpness.plots import PlotOptions
-
     look: dict[str, Any] = {}
     if given["order"] is not None:
         look["order"] = [name.strip() for name in given["order"].split(",")]
@@ -214,50 +197,26 @@ def picture_look(given: dict[str, Any], labels: Iterable[str], drawn: bool = Tru
         look["width"] = inches(given["width"])
     if given["log"]:
         look["log"] = True
-    PlotOptions(**look)
-    if look and not drawn:
-        raise UserError(f"--{next(iter(look))} is for a picture: name its file, too")
+    if look:
+        from sharpness.plots import PlotOptions  # with matplotlib, which a table does without
+
+        PlotOptions(**look)
+        if not drawn:
+            raise UserError(f"--{next(iter(look))} is for a picture: name its file, too")
     return look
 
 
-def split_of(given: dict[str, Any]) -> str:
-    """The split of recorded or named data that is probed; nothing of images of one's own."""
-    return "" if given["images"] is not None else given["split"] or "train"
-
-
-def measured_on(given: dict[str, Any]) -> str:
-    """The images of a table in words: which split, by whose choice, and which of each class."""
-    number = given["limit_per_class"]
-    part = "all" if number is None else f"the first {number} of every class, in the order of the data,"
-    if given["images"] is not None:
-        return f"images: {part} of {given['images']}"
-    chosen = "" if given["split"] is not None else ", as usual here; accuracy is quoted on --split test"
-    return f"images: {part} of the {split_of(given)} split{chosen}"
-
-
-def training_options(command: Command) -> Command:
-    """Options of training runs, except their seeds."""
-    return several(
-        command,
-        [
-            click.option(
-                "--epochs", type=int, help="Epochs of the first stage; later ones in proportion. [as published]"
-            ),
-            click.option("--model", help="Architecture, such as resnet32. [the usual one of the data set]"),
-            click.option("--batch-size", type=int, help="Images in a batch. [as published, fewer for tiny data sets]"),
-            click.option(
-                "--precision",
-                default="auto",
-                show_default=True,
-                help="Precision of training: auto, float32 or bfloat16.",
-            ),
-            DEVICE,
-            click.option(
-                "--augmentation",
-                help=f"Augmentation, one of {', '.join(AUGMENTATIONS)}. [the usual one of the data set]",
-            ),
-        ],
-    )
+#: Options of training runs, except their seeds.
+training_options = several(
+    click.option("--epochs", type=int, help="Epochs of the first stage; later ones in proportion. [as published]"),
+    click.option("--model", help="Architecture, such as resnet32. [the usual one of the data set]"),
+    click.option("--batch-size", type=int, help="Images in a batch. [as published, fewer for tiny data sets]"),
+    click.option("--precision", default="auto", help="Precision of training: auto, float32 or bfloat16."),
+    DEVICE,
+    click.option(
+        "--augmentation", help=f"Augmentation, one of {', '.join(AUGMENTATIONS)}. [the usual one of the data set]"
+    ),
+)
 
 
 def load_described(given: dict[str, Any]) -> LongTailData:

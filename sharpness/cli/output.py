@@ -49,12 +49,10 @@ def as_text(frame: pd.DataFrame) -> str:
 
 def as_noted(results: Comparison) -> str:
     """The table of one model or several for reading, with notes on its marks below; of many classes the sharpest."""
-    from sharpness.results.many_classes import abridged
+    from sharpness.results.tabular import brief
 
-    shown = alone(results)
-    names = next(iter(results.each().values())).class_names
-    table, left_out = abridged(shown.to_table(), shown.to_frame(), names)
-    return "\n".join([as_text(table), *shown.notes, *left_out])
+    table, notes = brief(alone(results))
+    return "\n".join([as_text(table), *notes])
 
 
 def alone(results: Comparison) -> Any:
@@ -174,15 +172,26 @@ def save_drawn(drawn: Any, path: Path, caption: Mapping[str, str], err: bool = F
     """
     if not _first():
         return
-    import numpy as np
-
-    from sharpness.plots import save_figure
+    from sharpness.plots import figure_of, save_figure
     from sharpness.results.caption import write_caption
 
-    first = np.ravel(np.asarray(drawn, dtype=object))[0]
-    figure = first if hasattr(first, "savefig") else first.get_figure(root=True)
-    for written in [*save_figure(figure, path), write_caption(path, caption)]:
+    for written in [*save_figure(figure_of(drawn, outermost=True), path), write_caption(path, caption)]:
         say(written, err=err)
+
+
+def split_of(given: dict[str, Any]) -> str:
+    """The split of recorded or named data that is probed; nothing of images of one's own."""
+    return "" if given["images"] is not None else given["split"] or "train"
+
+
+def measured_on(given: dict[str, Any]) -> str:
+    """The images of a table in words: which split, by whose choice, and which of each class."""
+    number = given["limit_per_class"]
+    part = "all" if number is None else f"the first {number} of every class, in the order of the data,"
+    if given["images"] is not None:
+        return f"images: {part} of {given['images']}"
+    chosen = "" if given["split"] is not None else ", as usual here; accuracy is quoted on --split test"
+    return f"images: {part} of the {split_of(given)} split{chosen}"
 
 
 @dataclass(frozen=True)
@@ -213,19 +222,26 @@ class Delivery:
         say(as_records(frame) if self.as_json else text())
 
     def results(
-        self,
-        results: Comparison,
-        draw: Callable[[], Any],
-        caption: Callable[[], Mapping[str, str]],
-        work: Any,
+        self, results: Comparison, what: str, probed: dict[str, Any], look: dict[str, Any], work: Any,
         remarks: Callable[[], Sequence[str]] = tuple,
-    ) -> None:
-        """Write, draw and print the results of one model or of several; remarks end a table."""
+    ) -> None:  # fmt: skip
+        """Write, draw and print the results of one model or of several.
+
+        Args:
+            what: the picture shows, for its caption.
+            probed: values of ``probing_options`` by name.
+            look: options of the picture.
+            work: unfinished work, which is over.
+            remarks: the lines that end the table.
+        """
         # What took hours is on the disk before anything is printed to a pipe that may be closed.
+        shown = alone(results)
         if self.output is not None:
             write_results(results, Path(self.output))
         if self.plot is not None and _first():
-            save_drawn(draw(), Path(self.plot), caption(), err=True)
+            from sharpness.results.caption import caption
+
+            save_drawn(shown.plot(**look), Path(self.plot), caption(what, results, split_of(probed)), err=True)
         finish(work)
-        frame = alone(results).to_frame()
-        say(as_records(frame) if self.as_json else "\n".join([as_noted(results), *remarks()]))
+        text = as_records(shown.to_frame()) if self.as_json else "\n".join([as_noted(results), measured_on(probed)])
+        say("\n".join([text, *([] if self.as_json else remarks())]))

@@ -17,6 +17,7 @@ RENAMED = {
     "--figure": "--plot",
     "--grid": "--plane",
     "--probes": "--trace-draws",
+    "--samples": "--limit-per-class",
     "--scope": "--parameters",
 }
 

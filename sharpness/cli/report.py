@@ -10,9 +10,7 @@ from sharpness.cli.output import command_at_hand, require_folder, say
 
 @click.command(cls=OneExample)
 @click.argument("runs", nargs=-1, required=True, type=click.Path())
-@click.option(
-    "-o", "--out", "output", default="report", show_default=True, type=click.Path(), help="Folder for the report."
-)
+@click.option("-o", "--out", "output", default="report", type=click.Path(), help="Folder for the report.")
 @click.option("--title", help="Heading of the page. [names of the arguments]")
 def report(runs: tuple[str, ...], output: str, title: str | None) -> None:
     """Write a report of saved results: one HTML page and its PDF, pictures, captions, tables, methods, references.

@@ -18,12 +18,10 @@ from sharpness.cli.options import (
     OneExample,
     coordinates_option,
     executor_of,
-    measured_on,
     picture_look,
     result_options,
-    split_of,
 )
-from sharpness.cli.output import Delivery, alone, as_text, say
+from sharpness.cli.output import Delivery, as_text, say
 from sharpness.errors import UserError
 
 
@@ -67,16 +65,12 @@ class EndSettings:
 @click.option("--owners", is_flag=True, help="Share of every class in the largest eigenvalues of the whole loss.")
 @click.option("-k", type=int, help="Number of eigenvalues at each end. [1; --owners: 10]")
 @TOL
-@click.option(
-    "--kind", default="hessian", show_default=True, help="Curvature matrix: hessian or ggn (generalised Gauss-Newton)."
-)
+@click.option("--kind", default="hessian", help="Curvature matrix: hessian or ggn (generalised Gauss-Newton).")
 @PARAMETERS
 @click.option("--match-samples", type=int, help="Number of images of every class, drawn at random first.")
-@click.option(
-    "--bootstrap", default=0, show_default=True, help="Number of resamples for 95 % intervals over images; 0 for none."
-)
+@click.option("--bootstrap", default=0, help="Number of resamples for 95 % intervals over images; 0 for none.")
 @click.option("--verify", is_flag=True, help="Compare eigenvalues with the rise of the loss along their vectors.")
-@click.option("--seed", default=0, show_default=True, help="Seed of start vectors and resamples.")
+@click.option("--seed", default=0, help="Seed of start vectors and resamples.")
 @CLUSTER
 @result_options
 @grouped(rows=RowSettings, ends=EndSettings, shown=Delivery)
@@ -92,7 +86,6 @@ def spectrum(
     Example: sharpness spectrum runs/ldam/last.pt --per-class
     """
     from sharpness.cli.subjects import subjects
-    from sharpness.results.caption import caption
 
     if density and (ends.per_layer or ends.verify or ends.bootstrap):
         raise UserError("--density goes with --per-class or --per-group, not with --per-layer, --verify or --bootstrap")
@@ -127,10 +120,7 @@ def spectrum(
     else:
         what = "Extreme eigenvalues of the Hessian"
         results = sharpness.eigenvalues(read, **of_rows, **ends.of_rows())
-    shown.results(
-        results, lambda: alone(results).plot(**look), lambda: caption(what, results, split_of(probed)), work,
-        lambda: [measured_on(probed)],
-    )  # fmt: skip
+    shown.results(results, what, probed, look, work)
     for label, result in results.each().items():
         if ends.verify:
             say(f"\n{label}\n{as_text(result.checks)}", err=shown.as_json)

@@ -100,14 +100,12 @@ class Watch:
 @click.option(
     "--shards",
     default=1,
-    show_default=True,
     help="Shards of every batch, which processes under torchrun share; BatchNorm sees one of them.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, batches and noise.")
+@click.option("--seed", type=int, default=0, help="Seed of weights, batches and noise.")
 @click.option("-o", "--out", type=click.Path(), help="Folder for the run. [runs/DATA-METHOD+OPERATIONS-seedS]")
 @click.option(
     "--flatten",
-    default="",
     cls=Offered,
     registry="operations",
     help=f"Flattening operations such as sam:0.1,swa, from {', '.join(OPERATIONS.built_in())}.",
@@ -119,14 +117,14 @@ class Watch:
     help="Begin at the weights of a checkpoint of the same architecture, such as torchvision's of ImageNet.",
 )
 @click.option("--resume", is_flag=True, help="Continue an unfinished run.")
-@click.option("--test-every", default=1, show_default=True, help="Number of epochs between tests; the last is tested.")
+@click.option("--test-every", default=1, help="Number of epochs between tests; the last is tested.")
 @click.option("--monitor", is_flag=True, help="Measure sharpness over the epochs, into OUT/sharpness.csv and .png.")
 @click.option("--budget", type=float, help="Largest share of the time that --monitor takes. [0.1]")
 @click.option("--snapshots", type=int, help="Number of epochs between checkpoints to keep, for trajectories.")
 @AS_JSON
 @grouped(course=Course, watch=Watch)
 def train(
-    method: str, seed: int, out: str | None, flatten: str, pairs: tuple[str, ...], course: Course, watch: Watch,
+    method: str, seed: int, out: str | None, flatten: str | None, pairs: tuple[str, ...], course: Course, watch: Watch,
     as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Train a model with a method's published recipe; the result is OUT/last.pt.
@@ -138,7 +136,7 @@ def train(
 
     require_folder("--out", out)
     data = load_described(given)
-    names = tuple(name.strip() for name in flatten.split(",") if name.strip() not in ("", NONE))
+    names = tuple(name.strip() for name in (flatten or "").split(",") if name.strip() not in ("", NONE))
     options = dict(pair(p) for p in pairs)
     pretrained = course.pretrained is not None
     name = run_name(method, names, options, seed, data.other_augmentation, course.shards, pretrained)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 
@@ -34,46 +33,28 @@ def cluster(address: str) -> AbstractContextManager[Executor]:
     ...     executor.submit(sum, [1, 2]).result()
     3
     """
-    kind, separator, rest = address.partition(":")
-    makers: dict[str, Callable[[str], AbstractContextManager[Executor]]] = {
-        "processes": _processes, "dask": _dask, "slurm": _slurm, "local": _local,
-    }  # fmt: skip
-    if kind not in makers or (not rest and kind != "slurm"):
+    kind, _, rest = address.partition(":")
+    if kind not in ("processes", "dask", "slurm", "local") or (not rest and kind != "slurm"):
         raise UserError(f"cluster {address!r}: write {FORMS}")
     if "RANK" in os.environ:
         raise UserError(
             f"cluster {address!r} under torchrun: its processes share the work already, leave one of them out"
         )
-    return makers[kind](rest)
+    if kind == "processes":
+        return Processes(_whole(kind, rest))
+    from sharpness.clusters.engines import Jobs, dask
 
-
-def _processes(number: str) -> AbstractContextManager[Executor]:
-    return Processes(_whole("processes", number))
-
-
-def _dask(address: str) -> AbstractContextManager[Executor]:
-    from sharpness.clusters.engines import dask
-
-    return dask(address)
-
-
-def _slurm(text: str) -> AbstractContextManager[Executor]:
-    from sharpness.clusters.engines import Jobs
-
+    if kind == "dask":
+        return dask(rest)
+    if kind == "local":
+        return Jobs(kind, _whole(kind, rest), {})
     settings: dict[str, str] = {}
-    for part in filter(None, text.split(",")):
-        name, separator, value = part.partition("=")
-        if not separator or not name or not value:
-            raise UserError(f"cluster slurm:{text}: write name=value with commas, such as slurm:partition=gpu,gpus=1")
+    for part in filter(None, rest.split(",")):
+        name, _, value = part.partition("=")
+        if not name or not value:
+            raise UserError(f"cluster slurm:{rest}: write name=value with commas, such as slurm:partition=gpu,gpus=1")
         settings[name.strip()] = value.strip()
-    number = _whole("slurm:jobs", settings.pop("jobs", "8"))
-    return Jobs("slurm", number, settings)
-
-
-def _local(number: str) -> AbstractContextManager[Executor]:
-    from sharpness.clusters.engines import Jobs
-
-    return Jobs("local", _whole("local", number), {})
+    return Jobs(kind, _whole("slurm:jobs", settings.pop("jobs", "8")), settings)
 
 
 def _whole(kind: str, number: str) -> int:

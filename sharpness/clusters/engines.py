@@ -99,17 +99,16 @@ class Jobs(Executor):
             self._temporary = tempfile.TemporaryDirectory(prefix="sharpness-", ignore_cleanup_errors=True)
             folder = self._temporary.name
             self.scratch = Path(folder)
+        parameters = self._parameters(given)
         try:
             self._jobs = submitit.AutoExecutor(folder or "slurm-logs", cluster=engine)
-            self._jobs.update_parameters(**self._parameters(given))
-        except UserError:
-            raise
+            self._jobs.update_parameters(**parameters)
         except Exception as error:  # no sbatch here, or an option that it does not have
             told = shown(str(error).splitlines()[0], 160)
             raise UserError(f"cluster {engine}: {told}: give the command where sbatch is, or take local:N") from None
         self._lock = threading.Condition()
         self._waiting: list[tuple[Future[Any], Callable[[], Any]]] = []
-        self._closed = False
+        self._closed = self._given_up = False
         self._watch = threading.Thread(target=self._run, daemon=True)
         self._watch.start()
 
@@ -130,8 +129,6 @@ class Jobs(Executor):
             self._watch.join()
         if self._temporary is not None:
             self._temporary.cleanup()
-
-    _given_up = False
 
     def __exit__(self, kind: Any, error: Any, lines: Any) -> None:
         self.shutdown(cancel_futures=kind is not None)

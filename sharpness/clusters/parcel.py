@@ -101,11 +101,13 @@ class _Writer(pickle.Pickler):
         # Views and parameters stay as they are: what shares memory shares it afterwards.
         if self.folder is None or type(thing) is not Tensor or thing.nbytes < LARGE or thing.requires_grad:
             return None
-        if not thing.is_contiguous() or thing.nbytes < thing.untyped_storage().nbytes():
+        if (
+            not thing.is_contiguous()
+            or thing.nbytes < thing.untyped_storage().nbytes()
+            or thing.dtype == torch.bfloat16
+        ):
             return None
-        content = thing.numpy().tobytes() if thing.dtype != torch.bfloat16 else None
-        if content is None:
-            return None
+        content = thing.numpy().tobytes()
         digest = _digest(content)
         path = self.folder / f".{digest[:16]}.tensor"
         if path not in self.written:

@@ -20,10 +20,9 @@ from __future__ import annotations
 from typing import Unpack
 
 import numpy as np
-import torch
 
 from sharpness.curvature.krylov import Krylov
-from sharpness.curvature.operator import Operator, Product, RunOptions, random_signs
+from sharpness.curvature.operator import Operator, Product, RunOptions
 from sharpness.errors import UserError
 from sharpness.keywords import typed_keywords
 from sharpness.statistics.quadrature import SpectralQuadrature
@@ -52,18 +51,17 @@ def stochastic_lanczos(
         UserError: too few draws or steps.
         FloatingPointError: a product that is not finite.
 
+    >>> import torch
     >>> rule = stochastic_lanczos(lambda v: torch.tensor([3.0, 1.0, 1.0], dtype=v.dtype) * v, 3, draws=2, steps=5)
     >>> rule.nodes[0].round(6).tolist(), rule.weights[0].round(6).tolist(), rule.products
     ([1.0, 3.0, nan, nan, nan], [0.666667, 0.333333, 0.0, 0.0, 0.0], 4)
     """
     if draws < 2 or steps < 1:
         raise UserError(f"draws={draws}, steps={steps}: give at least 2 draws, for a standard error, and 1 step")
-    generator = options["generator"] or torch.Generator().manual_seed(0)
-    dtype, device = options["dtype"], options["device"]
-    operator = Operator(product, options["callback"])
+    operator = Operator(product, **options)
     nodes, weights = np.full((draws, steps), np.nan), np.zeros((draws, steps))
     for draw in range(draws):
-        space = Krylov.starting_at(random_signs(size, generator, dtype, device))
+        space = Krylov.starting_at(operator.signs(size))
         while space.steps < steps and not space.exhausted:
             space.extend(operator(space.last))
         theta, s = space.ritz()

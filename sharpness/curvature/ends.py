@@ -36,6 +36,17 @@ OWN, AT_MOST = 5.0, 0.1
 ZERO = 0.01
 
 
+def positions(which: str, k: int, available: int) -> np.ndarray:
+    """Positions of the k wanted values at each end among ascending ones, in descending order of value.
+
+    >>> positions("both", 1, 5).tolist(), positions("both", 3, 2).tolist()
+    ([4, 0], [1, 0])
+    """
+    low = set(range(min(k, available))) if which != "LA" else set()
+    high = set(range(max(0, available - k), available)) if which != "SA" else set()
+    return np.array(sorted(low | high, reverse=True))
+
+
 @dataclass(frozen=True)
 class Ends:
     """The wanted eigenpairs, and their convergence."""
@@ -80,12 +91,6 @@ class Ends:
         near = np.abs(values) <= zero
         return np.where(near, zero if patient else 0.0, np.maximum(own, rounding * np.abs(values)))
 
-    def positions(self, available: int) -> np.ndarray:
-        """Positions of the wanted values among ascending ones, in descending order of value."""
-        low = set(range(min(self.k, available))) if self.which != "LA" else set()
-        high = set(range(max(0, available - self.k), available)) if self.which != "SA" else set()
-        return np.array(sorted(low | high, reverse=True))
-
     def judge(
         self, theta: np.ndarray, bounds: np.ndarray, values: np.ndarray, extent: tuple[float, float], patient: bool
     ) -> tuple[np.ndarray, bool]:
@@ -106,7 +111,7 @@ class Ends:
         self, theta: np.ndarray, values: np.ndarray, lowest: float, highest: float
     ) -> tuple[np.ndarray, np.ndarray, bool]:
         """Positions of the Ritz values to keep, of those that must have converged, and whether there are enough."""
-        wanted, steps, free = self.positions(len(theta)), len(theta), self.size - len(values)
+        wanted, steps, free = positions(self.which, self.k, len(theta)), len(theta), self.size - len(values)
         if len(values) < self.wanted:
             return wanted, wanted, steps >= min(self.wanted, free)
         slack = self.allowed(values, max(abs(lowest), abs(highest)))

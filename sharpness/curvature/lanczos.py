@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpness.curvature.ends import Ends
+from sharpness.curvature.ends import Ends, positions
 from sharpness.curvature.krylov import BLOCK, Krylov, length
 from sharpness.curvature.lanczos_state import LanczosState
 from sharpness.curvature.operator import Operator, Product, StartOptions
@@ -103,21 +103,21 @@ def lanczos(
     >>> pairs.values.round(6).tolist(), pairs.products
     ([3.0, -2.0], 3)
     """
-    generator = options["generator"] or torch.Generator().manual_seed(0)
     dtype, device = options["dtype"], options["device"]
+    operator = Operator(product, options["callback"], options["generator"], dtype, device)
+    generator = operator.generator
     ends = Ends(size, k, which, tol, max_iterations, str(dtype))
     if state is None:
-        values, residuals, products = np.empty(0), np.empty(0), 0
+        values, residuals = np.empty(0), np.empty(0)
         lowest, highest, runs = np.inf, -np.inf, 0
         empty = torch.empty(0, size, dtype=dtype, device=device)
         space = Krylov.starting_at(start_of(size, generator, options["start"]).to(empty), empty)
     else:
         state.check(asdict(ends), device)
-        values, residuals, products = state.values, state.residuals, state.products
+        values, residuals, operator.products = state.values, state.residuals, state.products
         lowest, highest, runs = state.lowest, state.highest, state.runs
         space = state.space.snapshot()
         generator.set_state(torch.from_numpy(state.generator.copy()))
-    operator = Operator(product, options["callback"], products)
     resumed = state is not None
 
     while True:
@@ -140,7 +140,7 @@ def lanczos(
 
         # Residuals by the recurrence, not the bounds: they hold what is left on the pairs of earlier runs as well.
         joined = np.r_[values, theta[found]]
-        order = np.argsort(joined, kind="stable")[ends.positions(len(joined))]
+        order = np.argsort(joined, kind="stable")[positions(which, k, len(joined))]
         residuals = np.r_[residuals, space.residuals(theta[found], s[:, found])][order]
         vectors = torch.cat([space.locked, space.combine(s[:, found])])[torch.as_tensor(order, device=device)]
         values = joined[order]

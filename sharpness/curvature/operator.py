@@ -41,23 +41,36 @@ class StartOptions(RunOptions, total=False):
 
 
 class Operator:
-    """An operator that counts its products, reports each, and refuses one that is not finite.
+    """An operator that counts its products, reports each, and refuses one that is not finite; with random vectors.
 
     >>> double = Operator(lambda v: 2 * v)
     >>> double(torch.ones(2)).tolist(), double.products
     ([2.0, 2.0], 1)
     """
 
-    def __init__(self, product: Product, callback: Callable[[int], object] | None = None, products: int = 0) -> None:
+    def __init__(
+        self,
+        product: Product,
+        callback: Callable[[int], object] | None = None,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
+    ) -> None:
         """
         Args:
             product: v (n,) to A v (n,).
             callback: called with 1 after every product.
-            products: made before, in an interrupted run.
+            generator: of random vectors; a CPU generator seeded with 0 unless given.
+            dtype: of vectors.
+            device: of vectors.
         """
-        self.product = product
-        self.callback = callback
-        self.products = products
+        self.product, self.callback, self.dtype, self.device = product, callback, dtype, device
+        self.generator = generator or torch.Generator().manual_seed(0)
+        self.products = 0
+
+    def signs(self, size: int) -> Tensor:
+        """A vector (size,) of random signs, see :func:`random_signs`."""
+        return random_signs(size, self.generator, self.dtype, self.device)
 
     def __call__(self, v: Tensor) -> Tensor:
         """Multiply: v (n,) to A v (n,).

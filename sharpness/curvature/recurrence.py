@@ -51,11 +51,10 @@ def extremes(
     >>> found.values.round(6).tolist()
     [3.0, -2.0]
     """
-    generator = options["generator"] or torch.Generator().manual_seed(0)
-    dtype, device = options["dtype"], options["device"]
+    dtype = options["dtype"]
+    operator = Operator(product, options["callback"], options["generator"], dtype, options["device"])
     ends = Ends(size, 1, which, tol, max_iterations, str(dtype))
-    operator = Operator(product, options["callback"])
-    v = start_of(size, generator, options["start"]).to(device=device, dtype=dtype)
+    v = start_of(size, operator.generator, options["start"]).to(device=operator.device, dtype=dtype)
     v, before = v / length(v), torch.zeros_like(v)
     alpha: list[float] = []
     beta: list[float] = []

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from sharpness.curvature.krylov import inner, length
-from sharpness.curvature.operator import Operator, Product, RunOptions, random_signs
+from sharpness.curvature.operator import Operator, Product, RunOptions
 from sharpness.errors import UserError
 from sharpness.keywords import typed_keywords
 from sharpness.statistics.estimate import mean_and_error
@@ -66,12 +66,10 @@ def hutchinson(
     """
     if draws < 2:
         raise UserError(f"draws={draws}: a standard error needs at least 2")
-    generator = options["generator"] or torch.Generator().manual_seed(0)
-    dtype, device = options["dtype"], options["device"]
-    operator = Operator(product, options["callback"])
+    operator = Operator(product, **options)
     samples = np.empty(draws)
     for i in range(draws):
-        z = random_signs(size, generator, dtype, device)
+        z = operator.signs(size)
         samples[i] = inner(operator(z)[None], z)[0]
     value, error = mean_and_error(samples)
     return TraceEstimate(float(value), float(error), samples, operator.products)
@@ -112,21 +110,19 @@ def hutchpp(
         raise UserError(
             f"products={products}: Hutch++ needs at least 6, two each for the sketch, its trace and the rest"
         )
-    generator = options["generator"] or torch.Generator().manual_seed(0)
-    dtype, device = options["dtype"], options["device"]
-    operator = Operator(product, options["callback"])
+    operator = Operator(product, **options)
     sketch = min(products // 3, size)
-    basis = torch.empty(sketch, size, dtype=dtype, device=device)
+    basis = torch.empty(sketch, size, dtype=operator.dtype, device=operator.device)
     rank, longest = 0, 0.0
     for _ in range(sketch):
-        image = operator(random_signs(size, generator, dtype, device))
+        image = operator(operator.signs(size))
         longest = max(longest, length(image))
         # Twice: one projection leaves rounding of the size of the image, which may be all of a short remainder.
         for _ in range(2):
             image = image - basis[:rank].T @ torch.as_tensor(inner(basis[:rank], image)).to(image)
         remainder = length(image)
         # Not a QR of all images, whose columns of rounding would count as directions where the sketch repeats one.
-        if remainder > 50 * torch.finfo(dtype).eps * longest:
+        if remainder > 50 * torch.finfo(operator.dtype).eps * longest:
             basis[rank] = image / remainder
             rank += 1
     basis = basis[:rank]
@@ -134,7 +130,7 @@ def hutchpp(
     # Probes get every product that the sketch left over, and `captured` is in each sample: it is a constant given Q.
     samples = np.empty(products - sketch - rank)
     for i in range(len(samples)):
-        z = random_signs(size, generator, dtype, device)
+        z = operator.signs(size)
         for _ in range(2):
             z = z - basis.T @ torch.as_tensor(inner(basis, z)).to(z)
         samples[i] = captured + inner(operator(z)[None], z)[0]

@@ -30,6 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
 from sharpness.engine.autograd import WrittenOut, pulled
 
@@ -49,14 +50,7 @@ class State:
 
     def tensors(self) -> list[Tensor]:
         """All tensors of the state, except those that autograd saves itself."""
-        flat, pending = [], [*self.kept, self.gradient]
-        while pending:
-            item = pending.pop()
-            if isinstance(item, Tensor):
-                flat.append(item)
-            elif isinstance(item, list | tuple):
-                pending += item
-        return flat
+        return [t for t in tree_leaves((self.kept, self.gradient)) if isinstance(t, Tensor)]
 
 
 class Operation:

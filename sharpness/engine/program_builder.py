@@ -85,18 +85,14 @@ class ProgramBuilder:
         return Traced(tuple(before), body, self.sources, shared, frozenset(shared) & active, self.result)
 
     def _module(self, node: fx.Node, m: nn.Module) -> None:
-        plain = not (m._forward_hooks or m._forward_pre_hooks) and len(node.args) == 1 and not node.kwargs
-        arguments = [node.args[0]] if node.args else []
-        if (
-            plain
-            and type(m) in CONVOLUTIONS
-            and "weight" in m._parameters
-            and isinstance(m.padding, tuple)
-            and m.padding_mode == "zeros"
-        ):
-            # Exact types and no hooks: a subclass may compute something else, and a hook may change the output.
+        # Exact types and no hooks: a subclass may compute something else, and a hook may change the output.
+        alone = len(node.args) == 1 and isinstance(node.args[0], fx.Node) and not node.kwargs
+        plain = alone and not (m._forward_hooks or m._forward_pre_hooks)
+        x = self.names[node.args[0]] if plain else ""  # type: ignore[index]
+        weighted = plain and "weight" in m._parameters
+        if weighted and type(m) in CONVOLUTIONS and isinstance(m.padding, tuple) and m.padding_mode == "zeros":
             follower = self._batchnorm_after(node)
-            inputs = [self.names[arguments[0]], self._source(m.weight)]  # type: ignore[index]
+            inputs = [x, self._source(m.weight)]
             if follower is not None:
                 inputs += self._scale_and_shift(self.modules[str(follower.target)], self._parameter(m, "bias"))
                 self.folded.add(follower)
@@ -104,17 +100,18 @@ class ProgramBuilder:
                 inputs.append(self._source(m.bias))
             self._convolution(node, inputs, m.stride, m.padding, m.dilation, m.groups)
         elif node in self.folded:
-            self.names[node] = self.names[node.args[0]]  # type: ignore[index]
+            self.names[node] = x
         elif plain and isinstance(m, _BatchNorm) and m.running_mean is not None:
             s, t = self._scale_and_shift(m, None)
-            self._add(node, (self.names[arguments[0]], s, t), _scaled)  # type: ignore[index]
-        elif plain and type(m) is nn.Linear and "weight" in m._parameters:
-            self._linear(node, arguments[0], self._source(m.weight), self._parameter(m, "bias"))
+            self._add(node, (x, s, t), _scaled)
+        elif weighted and type(m) is nn.Linear:
+            bias = self._parameter(m, "bias")
+            self._add(node, (x, self._source(m.weight), *([] if bias is None else [bias])), F.linear, Linear)
         elif plain and type(m) is nn.ReLU:
             self._in_place(node, m.inplace)
-            self._add(node, (self.names[arguments[0]],), torch.relu, ReLU)  # type: ignore[index]
+            self._add(node, (x,), torch.relu, ReLU)
         elif plain and type(m) in (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d):
-            self.names[node] = self.names[arguments[0]]  # type: ignore[index]
+            self.names[node] = x
         else:
             self._any_module(node, m)
 
@@ -149,7 +146,7 @@ class ProgramBuilder:
         elif add and tensors and len(nodes) == len(node.args) == 2 and not node.kwargs:
             self._add(node, inputs, operator.add, Add)
         elif node.target is F.linear and tensors and not node.kwargs:
-            self._linear(node, node.args[0], *(self.names[n] for n in nodes[1:]))
+            self._add(node, inputs, F.linear, Linear)
         elif node.target is operator.getitem and isinstance(node.args[0], fx.Node) and len(nodes) == 1:
             self._item(node)
         else:
@@ -181,10 +178,6 @@ class ProgramBuilder:
             return kind([False] * len(values), *geometry).forward(*values)[0]
 
         self._add(node, tuple(inputs), function, lambda active: kind(active, *geometry))
-
-    def _linear(self, node: fx.Node, x: Any, w: str, b: str | None = None) -> None:
-        inputs = (self.names[x], w) if b is None else (self.names[x], w, b)
-        self._add(node, inputs, F.linear, Linear)
 
     def _batchnorm_after(self, node: fx.Node) -> fx.Node | None:
         """The BatchNorm that alone uses a convolution's output, if it can be folded."""

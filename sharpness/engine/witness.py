@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -224,10 +225,9 @@ def _agreed(votes: Sequence[bool]) -> bool | None:
 
 
 def _symmetric(made: Sequence[tuple[Tensor, Tensor]]) -> bool:
-    for i, (a, ha) in enumerate(made):
-        for b, hb in made[:i]:
-            terms = (a * hb, b * ha)
-            size = sum(float(t.norm()) for t in terms)
-            if not float((terms[0] - terms[1]).sum().abs()) <= SKEW * size and torch.isfinite(terms[0].sum()):
-                return False
+    for (a, ha), (b, hb) in combinations(made, 2):
+        terms = (a * hb, b * ha)
+        size = sum(float(t.norm()) for t in terms)
+        if not float((terms[0] - terms[1]).sum().abs()) <= SKEW * size and torch.isfinite(terms[0].sum()):
+            return False
     return True

@@ -1,86 +1,10 @@
 // The explorer of saved results: class bars, plane, spectrum and owners of one model, linked. The page and the Jupyter
 // widget run this module alone. Texts of result files become text nodes, never markup.
 
+import { chart, extent, format, h, nearest, outlined, paint, percent, ramp, readable, unpack } from "./drawing.js";
+
 const ROW = 26; // height of a row of the list, in pixels
 const OWNERS = 8; // classes that the table of owners shows, beside the chosen one
-const CIVIDIS = [
-  [0, 34, 78], [18, 53, 112], [59, 73, 108], [87, 93, 109], [112, 113, 115], [138, 134, 120], [165, 156, 116],
-  [195, 179, 105], [225, 204, 85], [254, 232, 56],
-];
-
-// --- small helpers
-
-function h(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (name === "style") Object.assign(element.style, value);
-    else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, String(value));
-  }
-  element.append(...children.map((child) => (child instanceof Node ? child : String(child))));
-  return element;
-}
-
-function svg(tag, attributes = {}, text) {
-  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, String(value));
-  if (text !== undefined) element.textContent = text;
-  return element;
-}
-
-function unpack(packed) {
-  const bytes = Uint8Array.from(atob(packed.data), (c) => c.charCodeAt(0));
-  const view = new DataView(bytes.buffer);
-  const values = new Float32Array(bytes.length / 4);
-  for (let i = 0; i < values.length; i++) values[i] = view.getFloat32(4 * i, true);
-  return { shape: packed.shape, values };
-}
-
-export function format(value) {
-  if (Number.isNaN(value)) return "–";
-  if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
-  const size = Math.abs(value);
-  const text = size !== 0 && (size >= 1e5 || size < 1e-3) ? Number(value.toPrecision(3)).toExponential() : String(Number(value.toPrecision(3)));
-  return text.replace("-", "−").replace("e+", "e");
-}
-
-const percent = (value) => (Number.isFinite(value) ? `${(100 * value).toFixed(value < 0.1 && value > 0 ? 1 : 0)} %` : "–");
-
-function extent(values) {
-  let [low, high, least] = [Infinity, -Infinity, Infinity];
-  for (const value of values) {
-    if (!Number.isFinite(value)) continue;
-    if (value < low) low = value;
-    if (value > high) high = value;
-    if (value > 0 && value < least) least = value;
-  }
-  return { low, high, least };
-}
-
-function nearest(sorted, value) {
-  let best = 0;
-  for (let i = 1; i < sorted.length; i++) if (Math.abs(sorted[i] - value) < Math.abs(sorted[best] - value)) best = i;
-  return best;
-}
-
-function ramp(share) {
-  const place = Math.min(Math.max(share, 0), 1) * (CIVIDIS.length - 1);
-  const i = Math.min(Math.floor(place), CIVIDIS.length - 2);
-  return CIVIDIS[i].map((from, channel) => Math.round(from + (place - i) * (CIVIDIS[i + 1][channel] - from)));
-}
-
-const readable = ([r, g, b]) => (0.299 * r + 0.587 * g + 0.114 * b > 140 ? "#000" : "#fff");
-
-// A few round numbers between two values.
-function ticks(low, high, wanted = 5) {
-  const raw = (high - low) / wanted;
-  if (!(raw > 0)) return [low];
-  const power = 10 ** Math.floor(Math.log10(raw));
-  const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= raw);
-  const found = [];
-  for (let i = Math.ceil(low / step); i * step <= high + step * 1e-9; i++) found.push(i * step);
-  return found;
-}
 
 let instances = 0;
 
@@ -349,7 +273,6 @@ export function explore(root, data, changed = () => {}) {
 
   // --- drawing
 
-  const color = (name) => getComputedStyle(root).getPropertyValue(name).trim() || "#888";
   let view = { rows: [], shown: null, place: () => 0 };
 
   function draw() {
@@ -504,58 +427,19 @@ export function explore(root, data, changed = () => {}) {
     canvas.style.aspectRatio = `${side} / ${height}`;
     const context = canvas.getContext("2d");
     const image = context.createImageData(w, t);
-    const cells = (axis, count, flip) => {
-      const places = [];
-      for (let p = 0; p < count; p++) {
-        const share = flip ? 1 - p / (count - 1) : p / (count - 1);
-        const at = axis[0] + share * (axis[axis.length - 1] - axis[0]);
-        let i = 0;
-        while (i < axis.length - 2 && axis[i + 1] <= at) i++;
-        places.push([i, axis.length > 1 ? (at - axis[i]) / (axis[i + 1] - axis[i]) : 0]);
-      }
-      return places;
-    };
-    const [across, down] = [cells(x, w, false), cells(y, t, true)];
-    const bands = new Int16Array(w * t);
-    for (let q = 0; q < t; q++) {
-      const [j, v] = down[q];
-      const [below, above] = [j * nx, Math.min(j + 1, ny - 1) * nx];
-      for (let p = 0; p < w; p++) {
-        const [i, u] = across[p];
-        const k = Math.min(i + 1, nx - 1);
-        const value =
-          (1 - v) * ((1 - u) * values[below + i] + u * values[below + k]) + v * ((1 - u) * values[above + i] + u * values[above + k]);
-        bands[q * w + p] = Number.isFinite(value) ? band(value) : -1;
-      }
-    }
-    const dark = 0.72;
-    for (let q = 0; q < t; q++) {
-      for (let p = 0; p < w; p++) {
-        const here = bands[q * w + p];
-        let rgb = here < 0 ? ((p + q) % Math.round(8 * dense) < 2 * dense ? [90, 90, 90] : [170, 170, 170]) : shade(here);
-        const edge = (p + 1 < w && bands[q * w + p + 1] !== here) || (q + 1 < t && bands[(q + 1) * w + p] !== here);
-        if (edge) rgb = rgb.map((channel) => channel * dark);
-        image.data.set([...rgb, 255], 4 * (q * w + p));
-      }
-    }
+    paint(image, x, y, values, band, shade, dense);
     context.putImageData(image, 0, 0);
     const px = (value) => ((value - x[0]) / (x[nx - 1] - x[0])) * w;
     const py = (value) => (1 - (value - y[0]) / (y[ny - 1] - y[0])) * t;
-    const cross = (a, b, arm, style) => {
-      for (const [width, stroke] of [[4 * dense, "#000"], [2 * dense, style]]) {
-        context.lineWidth = width;
-        context.strokeStyle = stroke;
-        context.beginPath();
-        context.moveTo(a - arm, b);
-        context.lineTo(a + arm, b);
-        context.moveTo(a, b - arm);
-        context.lineTo(a, b + arm);
-        context.stroke();
-      }
-    };
     const marks = landscape().marks.length ? landscape().marks : [[0, 0]];
     marks.forEach(([a, b], m) => {
-      cross(px(a), py(b), 7 * dense, "#fff");
+      const [at, up, arm] = [px(a), py(b), 7 * dense];
+      outlined(context, 2 * dense, "#fff", () => {
+        context.moveTo(at - arm, up);
+        context.lineTo(at + arm, up);
+        context.moveTo(at, up - arm);
+        context.lineTo(at, up + arm);
+      });
       const name = landscape().names[m];
       if (!name) return;
       context.font = `${12 * dense}px sans-serif`;
@@ -567,13 +451,7 @@ export function explore(root, data, changed = () => {}) {
     });
     if (state.point) {
       const [a, b] = [px(x[state.point[0]]), py(y[state.point[1]])];
-      for (const [width, stroke] of [[5 * dense, "#000"], [2.5 * dense, "#ff9d5c"]]) {
-        context.lineWidth = width;
-        context.strokeStyle = stroke;
-        context.beginPath();
-        context.arc(a, b, 8 * dense, 0, 2 * Math.PI);
-        context.stroke();
-      }
+      outlined(context, 2.5 * dense, "#ff9d5c", () => context.arc(a, b, 8 * dense, 0, 2 * Math.PI));
     }
     [bar.width, bar.height] = [state.levels, 1];
     const strip = bar.getContext("2d");
@@ -604,52 +482,6 @@ export function explore(root, data, changed = () => {}) {
         (landscape().accuracy ? ` and accuracy ${percent(accuracy(state.row))}` : "") + ` (${axes}).`
       );
     }
-  }
-
-  // A curve on axes with round numbers; `y` may be logarithmic.
-  function chart({ label, xs, lines, band, marks = [], dots = [], log, xlabel, ylabel }) {
-    const [w, t, left, bottom] = [420, 240, 66, 40];
-    const finite = (values) => values.filter((v) => Number.isFinite(v) && (!log || v > 0));
-    const all = finite([...lines.flatMap((line) => [...line.y]), ...(band ? [...band[1]] : []), ...dots.map((d) => d.y)]);
-    const xall = [...xs, ...dots.flatMap((d) => [d.x, d.low, d.high])].filter(Number.isFinite);
-    const [x0, x1] = [Math.min(...xall), Math.max(...xall)];
-    let [y0, y1] = [Math.min(...all), Math.max(...all)];
-    if (log) [y0, y1] = [Math.log10(Math.max(y0, y1 * 1e-6)), Math.log10(y1)];
-    if (dots.length) [y0, y1] = [0.4, Math.max(...dots.map((d) => d.y)) + 0.6];
-    const grow = 0.04 * (x1 - x0 || 1);
-    const px = (v) => left + ((v - x0 + grow) / (x1 - x0 + 2 * grow || 1)) * (w - left - 8);
-    const scaled = (v) => (log ? Math.log10(Math.max(v, 10 ** y0)) : v);
-    const py = (v) => t - bottom - ((scaled(v) - y0) / (y1 - y0 || 1)) * (t - bottom - 10);
-    const picture = svg("svg", { viewBox: `0 0 ${w} ${t}`, role: "img", "aria-label": label });
-    const line = (x, y, u, v, kind) => picture.append(svg("line", { x1: x, y1: y, x2: u, y2: v, class: kind }));
-    const text = (x, y, words, anchor) => picture.append(svg("text", { x, y, "text-anchor": anchor }, words));
-    for (const tick of ticks(x0, x1)) {
-      line(px(tick), 6, px(tick), t - bottom, "grid");
-      text(px(tick), t - bottom + 14, format(tick), "middle");
-    }
-    const rising = log ? [...Array(Math.floor(y1) - Math.ceil(y0) + 1).keys()].map((k) => Math.ceil(y0) + k) : ticks(y0, y1, 4);
-    const every = log ? Math.ceil(rising.length / 6) : 1;
-    for (const tick of dots.length ? [] : rising.filter((_, k) => k % every === 0)) {
-      const at = log ? 10 ** tick : tick;
-      line(left, py(at), w - 8, py(at), "grid");
-      text(left - 5, py(at) + 4, format(at), "end");
-    }
-    text((left + w) / 2, t - 6, xlabel, "middle");
-    const up = svg("text", { x: 12, y: (t - bottom) / 2, "text-anchor": "middle", transform: `rotate(-90 12 ${(t - bottom) / 2})` }, ylabel);
-    picture.append(up);
-    const path = (x, y) => x.map((v, i) => [v, y[i]]).filter(([, v]) => Number.isFinite(v)).map(([a, b]) => `${px(a).toFixed(1)},${py(b).toFixed(1)}`);
-    if (band) {
-      const points = [...path(xs, band[1]), ...path(xs, band[0]).reverse()];
-      picture.append(svg("polygon", { points: points.join(" "), class: "band" }));
-    }
-    for (const one of lines) picture.append(svg("polyline", { points: path(xs, [...one.y]).join(" "), class: one.kind }));
-    for (const mark of marks) line(px(mark), t - bottom, px(mark), t - bottom - 14, "mark");
-    for (const dot of dots) {
-      if (Number.isFinite(dot.low)) line(px(dot.low), py(dot.y), px(dot.high), py(dot.y), "interval");
-      picture.append(svg("circle", { cx: px(dot.x), cy: py(dot.y), r: 4, class: "point" }));
-      text(left - 5, py(dot.y) + 4, dot.name, "end");
-    }
-    return picture;
   }
 
   function drawSpectrum() {

@@ -9,7 +9,7 @@ from typing import Any
 from sharpness.errors import UserError
 from sharpness.explorer.page import module, style, write_page
 from sharpness.explorer.payload import payload_of
-from sharpness.results.collected import collected
+from sharpness.results.collected import collect
 
 #: The title of results that come from no folder.
 TITLE = "Results of sharpness"
@@ -27,7 +27,7 @@ class Explorer:
     """
 
     def __init__(self, results: Any, title: str) -> None:
-        self.payload = payload_of(collected(results), title)
+        self.payload = payload_of(collect(results), title)
 
     def save(self, path: str | Path) -> Path:
         """Write one HTML file that opens without a network, whole or not at all."""

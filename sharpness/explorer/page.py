@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -38,13 +39,17 @@ body {{ margin: 0; }}
 
 
 def module() -> str:
-    """The JavaScript module that the page and the widget run."""
-    return files("sharpness.explorer").joinpath("explorer.js").read_text(encoding="utf-8")
+    """The JavaScript module that the page and the widget run: one text, because neither has where to import from."""
+    return _read("drawing.js") + re.sub(r"^import .*\n", "", _read("explorer.js"), flags=re.MULTILINE)
 
 
 def style() -> str:
     """Its style sheet."""
-    return files("sharpness.explorer").joinpath("explorer.css").read_text(encoding="utf-8")
+    return _read("explorer.css")
+
+
+def _read(name: str) -> str:
+    return files("sharpness.explorer").joinpath(name).read_text(encoding="utf-8")
 
 
 def page_of(payload: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ def payload_of(collections: Sequence[Collection], title: str) -> dict[str, Any]:
     shown = [c for c in collections if not _grouped(c) and not issubclass(c.kind, LayerResult)]
     if not shown:
         raise UserError("results of groups or layers alone: the explorer shows classes, save one per class as well")
-    firsts = {_told(c): _first(c) for c in shown}
+    firsts = {_source(c): _first(c) for c in shown}
     require_equal({name: {"class_names": r.class_names, "groups": r.groups} for name, r in firsts.items()})
     first = next(iter(firsts.values()))
     rows: list[Subset] = [None, *first.groups, *(range(len(first.class_names)) if first.has_classes else ())]
@@ -76,14 +76,14 @@ def payload_of(collections: Sequence[Collection], title: str) -> dict[str, Any]:
     }
 
 
-def packed(values: Any, dtype: str = "<f4") -> dict[str, Any]:
+def packed(values: Any) -> dict[str, Any]:
     """An array as base64, with its shape.
 
     >>> packed([[1.0, float("nan")]])
     {'shape': [1, 2], 'data': 'AACAPwAAwH8='}
     """
     with np.errstate(over="ignore"):  # a loss beyond single precision is shown as infinite
-        array = np.ascontiguousarray(np.asarray(values), dtype=dtype)
+        array = np.ascontiguousarray(np.asarray(values), dtype="<f4")
     return {"shape": list(array.shape), "data": base64.b64encode(array.tobytes()).decode()}
 
 
@@ -95,7 +95,7 @@ def _first(c: Collection) -> Any:
     return _members(c)[0].result
 
 
-def _told(c: Collection) -> str:
+def _source(c: Collection) -> str:
     return ", ".join(map(str, c.paths[:1])) or f"{c.name} of {_members(c)[0].label}"
 
 
@@ -162,21 +162,19 @@ def _landscape(result: Landscape, rows: Sequence[Subset]) -> dict[str, Any]:
 
 def _plane(name: str, of: dict[int, PlaneResult], rows: Sequence[Subset]) -> dict[str, Any]:
     first = next(iter(of.values()))
-    labels = [
-        plane_label(first.directions, first.normalization, axis, first.provenance.get("explained")) for axis in (0, 1)
-    ]
-    return {
-        "title": name, "x": first.x.tolist(), "y": first.y.tolist(), "labels": labels,
-        "of": {str(t): _landscape(result, rows) for t, result in of.items()},
-    }  # fmt: skip
+    explained = first.provenance.get("explained")
+    labels = [plane_label(first.directions, first.normalization, axis, explained) for axis in (0, 1)]
+    return {**_landscapes(name, of, rows), "y": first.y.tolist(), "labels": labels}
 
 
 def _line(name: str, of: dict[int, LineResult], rows: Sequence[Subset]) -> dict[str, Any]:
     first = next(iter(of.values()))
-    return {
-        "title": name, "x": first.x.tolist(), "label": line_label(first.directions, first.normalization),
-        "of": {str(t): _landscape(result, rows) for t, result in of.items()},
-    }  # fmt: skip
+    return {**_landscapes(name, of, rows), "label": line_label(first.directions, first.normalization)}
+
+
+def _landscapes(name: str, of: Mapping[int, Landscape], rows: Sequence[Subset]) -> dict[str, Any]:
+    found = {str(t): _landscape(result, rows) for t, result in of.items()}
+    return {"title": name, "x": next(iter(of.values())).x.tolist(), "of": found}
 
 
 def _spectra(name: str, of: dict[int, Any], rows: Sequence[Subset]) -> dict[str, Any]:

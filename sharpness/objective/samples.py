@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Integral
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sharpness.data import CONVENTION, Content, Inputs, Layout, SampleIdentity, named_groups, training_counts
 from sharpness.data.rows import pieces, rows_at
+from sharpness.engine.class_sums import WeightedBatch
 from sharpness.errors import UserError, choose, require_whole
 
 Groups = Mapping[str, Sequence[int | str]] | str | None
@@ -265,3 +266,32 @@ def chosen(what: Any, samples: int) -> Tensor:
     if len(outside):
         raise UserError(f"sample {int(outside[0])} is outside 0..{samples - 1}")
     return given.to(torch.int64)
+
+
+class Batches(Sequence[WeightedBatch]):
+    """Inputs, targets and weights of parts of some samples, which are not in memory before they are asked for.
+
+    Args:
+        columns: of all samples; inputs may be rows that are read from a disk.
+        indices: of the samples.
+        size: of a batch, at most.
+        device: where batches go.
+
+    >>> x = torch.arange(5.0)
+    >>> [batch[0].tolist() for batch in Batches((x, x, x), torch.tensor([4, 0, 2]), 2, torch.device("cpu"))]
+    [[4.0, 0.0], [2.0]]
+    """
+
+    def __init__(self, columns: Sequence[Any], indices: Tensor, size: int, device: torch.device) -> None:
+        self.columns, self.device = columns, device
+        self.parts = [part for part in indices.split(size) if len(part)]
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, number: Any) -> Any:
+        part = self.parts[number]
+        return tuple(column[part].to(self.device) for column in self.columns)
+
+    def __iter__(self) -> Iterator[WeightedBatch]:
+        return (self[number] for number in range(len(self)))

@@ -35,7 +35,6 @@ from sharpness.engine.second_order import SecondOrder
 from sharpness.engine.tracing import structure
 from sharpness.engine.undisturbed import undisturbed
 from sharpness.errors import UserError
-from sharpness.objective.batches import Batches
 from sharpness.objective.description import Description, SampleOptions
 from sharpness.objective.evaluation import evaluation
 from sharpness.objective.first_call import (
@@ -47,6 +46,7 @@ from sharpness.objective.first_call import (
     warn_of_probabilities,
 )
 from sharpness.objective.repeatability import repeated_passes
+from sharpness.objective.samples import Batches
 from sharpness.objective.temperature import AtTemperature, Temperature, chosen_temperature, require_logits
 from sharpness.renamed import renamed_attribute
 
@@ -109,7 +109,7 @@ class Values:
         self.model = model = in_full_precision(model)
         self.loss_function: PerSampleLoss = cross_entropy if isinstance(loss, str) else loss
         name = loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss))
-        # A function of that name is not the loss that is known as "ce", and by closed forms.
+        # A function that is called ce is another loss than "ce", for which there are closed forms.
         self.loss_name = "function ce" if name == "ce" and not isinstance(loss, str) else name
         self.memory, self.batchnorm, self.scope = memory, batchnorm, parameters
         self.coordinates = "plain"

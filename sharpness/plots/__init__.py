@@ -30,6 +30,7 @@ from sharpness.plots.spread import plot_rises as plot_rises, plot_spread as plot
 from sharpness.plots.style import (
     COLUMN as COLUMN,
     PAGE as PAGE,
+    figure_of as figure_of,
     new_figure as new_figure,
     save_figure as save_figure,
     stacked_axes as stacked_axes,

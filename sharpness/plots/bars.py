@@ -123,7 +123,7 @@ def plot_class_values(
 
 
 class ClassPoints:
-    """Draws models beside each other within classes, and remembers what a legend has to explain.
+    """Artist for the models of every class, side by side, which also collects the entries of the legend.
 
     Args:
         labels: of the models.
@@ -255,7 +255,7 @@ class ClassPoints:
 
 
 def limit_bars(ax: Axes, values: Sequence[np.ndarray]) -> None:
-    """Let bars leave the picture beyond twice the range of the values and of zero, so that values can be told apart."""
+    """Limit the axis to twice the range of the values and zero: longer bars are cut off, so that values stay apart."""
     known = np.concatenate([np.ravel(v)[np.isfinite(np.ravel(v))] for v in values])
     if not len(known):
         return

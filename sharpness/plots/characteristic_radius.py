@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 
-from sharpness.plots.labels import grey, legend_above
+from sharpness.keywords import typed_keywords
+from sharpness.plots.labels import grey, set_texts
+from sharpness.plots.options import TextOptions
 from sharpness.plots.small_multiples import SmallMultiples, unique
 from sharpness.plots.style import COLUMN, colors_of, marker, new_axes, style
 
@@ -51,46 +53,41 @@ class BoundCurve(NamedTuple):
         return self.linear + self.complexity
 
 
+@typed_keywords(xlabel=r"Radius $\rho$", ylabel="Loss")
 def plot_bound(
     curve: BoundCurve,
     ax: Axes | None = None,
-    *,
-    title: str | None = None,
-    xlabel: str = r"Radius $\rho$",
-    ylabel: str = "Loss",
-    legend: bool = True,
+    **texts: Unpack[TextOptions],
 ) -> Axes:
     """Draw one bound on logarithmic axes: a dot at its minimum, a dotted line at the radius that is used, if another.
 
     The picture ends below the loss to first order, where terms go on to zero, and above the bound, where the loss of
     a network goes on as a power of the radius.
+
+    Args:
+        texts: see :class:`~sharpness.plots.options.TextOptions`.
     """
     with style():
         ax = new_axes(ax, height=2.6)
         extra = _draw(ax, curve)
-        ax.set(xlabel=xlabel, ylabel=ylabel)
         ax.set_ylim(*_limits([curve]))
-        if legend:
-            legend_above(ax, title, extra)
-        else:
-            ax.set_title(title or "")
+        set_texts(ax, texts, extra)
     return ax
 
 
+@typed_keywords(xlabel=r"Radius $\rho$", ylabel="Loss")
 def plot_bound_panels(
     panels: Mapping[str, BoundCurve],
     axes: Axes | Sequence[Axes] | None = None,
     *,
-    title: str | None = None,
     columns: int | None = None,
-    xlabel: str = r"Radius $\rho$",
-    ylabel: str = "Loss",
-    legend: bool = True,
+    **texts: Unpack[TextOptions],
 ) -> list[Axes]:
     """A panel of :func:`plot_bound` for each ``{title: curve}``, all with the same limits, and one legend.
 
     Args:
         columns: of the grid on a new figure; at most four unless given.
+        texts: see :class:`~sharpness.plots.options.TextOptions`.
 
     Raises:
         UserError: another number of Axes than panels.
@@ -104,23 +101,24 @@ def plot_bound_panels(
             ax.set_title(name, fontsize=7, pad=3)
         for ax in multiples.places:
             ax.set_ylim(*_limits(list(panels.values())))
-        return multiples.finish(xlabel, ylabel, title, unique(handles) if legend else [])
+        keys = unique(handles) if texts["legend"] else []
+        return multiples.finish(texts["xlabel"] or "", texts["ylabel"], texts["title"], keys)
 
 
+@typed_keywords(xlabel="Training images $n_c$ of the class", ylabel=r"Radius $\rho_c^*$")
 def plot_radii(
     radii: Mapping[str, tuple[np.ndarray, np.ndarray]],
     ax: Axes | None = None,
-    *,
-    title: str | None = None,
-    xlabel: str = "Training images $n_c$ of the class",
-    ylabel: str = r"Radius $\rho_c^*$",
-    legend: bool = True,
+    **texts: Unpack[TextOptions],
 ) -> Axes:
     """Draw ``{label: (n (C,), rho (C,))}`` on logarithmic axes.
 
     A dashed line in a model's colour is what its radii would be if the classes differed in their number alone:
     proportional to :math:`(n_c - 1)^{-1/4}`, through the geometric mean of the radii. What lies off it is the
     gradients' doing.
+
+    Args:
+        texts: see :class:`~sharpness.plots.options.TextOptions`.
     """
     with style():
         ax = new_axes(ax)
@@ -135,23 +133,18 @@ def plot_radii(
                 level = np.exp(np.mean(np.log(rho / count)))
                 along = np.geomspace(max(n.min(), 2), max(n.max(), 2), 50)
                 ax.plot(along, level * (along - 1) ** -0.25, "--", color=shades[i], linewidth=0.8, zorder=1)
-        ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
-        if legend:
-            legend_above(ax, title, [grey(r"$\propto (n_c - 1)^{-1/4}$", linestyle="--", linewidth=0.8)])
-        else:
-            ax.set_title(title or "")
+        ax.set(xscale="log", yscale="log")
+        set_texts(ax, texts, [grey(r"$\propto (n_c - 1)^{-1/4}$", linestyle="--", linewidth=0.8)])
     return ax
 
 
+@typed_keywords(xlabel="Predicted rise of the loss", ylabel="Measured rise of the loss")
 def plot_agreement(
     rises: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
     ax: Axes | None = None,
     *,
     names: Sequence[str] | None = None,
-    title: str | None = None,
-    xlabel: str = "Predicted rise of the loss",
-    ylabel: str = "Measured rise of the loss",
-    legend: bool = True,
+    **texts: Unpack[TextOptions],
 ) -> Axes:
     """Draw ``{label: (first order (C,), second order (C,), measured (C,))}`` on logarithmic axes, and where they agree.
 
@@ -161,6 +154,7 @@ def plot_agreement(
 
     Args:
         names: (C,) of the classes, written beside the filled markers.
+        texts: see :class:`~sharpness.plots.options.TextOptions`.
     """
     with style():
         ax = new_axes(ax, width=COLUMN, height=2.9)
@@ -174,22 +168,18 @@ def plot_agreement(
             ax.hlines(measured[bent], first[bent], second[bent], color=shades[i], linewidth=0.6, alpha=0.6)
             ax.plot(second[bent], measured[bent], **look, markerfacecolor="white", markeredgewidth=0.8)
             ax.plot(first[there], measured[there], **look, label=label)
-            texts = names if names is not None else []
-            for text, at in [(texts[c], (first[c], measured[c])) for c in np.flatnonzero(there)[: len(texts)]]:
-                ax.annotate(text, at, (-3, 3), textcoords="offset points", fontsize=6, color="0.3", ha="right")
-        ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
+            near: dict[str, Any] = {"textcoords": "offset points", "fontsize": 6, "color": "0.3", "ha": "right"}
+            for name, x, y, drawn in zip(names or (), first, measured, there, strict=False):
+                if drawn:
+                    ax.annotate(name, (x, y), (-3, 3), **near)
+        ax.set(xscale="log", yscale="log")
         ax.axline((1, 1), (10, 10), color="0.5", linewidth=0.8, linestyle="--", zorder=0)
-        if legend:
-            extra = [
-                grey("first order", linestyle="", marker="o"),
-                grey("second order", linestyle="", marker="o", markerfacecolor="white", markeredgewidth=0.8),
-                grey("equal", linestyle="--", linewidth=0.8),
-            ]
-            if lost:
-                extra.append(grey(f"not shown: {lost}", linestyle=""))
-            legend_above(ax, title, extra)
-        else:
-            ax.set_title(title or "")
+        extra = [
+            grey("first order", linestyle="", marker="o"),
+            grey("second order", linestyle="", marker="o", markerfacecolor="white", markeredgewidth=0.8),
+            grey("equal", linestyle="--", linewidth=0.8),
+        ]
+        set_texts(ax, texts, [*extra, grey(f"not shown: {lost}", linestyle="")] if lost else extra)
     return ax
 
 
@@ -214,7 +204,7 @@ def _draw(ax: Axes, curve: BoundCurve) -> list[Any]:
 
 
 def _limits(curves: Sequence[BoundCurve]) -> tuple[float, float]:
-    """From a third of the smallest loss to first order to a little above the bound."""
+    """Limits of the loss axis: a third of the smallest first-order loss, and a little above the bound."""
     losses, bounds = (np.concatenate([getattr(c, name) for c in curves]) for name in ("linear", "bound"))
     seen = losses[np.isfinite(losses) & (losses > 0)]
     low = seen.min() / 3 if len(seen) else 1e-3

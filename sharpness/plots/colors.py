@@ -10,7 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 
 from sharpness.errors import UserError
-from sharpness.plots.style import SURFACE_COLORS, color_map
+from sharpness.plots.style import SURFACE_COLORS, color_map, figure_of
 
 #: How values become colours, and the name of these.
 Scale = tuple[Normalize, str]
@@ -60,13 +60,11 @@ def color_scale(limits: tuple[float, float], log: bool) -> Scale:
 
 def color_bar(places: list[Axes], values: Sequence[np.ndarray], scale: Scale, label: str) -> None:
     """One bar for all panels, with arrows where ``values`` lie beyond its ends."""
-    figure = places[0].get_figure(root=False)
-    assert figure is not None
     norm, colors = scale
     shown = _shown(values, isinstance(norm, LogNorm))
     under, over = bool((shown < norm.vmin).any()), bool((shown > norm.vmax).any())
     extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
-    figure.colorbar(
+    figure_of(places).colorbar(
         ScalarMappable(norm, colors), ax=places, label=label, pad=0.02, aspect=30, extend=extend[under, over]
     )
 

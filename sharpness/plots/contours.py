@@ -31,7 +31,7 @@ def line_colors(colors: str) -> LinearSegmentedColormap:
 
 
 def line_map(colors: str) -> Colormap:
-    """The colours of lines: those of a map with a pale middle would not show, a dark one stands in for it."""
+    """Colour map of lines; a dark one in place of a diverging map, whose pale middle would not show."""
     return colormaps["managua"] if colors in DIVERGING else line_colors(colors)
 
 
@@ -107,7 +107,7 @@ def draw_heatmap(ax: Axes, panel: Panel, levels: Levels, colors: str) -> list[Pa
 
 
 def _height(lines: np.ndarray, z: np.ndarray, log: bool) -> str:
-    """Between which lines a surface lies that crosses none."""
+    """The pair of lines between which a surface lies that crosses none, as text."""
     texts = level_labels(lines, log)
     above = int(np.searchsorted(lines, np.nanmax(np.where(np.isfinite(z), z, np.nan))))
     return f"above {texts[-1]}" if above == len(lines) else f"{texts[max(above - 1, 0)]} to {texts[max(above, 1)]}"

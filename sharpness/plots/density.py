@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from sharpness.errors import choose
 from sharpness.keywords import typed_keywords
-from sharpness.plots.labels import bars_key, grey, legend_above
+from sharpness.plots.labels import bars_key, grey, set_texts
 from sharpness.plots.options import TextOptions
 from sharpness.plots.scales import set_symlog
 from sharpness.plots.style import colors_of, dash, marker, new_axes, style
@@ -85,17 +85,16 @@ def plot_density(
         if linthresh is not None:
             set_symlog(ax, "x", linthresh)
         ax.set_ylim(bottom=floor)
-        ax.set(xlabel=texts["xlabel"], ylabel=texts["ylabel"], title=texts["title"] or "")
-        if texts["legend"]:
-            extra = [grey("extreme eigenvalues", linestyle="", marker="o")] if marks else []
-            if any(np.isfinite(upper).any() for _, _, _, upper in curves.values()):
-                extra.append(bars_key("random vectors", "bands"))
-            legend_above(ax, texts["title"], [*trainings_key((trainings or {}).values(), dots=False), *extra])
+        extra = trainings_key((trainings or {}).values(), dots=False)
+        extra += [grey("extreme eigenvalues", linestyle="", marker="o")] if marks else []
+        if any(np.isfinite(upper).any() for _, _, _, upper in curves.values()):
+            extra.append(bars_key("random vectors", "bands"))
+        set_texts(ax, texts, extra)
     return ax
 
 
 def _end_on(floor: float, density: np.ndarray) -> np.ndarray:
-    """The density where it is above the floor, the floor itself one point further, and gaps elsewhere."""
+    """Density cut at the floor: each piece above it ends on the floor, with gaps (NaN) between."""
     shown = density >= floor
     beside = np.zeros_like(shown)
     beside[1:] |= shown[:-1]

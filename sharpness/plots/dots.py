@@ -105,12 +105,8 @@ def _scale(places: Sequence[Axes], column: DotColumn) -> None:
         last.locator_params(axis="x", nbins=5, steps=[1, 2, 5, 10])
         return
     last.set_xscale("log")
-    low, high = np.log10(last.get_xlim())
-    step = max(1, int(np.ceil((high - low) / 4.5)))
-    exponents = step * np.arange(np.ceil(low / step), np.floor(high / step) + 1)
-    if high - low < 2.4:
-        last.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high - low < 1.2 else (1, 3)))
-    else:
-        last.set_xticks(10.0**exponents)
-    last.xaxis.set_major_formatter(LogFormatterSciNotation() if high - low > 4.5 else lambda x, _: f"{x:g}")
+    decades = np.ptp(np.log10(last.get_xlim()))
+    subs = (1, 2, 5) if decades < 1.2 else (1, 3) if decades < 2.4 else (1,)
+    last.xaxis.set_major_locator(LogLocator(subs=subs, numticks=6))
+    last.xaxis.set_major_formatter(LogFormatterSciNotation() if decades > 4.5 else lambda x, _: f"{x:g}")
     last.xaxis.set_minor_locator(NullLocator())

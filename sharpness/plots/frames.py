@@ -1,4 +1,4 @@
-"""Around the picture of a plane: limits, ticks that do not run into each other, names of axes and rows."""
+"""Frame of a plane: limits, ticks that do not overlap, names of axes and rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NARROW = 100
 
 
 def inner_ticks(low: float, high: float, narrow: bool) -> np.ndarray:
-    """Round numbers well inside, so that the last one stays clear of the next panel's first; two where it is narrow.
+    """Ticks at round numbers away from the ends, so that they stay clear of the next panel's; two in a narrow one.
 
     >>> inner_ticks(-1.0, 1.0, narrow=False).tolist()
     [-0.5, 0.0, 0.5]
@@ -59,7 +59,7 @@ def frame_plane(ax: Axes, panel: Panel, whole: bool = False) -> None:
 
 
 def set_ticks(axis: Axis, ticks: np.ndarray) -> None:
-    """Ticks whose powers of ten, if any, stand beside each number: at the end of the axis they lie on other text."""
+    """Set ticks with the power of ten, if any, beside each number: at the end of the axis it would cover other text."""
     largest = float(np.abs(ticks).max(initial=0))
     plain = 1e-3 <= largest < 1e5 or not largest
     axis.set_ticks(ticks, None if plain else level_labels(ticks))
@@ -91,7 +91,7 @@ def frame_surface(ax: Axes3D, panel: Panel, levels: Levels) -> None:
 
 
 def number_axes(places: Sequence[Axes], columns: int, bottom: bool) -> None:
-    """Numbers below panels that have no other below them, if they are at the ``bottom``, and left of the first."""
+    """Show tick labels below the lowest panels, if they are at the ``bottom``, and left of the first column."""
     for number, ax in enumerate(places):
         if not isinstance(ax, Axes3D):
             last = number + columns >= len(places)
@@ -124,7 +124,7 @@ def name_axes(places: Sequence[Axes], columns: int, xlabel: str, ylabel: str, bo
 
 
 def _pitch(places: Sequence[Axes]) -> float:
-    """From a panel to the next in widths of a panel."""
+    """Distance from a panel to the next, in widths of a panel."""
     one, other = (ax.get_position(original=True) for ax in places[:2])
     return float((other.x0 - one.x0) / one.width)
 
@@ -151,7 +151,7 @@ def lower_first(text: str) -> str:
 
 
 def title_panel(ax: Axes, title: str, y: float | None = None) -> None:
-    """A title no wider than the panel: on two lines, then smaller, where it has no room."""
+    """Set a title no wider than the panel: on two lines, then smaller, if it does not fit."""
     room = 1.15 * size_of(ax)[0]
     if width_of([title], 8) > room:
         title = halved(title)
@@ -159,7 +159,7 @@ def title_panel(ax: Axes, title: str, y: float | None = None) -> None:
 
 
 def halved(text: str) -> str:
-    """On two lines about equally long.
+    """Break a text into two lines of about equal length.
 
     >>> halved("LDAM-DRW + SAM")
     'LDAM-DRW\\n+ SAM'
@@ -170,7 +170,7 @@ def halved(text: str) -> str:
 
 
 def name_row(ax: Axes, name: str) -> None:
-    """A name for the row that ``ax`` begins, upright on its left; what stands in brackets wraps."""
+    """Write the name of the row that ``ax`` begins upright on its left; a unit in brackets wraps."""
     bold = 1.15  # wider than the letters that are measured
     name = wrapped(name, size_of(ax)[1] / bold)
     fontsize = float(np.clip(8 * size_of(ax)[1] / max(bold * width_of([name], 8), 1), 5, 8))
@@ -187,6 +187,6 @@ def name_row(ax: Axes, name: str) -> None:
     )  # fmt: skip
 
 
-def wrapped(text: str, room: float, fontsize: float = 8) -> str:
-    """The text, with the unit in brackets on a second line where it is wider than the room, in points."""
-    return text.replace(" (", "\n(", 1) if width_of([text], fontsize) > 1.05 * room else text
+def wrapped(text: str, room: float) -> str:
+    """Move the unit in brackets to a second line if the text is wider than ``room`` points."""
+    return text.replace(" (", "\n(", 1) if width_of([text], 8) > 1.05 * room else text

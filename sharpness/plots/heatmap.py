@@ -1,4 +1,4 @@
-"""A value per layer and class: where in the network a class is sharp."""
+"""Heat maps of one value per layer and class."""
 
 from __future__ import annotations
 

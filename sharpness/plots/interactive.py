@@ -1,4 +1,4 @@
-"""Surfaces to turn with the mouse, by plotly: a scene per model, a menu of classes, one scale of colours."""
+"""Interactive surfaces by plotly: a scene per model, a menu of classes, one scale of colours."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def save_html(figure: Any, path: str | Path) -> Path:
 
 
 def _plotly() -> ModuleType:
-    """plotly is an extra, and takes a second to import."""
+    """Import plotly, which is an extra and takes a second."""
     try:
         import plotly.graph_objects
     except ImportError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,14 +34,14 @@ def size_of(ax: Axes) -> tuple[float, float]:
 
 
 def class_room(ax: Axes, classes: int, widening: float = 1.15) -> float:
-    """Points that each of so many classes side by side will have, if a layout widens the Axes about so much."""
+    """Width in points of one of several classes side by side, if a layout widens the Axes by ``widening``."""
     figure = ax.get_figure(root=True)
     laid_out = figure is not None and figure.get_layout_engine() is not None
     return (widening if laid_out else 1) * size_of(ax)[0] / max(classes, 1)
 
 
 def width_of(texts: Sequence[str], fontsize: float) -> float:
-    """Of the widest line in points."""
+    """Width of the widest line in points."""
     font = FontProperties(size=fontsize)
     lines = {line for text in texts for line in text.split("\n")}
     measured = text_to_path.get_text_width_height_descent
@@ -71,7 +71,7 @@ def offsets(models: int, classes: int) -> np.ndarray:
 
 
 def marker_size(ax: Axes, models: int, classes: int) -> float:
-    """In points: smaller where the models of a class would cover each other."""
+    """Marker size in points, smaller where the models of a class would overlap."""
     return float(np.clip(0.7 * class_room(ax, classes * models), 2, 4))
 
 
@@ -171,7 +171,7 @@ def to_zero_key() -> Line2D:
 
 
 def draw_doubtful(ax: Axes, at: np.ndarray, values: np.ndarray, doubtful: Any, size: float) -> bool:
-    """A white dot in the markers of values (C,) within two errors of zero; whether there is any."""
+    """Draw a white dot in the markers of values (C,) within two errors of zero; True if there is any."""
     chosen = np.asarray(doubtful, dtype=bool) & np.isfinite(values)
     if chosen.any():
         look: dict[str, Any] = {"color": "white", "markeredgewidth": 0, "markersize": 0.45 * size, "zorder": 6}
@@ -189,16 +189,23 @@ def legend_columns(labels: Sequence[str], room: float, fontsize: float = 7) -> i
     return -(-len(labels) // max(rows, 1))
 
 
-def legend_above(ax: Axes, title: str | None = None, extra: Sequence[Line2D] = (), fontsize: float = 7) -> None:
+def set_texts(ax: Axes, texts: Mapping[str, Any], extra: Sequence[Line2D] = ()) -> None:
+    """Set names of the axes, title and legend, as :class:`~sharpness.plots.options.TextOptions` has them."""
+    ax.set(xlabel=texts["xlabel"], ylabel=texts["ylabel"], title=texts["title"] or "")
+    if texts["legend"]:
+        legend_above(ax, texts["title"], extra)
+
+
+def legend_above(ax: Axes, title: str | None = None, extra: Sequence[Line2D] = ()) -> None:
     """A legend over the Axes, in as few rows as fit, and ``title`` above it; ``extra`` entries come last."""
     handles, labels = ax.get_legend_handles_labels()
     handles, labels = [*handles, *extra], [*labels, *(str(line.get_label()) for line in extra)]
     room = 1.05 * size_of(ax)[0]  # a layout widens the Axes
-    columns = legend_columns(labels, room, fontsize)
+    columns = legend_columns(labels, room)
     rows = -(-len(labels) // max(columns, 1))
     if labels:
         ax.legend(
             handles, labels, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2,
-            handlelength=2.2, handletextpad=0.4, columnspacing=1.2, fontsize=fontsize,
+            handlelength=2.2, handletextpad=0.4, columnspacing=1.2, fontsize=7,
         )  # fmt: skip
-    ax.set_title(title or "", pad=6 + rows * 1.7 * fontsize)
+    ax.set_title(title or "", pad=6 + 11.9 * rows)

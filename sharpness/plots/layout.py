@@ -7,17 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from sharpness.plots.frames import halved, height_ratio, surface_names, wrapped
 from sharpness.plots.labels import width_of
 from sharpness.plots.options import options_in_force
 from sharpness.plots.panels import Panel
-from sharpness.plots.style import COLUMN, PAGE, figure_width, shown_figure
+from sharpness.plots.small_multiples import across
+from sharpness.plots.style import COLUMN, PAGE, figure_of, figure_width, shown_figure
 
-#: Panels of a single row before the next one begins.
-ACROSS = 6
-#: Inches of a panel, below which a single row goes on below instead.
+#: Inches of a panel of a figure of a given width, below which a single row goes on below instead.
 LEAST = 0.8
 #: Inches between numbers and the name below them, which a tight layout would not leave.
 GAP = 0.06
@@ -30,31 +28,16 @@ class Grid(NamedTuple):
     columns: int
 
 
-def columns_of(counts: Sequence[int], room: float | None = None) -> int:
-    """Columns for rows of panels; long rows are broken into lines of about equal length, of six panels at most.
-
-    Args:
-        counts: panels of every row.
-        room: inches for all columns, where that is known: a panel has at least :data:`LEAST` of them.
-
-    >>> [columns_of([n]) for n in (1, 6, 7, 8, 13)], columns_of([7, 7]), columns_of([5], room=1.8)
-    ([1, 6, 4, 4, 5], 4, 2)
-    """
-    most = ACROSS if room is None else max(1, min(ACROSS, int(room / LEAST)))
-    longest = max(counts)
-    return -(-longest // -(-longest // most))
-
-
 def new_grid(rows: Mapping[str, Mapping[str, Panel]], kind: str) -> Grid:
     """Axes for every panel; those of planes are too high until :func:`fit_height`."""
     counts = [len(row) for row in rows.values()]
     beside = 0.75 + (0.2 if len(counts) > 1 else 0) + (0 if kind == "contour" else 0.75)
     asked = options_in_force().inches
-    across = columns_of(counts, None if asked is None else asked - beside)
-    lines = [-(-n // across) for n in counts]
+    columns = across(max(counts), PAGE) if asked is None else across(max(counts), asked - beside, narrow=LEAST)
+    lines = [-(-n // columns) for n in counts]
     down = sum(lines)
-    width = figure_width(COLUMN if across == 1 else min(PAGE, 1 + 1.9 * across))
-    each = (width - beside) / across - 0.1
+    width = figure_width(COLUMN if columns == 1 else min(PAGE, 1 + 1.9 * columns))
+    each = (width - beside) / columns - 0.1
     surface = kind == "surface"
     ratios = [height_ratio(panel) for row in rows.values() for panel in row.values()]
     ratio = 0.98 if surface else max(1.0 if r is None else r for r in ratios)
@@ -67,19 +50,18 @@ def new_grid(rows: Mapping[str, Mapping[str, Panel]], kind: str) -> Grid:
         figure.set_layout_engine(
             "constrained", w_pad=0.01, h_pad=0.02, wspace=0.0, hspace=0.0, rect=(named, 0, 1 - named, 1)
         )
-    grid = figure.subplots(down, across, subplot_kw={"projection": "3d"} if surface else {}, squeeze=False)
+    grid = figure.subplots(down, columns, subplot_kw={"projection": "3d"} if surface else {}, squeeze=False)
     # Each row begins a line of its own, and its last line may be shorter than the others.
-    begins = np.cumsum([0, *lines[:-1]]) * across
+    begins = np.cumsum([0, *lines[:-1]]) * columns
     places = [ax for begin, n in zip(begins, counts, strict=True) for ax in grid.flat[begin : begin + n]]
     for ax in set(grid.flat) - set(places):
         ax.remove()
-    return Grid(places, across)
+    return Grid(places, columns)
 
 
 def name_once(places: Sequence[Axes], xlabel: str, ylabel: str, kind: str) -> None:
     """Names of the axes of all panels: below and left of them; those of surfaces in one line below."""
-    figure = places[0].get_figure(root=False)
-    assert figure is not None
+    figure = figure_of(places)
     if kind == "surface":
         room = 72 / figure.dpi * figure.bbox.width
         text = surface_names(xlabel, ylabel)
@@ -95,10 +77,8 @@ def name_once(places: Sequence[Axes], xlabel: str, ylabel: str, kind: str) -> No
 
 def fit_height(places: Sequence[Axes]) -> None:
     """Take away the height that panels of equal scales do not use."""
-    figure = places[0].get_figure(root=True)
-    assert isinstance(figure, Figure)
+    figure = figure_of(places, outermost=True)
     engine = figure.get_layout_engine()
-    assert engine is not None
     for _ in range(2):  # names of rows find their place once the numbers have theirs
         engine.execute(figure)
     width, height = figure.get_size_inches()

@@ -117,7 +117,7 @@ def shared_levels(
 
 
 def signed_levels(surfaces: Sequence[np.ndarray], number: int = 12, clip: float = 1.0) -> np.ndarray:
-    """About so many levels that all surfaces share: squares of even steps, up and down from a band around zero.
+    """Contour levels of both signs that all surfaces share: squares of even steps up and down from zero.
 
     They go from the lowest value to a quantile ``clip`` of all. Zero is within a band, because a level would trace the
     noise of a flat surface.

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from sharpness.keywords import typed_keywords
-from sharpness.plots.labels import grey, legend_above
+from sharpness.plots.labels import grey, set_texts
 from sharpness.plots.options import AxisOptions
 from sharpness.plots.scales import set_log
 from sharpness.plots.small_multiples import SmallMultiples, unique
@@ -50,11 +50,8 @@ def plot_lines(
         handles = _draw(ax, curves, marks, colors, trainings)
         if options["log"]:
             set_log(ax, "y", [y for _, y in curves.values()])
-        ax.set(xlabel=options["xlabel"], ylabel=options["ylabel"])
-        ax.set_title(options["title"] or "")
         ax.locator_params(axis="x", nbins=6, steps=[1, 2, 5, 10])
-        if options["legend"]:
-            legend_above(ax, options["title"], handles[len(curves) :])
+        set_texts(ax, options, handles[len(curves) :])
     return ax
 
 

@@ -61,7 +61,7 @@ def shows_center(panel: Panel) -> bool:
     return bool(inside(panel, np.zeros((1, 2))).all())
 
 
-def draw_marks(ax: Axes, panel: Panel, points: bool = False, fontsize: float = 6) -> list[Line2D]:
+def draw_marks(ax: Axes, panel: Panel, points: bool = False) -> list[Line2D]:
     """Mark the centre, and what the panel marks; returned is the key to them, as far as names do not say it.
 
     Args:
@@ -76,7 +76,7 @@ def draw_marks(ax: Axes, panel: Panel, points: bool = False, fontsize: float = 6
     if panel.marks is not None and panel.marks.connected:
         keys += _draw_trajectory(ax, panel.marks)
     elif panel.marks is not None:
-        _draw_models(ax, panel, panel.marks, fontsize)
+        _draw_models(ax, panel, panel.marks)
     return keys
 
 
@@ -90,7 +90,7 @@ def _draw_trajectory(ax: Axes, marks: Marks) -> list[Line2D]:
     ]
 
 
-def _draw_models(ax: Axes, panel: Panel, marks: Marks, fontsize: float) -> None:
+def _draw_models(ax: Axes, panel: Panel, marks: Marks) -> None:
     """Diamonds, and names towards the middle of the panel."""
     shown = inside(panel, marks.points)
     ax.plot(*marks.points[shown].T, linestyle="", gid="models", **MODEL)
@@ -100,6 +100,6 @@ def _draw_models(ax: Axes, panel: Panel, marks: Marks, fontsize: float) -> None:
         right, high = point > middle
         ax.annotate(
             marks.names[number], point, (-3 if right else 3, -3 if high else 3), textcoords="offset points",
-            ha="right" if right else "left", va="top" if high else "bottom", fontsize=fontsize, path_effects=HALO,
+            ha="right" if right else "left", va="top" if high else "bottom", fontsize=6, path_effects=HALO,
             zorder=7,
         )  # fmt: skip

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Annotated, Any, TypedDict
 
-from sharpness.errors import UserError
+from sharpness.errors import UserError, choose
 from sharpness.keywords import Default
 
 #: Widths in inches of one and of two columns of a paper.
@@ -121,6 +121,23 @@ class PlotOptions:
             yield
         finally:
             _in_force.reset(token)
+
+
+def looks_of(options: Mapping[str, Any], names: Sequence[str], what: str) -> tuple[PlotOptions, dict[str, str]]:
+    """Options of a picture of named things, and the names to show of those that are drawn, in their order.
+
+    Args:
+        options: see :class:`PlotOptions`.
+        names: that there are.
+        what: they are, such as ``"model"``.
+
+    Raises:
+        UserError: a value out of range, or an unknown name.
+    """
+    looks = PlotOptions(**options)
+    for name in (*(looks.order or ()), *(looks.labels or ())):
+        choose(what, name, names)
+    return looks, {name: looks.name_of(name) for name in looks.order or names}
 
 
 #: Names and kinds of what every picture takes.

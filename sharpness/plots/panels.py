@@ -29,7 +29,7 @@ class Panel(NamedTuple):
 
 
 def check_panel(name: str, panel: Panel) -> None:
-    """Refuse what has no area.
+    """Refuse a panel without an area.
 
     Raises:
         UserError: fewer than two different positions along a side, positions out of order, or another shape of ``z``.

@@ -14,13 +14,13 @@ from sharpness.errors import UserError, choose
 from sharpness.keywords import Default, typed_keywords
 from sharpness.plots.contours import draw_contours, draw_filled, draw_heatmap, line_map
 from sharpness.plots.frames import frame_plane, lower_first, name_axes, name_row, number_axes, title_panel
-from sharpness.plots.labels import legend_columns
 from sharpness.plots.layout import Grid, fit_height, name_once, new_grid
 from sharpness.plots.levels import DIVERGING, Levels, levels_of, signed_levels
 from sharpness.plots.marks import draw_marks
 from sharpness.plots.panels import Panel, check_panel
 from sharpness.plots.scale_bars import scale_bars
-from sharpness.plots.style import SURFACE_COLORS, color_map, style
+from sharpness.plots.small_multiples import explain, given_axes
+from sharpness.plots.style import SURFACE_COLORS, color_map, figure_of, style
 from sharpness.plots.surfaces import BEHIND, draw_surface
 
 #: ``f(ax, panel, levels, colors)`` draws, and returns the key to what is not on the scale.
@@ -125,7 +125,8 @@ def plot_plane_grid(
     own = axes is None
     once = own and (kind == "surface" or sum(map(len, table.values())) > 1)
     with style():
-        places, columns = new_grid(table, kind) if axes is None else _given(axes, table)
+        number = sum(map(len, table.values()))
+        places, columns = new_grid(table, kind) if axes is None else Grid(given_axes(axes, number), number)
         keys: dict[str, Artist] = {}
         bands = np.split(np.array(places, dtype=object), np.cumsum([len(p) for p in table.values()])[:-1])
         if kind == "contour":
@@ -134,7 +135,8 @@ def plot_plane_grid(
             groups = [(list(band), scales[row]) for band, row in zip(bands, table, strict=True)]
             if share == "all":
                 groups = [(places, groups[0][1])]
-            scale_bars(groups, kind != "surface", label, colors, _laid_out(places))
+            laid_out = figure_of(places, outermost=True).get_layout_engine() is not None
+            scale_bars(groups, kind != "surface", label, colors, laid_out)
         for number, (band, (row, panels)) in enumerate(zip(map(list, bands), table.items(), strict=True)):
             for ax, (name, panel) in zip(band, panels.items(), strict=True):
                 keys |= {
@@ -152,8 +154,16 @@ def plot_plane_grid(
             name_once(places, options["xlabel"], options["ylabel"], kind)
         if not own:
             keys.pop(BEHIND, None)  # there is no room for it within a surface's box
-        _explain(places, keys, own, titled=title is not None)
-        _entitle(places, title, own)
+        if title is not None and len(places) == 1:
+            places[0].set_title(title, fontsize=8)
+        elif title is not None and not own:
+            raise UserError(f"title={title!r}: the panels have titles of their own; give it to their figure")
+        if own:
+            above = None if len(places) == 1 else title
+            explain(figure_of(places, outermost=True), list(keys.values()), above, fontsize=6)
+        elif keys:
+            look: dict[str, Any] = {"frameon": True, "framealpha": 0.9, "borderpad": 0.3, "fontsize": 6}
+            places[-1].legend(handles=list(keys.values()), loc="lower right", handlelength=1.2, **look)
         if own and kind != "surface":
             fit_height(places)
     return places
@@ -183,52 +193,7 @@ def _scales(
     return {row: levels_of(zs, scale, clip, given[row]) for row, zs in values.items()}
 
 
-def _given(axes: Axes | Sequence[Axes], table: Mapping[str, Mapping[str, Panel]]) -> Grid:
-    """The Axes given, in a row, or in the rows of the table."""
-    number = sum(len(panels) for panels in table.values())
-    places = list(np.ravel(np.asarray(axes, dtype=object)))
-    if len(places) != number:
-        raise UserError(f"{number} panels need {number} Axes, {len(places)} were given")
-    return Grid(places, number)
-
-
-def _laid_out(places: Sequence[Axes]) -> bool:
-    figure = places[0].get_figure(root=True)
-    return figure is not None and figure.get_layout_engine() is not None
-
-
-def _entitle(places: Sequence[Axes], title: str | None, own: bool) -> None:
-    """A title above the panel if it is the only one, else above the figure.
-
-    Raises:
-        UserError: several panels on Axes that were given.
-    """
-    if title is None:
-        return
-    if len(places) == 1:
-        places[0].set_title(title, fontsize=8)
-    elif own:
-        figure = places[0].get_figure(root=False)
-        assert figure is not None
-        figure.suptitle(title, fontsize=8)
-    else:
-        raise UserError(f"title={title!r}: the panels have titles of their own; give it to their figure")
-
-
 def _line_key(label: str, colors: str) -> Line2D:
     """The legend entry of the numbers on contour lines."""
     shade = line_map(colors)(0.1 if colors in DIVERGING else 0.4)
     return Line2D([], [], color=shade, linewidth=1, label=f"lines: {lower_first(label)}")
-
-
-def _explain(places: list[Axes], keys: Mapping[str, Artist], own_figure: bool, titled: bool) -> None:
-    """Entries for what the colours do not say: below a figure of our own, else in the last panel."""
-    if not keys:
-        return
-    look: dict[str, Any] = {"handles": list(keys.values()), "handlelength": 1.2, "handletextpad": 0.4, "fontsize": 6}
-    figure = places[0].get_figure(root=True)
-    if own_figure and figure is not None:
-        ncols = legend_columns(list(keys), 72 * figure.get_figwidth(), 6)
-        figure.legend(loc="outside lower center" if titled else "outside upper center", ncols=ncols, **look)
-    else:
-        places[-1].legend(loc="lower right", frameon=True, framealpha=0.9, borderpad=0.3, **look)

@@ -14,6 +14,7 @@ from mpl_toolkits.mplot3d.axes3d import Axes3D
 
 from sharpness.plots.labels import size_of, width_of
 from sharpness.plots.levels import Levels, decade_ticks, level_labels
+from sharpness.plots.style import figure_of
 
 #: Width, and distance from the panels, in inches, of a bar that has to find its place beside given panels itself.
 BAR, GAP = 0.09, 0.06
@@ -32,8 +33,6 @@ def scale_bars(
     marked = [bar_ticks(levels, bands) for _, levels in groups]
     widths = [width_of(texts, 7) for _, texts in marked]
     for (places, levels), (ticks, texts), width in zip(groups, marked, widths, strict=True):
-        figure = places[0].get_figure(root=False)
-        assert figure is not None
         norm = levels.bands() if bands else levels.shades()
         pad = 0.1 if not bands and len(places) == 1 else 0.02
         high = sum({round(ax.get_position().y0, 6): size_of(ax)[1] / 72 for ax in places}.values())
@@ -42,7 +41,7 @@ def scale_bars(
             inches = BAR + 2 * GAP + (max(widths) + 32) / 72  # and for the numbers of a panel beside it
             across = sum({round(ax.get_position().x0, 6): size_of(ax)[0] / 72 for ax in places}.values())
             room = {"fraction": min(0.45, inches / across), "pad": 0.0, "aspect": 20}
-        bar = figure.colorbar(
+        bar = figure_of(places).colorbar(
             ScalarMappable(norm, levels.colors(colors, bands)), ax=list(places), extend=levels.extend, **room
         )
         bar.set_ticks(ticks.tolist())
@@ -53,7 +52,7 @@ def scale_bars(
             bar.set_label(label, labelpad=3 + max(widths) - width)
         if not laid_out and not any(isinstance(ax, Axes3D) for ax in places):
             bar.ax.set_box_aspect(None)
-            bar.ax.set_axes_locator(_Beside(places))  # type: ignore[arg-type]
+            bar.ax.set_axes_locator(_Beside(places))
 
 
 def bar_ticks(levels: Levels, bands: bool) -> tuple[np.ndarray, list[str]]:
@@ -83,8 +82,7 @@ class _Beside:
         self.places = places
 
     def __call__(self, ax: Axes, renderer: object) -> Bbox:
-        figure = ax.get_figure(root=False)
-        assert figure is not None
+        figure = figure_of(ax)
         for place in self.places:
             place.apply_aspect()
         panels = Bbox.union([place.get_position() for place in self.places])

@@ -10,7 +10,8 @@ import pandas as pd
 
 from sharpness.errors import UserError
 from sharpness.plots.scales import set_log
-from sharpness.plots.style import PAGE, colors_of, marker, shown_figure, style
+from sharpness.plots.small_multiples import given_axes
+from sharpness.plots.style import PAGE, colors_of, figure_of, marker, shown_figure, style
 
 OUTCOME_TITLES = {"accuracy": "Accuracy", "gap": "Train $-$ test accuracy"}
 
@@ -19,7 +20,6 @@ def plot_scatter(
     points: pd.DataFrame,
     taus: Mapping[tuple[str, str], tuple[float, float, float]],
     titles: Mapping[str, str],
-    width: float = PAGE,
     *,
     ax: Any = None,
     title: str | None = None,
@@ -31,7 +31,6 @@ def plot_scatter(
         points: with the columns ``model``, and the measures and outcomes that ``taus`` names.
         taus: the coefficient and both ends of its interval, by measure and outcome.
         titles: of measures.
-        width: of a new figure in inches.
         ax: (outcomes, measures) Axes, or a list of as many, row by row; new ones unless given.
         title: above the panels, of a new figure.
         log: whether measures are on logarithmic axes; where positive ones spread over a decade unless given.
@@ -48,13 +47,12 @@ def plot_scatter(
         shades = colors_of(models)
         shape = len(outcomes), len(measures)
         if ax is not None:
-            axes = np.ravel(np.asarray(ax, dtype=object))
-            if len(axes) != np.prod(shape) or title is not None:
-                needed = f"{np.prod(shape)} panels: give as many Axes, {len(axes)} were given"
-                raise UserError(needed if title is None else f"title={title!r}: give it to the figure of the Axes")
-            axes, figure = axes.reshape(shape), axes[0].get_figure(root=False)
+            axes = np.reshape(np.array(given_axes(ax, len(taus)), dtype=object), shape)
+            if title is not None:
+                raise UserError(f"title={title!r}: give it to the figure of the Axes")
+            figure = figure_of(axes)
         else:
-            figure = shown_figure(width, 0.45 + 1.45 * len(outcomes) + 0.14 * -(-len(models) // 6))
+            figure = shown_figure(PAGE, 0.45 + 1.45 * len(outcomes) + 0.14 * -(-len(models) // 6))
             axes = figure.subplots(*shape, sharex="col", sharey="row", squeeze=False)
             figure.suptitle(title or "", fontsize=8)
         for row, outcome in zip(axes, outcomes, strict=True):
@@ -64,7 +62,7 @@ def plot_scatter(
                     keys: dict[str, Any] = {"color": shades[number], "marker": marker(number), "label": model}
                     place.plot(chosen[measure], chosen[outcome], linestyle="", markersize=3, alpha=0.75, **keys)
                 _scale(place, points[measure], log)  # a rank correlation is the same on either axis
-                place.set_title(_told(taus[measure, outcome]), loc="left", pad=2, fontsize=7)
+                place.set_title(_tau_text(taus[measure, outcome]), loc="left", pad=2, fontsize=7)
                 place.margins(0.08)
             row[0].set_ylabel(OUTCOME_TITLES[outcome])
         for place, measure in zip(axes[-1], measures, strict=True):
@@ -88,7 +86,7 @@ def _scale(ax: Any, values: pd.Series, log: bool | None) -> None:
         set_log(ax, "x", [known, [] if positive else -sizes])
 
 
-def _told(tau: tuple[float, float, float]) -> str:
+def _tau_text(tau: tuple[float, float, float]) -> str:
     value, low, high = tau
     if not np.isfinite(value):
         return "no correlation: all alike"

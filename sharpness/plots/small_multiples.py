@@ -16,6 +16,8 @@ from sharpness.plots.style import PAGE, figure_width, shown_figure
 
 #: Inches that a panel needs at least, and has at most.
 NARROW, WIDE = 1.05, 1.9
+#: Panels in a row at most.
+ACROSS = 6
 
 
 class SmallMultiples:
@@ -97,13 +99,17 @@ def given_axes(axes: Axes | Sequence[Axes], number: int) -> list[Axes]:
     return places
 
 
-def across(number: int, width: float, columns: int | None = None) -> int:
-    """Columns for panels on a figure of some width: rows about equally long, six on two columns of a paper at most.
+def across(number: int, width: float, columns: int | None = None, narrow: float = NARROW) -> int:
+    """Columns for panels on a figure of some width: rows about equally long, of six panels at most.
+
+    Args:
+        columns: at most, unless there is room for fewer.
+        narrow: inches that a panel needs.
 
     >>> [across(n, 6.9) for n in (1, 6, 7, 8, 13)], [across(n, 3.3) for n in (2, 4, 5)]
     ([1, 6, 4, 4, 5], [2, 2, 3])
     """
-    most = max(1, int(width / NARROW))
+    most = max(1, min(ACROSS, int(width / narrow)))
     rows = -(-number // min(most, columns or most))
     return -(-number // rows) if columns is None else min(columns, most, number)
 

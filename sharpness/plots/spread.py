@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from sharpness.keywords import typed_keywords
-from sharpness.plots.labels import grey, legend_above, legend_columns, size_of
+from sharpness.plots.labels import grey, legend_columns, set_texts, size_of
 from sharpness.plots.options import AxisOptions
 from sharpness.plots.scales import set_log
 from sharpness.plots.style import COLUMN, PAGE, colors_of, dash, marker, new_axes, style
@@ -140,7 +140,5 @@ def plot_rises(
         if options["log"]:
             set_log(ax, "y", [mean for _, mean, _ in curves.values()])
         ax.locator_params(axis="x", nbins=5)
-        ax.set(xlabel=options["xlabel"], ylabel=options["ylabel"], title=options["title"] or "")
-        if options["legend"]:
-            legend_above(ax, options["title"], rises_key(trainings, band))
+        set_texts(ax, options, rises_key(trainings, band))
     return ax

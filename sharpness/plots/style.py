@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 
 from sharpness.errors import UserError
 from sharpness.files import write_atomically
@@ -149,10 +150,21 @@ def new_axes(ax: Axes | None, width: float = COLUMN, height: float = 2.4, **opti
     return shown_figure(width, height).add_subplot(**options) if ax is None else ax
 
 
-def stacked_axes(number: int, width: float = PAGE, height: float = 1.35) -> list[Axes]:
-    """Axes of a new figure, one above the other, with one x axis; ``height`` is that of each."""
+def figure_of(drawn: Any, outermost: bool = False) -> Any:
+    """The figure, or figure within a figure, of one or several Axes; a figure itself.
+
+    Args:
+        drawn: Axes, several of them in an array or list, or a figure.
+        outermost: whether a figure within a figure gives the one around it, which has the size and the layout.
+    """
+    first = np.ravel(np.asarray(drawn, dtype=object))[0]
+    return first if isinstance(first, FigureBase) else first.get_figure(root=outermost)
+
+
+def stacked_axes(number: int) -> list[Axes]:
+    """Axes of a new figure, one above the other, with one x axis."""
     with style():
-        figure = shown_figure(width, 0.7 + number * height)
+        figure = shown_figure(PAGE, 0.7 + 1.35 * number)
         return list(figure.subplots(number, 1, sharex=True, squeeze=False)[:, 0])
 
 

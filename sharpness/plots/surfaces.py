@@ -64,12 +64,12 @@ class Relief:
         """Points (m, 2) on the surface, (m, 3)."""
         return np.column_stack([points, self._at(points[:, ::-1])])
 
-    def hides(self, points: np.ndarray, eye: np.ndarray, samples: int = 400) -> np.ndarray:
+    def hides(self, points: np.ndarray, eye: np.ndarray) -> np.ndarray:
         """True where the surface hides points on it (m, 3) from an ``eye`` (4,) in homogeneous coordinates."""
         toward = eye[:3] - eye[3] * points
         toward *= np.sign(toward[:, 2:])  # from above, also from infinity
         step = toward / np.abs(toward / self.size).max(axis=1, keepdims=True)  # to beyond the box
-        way = points[:, None] + step[:, None] * np.linspace(0, 1, samples)[1:, None]
+        way = points[:, None] + step[:, None] * np.linspace(0, 1, 400)[1:, None]
         above = self._at(way[..., 1::-1])
         return np.any(above > way[..., 2] + 2e-3 * self.size[2], axis=1)
 

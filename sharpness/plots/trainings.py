@@ -1,4 +1,4 @@
-"""Several trainings of one model: their mean, their spread, and each of them."""
+"""Spread over several trainings of one model."""
 
 from __future__ import annotations
 

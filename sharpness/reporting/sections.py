@@ -13,7 +13,7 @@ import pandas as pd
 
 from sharpness.errors import UserError
 from sharpness.files import write_atomically
-from sharpness.plots import save_figure
+from sharpness.plots import figure_of, save_figure
 from sharpness.results import PlaneResult, SpectralDensityResult
 from sharpness.results.caption import caption, write_caption
 from sharpness.results.collected import Collection
@@ -78,11 +78,9 @@ def section_of(c: Collection, name: str, folder: Path, command: Mapping[str, Any
     except UserError as error:
         section.note = f"Not drawn: {error}."
     else:
-        axes = np.ravel(np.asarray(drawn, dtype=object))[0]
-        figure = axes if hasattr(axes, "savefig") else axes.get_figure(root=True)
         section.picture = folder / f"{name}.png"
         section.caption = caption(title, results)
-        section.files += save_figure(figure, section.picture)
+        section.files += save_figure(figure_of(drawn, outermost=True), section.picture)
         section.files.append(write_caption(section.picture, section.caption))
     _tabulate(section, results, folder / name, command)
     return section

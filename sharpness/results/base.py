@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from html import escape
-from numbers import Integral
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from sharpness.errors import UserError, choose, printable
-from sharpness.identity import ONE_CLASS, VALUES, SampleIdentity
+from sharpness.identity import VALUES, SampleIdentity
 from sharpness.renamed import renamed_attribute
 from sharpness.results.estimates import Estimate, Estimates, Subset, mean_of
-from sharpness.results.latex import as_latex
-from sharpness.results.netcdf import write_dataset
-from sharpness.results.picture import plot_of
+from sharpness.results.picture import Later, plot_of
 from sharpness.results.same import Probed
-from sharpness.results.tables import Checks, as_html, joined, long_form, of_training, with_errors
+from sharpness.results.split import Split
+from sharpness.results.tables import Checks, joined, long_form, of_training
+from sharpness.results.tabular import Tabular
 from sharpness.results.words import told_temperature
 from sharpness.untrusted.refused import Refused
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class Result:
+class Result(Split, Tabular):
     """Numbers of one probe of one model.
 
     Attributes:
@@ -42,13 +40,8 @@ class Result:
         sample_weights: (n,) weights of the samples, or None where all count alike.
     """
 
-    #: For every array, the names of its dimensions. Everything else is a plain value.
-    DIMENSIONS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "class_samples": ("class",),
-        "class_weights": ("class",),
-        "sample_ids": ("sample", "word"),
-        "sample_weights": ("sample",),
-    }
+    #: For every array, the names of its dimensions, from its annotation. Everything else is a plain value.
+    DIMENSIONS: ClassVar[dict[str, tuple[str, ...]]] = {}
     #: New names of fields by their old ones, which files of the version before have.
     RENAMED: ClassVar[dict[str, str]] = {}
     #: The first dimension, where a result of this kind may be of everything together and arrays lack it.
@@ -68,19 +61,20 @@ class Result:
     ROWS: ClassVar[int] = 20
 
     class_names: tuple[str, ...]
-    class_samples: np.ndarray  # (C,)
+    class_samples: Annotated[np.ndarray, "class"]
     groups: dict[str, tuple[int, ...]]
     provenance: dict[str, Any]
-    class_weights: np.ndarray | None = None  # (C,)
-    sample_ids: np.ndarray | None = None  # (n, 3)
-    sample_weights: np.ndarray | None = None  # (n,)
+    class_weights: Annotated[np.ndarray | None, "class"] = None
+    sample_ids: Annotated[np.ndarray | None, "sample", "word"] = None
+    sample_weights: Annotated[np.ndarray | None, "sample"] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.DIMENSIONS = {**Result.DIMENSIONS, **cls.DIMENSIONS}
+        cls.DIMENSIONS = _dimensions(cls)
         Result.REGISTRY[cls.__name__] = cls
         if "compare" in cls.__dict__:
-            cls.plot = plot_of(cls, lambda result: {result.label: result})  # type: ignore[method-assign]
+            plot = functools.partial(plot_of, cls, lambda result: {result.label: result})
+            cls.plot = Later(plot)  # type: ignore[assignment, method-assign]
         for old, new in cls.RENAMED.items():
             setattr(cls, old, renamed_attribute(old, new))
 
@@ -167,26 +161,12 @@ class Result:
     def _long(self, frame: pd.DataFrame) -> pd.DataFrame:
         return long_form(frame, self.keys(), self.AXES)
 
-    def subsets(self) -> list[Subset]:
-        """All samples, the groups that have classes, and the classes where samples are split at all."""
-        classes = range(len(self.class_names)) if self.has_classes else ()
-        return [None, *(g for g, members in self.groups.items() if members), *classes]
+    def _numbers_read(self) -> pd.DataFrame:
+        return self.to_frame()
 
-    def row(self, subset: Subset) -> dict[str, Any]:
-        """The columns of a table that say what its numbers are of: class, group and samples."""
-        if subset is None:
-            return {"class": "all", "group": "", "samples": int(self.class_samples.sum())}
-        classes = self.classes_of(subset)
-        name, group = (self.class_names[classes], self.group_of(classes)) if isinstance(classes, int) else (subset,) * 2
-        return {"class": name, "group": group, "samples": int(self.class_samples[classes].sum())}
-
-    def to_table(self) -> pd.DataFrame:
-        """The table to be read, with as many digits as errors allow: ``value [lower, upper]``, or ``value ± se``."""
-        return with_errors(self.to_frame())
-
-    def to_latex(self) -> str:
-        """That table for LaTeX, with the rules of booktabs; what its marks mean stands above it in a comment."""
-        return as_latex(self.to_table(), self.notes, self.symbols)
+    @property
+    def _first(self) -> Result:
+        return self
 
     @property
     def symbols(self) -> dict[str, str]:
@@ -241,67 +221,9 @@ class Result:
         return Checks(rows)
 
     @property
-    def has_classes(self) -> bool:
-        """True if there are classes besides the only class "all", whose numbers are those of all samples."""
-        return self.class_names != ONE_CLASS
-
-    @property
     def has_labels(self) -> bool:
         """True if targets were labels: others have no accuracy, and tables leave it out."""
         return self.provenance.get("targets", "labels") == "labels"
-
-    @property
-    def rarest_class(self) -> int:
-        """The class with the fewest probed samples; the last one of several."""
-        present = np.where(self.class_samples > 0, self.class_samples, np.iinfo(np.int64).max)
-        return int(len(present) - 1 - np.argmin(present[::-1]))
-
-    def by_size(self) -> np.ndarray:
-        """Class indices (C,) from most to fewest probed samples; of groups, the order in which they are defined."""
-        if self.provenance.get("rows") == "groups":
-            return np.arange(len(self.class_names))  # by training images: many classes may hold few samples
-        return np.argsort(-self.class_samples, kind="stable")
-
-    def select(self, class_values: np.ndarray, subset: Subset, overall: np.ndarray) -> np.ndarray:
-        """Values of everything (None), of one class (an int or a class name), or of a group (a group name).
-
-        Args:
-            class_values: (C, ...), one value or array per class.
-            overall: (...), of all samples together.
-        """
-        if subset is None:
-            return overall
-        classes = self.classes_of(subset)
-        if isinstance(classes, int):
-            return class_values[classes]
-        return class_values[classes].mean(axis=0) if classes else np.full_like(overall, np.nan)
-
-    def classes_of(self, subset: str | int) -> int | list[int]:
-        """The index of a class, or the indices of those classes of a group that have samples.
-
-        Raises:
-            UserError: an unknown class or group.
-        """
-        if isinstance(subset, str) and subset in self.groups:
-            return [c for c in self.groups[subset] if self.class_samples[c]]
-        if isinstance(subset, str) and subset in self.class_names:
-            return self.class_names.index(subset)
-        if not isinstance(subset, Integral) or isinstance(subset, bool) or not 0 <= subset < len(self.class_names):
-            known = ", ".join([*self.groups, *self.class_names])
-            raise UserError(f"unknown class or group {subset!r}: choose one of {known}, or a class index")
-        return int(subset)
-
-    def pooled(self, class_means: np.ndarray) -> np.ndarray:
-        """Means over all samples (...) from those of every class (C, ...): a class counts by its samples' weights."""
-        present = self.class_samples > 0
-        weights = (self.class_samples if self.class_weights is None else self.class_weights)[present]
-        return np.tensordot(weights / weights.sum(), class_means[present], 1)
-
-    def group_of(self, class_index: int) -> str:
-        """The group of a class, or an empty string; of a result per group, whose rows are the groups, itself."""
-        if self.provenance.get("rows") == "groups":
-            return self.class_names[class_index]
-        return next((g for g, classes in self.groups.items() if class_index in classes), "")
 
     def to_dataset(self) -> xr.Dataset:
         """The same numbers as an xarray data set; plain values as JSON in its attributes.
@@ -326,10 +248,6 @@ class Result:
         names = list(getattr(self, self.COORDINATES.get(dimension, ""), ()))
         return names if len(names) == data.sizes[dimension] and any(map(str, names)) else []
 
-    def save(self, path: str | Path) -> Path:
-        """Write one NetCDF file, which xarray opens; read it back with :func:`~sharpness.load_result`."""
-        return write_dataset(self.to_dataset(), path)
-
     def validate(self) -> None:
         """Check plain values as a file gives them.
 
@@ -351,6 +269,16 @@ class Result:
     def _summary(self) -> str:
         return ""
 
-    def _repr_html_(self) -> str:
-        told = f"<p><b>{type(self).__name__}</b> {escape(f'{self.label}: {self._summary()}')}</p>"
-        return told + as_html(self.to_table(), self.ROWS, self.notes)
+    def _heading(self) -> str:
+        return f"{self.label}: {self._summary()}"
+
+
+def _dimensions(kind: type[Result]) -> dict[str, tuple[str, ...]]:
+    """The dimensions in the annotations of all arrays, with those of a landscape's grid in place of ``...``."""
+    hints = get_type_hints(kind, include_extras=True)
+    parts = {name: get_args(hint)[1:] for name, hint in hints.items() if get_origin(hint) is Annotated}
+    grid = kind.AXES[::-1]
+    return {name: tuple(d for part in of for d in (grid if part is ... else (part,))) for name, of in parts.items()}
+
+
+Result.DIMENSIONS = _dimensions(Result)

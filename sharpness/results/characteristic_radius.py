@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
 from sharpness.errors import UserError, choose
-from sharpness.plots import BoundCurve, plot_agreement, plot_bound, plot_bound_panels, plot_class_values, plot_radii
 from sharpness.results.comparison import each, one_training
-from sharpness.results.estimates import Estimate
+from sharpness.results.estimates import Estimate, Subset
 from sharpness.results.measures import MeasureResult
 from sharpness.results.picture import applying, picture
-from sharpness.results.pictures import Subset, several
 from sharpness.results.same import require_same
+from sharpness.results.subsets import several
 from sharpness.untrusted.refused import Refused
+
+if TYPE_CHECKING:
+    from sharpness.plots import BoundCurve
 
 #: What the formula takes for a smaller gradient norm, as ``flattening.class_radius`` does, which needs torch.
 TINY = 1e-12
@@ -55,18 +57,11 @@ class CharacteristicRadiusResult(MeasureResult):
         scale: of the radius.
     """
 
-    DIMENSIONS: ClassVar = {
-        **MeasureResult.DIMENSIONS,
-        "factors": ("factor",),
-        "class_losses": ("class", "factor"),
-        "losses": ("factor",),
-    }
-
     COMPARED: ClassVar = ("scale",)
 
-    factors: np.ndarray
-    class_losses: np.ndarray
-    losses: np.ndarray
+    factors: Annotated[np.ndarray, "factor"]
+    class_losses: Annotated[np.ndarray, "class", "factor"]
+    losses: Annotated[np.ndarray, "factor"]
     weight_norm: float
     num_parameters: int
     scale: float
@@ -104,6 +99,8 @@ class CharacteristicRadiusResult(MeasureResult):
 
     def curve(self, subset: Subset = None) -> BoundCurve:
         r"""The bound of all samples, or of a class, and the loss itself, at the radii ``factors`` times rho*."""
+        from sharpness.plots import BoundCurve
+
         subset = self._class(subset)
         rho, loss, norm = (self.of(name, subset) for name in ("rho", "loss", "gradient_norm"))
         radii = self.factors * rho
@@ -156,8 +153,7 @@ class CharacteristicRadiusResult(MeasureResult):
         ]
         return pd.DataFrame(rows)
 
-    @classmethod
-    @picture(plot_bound, plot_bound_panels, plot_radii, plot_agreement, plot_class_values, classes=True)
+    @picture("plot_bound", "plot_bound_panels", "plot_radii", "plot_agreement", "plot_class_values", classes=True)
     def compare(
         cls,
         results: Mapping[str, Any],
@@ -182,6 +178,8 @@ class CharacteristicRadiusResult(MeasureResult):
         Returns:
             The Axes, or a list of them.
         """
+        from sharpness.plots import plot_agreement, plot_bound, plot_bound_panels, plot_radii
+
         if measure is not None:
             return super().compare(results, ax, measure, **options)
         require_same(each(results), shared=())
@@ -233,13 +231,10 @@ class CharacteristicRadiusResult(MeasureResult):
 
     def _class(self, subset: Subset) -> int | None:
         """The index of a class, or None. A group has no radius of its own."""
-        if subset is None:
-            return None
-        if isinstance(subset, str) and subset in self.class_names:
-            return self.class_names.index(subset)
-        if isinstance(subset, str) or not 0 <= subset < len(self.class_names):
+        places = {name: c for c, name in enumerate(self.class_names)} | {c: c for c in range(len(self.class_names))}
+        if subset is not None and subset not in places:
             raise UserError(f"no class {subset!r}: choose one of {', '.join(self.class_names)}, an index, or None")
-        return int(subset)
+        return None if subset is None else places[subset]
 
     def _summary(self) -> str:
         low, high = np.nanmin(self.rho), np.nanmax(self.rho)

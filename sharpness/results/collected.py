@@ -1,4 +1,4 @@
-"""Saved results of several files: whose they are, and which of them can stand in one table or picture."""
+"""Collections of saved results that can stand in one table or picture."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,39 +105,28 @@ class Collection:
         return (one for of_label in self.members.values() for one in of_label)
 
 
-def collect(sources: Iterable[str | Path] | str | Path) -> list[Collection]:
-    """Read saved results, and put together what can be compared.
+def collect(results: Any) -> list[Collection]:
+    """Put together what can be compared of saved results, or of results in memory.
 
     Args:
-        sources: files, or folders, in which every ``.nc`` file that holds a result counts.
+        results: a file, or a folder, in which every ``.nc`` file that holds a result counts; a result, :class:`Runs`, a
+            :class:`Comparison`, a mapping of labels to results; or a list of any of these.
 
     Raises:
-        UserError: a source that is not there, a file that is no result, or no result at all.
+        UserError: something else, a source that is not there, a file that is no result, or no result at all.
     """
-    listed = [sources] if isinstance(sources, str | Path) else list(sources)
-    return gather(of_sources(listed), ", ".join(map(str, listed)))
+    listed = list(results) if isinstance(results, list | tuple) else [results]
+    paths = [str(one) for one in listed if isinstance(one, str | Path)]
+    return gather(saved_in(results), ", ".join(paths) or "what was given")
 
 
-def of_sources(sources: Iterable[str | Path]) -> list[Saved]:
-    """Every result of files, or of the folders of files.
+def saved_in(results: Any) -> list[Saved]:
+    """Every result of what :func:`collect` takes.
 
     Raises:
-        UserError: a source that is not there, or a file that is no result.
+        UserError: something else, a source that is not there, or a file that is no result.
     """
-    return [one for source in sources for one in _of_source(Path(source))]
-
-
-def collected(results: Any) -> list[Collection]:
-    """Put together what can be compared of results in memory, of files or of folders.
-
-    Args:
-        results: a result, :class:`Runs`, a :class:`Comparison`, a mapping of labels to results, a path, or a list of
-            any of these.
-
-    Raises:
-        UserError: something else, and what :func:`collect` refuses.
-    """
-    return gather(list(_of_anything(results)), "what was given")
+    return list(_of_anything(results))
 
 
 def gather(found: Sequence[Saved], where: str) -> list[Collection]:
@@ -162,57 +151,46 @@ def gather(found: Sequence[Saved], where: str) -> list[Collection]:
     return collections
 
 
-def _of_anything(results: Any) -> Iterator[Saved]:
+def _of_anything(results: Any, path: Path | None = None) -> Iterator[Saved]:
+    """Every result of what :func:`collect` takes, or of what the file ``path`` held."""
     if isinstance(results, str | Path):
         yield from _of_source(Path(results))
-    elif isinstance(results, Result):
-        yield _saved(results, None)
     elif isinstance(results, Mapping):
         for label, entry in results.items():
-            yield from _of_entry(str(label), entry, None)
+            yield from _of_entry(str(label), entry, path)
+    elif isinstance(results, Result):
+        yield _saved(results, path)
     elif isinstance(results, Runs):
-        yield from _of_entry(results.label, results, None)
+        yield from _of_entry(results.label, results, path)
     elif isinstance(results, list | tuple):
         for one in results:
             yield from _of_anything(one)
+    elif path is not None:
+        raise UserError(f"{path} holds a {type(results).__name__}, a table of no single model: plot it by itself")
     else:
         raise UserError(f"{type(results).__name__} is no result: give what a probe returns, or the folder of its files")
 
 
 def _of_source(source: Path) -> Iterator[Saved]:
     if not source.is_dir():
-        yield from _of_file(source)
+        yield from _of_anything(load_result(source), source)
         return
     for path in sorted(source.rglob("*.nc")):
         try:
-            read = list(_of_file(path))
+            read = list(_of_source(path))
         except UserError as error:
             logger.info("left out: %s", error)
             continue
         yield from read
 
 
-def _of_file(path: Path) -> Iterator[Saved]:
-    found = load_result(path)
-    if isinstance(found, Result):
-        yield _saved(found, path)
-    elif isinstance(found, Runs):
-        yield from _of_entry(found.label, found, path)
-    elif isinstance(found, Comparison):
-        for label, entry in found.items():
-            yield from _of_entry(label, entry, path)
-    else:
-        raise UserError(f"{path} holds a {type(found).__name__}, a table of no single model: plot it by itself")
-
-
 def _of_entry(label: str, entry: Any, path: Path | None) -> Iterator[Saved]:
-    if isinstance(entry, list | tuple):
-        entry = Runs(entry)
-    if isinstance(entry, Runs):
-        for name, one in zip(entry.names, entry, strict=True):
-            yield Saved(label, name, one, path)
-    elif isinstance(entry, Result):
+    if isinstance(entry, Result):
         yield _saved(entry, path, label)
+    elif isinstance(entry, Runs | list | tuple):
+        runs = entry if isinstance(entry, Runs) else Runs(entry)
+        for name, one in zip(runs.names, runs, strict=True):
+            yield Saved(label, name, one, path)
     else:
         raise UserError(f"{label!r}: {type(entry).__name__} is no result: give what a probe or load_result returns")
 

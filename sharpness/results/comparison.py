@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,21 +12,20 @@ import xarray as xr
 
 from sharpness.errors import UserError, choose
 from sharpness.results.base import Result
-from sharpness.results.latex import as_latex
-from sharpness.results.netcdf import write_dataset
 from sharpness.results.paired import Paired, paired
 from sharpness.results.picture import plot_of
 from sharpness.results.runs import Entry, Runs
 from sharpness.results.same import SHARED, noise_fields, require_same
 from sharpness.results.stacked import stack
-from sharpness.results.tables import as_html, joined, of_training, with_errors
+from sharpness.results.tables import joined, of_training
+from sharpness.results.tabular import Tabular
 
 #: The dimension of models in a data set.
 MODEL = "model"
 R = TypeVar("R", bound=Result | Runs[Any])
 
 
-class Comparison(dict[str, R]):
+class Comparison(Tabular, dict[str, R]):
     """Results of several models by label, or :class:`Runs`; drawn together, tabulated together."""
 
     def to_frame(self, long: bool = False) -> pd.DataFrame:
@@ -55,9 +53,12 @@ class Comparison(dict[str, R]):
         require_same(self.each(), shared=())
         return _joined({k: v.summary() if isinstance(v, Runs) else v.to_frame() for k, v in self.items()})
 
-    def to_table(self) -> pd.DataFrame:
-        """That to be read: ``value [lower, upper]``, or ``mean ± sd [lower, upper]`` with a spread over trainings."""
-        return with_errors(self.summary())
+    def _numbers_read(self) -> pd.DataFrame:
+        return self.summary()
+
+    @property
+    def _first(self) -> Result:
+        return first_of(self)
 
     @property
     def notes(self) -> list[str]:
@@ -77,10 +78,6 @@ class Comparison(dict[str, R]):
     ) -> Paired:
         """Compare models over trainings of the same seeds, see :func:`~sharpness.results.paired.paired`."""
         return paired(self, measures, subsets, level)
-
-    def to_latex(self) -> str:
-        """The table for LaTeX, see :meth:`Result.to_latex`."""
-        return as_latex(self.to_table(), self.notes, first_of(self).symbols)
 
     def pivot(self, measure: str) -> pd.DataFrame:
         """One measure, a row for every class and a column for every model; of several trainings their mean.
@@ -113,10 +110,6 @@ class Comparison(dict[str, R]):
         trainings = [[label, list(v.names) if isinstance(v, Runs) else None] for label, v in self.items()]
         return data.assign_attrs(comparison=json.dumps(trainings))
 
-    def save(self, path: str | Path) -> Path:
-        """Write one NetCDF file; read it back with :func:`~sharpness.load_result`."""
-        return write_dataset(self.to_dataset(), path)
-
     def each(self) -> dict[str, Any]:
         """Single results: those of several trainings as ``"<label>, <training>"``."""
         return each(self)
@@ -127,8 +120,7 @@ class Comparison(dict[str, R]):
         return plot_of(type(first_of(self)), dict).__get__(self)
 
     def _repr_html_(self) -> str:
-        rows = max((r.ROWS for r in each(self).values()), default=0)
-        return as_html(self.to_table(), rows, self.notes) if self else "no results"
+        return super()._repr_html_() if self else "no results"
 
 
 def compare(results: Mapping[str, R | Sequence[R]]) -> Comparison[R | Runs[Any]]:

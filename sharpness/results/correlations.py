@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sharpness.errors import UserError, choose
-from sharpness.plots.options import COMMON, PlotOptions
-from sharpness.plots.scatter import plot_scatter
+from sharpness.errors import UserError
 
 #: What numbers are compared with: accuracy on test images, and accuracy on training images above it.
 OUTCOMES = ("accuracy", "gap")
@@ -143,13 +141,12 @@ class Correlations:
         Raises:
             UserError: an unknown option, or a value out of range.
         """
+        from sharpness.plots.options import COMMON, looks_of
+        from sharpness.plots.scatter import plot_scatter
+
         if unknown := options.keys() - set(COMMON):
             raise UserError(f"plot has no option {min(unknown)!r}: it takes over, {', '.join(COMMON)}")
-        looks = PlotOptions(**options)
-        models = list(dict.fromkeys(self.points["model"]))
-        for name in (*(looks.order or ()), *(looks.labels or ())):
-            choose("model", name, models)
-        shown = {name: looks.name_of(name) for name in looks.order or models}
+        looks, shown = looks_of(options, list(dict.fromkeys(self.points["model"])), "model")
         points = self.points[self.points["model"].isin(list(shown))]
         points = points.sort_values("model", key=lambda column: column.map(list(shown).index), kind="stable")
         points = points.assign(model=points["model"].map(shown))

@@ -7,18 +7,16 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
 from sharpness.errors import UserError
-from sharpness.plots import plot_density
-from sharpness.plots.options import LEAST
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, trainings_of
 from sharpness.results.estimates import Estimate, Subset, mean_of
-from sharpness.results.picture import picture
+from sharpness.results.picture import Later, picture
 from sharpness.results.same import require_same
 from sharpness.results.words import in_coordinates, marks_in
 from sharpness.statistics.estimate import interval
@@ -29,19 +27,26 @@ from sharpness.untrusted.refused import Refused
 NAMES = ("trace", "share_below_-1%", "share_above_1%")
 
 
-def _smoothing_by_its_old_name(compare: Callable[..., Any]) -> Callable[..., Any]:
+def _smoothing_by_its_old_name(compare: Later) -> Later:
     """Take a ``width`` below an inch, or beside Axes, which no figure can have, for what is now ``smoothing``."""
 
-    @functools.wraps(compare)
-    def compare_with_width(cls: Any, results: Any, ax: Any = None, *args: Any, **options: Any) -> Any:
-        width = options.get("width")
-        if isinstance(width, Real) and (width < LEAST or ax is not None) and "smoothing" not in options:
-            told = "plot(width=) of a density is now plot(smoothing=): the old name goes with the next version"
-            warnings.warn(told, FutureWarning, stacklevel=3)
-            options["smoothing"] = options.pop("width")
-        return compare(cls, results, ax, *args, **options)
+    def make() -> Callable[..., Any]:
+        from sharpness.plots.options import LEAST
 
-    return compare_with_width
+        drawn = compare.make()
+
+        @functools.wraps(drawn)
+        def compare_with_width(cls: Any, results: Any, ax: Any = None, *args: Any, **options: Any) -> Any:
+            width = options.get("width")
+            if isinstance(width, Real) and (width < LEAST or ax is not None) and "smoothing" not in options:
+                told = "plot(width=) of a density is now plot(smoothing=): the old name goes with the next version"
+                warnings.warn(told, FutureWarning, stacklevel=3)
+                options["smoothing"] = options.pop("width")
+            return drawn(cls, results, ax, *args, **options)
+
+        return compare_with_width
+
+    return Later(make, of_class=True)
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -56,17 +61,11 @@ class SpectralDensityResult(Result):
     """
 
     OPTIONAL_DIMENSION: ClassVar = "class"
-    DIMENSIONS: ClassVar = {
-        "nodes": ("class", "run", "node"),
-        "weights": ("class", "run", "node"),
-        "products": ("class",),
-    }
-
     COMPARED: ClassVar = ("per_class",)
 
-    nodes: np.ndarray
-    weights: np.ndarray
-    products: np.ndarray
+    nodes: Annotated[np.ndarray, "class", "run", "node"]
+    weights: Annotated[np.ndarray, "class", "run", "node"]
+    products: Annotated[np.ndarray, "class"]
     sample_products: int
 
     def validate(self) -> None:
@@ -136,16 +135,14 @@ class SpectralDensityResult(Result):
         rule = self.quadrature(c)
         row |= {"lowest": float(np.nanmin(rule.nodes)), "highest": float(np.nanmax(rule.nodes))}
         for name in NAMES:
-            names = (name, f"{name}_se", f"{name}_lower", f"{name}_upper")
-            row |= dict(zip(names, self._estimate(name, c), strict=True))
+            row |= self._estimate(name, c).columns(name)
         return row
 
     def notes_on(self, frame: pd.DataFrame) -> list[str]:
         return marks_in(frame, dict.fromkeys(NAMES, f"{self.nodes.shape[-2]} random vectors"))
 
-    @classmethod
     @_smoothing_by_its_old_name
-    @picture(plot_density, without={"log": "densities are always on a logarithmic axis, leave it out"})
+    @picture("plot_density", without={"log": "densities are always on a logarithmic axis, leave it out"})
     def compare(
         cls,
         results: Mapping[str, Any],
@@ -163,8 +160,11 @@ class SpectralDensityResult(Result):
             of: a class, of a result per class; its rarest unless given.
             smoothing: width of the Gaussian; the largest of the results' own unless given.
         """
+        from sharpness.plots import plot_density
+
         require_same(each(results), shared=())
         rules = {label: [r.quadrature(of) for r in trainings_of(entry)] for label, entry in results.items()}
+        # One width for all models, and one grid for the trainings of each: curves are compared, and averaged, by point.
         width = smoothing or max(q.density().width for of_model in rules.values() for q in of_model)
         curves, trainings, ends = {}, {}, {}
         for label, of_model in rules.items():

@@ -86,7 +86,8 @@ class Description:
 
 
 def _require_drawable(text: str) -> None:
-    if text.count("$") - text.count(r"\$") < 2:
+    # Most symbols are those of eigenvalues, for which matplotlib need not be loaded.
+    if text.count("$") - text.count(r"\$") < 2 or re.fullmatch(r"\$\\lambda_\\mathrm\{[a-z]+\}\$", text):
         return
     from matplotlib.mathtext import MathTextParser
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
 
 from sharpness.errors import UserError, choose
-from sharpness.plots import plot_class_values, plot_saddle_indicator, plot_spectrum_ends
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means, spreads, stacked
 from sharpness.results.estimates import Estimate, Subset
-from sharpness.results.picture import applying, in_order, picture
+from sharpness.results.picture import applying, columns_of, picture
 from sharpness.results.same import require_same
 from sharpness.results.tables import long_form
 from sharpness.results.words import in_coordinates, marks_in, near_zero
@@ -27,7 +26,11 @@ if TYPE_CHECKING:
 
 #: Smallest share of one image in v'Hv that a note reports.
 OWNED = 0.5
-ENDS = r"$\lambda_\mathrm{min}$ and $\lambda_\mathrm{max}$"
+#: Ends of the spectrum in mathtext, by the pictures that show them.
+SYMBOLS = {
+    "largest": r"$\lambda_\mathrm{max}$", "smallest": r"$\lambda_\mathrm{min}$",
+    "both": r"$\lambda_\mathrm{min}$ and $\lambda_\mathrm{max}$",
+}  # fmt: skip
 PICTURES = ("largest", "smallest", "both", "saddle")
 #: How to find the owners of results whose objectives are still in memory, which have vectors as long as their networks.
 OWNERS: WeakKeyDictionary[EigenvalueResult, Callable[..., OwnersResult]] = WeakKeyDictionary()
@@ -52,37 +55,25 @@ class EigenvalueResult(Result):
     """
 
     OPTIONAL_DIMENSION: ClassVar = "class"
-    DIMENSIONS: ClassVar = {
-        "values": ("class", "rank"),
-        "residuals": ("class", "rank"),
-        "converged": ("class", "rank"),
-        "vectors": ("class", "rank", "parameter"),
-        "lower": ("class", "rank"),
-        "upper": ("class", "rank"),
-        "standard_errors": ("class", "rank"),
-        "top_share": ("class", "rank"),
-        "products": ("class",),
-    }
-
     AXES: ClassVar = ("end", "rank")
     COMPARED: ClassVar = ("per_class", "which")
     RENAMED: ClassVar = {"errors": "standard_errors"}
 
-    values: np.ndarray
-    residuals: np.ndarray
-    converged: np.ndarray
-    vectors: np.ndarray | None
+    values: Annotated[np.ndarray, "class", "rank"]
+    residuals: Annotated[np.ndarray, "class", "rank"]
+    converged: Annotated[np.ndarray, "class", "rank"]
+    vectors: Annotated[np.ndarray | None, "class", "rank", "parameter"]
     which: str
     k: int
     tol: float
     seed: int
     hvp_count: int
     sample_products: int
-    products: np.ndarray | None = None
-    lower: np.ndarray | None = None
-    upper: np.ndarray | None = None
-    standard_errors: np.ndarray | None = None
-    top_share: np.ndarray | None = None
+    products: Annotated[np.ndarray | None, "class"] = None
+    lower: Annotated[np.ndarray | None, "class", "rank"] = None
+    upper: Annotated[np.ndarray | None, "class", "rank"] = None
+    standard_errors: Annotated[np.ndarray | None, "class", "rank"] = None
+    top_share: Annotated[np.ndarray | None, "class", "rank"] = None
 
     def validate(self) -> None:
         super().validate()
@@ -94,11 +85,12 @@ class EigenvalueResult(Result):
         return {"LA": ("lambda_max",), "SA": ("lambda_min",), "both": ("lambda_max", "lambda_min")}[self.which]
 
     def _estimate(self, name: str, subset: Subset) -> Estimate:
-        column = 0 if name == "lambda_max" else -1
-        nowhere = np.full_like(self.values, np.nan)
-        arrays = self.values, self.standard_errors, *self.intervals
-        rows = np.array([np.atleast_1d((nowhere if a is None else a)[..., column]) for a in arrays])
-        return self._of_row(rows, subset, self.per_class)
+        return self._of_row(self._rows(0 if name == "lambda_max" else -1), subset, self.per_class)
+
+    def _rows(self, column: int) -> np.ndarray:
+        """Value, standard error and both ends of the interval of an eigenvalue, (4, C) or (4, 1)."""
+        arrays = self.values, _known(self, self.standard_errors), *self.intervals
+        return np.stack([np.atleast_2d(array)[:, column] for array in arrays])
 
     @property
     def ranks(self) -> list[str]:
@@ -204,8 +196,7 @@ class EigenvalueResult(Result):
         few = [f"{name} ({end}: {100 * share:.0f} %)" for name, end, share in shares]
         return notes + ([f"one image makes half of v'Hv or more: {', '.join(few)}"] if few else [])
 
-    @classmethod
-    @picture(plot_spectrum_ends, plot_class_values, classes=True)
+    @picture("plot_spectrum_ends", "plot_class_values", classes=True)
     def compare(cls, results: Mapping[str, Any], ax: Any = None, end: str | None = None, **options: Any) -> Any:
         """Eigenvalues of every class, model beside model, from most to fewest samples.
 
@@ -215,13 +206,14 @@ class EigenvalueResult(Result):
             end: "largest", "smallest", "both" ends in one picture, or the "saddle" indicator; what was asked for
                 unless given.
         """
+        from sharpness.plots import plot_class_values, plot_saddle_indicator, plot_spectrum_ends
+
         require_same(each(results), shared=())
         first = first_of(results)
         end_of = {"LA": "largest", "SA": "smallest", "both": "both"}
         end = end or end_of[first.which]
         choose("end of the spectrum to draw", end, PICTURES if first.which == "both" else (end_of[first.which],))
-        order = in_order(first.class_names, first.by_size()) if first.per_class else np.zeros(1, dtype=int)
-        names = [first.class_names[c] for c in order] if first.per_class else ["all classes"]
+        order, names = columns_of(first)
 
         def at(column: int, of: Any) -> Any:
             return lambda r: np.atleast_2d(of(r))[order, column]
@@ -229,39 +221,27 @@ class EigenvalueResult(Result):
         def details(column: int) -> dict[str, Any]:
             """Intervals, which values could be zero, which have not converged, and those of all trainings."""
             found: dict[str, Any] = {"trainings": spreads(results, at(column, lambda r: r.values))}
+            rows = means(results, lambda r: r._rows(column)[:, order])
             if any(r.lower is not None or r.standard_errors is not None for r in each(results).values()):
-                sides = [means(results, at(column, lambda r, s=side: r.intervals[s])) for side in (0, 1)]
-                found["intervals"] = {label: np.stack([side[label] for side in sides]) for label in results}
-            errors = means(results, at(column, lambda r: _known(r, r.standard_errors)))
-            values = means(results, at(column, lambda r: r.values))
-            found["doubtful"] = {label: near_zero(values[label], errors[label]) for label in results}
+                found["intervals"] = {label: row[2:] for label, row in rows.items()}
+            found["doubtful"] = {label: near_zero(values, errors) for label, (values, errors, *_) in rows.items()}
             # The mean over trainings is not converged if one of them is not.
             flags = stacked(results, at(column, lambda r: ~r.converged & np.isfinite(r.values)))
             return found | {"flags": {label: f.reshape(-1, len(order)).any(axis=0) for label, f in flags.items()}}
 
         if end == "saddle":
-            ratios = means(results, lambda r: np.atleast_1d(r.saddle)[order])
-            trainings: Any = spreads(results, lambda r: np.atleast_1d(r.saddle)[order])
-            return plot_saddle_indicator(
-                ratios, names, ax, **applying(plot_saddle_indicator, {"trainings": trainings, **options})
-            )
-        largest, smallest = (means(results, at(column, lambda r: r.values)) for column in (0, -1))
-        where = in_coordinates(first.provenance)
+            ratios, trainings = (of(results, lambda r: np.atleast_1d(r.saddle)[order]) for of in (means, spreads))
+            options = applying(plot_saddle_indicator, {"trainings": trainings, **options})
+            return plot_saddle_indicator(ratios, names, ax, **options)
+        columns = {"largest": (0,), "smallest": (-1,), "both": (0, -1)}[end]
+        values: list[Any] = [means(results, at(column, lambda r: r.values)) for column in columns]
+        found = [details(column) for column in columns]
+        settings = {"ylabel": f"Hessian {SYMBOLS[end]}{in_coordinates(first.provenance)}", "over": first.over}
         if end == "both":
-            above, below = details(0), details(-1)
-            pairs = {name: (above[name], below[name]) for name in above}
-            return plot_spectrum_ends(
-                largest,
-                smallest,
-                names,
-                ax,
-                **applying(
-                    plot_spectrum_ends, {**pairs, "over": first.over, "ylabel": f"Hessian {ENDS}{where}", **options}
-                ),
-            )
-        symbol = r"$\lambda_\mathrm{max}$" if end == "largest" else r"$\lambda_\mathrm{min}$"
-        settings = {"ylabel": f"Hessian {symbol}{where}", "over": first.over, **details(0 if end == "largest" else -1)}
-        return plot_class_values(largest if end == "largest" else smallest, names, ax, **{**settings, **options})
+            pairs = {name: tuple(one[name] for one in found) for name in found[0]}
+            options = applying(plot_spectrum_ends, {**settings, **pairs, **options})
+            return plot_spectrum_ends(values[0], values[1], names, ax, **options)
+        return plot_class_values(values[0], names, ax, **{**settings, **found[0], **options})
 
     def _summary(self) -> str:
         value = f"{np.nanmin(self.values):.4g} to {np.nanmax(self.values):.4g}"

@@ -1,4 +1,4 @@
-"""Samples that are enough: those that halve the errors of a table, and those that tell its models apart."""
+"""Numbers of samples that would halve the errors of a table, or separate its models."""
 
 from __future__ import annotations
 
@@ -50,9 +50,10 @@ def enough(results: Mapping[str, Entry]) -> list[str]:
         whose = f" of {label}" if len(each(results)) > 1 else ""
         # Twice as many do not halve it, as readers expect: errors fall with the square root.
         what = "draws" if counted[name].endswith("draws") else "images"
+        now, then = (f"{part:.{1 if share < 0.1 else 0}%}" for part in (share, share / math.sqrt(2)))
         lines.append(
-            f"widest error of all samples: {name}{whose}, {share:.0%} of the value; twice as many {what} would take it "
-            f"to {share / math.sqrt(2):.0%}, four times as many would halve it"
+            f"widest error of all samples: {name}{whose}, {now} of the value; twice as many {what} would take it to "
+            f"{then}, four times as many would halve it"
         )
     single = {label: entry for label, entry in results.items() if not isinstance(entry, Runs)}
     apart = [told for name in counted for pair in combinations(single.items(), 2) if (told := _not_apart(name, *pair))]

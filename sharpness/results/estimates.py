@@ -23,6 +23,14 @@ class Estimate(NamedTuple):
     lower: Any = np.nan
     upper: Any = np.nan
 
+    def columns(self, name: str) -> dict[str, Any]:
+        """The columns of a table that hold it.
+
+        >>> Estimate(1.0, 0.5, 0.0, 2.0).columns("loss")
+        {'loss': 1.0, 'loss_se': 0.5, 'loss_lower': 0.0, 'loss_upper': 2.0}
+        """
+        return dict(zip((name, f"{name}_se", f"{name}_lower", f"{name}_upper"), self, strict=True))
+
 
 def mean_of(classes: Sequence[Estimate], independent: bool = True) -> Estimate:
     """The mean of estimates, such as those of a group's classes.

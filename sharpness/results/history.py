@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from matplotlib.axes import Axes
 
 from sharpness.errors import UserError, choose
-from sharpness.plots import plot_lines
 from sharpness.results.description import Description
 from sharpness.results.kept import Content, KeptTable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 #: Columns of a history.
 COLUMNS = ("epoch", "of", "measure", "value", "residual", "products", "seconds", "share", "lr", "event")
@@ -81,6 +82,8 @@ class History(KeptTable):
         Raises:
             UserError: nothing was measured, or an unknown measure or subset.
         """
+        from sharpness.plots import plot_lines
+
         if not len(self.rows):
             raise UserError("nothing was measured: the budget may be too small for a single measurement")
         choose("measure", measure, list(dict.fromkeys(self.rows["measure"])))

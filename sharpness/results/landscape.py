@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from sharpness.files import write_atomically
 from sharpness.results.axes import GAUSSIAN, plane_unit
 from sharpness.results.base import Result
 from sharpness.results.estimates import Estimate, Subset
-from sharpness.results.pictures import plain_subset, several, subset_title
+from sharpness.results.subsets import plain_subset, several, subset_title
 from sharpness.untrusted.refused import Refused
 
 
@@ -46,12 +46,6 @@ class Landscape(Result):
         mark_names: their names, or none.
     """
 
-    SHARED_DIMENSIONS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "base_class_losses": ("class",),
-        "class_precision_errors": ("class",),
-        "marks": ("mark", "axis"),
-    }
-
     RENAMED: ClassVar = {
         "errors": "interpolation_errors",
         "class_errors": "class_interpolation_errors",
@@ -59,24 +53,24 @@ class Landscape(Result):
         "accuracy_errors": "accuracy_interpolation_errors",
     }
 
-    x: np.ndarray
-    losses: np.ndarray
-    class_losses: np.ndarray
-    class_accuracies: np.ndarray
+    x: Annotated[np.ndarray, "x"]
+    losses: Annotated[np.ndarray, ...]
+    class_losses: Annotated[np.ndarray, "class", ...]
+    class_accuracies: Annotated[np.ndarray, "class", ...]
     directions: str
     normalization: str | None
     seed: int
-    evaluated: np.ndarray
-    interpolation_errors: np.ndarray
-    class_interpolation_errors: np.ndarray
+    evaluated: Annotated[np.ndarray, ...]
+    interpolation_errors: Annotated[np.ndarray, ...]
+    class_interpolation_errors: Annotated[np.ndarray, "class", ...]
     base_loss: float
-    base_class_losses: np.ndarray
+    base_class_losses: Annotated[np.ndarray, "class"]
     precision: str
     precision_error: float
-    class_precision_errors: np.ndarray
-    marks: np.ndarray | None = None
+    class_precision_errors: Annotated[np.ndarray, "class"]
+    marks: Annotated[np.ndarray | None, "mark", "axis"] = None
     mark_names: tuple[str, ...] = ()
-    class_accuracy_interpolation_errors: np.ndarray | None = None
+    class_accuracy_interpolation_errors: Annotated[np.ndarray | None, "class", ...] = None
 
     def keys(self) -> tuple[str, ...]:
         return ("loss", "rise", "accuracy") if self.has_labels else ("loss", "rise")

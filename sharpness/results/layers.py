@@ -1,21 +1,20 @@
-"""One number for every layer and class: where in the network, and for whom, the loss is sharp."""
+"""Curvature of every layer and class."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
 from sharpness.errors import UserError
-from sharpness.plots import plot_layer_class, plot_layer_class_grid
 from sharpness.renamed import warn_renamed
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means
 from sharpness.results.estimates import Estimate, Subset
-from sharpness.results.picture import applying, in_order, picture
+from sharpness.results.picture import columns_of, heat_maps, picture
 from sharpness.results.same import require_same
 from sharpness.results.tables import long_form
 from sharpness.results.words import marks_in
@@ -40,30 +39,20 @@ class LayerResult(Result):
         sample_products: Hessian-vector products times samples.
     """
 
-    DIMENSIONS: ClassVar = {
-        "layer_parameters": ("layer",),
-        "values": ("layer", "column"),
-        "residuals": ("layer", "column"),
-        "standard_errors": ("layer", "column"),
-        "lower": ("layer", "column"),
-        "upper": ("layer", "column"),
-        "converged": ("layer", "column"),
-    }
-
     AXES: ClassVar = ("layer",)
     COMPARED: ClassVar = ("measure", "per_class")
 
     measure: str
     layers: tuple[str, ...]
-    layer_parameters: np.ndarray
-    values: np.ndarray
-    converged: np.ndarray
+    layer_parameters: Annotated[np.ndarray, "layer"]
+    values: Annotated[np.ndarray, "layer", "column"]
+    converged: Annotated[np.ndarray, "layer", "column"]
     per_class: bool
     sample_products: int
-    residuals: np.ndarray | None = None
-    standard_errors: np.ndarray | None = None
-    lower: np.ndarray | None = None
-    upper: np.ndarray | None = None
+    residuals: Annotated[np.ndarray | None, "layer", "column"] = None
+    standard_errors: Annotated[np.ndarray | None, "layer", "column"] = None
+    lower: Annotated[np.ndarray | None, "layer", "column"] = None
+    upper: Annotated[np.ndarray | None, "layer", "column"] = None
 
     @classmethod
     def renamed(cls, plain: Mapping[str, Any]) -> Mapping[str, str]:
@@ -124,8 +113,7 @@ class LayerResult(Result):
         draws = self.provenance.get("draws", self.provenance.get("probes", "some"))  # files of old have the latter
         return marks_in(frame, {self.measure: f"{draws} random vectors"})
 
-    @classmethod
-    @picture(plot_layer_class, plot_layer_class_grid, classes=True)
+    @picture("plot_layer_class", "plot_layer_class_grid", classes=True)
     def compare(cls, results: Mapping[str, Any], ax: Any = None, **options: Any) -> Any:
         """A heat map of layers and classes; of several models, a panel each with one scale of colours.
 
@@ -136,17 +124,11 @@ class LayerResult(Result):
         """
         require_same(each(results), ("measure", "layers", "per_class"), shared=())
         first = first_of(results)
-        order = in_order(first.class_names, first.by_size()) if first.per_class else np.zeros(1, dtype=int)
-        names = [first.class_names[c] for c in order] if first.per_class else ["all"]
+        order, names = columns_of(first)
         symbols = {"lambda_max": r"$\lambda_\mathrm{max}$", "lambda_min": r"$\lambda_\mathrm{min}$", "trace": "trace"}
         options = {"label": f"Hessian {symbols[first.measure]}", "log": first.measure != "lambda_min", **options}
         values = means(results, lambda r: r.values[:, order])
-        if len(values) == 1:
-            (only,) = values.values()
-            return plot_layer_class(only, first.layers, names, ax, **applying(plot_layer_class, options))
-        if ax is not None:
-            raise UserError("ax: a panel for each model is a figure of its own: leave it out, or draw one model")
-        return plot_layer_class_grid(values, first.layers, names, **applying(plot_layer_class_grid, options))
+        return heat_maps(values, dict.fromkeys(values, first.layers), names, ax, options)
 
     def _summary(self) -> str:
         return (

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from sharpness.plots import plot_line_panels, plot_lines
 from sharpness.results.comparison import each, first_of
+from sharpness.results.estimates import Subset
 from sharpness.results.landscape import Landscape, require_samples
 from sharpness.results.picture import picture
-from sharpness.results.pictures import Subset, draw_lines
 from sharpness.results.same import noise_fields, require_same
 
 
@@ -25,23 +24,10 @@ class LineResult(Landscape):
         class_accuracies: (C, n), fractions.
     """
 
-    DIMENSIONS: ClassVar = {
-        "x": ("x",),
-        "losses": ("x",),
-        "class_losses": ("class", "x"),
-        "class_accuracies": ("class", "x"),
-        "evaluated": ("x",),
-        "interpolation_errors": ("x",),
-        "class_interpolation_errors": ("class", "x"),
-        "class_accuracy_interpolation_errors": ("class", "x"),
-        **Landscape.SHARED_DIMENSIONS,
-    }
-
     AXES: ClassVar = ("x",)
     COMPARED: ClassVar = ("directions", "x")
 
-    @classmethod
-    @picture(plot_lines, plot_line_panels)
+    @picture("plot_lines", "plot_line_panels")
     def compare(
         cls,
         results: Mapping[str, Any],
@@ -59,6 +45,8 @@ class LineResult(Landscape):
             of: everything (None or ``"all"``), a class, a group, or a list of them.
             quantity: ``"loss"``, ``"rise"`` above the model's own unperturbed loss, or ``"accuracy"``.
         """
+        from sharpness.results.pictures import draw_lines
+
         first = first_of(results)
         require_same(each(results), noise_fields(first, cls.COMPARED))
         require_samples(first, of)

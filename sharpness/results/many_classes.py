@@ -42,7 +42,7 @@ def abridged(
     kept = sharpest.head(SHARPEST).tolist()
     rows = [table[~table["class"].isin(known)], *(table[table["class"] == name] for name in kept)]
     measures = [str(name) for name in numbers.columns if f"{name}_se" in numbers or name in SHARPNESS]
-    notes = [f"{len(kept)} of {len(known):,} classes, those of the largest {column}; -o FILE has all"]
+    notes = [f"{len(kept)} of {len(known):,} classes, those of the largest {column}; a .csv file has all"]
     for name in measures:
         found = numbers.loc[classes, name].quantile(list(QUANTILES))
         told = ", ".join(f"{100 * q:.0f} % {value:.3g}" for q, value in found.items())

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from textwrap import fill
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
 from sharpness.errors import UserError, choose
-from sharpness.plots import plot_class_values, stacked_axes
-from sharpness.plots.labels import doubtful_key
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means, spreads
 from sharpness.results.description import Description
@@ -50,21 +48,6 @@ class MeasureResult(Result):
             measures that are not in it are shown by their names.
     """
 
-    DIMENSIONS: ClassVar = {
-        "overall": ("measure",),
-        "values": ("measure", "class"),
-        "standard_errors": ("measure", "class"),
-        "overall_standard_errors": ("measure",),
-        "group_standard_errors": ("measure", "group"),
-        "train_counts": ("class",),
-        "lower": ("measure", "class"),
-        "upper": ("measure", "class"),
-        "overall_lower": ("measure",),
-        "overall_upper": ("measure",),
-        "group_lower": ("measure", "group"),
-        "group_upper": ("measure", "group"),
-    }
-
     RENAMED: ClassVar = {
         "errors": "standard_errors",
         "overall_errors": "overall_standard_errors",
@@ -74,18 +57,18 @@ class MeasureResult(Result):
     ROWS: ClassVar[int] = 200
 
     names: tuple[str, ...]
-    overall: np.ndarray
-    values: np.ndarray
-    standard_errors: np.ndarray
-    overall_standard_errors: np.ndarray
-    train_counts: np.ndarray
-    lower: np.ndarray | None = None
-    upper: np.ndarray | None = None
-    overall_lower: np.ndarray | None = None
-    overall_upper: np.ndarray | None = None
-    group_standard_errors: np.ndarray | None = None
-    group_lower: np.ndarray | None = None
-    group_upper: np.ndarray | None = None
+    overall: Annotated[np.ndarray, "measure"]
+    values: Annotated[np.ndarray, "measure", "class"]
+    standard_errors: Annotated[np.ndarray, "measure", "class"]
+    overall_standard_errors: Annotated[np.ndarray, "measure"]
+    train_counts: Annotated[np.ndarray, "class"]
+    lower: Annotated[np.ndarray | None, "measure", "class"] = None
+    upper: Annotated[np.ndarray | None, "measure", "class"] = None
+    overall_lower: Annotated[np.ndarray | None, "measure"] = None
+    overall_upper: Annotated[np.ndarray | None, "measure"] = None
+    group_standard_errors: Annotated[np.ndarray | None, "measure", "group"] = None
+    group_lower: Annotated[np.ndarray | None, "measure", "group"] = None
+    group_upper: Annotated[np.ndarray | None, "measure", "group"] = None
     over: tuple[str, ...] = ()
     described: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -136,21 +119,15 @@ class MeasureResult(Result):
 
     def _estimate(self, name: str, subset: Subset) -> Estimate:
         m = self.names.index(name)
-        arrays = self.values, self.standard_errors, self.lower, self.upper
-        of_all = self.overall, self.overall_standard_errors, self.overall_lower, self.overall_upper
         if subset is None:
-            return Estimate(*(np.nan if a is None else float(a[m]) for a in of_all))
-        classes = self.classes_of(subset)
-        table = np.array([np.full(len(self.class_names), np.nan) if a is None else a[m] for a in arrays])
+            return _at(m, self.overall, self.overall_standard_errors, self.overall_lower, self.overall_upper)
+        classes, of_classes = self.classes_of(subset), (self.values, self.standard_errors, self.lower, self.upper)
         if isinstance(classes, int):
-            return Estimate(*table[:, classes].tolist())
-        found = mean_of([Estimate(*table[:, c]) for c in classes])
+            return _at((m, classes), *of_classes)
+        found = mean_of([_at((m, c), *of_classes) for c in classes])
         # What is known of a group takes the place of what follows for independent classes.
-        of_groups = self.group_standard_errors, self.group_lower, self.group_upper
-        g = list(self.groups).index(str(subset))
-        known = dict(
-            zip(Estimate._fields[1:], (np.nan if a is None else float(a[m, g]) for a in of_groups), strict=True)
-        )
+        at = m, list(self.groups).index(str(subset))
+        known = _at(at, None, self.group_standard_errors, self.group_lower, self.group_upper)._asdict()
         return found._replace(**{part: value for part, value in known.items() if np.isfinite(value)})
 
     def notes_on(self, frame: pd.DataFrame) -> list[str]:
@@ -173,8 +150,7 @@ class MeasureResult(Result):
         overall = np.stack([self.overall_lower[m], self.overall_upper[m]])
         return np.stack([self.lower[m], self.upper[m]]), overall
 
-    @classmethod
-    @picture(plot_class_values, classes=True)
+    @picture("plot_class_values", classes=True)
     def compare(cls, results: Mapping[str, Any], ax: Any = None, measure: str | None = None, **options: Any) -> Any:
         """One measure of every class, model beside model, from most to fewest images; bars are 95 % intervals.
 
@@ -184,6 +160,8 @@ class MeasureResult(Result):
             measure: ``"lambda_max"``, else ``"worst_rise"``, else the first there is, unless given; ``"all"`` draws a
                 panel for each in a figure of their own, and returns the list of Axes.
         """
+        from sharpness.plots import plot_class_values
+
         require_same(each(results), shared=())
         first = first_of(results)
         if measure == "all":
@@ -200,44 +178,36 @@ class MeasureResult(Result):
             order = np.zeros(1, dtype=int)
         order = in_order(first.class_names, order) if by_class else order
 
-        def side_of(side: str) -> Any:
-            """Of a result, (C,) in the order of the picture, or (1,) of all samples."""
+        m = first.names.index(measure)
 
-            def pick(r: Any) -> np.ndarray:
-                m = r.names.index(measure)
-                of_classes, of_all = r._ends(m)
-                chosen = {
-                    "value": (r.values[m], r.overall[m]),
-                    "error": (r.standard_errors[m], r.overall_standard_errors[m]),
-                    "lower": (of_classes[0], of_all[0]),
-                    "upper": (of_classes[1], of_all[1]),
-                }[side]
-                return np.atleast_1d(chosen[0 if by_class else 1])[order]
+        def rows(r: Any) -> np.ndarray:
+            """Value, error and both ends (4, C) in the order of the picture, or (4, 1) of all samples."""
+            of_classes, of_all = r._ends(m)
+            if by_class:
+                return np.stack([r.values[m], r.standard_errors[m], *of_classes])[:, order]
+            return np.stack([r.overall[m], r.overall_standard_errors[m], *of_all])[:, None]
 
-            return pick
-
-        def pick(side: str) -> dict[str, np.ndarray]:
-            """Of every model; of several trainings their mean, of errors that of one training on average."""
-            return means(results, side_of(side))
-
-        values, errors, lower, upper = (pick(side) for side in ("value", "error", "lower", "upper"))
-        settings: dict[str, Any] = {"ylabel": first.description(measure).label}
-        settings["over"] = first.over[first.names.index(measure)] if first.over else UNKNOWN
+        found = means(results, rows)
+        shown = first.description(measure)
+        settings: dict[str, Any] = {"ylabel": shown.label, "over": first.over[m] if first.over else UNKNOWN}
         if by_class and known:
             settings["counts"] = first.train_counts[order]
         return plot_class_values(
-            values,
+            {label: values for label, (values, *_) in found.items()},
             [first.class_names[c] for c in order] if by_class else ["all classes"],
             ax=ax,
-            intervals={label: np.stack([lower[label], upper[label]]) for label in results},
-            doubtful={label: near_zero(values[label], errors[label]) for label in results},
-            trainings=spreads(results, side_of("value")),
-            bounds=first.description(measure).bounds,
+            intervals={label: row[2:] for label, row in found.items()},
+            doubtful={label: near_zero(values, errors) for label, (values, errors, *_) in found.items()},
+            trainings=spreads(results, lambda r: rows(r)[0]),
+            bounds=shown.bounds,
             **{**settings, **options},
         )
 
     @classmethod
     def _draw_all(cls, results: Mapping[str, Any], **options: Any) -> list[Any]:
+        from sharpness.plots import stacked_axes
+        from sharpness.plots.labels import doubtful_key
+
         first = first_of(results)
         axes = stacked_axes(len(first.names))
         # From the last to the first, whose legend explains what is in any of them.
@@ -260,6 +230,11 @@ class MeasureResult(Result):
 
     def _summary(self) -> str:
         return ", ".join(f"{n} {v:.4g}" for n, v in zip(self.names, self.overall, strict=True))
+
+
+def _at(place: Any, *arrays: np.ndarray | None) -> Estimate:
+    """The estimate at a place of arrays of values, errors and both ends; NaN where there is no array."""
+    return Estimate(*(np.nan if array is None else float(array[place]) for array in arrays))
 
 
 def _linthresh(results: Mapping[str, Any], measure: str) -> float | None:

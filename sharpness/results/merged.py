@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from functools import reduce
 from typing import Any
 
 import numpy as np
 
 from sharpness.errors import UserError
 from sharpness.results.base import Result
-from sharpness.results.collected import Collection, Saved, gather, named, of_sources
+from sharpness.results.collected import Collection, Saved, gather, named, saved_in
 from sharpness.results.comparison import Comparison
 from sharpness.results.estimates import Estimate, mean_of
 from sharpness.results.landscape import Landscape
@@ -49,7 +48,7 @@ def merge(sources: Sequence[Any]) -> Comparison[Any]:
     Raises:
         UserError: no results, several kinds of them, or results that cannot be compared, with the field that differs.
     """
-    found = gather(_joined(of_sources(sources)), ", ".join(map(str, sources)))
+    found = gather(_joined(saved_in(list(sources))), ", ".join(map(str, sources)))
     kinds = {c.kind.__name__: c for c in found}
     if len(kinds) > 1:
         told = " and ".join(f"{name} ({_files(c)})" for name, c in kinds.items())
@@ -73,7 +72,7 @@ def join_classes(parts: Sequence[Result]) -> Any:
     if (overlap > 1).any():
         twice = ", ".join(first.class_names[c] for c in np.flatnonzero(overlap > 1)[:4])
         raise UserError(f"class {twice} has samples in two parts: give each class in one")
-    if not _has_classes(first):
+    if not getattr(first, "per_class", True):  # such as eigenvalues of the whole loss
         raise UserError(f"a {type(first).__name__} is of all samples together: parts of the classes cannot be joined")
     owner = np.argmax(np.stack([part.class_samples > 0 for part in parts]), axis=0)
     changes: dict[str, Any] = {}
@@ -174,10 +173,5 @@ def _of_training(found: list[Saved]) -> list[Saved]:
     return [found[0]._replace(result=join_classes([one.result for one in found]), path=None)]
 
 
-def _has_classes(result: Result) -> bool:
-    """True if a result has numbers of its classes, which eigenvalues of the whole loss have not."""
-    return bool(getattr(result, "per_class", True))
-
-
 def _files(c: Collection) -> str:
-    return reduce(lambda told, path: f"{told}, {path}", map(str, c.paths[:2])) if c.paths else c.name
+    return ", ".join(map(str, c.paths[:2])) or c.name

@@ -1,22 +1,20 @@
-"""Displacements to the optimum of every class: where each class wants to go, and how these conflict."""
+"""Displacements from the weights to the optimum of every class, and the cosines between them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
 from sharpness.errors import UserError
-from sharpness.plots import plot_layer_class, plot_layer_class_grid
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means
 from sharpness.results.estimates import Estimate, Subset
-from sharpness.results.picture import applying, in_order, picture
+from sharpness.results.picture import heat_maps, in_order, picture
 from sharpness.results.same import require_same
-from sharpness.results.tables import long_form
 from sharpness.results.words import marks_in
 from sharpness.statistics.estimate import interval
 from sharpness.untrusted.refused import Refused
@@ -41,30 +39,18 @@ class OptimaResult(Result):
         products: (C,) Gauss-Newton products.
     """
 
-    DIMENSIONS: ClassVar = {
-        "lengths": ("class",),
-        "length_errors": ("class",),
-        "losses": ("class",),
-        "optimum_losses": ("class",),
-        "optimum_loss_errors": ("class",),
-        "cosines": ("optimum", "class"),
-        "losses_at": ("optimum", "class"),
-        "converged": ("class",),
-        "vectors": ("class", "parameter"),
-        "products": ("class",),
-    }
     SETTINGS: ClassVar = ("damping", "steps", "match_samples")
 
-    lengths: np.ndarray
-    length_errors: np.ndarray
-    losses: np.ndarray
-    optimum_losses: np.ndarray
-    optimum_loss_errors: np.ndarray
-    cosines: np.ndarray
-    losses_at: np.ndarray
-    converged: np.ndarray
-    products: np.ndarray
-    vectors: np.ndarray | None = None
+    lengths: Annotated[np.ndarray, "class"]
+    length_errors: Annotated[np.ndarray, "class"]
+    losses: Annotated[np.ndarray, "class"]
+    optimum_losses: Annotated[np.ndarray, "class"]
+    optimum_loss_errors: Annotated[np.ndarray, "class"]
+    cosines: Annotated[np.ndarray, "optimum", "class"]
+    losses_at: Annotated[np.ndarray, "optimum", "class"]
+    converged: Annotated[np.ndarray, "class"]
+    products: Annotated[np.ndarray, "class"]
+    vectors: Annotated[np.ndarray | None, "class", "parameter"] = None
 
     def validate(self) -> None:
         super().validate()
@@ -97,8 +83,8 @@ class OptimaResult(Result):
         frame = pd.DataFrame([self.row(c) for c in range(len(self.class_names))])
         for name in NUMBERS:
             found = self[name]
-            frame[name], frame[f"{name}_se"] = found.values, found.standard_errors
-            frame[f"{name}_lower"], frame[f"{name}_upper"] = found.intervals
+            rows = Estimate(found.values, found.standard_errors, *found.intervals)
+            frame = frame.assign(**rows.columns(name))
             if name == "displacement":
                 frame["loss"] = self.losses
         others = self.cosines + np.where(np.eye(len(self.cosines)) > 0, np.nan, 0.0)
@@ -109,14 +95,10 @@ class OptimaResult(Result):
         frame["converged"], frame["products"] = self.converged, self.products.astype(int)
         return frame
 
-    def _long(self, frame: pd.DataFrame) -> pd.DataFrame:
-        return long_form(frame, NUMBERS, self.AXES)
-
     def notes_on(self, frame: pd.DataFrame) -> list[str]:
         return marks_in(frame, dict.fromkeys(NUMBERS, "images"))
 
-    @classmethod
-    @picture(plot_layer_class, plot_layer_class_grid, classes=True)
+    @picture("plot_layer_class", "plot_layer_class_grid", classes=True)
     def compare(cls, results: Mapping[str, Any], ax: Any = None, **options: Any) -> Any:
         """The conflict matrix: cosines between the displacements of classes, from most to fewest images.
 
@@ -130,19 +112,8 @@ class OptimaResult(Result):
         order = in_order(first.class_names, first.by_size())
         names = [first.class_names[c] for c in order]
         values = means(results, lambda r: r.cosines[np.ix_(order, order)])
-        settings: dict[str, Any] = {
-            "label": "cosine (cells: in hundredths)",
-            "log": False,
-            "ylabel": "Class",
-        }
-        settings |= {"limits": (-1.0, 1.0), "annotated": True} | options
-        if len(values) == 1:
-            (only,) = values.values()
-            return plot_layer_class(only, names, names, ax, **applying(plot_layer_class, settings))
-        if ax is not None:
-            raise UserError("ax: a panel for each model is a figure of its own: leave it out, or draw one model")
-        settings.setdefault("columns", 2)
-        return plot_layer_class_grid(values, names, names, **applying(plot_layer_class_grid, settings))
+        settings = {"label": "cosine (cells: in hundredths)", "log": False, "ylabel": "Class", "limits": (-1.0, 1.0)}
+        return heat_maps(values, dict.fromkeys(values, names), names, ax, {**settings, "annotated": True, **options})
 
     def _summary(self) -> str:
         low, high = np.nanmin(self.lengths), np.nanmax(self.lengths)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
 from sharpness.errors import UserError
-from sharpness.plots import plot_layer_class, plot_layer_class_grid
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means
 from sharpness.results.estimates import Estimate, Subset
-from sharpness.results.picture import applying, in_order, picture
+from sharpness.results.picture import heat_maps, in_order, picture
 from sharpness.results.same import require_same
 from sharpness.results.tables import long_form
 from sharpness.results.words import marks_in
@@ -47,31 +46,19 @@ class OwnersResult(Result):
         which: the end of the spectrum, as of :class:`EigenvalueResult`.
     """
 
-    DIMENSIONS: ClassVar = {
-        "values": ("rank",),
-        "residuals": ("rank",),
-        "converged": ("rank",),
-        "shares": ("rank", "class"),
-        "standard_errors": ("rank", "class"),
-        "slopes": ("rank", "class"),
-        "slope_errors": ("rank", "class"),
-        "accuracy_changes": ("rank", "class", "side"),
-        "accuracy_change_errors": ("rank", "class", "side"),
-        "epsilons": ("rank",),
-    }
     AXES: ClassVar = ("direction",)
     COMPARED: ClassVar = ("which",)
 
-    values: np.ndarray
-    residuals: np.ndarray
-    converged: np.ndarray
-    shares: np.ndarray
-    standard_errors: np.ndarray
-    slopes: np.ndarray
-    slope_errors: np.ndarray
-    accuracy_changes: np.ndarray
-    accuracy_change_errors: np.ndarray
-    epsilons: np.ndarray
+    values: Annotated[np.ndarray, "rank"]
+    residuals: Annotated[np.ndarray, "rank"]
+    converged: Annotated[np.ndarray, "rank"]
+    shares: Annotated[np.ndarray, "rank", "class"]
+    standard_errors: Annotated[np.ndarray, "rank", "class"]
+    slopes: Annotated[np.ndarray, "rank", "class"]
+    slope_errors: Annotated[np.ndarray, "rank", "class"]
+    accuracy_changes: Annotated[np.ndarray, "rank", "class", "side"]
+    accuracy_change_errors: Annotated[np.ndarray, "rank", "class", "side"]
+    epsilons: Annotated[np.ndarray, "rank"]
     which: str = "LA"
 
     def validate(self) -> None:
@@ -141,8 +128,7 @@ class OwnersResult(Result):
         missing = [name for name, known in zip(self.ranks, self.converged, strict=True) if not known]
         return notes + ([f"not converged: directions {', '.join(missing)}"] if missing else [])
 
-    @classmethod
-    @picture(plot_layer_class, plot_layer_class_grid, classes=True)
+    @picture("plot_layer_class", "plot_layer_class_grid", classes=True)
     def compare(cls, results: Mapping[str, Any], ax: Any = None, **options: Any) -> Any:
         """A heat map of directions and classes, from most to fewest samples, of every model; below it the classes'
         parts of the images, which the shares are to be read against.
@@ -162,26 +148,13 @@ class OwnersResult(Result):
             raise UserError(f"{' and '.join(map(str, sorted(numbers)))} directions: give every model as many")
         values = means(results, lambda r: np.vstack([r.shares[:, order], r.image_shares[order]]))
         eigenvalues = means(results, lambda r: r.values)
-        settings: dict[str, Any] = {
-            "label": "share of eigenvalue (cells: %)",
-            "log": False,
-            "ylabel": "Eigenvector",
-        }
+        settings: dict[str, Any] = {"label": "share of eigenvalue (cells: %)", "log": False, "ylabel": "Eigenvector"}
         # Shares a little below zero must not make the colours run through zero.
         shown = np.concatenate([np.ravel(v) for v in values.values()])
         if np.nanmin(shown) > BELOW:
             settings["limits"] = (0.0, float(np.nanmax(shown)))
-        settings |= {"annotated": True} | options
-        if len(values) == 1:
-            ((label, only),) = values.items()
-            rows = _rows(eigenvalues[label])
-            return plot_layer_class(only, rows, names, ax, **applying(plot_layer_class, settings))
-        if ax is not None:
-            raise UserError("ax: a panel for each model is a figure of its own: leave it out, or draw one model")
-        settings["rows"] = {label: _rows(found) for label, found in eigenvalues.items()}
-        settings.setdefault("columns", 2)
-        rows = settings["rows"][next(iter(values))]
-        return plot_layer_class_grid(values, rows, names, **applying(plot_layer_class_grid, settings))
+        rows = {label: _rows(found) for label, found in eigenvalues.items()}
+        return heat_maps(values, rows, names, ax, {**settings, "annotated": True, **options})
 
     def _summary(self) -> str:
         j, c = np.unravel_index(np.nanargmax(self.shares), self.shares.shape)

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from sharpness.errors import UserError
-from sharpness.plots import DotColumn, plot_dots
 from sharpness.results.estimates import Subset
 from sharpness.results.kept import Content, KeptTable
 from sharpness.results.runs import Entry, Runs
@@ -81,6 +80,8 @@ class Paired(KeptTable):
         Returns:
             The Axes.
         """
+        from sharpness.plots import DotColumn, plot_dots
+
         columns = []
         for scale, part in self.rows.groupby("scale", sort=False):
             names = [f"{m} of {of}" for m, of in part[["measure", "of"]].drop_duplicates().itertuples(index=False)]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
 from sharpness.errors import UserError, choose
-from sharpness.plots import plot_rises, plot_spread
 from sharpness.results.axes import GAUSSIAN, radius_unit
 from sharpness.results.base import Result
 from sharpness.results.comparison import each, first_of, means, spreads, stacked
@@ -40,25 +39,16 @@ class PerturbationResult(Result):
         distribution: ``"gaussian"``, ``"sphere"`` or ``"uniform"``.
     """
 
-    DIMENSIONS: ClassVar = {
-        "radii": ("radius",),
-        "losses": ("radius", "draw"),
-        "class_losses": ("radius", "draw", "class"),
-        "class_accuracies": ("radius", "draw", "class"),
-        "base_class_losses": ("class",),
-        "base_class_accuracies": ("class",),
-    }
-
     AXES: ClassVar = ("radius", "draw")
     COMPARED: ClassVar = ("radii", "normalization", "distribution", "seed")
 
-    radii: np.ndarray
-    losses: np.ndarray
-    class_losses: np.ndarray
-    class_accuracies: np.ndarray
+    radii: Annotated[np.ndarray, "radius"]
+    losses: Annotated[np.ndarray, "radius", "draw"]
+    class_losses: Annotated[np.ndarray, "radius", "draw", "class"]
+    class_accuracies: Annotated[np.ndarray, "radius", "draw", "class"]
     base_loss: float
-    base_class_losses: np.ndarray
-    base_class_accuracies: np.ndarray
+    base_class_losses: Annotated[np.ndarray, "class"]
+    base_class_accuracies: Annotated[np.ndarray, "class"]
     normalization: str | None
     distribution: str
     seed: int
@@ -140,13 +130,11 @@ class PerturbationResult(Result):
             if self.has_labels:
                 columns |= {"base_accuracy": self.base_accuracy(subset)}
             for name in ("rise", "accuracy") if self.has_labels else ("rise",):
-                names = (name, f"{name}_se", f"{name}_lower", f"{name}_upper")
-                columns |= dict(zip(names, self._estimate(name, subset), strict=True))
+                columns |= self._estimate(name, subset).columns(name)
             frames.append(pd.DataFrame(columns))
         return pd.concat(frames, ignore_index=True)
 
-    @classmethod
-    @picture(plot_spread, plot_rises)
+    @picture("plot_spread", "plot_rises")
     def compare(
         cls,
         results: Mapping[str, Any],
@@ -167,6 +155,8 @@ class PerturbationResult(Result):
         Raises:
             UserError: an unknown kind, a radius that was not probed, or results that cannot be compared.
         """
+        from sharpness.plots import plot_rises, plot_spread
+
         choose("kind of picture", kind, KINDS)
         require_same(each(results), cls.COMPARED)
         first = first_of(results)
@@ -176,9 +166,9 @@ class PerturbationResult(Result):
                 raise UserError(f"radius={radius:g}: kind='radii' draws all of them, leave it out")
             rise = means(results, lambda r: r.rise(of)[0])
             trainings = spreads(results, lambda r: r.rise(of)[0])
-            over_draws = means(results, lambda r: r.spread(of))
             # The band of several trainings is over these: their bar is a standard error, no second deviation.
-            over_draws |= {label: means(results, lambda r: r.rise(of)[1])[label] for label in trainings}
+            errors, over_draws = means(results, lambda r: r.rise(of)[1]), means(results, lambda r: r.spread(of))
+            over_draws |= {label: errors[label] for label in trainings}
             curves = {label: (first.radii, rise[label], over_draws[label]) for label in results}
             options = {"xlabel": f"Radius of the perturbation ({unit})", **options}
             return plot_rises(curves, ax, **applying(plot_rises, {"trainings": trainings, **options}))

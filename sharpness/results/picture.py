@@ -1,4 +1,7 @@
-"""Pictures of results: one set of options, checked before anything is drawn, and shown by ``help``."""
+"""Pictures of results: one set of options, checked before anything is drawn, and shown by ``help``.
+
+Nothing here loads matplotlib before a result's ``plot`` is looked up: most results are tabulated and never drawn.
+"""
 
 from __future__ import annotations
 
@@ -10,97 +13,140 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from sharpness.errors import UserError
 from sharpness.keywords import entries_of
-from sharpness.plots.labels import drawable
-from sharpness.plots.options import COMMON, PlotOptions, options_in_force
 from sharpness.renamed import renamed_arguments
 
 if TYPE_CHECKING:
+    from sharpness.plots import PlotOptions
     from sharpness.results.runs import Entry
 
 #: What results give to the functions that draw, not users.
 INNER = (
-    "trainings",
-    "marks",
-    "intervals",
-    "over",
-    "doubtful",
-    "flags",
-    "counts",
-    "keys",
-    "bounds",
-    "names",
-    "colors",
-    "base",
-)
+    "trainings", "marks", "intervals", "over", "doubtful", "flags", "counts", "keys", "bounds", "names", "colors",
+    "base", "rows",
+)  # fmt: skip
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
-def picture(
-    *draws: Callable[..., Any], classes: bool = False, without: Mapping[str, str] | None = None
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give ``compare(cls, results, ax, ..., **options)`` the options of every picture.
+class Later:
+    """A method that is made when it is first looked up.
+
+    Args:
+        make: returns the function.
+        of_class: whether its first argument is the class, also where it is called on an instance.
+    """
+
+    def __init__(self, make: Callable[[], Callable[..., Any]], of_class: bool = False) -> None:
+        self.make, self.of_class = functools.cache(make), of_class
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self.make().__get__(owner if self.of_class else instance, owner)
+
+
+def picture(*draws: str, classes: bool = False, without: Mapping[str, str] | None = None) -> Callable[..., Any]:
+    """Make a class method of ``compare(cls, results, ax, ..., **options)`` that takes the options of every picture.
 
     ``order`` and ``labels`` are applied to the results, ``title`` and ``log`` are handed on, the others are in force
     while it draws.
 
     Args:
-        draws: the functions that ``**options`` go to: what they take can be given.
+        draws: names of the functions of :mod:`sharpness.plots` that ``**options`` go to: what they take can be given.
         classes: whether classes stand beside each other, so that ``order`` and ``labels`` may name them.
         without: options that this kind of picture has no use for, with the reason.
 
     Raises:
         UserError: when it is called with an option that there is not, with the list of those that there are.
     """
+    return lambda compare: Later(lambda: _with_options(compare, draws, classes, without or {}), of_class=True)
 
-    def decorate(compare: Callable[..., Any]) -> Callable[..., Any]:
-        signature = inspect.signature(compare)
-        first, second, *own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        own = [p for p in own if p.name != "ax"]
-        taken = {p.name: p for draw in draws for p in inspect.signature(draw).parameters.values() if p.kind is _KEYWORD}
-        further = [p for name, p in taken.items() if name not in (*COMMON, *INNER, *(o.name for o in own))]
-        shared = [p for p in inspect.signature(PlotOptions).parameters.values() if p.name != "ax"]
 
-        @functools.wraps(compare)
-        # By this name of the function warnings of old names tell users where to look.
-        @renamed_arguments(colors="palette", subset="of")
-        def plot(cls: Any, results: Mapping[str, Entry], ax: Any = None, *args: Any, **given: Any) -> Any:
-            known = [p.name for p in (*own, *further)]
-            for name in given.keys() - {*known, *COMMON, *INNER}:
-                every = f"as every picture {', '.join(COMMON)}"
-                raise UserError(f"plot has no option {name!r}: it takes {', '.join(known)}, and {every}")
-            for name, why in (without or {}).items():
-                if given.get(name) is not None:
-                    raise UserError(f"{name}={given[name]!r}: {why}")
-            _require_axes(ax)
-            looks = {name: given.pop(name) for name in COMMON if name in given}
-            results, given, looks = (_drawn(part, _renamed(results)) for part in (results, given, looks))
-            options = PlotOptions(ax=ax, **looks) if looks else options_in_force()
-            given |= {name: looks[name] for name in ("title", "log") if looks.get(name) is not None}
-            with options.in_force():
-                return compare(cls, chosen(results, options, classes) if looks else results, ax, *args, **given)
+def _with_options(
+    compare: Callable[..., Any], names: Sequence[str], classes: bool, without: Mapping[str, str]
+) -> Callable[..., Any]:
+    """The function that :func:`picture` describes, with the signature and the docstring of all that it takes."""
+    from sharpness import plots
+    from sharpness.plots.options import COMMON, PlotOptions, options_in_force
 
-        # The signature and the docstring of the picture, so that help(result.plot) has every option of every function.
-        where = inspect.Parameter("ax", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation="Any")
-        keywords = [p.replace(kind=_KEYWORD) for p in (*further, *shared)]
-        plot.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=[first, second, where, *own, *keywords]
-        )
-        told = {name: lines for draw in reversed(draws) for name, lines in entries_of(draw.__doc__).items()}
-        arguments = {"ax": _EVERY["ax"]} | entries_of(compare.__doc__)
-        arguments |= {p.name: told[p.name] for p in further if p.name in told}
-        arguments |= {name: lines for name, lines in _EVERY.items() if name not in (*arguments, *(without or {}))}
-        plot.__doc__ = _with_arguments(compare.__doc__, arguments)
-        return plot
+    draws = [getattr(plots, name) for name in names]
+    signature = inspect.signature(compare)
+    first, second, *own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    own = [p for p in own if p.name != "ax"]
+    taken = {p.name: p for draw in draws for p in inspect.signature(draw).parameters.values() if p.kind is _KEYWORD}
+    further = [p for name, p in taken.items() if name not in (*COMMON, *INNER, *(o.name for o in own))]
+    shared = [p for p in inspect.signature(PlotOptions).parameters.values() if p.name != "ax"]
+    known = [p.name for p in (*own, *further)]
 
-    return decorate
+    @functools.wraps(compare)
+    # By this name of the function warnings of old names tell users where to look.
+    @renamed_arguments(colors="palette", subset="of")
+    def plot(cls: Any, results: Mapping[str, Entry], ax: Any = None, *args: Any, **given: Any) -> Any:
+        for name in given.keys() - {*known, *COMMON, *INNER}:
+            every = f"as every picture {', '.join(COMMON)}"
+            raise UserError(f"plot has no option {name!r}: it takes {', '.join(known)}, and {every}")
+        for name, why in without.items():
+            if given.get(name) is not None:
+                raise UserError(f"{name}={given[name]!r}: {why}")
+        _require_axes(ax)
+        looks = {name: given.pop(name) for name in COMMON if name in given}
+        results, given, looks = (_drawn(part, _renamed(results)) for part in (results, given, looks))
+        results, given, looks = (_drawn(part, _renamed(results)) for part in (results, given, looks))
+        options = PlotOptions(ax=ax, **looks) if looks else options_in_force()
+        given |= {name: looks[name] for name in ("title", "log") if looks.get(name) is not None}
+        with options.in_force():
+            return compare(cls, chosen(results, options, classes) if looks else results, ax, *args, **given)
+
+    # The signature and the docstring of the picture, so that help(result.plot) has every option of every function.
+    where = inspect.Parameter("ax", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation="Any")
+    keywords = [p.replace(kind=_KEYWORD) for p in (*further, *shared)]
+    plot.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[first, second, where, *own, *keywords]
+    )
+    every = entries_of(PlotOptions.__doc__)
+    told = {name: lines for draw in reversed(draws) for name, lines in entries_of(draw.__doc__).items()}
+    arguments = {"ax": every["ax"]} | entries_of(compare.__doc__)
+    arguments |= {p.name: told[p.name] for p in further if p.name in told}
+    arguments |= {name: lines for name, lines in every.items() if name not in (*arguments, *without)}
+    plot.__doc__ = _with_arguments(compare.__doc__, arguments)
+    return plot
+
+
+def _renamed(results: Mapping[str, Entry]) -> dict[str, str]:
+    """The models, classes and groups that a picture cannot name as they are called, with the names it can draw."""
+    from sharpness.plots.labels import drawable
+    from sharpness.results.comparison import first_of
+
+    first = first_of(results)
+    names = [*results, *getattr(first, "class_names", ()), *getattr(first, "groups", ())]
+    return {name: drawn for name in names if (drawn := drawable(str(name))) != name}
+
+
+def _drawn(value: Any, renamed: Mapping[str, str]) -> Any:
+    """Results, and options that name parts of them, with other names."""
+    from sharpness.results.base import Result
+    from sharpness.results.runs import Runs
+
+    if not renamed:
+        return value
+    if isinstance(value, str):
+        return renamed.get(value, value)
+    if isinstance(value, Mapping):
+        return {_drawn(key, renamed): _drawn(part, renamed) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_drawn(part, renamed) for part in value)
+    if isinstance(value, Runs):
+        return Runs([_drawn(one, renamed) for one in value], value.names)
+    if isinstance(value, Result):
+        names = {name: _drawn(getattr(value, name), renamed) for name in ("class_names", "groups")}
+        return replace(value, **names)
+    return value
 
 
 def _require_axes(ax: Any) -> None:
     """Refuse what nothing can be drawn on, and projections in which pictures would say something else."""
+    from matplotlib.axes import Axes
+
     for one in [] if ax is None else np.ravel(np.asarray(ax, dtype=object)):
         if not isinstance(one, Axes) or one.name not in ("rectilinear", "3d"):
             kind = f"{one.name} Axes" if isinstance(one, Axes) else f"a {type(one).__name__}"
@@ -109,6 +155,8 @@ def _require_axes(ax: Any) -> None:
 
 def _renamed(results: Mapping[str, Entry]) -> dict[str, str]:
     """The models, classes and groups that a picture cannot name as they are called, with the names it can draw."""
+    from sharpness.plots.labels import drawable
+    from sharpness.plots.labels import drawable
     from sharpness.results.comparison import first_of
 
     first = first_of(results)
@@ -144,10 +192,6 @@ def _with_arguments(doc: str | None, arguments: Mapping[str, str]) -> str:
     return "\n\n".join([before.rstrip(), "Args:\n" + "\n".join(arguments.values()), *after])
 
 
-#: What ``help`` says of the options of every picture.
-_EVERY = entries_of(PlotOptions.__doc__)
-
-
 def chosen(results: Mapping[str, Entry], options: PlotOptions, classes: bool) -> Mapping[str, Entry]:
     """The results that ``order`` asks for, by the names that ``labels`` give them.
 
@@ -172,8 +216,18 @@ def chosen(results: Mapping[str, Entry], options: PlotOptions, classes: bool) ->
 
 def in_order(names: Sequence[str], usual: np.ndarray) -> np.ndarray:
     """Indices of classes in the order asked for, where it names classes; else in the ``usual`` one."""
+    from sharpness.plots.options import options_in_force
+
     wanted = [names.index(name) for name in options_in_force().order or () if name in names]
     return np.array([c for c in wanted if c in usual], dtype=int) if wanted else usual
+
+
+def columns_of(first: Any) -> tuple[np.ndarray, list[str]]:
+    """Indices and names of the columns of a picture: the classes in order, or all of them together."""
+    if not first.per_class:
+        return np.zeros(1, dtype=int), ["all classes"]
+    order = in_order(first.class_names, first.by_size())
+    return order, [first.class_names[c] for c in order]
 
 
 def applying(draw: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -188,6 +242,32 @@ def applying(draw: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any
             what = f"{name}={options[name]!r} does not apply to this kind of picture"
             raise UserError(f"{what}: it takes {', '.join(n for n in has if n not in INNER)}")
     return options
+
+
+def heat_maps(
+    values: Mapping[str, np.ndarray], rows: Mapping[str, Sequence[str]], columns: Sequence[str], ax: Any,
+    options: dict[str, Any],
+) -> Any:  # fmt: skip
+    """Draw values (rows, columns) of one model on ``ax``, or of several in a figure of their own.
+
+    Args:
+        rows: their names, of every model.
+
+    Raises:
+        UserError: Axes for several models.
+    """
+    from sharpness.plots import plot_layer_class, plot_layer_class_grid
+
+    first, names = next(iter(values.values())), next(iter(rows.values()))
+    if len(values) == 1:
+        return plot_layer_class(first, names, columns, ax, **applying(plot_layer_class, options))
+    if ax is not None:
+        raise UserError("ax: a panel for each model is a figure of its own: leave it out, or draw one model")
+    if any(one != names for one in rows.values()):
+        options = {"rows": rows, **options}
+    if options.get("annotated"):
+        options = {"columns": 2, **options}  # numbers in cells need room
+    return plot_layer_class_grid(values, names, columns, **applying(plot_layer_class_grid, options))
 
 
 def plot_of(kind: Any, results: Callable[[Any], Mapping[str, Entry]]) -> Callable[..., Any]:

@@ -1,14 +1,11 @@
-"""From landscapes to what the plots take: subsets of the classes, panels, curves, words."""
+"""Pictures of lines and planes: their curves, panels, marks and labels."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from sharpness.errors import UserError, choose
+from sharpness.errors import UserError
 from sharpness.plots import Marks, Panel, plot_line_panels, plot_lines, plot_plane_grid, plot_planes
 from sharpness.plots.colors import SIGNED_COLORS
 from sharpness.plots.interactive import interactive_surfaces
@@ -18,59 +15,14 @@ from sharpness.results.axes import line_label, plane_label
 from sharpness.results.comparison import first_of, means, spreads
 from sharpness.results.estimates import Subset
 from sharpness.results.picture import applying
+from sharpness.results.subsets import drawable, plain_subset, several, subset_title, values_of
 
-QUANTITIES = ("loss", "rise", "accuracy")
 LABELS = {"loss": "Loss", "rise": "Rise of the loss", "accuracy": "Accuracy"}
-logger = logging.getLogger("sharpness")
 #: How planes of a quantity look: good accuracies are dark, as low losses are; rises have a sign.
 LOOKS: dict[str, dict[str, Any]] = {
     "accuracy": {"scale": "linear", "label": "Accuracy", "colors": "viridis_r"},
     "rise": {"label": "Rise of the loss", "colors": SIGNED_COLORS},
 }
-
-
-def values_of(result: Any, subset: Subset, quantity: str) -> np.ndarray:
-    """Losses, their rises or accuracies, in the shape of ``result.losses``.
-
-    Raises:
-        UserError: an unknown quantity or subset, a group without classes, or accuracy where no answer is right.
-    """
-    choose("quantity", quantity, QUANTITIES)
-    if quantity == "accuracy" and not np.isfinite(result.class_accuracies).any():
-        raise UserError("no accuracy here, because targets are no labels or outputs no logits: draw loss or rise")
-    subset = plain_subset(result, subset)
-    if isinstance(subset, str) and result.groups.get(subset) == ():
-        raise UserError(f"group {subset!r} has no classes here: nothing to draw")
-    return {"loss": result.values, "rise": result.rises, "accuracy": result.accuracies}[quantity](subset)
-
-
-def plain_subset(result: Any, subset: Subset) -> Subset:
-    """None for ``"all"``, unless a group or a class has that name."""
-    taken = "all" in result.groups or (result.has_classes and "all" in result.class_names)
-    return None if subset == "all" and not taken else subset
-
-
-def subset_title(result: Any, subset: Subset) -> str:
-    """The title of a subset in pictures."""
-    subset = plain_subset(result, subset)
-    if subset is None:
-        return "All classes" if result.has_classes else "All samples"
-    if isinstance(subset, str) and subset in result.groups:
-        return f"{subset.capitalize()}-shot" if subset in ("many", "medium", "few") else subset
-    known = isinstance(subset, int) and 0 <= subset < len(result.class_names)
-    name = str(result.class_names[subset] if known else subset)
-    return f"Class {name}" if name.isdigit() else name
-
-
-def several(subset: Any) -> list[Subset] | None:
-    """The subsets of a list, or None if it is a single one.
-
-    Raises:
-        UserError: an empty list.
-    """
-    if isinstance(subset, (list, tuple)) and not subset:
-        raise UserError("of=[] names nothing to draw: None is all samples, 'few' a group, an integer a class")
-    return list(subset) if isinstance(subset, (list, tuple)) else None
 
 
 def draw_lines(results: Mapping[str, Any], ax: Any, subset: Any, quantity: str, options: dict[str, Any]) -> Any:
@@ -83,24 +35,18 @@ def draw_lines(results: Mapping[str, Any], ax: Any, subset: Any, quantity: str, 
         **options,
     }
 
-    def curves(subset: Subset) -> dict[str, np.ndarray]:
-        return means(results, lambda r: values_of(r, subset, quantity))
-
-    def trainings(subset: Subset) -> dict[str, np.ndarray]:
-        return spreads(results, lambda r: values_of(r, subset, quantity))
+    def numbers(subset: Subset) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Curves, and of models of several trainings those of each, by label."""
+        found = [of(results, lambda r: values_of(r, subset, quantity)) for of in (means, spreads)]
+        return {label: (first.x, y) for label, y in found[0].items()}, found[1]
 
     subsets = several(subset)
     if subsets is None:
-        drawn = {label: (first.x, y) for label, y in curves(subset).items()}
-        return plot_lines(drawn, ax, **applying(plot_lines, {"trainings": trainings(subset), **options}))
-    panels: dict[str, dict[str, Any]] = {label: {} for label in results}
-    bands: dict[str, dict[str, Any]] = {label: {} for label in results}
-    for one in subsets:
-        title = subset_title(first, one)
-        for label, y in curves(one).items():
-            panels[label][title] = (first.x, y)
-        for label, y in trainings(one).items():
-            bands[label][title] = y
+        curves, trainings = numbers(subset)
+        return plot_lines(curves, ax, **applying(plot_lines, {"trainings": trainings, **options}))
+    found = {subset_title(first, one): numbers(one) for one in subsets}
+    panels = {label: {title: curves[label] for title, (curves, _) in found.items()} for label in results}
+    bands = {label: {title: of[label] for title, (_, of) in found.items() if label in of} for label in results}
     # All samples have the first colour wherever they stand in the list.
     others = iter(SUBSET_COLORS[1:] * (1 + len(subsets)))
     shades = [SUBSET_COLORS[0] if plain_subset(first, s) is None else next(others) for s in subsets]
@@ -146,17 +92,6 @@ def draw_planes(
         rows = _rows(results, chosen, quantity)
         places = plot_plane_grid(rows, ax, kind=kind, **applying(plot_plane_grid, options))
     return places[0] if len(places) == 1 else places
-
-
-def drawable(results: Mapping[str, Any], subsets: Sequence[Subset], quantity: str) -> list[Subset]:
-    """The subsets that have a finite value, with a line about the others; all of them if none has."""
-    kept = [s for s in subsets if any(np.isfinite(values_of(r, s, quantity)).any() for r in results.values())]
-    if not kept or len(kept) == len(subsets):
-        return list(subsets)
-    first = next(iter(results.values()))
-    names = ", ".join(subset_title(first, s) for s in subsets if s not in kept)
-    logger.warning("not drawn, because no %s is finite or a class has no samples: %s", quantity, names)
-    return kept
 
 
 def _rows(results: Mapping[str, Any], subsets: Sequence[Subset], quantity: str) -> dict[str, dict[str, Panel]]:

@@ -6,19 +6,19 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
 from sharpness.errors import UserError
-from sharpness.plots import interactive_surfaces, outline_basins, plot_plane_grid, save_html
 from sharpness.renamed import renamed_arguments
 from sharpness.results.basins import Basins, basins_of
 from sharpness.results.comparison import first_of, one_training
+from sharpness.results.estimates import Subset
 from sharpness.results.landscape import Landscape, require_samples
 from sharpness.results.picture import picture
-from sharpness.results.pictures import Subset, draw_planes, drawable, several, values_of
 from sharpness.results.same import noise_fields, require_same
+from sharpness.results.subsets import drawable, several, values_of
 from sharpness.results.vtk import write_vtk
 
 logger = logging.getLogger("sharpness")
@@ -36,30 +36,16 @@ class PlaneResult(Landscape):
         class_accuracies: (C, ny, nx), fractions.
     """
 
-    DIMENSIONS: ClassVar = {
-        "x": ("x",),
-        "y": ("y",),
-        "losses": ("y", "x"),
-        "class_losses": ("class", "y", "x"),
-        "class_accuracies": ("class", "y", "x"),
-        "evaluated": ("y", "x"),
-        "interpolation_errors": ("y", "x"),
-        "class_interpolation_errors": ("class", "y", "x"),
-        "class_accuracy_interpolation_errors": ("class", "y", "x"),
-        **Landscape.SHARED_DIMENSIONS,
-    }
-
     AXES: ClassVar = ("x", "y")
     COMPARED: ClassVar = ("directions", "x", "y")
 
-    y: np.ndarray
+    y: Annotated[np.ndarray, "y"]
 
     def points(self) -> dict[str, np.ndarray]:
         x, y = np.meshgrid(self.x, self.y)
         return {"x": x.ravel(), "y": y.ravel()}
 
-    @classmethod
-    @picture(plot_plane_grid, interactive_surfaces)
+    @picture("plot_plane_grid", "interactive_surfaces")
     def compare(
         cls,
         results: Mapping[str, Any],
@@ -85,12 +71,15 @@ class PlaneResult(Landscape):
             basins: outline the basins of every panel: a solid line around the one that holds the model, dashed ones
                 around others, and a cross at each bottom. Of contours and heat maps.
         """
+        from sharpness.plots import outline_basins
+        from sharpness.results.pictures import draw_planes
+
         results = one_training(results, run)
         first = first_of(results)
         require_same(results, noise_fields(first, cls.COMPARED))
         require_samples(first, of)
         if quantity == "accuracy":
-            _tell_interpolated(results)
+            _warn_interpolated(results)
         # Outlines come last: they lie above what is drawn.
         drawn = draw_planes(results, ax, of, kind, quantity, options)
         if basins:
@@ -132,6 +121,8 @@ class PlaneResult(Landscape):
     @renamed_arguments(subset="of")
     def save_html(self, path: str | Path, of: Subset | Sequence[Subset] = None, **options: Any) -> Path:
         """Write :meth:`interactive` as one HTML file that works without a network."""
+        from sharpness.plots import save_html
+
         return save_html(self.interactive(of, **options), path)
 
     def to_vtk(self, path: str | Path) -> Path:
@@ -159,7 +150,7 @@ class PlaneResult(Landscape):
         return f"{len(self.y)} x {len(self.x)} points, {self._extent()}"
 
 
-def _tell_interpolated(results: Mapping[str, Any]) -> None:
+def _warn_interpolated(results: Mapping[str, Any]) -> None:
     """A line about accuracies between evaluated points: their errors are not those that the tolerance is for."""
     share = np.mean([1 - r.evaluated.mean() for r in results.values()])
     if share > 0:

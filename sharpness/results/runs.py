@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from html import escape
-from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import numpy as np
@@ -14,11 +12,10 @@ import xarray as xr
 
 from sharpness.errors import UserError, printable
 from sharpness.results.base import Result
-from sharpness.results.latex import as_latex
-from sharpness.results.netcdf import write_dataset
 from sharpness.results.picture import plot_of
 from sharpness.results.stacked import stack
-from sharpness.results.tables import as_html, joined, of_training, over_trainings, with_errors
+from sharpness.results.tables import joined, of_training, over_trainings
+from sharpness.results.tabular import Tabular
 from sharpness.results.words import told_temperature
 
 R = TypeVar("R", bound=Result)
@@ -26,7 +23,7 @@ R = TypeVar("R", bound=Result)
 RUN = "training"
 
 
-class Runs(Sequence[R]):
+class Runs(Tabular, Sequence[R]):
     """Results of one probe of several trainings, which differ in their seed, in the order of the seeds.
 
     Items are the single results, by number or by name. Everything that a :class:`Comparison` takes for one model it
@@ -116,13 +113,12 @@ class Runs(Sequence[R]):
         """
         return over_trainings([r.to_frame() for r in self.results])
 
-    def to_table(self) -> pd.DataFrame:
-        """The same to be read: ``mean ± standard deviation over trainings [interval of one, on average]``."""
-        return with_errors(self.summary())
+    def _numbers_read(self) -> pd.DataFrame:
+        return self.summary()
 
-    def to_latex(self) -> str:
-        """That table for LaTeX, see :meth:`Result.to_latex`."""
-        return as_latex(self.to_table(), self.notes, self.results[0].symbols)
+    @property
+    def _first(self) -> R:
+        return self.results[0]
 
     @property
     def notes(self) -> list[str]:
@@ -145,18 +141,10 @@ class Runs(Sequence[R]):
             raise UserError(f"{self.label}: its trainings have arrays of other names or sizes: take one at a time")
         return stack(parts, RUN, self.names).assign_attrs(trainings=json.dumps(self.names))
 
-    def save(self, path: str | Path) -> Path:
-        """Write one NetCDF file; read it back with :func:`~sharpness.load_result`."""
-        return write_dataset(self.to_dataset(), path)
-
     def __repr__(self) -> str:
-        return f"Runs({printable(self._told())} of {type(self.results[0]).__name__})"
+        return f"Runs({printable(self._heading())} of {type(self._first).__name__})"
 
-    def _repr_html_(self) -> str:
-        told = f"<p><b>{type(self.results[0]).__name__}</b> {escape(self._told())}</p>"
-        return told + as_html(self.to_table(), self.results[0].ROWS, self.notes)
-
-    def _told(self) -> str:
+    def _heading(self) -> str:
         return f"{self.label}: {', '.join(self.names)}"
 
 

@@ -90,7 +90,10 @@ def require_equal(described: Mapping[str, Mapping[str, Any]]) -> None:
     for label, other in rest:
         for name in first:
             if name in other and not _equal(first[name], other[name]):
-                pair, values = f"{first_label!r} and {label!r}", f"{_told(first[name])} and {_told(other[name])}"
+                pair, values = (
+                    f"{first_label!r} and {label!r}",
+                    f"{_in_few_words(first[name])} and {_in_few_words(other[name])}",
+                )
                 raise UserError(f"{pair} cannot be compared: {name} is {values}, and must be the same")
 
 
@@ -179,7 +182,7 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(np.array_equal(a, b) if isinstance(a, np.ndarray) or isinstance(b, np.ndarray) else a == b)
 
 
-def _told(value: Any) -> str:
+def _in_few_words(value: Any) -> str:
     """A value in few words: of a grid, where it begins and ends."""
     if isinstance(value, np.ndarray) and len(value) > 1 and np.allclose(np.diff(value, 2), 0):
         return f"{value[0]:g} to {value[-1]:g} in {len(value)} points"

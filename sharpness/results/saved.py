@@ -1,4 +1,4 @@
-"""Read a saved result back, and believe of its file only what fits together."""
+"""Loading of saved results, with checks of everything that a file says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The line below a table that says what the marks in it mean."""
+"""Notes below a table, and the words in them."""
 
 from __future__ import annotations
 

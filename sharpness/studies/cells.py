@@ -16,7 +16,7 @@ from sharpness.objective import Objective
 from sharpness.probes import MEASURES, checkpoint_objective
 from sharpness.probes.measures.registry import versions_of
 from sharpness.probes.shared.work import kept_result
-from sharpness.studies.settings import Settings
+from sharpness.studies.settings import Settings, require_distinct
 from sharpness.studies.summary import accuracies, summary_row
 from sharpness.training import run_name, train
 
@@ -64,9 +64,7 @@ def grid(methods: Sequence[str], operations: Sequence[str], seeds: Sequence[int]
     Raises:
         UserError: nothing or something twice in a list, or not both ``"none"`` and an operation.
     """
-    for what, given in (("methods", methods), ("operations", operations), ("seeds", seeds)):
-        if len(set(given)) < len(given) or not given:
-            raise UserError(f"{what} {','.join(map(str, given))!r}: name at least one, and each only once")
+    require_distinct(methods=methods, operations=operations, seeds=seeds)
     if NONE not in operations or len(operations) == 1:
         raise UserError(f"operations {','.join(operations)!r}: give {NONE!r} and at least one to compare with it")
     return [

@@ -20,10 +20,12 @@ from sharpness.studies.cells import Cell, result_file
 from sharpness.studies.pictures import FigureSettings, pictures
 from sharpness.studies.run import run_cells
 from sharpness.studies.seeds import failures, over_seeds, told_apart
-from sharpness.studies.settings import Settings, StudyOptions, measure_of, settings_of
+from sharpness.studies.settings import Settings, StudyOptions, measure_of, require_distinct, settings_of
 from sharpness.studies.summary import note_on, part_text, to_markdown
 
 METHODS = ("ce", "ldam-drw", "mislas", "gcl", "cc-sam")
+#: Of the tests for differences.
+LEVEL = 0.05
 ONE_SEED = (
     "One training each, with seed {seeds}; ± standard error over images or draws. What another seed would change is "
     "not known."
@@ -80,9 +82,7 @@ def make_figures(
     Raises:
         UserError: nothing or something twice in a list, an unknown method, or no run that could be probed.
     """
-    for what, given in (("methods", methods), ("seeds", seeds)):
-        if len(set(given)) < len(given) or not given:
-            raise UserError(f"{what} {','.join(map(str, given))!r}: name at least one, and each only once")
+    require_distinct(methods=methods, seeds=seeds)
     cells = [
         Cell(method, seed=seed, row=ALL_METHODS.label(method), path=f"{method}/seed-{seed}", shown=seed == seeds[0])
         for seed in seeds
@@ -195,10 +195,10 @@ def summary_text(cells: pd.DataFrame, summary: pd.DataFrame, note: str) -> str:
     return "\n".join(parts)
 
 
-def difference_text(pairs: pd.DataFrame, level: float = 0.05) -> str:
+def difference_text(pairs: pd.DataFrame) -> str:
     """The pairs that differ beyond the spread over seeds, measure by measure."""
     tested = int(pairs.p.notna().sum())
-    summary = DIFFERENCES.format(level=level, apart=int(pairs.apart.sum()), tested=tested, chance=level * tested)
+    summary = DIFFERENCES.format(level=LEVEL, apart=int(pairs.apart.sum()), tested=tested, chance=LEVEL * tested)
     lines, none = [], []
     directions = {True: " (less is flatter)", False: " (more is flatter)", None: ""}
     for measure, part in pairs.groupby("measure", sort=False):

@@ -8,10 +8,8 @@ from typing import Unpack
 
 from sharpness.data import LongTailData
 from sharpness.studies.cells import NONE, grid
-from sharpness.studies.grid import Study, default_epochs, part_of, write_study
-from sharpness.studies.run import run_cells
-from sharpness.studies.seeds import changes
-from sharpness.studies.settings import Settings, StudyOptions, settings_of
+from sharpness.studies.grid import Plan, Study, make_study
+from sharpness.studies.settings import StudyOptions
 
 METHODS = ("ce", "ldam-drw", "mislas", "gcl")
 #: Stochastic weight averaging, spectral normalisation, gradient-norm penalty, model perturbation.
@@ -39,12 +37,6 @@ def make_flattening_study(
         options: see :class:`~sharpness.studies.settings.StudyOptions`; the epochs of the first stage are 40 for
             digits-lt, for other data the published ones unless given.
     """
-    options["epochs"] = default_epochs(data, options.get("epochs"))
-    data, settings, making = settings_of(data, runs, options, Settings)
-    cells = run_cells("flattening", grid(methods, operations, seeds), data, settings, making)
-    if making.part:
-        return part_of(cells, making.part)
-    # Against the method alone with the same seed, which shares initialisation and order of the images.
-    numbers, names = changes(cells, NONE), ("method", "operation")
-    reference = "the method without an operation"
-    return write_study(Path(out), "flattening", cells, numbers, names, reference, settings, data.augmentation)
+    cells = grid(methods, operations, seeds)
+    plan = Plan("flattening", cells, ("method", "operation"), (NONE,), "the method without an operation")
+    return make_study(plan, data, out, runs, options)

@@ -13,13 +13,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sharpness.data import LongTailData
-from sharpness.errors import UserError, choose
+from sharpness.errors import UserError
 from sharpness.files import write_atomically, write_csv
-from sharpness.plots import COLUMN, PAGE, DotColumn, plot_dots, save_figure
-from sharpness.plots.options import COMMON, PlotOptions
+from sharpness.plots import COLUMN, PAGE, DotColumn, figure_of, plot_dots, save_figure
+from sharpness.plots.options import COMMON, looks_of
 from sharpness.results.caption import write_caption
-from sharpness.studies.seeds import failures, over_seeds, table_of
-from sharpness.studies.settings import ACCURACIES, ACCURACY, Settings, measure_of
+from sharpness.studies.cells import Cell
+from sharpness.studies.run import run_cells
+from sharpness.studies.seeds import changes, failures, over_seeds, table_of
+from sharpness.studies.settings import ACCURACIES, ACCURACY, Settings, StudyOptions, measure_of, settings_of
 from sharpness.studies.summary import note_on, part_text, to_markdown
 
 #: Epochs of the first stage with which 60 cells take about ten minutes; the published ones for other data.
@@ -33,6 +35,25 @@ The figure shows changes against {reference} with the same seed: differences of 
 HEIGHT = 4
 #: Label of an axis of ratios, by whether the smaller of two values is that of the flatter model.
 RATIOS = {True: "Ratio (left is flatter)", False: "Ratio (right is flatter)", None: "Ratio"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of a study, and what they are compared with.
+
+    Attributes:
+        name: of the study and its files.
+        axes: names of rows and columns, such as ``("method", "operation")``.
+        reference: column, and row where it is one for all, of the cells that others are compared with, by their seed,
+            because these share initialisation and order of the images.
+        compared_with: the reference in words.
+    """
+
+    name: str
+    cells: Sequence[Cell]
+    axes: tuple[str, str]
+    reference: tuple[str, ...]
+    compared_with: str
 
 
 @dataclass(frozen=True)
@@ -66,21 +87,13 @@ class Study:
         known = [name for name in COMMON if name not in ("ax", "log")]
         if unknown := options.keys() - set(known):
             raise UserError(f"plot has no option {min(unknown)!r}: it takes {', '.join(known)}")
-        looks, rows = PlotOptions(**options), list(dict.fromkeys(self.numbers["row"]))
-        for name in (*(looks.order or ()), *(looks.labels or ())):
-            choose("row", name, rows)
-        shown = {name: looks.name_of(name) for name in looks.order or rows}
+        looks, shown = looks_of(options, list(dict.fromkeys(self.numbers["row"])), "row")
         numbers = pd.concat([self.numbers[self.numbers["row"] == name].assign(row=to) for name, to in shown.items()])
         with looks.in_force():
             figure = draw_grid(numbers)
         if looks.title:
             figure.suptitle(looks.title, fontsize=8)
         return figure
-
-
-def default_epochs(data: LongTailData, epochs: int | None) -> int | None:
-    """The given epochs, else ``EPOCHS`` of the data; None means the published ones."""
-    return EPOCHS.get(data.longtail.dataset) if epochs is None else epochs
 
 
 def panels(numbers: pd.DataFrame, titles: Mapping[str, str], rows: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
@@ -110,59 +123,43 @@ def draw_grid(numbers: pd.DataFrame) -> Figure:
         titles = {m: f"{measure_of(m).label}{within[m]}, {'tail' if m.endswith(' tail') else 'all'}" for m in shown}
         label = RATIOS[directions.pop() if len(directions) == 1 else None]
         columns.append(DotColumn(label, panels(numbers, titles, rows), 1, log=True))
-    axes = plot_dots(columns, rows, COLUMN if len(columns) < 3 else PAGE)
-    figure = axes[0].get_figure(root=True)
-    assert figure is not None
-    return figure
+    return figure_of(plot_dots(columns, rows, COLUMN if len(columns) < 3 else PAGE))
 
 
-def write_study(
-    out: Path,
-    name: str,
-    cells: pd.DataFrame,
-    numbers: pd.DataFrame,
-    names: tuple[str, str],
-    reference: str,
-    settings: Settings,
-    augmentation: str,
-) -> Study:
-    """Write the files of a study: cells, drawn numbers, the summary as CSV and Markdown, and the picture.
+def make_study(plan: Plan, data: LongTailData, out: str | Path, runs: str | Path, options: StudyOptions) -> Study:
+    """Train and probe what is missing of a study; write its cells, drawn numbers, summary and picture.
 
-    Args:
-        numbers: of the picture, from ``changes``.
-        names: of rows and columns, such as ``("method", "operation")``.
-        reference: of all comparisons, in words.
-        augmentation: of all trainings.
+    Raises:
+        UserError: a recipe that cannot be made, or a folder that holds another run.
     """
+    usual = {**options, "epochs": EPOCHS.get(data.longtail.dataset)} if options.get("epochs") is None else options
+    data, settings, making = settings_of(data, runs, usual, Settings)
+    out, cells = Path(out), run_cells(plan.name, plan.cells, data, settings, making)
+    if making.part:  # no picture before all cells are there
+        return Study(cells, pd.DataFrame(), part_text(cells, making.part), [], pd.DataFrame())
+    numbers = changes(cells, *plan.reference)
     bends = ["coordinates" in measure_of(m).setting_names if m not in ACCURACIES else False for m in numbers.measure]
     numbers = numbers.assign(coordinates=np.where(bends, settings.coordinates, ""))
     summary = over_seeds(cells)
-    table = table_of(summary, names)
+    table = table_of(summary, plan.axes)
     # A run that diverged is a finding: the table has its dashes, and the text below says why.
-    lost = failures(cells)
-    note = fill(note_on(settings, augmentation), 120) + "\n" + NOTE.format(reference=reference)
-    text = to_markdown(table, "sd") + f"\n{note}\n" + "".join(f"\n- {line}" for line in lost) + ("\n" if lost else "")
-    files = [
-        *save_figure(draw_grid(numbers), out / name),
-        write_caption(out / name, _caption(cells, reference, settings, augmentation)),
-        write_csv(cells, out / f"{name}_cells.csv"),
-        write_csv(numbers, out / f"{name}.csv"),
-        write_csv(table, out / f"{name}_summary.csv"),
-        out / f"{name}_summary.md",
-    ]
-    write_atomically(files[-1], lambda partial: partial.write_text(text, encoding="utf-8"))
-    return Study(cells, summary, text, files, numbers)
-
-
-def part_of(cells: pd.DataFrame, part: tuple[int, int]) -> Study:
-    """The study of one of several calls: its cells, and no picture before all are there."""
-    return Study(cells, pd.DataFrame(), part_text(cells, part), [], pd.DataFrame())
-
-
-def _caption(cells: pd.DataFrame, reference: str, settings: Settings, augmentation: str) -> dict[str, str]:
-    return {
-        "Shows": f"changes against {reference} with the same seed: differences of accuracy and ratios of sharpness",
-        "Numbers": note_on(settings, augmentation),
+    lost, note = failures(cells), note_on(settings, data.augmentation)
+    told = fill(note, 120) + "\n" + NOTE.format(reference=plan.compared_with)
+    text = to_markdown(table, "sd") + f"\n{told}\n" + "".join(f"\n- {line}" for line in lost) + ("\n" if lost else "")
+    caption = {
+        "Shows": f"changes against {plan.compared_with} with the same seed: differences of accuracy and ratios of "
+        "sharpness",
+        "Numbers": note,
         "Seeds": ", ".join(map(str, sorted(set(cells.seed)))),
         "Errors": "bars are one standard deviation over seeds",
     }
+    files = [
+        *save_figure(draw_grid(numbers), out / plan.name),
+        write_caption(out / plan.name, caption),
+        write_csv(cells, out / f"{plan.name}_cells.csv"),
+        write_csv(numbers, out / f"{plan.name}.csv"),
+        write_csv(table, out / f"{plan.name}_summary.csv"),
+        out / f"{plan.name}_summary.md",
+    ]
+    write_atomically(files[-1], lambda partial: partial.write_text(text, encoding="utf-8"))
+    return Study(cells, summary, text, files, numbers)

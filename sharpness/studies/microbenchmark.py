@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Unpack
 
 from sharpness.data import LongTailData
-from sharpness.errors import UserError
 from sharpness.studies.cells import Cell
-from sharpness.studies.grid import Study, default_epochs, part_of, write_study
-from sharpness.studies.run import run_cells
-from sharpness.studies.seeds import changes
-from sharpness.studies.settings import Settings, StudyOptions, settings_of
+from sharpness.studies.grid import Plan, Study, make_study
+from sharpness.studies.settings import StudyOptions, require_distinct
 
 #: The first stage, by the option ``mode`` of CC-SAM.
 STAGE_1 = ("plain", "direction", "magnitude", "full")
@@ -28,8 +25,7 @@ def variants(seeds: Sequence[int], rho_scale: float | None = None) -> list[Cell]
     Raises:
         UserError: no seed, or one twice.
     """
-    if len(set(seeds)) < len(seeds) or not seeds:
-        raise UserError(f"seeds {','.join(map(str, seeds))!r}: name at least one, and each only once")
+    require_distinct(seeds=seeds)
     scale = () if rho_scale is None else (("rho_scale", rho_scale), ("cap", "none"))
     return [
         Cell("cc-sam", options=(("mode", mode), ("stage2", second), *scale), seed=seed, row=mode, column=column)
@@ -63,13 +59,6 @@ def make_microbenchmark(
         rho_scale: factor of the recommended length, unbounded; unless given those of the recipe, 0.01 with its cap.
         options: as those of :func:`~sharpness.studies.flattening.make_flattening_study`.
     """
-    options["epochs"] = default_epochs(data, options.get("epochs"))
-    data, settings, making = settings_of(data, runs, options, Settings)
-    cells = run_cells("microbenchmark", variants(seeds, rho_scale), data, settings, making)
-    if making.part:
-        return part_of(cells, making.part)
-    # Against the plain first stage with the same seed, which shares initialisation and order of the images.
-    numbers, names = changes(cells, STAGE_2[False], STAGE_1[0]), ("stage 1", "stage 2")
-    return write_study(
-        Path(out), "microbenchmark", cells, numbers, names, "a plain first stage alone", settings, data.augmentation
-    )
+    cells, reference = variants(seeds, rho_scale), (STAGE_2[False], STAGE_1[0])
+    plan = Plan("microbenchmark", cells, ("stage 1", "stage 2"), reference, "a plain first stage alone")
+    return make_study(plan, data, out, runs, options)

@@ -39,12 +39,23 @@ def study_measures(names: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def probed_of(data: LongTailData, split: str, limit: int | None) -> int | None:
-    """Images of every class that are probed at most, None for all of them: as asked, else few of many.
+    """Largest number of probed images of a class: as asked, else few where there are many; None for all.
 
     Five networks on all images of CIFAR-10-LT would take a day of a processor.
     """
     images = len(data.part(split))
     return limit if limit is not None or images <= ALL_PROBED else max(LEAST, PROBED // data.num_classes)
+
+
+def require_distinct(**lists: Sequence[Any]) -> None:
+    """Refuse lists by name that are empty or hold something twice.
+
+    Raises:
+        UserError: names the first.
+    """
+    for what, given in lists.items():
+        if len(set(given)) < len(given) or not given:
+            raise UserError(f"{what} {','.join(map(str, given))!r}: name at least one, and each only once")
 
 
 def measure_of(column: str) -> Measure:

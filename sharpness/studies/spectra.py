@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 
 from sharpness.objective import Objective
-from sharpness.plots import plot_density
+from sharpness.plots import figure_of, plot_density
 from sharpness.plots.density import density_floor
 from sharpness.plots.small_multiples import SmallMultiples
 from sharpness.plots.style import style
@@ -77,6 +77,4 @@ def draw_spectra(results: Mapping[str, Any], train_counts: Sequence[int]) -> Fig
         handles, _ = panels.places[0].get_legend_handles_labels()
         where = named_coordinates(first.provenance)
         panels.finish(f"Eigenvalue of the Hessian{where}", "Spectral density", None, handles)
-    figure = panels.places[0].get_figure(root=True)
-    assert isinstance(figure, Figure)
-    return figure
+    return figure_of(panels.places)

@@ -1,4 +1,4 @@
-"""The row of a training, accuracy and sharpness, the words that explain it, and tables of such rows."""
+"""Summary rows of trainings, with accuracy and sharpness, their notes, and Markdown tables of them."""
 
 from __future__ import annotations
 

@@ -14,14 +14,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sharpness.plots import PAGE, Panel, new_figure, plot_plane_grid, style
+from sharpness.plots import PAGE, Panel, figure_of, new_figure, plot_plane_grid, style
 from sharpness.plots.frames import lower_first
 from sharpness.plots.levels import signed_levels
 from sharpness.plots.trainings import trainings_key
 from sharpness.results import Runs, pictures
 from sharpness.results.axes import plane_label
 from sharpness.results.comparison import first_of, one_training
-from sharpness.results.pictures import LOOKS, subset_title
+from sharpness.results.pictures import LOOKS
+from sharpness.results.subsets import subset_title
 
 #: A line that rises so many times higher than half of all lines leaves the frame, which says how high it goes.
 FAR = 4
@@ -115,7 +116,4 @@ def draw_planes(results: Mapping[int, Mapping[str, Any]], tail_class: int, kind:
             name = title if len(single) == 1 else f"{title}, directions {seed}"
             rows[name] = {label: Panel(r.x, r.y, r.rises(subset)) for label, r in of_seed.items()}
             levels[name] = shared
-    places = plot_plane_grid(rows, kind=kind, levels=levels, **LOOKS["rise"], xlabel=xlabel, ylabel=ylabel)
-    figure = places[0].get_figure(root=True)
-    assert isinstance(figure, Figure)
-    return figure
+    return figure_of(plot_plane_grid(rows, kind=kind, levels=levels, **LOOKS["rise"], xlabel=xlabel, ylabel=ylabel))

@@ -15,7 +15,7 @@ from sharpness import load_result
 from sharpness.errors import SystemRefusal, UserError
 from sharpness.results import Comparison, LineResult, PlaneResult
 from sharpness.results.axes import line_label, plane_label
-from sharpness.results.pictures import subset_title
+from sharpness.results.subsets import subset_title
 
 NAMES = ("cat", "pickup truck", "owl")
 X, Y = np.linspace(-1, 1, 6), np.array([-0.5, 0.0, 0.25, 1.0])

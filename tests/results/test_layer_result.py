@@ -61,7 +61,7 @@ def test_all_samples_together_are_one_column(pair):
     assert result.to_frame()["class"].tolist() == ["all", "all"]
     assert result.to_frame().samples.tolist() == [14, 14]
     ax = result.plot(Figure().subplots())
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["all"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["all classes"]
 
 
 def test_groups_stand_in_their_order_however_many_samples_they_have(pair):

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from sharpness.errors import UserError, choose
+from sharpness.results import Comparison, MeasureResult, Runs
 from sharpness.results.many_classes import abridged
 
 
@@ -20,8 +21,22 @@ def test_groups_come_first_and_the_ten_sharpest_are_named():
     shown, notes = abridged(frame, frame, names)
     assert shown["class"].tolist()[:2] == ["all", "many"]
     assert shown.lambda_max.tolist()[2:] == list(range(999, 989, -1))
-    assert notes[0] == "10 of 1,000 classes, those of the largest lambda_max; -o FILE has all"
+    assert notes[0] == "10 of 1,000 classes, those of the largest lambda_max; a .csv file has all"
     assert notes[1] == "lambda_max of 1,000 classes: 5 % 50, 50 % 500, 95 % 949"
+
+
+def test_latex_has_groups_and_the_ten_sharpest_unless_all_are_asked_for():
+    values = np.random.default_rng(0).permutation(1000).astype(float)[None]
+    table = MeasureResult(
+        class_names=tuple(f"c{i}" for i in range(1000)), class_samples=np.ones(1000, int), provenance={},
+        groups={"few": tuple(range(1000))}, names=("lambda_max",), overall=np.array([5.0]), values=values,
+        standard_errors=0 * values + 1, overall_standard_errors=np.array([1.0]), train_counts=np.full(1000, -1),
+    )  # fmt: skip
+    sharpest = [f"c{c}" for c in np.argsort(-values[0])[:10]]
+    for shown in (table, Runs([table, table], ["seed 0", "seed 1"]), Comparison({"CE": table})):
+        rows = [line.split(" & ") for line in shown.to_latex().splitlines() if " & " in line]
+        assert [row[-4] for row in rows[1:]] == ["all", "few", *sharpest]
+        assert len(shown.to_latex(rows="all").splitlines()) > 1000
 
 
 def test_smaller_tables_stay_whole():

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sharpness.curvature.ends import positions
 from sharpness.curvature.lanczos import Eigenpairs, lanczos
 from sharpness.probes.curvature.class_support import Support, supports
 from sharpness.probes.curvature.last_layer import LastLayer
@@ -209,11 +210,8 @@ class Span:
                 pairs.values, self._residuals(pairs), pairs.converged, pairs.vectors.double(), strict=True
             )
         ]
-        found = sorted([*found, *self._outside(k)], key=lambda pair: -pair[0])
-        if which == "both":
-            found = found if len(found) <= 2 * k else [*found[:k], *found[-k:]]
-        else:
-            found = found[:k] if which == "LA" else found[-k:]
+        found = sorted([*found, *self._outside(k)], key=lambda pair: pair[0])
+        found = [found[i] for i in positions(which, k, len(found))]
         values, residuals, converged, vectors, forms = zip(*found, strict=True)
         return LayerPairs(
             np.array(values), np.array(residuals), np.array(converged), pairs.products,

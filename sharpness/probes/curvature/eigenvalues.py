@@ -17,10 +17,9 @@ from sharpness.keywords import Default
 from sharpness.objective import Objective
 from sharpness.probes.curvature.class_shares import owners_of
 from sharpness.probes.curvature.layers import eigenvalues_by_layer
-from sharpness.probes.curvature.options import CurvatureOptions
 from sharpness.probes.curvature.resampling import require_resamples
 from sharpness.probes.curvature.row_eigenvalues import LARGEST, SMALLEST, RowEigenvalues, solved
-from sharpness.probes.curvature.rows import rows_of
+from sharpness.probes.curvature.rows import CurvatureOptions, rows_of
 from sharpness.probes.curvature.verification import check_eigenvalue
 from sharpness.probes.shared.cost import announce_rows
 from sharpness.probes.shared.probe import comparable_by_layer

@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from sharpness.curvature.lanczos import lanczos
-from sharpness.curvature.operator import Operator, random_signs
+from sharpness.curvature.operator import Operator
 from sharpness.engine.second_order import KINDS
 from sharpness.errors import UserError, choose, require_whole
 from sharpness.keywords import typed_keywords
 from sharpness.objective import Objective
-from sharpness.probes.curvature.options import LayerOptions
 from sharpness.probes.curvature.row_eigenvalues import NUMBERS
-from sharpness.probes.curvature.rows import Callback, Rows, ignore, rows_of
+from sharpness.probes.curvature.rows import Callback, LayerOptions, Rows, ignore, rows_of
 from sharpness.probes.shared.work import Arrays
 from sharpness.progress import progress
 from sharpness.results import LayerResult
@@ -148,12 +147,12 @@ def _quadratic_forms(
 ) -> Arrays:
     """``z_l' (H z)_l`` of every layer l and random vector z, ``forms`` (L, draws)."""
     require_whole("draws", draws, least=2)
-    generator = torch.Generator().manual_seed(seed)
     forms = np.empty((len(layers), draws))
     with part.operator(kind=kind) as curvature:
-        operator = Operator(curvature, callback)
+        generator = torch.Generator().manual_seed(seed)
+        operator = Operator(curvature, callback, generator, part.dtype, part.device)
         for d in range(draws):
-            z = random_signs(curvature.size, generator, part.dtype, part.device)
+            z = operator.signs(curvature.size)
             image = operator(z)
             forms[:, d] = [float((z[span].double() * image[span].double()).sum()) for span in layers.values()]
     return {"forms": forms, "products": draws}

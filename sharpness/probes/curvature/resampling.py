@@ -20,6 +20,7 @@ import numpy as np
 import scipy
 import torch
 
+from sharpness.curvature.ends import positions
 from sharpness.curvature.krylov import inner
 from sharpness.curvature.lanczos import Eigenpairs
 from sharpness.engine.operator import CurvatureOperator
@@ -68,11 +69,8 @@ def projected_ends(forms: np.ndarray, weights: np.ndarray, which: str, k: int, r
     drawn = counts * weights
     # A resample of images that weigh nothing has no Hessian.
     drawn = drawn / np.where(drawn.sum(axis=1) > 0, drawn.sum(axis=1), np.nan)[:, None]
-    low = set(range(min(k, p))) if which != "LA" else set()
-    high = set(range(max(0, p - k), p)) if which != "SA" else set()
-    places = sorted(low | high, reverse=True)
     found = [
-        np.linalg.eigvalsh((part @ forms.reshape(n, -1)).reshape(-1, p, p))[:, places]
+        np.linalg.eigvalsh((part @ forms.reshape(n, -1)).reshape(-1, p, p))[:, positions(which, k, p)]
         for part in np.array_split(drawn[~np.isnan(drawn).any(axis=1)], max(1, -(-resamples // _BATCH)))
     ]
     return np.concatenate(found)

@@ -1,8 +1,8 @@
 r"""The extreme eigenvalues of one row, as a task that any worker can do.
 
-Runs of Lanczos start from the gradient, which the first product of a run computes anyway.
-On a trained network the gradient of a class lies mostly in the space of its largest eigenvectors, because the
-Gauss-Newton part of the Hessian is made of the gradients of its images (Gur-Ari, Roberts & Dyer, arXiv 1812.04754).
+Runs of Lanczos start from the gradient, which the first product of a run computes anyway. On a trained network the
+gradient of a class lies mostly in the space of its largest eigenvectors, because the Gauss-Newton part of the Hessian
+is made of the gradients of its images (Gur-Ari, Roberts & Dyer, arXiv 1812.04754).
 
 The smallest eigenvector is found in the gradient as well, cut into layers. Layers multiply one another, so that the
 loss is like :math:`f(u v)` in the factors u of early and v of late layers: the part of the Hessian that is not
@@ -47,7 +47,6 @@ BASIS = 2**30
 NUMBERS = ("values", "residuals", "converged", "products")
 #: Quadratic forms below this part of the largest eigenvalue are rounding.
 SEEN = 1e-6
-
 #: Length of a tilted gradient that is rounding: all of the gradient is in one layer.
 ROUNDING = 1e-6
 

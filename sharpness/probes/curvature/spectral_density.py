@@ -12,8 +12,7 @@ from sharpness.curvature.density import stochastic_lanczos
 from sharpness.engine.second_order import KINDS
 from sharpness.errors import choose
 from sharpness.objective import Objective
-from sharpness.probes.curvature.options import CurvatureOptions
-from sharpness.probes.curvature.rows import Callback, ignore, rows_of
+from sharpness.probes.curvature.rows import Callback, CurvatureOptions, ignore, rows_of
 from sharpness.probes.shared.probe import comparable
 from sharpness.probes.shared.work import Arrays
 from sharpness.progress import progress
@@ -45,7 +44,7 @@ def spectral_density(
         draws: R, independent random vectors: what differs between them is the error. At least 2.
         steps: m, products of one draw.
         seed: of the random vectors, and of the samples that ``match_samples`` draws.
-        options: see :class:`~sharpness.probes.curvature.options.CurvatureOptions`.
+        options: see :class:`~sharpness.probes.curvature.rows.CurvatureOptions`.
 
     Returns:
         Nodes and weights of every row and draw.

@@ -22,9 +22,8 @@ from sharpness.keywords import Default
 from sharpness.objective import Objective
 from sharpness.probes.curvature.last_layer import LastLayer
 from sharpness.probes.curvature.layers import trace_by_layer
-from sharpness.probes.curvature.options import CurvatureOptions
 from sharpness.probes.curvature.resampling import mean_interval, require_resamples
-from sharpness.probes.curvature.rows import Callback, Rows, ignore, rows_of
+from sharpness.probes.curvature.rows import Callback, CurvatureOptions, Rows, ignore, rows_of
 from sharpness.probes.curvature.verification import check_sum, check_trace
 from sharpness.probes.shared.column import Column, table_of
 from sharpness.probes.shared.probe import comparable_by_layer

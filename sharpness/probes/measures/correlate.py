@@ -64,7 +64,7 @@ def correlate(
     >>> float(found.of("loss", over="classes").tau)
     1.0
     """
-    frame = _keyed(_frame(table, "table"), "table")
+    frame = _frame(table, "table")
     if "accuracy" not in frame and test is None:
         raise UserError("the table has no accuracy: measure it with the others, --measures accuracy,lambda_max,...")
     known = [
@@ -82,7 +82,7 @@ def correlate(
         outcomes.remove("gap")
     else:
         # Joined by model, run and class: the tables may list their files in another order, or not the same ones.
-        tested = _keyed(_frame(test, "test"), "test").set_index(list(KEYS))["accuracy"]
+        tested = _frame(test, "test").set_index(list(KEYS))["accuracy"]
         frame = frame.join(tested.rename("accuracy of test"), on=list(KEYS))
         if frame["accuracy of test"].isna().all():
             raise UserError("no row of the test table has model, run and class of the other: measure the same files")
@@ -163,20 +163,24 @@ def _renamed(column: str) -> str:
 
 
 def _frame(table: Any, what: str) -> pd.DataFrame:
-    """A table of ``sharpness measure`` in any of its forms."""
+    """A table of ``sharpness measure`` in any of its forms, with all of :data:`KEYS`.
+
+    There is one model, one training, and no group, where nothing says otherwise.
+
+    Raises:
+        UserError: a file that is no table, or a table of something else.
+    """
     if isinstance(table, pd.DataFrame):
-        return table.copy()
-    if hasattr(table, "to_frame"):
-        return table.to_frame()
-    try:
-        frame = read_table(table)
-    except UserError as error:
-        raise UserError(f"{what} {error}") from None
-    return _of_study(frame) if {"row", "column", "status"} <= set(frame) else frame
-
-
-def _keyed(frame: pd.DataFrame, what: str) -> pd.DataFrame:
-    """The same with all of :data:`KEYS`: one model, one training and no groups where nothing says otherwise."""
+        frame = table.copy()
+    elif hasattr(table, "to_frame"):
+        frame = table.to_frame()
+    else:
+        try:
+            frame = read_table(table)
+        except UserError as error:
+            raise UserError(f"{what} {error}") from None
+        if {"row", "column", "status"} <= set(frame):
+            frame = _of_study(frame)
     if "class" not in frame:
         raise UserError(f"{what} has no column 'class': give a table of sharpness measure")
     for name in KEYS:

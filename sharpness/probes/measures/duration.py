@@ -20,7 +20,7 @@ def expected(total: Passes, cost: Cost, sizes: Sequence[int]) -> float:
     if len(sizes) > 1:
         rows.append(total.of_all * cost.product(samples))
     alone = total.forwards * cost.forward(samples) + total.gradients * sum(cost.gradient(size) for size in sizes)
-    return alone + max(max(rows), sum(rows) / cost.workers)
+    return alone + cost.side_by_side(rows)
 
 
 def announce_table(

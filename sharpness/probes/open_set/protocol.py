@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy
 
+from sharpness.engine.class_sums import ratio
 from sharpness.errors import choose
 
 #: The label of images of the open set, and the prediction that rejects an image.
@@ -156,7 +157,7 @@ class Scored:
         right = rejecting(self.scores, self.predictions, threshold) == self.labels
         n = np.bincount(self.labels, minlength=self.num_classes)
         hits = np.bincount(self.labels, right, self.num_classes)
-        return np.divide(hits, n, out=np.full(self.num_classes, np.nan), where=n > 0)
+        return ratio(hits, n)
 
     def at(self, threshold: float) -> dict[str, float]:
         """Accuracies after rejection, of all, of the mean class, of groups and of the open set, and both F."""

@@ -3,7 +3,7 @@ r"""Displacements to the classes' own optima, where each class wants to go, by d
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from sharpness.objective import Objective
 from sharpness.probes.curvature.rows import rows_of
 from sharpness.probes.shared.cost import Cost, announce
 from sharpness.probes.shared.probe import Resumed, comparable
+from sharpness.probes.shared.work import Arrays
 from sharpness.progress import progress
 from sharpness.results import OptimaResult
 
@@ -93,20 +94,16 @@ def class_optima(
     seconds = 10 * (cost.forward(n) + cost.gradient(n)) + most * cost.product(n)
     announce(f"optima of {len(rows.present)} rows, at most {most} products each", seconds)
     # One row after another in this process: every step moves the model, which rows side by side would share.
-    search = _Search(damping / norm**2, steps, cg_steps)
+    search = _Search(damping, norm, steps, cg_steps)
     count, k = len(rows.parts), whole.num_parameters
     vectors, numbers = np.full((count, k), np.nan), np.full((5, count), np.nan)
     converged, products = np.zeros(count, dtype=bool), np.zeros(count, dtype=int)
     with progress(None, "optima", "products") as bar:
         parts = dict(rows.present)
 
-        def optimum(i: int) -> dict[str, Any]:
+        def optimum(i: int) -> Arrays:
             bar.set_postfix_str(rows.names[i])
-            found = search.optimum(parts[i], bar.update)
-            length = float(found.displacement.double().norm())
-            told = length / norm, found.length_error / norm, found.start, found.loss, found.loss_error
-            vector = found.displacement.cpu().numpy()
-            return {"vector": vector, "numbers": told, "converged": found.converged, "products": found.products}
+            return search.optimum(parts[i], bar.update)
 
         for i, found in rows.work(given["resume"], fields["provenance"]).rows(parts, optimum):
             vectors[i], numbers[:, i] = found["vector"], found["numbers"]
@@ -132,47 +129,52 @@ def class_optima(
     )
 
 
-class _Optimum:
-    """The end of a search."""
-
-    def __init__(self, start: float, displacement: Tensor) -> None:
-        self.start = self.loss = start
-        self.displacement = displacement
-        self.length_error = self.loss_error = float("nan")
-        self.converged, self.products = False, 0
-
-
 class _Search:
-    """Damped Gauss-Newton steps on one class, with the ridge ``mu`` on the displacement."""
+    """Damped Gauss-Newton steps on one class.
 
-    def __init__(self, mu: float, steps: int, cg_steps: int) -> None:
-        self.mu, self.steps, self.cg_steps = mu, steps, cg_steps
+    Args:
+        damping: of displacements in norms of the weights.
+        norm: of the weights.
+    """
 
-    def optimum(self, part: Objective, update: Callable[[int], object]) -> _Optimum:
-        zero = torch.zeros(part.num_parameters, dtype=part.dtype, device=part.device)
-        found = _Optimum(part.loss(), zero)
-        damped = found.start
+    def __init__(self, damping: float, norm: float, steps: int, cg_steps: int) -> None:
+        self.mu, self.norm, self.steps, self.cg_steps = damping / norm**2, norm, steps, cg_steps
+
+    def optimum(self, part: Objective, update: Callable[[int], object]) -> Arrays:
+        """The displacement to the optimum of a class, its numbers, and whether the search has converged."""
+        start = loss = damped = part.loss()
+        displacement = torch.zeros(part.num_parameters, dtype=part.dtype, device=part.device)
+        converged, products = False, 0
         for _ in range(self.steps):
-            with part.at(found.displacement):
-                slope = part.gradient() + self.mu * found.displacement
-                step, solved = self._solve(part, -slope, update)
-            found.products += solved
+            with part.at(displacement):
+                step, solved = self._solve(part, -(part.gradient() + self.mu * displacement), update)
+            products += solved
             for halving in range(HALVINGS):
-                tried = found.displacement + step / 2**halving
+                tried = displacement + step / 2**halving
                 with part.at(tried):
-                    loss = part.loss()
-                value = loss + self.mu / 2 * float(tried.double().square().sum())
+                    here = part.loss()
+                value = here + self.mu / 2 * float(tried.double().square().sum())
                 if value < damped:
                     break
             else:  # no shorter step helps: rounding, or a saddle of the damped loss
-                found.converged = True
+                converged = True
                 break
-            found.displacement, found.loss, gain, damped = tried, loss, damped - value, value
+            displacement, loss, gain, damped = tried, here, damped - value, value
             if gain <= ENOUGH * max(damped, 1e-12):
-                found.converged = True
+                converged = True
                 break
-        self._errors(part, found, update)
-        return found
+        # Standard errors over images at the optimum.
+        length, length_error, weights = float(displacement.double().norm()), np.nan, part.weights.double().numpy()
+        with part.at(displacement):
+            loss_error = mean_error(part.evaluate_samples().losses, weights)
+            if length > 0:
+                bent, solved = self._solve(part, displacement / length, update)
+                products += solved
+                length_error = mean_error(part.slopes(bent), weights)
+        numbers = length / self.norm, length_error / self.norm, start, loss, loss_error
+        return {
+            "vector": displacement.cpu().numpy(), "numbers": numbers, "converged": converged, "products": products
+        }  # fmt: skip
 
     def _solve(self, part: Objective, right: Tensor, update: Callable[[int], object]) -> tuple[Tensor, int]:
         """Conjugate gradients for ``(G + mu) x = right`` at the weights as they are."""
@@ -192,17 +194,6 @@ class _Search:
                 size, before = float(residual.square().sum()), size
                 direction = residual + size / before * direction
         return x.to(part.dtype), done
-
-    def _errors(self, part: Objective, found: _Optimum, update: Callable[[int], object]) -> None:
-        """Standard errors over images at the optimum."""
-        length = float(found.displacement.double().norm())
-        weights = part.weights.double().numpy()
-        with part.at(found.displacement):
-            found.loss_error = mean_error(part.evaluate_samples().losses, weights)
-            if length > 0:
-                bent, solved = self._solve(part, found.displacement / length, update)
-                found.products += solved
-                found.length_error = mean_error(part.slopes(bent), weights)
 
 
 def _cosines(vectors: np.ndarray) -> np.ndarray:

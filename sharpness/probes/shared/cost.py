@@ -15,7 +15,7 @@ import torch
 from sharpness.clusters import width
 from sharpness.curvature.lanczos import lanczos_memory
 from sharpness.engine import distributed
-from sharpness.engine.workers import Workers, side_by_side
+from sharpness.engine.threads import Workers, side_by_side
 from sharpness.objective import Objective
 
 #: Numbers of samples that are timed: a few, for the fixed part of a pass, and more.
@@ -80,21 +80,20 @@ class Cost:
         forward, gradient, product = (Linear.through(sizes, seconds) for seconds in times)
         return cls(forward, gradient, product, workers)
 
+    def side_by_side(self, rows: Sequence[float]) -> float:
+        """Seconds of rows that take so long each: they share the workers, the longest has one.
 
-def rows_seconds(cost: Cost, products: float, sizes: Sequence[int]) -> float:
-    """Seconds for the products of all rows, by their samples: rows share the workers, the longest row has one.
-
-    >>> rows_seconds(Cost(Linear(0, 0), Linear(0, 0), Linear(0, 0.5), workers=2), 10, [4, 1, 1])
-    20.0
-    """
-    rows = [products * cost.product(size) for size in sizes]
-    return max(max(rows), sum(rows) / cost.workers)
+        >>> Cost(Linear(0, 0), Linear(0, 0), Linear(0, 0.5), workers=2).side_by_side([20.0, 5.0, 5.0])
+        20.0
+        """
+        return max(*rows, sum(rows) / self.workers)
 
 
 def announce_rows(objective: Objective, what: str, products: float, sizes: Sequence[int], executor: Executor) -> None:
     """Announce the expected duration of rows on an executor, whose workers are taken to be as fast as this process."""
     cost = replace(Cost.of(objective, 1, gradients=False), workers=min(width(executor), len(sizes)))
-    announce(f"{what} of {len(sizes)} rows on {cost.workers} workers", rows_seconds(cost, products, sizes))
+    seconds = cost.side_by_side([products * cost.product(size) for size in sizes])
+    announce(f"{what} of {len(sizes)} rows on {cost.workers} workers", seconds)
 
 
 def row_workers(objective: Objective, rows: int, vectors: int = 0) -> AbstractContextManager[Executor]:

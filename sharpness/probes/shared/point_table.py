@@ -91,7 +91,9 @@ class PointTable:
         self.center = self._row(None)
         # The same number in all processes: what it decides must not differ between them.
         self.seconds = float(distributed.total(torch.tensor(time.perf_counter() - start, dtype=torch.float64)))
-        self._work = Work(folder, self._settings(precision, settings or {}))
+        # Everything that the numbers depend on; the loss by its value, because its name may mean another one.
+        known = {"precision": precision, "points": number, "center": f"{self.center[0]:.6g}"}
+        self._work = Work(folder, objective.provenance() | (settings or {}) | known)
         self._bar: Any = None
         self._load()
 
@@ -176,11 +178,6 @@ class PointTable:
         if number and expected >= LONG:
             up_to = "up to " if usually else ""
             announce(f"{self.what}: {up_to}{number} points x {self.objective.num_samples} samples{usually}", expected)
-
-    def _settings(self, precision: str, settings: dict[str, Any]) -> dict[str, Any]:
-        """Everything that the numbers depend on; the loss by its value, because its name may mean another one."""
-        known = self.objective.provenance() | settings
-        return known | {"precision": precision, "points": len(self.rows), "center": f"{self.center[0]:.6g}"}
 
     def _load(self) -> None:
         """Read the points that any process of an earlier call has left; the first process reads for all."""

@@ -136,7 +136,7 @@ def test_snapshots_of_a_run_have_a_history(tmp_path, capsys):
     last = frame[(frame["epoch"] == 3) & (frame["measure"] == "loss") & (frame["of"] == "all")]["value"].item()
     objective = small_sample(sharpness.checkpoint_objective(sharpness.load_checkpoint(run)), 2)
     assert last == pytest.approx(objective.loss(), rel=1e-5)
-    assert main(["history", str(run), "--measures", "loss", "--samples", "1", "--json"]) == 0
+    assert main(["history", str(run), "--measures", "loss", "--limit-per-class", "1", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == 4 * 4
     with pytest.raises(UserError, match="holds no snapshots"):
         history(tmp_path)

@@ -19,6 +19,7 @@ from sharpness import (
 )
 from sharpness.models import build_model
 from sharpness.probes.directions.gaussian import gaussian
+from sharpness.probes.shared.comparison import side_by_side
 
 #: Nothing here hangs on the width of a network.
 pytestmark = pytest.mark.usefixtures("shallow_resnet8")
@@ -195,3 +196,5 @@ def test_a_model_of_balanced_classes_is_compared_in_the_groups_of_the_long_tail(
     assert all(objectives[label].groups == seen[label] for label in order)
     assert all(found[label].groups == seen["long tail"] for label in order)
     assert "balanced was trained on balanced classes: groups are those of long tail" in caplog.messages
+    compared = side_by_side(objectives, lambda one: one)
+    assert [one.subject.restrict("few").num_samples for one in compared] == [4, 4]

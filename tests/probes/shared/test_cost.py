@@ -8,7 +8,7 @@ from torch import nn
 
 from sharpness import Objective
 from sharpness.engine.operator import CurvatureOperator
-from sharpness.engine.workers import Workers
+from sharpness.engine.threads import Workers
 from sharpness.probes.measures.duration import expected
 from sharpness.probes.measures.measure import Passes
 from sharpness.probes.measures.registry import MEASURES

@@ -9,7 +9,7 @@ import torch
 
 from sharpness import load_checkpoint, load_data
 from sharpness.cli import main
-from sharpness.probes.shared.unseen_images import unseen, unseen_remark
+from sharpness.probes.shared.sanity_check import unseen, unseen_remark
 
 TAIL = {"data": "cifar10-lt", "imbalance": 20.0}
 

@@ -1,0 +1,80 @@
+"""Tables of a result, of several trainings or of several models: as text, LaTeX, HTML and a file."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import xarray as xr
+
+from sharpness.results.latex import as_latex
+from sharpness.results.many_classes import abridged
+from sharpness.results.netcdf import write_dataset
+from sharpness.results.tables import as_html, with_errors
+
+if TYPE_CHECKING:
+    from sharpness.results.base import Result
+
+
+class Tabular:
+    """Numbers that can be read, printed and saved."""
+
+    @property
+    @abstractmethod
+    def notes(self) -> list[str]:
+        """Lines below the table."""
+
+    @abstractmethod
+    def to_dataset(self) -> xr.Dataset:
+        """The numbers as an xarray data set."""
+
+    @abstractmethod
+    def _numbers_read(self) -> pd.DataFrame:
+        """The numbers of the table to be read, of several trainings their means and spreads."""
+
+    @property
+    @abstractmethod
+    def _first(self) -> Result:
+        """Any of the results: what all of them have in common can be read from it."""
+
+    def _heading(self) -> str:
+        """The subject of the table in one line; empty where the table says it."""
+        return ""
+
+    def to_table(self) -> pd.DataFrame:
+        """The table to be read, with as many digits as errors allow.
+
+        Cells are ``value [lower, upper]``, or ``value ± se`` without an interval; of several trainings ``mean ± sd
+        [lower, upper]``, with the standard deviation over them and the interval of one, on average.
+        """
+        return with_errors(self._numbers_read())
+
+    def to_latex(self, rows: str | None = None) -> str:
+        """That table for LaTeX, with the rules of booktabs; what its marks mean stands above it in a comment.
+
+        Args:
+            rows: ``"all"`` for every class; of more than 100 classes the ten sharpest unless given.
+        """
+        table, notes = (self.to_table(), self.notes) if rows == "all" else brief(self)
+        return as_latex(table, notes, self._first.symbols)
+
+    def save(self, path: str | Path) -> Path:
+        """Write one NetCDF file, which xarray opens; read it back with :func:`~sharpness.load_result`."""
+        return write_dataset(self.to_dataset(), path)
+
+    def _repr_html_(self) -> str:
+        told = self._heading()
+        told = f"<p><b>{type(self._first).__name__}</b> {escape(told)}</p>" if told else ""
+        table, notes = brief(self)
+        return told + as_html(table, self._first.ROWS, notes)
+
+
+def brief(shown: Tabular) -> tuple[pd.DataFrame, list[str]]:
+    """The table to be read, of many classes the sharpest alone, and the lines below it."""
+    first: Any = shown._first
+    numbers = shown._numbers_read()
+    table, left_out = abridged(with_errors(numbers), numbers, first.class_names)
+    return table, [*shown.notes, *left_out]
