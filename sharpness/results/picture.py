@@ -156,7 +156,6 @@ def _require_axes(ax: Any) -> None:
 def _renamed(results: Mapping[str, Entry]) -> dict[str, str]:
     """The models, classes and groups that a picture cannot name as they are called, with the names it can draw."""
     from sharpness.plots.labels import drawable
-    from sharpness.plots.labels import drawable
     from sharpness.results.comparison import first_of
 
     first = first_of(results)
