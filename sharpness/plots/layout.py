@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
@@ -73,6 +74,18 @@ def name_once(places: Sequence[Axes], xlabel: str, ylabel: str, kind: str) -> No
     room = 72 / figure.dpi * np.array(figure.bbox.size) * [np.ptp(x), np.ptp(y)]
     figure.supxlabel(wrapped(xlabel, room[0]), fontsize=8)
     figure.supylabel(wrapped(ylabel, room[1]), fontsize=8, multialignment="center")
+
+
+def draw_once(places: Sequence[Axes]) -> None:
+    """Put the numbers of surfaces in their places: Matplotlib before 3.11 measures them where they were last drawn, and
+    gives up the layout where they never were.
+    """
+    if matplotlib.__version_info__ < (3, 11):
+        figure = figure_of(places, outermost=True)
+        engine = figure.get_layout_engine()
+        figure.set_layout_engine("none")
+        figure.draw_without_rendering()
+        figure.set_layout_engine(engine)
 
 
 def fit_height(places: Sequence[Axes]) -> None:

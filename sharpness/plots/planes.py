@@ -14,7 +14,7 @@ from sharpness.errors import UserError, choose
 from sharpness.keywords import Default, typed_keywords
 from sharpness.plots.contours import draw_contours, draw_filled, draw_heatmap, line_map
 from sharpness.plots.frames import frame_plane, lower_first, name_axes, name_row, number_axes, title_panel
-from sharpness.plots.layout import Grid, fit_height, name_once, new_grid
+from sharpness.plots.layout import Grid, draw_once, fit_height, name_once, new_grid
 from sharpness.plots.levels import DIVERGING, Levels, levels_of, signed_levels
 from sharpness.plots.marks import draw_marks
 from sharpness.plots.panels import Panel, check_panel
@@ -164,8 +164,8 @@ def plot_plane_grid(
         elif keys:
             look: dict[str, Any] = {"frameon": True, "framealpha": 0.9, "borderpad": 0.3, "fontsize": 6}
             places[-1].legend(handles=list(keys.values()), loc="lower right", handlelength=1.2, **look)
-        if own and kind != "surface":
-            fit_height(places)
+        if own:
+            (draw_once if kind == "surface" else fit_height)(places)
     return places
 
 

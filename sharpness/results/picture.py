@@ -91,7 +91,6 @@ def _with_options(
         _require_axes(ax)
         looks = {name: given.pop(name) for name in COMMON if name in given}
         results, given, looks = (_drawn(part, _renamed(results)) for part in (results, given, looks))
-        results, given, looks = (_drawn(part, _renamed(results)) for part in (results, given, looks))
         options = PlotOptions(ax=ax, **looks) if looks else options_in_force()
         given |= {name: looks[name] for name in ("title", "log") if looks.get(name) is not None}
         with options.in_force():
@@ -110,37 +109,6 @@ def _with_options(
     arguments |= {name: lines for name, lines in every.items() if name not in (*arguments, *without)}
     plot.__doc__ = _with_arguments(compare.__doc__, arguments)
     return plot
-
-
-def _renamed(results: Mapping[str, Entry]) -> dict[str, str]:
-    """The models, classes and groups that a picture cannot name as they are called, with the names it can draw."""
-    from sharpness.plots.labels import drawable
-    from sharpness.results.comparison import first_of
-
-    first = first_of(results)
-    names = [*results, *getattr(first, "class_names", ()), *getattr(first, "groups", ())]
-    return {name: drawn for name in names if (drawn := drawable(str(name))) != name}
-
-
-def _drawn(value: Any, renamed: Mapping[str, str]) -> Any:
-    """Results, and options that name parts of them, with other names."""
-    from sharpness.results.base import Result
-    from sharpness.results.runs import Runs
-
-    if not renamed:
-        return value
-    if isinstance(value, str):
-        return renamed.get(value, value)
-    if isinstance(value, Mapping):
-        return {_drawn(key, renamed): _drawn(part, renamed) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_drawn(part, renamed) for part in value)
-    if isinstance(value, Runs):
-        return Runs([_drawn(one, renamed) for one in value], value.names)
-    if isinstance(value, Result):
-        names = {name: _drawn(getattr(value, name), renamed) for name in ("class_names", "groups")}
-        return replace(value, **names)
-    return value
 
 
 def _require_axes(ax: Any) -> None:
