@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 import numpy as np
 import torch
@@ -231,12 +231,14 @@ class LongTailData:
         vars(data).update(known, default_model=default_model, _read=dict(read))
         return data
 
-    def __getattr__(self, name: str) -> Any:
-        # Python asks here for what an instance lacks: a part that was read, or given, is found before.
-        read = vars(self).get("_read", {}).get(name)
-        if read is None:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return vars(self).setdefault(name, read())
+    if not TYPE_CHECKING:  # which would take any name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            # Python asks here for what an instance lacks: a part that was read, or given, is found before.
+            read = vars(self).get("_read", {}).get(name)
+            if read is None:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return vars(self).setdefault(name, read())
 
     def __getstate__(self) -> dict[str, Any]:
         """The fields, read: another process may not have the files."""

@@ -16,7 +16,7 @@ from sharpness.data.list_files import ImageList, class_names, read_list, tree_pa
 from sharpness.data.longtail import LongTail
 from sharpness.data.prepared import PreparedSource, is_prepared, read_description
 from sharpness.data.profiles import LISTED
-from sharpness.data.published_lists import PUBLISHED, PublishedData
+from sharpness.data.published_lists import PUBLISHED
 from sharpness.data.rows import Rows
 from sharpness.data.standardization import Standardization
 from sharpness.errors import UserError, choose
@@ -143,56 +143,47 @@ def load_listed(
         raise UserError(f"{name} is a list: leave profile={profile!r} out")
     if groups is not None:
         check_convention(groups)
-    root = Path(data_root).expanduser()
-    parts: dict[str, Any]
+    parts, names, fingerprint = _sources(name, Path(data_root).expanduser(), lists, size, resize)
+    listed_subset = f"list:{fingerprint}"
+    if subset not in (None, listed_subset):
+        raise UserError(f"subset {subset!r}, but the training list is {listed_subset}: point --lists at that list")
+    constants = Standardization.given(mean, std) or known.constants
+    sets = {}
+    for part, source in parts.items():
+        source.workers = workers
+        sets[part] = ImageSet(Rows.of(source), source.labels, constants.mean, constants.std)
+    counts = tuple(sets["train"].class_samples(len(names)).tolist())
+    # Of prepared images those that could not be read are left out, in the end all of a class.
+    if not min(counts):
+        raise UserError(f"class {names[counts.index(0)]} has no images that can be read: restore some")
+    listed = max(counts) / min(counts)
+    if imbalance is not None and abs(imbalance - listed) > 1e-9 * listed:
+        raise UserError(f"imbalance {imbalance:g}, but that of the list is {listed:g}: leave imbalance out")
+    longtail = LongTail(name, names, LISTED, listed, listed_subset, counts, groups or known.groups)
+    small = sets["train"].images.shape[-1] <= 64 and known.model != "resnet10"
+    model = "resnet10-cifar" if small else known.model
+    return LongTailData(
+        longtail, sets["train"], sets["test"], known.augmentation, 4, model, val=sets.get("val"), open=sets.get("open")
+    )
+
+
+def _sources(
+    name: str, root: Path, lists: str | Path | None, size: int | None, resize: int | None
+) -> tuple[dict[str, Any], tuple[str, ...], str]:
+    """Sources of images by part, names of the classes, and the fingerprint of the training list."""
     # Prepared images know their lists, so that a probe needs neither these nor the files.
     if is_prepared(root):
         described = read_description(root)
         _require_prepared(name, root, described, size, resize, lists)
-        parts = {part: PreparedSource(root, entry) for part, entry in described["parts"].items()}
-        names = tuple(map(str, described["class_names"]))
-        fingerprint = str(described["parts"]["train"]["fingerprint"])
-        size = int(described["size"])
-    else:
-        found = find_lists(name, root, lists)
-        transform = Transform(size, resize) if size else USUAL
-        parts = {
-            part: FileSource(images.sorted_by_class(), root, transform, found.class_names)
-            for part, images in found.parts.items()
-        }
-        names, fingerprint, size = found.class_names, found.parts["train"].fingerprint, transform.size
-    if subset not in (None, f"list:{fingerprint}"):
-        raise UserError(f"subset {subset!r}, but the training list is list:{fingerprint}: point --lists at that list")
-    for source in parts.values():
-        source.workers = workers
-    constants = Standardization.given(mean, std) or known.constants
-    data = _together(name, known, parts, names, fingerprint, groups, constants, size)
-    listed = data.longtail.imbalance
-    if imbalance is not None and abs(imbalance - listed) > 1e-9 * listed:
-        raise UserError(f"imbalance {imbalance:g}, but that of the list is {listed:g}: leave imbalance out")
-    return data
-
-
-def _together(
-    name: str, known: PublishedData, parts: Mapping[str, Any], names: tuple[str, ...], fingerprint: str,
-    groups: str | None, constants: Standardization, size: int,
-) -> LongTailData:  # fmt: skip
-    """The data of sources by part."""
-    sets = {
-        part: ImageSet(Rows.of(source), source.labels, constants.mean, constants.std) for part, source in parts.items()
+        prepared = {part: PreparedSource(root, entry) for part, entry in described["parts"].items()}
+        return prepared, tuple(map(str, described["class_names"])), str(described["parts"]["train"]["fingerprint"])
+    found = find_lists(name, root, lists)
+    transform = Transform(size, resize) if size else USUAL
+    files = {
+        part: FileSource(images.sorted_by_class(), root, transform, found.class_names)
+        for part, images in found.parts.items()
     }
-    counts = tuple(sets["train"].class_samples(len(names)).tolist())
-    least = min(counts)
-    if not least:
-        raise UserError(f"class {names[counts.index(0)]} has no images that can be read: restore some")
-    longtail = LongTail(
-        name, names, LISTED, max(counts) / least, f"list:{fingerprint}", counts, groups or known.groups
-    )  # fmt: skip
-    small = size <= 64 and known.model != "resnet10"
-    return LongTailData(
-        longtail, sets["train"], sets["test"], known.augmentation, 4, "resnet10-cifar" if small else known.model,
-        val=sets.get("val"), open=sets.get("open"),
-    )  # fmt: skip
+    return files, found.class_names, found.parts["train"].fingerprint
 
 
 def _require_prepared(

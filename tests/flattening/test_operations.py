@@ -76,8 +76,12 @@ def test_weights_come_back_exactly_and_running_statistics_move_once(problem, nam
         assert torch.equal(buffer, twin.get_buffer(n)), n
 
 
-@pytest.mark.parametrize("fatal", [1, 2])
-def test_everything_comes_back_when_a_pass_fails(problem, name, fatal):
+@pytest.mark.parametrize(
+    ("rule", "fatal"),
+    [*((rule, fatal) for rule in RULES.values() for fatal in (1, 2)), (ClassConditionalStep("all"), 3)],
+    ids=repr,
+)
+def test_everything_comes_back_when_a_pass_fails(problem, rule, fatal):
     before, calls = snapshot(problem.model), []
 
     def fail(module, inputs):
@@ -87,7 +91,7 @@ def test_everything_comes_back_when_a_pass_fails(problem, name, fatal):
 
     problem.model.head.register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="in the middle"):
-        problem.run(RULES[name])
+        problem.run(rule)
     after = problem.model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(p, before[n]) for n, p in problem.model.named_parameters())

@@ -11,7 +11,7 @@ from typing import Any
 
 from sharpness.checkpoints.families.family import Family
 from sharpness.checkpoints.families.plain import SETUPS
-from sharpness.checkpoints.families.reading import Code, Options, Reading, accuracy, assemble, epoch_of, is_state
+from sharpness.checkpoints.families.reading import Code, Options, Reading, assemble, is_state, recorded
 from sharpness.checkpoints.heads import HeadHabits
 from sharpness.checkpoints.prefixes import strip_prefixes
 
@@ -38,7 +38,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
     bare = not any(name.endswith("bias") for name in parts["classifier"])
     return assemble(
         CODE, parts["backbone"], path, options, parts["classifier"], prefix,
-        epoch=epoch_of(content), accuracy=accuracy(content["best_result"], percent=False),
+        **recorded(content, "best_result", percent=False),
         notes=[_TOLD] if bare and options.head is None else [],
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ from typing import Any
 from sharpness.checkpoints.families.datasets import setups
 from sharpness.checkpoints.families.family import Family
 from sharpness.checkpoints.families.mislas import last_block, require_state
-from sharpness.checkpoints.families.reading import Code, Options, Reading, accuracy, assemble, epoch_of
+from sharpness.checkpoints.families.reading import Code, Options, Reading, assemble, recorded
 from sharpness.checkpoints.heads import COLUMNS, HeadHabits
 from sharpness.checkpoints.prefixes import strip_prefixes
 from sharpness.errors import UserError
@@ -52,7 +52,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
         state |= last_block(state, parts["block"])
     return assemble(
         CODES[stage], state, path, options, strip_prefixes(parts["classifier"])[0], prefix, stage=stage,
-        epoch=epoch_of(content), accuracy=accuracy(content.get("best_acc1"), percent=True), **known,
+        **recorded(content, "best_acc1"), **known,
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from sharpness.checkpoints.families import plain
 from sharpness.checkpoints.families.datasets import setups
 from sharpness.checkpoints.families.family import Family
-from sharpness.checkpoints.families.reading import Code, Options, Reading, accuracy, assemble, epoch_of, is_state
+from sharpness.checkpoints.families.reading import Code, Options, Reading, assemble, is_state, recorded
 from sharpness.checkpoints.heads import COLUMNS, HeadHabits
 from sharpness.checkpoints.networks import block_counts, some
 from sharpness.checkpoints.prefixes import strip_prefixes
@@ -69,8 +69,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
     if not certain and not (imbalance and _is_for_small_images(state)):
         return plain.read(content, path, options, [_DOUBT])
     known: dict[str, Any] = {
-        "epoch": epoch_of(content),
-        "accuracy": accuracy(content.get("best_acc1"), percent=True),
+        **recorded(content, "best_acc1"),
         "arch": shown(content["arch"]) if isinstance(content.get("arch"), str) else None,
         "stage": 1,
     }
@@ -87,8 +86,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
         raise UserError(f"{options.stage2_path} is no second stage of GCL: it should hold 'state_dict'")
     head = strip_prefixes(second)[0]
     body = {n: t for n, t in state.items() if not n.startswith(("linear.", "fc.", "fc_."))}
-    known |= {"stage": 2, "epoch": epoch_of(options.stage2), "stage2": options.stage2_path}
-    known["accuracy"] = accuracy(options.stage2.get("best_acc1"), percent=True)
+    known |= {"stage": 2, "stage2": options.stage2_path, **recorded(options.stage2, "best_acc1")}
     return assemble(replace(code, heads=replace(HEADS, scale=20.0)), body, path, options, head, prefix, **known)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from sharpness.checkpoints.families.datasets import M2M_CIFAR100, setups, with_notes
 from sharpness.checkpoints.families.family import Family
-from sharpness.checkpoints.families.reading import Code, Options, Reading, accuracy, assemble, epoch_of, is_state
+from sharpness.checkpoints.families.reading import Code, Options, Reading, assemble, is_state, recorded
 from sharpness.checkpoints.heads import COLUMNS, HeadHabits
 from sharpness.checkpoints.prefixes import strip_prefixes
 
@@ -48,8 +48,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
             name = name.replace(old, new)
         renamed[name] = tensor
     return assemble(
-        CODE, renamed, path, options, prefix=prefix, epoch=epoch_of(content),
-        accuracy=accuracy(content.get("acc"), percent=True), input_range=[0.0, 1.0],
+        CODE, renamed, path, options, prefix=prefix, **recorded(content, "acc"), input_range=[0.0, 1.0],
         notes=["shortcuts append their zero channels, unlike in other ResNet-32"],
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sharpness.checkpoints.families.datasets import setups
 from sharpness.checkpoints.families.family import Family
-from sharpness.checkpoints.families.reading import Code, Options, Reading, accuracy, assemble, epoch_of, is_state
+from sharpness.checkpoints.families.reading import Code, Options, Reading, assemble, is_state, recorded
 from sharpness.checkpoints.networks import State, block_counts
 from sharpness.checkpoints.prefixes import strip_prefixes
 from sharpness.data.published_lists import INATURALIST
@@ -49,8 +49,8 @@ def read(content: Any, path: str, options: Options) -> Reading:
         head |= strip_prefixes(parts["state_dict_lws_model"])[0]
         known["notes"] = ["the recorded accuracy is stage 1's until stage 2 beats it"]
     return assemble(
-        CODE, state, path, options, head, prefix, stage=2 if scaled else 1, epoch=epoch_of(content),
-        accuracy=accuracy(content.get("best_acc1"), percent=True), **known,
+        CODE, state, path, options, head, prefix, stage=2 if scaled else 1,
+        **recorded(content, "best_acc1"), **known,
     )  # fmt: skip
 
 

@@ -10,16 +10,7 @@ from torch import Tensor, nn
 
 from sharpness.checkpoints.families.datasets import setups, with_notes
 from sharpness.checkpoints.families.family import Family
-from sharpness.checkpoints.families.reading import (
-    Code,
-    Options,
-    Reading,
-    accuracy,
-    assemble,
-    epoch_of,
-    is_state,
-    number_of,
-)
+from sharpness.checkpoints.families.reading import Code, Options, Reading, assemble, is_state, number_of, recorded
 from sharpness.checkpoints.heads import ROWS, Head, HeadHabits, HeadReading, read_head
 from sharpness.checkpoints.networks import State, filled, some
 from sharpness.checkpoints.prefixes import strip_prefixes
@@ -74,8 +65,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
     classifier = _meta_embedding if embedded else read_head
     code = Code("OLTR, classifier-balancing or Balanced Meta-Softmax", SETUPS, refine=_refined, classifier=classifier)
     return assemble(
-        code, state, path, options, head, prefix, epoch=epoch_of(content),
-        accuracy=accuracy(content.get("best_acc"), percent=False),
+        code, state, path, options, head, prefix, **recorded(content, "best_acc", percent=False),
         stage=2 if scaled or embedded or options.stage2 is not None else None, **known,
     )  # fmt: skip
 

@@ -15,10 +15,9 @@ from sharpness.checkpoints.families.reading import (
     Code,
     Options,
     Reading,
-    accuracy,
     assemble,
-    epoch_of,
     is_state,
+    recorded,
     trained_names,
 )
 from sharpness.checkpoints.networks import some
@@ -80,8 +79,8 @@ def read(content: Any, path: str, options: Options, also: Sequence[str] = ()) ->
     plain = Code("Lightning" if lightning else "plain state_dict", SETUPS)
     return assemble(
         Code("akamaster", AKAMASTER) if akamaster else plain, state, path, options, prefix=prefix,
-        epoch=epoch_of(content), weights=options.weights, notes=notes,
-        accuracy=accuracy(content.get("best_prec1", content.get("best_acc1")), percent=True),
+        **recorded(content, "best_prec1" if "best_prec1" in content else "best_acc1"), weights=options.weights,
+        notes=notes,
     )  # fmt: skip
 
 

@@ -174,10 +174,16 @@ def trained_names(model: nn.Module) -> list[str]:
     return [n for n in model.state_dict() if n in set(names)]
 
 
-def accuracy(value: Any, percent: bool) -> dict[str, float]:
-    """The recorded best accuracy as a share, if there is one."""
-    number = number_of(value)
-    return {} if number is None else {"accuracy": number / 100 if percent else number}
+def recorded(content: Mapping[str, Any], key: str = "", percent: bool = True) -> dict[str, Any]:
+    """The epoch that a file records, and its best accuracy as a share, as entries of a manifest.
+
+    Args:
+        key: of the accuracy, where it is recorded.
+        percent: whether it is in percent there.
+    """
+    epoch, best = number_of(content.get("epoch")), number_of(content.get(key))
+    shares = {} if best is None else {"accuracy": best / 100 if percent else best}
+    return {"epoch": None if epoch is None else int(epoch), "accuracy": shares}
 
 
 def number_of(value: Any) -> float | None:
@@ -190,12 +196,6 @@ def number_of(value: Any) -> float | None:
         return None
     number = float(value)
     return number if abs(number) < 1e12 else None
-
-
-def epoch_of(content: Mapping[str, Any]) -> int | None:
-    """The recorded epoch."""
-    number = number_of(content.get("epoch"))
-    return None if number is None else int(number)
 
 
 def _into(

@@ -7,7 +7,7 @@ from typing import Any
 
 from sharpness.checkpoints.families.datasets import CIFAR, Setup
 from sharpness.checkpoints.families.family import Family
-from sharpness.checkpoints.families.reading import Code, Options, Reading, assemble, epoch_of, is_state
+from sharpness.checkpoints.families.reading import Code, Options, Reading, assemble, is_state, recorded
 from sharpness.errors import UserError
 
 SETUPS = {10: Setup("cifar10", CIFAR, None, "label"), 100: Setup("cifar100", CIFAR, None, "label")}
@@ -31,7 +31,7 @@ def read(content: Any, path: str, options: Options) -> Reading:
         else "the file holds averaged weights as well: weights='swa'"
     )
     code = Code("SWA", SETUPS)
-    return assemble(code, state, path, options, epoch=epoch_of(content), weights=options.weights, notes=[note])
+    return assemble(code, state, path, options, weights=options.weights, notes=[note], **recorded(content))
 
 
 FAMILY = Family("swa", matches, read, weights=("model", "swa"))
