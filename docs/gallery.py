@@ -61,7 +61,7 @@ def demo() -> None:
     call("demo", "--runs", runs, "--out", out)
     tables = [WORK / "out" / f"{split}.csv" for split in ("train", "test")]
     for table in tables:
-        call("measure", runs, "--split", table.stem, "-o", table)
+        call("measure", runs, "--split", table.stem, "--coordinates", "filter", "-o", table)
     call("correlate", tables[0], "--test", tables[1], "--plot", out / "correlation")
     keep(out, "demo")
     readme, source = ROOT / "README.md", "figures/demo/summary.md"

@@ -105,6 +105,7 @@ def plot_class_values(
             set_log(ax, "y", values.values())
         if floor is not None:
             ax.set_ylim(bottom=floor)
+        # Only now: on a logarithmic axis bars are cut at the limits, which are those of the values.
         for label, ends in (intervals or {}).items():
             points.draw_intervals(label, ends)
         if not log_axis and intervals is not None:
@@ -118,6 +119,7 @@ def plot_class_values(
         if options["legend"]:
             explained = trainings_key(trainings.values(), not many, log_axis)
             explained = [*explained, *options["keys"], *points.keys(options["over"])]
+            # By label, because a panel's own entries may stand among those of other panels.
             legend_above(ax, title, list({str(key.get_label()): key for key in explained}.values()))
     return ax
 

@@ -67,6 +67,7 @@ def plot_scatter(
             row[0].set_ylabel(OUTCOME_TITLES[outcome])
         for place, measure in zip(axes[-1], measures, strict=True):
             place.set_xlabel(titles.get(measure, measure))
+        # Below, because a legend above would stand among the coefficients.
         if len(models) > 1:
             handles, labels = axes[0, 0].get_legend_handles_labels()
             where = "outside lower center" if ax is None else "lower center"

@@ -47,6 +47,7 @@ def plot_spread(
         shades = colors_of(list(draws))
         for i, (label, values) in enumerate(draws.items()):
             rows = np.atleast_2d(values)
+            # The mean of means, not of all draws: the box around it is over trainings.
             means, number = rows.mean(axis=1), len(rows)
             width = 0.44 if number == 1 else 0.8 / number * 0.6
             places = i + np.linspace(-0.8, 0.8, 2 * number + 1)[1::2] / 2
@@ -54,6 +55,7 @@ def plot_spread(
                 ax.fill_between([i - 0.42, i + 0.42], *spread_ends(means), color=shades[i], linewidth=0, **BAR)
             ax.hlines(means.mean(), i - 0.42, i + 0.42, color=shades[i], linewidth=1.6, zorder=1.6)
             for k, (place, row) in enumerate(zip(places, rows, strict=True)):
+                # In the order of the draws, side by side: draws of one number are drawn with one seed for every model.
                 across = np.linspace(-width / 2, width / 2, len(row)) if len(row) > 1 else np.zeros(1)
                 ax.vlines(place, np.min(row), np.max(row), color=shades[i], linewidth=0.8, alpha=0.6)
                 ax.plot(

@@ -120,6 +120,7 @@ def run_cell(cell: Cell, data: LongTailData, settings: Settings) -> dict[str, An
         "row": cell.row, "column": cell.column, "method": cell.method, "operation": cell.operation,
         "options": " ".join(f"{k}={v}" for k, v in cell.options), "seed": cell.seed, "status": "done", "reason": "",
     }  # fmt: skip
+    # All columns from the start: a row that ends early stands in the same table.
     row |= dict.fromkeys(settings.columns, float("nan"))
     folder = folder_of(cell, data, settings)
     try:
@@ -130,6 +131,7 @@ def run_cell(cell: Cell, data: LongTailData, settings: Settings) -> dict[str, An
             )  # fmt: skip
     except FloatingPointError as error:
         return row | {"status": "diverged", "reason": str(error)}
+    # The file, not the trained network: results are kept by its digest, and are found again by it.
     checkpoint = load_checkpoint(cell.checkpoint or folder)
     row |= accuracies(checkpoint)
     objective = checkpoint_objective(

@@ -60,6 +60,16 @@ def gaussian(
     return _rounded(objective, _normalized(objective, flat, normalization))
 
 
+def gaussian_pair(objective: Objective, seed: int = 0, normalization: str | None = "filter") -> tuple[Tensor, Tensor]:
+    """Draws 0 and 1, orthogonal within every filter, every layer, or as a whole, as they are normalised.
+
+    Raises:
+        UserError: a single parameter, or what :func:`gaussian` refuses.
+    """
+    first = gaussian(objective, 0, seed, normalization)
+    return first, gaussian(objective, 1, seed, normalization, orthogonal_to=first)
+
+
 def normalize(objective: Objective, direction: Tensor, normalization: str | None = "filter") -> Tensor:
     """A direction (k,) with the norms of the model's filters or layers, or as it is (None).
 
