@@ -340,8 +340,13 @@ def test_a_network_that_cannot_take_the_inputs_is_told_with_their_shape():
     y = torch.tensor([0, 1])
     with pytest.raises(UserError, match=r"^Flat raised RuntimeError: .* on inputs of shape \(1, 3, 5, 5\): check"):
         Objective(Flat(), (torch.randn(2, 3, 5, 5), y))
-    with pytest.raises(UserError, match=r"^Conv2d raised RuntimeError: .*\(1, 8, 8, 3\): check size, channels and"):
+    turned = r"x\.permute\(0, 3, 1, 2\)"
+    with pytest.raises(
+        UserError, match=rf"^Conv2d raised RuntimeError: .*\(1, 8, 8, 3\): channels come first.*{turned}$"
+    ):
         Objective(nn.Conv2d(3, 2, 3), (torch.randn(2, 8, 8, 3), y))
+    with pytest.raises(UserError, match=rf"inputs are uint8: .*{turned}\.float\(\) / 255, normalised"):
+        Objective(nn.Conv2d(3, 2, 3), (torch.zeros(2, 8, 8, 3, dtype=torch.uint8), y))
 
 
 def test_what_images_of_ones_own_know_of_their_classes_is_taken_from_them():

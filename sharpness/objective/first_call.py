@@ -78,10 +78,12 @@ def largest_batch(model: nn.Module, x: Tensor, layout: Layout | None, name: str)
     except Exception as error:
         parts = [x] if layout is None else layout.unpack(x)
         shapes = " and ".join(str(tuple(part.shape)) for part in parts)
-        remedy = "check size, channels and layout"
+        channels_last = len(parts) == 1 and x.ndim == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4)
+        turned = "x.permute(0, 3, 1, 2)" if channels_last else "x"
+        remedy = f"channels come first, give {turned}" if channels_last else "check size, channels and layout"
         if len(parts) == 1 and not x.is_floating_point() and "type" in str(error):
             kind = str(x.dtype).removeprefix("torch.")
-            how = "x.float() / 255, normalised as in training" if kind == "uint8" else "x.float()"
+            how = f"{turned}.float()" + (" / 255, normalised as in training" if kind == "uint8" else "")
             remedy = f"inputs are {kind}: give them as the model was trained on them, such as {how}"
         elif "size()[0] ==" in str(error):
             remedy = "it was exported for one batch size: export it with a dynamic one, or give the module itself"
