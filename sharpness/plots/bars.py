@@ -198,21 +198,28 @@ class ClassPoints:
         if found[0][0] == found[min(NAMED, len(found) - 1)][0]:
             return  # more are the largest than can be named
         self._named = True
+        tops: dict[int, tuple[float, str]] = {}
         for value, label, c in found[:NAMED]:
             sign, at = marker(self.labels.index(label)), self.places[label][c]
-            self.ax.plot(at, value, sign, color=self.colors[label], markersize=2.5)
-            near: dict[str, Any] = {
-                "textcoords": "offset points",
-                "rotation": 90,
-                "ha": "center",
-                "va": "bottom",
-                "fontsize": 5.5,
-            }
-            self.ax.annotate(shown(names[c], 14), (at, value), (0, 3), color=self.colors[label], **near)
+            self.ax.plot(at, value, sign, color=self.colors[label], markersize=2.5, clip_on=False)
+            tops.setdefault(c, (value, label))  # a class is named once, at its largest value
         # Room above for upright names, on whatever scale.
         self.ax.set_ylim(top=max(self.ax.get_ylim()[1], found[0][0]))
         bottom, top = self.ax.transData.transform([(0, y) for y in self.ax.get_ylim()])[:, 1]
-        self.ax.set_ylim(top=self.ax.transData.inverted().transform((0, top + 0.3 * (top - bottom)))[1])
+        self.ax.set_ylim(top=self.ax.transData.inverted().transform((0, top + 0.4 * (top - bottom)))[1])
+        # Names stand in a row, because those of classes that are neighbours would cover each other at their marks.
+        chosen = sorted(tops)
+        left, right = self.ax.get_xlim()
+        gap = 7 / 72 * (right - left) / (self.ax.get_position().width * self.ax.figure.get_figwidth())
+        places = spread_out(np.array([self.places[tops[c][1]][c] for c in chosen]), gap, right)
+        line = {"arrowstyle": "-", "linewidth": 0.3, "color": "0.6", "shrinkA": 0, "shrinkB": 1}
+        for c, at in zip(chosen, places, strict=True):
+            value, label = tops[c]
+            self.ax.annotate(
+                shown(names[c], 14), (self.places[label][c], value), (at, 0.99), color=self.colors[label],
+                textcoords=self.ax.get_xaxis_transform(), rotation=90, ha="center", va="top", fontsize=5.5,
+                arrowprops=line,
+            )  # fmt: skip
 
     def draw_intervals(self, label: str, ends: np.ndarray, linewidth: float = 0.8, alpha: float = 1) -> None:
         """Draw bars, or with many classes a band, between lower and upper ends (2, C) where both are finite.
@@ -254,6 +261,22 @@ class ClassPoints:
         found += [bars_key(over, "bands" if self.many else "bars")] if self._barred else []
         found += [to_zero_key()] if self._to_zero else []
         return found + ([not_converged()] if self._flagged else [])
+
+
+def spread_out(places: np.ndarray, gap: float, right: float) -> np.ndarray:
+    """Move sorted places apart to a gap, to the right, or to the left where they would pass the right end.
+
+    >>> spread_out(np.array([0.0, 0.5, 3.0, 9.8, 9.9]), 1, 10).tolist()
+    [0.0, 1.0, 3.0, 9.0, 10.0]
+    """
+    moved = places.astype(float)
+    for i in range(1, len(moved)):
+        moved[i] = max(moved[i], moved[i - 1] + gap)
+    limit = right
+    for i in reversed(range(len(moved))):
+        moved[i] = min(moved[i], limit)
+        limit = moved[i] - gap
+    return moved
 
 
 def limit_bars(ax: Axes, values: Sequence[np.ndarray]) -> None:

@@ -31,6 +31,8 @@ def caption(what: str, results: Mapping[str, Entry], split: str = "") -> dict[st
 
     What a result does not record is not said; ``split`` names the images.
     """
+    from sharpness.plots.bars import CROWD  # here, because tables are described without matplotlib
+
     first = first_of(results)
     told: Mapping[str, Any] = first.provenance
     models = [
@@ -61,6 +63,8 @@ def caption(what: str, results: Mapping[str, Entry], split: str = "") -> dict[st
     over = ", ".join(dict.fromkeys(over)) if isinstance(over, tuple) else over
     errors = ERRORS.get(type(first).__name__, "none of a single training")
     parts = [errors.format(over=over or "images, draws or vectors", draws=told.get("draws", "the"))]
+    if "bars" in parts[0] and len(first.class_names) > CROWD:
+        parts = ["none; bands have 5 to 95 % of classes that are neighbours by their training images"]
     if any(isinstance(e, Runs) and len(e) > 1 for e in results.values()):
         parts.append(
             "bars, bands and boxes are ± 1 sd over trainings, on logarithmic axes of single values their range"

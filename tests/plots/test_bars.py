@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from sharpness.plots import PAGE, plot_class_values
 
@@ -111,7 +112,9 @@ def test_of_a_thousand_classes_blocks_are_drawn_and_the_ten_largest_named():
     band = ax.collections[0].get_paths()[0].vertices[:, 1]
     assert {round(v, 6) for b in blocks for v in np.nanquantile(b, (0.05, 0.95))} <= {round(v, 6) for v in band}
     named = [text.get_text() for text in ax.texts]
-    assert named == [f"class {c}" for c in np.argsort(-np.nan_to_num(values, nan=-1))[:10]]
+    assert named == [f"class {c}" for c in sorted(np.argsort(-np.nan_to_num(values, nan=-1))[:10])]
+    boxes = [Text.get_window_extent(text) for text in ax.texts]  # without their lines
+    assert not any(one.overlaps(other) for one, other in zip(boxes, boxes[1:], strict=False))
     told = [text.get_text() for text in ax.get_legend().get_texts()]
     assert told == ["CE", "median and 5 to 95 % of 40 neighbours; the 10 largest are named", "3 not converged"]
     assert ax.get_ylim()[1] > 1.2 * 1000 and len(ax.collections) == 1  # room for names; no band of intervals
