@@ -6,7 +6,9 @@ import pytest
 
 from sharpness.errors import UserError, choose
 from sharpness.results import Comparison, MeasureResult, Runs
+from sharpness.results.estimates import Estimate, mean_of
 from sharpness.results.many_classes import abridged
+from sharpness.statistics.estimate import interval, wilson
 
 
 def table(classes):
@@ -59,3 +61,22 @@ def test_a_mistyped_class_of_a_thousand_is_told_with_those_that_are_close():
         choose("class", "U+03E", [f"U+{i:04X}" for i in range(1000)])
     assert "U+03E" in str(told.value) and "U+03E7" in str(told.value)
     assert str(told.value).endswith(" or 990 others") and len(str(told.value)) < 160
+
+
+def test_intervals_of_groups_of_many_tiny_classes_cover_their_mean_and_are_no_wider_than_they_must_be():
+    random, covered, widths = np.random.default_rng(0), np.zeros(2), np.zeros(2)
+    truth = random.uniform(0.8, 1, 300)
+    spread = np.sqrt([(truth * (1 - truth)).sum() / 3, 300 * (np.exp(1) - 1) * np.exp(1) / 3]) / 300
+    for _ in range(400):
+        shares = random.binomial(3, truth) / 3
+        errors = np.sqrt(3 * shares * (1 - shares) + 0.25) / 4
+        losses = random.lognormal(size=(300, 3))
+        values, se = losses.mean(1), losses.std(1, ddof=1) / 3**0.5
+        told = (
+            mean_of([*map(Estimate, shares, errors, *wilson(shares, 3))]),
+            mean_of([*map(Estimate, values, se, *interval(values, se, 2, keeps_sign=True))]),
+        )
+        covered += [e.lower <= t <= e.upper for e, t in zip(told, (truth.mean(), np.exp(0.5)), strict=True)]
+        widths += [(e.upper - e.lower) / 3.92 for e in told]
+    # A share of each class is drawn to one half, which makes the interval of all too wide, not too narrow.
+    assert (covered / 400 >= 0.92).all() and (widths / 400 < [2 * spread[0], 1.1 * spread[1]]).all()
