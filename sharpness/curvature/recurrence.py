@@ -18,7 +18,7 @@ from scipy.linalg import eigh_tridiagonal
 
 from sharpness.curvature.ends import Ends
 from sharpness.curvature.krylov import inner, length
-from sharpness.curvature.lanczos import PATIENCE, start_of
+from sharpness.curvature.lanczos import PATIENCE, WHOLE, start_of
 from sharpness.curvature.operator import Operator, Product, StartOptions
 from sharpness.keywords import typed_keywords
 
@@ -71,7 +71,7 @@ def extremes(
         patient = exhausted or steps >= PATIENCE
         bounds = beta[-1] * np.abs(s[-1])
         found, settled = ends.judge(theta, bounds, np.empty(0), extent, patient)
-        if exhausted or settled or steps >= max_iterations:
+        if exhausted or (settled and size > WHOLE) or steps >= max_iterations:
             converged = bounds[found] <= ends.allowed(theta[found], scale, patient)
             return Extremes(theta[found], bounds[found], converged, operator.products)
         before, v = v, r.div_(beta[-1])
