@@ -87,7 +87,8 @@ def test_directions_of_several_seeds_have_a_row_each_on_one_scale(bowl):
     steeper = replace(bowl, losses=1 + 4 * (bowl.losses - 1), class_losses=4 * bowl.class_losses - 3)
     figure = draw_planes({0: {"a": bowl}, 3: {"a": steeper}}, 1, "filled")
     names = {t.get_text().replace("\n", " ") for ax in figure.axes for t in ax.texts}
-    assert names == {f"{title}, directions {s}" for title in ("All classes", "Rarest: class 9 (2 images)") for s in (0, 3)}
+    titles = ("All classes", "Rarest: class 9 (2 images)")
+    assert names == {f"{title}, directions {s}" for title in titles for s in (0, 3)}
     panels = [ax for ax in figure.axes if ax.collections and ax.get_ylabel() != "Rise of the loss"][:4]
     levels = [tuple(ax.collections[0].levels) for ax in panels]
     assert levels[0] == levels[1] != levels[2] == levels[3], "each subset on its own scale, which all seeds share"
