@@ -210,7 +210,7 @@ class ClassPoints:
         # Names stand in a row, because those of classes that are neighbours would cover each other at their marks.
         chosen = sorted(tops)
         left, right = self.ax.get_xlim()
-        gap = 7 / 72 * (right - left) / (self.ax.get_position().width * self.ax.figure.get_figwidth())
+        gap = 7 / 72 * self.ax.figure.dpi * (right - left) / self.ax.bbox.width
         places = spread_out(np.array([self.places[tops[c][1]][c] for c in chosen]), gap, right)
         line = {"arrowstyle": "-", "linewidth": 0.3, "color": "0.6", "shrinkA": 0, "shrinkB": 1}
         for c, at in zip(chosen, places, strict=True):
