@@ -49,14 +49,14 @@ EVERY = [
 def in_float64():
     """In a process of its own: networks, images and all that is made of them, on a narrow network."""
     torch.set_default_dtype(torch.float64)
-    BACKBONES["resnet8"] = functools.partial(CifarResNet, 8, width=4)
+    BACKBONES["resnet8"] = BACKBONES["resnet10-cifar"] = functools.partial(CifarResNet, 8, width=4)
     normalize = ImageSet.normalize
     ImageSet.normalize = lambda images, x: normalize(images, x).double()
 
 
 def few_images(name):
     if name != "digits-lt":
-        return load_data(name, data_root=os.environ["GLYPHS"])
+        return load_data(name, data_root=os.environ["GLYPHS"], size=16)
     pool, test = digit_pools()
     return LongTailData.from_pool(
         "digits-lt", pool, test.subset(list(range(0, len(test), 5))), class_names=tuple("0123456789"), profile="exp",
