@@ -23,7 +23,7 @@ def data():
 
 def network():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 3)).double()
+    return nn.Sequential(nn.Linear(3, 12), nn.BatchNorm1d(12), nn.Dropout(0.5), nn.Linear(12, 3)).double()
 
 
 def test_numbers_are_those_of_an_objective_and_the_model_is_left_alone():
