@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from scipy.linalg import eigh
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized
@@ -47,12 +49,29 @@ def projector(moment: Tensor, threshold: float) -> Tensor:
     """
     if threshold >= 1:
         return torch.eye(moment.shape[-1]).to(moment).expand_as(moment).clone()
-    values, vectors = torch.linalg.eigh(moment)
+    values, vectors = eigenpairs(moment)
     energy = values.flip(-1).clamp_min(0).cumsum(-1)
     # The eigenvector that reaches the threshold is the last one kept.
     kept = torch.cat([torch.zeros_like(energy[:, :1]), energy[:, :-1]], dim=1) < threshold * energy[:, -1:]
     chosen = vectors.flip(-1) * kept[:, None, :]
     return chosen @ chosen.mT
+
+
+def eigenpairs(moment: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (g, d), ascending, and eigenvectors (g, d, d) of symmetric matrices of any rank.
+
+    Raises:
+        FloatingPointError: entries that are not finite.
+    """
+    try:
+        return torch.linalg.eigh(moment)
+    except torch.linalg.LinAlgError:
+        if not bool(torch.isfinite(moment).all()):
+            raise FloatingPointError("training diverged: inputs of a layer are not finite") from None
+        # Divide and conquer gives up on some matrices of low rank, such as moments of fewer patches than entries.
+        pairs = [eigh(m.cpu().numpy(), driver="ev") for m in moment]
+        values, vectors = (torch.from_numpy(np.stack(part)).to(moment) for part in zip(*pairs, strict=True))
+        return values, vectors
 
 
 def input_rows(layer: nn.Module, x: Tensor) -> Tensor:

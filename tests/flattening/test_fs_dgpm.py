@@ -40,6 +40,20 @@ def test_all_of_the_energy_is_the_identity_and_none_is_no_error():
     assert projector(torch.zeros(1, 3, 3), 0.9).isfinite().all()
 
 
+def test_a_projector_is_the_same_where_the_usual_algorithm_gives_up(monkeypatch):
+    x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)  # of low rank
+    moments = torch.stack([x.T @ x, 2 * x.T @ x])
+    expected = projector(moments, 0.9)
+
+    def gives_up(moment):
+        raise torch.linalg.LinAlgError("the algorithm failed to converge")
+
+    monkeypatch.setattr(torch.linalg, "eigh", gives_up)
+    torch.testing.assert_close(projector(moments, 0.9), expected)
+    with pytest.raises(FloatingPointError, match="diverged"):
+        projector(moments * torch.nan, 0.9)
+
+
 @pytest.mark.parametrize(
     "layer",
     [
