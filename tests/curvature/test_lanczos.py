@@ -7,6 +7,7 @@ from scipy.sparse.linalg import eigsh
 
 from sharpness import UserError
 from sharpness.curvature.lanczos import lanczos, lanczos_memory
+from sharpness.curvature.recurrence import extremes
 
 SPECTRA = {
     "spread": np.linspace(-3, 5, 40),
@@ -214,3 +215,15 @@ def test_a_small_residual_near_the_null_space_is_not_taken_for_an_end_of_the_spe
     np.testing.assert_allclose(pairs.values, [100.0, low], rtol=0.02)
     cut = lanczos(lambda v: spectrum * v, len(spectrum), which="both", tol=1e-3, max_iterations=4)
     assert not cut.converged[1]
+
+
+@pytest.mark.parametrize("find", [lanczos, extremes])
+def test_in_a_small_space_an_end_is_found_that_the_start_vector_hardly_holds(find):
+    start = torch.randn(43, generator=torch.Generator().manual_seed(0), dtype=torch.float64)  # as a run draws it
+    last = torch.randn(43, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    last -= (1 - 1e-9) * (last @ start) / (start @ start) * start
+    vectors = torch.linalg.qr(torch.column_stack([last, torch.eye(43, dtype=torch.float64)]))[0][:, :43]
+    values = torch.cat([torch.tensor([-0.895, -0.79, 1.0]), torch.linspace(0, 0.01, 40)]).double()
+    matrix = vectors @ torch.diag(values) @ vectors.T
+    found = find(lambda v: matrix @ v, 43, which="both")
+    np.testing.assert_allclose(found.values, [1.0, -0.895], rtol=5e-3)

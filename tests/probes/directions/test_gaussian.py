@@ -7,7 +7,7 @@ from torch import nn
 
 from sharpness import Objective, UserError
 from sharpness.models import build_model
-from sharpness.probes.directions.gaussian import gaussian, normalize
+from sharpness.probes.directions import gaussian, gaussian_pair, normalize
 from sharpness.probes.landscapes.named_directions import named_directions
 
 X, Y = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 3])
@@ -17,11 +17,6 @@ def network(head="linear", dtype=torch.float32, seed=0):
     torch.manual_seed(seed)
     model = build_model("resnet8", 10, 1, head).eval().to(dtype)
     return Objective(model, (X.to(dtype), Y))
-
-
-def gaussian_pair(objective, seed=0, normalization="filter"):
-    """The directions of a plane."""
-    return named_directions(objective, None, 2, seed, normalization).vectors
 
 
 def pieces(objective, flat):
@@ -88,6 +83,8 @@ def test_draws_and_seeds_differ():
 def test_the_pair_is_orthogonal_and_keeps_its_norms(normalization):
     objective = network(dtype=torch.float64)
     one, two = gaussian_pair(objective, normalization=normalization)
+    plane = named_directions(objective, None, 2, 0, normalization).vectors
+    assert torch.equal(torch.stack([one, two]), torch.as_tensor(plane))
     assert abs(float(one @ two / one.norm() / two.norm())) < 1e-12
     if normalization:
         for d in (one, two):
