@@ -17,8 +17,8 @@ def errors():
     root = HERE.parents[1]
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "mypy", "--strict", "--config-file=", "--follow-imports=silent"),
-            *("--disable-error-code=import-untyped", "--cache-dir", root / ".mypy_cache" / "user_code"),
+            *(sys.executable, "-m", "mypy", "--config-file", HERE / "strict.ini"),
+            *("--cache-dir", root / ".mypy_cache" / "user_code"),
             *(HERE / "typed.py", HERE / "mistakes.py"),
         ],
         capture_output=True,
