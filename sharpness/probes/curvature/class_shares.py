@@ -42,9 +42,13 @@ def owners_of(objective: Objective, found: EigenvalueResult, epsilon: float | No
     assert found.vectors is not None
     vectors = torch.as_tensor(found.vectors).to(objective.device, objective.dtype)
     base, weights, classes = objective.check(), objective.weights.double().numpy(), objective.classes.numpy()
-    cost, n = Cost.of(objective), objective.num_samples
-    # A second derivative of every sample, forward, takes about as long as two gradients.
-    announce(f"owners of {len(vectors)} directions", len(vectors) * (2 * cost.forward(n) + 2 * cost.gradient(n)))
+
+    def expected() -> float:
+        # A second derivative of every sample, forward, takes about as long as two gradients.
+        cost, n = Cost.of(objective), objective.num_samples
+        return len(vectors) * (2 * cost.forward(n) + 2 * cost.gradient(n))
+
+    announce(f"owners of {len(vectors)} directions", expected)
     values = np.asarray(found.values, dtype=float)
     with np.errstate(divide="ignore"):
         epsilons = np.sqrt(2 * RISE / np.abs(values)) if epsilon is None else np.full(len(values), float(epsilon))

@@ -31,13 +31,16 @@ def announce_table(
     total = Passes(*(sum(numbers) for numbers in zip(*passes, strict=True)))
     sizes = objective.class_samples[objective.class_samples > 0].tolist()
     rows = len(sizes) + (len(sizes) > 1 and total.of_all > 0) if total.products else 0
-    cost = Cost.of(objective, rows if executor is None else min(rows, 1), bool(total.gradients))
-    if executor is not None:
-        cost = replace(cost, workers=width(executor))
-    seconds = expected(total, cost, sizes)
+
+    def seconds() -> float:
+        cost = Cost.of(objective, rows if executor is None else min(rows, 1), bool(total.gradients))
+        if executor is not None:
+            cost = replace(cost, workers=width(executor))
+        return models * expected(total, cost, sizes)
+
     whose = f"{label or 'the model'} and {models - 1} more" if models > 1 else label or "the model"
     announce(
         f"measuring {', '.join(m.name for m in settings)} of {whose} on {objective.num_samples} samples of "
         f"{int((objective.class_samples > 0).sum())} classes",
-        models * seconds,
+        seconds,
     )

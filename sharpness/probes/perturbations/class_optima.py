@@ -90,9 +90,13 @@ def class_optima(
     settings = {"damping": damping, "steps": steps, "cg_steps": cg_steps, "match_samples": match_samples}
     fields = rows.fields(probe="class_optima", **settings)
     whole.check()
-    most, cost, n = steps * cg_steps, Cost.of(whole, rows=1), whole.num_samples
-    seconds = 10 * (cost.forward(n) + cost.gradient(n)) + most * cost.product(n)
-    announce(f"optima of {len(rows.present)} rows, at most {most} products each", seconds)
+    most = steps * cg_steps
+
+    def expected() -> float:
+        cost, n = Cost.of(whole, rows=1), whole.num_samples
+        return 10 * (cost.forward(n) + cost.gradient(n)) + most * cost.product(n)
+
+    announce(f"optima of {len(rows.present)} rows, at most {most} products each", expected)
     # One row after another in this process: every step moves the model, which rows side by side would share.
     search = _Search(damping, norm, steps, cg_steps)
     count, k = len(rows.parts), whole.num_parameters

@@ -97,9 +97,12 @@ def critical_radius(
     objective.check()
     search = _Search(objective, factor, drop)
     lines = draws + len(kinds) - 1 if "random" in kinds else len(kinds)
-    cost = Cost.of(objective)
-    each = POINTS * cost.forward(objective.num_samples) + cost.gradient(objective.num_samples)
-    announce(f"critical radii along {lines} direction{'s' * (lines > 1)}", lines * each)
+
+    def expected() -> float:
+        cost, n = Cost.of(objective), objective.num_samples
+        return lines * (POINTS * cost.forward(n) + cost.gradient(n))
+
+    announce(f"critical radii along {lines} direction{'s' * (lines > 1)}", expected)
     found: dict[str, np.ndarray] = {}
     with progress(lines, "critical radius", "directions") as bar:
         for kind in kinds:

@@ -91,9 +91,13 @@ class Cost:
 
 def announce_rows(objective: Objective, what: str, products: float, sizes: Sequence[int], executor: Executor) -> None:
     """Announce the expected duration of rows on an executor, whose workers are taken to be as fast as this process."""
-    cost = replace(Cost.of(objective, 1, gradients=False), workers=min(width(executor), len(sizes)))
-    seconds = cost.side_by_side([products * cost.product(size) for size in sizes])
-    announce(f"{what} of {len(sizes)} rows on {cost.workers} workers", seconds)
+    workers = min(width(executor), len(sizes))
+
+    def expected() -> float:
+        cost = replace(Cost.of(objective, 1, gradients=False), workers=workers)
+        return cost.side_by_side([products * cost.product(size) for size in sizes])
+
+    announce(f"{what} of {len(sizes)} rows on {workers} workers", expected)
 
 
 def row_workers(objective: Objective, rows: int, vectors: int = 0) -> AbstractContextManager[Executor]:
@@ -107,11 +111,17 @@ def row_workers(objective: Objective, rows: int, vectors: int = 0) -> AbstractCo
     return side_by_side(rows, memory, possible, objective.device)
 
 
-def announce(what: str, seconds: float | None = None) -> None:
-    """One line on what comes and how long it should take, where that is known."""
-    if seconds is None:
+def announce(what: str, expected: Callable[[], float] | None = None) -> None:
+    """Tell in one line what comes and how many seconds it should take, which are asked for where the line is shown.
+
+    To time a few passes takes a tenth of the time of small networks.
+    """
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    if expected is None:
         logger.info("%s", what)
         return
+    seconds = expected()
     span = f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds" if seconds >= 2 else "a second"
     logger.info("%s, about %s", what, span)
 

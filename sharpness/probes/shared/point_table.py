@@ -177,7 +177,9 @@ class PointTable:
         expected = number * share * seconds
         if number and expected >= LONG:
             up_to = "up to " if usually else ""
-            announce(f"{self.what}: {up_to}{number} points x {self.objective.num_samples} samples{usually}", expected)
+            announce(
+                f"{self.what}: {up_to}{number} points x {self.objective.num_samples} samples{usually}", lambda: expected
+            )
 
     def _load(self) -> None:
         """Read the points that any process of an earlier call has left; the first process reads for all."""
