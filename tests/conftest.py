@@ -85,6 +85,12 @@ def one_format(monkeypatch):
     monkeypatch.setattr(Figure, "savefig", savefig)
 
 
+@pytest.fixture
+def blank_pictures(monkeypatch):
+    """Pictures set up and not drawn, for what hangs on their names alone: to draw one takes longer than its numbers."""
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: Path(path).write_bytes(bytes(200)))
+
+
 #: Set by a process of :func:`forked` before anything else, so that what it prints is in a file.
 _OPENING = """
 import os, sys

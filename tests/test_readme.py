@@ -15,6 +15,7 @@ from sharpness import load_data
 from sharpness.cli import cli
 from sharpness.flattening import OPERATIONS, build_operation
 from sharpness.methods import METHODS
+from sharpness.probes.curvature import resampling
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -44,6 +45,7 @@ def blocks(language: str, page: Path) -> list[str]:
 
 def test_the_python_examples_run_in_order(shallow_resnet8, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(resampling, "DIMENSIONS", 20)  # of a basis that takes half of the time and leaves all else
     names: dict = {}
     for page in (ROOT / "README.md", ROOT / "docs/python.md"):
         for block in blocks("python", page):

@@ -135,7 +135,7 @@ def test_landscape_writes_planes_and_pictures(run, capsys, tmp_path):
     )
 
 
-def test_landscape_draws_lines_and_every_class_and_an_html_file(run, tmp_path):
+def test_landscape_draws_lines_and_every_class_and_an_html_file(blank_pictures, run, tmp_path):
     pytest.importorskip("plotly")
     out = tmp_path / "out"
     more = ["--line", "3", "--per-class", "--interactive", "--directions", "gradient+hessian", "--adaptive", "0"]

@@ -39,7 +39,7 @@ COMMANDS = {
 
 
 #: Faults of writing do not hang on the size of a network, nor on what is in a picture.
-pytestmark = pytest.mark.usefixtures("shallow_resnet8", "one_format")
+pytestmark = pytest.mark.usefixtures("shallow_resnet8", "blank_pictures")
 
 
 @pytest.fixture(scope="module")
