@@ -16,21 +16,30 @@ ROOT = Path(__file__).parent.parent
 MAKER = runpy.run_path(str(ROOT / "docs" / "make_notebooks.py"))
 TEXTS = sorted((ROOT / "notebooks").glob("*.py"))
 
-#: The same calls with fewer epochs, images, draws and points, by notebook: what breaks a cell does so at every size.
+#: The same calls with fewer epochs, images, draws and points, and less exact, by notebook: what breaks a cell does so
+#: at every size.
 SMALLER = {
     "compare-for-a-paper": {
-        "range(3)": "range(2)", "epochs=15": "epochs=1", "limit_per_class=20": "limit_per_class=2", "draws=5": "draws=2"
+        "range(3)": "range(2)", "epochs=15": "epochs=1", "limit_per_class=20": "limit_per_class=2",
+        "draws=5": "draws=2", "measures=measures": "measures=measures, tol=0.1",
     },
     "during-training": {"epochs=40": "epochs=4", "budget=0.5": "budget=1.0"},
     "explore": {
         "epochs=20": "epochs=1", "limit_per_class=20": "limit_per_class=2", "draws=5": "draws=2", "k=3": "k=1",
-        'measure(runs / "cc-sam")': 'measure(runs / "cc-sam", limit_per_class=2)',
+        'measure(runs / "cc-sam")': 'measure(runs / "cc-sam", limit_per_class=2, tol=0.1)',
+        '"worst_rise"],': '"worst_rise"], tol=0.1,', "per_class=True,": "per_class=True, tol=0.1,",
+        "per_layer=True": "per_layer=True, tol=0.1",
+        '"accuracy,loss,lambda_max"': '"accuracy,loss,lambda_max", tol=0.1',
         "draws=3, steps=25": "draws=2, steps=4",
         "x=(-0.5, 0.5, 31), y=(-0.5, 0.5, 31)": "x=(-0.5, 0.5, 9), y=(-0.5, 0.5, 9)", "x=(-2, 2, 41)": "x=(-2, 2, 5)",
     },
-    "own-checkpoint": {"range(15)": "range(2)"},
+    "own-checkpoint": {"range(15)": "range(2)", "measure(objective": "measure(objective, tol=0.1"},
     "own-measure": {"epochs=10": "epochs=1", "folder / label)": "folder / label, limit_per_class=3)"},
-    "read-the-numbers": {"epochs=30": "epochs=3", "range(3)": "range(2)", "(1, 2, 3)": "(1, 2)"},
+    "read-the-numbers": {"epochs=30": "epochs=3", "range(3)": "range(2)", "(1, 2, 3)": "(1, 2)",
+        "measures=measures,": "measures=measures, tol=0.1,", "per_class=True,": "per_class=True, tol=0.1,",
+        'measures="loss,lambda_max,random_rise"': 'measures="loss,lambda_max,random_rise", tol=0.1',
+        "nn.Conv2d(1, 16,": "nn.Conv2d(1, 2,", "BatchNorm2d(16)": "BatchNorm2d(2)", "Linear(256,": "Linear(32,",
+    },
 }  # fmt: skip
 
 
