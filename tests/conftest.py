@@ -36,12 +36,17 @@ OTHER = (
     "engine/test_bad_input.py", "engine/test_devices.py", "methods/test_card.py", "methods/test_deviations.py",
     "methods/test_recipe.py", "training/test_damaged_runs.py", "training/test_manifest.py",
 )  # fmt: skip
+#: Files with tests, or with fixtures, of five seconds and more.
+LONGEST = (
+    "test_figures.py", "test_faults.py", "test_hostile_files.py", "test_notebooks.py", "test_public_checkpoints.py",
+    "test_readme.py", "test_types.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
-    # The longest comes first: last, it would leave the other cores without work.
-    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+    # The longest come first: last, they would leave the other cores without work.
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
     # Asked once a file: a path takes longer to compare than a test to be found.
     @functools.cache
@@ -105,8 +110,8 @@ torch.set_num_threads(1)
 """
 
 
-#: What a process has loaded that others are copies of.
-LOADED = ["sharpness.cli", "sharpness.plots", "sharpness.studies", "scipy.stats", "torch.distributed"]
+#: What a process has loaded that others are copies of; the last by the first optimizer, in two seconds.
+LOADED = ["sharpness.cli", "sharpness.plots", "sharpness.studies", "scipy.stats", "torch.distributed", "torch._dynamo"]
 
 
 def server() -> multiprocessing.context.BaseContext:
