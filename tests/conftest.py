@@ -75,17 +75,20 @@ def settings_of_pictures():
         yield settings
 
 
+#: As it is: fixtures put others in its place.
+_SAVEFIG = Figure.savefig
+
+
 @pytest.fixture
 def one_format(monkeypatch):
     """Pictures drawn once, as PNG: beside it a PDF of the same figure takes as long. PDFs of every kind of
     picture are drawn in tests/plots."""
-    draw = Figure.savefig
 
     def savefig(figure, path, **options):
         if options.get("format") == "pdf":
             Path(path).write_bytes(b"%PDF")
         else:
-            draw(figure, path, **options)
+            _SAVEFIG(figure, path, **options)
 
     monkeypatch.setattr(Figure, "savefig", savefig)
 

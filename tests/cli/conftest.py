@@ -151,8 +151,8 @@ def small(shallow_resnet8):
 
 
 @pytest.fixture(autouse=True)
-def drawn_once(one_format):
-    """Which pictures a command writes does not hang on how PDFs are drawn."""
+def blank(blank_pictures):
+    """Which pictures a command writes does not hang on how they are drawn; one test of each command asks for them."""
 
 
 @pytest.fixture(scope="module")

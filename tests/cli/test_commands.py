@@ -120,7 +120,7 @@ def test_spectrum_prints_values_with_residuals(run, capsys, tmp_path):
 PICTURES = {f"{kind}.{suffix}" for kind in ("contour", "surface") for suffix in ("pdf", "png", "txt")}
 
 
-def test_landscape_writes_planes_and_pictures(run, capsys, tmp_path):
+def test_landscape_writes_planes_and_pictures(one_format, run, capsys, tmp_path):
     out = tmp_path / "out"
     arguments = ["--plane", "3", "--limit-per-class", "2", "--of", "few", "--out", str(out)]
     assert main(["landscape", str(run), *arguments]) == 0
@@ -135,7 +135,7 @@ def test_landscape_writes_planes_and_pictures(run, capsys, tmp_path):
     )
 
 
-def test_landscape_draws_lines_and_every_class_and_an_html_file(blank_pictures, run, tmp_path):
+def test_landscape_draws_lines_and_every_class_and_an_html_file(run, tmp_path):
     pytest.importorskip("plotly")
     out = tmp_path / "out"
     more = ["--line", "3", "--per-class", "--interactive", "--directions", "gradient+hessian", "--adaptive", "0"]
@@ -222,7 +222,7 @@ def test_the_module_is_the_command(capsys, monkeypatch):
         (["--kind", "ggn", "--parameters", "*layer1*"], {"eigenvalue"}, 2),
     ],
 )
-def test_a_spectrum_is_printed_and_written(options, columns, rows, run, capsys, tmp_path):
+def test_a_spectrum_is_printed_and_written(one_format, options, columns, rows, run, capsys, tmp_path):
     output, figure = tmp_path / "table.csv", tmp_path / "figure"
     few = ["--limit-per-class", "4", "--tol", "0.1"]
     arguments = ["spectrum", str(run), *options, *few, "-o", str(output), "--plot", str(figure)]
@@ -281,7 +281,7 @@ def test_figures_of_a_study_prints_its_table_and_files(capsys, tmp_path):
     assert "flattening on digits-lt: 2 cells, 0 done, 2 to do" in printed.err
 
 
-def test_conflicts_are_printed_and_drawn(run, capsys, tmp_path):
+def test_conflicts_are_printed_and_drawn(one_format, run, capsys, tmp_path):
     quick = ["--limit-per-class", "2", "--parameters", "classifier", "--steps", "2", "--cg-steps", "3"]
     picture = tmp_path / "conflicts"
     assert main(["conflicts", str(run), *quick, "--per-group", "--json", "--plot", str(picture)]) == 0

@@ -84,7 +84,7 @@ def test_labels_that_look_alike_have_files_of_their_own(run, undrawn, tmp_path, 
 
 
 @pytest.mark.parametrize("quantity", ["rise", "accuracy"])
-def test_pictures_of_another_quantity_have_names_of_their_own(blank_pictures, quantity, run, tmp_path):
+def test_pictures_of_another_quantity_have_names_of_their_own(quantity, run, tmp_path):
     assert main(["landscape", str(run), *SMALL, "--line", "3", "--quantity", quantity, "--out", str(tmp_path)]) == 0
     drawn = {p.stem for p in tmp_path.iterdir() if p.suffix == ".png"}
     assert drawn == {f"{kind}-{quantity}" for kind in ("line", "contour", "surface")}

@@ -51,7 +51,7 @@ def test_given_constants_and_counts(stranger, rows):
     assert "normalised" not in said
 
 
-def test_all_measures_with_their_errors_and_a_picture(stranger, capsys, rows, tmp_path):
+def test_all_measures_with_their_errors_and_a_picture(one_format, stranger, capsys, rows, tmp_path):
     found, said = rows(
         "measure", "wrapped.pth", *MODEL, "--images", "pictures", "-o", tmp_path / "t.csv", "--plot", tmp_path / "t"
     )

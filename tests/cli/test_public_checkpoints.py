@@ -189,7 +189,7 @@ def test_their_spectra_are_those_of_their_own_networks(published):
         assert sharpness.eigenvalues(one).largest == pytest.approx(wanted, rel=2e-3)
 
 
-def test_they_do_on_the_command_line(blank_pictures, published, tmp_path, capsys):
+def test_they_do_on_the_command_line(published, tmp_path, capsys):
     files, _, root, *_ = published
     given = [*map(str, files.values()), "--data", "cifar10-lt", "--data-root", str(root), "--split", "test"]
     for label in files:
