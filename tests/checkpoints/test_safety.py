@@ -395,13 +395,12 @@ print("grown", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
-def test_no_file_takes_memory(tmp_path):
+def test_no_file_takes_memory(forked, tmp_path):
+    (folder := tmp_path / "files").mkdir()
     for name, write in HUGE.items():
-        write(tmp_path / name)
-    archive(tmp_path / "memo index", b"\x80\x02K\x01r\xff\xff\xff\xff.")
-    run = subprocess.run([sys.executable, "-c", READER, tmp_path], capture_output=True, text=True, timeout=120)
-    *lines, grown = run.stdout.splitlines()
-    assert run.returncode == 0, run.stderr[-500:]
+        write(folder / name)
+    archive(folder / "memo index", b"\x80\x02K\x01r\xff\xff\xff\xff.")
+    *lines, grown = forked(READER, folder).end(timeout=120).splitlines()
     assert sorted(lines) == sorted([*(f"told {name}" for name in HUGE), "read memo index"])
     assert int(grown.split()[1]) < 120 * 1024, "kilobytes"
 
