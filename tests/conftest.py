@@ -183,6 +183,20 @@ def forked(tmp_path):
 
 
 @pytest.fixture(scope="module")
+def forked_once(tmp_path_factory):
+    """The same factory for what a module makes once."""
+    started = []
+
+    def start(code: str, *arguments: object, **environment: str) -> Forked:
+        started.append(Forked(code, list(arguments), tmp_path_factory.mktemp("forked"), environment))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.kill()
+
+
+@pytest.fixture(scope="module")
 def forked_pools():
     """Copies of such a process as workers of pools, too: each would load all anew. Its own doctest has spawned ones."""
     server()

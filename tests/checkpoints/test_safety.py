@@ -16,7 +16,6 @@ import pickletools
 import re
 import struct
 import subprocess
-import sys
 import tarfile
 import time
 import timeit

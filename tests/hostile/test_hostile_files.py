@@ -6,8 +6,6 @@ it alone.
 
 import json
 import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -22,20 +20,14 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="n
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory):
+def reports(forked_once, tmp_path_factory):
     """What became of every file, from processes that are started once."""
-    worker = Path(__file__).with_name("worker.py")
+    code = f"sys.path.insert(0, {str(Path(__file__).parent)!r}); import worker; worker.main(*sys.argv[1:])"
     started = []
     for first in range(WORKERS):
         (folder := tmp_path_factory.mktemp("hostile") / "saved").mkdir()
-        command = [sys.executable, worker, folder.parent, *map(str, (first, FILES, WORKERS))]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-    found = []
-    for process in started:
-        printed, errors = process.communicate(timeout=60 + 2 * FILES)
-        assert process.returncode == 0, f"after {printed.splitlines()[-1:]}: {errors[-2000:]}"
-        found += map(json.loads, printed.splitlines())
-    return found
+        started.append(forked_once(code, folder.parent, first, FILES, WORKERS))
+    return [json.loads(line) for process in started for line in process.end(60 + 2 * FILES).splitlines()]
 
 
 def test_every_file_is_read_or_refused(reports):

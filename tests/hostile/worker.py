@@ -108,8 +108,8 @@ def memory():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
-def main(folder, first, last, step):
-    folder = Path(folder)
+def main(folder, *numbers):
+    folder, (first, last, step) = Path(folder), map(int, numbers)
     saved = good_results(folder / "saved")
     # What is imported or made at the first use of a reader is no file's doing.
     torch.save({"weight": torch.ones(1)}, folder / "w.pt")
@@ -153,4 +153,4 @@ def main(folder, first, last, step):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:5]))
+    main(*sys.argv[1:5])
