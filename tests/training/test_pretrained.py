@@ -115,6 +115,7 @@ def test_what_recipes_begin_at(places, digits, tmp_path, published):
     assert not any("pretrained" in note for note in load_checkpoint(tmp_path / "usual").manifest.notes)
 
 
+@pytest.mark.usefixtures("narrow_resnet8")
 def test_a_file_of_another_network_is_refused_before_anything_is_written(digits, published, tmp_path, capsys):
     path, _ = published
     with pytest.raises(UserError, match=r"missing.*give weights of a resnet8"):
