@@ -26,14 +26,14 @@ class Directions:
 
     Attributes:
         vectors: (d, k).
-        shapes: of the k parameters in scope, by name, in order.
+        shapes: shapes of the parameters in scope (k numbers in all), by name, in order.
         name: ``"gaussian"``, ``"hessian"``, ``"gradient"``, ``"given"``, ``"models"``, ``"trajectory"``, or two of
-            them with a plus between.
-        normalization: of Gaussian directions.
-        seed: of Gaussian directions.
+            them joined by a plus.
+        normalization: normalisation of Gaussian directions.
+        seed: seed of Gaussian directions.
         marks: (m, d) coordinates of other models, or of the steps of a trajectory; or None.
-        mark_names: their names, or none.
-        explained: (d,) share of a trajectory's squared distances from its end that lies along each; or None.
+        mark_names: names of the marks; may be empty.
+        explained: (d,) share of a trajectory's squared distances from its end that lies along each axis; or None.
     """
 
     vectors: Tensor

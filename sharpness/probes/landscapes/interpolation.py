@@ -77,12 +77,12 @@ def barrier(line: LineResult, of: str = "loss") -> pd.DataFrame:
 
     .. math:: \max_{0 \le x \le 1} L(x) - [(1 - x) L(0) + x L(1)]
 
-    overall, per group and per class (Entezari et al., ICLR 2022); zero where the path nowhere rises above the chord.
-    With equal losses at both ends it is the instability of Frankle et al. (ICML 2020), who subtract the ends' mean and
-    take the error. The maximum is over the points of the line, hence a lower bound.
+    overall, per group and per class (Entezari et al., ICLR 2022); zero if the path never rises above the chord. If both
+    ends have equal losses, this is the instability of Frankle et al. (ICML 2020), who subtract the mean of the ends and
+    use the error. The maximum is taken over the points of the line, so it is a lower bound.
 
     Args:
-        line: a result of ``interpolate``, whose points include 0 and 1.
+        line: a result of ``interpolate`` whose points include 0 and 1.
         of: ``"loss"``, or ``"error"``, the classification error.
 
     Returns:
@@ -92,7 +92,7 @@ def barrier(line: LineResult, of: str = "loss") -> pd.DataFrame:
     Raises:
         UserError: the line lacks the point 0 or 1.
 
-    The loss :math:`(w - 1)^2 / 2` at w = 0 and at w = 2, whose path leads down, and not up:
+    The loss :math:`(w - 1)^2 / 2` between w = 0 and w = 2; the path dips below both ends:
 
     >>> import torch
     >>> model, data = torch.nn.Linear(1, 1, bias=False), (torch.ones(1, 1), torch.ones(1))
