@@ -108,16 +108,16 @@ class Directions:
 
 
 def load_directions(path: str | Path) -> Directions:
-    """Read what :meth:`Directions.save` wrote; nothing in the file is executed.
+    """Read directions saved by :meth:`Directions.save`; nothing in the file is executed.
 
     Args:
-        path: of the archive (``.npz``).
+        path: path of the archive (``.npz``).
 
     Returns:
         The directions, as they were saved.
 
     Raises:
-        UserError: no such file, or one that is something else.
+        UserError: no such file, or a file of another kind.
 
     >>> import tempfile
     >>> found = Directions(torch.eye(2), {"weight": (1, 2)})

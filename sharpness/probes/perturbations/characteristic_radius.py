@@ -108,7 +108,7 @@ def characteristic_radius(
 
     Returns:
         A table of the numbers above, with the losses along the curve.
-        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
+        For a mapping, a :class:`~sharpness.Comparison` of such results by label.
 
     Raises:
         UserError: counts, scale, factors or steps out of range, weights that are all 0, a gradient that is not finite.

@@ -62,7 +62,7 @@ def class_optima(
     Returns:
         Lengths (relative to the norm of the weights), losses at the optima, cosines between classes (the conflict
         matrix), and the loss of every class at the optimum of every other.
-        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
+        For a mapping, a :class:`~sharpness.Comparison` of such results by label.
 
     Raises:
         UserError: settings out of range, or weights that are all zero.
