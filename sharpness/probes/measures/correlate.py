@@ -101,7 +101,7 @@ def correlate(
             one, other = frame["accuracy"].max(), frame["accuracy of test"].max()
             if max(one, other) > 1 >= min(one, other):
                 raise UserError(
-                    f"accuracies go up to {one:g} in the table and to {other:g} in test: give shares or per cent in both"
+                    f"accuracies go up to {one:g} in the table and {other:g} in test: give shares or per cent in both"
                 )
             frame["gap"] = frame["accuracy"] - frame["accuracy of test"]
         else:
@@ -227,7 +227,7 @@ def _frame(table: Any, what: str, numbers: Sequence[str]) -> pd.DataFrame:
     if (again := frame.duplicated(list(KEYS))).any():
         row = frame[again].iloc[0]
         raise UserError(
-            f"{what} has several rows of class {row['class']!r} of model {row['model']!r}, run {row['run']!r}: tell the "
-            "checkpoints of a model apart in a column 'run'"
+            f"{what} has several rows of class {row['class']!r} of model {row['model']!r}, run {row['run']!r}: tell "
+            "the checkpoints of a model apart in a column 'run'"
         )
     return frame
