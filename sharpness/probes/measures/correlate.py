@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -199,7 +200,7 @@ def _frame(table: Any, what: str, numbers: Sequence[str]) -> pd.DataFrame:
         raise UserError(f"{what} is a {type(table).__name__}: give a DataFrame, a file, or sharpness.compare(results)")
     else:
         try:
-            frame = read_table(table)
+            frame = read_table(Path(table))
         except UserError as error:
             raise UserError(f"{what} {error}") from None
         if {"row", "column", "status"} <= set(frame):
