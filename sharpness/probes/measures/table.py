@@ -56,7 +56,8 @@ class TableOptions(MeasureOptions, total=False):
         tol: residual at which an eigenvalue is converged, see :func:`~sharpness.eigenvalues`.
         max_iterations: Lanczos iterations at most, for each end of a spectrum.
         coordinates: of eigenvalues and traces: ``"filter"`` for those of the Hessian in filter-normalised coordinates,
-            which rescaling weights in front of BatchNorm does not change, see :func:`~sharpness.eigenvalues`.
+            which rescaling weights in front of BatchNorm does not change, see :func:`~sharpness.eigenvalues`; the
+            objective's own unless given, which are plain.
         seed: of directions, vectors and starts.
         resume: folder for finished and unfinished work; the same call continues there, model by model and class by
             class.
@@ -71,7 +72,7 @@ class TableOptions(MeasureOptions, total=False):
     trace_draws: Annotated[int, Default(Hutchinson.trace_draws)]
     tol: Annotated[float, Default(Lanczos.tol)]
     max_iterations: Annotated[int, Default(Lanczos.max_iterations)]
-    coordinates: Annotated[str, Default(Lanczos.coordinates)]
+    coordinates: str | None
     seed: Annotated[int, Default(0)]
     resume: str | Path | None
     executor: Executor | None
@@ -155,7 +156,7 @@ def measure(
     # Without what was not given, because an objective has its own.
     options: dict[str, Any] = {n: v for n, v in given_options.items() if v is not None and v is not False}
     train_counts, resume, executor = (options.pop(name, None) for name in ("train_counts", "resume", "executor"))
-    numbers = {name: options.pop(name) for name in NUMBERS}
+    numbers = {name: options.pop(name, None) for name in NUMBERS}
     asked = asked_for(measures, numbers, options)
     # Once for all models, because the first would use up an iterator.
     options |= {"data": read_once(data)}
