@@ -1,6 +1,7 @@
 """Targets of every kind against dense float64 derivatives of losses written out by hand; classes apart from them."""
 
 import copy
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -300,6 +301,38 @@ def test_what_has_no_meaning_is_refused_in_one_line_with_the_remedy(act, message
     with pytest.raises(UserError, match=message) as caught:
         act()
     assert "\n" not in str(caught.value)
+
+
+def test_a_loss_that_takes_weights_beside_the_outputs_is_refused_with_remedies_that_work():
+    """Its values were with the penalty, its curvature without; and torch's mean of weighted classes by Σ w."""
+    model, none = mlp(3), functools.partial(F.cross_entropy, reduction="none")
+
+    def penalty():
+        return 0.01 * sum(p.square().sum() for p in model.parameters())
+
+    with pytest.raises(UserError, match=r"takes the parameter '0.weight' itself.*adds 2 d to every"):
+        Objective(model, (X, Y), lambda u, t: none(u, t) + penalty())
+
+    class WithColumn(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x):
+            return torch.cat([self.model(x), penalty().expand(len(x), 1)], dim=1)
+
+    plain = Objective(model, (X, Y))
+    v = torch.linspace(-1, 1, plain.num_parameters, dtype=plain.dtype)
+    found = Objective(WithColumn(), (X, Y), lambda u, t: none(u[:, :3], t) + u[:, 3])
+    assert found.loss() == pytest.approx(plain.loss() + float(penalty().detach()), rel=1e-6)
+    torch.testing.assert_close(found.hvp(v), plain.hvp(v) + 0.02 * v)
+
+    w = torch.tensor([0.2, 1.0, 3.0], dtype=plain.dtype)
+    with pytest.raises(UserError, match=r"reduction='none'; for torch's mean.*weights=w\[y\]"):
+        Objective(model, (X, Y), nn.CrossEntropyLoss(weight=w))
+    with torch.no_grad():
+        expected = nn.CrossEntropyLoss(weight=w)(model(X.to(w)), Y)
+    assert Objective(model, (X, Y), weights=w[Y]).loss() == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_training_counts_make_groups_by_the_convention_of_the_house_unless_they_are_given():

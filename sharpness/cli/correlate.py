@@ -43,7 +43,6 @@ def correlate(
     Example: sharpness correlate out/train.csv --test out/test.csv --plot out/correlation
     """
     shown.require(TABLES)
-    names = [name.strip() for name in (measures or "").split(",") if name.strip()] or None
-    found = sharpness.correlate(table, test, measures=names, given=given, resamples=resamples, seed=seed)
+    found = sharpness.correlate(table, test, measures=measures, given=given, resamples=resamples, seed=seed)
     options = picture_look(look, dict.fromkeys(found.points["model"]), shown.plot is not None)
     shown.table(found.to_frame(), lambda: str(found), lambda: (found.plot(over, **options), found.caption(over)))

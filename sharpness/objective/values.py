@@ -42,6 +42,7 @@ from sharpness.objective.first_call import (
     first_losses,
     first_outputs,
     largest_batch,
+    require_through_outputs,
     require_valid,
     warn_of_probabilities,
 )
@@ -143,10 +144,13 @@ class Values:
         self.temperature = chosen_temperature(self, logits, held_out, output=output, batch=description.batch)
         if self.temperature is not None:
             self.loss_function = AtTemperature(self.loss_function, self.temperature.value)
-        values = first_losses(self.loss_function, outputs, self.y[: len(outputs)].to(self.device))
+        targets = self.y[: len(outputs)].to(self.device)
+        values = first_losses(self.loss_function, outputs, targets)
         self._require_independent()
         # Parameters that no gradient reaches have rows of zeros in the Hessian: the graph tells which are left out.
         self.names, self.parameters = parameters_in_scope(model, values.sum(), parameters, bool(hidden))
+        if not isinstance(loss, str):
+            require_through_outputs(self.loss_function, outputs, targets, self.names, self.parameters)
         self._engine = SecondOrder(self._outputs, self.parameters, self.loss_function)
         self._checked: SampleSums | None = None
         self._examined = self._condition()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sharpness.errors import UserError, choose
+from sharpness.errors import UserError, choose, require_whole
 from sharpness.probes.measures.registry import COLUMNS, ENDS, MEASURES
 from sharpness.results.correlations import OUTCOMES, Correlations, stratified_tau
 from sharpness.results.record import read_table
@@ -24,7 +26,7 @@ def correlate(
     table: Any,
     test: Any = None,
     *,
-    measures: Sequence[str] | None = None,
+    measures: str | Sequence[str] | None = None,
     given: str | None = None,
     resamples: int = 2000,
     seed: int = 0,
@@ -46,7 +48,7 @@ def correlate(
             study, ``runs.csv`` or ``STUDY_cells.csv``, whose accuracies are of test images.
         test: the same checkpoints on test images, of which ``accuracy`` is taken. Without it accuracy is that of
             ``table``, and there is no gap; nor where ``table`` has no accuracy.
-        measures: names of columns; all that are not accuracy unless given.
+        measures: names of columns, text with commas or several; all that are not accuracy unless given.
         given: a column of numbers that partial coefficients are given everywhere, in place of ``"train"``.
         resamples: of the bootstrap.
         seed: of its draws.
@@ -64,11 +66,18 @@ def correlate(
     >>> float(found.of("loss", over="classes").tau)
     1.0
     """
-    frame = _frame(table, "table")
+    require_whole("resamples", resamples)
+    require_whole("seed", seed)
+    names = measures.split(",") if isinstance(measures, str) else measures
+    measures = None if names is None else [str(name).strip() for name in names]
+    frame = _frame(table, "table", (*MEASURES, *(measures or ()), *([given] if given else ())))
     if "accuracy" not in frame and test is None:
         raise UserError("the table has no accuracy: measure it with the others, --measures accuracy,lambda_max,...")
+    others = (*COLUMNS, "accuracy", "seed")
     known = [
-        name for name in frame.select_dtypes("number") if name not in (*COLUMNS, "accuracy") and not name.endswith(ENDS)
+        name
+        for name in frame.select_dtypes("number")
+        if name not in others and not name.endswith(ENDS) and not name.startswith("Unnamed: ")  # an index in a file
     ]
     for name in measures or ():
         choose("measure", name, known)
@@ -82,11 +91,19 @@ def correlate(
         outcomes.remove("gap")
     else:
         # Joined by model, run and class: the tables may list their files in another order, or not the same ones.
-        tested = _frame(test, "test").set_index(list(KEYS))["accuracy"]
+        told = _frame(test, "test", ("accuracy",))
+        if "accuracy" not in told:
+            raise UserError("test has no accuracy: measure it there, --measures accuracy")
+        tested = told.set_index(list(KEYS))["accuracy"]
         frame = frame.join(tested.rename("accuracy of test"), on=list(KEYS))
         if frame["accuracy of test"].isna().all():
             raise UserError("no row of the test table has model, run and class of the other: measure the same files")
         if "accuracy" in frame:
+            one, other = frame["accuracy"].max(), frame["accuracy of test"].max()
+            if max(one, other) > 1 >= min(one, other):
+                raise UserError(
+                    f"accuracies go up to {one:g} in the table and {other:g} in test: give shares or per cent in both"
+                )
             frame["gap"] = frame["accuracy"] - frame["accuracy of test"]
         else:
             outcomes.remove("gap")
@@ -131,6 +148,8 @@ def correlate(
     add(is_class, "classes", "every class", checkpoints, units)
     if (size := given or "train") in frame and is_class.any():
         add(is_class, "classes", "every class", checkpoints, units, size)
+    if not rows:
+        raise UserError("nowhere are a measure and accuracy known of three rows: fill the columns, or name others")
     titles = {name: MEASURES[name].label for name in chosen if name in MEASURES}
     return Correlations(pd.DataFrame(rows), frame[~is_group].reset_index(drop=True), titles)
 
@@ -162,27 +181,54 @@ def _renamed(column: str) -> str:
     return BEFORE.get(name, name.replace("acc ", "accuracy ") if name.startswith("acc ") else name) + tail + more
 
 
-def _frame(table: Any, what: str) -> pd.DataFrame:
+def _frame(table: Any, what: str, numbers: Sequence[str]) -> pd.DataFrame:
     """A table of ``sharpness measure`` in any of its forms, with all of :data:`KEYS`.
 
     There is one model, one training, and no group, where nothing says otherwise.
 
+    Args:
+        numbers: columns that are numbers, if they are there.
+
     Raises:
-        UserError: a file that is no table, or a table of something else.
+        UserError: a file that is no table, a table of something else, or one whose rows are not told apart.
     """
     if isinstance(table, pd.DataFrame):
         frame = table.copy()
     elif hasattr(table, "to_frame"):
         frame = table.to_frame()
+    elif not isinstance(table, str | PathLike):
+        raise UserError(f"{what} is a {type(table).__name__}: give a DataFrame, a file, or sharpness.compare(results)")
     else:
         try:
-            frame = read_table(table)
+            frame = read_table(Path(table))
         except UserError as error:
             raise UserError(f"{what} {error}") from None
         if {"row", "column", "status"} <= set(frame):
             frame = _of_study(frame)
+    frame.columns = frame.columns.map(str)
     if "class" not in frame:
-        raise UserError(f"{what} has no column 'class': give a table of sharpness measure")
+        one = next(iter(frame), "")
+        how = "commas between the columns" if ";" in one or "\t" in one else "a table of sharpness measure"
+        raise UserError(f"{what} has no column 'class': give {how}")
+    if not len(frame):
+        raise UserError(f"{what} has no rows: give a table of sharpness measure")
+    if {"measure", "value"} <= set(frame):
+        raise UserError(f"{what} has one row a measure: give to_frame() without long=True")
+    if not frame.columns.is_unique:
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise UserError(f"{what} has two columns {twice!r}: leave one out")
+    for name in frame.columns.intersection(["accuracy", *numbers]):
+        if (text := next((v for v in frame[name] if isinstance(v, str)), None)) is not None:
+            raise UserError(f"{what} has {text!r} in column {name!r}: give numbers, and leave empty what is missing")
+        frame[name] = pd.to_numeric(frame[name])  # nothing but None is no column of numbers to pandas
+    if "run" not in frame and "seed" in frame:
+        frame["run"] = frame["seed"]
     for name in KEYS:
         frame[name] = frame[name].astype(object).fillna("").astype(str) if name in frame else ""
+    if (again := frame.duplicated(list(KEYS))).any():
+        row = frame[again].iloc[0]
+        raise UserError(
+            f"{what} has several rows of class {row['class']!r} of model {row['model']!r}, run {row['run']!r}: tell "
+            "the checkpoints of a model apart in a column 'run'"
+        )
     return frame
