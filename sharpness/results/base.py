@@ -21,7 +21,7 @@ from sharpness.results.same import Probed
 from sharpness.results.split import Split
 from sharpness.results.tables import Checks, joined, long_form, of_training
 from sharpness.results.tabular import Tabular
-from sharpness.results.words import told_temperature
+from sharpness.results.words import told_circumstances
 from sharpness.untrusted.refused import Refused
 
 
@@ -177,7 +177,7 @@ class Result(Split, Tabular):
     @property
     def notes(self) -> list[str]:
         """Lines below the table: what its marks mean, and what to be careful about."""
-        return [*self.notes_on(self.to_frame()), *told_temperature(self.provenance)]
+        return [*self.notes_on(self.to_frame()), *told_circumstances(self.provenance)]
 
     def notes_on(self, frame: pd.DataFrame) -> list[str]:
         """The same of a table that looks like this result's, such as the means over several trainings."""
