@@ -71,7 +71,8 @@ class Result(Split, Tabular):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         # A result of the user's own may have them in a table, as all had before they stood in annotations.
-        cls.DIMENSIONS = super(cls, cls).DIMENSIONS | (cls.__dict__.get("DIMENSIONS") or _dimensions(cls))
+        inherited: dict[str, tuple[str, ...]] = super(cls, cls).DIMENSIONS  # type: ignore[misc]
+        cls.DIMENSIONS = inherited | (cls.__dict__.get("DIMENSIONS") or _dimensions(cls))
         Result.REGISTRY[cls.__name__] = cls
         if "compare" in cls.__dict__:
             plot = functools.partial(plot_of, cls, lambda result: {result.label: result})
