@@ -82,7 +82,7 @@ def load_checkpoint(
     choose("weights", weights, WEIGHTS)
     if family is not None:
         FAMILIES.choose(family)
-    given = {"family": family, "head": head, "scale": scale, "stage2": stage2}
+    given = {"family": family, "head": head, "scale (--logit-scale)": scale, "stage2": stage2}
     idle = [name for name, value in given.items() if value is not None] + ["weights"] * (weights != "model")
     if (network_of := hub_of(path)) is not None:
         if idle := idle + ["model"] * (model is not None):

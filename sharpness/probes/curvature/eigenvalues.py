@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Literal, Unpack
 
@@ -18,11 +19,12 @@ from sharpness.objective import Objective
 from sharpness.probes.curvature.class_shares import owners_of
 from sharpness.probes.curvature.layers import eigenvalues_by_layer
 from sharpness.probes.curvature.resampling import require_resamples
-from sharpness.probes.curvature.row_eigenvalues import LARGEST, SMALLEST, RowEigenvalues, solved
+from sharpness.probes.curvature.row_eigenvalues import LARGEST, SHORT, SMALLEST, RowEigenvalues, solved
 from sharpness.probes.curvature.rows import CurvatureOptions, rows_of
 from sharpness.probes.curvature.verification import check_eigenvalue
 from sharpness.probes.shared.cost import announce_rows
 from sharpness.probes.shared.probe import comparable_by_layer
+from sharpness.probes.shared.work import Work
 from sharpness.progress import progress
 from sharpness.results import EigenvalueResult
 from sharpness.results.eigenvalues import OWNERS
@@ -129,8 +131,9 @@ def eigenvalues(
     work = rows.work(settings["resume"], {**fields["provenance"], **asked})
     task = RowEigenvalues(work, k, which, tol, max_iterations, seed, kind, bootstrap, standard_errors, vectors)
     if executor is not None and rows.several:
-        usual = k * (LARGEST if which == "LA" else LARGEST + SMALLEST)
-        announce_rows(rows.whole, "eigenvalues", usual, rows.samples[rows.samples > 0].tolist(), executor)
+        share = k * (LARGEST if which == "LA" else LARGEST + SMALLEST) / SHORT
+        short = partial(replace(task, work=Work(None, {}), k=1, max_iterations=SHORT), 0)
+        announce_rows(rows.whole, "eigenvalues", short, share, rows.samples[rows.samples > 0].tolist(), executor)
     with progress(None, "eigenvalues", "products") as bar:
         done = solved(rows, task, bar, executor)
     checks = [

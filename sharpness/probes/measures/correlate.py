@@ -68,8 +68,8 @@ def correlate(
     """
     require_whole("resamples", resamples)
     require_whole("seed", seed)
-    names = measures.split(",") if isinstance(measures, str) else measures
-    measures = None if names is None else [str(name).strip() for name in names]
+    if isinstance(measures, str):
+        measures = [name.strip() for name in measures.split(",") if name.strip()] or None
     frame = _frame(table, "table", (*MEASURES, *(measures or ()), *([given] if given else ())))
     if "accuracy" not in frame and test is None:
         raise UserError("the table has no accuracy: measure it with the others, --measures accuracy,lambda_max,...")
