@@ -113,8 +113,11 @@ def trace(
     plain = estimator == "hutchinson" and not bootstrap and not verify
     if plain and (layer := LastLayer.of(rows.whole)) is not None:
         return _exact(rows, layer.traces(kind == "hessian"), kind == "ggn", fields)
-    work = rows.work(options["resume"], fields["provenance"])
-    if (rows.several or bootstrap) and estimator == "hutchinson" and kind == "hessian":
+    # Arrays of single vectors have a key of their own: with a bootstrap earlier versions kept their means as row 0.
+    by_vector = (rows.several or bootstrap) and estimator == "hutchinson" and kind == "hessian"
+    kept = {"by": "vector"} if by_vector and not rows.several else {}
+    work = rows.work(options["resume"], fields["provenance"] | kept)
+    if by_vector:
         done = _of_every_sample(rows, work, draws, seed, executor)
     else:
         with progress(draws * len(rows.present), "trace", "products") as bar:

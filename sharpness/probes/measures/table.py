@@ -57,7 +57,7 @@ class TableOptions(MeasureOptions, total=False):
         max_iterations: maximum number of Lanczos iterations per end of a spectrum.
         coordinates: coordinates of eigenvalues and traces: ``"filter"`` for the Hessian in filter-normalised
             coordinates, which is invariant to rescaling weights in front of BatchNorm, see
-            :func:`~sharpness.eigenvalues`.
+            :func:`~sharpness.eigenvalues`. By default those of the objective, which are plain.
         seed: seed of directions, random vectors and starting vectors.
         resume: folder for finished and unfinished work. The same call resumes from it, model by model and class by
             class.
@@ -72,7 +72,7 @@ class TableOptions(MeasureOptions, total=False):
     trace_draws: Annotated[int, Default(Hutchinson.trace_draws)]
     tol: Annotated[float, Default(Lanczos.tol)]
     max_iterations: Annotated[int, Default(Lanczos.max_iterations)]
-    coordinates: Annotated[str, Default(Lanczos.coordinates)]
+    coordinates: str | None
     seed: Annotated[int, Default(0)]
     resume: str | Path | None
     executor: Executor | None
@@ -158,7 +158,7 @@ def measure(
     # Without what was not given, because an objective has its own.
     options: dict[str, Any] = {n: v for n, v in given_options.items() if v is not None and v is not False}
     train_counts, resume, executor = (options.pop(name, None) for name in ("train_counts", "resume", "executor"))
-    numbers = {name: options.pop(name) for name in NUMBERS}
+    numbers = {name: options.pop(name, None) for name in NUMBERS}
     asked = asked_for(measures, numbers, options)
     # Once for all models, because the first would use up an iterator.
     options |= {"data": read_once(data)}
