@@ -71,9 +71,9 @@ class Objective(Values):
         groups: named sets of classes (indices, or names), for tables; or a convention by which ``train_counts`` make
             many, medium and few, see :func:`~sharpness.data.class_groups`: "oltr" unless groups are given.
         output: picks the outputs from what a model returns, if that is not a tensor.
-        class_names: names of the classes, for tables and plots.
-        train_counts: (C,) images of each class that the model was trained on, where that is known; the data here may
-            be others, or a part of them.
+        class_names: names of the classes, for tables and plots: in their order, ``{label: name}`` or ``{name: label}``.
+        train_counts: (C,) images of each class that the model was trained on, where that is known, or a mapping or
+            Series by labels or names; the data here may be others, or a part of them.
         names: whatever tells the samples apart, such as paths, (n,): samples of other objectives are the same where
             names and labels are. Pixels do unless given, where they are known, else unchanged inputs.
         mean: per channel, of pixels in [0, 1]: what was subtracted from inputs that are tensors, so that 8-bit pixels
