@@ -22,7 +22,7 @@ def labelled(given: Any) -> dict[Any, Any] | None:
 def by_class(given: Any, names: Sequence[Any], what: str) -> Any:
     """The values of all classes as a list, of a mapping or Series by names or labels; anything else as it is.
 
-    A ``Counter`` of labels and ``labels.value_counts()`` list the largest class first, so that their order says nothing.
+    A ``Counter`` of labels, and ``labels.value_counts()``, have an order of their own, which says nothing.
 
     Args:
         names: of the classes, in their order.
