@@ -12,7 +12,7 @@ import click
 
 from sharpness.cli.work import finish, work_beside
 from sharpness.errors import UserError, printable, shown
-from sharpness.files import refusal, write_atomically
+from sharpness.files import PICTURES, picture_file, refusal, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,8 +114,12 @@ def require_picture(option: str, path: str | None) -> None:
     if path is not None:
         if not Path(path).name:
             raise UserError(f"{option} {path}: give the name of a file")
-        for suffix in (".pdf", ".png", ".txt"):
-            require_file(option, Path(path).with_suffix(suffix))
+        try:
+            files = [picture_file(path, suffix) for suffix in (*PICTURES, ".txt")]
+        except UserError as error:
+            raise UserError(f"{option} {error}") from None
+        for file in files:
+            require_file(option, file)
 
 
 def _first() -> bool:

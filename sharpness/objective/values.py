@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -17,6 +18,7 @@ from sharpness.engine import distributed
 from sharpness.engine.class_sums import ClassSums, PerSampleLoss, SampleSums, Scoring, WeightedBatch, cross_entropy
 from sharpness.engine.devices import full_precision
 from sharpness.engine.flops import forward_flops
+from sharpness.engine.half_precision import half_noticed
 from sharpness.engine.memory import even_batch
 from sharpness.engine.modules import (
     Outputs,
@@ -46,12 +48,14 @@ from sharpness.objective.first_call import (
     require_valid,
     warn_of_probabilities,
 )
+from sharpness.objective.loss_identity import loss_identity, loss_name
 from sharpness.objective.repeatability import repeated_passes
 from sharpness.objective.samples import Batches
 from sharpness.objective.temperature import AtTemperature, Temperature, chosen_temperature, require_logits
 from sharpness.renamed import renamed_attribute
 
 T = TypeVar("T")
+logger = logging.getLogger("sharpness")
 
 
 class OfSamples(Generic[T]):
@@ -109,9 +113,7 @@ class Values:
         require_logits(logits, held_out)
         self.model = model = in_full_precision(model)
         self.loss_function: PerSampleLoss = cross_entropy if isinstance(loss, str) else loss
-        name = loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss))
-        # A function that is called ce is another loss than "ce", for which there are closed forms.
-        self.loss_name = "function ce" if name == "ce" and not isinstance(loss, str) else name
+        self.loss_name, self.loss_identity = loss_name(loss), loss_identity(loss)
         self.memory, self.batchnorm, self.scope = memory, batchnorm, parameters
         self.coordinates = "plain"
         #: The file that the model was read from, beside which a run keeps what else is known of it.
@@ -131,8 +133,15 @@ class Values:
         # there are. That reentrant checkpointing hides parameters is said by a warning of the first pass alone.
         first = table.x[:8].to(self.device, self.dtype if table.x.is_floating_point() else None, copy=True)
         self._largest_batch = largest_batch(self._called, first[:1].clone(), table.layout, type(model).__name__)
-        with hidden_noticed() as hidden:
+        with hidden_noticed() as hidden, half_noticed(model) as half:
             outputs = first_outputs(self._forward, first, type(model).__name__)
+        #: The half precision that the model itself computes in, as text; empty where there is none.
+        self.half_precision = "".join(half)
+        if self.half_precision:
+            logger.warning(
+                "the model computes in %s: losses and their differences have few digits; leave autocast, or the "
+                "conversion, out of its forward pass for numbers in %s", self.half_precision, self.precision,
+            )  # fmt: skip
         if isinstance(loss, str):
             warn_of_probabilities(outputs)
         samples = description.samples(table, outputs.shape, self.dtype, ce=isinstance(loss, str))

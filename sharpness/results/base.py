@@ -21,7 +21,7 @@ from sharpness.results.same import Probed
 from sharpness.results.split import Split
 from sharpness.results.tables import Checks, joined, long_form, of_training
 from sharpness.results.tabular import Tabular
-from sharpness.results.words import told_temperature
+from sharpness.results.words import told_circumstances
 from sharpness.untrusted.refused import Refused
 
 
@@ -70,7 +70,9 @@ class Result(Split, Tabular):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.DIMENSIONS = _dimensions(cls)
+        # A result of the user's own may have them in a table, as all had before they stood in annotations.
+        inherited: dict[str, tuple[str, ...]] = super(cls, cls).DIMENSIONS  # type: ignore[misc]
+        cls.DIMENSIONS = inherited | (cls.__dict__.get("DIMENSIONS") or _dimensions(cls))
         Result.REGISTRY[cls.__name__] = cls
         if "compare" in cls.__dict__:
             plot = functools.partial(plot_of, cls, lambda result: {result.label: result})
@@ -176,7 +178,7 @@ class Result(Split, Tabular):
     @property
     def notes(self) -> list[str]:
         """Lines below the table: what its marks mean, and what to be careful about."""
-        return [*self.notes_on(self.to_frame()), *told_temperature(self.provenance)]
+        return [*self.notes_on(self.to_frame()), *told_circumstances(self.provenance)]
 
     def notes_on(self, frame: pd.DataFrame) -> list[str]:
         """The same of a table that looks like this result's, such as the means over several trainings."""

@@ -16,7 +16,7 @@ from sharpness.results.picture import plot_of
 from sharpness.results.stacked import stack
 from sharpness.results.tables import joined, of_training, over_trainings
 from sharpness.results.tabular import Tabular
-from sharpness.results.words import told_temperature
+from sharpness.results.words import told_circumstances
 
 R = TypeVar("R", bound=Result)
 #: The dimension of trainings in a data set.
@@ -123,7 +123,7 @@ class Runs(Tabular, Sequence[R]):
     @property
     def notes(self) -> list[str]:
         """Lines below that table, see :attr:`Result.notes`."""
-        told = [line for one in self.results for line in told_temperature(one.provenance)]
+        told = [line for one in self.results for line in told_circumstances(one.provenance)]
         return [*self.results[0].notes_on(self.summary()), *dict.fromkeys(told)]
 
     @property

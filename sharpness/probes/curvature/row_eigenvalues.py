@@ -84,7 +84,7 @@ class RowEigenvalues:
             "callback": callback,
         }
         with part.operator(kind=self.kind) as operator:
-            kept = self.work.unfinished(row)
+            kept = None if self.needs_no_basis(part) else self.work.unfinished(row)
             state = None if kept is None else LanczosState.of(kept, part.device)
             callback(0 if state is None else state.products)
             if state is None and operator.keeps:
