@@ -54,7 +54,7 @@ def read_npz(path: Path) -> tuple[Tensor, Tensor]:
 
 
 def _is_count(n: object) -> bool:
-    return isinstance(n, Integral | float) and not isinstance(n, bool) and 0 <= n < 2**53 and float(n).is_integer()
+    return isinstance(n, int | float | np.integer) and not isinstance(n, bool) and 0 <= n < 2**53 and float(n).is_integer()
 
 
 def read_train_counts(given: Any) -> tuple[tuple[int, ...], tuple[str, ...] | None]:
