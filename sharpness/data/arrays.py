@@ -54,7 +54,8 @@ def read_npz(path: Path) -> tuple[Tensor, Tensor]:
 
 
 def _is_count(n: object) -> bool:
-    return isinstance(n, int | float | np.integer) and not isinstance(n, bool) and 0 <= n < 2**53 and float(n).is_integer()
+    number = isinstance(n, int | float | np.integer) and not isinstance(n, bool)
+    return number and 0 <= n < 2**53 and float(n).is_integer()  # type: ignore[operator, arg-type]
 
 
 def read_train_counts(given: Any) -> tuple[tuple[int, ...], tuple[str, ...] | None]:

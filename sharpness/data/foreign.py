@@ -27,7 +27,7 @@ from sharpness.data.dataset import ImageSet
 from sharpness.data.image_files import ImageFiles, class_folders, listed, read_files
 from sharpness.data.labels import check_limit, first_of_each
 from sharpness.data.pictures import to_tensor
-from sharpness.data.standardization import Standardization
+from sharpness.data.standardization import Standardization, require_shares
 from sharpness.data.tensors import as_tensors
 from sharpness.errors import UserError, choose
 from sharpness.identity import PIXELS, VALUES
@@ -293,4 +293,6 @@ def _normalized(data: ForeignData, given: Standardization | None) -> ForeignData
     channels = data.inputs.shape[1] if data.inputs.ndim == 4 else 0
     if used.channels != channels:
         raise UserError(f"mean {used.mean} and std {used.std}: give {channels} values each")
+    if data.inputs.dtype == torch.uint8:
+        require_shares(used.mean, used.std)
     return replace(data, mean=used.mean, std=used.std, estimated=given is None)
