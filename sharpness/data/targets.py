@@ -193,6 +193,7 @@ def answers_of(y: Tensor, width: int | None, labels: int | None, every: bool) ->
         raise UserError(
             f"the model returns outputs of shape (n, {width}), and there are {number_of(known)}: cross-entropy takes "
             "one logit for each class"
+            + ("; train_counts= of read_images (--train-counts) names classes without images" if known < width else "")
         )
     if every:
         within(y, width, "label", "the model has no such output, correct the labels")

@@ -30,65 +30,69 @@ from sharpness.version import __version__
 
 
 class Objective(Values):
-    r"""``L(w) = sum_i a_i l(f_w(x_i), y_i) / sum_i a_i`` over fixed samples, and its restriction to every class.
+    r"""The loss ``L(w) = sum_i a_i l(f_w(x_i), y_i) / sum_i a_i`` over fixed samples, overall and per class.
 
-    A target y_i is whatever the loss takes; the class of a sample, by which answers are split, is its integer label
-    unless ``classes`` or ``group_by`` tell another. Where there is neither, there is one class, named "all".
+    A target y_i is whatever the loss takes. Results are split by the class of a sample, which is its integer label
+    unless ``classes`` or ``group_by`` is given. If there is none of these, all samples form one class, named "all".
 
-    ``L_c`` is the same over the samples of class c. Sums and weights are accumulated separately, in float64, and
-    divided once, so that the batch size never changes a value. With equal weights
-    :math:`\sum_c (n_c / N) \nabla^2 L_c = \nabla^2 L`. The model is left as it was found: nothing here writes
-    to its weights (except inside :meth:`at`), buffers, ``.grad`` or mode.
+    ``L_c`` is the same over the samples of class c. Sums and weights are accumulated separately in float64 and divided
+    once, so that the batch size never changes a value. With equal weights, :math:`\sum_c (n_c / N) \nabla^2 L_c =
+    \nabla^2 L`. The model is not modified: its weights (except inside :meth:`at`), buffers, ``.grad`` and mode stay
+    unchanged.
 
     Args:
-        model: any module from inputs to outputs, in eval mode if it has BatchNorm or dropout. One in half precision is
-            measured in float32, in a copy made now, which a notice reports.
+        model: any module from inputs to outputs, in eval mode if it has BatchNorm or dropout. A half-precision model is
+            copied and measured in float32, with a notice.
         data: ``(x, y)``, an object with ``.tensors`` (an :class:`~sharpness.data.ImageSet`, a ``TensorDataset``), a
             map-style dataset, a ``DataLoader``, or a list or another iterable of samples or of batches: (input, target)
-            or dicts with usual names, read once and in order. Several inputs are a tuple or a dict of tensors, for
-            ``model(*inputs)`` or ``model(**inputs)``. Inputs should carry no random augmentation. Targets are
-            labels (n,), or anything else with samples along the first axis that the loss takes: numbers, several
-            labels at once, probabilities, masks, sequences. What a :class:`~sharpness.data.ForeignData` knows of its
-            classes (number, names, training images, groups by the convention "oltr") and the weights of limited ones
-            are taken from it, unless given. Or :class:`Samples`, such as ``other.samples``: these keep their classes,
-            weights and groups, which are left out here.
-        loss: ``"ce"``, of labels or of class probabilities (n, C), or a function of outputs and targets that returns
-            one value per sample, shape (n,). It gets integers in int64, other numbers in the model's dtype.
-        num_classes: C; the width of the outputs, or what ``classes`` or ``group_by`` tell, unless given.
+            or dicts with the usual keys, read once and in order. Several inputs are a tuple or a dict of tensors, for
+            ``model(*inputs)`` or ``model(**inputs)``. Do not apply random augmentation. Targets are labels (n,), or
+            anything else that the loss takes with samples along the first axis: numbers, multi-label vectors,
+            probabilities, masks, sequences. A :class:`~sharpness.data.ForeignData` provides its classes (number, names,
+            training counts, groups by the convention "oltr") and, if it was limited, its weights, unless they are
+            given. Or :class:`Samples`, such as ``other.samples``, which bring their classes, weights and groups: do not
+            give these again.
+        loss: ``"ce"``, for labels or class probabilities (n, C), or a function of outputs and targets that returns one
+            value per sample, shape (n,). The function gets integer targets in int64 and other targets in the model's
+            dtype.
+        num_classes: C; by default the width of the outputs, or the number of values in ``classes`` or ``group_by``.
         classes: (n,) an integer from 0 on for every sample, whatever its target is: a subpopulation, a quantile.
-            Accuracy still compares answers with labels, where targets are labels.
-        group_by: (n,) a value of any kind for every sample, such as the name of its domain or annotator, or a function
-            of all inputs and all targets that gives them. The sorted values become classes and their names, unless
-            ``class_names`` give another order, or more of them.
-        weights: the a_i, shape (n,), positive; those that ``loss.weights(y)`` gives if there is such a method,
-            else 1. Losses and accuracies of all samples count them alike.
-        batch_size: samples in one pass, or ``"auto"`` for the fastest that fits in memory. Never changes a value.
-        memory: GiB that the saved activations of an :meth:`operator` may take; half of what is free unless given.
-        parameters: the scope: ``"all"``, ``"backbone"``, ``"classifier"``, or a shell pattern of names such as
-            ``"*layer3*"``. Parameters that are frozen or that no gradient reaches are left out.
+            Accuracy still compares predictions with labels, if targets are labels.
+        group_by: (n,) a value of any type for every sample, such as the name of its domain or annotator, or a function
+            of all inputs and all targets that returns them. The sorted values become the classes and their names;
+            ``class_names`` can set another order or add more.
+        weights: the a_i, shape (n,), positive; by default ``loss.weights(y)`` if the loss has this method, otherwise 1.
+            They weight overall losses and accuracies alike.
+        batch_size: number of samples per pass, or ``"auto"`` for the fastest that fits in memory. Never changes a
+            value.
+        memory: limit in GiB for the saved activations of an :meth:`operator`; by default half of the free memory.
+        parameters: the parameters to probe (the scope): ``"all"``, ``"backbone"``, ``"classifier"``, or a shell-style
+            pattern of names such as ``"*layer3*"``. Parameters that are frozen or receive no gradient are left out.
         batchnorm: ``"eval"`` uses the running statistics; ``"recalibrate"`` re-estimates them from this data,
             as means over equal batches of at most 250, whenever the weights have been moved by :meth:`at`.
-        groups: named sets of classes (indices, or names), for tables; or a convention by which ``train_counts`` make
-            many, medium and few, see :func:`~sharpness.data.class_groups`: "oltr" unless groups are given.
-        output: picks the outputs from what a model returns, if that is not a tensor.
-        class_names: names of the classes, for tables and plots.
-        train_counts: (C,) images of each class that the model was trained on, where that is known; the data here may
-            be others, or a part of them.
-        names: whatever tells the samples apart, such as paths, (n,): samples of other objectives are the same where
-            names and labels are. Pixels do unless given, where they are known, else unchanged inputs.
-        mean: per channel, of pixels in [0, 1]: what was subtracted from inputs that are tensors, so that 8-bit pixels
-            tell the samples apart, however they were normalised. An :class:`~sharpness.data.ImageSet` knows its own.
-        std: per channel, what they were divided by.
-        batch: makes ``(inputs, targets)`` of a sample or a batch as the data hand it out, where that is not plain.
-        logits: ``"calibrated"``, the outputs as they are; ``"temperature"``, divided by the model's own temperature, so
-            that models are compared at equal confidence; or a number or a :class:`Temperature` to divide them by.
-            ``objective.temperature`` holds it, with its standard error; None for the outputs as they are.
-        held_out: images that are not probed, as ``data``, which the temperature is fitted on. Without them it is fitted
-            on the probed ones, with a warning: on training images it tells how well these are known by heart.
+        groups: named sets of classes (indices or names) for tables; or a convention that derives many, medium and few
+            from ``train_counts``, see :func:`~sharpness.data.class_groups`; by default "oltr".
+        output: function that extracts the outputs from what the model returns, if that is not a tensor.
+        class_names: names of the classes, for tables and plots: in their order, ``{label: name}`` or ``{name: label}``.
+        train_counts: (C,) number of training images per class, if known, or a mapping or Series by label or name. The
+            data probed here may be other images, or a subset.
+        names: (n,) identifiers of the samples, such as paths. Samples of two objectives count as the same if their
+            names and labels agree. By default samples are identified by their pixels, if known, otherwise by their
+            inputs.
+        mean: channel means, for pixels in [0, 1], that were subtracted from tensor inputs. With ``std`` they recover
+            the 8-bit pixels, so that samples are recognised however they were normalised. An
+            :class:`~sharpness.data.ImageSet` has its own.
+        std: channel standard deviations that the inputs were divided by.
+        batch: function that turns a sample or batch from the data into ``(inputs, targets)``, if it has another form.
+        logits: ``"calibrated"`` uses the outputs unchanged; ``"temperature"`` divides them by the model's own
+            temperature, to compare models at equal confidence; a number or a :class:`Temperature` divides them by that.
+            ``objective.temperature`` is the temperature with its standard error, or None for unchanged outputs.
+        held_out: images that are not probed, in the same form as ``data``, to fit the temperature on. Without them, it
+            is fitted on the probed images, with a warning: on training images, the temperature reflects memorisation.
 
     Raises:
-        UserError: labels out of range, targets that the loss does not take, a loss that is not one value per sample,
-            weights that are not positive, a model in training mode, one that does not return a tensor, an empty scope.
+        UserError: labels out of range, targets that the loss does not accept, a loss that does not return one value per
+            sample, non-positive weights, a model in training mode or one that does not return a tensor, an empty scope.
 
     >>> model = torch.nn.Linear(2, 2, bias=False)
     >>> _ = torch.nn.init.zeros_(model.weight)
@@ -98,7 +102,7 @@ class Objective(Values):
     >>> objective.gradient(class_index=0).tolist()
     [-0.5, 0.0, 0.5, 0.0]
 
-    A regression, of which two sites are told apart:
+    A regression with results for each of two sites:
 
     >>> data, squares = (torch.eye(2), torch.tensor([0.5, 1.5])), lambda u, t: (u.sum(1) - t) ** 2
     >>> objective = Objective(model, data, squares, group_by=["Oslo", "Bern"])

@@ -26,7 +26,7 @@ R = TypeVar("R", bound=Result | Runs[Any])
 
 
 class Comparison(Tabular, dict[str, R]):
-    """Results of several models by label, or :class:`Runs`; drawn together, tabulated together."""
+    """Results of several models by label, each a result or :class:`Runs`, with joint tables and plots."""
 
     def to_frame(self, long: bool = False) -> pd.DataFrame:
         """The tables of all results, with the label in the first column, ``model``, and in the second, where a model
@@ -124,18 +124,18 @@ class Comparison(Tabular, dict[str, R]):
 
 
 def compare(results: Mapping[str, R | Sequence[R]]) -> Comparison[R | Runs[Any]]:
-    """Put results of several models side by side, such as those of files.
+    """Combine results of several models, for example from files, into one comparison.
 
     Args:
-        results: ``{label: result}``, all of one kind; a list of results, or :class:`Runs`, stands for several trainings
-            of one model.
+        results: ``{label: result}``, all of the same kind. A list of results, or :class:`Runs`, under a label means
+            several trainings of one model.
 
     Returns:
-        The comparison, which tabulates, draws and saves all of them together.
+        The comparison, with joint tables, plots and files.
 
     Raises:
-        UserError: no results, something else than results, or results that cannot be compared: of several kinds, of
-            other samples, classes or groups, or of other settings. Names the field that differs, and both values.
+        UserError: no results, objects that are not results, or results that cannot be compared because their kinds,
+            samples, classes, groups or settings differ. The message names the field that differs and both values.
 
     >>> compare({})
     Traceback (most recent call last):

@@ -30,8 +30,8 @@ class Landscape(Result):
         class_losses: (C, ny, nx).
         class_accuracies: (C, ny, nx), fractions.
         directions: ``"gaussian"``, ``"hessian"``, ``"gradient"`` or ``"given"``.
-        normalization: of Gaussian directions.
-        seed: of Gaussian directions.
+        normalization: normalisation of Gaussian directions.
+        seed: seed of Gaussian directions.
         evaluated: (ny, nx) True where the loss was evaluated, False where it is interpolated.
         interpolation_errors: (ny, nx) estimated errors of interpolated losses, 0 where evaluated.
         class_interpolation_errors: (C, ny, nx).

@@ -31,34 +31,36 @@ def correlate(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Correlations:
-    r"""Find the rank correlation of every measure with accuracy and generalization gap.
+    r"""Compute rank correlations of every measure with accuracy and with the generalization gap.
 
     Kendall's :math:`\tau_b` (after Jiang et al., "Fantastic generalization measures and where to find them", ICLR 2020)
 
-    - over checkpoints: of numbers of all samples, and of every group; once more with pairs of the same model alone,
-      ``given="model"``, which tells what is left when the method is known;
-    - over classes: pairs of classes of the same checkpoint, all checkpoints together; once more given their training
-      images, ``given="train"``, Kendall's partial coefficient: what is left when the size of a class is known.
+    - over checkpoints: for all samples and for every group; and again using only pairs of the same model,
+      ``given="model"``, which controls for the method;
+    - over classes: pairs of classes of the same checkpoint, pooled over checkpoints; and again given their training
+      images, ``given="train"`` (Kendall's partial coefficient), which controls for class size.
 
-    Intervals are of 95 %, by the bootstrap over checkpoints (over classes where there is one checkpoint).
+    The 95 % intervals are from a bootstrap over checkpoints, or over classes if there is only one checkpoint.
 
     Args:
-        table: of :func:`sharpness.measure` for several checkpoints, usually on training images: a comparison, its
-            ``to_frame()``, or the ``.csv`` or ``.json`` of ``sharpness measure -o``. Or the table of the trainings of a
-            study, ``runs.csv`` or ``STUDY_cells.csv``, whose accuracies are of test images.
-        test: the same checkpoints on test images, of which ``accuracy`` is taken. Without it accuracy is that of
-            ``table``, and there is no gap; nor where ``table`` has no accuracy.
-        measures: names of columns, text with commas or several; all that are not accuracy unless given.
-        given: a column of numbers that partial coefficients are given everywhere, in place of ``"train"``.
-        resamples: of the bootstrap.
-        seed: of its draws.
+        table: results of :func:`sharpness.measure` for several checkpoints, usually on training images: a comparison,
+            its ``to_frame()``, or the ``.csv`` or ``.json`` file of ``sharpness measure -o``. Or the table of a study's
+            trainings, ``runs.csv`` or ``STUDY_cells.csv``, whose accuracies are on test images.
+        test: table of the same checkpoints on test images, from which ``accuracy`` is taken. Without it, accuracy is
+            taken from ``table`` and there is no gap. There is no gap either if ``table`` has no accuracy.
+        measures: names of columns, as comma-separated text or a sequence; by default all but accuracy.
+        given: a numeric column to control for everywhere, instead of ``"train"``.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
 
     Returns:
-        :class:`~sharpness.results.Correlations`, with ``.to_frame()`` and ``.plot()``. ``outcome="gap"`` is accuracy
-        in ``table`` minus accuracy in ``test``: a positive :math:`\tau` says that larger values go with larger gaps.
+        :class:`~sharpness.results.Correlations`, with ``.to_frame()`` and ``.plot()``. ``outcome="gap"`` is the
+        accuracy in ``table`` minus the accuracy in ``test``: a positive :math:`\tau` means that larger values go with
+        larger gaps.
 
     Raises:
-        UserError: no accuracy, no other measure, fewer than three checkpoints and classes, or tables of other models.
+        UserError: no accuracy, no other measure, fewer than three checkpoints and classes, or tables of different
+            models.
 
     >>> rows = [("a", i, c, 0.1 * i + 0.01 * c, 5.0 - i + c) for i in range(4) for c in ("all", 0, 1) if c != "all"]
     >>> frame = pd.DataFrame(rows, columns=["model", "run", "class", "accuracy", "loss"])

@@ -21,25 +21,25 @@ from sharpness.results.history import COLUMNS, History, events_by
 
 
 class Monitor:
-    """The sharpness of all samples and of every group over a training, in anybody's loop.
+    """A monitor that records the sharpness of all samples and of every group during training, in any training loop.
 
-    Call :meth:`step` at the end of every epoch. It measures a fixed small sample of every class, with the model in eval
-    mode for that time, and leaves the model, its mode and all random numbers as they were. It never takes more than
-    ``budget`` of the time since it was made: what would is put off to a later epoch. Eigenvalues begin with the
-    vectors of the last time.
+    Call :meth:`step` at the end of every epoch. It measures a small fixed sample of every class with the model
+    temporarily in eval mode, and restores the model, its mode and the states of all random number generators. It never
+    takes more than the fraction ``budget`` of the time since its creation: a measurement that would exceed it is
+    postponed to a later epoch. Eigenvalue iterations start from the vectors of the previous measurement.
 
     Args:
-        model: in training.
+        model: the model that is being trained.
         data: training images without augmentation, as :class:`~sharpness.Objective` takes them, or a long-tailed data
-            set of ours, of which they are taken with its groups.
-        every: epochs from one measurement to the next, at least.
-        budget: the largest share of the time, above 0 and at most 1.
-        measures: names of measures; the largest eigenvalue, loss and accuracy unless given.
-        log: called with the rows of every measurement, dictionaries.
-        samples: of every class.
-        seed: of the samples and of the first vectors.
-        clock: gives seconds.
-        options: of :class:`~sharpness.Objective`, such as ``groups``.
+            set of this package, whose training images and groups are used.
+        every: minimum number of epochs between measurements.
+        budget: maximum fraction of the time, above 0 and at most 1.
+        measures: names of measures; by default the largest eigenvalue, the loss and the accuracy.
+        log: function that is called with the rows (dictionaries) of each measurement.
+        samples: number of samples per class.
+        seed: seed of the samples and of the first starting vectors.
+        clock: function that returns the time in seconds.
+        options: options of :class:`~sharpness.Objective`, such as ``groups``.
 
     Raises:
         UserError: settings out of range, or an unknown measure.

@@ -36,10 +36,10 @@ class Given(TypedDict, total=False):
     """Arguments of every probe beside its own: how a model or a checkpoint becomes an objective.
 
     Attributes:
-        data: of models, as :class:`~sharpness.Objective` takes it, and of checkpoints that do not record theirs, as
-            :func:`~sharpness.checkpoint_objective` does. It may also follow the model without its name.
-        options: of :class:`~sharpness.Objective`, for models, or of :func:`~sharpness.checkpoint_objective`, such as
-            ``{"parameters": "classifier"}``.
+        data: data for a model, as :class:`~sharpness.Objective` takes it, or for a checkpoint that does not record its
+            own, as :func:`~sharpness.checkpoint_objective` takes it. May also be passed positionally after the model.
+        options: options of :class:`~sharpness.Objective` for models, or of :func:`~sharpness.checkpoint_objective` for
+            checkpoints, such as ``{"parameters": "classifier"}``.
     """
 
     data: Any
@@ -50,7 +50,7 @@ class Resumed(Given, total=False):
     """Arguments of probes that keep unfinished work.
 
     Attributes:
-        resume: folder for unfinished work; the same call continues there, and ends with the same bits.
+        resume: folder for unfinished work. The same call resumes from it and gives bitwise identical results.
     """
 
     resume: str | Path | None
