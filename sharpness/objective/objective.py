@@ -73,9 +73,9 @@ class Objective(Values):
         groups: named sets of classes (indices or names) for tables; or a convention that derives many, medium and few
             from ``train_counts``, see :func:`~sharpness.data.class_groups`; by default "oltr".
         output: function that extracts the outputs from what the model returns, if that is not a tensor.
-        class_names: names of the classes, for tables and plots.
-        train_counts: (C,) number of training images per class, if known. The data probed here may be other images, or a
-            subset.
+        class_names: names of the classes, for tables and plots: in their order, ``{label: name}`` or ``{name: label}``.
+        train_counts: (C,) number of training images per class, if known, or a mapping or Series by label or name. The
+            data probed here may be other images, or a subset.
         names: (n,) identifiers of the samples, such as paths. Samples of two objectives count as the same if their
             names and labels agree. By default samples are identified by their pixels, if known, otherwise by their
             inputs.

@@ -185,6 +185,7 @@ class CharacteristicRadiusResult(MeasureResult):
         require_same(each(results), shared=())
         if options.pop("log", None) is False:
             raise UserError("log=False: bounds, radii and rises are always on logarithmic axes, leave it out")
+        # Bounds take a panel for each model and class; rises of several models fit into one picture.
         kind = kind or ("bound" if len(results) == 1 else "rise")
         choose("picture", kind, PICTURES)
         results = one_training(results, run)  # a bound is that of one network
@@ -203,6 +204,7 @@ class CharacteristicRadiusResult(MeasureResult):
             return plot_agreement(rises, ax, names=names, **applying(plot_agreement, labels))
         first = next(iter(results.values()))
         subsets = several(of)
+        # Nothing asked for on a given Axes is all samples: a panel for every class needs a figure of its own.
         if subsets is None:
             subsets = first.panels() if of is None and ax is None else [of]  # type: ignore[list-item]
         panels = {

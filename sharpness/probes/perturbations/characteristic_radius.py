@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sharpness.data.by_class import by_class
 from sharpness.engine.class_sums import ClassSums
 from sharpness.errors import UserError
 from sharpness.flattening import optimal_radius
@@ -180,7 +181,7 @@ def characteristic_radius(
 def _counts(objective: Objective, given: Sequence[int] | None) -> tuple[np.ndarray, str]:
     """(C,) the n_c, and where they come from."""
     if given is not None:
-        counts = np.asarray(given)
+        counts = np.asarray(by_class(given, objective.class_names, "train_counts"))
         if counts.shape != (objective.num_classes,) or (counts < 0).any() or (counts != counts.astype(int)).any():
             raise UserError(
                 f"train_counts={list(given)}: give the training images of each of the {objective.num_classes} classes"
