@@ -16,7 +16,7 @@ TITLE = "Results of sharpness"
 
 
 class Explorer:
-    """Class bars, plane, spectrum and owners of results, linked: shown by Jupyter, or saved as a page.
+    """Interactive view of results (class bars, plane, spectrum, owners), shown in Jupyter or saved as a page.
 
     Args:
         results: see :func:`explore`.
@@ -30,7 +30,7 @@ class Explorer:
         self.payload = payload_of(collect(results), title)
 
     def save(self, path: str | Path) -> Path:
-        """Write one HTML file that opens without a network, whole or not at all."""
+        """Write one HTML file that works offline (atomically)."""
         return write_page(self.payload, path)
 
     @property
@@ -40,7 +40,7 @@ class Explorer:
 
     @cached_property
     def widget(self) -> Any:
-        """The widget, which ``display`` shows and ipywidgets lays out.
+        """The widget, for ``display`` or for layouts of ipywidgets.
 
         Raises:
             UserError: anywidget is not installed.

@@ -128,7 +128,7 @@ class Objective(Values):
     def hvp(self, vector: Tensor, class_index: int | str | None = None, kind: str = "hessian") -> Tensor:
         """The Hessian of L, or of L_c, times a vector: shapes (k,) to (k,), exact, in the model's dtype.
 
-        For many products with the same data take :meth:`operator`, which keeps what they have in common.
+        For many products with the same data, use :meth:`operator`, which caches their common computations.
 
         Args:
             kind: ``"hessian"``, or ``"ggn"`` for its generalised Gauss-Newton part.
@@ -140,13 +140,13 @@ class Objective(Values):
     @torch.inference_mode(False)
     @full_precision()
     def is_traced(self) -> bool:
-        """True if derivatives come from a trace of the model, which leaves the module alone: traced now if need be."""
+        """True if derivatives come from a trace of the model, which leaves the module as it is; traces it if needed."""
         with buffers_kept(self.model):
             return self._engine.is_traced(next(iter(self._batches(None))))
 
     @contextmanager
     def operator(self, class_index: int | str | None = None, kind: str = "hessian") -> Iterator[CurvatureOperator]:
-        """The Hessian of L, or of L_c, for many products: a function, (k,) to (k,), that keeps activations.
+        """The Hessian of L, or of L_c, for many products: a function from (k,) to (k,) that caches activations.
 
         >>> model = torch.nn.Linear(2, 2, bias=False)
         >>> objective = Objective(model, (torch.eye(2), torch.tensor([0, 1])))
@@ -170,7 +170,7 @@ class Objective(Values):
         r""":math:`v' H_i v` of every sample, shape (n,); their weighted mean is v' H v.
 
         Args:
-            operator: the :meth:`operator` of these samples, whose activations serve here as well.
+            operator: the :meth:`operator` of these samples, whose cached activations are reused.
         """
 
         def forms() -> Tensor:
@@ -209,15 +209,15 @@ class Objective(Values):
         return self._over(self.samples.restrict(what))
 
     def matched(self, samples: int, seed: int = 0) -> Objective:
-        """The objective of equally many samples of every class that has any: see :meth:`Samples.matched`."""
+        """The objective with equally many samples of every class that has any: see :meth:`Samples.matched`."""
         return self._over(self.samples.matched(samples, seed))
 
     def in_order_of(self, other: Objective) -> Objective:
-        """The same with its samples in the order of an objective that has the same ones; equal inputs are shared."""
+        """The same objective with its samples in the order of another one; equal inputs are shared."""
         return self._over(self.samples.in_order_of(other.samples))
 
     def counted(self, train_counts: Sequence[int]) -> Objective:
-        """The same with other training images per class, (C,), and groups by them where groups were not given.
+        """The same objective with other training counts per class, (C,), and groups from them unless given.
 
         Raises:
             UserError: they are of other classes.
@@ -225,11 +225,11 @@ class Objective(Values):
         return self._over(self.samples.counted(train_counts))
 
     def in_coordinates(self, coordinates: str) -> Objective:
-        r"""The same loss as a function of u, with weights w + D u: derivatives and displacements are those of u = 0.
+        r"""The same loss as a function of u, with weights w + D u; derivatives and displacements refer to u = 0.
 
-        With ``"filter"`` D is diagonal, the norm of each parameter's filter, see
-        :func:`~sharpness.objective.coordinates.filter_scales`: the Hessian is :math:`D H D`, which no rescaling of
-        weights in front of BatchNorm, or between two layers with ReLU, changes. ``"plain"`` is D = 1.
+        With ``"filter"``, D is diagonal and holds the norm of each parameter's filter, see
+        :func:`~sharpness.objective.coordinates.filter_scales`. The Hessian is then :math:`D H D`, which is invariant to
+        rescaling weights in front of BatchNorm or between two layers with ReLU. ``"plain"`` is D = 1.
 
         Raises:
             UserError: other coordinates.
@@ -252,7 +252,7 @@ class Objective(Values):
         return other
 
     def provenance(self) -> dict[str, Any]:
-        """Everything that is needed to understand and repeat a result, in plain values."""
+        """Everything needed to understand and reproduce a result, as plain values."""
         heads = [m for m in self.model.modules() if hasattr(m, "scale") and hasattr(m, "filter_axes")]
         # Plain values: they are written to files, and digested as keys of unfinished work.
         return {

@@ -180,7 +180,7 @@ class Values:
 
     @property
     def precision(self) -> str:
-        """The model's own: the name of its dtype."""
+        """The model's precision: the name of its dtype."""
         return str(self.dtype).removeprefix("torch.")
 
     @cached_property
@@ -217,7 +217,7 @@ class Values:
     @torch.no_grad()
     @full_precision()
     def outputs(self) -> Tensor:
-        """The model's outputs of all samples, (n, ...), on the CPU: calibrated logits of a classifier."""
+        """The model's outputs for all samples, (n, ...), on the CPU; for a classifier, calibrated logits."""
         require_eval(self.model)
         done = [self._forward(x).cpu() for x, _, _ in self._batches(None)] or [self._forward(self._first(1)).cpu()[:0]]
         found = torch.cat(done)
@@ -255,8 +255,8 @@ class Values:
     def evaluation(self, precision: str | None = None) -> Callable[[Tensor | None], ClassSums]:
         """Make the function ``displacement (k,) -> ClassSums`` at ``w + displacement``, for many points.
 
-        A model that cannot be traced, or whose statistics are recalibrated, is moved and evaluated as it is. Every
-        process evaluates all samples: points are what processes share.
+        A model that cannot be traced, or whose statistics are recalibrated, is moved in place and evaluated. Every
+        process evaluates all samples: processes share points.
 
         Args:
             precision: ``"bfloat16"``, for models in float32, or the model's own.
@@ -276,7 +276,7 @@ class Values:
         return displacement if self._scales is None else displacement * self._scales.to(displacement)
 
     def in_own_coordinates(self, displacement: Tensor) -> Tensor:
-        """A displacement of the weights, flat (k,), in the objective's coordinates: what :meth:`at` takes to make it.
+        """A displacement of the weights, flat (k,), converted to the objective's coordinates, as :meth:`at` takes it.
 
         Raises:
             UserError: it moves a filter of zeros, which has no coordinates in units of its norm.
@@ -300,7 +300,7 @@ class Values:
 
     @contextmanager
     def at(self, displacement: Tensor) -> Iterator[None]:
-        """The model at ``w + displacement``, flat (k,); weights and statistics are put back exactly, come what may."""
+        """The model at ``w + displacement``, flat (k,); weights and statistics are always restored exactly."""
         with undisturbed(kept=False), buffers_kept(self.model):
             norms = batchnorms(self.model) if self.batchnorm == "recalibrate" else []
             buffers = [b for m in norms for b in m.buffers()]
@@ -332,9 +332,9 @@ class Values:
 
     @full_precision()
     def check(self) -> SampleSums:
-        """Check that two passes agree and are finite, and return the loss at the centre. Every probe begins with it.
+        """Check that two passes agree and are finite, and return the loss at the centre; every probe does this first.
 
-        A model that was changed since it was examined is examined again.
+        A model that has changed since it was checked is checked again.
 
         Raises:
             UserError: the loss is random, or not finite, or a sample's depends on its place; the message says where.

@@ -114,13 +114,13 @@ def stratified_tau(
 
 @dataclass(frozen=True, eq=False)
 class Correlations:
-    """Rank correlations, as :func:`sharpness.correlate` finds them.
+    """Rank correlations, as computed by :func:`sharpness.correlate`.
 
     Attributes:
         rows: the table of :meth:`to_frame`.
-        points: what was correlated: a row for each checkpoint and class (or everything, or group), with all measures
-            and outcomes.
-        titles: of measures, for pictures.
+        points: the correlated data: one row per checkpoint and subset (all samples, a group or a class), with all
+            measures and outcomes.
+        titles: titles of measures, for plots.
     """
 
     rows: pd.DataFrame
@@ -130,15 +130,15 @@ class Correlations:
     def to_frame(self) -> pd.DataFrame:
         """One row for each measure, outcome, and set of pairs.
 
-        Columns: ``measure``, ``outcome``, ``over`` (``"checkpoints"`` or ``"classes"``), ``subset`` (of which the
-        numbers are: all samples, a group, or every class), ``given`` (``"model"`` where pairs of one model alone are
-        compared, or the column that a partial coefficient is given), ``tau``, ``tau_lower``, ``tau_upper`` (95 %, NaN
-        where there are too few checkpoints), ``rows``.
+        Columns: ``measure``, ``outcome``, ``over`` (``"checkpoints"`` or ``"classes"``), ``subset`` (all samples, a
+            group, or every class), ``given`` (``"model"`` if only pairs of the same model are compared, or the column
+            that a partial coefficient controls for), ``tau``, ``tau_lower``, ``tau_upper`` (95 %, NaN with too few
+            checkpoints), ``rows``.
         """
         return self.rows.copy()
 
     def of(self, measure: str, outcome: str = "accuracy", over: str = "checkpoints", given: str = "") -> pd.Series:
-        """One row, of all samples or of every class.
+        """One row of the table, for all samples or for every class.
 
         Raises:
             UserError: there is none.
@@ -156,10 +156,10 @@ class Correlations:
         return self.rows.to_html(index=False, float_format=lambda v: f"{v:.2f}", na_rep="-", escape=True)
 
     def plot(self, over: str = "checkpoints", **options: Any) -> Any:
-        """Draw a dot for each checkpoint (or checkpoint and class), a panel for each measure and outcome.
+        """Plot a dot per checkpoint (or checkpoint and class), in one panel per measure and outcome.
 
         Args:
-            over: ``"checkpoints"`` (numbers of all samples) or ``"classes"``.
+            over: ``"checkpoints"`` (values for all samples) or ``"classes"``.
             options: those of every picture, see :class:`~sharpness.plots.PlotOptions`.
 
         Raises:
@@ -186,7 +186,7 @@ class Correlations:
             return plot_scatter(points, taus, self.titles, ax=looks.ax, title=looks.title, log=looks.log)
 
     def caption(self, over: str = "checkpoints") -> dict[str, str]:
-        """The caption of that picture, by headings."""
+        """The caption of the plot, by headings."""
         points = self.points[self.points["class"].eq("all") == (over == "checkpoints")]
         each = "checkpoint" if over == "checkpoints" else "class of a checkpoint"
         return {

@@ -37,16 +37,18 @@ OF_SAMPLES = (
 def merge(sources: Sequence[Any]) -> Comparison[Any]:
     """Read results of one kind from several files, and put them together.
 
-    Trainings of one model become :class:`Runs`, parts of the classes of one training one result, copies count once.
+    Trainings of one model become :class:`Runs`, results for different classes of one training become one result, and
+    duplicates count once.
 
     Args:
         sources: files, or folders of them.
 
     Returns:
-        The comparison of all models, which ``.save(path)`` writes.
+        The comparison of all models; save it with ``.save(path)``.
 
     Raises:
-        UserError: no results, several kinds of them, or results that cannot be compared, with the field that differs.
+        UserError: no results, results of several kinds, or results that cannot be compared; the message names the field
+            that differs.
     """
     found = gather(_joined(saved_in(list(sources))), ", ".join(map(str, sources)))
     kinds = {c.kind.__name__: c for c in found}

@@ -22,7 +22,7 @@ ARRAYS = ("vectors", "marks", "explained")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Directions:
-    """The axes of a line or a plane.
+    """The directions that span a line or a plane.
 
     Attributes:
         vectors: (d, k).

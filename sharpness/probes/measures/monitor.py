@@ -87,12 +87,12 @@ class Monitor:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the begin, those of earlier parts of a resumed training as well."""
+        """Seconds since the beginning, including earlier parts of a resumed training."""
         return self._before + self._clock() - self._begin
 
     @property
     def share(self) -> float:
-        """The part of the time that measuring took."""
+        """The fraction of the time spent on measuring."""
         return self.spent / max(self.elapsed, 1e-12)
 
     @property
@@ -101,15 +101,15 @@ class Monitor:
         return History(pd.DataFrame(self._rows, columns=list(COLUMNS)))
 
     def step(self, epoch: float | None = None, lr: float | None = None, event: str = "") -> list[dict[str, Any]] | None:
-        """Measure, if it is due and the budget has room for what the longest measurement so far took.
+        """Measure, if it is due and the budget allows for as long as the longest measurement so far took.
 
         Args:
-            epoch: its number; the number of calls unless given.
-            lr: the learning rate, for the line 2 / lr of the picture.
-            event: what happened, such as ``"stage 2"``; it is kept for the next measurement where this is none.
+            epoch: number of the epoch; by default the number of calls.
+            lr: the learning rate, for the line 2 / lr in plots.
+            event: an event, such as ``"stage 2"``; if nothing is measured now, it is kept for the next measurement.
 
         Returns:
-            The rows, or None where nothing was measured.
+            The rows, or None if nothing was measured.
         """
         self.calls += 1
         epoch = self.calls if epoch is None else epoch
@@ -169,7 +169,7 @@ class Monitor:
                 module.training = mode
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed training needs to go on with the same history, times and vectors."""
+        """The state that a resumed training needs to continue with the same history, times and vectors."""
         return {
             "rows": list(self._rows), "elapsed": self.elapsed, "spent": self.spent, "measured": self.measured,
             "calls": self.calls, "last": self._last, "longest": self._longest, "vectors": dict(self.recorder.vectors),
@@ -177,7 +177,7 @@ class Monitor:
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken."""
+        """Restore a state saved by :meth:`state_dict`."""
         self._rows, self.spent, self.measured = list(state["rows"]), state["spent"], state["measured"]
         self.calls, self._last, self._longest = state["calls"], state["last"], state["longest"]
         self._before, self._begin = state["elapsed"], self._clock()
