@@ -34,7 +34,7 @@ from sharpness.probes.shared.column import Column, table_of
 from sharpness.probes.shared.comparison import common_fields, side_by_side
 from sharpness.probes.shared.cost import announce
 from sharpness.probes.shared.options import MeasureOptions
-from sharpness.probes.shared.probe import table_probe
+from sharpness.probes.shared.probe import plain_number, table_probe
 from sharpness.probes.shared.trainings import Training, compared
 from sharpness.probes.shared.work import kept_result, key_of
 from sharpness.progress import progress
@@ -159,6 +159,7 @@ def measure(
     options: dict[str, Any] = {n: v for n, v in given_options.items() if v is not None and v is not False}
     train_counts, resume, executor = (options.pop(name, None) for name in ("train_counts", "resume", "executor"))
     numbers = {name: options.pop(name, None) for name in NUMBERS}
+    numbers["seed"] = plain_number("seed", numbers["seed"], "int | None")
     asked = asked_for(measures, numbers, options)
     # Once for all models, because the first would use up an iterator.
     options |= {"data": read_once(data)}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar, cast, overload
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 from torch.utils.data import DataLoader, Dataset
 
@@ -153,6 +155,9 @@ def _comparable(probe: Callable[..., Any], by_layer: Callable[..., Any] | None =
         # As the third argument, where Objective has its loss, it would become a setting.
         if (loss := next((v for v in given.values() if isinstance(v, _Loss)), None)) is not None:
             raise UserError(f"{type(loss).__name__} stands where {probe.__name__} has no loss: give it as loss=")
+        given = {
+            name: plain_number(name, value, signature.parameters[name].annotation) for name, value in given.items()
+        }
         chosen = probe
         if by_layer is not None and given.get("per_layer"):
             chosen, given = by_layer, _settings_of(by_layer, probe, given)
@@ -171,6 +176,23 @@ def _comparable(probe: Callable[..., Any], by_layer: Callable[..., Any] | None =
 
     probe_all.__signature__ = signature  # type: ignore[attr-defined]
     return probe_all
+
+
+def plain_number(name: str, value: Any, annotation: Any) -> Any:
+    """A setting that is annotated as a number as Python's own: NumPy's and a tensor's are no seeds to torch.
+
+    Raises:
+        UserError: another value.
+    """
+    kind = {"int": Integral, "float": Real}.get(str(annotation).removesuffix(" | None"))
+    if kind is None or (value is None and str(annotation).endswith("None")):
+        return value
+    if isinstance(value, Tensor) and value.ndim == 0:
+        value = value.item()
+    if not isinstance(value, kind) or (name == "seed" and not abs(int(value)) < 2**63):  # type: ignore[call-overload]
+        told = "an integer" + (" below 2**63" if name == "seed" else "") if kind is Integral else "a number"
+        raise UserError(f"{name}={value!r}: give {told}")
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _can_only_be_data(value: Any) -> bool:
