@@ -194,7 +194,7 @@ def measured_on(given: dict[str, Any]) -> str:
     part = "all" if number is None else f"the first {number} of every class, in the order of the data,"
     if given["images"] is not None:
         return f"images: {part} of {given['images']}"
-    chosen = "" if given["split"] is not None else ", as usual here; accuracy is quoted on --split test"
+    chosen = "" if given["split"] is not None else ", the default; papers report accuracy on --split test"
     return f"images: {part} of the {split_of(given)} split{chosen}"
 
 

@@ -54,9 +54,9 @@ def merge(sources: Sequence[Any]) -> Comparison[Any]:
     kinds = {c.kind.__name__: c for c in found}
     if len(kinds) > 1:
         told = " and ".join(f"{name} ({_files(c)})" for name, c in kinds.items())
-        raise UserError(f"{told} cannot stand in one file: merge those of one kind")
+        raise UserError(f"{told} cannot be merged into one file: merge results of one kind")
     if len(found) > 1:
-        raise UserError(found[0].refused or f"{_files(found[0])} and {_files(found[1])} cannot stand in one file")
+        raise UserError(found[0].refused or f"{_files(found[0])} and {_files(found[1])} cannot be merged")
     return found[0].results
 
 

@@ -91,7 +91,7 @@ def test_what_does_not_belong_together_is_refused_with_the_field(tmp_path):
     )
     one.save(tmp_path / "a.nc")
     sharpness.line({"A": objective()}, x=(-1, 1, 3)).save(tmp_path / "line.nc")
-    with pytest.raises(UserError, match="MeasureResult .*a.nc.* and LineResult .*line.nc.* cannot stand in one file"):
+    with pytest.raises(UserError, match="MeasureResult .*a.nc.* and LineResult .*line.nc.* cannot be merged into one"):
         merge([tmp_path])
     (tmp_path / "line.nc").unlink()
     sharpness.measure({"B": objective(1, parameters="0.*")}, "loss").save(tmp_path / "b.nc")
