@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import KeysView, Mapping, Sequence, Set
 from numbers import Integral
 from typing import Any
 
@@ -53,12 +53,12 @@ def ordered_names(given: Any) -> Any:
     """Names of classes in their order: of ``{label: name}``, and of torchvision's ``class_to_idx``, ``{name: label}``.
 
     Raises:
-        UserError: they have no order, or are one text.
+        UserError: they have no order.
 
     >>> ordered_names({1: "dog", 0: "cat"}), ordered_names({"dog": 1, "cat": 0}), ordered_names(["cat", "dog"])
     (['cat', 'dog'], ['cat', 'dog'], ['cat', 'dog'])
     """
-    if isinstance(given, str | set | frozenset):
+    if isinstance(given, Set) and not isinstance(given, KeysView):
         raise UserError(f"class_names is a {type(given).__name__}: give a list of names in the order of the outputs")
     if (entries := labelled(given)) is None:
         return given

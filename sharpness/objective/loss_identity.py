@@ -8,6 +8,7 @@ import hashlib
 import logging
 import re
 import types
+import weakref
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
@@ -18,6 +19,8 @@ from torch import Tensor
 logger = logging.getLogger("sharpness")
 #: Packages whose functions are known by their names: their code is that of a version.
 KNOWN = ("torch", "numpy", "scipy", "builtins", "math", "sharpness")
+#: Identities of losses that calls change.
+_FIRST: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 #: Where an object lies in memory, in its text.
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
@@ -56,6 +59,22 @@ def loss_identity(loss: Any) -> str | None:
         logger.debug("%s has no digest: %s", loss_name(loss), error)
         return None
     return f"{loss_name(loss)} {digest.hexdigest()[:16]}"
+
+
+def settled(loss: Any, before: str | None) -> str | None:
+    """The identity of a loss after calls: the first one it had, where calls alone change it, as they do a counter.
+
+    Models that share the function would differ otherwise by how often it was called before each.
+
+    Args:
+        before: its identity before the calls.
+    """
+    if before is None or loss_identity(loss) == before:
+        return before
+    try:
+        return _FIRST.setdefault(loss, before)
+    except TypeError:  # neither hashable nor weakly referenced
+        return None
 
 
 def _parts(value: Any, seen: dict[int, Any]) -> Iterator[bytes]:

@@ -48,7 +48,7 @@ from sharpness.objective.first_call import (
     require_valid,
     warn_of_probabilities,
 )
-from sharpness.objective.loss_identity import loss_identity, loss_name
+from sharpness.objective.loss_identity import loss_identity, loss_name, settled
 from sharpness.objective.repeatability import repeated_passes
 from sharpness.objective.samples import Batches
 from sharpness.objective.temperature import AtTemperature, Temperature, chosen_temperature, require_logits
@@ -160,6 +160,7 @@ class Values:
         self.names, self.parameters = parameters_in_scope(model, values.sum(), parameters, bool(hidden))
         if not isinstance(loss, str):
             require_through_outputs(self.loss_function, outputs, targets, self.names, self.parameters)
+        self.loss_identity = settled(loss, self.loss_identity)
         self._engine = SecondOrder(self._outputs, self.parameters, self.loss_function)
         self._checked: SampleSums | None = None
         self._examined = self._condition()
