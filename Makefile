@@ -40,6 +40,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 # The same tables at three sizes, which they state: in three minutes, in fifteen, and those that are kept and quoted.
+# The last takes hours: what its first file has is not made again, so that the command goes on after an interruption.
 bench-quick: .venv-bench/installed
 	.venv-bench/bin/python benchmarks/answers.py --size quick
 
@@ -49,7 +50,7 @@ bench: .venv-bench/installed
 	.venv-bench/bin/python benchmarks/landscape.py --repeats 3
 
 bench-full: .venv-bench/installed
-	.venv-bench/bin/python benchmarks/answers.py --size full --output benchmarks/answers.txt
+	OMP_NUM_THREADS=1 .venv-bench/bin/python benchmarks/answers.py --size full --output benchmarks/answers.txt
 	.venv-bench/bin/python benchmarks/curvature.py --output benchmarks/curvature.txt
 	.venv-bench/bin/python benchmarks/landscape.py --output benchmarks/landscape.txt
 	.venv-bench/bin/python benchmarks/step_cost.py --output benchmarks/step_cost-float32.txt
@@ -76,12 +77,12 @@ glyphs: .venv/installed
 	$(BIN)/sharpness data make glyphs-lt --classes 1000 --side 32 --fonts out/fonts -o out/glyphs
 
 # The documentation site, in out/site/index.html; without network once the environment is installed.
-docs: .venv-docs/installed
-	OMP_NUM_THREADS=1 .venv-docs/bin/python -m sphinx -W --keep-going -q -b html docs out/site
+docs: .venv/docs
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -q -b html docs out/site
 	@echo "the site: out/site/index.html"
 
-linkcheck: .venv-docs/installed
-	.venv-docs/bin/python -m sphinx -q -b linkcheck docs out/linkcheck
+linkcheck: .venv/docs
+	$(BIN)/python -m sphinx -q -b linkcheck docs out/linkcheck
 
 # The notebooks from their texts, each run by a clean kernel.
 notebooks: .venv/installed
@@ -115,10 +116,8 @@ test-pythons:
 	  echo "Python $$version"; OMP_NUM_THREADS=1 .venv-$$version/bin/python -m pytest -n 2 --dist worksteal || exit 1; \
 	done
 
-.venv-docs/installed: setup.cfg constraints.txt
-	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
-	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+.venv/docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@
 
 # The peers that the benchmarks compare with, without what they depend on: that would replace torch.

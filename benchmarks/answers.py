@@ -6,7 +6,7 @@ The network is the zoo's ResNet-32 of plain training on a long tail, over test i
 machine (``SHARPNESS_DATA``), else one trained here on the digits, upsampled. Every contender has a process of its own,
 whose model and images are ready; in every repeat they take turns, on the same classes. Contenders other than ours get
 their best settings, see contenders.py, and only the run with these counts. A busy machine changes seconds of CPU less
-than those by the clock.
+than those by the clock. A full run takes hours: its file grows section by section, and the same command goes on.
 
     seconds          a class, median over repeats; CPU: of all threads, which others on the machine change little
     times ours       seconds over ours of the same repeat: median (and quartiles); CPU: of the median
@@ -24,15 +24,16 @@ import os
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from contenders import Both, Contender, Eigenthings, Found, Ours, Plain, PyHessian, hurry, quotient
-from growth import growth
-from planes import planes
-from table import keep, note, report, spread, table
+from growth import GROWTH, growth
+from planes import PLANES, planes
+from table import Sections, spread, table
 from turns import process
 from workloads import Problem, describe, digits, exact_product
 
@@ -46,7 +47,7 @@ COLUMNS = ("seconds", "CPU", "times ours", "CPU", "products", "residual", "error
 class Question:
     """What is asked, and of which contenders: in a full run of all, else of the usual ones.
 
-    The title and ``ask`` take the relative error of a trace.
+    The title and ``ask`` take the relative error of a trace, ``error``.
     """
 
     title: str
@@ -69,7 +70,7 @@ QUESTIONS = {
         lambda contender, problem, _: contender.all_eigenvalues(*problem, "both", TOL),
     ),
     "trace": Question(
-        "trace, to a standard error of {:.0%}",
+        "trace, to a standard error of {error:.0%}",
         (Ours, PyHessian, Plain, Eigenthings),
         (Ours, PyHessian),
         lambda contender, problem, error: contender.all_traces(*problem, error),
@@ -88,17 +89,19 @@ QUESTIONS = {
 class Size:
     """Images a class, classes, repeats, the relative error of a trace, side of a plane: all stated in the tables."""
 
-    images: tuple[int, ...]
+    images: int
     classes: tuple[int, ...]
     repeats: int
     error: float
     side: int
 
 
+#: Classes of planes, and of all that would take a day for ten.
+THREE = (1, 3, 9)
 SIZES = {
-    "quick": Size((8,), (1, 9), 1, 0.2, 15),
-    "usual": Size((20,), (1, 3, 9), 1, 0.1, 25),
-    "full": Size((20, 100), tuple(range(10)), 3, 0.05, 51),
+    "quick": (Size(8, (1, 9), 1, 0.2, 15),),
+    "usual": (Size(20, THREE, 1, 0.1, 25),),
+    "full": (Size(20, tuple(range(10)), 3, 0.05, 51), Size(100, THREE, 1, 0.05, 51)),
 }
 #: Of a plane, what all but a full run leave out.
 SLOW = ("sharpness, every point, float32", "plain loop")
@@ -106,29 +109,30 @@ SLOW = ("sharpness, every point, float32", "plain loop")
 
 def main() -> None:
     args = arguments()
-    size = SIZES[args.size]
-    lines = describe(["sharpness", *libraries()])
-    lines += [f"load average of the minute before: {os.getloadavg()[0]:.1f}", ""]
-    for images in args.images or size.images:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "problem.pt"
-            name, problem = trained(images, size.classes)
-            torch.save(problem, path)
-            for question in args.questions:
-                note(f"{question}, {images} images a class")
+    full = args.size == "full"
+    sizes = SIZES[args.size]
+    if args.images:
+        sizes = tuple(next((s for s in sizes if s.images == n), replace(sizes[-1], images=n)) for n in args.images)
+    sections = Sections(describe(["sharpness", *libraries()]), args.output)
+    for question in args.questions:
+        for size in sizes:
+            if question == "plane":
+                size = replace(size, classes=tuple(c for c in size.classes if c in THREE), repeats=1)
+            name, problem = trained(size.images, size.classes)
+            of = f"{name}; {len(size.classes)} classes, {size.repeats} repeats"
+            with tempfile.TemporaryDirectory() as folder:
+                torch.save(problem, path := Path(folder) / "problem.pt")
                 if question == "plane":
-                    left_out = () if args.size == "full" else SLOW
-                    lines += planes(name, problem, path, size.side, size.repeats, left_out)
+                    title, make = PLANES, partial(planes, problem, path, size.side, size.repeats, () if full else SLOW)
                 else:
-                    lines += answers(question, name, problem, path, size, args.size == "full")
-                keep(lines, args.output)
+                    title, make = QUESTIONS[question].title, partial(answers, question, problem, path, size, full)
+                sections.add(title.format(error=size.error, side=size.side), of, make)
     if args.size != "quick" and len(args.questions) > len(QUESTIONS):
-        note("growth")
-        lines += growth(full=args.size == "full")
-    report(lines, args.output)
+        sections.add(*GROWTH, partial(growth, full=full))
+    print("\n".join(sections.lines))
 
 
-def answers(asked: str, name: str, problem: Problem, path: Path, size: Size, full: bool) -> list[str]:
+def answers(asked: str, problem: Problem, path: Path, size: Size, full: bool) -> list[str]:
     """The table of one question."""
     question = QUESTIONS[asked]
     contenders = [c for c in (question.contenders if full else question.usual) if present(c)]
@@ -155,17 +159,7 @@ def answers(asked: str, name: str, problem: Problem, path: Path, size: Size, ful
     ]
     settings = [f"{c.name}: {'; '.join(sorted({f.setting for f in turns[0][c]}))}" for c in contenders]
     values = ["; ".join(", ".join(f"{v:.4g}" for v in f.values) for f in turns[0][Ours])]
-    return [
-        f"## {question.title.format(size.error)}",
-        "",
-        f"{name}; {classes} classes, {size.repeats} repeats",
-        "",
-        *table(["", *COLUMNS], rows),
-        "",
-        *settings,
-        f"ours by class: {values[0]}",
-        "",
-    ]
+    return [*table(["", *COLUMNS], rows), "", *settings, f"ours by class: {values[0]}"]
 
 
 def check(problem: Problem, found: dict[type[Contender], list[Found]]) -> dict[type[Contender], tuple[str, str]]:
@@ -237,7 +231,7 @@ def arguments() -> argparse.Namespace:
     every = [*QUESTIONS, "plane"]
     parser.add_argument("--questions", nargs="+", choices=every, default=every)
     parser.add_argument("--images", type=int, nargs="+", help="of each class; those of the size unless given")
-    parser.add_argument("--output", type=Path, help="keep the tables in this file, too")
+    parser.add_argument("--output", type=Path, help="write the tables into this file, and make none that it has")
     return parser.parse_args()
 
 

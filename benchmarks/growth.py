@@ -10,6 +10,8 @@ from workloads import WARMED, warmed
 
 import sharpness
 
+#: Title of the section, and what it is of.
+GROWTH = ("largest eigenvalue of all classes, as it grows", f"sharpness alone, {WARMED}")
 #: Of the table: model, classes, images a class. One of the three differs from the first row.
 USUAL = (
     ("resnet20", 10, 4),
@@ -35,14 +37,7 @@ def growth(full: bool) -> list[str]:
     """The table, a section of the benchmark of answers."""
     rows = [row(*case) for case in (FULL if full else USUAL)]
     header = ["model", "parameters", "classes", "images a class", "seconds", "products a class", "ms an image-product"]
-    return [
-        "## largest eigenvalue of all classes, as it grows",
-        "",
-        f"sharpness alone, {WARMED}",
-        "",
-        *table(header, rows),
-        "",
-    ]
+    return table(header, rows)
 
 
 def row(name: str, classes: int, images: int) -> list[str]:

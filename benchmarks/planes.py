@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from contenders import now
-from table import note, table
+from table import table
 from torch import Tensor
 from torch.nn import functional as F
 from turns import process
@@ -27,6 +27,8 @@ from workloads import Problem, flat, like_filters
 
 import sharpness
 
+#: Title of the section.
+PLANES = "{side} x {side} plane of every class"
 TOLERANCE = 0.01
 SPAN = 0.5
 #: Points that are compared with float64.
@@ -96,9 +98,8 @@ CONTENDERS: dict[str, Callable[[Problem, int], Drawn]] = {
 }
 
 
-def planes(name: str, problem: Problem, path: Path, side: int, repeats: int, leave_out: Sequence[str]) -> list[str]:
+def planes(problem: Problem, path: Path, side: int, repeats: int, leave_out: Sequence[str]) -> list[str]:
     """The table of one grid."""
-    note(f"plane, {side} x {side}, {len(problem[2])} images")
     names = [n for n in CONTENDERS if n not in leave_out]
     with ExitStack() as stack:
         processes = {n: stack.enter_context(process(_prepare, path)) for n in names}
@@ -115,14 +116,7 @@ def planes(name: str, problem: Problem, path: Path, side: int, repeats: int, lea
         ]
         for n in names
     ]
-    return [
-        f"## {side} x {side} plane of every class",
-        "",
-        f"{name}; {len(problem[2].unique())} classes, {repeats} repeats",
-        "",
-        *table(["", "seconds", "CPU", "times ours", "CPU", "evaluated", "error"], rows),
-        "",
-    ]
+    return table(["", "seconds", "CPU", "times ours", "CPU", "evaluated", "error"], rows)
 
 
 def _error(problem: Problem, losses: np.ndarray | None) -> str:

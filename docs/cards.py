@@ -10,9 +10,9 @@ from sharpness.registries import OPERATIONS
 
 OPENING = """# Cards
 
-What a method trains with at its defaults on CIFAR-10-LT, imbalance 100, and what a flattening operation does, with
-every deviation from what was published. Made from the code: `sharpness inspect RUN` prints the same of a run, with its
-own data and options. [Methods and operations](../methods.md) says what their options are.
+Default settings of every method on CIFAR-10-LT (imbalance 100), and definitions of the flattening operations, with
+every deviation from the published version. The page is generated from the code; `sharpness inspect RUN` prints the
+same card for a run, with its own data and options. See [methods and operations](../methods.md) for the options.
 """
 
 

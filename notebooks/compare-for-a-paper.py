@@ -11,7 +11,7 @@
 # %% [markdown]
 # # Compare methods for a paper
 #
-# Two methods, three trainings of each: a table in LaTeX, a test, a picture at the width of a column and its caption. Under a minute on two cores.
+# Compare two methods with three trainings each: a LaTeX table, a statistical test, and a column-width figure with its caption. Takes under a minute on two cores.
 
 # %%
 import tempfile
@@ -28,8 +28,8 @@ for method in models.values():
         sharpness.train(method, data, folder / method / str(seed), epochs=15, seed=seed)
 
 # %% [markdown]
-# **Three trainings are one model**: the list under a label. Test images, because accuracy is quoted on them, and because no class is fitted to the end there; as
-# many of every class, because the largest eigenvalue of a mean over few images is larger by chance.
+# **Three trainings are one model**: pass them as a list under one label. Use test images, because papers report accuracy on them and because no class is fitted perfectly there. Use
+# equally many images per class, because the largest eigenvalue of a mean over few images is larger by chance.
 
 # %%
 trainings = {label: [folder / method / str(seed) for seed in range(3)] for label, method in models.items()}
@@ -38,25 +38,25 @@ tables = sharpness.measure(trainings, measures=measures, split="test", limit_per
 tables
 
 # %% [markdown]
-# Mean ± standard deviation over trainings, in brackets the standard error of one training over images or draws. Only the first speaks of a *method*. Does the
-# difference survive another seed? Trainings of one seed are paired, as they saw the same images in the same order:
+# The table shows the mean ± standard deviation over trainings, and in brackets the standard error of one training over images or draws. Only the former says something about a *method*. Would the
+# difference hold for another seed? Trainings with the same seed are paired, since they saw the same images in the same order:
 
 # %%
 tables.paired(subsets=[None, "few"]).to_frame()
 
 # %% [markdown]
-# Three pairs never reach p = 0.05, whatever they show: 2^(1-3) is the least that sign flips can give. The line below the table says so. Six seeds would be the
-# least for such a claim.
+# Three pairs can never reach p = 0.05: the smallest p-value of a sign-flip test is 2^(1-3). The line below the table says so. Such a claim needs at least
+# six seeds.
 #
 # ## The table for LaTeX
-# With `booktabs`; every number ends at the first digit of its error.
+# It uses `booktabs`; numbers are rounded to their errors.
 
 # %%
 print(tables.to_latex())
 
 # %% [markdown]
-# ## One picture at the width of a column
-# 3.3 inches, with fonts of the size of a caption. The file is a PDF with embedded fonts.
+# ## A figure at column width
+# It is 3.3 inches wide, with fonts of caption size. The file is a PDF with embedded fonts.
 
 # %%
 objectives = {
@@ -69,11 +69,11 @@ axes.figure.savefig(folder / "rises.pdf")
 
 # %% [markdown]
 # ## Its caption
-# What a reader must know of the numbers, ready to be shortened:
+# It states everything a reader must know about the numbers; shorten it as needed:
 
 # %%
 for heading, line in caption("Rise of the loss under random perturbation, few-shot classes", rises, "test").items():
     print(f"{heading}: {line}")
 
 # %% [markdown]
-# From a shell: `sharpness measure runs/paper --split test -o table.tex --plot table --width single` writes table, picture and caption.
+# On the command line, `sharpness measure runs/paper --split test -o table.tex --plot table --width single` writes table, figure and caption.

@@ -9,9 +9,9 @@
 # ---
 
 # %% [markdown]
-# # Watch the sharpness during training
+# # Monitor sharpness during training
 #
-# A loop of your own, and a monitor that measures a small fixed sample at the end of an epoch, within a stated share of the time. Twenty seconds on two cores.
+# Add a monitor to your own training loop. It measures a small fixed sample at the end of an epoch, within a given fraction of the time. Takes twenty seconds on two cores.
 
 # %%
 import pandas as pd
@@ -33,8 +33,8 @@ def network():
 
 # %% [markdown]
 # ## Two lines in the loop
-# `monitor = Monitor(...)` before it and `monitor.step(...)` at the end of every epoch. `log=` is called with the rows of every measurement: `wandb.log` and TensorBoard
-# take them ([how to](../docs/howto/monitor.md)); here a list does.
+# Create `monitor = Monitor(...)` before the loop and call `monitor.step(...)` at the end of every epoch. `log=` is called with the rows of every measurement. You can send them to `wandb.log` or TensorBoard
+# ([how-to guide](../docs/howto/monitor.md)); here they go into a list.
 
 
 # %%
@@ -65,14 +65,14 @@ pd.DataFrame(rows[-6:])
 
 # %% [markdown]
 # ## Largest eigenvalue, epoch by epoch
-# Of all images and of every group. The dotted line is 2 / lr, above which plain gradient descent is unstable; a drop of the learning rate is an event.
+# The plot shows all images and every group. The dotted line is 2 / lr, above which plain gradient descent is unstable; a drop of the learning rate is marked as an event.
 
 # %%
 plain.history.plot("lambda_max");
 
 # %% [markdown]
-# ## A step rule beside it
-# The same loop with SAM's rule; one line of it is another.
+# ## Compare with a step rule
+# The same loop with SAM; only one line changes.
 
 # %%
 sam, _ = train("sam")
@@ -83,5 +83,5 @@ histories = {"SGD": plain.history.to_frame(), "SAM": sam.history.to_frame()}
 pd.DataFrame({label: one.groupby(["measure", "of"])["value"].last() for label, one in histories.items()}).round(4)
 
 # %% [markdown]
-# Eight images of a class have errors, and this is one training of each: a picture of what happens, not a comparison of methods. Measure the end of several trainings
-# for that ([compare for a paper](compare-for-a-paper.ipynb)).
+# With eight images per class errors are large, and there is one training of each: this illustrates what happens, but does not compare methods. For a comparison, measure the final models of several trainings
+# ([compare for a paper](compare-for-a-paper.ipynb)).

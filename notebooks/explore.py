@@ -11,7 +11,7 @@
 # %% [markdown]
 # # Explore two minima
 #
-# From nothing to trained models, the sharpness of every class, who owns it, planes, spectra, and a page to click on; on the 1,797 digits that scikit-learn ships. Under a minute
+# Train models from scratch, measure the sharpness of every class and which classes own it, plot planes and spectra, and build an interactive page, all on scikit-learn's 1,797 digits. Takes under a minute
 # on two cores.
 
 # %%
@@ -24,13 +24,13 @@ data = sharpness.load_data("digits-lt")
 data
 
 # %% [markdown]
-# Class 0 has 124 training images, class 9 has 4. `groups` says who is many-, medium- and few-shot, by the convention that is recorded with every result.
+# Class 0 has 124 training images, class 9 has 4. `groups` lists the many-, medium- and few-shot classes, by a convention that is recorded with every result.
 
 # %%
 dict(zip(data.class_names, data.train_counts)), data.groups
 
 # %% [markdown]
-# Train two methods with their published recipes, shortened in proportion to 20 epochs.
+# Train two methods with their published recipes, shortened proportionally to 20 epochs.
 
 # %%
 runs = Path(tempfile.mkdtemp())
@@ -46,7 +46,7 @@ table = sharpness.measure(runs / "cc-sam")
 table
 
 # %% [markdown]
-# A folder of checkpoints is compared at once: a panel for every measure. To be quick, from here on of 20 images of a class at most, weighted so that the classes keep their shares of the overall loss.
+# Pass a folder to compare all its checkpoints, with one panel per measure. To save time, we use at most 20 images per class from here on, weighted so that classes keep their shares of the overall loss.
 
 # %%
 sharpness.measure(runs, ["accuracy", "lambda_max", "worst_rise"], limit_per_class=20).plot(measure="all");
@@ -64,21 +64,21 @@ spectra = sharpness.eigenvalues(models, which="both", per_class=True, keep_vecto
 spectra.plot(linthresh=1);
 
 # %% [markdown]
-# Both ends of every class's spectrum, with 95 % intervals over its images. Below, the whole spectrum of one class.
+# The first plot shows both ends of every class's spectrum, with 95 % intervals over its images; the second shows the whole spectrum of one class.
 
 # %%
 rarest = {label: model.restrict(data.longtail.tail_class) for label, model in models.items()}
 sharpness.spectral_density(rarest, draws=3, steps=25).plot(title="The rarest class");
 
 # %% [markdown]
-# **Who makes this minimum sharp?** The three largest eigenvalues of the loss of *all* images, and the share of each that a class owns.
+# **Which classes make this minimum sharp?** The plot shows the three largest eigenvalues of the loss over *all* images, and each class's share of them.
 
 # %%
 owners = sharpness.owners(models, k=3)
 owners.plot();
 
 # %% [markdown]
-# Where in the network it sits: the largest eigenvalue of every layer's block.
+# Which layers are sharp? The largest eigenvalue of each layer's diagonal block:
 
 # %%
 layers = sharpness.eigenvalues(models, per_group=True, per_layer=True)
@@ -90,22 +90,22 @@ print({label: f"{plane.evaluated.mean():.0%} of the points evaluated" for label,
 planes.plot();
 
 # %% [markdown]
-# The rest is interpolated to within 1 % of the relief, with an estimated error for every cell. Any class or group comes from the same plane, without new evaluations, also as a surface.
+# The remaining points are interpolated to within 1 % of the relief, with an estimated error for every cell. Any class or group can be plotted from the same plane without new evaluations, also as a surface.
 
 # %%
 planes.plot(of=["many", "few"], kind="surface");
 
 # %% [markdown]
-# Along the sharpest direction of each model, the top eigenvector of its Hessian (of unit length), by group:
+# The loss along each model's sharpest direction (the unit-length top eigenvector of its Hessian), by group:
 
 # %%
 lines = sharpness.line(models, directions="hessian", x=(-2, 2, 41))
 lines.plot(of=[None, "many", "medium", "few"]);
 
 # %% [markdown]
-# ## Linked, and clicked on
-# All of it in one place: bars of classes, the plane (a click shows every class's loss there), owners, spectra. Results are frozen, know how they came about, and are one file each; a
-# folder of them is enough, and needs neither the models nor torch. `explorer.save("page.html")` writes one page that opens without a network.
+# ## Interactive explorer
+# The explorer links all views: class bars, the plane (click to see every class's loss at a point), owners and spectra. Results are frozen, record their provenance, and take one file each. The explorer only needs a
+# folder of these files, neither the models nor torch. `explorer.save("page.html")` writes a single page that works offline.
 
 # %%
 results = runs / "results"

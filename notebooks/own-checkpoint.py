@@ -9,10 +9,10 @@
 # ---
 
 # %% [markdown]
-# # Measure a checkpoint of your own
+# # Measure your own checkpoint
 #
-# A network of yours, trained by a loop of yours, its weights in a file. How flat is its minimum, for every class? Ten seconds on two cores; the 8 x 8
-# digits that scikit-learn ships stand in for your images.
+# You have trained a network with your own code and saved its weights. How flat is its minimum, for every class? This notebook takes ten seconds on two cores and uses scikit-learn's 8 x 8
+# digits in place of your images.
 
 # %%
 import tempfile
@@ -30,7 +30,7 @@ x.shape, data.train_counts
 
 # %% [markdown]
 # ## The network and its file
-# Nothing of this knows of `sharpness`.
+# This part does not use `sharpness`.
 
 
 # %%
@@ -58,8 +58,8 @@ torch.save({"state_dict": model.state_dict(), "epoch": 15}, folder / "best.pth")
 
 # %% [markdown]
 # ## Is it what you think it is?
-# The file is read without running anything in it, and its weights must fill the network to the last one. Then its accuracy: a wrong normalisation or
-# order of classes shows here, before any number of sharpness is believed.
+# The file is read without executing anything in it, and its weights must match the network exactly. Check the accuracy first: it reveals a wrong normalisation or
+# class order before you trust any sharpness value.
 
 # %%
 checkpoint = sharpness.load_checkpoint(folder / "best.pth", model=network)
@@ -69,8 +69,8 @@ tests
 
 # %% [markdown]
 # ## The table
-# One row for all images, every group and every class. The intervals are over the images that are there: class 9 has four. The largest eigenvalue is of the
-# class's *own* loss; the rise is along random directions, each filter's step a tenth of its norm.
+# There is one row for all images, one per group and one per class. The intervals are over the available images: class 9 has four. The largest eigenvalue belongs to the
+# class's *own* loss. The rise is along random directions, where each filter moves by a tenth of its norm.
 
 # %%
 objective = sharpness.Objective(checkpoint.model, data.train, train_counts=data.train_counts)
@@ -81,15 +81,15 @@ table
 table.plot(measure="all");
 
 # %% [markdown]
-# Notes say what makes a number weaker than it looks. Everything can be had without a picture, by name:
+# Notes state why a number is weaker evidence than it looks. You can also access every value by name:
 
 # %%
 print(*table.notes, sep="\n")
 table["lambda_max"].of("9"), table["lambda_max"].interval("9"), table["random_rise"].of("few")
 
 # %% [markdown]
-# ## Keep it
-# One file with everything that is known of how the numbers came about, and tables for other programs.
+# ## Save it
+# Save one file with the numbers and their full provenance, and tables for other programs.
 
 # %%
 path = table.save(folder / "table.nc")
@@ -98,5 +98,5 @@ again = sharpness.load_result(path)
 {name: again.provenance[name] for name in ("probe", "loss", "samples", "num_parameters", "torch")}
 
 # %% [markdown]
-# The same from a shell: `sharpness measure best.pth --model mynets:network --images photos/val --train-counts counts.json`, where `mynets.py` holds the
-# function. What the numbers say, and seven ways to be wrong with them: [read the numbers](read-the-numbers.ipynb).
+# On the command line: `sharpness measure best.pth --model mynets:network --images photos/val --train-counts counts.json`, where `mynets.py` contains the
+# function. To learn how to interpret the numbers, see [read the numbers](read-the-numbers.ipynb).

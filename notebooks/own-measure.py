@@ -9,9 +9,9 @@
 # ---
 
 # %% [markdown]
-# # A measure of your own in ten lines
+# # Add your own measure in ten lines
 #
-# A function of an objective, once registered, stands in every table with its classes, groups, errors and pictures. Ten seconds on two cores.
+# Register a function of an objective, and it becomes a column of every table, with classes, groups, errors and plots. Takes ten seconds on two cores.
 
 # %%
 import tempfile
@@ -28,7 +28,7 @@ for method in ("ce", "ldam-drw", "cc-sam"):
 
 # %% [markdown]
 # ## Ten lines
-# Is a class at a minimum of its own loss? The norm of its gradient, relative to the norm of the weights: how much the loss changes, to first order, with a relative change of
+# Is a class at a minimum of its own loss? This measure is the norm of its gradient times the norm of the weights: the first-order change of the loss under a relative change of
 # the weights. The function is called with all samples and with those of every class.
 
 
@@ -42,7 +42,7 @@ def relative_slope(objective):
 sharpness.register_measure("relative_slope", relative_slope, title="Relative slope")
 
 # %% [markdown]
-# ## In the table, and in pictures
+# ## In tables and plots
 
 # %%
 models = {label: sharpness.checkpoint_objective(folder / label) for label in ("ce", "ldam-drw", "cc-sam")}
@@ -53,12 +53,12 @@ tables.pivot("relative_slope")
 tables.plot(measure="all");
 
 # %% [markdown]
-# The rare classes slope most: they have the least part in the gradient that was brought to zero. Does it go with accuracy? Kendall's tau, over classes and over models:
+# Rare classes have the steepest slope, because they contribute least to the gradient that training drives to zero. Does this correlate with accuracy? Kendall's tau over classes and over models:
 
 # %%
 sharpness.correlate(tables)
 
 # %% [markdown]
-# A function that returns `(value, standard error)` has errors in the table as well. A measure of a file, `mine.py`, is found by its place:
+# If the function returns `(value, standard error)`, the table shows errors, too. You can also use a measure from a file, `mine.py`, by its location:
 # `sharpness measure RUN --measures loss,mine:relative_slope`. Methods, step rules, data sets and networks are added
-# the same way: [extensions](../docs/extending.md).
+# in the same way: see [extensions](../docs/extending.md).

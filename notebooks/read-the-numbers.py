@@ -11,7 +11,7 @@
 # %% [markdown]
 # # Read the numbers
 #
-# Six traps, each shown by a number that is right and says the wrong thing. Half a minute on two cores.
+# Six pitfalls, each illustrated by a number that is correct but misleading. Takes half a minute on two cores.
 
 # %%
 import copy
@@ -53,8 +53,8 @@ def side_by_side(objectives, measures="accuracy,loss,lambda_max", of=None, **opt
 
 
 # %% [markdown]
-# ## 1. Saturation: flat because it is certain
-# The logits times two, and times three. Not one prediction changes, and the minimum seems to be another one.
+# ## 1. Saturation: flat because it is confident
+# Multiply the logits by two, and by three. No prediction changes, but the minimum looks different.
 
 
 # %%
@@ -71,8 +71,8 @@ sharp = {f"logits x {f}": sharpness.Objective(Times(model, f).eval(), data.train
 side_by_side(sharp)
 
 # %% [markdown]
-# **Look at the loss first.** Below 1e-4 flatness means little. `logits="temperature"` divides the logits of each network by its own temperature, fitted on images
-# that are not probed, and the three are one network again:
+# **Look at the loss first.** Below 1e-4, flatness means little. `logits="temperature"` divides the logits of each network by its own temperature, fitted on images
+# that are not probed. This makes the three networks identical again:
 
 # %%
 held_out = data.test.tensors
@@ -83,8 +83,8 @@ fair = {
 side_by_side(fair)
 
 # %% [markdown]
-# ## 2. Scale: the same function, written down with other weights
-# A convolution before BatchNorm may be multiplied by any number. (BatchNorm's statistics go with it.)
+# ## 2. Scale: the same function with different weights
+# Multiplying a convolution in front of BatchNorm by a number does not change the function. (BatchNorm's statistics scale with it.)
 
 # %%
 rescaled = copy.deepcopy(model)
@@ -96,15 +96,15 @@ same = {"as trained": train, "filters x 0.3": sharpness.Objective(rescaled, data
 side_by_side(same, "loss,lambda_max,random_rise")
 
 # %% [markdown]
-# Loss and `random_rise`, whose step grows with the filter, are those of before; the eigenvalue is not. **Take what rescaling cannot change** when methods differ in
-# weight decay or normalisation. Curvature has such coordinates, too:
+# The loss and `random_rise`, whose step scales with the filter, are unchanged; the eigenvalue is not. **Use scale-invariant measures** when methods differ in
+# weight decay or normalisation. Curvature can be made invariant, too, with filter coordinates:
 
 # %%
 side_by_side(same, "lambda_max", coordinates="filter")
 
 # %% [markdown]
 # ## 3. Four images
-# Digit 9 has four training images. Four images of digit 9 from the test set, another four, and another:
+# Digit 9 has four training images. Here are three different sets of four test images of digit 9:
 
 # %%
 nines = (data.test.labels == 9).nonzero().squeeze(1)
@@ -113,7 +113,7 @@ fours = {label: sharpness.Objective(model, data.test.subset(chosen.tolist())) fo
 side_by_side(fours, of="9")
 
 # %% [markdown]
-# **The interval says so**, and so does a comparison with classes of equal size, `match_samples=`:
+# **The interval reflects this**, and so does a comparison with classes of equal size, `match_samples=`:
 
 # %%
 own = sharpness.eigenvalues(train, per_class=True, standard_errors=True)
@@ -123,14 +123,14 @@ pd.DataFrame(columns, index=data.class_names)
 
 # %% [markdown]
 # ## 4. Training images or test images
-# On training images a class is flat because it is fitted. Commands state their split: `measure` takes training images, `inspect` test images; `--split` decides.
+# On training images, a class can be flat simply because it is fitted. Commands state their split: `measure` uses training images by default, `inspect` test images; change it with `--split`.
 
 # %%
 side_by_side({"training images, few": train, "test images, few": test}, of="few")
 
 # %% [markdown]
 # ## 5. BatchNorm
-# In training mode the loss of an image depends on its neighbours, and every number on the batch size. It is refused:
+# In training mode, the loss of an image depends on the other images in the batch, and every number on the batch size. Such models are refused:
 
 # %%
 try:
@@ -139,8 +139,8 @@ except sharpness.UserError as error:
     print(error)
 
 # %% [markdown]
-# In eval mode the statistics are those of training. Far from the weights they are no longer those of the network: what a picture shows there is partly BatchNorm's. The same
-# random directions, with statistics kept and with statistics estimated anew at every point:
+# In eval mode, the statistics are those from training. Far from the trained weights they no longer fit the network, so plots partly show an effect of BatchNorm there. Compare the same
+# random directions with fixed statistics and with statistics re-estimated at every point:
 
 # %%
 anew = sharpness.Objective(model, data.train, train_counts=data.train_counts, batchnorm="recalibrate")
@@ -150,14 +150,14 @@ pd.DataFrame({label: rise.losses.mean(axis=1) for label, rise in rises.items()},
 
 # %% [markdown]
 # ## 6. One seed
-# Three trainings that differ in nothing but their seed:
+# Three trainings that differ only in their seed:
 
 # %%
 seeds = {f"seed {s}": sharpness.Objective(trained(s), data.train, train_counts=data.train_counts) for s in range(3)}
 side_by_side(seeds, "loss,lambda_max,random_rise", of="few")
 
 # %% [markdown]
-# A difference between two methods of less than this is no result. **Train several seeds**: a list of trainings under one label shows mean ± standard deviation.
+# A difference between two methods that is smaller than this is not a result. **Train several seeds**: for a list of trainings under one label, tables show mean ± standard deviation.
 
 # %%
 sharpness.measure({"CE": list(seeds.values())}, measures="loss,lambda_max,random_rise")

@@ -10,10 +10,10 @@ FEW = 60
 
 
 class UserError(ValueError):
-    """Bad input; the message is one line: what was wrong, its value, and what to do.
+    """Invalid input; the message is one line that states what was wrong, its value, and what to do.
 
-    The command line prints the message alone and exits with code 2; every other exception is ours. What a file or a
-    name puts into a message cannot act on a terminal.
+    The command line prints only the message and exits with code 2. Any other exception is a bug in this package. Text
+    from files or names is escaped, so that it cannot control a terminal.
     """
 
     def __init__(self, message: str = "") -> None:

@@ -49,6 +49,9 @@ def imported(source: str, kind: str, example: str) -> Any:
     module, colon, path = source.partition(":")
     if not (colon and module and path):
         raise UserError(f"{kind} {source!r}: write it as {example}")
+    if module.endswith(".py") or "/" in module:
+        plain = module.removesuffix(".py").removeprefix("./").strip("/").replace("/", ".")
+        raise UserError(f"{kind} {source}: name a module, {plain}:{path}, from the folder that it is found in")
     with importing_from_here():
         try:
             found: Any = importlib.import_module(module)

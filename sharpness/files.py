@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from sharpness.errors import SystemRefusal
+from sharpness.errors import SystemRefusal, UserError, shown
 from sharpness.locks import is_running, node, rank
 
 try:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Bytes of a name that is used as part of a longer one; file systems take 255.
 NAME_BYTES = 180
+#: Formats of pictures, which are written in both.
+PICTURES = (".pdf", ".png")
 #: Names of partial files: of what, and the node, rank and process that write it. Earlier versions named the process.
 PARTIAL = re.compile(
     r"\.(?P<file>.+)\.(?:(?P<node>\w+)-(?P<rank>\d+)-)?(?P<pid>\d+)(?:-\d+)?\.part", re.ASCII | re.DOTALL
@@ -107,6 +109,30 @@ def write_csv(frame: pd.DataFrame, path: Path) -> Path:
     """A table with six significant digits, without its index; returns ``path``."""
     write_atomically(path, lambda partial: frame.to_csv(partial, index=False, float_format="%.6g"))
     return path
+
+
+def picture_file(path: str | Path, suffix: str) -> Path:
+    """One of the files of a picture: the PDF, the PNG, or what lies beside them.
+
+    Args:
+        path: the picture's name, without a suffix or with that of either format.
+        suffix: of the file.
+
+    Raises:
+        UserError: the name has the suffix of another format.
+
+    >>> str(picture_file("rise.png", ".pdf")), str(picture_file("rise-0.1", ".png"))
+    ('rise.pdf', 'rise-0.1.png')
+    """
+    path = Path(path)
+    if path.suffix.lower() in PICTURES:
+        path = path.with_suffix("")
+    elif re.fullmatch(r"\.[A-Za-z]\w*", path.suffix):
+        raise UserError(
+            f"{shown(str(path))}: pictures are written as PDF and as PNG, give a name that ends in "
+            f"{' or '.join(PICTURES)}, or in neither"
+        )
+    return path.with_name(path.name + suffix)
 
 
 def refusal(what: str, error: OSError) -> SystemRefusal:

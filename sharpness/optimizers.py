@@ -37,29 +37,29 @@ def wrap(
     epochs: int = 1,
     seed: int = 0,
 ) -> Stepper:
-    """Let a rule decide the gradient of an optimizer's steps, in a loop of one's own.
+    """Wrap an optimizer so that a rule such as SAM determines the gradient of its steps, in any training loop.
 
-    ``stepper.step(x, y)`` takes the place of ``zero_grad``, the forward and backward passes and ``step``. Learning-rate
-    schedules and anything else go on with the optimizer itself; a step inside ``torch.autocast`` computes under it.
+    ``stepper.step(x, y)`` replaces ``zero_grad``, the forward and backward passes and ``step``. Learning-rate schedules
+    and everything else use the optimizer itself. A step inside ``torch.autocast`` runs under autocast.
 
     Args:
-        optimizer: any, over the network's parameters.
-        rule: a name as of ``sharpness.train(flatten=...)`` (``"sam:0.1"``, ``"asam"``, ``"gp"``, ``"mp"``,
+        optimizer: any optimizer over the network's parameters.
+        rule: a name as in ``sharpness.train(flatten=...)`` (``"sam:0.1"``, ``"asam"``, ``"gp"``, ``"mp"``,
             ``"imbsam"``, ``"focal-sam"``, ``"rwsam"``, ``"fs-dgpm"``), ``"cc-sam"`` for class-conditional SAM of all
             parameters, or a rule.
         network: from inputs to logits.
         loss: ``"ce"``, a function of logits and labels that returns one value per sample (n,), or a
             :class:`~sharpness.steps.Loss`.
-        train_counts: (C,) training images per class, which rules that treat classes unlike need.
-        epochs: of the training, for losses and rules that change with the epoch.
-        seed: of the rule's random numbers, from which :meth:`Stepper.begin_epoch` makes those of ``sharpness.train``.
+        train_counts: (C,) number of training images per class, for rules that treat classes differently.
+        epochs: number of epochs of the training, for losses and rules that change with the epoch.
+        seed: seed of the rule's random numbers; with :meth:`Stepper.begin_epoch` they are those of ``sharpness.train``.
 
     Returns:
         The stepper.
 
     Raises:
-        UserError: no gradient rule, one that needs what was not given, a loss that is no function, or parameters of
-            another network.
+        UserError: not a gradient rule, a rule that needs an argument that was not given, a loss that is not a function,
+            or parameters of another network.
     """
     found = _rule_of(rule)
     if isinstance(found, COUNTED) and train_counts is None:
@@ -138,7 +138,7 @@ class Stepper:
         return {"optimizer": self.optimizer.state_dict(), "epoch": self.epoch, "random": numbers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken."""
+        """Restore a state saved by :meth:`state_dict`."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self._context = state["epoch"], self._context_of(state["epoch"])
         for generator, numbers in zip((self._context.generator, self._context.noise), state["random"], strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -75,6 +76,32 @@ def renamed_names(module: str, **new_names: tuple[str, Callable[[], Any]]) -> Ca
         new, make = new_names[name]
         warn_renamed(f"{module}.{name}", new)
         return make()
+
+    return read
+
+
+def moved_names(room: str, **files: str) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a room that answers for names which are imported from its files now.
+
+    Args:
+        room: its name.
+        files: by the name of a file the names in it, with spaces between.
+
+    >>> import warnings
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     moved_names("os", path="join split")("join") is __import__("os").path.join
+    True
+    >>> str(caught[0].message)
+    'os.join is now os.path.join: the old name goes with the next version'
+    """
+    places = {name: f"{room}.{file}" for file, names in files.items() for name in names.split()}
+
+    def read(name: str) -> Any:
+        if name not in places:
+            raise AttributeError(f"module {room!r} has no attribute {name!r}")
+        warn_renamed(f"{room}.{name}", f"{places[name]}.{name}")
+        return getattr(importlib.import_module(places[name]), name)
 
     return read
 

@@ -70,6 +70,13 @@ def test_a_room_of_the_probes_imports_only_from_floors_below(path):
             assert parts[2] == own or PROBES[parts[2]] < PROBES[own], f"{own} imports {parts[2]}"
 
 
+def test_rooms_name_what_they_offer_in_one_way():
+    """By ``__all__``, whose order the linter holds, not by ``import x as x``."""
+    for path in PACKAGE.rglob("__init__.py"):
+        names = [a for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) for a in n.names]
+        assert not [a.name for a in names if a.asname == a.name], path
+
+
 def test_nothing_needs_torchvision():
     for path in PACKAGE.rglob("*.py"):
         assert "torchvision" not in {

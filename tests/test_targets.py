@@ -1,9 +1,12 @@
 """Targets of every kind against dense float64 derivatives of losses written out by hand; classes apart from them."""
 
+import collections
 import copy
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -11,6 +14,7 @@ from torch.nn import functional as F
 
 import sharpness
 from sharpness import Objective, UserError
+from sharpness.data import class_groups, class_order
 from sharpness.probes import answers
 
 
@@ -302,6 +306,38 @@ def test_what_has_no_meaning_is_refused_in_one_line_with_the_remedy(act, message
     assert "\n" not in str(caught.value)
 
 
+def test_a_loss_that_takes_weights_beside_the_outputs_is_refused_with_remedies_that_work():
+    """Its values were with the penalty, its curvature without; and torch's mean of weighted classes by Σ w."""
+    model, none = mlp(3), functools.partial(F.cross_entropy, reduction="none")
+
+    def penalty():
+        return 0.01 * sum(p.square().sum() for p in model.parameters())
+
+    with pytest.raises(UserError, match=r"takes the parameter '0.weight' itself.*adds 2 d to every"):
+        Objective(model, (X, Y), lambda u, t: none(u, t) + penalty())
+
+    class WithColumn(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x):
+            return torch.cat([self.model(x), penalty().expand(len(x), 1)], dim=1)
+
+    plain = Objective(model, (X, Y))
+    v = torch.linspace(-1, 1, plain.num_parameters, dtype=plain.dtype)
+    found = Objective(WithColumn(), (X, Y), lambda u, t: none(u[:, :3], t) + u[:, 3])
+    assert found.loss() == pytest.approx(plain.loss() + float(penalty().detach()), rel=1e-6)
+    torch.testing.assert_close(found.hvp(v), plain.hvp(v) + 0.02 * v)
+
+    w = torch.tensor([0.2, 1.0, 3.0], dtype=plain.dtype)
+    with pytest.raises(UserError, match=r"reduction='none'; for torch's mean.*weights=w\[y\]"):
+        Objective(model, (X, Y), nn.CrossEntropyLoss(weight=w))
+    with torch.no_grad():
+        expected = nn.CrossEntropyLoss(weight=w)(model(X.to(w)), Y)
+    assert Objective(model, (X, Y), weights=w[Y]).loss() == pytest.approx(float(expected), rel=1e-6)
+
+
 def test_training_counts_make_groups_by_the_convention_of_the_house_unless_they_are_given():
     counts = [100, 99, 20]
     objective = Objective(mlp(3), (X, Y), train_counts=counts)
@@ -310,6 +346,35 @@ def test_training_counts_make_groups_by_the_convention_of_the_house_unless_they_
     other = Objective(mlp(3), (X, Y), train_counts=counts, groups="99,98")
     assert other.groups == {"many": (0,), "medium": (1,), "few": (2,)}
     assert other.group_convention == "99,98"
+
+
+@pytest.mark.parametrize(
+    "names", [["cat", "dog", "eel"], {1: "dog", 2: "eel", 0: "cat"}, {"eel": 2, "cat": 0, "dog": 1}]
+)
+def test_names_and_training_counts_by_label_or_name_are_put_in_the_order_of_the_classes(names):
+    """As class_to_idx, a Counter of labels and value_counts have them, whose own order is another."""
+    labels = pd.Series(np.repeat([2, 0, 1], [200, 50, 3]))
+    counts = labels.value_counts()
+    for given in (
+        counts,
+        collections.Counter(labels),
+        dict(zip(["eel", "cat", "dog"], counts, strict=True)),
+        [50, 3, 200],
+    ):
+        objective = Objective(mlp(3), (X, Y), class_names=names, train_counts=given)
+        assert objective.class_names == ("cat", "dog", "eel") and objective.train_counts.tolist() == [50, 3, 200]
+        assert objective.groups == {"many": (2,), "medium": (0,), "few": (1,)}
+    assert class_groups(counts, "oltr") == objective.groups and class_order(counts, "stable") == (2, 0, 1)
+    images = torch.zeros(6, 1, 2, 2)
+    assert sharpness.data.read_images((images, Y), class_names=names, train_counts=counts).train_counts == (50, 3, 200)
+    for options, message in [
+        ({"train_counts": {0: 5, 2: 3}}, "no class '1'"),
+        ({"train_counts": {0: 5, 1: 3, 2: 1, 3: 1}}, "'3', which is no class"),
+        ({"class_names": {"a", "b", "c"}}, "class_names is a set"),
+        ({"class_names": {1: "a", 2: "b", 3: "c"}}, "all labels from 0 on"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            Objective(mlp(3), (X, Y), **options)
     own = Objective(mlp(3), (X, Y), train_counts=counts, groups={"tail": ["dog", 2]}, class_names=["cat", "dog", "owl"])
     assert own.groups == {"tail": (1, 2)}
     assert own.group_convention is None

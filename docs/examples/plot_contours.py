@@ -2,7 +2,7 @@
 Contours
 ========
 
-The rise of the loss over a plane of two filter-normalised directions, on levels that all panels share.
+The rise of the loss over a plane of two filter-normalised directions, with contour levels shared by all panels.
 """
 
 import sharpness

@@ -2,7 +2,8 @@
 Spectral density
 ================
 
-The whole spectrum of the rarest class by stochastic Lanczos quadrature; any width of smoothing without new products.
+The whole spectrum of the rarest class, by stochastic Lanczos quadrature. The width of smoothing can be changed without
+new products.
 """
 
 import sharpness

@@ -2,7 +2,7 @@
 Both ends of every class's spectrum
 ===================================
 
-The largest and the smallest eigenvalue of the Hessian of each class's own loss, with 95 % intervals over its images.
+The largest and smallest Hessian eigenvalues of each class's own loss, with 95 % intervals over its images.
 """
 
 import sharpness

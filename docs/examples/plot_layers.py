@@ -1,8 +1,8 @@
 """
-Where in the network
-====================
+Which layers are sharp?
+=======================
 
-The largest eigenvalue of every layer's block of the Hessian, for each group of classes.
+The largest eigenvalue of each layer's diagonal block of the Hessian, for each group of classes.
 """
 
 import sharpness

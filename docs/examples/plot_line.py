@@ -2,7 +2,7 @@
 Line
 ====
 
-The loss along one filter-normalised random direction, the same for both models, by group.
+The loss of each group along a filter-normalised random direction that both models share.
 """
 
 import sharpness

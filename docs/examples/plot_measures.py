@@ -1,8 +1,8 @@
 """
-The table as a picture
-======================
+Overview of all measures
+========================
 
-Accuracy and three kinds of sharpness of every class, with 95 % intervals: the first picture to make of a set of models.
+Accuracy and three kinds of sharpness of every class, with 95 % intervals: a good first plot for a set of models.
 """
 
 import sharpness

@@ -2,7 +2,7 @@
 Random perturbation
 ===================
 
-The rise of the loss at one relative distance, a dot a draw: the talk's motivation, here of few-shot classes.
+The rise of the loss at one relative distance, with one dot per draw: the talk's motivation, here for few-shot classes.
 """
 
 import sharpness

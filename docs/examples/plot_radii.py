@@ -1,8 +1,8 @@
 """
-Rise by radius
-==============
+Rise over the radius
+====================
 
-Mean and standard deviation over draws at every radius: does the order of two models hold at other distances?
+Mean and standard deviation over draws at every radius: does the ranking of two models depend on the distance?
 """
 
 import sharpness

@@ -2,7 +2,7 @@
 Minimum or saddle?
 ==================
 
-max(0, -λmin) / λmax of every class: 0 at a minimum, 1 where it curves downwards as much as upwards.
+max(0, -λmin) / λmax for every class: 0 at a minimum, 1 if the loss curves downwards as much as upwards.
 """
 
 import sharpness

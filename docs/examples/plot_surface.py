@@ -2,7 +2,7 @@
 Surface
 =======
 
-The same plane as a surface.
+The loss over the plane as a 3D surface.
 """
 
 import sharpness

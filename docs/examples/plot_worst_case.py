@@ -2,7 +2,7 @@
 Worst case
 ==========
 
-The rise of the loss after one step of ascent of length 0.05, as in SAM, for every class by itself.
+The rise of the loss after one ascent step of length 0.05, as in SAM, separately for every class.
 """
 
 import sharpness

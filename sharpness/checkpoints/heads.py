@@ -13,7 +13,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from sharpness.checkpoints.networks import State, filled, some
+from sharpness.checkpoints.networks import GIVE_NETWORK, State, filled, some
 from sharpness.errors import UserError, choose, shown
 from sharpness.models import CosineHead, LearnableWeightScaling, LinearHead, ScaledHead
 
@@ -22,7 +22,7 @@ UNITS = {"linear": "none", "cosine": "both", "unit-features": "features", "unit-
 ROWS, COLUMNS = "[C, d]", "[d, C]"
 COSINE_SCALE = 30.0
 
-_PREFIXES = ("", "fc.", "fc_.", "linear.", "classifier.", "classifier.fc.", "head.")
+_PREFIXES = ("", "fc.", "fc_.", "linear.", "classifier.", "classifier.fc.", "head.", "head.fc.", "last_linear.")
 _FACTORS = ("learned_norm", "scales", "factor")
 _SCALES = ("scale", "sigma", "s", "weight_scale", "logit_scale", "temperature", "tau")
 #: Weight normalisation, old and new: direction and length of the same weight.
@@ -136,7 +136,9 @@ def read_head(
     found = [p for p in _PREFIXES if f"{p}weight" in folded and folded[f"{p}weight"].ndim == 2]
     if len(found) != 1:
         what = "no classifier" if not found else f"{len(found)} classifiers"
-        raise UserError(f"{path} holds {what} that is known here (names beside the backbone: {some(state)})")
+        raise UserError(
+            f"{path} holds {what} that is known here (names beside the backbone: {some(state)}): {GIVE_NETWORK}"
+        )
     own = {part: f"{found[0]}{part}" for part in ("weight", "bias") if f"{found[0]}{part}" in folded}
     weight, bias = folded[own["weight"]], folded.get(own.get("bias", ""))
     rest = {n: t for n, t in folded.items() if n not in own.values()}
@@ -212,7 +214,9 @@ def _layouts(shape: tuple[int, ...], num_features: int, path: str) -> list[str]:
     """Layouts that a weight of this shape can have."""
     found = [layout for layout, axis in ((ROWS, 1), (COLUMNS, 0)) if shape[axis] == num_features]
     if not found:
-        raise UserError(f"the classifier in {path} has shape {shape} and the features are {num_features}")
+        raise UserError(
+            f"the classifier in {path} has shape {shape} and the features are {num_features}: {GIVE_NETWORK}"
+        )
     return found
 
 

@@ -41,37 +41,39 @@ def load_checkpoint(
     class_order: Any = None,
     download: bool = False,
 ) -> Checkpoint:
-    """Read anybody's checkpoint: nothing in the file is executed (``weights_only=True``).
+    """Read a checkpoint of this package or another code base, without executing anything in it (``weights_only=True``).
 
-    Ours, LDAM-DRW, RSG, Saddle-LongTail, Focal-SAM, GCL, MiSLAS, OLTR, classifier-balancing, Balanced Softmax, M2m,
-    CC-SAM, ImbSAM, SWA, PoF, Lightning, safetensors and plain state dicts are distinguished by their content.
+    Checkpoints of this package, LDAM-DRW, RSG, Saddle-LongTail, Focal-SAM, GCL, MiSLAS, OLTR, classifier-balancing,
+    Balanced Softmax, M2m, CC-SAM, ImbSAM, SWA, PoF, Lightning, safetensors and plain state dicts are recognised by
+    their content.
 
     Args:
-        path: a file, the index of weights in several files, or a folder with one of the usual names in it;
-            ``"zoo:METHOD"``, a model that comes with the package (:mod:`sharpness.checkpoints.zoo`);
-            ``"timm:NAME"``, ``"torchvision:NAME"`` or ``"hf:NAME_OR_FOLDER"``, a library's with published weights.
-        family: a name in :data:`FAMILIES`, where the content would suggest another.
-        head: ``"linear"``, ``"cosine"``, ``"unit-features"`` or ``"unit-weights"``, also with ``" [C, d]"`` or
-            ``" [d, C]"`` behind it, where the file leaves it open or its family does it otherwise.
-        scale: s of a normalised head, which is in no file: 30 unless given (20 in GCL's second stage); with
+        path: a file, the index of weights in several files, or a folder that contains a file with one of the usual
+            names; ``"zoo:METHOD"`` for a model that comes with the package (:mod:`sharpness.checkpoints.zoo`);
+            ``"timm:NAME"``, ``"torchvision:NAME"`` or ``"hf:NAME_OR_FOLDER"`` for a library's model with published
+            weights.
+        family: a name in :data:`FAMILIES`, to override the detected one.
+        head: ``"linear"``, ``"cosine"``, ``"unit-features"`` or ``"unit-weights"``, optionally followed by ``" [C,
+            d]"`` or ``" [d, C]"``, if the file does not determine it or differs from its family.
+        scale: s of a normalised head, which is not stored in the file; by default 30 (20 in GCL's second stage). With
             ``head="linear"``, the inverse of a temperature.
-        stage2: the second file of a model that was saved in two, such as GCL's classifier or PoF's ``clf_E.pth``.
-        num_classes: C, to be checked.
-        weights: ``"model"``, or ``"ema"`` or ``"swa"`` where the file holds them too.
-        model: what takes the weights, where the architecture is not known here, of our own files too: a network, of
-            which a copy is filled; a class or function that makes one; ``"package.module:factory"``; or
-            ``"timm:NAME"``. What the file leaves out must be frozen in it (``requires_grad_(False)``) and stays as it
-            is.
-        class_order: how the model numbers classes, as :func:`sharpness.data.class_order` takes it, where its family
-            does it otherwise; images of the user's own (:func:`sharpness.data.read_images`) are renumbered accordingly.
-        download: fetch published weights that are not on this machine; nothing else is ever fetched.
+        stage2: the second file of a model that was saved as two files, such as GCL's classifier or PoF's ``clf_E.pth``.
+        num_classes: the expected C, which is checked.
+        weights: ``"model"``, or ``"ema"`` or ``"swa"`` if the file holds them.
+        model: the network for the weights, if the architecture is not known here (also for files of this package): a
+            module, which is copied; a class or function that makes one; ``"package.module:factory"``; or
+            ``"timm:NAME"``. Parameters that are missing in the file must be frozen (``requires_grad_(False)``) and keep
+            their values.
+        class_order: the model's numbering of the classes, as :func:`sharpness.data.class_order` takes it, if it differs
+            from that of its family; your own images (:func:`sharpness.data.read_images`) are renumbered accordingly.
+        download: download published weights that are not on this machine. Nothing else is ever downloaded.
 
     Returns:
-        The model, in eval mode, and what the file says of it.
+        The model in eval mode, and a manifest with what the file records.
 
     Raises:
-        UserError: the file is missing, broken, of no known kind or from a newer version, or its entries do not fit;
-            an option that does not apply to it.
+        UserError: the file is missing, broken, of an unknown kind or from a newer version, or its entries do not fit
+            the model; or an option does not apply to it.
 
     >>> checkpoint = load_checkpoint("zoo:ce")
     >>> checkpoint.manifest.method, checkpoint.manifest.model.num_classes, checkpoint.model.training
@@ -82,7 +84,7 @@ def load_checkpoint(
     choose("weights", weights, WEIGHTS)
     if family is not None:
         FAMILIES.choose(family)
-    given = {"family": family, "head": head, "scale": scale, "stage2": stage2}
+    given = {"family": family, "head": head, "scale (--logit-scale)": scale, "stage2": stage2}
     idle = [name for name, value in given.items() if value is not None] + ["weights"] * (weights != "model")
     if (network_of := hub_of(path)) is not None:
         if idle := idle + ["model"] * (model is not None):

@@ -17,6 +17,11 @@ from sharpness.models.factory import load_weights
 
 State = dict[str, Tensor]
 
+#: The remedy where names and shapes do not tell the network.
+GIVE_NETWORK = (
+    "give the network that takes these weights, model= in Python, --model package.module:factory on the command line"
+)
+
 _BODY = re.compile(r"(conv1|bn1|layer\d+)\.")
 _BLOCK = re.compile(r"layer(\d{1,4})\.(\d{1,4})\.")
 
@@ -36,10 +41,7 @@ def read_backbone(state: Mapping[str, Tensor], path: str, shortcut: str = "both"
     blocks = block_counts(body)
     convolutions = [body.get(f"{n}conv1.weight", torch.empty(0)) for n in ("", "layer1.0.")]
     if any(t.ndim != 4 or not t.numel() for t in convolutions) or 0 in blocks or sum(blocks) > len(body):
-        raise UserError(
-            f"{path} holds no network known here (its names: {some(state)}): give the network that takes these "
-            "weights, model= in Python, --model package.module:factory on the command line"
-        )
+        raise UserError(f"{path} holds no network known here (its names: {some(state)}): {GIVE_NETWORK}")
     name, build = _plan(body, blocks, shortcut)
     return name, filled(build, body, path), rest
 
@@ -48,7 +50,7 @@ def require_nothing_left(rest: Iterable[str], path: str, ignored: Iterable[str] 
     """Raise a :class:`UserError` for names of which none of ``ignored`` is a part."""
     unknown = [n for n in rest if not any(part in n for part in ignored)]
     if unknown:
-        raise UserError(f"{path} has {len(unknown)} unexpected entries: {some(unknown)}")
+        raise UserError(f"{path} has {len(unknown)} unexpected entries: {some(unknown)}; {GIVE_NETWORK}")
 
 
 def block_counts(body: Iterable[str]) -> list[int]:

@@ -14,12 +14,12 @@ from sharpness.cli.output import TABLES, as_records, require_file, say, write
 @click.argument("old", type=click.Path())
 @click.argument("new", type=click.Path())
 @AS_JSON
-@output_option("all values side by side")
+@output_option("all values, side by side,")
 def compare(old: str, new: str, as_json: bool, output: str | None) -> None:
-    """Print what differs between two result files or folders: values beyond their errors, and settings.
+    """Print the differences between two result files or folders: settings, and values beyond their errors.
 
-    OLD and NEW are .nc files, or folders of them, with results of the same models, such as before and after an update.
-    Results of other samples, losses or radii are refused, with the field that differs.
+    OLD and NEW are .nc files or folders of them with results of the same models, such as before and after an update.
+    Results for different samples, losses or radii are refused with the field that differs.
 
     Example: sharpness compare before.nc after.nc
     """

@@ -17,10 +17,10 @@ from sharpness.cli.output import Delivery
 @click.command(cls=OneExample)
 @CHECKPOINTS
 @probing_options
-@click.option("--per-group", is_flag=True, help="Optima of many, medium and few instead of classes.")
-@click.option("--damping", default=0.01, help="Cost of a move by the norm of all weights, doubled.")
-@click.option("--steps", default=8, help="Largest number of Gauss-Newton steps.")
-@click.option("--cg-steps", default=30, help="Largest number of products in each step.")
+@click.option("--per-group", is_flag=True, help="Use the optima of many, medium and few instead of classes.")
+@click.option("--damping", default=0.01, help="Damping mu; moving by the norm of all weights costs mu/2.")
+@click.option("--steps", default=8, help="Maximum number of Gauss-Newton steps.")
+@click.option("--cg-steps", default=30, help="Maximum number of conjugate-gradient steps per Gauss-Newton step.")
 @PARAMETERS
 @result_options
 @grouped(shown=Delivery)
@@ -28,10 +28,10 @@ def conflicts(
     checkpoints: tuple[str, ...], per_group: bool, damping: float, steps: int, cg_steps: int, parameters: str,
     shown: Delivery, **probed: Any,
 ) -> None:  # fmt: skip
-    """Print the displacement of each class to its own optimum, its loss there, and the class it conflicts with most.
+    """Print each class's displacement to its own optimum, its loss there, and the class it conflicts with most.
 
-    Optima are damped: see sharpness.class_optima. The picture has the cosines between all displacements. With -o,
-    unfinished work is kept beside the output, and the same command continues it.
+    Optima are damped: see sharpness.class_optima. The figure shows the cosines between all displacements. With -o, run
+    the same command again to resume an interrupted one.
 
     Example: sharpness conflicts runs/ldam/last.pt --plot conflicts
     """

@@ -31,18 +31,18 @@ def data() -> None:
 
 
 _options = several(
-    click.option("--data", "name", type=click.Choice(LISTED), default="list", help="Data set."),
-    click.option("--data-root", required=True, type=click.Path(), help="Folder where the lists' paths begin."),
-    click.option("--lists", type=click.Path(), help="Folder of the lists. [the data root]"),
-    click.option("--size", type=int, help="Side of the central square that is kept. [224 of 256]"),
-    click.option("--resize", type=int, help="Shorter side before that crop. [size]"),
+    click.option("--data", "name", type=click.Choice(LISTED), default="list", help="Data set that the lists describe."),
+    click.option("--data-root", required=True, type=click.Path(), help="Root folder of the paths in the lists."),
+    click.option("--lists", type=click.Path(), help="Folder of the image lists. [default: the data root]"),
+    click.option("--size", type=int, help="Side of the central square crop. [default: 224 of 256]"),
+    click.option("--resize", type=int, help="Length of the shorter side before the crop. [default: --size]"),
     click.option(
         "--policy",
         type=click.Choice(["stop", "skip"]),
         default="stop",
-        help="What an image that cannot be read does: stop, or be skipped and recorded.",
+        help="What to do with an unreadable image: stop, or skip it and record it.",
     ),
-    click.option("--workers", type=int, default=0, help="Processes that decode images."),
+    click.option("--workers", type=int, default=0, help="Number of processes that decode images."),
 )
 
 
@@ -81,14 +81,14 @@ class Listed:
 
 @data.command(cls=OneExample)
 @_options
-@click.option("--decode/--no-decode", default=True, help="Decode every image, or look for its file.")
+@click.option("--decode/--no-decode", default=True, help="Decode every image, or only check that its file exists.")
 @AS_JSON
 @grouped(listed=Listed)
 def check(listed: Listed, decode: bool, as_json: bool) -> None:
-    """Check lists against a disk: counts, groups, whose list it is, and every file that is missing or damaged.
+    """Check image lists against the files on disk: counts, groups, origin of the lists, missing and damaged files.
 
-    Counts and groups are printed before any file is looked at. Every image that is missing or cannot be decoded is
-    named with its line. Exit code 2 if there is one, unless --policy skip.
+    Counts and groups are printed first. Then every image that is missing or cannot be decoded is listed with its line
+    number. The exit code is 2 if there is one, unless --policy skip is given.
 
     Example: sharpness data check --data imagenet-lt --data-root /data/imagenet --lists lists --workers 8
     """
@@ -122,9 +122,10 @@ def check(listed: Listed, decode: bool, as_json: bool) -> None:
 @AS_JSON
 @grouped(listed=Listed)
 def prepare(listed: Listed, out: str, as_json: bool) -> None:
-    """Decode the images of lists once, into a folder that probes and training take as --data-root.
+    """Decode the images of lists once, into a folder that you can then pass as --data-root.
 
-    Probes read prepared images in place, whatever their number. Interrupted, the same command continues.
+    Prepared images are read from disk on demand, however many there are. Run the same command again to resume an
+    interrupted one.
 
     Example: sharpness data prepare --data imagenet-lt --data-root /data/imagenet --lists lists -o prepared --workers 8
     """
@@ -148,19 +149,22 @@ def prepare(listed: Listed, out: str, as_json: bool) -> None:
 
 @data.command(cls=OneExample)
 @click.argument("name", type=click.Choice(["glyphs-lt"]))
-@click.option("--classes", default=1000, help="Number of characters.")
+@click.option("--classes", default=1000, help="Number of classes (characters).")
 @click.option("--side", default=64, help="Side of the images, in pixels.")
-@click.option("--seed", default=0, help="Seed of the choice of characters and faces.")
+@click.option("--seed", default=0, help="Seed for the choice of characters and font faces.")
 @click.option(
-    "--fonts", multiple=True, type=click.Path(exists=True), help="Folder of fonts. Repeatable. [/usr/share/fonts]"
+    "--fonts",
+    multiple=True,
+    type=click.Path(exists=True),
+    help="Folder of fonts. Repeatable. [default: /usr/share/fonts]",
 )
 @click.option("-o", "--out", required=True, type=click.Path(), help="New folder for the images and their lists.")
 @AS_JSON
 def make(name: str, classes: int, side: int, seed: int, fonts: tuple[str, ...], out: str, as_json: bool) -> None:
-    """Render a data set of many classes: Han characters in the fonts of this computer.
+    """Render a data set with many classes: Han characters in the fonts installed on this computer.
 
-    Training and test images are of different faces; further characters are an open set. The folder is one of lists, as
-    sharpness data check and prepare take it, and glyphs.json records fonts and versions.
+    Training and test images use different font faces, and further characters form an open set. The folder contains
+    image lists for sharpness data check and prepare; glyphs.json records fonts and versions.
 
     Example: sharpness data make glyphs-lt --classes 1000 -o glyphs
     """

@@ -24,27 +24,33 @@ THRESHOLD = 0.1
 @click.option(
     "--open",
     "opened",
-    help="Open set: a folder of class folders, a list of 'path -1' lines, or cifar100. [the open part of the data]",
+    help="Open set: a folder with one subfolder per class, a text file of 'path -1' lines, or cifar100. "
+    "[default: the open part of the data]",
 )
-@click.option("--open-root", type=click.Path(), help="Root of the paths of that list, or of the CIFAR-100 files.")
+@click.option(
+    "--open-root", type=click.Path(), help="Root folder of the paths in that list, or folder of the CIFAR-100 files."
+)
 @click.option("--threshold", default=THRESHOLD, help="Softmax probability below which an image is rejected.")
 @output_option("the table")
 @click.option(
-    "--sweep", type=click.Path(), help="File for accuracies and F at every threshold: .csv, .json or .parquet."
+    "--sweep",
+    type=click.Path(),
+    help="Write accuracies and F-measures at every threshold to this file: .csv, .json or .parquet.",
 )
-@plot_option("them")
+@plot_option("the sweep over thresholds")
 @AS_JSON
 @grouped(shown=Delivery)
 def evaluate(
     checkpoints: tuple[str, ...], opened: str | None, open_root: str | None, threshold: float, sweep: str | None,
     shown: Delivery, **given: Any,
 ) -> None:  # fmt: skip
-    """Evaluate checkpoints by the open long-tailed protocol: known test images, and images of unknown classes.
+    """Evaluate open-set recognition: known test images together with images of unknown classes.
 
-    An image is rejected where its largest softmax probability is below the threshold. Printed are the accuracies of
-    known images without and after rejection, by groups, the accuracy on the open set, the F-measure by both formulas in
-    use (oltr-2020, OLTR's own, and oltr-2019 of classifier-balancing and BALMS), AUROC, and the share of the open set
-    that is accepted where 95 % of the known images are. Logits are the model's own, its head's scale included.
+    An image is rejected if its largest softmax probability is below the threshold. The table gives the accuracy on
+    known images without and with rejection, by group; the accuracy on the open set; the F-measure by both formulas in
+    use (oltr-2020, OLTR's own, and oltr-2019 of classifier-balancing and BALMS); AUROC; and the false-positive rate at
+    95 % true positives (the fraction of the open set that is accepted when 95 % of the known images are). Logits are
+    the model's own and include the scale of its head.
 
     Example: sharpness evaluate runs/ce/last.pt --data-root prepared --plot sweep.pdf
     """

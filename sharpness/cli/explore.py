@@ -12,13 +12,13 @@ from sharpness.cli.output import require_file, say
 
 @click.command(cls=OneExample)
 @click.argument("results", nargs=-1, required=True, type=click.Path())
-@click.option("-o", "--output", default="explorer.html", type=click.Path(), help="File for the page.")
-@click.option("--title", help="Heading of the page. [names of the arguments]")
+@click.option("-o", "--output", default="explorer.html", type=click.Path(), help="Write the page to this file.")
+@click.option("--title", help="Heading of the page. [default: names of the arguments]")
 def explore(results: tuple[str, ...], output: str, title: str | None) -> None:
     """Write saved results as one interactive page: class bars, plane, spectrum and owners, linked.
 
-    RESULTS are .nc files, or folders of them. A click on the plane shows the loss and the accuracy of every class at
-    that point. The page opens in any browser without a network, as the supplement of a paper; it needs no models.
+    RESULTS are .nc files or folders of them. Click on the plane to see the loss and accuracy of every class at that
+    point. The page needs no models and opens in any browser, also offline.
 
     Example: sharpness explore runs/demo -o explorer.html
     """

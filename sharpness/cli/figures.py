@@ -100,56 +100,61 @@ class Making:
 @click.option(
     "--study",
     default="motivation",
-    help="Study to make: motivation (with curvature and visualization), flattening (do operations help?) or "
+    help="Study to run: motivation (with curvature and visualization), flattening (do operations help?) or "
     "microbenchmark (direction or magnitude?).",
 )
 @click.option(
-    "--methods", help=f"Methods to compare. [{','.join(FIGURE_METHODS)}; flattening: {','.join(STUDY_METHODS)}]"
+    "--methods",
+    help=f"Methods to compare. [default: {','.join(FIGURE_METHODS)}; --study flattening: {','.join(STUDY_METHODS)}]",
 )
 @click.option(
-    "--operations", default=",".join(STUDY_OPERATIONS), help="Flattening operations to compare, of --study flattening."
+    "--operations", default=",".join(STUDY_OPERATIONS), help="Flattening operations to compare (--study flattening)."
 )
 @SEEDS
 @JOBS
 @CLUSTER
-@click.option("--cells", help="Part of the trainings to make, such as 3/60, for arrays of jobs. [all, and the figures]")
-@click.option("--rho-scale", type=float, help="Factor of CC-SAM's radius, of --study microbenchmark. [0.01]")
+@click.option(
+    "--cells", help="Part of the trainings to run, such as 3/60, for job arrays. [default: all, then the figures]"
+)
+@click.option("--rho-scale", type=float, help="Factor on CC-SAM's radius (--study microbenchmark). [default: 0.01]")
 @data_options
 @training_options
-@click.option("-o", "--out", type=click.Path(), help="Folder for the figures. [out/DATA]")
+@click.option("-o", "--out", type=click.Path(), help="Folder for the figures. [default: out/DATA]")
 @click.option(
     "--runs",
     type=click.Path(),
-    help="Folder for the trained models and the results of probes. [runs/DATA, runs/STUDY or runs/checkpoints]",
+    help="Folder for trained models and probe results. [default: runs/DATA, runs/STUDY or runs/checkpoints]",
 )
-@click.option("--plane", "grid", default=51, help="Points along each side of a plane, of --study motivation.")
+@click.option("--plane", "grid", default=51, help="Number of points along each side of a plane (--study motivation).")
 @click.option(
-    "--adaptive", default=0.01, help="Relative error to which its planes are interpolated; 0 to evaluate every point."
+    "--adaptive", default=0.01, help="Tolerated relative error of interpolated points; 0: evaluate every point."
 )
-@click.option("--range", "extent", default=0.5, help="Half the side of its planes, in filter norms.")
+@click.option("--range", "extent", default=0.5, help="Half the side of a plane, in filter norms.")
 @click.option(
-    "--direction-seeds", default="0", help="Seeds of the random directions of lines and planes, a row of panels each."
+    "--direction-seeds",
+    default="0",
+    help="Seeds of the random directions of lines and planes; each seed gives a row of panels.",
 )
 @click.option(
     "--logits",
     type=click.Choice(["calibrated", "temperature"]),
     default="calibrated",
-    help="Logits as they are, or at each model's own temperature: equal confidence.",
+    help="Use calibrated logits as they are, or divide them by each model's own temperature (equal confidence).",
 )
-@click.option("--tol", default=1e-3, help="Tolerated residual of an eigenvalue, relative to the largest one.")
+@click.option("--tol", default=1e-3, help="Tolerance on eigenvalue residuals, relative to the largest eigenvalue.")
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="train", help="Split of the data.")
 @coordinates_option("filter")
 @LOSS
 @click.option(
     "--limit-per-class",
     type=int,
-    help="Largest number of images of every class. [all of up to 400 images, of more 200 in all, but 5 of each]",
+    help="Maximum number of images per class. [default: all, if at most 400; else 200 in total, at least 5 per class]",
 )
 @click.option(
     "--measures",
     cls=Offered,
     registry="measures",
-    help="Comma-separated names of measures, see sharpness measure --help. [its default without accuracy and loss]",
+    help="Comma-separated measures, see sharpness measure --help. [default: as there, without accuracy and loss]",
 )
 @AS_JSON
 @grouped(asked=Study, making=Making)
@@ -157,10 +162,11 @@ def figures(
     checkpoints: tuple[str, ...], asked: Study, making: Making, direction_seeds: str, out: str | None, runs: str | None,
     as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
-    """Recreate the talk's figures: train what is missing, probe, draw, and print the summary.
+    """Recreate the talk's figures: train missing models, probe them, plot, and print a summary.
 
-    Of CHECKPOINTS, files or folders of models that record their data, nothing is trained. The same command continues
-    unfinished work. With --cells i/n it makes part i of n of the trainings alone; without it, it collects them all.
+    If you give CHECKPOINTS (files or folders of models that record their data), nothing is trained. Run the same
+    command again to resume an interrupted one. With --cells i/n, only part i of n of the trainings is run; the same
+    command without it collects all results.
 
     Example: sharpness figures zoo: --plane 21 --adaptive 0.05 --tol 0.01
     """
@@ -243,7 +249,7 @@ def integers(option: str, text: str) -> list[int]:
 @click.option("--runs", type=click.Path(), default="runs/demo", help="Folder for the trained models.")
 @AS_JSON
 def demo(epochs: int, seeds: str, jobs: int | None, out: str, runs: str, as_json: bool) -> None:
-    """Five methods on the embedded digits, three seeds each: trained, probed per class and drawn, in three minutes.
+    """Train five methods on the embedded digits (three seeds each), probe them per class and plot, in three minutes.
 
     Example: sharpness demo
     """

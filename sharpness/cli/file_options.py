@@ -14,71 +14,74 @@ file_options = several(
     click.option(
         "--split",
         type=click.Choice(["train", "val", "test"]),
-        help="Split of recorded or named data. [train; inspect: test]",
+        help="Split of the data set. [default: train; for inspect and evaluate: test]",
     ),
     LIMIT,
-    click.option("--data", help="Data set of a foreign file, such as cifar10-lt."),
-    click.option("--imbalance", type=float, help="Imbalance factor of that data set. [the one of the file's family]"),
-    click.option("--subset", help="Rule for the images of it that are kept. [the one of the file's family]"),
+    click.option("--data", help="Data set for a checkpoint of another code base, such as cifar10-lt."),
+    click.option("--imbalance", type=float, help="Imbalance factor of --data. [default: that of the file's family]"),
+    click.option("--subset", help="How the images of --data are selected. [default: as in the file's family]"),
     DATA_ROOT,
     click.option(
         "--download",
         is_flag=True,
         default=None,
-        help="Fetch the CIFAR archive, or published weights, if they are missing.",
+        help="Download the CIFAR archive, or published weights, if they are missing.",
     ),
     click.option(
         "--images",
         type=click.Path(),
-        help="Your own images: a folder with one folder per class, a list of 'path label' lines, or an .npz.",
+        help="Your own images: a folder with one subfolder per class, a text file of 'path label' lines, or an .npz.",
     ),
-    click.option("--root", type=click.Path(), help="Root folder of the paths in a list. [folder of the list]"),
+    click.option(
+        "--root", type=click.Path(), help="Root folder of the paths in an image list. [default: the list's folder]"
+    ),
     click.option(
         "--mean",
         multiple=True,
-        help="Mean of every channel, such as 0.49,0.48,0.45, of pixels in [0, 1]. Once, or once per file. "
-        "[recorded in the file, else computed]",
+        help="Channel means of pixels in [0, 1], such as 0.49,0.48,0.45. Give it once, or once per file. "
+        "[default: recorded in the file, or else computed]",
     ),
     click.option(
-        "--std", multiple=True, help="Standard deviation of every channel, once or once per file. [as the mean]"
+        "--std", multiple=True, help="Channel standard deviations, once or once per file. [default: as for --mean]"
     ),
-    click.option("--size", type=int, help="Side of the central square that images are cropped to. [the whole image]"),
-    click.option("--resize", type=int, help="Shorter side that images are resized to before the crop. [size]"),
+    click.option("--size", type=int, help="Side of the central square crop. [default: the whole image]"),
+    click.option("--resize", type=int, help="Length of the shorter side before the crop. [default: --size]"),
     click.option(
         "--layout",
         type=click.Choice(["channels-first", "channels-last"]),
-        help="Axis order of the images in an .npz. [detected for 8- and 16-bit images, else as they are]",
+        help="Axis order of the images in an .npz. [default: detected for 8- and 16-bit images, otherwise unchanged]",
     ),
     click.option(
         "--train-counts",
-        help='JSON file with the training images of each class, [30, 4] or {"cat": 30, "dog": 4}. [counted]',
+        help='JSON file with the number of training images per class, such as [30, 4] or {"cat": 30, "dog": 4}. '
+        "[default: counted]",
     ),
     click.option(
         "--model",
-        help="Network: package.module:factory, local or installed, or timm:NAME, torchvision:NAME, "
-        "hf:NAME_OR_FOLDER; without a file, with its published weights. [derived from the weights]",
+        help="Network: package.module:factory (in the current folder or installed), timm:NAME, torchvision:NAME or "
+        "hf:NAME_OR_FOLDER. Without a file, its published weights are used. [default: inferred from the weights]",
     ),
-    click.option("--model-args", multiple=True, help="Arguments of your factory, such as 'depth=20, width=16'."),
+    click.option("--model-args", multiple=True, help="Arguments for the factory, such as 'depth=20, width=16'."),
     click.option(
         "--logits",
-        help="Logits at the model's own temperature (temperature); or index or key of the logits, if the "
-        "network returns several outputs; or both, KEY,temperature.",
+        help="Use 'temperature' to divide the logits by the model's own temperature. If the network returns several "
+        "outputs, give the index or key of the logits, or KEY,temperature for both.",
     ),
     click.option(
         "--family",
         cls=Offered,
         registry="checkpoints",
-        help=f"Family of the file, one of {', '.join(FAMILIES.built_in())}. [derived from its content]",
+        help=f"Checkpoint family, one of {', '.join(FAMILIES.built_in())}. [default: detected from the content]",
     ),
-    click.option("--head", help=f"Kind of a foreign head, where the file leaves it open: {', '.join(UNITS)}."),
-    click.option("--logit-scale", type=float, help="Logit scale of a foreign cosine head. [the usual one]"),
+    click.option("--head", help=f"Type of the classifier head, if the file does not tell: {', '.join(UNITS)}."),
+    click.option("--logit-scale", type=float, help="Logit scale of a cosine head. [default: that of the family]"),
     click.option(
         "--class-order",
-        help=f"Class order of the model: {', '.join(CLASS_ORDERS)}, or a .json list. [that of the family]",
+        help=f"Class order of the model: {', '.join(CLASS_ORDERS)}, or a .json list. [default: that of the family]",
     ),
-    click.option("--stage2", type=click.Path(), help="Second file of a model that was saved in two."),
+    click.option("--stage2", type=click.Path(), help="Second file of a model that was saved as two files."),
     click.option(
-        "--weights", type=click.Choice(["model", "ema", "swa"]), help="Weights to read, if the file has several."
+        "--weights", type=click.Choice(["model", "ema", "swa"]), help="Weights to load, if the file holds several sets."
     ),
     DEVICE,
 )
@@ -90,12 +93,12 @@ probing_options = several(
     LOSS,
     click.option(
         "--method",
-        help="Method of your own that a file was trained with, package.module:recipe, for its training loss.",
+        help="Your own method that the model was trained with, as package.module:recipe, for --loss training.",
     ),
     click.option(
         "--each",
         is_flag=True,
-        help="Treat every file as a model, even if runs differ only in their seed. [one model with its spread]",
+        help="Treat every file as its own model. [default: runs that differ only in their seed are one model]",
     ),
     picture_options,
 )

@@ -12,11 +12,11 @@ from sharpness.cli.output import TABLES, Delivery, as_text
 
 @click.command(cls=OneExample)
 @click.argument("run", type=click.Path())
-@click.option("--measures", default="accuracy,loss,lambda_max", help="Comma-separated names of measures.")
-@click.option("--limit-per-class", default=8, help="Largest number of images of every class, drawn by the seed.")
+@click.option("--measures", default="accuracy,loss,lambda_max", help="Comma-separated measures to compute.")
+@click.option("--limit-per-class", default=8, help="Maximum number of images per class, drawn at random with the seed.")
 @TOL
-@click.option("--max-iterations", default=40, help="Largest number of products for an eigenvalue.")
-@click.option("--seed", default=0, help="Seed of the images and of first vectors.")
+@click.option("--max-iterations", default=40, help="Maximum number of Hessian-vector products per eigenvalue.")
+@click.option("--seed", default=0, help="Seed of the drawn images and of the starting vectors.")
 @AS_JSON
 @output_option("the rows")
 @plot_option("the last measure over epochs")
@@ -26,7 +26,7 @@ def history(
 ) -> None:
     """Print the sharpness of all, many, medium and few over the snapshots of a run.
 
-    RUN is the folder of sharpness train --snapshots N. Eigenvalues begin with the vectors of the snapshot before.
+    RUN is a folder written by sharpness train --snapshots N. Eigenvalues start from the previous snapshot's vectors.
 
     Example: sharpness history runs/ldam --plot history
     """

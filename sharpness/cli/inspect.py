@@ -28,14 +28,14 @@ FOREIGN = (
 @CHECKPOINTS
 @file_options
 @click.option(
-    "--accuracy", is_flag=True, help="Measure the accuracy on recorded data; implied by every option of data."
+    "--accuracy", is_flag=True, help="Measure the accuracy on the recorded data; implied by every data option."
 )
 @AS_JSON
 def inspect(checkpoints: tuple[str, ...], accuracy: bool, as_json: bool, **given: Any) -> None:
     """Describe checkpoints: method or family, architecture, head, scale, data, stages, recorded accuracy.
 
-    CHECKPOINTS are files or folders. Given data, their accuracy is measured, on the test split unless --split says
-    otherwise, and compared with the recorded one: a wrong normalisation or order of classes is seen at once.
+    CHECKPOINTS are files or folders. If data are given, the accuracy is measured (on the test split, unless --split
+    says otherwise) and compared with the recorded one. This reveals a wrong normalisation or class order at once.
 
     Example: sharpness inspect runs/ldam/last.pt --accuracy
     """

@@ -89,41 +89,54 @@ class Pictures:
 @click.command(cls=OneExample)
 @CHECKPOINTS
 @probing_options
-@click.option("--plane", "points", default=51, help="Points along each side of the plane; 0 for no plane.")
-@click.option("--line", "line_points", default=0, help="Points of a line along the first direction; 0 for no line.")
-@click.option("--range", "extent", default=1.0, help="Half the side of the plane, in lengths of the directions.")
+@click.option("--plane", "points", default=51, help="Number of points along each side of the plane; 0: no plane.")
+@click.option(
+    "--line", "line_points", default=0, help="Number of points of a line along the first direction; 0: no line."
+)
+@click.option("--range", "extent", default=1.0, help="Half the side of the plane, in units of the directions.")
 @click.option(
     "--directions",
     default="filter",
-    help="Directions: filter, layer or none (Gaussian, normalised so); hessian, gradient+hessian, ...; or a FILE.npz.",
+    help="Directions: Gaussian with filter, layer or no normalisation (filter, layer, none); or hessian, gradient, "
+    "gradient+hessian; or a FILE.npz.",
 )
-@click.option("--adaptive", default=0.01, help="Relative error of interpolation; 0 to evaluate every point.")
+@click.option(
+    "--adaptive", default=0.01, help="Tolerated relative error of interpolated points; 0: evaluate every point."
+)
 @click.option("--precision", default="auto", help="Precision of forward passes: auto, float32 or bfloat16.")
 @PARAMETERS
-@click.option("--batchnorm", default="eval", help="BatchNorm statistics: eval, or recalibrate at every point.")
-@click.option("--of", "subsets", multiple=True, help="Class or group to draw. Repeatable. [all samples and groups]")
-@click.option("--per-class", is_flag=True, help="Draw every class as well.")
-@click.option("--quantity", default="loss", help="Quantity to draw: loss, its rise above the model's own, or accuracy.")
-@click.option("--scale", help="Scale of the colours: clipped, log or linear. [clipped; linear for accuracies]")
-@click.option("--basins", is_flag=True, help="Outline the basins of planes, and print their depth, area and saddles.")
+@click.option(
+    "--batchnorm",
+    default="eval",
+    help="BatchNorm statistics: eval (fixed), or recalibrate (re-estimated at every point).",
+)
+@click.option(
+    "--of", "subsets", multiple=True, help="Class or group to plot. Repeatable. [default: all samples, groups]"
+)
+@click.option("--per-class", is_flag=True, help="Plot every class as well.")
+@click.option(
+    "--quantity", default="loss", help="Quantity to plot: loss, rise (above the unperturbed loss) or accuracy."
+)
+@click.option("--scale", help="Colour scale: clipped, log or linear. [default: clipped; for accuracy: linear]")
+@click.option("--basins", is_flag=True, help="Outline the basins of planes, and print their depths, areas and saddles.")
 @click.option(
     "--interactive", is_flag=True, help="Write an interactive surface for the browser as well, OUT/surface.html."
 )
-@click.option("--resume/--no-resume", default=True, help="Continue with the points of an interrupted call.")
+@click.option("--resume/--no-resume", default=True, help="Resume an interrupted run of the same command.")
 @click.option("--seed", default=0, help="Seed of Gaussian directions.")
 @CLUSTER
-@click.option("-o", "--out", type=click.Path(), default="landscape", help="Folder for files and pictures.")
+@click.option("-o", "--out", type=click.Path(), default="landscape", help="Folder for data files and figures.")
 @grouped(surface=Surface, pictures=Pictures)
 def landscape(
     checkpoints: tuple[str, ...], surface: Surface, pictures: Pictures, parameters: str, batchnorm: str, out: str,
     cluster: str | None, **probed: Any,
 ) -> None:  # fmt: skip
-    """Draw the loss over a plane through each checkpoint, with shared directions, levels and colours.
+    """Plot the loss over a plane through each checkpoint, with shared directions, levels and colours.
 
-    Drawn are all samples, and many, medium and few, unless --of names others. The numbers are written beside the
-    pictures: a NetCDF file and a VTK file (ParaView) of every checkpoint, and one table of all. Of runs that differ
-    only in their seed a line shows mean and spread, a plane the first, unless --each is given. The same command
-    continues unfinished work. Under torchrun the points are shared among the processes.
+    By default, all samples and the many, medium and few groups are plotted; choose others with --of. The numbers are
+    written next to the figures: a NetCDF file and a VTK file (ParaView) per checkpoint, and one table. If runs differ
+    only in their seed, a line shows their mean and spread and a plane shows the first run, unless --each is given. Run
+    the same command again to resume an interrupted one. Under torchrun, processes share the points.
 
     Example: sharpness landscape runs/ce/last.pt runs/ldam/last.pt --plane 51 --range 1 --per-class --out landscape
     """

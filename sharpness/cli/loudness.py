@@ -51,7 +51,7 @@ def loudness_options() -> list[click.Option]:
     }
     return [
         click.Option(
-            ["-q", "--quiet"], help="Say warnings alone on stderr, without progress; -qq errors alone.", **shared
+            ["-q", "--quiet"], help="Show only warnings and errors, no progress; -qq shows only errors.", **shared
         ),
-        click.Option(["-v", "--verbose"], help="Say on stderr what is done, when, and by which module.", **shared),
+        click.Option(["-v", "--verbose"], help="Show details on stderr, with times and module names.", **shared),
     ]

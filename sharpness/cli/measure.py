@@ -50,17 +50,17 @@ class TableSettings:
     "--measures",
     cls=Offered,
     registry="measures",
-    help=f"Comma-separated names of measures, or package.module:name of one: {', '.join(MEASURES)}. "
-    f"[all but {', '.join(UNUSUAL_MEASURES)}]",
+    help=f"Comma-separated measures: {', '.join(MEASURES)}, or your own package.module:name. "
+    f"[default: all but {', '.join(UNUSUAL_MEASURES)}]",
 )
-@click.option("--radius", default=0.1, help="Radius of random perturbations, in filter norms.")
+@click.option("--radius", default=0.1, help="Radius of random perturbations, relative to the filter norms.")
 @click.option("--draws", default=5, help="Number of random perturbations.")
-@click.option("--rho", default=0.05, help="Radius of the worst-case perturbation.")
+@click.option("--rho", default=0.05, help="Radius (l2 norm) of the worst-case perturbation.")
 @click.option("--trace-draws", default=30, help="Number of random vectors for the trace.")
 @TOL
-@click.option("--max-iterations", default=100, help="Largest number of products for each end of a spectrum.")
+@click.option("--max-iterations", default=100, help="Maximum number of Hessian-vector products per end of a spectrum.")
 @PARAMETERS
-@click.option("--seed", default=0, help="Seed of random perturbations and start vectors.")
+@click.option("--seed", default=0, help="Seed of random perturbations and starting vectors.")
 @CLUSTER
 @result_options
 @grouped(settings=TableSettings, shown=Delivery)
@@ -68,12 +68,13 @@ def measure(
     checkpoints: tuple[str, ...], measures: str | None, settings: TableSettings, cluster: str | None, shown: Delivery,
     **probed: Any,
 ) -> None:  # fmt: skip
-    """Print the per-class table of checkpoints: accuracy, loss, eigenvalues, rises of the loss, standard errors.
+    """Print a per-class table of checkpoints: accuracy, loss, eigenvalues and rises of the loss, with their errors.
 
-    CHECKPOINTS are files, or folders of them; anybody's, see sharpness inspect. Runs that differ only in their seed
-    are one model: mean ± standard deviation over them, in brackets the standard error of one; files and JSON have a row
-    for each. With -o or --plot unfinished work is kept beside the output, and the same command continues it. With
-    --cluster models are measured by its workers, or, of fewer models than workers, the curvature of their classes is.
+    CHECKPOINTS are files or folders, also from other code bases (see sharpness inspect). Runs that differ only in their
+    seed are reported as one model: mean ± standard deviation over runs, and in brackets the standard error of one run;
+    output files and JSON have one row per run. With -o or --plot, run the same command again to resume an interrupted
+    one. With --cluster, models are distributed over the workers; if there are fewer models than workers, the classes of
+    each model are.
 
     Example: sharpness measure runs/ldam/last.pt -o ldam.csv
     """

@@ -12,12 +12,13 @@ from sharpness.cli.output import RESULTS, as_noted, require_file, say, write_res
 
 @click.command(cls=OneExample)
 @click.argument("results", nargs=-1, required=True, type=click.Path())
-@output_option("all of them", ".nc, .csv, .json, .parquet or .tex")
+@output_option("the merged results", ".nc, .csv, .json, .parquet or .tex")
 def merge(results: tuple[str, ...], output: str | None) -> None:
-    """Put saved results of several runs, seeds or parts of the classes into one table and file.
+    """Merge saved results of several runs, seeds or parts of the classes into one table and file.
 
-    RESULTS are .nc files of one kind, or folders of them. Trainings of one model become one row, mean and spread over
-    them; parts of the classes of one training become one result; results that cannot be compared are refused.
+    RESULTS are .nc files of one kind, or folders of them. Trainings of the same model become one row with mean and
+    spread; results for different classes of the same training become one result; results that cannot be compared are
+    refused.
 
     Example: sharpness merge ce-seed0.nc ce-seed1.nc gcl.nc -o all.nc
     """

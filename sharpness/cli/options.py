@@ -86,26 +86,32 @@ def several(*options: Command) -> Command:
 DATA_ROOT = click.option(
     "--data-root",
     type=click.Path(),
-    help="Folder of the CIFAR files, else $SHARPNESS_DATA; of listed images, or of prepared ones.",
+    help="Folder of the CIFAR files, of listed images, or of prepared images. [default: $SHARPNESS_DATA]",
 )
-DEVICE = click.option("--device", help="Device to compute on, such as cpu or cuda:0. [a GPU if there is one]")
-LIMIT = click.option("--limit-per-class", type=int, help="Largest number of images of every class, for a quick look.")
+DEVICE = click.option("--device", help="Device, such as cpu or cuda:0. [default: a GPU if available]")
+LIMIT = click.option("--limit-per-class", type=int, help="Maximum number of images per class, for a quick look.")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 LOSS = click.option("--loss", default="ce", help="Loss to probe: ce (cross-entropy of calibrated logits) or training.")
 PARAMETERS = click.option(
-    "--parameters", default="all", help="Parameters in scope: all, backbone, classifier or a pattern of names."
+    "--parameters",
+    default="all",
+    help="Parameters to probe: all, backbone, classifier, or a pattern of parameter names.",
 )
 TOL = click.option(
     "--tol",
     default=1e-3,
-    help="Tolerated residual of an eigenvalue, relative to the largest one; 5 times as much relative to itself.",
+    help="Tolerance on eigenvalue residuals: relative to the largest eigenvalue, and 5 times this relative to its own.",
 )
-SEEDS = click.option("--seeds", default="0,1,2", help="Seeds of the trainings of every method.")
+SEEDS = click.option("--seeds", default="0,1,2", help="Training seeds; every method is trained with each.")
 JOBS = click.option(
-    "--jobs", type=int, help="Number of trainings at a time. [one per processor, up to 4; 1 with a GPU]"
+    "--jobs",
+    type=int,
+    help="Number of trainings to run in parallel. [default: one per processor, up to 4; 1 with a GPU]",
 )
 CLUSTER = click.option(
-    "--cluster", help="Workers: processes:N, dask:ADDRESS, slurm:partition=NAME,gpus=1 or local:N, see the docs. [here]"
+    "--cluster",
+    help="Run on workers: processes:N, dask:ADDRESS, slurm:partition=NAME,gpus=1 or local:N (see the documentation). "
+    "[default: this process]",
 )
 
 
@@ -118,12 +124,12 @@ def executor_of(cluster: str | None) -> Executor | None:
 
 def output_option(what: str, formats: str = ".csv, .json or .parquet") -> Command:
     """The file of a command's table."""
-    return click.option("-o", "--output", type=click.Path(), help=f"File for {what}: {formats}.")
+    return click.option("-o", "--output", type=click.Path(), help=f"Write {what} to this file: {formats}.")
 
 
 def plot_option(what: str) -> Command:
     """The file of a command's picture."""
-    return click.option("--plot", type=click.Path(), help=f"Draw {what} as well, as PDF and PNG.")
+    return click.option("--plot", type=click.Path(), help=f"Plot {what}, as PDF and PNG.")
 
 
 #: Options of what is printed and written of results.
@@ -144,14 +150,16 @@ data_options = several(
         help=f"Data set: one of {', '.join(DATASETS.built_in())}.",
     ),
     DATA_ROOT,
-    click.option("--lists", type=click.Path(), help="Folder of the lists of listed images. [the data root]"),
-    click.option("--download", is_flag=True, help="Fetch the official CIFAR archive if it is missing."),
-    click.option("--profile", help="Shape of the long tail: exp or step. [exp]"),
+    click.option("--lists", type=click.Path(), help="Folder of the image lists. [default: the data root]"),
+    click.option("--download", is_flag=True, help="Download the official CIFAR archive if it is missing."),
+    click.option("--profile", help="Shape of the long tail: exp or step. [default: exp]"),
     click.option(
-        "--imbalance", type=float, help="Imbalance factor: images of the largest class over those of the smallest."
+        "--imbalance", type=float, help="Imbalance factor: size of the largest class divided by that of the smallest."
     ),
-    click.option("--subset", help="Rule for the images that are kept: ldam_seed0, first_n or seed:<int>."),
-    click.option("--groups", help="Convention for many, medium and few classes, such as oltr or mislas."),
+    click.option("--subset", help="How the kept images are selected: ldam_seed0, first_n or seed:<int>."),
+    click.option(
+        "--groups", help="Convention that defines many-, medium- and few-shot classes, such as oltr or mislas."
+    ),
 )
 
 
@@ -160,19 +168,21 @@ def coordinates_option(usual: str = "plain") -> Callable[[Command], Command]:
     return click.option(
         "--coordinates",
         default=usual,
-        help="Coordinates of curvature: plain, or filter, which rescaling weights does not change.",
+        help="Coordinates for curvature: plain, or filter (invariant to rescaling of filters).",
     )
 
 
 #: Options of what is drawn.
 look_options = several(
-    click.option("--order", help="Labels of the models to draw, in this order, with commas between."),
-    click.option("--width", help="Width of pictures: single (3.3 in), double (6.9 in), or inches."),
-    click.option("--log", is_flag=True, help="Draw values on a logarithmic scale."),
+    click.option("--order", help="Comma-separated labels of the models to plot, in this order."),
+    click.option("--width", help="Figure width: single (3.3 in), double (6.9 in), or a number of inches."),
+    click.option("--log", is_flag=True, help="Plot values on a logarithmic scale."),
 )
 #: The same, and the names of the models.
 picture_options = several(
-    click.option("--label", "named", multiple=True, help="NAME=FILE: what a checkpoint is called. Repeatable."),
+    click.option(
+        "--label", "named", multiple=True, help="Name of a checkpoint in tables and figures, as NAME=FILE. Repeatable."
+    ),
     look_options,
 )
 
@@ -208,13 +218,15 @@ def picture_look(given: dict[str, Any], labels: Iterable[str], drawn: bool = Tru
 
 #: Options of training runs, except their seeds.
 training_options = several(
-    click.option("--epochs", type=int, help="Epochs of the first stage; later ones in proportion. [as published]"),
-    click.option("--model", help="Architecture, such as resnet32. [the usual one of the data set]"),
-    click.option("--batch-size", type=int, help="Images in a batch. [as published, fewer for tiny data sets]"),
-    click.option("--precision", default="auto", help="Precision of training: auto, float32 or bfloat16."),
+    click.option(
+        "--epochs", type=int, help="Epochs of the first stage; later stages scale with it. [default: as published]"
+    ),
+    click.option("--model", help="Architecture, such as resnet32. [default: depends on the data set]"),
+    click.option("--batch-size", type=int, help="Batch size. [default: as published, smaller for tiny data sets]"),
+    click.option("--precision", default="auto", help="Training precision: auto, float32 or bfloat16."),
     DEVICE,
     click.option(
-        "--augmentation", help=f"Augmentation, one of {', '.join(AUGMENTATIONS)}. [the usual one of the data set]"
+        "--augmentation", help=f"Augmentation, one of {', '.join(AUGMENTATIONS)}. [default: depends on the data set]"
     ),
 )
 

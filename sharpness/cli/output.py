@@ -12,7 +12,7 @@ import click
 
 from sharpness.cli.work import finish, work_beside
 from sharpness.errors import UserError, printable, shown
-from sharpness.files import refusal, write_atomically
+from sharpness.files import PICTURES, picture_file, refusal, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,8 +114,12 @@ def require_picture(option: str, path: str | None) -> None:
     if path is not None:
         if not Path(path).name:
             raise UserError(f"{option} {path}: give the name of a file")
-        for suffix in (".pdf", ".png", ".txt"):
-            require_file(option, Path(path).with_suffix(suffix))
+        try:
+            files = [picture_file(path, suffix) for suffix in (*PICTURES, ".txt")]
+        except UserError as error:
+            raise UserError(f"{option} {error}") from None
+        for file in files:
+            require_file(option, file)
 
 
 def _first() -> bool:
@@ -190,7 +194,7 @@ def measured_on(given: dict[str, Any]) -> str:
     part = "all" if number is None else f"the first {number} of every class, in the order of the data,"
     if given["images"] is not None:
         return f"images: {part} of {given['images']}"
-    chosen = "" if given["split"] is not None else ", as usual here; accuracy is quoted on --split test"
+    chosen = "" if given["split"] is not None else ", the default; papers report accuracy on --split test"
     return f"images: {part} of the {split_of(given)} split{chosen}"
 
 

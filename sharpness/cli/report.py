@@ -11,12 +11,13 @@ from sharpness.cli.output import command_at_hand, require_folder, say
 @click.command(cls=OneExample)
 @click.argument("runs", nargs=-1, required=True, type=click.Path())
 @click.option("-o", "--out", "output", default="report", type=click.Path(), help="Folder for the report.")
-@click.option("--title", help="Heading of the page. [names of the arguments]")
+@click.option("--title", help="Heading of the page. [default: names of the arguments]")
 def report(runs: tuple[str, ...], output: str, title: str | None) -> None:
-    """Write a report of saved results: one HTML page and its PDF, pictures, captions, tables, methods, references.
+    """Write a report of saved results: one HTML page and its PDF, figures, captions, tables, methods, references.
 
-    RUNS are .nc files, or folders of them, such as runs. Tables are CSV and LaTeX with booktabs, the paragraph of
-    methods states formulas and settings. Models that cannot be compared are refused, with the field that differs.
+    RUNS are .nc files or folders of them, such as runs. Tables are written as CSV and as LaTeX with booktabs; the
+    methods paragraph states formulas and settings. Models that cannot be compared are refused with the field that
+    differs.
 
     Example: sharpness report runs/demo -o report
     """

@@ -58,19 +58,21 @@ class EndSettings:
 @CHECKPOINTS
 @probing_options
 @coordinates_option()
-@click.option("--per-class", is_flag=True, help="Eigenvalues of the Hessian of every class.")
-@click.option("--per-group", is_flag=True, help="Eigenvalues of the Hessians of many, medium and few.")
-@click.option("--per-layer", is_flag=True, help="Largest eigenvalue of every layer's diagonal block.")
-@click.option("--density", is_flag=True, help="Density of the whole spectrum, by stochastic Lanczos quadrature.")
-@click.option("--owners", is_flag=True, help="Share of every class in the largest eigenvalues of the whole loss.")
-@click.option("-k", type=int, help="Number of eigenvalues at each end. [1; --owners: 10]")
+@click.option("--per-class", is_flag=True, help="Compute the eigenvalues of each class's Hessian.")
+@click.option("--per-group", is_flag=True, help="Compute the eigenvalues of the many, medium and few groups' Hessians.")
+@click.option("--per-layer", is_flag=True, help="Compute the largest eigenvalue of each layer's diagonal block.")
+@click.option("--density", is_flag=True, help="Estimate the spectral density by stochastic Lanczos quadrature.")
+@click.option(
+    "--owners", is_flag=True, help="Compute each class's share of the largest eigenvalues of the overall loss."
+)
+@click.option("-k", type=int, help="Number of eigenvalues at each end. [default: 1; with --owners: 10]")
 @TOL
 @click.option("--kind", default="hessian", help="Curvature matrix: hessian or ggn (generalised Gauss-Newton).")
 @PARAMETERS
-@click.option("--match-samples", type=int, help="Number of images of every class, drawn at random first.")
-@click.option("--bootstrap", default=0, help="Number of resamples for 95 % intervals over images; 0 for none.")
-@click.option("--verify", is_flag=True, help="Compare eigenvalues with the rise of the loss along their vectors.")
-@click.option("--seed", default=0, help="Seed of start vectors and resamples.")
+@click.option("--match-samples", type=int, help="Draw this many images of each class at random, and use only these.")
+@click.option("--bootstrap", default=0, help="Number of bootstrap resamples for 95 % intervals over images; 0: none.")
+@click.option("--verify", is_flag=True, help="Check eigenvalues against the rise of the loss along their eigenvectors.")
+@click.option("--seed", default=0, help="Seed of starting vectors and resamples.")
 @CLUSTER
 @result_options
 @grouped(rows=RowSettings, ends=EndSettings, shown=Delivery)
@@ -78,10 +80,10 @@ def spectrum(
     checkpoints: tuple[str, ...], density: bool, owners: bool, rows: RowSettings, ends: EndSettings, parameters: str,
     cluster: str | None, shown: Delivery, **probed: Any,
 ) -> None:  # fmt: skip
-    """Print the largest and smallest Hessian eigenvalues, per class on request, with their residuals.
+    """Print the largest and smallest Hessian eigenvalues with their residuals, overall or per class.
 
-    With -o, unfinished work is kept beside the output, and the same command continues it. Under torchrun the images
-    are shared among the processes; with --cluster classes, or groups, are tasks of its workers.
+    With -o, run the same command again to resume an interrupted one. Under torchrun, processes share the images; with
+    --cluster, classes or groups are distributed over the workers.
 
     Example: sharpness spectrum runs/ldam/last.pt --per-class
     """

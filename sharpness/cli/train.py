@@ -93,41 +93,41 @@ class Watch:
     required=True,
     cls=Offered,
     registry="methods",
-    help=f"Method to train with: {', '.join(METHODS.built_in())}, or package.module:recipe of your own.",
+    help=f"Method to train with: {', '.join(METHODS.built_in())}, or your own package.module:recipe.",
 )
 @data_options
 @training_options
 @click.option(
     "--shards",
     default=1,
-    help="Shards of every batch, which processes under torchrun share; BatchNorm sees one of them.",
+    help="Number of shards per batch, shared by torchrun's processes; BatchNorm normalises each shard separately.",
 )
-@click.option("--seed", type=int, default=0, help="Seed of weights, batches and noise.")
-@click.option("-o", "--out", type=click.Path(), help="Folder for the run. [runs/DATA-METHOD+OPERATIONS-seedS]")
+@click.option("--seed", type=int, default=0, help="Seed of initial weights, batches and noise.")
+@click.option("-o", "--out", type=click.Path(), help="Folder for the run. [default: runs/DATA-METHOD+OPERATIONS-seedS]")
 @click.option(
     "--flatten",
     cls=Offered,
     registry="operations",
-    help=f"Flattening operations such as sam:0.1,swa, from {', '.join(OPERATIONS.built_in())}.",
+    help=f"Comma-separated flattening operations, such as sam:0.1,swa: {', '.join(OPERATIONS.built_in())}.",
 )
 @click.option("--option", "-O", "pairs", multiple=True, help="Option of the method, such as -O scope=all. Repeatable.")
 @click.option(
     "--pretrained",
     metavar="FILE",
-    help="Begin at the weights of a checkpoint of the same architecture, such as torchvision's of ImageNet.",
+    help="Initialise from a checkpoint of the same architecture, such as torchvision's ImageNet weights.",
 )
-@click.option("--resume", is_flag=True, help="Continue an unfinished run.")
-@click.option("--test-every", default=1, help="Number of epochs between tests; the last is tested.")
-@click.option("--monitor", is_flag=True, help="Measure sharpness over the epochs, into OUT/sharpness.csv and .png.")
-@click.option("--budget", type=float, help="Largest share of the time that --monitor takes. [0.1]")
-@click.option("--snapshots", type=int, help="Number of epochs between checkpoints to keep, for trajectories.")
+@click.option("--resume", is_flag=True, help="Resume an unfinished run.")
+@click.option("--test-every", default=1, help="Test every N epochs; the last epoch is always tested.")
+@click.option("--monitor", is_flag=True, help="Monitor sharpness during training: OUT/sharpness.csv and .png.")
+@click.option("--budget", type=float, help="Maximum fraction of the time spent by --monitor. [default: 0.1]")
+@click.option("--snapshots", type=int, help="Keep a checkpoint every N epochs, for history and trajectories.")
 @AS_JSON
 @grouped(course=Course, watch=Watch)
 def train(
     method: str, seed: int, out: str | None, flatten: str | None, pairs: tuple[str, ...], course: Course, watch: Watch,
     as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
-    """Train a model with a method's published recipe; the result is OUT/last.pt.
+    """Train a model with the published recipe of a method. The result is OUT/last.pt.
 
     Example: sharpness train --method ldam-drw --data digits-lt --epochs 40 --out runs/ldam
     """

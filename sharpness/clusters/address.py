@@ -14,20 +14,20 @@ FORMS = "processes:N, dask:ADDRESS, slurm:partition=NAME,gpus=1,jobs=8 or local:
 
 
 def cluster(address: str) -> AbstractContextManager[Executor]:
-    """Workers at an address, as an executor that ends with its context.
+    """Connect to the workers at an address: an executor that is also a context manager.
 
     Args:
-        address: ``"processes:2"``, processes of this machine; ``"dask:tcp://HOST:8786"``, a Dask scheduler, or the path
-            of its scheduler file, or ``"dask:local:2"``, processes of a scheduler of its own; ``"slurm:..."``, jobs of
-            Slurm through submitit: ``jobs`` at a time (8), ``hours`` (24), ``gpus``, ``cpus`` and ``mem`` (GB) of each,
-            ``folder`` for their logs, and any other option of sbatch by its name, such as ``partition``; or
-            ``"local:2"``, the same jobs as processes here.
+        address: ``"processes:2"`` for processes on this machine; ``"dask:tcp://HOST:8786"`` for a Dask scheduler, given
+            by its address or the path of its scheduler file; ``"dask:local:2"`` to start a local Dask cluster;
+            ``"slurm:..."`` for Slurm jobs through submitit, with ``jobs`` at a time (8), ``hours`` (24), ``gpus``,
+            ``cpus`` and ``mem`` (GB) per job, ``folder`` for their logs, and any other sbatch option by name, such as
+            ``partition``; or ``"local:2"`` for the same jobs as local processes.
 
     Returns:
         An executor for ``executor=`` of probes and studies.
 
     Raises:
-        UserError: another form, or an engine that is not installed or not there.
+        UserError: an address of another form, or an engine that is not installed or not reachable.
 
     >>> with cluster("processes:1") as executor:
     ...     executor.submit(sum, [1, 2]).result()

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,32 +46,35 @@ def dask(address: str) -> Iterator[Executor]:
     for name in ("distributed", "distributed.client", "distributed.core", "distributed.scheduler"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # a scheduler that goes away is told in one line
     kind, _, number = address.partition(":")
-    own = None
-    try:
-        if kind == "local" and number.isdecimal() and int(number):
-            own = LocalCluster(int(number), threads_per_worker=1, dashboard_address=None)
-            client = Client(own)
-        elif "://" in address or not Path(address).exists():
-            client = Client(address, timeout=PATIENCE)
-        else:
-            client = Client(scheduler_file=address, timeout=PATIENCE)
-    except Exception as error:  # of many types: no host, no scheduler, another version
-        told = shown((str(error).strip() or type(error).__name__).splitlines()[0], 100)
-        raise UserError(f"dask:{address}: no scheduler answers ({told}): start one with dask scheduler") from None
-    try:
+    with ExitStack() as opened:
+        try:
+            where: dict[str, Any] = {"address": address}
+            if kind == "local" and number.isdecimal() and int(number):
+                where["address"] = LocalCluster(int(number), threads_per_worker=1, dashboard_address=None)
+                # Before there is a client: one that does not get through must not leave the workers behind.
+                opened.callback(where["address"].close)
+            elif "://" not in address and Path(address).exists():
+                where = {"scheduler_file": address}
+            client = Client(**where, timeout=PATIENCE)
+        except Exception as error:  # of many types: no host, no scheduler, another version
+            told = shown((str(error).strip() or type(error).__name__).splitlines()[0], 100)
+            raise UserError(f"dask:{address}: no scheduler answers ({told}): start one with dask scheduler") from None
+        # Not as a context of its own: closing waits for the scheduler, which may be gone.
+        opened.callback(_quietly, partial(client.close, timeout=2))
         workers = client.scheduler_info(n_workers=-1)["workers"]
         if not workers:
             raise UserError(f"dask:{address}: it has no workers: start some with dask worker {address}")
         executor: Any = client.get_executor()
         executor.name = f"the scheduler dask:{address}"
         executor.workers = len(workers)
+        # Workers of one machine share its memory: budgets are for the machine with the most of them.
         executor.sharers = max(Counter(worker["host"] for worker in workers.values()).values())
         yield executor
-    finally:
-        with suppress(Exception):  # it may be gone
-            client.close(timeout=2)
-        if own is not None:
-            own.close()
+
+
+def _quietly(close: Callable[[], object]) -> None:
+    with suppress(Exception):
+        close()
 
 
 class Jobs(Executor):

@@ -1,9 +1,12 @@
 """Algorithms on any symmetric linear operator given by its product with a vector."""
 
+from typing import TYPE_CHECKING
+
 from sharpness.curvature.density import stochastic_lanczos
 from sharpness.curvature.lanczos import Eigenpairs, lanczos
 from sharpness.curvature.recurrence import Extremes, extremes
 from sharpness.curvature.trace import TraceEstimate, hutchinson, hutchpp
+from sharpness.renamed import moved_names
 
 __all__ = [
     "Eigenpairs",
@@ -15,3 +18,8 @@ __all__ = [
     "lanczos",
     "stochastic_lanczos",
 ]
+
+if not TYPE_CHECKING:  # which would take any name for one of this room
+    __getattr__ = moved_names(
+        __name__, ends="ENDS", lanczos="lanczos_memory", lanczos_state="LanczosState", operator="random_signs"
+    )

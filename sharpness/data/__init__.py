@@ -47,27 +47,23 @@ __all__ = [
     "ForeignData",
     "ImageSet",
     "Inputs",
+    "Layout",
     "LongTail",
     "LongTailData",
     "SampleIdentity",
     "answers_of",
     "are_labels",
-    "column",
-    "Layout",
     "as_tensors",
     "augment",
     "augment_batches",
     "augmentation_label",
-    "profile_counts",
     "class_groups",
     "class_order",
     "classes_of",
+    "column",
     "cross_entropy_targets",
     "epoch_indices",
     "is_data",
-    "pack",
-    "read_once",
-    "read_samples",
     "load_cifar",
     "load_cifar_lt",
     "load_data",
@@ -75,8 +71,12 @@ __all__ = [
     "mixup",
     "named_groups",
     "number_of",
+    "pack",
     "plain_targets",
+    "profile_counts",
     "read_images",
+    "read_once",
+    "read_samples",
     "select_indices",
     "told_of",
     "training_counts",
@@ -93,17 +93,17 @@ def load_data(name: str, **options: Any) -> LongTailData:
     """Load a data set by name.
 
     Args:
-        name: ``digits-lt`` (embedded), ``cifar10-lt`` or ``cifar100-lt``, and the whole ``cifar10`` or ``cifar100``;
-            ``imagenet-lt``, ``places-lt``, ``inat18`` or ``list``, which are read from the user's disk.
-        options: for all, ``profile``, ``imbalance``, ``subset`` and ``groups``; for CIFAR also ``data_root``
-            and ``download``; for lists those of :func:`~sharpness.data.listed_data.load_listed`, whose ``data_root``
-            may be called ``root``. An option that is None has its data set's default.
+        name: ``digits-lt`` (embedded); ``cifar10-lt`` or ``cifar100-lt``, or the whole ``cifar10`` or ``cifar100``; or
+            ``imagenet-lt``, ``places-lt``, ``inat18`` or ``list``, which are read from your disk.
+        options: ``profile``, ``imbalance``, ``subset`` and ``groups`` for all; also ``data_root`` and ``download`` for
+            CIFAR; for lists, those of :func:`~sharpness.data.listed_data.load_listed`, whose ``data_root`` may also be
+            called ``root``. None means the default of the data set.
 
     Returns:
-        Training images, cut to a long tail, and test images.
+        Long-tailed training images, and test images.
 
     Raises:
-        UserError: an unknown name or option, and what the loader refuses.
+        UserError: an unknown name or option, or data that the loader refuses.
 
     >>> load_data("digits-lt", imbalance=10).train_counts
     (124, 96, 74, 57, 44, 34, 26, 20, 16, 12)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sharpness.data.by_class import labelled
 from sharpness.data.labels import check_labels
 from sharpness.errors import UserError, shown
 from sharpness.untrusted.npz import read_arrays
@@ -52,14 +54,15 @@ def read_npz(path: Path) -> tuple[Tensor, Tensor]:
 
 
 def _is_count(n: object) -> bool:
-    return isinstance(n, int | float) and not isinstance(n, bool) and 0 <= n < 2**53 and float(n).is_integer()
+    number = isinstance(n, int | float | np.integer) and not isinstance(n, bool)
+    return number and 0 <= n < 2**53 and float(n).is_integer()  # type: ignore[operator, arg-type]
 
 
 def read_train_counts(given: Any) -> tuple[tuple[int, ...], tuple[str, ...] | None]:
     """Read class counts ``(C,)`` and, where they are given by name, the sorted names.
 
     Args:
-        given: a list, a mapping from label or name to count, or a JSON file of either.
+        given: a list, a mapping or Series from label or name to count, or a JSON file of either.
 
     Raises:
         UserError: it is none of these.
@@ -74,11 +77,14 @@ def read_train_counts(given: Any) -> tuple[tuple[int, ...], tuple[str, ...] | No
             values = read_json(given)
         except Refused as error:
             raise UserError(f"cannot read class counts from {given}: it {error}") from None
-    if isinstance(values, Mapping):
-        by_name = {str(key): n for key, n in values.items()}
+    if (entries := labelled(values)) is not None:
+        by_name = {str(key): n for key, n in entries.items()}
         keys = [str(c) for c in range(len(by_name))]
         if set(keys) != set(by_name):
             keys = sorted(by_name)
+            if all(isinstance(key, Integral) for key in entries):
+                lacking = next(c for c in range(len(keys)) if str(c) not in by_name)
+                raise UserError(f"class counts have no label {lacking}: give 0 for a class without training images")
             names = tuple(keys)
         values = [by_name[key] for key in keys]
     if isinstance(values, Tensor | np.ndarray):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from sharpness.data.by_class import by_class
 from sharpness.errors import UserError
 from sharpness.untrusted.plain_json import read_json
 from sharpness.untrusted.refused import Refused
@@ -126,7 +127,7 @@ def class_order(counts: Sequence[int] | np.ndarray, kind: Any = "introsort") -> 
     """Labels of the classes in the order in which a repository numbers them, ``(C,)``.
 
     Args:
-        counts: training images per class, ``(C,)``.
+        counts: training images per class, ``(C,)``, or by label.
         kind: a name of :data:`CLASS_ORDERS`, or anything that :func:`check_class_order` takes.
 
     Returns:
@@ -141,6 +142,7 @@ def class_order(counts: Sequence[int] | np.ndarray, kind: Any = "introsort") -> 
     (3, 2, 1, 0)
     """
     kind = check_class_order(kind)
+    counts = by_class(counts, range(len(counts)), "counts")
     if isinstance(kind, str):
         return tuple(_ORDERS[kind](np.asarray(counts, dtype=np.int64)))
     if len(kind) != len(counts):

@@ -20,7 +20,7 @@ from sharpness.data.labels import check_labels, first_of_each
 from sharpness.data.longtail import LongTail, select_indices
 from sharpness.data.profiles import check_present, profile_counts
 from sharpness.data.rows import Rows, rows_at
-from sharpness.data.standardization import Standardization
+from sharpness.data.standardization import Standardization, require_shares
 from sharpness.errors import UserError, choose
 from sharpness.identity import PIXELS
 from sharpness.renamed import renamed_attribute
@@ -63,6 +63,7 @@ class ImageSet:
         channels = self.images.shape[1]
         if len(self.mean) != channels or len(self.std) != channels or min(self.std) <= 0:
             raise UserError(f"mean {self.mean} and std {self.std}: give {channels} values each, std above 0")
+        require_shares(self.mean, self.std)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -20,13 +20,14 @@ from sharpness.data.arrays import (
     read_npz,
     read_train_counts,
 )
+from sharpness.data.by_class import ordered_names
 from sharpness.data.class_orders import check_class_order, class_order
 from sharpness.data.content import Content, pixel_digests, undone, value_digests
 from sharpness.data.dataset import ImageSet
 from sharpness.data.image_files import ImageFiles, class_folders, listed, read_files
 from sharpness.data.labels import check_limit, first_of_each
 from sharpness.data.pictures import to_tensor
-from sharpness.data.standardization import Standardization
+from sharpness.data.standardization import Standardization, require_shares
 from sharpness.data.tensors import as_tensors
 from sharpness.errors import UserError, choose
 from sharpness.identity import PIXELS, VALUES
@@ -183,7 +184,8 @@ def read_images(
         channels: 3 or 1, of image files.
         layout: of arrays of images: ``channels first``, ``channels last``, or ``auto``, which reads images of 8 or 16
             bits by their shape and takes other numbers as they are.
-        class_names: in label order; folder names, ``dataset.classes`` or the numbers unless given.
+        class_names: in label order, or with their labels; folder names, ``dataset.classes`` or the numbers unless
+            given.
         train_counts: training images per class, a list, ``{folder: images}``, which may name more classes than have
             images here, or a JSON file of either; those of these samples unless given.
         limit_per_class: the most samples of every class that are read. Unless mean and std are given, these alone
@@ -198,7 +200,7 @@ def read_images(
     ([-1.0, 1.0, 1.0, 1.0], (1, 1))
     """
     _check(size, resize, channels, layout, limit_per_class)
-    constants = Standardization.given(mean, std)
+    constants, class_names = Standardization.given(mean, std), ordered_names(class_names)
     counts, named = (None, None) if train_counts is None else read_train_counts(train_counts)
     files: ImageFiles | None = None
     digests: np.ndarray | None = None
@@ -291,4 +293,6 @@ def _normalized(data: ForeignData, given: Standardization | None) -> ForeignData
     channels = data.inputs.shape[1] if data.inputs.ndim == 4 else 0
     if used.channels != channels:
         raise UserError(f"mean {used.mean} and std {used.std}: give {channels} values each")
+    if data.inputs.dtype == torch.uint8:
+        require_shares(used.mean, used.std)
     return replace(data, mean=used.mean, std=used.std, estimated=given is None)

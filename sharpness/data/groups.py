@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from sharpness.data.by_class import by_class
 from sharpness.data.class_orders import class_order
 from sharpness.errors import UserError, shown
 
@@ -104,7 +105,7 @@ def class_groups(counts: Sequence[int], convention: str, imbalance: float | None
     """Class indices of each group, ascending; a group may be empty.
 
     Args:
-        counts: training images per class, ``(C,)``.
+        counts: training images per class, ``(C,)``, or by label.
         convention: a name of :data:`GROUP_CONVENTIONS` or ``"<high>,<low>"``.
         imbalance: the data's imbalance, which ``focal-sam`` needs.
 
@@ -119,19 +120,24 @@ def class_groups(counts: Sequence[int], convention: str, imbalance: float | None
     >>> class_groups((500, 101, 100, 21, 20, 5), "100,20")
     {'many': (0, 1), 'medium': (2, 3, 4), 'few': (5,)}
     """
+    counts = by_class(counts, range(len(counts)), "counts")
     if convention in GROUP_CONVENTIONS:
         return GROUP_CONVENTIONS[convention](counts, imbalance)
     high, low = _thresholds(convention)
     return _split(counts, lambda n: n > high, lambda n: n < low)
 
 
-def training_counts(given: Any, classes: int) -> np.ndarray:
+def training_counts(given: Any, classes: int, names: Sequence[Any] | None = None) -> np.ndarray:
     """Training images per class, (C,).
+
+    Args:
+        given: in the order of the classes, or a mapping or Series by their labels or names.
+        names: of the classes.
 
     Raises:
         UserError: they are not one number, at least 0, for each class.
     """
-    counts = np.asarray(given)
+    counts = np.asarray(by_class(given, range(classes) if names is None else names, "train_counts"))
     if counts.shape != (classes,) or counts.dtype.kind not in "iuf" or not (counts >= 0).all():
         told = shown(str(counts.tolist()))
         raise UserError(f"train_counts={told}: give one number, at least 0, for each of the {classes} classes")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,9 +143,10 @@ def list_lines(path: Path) -> Iterator[str]:
         compressed = path.suffix == ".gz"
         left = FREE + FACTOR * size if compressed else size
         with file, gzip.open(file) if compressed else file as lines:
-            rest = b""
+            rest, mark = b"", BOM_UTF8  # which editors of Windows put before the first line
             while block := lines.read(BLOCK):
                 left -= len(block)
+                block, mark = block.removeprefix(mark), b""
                 if left < 0:
                     raise Refused("unfolds into far more than it holds: unpack it")
                 *whole, rest = (rest + block).split(b"\n")

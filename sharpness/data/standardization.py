@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,6 +19,16 @@ def channel_values(values: tuple[float, ...], device: torch.device, dtype: torch
     """One number per channel, (ch, 1, 1), made once per device: a copy to a GPU would wait for what runs there."""
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
+
+
+def require_shares(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Refuse constants of pixels from 0 to 255, which would bring 8-bit images near a constant.
+
+    Raises:
+        UserError: a mean above 1.
+    """
+    if max(mean) > 1:
+        raise UserError(f"mean {mean} and std {std} are of pixels in [0, 255]: divide them by 255")
 
 
 @dataclass(frozen=True)

@@ -135,6 +135,7 @@ def classes_of(
         raise UserError("classes= and group_by=: give one of them")
     if group_by is not None:
         return _grouped(x, y, group_by, num_classes, class_names)
+    # Checked as labels are, and apart from them: targets of these samples may be anything, and outputs of any width.
     if classes is not None:
         if _are_names(classes):
             raise UserError(f"classes= are names, such as {next(iter(classes))!r}: give them as group_by=")
@@ -148,6 +149,7 @@ def classes_of(
             )
         _require_one_each("classes=", len(index), len(y))
         known = len(class_names) if class_names is not None else None
+        # Not the width of the outputs: these classes split answers, and may be more or fewer than what is predicted.
         number = num_classes if num_classes is not None else known or int(index.max()) + 1
         if number > MOST_CLASSES:
             raise UserError(f"classes= go up to {number - 1:,}: number them from 0, or give group_by=")
@@ -159,6 +161,8 @@ def classes_of(
                             f"width {width}: say with classes= or group_by= what to split answers by")  # fmt: skip
         return Classes(torch.zeros(len(y), dtype=torch.int64), 1, ONE_CLASS, "none")
     remedy = "correct the labels or num_classes; numbers that are no labels must be floats, y.float()"
+    # Integers may be counts or ratings as well: without a width that says how many classes there are, only 0 and 1 are
+    # taken for labels.
     if num_classes is None and (width is None or width == 1):
         if int(y.long().min()) < 0 or int(y.long().max()) > 1:
             raise UserError(
@@ -189,6 +193,7 @@ def answers_of(y: Tensor, width: int | None, labels: int | None, every: bool) ->
         raise UserError(
             f"the model returns outputs of shape (n, {width}), and there are {number_of(known)}: cross-entropy takes "
             "one logit for each class"
+            + ("; train_counts= of read_images (--train-counts) names classes without images" if known < width else "")
         )
     if every:
         within(y, width, "label", "the model has no such output, correct the labels")
@@ -220,6 +225,7 @@ def _grouped(x: Any, y: Tensor, group_by: Any, num_classes: int | None, class_na
     bad = next((i for i, v in enumerate(values) if not isinstance(v, Hashable) or v != v), None)
     if bad is not None:
         raise UserError(f"group_by= has {values[bad]!r} for sample {bad}: give a number or a name for every sample")
+    # Sorted as values, because 10 comes after 9, and named only then; two values of one name would be one class.
     distinct = set(values)
     try:
         names = [str(v) for v in sorted(distinct)]
@@ -237,6 +243,7 @@ def _grouped(x: Any, y: Tensor, group_by: Any, num_classes: int | None, class_na
                 "in the order that the classes shall have"
             )
         names = list(class_names)
+    # By the names: class_names may have classes of which there is no sample here, in any order.
     position = {name: c for c, name in enumerate(names)}
     index = torch.tensor([position[str(v)] for v in values])
     return Classes(index, len(names), tuple(names), "group_by")

@@ -87,19 +87,26 @@ def how_to_pick(returned: Any) -> str:
 command line)"
     """
     how = "pass output=, a function that picks the logits, such as output=lambda r: r"
-    entries: list[tuple[Any, Any]] = []
-    if isinstance(returned, Mapping):
-        entries = list(returned.items())
-    elif isinstance(returned, tuple | list):
-        entries = list(enumerate(returned))
-    keys = [k for k, v in entries if isinstance(v, Tensor)] or [k for k, _ in entries]
-    if keys:
-        key = next((k for k in keys if "logits" in str(k)), keys[0])
-        return f"{how}[{key!r}] (--logits {key} on the command line)"
-    names = [n for n, v in getattr(returned, "__dict__", {}).items() if isinstance(v, Tensor)]
-    if names:
-        return f"{how}.{next((n for n in names if 'logits' in n), names[0])}"
+    if isinstance(returned, Mapping) and returned:
+        return f"{how}[{(key := _likeliest(returned))!r}] (--logits {key} on the command line)"
+    if isinstance(returned, tuple | list) and returned:
+        shapes = ", ".join(str(tuple(v.shape)) if isinstance(v, Tensor) else type(v).__name__ for v in returned[:9])
+        key = _likeliest(dict(enumerate(returned)))
+        return f"{how}[{key}] (--logits {key} on the command line); they are {shapes}"
+    if names := {n: v for n, v in getattr(returned, "__dict__", {}).items() if isinstance(v, Tensor)}:
+        return f"{how}.{_likeliest(names)}"
     return "let its forward pass return the outputs, one row for each sample, as a tensor"
+
+
+def _likeliest(entries: Mapping[Any, Any]) -> Any:
+    """The key of what are most likely the logits: by name, and of two axes, unlike those of several experts apart."""
+
+    def unlikely(key: Any) -> tuple[bool, ...]:
+        named = any(part in str(key) for part in ("logit", "output"))
+        shape = getattr(entries[key], "ndim", 0) == 2
+        return not isinstance(entries[key], Tensor), not named, not shape, "logit" not in str(key)
+
+    return min(entries, key=unlikely)
 
 
 def in_full_precision(model: nn.Module) -> nn.Module:

@@ -99,6 +99,8 @@ class CurvatureOperator:
 
         All in one pass of double backward, if torch can and the first product is the same as that of a call.
         """
+        if self.kind != "hessian":  # that pass has the products of the Hessian, which may agree in the first alone
+            return torch.stack([self(v) for v in vectors])
         first = self(vectors[0])
         vectors = vectors.detach().to(self.device, self.dtype, copy=vectors.is_inference())
         try:

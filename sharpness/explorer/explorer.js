@@ -124,7 +124,7 @@ export function explore(root, data, changed = () => {}) {
       update({ search: searchInput.value });
     },
   });
-  const theme = select("colours", [["auto", "as the system"], ["light", "light"], ["dark", "dark"]], root.dataset.theme ?? "auto", (value) => {
+  const theme = select("colours", [["auto", "system"], ["light", "light"], ["dark", "dark"]], root.dataset.theme ?? "auto", (value) => {
     root.dataset.theme = value;
     draw();
   });
@@ -148,7 +148,7 @@ export function explore(root, data, changed = () => {}) {
   const bar = h("canvas", { class: "colorbar", "aria-hidden": "true" });
   const barText = h("div", { class: "colorbar-text", "aria-hidden": "true" });
   const readout = h("p", { id: `${id}-readout`, class: "readout", "aria-live": "polite" });
-  const center = h("button", { type: "button", onclick: () => update({ point: null, quantity: 0 }) }, "forget the point");
+  const center = h("button", { type: "button", onclick: () => update({ point: null, quantity: 0 }) }, "clear point");
   const planeSection = h(
     "section", { class: "panel", "aria-label": "plane of the loss" }, planeTitle, canvas, bar, barText, readout, center,
   );
@@ -163,12 +163,12 @@ export function explore(root, data, changed = () => {}) {
   const ownersSection = h("section", { class: "panel wide", "aria-label": "owners" }, ownersTitle,
     h(
       "p", { class: "note", id: `${id}-owners` },
-      "The share of a class in an eigenvalue of the whole loss; the last row is its share of the images.",
+      "Share of each class in the eigenvalues of the overall loss; the last row is its share of the images.",
     ),
     ownersTable,
   );
   const notes = h(
-    "details", {}, h("summary", {}, "How these numbers came about"), ...data.notes.map((note) => h("p", { class: "note" }, note)),
+    "details", {}, h("summary", {}, "Provenance of these numbers"), ...data.notes.map((note) => h("p", { class: "note" }, note)),
   );
 
   root.classList.add("sharpness-explorer");
@@ -177,7 +177,7 @@ export function explore(root, data, changed = () => {}) {
   root.replaceChildren(
     h("h1", {}, data.title),
     h(
-      "div", { class: "controls", role: "group", "aria-label": "what is shown" },
+      "div", { class: "controls", role: "group", "aria-label": "display settings" },
       ...[modelBox, seedBox, rowBox, quantityBox].map(control), planeControl, control(surfaceBox),
       h("div", { class: "control" }, h("label", { for: levelsInput.id }, "levels"), levelsInput),
       control(scaleBox),
@@ -299,7 +299,7 @@ export function explore(root, data, changed = () => {}) {
     // A thousand options are built once.
     if (rowBox[1].length !== names.length) fill(rowBox[1], names.map((_, row) => [row, describe(row)]), state.row);
     rowBox[1].value = String(state.row);
-    const surfaces = [["loss", "loss"], ["rise", "rise above the model's own loss"]];
+    const surfaces = [["loss", "loss"], ["rise", "rise above the unperturbed loss"]];
     if (landscape()?.accuracy) surfaces.push(["accuracy", "accuracy"]);
     fill(surfaceBox[1], surfaces, state.surface);
     const planes = planesOf(state.training);
@@ -334,8 +334,8 @@ export function explore(root, data, changed = () => {}) {
     const lines = [`${found.toLocaleString("en")} of ${data.classes.length.toLocaleString("en")} classes`];
     if (log) lines.push("logarithmic scale, so dots");
     if (shown && rows.some((row) => Number.isFinite(shown.low(row)))) lines.push("lines are 95 % intervals");
-    if (shown && rows.some((row) => Number.isFinite(shown.mark(row)))) lines.push("ticks are the model itself");
-    scaleNote.textContent = shown ? lines.join("; ") : "Nothing is measured of the classes of this training.";
+    if (shown && rows.some((row) => Number.isFinite(shown.mark(row)))) lines.push("ticks mark the unperturbed model");
+    scaleNote.textContent = shown ? lines.join("; ") : "There are no per-class measurements for this training.";
     drawRows();
   }
 
@@ -468,12 +468,12 @@ export function explore(root, data, changed = () => {}) {
     canvas.setAttribute(
       "aria-label",
       `${planeTitle.textContent}: ${shown(low)} to ${shown(high)} in ${state.levels} levels${log ? ", logarithmic" : ""}. ` +
-        "Arrow keys move the chosen point, Home chooses the model, Escape forgets the point.",
+        "Arrow keys move the selected point, Home selects the model, Escape clears the point.",
     );
 
     function told() {
       const axes = `across: ${labels[0]}; up: ${labels[1]}`;
-      if (!state.point) return `Click, or use the arrow keys, to read every class at a point (${axes}; the cross is the model).`;
+      if (!state.point) return `Click, or use the arrow keys, to see every class at a point (${axes}; the cross is the model).`;
       const [i, j] = state.point;
       const known = landscape().evaluated[j * nx + i] ? "evaluated" : "interpolated";
       return (
@@ -494,7 +494,7 @@ export function explore(root, data, changed = () => {}) {
     const rarest = fitting.reduce((a, b) => (a < 0 || data.samples[b] <= data.samples[a] ? b : a), -1);
     const row = known.includes(state.row) ? state.row : rarest >= 0 ? rarest : known[0] ?? state.row;
     const curves = here.map((one) => one.of[state.training][row]).filter(Boolean);
-    const instead = row === state.row ? "" : `There is no spectrum of ${describe(state.row)}: this is one of ${row ? "its rarest class" : "all samples"}.`;
+    const instead = row === state.row ? "" : `There is no spectrum of ${describe(state.row)}; this is that of ${row ? "its rarest class" : "all samples"}.`;
     spectrumTitle.textContent = `Spectrum of the Hessian, ${describe(row)}`;
     spectrumPicture.replaceChildren(...curves.map((one) => {
       if (one.density) {
@@ -545,7 +545,7 @@ export function explore(root, data, changed = () => {}) {
   function drawOwners() {
     const here = data.owners.filter((one) => one.of[state.training]);
     ownersSection.hidden = !here.length;
-    ownersTitle.textContent = "Who owns the sharpest directions";
+    ownersTitle.textContent = "Class shares in the sharpest directions";
     ownersTable.replaceChildren(...here.map((one) => ownersOf(one.of[state.training])));
   }
 

@@ -16,7 +16,7 @@ TITLE = "Results of sharpness"
 
 
 class Explorer:
-    """Class bars, plane, spectrum and owners of results, linked: shown by Jupyter, or saved as a page.
+    """Interactive view of results (class bars, plane, spectrum, owners), shown in Jupyter or saved as a page.
 
     Args:
         results: see :func:`explore`.
@@ -30,7 +30,7 @@ class Explorer:
         self.payload = payload_of(collect(results), title)
 
     def save(self, path: str | Path) -> Path:
-        """Write one HTML file that opens without a network, whole or not at all."""
+        """Write one HTML file that works offline (atomically)."""
         return write_page(self.payload, path)
 
     @property
@@ -40,7 +40,7 @@ class Explorer:
 
     @cached_property
     def widget(self) -> Any:
-        """The widget, which ``display`` shows and ipywidgets lays out.
+        """The widget, for ``display`` or for layouts of ipywidgets.
 
         Raises:
             UserError: anywidget is not installed.
@@ -69,21 +69,21 @@ class Explorer:
 
 
 def explore(results: Any, title: str | None = None) -> Explorer:
-    """Show results interactively: in Jupyter as a widget, elsewhere as a page, ``explore(folder).save("page.html")``.
+    """Explore results interactively: as a widget in Jupyter, or as a page with ``explore(folder).save("page.html")``.
 
-    A click on the plane shows the loss and the accuracy of every class at that point. Needs neither torch nor the
-    models; classes are listed with the sharpest first.
+    Click on the plane to see the loss and accuracy of every class at that point. Classes are listed with the sharpest
+    first. Neither torch nor the models are needed.
 
     Args:
         results: a result, :class:`~sharpness.results.Runs`, a :class:`~sharpness.Comparison`, ``{label: result}``, a
             saved file, a folder of saved files, or a list of any of these.
-        title: heading; the name of the folder unless given.
+        title: heading; by default the name of the folder.
 
     Returns:
-        The explorer, which Jupyter shows, with ``.save(path)`` and, of the widget, ``.selection``.
+        The explorer, which Jupyter displays, with ``.save(path)`` and, for the widget, ``.selection``.
 
     Raises:
-        UserError: no results, files that are none, or results of different classes or groups.
+        UserError: no results, files that are not results, or results of different classes or groups.
 
     >>> import tempfile, torch, sharpness
     >>> objective = sharpness.Objective(torch.nn.Linear(2, 2), (torch.eye(2), torch.tensor([0, 1])))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, TypedDict
 
 import torch
+from torch import Tensor
 
 from sharpness.data import (
     Content,
@@ -20,6 +21,7 @@ from sharpness.data import (
     plain_targets,
     read_samples,
 )
+from sharpness.data.by_class import ordered_names
 from sharpness.errors import UserError
 from sharpness.objective.samples import Groups, Samples, Table, grouping
 
@@ -64,6 +66,9 @@ class Description:
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     batch: Callable[[Any], Any] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "class_names", ordered_names(self.class_names))
 
     def completed_by(self, data: Any) -> Description:
         """Add what foreign data know of their classes; where samples are split otherwise, these are other classes."""
@@ -115,6 +120,8 @@ class Description:
         inputs, y = data.tensors if prepared else read_samples(data, self.batch, takes, self.class_names)
         x, layout = pack(inputs, dtype)
         x, y = (t.clone() if t.is_inference() else t for t in (x, y))
+        if isinstance(x, Tensor) and x.requires_grad:
+            x = x.detach()  # no number is a function of the inputs, and a trace would keep them for one
         if isinstance(data, Samples):
             return replace(data, x=x, y=y, layout=layout)
         weights = data.weights if isinstance(data, ForeignData) else torch.ones(len(y))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -147,4 +147,30 @@ def first_losses(loss: PerSampleLoss, outputs: Tensor, y: Tensor) -> Tensor:
             f"the loss raised {first_line(error)} on outputs of shape {tuple(outputs.shape)} and targets "
             f"{told_of(y)}: let it convert them, such as t.to(u), or give targets of the dtype that it takes"
         ) from error
-    return require_one_each(values, outputs, y)
+    try:
+        return require_one_each(values, outputs, y)
+    except UserError as error:
+        if isinstance(getattr(loss, "weight", None), Tensor):
+            raise UserError(
+                f"{error}; for torch's mean, which is divided by the sum of its class weights w, give the loss without "
+                "them, and weights=w[y]"
+            ) from None
+        raise
+
+
+def require_through_outputs(
+    loss: PerSampleLoss, outputs: Tensor, y: Tensor, names: Sequence[str], parameters: Sequence[Tensor]
+) -> None:
+    """Refuse a loss that takes parameters in scope beside the outputs: its derivatives are taken through these alone.
+
+    Raises:
+        UserError: it does, as a weight decay does; the message names the first.
+    """
+    apart = loss(outputs.detach().clone(), y)
+    reached = torch.autograd.grad(apart.sum(), parameters, allow_unused=True) if apart.requires_grad else []
+    for name, gradient in zip(names, reached, strict=False):
+        if gradient is not None:
+            raise UserError(
+                f"the loss takes the parameter {name!r} itself, beside the outputs: leave that term out (a penalty "
+                "d |w|^2 adds 2 d to every eigenvalue), or let the model return it as one more column of its outputs"
+            )

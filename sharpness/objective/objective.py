@@ -30,65 +30,69 @@ from sharpness.version import __version__
 
 
 class Objective(Values):
-    r"""``L(w) = sum_i a_i l(f_w(x_i), y_i) / sum_i a_i`` over fixed samples, and its restriction to every class.
+    r"""The loss ``L(w) = sum_i a_i l(f_w(x_i), y_i) / sum_i a_i`` over fixed samples, overall and per class.
 
-    A target y_i is whatever the loss takes; the class of a sample, by which answers are split, is its integer label
-    unless ``classes`` or ``group_by`` tell another. Where there is neither, there is one class, named "all".
+    A target y_i is whatever the loss takes. Results are split by the class of a sample, which is its integer label
+    unless ``classes`` or ``group_by`` is given. If there is none of these, all samples form one class, named "all".
 
-    ``L_c`` is the same over the samples of class c. Sums and weights are accumulated separately, in float64, and
-    divided once, so that the batch size never changes a value. With equal weights
-    :math:`\sum_c (n_c / N) \nabla^2 L_c = \nabla^2 L`. The model is left as it was found: nothing here writes
-    to its weights (except inside :meth:`at`), buffers, ``.grad`` or mode.
+    ``L_c`` is the same over the samples of class c. Sums and weights are accumulated separately in float64 and divided
+    once, so that the batch size never changes a value. With equal weights, :math:`\sum_c (n_c / N) \nabla^2 L_c =
+    \nabla^2 L`. The model is not modified: its weights (except inside :meth:`at`), buffers, ``.grad`` and mode stay
+    unchanged.
 
     Args:
-        model: any module from inputs to outputs, in eval mode if it has BatchNorm or dropout. One in half precision is
-            measured in float32, in a copy made now, which a notice reports.
+        model: any module from inputs to outputs, in eval mode if it has BatchNorm or dropout. A half-precision model is
+            copied and measured in float32, with a notice.
         data: ``(x, y)``, an object with ``.tensors`` (an :class:`~sharpness.data.ImageSet`, a ``TensorDataset``), a
             map-style dataset, a ``DataLoader``, or a list or another iterable of samples or of batches: (input, target)
-            or dicts with usual names, read once and in order. Several inputs are a tuple or a dict of tensors, for
-            ``model(*inputs)`` or ``model(**inputs)``. Inputs should carry no random augmentation. Targets are
-            labels (n,), or anything else with samples along the first axis that the loss takes: numbers, several
-            labels at once, probabilities, masks, sequences. What a :class:`~sharpness.data.ForeignData` knows of its
-            classes (number, names, training images, groups by the convention "oltr") and the weights of limited ones
-            are taken from it, unless given. Or :class:`Samples`, such as ``other.samples``: these keep their classes,
-            weights and groups, which are left out here.
-        loss: ``"ce"``, of labels or of class probabilities (n, C), or a function of outputs and targets that returns
-            one value per sample, shape (n,). It gets integers in int64, other numbers in the model's dtype.
-        num_classes: C; the width of the outputs, or what ``classes`` or ``group_by`` tell, unless given.
+            or dicts with the usual keys, read once and in order. Several inputs are a tuple or a dict of tensors, for
+            ``model(*inputs)`` or ``model(**inputs)``. Do not apply random augmentation. Targets are labels (n,), or
+            anything else that the loss takes with samples along the first axis: numbers, multi-label vectors,
+            probabilities, masks, sequences. A :class:`~sharpness.data.ForeignData` provides its classes (number, names,
+            training counts, groups by the convention "oltr") and, if it was limited, its weights, unless they are
+            given. Or :class:`Samples`, such as ``other.samples``, which bring their classes, weights and groups: do not
+            give these again.
+        loss: ``"ce"``, for labels or class probabilities (n, C), or a function of outputs and targets that returns one
+            value per sample, shape (n,). The function gets integer targets in int64 and other targets in the model's
+            dtype.
+        num_classes: C; by default the width of the outputs, or the number of values in ``classes`` or ``group_by``.
         classes: (n,) an integer from 0 on for every sample, whatever its target is: a subpopulation, a quantile.
-            Accuracy still compares answers with labels, where targets are labels.
-        group_by: (n,) a value of any kind for every sample, such as the name of its domain or annotator, or a function
-            of all inputs and all targets that gives them. The sorted values become classes and their names, unless
-            ``class_names`` give another order, or more of them.
-        weights: the a_i, shape (n,), positive; those that ``loss.weights(y)`` gives if there is such a method,
-            else 1. Losses and accuracies of all samples count them alike.
-        batch_size: samples in one pass, or ``"auto"`` for the fastest that fits in memory. Never changes a value.
-        memory: GiB that the saved activations of an :meth:`operator` may take; half of what is free unless given.
-        parameters: the scope: ``"all"``, ``"backbone"``, ``"classifier"``, or a shell pattern of names such as
-            ``"*layer3*"``. Parameters that are frozen or that no gradient reaches are left out.
+            Accuracy still compares predictions with labels, if targets are labels.
+        group_by: (n,) a value of any type for every sample, such as the name of its domain or annotator, or a function
+            of all inputs and all targets that returns them. The sorted values become the classes and their names;
+            ``class_names`` can set another order or add more.
+        weights: the a_i, shape (n,), positive; by default ``loss.weights(y)`` if the loss has this method, otherwise 1.
+            They weight overall losses and accuracies alike.
+        batch_size: number of samples per pass, or ``"auto"`` for the fastest that fits in memory. Never changes a
+            value.
+        memory: limit in GiB for the saved activations of an :meth:`operator`; by default half of the free memory.
+        parameters: the parameters to probe (the scope): ``"all"``, ``"backbone"``, ``"classifier"``, or a shell-style
+            pattern of names such as ``"*layer3*"``. Parameters that are frozen or receive no gradient are left out.
         batchnorm: ``"eval"`` uses the running statistics; ``"recalibrate"`` re-estimates them from this data,
             as means over equal batches of at most 250, whenever the weights have been moved by :meth:`at`.
-        groups: named sets of classes (indices, or names), for tables; or a convention by which ``train_counts`` make
-            many, medium and few, see :func:`~sharpness.data.class_groups`: "oltr" unless groups are given.
-        output: picks the outputs from what a model returns, if that is not a tensor.
-        class_names: names of the classes, for tables and plots.
-        train_counts: (C,) images of each class that the model was trained on, where that is known; the data here may
-            be others, or a part of them.
-        names: whatever tells the samples apart, such as paths, (n,): samples of other objectives are the same where
-            names and labels are. Pixels do unless given, where they are known, else unchanged inputs.
-        mean: per channel, of pixels in [0, 1]: what was subtracted from inputs that are tensors, so that 8-bit pixels
-            tell the samples apart, however they were normalised. An :class:`~sharpness.data.ImageSet` knows its own.
-        std: per channel, what they were divided by.
-        batch: makes ``(inputs, targets)`` of a sample or a batch as the data hand it out, where that is not plain.
-        logits: ``"calibrated"``, the outputs as they are; ``"temperature"``, divided by the model's own temperature, so
-            that models are compared at equal confidence; or a number or a :class:`Temperature` to divide them by.
-            ``objective.temperature`` holds it, with its standard error; None for the outputs as they are.
-        held_out: images that are not probed, as ``data``, which the temperature is fitted on. Without them it is fitted
-            on the probed ones, with a warning: on training images it tells how well these are known by heart.
+        groups: named sets of classes (indices or names) for tables; or a convention that derives many, medium and few
+            from ``train_counts``, see :func:`~sharpness.data.class_groups`; by default "oltr".
+        output: function that extracts the outputs from what the model returns, if that is not a tensor.
+        class_names: names of the classes, for tables and plots: in their order, ``{label: name}`` or ``{name: label}``.
+        train_counts: (C,) number of training images per class, if known, or a mapping or Series by label or name. The
+            data probed here may be other images, or a subset.
+        names: (n,) identifiers of the samples, such as paths. Samples of two objectives count as the same if their
+            names and labels agree. By default samples are identified by their pixels, if known, otherwise by their
+            inputs.
+        mean: channel means, for pixels in [0, 1], that were subtracted from tensor inputs. With ``std`` they recover
+            the 8-bit pixels, so that samples are recognised however they were normalised. An
+            :class:`~sharpness.data.ImageSet` has its own.
+        std: channel standard deviations that the inputs were divided by.
+        batch: function that turns a sample or batch from the data into ``(inputs, targets)``, if it has another form.
+        logits: ``"calibrated"`` uses the outputs unchanged; ``"temperature"`` divides them by the model's own
+            temperature, to compare models at equal confidence; a number or a :class:`Temperature` divides them by that.
+            ``objective.temperature`` is the temperature with its standard error, or None for unchanged outputs.
+        held_out: images that are not probed, in the same form as ``data``, to fit the temperature on. Without them, it
+            is fitted on the probed images, with a warning: on training images, the temperature reflects memorisation.
 
     Raises:
-        UserError: labels out of range, targets that the loss does not take, a loss that is not one value per sample,
-            weights that are not positive, a model in training mode, one that does not return a tensor, an empty scope.
+        UserError: labels out of range, targets that the loss does not accept, a loss that does not return one value per
+            sample, non-positive weights, a model in training mode or one that does not return a tensor, an empty scope.
 
     >>> model = torch.nn.Linear(2, 2, bias=False)
     >>> _ = torch.nn.init.zeros_(model.weight)
@@ -98,7 +102,7 @@ class Objective(Values):
     >>> objective.gradient(class_index=0).tolist()
     [-0.5, 0.0, 0.5, 0.0]
 
-    A regression, of which two sites are told apart:
+    A regression with results for each of two sites:
 
     >>> data, squares = (torch.eye(2), torch.tensor([0.5, 1.5])), lambda u, t: (u.sum(1) - t) ** 2
     >>> objective = Objective(model, data, squares, group_by=["Oslo", "Bern"])
@@ -124,7 +128,7 @@ class Objective(Values):
     def hvp(self, vector: Tensor, class_index: int | str | None = None, kind: str = "hessian") -> Tensor:
         """The Hessian of L, or of L_c, times a vector: shapes (k,) to (k,), exact, in the model's dtype.
 
-        For many products with the same data take :meth:`operator`, which keeps what they have in common.
+        For many products with the same data, use :meth:`operator`, which caches their common computations.
 
         Args:
             kind: ``"hessian"``, or ``"ggn"`` for its generalised Gauss-Newton part.
@@ -136,13 +140,13 @@ class Objective(Values):
     @torch.inference_mode(False)
     @full_precision()
     def is_traced(self) -> bool:
-        """True if derivatives come from a trace of the model, which leaves the module alone: traced now if need be."""
+        """True if derivatives come from a trace of the model, which leaves the module as it is; traces it if needed."""
         with buffers_kept(self.model):
             return self._engine.is_traced(next(iter(self._batches(None))))
 
     @contextmanager
     def operator(self, class_index: int | str | None = None, kind: str = "hessian") -> Iterator[CurvatureOperator]:
-        """The Hessian of L, or of L_c, for many products: a function, (k,) to (k,), that keeps activations.
+        """The Hessian of L, or of L_c, for many products: a function from (k,) to (k,) that caches activations.
 
         >>> model = torch.nn.Linear(2, 2, bias=False)
         >>> objective = Objective(model, (torch.eye(2), torch.tensor([0, 1])))
@@ -166,7 +170,7 @@ class Objective(Values):
         r""":math:`v' H_i v` of every sample, shape (n,); their weighted mean is v' H v.
 
         Args:
-            operator: the :meth:`operator` of these samples, whose activations serve here as well.
+            operator: the :meth:`operator` of these samples, whose cached activations are reused.
         """
 
         def forms() -> Tensor:
@@ -205,15 +209,15 @@ class Objective(Values):
         return self._over(self.samples.restrict(what))
 
     def matched(self, samples: int, seed: int = 0) -> Objective:
-        """The objective of equally many samples of every class that has any: see :meth:`Samples.matched`."""
+        """The objective with equally many samples of every class that has any: see :meth:`Samples.matched`."""
         return self._over(self.samples.matched(samples, seed))
 
     def in_order_of(self, other: Objective) -> Objective:
-        """The same with its samples in the order of an objective that has the same ones; equal inputs are shared."""
+        """The same objective with its samples in the order of another one; equal inputs are shared."""
         return self._over(self.samples.in_order_of(other.samples))
 
     def counted(self, train_counts: Sequence[int]) -> Objective:
-        """The same with other training images per class, (C,), and groups by them where groups were not given.
+        """The same objective with other training counts per class, (C,), and groups from them unless given.
 
         Raises:
             UserError: they are of other classes.
@@ -221,11 +225,11 @@ class Objective(Values):
         return self._over(self.samples.counted(train_counts))
 
     def in_coordinates(self, coordinates: str) -> Objective:
-        r"""The same loss as a function of u, with weights w + D u: derivatives and displacements are those of u = 0.
+        r"""The same loss as a function of u, with weights w + D u; derivatives and displacements refer to u = 0.
 
-        With ``"filter"`` D is diagonal, the norm of each parameter's filter, see
-        :func:`~sharpness.objective.coordinates.filter_scales`: the Hessian is :math:`D H D`, which no rescaling of
-        weights in front of BatchNorm, or between two layers with ReLU, changes. ``"plain"`` is D = 1.
+        With ``"filter"``, D is diagonal and holds the norm of each parameter's filter, see
+        :func:`~sharpness.objective.coordinates.filter_scales`. The Hessian is then :math:`D H D`, which is invariant to
+        rescaling weights in front of BatchNorm or between two layers with ReLU. ``"plain"`` is D = 1.
 
         Raises:
             UserError: other coordinates.
@@ -248,7 +252,7 @@ class Objective(Values):
         return other
 
     def provenance(self) -> dict[str, Any]:
-        """Everything that is needed to understand and repeat a result, in plain values."""
+        """Everything needed to understand and reproduce a result, as plain values."""
         heads = [m for m in self.model.modules() if hasattr(m, "scale") and hasattr(m, "filter_axes")]
         # Plain values: they are written to files, and digested as keys of unfinished work.
         return {
@@ -258,6 +262,7 @@ class Objective(Values):
             "samples": self.num_samples,
             "class_samples": self.class_samples.tolist(),
             "loss": self.loss_name,
+            **({"loss_function": self.loss_identity} if self.loss_identity else {}),
             "targets": "labels" if are_labels(self.y) else told_of(self.y),
             "classes": self.classes_from,
             "group_convention": self.group_convention,
@@ -269,6 +274,7 @@ class Objective(Values):
             "coordinates": self.coordinates,
             "batchnorm": self.batchnorm,
             "dtype": self.precision,
+            **({"half_precision": self.half_precision} if self.half_precision else {}),
             "device": self.device.type,
             "sharpness": __version__,
             "torch": str(torch.__version__),

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from sharpness.engine.class_sums import SampleSums
+from sharpness.engine.half_precision import ROUNDING
 from sharpness.engine.neighbours import first_difference, in_eval
 from sharpness.errors import UserError
 
@@ -55,7 +56,8 @@ def repeated_passes(objective: Values) -> SampleSums:
         # Kernels of other batch sizes round otherwise, which a sum over a class shows and a single sample explains.
         off = np.abs(first.losses - second.losses)
         size = max(1.0, float(np.abs(first.losses).max()))
-        if not off.max() <= size * (1e-6 if objective.dtype is torch.float64 else 1e-3):
+        rounding = 1e-6 if objective.dtype is torch.float64 else 1e-3
+        if not off.max() <= size * (ROUNDING if objective.half_precision else rounding):
             worst = int(off.argmax())
             raise UserError(
                 f"the loss of sample {worst} is {first.losses[worst]:.6g} or {second.losses[worst]:.6g}, depending "

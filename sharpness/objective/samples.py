@@ -234,7 +234,7 @@ class Samples(Table):
 
 def grouping(train_counts: Any, groups: Groups, class_names: Sequence[str]) -> dict[str, Any]:
     """The three fields that tell of training images: these, and the groups that they make unless groups are given."""
-    counts = None if train_counts is None else training_counts(train_counts, len(class_names))
+    counts = None if train_counts is None else training_counts(train_counts, len(class_names), class_names)
     if groups is None and counts is not None:
         groups = CONVENTION
     convention = groups if isinstance(groups, str) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -17,6 +18,7 @@ from sharpness.engine import distributed
 from sharpness.engine.class_sums import ClassSums, PerSampleLoss, SampleSums, Scoring, WeightedBatch, cross_entropy
 from sharpness.engine.devices import full_precision
 from sharpness.engine.flops import forward_flops
+from sharpness.engine.half_precision import half_noticed
 from sharpness.engine.memory import even_batch
 from sharpness.engine.modules import (
     Outputs,
@@ -42,15 +44,18 @@ from sharpness.objective.first_call import (
     first_losses,
     first_outputs,
     largest_batch,
+    require_through_outputs,
     require_valid,
     warn_of_probabilities,
 )
+from sharpness.objective.loss_identity import loss_identity, loss_name, settled
 from sharpness.objective.repeatability import repeated_passes
 from sharpness.objective.samples import Batches
 from sharpness.objective.temperature import AtTemperature, Temperature, chosen_temperature, require_logits
 from sharpness.renamed import renamed_attribute
 
 T = TypeVar("T")
+logger = logging.getLogger("sharpness")
 
 
 class OfSamples(Generic[T]):
@@ -108,9 +113,7 @@ class Values:
         require_logits(logits, held_out)
         self.model = model = in_full_precision(model)
         self.loss_function: PerSampleLoss = cross_entropy if isinstance(loss, str) else loss
-        name = loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss))
-        # A function that is called ce is another loss than "ce", for which there are closed forms.
-        self.loss_name = "function ce" if name == "ce" and not isinstance(loss, str) else name
+        self.loss_name, self.loss_identity = loss_name(loss), loss_identity(loss)
         self.memory, self.batchnorm, self.scope = memory, batchnorm, parameters
         self.coordinates = "plain"
         #: The file that the model was read from, beside which a run keeps what else is known of it.
@@ -130,8 +133,15 @@ class Values:
         # there are. That reentrant checkpointing hides parameters is said by a warning of the first pass alone.
         first = table.x[:8].to(self.device, self.dtype if table.x.is_floating_point() else None, copy=True)
         self._largest_batch = largest_batch(self._called, first[:1].clone(), table.layout, type(model).__name__)
-        with hidden_noticed() as hidden:
+        with hidden_noticed() as hidden, half_noticed(model) as half:
             outputs = first_outputs(self._forward, first, type(model).__name__)
+        #: The half precision that the model itself computes in, as text; empty where there is none.
+        self.half_precision = "".join(half)
+        if self.half_precision:
+            logger.warning(
+                "the model computes in %s: losses and their differences have few digits; leave autocast, or the "
+                "conversion, out of its forward pass for numbers in %s", self.half_precision, self.precision,
+            )  # fmt: skip
         if isinstance(loss, str):
             warn_of_probabilities(outputs)
         samples = description.samples(table, outputs.shape, self.dtype, ce=isinstance(loss, str))
@@ -143,10 +153,14 @@ class Values:
         self.temperature = chosen_temperature(self, logits, held_out, output=output, batch=description.batch)
         if self.temperature is not None:
             self.loss_function = AtTemperature(self.loss_function, self.temperature.value)
-        values = first_losses(self.loss_function, outputs, self.y[: len(outputs)].to(self.device))
+        targets = self.y[: len(outputs)].to(self.device)
+        values = first_losses(self.loss_function, outputs, targets)
         self._require_independent()
         # Parameters that no gradient reaches have rows of zeros in the Hessian: the graph tells which are left out.
         self.names, self.parameters = parameters_in_scope(model, values.sum(), parameters, bool(hidden))
+        if not isinstance(loss, str):
+            require_through_outputs(self.loss_function, outputs, targets, self.names, self.parameters)
+        self.loss_identity = settled(loss, self.loss_identity)
         self._engine = SecondOrder(self._outputs, self.parameters, self.loss_function)
         self._checked: SampleSums | None = None
         self._examined = self._condition()
@@ -167,7 +181,7 @@ class Values:
 
     @property
     def precision(self) -> str:
-        """The model's own: the name of its dtype."""
+        """The model's precision: the name of its dtype."""
         return str(self.dtype).removeprefix("torch.")
 
     @cached_property
@@ -204,7 +218,7 @@ class Values:
     @torch.no_grad()
     @full_precision()
     def outputs(self) -> Tensor:
-        """The model's outputs of all samples, (n, ...), on the CPU: calibrated logits of a classifier."""
+        """The model's outputs for all samples, (n, ...), on the CPU; for a classifier, calibrated logits."""
         require_eval(self.model)
         done = [self._forward(x).cpu() for x, _, _ in self._batches(None)] or [self._forward(self._first(1)).cpu()[:0]]
         found = torch.cat(done)
@@ -242,8 +256,8 @@ class Values:
     def evaluation(self, precision: str | None = None) -> Callable[[Tensor | None], ClassSums]:
         """Make the function ``displacement (k,) -> ClassSums`` at ``w + displacement``, for many points.
 
-        A model that cannot be traced, or whose statistics are recalibrated, is moved and evaluated as it is. Every
-        process evaluates all samples: points are what processes share.
+        A model that cannot be traced, or whose statistics are recalibrated, is moved in place and evaluated. Every
+        process evaluates all samples: processes share points.
 
         Args:
             precision: ``"bfloat16"``, for models in float32, or the model's own.
@@ -263,7 +277,7 @@ class Values:
         return displacement if self._scales is None else displacement * self._scales.to(displacement)
 
     def in_own_coordinates(self, displacement: Tensor) -> Tensor:
-        """A displacement of the weights, flat (k,), in the objective's coordinates: what :meth:`at` takes to make it.
+        """A displacement of the weights, flat (k,), converted to the objective's coordinates, as :meth:`at` takes it.
 
         Raises:
             UserError: it moves a filter of zeros, which has no coordinates in units of its norm.
@@ -287,7 +301,7 @@ class Values:
 
     @contextmanager
     def at(self, displacement: Tensor) -> Iterator[None]:
-        """The model at ``w + displacement``, flat (k,); weights and statistics are put back exactly, come what may."""
+        """The model at ``w + displacement``, flat (k,); weights and statistics are always restored exactly."""
         with undisturbed(kept=False), buffers_kept(self.model):
             norms = batchnorms(self.model) if self.batchnorm == "recalibrate" else []
             buffers = [b for m in norms for b in m.buffers()]
@@ -319,9 +333,9 @@ class Values:
 
     @full_precision()
     def check(self) -> SampleSums:
-        """Check that two passes agree and are finite, and return the loss at the centre. Every probe begins with it.
+        """Check that two passes agree and are finite, and return the loss at the centre; every probe does this first.
 
-        A model that was changed since it was examined is examined again.
+        A model that has changed since it was checked is checked again.
 
         Raises:
             UserError: the loss is random, or not finite, or a sample's depends on its place; the message says where.

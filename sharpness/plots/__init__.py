@@ -1,38 +1,56 @@
-"""Drawing, from plain arrays: every function takes numbers and Axes, and returns the Axes.
+"""Drawing, from plain arrays: every function takes numbers and Axes, and returns the Axes."""
 
-``name as name`` makes a name public, for type checkers as well.
-"""
+from sharpness.plots.bars import plot_class_values
+from sharpness.plots.characteristic_radius import BoundCurve, plot_agreement, plot_bound, plot_bound_panels, plot_radii
+from sharpness.plots.colors import shared_limits
+from sharpness.plots.density import density_floor, plot_density
+from sharpness.plots.dots import DotColumn, plot_dots
+from sharpness.plots.heatmap import plot_layer_class, plot_layer_class_grid
+from sharpness.plots.interactive import interactive_surfaces, save_html
+from sharpness.plots.levels import shared_levels
+from sharpness.plots.lines import plot_line_panels, plot_lines
+from sharpness.plots.options import PlotOptions
+from sharpness.plots.outlines import outline_basins
+from sharpness.plots.panels import Marks, Panel
+from sharpness.plots.planes import plot_plane_grid, plot_planes
+from sharpness.plots.spectrum_ends import plot_saddle_indicator, plot_spectrum_ends
+from sharpness.plots.spread import plot_rises, plot_spread
+from sharpness.plots.style import COLUMN, PAGE, figure_of, new_figure, save_figure, stacked_axes, style
 
-from sharpness.plots.bars import plot_class_values as plot_class_values
-from sharpness.plots.characteristic_radius import (
-    BoundCurve as BoundCurve,
-    plot_agreement as plot_agreement,
-    plot_bound as plot_bound,
-    plot_bound_panels as plot_bound_panels,
-    plot_radii as plot_radii,
-)
-from sharpness.plots.colors import shared_limits as shared_limits
-from sharpness.plots.density import density_floor as density_floor, plot_density as plot_density
-from sharpness.plots.dots import DotColumn as DotColumn, plot_dots as plot_dots
-from sharpness.plots.heatmap import plot_layer_class as plot_layer_class, plot_layer_class_grid as plot_layer_class_grid
-from sharpness.plots.interactive import interactive_surfaces as interactive_surfaces, save_html as save_html
-from sharpness.plots.levels import shared_levels as shared_levels
-from sharpness.plots.lines import plot_line_panels as plot_line_panels, plot_lines as plot_lines
-from sharpness.plots.options import PlotOptions as PlotOptions
-from sharpness.plots.outlines import outline_basins as outline_basins
-from sharpness.plots.panels import Marks as Marks, Panel as Panel
-from sharpness.plots.planes import plot_plane_grid as plot_plane_grid, plot_planes as plot_planes
-from sharpness.plots.spectrum_ends import (
-    plot_saddle_indicator as plot_saddle_indicator,
-    plot_spectrum_ends as plot_spectrum_ends,
-)
-from sharpness.plots.spread import plot_rises as plot_rises, plot_spread as plot_spread
-from sharpness.plots.style import (
-    COLUMN as COLUMN,
-    PAGE as PAGE,
-    figure_of as figure_of,
-    new_figure as new_figure,
-    save_figure as save_figure,
-    stacked_axes as stacked_axes,
-    style as style,
-)
+__all__ = [
+    "COLUMN",
+    "PAGE",
+    "BoundCurve",
+    "DotColumn",
+    "Marks",
+    "Panel",
+    "PlotOptions",
+    "density_floor",
+    "figure_of",
+    "interactive_surfaces",
+    "new_figure",
+    "outline_basins",
+    "plot_agreement",
+    "plot_bound",
+    "plot_bound_panels",
+    "plot_class_values",
+    "plot_density",
+    "plot_dots",
+    "plot_layer_class",
+    "plot_layer_class_grid",
+    "plot_line_panels",
+    "plot_lines",
+    "plot_plane_grid",
+    "plot_planes",
+    "plot_radii",
+    "plot_rises",
+    "plot_saddle_indicator",
+    "plot_spectrum_ends",
+    "plot_spread",
+    "save_figure",
+    "save_html",
+    "shared_levels",
+    "shared_limits",
+    "stacked_axes",
+    "style",
+]

@@ -51,6 +51,7 @@ def plot_dots(columns: Sequence[DotColumn], rows: Sequence[str], width: float = 
         tall = max(len(series) * STEP + 0.05, 0.15) * len(rows) + 0.22
         figure = shown_figure(width, heights[0] * tall + AROUND)
         axes = figure.subplots(heights[0], len(columns), sharex="col", sharey=True, squeeze=False)
+        # Legend entries by label, because any panel may have the only missing value, and many may have one.
         keys: dict[str, Line2D] = {}
         for places, column in zip(axes.T, columns, strict=True):
             for ax in places[len(column.panels) :]:
@@ -81,6 +82,7 @@ def _draw(ax: Axes, numbers: Mapping[str, np.ndarray], column: DotColumn) -> lis
         ax.axvline(column.reference, color="0.45", linewidth=0.7, zorder=0.5, gid="reference")
     keys, shades = [], colors_of(list(numbers))
     for i, (label, (value, low, high)) in enumerate(numbers.items()):
+        # Also of series without a value here: each has the same place within every row.
         at = np.arange(len(value)) + (i - (len(numbers) - 1) / 2) * 0.76 / len(numbers)
         known, bounded = np.isfinite(value), np.isfinite(low) & np.isfinite(high)
         ax.hlines(at[bounded], low[bounded], high[bounded], color=shades[i], linewidth=0.9)
@@ -88,6 +90,7 @@ def _draw(ax: Axes, numbers: Mapping[str, np.ndarray], column: DotColumn) -> lis
         if (alone := known & ~bounded).any():
             ax.plot(value[alone], at[alone], marker(i), color=shades[i], markersize=3.2, gid="no spread", **OPEN)
             keys.append(grey("open: one seed", linestyle="", marker="o", **OPEN))
+        # At the edge of the Axes, not of the data: a cross at some value would be read as one.
         if not known.all():
             at_left = np.full((~known).sum(), 0.03)
             look: dict[str, Any] = {"color": shades[i], "transform": ax.get_yaxis_transform(), "gid": "no value"}

@@ -117,11 +117,13 @@ def plot_plane_grid(
     for row, panels in table.items():
         for name, panel in panels.items():
             check_panel(f"{name} {row}".strip(), panel)
+    # Colours of two signs have their middle at zero, which levels that begin at the lowest value would not hit.
     if colors in DIVERGING and scale == "clipped" and levels is None:
         surfaces = {row: [panel.z for panel in panels.values()] for row, panels in table.items()}
         shared = [z for zs in surfaces.values() for z in zs] if share == "all" else None
         levels = {row: signed_levels(shared or zs, clip=1.0 if clip is None else clip) for row, zs in surfaces.items()}
     scales = _scales(table, share, scale, clip, levels)
+    # Names of axes stand once for all panels of a figure of our own; around given Axes there may be no room for that.
     own = axes is None
     once = own and (kind == "surface" or sum(map(len, table.values())) > 1)
     with style():
@@ -164,6 +166,7 @@ def plot_plane_grid(
         elif keys:
             look: dict[str, Any] = {"frameon": True, "framealpha": 0.9, "borderpad": 0.3, "fontsize": 6}
             places[-1].legend(handles=list(keys.values()), loc="lower right", handlelength=1.2, **look)
+        # Last, because texts around the panels decide how much height is left over.
         if own:
             (draw_once if kind == "surface" else fit_height)(places)
     return places

@@ -29,7 +29,7 @@ def plot_scatter(
 
     Args:
         points: with the columns ``model``, and the measures and outcomes that ``taus`` names.
-        taus: the coefficient and both ends of its interval, by measure and outcome.
+        taus: the coefficient and both ends of its interval, by measure and outcome, where there are enough points.
         titles: of measures.
         ax: (outcomes, measures) Axes, or a list of as many, row by row; new ones unless given.
         title: above the panels, of a new figure.
@@ -47,7 +47,7 @@ def plot_scatter(
         shades = colors_of(models)
         shape = len(outcomes), len(measures)
         if ax is not None:
-            axes = np.reshape(np.array(given_axes(ax, len(taus)), dtype=object), shape)
+            axes = np.reshape(np.array(given_axes(ax, len(outcomes) * len(measures)), dtype=object), shape)
             if title is not None:
                 raise UserError(f"title={title!r}: give it to the figure of the Axes")
             figure = figure_of(axes)
@@ -62,7 +62,7 @@ def plot_scatter(
                     keys: dict[str, Any] = {"color": shades[number], "marker": marker(number), "label": model}
                     place.plot(chosen[measure], chosen[outcome], linestyle="", markersize=3, alpha=0.75, **keys)
                 _scale(place, points[measure], log)  # a rank correlation is the same on either axis
-                place.set_title(_tau_text(taus[measure, outcome]), loc="left", pad=2, fontsize=7)
+                place.set_title(_tau_text(taus.get((measure, outcome))), loc="left", pad=2, fontsize=7)
                 place.margins(0.08)
             row[0].set_ylabel(OUTCOME_TITLES[outcome])
         for place, measure in zip(axes[-1], measures, strict=True):
@@ -87,7 +87,9 @@ def _scale(ax: Any, values: pd.Series, log: bool | None) -> None:
         set_log(ax, "x", [known, [] if positive else -sizes])
 
 
-def _tau_text(tau: tuple[float, float, float]) -> str:
+def _tau_text(tau: tuple[float, float, float] | None) -> str:
+    if tau is None:
+        return "no correlation: too few"
     value, low, high = tau
     if not np.isfinite(value):
         return "no correlation: all alike"

@@ -103,15 +103,15 @@ def across(number: int, width: float, columns: int | None = None, narrow: float 
     """Columns for panels on a figure of some width: rows about equally long, of six panels at most.
 
     Args:
-        columns: at most, unless there is room for fewer.
+        columns: in place of six, unless there is room for fewer.
         narrow: inches that a panel needs.
 
-    >>> [across(n, 6.9) for n in (1, 6, 7, 8, 13)], [across(n, 3.3) for n in (2, 4, 5)]
-    ([1, 6, 4, 4, 5], [2, 2, 3])
+    >>> [across(n, 6.9) for n in (1, 6, 7, 8, 13)], [across(n, 3.3) for n in (2, 4, 5)], across(9, 14, columns=8)
+    ([1, 6, 4, 4, 5], [2, 2, 3], 8)
     """
-    most = max(1, min(ACROSS, int(width / narrow)))
-    rows = -(-number // min(most, columns or most))
-    return -(-number // rows) if columns is None else min(columns, most, number)
+    most = max(1, min(columns or ACROSS, int(width / narrow)))
+    rows = -(-number // most)
+    return -(-number // rows) if columns is None else min(most, number)
 
 
 def unique(handles: Sequence[Any]) -> list[Any]:

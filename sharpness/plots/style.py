@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, FigureBase
 
 from sharpness.errors import UserError
-from sharpness.files import write_atomically
+from sharpness.files import picture_file, write_atomically
 from sharpness.plots.options import WIDTHS, options_in_force
 
 #: Widths in inches of one and of two columns of a paper.
@@ -172,13 +172,16 @@ def save_figure(figure: Figure, path: Path) -> list[Path]:
     """Write PDF and PNG beside each other, each whole or absent, without dates: equal pictures are equal files.
 
     The layout is that of the PNG in both: to find it again takes longer than to draw.
+
+    Raises:
+        UserError: a name with the suffix of another format.
     """
     written: list[Path] = []
     engine = figure.get_layout_engine()
     with style():
         try:
             for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None, "ModDate": None})):
-                target = path.with_suffix(suffix)
+                target = picture_file(path, suffix)
                 kind: dict[str, Any] = {"format": suffix[1:], "metadata": metadata}
                 write_atomically(target, lambda partial, kind=kind: figure.savefig(partial, **kind))  # type: ignore[misc]
                 written.insert(0, target)

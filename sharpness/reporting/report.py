@@ -56,16 +56,16 @@ def report(
 
     Args:
         sources: result files, or folders of them, such as runs.
-        folder: of the report: ``report.html``, ``report.pdf``, pictures as PDF and PNG with captions, tables as CSV and
-            LaTeX, ``methods.tex`` and ``references.bib``.
-        title: heading; the names of the sources unless given.
+        folder: folder for the report: ``report.html``, ``report.pdf``, figures as PDF and PNG with captions, tables as
+            CSV and LaTeX, ``methods.tex`` and ``references.bib``.
+        title: heading; by default the names of the sources.
         command: ``name`` and ``options`` of the command that asked for it, which tables record.
 
     Returns:
         Its files.
 
     Raises:
-        UserError: no results, or a mixture: models that cannot stand in one picture, with the field that differs.
+        UserError: no results, or models that cannot share a figure; the message names the field that differs.
     """
     collections = sorted(collect(sources), key=lambda c: list(SHOWN).index(c.kind.__name__))
     _require_no_mixture(collections)

@@ -21,7 +21,7 @@ from sharpness.results.same import Probed
 from sharpness.results.split import Split
 from sharpness.results.tables import Checks, joined, long_form, of_training
 from sharpness.results.tabular import Tabular
-from sharpness.results.words import told_temperature
+from sharpness.results.words import told_circumstances
 from sharpness.untrusted.refused import Refused
 
 
@@ -34,10 +34,10 @@ class Result(Split, Tabular):
         class_samples: (C,) samples of each class that were probed.
         class_weights: (C,) the sum of their weights; None in files from before it was kept, which had equal ones.
         groups: named sets of class indices. A group's value is the mean of the values of its classes that have samples.
-        provenance: how the numbers came about; plain values.
+        provenance: settings and versions that produced the numbers, as plain values.
         sample_ids: (n, 3) class and content of every sample, see :class:`~sharpness.data.SampleIdentity`; None in files
             from before they were kept.
-        sample_weights: (n,) weights of the samples, or None where all count alike.
+        sample_weights: (n,) weights of the samples, or None if all are equal.
     """
 
     #: For every array, the names of its dimensions, from its annotation. Everything else is a plain value.
@@ -70,7 +70,9 @@ class Result(Split, Tabular):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.DIMENSIONS = _dimensions(cls)
+        # A result of the user's own may have them in a table, as all had before they stood in annotations.
+        inherited: dict[str, tuple[str, ...]] = super(cls, cls).DIMENSIONS  # type: ignore[misc]
+        cls.DIMENSIONS = inherited | (cls.__dict__.get("DIMENSIONS") or _dimensions(cls))
         Result.REGISTRY[cls.__name__] = cls
         if "compare" in cls.__dict__:
             plot = functools.partial(plot_of, cls, lambda result: {result.label: result})
@@ -120,13 +122,13 @@ class Result(Split, Tabular):
 
     @property
     def main(self) -> str:
-        """The measure that :meth:`of` gives where none is named."""
+        """The measure that :meth:`of` returns if none is named."""
         return self.keys()[0]
 
     def of(self, measure: Subset = None, subset: Subset = None) -> Any:
-        """The value of a measure of all samples, of a class or of a group: ``of("loss", "few")``.
+        """The value of a measure for all samples, a class or a group: ``of("loss", "few")``.
 
-        The measure may be left out of a result that has one, or one above all: ``worst.of("few")``.
+        The measure may be omitted if the result has only one, or one main measure: ``worst.of("few")``.
 
         Raises:
             UserError: an unknown measure, class or group.
@@ -140,14 +142,14 @@ class Result(Split, Tabular):
     def to_frame(self, long: bool = False) -> pd.DataFrame:
         """The numbers as a tidy table.
 
-        The first columns are ``class`` ("all" for all samples together; a row of a group has its name), ``group`` and
-        ``samples``. Then follow the numbers: beside each, where they are known, its standard error ``<name>_se``, and
-        the ends of its 95 % interval ``<name>_lower`` and ``<name>_upper``.
+        The first columns are ``class`` ("all" for all samples together, or the name of a group), ``group`` and
+        ``samples``. Then follow the numbers, each with its standard error ``<name>_se`` and the ends of its 95 %
+        interval, ``<name>_lower`` and ``<name>_upper``, if they are known.
 
         Args:
-            long: one row for every number instead, with columns ``model``, ``seed``, ``class``, ``group``, ``samples``,
-                ``measure``, ``value``, ``se``, ``low`` and ``high``, as seaborn takes them, and the axes of the result,
-                such as ``radius``.
+            long: return one row per number instead, in seaborn's long form, with columns ``model``, ``seed``,
+                ``class``, ``group``, ``samples``, ``measure``, ``value``, ``se``, ``low`` and ``high``, and the axes of
+                the result, such as ``radius``.
         """
         frame = self._frame()
         if not long:
@@ -170,25 +172,25 @@ class Result(Split, Tabular):
 
     @property
     def symbols(self) -> dict[str, str]:
-        """Mathtext for the heads of columns, of measures that have a symbol."""
+        """Mathtext for column heads, for measures that have a symbol."""
         return {}
 
     @property
     def notes(self) -> list[str]:
-        """Lines below the table: what its marks mean, and what to be careful about."""
-        return [*self.notes_on(self.to_frame()), *told_temperature(self.provenance)]
+        """Lines below the table: the meaning of its marks, and warnings."""
+        return [*self.notes_on(self.to_frame()), *told_circumstances(self.provenance)]
 
     def notes_on(self, frame: pd.DataFrame) -> list[str]:
-        """The same of a table that looks like this result's, such as the means over several trainings."""
+        """The notes for a table of the same form as this result's, such as the means over several trainings."""
         return []
 
     def plot(self, ax: Any = None, **options: Any) -> Any:
-        """Draw on ``ax``, new ones unless given; ``help(result.plot)`` lists the options of each kind of result."""
+        """Plot on ``ax``, by default a new one; ``help(result.plot)`` lists the options of each kind of result."""
         return type(self).compare({self.label: self}, ax=ax, **options)
 
     @classmethod
     def compare(cls, results: Mapping[str, Any], ax: Any = None, **options: Any) -> Any:
-        """Draw several results of this kind together, on common scales."""
+        """Plot several results of this kind together, on common scales."""
         raise NotImplementedError
 
     @property
@@ -222,7 +224,7 @@ class Result(Split, Tabular):
 
     @property
     def has_labels(self) -> bool:
-        """True if targets were labels: others have no accuracy, and tables leave it out."""
+        """True if targets were labels; otherwise there is no accuracy, and tables omit it."""
         return self.provenance.get("targets", "labels") == "labels"
 
     def to_dataset(self) -> xr.Dataset:

@@ -7,7 +7,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from sharpness.files import write_atomically
+from sharpness.files import picture_file, write_atomically
 from sharpness.results.comparison import each, first_of
 from sharpness.results.runs import Entry, Runs
 from sharpness.results.words import told_temperature
@@ -104,7 +104,7 @@ def write_caption(path: Path, lines: Mapping[str, str]) -> Path:
         path: of the picture.
         lines: by headings, as :func:`caption` gives them.
     """
-    target = path.with_suffix(".txt")
+    target = picture_file(path, ".txt")
     text = "".join(fill(f"{name}: {line}", 100, subsequent_indent="    ") + "\n" for name, line in lines.items())
     write_atomically(target, lambda partial: partial.write_text(text, encoding="utf-8"))
     return target

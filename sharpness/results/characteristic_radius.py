@@ -31,7 +31,7 @@ PANELS = 12
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class CharacteristicRadiusResult(MeasureResult):
-    r"""A row of numbers for all samples together and for every class.
+    r"""The radius of CC-SAM's theorem and the losses there, for all samples together and for every class.
 
     ==============  ===========================================================================================
     loss            L_c(w)
@@ -94,7 +94,7 @@ class CharacteristicRadiusResult(MeasureResult):
         return int(self.select(self.train_counts, self._class(subset), self.train_counts.sum()))
 
     def clamped(self, subset: Subset = None) -> bool:
-        """True if n is below 2 or the gradient norm below 1e-12, which the formula takes in their place."""
+        """True if n is below 2 or the gradient norm below 1e-12; the formula then uses these bounds instead."""
         return self.count(subset) < 2 or self.of("gradient_norm", subset) < TINY
 
     def curve(self, subset: Subset = None) -> BoundCurve:
@@ -185,6 +185,7 @@ class CharacteristicRadiusResult(MeasureResult):
         require_same(each(results), shared=())
         if options.pop("log", None) is False:
             raise UserError("log=False: bounds, radii and rises are always on logarithmic axes, leave it out")
+        # Bounds take a panel for each model and class; rises of several models fit into one picture.
         kind = kind or ("bound" if len(results) == 1 else "rise")
         choose("picture", kind, PICTURES)
         results = one_training(results, run)  # a bound is that of one network
@@ -203,6 +204,7 @@ class CharacteristicRadiusResult(MeasureResult):
             return plot_agreement(rises, ax, names=names, **applying(plot_agreement, labels))
         first = next(iter(results.values()))
         subsets = several(of)
+        # Nothing asked for on a given Axes is all samples: a panel for every class needs a figure of its own.
         if subsets is None:
             subsets = first.panels() if of is None and ax is None else [of]  # type: ignore[list-item]
         panels = {
@@ -218,7 +220,7 @@ class CharacteristicRadiusResult(MeasureResult):
         )
 
     def panels(self) -> list[Subset]:
-        """All samples and the classes that are there, from most to fewest images; three of them if there are many."""
+        """All samples, and classes with samples from most to fewest images; three of them if there are many."""
         order = [int(c) for c in np.argsort(-self.train_counts, kind="stable") if self.class_samples[c]]
         if len(order) >= PANELS:
             order = [order[0], order[len(order) // 2], order[-1]]

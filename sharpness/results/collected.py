@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -110,14 +110,16 @@ def collect(results: Any) -> list[Collection]:
 
     Args:
         results: a file, or a folder, in which every ``.nc`` file that holds a result counts; a result, :class:`Runs`, a
-            :class:`Comparison`, a mapping of labels to results; or a list of any of these.
+            :class:`Comparison`, a mapping of labels to results; or any number of these, such as a list or what ``glob``
+            finds.
 
     Raises:
         UserError: something else, a source that is not there, a file that is no result, or no result at all.
     """
-    listed = list(results) if isinstance(results, list | tuple) else [results]
+    single = isinstance(results, str | Mapping | Result | Runs) or not isinstance(results, Iterable)
+    listed = [results] if single else list(results)
     paths = [str(one) for one in listed if isinstance(one, str | Path)]
-    return gather(saved_in(results), ", ".join(paths) or "what was given")
+    return gather(saved_in(listed), ", ".join(paths) or "what was given")
 
 
 def saved_in(results: Any) -> list[Saved]:
@@ -162,11 +164,11 @@ def _of_anything(results: Any, path: Path | None = None) -> Iterator[Saved]:
         yield _saved(results, path)
     elif isinstance(results, Runs):
         yield from _of_entry(results.label, results, path)
-    elif isinstance(results, list | tuple):
-        for one in results:
-            yield from _of_anything(one)
     elif path is not None:
         raise UserError(f"{path} holds a {type(results).__name__}, a table of no single model: plot it by itself")
+    elif isinstance(results, Iterable):
+        for one in results:
+            yield from _of_anything(one)
     else:
         raise UserError(f"{type(results).__name__} is no result: give what a probe returns, or the folder of its files")
 

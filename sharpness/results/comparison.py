@@ -26,7 +26,7 @@ R = TypeVar("R", bound=Result | Runs[Any])
 
 
 class Comparison(Tabular, dict[str, R]):
-    """Results of several models by label, or :class:`Runs`; drawn together, tabulated together."""
+    """Results of several models by label, each a result or :class:`Runs`, with joint tables and plots."""
 
     def to_frame(self, long: bool = False) -> pd.DataFrame:
         """The tables of all results, with the label in the first column, ``model``, and in the second, where a model
@@ -49,7 +49,7 @@ class Comparison(Tabular, dict[str, R]):
         return _joined({label: entry.to_frame() for label, entry in self.items()})
 
     def summary(self) -> pd.DataFrame:
-        """The same with means over the trainings of a model and their spread, see :meth:`Runs.summary`."""
+        """The table with means over the trainings of each model and their spread, see :meth:`Runs.summary`."""
         require_same(self.each(), shared=())
         return _joined({k: v.summary() if isinstance(v, Runs) else v.to_frame() for k, v in self.items()})
 
@@ -62,7 +62,7 @@ class Comparison(Tabular, dict[str, R]):
 
     @property
     def notes(self) -> list[str]:
-        """The lines below the tables of all models, each once; what concerns some of them alone has their labels."""
+        """The lines below the tables of all models, without repetition; lines for only some models name them."""
         lines: dict[str, list[str]] = {}
         for label, entry in self.items():
             for line in entry.notes:
@@ -80,13 +80,13 @@ class Comparison(Tabular, dict[str, R]):
         return paired(self, measures, subsets, level)
 
     def pivot(self, measure: str) -> pd.DataFrame:
-        """One measure, a row for every class and a column for every model; of several trainings their mean.
+        """One measure with a row per class and a column per model; for several trainings, their mean.
 
-        Rows are those of the results' tables: all samples together, groups, classes. Where a measure has several
-        values of a class, as at several radii, they have rows of their own.
+        Rows are those of the results' tables: all samples together, groups, classes. If a measure has several values
+        per class, as for several radii, each has its own row.
 
         Raises:
-            UserError: an unknown measure, or results that cannot stand in one table.
+            UserError: an unknown measure, or results that cannot share a table.
         """
         frame = self.to_frame(long=True)
         choose("measure", measure, list(dict.fromkeys(frame["measure"])))
@@ -102,7 +102,7 @@ class Comparison(Tabular, dict[str, R]):
         return found if axes else found.set_index(found.index.get_level_values(0))
 
     def to_dataset(self) -> xr.Dataset:
-        """All results in one data set; arrays that have one shape in all of them have ``model`` as first dimension."""
+        """All results in one data set; arrays of equal shape in all models get ``model`` as first dimension."""
         if not self:
             raise UserError("an empty comparison has nothing to save: give it a result")
         single = self.each()
@@ -116,7 +116,7 @@ class Comparison(Tabular, dict[str, R]):
 
     @property
     def plot(self) -> Callable[..., Any]:
-        """Draw all results on common scales; ``help(comparison.plot)`` lists the options of their kind."""
+        """Plot all results on common scales; ``help(comparison.plot)`` lists the options of their kind."""
         return plot_of(type(first_of(self)), dict).__get__(self)
 
     def _repr_html_(self) -> str:
@@ -124,18 +124,18 @@ class Comparison(Tabular, dict[str, R]):
 
 
 def compare(results: Mapping[str, R | Sequence[R]]) -> Comparison[R | Runs[Any]]:
-    """Put results of several models side by side, such as those of files.
+    """Combine results of several models, for example from files, into one comparison.
 
     Args:
-        results: ``{label: result}``, all of one kind; a list of results, or :class:`Runs`, stands for several trainings
-            of one model.
+        results: ``{label: result}``, all of the same kind. A list of results, or :class:`Runs`, under a label means
+            several trainings of one model.
 
     Returns:
-        The comparison, which tabulates, draws and saves all of them together.
+        The comparison, with joint tables, plots and files.
 
     Raises:
-        UserError: no results, something else than results, or results that cannot be compared: of several kinds, of
-            other samples, classes or groups, or of other settings. Names the field that differs, and both values.
+        UserError: no results, objects that are not results, or results that cannot be compared because their kinds,
+            samples, classes, groups or settings differ. The message names the field that differs and both values.
 
     >>> compare({})
     Traceback (most recent call last):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sharpness.errors import UserError
+from sharpness.errors import UserError, choose
 
 #: What numbers are compared with: accuracy on test images, and accuracy on training images above it.
 OUTCOMES = ("accuracy", "gap")
@@ -37,7 +37,15 @@ def weighted_tau(signs: tuple[np.ndarray, np.ndarray], counts: np.ndarray) -> np
     [0.3333]
     """
     s, t = signs
-    agreeing, of_x, of_y = (((counts @ (a * b)) * counts).sum(axis=1) for a, b in ((s, t), (s, s), (t, t)))
+    return quotient(*(((counts @ (a * b)) * counts).sum(axis=1) for a, b in ((s, t), (s, s), (t, t))))
+
+
+def quotient(agreeing: np.ndarray, of_x: np.ndarray, of_y: np.ndarray) -> np.ndarray:
+    r""":math:`\tau_b` of its three sums over pairs, (B,) each; NaN where one below the root is 0.
+
+    >>> quotient(np.array([1.0]), np.array([3.0]), np.array([3.0])).round(4).tolist()
+    [0.3333]
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         return agreeing / np.sqrt(of_x * of_y)
 
@@ -70,39 +78,49 @@ def stratified_tau(
     >>> stratified_tau(np.arange(4.0), np.arange(4.0), np.zeros(4), np.arange(4), 0, 0)
     (1.0, nan, nan)
     """
-    same = strata[:, None] == strata
-    columns = [x, y] if given is None else [x, y, given]
-    signs = [np.where(same, np.sign(v[:, None] - v), 0.0) for v in columns]
+    names, unit = np.unique(units, return_inverse=True)
+    parts = [np.flatnonzero(strata == one) for one in np.unique(strata)]
+    parts = [part[np.argsort(unit[part], kind="stable")] for part in parts]
+
+    def coefficient(a: np.ndarray, b: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        sums = np.zeros((3, len(counts)))
+        for part in parts:  # pairs of all rows would be a matrix too large for checkpoints of a thousand classes
+            s, t = (np.sign(v[part, None] - v[part]) for v in (a, b))
+            there, starts = np.unique(unit[part], return_index=True)
+            for total, pairs in zip(sums, (s * t, s * s, t * t), strict=True):
+                # Rows of one unit are drawn together: their pairs are added up first. Integers, hence exactly.
+                between = np.add.reduceat(np.add.reduceat(pairs, starts, axis=0), starts, axis=1)
+                total += ((counts[:, there] @ between) * counts[:, there]).sum(axis=1)
+        return quotient(*sums)
 
     def value(counts: np.ndarray) -> np.ndarray:
-        tau = weighted_tau((signs[0], signs[1]), counts)
+        tau = coefficient(x, y, counts)
         if given is None:
             return tau
-        with_x, with_y = (weighted_tau((s, signs[2]), counts) for s in signs[:2])
+        with_x, with_y = (coefficient(v, given, counts) for v in (x, y))
         # Rounding leaves a little where x or y is in the order of z, and the quotient would be anything.
         left = (1 - with_x**2) * (1 - with_y**2)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(left > 1e-12, (tau - with_x * with_y) / np.sqrt(left), np.nan)
 
-    found = float(value(np.ones((1, len(x))))[0])
-    names, unit = np.unique(units, return_inverse=True)
+    found = float(value(np.ones((1, len(names))))[0])
     if len(names) < 4 or not resamples or not np.isfinite(found):
         return found, np.nan, np.nan
     draw = np.random.default_rng(seed)
-    counts = draw.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)[:, unit]
+    counts = draw.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
     low, high = np.nanquantile(value(counts.astype(float)), (0.025, 0.975))
     return found, float(low), float(high)
 
 
 @dataclass(frozen=True, eq=False)
 class Correlations:
-    """Rank correlations, as :func:`sharpness.correlate` finds them.
+    """Rank correlations, as computed by :func:`sharpness.correlate`.
 
     Attributes:
         rows: the table of :meth:`to_frame`.
-        points: what was correlated: a row for each checkpoint and class (or everything, or group), with all measures
-            and outcomes.
-        titles: of measures, for pictures.
+        points: the correlated data: one row per checkpoint and subset (all samples, a group or a class), with all
+            measures and outcomes.
+        titles: titles of measures, for plots.
     """
 
     rows: pd.DataFrame
@@ -112,17 +130,23 @@ class Correlations:
     def to_frame(self) -> pd.DataFrame:
         """One row for each measure, outcome, and set of pairs.
 
-        Columns: ``measure``, ``outcome``, ``over`` (``"checkpoints"`` or ``"classes"``), ``subset`` (of which the
-        numbers are: all samples, a group, or every class), ``given`` (``"model"`` where pairs of one model alone are
-        compared, or the column that a partial coefficient is given), ``tau``, ``tau_lower``, ``tau_upper`` (95 %, NaN
-        where there are too few checkpoints), ``rows``.
+        Columns: ``measure``, ``outcome``, ``over`` (``"checkpoints"`` or ``"classes"``), ``subset`` (all samples, a
+            group, or every class), ``given`` (``"model"`` if only pairs of the same model are compared, or the column
+            that a partial coefficient controls for), ``tau``, ``tau_lower``, ``tau_upper`` (95 %, NaN with too few
+            checkpoints), ``rows``.
         """
         return self.rows.copy()
 
     def of(self, measure: str, outcome: str = "accuracy", over: str = "checkpoints", given: str = "") -> pd.Series:
-        """One row, of all samples or of every class."""
-        chosen = {"measure": measure, "outcome": outcome, "over": over, "given": given}
-        found = self.rows[(self.rows[list(chosen)] == pd.Series(chosen)).all(axis=1)]
+        """One row of the table, for all samples or for every class.
+
+        Raises:
+            UserError: there is none.
+        """
+        found = self.rows
+        for key, value in {"measure": measure, "over": over, "outcome": outcome, "given": given}.items():
+            choose(key, value, list(dict.fromkeys(found[key])))
+            found = found[found[key] == value]
         return found.iloc[0]
 
     def __str__(self) -> str:
@@ -132,20 +156,21 @@ class Correlations:
         return self.rows.to_html(index=False, float_format=lambda v: f"{v:.2f}", na_rep="-", escape=True)
 
     def plot(self, over: str = "checkpoints", **options: Any) -> Any:
-        """Draw a dot for each checkpoint (or checkpoint and class), a panel for each measure and outcome.
+        """Plot a dot per checkpoint (or checkpoint and class), in one panel per measure and outcome.
 
         Args:
-            over: ``"checkpoints"`` (numbers of all samples) or ``"classes"``.
+            over: ``"checkpoints"`` (values for all samples) or ``"classes"``.
             options: those of every picture, see :class:`~sharpness.plots.PlotOptions`.
 
         Raises:
-            UserError: an unknown option, or a value out of range.
+            UserError: an unknown option, a value out of range, or no coefficient over these.
         """
         from sharpness.plots.options import COMMON, looks_of
         from sharpness.plots.scatter import plot_scatter
 
         if unknown := options.keys() - set(COMMON):
             raise UserError(f"plot has no option {min(unknown)!r}: it takes over, {', '.join(COMMON)}")
+        choose("over", over, list(dict.fromkeys(self.rows["over"])))
         looks, shown = looks_of(options, list(dict.fromkeys(self.points["model"])), "model")
         points = self.points[self.points["model"].isin(list(shown))]
         points = points.sort_values("model", key=lambda column: column.map(list(shown).index), kind="stable")
@@ -161,7 +186,7 @@ class Correlations:
             return plot_scatter(points, taus, self.titles, ax=looks.ax, title=looks.title, log=looks.log)
 
     def caption(self, over: str = "checkpoints") -> dict[str, str]:
-        """The caption of that picture, by headings."""
+        """The caption of the plot, by headings."""
         points = self.points[self.points["class"].eq("all") == (over == "checkpoints")]
         each = "checkpoint" if over == "checkpoints" else "class of a checkpoint"
         return {

@@ -51,11 +51,11 @@ def _smoothing_by_its_old_name(compare: Later) -> Later:
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class SpectralDensityResult(Result):
-    """Quadrature rules of the spectrum. Any question about it is answered from them, without new products.
+    """Quadrature rules of the spectrum, from which densities, masses and moments follow without new products.
 
     Attributes:
-        nodes: (runs, steps) or (C, runs, steps) Ritz values, NaN where there are fewer.
-        weights: of the nodes, same shape; those of a run sum to 1.
+        nodes: (runs, steps) or (C, runs, steps) Ritz values, padded with NaN.
+        weights: weights of the nodes, same shape; those of a run sum to 1.
         products: () or (C,) Hessian-vector products.
         sample_products: Hessian-vector products times samples.
     """
@@ -97,10 +97,10 @@ class SpectralDensityResult(Result):
         return self.nodes.ndim == 3
 
     def quadrature(self, subset: str | int | None = None) -> SpectralQuadrature:
-        """The rules of all samples, or of one class by name or index: density, mass, moments, cumulative.
+        """The quadrature rules for all samples, or for a class (name or index): density, mass, moments, cumulative.
 
         Raises:
-            UserError: an unknown class, one without samples, or a result that has no classes.
+            UserError: an unknown class, a class without samples, or a result without classes.
         """
         size = int(self.provenance["num_parameters"])
         if not self.per_class:
@@ -121,7 +121,7 @@ class SpectralDensityResult(Result):
     def density(
         self, subset: str | int | None = None, grid: np.ndarray | None = None, width: float | None = None
     ) -> DensityCurve:
-        """Of total mass 1, smoothed with a Gaussian of this width; per class, of the rarest class unless given."""
+        """The density (total mass 1), smoothed with a Gaussian of this width; per class, by default the rarest."""
         return self.quadrature(subset).density(grid, width)
 
     def _frame(self) -> pd.DataFrame:

@@ -85,16 +85,16 @@ class Differences:
 def differences(old: str | Path, new: str | Path) -> Differences:
     """Compare two result files, or all results of two folders, training by training.
 
-    Standard errors of a difference take both as independent, which overstates them for probes of the same images or
-    draws: what is beyond them is, whatever they share.
+    Standard errors of differences assume that both are independent. This overstates them for probes of the same images
+    or draws, so differences beyond them are real in either case.
 
     Args:
         old: a saved result, or a folder of them.
         new: the results to compare with them.
 
     Raises:
-        UserError: no results, none that both have, or numbers that cannot be compared: of other samples, classes, loss,
-            scope or radius, with the field that differs.
+        UserError: no results, no common results, or numbers that cannot be compared because samples, classes, loss,
+            scope or radius differ; the message names the field.
     """
     sets = [_trainings(collect(one)) for one in (old, new)]
     names = [list(one) for one in sets]

@@ -47,9 +47,9 @@ class EigenvalueResult(Result):
         vectors: (m, num_parameters) or (C, m, num_parameters), or None if they were not kept.
         lower, upper: like ``values``: 95 % bootstrap interval over samples, or None if it was not asked for.
         standard_errors: like ``values``: over samples, of ``v' H v`` with the vector fixed, or None.
-        top_share: like ``values``: the part of the most influential sample in the sum of ``a_i |v' H_i v|``, NaN where
-            all of them are rounding, None with neither of them.
-        products: () or (C,) Hessian-vector products, each with all samples of its row; None in files of old.
+        top_share: like ``values``: the share of the most influential sample in the sum of ``a_i |v' H_i v|``; NaN if
+            all terms are rounding errors; None without intervals and standard errors.
+        products: () or (C,) number of Hessian-vector products, each with all samples of its row; None in old files.
         hvp_count: their sum.
         sample_products: Hessian-vector products times samples.
     """
@@ -115,9 +115,9 @@ class EigenvalueResult(Result):
 
     @property
     def saddle(self) -> np.ndarray:
-        """``max(0, -lambda_min) / lambda_max``, () or (C,): 0 at a minimum, 1 if the loss bends down as much as up.
+        """``max(0, -lambda_min) / lambda_max``, () or (C,): 0 at a minimum, 1 if the loss curves down as much as up.
 
-        Infinite where it bends down in every direction.
+        Infinite if it curves down in every direction.
         """
         if self.which != "both":
             raise UserError(f"which={self.which!r} has one end of the spectrum: a saddle indicator needs 'both'")
@@ -127,9 +127,9 @@ class EigenvalueResult(Result):
 
     @property
     def intervals(self) -> np.ndarray:
-        """Lower and upper ends of intervals of 95 % (2, ...): the bootstrap's, or Student's from the standard errors.
+        """Lower and upper ends of 95 % intervals (2, ...): from the bootstrap, or Student's from the standard errors.
 
-        The latter are symmetric on a logarithmic scale: an end of a spectrum keeps its sign. NaN with neither.
+        Student's are symmetric on a logarithmic scale, since an end of a spectrum keeps its sign. NaN without either.
         """
         if self.lower is not None and self.upper is not None:
             return np.stack([self.lower, self.upper])
@@ -137,13 +137,13 @@ class EigenvalueResult(Result):
         return interval(self.values, _known(self, self.standard_errors), samples - 1, keeps_sign=True)
 
     def owners(self, epsilon: float | None = None) -> OwnersResult:
-        """Find the classes' shares of these eigenvalues: see :func:`~sharpness.owners`.
+        """Compute the classes' shares of these eigenvalues: see :func:`~sharpness.owners`.
 
         Args:
-            epsilon: distance along the eigenvectors at which accuracies are compared, see there.
+            epsilon: distance along the eigenvectors at which accuracies are compared, see :func:`~sharpness.owners`.
 
         Raises:
-            UserError: eigenvalues of single classes, without vectors, or from a file, which has no model.
+            UserError: eigenvalues of single classes, without vectors, or loaded from a file (without a model).
         """
         if self.per_class:
             raise UserError("owners are of the whole loss, and these eigenvalues of every row: take per_class=False")
@@ -186,7 +186,7 @@ class EigenvalueResult(Result):
         return "images" if self.lower is None else f"images ({self.provenance.get('bootstrap', 'some')} resamples)"
 
     def notes_on(self, frame: pd.DataFrame) -> list[str]:
-        """Notes on the marks of a table, and on eigenvalues that one image dominates."""
+        """Notes on the marks of a table, and on eigenvalues dominated by a single image."""
         notes = marks_in(frame, {"eigenvalue": self.over})
         if "top_share" not in frame:
             return notes

@@ -59,7 +59,7 @@ def enough(results: Mapping[str, Entry]) -> list[str]:
     apart = [told for name in counted for pair in combinations(single.items(), 2) if (told := _not_apart(name, *pair))]
     if apart:
         more = f" and {len(apart) - SHOWN} more" if len(apart) > SHOWN else ""
-        lines.append(f"not told apart by {ERRORS:g} standard errors: {'; '.join(apart[:SHOWN])}{more}")
+        lines.append(f"not distinguishable at {ERRORS:g} standard errors: {'; '.join(apart[:SHOWN])}{more}")
     return lines
 
 

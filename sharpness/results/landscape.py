@@ -30,8 +30,8 @@ class Landscape(Result):
         class_losses: (C, ny, nx).
         class_accuracies: (C, ny, nx), fractions.
         directions: ``"gaussian"``, ``"hessian"``, ``"gradient"`` or ``"given"``.
-        normalization: of Gaussian directions.
-        seed: of Gaussian directions.
+        normalization: normalisation of Gaussian directions.
+        seed: seed of Gaussian directions.
         evaluated: (ny, nx) True where the loss was evaluated, False where it is interpolated.
         interpolation_errors: (ny, nx) estimated errors of interpolated losses, 0 where evaluated.
         class_interpolation_errors: (C, ny, nx).
@@ -86,7 +86,7 @@ class Landscape(Result):
         return self.select(self.class_losses, subset, self.losses)
 
     def rises(self, subset: str | int | None = None) -> np.ndarray:
-        """Losses less the unperturbed one of the same subset."""
+        """Losses minus the unperturbed loss of the same subset."""
         return self.values(subset) - self.select(self.base_class_losses, subset, np.asarray(self.base_loss))
 
     def accuracies(self, subset: str | int | None = None) -> np.ndarray:
@@ -94,9 +94,9 @@ class Landscape(Result):
         return self.select(self.class_accuracies, subset, self.pooled(self.class_accuracies))
 
     def accuracy_interpolation_errors(self, subset: str | int | None = None) -> np.ndarray:
-        """Estimated errors of :meth:`accuracies`: of several classes their mean, as if all were off to the same side.
+        """Estimated errors of :meth:`accuracies`; for several classes their mean, as if all had the same sign.
 
-        0 where evaluated; NaN elsewhere in files of an earlier version, which do not tell.
+        0 at evaluated points; NaN elsewhere in files of earlier versions, which do not record them.
         """
         errors = self.class_accuracy_interpolation_errors
         if errors is None:
@@ -111,7 +111,7 @@ class Landscape(Result):
         return f"loss {finite.min():.3g} to {finite.max():.3g}" + (f", {lost} not finite" if lost else "")
 
     def points(self) -> dict[str, np.ndarray]:
-        """Flat coordinates of every point by the name of their axis."""
+        """Flat coordinates of every point, by the name of the axis."""
         return {"x": self.x}
 
     def _frame(self) -> pd.DataFrame:
@@ -152,7 +152,7 @@ class Landscape(Result):
             raise Refused("tells the shares of its axes oddly: probe again")
 
     def to_dataset(self) -> xr.Dataset:
-        """The numbers as an xarray data set; every array says what it is, and its unit."""
+        """The numbers as an xarray data set; every array has a description and a unit."""
         data = super().to_dataset()
         loss = "nat" if self.provenance.get("loss") == "ce" else "1"
         described = {
@@ -181,10 +181,10 @@ class Landscape(Result):
         return data
 
     def export(self, path: str | Path) -> Path:
-        """Write for other programs, whole or not at all; the suffix says how.
+        """Export for other programs (atomically) in a format chosen by the suffix.
 
-        ``.csv`` is the table of :meth:`to_frame`, ``.nc`` NetCDF as by :meth:`save`. A plane also becomes ``.vtk``, as
-        by :meth:`PlaneResult.to_vtk`, or ``.html``, as by :meth:`PlaneResult.save_html`.
+        ``.csv`` is the table of :meth:`to_frame`, and ``.nc`` is NetCDF as by :meth:`save`. Planes can also be written
+        as ``.vtk``, see :meth:`PlaneResult.to_vtk`, or ``.html``, see :meth:`PlaneResult.save_html`.
 
         Raises:
             UserError: another suffix.

@@ -178,10 +178,9 @@ class MeasureResult(Result):
             order = np.zeros(1, dtype=int)
         order = in_order(first.class_names, order) if by_class else order
 
-        m = first.names.index(measure)
-
         def rows(r: Any) -> np.ndarray:
             """Value, error and both ends (4, C) in the order of the picture, or (4, 1) of all samples."""
+            m = r.names.index(measure)  # tables of one model may have measures that those of another have not
             of_classes, of_all = r._ends(m)
             if by_class:
                 return np.stack([r.values[m], r.standard_errors[m], *of_classes])[:, order]
@@ -189,7 +188,8 @@ class MeasureResult(Result):
 
         found = means(results, rows)
         shown = first.description(measure)
-        settings: dict[str, Any] = {"ylabel": shown.label, "over": first.over[m] if first.over else UNKNOWN}
+        over = dict(zip(first.names, first.over, strict=False)).get(measure, UNKNOWN)
+        settings: dict[str, Any] = {"ylabel": shown.label, "over": over}
         if by_class and known:
             settings["counts"] = first.train_counts[order]
         return plot_class_values(

@@ -37,24 +37,26 @@ OF_SAMPLES = (
 def merge(sources: Sequence[Any]) -> Comparison[Any]:
     """Read results of one kind from several files, and put them together.
 
-    Trainings of one model become :class:`Runs`, parts of the classes of one training one result, copies count once.
+    Trainings of one model become :class:`Runs`, results for different classes of one training become one result, and
+    duplicates count once.
 
     Args:
         sources: files, or folders of them.
 
     Returns:
-        The comparison of all models, which ``.save(path)`` writes.
+        The comparison of all models; save it with ``.save(path)``.
 
     Raises:
-        UserError: no results, several kinds of them, or results that cannot be compared, with the field that differs.
+        UserError: no results, results of several kinds, or results that cannot be compared; the message names the field
+            that differs.
     """
     found = gather(_joined(saved_in(list(sources))), ", ".join(map(str, sources)))
     kinds = {c.kind.__name__: c for c in found}
     if len(kinds) > 1:
         told = " and ".join(f"{name} ({_files(c)})" for name, c in kinds.items())
-        raise UserError(f"{told} cannot stand in one file: merge those of one kind")
+        raise UserError(f"{told} cannot be merged into one file: merge results of one kind")
     if len(found) > 1:
-        raise UserError(found[0].refused or f"{_files(found[0])} and {_files(found[1])} cannot stand in one file")
+        raise UserError(found[0].refused or f"{_files(found[0])} and {_files(found[1])} cannot be merged")
     return found[0].results
 
 

@@ -24,7 +24,7 @@ NUMBERS = ("displacement", "optimum_loss")
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class OptimaResult(Result):
-    """The optimum of every class, or of every group, near the weights.
+    """The optimum near the weights for every class or group.
 
     Attributes:
         lengths: (C,) of the displacements d_c, in norms of the weights; NaN without samples.
@@ -58,7 +58,7 @@ class OptimaResult(Result):
             raise Refused("has cosines of other classes than it names: probe again")
 
     def keys(self) -> tuple[str, ...]:
-        """The length of the displacement, and the loss at its end."""
+        """The measures: the length of the displacement, and the loss at its end."""
         return NUMBERS
 
     def _estimate(self, name: str, subset: Subset) -> Estimate:
@@ -68,7 +68,7 @@ class OptimaResult(Result):
         return self._of_row(np.stack([values, errors, *ends]), subset, per_class=True)
 
     def direction(self, subset: str | int) -> np.ndarray:
-        """The displacement of a class or group (k,), such as for :func:`~sharpness.plane`.
+        """The displacement of a class or group (k,), for example as a direction for :func:`~sharpness.plane`.
 
         Raises:
             UserError: displacements were not kept, or an unknown class.

@@ -28,7 +28,7 @@ NUMBERS = ("share", "slope", "accuracy_change_minus", "accuracy_change_plus")
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class OwnersResult(Result):
-    r"""Shares of the classes in the curvature along the eigenvectors of the whole loss.
+    r"""Shares of the classes in the curvature along the eigenvectors of the overall loss.
 
     Attributes:
         values: (k,) eigenvalues, in the order of :class:`EigenvalueResult`.

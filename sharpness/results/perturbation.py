@@ -93,11 +93,11 @@ class PerturbationResult(Result):
         return self._estimate("rise", subset)[:2]
 
     def interval(self, subset: str | int | None = None) -> np.ndarray:
-        """Student's interval of 95 % of the mean rise at every radius, over the draws: lower and upper ends (2, R)."""
+        """Student's 95 % interval of the mean rise at every radius, over the draws: lower and upper ends (2, R)."""
         return np.stack(self["rise"].interval(subset))
 
     def spread(self, subset: str | int | None = None) -> np.ndarray:
-        """Standard deviation of the loss over the draws at every radius, (R,); NaN of a single draw."""
+        """Standard deviation of the loss over the draws at every radius, (R,); NaN for a single draw."""
         losses = self.draws(subset)
         return losses.std(axis=1, ddof=1) if losses.shape[1] > 1 else np.full(len(losses), np.nan)
 

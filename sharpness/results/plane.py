@@ -99,8 +99,8 @@ class PlaneResult(Landscape):
         """Find the basins of the loss: depth, area, saddles, and whether one holds the model.
 
         Args:
-            of: everything, a class or a group.
-            least: the persistence of a basin; a hundredth of the range of losses unless given.
+            of: all samples (None), a class or a group.
+            least: minimum persistence of a basin; by default a hundredth of the range of losses.
 
         Raises:
             UserError: no finite loss, an unknown subset, or a negative persistence.
@@ -109,9 +109,9 @@ class PlaneResult(Landscape):
 
     @renamed_arguments(subset="of")
     def interactive(self, of: Subset | Sequence[Subset] = None, **options: Any) -> Any:
-        """A plotly Figure to turn and to hover over; unless ``of`` is given, a menu offers all of them.
+        """An interactive plotly figure; unless ``of`` is given, a menu selects the subset.
 
-        Several models go side by side with ``Comparison.plot(kind="interactive")``.
+        For several models side by side, use ``Comparison.plot(kind="interactive")``.
 
         Raises:
             UserError: plotly is not installed.
@@ -120,16 +120,16 @@ class PlaneResult(Landscape):
 
     @renamed_arguments(subset="of")
     def save_html(self, path: str | Path, of: Subset | Sequence[Subset] = None, **options: Any) -> Path:
-        """Write :meth:`interactive` as one HTML file that works without a network."""
+        """Write :meth:`interactive` as one HTML file that works offline."""
         from sharpness.plots import save_html
 
         return save_html(self.interactive(of, **options), path)
 
     def to_vtk(self, path: str | Path) -> Path:
-        """Write a grid that ParaView opens, of points ``(x_i, y_j, 0)``; "Warp By Scalar" raises it.
+        """Write a grid for ParaView with points ``(x_i, y_j, 0)``; "Warp By Scalar" turns it into a surface.
 
-        Point data are ``loss``, ``loss_<group>``, ``loss_class_<name>``, accuracies by like names, the errors of what
-        is interpolated, and ``evaluated``. NaN and infinities stay what they are.
+        Point data are ``loss``, ``loss_<group>``, ``loss_class_<name>``, accuracies with analogous names, interpolation
+        errors, and ``evaluated``. NaN and infinities are kept.
         """
         arrays: dict[str, np.ndarray] = {}
         for subset in self.subsets():

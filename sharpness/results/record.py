@@ -108,7 +108,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
         if path.suffix != ".json":
-            return pd.read_csv(path)
+            # Names are text: pandas takes a class "NA" for a missing one, and seeds beside an empty cell for floats.
+            return pd.read_csv(path, converters=dict.fromkeys(("model", "run", "class", "group"), str))
         found = parse_json(path.read_text(encoding="utf-8"))
         if isinstance(found, dict) and "rows" not in found and "table" in found:
             raise UserError(f"{path} says how {found['table']} was made: give that file")

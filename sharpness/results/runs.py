@@ -16,7 +16,7 @@ from sharpness.results.picture import plot_of
 from sharpness.results.stacked import stack
 from sharpness.results.tables import joined, of_training, over_trainings
 from sharpness.results.tabular import Tabular
-from sharpness.results.words import told_temperature
+from sharpness.results.words import told_circumstances
 
 R = TypeVar("R", bound=Result)
 #: The dimension of trainings in a data set.
@@ -24,17 +24,16 @@ RUN = "training"
 
 
 class Runs(Tabular, Sequence[R]):
-    """Results of one probe of several trainings, which differ in their seed, in the order of the seeds.
+    """Results of one probe for several trainings that differ in their seed, in the order of the seeds.
 
-    Items are the single results, by number or by name. Everything that a :class:`Comparison` takes for one model it
-    also takes for several trainings of it.
+    Items are the single results, by number or by name. A :class:`Comparison` accepts them in place of a single result.
 
     Args:
-        results: of one kind, one for each training.
-        names: of the trainings, such as ``"seed 0"``; what the results say they are unless given.
+        results: results of one kind, one per training.
+        names: names of the trainings, such as ``"seed 0"``; by default as recorded in the results.
 
     Raises:
-        UserError: no result, results of several kinds, or one name twice.
+        UserError: no result, results of several kinds, or a duplicate name.
     """
 
     def __init__(self, results: Sequence[R], names: Sequence[str] | None = None) -> None:
@@ -78,12 +77,12 @@ class Runs(Tabular, Sequence[R]):
 
     @property
     def mean(self) -> xr.Dataset:
-        """The mean over trainings of every array of the results, by the name it has there."""
+        """The mean over trainings of every array of the results, by name."""
         return self._numbers().mean(RUN)
 
     @property
     def spread(self) -> xr.Dataset:
-        """The standard deviation over trainings (n - 1 in the denominator), NaN of a single one."""
+        """The standard deviation over trainings (n - 1 in the denominator); NaN for a single training."""
         numbers = self._numbers()
         return numbers.std(RUN, ddof=1) if len(self) > 1 else numbers.mean(RUN) * np.nan
 
@@ -106,10 +105,10 @@ class Runs(Tabular, Sequence[R]):
         return pd.concat(frames, ignore_index=True)
 
     def summary(self) -> pd.DataFrame:
-        """One row for every row of a result's table: means over trainings, their spread in columns ``<name>_sd``.
+        """One row for every row of a result's table: means over trainings, with their spread in columns ``<name>_sd``.
 
-        A column ``<name>_se`` is the mean of the single results' standard errors, over images or draws; flags are True
-        where they are in all trainings; counts that differ are added up. Values that a training has not are left out.
+        A column ``<name>_se`` is the mean of the single results' standard errors, over images or draws. Flags are True
+        if they are in all trainings, counts that differ are summed, and values missing in a training are omitted.
         """
         return over_trainings([r.to_frame() for r in self.results])
 
@@ -123,12 +122,12 @@ class Runs(Tabular, Sequence[R]):
     @property
     def notes(self) -> list[str]:
         """Lines below that table, see :attr:`Result.notes`."""
-        told = [line for one in self.results for line in told_temperature(one.provenance)]
+        told = [line for one in self.results for line in told_circumstances(one.provenance)]
         return [*self.results[0].notes_on(self.summary()), *dict.fromkeys(told)]
 
     @property
     def plot(self) -> Callable[..., Any]:
-        """Draw mean and spread over trainings; what has room for one alone shows the first and names it.
+        """Plot mean and spread over trainings; plots with room for only one training show the first and name it.
 
         ``help(runs.plot)`` lists the options of their kind.
         """

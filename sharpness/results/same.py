@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sharpness.results.base import Result
 
 #: How numbers came about, by their names in a provenance.
-SHARED = ("dtype", "scope", "coordinates", "batchnorm", "loss", "logits")
+SHARED = ("dtype", "scope", "coordinates", "batchnorm", "loss", "loss_function", "logits")
 #: Where a provenance of an earlier version lacks one.
 BEFORE = {"logits": "calibrated", "coordinates": "plain"}
 #: What tables and pictures are split by.
@@ -57,6 +57,8 @@ def require_same(results: Mapping[str, Result], fields: Sequence[str] = (), shar
     losses = {r.provenance.get("loss") for r in results.values()}
     weights = len(losses) == 1 or "loss" in shared  # every loss has weights of its own
     require_same_samples({label: r.probed for label, r in results.items()}, weights)
+    if len({str(r.provenance.get("python")).rpartition(".")[0] for r in results.values()}) > 1:
+        shared = [name for name in shared if name != "loss_function"]  # a digest of bytecode, which versions change
     require_equal({
         label: {name: value for name in shared if (value := r.provenance.get(name, BEFORE.get(name))) is not None}
         | {name: getattr(r, name) for name in (*SPLIT, *fields)}

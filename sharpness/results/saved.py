@@ -32,21 +32,21 @@ def load_result(path: str | Path, kind: None = None) -> Result | Runs[Any] | Com
 @overload
 def load_result(path: str | Path, kind: type[K]) -> K: ...
 def load_result(path: str | Path, kind: type[Any] | None = None) -> Any:
-    """Read what :meth:`Result.save`, :meth:`Runs.save` or :meth:`Comparison.save` wrote, and execute nothing of it.
+    """Read results saved by :meth:`Result.save`, :meth:`Runs.save` or :meth:`Comparison.save`, executing nothing.
 
-    So are histories, basins and paired comparisons.
+    Saved histories, basins and paired comparisons can be read as well.
 
     Args:
-        path: of the NetCDF file.
-        kind: what it must hold, for type checkers as well: a class of results such as :class:`MeasureResult`, or
-            ``Runs[MeasureResult]`` or ``Comparison[MeasureResult]``.
+        path: path of the NetCDF file.
+        kind: the expected class, which is checked and also tells type checkers the type: a class of results such as
+            :class:`MeasureResult`, or ``Runs[MeasureResult]`` or ``Comparison[MeasureResult]``.
 
     Returns:
-        A result of the class that was saved, or :class:`Runs` or a :class:`Comparison` of such, or a table.
+        A result of the class that was saved, :class:`Runs` or a :class:`Comparison` of such results, or a table.
 
     Raises:
-        UserError: no such file, or one that is not a result: damaged, of another version, or with values, types or
-            shapes that contradict each other; or something else than ``kind``.
+        UserError: no such file, or a file that is not a result: damaged, of another version, or with inconsistent
+            values, types or shapes; or a result that is not of ``kind``.
 
     >>> import tempfile, torch, sharpness
     >>> objective = sharpness.Objective(torch.nn.Linear(2, 2), (torch.eye(2), torch.tensor([0, 1])))

@@ -32,7 +32,7 @@ class Split:
         return [None, *(g for g, members in self.groups.items() if members), *classes]
 
     def row(self, subset: Subset) -> dict[str, Any]:
-        """The columns of a table that say what its numbers are of: class, group and samples."""
+        """The columns of a table that identify its rows: class, group and samples."""
         if subset is None:
             return {"class": "all", "group": "", "samples": int(self.class_samples.sum())}
         classes = self.classes_of(subset)
@@ -41,7 +41,7 @@ class Split:
 
     @property
     def rarest_class(self) -> int:
-        """The class with the fewest probed samples; the last one of several."""
+        """The class with the fewest probed samples; in a tie, the last one."""
         present = np.where(self.class_samples > 0, self.class_samples, np.iinfo(np.int64).max)
         return int(len(present) - 1 - np.argmin(present[::-1]))
 
@@ -52,7 +52,7 @@ class Split:
         return np.argsort(-self.class_samples, kind="stable")
 
     def select(self, class_values: np.ndarray, subset: Subset, overall: np.ndarray) -> np.ndarray:
-        """Values of everything (None), of one class (an int or a class name), or of a group (a group name).
+        """Values for all samples (None), for a class (an int or a class name), or for a group (a group name).
 
         Args:
             class_values: (C, ...), one value or array per class.
@@ -81,7 +81,7 @@ class Split:
         return int(subset)
 
     def pooled(self, class_means: np.ndarray) -> np.ndarray:
-        """Means over all samples (...) from those of every class (C, ...): a class counts by its samples' weights."""
+        """Means over all samples (...) from those of every class (C, ...), weighted by the classes' sample weights."""
         present = self.class_samples > 0
         weights = (self.class_samples if self.class_weights is None else self.class_weights)[present]
         return np.tensordot(weights / weights.sum(), class_means[present], 1)

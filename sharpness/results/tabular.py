@@ -45,18 +45,18 @@ class Tabular:
         return ""
 
     def to_table(self) -> pd.DataFrame:
-        """The table to be read, with as many digits as errors allow.
+        """The table as text for reading, with numbers rounded to their errors.
 
-        Cells are ``value [lower, upper]``, or ``value ± se`` without an interval; of several trainings ``mean ± sd
-        [lower, upper]``, with the standard deviation over them and the interval of one, on average.
+        Cells are ``value [lower, upper]``, or ``value ± se`` without an interval. For several trainings they are ``mean
+        ± sd [lower, upper]``, with the standard deviation over trainings and the average interval of one.
         """
         return with_errors(self._numbers_read())
 
     def to_latex(self, rows: str | None = None) -> str:
-        """That table for LaTeX, with the rules of booktabs; what its marks mean stands above it in a comment.
+        """The table for LaTeX, with the rules of booktabs; a comment above it explains its marks.
 
         Args:
-            rows: ``"all"`` for every class; of more than 100 classes the ten sharpest unless given.
+            rows: ``"all"`` for every class; by default, with more than 100 classes, only the ten sharpest.
         """
         table, notes = (self.to_table(), self.notes) if rows == "all" else brief(self)
         return as_latex(table, notes, self._first.symbols)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sharpness.errors import shown
 from sharpness.results.rounding import with_error
 
 #: Behind a value that lies within two of its standard errors of zero.
@@ -56,6 +57,17 @@ def marks_in(frame: pd.DataFrame, over: Mapping[str, str]) -> list[str]:
     if any(near_zero(rows[:, 0], rows[:, 1]).any() for rows in known.values()):
         notes.append(f"{NEAR_ZERO}: within two standard errors of zero")
     return ["; ".join(notes)] if notes else []
+
+
+def told_circumstances(provenance: Mapping[str, Any]) -> list[str]:
+    """Lines on what all numbers of a result depend on: half precision inside the model, and the temperature.
+
+    >>> told_circumstances({"half_precision": "bfloat16 in layer 'fc' (Linear)"})
+    ["reduced precision: the model computes in bfloat16 in layer 'fc' (Linear)"]
+    """
+    half = provenance.get("half_precision")
+    told = [f"reduced precision: the model computes in {shown(str(half), 160)}"] if half else []
+    return told + told_temperature(provenance)
 
 
 def told_temperature(provenance: Mapping[str, Any]) -> list[str]:

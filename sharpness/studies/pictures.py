@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from sharpness.checkpoints import load_checkpoint
 from sharpness.data import LongTailData
-from sharpness.files import write_csv
+from sharpness.files import picture_file, write_csv
 from sharpness.plots import save_figure
 from sharpness.probes import correlate, line, plane, random_perturbation
 from sharpness.probes.perturbations.random import RADII
@@ -88,7 +88,7 @@ class Picture:
         path = folder / self.name
         told = caption(self.what, self.results, self.split) | ({"Errors": self.errors} if self.errors else {})
         files = [*save_figure(self.figure, path), write_caption(path, told)]
-        return files if self.numbers is None else [*files, write_csv(self.numbers, path.with_suffix(".csv"))]
+        return files if self.numbers is None else [*files, write_csv(self.numbers, picture_file(path, ".csv"))]
 
 
 def pictures(

@@ -49,8 +49,10 @@ def run_cells(
         raise UserError(f"jobs={jobs}: give at least 1")
     if making.executor is not None:
         require_executor(making.executor)
+    # All cells, also those that other calls make: a mistake in any of them ends the study before it begins.
     check_cells(cells, data)
     cells = making.chosen(cells)
+    # By its name from here on, because rows and folders have names, and workers look it up.
     if callable(model := settings.training.get("model")):
         settings = replace(settings, training={**settings.training, "model": BACKBONES.admit(model)})
     done = [is_done(cell, data, settings) for cell in cells]
@@ -62,9 +64,11 @@ def run_cells(
         logger.info(
             "each probed for %s on %s images%s; kept in %s", ", ".join(probes), settings.split, few, settings.runs
         )
+    # By index: cells come back as they get finished, and the table has them in their own order.
     rows: dict[int, dict[str, Any]] = {}
     start, made = time.monotonic(), 0
     several = making.executor is not None or jobs > 1
+    # What users registered is known in this process alone.
     known = registered(_needed(cells, settings)) if several else {}
     own = making.executor is None and several
     with (

@@ -64,51 +64,51 @@ def train(
     monitor: MakeWatcher | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Train a model with a method's published recipe; the result is ``OUT/last.pt``, the weights after the last epoch.
+    """Train a model with a method's published recipe and save ``OUT/last.pt``, the weights after the last epoch.
 
-    The test set is measured after epochs, and nothing is chosen by it.
+    The test set is evaluated during training, but nothing is selected on it.
 
     Args:
-        method: a name in ``sharpness.methods.METHODS``, or ``"package.module:recipe"`` of the user's own.
+        method: a name in ``sharpness.methods.METHODS``, or your own ``"package.module:recipe"``.
         data: training and test set, see ``load_data``.
-        out: the run's folder; unless given ``runs/DATA-METHOD-seedS``, with operations and options in the name where
-            there are any. A finished identical run is reused.
+        out: the run's folder; by default ``runs/DATA-METHOD-seedS``, with operations and options in the name if there
+            are any. A finished identical run is reused.
         flatten: flattening operations, such as ``("sam:0.1", "swa")``: see ``sharpness.methods.flattened``.
-        epochs: of the first stage; later stages and schedules are scaled in proportion. The published ones
-            unless given.
-        seed: of initialisation, sampling, augmentation and noise.
-        model: an architecture; the data set's usual one unless given. One of the user's own is a function or class, or
-            ``"package.module:factory"``, and is given ``num_classes`` and ``in_channels`` if it takes them. With
-            ``num_classes`` it makes a whole network, images to logits, for methods that leave the head as it is;
-            without, a backbone, images to features of size ``num_features``, which gets the method's head.
-        batch_size: the published one unless given, halved until an epoch has ten steps.
+        epochs: epochs of the first stage; later stages and schedules are scaled in proportion. By default as published.
+        seed: seed of initialisation, sampling, augmentation and noise.
+        model: an architecture; by default that of the data set. Your own is a function, a class, or
+            ``"package.module:factory"``, which receives ``num_classes`` and ``in_channels`` if it takes them. With
+            ``num_classes``, it makes a whole network (images to logits), for methods that do not replace the head;
+            without, it makes a backbone (images to features of size ``num_features``), which gets the method's head.
+        batch_size: by default as published, but halved until an epoch has ten steps.
         precision: ``"auto"``, ``"float32"`` or ``"bfloat16"`` (autocast).
-        device: such as ``"cuda"``; a GPU if there is one unless given.
-        augmentation: a name of ``sharpness.data.AUGMENTATIONS``, such as ``"autoaugment-cutout"``; the data set's
-            usual one unless given. Another one is part of the run's name and label.
-        shards: V, the parts that every batch is cut into: BatchNorm, mixup and what a method adds see one of them, loss
-            and gradient are those of the batch. Under torchrun the processes share them, V / W each of W; a single one
-            takes all in turn, so that memory is that of one. Results do not depend on W.
-        pretrained: a checkpoint of the same architecture, of any family, such as torchvision's file of weights for
-            ImageNet: training begins at its weights and buffers, with a classifier drawn from ``seed``.
-        resume: continue an unfinished run in ``out``; it ends in the same weights as an uninterrupted one.
-        snapshots: number of epochs (of all stages together) between checkpoints, from the start on, as
-            ``OUT/snapshots/epoch-0001.pt``; a resumed run keeps them as well.
-        options: of the method, such as ``scope="all"`` for ``"cc-sam"``.
-        test_every: epochs from one test to the next in every stage; the last epoch of a stage is tested, and what a
-            snapshot holds. History has no test loss and no accuracy of the epochs between.
-        monitor: called with the network and the data, returns what looks on after every epoch, such as
-            :class:`~sharpness.Monitor` itself; the weights are those of a run without. Its state resumes with the run.
+        device: such as ``"cuda"``; by default a GPU if there is one.
+        augmentation: a name in ``sharpness.data.AUGMENTATIONS``, such as ``"autoaugment-cutout"``; by default that of
+            the data set. Any other one becomes part of the run's name and label.
+        shards: V, the number of parts of every batch. BatchNorm, mixup and a method's additions act within a shard;
+            loss and gradient are those of the whole batch. Under torchrun, each of W processes takes V / W shards; a
+            single process runs all in turn and needs the memory of one. Results do not depend on W.
+        pretrained: a checkpoint of the same architecture, of any family, such as torchvision's ImageNet weights.
+            Training starts from its weights and buffers, with a classifier initialised from ``seed``.
+        resume: resume an unfinished run in ``out``; it ends with the same weights as an uninterrupted run.
+        snapshots: save a checkpoint every this many epochs (counted over all stages), starting with the initial
+            weights, as ``OUT/snapshots/epoch-0001.pt``; a resumed run keeps them.
+        options: options of the method, such as ``scope="all"`` for ``"cc-sam"``.
+        test_every: number of epochs between tests in every stage; the last epoch of a stage and epochs with a snapshot
+            are always tested. Other epochs have no test loss and no accuracy in the history.
+        monitor: called with the network and the data; returns an observer that is called after every epoch.
+            :class:`~sharpness.Monitor` itself can be passed. It does not change the weights, and its state resumes with
+            the run.
 
     Returns:
-        The history, one row per epoch: stage, epoch, lr, training loss, test loss and accuracies (fractions):
-        overall, ``accuracy_many`` / ``_medium`` / ``_few`` and ``accuracy_class_0``, ... . A stage without epochs
-        has one row, of epoch 0 and without a training loss. With SWA the test columns of the averaging stage's last
-        epoch are those of the average, and of the epochs before those of the weights that are trained.
+        The history with one row per epoch: stage, epoch, lr, training loss, test loss and accuracies (fractions):
+        overall, ``accuracy_many`` / ``_medium`` / ``_few`` and ``accuracy_class_0``, ... . A stage without epochs has
+        one row with epoch 0 and no training loss. With SWA, the test columns of the averaging stage are those of the
+        trained weights, except in its last epoch, where they are those of the average.
 
     Raises:
-        UserError: unknown names, a folder that holds something else, or the same run without snapshots; shards that
-            batches or processes cannot be divided by.
+        UserError: unknown names, a folder that holds something else or the same run without snapshots, or a number of
+            shards that does not fit the batch size or the number of processes.
         FloatingPointError: the training loss is not finite.
 
     >>> import tempfile

@@ -21,7 +21,7 @@ class Watcher(Protocol):
         """Plain values and tensors, as files of runs hold them."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken."""
+        """Restore a state saved by :meth:`state_dict`."""
 
 
 #: Makes a watcher of a network, with the data that it is trained on.

@@ -21,22 +21,27 @@ POWERS: dict[str, str] = {
     **dict.fromkeys(["builtins.open", "io", "shutil", "pathlib", "tempfile", "codecs.open"], "can change any file"),
     **dict.fromkeys(["socket", "urllib", "http", "requests", "ftplib", "webbrowser"], "can reach the network"),
     **dict.fromkeys(["builtins.getattr", "builtins.setattr", "operator", "functools", "types"], "can reach any code"),
-    **dict.fromkeys(["importlib", "runpy", "pickle", "_pickle", "marshal", "dill", "cloudpickle"], RUNS_CODE),
+    **dict.fromkeys(["importlib", "runpy", "pickle", "marshal", "dill", "cloudpickle"], RUNS_CODE),
     **dict.fromkeys(["torch.load", "torch.hub", "torch.jit", "torch.package", "numpy.load"], RUNS_CODE),
     **dict.fromkeys(["ctypes", "sys", "signal", "gc", "builtins"], "can change the running program"),
-    **dict.fromkeys(["codecs", "_codecs", "zlib", "bz2", "lzma"], "can unpack hidden content"),
+    **dict.fromkeys(["codecs", "zlib", "bz2", "lzma"], "can unpack hidden content"),
     "torch.nn": "builds a whole model, which is code rather than weights",
     "torch._utils": "builds a kind of tensor that no network's weights need",
 }
 
 
 def power(name: str) -> str:
-    """One clause: what a global could do."""
-    parts = name.split(".")
+    """One clause: what a global could do.
+
+    >>> power("_io.open")
+    'can change any file'
+    """
+    # A module's twin in C has its power: since Python 3.13 `open` is pickled as `_io.open`.
+    parts = (name if name in POWERS else name.lstrip("_")).split(".")
     for end in range(len(parts), 0, -1):
         if ".".join(parts[:end]) in POWERS:
             return POWERS[".".join(parts[:end])]
-    return f"runs code of the module {shown(parts[0], 40)}"
+    return f"runs code of the module {shown(name.partition('.')[0], 40)}"
 
 
 #: Names that stand for nothing but settings and parts of networks, though their packages hold more than that.

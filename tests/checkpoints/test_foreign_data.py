@@ -145,7 +145,7 @@ def test_what_is_assumed_of_the_training_data_is_said(ldam, cifar, pictures, cap
         checkpoint_objective(ldam, imbalance=0.5, **options)
     checkpoint_objective(ldam, imbalance=4, **options)
     assert caplog.messages[-1].startswith("data: cifar10-lt, imbalance 4, images of subset ldam_seed0 (")
-    assert "does not tell its subset, the usual is assumed: --subset)" in caplog.messages[-1]
+    assert "does not record its subset, defaults are assumed: --subset)" in caplog.messages[-1]
     caplog.clear()
     checkpoint_objective(ldam, imbalance=4, subset="first_n", **options)
     assert not [m for m in caplog.messages if "assumed" in m]

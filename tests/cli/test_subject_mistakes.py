@@ -62,6 +62,10 @@ def test_one_line_and_exit_code_2(stranger, mistake, arguments, message):
         (("measure", "-o", "pictures.csv"), "-o pictures.csv: that is a folder, give the name of a file"),
         (("measure", "-o", "list.txt/table.csv"), "list.txt is a file, give a folder"),
         (("measure", "--plot", "pictures"), "--plot pictures.png: that is a folder"),
+        (
+            ("measure", "--plot", "y.bmp"),
+            "--plot y.bmp: pictures are written as PDF and as PNG, give a name that ends in",
+        ),
         (("measure", "--plot", "list.txt/all"), "list.txt is a file, give a folder"),
         (("spectrum", "-o", "pictures.csv"), "-o pictures.csv: that is a folder"),
         (("spectrum", "--plot", "pictures"), "--plot pictures.png: that is a folder"),

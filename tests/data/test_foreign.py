@@ -379,6 +379,7 @@ def test_a_damaged_npz_is_told(tmp_path):
         ({"mean": (0.5,)}, "give mean and std together"),
         ({"mean": (0.5,), "std": (0.5,)}, "give 3 values each"),
         ({"mean": (0.5,) * 3, "std": (0.5, 0, 1)}, "std above 0"),
+        ({"mean": (123.7, 116.3, 103.5), "std": (58.4, 57.1, 57.4)}, "pixels in [0, 255]: divide them by 255"),
         ({"size": 0}, "size 0"),
         ({"size": 8, "resize": 6}, "resize 6 and size 8"),
         ({"resize": 6}, "resize 6 and size None"),

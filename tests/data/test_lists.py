@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from sharpness.data import class_groups
+from sharpness.data.image_files import list_lines
 from sharpness.data.list_files import read_list, tree_parts
 from sharpness.data.listed_data import find_lists
 from sharpness.data.path_styles import by_class, found_style, places_256
@@ -172,7 +173,8 @@ def test_wrong_lists(tmp_path, train, told):
 
 
 def test_labels_out_of_range_are_named_with_their_line(tmp_path):
-    (tmp_path / "train.txt").write_text("a 0\nb 1\n")
+    (tmp_path / "train.txt").write_bytes(b"\xef\xbb\xbfa 0\r\nb 1\r\n")  # as an editor of Windows writes it
+    assert next(list_lines(tmp_path / "train.txt")).split() == ["a", "0"]
     (tmp_path / "test.txt").write_text("a 0\n\nb 3\n")
     with pytest.raises(UserError, match=r"test\.txt line 3: label 3 is outside 0\.\.1"):
         find_lists("list", tmp_path)

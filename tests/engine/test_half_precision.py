@@ -72,3 +72,43 @@ def test_one_that_cannot_be_copied_is_told():
     with pytest.raises(UserError, match=r"cannot be copied \(TypeError: .*give model.float\(\)"):
         Objective(model, (X, Y))
     Objective(model.float(), (X, Y))  # the remedy
+
+
+class Lowered(nn.Module):
+    """A network in float32 that computes a part of its forward pass in half precision."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.inner, self.head = how, nn.Linear(36, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.how == "autocast"):
+            h = torch.tanh(self.inner(x.flatten(1)))
+        if self.how == "mask":  # of no number of the model
+            h = h * torch.ones(5, dtype=torch.bfloat16).bool()
+        return self.head(h.bfloat16().float() if self.how == "cast" else h.float())
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("autocast", "bfloat16 in layer 'inner' (Linear)"),
+        ("cast", "bfloat16 in the forward pass of the model (Lowered) itself"),
+        ("mask", None),
+        ("none", None),
+    ],
+)
+def test_half_precision_inside_a_network_is_told_and_measured(how, told, caplog, tmp_path):
+    torch.manual_seed(3)
+    with caplog.at_level(logging.WARNING, "sharpness"):
+        objective = Objective(Lowered(how).eval(), (X, Y), batch_size=5)
+    assert [f"the model computes in {told}:" in message for message in caplog.messages] == ([True] if told else [])
+    notes = [f"reduced precision: the model computes in {told}"] if told else []
+    table = sharpness.measure(objective, "loss,worst_rise,lambda_max")
+    for found in (
+        table,
+        sharpness.load_result(table.save(tmp_path / "table.nc")),
+        sharpness.line(objective, (-1, 1, 3)),
+    ):
+        assert [note for note in found.notes if "precision" in note] == notes
+    assert np.isfinite(table.overall).all()

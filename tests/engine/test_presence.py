@@ -67,9 +67,10 @@ def test_what_the_first_process_has_told_others_do_not_repeat(ends, capfd):
 def test_a_signal_that_ends_a_process_is_told_while_it_waits(forked):
     """In C, where no handler of Python runs; a process that it has forked ends as any other."""
     code = """
-import os, signal, threading, time
+import os, signal, threading, time, warnings
 import torch.distributed as dist
 from sharpness.engine.presence import Presence
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later warn of forks beside threads
 Presence(dist.HashStore(), 0, 1)
 for _ in range(50):  # also while it is being forked
     child = os.fork()

@@ -195,7 +195,12 @@ class Complex(nn.Linear):
     ("model", "options", "message"),
     [
         (lambda: Returns(lambda u: {"logits": u}), {}, r"a dict of logits: .* output=lambda r: r\['logits'\]"),
-        (lambda: Returns(lambda u: (u, None)), {}, r"a tuple of 2: .* output=lambda r: r\[0\]"),
+        (lambda: Returns(lambda u: (u, None)), {}, r"a tuple of 2: .* output=lambda r: r\[0\] .*\(8, 3\), NoneType$"),
+        (
+            lambda: Returns(lambda u: {"feat": u, "logits": u[:, None], "output": u}),
+            {},
+            r"output=lambda r: r\['output'\] ",  # RIDE: logits are those of its experts apart
+        ),
         (lambda: Returns(lambda u: SimpleNamespace(h=u, logits=u)), {}, "output=lambda r: r.logits$"),
         (
             lambda: Returns(lambda u: u[:1]),

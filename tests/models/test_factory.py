@@ -84,6 +84,7 @@ def test_python_objects_do_as_well():
         ("resnet", "write it as package.module:factory"),
         ("a:", "write it as package.module:factory"),
         (":b", "write it as package.module:factory"),
+        ("./nets/mine.py:f", "name a module, nets.mine:f, from the folder"),
         ("a_module_that_is_nowhere:f", "no module a_module_that_is_nowhere here"),
         ("{name}.inner:f", r"no module {name}\.inner here"),
         ("needy_{name}:f", "importing needy_{name} needs a_module_that_is_nowhere: install it"),

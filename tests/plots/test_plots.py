@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from sharpness import UserError
 from sharpness.plots import (
     plot_class_values,
     plot_lines,
@@ -51,4 +52,10 @@ def test_equal_pictures_are_equal_files(tmp_path):
         plot_lines({"a": (np.arange(3.0), np.arange(3.0))}, figure.subplots())
         return [p.read_bytes() for p in save_figure(figure, tmp_path / name)]
 
-    assert draw("one") == draw("two")
+    assert draw("one") == draw("two.PNG") == draw("sam-0.5")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        f"{name}.{suffix}" for name in ("one", "sam-0.5", "two") for suffix in ("pdf", "png")
+    ]
+    for other in ("one.bmp", "one.svg", "one.nc"):
+        with pytest.raises(UserError, match=f"{other}: .* as PDF and as PNG, give a name that ends in .pdf or .png"):
+            draw(other)

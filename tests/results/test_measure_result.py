@@ -58,6 +58,20 @@ def test_classes_are_drawn_with_their_intervals_from_most_to_fewest_samples(foun
             assert [found[label].lower[0, c], found[label].upper[0, c]] in bars
 
 
+def test_a_measure_is_drawn_by_its_name_wherever_it_stands_in_the_tables(found):
+    b = found["b"]
+    more = replace(
+        b, names=("other", *b.names), described={},
+        **{n: np.concatenate([getattr(b, n) + 1, getattr(b, n)]) for n in (
+            "values", "overall", "standard_errors", "overall_standard_errors", "lower", "upper", "overall_lower",
+            "overall_upper", "group_standard_errors", "group_lower", "group_upper",
+        )},
+    )  # fmt: skip
+    ax = Comparison({"a": found["a"], "b": more}).plot(Figure().subplots(), measure="trace")
+    lines = [line for line in ax.lines if line.get_gid() is None]
+    np.testing.assert_array_equal(lines[1].get_ydata(), b.values[0, ORDER])
+
+
 def test_names_that_are_no_formulas_are_drawn_as_they_are(found):
     odd = replace(found["a"], class_names=(r"$\frac$", "US$", r"$\sigma$"))
     ax = Comparison({"$": odd}).plot(Figure().subplots(), palette={"$": "red"})

@@ -148,3 +148,13 @@ def test_a_failed_save_leaves_the_old_file(objective, tmp_path, monkeypatch):
         r.save(path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["r.nc"]
+
+
+def test_a_result_of_ones_own_may_name_its_dimensions_in_a_table():
+    class Own(sharpness.results.Result):
+        DIMENSIONS = {"depths": ("layer",)}  # noqa: RUF012
+
+    try:
+        assert Own.DIMENSIONS == sharpness.results.Result.DIMENSIONS | {"depths": ("layer",)}
+    finally:
+        del sharpness.results.Result.REGISTRY["Own"]

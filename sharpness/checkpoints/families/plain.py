@@ -30,6 +30,8 @@ KEYS = {
     "ema": ("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema"),
     "swa": ("swa_state_dict", "state_dict_swa", "swa_model", "model_swa"),
 }
+#: Modules of losses that Lightning keeps beside the network, such as the weights of classes.
+LOSSES = ("criterion", "loss", "loss_fn", "loss_func", "loss_function")
 _GUESS = "the normalisation is a guess from the number of classes ({}): give mean and std if others were used"
 #: Balanced data, or unknown: only the set's usual constants are known.
 SETUPS = {
@@ -39,10 +41,8 @@ AKAMASTER = {10: Setup("cifar10", IMAGENET, None, "label")}
 
 
 def matches(content: Any) -> bool:
-    """True of a state, bare or under a usual name, and of parts of one."""
-    if not isinstance(content, Mapping):
-        return False
-    return is_state(content) or any(_states(content).values()) or bool(_parts(content))
+    """True of a state, bare or under any name, also of an inner dict, and of parts of one."""
+    return isinstance(content, Mapping) and (is_state(content) or _holds_states(_opened(content)))
 
 
 def read(content: Any, path: str, options: Options, also: Sequence[str] = ()) -> Reading:
@@ -51,27 +51,33 @@ def read(content: Any, path: str, options: Options, also: Sequence[str] = ()) ->
         found: dict[str, Mapping[str, Tensor]] = {"model": content}
         content = {}
     else:
+        content = _opened(content)
         found = {kind: states[0] for kind, states in _states(content).items() if states}
     parts = _parts(content)
-    if parts and options.model is None and options.weights == "model" and "model" not in found:
-        raise UserError(
-            f"{path} holds parts of a network ({some(parts)}): give the network that takes them, model= in Python, "
-            "--model package.module:factory on the command line"
-        )
     # Parts are joined only if they alone fill the given network: a whole state beside them comes first.
-    if parts and options.model is not None and options.weights == "model":
+    if parts and options.weights == "model":
         joined = {f"{part}.{n}": t for part, state in parts.items() for n, t in _unwrapped(state).items()}
-        needed = trained_names(options.model)
+        needed = [] if options.model is None else trained_names(options.model)
         # A "model" may itself be one of the parts, which covers the network only together with the others.
         if "model" not in found or (
-            not covering_prefixes(found["model"], needed) and covering_prefixes(joined, needed)
+            needed and not covering_prefixes(found["model"], needed) and covering_prefixes(joined, needed)
         ):
-            found["model"] = joined
+            if options.model is None and len(parts) > 1 and _flat(joined) is joined:
+                raise UserError(
+                    f"{path} holds parts of a network ({some(parts)}): give the network that takes them, model= in "
+                    "Python, --model package.module:factory on the command line"
+                )
+            # What stands alone under a name of anybody's is the network, whose names do not begin with that one.
+            found["model"] = next(iter(parts.values())) if len(parts) == 1 and options.model is None else joined
     if options.weights not in found:
         raise UserError(f"{path} holds no weights={options.weights!r}: choose one of {', '.join(found)}")
     others = [kind for kind in found if kind != options.weights]
     notes = [*also, *(f"the file holds other weights as well: weights={kind!r}" for kind in others)]
-    state, prefix = strip_prefixes(found[options.weights])
+    chosen = found[options.weights]
+    if options.model is None and (of_loss := [n for n in chosen if n.partition(".")[0] in LOSSES]):
+        notes.append(f"{len(of_loss)} entries of the loss are left out: {some(of_loss)}")
+        chosen = {n: t for n, t in chosen.items() if n not in of_loss}
+    state, prefix = strip_prefixes(chosen)
     if options.model is None:
         state = _flat(state)
     lightning = "pytorch-lightning_version" in content
@@ -82,6 +88,18 @@ def read(content: Any, path: str, options: Options, also: Sequence[str] = ()) ->
         **recorded(content, "best_prec1" if "best_prec1" in content else "best_acc1"), weights=options.weights,
         notes=notes,
     )  # fmt: skip
+
+
+def _opened(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The content, with that of the only dict in it that holds states, where it holds none itself."""
+    if _holds_states(content):
+        return content
+    inner = [v for v in content.values() if isinstance(v, Mapping) and _holds_states(v)]
+    return {**content, **inner[0]} if len(inner) == 1 else content
+
+
+def _holds_states(content: Mapping[str, Any]) -> bool:
+    return any(_states(content).values()) or bool(_parts(content))
 
 
 def _states(content: Mapping[str, Any]) -> dict[str, list[Mapping[str, Tensor]]]:

@@ -224,6 +224,14 @@ def _into(
             f"{path} does not fit the model {type(model).__name__}: {len(lacks)} missing ({some(lacks)}); what a "
             "file leaves out on purpose must be frozen in the network given, requires_grad_(False)"
         )
+    more = [n for n in own if n not in model.state_dict()]
+    if more and not lacks and starts:
+        start = f"{shown(prefix)!r} + " if prefix else ""
+        raise UserError(
+            f"{path} does not fit the model {type(model).__name__}: {len(more)} unexpected ({some(more)}); give one "
+            "with these, or, if they serve training alone, save what it takes, "
+            f"{{n: state[{start}n] for n in model.state_dict()}}"
+        )
     load_weights(model, own | {n: model.state_dict()[n] for n in kept}, where=path)
     beside = [n for n in whole if not n.startswith(prefix)]
     notes = ["the network was given, its logits are taken to be calibrated", *known.pop("notes", ())]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Literal, Unpack
 
@@ -18,11 +19,12 @@ from sharpness.objective import Objective
 from sharpness.probes.curvature.class_shares import owners_of
 from sharpness.probes.curvature.layers import eigenvalues_by_layer
 from sharpness.probes.curvature.resampling import require_resamples
-from sharpness.probes.curvature.row_eigenvalues import LARGEST, SMALLEST, RowEigenvalues, solved
+from sharpness.probes.curvature.row_eigenvalues import LARGEST, SHORT, SMALLEST, RowEigenvalues, solved
 from sharpness.probes.curvature.rows import CurvatureOptions, rows_of
 from sharpness.probes.curvature.verification import check_eigenvalue
 from sharpness.probes.shared.cost import announce_rows
 from sharpness.probes.shared.probe import comparable_by_layer
+from sharpness.probes.shared.work import Work
 from sharpness.progress import progress
 from sharpness.results import EigenvalueResult
 from sharpness.results.eigenvalues import OWNERS
@@ -36,14 +38,15 @@ class EigenvalueOptions(CurvatureOptions, total=False):
     r"""Keywords of :func:`~sharpness.eigenvalues`.
 
     Attributes:
-        per_layer: the eigenvalue of every layer's diagonal block instead, at one end: ``which="LA"`` or ``"SA"``. Takes
-            no ``k``, ``keep_vectors``, ``bootstrap``, ``standard_errors`` or ``verify``.
-        bootstrap: resamples of a 95 % interval over samples: the eigenvalues of every resample are computed again, in
-            the Krylov space of the run, see :mod:`~sharpness.probes.curvature.resampling`. Takes up to 240 more
+        per_layer: compute the eigenvalue of every layer's diagonal block instead, at one end: ``which="LA"`` or
+            ``"SA"``. Takes no ``k``, ``keep_vectors``, ``bootstrap``, ``standard_errors`` or ``verify``.
+        bootstrap: number of resamples for 95 % intervals over samples. The eigenvalues of every resample are computed
+            in the Krylov space of the run, see :mod:`~sharpness.probes.curvature.resampling`. Takes up to 240 more
             products.
-        standard_errors: over samples, of :math:`v' H v` with v fixed, which is the mean of :math:`v' H_i v`: its
-            standard error is :math:`s / \sqrt{n}` (the infinitesimal jackknife of an eigenvalue).
-        verify: compare each row's first eigenvalue with the rise of the loss along its vector, in ``result.checks``.
+        standard_errors: compute standard errors over samples: that of :math:`v' H v` with v fixed, the mean of
+            :math:`v' H_i v`, which is :math:`s / \sqrt{n}` (the infinitesimal jackknife of an eigenvalue).
+        verify: compare each row's first eigenvalue with the rise of the loss along its eigenvector, in
+            ``result.checks``.
     """
 
     per_layer: Annotated[Literal[False], Default(False)]
@@ -66,32 +69,32 @@ def eigenvalues(
 ) -> EigenvalueResult:
     r"""Compute the largest and smallest eigenvalues of the Hessian :math:`\nabla^2 L(w)` by Lanczos iteration.
 
-    L is the mean loss over the objective's samples, by their weights; nothing is divided by the number of parameters.
-    Per class, the Hessian is that of L_c. A product passes over the samples of class c only, so that all classes
-    together cost as many sample-products as one run over all data with as many iterations. What the products of a class
-    have in common is computed once, see :meth:`Objective.operator`.
+    L is the weighted mean loss over the objective's samples; nothing is divided by the number of parameters. Per class,
+    the Hessian is that of L_c. A product only passes over the samples of class c, so all classes together cost as many
+    sample-products as one run over all data with the same number of iterations. Computations that the products of a
+    class share are done once, see :meth:`Objective.operator`.
 
     Args:
         objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.
-        k: eigenvalues at each end, of all samples or of every row.
-        which: the algebraically largest, ``"LA"``, the smallest (most negative), ``"SA"``, or ``"both"``.
-        per_class: a row for each class, with the Hessian of L_c, instead of one row for all samples.
+        k: number of eigenvalues at each end, per row.
+        which: ``"LA"`` for the algebraically largest, ``"SA"`` for the smallest (most negative), or ``"both"``.
+        per_class: one row per class, with the Hessian of L_c, instead of one row for all samples.
         tol: a pair is converged when ``|H v - value v|`` is at most ``tol`` times the largest absolute value and
             ``5 tol`` times its own, see :func:`~sharpness.curvature.lanczos.lanczos`.
-        max_iterations: Lanczos iterations at most; pairs that are not converged by then are flagged.
-        seed: of the random half of the start vector, whose other half is made of the gradient, and of the samples that
-            ``match_samples`` and ``bootstrap`` draw.
-        keep_vectors: keep the eigenvectors in the result, one float per parameter and value; up to 1 GiB unless given.
+        max_iterations: maximum number of Lanczos iterations; pairs that have not converged by then are flagged.
+        seed: seed of the random half of the starting vector (the other half is the gradient), and of the samples drawn
+            by ``match_samples`` and ``bootstrap``.
+        keep_vectors: keep the eigenvectors in the result, one float per parameter and value; by default up to 1 GiB.
         settings: see :class:`EigenvalueOptions`.
 
     Returns:
-        Values, residuals and, on request, vectors and errors of every row, values in descending order; per layer a
+        Values (in descending order), residuals and, on request, vectors and errors of every row; with ``per_layer`` a
         :class:`~sharpness.results.LayerResult`.
-        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
+        For a mapping, a :class:`~sharpness.Comparison` of such results by label.
 
     Raises:
-        UserError: an unknown end or kind, more eigenvalues than parameters, settings that do not go together, or models
-            that cannot be compared.
+        UserError: an unknown end or kind, more eigenvalues than parameters, incompatible settings, or models that
+            cannot be compared.
 
     The loss :math:`(3 w_1^2 + w_2^2) / 2` has the Hessian diag(3, 1):
 
@@ -129,8 +132,9 @@ def eigenvalues(
     work = rows.work(settings["resume"], {**fields["provenance"], **asked})
     task = RowEigenvalues(work, k, which, tol, max_iterations, seed, kind, bootstrap, standard_errors, vectors)
     if executor is not None and rows.several:
-        usual = k * (LARGEST if which == "LA" else LARGEST + SMALLEST)
-        announce_rows(rows.whole, "eigenvalues", usual, rows.samples[rows.samples > 0].tolist(), executor)
+        share = k * (LARGEST if which == "LA" else LARGEST + SMALLEST) / SHORT
+        short = partial(replace(task, work=Work(None, {}), k=1, max_iterations=SHORT), 0)
+        announce_rows(rows.whole, "eigenvalues", short, share, rows.samples[rows.samples > 0].tolist(), executor)
     with progress(None, "eigenvalues", "products") as bar:
         done = solved(rows, task, bar, executor)
     checks = [

@@ -96,6 +96,8 @@ class LastLayer:
         )  # fmt: skip
         # A network may also change what the layer returns, and has no closed form then.
         made, known = layer.outputs(few), outputs.double()
+        if made.shape != known.shape:  # output= may take some of the classes
+            return None
         return layer if torch.allclose(made, known, rtol=1e-3, atol=1e-4 * float(known.abs().max())) else None
 
     def outputs(self, samples: Any) -> Tensor:

@@ -73,7 +73,8 @@ def eigenvalues_by_layer(
     solver: dict[str, Any] = {"kind": kind, "which": which, "tol": tol, "max_iterations": max_iterations, "seed": seed}
     # Not "eigenvalues", which is part of the key: rows of both may lie in one folder of unfinished work.
     fields = layer_fields(rows, layers, probe="layer_eigenvalues", match_samples=options["match_samples"], **solver)
-    work = rows.work(options["resume"], fields["provenance"])
+    # With the names of its arrays, because rows of earlier versions have others.
+    work = rows.work(options["resume"], fields["provenance"] | {"arrays": NUMBERS})
     with progress(None, "eigenvalues per layer", "products") as bar:
         task = partial(_row, layers=layers, **solver)
         done = rows.map(work, task, bar, basis=max_iterations)

@@ -26,32 +26,32 @@ def owners(
 ) -> OwnersResult:
     r"""Find which classes own the sharpest directions of the loss.
 
-    Of every eigenvector :math:`v_j` of the Hessian of the whole loss: the share of each class in its eigenvalue,
-    :math:`(A_c / A)\, v_j' H_c v_j / \lambda_j` with :math:`A_c` the weight of class c and A their sum; the slope of
-    its mean loss, :math:`g_c' v_j`; and the change of its accuracy at :math:`\pm\epsilon_j` along :math:`v_j`. It takes
-    the products of :func:`~sharpness.eigenvalues`, and for each direction one second derivative of every sample and two
-    forward passes. It tells what bends the loss at w, not what would happen at a distance.
+    For every eigenvector :math:`v_j` of the Hessian of the overall loss, this computes for each class its share of the
+    eigenvalue, :math:`(A_c / A)\, v_j' H_c v_j / \lambda_j`, where :math:`A_c` is the weight of class c and A their
+    sum; the slope of its mean loss, :math:`g_c' v_j`; and the change of its accuracy at :math:`\pm\epsilon_j` along
+    :math:`v_j`. The cost is that of :func:`~sharpness.eigenvalues`, plus one second derivative of every sample and two
+    forward passes per direction. Shares describe the curvature at w, not the loss at a distance.
 
     Args:
         objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.
-        k: directions at each end of the spectrum.
-        which: ``"LA"``, the largest eigenvalues, ``"SA"``, the smallest, or ``"both"``.
-        epsilon: distance along unit vectors; unless given, of every direction that at which its quadratic has changed
-            the loss by 0.1, :math:`\sqrt{0.2 / |\lambda_j|}`.
-        coordinates: ``"plain"`` or ``"filter"``, see :func:`~sharpness.eigenvalues`; distances are in these, too.
-        tol: residual of the eigenvalues.
-        max_iterations: Lanczos iterations at most.
-        seed: of the start vector.
+        k: number of directions at each end of the spectrum.
+        which: ``"LA"`` for the largest eigenvalues, ``"SA"`` for the smallest, or ``"both"``.
+        epsilon: distance along unit vectors; by default the distance at which the quadratic approximation changes the
+            loss by 0.1, :math:`\sqrt{0.2 / |\lambda_j|}`.
+        coordinates: ``"plain"`` or ``"filter"``, see :func:`~sharpness.eigenvalues`; they also apply to distances.
+        tol: tolerance of eigenvalue residuals.
+        max_iterations: maximum number of Lanczos iterations.
+        seed: seed of the starting vector.
         given: see :class:`~sharpness.probes.shared.probe.Resumed`.
 
     Returns:
-        Shares, slopes and changes of accuracy of every direction and class, with standard errors over images.
-        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
+        Shares, slopes and changes in accuracy for every direction and class, with standard errors over images.
+        For a mapping, a :class:`~sharpness.Comparison` of such results by label.
 
     Raises:
-        UserError: settings that :func:`~sharpness.eigenvalues` refuses, or a distance that is not positive.
+        UserError: settings that :func:`~sharpness.eigenvalues` refuses, or a non-positive distance.
 
-    The loss of class 0 is :math:`3 w_1^2`, that of class 1 :math:`w_2^2`, so that each owns one direction:
+    The loss of class 0 is :math:`3 w_1^2` and that of class 1 is :math:`w_2^2`, so each class owns one direction:
 
     >>> import torch
     >>> from sharpness import Objective

@@ -41,6 +41,8 @@ from sharpness.probes.shared.work import Arrays, Work
 #: Products that a run usually takes for the largest eigenvalue, and for the smallest one beside it, with what else a
 #: row takes: the gradient that it starts from, and the quadratic forms of its images.
 LARGEST, SMALLEST = 8, 12
+#: Products of a run that is timed for an estimate.
+SHORT = 4
 #: Bytes of a basis that is kept though only the ends of a spectrum are needed; its run can be continued.
 BASIS = 2**30
 #: Arrays of a row that runs and closed forms alike give.
@@ -82,7 +84,7 @@ class RowEigenvalues:
             "callback": callback,
         }
         with part.operator(kind=self.kind) as operator:
-            kept = self.work.unfinished(row)
+            kept = None if self.needs_no_basis(part) else self.work.unfinished(row)
             state = None if kept is None else LanczosState.of(kept, part.device)
             callback(0 if state is None else state.products)
             if state is None and operator.keeps:

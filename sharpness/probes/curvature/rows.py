@@ -28,13 +28,13 @@ class LayerOptions(Given, total=False):
 
     Attributes:
         kind: ``"hessian"``, or ``"ggn"`` for its generalised Gauss-Newton part.
-        coordinates: ``"filter"`` for the Hessian :math:`D H D` with D the norms of the filters, which rescaling weights
-            in front of BatchNorm does not change, ``"plain"`` for H itself: see :meth:`Objective.in_coordinates`; the
-            objective's own unless given, which are plain.
-        per_group: a row for each group of classes instead, with the Hessian of the loss over all its samples.
-        match_samples: draw this many samples of every class first, by ``seed``, so that classes of different size are
+        coordinates: ``"filter"`` for the Hessian :math:`D H D`, where D holds the norms of the filters; it is invariant
+            to rescaling weights in front of BatchNorm. ``"plain"`` for H itself. See :meth:`Objective.in_coordinates`.
+            By default those of the objective, which are plain.
+        per_group: one row per group of classes instead, with the Hessian of the loss over all its samples.
+        match_samples: first draw this many samples of each class, with ``seed``, so that classes of different size are
             measured alike.
-        resume: folder for unfinished work; the same call continues there, and ends with the same bits.
+        resume: folder for unfinished work. The same call resumes from it and gives bitwise identical results.
     """
 
     kind: Annotated[str, Default("hessian")]
@@ -48,8 +48,8 @@ class CurvatureOptions(LayerOptions, total=False):
     """Keywords of curvature per class.
 
     Attributes:
-        executor: computes the rows, each a task that can be pickled, see :func:`sharpness.cluster`; threads of this
-            process that share its processors unless given.
+        executor: executor that computes the rows, each as a picklable task, see :func:`sharpness.cluster`; by default
+            threads of this process.
     """
 
     executor: Executor | None

@@ -35,20 +35,20 @@ def spectral_density(
     .. math:: \phi(x) = \frac1k \sum_{i=1}^k \delta(x - \lambda_i)
               \approx \frac1R \sum_{r=1}^R \sum_{j=1}^m w_{rj}\, N(x; \theta_{rj}, \text{width}^2)
 
-    Total mass 1. The result keeps nodes and weights, so that it can be drawn at any width, and asked for masses,
-    moments and the cumulative distribution, without new products. Every row sees the same random vectors.
+    The total mass is 1. The result keeps nodes and weights, from which the density at any width, masses, moments and
+    the cumulative distribution follow without new products. Every row uses the same random vectors.
 
     Args:
         objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.
-        per_class: a row for each class, with the Hessian of L_c, instead of one row for all samples.
-        draws: R, independent random vectors: what differs between them is the error. At least 2.
-        steps: m, products of one draw.
-        seed: of the random vectors, and of the samples that ``match_samples`` draws.
+        per_class: one row per class, with the Hessian of L_c, instead of one row for all samples.
+        draws: R, the number of independent random vectors, at least 2. Their spread gives the error.
+        steps: m, the number of products per draw.
+        seed: seed of the random vectors, and of the samples drawn by ``match_samples``.
         options: see :class:`~sharpness.probes.curvature.rows.CurvatureOptions`.
 
     Returns:
         Nodes and weights of every row and draw.
-        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
+        For a mapping, a :class:`~sharpness.Comparison` of such results by label.
 
     Raises:
         UserError: an unknown kind, fewer than 2 draws or 1 step, or models that cannot be compared.

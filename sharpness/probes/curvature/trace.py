@@ -41,14 +41,13 @@ class TraceOptions(CurvatureOptions, total=False):
     """Keywords of :func:`~sharpness.trace`.
 
     Attributes:
-        estimator: ``"hutchinson"``, or ``"hutch++"`` (Meyer et al. 2021), which is better where few eigenvalues
-            dominate.
-        per_layer: the trace of every layer's diagonal block instead, from the same products. Takes no ``estimator``,
-            ``bootstrap`` or ``verify``.
-        bootstrap: resamples of a 95 % interval over samples, from z' H_i z of every sample i and vector z, which takes
-            the place of products. With Hutchinson's estimator of the Hessian.
-        verify: compare with the rise of the loss under Gaussian noise and, of several rows, their weighted sum with the
-            trace of all samples, in ``result.checks``.
+        estimator: ``"hutchinson"``, or ``"hutch++"`` (Meyer et al. 2021), which is better if few eigenvalues dominate.
+        per_layer: estimate the trace of every layer's diagonal block instead, from the same products. Takes no
+            ``estimator``, ``bootstrap`` or ``verify``.
+        bootstrap: number of resamples for 95 % intervals over samples, computed from z' H_i z for every sample i and
+            vector z instead of products. Only for Hutchinson's estimator of the Hessian.
+        verify: compare the trace with the rise of the loss under Gaussian noise and, for several rows, their weighted
+            sum with the trace of all samples, in ``result.checks``.
     """
 
     estimator: Annotated[str, Default("hutchinson")]
@@ -68,25 +67,25 @@ def trace(
 ) -> MeasureResult:
     r"""Estimate the trace of the Hessian, :math:`\operatorname{tr} \nabla^2 L(w)`, with its standard error.
 
-    Hutchinson's estimate is the mean of :math:`z' \nabla^2 L\, z` over random vectors z of signs; it is not divided by
-    the number of parameters. The standard error is over these vectors, which are the same for every row, so that
-    differences between classes are the classes'.
+    Hutchinson's estimate is the mean of :math:`z' \nabla^2 L\, z` over random sign vectors z; it is not divided by the
+    number of parameters. The standard error is over these vectors. Every row uses the same vectors, so differences
+    between classes are not due to the draws.
 
     Args:
         objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.
-        per_class: a row for each class, with the Hessian of L_c, instead of one row for all samples.
-        draws: random vectors, one product each for every row; for ``"hutch++"`` products in all.
-        seed: of the random vectors, and of the samples that ``match_samples`` and ``bootstrap`` draw.
+        per_class: one row per class, with the Hessian of L_c, instead of one row for all samples.
+        draws: number of random vectors, with one product each per row; for ``"hutch++"``, the total number of products.
+        seed: seed of the random vectors, and of the samples drawn by ``match_samples`` and ``bootstrap``.
         options: see :class:`TraceOptions`.
 
     Returns:
-        A table with the one measure ``"trace"``, exact, with errors over images, where the scope is a linear or cosine
-        classifier under cross-entropy; per layer a :class:`~sharpness.results.LayerResult`.
-        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
+        A table with the measure ``"trace"``; it is exact, with errors over images, if the scope is a linear or cosine
+        classifier under cross-entropy. With ``per_layer`` a :class:`~sharpness.results.LayerResult`.
+        For a mapping, a :class:`~sharpness.Comparison` of such results by label.
 
     Raises:
-        UserError: an unknown estimator or kind, fewer than 2 draws (6 of Hutch++), settings that do not go together, or
-            models that cannot be compared.
+        UserError: an unknown estimator or kind, fewer than 2 draws (6 for Hutch++), incompatible settings, or models
+            that cannot be compared.
 
     The loss :math:`(3 w_1^2 + w_2^2) / 2` has the Hessian diag(3, 1), and a diagonal one is traced exactly:
 
@@ -114,8 +113,11 @@ def trace(
     plain = estimator == "hutchinson" and not bootstrap and not verify
     if plain and (layer := LastLayer.of(rows.whole)) is not None:
         return _exact(rows, layer.traces(kind == "hessian"), kind == "ggn", fields)
-    work = rows.work(options["resume"], fields["provenance"])
-    if (rows.several or bootstrap) and estimator == "hutchinson" and kind == "hessian":
+    # Arrays of single vectors have a key of their own: with a bootstrap earlier versions kept their means as row 0.
+    by_vector = (rows.several or bootstrap) and estimator == "hutchinson" and kind == "hessian"
+    kept = {"by": "vector"} if by_vector and not rows.several else {}
+    work = rows.work(options["resume"], fields["provenance"] | kept)
+    if by_vector:
         done = _of_every_sample(rows, work, draws, seed, executor)
     else:
         with progress(draws * len(rows.present), "trace", "products") as bar:

@@ -22,18 +22,18 @@ ARRAYS = ("vectors", "marks", "explained")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Directions:
-    """The axes of a line or a plane.
+    """The directions that span a line or a plane.
 
     Attributes:
         vectors: (d, k).
-        shapes: of the k parameters in scope, by name, in order.
+        shapes: shapes of the parameters in scope (k numbers in all), by name, in order.
         name: ``"gaussian"``, ``"hessian"``, ``"gradient"``, ``"given"``, ``"models"``, ``"trajectory"``, or two of
-            them with a plus between.
-        normalization: of Gaussian directions.
-        seed: of Gaussian directions.
+            them joined by a plus.
+        normalization: normalisation of Gaussian directions.
+        seed: seed of Gaussian directions.
         marks: (m, d) coordinates of other models, or of the steps of a trajectory; or None.
-        mark_names: their names, or none.
-        explained: (d,) share of a trajectory's squared distances from its end that lies along each; or None.
+        mark_names: names of the marks; may be empty.
+        explained: (d,) share of a trajectory's squared distances from its end that lies along each axis; or None.
     """
 
     vectors: Tensor
@@ -108,16 +108,16 @@ class Directions:
 
 
 def load_directions(path: str | Path) -> Directions:
-    """Read what :meth:`Directions.save` wrote; nothing in the file is executed.
+    """Read directions saved by :meth:`Directions.save`; nothing in the file is executed.
 
     Args:
-        path: of the archive (``.npz``).
+        path: path of the archive (``.npz``).
 
     Returns:
         The directions, as they were saved.
 
     Raises:
-        UserError: no such file, or one that is something else.
+        UserError: no such file, or a file of another kind.
 
     >>> import tempfile
     >>> found = Directions(torch.eye(2), {"weight": (1, 2)})

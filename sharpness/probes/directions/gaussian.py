@@ -87,9 +87,15 @@ def check_direction(objective: Objective, direction: Tensor) -> Tensor:
     """A given direction as a flat (k,) tensor of the model's dtype.
 
     Raises:
-        UserError: another length, or numbers that are not finite.
+        UserError: no vector, one of another length, or numbers that are not finite.
     """
-    direction = torch.as_tensor(direction).to(objective.device, objective.dtype)
+    try:
+        direction = torch.as_tensor(direction).to(objective.device, objective.dtype)
+    except (TypeError, ValueError, RuntimeError):
+        raise UserError(
+            f"a direction is a {type(direction).__name__}: give a flat vector of {objective.num_parameters} numbers; "
+            "towards another model leads sharpness.interpolate(objective, model)"
+        ) from None
     if direction.shape != (objective.num_parameters,):
         raise UserError(
             f"a direction has shape {tuple(direction.shape)}: this objective needs ({objective.num_parameters},)"

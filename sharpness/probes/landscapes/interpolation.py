@@ -34,23 +34,23 @@ def interpolate(
 ) -> LineResult:
     """Evaluate the loss on the line from one model to another, ``L((1 - x) w + x w_other)``, overall and per class.
 
-    The model is at x = 0, the other at x = 1 (Goodfellow, Vinyals and Saxe, ICLR 2015).
-    How much the loss rises on the way: :func:`barrier`.
+    The model is at x = 0, the other at x = 1 (Goodfellow, Vinyals and Saxe, ICLR 2015). Use :func:`barrier` for the
+    rise of the loss on the way.
 
     Args:
         objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.
         other: a model of the same architecture, a checkpoint or its path, an objective, or a state dict.
         x: from, to, number of points; both ends included.
-        names: of the two models, for the marks.
+        names: names of the two models, for the marks.
         options: see :class:`~sharpness.probes.landscapes.line_and_plane.LandscapeOptions`.
 
     Returns:
-        A line as of :func:`~sharpness.line`, with both models as marks.
-        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
+        A line as from :func:`~sharpness.line`, with both models as marks.
+        For a mapping, a :class:`~sharpness.Comparison` of such results by label.
 
     Raises:
-        UserError: another architecture, the same weights, or BatchNorm statistics that differ while the objective's
-            policy is ``"eval"``.
+        UserError: a different architecture, identical weights, or BatchNorm statistics that differ while the
+            objective's policy is ``"eval"``.
 
     From the loss 0 at w = 0 to the loss 3 at w = (1, 0):
 
@@ -77,12 +77,12 @@ def barrier(line: LineResult, of: str = "loss") -> pd.DataFrame:
 
     .. math:: \max_{0 \le x \le 1} L(x) - [(1 - x) L(0) + x L(1)]
 
-    overall, per group and per class (Entezari et al., ICLR 2022); zero where the path nowhere rises above the chord.
-    With equal losses at both ends it is the instability of Frankle et al. (ICML 2020), who subtract the ends' mean and
-    take the error. The maximum is over the points of the line, hence a lower bound.
+    overall, per group and per class (Entezari et al., ICLR 2022); zero if the path never rises above the chord. If both
+    ends have equal losses, this is the instability of Frankle et al. (ICML 2020), who subtract the mean of the ends and
+    use the error. The maximum is taken over the points of the line, so it is a lower bound.
 
     Args:
-        line: a result of ``interpolate``, whose points include 0 and 1.
+        line: a result of ``interpolate`` whose points include 0 and 1.
         of: ``"loss"``, or ``"error"``, the classification error.
 
     Returns:
@@ -92,7 +92,7 @@ def barrier(line: LineResult, of: str = "loss") -> pd.DataFrame:
     Raises:
         UserError: the line lacks the point 0 or 1.
 
-    The loss :math:`(w - 1)^2 / 2` at w = 0 and at w = 2, whose path leads down, and not up:
+    The loss :math:`(w - 1)^2 / 2` between w = 0 and w = 2; the path dips below both ends:
 
     >>> import torch
     >>> model, data = torch.nn.Linear(1, 1, bias=False), (torch.ones(1, 1), torch.ones(1))
@@ -143,26 +143,26 @@ def plane_through(
 ) -> PlaneResult:
     r"""Evaluate the loss over the plane through three models (Garipov et al., NeurIPS 2018).
 
-    The origin is w, the first axis leads towards the second model, :math:`u = w_2 - w`, the second axis is the part of
-    :math:`w_3 - w` across it, :math:`v = (w_3 - w) - \langle w_3 - w, u \rangle u / |u|^2`. Both have unit length, so
-    that distances on the plane are distances of parameters.
+    The origin is w. The first axis points to the second model, :math:`u = w_2 - w`; the second axis is the component of
+    :math:`w_3 - w` orthogonal to it, :math:`v = (w_3 - w) - \langle w_3 - w, u \rangle u / |u|^2`. Both are scaled to
+    unit length, so distances on the plane are distances in parameter space.
 
     Args:
         objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.
-        second: as the other model of :func:`interpolate`.
-        third: one more model, in the same forms.
-        margin: how much wider than the three models the plane is on every side, as a part of their extent.
-        points: along each axis.
-        names: of the three models, for the marks.
+        second: second model, in any form that :func:`interpolate` takes.
+        third: third model, in the same forms.
+        margin: margin on every side of the three models, as a fraction of their extent.
+        points: number of points along each axis.
+        names: names of the three models, for the marks.
         adaptive: see :func:`~sharpness.plane`.
         options: see :class:`~sharpness.probes.landscapes.line_and_plane.LandscapeOptions`.
 
     Returns:
-        A plane as of :func:`~sharpness.plane`, with the three models as marks.
-        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
+        A plane as from :func:`~sharpness.plane`, with the three models as marks.
+        For a mapping, a :class:`~sharpness.Comparison` of such results by label.
 
     Raises:
-        UserError: models on one line, or what :func:`interpolate` refuses.
+        UserError: collinear models, or models that :func:`interpolate` refuses.
 
     >>> import torch
     >>> model, data = torch.nn.Linear(2, 1, bias=False), (torch.tensor([[3.0, 1.0]]), torch.tensor([0]))

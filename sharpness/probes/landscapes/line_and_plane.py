@@ -39,11 +39,12 @@ class LandscapeOptions(Given, total=False):
     """Keywords of landscapes.
 
     Attributes:
-        precision: of forward passes: ``"float32"``, ``"bfloat16"``, or ``"auto"``, bfloat16 on hardware made for it
-            where timed passes of both show that it is faster. The error at the centre is in the result. ``"auto"``
-            compares both at nine points (three of a line), and takes float32 where the relief of the surface, or of a
-            class, is not 100 times as large as the error, or the tolerance of ``adaptive`` not 10 times.
-        resume: folder for points that are done; a call with the same settings continues with them.
+        precision: precision of forward passes: ``"float32"``, ``"bfloat16"``, or ``"auto"``. With ``"auto"``, bfloat16
+            is used on hardware with support for it if timed passes show that it is faster. Both are compared at nine
+            points (three for a line), and float32 is used unless the relief of the surface, and of every class, is 100
+            times as large as the error, and the tolerance of ``adaptive`` 10 times. The error at the centre is in the
+            result.
+        resume: folder for finished points; a call with the same settings resumes from them.
     """
 
     precision: Annotated[str, Default("auto")]
@@ -54,7 +55,7 @@ class SharedLandscapeOptions(LandscapeOptions, total=False):
     """Keywords of landscapes whose points may be shared.
 
     Attributes:
-        executor: evaluates blocks of points, see :func:`sharpness.cluster`; this process evaluates all unless given.
+        executor: executor that evaluates blocks of points, see :func:`sharpness.cluster`; by default this process does.
     """
 
     executor: Executor | None
@@ -75,18 +76,18 @@ def line(
         objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.
         x: from, to, number of points; both ends included.
         directions: None for a Gaussian direction; ``"gradient"`` (unit length); ``"hessian"``, the top eigenvector
-            (unit length); a flat vector (k,), taken as it is; or a
+            (unit length); a flat vector (k,), used without normalisation; or a
             :class:`~sharpness.probes.directions.direction_set.Directions`.
-        normalization: ``"filter"``, ``"layer"`` or None, of Gaussian directions.
-        seed: of Gaussian directions, and of the start of the eigenvalue iteration.
+        normalization: normalisation of Gaussian directions: ``"filter"``, ``"layer"`` or None.
+        seed: seed of Gaussian directions, and of the start of the eigenvalue iteration.
         options: see :class:`SharedLandscapeOptions`.
 
     Returns:
-        Losses (n,), class losses and accuracies (C, n) by position x.
-        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
+        Losses (n,), and class losses and accuracies (C, n), at the positions x.
+        For a mapping, a :class:`~sharpness.Comparison` of such results by label.
 
     Raises:
-        UserError: an empty range, an unknown direction, or a vector of another length.
+        UserError: an empty range, an unknown direction, or a vector of the wrong length.
 
     The loss :math:`3 w_1` at w = 0 along (1, 0):
 
@@ -120,25 +121,26 @@ def plane(
         objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.
         x: from, to, number of points along the first direction; both ends included.
         y: the same along the second.
-        directions: None for two orthogonal Gaussian ones; ``"hessian"``, the two top eigenvectors (unit length);
-            two flat vectors (k,), taken as they are; two of these by name, such as ``"gradient+hessian"``; or a
-            :class:`~sharpness.probes.directions.direction_set.Directions`: see
+        directions: None for two orthogonal Gaussian directions; ``"hessian"``, the two top eigenvectors (unit length);
+            two flat vectors (k,), used without normalisation; two names joined by a plus, such as
+            ``"gradient+hessian"``; or a :class:`~sharpness.probes.directions.direction_set.Directions`. See
             :func:`~sharpness.probes.landscapes.named_directions.named_directions`.
-        normalization: ``"filter"``, ``"layer"`` or None, of Gaussian directions.
-        seed: of Gaussian directions, and of the start of the eigenvalue iteration.
-        adaptive: evaluate where the surface bends and interpolate the rest to within this part of the relief, such as
-            0.01: see :func:`~sharpness.probes.landscapes.adaptive_grid.refine`. Every point is evaluated if None.
+        normalization: normalisation of Gaussian directions: ``"filter"``, ``"layer"`` or None.
+        seed: seed of Gaussian directions, and of the start of the eigenvalue iteration.
+        adaptive: tolerance for evaluating points only where the surface bends and interpolating the rest, as a fraction
+            of the relief, such as 0.01: see :func:`~sharpness.probes.landscapes.adaptive_grid.refine`. None evaluates
+            every point.
         options: see :class:`SharedLandscapeOptions`.
 
     Returns:
-        Losses (ny, nx), class losses and accuracies (C, ny, nx), the error of interpolation of each, and which points
-        were evaluated.
-        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
+        Losses (ny, nx), class losses and accuracies (C, ny, nx), their interpolation errors, and a mask of the points
+        that were evaluated.
+        For a mapping, a :class:`~sharpness.Comparison` of such results by label.
 
     Raises:
-        UserError: an empty range, an unknown direction, or vectors of another length.
+        UserError: an empty range, an unknown direction, or vectors of the wrong length.
 
-    The loss :math:`3 w_1 + w_2` at w = 0 over both axes:
+    The loss :math:`3 w_1 + w_2` around w = 0, over both axes:
 
     >>> model, data = torch.nn.Linear(2, 1, bias=False), (torch.tensor([[3.0, 1.0]]), torch.tensor([0]))
     >>> _ = torch.nn.init.zeros_(model.weight)

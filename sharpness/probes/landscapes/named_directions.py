@@ -64,7 +64,7 @@ def named_directions(
             or a :class:`Directions`, of which the first are taken. Given vectors are taken as they are. Those by name
             are made orthogonal to them and to the names before; they have unit length, except Gaussian ones, which
             come last and keep their normalisation.
-        seed: of Gaussian directions, and of the start of the eigenvalue iteration.
+        seed: seed of Gaussian directions, and of the start of the eigenvalue iteration.
         normalization: of Gaussian directions: ``"filter"``, ``"layer"`` or None.
 
     Raises:

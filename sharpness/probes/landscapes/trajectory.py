@@ -31,22 +31,23 @@ Steps = str | Path | Sequence[Weights] | Mapping[str, Weights]
 def trajectory(objective: Objective, steps: Steps) -> Directions:
     r"""Compute the two principal directions of a training run, and its path in them.
 
-    Li et al., NeurIPS 2018, section 7: the rows of :math:`D` (n, k) are :math:`w_t - w`, from the objective's own
-    weights w, the end of the run. As in the paper no mean is subtracted, so that the end is at the origin. The
-    directions are the first right singular vectors of D, found from its Gram matrix (n, n), and the path is D times
-    them. The point of the path farthest from the origin along an axis is on its positive side.
+    Following Li et al., NeurIPS 2018, section 7, the rows of :math:`D` (n, k) are :math:`w_t - w`, where w are the
+    objective's weights at the end of the run. As in the paper, no mean is subtracted, so the end is at the origin. The
+    directions are the first right singular vectors of D, computed from its Gram matrix (n, n), and the path is the
+    projection of D on them. Signs are chosen so that the point farthest from the origin along an axis is on its
+    positive side.
 
     Args:
-        objective: of the final model.
-        steps: a run's folder with ``snapshots/``, or the checkpoints in order: paths, models, state dicts, or
-            ``{name: one of these}``. The end is added to the path if it is not its last step.
+        objective: objective of the final model.
+        steps: a run's folder with ``snapshots/``, or the checkpoints in order: paths, models, state dicts, or ``{name:
+            one of these}``. The final model is added to the path if it is not the last step.
 
     Returns:
         Directions named ``"trajectory"``: orthonormal vectors (2, k), marks (n, 2), ``mark_names``, and
         ``explained`` (2,), the share of :math:`\sum_t |w_t - w|^2` along each.
 
     Raises:
-        UserError: fewer than two steps away from the end, steps on one line, or another architecture.
+        UserError: fewer than two steps that differ from the final model, collinear steps, or a different architecture.
 
     >>> model, data = torch.nn.Linear(2, 1, bias=False), (torch.ones(1, 2), torch.tensor([0]))
     >>> _ = torch.nn.init.zeros_(model.weight)
@@ -95,24 +96,25 @@ def trajectory_plane(
 ) -> PlaneResult:
     """Evaluate the loss over the plane of a training run's principal directions, with its path as marks.
 
-    The loss on the plane is that of the projection: of ``w + x d1 + y d2``, with the end's running statistics of
-    BatchNorm, unless the objective recalibrates them. The path lies on the plane only as far as its directions explain
-    it, which the provenance tells (``explained``).
+    The loss on the plane is that of ``w + x d1 + y d2``, with the final model's BatchNorm statistics unless the
+    objective recalibrates them. The path itself lies near the plane only to the extent that the two directions explain
+    it; this share is in the provenance (``explained``).
 
     Args:
-        objective: of the final model, that model with ``data`` or its checkpoint; or ``{label: one of these}``.
-        steps: as :func:`trajectory` takes them, or what it returned.
-        margin: how much wider than the path the plane is on every side, as a part of the path's extent.
-        points: along each axis.
+        objective: objective of the final model, or that model with ``data``, or its checkpoint; or ``{label: one of
+            these}``.
+        steps: as :func:`trajectory` takes them, or its result.
+        margin: margin on every side of the path, as a fraction of its extent.
+        points: number of points along each axis.
         adaptive: see :func:`~sharpness.plane`.
         options: see :class:`~sharpness.probes.landscapes.line_and_plane.LandscapeOptions`.
 
     Returns:
-        A plane as of :func:`~sharpness.plane`; ``explained`` is in its provenance.
-        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
+        A plane as from :func:`~sharpness.plane`, with ``explained`` in its provenance.
+        For a mapping, a :class:`~sharpness.Comparison` of such results by label.
 
     Raises:
-        UserError: what :func:`trajectory` refuses.
+        UserError: steps that :func:`trajectory` refuses.
 
     >>> model, data = torch.nn.Linear(2, 1, bias=False), (torch.ones(1, 2), torch.tensor([0]))
     >>> _ = torch.nn.init.zeros_(model.weight)

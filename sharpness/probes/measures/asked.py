@@ -37,10 +37,9 @@ class Asked:
             UserError: one that it has not was asked for by name.
         """
         kept = {m: settings for m, settings in self.settings.items() if objective.has_answers or not m.needs_labels}
-        # An objective in coordinates of its own is measured in these: plain ones are what it has otherwise.
-        for measure in kept if objective.coordinates != "plain" else ():
-            if "coordinates" in measure.setting_names:
-                kept[measure] = replace(kept[measure], coordinates=objective.coordinates)
+        for measure, settings in kept.items():
+            if "coordinates" in measure.setting_names and settings.coordinates is None:
+                kept[measure] = replace(settings, coordinates=objective.coordinates)
         if self.usual:
             return {m: settings for m, settings in kept.items() if m.present(objective)}
         if missing := [m.name for m in self.settings if m not in kept]:

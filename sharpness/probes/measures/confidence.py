@@ -31,7 +31,8 @@ def calibration(subject: Subject, settings: NoSettings) -> dict[str, Column]:
             continue
         found[0, row] = calibration_error(confidence[chosen], answers[chosen], weights[chosen])
         if len(chosen) > 1:
-            draws = chosen[random.integers(0, len(chosen), (RESAMPLES, len(chosen)))]
+            # One at a time: 200 resamples of all images of a large set would be a gigabyte of indices.
+            draws = (chosen[random.integers(0, len(chosen), len(chosen))] for _ in range(RESAMPLES))
             found[1, row] = np.std([calibration_error(confidence[i], answers[i], weights[i]) for i in draws], ddof=1)
     ends = np.clip(interval(found[0], found[1], sample_freedom(subject.objective)), 0, 1)
     return {"ece": Column.of_images(subject.objective, found[0], found[1], ends)}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sharpness.errors import UserError, choose
+from sharpness.errors import UserError, choose, require_whole
 from sharpness.probes.measures.registry import COLUMNS, ENDS, MEASURES
 from sharpness.results.correlations import OUTCOMES, Correlations, stratified_tau
 from sharpness.results.record import read_table
@@ -24,39 +26,41 @@ def correlate(
     table: Any,
     test: Any = None,
     *,
-    measures: Sequence[str] | None = None,
+    measures: str | Sequence[str] | None = None,
     given: str | None = None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Correlations:
-    r"""Find the rank correlation of every measure with accuracy and generalization gap.
+    r"""Compute rank correlations of every measure with accuracy and with the generalization gap.
 
     Kendall's :math:`\tau_b` (after Jiang et al., "Fantastic generalization measures and where to find them", ICLR 2020)
 
-    - over checkpoints: of numbers of all samples, and of every group; once more with pairs of the same model alone,
-      ``given="model"``, which tells what is left when the method is known;
-    - over classes: pairs of classes of the same checkpoint, all checkpoints together; once more given their training
-      images, ``given="train"``, Kendall's partial coefficient: what is left when the size of a class is known.
+    - over checkpoints: for all samples and for every group; and again using only pairs of the same model,
+      ``given="model"``, which controls for the method;
+    - over classes: pairs of classes of the same checkpoint, pooled over checkpoints; and again given their training
+      images, ``given="train"`` (Kendall's partial coefficient), which controls for class size.
 
-    Intervals are of 95 %, by the bootstrap over checkpoints (over classes where there is one checkpoint).
+    The 95 % intervals are from a bootstrap over checkpoints, or over classes if there is only one checkpoint.
 
     Args:
-        table: of :func:`sharpness.measure` for several checkpoints, usually on training images: a comparison, its
-            ``to_frame()``, or the ``.csv`` or ``.json`` of ``sharpness measure -o``. Or the table of the trainings of a
-            study, ``runs.csv`` or ``STUDY_cells.csv``, whose accuracies are of test images.
-        test: the same checkpoints on test images, of which ``accuracy`` is taken. Without it accuracy is that of
-            ``table``, and there is no gap; nor where ``table`` has no accuracy.
-        measures: names of columns; all that are not accuracy unless given.
-        given: a column of numbers that partial coefficients are given everywhere, in place of ``"train"``.
-        resamples: of the bootstrap.
-        seed: of its draws.
+        table: results of :func:`sharpness.measure` for several checkpoints, usually on training images: a comparison,
+            its ``to_frame()``, or the ``.csv`` or ``.json`` file of ``sharpness measure -o``. Or the table of a study's
+            trainings, ``runs.csv`` or ``STUDY_cells.csv``, whose accuracies are on test images.
+        test: table of the same checkpoints on test images, from which ``accuracy`` is taken. Without it, accuracy is
+            taken from ``table`` and there is no gap. There is no gap either if ``table`` has no accuracy.
+        measures: names of columns, as comma-separated text or a sequence; by default all but accuracy.
+        given: a numeric column to control for everywhere, instead of ``"train"``.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
 
     Returns:
-        :class:`~sharpness.results.Correlations`, with ``.to_frame()`` and ``.plot()``. ``outcome="gap"`` is accuracy
-        in ``table`` minus accuracy in ``test``: a positive :math:`\tau` says that larger values go with larger gaps.
+        :class:`~sharpness.results.Correlations`, with ``.to_frame()`` and ``.plot()``. ``outcome="gap"`` is the
+        accuracy in ``table`` minus the accuracy in ``test``: a positive :math:`\tau` means that larger values go with
+        larger gaps.
 
     Raises:
-        UserError: no accuracy, no other measure, fewer than three checkpoints and classes, or tables of other models.
+        UserError: no accuracy, no other measure, fewer than three checkpoints and classes, or tables of different
+            models.
 
     >>> rows = [("a", i, c, 0.1 * i + 0.01 * c, 5.0 - i + c) for i in range(4) for c in ("all", 0, 1) if c != "all"]
     >>> frame = pd.DataFrame(rows, columns=["model", "run", "class", "accuracy", "loss"])
@@ -64,11 +68,18 @@ def correlate(
     >>> float(found.of("loss", over="classes").tau)
     1.0
     """
-    frame = _frame(table, "table")
+    require_whole("resamples", resamples)
+    require_whole("seed", seed)
+    if isinstance(measures, str):
+        measures = [name.strip() for name in measures.split(",") if name.strip()] or None
+    frame = _frame(table, "table", (*MEASURES, *(measures or ()), *([given] if given else ())))
     if "accuracy" not in frame and test is None:
         raise UserError("the table has no accuracy: measure it with the others, --measures accuracy,lambda_max,...")
+    others = (*COLUMNS, "accuracy", "seed")
     known = [
-        name for name in frame.select_dtypes("number") if name not in (*COLUMNS, "accuracy") and not name.endswith(ENDS)
+        name
+        for name in frame.select_dtypes("number")
+        if name not in others and not name.endswith(ENDS) and not name.startswith("Unnamed: ")  # an index in a file
     ]
     for name in measures or ():
         choose("measure", name, known)
@@ -82,11 +93,19 @@ def correlate(
         outcomes.remove("gap")
     else:
         # Joined by model, run and class: the tables may list their files in another order, or not the same ones.
-        tested = _frame(test, "test").set_index(list(KEYS))["accuracy"]
+        told = _frame(test, "test", ("accuracy",))
+        if "accuracy" not in told:
+            raise UserError("test has no accuracy: measure it there, --measures accuracy")
+        tested = told.set_index(list(KEYS))["accuracy"]
         frame = frame.join(tested.rename("accuracy of test"), on=list(KEYS))
         if frame["accuracy of test"].isna().all():
             raise UserError("no row of the test table has model, run and class of the other: measure the same files")
         if "accuracy" in frame:
+            one, other = frame["accuracy"].max(), frame["accuracy of test"].max()
+            if max(one, other) > 1 >= min(one, other):
+                raise UserError(
+                    f"accuracies go up to {one:g} in the table and {other:g} in test: give shares or per cent in both"
+                )
             frame["gap"] = frame["accuracy"] - frame["accuracy of test"]
         else:
             outcomes.remove("gap")
@@ -131,6 +150,8 @@ def correlate(
     add(is_class, "classes", "every class", checkpoints, units)
     if (size := given or "train") in frame and is_class.any():
         add(is_class, "classes", "every class", checkpoints, units, size)
+    if not rows:
+        raise UserError("nowhere are a measure and accuracy known of three rows: fill the columns, or name others")
     titles = {name: MEASURES[name].label for name in chosen if name in MEASURES}
     return Correlations(pd.DataFrame(rows), frame[~is_group].reset_index(drop=True), titles)
 
@@ -162,27 +183,54 @@ def _renamed(column: str) -> str:
     return BEFORE.get(name, name.replace("acc ", "accuracy ") if name.startswith("acc ") else name) + tail + more
 
 
-def _frame(table: Any, what: str) -> pd.DataFrame:
+def _frame(table: Any, what: str, numbers: Sequence[str]) -> pd.DataFrame:
     """A table of ``sharpness measure`` in any of its forms, with all of :data:`KEYS`.
 
     There is one model, one training, and no group, where nothing says otherwise.
 
+    Args:
+        numbers: columns that are numbers, if they are there.
+
     Raises:
-        UserError: a file that is no table, or a table of something else.
+        UserError: a file that is no table, a table of something else, or one whose rows are not told apart.
     """
     if isinstance(table, pd.DataFrame):
         frame = table.copy()
     elif hasattr(table, "to_frame"):
         frame = table.to_frame()
+    elif not isinstance(table, str | PathLike):
+        raise UserError(f"{what} is a {type(table).__name__}: give a DataFrame, a file, or sharpness.compare(results)")
     else:
         try:
-            frame = read_table(table)
+            frame = read_table(Path(table))
         except UserError as error:
             raise UserError(f"{what} {error}") from None
         if {"row", "column", "status"} <= set(frame):
             frame = _of_study(frame)
+    frame.columns = frame.columns.map(str)
     if "class" not in frame:
-        raise UserError(f"{what} has no column 'class': give a table of sharpness measure")
+        one = next(iter(frame), "")
+        how = "commas between the columns" if ";" in one or "\t" in one else "a table of sharpness measure"
+        raise UserError(f"{what} has no column 'class': give {how}")
+    if not len(frame):
+        raise UserError(f"{what} has no rows: give a table of sharpness measure")
+    if {"measure", "value"} <= set(frame):
+        raise UserError(f"{what} has one row a measure: give to_frame() without long=True")
+    if not frame.columns.is_unique:
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise UserError(f"{what} has two columns {twice!r}: leave one out")
+    for name in frame.columns.intersection(["accuracy", *numbers]):
+        if (text := next((v for v in frame[name] if isinstance(v, str)), None)) is not None:
+            raise UserError(f"{what} has {text!r} in column {name!r}: give numbers, and leave empty what is missing")
+        frame[name] = pd.to_numeric(frame[name])  # nothing but None is no column of numbers to pandas
+    if "run" not in frame and "seed" in frame:
+        frame["run"] = frame["seed"]
     for name in KEYS:
         frame[name] = frame[name].astype(object).fillna("").astype(str) if name in frame else ""
+    if (again := frame.duplicated(list(KEYS))).any():
+        row = frame[again].iloc[0]
+        raise UserError(
+            f"{what} has several rows of class {row['class']!r} of model {row['model']!r}, run {row['run']!r}: tell "
+            "the checkpoints of a model apart in a column 'run'"
+        )
     return frame

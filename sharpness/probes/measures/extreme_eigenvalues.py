@@ -28,16 +28,17 @@ class Lanczos:
         tol: residual of an eigenvalue, relative to the largest.
         max_iterations: products for each end of a spectrum at most.
         seed: of the start vector.
-        coordinates: of the parameters.
+        coordinates: of the parameters; None for those of the objective.
     """
 
     tol: float = 1e-3
     max_iterations: int = 100
     seed: int = 0
-    coordinates: str = "plain"
+    coordinates: str | None = None
 
     def __post_init__(self) -> None:
-        choose("coordinates", self.coordinates, COORDINATES)
+        if self.coordinates is not None:
+            choose("coordinates", self.coordinates, COORDINATES)
         require_positive("tol", self.tol)
         require_whole("max_iterations", self.max_iterations, 1)
         require_whole("seed", self.seed)

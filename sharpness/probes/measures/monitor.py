@@ -21,25 +21,25 @@ from sharpness.results.history import COLUMNS, History, events_by
 
 
 class Monitor:
-    """The sharpness of all samples and of every group over a training, in anybody's loop.
+    """A monitor that records the sharpness of all samples and of every group during training, in any training loop.
 
-    Call :meth:`step` at the end of every epoch. It measures a fixed small sample of every class, with the model in eval
-    mode for that time, and leaves the model, its mode and all random numbers as they were. It never takes more than
-    ``budget`` of the time since it was made: what would is put off to a later epoch. Eigenvalues begin with the
-    vectors of the last time.
+    Call :meth:`step` at the end of every epoch. It measures a small fixed sample of every class with the model
+    temporarily in eval mode, and restores the model, its mode and the states of all random number generators. It never
+    takes more than the fraction ``budget`` of the time since its creation: a measurement that would exceed it is
+    postponed to a later epoch. Eigenvalue iterations start from the vectors of the previous measurement.
 
     Args:
-        model: in training.
+        model: the model that is being trained.
         data: training images without augmentation, as :class:`~sharpness.Objective` takes them, or a long-tailed data
-            set of ours, of which they are taken with its groups.
-        every: epochs from one measurement to the next, at least.
-        budget: the largest share of the time, above 0 and at most 1.
-        measures: names of measures; the largest eigenvalue, loss and accuracy unless given.
-        log: called with the rows of every measurement, dictionaries.
-        samples: of every class.
-        seed: of the samples and of the first vectors.
-        clock: gives seconds.
-        options: of :class:`~sharpness.Objective`, such as ``groups``.
+            set of this package, whose training images and groups are used.
+        every: minimum number of epochs between measurements.
+        budget: maximum fraction of the time, above 0 and at most 1.
+        measures: names of measures; by default the largest eigenvalue, the loss and the accuracy.
+        log: function that is called with the rows (dictionaries) of each measurement.
+        samples: number of samples per class.
+        seed: seed of the samples and of the first starting vectors.
+        clock: function that returns the time in seconds.
+        options: options of :class:`~sharpness.Objective`, such as ``groups``.
 
     Raises:
         UserError: settings out of range, or an unknown measure.
@@ -87,12 +87,12 @@ class Monitor:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the begin, those of earlier parts of a resumed training as well."""
+        """Seconds since the beginning, including earlier parts of a resumed training."""
         return self._before + self._clock() - self._begin
 
     @property
     def share(self) -> float:
-        """The part of the time that measuring took."""
+        """The fraction of the time spent on measuring."""
         return self.spent / max(self.elapsed, 1e-12)
 
     @property
@@ -101,15 +101,15 @@ class Monitor:
         return History(pd.DataFrame(self._rows, columns=list(COLUMNS)))
 
     def step(self, epoch: float | None = None, lr: float | None = None, event: str = "") -> list[dict[str, Any]] | None:
-        """Measure, if it is due and the budget has room for what the longest measurement so far took.
+        """Measure, if it is due and the budget allows for as long as the longest measurement so far took.
 
         Args:
-            epoch: its number; the number of calls unless given.
-            lr: the learning rate, for the line 2 / lr of the picture.
-            event: what happened, such as ``"stage 2"``; it is kept for the next measurement where this is none.
+            epoch: number of the epoch; by default the number of calls.
+            lr: the learning rate, for the line 2 / lr in plots.
+            event: an event, such as ``"stage 2"``; if nothing is measured now, it is kept for the next measurement.
 
         Returns:
-            The rows, or None where nothing was measured.
+            The rows, or None if nothing was measured.
         """
         self.calls += 1
         epoch = self.calls if epoch is None else epoch
@@ -169,7 +169,7 @@ class Monitor:
                 module.training = mode
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed training needs to go on with the same history, times and vectors."""
+        """The state that a resumed training needs to continue with the same history, times and vectors."""
         return {
             "rows": list(self._rows), "elapsed": self.elapsed, "spent": self.spent, "measured": self.measured,
             "calls": self.calls, "last": self._last, "longest": self._longest, "vectors": dict(self.recorder.vectors),
@@ -177,7 +177,7 @@ class Monitor:
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken."""
+        """Restore a state saved by :meth:`state_dict`."""
         self._rows, self.spent, self.measured = list(state["rows"]), state["spent"], state["measured"]
         self.calls, self._last, self._longest = state["calls"], state["last"], state["longest"]
         self._before, self._begin = state["elapsed"], self._clock()

@@ -32,22 +32,22 @@ def history(
     seed: int = 0,
     **options: Any,
 ) -> History:
-    """Measure the snapshots of a run: the sharpness of all samples and of every group, over its epochs.
+    """Measure the snapshots of a run: the sharpness of all samples and of every group over epochs.
 
-    Eigenvalues begin with the vectors of the snapshot before. Events are new stages, deferred re-weighting or sampling,
-    and drops of the learning rate, as the recipe and the run's ``history.csv`` tell.
+    Eigenvalue iterations start from the vectors of the previous snapshot. Events are new stages, deferred re-weighting
+    or sampling, and drops of the learning rate, as recorded in the recipe and in the run's ``history.csv``.
 
     Args:
         run: folder of a run that was trained with ``snapshots=``.
-        measures: names of measures; accuracy, loss and the largest eigenvalue unless given.
-        samples: of every class, the same for all snapshots, each with the weight of those that it stands for.
-        tol: residual of eigenvalues, relative to them.
-        max_iterations: products of each eigenvalue at most.
-        seed: of the samples and the first vectors.
-        options: of :func:`~sharpness.checkpoint_objective`.
+        measures: names of measures; by default accuracy, loss and the largest eigenvalue.
+        samples: number of samples per class, the same for all snapshots, weighted to represent the whole class.
+        tol: relative tolerance of eigenvalue residuals.
+        max_iterations: maximum number of products per eigenvalue.
+        seed: seed of the samples and the first starting vectors.
+        options: options of :func:`~sharpness.checkpoint_objective`.
 
     Returns:
-        The history, a row for every snapshot, subset and measure.
+        The history, with one row for every snapshot, subset and measure.
 
     Raises:
         UserError: no snapshots, or an unknown measure.

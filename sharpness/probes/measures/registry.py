@@ -59,14 +59,14 @@ class MeasureDescription(TypedDict, total=False):
     """Description of a measure, for tables, pictures and studies.
 
     Attributes:
-        symbol: mathtext for the axes of pictures, in the place of the title.
-        unit: of the numbers.
-        lower_is_flatter: True or False for a measure of sharpness or flatness, which studies then tabulate; None for
-            another.
-        bounds: the least and the largest possible value.
-        symlog: whether pictures are logarithmic, for values of both signs over orders of magnitude.
-        ratio: whether studies compare positive values by their ratio; else by their difference.
-        usual: whether tables for which no measures are named have it.
+        symbol: mathtext for the axes of plots, instead of the title.
+        unit: unit of the numbers.
+        lower_is_flatter: True or False for a measure of sharpness or flatness, which studies then include; None for
+            other measures.
+        bounds: the smallest and the largest possible value.
+        symlog: whether plots use a symmetric logarithmic scale, for values of both signs over orders of magnitude.
+        ratio: whether studies compare positive values by their ratio instead of their difference.
+        usual: whether tables include it when no measures are named.
     """
 
     symbol: Annotated[str, Default("")]
@@ -87,27 +87,29 @@ def register_measure(
     over: str = "images",
     **described: Unpack[MeasureDescription],
 ) -> Measure:
-    r"""Add a measure to the table, its pictures and the studies, by a function of an objective.
+    r"""Register a function of an objective as a measure for tables, plots and studies.
 
-    The function is called with the objective of all samples, and with that of every class that has samples. A group's
-    value is the mean of its classes' values, as that of any measure is; its standard error adds those of its classes
-    in squares, or is their mean, an upper bound, where they are over something that classes may share.
+    The function is called with the objective of all samples, and with that of every class that has samples. As for any
+    measure, the value of a group is the mean over its classes. The group's standard error combines those of its classes
+    in quadrature if they are over images, and otherwise is their mean, an upper bound, because classes may share the
+    draws.
 
     Args:
-        name: of the column, a Python identifier; a measure of one's own that has this name already is replaced.
-        compute: takes an :class:`~sharpness.Objective`, returns a number, or a number and its standard error.
-        title: for pictures; made from the name unless given.
-        over: what standard errors are over, in words: ``"images"``, of which every class has its own, or such as
-            ``"20 draws"``.
+        name: name of the column, a Python identifier; replaces a measure that you registered under this name before.
+        compute: function that takes an :class:`~sharpness.Objective` and returns a number, or a number and its standard
+            error.
+        title: title in plots; by default made from the name.
+        over: what standard errors are over, in words: ``"images"``, which classes do not share, or for example ``"20
+            draws"``.
         described: see :class:`MeasureDescription`.
 
     Returns:
-        The measure; an entry point of the group ``sharpness.measures`` may name it, or ``compute`` itself.
+        The measure. An entry point of the group ``sharpness.measures`` may point to it, or to ``compute``.
 
     Raises:
-        UserError: a name that is taken or cannot be one, ``compute`` is no function, a text that cannot be drawn.
+        UserError: a name that is taken or invalid, ``compute`` is not a function, or a text that cannot be drawn.
 
-    The norm of the weights, which has no standard error:
+    The norm of the weights, without a standard error:
 
     >>> import torch, sharpness
     >>> _ = register_measure("norm", lambda o: sum((p**2).sum() for p in o.parameters) ** 0.5, usual=False)

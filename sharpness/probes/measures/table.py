@@ -34,7 +34,7 @@ from sharpness.probes.shared.column import Column, table_of
 from sharpness.probes.shared.comparison import common_fields, side_by_side
 from sharpness.probes.shared.cost import announce
 from sharpness.probes.shared.options import MeasureOptions
-from sharpness.probes.shared.probe import table_probe
+from sharpness.probes.shared.probe import plain_number, table_probe
 from sharpness.probes.shared.trainings import Training, compared
 from sharpness.probes.shared.work import kept_result, key_of
 from sharpness.progress import progress
@@ -47,21 +47,22 @@ class TableOptions(MeasureOptions, total=False):
     """Keywords of :func:`~sharpness.measure`.
 
     Attributes:
-        train_counts: (C,) training images per class; those of the objective unless given. They make the groups many,
-            medium and few where no groups were given.
-        radius: of the random rise, relative to the norms of the filters.
-        draws: random directions of the random rise.
-        rho: length of the ascent step of the worst rise.
-        trace_draws: random vectors of the trace.
-        tol: residual at which an eigenvalue is converged, see :func:`~sharpness.eigenvalues`.
-        max_iterations: Lanczos iterations at most, for each end of a spectrum.
-        coordinates: of eigenvalues and traces: ``"filter"`` for those of the Hessian in filter-normalised coordinates,
-            which rescaling weights in front of BatchNorm does not change, see :func:`~sharpness.eigenvalues`.
-        seed: of directions, vectors and starts.
-        resume: folder for finished and unfinished work; the same call continues there, model by model and class by
+        train_counts: (C,) number of training images per class; by default those of the objective. They define the
+            groups many, medium and few if no groups were given.
+        radius: radius of the random rise, relative to the norms of the filters.
+        draws: number of random directions for the random rise.
+        rho: length of the ascent step for the worst rise.
+        trace_draws: number of random vectors for the trace.
+        tol: tolerance of eigenvalue residuals, see :func:`~sharpness.eigenvalues`.
+        max_iterations: maximum number of Lanczos iterations per end of a spectrum.
+        coordinates: coordinates of eigenvalues and traces: ``"filter"`` for the Hessian in filter-normalised
+            coordinates, which is invariant to rescaling weights in front of BatchNorm, see
+            :func:`~sharpness.eigenvalues`. By default those of the objective, which are plain.
+        seed: seed of directions, random vectors and starting vectors.
+        resume: folder for finished and unfinished work. The same call resumes from it, model by model and class by
             class.
-        executor: where tasks are computed, see :func:`sharpness.cluster`: models, if there are as many as workers, else
-            eigenvalues and traces of classes; in threads of this process that share its processors unless given.
+        executor: executor for the tasks, see :func:`sharpness.cluster`: one per model if there are at least as many
+            models as workers, otherwise one per class for eigenvalues and traces. By default threads of this process.
     """
 
     train_counts: Sequence[int] | None
@@ -71,7 +72,7 @@ class TableOptions(MeasureOptions, total=False):
     trace_draws: Annotated[int, Default(Hutchinson.trace_draws)]
     tol: Annotated[float, Default(Lanczos.tol)]
     max_iterations: Annotated[int, Default(Lanczos.max_iterations)]
-    coordinates: Annotated[str, Default(Lanczos.coordinates)]
+    coordinates: str | None
     seed: Annotated[int, Default(0)]
     resume: str | Path | None
     executor: Executor | None
@@ -92,7 +93,7 @@ def measure(
     measures: str | Sequence[str] | None = None,
     **given_options: Unpack[TableOptions],
 ) -> MeasureResult | Comparison[MeasureResult]:
-    r"""Measure a model: a row per class, a column per measure, each with its standard error and an interval of 95 %.
+    r"""Measure a model: one row per class, one column per measure, with standard errors and 95 % intervals.
 
     ================= =========================================================================  ====================
     measure                                                                                      standard error over
@@ -117,35 +118,37 @@ def measure(
     margin            output of the label minus the largest other                                images
     ================= =========================================================================  ====================
 
-    Over images: how much the number would change with other images of the class,
-    :func:`~sharpness.engine.class_sums.mean_error`; NaN for a class of one image. An eigenvalue's is that of
-    :math:`v' H v` with v fixed, the rise's that at the same weights, an accuracy's
-    :func:`~sharpness.engine.class_sums.share_error`, which is not 0 where every answer is right. Over all samples, loss
-    and accuracy alike weigh every sample by its weight in the objective. A group's number is the mean of its classes';
-    its error takes into account that all classes share draws and random vectors, but not images.
+    A standard error over images states how much the number would change with other images of the class, see
+    :func:`~sharpness.engine.class_sums.mean_error`; it is NaN for a class of one image. For an eigenvalue it is that of
+    :math:`v' H v` with v fixed; for the worst rise, that at the same perturbed weights; for an accuracy,
+    :func:`~sharpness.engine.class_sums.share_error`, which is not 0 when every prediction is correct. Over all samples,
+    loss and accuracy weight every sample by its weight in the objective. The value of a group is the mean over its
+    classes; its error accounts for the fact that classes share draws and random vectors, but not images.
 
-    Intervals are of 95 %: Wilson's for accuracies; Student's, with one degree of freedom less than there are images,
-    draws or vectors, for the rest, on a logarithmic scale for what keeps its sign: losses, both ends of a spectrum, the
-    worst rise. See :mod:`sharpness.statistics.estimate`.
+    Intervals are 95 % intervals: Wilson's for accuracies, and Student's for the rest, with one degree of freedom less
+    than the number of images, draws or vectors. For quantities of fixed sign (losses, both ends of a spectrum, the
+    worst rise) they are computed on a logarithmic scale. See :mod:`sharpness.statistics.estimate`.
 
     Args:
-        subject: an objective, a model (with data), a checkpoint (object or path), or ``{label: one of these}``, to
-            compare; a list under a label is several trainings of one model. A folder of checkpoints compares all of
-            them; those that differ in their seed alone are trainings of one model.
-        given: data, measures, or both, without their names: ``measure(model, (x, y))``,
-            ``measure(objective, "accuracy,loss")``.
-        data: of models, as :class:`~sharpness.Objective` takes it, and of checkpoints, as
-            :func:`checkpoint_objective` does, such as ``"cifar10-lt"``.
-        measures: some of the above, a list or text with commas, or ``"all"``; the first ones without the trace, to
-            ``worst_rise``, unless given.
-        given_options: of :class:`~sharpness.Objective` for models, or of :func:`checkpoint_objective` for checkpoints.
+        subject: an objective, a model (with data), a checkpoint (object or path), or ``{label: one of these}`` to
+            compare several; a list under a label means several trainings of one model. A folder of checkpoints compares
+            all of them; those that differ only in their seed are trainings of one model.
+        given: data, measures, or both as positional arguments: ``measure(model, (x, y))``, ``measure(objective,
+            "accuracy,loss")``.
+        data: data for a model, as :class:`~sharpness.Objective` takes it, or for a checkpoint, as
+            :func:`checkpoint_objective` takes it, such as ``"cifar10-lt"``.
+        measures: names from the table above, as a list or comma-separated text, or ``"all"``; by default those up to
+            ``worst_rise``, without the trace.
+        given_options: options of :class:`~sharpness.Objective` for models, or of :func:`checkpoint_objective` for
+            checkpoints.
 
     Returns:
-        The table; of a mapping or a folder of several models a :class:`~sharpness.Comparison` of tables by label.
+        The table; for a mapping or a folder of several models, a :class:`~sharpness.Comparison` of tables by label.
 
     Raises:
-        UserError: an unknown measure, a setting out of range, what the probes refuse, or models that cannot be compared
-            (other images, scope, loss, ...). An eigenvalue that has not converged becomes NaN, with a warning.
+        UserError: an unknown measure, a setting out of range, input that a probe refuses, or models that cannot be
+            compared (different images, scope, loss, ...). An eigenvalue that has not converged becomes NaN, with a
+            warning.
 
     >>> model, data = nn.Linear(2, 2), ([[1.0, 0.0], [0.0, 1.0]], [0, 1])
     >>> measure(model, data, "accuracy, loss").names
@@ -155,7 +158,8 @@ def measure(
     # Without what was not given, because an objective has its own.
     options: dict[str, Any] = {n: v for n, v in given_options.items() if v is not None and v is not False}
     train_counts, resume, executor = (options.pop(name, None) for name in ("train_counts", "resume", "executor"))
-    numbers = {name: options.pop(name) for name in NUMBERS}
+    numbers = {name: options.pop(name, None) for name in NUMBERS}
+    numbers["seed"] = plain_number("seed", numbers["seed"], "int | None")
     asked = asked_for(measures, numbers, options)
     # Once for all models, because the first would use up an iterator.
     options |= {"data": read_once(data)}

@@ -19,15 +19,16 @@ class Hutchinson:
     Args:
         trace_draws: random vectors.
         seed: of them.
-        coordinates: of the parameters.
+        coordinates: of the parameters; None for those of the objective.
     """
 
     trace_draws: int = 30
     seed: int = 0
-    coordinates: str = "plain"
+    coordinates: str | None = None
 
     def __post_init__(self) -> None:
-        choose("coordinates", self.coordinates, COORDINATES)
+        if self.coordinates is not None:
+            choose("coordinates", self.coordinates, COORDINATES)
         require_whole("trace_draws", self.trace_draws, 2, ERROR)
         require_whole("seed", self.seed)
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sharpness.data.by_class import by_class
 from sharpness.engine.class_sums import ClassSums
 from sharpness.errors import UserError
 from sharpness.flattening import optimal_radius
@@ -55,11 +56,12 @@ def characteristic_radius(
     seed: int = 0,
     **given: Unpack[Resumed],
 ) -> CharacteristicRadiusResult:
-    r"""Compute the radius :math:`\rho_c^*` of CC-SAM's Theorem 1 (Zhou et al., CVPR 2023) and the loss where it leads.
+    r"""Compute the radius :math:`\rho_c^*` of CC-SAM's Theorem 1 (Zhou et al., CVPR 2023) and the loss at that radius.
 
     **Derivation.** Let w be the k weights in scope, :math:`L_c` the mean loss of the :math:`n_c` training images of
     class c and :math:`g_c` its gradient. A Gaussian prior around 0 and posterior around w, both of standard deviation
-    :math:`\rho`, are :math:`\mathrm{KL} = \|w\|^2 / (2 \rho^2)` apart, and the PAC-Bayes bound (McAllester) adds
+    :math:`\rho`, have the divergence :math:`\mathrm{KL} = \|w\|^2 / (2 \rho^2)`, and the PAC-Bayes bound (McAllester)
+    adds
     :math:`\sqrt{(\mathrm{KL} + \log(n_c / \delta)) / (2 (n_c - 1))}` to the mean loss under the posterior, with
     probability :math:`1 - \delta`. The noise has length :math:`\sqrt{k}\,\rho`, nearly, so that its mean loss is taken
     to be at most the largest in the ball of that radius, as SAM does (Foret et al., ICLR 2021). To first order that
@@ -76,42 +78,43 @@ def characteristic_radius(
     :math:`\epsilon_c = \sqrt{k}\,\rho_c^*\,g_c / \|g_c\|`: longer the rarer the class. This is the published radius;
     the complexity term as it is often quoted, without :math:`\rho`, would have no minimum.
 
-    **What is compared.** The rise that the first order predicts at :math:`\epsilon_c`, what the second order makes of
-    it (one Hessian-vector product), the rise itself, and the largest that projected ascent finds in the same ball;
-    :math:`\lambda_\max` of the class says how far the first order can hold: at length :math:`s` the curvature adds at
-    most :math:`s^2 \lambda_\max / 2` to second order. The same along the curve, at other radii. All samples together
-    have :math:`n = \sum_c n_c`.
+    **What is compared.** The rise predicted to first order at :math:`\epsilon_c`, the prediction to second order (one
+    Hessian-vector product), the measured rise, and the largest rise that projected ascent finds in the same ball. The
+    :math:`\lambda_\max` of the class limits the validity of the first order: at length :math:`s`, curvature adds at
+    most :math:`s^2 \lambda_\max / 2` to second order. The same quantities are given at other radii along the curve. For
+    all samples together, :math:`n = \sum_c n_c`.
 
-    The bound holds for losses in [0, 1] and for w fixed before the images; cross-entropy is unbounded and w is trained
-    on them. It says which radius, not how large the error can be.
+    The bound holds for losses in [0, 1] and for w fixed before the images are drawn, but cross-entropy is unbounded and
+    w is trained on the images. The bound determines the radius, not how large the error can be.
 
-    A class of one image is treated as one of two, and gradient norms below 1e-12 as 1e-12 in the formula, with
-    :math:`\epsilon_c` that much shorter than the formula's: as in training. The column ``clamped`` marks these.
+    As in training, a class of one image is treated as a class of two, and gradient norms below 1e-12 are replaced by
+    1e-12 in the formula, which shortens :math:`\epsilon_c` accordingly. The column ``clamped`` marks these classes.
 
-    Cost, in passes over the data: 2 gradients and a product, ``2 steps`` gradients and losses, ``2 len(factors)``
+    Cost in passes over the data: 2 gradients and one product, ``2 steps`` gradients and losses, ``2 len(factors)``
     losses, and two runs of :func:`~sharpness.eigenvalues`.
 
     Args:
-        objective: of the training images, or ``{label: model, checkpoint or objective}``, to compare. On test images
-            the losses and gradients are theirs, while n stays that of training.
-        train_counts: (C,) the n_c: training images of each class. Unless given those that the objective knows
-            (``Objective(train_counts=)``, any checkpoint that records them), else its own samples.
-        scale: of the perturbation: 1 is the theorem, 0.01 that of :mod:`sharpness.methods.cc_sam` before its cap.
-        factors: radii of the curve, over rho*.
-        steps: of the ascent, evaluations at most; 0 for none.
+        objective: objective on the training images, or ``{label: model, checkpoint or objective}`` to compare several.
+            On test images, losses and gradients are those of the test images, but n remains the training count.
+        train_counts: (C,) the n_c, the numbers of training images per class. By default those of the objective
+            (``Objective(train_counts=)``, or any checkpoint that records them), otherwise its numbers of samples.
+        scale: factor on the perturbation: 1 is the theorem; 0.01 is used by :mod:`sharpness.methods.cc_sam`, before its
+            cap.
+        factors: radii of the curve, as multiples of rho*.
+        steps: maximum number of evaluations in the ascent; 0 for no ascent.
         lambda_max: whether to compute eigenvalues.
-        tol: of the eigenvalues.
-        seed: of the eigenvalues, and of the ascent where there is no gradient.
+        tol: tolerance of the eigenvalues.
+        seed: seed of the eigenvalues, and of the ascent if there is no gradient.
         given: see :class:`~sharpness.probes.shared.probe.Resumed`.
 
     Returns:
-        A table of the numbers above, and the losses along the curve.
-        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
+        A table of the numbers above, with the losses along the curve.
+        For a mapping, a :class:`~sharpness.Comparison` of such results by label.
 
     Raises:
         UserError: counts, scale, factors or steps out of range, weights that are all 0, a gradient that is not finite.
 
-    The loss :math:`3 w_1 + 4 w_2` is linear, and the first order is the rise:
+    For the linear loss :math:`3 w_1 + 4 w_2`, the first order is exact:
 
     >>> model = torch.nn.Linear(2, 1, bias=False)
     >>> _ = model.weight.data.copy_(torch.tensor([[0.6, 0.8]]))
@@ -178,7 +181,7 @@ def characteristic_radius(
 def _counts(objective: Objective, given: Sequence[int] | None) -> tuple[np.ndarray, str]:
     """(C,) the n_c, and where they come from."""
     if given is not None:
-        counts = np.asarray(given)
+        counts = np.asarray(by_class(given, objective.class_names, "train_counts"))
         if counts.shape != (objective.num_classes,) or (counts < 0).any() or (counts != counts.astype(int)).any():
             raise UserError(
                 f"train_counts={list(given)}: give the training images of each of the {objective.num_classes} classes"

@@ -38,36 +38,36 @@ def class_optima(
     seed: int = 0,
     **given: Unpack[Resumed],
 ) -> OptimaResult:
-    r"""Find where each class wants to go: the displacement to its own optimum, and how these conflict.
+    r"""Find the displacement of the weights to each class's own optimum, and how these displacements conflict.
 
     .. math:: d_c = \arg\min_d \; L_c(w + d) + \tfrac{\mu}{2}\, \|d\|^2 / \|w\|^2
 
-    by Gauss-Newton steps from d = 0, each solved by conjugate gradients and halved until it lowers the damped loss.
-    The damping :math:`\mu` makes the optimum of a loss that falls forever, such as cross-entropy of images that can be
-    told apart, a point: to move by the norm of all weights costs :math:`\mu / 2`. Standard errors of lengths are the
-    infinitesimal jackknife: with :math:`u = (G + \mu / \|w\|^2)^{-1} d_c / \|d_c\|` the error of the mean of
-    :math:`u' \nabla \ell_i` over the class's images at the optimum.
+    by Gauss-Newton steps from d = 0, each solved by conjugate gradients and halved until it lowers the damped loss. The
+    damping :math:`\mu` makes the optimum finite for losses without a minimum, such as cross-entropy on separable
+    images: moving by the norm of all weights costs :math:`\mu / 2`. Standard errors of lengths use the infinitesimal
+    jackknife: with :math:`u = (G + \mu / \|w\|^2)^{-1} d_c / \|d_c\|`, the standard error of the mean of :math:`u'
+    \nabla \ell_i` over the class's images at the optimum.
 
     Args:
         objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.
         damping: :math:`\mu`; 0 for none.
-        steps: Gauss-Newton steps at most.
-        cg_steps: products of each step at most.
-        per_group: the optima of groups, over all their images, instead of classes.
-        match_samples: draw this many images of every class first, by ``seed``.
+        steps: maximum number of Gauss-Newton steps.
+        cg_steps: maximum number of conjugate-gradient steps (products) per Gauss-Newton step.
+        per_group: find the optima of groups, over all their images, instead of those of classes.
+        match_samples: first draw this many images of each class, with ``seed``.
         keep_vectors: keep the displacements, one float per parameter and class.
-        seed: of the images that are drawn.
+        seed: seed for drawing images.
         given: see :class:`~sharpness.probes.shared.probe.Resumed`.
 
     Returns:
-        Lengths in norms of the weights, losses there, cosines between classes (the conflict matrix), and the loss of
-        every class at the optimum of every other.
-        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
+        Lengths (relative to the norm of the weights), losses at the optima, cosines between classes (the conflict
+        matrix), and the loss of every class at the optimum of every other.
+        For a mapping, a :class:`~sharpness.Comparison` of such results by label.
 
     Raises:
         UserError: settings out of range, or weights that are all zero.
 
-    Class 0 wants :math:`w_1 = 1`, class 1 :math:`w_2 = 2`, from w = (3, 4):
+    The optimum of class 0 is at :math:`w_1 = 1`, that of class 1 at :math:`w_2 = 2`; the model is at w = (3, 4):
 
     >>> import torch
     >>> from sharpness import Objective

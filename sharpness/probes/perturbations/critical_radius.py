@@ -43,35 +43,36 @@ def critical_radius(
     seed: int = 0,
     **given: Unpack[Given],
 ) -> MeasureResult:
-    r"""Find how far the weights may move along given directions before a class is lost, from forward passes alone.
+    r"""Find how far the weights can move along given directions before a class is lost, using only forward passes.
 
-    The critical radius of class c along d is the least r at which :math:`L_c(w + r \|w\| d / \|d\|)` is ``factor``
-    times :math:`L_c(w)`, or the accuracy of c ``drop`` below its accuracy at w, whichever comes first. Radii are
-    doubled from 1/256 on until both have happened, then bisected to 5 %; what happens twice on the way may be found at
-    either place. Forward passes alone, about 25 for each direction: for networks that are too large for curvature.
+    The critical radius of class c along d is the smallest r at which :math:`L_c(w + r \|w\| d / \|d\|)` reaches
+    ``factor`` times :math:`L_c(w)`, or the accuracy of c falls ``drop`` below its accuracy at w, whichever comes first.
+    Radii are doubled from 1/256 until both have happened, then bisected to 5 %; if a threshold is crossed several
+    times, any of the crossings may be found. It takes about 25 forward passes per direction and thus suits networks
+    that are too large for curvature.
 
     Args:
         objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.
         directions: some of ``"random"`` (filter-normalised, the same for every model), ``"gradient"`` (of the loss,
             upwards), ``"class_gradient"`` (each class along its own) and ``"update"``.
-        draws: random directions, over which their errors are.
-        factor: of the loss, above 1.
-        drop: of the accuracy, in (0, 1].
-        update: the last update of the weights, (k,), of which the direction ``"update"`` goes on; of a checkpoint of a
-            run with snapshots that from the last one before it, unless given.
-        seed: of the random directions.
+        draws: number of random directions, over which their standard errors are taken.
+        factor: factor on the loss, above 1.
+        drop: drop in accuracy, in (0, 1].
+        update: (k,) the last update of the weights, which the direction ``"update"`` continues. By default, for a
+            checkpoint of a run with snapshots, the update since the last snapshot before it.
+        seed: seed of the random directions.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Returns:
-        A table with a measure for each kind of direction: the first radius of both; and, with ``_loss`` and
-        ``_accuracy`` behind its name, each of them. NaN where it is not reached within twice the norm of the weights.
+        A table with one measure for each kind of direction, the smaller of the two radii; the suffixes ``_loss`` and
+        ``_accuracy`` give each separately. NaN if a radius is not reached within twice the norm of the weights.
         Standard errors are over random directions; single directions have none.
 
     Raises:
-        UserError: an unknown direction, settings out of range, ``"update"`` of a model that no run kept one of,
+        UserError: an unknown direction, settings out of range, ``"update"`` for a model whose run has no snapshots,
             weights that are all zero, or a direction that vanishes.
 
-    The loss :math:`w^2` doubles at :math:`\sqrt 2\, w`, at a radius of 0.414:
+    The loss :math:`w^2` doubles at :math:`\sqrt 2\, w`, that is at radius 0.414:
 
     >>> import torch
     >>> from sharpness import Objective

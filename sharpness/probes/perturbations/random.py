@@ -52,32 +52,33 @@ def random_perturbation(
 ) -> PerturbationResult:
     r"""Evaluate the loss under random perturbations, ``L(w + r d_j)``, for every radius r and direction d_j, per class.
 
-    The same directions serve all radii, and by the same seed all models of an architecture and all data: for the rise
-    of both training and test loss at the very same points, call it with the objective of either. What moves is the
-    scope of the objective, ``parameters="all"``, ``"backbone"`` or ``"classifier"``. Evaluated in the model's own
-    precision, because differences of the loss are small beside it; under torchrun each process takes its share of the
+    The same directions are used for all radii and, with the same seed, for all models of an architecture and all data.
+    To get the rise of training and test loss at the same points, call it once with each objective. Only the parameters
+    in the objective's scope move: ``parameters="all"``, ``"backbone"`` or ``"classifier"``. Points are evaluated in the
+    model's own precision, because differences are small compared to the loss. Under torchrun, processes share the
     points.
 
     Args:
         objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.
-        radii: in units that the normalisation sets, see above.
-        draws: random directions d_j, D of them.
+        radii: radii, in units set by the normalisation, see above.
+        draws: D, the number of random directions d_j.
         normalization: ``"filter"`` or ``"layer"`` (relative to the norms of the model's filters or layers; biases and
-            BatchNorm stay), or None.
-        seed: of the directions.
+            BatchNorm parameters are not moved), or None.
+        seed: seed of the directions.
         distribution: ``"gaussian"``, ``"sphere"`` or ``"uniform"``, as above.
-        resume: a folder for points that are done; a call with the same settings goes on with them.
-        executor: evaluates blocks of points, see :func:`sharpness.cluster`; this process evaluates all unless given.
+        resume: folder for finished points; a call with the same settings resumes from them.
+        executor: executor that evaluates blocks of points, see :func:`sharpness.cluster`; by default this process does.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Returns:
-        Losses (R, D) by radius and draw, class losses and accuracies (C, R, D), and those of the model itself.
-        Of a mapping a :class:`~sharpness.Comparison` of such results by label.
+        Losses (R, D) by radius and draw, class losses and accuracies (C, R, D), and the values of the unperturbed
+        model.
+        For a mapping, a :class:`~sharpness.Comparison` of such results by label.
 
     Raises:
-        UserError: no radii, negative ones, no draws, or an unknown distribution or normalisation.
+        UserError: no radii, negative radii, no draws, or an unknown distribution or normalisation.
 
-    A loss that is linear in the weights, moved by the length 2 in one direction of a plane:
+    A loss that is linear in two weights, which are moved by length 2 in a random direction:
 
     >>> model = torch.nn.Linear(2, 1, bias=False)
     >>> data = torch.tensor([[3.0, 0.0], [0.0, 4.0]]), torch.tensor([0, 0])

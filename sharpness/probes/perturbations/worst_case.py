@@ -39,38 +39,38 @@ def worst_case(
     .. math:: \max_{\|u\| \le \rho} L(w + T u) - L(w)
 
     With one step this is the point that SAM evaluates (Foret et al., ICLR 2021): :math:`u = \rho\, T g / \|T g\|_2`,
-    or :math:`\rho \operatorname{sign}(T g)` for ``"linf"``. More steps climb on from there, see
-    ``projected_ascent.py``. The centre is in the ball as well: a point with a smaller loss counts as no rise.
-    The numbers are lower bounds of the maxima; at a minimum of a quadratic the maximum is
+    or :math:`\rho \operatorname{sign}(T g)` for ``"linf"``. Further steps continue the ascent from there, see
+    ``projected_ascent.py``. If no better point is found, the rise is 0, since the centre is in the ball. The results
+    are lower bounds of the maxima. At the minimum of a quadratic the maximum is
     :math:`\rho^2 \lambda_\max / 2` in l2, and of a linear loss it is :math:`\rho \|g\|_2`, or :math:`\rho \|g\|_1` for
     ``"linf"``.
 
-    A class ascends on L_c alone. With one step all classes together take one pass over the data for gradients and
-    one for losses; the overall gradient is their weighted sum, and the overall loss takes one pass more.
+    Each class ascends on L_c alone. With one step, all classes together take one pass over the data for gradients and
+    one for losses; the overall gradient is their weighted sum, and the overall loss takes one more pass.
 
     Args:
         objective: an objective, a model with ``data`` or a checkpoint; or ``{label: one of these}``, to compare them.
-        rho: radius.
-        steps: evaluations of the loss at most, with a gradient before each.
-        norm: ``"l2"`` or ``"linf"``, of u.
+        rho: radius of the ball.
+        steps: maximum number of evaluations of the loss, each with a gradient.
+        norm: norm of u, ``"l2"`` or ``"linf"``.
         adaptive: :math:`T = \operatorname{diag}(|w|)` (Kwon et al., ICML 2021) over all parameters in scope; the
             identity otherwise.
         m: m-sharpness (Foret et al.; Andriushchenko and Flammarion, ICML 2022): the samples are split at random into
-            batches of m, the last one smaller where m does not divide their number; each ascends on its own loss, and
-            losses are averaged over the batches by their weight. A class is split into batches of its own samples,
-            all samples together into batches of any class. The maximum over one batch of all is a lower bound of
-            that with m = 1. None is one batch.
-        seed: of the batches, and of the start where the gradient is zero and there are several steps.
-        resume: folder for unfinished work; the same call continues there, and ends with the same bits.
+            batches of m (the last one smaller if m does not divide their number). Each ascends on its own loss, and
+            losses are averaged over batches by weight. For a class, batches contain only its samples; for all samples,
+            they mix classes. The maximum over a single batch is a lower bound of that with m = 1. None means a single
+            batch.
+        seed: seed of the batches, and of the starting point if the gradient is zero and there are several steps.
+        resume: folder for unfinished work. The same call resumes from it and gives bitwise identical results.
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Returns:
-        A table of ``loss``, ``worst_loss``, ``worst_rise`` and ``worst_accuracy``, the accuracy at the worst point,
-        NaN where targets are no labels; ``worst_rise`` with its standard error over samples, at the worst point of
-        these. The number of gradients, of classes or batches, is in the provenance.
+        A table of ``loss``, ``worst_loss``, ``worst_rise`` and ``worst_accuracy`` (the accuracy at the worst point, NaN
+        if targets are not labels). The standard error of ``worst_rise`` is over samples, with the worst point fixed.
+        The number of gradients is in the provenance.
 
     Raises:
-        UserError: a radius, steps or m that are not positive, an unknown norm, a gradient that is not finite.
+        UserError: a non-positive radius, number of steps or m, an unknown norm, or a gradient that is not finite.
 
     >>> import torch
     >>> model = torch.nn.Linear(2, 1, bias=False)

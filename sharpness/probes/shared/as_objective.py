@@ -108,25 +108,25 @@ def checkpoint_objective(
 
     Args:
         checkpoint: as :func:`~sharpness.load_checkpoint` returns it, or its path.
-        split: ``"train"``, rebuilt by the recorded recipe, ``"test"``, or ``"val"`` of data that have it.
-        loss: ``"ce"`` on calibrated logits, ``"training"``: the loss it was trained with, or a function, as
+        split: ``"train"`` (rebuilt from the recorded recipe), ``"test"``, or ``"val"`` if the data set has one.
+        loss: ``"ce"`` on calibrated logits; ``"training"``, the loss the model was trained with; or a function, as
             :class:`~sharpness.Objective` takes it.
-        data_root: the folder with the files of recorded or named data.
-        limit_per_class: number of samples of every class, its first ones; weights make the overall loss still count
-            every class by its size.
-        device: such as ``"cuda"``; a GPU if there is one unless given.
-        data: what to probe on, where the file does not record it: the name of a data set, whose long tail is cut and
-            normalised as the checkpoint's family does; images of the user's own, :func:`~sharpness.data.read_images`;
-            or anything else that :class:`~sharpness.Objective` takes.
-        given: options of :class:`~sharpness.Objective`; with ``classes`` or ``group_by``, what is known of the data's
-            own classes does not apply. Of recorded or named data ``logits="temperature"`` is fitted on test images that
-            are not probed, at most 200 of each class, unless ``held_out`` are given.
+        data_root: the folder with the files of the data set.
+        limit_per_class: use only the first samples of each class, this many; they are weighted so that each class still
+            counts by its size in the overall loss.
+        device: such as ``"cuda"``; by default a GPU if there is one.
+        data: the data to probe, if the file does not record them: the name of a data set, whose long tail is selected
+            and normalised as in the checkpoint's family; your own images, see :func:`~sharpness.data.read_images`; or
+            anything else that :class:`~sharpness.Objective` takes.
+        given: options of :class:`~sharpness.Objective`. With ``classes`` or ``group_by``, information about the data
+            set's own classes is not used. For recorded or named data, ``logits="temperature"`` is fitted on test images
+            that are not probed, at most 200 per class, unless ``held_out`` is given.
 
     Returns:
-        The mean loss over these images, with class names, training images and groups as far as they are known.
+        The objective on these images, with class names, training counts and groups as far as they are known.
 
     Raises:
-        UserError: no data, or settings of named data for other data.
+        UserError: no data, or options for named data with other data.
 
     >>> import torch
     >>> images, labels = torch.zeros(2, 3, 32, 32), torch.tensor([0, 1])

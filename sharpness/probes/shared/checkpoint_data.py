@@ -107,10 +107,10 @@ def _named(checkpoint: Checkpoint, wanted: NamedData, name: str) -> LongTailData
     known = given.keys() | (recipe.keys() & {"imbalance"})
     assumed = [option for option in ("imbalance", "subset") if option not in known and is_cut]
     if saw != tail.dataset:
-        logger.info("data: %s; %s was trained on %s, which training images and groups are of", tail.dataset, path, saw)
+        logger.info("data: %s; %s was trained on %s, whose training counts are used", tail.dataset, path, saw)
     elif assumed:
         logger.info(
-            "data: %s, imbalance %g, images of subset %s (the file does not tell its %s, the usual is assumed: %s)",
+            "data: %s, imbalance %g, images of subset %s (the file does not record its %s, defaults are assumed: %s)",
             tail.dataset, tail.imbalance, tail.subset, " and ".join(assumed), ", ".join(f"--{o}" for o in assumed),
         )  # fmt: skip
     return data

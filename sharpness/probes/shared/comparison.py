@@ -15,7 +15,7 @@ from sharpness.probes.shared.trainings import Training, named, trainings
 from sharpness.results.same import SHARED, SPLIT, Probed, require_equal, require_same_samples
 
 #: Attributes of an objective that have another name in its provenance.
-ATTRIBUTES = {"loss": "loss_name", "dtype": "precision"}
+ATTRIBUTES = {"loss": "loss_name", "loss_function": "loss_identity", "dtype": "precision"}
 logger = logging.getLogger("sharpness")
 
 
@@ -79,13 +79,10 @@ def require_comparable(objectives: Mapping[str, Objective], own_losses: bool = F
         raise UserError("an empty mapping of objectives: there is nothing to compare")
     probed = {label: Probed(o.identity, o.data_sha256, o.class_names) for label, o in objectives.items()}
     require_same_samples(probed, weights=not own_losses)
-    fields = [name for name in (*SHARED, *SPLIT) if not (own_losses and name == "loss")]
-    described: dict[str, dict[str, Any]] = {}
-    for label, one in objectives.items():
-        described[label] = {name: getattr(one, ATTRIBUTES.get(name, name)) for name in fields}
-        if one.loss_name == "<lambda>" and not own_losses:  # the name of any such function
-            described[label]["loss"] = one.loss_function
-    require_equal(described)
+    fields = [name for name in (*SHARED, *SPLIT) if not (own_losses and name in ("loss", "loss_function"))]
+    require_equal({
+        label: {name: getattr(one, ATTRIBUTES.get(name, name)) for name in fields} for label, one in objectives.items()
+    })  # fmt: skip
 
 
 def is_random(result: Any) -> bool:

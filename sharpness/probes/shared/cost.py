@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -71,8 +72,7 @@ class Cost:
         with row_workers(objective, rows) as pool:
             workers = pool.number if isinstance(pool, Workers) else 1
             for number in sizes:
-                chosen = torch.linspace(0, objective.num_samples - 1, number).round().long()
-                part = objective.restrict(chosen)
+                part = _spread(objective, number)
                 times[0].append(_seconds(part.evaluate))
                 times[1].append(_seconds(part.gradient) if gradients else 0.0)
                 made = [pool.submit(_product_seconds, part) for _ in range(workers if rows else 0)]
@@ -89,15 +89,36 @@ class Cost:
         return max(*rows, sum(rows) / self.workers)
 
 
-def announce_rows(objective: Objective, what: str, products: float, sizes: Sequence[int], executor: Executor) -> None:
-    """Announce the expected duration of rows on an executor, whose workers are taken to be as fast as this process."""
+def announce_rows(
+    objective: Objective,
+    what: str,
+    run: Callable[[Objective], object],
+    share: float,
+    sizes: Sequence[int],
+    executor: Executor,
+) -> None:
+    """Announce the expected duration of rows on an executor, whose workers are taken to be as fast as this process.
+
+    Args:
+        run: a short run on given samples; timed, because what a run does besides its products is a good part of rows of
+            few images.
+        share: how often a row takes what the short run takes.
+        sizes: samples of every row.
+    """
     workers = min(width(executor), len(sizes))
 
     def expected() -> float:
-        cost = replace(Cost.of(objective, 1, gradients=False), workers=workers)
-        return cost.side_by_side([products * cost.product(size) for size in sizes])
+        timed = sorted({min(number, objective.num_samples) for number in SAMPLES})
+        cost = Linear.through(timed, [_once(partial(run, _spread(objective, number))) for number in timed])
+        rows = [share * cost(size) for size in sizes]
+        return max(*rows, sum(rows) / workers)
 
     announce(f"{what} of {len(sizes)} rows on {workers} workers", expected)
+
+
+def _spread(objective: Objective, number: int) -> Objective:
+    """So many of the samples, spread over all of them."""
+    return objective.restrict(torch.linspace(0, objective.num_samples - 1, number).round().long())
 
 
 def row_workers(objective: Objective, rows: int, vectors: int = 0) -> AbstractContextManager[Executor]:

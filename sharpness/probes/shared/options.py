@@ -30,14 +30,14 @@ class ImageOptions(TypedDict, total=False):
     """Keywords of recorded or named data.
 
     Attributes:
-        imbalance: of the named data set's long tail, where the file does not record it.
-        subset: recipe of the named data set's images, where the family has none of its own.
-        mean: per channel, of pixels in [0, 1]: normalises named data in place of what the checkpoint's family does; of
-            tensors, what they were normalised by, see :class:`~sharpness.Objective`.
-        std: per channel, with ``mean``.
-        download: fetch the files of recorded or named data if they are missing.
-        class_order: numbers of the classes in the model, as :func:`~sharpness.data.class_order` takes it, where they
-            are not those of its family; images of the user's own are renumbered accordingly.
+        imbalance: imbalance factor of the named data set, if the file does not record it.
+        subset: how the images of the named data set are selected, if the family does not determine it.
+        mean: channel means, for pixels in [0, 1]. For named data, they replace the normalisation of the checkpoint's
+            family; for tensors, they state how these were normalised, see :class:`~sharpness.Objective`.
+        std: channel standard deviations, with ``mean``.
+        download: download the files of the data set if they are missing.
+        class_order: the model's numbering of the classes, as :func:`~sharpness.data.class_order` takes it, if it
+            differs from that of its family; your own images are renumbered accordingly.
     """
 
     imbalance: float | None

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar, cast, overload
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 from torch.utils.data import DataLoader, Dataset
 
@@ -36,10 +38,10 @@ class Given(TypedDict, total=False):
     """Arguments of every probe beside its own: how a model or a checkpoint becomes an objective.
 
     Attributes:
-        data: of models, as :class:`~sharpness.Objective` takes it, and of checkpoints that do not record theirs, as
-            :func:`~sharpness.checkpoint_objective` does. It may also follow the model without its name.
-        options: of :class:`~sharpness.Objective`, for models, or of :func:`~sharpness.checkpoint_objective`, such as
-            ``{"parameters": "classifier"}``.
+        data: data for a model, as :class:`~sharpness.Objective` takes it, or for a checkpoint that does not record its
+            own, as :func:`~sharpness.checkpoint_objective` takes it. May also be passed positionally after the model.
+        options: options of :class:`~sharpness.Objective` for models, or of :func:`~sharpness.checkpoint_objective` for
+            checkpoints, such as ``{"parameters": "classifier"}``.
     """
 
     data: Any
@@ -50,7 +52,7 @@ class Resumed(Given, total=False):
     """Arguments of probes that keep unfinished work.
 
     Attributes:
-        resume: folder for unfinished work; the same call continues there, and ends with the same bits.
+        resume: folder for unfinished work. The same call resumes from it and gives bitwise identical results.
     """
 
     resume: str | Path | None
@@ -153,6 +155,9 @@ def _comparable(probe: Callable[..., Any], by_layer: Callable[..., Any] | None =
         # As the third argument, where Objective has its loss, it would become a setting.
         if (loss := next((v for v in given.values() if isinstance(v, _Loss)), None)) is not None:
             raise UserError(f"{type(loss).__name__} stands where {probe.__name__} has no loss: give it as loss=")
+        given = {
+            name: plain_number(name, value, signature.parameters[name].annotation) for name, value in given.items()
+        }
         chosen = probe
         if by_layer is not None and given.get("per_layer"):
             chosen, given = by_layer, _settings_of(by_layer, probe, given)
@@ -171,6 +176,23 @@ def _comparable(probe: Callable[..., Any], by_layer: Callable[..., Any] | None =
 
     probe_all.__signature__ = signature  # type: ignore[attr-defined]
     return probe_all
+
+
+def plain_number(name: str, value: Any, annotation: Any) -> Any:
+    """A setting that is annotated as a number as Python's own: NumPy's and a tensor's are no seeds to torch.
+
+    Raises:
+        UserError: another value.
+    """
+    kind = {"int": Integral, "float": Real}.get(str(annotation).removesuffix(" | None"))
+    if kind is None or (value is None and str(annotation).endswith("None")):
+        return value
+    if isinstance(value, Tensor) and value.ndim == 0:
+        value = value.item()
+    if not isinstance(value, kind) or (name == "seed" and not abs(int(value)) < 2**63):  # type: ignore[call-overload]
+        told = "an integer" + (" below 2**63" if name == "seed" else "") if kind is Integral else "a number"
+        raise UserError(f"{name}={value!r}: give {told}")
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _can_only_be_data(value: Any) -> bool:

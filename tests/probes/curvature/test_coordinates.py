@@ -118,6 +118,8 @@ def test_a_table_and_its_pictures_say_which_coordinates_they_are_in(objective):
     assert tables["filter"].overall[0] == pytest.approx(expected, rel=1e-2)
     own = measure(objective.in_coordinates("filter"), "lambda_max", tol=1e-2, max_iterations=60)
     assert own.overall == tables["filter"].overall and own.provenance["coordinates"] == "filter"
+    asked = measure(objective.in_coordinates("filter"), "lambda_max", coordinates="plain", tol=1e-2, max_iterations=60)
+    assert asked.overall == tables["plain"].overall and asked.provenance["coordinates"] == "plain"
     assert tables["filter"].plot().get_ylabel().endswith("(filter coordinates)")
     assert eigenvalues(objective, coordinates="filter").plot().get_ylabel().endswith("(filter coordinates)")
     with pytest.raises(UserError, match="coordinates is plain and filter"):

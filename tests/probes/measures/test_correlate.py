@@ -113,6 +113,19 @@ def test_the_interval_holds_the_coefficient_of_the_population_about_as_often_as_
     assert 178 <= held <= 200  # four standard deviations below 190
 
 
+def test_checkpoints_of_many_classes_are_drawn_whole_without_a_matrix_of_all_pairs():
+    """Rows of a resample made for real: those of every checkpoint as often as it was drawn."""
+    random = np.random.default_rng(2)
+    x, y, strata = *np.round(random.normal(size=(2, 30))), np.arange(30) % 5  # with ties
+    value, low, high = stratified_tau(x, y, strata, strata, 40, 7)
+    taus = []
+    for count in np.random.default_rng(7).multinomial(5, np.full(5, 0.2), size=40):
+        rows = np.repeat(np.arange(30), count[strata])
+        s, t = (np.sign(v[rows][:, None] - v[rows]) * (strata[rows][:, None] == strata[rows]) for v in (x, y))
+        taus.append((s * t).sum() / np.sqrt((s * s).sum() * (t * t).sum()))
+    assert [low, high] == pytest.approx(np.quantile(taus, [0.025, 0.975]), rel=1e-12) and low < value < high
+
+
 def tables(models=2, runs=4, classes=5):
     """Tables of training and test images, with a measure that orders accuracy backwards and one that is noise."""
     random = np.random.default_rng(3)
@@ -170,6 +183,14 @@ def test_measured_models_are_taken_as_they_are():
         (lambda t: t[["model", "run", "class", "group", "accuracy"]], "no measure besides accuracy"),
         (lambda t: t.drop(columns="class"), "no column 'class'"),
         (lambda t: t[t["model"].eq("m0") & t["run"].eq("seed 0")].head(3), "1 checkpoints: give three"),
+        (lambda t: t.head(0), "no rows"),
+        (lambda t: t.drop(columns="run"), "several rows of class 'all' of model 'm0'.*column 'run'"),
+        (lambda t: pd.concat([t, t[["rise"]]], axis=1), "two columns 'rise'"),
+        (lambda t: t.assign(accuracy="85%"), "'85%' in column 'accuracy': give numbers"),
+        (lambda t: t.assign(lambda_max="-"), "'-' in column 'lambda_max': give numbers"),
+        (lambda t: t.assign(lambda_max=np.nan, rise=None), "nowhere are a measure and accuracy known"),
+        (lambda t: t.rename(columns={"rise": "value"}).assign(measure=0), "without long=True"),
+        (dict, "table is a dict: give a DataFrame"),
     ],
 )
 def test_what_is_no_such_table_is_refused(change, message):
@@ -177,10 +198,30 @@ def test_what_is_no_such_table_is_refused(change, message):
         sharpness.correlate(change(tables()[0]))
 
 
+def test_settings_and_a_test_table_that_do_not_fit_are_refused():
+    train, test = tables()
+    for given, options, message in [
+        (test.drop(columns="accuracy"), {}, "test has no accuracy"),
+        (test.assign(accuracy=100 * test["accuracy"]), {}, "give shares or per cent in both"),
+        (None, {"resamples": -1}, "resamples=-1"),
+        (None, {"seed": -1}, "seed=-1"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            sharpness.correlate(train, given, **options)
+    found = sharpness.correlate(train.rename(columns={"run": "seed"}), measures="rise, lambda_max", resamples=0)
+    assert set(found.to_frame()["measure"]) == {"rise", "lambda_max"}, "seeds tell checkpoints apart"
+    for act in (lambda: found.of("nope"), lambda: found.plot("groups")):
+        with pytest.raises(UserError, match="choose one of"):
+            act()
+
+
 def test_the_command_reads_what_measure_wrote(tmp_path, capsys):
     for name, table in zip(("train", "test"), tables(), strict=True):
         table.to_csv(tmp_path / f"{name}.csv", index=False)
     arguments = ["correlate", str(tmp_path / "train.csv"), "--test", str(tmp_path / "test.csv"), "--resamples", "50"]
+    train = pd.read_csv(tmp_path / "train.csv")
+    train.replace({"class": {"0": "NA"}}).to_csv(tmp_path / "named.csv", index=False)
+    assert sharpness.correlate(tmp_path / "named.csv", resamples=0).of("rise", over="classes").rows == 40
     assert main([*arguments, "-o", str(tmp_path / "tau.csv"), "--plot", str(tmp_path / "tau")]) == 0
     assert "lambda_max" in capsys.readouterr().out
     written = pd.read_csv(tmp_path / "tau.csv")

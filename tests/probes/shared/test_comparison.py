@@ -1,17 +1,24 @@
 """Models side by side: the same directions, data and settings, or a refusal that names what differs."""
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from sharpness import (
     Objective,
     UserError,
+    compare,
     line,
     load_checkpoint,
     load_data,
+    load_result,
+    measure,
     plane,
     random_perturbation,
     train,
@@ -118,7 +125,7 @@ def test_checkpoints_paths_and_objectives_mix(runs):
         ("scope", lambda x, y: Objective(model(1), (x, y), parameters="classifier")),
         ("batchnorm", lambda x, y: Objective(model(1), (x, y), batchnorm="recalibrate")),
         ("dtype is float32 and float64", lambda x, y: Objective(model(1).double(), (x, y))),
-        ("loss is ce and <function", lambda x, y: Objective(model(1), (x, y), loss=lambda u, t: u[:, 0])),
+        ("loss is ce and <lambda>", lambda x, y: Objective(model(1), (x, y), loss=lambda u, t: u[:, 0])),
         ("class_names", lambda x, y: Objective(model(1), (x, y), class_names="abc")),
         ("class_names", lambda x, y: Objective(model(1, classes=4), (x, y))),
         ("groups is {} and {'few'", lambda x, y: Objective(model(1), (x, y), groups={"few": (2,)})),
@@ -132,12 +139,35 @@ def test_what_differs_is_named_before_anything_is_evaluated(probe, field, other,
         probe(objectives)
 
 
-def test_lambdas_are_told_apart_by_what_they_are(data):
-    square, first = (lambda u, t: u[:, 0] ** 2), (lambda u, t: u[:, 0])
-    a, b, other = (Objective(model(seed), data, loss) for seed, loss in ((0, square), (1, square), (1, first)))
-    assert list(line({"a": a, "b": b}, RANGE)) == ["a", "b"]
-    with pytest.raises(UserError, match="loss is <function .*<lambda>.* and <function .*<lambda>"):
-        line({"a": a, "b": other}, RANGE)
+def power(exponent):
+    return lambda u, t: u[:, 0] ** exponent
+
+
+@pytest.mark.parametrize(
+    ("one", "same", "other"),
+    [
+        (lambda u, t: u[:, 0] ** 2, lambda u, v: u[:, 0] ** 2, lambda u, t: u[:, 0]),
+        (power(2), power(2), power(1)),
+        (partial(F.cross_entropy, reduction="none"), partial(F.cross_entropy, reduction="none"), None),
+        (*(nn.CrossEntropyLoss(reduction="none", label_smoothing=s) for s in (0.1, 0.1, 0.5)),),
+    ],
+)
+def test_losses_of_one_name_are_told_apart_by_what_they_compute(one, same, other, data, tmp_path):
+    a, b = (Objective(model(seed), data, loss) for seed, loss in ((0, one), (1, same)))
+    assert list(line({"a": a, "b": b}, RANGE)) == ["a", "b"] and " at 0x" not in a.loss_name
+    if other is not None:
+        c = Objective(model(1), data, other)
+        assert c.loss_name == a.loss_name
+        with pytest.raises(UserError, match=r"loss_function is \S+ \w{16} and \S+ \w{16}, and must be the same"):
+            line({"a": a, "b": c}, RANGE)
+        stored = [load_result(measure(o, "loss").save(tmp_path / f"{i}.nc")) for i, o in enumerate((a, b, c))]
+        assert list(compare({"a": stored[0], "b": stored[1]})) == ["a", "b"]
+        with pytest.raises(UserError, match="loss_function is"):
+            compare({"a": stored[0], "c": stored[2]})
+        # Of another version of Python, whose bytecode is another, and of files of before, names are all there is.
+        for change in ({"python": "3.1.0"}, {"loss_function": None}):
+            odd = replace(stored[2], provenance=stored[2].provenance | change)
+            assert list(compare({"a": stored[0], "c": odd})) == ["a", "c"]
 
 
 @pytest.mark.parametrize("probe", PROBES.values(), ids=PROBES)

@@ -5,6 +5,7 @@ import inspect
 import re
 from typing import get_type_hints
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -53,6 +54,26 @@ def test_data_may_follow_a_model_or_be_named():
         sharpness.eigenvalues({"a": model}, DATA, k=2, options={"parameters": "weight"})["a"],
     ):
         assert found.values.tolist() == expected.values.tolist()
+
+
+def test_numbers_may_be_numpys_and_what_is_no_number_is_told():
+    objective = Objective(nn.Linear(2, 2), DATA)
+    expected = sharpness.trace(objective, draws=3, seed=3).to_frame()
+    for seed in (np.int64(3), torch.tensor(3)):
+        assert sharpness.trace(objective, draws=np.int32(3), seed=seed).to_frame().equals(expected)
+    plain, numpys = (sharpness.measure(objective, "lambda_max", seed=seed) for seed in (3, np.int64(3)))
+    assert plain.to_frame().equals(numpys.to_frame())
+    for probe, options, message in [
+        ("eigenvalues", {"k": 1.5}, "k=1.5: give an integer"),
+        ("eigenvalues", {"tol": "1e-3"}, "tol='1e-3': give a number"),
+        ("eigenvalues", {"bootstrap": "200"}, "bootstrap='200': give an integer"),
+        ("trace", {"seed": 2**70}, "below 2"),
+        ("measure", {"seed": 2**70}, "below 2"),
+        ("worst_case", {"rho": None}, "rho=None: give a number"),
+        ("line", {"directions": nn.Linear(2, 2)}, "a direction is a Linear: .*sharpness.interpolate"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            getattr(sharpness, probe)(objective, **options)
 
 
 def test_eigenvalues_and_traces_per_layer_take_data_too():

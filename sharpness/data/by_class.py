@@ -1,0 +1,68 @@
+"""Values of classes that a mapping or a pandas Series gives by label or by name, in the order of the classes."""
+
+from __future__ import annotations
+
+from collections.abc import KeysView, Mapping, Sequence, Set
+from numbers import Integral
+from typing import Any
+
+from sharpness.errors import UserError, shown
+
+
+def labelled(given: Any) -> dict[Any, Any] | None:
+    """The entries of a mapping, or of a Series by its index; None of what has an order of its own alone.
+
+    >>> labelled({"cat": 3}), labelled([3, 4])
+    ({'cat': 3}, None)
+    """
+    series = getattr(given, "ndim", 0) == 1 and hasattr(given, "index") and hasattr(given, "items")
+    return dict(given.items()) if isinstance(given, Mapping) or series else None
+
+
+def by_class(given: Any, names: Sequence[Any], what: str) -> Any:
+    """The values of all classes as a list, of a mapping or Series by names or labels; anything else as it is.
+
+    A ``Counter`` of labels, and ``labels.value_counts()``, have an order of their own, which says nothing.
+
+    Args:
+        names: of the classes, in their order.
+        what: is given, for the error.
+
+    Raises:
+        UserError: a class is missing, or a key is none.
+
+    >>> by_class({2: 3, 0: 100, 1: 50}, ("cat", "dog", "eel"), "train_counts")
+    [100, 50, 3]
+    >>> by_class({"eel": 3, "cat": 100, "dog": 50}, ("cat", "dog", "eel"), "train_counts")
+    [100, 50, 3]
+    """
+    if (entries := labelled(given)) is None:
+        return given
+    known = list(map(str, names))
+    if not {str(key) for key in entries} <= set(known):
+        known = [str(c) for c in range(len(known))]
+    found = {str(key): value for key, value in entries.items()}
+    odd, lacking = next((k for k in found if k not in known), None), next((k for k in known if k not in found), None)
+    if odd is not None or lacking is not None:
+        told = f"has no class {lacking!r}" if odd is None else f"has {shown(odd)!r}, which is no class"
+        raise UserError(f"{what} {told}: give a value for each of the {len(known)} classes, by its label or name")
+    return [found[key] for key in known]
+
+
+def ordered_names(given: Any) -> Any:
+    """Names of classes in their order: of ``{label: name}``, and of torchvision's ``class_to_idx``, ``{name: label}``.
+
+    Raises:
+        UserError: they have no order.
+
+    >>> ordered_names({1: "dog", 0: "cat"}), ordered_names({"dog": 1, "cat": 0}), ordered_names(["cat", "dog"])
+    (['cat', 'dog'], ['cat', 'dog'], ['cat', 'dog'])
+    """
+    if isinstance(given, Set) and not isinstance(given, KeysView):
+        raise UserError(f"class_names is a {type(given).__name__}: give a list of names in the order of the outputs")
+    if (entries := labelled(given)) is None:
+        return given
+    for labels, names in ((list(entries), list(entries.values())), (list(entries.values()), list(entries))):
+        if all(isinstance(c, Integral) for c in labels) and sorted(labels) == list(range(len(labels))):
+            return [name for _, name in sorted(zip(labels, names, strict=True), key=lambda pair: int(pair[0]))]
+    raise UserError("class_names by label must have all labels from 0 on: give a list in the order of the outputs")
