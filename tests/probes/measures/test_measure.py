@@ -181,6 +181,13 @@ def test_the_work_is_announced_with_the_time_it_should_take(caplog):
     assert len(said) == 2  # of curvature products, which are not needed, nothing
 
 
+def test_nothing_is_timed_where_nothing_is_announced(caplog, monkeypatch):
+    monkeypatch.setattr("sharpness.probes.shared.cost._seconds", lambda work: pytest.fail("timed"))
+    with caplog.at_level("WARNING", logger="sharpness"):
+        sharpness.measure(small(), ["loss", "lambda_max"])
+        sharpness.critical_radius(small(), draws=2)
+
+
 def test_what_has_not_converged_is_named_once_a_model(caplog):
     table = sharpness.measure({"mine": small()}, ["lambda_max", "lambda_min"], max_iterations=1)["mine"]
     (said,) = [r.message for r in caplog.records if "converged" in r.message]
