@@ -6,6 +6,7 @@ A command runs in a fork of this process, which has loaded everything, and dies 
 """
 
 import errno
+import importlib
 import os
 import random
 import shutil
@@ -44,6 +45,8 @@ pytestmark = pytest.mark.usefixtures("shallow_resnet8", "blank_pictures")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, shallow_resnet8):
+    for loaded in ("sharpness.plots", "sharpness.probes", "sharpness.studies", "scipy.stats"):
+        importlib.import_module(loaded)  # each fork would do it again
     out = tmp_path_factory.mktemp("trained") / "run"
     sharpness.train("ce", load_data("digits-lt"), out, epochs=1)
     return out
