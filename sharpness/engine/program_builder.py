@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from threading import Lock
 from typing import Any
 
 import torch
@@ -20,8 +19,6 @@ from sharpness.engine.stateless import called_with
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 RELUS = (F.relu, torch.relu, F.relu_, torch.relu_)
 ADDS = (operator.add, operator.iadd, torch.add)
-#: ``functional_call`` swaps tensors inside the module, which must not happen in two threads of one product at once.
-SWAPPING = Lock()
 
 
 class ProgramBuilder:
@@ -126,8 +123,7 @@ class ProgramBuilder:
             args, kwargs = rebuild(values[len(keys) :], modified)
             if not inside:
                 return m(*args, **kwargs)
-            with SWAPPING:
-                return called_with(m, inside, args, kwargs)
+            return called_with(m, inside, args, kwargs)
 
         self._add(node, (*map(self._source, tensors), *(self.names[n] for n in nodes)), function)
 

@@ -19,6 +19,7 @@ from sharpness.engine.culprit import Call
 from sharpness.engine.double_backward import twice_differentiable
 from sharpness.engine.examination import Examination
 from sharpness.engine.program import Traced, Untraceable
+from sharpness.engine.stateless import SWAPPING
 from sharpness.engine.traced_run import TracedRun
 from sharpness.engine.tracing import first_line, structure, trace
 from sharpness.engine.witness import Verdict
@@ -90,7 +91,8 @@ class SecondOrder:
         Raises:
             UserError: some were replaced.
         """
-        present = {id(p) for p in self.module.parameters()}
+        with SWAPPING:
+            present = {id(p) for p in self.module.parameters()}
         if any(id(p) not in present for p in self.parameters):
             raise UserError(
                 "the model's parameters were replaced by others (a new layer, or load_state_dict with assign=True): "

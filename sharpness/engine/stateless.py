@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import chain
+from threading import RLock
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+#: Held while a module has other tensors. Without it, threads that use the module would put back what another one has
+#: swapped in, and one that looks whether the module is still the one that was traced would take it for another.
+SWAPPING = RLock()
 
 
 def called_with(
@@ -24,9 +29,10 @@ def called_with(
     >>> called_with(model, {"0.weight": torch.full((1, 1), 3.0)}, (x,)).item(), model(x).item()
     (9.0, 4.0)
     """
-    return torch.func.functional_call(
-        module, _everywhere(module, tensors), args, None if kwargs is None else dict(kwargs), tie_weights=False
-    )
+    with SWAPPING:
+        return torch.func.functional_call(
+            module, _everywhere(module, tensors), args, None if kwargs is None else dict(kwargs), tie_weights=False
+        )
 
 
 def _everywhere(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

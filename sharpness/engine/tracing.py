@@ -26,6 +26,7 @@ from torch import Tensor, fx, nn
 
 from sharpness.engine.program import Traced, Untraceable
 from sharpness.engine.program_builder import ProgramBuilder
+from sharpness.engine.stateless import SWAPPING
 from sharpness.engine.undisturbed import interrupts_held
 from sharpness.errors import shown
 
@@ -41,20 +42,22 @@ def structure(module: nn.Module) -> list[Any]:
     Single numbers among the buffers count as attributes: a forward pass may branch on them.
     """
     plain = (bool, int, float, str)
-    return [
-        (
-            id(m),
-            [id(t) for t in (*m._parameters.values(), *m._buffers.values())],
-            [*m._forward_hooks, *m._forward_pre_hooks],
-            [(key, repr(value)) for key, value in vars(m).items() if isinstance(value, plain)],
-            [
-                repr(t.item())
-                for t in m._buffers.values()
-                if t is not None and t.numel() == 1 and t.device.type == "cpu"
-            ],
-        )
-        for m in module.modules()
-    ]
+    # Another thread may have other tensors in a layer for a call of it, which would pass for a changed model.
+    with SWAPPING:
+        return [
+            (
+                id(m),
+                [id(t) for t in (*m._parameters.values(), *m._buffers.values())],
+                [*m._forward_hooks, *m._forward_pre_hooks],
+                [(key, repr(value)) for key, value in vars(m).items() if isinstance(value, plain)],
+                [
+                    repr(t.item())
+                    for t in m._buffers.values()
+                    if t is not None and t.numel() == 1 and t.device.type == "cpu"
+                ],
+            )
+            for m in module.modules()
+        ]
 
 
 def trace(module: nn.Module, sample: Tensor, in_scope: Sequence[Tensor]) -> Traced:

@@ -5,6 +5,7 @@ import functools
 import os
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import fx, nn
 import sharpness
 from sharpness import Objective, line
 from sharpness.engine import tracing
+from sharpness.engine.stateless import called_with
 from sharpness.engine.undisturbed import undisturbed
 from sharpness.probes.directions.gaussian import gaussian
 
@@ -80,6 +82,28 @@ def test_two_threads_give_the_numbers_of_one(shared):
         assert m.state_dict().keys() == state.keys()
         for name, t in m.state_dict().items():
             assert t.dtype == state[name].dtype and torch.equal(t, state[name]), name
+
+
+def test_a_layer_that_has_other_tensors_in_another_thread_is_no_other_layer():
+    """Rows side by side were told that the parameters were replaced, or traced the model again."""
+    entered, go = threading.Event(), threading.Event()
+
+    class Slow(nn.Linear):
+        def forward(self, x):
+            entered.set()
+            assert go.wait(30)
+            return super().forward(x)
+
+    model = nn.Sequential(Slow(2, 2))
+    before, other = tracing.structure(model), {"0.weight": torch.zeros(2, 2)}
+    with ThreadPoolExecutor(2) as pool:
+        call = pool.submit(called_with, model, other, (torch.ones(1, 2),))
+        assert entered.wait(30)
+        look = pool.submit(tracing.structure, model)
+        time.sleep(0.05)
+        go.set()
+        call.result()
+        assert look.result() == before
 
 
 def test_a_forward_pass_in_another_thread_is_not_traced(monkeypatch):

@@ -162,7 +162,7 @@ class Rows:
                 done[i] = found
                 bar.update(int(np.sum(found["products"])))
         left = {i: parts[i] for i in parts if i not in done}
-        if executor is None:
+        if left and executor is None:
             done |= self._side_by_side(work, task, bar, left, basis)
         elif left:
             done |= self._elsewhere(work, task, bar, left, executor)
@@ -172,7 +172,9 @@ class Rows:
         self, work: Work, task: RowTask, bar: Any, left: dict[int, Objective], basis: int
     ) -> dict[int, Arrays]:
         """The arrays of rows that threads of this process compute."""
-        with row_workers(self.whole, len(left), basis) as pool:
+        # As many workers as for all rows: one row alone would have all of torch's threads, and other last digits than
+        # in the call that was interrupted.
+        with row_workers(self.whole, len(self.present), basis) as pool:
 
             def callback(products: int) -> None:
                 if isinstance(pool, Workers):

@@ -77,14 +77,16 @@ def test_an_interrupted_call_ends_with_the_bits_of_one_that_was_not(name, object
         assert again.to_dataset().identical(whole.to_dataset())
         assert needed - part <= products.made
         if name in INSIDE and name != "eigenvalues with intervals and checks":
-            assert products.made == needed - part
+            # Every other thread may have been within a product of its own.
+            assert products.made <= needed - part + torch.get_num_threads() - 1
         products.made = 0
         assert call(objective, resume=folder).to_dataset().identical(whole.to_dataset())
         assert not products.made
         assert not list(folder.rglob("unfinished-*"))
 
 
-def test_rows_that_are_done_are_not_repeated(objective, products, tmp_path):
+def test_rows_that_are_done_are_not_repeated(objective, products, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # of rows side by side any number may be done
     for kind, limit, done, left in (("ggn", 12, 2, 5), ("hessian", 3, 3, 2)):  # rows are classes, and random vectors
         folder = tmp_path / kind
         products.made, products.limit = 0, limit
