@@ -162,9 +162,11 @@ class Rows:
                 done[i] = found
                 bar.update(int(np.sum(found["products"])))
         left = {i: parts[i] for i in parts if i not in done}
-        if left and executor is None:
+        if not left:
+            return done
+        if executor is None:
             done |= self._side_by_side(work, task, bar, left, basis)
-        elif left:
+        else:
             done |= self._elsewhere(work, task, bar, left, executor)
         return dict(sorted(done.items()))
 
