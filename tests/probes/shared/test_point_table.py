@@ -138,9 +138,18 @@ def test_unfinished_work_is_written_now_and_then(objective, tmp_path, monkeypatc
     assert seen == list(range(7))
 
 
+@pytest.fixture
+def one_thread():
+    """As in the processes of these tests, because last digits depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without torch.distributed")
 @pytest.mark.parametrize("started", [False, True], ids=["from the beginning", "half done"])
-def test_two_processes_share_the_points(objective, in_two_processes, tmp_path, started):
+def test_two_processes_share_the_points(objective, in_two_processes, tmp_path, started, one_thread):
     store = tmp_path / "store"
     if started:
         table(objective, store).evaluate(np.array([0, 1, 6]))
