@@ -58,7 +58,7 @@ def test_another_order_of_the_classes_is_told(stranger, page):
 
 
 def test_a_wrong_normalisation_is_told(stranger, page):
-    facts = page("bare.pt", *MODEL, "--images", "pictures", "--mean", "9,9,9", "--std", "0.1,0.1,0.1")
+    facts = page("bare.pt", *MODEL, "--images", "pictures", "--mean", "0.9,0.9,0.9", "--std", "0.02,0.02,0.02")
     assert "near chance" in facts["suspicious"] and "normalisation" in facts["suspicious"]
 
 

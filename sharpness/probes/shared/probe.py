@@ -189,9 +189,11 @@ def plain_number(name: str, value: Any, annotation: Any) -> Any:
         return value
     if isinstance(value, Tensor) and value.ndim == 0:
         value = value.item()
-    if not isinstance(value, kind) or (name == "seed" and not abs(int(value)) < 2**63):  # type: ignore[call-overload]
-        told = "an integer" + (" below 2**63" if name == "seed" else "") if kind is Integral else "a number"
+    if not isinstance(value, kind):
+        told = f"an integer, at least {0 if name == 'seed' else 1}" if kind is Integral else "a number"
         raise UserError(f"{name}={value!r}: give {told}")
+    if name == "seed" and not abs(int(value)) < 2**63:  # type: ignore[call-overload]
+        raise UserError(f"seed={value!r}: give an integer below 2**63")
     return value.item() if isinstance(value, np.generic) else value
 
 
