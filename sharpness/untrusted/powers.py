@@ -36,7 +36,7 @@ def power(name: str) -> str:
     >>> power("_io.open")
     'can change any file'
     """
-    # A module's twin in C has its power: since Python 3.13 `open` is pickled as `_io.open`.
+    # A module's twin in C has its power: since Python 3.12 `open` is pickled as `_io.open`.
     parts = (name if name in POWERS else name.lstrip("_")).split(".")
     for end in range(len(parts), 0, -1):
         if ".".join(parts[:end]) in POWERS:
