@@ -183,6 +183,21 @@ def _renamed(column: str) -> str:
     return BEFORE.get(name, name.replace("acc ", "accuracy ") if name.startswith("acc ") else name) + tail + more
 
 
+def _read(table: Any, what: str) -> pd.DataFrame:
+    """Read a DataFrame, a result, a comparison or a file as a frame of the caller's own."""
+    if isinstance(table, pd.DataFrame):
+        return table.copy()
+    if hasattr(table, "to_frame"):
+        return table.to_frame()
+    if not isinstance(table, str | PathLike):
+        raise UserError(f"{what} is a {type(table).__name__}: give a DataFrame, a file, or sharpness.compare(results)")
+    try:
+        frame = read_table(Path(table))
+    except UserError as error:
+        raise UserError(f"{what} {error}") from None
+    return _of_study(frame) if {"row", "column", "status"} <= set(frame) else frame
+
+
 def _frame(table: Any, what: str, numbers: Sequence[str]) -> pd.DataFrame:
     """A table of ``sharpness measure`` in any of its forms, with all of :data:`KEYS`.
 
@@ -194,19 +209,7 @@ def _frame(table: Any, what: str, numbers: Sequence[str]) -> pd.DataFrame:
     Raises:
         UserError: a file that is no table, a table of something else, or one whose rows are not told apart.
     """
-    if isinstance(table, pd.DataFrame):
-        frame = table.copy()
-    elif hasattr(table, "to_frame"):
-        frame = table.to_frame()
-    elif not isinstance(table, str | PathLike):
-        raise UserError(f"{what} is a {type(table).__name__}: give a DataFrame, a file, or sharpness.compare(results)")
-    else:
-        try:
-            frame = read_table(Path(table))
-        except UserError as error:
-            raise UserError(f"{what} {error}") from None
-        if {"row", "column", "status"} <= set(frame):
-            frame = _of_study(frame)
+    frame = _read(table, what)
     frame.columns = frame.columns.map(str)
     if "class" not in frame:
         one = next(iter(frame), "")
@@ -223,6 +226,7 @@ def _frame(table: Any, what: str, numbers: Sequence[str]) -> pd.DataFrame:
         if (text := next((v for v in frame[name] if isinstance(v, str)), None)) is not None:
             raise UserError(f"{what} has {text!r} in column {name!r}: give numbers, and leave empty what is missing")
         frame[name] = pd.to_numeric(frame[name])  # nothing but None is no column of numbers to pandas
+    # Seeds of one model are its checkpoints: without a run they would pass for one, and have no spread.
     if "run" not in frame and "seed" in frame:
         frame["run"] = frame["seed"]
     for name in KEYS:

@@ -117,7 +117,7 @@ def announce_rows(
 
 
 def _spread(objective: Objective, number: int) -> Objective:
-    """So many of the samples, spread over all of them."""
+    """A subset of ``number`` samples, evenly spread over the data."""
     return objective.restrict(torch.linspace(0, objective.num_samples - 1, number).round().long())
 
 
