@@ -157,3 +157,20 @@ def test_one_end_alone_is_within_tolerance_of_the_dense_hessian(objective):
     largest = float(torch.linalg.eigvalsh((dense + dense.T) / 2)[-1])
     assert table["lambda_max"].values[1] == pytest.approx(largest, rel=5e-3)
     assert table.names == ("lambda_max",)
+
+
+def test_the_last_row_of_an_interrupted_call_has_the_threads_that_it_would_have_had(objective, threads, tmp_path):
+    threads(2)
+    seen, original = [], CurvatureOperator.__call__
+
+    def call(self, *arguments):
+        seen.append(torch.get_num_threads())
+        return original(self, *arguments)
+
+    whole = PROBES["eigenvalues"](objective, resume=tmp_path)
+    next(tmp_path.rglob("row-*.npz")).unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CurvatureOperator, "__call__", call)
+        again = PROBES["eigenvalues"](objective, resume=tmp_path)
+    assert set(seen) == {1}
+    np.testing.assert_array_equal(numbers(again), numbers(whole))
