@@ -50,7 +50,7 @@ bench: .venv-bench/installed
 	.venv-bench/bin/python benchmarks/landscape.py --repeats 3
 
 bench-full: .venv-bench/installed
-	OMP_NUM_THREADS=1 .venv-bench/bin/python benchmarks/answers.py --size full --output benchmarks/answers.txt
+	.venv-bench/bin/python benchmarks/answers.py --size full --output benchmarks/answers.txt
 	.venv-bench/bin/python benchmarks/curvature.py --output benchmarks/curvature.txt
 	.venv-bench/bin/python benchmarks/landscape.py --output benchmarks/landscape.txt
 	.venv-bench/bin/python benchmarks/step_cost.py --output benchmarks/step_cost-float32.txt

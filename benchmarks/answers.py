@@ -6,10 +6,10 @@ The network is the zoo's ResNet-32 of plain training on a long tail, over test i
 machine (``SHARPNESS_DATA``), else one trained here on the digits, upsampled. Every contender has a process of its own,
 whose model and images are ready; in every repeat they take turns, on the same classes. Contenders other than ours get
 their best settings, see contenders.py, and only the run with these counts. A busy machine changes seconds of CPU less
-than those by the clock. A full run takes hours: its file grows section by section, and the same command goes on.
+than those by the clock. A full run takes two hours: its file grows section by section, and the same command goes on.
 
     seconds          a class, median over repeats; CPU: of all threads, which others on the machine change little
-    times ours       seconds over ours of the same repeat: median (and quartiles); CPU: of the median
+    times ours       seconds over ours of the same repeat: median (and quartiles of several); CPU: of the median
     products         a class
     residual         the largest |Hv - value v| / |value| of all values found, from a product in float64
     error of value   the largest |value - exact| / |exact|, exact being the most extreme Rayleigh quotient in float64 of
@@ -30,7 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from contenders import Both, Contender, Eigenthings, Found, Ours, Plain, PyHessian, hurry, quotient
+from contenders import Both, Contender, Eigenthings, Found, Ours, Plain, PyHessian, quotient
 from growth import GROWTH, growth
 from planes import PLANES, planes
 from table import Sections, spread, table
@@ -91,17 +91,23 @@ class Size:
 
     images: int
     classes: tuple[int, ...]
-    repeats: int
-    error: float
-    side: int
+    repeats: int = 1
+    error: float = 0.05
+    side: int = 51
 
 
-#: Classes of planes, and of all that would take a day for ten.
-THREE = (1, 3, 9)
-SIZES = {
-    "quick": (Size(8, (1, 9), 1, 0.2, 15),),
-    "usual": (Size(20, THREE, 1, 0.1, 25),),
-    "full": (Size(20, tuple(range(10)), 3, 0.05, 51), Size(100, THREE, 1, 0.05, 51)),
+#: Classes of what would take a day for ten, and the one of what would take hours for three.
+TEN, THREE, ONE = tuple(range(10)), (1, 3, 9), (3,)
+SIZES: dict[str, Callable[[str], tuple[Size, ...]]] = {
+    "quick": lambda _: (Size(8, (1, 9), 1, 0.2, 15),),
+    "usual": lambda _: (Size(20, THREE, 1, 0.1, 25),),
+    "full": lambda question: {
+        "largest": (Size(20, TEN, 3), Size(100, THREE)),
+        "ends": (Size(20, TEN), Size(100, THREE)),
+        "table": (Size(20, TEN), Size(100, ONE)),
+        "plane": (Size(20, THREE), Size(100, ONE)),
+        "trace": (Size(20, THREE), Size(100, ONE)),
+    }[question],
 }
 #: Of a plane, what all but a full run leave out.
 SLOW = ("sharpness, every point, float32", "plain loop")
@@ -110,14 +116,12 @@ SLOW = ("sharpness, every point, float32", "plain loop")
 def main() -> None:
     args = arguments()
     full = args.size == "full"
-    sizes = SIZES[args.size]
-    if args.images:
-        sizes = tuple(next((s for s in sizes if s.images == n), replace(sizes[-1], images=n)) for n in args.images)
     sections = Sections(describe(["sharpness", *libraries()]), args.output)
     for question in args.questions:
+        sizes = SIZES[args.size](question)
+        if args.images:
+            sizes = tuple(next((s for s in sizes if s.images == n), replace(sizes[-1], images=n)) for n in args.images)
         for size in sizes:
-            if question == "plane":
-                size = replace(size, classes=tuple(c for c in size.classes if c in THREE), repeats=1)
             name, problem = trained(size.images, size.classes)
             of = f"{name}; {len(size.classes)} classes, {size.repeats} repeats"
             with tempfile.TemporaryDirectory() as folder:
@@ -137,7 +141,7 @@ def answers(asked: str, problem: Problem, path: Path, size: Size, full: bool) ->
     question = QUESTIONS[asked]
     contenders = [c for c in (question.contenders if full else question.usual) if present(c)]
     with ExitStack() as stack:
-        processes = {c: stack.enter_context(process(_prepare, path, c.module, full)) for c in contenders}
+        processes = {c: stack.enter_context(process(_prepare, path, c.module)) for c in contenders}
         turns = [
             {c: processes[c].submit(_ask, asked, c, size.error).result() for c in contenders}
             for _ in range(size.repeats)
@@ -150,7 +154,9 @@ def answers(asked: str, problem: Problem, path: Path, size: Size, full: bool) ->
         [
             c.name,
             *(f"{value / classes:.2f}" for value in middle[c]),
-            spread(seconds[c][:, 0] / seconds[Ours][:, 0]),
+            spread(seconds[c][:, 0] / seconds[Ours][:, 0])
+            if size.repeats > 1
+            else f"{middle[c][0] / middle[Ours][0]:.1f}",
             f"{middle[c][1] / middle[Ours][1]:.1f}",
             f"{np.mean([f.products for f in turns[0][c]]):.1f}".replace("nan", "–"),
             *checks[c],
@@ -213,11 +219,9 @@ def libraries() -> list[str]:
 _problem: Problem
 
 
-def _prepare(path: Path, module: str, full: bool) -> None:
+def _prepare(path: Path, module: str) -> None:
     global _problem
     importlib.import_module(module)
-    if not full:
-        hurry()
     _problem = torch.load(path, weights_only=False)
 
 
