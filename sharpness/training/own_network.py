@@ -29,7 +29,10 @@ def check_network(network: Classifier, recipe: Recipe, data: LongTailData) -> No
         )
     blocks = [s for s in recipe.stages if getattr(s.rule, "scope", "all") not in ("all", "head")]
     if blocks and not isinstance(network.backbone, Staged):
-        raise UserError(f"{recipe.method} perturbs the last block of a sharpness.models.Staged network: scope='head'")
+        raise UserError(
+            f"{recipe.method} perturbs the last block of a sharpness.models.Staged network, which model {name} is not: "
+            "give scope='classifier' or 'all'"
+        )
     # Two images are sent through now: a wrong shape would else show after the folder of the run has been made.
     images = data.train.normalize(data.train.images[:2].cpu())
     network.eval()
