@@ -147,9 +147,11 @@ def untested(num_classes: int) -> ClassSums:
 
 
 def accuracy_row(sums: ClassSums, data: LongTailData) -> dict[str, float]:
-    """The test columns of the history; a group's accuracy is the mean over its classes."""
+    """Return the test columns of the history; a group's accuracy is the mean over its classes with test images."""
     per_class = sums.class_accuracies
     row = {"test_loss": sums.mean, "accuracy": sums.accuracy}
     for group, classes in data.groups.items():
-        row[f"accuracy_{group}"] = float(per_class[list(classes)].mean()) if classes else float("nan")
+        known = per_class[list(classes)]
+        known = known[~np.isnan(known)]
+        row[f"accuracy_{group}"] = float(known.mean()) if len(known) else float("nan")
     return row | {f"accuracy_class_{c}": float(a) for c, a in enumerate(per_class)}
