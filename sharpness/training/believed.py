@@ -10,6 +10,7 @@ import io
 import json
 import math
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,10 +145,16 @@ def check_finished(
         raise altered
     last = history.iloc[-1]
     for name, share in manifest.accuracy.items():
-        same = name in history and (last[name] == share or (math.isnan(share) and pd.isna(last[name])))
-        if not same:
+        if name not in history or not _same_number(last[name], share):
             raise altered
     return history
+
+
+def _same_number(read: Any, recorded: float) -> bool:
+    """Compare a number read from a table with the recorded one; pandas before 3.1 may change the last digit."""
+    if math.isnan(recorded):
+        return bool(pd.isna(read))
+    return isinstance(read, Real) and math.isclose(read, recorded, rel_tol=1e-12)
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -200,6 +201,22 @@ def test_a_history_that_was_changed_is_not_reported(begun, go_on, tmp_path):
     table.to_csv(out / "history.csv", index=False)
     with pytest.raises(UserError, match="history.csv is damaged"):
         go_on(out)
+
+
+def test_a_parser_that_changes_the_last_digit_damages_nothing(begun, go_on, monkeypatch, tmp_path):
+    """As that of pandas before 3.1 does with half of the accuracies above 0.9."""
+    out = shutil.copytree(begun[1], tmp_path / "run")
+    read = pd.read_csv
+
+    def off_by_one(*given, **options):
+        table = read(*given, **options)
+        return table.assign(accuracy=np.nextafter(table.accuracy, 2))
+
+    monkeypatch.setattr(pd, "read_csv", off_by_one)
+    history = go_on(out)
+    monkeypatch.undo()
+    written = pd.read_csv(out / "history.csv")
+    assert (history.accuracy != written.accuracy).all() and len(history) == 3
 
 
 def test_the_weights_of_another_run_are_not_reported(begun, digits, go_on, tmp_path):
