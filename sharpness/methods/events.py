@@ -48,7 +48,8 @@ def events(recipe: Recipe) -> list[str]:
 def deferred(stage: Stage, epoch: int) -> str:
     """Deferred settings that take effect in this epoch of a stage, as text."""
     told = []
-    share = getattr(stage.loss, "reweight_from", 0.0)
+    # The deterministic loss, because that of RSG is the loss that it adds its own terms to.
+    share = getattr(stage.loss.deterministic(), "reweight_from", 0.0)
     if epoch > 1 and epoch - 1 <= share * stage.epochs < epoch:
         told.append("re-weighted")
     if epoch > 1 and (late := stage.late(epoch)) and not stage.late(epoch - 1):

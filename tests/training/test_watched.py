@@ -55,6 +55,13 @@ def test_deferred_sampling_is_an_event():
     assert [i for i, told in enumerate(events(recipe)) if "inverse_frequency sampling" in told] == [row]
 
 
+@pytest.mark.parametrize("method", ["ldam-drw", "ce-drw", "rsg"])
+def test_deferred_reweighting_is_an_event(method):
+    longtail = LongTail("toy", ("a", "b", "c"), "exp", 100, "first_n", (200, 20, 2), "oltr")
+    told = events(build_recipe(method, longtail))
+    assert [i + 1 for i, event in enumerate(told) if "re-weighted" in event] == [161]
+
+
 def test_the_command_writes_the_history_and_its_picture(tmp_path, capsys):
     run = tmp_path / "run"
     command = ["train", "--method", "ce", "--data", "digits-lt", "--epochs", "1", "--out", str(run)]
