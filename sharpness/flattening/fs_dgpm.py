@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -77,9 +77,10 @@ def eigenpairs(moment: Tensor) -> tuple[Tensor, Tensor]:
 def input_rows(layer: nn.Module, x: Tensor) -> Tensor:
     """The inputs of a layer as columns (groups, d, rows): patches of images, or features."""
     if isinstance(layer, nn.Conv2d):
-        # "Any" because torch types these as tuples or names of paddings.
-        shape: Any = (layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-        patches = F.unfold(x, *shape)
+        # Padded separately: F.unfold takes neither padding="same" nor a padding mode.
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
+        patches = F.unfold(x, layer.kernel_size, layer.dilation, 0, layer.stride)
         return patches.unflatten(1, (layer.groups, -1)).permute(1, 2, 0, 3).flatten(2)
     return x.flatten(0, -2).T[None]
 

@@ -59,6 +59,8 @@ def test_a_projector_is_the_same_where_the_usual_algorithm_gives_up(monkeypatch)
     [
         nn.Conv2d(4, 6, 3, stride=2, padding=1, bias=False),
         nn.Conv2d(4, 6, (1, 3), dilation=2, groups=2, bias=False),
+        nn.Conv2d(4, 6, (3, 2), padding="same", dilation=2, bias=False),
+        nn.Conv2d(4, 6, 3, padding=(1, 2), padding_mode="reflect", bias=False),
         nn.Linear(4, 6),
     ],
 )
