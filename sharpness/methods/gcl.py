@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sharpness.data import LongTail
+from sharpness.data import LongTail, epoch_indices
 from sharpness.methods.changes import Rescale
 from sharpness.methods.cross_entropy import TENTHS
 from sharpness.methods.recipe import Recipe, Stage
@@ -68,8 +68,14 @@ def recipe(longtail: LongTail, sampler: str = "inverse_frequency", mixup: float 
     """Both stages as released for CIFAR.
 
     Args:
-        sampler: of stage 2; the code's default is ``"inverse_frequency"``, the paper describes ``"cben"``.
+        sampler: sampler of stage 2; the code's default is ``"inverse_frequency"``, the paper describes ``"cben"``.
+        mixup: alpha of both stages.
+
+    Raises:
+        UserError: an unknown sampler.
     """
+    # Checked by a trial draw, because the sampler is first used after stage 1 has been trained.
+    epoch_indices(str(sampler), torch.zeros(1, dtype=torch.int64), 1, torch.Generator())
     return Recipe(
         method="gcl",
         paper="Li, Cheung and Lu, Long-Tailed Visual Recognition via Gaussian Clouded Logit Adjustment, CVPR 2022",

@@ -8,6 +8,8 @@ import torch
 from scipy import integrate, stats
 from torch.nn import functional as F
 
+from sharpness.data import SAMPLERS
+from sharpness.errors import UserError
 from sharpness.methods import build_recipe
 from sharpness.methods.changes import Rescale
 from sharpness.methods.gcl import GCL, MEAN_ABSOLUTE_NOISE, cloud_sizes
@@ -149,3 +151,11 @@ def test_options_reach_both_stages(cifar):
     recipe = build_recipe("gcl", cifar(), sampler="cben", kappa=1.0)
     assert [s.loss.kappa for s in recipe.stages] == [1.0, 1.0]
     assert [s.sampler for s in recipe.stages] == ["instance", "cben"]
+
+
+@pytest.mark.parametrize("sampler", ["cbne", "cben:2", "effective_number:2", 3])
+def test_a_wrong_sampler_of_stage_2_is_refused_before_stage_1(cifar, sampler):
+    with pytest.raises(UserError, match="sampler"):
+        build_recipe("gcl", cifar(), sampler=sampler)
+    for valid in (*SAMPLERS, "effective_number:0.99", "class_balanced:4"):
+        assert build_recipe("gcl", cifar(), sampler=valid).stages[1].sampler == valid
