@@ -17,7 +17,7 @@ from sharpness.methods import METHODS as ALL_METHODS
 from sharpness.probes import labelled_checkpoints
 from sharpness.results import Comparison, Result, Runs, load_result
 from sharpness.studies.cells import Cell, result_file
-from sharpness.studies.pictures import FigureSettings, pictures
+from sharpness.studies.pictures import FigureSettings, numbered, pictures
 from sharpness.studies.run import run_cells
 from sharpness.studies.seeds import failures, over_seeds, told_apart
 from sharpness.studies.settings import Settings, StudyOptions, measure_of, require_distinct, settings_of
@@ -27,11 +27,11 @@ METHODS = ("ce", "ldam-drw", "mislas", "gcl", "cc-sam")
 #: Of the tests for differences.
 LEVEL = 0.05
 ONE_SEED = (
-    "One training each, with seed {seeds}; ± standard error over images or draws. What another seed would change is "
+    "One training each, with {seeds}; ± standard error over images or draws. What another seed would change is "
     "not known."
 )
 SPREAD = (
-    "Means ± standard deviations over {number} trainings (seeds {seeds}); in brackets the standard error of one "
+    "Means ± standard deviations over {number} trainings ({seeds}); in brackets the standard error of one "
     "training, over images or draws."
 )
 DIFFERENCES = (
@@ -183,9 +183,12 @@ def table_of_methods(summary: pd.DataFrame) -> pd.DataFrame:
 
 def summary_text(cells: pd.DataFrame, summary: pd.DataFrame, note: str) -> str:
     """The summary as Markdown: table, explanations, and methods that differ beyond the spread over seeds."""
-    seeds = sorted(set(cells.seed))
-    several = len(seeds) > 1
-    note += " " + (SPREAD if several else ONE_SEED).format(number=len(seeds), seeds=", ".join(map(str, seeds)))
+    # By method, because checkpoints of different methods may differ in their seeds.
+    trainings = cells.groupby("row").seed.nunique()
+    least, most = trainings.min(), trainings.max()
+    several = most > 1
+    number = f"{most}" if least == most else f"{least} to {most}"
+    note += " " + (SPREAD if several else ONE_SEED).format(number=number, seeds=numbered(sorted(set(cells.seed))))
     table = table_of_methods(summary)
     parts = [to_markdown(table, "sd", "se") if several else to_markdown(table, "se"), fill(note, 120) + "\n"]
     if several and summary.row.nunique() > 1:

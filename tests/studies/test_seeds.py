@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sharpness.studies.figures import summary_text
 from sharpness.studies.seeds import changes, failures, over_seeds, table_of
 from sharpness.studies.settings import Settings
 from sharpness.studies.summary import to_markdown
@@ -112,6 +113,22 @@ def test_the_table_shows_means_spreads_and_of_how_many_seeds(cells):
         "| CE | none | 3 | 92 ± 2 | 6 ± 2 |",
         "| CE | SAM | 2 of 3 | 93 ± 3 | 1.5 ± 0.7 |",
     ]
+
+
+def test_single_trainings_of_different_seeds_have_no_spread():
+    cells = pd.DataFrame([cell("CE", "", 0, lambda_max=4.0), cell("GCL", "", 1, lambda_max=8.0)])
+    cells["lambda_max se"] = 0.5
+    text = summary_text(cells, over_seeds(cells), "A note.").replace("\n", " ")
+    assert "One training each, with seeds 0, 1;" in text and "| CE | 4.0 ± 0.5 |" in text
+    assert "standard deviations" not in text and "Welch" not in text
+
+
+def test_the_numbers_of_trainings_may_differ_by_method():
+    cells = pd.DataFrame([
+        *(cell("CE", "", seed, lambda_max=4.0 + seed) for seed in (0, 1, 2)), cell("GCL", "", 3, lambda_max=8.0),
+    ])  # fmt: skip
+    text = summary_text(cells, over_seeds(cells), "A note.").replace("\n", " ")
+    assert "over 1 to 3 trainings (seeds 0, 1, 2, 3)" in text and "| CE | 5.0 ± 1.0 |" in text
 
 
 def test_what_failed_is_told_with_its_reason(cells):
