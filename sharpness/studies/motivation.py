@@ -17,14 +17,6 @@ from sharpness.results.axes import radius_unit
 from sharpness.results.comparison import first_of, stacked
 
 
-def tail_of(result: Result, tail_class: int) -> tuple[str | int, str]:
-    """The tail, the group "few" if it has classes, else one class; and its name in titles."""
-    few = result.groups.get("few", ())
-    if few:
-        return "few", f"Few-shot classes (mean of {len(few)})"
-    return tail_class, f"Rarest class ({result.class_names[tail_class]})"
-
-
 def columns_of(result: Result, tail_class: int) -> dict[str | int | None, str]:
     """Subsets in the columns of the picture, with their titles: all classes, and every group, or the rarest class."""
     present = {

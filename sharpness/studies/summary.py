@@ -9,7 +9,6 @@ from sharpness.checkpoints import Checkpoint
 from sharpness.data import augmentation_label
 from sharpness.results import MeasureResult
 from sharpness.results.rounding import described
-from sharpness.studies.motivation import tail_of
 from sharpness.studies.settings import ACCURACY, GROUPS, Settings, measure_of
 
 NOTE = (
@@ -30,7 +29,7 @@ def summary_row(table: MeasureResult, tail_class: int) -> dict[str, float]:
 
     The tail is the mean over few-shot classes, or the rarest class where there are none.
     """
-    tail, _ = tail_of(table, tail_class)
+    tail = "few" if table.groups.get("few") else tail_class
     row: dict[str, float] = {}
     for name in table.names:
         for column, subset in ((name, None), (f"{name} tail", tail)):
