@@ -13,15 +13,18 @@ from torch import nn
 from torch.nn import functional as F
 
 from sharpness import load_checkpoint, load_data, train
+from sharpness.engine.class_sums import ClassSums
 from sharpness.errors import UserError
 from sharpness.flattening import ClassConditionalStep
 from sharpness.methods import METHODS, build_recipe
 from sharpness.methods.cross_entropy import CrossEntropy
 from sharpness.methods.recipe import Deferred
-from sharpness.models import build_model
+from sharpness.models import Classifier, LinearHead, ModelSpec, build_model
 from sharpness.steps import Context, Loss, PlainStep
 from sharpness.training import evaluate, loop as loop_module
+from sharpness.training.epoch import accuracy_row, untested
 from sharpness.training.loop import Run, entry_context, initial_model, make_optimizer, run_stage, training_batches
+from sharpness.training.own_network import check_network
 from sharpness.training.state import RunState, epoch_generator
 
 
@@ -388,6 +391,33 @@ def test_a_loss_that_is_not_finite_stops_and_the_epoch_before_is_kept(
     train("ce", digits, tmp_path / "run", epochs=3, resume=True)
     train("ce", digits, tmp_path / "unbroken", epochs=3)
     identical(weights(tmp_path / "run"), weights(tmp_path / "unbroken"))
+
+
+class Flat(nn.Sequential):
+    """A backbone of the user's own, without groups of blocks."""
+
+    num_features = 5
+
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(64, 5))
+
+
+def test_a_backbone_without_blocks_is_refused_with_the_scopes_that_it_can_have(digits):
+    network = Classifier(Flat(), LinearHead(5, 10), ModelSpec("own.module:Flat", 10, 1))
+    with pytest.raises(UserError, match="give scope='classifier' or 'all'"):
+        check_network(network, build_recipe("cc-sam", digits.longtail, scope="last_block"), digits)
+    for scope in ("classifier", "all"):
+        check_network(network, build_recipe("cc-sam", digits.longtail, scope=scope), digits)
+
+
+def test_a_group_is_the_mean_over_its_classes_with_test_images(digits):
+    weight = np.ones(10)
+    weight[9] = 0
+    row = accuracy_row(ClassSums(weight, weight, weight * np.arange(10) / 10, weight), digits)
+    assert digits.groups["few"] == (5, 6, 7, 8, 9)
+    assert row["accuracy_few"] == pytest.approx((0.5 + 0.6 + 0.7 + 0.8) / 4)
+    assert math.isnan(row["accuracy_class_9"])
+    assert math.isnan(accuracy_row(untested(10), digits)["accuracy_few"])
 
 
 def test_every_epoch_has_random_numbers_of_its_own():
