@@ -24,7 +24,9 @@ logger = logging.getLogger("sharpness")
 
 
 def evaluation(objective: Values, precision: str | None = None) -> Callable[[Tensor | None], ClassSums]:
-    """Make the function of :meth:`Objective.evaluation`: from a trace of the model where there is one, else in place.
+    """Make the function of :meth:`Objective.evaluation`: from a trace of the model if there is one, else in place.
+
+    Displacements are in the objective's coordinates.
 
     Raises:
         UserError: another precision.
@@ -40,7 +42,11 @@ def evaluation(objective: Values, precision: str | None = None) -> Callable[[Ten
         try:
             budget = memory_budget(objective.device, objective.memory)
             with buffers_kept(objective.model):
-                return Evaluation(objective._outputs, objective.parameters, objective._scoring, batches, dtype, budget)
+                traced = Evaluation(
+                    objective._outputs, objective.parameters, objective._scoring, batches, dtype, budget
+                )
+            # A trace moves weights. In place, `Values.at` converts the coordinates itself.
+            return traced if objective._scales is None else lambda u: traced(None if u is None else objective._moved(u))
         except Untraceable as error:
             logger.info("evaluation: the model itself, point by point (%s)", error)
     return _in_place(objective, batches, dtype)
@@ -73,5 +79,5 @@ def _takes_channels_last(objective: Values) -> bool:
     x = objective._first(2)
     try:
         return x.ndim == 4 and objective._forward(x.to(memory_format=torch.channels_last)) is not None
-    except RuntimeError:
+    except (RuntimeError, UserError):  # a UserError if the view is in output=
         return False

@@ -119,7 +119,7 @@ class Values:
         #: The file that the model was read from, beside which a run keeps what else is known of it.
         self.origin: str | None = None
         self._scales: Tensor | None = None
-        self.batch_size = None if isinstance(batch_size, str) else batch_size
+        self.batch_size = None if isinstance(batch_size, str) else int(batch_size)
         reference = next(p for p in model.parameters() if p.is_floating_point())  # integers may stand before it
         self.device, self.dtype = reference.device, reference.dtype
         if unknown := [name for name in described if name not in SampleOptions.__annotations__]:
@@ -265,8 +265,7 @@ class Values:
         Raises:
             UserError: another precision.
         """
-        evaluate, scales = evaluation(self, precision), self._scales
-        return evaluate if scales is None else lambda u: evaluate(None if u is None else self._moved(u))
+        return evaluation(self, precision)
 
     def class_losses(self) -> np.ndarray:
         """L_c, shape (C,), from one pass; NaN for a class without samples."""

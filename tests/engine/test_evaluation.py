@@ -139,6 +139,41 @@ def test_a_model_without_a_trace_is_moved_evaluated_and_put_back(wrap):
     assert all(torch.equal(before[n], t) for n, t in network.model.state_dict().items())
 
 
+def test_a_model_without_a_trace_is_moved_once_in_filter_coordinates(wrap):
+    torch.manual_seed(0)
+    network = wrap(Branching(), torch.randn(5, 4))
+    objective = network.objective(batch_size=2)
+    units = []
+    for p in (q.detach() for q in network.model.parameters()):
+        norms = p.norm() if p.ndim == 1 else p.norm(dim=1, keepdim=True)
+        units.append(norms.expand(p.shape).reshape(-1))
+    d = displacement(objective)
+    found = objective.in_coordinates("filter").evaluation()(d).class_means
+    np.testing.assert_allclose(found, class_losses(network, objective, d * torch.cat(units)), rtol=1e-12)
+
+
+class BranchingImages(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = torch.tanh(self.conv(x))
+        return u if u.sum() > 100 else u * u + u
+
+
+def test_outputs_that_are_picked_by_a_view_may_have_images_before_them(wrap):
+    """Images with channels last, which are faster, leave outputs that ``view`` does not flatten."""
+    torch.manual_seed(0)
+    network = wrap(BranchingImages(), torch.randn(5, 2, 3, 3))
+    network.output = lambda u: u.view(len(u), -1)[:, :3]
+    objective = network.objective(batch_size=2)
+    evaluation = objective.evaluation()
+    assert not isinstance(evaluation, Evaluation)
+    d = displacement(objective)
+    np.testing.assert_allclose(evaluation(d).class_means, class_losses(network, objective, d), rtol=1e-12)
+
+
 def test_recalibrated_statistics_are_those_of_the_moved_model(build):
     """With statistics of the data themselves, the scale of a convolution before BatchNorm is of no effect."""
     objective = build("convolution with bias, BatchNorm").objective(batchnorm="recalibrate")
