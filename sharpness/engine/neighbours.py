@@ -76,7 +76,7 @@ def require_independent(module: nn.Module, loss: PerSampleLoss, x: Tensor, y: Te
 
 
 def _dtype(module: nn.Module) -> torch.dtype:
-    return next(iter(module.parameters())).dtype
+    return next(p.dtype for p in module.parameters() if p.is_floating_point())  # integers may come first
 
 
 def _mixed(module: nn.Module, run: Run, loss: PerSampleLoss, x: Tensor, y: Tensor) -> float:

@@ -78,6 +78,24 @@ def test_a_model_that_mixes_samples_is_refused_by_layer(name, n, dtype):
     assert "\n" not in str(told.value)
 
 
+class Counting(nn.Module):
+    """An integer parameter stands before the weights, and outputs take a little of their mean over the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = nn.Parameter(torch.tensor([1, 2]), requires_grad=False)
+        self.fc = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = self.fc(x)
+        return outputs + 5e-3 * outputs.mean(0)
+
+
+def test_integers_before_the_weights_allow_no_more_rounding():
+    with pytest.raises(UserError, match=r"the model \(Counting\) itself mixes samples"):
+        Objective(Counting(), data())
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_that_mixes_samples_is_refused(name):
     with pytest.raises(UserError, match="the loss function mixes samples"):
