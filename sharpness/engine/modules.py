@@ -295,6 +295,7 @@ def require_eval(model: nn.Module) -> None:
 def state_sha256(model: nn.Module) -> str:
     """The SHA-256 of all weights and buffers, by name."""
     digest = hashlib.sha256()
-    for name, t in sorted(model.state_dict().items()):
+    # A module may also put objects of any type into its state, by `get_extra_state`.
+    for name, t in sorted((n, t) for n, t in model.state_dict().items() if isinstance(t, Tensor)):
         digest.update(name.encode() + strided(t.detach()).cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -153,6 +153,23 @@ def test_a_sparse_parameter_is_refused_with_the_dense_one():
         Objective(model, (X.float(), Y))
 
 
+class Stateful(nn.Linear):
+    """Its state has something that is no tensor."""
+
+    def get_extra_state(self):
+        return {"version": 3}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def test_a_state_with_more_than_tensors_has_the_digest_of_its_tensors():
+    plain, stateful = nn.Linear(4, 3), Stateful(4, 3)
+    nn.Module.load_state_dict(stateful, plain.state_dict(), strict=False)
+    found, expected = (Objective(m, (X, Y)) for m in (stateful, plain))
+    assert found.model_sha256() == expected.model_sha256() and found.check().mean == expected.check().mean
+
+
 class Capacity(nn.Linear):
     """Of a batch it serves the first eight samples alone, as experts of limited capacity do."""
 
