@@ -14,6 +14,7 @@ from sharpness import Objective, UserError
 from sharpness.checkpoints import Manifest, save_checkpoint
 from sharpness.cli import main
 from sharpness.models import build_model
+from sharpness.objective import Description
 from sharpness.objective.temperature import temperature_of_logits
 
 
@@ -88,6 +89,24 @@ def test_a_given_temperature_is_the_loss_of_divided_logits():
     assert objective.loss() == pytest.approx(float(losses.mean()), rel=1e-12)
     assert objective.restrict(1).loss() == pytest.approx(float(losses[y == 1].mean()), rel=1e-12)
     assert objective.temperature.value == 2.5 and math.isnan(objective.temperature.standard_error)
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_held_out_labels_may_be_names_or_prepared_samples(prepared):
+    names, probed, held_out = ["d", "a", "c", "b"], samples(60, 3), samples(500, 4)
+    expected = Objective(Louder(1.0), probed, logits="temperature", held_out=held_out).temperature.value
+
+    def named(x, y):
+        return x, [names[c] for c in y.tolist()]
+
+    others = Description(num_classes=4).prepare(held_out) if prepared else named(*held_out)
+    objective = Objective(Louder(1.0), named(*probed), class_names=names, logits="temperature", held_out=others)
+    assert objective.temperature.value == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int64])
+def test_a_temperature_may_be_a_number_of_numpy(kind):
+    assert Objective(Louder(1.0), samples(20, 0), logits=kind(2)).temperature.value == 2.0
 
 
 def test_results_tell_the_temperature_and_plain_logits_are_not_compared_with_it(caplog):

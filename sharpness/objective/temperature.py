@@ -10,14 +10,17 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import scipy
 import torch
 from torch import Tensor
 
+from sharpness.data import ForeignData
 from sharpness.engine.class_sums import PerSampleLoss
 from sharpness.errors import UserError, choose
+from sharpness.objective.samples import Samples
 
 if TYPE_CHECKING:
     from sharpness.objective.values import Values
@@ -160,7 +163,7 @@ def require_logits(logits: Any, held_out: Any) -> None:
     """
     if isinstance(logits, str):
         choose("logits", logits, LOGITS)
-    elif isinstance(logits, bool) or not isinstance(logits, int | float | Temperature):
+    elif isinstance(logits, bool) or not isinstance(logits, Real | Temperature):
         raise UserError(f"logits={logits!r}: give 'temperature', or a number to divide them by")
     if held_out is not None and logits != "temperature":
         raise UserError(f"held_out= is what a temperature is fitted on, and logits={logits!r}: leave it out")
@@ -179,6 +182,10 @@ def chosen_temperature(
     if logits == "calibrated":
         return None
     if held_out is not None:
+        if isinstance(held_out, Samples):  # already described
+            options["batch"] = None
+        elif objective.has_answers and objective.classes_from == "labels" and not isinstance(held_out, ForeignData):
+            options["class_names"] = objective.class_names  # labels may be names
         other = type(objective)(objective.model, held_out, batch_size=objective.batch_size or "auto", **options)
         return fit_temperature(other, "held-out images")
     logger.warning("logits='temperature': fitted on the probed images themselves; give others, held_out=(x, y)")
