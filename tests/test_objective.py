@@ -191,6 +191,27 @@ def test_scopes_split_the_parameters_between_backbone_and_classifier():
     assert Objective(model, data, parameters="*layer3*conv2*").num_parameters == 64 * 64 * 9
 
 
+class Replaced(nn.Module):
+    """An identity stands where the classifier was, and the classifier comes after it."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head, self.fc = nn.Linear(2, 4), nn.Identity(), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.fc(self.head(torch.tanh(self.body(x))))
+
+
+def test_a_head_without_weights_is_no_classifier():
+    data = (torch.randn(6, 2), torch.arange(6) % 3)
+    names = {s: Objective(Replaced(), data, parameters=s).names for s in ("backbone", "classifier")}
+    assert names == {"backbone": ["body.weight", "body.bias"], "classifier": ["fc.weight", "fc.bias"]}
+
+
+def test_a_batch_size_may_be_a_number_of_numpy(case):
+    assert build(case, batch_size=np.int64(4)).loss() == build(case, batch_size=4).loss()
+
+
 class Tuple(nn.Module):
     def __init__(self):
         super().__init__()

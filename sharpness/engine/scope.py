@@ -18,8 +18,10 @@ REENTRANT = "give torch.utils.checkpoint use_reentrant=False"
 
 def classifier_prefix(model: nn.Module) -> str:
     """The prefix of the classifier: ``head.``, ``fc.``, ... if there is one, else the last module with weights."""
+    # A child without tensors is skipped: an nn.Identity may have replaced it.
+    children = [name for name, child in model.named_children() if [*child.parameters(), *child.buffers()]]
     for name in ("head", "classifier", "fc", "linear"):
-        if name in dict(model.named_children()):
+        if name in children:
             return name + "."
     owners = [n for n, m in model.named_modules() if n and any(True for _ in m.parameters(recurse=False))]
     return owners[-1] + "." if owners else ""
