@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from numbers import Real
 from pathlib import Path
 
 import torch
@@ -64,9 +65,9 @@ def shared_by(workers: int) -> Iterator[None]:
 
 def _budget(device: torch.device, limit: float | None) -> int:
     if limit is not None:
-        if not isinstance(limit, int | float) or not 0 <= limit < math.inf:
+        if not isinstance(limit, Real) or not 0 <= limit < math.inf:
             raise UserError(f"memory={limit!r}: give GiB, 0 to keep nothing between products")
-        return int(limit * 2**30)
+        return int(float(limit) * 2**30)
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own, to be reused
         return (torch.cuda.mem_get_info(device)[0] + unused) // 2

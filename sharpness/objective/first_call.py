@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -33,7 +34,8 @@ def require_valid(model: Any, loss: Any, batch_size: Any, batchnorm: str, scope:
         )
     require_numbers(model)
     choose("batchnorm policy", batchnorm, BATCHNORM)
-    if batch_size != "auto" and (isinstance(batch_size, bool) or not (isinstance(batch_size, int) and batch_size >= 1)):
+    whole = isinstance(batch_size, Integral) and not isinstance(batch_size, bool)
+    if batch_size != "auto" and not (whole and batch_size >= 1):
         raise UserError(f"batch_size={batch_size!r}: give at least 1, or 'auto'")
     if not isinstance(scope, str):
         raise UserError(

@@ -262,10 +262,11 @@ def chosen(what: Any, samples: int) -> Tensor:
     if given.ndim != 1 or given.dtype == torch.bool or given.is_floating_point() or given.is_complex():
         kind = f"{str(given.dtype).removeprefix('torch.')} of shape {tuple(given.shape)}" if given.numel() else what
         raise UserError(f"samples {kind!s:.80}: choose them by a list of indices, or by a mask of all {samples}")
+    given = given.to(torch.int64)  # torch compares no uint16, uint32 or uint64
     outside = given[(given < 0) | (given >= samples)]
     if len(outside):
         raise UserError(f"sample {int(outside[0])} is outside 0..{samples - 1}")
-    return given.to(torch.int64)
+    return given
 
 
 class Batches(Sequence[WeightedBatch]):

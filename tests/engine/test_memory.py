@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -68,6 +69,7 @@ def test_a_gpu_is_given_one_batch_at_a_time():
 def test_the_budget_is_what_was_asked_for():
     assert memory_budget(CPU, 0) == 0
     assert memory_budget(CPU, 1.5) == 3 * 2**29
+    assert memory_budget(CPU, np.float32(1.5)) == memory_budget(CPU, 1.5)
     assert memory_budget(CPU) > 2**20
 
 
