@@ -161,6 +161,17 @@ def test_labels_alone_are_refused_where_no_model_tells_how_many_classes_there_ar
         Description().prepare((X, LABELS))
 
 
+def test_names_of_classes_without_labels_are_told_apart_from_a_number_of_classes():
+    with pytest.raises(UserError, match="^3 class_names and 1 class: .* say with classes= or group_by="):
+        Description(class_names=("a", "b", "c")).prepare((X, X[:, 0]))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint32, np.int64])
+def test_samples_are_chosen_by_integers_of_any_kind(kind):
+    samples = Description(num_classes=3).prepare((X, LABELS))
+    assert torch.equal(samples.restrict(np.array([7, 2], dtype=kind)).x, X[[7, 2]])
+
+
 def test_samples_of_more_classes_than_a_model_has_outputs_are_refused():
     with pytest.raises(UserError, match="there are 4 classes: cross-entropy takes one logit for each class"):
         Objective(three_outputs(), Description(num_classes=4).prepare((X, LABELS)))

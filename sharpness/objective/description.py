@@ -95,11 +95,11 @@ class Description:
         """
         described = self.completed_by(data)
         table = described.read(data)
-        if described.num_classes is None and described.class_names is not None:
-            described = replace(described, num_classes=len(described.class_names))
         unknown = described.num_classes is None and described.classes is None and described.group_by is None
         if are_labels(table.y) and unknown:
-            raise UserError("labels alone do not say how many classes there are: give num_classes= or class_names=")
+            if described.class_names is None:
+                raise UserError("labels alone do not say how many classes there are: give num_classes= or class_names=")
+            described = replace(described, num_classes=len(described.class_names))
         return described.samples(table)
 
     def read(self, data: Any, dtype: torch.dtype = torch.float64, takes: Collection[str] = ()) -> Table:
