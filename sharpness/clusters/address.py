@@ -1,4 +1,4 @@
-"""Executors by their address, as ``--cluster`` takes it."""
+"""Executors by address, as given to ``--cluster``."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def cluster(address: str) -> AbstractContextManager[Executor]:
         address: ``"processes:2"`` for processes on this machine; ``"dask:tcp://HOST:8786"`` for a Dask scheduler, given
             by its address or the path of its scheduler file; ``"dask:local:2"`` to start a local Dask cluster;
             ``"slurm:..."`` for Slurm jobs through submitit, with ``jobs`` at a time (8), ``hours`` (24), ``gpus``,
-            ``cpus`` and ``mem`` (GB) per job, ``folder`` for their logs, and any other sbatch option by name, such as
-            ``partition``; or ``"local:2"`` for the same jobs as local processes.
+            ``cpus`` and ``mem`` (GB) per job, ``folder`` for their logs, and the sbatch options that submitit knows by
+            name, such as ``partition``; or ``"local:2"`` for the same jobs as local processes.
 
     Returns:
         An executor for ``executor=`` of probes and studies.

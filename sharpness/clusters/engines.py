@@ -1,4 +1,4 @@
-"""Dask and submitit behind the standard executor; nothing else imports either."""
+"""Dask and submitit as standard executors; no other module imports them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from typing import Any
 
 from sharpness.errors import SystemRefusal, UserError, shown
 
-#: Seconds that a scheduler has to answer.
+#: Seconds to wait for a scheduler to answer.
 PATIENCE = 20
-#: Seconds without a new task after which those at hand are sent as one array of jobs.
+#: Seconds without a new task after which the waiting tasks are submitted as one job array.
 QUIET = 0.2
-#: Seconds between two looks at jobs: of processes here, and of Slurm, whose accounting is asked.
+#: Seconds between two polls of jobs: local processes, and Slurm, where a poll queries its accounting.
 LOOKS = {"local": 0.1, "slurm": 5.0}
-#: How often a job that ended without an answer is sent again.
+#: Number of times that a job may end without an answer before its tasks fail.
 DEATHS = 3
-#: What sbatch calls settings that have a shorter name here, and how they are written.
+#: submitit's names of settings that have a shorter name here, and the conversions of their values.
 SHORT: dict[str, tuple[str, Callable[[float], int]]] = {
     "gpus": ("gpus_per_node", int), "cpus": ("cpus_per_task", int), "mem": ("mem_gb", int),
     "hours": ("timeout_min", lambda hours: max(1, round(60 * hours))),
@@ -37,29 +37,29 @@ def _missing(name: str) -> UserError:
 
 @contextmanager
 def dask(address: str) -> Iterator[Executor]:
-    """The workers of a Dask scheduler, by its address or its file, or of one that is started here, ``"local:N"``."""
+    """Connect to a Dask scheduler, given by its address or file, or start one here with ``"local:N"``."""
     try:
         from distributed import Client, LocalCluster
     except ImportError:
         raise _missing("Dask") from None
 
     for name in ("distributed", "distributed.client", "distributed.core", "distributed.scheduler"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # a scheduler that goes away is told in one line
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # a lost scheduler is reported in one line
     kind, _, number = address.partition(":")
     with ExitStack() as opened:
         try:
             where: dict[str, Any] = {"address": address}
             if kind == "local" and number.isdecimal() and int(number):
                 where["address"] = LocalCluster(int(number), threads_per_worker=1, dashboard_address=None)
-                # Before there is a client: one that does not get through must not leave the workers behind.
+                # Before the client exists: if it fails to connect, the workers must still be closed.
                 opened.callback(where["address"].close)
             elif "://" not in address and Path(address).exists():
                 where = {"scheduler_file": address}
             client = Client(**where, timeout=PATIENCE)
-        except Exception as error:  # of many types: no host, no scheduler, another version
-            told = shown((str(error).strip() or type(error).__name__).splitlines()[0], 100)
+        except Exception as error:  # errors of many types: no host, no scheduler, another version
+            told = _first_line(error, 100)
             raise UserError(f"dask:{address}: no scheduler answers ({told}): start one with dask scheduler") from None
-        # Not as a context of its own: closing waits for the scheduler, which may be gone.
+        # Not as a context manager: closing waits for the scheduler, which may be gone.
         opened.callback(_quietly, partial(client.close, timeout=2))
         workers = client.scheduler_info(n_workers=-1)["workers"]
         if not workers:
@@ -67,9 +67,14 @@ def dask(address: str) -> Iterator[Executor]:
         executor: Any = client.get_executor()
         executor.name = f"the scheduler dask:{address}"
         executor.workers = len(workers)
-        # Workers of one machine share its memory: budgets are for the machine with the most of them.
+        # Workers on one machine share its memory: budgets assume the machine with the most workers.
         executor.sharers = max(Counter(worker["host"] for worker in workers.values()).values())
         yield executor
+
+
+def _first_line(error: Exception, limit: int) -> str:
+    """Return the first line of an error's message, or its type if the message is empty."""
+    return shown((str(error).strip() or type(error).__name__).splitlines()[0], limit)
 
 
 def _quietly(close: Callable[[], object]) -> None:
@@ -78,14 +83,14 @@ def _quietly(close: Callable[[], object]) -> None:
 
 
 class Jobs(Executor):
-    """Tasks as jobs of submitit: an array with a limit on simultaneous jobs, each of which runs a part of the tasks.
+    """An executor that runs tasks as jobs of submitit: a job array, in which each job runs a part of the tasks.
 
-    A job that ends without an answer is sent again: what it had finished is in files, and read from there.
+    A job that ends without an answer is submitted again; finished parts of its work are read from files.
 
     Args:
-        engine: ``"slurm"``, or ``"local"`` for processes of this machine.
-        workers: jobs at a time.
-        settings: of sbatch, by the names of :data:`SHORT` or its own, and ``folder`` of logs.
+        engine: ``"slurm"``, or ``"local"`` for processes on this machine.
+        workers: number of simultaneous jobs.
+        settings: options of sbatch, by the names of :data:`SHORT` or submitit's names, and ``folder`` for logs.
     """
 
     def __init__(self, engine: str, workers: int, settings: Mapping[str, str]) -> None:
@@ -106,8 +111,12 @@ class Jobs(Executor):
         try:
             self._jobs = submitit.AutoExecutor(folder or "slurm-logs", cluster=engine)
             self._jobs.update_parameters(**parameters)
-        except Exception as error:  # no sbatch here, or an option that it does not have
-            told = shown(str(error).splitlines()[0], 160)
+        except NameError as error:
+            raise UserError(
+                f"cluster {engine}: {_first_line(error, 160)}: submitit does not know it, leave it out"
+            ) from None
+        except Exception as error:  # no sbatch here, or a value of the wrong type
+            told = _first_line(error, 160)
             raise UserError(f"cluster {engine}: {told}: give the command where sbatch is, or take local:N") from None
         self._lock = threading.Condition()
         self._waiting: list[tuple[Future[Any], Callable[[], Any]]] = []
@@ -143,14 +152,14 @@ class Jobs(Executor):
                 try:
                     long, made = SHORT[name]
                     parameters[long] = made(float(text))
-                except ValueError:
+                except (ValueError, OverflowError):
                     raise UserError(f"cluster slurm:{name}={text}: give a number") from None
             else:
                 parameters[f"slurm_{name}"] = int(text) if text.isdecimal() else text
         return parameters if self.engine == "slurm" else {"timeout_min": parameters["timeout_min"]}
 
     def _run(self) -> None:
-        """Send what waits, and hand on what has come back."""
+        """Submit waiting tasks, and set the results of finished jobs."""
         sent: list[_Sent] = []
         while True:
             with self._lock:
@@ -172,7 +181,7 @@ class Jobs(Executor):
             try:
                 sent += self._send(new) if new else []
                 sent = [one for one in sent if not self._handed_on(one)]
-            except Exception as error:  # of the engine: whoever waits is told
+            except Exception as error:  # an error of the engine: all futures get it
                 for future, _ in [*new, *(pair for one in sent for pair in one.tasks)]:
                     if not future.done():
                         future.set_exception(SystemRefusal(f"{self.name}: {shown(str(error), 200)}"))
@@ -182,9 +191,9 @@ class Jobs(Executor):
 
     def _send(self, tasks: Sequence[tuple[Future[Any], Callable[[], Any]]]) -> list[_Sent]:
         kept = [(f, call) for f, call in tasks if f.running() or f.set_running_or_notify_cancel()]
-        # Round robin: tasks come with the longest first, and every job gets some of each length.
         if not kept:
             return []
+        # Round robin: tasks are ordered from longest to shortest, so every job gets some of each length.
         bundles = [kept[i :: self.workers] for i in range(min(self.workers, len(kept)))]
         with self._jobs.batch():
             jobs = [self._jobs.submit(_bundle, [call for _, call in bundle]) for bundle in bundles]
@@ -195,10 +204,10 @@ class Jobs(Executor):
             return False
         try:
             answers = one.job.result()
-        except Exception as error:  # of a job that was killed: it left no answer
+        except Exception as error:  # the job was killed and left no answer
             one.deaths += 1
             if one.deaths >= DEATHS:
-                told = shown(str(error).strip().splitlines()[0], 120)
+                told = _first_line(error, 120)
                 for future, _ in one.tasks:
                     future.set_exception(SystemRefusal(f"{self.name}: a job was killed {DEATHS} times ({told})"))
                 return True
@@ -214,12 +223,14 @@ class Jobs(Executor):
 
 
 class _Sent:
+    """A submitted job, its tasks, and the number of times that it ended without an answer."""
+
     def __init__(self, job: Any, tasks: list[tuple[Future[Any], Callable[[], Any]]]) -> None:
         self.job, self.tasks, self.deaths = job, tasks, 0
 
 
 def _bundle(calls: Sequence[Callable[[], Any]]) -> list[tuple[Any, Exception | None]]:
-    """Do the calls of a job in turn: value and error of each."""
+    """Run the calls of a job one after another, and return the value and error of each."""
     answers: list[tuple[Any, Exception | None]] = []
     for call in calls:
         try:

@@ -1,10 +1,12 @@
-"""Values that many tasks share, written once into a file that each worker reads once."""
+"""Values that many tasks share, written to a file that each worker reads once."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import os
 import pickle
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,22 +18,24 @@ from torch import Tensor, nn
 
 from sharpness.errors import SystemRefusal
 from sharpness.files import write_atomically
+from sharpness.locks import is_running, node
 
-#: Tensors of more bytes lie in files of their own, once, however many parcels hold them.
+#: Tensors with at least this many bytes are stored in files of their own, one for all parcels that contain them.
 LARGE = 2**20
-#: What stands for a tensor that is not on the CPU, or for the device.
+#: Marks a device other than the CPU, or a tensor on one, in the pickle stream.
 ELSEWHERE = "elsewhere"
-#: In a worker: the last parcel that was opened, by its digest.
+#: In a worker: the last opened parcel, by its digest.
 _opened: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """A value for workers, by the digest of its bytes; equal values have equal parcels.
+    """A value for workers, identified by the digest of its bytes; equal values have equal digests.
 
     Attributes:
-        digest: SHA-256 of the bytes, which is why a file that somebody put there instead is never unpickled.
-        file: where the bytes are; None where they are in ``content``.
+        digest: SHA-256 of the bytes. It is checked before unpickling, so a replaced file is never unpickled.
+        file: path of the file with the bytes; None if they are in ``content``.
+        content: the bytes, if there is no file.
     """
 
     digest: str
@@ -39,10 +43,10 @@ class Parcel:
     content: bytes | None = None
 
     def open(self) -> Any:
-        """The value. A process keeps the last one, so that its tasks read, trace and standardise it once.
+        """Return the value. A process caches the last one, so its tasks read, trace and standardise it only once.
 
         Raises:
-            SystemRefusal: the file is gone, or another one.
+            SystemRefusal: the file is missing or has other content.
         """
         if self.digest not in _opened:
             value = self._read()
@@ -60,12 +64,12 @@ class Parcel:
 
 @contextmanager
 def parcelled(value: Any, folder: Path | None) -> Iterator[Parcel]:
-    """A parcel of a value for as long as tasks need it.
+    """Create a parcel of a value; its files exist until the context ends.
 
-    Tensors of a GPU are sent as those of the CPU, and come to the worker's GPU where it has one.
+    Tensors on a GPU are sent as CPU tensors and moved to the worker's GPU if it has one.
 
     Args:
-        folder: on a disk that workers see; without one every task carries the bytes.
+        folder: a folder on a disk that the workers see; None sends the bytes with every task.
     """
     written: list[Path] = []
     buffer = io.BytesIO()
@@ -73,7 +77,7 @@ def parcelled(value: Any, folder: Path | None) -> Iterator[Parcel]:
         _Writer(buffer, None, written).dump(value)
         yield Parcel(_digest(buffer.getvalue()), None, buffer.getvalue())
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _own_folder(folder)
     try:
         _Writer(buffer, folder, written).dump(value)
         content = buffer.getvalue()
@@ -84,13 +88,31 @@ def parcelled(value: Any, folder: Path | None) -> Iterator[Parcel]:
         for path in written:
             with suppress(OSError):
                 path.unlink()
+        with suppress(OSError):  # not empty while another parcel of this process is in use
+            folder.rmdir()
+
+
+def _own_folder(folder: Path) -> Path:
+    """Return the folder for the parcels of this process inside ``folder``, and remove those of killed processes.
+
+    Parcels of two processes may have the same digest, such as two parts of a study with the same data: in a common
+    folder, the first to end would remove the files that the workers of the other still read.
+    """
+    prefix = f".sent-{node()}-"
+    for left in folder.glob(f"{prefix}*"):
+        pid = left.name.removeprefix(prefix)
+        if pid.isdecimal() and not is_running(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    own = folder / f"{prefix}{os.getpid()}"
+    own.mkdir(parents=True, exist_ok=True)
+    return own
 
 
 class _Writer(pickle.Pickler):
     def __init__(self, file: io.BytesIO, folder: Path | None, written: list[Path]) -> None:
         super().__init__(file)
         self.folder, self.written = folder, written
-        # The tensors are kept, because another one could get the id of one that is gone.
+        # The tensors are kept alive, because a new tensor could get the id of a deleted one.
         self.elsewhere: dict[int, tuple[int, Tensor]] = {}
 
     def persistent_id(self, thing: Any) -> Any:
@@ -98,7 +120,7 @@ class _Writer(pickle.Pickler):
             return self._from_elsewhere(thing)
         if isinstance(thing, torch.device) and thing.type != "cpu":
             return (ELSEWHERE,)
-        # Views and parameters stay as they are: what shares memory shares it afterwards.
+        # Views and parameters are pickled as usual, which preserves shared memory.
         if self.folder is None or type(thing) is not Tensor or thing.nbytes < LARGE or thing.requires_grad:
             return None
         if (
@@ -117,7 +139,7 @@ class _Writer(pickle.Pickler):
         return digest, path.name, str(thing.dtype).removeprefix("torch."), tuple(thing.shape)
 
     def _from_elsewhere(self, thing: Tensor) -> Any:
-        """Its number, and the first time its content: what is one tensor here is one there."""
+        """Return the number of a tensor, with its content the first time, so that references stay references."""
         known = id(thing) in self.elsewhere
         number, _ = self.elsewhere.setdefault(id(thing), (len(self.elsewhere), thing))
         kind = isinstance(thing, nn.Parameter), thing.requires_grad
@@ -128,7 +150,7 @@ class _Reader(pickle.Unpickler):
     def __init__(self, file: io.BytesIO, folder: Path | None) -> None:
         super().__init__(file)
         self.folder = folder
-        self.known: dict[str | int, Tensor] = {}
+        self.known: dict[Any, Tensor] = {}
 
     def persistent_load(self, about: Any) -> Tensor | torch.device:
         if about[0] == ELSEWHERE:
@@ -142,10 +164,11 @@ class _Reader(pickle.Unpickler):
             return self.known[number]
         assert self.folder is not None
         digest, name, dtype, shape = about
-        if name not in self.known:
+        # Tensors with the same bytes share a file, but may differ in type and shape.
+        if about not in self.known:
             content = bytearray(_checked(self.folder / name, digest))
-            self.known[name] = torch.frombuffer(content, dtype=getattr(torch, dtype)).reshape(shape)
-        return self.known[name]
+            self.known[about] = torch.frombuffer(content, dtype=getattr(torch, dtype)).reshape(shape)
+        return self.known[about]
 
 
 def _write(path: Path, content: bytes) -> None:

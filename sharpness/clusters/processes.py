@@ -1,4 +1,4 @@
-"""Processes of this machine, each with its share of threads and memory; one that dies is replaced."""
+"""Worker processes on this machine, each with its share of threads and memory; dead workers are replaced."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import torch
 
 from sharpness.errors import SystemRefusal
 
-#: Deaths of workers at one task, after which it is the task's fault.
+#: Number of workers that may die at one task before the task fails.
 DEATHS = 3
 
 
@@ -31,12 +31,15 @@ class _Waiting:
 
 
 class Processes(Executor):
-    """An executor of several processes; the task of one that is killed, for example by the OOM killer, runs again.
+    """An executor of several processes; the task of a killed process, for example by the OOM killer, runs again.
 
-    They are spawned, end with this process, and take torch's threads and the machine's memory in equal parts.
+    Workers are spawned, end with this process, and share torch's threads and the machine's memory equally.
+
+    Args:
+        workers: number of processes.
 
     Attributes:
-        scratch: a folder that they see, gone in the end.
+        scratch: a temporary folder that workers see; it is removed on shutdown.
 
     >>> with Processes(1) as executor:
     ...     executor.submit(pow, 2, 3).result()
@@ -89,7 +92,7 @@ class Processes(Executor):
         return ProcessPoolExecutor(self.workers, context, initializer=_enter, initargs=(self._threads,))
 
     def _fill(self) -> None:
-        """Give out as many tasks as there are workers, so that a death concerns no others."""
+        """Submit at most as many tasks as there are workers, so that a death does not affect waiting tasks."""
         with self._lock:
             while self._waiting and self._active < self.workers:
                 task = self._waiting.popleft()
@@ -133,7 +136,7 @@ def _enter(threads: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
+    """End this worker when its parent ends: a worker whose parent was killed would wait for tasks forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

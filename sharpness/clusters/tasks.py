@@ -1,4 +1,4 @@
-"""Calls on any executor: each tells what came of it, and an executor that fails ends in one line."""
+"""Calls on any executor: errors of a call are raised here, and a failing executor ends in a one-line error."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from sharpness.errors import SystemRefusal, UserError, shown
 
 K = TypeVar("K")
 T = TypeVar("T")
-#: Tasks at a time of an executor that does not tell.
+#: Assumed number of simultaneous tasks of an executor that does not state it.
 USUAL_WIDTH = 8
 logger = logging.getLogger("sharpness")
-# Threads of a worker take turns: torch's threads are the process's, and the objective that it keeps is one.
+# Threads of a worker take turns: they share the torch threads of the process and the cached objective.
 _turn = threading.Lock()
 
 
 class Answer:
-    """The value or error of a call, with the warnings that it gave where nobody reads them."""
+    """The value or error of a call, and the warnings that it logged in the worker."""
 
     def __init__(self, value: Any = None, error: BaseException | None = None) -> None:
         self.value, self.error = value, error
         self.warnings: list[str] = []
 
     def taken(self) -> Any:
-        """The value; warnings are given, and an error is raised, here."""
+        """Log the warnings here, then return the value or raise the error."""
         for message in self.warnings:
             logger.warning("%s", message)
         if self.error is not None:
@@ -49,9 +49,10 @@ class Task:
     """A call for a worker, which returns an :class:`Answer`.
 
     Args:
-        sharers: processes of the worker's node that share its memory.
-        asker: the process that waits for it, which holds the turn of its probes meanwhile.
-        folder: that it is in: paths of files may be relative to it.
+        call: function without arguments.
+        sharers: number of processes that share the memory of the worker's node.
+        asker: the process that waits for the answer; it holds the turn of its probes meanwhile.
+        folder: working directory of that process, because paths of files may be relative to it.
     """
 
     call: Callable[[], Any]
@@ -64,13 +65,14 @@ class Task:
             with _turn, lent():
                 return self._answer()
         warnings = _Kept()
-        logger.addHandler(warnings)
-        try:
-            there = chdir(self.folder) if os.path.isdir(self.folder) else nullcontext()
-            with _turn, there, node_shared_by(self.sharers):
+        there = chdir(self.folder) if os.path.isdir(self.folder) else nullcontext()
+        with _turn, there, node_shared_by(self.sharers):
+            # Within the turn: a thread that waits for it would also collect the warnings of the task at work.
+            logger.addHandler(warnings)
+            try:
                 answer = self._answer()
-        finally:
-            logger.removeHandler(warnings)
+            finally:
+                logger.removeHandler(warnings)
         answer.warnings = warnings.messages
         return answer
 
@@ -82,7 +84,7 @@ class Task:
 
 
 class _Kept(logging.Handler):
-    """Keeps warnings, which a worker would print where nobody looks."""
+    """Collects warnings, which would otherwise only appear in the output of the worker."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -93,28 +95,30 @@ class _Kept(logging.Handler):
 
 
 def portable(error: Exception) -> Exception:
-    """The error as it can be sent, with the lines of the worker where it is no user's mistake."""
+    """Return an error that can be pickled, with the worker's traceback as a note unless it is a user error."""
     if isinstance(error, UserError | FloatingPointError):
         error.__cause__ = error.__context__ = None
         return error
     lines = "".join(traceback.format_exception(error))
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:  # of many types, by what cannot be pickled
+    except Exception:  # pickling raises errors of many types
         error = RuntimeError(f"{type(error).__name__}: {error}")
     error.add_note(f"in a worker:\n{lines}")
     return error
 
 
 def do_all(executor: Executor, calls: Mapping[K, Callable[[], Any]]) -> Iterator[tuple[K, Any]]:
-    """Do calls, in their order as far as there are workers; keys and values as they are done.
+    """Submit calls in their order, and yield keys and values as they finish.
 
     Args:
-        calls: without arguments, to be pickled, each of which may be done twice: a worker that dies is replaced.
+        executor: any executor of other processes.
+        calls: functions without arguments that can be pickled. A call may run twice, because workers that die are
+            replaced.
 
     Raises:
-        SystemRefusal: the executor fails, such as one whose scheduler is gone.
-        Exception: what a call raised; those that nobody has begun are given up.
+        SystemRefusal: the executor failed, for example because its scheduler is gone.
+        Exception: the error of a call; calls that have not started are cancelled.
     """
     require_executor(executor)
     sharers = int(getattr(executor, "sharers", 1))
@@ -126,7 +130,7 @@ def do_all(executor: Executor, calls: Mapping[K, Callable[[], Any]]) -> Iterator
             done = as_completed(futures)
         except Exception as error:
             raise _gone(executor, error) from error
-        # Not a for loop: what the executor raises is told apart from what whoever takes the answers raises.
+        # Not a for loop, to distinguish errors of the executor from errors of the caller's loop body.
         while True:
             try:
                 future = next(done)
@@ -161,10 +165,10 @@ def _gone(executor: Executor, error: BaseException) -> UserError:
 
 
 def require_executor(executor: Any) -> None:
-    """Refuse what cannot do tasks beside this process.
+    """Refuse an executor that does not run tasks in other processes.
 
     Raises:
-        UserError: no executor, or threads of this process.
+        UserError: not an executor, or one of threads of this process.
     """
     if not isinstance(executor, Executor):
         raise UserError(
@@ -175,13 +179,13 @@ def require_executor(executor: Any) -> None:
 
 
 def width(executor: Executor) -> int:
-    """Tasks at a time, as far as the executor tells."""
+    """Return the number of simultaneous tasks that the executor states, or a usual one."""
     told = getattr(executor, "workers", None) or getattr(executor, "_max_workers", None)
     return int(told) if isinstance(told, int) and told > 0 else USUAL_WIDTH
 
 
 def scratch_of(executor: Executor, folder: Path | None) -> Path | None:
-    """A folder that workers see: that of unfinished work, else one of an executor of this machine; None without."""
+    """Return a folder that workers see: ``folder``, else the scratch folder of a local executor, else None."""
     return folder if folder is not None else getattr(executor, "scratch", None)
 
 

@@ -4,10 +4,13 @@ Every engine is started once; its workers import a small network from a module t
 """
 
 import importlib.util
+import logging
 import os
 import re
 import signal
 import sys
+import threading
+import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from functools import partial
@@ -19,7 +22,10 @@ import torch
 
 import sharpness
 from sharpness.cli import main
-from sharpness.clusters import do_all
+from sharpness.clusters import do_all, parcelled
+from sharpness.clusters.parcel import LARGE
+from sharpness.clusters.tasks import Task
+from sharpness.locks import node
 from sharpness.models import BACKBONES
 from sharpness.studies import make_flattening_study
 
@@ -189,6 +195,48 @@ def test_a_scheduler_that_goes_away_ends_in_one_line_and_what_was_done_is_kept(r
     again = sharpness.eigenvalues(run, per_class=True, options={"limit_per_class": 1}, resume=tmp_path, executor=left)
     assert left.left == 0
     same(again, sharpness.eigenvalues(run, per_class=True, options={"limit_per_class": 1}))
+
+
+def test_tensors_of_the_same_bytes_keep_their_types_and_shapes(tmp_path):
+    number = LARGE // 4
+    sent = [torch.zeros(2, number // 2), torch.zeros(number // 2, 2), torch.zeros(number, dtype=torch.int32)]
+    with parcelled([*sent, sent[0]], tmp_path) as parcel:
+        assert len(list(tmp_path.rglob("*.tensor"))) == 1
+        found = parcel._read()
+    assert [(t.dtype, t.shape) for t in found[:3]] == [(t.dtype, t.shape) for t in sent]
+    assert found[3] is found[0] and not any(t.any() for t in found)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_process_that_ends_leaves_the_parcels_of_others(tmp_path, monkeypatch):
+    """Two parts of a study that share a folder and the images; the files of a killed process are removed."""
+    value = torch.arange(LARGE // 4, dtype=torch.float32)
+    with parcelled(value, tmp_path) as mine:
+        with monkeypatch.context() as other:
+            other.setattr(os, "getpid", lambda: 2**22 + 1)  # more than any process has
+            with parcelled(value, tmp_path) as theirs:
+                assert theirs.digest == mine.digest and torch.equal(theirs._read(), value)
+        assert torch.equal(mine._read(), value)
+    left = tmp_path / f".sent-{node()}-{2**22 + 1}"
+    left.mkdir()
+    (left / ".0123.parcel").write_bytes(b"")
+    with parcelled(value, tmp_path):
+        assert not left.exists()
+
+
+def test_a_task_gets_its_own_warnings_where_threads_of_a_worker_wait_for_their_turn():
+    logger = logging.getLogger("sharpness")
+    answers = {}
+
+    def first():
+        waiting.start()
+        time.sleep(0.2)  # the second one waits for its turn meanwhile
+        logger.warning("of the first")
+
+    waiting = threading.Thread(target=lambda: answers.update(second=Task(int, asker=("elsewhere", 1))()))
+    answers["first"] = Task(first, asker=("elsewhere", 1))()
+    waiting.join()
+    assert answers["first"].warnings == ["of the first"] and answers["second"].warnings == []
 
 
 def test_warnings_and_mistakes_of_workers_are_told_here(processes, run, caplog):
