@@ -1,4 +1,4 @@
-"""Step rules of this package for anybody's optimizer, loop, data loader and network.
+"""Step rules of this package for any optimizer, training loop, data loader and network.
 
 >>> network = nn.Linear(2, 3)
 >>> stepper = wrap(torch.optim.SGD(network.parameters(), lr=0.1), "sam:0.05", network)
@@ -21,9 +21,9 @@ from sharpness.flattening import ClassConditionalStep, FocalSAM, ImbSAM, PoF, Re
 from sharpness.steps import Batch, Context, EpochRule, Loss
 from sharpness.training.state import epoch_generator
 
-#: Names of rules beside those of ``sharpness.flattening.OPERATIONS``.
+#: Name of a rule that is not in ``sharpness.flattening.OPERATIONS``.
 CC_SAM = "cc-sam"
-#: Rules that depend on the training images of the classes.
+#: Rules that depend on the number of training images per class.
 COUNTED = (ImbSAM, FocalSAM, ReweightedSAM, ClassConditionalStep)
 
 
@@ -50,7 +50,7 @@ def wrap(
         network: from inputs to logits.
         loss: ``"ce"``, a function of logits and labels that returns one value per sample (n,), or a
             :class:`~sharpness.steps.Loss`.
-        train_counts: (C,) number of training images per class, for rules that treat classes differently.
+        train_counts: (C,) number of training images per class, for rules and losses that treat classes differently.
         epochs: number of epochs of the training, for losses and rules that change with the epoch.
         seed: seed of the rule's random numbers; with :meth:`Stepper.begin_epoch` they are those of ``sharpness.train``.
 
@@ -69,19 +69,20 @@ def wrap(
     owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if not owned & {id(p) for p in network.parameters()}:
         raise UserError("the optimizer has no parameter of this network: give the network that it trains")
-    counts = torch.as_tensor([1] if train_counts is None else train_counts)
+    # Empty if not given: a loss that depends on the counts must fail, and would broadcast a single number.
+    counts = torch.as_tensor([] if train_counts is None else train_counts)
     if not isinstance(loss, Loss):
         loss = _OfFunction(partial(F.cross_entropy, reduction="none") if isinstance(loss, str) else loss)
     return Stepper(optimizer, found, network, loss, counts, epochs, seed)
 
 
 class Stepper:
-    """Steps of an optimizer whose gradients a rule decides; made by :func:`wrap`.
+    """Steps of an optimizer with gradients determined by a rule; created by :func:`wrap`.
 
     Attributes:
-        optimizer: the wrapped one.
-        rule: as it was given.
-        epoch: 1-based.
+        optimizer: the wrapped optimizer.
+        rule: the rule.
+        epoch: number of the epoch, from 1.
     """
 
     def __init__(
@@ -95,14 +96,14 @@ class Stepper:
         self._of_epoch = None if isinstance(rule, EpochRule) else rule
 
     def begin_epoch(self, epoch: int, batches: Iterable[tuple[Tensor, Tensor]] | None = None) -> None:
-        """Begin an epoch: random numbers are those of its number, whatever came before.
+        """Begin an epoch; its random numbers depend only on its number and the seed.
 
         Args:
-            epoch: from 1 on.
+            epoch: number of the epoch, from 1.
             batches: training batches (inputs, labels) for rules that look at data before an epoch, such as FS-DGPM.
 
         Raises:
-            UserError: an epoch below 1, or such a rule without batches.
+            UserError: an epoch below 1, or no batches for a rule that needs them.
         """
         if epoch < 1:
             raise UserError(f"epoch={epoch}: epochs begin at 1")
@@ -114,33 +115,45 @@ class Stepper:
             self._of_epoch = self.rule.for_epoch(self._network, made, self._context)
 
     def step(self, x: Tensor, labels: Tensor, second: Tensor | None = None, lam: float = 1.0) -> Tensor:
-        """Make a step on a batch, and return its loss before the step, without a graph.
+        """Make a step on a batch, and return its loss before the step, detached.
 
         Args:
             x: inputs.
-            labels: (n,).
-            second: (n,) the other labels of mixed inputs, of which ``labels`` weigh ``lam``.
-            lam: weight of ``labels``.
+            labels: (n,) labels.
+            second: (n,) second labels of mixed inputs.
+            lam: weight of ``labels``; ``second`` has the rest.
 
         Raises:
-            UserError: the rule looks at data before an epoch, and none has begun; or logits that are not (n, C).
+            UserError: the rule looks at data before an epoch, and no epoch has begun; or the loss does not return one
+                value per sample.
         """
         if self._of_epoch is None:
-            raise UserError(f"{type(self.rule).__name__} looks at data before an epoch: call begin_epoch(1, batches)")
+            raise UserError(
+                f"{type(self.rule).__name__} looks at data before an epoch: call begin_epoch({self.epoch}, batches)"
+            )
         self.optimizer.zero_grad(set_to_none=True)
-        value = self._of_epoch.backward(self._network, Batch(x, labels, second, lam), self._loss, self._context)
+        try:
+            value = self._of_epoch.backward(self._network, Batch(x, labels, second, lam), self._loss, self._context)
+        except (IndexError, RuntimeError) as error:
+            if not len(self._counts):
+                error.add_note("train_counts= was not given to wrap: give it if the loss depends on it")
+            raise
         self.optimizer.step()
         return value
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's state, and the epoch with the states of its random numbers."""
+        """Return the states of the optimizer and of the random number generators, and the epoch."""
         numbers = [g.get_state() for g in (self._context.generator, self._context.noise)]
         return {"optimizer": self.optimizer.state_dict(), "epoch": self.epoch, "random": numbers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state saved by :meth:`state_dict`."""
+        """Restore a state saved by :meth:`state_dict`.
+
+        Rules that look at data before an epoch need :meth:`begin_epoch` again before the next step.
+        """
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self._context = state["epoch"], self._context_of(state["epoch"])
+        self._of_epoch = None if isinstance(self.rule, EpochRule) else self.rule
         for generator, numbers in zip((self._context.generator, self._context.noise), state["random"], strict=True):
             generator.set_state(numbers)
 
@@ -151,7 +164,7 @@ class Stepper:
 
 
 class _Whole(nn.Module):
-    """A network in the form that rules take: its logits as features, and an identity as head."""
+    """A network in the form that rules expect: a backbone whose features are the logits, and an identity head."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -162,7 +175,7 @@ class _Whole(nn.Module):
 
 
 class _OfFunction(Loss):
-    """The mean of a function that gives one value per sample."""
+    """A loss from a function that returns one value per sample; the mean is taken over samples."""
 
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.function = function
@@ -178,10 +191,10 @@ class _OfFunction(Loss):
 
 
 def _rule_of(rule: Any) -> Any:
-    """A rule by its name, or as it is.
+    """Return a rule given by its name or as an object.
 
     Raises:
-        UserError: an operation that is no gradient rule.
+        UserError: an operation that is not a gradient rule.
     """
     found = rule
     if rule == CC_SAM:

@@ -9,9 +9,10 @@ from torch.nn import functional as F
 
 from sharpness import UserError, optimizers
 from sharpness.flattening import ClassConditionalStep, build_operation
+from sharpness.methods.balanced_softmax import BalancedSoftmax
 from sharpness.methods.cross_entropy import CrossEntropy
 from sharpness.models import build_model
-from sharpness.steps import Batch, Context, EpochRule
+from sharpness.steps import Batch, Context, EpochRule, PlainStep
 from sharpness.training.state import epoch_generator
 from sharpness.training.steps import Steps
 
@@ -94,6 +95,31 @@ def test_a_training_goes_on_from_its_state(batches, network):
     second.step(*batches[1])
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_loss_that_depends_on_counts_is_no_plain_loss_without_them(network, batches):
+    """A single count, broadcast, would make Balanced Softmax cross-entropy."""
+    counts, model = torch.tensor(COUNTS), copy.deepcopy(network).eval()
+    x, y = batches[0]
+    with torch.no_grad():
+        expected = F.cross_entropy(model(x) + counts.log(), y)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    given = optimizers.wrap(sgd, PlainStep(), model, BalancedSoftmax(), train_counts=COUNTS)
+    torch.testing.assert_close(given.step(x, y), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(RuntimeError) as told:
+        optimizers.wrap(sgd, PlainStep(), model, BalancedSoftmax()).step(x, y)
+    assert "train_counts= was not given" in told.value.__notes__[0]
+
+
+def test_a_restored_rule_of_an_epoch_is_made_anew(network, batches):
+    model = copy.deepcopy(network)
+    stepper = optimizers.wrap(torch.optim.SGD(model.parameters(), lr=0.1), "fs-dgpm:samples=8", model, epochs=5)
+    stepper.begin_epoch(3, batches)
+    state = stepper.state_dict()
+    stepper.begin_epoch(4, batches)
+    stepper.load_state_dict(state)
+    with pytest.raises(UserError, match=r"call begin_epoch\(3, batches\)"):
+        stepper.step(*batches[0])
 
 
 def test_what_cannot_serve_in_a_loop_is_refused(network, batches):
