@@ -1,4 +1,4 @@
-"""Callback of Lightning: the sharpness of a training over its epochs, for the extra ``lightning``."""
+"""Lightning callback that measures sharpness during training (extra ``lightning``)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sharpness.probes.measures.monitor import Monitor
 from sharpness.probes.measures.recorder import USUAL
 from sharpness.results.history import History
 
-#: Packages of Lightning, either of which a trainer may be of.
+#: Packages of Lightning; a trainer may come from either.
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 
 
 def _callback() -> type[Any]:
-    """The base class of callbacks: that of the package that is in use, else of the first that is installed."""
+    """Return the base class of callbacks: that of the imported package, else that of the first installed one."""
     for name in sorted(PACKAGES, key=lambda one: one not in sys.modules):
         with suppress(ImportError):
             return import_module(name).Callback
@@ -36,9 +36,9 @@ class SharpnessCallback(_callback()):  # type: ignore[misc]
 
     Args:
         data: training images without augmentation, as :class:`~sharpness.Objective` takes them.
-        every, budget, measures: of :class:`~sharpness.Monitor`.
-        network: gives the network of the module whose outputs are logits; the module itself unless given.
-        options: of :class:`~sharpness.Monitor`.
+        every, budget, measures: see :class:`~sharpness.Monitor`.
+        network: function that returns the network whose outputs are logits, given the module; by default the module.
+        options: other options of :class:`~sharpness.Monitor`.
 
     .. code-block:: python
 
@@ -76,15 +76,17 @@ class SharpnessCallback(_callback()):  # type: ignore[misc]
 
     @property
     def history(self) -> History:
-        """All that was measured."""
+        """Everything that was measured."""
         return self.monitor.history
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Make the monitor, whose time begins here."""
-        self._monitor = Monitor(self._network(pl_module), self._data, **self._arguments)
-        if self._saved:
-            self._monitor.load_state_dict(self._saved["monitor"])
-            self._rates = list(self._saved["rates"])
+        """Create the monitor; its time starts here."""
+        self._monitor, self._rates = Monitor(self._network(pl_module), self._data, **self._arguments), []
+        # A saved state is used once: another training with this callback starts from nothing.
+        saved, self._saved = self._saved, {}
+        if saved:
+            self._monitor.load_state_dict(saved["monitor"])
+            self._rates = list(saved["rates"])
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure, and log what was measured."""
@@ -101,5 +103,5 @@ class SharpnessCallback(_callback()):  # type: ignore[misc]
         return {} if self._monitor is None else {"monitor": self._monitor.state_dict(), "rates": list(self._rates)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken, when the training begins."""
+        """Continue from a saved state when the training begins."""
         self._saved = state_dict

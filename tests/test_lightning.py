@@ -62,6 +62,24 @@ def test_the_callback_measures_logs_and_resumes(callback):
     assert second.history.events == {3.0: "lr 0.001"}
 
 
+def test_another_training_with_the_same_callback_starts_from_nothing(callback):
+    """Neither its history nor its first learning rate is compared with those of the first one."""
+    module = Module()
+    trainer = types.SimpleNamespace(current_epoch=0, optimizers=[torch.optim.SGD(module.parameters(), 0.1)])
+    given = {"budget": 1.0, "measures": "loss", "samples": 20}
+    earlier, watch = callback((X, Y), **given), callback((X, Y), **given)
+    earlier.on_fit_start(trainer, module)
+    earlier.on_train_epoch_end(trainer, module)
+    watch.load_state_dict(earlier.state_dict())
+    for epochs, rate, seen in (((1, 2), 0.1, [1, 2, 3]), ((0,), 0.01, [1])):
+        watch.on_fit_start(trainer, module)
+        for epoch in epochs:
+            trainer.current_epoch, trainer.optimizers[0].param_groups[0]["lr"] = epoch, rate
+            watch.on_train_epoch_end(trainer, module)
+        assert sorted(set(watch.history.to_frame()["epoch"])) == seen
+    assert watch.history.events == {}
+
+
 def test_without_lightning_the_remedy_is_named(monkeypatch):
     for name in ("lightning", "lightning.pytorch", "pytorch_lightning"):
         monkeypatch.setitem(sys.modules, name, None)
