@@ -1,4 +1,4 @@
-"""Code of other packages: objects that are named ``package.module:name``, and entry points of installed packages."""
+"""Code of other packages: objects named ``package.module:name``, and entry points of installed packages."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ SHOWN = 4
 
 @contextmanager
 def importing_from_here() -> Iterator[None]:
-    """Let modules of the current directory be imported.
+    """Make modules in the current directory importable.
 
-    The command line's arguments, which are ours, are hidden meanwhile: code that parses them on import gets its
-    defaults.
+    The arguments of our command line are hidden meanwhile, so code that parses arguments on import gets its defaults.
     """
     here, arguments = str(Path.cwd()), sys.argv
     sys.path.insert(0, here)
@@ -34,14 +33,15 @@ def importing_from_here() -> Iterator[None]:
 
 
 def imported(source: str, kind: str, example: str) -> Any:
-    """The object that ``package.module:name`` names; dots behind the colon reach into classes.
+    """Import the object named ``package.module:name``; dots after the colon access attributes of classes.
 
     Args:
-        kind: of object, for messages, such as ``"model"``.
-        example: of a name, for messages.
+        source: the name.
+        kind: kind of object for messages, such as ``"model"``.
+        example: an example of a name for messages.
 
     Raises:
-        UserError: no such module or name, or importing it raises.
+        UserError: there is no such module or name, or importing it raises.
 
     >>> imported("math:pi", "number", "math:e")
     3.141592653589793
@@ -64,17 +64,18 @@ def imported(source: str, kind: str, example: str) -> Any:
     reached = module
     for part in path.split("."):
         if not hasattr(found, part):
-            public = [n for n, v in vars(found).items() if callable(v) and not n.startswith("_")]
-            own = [n for n in public if getattr(vars(found)[n], "__module__", module) == module] or public
+            inside: dict[str, Any] = getattr(found, "__dict__", {})  # a number has none
+            public = [n for n, v in inside.items() if callable(v) and not n.startswith("_")]
+            own = [n for n in public if getattr(inside[n], "__module__", module) == module] or public
             raise UserError(f"{kind} {source}: {reached} has no {part!r}, it has {listed(own) or 'nothing to call'}")
         found, reached = getattr(found, part), f"{reached}.{part}"
     return found
 
 
 def offered(group: str) -> dict[str, list[EntryPoint]]:
-    """The entry points of a group, such as ``sharpness.measures``, of all installed packages, by name; none is loaded.
+    """Return the entry points of a group, such as ``sharpness.measures``, by name, without loading them.
 
-    They are looked for again where the search path has changed.
+    They are searched again when the import path has changed.
 
     >>> offered("measures of nobody")
     {}
@@ -91,7 +92,7 @@ def _offered(group: str, path: tuple[str, ...]) -> dict[str, list[EntryPoint]]:
 
 
 def load_offered(point: EntryPoint, kind: str) -> Any:
-    """The object behind an entry point.
+    """Load the object of an entry point.
 
     Raises:
         UserError: importing it raises.
@@ -105,13 +106,13 @@ def load_offered(point: EntryPoint, kind: str) -> Any:
 
 
 def listed(names: Sequence[object]) -> str:
-    """The first few names, and how many there are beside them."""
+    """Return the first few names, and the number of the others."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(shown(str(name), 120) for name in names[:SHOWN]) + more
 
 
 def in_one_line(error: BaseException) -> str:
-    """An exception of foreign code in one line: its type and the first line of what it says."""
+    """Describe an exception of foreign code in one line: its type and the first line of its message."""
     if isinstance(error, SystemExit):
         return f"SystemExit {error.code}: put what runs as a program under if __name__ == '__main__'"
     lines = str(error).strip().splitlines()

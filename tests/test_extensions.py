@@ -13,6 +13,7 @@ from sharpness import UserError, load_checkpoint, load_data
 from sharpness.checkpoints import FAMILIES
 from sharpness.cli import main
 from sharpness.data import DATASETS
+from sharpness.extensions import imported
 from sharpness.flattening import OPERATIONS
 from sharpness.methods import METHODS
 from sharpness.models import BACKBONES
@@ -265,6 +266,11 @@ def test_what_is_no_network_for_the_data_is_told_in_one_line(make, told, tmp_pat
     assert "\n" not in str(refused.value)
     for name in BACKBONES.added():
         del BACKBONES[name]
+
+
+def test_a_name_inside_of_what_has_no_names_is_told_in_one_line():
+    with pytest.raises(UserError, match="math.pi has no 'x', it has nothing to call"):
+        imported("math:pi.x", "model", "package.module:factory")
 
 
 def test_a_card_names_a_method_that_reading_never_imports(module, tmp_path, capsys, monkeypatch):
