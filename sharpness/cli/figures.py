@@ -47,8 +47,8 @@ STUDY_OPTIONS = {
 }
 #: Options that describe trainings, which models that are given have behind them.
 TRAINED = (
-    "study", "methods", "seeds", "data", "profile", "imbalance", "subset", "groups", "epochs", "model", "batch_size",
-    "precision", "augmentation",
+    "study", "methods", "seeds", "data", "lists", "profile", "imbalance", "subset", "groups", "epochs", "model",
+    "batch_size", "precision", "augmentation",
 )  # fmt: skip
 
 

@@ -42,13 +42,15 @@ def inspect(checkpoints: tuple[str, ...], accuracy: bool, as_json: bool, **given
     from sharpness.cli.subjects import single, subjects
 
     read, options = subjects(checkpoints, given)
-    accuracy = accuracy or bool(options)
+    downloads = "download" in options
+    accuracy = accuracy or bool(options.keys() - {"download"})
     if given["images"] is None:
         options.setdefault("split", "test")
     records = []
     for i, checkpoint in enumerate(single(read)):
         facts = _facts(checkpoint)
-        if accuracy:
+        # By itself, --download is of recorded data, if there are any; otherwise of the weights of a library.
+        if accuracy or (downloads and checkpoint.manifest.longtail is not None):
             facts |= _measured(checkpoint, options)
         if as_json:
             records.append({key.replace(" ", "_"): _plain(value) for key, value in facts.items()})

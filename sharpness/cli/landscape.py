@@ -72,6 +72,8 @@ class Pictures:
         choose("--quantity", self.quantity, QUANTITIES)
         if self.scale is not None:
             choose("--scale", self.scale, list(SCALES))
+        if self.scale is not None and not points:
+            raise UserError(f"--scale {self.scale} is of the colours of a plane: leave it out with --plane 0")
         if self.interactive and not points:
             raise UserError("--interactive draws a plane: leave out --plane 0")
         if self.interactive and find_spec("plotly") is None:
@@ -252,7 +254,7 @@ def _report_basins(planes: Comparison, folder: Path, subsets: Sequence[str]) -> 
         return
     frames = []
     for label, plane in planes.each().items():
-        for name in subsets or ["all", *(g for g, classes in plane.groups.items() if classes)]:
+        for name in subsets or ["all", *(g for g in plane.groups if plane.classes_of(g))]:
             found = plane.basins(None if name == "all" else name).to_frame()
             frames.append(found.assign(model=label, of=name)[["model", "of", *found]])
     table = pd.concat(frames, ignore_index=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,8 +62,12 @@ def alone(results: Comparison) -> Any:
 
 
 def as_records(frame: pd.DataFrame) -> str:
-    """A table as JSON, an object for every row."""
-    return frame.to_json(orient="records", indent=1)
+    """Return a table as JSON, one object per row."""
+    from sharpness.results.record import plain
+
+    # Not DataFrame.to_json, which rounds to ten decimal places: 1e-11 would be 0.
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return json.dumps(plain(rows), indent=1, allow_nan=False)
 
 
 def require_file(option: str, path: str | Path | None, suffixes: Sequence[str] = ()) -> None:

@@ -89,8 +89,10 @@ def spectrum(
     """
     from sharpness.cli.subjects import subjects
 
-    if density and (ends.per_layer or ends.verify or ends.bootstrap):
-        raise UserError("--density goes with --per-class or --per-group, not with --per-layer, --verify or --bootstrap")
+    if density and (ends.per_layer or ends.verify or ends.bootstrap or ends.k is not None):
+        raise UserError(
+            "--density goes with --per-class or --per-group, not with --per-layer, --verify, --bootstrap or -k"
+        )
     if owners:
         _require_alone({
             "--per-class": rows.per_class, "--per-group": rows.per_group, "--per-layer": ends.per_layer,

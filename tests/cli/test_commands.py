@@ -33,6 +33,7 @@ def test_every_command_shows_an_example_to_copy(command, capsys):
     [
         (["train", "--method", "sgd"], "unknown method 'sgd'"),
         (["figures", "zoo:", "--epochs", "3", "--seeds", "0"], "--seeds, --epochs: models that are trained already"),
+        (["figures", "zoo:", "--lists", "lists"], "--lists: models that are trained already"),
         (["figures", "--direction-seeds", "a"], "--direction-seeds a: give integers"),
         (
             ["figures", "--study", "flattening", "--logits", "temperature"],
@@ -54,6 +55,8 @@ def test_every_command_shows_an_example_to_copy(command, capsys):
         (["train", "--method", "ce", "--precision", "half"], "unknown precision 'half'"),
         (["train"], "--method"),
         (["measure", "nowhere.pt"], "nowhere.pt"),
+        (["spectrum", "zoo:ce", "--density", "-k", "2"], "not with --per-layer, --verify, --bootstrap or -k"),
+        (["evaluate", "zoo:ce", "--open-root", "lists"], "--open-root lists is of --open"),
         (["measure"], "CHECKPOINTS"),
         (["figures", "--methods", "ce,ce"], "only once"),
         (["figures", "--study", "trace"], "unknown study 'trace'"),

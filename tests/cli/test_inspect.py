@@ -6,6 +6,8 @@ import pytest
 
 import sharpness
 from sharpness.cli import main
+from sharpness.models.hubs import Published
+from sharpness.registries import HUBS
 
 MODEL = ("--model", "their_networks:TheirResNet")
 
@@ -37,6 +39,25 @@ def test_the_accuracy_of_a_run_of_ours_is_the_recorded_one(run, page):
 @pytest.mark.parametrize("option", [("--split", "train"), ("--limit-per-class", "3")])
 def test_every_option_of_data_has_the_accuracy_measured(run, page, option):
     assert option[1] in page(run, *option)["accuracy now"] or option[0] == "--limit-per-class"
+
+
+def test_weights_of_a_library_are_downloaded_without_data_to_measure(stranger, capsys):
+    asked = []
+
+    class Library:
+        def make(self, name, num_classes, in_channels, **arguments):
+            return stranger.network()
+
+        def published(self, name, download):
+            asked.append((name, download))
+            return Published(stranger.network(), 3, (0.5,) * 3, (0.5,) * 3, 8, 8)
+
+    HUBS.register("elsewhere", Library())
+    try:
+        assert main(["inspect", "elsewhere:net", "--download"]) == 0
+    finally:
+        del HUBS["elsewhere"]
+    assert set(asked) == {("net", True)} and "accuracy now" not in capsys.readouterr().out
 
 
 def test_a_strangers_file(stranger, page):

@@ -1,5 +1,7 @@
 """``sharpness landscape``: mistakes come before the work, files do not overwrite each other, other work stays."""
 
+import json
+import shutil
 import sys
 
 import numpy as np
@@ -27,6 +29,7 @@ SMALL = ("--plane", "3", "--limit-per-class", "1", "--adaptive", "0")
         (["--adaptive", "1"], "--adaptive 1: give a part of the relief below 1"),
         (["--plane", "0"], "there is nothing to draw"),
         (["--plane", "0", "--line", "5", "--interactive"], "--interactive draws a plane"),
+        (["--plane", "0", "--line", "5", "--scale", "log"], "--scale log is of the colours of a plane"),
         (["--interactive"], "plotly is not installed"),
         (["--basins", "--quantity", "accuracy"], "--basins are of the loss over a plane"),
     ],
@@ -71,6 +74,17 @@ def test_basins_are_a_table_and_outlined_on_contours(run, tmp_path, capsys, monk
     assert "holds_model" in capsys.readouterr().out
     gids = {path.name: [line.get_gid() for ax in np.ravel(picture) for line in ax.lines] for picture, path in drawn}
     assert "bottom" in gids["contour"] and "bottom" not in gids["surface"]
+
+
+def test_basins_are_those_of_groups_with_images(stranger, undrawn, tmp_path):
+    """Of three classes one has no images here, and it is all of the few-shot ones."""
+    for name in ("ant", "bee"):
+        shutil.copytree(stranger.folder / "pictures" / name, tmp_path / "two" / name)
+    (tmp_path / "counts.json").write_text(json.dumps({"ant": 160, "bee": 80, "cat": 4}))
+    given = ["--model", "their_networks:TheirResNet", "--images", str(tmp_path / "two")]
+    given += ["--train-counts", str(tmp_path / "counts.json"), "--basins", "--out", str(tmp_path / "out")]
+    assert main(["landscape", "bare.pt", *given, *SMALL]) == 0
+    assert set(pd.read_csv(tmp_path / "out" / "basins.csv")["of"]) == {"all", "many", "medium"}
 
 
 def test_labels_that_look_alike_have_files_of_their_own(run, undrawn, tmp_path, monkeypatch):

@@ -6,9 +6,12 @@ import subprocess
 import sys
 
 import click
+import numpy as np
+import pandas as pd
 import pytest
 
 from sharpness.cli import cli, main
+from sharpness.cli.output import as_records
 
 
 def commands(group=cli, above=()):
@@ -43,6 +46,15 @@ def test_levels_of_what_is_said(run, capsys):
     assert " s " in said["-v",].err and len(said["-v",].err) > len(said[()].err)
     assert main(["-q", *command]) == 0
     assert "measuring" not in capsys.readouterr().err
+
+
+def test_json_has_all_digits_of_numbers():
+    """Losses of saturated classes are below 1e-10, where pandas' own JSON ends."""
+    frame = pd.DataFrame({"class": ["0", "τ"], "loss": [1.2345678901234e-11, np.nan], "samples": [3, 4]})
+    assert json.loads(as_records(frame.assign(rise=[np.inf, -2e-17]))) == [
+        {"class": "0", "loss": 1.2345678901234e-11, "samples": 3, "rise": None},
+        {"class": "τ", "loss": None, "samples": 4, "rise": -2e-17},
+    ]
 
 
 def test_json_of_commands_that_print_a_table(run, capsys, tmp_path):
