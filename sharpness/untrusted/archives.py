@@ -162,18 +162,19 @@ def _name_and_extra(content: Any, at: int, name: int, extra: int) -> tuple[bytes
 
 
 def _extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
-    seen = set()
-    while extra:
-        if len(extra) < 4:
+    seen, at = set(), 0
+    while at < len(extra):
+        if at + 4 > len(extra):
             _broken()
-        kind, length = struct.unpack("<2H", extra[:4])
-        if 4 + length > len(extra) or kind in seen:
+        kind, length = struct.unpack_from("<2H", extra, at)
+        at += 4
+        if at + length > len(extra) or kind in seen:
             _broken()
         if kind in UNICODE_NAMES:
             raise Refused("is an archive whose entries have two names each: save it again")
         seen.add(kind)
-        yield kind, extra[4 : 4 + length]
-        extra = extra[4 + length :]
+        yield kind, extra[at : at + length]
+        at += length
 
 
 def _wide(extra: dict[int, bytes], short: list[int]) -> list[int]:

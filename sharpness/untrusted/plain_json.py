@@ -57,9 +57,9 @@ def _whole(digits: str) -> int:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A dict, of which readers could otherwise see different values."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for i, key in enumerate(keys) if found[key] is not pairs[i][1] or keys.index(key) < i)
-        raise Refused(f"holds the key {shown(repr(twice), 60)} twice")
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise Refused(f"holds the key {shown(repr(key), 60)} twice")
+        found[key] = value
     return found

@@ -28,6 +28,8 @@ POWERS: dict[str, str] = {
     "torch.nn": "builds a whole model, which is code rather than weights",
     "torch._utils": "builds a kind of tensor that no network's weights need",
 }
+#: Most parts of a key of ``POWERS``: a name from a file may have millions, and all their beginnings would take hours.
+_DEPTH = max(name.count(".") + 1 for name in POWERS)
 
 
 def power(name: str) -> str:
@@ -37,8 +39,8 @@ def power(name: str) -> str:
     'can change any file'
     """
     # A module's twin in C has its power: since Python 3.12 `open` is pickled as `_io.open`.
-    parts = (name if name in POWERS else name.lstrip("_")).split(".")
-    for end in range(len(parts), 0, -1):
+    parts = (name if name in POWERS else name.lstrip("_")).split(".", _DEPTH)
+    for end in range(min(len(parts), _DEPTH), 0, -1):
         if ".".join(parts[:end]) in POWERS:
             return POWERS[".".join(parts[:end])]
     return f"runs code of the module {shown(name.partition('.')[0], 40)}"

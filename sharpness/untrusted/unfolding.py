@@ -36,6 +36,8 @@ class _Walk:
     def __init__(self) -> None:
         self.seen: dict[int, tuple[Any, int]] = {}
         self.networks: dict[int, PickledNetwork] = {}
+        # Objects that are replaced must outlive the walk: a new object could otherwise get the identity of an old one.
+        self.kept: list[Any] = []
 
     def plain(self, content: Any, depth: int) -> tuple[Any, int]:
         if isinstance(content, PlainArray):
@@ -55,6 +57,7 @@ class _Walk:
         if depth >= DEPTH:
             raise Refused(f"is nested more than {DEPTH} levels deep, which no weights are")
         # What holds itself is counted once.
+        self.kept.append(content)
         self.seen[id(content)] = content, 1
         result, count = self._inside(content, depth + 1)
         if count > VALUES:
@@ -65,6 +68,7 @@ class _Walk:
     def _network(self, content: PassedOver) -> PickledNetwork:
         network = self.networks.get(id(content))
         if network is None:
+            self.kept.append(content)
             network = self.networks[id(content)] = PickledNetwork(content.tensors())
             network.name = content.name
         return network

@@ -1,7 +1,8 @@
-"""Archives: what honest writers write is read as they wrote it, and no byte is left over."""
+"""Archives: what honest writers write is read as they wrote it, and no byte is left over; bounds of other readers."""
 
 import io
 import struct
+import sys
 import zipfile
 import zlib
 
@@ -11,8 +12,11 @@ import torch
 
 from sharpness.checkpoints import read_safely
 from sharpness.errors import UserError
-from sharpness.untrusted.archives import archive_entries
+from sharpness.untrusted.archives import _extra_fields, archive_entries
+from sharpness.untrusted.plain_json import parse_json
+from sharpness.untrusted.powers import power
 from sharpness.untrusted.refused import Refused
+from sharpness.untrusted.unfolding import _Walk
 
 
 def by_torch(file):
@@ -162,3 +166,34 @@ def test_no_header_may_be_changed(writer):
                 (e.offset, e.held, e.size, e.stored) for e in told
             ]
     assert refused > 100
+
+
+def test_extra_fields_are_read_one_after_the_other():
+    first, second = struct.pack("<2H", 1, 2) + b"ab", struct.pack("<2H", 9, 0)
+    assert dict(_extra_fields(first + second)) == {1: b"ab", 9: b""}
+    for broken in (first[:-1], first + second[:3], first + first):
+        with pytest.raises(Refused, match="contradict each other"):
+            dict(_extra_fields(broken))
+
+
+def test_a_name_of_a_million_parts_is_told_at_once():
+    """Looking up every beginning of it would take hours."""
+    assert power("os." + "a." * 10**6 + "b") == "can run any command"
+    assert power("x." * 10**6 + "y") == "runs code of the module x"
+
+
+def test_a_key_that_is_there_twice_is_found_at_once():
+    """Comparing each of the keys with those before it would take an hour."""
+    keys = ", ".join(f'"{i}": 0' for i in range(300_000))
+    with pytest.raises(Refused, match="holds the key 'a' twice"):
+        parse_json(f'{{{keys}, "a": 0, "a": 0}}')
+
+
+def test_values_that_are_replaced_outlive_the_walk():
+    """Results are known by the identities of what they replace, which a new object must not get."""
+    walk, pair = _Walk(), (1, [2])
+    content = [pair]
+    before = sys.getrefcount(pair)
+    walk.plain(content, 0)
+    assert content == [(1, [2])] and content[0] is not pair
+    assert sys.getrefcount(pair) >= before
