@@ -93,8 +93,8 @@ class Classifier(nn.Module):
 
     def add_weight_scaling(self) -> None:
         """Put learnable weight scaling, ones at first, over the present head."""
-        factor_like = next(self.head.parameters())
-        self.head = LearnableWeightScaling(self.head, self.spec.num_classes).to(factor_like.device)
+        like = next(self.head.parameters())
+        self.head = LearnableWeightScaling(self.head, self.spec.num_classes).to(like.device, like.dtype)
         self.spec = replace(self.spec, head=self.spec.head + "+lws")
 
 

@@ -67,6 +67,12 @@ def test_adding_weight_scaling_changes_nothing_at_first(head):
     assert torch.equal(twin.eval()(x), before)
 
 
+def test_weight_scaling_has_the_precision_of_the_network():
+    network = build_model("resnet8", 5).double()
+    network.add_weight_scaling()
+    assert {p.dtype for p in network.parameters()} == {torch.float64}
+
+
 def test_the_scale_given_is_the_scale_of_the_head():
     network = build_model("resnet8", 5, head="cosine", scale=16.0)
     assert isinstance(network.head, CosineHead)

@@ -278,6 +278,7 @@ def test_transformers_answer_with_their_logits_and_run_no_code_of_a_model(transf
         ({"shortest_edge": 10}, {"crop_size": {"height": 8, "width": 8}}, (8, 10)),
         ({"shortest_edge": 14}, {"crop_pct": 0.875}, (14, 16)),
         ({"shortest_edge": 14}, {}, (14, 14)),
+        ({"shortest_edge": 384}, {"crop_pct": 0.875}, (384, 384)),  # ConvNeXT crops nothing from this size on
     ],
 )
 def test_the_crop_of_transformers_is_that_of_its_processor(transformers, size, more, expected):

@@ -15,6 +15,8 @@ from sharpness.models.hubs.hub import Published, library, made, not_here, prepar
 
 #: Values of Pillow's ``Resampling``.
 RESAMPLING = {0: "nearest", 1: "Lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "Hamming"}
+#: From this side on, ConvNeXT's processor, the one with ``crop_pct``, stretches images and crops nothing.
+STRETCHED = 384
 
 
 def only_logits(module: nn.Module, inputs: Any, output: Any) -> Tensor:
@@ -84,10 +86,10 @@ def _crop(images: dict[str, Any]) -> tuple[int, int, tuple[str, ...]]:
     """Side of the central square, the shorter side before that crop, and a note where the library does not crop."""
     size, square = images.get("size") or {}, images.get("crop_size") or {}
     short = size.get("shortest_edge")
-    if short is None:
-        side = int(size["height"])
-        note = f"transformers stretches images to {size['height']} x {size['width']}, --images keeps the central square"
-        return side, side, () if images.get("do_center_crop") else (note,)
+    if short is None or ("crop_pct" in images and short >= STRETCHED):
+        height, width = (size["height"], size["width"]) if short is None else (short, short)
+        note = f"transformers stretches images to {height} x {width}, --images keeps the central square"
+        return int(height), int(height), () if images.get("do_center_crop") else (note,)
     if square and images.get("do_center_crop", True):
         return int(square["height"]), int(short), ()
     return int(short), int(short / (images.get("crop_pct") or 1)), ()
