@@ -58,6 +58,20 @@ def _is_count(n: object) -> bool:
     return number and 0 <= n < 2**53 and float(n).is_integer()  # type: ignore[operator, arg-type]
 
 
+def opened_counts(given: Any) -> Any:
+    """Class counts as they are, or the content of a JSON file of them.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    if not isinstance(given, str | Path):
+        return given
+    try:
+        return read_json(given)
+    except Refused as error:
+        raise UserError(f"cannot read class counts from {given}: it {error}") from None
+
+
 def read_train_counts(given: Any) -> tuple[tuple[int, ...], tuple[str, ...] | None]:
     """Read class counts ``(C,)`` and, where they are given by name, the sorted names.
 
@@ -71,12 +85,7 @@ def read_train_counts(given: Any) -> tuple[tuple[int, ...], tuple[str, ...] | No
     (((5, 3), None), ((4, 2), ('cat', 'dog')))
     """
     names: tuple[str, ...] | None = None
-    values = given
-    if isinstance(given, str | Path):
-        try:
-            values = read_json(given)
-        except Refused as error:
-            raise UserError(f"cannot read class counts from {given}: it {error}") from None
+    values = opened_counts(given)
     if (entries := labelled(values)) is not None:
         by_name = {str(key): n for key, n in entries.items()}
         keys = [str(c) for c in range(len(by_name))]

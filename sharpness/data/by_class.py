@@ -38,10 +38,14 @@ def by_class(given: Any, names: Sequence[Any], what: str) -> Any:
     """
     if (entries := labelled(given)) is None:
         return given
-    known = list(map(str, names))
-    if not {str(key) for key in entries} <= set(known):
-        known = [str(c) for c in range(len(known))]
+    known, labels = list(map(str, names)), [str(c) for c in range(len(names))]
     found = {str(key): value for key, value in entries.items()}
+    # Integers may be labels, as of a Counter, or names of folders, whose order is another one: 0, 1, 10, 2.
+    if found.keys() == set(known) == set(labels) and known != labels and all(isinstance(k, Integral) for k in entries):
+        raise UserError(f"{what} has integers as keys, which are labels and names of other classes: give a list in the "
+                        "order of the labels, or names as text")  # fmt: skip
+    if not found.keys() <= set(known):
+        known = labels
     odd, lacking = next((k for k in found if k not in known), None), next((k for k in known if k not in found), None)
     if odd is not None or lacking is not None:
         told = f"has no class {lacking!r}" if odd is None else f"has {shown(odd)!r}, which is no class"

@@ -16,11 +16,12 @@ from sharpness.data.arrays import (
     channels_first,
     eight_bit,
     name_classes,
+    opened_counts,
     pixel_statistics,
     read_npz,
     read_train_counts,
 )
-from sharpness.data.by_class import ordered_names
+from sharpness.data.by_class import by_class, labelled, ordered_names
 from sharpness.data.class_orders import check_class_order, class_order
 from sharpness.data.content import Content, pixel_digests, undone, value_digests
 from sharpness.data.dataset import ImageSet
@@ -201,7 +202,8 @@ def read_images(
     """
     _check(size, resize, channels, layout, limit_per_class)
     constants, class_names = Standardization.given(mean, std), ordered_names(class_names)
-    counts, named = (None, None) if train_counts is None else read_train_counts(train_counts)
+    given_counts = opened_counts(train_counts)
+    counts, named = (None, None) if given_counts is None else read_train_counts(given_counts)
     files: ImageFiles | None = None
     digests: np.ndarray | None = None
     inputs = torch.empty(0)
@@ -221,6 +223,13 @@ def read_images(
         if sorted(known) != list(named):
             raise UserError(f"class counts of {', '.join(named[:3])}, ... and other classes here: take labels as keys")
         counts = tuple(counts[named.index(name)] for name in known)
+    elif (
+        class_names is not None
+        and (entries := labelled(given_counts)) is not None
+        and set(map(str, class_names)) == set(map(str, entries))
+    ):
+        # Keys 0, 1, 2, ... may be names of folders, which are sorted as text: 0, 1, 10, 2.
+        counts, _ = read_train_counts(by_class(entries, class_names, "train_counts"))
     # Of files the labels alone are known here: those beyond the limit are counted, and not opened.
     names, counts = name_classes(labels, class_names, counts)
     # Before any limit: the totals are all images of a class, whatever is kept of them.
@@ -280,7 +289,7 @@ class _Plain:
 def _of_dataset(source: Any) -> tuple[Tensor, Tensor]:
     """Inputs and labels, which some keep as (n, 1)."""
     map_style = hasattr(source, "__getitem__") and hasattr(source, "__len__") and len(source)
-    x, y = as_tensors(_Plain(source) if map_style else source)
+    x, y = (t.cpu() for t in as_tensors(_Plain(source) if map_style else source))
     return x, y.reshape(-1) if y.shape == (len(y), 1) else y
 
 

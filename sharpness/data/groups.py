@@ -167,6 +167,6 @@ def _members(group: str, classes: Any, class_names: Sequence[str]) -> tuple[int,
         raise UserError(f"group {group!r} is {classes!r}: give a list of classes")
     found = [class_names.index(c) if isinstance(c, str) and c in class_names else c for c in classes]
     for c in found:
-        if isinstance(c, str) or not 0 <= int(c) < len(class_names):
+        if isinstance(c, str) or c not in range(len(class_names)):
             raise UserError(f"group {group!r} has class {c!r}, outside 0..{len(class_names) - 1}: correct groups")
-    return tuple(int(c) for c in found)
+    return tuple(dict.fromkeys(int(c) for c in found))

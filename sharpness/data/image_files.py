@@ -61,7 +61,10 @@ def class_folders(folder: Path, class_names: Sequence[str] | None = None) -> Ima
     folders = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not folders:
         raise UserError(f"{folder} has no folders: put the images of each class into a folder of its own")
-    names = tuple(class_names) if class_names is not None else tuple(folders)
+    names = tuple(map(str, class_names)) if class_names is not None else tuple(folders)
+    if len(set(names)) < len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise UserError(f"class_names has {twice!r} twice: give each class a name of its own")
     strange = [name for name in folders if name not in names]
     if strange:
         raise UserError(f"{folder / strange[0]} is none of the {len(names)} classes named: {', '.join(names[:5])}, ...")

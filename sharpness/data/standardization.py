@@ -54,7 +54,7 @@ class Standardization:
         if mean is None or std is None:
             raise UserError("give mean and std together, or neither")
         means, stds = (tuple(np.asarray(v, dtype=float).reshape(-1).tolist()) for v in (mean, std))
-        if len(means) != len(stds) or not means or not min(stds) > 0:
+        if len(means) != len(stds) or not means or not (np.isfinite([means, stds]).all() and min(stds) > 0):
             raise UserError(f"mean {means} and std {stds}: give one of each for every channel, std above 0")
         return cls(means, stds)
 

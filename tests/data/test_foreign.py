@@ -124,6 +124,27 @@ def test_counts_by_name_may_name_more_classes_than_have_images(folder, tmp_path)
     assert named.train_counts == (7, 20, 30, 10)
 
 
+def test_counts_by_folder_are_those_of_folders_with_numbers_as_names(tmp_path, images):
+    """Folders are sorted as text, 0, 1, 10, 2: their counts go with the names, not with the labels."""
+    counts = {str(c): 100 - c for c in range(11)}
+    for name in counts:
+        save(tmp_path / "p" / name / "0.png", images[0])
+    (tmp_path / "counts.json").write_text(json.dumps(counts))
+    for given in (counts, tmp_path / "counts.json"):
+        data = read_images(tmp_path / "p", train_counts=given)
+        assert data.class_names == tuple(sorted(counts))
+        assert data.train_counts == tuple(100 - int(name) for name in data.class_names)
+    assert "labels and names of other classes" in told(tmp_path / "p", train_counts={c: 100 - c for c in range(11)})
+
+
+def test_class_names_may_be_numbers(tmp_path, images):
+    for name in ("0", "1"):
+        save(tmp_path / "p" / name / "0.png", images[int(name)])
+    data = read_images(tmp_path / "p", class_names=[1, 0])
+    assert data.class_names == ("1", "0") and data.labels.tolist() == [0, 1]
+    assert torch.equal(data.inputs, planes(images[[1, 0]]))
+
+
 def test_limited_classes_weigh_what_they_had(folder):
     data = read_images(folder, limit_per_class=1)
     assert data.labels.tolist() == [0, 1, 2] and data.weights.tolist() == [1, 3, 2]
@@ -380,6 +401,9 @@ def test_a_damaged_npz_is_told(tmp_path):
         ({"mean": (0.5,), "std": (0.5,)}, "give 3 values each"),
         ({"mean": (0.5,) * 3, "std": (0.5, 0, 1)}, "std above 0"),
         ({"mean": (123.7, 116.3, 103.5), "std": (58.4, 57.1, 57.4)}, "pixels in [0, 255]: divide them by 255"),
+        ({"mean": (float("nan"),) * 3, "std": (0.5,) * 3}, "std above 0"),
+        ({"mean": (0.5,) * 3, "std": (0.5, float("inf"), 1)}, "std above 0"),
+        ({"class_names": ("ant", "bee", "cat", "ant")}, "class_names has 'ant' twice"),
         ({"size": 0}, "size 0"),
         ({"size": 8, "resize": 6}, "resize 6 and size 8"),
         ({"resize": 6}, "resize 6 and size None"),

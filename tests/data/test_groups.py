@@ -2,7 +2,7 @@
 
 import pytest
 
-from sharpness.data.groups import GROUP_CONVENTIONS, class_groups
+from sharpness.data.groups import GROUP_CONVENTIONS, class_groups, named_groups, training_counts
 from sharpness.data.profiles import profile_counts
 from sharpness.errors import UserError
 
@@ -87,3 +87,19 @@ def test_an_unknown_convention_lists_the_choices(convention):
 def test_thresholds_in_the_wrong_order_are_refused():
     with pytest.raises(UserError, match="higher one first"):
         class_groups((1, 2), "20,100")
+
+
+def test_a_class_is_in_a_group_once():
+    names = ("cat", "dog", "ship")
+    assert named_groups({"pets": ["cat", 1, 0]}, None, names) == {"pets": (0, 1)}
+    for odd in (0.5, 3, -1, float("nan"), "cow"):
+        with pytest.raises(UserError, match="group 'pets' has class"):
+            named_groups({"pets": [odd]}, None, names)
+
+
+def test_integer_keys_that_are_labels_and_names_of_other_classes_are_refused():
+    with pytest.raises(UserError, match="labels and names of other classes: give a list"):
+        training_counts({0: 5, 1: 3}, 2, ("1", "0"))
+    assert training_counts({"0": 5, "1": 3}, 2, ("1", "0")).tolist() == [3, 5]
+    assert training_counts({1: 3, 0: 5}, 2, ("0", "1")).tolist() == [5, 3]
+    assert training_counts({1: 3, 0: 5}, 2, ("a", "b")).tolist() == [5, 3]
