@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,6 +174,11 @@ class _Characters:
 
     def __init__(self, training: Sequence[Face], testing: Sequence[Face], side: int, seed: int) -> None:
         self.faces, self.side, self.seed = {"train": training, "test": testing}, side, seed
+        self._names = Counter(face.name for face in (*training, *testing))
+
+    def _name(self, face: Face) -> str:
+        """The name of a face's pictures; font files of the same name differ in their hash."""
+        return face.name if self._names[face.name] == 1 else f"{face.name}-{face.sha256[:12]}"
 
     def pictures(self, character: int, part: str, number: int, seen: set[bytes]) -> list[tuple[str, np.ndarray]]:
         """Up to ``number`` pictures by the faces of a part, in an order of the character's own."""
@@ -187,7 +193,7 @@ class _Characters:
             pixels = face.draw(character, self.side)
             if pixels is not None and pixels.tobytes() not in seen:
                 seen.add(pixels.tobytes())
-                found.append((face.name, pixels))
+                found.append((self._name(face), pixels))
         return found
 
     def fill(

@@ -71,6 +71,23 @@ def test_the_same_faces_and_seed_give_the_same_files(drawn, tmp_path):
     assert tree(tmp_path / "a") != tree(tmp_path / "c")
 
 
+def test_font_files_of_the_same_name_have_pictures_of_their_own(tmp_path, monkeypatch):
+    class Version(Face):
+        def draw(self, character, side):
+            random = np.random.default_rng([int(self.sha256[:8], 16), character])
+            return random.integers(0, 256, (side, side), dtype=np.uint8)
+
+    characters = frozenset(range(0x4E00, 0x4E00 + 40))
+    sums = [hashlib.sha256(bytes([i])).hexdigest() for i in range(16)]
+    faces = [Version(Path(f"{i}/face.ttf"), 0, sha256, characters) for i, sha256 in enumerate(sums)]
+    monkeypatch.setattr(glyphs, "find_faces", lambda folders: faces)
+    record = make_glyphs([FONTS], tmp_path / "g", CLASSES, side=16)
+    for part, number in record["images"].items():
+        lines = (tmp_path / "g" / f"{part}.txt").read_text().splitlines()
+        assert len(set(lines)) == len(lines) == number
+        assert len(list((tmp_path / "g" / part).rglob("*.png"))) == number
+
+
 def test_it_is_a_data_set(drawn, tmp_path):
     make_glyphs([FONTS], tmp_path / "g", CLASSES, side=16)
     data = load_data("glyphs-lt", root=tmp_path / "g", size=16)
