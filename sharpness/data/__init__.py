@@ -120,5 +120,5 @@ def load_data(name: str, **options: Any) -> LongTailData:
         if option not in _FILE_OPTIONS:
             choose(f"option of {name}", option, known)
         if given.pop(option, False):
-            raise UserError(f"{name} needs no files, so {option} does not apply: leave it out")
+            raise UserError(f"{option} does not apply to {name}: leave it out")
     return loader(**given)

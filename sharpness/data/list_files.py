@@ -161,6 +161,8 @@ def tree_parts(root: Path, held_out: int = 3) -> dict[str, ImageList]:
         cut = len(files) - min(held_out, len(files) - 1) if files else 0
         kept["train"] += [(name, label) for name in files[:cut]]
         kept["test"] += [(name, label) for name in files[cut:]]
+    if not kept["test"]:
+        raise UserError(f"{tree} has no class of 2 images, so that none is left for a test: give lists=")
     return {
         part: ImageList(
             part, tree, [n for n, _ in found], np.array([c for _, c in found], dtype=np.int64),

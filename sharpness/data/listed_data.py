@@ -128,7 +128,7 @@ def load_listed(
         subset: as recorded, ``list:<fingerprint>``; another is refused.
         groups: the group convention, by default ``oltr``, and ``mislas`` for ``inat18``.
         size: side of the central square that probes and tests see; 224 unless given.
-        resize: shorter side before that crop; 256 for 224, else ``size``.
+        resize: shorter side before that crop; 256 if ``size`` is not given either, else ``size``.
         workers: processes that make training images; 0 for the one that trains.
         mean: per channel, of pixels in [0, 1]; the field's unless given.
         std: per channel, with ``mean``.
@@ -178,7 +178,9 @@ def _sources(
         prepared = {part: PreparedSource(root, entry) for part, entry in described["parts"].items()}
         return prepared, tuple(map(str, described["class_names"])), str(described["parts"]["train"]["fingerprint"])
     found = find_lists(name, root, lists)
-    transform = Transform(size, resize) if size else USUAL
+    if size is None and resize is not None:
+        raise UserError(f"resize {resize}: give size, the side after the crop, too (--size)")
+    transform = USUAL if size is None else Transform(size, resize)
     files = {
         part: FileSource(images.sorted_by_class(), root, transform, found.class_names)
         for part, images in found.parts.items()
@@ -196,9 +198,10 @@ def _require_prepared(
         raise UserError(f"{root} is not complete: give the same sharpness data prepare command again, which continues")
     if lists is not None:
         raise UserError(f"{root} has prepared images, which know their lists: leave lists (--lists) out")
+    has = {"size": described["size"], "resize": described["resize"] or described["size"]}
     for option, given in (("size", size), ("resize", resize)):
-        if given not in (None, described[option]):
-            raise UserError(f"{option} {given}, but {root} has {described[option]}: prepare another folder")
+        if given not in (None, has[option]):
+            raise UserError(f"{option} {given}, but {root} has {has[option]}: prepare another folder")
 
 
 imagenet_lt, places_lt, inat18, glyphs_lt, listed_data = (partial(load_listed, name) for name in PUBLISHED)

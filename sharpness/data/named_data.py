@@ -38,7 +38,9 @@ class NamedData:
 
     def given(self) -> list[str]:
         """Names of the settings that are not left at their defaults."""
-        return [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        values = {f.name: (getattr(self, f.name), f.default) for f in fields(self)}
+        # None by identity: a comparison with an array has no truth value.
+        return [n for n, (v, default) in values.items() if (v is not None if default is None else v != default)]
 
     def standardized(self, data: LongTailData, usual: Standardization | None = None) -> LongTailData:
         """The same images with the given mean and std, or the usual ones where none are given.

@@ -57,7 +57,7 @@ def places_256(name: str, folder: str) -> str:
         return f"val_256/{inner[-1]}"
     if top == "train" and len(inner) == 2:
         kind, _, where = inner[0].partition("-")
-        return "/".join(["data_256", kind[0], kind, *([where] if where else []), inner[1]])
+        return "/".join(["data_256", kind[:1], kind, *([where] if where else []), inner[1]])
     return name
 
 

@@ -88,6 +88,7 @@ def profile_counts(
     >>> profile_counts("exp_m2m", 50, 10, 5000)[-1]
     99
     """
+    choose("profile", profile, list(PROFILES))
     check_profile(profile, imbalance)
     if num_classes < 2:
         raise UserError(f"a long tail needs at least 2 classes, not {num_classes}")

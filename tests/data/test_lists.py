@@ -134,6 +134,14 @@ def test_a_bare_tree(tmp_path):
     assert parts["test"].names[0] == "train_val2018/Aves/0/2.jpg"
 
 
+def test_a_bare_tree_of_single_images_is_refused(tmp_path):
+    for label in range(2):
+        (folder := tmp_path / "train_val2018" / "Aves" / str(label)).mkdir(parents=True)
+        (folder / "0.jpg").touch()
+    with pytest.raises(UserError, match="has no class of 2 images"):
+        tree_parts(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "folder", "there"),
     [
@@ -154,6 +162,8 @@ def test_the_style_of_the_disk_is_found(tmp_path, name, folder, there):
 def test_a_list_that_does_not_fit_its_root_names_its_first_line(tmp_path):
     with pytest.raises(UserError, match=r"^l line 1: there is no .*a/1\.jpg: say with root="):
         found_style(tmp_path, "a/1.jpg", "a", "l line 1")
+    with pytest.raises(UserError, match=r"^l line 2: there is no .*train"):
+        found_style(tmp_path, "train//1.jpg", "", "l line 2")
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """Data sets by name."""
 
+import numpy as np
 import pytest
 
 from sharpness.data import DATASETS, load_data
+from sharpness.data.named_data import NamedData
 from sharpness.errors import UserError
 
 #: Those that are no lists of files, which tests/data/test_prepared.py loads.
@@ -55,3 +57,15 @@ def test_an_unknown_option_lists_the_options(name, value):
 def test_digits_take_no_files(option):
     with pytest.raises(UserError, match=f"{next(iter(option))} does not apply"):
         load_data("digits-lt", **option)
+
+
+def test_options_of_other_data_sets_are_refused():
+    with pytest.raises(UserError, match="download does not apply to imagenet-lt"):
+        load_data("imagenet-lt", download=True)
+    with pytest.raises(UserError, match="'listed': choose one of exp, step, exp_m2m"):
+        load_data("digits-lt", profile="listed")
+
+
+def test_named_data_may_have_arrays_as_constants():
+    wanted = NamedData("digits-lt", mean=np.array([0.5, 0.5]), std=np.array([0.1, 0.1]))
+    assert wanted.given() == ["name", "mean", "std"]

@@ -164,6 +164,14 @@ def test_settings_that_prepared_images_do_not_have(prepared, options, told):
         load_data("list", root=prepared, **options)
 
 
+def test_resize_goes_with_a_size(prepared, pictures):
+    with pytest.raises(UserError, match="resize 9: give size"):
+        load_data("list", root=pictures, resize=9)
+    with pytest.raises(UserError, match="resize 9, but .* has 8"):
+        load_data("list", root=prepared, resize=9)
+    assert load_data("list", root=prepared, size=8, resize=8).train.images.shape[-1] == 8
+
+
 def test_other_data_in_a_prepared_folder(prepared, pictures, tmp_path):
     with pytest.raises(UserError, match="prepared images of list, not of places-lt"):
         load_data("places-lt", root=prepared)

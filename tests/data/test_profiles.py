@@ -118,6 +118,8 @@ def test_an_impossible_imbalance_is_the_users_mistake(imbalance):
 def test_an_unknown_profile_lists_the_choices():
     with pytest.raises(UserError, match="'pareto'.*exp, step, exp_m2m"):
         profile_counts("pareto", 10, 10, 5000)
+    with pytest.raises(UserError, match="'listed'.*exp, step, exp_m2m"):
+        profile_counts("listed", 10, 10, 5000)
 
 
 @pytest.mark.parametrize(("num_classes", "n_max"), [(1, 10), (0, 10), (10, 0)])
