@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from sharpness.data.endless import all_of, length_of
 from sharpness.data.inputs import Inputs
@@ -29,7 +29,8 @@ def read_loader(loader: DataLoader[Any], batch: Batch | None, takes: Collection[
     Raises:
         UserError: it has none, or its data set returns something else when it is read again.
     """
-    own = [loader.generator, *(getattr(s, "generator", None) for s in (loader.sampler, loader.batch_sampler))]
+    samplers = (loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None))
+    own = [loader.generator, *(getattr(s, "generator", None) for s in samplers)]
     with generators_kept(*(g for g in own if isinstance(g, torch.Generator))):
         found = all_of(loader, length_of(loader))
         if not found:
@@ -44,12 +45,14 @@ def read_loader(loader: DataLoader[Any], batch: Batch | None, takes: Collection[
                 )
         elif hasattr(data, "__getitem__") and hasattr(data, "__len__") and len(data):
             require_repeatable(data)
-    # An iterable data set has a sampler of torch's own that decides nothing.
-    usual = type(loader.sampler) in (SequentialSampler, RandomSampler) and not getattr(loader.sampler, "replacement", 0)
+    # With batch_sampler=, the loader's own sampler is not used, and neither is that of an iterable data set.
+    batches = loader.batch_sampler
+    chooser = batches.sampler if type(batches) is BatchSampler else batches
+    usual = type(chooser) in (SequentialSampler, RandomSampler) and not getattr(chooser, "replacement", False)
     usual = usual or isinstance(data, IterableDataset)
-    if loader.batch_sampler is not None and not usual:
-        logger.warning("data: the loader's %s decides which samples are probed", type(loader.sampler).__name__)
-    elif loader.drop_last:
+    if batches is not None and not usual:
+        logger.warning("data: the loader's %s decides which samples are probed", type(chooser).__name__)
+    elif loader.drop_last or getattr(batches, "drop_last", False):
         logger.warning("data: the loader leaves its last, smaller batch out (drop_last)")
     if batch is None and loader.batch_sampler is not None and all(map(_is_list_of_samples, found)):
         return [_collated(one, f"a sample of batch {i}", takes) for i, one in enumerate(found)]

@@ -142,12 +142,12 @@ def classes_of(
         index = column(classes, "classes")
         if not are_labels(index):
             raise UserError(f"classes= are {told_of(index)}: give one integer per sample; for names, group_by=")
+        _require_one_each("classes=", len(index), len(y))
         if int(index.min()) < 0:
             raise UserError(
                 f"class {int(index.min())} of sample {int(index.argmin())} in classes= is below 0: number the classes "
                 "from 0, and leave samples of no class out of the data"
             )
-        _require_one_each("classes=", len(index), len(y))
         known = len(class_names) if class_names is not None else None
         # Not the width of the outputs: these classes split answers, and may be more or fewer than what is predicted.
         number = num_classes if num_classes is not None else known or int(index.max()) + 1
@@ -245,7 +245,8 @@ def _grouped(x: Any, y: Tensor, group_by: Any, num_classes: int | None, class_na
         names = list(class_names)
     # By the names: class_names may have classes of which there is no sample here, in any order.
     position = {name: c for c, name in enumerate(names)}
-    index = torch.tensor([position[str(v)] for v in values])
+    name_of = {value: str(value) for value in distinct}  # equal values, such as 1 and 1.0, are one
+    index = torch.tensor([position[name_of[v]] for v in values])
     return Classes(index, len(names), tuple(names), "group_by")
 
 

@@ -165,7 +165,7 @@ def column(values: Any, what: str, class_names: Sequence[str] | None = None) -> 
     ):  # as pandas keeps text and numbers of several kinds: asked again, NumPy finds a common one
         plain = array.size and not any(hasattr(v, "__len__") for v in array.flat)
         array = np.array(array.tolist()) if plain else array
-    if array.dtype.kind in "US" or (array.dtype == object and isinstance(array.flat[0], str)):
+    if array.dtype.kind in "US" or (array.dtype == object and array.size and isinstance(array.flat[0], str)):
         return _positions(array, what, class_names)
     return _of_numbers(array, what)
 

@@ -7,7 +7,16 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import ChainDataset, DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    ChainDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SequentialSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from sharpness import Objective, UserError, measure
 from sharpness.data import is_data, read_samples
@@ -198,6 +207,21 @@ def test_what_a_loader_leaves_out_is_said(caplog):
         assert "drop_last" in caplog.text
         read_samples(loader(sampler=WeightedRandomSampler(torch.ones(N), 5)))
         assert "WeightedRandomSampler decides which samples" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        (BatchSampler(WeightedRandomSampler(torch.ones(N), 5), 2, False), "WeightedRandomSampler decides which"),
+        ([[0, 1], [2]], "list decides which samples"),
+        (BatchSampler(SequentialSampler(range(N)), 4, True), "drop_last"),
+        (BatchSampler(SequentialSampler(range(N)), 4, False), ""),
+    ],
+)
+def test_what_a_batch_sampler_leaves_out_is_said(caplog, batches, message):
+    with caplog.at_level(logging.WARNING, "sharpness"):
+        read_samples(DataLoader(TensorDataset(X, Y), batch_sampler=batches))
+    assert message in caplog.text and bool(message) == bool(caplog.text)
 
 
 def test_a_stream_that_every_worker_reads_is_said(caplog):

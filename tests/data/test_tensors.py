@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from sharpness import UserError
-from sharpness.data import as_tensors, is_data, load_data, read_images
+from sharpness.data import as_tensors, classes_of, is_data, load_data, read_images
 
 X, Y = torch.arange(12.0).view(4, 3), torch.tensor([0, 1, 2, 1])
 FRACTIONS = [0.1, 0.2, 0.7, 0.9]
@@ -110,6 +110,7 @@ def test_what_follows_a_plain_target_is_left_out_with_a_warning(data, caplog):
         (Samples(X, X, Y), "which is the target"),
         ((X, set(Y.tolist())), "targets are a set"),
         ((X, iter(Y.tolist())), "targets are a list_iterator: give a tensor, an array or a list"),
+        ((X, np.array([], dtype=object)), "targets hold nothing as objects"),
         ((X, [None, 1, 2, 0]), "targets hold NoneType and int as objects: give numbers, and leave"),
         ((np.ma.masked_less(X.numpy(), 3), Y), "inputs have masked entries"),
         ((X, Y[:3]), "one label per input"),
@@ -140,3 +141,13 @@ def test_arguments_of_probes_are_not_taken_for_data():
     assert all(map(is_data, [*columns, Samples(X, Y), [(X[0], 0)]]))
     others = [(-1, 1, 51), [0.1, 0.2], 3, None, "cifar10-lt", ["accuracy", "loss"], {"w": X}, [{"w": X}], (3, 4)]
     assert not any(map(is_data, [*others, torch.nn.ReLU(), [{"w": X}, {"w": X}], ["a.pt", "b.pt"]]))
+
+
+def test_equal_numbers_are_one_group_whatever_their_kind():
+    found = classes_of(X, Y, 3, group_by=[1, 2.5, 1.0, True])
+    assert found.names == ("1", "2.5") and found.index.tolist() == [0, 1, 0, 0]
+
+
+def test_classes_of_no_samples_are_told():
+    with pytest.raises(UserError, match="classes= has 0 entries for 4 samples"):
+        classes_of(X, Y, 3, classes=np.array([], dtype=np.int64))
