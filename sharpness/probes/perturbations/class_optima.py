@@ -98,7 +98,7 @@ def class_optima(
 
     announce(f"optima of {len(rows.present)} rows, at most {most} products each", expected)
     # One row after another in this process: every step moves the model, which rows side by side would share.
-    search = _Search(damping, norm, steps, cg_steps)
+    search = _Search(whole, damping, norm, steps, cg_steps)
     count, k = len(rows.parts), whole.num_parameters
     vectors, numbers = np.full((count, k), np.nan), np.full((5, count), np.nan)
     converged, products = np.zeros(count, dtype=bool), np.zeros(count, dtype=int)
@@ -137,25 +137,28 @@ class _Search:
     """Damped Gauss-Newton steps on one class.
 
     Args:
-        damping: of displacements in norms of the weights.
-        norm: of the weights.
+        whole: the objective of all classes. Its weights are moved, so that recalibrated BatchNorm statistics are those
+            of all samples.
+        damping: damping of displacements in units of ``norm``.
+        norm: norm of the weights.
     """
 
-    def __init__(self, damping: float, norm: float, steps: int, cg_steps: int) -> None:
-        self.mu, self.norm, self.steps, self.cg_steps = damping / norm**2, norm, steps, cg_steps
+    def __init__(self, whole: Objective, damping: float, norm: float, steps: int, cg_steps: int) -> None:
+        self.whole, self.mu, self.norm, self.steps, self.cg_steps = whole, damping / norm**2, norm, steps, cg_steps
 
     def optimum(self, part: Objective, update: Callable[[int], object]) -> Arrays:
         """The displacement to the optimum of a class, its numbers, and whether the search has converged."""
-        start = loss = damped = part.loss()
         displacement = torch.zeros(part.num_parameters, dtype=part.dtype, device=part.device)
+        with self.whole.at(displacement):
+            start = loss = damped = part.loss()
         converged, products = False, 0
         for _ in range(self.steps):
-            with part.at(displacement):
+            with self.whole.at(displacement):
                 step, solved = self._solve(part, -(part.gradient() + self.mu * displacement), update)
             products += solved
             for halving in range(HALVINGS):
                 tried = displacement + step / 2**halving
-                with part.at(tried):
+                with self.whole.at(tried):
                     here = part.loss()
                 value = here + self.mu / 2 * float(tried.double().square().sum())
                 if value < damped:
@@ -169,7 +172,7 @@ class _Search:
                 break
         # Standard errors over images at the optimum.
         length, length_error, weights = float(displacement.double().norm()), np.nan, part.weights.double().numpy()
-        with part.at(displacement):
+        with self.whole.at(displacement):
             loss_error = mean_error(part.evaluate_samples().losses, weights)
             if length > 0:
                 bent, solved = self._solve(part, displacement / length, update)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Unpack
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sharpness.engine.class_sums import ClassSums
@@ -134,7 +135,7 @@ class _Search:
         if kind == "class_gradient":
             found = [self._of_classes()]
         else:
-            direction = objective.gradient() if kind == "gradient" else check_direction(objective, update)
+            direction = self._gradient(objective) if kind == "gradient" else check_direction(objective, update)
             found = [self._radii(self.evaluate, direction)]
         done(1)
         return np.stack(found)
@@ -142,12 +143,28 @@ class _Search:
     def _of_classes(self) -> np.ndarray:
         """Each class along its own gradient, and all samples along theirs."""
         objective = self.objective
-        radii = self._radii(self.evaluate, objective.gradient())
+        radii = self._radii(self.evaluate, self._gradient(objective))
         radii[:, :-1] = np.nan
         for c in np.flatnonzero(objective.class_samples):
             part = objective.restrict(int(c))
-            radii[:, c] = self._radii(part.evaluation(), part.gradient())[:, c]
+            radii[:, c] = self._radii(self._evaluation(part), self._gradient(part))[:, c]
         return radii
+
+    def _gradient(self, part: Objective) -> Tensor:
+        """The gradient of some samples; recalibrated BatchNorm statistics are those of all samples."""
+        with self.objective.at(torch.zeros(part.num_parameters)):
+            return part.gradient()
+
+    def _evaluation(self, part: Objective) -> Callable[[Tensor | None], ClassSums]:
+        """:meth:`Objective.evaluation` of some samples; recalibrated BatchNorm statistics are those of all samples."""
+        if part.batchnorm == "eval":
+            return part.evaluation()
+
+        def evaluate(displacement: Tensor | None) -> ClassSums:
+            with self.objective.at(torch.zeros(part.num_parameters) if displacement is None else displacement):
+                return part.evaluate()
+
+        return evaluate
 
     def _radii(self, evaluate: Callable[[Tensor | None], ClassSums], direction: Tensor) -> np.ndarray:
         """Radii by loss and by accuracy (2, C + 1) along one direction."""

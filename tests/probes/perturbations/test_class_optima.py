@@ -128,3 +128,18 @@ def test_groups_have_optima_over_all_their_images(logistic):
 def test_settings_out_of_range_are_refused(logistic, given):
     with pytest.raises(UserError, match=next(iter(given))):
         class_optima(logistic, **given)
+
+
+def test_recalibrated_statistics_are_those_of_all_samples():
+    """Normalised inputs of class 0 are k, by statistics of all samples: (w k - 2)^2 is least at w = 2 / k."""
+    model = nn.Sequential(nn.BatchNorm1d(1, affine=False), nn.Linear(1, 1, bias=False)).double().eval()
+    nn.init.ones_(model[1].weight)
+    x = torch.tensor([[1.0], [1.0], [-3.0], [-3.0]], dtype=torch.float64)
+    data = x, torch.tensor([2.0, 2.0, 1.0, 1.0], dtype=torch.float64)
+    objective = Objective(model, data, squares, classes=[0, 0, 1, 1], batchnorm="recalibrate")
+    found = class_optima(objective, damping=0)
+    k = 2 / (16 / 3 + model[0].eps) ** 0.5
+    np.testing.assert_allclose(found.losses, [(k - 2) ** 2, (k + 1) ** 2], rtol=1e-9)
+    np.testing.assert_allclose(found.vectors[:, 0], [2 / k - 1, -1 / k - 1], rtol=1e-6)
+    np.testing.assert_allclose(found.optimum_losses, 0, atol=1e-9)
+    np.testing.assert_allclose(np.diag(found.losses_at), found.optimum_losses, atol=1e-12)

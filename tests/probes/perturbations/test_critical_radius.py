@@ -90,3 +90,17 @@ def _lost(objective, displacement, base):
 def test_settings_out_of_range_are_refused(classifier, given, message):
     with pytest.raises(UserError, match=message):
         critical_radius(classifier, **{"directions": (), **given} if "update" in given else given)
+
+
+def test_recalibrated_statistics_are_those_of_all_samples():
+    """Normalised inputs are k and -k, by statistics of all samples; those of a class alone would make them 0."""
+    model = nn.Sequential(nn.BatchNorm1d(1, affine=False), nn.Linear(1, 1, bias=False)).double().eval()
+    nn.init.ones_(model[1].weight)
+    x = torch.tensor([[1.0], [1.0], [-3.0], [-3.0]], dtype=torch.float64)
+    data = x, torch.zeros(4, dtype=torch.float64)
+    objective = Objective(model, data, lambda u, t: (u[:, 0] + 1) ** 2, classes=[0, 0, 1, 1], batchnorm="recalibrate")
+    found = critical_radius(objective, "class_gradient")["class_gradient"].values
+    k = 2 / (16 / 3 + model[0].eps) ** 0.5
+    # Class 0 moves to w > 1, where its loss is (w k + 1)^2, class 1 to w < 1, where its loss is (1 - w k)^2.
+    up, down = (2**0.5 * (k + 1) - 1) / k - 1, 1 - (1 - 2**0.5 * (1 - k)) / k
+    np.testing.assert_allclose(found, [up, down], rtol=0.03)
