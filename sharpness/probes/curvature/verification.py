@@ -8,6 +8,7 @@ there and not in the Hessian, the more the smaller the step: the two sizes then 
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ def check_eigenvalue(objective: Objective, name: str, value: float, vector: Tens
     Given as curvatures: :math:`(L(w + \alpha v) + L(w - \alpha v) - 2 L(w)) / \alpha^2`, extrapolated from alpha and
     alpha / 2.
     """
+    objective = _with_fixed_statistics(objective)
     v = vector.to(objective.device, objective.dtype)
     base = objective.loss()
     alpha = _step(objective, value, base)
@@ -47,6 +49,7 @@ def check_trace(
     Given as traces: the mean over pairs z, -z of the rise divided by :math:`\sigma^2 / 2`, extrapolated from sigma and
     sigma / 2, with the standard errors of both estimates and the error of the extrapolation added in squares.
     """
+    objective = _with_fixed_statistics(objective)
     base = objective.loss()
     sigma = _step(objective, value, base, LONGEST_NOISE / objective.num_parameters**0.5) / 2
     rises = np.empty((draws, 2))
@@ -68,6 +71,13 @@ def check_sum(name: str, parts: np.ndarray, shares: np.ndarray, whole: float) ->
 
 def _check(what: str, row: str, measured: float, expected: float, error: float) -> dict[str, Any]:
     return {"check": what, "row": row, "measured": measured, "expected": expected, "error": error}
+
+
+def _with_fixed_statistics(objective: Objective) -> Objective:
+    """The objective with the running statistics of BatchNorm at every point, which the Hessian holds fixed as well."""
+    fixed = copy.copy(objective)
+    fixed.batchnorm = "eval"
+    return fixed
 
 
 def _even_rise(objective: Objective, step: Tensor, base: float) -> float:

@@ -116,3 +116,15 @@ def test_classes_without_samples_have_no_checks():
     )
     assert eigenvalues(objective, per_class=True, verify=True).checks["class"].tolist() == ["0", "2"]
     assert trace(objective, per_class=True, draws=3, verify=True).checks["class"].tolist() == ["0", "2", "all"]
+
+
+def test_statistics_that_the_hessian_holds_fixed_are_fixed_in_the_loss_too():
+    torch.manual_seed(0)
+    layers = torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 3)
+    model = torch.nn.Sequential(*layers).double().eval()
+    data = torch.randn(12, 4, dtype=torch.float64), torch.arange(12) % 3
+    fixed, moving = (Objective(model, data, batchnorm=policy) for policy in ("eval", "recalibrate"))
+    for probe, options in ((eigenvalues, {}), (trace, {"draws": 3})):
+        expected, found = (probe(o, per_class=True, verify=True, **options).checks for o in (fixed, moving))
+        np.testing.assert_allclose(found.measured, expected.measured, rtol=1e-9)
+        np.testing.assert_allclose(found.expected, expected.expected, rtol=1e-9)
