@@ -47,9 +47,12 @@ def margin(subject: Subject, settings: NoSettings) -> dict[str, Column]:
 
 
 def _logits(subject: Subject) -> Tensor:
-    """The logits (n, C) of all images that the loss takes, divided by the temperature where there is one."""
-    temperature = subject.objective.temperature
-    return subject.objective.outputs().double() / (1.0 if temperature is None else temperature.value)
+    """The logits (n, C) that the loss takes for all images, divided by the temperature if there is one."""
+    objective = subject.objective
+    # As for ``subject.base``, BatchNorm statistics are recalibrated if the objective does so.
+    with objective.at(torch.zeros(objective.num_parameters)):
+        outputs = objective.outputs().double()
+    return outputs if objective.temperature is None else outputs / objective.temperature.value
 
 
 ECE = Measure(

@@ -63,6 +63,22 @@ def test_margins_and_calibration_errors_are_those_of_the_logits_that_the_loss_ta
     assert (found.standard_errors[0] > 0).all()
 
 
+def test_confidence_and_answers_have_the_same_recalibrated_statistics():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 3)).double().eval()
+    objective = Objective(model, data(), batchnorm="recalibrate")
+    found = measure(objective, "accuracy,ece,margin")
+    with objective.at(torch.zeros(objective.num_parameters)):
+        u, y = model(objective.x).detach(), objective.y
+    p, right = F.softmax(u, 1).amax(1).numpy(), (u.argmax(1) == y).numpy()
+    margins = [float(v[c] - max(v[k] for k in range(3) if k != c)) for v, c in zip(u, y, strict=True)]
+    np.testing.assert_allclose(column(found, "margin"), of_classes(np.array(margins), objective))
+    np.testing.assert_allclose(column(found, "accuracy"), of_classes(right, objective))
+    bins = np.ceil(15 * p).astype(int)
+    expected = sum(abs((p - right)[bins == b].sum()) for b in range(1, 16)) / 40
+    assert found["ece"].overall == pytest.approx(expected, abs=1e-12)
+
+
 def test_a_calibrated_model_has_no_calibration_error():
     """Logits of constant confidence 3/4, right in three of four images."""
     logits = torch.tensor([[0.75, 0.25]], dtype=torch.float64).log().repeat(8, 1)
