@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from sharpness.data import LongTailData
+from sharpness.data import LongTailData, read_once
 from sharpness.engine import distributed
 from sharpness.errors import UserError, require_whole
 from sharpness.objective import Objective
@@ -75,8 +75,10 @@ class Monitor:
         if isinstance(data, LongTailData):
             known = {"num_classes": data.num_classes, "class_names": data.class_names, "groups": data.groups}
             data, options = data.train, {**known, "train_counts": data.train_counts, **options}
-        self._data, self._options, self._samples, self._seed, self._clock = data, options, samples, seed, clock
-        # Made at the first step, when weights are on their device, and again for other parameters.
+        # The objective is made at the first step, when weights are on their device, and again for other parameters:
+        # the first one would use up an iterator.
+        self._data, self._options = read_once(data), options
+        self._samples, self._seed, self._clock = samples, seed, clock
         self._objective: Objective | None = None
         self._parameters: list[tuple[int, bool]] = []
         self._rows: list[dict[str, Any]] = []

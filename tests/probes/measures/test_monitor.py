@@ -115,6 +115,15 @@ def test_a_resumed_monitor_goes_on():
     assert products[3] < products[1]
 
 
+def test_data_that_can_be_read_once_serve_other_parameters_too():
+    model, (x, y) = network().eval(), data()
+    monitor = Monitor(model, iter([(x[:10], y[:10]), (x[10:], y[10:])]), budget=1.0, samples=20, measures="loss")
+    expected = pytest.approx(Objective(model, (x, y)).loss())
+    for trained in (True, False):
+        model[0].weight.requires_grad_(trained)
+        assert monitor.step()[0]["value"] == expected
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [({"budget": 0}, "budget=0"), ({"every": 0}, "every=0"), ({"samples": 0}, "samples=0"), ({"measures": "x"}, "'x'")],
