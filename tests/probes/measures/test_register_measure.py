@@ -132,6 +132,16 @@ def test_unfinished_work_is_found_again_unless_the_function_has_changed(tmp_path
     assert measured(3.0) == 6 and len(CALLS) == 8, "what the function encloses is another value"
 
 
+@pytest.mark.parametrize("made", [torch.tensor, np.array])
+def test_unfinished_work_is_told_apart_by_numbers_that_texts_of_arrays_leave_out(made, tmp_path):
+    def measured(number):
+        numbers = made([0.0] * 1000 + [number] + [0.0] * 1000)
+        register_measure("mine", lambda o: float(numbers.sum()))
+        return sharpness.measure(linear_model(), "mine", resume=tmp_path).overall[0]
+
+    assert [measured(number) for number in (1.0, 2.0, 2.0)] == [1, 2, 2]
+
+
 def test_a_module_names_it_for_the_command_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "mymeasures.py").write_text(EIGHT_LINES)
     monkeypatch.chdir(tmp_path)
