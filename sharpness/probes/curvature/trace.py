@@ -220,7 +220,10 @@ def _result(
     """The table of estimates of rows, of all samples, and of groups."""
     names = [i for i, _ in rows.present]
     keeps_sign = fields["provenance"]["kind"] == "ggn"  # semidefinite for convex losses of the outputs
-    freedom = max((len(found["samples"]) for found in done.values()), default=0) - 1
+    draws = {i: len(found["samples"]) for i, found in done.items()}
+    # Rows of Hutch++ may differ in their draws; what combines several rows has the fewest.
+    fewest = min(draws.values(), default=0)
+    freedom = np.array([draws.get(i, fewest) for i in range(len(rows.parts) + 1)]) - 1
     # Values and standard errors of the rows and, last, of everything.
     table = np.full((2, len(rows.parts) + 1), np.nan)
     for i, found in done.items():
@@ -231,7 +234,7 @@ def _result(
     elif rows.complete:  # the rows' estimates are dependent: the sum of their errors bounds that of the sum
         table[:, -1] = table[:, names] @ shares
     groups = _groups(rows, done, estimator)
-    ends, of_groups = (interval(m, se, freedom, keeps_sign) for m, se in (table, groups))
+    ends, of_groups = interval(*table, freedom, keeps_sign), interval(*groups, fewest - 1, keeps_sign)
     if resamples:
         forms = {i: (done[i]["forms"], part.weights.double().numpy()) for i, part in rows.present}
         if rows.complete:

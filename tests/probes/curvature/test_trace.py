@@ -8,6 +8,7 @@ from torch import nn
 
 from sharpness import Objective, UserError, trace
 from sharpness.curvature.operator import random_signs
+from sharpness.curvature.trace import hutchpp
 
 ESTIMATORS = pytest.mark.parametrize("estimator", ["hutchinson", "hutch++"])
 SOFTMAX = pytest.mark.parametrize("case", ["softmax regression"], indirect=True)
@@ -148,3 +149,20 @@ def test_several_models_are_compared_on_the_same_signs(case):
     assert [r.label for r in found.values()] == ["a", "b"]
     np.testing.assert_array_equal(found["a"].values, found["b"].values)
     assert len(found.to_frame()) == 2 * 4
+
+
+def test_intervals_of_hutchpp_have_the_freedom_of_their_own_draws():
+    """The Hessian of a class of one image has rank two, so that its sketch leaves more products to draws."""
+    torch.manual_seed(0)
+    data = torch.randn(9, 12, dtype=torch.float64), torch.tensor([0] + [1] * 4 + [2] * 4)
+    objective, sizes = Objective(nn.Linear(12, 3).double(), data), []
+    result = trace(objective, per_class=True, draws=18, estimator="hutch++")
+    for c in range(3):
+        with objective.restrict(c).operator() as operator:
+            generator = torch.Generator().manual_seed(0)
+            found = hutchpp(operator, operator.size, 18, generator=generator, dtype=torch.float64)
+        sizes.append(len(found.samples))
+        half = student.ppf(0.975, sizes[-1] - 1) * found.standard_error
+        expected = found.value - half, found.value + half
+        np.testing.assert_allclose((result.lower[0, c], result.upper[0, c]), expected, rtol=1e-6)
+    assert sizes[0] > sizes[1]
