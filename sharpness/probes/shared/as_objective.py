@@ -55,6 +55,8 @@ def labelled_checkpoints(
     Raises:
         UserError: a path without checkpoints, a named file or all files of the folders that cannot be read.
     """
+    if not paths:
+        raise UserError("no paths: give checkpoints, or folders of them")
     read: dict[str, Checkpoint] = {}
     broken: list[UserError] = []
     for path in paths:
@@ -113,7 +115,7 @@ def checkpoint_objective(
             :class:`~sharpness.Objective` takes it.
         data_root: the folder with the files of the data set.
         limit_per_class: use only the first samples of each class, this many; they are weighted so that each class still
-            counts by its size in the overall loss.
+            counts by its size in the overall loss, unless ``weights`` are given.
         device: such as ``"cuda"``; by default a GPU if there is one.
         data: the data to probe, if the file does not record them: the name of a data set, whose long tail is selected
             and normalised as in the checkpoint's family; your own images, see :func:`~sharpness.data.read_images`; or
@@ -166,8 +168,8 @@ def checkpoint_objective(
         raise UserError("class_order: the given samples are taken as they are: wrap them, data=read_images((x, y))")
     if not _splits_otherwise(options) and not isinstance(data, Samples):
         for name in ("class_names", "train_counts"):
-            if isinstance(known := getattr(data, name, None), tuple):
-                options.setdefault(name, known)
+            if options.get(name) is None and isinstance(known := getattr(data, name, None), tuple):
+                options[name] = known
     return _read_from(checkpoint, Objective(model, data, loss, mean=mean, std=std, **options))
 
 
@@ -202,16 +204,17 @@ def _on_longtail(
     if limit_per_class is not None:
         counts = images.class_samples(data.num_classes)
         images = images.limit_per_class(limit_per_class)
-        # Each image stands for several of its class; the loss's own weights of classes come on top.
-        weights = (counts / images.class_samples(data.num_classes))[images.labels]
-        of_loss = getattr(function, "weights", None)
-        options["weights"] = weights * (of_loss(images.labels) if callable(of_loss) else 1)
+        # Each image represents several of its class. The loss's own class weights are applied as well.
+        if options.get("weights") is None:
+            weights = (counts / images.class_samples(data.num_classes))[images.labels]
+            of_loss = getattr(function, "weights", None)
+            options["weights"] = weights * (of_loss(images.labels) if callable(of_loss) else 1)
     if not _splits_otherwise(options):
         described: dict[str, Any] = {"num_classes": data.num_classes, "class_names": data.class_names}
         trained = training_set(checkpoint, data.longtail)
         if trained is not None and options.get("train_counts") is None:
             described |= {"train_counts": trained.train_counts, "groups": trained.groups}
-        options = {**described, **options}
+        options |= {name: value for name, value in described.items() if options.get(name) is None}
     return Objective(checkpoint.model, images, loss=function, **options)
 
 

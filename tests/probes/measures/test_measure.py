@@ -247,6 +247,9 @@ def test_limiting_the_samples_keeps_the_weight_of_every_class(run):
     assert limited.class_samples.tolist() == [4] * 10
     shares = np.array([124, 84, 58, 39, 27, 18, 12, 8, 6, 4]) / 380
     assert limited.loss() == pytest.approx(shares @ limited.class_losses(), rel=1e-6)
+    given = sharpness.checkpoint_objective(str(run), limit_per_class=4, weights=[2.0] * 40, class_names=None)
+    assert set(given.weights.tolist()) == {2.0} and given.class_names == limited.class_names
+    assert given.loss() == pytest.approx(limited.class_losses().mean(), rel=1e-6)
 
 
 def test_the_training_loss_of_gcl_is_deterministic_and_another_than_cross_entropy(run):

@@ -51,6 +51,8 @@ def test_runs_that_differ_in_the_seed_alone_are_one_label_in_the_order_of_their_
 def test_each_keeps_them_apart(runs):
     found = labelled_checkpoints([runs], each=True)
     assert len(found) == 5 and not any(isinstance(entry, list) for entry in found.values())
+    with pytest.raises(UserError, match="no paths"):
+        labelled_checkpoints([])
 
 
 def test_a_copy_is_no_other_training(runs, tmp_path):
