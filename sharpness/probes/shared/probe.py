@@ -192,8 +192,8 @@ def plain_number(name: str, value: Any, annotation: Any) -> Any:
     if not isinstance(value, kind):
         told = f"an integer, at least {0 if name == 'seed' else 1}" if kind is Integral else "a number"
         raise UserError(f"{name}={value!r}: give {told}")
-    if name == "seed" and not abs(int(value)) < 2**63:  # type: ignore[call-overload]
-        raise UserError(f"seed={value!r}: give an integer below 2**63")
+    if name == "seed" and not 0 <= int(value) < 2**63:  # type: ignore[call-overload]
+        raise UserError(f"seed={value!r}: give an integer, at least 0 and below 2**63")
     return value.item() if isinstance(value, np.generic) else value
 
 

@@ -68,6 +68,7 @@ def test_numbers_may_be_numpys_and_what_is_no_number_is_told():
         ("eigenvalues", {"tol": "1e-3"}, "tol='1e-3': give a number"),
         ("eigenvalues", {"bootstrap": "200"}, "bootstrap='200': give an integer"),
         ("trace", {"seed": 2**70}, "below 2"),
+        ("eigenvalues", {"seed": -1, "match_samples": 1}, "seed=-1: give an integer, at least 0"),
         ("measure", {"seed": 2**70}, "below 2"),
         ("worst_case", {"rho": None}, "rho=None: give a number"),
         ("line", {"directions": nn.Linear(2, 2)}, "a direction is a Linear: .*sharpness.interpolate"),
