@@ -113,6 +113,9 @@ def evaluate_open_set(
         raise UserError(
             f"the open set has {unknown.images.shape[1]} channels and the test images {known.x.shape[1]}: give others"
         )
+    ours, theirs = (" x ".join(map(str, images.shape[2:])) for images in (known.x, unknown.images))
+    if ours != theirs:
+        raise UserError(f"images of the open set are {theirs} and the test images {ours}: give others of the same size")
     # Labels of the open set are never used: any of the model's classes may stand in their place.
     others = replace(unknown, labels=torch.zeros_like(unknown.labels))
     opened = Objective(known.model, others, num_classes=known.num_classes, class_names=known.class_names)

@@ -7,9 +7,13 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import f1_score, roc_auc_score, roc_curve
+from torch import nn
 
+from sharpness import Objective
 from sharpness.cli import main
+from sharpness.data import ImageSet
 from sharpness.errors import UserError
+from sharpness.probes.open_set.evaluation import evaluate_open_set
 from sharpness.probes.open_set.protocol import Scored, auroc, calibration_error, f_measure, fpr_at_95_tpr, rejecting
 
 KINDS = ("oltr-2020", "oltr-2019")
@@ -161,3 +165,11 @@ def test_wrong_open_sets(options, told, cifar_like, capsys):
 def test_the_known_threshold_is_a_probability():
     with pytest.raises(UserError, match="F-measure"):
         f_measure([0], [0], "macro")
+
+
+def test_an_open_set_of_another_size_is_refused():
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    known = Objective(model, (torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 0, 1])))
+    unknown = ImageSet(torch.zeros(2, 3, 6, 6, dtype=torch.uint8), torch.tensor([0, 0]), (0.5,) * 3, (0.5,) * 3)
+    with pytest.raises(UserError, match="are 6 x 6 and the test images 8 x 8"):
+        evaluate_open_set("model", known, unknown, ["a", "b"])
