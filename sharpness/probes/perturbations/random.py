@@ -71,7 +71,7 @@ def random_perturbation(
         given: ``data`` and ``options``: see :class:`~sharpness.probes.shared.probe.Given`.
 
     Returns:
-        Losses (R, D) by radius and draw, class losses and accuracies (C, R, D), and the values of the unperturbed
+        Losses (R, D) by radius and draw, class losses and accuracies (R, D, C), and the values of the unperturbed
         model.
         For a mapping, a :class:`~sharpness.Comparison` of such results by label.
 
