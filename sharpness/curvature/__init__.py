@@ -1,4 +1,4 @@
-"""Algorithms on any symmetric linear operator given by its product with a vector."""
+"""Algorithms for symmetric linear operators that are given by their products with vectors."""
 
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ __all__ = [
     "stochastic_lanczos",
 ]
 
-if not TYPE_CHECKING:  # which would take any name for one of this room
+if not TYPE_CHECKING:  # type checkers would accept any name as one of this package
     __getattr__ = moved_names(
         __name__, ends="ENDS", lanczos="lanczos_memory", lanczos_state="LanczosState", operator="random_signs"
     )

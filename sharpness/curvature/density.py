@@ -8,9 +8,9 @@ r"""The spectral density of a symmetric linear operator by stochastic Lanczos qu
         nodes theta_ri = Ritz values, weights w_ri = s_1i^2           # Gauss quadrature of v_1' f(A) v_1
     tr f(A) / n = mean over draws of sum_i w_ri f(theta_ri)
 
-A rule of m nodes integrates polynomials of degree 2 m - 1 exactly, and :math:`E\, v_1 v_1' = I / n`, so that moments up
-to that degree are unbiased. Random signs, not normalised Gaussian vectors: both are unbiased, but the first moment of
-signs is Hutchinson's estimate of the trace, with its smaller variance, and a diagonal operator has none at all.
+A rule of m nodes integrates polynomials of degree 2 m - 1 exactly, and :math:`E\, v_1 v_1' = I / n`; moments up to that
+degree are therefore unbiased. Random signs and normalised Gaussian vectors are both unbiased, but with random signs the
+first moment is Hutchinson's estimate of the trace, whose variance is smaller, and zero for a diagonal operator.
 
 See Ubaru, Chen & Saad, SIAM J. Matrix Anal. Appl. 38, 2017, and Ghorbani, Krishnan & Xiao, arXiv 1901.10159.
 """
@@ -38,13 +38,13 @@ def stochastic_lanczos(
 ) -> SpectralQuadrature:
     r"""Estimate the spectral measure by one quadrature rule per draw, from which density, mass and moments follow.
 
-    Costs ``draws * steps`` products, fewer where a Krylov space is exhausted early. Memory: ``steps + 1`` vectors.
+    Makes ``draws * steps`` products, fewer if a Krylov space is exhausted early. Memory: ``steps + 1`` vectors.
 
     Args:
         product: v (n,) to A v (n,).
         size: n.
-        draws: independent start vectors, at least 2: their spread gives the standard error.
-        steps: nodes of a rule. They resolve the ends of the spectrum best.
+        draws: number of independent start vectors, at least 2; their spread gives the standard error.
+        steps: number of nodes per rule. They resolve the ends of the spectrum best.
         options: see :class:`~sharpness.curvature.operator.RunOptions`.
 
     Raises:

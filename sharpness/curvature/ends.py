@@ -1,20 +1,20 @@
 r"""Ends of a spectrum: selection and tolerance of Ritz values, and the stopping rule of a run.
 
-Either end is exact relative to itself. A value whose residual is r lies within r of an eigenvalue, and the smallest
-eigenvalue of a loss is often a thousandth of the largest, so that a residual must be small beside its own value. An end
-that is zero beside the other one has no digits of its own: within a hundredth of the tolerance of zero, relative to the
-largest absolute eigenvalue, it counts as zero.
+Each end is accurate relative to its own value. A value with residual r lies within r of an eigenvalue, and the smallest
+eigenvalue of a loss is often a thousandth of the largest; the residual must therefore be small relative to the value
+itself. An end that is negligible relative to the other one has no correct digits of its own: it counts as zero if it is
+within a hundredth of the tolerance of zero, relative to the largest absolute eigenvalue.
 
-A run that looks for what lies beyond the pairs at hand ends when what it found there has converged. If it found
-nothing, it ends when its extreme Ritz value has converged on the near side, or earlier, when m products make it
-improbable (10^-6) that a random start would not have shown an eigenvalue beyond the bar b by now: for a start that is
-uniform on the sphere in n dimensions,
+A run that searches beyond the pairs found so far ends when the values it found there have converged. If it found
+none, it ends when its extreme Ritz value has converged short of them. It ends earlier if, after m products, the
+probability that an eigenvalue beyond the bar b has not shown up yet is below 10^-6. For a start vector that is uniform
+on the sphere in n dimensions,
 
 .. math:: P(\theta_1 < b - \epsilon (b - \lambda_{\min})) \le 1.648 \sqrt n \, e^{-\sqrt \epsilon (2 m - 1)}
           \quad \text{if } \lambda_1 \ge b,
 
 see Kuczynski & Wozniakowski, Estimating the largest eigenvalue by the power and Lanczos algorithms with a random start,
-SIAM J. Matrix Anal. Appl. 13, 1992. The smallest Ritz value of all runs stands for the smallest eigenvalue.
+SIAM J. Matrix Anal. Appl. 13, 1992. The smallest Ritz value of all runs is used for the smallest eigenvalue.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from sharpness.errors import UserError, choose
 #: Which end of the spectrum: algebraically largest, smallest, or both.
 ENDS = ("LA", "SA", "both")
 _MISSED = 1e-6
-#: Allowed residual of a value, in tolerances of itself, and never more than the second number of itself.
+#: Allowed residual relative to the value itself: the first number times the tolerance, at most the second number.
 OWN, AT_MOST = 5.0, 0.1
-#: What counts as zero beside the largest absolute eigenvalue, in tolerances.
+#: Values up to this many tolerances, relative to the largest absolute eigenvalue, count as zero.
 ZERO = 0.01
 
 
 def positions(which: str, k: int, available: int) -> np.ndarray:
-    """Positions of the k wanted values at each end among ascending ones, in descending order of value.
+    """Return the positions of the k wanted values at each end among ascending values, in descending order of value.
 
     >>> positions("both", 1, 5).tolist(), positions("both", 3, 2).tolist()
     ([4, 0], [1, 0])
@@ -49,7 +49,7 @@ def positions(which: str, k: int, available: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Ends:
-    """The wanted eigenpairs, and their convergence."""
+    """The wanted eigenpairs and the criterion for their convergence."""
 
     size: int
     k: int
@@ -75,15 +75,15 @@ class Ends:
 
     @property
     def margin(self) -> float:
-        """The part of the allowed residual that a bound may take; the rest is for other pairs and rounding."""
+        """The fraction of the allowed residual that a bound may reach; the rest is left to other pairs and rounding."""
         return 0.95 / math.sqrt(1 + self.wanted if self.k > 1 else 1)
 
     def allowed(self, values: np.ndarray, scale: float, patient: bool = True) -> np.ndarray:
-        """The residuals (m,) at which Ritz values (m,) are converged.
+        """Return the largest residuals (m,) at which Ritz values (m,) count as converged.
 
         Args:
-            scale: the largest |Ritz value|.
-            patient: whether a value near zero counts as an end of the spectrum by now.
+            scale: the largest absolute Ritz value.
+            patient: whether enough products were made to accept a value near zero as an end of the spectrum.
         """
         rounding = 50 * torch.finfo(getattr(torch, self.dtype.removeprefix("torch."))).eps
         zero = max(ZERO * self.tol, rounding) * scale
@@ -94,14 +94,14 @@ class Ends:
     def judge(
         self, theta: np.ndarray, bounds: np.ndarray, values: np.ndarray, extent: tuple[float, float], patient: bool
     ) -> tuple[np.ndarray, bool]:
-        """Positions of the Ritz values to keep, and whether all that decide have converged.
+        """Return the positions of the Ritz values to keep, and whether all decisive values have converged.
 
         Args:
             theta: Ritz values of this run, ascending.
-            bounds: of their residuals.
-            values: of the pairs at hand, descending.
+            bounds: bounds of their residuals.
+            values: eigenvalues of the pairs found so far, descending.
             extent: smallest and largest Ritz value of all runs.
-            patient: as of :meth:`allowed`.
+            patient: see :meth:`allowed`.
         """
         found, sought, enough = self._sought(theta, values, *extent)
         allowed = self.margin * self.allowed(theta[sought], max(map(abs, extent)), patient)
@@ -110,7 +110,7 @@ class Ends:
     def _sought(
         self, theta: np.ndarray, values: np.ndarray, lowest: float, highest: float
     ) -> tuple[np.ndarray, np.ndarray, bool]:
-        """Positions of the Ritz values to keep, of those that must have converged, and whether there are enough."""
+        """Return the positions of Ritz values to keep and of those that must converge, and whether these suffice."""
         wanted, steps, free = positions(self.which, self.k, len(theta)), len(theta), self.size - len(values)
         if len(values) < self.wanted:
             return wanted, wanted, steps >= min(self.wanted, free)

@@ -1,17 +1,17 @@
-r"""Orthonormal bases of Krylov spaces, grown by one vector for every product.
+r"""Orthonormal bases of Krylov spaces, extended by one vector per product.
 
 .. code-block:: text
 
     given r = A v_j:
         r -= (v_j . r) v_j,  r -= (v_{j-1} . r) v_{j-1}       # the three-term recurrence
-        repeat  r -= U (U' r)  until that no longer shortens r  # U: locked rows and all v so far
+        repeat  r -= U (U' r)  until r is no longer shortened   # U: locked rows and all v so far
         beta_j = |r|;  v_{j+1} = r / beta_j
 
-All coefficients that were taken off are kept. With locked rows Y (h of them), the basis V and coefficients C (h, m) and
-H (m, m), :math:`A V = Y C + V H + \beta_m v_{m+1} e_m'` holds to rounding, whatever errors the products have, so that
-the residual of a Ritz pair with the operator itself, not the deflated one, costs no product.
+All coefficients that were subtracted are kept. With h locked rows Y, the basis V, and coefficients C (h, m) and
+H (m, m), :math:`A V = Y C + V H + \beta_m v_{m+1} e_m'` holds up to rounding, whatever errors the products have. The
+residual of a Ritz pair of the operator itself, rather than the deflated one, therefore costs no product.
 
-Memory: one vector of n numbers per product, in blocks of eight; nothing is copied as the basis grows.
+Memory: one vector of n numbers per product, in blocks of eight; nothing is copied when the basis grows.
 See Parlett, The Symmetric Eigenvalue Problem, chapters 6 and 13 ("twice is enough").
 """
 
@@ -26,17 +26,17 @@ from torch import Tensor
 
 #: Basis vectors in one allocation.
 BLOCK = 8
-#: Entries that are summed in the vectors' own precision before float64 takes over: a dot product of 25 million
-#: float32 numbers in one go is off in the third digit, and so is the unit length of the basis.
+#: Number of entries summed in the vectors' own precision before float64 takes over. A dot product of 25 million
+#: float32 numbers in a single sum has an error in the third digit, and so would the unit length of the basis.
 _CHUNK = 1 << 16
 
 
 @dataclass
 class Krylov:
-    """The basis v_1 ... v_m (and v_{m+1}, unless the space is exhausted), orthogonal to ``locked`` rows."""
+    """The basis v_1 ... v_m (and v_{m+1}, unless the space is exhausted), orthogonal to the ``locked`` rows."""
 
     locked: Tensor  # (h, n) orthonormal rows
-    norm: float = 0.0  # the largest |A v| seen: what rounding is relative to
+    norm: float = 0.0  # the largest |A v| so far; rounding errors are relative to it
     blocks: list[Tensor] = field(default_factory=list)  # of (BLOCK, n)
     rows: int = 0
     columns: list[np.ndarray] = field(default_factory=list)  # m of them, column j (h + j): (Y, V)' A v_j
@@ -44,7 +44,7 @@ class Krylov:
 
     @classmethod
     def starting_at(cls, v: Tensor, locked: Tensor | None = None, norm: float = 0.0) -> Krylov:
-        """A space of dimension 0 whose first vector is the part of v (n,) orthogonal to the locked rows, normalised."""
+        """Make a space of dimension 0. Its first vector is the normalised part of v (n,) orthogonal to locked rows."""
         space = cls(v.new_empty(0, len(v)) if locked is None else locked, norm)
         space._append(unit_orthogonal(v, space.locked))
         return space
@@ -81,7 +81,7 @@ class Krylov:
                 r.addmv_(rows.T, torch.as_tensor(coefficients).to(r), alpha=-1)
                 column[start : start + len(rows)] += coefficients
                 start += len(rows)
-            # What remains of a vector that kept half its length is orthogonal to working precision.
+            # A vector that kept at least half its length is now orthogonal to working precision.
             before, after = after / 2, length(r)
         self.columns.append(column)
         self.beta.append(after)
@@ -91,16 +91,16 @@ class Krylov:
             self._append(r.div_(after))
 
     def ritz(self) -> tuple[np.ndarray, np.ndarray]:
-        """Ritz values (m,), ascending, and the orthonormal columns (m, m) that combine the basis into Ritz vectors."""
+        """Return Ritz values (m,), ascending, and the orthonormal columns (m, m) of Ritz vectors in the basis."""
         alpha = np.array([column[-1] for column in self.columns])
         theta, s = eigh_tridiagonal(alpha, np.array(self.beta[:-1]))
         return theta, s
 
     def residuals(self, theta: np.ndarray, s: np.ndarray) -> np.ndarray:
-        r"""|A y - theta y| (p,) of Ritz values (p,) and their columns (m, p), from the recurrence.
+        r"""Return the residuals |A y - theta y| (p,) of Ritz values (p,) and their columns (m, p), without products.
 
-        It is :math:`\sqrt{|C s|^2 + |(H - \theta) s|^2 + \beta_m^2 s_m^2}`: what deflation hides, the asymmetry and the
-        rounding of the products, and Lanczos' own bound.
+        They are :math:`\sqrt{|C s|^2 + |(H - \theta) s|^2 + \beta_m^2 s_m^2}`. The terms are the part hidden by
+        deflation, the asymmetry and rounding of the products, and Lanczos' own bound.
         """
         coefficients = self.coefficients()
         below = np.arange(self.steps - 1)
@@ -110,7 +110,7 @@ class Krylov:
         return np.sqrt((inside**2).sum(axis=0) + (self.beta[-1] * s[-1]) ** 2)
 
     def combine(self, s: np.ndarray) -> Tensor:
-        """Unit vectors (p, n) from columns (m, p) of coefficients."""
+        """Return the unit vectors (p, n) whose coefficients in the basis are the columns (m, p)."""
         weights = torch.as_tensor(s.T).to(self.locked)
         vectors = self.locked.new_zeros(s.shape[1], self.locked.shape[1])
         for i in range(0, self.steps, BLOCK):
@@ -119,14 +119,14 @@ class Krylov:
         return vectors.div_(torch.tensor([length(v) for v in vectors]).to(vectors)[:, None])
 
     def coefficients(self) -> np.ndarray:
-        """The upper triangle of C over H (h + m, m): the coefficients subtracted from each product."""
+        """Return the upper triangle of C stacked on H, (h + m, m): the coefficients subtracted from each product."""
         matrix = np.zeros((len(self.locked) + self.steps, self.steps))
         for j, column in enumerate(self.columns):
             matrix[: len(column), j] = column
         return matrix
 
     def snapshot(self) -> Krylov:
-        """A copy of the present space that shares its blocks, to which rows are only ever added."""
+        """Return a copy of the current space. It shares the blocks: filled rows of a block never change."""
         return replace(self, blocks=list(self.blocks), columns=list(self.columns), beta=list(self.beta))
 
     def _append(self, v: Tensor) -> None:
@@ -141,7 +141,7 @@ class Krylov:
 
 
 def inner(rows: Tensor, v: Tensor) -> np.ndarray:
-    """Inner products in float64 of rows (r, n) with v: (r,) of (n,), (r, m) of (n, m)."""
+    """Return float64 inner products of rows (r, n) with v: (r,) for v (n,), (r, m) for v (n, m)."""
     if v.device.type != "cpu":
         return _at_once(rows, v).cpu().numpy()
     total = torch.zeros(len(rows), *v.shape[1:], dtype=torch.float64)
@@ -151,8 +151,9 @@ def inner(rows: Tensor, v: Tensor) -> np.ndarray:
 
 
 def _at_once(rows: Tensor, v: Tensor) -> Tensor:
-    """The same in one product of all pieces: each call costs a launch on a GPU. On a CPU single rows take four times
-    as long so.
+    """Compute ``inner`` in one batched product, because every call is a kernel launch on a GPU.
+
+    On a CPU this takes four times as long for single rows.
     """
     whole = len(v) - len(v) % _CHUNK
     total = (rows[:, whole:] @ v[whole:]).double()
@@ -164,12 +165,12 @@ def _at_once(rows: Tensor, v: Tensor) -> Tensor:
 
 
 def length(v: Tensor) -> float:
-    """The Euclidean norm of v (n,), summed in float64."""
+    """Return the Euclidean norm of v (n,), summed in float64."""
     return float(np.sqrt(inner(v[None], v)[0]))
 
 
 def unit_orthogonal(v: Tensor, rows: Tensor) -> Tensor:
-    """The part of v (n,) orthogonal to orthonormal rows (h, n), normalised."""
+    """Return the normalised part of v (n,) that is orthogonal to orthonormal rows (h, n)."""
     for _ in range(2):
         v = v - rows.T @ torch.as_tensor(inner(rows, v)).to(v)
         v = v / length(v)

@@ -6,13 +6,13 @@ r"""Extreme eigenvalues of a symmetric linear operator by Lanczos with full re-o
     repeat:
         v_1 random, orthogonal to the pairs
         for j = 1, 2, ...:
-            grow the Krylov space by A v_j                    # krylov.py: orthogonal to the pairs and all earlier v
+            extend the Krylov space by A v_j                  # krylov.py: orthogonal to the pairs and all earlier v
             (theta, s) = eigenpairs of the tridiagonal matrix; the bound of pair i is beta_j |s_ji|
-            stop when the bounds of the pairs looked for are small beside their values, or the space is exhausted
+            stop when the bounds of the wanted pairs are small relative to their values, or the space is exhausted
         keep the k most extreme of the old and the new pairs
-    until one run suffices (k = 1), or a run finds nothing more extreme than the pairs at hand
+    until one run suffices (k = 1), or a run finds no pair more extreme than those known
 
-The first run looks for all pairs, a later one only for what lies beyond the pairs at hand: see ends.py.
+The first run searches for all pairs, a later one only for pairs beyond those known: see ends.py.
 See Parlett, The Symmetric Eigenvalue Problem, chapter 13.
 """
 
@@ -34,13 +34,15 @@ from sharpness.curvature.operator import Operator, Product, StartOptions
 from sharpness.errors import UserError
 from sharpness.keywords import typed_keywords
 
-#: Length of the random part that is added to a start vector of length 1. As long as the other: until a run has reduced
-#: it to the tolerance, it has raised as much what the start vector lacks, and has seen what is more extreme.
+#: Length of the random part that is added to a start vector of length 1. With equal lengths, a run that has reduced the
+#: random part to the tolerance has amplified eigenvectors missing from the start vector as much, and has found those
+#: that are more extreme.
 RANDOM_PART = 1.0
-#: Products after which a value near zero is believed to be an end of the spectrum.
+#: Number of products before a value near zero is accepted as an end of the spectrum.
 PATIENCE = 30
-#: Dimensions up to which a run spans the whole space. There a residual hardly tells the extreme pair from the next one:
-#: of 120 ends of networks with 43 parameters one was the second eigenvalue, which a run had found by chance first.
+#: Largest dimension for which a run always spans the whole space. In so few dimensions, a small residual hardly
+#: distinguishes the extreme pair from the next one: for networks with 43 parameters, one of 120 ends found was the
+#: second eigenvalue, which happened to converge first.
 WHOLE = 64
 
 
@@ -52,8 +54,8 @@ class Eigenpairs:
     vectors: Tensor  # (m, n), orthonormal rows
     residuals: np.ndarray  # (m,)  |A v - value v|, from the recurrence
     converged: np.ndarray  # (m,) bool
-    products: int  # with the operator, those before an interruption included
-    space: Krylov  # of the last run, orthogonal to ``space.locked``, the pairs of the runs before
+    products: int  # with the operator, including those before an interruption
+    space: Krylov  # of the last run; ``space.locked`` are the pairs of earlier runs
 
 
 @typed_keywords()
@@ -71,35 +73,38 @@ def lanczos(
 ) -> Eigenpairs:
     r"""Find the k largest eigenvalues, the k smallest, or both, with their eigenvectors.
 
-    One Krylov space sees a repeated eigenvalue once. So for more than one pair, and where a space is exhausted early,
-    the run is repeated orthogonally to the pairs at hand: an eigenvalue is found as often as it occurs.
+    A single Krylov space contains a repeated eigenvalue only once. For more than one pair, or if the space is exhausted
+    early, the run is therefore repeated orthogonally to the pairs found so far: an eigenvalue is found as often as it
+    occurs.
 
-    Residuals are those of A itself, at no product: every coefficient that orthogonalisation took off is kept, those on
-    pairs of earlier runs too. The residuals of earlier pairs reappear in those of later ones; for m pairs with
-    k > 1 a run therefore stops at bounds of 0.95 / sqrt(m + 1) of what is allowed, so that together they stay below it.
-    For k = 1 it stops at 0.95: the rest is left to the errors of the products.
+    Residuals are those of A itself and cost no product, because all coefficients subtracted in the orthogonalisation
+    are kept, including those of pairs from earlier runs. The residuals of earlier pairs contribute to those of later
+    ones. For m pairs with k > 1, a run therefore stops when the bounds are 0.95 / sqrt(m + 1) of the allowed residuals,
+    which keeps the total below what is allowed. For k = 1 it stops at 0.95; the rest is left to errors of the products.
 
-    A residual says that an eigenvalue is near, not that it is the extreme one: a random vector is nearly in the null
-    space of the Hessian of a large network, where a first few products already leave a residual that is small beside
-    the other end. That it must be small beside its own value keeps such pairs out; an end of the spectrum that counts
-    as zero takes 30 products, and of at most 64 dimensions a run takes them all.
+    A small residual shows that an eigenvalue is near, but not that it is the extreme one: a random vector is nearly in
+    the null space of the Hessian of a large network, and after a few products its residual is already small relative to
+    the other end. Such pairs are excluded because the residual must be small relative to the pair's own value. An end
+    that counts as zero needs 30 products, and in up to 64 dimensions a run spans the whole space.
 
-    Memory: one vector of ``size`` for every product of a run, see ``lanczos_memory``.
+    Memory: one vector of ``size`` numbers per product of a run, see ``lanczos_memory``.
 
     Args:
         product: v (n,) to A v (n,).
         size: n.
-        tol: a pair is converged at a residual of ``tol`` times the largest absolute Ritz value and of ``5 tol`` times
-            its own, which is therefore within 0.5 % of an eigenvalue at 1e-3. A value below ``tol / 100`` of the
-            largest counts as zero, and is converged at a residual of as much. Pairs lost in rounding are flagged.
-        max_iterations: products of one run at most. If that ends the run, pairs that have not converged are flagged,
-            and no further run follows.
+        tol: a pair has converged if its residual is at most ``tol`` times the largest absolute Ritz value and at most
+            ``5 tol`` times its own value; at 1e-3, the value is within 0.5 % of an eigenvalue. A value below
+            ``tol / 100`` of the largest counts as zero, and has converged if its residual is below the same limit.
+            Pairs whose accuracy is limited by rounding are flagged as not converged.
+        max_iterations: largest number of products of one run. If a run reaches it, pairs that have not converged are
+            flagged, and no further run follows unless fewer pairs than wanted have been found.
         checkpoint: called with the state after every product; the caller decides how often to save it.
-        state: of an interrupted run with the same settings. It ends with the same bits as without the interruption.
+        state: state of an interrupted call with the same settings, to be continued. The result is bitwise the same as
+            without the interruption.
         options: see :class:`~sharpness.curvature.operator.StartOptions`.
 
     Raises:
-        UserError: k, ``which``, tol, ``start`` or ``state`` unusable.
+        UserError: k, ``which``, tol, ``start`` or ``state`` is invalid.
         FloatingPointError: a product that is not finite.
 
     >>> pairs = lanczos(lambda v: torch.tensor([3.0, 1.0, -2.0], dtype=v.dtype) * v, 3, which="both")
@@ -124,7 +129,7 @@ def lanczos(
     resumed = state is not None
 
     while True:
-        if not resumed:  # a state is taken right after a product, before its outcome has been judged
+        if not resumed:  # a state is taken right after a product, before it is judged
             space.extend(operator(space.last))
             if checkpoint is not None:
                 now = space.snapshot(), values, residuals, lowest, highest, runs, operator.products
@@ -133,7 +138,7 @@ def lanczos(
 
         theta, s = space.ritz()
         lowest, highest = min(lowest, theta[0]), max(highest, theta[-1])
-        # In a null space the first few products leave small residuals: a value near zero is believed later.
+        # In a null space, residuals are small after a few products: a value near zero is only accepted later.
         patient = runs > 0 or space.exhausted or space.steps >= PATIENCE
         bounds = space.beta[-1] * np.abs(s[-1])
         found, settled = ends.judge(theta, bounds, values, (lowest, highest), patient)
@@ -141,14 +146,14 @@ def lanczos(
         if not settled and space.steps < max_iterations:
             continue
 
-        # Residuals by the recurrence, not the bounds: they hold what is left on the pairs of earlier runs as well.
+        # Residuals from the recurrence rather than the bounds: they include the components along earlier pairs.
         joined = np.r_[values, theta[found]]
         order = np.argsort(joined, kind="stable")[positions(which, k, len(joined))]
         residuals = np.r_[residuals, space.residuals(theta[found], s[:, found])][order]
         vectors = torch.cat([space.locked, space.combine(s[:, found])])[torch.as_tensor(order, device=device)]
         values = joined[order]
         runs += 1
-        # A Krylov space sees a repeated eigenvalue once: of several pairs the last run is one that finds nothing more.
+        # A Krylov space contains a repeated eigenvalue once: for several pairs, the last run is one that finds none.
         last = k == 1 or ends.wanted == size or len(found) == 0 or not settled or runs > 2 * k
         if len(values) == ends.wanted and last:
             break
@@ -159,10 +164,10 @@ def lanczos(
 
 
 def lanczos_memory(size: int, iterations: int, dtype: torch.dtype = torch.float64) -> int:
-    """Bytes of the basis of one run of ``iterations`` products, and of its two work vectors.
+    """Return the bytes of the basis of one run of ``iterations`` products, and of its two work vectors.
 
-    Earlier pairs (``size`` numbers each) and the memory of the product itself come on top. One hundred products with a
-    ResNet-50 in float32:
+    Pairs of earlier runs (``size`` numbers each) and the memory of the product itself are not included. For one hundred
+    products with a ResNet-50 in float32:
 
     >>> print(f"{lanczos_memory(25_557_032, 100, torch.float32) / 2**30:.1f} GiB")
     10.1 GiB
@@ -172,7 +177,7 @@ def lanczos_memory(size: int, iterations: int, dtype: torch.dtype = torch.float6
 
 
 def start_of(size: int, generator: torch.Generator, start: Tensor | None = None) -> Tensor:
-    """A random direction (n,) in float64, or ``start`` with a random part added."""
+    """Return a random direction (n,) in float64, or ``start`` with a random part added."""
     random = torch.randn(size, generator=generator, dtype=torch.float64)
     if start is None:
         return random

@@ -16,10 +16,10 @@ _FORMAT = "lanczos 1"
 
 @dataclass(frozen=True)
 class LanczosState:
-    """The state of ``lanczos`` right after a product: everything that the next one depends on.
+    """The state of ``lanczos`` right after a product: everything that the next product depends on.
 
-    It shares its vectors with the run; its arrays hold all of them, ``size`` numbers for every product of the present
-    run and every pair at hand.
+    The state shares its vectors with the run. Its arrays contain all of them: ``size`` numbers for every product of the
+    current run and for every pair found so far.
 
     >>> from sharpness.curvature.lanczos import lanczos
     >>> operator = lambda v: torch.arange(9, dtype=v.dtype) * v
@@ -31,18 +31,18 @@ class LanczosState:
     (3, True, True)
     """
 
-    settings: dict[str, object]  # of the call; a run is only continued with the same ones
-    space: Krylov  # the present run, orthogonal to the vectors of the pairs at hand
-    values: np.ndarray  # (h,) of the pairs at hand, descending
+    settings: dict[str, object]  # of the call; a run is only continued with the same settings
+    space: Krylov  # of the current run, orthogonal to the vectors of the pairs found so far
+    values: np.ndarray  # (h,) of the pairs found so far, descending
     residuals: np.ndarray  # (h,)
-    lowest: float  # Ritz value of all runs
-    highest: float
-    runs: int  # finished
+    lowest: float  # smallest Ritz value of all runs
+    highest: float  # largest Ritz value of all runs
+    runs: int  # finished runs
     products: int
     generator: np.ndarray  # uint8
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Everything as plain arrays by name, on the CPU."""
+        """Return the whole state as plain arrays by name, on the CPU."""
         space = self.space
         arrays: dict[str, np.ndarray] = {
             "format": np.array(_FORMAT),
@@ -62,7 +62,7 @@ class LanczosState:
 
     @classmethod
     def of(cls, arrays: dict[str, np.ndarray], device: torch.device | str = "cpu") -> LanczosState:
-        """Make a state of its arrays; vectors are taken out of the dict, so that memory holds them once.
+        """Make a state from its arrays; vectors are removed from the dict, so that memory holds them only once.
 
         Raises:
             ValueError: the arrays are of another version.
@@ -71,7 +71,7 @@ class LanczosState:
             raise ValueError(f"it says {arrays['format']}")
 
         def tensor(name: str) -> Tensor:
-            # A copy, because the bits of a matrix product may depend on how torch aligns its memory.
+            # A copy, because the last bits of a matrix product may depend on the alignment of memory.
             return torch.from_numpy(arrays.pop(name)).clone().to(device)
 
         runs, products, rows = (int(count) for count in arrays["counts"])
@@ -91,7 +91,7 @@ class LanczosState:
         return cls(settings, space, *pairs, lowest, highest, runs, products, arrays["generator"])
 
     def check(self, settings: dict[str, object], device: torch.device | str) -> None:
-        """Refuse to continue a run with other settings, or on a device that its vectors are not on.
+        """Refuse to continue a run with other settings or on another device than that of its vectors.
 
         Raises:
             UserError: names the first setting that differs.

@@ -1,4 +1,4 @@
-"""Symmetric linear operators, given by their product with a vector."""
+"""Symmetric linear operators, given by their products with vectors."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Product = Callable[[Tensor], Tensor]
 
 
 class RunOptions(TypedDict, total=False):
-    """Keywords of algorithms that make random vectors and products.
+    """Keywords of algorithms that draw random vectors and make products.
 
     Attributes:
-        generator: of the random vectors; a CPU generator seeded with 0 unless given.
-        dtype: of vectors.
-        device: of vectors.
+        generator: generator of the random vectors; by default a CPU generator seeded with 0.
+        dtype: dtype of all vectors.
+        device: device of all vectors.
         callback: called with 1 after every product.
     """
 
@@ -33,15 +33,15 @@ class StartOptions(RunOptions, total=False):
     """Keywords of Lanczos iterations.
 
     Attributes:
-        start: (n,) near the wanted eigenvectors. As much in a random direction is added, so that eigenvectors
-            orthogonal to it are found as well. Unused where an interrupted run is continued.
+        start: vector (n,) near the wanted eigenvectors. A random vector of equal length is added, so that eigenvectors
+            orthogonal to ``start`` are found as well. Not used when an interrupted run is continued.
     """
 
     start: Tensor | None
 
 
 class Operator:
-    """An operator that counts its products, reports each, and refuses one that is not finite; with random vectors.
+    """An operator that counts its products, reports each, refuses those that are not finite, and draws random vectors.
 
     >>> double = Operator(lambda v: 2 * v)
     >>> double(torch.ones(2)).tolist(), double.products
@@ -58,28 +58,28 @@ class Operator:
     ) -> None:
         """
         Args:
-            product: v (n,) to A v (n,).
+            product: function from v (n,) to A v (n,).
             callback: called with 1 after every product.
-            generator: of random vectors; a CPU generator seeded with 0 unless given.
-            dtype: of vectors.
-            device: of vectors.
+            generator: generator of the random vectors; by default a CPU generator seeded with 0.
+            dtype: dtype of all vectors.
+            device: device of all vectors.
         """
         self.product, self.callback, self.dtype, self.device = product, callback, dtype, device
         self.generator = generator or torch.Generator().manual_seed(0)
         self.products = 0
 
     def signs(self, size: int) -> Tensor:
-        """A vector (size,) of random signs, see :func:`random_signs`."""
+        """Draw a vector (size,) of random signs, see :func:`random_signs`."""
         return random_signs(size, self.generator, self.dtype, self.device)
 
     def __call__(self, v: Tensor) -> Tensor:
-        """Multiply: v (n,) to A v (n,).
+        """Return A v (n,) for v (n,).
 
         Raises:
             FloatingPointError: an entry is not finite.
         """
         image = self.product(v).detach()
-        # A sum is one pass, and finite unless an entry is not, or the sum itself overflows.
+        # The sum takes a single pass; it is finite unless an entry is not or the sum itself overflows.
         if not bool(torch.isfinite(image.sum())) and not bool(torch.isfinite(image).all()):
             raise FloatingPointError(
                 f"product {self.products + 1} with the operator is not finite: the loss overflows here"
@@ -91,5 +91,5 @@ class Operator:
 
 
 def random_signs(size: int, generator: torch.Generator, dtype: torch.dtype, device: torch.device | str) -> Tensor:
-    """A vector (size,) of independent signs, drawn on the CPU: the same on every device and in every precision."""
+    """Draw a vector (size,) of independent signs on the CPU: the same on every device and in every precision."""
     return torch.randint(0, 2, (size,), generator=generator).mul_(2).sub_(1).to(device=device, dtype=dtype)

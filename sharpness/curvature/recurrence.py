@@ -2,9 +2,10 @@ r"""The ends of a spectrum from three vectors: Lanczos' recurrence without a sto
 
 .. math:: \beta_j v_{j+1} = A v_j - \alpha_j v_j - \beta_{j-1} v_{j-1}
 
-Rounding lets converged eigenvectors return, so that a spectrum is found with copies; its ends are the right ones, and
-:math:`\beta_m |s_{mi}|` bounds their residuals all the same (Paige, Linear Algebra and its Applications 34, 1980).
-There are no eigenvectors, which take a basis: :func:`~sharpness.curvature.lanczos.lanczos`.
+Because of rounding, converged eigenvectors reappear, and the spectrum contains copies. Its ends are nevertheless
+correct, and :math:`\beta_m |s_{mi}|` still bounds their residuals (Paige, Linear Algebra and its Applications 34,
+1980).
+Eigenvectors need a stored basis: see :func:`~sharpness.curvature.lanczos.lanczos`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from sharpness.keywords import typed_keywords
 
 @dataclass(frozen=True)
 class Extremes:
-    """The ends of a spectrum, without vectors; arrays as of :class:`~sharpness.curvature.lanczos.Eigenpairs`."""
+    """The ends of a spectrum, without vectors; arrays as in :class:`~sharpness.curvature.lanczos.Eigenpairs`."""
 
     values: np.ndarray
     residuals: np.ndarray
@@ -43,9 +44,9 @@ def extremes(
     max_iterations: int = 200,
     **options: Unpack[StartOptions],
 ) -> Extremes:
-    """Find the largest eigenvalue, the smallest, or both, in the memory of three vectors.
+    """Find the largest eigenvalue, the smallest, or both, storing only three vectors.
 
-    Arguments, tolerances and the rule to stop are those of :func:`~sharpness.curvature.lanczos.lanczos` with ``k=1``.
+    Arguments, tolerances and stopping rule are those of :func:`~sharpness.curvature.lanczos.lanczos` with ``k=1``.
 
     >>> found = extremes(lambda v: torch.tensor([3.0, 1.0, -2.0], dtype=v.dtype) * v, 3, "both")
     >>> found.values.round(6).tolist()
@@ -59,7 +60,7 @@ def extremes(
     alpha: list[float] = []
     beta: list[float] = []
     while True:
-        # No copy: what an operator returns may be its own.
+        # Out of place, because the returned tensor may belong to the operator.
         r = torch.sub(operator(v), before, alpha=beta[-1] if beta else 0.0)
         alpha.append(float(inner(v[None], r)[0]))
         r.sub_(v, alpha=alpha[-1])

@@ -1,11 +1,11 @@
-r"""The trace of a symmetric linear operator from random signs: Hutchinson's estimator, and Hutch++.
+r"""Estimators of the trace of a symmetric linear operator from random signs: Hutchinson's, and Hutch++.
 
 .. code-block:: text
 
     Hutchinson:  mean of z' A z over vectors z of random signs
     Hutch++:     Q = orthonormal basis of A S, with random signs S (n, s)      # s products
                  t = sum of q' A q over the columns q of Q                     # s products, exact on the range of Q
-                 t + mean of y' A y with y = z - Q Q' z                        # the other products: what is left
+                 t + mean of y' A y with y = z - Q Q' z                        # the other products: the remainder
 
 See Hutchinson, Commun. Stat. Simul. Comput. 19, 1990, and Meyer, Musco, Musco & Woodruff, Hutch++, arXiv 2010.09649.
 """
@@ -29,8 +29,8 @@ from sharpness.statistics.estimate import mean_and_error
 class TraceEstimate:
     """An unbiased estimate of a trace, the mean of independent samples, with its standard error.
 
-    Fewer than about ten draws are too few for an interval where one eigenvalue dominates: samples are skewed then, and
-    intervals of 95 % from six draws of Hutchinson's estimator cover the trace in about 90 % of cases.
+    If one eigenvalue dominates, the samples are skewed, and an interval needs about ten draws: 95 % intervals from six
+    draws of Hutchinson's estimator cover the trace in about 90 % of cases.
     """
 
     value: float
@@ -48,8 +48,8 @@ def hutchinson(
 ) -> TraceEstimate:
     r"""Estimate a trace by Hutchinson's mean of ``z' A z`` over vectors z of random signs.
 
-    Unbiased, with variance :math:`2 \sum_{i \ne j} A_{ij}^2` per draw; the standard error is the sample's
-    standard deviation over the square root of their number. A diagonal operator is traced exactly:
+    The estimate is unbiased, with variance :math:`2 \sum_{i \ne j} A_{ij}^2` per draw. The standard error is the sample
+    standard deviation divided by the square root of the number of draws. The trace of a diagonal operator is exact:
 
     >>> hutchinson(lambda v: torch.tensor([3.0, 1.0, -2.0], dtype=v.dtype) * v, 3, draws=2).value
     2.0
@@ -57,7 +57,7 @@ def hutchinson(
     Args:
         product: v (n,) to A v (n,).
         size: n.
-        draws: vectors z, one product each.
+        draws: number of vectors z, with one product each.
         options: see :class:`~sharpness.curvature.operator.RunOptions`.
 
     Raises:
@@ -84,11 +84,12 @@ def hutchpp(
 ) -> TraceEstimate:
     r"""Estimate a trace by Hutch++: exactly on a random sketch of the range, by Hutchinson's estimator on the rest.
 
-    A third of the products goes to the sketch, a third to its trace, the rest to draws of signs. Unbiased, also given
-    the basis Q; then the variance per draw is :math:`2 \sum_{i \ne j} B_{ij}^2` with
-    :math:`B = (I - QQ') A (I - QQ')`. For a positive operator a relative error e takes O(1/e) products instead of
-    Hutchinson's O(1/e^2). The standard error is that of these draws. An operator of rank up to a third of the products
-    is traced exactly. Where the sketch repeats a direction, the product for its trace goes to the draws.
+    One third of the products is used for the sketch, one third for its trace, and the rest for draws of random signs.
+    The estimate is unbiased, also conditionally on the basis Q; its conditional variance per draw is
+    :math:`2 \sum_{i \ne j} B_{ij}^2` with :math:`B = (I - QQ') A (I - QQ')`. For a positive operator, a relative error
+    e takes O(1/e) products instead of Hutchinson's O(1/e^2). The standard error is that of the draws. The trace is
+    exact for an operator of rank up to one third of the products. If the sketch repeats a direction, the product saved
+    is used for a draw.
 
     Memory: a third of the products times ``size`` numbers.
 
@@ -99,7 +100,7 @@ def hutchpp(
     Args:
         product: v (n,) to A v (n,).
         size: n.
-        products: in all, at least 6.
+        products: total number of products, at least 6.
         options: see :class:`~sharpness.curvature.operator.RunOptions`.
 
     Raises:
@@ -117,17 +118,17 @@ def hutchpp(
     for _ in range(sketch):
         image = operator(operator.signs(size))
         longest = max(longest, length(image))
-        # Twice: one projection leaves rounding of the size of the image, which may be all of a short remainder.
+        # Twice, because one projection leaves rounding errors relative to the image, which may exceed the remainder.
         for _ in range(2):
             image = image - basis[:rank].T @ torch.as_tensor(inner(basis[:rank], image)).to(image)
         remainder = length(image)
-        # Not a QR of all images, whose columns of rounding would count as directions where the sketch repeats one.
+        # Not a QR of all images: if the sketch repeats a direction, a column of rounding errors would count as one.
         if remainder > 50 * torch.finfo(operator.dtype).eps * longest:
             basis[rank] = image / remainder
             rank += 1
     basis = basis[:rank]
     captured = float(sum(inner(operator(q)[None], q)[0] for q in basis))
-    # Probes get every product that the sketch left over, and `captured` is in each sample: it is a constant given Q.
+    # All remaining products are draws. `captured` is part of every sample, because it is a constant given Q.
     samples = np.empty(products - sketch - rank)
     for i in range(len(samples)):
         z = operator.signs(size)

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-#: The quantile that bounds a two-sided interval of 95 %.
+#: Upper quantile of a two-sided 95 % interval.
 _TAIL = 0.975
 
 
 def mean_and_error(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    r"""Mean over the first axis, and its standard error :math:`s / \sqrt m` (s with m - 1 degrees; NaN for m = 1).
+    r"""Return the mean over the first axis and its standard error :math:`s / \sqrt m`; NaN for m = 1.
+
+    s is the sample standard deviation, with m - 1 in the denominator.
 
     >>> mean, error = mean_and_error(np.array([1.0, 2.0, 3.0]))
     >>> print(mean, error.round(4))
@@ -25,18 +27,19 @@ def mean_and_error(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def interval(value: Any, error: Any, freedom: Any = np.inf, keeps_sign: bool = False) -> np.ndarray:
-    r"""Student's interval of 95 % of estimates with standard errors, lower ends and upper ends (2, ...).
+    r"""Return Student's 95 % intervals of estimates with standard errors: lower and upper ends, (2, ...).
 
     .. math:: m \pm t \, \mathrm{se}, \qquad\text{or}\qquad m \, e^{\pm t \, \mathrm{se} / |m|}
 
-    with t the 97.5 % quantile of Student's law.
+    where t is the 97.5 % quantile of Student's t distribution.
 
     Args:
         value: m, shape (...).
         error: se, shape (...); NaN gives no interval.
-        freedom: degrees of freedom, one less than there are samples; infinitely many give the 1.96 of the normal law.
-        keeps_sign: of a quantity that has one sign whatever the samples, as a loss: the interval is symmetric on a
-            logarithmic scale then, by the delta method, and does not reach zero.
+        freedom: degrees of freedom, one less than the number of samples; infinity gives t = 1.96, as for a normal
+            distribution.
+        keeps_sign: true for a quantity whose sign is fixed, such as a loss. The interval is then symmetric on a
+            logarithmic scale (delta method) and does not reach zero.
 
     >>> interval(1.0, 0.5, 4).round(3), interval(1.0, 0.5, 4, keeps_sign=True).round(3)
     (array([-0.388,  2.388]), array([0.25 , 4.008]))
@@ -54,7 +57,7 @@ def interval(value: Any, error: Any, freedom: Any = np.inf, keeps_sign: bool = F
 
 
 def wilson(share: Any, samples: Any) -> np.ndarray:
-    r"""Wilson's 95 % interval of an accuracy, lower ends and upper ends (2, ...).
+    r"""Return Wilson's 95 % interval of an accuracy: lower and upper ends, (2, ...).
 
     .. math:: \frac{p + z^2 / 2n \pm z \sqrt{p (1 - p) / n + z^2 / 4n^2}}{1 + z^2 / n}
 
@@ -62,7 +65,7 @@ def wilson(share: Any, samples: Any) -> np.ndarray:
 
     Args:
         share: p, shape (...).
-        samples: n, shape (...); of weighted samples ``effective_samples``.
+        samples: n, shape (...); for weighted samples, the result of ``effective_samples``.
 
     >>> wilson(1.0, 10).round(3)
     array([0.722, 1.   ])
@@ -77,7 +80,7 @@ def wilson(share: Any, samples: Any) -> np.ndarray:
 
 
 def effective_samples(weights: np.ndarray) -> float:
-    r"""Kish's effective number of weighted samples, :math:`(\sum_i a_i)^2 / \sum_i a_i^2`.
+    r"""Return Kish's effective number of weighted samples, :math:`(\sum_i a_i)^2 / \sum_i a_i^2`.
 
     >>> effective_samples(np.array([2.0, 2.0, 2.0])), effective_samples(np.array([1.0, 0.0]))
     (3.0, 1.0)
@@ -87,9 +90,10 @@ def effective_samples(weights: np.ndarray) -> float:
 
 
 def mean_interval_of(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    r"""The interval of a plain mean of G independent estimates, from their intervals, which need not be symmetric.
+    r"""Return the interval of the unweighted mean of G independent estimates, given their intervals.
 
-    Each side adds in squares, which is exact for normal estimates ("MOVER", Zou & Donner, Stat. Med. 27, 2008):
+    The intervals need not be symmetric. The half-lengths of each side are added in quadrature, which is exact for
+    normal estimates ("MOVER", Zou & Donner, Stat. Med. 27, 2008):
 
     .. math:: \bar m - \tfrac1G \sqrt{\textstyle\sum_g (m_g - l_g)^2}, \quad
               \bar m + \tfrac1G \sqrt{\textstyle\sum_g (u_g - m_g)^2}.

@@ -1,4 +1,4 @@
-"""The protocol of a training step: a rule takes a batch, a loss and a context, and leaves a gradient to step with."""
+"""The protocol of a training step: a rule takes a batch, a loss and a context, and leaves a gradient in ``.grad``."""
 
 from sharpness.steps.batch import Batch
 from sharpness.steps.context import Context, at_least_float32

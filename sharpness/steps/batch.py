@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images with one label each, or with two: weight ``lam`` on ``first``, the rest on ``second``."""
+    """Images with one label each, or with two: weight ``lam`` on ``first`` and ``1 - lam`` on ``second``."""
 
     x: Tensor  # (n, channels, h, w)
     first: Tensor  # (n,)
@@ -26,9 +26,9 @@ class Batch:
         return len(self.x)
 
     def rows(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The batch as rows with one label: indices into x (m,), labels (m,), weights (m,) that sum to n.
+        """Return rows with one label each: indices into x (m,), labels (m,), and weights (m,) that sum to n.
 
-        A mixed image is two rows, one for each of its labels.
+        A mixed image becomes two rows, one for each of its labels.
         """
         index = torch.arange(len(self.x), device=self.x.device)
         ones = torch.ones(len(self.x), device=self.x.device)
@@ -40,35 +40,35 @@ class Batch:
             torch.cat([self.lam * ones, (1 - self.lam) * ones]),
         )
 
-    # What follows is the interface that a batch shares with ``Shards``: a batch is its own only shard.
+    # The interface shared with ``Shards``: a batch is its own only shard.
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Images of all shards."""
+        """Number of images in each shard."""
         return (len(self),)
 
     def labels(self) -> Tensor:
-        """Labels of all rows, whatever process has them."""
+        """Return the labels of all rows, including those of other processes."""
         return self.rows()[1]
 
     def parts(self, context: Context) -> list[tuple[Batch, Context]]:
-        """The shards of this process, each with its context."""
+        """Return the shards of this process, each with its context."""
         return [(self, context)]
 
     def whole(self, rows: Sequence[Tensor]) -> Batch:
-        """The batch of all processes with ``rows`` (one tensor a shard of this process) in the place of images."""
+        """Return the batch of all processes with ``rows`` (one tensor per shard of this process) in place of images."""
         return replace(self, x=rows[0])
 
     def gated(self, rows: Tensor) -> Tensor:
-        """``rows`` (m, ...), in the order of ``rows()`` of the whole batch, with a graph for those of this process."""
+        """Return ``rows`` (m, ...), in the order of ``rows()`` of the whole batch, with a graph for this process's."""
         return rows
 
     def summed(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Sums over processes."""
+        """Return sums over processes."""
         return list(tensors)
 
     def split(self, parts: int) -> list[Batch]:
-        """``parts`` of nearly equal size, fewer if one would hold a single image."""
+        """Split into ``parts`` batches of nearly equal size, or into fewer if one would hold a single image."""
         parts = max(1, min(parts, len(self.x) // 2))
         seconds = [None] * parts if self.second is None else self.second.tensor_split(parts)
         images, firsts = self.x.tensor_split(parts), self.first.tensor_split(parts)

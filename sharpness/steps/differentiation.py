@@ -1,4 +1,4 @@
-"""Gradients of functions of a batch, or of the shards of a batch that processes share."""
+"""Gradients of functions of a batch, or of a batch whose shards are divided among processes."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from sharpness.steps.loss import Loss
 from sharpness.steps.perturbed import RunningStatistics
 from sharpness.steps.shards import Shards
 
-#: A vector of the weight space, by the names of the parameters that it has a part in.
+#: A vector in weight space, by parameter name; absent parameters have no gradient.
 Gradient = dict[str, Tensor]
-#: What a rule computes on a batch: a value to report, and scalars to differentiate.
+#: A function that a rule evaluates on a batch: it returns a value to report, then scalars to differentiate.
 Function = Callable[[Batch, Context], Sequence[Tensor]]
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters of a model that are trained, by name."""
+    """Return the trained parameters of a model, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def differentiate(
     model: nn.Module, batch: Batch | Shards, context: Context, function: Function
 ) -> tuple[Tensor, list[Gradient]]:
-    r"""The value of a batch, without a graph, and the gradients of scalars; ``.grad`` stays as it is.
+    r"""Return the value of a batch, without a graph, and the gradients of scalars; ``.grad`` is left unchanged.
 
-    Of shards, which run forward and backward one after another, both are those of :math:`\sum_s A_s f_s / \sum_s A_s`,
-    with :math:`A_s` the sum of the weights in the first loss that ``function`` takes of shard s, else its images.
+    Shards run forward and backward one after another. Value and gradients are those of
+    :math:`\sum_s A_s f_s / \sum_s A_s`, where :math:`A_s` is the sum of the weights in the first loss that ``function``
+    computes on shard s, or its number of images if there is no loss.
 
     Args:
-        function: from a batch and its context to a value and any number of scalars.
+        function: maps a batch and its context to a value and any number of scalars.
     """
     parameters = trainable(model)
     if not isinstance(batch, Shards):
@@ -47,8 +48,8 @@ def differentiate(
         values.append(torch.stack([weight * value, weight]).detach())
         gradients = _gradients([weight * scalar for scalar in scalars], parameters)
         sums = [_sum(*pair) for pair in zip(sums, gradients, strict=True)] if sums else gradients
-    # All in one sum over processes; of a parameter also whether any shard has a gradient by it, because an optimizer
-    # does not treat none as zero.
+    # One sum over processes for everything. It includes whether any shard has a gradient for a parameter, because an
+    # optimizer treats a missing gradient differently from zero.
     has = [values[0].new_tensor([name in g for name in parameters]) for g in sums]
     dense = [g.get(name, torch.zeros_like(p)) for g in sums for name, p in parameters.items()]
     summed = iter(batch.summed([torch.stack(values).sum(0), *statistics.moved, *has, *dense]))
@@ -65,7 +66,7 @@ def differentiate(
 
 
 def twice(loss: Loss, model: nn.Module, scale: float = 1.0) -> Function:
-    """The function of a batch that gives the loss as a value, and ``scale`` times it to differentiate."""
+    """Return a function of a batch: its value is the loss, and its scalar to differentiate ``scale`` times the loss."""
 
     def function(batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
         value = loss.of(model, batch, context)
@@ -75,7 +76,7 @@ def twice(loss: Loss, model: nn.Module, scale: float = 1.0) -> Function:
 
 
 def whole_features(model: nn.Module, batch: Batch | Shards, context: Context) -> Batch:
-    """The whole batch with features (n, d) for images; those that other processes have are constants here."""
+    """Return the whole batch with features (n, d) in place of images; those of other processes are constants here."""
     statistics, own = RunningStatistics(model, len(batch.sizes)), []
     for part, inside in batch.parts(context):
         with statistics.of_shard(inside.generator):
@@ -85,21 +86,21 @@ def whole_features(model: nn.Module, batch: Batch | Shards, context: Context) ->
 
 
 def add_to_grad(parameters: dict[str, nn.Parameter], gradient: Gradient) -> None:
-    """Add a gradient to ``.grad``, which becomes the gradient itself where it was None."""
+    """Add a gradient to ``.grad``; where that is None, it becomes the gradient itself."""
     for name, g in gradient.items():
         p = parameters[name]
         p.grad = g if p.grad is None else p.grad.add_(g)
 
 
 def sum_grad(model: nn.Module, batch: Batch | Shards) -> None:
-    """Sum ``.grad`` over the processes of a batch, for rules that run backward over their shards by themselves."""
+    """Sum ``.grad`` over processes, for rules that run the backward passes of their shards themselves."""
     left = [p for p in model.parameters() if p.requires_grad and p.grad is not None]
     for p, gradient in zip(left, batch.summed([p.grad for p in left if p.grad is not None]), strict=True):
         p.grad = gradient
 
 
 def gradient_of(value: Tensor, parameters: dict[str, nn.Parameter], retain_graph: bool = False) -> Gradient:
-    """The gradient of a scalar by those parameters that it depends on; ``.grad`` stays as it is."""
+    """Return the gradient of a scalar with respect to the parameters it depends on; ``.grad`` is left unchanged."""
     kept = {name: p.grad for name, p in parameters.items()}
     for p in parameters.values():
         p.grad = None

@@ -12,21 +12,22 @@ class Loss:
     r"""A training loss, :math:`L = \sum_i a_i \ell_i / \sum_i a_i`, given by its terms.
 
     Attributes:
-        capturable: whether a step with this loss can be replayed as a CUDA graph: its operations do not depend on the
-            values of tensors, it draws by ``Context.normal`` alone, and otherwise changes only with the epoch.
+        capturable: whether a step with this loss can be replayed as a CUDA graph. This requires that its operations do
+            not depend on the values of tensors, that it draws only with ``Context.normal``, and that it otherwise
+            changes only with the epoch.
     """
 
     capturable: bool = False
 
     def terms(self, logits: Tensor, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        """Losses (n,) and weights (n,) of logits (n, C) and labels (n,); no gradient flows through the weights."""
+        """Return losses (n,) and weights (n,) for logits (n, C) and labels (n,); the weights carry no gradient."""
         raise NotImplementedError
 
     def __call__(self, logits: Tensor, labels: Tensor, context: Context) -> Tensor:
-        r"""The loss of logits (n, C) and labels (n,), a scalar.
+        r"""Return the loss of logits (n, C) and labels (n,), a scalar.
 
-        Where the context has ``factors`` f of shape (K, C) it is K losses, of shape (K,), that share their forward
-        pass: :math:`\sum_i f_{k y_i} a_i \ell_i / \sum_i a_i`, with the normalisation of the loss itself.
+        If the context has ``factors`` f of shape (K, C), return K losses of shape (K,) that share one forward pass:
+        :math:`\sum_i f_{k y_i} a_i \ell_i / \sum_i a_i`, normalised like the loss itself.
         """
         losses, weights = self.terms(logits, labels, context)
         total = weights.sum()
@@ -37,27 +38,28 @@ class Loss:
         return context.factors.to(losses)[:, labels] @ (weights * losses) / total
 
     def of(self, model: nn.Module, batch: Batch, context: Context) -> Tensor:
-        """The loss of a training batch, a scalar, which gradient rules differentiate.
+        """Return the loss of a training batch, a scalar, which gradient rules differentiate.
 
-        Methods whose loss takes more than labelled logits, such as features or networks of their own, override it.
-        They average labelled terms by calling a loss, so that ``context.factors`` reach them, and add the rest.
+        Methods whose loss needs more than labelled logits, such as features or additional networks, override this
+        method. They average labelled terms by calling a loss, so that ``context.factors`` apply to them, and add the
+        other terms.
         """
         return mixed_loss(model.head(context.features(model, batch.x)), batch, self, context)  # type: ignore[operator]
 
     def parts(self, model: nn.Module, train_counts: tuple[int, ...]) -> nn.Module | None:
-        """A fresh module that ``of`` uses, trained with the network and absent at inference; None for most losses.
+        """Make the module that ``of`` uses, which is trained with the network and absent at inference, or None.
 
-        Training puts it on the network as ``model.auxiliary``.
+        Training attaches it to the network as ``model.auxiliary``.
         """
         return None
 
     def deterministic(self) -> Loss:
-        """The loss with its random terms replaced by their mean, as probes evaluate it."""
+        """Return the loss with its random terms replaced by their mean, as probes evaluate it."""
         return self
 
 
 def mixed_loss(logits: Tensor, batch: Batch, loss: Loss, context: Context) -> Tensor:
-    """The loss of mixup as published, ``lam * loss(logits, first) + (1 - lam) * loss(logits, second)``."""
+    """Return the published loss of mixup, ``lam * loss(logits, first) + (1 - lam) * loss(logits, second)``."""
     value = loss(logits, batch.first, context)
     if batch.second is None:
         return value

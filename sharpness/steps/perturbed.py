@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def perturbed(parameters: Sequence[Tensor], perturbation: Sequence[Tensor]) -> Iterator[None]:
-    """Add ``perturbation`` to the parameters in place, and restore their exact values, also after an error."""
+    """Add ``perturbation`` to the parameters in place; restore their exact values at the end, also after an error."""
     saved = [p.detach().clone() for p in parameters]
     try:
         with torch.no_grad():
@@ -28,7 +28,7 @@ def perturbed(parameters: Sequence[Tensor], perturbation: Sequence[Tensor]) -> I
 def frozen_running_statistics(model: nn.Module) -> Iterator[None]:
     """Normalise with the statistics of the batch, as in training, without updating the running statistics.
 
-    Second passes at perturbed weights would otherwise count every batch twice.
+    Otherwise, second passes at perturbed weights would count every batch twice.
     """
     names = ("track_running_stats", "running_mean", "running_var", "num_batches_tracked")
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
@@ -44,13 +44,13 @@ def frozen_running_statistics(model: nn.Module) -> Iterator[None]:
 
 
 def joint_norm(tensors: Iterable[Tensor]) -> Tensor:
-    """The l2 norm of all tensors taken as one vector."""
+    """Return the l2 norm of all tensors taken as one vector."""
     return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t) for t in tensors]))
 
 
 @contextmanager
 def own_numbers(generator: torch.Generator) -> Iterator[None]:
-    """Seed torch's global generators, from which dropout draws, by a draw of another; they are restored."""
+    """Seed torch's global generators, from which dropout draws, with a draw from ``generator``; restore them later."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
@@ -58,15 +58,15 @@ def own_numbers(generator: torch.Generator) -> Iterator[None]:
 
 
 class RunningStatistics:
-    r"""BatchNorm's running statistics in a pass over shards: each shard moves the old ones, and their mean stays.
+    r"""BatchNorm's running statistics in a pass over shards: the mean of the updates that each shard makes.
 
     .. math:: r \leftarrow \frac{1}{V} \sum_s \big((1 - m)\, r + m\, b_s\big)
 
-    with m the momentum and :math:`b_s` the statistics of shard s. A pass counts as one batch. A batch that is not cut
-    moves them by itself.
+    with m the momentum and :math:`b_s` the statistics of shard s. A pass counts as one batch. For a batch that is not
+    sharded, BatchNorm updates its statistics itself.
 
     Args:
-        shards: V.
+        shards: V, the number of shards.
     """
 
     def __init__(self, model: nn.Module, shards: int) -> None:
@@ -78,14 +78,14 @@ class RunningStatistics:
 
     @contextmanager
     def of_shard(self, generator: torch.Generator) -> Iterator[None]:
-        """A context for the forward pass of a shard, or for a part of it, which may draw from ``generator`` alone."""
+        """Enclose the forward pass of a shard, or a part of it; its random numbers come from ``generator`` alone."""
         with own_numbers(generator) if self._shards > 1 else nullcontext():
             yield
         for buffer, before, moved in zip(self._buffers, self._before, self.moved, strict=True):
             moved += buffer - before
-            buffer.data.copy_(before)  # in training a graph that is still to run backward does not read it
+            buffer.data.copy_(before)  # in training mode, no backward pass reads the buffer
 
     def set(self, moved: Sequence[Tensor]) -> None:
-        """Set the buffers to their mean over shards, given the sums of ``self.moved`` over processes."""
+        """Set the buffers to their mean over shards, from the sums of ``self.moved`` over processes."""
         for buffer, m in zip(self._buffers, moved, strict=True):
             buffer.data += (m / self._shards).to(buffer.dtype)

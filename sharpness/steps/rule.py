@@ -1,8 +1,8 @@
-"""The step protocol: a rule perturbs the weights, evaluates, restores them and leaves a gradient to step with.
+"""The protocol of rules: a rule perturbs the weights, evaluates, restores them and leaves a gradient in ``.grad``.
 
-A rule computes a gradient only; the optimiser steps with it afterwards. So any rule works with any loss, and
-with any optimiser, and a new variant of sharpness-aware minimisation is about thirty lines: it says where the weights
-go and what is differentiated there, in the terms of ``sharpness/flattening/passes.py``.
+A rule only computes a gradient; the optimiser then makes the step. Any rule therefore works with any loss and any
+optimiser. A new variant of sharpness-aware minimisation takes about thirty lines, which state where the weights are
+moved and what is differentiated there, with the helpers of ``sharpness/flattening/passes.py``.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from sharpness.steps.shards import Shards
 class Rule(Protocol):
     """A gradient rule: fills ``.grad`` of the trainable parameters and returns the unperturbed loss, without a graph.
 
-    A rule with the attribute ``capturable = True`` can be replayed as a CUDA graph, see ``Loss``. One with
-    ``sharded = True`` also takes ``Shards`` for a batch: it differentiates by ``Passes`` or ``differentiate``, whose
-    gradients are those of all shards and all processes.
+    A rule with the attribute ``capturable = True`` can be replayed as a CUDA graph, see ``Loss``. A rule with
+    ``sharded = True`` also accepts ``Shards`` as a batch: it differentiates with ``Passes`` or ``differentiate``, whose
+    gradients cover all shards and all processes.
     """
 
     def backward(self, model: nn.Module, batch: Batch | Shards, loss: Loss, context: Context) -> Tensor: ...
@@ -33,9 +33,9 @@ class Rule(Protocol):
 
 @runtime_checkable
 class EpochRule(Protocol):
-    """A rule that is made for every epoch from the network as it is before it.
+    """A rule that is made anew before every epoch, from the network at that time.
 
-    ``batches`` are as many training batches as the epoch has, made in the same way and drawn apart from them.
+    ``batches`` are as many training batches as the epoch has, made in the same way but from separate draws.
     """
 
     def for_epoch(self, model: nn.Module, batches: Iterator[Batch | Shards], context: Context) -> Rule: ...

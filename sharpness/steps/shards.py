@@ -1,4 +1,4 @@
-"""Global batches cut into shards that processes share."""
+"""Global batches whose shards are divided among processes."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from sharpness.steps.context import Context
 
 
 def alone(tensor: Tensor) -> Tensor:
-    """The sum over a single process."""
+    """Return the sum over a single process: the tensor itself."""
     return tensor
 
 
 @dataclass(frozen=True)
 class Shards:
-    r"""A batch cut into V shards, of which this process has consecutive ones.
+    r"""A batch divided into V shards, of which this process holds consecutive ones.
 
     .. math:: L = \frac{\sum_s A_s L_s}{\sum_s A_s}, \qquad A_s = \sum_{i \in s} a_i
 
-    with :math:`L_s` the loss of shard s by itself. For a loss :math:`\sum_i a_i \ell_i / \sum_i a_i` this is the loss
-    of the whole batch, whose images meet in BatchNorm, in mixup and in what a method adds inside their shard alone.
+    with :math:`L_s` the loss of shard s alone. For a loss :math:`\sum_i a_i \ell_i / \sum_i a_i` this is the loss of
+    the whole batch, except that BatchNorm, mixup and terms added by a method only combine images of the same shard.
 
     Attributes:
-        mine: the shards of this process.
-        generators: of the random numbers of each of them.
-        start: number of shards before them.
-        sizes: images of all V shards.
+        mine: shards of this process.
+        generators: random number generator of each of these shards.
+        start: number of shards before those of this process.
+        sizes: number of images in each of the V shards.
         first: (n,) labels of all images.
-        total: the sum of a tensor over processes.
+        total: function that sums a tensor over processes.
     """
 
     mine: tuple[Batch, ...]
@@ -51,30 +51,30 @@ class Shards:
         return sum(self.sizes[: self.start])
 
     def labels(self) -> Tensor:
-        """Labels of all images; partners in a mixture are of the same shard, so there are no others."""
+        """Return the labels of all images; mixup partners come from the same shard, so this includes their labels."""
         return self.first
 
     def parts(self, context: Context) -> list[tuple[Batch, Context]]:
-        """The shards of this process, each with a context that has its random numbers and notes its weights."""
+        """Return the shards of this process, each with a context that has its generator and records its weights."""
         contexts = (replace(context, generator=generator, sums=[]) for generator in self.generators)
         return list(zip(self.mine, contexts, strict=True))
 
     def whole(self, rows: Sequence[Tensor]) -> Batch:
-        """The batch of all processes with ``rows`` (one tensor a shard of this process) in the place of images.
+        """Return the batch of all processes with ``rows`` (one tensor per shard of this process) in place of images.
 
-        Rows of this process keep their graph, those of others are constants.
+        Rows of this process keep their graph; those of other processes are constants.
         """
         second = [part.second for part in self.mine if part.second is not None]
         return Batch(self.gathered(rows), self.first, self.gathered(second) if second else None, self.mine[0].lam)
 
     def gated(self, rows: Tensor) -> Tensor:
-        """``rows`` (m, ...), in the order of ``rows()`` of the whole batch, with a graph for those of this process."""
+        """Return ``rows`` (m, ...), in the order of ``rows()`` of the whole batch, with a graph for this process's."""
         image = torch.arange(len(rows), device=rows.device) % len(self)
         own = (image >= self.before) & (image < self.before + sum(map(len, self.mine)))
         return torch.where(own.view(-1, *[1] * (rows.ndim - 1)), rows, rows.detach())
 
     def summed(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Sums over processes, in one call for all tensors, which have the same shapes in every process.
+        """Return sums over processes, in one call for all tensors; their shapes are the same in every process.
 
         The results have the memory layout of ``tensors``.
         """
@@ -88,7 +88,7 @@ class Shards:
         return [torch.empty_like(t).copy_(piece.view(t.shape)) for t, piece in zip(tensors, pieces, strict=True)]
 
     def split(self, parts: int) -> list[Shards]:
-        """``parts`` of the batch, each of them a part of every shard, fewer if one would hold a single image."""
+        """Split every shard into ``parts``, fewer if one would hold a single image; return one ``Shards`` per part."""
         parts = max(1, min(parts, min(self.sizes) // 2))
         mine = [part.split(parts) for part in self.mine]
         first = [labels.tensor_split(parts) for labels in self.first.split(list(self.sizes))]
@@ -103,7 +103,7 @@ class Shards:
         ]
 
     def gathered(self, rows: Sequence[Tensor]) -> Tensor:
-        """Rows (n, ...) of all shards in order, from one tensor for each shard of this process."""
+        """Return the rows (n, ...) of all shards in order, from one tensor for each shard of this process."""
         own = torch.cat(list(rows))
         if self.total is alone:
             return own
