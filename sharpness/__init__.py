@@ -5,7 +5,7 @@
 >>> data.train_counts
 (124, 84, 58, 39, 27, 18, 12, 8, 6, 4)
 
-The package is empty until something of it is used: the first use of a name imports what it needs (PEP 562).
+Names are imported on first use (PEP 562), so importing the package is cheap.
 """
 
 from importlib import import_module
@@ -87,7 +87,7 @@ __all__ = [
     "worst_case",
 ]
 
-#: Where the names live that are not of the probes.
+#: Subpackages of the public names that are not in ``probes``.
 _ROOMS = {
     "Comparison": "results",
     "cluster": "clusters",
@@ -101,7 +101,7 @@ _ROOMS = {
 }
 
 
-#: Rooms that are found as ``sharpness.data`` without being imported by name.
+#: Subpackages that are available as attributes, such as ``sharpness.data``, without an import of their own.
 _OPEN = (
     "checkpoints", "cli", "curvature", "data", "engine", "explorer", "flattening", "methods", "models", "objective",
     "optimizers", "plots", "probes", "reporting", "results", "steps", "studies", "training",
@@ -114,7 +114,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'sharpness' has no attribute {name!r}")
     value = getattr(import_module(f"sharpness.{_ROOMS.get(name, 'probes')}"), name)
-    globals()[name] = value  # the next use does not come here
+    globals()[name] = value  # the next access does not call this function
     return value
 
 

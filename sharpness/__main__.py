@@ -1,4 +1,4 @@
-"""``python -m sharpness`` is the command ``sharpness``."""
+"""Run the command line with ``python -m sharpness``."""
 
 import sys
 

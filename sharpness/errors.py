@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from numbers import Integral
 
-#: More choices than these are not listed.
+#: Maximum number of choices that a message lists.
 FEW = 60
 
 
@@ -21,18 +21,18 @@ class UserError(ValueError):
 
 
 class SystemRefusal(UserError):
-    """The system did not do what was asked of it: a full disk, a folder that may not be written to, a closed pipe.
+    """An operation that the system refused: a full disk, a folder without write permission, a closed pipe.
 
-    Unlike other mistakes it says nothing about what was asked for, so that nothing may be concluded from it.
+    Unlike other user errors, it says nothing about the validity of the input.
     """
 
 
 class LostProcess(UserError):
-    """The end of another process of the same command, before its time."""
+    """Another process of the same command has ended prematurely."""
 
 
 class _Printable(logging.Filter):
-    """Keeps what the library says of foreign files from acting on the terminal where it ends up."""
+    """Filter that escapes log messages, which may contain text from foreign files."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = printable(record.getMessage()), ()
@@ -43,7 +43,7 @@ logging.getLogger("sharpness").addFilter(_Printable())
 
 
 def choose(kind: str, value: object, choices: Sequence[str | None]) -> None:
-    """Raise a :class:`UserError` unless ``value`` is one of ``choices``; of a thousand it names those that are close.
+    """Raise a :class:`UserError` unless ``value`` is one of ``choices``; of many choices, it lists the closest.
 
     >>> choose("sampler", "instance", ["instance", "class_balanced"])
     """
@@ -56,7 +56,7 @@ def choose(kind: str, value: object, choices: Sequence[str | None]) -> None:
 
 
 def require_whole(name: str, value: object, least: int = 0, why: str = "") -> None:
-    """Raise a :class:`UserError` unless ``value`` is an integer, at least so large; ``why`` ends the message.
+    """Raise a :class:`UserError` unless ``value`` is an integer of at least ``least``; ``why`` ends the message.
 
     >>> require_whole("steps", 3, least=1)
     """
@@ -65,7 +65,7 @@ def require_whole(name: str, value: object, least: int = 0, why: str = "") -> No
 
 
 def shown(text: str, limit: int = 80) -> str:
-    """Text from a file of unknown origin, fit for one line of a terminal.
+    """Shorten and escape text of unknown origin for one line of a terminal.
 
     >>> shown("a\\nb\\x1b[2J")
     'a?b?[2J'
@@ -74,8 +74,9 @@ def shown(text: str, limit: int = 80) -> str:
 
 
 def printable(text: str, kept: str = "") -> str:
-    """The text with a question mark for every character that acts on a terminal or hides: controls, escapes, overrides
-    of the direction of writing; but those of ``kept``.
+    """Replace every non-printable character by a question mark, except those in ``kept``.
+
+    These are control characters, escapes, and overrides of the writing direction.
 
     >>> printable("a\\nb\\u202e"), printable("a\\tb", kept="\\t")
     ('a?b?', 'a\\tb')

@@ -1,4 +1,4 @@
-"""Atomic file writes, which survive a power cut and other nodes of a shared disk."""
+"""Atomic file writes that are safe against power cuts and other nodes that share the disk."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from sharpness.locks import is_running, node, rank
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing is locked, and nothing of a killed process removed
+except ImportError:  # Windows: no locks, and partial files of killed processes stay
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Bytes of a name that is used as part of a longer one; file systems take 255.
+#: Maximum length in bytes of a file name that gets a prefix or suffix; file systems allow 255.
 NAME_BYTES = 180
-#: Formats of pictures, which are written in both.
+#: Formats of pictures; every picture is written in both.
 PICTURES = (".pdf", ".png")
-#: Names of partial files: of what, and the node, rank and process that write it. Earlier versions named the process.
+#: Names of partial files: the final name, node, rank and process. Earlier versions only had the process.
 PARTIAL = re.compile(
     r"\.(?P<file>.+)\.(?:(?P<node>\w+)-(?P<rank>\d+)-)?(?P<pid>\d+)(?:-\d+)?\.part", re.ASCII | re.DOTALL
 )
-#: Seconds after which what another node was writing is abandoned.
+#: Seconds after which a partial file of another node counts as abandoned.
 DAY = 86400
 _numbers = itertools.count()
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, bring it to the disk, then move it there in one step.
+    """Write to a temporary file next to ``path`` with ``write``, sync it to the disk, then rename it to ``path``.
 
-    What killed processes left of the same file is removed.
+    Partial files that killed processes left for the same path are removed.
 
     Raises:
-        SystemRefusal: a full disk, a folder that may not be written to, a name that is too long.
+        SystemRefusal: a full disk, a folder without write permission, or a name that is too long.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,10 +59,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_archive(content: Any, path: Path) -> None:
-    """Write what ``torch.save`` takes; equal contents give equal files.
+    """Write with ``torch.save``; equal contents give equal files.
 
-    ``torch.save`` puts the name of the file that it is given into the archive, and reports a full disk in words of its
-    own: it is given an opened one.
+    ``torch.save`` gets an open file: it would store a path's name in the archive, and hide the system's error if the
+    disk is full.
     """
     import torch
 
@@ -80,10 +80,10 @@ def write_archive(content: Any, path: Path) -> None:
 
 
 def _with_shared_strings(content: Any) -> Any:
-    """The same dicts, lists and tuples with one object for equal strings.
+    """Copy dicts, lists and tuples, with one object for all equal strings.
 
-    A pickle refers to a string that it has seen before by its identity: a key of a resumed run's history, read from a
-    file, would make other bytes than the same key of a run that was never interrupted.
+    Pickle recognises repeated strings by identity. Without this, a resumed run, whose history was read from a file,
+    would give other bytes than an uninterrupted one.
     """
     if type(content) is str:
         return sys.intern(content)
@@ -95,7 +95,7 @@ def _with_shared_strings(content: Any) -> Any:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write an ``.npz`` file of plain arrays."""
+    """Write plain arrays to an ``.npz`` file."""
     import numpy as np
 
     def write(partial: Path) -> None:
@@ -106,17 +106,17 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> Path:
-    """A table with six significant digits, without its index; returns ``path``."""
+    """Write a table with six significant digits and without its index, and return ``path``."""
     write_atomically(path, lambda partial: frame.to_csv(partial, index=False, float_format="%.6g"))
     return path
 
 
 def picture_file(path: str | Path, suffix: str) -> Path:
-    """One of the files of a picture: the PDF, the PNG, or what lies beside them.
+    """Return the path of one of the files of a picture: the PDF, the PNG, or a file next to them.
 
     Args:
-        path: the picture's name, without a suffix or with that of either format.
-        suffix: of the file.
+        path: name of the picture, without a suffix or with that of either format.
+        suffix: suffix of the file.
 
     Raises:
         UserError: the name has the suffix of another format.
@@ -136,7 +136,7 @@ def picture_file(path: str | Path, suffix: str) -> Path:
 
 
 def refusal(what: str, error: OSError) -> SystemRefusal:
-    """Why the system did not do something, with what to do about it."""
+    """Make an error from a system error, with a remedy if there is a known one."""
     remedies = {
         errno.ENOSPC: "make room, then give the same command again",
         errno.EDQUOT: "make room, then give the same command again",
@@ -153,7 +153,7 @@ def refusal(what: str, error: OSError) -> SystemRefusal:
 
 
 def remove_abandoned(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes left of a file that was being written, or of every file in a folder."""
+    """Remove the partial files that killed processes left for ``name``, or for every file in a folder."""
     if fcntl is None or not folder.is_dir():
         return
     with os.scandir(folder) as entries:
@@ -162,7 +162,7 @@ def remove_abandoned(folder: Path, name: str | None = None) -> None:
         with suppress(OSError):
             descriptor = os.open(partial, os.O_RDWR)
             try:
-                # Whoever writes holds the lock, and the system lets go of it however the process ends.
+                # The writer holds the lock, and the system releases it however the process ends.
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if not _at_work(partial):
                     partial.unlink()
@@ -171,7 +171,7 @@ def remove_abandoned(folder: Path, name: str | None = None) -> None:
 
 
 def is_partial(found: str, name: str | None = None) -> bool:
-    """True if a file of this name is a partial one, of ``name`` or of any file.
+    """Return True if ``found`` is the name of a partial file of ``name``, or of any file.
 
     >>> is_partial(".run.json.4711.part"), is_partial(".a.csv.gpu3-0-1-2.part", "a.csv"), is_partial("movie.part")
     (True, True, False)
@@ -181,7 +181,7 @@ def is_partial(found: str, name: str | None = None) -> bool:
 
 
 def shortened(name: str) -> str:
-    """A name that more can be put behind; a long one ends in its fingerprint."""
+    """Shorten a long name so that a prefix and suffix fit; a shortened name ends in a hash of the name."""
     if len(os.fsencode(name)) <= NAME_BYTES:
         return name
     return f"{os.fsencode(name)[:100].decode(errors='ignore')}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
@@ -189,7 +189,7 @@ def shortened(name: str) -> str:
 
 @contextmanager
 def _partial(path: Path) -> Iterator[Path]:
-    """A new file beside ``path``, locked while it is written and gone afterwards."""
+    """Create a partial file next to ``path``, lock it, and remove it at the end."""
     process = f"{node()}-{rank()}-{os.getpid()}"
     partial = path.with_name(f".{shortened(path.name)}.{process}-{next(_numbers)}.part")
     descriptor = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
@@ -205,9 +205,9 @@ def _partial(path: Path) -> Iterator[Path]:
 
 
 def _at_work(partial: Path) -> bool:
-    """True if the process that a partial file names may be about to lock it, or may be at work on another node.
+    """Return True if the process that a partial file names may still be writing it, here or on another node.
 
-    Locks of a shared disk may not reach other nodes: what these were writing is removed when it is a day old.
+    Locks on a shared disk may not be visible to other nodes: their partial files are removed when they are a day old.
     """
     match = PARTIAL.fullmatch(partial.name)
     assert match is not None
@@ -218,7 +218,7 @@ def _at_work(partial: Path) -> bool:
 
 
 def _sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk; some file systems do not for folders."""
+    """Sync a file, or the entries of a folder, to the disk; some file systems cannot sync folders."""
     if path.is_dir() and fcntl is None:
         return
     descriptor = os.open(path, os.O_RDONLY if fcntl is not None else os.O_RDWR)
@@ -232,7 +232,7 @@ def _sync(path: Path) -> None:
 
 
 class _Remembering:
-    """A file whose first error is kept: torch reports it as one of its own."""
+    """A file that keeps its first error, because torch replaces it by one of its own."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.error = file, None

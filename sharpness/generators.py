@@ -1,4 +1,4 @@
-"""The global generators of random numbers, of torch, NumPy and Python."""
+"""The global random number generators of torch, NumPy and Python."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 @contextmanager
 def generators_kept(*others: torch.Generator | None) -> Iterator[None]:
-    """Restore the states of the global generators, and of others, also after an error.
+    """Restore the states of the global generators and of the given ones at the end, also after an error.
 
     >>> with generators_kept():
     ...     first = torch.rand(()), np.random.rand(), random.random()

@@ -1,4 +1,4 @@
-"""Identity of samples, independent of their order: what results keep of them, and compare."""
+"""Identity of samples, independent of their order; results store it and compare it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Kinds of identity: 8-bit pixels, unchanged inputs, or the user's own names.
+#: Kinds of identity: 8-bit pixels, input values, or names given by the user.
 PIXELS, VALUES, NAMES = "pixels", "values", "names"
-#: The only class of samples that are not split.
+#: The class names of samples that are not split into classes.
 ONE_CLASS = ("all",)
 
 
@@ -20,8 +20,8 @@ class SampleIdentity:
     Attributes:
         by: kind of identity, see :class:`~sharpness.data.Content`.
         classes: (n,) class indices.
-        digests: (n,) uint64.
-        weights: (n,), or None where all count alike.
+        digests: (n,) uint64 digests of the contents.
+        weights: (n,) weights, or None if all are equal.
     """
 
     by: str
@@ -38,13 +38,13 @@ class SampleIdentity:
 
     @property
     def words(self) -> np.ndarray:
-        """(n, 3) int32, for files: class, and the digest in two halves."""
+        """(n, 3) int32 array for files: the class, and the digest in two halves."""
         halves = np.ascontiguousarray(self.digests, dtype="<u8").view("<i4").reshape(-1, 2)
         return np.column_stack([self.classes, halves]).astype("<i4")
 
     @property
     def keys(self) -> np.ndarray:
-        """(n,) uint64: content and class in one number."""
+        """(n,) uint64 numbers that combine content and class."""
         return self.digests + (self.classes.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
 
     @property
@@ -56,7 +56,7 @@ class SampleIdentity:
         return len(self.digests)
 
     def missing_in(self, other: SampleIdentity, classes: bool = True) -> np.ndarray:
-        """Indices of samples that the other has not, or not as often; only their content counts without ``classes``."""
+        """Return the indices of samples that ``other`` lacks or has less often; ``classes=False`` ignores classes."""
         mine, theirs = (self.keys, other.keys) if classes else (self.digests, other.digests)
         kinds, inverse = np.unique(np.concatenate([mine, theirs]), return_inverse=True)
         there = np.bincount(inverse[len(mine) :], minlength=len(kinds))
@@ -66,7 +66,7 @@ class SampleIdentity:
         return np.sort(order[rank >= there[ranked]])
 
     def order_of(self, other: SampleIdentity) -> np.ndarray | None:
-        """Indices that bring the other's samples, which are the same, into this order; None where they have it."""
+        """Return the indices that bring the same samples of ``other`` into this order; None if they already are."""
         if np.array_equal(self.keys, other.keys):
             return None
         indices = np.empty(len(self), dtype=np.int64)
@@ -74,7 +74,7 @@ class SampleIdentity:
         return indices
 
     def relative_weights(self) -> np.ndarray:
-        """(n,) of mean 1, in the order of the keys."""
+        """Return the weights (n,) divided by their mean, in the order of the sorted keys."""
         weights = np.ones(len(self)) if self.weights is None else self.weights
         return (weights / weights.mean())[self._sorted()]
 

@@ -1,7 +1,7 @@
-"""Typed groups of keywords: functions that take ``**options: Unpack[Group]``, shown and checked key by key.
+"""Typed groups of keywords for functions that take ``**options: Unpack[Group]``.
 
-A type checker reads the keys of the group, a ``TypedDict``. Here they get defaults, and stand one by one where
-``inspect.signature`` and the docstring have a single ``**options``.
+Type checkers read the keys from the group, a ``TypedDict``. This module adds defaults, and lists the keys in the
+signature and docstring in place of ``**options``.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Default:
-    """The default of a key, as in ``Annotated[bool, Default(False)]``; it is None for keys without one."""
+    """The default of a key, as in ``Annotated[bool, Default(False)]``; keys without one default to None."""
 
     value: Any
 
 
 def keywords_of(group: Any, **defaults: Any) -> list[Parameter]:
-    """The keys of a ``TypedDict`` as keyword parameters, for the signature of ``**options``.
+    """Return the keys of a ``TypedDict`` as keyword parameters for a signature.
 
     Args:
-        group: the ``TypedDict``; its own keys come before those that it inherits.
-        defaults: they take the place of the group's own.
+        group: the ``TypedDict``; its own keys come before inherited ones.
+        defaults: defaults that replace those of the group.
 
     >>> from typing import TypedDict
     >>> Options = TypedDict("Options", {"size": "int", "log": "Annotated[bool, Default(False)]"})
@@ -54,18 +54,18 @@ def keywords_of(group: Any, **defaults: Any) -> list[Parameter]:
 
 
 def _module(hint: Any, group: Any) -> str:
-    """The module in which a key was written, where the names of its hint are known."""
+    """Return the name of the module that defines a key; names in its type hint are resolved there."""
     return str(getattr(hint, "__forward_module__", None) or group.__module__)
 
 
 def _modules(group: Any) -> dict[str, None]:
-    # Not by its bases, which a TypedDict of Python 3.11 does not keep.
+    # A TypedDict does not keep its bases in Python 3.11.
     inherited = [_module(hint, group) for hint in group.__annotations__.values()]
     return dict.fromkeys([group.__module__, *reversed(inherited)])
 
 
 def entries_of(doc: str | None, section: str = "Args") -> dict[str, str]:
-    """The entries of a section of a docstring by name, with their lines.
+    """Return the entries of a section of a docstring by name, with their text.
 
     >>> entries_of("Draw.\\n\\nArgs:\\n    x: a number\\n        above 0.\\n    y: another.\\n")
     {'x': '    x: a number\\n        above 0.', 'y': '    y: another.'}
@@ -76,7 +76,7 @@ def entries_of(doc: str | None, section: str = "Args") -> dict[str, str]:
 
 
 def _documented(group: Any) -> dict[str, str]:
-    """The lines on the keys of a group by name, its own and inherited ones."""
+    """Return the documentation of the keys of a group by name, including inherited ones."""
     told: dict[str, str] = {}
     for module in reversed(_modules(group)):
         for one in vars(sys.modules[module]).values():
@@ -86,13 +86,13 @@ def _documented(group: Any) -> dict[str, str]:
 
 
 def typed_keywords(**defaults: Any) -> Callable[[F], F]:
-    """Give a function that takes ``**options: Unpack[Group]`` all keys of the group, with defaults.
+    """Decorate a function that takes ``**options: Unpack[Group]`` with the keys of the group and their defaults.
 
-    Its signature and docstring list them in place of ``options``, and a misspelt one is a ``TypeError``. Keys that no
-    group documents stay in ``options``.
+    The signature and docstring list the keys in place of ``options``, and a misspelt key is a ``TypeError``. Keys
+    without documentation stay in ``options``.
 
     Args:
-        defaults: they take the place of the group's own.
+        defaults: defaults that replace those of the group.
 
     >>> from typing import TypedDict, Unpack
     >>> Look = TypedDict("Look", {"title": "str | None", "log": "Annotated[bool, Default(False)]"})
@@ -104,7 +104,7 @@ def typed_keywords(**defaults: Any) -> Callable[[F], F]:
     """
 
     def decorate(function: F) -> F:
-        # By the text of the annotation, which is never evaluated: its other names may be known to type checkers alone.
+        # The annotation is read as text, not evaluated: some of its names may only exist for type checkers.
         own = inspect.signature(function)
         *parameters, options = own.parameters.values()
         (name,) = re.findall(r"(\w+)\]$", str(options.annotation))

@@ -1,4 +1,4 @@
-"""One process at a time in a folder, also where several nodes share its disk."""
+"""Locks that admit one process at a time to a folder, also on a disk shared by several nodes."""
 
 from __future__ import annotations
 
@@ -14,37 +14,40 @@ from sharpness.errors import SystemRefusal
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing is locked
+except ImportError:  # Windows: no locks
     fcntl = None  # type: ignore[assignment]
 
-#: Seconds between two signs of life of whoever holds a lock, and after which another node believes it dead.
+#: Seconds between two renewals of a lock's time stamp, and after which other nodes consider its holder dead.
 BEAT, DEAD = 20.0, 120.0
 
 
 def node() -> str:
-    """The name of this machine, fit for a part of a file's name."""
+    """Return the name of this machine, with characters that are safe in file names."""
     return re.sub(r"\W", "_", socket.gethostname(), flags=re.ASCII)[:40] or "node"
 
 
 def rank() -> int:
-    """The number of this process among those of torchrun or srun; 0 of a single one."""
+    """Return the rank of this process under torchrun or srun; 0 for a single process."""
     text = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
     return int(text) if text.isdecimal() else 0
 
 
 @contextmanager
 def only_process(folder: Path, what: str, made: bool = False) -> Iterator[None]:
-    """Keep other processes, and threads, from ``what`` in a folder, which must exist.
+    """Lock a folder against other processes and threads.
 
-    A file beside the folder names who is at work. On one machine the system's lock on it counts, which ends with the
-    process, however it ends. Locks of a disk that several nodes share may reach no further than their node: there the
-    file is made by one of them only (``O_EXCL``), and counts for as long as its time is renewed, :data:`DEAD` seconds.
+    A lock file next to the folder names the process at work. On one machine, the system's lock on this file decides;
+    it ends with the process, however that ends. Locks on a shared disk may not be visible to other nodes. There, only
+    one node can create the file (``O_EXCL``), and the lock is respected until its time stamp has not been renewed for
+    :data:`DEAD` seconds.
 
     Args:
-        made: ``folder`` is the name of that file instead.
+        folder: an existing folder.
+        what: what the process does in the folder, for the message.
+        made: ``folder`` is the path of the lock file instead.
 
     Raises:
-        SystemRefusal: another one is at it.
+        SystemRefusal: another process holds the lock.
     """
     if fcntl is None:
         yield
@@ -55,7 +58,7 @@ def only_process(folder: Path, what: str, made: bool = False) -> Iterator[None]:
     except OSError as error:
         if made:
             raise
-        # Beside it nothing may be made: the folder itself is locked, as far as this machine.
+        # No file can be created next to it: lock the folder itself, which works on this machine only.
         path, descriptor = folder, os.open(folder, os.O_RDONLY)
         if _flock(descriptor) is None:
             os.close(descriptor)
@@ -75,14 +78,14 @@ def only_process(folder: Path, what: str, made: bool = False) -> Iterator[None]:
 
 
 def refused(folder: Path, what: str, name: str = "", path: Path | None = None) -> SystemRefusal:
-    """Why a folder cannot be had: who is at it, and where."""
+    """Make the error for a locked folder, which names the node that uses it."""
     elsewhere = name not in ("", node())
     on, hint = (f" on {name}", f" (or remove {path} if that node is gone)") if elsewhere else ("", "")
     return SystemRefusal(f"{folder}: another process {what} here{on}: wait for it{hint}, or take another folder")
 
 
 def _taken(path: Path, folder: Path, what: str) -> int:
-    """A descriptor of the lock's file, which names this process."""
+    """Take the lock, and return a descriptor of its file, which now names this process."""
     while True:
         try:
             descriptor, new = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
@@ -111,7 +114,7 @@ def _taken(path: Path, folder: Path, what: str) -> int:
 
 
 def _flock(descriptor: int) -> bool | None:
-    """True if the lock was taken, None if another process of this machine has it, False where there are no locks."""
+    """Return True if the lock was taken, None if another process here holds it, False if locks are not supported."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
@@ -128,12 +131,12 @@ def _is_still(descriptor: int, path: Path) -> bool:
 
 
 def _lives(path: Path, descriptor: int, name: str, pid: str, locks: bool) -> bool:
-    """True if whoever wrote the file is still at work."""
-    if name == node():  # whose lock would have told
+    """Return True if the process that wrote the lock file still holds the lock."""
+    if name == node():  # a live holder would still have the system's lock
         return not locks and pid.isdecimal() and int(pid) != os.getpid() and is_running(int(pid))
     if not name:  # killed before it wrote its name
         return not locks
-    # Compared with the disk's own clock, because those of two nodes may differ.
+    # Compare with the clock of the disk, because the clocks of two nodes may differ.
     probe = path.with_name(f"{path.name}.{node()}-{os.getpid()}")
     try:
         probe.touch()
@@ -150,7 +153,7 @@ def _beat(descriptor: int, ended: threading.Event) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """True if this machine has a process of that number, or does not say."""
+    """Return True if this machine has a process with this number, or cannot tell."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

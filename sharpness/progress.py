@@ -1,4 +1,4 @@
-"""Progress on stderr, silent where nobody watches."""
+"""Progress bars on stderr, hidden if stderr is not a terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from sharpness.errors import printable
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # without ipywidgets tqdm warns, and falls back to text
+    warnings.simplefilter("ignore")  # tqdm warns if ipywidgets is missing, and falls back to text
     from tqdm.auto import tqdm
 
 
@@ -17,9 +17,9 @@ __all__ = ["progress", "tqdm"]
 
 
 def progress(total: int | None, what: str, unit: str, done: int = 0) -> Any:
-    """A bar that counts from ``done`` to ``total`` (None: not known before).
+    """Return a progress bar that counts from ``done`` to ``total`` (None if unknown).
 
-    Hidden when stderr is no terminal, and where the logger ``sharpness`` says warnings alone.
+    It is hidden if stderr is not a terminal, or if the level of the logger ``sharpness`` is above info.
     """
     quiet = logging.getLogger("sharpness").level > logging.INFO or None
     return tqdm(

@@ -1,4 +1,4 @@
-"""Names of what comes with this package, with labels and places; nothing is imported before its first use."""
+"""Built-in names with their labels and import paths; objects are imported on first use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from sharpness.registry import Registry
 
 _MEASURES = "sharpness.probes.measures"
-#: Rows of ``sharpness.probes.MEASURES`` in the order of tables, with titles; the help of commands lists the names.
+#: Measures in the order of tables: title and import path; ``sharpness.probes.MEASURES`` is built from them.
 MEASURES: dict[str, tuple[str, str]] = {
     "accuracy": ("Accuracy", f"{_MEASURES}.accuracy:ACCURACY"),
     "loss": ("Loss", f"{_MEASURES}.loss:LOSS"),
@@ -28,7 +28,7 @@ MEASURES: dict[str, tuple[str, str]] = {
     "margin": ("Margin", f"{_MEASURES}.confidence:MARGIN"),
 }
 
-#: Long-tail methods, functions from a ``LongTail`` to a ``Recipe``; figures have them in this order, with its colours.
+#: Long-tail methods, functions from a ``LongTail`` to a ``Recipe``, in the order of figures and their colours.
 METHODS: Registry[Callable[..., Any]] = Registry(
     "method",
     "sharpness.methods",
@@ -52,7 +52,7 @@ METHODS: Registry[Callable[..., Any]] = Registry(
     option="--method",
 )
 
-#: Flattening operations that go with any method; each names its ``paper`` and its ``deviations`` from it.
+#: Flattening operations for any method; each states its ``paper`` and its ``deviations`` from it.
 OPERATIONS: Registry[Callable[..., Any]] = Registry(
     "flattening operation",
     "sharpness.operations",
@@ -72,7 +72,7 @@ OPERATIONS: Registry[Callable[..., Any]] = Registry(
     python="sharpness.flattening.OPERATIONS",
 )
 
-#: Data sets, functions to ``LongTailData`` whose parameters are the options of each.
+#: Data sets, functions that return ``LongTailData``; their parameters are the options of the data set.
 DATASETS: Registry[Callable[..., Any]] = Registry(
     "data set",
     "sharpness.datasets",
@@ -91,7 +91,7 @@ DATASETS: Registry[Callable[..., Any]] = Registry(
     python="sharpness.data.DATASETS",
 )
 
-#: Readers of other people's checkpoints, asked in this order after those that were added: the most telling first.
+#: Readers of checkpoints of other code bases, tried in this order after registered ones: the most specific first.
 FAMILIES: Registry[Any] = Registry(
     "family",
     "sharpness.checkpoints",

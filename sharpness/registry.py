@@ -1,4 +1,4 @@
-"""Registries: things by name, of this package, of the user and of installed packages."""
+"""Registries of named objects from this package, the user and installed packages."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ ALL: dict[str, Registry[Any]] = {}
 
 
 class Registry(MutableMapping[str, T], Generic[T]):
-    """A mapping of names to things that can be added to: by :meth:`register`, and by installed packages.
+    """A mapping of names to objects, extended by :meth:`register` and by installed packages.
 
-    What comes with this package is declared as an installed package declares it, ``name: "module:object"``, and
-    imported on first use. Listing the names imports nothing. A package offers a thing as an entry point of
-    ``group``::
+    Built-in objects are declared like entry points, ``name: "module:object"``, and imported on first use. Listing the
+    names imports nothing. A package provides an object as an entry point of ``group``::
 
         [options.entry_points]
         sharpness.methods =
             my-method = mypackage.method:recipe
 
     Args:
-        kind: what the things are, for messages.
-        group: of the entry points.
-        built_in: what comes with this package, by name and in order: a place, ``"module:object"``, label and place,
-            or the thing itself.
-        python: what this registry is called in Python, for messages.
-        option: of the command line by which the user names a thing by its place, where that is possible.
-        wanted: what a thing has to be, for messages.
-        fits: whether an object is one.
-        find: gives the thing at a place; :func:`~sharpness.extensions.imported` unless given.
+        kind: name of the kind of objects, for messages.
+        group: group of the entry points.
+        built_in: built-in objects by name, in order: an import path, ``"module:object"``; a label and an import path;
+            or the object itself.
+        python: name of this registry in Python, for messages.
+        option: command-line option that accepts an object by its import path, if there is one.
+        wanted: description of a valid object, for messages.
+        fits: function that returns True for a valid object.
+        find: function that returns the object at an import path; by default
+            :func:`~sharpness.extensions.imported`.
 
     >>> shapes = Registry("shape", "sharpness.shapes", {"fraction": ("Fraction", "fractions:Fraction")})
     >>> @shapes.register("half", label="One half")
@@ -79,18 +79,18 @@ class Registry(MutableMapping[str, T], Generic[T]):
     def register(self, name: str, thing: T, *, label: str | None = None) -> T: ...
 
     def register(self, name: str, thing: T | None = None, *, label: str | None = None) -> Any:
-        """Add a thing under a name; without a thing, a decorator. The same name again replaces what was registered.
+        """Register an object under a name, or return a decorator that does; the same name again replaces the object.
 
         Args:
-            name: as users write it in Python and on the command line.
-            thing: what the name stands for.
-            label: how figures and tables spell it; the name unless given.
+            name: name in Python and on the command line.
+            thing: the object.
+            label: name in figures and tables; by default ``name``.
 
         Returns:
-            The thing.
+            The object.
 
         Raises:
-            UserError: a name that this package has itself or that cannot be one, or a thing of another kind.
+            UserError: a name that is built in or invalid, or an object of another kind.
         """
         if not isinstance(name, str) or not name or set(name) & set(" ,:+=/\\") or not name.isprintable():
             raise UserError(f"{self.kind} {name!r}: give a name without spaces, commas, colons, slashes, + and =")
@@ -103,16 +103,16 @@ class Registry(MutableMapping[str, T], Generic[T]):
         return thing
 
     def label(self, name: str) -> str:
-        """The label of a name in figures and tables; an unknown name itself."""
+        """Return the label of a name in figures and tables; an unknown name is its own label."""
         if name not in self._labels and name in self:
             self[name]
         return self._labels.get(name, name)
 
     def choose(self, name: str) -> T:
-        """The thing that the user asks for, by name or, where the registry has an option for it, by its place.
+        """Return the object with a name or, if the registry has an option for it, at an import path.
 
         Raises:
-            UserError: an unknown name, with those that there are; code that cannot be imported.
+            UserError: an unknown name (the message lists the known ones), or code that cannot be imported.
         """
         if self._option and isinstance(name, str) and ":" in name:
             return self.load(name)
@@ -122,10 +122,10 @@ class Registry(MutableMapping[str, T], Generic[T]):
         return self[name]
 
     def load(self, place: str) -> T:
-        """Import what stands at ``package.module:name``; from then on files that name it so find it.
+        """Import and register the object at ``package.module:name``; files that record this path can then be used.
 
         Raises:
-            UserError: there is no such thing, or importing it raises.
+            UserError: there is no such object, or importing it raises.
         """
         if place not in self._things:
             self[place] = self._checked(f"{self.kind} {place}", self._find(place))
@@ -133,10 +133,10 @@ class Registry(MutableMapping[str, T], Generic[T]):
         return self[place]
 
     def admit(self, thing: T) -> str:
-        """Take a thing that the user gives itself, and return the name by which it is known from now on.
+        """Register an object that the user passes directly, and return its name in the registry.
 
         Raises:
-            UserError: a thing of another kind.
+            UserError: an object of another kind.
         """
         named = getattr(thing, "func", thing)  # a partial has no name of its own
         name = f"{getattr(named, '__module__', '')}:{getattr(named, '__qualname__', type(named).__name__)}"
@@ -144,15 +144,15 @@ class Registry(MutableMapping[str, T], Generic[T]):
         return name
 
     def recorded(self, name: str, place: str | None, path: str) -> str:
-        """The name by which the thing that a file names is known here. Nothing is imported because a file says so.
+        """Return the name in this registry of an object that a file names, without importing anything.
 
         Args:
-            name: as the file has it.
-            place: where it was when the file was written, if that is on record.
-            path: of the file, for messages.
+            name: name in the file.
+            place: import path in the file, if recorded.
+            path: path of the file, for messages.
 
         Raises:
-            UserError: it is not known here; the message says how to add it.
+            UserError: the object is not registered here; the message says how to add it.
         """
         for known in (name, place):
             if known is not None and known in self:
@@ -165,7 +165,7 @@ class Registry(MutableMapping[str, T], Generic[T]):
         raise UserError(f"{path} names the {self.kind} {shown(name, 160)!r}, which is not known here: {remedy}")
 
     def place(self, name: str) -> str | None:
-        """The import path of a thing from outside this package, ``"package.module:name"``."""
+        """Return the import path, ``"package.module:name"``, of an object from outside this package, else None."""
         if name in self._built_in:
             return None
         thing = self[name]
@@ -173,11 +173,11 @@ class Registry(MutableMapping[str, T], Generic[T]):
         return None if "<" in qualified or module in (None, "__main__") else f"{module}:{qualified}"
 
     def added(self) -> list[str]:
-        """Names that do not come with this package: registered ones, then those of installed packages."""
+        """Return the names that are not built in: registered ones, then those of installed packages."""
         return [name for name in self if name not in self._built_in]
 
     def working(self) -> Iterator[tuple[str, T]]:
-        """Names and things, those that were added first; a package that cannot be imported is passed over."""
+        """Yield names and objects, starting with those that are not built in; skip those that cannot be imported."""
         for name in dict.fromkeys([*self.added(), *self]):
             try:
                 yield name, self[name]
@@ -185,7 +185,7 @@ class Registry(MutableMapping[str, T], Generic[T]):
                 logger.warning("passed over: %s", error)
 
     def built_in(self) -> list[str]:
-        """Names of what comes with this package."""
+        """Return the built-in names."""
         return list(self._built_in)
 
     def __getitem__(self, name: str) -> T:
@@ -222,7 +222,7 @@ class Registry(MutableMapping[str, T], Generic[T]):
         )
 
     def _registered(self) -> dict[str, tuple[T, str]]:
-        """The registrations of this process that no other process finds by itself: things and labels by name."""
+        """Return objects and labels by name that are only registered in this process."""
         own = [name for name in self._things if name not in self._built_in and name not in offered(self.group)]
         return {name: (self._things[name], self.label(name)) for name in own}
 
@@ -251,22 +251,22 @@ class Registry(MutableMapping[str, T], Generic[T]):
 
 
 def registered(needed: Collection[str] = ()) -> dict[str, dict[str, tuple[Any, str]]]:
-    """Things registered in this process, by group and name, for its own processes to take over.
+    """Return the objects registered in this process, by group and name, for worker processes.
 
     Args:
-        needed: names that they cannot do without.
+        needed: names that the workers need.
 
     Raises:
-        UserError: one of those that no other process can have, because it was defined in a notebook or in a function.
+        UserError: a needed object cannot be sent to another process, because it was defined in a notebook or function.
     """
     interactive = getattr(sys.modules["__main__"], "__file__", None) is None
     found: dict[str, dict[str, tuple[Any, str]]] = {}
     for group, registry in ALL.items():
         for name, (thing, label) in registry._registered().items():
             try:
-                # By the bytes, because what is in a thing, such as the function of a measure, must be found as well.
+                # Search the bytes, because the object may contain another one, such as the function of a measure.
                 alone = b"__main__" in pickle.dumps(thing) and interactive
-            except Exception:  # of many types, by what cannot be pickled
+            except Exception:  # pickling raises errors of many types
                 alone = True
             if not alone:
                 found.setdefault(group, {})[name] = thing, label
@@ -279,7 +279,7 @@ def registered(needed: Collection[str] = ()) -> dict[str, dict[str, tuple[Any, s
 
 
 def take_over(found: Mapping[str, Mapping[str, tuple[Any, str]]]) -> None:
-    """Register what another process has registered."""
+    """Register the objects that another process has registered."""
     for group, things in found.items():
         for name, (thing, label) in things.items():
             ALL[group][name] = thing

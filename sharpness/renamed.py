@@ -1,4 +1,4 @@
-"""Old names of arguments and attributes, which work for one more version with a warning that gives the new one."""
+"""Old names of arguments and attributes, which work for one more version and warn with the new name."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def warn_renamed(old: str, new: str) -> None:
-    """Warn the caller's caller that an old name was used."""
-    # FutureWarning, because Python hides a DeprecationWarning from whoever calls through another module.
-    # The caller's line: this function, the wrapper or property, the call.
+    """Warn that an old name was used, at the line of the caller's caller."""
+    # FutureWarning, because Python hides a DeprecationWarning if the call comes from another module.
+    # Level 3: this function, the wrapper or property, the call.
     warnings.warn(f"{old} is now {new}: the old name goes with the next version", FutureWarning, stacklevel=3)
 
 
 def renamed_arguments(**new_names: str) -> Callable[[F], F]:
-    """Take keyword arguments of a function or a class by their old names as well.
+    """Decorate a function or class so that it accepts keyword arguments by their old names as well.
 
     Args:
-        new_names: the new name of every old one.
+        new_names: the new name of every old name.
 
     Raises:
-        UserError: the decorated function was given an argument by both names.
+        UserError: the decorated function was called with both names of an argument.
 
     >>> import warnings
     >>> @renamed_arguments(runs="draws")
@@ -63,11 +63,11 @@ def renamed_arguments(**new_names: str) -> Callable[[F], F]:
 
 
 def renamed_names(module: str, **new_names: tuple[str, Callable[[], Any]]) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a module that answers for old names in it.
+    """Return a ``__getattr__`` for a module that resolves old names in it.
 
     Args:
-        module: its name.
-        new_names: by every old name the new one, and what returns the thing.
+        module: name of the module.
+        new_names: for every old name, the new name and a function that returns the object.
     """
 
     def read(name: str) -> Any:
@@ -81,11 +81,11 @@ def renamed_names(module: str, **new_names: tuple[str, Callable[[], Any]]) -> Ca
 
 
 def moved_names(room: str, **files: str) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a room that answers for names which are imported from its files now.
+    """Return a ``__getattr__`` for a package that resolves names which have moved to its modules.
 
     Args:
-        room: its name.
-        files: by the name of a file the names in it, with spaces between.
+        room: name of the package.
+        files: for every module, the names in it, separated by spaces.
 
     >>> import warnings
     >>> with warnings.catch_warnings(record=True) as caught:
@@ -107,7 +107,7 @@ def moved_names(room: str, **files: str) -> Callable[[str], Any]:
 
 
 def renamed_attribute(old: str, new: str) -> Any:
-    """A read-only property that answers for an attribute's old name.
+    """Return a read-only property for the old name of an attribute.
 
     >>> import warnings
     >>> class Result:

@@ -1,4 +1,4 @@
-"""Small tensors on their way to the device."""
+"""Transfer of small tensors to a device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: str | torch.device) -> Tensor:
-    """``tensor`` on a device; to a GPU from pinned memory, so that the host does not wait for what it has queued there.
+    """Move a tensor to a device; to a GPU from pinned memory, so the host does not wait for queued work.
 
     >>> to_device(torch.arange(3), "cpu")
     tensor([0, 1, 2])

@@ -1,7 +1,7 @@
-"""The command line, a thin layer: options in, one call of the library, tables out.
+"""The command line, a thin layer over the library.
 
-Tables go to stdout, files to the paths of ``-o`` or ``--out``, progress to stderr. A user's mistake ends in one line
-and exit code 2, an interruption in 130.
+Tables go to stdout, files to the paths given with ``-o`` or ``--out``, progress to stderr. A user error gives one line
+and exit code 2, an interruption exit code 130.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from sharpness.cli.train import train
 from sharpness.errors import LostProcess, UserError
 from sharpness.files import refusal
 
-#: Commands whose work processes under torchrun share: all others would be repeated by each of them.
+#: Commands whose work is shared by processes under torchrun; every process would repeat the others.
 SHARED = ("train", "measure", "spectrum", "landscape", "conflicts", "history", "inspect")
 
 
 class Commands(click.Group):
-    """The commands, of which some are refused under torchrun."""
+    """The group of commands; some are refused under torchrun."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -50,7 +50,7 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command by its name."""
+        """Find a command by name, and refuse it if torchrun's processes have nothing to share."""
         name, command, rest = super().resolve_command(ctx, args)
         processes = os.environ.get("WORLD_SIZE", "1")
         if "RANK" in os.environ and processes != "1" and name not in SHARED:
@@ -77,9 +77,9 @@ for command in (
 
 @contextmanager
 def _surroundings() -> Iterator[None]:
-    """Print notices; under torchrun, print in the first process only."""
+    """Set up notices and, under torchrun, the process group; only the first process prints."""
     parallel = "RANK" in os.environ
-    if parallel:  # anything else need not load torch to say what is wrong with it
+    if parallel:  # otherwise torch is not loaded just to report a mistake
         from sharpness.engine import distributed
 
         distributed.start()
@@ -101,7 +101,7 @@ def _surroundings() -> Iterator[None]:
 
 
 def _discard_output() -> None:
-    """Discard further output to a closed pipe or a full disk, also that of the interpreter's exit."""
+    """Discard further output to a closed pipe or a full disk, including the flush at exit."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
@@ -111,8 +111,8 @@ def _discard_output() -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line, and return its exit code."""
-    # OpenMP reads it when torch is loaded, which no command has done yet. Threads that spin while they wait take the
-    # cores from other processes: two commands side by side on two cores took thirty times as long as one alone.
+    # OpenMP reads this variable when torch is loaded, which no command has done yet. Threads that spin while they wait
+    # take the cores from other processes: two commands on two cores took thirty times as long as one alone.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if sys.stdout is None:
         say(
@@ -122,12 +122,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with _surroundings():
             return _run(arguments)
-    except UserError as error:  # of joining the other processes
+    except UserError as error:  # joining the other processes failed
         return _failed(str(error))
 
 
 def _run(arguments: list[str] | None) -> int:
-    """Run a command, tell in one line what went wrong, and return the exit code."""
+    """Run a command, report an error in one line, and return the exit code."""
     try:
         cli.main(args=arguments, prog_name="sharpness", standalone_mode=False)
         sys.stdout.flush()
@@ -135,7 +135,7 @@ def _run(arguments: list[str] | None) -> int:
         _discard_output()
         return _failed(str(error), lost=isinstance(error, LostProcess))
     except OSError as error:
-        # Errors of writing carry the name of the file; without one it was printing, or reading.
+        # Errors of writing files have a file name; those of printing do not.
         where = error.filename if isinstance(error.filename, str) else "stdout" if error.filename is None else "a file"
         _discard_output()
         return _failed(str(refusal(f"{where} cannot be used", error)))
@@ -150,7 +150,9 @@ def _failed(message: str, code: int = 2, lost: bool = False) -> int:
     """Print why a command failed, and return its exit code.
 
     Args:
-        lost: another process has ended, which one of those that remain tells.
+        message: the reason.
+        code: the exit code.
+        lost: True if another process has ended; only one of the remaining processes reports it.
     """
     if not lost:
         say(f"sharpness: {message}", err=True)
@@ -159,6 +161,6 @@ def _failed(message: str, code: int = 2, lost: bool = False) -> int:
 
         if lost:
             distributed.tell(message)
-            os._exit(code)  # what exchanges with a process that is gone cannot be taken down in order
+            os._exit(code)  # the process group cannot be shut down cleanly without the lost process
         distributed.told(message)
     return code

@@ -1,4 +1,4 @@
-"""Shell completion of names: methods, measures, data sets, models of the zoo; torch is not loaded.
+"""Shell completion of methods, measures, data sets and models of the zoo, without loading torch.
 
 ``eval "$(_SHARPNESS_COMPLETE=bash_source sharpness)"`` in ``~/.bashrc``; ``zsh_source`` and ``fish_source`` likewise.
 """
@@ -15,18 +15,18 @@ from click.shell_completion import CompletionItem
 import sharpness
 from sharpness.registries import HUBS
 
-#: As in ``checkpoints/zoo.py``, whose room loads torch.
+#: The same folder as in ``checkpoints/zoo.py``, which loads torch.
 ZOO = Path(sharpness.__file__).parent / "zoo" / "cifar10-lt-100"
 
 
 def completions(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
-    """Completions of what is written; of several names with commas between them, of the last one."""
+    """Complete a name, or the last of several comma-separated names."""
     before, comma, last = incomplete.rpartition(",")
     return [CompletionItem(f"{before}{comma}{name}") for name in names if name.startswith(last)]
 
 
 class Checkpoints(click.ParamType):
-    """Paths of files and folders, models of the zoo, and networks of libraries."""
+    """Parameter type for paths, models of the zoo, and networks of libraries."""
 
     name = "path"
 
@@ -39,5 +39,5 @@ class Checkpoints(click.ParamType):
         return found or [CompletionItem(incomplete, type="file")]
 
 
-#: The files of commands that probe them.
+#: The argument of commands that read checkpoints.
 CHECKPOINTS = click.argument("checkpoints", nargs=-1, type=Checkpoints())

@@ -48,7 +48,7 @@ _options = several(
 
 @dataclass(frozen=True)
 class Listed:
-    """Lists of images, and how their files are read: the values of ``_options``."""
+    """Image lists and the settings for reading their files; the values of ``_options``."""
 
     name: str
     data_root: str
@@ -60,7 +60,7 @@ class Listed:
 
     @property
     def root(self) -> Path:
-        """The folder where the lists' paths begin."""
+        """The root folder of the paths in the lists."""
         return Path(self.data_root).expanduser()
 
     def find(self) -> Lists:
@@ -70,7 +70,7 @@ class Listed:
         return find_lists(self.name, self.data_root, self.lists)
 
     def transform(self) -> Transform:
-        """Resize and crop; 224 of 256 pixels unless given."""
+        """Return the resize and crop; by default 224 of 256 pixels."""
         from sharpness.data.file_source import Transform
         from sharpness.data.listed_data import USUAL
 
@@ -99,7 +99,7 @@ def check(listed: Listed, decode: bool, as_json: bool) -> None:
     for images in {id(images): images for images in found.parts.values()}.values():
         say(list_in_words(images, found.num_classes), err=as_json)
     say("\n".join(groups_in_words(found.counts)), err=as_json)
-    # What the lists say comes first: to look at a million files takes an hour.
+    # Facts from the lists come first, because checking a million files takes an hour.
     reports = check_files(found, listed.root, transform, decode, listed.workers)
     wrong = sum(len(report.wrong) for report in reports)
     for report in reports:

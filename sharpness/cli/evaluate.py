@@ -14,7 +14,7 @@ from sharpness.cli.options import AS_JSON, OneExample, output_option, plot_optio
 from sharpness.cli.output import TABLES, Delivery, as_text, require_file, write
 from sharpness.errors import UserError
 
-#: What the published protocol rejects below.
+#: Softmax probability below which the published protocol rejects an image.
 THRESHOLD = 0.1
 
 
@@ -61,7 +61,7 @@ def evaluate(
     from sharpness.probes.shared.as_objective import checkpoint_objective
     from sharpness.probes.shared.checkpoint_data import open_part
 
-    # What cannot be written is refused before minutes of computing.
+    # Files that cannot be written are refused before minutes of computing.
     shown.require(TABLES)
     require_file("--sweep", sweep, TABLES)
     if open_root is not None and opened is None:

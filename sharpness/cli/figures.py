@@ -33,7 +33,7 @@ from sharpness.cli.output import as_records, require_folder, say
 from sharpness.errors import UserError, choose
 
 STUDIES = ("motivation", "flattening", "microbenchmark")
-#: Options of ``figures`` that only some studies have.
+#: Options of ``figures`` that only apply to some studies.
 STUDY_OPTIONS = {
     "methods": ("motivation", "flattening"),
     "operations": ("flattening",),
@@ -45,7 +45,7 @@ STUDY_OPTIONS = {
     "logits": ("motivation",),
     "tol": ("motivation",),
 }
-#: Options that describe trainings, which models that are given have behind them.
+#: Options of trainings, which do not apply to given models.
 TRAINED = (
     "study", "methods", "seeds", "data", "lists", "profile", "imbalance", "subset", "groups", "epochs", "model",
     "batch_size", "precision", "augmentation",
@@ -54,7 +54,7 @@ TRAINED = (
 
 @dataclass(frozen=True)
 class Study:
-    """A study, and what it compares."""
+    """A study and the methods, operations and seeds that it compares."""
 
     study: str
     methods: str | None
@@ -63,24 +63,24 @@ class Study:
     rho_scale: float | None
 
     def chosen(self) -> list[str]:
-        """The methods, or the usual ones of the study."""
+        """Return the given methods, or the default ones of the study."""
         usual = STUDY_METHODS if self.study == "flattening" else FIGURE_METHODS
         return self.methods.split(",") if self.methods else list(usual)
 
 
 @dataclass(frozen=True)
 class Making:
-    """The place where trainings are made, and the part of them."""
+    """The processes that run the trainings, and the part of the trainings to run."""
 
     jobs: int | None
     cluster: str | None
     cells: str | None
 
     def options(self) -> dict[str, Any]:
-        """The options of a study.
+        """Return the corresponding arguments of a study.
 
         Raises:
-            UserError: another form of part, or several places.
+            UserError: an invalid part, or both ``--jobs`` and ``--cluster``.
         """
         making: dict[str, Any] = {"jobs": self.jobs}
         if self.cluster is not None:
@@ -174,7 +174,7 @@ def figures(
 
     study = asked.study
     choose("study", study, STUDIES)
-    # By the source, not by the value: a default is no request, and an option that a study ignores must not pass.
+    # Check whether an option was given, not its value: an option that the study ignores must be refused.
     for name, studies in STUDY_OPTIONS.items():
         if study not in studies and _asked(name):
             raise UserError(f"{_option(name)} is no option of --study {study}, only of {' and '.join(studies)}")
@@ -210,17 +210,17 @@ def figures(
 
 
 def _asked(name: str) -> bool:
-    """True if an option is on the command line."""
+    """Return True if an option was given on the command line."""
     return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def _option(name: str) -> str:
-    """The name of an argument on the command line."""
+    """Return the command-line name of a parameter."""
     return next(one.opts[0] for one in click.get_current_context().command.params if one.name == name)
 
 
 def _print(drawn: Any, as_json: bool) -> None:
-    """Print the text of a study, or the rows of its tables by their files as JSON, and the names of its files."""
+    """Print the text of a study, or the rows of its tables as JSON, and the names of its files."""
     if as_json:
         import pandas as pd
 

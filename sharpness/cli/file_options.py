@@ -1,4 +1,4 @@
-"""Options of checkpoints, of their images, and of probes of both."""
+"""Options for checkpoints, their images, and probes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from sharpness.cli.names import CLASS_ORDERS, UNITS
 from sharpness.cli.options import DATA_ROOT, DEVICE, LIMIT, LOSS, Offered, picture_options, several
 from sharpness.registries import FAMILIES
 
-#: Options of checkpoints, and of the images that they are evaluated on.
-# No defaults, not even of flags: what is not None counts as given, and some options only go with others.
+#: Options for checkpoints, and for the images that they are evaluated on.
+# No defaults, not even for flags: a value that is not None counts as given, and some options require others.
 file_options = several(
     click.option(
         "--split",
@@ -87,7 +87,7 @@ file_options = several(
 )
 
 
-#: Options of probes: those of files, the loss, the grouping of runs, and what is drawn.
+#: Options for probes: file options, the loss, the grouping of runs, and options of pictures.
 probing_options = several(
     file_options,
     LOSS,

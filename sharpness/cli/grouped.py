@@ -1,4 +1,4 @@
-"""Options of a command that belong together, as one argument."""
+"""Related options of a command as one argument."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Command = Callable[..., Any]
 
 
 def grouped(**groups: Any) -> Callable[[Command], Command]:
-    """Hand a command the options that are the fields of a dataclass as one value of it.
+    """Pass the options that are fields of a dataclass to a command as one instance of it.
 
-    It stands directly above the function, below the decorators that declare the options.
+    Use it directly above the function, below the decorators that declare the options.
 
     Args:
-        groups: the dataclass of every argument.
+        groups: the dataclass for every argument.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)

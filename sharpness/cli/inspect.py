@@ -17,7 +17,7 @@ from sharpness.cli.output import say
 if TYPE_CHECKING:
     from sharpness.checkpoints import Checkpoint
 
-#: Entries of a foreign file's manifest beyond its network, in the order of the page.
+#: Entries of a foreign file's manifest to print, in this order.
 FOREIGN = (
     "family", "stage", "prefix", "epoch", "head_layout", "dataset", "class_order", "normalization", "subset",
     "unused_parameters",
@@ -62,12 +62,12 @@ def inspect(checkpoints: tuple[str, ...], accuracy: bool, as_json: bool, **given
 
 
 def _plain(value: Any) -> Any:
-    """A fact as JSON has it: blocks of lines as one text."""
+    """Convert a fact for JSON; other types become text."""
     return value if isinstance(value, str | int | float | list | dict | bool | None) else str(value)
 
 
 def _measured(checkpoint: Checkpoint, options: dict[str, Any]) -> dict[str, str]:
-    """The measured accuracy, and a remark where it is suspicious."""
+    """Measure the accuracy, and add a remark if it is suspicious."""
     from sharpness.probes import answers
     from sharpness.probes.shared.sanity_check import MARGIN, unseen
 
@@ -93,7 +93,7 @@ def _measured(checkpoint: Checkpoint, options: dict[str, Any]) -> dict[str, str]
 
 
 def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The facts that a checkpoint of ours or a foreign one records."""
+    """Return the facts that a checkpoint records."""
     from sharpness.data.class_orders import describe_order
 
     m = checkpoint.manifest
@@ -112,7 +112,7 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
             "options": m.options or "as published",
             "flattening": "; ".join(m.flattening or m.training.get("flatten", ())) or "none",
             "data": "not recorded" if m.longtail is None else repr(m.longtail),
-            # Checkpoints older than the card have stages as they are written in Python.
+            # Checkpoints from before cards record their stages as Python source.
             **{f"stage {i}": _block(s) for i, s in enumerate(stages, start=1)},
             "training": ", ".join(f"{k} {v}" for k, v in m.training.items()) or "not recorded",
         }
@@ -131,7 +131,7 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _block(stage: Mapping[str, Any] | str) -> str:
-    """A stage's card: its name, and its other entries on lines of their own."""
+    """Format the card of a stage: its name, and every other entry on a line of its own."""
     if isinstance(stage, str):
         return stage
     return "\n    ".join([str(stage.get("stage", "")), *(f"{k:9} {v}" for k, v in stage.items() if k != "stage")])

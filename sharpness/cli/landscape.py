@@ -41,7 +41,7 @@ class Surface:
     resume: bool
 
     def require(self) -> None:
-        """Refuse, before any evaluation, what cannot be evaluated."""
+        """Refuse invalid settings before anything is evaluated."""
         for option, number, what in ("--plane", self.points, "plane"), ("--line", self.line_points, "line"):
             if number < 0 or number == 1:
                 raise UserError(f"{option} {number}: give two points or more, or 0 for no {what}")
@@ -55,7 +55,7 @@ class Surface:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Classes, quantity and kinds of the pictures."""
+    """Subsets, quantity and kinds of pictures."""
 
     subsets: tuple[str, ...]
     per_class: bool
@@ -65,7 +65,7 @@ class Pictures:
     interactive: bool
 
     def require(self, points: int) -> None:
-        """Refuse, before any evaluation, what cannot be drawn of a plane of some points."""
+        """Refuse pictures that cannot be drawn before anything is evaluated; ``points`` is the side of the plane."""
         from sharpness.plots.levels import SCALES
         from sharpness.results.subsets import QUANTITIES
 
@@ -84,7 +84,7 @@ class Pictures:
             )
 
     def file(self, kind: str) -> str:
-        """Stem of a picture's file name: its kind, and its quantity unless that is the loss."""
+        """Return the stem of a picture's file name: its kind, and its quantity unless that is the loss."""
         return kind if self.quantity == "loss" else f"{kind}-{self.quantity}"
 
 
@@ -170,7 +170,7 @@ def landscape(
         _draw(lines, folder, pictures, ("line",), split_of(probed), **look)
     if surface.points:
         grid = (*span, surface.points)
-        # A plane shows one training of a model, so that the others need no evaluation.
+        # A plane shows one training of a model; the others are not evaluated.
         drawn_ones = {k: dict([next(iter(v.items()))]) if isinstance(v, dict) else v for k, v in objectives.items()}
         planes = sharpness.plane(drawn_ones, grid, grid, adaptive=surface.adaptive or None, **shared)
         for label, plane in planes.each().items():
@@ -199,7 +199,7 @@ def _require_subsets(objectives: Mapping[str, Objective | dict[str, Objective]],
 
 
 def _directions(given: str) -> tuple[Any, str | None]:
-    """Resolve ``--directions`` to directions and normalisation of a probe."""
+    """Return the directions and normalisation for the value of ``--directions``."""
     gaussian = {"filter": "filter", "layer": "layer", "none": None}
     if given in gaussian:
         return None, gaussian[given]
@@ -209,7 +209,7 @@ def _directions(given: str) -> tuple[Any, str | None]:
 def _draw(
     results: Comparison, folder: Path, asked: Pictures, kinds: Sequence[str], split: str = "", **look: Any
 ) -> None:
-    """Write the files of lines or planes, and a picture of each kind: rows of subsets, columns of models."""
+    """Write the files of lines or planes, and a picture of each kind with subsets as rows and models as columns."""
     import numpy as np
 
     from sharpness.engine import distributed
@@ -221,7 +221,7 @@ def _draw(
     single = results.each()
     first = next(iter(single.values()))
     what = "line" if kinds == ("line",) else "plane"
-    # Numbers before pictures: a picture can be drawn again from them.
+    # Write numbers before pictures, because pictures can be redrawn from them.
     for result, name in zip(single.values(), _file_names(list(single)), strict=True):
         for suffix in (".nc", ".vtk") if what == "plane" else (".nc",):
             say(result.export(folder / f"{what}-{name}{suffix}"))
@@ -264,7 +264,7 @@ def _report_basins(planes: Comparison, folder: Path, subsets: Sequence[str]) -> 
 
 
 def _file_names(labels: Sequence[str]) -> list[str]:
-    """File names for labels, distinct also on file systems that ignore case.
+    """Return file names for labels that are distinct even on case-insensitive file systems.
 
     >>> _file_names(["C++", "C", "c", "a b/c", ""])
     ['C', 'C-2', 'c-3', 'a-b-c', 'unnamed']

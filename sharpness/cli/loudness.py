@@ -10,13 +10,13 @@ import click
 
 from sharpness.cli.output import say
 
-#: Levels by the number of ``-v`` minus that of ``-q``; nothing below errors can be left out.
+#: Levels by the number of ``-v`` minus the number of ``-q``; errors are always shown.
 LEVELS = {-2: logging.ERROR, -1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}
 _BEGIN = time.monotonic()
 
 
 class Notices(logging.Handler):
-    """A handler that prints the library's one-line notices on stderr, each of them once; when and where, if verbose."""
+    """A handler that prints every notice once on stderr, with time and module name if verbose."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ def _set_level(ctx: click.Context, param: click.Parameter, value: int) -> None:
 
 
 def loudness_options() -> list[click.Option]:
-    """``-q``, twice for errors alone, and ``-v``; tables and files do not change."""
+    """Return the options ``-q`` and ``-v``, which do not change tables and files."""
     shared: dict[str, Any] = {
         "count": True,
         "expose_value": False,

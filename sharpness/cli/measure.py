@@ -29,7 +29,7 @@ from sharpness.registries import MEASURES
 
 @dataclass(frozen=True)
 class TableSettings:
-    """Settings of measures, as :func:`sharpness.measure` takes them, and the scope."""
+    """Settings of measures, named as in :func:`sharpness.measure`, and the parameters to probe."""
 
     radius: float
     draws: int
@@ -84,7 +84,7 @@ def measure(
     from sharpness.results.comparison import first_of
     from sharpness.results.enough import enough
 
-    # First of all, because a wrong name of a file must be told before hours of work.
+    # First, because an invalid file name must be reported before hours of work.
     shown.require()
     read, options = subjects(checkpoints, probed)
     look = picture_look(probed, read, shown.plot is not None)

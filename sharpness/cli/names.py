@@ -1,6 +1,6 @@
-"""The names that help texts list: reading them from their registries would load all that these are made of.
+"""Names listed in help texts, copied here because importing their registries would load torch.
 
-They are what is built in, in the order of the registries; a test compares.
+They are the built-in names in the order of the registries; a test compares them.
 """
 
 AUGMENTATIONS = ("crop-flip", "crop", "none", "autoaugment-cutout", "resized-crop-jitter", "resized-crop")
@@ -9,7 +9,7 @@ FIGURE_METHODS = ("ce", "ldam-drw", "mislas", "gcl", "cc-sam")
 STUDY_METHODS = ("ce", "ldam-drw", "mislas", "gcl")
 STUDY_OPERATIONS = ("none", "swa", "sn", "gp", "mp")
 UNITS = ("linear", "cosine", "unit-features", "unit-weights")
-#: In tables for which they are named alone.
+#: Measures that are only in a table if they are named.
 UNUSUAL_MEASURES = (
     "trace", "critical_radius", "update_radius", "soft_rank", "relative_flatness", "fisher_rao_norm", "displacement",
     "optimum_loss", "ece", "margin",

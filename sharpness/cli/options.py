@@ -29,7 +29,7 @@ Command = Callable[..., Any]
 
 
 class OneExample(click.Command):
-    """A command whose docstring may end in an example, which is printed verbatim, and whose options had other names."""
+    """A command that prints the example at the end of its docstring verbatim, and accepts old names of options."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -50,10 +50,10 @@ class OneExample(click.Command):
 
 
 class Offered(click.Option):
-    """An option whose help text also lists what installed packages offer.
+    """An option whose help text also lists names from installed packages.
 
     Args:
-        registry: the group of their entry points without ``sharpness.``, such as ``"measures"``.
+        registry: group of the entry points without ``sharpness.``, such as ``"measures"``.
     """
 
     def __init__(self, *names: Any, registry: str, **settings: Any) -> None:
@@ -66,13 +66,13 @@ class Offered(click.Option):
         return (record[0], f"{record[1]} Installed: {', '.join(found)}.") if record and found else record
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Complete a name of the registry; nothing is imported for it."""
+        """Complete a name of the registry without importing anything."""
         known = MEASURES if self.registry == "measures" else ALL[f"sharpness.{self.registry}"].built_in()
         return completions([*known, *offered(f"sharpness.{self.registry}")], incomplete)
 
 
 def several(*options: Command) -> Command:
-    """One decorator that adds options to a command, which its help lists in this order."""
+    """Return a decorator that adds options to a command in this order."""
 
     def decorate(command: Command) -> Command:
         for option in reversed(options):
@@ -82,7 +82,7 @@ def several(*options: Command) -> Command:
     return decorate
 
 
-# One option for every place of images: CIFAR's, those of lists, and prepared ones.
+# The same option for CIFAR, image lists and prepared images.
 DATA_ROOT = click.option(
     "--data-root",
     type=click.Path(),
@@ -116,23 +116,23 @@ CLUSTER = click.option(
 
 
 def executor_of(cluster: str | None) -> Executor | None:
-    """The workers of ``--cluster``, until the command ends; None is this process."""
+    """Return the executor for ``--cluster``, which is closed when the command ends; None for this process."""
     if cluster is None:
         return None
     return click.get_current_context().with_resource(sharpness.cluster(cluster))
 
 
 def output_option(what: str, formats: str = ".csv, .json or .parquet") -> Command:
-    """The file of a command's table."""
+    """Return the option for the output file of a table."""
     return click.option("-o", "--output", type=click.Path(), help=f"Write {what} to this file: {formats}.")
 
 
 def plot_option(what: str) -> Command:
-    """The file of a command's picture."""
+    """Return the option for the file of a picture."""
     return click.option("--plot", type=click.Path(), help=f"Plot {what}, as PDF and PNG.")
 
 
-#: Options of what is printed and written of results.
+#: Options for printing, writing and plotting results.
 result_options = several(
     AS_JSON,
     output_option("the results", ".csv, .json, .parquet, .nc, or .tex for a LaTeX table"),
@@ -140,7 +140,7 @@ result_options = several(
 )
 
 #: Options that describe a long-tailed data set.
-# Their defaults are those of each data set: none is given here, so that what is given counts as asked for.
+# No defaults here, because every data set has its own; a value that is not None counts as given.
 data_options = several(
     click.option(
         "--data",
@@ -164,7 +164,7 @@ data_options = several(
 
 
 def coordinates_option(usual: str = "plain") -> Callable[[Command], Command]:
-    """The coordinates of curvature, by default those that are usual for a command."""
+    """Return the option for the coordinates of curvature with the default of a command."""
     return click.option(
         "--coordinates",
         default=usual,
@@ -172,13 +172,13 @@ def coordinates_option(usual: str = "plain") -> Callable[[Command], Command]:
     )
 
 
-#: Options of what is drawn.
+#: Options for the look of pictures.
 look_options = several(
     click.option("--order", help="Comma-separated labels of the models to plot, in this order."),
     click.option("--width", help="Figure width: single (3.3 in), double (6.9 in), or a number of inches."),
     click.option("--log", is_flag=True, help="Plot values on a logarithmic scale."),
 )
-#: The same, and the names of the models.
+#: The same, with the names of the models.
 picture_options = several(
     click.option(
         "--label", "named", multiple=True, help="Name of a checkpoint in tables and figures, as NAME=FILE. Repeatable."
@@ -188,15 +188,15 @@ picture_options = several(
 
 
 def picture_look(given: dict[str, Any], labels: Iterable[str], drawn: bool = True) -> dict[str, Any]:
-    """Resolve the options of pictures, and check them before anything is computed.
+    """Return the options of pictures, and check them before anything is computed.
 
     Args:
         given: values of :func:`picture_options` by name.
-        labels: of the models.
-        drawn: whether there will be a picture.
+        labels: labels of the models.
+        drawn: True if there will be a picture.
 
     Raises:
-        UserError: a label that no model has, a width that no figure can have, or nothing to draw.
+        UserError: an unknown label, an invalid width, or options without a picture.
     """
     look: dict[str, Any] = {}
     if given["order"] is not None:
@@ -208,7 +208,7 @@ def picture_look(given: dict[str, Any], labels: Iterable[str], drawn: bool = Tru
     if given["log"]:
         look["log"] = True
     if look:
-        from sharpness.plots import PlotOptions  # with matplotlib, which a table does without
+        from sharpness.plots import PlotOptions  # loads matplotlib, which tables do not need
 
         PlotOptions(**look)
         if not drawn:
@@ -216,7 +216,7 @@ def picture_look(given: dict[str, Any], labels: Iterable[str], drawn: bool = Tru
     return look
 
 
-#: Options of training runs, except their seeds.
+#: Options for training runs, except their seeds.
 training_options = several(
     click.option(
         "--epochs", type=int, help="Epochs of the first stage; later stages scale with it. [default: as published]"
@@ -232,7 +232,7 @@ training_options = several(
 
 
 def load_described(given: dict[str, Any]) -> LongTailData:
-    """Load the data that a command's options describe."""
+    """Load the data set described by the options of a command."""
     names = ("profile", "imbalance", "subset", "groups", "data_root", "download", "lists")
     return sharpness.load_data(given["data"], **{name: given.get(name) for name in names}).augmented(
         given.get("augmentation")
@@ -240,5 +240,5 @@ def load_described(given: dict[str, Any]) -> LongTailData:
 
 
 def training_settings(given: dict[str, Any]) -> dict[str, Any]:
-    """Options of a command that :func:`~sharpness.train` takes by the same names."""
+    """Return the options that :func:`~sharpness.train` takes by the same names."""
     return {name: given[name] for name in ("epochs", "model", "batch_size", "precision", "device")}

@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from sharpness.results import Comparison
 
 
-#: Suffixes of the files that ``write_results`` writes.
+#: Suffixes of files written by ``write_results``.
 RESULTS = (".csv", ".json", ".tex", ".nc", ".parquet")
-#: Suffixes of the tables that ``write`` writes.
-TABLES = (".csv", ".json", ".parquet")  # as in results.record, which loads slowly
+#: Suffixes of tables written by ``write``.
+TABLES = (".csv", ".json", ".parquet")  # as in results.record, whose import is slow
 
 
 def say(what: object, err: bool = False) -> None:
-    """Print a text with control characters escaped, because it may hold names and texts of foreign files.
+    """Print a text with control characters escaped, because it may contain text from foreign files.
 
     Raises:
-        SystemRefusal: stdout takes nothing more; errors of stderr are ignored.
+        SystemRefusal: stdout cannot be written to; errors of stderr are ignored.
     """
     try:
         click.echo(printable(str(what), kept="\n"), err=err)
@@ -41,7 +41,7 @@ def say(what: object, err: bool = False) -> None:
 
 
 def as_text(frame: pd.DataFrame) -> str:
-    """The table as text, numbers with as many digits as their errors allow."""
+    """Format a table as text, with numbers rounded to their errors."""
     from sharpness.results import with_errors
 
     lines = with_errors(frame).to_string(index=False, na_rep="-").splitlines()
@@ -49,7 +49,7 @@ def as_text(frame: pd.DataFrame) -> str:
 
 
 def as_noted(results: Comparison) -> str:
-    """The table of one model or several for reading, with notes on its marks below; of many classes the sharpest."""
+    """Format the table of results with notes on its marks; with many classes, only the sharpest are shown."""
     from sharpness.results.tabular import brief
 
     table, notes = brief(alone(results))
@@ -57,7 +57,7 @@ def as_noted(results: Comparison) -> str:
 
 
 def alone(results: Comparison) -> Any:
-    """The result of the only model there is, or the comparison of several."""
+    """Return the result of a single model, or the comparison of several."""
     return next(iter(results.values())) if len(results) == 1 else results
 
 
@@ -71,10 +71,10 @@ def as_records(frame: pd.DataFrame) -> str:
 
 
 def require_file(option: str, path: str | Path | None, suffixes: Sequence[str] = ()) -> None:
-    """Refuse, before any work, a file that cannot be written. None is no file.
+    """Refuse a file that cannot be written, before any work; None means no file.
 
     Raises:
-        UserError: another suffix, a folder of that name, or a folder that cannot be made or written to.
+        UserError: another suffix, a folder of that name, or a folder that cannot be created or written to.
     """
     if path is None:
         return
@@ -84,7 +84,7 @@ def require_file(option: str, path: str | Path | None, suffixes: Sequence[str] =
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
-        pass  # a file on the way to it is named below
+        pass  # require_folder names a parent that is a file
     except (OSError, ValueError) as error:
         raise _unusable(option, path, error) from None
     if path.is_dir():
@@ -93,7 +93,7 @@ def require_file(option: str, path: str | Path | None, suffixes: Sequence[str] =
 
 
 def require_folder(option: str, path: str | Path | None) -> None:
-    """Refuse, before any work, a folder that cannot be written to; it need not exist."""
+    """Refuse a folder that cannot be written to, before any work; it need not exist."""
     if path is None:
         return
     try:
@@ -102,7 +102,7 @@ def require_folder(option: str, path: str | Path | None) -> None:
         raise _unusable(option, path, error) from None
     if not nearest.is_dir():
         raise UserError(f"{option} {path}: {nearest} is a file, give a folder")
-    # A folder of that name would be looked for as a file by the next command.
+    # The next command would take a folder of that name for a file.
     if Path(path).suffix in (*RESULTS, ".html", ".pdf", ".png") and not Path(path).exists():
         raise UserError(f"{option} {path}: a folder is written, give a name without {Path(path).suffix}")
     if not os.access(nearest, os.W_OK | os.X_OK):
@@ -115,7 +115,7 @@ def _unusable(option: str, path: str | Path, error: Exception) -> UserError:
 
 
 def require_picture(option: str, path: str | None) -> None:
-    """Refuse, before any work, a figure whose PDF or PNG cannot be written."""
+    """Refuse a picture whose files cannot be written, before any work."""
     if path is not None:
         if not Path(path).name:
             raise UserError(f"{option} {path}: give the name of a file")
@@ -128,14 +128,14 @@ def require_picture(option: str, path: str | None) -> None:
 
 
 def _first() -> bool:
-    """True in the first process of a command, or the only one."""
+    """Return True in the first or only process of a command."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def write_results(results: Comparison, path: Path) -> None:
-    """Write the results of one model or of several: as NetCDF, their table, or that for reading as LaTeX.
+    """Write results as NetCDF, as a table, or as a LaTeX table, by the suffix of the path.
 
-    Of several processes the first writes, here and below.
+    Here and below, only the first of several processes writes.
     """
     if not _first():
         return
@@ -153,7 +153,7 @@ def write_results(results: Comparison, path: Path) -> None:
 
 
 def write(frame: pd.DataFrame, path: Path, results: Comparison | None = None) -> None:
-    """Write a table with how it was made: CSV, JSON or Parquet."""
+    """Write a table and its provenance as CSV, JSON or Parquet."""
     if not _first():
         return
     from sharpness.results.record import write_table
@@ -162,7 +162,7 @@ def write(frame: pd.DataFrame, path: Path, results: Comparison | None = None) ->
 
 
 def command_at_hand() -> dict[str, Any] | None:
-    """The command that runs, and its options."""
+    """Return the name and options of the running command, or None."""
     context = click.get_current_context(silent=True)
     if context is None:
         return None
@@ -171,13 +171,13 @@ def command_at_hand() -> dict[str, Any] | None:
 
 
 def save_drawn(drawn: Any, path: Path, caption: Mapping[str, str], err: bool = False) -> None:
-    """Save the figure of one or several Axes as PDF and PNG, with its caption beside them, and print their names.
+    """Save a figure as PDF and PNG with a caption file, and print the names of the files.
 
     Args:
-        drawn: an Axes, several, or a Figure.
-        path: of the picture.
-        caption: by headings.
-        err: print on stderr, where stdout has a table.
+        drawn: an Axes, several of them, or a Figure.
+        path: path of the picture.
+        caption: texts by heading.
+        err: print on stderr, because stdout has a table.
     """
     if not _first():
         return
@@ -189,12 +189,12 @@ def save_drawn(drawn: Any, path: Path, caption: Mapping[str, str], err: bool = F
 
 
 def split_of(given: dict[str, Any]) -> str:
-    """The split of recorded or named data that is probed; nothing of images of one's own."""
+    """Return the probed split of recorded or named data; empty for the user's own images."""
     return "" if given["images"] is not None else given["split"] or "train"
 
 
 def measured_on(given: dict[str, Any]) -> str:
-    """The images of a table in words: which split, by whose choice, and which of each class."""
+    """Describe the probed images: the split, whether it is the default, and which images of each class."""
     number = given["limit_per_class"]
     part = "all" if number is None else f"the first {number} of every class, in the order of the data,"
     if given["images"] is not None:
@@ -205,24 +205,24 @@ def measured_on(given: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Delivery:
-    """Printing, file and picture of results, as ``result_options`` ask."""
+    """Output of results: table or JSON on stdout, file and picture; the values of ``result_options``."""
 
     as_json: bool
     output: str | None
     plot: str | None
 
     def require(self, suffixes: Sequence[str] = RESULTS) -> None:
-        """Refuse, before any work, files that cannot be written."""
+        """Refuse files that cannot be written, before any work."""
         require_file("-o", self.output, suffixes)
         require_picture("--plot", self.plot)
 
     def work(self, beside_picture: bool = False) -> tuple[Any, Path | None]:
-        """Create the work folder beside the output, or the picture; None where nothing is written."""
+        """Create the work folder next to the output or picture; return None, None if nothing is written."""
         written = self.output or (self.plot if beside_picture else None)
         return work_beside(written) if written is not None else (None, None)
 
     def table(self, frame: pd.DataFrame, text: Callable[[], str], draw: Callable[[], tuple[Any, Any]]) -> None:
-        """Write, draw and print a table that is of no result; ``draw`` returns a picture and its caption."""
+        """Write, draw and print a table without a result; ``draw`` returns a picture and its caption."""
         if self.output is not None:
             write(frame, Path(self.output))
         if self.plot is not None:
@@ -234,16 +234,17 @@ class Delivery:
         self, results: Comparison, what: str, probed: dict[str, Any], look: dict[str, Any], work: Any,
         remarks: Callable[[], Sequence[str]] = tuple,
     ) -> None:  # fmt: skip
-        """Write, draw and print the results of one model or of several.
+        """Write, draw and print the results of one or several models.
 
         Args:
-            what: the picture shows, for its caption.
+            results: results by label.
+            what: description of the picture for its caption.
             probed: values of ``probing_options`` by name.
             look: options of the picture.
-            work: unfinished work, which is over.
-            remarks: the lines that end the table.
+            work: the work folder, which is removed.
+            remarks: function that returns lines to print below the table.
         """
-        # What took hours is on the disk before anything is printed to a pipe that may be closed.
+        # Write files before printing, because the pipe may be closed.
         shown = alone(results)
         if self.output is not None:
             write_results(results, Path(self.output))

@@ -1,4 +1,4 @@
-"""Old names of options, which work for one more version with a warning that gives the new one."""
+"""Old names of options, which work for one more version and warn with the new name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from sharpness.cli.output import say
 from sharpness.errors import UserError
 
-#: Options by their old names. A command that has an option of the old name keeps it.
+#: New names of options by old name. A command that still has an option with the old name keeps it.
 RENAMED = {
     "--class": "--of",
     "--class-counts": "--train-counts",
@@ -23,7 +23,7 @@ RENAMED = {
 
 
 def by_new_names(command: click.Command, arguments: Sequence[str]) -> list[str]:
-    """Replace the options of a command that were given by their old names, and warn on stderr.
+    """Replace old names of options in the arguments of a command, and warn on stderr.
 
     Raises:
         UserError: an option was given by both names.

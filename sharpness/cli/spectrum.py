@@ -27,7 +27,7 @@ from sharpness.errors import UserError
 
 @dataclass(frozen=True)
 class RowSettings:
-    """Settings that eigenvalues and densities share."""
+    """Settings of both eigenvalues and densities."""
 
     per_class: bool
     per_group: bool
@@ -39,7 +39,7 @@ class RowSettings:
 
 @dataclass(frozen=True)
 class EndSettings:
-    """Settings of eigenvalues alone."""
+    """Settings of eigenvalues only."""
 
     per_layer: bool
     k: int | None
@@ -48,7 +48,7 @@ class EndSettings:
     verify: bool
 
     def of_rows(self) -> dict[str, Any]:
-        """The arguments of :func:`sharpness.eigenvalues`, at one end where it is of layers."""
+        """Return the arguments of :func:`sharpness.eigenvalues`; layers only have the largest end."""
         which = {"which": "LA", "per_layer": True} if self.per_layer else {"which": "both", "keep_vectors": False}
         shared = {"tol": self.tol, "bootstrap": self.bootstrap, "verify": self.verify}
         return {"k": 1 if self.k is None else self.k, **shared, **which}
@@ -107,7 +107,7 @@ def spectrum(
         raise UserError("--log: densities are always on a logarithmic axis, leave it out")
     shown.require()
     work, partial = shown.work()
-    # Probes take data and options apart, where measure takes all of them as keywords.
+    # Probes take data and options separately, unlike measure, which takes keywords.
     shared: dict[str, Any] = {
         "data": options.pop("data", None), "options": {"parameters": parameters, **options}, "resume": partial,
     }  # fmt: skip
@@ -133,10 +133,10 @@ def spectrum(
 
 
 def _require_alone(others: dict[str, Any]) -> None:
-    """Refuse options beside ``--owners`` that it does not have.
+    """Refuse options that do not apply to ``--owners``.
 
     Raises:
-        UserError: names the first.
+        UserError: one of them was given; the message names the first.
     """
     for name, value in others.items():
         if value:

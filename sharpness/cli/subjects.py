@@ -1,4 +1,4 @@
-"""Inputs of commands: checkpoints, networks and images from the options that name them."""
+"""Inputs of commands: checkpoints, networks and images described by options."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sharpness.models.factory import model_from, source_of
 from sharpness.models.hubs import hub_of
 from sharpness.probes import labelled_checkpoints
 
-#: Options of a file, of a user's own images, and of recorded data.
+#: Options for files, for the user's own images, and for recorded data.
 FILE = ("family", "head", "stage2", "weights", "class_order")
 IMAGES = ("root", "mean", "std", "size", "resize", "layout", "train_counts")
 RECORDED = ("split", "loss", "limit_per_class", "data", "imbalance", "subset", "data_root", "download", "device")
@@ -30,9 +30,9 @@ RECORDED = ("split", "loss", "limit_per_class", "data", "imbalance", "subset", "
 def subjects(
     paths: Sequence[str], given: dict[str, Any]
 ) -> tuple[dict[str, Checkpoint | list[Checkpoint]], dict[str, Any]]:
-    """Read checkpoints by label, and the options of ``checkpoint_objective`` for all of them.
+    """Read checkpoints by label, and return them with the options of ``checkpoint_objective`` for all of them.
 
-    Several trainings of one model are a list, unless ``--each`` is given.
+    Several trainings of one model form a list, unless ``--each`` is given.
 
     Args:
         paths: files and folders.
@@ -46,7 +46,7 @@ def subjects(
     if given["logit_scale"] is not None:
         file["scale"] = given["logit_scale"]
     if not paths and not given.get("named") and hub_of(given["model"]) and not given["model_args"]:
-        paths, given = [given["model"]], {**given, "model": None}  # with its published weights, as no file has others
+        paths, given = [given["model"]], {**given, "model": None}  # use the published weights, because no file is given
     options = _chosen(given, RECORDED)
     if any(map(hub_of, [*paths, *(text.partition("=")[2] for text in given.get("named", ()))])):
         file["download"] = bool(given["download"] if given["images"] is None else options.pop("download", False))
@@ -60,7 +60,7 @@ def subjects(
             options["output"] = _picker(key if last == "temperature" else given["logits"])
     several_times = {name: given[name] or None for name in ("mean", "std")}
     described = _chosen({**given, **several_times}, IMAGES)
-    # Constants that differ from file to file belong to the checkpoints, a single pair to the data.
+    # Constants given once per file belong to the checkpoints; a single pair belongs to the data.
     if max(len(given["mean"]), len(given["std"])) > 1:
         checkpoints = _each_normalized(checkpoints, paths, given["mean"], given["std"])
         described = {name: value for name, value in described.items() if name not in ("mean", "std")}
@@ -91,10 +91,10 @@ def subjects(
 def _labelled(
     paths: Sequence[str], named: Sequence[str], network: Any, each: bool, file: dict[str, Any]
 ) -> dict[str, Checkpoint | list[Checkpoint]]:
-    """Checkpoints by label: first those that ``NAME=FILE`` does not name.
+    """Read checkpoints by label; those without a ``NAME=FILE`` come first.
 
     Raises:
-        UserError: no path at all, one that is no NAME=FILE, several models behind one name, or one name twice.
+        UserError: no path, a label that is not NAME=FILE, several models with one label, or a label given twice.
     """
     labels: dict[str, str] = {}
     for text in named:
@@ -124,17 +124,17 @@ def _each_normalized(
     means: Sequence[str],
     stds: Sequence[str],
 ) -> dict[str, Checkpoint | list[Checkpoint]]:
-    """Set the normalisation of checkpoints one by one, in the order of the paths.
+    """Set the normalisation of each checkpoint, in the order of the paths.
 
     Raises:
-        UserError: another number of constants than of paths, or a path that stands for several files.
+        UserError: the numbers of constants and paths differ, or a path stands for several files.
     """
     if not len(means) == len(stds) == len(paths):
         raise UserError(
             f"--mean is given {len(means)} times and --std {len(stds)} times for {len(paths)} paths: give each once "
             "for all, or once for each path in their order, - where what is known of a file is right"
         )
-    # By file, not by position: labels order and group the checkpoints otherwise than the command line does.
+    # By file, not by position, because checkpoints are ordered and grouped by label.
     known: dict[str, Standardization] = {}
     for path, mean, std in zip(paths, means, stds, strict=True):
         files = find_checkpoints(path)
@@ -160,20 +160,20 @@ def _each_normalized(
 
 
 def single(checkpoints: Mapping[str, Checkpoint | list[Checkpoint]]) -> list[Checkpoint]:
-    """All checkpoints in one list."""
+    """Return all checkpoints in one list."""
     return [one for entry in checkpoints.values() for one in (entry if isinstance(entry, list) else [entry])]
 
 
 def _chosen(given: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """The options of these names that were given."""
+    """Return the options with these names that were given."""
     return {name: given[name] for name in names if given.get(name) is not None}
 
 
 def _common_crop(checkpoints: Sequence[Checkpoint]) -> dict[str, int]:
-    """The crop of published networks, unless the images are numbers or have a size of their own.
+    """Return the crop of networks with published weights; empty if no checkpoint records one.
 
     Raises:
-        UserError: several networks that crop differently.
+        UserError: networks crop differently.
     """
     crops = {
         (c.manifest.extra["size"], c.manifest.extra["resize"]): c for c in checkpoints if "size" in c.manifest.extra
@@ -201,11 +201,11 @@ def _network(given: dict[str, Any]) -> Callable[[], Any] | None:
     source = source_of(given["model"])
 
     def make(**sizes: int) -> nn.Module:
-        with redirect_stdout(sys.stderr):  # stdout is for tables and JSON, whatever their code prints
+        with redirect_stdout(sys.stderr):  # keep the output of foreign code out of tables and JSON
             return model_from(given["model"], {**sizes, **arguments})
 
     if callable(source) and not isinstance(source, nn.Module):
-        with suppress(TypeError, ValueError):  # what has no signature takes nothing that a file would tell
+        with suppress(TypeError, ValueError):  # without a signature, no recorded sizes are passed
             make.__signature__ = signature(source)  # type: ignore[attr-defined]
     return make
 

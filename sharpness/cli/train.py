@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Watched:
-    """The monitor of a run, whose history is written beside the weights whenever it grows."""
+    """The monitor of a run; its history is written next to the weights after every measurement."""
 
     def __init__(self, folder: Path, budget: float) -> None:
         self.folder, self.budget = folder, budget
@@ -46,7 +46,7 @@ class Watched:
         write(self.monitor.history.to_frame(), self.folder / "sharpness.csv")
 
     def tell(self) -> None:
-        """Draw the history, and say where it is and what it took."""
+        """Draw the history, and print its files and the time that it took."""
         if self.monitor is None:
             say("the run was finished before: there was nothing to monitor", err=True)
         elif not self.monitor.measured:
@@ -63,7 +63,7 @@ class Watched:
 
 @dataclass(frozen=True)
 class Course:
-    """Settings of a run that :func:`sharpness.train` takes by the same names."""
+    """Settings of a run, named as in :func:`sharpness.train`."""
 
     resume: bool
     snapshots: int | None
@@ -74,14 +74,14 @@ class Course:
 
 @dataclass(frozen=True)
 class Watch:
-    """Measuring of sharpness over the epochs, and its share of the time."""
+    """Settings of the monitor: whether there is one, and its share of the time."""
 
     monitor: bool
     budget: float | None
 
     def of(self, folder: Path) -> Watched | None:
-        """The monitor of a run, if one was asked for."""
-        # A number that nothing reads must not pass for a limit.
+        """Return the monitor of a run, or None."""
+        # A budget that has no effect must be refused.
         if self.budget is not None and not self.monitor:
             raise UserError(f"--budget {self.budget:g} is of --monitor: add it")
         return Watched(folder, 0.1 if self.budget is None else self.budget) if self.monitor else None

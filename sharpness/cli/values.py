@@ -1,4 +1,4 @@
-"""Values of options: literals, keyword arguments and widths, of which nothing is run."""
+"""Parsing of option values: literals, keyword arguments and widths; nothing is executed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sharpness.errors import UserError
 
 
 def inches(text: str) -> str | float:
-    """A width by name or in inches."""
+    """Parse a width, given by name or in inches."""
     try:
         return float(text)
     except ValueError:
@@ -17,7 +17,7 @@ def inches(text: str) -> str | float:
 
 
 def pair(text: str) -> tuple[str, Any]:
-    """``"key=value"`` with a Python literal or a bare word as value."""
+    """Parse ``"key=value"`` with a Python literal or a bare word as value."""
     key, separator, value = text.partition("=")
     if not separator or not key:
         raise UserError(f"option {text!r}: write it as name=value")
@@ -25,7 +25,7 @@ def pair(text: str) -> tuple[str, Any]:
 
 
 def literal(text: str) -> Any:
-    """A Python literal, true or false in any case, or else the text itself."""
+    """Parse a Python literal, or true or false in any case; other text is returned unchanged."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -33,7 +33,7 @@ def literal(text: str) -> Any:
 
 
 def keywords(text: str) -> dict[str, Any]:
-    """``"depth=20, blocks=(5, 5, 4), head=linear"`` as keyword arguments: literals and bare words, nothing is run.
+    """Parse keyword arguments with literals or bare words as values; nothing is executed.
 
     >>> keywords("depth=20, blocks=(5, 5, 4), head=linear, wide=false")
     {'depth': 20, 'blocks': (5, 5, 4), 'head': 'linear', 'wide': False}

@@ -1,4 +1,4 @@
-"""Unfinished work of commands, kept beside their output."""
+"""Unfinished work of commands, stored next to their output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sharpness.locks import only_process
 if TYPE_CHECKING:
     from sharpness.probes import WorkFolder
 
-#: Options of the output, which do not change the results.
+#: Options of the output that do not change results.
 SHOWN = ("output", "figure", "plot", "as_json", "width", "order", "log")
 
 
@@ -21,7 +21,7 @@ def work_of(folder: Path) -> WorkFolder:
     """Create a work folder, and lock it until the command ends.
 
     Raises:
-        SystemRefusal: another process works there, or it cannot be created.
+        SystemRefusal: another process uses the folder, or it cannot be created.
     """
     from sharpness.engine import distributed
     from sharpness.probes import WorkFolder
@@ -40,7 +40,7 @@ def work_of(folder: Path) -> WorkFolder:
 
 
 def work_beside(output: str | Path) -> tuple[WorkFolder, Path]:
-    """Create the work folder beside an output file, and return in it also the folder of this command's settings."""
+    """Create the work folder next to an output file, and return it and its subfolder for this command's settings."""
     from sharpness.probes import key_of
 
     output = Path(output)
@@ -50,7 +50,7 @@ def work_beside(output: str | Path) -> tuple[WorkFolder, Path]:
 
 
 def finish(work: WorkFolder | None) -> None:
-    """Remove the work of a finished command, once every process has read it."""
+    """Remove the work of a finished command after all processes have read it."""
     import torch
 
     from sharpness.engine import distributed
