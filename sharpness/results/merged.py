@@ -10,11 +10,13 @@ import numpy as np
 
 from sharpness.errors import UserError
 from sharpness.results.base import Result
+from sharpness.results.characteristic_radius import CharacteristicRadiusResult
 from sharpness.results.collected import Collection, Saved, gather, named, saved_in
 from sharpness.results.comparison import Comparison
 from sharpness.results.estimates import Estimate, mean_of
 from sharpness.results.landscape import Landscape
 from sharpness.results.measures import MeasureResult
+from sharpness.results.owners import OwnersResult
 from sharpness.results.perturbation import PerturbationResult
 from sharpness.results.same import SHARED, noise_fields, require_equal
 from sharpness.statistics.estimate import interval
@@ -30,8 +32,10 @@ OF_SAMPLES = (
     "saturated",
     "settings",
     "evaluations",
-    "label",
+    "checks",
 )
+#: Fields of results that must agree for their parts to be joined, besides those that must agree to be compared.
+JOINED = ("names", "layers", "k")
 
 
 def merge(sources: Sequence[Any]) -> Comparison[Any]:
@@ -67,34 +71,43 @@ def join_classes(parts: Sequence[Result]) -> Any:
     samples: these become NaN.
 
     Raises:
-        UserError: a class with samples in two parts, or parts of other settings.
+        UserError: a class with samples in two parts, arrays of different shapes, or results of all samples together.
     """
     first = parts[0]
     overlap = np.sum([part.class_samples > 0 for part in parts], axis=0)
     if (overlap > 1).any():
         twice = ", ".join(first.class_names[c] for c in np.flatnonzero(overlap > 1)[:4])
         raise UserError(f"class {twice} has samples in two parts: give each class in one")
-    if not getattr(first, "per_class", True):  # such as eigenvalues of the whole loss
+    # Eigenvalues of the whole loss, and the classes' shares in them.
+    if isinstance(first, OwnersResult) or not getattr(first, "per_class", True):
         raise UserError(f"a {type(first).__name__} is of all samples together: parts of the classes cannot be joined")
     owner = np.argmax(np.stack([part.class_samples > 0 for part in parts]), axis=0)
     changes: dict[str, Any] = {}
     for f in fields(first):
         values = [getattr(part, f.name) for part in parts]
         names = type(first).DIMENSIONS.get(f.name)
+        if f.name == "class_weights" and not all(value is None for value in values):
+            values = [_class_weights(part) for part in parts]
         if names is None or any(value is None for value in values):
             continue
         names = names[len(names) - values[0].ndim :]
-        if "class" in names:
-            axis = names.index("class")
-            stacked = np.stack([np.moveaxis(value, axis, 0) for value in values])
-            changes[f.name] = np.moveaxis(stacked[owner, np.arange(len(owner))], 0, axis)
-        elif f.name in ("sample_ids", "sample_weights"):
-            changes[f.name] = np.concatenate(values)
+        # The columns of a result per layer are its classes.
+        dimension = next((name for name in ("class", "column") if name in names), None)
+        if dimension is None:
+            continue
+        if len(shapes := dict.fromkeys(value.shape for value in values)) > 1:
+            told = " and ".join(map(str, shapes))
+            raise UserError(f"{f.name} of shapes {told} cannot be joined: probe all classes with the same settings")
+        axis = names.index(dimension)
+        stacked = np.stack([np.moveaxis(value, axis, 0) for value in values])
+        changes[f.name] = np.moveaxis(stacked[owner, np.arange(len(owner))], 0, axis)
     # Digests of one part's samples would say that the whole is of these alone.
-    known = {k: v for k, v in first.provenance.items() if k not in OF_SAMPLES or k == "label"}
+    known = {k: v for k, v in first.provenance.items() if k not in OF_SAMPLES}
     samples = changes["class_samples"]
+    changes |= _samples(parts)
     changes["provenance"] = {
         **known,
+        **_told_of_classes(parts),
         "samples": int(samples.sum()),
         "class_samples": samples.tolist(),
         "parts": len(parts),
@@ -103,6 +116,39 @@ def join_classes(parts: Sequence[Result]) -> Any:
         if hasattr(first, name):
             changes[name] = sum(getattr(part, name) for part in parts)
     return _overall(replace(first, **changes), parts)
+
+
+def _samples(parts: Sequence[Result]) -> dict[str, Any]:
+    """The identities and weights of the samples of all parts; None if a part does not record its samples."""
+    ids = [part.sample_ids for part in parts if part.sample_ids is not None]
+    if len(ids) < len(parts):
+        return {"sample_ids": None, "sample_weights": None}
+    weights = np.concatenate([_weights(part) for part in parts])
+    equal = np.allclose(weights, weights[0], rtol=1e-9, atol=0)
+    return {"sample_ids": np.concatenate(ids), "sample_weights": None if equal else weights}
+
+
+def _class_weights(part: Result) -> np.ndarray:
+    """The sum of the weights of every class, (C,); files from before it was kept had equal weights."""
+    return part.class_samples.astype(float) if part.class_weights is None else part.class_weights
+
+
+def _weights(part: Result) -> np.ndarray:
+    """The weights of a part's samples, (n,). A part does not record equal ones, which may differ between parts."""
+    if part.sample_weights is not None:
+        return part.sample_weights
+    return np.full(int(part.class_samples.sum()), _class_weights(part).sum() / part.class_samples.sum())
+
+
+def _told_of_classes(parts: Sequence[Result]) -> dict[str, Any]:
+    """Checks and notes on saturation of single classes; those of all samples are of one part's."""
+    names = parts[0].class_names
+    found: dict[str, Any] = {}
+    if checks := [one for part in parts for one in part.provenance.get("checks", []) if one.get("row") in names]:
+        found["checks"] = checks
+    told = [part.provenance.get("saturated") for part in parts]
+    saturated = {k: v for one in told if isinstance(one, dict) for k, v in one.items() if k in names}
+    return found | ({"saturated": saturated} if saturated else {})
 
 
 def _overall(joined: Any, parts: Sequence[Any]) -> Any:
@@ -125,7 +171,8 @@ def _overall(joined: Any, parts: Sequence[Any]) -> Any:
     bounded: Any = {} if joined.lower is None else {"overall_lower": lower, "overall_upper": upper}
     # Classes have images of their own, of which NaN says that they are independent, but share draws and vectors.
     names = ("group_standard_errors", "group_lower", "group_upper")
-    groups: Any = {name: np.full((len(joined.names), len(joined.groups)), np.nan) for name in names}
+    unknown = np.full((len(joined.names), len(joined.groups)), np.nan)
+    groups: Any = {name: unknown.copy() for name in names} if joined.groups else {}
     arrays = (joined.values, joined.standard_errors, joined.lower, joined.upper)
     for m, over in enumerate(joined.over):
         for g, group in enumerate(joined.groups):
@@ -135,7 +182,10 @@ def _overall(joined: Any, parts: Sequence[Any]) -> Any:
                 shared = mean_of(each, independent=False)
                 for name, value in zip(names, shared[1:], strict=True):
                     groups[name][m, g] = value
-    return replace(joined, overall=values, overall_standard_errors=errors, **bounded, **groups)
+    joined = replace(joined, overall=values, overall_standard_errors=errors, **bounded, **groups)
+    if isinstance(joined, CharacteristicRadiusResult):  # no part has the loss of all samples at a common radius
+        return replace(joined, losses=np.full_like(joined.losses, np.nan))
+    return joined
 
 
 def _mean(joined: MeasureResult, m: int) -> Estimate:
@@ -166,9 +216,10 @@ def _of_training(found: list[Saved]) -> list[Saved]:
         return found
     first = found[0].result
     compared = noise_fields(first, type(first).COMPARED)
+    own = [name for name in JOINED if hasattr(first, name)]
     settings = (*SHARED, *type(first).SETTINGS)
     require_equal({
-        named(one): {name: getattr(one.result, name) for name in ("class_names", "groups", *compared)}
+        named(one): {name: getattr(one.result, name) for name in ("class_names", "groups", *compared, *own)}
         | {name: value for name in settings if (value := one.result.provenance.get(name)) is not None}
         for one in found
     })  # fmt: skip

@@ -1,5 +1,7 @@
 """Several files in one: seeds, models, and parts of the classes, which add up to what one probe of all would give."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 import sharpness
 from sharpness import Objective, UserError, load_result
 from sharpness.cli import main
-from sharpness.results import Runs
+from sharpness.results import OwnersResult, Runs
 from sharpness.results.collected import collect
 from sharpness.results.merged import join_classes, merge
 
@@ -57,12 +59,13 @@ def test_models_stand_in_the_order_of_a_command_that_named_several_in_every_coll
     "probe",
     [
         lambda o: sharpness.eigenvalues(o, k=1, which="both", per_class=True, tol=1e-10),
+        lambda o: sharpness.eigenvalues(o, per_layer=True, per_class=True, tol=1e-10),
         lambda o: sharpness.plane(o, x=(-1, 1, 3), y=(-1, 1, 3), adaptive=None),
         lambda o: sharpness.line(o, x=(-1, 1, 3)),
         lambda o: sharpness.random_perturbation(o, radii=(0.1,), draws=2),
         lambda o: sharpness.measure(o, "accuracy,loss,lambda_max,random_rise", draws=3, tol=1e-10),
     ],
-    ids=["eigenvalues", "plane", "line", "perturbation", "measures"],
+    ids=["eigenvalues", "layers", "plane", "line", "perturbation", "measures"],
 )
 def test_parts_of_the_classes_are_what_one_probe_of_all_gives(probe, tmp_path):
     for i, classes in enumerate([(0,), (1, 2)]):
@@ -101,3 +104,61 @@ def test_what_does_not_belong_together_is_refused_with_the_field(tmp_path):
     assert [c.name for c in collect(path for path in sorted(tmp_path.glob("*.nc")))] == ["a", "b"]
     with pytest.raises(UserError, match="class a, b, c has samples in two parts"):
         join_classes([two["A"], two["B"]])
+
+
+def test_parts_of_other_measures_or_sizes_are_refused(tmp_path):
+    for name, measures, classes in (("a", "loss,accuracy", (0,)), ("b", "loss,random_rise", (1, 2))):
+        sharpness.measure(objective(0, classes), measures, draws=2).save(tmp_path / f"{name}.nc")
+    with pytest.raises(UserError, match="names is"):
+        merge([tmp_path])
+    draws = {(0,): 2, (1, 2): 3}
+    parts = [sharpness.random_perturbation(objective(0, c), radii=(0.1,), draws=n) for c, n in draws.items()]
+    with pytest.raises(UserError, match=r"class_losses of shapes \(1, 2, 3\) and \(1, 3, 3\)"):
+        join_classes(parts)
+
+
+def test_shares_in_eigenvalues_of_everything_are_not_joined():
+    def owners(samples):
+        shares, changes = np.zeros((1, 2)), np.zeros((1, 2, 2))
+        return OwnersResult(
+            class_names=("a", "b"), class_samples=np.array(samples), groups={}, provenance={}, values=np.ones(1),
+            residuals=np.zeros(1), converged=np.ones(1, bool), shares=shares, standard_errors=shares, slopes=shares,
+            slope_errors=shares, accuracy_changes=changes, accuracy_change_errors=changes, epsilons=np.ones(1),
+        )  # fmt: skip
+
+    with pytest.raises(UserError, match="a OwnersResult is of all samples together"):
+        join_classes([owners([3, 0]), owners([0, 2])])
+
+
+def test_parts_with_weights_of_their_own_have_the_samples_of_the_whole():
+    """Samples of a class have one weight, which a part of equal ones does not record."""
+    of_class = torch.tensor([10.0, 2.0, 2.0], dtype=torch.float64)
+
+    def table(classes):
+        return sharpness.measure(objective(0, classes, weights=of_class[samples(classes)[1]]), "loss")
+
+    joined, whole = join_classes([table((0,)), table((1, 2))]), table((0, 1, 2))
+    np.testing.assert_allclose(joined.sample_weights, [10.0] * 4 + [2.0] * 5)
+    np.testing.assert_allclose(joined.class_weights, [40.0, 6.0, 4.0])
+    both = sharpness.compare({"joined": joined, "whole": whole})
+    assert both["joined"]["loss"].overall == pytest.approx(both["whole"]["loss"].overall)
+
+
+def test_a_joined_table_without_groups_is_read_back(tmp_path):
+    parts = [
+        replace(
+            sharpness.measure(objective(0, classes), "loss"), groups={}, group_standard_errors=None, group_lower=None,
+            group_upper=None,
+        )
+        for classes in ((0,), (1, 2))
+    ]  # fmt: skip
+    joined = join_classes(parts)
+    assert load_result(joined.save(tmp_path / "joined.nc"))["loss"].overall == joined["loss"].overall
+
+
+def test_checks_are_those_of_all_parts_and_a_curve_of_everything_is_unknown():
+    parts = [sharpness.eigenvalues(objective(0, c), per_class=True, verify=True) for c in ((0,), (1, 2))]
+    assert join_classes(parts).checks["class"].tolist() == ["a", "b", "c"]
+    radii = [sharpness.characteristic_radius(objective(0, c), (9, 3, 2)) for c in ((0,), (1, 2))]
+    joined = join_classes(radii)
+    assert np.isnan(joined.losses).all() and np.isfinite(joined.class_losses).all()
