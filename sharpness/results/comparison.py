@@ -88,16 +88,19 @@ class Comparison(Tabular, dict[str, R]):
         Raises:
             UserError: an unknown measure, or results that cannot share a table.
         """
-        frame = self.to_frame(long=True)
-        choose("measure", measure, list(dict.fromkeys(frame["measure"])))
-        frame = frame[frame["measure"] == measure]
-        axes = [axis for axis in first_of(self).AXES if frame[axis].nunique(dropna=False) > 1]
+        require_same(self.each(), shared=())
+        whole = {label: [one.to_frame(long=True) for one in trainings_of(entry)] for label, entry in self.items()}
+        measures = dict.fromkeys(name for of in whole.values() for one in of for name in one["measure"])
+        choose("measure", measure, list(measures))
+        chosen = {label: [one[one["measure"] == measure] for one in of] for label, of in whole.items()}
+        every = pd.concat([one for of in chosen.values() for one in of])
+        axes = [axis for axis in first_of(self).AXES if every[axis].nunique(dropna=False) > 1]
         columns = {}
-        for label, entry in self.items():
-            rows = frame[frame["model"] == label]
-            count = len(trainings_of(entry))  # trainings have the same rows in the same order
-            means = _mean(rows["value"].to_numpy().reshape(count, -1))
-            columns[label] = pd.Series(means, index=pd.MultiIndex.from_frame(rows[["class", *axes]][: len(means)]))
+        for label, of in chosen.items():
+            # Trainings have the same rows in the same order, or none if the measure was not taken.
+            known = [one for one in of if len(one)] or of[:1]
+            means = _mean(np.stack([one["value"].to_numpy(float) for one in known]))
+            columns[label] = pd.Series(means, index=pd.MultiIndex.from_frame(known[0][["class", *axes]]))
         found = pd.DataFrame(columns)
         return found if axes else found.set_index(found.index.get_level_values(0))
 

@@ -170,6 +170,11 @@ class MeasureResult(Result):
             return cls._draw_all(results, **options)
         measure = measure or next((n for n in ("lambda_max", "worst_rise") if n in first.names), first.names[0])
         choose("measure", measure, first.names)
+        for label, one in each(results).items():
+            if measure not in one.names:
+                shared = [name for name in first.names if all(name in r.names for r in each(results).values())]
+                known = f"choose one of {', '.join(shared)}" if shared else "the results have none in common"
+                raise UserError(f"{label!r} has no measure {measure!r}: {known}")
         # Some measures have no values by class, and get a single place for all samples.
         by_class = any(np.isfinite(r[measure].values).any() for r in each(results).values())
         known = bool((first.train_counts >= 0).all())

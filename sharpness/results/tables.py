@@ -144,13 +144,15 @@ def over_trainings(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     >>> over_trainings(tables).round(3).to_dict("records")
     [{'class': 'a', 'loss': 2.0, 'loss_sd': 1.414, 'loss_se': 0.5}]
     """
-    first: pd.DataFrame = frames[0]
     columns: dict[Any, Any] = {}
-    for name in first:
-        parts = [frame[name] for frame in frames]
-        kind = first[name].dtype.kind
-        if kind not in "fbiu" or all(part.equals(parts[0]) for part in parts[1:]):
+    for name in dict.fromkeys(name for frame in frames for name in frame):
+        parts = [frame[name] for frame in frames if name in frame]
+        kind = parts[0].dtype.kind
+        if all(part.equals(parts[0]) for part in parts[1:]):
             columns[name] = parts[0]
+        elif kind not in "fbiu":
+            rows = zip(*parts, strict=True)
+            columns[name] = [" / ".join(dict.fromkeys(str(text) for text in texts if text)) for texts in rows]
         elif kind == "f":
             stacked = pd.concat(parts, axis=1)
             columns[name] = stacked.mean(axis=1)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from sharpness import UserError, measure, trace
-from sharpness.results import Comparison
+from sharpness.results import Comparison, MeasureResult
 
 ORDER = [1, 2, 0]
 
@@ -177,3 +177,9 @@ def test_error_bars_of_accuracies_end_at_zero_and_one(pair):
     wide = replace(result, standard_errors=np.full_like(result.standard_errors, 2.0))
     ends = np.concatenate([p.vertices[:, 1] for c in wide.plot().collections for p in c.get_paths()])
     assert (ends.min(), ends.max()) == (0, 1)
+
+
+def test_a_measure_that_one_of_the_models_lacks_is_told(pair):
+    results = {"a": measure(pair["a"], "loss,accuracy"), "b": measure(pair["b"], "loss")}
+    with pytest.raises(UserError, match="'b' has no measure 'accuracy': choose one of loss"):
+        MeasureResult.compare(results, measure="accuracy")

@@ -194,3 +194,24 @@ def test_a_list_is_a_sequence(models):
     found = PROBES["perturbation"]({"CE": models["CE"]})["CE"]
     assert isinstance(found[0], PerturbationResult) and found["run 2"] is found[1]
     assert found[1:].names == ("run 2", "run 3") and list(found)[2] is found[-1]
+
+
+def test_columns_of_some_trainings_and_texts_that_differ_are_kept():
+    tables = [
+        pd.DataFrame({"class": ["a", "b"], "v": [1.0, 2.0], "with": ["b", ""]}),
+        pd.DataFrame({"class": ["a", "b"], "v": [3.0, 2.0], "with": ["c", "a"], "w": [5.0, 6.0]}),
+    ]
+    for order in (tables, tables[::-1]):
+        found = sharpness.results.tables.over_trainings(order)
+        assert found["class"].tolist() == ["a", "b"] and found.v.tolist() == [2.0, 2.0] and found.w.tolist() == [5, 6]
+        assert [set(text.split(" / ")) for text in found["with"]] == [{"b", "c"}, {"a"}]
+
+
+def test_a_measure_of_one_training_alone_keeps_its_rows(models):
+    both, one = (sharpness.measure(o, m) for o, m in zip(models["CE"], ("loss,accuracy", "loss"), strict=False))
+    for members in ([both, one], [one, both]):
+        found = Comparison({"CE": Runs(members)})
+        assert found.pivot("accuracy")["CE"].tolist() == both.to_frame()["accuracy"].tolist()
+        losses = np.mean([r.to_frame()["loss"] for r in members], axis=0)
+        np.testing.assert_allclose(found.pivot("loss")["CE"], losses)
+        np.testing.assert_allclose(found.summary()["accuracy"], both.to_frame()["accuracy"])
