@@ -84,10 +84,13 @@ class Paired(KeptTable):
 
         columns = []
         for scale, part in self.rows.groupby("scale", sort=False):
-            names = [f"{m} of {of}" for m, of in part[["measure", "of"]].drop_duplicates().itertuples(index=False)]
+            keys = pd.MultiIndex.from_frame(part[["measure", "of"]].drop_duplicates())
+            names = [f"{m} of {of}" for m, of in keys]
             panels: dict[str, dict[str, np.ndarray]] = {}
             for (first, second), pair in part.groupby(["first", "second"], sort=False):
-                numbers = pair[["difference", "lower", "upper"]].to_numpy().T
+                # One pair of models may have a ratio where another has a difference: it has no number in that row.
+                rows = pair.drop_duplicates(["measure", "of"]).set_index(["measure", "of"]).reindex(keys)
+                numbers = rows[["difference", "lower", "upper"]].to_numpy(float).T
                 panels.setdefault("", {})[f"{first} against {second}"] = numbers
             ratio = scale == "ratio"
             label = "ratio" if ratio else "difference"
@@ -104,7 +107,8 @@ class Paired(KeptTable):
 
     def _hopeless(self, pairs: int) -> bool:
         """True if no outcome of this number of pairs is below the level after Holm's correction."""
-        return len(self.rows) * 2.0 ** (1 - pairs) >= self.level
+        least = 2.0 ** (1 - pairs) if pairs <= EXACT else 1 / (DRAWS + 1)
+        return len(self.rows) * least >= self.level
 
 
 def paired(
@@ -178,8 +182,8 @@ def sign_flip(differences: np.ndarray) -> float:
     else:
         signs = np.vstack([np.ones((1, n)), np.random.default_rng(0).choice([-1, 1], (DRAWS, n))])
     sums = np.abs(signs @ differences)
-    # Sums of the same numbers in other signs may differ by rounding.
-    return float((sums >= sums[0] * (1 - 1e-12)).mean())
+    # Equal sums may differ by rounding, which is relative to the numbers: their sum may be 0.
+    return float((sums >= sums[0] - 1e-12 * np.abs(differences).sum()).mean())
 
 
 def holm(p: np.ndarray) -> np.ndarray:

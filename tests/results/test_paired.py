@@ -1,12 +1,15 @@
 """Paired comparisons over seeds: tests against scipy and enumeration, and the plain sentences."""
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 
 from sharpness import UserError, compare
 from sharpness.results import MeasureResult, Runs
-from sharpness.results.paired import holm, paired, sign_flip
+from sharpness.results.paired import ORDER, Paired, holm, paired, sign_flip
 
 
 def table(seed, loss, accuracy):
@@ -43,6 +46,19 @@ def test_sign_flips_are_those_of_scipy(n):
 def test_many_pairs_are_tested_by_random_flips():
     d = np.random.default_rng(0).normal(size=40) + 0.3
     assert sign_flip(d) == pytest.approx(scipy.stats.ttest_1samp(d, 0).pvalue, abs=0.02)
+
+
+def test_a_mean_of_zero_is_never_distinguishable():
+    """All signs of these give at least the sum of 0, which rounding leaves at some 1e-17."""
+    assert sign_flip(np.array([0.1, 0.2, 0.3, -0.3, -0.2, -0.1])) == 1.0
+
+
+def test_more_rows_than_random_flips_can_tell_apart_are_too_few():
+    """The least p-value of 9999 random flips is 1e-4, which times 600 is more than 0.05."""
+    for rows, told in ((600, "(20 pairs, too few)"), (400, "(20 pairs)")):
+        row = dict.fromkeys(ORDER, 0.5) | {"measure": "loss", "of": "all", "first": "A", "second": "B", "pairs": 20}
+        found = Paired(pd.DataFrame([row | {"scale": "difference"}] * rows), 0.05)
+        assert found.sentences[0].endswith(told)
 
 
 def test_holm_is_that_of_scipys_relatives():
@@ -83,6 +99,22 @@ def test_differences_are_drawn_with_their_intervals(models):
     ratios, differences = models.paired().plot()
     assert ratios.get_xscale() == "log" and differences.get_xscale() == "linear"
     assert [t.get_text() for t in ratios.get_yticklabels()] == [f"loss of {of}" for of in ("all", "many", "few")]
+
+
+def test_a_pair_without_a_ratio_has_no_dot_in_the_row_of_another(models):
+    """Model C has a negative value of all samples alone, of which there is a difference and no ratio."""
+    third = [
+        replace(table(s, 1.0 + 0.1 * s, 0.5), overall=np.array([-1.0 - 0.1 * s, 0.5])) for s in range(len(models["A"]))
+    ]
+    found = compare({**models, "C": third}).paired(["loss"])
+    ratios, differences = found.plot()
+    rows = found.rows.set_index(["first", "second", "of"]).difference
+    dots = {line.get_label(): line.get_xdata() for line in ratios.lines}
+    names = [t.get_text() for t in ratios.get_yticklabels()]
+    assert names == [f"loss of {of}" for of in ("all", "many", "few")]
+    np.testing.assert_allclose(dots["A against B"], [rows["A", "B", of] for of in ("all", "many", "few")])
+    np.testing.assert_allclose(dots["A against C"], [np.nan, rows["A", "C", "many"], rows["A", "C", "few"]])
+    assert [t.get_text() for t in differences.get_yticklabels()] == ["loss of all"]
 
 
 def test_what_cannot_be_paired_is_refused_and_no_table_speaks_of_it(models):
