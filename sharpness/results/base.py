@@ -133,7 +133,9 @@ class Result(Split, Tabular):
         Raises:
             UserError: an unknown measure, class or group.
         """
-        if subset is None and (not isinstance(measure, str) or measure not in self.keys()):
+        if measure is None:
+            measure = self.main
+        elif subset is None and (not isinstance(measure, str) or measure not in self.keys()):
             if isinstance(measure, str):
                 choose("measure, class or group", measure, [*self.keys(), *self.groups, *self.class_names])
             measure, subset = self.main, measure

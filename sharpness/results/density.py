@@ -83,6 +83,8 @@ class SpectralDensityResult(Result):
             return mean_of([self._estimate(name, c) for c in classes], independent=False)
         if self.per_class and subset is None:
             raise UserError("of(None): this spectrum is of every class: name one, or ask for per_class=False")
+        if self.per_class and not self.products[self.classes_of(subset)]:  # type: ignore[arg-type]
+            return Estimate(np.nan)  # a class without samples
         rule = self.quadrature(subset)
         edge = 0.01 * float(np.nanmax(np.abs(rule.nodes)))
         value, error = {
@@ -162,16 +164,17 @@ class SpectralDensityResult(Result):
         """
         from sharpness.plots import plot_density
 
-        require_same(each(results), shared=())
+        require_same(each(results), cls.COMPARED, shared=())
         rules = {label: [r.quadrature(of) for r in trainings_of(entry)] for label, entry in results.items()}
         # One width for all models, and one grid for the trainings of each: curves are compared, and averaged, by point.
-        width = smoothing or max(q.density().width for of_model in rules.values() for q in of_model)
+        width = smoothing
+        if width is None:
+            width = max(q.density().width for of_model in rules.values() for q in of_model)
         curves, trainings, ends = {}, {}, {}
         for label, of_model in rules.items():
-            grids = [q.density(width=width).grid for q in of_model]
-            grid = grids[0]
+            # All are multiples of half the width. Evenly spaced points would miss narrow peaks of a wide spectrum.
+            grid = np.unique(np.concatenate([q.density(width=width).grid for q in of_model]))
             if len(of_model) > 1:
-                grid = np.linspace(min(g[0] for g in grids), max(g[-1] for g in grids), max(map(len, grids)))
                 trainings[label] = np.stack([q.density(grid, width).density for q in of_model])
             found = [q.density(grid, width) for q in of_model]
             mean = [np.mean([getattr(c, name) for c in found], axis=0) for name in ("density", "lower", "upper")]

@@ -208,7 +208,7 @@ class EigenvalueResult(Result):
         """
         from sharpness.plots import plot_class_values, plot_saddle_indicator, plot_spectrum_ends
 
-        require_same(each(results), shared=())
+        require_same(each(results), cls.COMPARED, shared=())
         first = first_of(results)
         end_of = {"LA": "largest", "SA": "smallest", "both": "both"}
         end = end or end_of[first.which]

@@ -138,7 +138,7 @@ class OwnersResult(Result):
         Returns:
             The Axes, or of several models the Figure.
         """
-        require_same(each(results), shared=())
+        require_same(each(results), cls.COMPARED, shared=())
         first = first_of(results)
         # By weight: equally many images of every class may stand for a long tail.
         order = in_order(first.class_names, np.argsort(-first.image_shares, kind="stable"))

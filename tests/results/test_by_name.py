@@ -43,6 +43,7 @@ def test_the_worst_case_needs_no_name(objective):
     m = worst.names.index("worst_rise")
     assert worst.of() == worst.overall[m] and worst.of("dog") == worst.values[m, 2]
     assert worst.of("few") == worst["worst_rise"].of("few") == pytest.approx(worst.values[m, FEW].mean())
+    assert worst.of(subset="few") == worst.of("few")
     assert worst.of("loss", "few") == pytest.approx(worst.values[0, FEW].mean())
     assert sharpness.trace(objective, per_class=True, seed=3).of("few") > -np.inf
 
@@ -115,3 +116,13 @@ def test_what_is_not_there_is_named(objective):
     for subset in (["few", "many"], 0.5, True):  # one class or group at a time, and no number that is not an index
         with pytest.raises(UserError, match="unknown class or group"):
             table["loss"].of(subset)
+
+
+def test_a_class_without_samples_has_no_spectrum_and_the_others_have_theirs(objective):
+    x, y = objective.x[2:], objective.y[2:]
+    rest = Objective(objective.model, (x, y), groups={"few": FEW}, class_names=objective.class_names)
+    density = sharpness.spectral_density(rest, per_class=True, draws=2, steps=4)
+    rules = [density.quadrature(c) for c in (1, 2)]
+    expected = [rule.size * rule.moment(1)[0] for rule in rules]
+    np.testing.assert_allclose(density["trace"].values, [np.nan, *expected])
+    assert density.of("few") == pytest.approx(expected[1])

@@ -5,6 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from sharpness import UserError, spectral_density
+from sharpness.results import Comparison, Runs, SpectralDensityResult
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +54,29 @@ def test_the_band_is_around_the_density_and_widens_with_fewer_runs(pair):
         assert (curve.lower <= curve.density).all() and (curve.density <= curve.upper).all()
         bands.append((curve.upper - curve.lower).mean())
     assert bands[0] > bands[1]
+
+
+def test_trainings_are_averaged_at_the_points_of_all_of_their_grids():
+    """Each training has an eigenvalue far from the others, narrower than an even grid over all of them is spaced."""
+
+    def spectrum(top):
+        return SpectralDensityResult(
+            class_names=("a", "b"), class_samples=np.array([3, 1]), groups={}, provenance={"num_parameters": 10},
+            nodes=np.array([[0.0, 0.1, top]] * 2), weights=np.array([[0.5, 0.3, 0.2]] * 2), products=np.array(6),
+            sample_products=24,
+        )  # fmt: skip
+
+    results = Comparison({"a": Runs([spectrum(100.0), spectrum(200.0)])})
+    ax = results.plot(Figure().subplots(), smoothing=0.5)
+    (line,) = [line for line in ax.lines if line.get_label() == "a"]
+    drawn = dict(zip(line.get_xdata(), line.get_ydata(), strict=True))
+    peak = 0.2 / (0.5 * np.sqrt(2 * np.pi)) / 2  # of one of two trainings
+    assert drawn[100.0] == pytest.approx(peak) and drawn[200.0] == pytest.approx(peak)
+
+
+def test_a_smoothing_of_zero_and_spectra_of_other_rows_are_refused(found, pair):
+    with pytest.raises(UserError, match="width=0: give the positive"):
+        found.plot(Figure().subplots(), smoothing=0)
+    whole = spectral_density(pair["b"], draws=2, steps=4)
+    with pytest.raises(UserError, match="per_class is True and False"):
+        SpectralDensityResult.compare({"a": found["a"], "b": whole})

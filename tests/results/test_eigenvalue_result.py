@@ -119,3 +119,10 @@ def test_the_summary_says_how_many_have_not_converged(found):
     assert "all converged" in repr(found["a"])
     none = np.zeros_like(found["a"].converged)
     assert "12 not converged" in repr(dataclasses.replace(found["a"], converged=none))
+
+
+def test_other_ends_and_other_rows_are_not_drawn_beside_each_other(found, pair):
+    whole, largest = eigenvalues(pair["b"], 2, "both"), eigenvalues(pair["b"], 4, "LA", per_class=True)
+    for name, other in (("per_class", whole), ("which", largest)):
+        with pytest.raises(UserError, match=f"{name} is"):
+            type(found["a"]).compare({"a": found["a"], "b": other}, end="largest")
