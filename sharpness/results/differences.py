@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -137,14 +138,17 @@ def _alike(old: Sequence[tuple[str, ...]], new: Sequence[tuple[str, ...]]) -> di
 
 def _trainings(collections: Sequence[Collection]) -> dict[tuple[str, ...], Result]:
     """Results by kind, model, training, and the name of their table where there are several of a kind."""
-    kinds = [c.kind for c in collections]
-    return {
-        (
-            c.kind.__name__.removesuffix("Result"), one.label, one.run or "",
-            *([c.name] if kinds.count(c.kind) > 1 else []),
-        ): one.result
-        for c in collections for of_label in c.members.values() for one in of_label
-    }  # fmt: skip
+    kinds, seen = [c.kind for c in collections], Counter[tuple[type, str]]()
+    found: dict[tuple[str, ...], Result] = {}
+    for c in collections:
+        seen[c.kind, c.name] += 1
+        number = seen[c.kind, c.name]
+        # The files of two tables may have the same common name.
+        name = c.name if number == 1 else f"{c.name} {number}"
+        table = [name] if kinds.count(c.kind) > 1 else []
+        for one in (one for of_label in c.members.values() for one in of_label):
+            found[c.kind.__name__.removesuffix("Result"), one.label, one.run or "", *table] = one.result
+    return found
 
 
 def _settings(a: Result, b: Result) -> Iterator[tuple[str, str, str]]:
@@ -156,7 +160,7 @@ def _settings(a: Result, b: Result) -> Iterator[tuple[str, str, str]]:
     pairs += [(name, a.provenance.get(name), b.provenance.get(name)) for name in told if name not in NOT_SETTINGS]
     for name, x, y in pairs:
         numbers = isinstance(x, float) and isinstance(y, float)
-        if x != y and not (numbers and np.isclose(x, y, rtol=ROUNDING, equal_nan=True)):
+        if x != y and not (numbers and np.isclose(x, y, rtol=ROUNDING, atol=0, equal_nan=True)):
             yield name, shown(str(x), 40), shown(str(y), 40)
 
 
@@ -172,6 +176,12 @@ def _values(a: Result, b: Result) -> pd.DataFrame:
             raise UserError(
                 f"{a.label}: {len(parts[0])} and {len(parts[1])} numbers of {', '.join(axes)}: give as many"
             )
+        for key in keys:
+            # Names of rows, such as layers, and their numbers; positions along an axis are floats.
+            pair = [list(part[key]) for part in parts]
+            if parts[0][key].dtype.kind != "f" and pair[0] != pair[1]:
+                x, y = next((x, y) for x, y in zip(*pair, strict=True) if x != y)
+                raise UserError(f"{a.label}: {key} is {x} and {y} in the same row: give results with the same rows")
         left = parts[0].rename(columns={n: f"{n}_a" for n in ("value", "se")})
         found = left.assign(value_b=parts[1]["value"], se_b=parts[1]["se"])
     old, new = (found[f"value_{side}"].to_numpy(dtype=float) for side in "ab")

@@ -5,7 +5,7 @@ import pytest
 
 from sharpness import UserError
 from sharpness.cli import main
-from sharpness.results import EigenvalueResult, MeasureResult
+from sharpness.results import EigenvalueResult, LayerResult, MeasureResult
 from sharpness.results.differences import differences
 
 
@@ -73,3 +73,33 @@ def test_what_cannot_be_compared_is_refused_with_the_field(tmp_path, capsys):
         differences(old, other)
     assert main(["compare", str(old), str(new)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_settings_that_are_tiny_differ_too(tmp_path):
+    old, new = (table(damping=d).save(tmp_path / f"{d}.nc") for d in (1e-9, 2e-9))
+    (row,) = differences(old, new).settings.itertuples(index=False)
+    assert tuple(row) == ("Measure", "CE", "", "damping", "1e-09", "2e-09")
+
+
+def test_layers_of_other_names_are_not_subtracted(tmp_path):
+    def layers(*names):
+        values = np.ones((2, 2))
+        return LayerResult(
+            class_names=("a", "b"), class_samples=np.array([3, 1]), groups={}, provenance={"label": "CE"},
+            measure="trace", layers=names, layer_parameters=np.array([4, 2]), values=values, converged=values > 0,
+            per_class=True, sample_products=8,
+        )  # fmt: skip
+
+    old, new = layers("conv", "fc").save(tmp_path / "a.nc"), layers("stem", "fc").save(tmp_path / "b.nc")
+    assert len(differences(old, old).values) == 4
+    with pytest.raises(UserError, match="CE: layer is conv and stem in the same row"):
+        differences(old, new)
+
+
+def test_two_tables_without_a_common_name_are_both_compared(tmp_path):
+    """Two models at two radii, in files whose names have nothing in common: four tables of four rows."""
+    names = {("x", "CE"): 0.1, ("y", "SAM"): 0.1, ("p", "CE"): 0.2, ("q", "SAM"): 0.2}
+    for (name, label), radius in names.items():
+        table(label=label, radius=radius).save(tmp_path / f"{name}-{label}.nc")
+    found = differences(tmp_path, tmp_path)
+    assert len(found.values) == 16 and not found.values.beyond.any() and not found.alone
