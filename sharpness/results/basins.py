@@ -155,7 +155,7 @@ def basins_of(
         found.append(Basin(float(x[i]), float(y[j]), float(z[j, i]), saddles[root], edges[root], area, mask))
     at = int(np.argmin(np.abs(y - model[1]))), int(np.argmin(np.abs(x - model[0])))
     holds = [k for k, basin in enumerate(found) if basin.mask[at]]
-    return Basins(tuple(found), holds[0] if holds else None, least)
+    return Basins(tuple(found), holds[0] if holds else None, float(least))
 
 
 def _merged(z: np.ndarray, least: float) -> tuple[dict[int, float], dict[int, float]]:
@@ -164,7 +164,6 @@ def _merged(z: np.ndarray, least: float) -> tuple[dict[int, float], dict[int, fl
     flat, parent = z.ravel(), np.full(z.size, -1)
     saddles: dict[int, float] = {}
     edges: dict[int, float] = {}
-    bottoms: dict[int, int] = {}
 
     def root_of(cell: int) -> int:
         while parent[cell] != cell:
@@ -183,7 +182,7 @@ def _merged(z: np.ndarray, least: float) -> tuple[dict[int, float], dict[int, fl
             if parent[r * columns + c] >= 0
         }
         parent[cell] = cell
-        bottoms[cell], edges[cell], saddles[cell] = cell, np.inf, np.inf
+        edges[cell], saddles[cell] = np.inf, np.inf
         if row in (0, rows - 1) or column in (0, columns - 1):
             edges[cell] = float(flat[cell])
         # The oldest, whose bottom is lowest, takes the others in.
@@ -197,7 +196,7 @@ def _merged(z: np.ndarray, least: float) -> tuple[dict[int, float], dict[int, fl
             else:
                 # Too shallow to be one of its own: what it reached, the oldest has reached.
                 edges[oldest] = min(edges[oldest], max(edges[other], float(flat[cell])))
-                saddles.pop(other), edges.pop(other), bottoms.pop(other)
+                saddles.pop(other), edges.pop(other)
     return saddles, edges
 
 

@@ -63,7 +63,7 @@ def caption(what: str, results: Mapping[str, Entry], split: str = "") -> dict[st
     over = ", ".join(dict.fromkeys(over)) if isinstance(over, tuple) else over
     errors = ERRORS.get(type(first).__name__, "none of a single training")
     parts = [errors.format(over=over or "images, draws or vectors", draws=told.get("draws", "the"))]
-    if "bars" in parts[0] and len(first.class_names) > CROWD:
+    if "bars" in parts[0] and getattr(first, "per_class", True) and len(first.class_names) > CROWD:
         parts = ["none; bands have 5 to 95 % of classes that are neighbours by their training images"]
     if any(isinstance(e, Runs) and len(e) > 1 for e in results.values()):
         parts.append(

@@ -81,8 +81,9 @@ def write_table(frame: pd.DataFrame, path: Path, results: Any = None, command: M
     """
     made = record(frame, results, command)
     if path.suffix == ".json":
-        rows = json.loads(frame.to_json(orient="records", double_precision=15))
-        _write(path, as_json({**made, "rows": rows}))
+        # Not by pandas, which writes 15 decimal places: too few digits of small numbers.
+        rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+        _write(path, as_json({**made, "rows": plain(rows)}))
     elif path.suffix == ".parquet":
         _write_parquet(frame, path, made)
     else:

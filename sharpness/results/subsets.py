@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def subset_title(result: Any, subset: Subset) -> str:
         return "All classes" if result.has_classes else "All samples"
     if isinstance(subset, str) and subset in result.groups:
         return f"{subset.capitalize()}-shot" if subset in ("many", "medium", "few") else subset
-    known = isinstance(subset, int) and 0 <= subset < len(result.class_names)
+    known = isinstance(subset, Integral) and 0 <= subset < len(result.class_names)
     name = str(result.class_names[subset] if known else subset)
     return f"Class {name}" if name.isdigit() else name
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sharpness.results import Comparison, PerturbationResult, Runs
+from sharpness.results import Comparison, EigenvalueResult, PerturbationResult, Runs
 from sharpness.results.caption import caption, write_caption
 
 
@@ -29,3 +29,18 @@ def test_a_caption_names_models_images_loss_normalisation_seeds_and_errors():
 def test_it_stands_beside_its_picture(tmp_path):
     written = write_caption(tmp_path / "rises", caption("Rises", Comparison({"SAM": draws(7)})))
     assert written == tmp_path / "rises.txt" and written.read_text().startswith("Shows: Rises\nModels: SAM\n")
+
+
+def test_of_many_classes_bands_are_told_only_where_classes_are_drawn():
+    """Eigenvalues of the whole loss are a single bar, however many classes there are."""
+
+    def spectrum(*shape):
+        values = np.ones((*shape, 1))
+        return EigenvalueResult(
+            class_names=tuple(f"n{i}" for i in range(300)), class_samples=np.ones(300, int), groups={}, provenance={},
+            values=values, residuals=0 * values, converged=values > 0, vectors=None, which="LA", k=1, tol=1e-3, seed=0,
+            hvp_count=1, sample_products=1,
+        )  # fmt: skip
+
+    assert caption("x", Comparison({"a": spectrum()}))["Errors"].startswith("bars are 95 % intervals over images")
+    assert "5 to 95 % of classes" in caption("x", Comparison({"a": spectrum(300)}))["Errors"]

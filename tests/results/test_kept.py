@@ -37,6 +37,7 @@ def kept():
         "empty": History(pd.DataFrame([], columns=list(COLUMNS))),
         "basins": basins_of(surface, X, X, model=(1.0, 0.0)),
         "above all": basins_of(surface, X, X, model=(0.0, 2.0)),
+        "every dent": basins_of(surface, X, X, least=0),
         "paired": paired(models),
     }
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import struct
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import matplotlib
@@ -425,3 +426,8 @@ def test_the_netcdf_file_explains_itself(plane, tmp_path):
         ):
             assert data[name].attrs["long_name"] and data[name].attrs["units"]
         assert float(data["losses"].sel(x=X[3], y=Y[2])) == plane.losses[2, 3]
+
+
+def test_a_class_is_named_alike_by_any_integer():
+    result = SimpleNamespace(groups={}, class_names=("cat", "owl"), has_classes=True)
+    assert subset_title(result, 1) == subset_title(result, np.int64(1)) == "owl"

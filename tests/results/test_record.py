@@ -74,3 +74,11 @@ def test_a_table_of_no_result_and_one_of_before_are_read(tmp_path):
     (tmp_path / "text.json").write_text("3")
     with pytest.raises(UserError, match="no table"):
         read_table(tmp_path / "text.json")
+
+
+def test_json_keeps_all_digits_of_small_numbers(tmp_path):
+    frame = pd.DataFrame({"class": ["a", "b"], "loss": [1.2345678901234567e-10, 2.5e-16], "n": [1, 2]})
+    write_table(frame, tmp_path / "t.json")
+    read = read_table(tmp_path / "t.json")
+    assert read.loss.tolist() == frame.loss.tolist() and read.n.tolist() == [1, 2]
+    assert json.loads((tmp_path / "t.json").read_text())["rows"][0]["n"] == 1
