@@ -182,7 +182,8 @@ class ClassPoints:
 
     def _draw_blocks(self, label: str, values: np.ndarray, line: str, named: bool) -> None:
         """Draw the median of every block of neighbouring classes, and a band with 90 % of them."""
-        drawn = values if self.floor is None else np.fmax(values, self.floor)
+        drawn = np.where(np.isfinite(values), values, np.nan)
+        drawn = drawn if self.floor is None else np.maximum(drawn, self.floor)
         blocks = [b for b in np.array_split(np.arange(len(values)), BLOCKS) if np.isfinite(drawn[b]).any()]
         at = [self.places[label][b].mean() for b in blocks]
         low, middle, high = np.array([np.nanquantile(drawn[b], (0.05, 0.5, 0.95)) for b in blocks]).reshape(-1, 3).T

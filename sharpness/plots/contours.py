@@ -109,7 +109,10 @@ def draw_heatmap(ax: Axes, panel: Panel, levels: Levels, colors: str) -> list[Pa
 def _height(lines: np.ndarray, z: np.ndarray, log: bool) -> str:
     """The pair of lines between which a surface lies that crosses none, as text."""
     texts = level_labels(lines, log)
-    above = int(np.searchsorted(lines, np.nanmax(np.where(np.isfinite(z), z, np.nan))))
+    highest = np.nanmax(np.where(np.isfinite(z), z, np.nan))
+    if highest < lines[0]:
+        return f"below {texts[0]}"
+    above = int(np.searchsorted(lines, highest))
     return f"above {texts[-1]}" if above == len(lines) else f"{texts[max(above - 1, 0)]} to {texts[max(above, 1)]}"
 
 

@@ -29,7 +29,8 @@ def outline_basins(
     limits = ax.get_xlim(), ax.get_ylim()
     edges = cell_edges(x, True), cell_edges(y, True)
     # Each cell as two by two, so that the line follows cells that touch the edge of the plane, too.
-    fine = [np.sort(np.concatenate([e[:-1] + 1e-6 * np.diff(e), e[1:] - 1e-6 * np.diff(e)])) for e in edges]
+    # In the order of the cells, which may descend.
+    fine = [np.stack([e[:-1] + 1e-6 * np.diff(e), e[1:] - 1e-6 * np.diff(e)], axis=1).ravel() for e in edges]
     outer = [np.concatenate([[e[0]], f, [e[-1]]]) for e, f in zip(edges, fine, strict=True)]
     for mask, bottom_x, bottom_y, own in basins:
         wide = np.pad(np.repeat(np.repeat(mask, 2, axis=0), 2, axis=1).astype(float), 1)

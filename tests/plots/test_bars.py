@@ -127,3 +127,12 @@ def test_of_a_thousand_classes_none_is_named_where_many_are_the_largest():
     assert "named" not in "".join(text.get_text() for text in ax.get_legend().get_texts())
     empty = plot_class_values({"a": np.full(300, np.nan)}, [str(c) for c in range(300)])
     assert not empty.texts
+
+
+def test_of_many_classes_those_without_a_value_do_not_stand_on_the_floor():
+    values = np.arange(2.0, 302.0)
+    values[::2], values[1] = np.nan, np.inf
+    ax = plot_class_values({"a": values}, [str(c) for c in range(300)], floor=1.0)
+    line = next(line for line in ax.lines if line.get_label() == "a")
+    blocks = np.array_split(np.where(np.isfinite(values), values, np.nan), 25)
+    np.testing.assert_allclose(line.get_ydata(), [np.nanmedian(block) for block in blocks])

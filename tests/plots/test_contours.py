@@ -5,7 +5,7 @@ import pytest
 from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 
-from sharpness.plots import Panel, plot_planes
+from sharpness.plots import Panel, outline_basins, plot_planes
 from sharpness.plots.contours import line_colors
 
 
@@ -60,6 +60,21 @@ def test_a_surface_that_crosses_no_line_says_between_which_it_lies(ax):
     flat = Panel(np.arange(3.0), np.arange(3.0), np.full((3, 3), 1.4))
     plot_planes({"a": flat}, ax, kind="contour", levels=np.array([0.0, 1.0, 2.0]))
     assert [t.get_text() for t in ax.texts] == ["1 to 2"]
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.4, "below 1"), (7.0, "above 3")])
+def test_a_surface_beyond_all_lines_says_on_which_side(ax, value, text):
+    flat = Panel(np.arange(3.0), np.arange(3.0), np.full((3, 3), value))
+    plot_planes({"a": flat}, ax, kind="contour", levels=np.array([1.0, 2.0, 3.0]))
+    assert [t.get_text() for t in ax.texts] == [text]
+
+
+def test_outlines_follow_the_cells_of_descending_axes(ax):
+    x, y, mask = np.array([2.0, 1.0, 0.0]), np.array([0.0, 1.0, 2.0]), np.zeros((3, 3), bool)
+    mask[:, 0] = True  # cells around x = 2
+    outline_basins(ax, x, y, [(mask, 2.0, 0.0, True)])
+    lines = np.concatenate([p.vertices for c in contour_sets(ax, filled=False) for p in c.get_paths()])
+    assert (lines[:, 0].min(), lines[:, 0].max()) == pytest.approx((1.5, 2.5), abs=1e-4)
 
 
 def test_what_is_above_the_last_line_is_grey_and_named(ax, bowl):
