@@ -84,11 +84,12 @@ export function paint(image, x, y, values, band, shade, dense) {
   const nx = x.length;
   const cells = (axis, count, flip) => {
     const places = [];
+    const rises = axis[axis.length - 1] >= axis[0];
     for (let p = 0; p < count; p++) {
       const share = flip ? 1 - p / (count - 1) : p / (count - 1);
       const at = axis[0] + share * (axis[axis.length - 1] - axis[0]);
       let i = 0;
-      while (i < axis.length - 2 && axis[i + 1] <= at) i++;
+      while (i < axis.length - 2 && (rises ? axis[i + 1] <= at : axis[i + 1] >= at)) i++;
       places.push([i, axis.length > 1 ? (at - axis[i]) / (axis[i + 1] - axis[i]) : 0]);
     }
     return places;

@@ -304,7 +304,7 @@ export function explore(root, data, changed = () => {}) {
     fill(surfaceBox[1], surfaces, state.surface);
     const planes = planesOf(state.training);
     planeControl.hidden = planes.length < 2;
-    fill(planeBox[1], planes.map((one, i) => [i, `${one.title}: ${one.labels.join(", ")}`]), Math.min(state.plane, planes.length - 1));
+    fill(planeBox[1], planes.map((one, i) => [i, `${one.title}: ${one.labels.join(", ")}`]), planes[state.plane] ? state.plane : 0);
     surfaceBox[1].disabled = !landscape();
     scaleBox[1].disabled = levelsInput.disabled = !landscape();
     levelsInput.setAttribute("aria-valuetext", `${state.levels} levels`);
@@ -420,7 +420,7 @@ export function explore(root, data, changed = () => {}) {
     const shade = (b) => ramp(state.levels > 1 ? b / (state.levels - 1) : 0);
     const values = surfaceOf(landscape(), state.row);
     const side = Math.max(160, Math.round(canvas.clientWidth || 360));
-    const height = Math.round(side * Math.min(1.2, Math.max(0.5, (y[ny - 1] - y[0]) / (x[nx - 1] - x[0]) || 1)));
+    const height = Math.round(side * Math.min(1.2, Math.max(0.5, Math.abs((y[ny - 1] - y[0]) / (x[nx - 1] - x[0])) || 1)));
     const dense = Math.min(globalThis.devicePixelRatio || 1, 2);
     const [w, t] = [Math.round(side * dense), Math.round(height * dense)];
     [canvas.width, canvas.height] = [w, t];
@@ -494,7 +494,7 @@ export function explore(root, data, changed = () => {}) {
     const rarest = fitting.reduce((a, b) => (a < 0 || data.samples[b] <= data.samples[a] ? b : a), -1);
     const row = known.includes(state.row) ? state.row : rarest >= 0 ? rarest : known[0] ?? state.row;
     const curves = here.map((one) => one.of[state.training][row]).filter(Boolean);
-    const instead = row === state.row ? "" : `There is no spectrum of ${describe(state.row)}; this is that of ${row ? "its rarest class" : "all samples"}.`;
+    const instead = row === state.row ? "" : `There is no spectrum of ${describe(state.row)}; this is that of ${!row ? "all samples" : rarest >= 0 ? "its rarest class" : describe(row)}.`;
     spectrumTitle.textContent = `Spectrum of the Hessian, ${describe(row)}`;
     spectrumPicture.replaceChildren(...curves.map((one) => {
       if (one.density) {

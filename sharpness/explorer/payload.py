@@ -42,7 +42,12 @@ def payload_of(collections: Sequence[Collection], title: str) -> dict[str, Any]:
     shown = [c for c in collections if not _grouped(c) and not issubclass(c.kind, LayerResult)]
     if not shown:
         raise UserError("results of groups or layers alone: the explorer shows classes, save one per class as well")
-    firsts = {_source(c): _first(c) for c in shown}
+    firsts: dict[str, Any] = {}
+    for c in shown:
+        source = _source(c)
+        while source in firsts:  # results in memory may have the same label
+            source += " "
+        firsts[source] = _first(c)
     require_equal({name: {"class_names": r.class_names, "groups": r.groups} for name, r in firsts.items()})
     first = next(iter(firsts.values()))
     rows: list[Subset] = [None, *first.groups, *(range(len(first.class_names)) if first.has_classes else ())]
@@ -119,9 +124,10 @@ def _numbers(result: Result, name: str, rows: Sequence[Subset]) -> np.ndarray:
 
 def _quantities(prefix: str, of: dict[int, Any], rows: Sequence[Subset]) -> list[dict[str, Any]]:
     """Every measure of results, and of one that depends on a radius, its values at some of the radii."""
-    first, quantities = next(iter(of.values())), []
-    for name in first:
-        known = {t: _numbers(result, name, rows) for t, result in of.items() if name in tuple(result)}
+    quantities = []
+    for name in dict.fromkeys(name for result in of.values() for name in result):
+        having = {t: result for t, result in of.items() if name in tuple(result)}
+        known, first = {t: _numbers(result, name, rows) for t, result in having.items()}, next(iter(having.values()))
         describe = getattr(first, "description", Description.of)(name)
         if isinstance(first, OwnersResult):
             describe = Description(title=f"Share of the eigenvalue of direction {name}", bounds=(0, 1))

@@ -67,11 +67,14 @@ def report(
     Raises:
         UserError: no results, or models that cannot share a figure; the message names the field that differs.
     """
-    collections = sorted(collect(sources), key=lambda c: list(SHOWN).index(c.kind.__name__))
+    listed = [sources] if isinstance(sources, str | Path) else list(sources)
+    # Kinds of the user's own come last.
+    places = {kind: place for place, kind in enumerate(SHOWN)}
+    collections = sorted(collect(listed), key=lambda c: places.get(c.kind.__name__, len(places)))
     _require_no_mixture(collections)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    title = title or "Sharpness of " + ", ".join(Path(one).resolve().name for one in sources)
+    title = title or "Sharpness of " + ", ".join(Path(one).resolve().name for one in listed)
     names = names_of(collections)
     sections = [section_of(c, name, folder, command) for c, name in zip(collections, names, strict=True)]
     for c, section in zip(collections, sections, strict=True):

@@ -4,6 +4,7 @@ import base64
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -119,6 +120,8 @@ def test_what_cannot_be_shown_together_is_refused(tmp_path):
     object.__setattr__(other, "class_names", ("x", "y", "z"))
     with pytest.raises(UserError, match="class_names is"):
         sharpness.explore([table("B"), {"C": eigenvalues("C")}, other])
+    with pytest.raises(UserError, match="class_names is"):
+        sharpness.explore([table("A"), other])  # of one label, in memory
     with pytest.raises(UserError, match="no saved results"):
         sharpness.explore(tmp_path)
     with pytest.raises(UserError, match="no result at"):
@@ -131,6 +134,17 @@ def test_what_cannot_be_shown_together_is_refused(tmp_path):
     )  # fmt: skip
     with pytest.raises(UserError, match="shows classes"):
         sharpness.explore(layers)
+
+
+def test_measures_that_the_first_training_lacks_are_shown():
+    whole = table("B")
+    arrays = [name for name, along in whole.DIMENSIONS.items() if along[0] == "measure"]
+    fields = {name: value[1:] for name in arrays if (value := getattr(whole, name)) is not None}
+    part = replace(table("A"), names=whole.names[1:], over=whole.over[1:], **fields)
+    found = sharpness.explore({"A": part, "B": whole}).payload["quantities"]
+    assert {one["name"]: list(one["of"]) for one in found} == {"loss": ["0", "1"], "lambda_max": ["1"]}
+    sharpest = next(one for one in found if one["name"] == "lambda_max")
+    np.testing.assert_allclose(unpacked(sharpest["of"]["1"])[0, 3:], [3.0, 200.0, 1.0])
 
 
 def test_no_text_ends_the_element_of_the_data():
@@ -209,6 +223,35 @@ def test_several_planes_of_a_model_can_be_chosen_among(browser, tmp_path):
     browser.click("table button")
     assert browser.run("document.querySelector('.row[aria-selected=true]').dataset.row") == "3"
     assert "of cat, many" in browser.run("[...document.querySelectorAll('h2')].map(e => e.textContent).join()")
+    assert browser.errors == []
+
+
+def test_a_class_without_a_spectrum_is_told_whose_is_shown(page, browser):
+    browser.open(page)
+    browser.run(
+        "(() => { const s = document.querySelector('select'); s.value = '1'; s.dispatchEvent(new Event('change')) })()"
+    )
+    browser.run("document.querySelector('[data-row=\"5\"]').click()")
+    told = browser.run("document.querySelector('section[aria-label=spectrum] .note').textContent")
+    assert told.endswith("this is that of cat, many."), "the third class has no eigenvalues"
+    assert browser.errors == []
+
+
+def test_a_plane_with_a_descending_axis_is_mirrored(browser, tmp_path):
+    """The loss x + 2 over x from -1 to 1, and over x from 1 to -1."""
+    surface = plane("A")
+    losses = np.broadcast_to(surface.x + 2, surface.class_losses.shape).copy()
+    rising = replace(surface, losses=losses[0], class_losses=losses)
+    falling = replace(
+        rising, x=rising.x[::-1].copy(), losses=losses[0, :, ::-1].copy(), class_losses=losses[..., ::-1].copy()
+    )
+    colours = []
+    for one, shares in ((rising, (0.1, 0.9)), (falling, (0.9, 0.1))):
+        browser.open(sharpness.explore(one).save(tmp_path / "page.html"))
+        pixel = "[...c.getContext('2d').getImageData(Math.round({} * c.width), Math.round(c.height / 4), 1, 1).data]"
+        script = "(() => {{ const c = document.querySelector('canvas.plane'); return [{}, {}] }})()"
+        colours.append(browser.run(script.format(*(pixel.format(share) for share in shares))))
+    assert colours[0] == colours[1] and colours[0][0] != colours[0][1]
     assert browser.errors == []
 
 

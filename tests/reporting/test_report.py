@@ -16,7 +16,7 @@ from sharpness.reporting import printing, report
 from sharpness.reporting.bibliography import PAPERS, authors_year, bibtex, entries
 from sharpness.reporting.formulas import KINDS, MEASURES, as_html
 from sharpness.reporting.methods_text import as_latex, sentences
-from sharpness.results import EigenvalueResult, LineResult, MeasureResult, Runs
+from sharpness.results import EigenvalueResult, LineResult, MeasureResult, Result, Runs
 from sharpness.results.collected import collect
 
 HOSTILE = "CE<script>x</script>"
@@ -203,3 +203,17 @@ def test_trainings_in_memory_are_no_sources(tmp_path):
     Runs([table("A", run="seed 0"), table("A", 2.0, run="seed 1")]).save(tmp_path / "runs.nc")
     text = report([tmp_path / "runs.nc"], tmp_path / "report").page.read_text()
     assert "seed 0" in text and "seed 1" in text
+
+
+def test_a_single_source_and_kinds_of_the_users_own_are_reported(tmp_path):
+    class Own(MeasureResult):
+        """A table of the user's own."""
+
+    try:
+        table("A").save(tmp_path / "a.nc")
+        Own(**vars(table("A"))).save(tmp_path / "own.nc")
+        text = report(str(tmp_path), tmp_path / "report").page.read_text()
+    finally:
+        del Result.REGISTRY["Own"]
+    assert f"<h1>Sharpness of {tmp_path.name}</h1>" in text
+    assert re.findall(r"<h2>(.*?)</h2>", text)[1:3] == ["Measures of every class", "Own"]
