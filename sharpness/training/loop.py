@@ -24,6 +24,7 @@ from sharpness.methods import Recipe, Stage, build_recipe, flattened
 from sharpness.models import BACKBONES, Classifier, ModelSpec
 from sharpness.progress import progress
 from sharpness.steps import Context
+from sharpness.steps.perturbed import own_numbers
 from sharpness.training.averaging import end_in_average, start_average
 from sharpness.training.believed import check_finished, check_progress, check_tensors
 from sharpness.training.epoch import epoch_context, evaluate, run_epoch, training_batches, untested
@@ -265,7 +266,9 @@ def run_stage(stage: Stage, run: Run) -> None:
             # A context of its own for every epoch: its generators depend on seed, stage and epoch alone, so that a
             # resumed run draws the same numbers without any state of theirs.
             context = replace(context_of(epoch), replayed=replays)
-            loss = run_epoch(stage, network, steps, data, context)
+            # Dropout in a network of the user's own draws from torch's global generator, which no state of a run holds.
+            with own_numbers(epoch_generator(run.seed, state.stage, epoch, "/network")):
+                loss = run_epoch(stage, network, steps, data, context)
             if average and stage.averaging and stage.averaging.averages(epoch, stage.epochs):
                 average.update_parameters(network)
                 state.average = average.state_dict()

@@ -8,9 +8,11 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from sharpness import load_data, train
 from sharpness.errors import UserError
+from sharpness.models import BACKBONES
 from sharpness.training.state import RunFolder
 
 #: Method, epochs of its stages, options.
@@ -53,6 +55,31 @@ TOTAL = {
     for run, (epochs, options) in RUNS.items()
 }
 DEATHS = [(run, n) for run, total in TOTAL.items() for n in range(1, total + 1)]
+
+
+class Dropping(nn.Sequential):
+    """A backbone that draws from torch's global generator in training."""
+
+    num_features = 16
+
+    def __init__(self, in_channels):
+        super().__init__(nn.Flatten(), nn.Linear(64 * in_channels, 16), nn.ReLU(), nn.Dropout(0.5))
+
+
+def test_dropout_depends_on_the_seed_alone_and_resumes(
+    few_digits, monkeypatch, tmp_path, killed_after, weights, identical
+):
+    monkeypatch.setitem(BACKBONES, "resnet8", Dropping)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    train("ce", few_digits, tmp_path / "whole", epochs=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    with killed_after(1), pytest.raises(KeyboardInterrupt):
+        train("ce", few_digits, tmp_path / "broken", epochs=3)
+    torch.manual_seed(3)
+    train("ce", few_digits, tmp_path / "broken", epochs=3, resume=True)
+    identical(weights(tmp_path / "broken"), weights(tmp_path / "whole"))
 
 
 @pytest.fixture(scope="module")
