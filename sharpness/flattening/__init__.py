@@ -28,10 +28,10 @@ from sharpness.renamed import renamed_names
 def build_operation(name: str) -> Any:
     """Build a flattening operation from its name and, after colons, its parameters.
 
-    The name of the first parameter may be left out.
+    The name of the first parameter may be omitted.
 
     Raises:
-        UserError: unknown operation or parameter, or a value that is no number; the message lists the known ones.
+        UserError: unknown operation or parameter (the message lists the valid ones), or a value that is not a number.
 
     >>> build_operation("sam:0.1")
     SAM(rho=0.1)
@@ -82,7 +82,7 @@ def _value(name: str, text: str, annotation: Any) -> Any:
         raise UserError(f"flattening operation {name!r}: {text!r} is not {kind}") from None
 
 
-if not TYPE_CHECKING:  # which would take any name for one of this module
+if not TYPE_CHECKING:  # a type checker would accept any name of a module with __getattr__
     __getattr__ = renamed_names(
         __name__,
         LABELS=("OPERATIONS.label(name)", lambda: {known: OPERATIONS.label(known) for known in OPERATIONS}),

@@ -36,17 +36,17 @@ class ClassConditionalStep:
             G    += (weight of c in the batch) * gradient of L_c at w + eps_c      # all parameters
         w steps with G
 
-    With mixup a mixed image is two labelled rows of weights lam and 1 - lam. What lies below the perturbed part
-    runs once, forward and backward; the perturbed part runs once more per class present. BatchNorm's running
-    statistics move in the first pass only. For the head alone use the closed form of ``ClassConditionalHead``, which
-    has no loop over classes.
+    With mixup, a mixed image counts as two labelled rows with weights lam and 1 - lam. The layers below the perturbed
+    part run forward and backward once per step; the perturbed part runs one additional time per class present.
+    BatchNorm's running statistics move in the first pass only. For the head alone, use the closed form of
+    ``ClassConditionalHead``, which does not loop over classes.
 
     Args:
         scope: ``"head"``, ``"last_block"`` (last residual block and head) or ``"all"``.
-        rho_scale: multiplies the radius; 1 is the paper.
-        mode: ``"full"``; ``"direction"``: a step of length 1 along g_c; ``"magnitude"``: the length of CC-SAM in
+        rho_scale: factor of the radius; 1 in the paper.
+        mode: ``"full"``; ``"direction"``: a step of length 1 along g_c; ``"magnitude"``: a step of CC-SAM's length in
             a random direction.
-        cap: of the limit, ``longest_step``; None for the bare formula.
+        cap: factor of the limit, see ``longest_step``; None for no limit.
     """
 
     sharded: ClassVar[bool] = True
@@ -58,7 +58,7 @@ class ClassConditionalStep:
 
     def __post_init__(self) -> None:
         choose("scope", self.scope, ("head", "last_block", "all"))
-        Perturbation(self.rho_scale, self.mode, self.cap)  # refuses what is wrong
+        Perturbation(self.rho_scale, self.mode, self.cap)  # validates the arguments
 
     def backward(self, model: nn.Module, batch: Batch | Shards, loss: Loss, context: Context) -> Tensor:
         below, upper, parameters = self._split(model)
@@ -67,8 +67,8 @@ class ClassConditionalStep:
         for part, inside in parts:
             with statistics.of_shard(inside.generator), context.autocast():
                 hidden.append(below(part.x))
-        # The graph is cut here, so that the layers below, which no class perturbs, run backward once with the sum over
-        # classes that the leaves collect.
+        # The graph is cut here: no class perturbs the layers below, so they run backward once, with the sum over
+        # classes that accumulates in the leaves.
         leaves = [h.detach().requires_grad_(h.requires_grad) for h in hidden]
 
         def weighted_losses(part: Batch, inside: Context, leaf: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,8 +92,8 @@ class ClassConditionalStep:
         for c, share in zip(present, shares, strict=True):
             of_class = losses[labels == c].sum() / share.clamp_min(TINY)
             gradients += torch.autograd.grad(of_class, parameters, retain_graph=True)
-        # No perturbation is applied before all are known: in-place changes of weights would invalidate the graph that
-        # the class gradients share. It is freed here to make room for the second passes.
+        # All gradients are computed before any perturbation is applied: changing weights in place would invalidate the
+        # graph that the class gradients share. The graph is freed here to make room for the second passes.
         del losses, found
         perturbations = self._perturbations(batch.summed(gradients), parameters, present, context)
         with frozen_running_statistics(model):
@@ -114,7 +114,7 @@ class ClassConditionalStep:
     def _perturbations(
         self, gradients: list[Tensor], parameters: list[Tensor], present: list[int], context: Context
     ) -> list[list[Tensor]]:
-        """The perturbation of every class that is present, from the gradients of one class after another."""
+        """Return the perturbation of each class present, given the gradients of one class after another."""
         weight_norm = joint_norm(p.detach() for p in parameters)
         num_parameters = sum(p.numel() for p in parameters)
         of_class = Perturbation(self.rho_scale, self.mode, self.cap)
@@ -130,7 +130,7 @@ class ClassConditionalStep:
         return perturbations
 
     def _split(self, model: nn.Module) -> tuple:
-        """Split the network into the part below the perturbed one, the perturbed part, and its trainable parameters."""
+        """Split the network into the part below the perturbation, the perturbed part, and the latter's parameters."""
         if self.scope == "all":
             return lambda x: x, model, [p for p in model.parameters() if p.requires_grad]
         backbone, head = model.backbone, model.head

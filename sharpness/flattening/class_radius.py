@@ -6,7 +6,7 @@ perturbation and with w the k perturbed weights,
 .. math:: J_c(\rho) = L_c(w) + \sqrt{k}\,\rho\,\|g_c\| + \frac{\|w\|}{2 \rho \sqrt{n_c - 1}},
           \qquad g_c = \nabla L_c(w),
 
-is smallest at the radius below, which is larger the rarer the class.
+is smallest at the radius below, which is larger for rarer classes.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ TINY = 1e-12
 
 
 def optimal_radius(weight_norm: Tensor, gradient_norm: Tensor, num_parameters: int, train_counts: Tensor) -> Tensor:
-    r"""The radius that minimises the bound.
+    r"""Return the radius that minimises the bound.
 
     .. math:: \rho_c^* = \Big(\frac{\|w\|_2}{2\,\|g_c\|_2}\Big)^{1/2} k^{-1/4} (n_c - 1)^{-1/4}
 
-    The perturbation of CC-SAM has length :math:`\sqrt{k}\,\rho_c^*`. A class of one image is treated as one
-    of two (``max(n_c - 1, 1)``), and gradient norms below 1e-12 as 1e-12.
+    The perturbation of CC-SAM has length :math:`\sqrt{k}\,\rho_c^*`. A class with one image is treated like a class
+    with two (``max(n_c - 1, 1)``), and gradient norms below 1e-12 are replaced by 1e-12.
 
     Args:
         weight_norm: norm of the perturbed weights, a scalar.
@@ -47,21 +47,21 @@ def optimal_radius(weight_norm: Tensor, gradient_norm: Tensor, num_parameters: i
 
 
 def longest_step(cap: float, weight_norm: Tensor, train_counts: Tensor, rarest: Tensor) -> Tensor:
-    r"""The longest perturbation of a class: ``cap`` times the norm of w for the rarest, less for the others.
+    r"""Return the largest perturbation length of each class: ``cap`` times the norm of w for the rarest, else less.
 
     .. math:: \text{cap}\,\|w\| \Big(\frac{n_{min} - 1}{n_c - 1}\Big)^{1/4}
 
-    The radius grows without bound as a class's gradient vanishes, but the first order that it is derived from holds
-    near w alone. What grows is the factor :math:`\|g_c\|^{-1/2}`. The limit bounds that factor, by one number for all
-    classes as if no gradient were shorter than some length, and leaves :math:`(n_c - 1)^{-1/4}` as it is: two
-    steps at their limits have the ratio that was published. A bare ``cap * |w|`` would make them equal. One factor for
-    all classes of a batch would keep every ratio, but then one class that is sure of its images takes the
-    perturbation away from all others.
+    The radius grows without bound as a class's gradient vanishes, because of its factor :math:`\|g_c\|^{-1/2}`, but the
+    first-order approximation it is derived from is only valid near w. The limit bounds this factor by the same number
+    for all classes, as if no gradient were shorter than some length, and keeps :math:`(n_c - 1)^{-1/4}`. Two steps at
+    their limits therefore have the published ratio; with ``cap * |w|`` for every class they would be equal. Scaling all
+    classes of a batch by one factor would keep every ratio, but then a single class that is classified with confidence
+    would remove the perturbation of all others.
 
     Args:
         weight_norm: norm of the perturbed weights, a scalar.
-        train_counts: (C,) training images of each class; 1 counts as 2.
-        rarest: images of the rarest class of the training set, whether or not a batch has it, a scalar.
+        train_counts: (C,) training images of each class; 1 is treated like 2.
+        rarest: number of images of the rarest class of the training set, whether or not it is in the batch, a scalar.
 
     >>> counts = torch.tensor([5000, 50])
     >>> limit = longest_step(0.05, torch.tensor(2.0), counts, counts.min())
@@ -77,10 +77,10 @@ class Perturbation:
     r"""The length of a class's perturbation, :math:`\min(\text{rho\_scale} \sqrt{k}\,\rho_c^*, \text{limit}_c)`.
 
     Args:
-        rho_scale: multiplies the radius; 1 is the paper.
+        rho_scale: factor of the radius; 1 in the paper.
         mode: ``"full"`` and ``"magnitude"`` have the length above; ``"direction"`` has length 1, or ``cap * |w|`` if
-            that is less, for every class alike.
-        cap: of the limit, see ``longest_step``; None for the bare formula.
+            that is less, for all classes.
+        cap: factor of the limit, see ``longest_step``; None for no limit.
 
     >>> count, w = torch.tensor(17), torch.tensor(2.0)
     >>> [round(float(Perturbation(cap=cap).length(w, torch.tensor(1e-8), 16, count, count)), 2) for cap in (None, 0.05)]
@@ -102,7 +102,7 @@ class Perturbation:
     def length(
         self, weight_norm: Tensor, gradient_norm: Tensor, num_parameters: int, train_counts: Tensor, rarest: Tensor
     ) -> Tensor:
-        """The lengths, of the shape of ``gradient_norm`` and ``train_counts``, without a transfer to the host."""
+        """Return lengths of the shape of ``gradient_norm`` and ``train_counts``, without a transfer to the host."""
         if self.mode == "direction":
             one = torch.ones_like(gradient_norm)
             return one if self.cap is None else torch.minimum(one, self.cap * weight_norm)

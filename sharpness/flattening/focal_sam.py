@@ -1,4 +1,4 @@
-r"""Sharpness of every class, the rarer the more (Focal-SAM, Li et al., ICML 2025)."""
+r"""Sharpness of every class, with a larger weight for rarer classes (Focal-SAM, Li et al., ICML 2025)."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class FocalSAM:
         eps = rho * g / (|g| + 1e-12)
         w steps with h + lambda * gradient of L^gamma at w + eps
 
-    lambda = 0 is plain SGD; gamma = 0 and lambda = 1 is SAM. A step costs 8/3 of a gradient, whatever the number of
-    classes (``sharpen_part``; three as published).
+    lambda = 0 is plain SGD; gamma = 0 and lambda = 1 is SAM. A step costs 8/3 of a gradient for any number of classes
+    (``sharpen_part``; three gradients as published).
 
     Args:
         rho, gamma, lam: radius, focus and weight. Published with logit adjustment: 0.2, 3, 0.5 for CIFAR-10-LT at

@@ -1,7 +1,7 @@
 r"""The flattening-sharpness step of FS-DGPM (Deng et al., NeurIPS 2021), outside continual learning.
 
-Its ascent stays inside a gradient projection memory (GPM, Saha et al., ICLR 2021): per layer, the space of the inputs
-that carry most of the energy.
+The ascent is projected onto a gradient projection memory (GPM, Saha et al., ICLR 2021): for each layer, the span of the
+principal directions of its inputs, which hold most of their energy.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from sharpness.steps import (
 
 
 def projector(moment: Tensor, threshold: float) -> Tensor:
-    r"""The orthogonal projector (g, d, d) on the fewest top eigenvectors with a share ``threshold`` of the energy.
+    r"""Return the projector (g, d, d) onto the fewest top eigenvectors that hold a share ``threshold`` of the energy.
 
     .. math:: P = V_r V_r^T, \qquad r = \min\{r : \sum_{i \le r} \lambda_i \ge \tau \sum_i \lambda_i\}
 
@@ -58,24 +58,24 @@ def projector(moment: Tensor, threshold: float) -> Tensor:
 
 
 def eigenpairs(moment: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (g, d), ascending, and eigenvectors (g, d, d) of symmetric matrices of any rank.
+    """Return the eigenvalues (g, d), ascending, and eigenvectors (g, d, d) of symmetric matrices of any rank.
 
     Raises:
-        FloatingPointError: entries that are not finite.
+        FloatingPointError: an entry is not finite.
     """
     try:
         return torch.linalg.eigh(moment)
     except torch.linalg.LinAlgError:
         if not bool(torch.isfinite(moment).all()):
             raise FloatingPointError("training diverged: inputs of a layer are not finite") from None
-        # Divide and conquer gives up on some matrices of low rank, such as moments of fewer patches than entries.
+        # Divide and conquer does not converge for some low-rank matrices, such as moments of few patches.
         pairs = [eigh(m.cpu().numpy(), driver="ev") for m in moment]
         values, vectors = (torch.from_numpy(np.stack(part)).to(moment) for part in zip(*pairs, strict=True))
         return values, vectors
 
 
 def input_rows(layer: nn.Module, x: Tensor) -> Tensor:
-    """The inputs of a layer as columns (groups, d, rows): patches of images, or features."""
+    """Return the inputs of a layer as columns (groups, d, rows): image patches or features."""
     if isinstance(layer, nn.Conv2d):
         # Padded separately: F.unfold takes neither padding="same" nor a padding mode.
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
@@ -86,12 +86,12 @@ def input_rows(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def weight_of(layer: nn.Module) -> Tensor:
-    """The trained weight of a layer, also under a parametrisation."""
+    """Return the trained weight of a layer, which may be parametrised."""
     return layer.parametrizations.weight.original if is_parametrized(layer, "weight") else layer.weight  # type: ignore
 
 
 def projected(gradient: Tensor, projection: Tensor, transposed: bool) -> Tensor:
-    """``G P`` for a weight (outputs, inputs, ...), or ``P G`` for one stored (inputs, outputs)."""
+    """Return ``G P`` for a weight of shape (outputs, inputs, ...), or ``P G`` for one of shape (inputs, outputs)."""
     if transposed:
         return projection[0] @ gradient
     groups, width = projection.shape[:2]
@@ -112,20 +112,20 @@ class FSDGPM:
                 G     += gradient of L(B) at w + delta, / 2
         w steps with G
 
-    P acts on the inputs of convolutions, linear layers and cosine heads; biases and BatchNorm ascend along their whole
-    gradients, as in the released code. The inputs are those of training batches, in training mode, of the network as it
-    stands when the epoch begins. A step costs three gradients. BatchNorm's running statistics move in the first pass;
-    the value reported is that of B_1, the only loss at w.
+    P acts on the inputs of convolutions, linear layers and cosine heads; biases and BatchNorm ascend along their full
+    gradients, as in the released code. The inputs come from training batches and the network at the start of the epoch,
+    in training mode. A step costs three gradients. BatchNorm's running statistics move in the first pass; the reported
+    value is the loss of B_1, the only one computed at w.
 
-    What continual learning adds is absent with its tasks: the memory is of the present data, not of past tasks; there
-    are no learnt weights of the bases (lambda is 1), no replay, and the descent G is not confined to the complement of
-    the memory. Gradients G are not clipped, as no other rule here does.
+    The parts that belong to continual learning are left out: the memory is computed from the present data instead of
+    past tasks, the bases have no learnt weights (lambda is 1), nothing is replayed, and the descent G is not projected
+    onto the complement of the memory. Gradients are not clipped; no rule of this package clips them.
 
     Args:
         eta: length of the ascent; published from 1e-3 to 5e-2.
-        threshold: share of the energy that a layer's space holds; 1 is ascent along the whole gradient.
-        samples: images that P is made from, 300 in the released code.
-        inner: parts of the batch, 2 as published.
+        threshold: share of the energy that the space of a layer holds; 1 is ascent along the full gradient.
+        samples: number of images from which P is computed, 300 in the released code.
+        inner: number of parts of the batch, 2 as published.
     """
 
     paper: ClassVar[str] = (
@@ -155,7 +155,7 @@ class FSDGPM:
             raise UserError(f"samples={self.samples}, inner={self.inner}: FS-DGPM needs at least 2 images and 1 part")
 
     def for_epoch(self, model: nn.Module, batches: Iterator[Batch | Shards], context: Context) -> Rule:
-        # Before any layer is watched: making them may evaluate the network.
+        # Before any hook is set: making the batches may evaluate the network.
         images = list(self._images(batches))
         moments = input_moments(model, images, context)
         memory = {p: (projector(m, self.threshold).to(p.dtype), t) for p, (m, t) in moments.items()}
@@ -167,21 +167,21 @@ class FSDGPM:
             for x in all_images(batch):
                 yield x[:missing]
                 missing -= len(x)
-                if missing < 2:  # BatchNorm cannot take a single image
+                if missing < 2:  # BatchNorm cannot process a single image
                     return
 
 
 def all_images(batch: Batch | Shards) -> Sequence[Tensor]:
-    """The images of all shards of a batch, also those of other processes: all make the same memory."""
+    """Return the images of all shards of a batch, including other processes', so that all compute the same memory."""
     if isinstance(batch, Shards):
         return batch.gathered([part.x for part in batch.mine]).split(list(batch.sizes))
     return [batch.x]
 
 
 def input_moments(model: nn.Module, images: Iterable[Tensor], context: Context) -> dict[Tensor, tuple[Tensor, bool]]:
-    """Second moments (groups, d, d) of the inputs of every layer that is trained, in float64, by its weight.
+    """Return the second moments (groups, d, d) of the inputs of every trained layer, in float64, by its weight.
 
-    The flag is true for a weight that is stored (inputs, outputs).
+    The flag is true for a weight of shape (inputs, outputs).
     """
     moments: dict[Tensor, tuple[Tensor, bool]] = {}
 
@@ -208,7 +208,7 @@ def input_moments(model: nn.Module, images: Iterable[Tensor], context: Context) 
 
 @dataclass(frozen=True)
 class ProjectedAscent:
-    """The step of FS-DGPM with the projectors of an epoch, ``{weight: (P, stored transposed)}``."""
+    """The step of FS-DGPM with the projectors of an epoch, ``{weight: (P, whether the weight is transposed)}``."""
 
     eta: float
     inner: int = 2

@@ -26,12 +26,12 @@ class GradientNormPenalty:
         h = gradient of L at w + r * g / (|g| + 1e-12)
         w steps with (1 - alpha) * g + alpha * h
 
-    alpha = 0 is plain SGD and alpha = 1 is SAM of radius r. A step costs two gradients. This is the formula of the
-    paper; with one flag of the authors' code the first gradient enters the sum normalised.
+    alpha = 0 is plain SGD and alpha = 1 is SAM with radius r. A step costs two gradients. This is the formula of the
+    paper; with one flag of the authors' code the first gradient of the sum is normalised.
 
     Args:
         r: distance of the finite difference; 0.1 for CIFAR, 0.05 for ImageNet.
-        alpha: share of the gradient at the distant point; lambda = alpha * r.
+        alpha: share of the gradient at the perturbed point; lambda = alpha * r.
     """
 
     paper: ClassVar[str] = (

@@ -26,17 +26,17 @@ class ImbSAM:
         eps = rho * g / (|g| + 1e-12)
         w steps with h + tail_factor * gradient of L_tail at w + eps
 
-    Both sums are divided by the weights of the whole batch, so that they add up to its loss. A batch without a tail
-    sample is a plain step, and so is every batch of classes that are all alike; any other costs 8/3 of a gradient
-    (``sharpen_part``; three as published).
+    Both sums are divided by the total weight of the batch, so that they add up to its loss. The step is a plain one if
+    a batch has no tail sample, for example if all classes have the same size and it is at least eta. Any other step
+    costs 8/3 of a gradient (``sharpen_part``; three gradients as published).
 
     Args:
         rho: the radius.
         eta: tail classes have fewer training images than this; 20 is published for CIFAR-100-LT. 0: no tail.
-        share: where no class has fewer than ``eta`` images, the tail is the classes rarer than this share of them
-            is: the count that 30 % of the classes stay below is 20 on CIFAR-100-LT at imbalance 100, and 232 on
-            CIFAR-10-LT. 0: no tail then.
-        tail_factor: 1 is the formula of the paper; the released code multiplies the tail's loss by 2.
+        share: quantile of the class sizes that replaces ``eta`` if no class has fewer than ``eta`` images. 30 % of the
+            classes have fewer than 20 images on CIFAR-100-LT at imbalance 100, and fewer than 232 on CIFAR-10-LT. 0: no
+            tail in this case.
+        tail_factor: 1 is the formula of the paper; the released code multiplies the loss of the tail by 2.
     """
 
     paper: ClassVar[str] = (
@@ -64,7 +64,7 @@ class ImbSAM:
             raise UserError(f"share={self.share}: ImbSAM takes a share of the classes for its tail, from 0 to below 1")
 
     def tail(self, train_counts: Tensor) -> Tensor:
-        """The mask (C,) of the perturbed classes.
+        """Return the mask (C,) of the perturbed classes.
 
         >>> import torch
         >>> ImbSAM().tail(torch.tensor([500, 100, 19, 5])).tolist()

@@ -28,19 +28,19 @@ class ModelPerturbation:
             G += gradient of L at w + b * v, divided by M
         w steps with G
 
-    The weights where they stand are never evaluated, so a step costs M gradients; the value it reports is the mean
-    loss of the draws, which is what it minimises. BatchNorm's running statistics move in the first draw only, and
-    all draws see the same random numbers of the loss. A stage that trains the head alone has no convolution to
-    perturb and steps plainly. Under spectral normalisation the noise is added to the weights before they are divided.
+    The loss at the unperturbed weights is never evaluated, so a step costs M gradients; the reported value is the mean
+    loss of the draws, which the step minimises. BatchNorm's running statistics move in the first draw only, and all
+    draws use the same random numbers of the loss. A stage that trains only the head has no convolution to perturb and
+    takes plain steps. Under spectral normalisation the noise is added to the weights before the division.
 
-    F2M draws its five levels from a beta distribution of random shape, one for all of a tensor, and adds twice the
-    standard deviation of the losses of the draws; here levels are equally likely, and the mean alone is minimised. Its
-    prototype-fixing loss belongs to incremental learning and is left out.
+    F2M draws the five levels from a beta distribution with one random shape per tensor, and adds twice the standard
+    deviation of the losses of the draws. Here the levels are equally likely and only the mean is minimised. The
+    prototype-fixing loss of F2M belongs to incremental learning and is left out.
 
     Args:
         bound: b; 0.01 for CIFAR-100 (4 layers), 0.016 for miniImageNet (8 layers), 2e-4 for CUB.
         draws: M.
-        layers: how many of the network's last convolutions are perturbed.
+        layers: number of convolutions that are perturbed, the last ones of the network.
         noise: ``"levels"``: every element of v is one of -1/2, -1/4, 0, 1/4, 1/2; ``"uniform"``: uniform between.
     """
 
@@ -81,9 +81,9 @@ class ModelPerturbation:
         return torch.stack(values).mean()
 
     def perturbed_weights(self, model: nn.Module) -> list[str]:
-        """Names of the trainable weights among the network's last ``layers`` convolutions.
+        """Return the names of the trainable weights of the network's last ``layers`` convolutions.
 
-        Parts that serve training alone (``model.auxiliary``) are not of the network.
+        Parts that are only used in training (``model.auxiliary``) do not count.
         """
         own = ((name, m) for name, m in model.named_modules() if name.split(".")[0] != "auxiliary")
         convolutions = [(name, m) for name, m in own if isinstance(m, nn.Conv2d)]

@@ -31,10 +31,10 @@ from sharpness.steps.differentiation import Function
 
 
 class Passes:
-    """The passes of one step: all see the same random numbers, and running statistics move only in the first.
+    """The passes of one step: all use the same random numbers, and only the first updates running statistics.
 
-    ``.grad`` is clear when a step begins, and what the passes add to it is the gradient of the optimiser. ``start``,
-    ``descend`` and ``over`` take a batch or ``Shards``, and give values and gradients of the whole.
+    ``.grad`` is None when a step begins; the optimiser uses the sum of the gradients that the passes add to it.
+    ``start``, ``descend`` and ``over`` take a batch or ``Shards``, and return values and gradients of the whole batch.
     """
 
     def __init__(self, model: nn.Module, context: Context) -> None:
@@ -44,7 +44,7 @@ class Passes:
 
     @contextmanager
     def at(self, perturbation: Gradient | None = None) -> Iterator[None]:
-        """A context for one forward and backward pass of a single batch, with weights moved by ``perturbation``."""
+        """A context for the forward and backward pass of a single batch, with weights moved by ``perturbation``."""
         for generator, state in self._random.items():
             generator.set_state(state)
         statistics = nullcontext() if self._first else frozen_running_statistics(self._model)
@@ -56,10 +56,10 @@ class Passes:
     def over(
         self, batch: Batch | Shards, function: Function, perturbation: Gradient | None = None
     ) -> tuple[Tensor, list[Gradient]]:
-        """The value of a batch, without a graph, and gradients of scalars, with weights moved by ``perturbation``.
+        """Return the value of a batch, detached, and the gradients of scalars, with weights moved by ``perturbation``.
 
         Args:
-            function: from a batch, or one shard of it, and its context to a value and any number of scalars.
+            function: maps a batch, or one of its shards, and a context to a value and any number of scalars.
         """
         for _, inside in batch.parts(self._context):
             self._random.setdefault(inside.generator, inside.generator.get_state())
@@ -67,38 +67,38 @@ class Passes:
             return differentiate(self._model, batch, self._context, function)
 
     def start(self, loss: Loss, batch: Batch | Shards) -> tuple[Tensor, Gradient]:
-        """The loss of a batch, without a graph, and its gradient, both at the unperturbed weights."""
+        """Return the loss of a batch, detached, and its gradient, both at the unperturbed weights."""
         value, (gradient,) = self.over(batch, twice(loss, self._model))
         return value, gradient
 
     def descend(
         self, loss: Loss, batch: Batch | Shards, perturbation: Gradient | None = None, scale: float = 1.0
     ) -> Tensor:
-        """Add ``scale`` times the gradient at weights moved by ``perturbation`` to the step; return the loss there."""
+        """Add ``scale`` times the gradient at weights moved by ``perturbation`` to ``.grad``; return the loss there."""
         value, (gradient,) = self.over(batch, twice(loss, self._model, scale), perturbation)
         self.add(gradient)
         return value
 
     def add(self, gradient: Gradient) -> None:
-        """Add a gradient to the step."""
+        """Add a gradient to ``.grad``."""
         add_to_grad(self.parameters, gradient)
 
     def gradient(self, value: Tensor, retain_graph: bool = False) -> Gradient:
-        """The gradient of a scalar by the trainable parameters it depends on; ``.grad`` stays as it is."""
+        """Return the gradient of a scalar w.r.t. the trainable parameters it depends on; ``.grad`` is unchanged."""
         return gradient_of(value, self.parameters, retain_graph)
 
 
 def ascent(gradient: Gradient, rho: float) -> Gradient:
-    """``rho g / (|g| + 1e-12)`` with one norm over all parameters: the step uphill of length rho."""
+    """Return ``rho g / (|g| + 1e-12)``, the step of length rho uphill; the norm is over all parameters."""
     size = rho / (joint_norm(gradient.values()) + 1e-12)
     return {name: g * size for name, g in gradient.items()}
 
 
 def reweighted(loss: Loss, model: nn.Module, batch: Batch, context: Context, *factors: Tensor) -> tuple[Tensor, ...]:
-    r"""The loss of a batch with the terms of every class multiplied by a factor, for each of ``factors`` (C,).
+    r"""Return the loss of a batch with the terms of each class multiplied by a factor, for each of ``factors`` (C,).
 
-    One forward pass serves all. With the loss :math:`\sum_i a_i \ell_i / \sum_i a_i + R`, where R is what a method adds
-    to its labelled terms, the values are :math:`\sum_i f_{y_i} a_i \ell_i / \sum_i a_i + R`.
+    All values share one forward pass. If the loss is :math:`\sum_i a_i \ell_i / \sum_i a_i + R`, where R is the part of
+    a method's loss without labels, the values are :math:`\sum_i f_{y_i} a_i \ell_i / \sum_i a_i + R`.
 
     Raises:
         UserError: the loss of the batch is not an average of labelled terms.
@@ -121,22 +121,22 @@ def sharpen_part(
     rho: float,
     scale: float = 1.0,
 ) -> Tensor:
-    r"""Sharpness-aware minimisation of a part of the loss: the skeleton of ImbSAM and Focal-SAM.
+    r"""Apply sharpness-aware minimisation to a part of the loss, as ImbSAM and Focal-SAM do.
 
     .. code-block:: text
 
-        L = the loss;  F = its labelled terms, those of class c multiplied by factor_c, normalised as L is
+        L = the loss;  F = its labelled terms, those of class c multiplied by factor_c, normalised like L
         g   = gradient of F at w
         eps = rho * g / (|g| + 1e-12)
         G   = gradient of L - F at w  +  scale * gradient of F at w + eps
 
     L and F share their forward pass at w, so a step costs two forward and three backward passes: 8/3 of a gradient
-    where a backward pass costs two forward ones. Less is not possible with BatchNorm: L and F need one backward pass
-    each, because through the batch's statistics every image's activations have a part in both. A batch in which all
-    factors are 0 is a plain step.
+    if a backward pass costs two forward passes. BatchNorm makes a cheaper step impossible: through the batch
+    statistics, both L and F depend on the activations of every image, so each needs its own backward pass. If the
+    factors of all labels of a batch are 0, the step is a plain one.
 
     Returns:
-        L at w, without a graph.
+        L at w, detached.
     """
     if not factor[batch.labels()].any():
         return PlainStep().backward(model, batch, loss, context)
@@ -158,12 +158,12 @@ def sharpen_part(
 
 
 def positive_radius(rule: str, name: str, value: float, usual: float) -> None:
-    """Refuse a value that is not finite and above 0, with a ``UserError``."""
+    """Raise a ``UserError`` unless a value is finite and above 0."""
     if not (math.isfinite(value) and value > 0):
         raise UserError(f"{name}={value}: {rule} needs a positive radius, usually {usual:g}")
 
 
 def not_negative(rule: str, name: str, value: float) -> None:
-    """Refuse a value that is not finite and at least 0, with a ``UserError``."""
+    """Raise a ``UserError`` unless a value is finite and at least 0."""
     if not (math.isfinite(value) and value >= 0):
         raise UserError(f"{name}={value}: {rule} needs a finite number, at least 0")

@@ -27,15 +27,15 @@ from sharpness.steps import (
     whole_features,
 )
 
-PARTS = 16  # subdivisions of the interval in which the loss has its minimum
-LONGEST = 128.0  # where doubling ends if the loss falls for ever
+PARTS = 16  # subdivisions of the interval that contains the minimum of the loss
+LONGEST = 128.0  # largest step if the loss never rises
 
 
 def line_search(loss: Callable[[float], float]) -> float:
-    """Find the step eta* > 0 along a line at which ``loss`` is lowest, to a sixteenth of the interval searched.
+    """Find the step eta* > 0 along a line with the lowest ``loss``, to a sixteenth of the searched interval.
 
-    From 1 the step doubles until the loss is above ``loss(0)``, or the step ``LONGEST``; eta* is the best of the ends
-    of 16 equal parts of the interval from 0.
+    The step doubles, starting at 1, until the loss exceeds ``loss(0)`` or the step is ``LONGEST``. The interval from 0
+    to this step is divided into 16 equal parts, and eta* is the best of their ends.
 
     >>> line_search(lambda step: (step - 3) ** 2)  # 8 is the first step with a higher loss
     3.0
@@ -62,14 +62,14 @@ class PoF:
             backbone steps with the gradient of L(B) at the classifier theta - kappa eta* g
         theta stays what it was
 
-    This is what the paper describes. The released code steps the classifier's optimiser alone and reads two arguments
-    that it does not define. Its numbers are kept: gamma 2, and the learning rate at which 200 epochs from 0.1 with four
-    drops of 0.2 end. B' is of the size of B, where the code takes 256 images.
+    This follows the paper. The released code only steps the optimiser of the classifier and reads two arguments that it
+    does not define. Its numbers are used: gamma 2, and the final learning rate of 200 epochs that start at 0.1 and have
+    four drops by a factor of 0.2. B' is as large as B; the released code takes 256 images.
 
     Args:
-        gamma: the largest kappa; 2 reaches about as far beyond the minimum as it is away.
-        share: epochs of the stage in those of the method's first: 50 of 200.
-        lr: the learning rate, constant.
+        gamma: the largest kappa; with 2 the classifier moves up to twice the distance to the minimum.
+        share: epochs of this stage as a fraction of those of the method's first stage: 50 of 200.
+        lr: the constant learning rate.
     """
 
     paper: ClassVar[str] = (
@@ -102,8 +102,8 @@ class PoF:
 class ShiftedClassifier:
     """The gradient of the backbone under a classifier shifted along its gradient on the next of ``batches``.
 
-    The loss is that of the stage's last epoch, because the classifier has been trained to its end; and the plain one of
-    logits and labels, because what a method adds to it does not depend on the classifier.
+    The loss is the one of the stage's last epoch, because the classifier was trained up to that epoch. Terms that a
+    method adds to its loss of logits and labels are left out, because they do not depend on the classifier.
     """
 
     gamma: float
@@ -115,7 +115,7 @@ class ShiftedClassifier:
         classifier = {name: p.detach().requires_grad_(True) for name, p in head.named_parameters()}  # type: ignore
 
         def value(parameters: dict[str, Tensor], features: Tensor, of: Batch, at: Context, state: Tensor) -> Tensor:
-            """The loss of features, with the same random numbers for every classifier."""
+            """Return the loss of features, with the same random numbers for every classifier."""
             at.generator.set_state(state)
             return mixed_loss(functional_call(head, parameters, (features,)), of, loss, at)  # type: ignore
 

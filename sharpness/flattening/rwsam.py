@@ -22,12 +22,12 @@ class ReweightedSAM:
         eps = rho * g / (|g| + 1e-12)
         w steps with the gradient of L at w + eps           # not re-weighted
 
-    p = 0 is SAM. L and L_v share their forward pass, so a step costs two gradients. L keeps whatever weights the
-    method itself gives its samples.
+    p = 0 is SAM. L and L_v share their forward pass, so a step costs two gradients. L keeps the sample weights of the
+    method.
 
     The paper trains without labels (SimSiam, MoCo), with an adaptive radius of 7 on CIFAR and weights from a kernel
-    density estimate of the features; this is its counterpart for labels, where the class frequency is the density.
-    Radius and exponent have no published values: those of SAM and of inverse frequency.
+    density estimate of the features. This is the counterpart for labelled data, where class frequencies replace the
+    density. There are no published values of radius and exponent: the defaults are SAM's radius and inverse frequency.
 
     Args:
         rho: the radius.
@@ -50,7 +50,7 @@ class ReweightedSAM:
         not_negative("rwSAM", "p", self.p)
 
     def class_weights(self, train_counts: Tensor) -> Tensor:
-        """The weights v of the classes, shape (C,).
+        """Return the weights v of the classes, shape (C,).
 
         >>> import torch
         >>> ReweightedSAM().class_weights(torch.tensor([30, 10])).tolist()

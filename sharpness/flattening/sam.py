@@ -24,10 +24,10 @@ class SAM:
         w steps with G
 
     BatchNorm's running statistics move in the first pass only; weight decay acts in the optimiser, not in eps.
-    Both passes see the same random numbers of the loss. A step costs two gradients.
+    Both passes use the same random numbers of the loss. A step costs two gradients.
 
-    On re-weighted and margin losses large radii matter (Rangwani et al., NeurIPS 2022): 0.5 for CE-DRW and 0.8 for
-    LDAM-DRW on CIFAR-10-LT, 0.1 for cross-entropy.
+    Re-weighted and margin losses need large radii (Rangwani et al., NeurIPS 2022): 0.5 for CE-DRW and 0.8 for
+    LDAM-DRW on CIFAR-10-LT, compared with 0.1 for cross-entropy.
     """
 
     paper: ClassVar[str] = (
@@ -67,10 +67,10 @@ class ASAM:
     A step costs two gradients.
 
     Args:
-        rho: the radius, in units of the weights themselves.
-        eta: keeps elements near 0 moving. 0, with radius 2, is how adaptive SAM is mostly run: all parameters alike,
-            and what is exactly 0, such as a fresh bias, stays. The authors' code has 0.01 with radius 0.5 for CIFAR-10
-            and 1 for CIFAR-100.
+        rho: the radius, relative to the weights.
+        eta: keeps elements near 0 moving. Adaptive SAM is mostly run with 0 and radius 2: all parameters are treated
+            alike, and an element that is exactly 0, such as that of a new bias, is not perturbed. The authors' code has
+            0.01, with radius 0.5 for CIFAR-10 and 1 for CIFAR-100.
         biases: ``"adaptive"``, or ``"plain"`` for T = 1 at every bias (of BatchNorm as well), as in the authors' code.
     """
 

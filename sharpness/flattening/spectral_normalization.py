@@ -3,8 +3,8 @@ r"""Spectral normalisation (Miyato et al., ICLR 2018), by torch's parametrisatio
 .. math:: W = V / \sigma(V), \qquad \sigma(V) = u^T V v, \qquad
           u \leftarrow V v / \|V v\|, \; v \leftarrow V^T u / \|V^T u\|
 
-V is what is trained, a convolution's as a matrix of shape (outputs, inputs * height * width), and u, v take one power
-iteration a step.
+V is the trained weight; that of a convolution is reshaped to (outputs, inputs * height * width). u and v make one power
+iteration per step.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import is_parametrized
 
-SETTLING = 15  # power iterations after weights were replaced, as torch makes for fresh ones
+SETTLING = 15  # power iterations after weights have been replaced, as many as torch makes for new weights
 
 
 class OncePerStep(nn.Module):
     """Spectral normalisation with one power iteration per call of ``advance``, not per forward pass.
 
-    Torch's own moves them whenever the weight is read in training mode: in each of the passes of SAM or CC-SAM, and in
-    layers that a stage freezes. The division is never made under autocast, whose matrix-vector products have another
-    precision than u.
+    Torch's own parametrisation updates u and v whenever the weight is read in training mode: in each pass of SAM or
+    CC-SAM, and in layers that a stage freezes. The division runs without autocast, which would compute its
+    matrix-vector products in another precision than that of u.
     """
 
     def __init__(self, norm: nn.Module) -> None:
@@ -62,11 +62,11 @@ class SpectralNormalization:
                            gradient, by whatever rule, of the loss at V / (u^T V v)
         in a checkpoint:   W = V / (u^T V v), an ordinary network
 
-    BatchNorm after a convolution takes the scale of its weight out, and so does a cosine head with its own: a loss
-    that does not see the scale of V has the same gradient by V with and without the division, so that there only the
-    epsilon of BatchNorm distinguishes the two, beside the scale of the saved weights, which absolute measures of
-    sharpness see and filter-normalised ones do not. A linear head is what the constraint binds, by bounding the logits;
-    a cosine head is left alone.
+    BatchNorm after a convolution removes the scale of its weight. A loss that does not depend on the scale of V has the
+    same gradient w.r.t. V with and without the division, so for such layers training differs only through the epsilon
+    of BatchNorm. The saved weights differ in scale, which changes absolute measures of sharpness but not
+    filter-normalised ones. Only a linear head is actually constrained: its logits are bounded. A cosine head is not
+    normalised, because it removes the scale of its weight itself.
     """
 
     paper: ClassVar[str] = "Miyato et al., Spectral Normalization for Generative Adversarial Networks, ICLR 2018"
@@ -79,7 +79,7 @@ class SpectralNormalization:
 
 
 def normalize(part: nn.Module, kind: type[nn.Module]) -> None:
-    """Parametrise the layers of a kind in place, but for a frozen trunk's; vectors are of torch's global generator."""
+    """Parametrise the layers of a kind in place, except in a frozen trunk; u, v come from torch's global generator."""
     layers: list[Any] = [m for m in part.modules() if isinstance(m, kind) and isinstance(m.weight, nn.Parameter)]
     for layer in layers:
         spectral_norm(layer)
@@ -87,13 +87,13 @@ def normalize(part: nn.Module, kind: type[nn.Module]) -> None:
 
 
 def normalized_layers(model: nn.Module) -> dict[str, Any]:
-    """Layers under spectral normalisation, by name."""
+    """Return the layers with spectral normalisation, by name."""
     weights = {n: m.parametrizations.weight for n, m in model.named_modules() if is_parametrized(m, "weight")}
     return {n: model.get_submodule(n) for n, w in weights.items() if isinstance(w[0], OncePerStep)}
 
 
 def power_iteration(layers: dict[str, Any], times: int = 1) -> None:
-    """Advance the vectors of ``layers`` whose weights are trained."""
+    """Make power iterations of the ``layers`` whose weights are trained."""
     for layer in layers.values():
         weights = layer.parametrizations.weight
         for _ in range(times if weights.original.requires_grad else 0):
@@ -101,7 +101,7 @@ def power_iteration(layers: dict[str, Any], times: int = 1) -> None:
 
 
 def ordinary_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state of the same network without normalisation: W in place of V, u and v."""
+    """Return the state of the same network without normalisation: W replaces V, u and v."""
     state = dict(model.state_dict())
     for name, layer in normalized_layers(model).items():
         prefix = f"{name}.parametrizations."

@@ -21,13 +21,13 @@ class SWA:
         w = average
         BatchNorm's statistics = mean over one pass of training batches at w
 
-    As published: epochs 161 to 200 of 200, and a learning rate of 0.05 where training started at 0.1; the released
-    configurations for CIFAR-10 take 0.01. The average itself is torch's ``AveragedModel``; BatchNorm's statistics,
-    which belong to no average of weights, come from torch's ``update_bn``.
+    As published, epochs 161 to 200 of 200 are averaged, with a learning rate of 0.05 where training started at 0.1; the
+    released configurations for CIFAR-10 use 0.01. The average is computed by torch's ``AveragedModel``, and BatchNorm's
+    statistics, which cannot be averaged, by torch's ``update_bn``.
 
     Args:
         start: the fraction of a stage's epochs after which averaging begins.
-        lr: the constant learning rate while averaging, in place of the stage's own.
+        lr: the constant learning rate during averaging, which replaces that of the stage.
 
     >>> [e for e in range(1, 11) if SWA().averages(e, 10)]
     [9, 10]
@@ -51,5 +51,5 @@ class SWA:
             raise UserError(f"lr={self.lr}: SWA needs a positive learning rate, usually 0.05")
 
     def averages(self, epoch: int, epochs: int) -> bool:
-        """True if the weights after ``epoch`` = 1, ..., ``epochs`` enter the average."""
+        """Return True if the weights after ``epoch`` = 1, ..., ``epochs`` are averaged."""
         return epoch > self.start * epochs
